@@ -1,0 +1,79 @@
+"""Entry of a worker process: read the job, do the verb, write ``result.json`` beside the job.
+
+The parent holds the other end of stdin for as long as it lives. When that end closes, however the parent died, the worker
+kills its own process group, compilers included. Exit status: 0 with a result, 1 with an error in the result; anything else
+is a crash for the parent to explain.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from aoti_build._torch.events import Events
+from aoti_build.errors import AotiBuildError, BuildError
+from aoti_build.files import write_json
+
+# verb -> module with a function of the verb's name: job, events -> result
+VERBS = {"build": "build", "check": "check", "run": "run"}
+
+
+def main(verb: str, job_path: Path, events_descriptor: int) -> int:
+    _die_with_parent()
+    os.set_inheritable(events_descriptor, False)
+    job = json.loads(job_path.read_bytes())
+    run: Callable[[Mapping[str, Any], Events], dict[str, Any]]
+    run = getattr(import_module(f"aoti_build._torch.{VERBS[verb]}"), verb)
+    with os.fdopen(events_descriptor, "w", buffering=1) as stream:
+        result, status = _guarded(run, job, Events(stream))
+    write_json(job_path.with_name("result.json"), result)
+    return status
+
+
+def _guarded(
+    run: Callable[[Mapping[str, Any], Events], dict[str, Any]], job: Mapping[str, Any], events: Events
+) -> tuple[dict[str, Any], int]:
+    """The verb's result, or its error: this is the worker boundary, the one place that catches whatever user code raises."""
+    try:
+        return {"ok": True, **run(job, events)}, 0
+    except AotiBuildError as error:
+        failure = error
+        traceback.print_exc()
+    except Exception as error:
+        failure = BuildError(
+            f"unexpected {type(error).__name__} in the worker",
+            cause=traceback.format_exception_only(type(error), error)[-1],
+            hint="the log has the traceback",
+        )
+        traceback.print_exc()
+    return {"ok": False, "error": failure.as_json()}, 1
+
+
+def _die_with_parent() -> None:
+    """Watch stdin from a thread; give everything else a null stdin, so that no compiler can read the watched one."""
+    watched = os.dup(0)
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+
+    def watch() -> None:
+        while os.read(watched, 4096):
+            pass
+        os.killpg(os.getpgrp(), signal.SIGKILL)
+
+    threading.Thread(target=watch, name="die-with-parent", daemon=True).start()
+
+
+if __name__ == "__main__":
+    code = main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # skips torch's and CUDA's teardown, which costs time and can only crash

@@ -1,0 +1,175 @@
+"""The `build` job: model, export, golden files, compile. Writes model.pt2 and golden.safetensors into the staging directory.
+
+The result says what was made and from what; checking and publishing are the parent's decisions.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.export import ExportedProgram
+from torch.utils import _pytree as pytree
+
+from aoti_build._torch.discover import Discovery
+from aoti_build._torch.events import Events
+from aoti_build._torch.export import export, signature, sizes_of_one
+from aoti_build._torch.golden import Case, save_golden
+from aoti_build._torch.graph import graph_digest, state_digest
+from aoti_build._torch.inputs import Axes, Call, Make, dynamic_axes, from_callable, from_shapes
+from aoti_build._torch.model import load_callable, load_weights, make_module
+from aoti_build.digests import digest_json
+from aoti_build.errors import BuildError, UsageError
+from aoti_build.files import lock
+from aoti_build.fingerprint import KEY_VERSION
+from aoti_build.manifest import GOLDEN, MODEL
+from aoti_build.spec.project import Model, Source, Target
+from aoti_build.spec.records import target_from_json
+
+_SEED = 0
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A model ready to be called on its device, with its example call."""
+
+    module: torch.nn.Module
+    make: Make
+    example: Call
+    axes: list[Axes]
+
+
+def build(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
+    """Returns: key, graph_key, signature, sources, distributions, metadata, seconds. Raises the errors of the parts."""
+    target = target_from_json(job["target"])
+    staged, root, where = Path(job["staged"]), Path(job["root"]), job["where"]
+    discovery = Discovery(root, ignored=(root / "artifacts", Path(job["cache_root"])))
+    options = _inductor_options(target, job["isa_patches"], where)
+    with events.phase("model"):
+        prepared = prepare(target.model, target.device, root, where)
+    with events.phase("reference"):
+        save_golden(staged / GOLDEN, reference_cases(prepared, target.model))
+    dims = target.model.dims
+    with sizes_of_one(dims):
+        with events.phase("export"):
+            program = export(prepared.module, prepared.example, dims, prepared.axes, where["inputs"])
+            graph_key, key = _keys(program, options, job)
+        # Before the compile changes the program in place.
+        described = signature(program, prepared.module, prepared.example, dims, prepared.axes)
+        used = {"sources": discovery.sources(job["started_ns"]), "distributions": discovery.distributions()}
+        with events.phase("compile"), _private_cache(Path(job["cache_root"]), graph_key):
+            _compile(program, staged / MODEL, {**options, "aot_inductor.metadata": {"AOTI_BUILD_KEY": key}})
+    return {"key": key, "graph_key": graph_key, "signature": described, **used, "seconds": events.seconds}
+
+
+def _keys(program: ExportedProgram, options: Mapping[str, Any], job: Mapping[str, Any]) -> tuple[str, str]:
+    """The graph key (what compiled code depends on) and the artifact key (that and the weights)."""
+    graph_key = digest_json({
+        "key_version": KEY_VERSION,
+        "graph": graph_digest(program),
+        "options": {name: repr(value) for name, value in options.items()},
+        "toolchain": job["toolchain"],
+        "environment": job["environment"],
+    })
+    return graph_key, digest_json({"graph_key": graph_key, "weights": state_digest(program)})
+
+
+def prepare(model: Model, device: str, root: Path, where: Mapping[str, str]) -> Prepared:
+    """Import, make, load weights, make the example inputs, and move all to the device."""
+    factory = load_callable(model.source, root, where["source"])
+    module = make_module(factory, model.kwargs, model.seed, where["kwargs"])
+    if model.weights is not None:
+        load_weights(module, root / model.weights, where["weights"])
+    if isinstance(model.inputs, Source):
+        make = from_callable(load_callable(model.inputs, root, where["inputs"]), where["inputs"])
+    else:
+        make = from_shapes(model.inputs)
+    axes = dynamic_axes(make, model.dims, where["inputs"])
+    example = make({dim.name: dim.example for dim in model.dims}, _SEED)
+    return Prepared(module.to(device), make, example.to(device), axes)
+
+
+def reference_cases(prepared: Prepared, model: Model) -> list[Case]:
+    """Eager's outputs for the example sizes and, with dynamic dims, for all dims at their minimum."""
+    sizes = {"example": {dim.name: dim.example for dim in model.dims}}
+    if model.dims:
+        sizes["min"] = {dim.name: dim.min for dim in model.dims}
+    device = next((leaf.device.type for leaf in prepared.example.tensors()), "cpu")
+    return [reference(name, prepared.module, prepared.make(values, _SEED).to(device)) for name, values in sizes.items()]
+
+
+def reference(name: str, module: torch.nn.Module, call: Call) -> Case:
+    """What `module` gives in eager mode for `call`, as the golden case `name`."""
+    given = call.clone()
+    try:
+        with torch.no_grad():
+            returned = module(*given.args, **given.kwargs)
+    except Exception as error:
+        shapes = ", ".join(str(list(tensor.shape)) for tensor in call.tensors())
+        raise BuildError(
+            f"the model itself fails in eager mode on the {name} inputs, shapes {shapes}",
+            cause=f"{type(error).__name__}: {error}",
+            hint="make `inputs` and `dims` say what the model takes; the log has the traceback",
+        ) from error
+    outputs = [leaf if isinstance(leaf, torch.Tensor) else None for leaf in pytree.tree_leaves(returned)]
+    if not any(output is not None for output in outputs):
+        raise BuildError("the model returns no tensor", hint="a compiled artifact can only return tensors")
+    return Case(name, call.tensors(), outputs)
+
+
+def _inductor_options(target: Target, isa: Mapping[str, Any], where: Mapping[str, str]) -> dict[str, Any]:
+    """The preset's options over our own; every name must be one that this torch's inductor knows."""
+    import torch._inductor
+
+    options = {**isa, **target.inductor_config}
+    if any(dim.min < 2 for dim in target.model.dims):
+        # Lowering may assume "not 1" where it picks strides, and the package's own check would then refuse the declared 1.
+        # That 1 works is proven instead: the minimum of all dims is a golden case.
+        options.setdefault("aot_inductor.check_lowerbound", False)
+    known = set(torch._inductor.list_options())
+    for name in options:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=3)
+            raise UsageError(
+                f"torch {torch.__version__} has no inductor option {name!r}",
+                where=where["inductor_configs"],
+                hint=f"did you mean {', '.join(near)}?" if near else "torch._inductor.list_options() lists them",
+            )
+    return options
+
+
+@contextlib.contextmanager
+def _private_cache(cache_root: Path, graph_key: str) -> Iterator[None]:
+    """An empty inductor cache of this job's own, at a path that follows from the key.
+
+    Private, because inductor names its files by the graph's code alone: two models with equal graphs and different weights
+    that share a cache get each other's weights. From the key, because the path ends up inside the shared library.
+    """
+    cache = cache_root / graph_key[:32]
+    with lock(cache_root / f"{graph_key[:32]}.lock"):
+        shutil.rmtree(cache, ignore_errors=True)
+        cache.mkdir(parents=True)
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache)
+        try:
+            yield
+        finally:
+            shutil.rmtree(cache, ignore_errors=True)
+
+
+def _compile(program: ExportedProgram, path: Path, options: dict[str, Any]) -> None:
+    try:
+        torch._inductor.aoti_compile_and_package(program, package_path=str(path), inductor_configs=dict(options))
+    except Exception as error:  # inductor, Triton and the C++ compiler each have their own types
+        text = str(error).strip()
+        raise BuildError(
+            "inductor could not compile the exported program",
+            cause=f"{type(error).__name__}: {text[:2000]}",
+            hint="the log has the compiler's whole output",
+        ) from error

@@ -1,0 +1,114 @@
+"""Which files and which distributions an export used, so that a change in any of them is seen next time.
+
+Files: every module imported from outside site-packages, the standard library and this package, and every other file that
+was opened for reading meanwhile (a vocabulary, a config), caught by an audit hook. Distributions: those of all modules
+imported from site-packages, by version. Files that the process wrote itself (downloads, caches) are not inputs in the
+sense of "edited meanwhile"; files of temporary, system and cache directories are not inputs at all.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import site
+import sys
+import sysconfig
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from aoti_build.digests import digest_file
+from aoti_build.errors import BuildError
+
+_OWN = Path(__file__).resolve().parents[1]
+_SYSTEM = ("/proc", "/sys", "/dev", "/etc", "/usr", "/lib", "/lib64", "/run", "/var")
+
+
+@dataclass
+class Discovery:
+    """Collects from its creation on; `sources` and `distributions` say what was found so far."""
+
+    root: Path
+    ignored: tuple[Path, ...] = ()
+    _read: set[str] = field(default_factory=set)
+    _written: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self._skip = tuple(
+            os.path.realpath(path) + os.sep
+            for path in (*_site_directories(), *_stdlib_directories(), tempfile.gettempdir(), _OWN, *_SYSTEM, *self.ignored)
+            # A project may itself lie in a temporary directory: then only its own ignored parts are skipped.
+            if not str(self.root).startswith(os.path.realpath(path) + os.sep)
+        )
+        sys.addaudithook(self._audit)
+
+    def sources(self, started_ns: int) -> dict[str, str]:
+        """Path (relative to the root where it lies below it, with POSIX slashes) -> sha256.
+
+        Raises `BuildError` if one changed after `started_ns`, the moment the build began by the file system's clock: what was
+        used can then not be told from what is there.
+        """
+        found = {}
+        for path in sorted(self._modules() | {path for path in self._read if self._counts(path)}):
+            status = os.stat(path)
+            if max(status.st_ctime_ns, status.st_mtime_ns) >= started_ns and path not in self._written:
+                raise edited_meanwhile(self._name(path))
+            found[self._name(path)] = digest_file(Path(path))
+        return found
+
+    def distributions(self) -> dict[str, str]:
+        """The distributions that imported modules belong to, name -> version."""
+        owners = importlib.metadata.packages_distributions()
+        directories = tuple(str(path) + os.sep for path in _site_directories())
+        names = {
+            name
+            for module, path in _module_files()
+            if path.startswith(directories)
+            for name in owners.get(module.partition(".")[0], ())
+        }
+        return {name: importlib.metadata.version(name) for name in sorted(names)}
+
+    def _modules(self) -> set[str]:
+        return {path for _, path in _module_files() if path.endswith(".py") and self._counts(path)}
+
+    def _counts(self, path: str) -> bool:
+        return not path.startswith(self._skip) and not path.endswith(".pyc") and os.path.isfile(path)
+
+    def _name(self, path: str) -> str:
+        root = str(self.root) + os.sep
+        return Path(path[len(root) :]).as_posix() if path.startswith(root) else path
+
+    def _audit(self, event: str, args: tuple[Any, ...]) -> None:
+        if event == "open" and isinstance(args[0], str | bytes):
+            flags = args[2] if isinstance(args[2], int) else 0
+            written = flags & (os.O_WRONLY | os.O_RDWR)
+            (self._written if written else self._read).add(os.path.realpath(os.fsdecode(args[0])))
+        elif event in ("os.rename", "shutil.move"):
+            self._written.add(os.path.realpath(os.fsdecode(args[1])))
+
+
+def edited_meanwhile(name: str) -> BuildError:
+    """The error for an input that changed during the build."""
+    return BuildError(
+        f"{name} was edited while this target was built, so nothing was published", hint="build again; it may be done already"
+    )
+
+
+def _module_files() -> list[tuple[str, str]]:
+    return [
+        (name, os.path.realpath(path))
+        for name, module in list(sys.modules.items())
+        if isinstance(path := getattr(module, "__file__", None), str)
+    ]
+
+
+def _site_directories() -> set[str]:
+    """Where installed distributions lie: what `site` says, and any other entry of sys.path that holds some."""
+    known = {*site.getsitepackages(), site.getusersitepackages(), sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
+    known |= {entry for entry in sys.path if entry and os.path.isdir(entry) and any(Path(entry).glob("*.dist-info"))}
+    return {os.path.realpath(path) for path in known}
+
+
+def _stdlib_directories() -> set[str]:
+    return {sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")}

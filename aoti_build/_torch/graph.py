@@ -1,0 +1,78 @@
+"""The graph key: a digest of an exported program that sees everything compiled code depends on, and nothing else.
+
+torch's own serialiser gives plain data with shapes, aliasing and argument order. From it every ``metadata`` (stack traces,
+names from source) is dropped, so a comment or a renamed local does not change the key. Values of weights are not in it;
+values of lifted constants are, digested apart. Neither `canonicalize` (it reorders nodes past in-place writes) nor
+`graph_module.code` (it has no shapes) is a safe key.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch._export.serde.serialize import ExportedProgramSerializer
+from torch._export.serde.union import _Union
+from torch.export import ExportedProgram
+
+from aoti_build.digests import digest_bytes, digest_json
+
+
+def graph_digest(program: ExportedProgram) -> str:
+    """Digest of the program's graph, signature, ranges, layouts of its state and values of its lifted constants."""
+    serialized = ExportedProgramSerializer().serialize(program).exported_program
+    return digest_json({
+        "program": _plain(serialized),
+        "state": {name: _layout(value) for name, value in program.state_dict.items()},
+        "tied": _tied(program.state_dict),
+        "constants": {name: tensor_digest(value) for name, value in program.constants.items()},
+    })
+
+
+def tensor_digest(value: Any) -> str:
+    """Digest of a tensor's layout and bytes; of anything else (custom objects), its repr."""
+    if not isinstance(value, torch.Tensor):
+        return digest_bytes(repr(value).encode())
+    raw = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes() if value.numel() else b""
+    return digest_json({"layout": _layout(value), "bytes": digest_bytes(raw)})
+
+
+def state_digest(program: ExportedProgram) -> str:
+    """Digest of the values of all parameters and buffers, by name."""
+    return digest_json({name: tensor_digest(value) for name, value in program.state_dict.items()})
+
+
+def _layout(value: Any) -> list[Any]:
+    return [str(value.dtype), list(value.shape), list(value.stride()), value.device.type]
+
+
+def _tied(state: Mapping[str, torch.Tensor]) -> list[list[str]]:
+    """Groups of names that share memory: code compiled for tied weights is wrong for untied ones."""
+    groups: dict[int, list[str]] = {}
+    for name, value in state.items():
+        if value.numel():
+            groups.setdefault(value.untyped_storage().data_ptr(), []).append(name)
+    return sorted(sorted(names) for names in groups.values() if len(names) > 1)
+
+
+def _plain(value: Any) -> Any:
+    """Dataclasses, unions and enums of torch's schema as JSON, without metadata. Floats as text: JSON has no NaN."""
+    if isinstance(value, enum.Enum):
+        return value.name
+    if isinstance(value, _Union):
+        return {str(value.type): _plain(value.value)}
+    if dataclasses.is_dataclass(value):
+        fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        return {name: _plain(inner) for name, inner in fields.items() if name != "metadata"}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, float):
+        return repr(value)
+    if isinstance(value, str | int | bool) or value is None:
+        return value
+    return repr(value)

@@ -1,0 +1,140 @@
+"""Example inputs: made from the shapes in models.yaml or by the user's callable, at any point of the dynamic dims.
+
+A `Call` is what a model is called with. `dynamic_axes` says which axis of which tensor belongs to which dim; for a callable
+it is found by calling it with one dim changed at a time and looking which sizes followed.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+
+from aoti_build.errors import UsageError
+from aoti_build.spec.project import Dim, TensorInput
+
+Sizes = Mapping[str, int]
+Axes = dict[int, str]
+Make = Callable[[Sizes, int], "Call"]
+
+
+@dataclass(frozen=True)
+class Call:
+    """Arguments of one call: `args` positional, `kwargs` by keyword."""
+
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = field(default_factory=dict)
+
+    def to(self, device: str) -> Call:
+        return pytree_map(lambda leaf: leaf.to(device) if isinstance(leaf, torch.Tensor) else leaf, self)
+
+    def clone(self) -> Call:
+        """A deep copy of the tensors, for models that write to their inputs."""
+        return pytree_map(lambda leaf: leaf.clone() if isinstance(leaf, torch.Tensor) else leaf, self)
+
+    def leaves(self) -> list[Any]:
+        return pytree.tree_leaves((self.args, self.kwargs))
+
+    def tensors(self) -> list[torch.Tensor]:
+        """The tensors in the order in which a compiled model takes them."""
+        return [leaf for leaf in self.leaves() if isinstance(leaf, torch.Tensor)]
+
+    def with_tensors(self, tensors: list[torch.Tensor]) -> Call:
+        """The same structure and constants with other tensors, in the order of `tensors()`."""
+        given = iter(tensors)
+        return pytree_map(lambda leaf: next(given) if isinstance(leaf, torch.Tensor) else leaf, self)
+
+
+def pytree_map(function: Callable[[Any], Any], call: Call) -> Call:
+    args, kwargs = pytree.tree_map(function, (call.args, call.kwargs))
+    return Call(args, kwargs)
+
+
+def from_shapes(inputs: tuple[TensorInput, ...]) -> Make:
+    """A maker of calls from the tensors models.yaml describes: sizes of dims and a seed -> `Call`."""
+
+    def make(sizes: Sizes, seed: int) -> Call:
+        tensors = {tensor.name or str(index): _tensor(tensor, index, sizes, seed) for index, tensor in enumerate(inputs)}
+        keyword = any(tensor.name for tensor in inputs)
+        return Call(kwargs=tensors) if keyword else Call(args=tuple(tensors.values()))
+
+    return make
+
+
+def from_callable(function: Callable[..., Any], where: str) -> Make:
+    """A maker of calls from the user's callable, called with each dim's size by keyword under the seed. It returns a
+    tuple or list of positional arguments, a mapping of keyword arguments, or a single tensor."""
+
+    def make(sizes: Sizes, seed: int) -> Call:
+        torch.manual_seed(seed)
+        try:
+            made = function(**sizes)
+        except Exception as error:
+            said = f"{type(error).__name__}: {error}"
+            hint = f"it is called with the keywords {', '.join(sizes)}" if sizes else "it is called without arguments"
+            raise UsageError("the inputs callable raised", where=where, cause=said, hint=hint) from error
+        if isinstance(made, Mapping):
+            return Call(kwargs=dict(made))
+        if isinstance(made, torch.Tensor):
+            return Call(args=(made,))
+        if isinstance(made, tuple | list):
+            return Call(args=tuple(made))
+        raise UsageError(
+            f"the inputs callable returned {type(made).__name__}",
+            where=where,
+            hint="return a tuple of positional arguments or a dict of keyword arguments",
+        )
+
+    return make
+
+
+def dynamic_axes(make: Make, dims: tuple[Dim, ...], where: str) -> list[Axes]:
+    """For every leaf of the call, in flattened order: axis -> dim. Raises if a dim changes nothing, or a structure."""
+    sizes = {dim.name: dim.example for dim in dims}
+    base = make(sizes, 0).leaves()
+    axes: list[Axes] = [{} for _ in base]
+    for dim in dims:
+        other = dim.max if dim.max != dim.example else dim.min
+        varied = make({**sizes, dim.name: other}, 0).leaves()
+        if len(varied) != len(base):
+            raise UsageError(f"the structure of the inputs depends on the dim {dim.name}", where=where)
+        for index, (old, new) in enumerate(zip(base, varied, strict=True)):
+            axes[index].update({axis: dim.name for axis in _changed(old, new)})
+        if not any(dim.name in found.values() for found in axes):
+            raise UsageError(f"no input's size follows the dim {dim.name}", where=where)
+    return axes
+
+
+def _changed(old: Any, new: Any) -> list[int]:
+    if not isinstance(old, torch.Tensor) or not isinstance(new, torch.Tensor) or old.dim() != new.dim():
+        return []
+    return [axis for axis in range(old.dim()) if old.shape[axis] != new.shape[axis]]
+
+
+def _tensor(spec: TensorInput, index: int, sizes: Sizes, seed: int) -> torch.Tensor:
+    shape = [sizes[size] if isinstance(size, str) else size for size in spec.shape]
+    dtype = getattr(torch, spec.dtype)
+    # A seed of its own for each input: adding one must not change the others.
+    generator = torch.Generator().manual_seed(zlib.crc32(f"{seed}/{spec.name or index}".encode()))
+    if dtype == torch.bool:
+        return torch.rand(shape, generator=generator) < 0.5
+    if not dtype.is_floating_point and not dtype.is_complex:
+        low, high = _interval(spec, width=2)
+        return torch.randint(int(low), int(high), shape, generator=generator, dtype=dtype)
+    if spec.low is None and spec.high is None:
+        wide = torch.complex128 if dtype.is_complex else torch.float64
+        return torch.randn(shape, generator=generator, dtype=wide).to(dtype)
+    low, high = _interval(spec, width=1)
+    return (torch.rand(shape, generator=generator, dtype=torch.float64) * (high - low) + low).to(dtype)
+
+
+def _interval(spec: TensorInput, width: int) -> tuple[float, float]:
+    """[low, high), the side that models.yaml leaves out being 0, or `width` away where 0 is on the wrong side."""
+    if spec.low is None:
+        high = spec.high if spec.high is not None else width
+        return min(0, high - width), high
+    return spec.low, spec.high if spec.high is not None else spec.low + width

@@ -1,0 +1,165 @@
+"""From models.yaml's ``source`` to an initialised nn.Module, and from its ``weights`` file to the module's state.
+
+Every failure here is the user's to mend, so each is a `UsageError` with the place in models.yaml.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import sys
+import traceback
+import urllib.error
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+
+from aoti_build.errors import UsageError
+from aoti_build.spec.project import Source
+
+_SHOWN = 8
+
+
+def load_callable(source: Source, root: Path, where: str) -> Callable[..., Any]:
+    """The callable that `source` names. Raises `UsageError` with the import's own last line if it cannot be had."""
+    try:
+        module = _import_file(root / source.path) if source.path else importlib.import_module(source.module or "")
+    except (Exception, SystemExit) as error:
+        raise UsageError(
+            f"{source.path or source.module} does not import",
+            where=where,
+            cause=_last_line(error),
+            hint="import it with plain Python to see the whole traceback; the log has it too",
+        ) from error
+    found: Any = module
+    for name in source.attribute.split("."):
+        try:
+            found = getattr(found, name)
+        except AttributeError:
+            raise UsageError(
+                f"{source.path or source.module} has no {source.attribute!r}",
+                where=where,
+                hint=_near(name, [n for n in dir(found) if not n.startswith("_")]),
+            ) from None
+    if not callable(found):
+        raise UsageError(
+            f"{source} is not callable but {type(found).__name__}",
+            where=where,
+            hint="name a function that returns the module, or an nn.Module class",
+        )
+    return found  # type: ignore[no-any-return]
+
+
+def make_module(factory: Callable[..., Any], kwargs: Mapping[str, Any], seed: int, where: str) -> torch.nn.Module:
+    """Call the factory under `seed`; the result is in eval mode, on the CPU, and needs no gradients."""
+    torch.manual_seed(seed)
+    try:
+        module = factory(**kwargs)
+    except (Exception, SystemExit) as error:
+        if download := _download_failure(error):
+            raise UsageError(
+                "the pretrained weights could not be downloaded",
+                where=where,
+                cause=download,
+                hint="give a file (`weights: path.safetensors`), or random weights from the seed (`weights: null` in "
+                "kwargs), or put the download into torch.hub's cache directory",
+            ) from error
+        raise UsageError("the factory raised", where=where, cause=_last_line(error)) from error
+    if not isinstance(module, torch.nn.Module):
+        raise UsageError(f"the factory returned {type(module).__name__}, not an nn.Module", where=where)
+    return module.eval().requires_grad_(False)
+
+
+def load_weights(module: torch.nn.Module, path: Path, where: str) -> None:
+    """Load a .safetensors file, or a .pt/.pth file with weights_only=True, into `module`; every name and shape must fit."""
+    state = _read_weights(path, where)
+    expected = module.state_dict()
+    problems = [
+        f"{name}: the file has {list(state[name].shape)}, the model wants {list(expected[name].shape)}"
+        for name in expected
+        if name in state and state[name].shape != expected[name].shape
+    ]
+    missing, surplus = [n for n in expected if n not in state], [n for n in state if n not in expected]
+    if missing:
+        problems.append(f"missing from the file: {_some(missing)}")
+    if surplus:
+        problems.append(f"not in the model: {_some(surplus)}")
+    if problems:
+        raise UsageError(
+            f"{path.name} does not fit the model",
+            where=where,
+            cause="\n".join(problems[:_SHOWN]) + (f"\n... and {len(problems) - _SHOWN} more" if problems[_SHOWN:] else ""),
+            hint="the file must be a state_dict of exactly this model: check kwargs (such as num_classes) and the file",
+        )
+    module.load_state_dict(state)
+
+
+def _read_weights(path: Path, where: str) -> dict[str, torch.Tensor]:
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # safetensors and torch raise types of their own for a bad file
+        raise UsageError(
+            f"{path.name} cannot be read as weights",
+            where=where,
+            cause=_last_line(error),
+            hint="is the file complete? .pt files must hold plain tensors: they are read with weights_only=True",
+        ) from error
+    if isinstance(state, Mapping) and all(isinstance(value, torch.Tensor) for value in state.values()):
+        return dict(state)
+    keys = ", ".join(map(str, state)) if isinstance(state, Mapping) else type(state).__name__
+    raise UsageError(
+        f"{path.name} is not a state_dict of tensors",
+        where=where,
+        cause=f"it holds: {keys}",
+        hint="save it with torch.save(model.state_dict(), path), or as .safetensors",
+    )
+
+
+def _import_file(path: Path) -> ModuleType:
+    """Import a file the way running it would: its directory is on sys.path, so that its neighbours import."""
+    directory = str(path.parent)
+    if directory not in sys.path:
+        sys.path.insert(0, directory)
+    name = path.stem if path.stem not in sys.modules else f"aoti_build_source_{path.stem}"
+    if (loaded := sys.modules.get(name)) is not None and loaded.__file__ == str(path):
+        return loaded
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def _download_failure(error: BaseException) -> str | None:
+    """What the network said, if a download anywhere in the chain of causes is what failed."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, urllib.error.URLError | ConnectionError | TimeoutError):
+            return _last_line(seen)
+        seen = seen.__cause__ or seen.__context__
+    return None
+
+
+def _last_line(error: BaseException) -> str:
+    return traceback.format_exception_only(type(error), error)[-1].strip()
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if names[_SHOWN:] else "")
+
+
+def _near(name: str, known: list[str]) -> str | None:
+    import difflib
+
+    near = difflib.get_close_matches(name, known, n=3)
+    return f"did you mean {json.dumps(near)[1:-1]}?" if near else None

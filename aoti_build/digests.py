@@ -1,0 +1,32 @@
+"""Digests of bytes, files and JSON values: always sha256, always 64 lower-case hex digits."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+
+def digest_bytes(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def digest_file(path: Path) -> str:
+    """The digest of a file's bytes. Raises OSError if it cannot be read."""
+    with path.open("rb") as file:
+        if hasattr(hashlib, "file_digest"):
+            return hashlib.file_digest(file, "sha256").hexdigest()
+        state = hashlib.sha256()  # Python 3.10
+        while block := file.read(1 << 20):
+            state.update(block)
+        return state.hexdigest()
+
+
+def canonical_json(value: Any) -> bytes:
+    """The one spelling of a JSON value: sorted keys, no spaces, ASCII. NaN and infinity are refused (ValueError)."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode()
+
+
+def digest_json(value: Any) -> str:
+    return digest_bytes(canonical_json(value))

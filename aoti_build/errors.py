@@ -1,0 +1,137 @@
+"""Everything that can go wrong, as one hierarchy; each class carries the exit code that a release script sees.
+
+An error answers four questions: *what* failed (`message`, with the target's name), *where* (`where`, a place such as
+``models.yaml:12:7``), *why* (`cause`, usually what another program said) and *what next* (`hint`, and `log` for the
+whole story). Rendering is the report layer's work; this module only carries the answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+OK = 0
+BUILD_FAILED = 1
+USAGE = 2
+VERIFICATION_FAILED = 3
+UNFIT_ARTIFACT = 4
+UNFIT_TOOLCHAIN = 5
+INTERRUPTED = 130
+
+
+class AotiBuildError(Exception):
+    """Base of every error this package raises on purpose. `exit_code` is the process's exit status."""
+
+    exit_code = BUILD_FAILED
+    kind = "build"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        target: str | None = None,
+        where: str | None = None,
+        cause: str | None = None,
+        hint: str | None = None,
+        log: Path | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.target = target
+        self.where = where
+        self.cause = cause
+        self.hint = hint
+        self.log = log
+
+    def __str__(self) -> str:
+        head = ": ".join(part for part in (self.target, self.where, self.message) if part)
+        lines = [head]
+        if self.cause:
+            lines.append("  cause: " + self.cause.strip().replace("\n", "\n         "))
+        if self.hint:
+            lines.append("  next:  " + self.hint.strip().replace("\n", "\n         "))
+        if self.log:
+            lines.append(f"  log:   {self.log}")
+        return "\n".join(lines)
+
+    def as_json(self) -> dict[str, Any]:
+        """The error as a JSON object: every answer that is known, none that is not."""
+        answers = {
+            "kind": self.kind,
+            "message": self.message,
+            "target": self.target,
+            "where": self.where,
+            "cause": self.cause,
+            "hint": self.hint,
+            "log": str(self.log) if self.log else None,
+        }
+        return {key: value for key, value in answers.items() if value is not None}
+
+
+class BuildError(AotiBuildError):
+    """A target could not be exported, compiled, checked or published."""
+
+
+class UsageError(AotiBuildError):
+    """The command line, models.yaml, or what models.yaml points at is wrong. Nothing was touched."""
+
+    exit_code = USAGE
+    kind = "usage"
+
+
+class VerificationError(AotiBuildError):
+    """An artifact ran and does not do what its model does, or there is none to run."""
+
+    exit_code = VERIFICATION_FAILED
+    kind = "verification"
+
+
+class ArtifactError(AotiBuildError):
+    """An artifact is damaged, not what its manifest says, or unfit for this host. It was not loaded."""
+
+    exit_code = UNFIT_ARTIFACT
+    kind = "artifact"
+
+
+class ToolchainError(AotiBuildError):
+    """The compiler, driver or torch installation cannot do the work."""
+
+    exit_code = UNFIT_TOOLCHAIN
+    kind = "toolchain"
+
+
+@dataclass(frozen=True, order=True)
+class Problem:
+    """One thing wrong in a file, at a 1-based line and column."""
+
+    line: int
+    column: int
+    text: str
+
+    def at(self, file: str) -> str:
+        """The problem as editors and compilers write it: ``file:line:column: text``."""
+        return f"{file}:{self.line}:{self.column}: {self.text}"
+
+
+class SpecError(UsageError):
+    """models.yaml is wrong; `problems` holds all that was found, in file order."""
+
+    kind = "spec"
+
+    def __init__(self, file: str, problems: Iterable[Problem], *, hint: str | None = None) -> None:
+        self.file = file
+        self.problems = sorted(set(problems))
+        count = len(self.problems)
+        super().__init__(f"{file}: {count} problem{'s' if count != 1 else ''}", hint=hint)
+
+    def __str__(self) -> str:
+        lines = [problem.at(self.file) for problem in self.problems]
+        if self.hint:
+            lines.append("  next:  " + self.hint)
+        return "\n".join(lines)
+
+    def as_json(self) -> dict[str, Any]:
+        problems = [{"line": p.line, "column": p.column, "text": p.text} for p in self.problems]
+        return {**super().as_json(), "problems": problems}

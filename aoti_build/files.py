@@ -1,0 +1,145 @@
+"""Writing to disk so that a reader, or the next run after a power cut, finds the old content or the new, never half.
+
+Single files: write beside, fsync, `os.replace`. Whole directories: stage beside, fsync, exchange. Locks are `filelock`'s
+and are only an economy: losing one wastes work and corrupts nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
+_RETIRED = ".retired"
+_UMASK = os.umask(0)  # there is no call that only reads it; once at import, before there are threads
+os.umask(_UMASK)
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Replace `path`'s content in one step and make it durable. Its directory is made if need be."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            os.fchmod(file.fileno(), 0o666 & ~_UMASK)  # mkstemp's 0600 would hide it from a shared checkout's others
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    _fsync_directory(path.parent)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """`write_atomic` of an indented JSON document."""
+    write_atomic(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
+
+
+@contextlib.contextmanager
+def staging(parent: Path, prefix: str) -> Iterator[Path]:
+    """A fresh directory below `parent`, removed at the end unless it was published (moved away) before."""
+    parent.mkdir(parents=True, exist_ok=True)
+    directory = Path(tempfile.mkdtemp(dir=parent, prefix=prefix))
+    directory.chmod(0o777 & ~_UMASK)
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def publish_directory(staged: Path, final: Path) -> None:
+    """Put the directory `staged` in `final`'s place, durable first and in one step where the system can exchange names.
+
+    Where it cannot (no renameat2, or a file system without it), two renames leave a moment in which `final` is absent;
+    `recover_directory` mends a crash in that moment. Both must be on one file system.
+    """
+    for file in staged.rglob("*"):
+        if file.is_file():
+            file.chmod(0o666 & ~_UMASK)  # libraries that write 0600 would hide it from others
+            _fsync_file(file)
+    _fsync_directory(staged)
+    final.parent.mkdir(parents=True, exist_ok=True)
+    recover_directory(final)
+    if not final.exists():
+        os.rename(staged, final)
+    elif not _exchange(staged, final):
+        retired = _retired(final)
+        os.rename(final, retired)
+        os.rename(staged, final)
+        shutil.rmtree(retired)
+    _fsync_directory(final.parent)
+
+
+def recover_directory(final: Path) -> None:
+    """Finish or undo a `publish_directory` that was killed between its two renames. Call it under the target's lock."""
+    retired = _retired(final)
+    if not retired.exists():
+        return
+    if final.exists():
+        shutil.rmtree(retired)
+    else:
+        os.rename(retired, final)
+
+
+@contextlib.contextmanager
+def lock(path: Path, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Hold the inter-process lock file `path`. While somebody else holds it, `on_wait` is called about five times a second;
+    what it raises ends the wait."""
+    from filelock import FileLock, Timeout  # 100 ms to import, which a build that has nothing to do must not pay
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    mutex = FileLock(path)
+    timeout = 0.0
+    while True:
+        try:
+            mutex.acquire(timeout=timeout)
+            break
+        except Timeout:
+            on_wait()
+            timeout = 0.2
+    try:
+        yield
+    finally:
+        mutex.release()
+
+
+def _retired(final: Path) -> Path:
+    return final.with_name(f".{final.name}{_RETIRED}")
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swap two names atomically with Linux' renameat2(RENAME_EXCHANGE); False where that does not exist."""
+    try:
+        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError):
+        return False
+    if renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
+        return False
+    raise OSError(code, os.strerror(code), str(other))
+
+
+def _fsync_file(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _fsync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,97 @@
+"""What an artifact depends on, as named parts: their key, and the difference of two fingerprints as reasons.
+
+A fingerprint is a table of groups (`spec`, `sources`, `weights`, ...), each a flat table of named values, so that "why was
+this rebuilt?" is a comparison and never a guess. Its key is the sha256 of the whole table with `KEY_VERSION`.
+Bump `KEY_VERSION` when a part is added, dropped or changes its meaning, or when the build recipe itself changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from aoti_build.digests import digest_json
+from aoti_build.spec.project import Source, Target
+
+KEY_VERSION = 1
+
+# group -> the reason a difference in it is reported as; the order is the order of reports.
+REASONS: Mapping[str, str] = {
+    "spec": "spec-changed",
+    "config": "config-changed",
+    "sources": "source-changed",
+    "distributions": "source-changed",
+    "weights": "weights-changed",
+    "toolchain": "toolchain-changed",
+    "environment": "toolchain-changed",
+}
+Parts = Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why a target is not up to date: `what` is the file, field or fact; `old` and `new` its values where it has any."""
+
+    reason: str
+    what: str = ""
+    old: Any = None
+    new: Any = None
+
+    def __str__(self) -> str:
+        if self.old is None and self.new is None:
+            return f"{self.reason}: {self.what}" if self.what else self.reason
+        return f"{self.reason}: {self.what} {_show(self.old)} -> {_show(self.new)}"
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """Groups of named JSON values; see the module's docstring."""
+
+    parts: Parts
+
+    @property
+    def key(self) -> str:
+        return digest_json({"key_version": KEY_VERSION, "parts": self.parts})
+
+    def differences(self, older: Parts) -> Iterator[Reason]:
+        """Reasons why an artifact made from `older` parts is not what these parts ask for; none if they are equal."""
+        for group, reason in REASONS.items():
+            was, now = older.get(group, {}), self.parts.get(group, {})
+            for name in sorted({*was, *now}):
+                if was.get(name) != now.get(name):
+                    yield Reason(reason, name, was.get(name), now.get(name))
+
+
+def spec_parts(target: Target) -> dict[str, Any]:
+    """What models.yaml says of a target and the export depends on, field by field. The tolerance is not part of it: it
+    decides whether an artifact passes, not what it is."""
+    model = target.model
+    parts: dict[str, Any] = {"device": target.device, "source": str(model.source), "seed": model.seed}
+    parts.update({f"kwargs.{name}": value for name, value in model.kwargs.items()})
+    if model.weights is not None:
+        parts["weights"] = model.weights
+    for dim in model.dims:
+        parts.update({f"dims.{dim.name}.{field}": value for field, value in asdict(dim).items() if field != "name"})
+    if isinstance(model.inputs, Source):
+        parts["inputs"] = str(model.inputs)
+    else:
+        for index, tensor in enumerate(model.inputs):
+            fields = {**asdict(tensor), "shape": list(tensor.shape), "position": index}
+            for field, value in fields.items():
+                parts[f"inputs.{tensor.name or index}.{field}"] = value
+    if target.device == "cpu":
+        parts["cpu.isa"] = model.cpu.isa
+    return parts
+
+
+def _show(value: Any) -> str:
+    if value is None:
+        return "(none)"
+    text = value if isinstance(value, str) else repr(value)
+    if len(text) == 64 and all(character in "0123456789abcdef" for character in text):
+        return text[:12]
+    return text

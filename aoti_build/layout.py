@@ -1,0 +1,48 @@
+"""Where things lie below `artifacts/`, in one place. Everything that starts with a dot is working state and may be deleted."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import tempfile
+from pathlib import Path
+
+from aoti_build.spec.project import Project, Target
+
+
+def artifact_directory(project: Project, target: Target) -> Path:
+    return project.artifacts / target.model.name / target.variant
+
+
+def lock_path(project: Project, target: Target) -> Path:
+    return project.artifacts / ".locks" / f"{_flat(target)}.lock"
+
+
+def log_path(project: Project, target: Target) -> Path:
+    """The log of the newest build of a target, kept when it fails; a published artifact has a copy of its own."""
+    return project.artifacts / ".logs" / f"{_flat(target)}.log"
+
+
+def staging_root(project: Project) -> Path:
+    """Staging lies on the artifacts' file system, so that publishing is a rename."""
+    return project.artifacts / ".staging"
+
+
+def staging_prefix(target: Target) -> str:
+    return f"{_flat(target)}."
+
+
+def stat_cache_path(project: Project) -> Path:
+    return project.artifacts / ".stat-cache.json"
+
+
+def inductor_cache_root() -> Path:
+    """Root of the jobs' private inductor caches. Not in the project: the path is compiled into shared libraries, and two
+    checkouts must get the same bytes. `AOTI_BUILD_CACHE` moves it."""
+    if given := os.environ.get("AOTI_BUILD_CACHE"):
+        return Path(given).absolute()
+    return Path(tempfile.gettempdir()) / f"aoti_build-{getpass.getuser()}"
+
+
+def _flat(target: Target) -> str:
+    return target.name.replace("/", "--")

@@ -1,0 +1,121 @@
+"""The record beside each artifact: what it was built from, what it needs, what it is, and that it was checked.
+
+`manifest.json` is the only record there is; docs/formats.md describes it. It is written last, so an artifact without a
+readable one does not exist. Reading never raises for bad content: an unreadable or unknown record is a value with a reason.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from aoti_build.files import write_json
+from aoti_build.fingerprint import Parts
+
+FORMAT = "aoti-build/manifest"
+FORMAT_VERSION = 1
+MANIFEST, MODEL, GOLDEN, LOG, VERIFY = "manifest.json", "model.pt2", "golden.safetensors", "build.log", "verify.json"
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """A file of the artifact by digest and size in bytes."""
+
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """One artifact's record. Tables whose layout belongs to another module are kept as JSON values.
+
+    `source` are the parts of the source key (`aoti_build.fingerprint`); `requires` what a host must have to run it;
+    `signature` inputs and outputs with dtypes, shapes and dynamic ranges; `check` the comparison with eager that let it be
+    published; `provenance` when, by what and from which commit it was made.
+    """
+
+    target: str
+    key: str
+    graph_key: str
+    source: Parts
+    files: Mapping[str, FileRecord]
+    requires: Mapping[str, Any]
+    signature: Mapping[str, Any]
+    check: Mapping[str, Any]
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    action: str = "compiled"
+    reasons: tuple[Mapping[str, Any], ...] = ()
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "target": self.target,
+            "key": self.key,
+            "graph_key": self.graph_key,
+            "files": {name: {"sha256": file.sha256, "size": file.size} for name, file in sorted(self.files.items())},
+            "requires": dict(self.requires),
+            "signature": dict(self.signature),
+            "check": dict(self.check),
+            "seconds": dict(self.seconds),
+            "action": self.action,
+            "reasons": [dict(reason) for reason in self.reasons],
+            "provenance": dict(self.provenance),
+            "source": {group: dict(parts) for group, parts in self.source.items()},
+        }
+
+    def write(self, directory: Path) -> None:
+        write_json(directory / MANIFEST, self.as_json())
+
+
+@dataclass(frozen=True)
+class NoManifest:
+    """There is no usable manifest: `damaged` tells a bad one from none at all."""
+
+    damaged: bool
+    why: str
+
+
+def read_manifest(directory: Path) -> Manifest | NoManifest:
+    """The manifest in an artifact's directory, or why there is none."""
+    path = directory / MANIFEST
+    try:
+        document = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return NoManifest(damaged=directory.is_dir() and any(directory.iterdir()), why="no manifest.json")
+    except (OSError, ValueError) as error:
+        return NoManifest(damaged=True, why=f"manifest.json cannot be read: {error}")
+    if not isinstance(document, dict) or document.get("format") != FORMAT:
+        return NoManifest(damaged=True, why="manifest.json is not an aoti_build manifest")
+    if document.get("format_version") != FORMAT_VERSION:
+        version = document.get("format_version")
+        return NoManifest(damaged=True, why=f"manifest.json has format version {version}; this release reads 1")
+    try:
+        return _parse(document)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        return NoManifest(damaged=True, why=f"manifest.json lacks or garbles a field: {error!r}")
+
+
+def _parse(document: Mapping[str, Any]) -> Manifest:
+    files = {name: FileRecord(str(f["sha256"]), int(f["size"])) for name, f in document["files"].items()}
+    if MODEL not in files or GOLDEN not in files or any("/" in name or "\\" in name for name in files):
+        raise ValueError("files")
+    source = {str(group): dict(parts) for group, parts in document["source"].items()}
+    return Manifest(
+        target=str(document["target"]),
+        key=str(document["key"]),
+        graph_key=str(document["graph_key"]),
+        source=source,
+        files=files,
+        requires=dict(document["requires"]),
+        signature=dict(document["signature"]),
+        check=dict(document["check"]),
+        seconds={name: float(value) for name, value in document["seconds"].items()},
+        action=str(document["action"]),
+        reasons=tuple(dict(reason) for reason in document["reasons"]),
+        provenance=dict(document["provenance"]),
+    )

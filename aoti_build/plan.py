@@ -1,0 +1,127 @@
+"""What a build would do, as a value: one `Step` per target, each with the reasons.
+
+Planning reads manifests, hashes files (through the stat cache) and asks for toolchain facts. It imports neither torch nor
+user code and changes nothing, so `status`, `why` and `build --dry-run` show exactly what `build` acts on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from aoti_build import toolchain
+from aoti_build.fingerprint import Fingerprint, Parts, Reason, spec_parts
+from aoti_build.layout import artifact_directory
+from aoti_build.manifest import MODEL, Manifest, NoManifest, read_manifest
+from aoti_build.spec.project import Project, Target
+from aoti_build.stat_cache import StatCache
+
+UP_TO_DATE, BUILD, RECHECK, UNAVAILABLE = "up-to-date", "build", "recheck", "unavailable"
+
+# isa of models.yaml -> inductor options. The march values are psABI levels; simdlen keeps inductor's own vector width to it.
+ISA_OPTIONS: Mapping[str, Mapping[str, Any]] = {
+    "native": {},
+    "avx2": {"cpp.march": "x86-64-v3", "cpp.simdlen": 256},
+    "avx512": {"cpp.march": "x86-64-v4", "cpp.simdlen": 512},
+}
+
+
+@dataclass(frozen=True)
+class Step:
+    """A target, what to do about it (`action`) and why; `manifest` is the published artifact's, if it has a readable one."""
+
+    target: Target
+    action: str
+    reasons: tuple[Reason, ...]
+    manifest: Manifest | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Steps in the order of models.yaml."""
+
+    steps: tuple[Step, ...]
+
+    @property
+    def work(self) -> tuple[Step, ...]:
+        return tuple(step for step in self.steps if step.action in (BUILD, RECHECK))
+
+
+def make_plan(project: Project, targets: tuple[Target, ...], digests: StatCache, *, force: bool = False) -> Plan:
+    """Compare each target's published artifact with what the sources say now."""
+    return Plan(tuple(plan_target(project, target, digests, force=force) for target in targets))
+
+
+def plan_target(project: Project, target: Target, digests: StatCache, *, force: bool = False) -> Step:
+    directory = artifact_directory(project, target)
+    manifest = read_manifest(directory)
+    known = manifest if isinstance(manifest, Manifest) else None
+    reasons = tuple(_reasons(project, target, directory, manifest, digests, force=force))
+    if not toolchain.has_device(target.device):
+        return Step(target, UNAVAILABLE, (Reason("no-device", target.device), *reasons), known)
+    if reasons:
+        return Step(target, BUILD, reasons, known)
+    if known is not None and known.check.get("tolerance") != tolerance(target):
+        changed = Reason("spec-changed", "tolerance", known.check.get("tolerance"), tolerance(target))
+        return Step(target, RECHECK, (changed,), known)
+    return Step(target, UP_TO_DATE, (), known)
+
+
+def tolerance(target: Target) -> dict[str, float | None]:
+    return asdict(target.model.tolerance)
+
+
+def current_parts(project: Project, target: Target, recorded: Parts, digests: StatCache) -> Fingerprint:
+    """The parts of the source key as they are now; `recorded` names the discovered files and distributions to look at."""
+    sources = {name: digests.digest(project.root / name) for name in recorded.get("sources", {})}
+    for declared in (target.model.source, target.model.inputs):
+        if path := getattr(declared, "path", None):
+            sources[path] = digests.digest(project.root / path)
+    return Fingerprint({
+        "spec": spec_parts(target),
+        "config": dict(target.inductor_config),
+        "sources": sources,
+        "distributions": {name: toolchain.distribution_version(name) for name in recorded.get("distributions", {})},
+        "weights": weight_parts(project, target, digests),
+        **toolchain_parts(target),
+    })
+
+
+def toolchain_parts(target: Target) -> dict[str, dict[str, str]]:
+    """The groups `toolchain` and `environment` for a target on this host."""
+    facts = toolchain.facts(target.device)
+    if target.device == "cpu" and target.model.cpu.isa == "native":
+        facts["cpu.features"] = " ".join(toolchain.cpu_features())
+    return {"toolchain": facts, "environment": toolchain.environment()}
+
+
+def weight_parts(project: Project, target: Target, digests: StatCache) -> dict[str, str | None]:
+    name = target.model.weights
+    return {} if name is None else {name: digests.digest(project.root / name)}
+
+
+def damage(directory: Path, manifest: Manifest, digests: StatCache) -> list[Reason]:
+    """Files of an artifact that are not what its manifest says."""
+    found = []
+    for name, record in manifest.files.items():
+        digest = digests.digest(directory / name)
+        if digest != record.sha256:
+            found.append(Reason("artifact-damaged", name, record.sha256, digest))
+    return found
+
+
+def _reasons(
+    project: Project, target: Target, directory: Path, manifest: Manifest | NoManifest, digests: StatCache, *, force: bool
+) -> list[Reason]:
+    if isinstance(manifest, NoManifest):
+        return [Reason("artifact-damaged", manifest.why) if manifest.damaged else Reason("no-artifact")]
+    if manifest.target != target.name:
+        return [Reason("artifact-damaged", "manifest.json is another target's", manifest.target, target.name)]
+    reasons = [Reason("forced")] if force else []
+    reasons += damage(directory, manifest, digests)
+    if MODEL not in manifest.files:
+        reasons.append(Reason("artifact-damaged", f"no {MODEL}"))
+    now = current_parts(project, target, manifest.source, digests)
+    return reasons + list(now.differences(manifest.source))

@@ -1,0 +1,184 @@
+"""Reports as lines for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from aoti_build.fingerprint import Reason
+from aoti_build.manifest import MODEL
+from aoti_build.plan import Plan
+from aoti_build.verbs.build import FAILED, BuildReport
+from aoti_build.verbs.clean import CleanReport
+from aoti_build.verbs.run import RunReport
+from aoti_build.verbs.status import StatusReport
+from aoti_build.verbs.verify import Verdict, VerifyReport
+
+_REASONS_SHOWN = 3
+
+
+def build_lines(report: BuildReport) -> list[str]:
+    """A row per target, then the errors, then one closing line."""
+    rows = []
+    for outcome in report.outcomes:
+        seconds = outcome.seconds.get("total")
+        size = outcome.manifest.files[MODEL].size if outcome.manifest and outcome.action != FAILED else None
+        rows.append([
+            outcome.target.name,
+            outcome.action,
+            f"{seconds:.1f} s" if seconds else "",
+            size_text(size),
+            why(outcome.reasons),
+        ])
+    lines = table(["target", "action", "time", "size", "why"], rows)
+    for outcome in report.outcomes:
+        if outcome.error is not None:
+            lines += ["", f"error: {outcome.error}"]
+    return [*lines, "", _counted((outcome.action for outcome in report.outcomes), "target")]
+
+
+def plan_lines(plan: Plan) -> list[str]:
+    rows = [[step.target.name, step.action, why(step.reasons)] for step in plan.steps]
+    return [*table(["target", "would", "why"], rows), "", _counted((step.action for step in plan.steps), "target")]
+
+
+def verify_lines(report: VerifyReport) -> list[str]:
+    """A row per target with its worst output, every failed output's figures, then errors and a closing line."""
+    rows = []
+    for verdict in report.verdicts:
+        worst = _worst(verdict)
+        rows.append([
+            verdict.target.name,
+            verdict.verdict + (" (stale)" if verdict.stale and verdict.cases else ""),
+            str(sum(len(case["outputs"]) for case in verdict.cases) or ""),
+            _number(worst.get("max_abs")),
+            _number(worst.get("rmse")),
+            _number(worst.get("atol")),
+            why(verdict.stale),
+        ])
+    lines = table(["target", "verdict", "outputs", "max abs", "rmse", "atol", "stale because"], rows)
+    for verdict in report.verdicts:
+        lines += _failed_outputs(verdict)
+        if verdict.error is not None:
+            lines += ["", f"error: {verdict.error}"]
+    return [*lines, "", _counted((verdict.verdict for verdict in report.verdicts), "artifact")]
+
+
+def run_lines(report: RunReport) -> list[str]:
+    """Tensors with statistics, the check's outcome, and the times."""
+    result = report.result
+    rows = [[kind, *_tensor_cells(tensor)] for kind in ("input", "output") for tensor in result[f"{kind}s"]]
+    lines = [report.target.name, *table(["", "name", "dtype", "shape", "min", "max", "mean", "std"], rows), ""]
+    checks = {
+        "golden": "checked against the outputs that eager gave at build time",
+        "eager": "checked against eager, run now from the model's source",
+        "none": "NOT checked: the model's source is not here, so there is nothing to compare with",
+    }
+    verdict = "" if result["check"] == "none" else "passed: " if result["passed"] else "FAILED: "
+    lines.append(verdict + checks[result["check"]])
+    lines += [f"  {output['name']}: {output['why']}" for output in result["verdicts"] if not output["ok"]]
+    times = ((name, result["seconds"][name]) for name in ("load", "first", "steady"))
+    lines.append("times: " + ", ".join(f"{name} {seconds * 1000:.2f} ms" for name, seconds in times))
+    return lines
+
+
+def status_lines(report: StatusReport) -> list[str]:
+    rows = []
+    for row, step in zip(report.as_json()["targets"], report.plan.steps, strict=True):
+        key = row["key"] or ""
+        rows.append([
+            row["target"],
+            row["state"],
+            size_text(row["bytes"]),
+            age_text(row["age_seconds"]),
+            key[:12],
+            why(step.reasons),
+        ])
+    lines = table(["target", "state", "size", "age", "key", "why"], rows)
+    if report.orphans:
+        lines += ["", f"not in models.yaml any more: {', '.join(report.orphans)} (invoke clean --orphans removes them)"]
+    return lines
+
+
+def clean_lines(report: CleanReport) -> list[str]:
+    verb = "would remove" if report.dry_run else "removed"
+    lines = [f"{verb} {path}" for path in report.removed]
+    return [*lines, f"{verb} {len(report.removed)} paths, {size_text(report.bytes) or '0 B'}"]
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Left-aligned columns two spaces apart; columns without any content are left out."""
+    used = [index for index in range(len(head)) if any(row[index] for row in rows)]
+    widths = {index: max(len(head[index]), *(len(row[index]) for row in rows)) for index in used}
+    return [
+        "  ".join(row[index].ljust(widths[index]) for index in used).rstrip() for row in (head, *rows)
+    ]
+
+
+def why(reasons: Sequence[Reason]) -> str:
+    """The first few reasons on one line."""
+    more = f"; and {len(reasons) - _REASONS_SHOWN} more" if len(reasons) > _REASONS_SHOWN else ""
+    return "; ".join(map(str, reasons[:_REASONS_SHOWN])) + more
+
+
+def size_text(size: int | None) -> str:
+    if size is None:
+        return ""
+    value = float(size)
+    for unit in ("B", "KiB", "MiB"):
+        if value < 1024:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} GiB"
+
+
+def age_text(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    for limit, unit, length in ((120, "s", 1), (7200, "min", 60), (172800, "h", 3600)):
+        if seconds < limit:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds / 86400:.0f} d"
+
+
+def _worst(verdict: Verdict) -> Mapping[str, Any]:
+    """The output with the largest error in units of its own tolerance."""
+    outputs = [output for case in verdict.cases for output in case["outputs"]]
+    return max(outputs, key=lambda output: (not output["ok"], output.get("max_abs", 0.0)), default={})
+
+
+def _failed_outputs(verdict: Verdict) -> list[str]:
+    failed = [(case["name"], output) for case in verdict.cases for output in case["outputs"] if not output["ok"]]
+    if not failed:
+        return []
+    rows = [
+        [
+            f"{case}: {output['name']}",
+            _number(output.get("max_abs")),
+            _number(output.get("max_rel")),
+            _number(output.get("rmse")),
+            _number(output.get("reference_rms")),
+            output["why"],
+        ]
+        for case, output in failed
+    ]
+    return ["", verdict.target.name, *table(["output", "max abs", "max rel", "rmse", "reference rms", "why"], rows)]
+
+
+def _tensor_cells(tensor: Mapping[str, Any]) -> list[str]:
+    shape = "[" + ", ".join(map(str, tensor["shape"])) + "]"
+    return [tensor["name"], tensor["dtype"], shape, *(_number(tensor.get(name)) for name in ("min", "max", "mean", "std"))]
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
+
+
+def _counted(words: Iterable[str], noun: str) -> str:
+    """``3 targets: 2 compiled, 1 up-to-date``."""
+    counts: dict[str, int] = {}
+    for word in words:
+        counts[word] = counts.get(word, 0) + 1
+    total = sum(counts.values())
+    parts = ", ".join(f"{count} {word}" for word, count in counts.items())
+    return f"{total} {noun}{'' if total == 1 else 's'}: {parts}"

@@ -1,0 +1,139 @@
+"""The domain of a models.yaml: what a `Project`, its models and its targets are, once everything in the file is valid.
+
+These are plain frozen dataclasses that take valid values only; `aoti_build.spec.load` makes them. They import neither
+pydantic nor yaml, so that a process which only looks at a known project never pays for parsing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+DEVICES = ("cpu", "cuda")
+DEFAULT_PRESET = "default"
+
+
+@dataclass(frozen=True)
+class Position:
+    """A 1-based place in models.yaml."""
+
+    line: int
+    column: int
+
+
+@dataclass(frozen=True)
+class Source:
+    """A callable named in models.yaml: ``package.module:attribute`` or ``path/to/file.py:attribute``.
+
+    Exactly one of `module` and `path` is set; `path` is relative to the directory of models.yaml.
+    """
+
+    attribute: str
+    module: str | None = None
+    path: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.path or self.module}:{self.attribute}"
+
+
+@dataclass(frozen=True)
+class Dim:
+    """A named dynamic size: min <= size <= max, a multiple of `multiple_of`; `example` is used for the export."""
+
+    name: str
+    min: int
+    max: int
+    example: int
+    multiple_of: int = 1
+
+
+@dataclass(frozen=True)
+class TensorInput:
+    """One example tensor: `shape` holds sizes and names of dims; `name` is None for a positional input.
+
+    Floats are drawn from a normal distribution, or uniformly from [low, high) when either is given; integers uniformly
+    from [low, high) with the defaults 0 and 2; bools fairly.
+    """
+
+    shape: tuple[int | str, ...]
+    dtype: str
+    name: str | None = None
+    low: float | int | None = None
+    high: float | int | None = None
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """Bounds of numpy's allclose: |candidate - reference| <= atol + rtol * |reference|. None: chosen from the dtype."""
+
+    atol: float | None = None
+    rtol: float | None = None
+
+
+@dataclass(frozen=True)
+class CpuOptions:
+    """What a CPU target is compiled for. `isa` "native" is the building host; others are portable floors."""
+
+    isa: str = "native"
+
+
+@dataclass(frozen=True)
+class Model:
+    """One entry of ``models:``. `inputs` is a tuple of tensors, or the callable that makes them."""
+
+    name: str
+    source: Source
+    inputs: tuple[TensorInput, ...] | Source
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 0
+    weights: str | None = None
+    dims: tuple[Dim, ...] = ()
+    tolerance: Tolerance = Tolerance()
+    cpu: CpuOptions = CpuOptions()
+    # Field path such as "source" or "dims.batch" -> where it stands, for errors found after parsing.
+    positions: Mapping[str, Position] = field(default_factory=dict, compare=False, repr=False)
+
+
+@dataclass(frozen=True)
+class Target:
+    """One artifact to be: a model on a device with a preset's inductor config."""
+
+    model: Model
+    device: str
+    preset: str = DEFAULT_PRESET
+    inductor_config: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def variant(self) -> str:
+        """``cpu`` for the default preset, ``cpu-<preset>`` otherwise."""
+        return self.device if self.preset == DEFAULT_PRESET else f"{self.device}-{self.preset}"
+
+    @property
+    def name(self) -> str:
+        """The stable identifier ``model/variant``: on disk, on the command line, in every report."""
+        return f"{self.model.name}/{self.variant}"
+
+
+@dataclass(frozen=True)
+class Project:
+    """A whole models.yaml. `file` is its path; everything in it is relative to `root`, the directory it lies in."""
+
+    file: Path
+    targets: tuple[Target, ...]
+
+    @property
+    def root(self) -> Path:
+        return self.file.parent
+
+    @property
+    def artifacts(self) -> Path:
+        return self.root / "artifacts"
+
+    def where(self, model: Model, *fields: str) -> str:
+        """``models.yaml:LINE:COL`` of the first of `fields` that the file has; else of the model's own entry."""
+        for name in (*fields, ""):
+            if position := model.positions.get(name):
+                return f"{self.file.name}:{position.line}:{position.column}"
+        return self.file.name

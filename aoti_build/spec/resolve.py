@@ -1,0 +1,312 @@
+"""models.yaml -> `Project`: the types, then what several fields must agree on; all problems at once, each in its place.
+
+The walk goes on after a problem, with a stand-in for what is broken, so that one reading finds everything; no
+stand-in is ever seen, because `load` raises if there was any problem.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from aoti_build.errors import Problem, SpecError, UsageError
+from aoti_build.spec import rules, schema, yaml_source
+from aoti_build.spec.project import (
+    DEFAULT_PRESET,
+    DEVICES,
+    CpuOptions,
+    Dim,
+    Model,
+    Position,
+    Project,
+    Source,
+    Target,
+    TensorInput,
+    Tolerance,
+)
+from aoti_build.spec.wording import did_you_mean, nearest, sentence, shown, unknown
+from aoti_build.spec.yaml_source import Where
+
+WireT = TypeVar("WireT", bound=schema.Wire)
+Presets = Mapping[str, Mapping[str, Any]]
+
+MODEL_FIELDS = ("source", "kwargs", "seed", "weights", "inputs", "devices", "inductor_configs", "tolerance", "cpu")
+
+
+def load(file: Path) -> Project:
+    """The project that a models.yaml describes."""
+    try:
+        content = file.read_bytes()
+    except FileNotFoundError:
+        hint = "write one (README.md shows a small one), or name another with --file"
+        raise UsageError(f"{file}: no such file", hint=hint) from None
+    except OSError as error:
+        raise UsageError(f"{file} cannot be read", cause=error.strerror or str(error)) from None
+    return parse(content, file)
+
+
+def parse(content: str | bytes, file: Path) -> Project:
+    """The project that the text of `file` describes. The files that it names are looked for beside `file`."""
+    file = file.absolute()
+    resolver = _Resolver(yaml_source.parse(content, file.name), file)
+    targets = resolver.targets()
+    if resolver.problems:
+        raise SpecError(file.name, resolver.problems)
+    return Project(file, targets)
+
+
+class _Resolver:
+    """One walk over a document; `problems` grows as it goes, `broken` are the paths that it can say no more of."""
+
+    def __init__(self, document: yaml_source.Document, file: Path) -> None:
+        self.document = document
+        self.root = file.parent
+        self.problems = list(document.problems)
+        self.broken = set(document.broken)
+
+    def targets(self) -> tuple[Target, ...]:
+        edition = self.document.data.get("edition") if isinstance(self.document.data, dict) else None
+        if type(edition) is int and edition != schema.EDITION:
+            # Whatever else seems wrong may be right in that edition.
+            self.add(("edition",), f"edition {edition}: this version understands edition {schema.EDITION}")
+            return ()
+        self._check_types()
+        self._check_case(("models",), ())
+        self._check_case(("inductor_configs",), (DEFAULT_PRESET,))
+        presets = {DEFAULT_PRESET: {}, **{name: self._json(("inductor_configs", name)) for name in self._presets()}}
+        return tuple(target for name in self.keys(("models",)) for target in self._model_targets(name, presets))
+
+    # Reading what is there and sound
+
+    def add(self, path: Where, text: str, *, at_key: bool = False) -> None:
+        place = self.document.key(path) if at_key else self.document.value(path)
+        self.problems.append(Problem(place.line, place.column, text))
+
+    def sound(self, path: Where, *, throughout: bool = False) -> bool:
+        """Whether nothing is wrong with `path` itself or around it; `throughout`: nor with anything in it."""
+        return not any(path[: len(bad)] == bad or (throughout and bad[: len(path)] == path) for bad in self.broken)
+
+    def get(self, path: Where, default: Any = None, *, throughout: bool = True) -> Any:
+        """The data at `path`, or `default` if it is absent or broken."""
+        if not self.sound(path, throughout=throughout):
+            return default
+        data = self.document.data
+        for part in path:
+            if isinstance(data, dict) and part not in data:
+                return default
+            data = data[part]
+        return data
+
+    def keys(self, path: Where) -> list[str]:
+        return list(self.get(path, {}, throughout=False))
+
+    def read(self, kind: type[WireT], path: Where) -> WireT | None:
+        data = self.get(path)
+        return None if data is None else kind.model_validate(data)
+
+    # Types
+
+    def _check_types(self) -> None:
+        try:
+            schema.File.model_validate(self.document.data)
+        except ValidationError as errors:
+            for error in errors.errors(include_url=False):
+                self._add_type_error(error)
+
+    def _add_type_error(self, error: ErrorDetails) -> None:
+        # pydantic marks the member of a union and the key of an entry in its paths; ours are those of the file.
+        is_key = error["loc"][-1:] == ("[key]",)
+        path: Where = tuple(part for part in error["loc"] if not _is_mark(part))
+        if not self.sound(path):
+            return
+        wire = schema.wire_type_at(path[:-1])
+        known = wire.model_fields if wire else ()
+        place = path[:-1] if error["type"] == "missing" else path
+        at_key = is_key or error["type"] in ("extra_forbidden", "missing", "no_value")
+        self.add(place, sentence(error, path, known), at_key=at_key)
+        if not is_key:
+            self.broken.add(path)
+
+    def _check_case(self, path: Where, taken: tuple[str, ...]) -> None:
+        """Names become directories, and on many disks two that differ only in case are one."""
+        seen = {name.casefold(): name for name in taken}
+        for name in self.keys(path):
+            other = seen.setdefault(name.casefold(), name)
+            if other != name:
+                first = self.document.keys.get((*path, other))
+                where = f" (line {first.line})" if first else ""
+                text = f"{name!r} and {other!r}{where} differ only in case: on some disks they are one directory"
+                self.add((*path, name), text, at_key=True)
+
+    # Models
+
+    def _presets(self) -> list[str]:
+        return self.keys(("inductor_configs",))
+
+    def _model_targets(self, name: str, presets: Presets) -> Iterator[Target]:
+        at: Where = ("models", name)
+        if not self.sound(at):
+            return
+        model = self._model(name, at)
+        devices = self.get((*at, "devices"), ["cpu"])
+        self._check_repeats((*at, "devices"), devices)
+        chosen = self._chosen_presets((*at, "inductor_configs"), devices, presets)
+        for device in devices:
+            for preset in chosen.get(device, [DEFAULT_PRESET]):
+                yield Target(model, device, preset, presets.get(preset, {}))
+
+    def _model(self, name: str, at: Where) -> Model:
+        dims = self._dims((*at, "dims"))
+        inputs = self._inputs((*at, "inputs"))
+        self._check_dims(at, inputs)
+        tolerance = self.read(schema.Tolerance, (*at, "tolerance")) or schema.Tolerance()
+        cpu = self.read(schema.Cpu, (*at, "cpu")) or schema.Cpu()
+        return Model(
+            name=name,
+            source=self._source((*at, "source")),
+            inputs=inputs,
+            kwargs=self._json((*at, "kwargs")),
+            seed=self.get((*at, "seed"), 0),
+            weights=self._weights((*at, "weights")),
+            dims=dims,
+            tolerance=Tolerance(tolerance.atol, tolerance.rtol),
+            cpu=CpuOptions(cpu.isa),
+            positions=self._positions(at),
+        )
+
+    def _json(self, path: Where) -> dict[str, Any]:
+        """Free data that must survive JSON, since it is a part of the target's key."""
+        data: dict[str, Any] = self.get(path, {})
+        for bad in rules.not_finite(data, path):
+            self.add(bad, "nan and inf cannot be used here: JSON, which records this value, has neither")
+        return data
+
+    def _parsed(self, path: Where, rule: Callable[[str], Any]) -> Any:
+        """What `rule` makes of the text at `path`; None if that is absent or refused."""
+        text = self.get(path)
+        try:
+            return None if text is None else rule(text)
+        except rules.RefusedError as refusal:
+            self.add(path, str(refusal))
+            return None
+
+    def _source(self, path: Where) -> Source:
+        source: Source = self._parsed(path, rules.parse_source) or Source("stand_in", module="stand_in")
+        if source.path:
+            self._check_file(path, source.path)
+        return source
+
+    def _weights(self, path: Where) -> str | None:
+        weights: str | None = self._parsed(path, rules.weights_path)
+        if weights:
+            self._check_file(path, weights)
+        return weights
+
+    def _check_file(self, path: Where, relative: str) -> None:
+        looked_at = self.root / relative
+        try:
+            exists = looked_at.is_file()
+        except OSError:  # such as a name too long for the file system
+            exists = False
+        if not exists:
+            self.add(path, f"no such file: {relative} (looked for {looked_at})")
+
+    def _check_repeats(self, path: Where, names: list[str]) -> None:
+        for index, name in enumerate(names):
+            if name in names[:index]:
+                self.add((*path, index), f"{name!r} is listed already")
+
+    # Dims and inputs
+
+    def _dims(self, path: Where) -> tuple[Dim, ...]:
+        dims = []
+        for name in self.keys(path):
+            if wire := self.read(schema.Dim, (*path, name)):
+                for field, text in rules.dim_complaints(wire):
+                    self.add((*path, name, field), text)
+                dims.append(Dim(name, rules.smallest(wire), wire.max, rules.example(wire), wire.multiple_of))
+        return tuple(dims)
+
+    def _inputs(self, path: Where) -> tuple[TensorInput, ...] | Source:
+        data = self.get(path, [], throughout=False)
+        if isinstance(data, str):
+            return self._source(path)
+        names: list[str] | list[int] = list(data) if isinstance(data, dict) else list(range(len(data)))
+        tensors = (self._tensor((*path, name)) for name in names)
+        return tuple(tensor for tensor in tensors if tensor)
+
+    def _tensor(self, path: Where) -> TensorInput | None:
+        wire = self.read(schema.TensorInput, path)
+        if wire is None:
+            return None
+        for field, text in rules.range_complaints(wire):
+            self.add((*path, field), text)
+        low, high = rules.drawn_from(wire)
+        name = path[-1] if isinstance(path[-1], str) else None
+        return TensorInput(tuple(wire.shape), wire.dtype, name, low, high)
+
+    def _check_dims(self, at: Where, inputs: tuple[TensorInput, ...] | Source) -> None:
+        """Every dim that a shape names is declared, and every declared one is named."""
+        dims, tensors = (*at, "dims"), (*at, "inputs")
+        declared = self.keys(dims)
+        used = set()
+        for path in self._shape_entries(tensors):
+            name = self.get(path)
+            if isinstance(name, str):
+                used.add(name)
+                if name not in declared and self.sound(dims):
+                    near = did_you_mean(nearest(name, declared))
+                    self.add(path, f"the dim {shown(name)} is not declared in dims{near}")
+        # A callable may use any dim, and a broken input may be the one that does.
+        if isinstance(inputs, tuple) and self.sound(tensors, throughout=True):
+            for name in (name for name in declared if name not in used):
+                text = f"the dim {shown(name)} is used in no shape; remove it, or name it in one"
+                self.add((*dims, name), text, at_key=True)
+
+    def _shape_entries(self, inputs: Where) -> Iterator[Where]:
+        data = self.get(inputs, [], throughout=False)
+        if isinstance(data, str):
+            return
+        for name in data if isinstance(data, dict) else range(len(data)):
+            shape: Where = (*inputs, name, "shape")
+            for index in range(len(self.get(shape, [], throughout=False))):
+                yield (*shape, index)
+
+    # Presets
+
+    def _chosen_presets(self, path: Where, devices: list[str], presets: Presets) -> dict[str, list[str]]:
+        chosen = self.get(path, {}, throughout=False)
+        if isinstance(chosen, list):
+            names = self._known_presets(path, presets)
+            return dict.fromkeys(devices, names)
+        devices_known = self.sound((*path[:-1], "devices"), throughout=True)
+        for device in chosen:
+            if devices_known and device in DEVICES and device not in devices:
+                text = f"{shown(device)} is not in devices (which are: {', '.join(devices)})"
+                self.add((*path, device), text, at_key=True)
+        return {device: self._known_presets((*path, device), presets) for device in chosen}
+
+    def _known_presets(self, path: Where, presets: Presets) -> list[str]:
+        names: list[str] = self.get(path, [])
+        self._check_repeats(path, names)
+        for index, name in enumerate(names):
+            if name not in presets and self.sound(("inductor_configs",)):
+                self.add((*path, index), unknown("preset", name, presets))
+        return names
+
+    def _positions(self, at: Where) -> dict[str, Position]:
+        """Where the parts of a model stand, for errors found after parsing."""
+        paths: dict[str, Where] = {"": at, **{field: (*at, field) for field in MODEL_FIELDS}}
+        for path in self.document.keys:
+            if path[:-1] in ((*at, "inputs"), (*at, "dims")) and path[-1] != -1:
+                paths[f"{path[-2]}.{path[-1]}"] = path
+        place = {name: self.document.place(path) for name, path in paths.items() if path in self.document.keys}
+        return {**place, "": self.document.key(at)}
+
+
+def _is_mark(part: str | int) -> bool:
+    return isinstance(part, str) and (part == "[key]" or (part.startswith("<") and part.endswith(">")))

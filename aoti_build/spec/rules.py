@@ -1,0 +1,176 @@
+"""What the values of models.yaml must agree on beyond their types: pure functions from values to complaints.
+
+A rule about one text raises `RefusedError`; a rule about several fields yields ``(field, complaint)`` for each one that
+breaks it. They know nothing of lines and columns: `aoti_build.spec.resolve` puts each complaint in its place.
+"""
+
+from __future__ import annotations
+
+import math
+import posixpath
+import re
+from collections.abc import Iterator
+from keyword import iskeyword
+from typing import Any
+
+from aoti_build.spec import schema
+from aoti_build.spec.project import Source
+from aoti_build.spec.wording import shown
+
+Complaints = Iterator[tuple[str, str]]
+
+WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth")
+INTEGER_RANGES = {
+    "int8": (-(2**7), 2**7),
+    "int16": (-(2**15), 2**15),
+    "int32": (-(2**31), 2**31),
+    "int64": (-(2**63), 2**63),
+    "uint8": (0, 2**8),
+}
+UNORDERED = ("bool", "complex64")
+SPECIALISES = "torch.export treats the sizes 0 and 1 as fixed"
+
+
+class RefusedError(ValueError):
+    """A text of models.yaml that cannot mean anything; its message says what would."""
+
+
+def parse_source(text: str) -> Source:
+    """``package.module:callable`` or ``path/to/file.py:callable``."""
+    location, colon, attribute = text.rpartition(":")
+    if not colon:
+        raise RefusedError(
+            f"{shown(text)} names no callable; write module:callable or path.py:callable{_split_hint(text)}"
+        )
+    if not _is_dotted_name(attribute):
+        raise RefusedError(f"{shown(attribute)} after the ':' is no name of a callable")
+    if location.endswith(".py"):
+        return Source(attribute, path=project_path(location))
+    if "/" in location or "\\" in location:
+        raise RefusedError(f"{shown(location)} is neither a module nor a path that ends in .py")
+    if not _is_dotted_name(location):
+        raise RefusedError(f"{shown(location)} before the ':' is no name of a module")
+    return Source(attribute, module=location)
+
+
+def _split_hint(text: str) -> str:
+    head, dot, last = text.rpartition(".")
+    return f" (did you mean '{head}:{last}'?)" if dot and _is_dotted_name(text) and last != "py" else ""
+
+
+def _is_dotted_name(text: str) -> bool:
+    return all(part.isidentifier() and not iskeyword(part) for part in text.split("."))
+
+
+def project_path(text: str) -> str:
+    """A path below the directory of models.yaml, in its plainest form."""
+    if "\\" in text:
+        raise RefusedError(f"the path {shown(text)} has backslashes; use '/'")
+    if text.startswith(("/", "~")) or re.match("[A-Za-z]:", text):
+        raise RefusedError(f"the path {shown(text)} is absolute; write it relative to models.yaml")
+    path = posixpath.normpath(text)
+    if path == ".." or path.startswith("../"):
+        raise RefusedError(f"the path {shown(text)} leads out of the directory of models.yaml")
+    return path
+
+
+def weights_path(text: str) -> str:
+    """The path of a file of weights."""
+    if not text.endswith(WEIGHT_SUFFIXES):
+        raise RefusedError(f"weights are read from {', '.join(WEIGHT_SUFFIXES)} files, not from {shown(text)}")
+    return project_path(text)
+
+
+def smallest(dim: schema.Dim) -> int:
+    """The least size of a dim."""
+    return dim.multiple_of if dim.min is None else dim.min
+
+
+def example(dim: schema.Dim) -> int:
+    """The size of the example inputs: as given, or the smallest that torch.export does not fix."""
+    least = max(2 * dim.multiple_of, smallest(dim))
+    return least if dim.example is None else dim.example
+
+
+def dim_complaints(dim: schema.Dim) -> Complaints:
+    """What is wrong with a dim of valid types."""
+    low, high, step = smallest(dim), dim.max, dim.multiple_of
+    sizes = [("min", low)] if dim.min is not None else []
+    for field, size in [*sizes, ("max", high)]:
+        if size < 1:
+            yield field, f"{field} is {size}; the least is 1, since {SPECIALISES}"
+        elif size % step:
+            yield field, f"{field} {size} is not a multiple of {step}; the nearest is {_nearest_multiple(size, step)}"
+    if dim.min is not None and low > high >= 1:
+        yield "min", f"min {low} is greater than max {high}"
+    elif low == high:
+        yield "max", f"min and max are both {high}: this dim cannot vary, so write {high} in the shapes instead"
+    elif dim.example is not None and high > low >= 1:
+        yield from _example_complaints(dim.example, low, high, step)
+
+
+def _nearest_multiple(size: int, step: int) -> str:
+    below = size // step * step
+    return f"{below} or {below + step}" if below else str(step)
+
+
+def _example_complaints(size: int, low: int, high: int, step: int) -> Complaints:
+    if size in (0, 1):
+        yield "example", f"example {size} on a dynamic dim: {SPECIALISES}, and so the artifact; use 2 or more"
+    elif not low <= size <= high:
+        yield "example", f"example {size} is outside the range {low} to {high}"
+    elif size % step:
+        yield "example", f"example {size} is not a multiple of {step}; the nearest is {_nearest_multiple(size, step)}"
+    elif size == step:
+        text = f"example {size} is 1 * multiple_of: {SPECIALISES}, this factor 1 too; use {2 * step} or more"
+        yield "example", text
+
+
+def range_complaints(tensor: schema.TensorInput) -> Complaints:
+    """What is wrong with the range that a tensor's values are drawn from."""
+    given = [(field, value) for field in ("low", "high") if (value := getattr(tensor, field)) is not None]
+    if not given:
+        return
+    if tensor.dtype in UNORDERED:
+        yield from ((field, f"{field} means nothing for {tensor.dtype}; remove it") for field, _ in given)
+        return
+    if tensor.dtype in INTEGER_RANGES:
+        complaints = list(_integer_complaints(tensor.dtype, given))
+        if complaints:
+            yield from complaints
+            return
+    low, high = drawn_from(tensor)
+    if low is not None and high is not None and low >= high:
+        words = {"low": f"{low:g} (the default)", "high": f"{high:g} (the default)", **dict(given)}
+        yield given[-1][0], f"low {words['low']} must be less than high {words['high']}"
+
+
+def _integer_complaints(dtype: str, given: list[tuple[str, Any]]) -> Complaints:
+    least, beyond = INTEGER_RANGES[dtype]
+    for field, value in given:
+        most = beyond - 1 if field == "low" else beyond
+        if not isinstance(value, int):
+            yield field, f"{field} is {value}; for {dtype} it must be an integer"
+        elif not least <= value <= most:
+            yield field, f"{field} {value} is outside the range of {dtype}, {least} to {most}"
+
+
+def drawn_from(tensor: schema.TensorInput) -> tuple[float | int | None, float | int | None]:
+    """The range [low, high) with its defaults filled in once either is given; (None, None) if neither is."""
+    if tensor.low is None and tensor.high is None:
+        return None, None
+    if tensor.dtype in INTEGER_RANGES:
+        return 0 if tensor.low is None else tensor.low, 2 if tensor.high is None else tensor.high
+    return float(tensor.low or 0), float(1 if tensor.high is None else tensor.high)
+
+
+def not_finite(value: Any, path: tuple[str | int, ...]) -> Iterator[tuple[str | int, ...]]:
+    """The paths of all nan and inf in JSON-like data."""
+    if isinstance(value, float) and not math.isfinite(value):
+        yield path
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            yield from not_finite(inner, (*path, key))
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            yield from not_finite(inner, (*path, index))

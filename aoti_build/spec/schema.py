@@ -1,0 +1,284 @@
+"""models.yaml, edition 1, as it is written: the wire types, and the JSON schema for editors, made of the same types.
+
+They say which keys exist and what type each value has, strictly: a text is no number, and true is no integer. What
+several fields must agree on is in `aoti_build.spec.rules`; what the file means once it is valid is in
+`aoti_build.spec.project`. The descriptions are what an editor shows.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from keyword import iskeyword
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    WithJsonSchema,
+    field_validator,
+)
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, JsonSchemaValue
+from pydantic_core import PydanticCustomError, core_schema
+
+from aoti_build.spec.wording import shown
+
+EDITION = 1
+# The largest size or seed that fits torch's 64-bit integers.
+MAX_INT = 2**63 - 1
+MAX_NAME = 100
+
+NAME = r"^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9_-])?$"
+OPTION = r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*$"
+SOURCE = r"^[^:]+:[^:]+$"
+
+Device = Literal["cpu", "cuda"]
+Dtype = Literal[
+    "float32", "float64", "float16", "bfloat16", "int8", "int16", "int32", "int64", "uint8", "bool", "complex64"
+]
+Isa = Literal["native", "avx2", "avx512"]
+
+
+def _name(text: str) -> str:
+    if "/" in text or "\\" in text:
+        raise ValueError(f"the name {shown(text)} has a path separator; it becomes the name of a directory")
+    if not re.fullmatch(NAME[1:-1], text):
+        rule = "letters, digits, '.', '_' and '-', with a letter or digit first and no '.' last"
+        raise ValueError(f"the name {shown(text)} is not usable as that of a directory; use {rule}")
+    if len(text) > MAX_NAME:
+        raise ValueError(f"a name of {len(text)} characters is too long; {MAX_NAME} are the most")
+    return text
+
+
+def _identifier(text: str) -> str:
+    if not text.isidentifier() or iskeyword(text):
+        raise ValueError(f"{shown(text)} is no Python name; use letters, digits and '_', with no digit first")
+    return text
+
+
+def _option(text: str) -> str:
+    if not re.fullmatch(OPTION[1:-1], text):
+        raise ValueError(f"{shown(text)} is no inductor option; write it as `max_autotune` or `cpp.threads`")
+    return text
+
+
+def _number(value: object) -> object:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise PydanticCustomError("number_type", "must be a number")
+    if not math.isfinite(value):
+        raise ValueError(f"{value} is not finite; write a number")
+    return value
+
+
+def _not_negative(value: float) -> float:
+    if value < 0:
+        raise ValueError(f"{value} is negative; write 0 or more")
+    return value
+
+
+def _kind(**tags: type) -> Discriminator:
+    """Which member of a union a value is, by its Python type. Tags are in angle brackets: no key is written so."""
+
+    def tag(value: object) -> str | None:
+        return next((f"<{name}>" for name, kind in tags.items() if type(value) is kind), None)
+
+    return Discriminator(tag, custom_error_type="value_kind", custom_error_message=" or ".join(tags))
+
+
+Name = Annotated[str, AfterValidator(_name), WithJsonSchema({"type": "string", "pattern": NAME})]
+Identifier = Annotated[str, AfterValidator(_identifier), WithJsonSchema({"type": "string"})]
+Option = Annotated[str, AfterValidator(_option), WithJsonSchema({"type": "string", "pattern": OPTION})]
+Number = Annotated[int | float, BeforeValidator(_number), WithJsonSchema({"type": "number"})]
+NotNegative = Annotated[Number, AfterValidator(_not_negative), WithJsonSchema({"type": "number", "minimum": 0})]
+SourceText = Annotated[str, Field(json_schema_extra={"pattern": SOURCE})]
+Size = Annotated[int, Field(ge=0, le=MAX_INT)]
+ShapeEntry = Annotated[Annotated[Size, Tag("<size>")] | Annotated[str, Tag("<dim>")], _kind(size=int, dim=str)]
+Presets = Annotated[list[str], Field(min_length=1)]
+
+
+class Wire(BaseModel):
+    """A mapping of models.yaml: known keys only, strict types, and no key without a value."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _has_value(cls, value: object) -> object:
+        if value is None:
+            raise PydanticCustomError("no_value", "has no value")
+        return value
+
+
+class Tolerance(Wire):
+    """How far a compiled output may be from eager's: |compiled - eager| <= atol + rtol * |eager|."""
+
+    atol: NotNegative | None = Field(
+        default=None, description="Absolute tolerance. Default: chosen from the output's dtype."
+    )
+    rtol: NotNegative | None = Field(
+        default=None, description="Relative tolerance. Default: chosen from the output's dtype."
+    )
+
+
+class Cpu(Wire):
+    """What the CPU targets are compiled for."""
+
+    isa: Isa = Field(
+        default="native",
+        description="The vector instructions that the code may use. `native`: those of the building host. `avx2` and "
+        "`avx512` are portable floors: the artifact runs on every host that has them.",
+    )
+
+
+class Dim(Wire):
+    """A named size that may vary between calls: min <= size <= max, in steps of multiple_of."""
+
+    min: int | None = Field(
+        default=None,
+        le=MAX_INT,
+        description="The smallest size, 1 or more. Default: multiple_of.",
+        json_schema_extra={"minimum": 1},
+    )
+    max: int = Field(le=MAX_INT, description="The largest size.", json_schema_extra={"minimum": 2})
+    multiple_of: int = Field(default=1, ge=1, le=MAX_INT, description="Every size is a multiple of this.")
+    example: int | None = Field(
+        default=None,
+        le=MAX_INT,
+        description="The size of the example inputs: at least 2, and at least 2 * multiple_of, since torch.export "
+        "fixes a size (or a factor of one) that is 1. Default: the smallest size that is allowed.",
+        json_schema_extra={"minimum": 2},
+    )
+
+
+class TensorInput(Wire):
+    """One example tensor, made from a seed."""
+
+    shape: list[ShapeEntry] = Field(description="Sizes, and names of dims; [] is a scalar tensor.")
+    dtype: Dtype = Field(default="float32", description="The element type, named as in torch.")
+    low: Number | None = Field(
+        default=None,
+        description="The smallest value drawn. Default: 0 for integers; floats are drawn from a normal distribution.",
+    )
+    high: Number | None = Field(
+        default=None, description="Values are drawn below this. Default: 2 for integers, 1 for floats that have a low."
+    )
+
+
+Inputs = Annotated[
+    Annotated[list[TensorInput], Field(min_length=1), Tag("<list>")]
+    | Annotated[dict[Identifier, TensorInput], Field(min_length=1), Tag("<mapping>")]
+    | Annotated[SourceText, Tag("<text>")],
+    _kind(list=list, mapping=dict, text=str),
+]
+ModelPresets = Annotated[
+    Annotated[Presets, Tag("<list>")] | Annotated[dict[Device, Presets], Field(min_length=1), Tag("<mapping>")],
+    _kind(list=list, mapping=dict),
+]
+
+
+class Model(Wire):
+    """A model: where it comes from, its example inputs, and the targets to build of it."""
+
+    source: SourceText = Field(
+        description="The callable that makes the torch.nn.Module: `package.module:callable`, or "
+        "`path/to/file.py:callable` with the path relative to models.yaml."
+    )
+    inputs: Inputs = Field(
+        description="Example inputs: a list (positional), a mapping (by keyword), or a callable that makes them, "
+        "written like source."
+    )
+    kwargs: dict[str, Any] = Field(default={}, description="Keyword arguments of the callable in source.")
+    seed: int = Field(
+        default=0, ge=0, le=MAX_INT, description="The seed of random initial weights and of example inputs."
+    )
+    weights: str | None = Field(
+        default=None,
+        description="A file of weights, relative to models.yaml: .safetensors, or .pt and .pth, which are read with "
+        "weights_only=True.",
+        json_schema_extra={"pattern": r"\.(safetensors|pt|pth)$"},
+    )
+    dims: dict[Identifier, Dim] = Field(default={}, description="The dynamic sizes that shapes name.")
+    devices: list[Device] = Field(default=["cpu"], min_length=1, description="The devices to build for.")
+    inductor_configs: ModelPresets = Field(
+        default=["default"],
+        description="The presets to build with: a list for all devices, or a mapping from device to list. A device "
+        "that the mapping leaves out is built with [default].",
+    )
+    tolerance: Tolerance = Field(default=Tolerance(), description="How far a compiled output may be from eager's.")
+    cpu: Cpu = Field(default=Cpu(), description="What the CPU targets are compiled for.")
+
+
+class File(Wire):
+    """The models to build, and how."""
+
+    # The type is wider than the schema: another edition gets a sentence of its own.
+    edition: Annotated[int, WithJsonSchema({"type": "integer", "const": EDITION})] = Field(
+        description=f"The edition of this file's format: {EDITION}."
+    )
+    inductor_configs: dict[Name, dict[Option, Any]] = Field(
+        default={},
+        description="Presets: a name, and the inductor options that it sets, such as `max_autotune: true` or "
+        "`cpp.threads: 4`. `default` sets none unless it is given here.",
+    )
+    models: dict[Name, Model] = Field(min_length=1, description="The models to build, by name.")
+
+
+# Which wire type describes the mapping at a path; "*" stands for any name or index.
+WIRE_TYPES: dict[tuple[str, ...], type[Wire]] = {
+    (): File,
+    ("models", "*"): Model,
+    ("models", "*", "dims", "*"): Dim,
+    ("models", "*", "inputs", "*"): TensorInput,
+    ("models", "*", "tolerance"): Tolerance,
+    ("models", "*", "cpu"): Cpu,
+}
+
+
+def wire_type_at(path: tuple[str | int, ...]) -> type[Wire] | None:
+    """The wire type of the mapping at `path`; None where keys are free."""
+    for pattern, wire in WIRE_TYPES.items():
+        if len(pattern) == len(path) and all(key in ("*", part) for key, part in zip(pattern, path, strict=True)):
+            return wire
+    return None
+
+
+class _EditorSchema(GenerateJsonSchema):
+    """pydantic's schema without what an editor has no use for: titles of fields, and null, which no key may hold."""
+
+    def generate(self, schema: core_schema.CoreSchema, mode: JsonSchemaMode = "validation") -> JsonSchemaValue:
+        return {**super().generate(schema, mode), "$schema": self.schema_dialect}
+
+    def nullable_schema(self, schema: core_schema.NullableSchema) -> JsonSchemaValue:
+        return self.generate_inner(schema["schema"])
+
+    def default_schema(self, schema: core_schema.WithDefaultSchema) -> JsonSchemaValue:
+        if schema.get("default") is None or isinstance(schema["default"], Wire):
+            return self.generate_inner(schema["schema"])
+        return super().default_schema(schema)
+
+    def dict_schema(self, schema: core_schema.DictSchema) -> JsonSchemaValue:
+        # Patterned keys, as pydantic writes them, let every other key pass.
+        result = super().dict_schema(schema)
+        for pattern, values in result.pop("patternProperties", {}).items():
+            result.update(propertyNames={"pattern": pattern}, additionalProperties=values)
+        return result
+
+    def field_title_should_be_set(self, schema: Any) -> bool:  # noqa: ARG002 - the signature is pydantic's
+        return False
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON schema (draft 2020-12) of models.yaml."""
+    schema = File.model_json_schema(schema_generator=_EditorSchema)
+    return {**schema, "title": f"models.yaml of aoti_build, edition {EDITION}"}
+
+
+def json_schema_text() -> str:
+    """The content of models.schema.json."""
+    return json.dumps(json_schema(), indent=2, sort_keys=True) + "\n"

@@ -1,0 +1,257 @@
+"""The invoke shell: parse options, call a verb, print its report, exit with its code. No logic of its own.
+
+``from aoti_build.tasks import ns`` is a whole tasks.py; ``ns.add_collection(aoti_build.tasks.ns, name="aoti")`` makes the
+same tasks a part of another. Options are strings or flags, all with defaults: invoke turns a parameter without default into
+a positional, and its own conversion of a bad number ends in a traceback.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json as jsonlib
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NoReturn, Protocol
+
+from invoke import Collection, Context, Exit, task
+
+from aoti_build.errors import INTERRUPTED, OK, AotiBuildError, UsageError
+from aoti_build.spec import Project, Target, load_project, select
+
+MODELS_FILE = "models.yaml"
+
+_HELP = {
+    "target": "globs over target names, comma separated; a model's name means all its variants",
+    "file": "the models.yaml to use; default: the one beside tasks.py, or above the current directory",
+    "json": "print one JSON document on stdout, everything else on stderr",
+    "jobs": "workers at once; default: as cores and memory allow",
+    "force": "build even what is up to date",
+    "keep-going": "after a failure go on with the other targets",
+    "dry-run": "only say what would be done",
+    "strict": "a missing device (and, in verify, a stale artifact) is a failure",
+    "debug": "show the traceback of an error",
+    "input": "a .safetensors file with a tensor for each input name; default: the golden input",
+    "orphans": "only artifacts that models.yaml no longer lists",
+    "output": "where to write the schema; default: stdout",
+}
+
+
+class Report(Protocol):
+    """What every verb returns."""
+
+    def as_json(self) -> dict[str, Any]: ...
+
+
+def _help(*names: str) -> dict[str, str]:
+    return {name: _HELP[name] for name in names}
+
+
+@task(help=_help("target", "file", "json", "jobs", "force", "keep-going", "dry-run", "strict", "debug"))
+def build(
+    context: Context,
+    target: str = "",
+    file: str = "",
+    json: bool = False,
+    jobs: str = "",
+    force: bool = False,
+    keep_going: bool = False,
+    dry_run: bool = False,
+    strict: bool = False,
+    debug: bool = False,
+) -> None:
+    """Bring every artifact up to date: compile what changed, check it against eager, publish it."""
+    with _contract(json, debug):
+        from aoti_build.report import text
+        from aoti_build.verbs import build as verb
+
+        project, targets = _project(context, file, target, check_files=True)
+        count = _jobs(jobs)
+        if dry_run or context.config.run.dry:
+            plan = verb.plan(project, targets, force=force)
+            _print(verb.PlanReport(plan), text.plan_lines(plan), json)
+            return
+        report = verb.build(
+            project,
+            targets,
+            jobs=count,
+            force=force,
+            keep_going=keep_going,
+            strict=strict,
+            on_progress=_progress(targets),
+        )
+        _print(report, text.build_lines(report), json)
+        _finish(report.exit_code)
+
+
+@task(help=_help("target", "file", "json", "jobs", "strict", "debug"))
+def verify(
+    context: Context,
+    target: str = "",
+    file: str = "",
+    json: bool = False,
+    jobs: str = "",
+    strict: bool = False,
+    debug: bool = False,
+) -> None:
+    """Load every artifact in a fresh process and compare its outputs with what eager gave."""
+    with _contract(json, debug):
+        from aoti_build.report import text
+        from aoti_build.verbs import verify as verb
+
+        project, targets = _project(context, file, target)
+        report = verb.verify(project, targets, jobs=_jobs(jobs) or 1, strict=strict, on_progress=_progress(targets))
+        _print(report, text.verify_lines(report), json)
+        _finish(report.exit_code)
+
+
+@task(help=_help("target", "file", "input", "json", "debug"))
+def run(
+    context: Context, target: str = "", input: str = "", file: str = "", json: bool = False, debug: bool = False
+) -> None:
+    """Load an artifact, run it on the golden or a given input, check and time it."""
+    with _contract(json, debug):
+        from aoti_build.report import text
+        from aoti_build.verbs import run as verb
+
+        project, targets = _project(context, file, target)
+        if len(targets) != 1:
+            names = ", ".join(target.name for target in targets)
+            raise UsageError("run takes one target", cause=f"chosen: {names}", hint=f"--target {targets[0].name}")
+        report = verb.run(
+            project, targets[0], input_file=Path(input) if input else None, on_progress=_progress(targets)
+        )
+        _print(report, text.run_lines(report), json)
+        _finish(report.exit_code)
+
+
+@task(help=_help("target", "file", "json", "debug"))
+def status(context: Context, target: str = "", file: str = "", json: bool = False, debug: bool = False) -> None:
+    """Say for every target whether its artifact is what the sources say, and why not."""
+    with _contract(json, debug):
+        from aoti_build.report import text
+        from aoti_build.verbs import status as verb
+
+        project, targets = _project(context, file, target)
+        report = verb.status(project, targets=targets)
+        _print(report, text.status_lines(report), json)
+
+
+@task(help=_help("target", "file", "orphans", "dry-run", "json", "debug"))
+def clean(
+    context: Context,
+    target: str = "",
+    file: str = "",
+    orphans: bool = False,
+    dry_run: bool = False,
+    json: bool = False,
+    debug: bool = False,
+) -> None:
+    """Remove artifacts: those of --target, the --orphans, or all of them with the working state."""
+    with _contract(json, debug):
+        from aoti_build.report import text
+        from aoti_build.verbs import clean as verb
+
+        project, targets = _project(context, file, target)
+        report = verb.clean(
+            project, targets if target else None, orphans_only=orphans, dry_run=dry_run or context.config.run.dry
+        )
+        _print(report, text.clean_lines(report), json)
+
+
+@task(help=_help("output", "debug"))
+def schema(context: Context, output: str = "", debug: bool = False) -> None:
+    """Write the JSON schema of models.yaml, which editors use for completion and checks."""
+    with _contract(False, debug):
+        from aoti_build.files import write_json
+        from aoti_build.spec.schema import json_schema
+
+        if output:
+            write_json(Path(output), json_schema())
+        else:
+            print(jsonlib.dumps(json_schema(), indent=2, sort_keys=True))
+
+
+ns = Collection("aoti", build, verify, run, status, clean, schema)
+
+
+def _project(
+    context: Context, file: str, pattern: str, *, check_files: bool = False
+) -> tuple[Project, tuple[Target, ...]]:
+    path = Path(file).absolute() if file else _default_file(context)
+    project = load_project(path)
+    return project, select(project.targets, pattern or None)
+
+
+def _default_file(context: Context) -> Path:
+    """models.yaml beside the loaded tasks.py; else the nearest one from the current directory upwards."""
+    starts = []
+    tasks_file = getattr(sys.modules.get(context.config.tasks.collection_name), "__file__", None)
+    if tasks_file:
+        directory = Path(tasks_file).absolute().parent
+        starts.append(directory.parent if Path(tasks_file).name == "__init__.py" else directory)
+    here = Path.cwd()
+    for directory in (*starts, here, *here.parents):
+        if (directory / MODELS_FILE).is_file():
+            return directory / MODELS_FILE
+    raise UsageError(
+        f"there is no {MODELS_FILE} in {starts[0] if starts else here}",
+        hint="write one (the README has a small one to start from), or name it with --file",
+    )
+
+
+def _jobs(text: str) -> int | None:
+    if not text:
+        return None
+    if not text.isdecimal() or int(text) < 1:
+        raise UsageError(f"--jobs {text}: not a positive whole number")
+    return int(text)
+
+
+def _progress(targets: tuple[Target, ...]) -> Callable[[Target, str], None]:
+    """Prints a line on stderr for each phase that a target enters."""
+    width = max((len(target.name) for target in targets), default=0)
+
+    def show(target: Target, phase: str) -> None:
+        print(f"{target.name.ljust(width)}  {phase}", file=sys.stderr, flush=True)
+
+    return show
+
+
+def _print(report: Report, lines: list[str], json: bool) -> None:
+    print(jsonlib.dumps(report.as_json(), indent=2) if json else "\n".join(lines))
+    sys.stdout.flush()
+
+
+def _finish(code: int) -> None:
+    if code != OK:
+        raise Exit(code=code)
+
+
+@contextlib.contextmanager
+def _contract(json: bool, debug: bool) -> Iterator[None]:
+    """The command contract around a verb: errors as text or JSON with their exit code, 130 for SIGINT and SIGTERM, silence
+    when the reader of stdout has gone."""
+    previous = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        yield
+    except AotiBuildError as error:
+        if debug:
+            raise
+        if json:
+            document = {"format": "aoti-build/error", "format_version": 1, "ok": False, "error": error.as_json()}
+            print(jsonlib.dumps(document, indent=2))
+        raise Exit(f"error: {error}", code=error.exit_code) from None
+    except KeyboardInterrupt:
+        raise Exit("interrupted", code=INTERRUPTED) from None
+    except BrokenPipeError:
+        # Nobody reads any more (`inv status | head`). Python would complain again when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _interrupt(number: int, frame: object) -> NoReturn:
+    raise KeyboardInterrupt

@@ -1,0 +1,187 @@
+"""Facts about the machine and the installed tools that change what a compile produces, found without importing torch.
+
+Every fact is a string under a name that a person can act on ("torch", "cxx.version"); together they are the `toolchain`
+and `environment` parts of a source key. Bump `FACTS_VERSION` when the meaning of a fact or the list changes.
+"""
+
+from __future__ import annotations
+
+import ast
+import ctypes
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+
+from aoti_build.errors import ToolchainError
+
+FACTS_VERSION = 1
+
+# Distributions whose code takes part in lowering, code generation or export on every build.
+CODEGEN_DISTRIBUTIONS = ("torch", "triton", "sympy", "numpy", "networkx")
+
+# Inductor, dynamo, Triton and ATen read some 250 variables at import (torch/_inductor/config.py and beside it), more with
+# each release. Prefixes are safer than their list: an unknown variable costs a rebuild, a forgotten one a wrong artifact.
+ENVIRONMENT_PREFIXES = (
+    "AOTINDUCTOR_", "AOT_INDUCTOR_", "ATEN_", "CUTEDSL_", "CUTLASS_", "ENABLE_PERSISTENT_", "ENABLE_TMA_",
+    "ENABLE_TEMPLATE_", "INDUCTOR_", "PYTORCH_", "TORCHDYNAMO_", "TORCHINDUCTOR_", "TORCH_", "TRITON_",
+)  # fmt: skip
+ENVIRONMENT_NAMES = (
+    "CC", "CPATH", "CPLUS_INCLUDE_PATH", "CUDA_HOME", "CUDA_PATH", "CXX", "C_INCLUDE_PATH", "ENABLE_HOST_SIDE_TMA",
+    "LD_PRELOAD", "LIBRARY_PATH", "MKL_NUM_THREADS", "NVIDIA_TF32_OVERRIDE", "OMP_NUM_THREADS", "PYTHONPATH",
+)  # fmt: skip
+# Where caches and logs go, how much is printed and how many processes work: none of it reaches the artifact.
+ENVIRONMENT_IGNORED = frozenset({
+    "TORCHINDUCTOR_CACHE_DIR", "TORCHINDUCTOR_COMPILE_THREADS", "TORCHINDUCTOR_COMPILE_WORKER_WAIT_TIMEOUT",
+    "TORCHINDUCTOR_COMPILE_WORKER_WATCHDOG_INTERVAL", "TORCHINDUCTOR_FILE_LOCK_TIMEOUT", "TORCHINDUCTOR_WORKER_START",
+    "TORCH_HOME", "TORCH_LOGS", "TORCH_LOGS_FORMAT", "TORCH_LOGS_OUT", "TORCH_SHOW_CPP_STACKTRACES", "TORCH_TRACE",
+    "TRITON_CACHE_DIR", "TRITON_DUMP_DIR", "TRITON_HOME", "PYTORCH_VERSION",
+})  # fmt: skip
+
+# Instruction set extensions that gcc's -march=native may use; other words in /proc/cpuinfo do not change code.
+_X86_FEATURES = frozenset(
+    """adx aes amx_bf16 amx_complex amx_fp16 amx_int8 amx_tile apx_f avx avx2 avx512_4fmaps avx512_4vnniw avx512_bf16
+    avx512_bitalg avx512_fp16 avx512_ifma avx512_vbmi2 avx512_vnni avx512_vp2intersect avx512_vpopcntdq avx512bw avx512cd
+    avx512dq avx512er avx512f avx512ifma avx512pf avx512vbmi avx512vl avx_ifma avx_ne_convert avx_vnni avx_vnni_int8
+    avx_vnni_int16 avx10 bmi1 bmi2 abm clwb clzero cldemote clflushopt cx16 enqcmd f16c fma fma4 fsgsbase fxsr gfni hle
+    kl lahf_lm movbe movdir64b movdiri mwaitx pclmulqdq pku pni popcnt prefetchwt1 ptwrite rdpid rdrand rdseed rtm
+    serialize sha512 sha_ni sm3 sm4 sse sse2 sse4_1 sse4_2 sse4a ssse3 tbm uintr vaes vpclmulqdq waitpkg wbnoinvd
+    xop xsave xsavec xsaveopt xsaves""".split()
+)
+# x86-64-v3 and the AVX-512 level inductor asks for, by /proc/cpuinfo's names (psABI x86-64 microarchitecture levels).
+_V3 = frozenset("avx avx2 bmi1 bmi2 f16c fma abm movbe cx16 lahf_lm popcnt pni sse4_1 sse4_2 ssse3 sse sse2 fxsr".split())
+_V4 = _V3 | frozenset("avx512f avx512bw avx512cd avx512dq avx512vl".split())
+ISA_FEATURES: Mapping[str, frozenset[str]] = {"avx2": _V3, "avx512": _V4}
+
+
+def facts(device: str) -> dict[str, str]:
+    """The toolchain facts that a target on `device` ("cpu" or "cuda") depends on."""
+    found = {
+        "python": ".".join(map(str, sys.version_info[:2])),
+        "platform": sys.platform,
+        "machine": platform.machine(),
+        **{name: version for name in CODEGEN_DISTRIBUTIONS if (version := distribution_version(name))},
+        **_torch_build(),
+        **_compiler(),
+    }
+    if "torch" not in found:
+        raise ToolchainError("torch is not installed here", hint="pip install torch torchvision, then run again")
+    if device == "cuda":
+        found["cuda.compute_capability"] = ", ".join(compute_capabilities()[:1])
+        found["ptxas"] = _tool_version(os.environ.get("TRITON_PTXAS_PATH") or "ptxas")
+    return found
+
+
+def environment(variables: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The environment variables that can change generated code, by name."""
+    variables = os.environ if variables is None else variables
+    return {
+        name: value
+        for name, value in sorted(variables.items())
+        if (name in ENVIRONMENT_NAMES or name.startswith(ENVIRONMENT_PREFIXES)) and name not in ENVIRONMENT_IGNORED
+    }
+
+
+@lru_cache(maxsize=None)
+def distribution_version(name: str) -> str | None:
+    """The installed version of a distribution, or None."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+@lru_cache(maxsize=None)
+def cpu_features() -> tuple[str, ...]:
+    """This processor's instruction set extensions, in /proc/cpuinfo's words, sorted. Empty where Linux does not tell."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(errors="replace")
+    except OSError:
+        return ()
+    for line in text.splitlines():
+        name, _, words = line.partition(":")
+        if name.strip() == "flags":
+            return tuple(sorted(_X86_FEATURES.intersection(words.split())))
+        if name.strip() == "Features":  # aarch64: every word is an extension
+            return tuple(sorted(words.split()))
+    return ()
+
+
+@lru_cache(maxsize=None)
+def compute_capabilities() -> tuple[str, ...]:
+    """The compute capability ("9.0") of each visible CUDA device, asked of the driver; empty where there is none."""
+    if not _torch_build().get("torch.cuda"):
+        return ()
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return ()
+    count = ctypes.c_int()
+    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
+        return ()
+    return tuple(_compute_capability(driver, index) for index in range(count.value))
+
+
+def has_device(device: str) -> bool:
+    return device == "cpu" or bool(compute_capabilities())
+
+
+def _compute_capability(driver: ctypes.CDLL, index: int) -> str:
+    handle, major, minor = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
+    driver.cuDeviceGet(ctypes.byref(handle), index)
+    driver.cuDeviceGetAttribute(ctypes.byref(major), 75, handle)  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR
+    driver.cuDeviceGetAttribute(ctypes.byref(minor), 76, handle)  # ..._MINOR
+    return f"{major.value}.{minor.value}"
+
+
+@lru_cache(maxsize=None)
+def _torch_build() -> dict[str, str]:
+    """What torch/version.py says of the build, read as text: two builds of one version differ in CUDA and commit."""
+    spec = importlib.util.find_spec("torch")  # a top-level package: found, not imported
+    if spec is None or spec.origin is None:
+        return {}
+    wanted = {"__version__": "torch.build", "git_version": "torch.git", "cuda": "torch.cuda", "hip": "torch.hip"}
+    try:
+        tree = ast.parse((Path(spec.origin).parent / "version.py").read_text())
+    except (OSError, SyntaxError):
+        return {}
+    found = {}
+    for statement in tree.body:
+        if isinstance(statement, ast.Assign):
+            target, value = statement.targets[0], statement.value
+        elif isinstance(statement, ast.AnnAssign) and statement.value is not None:
+            target, value = statement.target, statement.value
+        else:
+            continue
+        if isinstance(target, ast.Name) and target.id in wanted and isinstance(value, ast.Constant) and value.value:
+            found[wanted[target.id]] = str(value.value)
+    return found
+
+
+def _compiler() -> dict[str, str]:
+    """The C++ compiler inductor will call (its cpp.cxx: $CXX, else the platform's)."""
+    command = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
+    return {"cxx": command, "cxx.version": _tool_version(command)}
+
+
+@lru_cache(maxsize=None)
+def _tool_version(command: str) -> str:
+    """The part of ``command --version`` that names the release: every line, joined; "absent" if it cannot run."""
+    words = shlex.split(command)
+    if not words or shutil.which(words[0]) is None:
+        return "absent"
+    try:
+        answer = subprocess.run(  # noqa: S603 - the user's own compiler, as words, no shell
+            [*words, "--version"], capture_output=True, text=True, timeout=30, check=False, stdin=subprocess.DEVNULL
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"unusable: {error}"
+    lines = [line.strip() for line in answer.stdout.splitlines() if line.strip()]
+    return " | ".join(lines[:1] if "g++" in command or "clang" in command else lines) or f"exit {answer.returncode}"

@@ -1,0 +1,67 @@
+"""`status`: what is published, and whether it is what the sources say. Never imports torch, changes nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Any
+
+from aoti_build.layout import artifact_directory
+from aoti_build.manifest import MODEL, read_manifest
+from aoti_build.plan import Plan, Step
+from aoti_build.spec.project import Project
+from aoti_build.verbs.build import plan
+
+
+@dataclass(frozen=True)
+class StatusReport:
+    """The plan, and the names of artifacts on disk that models.yaml does not list (`orphans`)."""
+
+    plan: Plan
+    orphans: tuple[str, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "format": "aoti-build/status",
+            "format_version": 1,
+            "ok": True,
+            "targets": [_row(step) for step in self.plan.steps],
+            "orphans": list(self.orphans),
+        }
+
+
+def status(project: Project, *, targets: tuple[Any, ...] | None = None) -> StatusReport:
+    chosen = project.targets if targets is None else targets
+    return StatusReport(plan(project, chosen), orphans(project))
+
+
+def orphans(project: Project) -> tuple[str, ...]:
+    """Artifacts below `artifacts/` whose target models.yaml no longer has, by the name of their directory."""
+    known = {artifact_directory(project, target) for target in project.targets}
+    found = sorted(path.parent for path in project.artifacts.glob("[!.]*/[!.]*/manifest.json"))
+    return tuple(
+        path.relative_to(project.artifacts).as_posix()
+        for path in found
+        if path not in known and getattr(read_manifest(path), "target", None)
+    )
+
+
+def _row(step: Step) -> dict[str, Any]:
+    manifest = step.manifest
+    return {
+        "target": step.target.name,
+        "state": step.action,
+        "reasons": [reason.as_json() for reason in step.reasons],
+        "bytes": manifest.files[MODEL].size if manifest else None,
+        "created": manifest.provenance.get("created") if manifest else None,
+        "age_seconds": _age(manifest.provenance.get("created")) if manifest else None,
+        "key": manifest.key if manifest else None,
+    }
+
+
+def _age(created: Any) -> float | None:
+    try:
+        then = datetime.fromisoformat(created)
+        return max(0.0, round((datetime.now(timezone.utc) - then).total_seconds(), 1))
+    except (TypeError, ValueError):
+        return None

@@ -1,0 +1,209 @@
+"""Starting, following and stopping worker processes: one job, one process group, one log.
+
+A worker is its own session, so that a Ctrl-C in the terminal reaches only this process, which then ends the whole group,
+compilers included. If this process dies without saying goodbye the worker sees its stdin close and ends itself.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from aoti_build.errors import (
+    ArtifactError,
+    AotiBuildError,
+    BuildError,
+    ToolchainError,
+    UsageError,
+    VerificationError,
+)
+from aoti_build.files import write_json
+
+_ERRORS = {error.kind: error for error in (ArtifactError, BuildError, ToolchainError, UsageError, VerificationError)}
+_TAIL = 12
+_GRACE_SECONDS = 3.0
+
+_running: set[subprocess.Popen[bytes]] = set()
+_running_lock = threading.Lock()
+_stopping = threading.Event()
+
+OnPhase = Callable[[str], None]
+
+
+class Interrupted(AotiBuildError):
+    """The user asked to stop."""
+
+    exit_code = 130
+    kind = "interrupted"
+
+
+class WorkerCrash(BuildError):
+    """A worker ended without a result; `signal_name` says by which signal, if by one."""
+
+    def __init__(self, message: str, *, signal_name: str | None, **answers: Any) -> None:
+        super().__init__(message, **answers)
+        self.signal_name = signal_name
+
+
+def run_worker(
+    verb: str,
+    job: Mapping[str, Any],
+    *,
+    directory: Path,
+    log: Path,
+    on_phase: OnPhase = lambda phase: None,
+    environment: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """Do `job` in a fresh process and return its result.
+
+    Args:
+        verb: a verb of `aoti_build._torch`.
+        directory: where job.json and result.json go; the caller's to remove.
+        log: gets everything the worker, its compilers and user code print; appended to.
+        on_phase: called with the name of each phase as it begins, from this thread.
+        environment: variables set on top of this process's own.
+
+    Raises:
+        AotiBuildError: the worker's own error, of its kind, or `WorkerCrash`, or `Interrupted`.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    write_json(directory / "job.json", job)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    read_end, write_end = os.pipe()
+    command = [sys.executable, "-m", "aoti_build._torch", verb, str(directory / "job.json"), str(write_end)]
+    with log.open("ab") as output, os.fdopen(read_end) as events:
+        try:
+            process = _start(command, Path(job["root"]), output.fileno(), write_end, environment or {})
+        finally:
+            os.close(write_end)
+        try:
+            _follow(events, on_phase)
+            _await(process)
+        finally:
+            _end(process)
+    check_stopping()
+    return _result(process.returncode, directory / "result.json", log)
+
+
+def stop_all() -> None:
+    """End every running worker and its compilers, and let no new one start. For Ctrl-C."""
+    _stopping.set()
+    with _running_lock:
+        processes = list(_running)
+    for process in processes:
+        _signal_group(process, signal.SIGTERM)
+    for process in processes:
+        try:
+            process.wait(_GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            pass
+        _signal_group(process, signal.SIGKILL)
+
+
+def allow_starts() -> None:
+    """Undo `stop_all`'s ban, for the next verb in the same process."""
+    _stopping.clear()
+
+
+def check_stopping() -> None:
+    """Raise `Interrupted` once `stop_all` was called; for whatever else a thread waits for."""
+    if _stopping.is_set():
+        raise Interrupted("interrupted")
+
+
+def _start(
+    command: list[str], root: Path, output: int, events: int, environment: Mapping[str, str]
+) -> subprocess.Popen[bytes]:
+    check_stopping()
+    variables = {**os.environ, "PYTHONHASHSEED": "0", "PYTHONUNBUFFERED": "1", **environment}
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        cwd=root,
+        env=variables,
+        pass_fds=[events],
+        start_new_session=True,
+    )
+    with _running_lock:
+        _running.add(process)
+    return process
+
+
+def _follow(events: Any, on_phase: OnPhase) -> None:
+    """Read events until every holder of the pipe is gone."""
+    for line in events:
+        try:
+            event = json.loads(line)
+        except ValueError:
+            continue  # a line cut by a crash
+        if phase := event.get("phase"):
+            on_phase(phase)
+
+
+def _await(process: subprocess.Popen[bytes]) -> None:
+    """Wait for the end without reaping, so that the group's number cannot be reused before `_end` signals it."""
+    try:
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    except ChildProcessError:
+        pass  # `stop_all` reaped it
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Whatever happened, leave nothing of the group behind."""
+    _signal_group(process, signal.SIGKILL)
+    process.wait()
+    if process.stdin:
+        process.stdin.close()
+    with _running_lock:
+        _running.discard(process)
+
+
+def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    try:
+        os.killpg(process.pid, number)
+    except (ProcessLookupError, PermissionError):
+        pass
+
+
+def _result(status: int, path: Path, log: Path) -> dict[str, Any]:
+    try:
+        result: dict[str, Any] = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        raise _crash(status, log) from None
+    if result["ok"]:
+        return result
+    answers = dict(result["error"])
+    error = _ERRORS.get(answers.pop("kind"), BuildError)
+    answers.pop("log", None)
+    raise error(answers.pop("message"), log=log, **answers)
+
+
+def _crash(status: int, log: Path) -> WorkerCrash:
+    if status >= 0:
+        message, name = f"the worker ended with status {status} and no result", None
+    else:
+        name = signal.Signals(-status).name
+        message = f"the worker was killed by {name}"
+    hints = {
+        "SIGKILL": "the system was probably out of memory: try --jobs 1",
+        "SIGSEGV": "native code crashed: a C++ compiler that links libstdc++ statically does this (try CXX=/usr/bin/g++)",
+        "SIGILL": "the code uses instructions this processor lacks",
+    }
+    return WorkerCrash(message, signal_name=name, cause=_tail(log), hint=hints.get(name or "", "see the log"), log=log)
+
+
+def _tail(log: Path) -> str | None:
+    try:
+        lines = log.read_text(errors="replace").splitlines()
+    except OSError:
+        return None
+    return "\n".join(lines[-_TAIL:]) or None

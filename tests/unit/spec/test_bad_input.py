@@ -1,0 +1,285 @@
+"""Each thing that can be wrong in models.yaml: its exact line and column, and words that say what would be right."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from spec_files import model, problems
+
+BAD: list[tuple[str, str, list[str]]] = [
+    ("empty", "", ["1:1: models.yaml is empty"]),
+    ("tab", "edition: 1\nmodels:\n\tm: 1\n", ["3:1: a tab; YAML forbids tabs for indentation, so use spaces"]),
+    ("not a mapping", "- a\n", ["1:1: the file must be a mapping, not a list"]),
+    ("another edition", "edition: 2\nnonsense: 1\n", ["1:10: edition 2: this version understands edition 1"]),
+    ("no edition", "models: {m: {source: m:f, inputs: x.py:f}}", ["1:1: the file lacks the key 'edition'"]),
+    ("edition as text", model().replace("1", "'1'", 1), ["1:10: 'edition' must be an integer, not the text '1'"]),
+    ("edition true", model().replace("1", "true", 1), ["1:10: 'edition' must be an integer, not true"]),
+    ("no models", "edition: 1\nmodels: {}\n", ["2:9: 'models' is empty; it needs at least one entry"]),
+    ("models without value", "edition: 1\nmodels:\n", ["2:1: 'models' has no value"]),
+    ("duplicate key", model() + "  source: m:g\n", ["6:3: duplicate key 'source'; it stands at line 4 already"]),
+    ("unknown key", model(sede="3"), ["6:3: unknown key 'sede' (did you mean 'seed'?)"]),
+    ("unknown key far off", model(zzzzzz="3"), ["6:3: unknown key 'zzzzzz' (known: source, inputs, kwargs"]),
+    ("unknown top key", "model: 1\n" + model(), ["1:1: unknown key 'model' (did you mean 'models'?)"]),
+    (
+        "unknown dim key",
+        model(inputs="[{shape: [b]}]", dims="{b: {mx: 3, max: 4}}"),
+        ["6:14: unknown key 'mx' (did you mean 'max'?)"],
+    ),
+    ("missing source", model(source=""), ["3:2: 'm' lacks the key 'source'"]),
+    ("missing inputs", model(inputs=""), ["3:2: 'm' lacks the key 'inputs'"]),
+    ("missing max", model(inputs="[{shape: [b]}]", dims="{b: {min: 1}}"), ["6:10: 'b' lacks the key 'max'"]),
+    ("model is text", "edition: 1\nmodels: {m: x}", ["2:13: 'm' must be a mapping, not the text 'x'"]),
+    ("unknown preset", model(inductor_configs="[default, fats]"), ["6:31: unknown preset 'fats' (known: default)"]),
+    (
+        "preset misspelt",
+        "inductor_configs: {fast: {}}\n" + model(inductor_configs="{cpu: [fats]}"),
+        ["7:28: unknown preset 'fats' (did you mean 'fast'?)"],
+    ),
+    ("preset twice", model(inductor_configs="[default, default]"), ["6:31: 'default' is listed already"]),
+    ("no presets", model(inductor_configs="[]"), ["6:21: 'inductor_configs' is empty"]),
+    (
+        "presets as text",
+        model(inductor_configs="fast"),
+        ["6:21: 'inductor_configs' must be a list or mapping, not the"],
+    ),
+    (
+        "presets of no device",
+        model(inductor_configs="{cuda: [default]}"),
+        ["6:22: 'cuda' is not in devices (which are: cpu)"],
+    ),
+    (
+        "presets of gpu",
+        model(inductor_configs="{gpu: [default]}"),
+        ["6:22: this key is the text 'gpu'; it must be one of"],
+    ),
+    ("preset option", "inductor_configs: {q: {a-b: 1}}\n" + model(), ["1:24: 'a-b' is no inductor option"]),
+    ("preset of nan", "inductor_configs: {q: {a: [.nan]}}\n" + model(), ["1:28: nan and inf cannot be used here"]),
+    (
+        "device unknown",
+        model(devices="[cpu, gpu]"),
+        ["6:18: 'devices'[1] is the text 'gpu'; it must be one of cpu, cuda (did you mean 'cuda'?)"],
+    ),
+    (
+        "device with index",
+        model(devices="['cuda:0']"),
+        ["6:13: 'devices'[0] is the text 'cuda:0'; it must be one of cpu, cuda (did you mean 'cuda'?)"],
+    ),
+    ("device twice", model(devices="[cpu, cpu]"), ["6:18: 'cpu' is listed already"]),
+    ("no device", model(devices="[]"), ["6:12: 'devices' is empty"]),
+    ("seed negative", model(seed="-1"), ["6:9: 'seed' is -1; it must be at least 0"]),
+    ("seed true", model(seed="true"), ["6:9: 'seed' must be an integer, not true"]),
+    ("seed as text", model(seed="'3'"), ["6:9: 'seed' must be an integer, not the text '3'; take the quotes away"]),
+    ("seed as float", model(seed="1.0"), ["6:9: 'seed' must be an integer, not the number 1.0"]),
+    ("seed too large", model(seed="9223372036854775808"), ["6:9: 'seed' is 9223372036854775808; it must be at most"]),
+    ("kwargs inf", model(kwargs="{a: {b: .inf}}"), ["6:19: nan and inf cannot be used here"]),
+    ("kwargs list", model(kwargs="[1]"), ["6:11: 'kwargs' must be a mapping, not a list"]),
+    ("kwargs empty", model(kwargs=" "), ["6:3: 'kwargs' has no value"]),
+    ("tolerance negative", model(tolerance="{atol: -1}"), ["6:21: -1 is negative"]),
+    ("tolerance inf", model(tolerance="{rtol: .inf}"), ["6:21: inf is not finite"]),
+    ("tolerance text", model(tolerance="{rtol: '1e-3'}"), ["6:21: 'rtol' must be a number, not the text '1e-3'; take"]),
+    ("isa", model(cpu="{isa: avx}"), ["6:14: 'isa' is the text 'avx'; it must be one of native, avx2, avx512 (did"]),
+    ("name with slash", model().replace(" m:\n", " a/b:\n"), ["3:2: the name 'a/b' has a path separator"]),
+    ("name with backslash", model().replace(" m:\n", " 'a\\b':\n"), ["3:2: the name 'a\\\\b' has a path separator"]),
+    ("name with dot last", model().replace(" m:\n", " m.:\n"), ["3:2: the name 'm.' is not usable"]),
+    ("name with dot first", model().replace(" m:\n", " .m:\n"), ["3:2: the name '.m' is not usable"]),
+    ("name empty", model().replace(" m:\n", " '':\n"), ["3:2: the name '' is not usable"]),
+    ("name with newline", model().replace(" m:\n", ' "m\\n":\n'), ["3:2: the name 'm\\n' is not usable"]),
+    ("name too long", model().replace(" m:\n", f" {'m' * 101}:\n"), ["3:2: a name of 101 characters is too long"]),
+    (
+        "names that differ in case",
+        model() + " M: {source: m:f, inputs: x.py:f}\n",
+        ["6:2: 'M' and 'm' (line 3) differ only in case"],
+    ),
+    (
+        "preset like default",
+        "inductor_configs: {Default: {}}\n" + model(),
+        ["1:20: 'Default' and 'default' differ only in case"],
+    ),
+    (
+        "source without colon",
+        model(source="a.b.c"),
+        ["4:11: 'a.b.c' names no callable; write module:callable or path.py:callable (did you mean 'a.b:c'?)"],
+    ),
+    (
+        "source file only",
+        model(source="x.py"),
+        ["4:11: 'x.py' names no callable; write module:callable or path.py:callable"],
+    ),
+    ("source attribute", model(source="a.b:3c"), ["4:11: '3c' after the ':' is no name of a callable"]),
+    ("source module", model(source="a-b:c"), ["4:11: 'a-b' before the ':' is no name of a module"]),
+    ("source path", model(source="a/b:c"), ["4:11: 'a/b' is neither a module nor a path that ends in .py"]),
+    ("source absolute", model(source="/x.py:c"), ["4:11: the path '/x.py' is absolute"]),
+    ("source on a drive", model(source="C:/x.py:c"), ["4:11: the path 'C:/x.py' is absolute"]),
+    ("source outside", model(source="a/../../x.py:c"), ["4:11: the path 'a/../../x.py' leads out of the directory"]),
+    ("source backslash", model(source="a\\x.py:c"), ["4:11: the path 'a\\\\x.py' has backslashes; use '/'"]),
+    ("source missing", model(source="y.py:c"), ["4:11: no such file: y.py (looked for "]),
+    ("inputs callable missing", model(inputs="y.py:c"), ["5:11: no such file: y.py (looked for "]),
+    (
+        "source number",
+        model(source="3"),
+        ["4:11: 'source' must be a text, not the number 3; to mean the text, put it in"],
+    ),
+    ("weights missing", model(weights="w.pt"), ["6:12: no such file: w.pt (looked for "]),
+    (
+        "weights suffix",
+        model(weights="x.py"),
+        ["6:12: weights are read from .safetensors, .pt, .pth files, not from 'x.py'"],
+    ),
+    ("weights outside", model(weights="../e.pt"), ["6:12: the path '../e.pt' leads out of the directory"]),
+    ("inputs empty list", model(inputs="[]"), ["5:11: 'inputs' is empty; it needs at least one entry"]),
+    ("inputs empty mapping", model(inputs="{}"), ["5:11: 'inputs' is empty; it needs at least one entry"]),
+    ("inputs number", model(inputs="3"), ["5:11: 'inputs' must be a list or mapping or text, not the number 3"]),
+    ("input keyword", model(inputs="{for: {shape: []}}"), ["5:12: 'for' is no Python name"]),
+    ("input without shape", model(inputs="[{dtype: bool}]"), ["5:12: 'inputs'[0] lacks the key 'shape'"]),
+    ("shape as number", model(inputs="[{shape: 3}]"), ["5:20: 'shape' must be a list, not the number 3"]),
+    (
+        "shape of float",
+        model(inputs="[{shape: [2, 2.5]}]"),
+        ["5:24: 'shape'[1] must be a size or dim, not the number 2.5"],
+    ),
+    ("shape of true", model(inputs="[{shape: [true]}]"), ["5:21: 'shape'[0] must be a size or dim, not true"]),
+    ("shape negative", model(inputs="[{shape: [-1]}]"), ["5:21: 'shape'[0] is -1; it must be at least 0"]),
+    (
+        "dtype unknown",
+        model(inputs="[{shape: [], dtype: flaot32}]"),
+        ["5:31: 'dtype' is the text 'flaot32'; it must be one of"],
+    ),
+    ("low of bool", model(inputs="[{shape: [], dtype: bool, low: 0}]"), ["5:42: low means nothing for bool"]),
+    (
+        "high of complex",
+        model(inputs="[{shape: [], dtype: complex64, high: 3}]"),
+        ["5:48: high means nothing for complex64"],
+    ),
+    ("low above high", model(inputs="[{shape: [], low: 2, high: 1}]"), ["5:38: low 2 must be less than high 1"]),
+    (
+        "low above default",
+        model(inputs="[{shape: [], dtype: int8, low: 5}]"),
+        ["5:42: low 5 must be less than high 2 (the default)"],
+    ),
+    (
+        "high of integer",
+        model(inputs="[{shape: [], dtype: int8, high: 2.5}]"),
+        ["5:43: high is 2.5; for int8 it must be an integer"],
+    ),
+    (
+        "high out of range",
+        model(inputs="[{shape: [], dtype: int8, high: 129}]"),
+        ["5:43: high 129 is outside the range of int8, -128 to 128"],
+    ),
+    (
+        "low out of range",
+        model(inputs="[{shape: [], dtype: uint8, low: -1}]"),
+        ["5:43: low -1 is outside the range of uint8, 0 to 255"],
+    ),
+    ("dim not declared", model(inputs="[{shape: [batch]}]"), ["5:21: the dim 'batch' is not declared in dims"]),
+    (
+        "dim misspelt",
+        model(inputs="[{shape: [b, bach]}, {shape: [batch]}]", dims="{b: {max: 3}, batch: {max: 3}}"),
+        ["5:24: the dim 'bach' is not declared in dims (did you mean 'batch'?)"],
+    ),
+    ("dim unused", model(dims="{b: {max: 3}}"), ["6:10: the dim 'b' is used in no shape"]),
+    ("dim name", model(dims="{a-b: {max: 3}}", inputs="[{shape: [a-b]}]"), ["6:10: 'a-b' is no Python name"]),
+    ("names of the null kind", model() + " ~: 3\n", ["6:2: a key must be a text, not nothing"]),
+    ("merge key", model() + "  <<: 3\n", ["6:3: merge keys (<<)"]),
+]
+# The offending key stands first.
+DIMS: list[tuple[str, str]] = [
+    ("{min: 0, max: 5}", "min is 0; the least is 1, since torch.export treats the sizes 0 and 1 as fixed"),
+    ("{min: 5, max: 4}", "min 5 is greater than max 4"),
+    ("{max: 8, multiple_of: 16}", "max 8 is not a multiple of 16; the nearest is 16"),
+    ("{max: 9, min: 4, multiple_of: 4}", "max 9 is not a multiple of 4; the nearest is 8 or 12"),
+    ("{min: 3, max: 8, multiple_of: 4}", "min 3 is not a multiple of 4; the nearest is 4"),
+    ("{max: 5, min: 5}", "min and max are both 5: this dim cannot vary, so write 5 in the shapes instead"),
+    ("{max: 8, multiple_of: 8}", "min and max are both 8: this dim cannot vary, so write 8 in the shapes instead"),
+    ("{max: 1}", "min and max are both 1"),
+    ("{max: 0}", "max is 0; the least is 1"),
+    ("{example: 9, max: 8}", "example 9 is outside the range 1 to 8"),
+    ("{example: 2, max: 8, min: 3}", "example 2 is outside the range 3 to 8"),
+    ("{example: 1, max: 8}", "example 1 on a dynamic dim: torch.export treats the sizes 0 and 1 as fixed, and so the"),
+    ("{example: 0, max: 8}", "example 0 on a dynamic dim"),
+    ("{example: -3, max: 8}", "example -3 is outside the range 1 to 8"),
+    ("{example: 9, max: 16, multiple_of: 4}", "example 9 is not a multiple of 4; the nearest is 8 or 12"),
+    ("{example: 4, max: 16, multiple_of: 4}", "example 4 is 1 * multiple_of"),
+    ("{example: x, max: 16}", "'example' must be an integer, not the text 'x'"),
+    ("{multiple_of: 0, max: 16}", "'multiple_of' is 0; it must be at least 1"),
+]
+
+
+@pytest.mark.parametrize(("text", "expected"), [row[1:] for row in BAD], ids=[row[0] for row in BAD])
+def test_bad_input(root: Path, text: str, expected: list[str]) -> None:
+    found = problems(root, text)
+    assert len(found) == len(expected), found
+    for line, start in zip(found, expected, strict=True):
+        assert line.startswith(start)
+
+
+@pytest.mark.parametrize(("dim", "expected"), DIMS)
+def test_bad_dims(root: Path, dim: str, expected: str) -> None:
+    column = dim.index(" ") + 2
+    (found,) = problems(root, model(inputs="[{shape: [d]}]", dims=f"\n   d:\n{dim.rjust(len(dim) + 4)}"))
+    assert found.startswith(f"8:{column + 4}: {expected}")
+
+
+WORDS_FOR_DTYPES = {
+    "float": "float32",
+    "torch.float32": "float32",
+    "half": "float16",
+    "int": "int64",
+    "torch.long": "int64",
+    "Int32": "int32",
+    "double": "float64",
+    "bfloat": "bfloat16",
+    "boolean": "bool",
+}
+
+
+@pytest.mark.parametrize(("word", "dtype"), WORDS_FOR_DTYPES.items())
+def test_other_words_for_dtypes(root: Path, word: str, dtype: str) -> None:
+    (found,) = problems(root, model(inputs=f"[{{shape: [], dtype: {word}}}]"))
+    assert found.endswith(f"(did you mean {dtype!r}?)")
+
+
+def test_all_problems_at_once_each_in_its_place(root: Path) -> None:
+    text = """\
+edition: 1
+models:
+  a:
+    source: nowhere.py:f
+    inputs: [{shape: [btach, 2.5], dtype: float}]
+    dims: {batch: {min: 9, max: 8}, seq: {max: x}}
+    devices: [gpu]
+    foo: 1
+    foo: 2
+  A:
+    source: m:f
+    weights: none.pt
+    inputs: {x: {shape: [2]}}
+    inductor_configs: [fast]
+    seed: -1
+"""
+    assert [line.split(": ")[0] for line in problems(root, text)] == [
+        "4:13",
+        "5:23",
+        "5:30",
+        "5:43",
+        "6:25",
+        "6:48",
+        "7:15",
+        "8:5",
+        "9:5",
+        "10:3",
+        "12:14",
+        "14:24",
+        "15:11",
+    ]
+
+
+def test_a_refused_value_brings_no_second_problem(root: Path) -> None:
+    assert problems(root, model(seed="!x 3", dims="*nope", devices="[!y cpu]")) == [
+        "6:9: the tag '!x' means nothing here; remove it",
+        "7:9: the alias *nope has no anchor &nope before it",
+        "8:13: the tag '!y' means nothing here; remove it",
+    ]
+    merged = "edition: 1\nmodels:\n m:\n  <<: {source: m:f}\n  inputs: [{shape: [2]}]\n"
+    assert [line[:4] for line in problems(root, merged)] == ["4:3:"]

@@ -1,0 +1,91 @@
+"""What holds for every models.yaml, found by hypothesis: it is read or refused, and what is read is legal."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from spec_files import README, model, read
+
+from aoti_build.errors import Problem, SpecError
+
+ANY_JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text("ab/.:\\ ", max_size=9),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("ab/.<>-", max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+NAMES = st.from_regex(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,6}[A-Za-z0-9_-])?", fullmatch=True)
+
+
+@given(
+    st.lists(NAMES, min_size=1, max_size=4, unique_by=str.casefold),
+    st.lists(NAMES.filter(lambda name: name.casefold() != "default"), max_size=4, unique_by=str.casefold),
+)
+def test_valid_names_never_make_two_targets_of_one_directory(root: Path, names: list[str], presets: list[str]) -> None:
+    entry = {"source": "m:f", "inputs": [{"shape": [2]}], "devices": ["cpu", "cuda"]}
+    entry["inductor_configs"] = ["default", *presets]
+    data = {"edition": 1, "inductor_configs": {name: {} for name in presets}, "models": dict.fromkeys(names, entry)}
+    project = read(root, json.dumps(data))
+    folded = {target.name.casefold() for target in project.targets}
+    assert len(folded) == len(project.targets) == len(names) * 2 * (1 + len(presets))
+
+
+FRAGMENTS = st.lists(
+    st.sampled_from(
+        [*README.splitlines(keepends=True), "  ", "- ", "*x", "&x ", "[", "}", ": ", "\t", "'", "!!int ", "~"]
+    ),
+    max_size=20,
+)
+
+
+@given(FRAGMENTS.map("".join) | st.text())
+def test_any_text_is_a_project_or_a_spec_error(root: Path, text: str) -> None:
+    assert all(problem.text for problem in _problems(root, text))
+
+
+@given(st.data())
+def test_any_value_anywhere_is_a_project_or_a_spec_error(root: Path, data: st.DataObject) -> None:
+    """A valid file, with one value replaced by any JSON."""
+    spec = json.loads(json.dumps(yaml.safe_load(README.replace("1e-", "1.0e-"))))
+    place: Any = spec
+    while True:
+        key = data.draw(st.sampled_from(list(place) if isinstance(place, dict) else list(range(len(place)))))
+        if not (isinstance(place[key], (dict, list)) and place[key] and data.draw(st.booleans())):
+            break
+        place = place[key]
+    place[key] = data.draw(ANY_JSON)
+    found = _problems(root, json.dumps(spec))
+    assert all(problem.line == 1 and problem.column >= 1 and problem.text for problem in found)
+
+
+@given(st.data())
+def test_every_legal_dim_is_read_with_a_legal_example(root: Path, data: st.DataObject) -> None:
+    step = data.draw(st.integers(1, 64))
+    low = step * data.draw(st.integers(1, 50))
+    high = low + step * data.draw(st.integers(1, 50))
+    project = read(
+        root, model(inputs="[{shape: [d]}]", dims=f"{{d: {{min: {low}, max: {high}, multiple_of: {step}}}}}")
+    )
+    (dim,) = project.targets[0].model.dims
+    assert (dim.min, dim.max, dim.multiple_of) == (low, high, step)
+    assert low <= dim.example <= high
+    assert dim.example % step == 0
+    assert dim.example >= 2 * step
+    again = f"{{d: {{min: {low}, max: {high}, multiple_of: {step}, example: {dim.example}}}}}"
+    assert read(root, model(inputs="[{shape: [d]}]", dims=again)) == project
+
+
+def _problems(root: Path, text: str) -> list[Problem]:
+    try:
+        assert read(root, text).targets
+    except SpecError as error:
+        return error.problems
+    return []

@@ -1,0 +1,201 @@
+"""models.yaml -> Project: what a valid file means."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from spec_files import README, model, read
+
+from aoti_build.errors import UsageError
+from aoti_build.spec import CpuOptions, Dim, Position, Source, TensorInput, Tolerance, load_project
+from aoti_build.spec.resolve import parse
+
+
+def test_the_shipped_shape_of_a_file(root: Path) -> None:
+    project = read(root, README)
+    assert [target.name for target in project.targets] == [
+        "resnet18/cpu",
+        "resnet18/cpu-max-autotune",
+        "resnet18/cuda",
+        "resnet18/cuda-max-autotune",
+        "encoder/cpu",
+    ]
+    assert [dict(target.inductor_config) for target in project.targets] == [{}, {"max_autotune": True}] * 2 + [{}]
+    resnet, encoder = project.targets[0].model, project.targets[-1].model
+    assert resnet.source == Source("resnet18", module="torchvision.models")
+    assert resnet.inputs == (TensorInput((2, 3, 224, 224), "float32"),)
+    assert resnet.kwargs == {"weights": None}
+    assert resnet.seed == 7
+    assert resnet.tolerance == Tolerance(1e-4, 1e-3)
+    assert encoder.source == Source("build", path="examples/encoder.py")
+    assert encoder.weights == "weights/encoder.safetensors"
+    assert encoder.dims == (Dim("batch", 1, 32, 4), Dim("seq", 8, 512, 64, 8))
+    assert encoder.inputs == (
+        TensorInput(("batch", "seq"), "int64", "tokens", low=0, high=1000),
+        TensorInput(("batch", "seq"), "bool", "mask"),
+    )
+    assert encoder.cpu == CpuOptions("avx2")
+    assert (project.file, project.root) == (root / "models.yaml", root)
+
+
+def test_defaults(root: Path) -> None:
+    (target,) = read(root, model()).targets
+    assert (target.device, target.preset, target.inductor_config) == ("cpu", "default", {})
+    assert target.model.inputs == (TensorInput((2,), "float32"),)
+    assert (target.model.kwargs, target.model.seed, target.model.weights, target.model.dims) == ({}, 0, None, ())
+    assert (target.model.tolerance, target.model.cpu) == (Tolerance(), CpuOptions("native"))
+
+
+def test_positions_are_where_a_reader_looks(root: Path) -> None:
+    project = read(root, README)
+    resnet, encoder = project.targets[0].model.positions, project.targets[-1].model.positions
+    assert resnet == {
+        "": Position(6, 3),
+        "source": Position(7, 13),
+        "kwargs": Position(8, 13),
+        "seed": Position(9, 11),
+        "inputs": Position(10, 5),
+        "inputs.0": Position(11, 9),
+        "devices": Position(12, 14),
+        "inductor_configs": Position(13, 23),
+        "tolerance": Position(14, 16),
+    }
+    assert encoder["weights"] == Position(17, 14)
+    assert encoder["dims.seq"] == Position(20, 14)
+    assert encoder["inputs.mask"] == Position(23, 15)
+    assert encoder["cpu"] == Position(24, 10)
+    assert project.where(project.targets[0].model, "weights", "kwargs") == "models.yaml:8:13"
+
+
+def test_presets_per_device(root: Path) -> None:
+    text = "inductor_configs: {fast: {a.b: [1, {x: null}]}, default: {c: 1}}\n"
+    project = read(root, text + model(devices="[cuda, cpu]", inductor_configs="{cuda: [fast, default]}"))
+    configs = {target.name: target.inductor_config for target in project.targets}
+    assert configs == {"m/cuda-fast": {"a.b": [1, {"x": None}]}, "m/cuda": {"c": 1}, "m/cpu": {"c": 1}}
+
+
+@pytest.mark.parametrize(
+    ("text", "source"),
+    [
+        ("a.b:c", Source("c", module="a.b")),
+        ("a:B.c", Source("B.c", module="a")),
+        ("./examples/../x.py:f", Source("f", path="x.py")),
+        ("examples/encoder.py:A.build", Source("A.build", path="examples/encoder.py")),
+    ],
+)
+def test_sources(root: Path, text: str, source: Source) -> None:
+    read_model = read(root, model(source=text, inputs=text)).targets[0].model
+    assert read_model.source == source
+    assert read_model.inputs == source
+    assert read(root, model(source=str(source))).targets[0].model.source == source
+
+
+@pytest.mark.parametrize(
+    ("dim", "expected"),
+    [
+        ("{max: 2}", Dim("d", 1, 2, 2)),
+        ("{max: 64}", Dim("d", 1, 64, 2)),
+        ("{min: 5, max: 9}", Dim("d", 5, 9, 5)),
+        ("{max: 64, multiple_of: 8}", Dim("d", 8, 64, 16, 8)),
+        ("{min: 24, max: 64, multiple_of: 8}", Dim("d", 24, 64, 24, 8)),
+        ("{max: 4, multiple_of: 2}", Dim("d", 2, 4, 4, 2)),
+    ],
+)
+def test_defaults_of_a_dim(root: Path, dim: str, expected: Dim) -> None:
+    project = read(root, model(dims=f"{{d: {dim}}}", inputs="[{shape: [d]}]"))
+    assert project.targets[0].model.dims == (expected,)
+
+
+@pytest.mark.parametrize(
+    ("tensor", "low", "high"),
+    [
+        ("{shape: [], high: 5}", 0.0, 5.0),
+        ("{shape: [], low: -1}", -1.0, 1.0),
+        ("{shape: [], dtype: int8, low: -128, high: 128}", -128, 128),
+        ("{shape: [], dtype: uint8, high: 256}", 0, 256),
+        ("{shape: [], dtype: int64, low: -5}", -5, 2),
+        ("{shape: [], dtype: int64, high: 9223372036854775807}", 0, 2**63 - 1),
+        ("{shape: [0, 1], dtype: complex64}", None, None),
+    ],
+)
+def test_the_range_of_an_input(root: Path, tensor: str, low: float | None, high: float | None) -> None:
+    inputs = read(root, model(inputs=f"[{tensor}]")).targets[0].model.inputs
+    assert isinstance(inputs, tuple)
+    assert (inputs[0].low, inputs[0].high) == (low, high)
+    assert (type(inputs[0].low), type(inputs[0].high)) == (type(low), type(high))
+
+
+def test_dims_of_a_callable_may_be_named_nowhere(root: Path) -> None:
+    project = read(root, model(inputs="x.py:f", dims="{batch: {max: 4}}"))
+    assert project.targets[0].model.dims == (Dim("batch", 1, 4, 2),)
+
+
+def test_comments_order_and_style_change_nothing(root: Path) -> None:
+    def reversed_everywhere(data: Any) -> Any:
+        if isinstance(data, dict):
+            return {key: reversed_everywhere(data[key]) for key in reversed(data)}
+        return [reversed_everywhere(item) for item in data] if isinstance(data, list) else data
+
+    project = read(root, README)
+    commented = README.replace("\n", "  # a comment\n\n").replace("edition: 1", "edition:    0x1")
+    assert read(root, commented) == project
+    data = yaml.safe_load(README.replace("1e-4", "1.0e-4").replace("1e-3", "1.0e-3"))
+    again = read(root, yaml.safe_dump(reversed_everywhere(data), sort_keys=False))
+    by_name = {target.name: target for target in project.targets}
+    for target in again.targets:
+        other = by_name.pop(target.name)
+        assert target.inductor_config == other.inductor_config
+        assert (target.model.source, target.model.kwargs, target.model.seed) == (
+            other.model.source,
+            other.model.kwargs,
+            other.model.seed,
+        )
+        assert set(target.model.dims) == set(other.model.dims)
+        assert set(target.model.inputs) == set(other.model.inputs)  # type: ignore[arg-type]
+    assert not by_name
+
+
+def test_windows_line_ends_and_a_byte_order_mark(root: Path) -> None:
+    content = b"\xef\xbb\xbf" + README.replace("\n", "\r\n").encode()
+    project = parse(content, root / "models.yaml")
+    assert project == read(root, README)
+    assert project.targets[0].model.positions == read(root, README).targets[0].model.positions
+
+
+def test_an_absent_file_says_so(tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as caught:
+        load_project(tmp_path / "models.yaml")
+    assert "models.yaml: no such file" in caught.value.message
+    assert caught.value.hint
+
+
+def test_a_directory_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cannot be read"):
+        load_project(tmp_path)
+
+
+def test_a_relative_path_is_made_absolute(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (root / "models.yaml").write_text(README, encoding="utf-8")
+    monkeypatch.chdir(root)
+    assert load_project(Path("models.yaml")).file == root / "models.yaml"
+
+
+def test_importing_the_package_imports_no_parser() -> None:
+    script = (
+        "import sys, aoti_build.spec\n"
+        "loaded = {'yaml', 'pydantic', 'pydantic_core', 'torch', 'torchvision', 'numpy'} & set(sys.modules)\n"
+        "assert not loaded, loaded\n"
+        "from pathlib import Path\n"
+        "try: aoti_build.spec.load_project(Path('x/models.yaml'))\n"
+        "except aoti_build.errors.UsageError: pass\n"
+        "assert 'pydantic' in sys.modules\n"
+        "loaded = {'torch', 'torchvision', 'numpy'} & set(sys.modules)\n"
+        "assert not loaded, loaded\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, env={**os.environ})
