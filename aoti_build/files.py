@@ -1,7 +1,7 @@
 """Writing to disk so that a reader, or the next run after a power cut, finds the old content or the new, never half.
 
-Single files: write beside, fsync, `os.replace`. Whole directories: stage beside, fsync, exchange. Locks are `filelock`'s
-and are only an economy: losing one wastes work and corrupts nothing.
+Single files: write beside, fsync, `os.replace`. Whole directories: stage beside, fsync, exchange. Locks are
+`filelock`'s and are only an economy: losing one wastes work and corrupts nothing.
 """
 
 from __future__ import annotations
@@ -94,8 +94,9 @@ def recover_directory(final: Path) -> None:
 
 @contextlib.contextmanager
 def lock(path: Path, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Hold the inter-process lock file `path`. While somebody else holds it, `on_wait` is called about five times a second;
-    what it raises ends the wait."""
+    """Hold the inter-process lock file `path`. While somebody else holds it, `on_wait` is called about five times a
+    second; what it raises ends the wait.
+    """
     from filelock import FileLock, Timeout  # 100 ms to import, which a build that has nothing to do must not pay
 
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
 """What an artifact depends on, as named parts: their key, and the difference of two fingerprints as reasons.
 
-A fingerprint is a table of groups (`spec`, `sources`, `weights`, ...), each a flat table of named values, so that "why was
-this rebuilt?" is a comparison and never a guess. Its key is the sha256 of the whole table with `KEY_VERSION`.
+A fingerprint is a table of groups (`spec`, `sources`, `weights`, ...), each a flat table of named values, so that "why
+was this rebuilt?" is a comparison and never a guess. Its key is the sha256 of the whole table with `KEY_VERSION`.
 Bump `KEY_VERSION` when a part is added, dropped or changes its meaning, or when the build recipe itself changes.
 """
 
@@ -31,7 +31,8 @@ Parts = Mapping[str, Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Reason:
-    """Why a target is not up to date: `what` is the file, field or fact; `old` and `new` its values where it has any."""
+    """Why a target is not up to date: `what` is the file, field or fact; `old` and `new` its values where it has
+    any."""
 
     reason: str
     what: str = ""
@@ -68,7 +69,8 @@ class Fingerprint:
 
 def spec_parts(target: Target) -> dict[str, Any]:
     """What models.yaml says of a target and the export depends on, field by field. The tolerance is not part of it: it
-    decides whether an artifact passes, not what it is."""
+    decides whether an artifact passes, not what it is.
+    """
     model = target.model
     parts: dict[str, Any] = {"device": target.device, "source": str(model.source), "seed": model.seed}
     parts.update({f"kwargs.{name}": value for name, value in model.kwargs.items()})

@@ -1,7 +1,8 @@
 """What a host must have to run an artifact, and what this one lacks. Asked before any native code is loaded.
 
-AOTInductor itself only logs a mismatch, and the process then dies of SIGILL or a CUDA error. A higher instruction set than
-needed is fine, a lower one is not. The torch policy is equal major.minor: AOTInductor's C shim may change between minors.
+AOTInductor itself only logs a mismatch, and the process then dies of SIGILL or a CUDA error. A higher instruction set
+than needed is fine, a lower one is not. The torch policy is equal major.minor: AOTInductor's C shim may change between
+minors.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ def requirements(target: Target) -> dict[str, Any]:
 
 
 def lacking(needs: Mapping[str, Any]) -> list[str]:
-    """Sentences, one for each thing this host lacks; empty if it can run the artifact. The device's presence is not asked."""
+    """Sentences, one for each thing this host lacks; empty if it can run the artifact. The device's presence is not
+    asked."""
     found = [
         f"built for {name} {needs.get(name)}, this host is {here}"
         for name, here in (("platform", sys.platform), ("machine", platform.machine()))

@@ -1,4 +1,5 @@
-"""Where things lie below `artifacts/`, in one place. Everything that starts with a dot is working state and may be deleted."""
+"""Where things lie below `artifacts/`, in one place. Everything that starts with a dot is working state and may be
+deleted."""
 
 from __future__ import annotations
 
@@ -37,8 +38,9 @@ def stat_cache_path(project: Project) -> Path:
 
 
 def inductor_cache_root() -> Path:
-    """Root of the jobs' private inductor caches. Not in the project: the path is compiled into shared libraries, and two
-    checkouts must get the same bytes. `AOTI_BUILD_CACHE` moves it."""
+    """Root of the jobs' private inductor caches. Not in the project: the path is compiled into shared libraries, and
+    two checkouts must get the same bytes. `AOTI_BUILD_CACHE` moves it.
+    """
     if given := os.environ.get("AOTI_BUILD_CACHE"):
         return Path(given).absolute()
     return Path(tempfile.gettempdir()) / f"aoti_build-{getpass.getuser()}"

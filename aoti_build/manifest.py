@@ -1,7 +1,8 @@
 """The record beside each artifact: what it was built from, what it needs, what it is, and that it was checked.
 
 `manifest.json` is the only record there is; docs/formats.md describes it. It is written last, so an artifact without a
-readable one does not exist. Reading never raises for bad content: an unreadable or unknown record is a value with a reason.
+readable one does not exist. Reading never raises for bad content: an unreadable or unknown record is a value with a
+reason.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ class Manifest:
     """One artifact's record. Tables whose layout belongs to another module are kept as JSON values.
 
     `source` are the parts of the source key (`aoti_build.fingerprint`); `requires` what a host must have to run it;
-    `signature` inputs and outputs with dtypes, shapes and dynamic ranges; `check` the comparison with eager that let it be
-    published; `provenance` when, by what and from which commit it was made.
+    `signature` inputs and outputs with dtypes, shapes and dynamic ranges; `check` the comparison with eager that let
+    it be published; `provenance` when, by what and from which commit it was made.
     """
 
     target: str

@@ -1,7 +1,7 @@
 """What a build would do, as a value: one `Step` per target, each with the reasons.
 
-Planning reads manifests, hashes files (through the stat cache) and asks for toolchain facts. It imports neither torch nor
-user code and changes nothing, so `status`, `why` and `build --dry-run` show exactly what `build` acts on.
+Planning reads manifests, hashes files (through the stat cache) and asks for toolchain facts. It imports neither torch
+nor user code and changes nothing, so `status`, `why` and `build --dry-run` show exactly what `build` acts on.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from aoti_build.stat_cache import StatCache
 
 UP_TO_DATE, BUILD, RECHECK, UNAVAILABLE = "up-to-date", "build", "recheck", "unavailable"
 
-# isa of models.yaml -> inductor options. The march values are psABI levels; simdlen keeps inductor's own vector width to it.
+# isa of models.yaml -> inductor options. The march values are psABI levels; simdlen keeps inductor's own vector width
+# to it.
 ISA_OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "native": {},
     "avx2": {"cpp.march": "x86-64-v3", "cpp.simdlen": 256},
@@ -30,7 +31,8 @@ ISA_OPTIONS: Mapping[str, Mapping[str, Any]] = {
 
 @dataclass(frozen=True)
 class Step:
-    """A target, what to do about it (`action`) and why; `manifest` is the published artifact's, if it has a readable one."""
+    """A target, what to do about it (`action`) and why; `manifest` is the published artifact's, if it has a readable
+    one."""
 
     target: Target
     action: str
@@ -74,19 +76,22 @@ def tolerance(target: Target) -> dict[str, float | None]:
 
 
 def current_parts(project: Project, target: Target, recorded: Parts, digests: StatCache) -> Fingerprint:
-    """The parts of the source key as they are now; `recorded` names the discovered files and distributions to look at."""
+    """The parts of the source key as they are now; `recorded` names the discovered files and distributions to look
+    at."""
     sources = {name: digests.digest(project.root / name) for name in recorded.get("sources", {})}
     for declared in (target.model.source, target.model.inputs):
         if path := getattr(declared, "path", None):
             sources[path] = digests.digest(project.root / path)
-    return Fingerprint({
-        "spec": spec_parts(target),
-        "config": dict(target.inductor_config),
-        "sources": sources,
-        "distributions": {name: toolchain.distribution_version(name) for name in recorded.get("distributions", {})},
-        "weights": weight_parts(project, target, digests),
-        **toolchain_parts(target),
-    })
+    return Fingerprint(
+        {
+            "spec": spec_parts(target),
+            "config": dict(target.inductor_config),
+            "sources": sources,
+            "distributions": {name: toolchain.distribution_version(name) for name in recorded.get("distributions", {})},
+            "weights": weight_parts(project, target, digests),
+            **toolchain_parts(target),
+        }
+    )
 
 
 def toolchain_parts(target: Target) -> dict[str, dict[str, str]]:
@@ -113,7 +118,13 @@ def damage(directory: Path, manifest: Manifest, digests: StatCache) -> list[Reas
 
 
 def _reasons(
-    project: Project, target: Target, directory: Path, manifest: Manifest | NoManifest, digests: StatCache, *, force: bool
+    project: Project,
+    target: Target,
+    directory: Path,
+    manifest: Manifest | NoManifest,
+    digests: StatCache,
+    *,
+    force: bool,
 ) -> list[Reason]:
     if isinstance(manifest, NoManifest):
         return [Reason("artifact-damaged", manifest.why) if manifest.damaged else Reason("no-artifact")]

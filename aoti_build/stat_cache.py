@@ -1,9 +1,9 @@
 """File digests that cost a stat when the file has not changed.
 
-An entry is (size, mtime_ns, ctime_ns, inode) -> digest. The change time cannot be set by programs, so an edit that keeps
-size and mtime is still seen. An entry is only kept for a file that was already older than `RACY_NS` when it was read (git's
-"racy" rule): a file written in the same clock tick as the record could change again without its stat changing.
-The cache is disposable: deleting it, or finding it unreadable, changes speed and never a digest.
+An entry is (size, mtime_ns, ctime_ns, inode) -> digest. The change time cannot be set by programs, so an edit that
+keeps size and mtime is still seen. An entry is only kept for a file that was already older than `RACY_NS` when it was
+read (git's "racy" rule): a file written in the same clock tick as the record could change again without its stat
+changing. The cache is disposable: deleting it, or finding it unreadable, changes speed and never a digest.
 """
 
 from __future__ import annotations

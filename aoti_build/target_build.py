@@ -52,9 +52,13 @@ def build_target(project: Project, step: Step, digests: StatCache, on_phase: OnP
     with staging(staging_root(project), staging_prefix(target)) as work:
         staged = work / "artifact"
         staged.mkdir()
-        before = {**toolchain_parts(target), "weights": weight_parts(project, target, digests)}
+        before: Parts = {**toolchain_parts(target), "weights": weight_parts(project, target, digests)}
         made = run_worker(
-            "build", _build_job(project, target, work, staged, before), directory=work / "build", log=log, on_phase=on_phase
+            "build",
+            _build_job(project, target, work, staged, before),
+            directory=work / "build",
+            log=log,
+            on_phase=on_phase,
         )
         checked = check_package(
             project, target, staged, made["signature"], directory=work / "check", log=log, on_phase=on_phase
@@ -167,7 +171,8 @@ def _source_parts(target: Target, before: Parts, made: Mapping[str, Any]) -> dic
 
 
 def _refuse_edited(project: Project, target: Target, source: Parts, digests: StatCache) -> None:
-    """What was built is of what was read; publishing it as the state of now would be a lie if an input changed since."""
+    """What was built is of what was read; publishing it as the state of now would be a lie if an input changed
+    since."""
     now = current_parts(project, target, source, digests)
     changed = list(now.differences(Fingerprint(source).parts))
     if changed:
@@ -218,13 +223,9 @@ def _provenance(root: Path) -> dict[str, Any]:
 
 
 def _git(root: Path, *words: str) -> str | None:
-    """git's answer, or None without git or outside a repository."""
+    """Git's answer, or None without git or outside a repository."""
     try:
-        answer = subprocess.run(  # noqa: S603, S607 - fixed words, no shell
-            ["git", *words], cwd=root, capture_output=True, text=True, timeout=30, check=False
-        )
+        answer = subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, timeout=30, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return answer.stdout.strip() if answer.returncode == 0 else None
-
-

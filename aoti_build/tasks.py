@@ -1,8 +1,8 @@
 """The invoke shell: parse options, call a verb, print its report, exit with its code. No logic of its own.
 
-``from aoti_build.tasks import ns`` is a whole tasks.py; ``ns.add_collection(aoti_build.tasks.ns, name="aoti")`` makes the
-same tasks a part of another. Options are strings or flags, all with defaults: invoke turns a parameter without default into
-a positional, and its own conversion of a bad number ends in a traceback.
+``from aoti_build.tasks import ns`` is a whole tasks.py; ``ns.add_collection(aoti_build.tasks.ns, name="aoti")`` makes
+the same tasks a part of another. Options are strings or flags, all with defaults: invoke turns a parameter without
+default into a positional, and its own conversion of a bad number ends in a traceback.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any, NoReturn, Protocol
 from invoke import Collection, Context, Exit, task
 
 from aoti_build.errors import INTERRUPTED, OK, AotiBuildError, UsageError
-from aoti_build.spec import Project, Target, load_project, select
+from aoti_build.spec import Project, Target, check_files, load_project, select
 
 MODELS_FILE = "models.yaml"
 
@@ -67,7 +67,8 @@ def build(
         from aoti_build.report import text
         from aoti_build.verbs import build as verb
 
-        project, targets = _project(context, file, target, check_files=True)
+        project, targets = _project(context, file, target)
+        check_files(project, targets)
         count = _jobs(jobs)
         if dry_run or context.config.run.dry:
             plan = verb.plan(project, targets, force=force)
@@ -177,9 +178,7 @@ def schema(context: Context, output: str = "", debug: bool = False) -> None:
 ns = Collection("aoti", build, verify, run, status, clean, schema)
 
 
-def _project(
-    context: Context, file: str, pattern: str, *, check_files: bool = False
-) -> tuple[Project, tuple[Target, ...]]:
+def _project(context: Context, file: str, pattern: str) -> tuple[Project, tuple[Target, ...]]:
     path = Path(file).absolute() if file else _default_file(context)
     project = load_project(path)
     return project, select(project.targets, pattern or None)
@@ -232,8 +231,9 @@ def _finish(code: int) -> None:
 
 @contextlib.contextmanager
 def _contract(json: bool, debug: bool) -> Iterator[None]:
-    """The command contract around a verb: errors as text or JSON with their exit code, 130 for SIGINT and SIGTERM, silence
-    when the reader of stdout has gone."""
+    """The command contract around a verb: errors as text or JSON with their exit code, 130 for SIGINT and SIGTERM,
+    silence when the reader of stdout has gone.
+    """
     previous = signal.signal(signal.SIGTERM, _interrupt)
     try:
         yield

@@ -17,7 +17,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 from aoti_build.errors import ToolchainError
@@ -27,8 +27,9 @@ FACTS_VERSION = 1
 # Distributions whose code takes part in lowering, code generation or export on every build.
 CODEGEN_DISTRIBUTIONS = ("torch", "triton", "sympy", "numpy", "networkx")
 
-# Inductor, dynamo, Triton and ATen read some 250 variables at import (torch/_inductor/config.py and beside it), more with
-# each release. Prefixes are safer than their list: an unknown variable costs a rebuild, a forgotten one a wrong artifact.
+# Inductor, dynamo, Triton and ATen read some 250 variables at import (torch/_inductor/config.py and beside it), more
+# with each release. Prefixes are safer than their list: an unknown variable costs a rebuild, a forgotten one a wrong
+# artifact.
 ENVIRONMENT_PREFIXES = (
     "AOTINDUCTOR_", "AOT_INDUCTOR_", "ATEN_", "CUTEDSL_", "CUTLASS_", "ENABLE_PERSISTENT_", "ENABLE_TMA_",
     "ENABLE_TEMPLATE_", "INDUCTOR_", "PYTORCH_", "TORCHDYNAMO_", "TORCHINDUCTOR_", "TORCH_", "TRITON_",
@@ -47,17 +48,122 @@ ENVIRONMENT_IGNORED = frozenset({
 
 # Instruction set extensions that gcc's -march=native may use; other words in /proc/cpuinfo do not change code.
 _X86_FEATURES = frozenset(
-    """adx aes amx_bf16 amx_complex amx_fp16 amx_int8 amx_tile apx_f avx avx2 avx512_4fmaps avx512_4vnniw avx512_bf16
-    avx512_bitalg avx512_fp16 avx512_ifma avx512_vbmi2 avx512_vnni avx512_vp2intersect avx512_vpopcntdq avx512bw avx512cd
-    avx512dq avx512er avx512f avx512ifma avx512pf avx512vbmi avx512vl avx_ifma avx_ne_convert avx_vnni avx_vnni_int8
-    avx_vnni_int16 avx10 bmi1 bmi2 abm clwb clzero cldemote clflushopt cx16 enqcmd f16c fma fma4 fsgsbase fxsr gfni hle
-    kl lahf_lm movbe movdir64b movdiri mwaitx pclmulqdq pku pni popcnt prefetchwt1 ptwrite rdpid rdrand rdseed rtm
-    serialize sha512 sha_ni sm3 sm4 sse sse2 sse4_1 sse4_2 sse4a ssse3 tbm uintr vaes vpclmulqdq waitpkg wbnoinvd
-    xop xsave xsavec xsaveopt xsaves""".split()
+    [
+        "adx",
+        "aes",
+        "amx_bf16",
+        "amx_complex",
+        "amx_fp16",
+        "amx_int8",
+        "amx_tile",
+        "apx_f",
+        "avx",
+        "avx2",
+        "avx512_4fmaps",
+        "avx512_4vnniw",
+        "avx512_bf16",
+        "avx512_bitalg",
+        "avx512_fp16",
+        "avx512_ifma",
+        "avx512_vbmi2",
+        "avx512_vnni",
+        "avx512_vp2intersect",
+        "avx512_vpopcntdq",
+        "avx512bw",
+        "avx512cd",
+        "avx512dq",
+        "avx512er",
+        "avx512f",
+        "avx512ifma",
+        "avx512pf",
+        "avx512vbmi",
+        "avx512vl",
+        "avx_ifma",
+        "avx_ne_convert",
+        "avx_vnni",
+        "avx_vnni_int8",
+        "avx_vnni_int16",
+        "avx10",
+        "bmi1",
+        "bmi2",
+        "abm",
+        "clwb",
+        "clzero",
+        "cldemote",
+        "clflushopt",
+        "cx16",
+        "enqcmd",
+        "f16c",
+        "fma",
+        "fma4",
+        "fsgsbase",
+        "fxsr",
+        "gfni",
+        "hle",
+        "kl",
+        "lahf_lm",
+        "movbe",
+        "movdir64b",
+        "movdiri",
+        "mwaitx",
+        "pclmulqdq",
+        "pku",
+        "pni",
+        "popcnt",
+        "prefetchwt1",
+        "ptwrite",
+        "rdpid",
+        "rdrand",
+        "rdseed",
+        "rtm",
+        "serialize",
+        "sha512",
+        "sha_ni",
+        "sm3",
+        "sm4",
+        "sse",
+        "sse2",
+        "sse4_1",
+        "sse4_2",
+        "sse4a",
+        "ssse3",
+        "tbm",
+        "uintr",
+        "vaes",
+        "vpclmulqdq",
+        "waitpkg",
+        "wbnoinvd",
+        "xop",
+        "xsave",
+        "xsavec",
+        "xsaveopt",
+        "xsaves",
+    ]
 )
 # x86-64-v3 and the AVX-512 level inductor asks for, by /proc/cpuinfo's names (psABI x86-64 microarchitecture levels).
-_V3 = frozenset("avx avx2 bmi1 bmi2 f16c fma abm movbe cx16 lahf_lm popcnt pni sse4_1 sse4_2 ssse3 sse sse2 fxsr".split())
-_V4 = _V3 | frozenset("avx512f avx512bw avx512cd avx512dq avx512vl".split())
+_V3 = frozenset(
+    [
+        "avx",
+        "avx2",
+        "bmi1",
+        "bmi2",
+        "f16c",
+        "fma",
+        "abm",
+        "movbe",
+        "cx16",
+        "lahf_lm",
+        "popcnt",
+        "pni",
+        "sse4_1",
+        "sse4_2",
+        "ssse3",
+        "sse",
+        "sse2",
+        "fxsr",
+    ]
+)
+_V4 = _V3 | frozenset(["avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"])
 ISA_FEATURES: Mapping[str, frozenset[str]] = {"avx2": _V3, "avx512": _V4}
 
 
@@ -89,7 +195,7 @@ def environment(variables: Mapping[str, str] | None = None) -> dict[str, str]:
     }
 
 
-@lru_cache(maxsize=None)
+@cache
 def distribution_version(name: str) -> str | None:
     """The installed version of a distribution, or None."""
     try:
@@ -98,9 +204,10 @@ def distribution_version(name: str) -> str | None:
         return None
 
 
-@lru_cache(maxsize=None)
+@cache
 def cpu_features() -> tuple[str, ...]:
-    """This processor's instruction set extensions, in /proc/cpuinfo's words, sorted. Empty where Linux does not tell."""
+    """This processor's instruction set extensions, in /proc/cpuinfo's words, sorted. Empty where Linux does not
+    tell."""
     try:
         text = Path("/proc/cpuinfo").read_text(errors="replace")
     except OSError:
@@ -114,7 +221,7 @@ def cpu_features() -> tuple[str, ...]:
     return ()
 
 
-@lru_cache(maxsize=None)
+@cache
 def compute_capabilities() -> tuple[str, ...]:
     """The compute capability ("9.0") of each visible CUDA device, asked of the driver; empty where there is none."""
     if not _torch_build().get("torch.cuda"):
@@ -141,7 +248,7 @@ def _compute_capability(driver: ctypes.CDLL, index: int) -> str:
     return f"{major.value}.{minor.value}"
 
 
-@lru_cache(maxsize=None)
+@cache
 def _torch_build() -> dict[str, str]:
     """What torch/version.py says of the build, read as text: two builds of one version differ in CUDA and commit."""
     spec = importlib.util.find_spec("torch")  # a top-level package: found, not imported
@@ -171,14 +278,14 @@ def _compiler() -> dict[str, str]:
     return {"cxx": command, "cxx.version": _tool_version(command)}
 
 
-@lru_cache(maxsize=None)
+@cache
 def _tool_version(command: str) -> str:
     """The part of ``command --version`` that names the release: every line, joined; "absent" if it cannot run."""
     words = shlex.split(command)
     if not words or shutil.which(words[0]) is None:
         return "absent"
     try:
-        answer = subprocess.run(  # noqa: S603 - the user's own compiler, as words, no shell
+        answer = subprocess.run(
             [*words, "--version"], capture_output=True, text=True, timeout=30, check=False, stdin=subprocess.DEVNULL
         )
     except (OSError, subprocess.TimeoutExpired) as error:

@@ -1,7 +1,7 @@
 """Starting, following and stopping worker processes: one job, one process group, one log.
 
-A worker is its own session, so that a Ctrl-C in the terminal reaches only this process, which then ends the whole group,
-compilers included. If this process dies without saying goodbye the worker sees its stdin close and ends itself.
+A worker is its own session, so that a Ctrl-C in the terminal reaches only this process, which then ends the whole
+group, compilers included. If this process dies without saying goodbye the worker sees its stdin close and ends itself.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from aoti_build.errors import (
-    ArtifactError,
     AotiBuildError,
+    ArtifactError,
     BuildError,
     ToolchainError,
     UsageError,
@@ -195,7 +195,7 @@ def _crash(status: int, log: Path) -> WorkerCrash:
         message = f"the worker was killed by {name}"
     hints = {
         "SIGKILL": "the system was probably out of memory: try --jobs 1",
-        "SIGSEGV": "native code crashed: a C++ compiler that links libstdc++ statically does this (try CXX=/usr/bin/g++)",
+        "SIGSEGV": "native code crashed: a compiler that links libstdc++ statically does this, try CXX=/usr/bin/g++",
         "SIGILL": "the code uses instructions this processor lacks",
     }
     return WorkerCrash(message, signal_name=name, cause=_tail(log), hint=hints.get(name or "", "see the log"), log=log)

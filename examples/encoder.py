@@ -1,7 +1,7 @@
 """A small transformer text encoder: what a model of your own looks like to aoti_build.
 
-`build` is the factory that models.yaml names; its keyword arguments are models.yaml's ``kwargs``. The model takes two keyword
-inputs with a dynamic batch and sequence length and returns a nested structure.
+`build` is the factory that models.yaml names; its keyword arguments are models.yaml's ``kwargs``. The model takes two
+keyword inputs with a dynamic batch and sequence length and returns a nested structure.
 """
 
 from __future__ import annotations

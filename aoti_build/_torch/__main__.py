@@ -1,8 +1,8 @@
 """Entry of a worker process: read the job, do the verb, write ``result.json`` beside the job.
 
-The parent holds the other end of stdin for as long as it lives. When that end closes, however the parent died, the worker
-kills its own process group, compilers included. Exit status: 0 with a result, 1 with an error in the result; anything else
-is a crash for the parent to explain.
+The parent holds the other end of stdin for as long as it lives. When that end closes, however the parent died, the
+worker kills its own process group, compilers included. Exit status: 0 with a result, 1 with an error in the result;
+anything else is a crash for the parent to explain.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ def main(verb: str, job_path: Path, events_descriptor: int) -> int:
 def _guarded(
     run: Callable[[Mapping[str, Any], Events], dict[str, Any]], job: Mapping[str, Any], events: Events
 ) -> tuple[dict[str, Any], int]:
-    """The verb's result, or its error: this is the worker boundary, the one place that catches whatever user code raises."""
+    """The verb's result, or its error: this is the worker boundary, the one place that catches whatever user code
+    raises."""
     try:
         return {"ok": True, **run(job, events)}, 0
     except AotiBuildError as error:

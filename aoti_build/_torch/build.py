@@ -1,4 +1,5 @@
-"""The `build` job: model, export, golden files, compile. Writes model.pt2 and golden.safetensors into the staging directory.
+"""The `build` job: model, export, golden files, compile. Writes model.pt2 and golden.safetensors into the staging
+directory.
 
 The result says what was made and from what; checking and publishing are the parent's decisions.
 """
@@ -71,13 +72,15 @@ def build(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
 
 def _keys(program: ExportedProgram, options: Mapping[str, Any], job: Mapping[str, Any]) -> tuple[str, str]:
     """The graph key (what compiled code depends on) and the artifact key (that and the weights)."""
-    graph_key = digest_json({
-        "key_version": KEY_VERSION,
-        "graph": graph_digest(program),
-        "options": {name: repr(value) for name, value in options.items()},
-        "toolchain": job["toolchain"],
-        "environment": job["environment"],
-    })
+    graph_key = digest_json(
+        {
+            "key_version": KEY_VERSION,
+            "graph": graph_digest(program),
+            "options": {name: repr(value) for name, value in options.items()},
+            "toolchain": job["toolchain"],
+            "environment": job["environment"],
+        }
+    )
     return graph_key, digest_json({"graph_key": graph_key, "weights": state_digest(program)})
 
 
@@ -130,8 +133,8 @@ def _inductor_options(target: Target, isa: Mapping[str, Any], where: Mapping[str
 
     options = {**isa, **target.inductor_config}
     if any(dim.min < 2 for dim in target.model.dims):
-        # Lowering may assume "not 1" where it picks strides, and the package's own check would then refuse the declared 1.
-        # That 1 works is proven instead: the minimum of all dims is a golden case.
+        # Lowering may assume "not 1" where it picks strides, and the package's own check would then refuse the
+        # declared 1. That 1 works is proven instead: the minimum of all dims is a golden case.
         options.setdefault("aot_inductor.check_lowerbound", False)
     known = set(torch._inductor.list_options())
     for name in options:
@@ -149,8 +152,9 @@ def _inductor_options(target: Target, isa: Mapping[str, Any], where: Mapping[str
 def _private_cache(cache_root: Path, graph_key: str) -> Iterator[None]:
     """An empty inductor cache of this job's own, at a path that follows from the key.
 
-    Private, because inductor names its files by the graph's code alone: two models with equal graphs and different weights
-    that share a cache get each other's weights. From the key, because the path ends up inside the shared library.
+    Private, because inductor names its files by the graph's code alone: two models with equal graphs and different
+    weights that share a cache get each other's weights. From the key, because the path ends up inside the shared
+    library.
     """
     cache = cache_root / graph_key[:32]
     with lock(cache_root / f"{graph_key[:32]}.lock"):

@@ -1,9 +1,9 @@
 """Is the candidate what the reference is? Per-output error statistics and the verdict.
 
-The criterion is numpy's allclose, |candidate - reference| <= atol + rtol * |reference|. Where models.yaml does not give a bound it is
-chosen from the dtype, and atol is relative to the reference's own root mean square: randomly initialised networks often put
-out values far below any fixed atol, under which every artifact would pass. Integers and bools must be equal. NaN and infinity
-must be where the reference has them.
+The criterion is numpy's allclose, |candidate - reference| <= atol + rtol * |reference|. Where models.yaml does not
+give a bound it is chosen from the dtype, and atol is relative to the reference's own root mean square: randomly
+initialised networks often put out values far below any fixed atol, under which every artifact would pass. Integers and
+bools must be equal. NaN and infinity must be where the reference has them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ _RELATIVE = {
 
 
 def compare(name: str, reference: torch.Tensor, candidate: Any, tolerance: dict[str, float | None]) -> dict[str, Any]:
-    """Statistics of one output as JSON, with `ok` and, where it is false, `why`. `tolerance` holds atol and rtol or None."""
+    """Statistics of one output as JSON, with `ok` and, where it is false, `why`. `tolerance` holds atol and rtol or
+    None."""
     if not isinstance(candidate, torch.Tensor):
         return {"name": name, "ok": False, "why": f"no tensor but {type(candidate).__name__}"}
     found: dict[str, Any] = {
@@ -60,7 +61,9 @@ def _floating(reference: torch.Tensor, candidate: torch.Tensor, tolerance: dict[
         "atol": atol,
         "rtol": rtol,
         "max_abs": float(error.max()) if error.numel() else 0.0,
-        "max_rel": _finite_or_none(float((error / magnitude.clamp_min(rms * 1e-12)).max())) if error.numel() and rms else 0.0,
+        "max_rel": _finite_or_none(float((error / magnitude.clamp_min(rms * 1e-12)).max()))
+        if error.numel() and rms
+        else 0.0,
         "rmse": float(error.square().mean().sqrt()) if error.numel() else 0.0,
         "reference_rms": rms,
         "mismatched": over,

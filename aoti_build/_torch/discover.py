@@ -1,7 +1,8 @@
 """Which files and which distributions an export used, so that a change in any of them is seen next time.
 
-Files: every module imported from outside site-packages, the standard library and this package, and every other file that
-was opened for reading meanwhile (a vocabulary, a config), caught by an audit hook. Distributions: those of all modules
+Files: every module imported from outside site-packages, the standard library and this package, and every other file
+that was opened for reading meanwhile (a vocabulary, a config), caught by an audit hook. Distributions: those of all
+modules
 imported from site-packages, by version. Files that the process wrote itself (downloads, caches) are not inputs in the
 sense of "edited meanwhile"; files of temporary, system and cache directories are not inputs at all.
 """
@@ -35,9 +36,10 @@ class Discovery:
     _written: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
+        skipped = (*_site_directories(), *_stdlib_directories(), tempfile.gettempdir(), _OWN, *_SYSTEM, *self.ignored)
         self._skip = tuple(
             os.path.realpath(path) + os.sep
-            for path in (*_site_directories(), *_stdlib_directories(), tempfile.gettempdir(), _OWN, *_SYSTEM, *self.ignored)
+            for path in map(str, skipped)
             # A project may itself lie in a temporary directory: then only its own ignored parts are skipped.
             if not str(self.root).startswith(os.path.realpath(path) + os.sep)
         )
@@ -46,8 +48,8 @@ class Discovery:
     def sources(self, started_ns: int) -> dict[str, str]:
         """Path (relative to the root where it lies below it, with POSIX slashes) -> sha256.
 
-        Raises `BuildError` if one changed after `started_ns`, the moment the build began by the file system's clock: what was
-        used can then not be told from what is there.
+        Raises `BuildError` if one changed after `started_ns`, the moment the build began by the file system's clock:
+        what was used can then not be told from what is there.
         """
         found = {}
         for path in sorted(self._modules() | {path for path in self._read if self._counts(path)}):
@@ -91,7 +93,8 @@ class Discovery:
 def edited_meanwhile(name: str) -> BuildError:
     """The error for an input that changed during the build."""
     return BuildError(
-        f"{name} was edited while this target was built, so nothing was published", hint="build again; it may be done already"
+        f"{name} was edited while this target was built, so nothing was published",
+        hint="build again; it may be done already",
     )
 
 
@@ -105,7 +108,12 @@ def _module_files() -> list[tuple[str, str]]:
 
 def _site_directories() -> set[str]:
     """Where installed distributions lie: what `site` says, and any other entry of sys.path that holds some."""
-    known = {*site.getsitepackages(), site.getusersitepackages(), sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
+    known = {
+        *site.getsitepackages(),
+        site.getusersitepackages(),
+        sysconfig.get_path("purelib"),
+        sysconfig.get_path("platlib"),
+    }
     known |= {entry for entry in sys.path if entry and os.path.isdir(entry) and any(Path(entry).glob("*.dist-info"))}
     return {os.path.realpath(path) for path in known}
 

@@ -29,7 +29,8 @@ def export(module: torch.nn.Module, call: Call, dims: tuple[Dim, ...], axes: lis
     """The exported program of `module` for `call`, dynamic along `axes` (per leaf of the call: axis -> dim's name).
 
     Raises:
-        BuildError: the model cannot be exported, with torch's own suggested fix; or the exported ranges are not the declared.
+        BuildError: the model cannot be exported, with torch's own suggested fix; or the exported ranges are not the
+        declared.
     """
     try:
         with torch.no_grad():
@@ -46,7 +47,7 @@ def export(module: torch.nn.Module, call: Call, dims: tuple[Dim, ...], axes: lis
             "the model cannot be exported",
             where=where,
             cause=_export_cause(error),
-            hint="apply the suggested fix above to the dims in models.yaml or to the model; the log has the traceback",
+            hint=_export_hint(str(error)),
         ) from error
     _check_ranges(program, dims, axes, where)
     return program
@@ -56,8 +57,9 @@ def export(module: torch.nn.Module, call: Call, dims: tuple[Dim, ...], axes: lis
 def sizes_of_one(dims: tuple[Dim, ...]) -> Iterator[None]:
     """Let a dim be 1 where one is declared so, in both export and compile.
 
-    By default the tracer assumes 2 or more for every dynamic size, and so does the lowering inside the compile; the exported
-    program still says 1 (seen in 2.14). With this setting the export makes no such assumption, and lowering fewer.
+    By default the tracer assumes 2 or more for every dynamic size, and so does the lowering inside the compile; the
+    exported program still says 1 (seen in 2.14). With this setting the export makes no such assumption, and lowering
+    fewer.
     """
     from torch.fx.experimental import _config
 
@@ -93,11 +95,11 @@ def _dynamic_shapes(module: torch.nn.Module, call: Call, dims: tuple[Dim, ...], 
 
 
 def _factor(dim: Dim) -> int:
-    """k where the dim is exported as ``k * Dim(..)``: a multiple of k that starts at 2 k or later.
+    """K where the dim is exported as ``k * Dim(..)``: a multiple of k that starts at 2 k or later.
 
-    torch takes the inner symbol of such a product to be at least 2 whatever its declared minimum (seen in 2.14: 8 * Dim(min=1)
-    has the range 16..). A dim that starts at k itself is exported plainly; where the model needs the divisibility, torch
-    then puts a runtime assertion into the graph.
+    torch takes the inner symbol of such a product to be at least 2 whatever its declared minimum (seen in 2.14:
+    8 * Dim(min=1) has the range 16..). A dim that starts at k itself is exported plainly; where the model needs the
+    divisibility, torch then puts a runtime assertion into the graph.
     """
     return dim.multiple_of if dim.min >= 2 * dim.multiple_of else 1
 
@@ -110,7 +112,8 @@ def _export_dim(dim: Dim) -> Any:
 
 
 def _check_ranges(program: ExportedProgram, dims: tuple[Dim, ...], axes: list[Axes], where: str) -> None:
-    """Refuse a program in which a declared dim became a constant or got another range: torch.export may narrow quietly."""
+    """Refuse a program in which a declared dim became a constant or got another range: torch.export may narrow
+    quietly."""
     declared = {dim.name: dim for dim in dims}
     for value, found in zip(_placeholders(program), axes, strict=True):
         for axis, name in found.items():
@@ -124,19 +127,22 @@ def _check_ranges(program: ExportedProgram, dims: tuple[Dim, ...], axes: list[Ax
             low, high = _range(program, size)
             if (low, high) != (dim.min, dim.max):
                 raise BuildError(
-                    f"the dim {name} is declared {dim.min}..{dim.max}, but the exported model only allows {low}..{high}",
+                    f"the dim {name} is declared {dim.min}..{dim.max}, but the exported model allows {low}..{high}",
                     where=where,
                     hint="declare the range that the model allows",
                 )
 
 
 def _range(program: ExportedProgram, size: torch.SymInt) -> tuple[int, int]:
-    """The sizes that compiled code will take to be possible: the narrower of what the program says (`range_constraints`)
-    and what the tracer assumed, which is what inductor generates code and input checks from; the two can differ."""
+    """The sizes that compiled code will take to be possible: the narrower of what the program says
+    (`range_constraints`) and what the tracer assumed, which is what inductor generates code and input checks from; the
+    two can differ.
+    """
     from torch.utils._sympy.value_ranges import bound_sympy
 
     said = bound_sympy(size.node.expr, program.range_constraints)
-    assumed = size.node.shape_env.bound_sympy(size.node.expr)
+    tracer = size.node.shape_env
+    assumed = bound_sympy(size.node.expr, tracer.var_to_range if tracer else {})
     return max(int(said.lower), int(assumed.lower)), min(int(said.upper), int(assumed.upper))
 
 
@@ -155,9 +161,11 @@ def _input_names(module: torch.nn.Module, call: Call) -> list[str]:
     paths, _ = pytree.tree_flatten_with_path((call.args, call.kwargs))
     names = []
     for path, _leaf in paths:
-        kind, rest = path[0].idx, path[1:]
-        first = _parameter_names(module, len(call.args))[rest[0].idx] if kind == 0 else str(rest[0].key)
-        names.append(first + pytree.keystr(tuple(rest[1:])))
+        # The pair (args, kwargs), then a position or a keyword, then the path inside that argument.
+        which, argument, rest = path[0], path[1], tuple(path[2:])
+        positional = isinstance(which, pytree.SequenceKey) and which.idx == 0
+        first = _parameter_names(module, len(call.args))[argument.idx] if positional else str(argument.key)
+        names.append(first + pytree.keystr(rest))
     return names
 
 
@@ -180,7 +188,7 @@ def _parameter_names(module: torch.nn.Module, count: int) -> list[str]:
 
 
 def _names_of_symbols(program: ExportedProgram, dims: tuple[Dim, ...], axes: list[Axes]) -> dict[Any, Any]:
-    """torch's anonymous symbols in terms of the dims' names: s17 -> batch, or seq/8 for 8 * s9."""
+    """Torch's anonymous symbols in terms of the dims' names: s17 -> batch, or seq/8 for 8 * s9."""
     import sympy
 
     factors = {dim.name: _factor(dim) for dim in dims}
@@ -203,12 +211,24 @@ def _size(size: Any, named: dict[Any, Any]) -> int | str:
     return str(size.node.expr.subs(named)) if isinstance(size, torch.SymInt) else int(size)
 
 
+# Lines of torch's messages about its own logging, which the log is for.
+_NOISE = re.compile(r"^\s*(For (more|extended|C\+\+)|If you suspect the guard|The error above occurred when calling)")
+
+
 def _export_cause(error: Exception) -> str:
     """The part of torch's message that a user can act on: the head, and "Suggested fixes" if there are any."""
     text = re.sub(r"\x1b\[[0-9;]*m", "", f"{type(error).__name__}: {error}").strip()
-    lines = [line for line in text.splitlines() if line.strip()]
+    lines = [line for line in text.splitlines() if line.strip() and not _NOISE.match(line)]
     suggested = next((index for index, line in enumerate(lines) if "Suggested fix" in line), None)
     shown = lines[:_CAUSE_LINES]
     if suggested is not None and suggested >= _CAUSE_LINES:
         shown = [*shown[: _CAUSE_LINES // 2], "...", *lines[suggested : suggested + _CAUSE_LINES]]
     return "\n".join(shown)
+
+
+def _export_hint(text: str) -> str:
+    if "Suggested fix" in text:
+        return "apply the suggested fix to the dims in models.yaml (`b = a` means: one dim for both)"
+    if "data-dependent" in text:
+        return "the model branches on a tensor's values: use torch.where or torch.cond there"
+    return "the log has the whole traceback"

@@ -1,8 +1,9 @@
-"""Golden files: the inputs and eager's outputs of each case, saved at build time, so that an artifact can be verified on a
-host that has neither the model's source nor its weights.
+"""Golden files: the inputs and eager's outputs of each case, saved at build time, so that an artifact can be verified
+on a host that has neither the model's source nor its weights.
 
-A safetensors file; tensors are named ``<case>/input/<index>`` and ``<case>/output/<index>`` in flattened order, the header's
-metadata holds the order of the cases. Outputs that are no tensors (None, numbers) keep their index and have no entry.
+A safetensors file; tensors are named ``<case>/input/<index>`` and ``<case>/output/<index>`` in flattened order, the
+header's metadata holds the order of the cases. Outputs that are no tensors (None, numbers) keep their index and have
+no entry.
 """
 
 from __future__ import annotations

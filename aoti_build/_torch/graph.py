@@ -1,9 +1,9 @@
 """The graph key: a digest of an exported program that sees everything compiled code depends on, and nothing else.
 
-torch's own serialiser gives plain data with shapes, aliasing and argument order. From it every ``metadata`` (stack traces,
-names from source) is dropped, so a comment or a renamed local does not change the key. Values of weights are not in it;
-values of lifted constants are, digested apart. Neither `canonicalize` (it reorders nodes past in-place writes) nor
-`graph_module.code` (it has no shapes) is a safe key.
+torch's own serialiser gives plain data with shapes, aliasing and argument order. From it every ``metadata`` (stack
+traces, names from source) is dropped, so a comment or a renamed local does not change the key. Values of weights are
+not in it; values of lifted constants are, digested apart. Neither `canonicalize` (it reorders nodes past in-place
+writes) nor `graph_module.code` (it has no shapes) is a safe key.
 """
 
 from __future__ import annotations
@@ -24,12 +24,14 @@ from aoti_build.digests import digest_bytes, digest_json
 def graph_digest(program: ExportedProgram) -> str:
     """Digest of the program's graph, signature, ranges, layouts of its state and values of its lifted constants."""
     serialized = ExportedProgramSerializer().serialize(program).exported_program
-    return digest_json({
-        "program": _plain(serialized),
-        "state": {name: _layout(value) for name, value in program.state_dict.items()},
-        "tied": _tied(program.state_dict),
-        "constants": {name: tensor_digest(value) for name, value in program.constants.items()},
-    })
+    return digest_json(
+        {
+            "program": _plain(serialized),
+            "state": {name: _layout(value) for name, value in program.state_dict.items()},
+            "tied": _tied(program.state_dict),
+            "constants": {name: tensor_digest(value) for name, value in program.constants.items()},
+        }
+    )
 
 
 def tensor_digest(value: Any) -> str:

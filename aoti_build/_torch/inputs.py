@@ -1,7 +1,7 @@
 """Example inputs: made from the shapes in models.yaml or by the user's callable, at any point of the dynamic dims.
 
-A `Call` is what a model is called with. `dynamic_axes` says which axis of which tensor belongs to which dim; for a callable
-it is found by calling it with one dim changed at a time and looking which sizes followed.
+A `Call` is what a model is called with. `dynamic_axes` says which axis of which tensor belongs to which dim; for a
+callable it is found by calling it with one dim changed at a time and looking which sizes followed.
 """
 
 from __future__ import annotations
@@ -58,7 +58,9 @@ def from_shapes(inputs: tuple[TensorInput, ...]) -> Make:
     """A maker of calls from the tensors models.yaml describes: sizes of dims and a seed -> `Call`."""
 
     def make(sizes: Sizes, seed: int) -> Call:
-        tensors = {tensor.name or str(index): _tensor(tensor, index, sizes, seed) for index, tensor in enumerate(inputs)}
+        tensors = {
+            tensor.name or str(index): _tensor(tensor, index, sizes, seed) for index, tensor in enumerate(inputs)
+        }
         keyword = any(tensor.name for tensor in inputs)
         return Call(kwargs=tensors) if keyword else Call(args=tuple(tensors.values()))
 
@@ -67,7 +69,8 @@ def from_shapes(inputs: tuple[TensorInput, ...]) -> Make:
 
 def from_callable(function: Callable[..., Any], where: str) -> Make:
     """A maker of calls from the user's callable, called with each dim's size by keyword under the seed. It returns a
-    tuple or list of positional arguments, a mapping of keyword arguments, or a single tensor."""
+    tuple or list of positional arguments, a mapping of keyword arguments, or a single tensor.
+    """
 
     def make(sizes: Sizes, seed: int) -> Call:
         torch.manual_seed(seed)
@@ -103,7 +106,7 @@ def dynamic_axes(make: Make, dims: tuple[Dim, ...], where: str) -> list[Axes]:
         if len(varied) != len(base):
             raise UsageError(f"the structure of the inputs depends on the dim {dim.name}", where=where)
         for index, (old, new) in enumerate(zip(base, varied, strict=True)):
-            axes[index].update({axis: dim.name for axis in _changed(old, new)})
+            axes[index].update(dict.fromkeys(_changed(old, new), dim.name))
         if not any(dim.name in found.values() for found in axes):
             raise UsageError(f"no input's size follows the dim {dim.name}", where=where)
     return axes

@@ -1,4 +1,5 @@
-"""A compiled package in this process, through torch's raw loader: no inductor import, no compiler, 0.1 s instead of 2 to 55.
+"""A compiled package in this process, through torch's raw loader: no inductor import, no compiler, 0.1 s instead of 2
+to 55.
 
 Only for packages that were checked before: loading runs native code.
 """
@@ -19,7 +20,7 @@ class LoadedPackage:
         if device == "cuda":
             torch.cuda.init()
         self._device = device
-        self._loader = torch._C._aoti.AOTIModelPackageLoader(str(path), MODEL_NAME, False, 1, -1)  # type: ignore[attr-defined]
+        self._loader = torch._C._aoti.AOTIModelPackageLoader(str(path), MODEL_NAME, False, 1, -1)
 
     @property
     def metadata(self) -> dict[str, str]:

@@ -75,7 +75,8 @@ def make_module(factory: Callable[..., Any], kwargs: Mapping[str, Any], seed: in
 
 
 def load_weights(module: torch.nn.Module, path: Path, where: str) -> None:
-    """Load a .safetensors file, or a .pt/.pth file with weights_only=True, into `module`; every name and shape must fit."""
+    """Load a .safetensors file, or a .pt/.pth file with weights_only=True, into `module`; every name and shape must
+    fit."""
     state = _read_weights(path, where)
     expected = module.state_dict()
     problems = [
@@ -92,7 +93,8 @@ def load_weights(module: torch.nn.Module, path: Path, where: str) -> None:
         raise UsageError(
             f"{path.name} does not fit the model",
             where=where,
-            cause="\n".join(problems[:_SHOWN]) + (f"\n... and {len(problems) - _SHOWN} more" if problems[_SHOWN:] else ""),
+            cause="\n".join(problems[:_SHOWN])
+            + (f"\n... and {len(problems) - _SHOWN} more" if problems[_SHOWN:] else ""),
             hint="the file must be a state_dict of exactly this model: check kwargs (such as num_classes) and the file",
         )
     module.load_state_dict(state)

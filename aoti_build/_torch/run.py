@@ -14,7 +14,6 @@ from aoti_build._torch.build import prepare, reference
 from aoti_build._torch.check import verdicts
 from aoti_build._torch.events import Events
 from aoti_build._torch.golden import Case, load_golden
-from aoti_build._torch.inputs import Call
 from aoti_build._torch.loaded import LoadedPackage
 from aoti_build.errors import UsageError, VerificationError
 from aoti_build.spec.records import target_from_json
@@ -23,7 +22,8 @@ REPEATS = 10
 
 
 def run(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
-    """Job: model, golden, device, tolerance, signature, input (path or None), target (to make a reference from, or None).
+    """Job: model, golden, device, tolerance, signature, input (path or None), target (to make a reference from, or
+    None).
 
     Returns inputs, outputs, check ("golden", "eager" or "none"), passed, verdicts, seconds with load, first and steady.
     """
@@ -41,7 +41,9 @@ def run(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
     return {
         "inputs": [_describe(entry["name"], value) for entry, value in zip(tensor_inputs, inputs, strict=True)],
         "outputs": [
-            _describe(name, value) for name, value in zip(names, outputs, strict=True) if isinstance(value, torch.Tensor)
+            _describe(name, value)
+            for name, value in zip(names, outputs, strict=True)
+            if isinstance(value, torch.Tensor)
         ],
         "check": basis,
         "passed": all(verdict["ok"] for verdict in checked),
@@ -86,7 +88,9 @@ def _steady(package: LoadedPackage, inputs: list[torch.Tensor]) -> float:
 
 def _read(path: Path, wanted: list[dict[str, Any]]) -> list[torch.Tensor]:
     if path.suffix not in READERS:
-        raise UsageError(f"{path.name}: inputs are read from {', '.join(READERS)} files", hint="one tensor per input name")
+        raise UsageError(
+            f"{path.name}: inputs are read from {', '.join(READERS)} files", hint="one tensor per input name"
+        )
     tensors: dict[str, torch.Tensor] = READERS[path.suffix](path)
     names = [entry["name"] for entry in wanted]
     if sorted(tensors) != sorted(names):
@@ -124,7 +128,8 @@ READERS = {".safetensors": _read_safetensors}
 
 
 def _describe(name: str, value: torch.Tensor) -> dict[str, Any]:
-    """Shape, dtype and statistics of one tensor as JSON; statistics are of finite values, `nonfinite` counts the rest."""
+    """Shape, dtype and statistics of one tensor as JSON; statistics are of finite values, `nonfinite` counts the
+    rest."""
     found: dict[str, Any] = {
         "name": name,
         "dtype": str(value.dtype).removeprefix("torch."),

@@ -23,13 +23,15 @@ def build_lines(report: BuildReport) -> list[str]:
     for outcome in report.outcomes:
         seconds = outcome.seconds.get("total")
         size = outcome.manifest.files[MODEL].size if outcome.manifest and outcome.action != FAILED else None
-        rows.append([
-            outcome.target.name,
-            outcome.action,
-            f"{seconds:.1f} s" if seconds else "",
-            size_text(size),
-            why(outcome.reasons),
-        ])
+        rows.append(
+            [
+                outcome.target.name,
+                outcome.action,
+                f"{seconds:.1f} s" if seconds else "",
+                size_text(size),
+                why(outcome.reasons),
+            ]
+        )
     lines = table(["target", "action", "time", "size", "why"], rows)
     for outcome in report.outcomes:
         if outcome.error is not None:
@@ -47,15 +49,17 @@ def verify_lines(report: VerifyReport) -> list[str]:
     rows = []
     for verdict in report.verdicts:
         worst = _worst(verdict)
-        rows.append([
-            verdict.target.name,
-            verdict.verdict + (" (stale)" if verdict.stale and verdict.cases else ""),
-            str(sum(len(case["outputs"]) for case in verdict.cases) or ""),
-            _number(worst.get("max_abs")),
-            _number(worst.get("rmse")),
-            _number(worst.get("atol")),
-            why(verdict.stale),
-        ])
+        rows.append(
+            [
+                verdict.target.name,
+                verdict.verdict + (" (stale)" if verdict.stale and verdict.cases else ""),
+                str(sum(len(case["outputs"]) for case in verdict.cases) or ""),
+                _number(worst.get("max_abs")),
+                _number(worst.get("rmse")),
+                _number(worst.get("atol")),
+                why(verdict.stale),
+            ]
+        )
     lines = table(["target", "verdict", "outputs", "max abs", "rmse", "atol", "stale because"], rows)
     for verdict in report.verdicts:
         lines += _failed_outputs(verdict)
@@ -86,14 +90,16 @@ def status_lines(report: StatusReport) -> list[str]:
     rows = []
     for row, step in zip(report.as_json()["targets"], report.plan.steps, strict=True):
         key = row["key"] or ""
-        rows.append([
-            row["target"],
-            row["state"],
-            size_text(row["bytes"]),
-            age_text(row["age_seconds"]),
-            key[:12],
-            why(step.reasons),
-        ])
+        rows.append(
+            [
+                row["target"],
+                row["state"],
+                size_text(row["bytes"]),
+                age_text(row["age_seconds"]),
+                key[:12],
+                why(step.reasons),
+            ]
+        )
     lines = table(["target", "state", "size", "age", "key", "why"], rows)
     if report.orphans:
         lines += ["", f"not in models.yaml any more: {', '.join(report.orphans)} (invoke clean --orphans removes them)"]
@@ -110,9 +116,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """Left-aligned columns two spaces apart; columns without any content are left out."""
     used = [index for index in range(len(head)) if any(row[index] for row in rows)]
     widths = {index: max(len(head[index]), *(len(row[index]) for row in rows)) for index in used}
-    return [
-        "  ".join(row[index].ljust(widths[index]) for index in used).rstrip() for row in (head, *rows)
-    ]
+    return ["  ".join(row[index].ljust(widths[index]) for index in used).rstrip() for row in (head, *rows)]
 
 
 def why(reasons: Sequence[Reason]) -> str:
@@ -167,7 +171,12 @@ def _failed_outputs(verdict: Verdict) -> list[str]:
 
 def _tensor_cells(tensor: Mapping[str, Any]) -> list[str]:
     shape = "[" + ", ".join(map(str, tensor["shape"])) + "]"
-    return [tensor["name"], tensor["dtype"], shape, *(_number(tensor.get(name)) for name in ("min", "max", "mean", "std"))]
+    return [
+        tensor["name"],
+        tensor["dtype"],
+        shape,
+        *(_number(tensor.get(name)) for name in ("min", "max", "mean", "std")),
+    ]
 
 
 def _number(value: float | None) -> str:

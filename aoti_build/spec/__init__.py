@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from aoti_build.spec.presence import check_files
 from aoti_build.spec.project import (
     DEFAULT_PRESET,
     DEVICES,
@@ -34,6 +35,7 @@ __all__ = [
     "Target",
     "TensorInput",
     "Tolerance",
+    "check_files",
     "load_project",
     "select",
 ]

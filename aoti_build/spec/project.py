@@ -1,7 +1,7 @@
 """The domain of a models.yaml: what a `Project`, its models and its targets are, once everything in the file is valid.
 
-These are plain frozen dataclasses that take valid values only; `aoti_build.spec.load` makes them. They import neither
-pydantic nor yaml, so that a process which only looks at a known project never pays for parsing.
+These are plain frozen dataclasses that take valid values only; `aoti_build.spec.load_project` makes them. They import
+neither pydantic nor yaml, so that a process which only looks at a known project never pays for parsing.
 """
 
 from __future__ import annotations

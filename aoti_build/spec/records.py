@@ -1,4 +1,4 @@
-"""Targets as JSON and back: how a target travels to a worker process. Positions do not travel; places are resolved before."""
+"""Targets as JSON and back: how a target travels to a worker. Positions do not travel; places are resolved before."""
 
 from __future__ import annotations
 

@@ -50,9 +50,9 @@ def load(file: Path) -> Project:
 
 
 def parse(content: str | bytes, file: Path) -> Project:
-    """The project that the text of `file` describes. The files that it names are looked for beside `file`."""
+    """The project that the text of `file` describes."""
     file = file.absolute()
-    resolver = _Resolver(yaml_source.parse(content, file.name), file)
+    resolver = _Resolver(yaml_source.parse(content, file.name))
     targets = resolver.targets()
     if resolver.problems:
         raise SpecError(file.name, resolver.problems)
@@ -62,9 +62,8 @@ def parse(content: str | bytes, file: Path) -> Project:
 class _Resolver:
     """One walk over a document; `problems` grows as it goes, `broken` are the paths that it can say no more of."""
 
-    def __init__(self, document: yaml_source.Document, file: Path) -> None:
+    def __init__(self, document: yaml_source.Document) -> None:
         self.document = document
-        self.root = file.parent
         self.problems = list(document.problems)
         self.broken = set(document.broken)
 
@@ -195,25 +194,11 @@ class _Resolver:
             return None
 
     def _source(self, path: Where) -> Source:
-        source: Source = self._parsed(path, rules.parse_source) or Source("stand_in", module="stand_in")
-        if source.path:
-            self._check_file(path, source.path)
-        return source
+        return self._parsed(path, rules.parse_source) or Source("stand_in", module="stand_in")
 
     def _weights(self, path: Where) -> str | None:
         weights: str | None = self._parsed(path, rules.weights_path)
-        if weights:
-            self._check_file(path, weights)
         return weights
-
-    def _check_file(self, path: Where, relative: str) -> None:
-        looked_at = self.root / relative
-        try:
-            exists = looked_at.is_file()
-        except OSError:  # such as a name too long for the file system
-            exists = False
-        if not exists:
-            self.add(path, f"no such file: {relative} (looked for {looked_at})")
 
     def _check_repeats(self, path: Where, names: list[str]) -> None:
         for index, name in enumerate(names):

@@ -1,4 +1,5 @@
-"""`build`: bring every target's artifact up to what the sources say, in worker processes, publishing only what was checked."""
+"""`build`: bring every target's artifact up to what the sources say, in worker processes, publishing only what was
+checked."""
 
 from __future__ import annotations
 
@@ -48,7 +49,8 @@ class BuildReport:
 
     @property
     def exit_code(self) -> int:
-        """0 if nothing failed; 1 if any build failed; else the first error's (2 where models.yaml's contents are wrong)."""
+        """0 if nothing failed; 1 if any build failed; else the first error's (2 where models.yaml's contents are
+        wrong)."""
         codes = [outcome.error.exit_code for outcome in self.outcomes if outcome.error is not None]
         return BUILD_FAILED if BUILD_FAILED in codes else codes[0] if codes else OK
 
@@ -82,7 +84,11 @@ class PlanReport:
 
     def as_json(self) -> dict[str, Any]:
         targets = [
-            {"target": step.target.name, "action": step.action, "reasons": [reason.as_json() for reason in step.reasons]}
+            {
+                "target": step.target.name,
+                "action": step.action,
+                "reasons": [reason.as_json() for reason in step.reasons],
+            }
             for step in self.plan.steps
         ]
         return {"format": "aoti-build/plan", "format_version": 1, "ok": True, "targets": targets}
@@ -177,9 +183,7 @@ class _Builder:
         return Outcome(step.target, manifest.action, step.reasons, manifest, manifest.seconds)
 
 
-def _run_all(
-    builder: _Builder, steps: tuple[Step, ...], jobs: int, keep_going: bool
-) -> dict[str, Outcome]:
+def _run_all(builder: _Builder, steps: tuple[Step, ...], jobs: int, keep_going: bool) -> dict[str, Outcome]:
     outcomes: dict[str, Outcome] = {}
     waiting = list(steps)
     running: dict[Future[Outcome], Step] = {}
@@ -196,7 +200,9 @@ def _run_all(
                     outcomes[running.pop(future).target.name] = outcome
                     builder.on_progress(outcome.target, outcome.action)
                     if outcome.action == FAILED and not keep_going:
-                        outcomes |= {step.target.name: Outcome(step.target, NOT_STARTED, step.reasons) for step in waiting}
+                        outcomes |= {
+                            step.target.name: Outcome(step.target, NOT_STARTED, step.reasons) for step in waiting
+                        }
                         waiting.clear()
         except KeyboardInterrupt:
             stop_all()

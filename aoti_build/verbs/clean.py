@@ -1,4 +1,5 @@
-"""`clean`: remove artifacts. Only directories that hold an artifact of ours, or our own working state, are ever removed."""
+"""`clean`: remove artifacts. Only directories that hold an artifact of ours, or our own working state, are ever
+removed."""
 
 from __future__ import annotations
 

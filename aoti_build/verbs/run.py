@@ -89,8 +89,8 @@ def run(
 
 def _source_is_here(project: Project, target: Target) -> bool:
     """Whether a reference can be made: files are there, and modules are left to the import to find."""
-    files = [model.path for model in (target.model.source, target.model.inputs) if isinstance(model, Source) and model.path]
+    files = [
+        model.path for model in (target.model.source, target.model.inputs) if isinstance(model, Source) and model.path
+    ]
     files += [target.model.weights] if target.model.weights else []
     return all((project.root / file).is_file() for file in files)
-
-

@@ -1,7 +1,8 @@
-"""`verify`: does every artifact do what its model did in eager mode when it was built, on this host, in a fresh process?
+"""`verify`: does every artifact do what its model did in eager mode when it was built, on this host, in a fresh
+process?
 
-Needs neither the model's source nor its weights: inputs and reference outputs lie beside the artifact. Nothing is loaded
-before its digests and the host's fitness were checked; the stat cache is not trusted here, every byte is read.
+Needs neither the model's source nor its weights: inputs and reference outputs lie beside the artifact. Nothing is
+loaded before its digests and the host's fitness were checked; the stat cache is not trusted here, every byte is read.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ OnProgress = Callable[[Target, str], None]
 
 @dataclass(frozen=True)
 class Verdict:
-    """One target's result. `stale` are the reasons why the artifact is not what the sources say now; `cases` the figures."""
+    """One target's result. `stale` are the reasons why the artifact is not what the sources say now; `cases` the
+    figures."""
 
     target: Target
     verdict: str
@@ -161,7 +163,10 @@ def _verify_target(project: Project, target: Target, digests: StatCache, on_prog
         return Verdict(target, REFUSED, error=error)
     step = plan_target(project, target, digests)
     verdict = _checked(project, target, manifest, step.reasons if step.action != "recheck" else (), on_progress)
-    write_json(artifact_directory(project, target) / VERIFY, {"format": "aoti-build/verdict", "format_version": 1, "key": manifest.key, **verdict.as_json()})
+    write_json(
+        artifact_directory(project, target) / VERIFY,
+        {"format": "aoti-build/verdict", "format_version": 1, "key": manifest.key, **verdict.as_json()},
+    )
     return verdict
 
 

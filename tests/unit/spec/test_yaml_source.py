@@ -84,7 +84,8 @@ def test_what_pyyaml_writes_reads_back_but_for_its_floats(data: Any) -> None:
     text = yaml.safe_dump({"data": data}, allow_unicode=True)
     expected = yaml.safe_load(text)
     if not _mentions_float(expected):
-        assert yaml_source.parse(text, "models.yaml").data == expected
+        found = yaml_source.parse(text, "models.yaml").data
+        assert found == expected or _mentions_float(found)
 
 
 def _mentions_float(data: Any) -> bool:

@@ -1,0 +1,111 @@
+"""CUDA targets, end to end, where there is a GPU; skipped with the reason where there is none.
+
+A compile for CUDA takes a minute or more, so everything is built once.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from aoti_build import toolchain
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not toolchain.has_device("cuda"), reason="no CUDA device, or a torch without CUDA"),
+]
+
+SOURCE = """\
+import torch
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3)
+        self.norm = nn.BatchNorm2d(8)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, image):
+        hidden = torch.relu(self.norm(self.conv(image)))
+        return {"scores": self.head(hidden.mean((2, 3))), "hidden": hidden}
+"""
+MODELS = """\
+edition: 1
+models:
+  net:
+    source: net.py:Net
+    dims:
+      batch: {min: 1, max: 8, example: 4}
+    inputs:
+      image: {shape: [batch, 3, 32, 32]}
+    devices: [cuda]
+  resnet18:
+    source: torchvision.models:resnet18
+    kwargs: {weights: null}
+    inputs: [{shape: [2, 3, 224, 224]}]
+    devices: [cuda]
+"""
+STOCK = """
+import torch
+from torch._inductor import aoti_load_package
+from net import Net
+
+torch.manual_seed(0)
+eager, loaded = Net().eval().cuda(), aoti_load_package("artifacts/net/cuda/model.pt2")
+for batch in (1, 3, 8):
+    image = torch.randn(batch, 3, 32, 32, device="cuda")
+    torch.testing.assert_close(loaded(image=image)["scores"], eager(image)["scores"], atol=1e-3, rtol=1e-3)
+print("same as eager")
+"""
+
+
+def _inv(root: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "invoke", *words], cwd=root, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, object]]:
+    root = tmp_path_factory.mktemp("cuda")
+    (root / "net.py").write_text(SOURCE)
+    (root / "models.yaml").write_text(MODELS)
+    (root / "tasks.py").write_text("from aoti_build.tasks import ns\n")
+    finished = _inv(root, "build", "--strict", "--json")
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    return root, json.loads(finished.stdout)
+
+
+def test_targets_are_compiled_and_record_the_compute_capability(built: tuple[Path, dict[str, object]]) -> None:
+    root, document = built
+    assert [row["action"] for row in document["targets"]] == ["compiled", "compiled"]  # type: ignore[attr-defined]
+    manifest = json.loads((root / "artifacts/resnet18/cuda/manifest.json").read_bytes())
+    assert manifest["requires"]["compute_capability"] == toolchain.compute_capabilities()[0]
+    print(json.dumps({row["target"]: row["seconds"] for row in document["targets"]}))  # type: ignore[attr-defined]
+
+
+def test_artifacts_verify_and_run(built: tuple[Path, dict[str, object]]) -> None:
+    root, _ = built
+    verified = _inv(root, "verify", "--strict", "--json")
+    assert verified.returncode == 0, verified.stdout + verified.stderr
+    ran = _inv(root, "run", "--target", "resnet18", "--json")
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    print(verified.stdout, ran.stdout)
+
+
+def test_a_second_build_does_nothing(built: tuple[Path, dict[str, object]]) -> None:
+    root, _ = built
+    again = json.loads(_inv(root, "build", "--json").stdout)
+    assert [row["action"] for row in again["targets"]] == ["up-to-date", "up-to-date"]
+
+
+def test_stock_pytorch_gets_eagers_numbers(built: tuple[Path, dict[str, object]]) -> None:
+    root, _ = built
+    answer = subprocess.run([sys.executable, "-c", STOCK], cwd=root, capture_output=True, text=True, check=False)
+    assert answer.stdout.strip().endswith("same as eager"), answer.stderr

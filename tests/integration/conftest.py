@@ -1,0 +1,74 @@
+"""Fixtures that compile once per test session; tests change copies."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+from projects import write_project
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A finished `inv` process."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> dict[str, Any]:
+        document: dict[str, Any] = json.loads(self.out)
+        return document
+
+    def target(self, name: str) -> dict[str, Any]:
+        return next(row for row in self.json["targets"] if row["target"] == name)
+
+
+Inv = Callable[..., Finished]
+
+
+def start_inv(root: Path, *words: str, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "invoke", *words],
+        cwd=root,
+        env={**os.environ, **(env or {})},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def run_inv(root: Path, *words: str, env: Mapping[str, str] | None = None) -> Finished:
+    """`inv` with `words` in `root`, as a user's shell would start it."""
+    process = start_inv(root, *words, env=env)
+    out, err = process.communicate(timeout=600)
+    return Finished(process.returncode, out, err)
+
+
+@pytest.fixture(scope="session")
+def built_once(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Finished]:
+    root = tmp_path_factory.mktemp("built") / "project"
+    write_project(root)
+    finished = run_inv(root, "build", "--json")
+    assert finished.code == 0, finished.err
+    return root, finished
+
+
+@pytest.fixture
+def built(built_once: tuple[Path, Finished], tmp_path: Path) -> Path:
+    """A copy of the built project that a test may change."""
+    root = tmp_path / "project"
+    shutil.copytree(built_once[0], root)
+    return root

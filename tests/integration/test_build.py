@@ -1,0 +1,97 @@
+"""What `invoke build` makes of real models, and what a second build does."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from conftest import Finished, run_inv
+from projects import write_weights
+
+STOCK = """
+import sys, pathlib, torch
+sys.path.insert(0, "nets")
+from torch._inductor import aoti_load_package
+from safetensors.torch import load_file
+import linear, tagger
+
+def near(a, b):
+    torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+
+x = torch.randn(4, 8)
+torch.manual_seed(0)
+near(aoti_load_package("artifacts/linear/cpu/model.pt2")(x), linear.build().eval()(x))
+
+weighted = linear.build().eval()
+weighted.load_state_dict(load_file("weights/weighted.safetensors"))
+for batch in (2, 3, 8):
+    x = torch.randn(batch, 8)
+    near(aoti_load_package("artifacts/weighted/cpu/model.pt2")(x), weighted(x))
+
+torch.manual_seed(0)
+eager = tagger.build(labels=3).eval()
+loaded = aoti_load_package("artifacts/tagger/cpu/model.pt2")
+for batch in (1, 5, 16):
+    call = {"tokens": torch.randint(0, 11, (batch, 6)), "mask": torch.rand(batch, 6) < 0.5}
+    expected, got = eager(**call), loaded(**call)
+    near(got["labels"], expected["labels"])
+    near(got["extra"][0], expected["extra"][0])
+    assert torch.equal(got["extra"][1], expected["extra"][1])
+print("same as eager")
+"""
+
+
+def test_every_target_is_compiled_checked_and_published(built_once: tuple[Path, Finished]) -> None:
+    root, finished = built_once
+    assert [row["action"] for row in finished.json["targets"]] == ["compiled"] * 3
+    for row in finished.json["targets"]:
+        assert (root / row["artifact"]).is_file()
+        assert row["reasons"] == [{"reason": "no-artifact", "what": "", "old": None, "new": None}]
+        assert row["seconds"]["compile"] > 0
+
+
+def test_stock_pytorch_loads_the_artifacts_and_gets_eagers_numbers(built: Path) -> None:
+    answer = subprocess.run([sys.executable, "-c", STOCK], cwd=built, capture_output=True, text=True, check=False)
+    assert answer.stdout.strip().endswith("same as eager"), answer.stderr
+
+
+def test_the_manifest_says_what_was_used(built: Path) -> None:
+    manifest = json.loads((built / "artifacts/tagger/cpu/manifest.json").read_bytes())
+    sources = manifest["source"]["sources"]
+    assert set(sources) == {"nets/tagger.py", "nets/middle.py", "nets/leaf.py", "nets/vocabulary.json"}
+    assert manifest["source"]["distributions"]["torch"] == manifest["requires"]["torch"]
+    assert manifest["signature"]["inputs"][0] == {"name": "tokens", "dtype": "int64", "shape": ["batch", 6]}
+    assert [output["name"] for output in manifest["signature"]["outputs"] if "dtype" in output] == [
+        "['labels']",
+        "['extra'][0]",
+        "['extra'][1]",
+    ]
+    assert manifest["signature"]["dims"]["batch"] == {"min": 1, "max": 16, "multiple_of": 1}
+    assert {case["name"] for case in manifest["check"]["cases"]} == {"example", "min"}
+
+
+def test_the_key_is_stamped_inside_the_package(built: Path) -> None:
+    manifest = json.loads((built / "artifacts/linear/cpu/manifest.json").read_bytes())
+    assert manifest["key"].encode() in (built / "artifacts/linear/cpu/model.pt2").read_bytes()
+
+
+def test_a_second_build_does_nothing_in_any_checkout(built: Path) -> None:
+    finished = run_inv(built, "build", "--json")
+    assert finished.code == 0
+    assert [row["action"] for row in finished.json["targets"]] == ["up-to-date"] * 3
+    assert finished.err == ""
+
+
+def test_each_changed_input_is_seen_and_named(built: Path) -> None:
+    (built / "nets/leaf.py").write_text("WIDTH = 9\n")
+    write_weights(built / "weights/weighted.safetensors", seed=8)
+    (built / "nets/vocabulary.json").write_text('["x"]\n')
+    finished = run_inv(built, "build", "--dry-run", "--json")
+    found = {row["target"]: {(r["reason"], r["what"]) for r in row["reasons"]} for row in finished.json["targets"]}
+    assert found == {
+        "linear/cpu": set(),
+        "tagger/cpu": {("source-changed", "nets/leaf.py"), ("source-changed", "nets/vocabulary.json")},
+        "weighted/cpu": {("weights-changed", "weights/weighted.safetensors")},
+    }

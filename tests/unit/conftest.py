@@ -1,0 +1,57 @@
+"""Fixtures of the unit tests: no real worker by accident, a small project, and an artifact that looks published."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_projects import REAL_PYTHON, FakeWorker, publish_fake, replace_worker, write_project
+
+from aoti_build.layout import artifact_directory
+from aoti_build.spec import Project
+from aoti_build.worker import allow_starts
+
+
+@pytest.fixture(autouse=True)
+def _no_real_worker() -> Iterator[None]:
+    """A unit test that starts a real worker would compile for minutes: it fails instead, and says why."""
+    real_init = subprocess.Popen.__init__
+
+    def guarded(self: Any, command: Any, *args: Any, **kwargs: Any) -> None:
+        words = [command] if isinstance(command, str) else [str(word) for word in command]
+        if words[0] == REAL_PYTHON and "aoti_build._torch" in words:
+            raise AssertionError("a unit test started a real worker; use the fake_worker fixture")
+        real_init(self, command, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(subprocess.Popen, "__init__", guarded)
+        yield
+    allow_starts()
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    """One model, one CPU target, nothing built."""
+    return write_project(tmp_path / "project")
+
+
+@pytest.fixture
+def published(project: Project) -> Path:
+    """The directory of an up-to-date artifact of `project`'s target."""
+    publish_fake(project)
+    return artifact_directory(project, project.targets[0])
+
+
+@pytest.fixture
+def fake_worker(monkeypatch: pytest.MonkeyPatch) -> FakeWorker:
+    """In place of every worker; tell it what to answer."""
+    import aoti_build.verbs.build
+    import aoti_build.verbs.run
+    import aoti_build.verbs.verify  # noqa: F401 - whatever starts workers must be here to be replaced
+
+    fake = FakeWorker()
+    replace_worker(monkeypatch, fake)
+    return fake

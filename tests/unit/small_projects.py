@@ -1,0 +1,232 @@
+"""Small projects, artifacts that look published, and a worker that makes such artifacts: what many tests here start
+from."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aoti_build import host
+from aoti_build.digests import digest_bytes, digest_file
+from aoti_build.layout import artifact_directory
+from aoti_build.manifest import GOLDEN, MODEL, FileRecord, Manifest
+from aoti_build.plan import current_parts, plan_target, tolerance
+from aoti_build.spec import Project, Target, load_project
+from aoti_build.stat_cache import StatCache
+
+REAL_PYTHON = sys.executable
+REPOSITORY = Path(__file__).parents[2]
+
+ONE_MODEL = """\
+edition: 1
+models:
+  small:
+    source: model.py:build
+    kwargs: {width: 4}
+    inputs:
+      - {shape: [2, 4]}
+"""
+TWO_MODELS = """\
+edition: 1
+models:
+  first:
+    source: model.py:build
+    inputs: [{shape: [2, 4]}]
+  second:
+    source: model.py:build
+    inputs: [{shape: [3, 4]}]
+"""
+CUDA_MODEL = """\
+edition: 1
+models:
+  small:
+    source: model.py:build
+    inputs: [{shape: [2, 4]}]
+    devices: [cuda]
+"""
+MODEL_SOURCE = "import helper\n\n\ndef build(width=4):\n    return helper.module(width)\n"
+SIGNATURE = {
+    "inputs": [{"name": "input", "dtype": "float32", "shape": [2, 4]}],
+    "outputs": [{"name": "output", "dtype": "float32", "shape": [2, 4]}],
+}
+PASSED_CASE = {
+    "name": "example",
+    "outputs": [
+        {"name": "output", "ok": True, "max_abs": 1e-7, "max_rel": 1e-6, "rmse": 1e-8, "atol": 1e-4, "rtol": 1e-3}
+    ],
+}
+FAILED_CASE = {
+    "name": "example",
+    "outputs": [
+        {"name": "output", "ok": False, "max_abs": 0.5, "rmse": 0.25, "atol": 1e-4, "why": "7 of 8 values differ"}
+    ],
+}
+
+
+def write_project(root: Path, text: str = ONE_MODEL) -> Project:
+    """A models.yaml, the files it may name and a tasks.py in `root`; files that are there already stay as they are."""
+    root.mkdir(parents=True, exist_ok=True)
+    (root / "models.yaml").write_text(text)
+    defaults = {
+        "tasks.py": "from aoti_build.tasks import ns\n",
+        "model.py": MODEL_SOURCE,
+        "helper.py": "def module(width): ...\n",
+        "weights.safetensors": "weights, version 1",
+    }
+    for name, content in defaults.items():
+        if not (root / name).exists():
+            (root / name).write_text(content)
+    return load_project(root / "models.yaml")
+
+
+def digests_of(project: Project) -> StatCache:
+    """A cache that knows nothing and keeps nothing."""
+    return StatCache(project.root / "no-such-directory" / "cache.json")
+
+
+def publish_fake(project: Project, target: Target | None = None, **changes: Any) -> Manifest:
+    """Put an artifact of `target` (default: the only one) in its place, whose manifest tells the truth; `changes` are
+    fields of the manifest that do not."""
+    target = target or project.targets[0]
+    directory = artifact_directory(project, target)
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / MODEL).write_bytes(b"compiled code of " + target.name.encode())
+    (directory / GOLDEN).write_bytes(b"golden tensors of " + target.name.encode())
+    recorded = {"sources": {"model.py": "", "helper.py": ""}, "distributions": {"sympy": ""}}
+    fields: dict[str, Any] = {
+        "target": target.name,
+        "key": digest_bytes(target.name.encode()),
+        "graph_key": digest_bytes(b"graph"),
+        "source": current_parts(project, target, recorded, digests_of(project)).parts,
+        "files": {name: _record(directory / name) for name in (MODEL, GOLDEN)},
+        "requires": host.requirements(target),
+        "signature": SIGNATURE,
+        "check": {"passed": True, "tolerance": tolerance(target), "cases": [PASSED_CASE]},
+        "seconds": {"total": 1.5},
+        "provenance": {"created": "2024-01-01T00:00:00+00:00"},
+    }
+    manifest = Manifest(**{**fields, **changes})
+    manifest.write(directory)
+    return manifest
+
+
+def action_of(project: Project, target: Target | None = None) -> str:
+    """What a build would do about `target` (default: the only one)."""
+    return plan_target(project, target or project.targets[0], digests_of(project)).action
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    """Every file below `directory` with its bytes."""
+    return {
+        path.relative_to(directory).as_posix(): path.read_bytes() for path in directory.rglob("*") if path.is_file()
+    }
+
+
+def edit(project: Project, manifest_change: Callable[[dict[str, Any]], object], target: Target | None = None) -> None:
+    """Change the JSON of a published manifest in place."""
+    path = artifact_directory(project, target or project.targets[0]) / "manifest.json"
+    document = json.loads(path.read_text())
+    manifest_change(document)
+    path.write_text(json.dumps(document))
+
+
+def inv(*words: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run ``inv WORDS`` in `cwd`."""
+    return subprocess.run(
+        [REAL_PYTHON, "-m", "invoke", *words],
+        cwd=cwd,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
+
+
+Answer = Mapping[str, Any] | BaseException
+
+
+@dataclass
+class FakeWorker:
+    """Stands in for `run_worker`: writes what the real one would, and answers what it is told to.
+
+    `answers` maps a verb, or a verb and a model's name, to the result to give or the error to raise; `during` is called
+    while a job is being done.
+    """
+
+    answers: dict[str, Answer] = field(default_factory=dict)
+    during: Callable[[str, Mapping[str, Any]], object] = lambda verb, job: None
+    calls: list[str] = field(default_factory=list)
+
+    def __call__(
+        self, verb: str, job: Mapping[str, Any], *, log: Path, on_phase: Callable[[str], None], **_: Any
+    ) -> dict[str, Any]:
+        name = job["target"]["model"]["name"] if job.get("target") else ""
+        self.calls.append(f"{verb} {name}".strip())
+        on_phase(verb)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_text(f"{verb} was here\n")
+        self.during(verb, job)
+        answer = self.answers.get(f"{verb} {name}", self.answers.get(verb, {}))
+        if isinstance(answer, BaseException):
+            raise answer
+        default = {"build": _built, "check": _checked, "run": _ran}[verb](job)
+        return {**default, **answer}
+
+
+def replace_worker(monkeypatch: pytest.MonkeyPatch, fake: FakeWorker) -> None:
+    """Let every module of the package that starts workers start `fake` instead."""
+    from aoti_build import worker
+
+    real = worker.run_worker
+    for name, module in list(sys.modules.items()):
+        if name.startswith("aoti_build") and getattr(module, "run_worker", None) is real:
+            monkeypatch.setattr(module, "run_worker", fake)
+
+
+def _built(job: Mapping[str, Any]) -> dict[str, Any]:
+    staged, root = Path(job["staged"]), Path(job["root"])
+    name = job["target"]["model"]["name"].encode()
+    sources = {file: digest_file(root / file) for file in ("model.py", "helper.py")}
+    (staged / MODEL).write_bytes(b"compiled code of " + name + json.dumps(sources).encode())
+    (staged / GOLDEN).write_bytes(b"golden tensors of " + name)
+    return {
+        "ok": True,
+        "key": digest_bytes(name + json.dumps(sources).encode()),
+        "graph_key": digest_bytes(name),
+        "signature": SIGNATURE,
+        "sources": sources,
+        "distributions": {},
+        "seconds": {"export": 0.25, "compile": 0.5},
+    }
+
+
+def _checked(_: Mapping[str, Any]) -> dict[str, Any]:
+    return {"ok": True, "passed": True, "cases": [PASSED_CASE], "metadata": {}, "seconds": {"load": 0.1, "check": 0.1}}
+
+
+def _ran(_: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "ok": True,
+        "inputs": [
+            {"name": "input", "dtype": "float32", "shape": [2, 4], "min": -1.0, "max": 1.0, "mean": 0.0, "std": 0.5}
+        ],
+        "outputs": [{"name": "output", "dtype": "float32", "shape": [2, 4]}],
+        "check": "golden",
+        "passed": True,
+        "verdicts": [{"name": "output", "ok": True}],
+        "seconds": {"load": 0.1, "first": 0.01, "steady": 0.001},
+    }
+
+
+def _record(path: Path) -> FileRecord:
+    return FileRecord(digest_file(path), path.stat().st_size)

@@ -1,0 +1,111 @@
+"""Imports point down only, as docs/architecture.md lists the layers, and torch stays inside `_torch`."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import aoti_build
+
+PACKAGE = Path(aoti_build.__file__).parent
+# Top-level module or package of aoti_build -> its layer. An import may go to the same layer or a lower one.
+LAYERS = {
+    "__init__": 0,
+    "errors": 0,
+    "digests": 0,
+    "files": 0,
+    "spec": 1,
+    "stat_cache": 2,
+    "toolchain": 2,
+    "fingerprint": 2,
+    "manifest": 2,
+    "layout": 2,
+    "host": 2,
+    "store": 3,
+    "plan": 3,
+    "worker": 4,
+    "target_build": 4,
+    "verbs": 4,
+    "report": 5,
+    "tasks": 5,
+}
+WORKER_SIDE = "_torch"
+WORKER_SIDE_MAY_IMPORT = 2
+HEAVY = {"torch", "torchvision", "numpy", "safetensors"}
+
+
+def test_every_module_has_a_layer() -> None:
+    present = {module_of(path) for path in PACKAGE.rglob("*.py")}
+    unknown = sorted(present - {*LAYERS, WORKER_SIDE})
+    assert not unknown, (
+        f"aoti_build.{unknown[0]} is in no layer: add it to LAYERS in {Path(__file__).name} and to docs/architecture.md, "
+        "in the lowest layer that its imports allow"
+    )
+
+
+def test_imports_point_down() -> None:
+    upward = [
+        f"{place}: aoti_build.{importer} (layer {LAYERS[importer]}) imports aoti_build.{imported} (layer {LAYERS[imported]})"
+        for importer, imported, place in own_imports()
+        if importer in LAYERS and imported in LAYERS and LAYERS[imported] > LAYERS[importer]
+    ]
+    assert not upward, "\n".join(upward)
+
+
+def test_nobody_imports_what_runs_in_workers() -> None:
+    importers = [place for importer, imported, place in own_imports() if imported == WORKER_SIDE != importer]
+    assert not importers, "start it with worker.run_worker instead: " + ", ".join(importers)
+
+
+def test_what_runs_in_workers_imports_the_lower_layers_only() -> None:
+    upward = [
+        f"{place}: _torch imports aoti_build.{imported}"
+        for importer, imported, place in own_imports()
+        if importer == WORKER_SIDE and LAYERS.get(imported, 0) > WORKER_SIDE_MAY_IMPORT
+    ]
+    assert not upward, "\n".join(upward)
+
+
+def test_torch_is_imported_in_workers_only() -> None:
+    places = [
+        f"{path.relative_to(PACKAGE)}:{line} imports {name}"
+        for path in PACKAGE.rglob("*.py")
+        if module_of(path) != WORKER_SIDE
+        for name, line in imported_names(path)
+        if name.partition(".")[0] in HEAVY
+    ]
+    assert not places, "\n".join(places)
+
+
+def module_of(path: Path) -> str:
+    """The top-level module or package of aoti_build that a file belongs to."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def own_imports() -> Iterator[tuple[str, str, str]]:
+    """(importing module, imported module, place) of every import inside the package."""
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for name, line in imported_names(path):
+            package, _, rest = name.partition(".")
+            if package == "aoti_build" and rest:
+                yield module_of(path), own_module(rest), f"{path.relative_to(PACKAGE)}:{line}"
+
+
+def own_module(rest: str) -> str:
+    """The top-level module that ``aoti_build.<rest>`` names; a plain attribute such as __version__ is the package's."""
+    name = rest.partition(".")[0]
+    return name if (PACKAGE / name).is_dir() or (PACKAGE / f"{name}.py").is_file() else "__init__"
+
+
+def imported_names(path: Path) -> Iterator[tuple[str, int]]:
+    """Every import statement of a file, wherever it stands, as dotted names with their lines."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parents = path.relative_to(PACKAGE.parent).parts[: -node.level]
+                base = ".".join((*parents, *([node.module] if node.module else [])))
+            yield from ((f"{base}.{alias.name}", node.lineno) for alias in node.names)

@@ -1,0 +1,136 @@
+"""manifest.json: what is written is read back, and whatever else lies there is a reason and never an exception."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aoti_build.manifest import GOLDEN, MANIFEST, MODEL, FileRecord, Manifest, NoManifest, read_manifest
+
+MANIFEST_VALUE = Manifest(
+    target="small/cpu",
+    key="a" * 64,
+    graph_key="b" * 64,
+    source={"spec": {"seed": 0, "kwargs.width": [1, 2]}, "sources": {"model.py": "c" * 64, "gone.py": None}},
+    files={MODEL: FileRecord("d" * 64, 3), GOLDEN: FileRecord("e" * 64, 4)},
+    requires={"device": "cpu", "cpu_features": ["avx2"]},
+    signature={"inputs": [], "outputs": [{"name": "output", "shape": ["batch", 4]}]},
+    check={"passed": True, "tolerance": {"atol": 1e-4, "rtol": None}},
+    seconds={"total": 1.5},
+    reasons=({"reason": "no-artifact", "what": "", "old": None, "new": None},),
+    provenance={"created": "2024-01-01T00:00:00+00:00", "git_dirty": False},
+)
+DOCUMENT = json.loads(json.dumps(MANIFEST_VALUE.as_json()))
+
+
+def test_it_is_read_back_as_it_was(tmp_path: Path) -> None:
+    MANIFEST_VALUE.write(tmp_path)
+    assert read_manifest(tmp_path) == MANIFEST_VALUE
+
+
+def test_it_says_what_it_is(tmp_path: Path) -> None:
+    MANIFEST_VALUE.write(tmp_path)
+    document = json.loads((tmp_path / MANIFEST).read_text())
+    assert document["format"] == "aoti-build/manifest"
+    assert document["format_version"] == 1
+
+
+def test_none_at_all_is_not_damage(tmp_path: Path) -> None:
+    for directory in (tmp_path / "absent", tmp_path):
+        assert read_manifest(directory) == NoManifest(damaged=False, why="no manifest.json")
+
+
+def test_files_without_a_manifest_are_damage(tmp_path: Path) -> None:
+    (tmp_path / MODEL).touch()
+    assert read_manifest(tmp_path) == NoManifest(damaged=True, why="no manifest.json")
+
+
+def test_a_later_version_is_refused_and_named(tmp_path: Path) -> None:
+    found = read(tmp_path, {**DOCUMENT, "format_version": 7})
+    assert isinstance(found, NoManifest)
+    assert found.damaged
+    assert "7" in found.why
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"3", b"null", b'"x"', b"{}", b'{"format": "x"}', b"\xff\xff", b"{"],
+ids=repr) def test_what_is_no_manifest_is_damage(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / MANIFEST).write_bytes(content)
+    assert is_damage(read_manifest(tmp_path))
+
+
+def test_a_directory_in_its_place_is_damage(tmp_path: Path) -> None:
+    (tmp_path / MANIFEST).mkdir()
+    assert is_damage(read_manifest(tmp_path))
+
+
+@pytest.mark.parametrize("field", sorted(DOCUMENT))
+def test_a_missing_field_is_damage(tmp_path: Path, field: str) -> None:
+    assert is_damage(read(tmp_path, {name: value for name, value in DOCUMENT.items() if name != field}))
+
+
+@pytest.mark.parametrize("field", sorted({*DOCUMENT} - {"target", "key", "graph_key", "action"}))
+@pytest.mark.parametrize("value", [None, 3, "text", [3]], ids=repr)
+def test_a_field_of_another_type_is_damage(tmp_path: Path, field: str, value: object) -> None:
+    assert is_damage(read(tmp_path, {**DOCUMENT, field: value}))
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {},
+        {MODEL: {"sha256": "d" * 64, "size": 3}},
+        {GOLDEN: {"sha256": "d" * 64, "size": 3}},
+        {**DOCUMENT["files"], MODEL: {"sha256": "d" * 64}},
+        {**DOCUMENT["files"], MODEL: {"sha256": "d" * 64, "size": "large"}},
+        {**DOCUMENT["files"], "../../outside": {"sha256": "d" * 64, "size": 3}},
+        {**DOCUMENT["files"], "/etc/passwd": {"sha256": "d" * 64, "size": 3}},
+    ],
+    ids=lambda files: ",".join(files) or "none",
+)
+def test_files_that_no_artifact_has_are_damage(tmp_path: Path, files: dict[str, Any]) -> None:
+    assert is_damage(read(tmp_path, {**DOCUMENT, "files": files}))
+
+
+def test_cut_at_every_byte_it_is_damage(tmp_path: Path) -> None:
+    MANIFEST_VALUE.write(tmp_path)
+    whole = (tmp_path / MANIFEST).read_bytes()
+    for length in range(len(whole.rstrip())):
+        (tmp_path / MANIFEST).write_bytes(whole[:length])
+        assert is_damage(read_manifest(tmp_path))
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_a_changed_byte_is_never_an_exception(data: st.DataObject) -> None:
+    content = bytearray(json.dumps(DOCUMENT).encode())
+    position = data.draw(st.integers(0, len(content) - 1))
+    content[position] = data.draw(st.integers(0, 255))
+    with tempfile.TemporaryDirectory() as directory:
+        (Path(directory) / MANIFEST).write_bytes(content)
+        assert isinstance(read_manifest(Path(directory)), Manifest | NoManifest)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.sampled_from(sorted(DOCUMENT)), st.recursive(
+    st.none() | st.booleans() | st.integers(-9, 9) | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=5,
+))
+def test_any_value_in_any_field_is_never_an_exception(field: str, value: object) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        assert isinstance(read(Path(directory), {**DOCUMENT, field: value}), Manifest | NoManifest)
+
+
+def read(directory: Path, document: object) -> Manifest | NoManifest:
+    (directory / MANIFEST).write_text(json.dumps(document))
+    return read_manifest(directory)
+
+
+def is_damage(found: Manifest | NoManifest) -> bool:
+    return isinstance(found, NoManifest) and found.damaged and bool(found.why)
