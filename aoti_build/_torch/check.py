@@ -44,7 +44,7 @@ def verdicts(
     if len(got) != len(expected):
         return [{"name": "outputs", "ok": False, "why": f"{len(got)} outputs, expected {len(expected)}"}]
     return [
-        compare(name, reference, candidate, dict(tolerance))
+        compare(name, reference, candidate, tolerance)
         for name, reference, candidate in zip(names, expected, got, strict=True)
         if reference is not None
     ]

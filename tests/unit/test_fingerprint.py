@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from aoti_build.fingerprint import REASONS, Fingerprint, Reason, spec_parts
 from aoti_build.spec import CpuOptions, Dim, Model, Source, Target, TensorInput
 
-VALUES = st.text(max_size=6) | st.integers(-9, 9) | st.lists(st.integers(2, 9), max_size=3) | st.none()
+VALUES = st.text(max_size=6) | st.integers(-9, 9) | st.lists(st.integers(2, 9), max_size=3)
 TEXTS = st.text(min_size=1, max_size=6)
 NAMES = st.sampled_from(["model.py", "helper.py", "torch", "seed", "a.b", "ä"])
 PARTS = st.fixed_dictionaries({group: st.dictionaries(NAMES, VALUES, max_size=3) for group in REASONS})

@@ -1,0 +1,89 @@
+"""`clean` removes artifacts and working state, and nothing of the user's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from small_projects import TWO_MODELS, contents, publish_fake, write_project
+
+from aoti_build.spec import Project
+from aoti_build.verbs.clean import clean
+from aoti_build.verbs.status import status
+
+ORPHAN = "gone/cpu"
+
+
+@pytest.fixture
+def full(tmp_path: Path) -> Project:
+    """Two artifacts, an orphan, working state, and files of the user's in between."""
+    gone = write_project(tmp_path, TWO_MODELS.replace("second:", "gone:"))
+    publish_fake(gone, gone.targets[1])
+    project = write_project(tmp_path, TWO_MODELS)
+    for target in project.targets:
+        publish_fake(project, target)
+    for name in (".gitignore", "notes.txt", "mine/cpu/data.bin", ".staging/first--cpu.x/file", ".logs/first--cpu.log"):
+        (project.artifacts / name).parent.mkdir(parents=True, exist_ok=True)
+        (project.artifacts / name).write_text("12345")
+    return project
+
+
+def test_everything_goes_but_what_is_not_ours(full: Project) -> None:
+    report = clean(full, None)
+    assert contents(full.artifacts).keys() - locks(full) == {".gitignore", "notes.txt", "mine/cpu/data.bin"}
+    assert {"artifacts/first/cpu", "artifacts/second/cpu", "artifacts/gone/cpu", "artifacts/.staging"} <= {*report.removed}
+    assert report.bytes > 0
+    assert (full.root / "model.py").exists()
+
+
+def test_a_chosen_target(full: Project) -> None:
+    before = contents(full.artifacts).keys()
+    report = clean(full, full.targets[:1])
+    gone = before - contents(full.artifacts).keys()
+    assert {name.rpartition("/")[0] for name in gone} == {"first/cpu", ".logs"}
+    assert sorted(report.removed) == ["artifacts/.logs/first--cpu.log", "artifacts/first/cpu"]
+    assert not (full.artifacts / "first").exists()
+
+
+def test_only_orphans(full: Project) -> None:
+    report = clean(full, None, orphans_only=True)
+    assert report.removed == (f"artifacts/{ORPHAN}",)
+    assert not (full.artifacts / "gone").exists()
+    assert status(full).orphans == ()
+    assert [step.action for step in status(full).plan.steps] == ["up-to-date", "up-to-date"]
+
+
+def test_a_dry_run_tells_the_same_and_removes_nothing(full: Project) -> None:
+    before = contents(full.root)
+    told = clean(full, None, dry_run=True)
+    assert contents(full.root) == before
+    done = clean(full, None)
+    assert (told.removed, told.bytes) == (done.removed, done.bytes)
+    assert told.dry_run
+    assert not done.dry_run
+
+
+def test_nothing_there_is_fine(project: Project) -> None:
+    report = clean(project, None)
+    assert (report.removed, report.bytes) == ((), 0)
+    assert contents(project.root).keys() == {"models.yaml", "tasks.py", "model.py", "helper.py", "weights.safetensors"}
+
+
+def test_cleaned_is_not_built_yet(full: Project) -> None:
+    clean(full, None)
+    assert [step.action for step in status(full).plan.steps] == ["build", "build"]
+
+
+def test_what_status_calls_an_orphan(full: Project) -> None:
+    assert status(full).orphans == (ORPHAN,)
+
+
+def test_the_report_as_json(full: Project) -> None:
+    document = clean(full, None, dry_run=True).as_json()
+    assert (document["format"], document["format_version"], document["ok"]) == ("aoti-build/clean", 1, True)
+    assert document["dry_run"] is True
+    assert f"artifacts/{ORPHAN}" in document["removed"]
+
+
+def locks(project: Project) -> set[str]:
+    return {name for name in contents(project.artifacts) if name.startswith(".locks/")}

@@ -1,0 +1,159 @@
+"""Reports for people: every fact that decides something is on the screen."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from small_projects import (
+    FAILED_CASE,
+    PASSED_CASE,
+    TWO_MODELS,
+    FakeWorker,
+    digests_of,
+    publish_fake,
+    write_project,
+)
+
+from aoti_build.errors import BuildError
+from aoti_build.fingerprint import Reason
+from aoti_build.plan import make_plan
+from aoti_build.report import text
+from aoti_build.spec import Project
+from aoti_build.verbs.build import BuildReport, Outcome
+from aoti_build.verbs.clean import CleanReport
+from aoti_build.verbs.run import run
+from aoti_build.verbs.status import StatusReport, status
+from aoti_build.verbs.verify import Verdict, VerifyReport
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> Project:
+    """Two targets; the first is built."""
+    project = write_project(tmp_path, TWO_MODELS)
+    publish_fake(project, project.targets[0])
+    return project
+
+
+def test_a_build(two: Project) -> None:
+    manifest = make_plan(two, two.targets, digests_of(two)).steps[0].manifest
+    failure = BuildError("it broke", target="second/cpu", cause="because", hint="mend it", log=Path("build.log"))
+    report = BuildReport(
+        two,
+        (
+            Outcome(two.targets[0], "compiled", (Reason("source-changed", "model.py"),), manifest, {"total": 12.34}),
+            Outcome(two.targets[1], "failed", (Reason("no-artifact"),), error=failure),
+        ),
+    )
+    lines = text.build_lines(report)
+    assert line_of(lines, "first/cpu").split()[:4] == ["first/cpu", "compiled", "12.3", "s"]
+    assert "source-changed: model.py" in line_of(lines, "first/cpu")
+    assert "failed" in line_of(lines, "second/cpu")
+    assert {"error: second/cpu: it broke", "cause: because", "next:  mend it", "log:   build.log"} <= all_lines(lines)
+    assert lines[-1] == "2 targets: 1 compiled, 1 failed"
+
+
+def test_a_plan(two: Project) -> None:
+    lines = text.plan_lines(make_plan(two, two.targets, digests_of(two)))
+    assert line_of(lines, "first/cpu").split() == ["first/cpu", "up-to-date"]
+    assert line_of(lines, "second/cpu").split() == ["second/cpu", "build", "no-artifact"]
+    assert lines[-1] == "2 targets: 1 up-to-date, 1 build"
+
+
+def test_a_status(two: Project) -> None:
+    lines = text.status_lines(status(two))
+    row = line_of(lines, "first/cpu")
+    key = status(two).as_json()["targets"][0]["key"]
+    assert key[:12] in row
+    assert "up-to-date" in row
+    assert " d " in row
+    assert "no-artifact" in line_of(lines, "second/cpu")
+
+
+def test_orphans_are_named_with_what_to_do(two: Project) -> None:
+    report = StatusReport(make_plan(two, two.targets, digests_of(two)), ("gone/cpu",))
+    assert "gone/cpu" in text.status_lines(report)[-1]
+    assert "clean --orphans" in text.status_lines(report)[-1]
+
+
+def test_a_verification(two: Project) -> None:
+    error = BuildError("there is no artifact", target="second/cpu", hint="build it first")
+    report = VerifyReport((
+        Verdict(two.targets[0], "passed", (Reason("source-changed", "model.py"),), (PASSED_CASE,), 0.5),
+        Verdict(two.targets[1], "missing", error=error),
+    ))
+    lines = text.verify_lines(report)
+    assert "passed (stale)" in line_of(lines, "first/cpu")
+    assert "source-changed: model.py" in line_of(lines, "first/cpu")
+    assert {"1e-07", "1e-08", "0.0001"} <= set(line_of(lines, "first/cpu").split())
+    assert "error: second/cpu: there is no artifact" in all_lines(lines)
+    assert lines[-1] == "2 artifacts: 1 passed, 1 missing"
+
+
+def test_a_failed_verification_shows_the_figures_of_each_output(two: Project) -> None:
+    lines = text.verify_lines(VerifyReport((Verdict(two.targets[0], "mismatch", (), (PASSED_CASE, FAILED_CASE)),)))
+    row = line_of(lines, "example: output")
+    assert {"0.5", "0.25"} <= set(row.split())
+    assert "7 of 8 values differ" in row
+    assert "0.5" in line_of(lines, "first/cpu  mismatch")
+    assert sum("example: output" in line for line in lines) == 1
+
+
+def test_a_run(two: Project, fake_worker: FakeWorker) -> None:
+    report = run(two, two.targets[0])
+    assert fake_worker.calls
+    lines = text.run_lines(report)
+    assert "[2, 4]" in line_of(lines, "input")
+    assert any(line.startswith("passed: checked against") for line in lines)
+    assert "steady 1.00 ms" in lines[-1]
+    failed = {"passed": False, "verdicts": [{"name": "output", "ok": False, "why": "7 of 8 values differ"}]}
+    lines = text.run_lines(dataclasses.replace(report, result={**report.result, **failed}))
+    assert any(line.startswith("FAILED: ") for line in lines)
+    assert "output: 7 of 8 values differ" in all_lines(lines)
+    lines = text.run_lines(dataclasses.replace(report, result={**report.result, "check": "none", "verdicts": []}))
+    assert any(line.startswith("NOT checked") for line in lines)
+
+
+def test_a_cleaning() -> None:
+    assert text.clean_lines(CleanReport(("artifacts/a/cpu",), 2048, dry_run=False)) == [
+        "removed artifacts/a/cpu",
+        "removed 1 paths, 2.0 KiB",
+    ]
+    assert text.clean_lines(CleanReport((), 0, dry_run=True)) == ["would remove 0 paths, 0 B"]
+
+
+def test_a_table_is_aligned_and_has_no_empty_columns() -> None:
+    lines = text.table(["name", "nothing", "value"], [["a", "", "long value"], ["longer", "", "b"]])
+    assert lines == ["name    value", "a       long value", "longer  b"]
+
+
+def test_many_reasons_are_cut_and_counted() -> None:
+    shown = text.why([Reason("source-changed", f"{number}.py") for number in range(5)])
+    assert "0.py" in shown
+    assert "4.py" not in shown
+    assert shown.endswith("and 2 more")
+
+
+@pytest.mark.parametrize(
+    ("size", "shown"),
+    [(None, ""), (0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (45 << 20, "45.0 MiB"), (3 << 40, "3072.0 GiB")],
+)
+def test_sizes(size: int | None, shown: str) -> None:
+    assert text.size_text(size) == shown
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"), [(None, ""), (5.0, "5 s"), (600.0, "10 min"), (36000.0, "10 h"), (864000.0, "10 d")]
+)
+def test_ages(seconds: float | None, shown: str) -> None:
+    assert text.age_text(seconds) == shown
+
+
+def line_of(lines: list[str], start: str) -> str:
+    (found,) = (line for line in lines if line.startswith(start))
+    return found
+
+
+def all_lines(lines: list[str]) -> set[str]:
+    return {part.strip() for line in lines for part in line.splitlines()}

@@ -1,0 +1,223 @@
+"""The command contract, through invoke itself: exit codes, one JSON document, other people's tasks.py, broken pipes."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_projects import ONE_MODEL, REAL_PYTHON, REPOSITORY, TWO_MODELS, contents, inv, publish_fake, write_project
+
+from aoti_build.layout import artifact_directory
+from aoti_build.spec import Project
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["build", "--jobs", "0"], "--jobs 0"),
+        (["build", "--jobs=-1"], "--jobs -1"),
+        (["build", "--jobs", "many"], "--jobs many"),
+        (["build", "--jobs", "1.5"], "--jobs 1.5"),
+        (["verify", "--jobs", "x"], "--jobs x"),
+        (["build", "--target", "smal"], "small"),
+        (["verify", "--target", "other*"], "other*"),
+        (["status", "--target", ","], "no target"),
+        (["status", "--file", "absent.yaml"], "absent.yaml"),
+        (["run", "--input", "absent.safetensors"], "absent.safetensors"),
+        (["clean", "--target", "nothing"], "nothing"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_wrong_usage_exits_with_2_and_touches_nothing(project: Project, words: list[str], said: str) -> None:
+    before = contents(project.root)
+    answer = inv(*words, cwd=project.root, PYTHONDONTWRITEBYTECODE="1")
+    assert answer.returncode == 2, answer.stderr
+    assert said in answer.stderr
+    assert "Traceback" not in answer.stderr
+    assert contents(project.root) == before
+
+
+@pytest.mark.parametrize("verb", ["build", "verify", "status", "clean", "run"])
+def test_no_models_yaml(tmp_path: Path, verb: str) -> None:
+    (tmp_path / "tasks.py").write_text("from aoti_build.tasks import ns\n")
+    answer = inv(verb, cwd=tmp_path)
+    assert answer.returncode == 2
+    assert "models.yaml" in answer.stderr
+    assert "Traceback" not in answer.stderr
+
+
+def test_a_wrong_models_yaml_names_every_place(project: Project) -> None:
+    (project.root / "models.yaml").write_text(ONE_MODEL.replace("kwargs", "kwarg") + "    seed: x\n")
+    answer = inv("build", cwd=project.root)
+    assert answer.returncode == 2
+    assert "models.yaml:5:" in answer.stderr
+    assert "models.yaml:8:" in answer.stderr
+
+
+def test_run_takes_one_target(tmp_path: Path) -> None:
+    project = write_project(tmp_path, TWO_MODELS)
+    answer = inv("run", cwd=project.root)
+    assert answer.returncode == 2
+    assert "--target first/cpu" in answer.stderr
+
+
+def test_nothing_built_yet_exits_of_each_verb(project: Project) -> None:
+    codes = {verb: inv(verb, cwd=project.root).returncode for verb in ("status", "verify", "run", "clean")}
+    assert codes == {"status": 0, "verify": 3, "run": 3, "clean": 0}
+
+
+def test_a_damaged_artifact_exits_with_4(project: Project, published: Path) -> None:
+    (published / "model.pt2").write_bytes(b"")
+    assert inv("verify", cwd=project.root).returncode == 4
+    assert inv("run", cwd=project.root).returncode == 4
+
+
+def test_an_up_to_date_build_exits_with_0(project: Project, published: Path) -> None:
+    assert published
+    answer = inv("build", cwd=project.root)
+    assert (answer.returncode, answer.stderr) == (0, "")
+    assert "1 target: 1 up-to-date" in answer.stdout
+
+
+def test_the_first_failure_stops_a_script(project: Project, published: Path) -> None:
+    """`invoke build verify` runs no further task after one that failed."""
+    (published / "model.pt2").write_bytes(b"")
+    answer = inv("verify", "clean", cwd=project.root)
+    assert answer.returncode == 4
+    assert published.exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "kind", "code"),
+    [
+        (["build", "--dry-run"], "plan", 0),
+        (["build"], "build", 0),
+        (["status"], "status", 0),
+        (["clean", "--dry-run"], "clean", 0),
+        (["build", "--jobs", "x"], "error", 2),
+        (["build", "--file", "absent.yaml"], "error", 2),
+        (["run", "--target", "nothing"], "error", 2),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_json_is_exactly_one_document(
+    project: Project, published: Path, words: list[str], kind: str, code: int
+) -> None:
+    assert published
+    answer = inv(*words, "--json", cwd=project.root)
+    assert answer.returncode == code
+    document = one_document(answer.stdout)
+    assert (document["format"], document["format_version"]) == (f"aoti-build/{kind}", 1)
+    assert document["ok"] is (code == 0)
+
+
+def test_json_of_a_wrong_models_yaml_lists_the_problems(project: Project) -> None:
+    (project.root / "models.yaml").write_text(ONE_MODEL + "    seed: x\n")
+    document = one_document(inv("build", "--json", cwd=project.root).stdout)
+    assert document["error"]["kind"] == "spec"
+    assert [problem["line"] for problem in document["error"]["problems"]] == [8]
+
+
+def test_json_of_a_failed_verification(project: Project) -> None:
+    answer = inv("verify", "--json", cwd=project.root)
+    assert answer.returncode == 3
+    assert one_document(answer.stdout)["targets"][0]["verdict"] == "missing"
+
+
+def test_the_schema_is_json_and_can_be_written(project: Project) -> None:
+    printed = one_document(inv("schema", cwd=project.root).stdout)
+    assert inv("schema", "--output", "schema.json", cwd=project.root).returncode == 0
+    assert json.loads((project.root / "schema.json").read_text()) == printed
+
+
+def test_dry_runs_change_nothing(project: Project, published: Path) -> None:
+    (published / "golden.safetensors").unlink()
+    before = artifact_files(project)
+    for words in (["build", "--dry-run"], ["clean", "--dry-run"], ["--dry", "build"], ["--dry", "clean"]):
+        answer = inv(*words, cwd=project.root)
+        assert answer.returncode == 0, answer.stderr
+        assert artifact_files(project) == before
+
+
+def test_clean_removes(project: Project, published: Path) -> None:
+    assert inv("clean", "--target", "small", cwd=project.root).returncode == 0
+    assert not published.exists()
+
+
+def test_as_the_whole_tasks_py_from_a_directory_below(project: Project, published: Path) -> None:
+    assert published
+    below = project.root / "below" / "deeper"
+    below.mkdir(parents=True)
+    assert REPOSITORY not in below.parents
+    answer = inv("build", "--dry-run", "--json", cwd=below)
+    assert [row["action"] for row in one_document(answer.stdout)["targets"]] == ["up-to-date"]
+
+
+def test_as_a_part_of_somebody_elses_tasks(project: Project, published: Path) -> None:
+    assert published
+    (project.root / "tasks.py").write_text(
+        "from invoke import Collection, task\n"
+        "import aoti_build.tasks\n"
+        "@task\n"
+        "def build(context):\n"
+        "    print('their own')\n"
+        "ns = Collection(build)\n"
+        "ns.add_collection(aoti_build.tasks.ns, name='aoti')\n"
+    )
+    below = project.root / "below"
+    below.mkdir()
+    assert inv("build", cwd=below).stdout == "their own\n"
+    answer = inv("aoti.build", "--dry-run", "--json", cwd=below)
+    assert answer.returncode == 0, answer.stderr
+    assert [row["action"] for row in one_document(answer.stdout)["targets"]] == ["up-to-date"]
+    assert inv("aoti.build", "--jobs", "x", cwd=below).returncode == 2
+
+
+def test_the_models_yaml_beside_tasks_py_wins_over_one_below(project: Project) -> None:
+    write_project(project.root / "below", TWO_MODELS)
+    (project.root / "below" / "tasks.py").unlink()
+    answer = inv("status", "--json", cwd=project.root / "below")
+    assert [row["target"] for row in one_document(answer.stdout)["targets"]] == ["small/cpu"]
+    answer = inv("status", "--json", "--file", "models.yaml", cwd=project.root / "below")
+    assert [row["target"] for row in one_document(answer.stdout)["targets"]] == ["first/cpu", "second/cpu"]
+
+
+@pytest.mark.parametrize("words", ["status", "build --dry-run", "status --json", "schema"])
+def test_a_reader_that_goes_away_is_no_error(project: Project, words: str) -> None:
+    command = f"{shlex.quote(REAL_PYTHON)} -m invoke {words} | head -0"
+    answer = subprocess.run(
+        ["bash", "-c", f"{command}; exit ${{PIPESTATUS[0]}}"],
+        cwd=project.root,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (answer.returncode, answer.stderr) == (0, "")
+
+
+def test_debug_shows_where_an_error_arose(project: Project) -> None:
+    assert "Traceback" in inv("build", "--debug", "--jobs", "x", cwd=project.root).stderr
+
+
+def test_every_task_has_help_for_every_option(project: Project) -> None:
+    for verb in ("build", "verify", "run", "status", "clean", "schema"):
+        answer = inv(verb, "--help", cwd=project.root)
+        assert answer.returncode == 0
+        options = [line.split() for line in answer.stdout.splitlines() if line.strip().startswith("-")]
+        assert options
+        assert all(len(words) > 3 for words in options)
+
+
+def one_document(stdout: str) -> dict[str, Any]:
+    document = json.loads(stdout)
+    assert isinstance(document, dict)
+    return document
+
+
+def artifact_files(project: Project) -> dict[str, bytes]:
+    return contents(artifact_directory(project, project.targets[0]))

@@ -1,0 +1,136 @@
+"""Facts about tools and environment, found without torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from aoti_build import toolchain
+from aoti_build.digests import canonical_json
+from aoti_build.errors import UNFIT_TOOLCHAIN, ToolchainError
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_facts_are_named_strings(device: str) -> None:
+    facts = toolchain.facts(device)
+    assert all(isinstance(name, str) and isinstance(value, str) for name, value in facts.items())
+    assert {"python", "platform", "machine", "torch", "torch.build", "cxx", "cxx.version"} <= facts.keys()
+    assert canonical_json(facts)
+    assert facts == toolchain.facts(device)
+
+
+def test_only_a_gpu_target_depends_on_the_gpu() -> None:
+    assert "cuda.compute_capability" not in toolchain.facts("cpu")
+    assert "cuda.compute_capability" in toolchain.facts("cuda")
+
+
+def test_without_torch_there_is_nothing_to_build_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(toolchain, "distribution_version", lambda _: None)
+    with pytest.raises(ToolchainError, match="torch is not installed") as caught:
+        toolchain.facts("cpu")
+    assert caught.value.exit_code == UNFIT_TOOLCHAIN
+    assert caught.value.hint
+
+
+def test_a_compiler_that_is_absent_is_a_fact(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "/no/such/compiler")
+    facts = toolchain.facts("cpu")
+    assert (facts["cxx"], facts["cxx.version"]) == ("/no/such/compiler", "absent")
+
+
+def test_a_compiler_is_known_by_what_it_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("CXX", compiler(tmp_path / "cc1", "echo release 1; echo built with love"))
+    first = toolchain.facts("cpu")["cxx.version"]
+    monkeypatch.setenv("CXX", compiler(tmp_path / "cc2", "echo release 2; echo built with love"))
+    second = toolchain.facts("cpu")["cxx.version"]
+    assert "release 1" in first
+    assert "release 2" in second
+
+
+def test_a_compiler_with_options(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    command = compiler(tmp_path / "cc", 'echo "release 1 with $1"') + " --fast"
+    monkeypatch.setenv("CXX", command)
+    assert toolchain.facts("cpu")["cxx.version"] == "release 1 with --fast"
+
+
+def test_a_compiler_that_says_nothing_or_cannot_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("CXX", compiler(tmp_path / "silent", "exit 3"))
+    assert toolchain.facts("cpu")["cxx.version"] == "exit 3"
+    broken = tmp_path / "broken"
+    broken.write_bytes(b"\x7fELF, but not really")
+    broken.chmod(0o755)
+    monkeypatch.setenv("CXX", str(broken))
+    assert toolchain.facts("cpu")["cxx.version"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "TORCHINDUCTOR_MAX_AUTOTUNE",
+        "TORCHINDUCTOR_SOMETHING_NEW",
+        "TORCHDYNAMO_X",
+        "TRITON_PTXAS_PATH",
+        "AOT_INDUCTOR_DEBUG_COMPILE",
+        "ATEN_CPU_CAPABILITY",
+        "PYTORCH_CUDA_ALLOC_CONF",
+        "CXX",
+        "CPLUS_INCLUDE_PATH",
+        "CUDA_HOME",
+        "OMP_NUM_THREADS",
+        "PYTHONPATH",
+    ],
+)
+def test_variables_that_change_code(name: str) -> None:
+    assert toolchain.environment({name: "value", "HOME": "/home/me"}) == {name: "value"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "TORCHINDUCTOR_CACHE_DIR",
+        "TORCHINDUCTOR_COMPILE_THREADS",
+        "TRITON_CACHE_DIR",
+        "TORCH_LOGS",
+        "TORCH_HOME",
+        "HOME",
+        "PATH",
+        "LANG",
+        "MY_TORCH_X",
+        "AOTI_BUILD_CACHE",
+        "AOTI_BUILD_STORE",
+        "INVOKE_DEBUG",
+    ],
+)
+def test_variables_that_do_not(name: str) -> None:
+    assert toolchain.environment({name: "value"}) == {}
+
+
+def test_the_order_of_variables_is_irrelevant() -> None:
+    one = toolchain.environment({"CXX": "a", "TORCH_X": "b"})
+    other = toolchain.environment({"TORCH_X": "b", "CXX": "a"})
+    assert list(one.items()) == list(other.items())
+
+
+def test_the_process_environment_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_SOMETHING_NEW", "1")
+    assert toolchain.environment()["TORCHINDUCTOR_SOMETHING_NEW"] == "1"
+
+
+def test_a_processor_is_always_there_and_a_gpu_if_the_driver_has_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(toolchain, "compute_capabilities", lambda: ())
+    assert toolchain.has_device("cpu")
+    assert not toolchain.has_device("cuda")
+    monkeypatch.setattr(toolchain, "compute_capabilities", lambda: ("9.0",))
+    assert toolchain.has_device("cuda")
+
+
+def test_a_distribution_that_is_not_installed_has_no_version() -> None:
+    assert toolchain.distribution_version("no-such-distribution-at-all") is None
+    assert toolchain.distribution_version("torch")
+
+
+def compiler(path: Path, script: str) -> str:
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    return str(path)

@@ -1,0 +1,215 @@
+"""`verify` with a worker that only pretends: every verdict and its exit code, and nothing loaded that is not fit."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from small_projects import (
+    CUDA_MODEL,
+    FAILED_CASE,
+    ONE_MODEL,
+    TWO_MODELS,
+    FakeWorker,
+    edit,
+    publish_fake,
+    write_project,
+)
+
+from aoti_build import toolchain
+from aoti_build.errors import ArtifactError, BuildError
+from aoti_build.layout import artifact_directory
+from aoti_build.manifest import GOLDEN, MODEL
+from aoti_build.spec import Project
+from aoti_build.verbs.run import run
+from aoti_build.verbs.verify import VerifyReport, verify
+from aoti_build.worker import Interrupted, WorkerCrash
+
+
+def test_a_good_artifact_passes(project: Project, published: Path, fake_worker: FakeWorker) -> None:
+    report = run_verify(project)
+    assert (verdicts(report), report.exit_code) == (["passed"], 0)
+    assert fake_worker.calls == ["check"]
+    assert json.loads((published / "verify.json").read_text())["verdict"] == "passed"
+
+
+def test_verifying_does_not_make_an_artifact_stale(project: Project, published: Path, fake_worker: FakeWorker) -> None:
+    for _ in range(2):
+        report = verify(project, project.targets, strict=True)
+        assert (verdicts(report), report.exit_code) == (["passed"], 0)
+    assert published
+    assert fake_worker.calls == ["check", "check"]
+
+
+def test_no_artifact(project: Project, fake_worker: FakeWorker) -> None:
+    report = run_verify(project)
+    assert (verdicts(report), report.exit_code) == (["missing"], 3)
+    assert "build it first" in str(report.verdicts[0].error)
+    assert "small/cpu" in str(report.verdicts[0].error)
+    assert fake_worker.calls == []
+    assert not (project.artifacts / "small").exists()
+
+
+@pytest.mark.parametrize("name", [MODEL, GOLDEN])
+@pytest.mark.parametrize("content", [None, b"", b"compiled code of small/cpV"])
+def test_a_damaged_file_is_refused(
+    project: Project, published: Path, fake_worker: FakeWorker, name: str, content: bytes | None
+) -> None:
+    (published / name).unlink() if content is None else (published / name).write_bytes(content)
+    report = run_verify(project)
+    assert (verdicts(report), report.exit_code) == (["refused"], 4)
+    assert name in str(report.verdicts[0].error)
+    assert fake_worker.calls == []
+
+
+@pytest.mark.parametrize("content", [None, b"", b"{}", b"not json"])
+def test_a_damaged_manifest_is_refused(
+    project: Project, published: Path, fake_worker: FakeWorker, content: bytes | None
+) -> None:
+    manifest = published / "manifest.json"
+    manifest.unlink() if content is None else manifest.write_bytes(content)
+    report = run_verify(project)
+    assert (verdicts(report), report.exit_code) == (["refused"], 4)
+    assert "manifest.json" in str(report.verdicts[0].error)
+    assert fake_worker.calls == []
+
+
+def test_another_targets_artifact_is_refused(tmp_path: Path, fake_worker: FakeWorker) -> None:
+    project = write_project(tmp_path, TWO_MODELS)
+    publish_fake(project, project.targets[0])
+    first, second = (artifact_directory(project, target) for target in project.targets)
+    second.parent.mkdir()
+    first.rename(second)
+    report = run_verify(project)
+    assert (verdicts(report), report.exit_code) == (["missing", "refused"], 4)
+    assert "first/cpu" in str(report.verdicts[1].error)
+    assert fake_worker.calls == []
+
+
+@pytest.mark.parametrize(
+    ("need", "value"),
+    [("cpu_features", ["no_such_feature"]), ("torch", "1.0.0"), ("machine", "riscv64"), ("platform", "plan9")],
+)
+def test_an_unfit_host_is_refused(
+    project: Project, published: Path, fake_worker: FakeWorker, need: str, value: object
+) -> None:
+    assert published
+    edit(project, lambda document: document["requires"].update({need: value}))
+    report = run_verify(project)
+    assert (verdicts(report), report.exit_code) == (["refused"], 4)
+    assert fake_worker.calls == []
+
+
+def test_a_mismatch(project: Project, published: Path, fake_worker: FakeWorker) -> None:
+    assert published
+    fake_worker.answers["check"] = {"passed": False, "cases": [FAILED_CASE]}
+    report = run_verify(project)
+    assert (verdicts(report), report.exit_code) == (["mismatch"], 3)
+    document = report.as_json()
+    assert document["ok"] is False
+    assert document["targets"][0]["cases"][0]["outputs"][0]["max_abs"] == 0.5
+
+
+@pytest.mark.parametrize("error", [WorkerCrash("no", signal_name="SIGSEGV"), BuildError("no")])
+def test_a_crash(project: Project, published: Path, fake_worker: FakeWorker, error: Exception) -> None:
+    assert published
+    fake_worker.answers["check"] = error
+    report = run_verify(project)
+    assert (verdicts(report), report.exit_code) == (["crashed"], 3)
+    assert str(report.verdicts[0].error).startswith("small/cpu: no")
+
+
+def test_a_golden_file_that_the_worker_refuses(project: Project, published: Path, fake_worker: FakeWorker) -> None:
+    assert published
+    fake_worker.answers["check"] = ArtifactError("no golden file of this version")
+    report = run_verify(project)
+    assert (verdicts(report), report.exit_code) == (["refused"], 4)
+
+
+def test_one_failure_does_not_end_the_run(tmp_path: Path, fake_worker: FakeWorker) -> None:
+    project = write_project(tmp_path, TWO_MODELS)
+    for target in project.targets:
+        publish_fake(project, target)
+    (artifact_directory(project, project.targets[0]) / MODEL).unlink()
+    report = verify(project, project.targets, jobs=2)
+    assert (verdicts(report), report.exit_code) == (["refused", "passed"], 4)
+    assert fake_worker.calls == ["check"]
+
+
+def test_an_absent_device(tmp_path: Path, fake_worker: FakeWorker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(toolchain, "compute_capabilities", lambda: ())
+    project = write_project(tmp_path, CUDA_MODEL)
+    report = run_verify(project)
+    assert (verdicts(report), report.exit_code) == (["unavailable"], 0)
+    assert verify(project, project.targets, strict=True).exit_code == 3
+    assert fake_worker.calls == []
+
+
+@pytest.mark.parametrize("content", [None, "edited = True\n"])
+def test_a_stale_artifact_is_checked_as_what_it_is(
+    project: Project, published: Path, fake_worker: FakeWorker, content: str | None
+) -> None:
+    assert published
+    helper = project.root / "helper.py"
+    helper.unlink() if content is None else helper.write_text(content)
+    report = run_verify(project)
+    assert (verdicts(report), report.exit_code) == (["passed"], 0)
+    assert [(reason.reason, reason.what) for reason in report.verdicts[0].stale] == [("source-changed", "helper.py")]
+    assert verify(project, project.targets, strict=True).exit_code == 3
+    assert fake_worker.calls == ["check", "check"]
+
+
+def test_another_tolerance_is_no_staleness_and_is_used(tmp_path: Path, fake_worker: FakeWorker) -> None:
+    publish_fake(write_project(tmp_path, ONE_MODEL))
+    used = []
+    fake_worker.during = lambda _, job: used.append(job["tolerance"])
+    changed = write_project(tmp_path, ONE_MODEL + "    tolerance: {atol: 0.5}\n")
+    report = verify(changed, changed.targets, strict=True)
+    assert (verdicts(report), report.exit_code, report.verdicts[0].stale) == (["passed"], 0, ())
+    assert used == [{"atol": 0.5, "rtol": None}]
+
+
+def test_an_interrupt(project: Project, published: Path, fake_worker: FakeWorker) -> None:
+    assert published
+    fake_worker.answers["check"] = KeyboardInterrupt()
+    with pytest.raises(Interrupted):
+        run_verify(project)
+
+
+def test_an_old_verdict_is_not_mistaken_for_damage(project: Project, published: Path, fake_worker: FakeWorker) -> None:
+    (published / "verify.json").write_text("garbage")
+    assert run_verify(project).exit_code == 0
+    assert fake_worker.calls
+
+
+def test_the_report_as_json(project: Project, published: Path, fake_worker: FakeWorker) -> None:
+    assert published
+    assert fake_worker.calls == []
+    document = json.loads(json.dumps(run_verify(project).as_json()))
+    assert (document["format"], document["format_version"], document["ok"]) == ("aoti-build/verify", 1, True)
+    (row,) = document["targets"]
+    assert (row["target"], row["verdict"], row["stale"], row["error"]) == ("small/cpu", "passed", [], None)
+
+
+def test_run_refuses_what_verify_refuses(project: Project, published: Path, fake_worker: FakeWorker) -> None:
+    (published / MODEL).write_bytes(b"")
+    with pytest.raises(ArtifactError, match=MODEL):
+        run(project, project.targets[0])
+    assert fake_worker.calls == []
+
+
+def test_run_passes_on_the_workers_verdict(project: Project, published: Path, fake_worker: FakeWorker) -> None:
+    assert published
+    assert run(project, project.targets[0]).exit_code == 0
+    fake_worker.answers["run"] = {"passed": False}
+    report = run(project, project.targets[0])
+    assert (report.exit_code, report.as_json()["ok"]) == (3, False)
+
+
+def run_verify(project: Project) -> VerifyReport:
+    return verify(project, project.targets)
+
+
+def verdicts(report: VerifyReport) -> list[str]:
+    return [verdict.verdict for verdict in report.verdicts]

@@ -1,0 +1,257 @@
+"""Worker processes seen from outside: results, errors, crashes, phases, and that nothing of them outlives its parent."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_projects import REAL_PYTHON
+
+from aoti_build import worker
+from aoti_build.errors import AotiBuildError, ArtifactError, BuildError, ToolchainError, UsageError, VerificationError
+from aoti_build.worker import Interrupted, WorkerCrash, allow_starts, run_worker, stop_all
+
+# What a stub worker has at hand: the job, `phase`, `result`, and a pipe that is open as long as anyone of its group lives.
+PRELUDE = """\
+import json, os, signal, subprocess, sys, time
+verb, job_path, events = sys.argv[3], sys.argv[4], int(sys.argv[5])
+job = json.load(open(job_path))
+def phase(name):
+    os.write(events, (json.dumps({"phase": name}) + chr(10)).encode())
+def result(**value):
+    with open(os.path.join(os.path.dirname(job_path), "result.json"), "w") as file:
+        json.dump({"ok": True, **value}, file)
+def error(**value):
+    result(ok=False, error=value)
+"""
+Run = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Runs a script as the worker of a job."""
+
+    def run_script(script: str, **options: Any) -> dict[str, Any]:
+        monkeypatch.setattr(sys, "executable", stub(tmp_path / "stub", script))
+        job = {"root": str(tmp_path), "number": 7}
+        return run_worker("build", job, directory=tmp_path / "work", log=tmp_path / "logs" / "log", **options)
+
+    return run_script
+
+
+class Lifeline:
+    """A pipe by name that a stub's group keeps open; `ended` once every one of its processes is gone."""
+
+    def __init__(self, path: Path) -> None:
+        os.mkfifo(path)
+        self._reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+
+    def wait_for_start(self) -> None:
+        assert self._read(), "the stub did not start"
+
+    def ended(self) -> bool:
+        return self._read() == b""
+
+    def close(self) -> None:
+        os.close(self._reader)
+
+    def _read(self) -> bytes | None:
+        """What was written, nothing at the end, None if neither came within some seconds."""
+        deadline = time.monotonic() + 15
+        while time.monotonic() < deadline:
+            if select.select([self._reader], [], [], 0.05)[0]:
+                try:
+                    data = os.read(self._reader, 100)
+                except BlockingIOError:
+                    continue
+                if data or self._begun:
+                    self._begun = True
+                    return data
+                time.sleep(0.01)  # nobody has opened the other end yet
+        return None
+
+    _begun = False
+
+
+@pytest.fixture
+def lifeline(tmp_path: Path) -> Iterator[Lifeline]:
+    made = Lifeline(tmp_path / "lifeline")
+    yield made
+    made.close()
+
+
+# A worker with a child of its own (as a compiler is), which both ignore polite signals.
+WITH_CHILD = """
+line = os.open(job["root"] + "/lifeline", os.O_WRONLY)
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+child = subprocess.Popen(["sleep", "1000"], pass_fds=[line])
+os.write(line, b"started")
+"""
+
+
+def test_a_result_comes_back(run: Run, tmp_path: Path) -> None:
+    found = run("result(verb=verb, number=job['number'], cwd=os.getcwd(), stdin=sys.stdin.isatty())")
+    assert found == {"ok": True, "verb": "build", "number": 7, "cwd": str(tmp_path), "stdin": False}
+
+
+def test_everything_printed_is_in_the_log(run: Run, tmp_path: Path) -> None:
+    log = tmp_path / "logs" / "log"
+    log.parent.mkdir()
+    log.write_text("earlier\n")
+    run("os.system('echo of a child'); print('out'); print('err', file=sys.stderr); result()")
+    assert log.read_text().split("\n")[0] == "earlier"
+    assert {"of a child", "out", "err"} <= set(log.read_text().splitlines())
+
+
+def test_variables_are_set_on_top(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("INHERITED", "1")
+    found = run("result(names=[os.environ[n] for n in ('INHERITED', 'GIVEN')])", environment={"GIVEN": "2"})
+    assert found["names"] == ["1", "2"]
+
+
+def test_phases_arrive_in_order_as_they_begin(run: Run) -> None:
+    seen: list[str] = []
+    run("phase('export'); phase('compile'); phase('check'); result()", on_phase=seen.append)
+    assert seen == ["export", "compile", "check"]
+
+
+def test_a_phase_arrives_before_the_worker_goes_on(run: Run, tmp_path: Path) -> None:
+    script = "phase('one')\nwhile not os.path.exists(job['root'] + '/seen'): time.sleep(0.01)\nresult()"
+    run(script, on_phase=lambda _: (tmp_path / "seen").touch())
+
+
+def test_a_cut_event_is_not_an_error(run: Run) -> None:
+    seen: list[str] = []
+    run("phase('one'); os.write(events, b'{\"phase\": \"tw'); result()", on_phase=seen.append)
+    assert seen == ["one"]
+
+
+@pytest.mark.parametrize("kind", [ArtifactError, BuildError, ToolchainError, UsageError, VerificationError])
+def test_a_reported_error_is_raised_as_what_it_is(run: Run, tmp_path: Path, kind: type[AotiBuildError]) -> None:
+    with pytest.raises(kind) as caught:
+        run(f"error(kind={kind.kind!r}, message='no', where='models.yaml:1:2', cause='because', hint='do'); sys.exit(1)")
+    error = caught.value
+    assert (error.message, error.where, error.cause, error.hint) == ("no", "models.yaml:1:2", "because", "do")
+    assert error.log == tmp_path / "logs" / "log"
+    assert error.exit_code == kind.exit_code
+
+
+@pytest.mark.parametrize(("name", "hint"), [("SIGSEGV", "CXX"), ("SIGKILL", "memory"), ("SIGILL", "instructions"), ("SIGABRT", "log")])
+def test_a_crash_names_its_signal(run: Run, name: str, hint: str) -> None:
+    with pytest.raises(WorkerCrash) as caught:
+        run(f"print('last words', flush=True); os.kill(os.getpid(), signal.{name})")
+    assert caught.value.signal_name == name
+    assert name in caught.value.message
+    assert hint in (caught.value.hint or "")
+    assert "last words" in (caught.value.cause or "")
+
+
+def test_no_result_is_a_crash(run: Run, tmp_path: Path) -> None:
+    with pytest.raises(WorkerCrash, match="status 3") as caught:
+        run("print('last words', flush=True); os._exit(3)")
+    assert caught.value.signal_name is None
+    assert caught.value.log == tmp_path / "logs" / "log"
+    assert "last words" in (caught.value.cause or "")
+
+
+def test_half_a_result_is_a_crash(run: Run) -> None:
+    with pytest.raises(WorkerCrash):
+        run("open(os.path.dirname(job_path) + '/result.json', 'w').write('{\"ok\": tr'); os._exit(0)")
+
+
+def test_a_long_log_is_not_quoted_whole(run: Run) -> None:
+    with pytest.raises(WorkerCrash) as caught:
+        run("print(*range(1000), sep=chr(10), flush=True); os._exit(3)")
+    assert (caught.value.cause or "").splitlines()[-1] == "999"
+    assert len((caught.value.cause or "").splitlines()) < 50
+
+
+def test_a_worker_that_ends_takes_its_children_along(run: Run, lifeline: Lifeline) -> None:
+    run(WITH_CHILD + "os.close(events); result(); os._exit(0)")
+    lifeline.wait_for_start()
+    assert lifeline.ended()
+
+
+def test_an_error_of_ours_ends_the_worker(run: Run, lifeline: Lifeline) -> None:
+    def fail(_: str) -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        run(WITH_CHILD + "phase('one'); time.sleep(1000)", on_phase=fail)
+    lifeline.wait_for_start()
+    assert lifeline.ended()
+
+
+def test_stop_all_ends_worker_and_children(run: Run, lifeline: Lifeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "_GRACE_SECONDS", 0.1)
+    raised: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            run(WITH_CHILD + "time.sleep(1000)")
+        except AotiBuildError as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    lifeline.wait_for_start()
+    stop_all()
+    thread.join(15)
+    assert [type(error) for error in raised] == [Interrupted]
+    assert lifeline.ended()
+
+
+def test_after_stop_all_nothing_starts_until_allowed(run: Run, tmp_path: Path) -> None:
+    stop_all()
+    with pytest.raises(Interrupted) as caught:
+        run("open(job['root'] + '/started', 'w'); result()")
+    assert caught.value.exit_code == 130
+    assert not (tmp_path / "started").exists()
+    allow_starts()
+    assert run("result()") == {"ok": True}
+
+
+def test_a_worker_whose_parent_is_killed_dies_with_its_children(tmp_path: Path, lifeline: Lifeline) -> None:
+    watching = "from aoti_build._torch.__main__ import _die_with_parent\n_die_with_parent()\n"
+    assert_dies_with_parent(tmp_path, lifeline, watching + WITH_CHILD + "time.sleep(1000)")
+
+
+def test_a_compiler_cannot_eat_the_watched_stdin(tmp_path: Path, lifeline: Lifeline) -> None:
+    watching = "from aoti_build._torch.__main__ import _die_with_parent\n_die_with_parent()\n"
+    reading = "assert subprocess.run(['cat'], stdout=subprocess.PIPE).stdout == b''\n"
+    assert_dies_with_parent(tmp_path, lifeline, watching + reading + WITH_CHILD + "time.sleep(1000)")
+
+
+def assert_dies_with_parent(tmp_path: Path, lifeline: Lifeline, script: str) -> None:
+    """Run `script` as the worker of a process that is then killed without a chance to clean up."""
+    parent_script = f"""
+import sys
+from pathlib import Path
+from aoti_build.worker import run_worker
+sys.executable = {stub(tmp_path / "stub", script)!r}
+root = Path({str(tmp_path)!r})
+run_worker("build", {{"root": str(root)}}, directory=root / "work", log=root / "log")
+"""
+    parent = subprocess.Popen([REAL_PYTHON, "-c", parent_script])
+    try:
+        lifeline.wait_for_start()
+    finally:
+        parent.send_signal(signal.SIGKILL)
+        parent.wait()
+    assert lifeline.ended()
+
+
+def stub(path: Path, script: str) -> str:
+    """An executable that takes the worker's arguments and runs `script`."""
+    path.write_text(f"#!{REAL_PYTHON}\n{PRELUDE}{script}\n")
+    path.chmod(0o755)
+    return str(path)
