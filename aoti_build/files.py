@@ -41,6 +41,21 @@ def write_atomic(path: Path, data: bytes) -> None:
     _fsync_directory(path.parent)
 
 
+def copy_atomic(source: Path, destination: Path) -> None:
+    """Copy a file so that `destination` appears whole. Not made durable: for files whose content is checked when
+    read."""
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=destination.parent, prefix=f".{destination.name}.")
+    os.close(handle)
+    try:
+        shutil.copyfile(source, temporary)
+        os.chmod(temporary, 0o666 & ~_UMASK)
+        os.replace(temporary, destination)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
 def write_json(path: Path, value: Any) -> None:
     """`write_atomic` of an indented JSON document."""
     write_atomic(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())

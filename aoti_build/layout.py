@@ -37,6 +37,13 @@ def stat_cache_path(project: Project) -> Path:
     return project.artifacts / ".stat-cache.json"
 
 
+def store_root(project: Project) -> Path:
+    """The store lies with the artifacts, or where `AOTI_BUILD_STORE` says, to be shared between checkouts."""
+    if given := os.environ.get("AOTI_BUILD_STORE"):
+        return Path(given).absolute()
+    return project.artifacts / ".store"
+
+
 def inductor_cache_root() -> Path:
     """Root of the jobs' private inductor caches. Not in the project: the path is compiled into shared libraries, and
     two checkouts must get the same bytes. `AOTI_BUILD_CACHE` moves it.

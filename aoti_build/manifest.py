@@ -8,6 +8,7 @@ reason.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ from aoti_build.fingerprint import Parts
 
 FORMAT = "aoti-build/manifest"
 FORMAT_VERSION = 1
+_DIGEST = re.compile("[0-9a-f]{64}")
 MANIFEST, MODEL, GOLDEN, LOG, VERIFY = "manifest.json", "model.pt2", "golden.safetensors", "build.log", "verify.json"
 
 
@@ -33,6 +35,10 @@ class FileRecord:
 class Manifest:
     """One artifact's record. Tables whose layout belongs to another module are kept as JSON values.
 
+    `key` is the artifact key (graph and weights), `graph_key` what the compiled code depends on; `weights` says whether
+    the weights lie apart from the code (`apart`, with `alignment` in bytes of each in the blob) or `why` not;
+    `inputs_digest` covers the golden inputs.
+
     `source` are the parts of the source key (`aoti_build.fingerprint`); `requires` what a host must have to run it;
     `signature` inputs and outputs with dtypes, shapes and dynamic ranges; `check` the comparison with eager that let
     it be published; `provenance` when, by what and from which commit it was made.
@@ -41,6 +47,8 @@ class Manifest:
     target: str
     key: str
     graph_key: str
+    weights: Mapping[str, Any]
+    inputs_digest: str
     source: Parts
     files: Mapping[str, FileRecord]
     requires: Mapping[str, Any]
@@ -58,6 +66,8 @@ class Manifest:
             "target": self.target,
             "key": self.key,
             "graph_key": self.graph_key,
+            "weights": dict(self.weights),
+            "inputs_digest": self.inputs_digest,
             "files": {name: {"sha256": file.sha256, "size": file.size} for name, file in sorted(self.files.items())},
             "requires": dict(self.requires),
             "signature": dict(self.signature),
@@ -96,20 +106,26 @@ def read_manifest(directory: Path) -> Manifest | NoManifest:
         version = document.get("format_version")
         return NoManifest(damaged=True, why=f"manifest.json has format version {version}; this release reads 1")
     try:
-        return _parse(document)
+        return parse_manifest(document)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         return NoManifest(damaged=True, why=f"manifest.json lacks or garbles a field: {error!r}")
 
 
-def _parse(document: Mapping[str, Any]) -> Manifest:
+def parse_manifest(document: Mapping[str, Any]) -> Manifest:
+    """The manifest that a JSON document says. Raises KeyError, TypeError, ValueError or AttributeError if it is
+    none."""
     files = {name: FileRecord(str(f["sha256"]), int(f["size"])) for name, f in document["files"].items()}
     if MODEL not in files or GOLDEN not in files or any("/" in name or "\\" in name for name in files):
         raise ValueError("files")
+    if not all(_DIGEST.fullmatch(file.sha256) for file in files.values()):
+        raise ValueError("sha256")  # digests become paths in the store
     source = {str(group): dict(parts) for group, parts in document["source"].items()}
     return Manifest(
         target=str(document["target"]),
         key=str(document["key"]),
         graph_key=str(document["graph_key"]),
+        weights=dict(document["weights"]),
+        inputs_digest=str(document["inputs_digest"]),
         source=source,
         files=files,
         requires=dict(document["requires"]),

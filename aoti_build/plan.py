@@ -17,8 +17,9 @@ from aoti_build.layout import artifact_directory
 from aoti_build.manifest import MODEL, Manifest, NoManifest, read_manifest
 from aoti_build.spec.project import Project, Target
 from aoti_build.stat_cache import StatCache
+from aoti_build.store import Store
 
-UP_TO_DATE, BUILD, RECHECK, UNAVAILABLE = "up-to-date", "build", "recheck", "unavailable"
+UP_TO_DATE, BUILD, RESTORE, RECHECK, UNAVAILABLE = "up-to-date", "build", "restore", "recheck", "unavailable"
 
 # isa of models.yaml -> inductor options. The march values are psABI levels; simdlen keeps inductor's own vector width
 # to it.
@@ -31,13 +32,17 @@ ISA_OPTIONS: Mapping[str, Mapping[str, Any]] = {
 
 @dataclass(frozen=True)
 class Step:
-    """A target, what to do about it (`action`) and why; `manifest` is the published artifact's, if it has a readable
-    one."""
+    """A target, what to do about it (`action`) and why.
+
+    `manifest` is the published artifact's, if it has a readable one; `stored` that of an artifact in the store which
+    was made from exactly the present state.
+    """
 
     target: Target
     action: str
     reasons: tuple[Reason, ...]
     manifest: Manifest | None = None
+    stored: Manifest | None = None
 
 
 @dataclass(frozen=True)
@@ -48,15 +53,18 @@ class Plan:
 
     @property
     def work(self) -> tuple[Step, ...]:
-        return tuple(step for step in self.steps if step.action in (BUILD, RECHECK))
+        return tuple(step for step in self.steps if step.action in (BUILD, RESTORE, RECHECK))
 
 
-def make_plan(project: Project, targets: tuple[Target, ...], digests: StatCache, *, force: bool = False) -> Plan:
+def make_plan(
+    project: Project, targets: tuple[Target, ...], digests: StatCache, store: Store, *, force: bool = False
+) -> Plan:
     """Compare each target's published artifact with what the sources say now."""
-    return Plan(tuple(plan_target(project, target, digests, force=force) for target in targets))
+    return Plan(tuple(plan_target(project, target, digests, store, force=force) for target in targets))
 
 
-def plan_target(project: Project, target: Target, digests: StatCache, *, force: bool = False) -> Step:
+def plan_target(project: Project, target: Target, digests: StatCache, store: Store, *, force: bool = False) -> Step:
+    """The step for one target. With `force` neither the published artifact nor the store counts."""
     directory = artifact_directory(project, target)
     manifest = read_manifest(directory)
     known = manifest if isinstance(manifest, Manifest) else None
@@ -64,11 +72,21 @@ def plan_target(project: Project, target: Target, digests: StatCache, *, force: 
     if not toolchain.has_device(target.device):
         return Step(target, UNAVAILABLE, (Reason("no-device", target.device), *reasons), known)
     if reasons:
-        return Step(target, BUILD, reasons, known)
+        stored = None if force else find_stored(project, target, digests, store)
+        return Step(target, RESTORE if stored else BUILD, reasons, known, stored)
     if known is not None and known.check.get("tolerance") != tolerance(target):
         changed = Reason("spec-changed", "tolerance", known.check.get("tolerance"), tolerance(target))
         return Step(target, RECHECK, (changed,), known)
     return Step(target, UP_TO_DATE, (), known)
+
+
+def find_stored(project: Project, target: Target, digests: StatCache, store: Store) -> Manifest | None:
+    """An artifact in the store that was made from exactly what is here now, found without an export."""
+    for candidate in store.traces(current_parts(project, target, {}, digests).parts):
+        now = current_parts(project, target, candidate.source, digests)
+        if not any(now.differences(candidate.source)) and store.has(candidate):
+            return candidate
+    return None
 
 
 def tolerance(target: Target) -> dict[str, float | None]:

@@ -1,24 +1,23 @@
-"""Building one target: compile job, check in another fresh process, inputs looked at again, manifest, publish.
+"""Building one target: from the store, or by a worker; check in another fresh process, inputs looked at again, publish.
 
 The artifact directory is exchanged as a whole and last, so whatever happens before leaves the published one as it was.
 """
 
 from __future__ import annotations
 
+import contextlib
 import shutil
-import subprocess
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import replace
-from datetime import datetime, timezone
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from aoti_build import __version__, host
+from aoti_build import host
 from aoti_build.digests import digest_file
 from aoti_build.errors import BuildError
 from aoti_build.files import publish_directory, staging
-from aoti_build.fingerprint import Fingerprint, Parts, spec_parts
+from aoti_build.fingerprint import Fingerprint, Parts, Reason, spec_parts
 from aoti_build.layout import (
     artifact_directory,
     inductor_cache_root,
@@ -28,85 +27,246 @@ from aoti_build.layout import (
 )
 from aoti_build.manifest import GOLDEN, LOG, MODEL, FileRecord, Manifest
 from aoti_build.plan import ISA_OPTIONS, Step, current_parts, tolerance, toolchain_parts, weight_parts
+from aoti_build.provenance import provenance
 from aoti_build.spec.project import Project, Target
 from aoti_build.spec.records import target_to_json
 from aoti_build.stat_cache import StatCache
-from aoti_build.worker import run_worker
+from aoti_build.store import Store
+from aoti_build.worker import OnPhase, run_worker
 
-OnPhase = Callable[[str], None]
 # AOTInductor's own checks of shapes, ranges and dtypes are off unless this is set before the first use.
 CHECK_ENVIRONMENT = {"AOTI_RUNTIME_CHECK_INPUTS": "1"}
+TAKE, REPACK, COMPILE = "take", "repack", "compile"
 
 
-def build_target(project: Project, step: Step, digests: StatCache, on_phase: OnPhase) -> Manifest:
-    """Build `step.target` and publish it. The caller holds the target's lock.
+@dataclass(frozen=True)
+class TargetBuilder:
+    """Builds one target after another; the caller holds the target's lock. Raises the worker's errors and
+    `BuildError`."""
 
-    Raises:
-        AotiBuildError: of the worker; or `BuildError` when the check fails or an input was edited meanwhile.
-    """
-    target, log = step.target, log_path(project, step.target)
-    started = time.perf_counter()
-    _clear_abandoned(project, target)
-    log.parent.mkdir(parents=True, exist_ok=True)
-    log.write_bytes(b"")
-    with staging(staging_root(project), staging_prefix(target)) as work:
-        staged = work / "artifact"
-        staged.mkdir()
-        before: Parts = {**toolchain_parts(target), "weights": weight_parts(project, target, digests)}
-        made = run_worker(
-            "build",
-            _build_job(project, target, work, staged, before),
-            directory=work / "build",
-            log=log,
-            on_phase=on_phase,
+    project: Project
+    digests: StatCache
+    store: Store
+    on_progress: Callable[[Target, str], None]
+
+    def build(self, step: Step, *, from_nothing: bool = False) -> Manifest:
+        """Export, then take, repack or compile as the keys allow; with `from_nothing` the store is not looked into."""
+        started = time.perf_counter()
+        target = step.target
+        with self._workplace(target) as place:
+            before = self._before(target)
+            desk = _Desk(self.store, place, from_nothing)
+            made = self._work(target, place, before, desk.answer)
+            source = _source_parts(target, before, made)
+            manifest = Manifest(
+                target=target.name,
+                key=made["key"],
+                graph_key=made["graph_key"],
+                weights=desk.weights if desk.weights is not None else made["weights"],
+                inputs_digest=made["inputs_digest"],
+                source=source,
+                files={},
+                requires=host.requirements(target),
+                signature=made["signature"],
+                check=self._check(target, place, made["signature"], desk.checked),
+                action=_action(desk.action, step, made["graph_key"]),
+                reasons=tuple(reason.as_json() for reason in _explained(step, desk.action)),
+                provenance=provenance(self.project.root),
+            )
+            seconds = {**made["seconds"], "check": manifest.check["seconds"]}
+            self._refuse_edited(target, source)
+            return self._publish(target, place, manifest, seconds, started)
+
+    def restore(self, step: Step) -> Manifest | None:
+        """Publish the stored artifact that the step found; None if its files turn out corrupted or gone."""
+        started = time.perf_counter()
+        stored, target = step.stored, step.target
+        if stored is None:
+            return None
+        with self._workplace(target) as place:
+            self.on_progress(target, "restore")
+            if not all(self.store.fetch(file.sha256, place.staged / name) for name, file in stored.files.items()):
+                return None
+            place.log.write_text(f"restored from the store: {stored.key}\n")
+            manifest = replace(
+                stored,
+                target=target.name,
+                check=self._check(target, place, stored.signature, stored.check),
+                action="restored",
+                reasons=tuple(reason.as_json() for reason in step.reasons),
+            )
+            return self._publish(target, place, manifest, {}, started)
+
+    def recheck(self, step: Step) -> Manifest:
+        """The tolerance changed: check the published artifact against it and record that."""
+        manifest, target = step.manifest, step.target
+        if manifest is None:
+            raise ValueError("only a published artifact can be checked again")
+        with self._workplace(target) as place:
+            published = replace(place, staged=artifact_directory(self.project, target))
+            renewed = replace(manifest, check=self._check(target, published, manifest.signature, None))
+        renewed.write(artifact_directory(self.project, target))
+        return renewed
+
+    def reproduce(self, step: Step) -> None:
+        """Compile the published artifact's sources again from nothing; raise `BuildError` unless the bytes are the
+        same."""
+        published, target = step.manifest, step.target
+        if published is None:
+            raise BuildError("there is no artifact to reproduce", target=target.name)
+        with self._workplace(target) as place:
+            desk = _Desk(self.store, place, from_nothing=True)
+            made = self._work(target, place, self._before(target), desk.answer)
+            digest = digest_file(place.staged / MODEL)
+            if digest != published.files[MODEL].sha256:
+                raise BuildError(
+                    "building it again gave other bytes",
+                    cause=f"{MODEL} was {published.files[MODEL].sha256[:12]}, is {digest[:12]}; "
+                    f"key was {published.key[:12]}, is {made['key'][:12]}",
+                    hint="autotuning on a GPU and memory-mapped weights are not reproducible; see docs/architecture.md",
+                    log=place.log,
+                )
+
+    def _work(self, target: Target, place: _Place, before: Parts, answer: Callable[..., Any]) -> dict[str, Any]:
+        job = self._job(target, place, before)
+        return run_worker(
+            "build", job, directory=place.work / "build", log=place.log, on_phase=self._on_phase(target), answer=answer
         )
-        checked = check_package(
-            project, target, staged, made["signature"], directory=work / "check", log=log, on_phase=on_phase
+
+    def _check(
+        self, target: Target, place: _Place, signature: Mapping[str, Any], known: Mapping[str, Any] | None
+    ) -> dict[str, Any]:
+        """The check's record; `known` is that of an earlier check of these very bytes, good if the tolerance is the
+        same."""
+        if known is not None and known.get("tolerance") == tolerance(target):
+            return {**known, "seconds": 0.0}
+        result = check_package(
+            self.project,
+            target,
+            place.staged,
+            signature,
+            directory=place.work / "check",
+            log=place.log,
+            on_phase=self._on_phase(target),
         )
-        seconds = {**made["seconds"], "check": sum(checked["seconds"].values())}
-        if not checked["passed"]:
-            raise _failed_check(checked, log)
-        on_phase("publish")
-        source = _source_parts(target, before, made)
-        _refuse_edited(project, target, source, digests)
-        shutil.copyfile(log, staged / LOG)
-        manifest = Manifest(
-            target=target.name,
-            key=made["key"],
-            graph_key=made["graph_key"],
-            source=source,
-            files={name: _file_record(staged / name) for name in (MODEL, GOLDEN)},
-            requires=host.requirements(target),
-            signature=made["signature"],
-            check=_check_record(target, checked),
+        if not result["passed"]:
+            raise _failed_check(result, place.log)
+        seconds = round(sum(result["seconds"].values()), 3)
+        return {"passed": True, "tolerance": tolerance(target), "cases": result["cases"], "seconds": seconds}
+
+    def _publish(
+        self, target: Target, place: _Place, manifest: Manifest, seconds: Mapping[str, float], started: float
+    ) -> Manifest:
+        self.on_progress(target, "publish")
+        shutil.copyfile(place.log, place.staged / LOG)
+        final = replace(
+            manifest,
+            files=manifest.files or {name: _file_record(place.staged / name) for name in (MODEL, GOLDEN)},
             seconds={**seconds, "total": round(time.perf_counter() - started, 3)},
-            action="compiled",
-            reasons=tuple(reason.as_json() for reason in step.reasons),
-            provenance=_provenance(project.root),
         )
-        manifest.write(staged)
-        publish_directory(staged, artifact_directory(project, target))
-    return manifest
+        final.write(place.staged)
+        directory = artifact_directory(self.project, target)
+        publish_directory(place.staged, directory)
+        if final.action != "restored":
+            self.store.add(final, directory)
+        self.store.register(self.project.artifacts)
+        return final
+
+    def _refuse_edited(self, target: Target, source: Parts) -> None:
+        """What was built is of what was read; publishing it as today's state would be a lie if an input changed
+        since."""
+        now = current_parts(self.project, target, source, self.digests)
+        changed = list(now.differences(Fingerprint(source).parts))
+        if changed:
+            raise BuildError(
+                f"{changed[0].what} was edited while this target was built, so nothing was published",
+                cause="\n".join(map(str, changed)),
+                hint="build again",
+            )
+
+    @contextlib.contextmanager
+    def _workplace(self, target: Target) -> Iterator[_Place]:
+        """A staging directory and an empty log; what a killed build of this target left is removed first."""
+        log, root = log_path(self.project, target), staging_root(self.project)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_bytes(b"")
+        for left in root.glob(f"{staging_prefix(target)}*"):
+            shutil.rmtree(left, ignore_errors=True)
+        with staging(root, staging_prefix(target)) as work:
+            staged = work / "artifact"
+            staged.mkdir()
+            yield _Place(work, staged, log)
+
+    def _before(self, target: Target) -> Parts:
+        """The parts of the source key that are known before the worker reports what it used."""
+        return {**toolchain_parts(target), "weights": weight_parts(self.project, target, self.digests)}
+
+    def _job(self, target: Target, place: _Place, before: Parts) -> dict[str, Any]:
+        clock = place.work / "clock"
+        clock.touch()
+        return {
+            "root": str(self.project.root),
+            "target": target_to_json(target),
+            "staged": str(place.staged),
+            "cache_root": str(inductor_cache_root()),
+            "isa_patches": dict(ISA_OPTIONS[target.model.cpu.isa]) if target.device == "cpu" else {},
+            "where": places(self.project, target),
+            "toolchain": before["toolchain"],
+            "environment": before["environment"],
+            # Now, by the clock of the file system that the sources are on, which need not be this host's.
+            "started_ns": clock.stat().st_mtime_ns,
+        }
+
+    def _on_phase(self, target: Target) -> OnPhase:
+        def on_phase(phase: str) -> None:
+            self.on_progress(target, phase)
+
+        return on_phase
 
 
-def recheck_target(project: Project, step: Step, on_phase: OnPhase) -> Manifest:
-    """The tolerance changed: check the published artifact against it and record that. The caller holds the lock."""
-    manifest = step.manifest
-    if manifest is None:
-        raise ValueError("only a published artifact can be checked again")
-    target, log = step.target, log_path(project, step.target)
-    log.parent.mkdir(parents=True, exist_ok=True)
-    log.write_bytes(b"")
-    directory = artifact_directory(project, target)
-    with staging(staging_root(project), staging_prefix(target)) as work:
-        checked = check_package(
-            project, target, directory, manifest.signature, directory=work, log=log, on_phase=on_phase
-        )
-    if not checked["passed"]:
-        raise _failed_check(checked, log)
-    renewed = replace(manifest, check=_check_record(target, checked))
-    renewed.write(directory)
-    return renewed
+@dataclass(frozen=True)
+class _Place:
+    """Where one target is worked on: `work` is removed at the end, `staged` in it becomes the artifact."""
+
+    work: Path
+    staged: Path
+    log: Path
+
+
+@dataclass
+class _Desk:
+    """Answers the worker's question what to do, from its keys: the store's package, its code, or a compile."""
+
+    store: Store
+    place: _Place
+    from_nothing: bool
+    action: str = COMPILE
+    weights: Mapping[str, Any] | None = None
+    checked: Mapping[str, Any] | None = None
+
+    def answer(self, question: Mapping[str, Any]) -> dict[str, Any]:
+        if self.from_nothing:
+            return {"action": COMPILE, "golden": True}
+        return self._take(question) or self._repack(question) or {"action": COMPILE, "golden": True}
+
+    def _take(self, question: Mapping[str, Any]) -> dict[str, Any] | None:
+        """The very package, and its golden files if those are of the same inputs."""
+        hit = self.store.by_key(question["key"])
+        if hit is None or not self.store.fetch(hit.files[MODEL].sha256, self.place.staged / MODEL):
+            return None
+        self.action, self.weights = TAKE, hit.weights
+        same_inputs = hit.inputs_digest == question["inputs_digest"]
+        if same_inputs and self.store.fetch(hit.files[GOLDEN].sha256, self.place.staged / GOLDEN):
+            self.checked = hit.check
+        return {"action": TAKE, "golden": self.checked is None}
+
+    def _repack(self, question: Mapping[str, Any]) -> dict[str, Any] | None:
+        """A package of the same graph whose weights can be exchanged."""
+        hit, template = self.store.by_graph(question["graph_key"]), self.place.work / "template.pt2"
+        if hit is None or not self.store.fetch(hit.files[MODEL].sha256, template):
+            return None
+        self.action, self.weights = REPACK, hit.weights
+        return {"action": REPACK, "template": str(template), "alignment": hit.weights["alignment"], "golden": True}
 
 
 def check_package(
@@ -143,21 +303,22 @@ def places(project: Project, target: Target) -> dict[str, str]:
     return {name: project.where(target.model, *path) for name, path in fields.items()}
 
 
-def _build_job(project: Project, target: Target, work: Path, staged: Path, before: Parts) -> dict[str, Any]:
-    clock = work / "clock"
-    clock.touch()
-    return {
-        "root": str(project.root),
-        "target": target_to_json(target),
-        "staged": str(staged),
-        "cache_root": str(inductor_cache_root()),
-        "isa_patches": dict(ISA_OPTIONS[target.model.cpu.isa]) if target.device == "cpu" else {},
-        "where": places(project, target),
-        "toolchain": before["toolchain"],
-        "environment": before["environment"],
-        # Now, by the clock of the file system that the sources are on, which need not be this host's.
-        "started_ns": clock.stat().st_mtime_ns,
-    }
+def _action(done: str, step: Step, graph_key: str) -> str:
+    """The contract's word for what was done: weights-only when this target's own code was kept."""
+    if done == COMPILE:
+        return "compiled"
+    if done == REPACK and step.manifest is not None and step.manifest.graph_key == graph_key:
+        return "repacked"
+    return "reused"
+
+
+def _explained(step: Step, done: str) -> tuple[Reason, ...]:
+    """The step's reasons, and why new weights needed a compile where they did."""
+    old = step.manifest
+    new_weights = any(reason.reason == "weights-changed" for reason in step.reasons)
+    if done == COMPILE and new_weights and old is not None and not old.weights.get("apart"):
+        return (*step.reasons, Reason("weights-in-code", str(old.weights.get("why"))))
+    return step.reasons
 
 
 def _source_parts(target: Target, before: Parts, made: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
@@ -168,19 +329,6 @@ def _source_parts(target: Target, before: Parts, made: Mapping[str, Any]) -> dic
         "distributions": made["distributions"],
         **before,
     }
-
-
-def _refuse_edited(project: Project, target: Target, source: Parts, digests: StatCache) -> None:
-    """What was built is of what was read; publishing it as the state of now would be a lie if an input changed
-    since."""
-    now = current_parts(project, target, source, digests)
-    changed = list(now.differences(Fingerprint(source).parts))
-    if changed:
-        raise BuildError(
-            f"{changed[0].what} was edited while this target was built, so nothing was published",
-            cause="\n".join(map(str, changed)),
-            hint="build again",
-        )
 
 
 def _failed_check(checked: Mapping[str, Any], log: Path) -> BuildError:
@@ -198,34 +346,5 @@ def _failed_check(checked: Mapping[str, Any], log: Path) -> BuildError:
     )
 
 
-def _check_record(target: Target, checked: Mapping[str, Any]) -> dict[str, Any]:
-    return {"passed": True, "tolerance": tolerance(target), "cases": checked["cases"]}
-
-
 def _file_record(path: Path) -> FileRecord:
     return FileRecord(digest_file(path), path.stat().st_size)
-
-
-def _clear_abandoned(project: Project, target: Target) -> None:
-    """Staging directories of this target that a killed build left; nobody else works on it while we hold its lock."""
-    for left in staging_root(project).glob(f"{staging_prefix(target)}*"):
-        shutil.rmtree(left, ignore_errors=True)
-
-
-def _provenance(root: Path) -> dict[str, Any]:
-    commit = _git(root, "rev-parse", "HEAD")
-    return {
-        "aoti_build": __version__,
-        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "git_commit": commit,
-        "git_dirty": bool(_git(root, "status", "--porcelain", "--untracked-files=no")) if commit else None,
-    }
-
-
-def _git(root: Path, *words: str) -> str | None:
-    """Git's answer, or None without git or outside a repository."""
-    try:
-        answer = subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, timeout=30, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return answer.stdout.strip() if answer.returncode == 0 else None

@@ -32,6 +32,7 @@ _HELP = {
     "keep-going": "after a failure go on with the other targets",
     "dry-run": "only say what would be done",
     "strict": "a missing device (and, in verify, a stale artifact) is a failure",
+    "check-reproducible": "compile every target once more from nothing; other bytes are a failure",
     "debug": "show the traceback of an error",
     "input": "a .safetensors file with a tensor for each input name; default: the golden input",
     "orphans": "only artifacts that models.yaml no longer lists",
@@ -49,7 +50,11 @@ def _help(*names: str) -> dict[str, str]:
     return {name: _HELP[name] for name in names}
 
 
-@task(help=_help("target", "file", "json", "jobs", "force", "keep-going", "dry-run", "strict", "debug"))
+@task(
+    help=_help(
+        "target", "file", "json", "jobs", "force", "keep-going", "dry-run", "strict", "check-reproducible", "debug"
+    )
+)
 def build(
     context: Context,
     target: str = "",
@@ -60,6 +65,7 @@ def build(
     keep_going: bool = False,
     dry_run: bool = False,
     strict: bool = False,
+    check_reproducible: bool = False,
     debug: bool = False,
 ) -> None:
     """Bring every artifact up to date: compile what changed, check it against eager, publish it."""
@@ -81,6 +87,7 @@ def build(
             force=force,
             keep_going=keep_going,
             strict=strict,
+            check_reproducible=check_reproducible,
             on_progress=_progress(targets),
         )
         _print(report, text.build_lines(report), json)

@@ -176,6 +176,7 @@ def facts(device: str) -> dict[str, str]:
         **{name: version for name in CODEGEN_DISTRIBUTIONS if (version := distribution_version(name))},
         **_torch_build(),
         **_compiler(),
+        "cpu.count": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()),
     }
     if "torch" not in found:
         raise ToolchainError("torch is not installed here", hint="pip install torch torchvision, then run again")

@@ -35,6 +35,7 @@ _running_lock = threading.Lock()
 _stopping = threading.Event()
 
 OnPhase = Callable[[str], None]
+Answer = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
 
 class Interrupted(AotiBuildError):
@@ -59,6 +60,7 @@ def run_worker(
     directory: Path,
     log: Path,
     on_phase: OnPhase = lambda phase: None,
+    answer: Answer = lambda question: {},
     environment: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Do `job` in a fresh process and return its result.
@@ -68,6 +70,7 @@ def run_worker(
         directory: where job.json and result.json go; the caller's to remove.
         log: gets everything the worker, its compilers and user code print; appended to.
         on_phase: called with the name of each phase as it begins, from this thread.
+        answer: called with each question the worker asks; what it returns is sent back.
         environment: variables set on top of this process's own.
 
     Raises:
@@ -84,7 +87,7 @@ def run_worker(
         finally:
             os.close(write_end)
         try:
-            _follow(events, on_phase)
+            _follow(events, process, on_phase, answer)
             _await(process)
         finally:
             _end(process)
@@ -138,7 +141,7 @@ def _start(
     return process
 
 
-def _follow(events: Any, on_phase: OnPhase) -> None:
+def _follow(events: Any, process: subprocess.Popen[bytes], on_phase: OnPhase, answer: Answer) -> None:
     """Read events until every holder of the pipe is gone."""
     for line in events:
         try:
@@ -147,6 +150,9 @@ def _follow(events: Any, on_phase: OnPhase) -> None:
             continue  # a line cut by a crash
         if phase := event.get("phase"):
             on_phase(phase)
+        if (question := event.get("ask")) is not None and process.stdin is not None:
+            process.stdin.write(json.dumps(answer(question)).encode() + b"\n")
+            process.stdin.flush()
 
 
 def _await(process: subprocess.Popen[bytes]) -> None:

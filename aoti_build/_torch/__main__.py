@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import queue
 import signal
 import sys
 import threading
@@ -27,13 +28,13 @@ VERBS = {"build": "build", "check": "check", "run": "run"}
 
 
 def main(verb: str, job_path: Path, events_descriptor: int) -> int:
-    _die_with_parent()
+    answers = _die_with_parent()
     os.set_inheritable(events_descriptor, False)
     job = json.loads(job_path.read_bytes())
     run: Callable[[Mapping[str, Any], Events], dict[str, Any]]
     run = getattr(import_module(f"aoti_build._torch.{VERBS[verb]}"), verb)
     with os.fdopen(events_descriptor, "w", buffering=1) as stream:
-        result, status = _guarded(run, job, Events(stream))
+        result, status = _guarded(run, job, Events(stream, answers))
     write_json(job_path.with_name("result.json"), result)
     return status
 
@@ -58,19 +59,25 @@ def _guarded(
     return {"ok": False, "error": failure.as_json()}, 1
 
 
-def _die_with_parent() -> None:
-    """Watch stdin from a thread; give everything else a null stdin, so that no compiler can read the watched one."""
+def _die_with_parent() -> queue.Queue[str]:
+    """Read stdin from a thread: lines are the parent's answers, its end is the parent's.
+
+    Everything else gets a null stdin, so that no compiler can read the watched one.
+    """
     watched = os.dup(0)
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.close(null)
+    answers: queue.Queue[str] = queue.Queue()
 
     def watch() -> None:
-        while os.read(watched, 4096):
-            pass
+        with os.fdopen(watched, encoding="utf-8") as lines:
+            for line in lines:
+                answers.put(line)
         os.killpg(os.getpgrp(), signal.SIGKILL)
 
     threading.Thread(target=watch, name="die-with-parent", daemon=True).start()
+    return answers
 
 
 if __name__ == "__main__":

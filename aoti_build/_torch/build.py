@@ -1,13 +1,12 @@
-"""The `build` job: model, export, golden files, compile. Writes model.pt2 and golden.safetensors into the staging
-directory.
+"""The `build` job: model, export, keys; then, as the parent decides from the keys, nothing, a repack or a compile.
 
-The result says what was made and from what; checking and publishing are the parent's decisions.
+Writes model.pt2 and golden.safetensors into the staging directory, as far as they are not taken from the store. The
+result says what was made and from what; looking into the store, checking and publishing are the parent's.
 """
 
 from __future__ import annotations
 
 import contextlib
-import difflib
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -23,18 +22,22 @@ from aoti_build._torch.discover import Discovery
 from aoti_build._torch.events import Events
 from aoti_build._torch.export import export, signature, sizes_of_one
 from aoti_build._torch.golden import Case, save_golden
-from aoti_build._torch.graph import graph_digest, state_digest
+from aoti_build._torch.graph import graph_digest, state_digest, tensors_digest
 from aoti_build._torch.inputs import Axes, Call, Make, dynamic_axes, from_callable, from_shapes
 from aoti_build._torch.model import load_callable, load_weights, make_module
+from aoti_build._torch.package import KEY_METADATA, repack, separate, used_state
+from aoti_build._torch.settings import inductor_options, resolved_settings
 from aoti_build.digests import digest_json
-from aoti_build.errors import BuildError, UsageError
+from aoti_build.errors import BuildError
 from aoti_build.files import lock
 from aoti_build.fingerprint import KEY_VERSION
 from aoti_build.manifest import GOLDEN, MODEL
-from aoti_build.spec.project import Model, Source, Target
+from aoti_build.spec.project import Model, Source
 from aoti_build.spec.records import target_from_json
 
 _SEED = 0
+# Decides which source files are found, and those are in the key themselves; its paths differ between checkouts.
+GRAPH_IRRELEVANT = frozenset({"PYTHONPATH"})
 
 
 @dataclass(frozen=True)
@@ -48,40 +51,73 @@ class Prepared:
 
 
 def build(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
-    """Returns: key, graph_key, signature, sources, distributions, metadata, seconds. Raises the errors of the parts."""
+    """Returns: key, graph_key, inputs_digest, weights, signature, sources, distributions, seconds.
+
+    Asks the parent once, with key, graph_key, inputs_digest and output names. The answer's `action` is "take" (the
+    store has this very package), "repack" (with `template`, a package of the same graph, and its `alignment`) or
+    "compile"; `golden` says whether golden files are wanted.
+    """
     target = target_from_json(job["target"])
     staged, root, where = Path(job["staged"]), Path(job["root"]), job["where"]
     discovery = Discovery(root, ignored=(root / "artifacts", Path(job["cache_root"])))
-    options = _inductor_options(target, job["isa_patches"], where)
     with events.phase("model"):
         prepared = prepare(target.model, target.device, root, where)
-    with events.phase("reference"):
-        save_golden(staged / GOLDEN, reference_cases(prepared, target.model))
+    # After the user's code was imported: what it set counts.
+    options = inductor_options(target, job["isa_patches"], where)
     dims = target.model.dims
     with sizes_of_one(dims):
         with events.phase("export"):
             program = export(prepared.module, prepared.example, dims, prepared.axes, where["inputs"])
-            graph_key, key = _keys(program, options, job)
-        # Before the compile changes the program in place.
-        described = signature(program, prepared.module, prepared.example, dims, prepared.axes)
-        used = {"sources": discovery.sources(job["started_ns"]), "distributions": discovery.distributions()}
-        with events.phase("compile"), _private_cache(Path(job["cache_root"]), graph_key):
-            _compile(program, staged / MODEL, {**options, "aot_inductor.metadata": {"AOTI_BUILD_KEY": key}})
-    return {"key": key, "graph_key": graph_key, "signature": described, **used, "seconds": events.seconds}
+            cases = case_calls(prepared, target.model)
+            made: dict[str, Any] = {
+                **_keys(program, options, job),
+                "inputs_digest": tensors_digest([tensor for call in cases.values() for tensor in call.tensors()]),
+                "signature": signature(program, prepared.module, prepared.example, dims, prepared.axes),
+                "sources": discovery.sources(job["started_ns"]),
+                "distributions": discovery.distributions(),
+            }
+        answer = events.ask({name: made[name] for name in ("key", "graph_key", "inputs_digest")})
+        if answer["golden"]:
+            with events.phase("reference"):
+                references = [reference(name, prepared.module, call) for name, call in cases.items()]
+                save_golden(staged / GOLDEN, references)
+        if answer["action"] == "repack":
+            with events.phase("repack"):
+                repack(Path(answer["template"]), staged / MODEL, program, answer["alignment"], made["key"])
+        elif answer["action"] == "compile":
+            made["weights"] = _compiled(program, options, job, made, events)
+    return {**made, "seconds": events.seconds}
 
 
-def _keys(program: ExportedProgram, options: Mapping[str, Any], job: Mapping[str, Any]) -> tuple[str, str]:
+def _compiled(
+    program: ExportedProgram,
+    options: Mapping[str, Any],
+    job: Mapping[str, Any],
+    made: Mapping[str, Any],
+    events: Events,
+) -> dict[str, Any]:
+    """Compile into the staging directory; whether the package's weights can be exchanged later."""
+    package = Path(job["staged"]) / MODEL
+    # Before the compile, which changes the program in place.
+    state = dict(program.state_dict), dict(program.constants), used_state(program)
+    with events.phase("compile"), _private_cache(Path(job["cache_root"]), made["graph_key"]):
+        _compile(program, package, {**options, "aot_inductor.metadata": {KEY_METADATA: made["key"]}})
+    return separate(package, *state)
+
+
+def _keys(program: ExportedProgram, options: Mapping[str, Any], job: Mapping[str, Any]) -> dict[str, str]:
     """The graph key (what compiled code depends on) and the artifact key (that and the weights)."""
+    environment = {name: value for name, value in job["environment"].items() if name not in GRAPH_IRRELEVANT}
     graph_key = digest_json(
         {
             "key_version": KEY_VERSION,
             "graph": graph_digest(program),
-            "options": {name: repr(value) for name, value in options.items()},
+            "settings": resolved_settings(options),
             "toolchain": job["toolchain"],
-            "environment": job["environment"],
+            "environment": environment,
         }
     )
-    return graph_key, digest_json({"graph_key": graph_key, "weights": state_digest(program)})
+    return {"graph_key": graph_key, "key": digest_json({"graph_key": graph_key, "weights": state_digest(program)})}
 
 
 def prepare(model: Model, device: str, root: Path, where: Mapping[str, str]) -> Prepared:
@@ -99,13 +135,13 @@ def prepare(model: Model, device: str, root: Path, where: Mapping[str, str]) -> 
     return Prepared(module.to(device), make, example.to(device), axes)
 
 
-def reference_cases(prepared: Prepared, model: Model) -> list[Case]:
-    """Eager's outputs for the example sizes and, with dynamic dims, for all dims at their minimum."""
+def case_calls(prepared: Prepared, model: Model) -> dict[str, Call]:
+    """The golden calls by name: the example sizes and, with dynamic dims, all dims at their minimum."""
     sizes = {"example": {dim.name: dim.example for dim in model.dims}}
     if model.dims:
         sizes["min"] = {dim.name: dim.min for dim in model.dims}
     device = next((leaf.device.type for leaf in prepared.example.tensors()), "cpu")
-    return [reference(name, prepared.module, prepared.make(values, _SEED).to(device)) for name, values in sizes.items()]
+    return {name: prepared.make(values, _SEED).to(device) for name, values in sizes.items()}
 
 
 def reference(name: str, module: torch.nn.Module, call: Call) -> Case:
@@ -125,27 +161,6 @@ def reference(name: str, module: torch.nn.Module, call: Call) -> Case:
     if not any(output is not None for output in outputs):
         raise BuildError("the model returns no tensor", hint="a compiled artifact can only return tensors")
     return Case(name, call.tensors(), outputs)
-
-
-def _inductor_options(target: Target, isa: Mapping[str, Any], where: Mapping[str, str]) -> dict[str, Any]:
-    """The preset's options over our own; every name must be one that this torch's inductor knows."""
-    import torch._inductor
-
-    options = {**isa, **target.inductor_config}
-    if any(dim.min < 2 for dim in target.model.dims):
-        # Lowering may assume "not 1" where it picks strides, and the package's own check would then refuse the
-        # declared 1. That 1 works is proven instead: the minimum of all dims is a golden case.
-        options.setdefault("aot_inductor.check_lowerbound", False)
-    known = set(torch._inductor.list_options())
-    for name in options:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=3)
-            raise UsageError(
-                f"torch {torch.__version__} has no inductor option {name!r}",
-                where=where["inductor_configs"],
-                hint=f"did you mean {', '.join(near)}?" if near else "torch._inductor.list_options() lists them",
-            )
-    return options
 
 
 @contextlib.contextmanager
@@ -168,6 +183,8 @@ def _private_cache(cache_root: Path, graph_key: str) -> Iterator[None]:
 
 
 def _compile(program: ExportedProgram, path: Path, options: dict[str, Any]) -> None:
+    import torch._inductor
+
     try:
         torch._inductor.aoti_compile_and_package(program, package_path=str(path), inductor_configs=dict(options))
     except Exception as error:  # inductor, Triton and the C++ compiler each have their own types

@@ -1,26 +1,29 @@
-"""What a worker tells its parent while it works: one JSON object a line."""
+"""What a worker tells and asks its parent while it works: one JSON object a line, out on the events pipe, in on
+stdin."""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import queue
 import sys
 import time
-from collections.abc import Iterator
-from typing import IO
+from collections.abc import Iterator, Mapping
+from typing import IO, Any
 
 
 class Events:
-    """Phases as they begin and end; `seconds` keeps the durations for the manifest."""
+    """Phases as they begin and end, and questions; `seconds` keeps the durations for the manifest."""
 
-    def __init__(self, stream: IO[str]) -> None:
+    def __init__(self, stream: IO[str], answers: queue.Queue[str]) -> None:
         self._stream = stream
+        self._answers = answers
         self.seconds: dict[str, float] = {}
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Announce the phase `name` and time it, in seconds of wall time."""
-        self._send(phase=name)
+        self._send({"phase": name})
         print(f"--- {name}", file=sys.stderr, flush=True)
         started = time.perf_counter()
         try:
@@ -28,6 +31,12 @@ class Events:
         finally:
             self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - started, 3)
 
-    def _send(self, **event: str) -> None:
+    def ask(self, question: Mapping[str, Any]) -> dict[str, Any]:
+        """Send `question` and wait for the parent's answer."""
+        self._send({"ask": question})
+        answer: dict[str, Any] = json.loads(self._answers.get())
+        return answer
+
+    def _send(self, event: Mapping[str, Any]) -> None:
         with contextlib.suppress(BrokenPipeError):  # a parent that is gone is stdin's business, see __main__
             self._stream.write(json.dumps(event) + "\n")

@@ -7,21 +7,22 @@ import os
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from aoti_build.errors import BUILD_FAILED, OK, AotiBuildError, BuildError
 from aoti_build.files import lock, recover_directory
 from aoti_build.fingerprint import Reason
-from aoti_build.layout import artifact_directory, lock_path, stat_cache_path
+from aoti_build.layout import artifact_directory, lock_path, stat_cache_path, store_root
 from aoti_build.manifest import MODEL, Manifest
-from aoti_build.plan import RECHECK, UNAVAILABLE, UP_TO_DATE, Plan, Step, make_plan, plan_target
+from aoti_build.plan import RECHECK, RESTORE, UNAVAILABLE, UP_TO_DATE, Plan, Step, make_plan, plan_target
 from aoti_build.spec.project import Project, Target
 from aoti_build.stat_cache import StatCache
-from aoti_build.target_build import build_target, recheck_target
+from aoti_build.store import Store
+from aoti_build.target_build import TargetBuilder
 from aoti_build.worker import Interrupted, allow_starts, check_stopping, stop_all
 
-FAILED, NOT_STARTED, RECHECKED = "failed", "not-started", "rechecked"
+FAILED, NOT_STARTED, RECHECKED, REPRODUCED = "failed", "not-started", "rechecked", "reproduced"
 _GIB = 1 << 30
 _JOB_MEMORY = 3 * _GIB  # a worker with torch, an export and one C++ compiler; resnet18 peaks near 2 GiB
 
@@ -97,7 +98,7 @@ class PlanReport:
 def plan(project: Project, targets: tuple[Target, ...], *, force: bool = False) -> Plan:
     """The plan that `build` would act on."""
     digests = StatCache(stat_cache_path(project))
-    made = make_plan(project, targets, digests, force=force)
+    made = make_plan(project, targets, digests, Store(store_root(project)), force=force)
     digests.save()
     return made
 
@@ -110,19 +111,23 @@ def build(
     force: bool = False,
     keep_going: bool = False,
     strict: bool = False,
+    check_reproducible: bool = False,
     on_progress: OnProgress = lambda target, phase: None,
 ) -> BuildReport:
     """Build `targets`; up to `jobs` at once (None: as cores and memory allow).
 
     After a failure no further target is started unless `keep_going`. With `strict` an unavailable device is a failure.
+    With `check_reproducible` every target is compiled once more from nothing and compared, byte by byte.
     Raises `Interrupted` on Ctrl-C, after every worker has ended.
     """
     digests = StatCache(stat_cache_path(project))
-    steps = make_plan(project, targets, digests, force=force)
-    builder = _Builder(project, digests, force, on_progress)
-    outcomes = {step.target.name: _settled(step, strict) for step in steps.steps if step not in steps.work}
-    if steps.work:
-        outcomes |= _run_all(builder, steps.work, jobs or default_jobs(len(steps.work)), keep_going)
+    store = Store(store_root(project))
+    steps = make_plan(project, targets, digests, store, force=force)
+    builder = _Builder(TargetBuilder(project, digests, store, on_progress), force, check_reproducible)
+    work = tuple(step for step in steps.steps if check_reproducible and step.action == UP_TO_DATE) + steps.work
+    outcomes = {step.target.name: _settled(step, strict) for step in steps.steps if step not in work}
+    if work:
+        outcomes |= _run_all(builder, work, jobs or default_jobs(len(work)), keep_going)
     digests.save()
     return BuildReport(project, tuple(outcomes[step.target.name] for step in steps.steps))
 
@@ -134,12 +139,11 @@ def default_jobs(work: int) -> int:
 
 @dataclass
 class _Builder:
-    """Builds one step under its lock; planned again inside it, since another build may just have done the work."""
+    """Does one step under its lock; planned again inside it, since another build may just have done the work."""
 
-    project: Project
-    digests: StatCache
+    targets: TargetBuilder
     force: bool
-    on_progress: OnProgress
+    check_reproducible: bool
     gpu: threading.Lock = field(default_factory=threading.Lock)
 
     def __call__(self, step: Step) -> Outcome:
@@ -155,32 +159,40 @@ class _Builder:
             failure = BuildError("the disk refused", target=step.target.name, cause=str(error))
             return Outcome(step.target, FAILED, step.reasons, step.manifest, error=failure)
 
+    def progress(self, target: Target, text: str) -> None:
+        self.targets.on_progress(target, text)
+
     def _locked(self, step: Step) -> Outcome:
         target, waited = step.target, False
+        project, digests, store = self.targets.project, self.targets.digests, self.targets.store
 
         def on_wait() -> None:
             nonlocal waited
             check_stopping()
             if not waited:
-                self.on_progress(target, "waiting for another build of this target")
+                self.progress(target, "waiting for another build of this target")
             waited = True
 
-        with lock(lock_path(self.project, target), on_wait):
-            recover_directory(artifact_directory(self.project, target))
+        with lock(lock_path(project, target), on_wait):
+            recover_directory(artifact_directory(project, target))
             # What another build has just made is fresh enough even for --force.
-            fresh = plan_target(self.project, target, self.digests, force=self.force and not waited)
-            return self._act(fresh)
+            fresh = plan_target(project, target, digests, store, force=self.force and not waited)
+            outcome = self._act(fresh)
+            if not self.check_reproducible:
+                return outcome
+            self.targets.reproduce(replace(fresh, manifest=outcome.manifest))
+            return replace(outcome, action=REPRODUCED)
 
     def _act(self, step: Step) -> Outcome:
-        def on_phase(phase: str) -> None:
-            self.on_progress(step.target, phase)
-
         if step.action == UP_TO_DATE:
             return Outcome(step.target, UP_TO_DATE, (), step.manifest)
         if step.action == RECHECK:
-            return Outcome(step.target, RECHECKED, step.reasons, recheck_target(self.project, step, on_phase))
-        manifest = build_target(self.project, step, self.digests, on_phase)
-        return Outcome(step.target, manifest.action, step.reasons, manifest, manifest.seconds)
+            return Outcome(step.target, RECHECKED, step.reasons, self.targets.recheck(step))
+        manifest = self.targets.restore(step) if step.action == RESTORE else None
+        if manifest is None:
+            manifest = self.targets.build(step, from_nothing=self.force)
+        reasons = tuple(Reason(**reason) for reason in manifest.reasons)
+        return Outcome(step.target, manifest.action, reasons, manifest, manifest.seconds)
 
 
 def _run_all(builder: _Builder, steps: tuple[Step, ...], jobs: int, keep_going: bool) -> dict[str, Outcome]:
@@ -198,7 +210,7 @@ def _run_all(builder: _Builder, steps: tuple[Step, ...], jobs: int, keep_going: 
                 for future in done:
                     outcome = future.result()
                     outcomes[running.pop(future).target.name] = outcome
-                    builder.on_progress(outcome.target, outcome.action)
+                    builder.progress(outcome.target, outcome.action)
                     if outcome.action == FAILED and not keep_going:
                         outcomes |= {
                             step.target.name: Outcome(step.target, NOT_STARTED, step.reasons) for step in waiting

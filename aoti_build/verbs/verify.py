@@ -25,11 +25,12 @@ from aoti_build.errors import (
 )
 from aoti_build.files import staging, write_json
 from aoti_build.fingerprint import Reason
-from aoti_build.layout import artifact_directory, log_path, staging_prefix, staging_root, stat_cache_path
+from aoti_build.layout import artifact_directory, log_path, staging_prefix, staging_root, stat_cache_path, store_root
 from aoti_build.manifest import VERIFY, Manifest, NoManifest, read_manifest
 from aoti_build.plan import plan_target
 from aoti_build.spec.project import Project, Target
 from aoti_build.stat_cache import StatCache
+from aoti_build.store import Store
 from aoti_build.target_build import check_package
 from aoti_build.worker import Interrupted, WorkerCrash, allow_starts, stop_all
 
@@ -161,7 +162,7 @@ def _verify_target(project: Project, target: Target, digests: StatCache, on_prog
         return Verdict(target, MISSING, error=error)
     except ArtifactError as error:
         return Verdict(target, REFUSED, error=error)
-    step = plan_target(project, target, digests)
+    step = plan_target(project, target, digests, Store(store_root(project)))
     verdict = _checked(project, target, manifest, step.reasons if step.action != "recheck" else (), on_progress)
     write_json(
         artifact_directory(project, target) / VERIFY,

@@ -1,0 +1,119 @@
+"""Packages with the weights apart from the code: what can be taken out of a compiled `.pt2`, and a new one made from
+it.
+
+With `package_constants_in_so` off and the on-disk format "binary_blob", inductor writes the bytes of all constants into
+one ``*_weights.blob``, in the order of the table in ``*.wrapper.cpp``, each aligned; the shared library only has the
+table. Whether a compiled package can take other weights is not believed but shown: `separate` builds the blob from the
+exported program's own tensors and compares it with the compiler's, byte for byte. Anything folded, packed, inlined or
+renamed by the compiler fails that, and then the weights count as part of the code.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import re
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.export import ExportedProgram
+
+# Asked of inductor unless the user's preset says otherwise. The second stops it from writing small constants (0-d, and
+# 1-d up to 8 elements) into the code as literals.
+APART_OPTIONS: Mapping[str, Any] = {
+    "aot_inductor.package_constants_in_so": False,
+    "aot_inductor.package_constants_on_disk_format": "binary_blob",
+    "always_keep_tensor_constants": True,
+}
+KEY_METADATA = "AOTI_BUILD_KEY"
+_ALIGNMENTS = (64, 1)  # on the CPU; where all constants are on a GPU (torch/_inductor/codecache.py)
+_ROW = re.compile(r"constants_info_\[(\d+)\]\.(original_fqn|from_folded) = (.*);")
+
+
+def separate(
+    package: Path, state: Mapping[str, torch.Tensor], constants: Mapping[str, Any], used: set[str]
+) -> dict[str, Any]:
+    """{"apart": True, "alignment": bytes} if the package's weights can be exchanged, else {"apart": False, "why":
+    text}.
+
+    `state`, `constants` and `used` (see `used_state`) are of the exported program before the compile.
+    """
+    with zipfile.ZipFile(package) as archive:
+        blobs = [name for name in archive.namelist() if name.endswith("_weights.blob")]
+        if len(blobs) != 1:
+            return {"apart": False, "why": "the weights are inside the shared library"}
+        table, blob = _constants(archive), archive.read(blobs[0])
+    values = {**state, **constants}
+    if any(folded for _, folded in table) or any(name not in values for name, _ in table):
+        return {"apart": False, "why": "the compiler folded or renamed constants"}
+    if unseen := used - {name for name, _ in table} - _tied_to(table, state):
+        return {"apart": False, "why": f"the compiler put {', '.join(sorted(unseen)[:3])} into the code"}
+    if any(type(values[name]) not in (torch.Tensor, torch.nn.Parameter) for name, _ in table):
+        return {"apart": False, "why": "a weight is a tensor subclass"}
+    for alignment in _ALIGNMENTS:
+        if pack([name for name, _ in table], values, alignment) == blob:
+            return {"apart": True, "alignment": alignment}
+    return {"apart": False, "why": "the compiler transformed weights"}
+
+
+def repack(template: Path, destination: Path, program: ExportedProgram, alignment: int, key: str) -> None:
+    """Write `destination`: the code of `template`, the weights of `program`, stamped with `key`.
+
+    Only for a program with the template's graph key, and a template for which `separate` said `apart`.
+    """
+    state = {**program.state_dict, **program.constants}
+    with zipfile.ZipFile(template) as archive:
+        names = [name for name, _ in _constants(archive)]
+        writer = torch._C.PyTorchFileWriter(str(destination))
+        writer.set_min_version(6)  # as torch.export.pt2_archive does: the zip layout with .data/version
+        for entry in archive.infolist():
+            record = entry.filename.partition("/")[2]
+            if record in (".data/version", ".data/serialization_id", "byteorder") or not record:
+                continue  # the writer adds its own
+            content = archive.read(entry)
+            if record.endswith("_weights.blob"):
+                content = bytes(pack(names, state, alignment))
+            elif record.endswith("_metadata.json"):
+                content = _stamped(content, key)
+            writer.write_record(record, content, len(content))
+        writer.write_end_of_file()
+
+
+def pack(names: list[str], state: Mapping[str, torch.Tensor], alignment: int) -> bytearray:
+    """The blob: the bytes of each constant's whole storage, each padded to `alignment`."""
+    blob = bytearray()
+    for name in names:
+        storage = state[name].untyped_storage().cpu()
+        blob += ctypes.string_at(storage.data_ptr(), storage.nbytes()) if storage.nbytes() else b""
+        blob += bytes(-len(blob) % alignment)
+    return blob
+
+
+def _constants(archive: zipfile.ZipFile) -> list[tuple[str, bool]]:
+    """(name in the exported program, folded?) of each constant, in the order of the blob, from the generated source."""
+    (source,) = (name for name in archive.namelist() if name.endswith(".wrapper.cpp"))
+    rows: dict[int, dict[str, str]] = {}
+    for index, field, value in _ROW.findall(archive.read(source).decode()):
+        rows.setdefault(int(index), {})[field] = value
+    return [(json.loads(row["original_fqn"]), row["from_folded"] != "false") for _, row in sorted(rows.items())]
+
+
+def used_state(program: ExportedProgram) -> set[str]:
+    """Parameters and buffers that the graph reads."""
+    signature = program.graph_signature
+    names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+    placeholders = [node for node in program.graph.nodes if node.op == "placeholder" and node.users]
+    return {names[node.name] for node in placeholders if node.name in names}
+
+
+def _tied_to(table: list[tuple[str, bool]], state: Mapping[str, torch.Tensor]) -> set[str]:
+    """Names that share memory with one in the table: the compiler keeps one of them."""
+    kept = {state[name].untyped_storage().data_ptr() for name, _ in table if name in state}
+    return {name for name, value in state.items() if value.numel() and value.untyped_storage().data_ptr() in kept}
+
+
+def _stamped(metadata: bytes, key: str) -> bytes:
+    return json.dumps({**json.loads(metadata), KEY_METADATA: key}).encode()

@@ -1,0 +1,64 @@
+"""Everything in this process that changes the code a compile makes and is not in the graph: inductor's options,
+resolved over its defaults, environment and whatever user code set at import, and torch's own global switches."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch._inductor import config
+
+from aoti_build._torch.package import APART_OPTIONS
+from aoti_build.errors import UsageError
+from aoti_build.spec.project import Target
+
+# How many processes compile and how they are started does not reach the code.
+_IRRELEVANT = frozenset({
+    "compile_threads", "quiesce_async_compile_pool", "quiesce_async_compile_time", "worker_start_method",
+    "worker_suppress_logging", "verbose_progress",
+})  # fmt: skip
+
+
+def inductor_options(target: Target, isa: Mapping[str, Any], where: Mapping[str, str]) -> dict[str, Any]:
+    """The preset's options over our own. Raises `UsageError` for a name that this torch's inductor does not know."""
+    options = {**APART_OPTIONS, **isa, **target.inductor_config}
+    if any(dim.min < 2 for dim in target.model.dims):
+        # Lowering may assume "not 1" where it picks strides, and the package's own check would then refuse the
+        # declared 1. That 1 works is proven instead: the minimum of all dims is a golden case.
+        options.setdefault("aot_inductor.check_lowerbound", False)
+    if options.get("aot_inductor.package_constants_in_so"):
+        options.pop("aot_inductor.package_constants_on_disk_format", None)
+    known = config.get_config_copy()
+    for name in options:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=3)
+            raise UsageError(
+                f"torch {torch.__version__} has no inductor option {name!r}",
+                where=where["inductor_configs"],
+                hint=f"did you mean {', '.join(near)}?" if near else "torch._inductor.list_options() lists them",
+            )
+    return options
+
+
+def resolved_settings(options: Mapping[str, Any]) -> dict[str, str]:
+    """Every inductor setting under `options`, and torch's switches, as text by name."""
+    with config.patch(dict(options)):
+        inductor = config.save_config_portable(ignore_private_configs=False)
+    settings = {f"inductor.{name}": repr(value) for name, value in inductor.items() if name not in _IRRELEVANT}
+    return {**settings, **{f"torch.{name}": repr(value) for name, value in _switches().items()}}
+
+
+def _switches() -> dict[str, Any]:
+    """Global state of torch that lowering and code generation read."""
+    return {
+        "threads": torch.get_num_threads(),  # written into OpenMP loops
+        "default_dtype": torch.get_default_dtype(),
+        "float32_matmul_precision": torch.get_float32_matmul_precision(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "cudnn.allow_tf32": torch.backends.cudnn.allow_tf32,
+        "cudnn.enabled": torch.backends.cudnn.enabled,
+        "cudnn.benchmark": torch.backends.cudnn.benchmark,
+        "mkldnn.enabled": torch.backends.mkldnn.enabled,
+    }

@@ -1,0 +1,166 @@
+"""The content-addressed store: every artifact that was ever published, found again by what it was made from.
+
+Layout below the store's root (``artifacts/.store/v1``, or ``v1`` in the directory that ``AOTI_BUILD_STORE`` names):
+
+``objects/<aa>/<sha256>``      files by the digest of their bytes
+``keys/<aa>/<key>.json``       artifact key -> the manifest of an artifact with it
+``graphs/<aa>/<key>.json``     graph key -> the manifest of an artifact whose weights lie apart from its code
+``traces/<identity>/<key>.json`` source key -> the manifest; `identity` covers the parts known without looking at
+sources ``roots/<digest>.json``        directories of artifacts that use this store, which `gc` must not starve
+
+A record is a manifest with a digest of itself. Objects are digested at every read while they are copied; a corrupted
+one is dropped and is a miss. Writes are atomic and idempotent, so builds and checkouts share a store without a lock.
+The store is disposable: deleting it costs time, never a result.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from aoti_build.digests import digest_bytes, digest_json
+from aoti_build.files import copy_atomic, write_json
+from aoti_build.fingerprint import KEY_VERSION, Parts
+from aoti_build.manifest import GOLDEN, MODEL, Manifest, parse_manifest
+
+FORMAT = "aoti-build/store-record"
+FORMAT_VERSION = 1
+STORE_VERSION = "v1"
+STORED = (MODEL, GOLDEN)
+# Groups of the source key that are read off models.yaml and the host; the others name files to look at.
+_IDENTITY_GROUPS = ("spec", "config", "toolchain", "environment")
+_BLOCK = 1 << 20
+
+
+class Store:
+    """A store on a local (or mounted) file system. Lookups return None for a miss and never raise for bad content."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root / STORE_VERSION
+
+    def add(self, manifest: Manifest, directory: Path) -> None:
+        """Keep the artifact in `directory`. A full or read-only disk loses the next build's shortcut, not this
+        build."""
+        try:
+            for name in STORED:
+                self._put(directory / name, manifest.files[name].sha256)
+            self._record(self._trace_directory(manifest.source) / f"{source_key(manifest.source)}.json", manifest)
+            self._record(self._shard("keys", manifest.key), manifest)
+            if manifest.weights.get("apart"):
+                self._record(self._shard("graphs", manifest.graph_key), manifest)
+        except OSError:
+            return
+
+    def by_key(self, key: str) -> Manifest | None:
+        return self._read(self._shard("keys", key))
+
+    def by_graph(self, graph_key: str) -> Manifest | None:
+        return self._read(self._shard("graphs", graph_key))
+
+    def traces(self, parts: Parts) -> Iterator[Manifest]:
+        """Artifacts made from the same spec, config, toolchain and environment, newest first, whatever their
+        sources."""
+        directory = self._trace_directory(parts)
+        try:
+            paths = sorted(directory.iterdir(), key=lambda path: path.stat().st_mtime_ns, reverse=True)
+        except OSError:
+            return
+        for path in paths:
+            if (manifest := self._read(path)) is not None:
+                yield manifest
+
+    def manifests(self) -> Iterator[Manifest]:
+        """Every artifact the store knows, in no order."""
+        for path in sorted((self.root / "traces").glob("*/*.json")):
+            if (manifest := self._read(path)) is not None:
+                yield manifest
+
+    def fetch(self, digest: str, destination: Path) -> bool:
+        """Copy an object to `destination`, digesting the bytes on their way. False if it is absent or corrupted."""
+        source = self.object_path(digest)
+        state = hashlib.sha256()
+        try:
+            with source.open("rb") as reader, destination.open("wb") as writer:
+                while block := reader.read(_BLOCK):
+                    state.update(block)
+                    writer.write(block)
+        except OSError:
+            destination.unlink(missing_ok=True)
+            return False
+        if state.hexdigest() != digest:
+            source.unlink(missing_ok=True)
+            destination.unlink(missing_ok=True)
+            return False
+        self._touch(source)
+        return True
+
+    def has(self, manifest: Manifest) -> bool:
+        """Whether the objects of an artifact are there (their bytes are checked when they are fetched)."""
+        return all(
+            (path := self.object_path(manifest.files[name].sha256)).is_file()
+            and path.stat().st_size == manifest.files[name].size
+            for name in STORED
+        )
+
+    def object_path(self, digest: str) -> Path:
+        return self.root / "objects" / digest[:2] / digest
+
+    def register(self, artifacts: Path) -> None:
+        """Remember that the artifacts below `artifacts` use this store."""
+        path = self.root / "roots" / f"{digest_bytes(os.fsencode(artifacts.absolute()))[:32]}.json"
+        if not path.exists():
+            try:
+                write_json(path, {"artifacts": str(artifacts.absolute())})
+            except OSError:
+                return
+
+    def _put(self, file: Path, digest: str) -> None:
+        path = self.object_path(digest)
+        if path.is_file() and path.stat().st_size == file.stat().st_size:
+            self._touch(path)
+            return
+        copy_atomic(file, path)
+
+    def _record(self, path: Path, manifest: Manifest) -> None:
+        body = manifest.as_json()
+        write_json(
+            path, {"format": FORMAT, "format_version": FORMAT_VERSION, "sha256": digest_json(body), "body": body}
+        )
+
+    def _read(self, path: Path) -> Manifest | None:
+        try:
+            document: Mapping[str, Any] = json.loads(path.read_bytes())
+            if document["format"] != FORMAT or document["format_version"] != FORMAT_VERSION:
+                return None
+            if digest_json(document["body"]) != document["sha256"]:
+                return None
+            return parse_manifest(document["body"])
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return None
+
+    def _shard(self, kind: str, key: str) -> Path:
+        return self.root / kind / key[:2] / f"{key}.json"
+
+    def _trace_directory(self, parts: Parts) -> Path:
+        return self.root / "traces" / identity(parts)
+
+    def _touch(self, path: Path) -> None:
+        """Note the use, for `gc`'s order."""
+        try:
+            os.utime(path)
+        except OSError:
+            return
+
+
+def identity(parts: Parts) -> str:
+    """Digest of the parts that are known before any source is looked at."""
+    chosen = {group: dict(parts.get(group, {})) for group in _IDENTITY_GROUPS}
+    return digest_json({"key_version": KEY_VERSION, "parts": chosen})
+
+
+def source_key(parts: Parts) -> str:
+    return digest_json({"key_version": KEY_VERSION, "parts": {group: dict(values) for group, values in parts.items()}})
