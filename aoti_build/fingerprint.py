@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from aoti_build.digests import digest_json
-from aoti_build.spec.project import Source, Target
+from aoti_build.digests import canonical_json, digest_json
+from aoti_build.spec.project import Model, Source, Target
 
 KEY_VERSION = 1
 
@@ -63,8 +63,14 @@ class Fingerprint:
         for group, reason in REASONS.items():
             was, now = older.get(group, {}), self.parts.get(group, {})
             for name in sorted({*was, *now}):
-                if was.get(name) != now.get(name):
+                if _spelt(was, name) != _spelt(now, name):
                     yield Reason(reason, name, was.get(name), now.get(name))
+
+
+def declared_files(model: Model) -> tuple[str, ...]:
+    """The source files that models.yaml names for a model, relative to it."""
+    sources = (source for source in (model.source, model.inputs) if isinstance(source, Source))
+    return tuple(source.path for source in sources if source.path)
 
 
 def spec_parts(target: Target) -> dict[str, Any]:
@@ -88,6 +94,11 @@ def spec_parts(target: Target) -> dict[str, Any]:
     if target.device == "cpu":
         parts["cpu.isa"] = model.cpu.isa
     return parts
+
+
+def _spelt(group: Mapping[str, Any], name: str) -> bytes | None:
+    """A value as the key sees it: Python takes 1, 1.0 and True for equal, and absent for None; the key does not."""
+    return canonical_json(group[name]) if name in group else None
 
 
 def _show(value: Any) -> str:

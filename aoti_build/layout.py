@@ -24,6 +24,16 @@ def log_path(project: Project, target: Target) -> Path:
     return project.artifacts / ".logs" / f"{_flat(target)}.log"
 
 
+def reader_log_path(project: Project, target: Target, verb: str) -> Path:
+    """The log of a verb that only reads artifacts: beside the build logs, or, where `artifacts/` is read-only as on a
+    serving host, below the temporary directory."""
+    name = f"{_flat(target)}.{verb}.log"
+    directory = project.artifacts / ".logs"
+    if os.access(directory if directory.is_dir() else project.artifacts, os.W_OK):
+        return directory / name
+    return inductor_cache_root() / "logs" / name
+
+
 def staging_root(project: Project) -> Path:
     """Staging lies on the artifacts' file system, so that publishing is a rename."""
     return project.artifacts / ".staging"
@@ -35,6 +45,14 @@ def staging_prefix(target: Target) -> str:
 
 def stat_cache_path(project: Project) -> Path:
     return project.artifacts / ".stat-cache.json"
+
+
+def project_cache_path(models_file: Path) -> Path:
+    return models_file.parent / "artifacts" / ".project-cache.json"
+
+
+def index_path(project: Project) -> Path:
+    return project.artifacts / ".index.json"
 
 
 def store_root(project: Project) -> Path:
@@ -54,4 +72,4 @@ def inductor_cache_root() -> Path:
 
 
 def _flat(target: Target) -> str:
-    return target.name.replace("/", "--")
+    return target.name.replace("/", "@")  # names have no "@", so no two targets share a file

@@ -19,6 +19,8 @@ from aoti_build.fingerprint import Parts
 
 FORMAT = "aoti-build/manifest"
 FORMAT_VERSION = 1
+# What `parse_manifest` may raise for a document that is none.
+UNUSABLE = (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError)
 _DIGEST = re.compile("[0-9a-f]{64}")
 MANIFEST, MODEL, GOLDEN, LOG, VERIFY = "manifest.json", "model.pt2", "golden.safetensors", "build.log", "verify.json"
 
@@ -98,7 +100,7 @@ def read_manifest(directory: Path) -> Manifest | NoManifest:
         document = json.loads(path.read_bytes())
     except FileNotFoundError:
         return NoManifest(damaged=directory.is_dir() and any(directory.iterdir()), why="no manifest.json")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         return NoManifest(damaged=True, why=f"manifest.json cannot be read: {error}")
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         return NoManifest(damaged=True, why="manifest.json is not an aoti_build manifest")
@@ -107,18 +109,18 @@ def read_manifest(directory: Path) -> Manifest | NoManifest:
         return NoManifest(damaged=True, why=f"manifest.json has format version {version}; this release reads 1")
     try:
         return parse_manifest(document)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except UNUSABLE as error:
         return NoManifest(damaged=True, why=f"manifest.json lacks or garbles a field: {error!r}")
 
 
 def parse_manifest(document: Mapping[str, Any]) -> Manifest:
-    """The manifest that a JSON document says. Raises KeyError, TypeError, ValueError or AttributeError if it is
-    none."""
+    """The manifest that a JSON document says. Raises one of `UNUSABLE` if it is none."""
     files = {name: FileRecord(str(f["sha256"]), int(f["size"])) for name, f in document["files"].items()}
     if MODEL not in files or GOLDEN not in files or any("/" in name or "\\" in name for name in files):
         raise ValueError("files")
     if not all(_DIGEST.fullmatch(file.sha256) for file in files.values()):
         raise ValueError("sha256")  # digests become paths in the store
+    _check_tables(document)
     source = {str(group): dict(parts) for group, parts in document["source"].items()}
     return Manifest(
         target=str(document["target"]),
@@ -136,3 +138,14 @@ def parse_manifest(document: Mapping[str, Any]) -> Manifest:
         reasons=tuple(dict(reason) for reason in document["reasons"]),
         provenance=dict(document["provenance"]),
     )
+
+
+def _check_tables(document: Mapping[str, Any]) -> None:
+    """Raises TypeError or KeyError unless what other modules read of the tables has the type they rely on."""
+    signature, requires = document["signature"], document["requires"]
+    for entry in (*signature["inputs"], *signature["outputs"]):
+        if not isinstance(entry["name"], str):
+            raise TypeError("signature")
+    texts = [requires[name] for name in ("device", "platform", "machine", "torch")] + requires["cpu_features"]
+    if not all(isinstance(text, str) for text in (*texts, requires.get("compute_capability", ""))):
+        raise TypeError("requires")

@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from aoti_build import toolchain
-from aoti_build.fingerprint import Fingerprint, Parts, Reason, spec_parts
+from aoti_build.digests import digest_json
+from aoti_build.fingerprint import KEY_VERSION, Fingerprint, Parts, Reason, declared_files, spec_parts
+from aoti_build.index import Index, Published
 from aoti_build.layout import artifact_directory
-from aoti_build.manifest import MODEL, Manifest, NoManifest, read_manifest
+from aoti_build.manifest import MANIFEST, MODEL, Manifest, NoManifest, read_manifest
 from aoti_build.spec.project import Project, Target
 from aoti_build.stat_cache import StatCache
 from aoti_build.store import Store
@@ -43,6 +45,7 @@ class Step:
     reasons: tuple[Reason, ...]
     manifest: Manifest | None = None
     stored: Manifest | None = None
+    published: Published | None = None
 
 
 @dataclass(frozen=True)
@@ -57,14 +60,58 @@ class Plan:
 
 
 def make_plan(
-    project: Project, targets: tuple[Target, ...], digests: StatCache, store: Store, *, force: bool = False
+    project: Project,
+    targets: tuple[Target, ...],
+    digests: StatCache,
+    store: Store,
+    *,
+    force: bool = False,
+    index: Index | None = None,
 ) -> Plan:
-    """Compare each target's published artifact with what the sources say now."""
-    return Plan(tuple(plan_target(project, target, digests, store, force=force) for target in targets))
+    """Compare each target's published artifact with what the sources say now; `index` makes that fast and nothing
+    else."""
+    facts: dict[tuple[str, str], str] = {}
+    steps = []
+    for target in targets:
+        kind = target.device, target.model.cpu.isa
+        if kind not in facts:
+            facts[kind] = digest_json(toolchain_parts(target))
+        published = None
+        if index is not None and not force and toolchain.has_device(target.device):
+            published = index.look_up(target.name, target.digest, facts[kind])
+        if published is not None:
+            steps.append(Step(target, UP_TO_DATE, (), published=published))
+            continue
+        step, record = _plan_recorded(project, target, digests, store, force=force)
+        if index is not None and step.action == UP_TO_DATE and step.manifest is not None and record is not None:
+            _note(project, index, step, step.manifest, record, facts[kind])
+        steps.append(step)
+    return Plan(tuple(steps))
 
 
 def plan_target(project: Project, target: Target, digests: StatCache, store: Store, *, force: bool = False) -> Step:
     """The step for one target. With `force` neither the published artifact nor the store counts."""
+    return _plan_recorded(project, target, digests, store, force=force)[0]
+
+
+def _plan_recorded(
+    project: Project, target: Target, digests: StatCache, store: Store, *, force: bool
+) -> tuple[Step, str | None]:
+    """The step, and the digest that manifest.json had before it was read."""
+    record = digests.digest(artifact_directory(project, target) / MANIFEST)
+    return _step(project, target, digests, store, force=force), record
+
+
+def _note(project: Project, index: Index, step: Step, manifest: Manifest, record: str, facts: str) -> None:
+    """Let the index remember what made this step up to date."""
+    directory = artifact_directory(project, step.target).relative_to(project.root).as_posix()
+    files = {f"{directory}/{name}": file.sha256 for name, file in manifest.files.items()}
+    files |= {**manifest.source["sources"], **manifest.source["weights"], f"{directory}/{MANIFEST}": record}
+    published = Published(manifest.key, manifest.files[MODEL].size)
+    index.note(step.target.name, step.target.digest, facts, manifest.source["distributions"], files, published)
+
+
+def _step(project: Project, target: Target, digests: StatCache, store: Store, *, force: bool) -> Step:
     directory = artifact_directory(project, target)
     manifest = read_manifest(directory)
     known = manifest if isinstance(manifest, Manifest) else None
@@ -97,9 +144,7 @@ def current_parts(project: Project, target: Target, recorded: Parts, digests: St
     """The parts of the source key as they are now; `recorded` names the discovered files and distributions to look
     at."""
     sources = {name: digests.digest(project.root / name) for name in recorded.get("sources", {})}
-    for declared in (target.model.source, target.model.inputs):
-        if path := getattr(declared, "path", None):
-            sources[path] = digests.digest(project.root / path)
+    sources |= {name: digests.digest(project.root / name) for name in declared_files(target.model)}
     return Fingerprint(
         {
             "spec": spec_parts(target),
@@ -114,8 +159,9 @@ def current_parts(project: Project, target: Target, recorded: Parts, digests: St
 
 def toolchain_parts(target: Target) -> dict[str, dict[str, str]]:
     """The groups `toolchain` and `environment` for a target on this host."""
-    facts = toolchain.facts(target.device)
-    if target.device == "cpu" and target.model.cpu.isa == "native":
+    facts = {"recipe": f"{KEY_VERSION}.{toolchain.FACTS_VERSION}", **toolchain.facts(target.device)}
+    # A CUDA target's host code is always compiled for this processor.
+    if target.device == "cuda" or target.model.cpu.isa == "native":
         facts["cpu.features"] = " ".join(toolchain.cpu_features())
     return {"toolchain": facts, "environment": toolchain.environment()}
 

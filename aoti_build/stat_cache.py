@@ -10,15 +10,17 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import time
-from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from aoti_build.digests import digest_file
 from aoti_build.files import write_atomic
 
 FORMAT = "aoti-build/stat-cache"
 FORMAT_VERSION = 1
+_ENTRY = [int, int, int, int, str]
 RACY_NS = 2_000_000_000  # the coarsest timestamps in use (FAT) have 2 s
 
 
@@ -27,23 +29,24 @@ class StatCache:
 
     def __init__(self, record: Path) -> None:
         self._record = record
-        self._known = dict(_read(record))
+        self._known = _read(record)
         self._changed = False
 
-    def digest(self, path: Path) -> str | None:
-        """The file's sha256, or None if there is no such regular file or it cannot be read."""
+    def digest(self, path: Path | str) -> str | None:
+        """The sha256 of the regular file at the absolute `path`, or None if there is none or it cannot be read."""
+        name = os.fspath(path)
         try:
-            before = _stat_key(path)
+            before = _stat_key(name)
             if before is None:
                 return None
-            name = os.path.abspath(path)
             known = self._known.get(name)
             if known is not None and known[:-1] == before:
-                return known[-1]
-            started = time.time_ns()
-            digest = digest_file(path)
-            if _stat_key(path) == before and int(before[2]) < started - RACY_NS and int(before[1]) < started - RACY_NS:
-                self._known[name] = (*before, digest)
+                return str(known[-1])
+            settled = time.time_ns() - RACY_NS
+            digest = digest_file(Path(name))
+            _, modified, changed, _ = before
+            if _stat_key(name) == before and modified < settled and changed < settled:
+                self._known[name] = [*before, digest]
                 self._changed = True
             return digest
         except OSError:
@@ -61,22 +64,19 @@ class StatCache:
         self._changed = False
 
 
-def _stat_key(path: Path) -> tuple[str, ...] | None:
+def _stat_key(path: str) -> list[int] | None:
     status = os.stat(path)
-    if not os.path.isfile(path):
+    if not stat.S_ISREG(status.st_mode):
         return None
-    return tuple(map(str, (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)))
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
 
 
-def _read(record: Path) -> Mapping[str, tuple[str, ...]]:
+def _read(record: Path) -> dict[str, list[Any]]:
     try:
         document = json.loads(record.read_bytes())
         if document["format"] != FORMAT or document["format_version"] != FORMAT_VERSION:
             return {}
-        return {
-            name: tuple(entry)
-            for name, entry in document["files"].items()
-            if isinstance(entry, list) and len(entry) == 5 and all(isinstance(part, str) for part in entry)
-        }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        entries = document["files"].items()
+        return {name: entry for name, entry in entries if isinstance(entry, list) and list(map(type, entry)) == _ENTRY}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {}

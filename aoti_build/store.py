@@ -18,14 +18,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from aoti_build.digests import digest_bytes, digest_json
 from aoti_build.files import copy_atomic, write_json
 from aoti_build.fingerprint import KEY_VERSION, Parts
-from aoti_build.manifest import GOLDEN, MODEL, Manifest, parse_manifest
+from aoti_build.manifest import GOLDEN, MODEL, UNUSABLE, Manifest, parse_manifest
 
 FORMAT = "aoti-build/store-record"
 FORMAT_VERSION = 1
@@ -34,6 +35,15 @@ STORED = (MODEL, GOLDEN)
 # Groups of the source key that are read off models.yaml and the host; the others name files to look at.
 _IDENTITY_GROUPS = ("spec", "config", "toolchain", "environment")
 _BLOCK = 1 << 20
+
+
+@dataclass(frozen=True)
+class StoredObject:
+    """An object with its size in bytes and when it was last used (seconds since the epoch)."""
+
+    digest: str
+    size: int
+    last_used: float
 
 
 class Store:
@@ -109,6 +119,42 @@ class Store:
     def object_path(self, digest: str) -> Path:
         return self.root / "objects" / digest[:2] / digest
 
+    def objects(self) -> Iterator[StoredObject]:
+        """Every object, in no order."""
+        for path in (self.root / "objects").glob("??/[0-9a-f]*"):
+            try:
+                status = path.stat()
+            except OSError:
+                continue  # another process removed it
+            yield StoredObject(path.name, status.st_size, status.st_mtime)
+
+    def remove(self, objects: Iterable[StoredObject]) -> None:
+        """Remove objects, and the records that lead to objects which are not there."""
+        for stored in objects:
+            self.object_path(stored.digest).unlink(missing_ok=True)
+        for path in (
+            *self.root.glob("keys/*/*.json"),
+            *self.root.glob("graphs/*/*.json"),
+            *self.root.glob("traces/*/*.json"),
+        ):
+            manifest = self._read(path)
+            if manifest is None or not self.has(manifest):
+                path.unlink(missing_ok=True)
+
+    def roots(self) -> Iterator[Path]:
+        """The directories of artifacts that use this store and still exist."""
+        for path in (self.root / "roots").glob("*.json"):
+            try:
+                directory = Path(json.loads(path.read_bytes())["artifacts"])
+            except (OSError, ValueError, KeyError, TypeError):
+                continue
+            if directory.is_dir():
+                yield directory
+
+    def compile_lock(self, graph_key: str) -> Path:
+        """The lock file that whoever compiles this graph holds, so that nobody else does so meanwhile."""
+        return self.root / "locks" / f"{graph_key[:32]}.lock"
+
     def register(self, artifacts: Path) -> None:
         """Remember that the artifacts below `artifacts` use this store."""
         path = self.root / "roots" / f"{digest_bytes(os.fsencode(artifacts.absolute()))[:32]}.json"
@@ -139,7 +185,7 @@ class Store:
             if digest_json(document["body"]) != document["sha256"]:
                 return None
             return parse_manifest(document["body"])
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (OSError, *UNUSABLE):
             return None
 
     def _shard(self, kind: str, key: str) -> Path:

@@ -16,7 +16,7 @@ from typing import Any
 from aoti_build import host
 from aoti_build.digests import digest_file
 from aoti_build.errors import BuildError
-from aoti_build.files import publish_directory, staging
+from aoti_build.files import lock, publish_directory, staging
 from aoti_build.fingerprint import Fingerprint, Parts, Reason, spec_parts
 from aoti_build.layout import (
     artifact_directory,
@@ -32,7 +32,7 @@ from aoti_build.spec.project import Project, Target
 from aoti_build.spec.records import target_to_json
 from aoti_build.stat_cache import StatCache
 from aoti_build.store import Store
-from aoti_build.worker import OnPhase, run_worker
+from aoti_build.worker import OnPhase, check_stopping, run_worker
 
 # AOTInductor's own checks of shapes, ranges and dtypes are off unless this is set before the first use.
 CHECK_ENVIRONMENT = {"AOTI_RUNTIME_CHECK_INPUTS": "1"}
@@ -53,9 +53,10 @@ class TargetBuilder:
         """Export, then take, repack or compile as the keys allow; with `from_nothing` the store is not looked into."""
         started = time.perf_counter()
         target = step.target
-        with self._workplace(target) as place:
+        with contextlib.ExitStack() as resources:
+            place = resources.enter_context(self._workplace(target))
             before = self._before(target)
-            desk = _Desk(self.store, place, from_nothing)
+            desk = resources.enter_context(_Desk(self.store, place, from_nothing, self._on_phase(target)))
             made = self._work(target, place, before, desk.answer)
             source = _source_parts(target, before, made)
             manifest = Manifest(
@@ -115,8 +116,8 @@ class TargetBuilder:
         if published is None:
             raise BuildError("there is no artifact to reproduce", target=target.name)
         with self._workplace(target) as place:
-            desk = _Desk(self.store, place, from_nothing=True)
-            made = self._work(target, place, self._before(target), desk.answer)
+            with _Desk(self.store, place, True, self._on_phase(target)) as desk:
+                made = self._work(target, place, self._before(target), desk.answer)
             digest = digest_file(place.staged / MODEL)
             if digest != published.files[MODEL].sha256:
                 raise BuildError(
@@ -233,21 +234,42 @@ class _Place:
     log: Path
 
 
-@dataclass
-class _Desk:
-    """Answers the worker's question what to do, from its keys: the store's package, its code, or a compile."""
+class _Desk(contextlib.ExitStack):
+    """Answers the worker's question what to do, from its keys: the store's package, its code, or a compile.
 
-    store: Store
-    place: _Place
-    from_nothing: bool
-    action: str = COMPILE
-    weights: Mapping[str, Any] | None = None
-    checked: Mapping[str, Any] | None = None
+    Who compiles a graph holds its lock until the artifact is in the store (the desk is closed then), so that another
+    target or build with the same graph waits and takes the code from there.
+    """
+
+    def __init__(self, store: Store, place: _Place, from_nothing: bool, on_phase: OnPhase) -> None:
+        super().__init__()
+        self.store, self.place, self.from_nothing, self.on_phase = store, place, from_nothing, on_phase
+        self.action = COMPILE
+        self.weights: Mapping[str, Any] | None = None
+        self.checked: Mapping[str, Any] | None = None
 
     def answer(self, question: Mapping[str, Any]) -> dict[str, Any]:
         if self.from_nothing:
             return {"action": COMPILE, "golden": True}
-        return self._take(question) or self._repack(question) or {"action": COMPILE, "golden": True}
+        stored = self._take(question) or self._repack(question)
+        if stored is None:
+            waited = self._wait_for(self.store.compile_lock(question["graph_key"]))
+            stored = (self._take(question) or self._repack(question)) if waited else None
+        return stored or {"action": COMPILE, "golden": True}
+
+    def _wait_for(self, path: Path) -> bool:
+        """Take the lock; whether somebody else held it."""
+        waited = False
+
+        def on_wait() -> None:
+            nonlocal waited
+            check_stopping()
+            if not waited:
+                self.on_phase("waiting for the same graph's compile")
+            waited = True
+
+        self.enter_context(lock(path, on_wait))
+        return waited
 
     def _take(self, question: Mapping[str, Any]) -> dict[str, Any] | None:
         """The very package, and its golden files if those are of the same inputs."""

@@ -12,16 +12,21 @@ import json as jsonlib
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+import traceback
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
 from invoke import Collection, Context, Exit, task
 
-from aoti_build.errors import INTERRUPTED, OK, AotiBuildError, UsageError
+from aoti_build.errors import INTERRUPTED, OK, AotiBuildError, BuildError, UsageError
+from aoti_build.layout import project_cache_path
 from aoti_build.spec import Project, Target, check_files, load_project, select
 
 MODELS_FILE = "models.yaml"
+
+_SIZES = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+_AGES = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 
 _HELP = {
     "target": "globs over target names, comma separated; a model's name means all its variants",
@@ -35,6 +40,8 @@ _HELP = {
     "check-reproducible": "compile every target once more from nothing; other bytes are a failure",
     "debug": "show the traceback of an error",
     "input": "a .safetensors file with a tensor for each input name; default: the golden input",
+    "max-size": "bytes the store may have, with k, m, g or t: 20g",
+    "max-age": "remove what was not used for this long, with s, m, h, d or w: 30d",
     "orphans": "only artifacts that models.yaml no longer lists",
     "output": "where to write the schema; default: stdout",
 }
@@ -147,6 +154,44 @@ def status(context: Context, target: str = "", file: str = "", json: bool = Fals
         _print(report, text.status_lines(report), json)
 
 
+@task(help=_help("target", "file", "json", "debug"))
+def why(context: Context, target: str = "", file: str = "", json: bool = False, debug: bool = False) -> None:
+    """Say part by part what differs from the published artifact and the nearest stored one, and why the last build
+    ran."""
+    with _contract(json, debug):
+        from aoti_build.report import text
+        from aoti_build.verbs import why as verb
+
+        project, targets = _project(context, file, target)
+        report = verb.why(project, targets)
+        _print(report, text.why_lines(report), json)
+
+
+@task(help=_help("max-size", "max-age", "dry-run", "file", "json", "debug"))
+def gc(
+    context: Context,
+    max_size: str = "",
+    max_age: str = "",
+    dry_run: bool = False,
+    file: str = "",
+    json: bool = False,
+    debug: bool = False,
+) -> None:
+    """Make the store smaller; what a published artifact needs stays."""
+    with _contract(json, debug):
+        from aoti_build.report import text
+        from aoti_build.verbs import gc as verb
+
+        project, _ = _project(context, file, "")
+        report = verb.gc(
+            project,
+            max_size=_amount("--max-size", max_size, _SIZES),
+            max_age=_amount("--max-age", max_age, _AGES),
+            dry_run=dry_run or context.config.run.dry,
+        )
+        _print(report, text.gc_lines(report), json)
+
+
 @task(help=_help("target", "file", "orphans", "dry-run", "json", "debug"))
 def clean(
     context: Context,
@@ -173,21 +218,21 @@ def clean(
 def schema(context: Context, output: str = "", debug: bool = False) -> None:
     """Write the JSON schema of models.yaml, which editors use for completion and checks."""
     with _contract(False, debug):
-        from aoti_build.files import write_json
-        from aoti_build.spec.schema import json_schema
+        from aoti_build.files import write_atomic
+        from aoti_build.spec.schema import json_schema_text
 
         if output:
-            write_json(Path(output), json_schema())
+            write_atomic(Path(output), json_schema_text().encode())
         else:
-            print(jsonlib.dumps(json_schema(), indent=2, sort_keys=True))
+            print(json_schema_text(), end="")
 
 
-ns = Collection("aoti", build, verify, run, status, clean, schema)
+ns = Collection("aoti", build, verify, run, status, why, clean, gc, schema)
 
 
 def _project(context: Context, file: str, pattern: str) -> tuple[Project, tuple[Target, ...]]:
     path = Path(file).absolute() if file else _default_file(context)
-    project = load_project(path)
+    project = load_project(path, project_cache_path(path.absolute()))
     return project, select(project.targets, pattern or None)
 
 
@@ -214,6 +259,17 @@ def _jobs(text: str) -> int | None:
     if not text.isdecimal() or int(text) < 1:
         raise UsageError(f"--jobs {text}: not a positive whole number")
     return int(text)
+
+
+def _amount(option: str, text: str, units: Mapping[str, int]) -> int | None:
+    """``10G`` or ``30d`` in bytes or seconds; None for no text."""
+    if not text:
+        return None
+    number, unit = (text[:-1], text[-1].lower()) if not text[-1].isdigit() else (text, "")
+    if not number.isdecimal() or unit not in units:
+        known = ", ".join(name for name in units if name)
+        raise UsageError(f"{option} {text}: not a whole number with one of the units {known}")
+    return int(number) * units[unit]
 
 
 def _progress(targets: tuple[Target, ...]) -> Callable[[Target, str], None]:
@@ -246,7 +302,7 @@ def _contract(json: bool, debug: bool) -> Iterator[None]:
         yield
     except AotiBuildError as error:
         if debug:
-            raise
+            traceback.print_exc()
         if json:
             document = {"format": "aoti-build/error", "format_version": 1, "ok": False, "error": error.as_json()}
             print(jsonlib.dumps(document, indent=2))
@@ -256,6 +312,9 @@ def _contract(json: bool, debug: bool) -> Iterator[None]:
     except BrokenPipeError:
         # Nobody reads any more (`inv status | head`). Python would complain again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        failure = BuildError("the file system refused", cause=str(error))
+        raise Exit(f"error: {failure}", code=failure.exit_code) from None
     finally:
         signal.signal(signal.SIGTERM, previous)
 

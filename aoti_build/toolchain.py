@@ -282,7 +282,10 @@ def _compiler() -> dict[str, str]:
 @cache
 def _tool_version(command: str) -> str:
     """The part of ``command --version`` that names the release: every line, joined; "absent" if it cannot run."""
-    words = shlex.split(command)
+    try:
+        words = shlex.split(command)
+    except ValueError as error:
+        return f"unusable: {error}"
     if not words or shutil.which(words[0]) is None:
         return "absent"
     try:

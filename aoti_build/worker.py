@@ -77,6 +77,7 @@ def run_worker(
         AotiBuildError: the worker's own error, of its kind, or `WorkerCrash`, or `Interrupted`.
     """
     directory.mkdir(parents=True, exist_ok=True)
+    (directory / "result.json").unlink(missing_ok=True)
     write_json(directory / "job.json", job)
     log.parent.mkdir(parents=True, exist_ok=True)
     read_end, write_end = os.pipe()
@@ -197,7 +198,7 @@ def _crash(status: int, log: Path) -> WorkerCrash:
     if status >= 0:
         message, name = f"the worker ended with status {status} and no result", None
     else:
-        name = signal.Signals(-status).name
+        name = _signal_name(-status)
         message = f"the worker was killed by {name}"
     hints = {
         "SIGKILL": "the system was probably out of memory: try --jobs 1",
@@ -205,6 +206,13 @@ def _crash(status: int, log: Path) -> WorkerCrash:
         "SIGILL": "the code uses instructions this processor lacks",
     }
     return WorkerCrash(message, signal_name=name, cause=_tail(log), hint=hints.get(name or "", "see the log"), log=log)
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # a real-time signal
+        return f"signal {number}"
 
 
 def _tail(log: Path) -> str | None:

@@ -30,7 +30,7 @@ from aoti_build._torch.settings import inductor_options, resolved_settings
 from aoti_build.digests import digest_json
 from aoti_build.errors import BuildError
 from aoti_build.files import lock
-from aoti_build.fingerprint import KEY_VERSION
+from aoti_build.fingerprint import KEY_VERSION, declared_files
 from aoti_build.manifest import GOLDEN, MODEL
 from aoti_build.spec.project import Model, Source
 from aoti_build.spec.records import target_from_json
@@ -59,7 +59,7 @@ def build(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
     """
     target = target_from_json(job["target"])
     staged, root, where = Path(job["staged"]), Path(job["root"]), job["where"]
-    discovery = Discovery(root, ignored=(root / "artifacts", Path(job["cache_root"])))
+    discovery = Discovery(root, declared_files(target.model), ignored=(root / "artifacts", Path(job["cache_root"])))
     with events.phase("model"):
         prepared = prepare(target.model, target.device, root, where)
     # After the user's code was imported: what it set counts.

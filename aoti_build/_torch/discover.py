@@ -28,20 +28,23 @@ _SYSTEM = ("/proc", "/sys", "/dev", "/etc", "/usr", "/lib", "/lib64", "/run", "/
 
 @dataclass
 class Discovery:
-    """Collects from its creation on; `sources` and `distributions` say what was found so far."""
+    """Collects from its creation on; `sources` and `distributions` say what was found so far. `declared` are the files
+    that models.yaml names as sources."""
 
     root: Path
+    declared: tuple[str, ...] = ()
     ignored: tuple[Path, ...] = ()
     _read: set[str] = field(default_factory=set)
     _written: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
+        self._real_root = os.path.realpath(self.root) + os.sep
         skipped = (*_site_directories(), *_stdlib_directories(), tempfile.gettempdir(), _OWN, *_SYSTEM, *self.ignored)
         self._skip = tuple(
             os.path.realpath(path) + os.sep
             for path in map(str, skipped)
             # A project may itself lie in a temporary directory: then only its own ignored parts are skipped.
-            if not str(self.root).startswith(os.path.realpath(path) + os.sep)
+            if not self._real_root.startswith(os.path.realpath(path) + os.sep)
         )
         sys.addaudithook(self._audit)
 
@@ -57,7 +60,8 @@ class Discovery:
             if max(status.st_ctime_ns, status.st_mtime_ns) >= started_ns and path not in self._written:
                 raise edited_meanwhile(self._name(path))
             found[self._name(path)] = digest_file(Path(path))
-        return found
+        # Under the name in models.yaml too, which may be that of a symbolic link.
+        return found | {name: digest_file(self.root / name) for name in self.declared}
 
     def distributions(self) -> dict[str, str]:
         """The distributions that imported modules belong to, name -> version."""
@@ -78,8 +82,7 @@ class Discovery:
         return not path.startswith(self._skip) and not path.endswith(".pyc") and os.path.isfile(path)
 
     def _name(self, path: str) -> str:
-        root = str(self.root) + os.sep
-        return Path(path[len(root) :]).as_posix() if path.startswith(root) else path
+        return Path(path[len(self._real_root) :]).as_posix() if path.startswith(self._real_root) else path
 
     def _audit(self, event: str, args: tuple[Any, ...]) -> None:
         if event == "open" and isinstance(args[0], str | bytes):

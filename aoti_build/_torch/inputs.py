@@ -126,18 +126,11 @@ def _tensor(spec: TensorInput, index: int, sizes: Sizes, seed: int) -> torch.Ten
     if dtype == torch.bool:
         return torch.rand(shape, generator=generator) < 0.5
     if not dtype.is_floating_point and not dtype.is_complex:
-        low, high = _interval(spec, width=2)
-        return torch.randint(int(low), int(high), shape, generator=generator, dtype=dtype)
+        return torch.randint(
+            int(spec.low or 0), int(2 if spec.high is None else spec.high), shape, generator=generator, dtype=dtype
+        )
     if spec.low is None and spec.high is None:
         wide = torch.complex128 if dtype.is_complex else torch.float64
         return torch.randn(shape, generator=generator, dtype=wide).to(dtype)
-    low, high = _interval(spec, width=1)
+    low, high = spec.low or 0.0, 1.0 if spec.high is None else spec.high
     return (torch.rand(shape, generator=generator, dtype=torch.float64) * (high - low) + low).to(dtype)
-
-
-def _interval(spec: TensorInput, width: int) -> tuple[float, float]:
-    """[low, high), the side that models.yaml leaves out being 0, or `width` away where 0 is on the wrong side."""
-    if spec.low is None:
-        high = spec.high if spec.high is not None else width
-        return min(0, high - width), high
-    return spec.low, spec.high if spec.high is not None else spec.low + width

@@ -6,13 +6,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from aoti_build.fingerprint import Reason
-from aoti_build.manifest import MODEL
 from aoti_build.plan import Plan
 from aoti_build.verbs.build import FAILED, BuildReport
 from aoti_build.verbs.clean import CleanReport
+from aoti_build.verbs.gc import GcReport
 from aoti_build.verbs.run import RunReport
 from aoti_build.verbs.status import StatusReport
 from aoti_build.verbs.verify import Verdict, VerifyReport
+from aoti_build.verbs.why import WhyReport
 
 _REASONS_SHOWN = 3
 
@@ -22,7 +23,7 @@ def build_lines(report: BuildReport) -> list[str]:
     rows = []
     for outcome in report.outcomes:
         seconds = outcome.seconds.get("total")
-        size = outcome.manifest.files[MODEL].size if outcome.manifest and outcome.action != FAILED else None
+        size = outcome.published.size if outcome.published and outcome.action != FAILED else None
         rows.append(
             [
                 outcome.target.name,
@@ -104,6 +105,30 @@ def status_lines(report: StatusReport) -> list[str]:
     if report.orphans:
         lines += ["", f"not in models.yaml any more: {', '.join(report.orphans)} (invoke clean --orphans removes them)"]
     return lines
+
+
+def why_lines(report: WhyReport) -> list[str]:
+    """For each target the differences from the published artifact, one a line; then from the nearest stored one."""
+    lines: list[str] = []
+    for explanation in report.explanations:
+        step, nearest = explanation.step, explanation.nearest
+        lines.append(f"{step.target.name}: {step.action}")
+        lines += [f"  {reason}" for reason in step.reasons]
+        if step.manifest is not None:
+            past = [Reason(**reason) for reason in step.manifest.reasons]
+            lines.append(f"  the published artifact was {step.manifest.action} because of")
+            lines += [f"    {reason}" for reason in past]
+        if nearest is not None and step.reasons:
+            lines.append(f"  nearest in the store: {nearest.key[:12]}, built for {nearest.target}; different in")
+            lines += [f"    {reason}" for reason in explanation.nearest_reasons] or ["    nothing"]
+    return lines
+
+
+def gc_lines(report: GcReport) -> list[str]:
+    verb = "would remove" if report.dry_run else "removed"
+    removed = f"{verb} {report.removed} objects, {size_text(report.removed_bytes)}"
+    kept = f"kept {report.kept}, {size_text(report.kept_bytes)}, {report.in_use} of them in use"
+    return [f"{removed}; {kept}"]
 
 
 def clean_lines(report: CleanReport) -> list[str]:

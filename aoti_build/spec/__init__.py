@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from aoti_build.errors import UsageError
 from aoti_build.spec.presence import check_files
 from aoti_build.spec.project import (
     DEFAULT_PRESET,
@@ -41,8 +42,31 @@ __all__ = [
 ]
 
 
-def load_project(file: Path) -> Project:
-    """The project that `file` describes. Raises SpecError with all problems, UsageError when it cannot be read."""
-    from aoti_build.spec.resolve import load
+def load_project(file: Path, cache: Path | None = None) -> Project:
+    """The project that `file` describes; `cache` is where a parsed one is kept, if anywhere.
 
-    return load(file)
+    Raises SpecError with all problems, UsageError when the file cannot be read.
+    """
+    from aoti_build.spec.cache import read_cache, write_cache
+
+    content = read_models_file(file)
+    file = file.absolute()
+    if cache is not None and (project := read_cache(cache, file, content)) is not None:
+        return project
+    from aoti_build.spec.resolve import parse
+
+    project = parse(content, file)
+    if cache is not None:
+        write_cache(cache, project, content)
+    return project
+
+
+def read_models_file(file: Path) -> bytes:
+    """The bytes of models.yaml. Raises UsageError when there is none or it cannot be read."""
+    try:
+        return file.read_bytes()
+    except FileNotFoundError:
+        hint = "write one (README.md shows a small one), or name another with --file"
+        raise UsageError(f"{file}: no such file", hint=hint) from None
+    except OSError as error:
+        raise UsageError(f"{file} cannot be read", cause=error.strerror or str(error)) from None

@@ -104,6 +104,8 @@ class Target:
     device: str
     preset: str = DEFAULT_PRESET
     inductor_config: Mapping[str, Any] = field(default_factory=dict)
+    # Digest of everything above (`aoti_build.spec.records`), carried along because it is asked for at every no-op.
+    digest: str = field(default="", compare=False, repr=False)
 
     @property
     def variant(self) -> str:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
-from aoti_build.spec.project import CpuOptions, Dim, Model, Source, Target, TensorInput, Tolerance
+from aoti_build.digests import digest_json
+from aoti_build.spec.project import CpuOptions, Dim, Model, Position, Source, Target, TensorInput, Tolerance
 
 
 def target_to_json(target: Target) -> dict[str, Any]:
-    model = asdict(target.model)
+    model = asdict(replace(target.model, positions={}))
     del model["positions"]
     return {
         "model": {**model, "kwargs": dict(target.model.kwargs)},
@@ -20,7 +21,15 @@ def target_to_json(target: Target) -> dict[str, Any]:
     }
 
 
-def target_from_json(record: Mapping[str, Any]) -> Target:
+def with_digest(target: Target) -> Target:
+    """The target with its `digest` set."""
+    return replace(target, digest=digest_json(target_to_json(target)))
+
+
+def target_from_json(
+    record: Mapping[str, Any], positions: Mapping[str, Position] | None = None, digest: str = ""
+) -> Target:
+    """The target that `target_to_json` recorded. Raises KeyError or TypeError for anything else."""
     fields = dict(record["model"])
     inputs: tuple[TensorInput, ...] | Source
     if isinstance(fields["inputs"], Mapping):
@@ -34,4 +43,5 @@ def target_from_json(record: Mapping[str, Any]) -> Target:
         tolerance=Tolerance(**fields["tolerance"]),
         cpu=CpuOptions(**fields["cpu"]),
     )
-    return Target(Model(**fields), record["device"], record["preset"], record["inductor_config"])
+    model = Model(**fields, positions=positions or {})
+    return Target(model, record["device"], record["preset"], record["inductor_config"], digest)

@@ -1,7 +1,7 @@
 """models.yaml -> `Project`: the types, then what several fields must agree on; all problems at once, each in its place.
 
 The walk goes on after a problem, with a stand-in for what is broken, so that one reading finds everything; no
-stand-in is ever seen, because `load` raises if there was any problem.
+stand-in is ever seen, because `parse` raises if there was any problem.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from aoti_build.errors import Problem, SpecError, UsageError
+from aoti_build.errors import Problem, SpecError
 from aoti_build.spec import rules, schema, yaml_source
 from aoti_build.spec.project import (
     DEFAULT_PRESET,
@@ -28,6 +28,7 @@ from aoti_build.spec.project import (
     TensorInput,
     Tolerance,
 )
+from aoti_build.spec.records import with_digest
 from aoti_build.spec.wording import did_you_mean, nearest, sentence, shown, unknown
 from aoti_build.spec.yaml_source import Where
 
@@ -37,18 +38,6 @@ Presets = Mapping[str, Mapping[str, Any]]
 MODEL_FIELDS = ("source", "kwargs", "seed", "weights", "inputs", "devices", "inductor_configs", "tolerance", "cpu")
 
 
-def load(file: Path) -> Project:
-    """The project that a models.yaml describes."""
-    try:
-        content = file.read_bytes()
-    except FileNotFoundError:
-        hint = "write one (README.md shows a small one), or name another with --file"
-        raise UsageError(f"{file}: no such file", hint=hint) from None
-    except OSError as error:
-        raise UsageError(f"{file} cannot be read", cause=error.strerror or str(error)) from None
-    return parse(content, file)
-
-
 def parse(content: str | bytes, file: Path) -> Project:
     """The project that the text of `file` describes."""
     file = file.absolute()
@@ -56,7 +45,7 @@ def parse(content: str | bytes, file: Path) -> Project:
     targets = resolver.targets()
     if resolver.problems:
         raise SpecError(file.name, resolver.problems)
-    return Project(file, targets)
+    return Project(file, tuple(map(with_digest, targets)))
 
 
 class _Resolver:
@@ -286,9 +275,10 @@ class _Resolver:
     def _positions(self, at: Where) -> dict[str, Position]:
         """Where the parts of a model stand, for errors found after parsing."""
         paths: dict[str, Where] = {"": at, **{field: (*at, field) for field in MODEL_FIELDS}}
-        for path in self.document.keys:
-            if path[:-1] in ((*at, "inputs"), (*at, "dims")) and path[-1] != -1:
-                paths[f"{path[-2]}.{path[-1]}"] = path
+        for field in ("inputs", "dims"):
+            value = self.get((*at, field))
+            parts = value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ()
+            paths.update({f"{field}.{part}": (*at, field, part) for part in parts})
         place = {name: self.document.place(path) for name, path in paths.items() if path in self.document.keys}
         return {**place, "": self.document.key(at)}
 

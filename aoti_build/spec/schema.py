@@ -194,9 +194,7 @@ class Model(Wire):
         "written like source."
     )
     kwargs: dict[str, Any] = Field(default={}, description="Keyword arguments of the callable in source.")
-    seed: int = Field(
-        default=0, ge=0, le=MAX_INT, description="The seed of random initial weights and of example inputs."
-    )
+    seed: int = Field(default=0, ge=0, le=MAX_INT, description="The seed of random initial weights.")
     weights: str | None = Field(
         default=None,
         description="A file of weights, relative to models.yaml: .safetensors, or .pt and .pth, which are read with "

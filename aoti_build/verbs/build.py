@@ -13,7 +13,8 @@ from typing import Any
 from aoti_build.errors import BUILD_FAILED, OK, AotiBuildError, BuildError
 from aoti_build.files import lock, recover_directory
 from aoti_build.fingerprint import Reason
-from aoti_build.layout import artifact_directory, lock_path, stat_cache_path, store_root
+from aoti_build.index import Index, Published
+from aoti_build.layout import artifact_directory, index_path, lock_path, stat_cache_path, store_root
 from aoti_build.manifest import MODEL, Manifest
 from aoti_build.plan import RECHECK, RESTORE, UNAVAILABLE, UP_TO_DATE, Plan, Step, make_plan, plan_target
 from aoti_build.spec.project import Project, Target
@@ -36,7 +37,7 @@ class Outcome:
     target: Target
     action: str
     reasons: tuple[Reason, ...] = ()
-    manifest: Manifest | None = None
+    published: Published | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
     error: AotiBuildError | None = None
 
@@ -65,13 +66,13 @@ class BuildReport:
 
     def _outcome_json(self, outcome: Outcome) -> dict[str, Any]:
         directory = artifact_directory(self.project, outcome.target).relative_to(self.project.root)
-        manifest = outcome.manifest
+        published = outcome.published
         return {
             "target": outcome.target.name,
             "action": outcome.action,
             "reasons": [reason.as_json() for reason in outcome.reasons],
-            "artifact": (directory / MODEL).as_posix() if manifest else None,
-            "key": manifest.key if manifest else None,
+            "artifact": (directory / MODEL).as_posix() if published else None,
+            "key": published.key if published else None,
             "seconds": {name: outcome.seconds.get(name) for name in ("total", "export", "compile", "check")},
             "error": outcome.error.as_json() if outcome.error else None,
         }
@@ -95,11 +96,14 @@ class PlanReport:
         return {"format": "aoti-build/plan", "format_version": 1, "ok": True, "targets": targets}
 
 
-def plan(project: Project, targets: tuple[Target, ...], *, force: bool = False) -> Plan:
-    """The plan that `build` would act on."""
+def plan(project: Project, targets: tuple[Target, ...], *, force: bool = False, quick: bool = True) -> Plan:
+    """The plan that `build` would act on. Without `quick` every step has its manifest, for reports that show it."""
     digests = StatCache(stat_cache_path(project))
-    made = make_plan(project, targets, digests, Store(store_root(project)), force=force)
+    index = Index(index_path(project), project.root, digests) if quick else None
+    made = make_plan(project, targets, digests, Store(store_root(project)), force=force, index=index)
     digests.save()
+    if index is not None:
+        index.save()
     return made
 
 
@@ -122,13 +126,15 @@ def build(
     """
     digests = StatCache(stat_cache_path(project))
     store = Store(store_root(project))
-    steps = make_plan(project, targets, digests, store, force=force)
+    index = Index(index_path(project), project.root, digests)
+    steps = make_plan(project, targets, digests, store, force=force, index=index)
     builder = _Builder(TargetBuilder(project, digests, store, on_progress), force, check_reproducible)
     work = tuple(step for step in steps.steps if check_reproducible and step.action == UP_TO_DATE) + steps.work
     outcomes = {step.target.name: _settled(step, strict) for step in steps.steps if step not in work}
     if work:
         outcomes |= _run_all(builder, work, jobs or default_jobs(len(work)), keep_going)
     digests.save()
+    index.save()
     return BuildReport(project, tuple(outcomes[step.target.name] for step in steps.steps))
 
 
@@ -154,10 +160,10 @@ class _Builder:
             return self._locked(step)
         except AotiBuildError as error:
             error.target = step.target.name
-            return Outcome(step.target, FAILED, step.reasons, step.manifest, error=error)
+            return Outcome(step.target, FAILED, step.reasons, _published(step.manifest), error=error)
         except OSError as error:
             failure = BuildError("the disk refused", target=step.target.name, cause=str(error))
-            return Outcome(step.target, FAILED, step.reasons, step.manifest, error=failure)
+            return Outcome(step.target, FAILED, step.reasons, _published(step.manifest), error=failure)
 
     def progress(self, target: Target, text: str) -> None:
         self.targets.on_progress(target, text)
@@ -177,22 +183,23 @@ class _Builder:
             recover_directory(artifact_directory(project, target))
             # What another build has just made is fresh enough even for --force.
             fresh = plan_target(project, target, digests, store, force=self.force and not waited)
-            outcome = self._act(fresh)
+            outcome, manifest = self._act(fresh)
             if not self.check_reproducible:
                 return outcome
-            self.targets.reproduce(replace(fresh, manifest=outcome.manifest))
+            self.targets.reproduce(replace(fresh, manifest=manifest))
             return replace(outcome, action=REPRODUCED)
 
-    def _act(self, step: Step) -> Outcome:
+    def _act(self, step: Step) -> tuple[Outcome, Manifest | None]:
+        """Do what the step says; its outcome and the manifest that is published then."""
         if step.action == UP_TO_DATE:
-            return Outcome(step.target, UP_TO_DATE, (), step.manifest)
+            return Outcome(step.target, UP_TO_DATE, (), _published(step.manifest)), step.manifest
         if step.action == RECHECK:
-            return Outcome(step.target, RECHECKED, step.reasons, self.targets.recheck(step))
-        manifest = self.targets.restore(step) if step.action == RESTORE else None
-        if manifest is None:
-            manifest = self.targets.build(step, from_nothing=self.force)
-        reasons = tuple(Reason(**reason) for reason in manifest.reasons)
-        return Outcome(step.target, manifest.action, reasons, manifest, manifest.seconds)
+            manifest = self.targets.recheck(step)
+            return Outcome(step.target, RECHECKED, step.reasons, _published(manifest)), manifest
+        restored = self.targets.restore(step) if step.action == RESTORE else None
+        made = restored or self.targets.build(step, from_nothing=self.force)
+        reasons = tuple(Reason(**reason) for reason in made.reasons)
+        return Outcome(step.target, made.action, reasons, _published(made), made.seconds), made
 
 
 def _run_all(builder: _Builder, steps: tuple[Step, ...], jobs: int, keep_going: bool) -> dict[str, Outcome]:
@@ -231,7 +238,11 @@ def _settled(step: Step, strict: bool) -> Outcome:
             target=step.target.name,
             hint="build it on a host that has one, or leave --strict away",
         )
-    return Outcome(step.target, step.action, step.reasons, step.manifest, error=error)
+    return Outcome(step.target, step.action, step.reasons, step.published or _published(step.manifest), error=error)
+
+
+def _published(manifest: Manifest | None) -> Published | None:
+    return Published(manifest.key, manifest.files[MODEL].size) if manifest else None
 
 
 def _available_memory() -> int:

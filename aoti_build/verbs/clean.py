@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from aoti_build.files import lock
-from aoti_build.layout import artifact_directory, lock_path, log_path
+from aoti_build.layout import artifact_directory, lock_path, log_path, reader_log_path, staging_prefix, staging_root
 from aoti_build.spec.project import Project, Target
 from aoti_build.verbs.status import orphans
 
-_STATE = (".staging", ".logs", ".stat-cache.json")
+_STATE = (".logs", ".stat-cache.json", ".index.json", ".project-cache.json")
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,8 @@ def clean(
     chosen = () if orphans_only else project.targets if targets is None else targets
     paths: list[Path] = []
     for target in chosen:
-        paths += [artifact_directory(project, target), log_path(project, target)]
+        logs = [log_path(project, target), *(reader_log_path(project, target, verb) for verb in ("verify", "run"))]
+        paths += [artifact_directory(project, target), *logs]
     if targets is None or orphans_only:
         paths += [project.artifacts / name for name in orphans(project)]
     if targets is None and not orphans_only:
@@ -57,9 +58,11 @@ def clean(
 def _remove(project: Project, targets: tuple[Target, ...], paths: list[Path]) -> None:
     for target in targets:
         directory = artifact_directory(project, target)
-        if directory.exists():
+        abandoned = list(staging_root(project).glob(f"{staging_prefix(target)}*"))
+        if directory.exists() or abandoned:
             with lock(lock_path(project, target)):  # never from under a build
-                shutil.rmtree(directory, ignore_errors=True)
+                for path in (directory, *abandoned):
+                    shutil.rmtree(path, ignore_errors=True)
     for path in paths:
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from aoti_build import toolchain
-from aoti_build.errors import OK, VERIFICATION_FAILED, ArtifactError, UsageError
-from aoti_build.files import staging
-from aoti_build.layout import artifact_directory, log_path, staging_prefix, staging_root
+from aoti_build.errors import OK, VERIFICATION_FAILED, ArtifactError, UsageError, VerificationError
+from aoti_build.layout import artifact_directory, reader_log_path
 from aoti_build.manifest import GOLDEN, MODEL
 from aoti_build.plan import tolerance
 from aoti_build.spec.project import Project, Source, Target
 from aoti_build.spec.records import target_to_json
 from aoti_build.target_build import CHECK_ENVIRONMENT, places
 from aoti_build.verbs.verify import fit_artifact
-from aoti_build.worker import run_worker
+from aoti_build.worker import WorkerCrash, allow_starts, run_worker
 
 OnProgress = Callable[[Target, str], None]
 
@@ -62,6 +62,7 @@ def run(
     if input_file is not None and not input_file.is_file():
         raise UsageError(f"there is no file {input_file}", target=target.name)
     manifest = fit_artifact(project, target)
+    allow_starts()
     directory = artifact_directory(project, target)
     job = {
         "root": str(project.root),
@@ -74,16 +75,20 @@ def run(
         "target": target_to_json(target) if _source_is_here(project, target) else None,
         "where": places(project, target),
     }
-    log = log_path(project, target).with_suffix(".run.log")
-    with staging(staging_root(project), "run-" + staging_prefix(target)) as work:
-        result = run_worker(
-            "run",
-            job,
-            directory=work,
-            log=log,
-            on_phase=lambda phase: on_progress(target, phase),
-            environment=CHECK_ENVIRONMENT,
-        )
+    try:
+        with tempfile.TemporaryDirectory(prefix="aoti_build-") as work:
+            result = run_worker(
+                "run",
+                job,
+                directory=Path(work),
+                log=reader_log_path(project, target, "run"),
+                on_phase=lambda phase: on_progress(target, phase),
+                environment=CHECK_ENVIRONMENT,
+            )
+    except WorkerCrash as crash:
+        raise VerificationError(
+            f"running it failed: {crash.message}", target=target.name, cause=crash.cause, hint=crash.hint, log=crash.log
+        ) from crash
     return RunReport(target, result)
 
 

@@ -32,7 +32,7 @@ class StatusReport:
 
 def status(project: Project, *, targets: tuple[Any, ...] | None = None) -> StatusReport:
     chosen = project.targets if targets is None else targets
-    return StatusReport(plan(project, chosen), orphans(project))
+    return StatusReport(plan(project, chosen, quick=False), orphans(project))
 
 
 def orphans(project: Project) -> tuple[str, ...]:

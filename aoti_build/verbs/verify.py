@@ -7,6 +7,8 @@ loaded before its digests and the host's fitness were checked; the stat cache is
 
 from __future__ import annotations
 
+import contextlib
+import tempfile
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,9 +25,9 @@ from aoti_build.errors import (
     ArtifactError,
     VerificationError,
 )
-from aoti_build.files import staging, write_json
+from aoti_build.files import write_json
 from aoti_build.fingerprint import Reason
-from aoti_build.layout import artifact_directory, log_path, staging_prefix, staging_root, stat_cache_path, store_root
+from aoti_build.layout import artifact_directory, reader_log_path, stat_cache_path, store_root
 from aoti_build.manifest import VERIFY, Manifest, NoManifest, read_manifest
 from aoti_build.plan import plan_target
 from aoti_build.spec.project import Project, Target
@@ -164,26 +166,24 @@ def _verify_target(project: Project, target: Target, digests: StatCache, on_prog
         return Verdict(target, REFUSED, error=error)
     step = plan_target(project, target, digests, Store(store_root(project)))
     verdict = _checked(project, target, manifest, step.reasons if step.action != "recheck" else (), on_progress)
-    write_json(
-        artifact_directory(project, target) / VERIFY,
-        {"format": "aoti-build/verdict", "format_version": 1, "key": manifest.key, **verdict.as_json()},
-    )
+    document = {"format": "aoti-build/verdict", "format_version": 1, "key": manifest.key, **verdict.as_json()}
+    with contextlib.suppress(OSError):  # a serving host's artifacts may be read-only
+        write_json(artifact_directory(project, target) / VERIFY, document)
     return verdict
 
 
 def _checked(
     project: Project, target: Target, manifest: Manifest, stale: tuple[Reason, ...], on_progress: OnProgress
 ) -> Verdict:
-    log = log_path(project, target).with_suffix(".verify.log")
     try:
-        with staging(staging_root(project), "verify-" + staging_prefix(target)) as work:
+        with tempfile.TemporaryDirectory(prefix="aoti_build-") as directory:
             result = check_package(
                 project,
                 target,
                 artifact_directory(project, target),
                 manifest.signature,
-                directory=work,
-                log=log,
+                directory=Path(directory),
+                log=reader_log_path(project, target, "verify"),
                 on_phase=lambda phase: on_progress(target, phase),
             )
     except WorkerCrash as error:

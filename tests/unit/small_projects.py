@@ -18,9 +18,10 @@ from aoti_build import host
 from aoti_build.digests import digest_bytes, digest_file
 from aoti_build.layout import artifact_directory
 from aoti_build.manifest import GOLDEN, MODEL, FileRecord, Manifest
-from aoti_build.plan import current_parts, plan_target, tolerance
+from aoti_build.plan import Step, current_parts, tolerance
 from aoti_build.spec import Project, Target, load_project
 from aoti_build.stat_cache import StatCache
+from aoti_build.verbs import build as build_verb
 
 REAL_PYTHON = sys.executable
 REPOSITORY = Path(__file__).parents[2]
@@ -105,6 +106,8 @@ def publish_fake(project: Project, target: Target | None = None, **changes: Any)
         "target": target.name,
         "key": digest_bytes(target.name.encode()),
         "graph_key": digest_bytes(b"graph"),
+        "weights": {"apart": False, "why": "a fake"},
+        "inputs_digest": digest_bytes(b"inputs"),
         "source": current_parts(project, target, recorded, digests_of(project)).parts,
         "files": {name: _record(directory / name) for name in (MODEL, GOLDEN)},
         "requires": host.requirements(target),
@@ -118,9 +121,15 @@ def publish_fake(project: Project, target: Target | None = None, **changes: Any)
     return manifest
 
 
+def plan_of(project: Project, target: Target | None = None, *, force: bool = False) -> Step:
+    """The step of `target` (default: the only one), as a build would plan it."""
+    (step,) = build_verb.plan(project, (target or project.targets[0],), force=force).steps
+    return step
+
+
 def action_of(project: Project, target: Target | None = None) -> str:
     """What a build would do about `target` (default: the only one)."""
-    return plan_target(project, target or project.targets[0], digests_of(project)).action
+    return plan_of(project, target).action
 
 
 def contents(directory: Path) -> dict[str, bytes]:
@@ -203,6 +212,8 @@ def _built(job: Mapping[str, Any]) -> dict[str, Any]:
         "ok": True,
         "key": digest_bytes(name + json.dumps(sources).encode()),
         "graph_key": digest_bytes(name),
+        "weights": {"apart": False, "why": "a fake"},
+        "inputs_digest": digest_bytes(b"inputs"),
         "signature": SIGNATURE,
         "sources": sources,
         "distributions": {},

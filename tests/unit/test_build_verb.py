@@ -271,7 +271,12 @@ def test_the_report_as_json(project: Project, fake_worker: FakeWorker) -> None:
     fake_worker.answers["build"] = BuildError("no", cause="because")
     failed = build(project, project.targets, force=True).as_json()
     assert failed["ok"] is False
-    assert failed["targets"][0]["error"] == {"kind": "build", "message": "no", "target": "small/cpu", "cause": "because"}
+    assert failed["targets"][0]["error"] == {
+        "kind": "build",
+        "message": "no",
+        "target": "small/cpu",
+        "cause": "because",
+    }
 
 
 def test_the_plan_is_what_build_does(tmp_path: Path, fake_worker: FakeWorker) -> None:

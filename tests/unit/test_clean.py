@@ -31,7 +31,9 @@ def full(tmp_path: Path) -> Project:
 def test_everything_goes_but_what_is_not_ours(full: Project) -> None:
     report = clean(full, None)
     assert contents(full.artifacts).keys() - locks(full) == {".gitignore", "notes.txt", "mine/cpu/data.bin"}
-    assert {"artifacts/first/cpu", "artifacts/second/cpu", "artifacts/gone/cpu", "artifacts/.staging"} <= {*report.removed}
+    assert {"artifacts/first/cpu", "artifacts/second/cpu", "artifacts/gone/cpu", "artifacts/.staging"} <= {
+        *report.removed
+    }
     assert report.bytes > 0
     assert (full.root / "model.py").exists()
 

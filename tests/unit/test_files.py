@@ -86,15 +86,20 @@ def test_others_may_read_what_is_written(tmp_path: Path, staged: Path) -> None:
 
 
 def test_staging_is_removed_even_after_an_error(tmp_path: Path) -> None:
-    seen = []
-    for _ in range(2):
-        with pytest.raises(ZeroDivisionError), staging(tmp_path / "staging", "model.") as directory:
+    def fail() -> None:
+        with staging(tmp_path / "staging", "model.") as directory:
+            assert directory.name.startswith("model.")
             (directory / "file").touch()
-            seen.append(directory)
             raise ZeroDivisionError
-    assert seen[0] != seen[1]
-    assert seen[0].name.startswith("model.")
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     assert list((tmp_path / "staging").iterdir()) == []
+
+
+def test_each_staging_directory_is_of_its_own(tmp_path: Path) -> None:
+    with staging(tmp_path, "model.") as one, staging(tmp_path, "model.") as other:
+        assert one != other
 
 
 def test_staging_that_was_published_stays(tmp_path: Path) -> None:

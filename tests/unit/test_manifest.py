@@ -17,6 +17,8 @@ MANIFEST_VALUE = Manifest(
     target="small/cpu",
     key="a" * 64,
     graph_key="b" * 64,
+    weights={"apart": True, "alignment": 64},
+    inputs_digest="f" * 64,
     source={"spec": {"seed": 0, "kwargs.width": [1, 2]}, "sources": {"model.py": "c" * 64, "gone.py": None}},
     files={MODEL: FileRecord("d" * 64, 3), GOLDEN: FileRecord("e" * 64, 4)},
     requires={"device": "cpu", "cpu_features": ["avx2"]},
@@ -81,7 +83,7 @@ def test_a_missing_field_is_damage(tmp_path: Path, field: str) -> None:
     assert is_damage(read(tmp_path, {name: value for name, value in DOCUMENT.items() if name != field}))
 
 
-@pytest.mark.parametrize("field", sorted({*DOCUMENT} - {"target", "key", "graph_key", "action"}))
+@pytest.mark.parametrize("field", sorted({*DOCUMENT} - {"target", "key", "graph_key", "inputs_digest", "action"}))
 @pytest.mark.parametrize("value", [None, 3, "text", [3]], ids=repr)
 def test_a_field_of_another_type_is_damage(tmp_path: Path, field: str, value: object) -> None:
     assert is_damage(read(tmp_path, {**DOCUMENT, field: value}))

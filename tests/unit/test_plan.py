@@ -14,8 +14,8 @@ from small_projects import (
     TWO_MODELS,
     action_of,
     contents,
-    digests_of,
     edit,
+    plan_of,
     publish_fake,
     write_project,
 )
@@ -23,8 +23,9 @@ from small_projects import (
 from aoti_build import toolchain
 from aoti_build.layout import artifact_directory
 from aoti_build.manifest import GOLDEN, MODEL
-from aoti_build.plan import Step, make_plan, plan_target
+from aoti_build.plan import Step
 from aoti_build.spec import Project
+from aoti_build.verbs.build import plan
 
 WITH_WEIGHTS = ONE_MODEL + "    weights: weights.safetensors\n"
 RICH = """\
@@ -46,19 +47,19 @@ models:
 
 def test_what_was_just_built_is_up_to_date(project: Project, published: Path) -> None:
     assert published
-    step = plan(project)
+    step = plan_of(project)
     assert (step.action, step.reasons) == ("up-to-date", ())
     assert step.manifest
 
 
 def test_nothing_built_yet(project: Project) -> None:
-    step = plan(project)
+    step = plan_of(project)
     assert (step.action, shown(step), step.manifest) == ("build", ["no-artifact"], None)
 
 
 def test_forced(project: Project, published: Path) -> None:
     assert published
-    step = plan_target(project, project.targets[0], digests_of(project), force=True)
+    step = plan_of(project, force=True)
     assert (step.action, shown(step)) == ("build", ["forced"])
 
 
@@ -81,14 +82,14 @@ def test_forced(project: Project, published: Path) -> None:
 )
 def test_an_edit_of_models_yaml(tmp_path: Path, old: str, new: str, expected: str | None) -> None:
     publish_fake(write_project(tmp_path, RICH))
-    step = plan(write_project(tmp_path, RICH.replace(old, new)))
+    step = plan_of(write_project(tmp_path, RICH.replace(old, new)))
     assert shown(step) == ([expected] if expected else [])
     assert step.action == ("build" if expected else "up-to-date")
 
 
 def test_a_portable_floor_is_another_artifact(tmp_path: Path) -> None:
     publish_fake(write_project(tmp_path, RICH))
-    step = plan(write_project(tmp_path, RICH + "    cpu: {isa: avx2}\n"))
+    step = plan_of(write_project(tmp_path, RICH + "    cpu: {isa: avx2}\n"))
     assert step.action == "build"
     assert "spec-changed: cpu.isa native -> avx2" in shown(step)
 
@@ -97,7 +98,7 @@ def test_a_portable_floor_is_another_artifact(tmp_path: Path) -> None:
 def test_an_edited_source(project: Project, published: Path, name: str) -> None:
     assert published
     (project.root / name).write_text("edited = True\n")
-    step = plan(project)
+    step = plan_of(project)
     assert step.action == "build"
     assert [(reason.reason, reason.what) for reason in step.reasons] == [("source-changed", name)]
     assert step.reasons[0].old != step.reasons[0].new
@@ -116,7 +117,7 @@ def test_an_edit_undone(project: Project, published: Path) -> None:
 def test_a_discovered_source_that_is_gone(project: Project, published: Path) -> None:
     assert published
     (project.root / "helper.py").unlink()
-    (reason,) = plan(project).reasons
+    (reason,) = plan_of(project).reasons
     assert (reason.reason, reason.what, reason.new) == ("source-changed", "helper.py", None)
 
 
@@ -126,7 +127,7 @@ def test_another_version_of_a_library_that_the_model_imports(
     assert published
     real = toolchain.distribution_version
     monkeypatch.setattr(toolchain, "distribution_version", lambda name: "0.0" if name == "sympy" else real(name))
-    reasons = plan(project).reasons
+    reasons = plan_of(project).reasons
     assert ("source-changed", "sympy", "0.0") in [(reason.reason, reason.what, reason.new) for reason in reasons]
 
 
@@ -136,7 +137,7 @@ def test_changed_weights(tmp_path: Path, content: str) -> None:
     publish_fake(project)
     assert action_of(project) == "up-to-date"
     (tmp_path / "weights.safetensors").write_text(content)
-    step = plan(project)
+    step = plan_of(project)
     assert step.action == "build"
     assert [(reason.reason, reason.what) for reason in step.reasons] == [("weights-changed", "weights.safetensors")]
 
@@ -146,7 +147,7 @@ def test_another_tool(project: Project, published: Path, monkeypatch: pytest.Mon
     assert published
     facts = toolchain.facts("cpu")
     monkeypatch.setattr(toolchain, "facts", lambda device: {**facts, fact: f"another, for {device}"})
-    step = plan(project)
+    step = plan_of(project)
     assert step.action == "build"
     assert shown(step) == [f"toolchain-changed: {fact} {facts[fact]} -> another, for cpu"]
 
@@ -155,13 +156,13 @@ def test_a_tool_that_appears(project: Project, published: Path, monkeypatch: pyt
     assert published
     facts = toolchain.facts("cpu")
     monkeypatch.setattr(toolchain, "facts", lambda _: {**facts, "new-tool": "1"})
-    assert shown(plan(project)) == ["toolchain-changed: new-tool (none) -> 1"]
+    assert shown(plan_of(project)) == ["toolchain-changed: new-tool (none) -> 1"]
 
 
 def test_another_processor(project: Project, published: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert published
     monkeypatch.setattr(toolchain, "cpu_features", lambda: ("avx", "sse"))
-    (reason,) = plan(project).reasons
+    (reason,) = plan_of(project).reasons
     assert (reason.reason, reason.what, reason.new) == ("toolchain-changed", "cpu.features", "avx sse")
 
 
@@ -177,7 +178,7 @@ def test_another_processor_does_not_matter_above_a_portable_floor(
 def test_a_variable_that_changes_code(project: Project, published: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert published
     monkeypatch.setenv("TORCHINDUCTOR_FREEZING", "1")
-    assert shown(plan(project)) == ["toolchain-changed: TORCHINDUCTOR_FREEZING (none) -> 1"]
+    assert shown(plan_of(project)) == ["toolchain-changed: TORCHINDUCTOR_FREEZING (none) -> 1"]
 
 
 def test_a_variable_that_changes_no_code(project: Project, published: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,7 +193,7 @@ def test_a_compiler_named_by_the_environment(
 ) -> None:
     assert published
     monkeypatch.setenv("CXX", sys.executable)
-    reasons = plan(project).reasons
+    reasons = plan_of(project).reasons
     assert {reason.reason for reason in reasons} == {"toolchain-changed"}
     assert {"CXX", "cxx.version"} <= {reason.what for reason in reasons}
 
@@ -211,7 +212,7 @@ def flip_a_bit(path: Path) -> None:
 @pytest.mark.parametrize("harm", [truncate, flip_a_bit, Path.unlink])
 def test_a_damaged_file(project: Project, published: Path, harm: Any, name: str) -> None:
     harm(published / name)
-    step = plan(project)
+    step = plan_of(project)
     assert step.action == "build"
     assert [(reason.reason, reason.what) for reason in step.reasons] == [("artifact-damaged", name)]
 
@@ -219,7 +220,7 @@ def test_a_damaged_file(project: Project, published: Path, harm: Any, name: str)
 @pytest.mark.parametrize("harm", [truncate, Path.unlink])
 def test_a_damaged_manifest(project: Project, published: Path, harm: Any) -> None:
     harm(published / "manifest.json")
-    step = plan(project)
+    step = plan_of(project)
     assert step.action == "build"
     assert [reason.reason for reason in step.reasons] == ["artifact-damaged"]
 
@@ -227,7 +228,7 @@ def test_a_damaged_manifest(project: Project, published: Path, harm: Any) -> Non
 def test_a_manifest_of_a_later_version(project: Project, published: Path) -> None:
     assert published
     edit(project, lambda document: document.update(format_version=99))
-    step = plan(project)
+    step = plan_of(project)
     assert step.action == "build"
     assert "99" in shown(step)[0]
 
@@ -240,7 +241,7 @@ def test_artifacts_swapped(tmp_path: Path) -> None:
     shutil.move(first, tmp_path / "aside")
     shutil.move(second, first)
     shutil.move(tmp_path / "aside", second)
-    for step in make_plan(project, project.targets, digests_of(project)).steps:
+    for step in plan(project, project.targets).steps:
         assert step.action == "build"
         assert [reason.reason for reason in step.reasons] == ["artifact-damaged"]
 
@@ -256,19 +257,22 @@ def test_one_file_taken_from_another_artifact(tmp_path: Path) -> None:
 
 def test_a_tolerance_needs_a_check_and_no_build(tmp_path: Path) -> None:
     publish_fake(write_project(tmp_path, ONE_MODEL))
-    step = plan(write_project(tmp_path, ONE_MODEL + "    tolerance: {atol: 0.5}\n"))
+    step = plan_of(write_project(tmp_path, ONE_MODEL + "    tolerance: {atol: 0.5}\n"))
     assert step.action == "recheck"
     assert [(reason.reason, reason.what) for reason in step.reasons] == [("spec-changed", "tolerance")]
 
 
 def test_a_tolerance_and_an_edit_need_a_build(tmp_path: Path) -> None:
     publish_fake(write_project(tmp_path, ONE_MODEL))
-    assert action_of(write_project(tmp_path, ONE_MODEL.replace("width: 4", "width: 5") + "    tolerance: {atol: 0.5}\n")) == "build"
+    assert (
+        action_of(write_project(tmp_path, ONE_MODEL.replace("width: 4", "width: 5") + "    tolerance: {atol: 0.5}\n"))
+        == "build"
+    )
 
 
 def test_a_device_that_is_not_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(toolchain, "compute_capabilities", lambda: ())
-    made = make_plan(project := write_project(tmp_path, CUDA_MODEL), project.targets, digests_of(project))
+    made = plan(project := write_project(tmp_path, CUDA_MODEL), project.targets)
     assert [step.action for step in made.steps] == ["unavailable"]
     assert "no-device: cuda" in shown(made.steps[0])
     assert made.work == ()
@@ -277,18 +281,20 @@ def test_a_device_that_is_not_here(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_a_device_that_is_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(toolchain, "compute_capabilities", lambda: ("9.0",))
     project = write_project(tmp_path, CUDA_MODEL)
-    assert shown(plan(project)) == ["no-artifact"]
+    assert shown(plan_of(project)) == ["no-artifact"]
     publish_fake(project)
     assert action_of(project) == "up-to-date"
     monkeypatch.setattr(toolchain, "compute_capabilities", lambda: ("10.0",))
-    assert shown(plan(project)) == ["toolchain-changed: cuda.compute_capability 9.0 -> 10.0"]
+    assert shown(plan_of(project)) == ["toolchain-changed: cuda.compute_capability 9.0 -> 10.0"]
 
 
 def test_another_order_and_comments_change_nothing(tmp_path: Path) -> None:
     project = write_project(tmp_path, TWO_MODELS)
     for target in project.targets:
         publish_fake(project, target)
-    head, first, second = TWO_MODELS.replace("  second:", "SPLIT  second:").replace("  first:", "SPLIT  first:").split("SPLIT")
+    head, first, second = (
+        TWO_MODELS.replace("  second:", "SPLIT  second:").replace("  first:", "SPLIT  first:").split("SPLIT")
+    )
     lines = (head + second + "# a comment\n\n" + first).replace("inputs:", "inputs:   ").splitlines()
     turned = write_project(tmp_path, "\n".join(f"{line}  # {number}" for number, line in enumerate(lines)) + "\n")
     assert [target.name for target in turned.targets] == ["second/cpu", "first/cpu"]
@@ -300,7 +306,7 @@ def test_an_edit_of_one_model_leaves_the_other(tmp_path: Path) -> None:
     for target in project.targets:
         publish_fake(project, target)
     edited = write_project(tmp_path, TWO_MODELS.replace("[3, 4]", "[5, 4]"))
-    made = make_plan(edited, edited.targets, digests_of(edited))
+    made = plan(edited, edited.targets)
     assert [step.action for step in made.steps] == ["up-to-date", "build"]
     assert [step.target.name for step in made.work] == ["second/cpu"]
 
@@ -309,7 +315,7 @@ def test_planning_changes_nothing(project: Project, published: Path) -> None:
     before = contents(project.root)
     (project.root / "helper.py").touch()
     flip_a_bit(published / MODEL)
-    plan(project)
+    plan_of(project)
     flip_a_bit(published / MODEL)
     assert contents(project.root) == before
 
@@ -318,10 +324,6 @@ def test_a_copied_project_is_up_to_date_there_too(project: Project, published: P
     assert published
     shutil.copytree(project.root, tmp_path / "copy")
     assert action_of(write_project(tmp_path / "copy")) == "up-to-date"
-
-
-def plan(project: Project) -> Step:
-    return plan_target(project, project.targets[0], digests_of(project))
 
 
 def shown(step: Step) -> list[str]:

@@ -11,17 +11,15 @@ from small_projects import (
     PASSED_CASE,
     TWO_MODELS,
     FakeWorker,
-    digests_of,
     publish_fake,
     write_project,
 )
 
 from aoti_build.errors import BuildError
 from aoti_build.fingerprint import Reason
-from aoti_build.plan import make_plan
 from aoti_build.report import text
 from aoti_build.spec import Project
-from aoti_build.verbs.build import BuildReport, Outcome
+from aoti_build.verbs.build import BuildReport, Outcome, plan
 from aoti_build.verbs.clean import CleanReport
 from aoti_build.verbs.run import run
 from aoti_build.verbs.status import StatusReport, status
@@ -37,7 +35,7 @@ def two(tmp_path: Path) -> Project:
 
 
 def test_a_build(two: Project) -> None:
-    manifest = make_plan(two, two.targets, digests_of(two)).steps[0].manifest
+    manifest = plan(two, two.targets).steps[0].manifest
     failure = BuildError("it broke", target="second/cpu", cause="because", hint="mend it", log=Path("build.log"))
     report = BuildReport(
         two,
@@ -55,7 +53,7 @@ def test_a_build(two: Project) -> None:
 
 
 def test_a_plan(two: Project) -> None:
-    lines = text.plan_lines(make_plan(two, two.targets, digests_of(two)))
+    lines = text.plan_lines(plan(two, two.targets))
     assert line_of(lines, "first/cpu").split() == ["first/cpu", "up-to-date"]
     assert line_of(lines, "second/cpu").split() == ["second/cpu", "build", "no-artifact"]
     assert lines[-1] == "2 targets: 1 up-to-date, 1 build"
@@ -72,17 +70,19 @@ def test_a_status(two: Project) -> None:
 
 
 def test_orphans_are_named_with_what_to_do(two: Project) -> None:
-    report = StatusReport(make_plan(two, two.targets, digests_of(two)), ("gone/cpu",))
+    report = StatusReport(plan(two, two.targets), ("gone/cpu",))
     assert "gone/cpu" in text.status_lines(report)[-1]
     assert "clean --orphans" in text.status_lines(report)[-1]
 
 
 def test_a_verification(two: Project) -> None:
     error = BuildError("there is no artifact", target="second/cpu", hint="build it first")
-    report = VerifyReport((
-        Verdict(two.targets[0], "passed", (Reason("source-changed", "model.py"),), (PASSED_CASE,), 0.5),
-        Verdict(two.targets[1], "missing", error=error),
-    ))
+    report = VerifyReport(
+        (
+            Verdict(two.targets[0], "passed", (Reason("source-changed", "model.py"),), (PASSED_CASE,), 0.5),
+            Verdict(two.targets[1], "missing", error=error),
+        )
+    )
     lines = text.verify_lines(report)
     assert "passed (stale)" in line_of(lines, "first/cpu")
     assert "source-changed: model.py" in line_of(lines, "first/cpu")

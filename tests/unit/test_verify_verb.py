@@ -21,7 +21,7 @@ from aoti_build import toolchain
 from aoti_build.errors import ArtifactError, BuildError
 from aoti_build.layout import artifact_directory
 from aoti_build.manifest import GOLDEN, MODEL
-from aoti_build.spec import Project
+from aoti_build.spec import Project, load_project
 from aoti_build.verbs.run import run
 from aoti_build.verbs.verify import VerifyReport, verify
 from aoti_build.worker import Interrupted, WorkerCrash
@@ -158,6 +158,17 @@ def test_a_stale_artifact_is_checked_as_what_it_is(
     assert [(reason.reason, reason.what) for reason in report.verdicts[0].stale] == [("source-changed", "helper.py")]
     assert verify(project, project.targets, strict=True).exit_code == 3
     assert fake_worker.calls == ["check", "check"]
+
+
+def test_the_models_source_need_not_be_there(project: Project, published: Path, fake_worker: FakeWorker) -> None:
+    for name in ("model.py", "helper.py"):
+        (project.root / name).unlink()
+    bare = load_project(project.file)
+    report = run_verify(bare)
+    assert (verdicts(report), report.exit_code) == (["passed"], 0)
+    assert {reason.what for reason in report.verdicts[0].stale} == {"model.py", "helper.py"}
+    assert published
+    assert fake_worker.calls == ["check"]
 
 
 def test_another_tolerance_is_no_staleness_and_is_used(tmp_path: Path, fake_worker: FakeWorker) -> None:

@@ -1,4 +1,4 @@
-"""Worker processes seen from outside: results, errors, crashes, phases, and that nothing of them outlives its parent."""
+"""Worker processes seen from outside: results, errors, crashes, phases; and nothing of them outlives its parent."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from aoti_build import worker
 from aoti_build.errors import AotiBuildError, ArtifactError, BuildError, ToolchainError, UsageError, VerificationError
 from aoti_build.worker import Interrupted, WorkerCrash, allow_starts, run_worker, stop_all
 
-# What a stub worker has at hand: the job, `phase`, `result`, and a pipe that is open as long as anyone of its group lives.
+# What a stub worker has: the job, `phase`, `result`, and a pipe that is open as long as any process of its group lives.
 PRELUDE = """\
 import json, os, signal, subprocess, sys, time
 verb, job_path, events = sys.argv[3], sys.argv[4], int(sys.argv[5])
@@ -138,14 +138,18 @@ def test_a_cut_event_is_not_an_error(run: Run) -> None:
 @pytest.mark.parametrize("kind", [ArtifactError, BuildError, ToolchainError, UsageError, VerificationError])
 def test_a_reported_error_is_raised_as_what_it_is(run: Run, tmp_path: Path, kind: type[AotiBuildError]) -> None:
     with pytest.raises(kind) as caught:
-        run(f"error(kind={kind.kind!r}, message='no', where='models.yaml:1:2', cause='because', hint='do'); sys.exit(1)")
+        run(
+            f"error(kind={kind.kind!r}, message='no', where='models.yaml:1:2', cause='because', hint='do'); sys.exit(1)"
+        )
     error = caught.value
     assert (error.message, error.where, error.cause, error.hint) == ("no", "models.yaml:1:2", "because", "do")
     assert error.log == tmp_path / "logs" / "log"
     assert error.exit_code == kind.exit_code
 
 
-@pytest.mark.parametrize(("name", "hint"), [("SIGSEGV", "CXX"), ("SIGKILL", "memory"), ("SIGILL", "instructions"), ("SIGABRT", "log")])
+@pytest.mark.parametrize(
+    ("name", "hint"), [("SIGSEGV", "CXX"), ("SIGKILL", "memory"), ("SIGILL", "instructions"), ("SIGABRT", "log")]
+)
 def test_a_crash_names_its_signal(run: Run, name: str, hint: str) -> None:
     with pytest.raises(WorkerCrash) as caught:
         run(f"print('last words', flush=True); os.kill(os.getpid(), signal.{name})")

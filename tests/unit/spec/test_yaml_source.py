@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from typing import Any
 
 import pytest
@@ -84,8 +85,9 @@ def test_what_pyyaml_writes_reads_back_but_for_its_floats(data: Any) -> None:
     text = yaml.safe_dump({"data": data}, allow_unicode=True)
     expected = yaml.safe_load(text)
     if not _mentions_float(expected):
-        found = yaml_source.parse(text, "models.yaml").data
-        assert found == expected or _mentions_float(found)
+        # Texts such as 0E0, which PyYAML writes plain because YAML 1.1 has no such float, and YAML 1.2 has.
+        assume(not re.search(r"(?m)(^|[\s:?-])[-+]?[0-9.]+[eE][-+]?[0-9]+\s*(:|$)", text))
+        assert yaml_source.parse(text, "models.yaml").data == expected
 
 
 def _mentions_float(data: Any) -> bool:

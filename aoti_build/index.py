@@ -1,0 +1,104 @@
+"""The index of what was found up to date: it lets a no-op look at stats only, with no manifest read and no key
+computed.
+
+An entry holds all that the long way compared: digests of the target and of the toolchain facts, the versions of the
+distributions, and every file (sources, weights, manifest, the artifact's own) with its content's digest. The stat cache
+says whether a file still has that content. So an entry is good only if the long way would come to the same answer; it
+is made by the long way alone, and deleting the index changes speed, never a result.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from aoti_build import toolchain
+from aoti_build.files import write_atomic
+from aoti_build.stat_cache import StatCache
+
+FORMAT = "aoti-build/index"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Published:
+    """What reports say of an up-to-date artifact: its key, and the size of its model.pt2 in bytes."""
+
+    key: str
+    size: int
+
+
+class Index:
+    """Entries by target name, in the JSON file `record`; `save()` writes it if anything new was learnt."""
+
+    def __init__(self, record: Path, root: Path, digests: StatCache) -> None:
+        self._record = record
+        self._root = str(root)
+        self._digests = digests
+        self._entries = _read(record)
+        self._changed = False
+        self._seen: dict[str, str | None] = {}
+
+    def look_up(self, target: str, spec: str, facts: str) -> Published | None:
+        """The published artifact if it is certainly up to date, else None. `spec` and `facts` are digests."""
+        entry = self._entries.get(target)
+        try:
+            if entry is None or entry["spec"] != spec or entry["facts"] != facts:
+                return None
+            if any(toolchain.distribution_version(name) != version for name, version in entry["distributions"].items()):
+                return None
+            if any(self._digest(name) != digest for name, digest in entry["files"].items()):
+                return None
+            return Published(str(entry["key"]), int(entry["size"]))
+        except (KeyError, TypeError, ValueError, AttributeError):
+            return None
+
+    def note(
+        self,
+        target: str,
+        spec: str,
+        facts: str,
+        distributions: Mapping[str, Any],
+        files: Mapping[str, str],
+        published: Published,
+    ) -> None:
+        """Remember that the long way found `target` up to date with these `files` (path below the root -> digest)."""
+        self._entries[target] = {
+            "spec": spec,
+            "facts": facts,
+            "distributions": dict(distributions),
+            "files": dict(files),
+            "key": published.key,
+            "size": published.size,
+        }
+        self._changed = True
+
+    def save(self) -> None:
+        """Persist what was learnt. A read-only or full disk loses speed, not results."""
+        if not self._changed:
+            return
+        document = {"format": FORMAT, "format_version": FORMAT_VERSION, "targets": self._entries}
+        try:
+            write_atomic(self._record, json.dumps(document).encode())
+        except OSError:
+            return
+        self._changed = False
+
+    def _digest(self, name: str) -> str | None:
+        """Once per run for each file: many targets share sources."""
+        if name not in self._seen:
+            self._seen[name] = self._digests.digest(name if name.startswith("/") else f"{self._root}/{name}")
+        return self._seen[name]
+
+
+def _read(record: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(record.read_bytes())
+        if document["format"] != FORMAT or document["format_version"] != FORMAT_VERSION:
+            return {}
+        return dict(document["targets"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return {}

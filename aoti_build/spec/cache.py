@@ -1,0 +1,64 @@
+"""A parsed models.yaml, kept as JSON: a process that finds it pays neither for yaml nor for pydantic.
+
+The cache is keyed by the digest of the file's bytes and by `CACHE_VERSION`, holds valid projects only, and is
+disposable: deleting it, or finding it unreadable or of another version, costs a parse.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from aoti_build import __version__
+from aoti_build.digests import digest_bytes
+from aoti_build.files import write_atomic
+from aoti_build.spec.project import Position, Project, Target
+from aoti_build.spec.records import target_from_json, target_to_json
+
+FORMAT = "aoti-build/project-cache"
+# Bump when the meaning of a field of the domain types changes, or what the parser makes of a file.
+CACHE_VERSION = 1
+
+
+def read_cache(record: Path, file: Path, content: bytes) -> Project | None:
+    """The project that was parsed from exactly `content`, or None."""
+    try:
+        document = json.loads(record.read_bytes())
+        if document["format"] != FORMAT or document["stamp"] != _stamp(content):
+            return None
+        positions = [{name: Position(*place) for name, place in places.items()} for places in document["positions"]]
+        targets = tuple(
+            target_from_json(entry, positions[entry["positions"]], entry["digest"]) for entry in document["targets"]
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
+        return None
+    return Project(file, targets)
+
+
+def write_cache(record: Path, project: Project, content: bytes) -> None:
+    """Keep `project`. A disk that refuses loses speed only; nothing is written where there is no directory for it
+    yet."""
+    if not record.parent.is_dir():
+        return
+    models = list({id(target.model): target.model for target in project.targets}.values())
+    index = {id(model): number for number, model in enumerate(models)}
+    document = {
+        "format": FORMAT,
+        "stamp": _stamp(content),
+        "positions": [
+            {name: [place.line, place.column] for name, place in model.positions.items()} for model in models
+        ],
+        "targets": [_entry(target, index[id(target.model)]) for target in project.targets],
+    }
+    try:
+        write_atomic(record, json.dumps(document).encode())
+    except OSError:
+        return
+
+
+def _entry(target: Target, positions: int) -> dict[str, object]:
+    return {**target_to_json(target), "digest": target.digest, "positions": positions}
+
+
+def _stamp(content: bytes) -> list[object]:
+    return [CACHE_VERSION, __version__, digest_bytes(content)]

@@ -1,0 +1,347 @@
+"""docs/formats.md is true: every document has a schema there, real documents fit it, and garbled ones do not; and the
+README names only tasks and options that exist."""
+
+from __future__ import annotations
+
+import ast
+import copy
+import json
+import os
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jsonschema import Draft202012Validator
+from referencing import Registry, Resource
+from small_projects import REPOSITORY, TWO_MODELS, publish_fake, write_project
+
+import aoti_build
+from aoti_build.errors import ArtifactError, BuildError, Problem, SpecError, VerificationError
+from aoti_build.fingerprint import Reason
+from aoti_build.layout import artifact_directory
+from aoti_build.manifest import GOLDEN, MODEL, VERIFY, FileRecord, Manifest
+from aoti_build.plan import UNAVAILABLE, Plan, Step
+from aoti_build.spec import Project
+from aoti_build.stat_cache import StatCache
+from aoti_build.tasks import ns
+from aoti_build.verbs.build import BuildReport, Outcome, PlanReport
+from aoti_build.verbs.clean import CleanReport
+from aoti_build.verbs.run import RunReport
+from aoti_build.verbs.status import StatusReport
+from aoti_build.verbs.verify import Verdict, VerifyReport, verify
+
+PACKAGE = Path(aoti_build.__file__).parent
+FORMATS = (REPOSITORY / "docs" / "formats.md").read_text()
+README = (REPOSITORY / "README.md").read_text()
+SCHEMAS: Mapping[str, dict[str, Any]] = {
+    name: json.loads(text) for name, text in re.findall(r"^## (\S+)\n.*?^```json\n(.*?)^```", FORMATS, re.M | re.S)
+}
+KINDS = tuple(name for name in SCHEMAS if name.startswith("aoti-build/"))
+REGISTRY: Registry[Any] = Registry().with_resources(
+    (schema["$id"], Resource.from_contents(schema)) for schema in SCHEMAS.values()
+)
+
+REASONS = (Reason("no-artifact"), Reason("spec-changed", "kwargs.width", 4, [8, 9]))
+FIGURES = {
+    "name": "output",
+    "dtype": "float32",
+    "shape": [2, 4],
+    "ok": False,
+    "atol": 1e-4,
+    "rtol": 1e-3,
+    "max_abs": 0.5,
+    "max_rel": None,
+    "rmse": 0.25,
+    "reference_rms": 1.0,
+    "mismatched": 1,
+    "why": "1 of 8 values differ by more than atol 0.0001, rtol 0.001",
+}
+CASES = ({"name": "example", "outputs": [FIGURES, {"name": "['n']", "ok": True, "dtype": "int64", "mismatched": 0}]},)
+FAILURE = BuildError(
+    "it broke", target="first/cpu", where="models.yaml:3:1", cause="because", hint="mend it", log=Path("build.log")
+)
+TENSOR = {"name": "x", "dtype": "float32", "shape": [2, 4]}
+RUN = {
+    "inputs": [{**TENSOR, "nonfinite": 0, "min": -1.0, "max": 1.0, "mean": 0.0, "std": 0.5}],
+    "outputs": [TENSOR],
+    "check": "eager",
+    "passed": True,
+    "verdicts": [FIGURES],
+    "seconds": {"load": 0.1, "first": 0.01, "reference": 0.2, "steady": 0.001},
+}
+SIGNATURE = {
+    "inputs": [{"name": "x", "dtype": "float32", "shape": ["batch", 4]}, {"name": "scale", "constant": "2.0"}],
+    "outputs": [{"name": "output", "dtype": "float32", "shape": ["batch", 4]}],
+    "dims": {"batch": {"min": 1, "max": 8, "multiple_of": 1}},
+}
+Document = dict[str, Any]
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> Project:
+    """Two targets, nothing built."""
+    return write_project(tmp_path / "project", TWO_MODELS)
+
+
+@pytest.fixture
+def documents(two: Project, tmp_path: Path) -> Mapping[str, list[Document]]:
+    """Format -> documents as the package makes them, with values that use every field."""
+    manifest = _manifest(two)
+    cases = {
+        "aoti-build/manifest": [manifest.as_json(), _cuda(manifest).as_json()],
+        "aoti-build/golden": [_golden()],
+        "aoti-build/verdict": [_verdict_on_disk(two)],
+        "aoti-build/stat-cache": [_stat_cache(tmp_path)],
+        "aoti-build/build": [_build(two, manifest).as_json()],
+        "aoti-build/plan": [PlanReport(_plan(two, manifest)).as_json()],
+        "aoti-build/verify": [VerifyReport(_verdicts(two)).as_json()],
+        "aoti-build/run": [RunReport(two.targets[0], {**RUN, "ok": True}).as_json()],
+        "aoti-build/status": [_status(two, manifest).as_json()],
+        "aoti-build/clean": [CleanReport(("artifacts/first/cpu",), 12, dry_run=True).as_json()],
+        "aoti-build/error": list(_errors(two)),
+    }
+    return {kind: json.loads(json.dumps(made)) for kind, made in cases.items()}
+
+
+def test_every_schema_is_one() -> None:
+    for schema in SCHEMAS.values():
+        Draft202012Validator.check_schema(schema)
+
+
+def test_every_format_in_the_source_has_a_schema() -> None:
+    sources = [path.read_text() for path in PACKAGE.rglob("*.py")]
+    named = {name for source in sources for name in re.findall(r'"(aoti-build/[\w-]+)"', source)}
+    reserved = set(re.findall(r"`(aoti-build/[\w-]+)`", _section("Versions")))
+    assert named - reserved == set(KINDS)
+    assert not reserved & set(KINDS), "a format with a schema is not reserved any more"
+
+
+def test_every_format_is_held_against_a_document(documents: Mapping[str, list[Document]]) -> None:
+    assert set(documents) == set(KINDS)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_real_document_fits(kind: str, documents: Mapping[str, list[Document]]) -> None:
+    for document in documents[kind]:
+        assert document["format"] == kind
+        assert not errors(kind, document)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_document_that_lacks_a_field_is_refused(kind: str, documents: Mapping[str, list[Document]]) -> None:
+    document = documents[kind][0]
+    optional = set(SCHEMAS[kind]["properties"]) - set(SCHEMAS[kind]["required"])
+    for field in set(document) - optional:
+        assert errors(kind, {name: value for name, value in document.items() if name != field}), field
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_document_with_a_surplus_field_is_refused(kind: str, documents: Mapping[str, list[Document]]) -> None:
+    assert errors(kind, {**documents[kind][0], "surplus": 1})
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_document_of_another_version_is_refused(kind: str, documents: Mapping[str, list[Document]]) -> None:
+    assert errors(kind, {**documents[kind][0], "format_version": 2})
+
+
+@pytest.mark.parametrize(
+    ("kind", "path", "value"),
+    [
+        ("aoti-build/manifest", ("files", MODEL, "sha256"), "short"),
+        ("aoti-build/manifest", ("requires", "surplus"), 1),
+        ("aoti-build/manifest", ("check", "passed"), False),
+        ("aoti-build/manifest", ("source", "surplus"), {}),
+        ("aoti-build/manifest", ("signature", "dims", "batch", "example"), 2),
+        ("aoti-build/build", ("targets", 0, "surplus"), 1),
+        ("aoti-build/build", ("targets", 0, "action"), "built"),
+        ("aoti-build/build", ("targets", 0, "seconds", "surplus"), 1.0),
+        ("aoti-build/build", ("targets", 0, "reasons", 0, "surplus"), 1),
+        ("aoti-build/plan", ("targets", 0, "action"), "compiled"),
+        ("aoti-build/verify", ("targets", 0, "verdict"), "fine"),
+        ("aoti-build/verify", ("targets", 0, "cases", 0, "outputs", 0, "surplus"), 1),
+        ("aoti-build/run", ("inputs", 0, "shape", 0), "batch"),
+        ("aoti-build/status", ("targets", 0, "key"), "short"),
+        ("aoti-build/error", ("ok",), True),
+        ("aoti-build/error", ("error", "surplus"), 1),
+        ("aoti-build/golden", ("format_version",), 1),
+    ],
+)
+def test_a_wrong_value_inside_is_refused(
+    kind: str, path: tuple[str | int, ...], value: object, documents: Mapping[str, list[Document]]
+) -> None:
+    document = copy.deepcopy(documents[kind][0])
+    inner: Any = document
+    for part in path[:-1]:
+        inner = inner[part]
+    inner[path[-1]] = value
+    assert errors(kind, document)
+
+
+def test_the_tasks_in_the_readme_are_those_that_exist() -> None:
+    rows = readme_tasks()
+    assert set(rows) == set(ns.tasks)
+    for task, options in rows.items():
+        assert options == options_of(task)
+
+
+def test_commands_in_the_readme_exist() -> None:
+    """`inv TASK --option ... TASK`: each option belongs to the task before it."""
+    seen = 0
+    for command in re.findall(r"\b(?:inv|invoke) ([^\n`|;&#]+)", "\n".join(code_in(README))):
+        task = ""
+        for word in command.split():
+            if word.startswith("--") and task:
+                assert word in options_of(task), command
+                seen += 1
+            elif word in ns.tasks:
+                task = word
+    assert seen, "the README shows no option in use"
+
+
+def test_the_readme_has_the_commands_that_ci_runs() -> None:
+    for marker in ("build-command", "test-command"):
+        assert len(re.findall(rf"^<!-- {marker} -->\n```sh\n[^\n]+\n```$", README, re.M)) == 1
+
+
+def test_links_lead_somewhere() -> None:
+    for page in (REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))):
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def errors(kind: str, document: Document) -> list[str]:
+    return [error.message for error in Draft202012Validator(SCHEMAS[kind], registry=REGISTRY).iter_errors(document)]
+
+
+def options_of(task: str) -> set[str]:
+    return {f"--{argument.names[0]}" for argument in ns.tasks[task].get_arguments()}
+
+
+def readme_tasks() -> dict[str, set[str]]:
+    """Task -> options, of the README's table of tasks."""
+    rows = re.findall(r"^\| `(\w+)` \|[^|\n]*\|([^|\n]*)\|$", README, re.M)
+    return {task: set(re.findall(r"--[a-z-]+", options)) for task, options in rows}
+
+
+def code_in(text: str) -> list[str]:
+    return [*re.findall(r"^```\w*\n(.*?)^```", text, re.M | re.S), *re.findall(r"`([^`\n]+)`", text)]
+
+
+def _section(title: str) -> str:
+    match = re.search(rf"^## {title}\n(.*?)(?=^## )", FORMATS, re.M | re.S)
+    assert match is not None
+    return match[1]
+
+
+def _manifest(project: Project) -> Manifest:
+    return publish_fake(
+        project,
+        project.targets[0],
+        signature=SIGNATURE,
+        check={"passed": True, "tolerance": {"atol": 1e-4, "rtol": None}, "cases": list(CASES)},
+        seconds={"export": 0.5, "compile": 1.0, "check": 0.1, "total": 2.0},
+        reasons=tuple(reason.as_json() for reason in REASONS),
+        provenance={
+            "aoti_build": "0.1.0",
+            "created": "2024-01-01T00:00:00+00:00",
+            "git_commit": None,
+            "git_dirty": None,
+        },
+    )
+
+
+def _cuda(manifest: Manifest) -> Manifest:
+    fields = dict(manifest.__dict__)
+    fields["requires"] = {**manifest.requires, "device": "cuda", "compute_capability": "9.0"}
+    fields["files"] = {name: FileRecord("0" * 64, 0) for name in (MODEL, GOLDEN)}
+    return Manifest(**fields)
+
+
+def _build(project: Project, manifest: Manifest) -> BuildReport:
+    first, second = project.targets
+    return BuildReport(
+        project,
+        (
+            Outcome(first, "compiled", REASONS, manifest, manifest.seconds),
+            Outcome(second, "failed", (Reason("forced"),), error=FAILURE),
+            Outcome(second, "unavailable", (Reason("no-device", "cuda"),)),
+        ),
+    )
+
+
+def _verdicts(project: Project) -> tuple[Verdict, ...]:
+    first, second = project.targets
+    return (
+        Verdict(first, "mismatch", REASONS, CASES, 1.5),
+        Verdict(second, "missing", error=VerificationError("there is no artifact", target=second.name)),
+    )
+
+
+def _status(project: Project, manifest: Manifest) -> StatusReport:
+    return StatusReport(_plan(project, manifest), ("gone/cpu",))
+
+
+def _plan(project: Project, manifest: Manifest) -> Plan:
+    first, second = project.targets
+    return Plan((Step(first, "build", REASONS, manifest), Step(second, UNAVAILABLE, (Reason("no-device", "cuda"),))))
+
+
+def _errors(project: Project) -> Iterator[Document]:
+    """As the task shell prints them."""
+    failures: tuple[Callable[[], BuildError | ArtifactError | SpecError], ...] = (
+        lambda: FAILURE,
+        lambda: SpecError("models.yaml", [Problem(1, 2, "no such key")], hint="mend it"),
+        lambda: ArtifactError("damaged", target=project.targets[0].name),
+    )
+    for failure in failures:
+        yield {"format": "aoti-build/error", "format_version": 1, "ok": False, "error": failure().as_json()}
+
+
+def _stat_cache(directory: Path) -> Document:
+    """One that was written: of a file old enough to be remembered."""
+    file, record = directory / "old", directory / "cache.json"
+    file.write_text("old")
+    os.utime(file, (1, 1))
+    cache = StatCache(record)
+    with pytest.MonkeyPatch.context() as patch:
+        later = time.time_ns() + 10 * 10**9
+        patch.setattr(time, "time_ns", lambda: later)
+        cache.digest(file)
+    cache.save()
+    document: Document = json.loads(record.read_text())
+    assert document["files"]
+    return document
+
+
+def _verdict_on_disk(project: Project) -> Document:
+    """verify.json as `verify` writes it, with figures of ours in a worker's place."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("aoti_build.verbs.verify.check_package", _no_check)
+        verify(project, project.targets[:1])
+    document: Document = json.loads((artifact_directory(project, project.targets[0]) / VERIFY).read_text())
+    return document
+
+
+def _no_check(*_: object, **__: object) -> dict[str, Any]:
+    return {"passed": False, "cases": list(CASES), "seconds": {"load": 0.1, "check": 0.2}}
+
+
+def _golden() -> Document:
+    """The header of a golden file, of its own constants. That module imports torch, so it is read and not run."""
+    tree = ast.parse((PACKAGE / "_torch" / "golden.py").read_text())
+    constants = {
+        target.id: ast.literal_eval(node.value)
+        for node in tree.body
+        if isinstance(node, ast.Assign)
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    }
+    cases = {"example": {"inputs": 2, "outputs": 1}}
+    inner = SCHEMAS["aoti-build/golden"]["properties"]["cases"]["contentSchema"]
+    assert Draft202012Validator(inner, registry=REGISTRY).is_valid(cases)
+    assert not Draft202012Validator(inner, registry=REGISTRY).is_valid({"example": {"inputs": 2}})
+    return {"format": constants["FORMAT"], "format_version": constants["FORMAT_VERSION"], "cases": json.dumps(cases)}
