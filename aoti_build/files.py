@@ -7,7 +7,6 @@ Single files: write beside, fsync, `os.replace`. Whole directories: stage beside
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import json
 import os
@@ -136,6 +135,8 @@ def _retired(final: Path) -> Path:
 
 def _exchange(one: Path, other: Path) -> bool:
     """Swap two names atomically with Linux' renameat2(RENAME_EXCHANGE); False where that does not exist."""
+    import ctypes
+
     try:
         renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
     except (OSError, AttributeError):

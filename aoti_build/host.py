@@ -7,7 +7,7 @@ minors.
 
 from __future__ import annotations
 
-import platform
+import os
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -21,7 +21,7 @@ def requirements(target: Target) -> dict[str, Any]:
     needs: dict[str, Any] = {
         "device": target.device,
         "platform": sys.platform,
-        "machine": platform.machine(),
+        "machine": os.uname().machine,
         "torch": toolchain.distribution_version("torch"),
     }
     isa = target.model.cpu.isa
@@ -38,7 +38,7 @@ def lacking(needs: Mapping[str, Any]) -> list[str]:
     asked."""
     found = [
         f"built for {name} {needs.get(name)}, this host is {here}"
-        for name, here in (("platform", sys.platform), ("machine", platform.machine()))
+        for name, here in (("platform", sys.platform), ("machine", os.uname().machine))
         if needs.get(name) != here
     ]
     built, here = needs.get("torch"), toolchain.distribution_version("torch")

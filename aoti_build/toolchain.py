@@ -7,18 +7,16 @@ and `environment` parts of a source key. Bump `FACTS_VERSION` when the meaning o
 from __future__ import annotations
 
 import ast
-import ctypes
-import importlib.metadata
 import importlib.util
 import os
-import platform
 import shlex
 import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
+from typing import Any
 
 from aoti_build.errors import ToolchainError
 
@@ -172,7 +170,7 @@ def facts(device: str) -> dict[str, str]:
     found = {
         "python": ".".join(map(str, sys.version_info[:2])),
         "platform": sys.platform,
-        "machine": platform.machine(),
+        "machine": os.uname().machine,
         **{name: version for name in CODEGEN_DISTRIBUTIONS if (version := distribution_version(name))},
         **_torch_build(),
         **_compiler(),
@@ -198,11 +196,40 @@ def environment(variables: Mapping[str, str] | None = None) -> dict[str, str]:
 
 @cache
 def distribution_version(name: str) -> str | None:
-    """The installed version of a distribution, or None."""
+    """The installed version of a distribution, or None.
+
+    Read off the names of the ``*.dist-info`` directories on sys.path (their form is the packaging specifications'),
+    since
+    importing importlib.metadata takes longer than the rest of a no-op; that is asked only where no name tells.
+    """
+    if version := _dist_infos(tuple(sys.path)).get(_normalised(name)):
+        return version
+    import importlib.metadata
+
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+@lru_cache(maxsize=1)
+def _dist_infos(path: tuple[str, ...]) -> dict[str, str]:
+    """Normalised name -> version; the first directory on the path wins, as in an import."""
+    found: dict[str, str] = {}
+    for directory in path:
+        try:
+            entries = os.listdir(directory or ".")
+        except OSError:
+            continue
+        for entry in entries:
+            if entry.endswith(".dist-info"):
+                name, _, version = entry.removesuffix(".dist-info").rpartition("-")
+                found.setdefault(_normalised(name), version)
+    return found
+
+
+def _normalised(name: str) -> str:
+    return name.lower().replace("_", "-").replace(".", "-")
 
 
 @cache
@@ -227,6 +254,8 @@ def compute_capabilities() -> tuple[str, ...]:
     """The compute capability ("9.0") of each visible CUDA device, asked of the driver; empty where there is none."""
     if not _torch_build().get("torch.cuda"):
         return ()
+    import ctypes
+
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:
@@ -241,7 +270,9 @@ def has_device(device: str) -> bool:
     return device == "cpu" or bool(compute_capabilities())
 
 
-def _compute_capability(driver: ctypes.CDLL, index: int) -> str:
+def _compute_capability(driver: Any, index: int) -> str:
+    import ctypes
+
     handle, major, minor = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
     driver.cuDeviceGet(ctypes.byref(handle), index)
     driver.cuDeviceGetAttribute(ctypes.byref(major), 75, handle)  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR

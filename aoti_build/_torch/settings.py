@@ -50,6 +50,12 @@ def resolved_settings(options: Mapping[str, Any]) -> dict[str, str]:
     return {**settings, **{f"torch.{name}": repr(value) for name, value in _switches().items()}}
 
 
+def freezes(options: Mapping[str, Any]) -> bool:
+    """Whether inductor's freezing is on: it folds and packs by the values of weights, so they belong to the code."""
+    with config.patch(dict(options)):
+        return bool(config.freezing)
+
+
 def _switches() -> dict[str, Any]:
     """Global state of torch that lowering and code generation read."""
     return {

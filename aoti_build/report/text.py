@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aoti_build.fingerprint import Reason
-from aoti_build.plan import Plan
-from aoti_build.verbs.build import FAILED, BuildReport
-from aoti_build.verbs.clean import CleanReport
-from aoti_build.verbs.gc import GcReport
-from aoti_build.verbs.run import RunReport
-from aoti_build.verbs.status import StatusReport
-from aoti_build.verbs.verify import Verdict, VerifyReport
-from aoti_build.verbs.why import WhyReport
+from aoti_build.outcome import FAILED
+
+if TYPE_CHECKING:  # a verb's report is rendered by who has imported that verb; the others need not be
+    from aoti_build.plan import Plan
+    from aoti_build.verbs.build import BuildReport
+    from aoti_build.verbs.clean import CleanReport
+    from aoti_build.verbs.gc import GcReport
+    from aoti_build.verbs.run import RunReport
+    from aoti_build.verbs.status import StatusReport
+    from aoti_build.verbs.verify import Verdict, VerifyReport
+    from aoti_build.verbs.why import WhyReport
+
 
 _REASONS_SHOWN = 3
 

@@ -4,42 +4,22 @@ checked."""
 from __future__ import annotations
 
 import os
-import threading
-from collections.abc import Callable, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from aoti_build.errors import BUILD_FAILED, OK, AotiBuildError, BuildError
-from aoti_build.files import lock, recover_directory
-from aoti_build.fingerprint import Reason
-from aoti_build.index import Index, Published
-from aoti_build.layout import artifact_directory, index_path, lock_path, stat_cache_path, store_root
-from aoti_build.manifest import MODEL, Manifest
-from aoti_build.plan import RECHECK, RESTORE, UNAVAILABLE, UP_TO_DATE, Plan, Step, make_plan, plan_target
+from aoti_build.errors import BUILD_FAILED, OK, BuildError
+from aoti_build.index import Index
+from aoti_build.layout import artifact_directory, index_path, stat_cache_path, store_root
+from aoti_build.manifest import MODEL
+from aoti_build.outcome import Outcome, published_of
+from aoti_build.plan import UNAVAILABLE, UP_TO_DATE, Plan, Step, make_plan
 from aoti_build.spec.project import Project, Target
 from aoti_build.stat_cache import StatCache
 from aoti_build.store import Store
-from aoti_build.target_build import TargetBuilder
-from aoti_build.worker import Interrupted, allow_starts, check_stopping, stop_all
-
-FAILED, NOT_STARTED, RECHECKED, REPRODUCED = "failed", "not-started", "rechecked", "reproduced"
-_GIB = 1 << 30
-_JOB_MEMORY = 3 * _GIB  # a worker with torch, an export and one C++ compiler; resnet18 peaks near 2 GiB
 
 OnProgress = Callable[[Target, str], None]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of one target. `action` is of docs/formats.md; `seconds` are wall times by phase."""
-
-    target: Target
-    action: str
-    reasons: tuple[Reason, ...] = ()
-    published: Published | None = None
-    seconds: Mapping[str, float] = field(default_factory=dict)
-    error: AotiBuildError | None = None
 
 
 @dataclass(frozen=True)
@@ -128,105 +108,29 @@ def build(
     store = Store(store_root(project))
     index = Index(index_path(project), project.root, digests)
     steps = make_plan(project, targets, digests, store, force=force, index=index)
-    builder = _Builder(TargetBuilder(project, digests, store, on_progress), force, check_reproducible)
     work = tuple(step for step in steps.steps if check_reproducible and step.action == UP_TO_DATE) + steps.work
     outcomes = {step.target.name: _settled(step, strict) for step in steps.steps if step not in work}
     if work:
-        outcomes |= _run_all(builder, work, jobs or default_jobs(len(work)), keep_going)
+        from aoti_build.schedule import Builder, default_jobs, run_all
+        from aoti_build.target_build import TargetBuilder
+
+        builder = Builder(TargetBuilder(project, digests, store, on_progress), force, check_reproducible)
+        outcomes |= run_all(builder, work, jobs or default_jobs(len(work)), keep_going)
+        _keep_bytecode()
     digests.save()
     index.save()
     return BuildReport(project, tuple(outcomes[step.target.name] for step in steps.steps))
 
 
-def default_jobs(work: int) -> int:
-    """Workers at once: one a core, as long as each finds memory."""
-    return max(1, min(os.cpu_count() or 1, _available_memory() // _JOB_MEMORY, work))
+def _keep_bytecode() -> None:
+    """Compile this package's own modules to bytecode once there was work to do anyway.
 
+    `inv` switches the writing of bytecode off, and without it every later no-op pays 100 ms for compiling us again.
+    """
+    if "PYTHONDONTWRITEBYTECODE" not in os.environ:
+        import compileall
 
-@dataclass
-class _Builder:
-    """Does one step under its lock; planned again inside it, since another build may just have done the work."""
-
-    targets: TargetBuilder
-    force: bool
-    check_reproducible: bool
-    gpu: threading.Lock = field(default_factory=threading.Lock)
-
-    def __call__(self, step: Step) -> Outcome:
-        try:
-            if step.target.device == "cuda":
-                with self.gpu:  # two autotuning runs on one GPU measure each other
-                    return self._locked(step)
-            return self._locked(step)
-        except AotiBuildError as error:
-            error.target = step.target.name
-            return Outcome(step.target, FAILED, step.reasons, _published(step.manifest), error=error)
-        except OSError as error:
-            failure = BuildError("the disk refused", target=step.target.name, cause=str(error))
-            return Outcome(step.target, FAILED, step.reasons, _published(step.manifest), error=failure)
-
-    def progress(self, target: Target, text: str) -> None:
-        self.targets.on_progress(target, text)
-
-    def _locked(self, step: Step) -> Outcome:
-        target, waited = step.target, False
-        project, digests, store = self.targets.project, self.targets.digests, self.targets.store
-
-        def on_wait() -> None:
-            nonlocal waited
-            check_stopping()
-            if not waited:
-                self.progress(target, "waiting for another build of this target")
-            waited = True
-
-        with lock(lock_path(project, target), on_wait):
-            recover_directory(artifact_directory(project, target))
-            # What another build has just made is fresh enough even for --force.
-            fresh = plan_target(project, target, digests, store, force=self.force and not waited)
-            outcome, manifest = self._act(fresh)
-            if not self.check_reproducible:
-                return outcome
-            self.targets.reproduce(replace(fresh, manifest=manifest))
-            return replace(outcome, action=REPRODUCED)
-
-    def _act(self, step: Step) -> tuple[Outcome, Manifest | None]:
-        """Do what the step says; its outcome and the manifest that is published then."""
-        if step.action == UP_TO_DATE:
-            return Outcome(step.target, UP_TO_DATE, (), _published(step.manifest)), step.manifest
-        if step.action == RECHECK:
-            manifest = self.targets.recheck(step)
-            return Outcome(step.target, RECHECKED, step.reasons, _published(manifest)), manifest
-        restored = self.targets.restore(step) if step.action == RESTORE else None
-        made = restored or self.targets.build(step, from_nothing=self.force)
-        reasons = tuple(Reason(**reason) for reason in made.reasons)
-        return Outcome(step.target, made.action, reasons, _published(made), made.seconds), made
-
-
-def _run_all(builder: _Builder, steps: tuple[Step, ...], jobs: int, keep_going: bool) -> dict[str, Outcome]:
-    outcomes: dict[str, Outcome] = {}
-    waiting = list(steps)
-    running: dict[Future[Outcome], Step] = {}
-    allow_starts()
-    with ThreadPoolExecutor(max_workers=jobs, thread_name_prefix="build") as pool:
-        try:
-            while waiting or running:
-                while waiting and len(running) < jobs:
-                    step = waiting.pop(0)
-                    running[pool.submit(builder, step)] = step
-                done, _ = wait(running, timeout=1.0, return_when=FIRST_COMPLETED)
-                for future in done:
-                    outcome = future.result()
-                    outcomes[running.pop(future).target.name] = outcome
-                    builder.progress(outcome.target, outcome.action)
-                    if outcome.action == FAILED and not keep_going:
-                        outcomes |= {
-                            step.target.name: Outcome(step.target, NOT_STARTED, step.reasons) for step in waiting
-                        }
-                        waiting.clear()
-        except KeyboardInterrupt:
-            stop_all()
-            raise Interrupted("interrupted: every worker has ended, published artifacts are as they were") from None
-    return outcomes
+        compileall.compile_dir(Path(__file__).parents[1], quiet=2)
 
 
 def _settled(step: Step, strict: bool) -> Outcome:
@@ -238,20 +142,4 @@ def _settled(step: Step, strict: bool) -> Outcome:
             target=step.target.name,
             hint="build it on a host that has one, or leave --strict away",
         )
-    return Outcome(step.target, step.action, step.reasons, step.published or _published(step.manifest), error=error)
-
-
-def _published(manifest: Manifest | None) -> Published | None:
-    return Published(manifest.key, manifest.files[MODEL].size) if manifest else None
-
-
-def _available_memory() -> int:
-    """Bytes that new processes can have; everything physical where the system does not tell."""
-    try:
-        with open("/proc/meminfo", encoding="ascii") as file:
-            for line in file:
-                if line.startswith("MemAvailable:"):
-                    return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return Outcome(step.target, step.action, step.reasons, step.published or published_of(step.manifest), error=error)

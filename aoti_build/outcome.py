@@ -1,0 +1,31 @@
+"""What became of one target in a build, as a value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from aoti_build.errors import AotiBuildError
+from aoti_build.fingerprint import Reason
+from aoti_build.index import Published
+from aoti_build.manifest import MODEL, Manifest
+from aoti_build.spec.project import Target
+
+FAILED, NOT_STARTED, RECHECKED, REPRODUCED = "failed", "not-started", "rechecked", "reproduced"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one target. `action` is of docs/formats.md; `seconds` are wall times by phase."""
+
+    target: Target
+    action: str
+    reasons: tuple[Reason, ...] = ()
+    published: Published | None = None
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    error: AotiBuildError | None = None
+
+
+def published_of(manifest: Manifest | None) -> Published | None:
+    """What reports say of an artifact with this manifest."""
+    return Published(manifest.key, manifest.files[MODEL].size) if manifest else None

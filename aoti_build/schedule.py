@@ -1,0 +1,129 @@
+"""Doing the work of a plan: a pool of threads, each following one target's worker processes under the target's lock.
+
+A no-op never imports this module.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field, replace
+
+from aoti_build.errors import AotiBuildError, BuildError
+from aoti_build.files import lock, recover_directory
+from aoti_build.fingerprint import Reason
+from aoti_build.layout import artifact_directory, lock_path
+from aoti_build.manifest import Manifest
+from aoti_build.outcome import FAILED, NOT_STARTED, RECHECKED, REPRODUCED, Outcome, published_of
+from aoti_build.plan import RECHECK, RESTORE, UP_TO_DATE, Step, plan_target
+from aoti_build.spec.project import Target
+from aoti_build.target_build import TargetBuilder
+from aoti_build.worker import Interrupted, allow_starts, check_stopping, stop_all
+
+_GIB = 1 << 30
+_JOB_MEMORY = 3 * _GIB  # a worker with torch, an export and one C++ compiler; resnet18 peaks near 2 GiB
+
+
+def default_jobs(work: int) -> int:
+    """Workers at once: one a core, as long as each finds memory."""
+    return max(1, min(os.cpu_count() or 1, _available_memory() // _JOB_MEMORY, work))
+
+
+@dataclass
+class Builder:
+    """Does one step under its lock; planned again inside it, since another build may just have done the work."""
+
+    targets: TargetBuilder
+    force: bool
+    check_reproducible: bool
+    gpu: threading.Lock = field(default_factory=threading.Lock)
+
+    def __call__(self, step: Step) -> Outcome:
+        try:
+            if step.target.device == "cuda":
+                with self.gpu:  # two autotuning runs on one GPU measure each other
+                    return self._locked(step)
+            return self._locked(step)
+        except AotiBuildError as error:
+            error.target = step.target.name
+            return Outcome(step.target, FAILED, step.reasons, published_of(step.manifest), error=error)
+        except OSError as error:
+            failure = BuildError("the disk refused", target=step.target.name, cause=str(error))
+            return Outcome(step.target, FAILED, step.reasons, published_of(step.manifest), error=failure)
+
+    def progress(self, target: Target, text: str) -> None:
+        self.targets.on_progress(target, text)
+
+    def _locked(self, step: Step) -> Outcome:
+        target, waited = step.target, False
+        project, digests, store = self.targets.project, self.targets.digests, self.targets.store
+
+        def on_wait() -> None:
+            nonlocal waited
+            check_stopping()
+            if not waited:
+                self.progress(target, "waiting for another build of this target")
+            waited = True
+
+        with lock(lock_path(project, target), on_wait):
+            recover_directory(artifact_directory(project, target))
+            # What another build has just made is fresh enough even for --force.
+            fresh = plan_target(project, target, digests, store, force=self.force and not waited)
+            outcome, manifest = self._act(fresh)
+            if not self.check_reproducible:
+                return outcome
+            self.targets.reproduce(replace(fresh, manifest=manifest))
+            return replace(outcome, action=REPRODUCED)
+
+    def _act(self, step: Step) -> tuple[Outcome, Manifest | None]:
+        """Do what the step says; its outcome and the manifest that is published then."""
+        if step.action == UP_TO_DATE:
+            return Outcome(step.target, UP_TO_DATE, (), published_of(step.manifest)), step.manifest
+        if step.action == RECHECK:
+            manifest = self.targets.recheck(step)
+            return Outcome(step.target, RECHECKED, step.reasons, published_of(manifest)), manifest
+        restored = self.targets.restore(step) if step.action == RESTORE else None
+        made = restored or self.targets.build(step, from_nothing=self.force)
+        reasons = tuple(Reason(**reason) for reason in made.reasons)
+        return Outcome(step.target, made.action, reasons, published_of(made), made.seconds), made
+
+
+def run_all(builder: Builder, steps: tuple[Step, ...], jobs: int, keep_going: bool) -> dict[str, Outcome]:
+    """Outcomes by target name. Raises `Interrupted` on Ctrl-C, after every worker has ended."""
+    outcomes: dict[str, Outcome] = {}
+    waiting = list(steps)
+    running: dict[Future[Outcome], Step] = {}
+    allow_starts()
+    with ThreadPoolExecutor(max_workers=jobs, thread_name_prefix="build") as pool:
+        try:
+            while waiting or running:
+                while waiting and len(running) < jobs:
+                    step = waiting.pop(0)
+                    running[pool.submit(builder, step)] = step
+                done, _ = wait(running, timeout=1.0, return_when=FIRST_COMPLETED)
+                for future in done:
+                    outcome = future.result()
+                    outcomes[running.pop(future).target.name] = outcome
+                    builder.progress(outcome.target, outcome.action)
+                    if outcome.action == FAILED and not keep_going:
+                        outcomes |= {
+                            step.target.name: Outcome(step.target, NOT_STARTED, step.reasons) for step in waiting
+                        }
+                        waiting.clear()
+        except KeyboardInterrupt:
+            stop_all()
+            raise Interrupted("interrupted: every worker has ended, published artifacts are as they were") from None
+    return outcomes
+
+
+def _available_memory() -> int:
+    """Bytes that new processes can have; everything physical where the system does not tell."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            for line in file:
+                if line.startswith("MemAvailable:"):
+                    return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
