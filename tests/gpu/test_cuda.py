@@ -105,6 +105,21 @@ def test_a_second_build_does_nothing(built: tuple[Path, dict[str, object]]) -> N
     assert [row["action"] for row in again["targets"]] == ["up-to-date", "up-to-date"]
 
 
+def test_new_weights_are_repacked_and_their_undo_restored(built: tuple[Path, dict[str, object]]) -> None:
+    root, _ = built
+    models = (root / "models.yaml").read_text()
+    (root / "models.yaml").write_text(
+        models.replace("    source: net.py:Net\n", "    source: net.py:Net\n    seed: 9\n")
+    )
+    finished = _inv(root, "build", "--target", "net", "--json")
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    print(finished.stdout, (root / "artifacts/net/cuda/manifest.json").read_text()[:900])
+    assert json.loads(finished.stdout)["targets"][0]["action"] == "repacked"
+    (root / "models.yaml").write_text(models)
+    undone = _inv(root, "build", "--target", "net", "--json")
+    assert json.loads(undone.stdout)["targets"][0]["action"] == "restored"
+
+
 def test_stock_pytorch_gets_eagers_numbers(built: tuple[Path, dict[str, object]]) -> None:
     root, _ = built
     answer = subprocess.run([sys.executable, "-c", STOCK], cwd=root, capture_output=True, text=True, check=False)
