@@ -48,7 +48,7 @@ def stat_cache_path(project: Project) -> Path:
 
 
 def project_cache_path(models_file: Path) -> Path:
-    return models_file.parent / "artifacts" / ".project-cache.json"
+    return models_file.parent / "artifacts" / ".project-cache"
 
 
 def index_path(project: Project) -> Path:

@@ -195,8 +195,6 @@ def _reasons(
     if manifest.target != target.name:
         return [Reason("artifact-damaged", "manifest.json is another target's", manifest.target, target.name)]
     reasons = [Reason("forced")] if force else []
-    reasons += damage(directory, manifest, digests)
-    if MODEL not in manifest.files:
-        reasons.append(Reason("artifact-damaged", f"no {MODEL}"))
-    now = current_parts(project, target, manifest.source, digests)
-    return reasons + list(now.differences(manifest.source))
+    reasons += current_parts(project, target, manifest.source, digests).differences(manifest.source)
+    # Hashing a large artifact is the dearest part, and needless once it is to be replaced.
+    return reasons or damage(directory, manifest, digests)

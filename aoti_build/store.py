@@ -91,12 +91,18 @@ class Store:
 
     def fetch(self, digest: str, destination: Path) -> bool:
         """Copy an object to `destination`, digesting the bytes on their way. False if it is absent or corrupted."""
+        from concurrent.futures import ThreadPoolExecutor  # not on the no-op path
+
         source = self.object_path(digest)
         state = hashlib.sha256()
         try:
-            with source.open("rb") as reader, destination.open("wb") as writer:
+            # The very bytes that are written are digested, while they are being written.
+            with source.open("rb") as reader, destination.open("wb") as writer, ThreadPoolExecutor(1) as hasher:
+                digested = None
                 while block := reader.read(_BLOCK):
-                    state.update(block)
+                    if digested is not None:
+                        digested.result()
+                    digested = hasher.submit(state.update, block)
                     writer.write(block)
         except OSError:
             destination.unlink(missing_ok=True)

@@ -32,10 +32,11 @@ from aoti_build.spec.project import Project, Target
 from aoti_build.spec.records import target_to_json
 from aoti_build.stat_cache import StatCache
 from aoti_build.store import Store
-from aoti_build.worker import OnPhase, check_stopping, run_worker
+from aoti_build.worker import OnPhase, Worker, check_stopping, run_worker
 
 # AOTInductor's own checks of shapes, ranges and dtypes are off unless this is set before the first use.
 CHECK_ENVIRONMENT = {"AOTI_RUNTIME_CHECK_INPUTS": "1"}
+CHECK_DIRECTORY = "check"
 TAKE, REPACK, COMPILE = "take", "repack", "compile"
 
 
@@ -57,7 +58,12 @@ class TargetBuilder:
             place = resources.enter_context(self._workplace(target))
             before = self._before(target)
             desk = resources.enter_context(_Desk(self.store, place, from_nothing, self._on_phase(target)))
-            made = self._work(target, place, before, desk.answer)
+            checker = resources.enter_context(
+                _Checker(self.project, place, likely=_repack_is_likely(step) and not from_nothing)
+            )
+            made = self._work(target, place, before, desk.answer, checker.prepare)
+            if desk.action != REPACK:
+                checker.close()
             source = _source_parts(target, before, made)
             manifest = Manifest(
                 target=target.name,
@@ -69,7 +75,7 @@ class TargetBuilder:
                 files={},
                 requires=host.requirements(target),
                 signature=made["signature"],
-                check=self._check(target, place, made["signature"], desk.checked),
+                check=self._check(target, place, made["signature"], desk.checked, checker.worker),
                 action=_action(desk.action, step, made["graph_key"]),
                 reasons=tuple(reason.as_json() for reason in _explained(step, desk.action)),
                 provenance=provenance(self.project.root),
@@ -128,14 +134,28 @@ class TargetBuilder:
                     log=place.log,
                 )
 
-    def _work(self, target: Target, place: _Place, before: Parts, answer: Callable[..., Any]) -> dict[str, Any]:
+    def _work(
+        self,
+        target: Target,
+        place: _Place,
+        before: Parts,
+        answer: Callable[..., Any],
+        also: OnPhase = lambda phase: None,
+    ) -> dict[str, Any]:
+        def on_phase(phase: str) -> None:
+            self.on_progress(target, phase)
+            also(phase)
+
         job = self._job(target, place, before)
-        return run_worker(
-            "build", job, directory=place.work / "build", log=place.log, on_phase=self._on_phase(target), answer=answer
-        )
+        return run_worker("build", job, directory=place.work / "build", log=place.log, on_phase=on_phase, answer=answer)
 
     def _check(
-        self, target: Target, place: _Place, signature: Mapping[str, Any], known: Mapping[str, Any] | None
+        self,
+        target: Target,
+        place: _Place,
+        signature: Mapping[str, Any],
+        known: Mapping[str, Any] | None,
+        worker: Worker | None = None,
     ) -> dict[str, Any]:
         """The check's record; `known` is that of an earlier check of these very bytes, good if the tolerance is the
         same."""
@@ -146,9 +166,10 @@ class TargetBuilder:
             target,
             place.staged,
             signature,
-            directory=place.work / "check",
+            directory=place.work / CHECK_DIRECTORY,
             log=place.log,
             on_phase=self._on_phase(target),
+            worker=worker,
         )
         if not result["passed"]:
             raise _failed_check(result, place.log)
@@ -291,6 +312,33 @@ class _Desk(contextlib.ExitStack):
         return {"action": REPACK, "template": str(template), "alignment": hit.weights["alignment"], "golden": True}
 
 
+class _Checker(contextlib.ExitStack):
+    """The process of a check, started while the export still runs when a repack is likely: importing torch takes longer
+    than everything else that a repack does."""
+
+    def __init__(self, project: Project, place: _Place, *, likely: bool) -> None:
+        super().__init__()
+        self._project, self._place, self._likely = project, place, likely
+        self.worker: Worker | None = None
+
+    def prepare(self, phase: str) -> None:
+        if phase == "export" and self._likely:
+            directory = self._place.work / CHECK_DIRECTORY
+            self.worker = self.enter_context(
+                Worker(
+                    "check",
+                    self._project.root,
+                    directory=directory,
+                    log=self._place.log,
+                    environment=CHECK_ENVIRONMENT,
+                )
+            )
+
+    def close(self) -> None:
+        super().close()
+        self.worker = None
+
+
 def check_package(
     project: Project,
     target: Target,
@@ -300,8 +348,10 @@ def check_package(
     directory: Path,
     log: Path,
     on_phase: OnPhase = lambda phase: None,
+    worker: Worker | None = None,
 ) -> dict[str, Any]:
-    """Run the `check` job on the package in the directory `package` in a fresh process; its result as it is."""
+    """Run the `check` job on the package in the directory `package` in a fresh process; its result as it is. `worker`
+    is such a process that was started ahead and waits."""
     job = {
         "root": str(project.root),
         "model": str(package / MODEL),
@@ -310,6 +360,9 @@ def check_package(
         "tolerance": tolerance(target),
         "outputs": [output["name"] for output in signature["outputs"]],
     }
+    if worker is not None:
+        worker.give(job)
+        return worker.follow(on_phase)
     return run_worker("check", job, directory=directory, log=log, on_phase=on_phase, environment=CHECK_ENVIRONMENT)
 
 
@@ -323,6 +376,13 @@ def places(project: Project, target: Target) -> dict[str, str]:
         "inductor_configs": ("inductor_configs",),
     }
     return {name: project.where(target.model, *path) for name, path in fields.items()}
+
+
+def _repack_is_likely(step: Step) -> bool:
+    """The published code could take other weights, and code, options and toolchain seem to be the same."""
+    apart = step.manifest is not None and bool(step.manifest.weights.get("apart"))
+    kinds = {reason.reason for reason in step.reasons}
+    return apart and not kinds & {"config-changed", "toolchain-changed", "forced"} and not kinds <= {"source-changed"}
 
 
 def _action(done: str, step: Step, graph_key: str) -> str:

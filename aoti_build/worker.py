@@ -6,6 +6,7 @@ group, compilers included. If this process dies without saying goodbye the worke
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -77,23 +78,59 @@ def run_worker(
         AotiBuildError: the worker's own error, of its kind, or `WorkerCrash`, or `Interrupted`.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / "result.json").unlink(missing_ok=True)
     write_json(directory / "job.json", job)
-    log.parent.mkdir(parents=True, exist_ok=True)
-    read_end, write_end = os.pipe()
-    command = [sys.executable, "-m", "aoti_build._torch", verb, str(directory / "job.json"), str(write_end)]
-    with log.open("ab") as output, os.fdopen(read_end) as events:
+    with Worker(verb, Path(job["root"]), directory=directory, log=log, environment=environment) as worker:
+        return worker.follow(on_phase, answer)
+
+
+class Worker:
+    """A started worker process; leaving the context ends it and everything it started.
+
+    It does the job in ``directory/job.json``. If that is not there yet the worker imports what it needs and waits for
+    `give`, so that a job which is known to come can be prepared for.
+    """
+
+    def __init__(
+        self, verb: str, root: Path, *, directory: Path, log: Path, environment: Mapping[str, str] | None = None
+    ) -> None:
+        self._directory, self._log = directory, log
+        directory.mkdir(parents=True, exist_ok=True)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        (directory / "result.json").unlink(missing_ok=True)
+        read_end, write_end = os.pipe()
+        command = [sys.executable, "-m", "aoti_build._torch", verb, str(directory / "job.json"), str(write_end)]
+        self._events = os.fdopen(read_end)
         try:
-            process = _start(command, Path(job["root"]), output.fileno(), write_end, environment or {})
+            with log.open("ab") as output:
+                self._process = _start(command, root, output.fileno(), write_end, environment or {})
+        except BaseException:
+            self._events.close()
+            raise
         finally:
             os.close(write_end)
-        try:
-            _follow(events, process, on_phase, answer)
-            _await(process)
-        finally:
-            _end(process)
-    check_stopping()
-    return _result(process.returncode, directory / "result.json", log)
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        _end(self._process)
+        self._events.close()
+
+    def give(self, job: Mapping[str, Any]) -> None:
+        """Hand the job to a worker that was started without one."""
+        write_json(self._directory / "job.json", job)
+        if self._process.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):  # it crashed; `follow` says how
+                self._process.stdin.write(b"\n")
+                self._process.stdin.flush()
+
+    def follow(self, on_phase: OnPhase = lambda phase: None, answer: Answer = lambda question: {}) -> dict[str, Any]:
+        """Wait for the end and return the result; see `run_worker`."""
+        _follow(self._events, self._process, on_phase, answer)
+        _await(self._process)
+        _end(self._process)
+        check_stopping()
+        return _result(self._process.returncode, self._directory / "result.json", self._log)
 
 
 def stop_all() -> None:
@@ -166,10 +203,12 @@ def _await(process: subprocess.Popen[bytes]) -> None:
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     """Whatever happened, leave nothing of the group behind."""
-    _signal_group(process, signal.SIGKILL)
-    process.wait()
+    if process.returncode is None:
+        _signal_group(process, signal.SIGKILL)
+        process.wait()
     if process.stdin:
-        process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.close()
     with _running_lock:
         _running.discard(process)
 

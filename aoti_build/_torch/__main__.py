@@ -30,9 +30,11 @@ VERBS = {"build": "build", "check": "check", "run": "run"}
 def main(verb: str, job_path: Path, events_descriptor: int) -> int:
     answers = _die_with_parent()
     os.set_inheritable(events_descriptor, False)
-    job = json.loads(job_path.read_bytes())
     run: Callable[[Mapping[str, Any], Events], dict[str, Any]]
     run = getattr(import_module(f"aoti_build._torch.{VERBS[verb]}"), verb)
+    if not job_path.exists():
+        answers.get()  # started ahead of its job, to import torch meanwhile; a line says that the job is there
+    job = json.loads(job_path.read_bytes())
     with os.fdopen(events_descriptor, "w", buffering=1) as stream:
         result, status = _guarded(run, job, Events(stream, answers))
     write_json(job_path.with_name("result.json"), result)

@@ -43,7 +43,7 @@ __all__ = [
 
 
 def load_project(file: Path, cache: Path | None = None) -> Project:
-    """The project that `file` describes; `cache` is where a parsed one is kept, if anywhere.
+    """The project that `file` describes; `cache` is the directory where parsed ones are kept, if any.
 
     Raises SpecError with all problems, UsageError when the file cannot be read.
     """

@@ -1,7 +1,8 @@
 """A parsed models.yaml, kept as JSON: a process that finds it pays neither for yaml nor for pydantic.
 
-The cache is keyed by the digest of the file's bytes and by `CACHE_VERSION`, holds valid projects only, and is
-disposable: deleting it, or finding it unreadable or of another version, costs a parse.
+A directory with a record for each of the last few contents of the file (so that an undo finds its own again), named by
+the digest of the bytes. It holds valid projects only, and is disposable: deleting it, or finding a record unreadable or
+of another version, costs a parse.
 """
 
 from __future__ import annotations
@@ -18,12 +19,13 @@ from aoti_build.spec.records import target_from_json, target_to_json
 FORMAT = "aoti-build/project-cache"
 # Bump when the meaning of a field of the domain types changes, or what the parser makes of a file.
 CACHE_VERSION = 1
+KEPT = 8
 
 
-def read_cache(record: Path, file: Path, content: bytes) -> Project | None:
+def read_cache(directory: Path, file: Path, content: bytes) -> Project | None:
     """The project that was parsed from exactly `content`, or None."""
     try:
-        document = json.loads(record.read_bytes())
+        document = json.loads(_record(directory, content).read_bytes())
         if document["format"] != FORMAT or document["stamp"] != _stamp(content):
             return None
         positions = [{name: Position(*place) for name, place in places.items()} for places in document["positions"]]
@@ -35,10 +37,9 @@ def read_cache(record: Path, file: Path, content: bytes) -> Project | None:
     return Project(file, targets)
 
 
-def write_cache(record: Path, project: Project, content: bytes) -> None:
-    """Keep `project`. A disk that refuses loses speed only; nothing is written where there is no directory for it
-    yet."""
-    if not record.parent.is_dir():
+def write_cache(directory: Path, project: Project, content: bytes) -> None:
+    """Keep `project`. A disk that refuses loses speed only; nothing is written where `artifacts/` is not there yet."""
+    if not directory.parent.is_dir():
         return
     models = list({id(target.model): target.model for target in project.targets}.values())
     index = {id(model): number for number, model in enumerate(models)}
@@ -51,9 +52,16 @@ def write_cache(record: Path, project: Project, content: bytes) -> None:
         "targets": [_entry(target, index[id(target.model)]) for target in project.targets],
     }
     try:
-        write_atomic(record, json.dumps(document).encode())
+        write_atomic(_record(directory, content), json.dumps(document).encode())
+        records = sorted(directory.glob("*.json"), key=lambda record: record.stat().st_mtime_ns)
+        for record in records[:-KEPT]:
+            record.unlink(missing_ok=True)
     except OSError:
         return
+
+
+def _record(directory: Path, content: bytes) -> Path:
+    return directory / f"{digest_bytes(content)[:32]}.json"
 
 
 def _entry(target: Target, positions: int) -> dict[str, object]:

@@ -116,14 +116,15 @@ def build(
 
         builder = Builder(TargetBuilder(project, digests, store, on_progress), force, check_reproducible)
         outcomes |= run_all(builder, work, jobs or default_jobs(len(work)), keep_going)
-        _keep_bytecode()
+        if any("compile" in outcome.seconds for outcome in outcomes.values()):
+            _keep_bytecode()
     digests.save()
     index.save()
     return BuildReport(project, tuple(outcomes[step.target.name] for step in steps.steps))
 
 
 def _keep_bytecode() -> None:
-    """Compile this package's own modules to bytecode once there was work to do anyway.
+    """Compile this package's own modules to bytecode once there was a compile to wait for anyway.
 
     `inv` switches the writing of bytecode off, and without it every later no-op pays 100 ms for compiling us again.
     """

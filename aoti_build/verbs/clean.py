@@ -13,7 +13,7 @@ from aoti_build.layout import artifact_directory, lock_path, log_path, reader_lo
 from aoti_build.spec.project import Project, Target
 from aoti_build.verbs.status import orphans
 
-_STATE = (".logs", ".stat-cache.json", ".index.json", ".project-cache.json")
+_STATE = (".logs", ".stat-cache.json", ".index.json", ".project-cache")
 
 
 @dataclass(frozen=True)
