@@ -289,7 +289,10 @@ class _Desk(contextlib.ExitStack):
                 self.on_phase("waiting for the same graph's compile")
             waited = True
 
-        self.enter_context(lock(path, on_wait))
+        try:
+            self.enter_context(lock(path, on_wait))
+        except OSError:
+            return False  # a store that cannot be written to: the worst is that two compile the same
         return waited
 
     def _take(self, question: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -174,6 +175,7 @@ def _private_cache(cache_root: Path, graph_key: str) -> Iterator[None]:
     library.
     """
     cache = cache_root / graph_key[:32]
+    _own_directory(cache_root)
     with lock(cache_root / f"{graph_key[:32]}.lock"):
         shutil.rmtree(cache, ignore_errors=True)
         cache.mkdir(parents=True)
@@ -182,6 +184,17 @@ def _private_cache(cache_root: Path, graph_key: str) -> Iterator[None]:
             yield
         finally:
             shutil.rmtree(cache, ignore_errors=True)
+
+
+def _own_directory(path: Path) -> None:
+    """Make the directory, or make sure that nobody else has: code is compiled and loaded from there."""
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    status = path.lstat()
+    if status.st_uid != os.getuid() or stat.S_ISLNK(status.st_mode):
+        raise BuildError(
+            f"{path} belongs to somebody else, or is a symbolic link",
+            hint="remove it, or let AOTI_BUILD_CACHE name a directory of your own",
+        )
 
 
 def _compile(program: ExportedProgram, path: Path, options: dict[str, Any]) -> None:

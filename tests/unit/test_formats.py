@@ -21,21 +21,27 @@ from small_projects import REPOSITORY, TWO_MODELS, publish_fake, write_project
 import aoti_build
 from aoti_build.errors import ArtifactError, BuildError, Problem, SpecError, VerificationError
 from aoti_build.fingerprint import Reason
-from aoti_build.layout import artifact_directory
+from aoti_build.index import Published
+from aoti_build.layout import artifact_directory, index_path, project_cache_path, store_root
 from aoti_build.manifest import GOLDEN, MODEL, VERIFY, FileRecord, Manifest
+from aoti_build.outcome import Outcome
 from aoti_build.plan import UNAVAILABLE, Plan, Step
-from aoti_build.spec import Project
+from aoti_build.spec import Project, load_project
 from aoti_build.stat_cache import StatCache
+from aoti_build.store import Store
 from aoti_build.tasks import ns
-from aoti_build.verbs.build import BuildReport, Outcome, PlanReport
+from aoti_build.verbs.build import BuildReport, PlanReport, plan
 from aoti_build.verbs.clean import CleanReport
+from aoti_build.verbs.gc import gc
 from aoti_build.verbs.run import RunReport
 from aoti_build.verbs.status import StatusReport
 from aoti_build.verbs.verify import Verdict, VerifyReport, verify
+from aoti_build.verbs.why import why
 
 PACKAGE = Path(aoti_build.__file__).parent
 FORMATS = (REPOSITORY / "docs" / "formats.md").read_text()
 README = (REPOSITORY / "README.md").read_text()
+PAGES = (REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md")))
 SCHEMAS: Mapping[str, dict[str, Any]] = {
     name: json.loads(text) for name, text in re.findall(r"^## (\S+)\n.*?^```json\n(.*?)^```", FORMATS, re.M | re.S)
 }
@@ -44,7 +50,12 @@ REGISTRY: Registry[Any] = Registry().with_resources(
     (schema["$id"], Resource.from_contents(schema)) for schema in SCHEMAS.values()
 )
 
-REASONS = (Reason("no-artifact"), Reason("spec-changed", "kwargs.width", 4, [8, 9]))
+REASONS = (
+    Reason("no-artifact"),
+    Reason("spec-changed", "kwargs.width", 4, [8, 9]),
+    Reason("weights-in-code", "the weights are inside the shared library"),
+)
+CHECK = {"passed": True, "tolerance": {"atol": None, "rtol": None}, "seconds": 0.0}
 FIGURES = {
     "name": "output",
     "dtype": "float32",
@@ -89,8 +100,16 @@ def two(tmp_path: Path) -> Project:
 @pytest.fixture
 def documents(two: Project, tmp_path: Path) -> Mapping[str, list[Document]]:
     """Format -> documents as the package makes them, with values that use every field."""
+    kept = {
+        "aoti-build/store-record": _store_records(two),
+        "aoti-build/index": [_index(two)],
+        "aoti-build/project-cache": [_project_cache(two)],
+        "aoti-build/why": [why(two, two.targets).as_json()],
+        "aoti-build/gc": [gc(two, max_size=0, dry_run=True).as_json()],
+    }
     manifest = _manifest(two)
     cases = {
+        **kept,
         "aoti-build/manifest": [manifest.as_json(), _cuda(manifest).as_json()],
         "aoti-build/golden": [_golden()],
         "aoti-build/verdict": [_verdict_on_disk(two)],
@@ -156,6 +175,20 @@ def test_a_document_of_another_version_is_refused(kind: str, documents: Mapping[
         ("aoti-build/manifest", ("check", "passed"), False),
         ("aoti-build/manifest", ("source", "surplus"), {}),
         ("aoti-build/manifest", ("signature", "dims", "batch", "example"), 2),
+        ("aoti-build/manifest", ("weights", "apart"), True),
+        ("aoti-build/manifest", ("inputs_digest",), "short"),
+        ("aoti-build/manifest", ("action",), "rechecked"),
+        ("aoti-build/store-record", ("body", "surplus"), 1),
+        ("aoti-build/store-record", ("body", "weights", "apart"), False),
+        ("aoti-build/stat-cache", ("files", "/old", 1), "1"),
+        ("aoti-build/index", ("targets", "first/cpu", "files", "model.py"), None),
+        ("aoti-build/index", ("targets", "first/cpu", "surplus"), 1),
+        ("aoti-build/project-cache", ("stamp", 0), 2),
+        ("aoti-build/project-cache", ("targets", 0, "surplus"), 1),
+        ("aoti-build/why", ("targets", 0, "state"), "reused"),
+        ("aoti-build/why", ("targets", 0, "last_build", "action"), "rechecked"),
+        ("aoti-build/why", ("targets", 0, "nearest_stored", "surplus"), 1),
+        ("aoti-build/gc", ("removed",), -1),
         ("aoti-build/build", ("targets", 0, "surplus"), 1),
         ("aoti-build/build", ("targets", 0, "action"), "built"),
         ("aoti-build/build", ("targets", 0, "seconds", "surplus"), 1.0),
@@ -174,6 +207,7 @@ def test_a_wrong_value_inside_is_refused(
     kind: str, path: tuple[str | int, ...], value: object, documents: Mapping[str, list[Document]]
 ) -> None:
     document = copy.deepcopy(documents[kind][0])
+    assert not errors(kind, document)
     inner: Any = document
     for part in path[:-1]:
         inner = inner[part]
@@ -188,10 +222,16 @@ def test_the_tasks_in_the_readme_are_those_that_exist() -> None:
         assert options == options_of(task)
 
 
-def test_commands_in_the_readme_exist() -> None:
+def test_the_options_in_the_readme_are_those_that_exist() -> None:
+    explained = set(re.findall(r"^\| `(--[a-z-]+)[^`]*` \|", README, re.M))
+    assert explained == {option for task in ns.tasks for option in options_of(task)}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_in_the_documents_exist(page: Path) -> None:
     """`inv TASK --option ... TASK`: each option belongs to the task before it."""
     seen = 0
-    for command in re.findall(r"\b(?:inv|invoke) ([^\n`|;&#]+)", "\n".join(code_in(README))):
+    for command in re.findall(r"\b(?:inv|invoke) ([^\n`|;&#]+)", "\n".join(code_in(page.read_text()))):
         task = ""
         for word in command.split():
             if word.startswith("--") and task:
@@ -199,7 +239,7 @@ def test_commands_in_the_readme_exist() -> None:
                 seen += 1
             elif word in ns.tasks:
                 task = word
-    assert seen, "the README shows no option in use"
+    assert seen or page.name != "README.md", "the README shows no option in use"
 
 
 def test_the_readme_has_the_commands_that_ci_runs() -> None:
@@ -208,9 +248,11 @@ def test_the_readme_has_the_commands_that_ci_runs() -> None:
 
 
 def test_links_lead_somewhere() -> None:
-    for page in (REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))):
-        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
-            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+    for page in PAGES:
+        for target, anchor in re.findall(r"\]\(([^)#:]*)(?:#([^)]*))?\)", page.read_text()):
+            file = page.parent / target if target else page
+            assert file.exists(), f"{page.name} links to {target}"
+            assert not anchor or anchor in anchors_of(file), f"{page.name} links to {target}#{anchor}"
 
 
 def errors(kind: str, document: Document) -> list[str]:
@@ -219,6 +261,12 @@ def errors(kind: str, document: Document) -> list[str]:
 
 def options_of(task: str) -> set[str]:
     return {f"--{argument.names[0]}" for argument in ns.tasks[task].get_arguments()}
+
+
+def anchors_of(page: Path) -> set[str]:
+    """What a link can name on a page: its headings, as the usual renderers spell them."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.M)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def readme_tasks() -> dict[str, set[str]]:
@@ -242,7 +290,7 @@ def _manifest(project: Project) -> Manifest:
         project,
         project.targets[0],
         signature=SIGNATURE,
-        check={"passed": True, "tolerance": {"atol": 1e-4, "rtol": None}, "cases": list(CASES)},
+        check={**CHECK, "tolerance": {"atol": 1e-4, "rtol": None}, "cases": list(CASES), "seconds": 0.1},
         seconds={"export": 0.5, "compile": 1.0, "check": 0.1, "total": 2.0},
         reasons=tuple(reason.as_json() for reason in REASONS),
         provenance={
@@ -263,10 +311,12 @@ def _cuda(manifest: Manifest) -> Manifest:
 
 def _build(project: Project, manifest: Manifest) -> BuildReport:
     first, second = project.targets
+    published = Published(manifest.key, manifest.files[MODEL].size)
     return BuildReport(
         project,
         (
-            Outcome(first, "compiled", REASONS, manifest, manifest.seconds),
+            Outcome(first, "compiled", REASONS, published, manifest.seconds),
+            Outcome(first, "reproduced", (), published),
             Outcome(second, "failed", (Reason("forced"),), error=FAILURE),
             Outcome(second, "unavailable", (Reason("no-device", "cuda"),)),
         ),
@@ -287,7 +337,13 @@ def _status(project: Project, manifest: Manifest) -> StatusReport:
 
 def _plan(project: Project, manifest: Manifest) -> Plan:
     first, second = project.targets
-    return Plan((Step(first, "build", REASONS, manifest), Step(second, UNAVAILABLE, (Reason("no-device", "cuda"),))))
+    return Plan(
+        (
+            Step(first, "build", REASONS, manifest),
+            Step(first, "restore", REASONS, manifest, manifest),
+            Step(second, UNAVAILABLE, (Reason("no-device", "cuda"),)),
+        )
+    )
 
 
 def _errors(project: Project) -> Iterator[Document]:
@@ -313,7 +369,48 @@ def _stat_cache(directory: Path) -> Document:
         cache.digest(file)
     cache.save()
     document: Document = json.loads(record.read_text())
-    assert document["files"]
+    (entry,) = document["files"].values()
+    return {**document, "files": {"/old": entry}}
+
+
+def _up_to_date(project: Project) -> Manifest:
+    """The first target, published with its weights apart."""
+    return publish_fake(
+        project,
+        project.targets[0],
+        signature=SIGNATURE,
+        weights={"apart": True, "alignment": 64},
+        check={**CHECK, "cases": list(CASES)},
+        provenance={
+            "aoti_build": "0.1.0",
+            "created": "2024-01-01T00:00:00+00:00",
+            "git_commit": "a",
+            "git_dirty": True,
+        },
+        action="restored",
+    )
+
+
+def _store_records(project: Project) -> list[Document]:
+    """Every record that the store keeps of an artifact."""
+    store = Store(store_root(project))
+    store.add(_up_to_date(project), artifact_directory(project, project.targets[0]))
+    paths = [path for kind in ("keys", "graphs", "traces") for path in (store.root / kind).glob("*/*.json")]
+    assert len(paths) == 3
+    return [json.loads(path.read_text()) for path in paths]
+
+
+def _index(project: Project) -> Document:
+    """As a plan leaves it that found the first target up to date."""
+    plan(project, project.targets[:1])
+    document: Document = json.loads(index_path(project).read_text())
+    return document
+
+
+def _project_cache(project: Project) -> Document:
+    path = project_cache_path(project.file)
+    load_project(project.file, path)
+    document: Document = json.loads(path.read_text())
     return document
 
 
