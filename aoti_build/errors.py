@@ -102,6 +102,13 @@ class ToolchainError(AotiBuildError):
     kind = "toolchain"
 
 
+class Interrupted(AotiBuildError):
+    """The user asked to stop."""
+
+    exit_code = INTERRUPTED
+    kind = "interrupted"
+
+
 @dataclass(frozen=True, order=True)
 class Problem:
     """One thing wrong in a file, at a 1-based line and column."""

@@ -6,20 +6,19 @@ A no-op never imports this module.
 from __future__ import annotations
 
 import os
-import threading
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
-from aoti_build.errors import AotiBuildError, BuildError
+from aoti_build.errors import AotiBuildError, BuildError, Interrupted
 from aoti_build.files import lock, recover_directory
 from aoti_build.fingerprint import Reason
-from aoti_build.layout import artifact_directory, lock_path
+from aoti_build.layout import artifact_directory, inductor_cache_root, lock_path
 from aoti_build.manifest import Manifest
 from aoti_build.outcome import FAILED, NOT_STARTED, RECHECKED, REPRODUCED, Outcome, published_of
 from aoti_build.plan import RECHECK, RESTORE, UP_TO_DATE, Step, plan_target
 from aoti_build.spec.project import Target
 from aoti_build.target_build import TargetBuilder
-from aoti_build.worker import Interrupted, allow_starts, check_stopping, stop_all
+from aoti_build.worker import allow_starts, check_stopping, stop_all
 
 _GIB = 1 << 30
 _JOB_MEMORY = 3 * _GIB  # a worker with torch, an export and one C++ compiler; resnet18 peaks near 2 GiB
@@ -37,12 +36,12 @@ class Builder:
     targets: TargetBuilder
     force: bool
     check_reproducible: bool
-    gpu: threading.Lock = field(default_factory=threading.Lock)
 
     def __call__(self, step: Step) -> Outcome:
         try:
             if step.target.device == "cuda":
-                with self.gpu:  # two autotuning runs on one GPU measure each other
+                # Two autotuning runs on one GPU measure each other, whichever process they are of.
+                with lock(inductor_cache_root() / "gpu.lock", check_stopping):
                     return self._locked(step)
             return self._locked(step)
         except AotiBuildError as error:

@@ -18,6 +18,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,13 +29,14 @@ from aoti_build.files import copy_atomic, write_json
 from aoti_build.fingerprint import KEY_VERSION, Parts
 from aoti_build.manifest import GOLDEN, MODEL, UNUSABLE, Manifest, parse_manifest
 
-FORMAT = "aoti-build/store-record"
+FORMAT, ROOT_FORMAT = "aoti-build/store-record", "aoti-build/store-root"
 FORMAT_VERSION = 1
 STORE_VERSION = "v1"
 STORED = (MODEL, GOLDEN)
 # Groups of the source key that are read off models.yaml and the host; the others name files to look at.
 _IDENTITY_GROUPS = ("spec", "config", "toolchain", "environment")
 _BLOCK = 1 << 20
+_ABANDONED_SECONDS = 86400.0
 
 
 @dataclass(frozen=True)
@@ -135,9 +137,12 @@ class Store:
             yield StoredObject(path.name, status.st_size, status.st_mtime)
 
     def remove(self, objects: Iterable[StoredObject]) -> None:
-        """Remove objects, and the records that lead to objects which are not there."""
+        """Remove objects, the records that lead to objects which are not there, and what killed writers left."""
         for stored in objects:
             self.object_path(stored.digest).unlink(missing_ok=True)
+        for left in self.root.glob("objects/??/.*"):
+            if left.stat().st_mtime < time.time() - _ABANDONED_SECONDS:
+                left.unlink(missing_ok=True)
         for path in (
             *self.root.glob("keys/*/*.json"),
             *self.root.glob("graphs/*/*.json"),
@@ -166,7 +171,8 @@ class Store:
         path = self.root / "roots" / f"{digest_bytes(os.fsencode(artifacts.absolute()))[:32]}.json"
         if not path.exists():
             try:
-                write_json(path, {"artifacts": str(artifacts.absolute())})
+                root = {"format": ROOT_FORMAT, "format_version": FORMAT_VERSION, "artifacts": str(artifacts.absolute())}
+                write_json(path, root)
             except OSError:
                 return
 

@@ -77,7 +77,7 @@ class TargetBuilder:
                 signature=made["signature"],
                 check=self._check(target, place, made["signature"], desk.checked, checker.worker),
                 action=_action(desk.action, step, made["graph_key"]),
-                reasons=tuple(reason.as_json() for reason in _explained(step, desk.action)),
+                reasons=tuple(reason.as_json() for reason in _explained(step, desk.action, made["graph_key"])),
                 provenance=provenance(self.project.root),
             )
             seconds = {**made["seconds"], "check": manifest.check["seconds"]}
@@ -397,11 +397,10 @@ def _action(done: str, step: Step, graph_key: str) -> str:
     return "reused"
 
 
-def _explained(step: Step, done: str) -> tuple[Reason, ...]:
-    """The step's reasons, and why new weights needed a compile where they did."""
+def _explained(step: Step, done: str, graph_key: str) -> tuple[Reason, ...]:
+    """The step's reasons, and why new weights needed a compile where only they are new."""
     old = step.manifest
-    new_weights = any(reason.reason == "weights-changed" for reason in step.reasons)
-    if done == COMPILE and new_weights and old is not None and not old.weights.get("apart"):
+    if done == COMPILE and old is not None and old.graph_key == graph_key and old.weights.get("apart") is False:
         return (*step.reasons, Reason("weights-in-code", str(old.weights.get("why"))))
     return step.reasons
 

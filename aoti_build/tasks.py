@@ -19,7 +19,7 @@ from typing import Any, NoReturn, Protocol
 
 from invoke import Collection, Context, Exit, task
 
-from aoti_build.errors import INTERRUPTED, OK, AotiBuildError, BuildError, UsageError
+from aoti_build.errors import OK, AotiBuildError, BuildError, Interrupted, UsageError
 from aoti_build.layout import project_cache_path
 from aoti_build.spec import Project, Target, check_files, load_project, select
 
@@ -183,6 +183,10 @@ def gc(
         from aoti_build.verbs import gc as verb
 
         project, _ = _project(context, file, "")
+        if not (max_size or max_age):
+            raise UsageError(
+                "gc needs a limit", hint="--max-size 20g, or --max-age 30d; 0 removes all that nothing uses"
+            )
         report = verb.gc(
             project,
             max_size=_amount("--max-size", max_size, _SIZES),
@@ -303,20 +307,25 @@ def _contract(json: bool, debug: bool) -> Iterator[None]:
     except AotiBuildError as error:
         if debug:
             traceback.print_exc()
-        if json:
-            document = {"format": "aoti-build/error", "format_version": 1, "ok": False, "error": error.as_json()}
-            print(jsonlib.dumps(document, indent=2))
-        raise Exit(f"error: {error}", code=error.exit_code) from None
+        _fail(error, json)
     except KeyboardInterrupt:
-        raise Exit("interrupted", code=INTERRUPTED) from None
+        _fail(Interrupted("interrupted"), json)
     except BrokenPipeError:
         # Nobody reads any more (`inv status | head`). Python would complain again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
         failure = BuildError("the file system refused", cause=str(error))
-        raise Exit(f"error: {failure}", code=failure.exit_code) from None
+        _fail(failure, json)
     finally:
         signal.signal(signal.SIGTERM, previous)
+
+
+def _fail(error: AotiBuildError, json: bool) -> NoReturn:
+    """End with the error's text on stderr, and with its document on stdout if one was asked for."""
+    if json:
+        document = {"format": "aoti-build/error", "format_version": 1, "ok": False, "error": error.as_json()}
+        print(jsonlib.dumps(document, indent=2))
+    raise Exit(f"error: {error}", code=error.exit_code) from None
 
 
 def _interrupt(number: int, frame: object) -> NoReturn:

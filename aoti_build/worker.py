@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from aoti_build.errors import (
-    AotiBuildError,
     ArtifactError,
     BuildError,
+    Interrupted,
     ToolchainError,
     UsageError,
     VerificationError,
@@ -37,13 +37,6 @@ _stopping = threading.Event()
 
 OnPhase = Callable[[str], None]
 Answer = Callable[[Mapping[str, Any]], Mapping[str, Any]]
-
-
-class Interrupted(AotiBuildError):
-    """The user asked to stop."""
-
-    exit_code = 130
-    kind = "interrupted"
 
 
 class WorkerCrash(BuildError):

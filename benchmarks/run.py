@@ -137,6 +137,7 @@ def compiles(root: Path, runs: int) -> list[Row]:
     return [
         Row("plain script", rows["plain script"], "plain script"),
         Row("cold build", rows["cold build"], "plain script", 1.1),
+        Row("no-op", rows["no-op"], "plain script"),
         Row("import and export alone", rows["import and export alone"], "cold build"),
         Row("comment edit", rows["comment edit"], "import and export alone", 1.2),
         Row("new weights", rows["new weights"], "cold build", 0.25),

@@ -45,6 +45,7 @@ def write_cache(directory: Path, project: Project, content: bytes) -> None:
     index = {id(model): number for number, model in enumerate(models)}
     document = {
         "format": FORMAT,
+        "format_version": CACHE_VERSION,
         "stamp": _stamp(content),
         "positions": [
             {name: [place.line, place.column] for name, place in model.positions.items()} for model in models

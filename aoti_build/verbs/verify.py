@@ -23,6 +23,7 @@ from aoti_build.errors import (
     VERIFICATION_FAILED,
     AotiBuildError,
     ArtifactError,
+    Interrupted,
     VerificationError,
 )
 from aoti_build.files import write_json
@@ -34,7 +35,7 @@ from aoti_build.spec.project import Project, Target
 from aoti_build.stat_cache import StatCache
 from aoti_build.store import Store
 from aoti_build.target_build import check_package
-from aoti_build.worker import Interrupted, WorkerCrash, allow_starts, stop_all
+from aoti_build.worker import WorkerCrash, allow_starts, stop_all
 
 PASSED, MISMATCH, CRASHED, MISSING, REFUSED, UNAVAILABLE = (
     "passed", "mismatch", "crashed", "missing", "refused", "unavailable",

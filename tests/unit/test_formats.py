@@ -102,6 +102,7 @@ def documents(two: Project, tmp_path: Path) -> Mapping[str, list[Document]]:
     """Format -> documents as the package makes them, with values that use every field."""
     kept = {
         "aoti-build/store-record": _store_records(two),
+        "aoti-build/store-root": _store_roots(two),
         "aoti-build/index": [_index(two)],
         "aoti-build/project-cache": [_project_cache(two)],
         "aoti-build/why": [why(two, two.targets).as_json()],
@@ -400,6 +401,12 @@ def _store_records(project: Project) -> list[Document]:
     return [json.loads(path.read_text()) for path in paths]
 
 
+def _store_roots(project: Project) -> list[Document]:
+    store = Store(store_root(project))
+    store.register(project.artifacts)
+    return [json.loads(path.read_text()) for path in (store.root / "roots").glob("*.json")]
+
+
 def _index(project: Project) -> Document:
     """As a plan leaves it that found the first target up to date."""
     plan(project, project.targets[:1])
@@ -408,9 +415,10 @@ def _index(project: Project) -> Document:
 
 
 def _project_cache(project: Project) -> Document:
-    path = project_cache_path(project.file)
-    load_project(project.file, path)
-    document: Document = json.loads(path.read_text())
+    directory = project_cache_path(project.file)
+    load_project(project.file, directory)
+    (record,) = directory.iterdir()
+    document: Document = json.loads(record.read_text())
     return document
 
 
