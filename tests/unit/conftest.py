@@ -48,7 +48,8 @@ def published(project: Project) -> Path:
 @pytest.fixture
 def fake_worker(monkeypatch: pytest.MonkeyPatch) -> FakeWorker:
     """In place of every worker; tell it what to answer."""
-    import aoti_build.verbs.build
+    import aoti_build.schedule
+    import aoti_build.target_build
     import aoti_build.verbs.run
     import aoti_build.verbs.verify  # noqa: F401 - whatever starts workers must be here to be replaced
 

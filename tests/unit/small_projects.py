@@ -15,12 +15,13 @@ from typing import Any
 import pytest
 
 from aoti_build import host
-from aoti_build.digests import digest_bytes, digest_file
-from aoti_build.layout import artifact_directory
+from aoti_build.digests import digest_bytes, digest_file, digest_json
+from aoti_build.layout import artifact_directory, store_root
 from aoti_build.manifest import GOLDEN, MODEL, FileRecord, Manifest
 from aoti_build.plan import Step, current_parts, tolerance
 from aoti_build.spec import Project, Target, load_project
 from aoti_build.stat_cache import StatCache
+from aoti_build.store import Store
 from aoti_build.verbs import build as build_verb
 
 REAL_PYTHON = sys.executable
@@ -121,6 +122,10 @@ def publish_fake(project: Project, target: Target | None = None, **changes: Any)
     return manifest
 
 
+def store_of(project: Project) -> Store:
+    return Store(store_root(project))
+
+
 def plan_of(project: Project, target: Target | None = None, *, force: bool = False) -> Step:
     """The step of `target` (default: the only one), as a build would plan it."""
     (step,) = build_verb.plan(project, (target or project.targets[0],), force=force).steps
@@ -162,6 +167,7 @@ def inv(*words: str, cwd: Path, **environment: str) -> subprocess.CompletedProce
 
 
 Answer = Mapping[str, Any] | BaseException
+Ask = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
 
 @dataclass
@@ -169,56 +175,113 @@ class FakeWorker:
     """Stands in for `run_worker`: writes what the real one would, and answers what it is told to.
 
     `answers` maps a verb, or a verb and a model's name, to the result to give or the error to raise; `during` is called
-    while a job is being done.
+    while a job is being done. A build asks what to do as the real one does: its graph key covers what models.yaml
+    says of the graph and the sources without their comments, its artifact key the weights or the seed too. `weights` is
+    what a compile reports of them, `compiler` goes into its bytes. `ahead` tells of workers that were started before
+    their job was known.
     """
 
     answers: dict[str, Answer] = field(default_factory=dict)
     during: Callable[[str, Mapping[str, Any]], object] = lambda verb, job: None
     calls: list[str] = field(default_factory=list)
+    decisions: list[str] = field(default_factory=list)
+    weights: Mapping[str, Any] = field(default_factory=lambda: {"apart": False, "why": "a fake"})
+    compiler: bytes = b""
+    ahead: list[str] = field(default_factory=list)
 
     def __call__(
-        self, verb: str, job: Mapping[str, Any], *, log: Path, on_phase: Callable[[str], None], **_: Any
+        self,
+        verb: str,
+        job: Mapping[str, Any],
+        *,
+        log: Path,
+        on_phase: Callable[[str], None],
+        answer: Ask = lambda question: {},
+        **_: Any,
     ) -> dict[str, Any]:
         name = job["target"]["model"]["name"] if job.get("target") else ""
         self.calls.append(f"{verb} {name}".strip())
         on_phase(verb)
+        if verb == "build":
+            on_phase("export")
         log.parent.mkdir(parents=True, exist_ok=True)
         log.write_text(f"{verb} was here\n")
         self.during(verb, job)
-        answer = self.answers.get(f"{verb} {name}", self.answers.get(verb, {}))
-        if isinstance(answer, BaseException):
-            raise answer
-        default = {"build": _built, "check": _checked, "run": _ran}[verb](job)
-        return {**default, **answer}
+        told = self.answers.get(f"{verb} {name}", self.answers.get(verb, {}))
+        if isinstance(told, BaseException):
+            raise told
+        default = self._built(job, answer) if verb == "build" else {"check": _checked, "run": _ran}[verb](job)
+        return {**default, **told}
+
+    def start(self, verb: str, root: Path, *, log: Path, **_: Any) -> FakeStarted:
+        self.ahead.append(f"{verb} started")
+        return FakeStarted(self, verb, log)
+
+    def _built(self, job: Mapping[str, Any], answer: Ask) -> dict[str, Any]:
+        staged, root, model = Path(job["staged"]), Path(job["root"]), job["target"]["model"]
+        files = ("model.py", "helper.py")
+        code = [line for file in files for line in (root / file).read_text().splitlines() if line[:1] != "#"]
+        said = {name: model[name] for name in ("kwargs", "dims", "inputs", "cpu")}
+        graph_key = digest_json([code, said, job["target"]["inductor_config"], job["toolchain"], job["environment"]])
+        weights = (root / model["weights"]).read_bytes() if model["weights"] else str(model["seed"]).encode()
+        made: dict[str, Any] = {
+            "key": digest_json([graph_key, digest_bytes(weights)]),
+            "graph_key": graph_key,
+            "inputs_digest": digest_json(model["inputs"]),
+        }
+        decision = answer(made)
+        self.decisions.append(decision["action"])
+        if decision["golden"]:
+            (staged / GOLDEN).write_bytes(b"golden tensors of " + made["key"].encode())
+        if decision["action"] == "repack":
+            compiled = Path(decision["template"]).read_bytes().partition(b"weights: ")[0]
+            (staged / MODEL).write_bytes(compiled + b"weights: " + weights)
+        elif decision["action"] == "compile":
+            compiled = b"compiled code of " + graph_key.encode() + self.compiler
+            (staged / MODEL).write_bytes(compiled + b"weights: " + weights)
+            made["weights"] = self.weights
+        return {
+            "ok": True,
+            **made,
+            "signature": SIGNATURE,
+            "sources": {file: digest_file(root / file) for file in files},
+            "distributions": {},
+            "seconds": {"export": 0.25, "compile": 0.5},
+        }
+
+
+@dataclass
+class FakeStarted:
+    """Stands in for a `Worker` that waits for its job."""
+
+    worker: FakeWorker
+    verb: str
+    log: Path
+    job: Mapping[str, Any] = field(default_factory=dict)
+
+    def __enter__(self) -> FakeStarted:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.worker.ahead.append(f"{self.verb} ended")
+
+    def give(self, job: Mapping[str, Any]) -> None:
+        self.worker.ahead.append(f"{self.verb} given")
+        self.job = job
+
+    def follow(self, on_phase: Callable[[str], None]) -> dict[str, Any]:
+        return self.worker(self.verb, self.job, log=self.log, on_phase=on_phase)
 
 
 def replace_worker(monkeypatch: pytest.MonkeyPatch, fake: FakeWorker) -> None:
     """Let every module of the package that starts workers start `fake` instead."""
     from aoti_build import worker
 
-    real = worker.run_worker
-    for name, module in list(sys.modules.items()):
-        if name.startswith("aoti_build") and getattr(module, "run_worker", None) is real:
-            monkeypatch.setattr(module, "run_worker", fake)
-
-
-def _built(job: Mapping[str, Any]) -> dict[str, Any]:
-    staged, root = Path(job["staged"]), Path(job["root"])
-    name = job["target"]["model"]["name"].encode()
-    sources = {file: digest_file(root / file) for file in ("model.py", "helper.py")}
-    (staged / MODEL).write_bytes(b"compiled code of " + name + json.dumps(sources).encode())
-    (staged / GOLDEN).write_bytes(b"golden tensors of " + name)
-    return {
-        "ok": True,
-        "key": digest_bytes(name + json.dumps(sources).encode()),
-        "graph_key": digest_bytes(name),
-        "weights": {"apart": False, "why": "a fake"},
-        "inputs_digest": digest_bytes(b"inputs"),
-        "signature": SIGNATURE,
-        "sources": sources,
-        "distributions": {},
-        "seconds": {"export": 0.25, "compile": 0.5},
-    }
+    for attribute, stand_in in (("run_worker", fake), ("Worker", fake.start)):
+        real = getattr(worker, attribute)
+        for name, module in list(sys.modules.items()):
+            if name.startswith("aoti_build") and getattr(module, attribute, None) is real:
+                monkeypatch.setattr(module, attribute, stand_in)
 
 
 def _checked(_: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,13 +18,14 @@ from small_projects import (
 )
 
 from aoti_build import toolchain
-from aoti_build.errors import ArtifactError, BuildError, ToolchainError, UsageError
+from aoti_build.errors import ArtifactError, BuildError, Interrupted, ToolchainError, UsageError
 from aoti_build.files import write_json
+from aoti_build.index import Published
 from aoti_build.layout import artifact_directory
 from aoti_build.manifest import GOLDEN, LOG, MODEL, Manifest, read_manifest
 from aoti_build.spec import Project
 from aoti_build.verbs.build import BuildReport, build, plan
-from aoti_build.worker import Interrupted, WorkerCrash
+from aoti_build.worker import WorkerCrash
 
 FAILED_CHECK = {"passed": False, "cases": [FAILED_CASE]}
 
@@ -44,7 +45,8 @@ def test_the_manifest_says_how_it_came_to_be(project: Project, fake_worker: Fake
     (outcome,) = run(project).outcomes
     manifest = read_manifest(directory(project))
     assert isinstance(manifest, Manifest)
-    assert manifest == outcome.manifest
+    assert outcome.published == Published(manifest.key, manifest.files[MODEL].size)
+    assert outcome.seconds == manifest.seconds
     assert manifest.target == "small/cpu"
     assert manifest.source["sources"].keys() == {"model.py", "helper.py"}
     assert manifest.check["passed"] is True
@@ -120,7 +122,7 @@ def test_nothing_is_left_behind_by_a_failure(project: Project, fake_worker: Fake
 
 
 def test_what_a_killed_build_left_is_cleared(project: Project, fake_worker: FakeWorker) -> None:
-    abandoned = project.artifacts / ".staging" / "small--cpu.abandoned"
+    abandoned = project.artifacts / ".staging" / "small@cpu.abandoned"
     (abandoned / "artifact").mkdir(parents=True)
     (abandoned / "artifact" / MODEL).touch()
     run(project)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
-from small_projects import TWO_MODELS, contents, publish_fake, write_project
+from small_projects import TWO_MODELS, FakeWorker, action_of, contents, publish_fake, write_project
 
+from aoti_build.manifest import GOLDEN, MODEL
 from aoti_build.spec import Project
+from aoti_build.verbs.build import build
 from aoti_build.verbs.clean import clean
 from aoti_build.verbs.status import status
 
@@ -22,7 +27,7 @@ def full(tmp_path: Path) -> Project:
     project = write_project(tmp_path, TWO_MODELS)
     for target in project.targets:
         publish_fake(project, target)
-    for name in (".gitignore", "notes.txt", "mine/cpu/data.bin", ".staging/first--cpu.x/file", ".logs/first--cpu.log"):
+    for name in (".gitignore", "notes.txt", "mine/cpu/data.bin", ".staging/first@cpu.x/file", ".logs/first@cpu.log"):
         (project.artifacts / name).parent.mkdir(parents=True, exist_ok=True)
         (project.artifacts / name).write_text("12345")
     return project
@@ -31,9 +36,7 @@ def full(tmp_path: Path) -> Project:
 def test_everything_goes_but_what_is_not_ours(full: Project) -> None:
     report = clean(full, None)
     assert contents(full.artifacts).keys() - locks(full) == {".gitignore", "notes.txt", "mine/cpu/data.bin"}
-    assert {"artifacts/first/cpu", "artifacts/second/cpu", "artifacts/gone/cpu", "artifacts/.staging"} <= {
-        *report.removed
-    }
+    assert {"artifacts/first/cpu", "artifacts/second/cpu", "artifacts/gone/cpu", "artifacts/.logs"} <= {*report.removed}
     assert report.bytes > 0
     assert (full.root / "model.py").exists()
 
@@ -42,8 +45,8 @@ def test_a_chosen_target(full: Project) -> None:
     before = contents(full.artifacts).keys()
     report = clean(full, full.targets[:1])
     gone = before - contents(full.artifacts).keys()
-    assert {name.rpartition("/")[0] for name in gone} == {"first/cpu", ".logs"}
-    assert sorted(report.removed) == ["artifacts/.logs/first--cpu.log", "artifacts/first/cpu"]
+    assert {name.rpartition("/")[0] for name in gone} == {"first/cpu", ".logs", ".staging/first@cpu.x"}
+    assert sorted(report.removed) == ["artifacts/.logs/first@cpu.log", "artifacts/first/cpu"]
     assert not (full.artifacts / "first").exists()
 
 
@@ -85,6 +88,26 @@ def test_the_report_as_json(full: Project) -> None:
     assert (document["format"], document["format_version"], document["ok"]) == ("aoti-build/clean", 1, True)
     assert document["dry_run"] is True
     assert f"artifacts/{ORPHAN}" in document["removed"]
+
+
+def test_it_waits_for_a_build_and_takes_nothing_from_under_it(project: Project, fake_worker: FakeWorker) -> None:
+    staged: list[dict[str, bytes]] = []
+    cleaning = threading.Thread(target=lambda: clean(project, None))
+
+    def during(verb: str, job: Mapping[str, Any]) -> None:
+        if verb == "check":
+            cleaning.start()
+            cleaning.join(0.3)
+            staged.append(contents(Path(job["model"]).parent))
+
+    fake_worker.during = during
+    report = build(project, project.targets)
+    cleaning.join(30)
+    assert not cleaning.is_alive()
+    assert [outcome.error for outcome in report.outcomes] == [None]
+    assert staged[0].keys() >= {MODEL, GOLDEN}
+    assert action_of(project) in ("restore", "up-to-date")
+    assert list((project.artifacts / ".staging").iterdir()) == []
 
 
 def locks(project: Project) -> set[str]:

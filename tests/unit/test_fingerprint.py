@@ -14,6 +14,9 @@ from aoti_build.fingerprint import REASONS, Fingerprint, Reason, spec_parts
 from aoti_build.spec import CpuOptions, Dim, Model, Source, Target, TensorInput
 
 VALUES = st.text(max_size=6) | st.integers(-9, 9) | st.lists(st.integers(2, 9), max_size=3)
+ALIKE = st.sampled_from(
+    [None, 0, 0.0, -0.0, False, "", [], 1, 1.0, True, "1", [1], [1.0], [True], {"a": 1}, {"a": True}]
+)
 TEXTS = st.text(min_size=1, max_size=6)
 NAMES = st.sampled_from(["model.py", "helper.py", "torch", "seed", "a.b", "ä"])
 PARTS = st.fixed_dictionaries({group: st.dictionaries(NAMES, VALUES, max_size=3) for group in REASONS})
@@ -59,6 +62,31 @@ def test_differences_name_exactly_what_differs(
     }
     assert found == expected
     assert found == {(reason.reason, reason.what) for reason in Fingerprint(other).differences(one)}
+
+
+@given(st.dictionaries(NAMES, ALIKE, max_size=2), st.dictionaries(NAMES, ALIKE, max_size=2))
+def test_what_gives_another_key_is_named_and_nothing_else(one: dict[str, Any], other: dict[str, Any]) -> None:
+    """Also where Python takes two values for equal."""
+    before, after = Fingerprint({"spec": one}), Fingerprint({"spec": other})
+    assert (list(after.differences(before.parts)) == []) is (before.key == after.key)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [(1, True), (1, 1.0), (1.0, True), (0, False), (0.0, -0.0), ([1], [1.0]), ({"a": 1}, {"a": True}), (None, 0)],
+    ids=repr,
+)
+def test_values_that_python_takes_for_equal_are_different(old: object, new: object) -> None:
+    (reason,) = Fingerprint({"spec": {"kwargs.x": new}}).differences({"spec": {"kwargs.x": old}})
+    assert (reason.reason, reason.what, repr(reason.old), repr(reason.new)) == (
+        "spec-changed", "kwargs.x", repr(old), repr(new),
+    )  # fmt: skip
+
+
+def test_null_is_not_absent() -> None:
+    given_null, absent = Fingerprint({"spec": {"kwargs.x": None}}), Fingerprint({"spec": {}})
+    assert [reason.what for reason in given_null.differences(absent.parts)] == ["kwargs.x"]
+    assert [reason.what for reason in absent.differences(given_null.parts)] == ["kwargs.x"]
 
 
 def test_the_same_name_in_another_group_is_another_part() -> None:

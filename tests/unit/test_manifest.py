@@ -21,7 +21,7 @@ MANIFEST_VALUE = Manifest(
     inputs_digest="f" * 64,
     source={"spec": {"seed": 0, "kwargs.width": [1, 2]}, "sources": {"model.py": "c" * 64, "gone.py": None}},
     files={MODEL: FileRecord("d" * 64, 3), GOLDEN: FileRecord("e" * 64, 4)},
-    requires={"device": "cpu", "cpu_features": ["avx2"]},
+    requires={"device": "cpu", "platform": "linux", "machine": "x86_64", "torch": "2.14.1", "cpu_features": ["avx2"]},
     signature={"inputs": [], "outputs": [{"name": "output", "shape": ["batch", 4]}]},
     check={"passed": True, "tolerance": {"atol": 1e-4, "rtol": None}},
     seconds={"total": 1.5},
@@ -99,11 +99,47 @@ def test_a_field_of_another_type_is_damage(tmp_path: Path, field: str, value: ob
         {**DOCUMENT["files"], MODEL: {"sha256": "d" * 64, "size": "large"}},
         {**DOCUMENT["files"], "../../outside": {"sha256": "d" * 64, "size": 3}},
         {**DOCUMENT["files"], "/etc/passwd": {"sha256": "d" * 64, "size": 3}},
+        {**DOCUMENT["files"], MODEL: {"sha256": "../" * 21 + "x", "size": 3}},
+        {**DOCUMENT["files"], MODEL: {"sha256": "D" * 64, "size": 3}},
+        {**DOCUMENT["files"], MODEL: {"sha256": "d" * 63, "size": 3}},
+        {**DOCUMENT["files"], MODEL: {"sha256": "d" * 64, "size": float("inf")}},
+        {**DOCUMENT["files"], MODEL: {"sha256": "d" * 64, "size": float("nan")}},
+        {MODEL: DOCUMENT["files"][MODEL]},
+        {GOLDEN: DOCUMENT["files"][GOLDEN]},
     ],
     ids=lambda files: ",".join(files) or "none",
 )
 def test_files_that_no_artifact_has_are_damage(tmp_path: Path, files: dict[str, Any]) -> None:
     assert is_damage(read(tmp_path, {**DOCUMENT, "files": files}))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("seconds", {"total": 10**400}),
+        ("signature", []),
+        ("signature", {}),
+        ("signature", {"inputs": [], "outputs": [{"dtype": "float32"}]}),
+        ("signature", {"inputs": [{"name": 3}], "outputs": []}),
+        ("signature", {"inputs": "input", "outputs": []}),
+        ("signature", {"inputs": None, "outputs": []}),
+        ("requires", []),
+        ("requires", {}),
+        ("requires", {**DOCUMENT["requires"], "torch": 2}),
+        ("requires", {**DOCUMENT["requires"], "cpu_features": "avx2"}),
+        ("requires", {**DOCUMENT["requires"], "cpu_features": [["avx2"]]}),
+        ("requires", {**DOCUMENT["requires"], "compute_capability": 9.0}),
+    ],
+    ids=str,
+)
+def test_tables_of_another_shape_are_damage(tmp_path: Path, field: str, value: object) -> None:
+    assert is_damage(read(tmp_path, {**DOCUMENT, field: value}))
+
+
+@pytest.mark.parametrize("content", [b"[" * 100_000, b'{"a":' * 100_000], ids=["lists", "tables"])
+def test_what_is_nested_too_deep_is_damage(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / MANIFEST).write_bytes(content)
+    assert is_damage(read_manifest(tmp_path))
 
 
 def test_cut_at_every_byte_it_is_damage(tmp_path: Path) -> None:

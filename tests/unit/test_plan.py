@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from small_projects import (
     TWO_MODELS,
     action_of,
     contents,
+    digests_of,
     edit,
     plan_of,
     publish_fake,
@@ -23,8 +25,8 @@ from small_projects import (
 from aoti_build import toolchain
 from aoti_build.layout import artifact_directory
 from aoti_build.manifest import GOLDEN, MODEL
-from aoti_build.plan import Step
-from aoti_build.spec import Project
+from aoti_build.plan import Step, current_parts
+from aoti_build.spec import Project, load_project
 from aoti_build.verbs.build import plan
 
 WITH_WEIGHTS = ONE_MODEL + "    weights: weights.safetensors\n"
@@ -324,6 +326,79 @@ def test_a_copied_project_is_up_to_date_there_too(project: Project, published: P
     assert published
     shutil.copytree(project.root, tmp_path / "copy")
     assert action_of(write_project(tmp_path / "copy")) == "up-to-date"
+
+
+def test_through_a_symbolic_link_to_the_project(project: Project, published: Path, tmp_path: Path) -> None:
+    assert published
+    (tmp_path / "link").symlink_to(project.root, target_is_directory=True)
+    linked = load_project(tmp_path / "link" / "models.yaml")
+    for _ in range(2):
+        assert [action_of(linked), action_of(project)] == ["up-to-date"] * 2
+    (project.root / "helper.py").write_text("edited = True\n")
+    assert [action_of(linked), action_of(project)] == ["build"] * 2
+
+
+def test_published_through_a_symbolic_link_to_the_project(project: Project, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(project.root, target_is_directory=True)
+    linked = load_project(tmp_path / "link" / "models.yaml")
+    publish_fake(linked)
+    assert [action_of(project), action_of(linked)] == ["up-to-date"] * 2
+
+
+@pytest.mark.parametrize("edited", ["another file behind the link", "another link"])
+def test_a_source_behind_a_symbolic_link(project: Project, tmp_path: Path, edited: str) -> None:
+    """A worker reports the file that was imported, and the link under its name in models.yaml."""
+    real, link = tmp_path / "shared.py", project.root / "model.py"
+    link.rename(real)
+    link.symlink_to(real)
+    recorded = {"sources": {"model.py": "", str(real): ""}}
+    publish_fake(project, source=current_parts(project, project.targets[0], recorded, digests_of(project)).parts)
+    for _ in range(2):
+        assert action_of(project) == "up-to-date"
+    if edited == "another link":
+        link.unlink()
+        link.write_text("edited = True\n")
+        expected = {"model.py"}
+    else:
+        real.write_text("edited = True\n")
+        expected = {"model.py", str(real)}
+    assert {(reason.reason, reason.what) for reason in plan_of(project).reasons} == {
+        ("source-changed", name) for name in expected
+    }
+
+
+def names_no_path(document: dict[str, Any]) -> None:
+    document["source"]["sources"]["nul\0"] = ""
+
+
+def names_no_distribution(document: dict[str, Any]) -> None:
+    document["source"]["distributions"][""] = "1"
+
+
+def has_no_number(document: dict[str, Any]) -> None:
+    document["source"]["spec"]["seed"] = float("inf")
+
+
+def lacks_a_group(document: dict[str, Any]) -> None:
+    del document["source"]["weights"]
+
+
+@pytest.mark.xfail(reason="parse_manifest does not look into the groups of `source`", raises=(ValueError, KeyError))
+@pytest.mark.parametrize("harm", [names_no_path, names_no_distribution, has_no_number, lacks_a_group])
+def test_parts_that_nobody_wrote_are_never_an_exception(
+    project: Project, published: Path, harm: Callable[[dict[str, Any]], None]
+) -> None:
+    assert published
+    edit(project, harm)
+    assert plan_of(project).action in ("build", "up-to-date")
+
+
+def test_the_recipe_is_a_part(project: Project, published: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert published
+    monkeypatch.setattr(toolchain, "FACTS_VERSION", 99)
+    step = plan_of(project)
+    assert step.action == "build"
+    assert [(reason.reason, reason.what) for reason in step.reasons] == [("toolchain-changed", "recipe")]
 
 
 def shown(step: Step) -> list[str]:

@@ -17,9 +17,11 @@ from small_projects import (
 
 from aoti_build.errors import BuildError
 from aoti_build.fingerprint import Reason
+from aoti_build.index import Published
+from aoti_build.outcome import Outcome
 from aoti_build.report import text
 from aoti_build.spec import Project
-from aoti_build.verbs.build import BuildReport, Outcome, plan
+from aoti_build.verbs.build import BuildReport, plan
 from aoti_build.verbs.clean import CleanReport
 from aoti_build.verbs.run import run
 from aoti_build.verbs.status import StatusReport, status
@@ -35,17 +37,17 @@ def two(tmp_path: Path) -> Project:
 
 
 def test_a_build(two: Project) -> None:
-    manifest = plan(two, two.targets).steps[0].manifest
+    published = Published("a" * 64, 45 << 20)
     failure = BuildError("it broke", target="second/cpu", cause="because", hint="mend it", log=Path("build.log"))
     report = BuildReport(
         two,
         (
-            Outcome(two.targets[0], "compiled", (Reason("source-changed", "model.py"),), manifest, {"total": 12.34}),
+            Outcome(two.targets[0], "compiled", (Reason("source-changed", "model.py"),), published, {"total": 12.34}),
             Outcome(two.targets[1], "failed", (Reason("no-artifact"),), error=failure),
         ),
     )
     lines = text.build_lines(report)
-    assert line_of(lines, "first/cpu").split()[:4] == ["first/cpu", "compiled", "12.3", "s"]
+    assert line_of(lines, "first/cpu").split()[:6] == ["first/cpu", "compiled", "12.3", "s", "45.0", "MiB"]
     assert "source-changed: model.py" in line_of(lines, "first/cpu")
     assert "failed" in line_of(lines, "second/cpu")
     assert {"error: second/cpu: it broke", "cause: because", "next:  mend it", "log:   build.log"} <= all_lines(lines)

@@ -196,14 +196,25 @@ def test_a_reader_that_goes_away_is_no_error(project: Project, words: str) -> No
     assert (answer.returncode, answer.stderr) == (0, "")
 
 
-def test_debug_shows_where_an_error_arose(project: Project) -> None:
-    assert "Traceback" in inv("build", "--debug", "--jobs", "x", cwd=project.root).stderr
+@pytest.mark.parametrize(("words", "code"), [(["build", "--jobs", "x"], 2), (["run"], 3)], ids=str)
+def test_debug_shows_where_an_error_arose_and_exits_the_same(project: Project, words: list[str], code: int) -> None:
+    plain, debug = inv(*words, cwd=project.root), inv(*words, "--debug", cwd=project.root)
+    assert (plain.returncode, debug.returncode) == (code, code)
+    assert "Traceback" not in plain.stderr
+    assert "Traceback" in debug.stderr
+    assert plain.stderr.strip() in debug.stderr
 
 
 def test_every_task_explains_itself_and_every_option() -> None:
-    for name, task in ns.tasks.items():
-        assert task.__doc__, name
-        assert all(argument.help for argument in task.get_arguments()), name
+    """In a process of its own: `get_arguments` takes the help texts out of the task."""
+    script = (
+        "from aoti_build.tasks import ns\n"
+        "for name, task in ns.tasks.items():\n"
+        "    assert task.__doc__, name\n"
+        "    assert all(argument.help for argument in task.get_arguments()), name\n"
+    )
+    subprocess.run([REAL_PYTHON, "-c", script], check=True)
+    assert ns.tasks
 
 
 def one_document(stdout: str) -> dict[str, Any]:

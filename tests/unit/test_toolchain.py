@@ -54,6 +54,14 @@ def test_a_compiler_with_options(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     assert toolchain.facts("cpu")["cxx.version"] == "release 1 with --fast"
 
 
+@pytest.mark.parametrize("command", ["g++ '", 'ccache "g++', "g++ \\", " "])
+def test_a_compiler_that_is_no_command_is_a_fact(monkeypatch: pytest.MonkeyPatch, command: str) -> None:
+    monkeypatch.setenv("CXX", command)
+    facts = toolchain.facts("cpu")
+    assert facts["cxx"] == command
+    assert facts["cxx.version"].startswith(("unusable: ", "absent"))
+
+
 def test_a_compiler_that_says_nothing_or_cannot_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("CXX", compiler(tmp_path / "silent", "exit 3"))
     assert toolchain.facts("cpu")["cxx.version"] == "exit 3"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -12,19 +14,21 @@ from small_projects import (
     ONE_MODEL,
     TWO_MODELS,
     FakeWorker,
+    contents,
     edit,
     publish_fake,
     write_project,
 )
 
 from aoti_build import toolchain
-from aoti_build.errors import ArtifactError, BuildError
+from aoti_build.errors import ArtifactError, BuildError, Interrupted
 from aoti_build.layout import artifact_directory
 from aoti_build.manifest import GOLDEN, MODEL
 from aoti_build.spec import Project, load_project
+from aoti_build.verbs import verify as verify_verb
 from aoti_build.verbs.run import run
 from aoti_build.verbs.verify import VerifyReport, verify
-from aoti_build.worker import Interrupted, WorkerCrash
+from aoti_build.worker import WorkerCrash, check_stopping, stop_all
 
 
 def test_a_good_artifact_passes(project: Project, published: Path, fake_worker: FakeWorker) -> None:
@@ -191,6 +195,43 @@ def test_an_interrupt(project: Project, published: Path, fake_worker: FakeWorker
 def test_an_old_verdict_is_not_mistaken_for_damage(project: Project, published: Path, fake_worker: FakeWorker) -> None:
     (published / "verify.json").write_text("garbage")
     assert run_verify(project).exit_code == 0
+    assert fake_worker.calls
+
+
+@pytest.fixture
+def read_only(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Artifacts that this process may read and not write."""
+
+    def refuse(path: Path, value: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    monkeypatch.setattr(verify_verb, "write_json", refuse)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    monkeypatch.setenv("AOTI_BUILD_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.mark.usefixtures("published", "read_only")
+def test_artifacts_that_cannot_be_written_are_verified_and_run(
+    project: Project, tmp_path: Path, fake_worker: FakeWorker
+) -> None:
+    before = contents(project.root)
+    report = run_verify(project)
+    assert (verdicts(report), report.exit_code) == (["passed"], 0)
+    assert run(project, project.targets[0]).exit_code == 0
+    assert fake_worker.calls == ["check", "run small"]
+    assert contents(project.root) == before
+    assert len(contents(tmp_path / "cache" / "logs")) == 2
+
+
+@pytest.mark.usefixtures("published")
+@pytest.mark.parametrize("verb", ["verify", "run"])
+def test_after_an_interrupted_verb_the_next_may_start_workers(
+    project: Project, fake_worker: FakeWorker, verb: str
+) -> None:
+    stop_all()
+    fake_worker.during = lambda verb, job: check_stopping()
+    report = run_verify(project) if verb == "verify" else run(project, project.targets[0])
+    assert report.exit_code == 0
     assert fake_worker.calls
 
 

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +17,28 @@ import pytest
 from small_projects import REAL_PYTHON
 
 from aoti_build import worker
-from aoti_build.errors import AotiBuildError, ArtifactError, BuildError, ToolchainError, UsageError, VerificationError
-from aoti_build.worker import Interrupted, WorkerCrash, allow_starts, run_worker, stop_all
+from aoti_build.errors import (
+    AotiBuildError,
+    ArtifactError,
+    BuildError,
+    Interrupted,
+    ToolchainError,
+    UsageError,
+    VerificationError,
+)
+from aoti_build.worker import WorkerCrash, allow_starts, run_worker, stop_all
 
 # What a stub worker has: the job, `phase`, `result`, and a pipe that is open as long as any process of its group lives.
 PRELUDE = """\
-import json, os, signal, subprocess, sys, time
+import json, os, resource, signal, subprocess, sys, time
+resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 verb, job_path, events = sys.argv[3], sys.argv[4], int(sys.argv[5])
 job = json.load(open(job_path))
 def phase(name):
     os.write(events, (json.dumps({"phase": name}) + chr(10)).encode())
+def ask(question):
+    os.write(events, (json.dumps({"ask": question}) + chr(10)).encode())
+    return json.loads(sys.stdin.readline())
 def result(**value):
     with open(os.path.join(os.path.dirname(job_path), "result.json"), "w") as file:
         json.dump({"ok": True, **value}, file)
@@ -157,6 +169,53 @@ def test_a_crash_names_its_signal(run: Run, name: str, hint: str) -> None:
     assert name in caught.value.message
     assert hint in (caught.value.hint or "")
     assert "last words" in (caught.value.cause or "")
+
+
+def test_a_signal_without_a_name_is_told_by_its_number(run: Run) -> None:
+    with pytest.raises(WorkerCrash, match=f"signal {signal.SIGRTMIN + 6}"):
+        run("os.kill(os.getpid(), signal.SIGRTMIN + 6)")
+
+
+def test_a_result_of_an_earlier_job_in_the_same_directory_is_not_taken(run: Run) -> None:
+    run("result()")
+    with pytest.raises(WorkerCrash, match="status 0"):
+        run("os._exit(0)")
+
+
+def test_questions_are_answered_in_turn(run: Run) -> None:
+    asked: list[object] = []
+
+    def answer(question: Mapping[str, Any]) -> dict[str, Any]:
+        asked.append(question)
+        return {"number": len(asked), "text": "two\nlines"}
+
+    found = run("phase('one'); result(told=[ask({'key': 'a'}), ask({})])", answer=answer)
+    assert asked == [{"key": "a"}, {}]
+    assert found["told"] == [{"number": 1, "text": "two\nlines"}, {"number": 2, "text": "two\nlines"}]
+
+
+def test_an_answer_that_fails_ends_the_worker(run: Run, lifeline: Lifeline) -> None:
+    def fail(_: Mapping[str, Any]) -> dict[str, Any]:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        run(WITH_CHILD + "ask({})", answer=fail)
+    lifeline.wait_for_start()
+    assert lifeline.ended()
+
+
+@pytest.mark.xfail(reason="_follow lets the BrokenPipeError of its own write through", raises=BrokenPipeError)
+def test_a_worker_that_dies_over_its_question_is_a_crash(run: Run) -> None:
+    def answer(question: Mapping[str, Any]) -> dict[str, Any]:
+        os.waitid(os.P_PID, question["pid"], os.WEXITED | os.WNOWAIT)
+        return {}
+
+    script = (
+        "os.write(events, json.dumps({'ask': {'pid': os.getpid()}}).encode() + bytes([10]))\n"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    with pytest.raises(WorkerCrash, match="SIGKILL"):
+        run(script, answer=answer)
 
 
 def test_no_result_is_a_crash(run: Run, tmp_path: Path) -> None:

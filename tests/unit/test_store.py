@@ -1,0 +1,448 @@
+"""The store gives back exactly what was put in, or nothing."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from small_projects import (
+    ONE_MODEL,
+    REAL_PYTHON,
+    TWO_MODELS,
+    FakeWorker,
+    action_of,
+    contents,
+    plan_of,
+    publish_fake,
+    store_of,
+    write_project,
+)
+
+from aoti_build import toolchain
+from aoti_build.digests import digest_bytes, digest_file, digest_json
+from aoti_build.layout import artifact_directory
+from aoti_build.manifest import GOLDEN, MODEL, Manifest
+from aoti_build.spec import Project
+from aoti_build.store import Store
+from aoti_build.verbs.build import build
+
+WITH_WEIGHTS = ONE_MODEL + "    weights: weights.safetensors\n"
+APART = {"apart": True, "alignment": 64}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store")
+
+
+@pytest.fixture
+def kept(project: Project, published: Path, store: Store) -> Manifest:
+    """The manifest of an artifact that is in the store."""
+    manifest = publish_fake(project, weights=APART)
+    store.add(manifest, published)
+    return manifest
+
+
+def test_what_was_added_is_found_and_given_back(kept: Manifest, store: Store, published: Path, tmp_path: Path) -> None:
+    assert store.by_key(kept.key) == kept
+    assert store.by_graph(kept.graph_key) == kept
+    assert list(store.traces(kept.source)) == [kept]
+    assert list(store.manifests()) == [kept]
+    assert store.has(kept)
+    for name in (MODEL, GOLDEN):
+        assert store.fetch(kept.files[name].sha256, tmp_path / name)
+        assert (tmp_path / name).read_bytes() == (published / name).read_bytes()
+    assert {stored.digest: stored.size for stored in store.objects()} == {
+        file.sha256: file.size for file in kept.files.values()
+    }
+
+
+def test_adding_twice_changes_nothing(kept: Manifest, store: Store, published: Path) -> None:
+    before = contents(store.root)
+    store.add(kept, published)
+    assert contents(store.root) == before
+
+
+def test_an_empty_store_has_nothing(kept: Manifest, tmp_path: Path) -> None:
+    empty = Store(tmp_path / "empty")
+    assert (empty.by_key(kept.key), empty.by_graph(kept.graph_key), empty.has(kept)) == (None, None, False)
+    assert (list(empty.traces(kept.source)), list(empty.manifests())) == ([], [])
+    assert (list(empty.objects()), list(empty.roots())) == ([], [])
+    assert not empty.fetch(kept.key, tmp_path / "file")
+    assert not empty.root.exists()
+
+
+def test_a_graph_is_only_offered_for_code_that_can_take_other_weights(
+    project: Project, published: Path, store: Store
+) -> None:
+    manifest = publish_fake(project, weights={"apart": False, "why": "folded"})
+    store.add(manifest, published)
+    assert store.by_key(manifest.key) == manifest
+    assert store.by_graph(manifest.graph_key) is None
+
+
+def test_of_one_key_the_latest_artifact_counts(kept: Manifest, store: Store, published: Path) -> None:
+    later = replace(kept, action="reused")
+    store.add(later, published)
+    assert store.by_key(kept.key) == later
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def lengthen(path: Path) -> None:
+    path.write_bytes(path.read_bytes() + b"x")
+
+
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[3] ^= 1
+    path.write_bytes(content)
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def make_a_directory(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+@pytest.mark.parametrize("harm", [truncate, lengthen, flip_a_bit, empty, Path.unlink])
+def test_a_damaged_object_is_a_miss_and_dropped(
+    kept: Manifest, store: Store, published: Path, tmp_path: Path, harm: Callable[[Path], None]
+) -> None:
+    digest = kept.files[MODEL].sha256
+    harm(store.object_path(digest))
+    assert not store.fetch(digest, tmp_path / "file")
+    assert not (tmp_path / "file").exists()
+    assert not store.object_path(digest).exists()
+    assert not store.has(kept)
+    store.add(kept, published)
+    assert store.fetch(digest, tmp_path / "file")
+    assert digest_file(tmp_path / "file") == digest
+
+
+def test_an_object_that_is_a_directory_is_a_miss(kept: Manifest, store: Store, tmp_path: Path) -> None:
+    make_a_directory(store.object_path(kept.files[MODEL].sha256))
+    assert not store.has(kept)
+    assert not store.fetch(kept.files[MODEL].sha256, tmp_path / "file")
+
+
+def rewrite(change: Callable[[dict[str, Any]], object], *, stamped: bool = False) -> Callable[[Path], None]:
+    """Change a record; `stamped`: with the digest of the changed body."""
+
+    def harm(path: Path) -> None:
+        document = json.loads(path.read_text())
+        change(document)
+        if stamped:
+            document["sha256"] = digest_json(document["body"])
+        path.write_text(json.dumps(document))
+
+    return harm
+
+
+def write(content: bytes) -> Callable[[Path], None]:
+    def harm(path: Path) -> None:
+        path.write_bytes(content)
+
+    return harm
+
+
+RECORD_HARMS = {
+    "missing": Path.unlink,
+    "empty": empty,
+    "cut": lambda path: path.write_bytes(path.read_bytes().rstrip()[:-1]),
+    "garbage": write(b"\xff\xfe\x00"),
+    "a list": write(b"[]"),
+    "null": write(b"null"),
+    "deeply nested": write(b'{"body":' * 100_000),
+    "a directory": make_a_directory,
+    "another format": rewrite(lambda document: document.update(format="aoti-build/manifest")),
+    "a later version": rewrite(lambda document: document.update(format_version=2)),
+    "another body": rewrite(lambda document: document["body"].update(target="other/cpu")),
+    "another digest": rewrite(lambda document: document.update(sha256="0" * 64)),
+    "a number more": rewrite(lambda document: document["body"]["source"]["spec"].update(seed=1)),
+    "infinity": rewrite(lambda document: document["body"]["source"]["spec"].update(seed=float("inf"))),
+    "no body": rewrite(lambda document: document.pop("body")),
+    "a body that is no manifest": rewrite(lambda document: document.update(body={}), stamped=True),
+    "a digest that is a path": rewrite(
+        lambda document: document["body"]["files"][MODEL].update(sha256="../../../outside"), stamped=True
+    ),
+    "a digest that is an absolute path": rewrite(
+        lambda document: document["body"]["files"][GOLDEN].update(sha256="/etc/passwd"), stamped=True
+    ),
+    "a file name that is a path": rewrite(
+        lambda document: document["body"]["files"].update({"../x": {"sha256": "0" * 64, "size": 1}}), stamped=True
+    ),
+}
+
+
+@pytest.mark.parametrize("harm", RECORD_HARMS.values(), ids=RECORD_HARMS)
+def test_a_damaged_record_is_a_miss(kept: Manifest, store: Store, harm: Callable[[Path], object]) -> None:
+    paths = records(store)
+    assert len(paths) == 3
+    for path in paths:
+        harm(path)
+    assert store.by_key(kept.key) is None
+    assert store.by_graph(kept.graph_key) is None
+    assert list(store.traces(kept.source)) == []
+    assert list(store.manifests()) == []
+
+
+def test_a_record_that_is_damaged_is_written_again(kept: Manifest, store: Store, published: Path) -> None:
+    for path in records(store):
+        path.write_bytes(b"")
+    store.add(kept, published)
+    assert store.by_key(kept.key) == store.by_graph(kept.graph_key) == kept
+    assert list(store.traces(kept.source)) == [kept]
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_no_changed_byte_gives_another_manifest(record: tuple[Store, Manifest], data: st.DataObject) -> None:
+    store, manifest = record
+    (path,) = (store.root / "keys").rglob("*.json")
+    whole = path.read_bytes()
+    changed = bytearray(whole)
+    position = data.draw(st.integers(0, len(changed) - 1))
+    changed[position] = data.draw(st.integers(0, 255))
+    path.write_bytes(changed)
+    try:
+        assert store.by_key(manifest.key) in (None, manifest)
+    finally:
+        path.write_bytes(whole)
+
+
+@pytest.fixture(scope="module")
+def record(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Manifest]:
+    project = write_project(tmp_path_factory.mktemp("project"))
+    manifest, store = publish_fake(project), Store(tmp_path_factory.mktemp("store"))
+    store.add(manifest, artifact_directory(project, project.targets[0]))
+    return store, manifest
+
+
+DEEP = pytest.param(b"[" * 100_000, marks=pytest.mark.xfail(reason="Store.roots lets RecursionError through"))
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b'{"artifacts": 3}', DEEP], ids=lambda text: repr(text[:20]))
+def test_a_damaged_root_is_passed_over(project: Project, published: Path, store: Store, content: bytes) -> None:
+    assert published
+    store.register(project.artifacts)
+    (store.root / "roots" / "bad.json").write_bytes(content)
+    assert list(store.roots()) == [project.artifacts]
+
+
+def test_a_root_that_is_gone_is_no_root(project: Project, store: Store, tmp_path: Path) -> None:
+    store.register(tmp_path / "absent")
+    assert list(store.roots()) == []
+
+
+def test_a_trace_is_found_under_another_targets_name(tmp_path: Path) -> None:
+    keep_in_own_store(write_project(tmp_path))
+    step = plan_of(write_project(tmp_path, ONE_MODEL.replace("small:", "renamed:")))
+    assert (step.action, step.target.name) == ("restore", "renamed/cpu")
+    assert step.stored is not None
+    assert step.stored.target == "small/cpu"
+
+
+def edit_source(root: Path) -> Callable[[], object]:
+    before = (root / "helper.py").read_text()
+    (root / "helper.py").write_text("edited = 1\n")
+    return lambda: (root / "helper.py").write_text(before)
+
+
+def remove_source(root: Path) -> Callable[[], object]:
+    before = (root / "helper.py").read_text()
+    (root / "helper.py").unlink()
+    return lambda: (root / "helper.py").write_text(before)
+
+
+def edit_weights(root: Path) -> Callable[[], object]:
+    (root / "weights.safetensors").write_text("weights, version 2")
+    return lambda: (root / "weights.safetensors").write_text("weights, version 1")
+
+
+def other_version(root: Path) -> Callable[[], object]:
+    patch, real = pytest.MonkeyPatch(), toolchain.distribution_version
+    patch.setattr(toolchain, "distribution_version", lambda name: "0.0" if name == "sympy" else real(name))
+    return patch.undo
+
+
+def other_variable(root: Path) -> Callable[[], object]:
+    patch = pytest.MonkeyPatch()
+    patch.setenv("TORCHINDUCTOR_SOMETHING", "1")
+    return patch.undo
+
+
+def other_compiler(root: Path) -> Callable[[], object]:
+    patch, facts = pytest.MonkeyPatch(), toolchain.facts("cpu")
+    patch.setattr(toolchain, "facts", lambda device: {**facts, "cxx.version": "another"})
+    return patch.undo
+
+
+@pytest.mark.parametrize(
+    "change", [edit_source, remove_source, edit_weights, other_version, other_variable, other_compiler]
+)
+def test_a_trace_counts_only_if_everything_is_as_recorded(
+    tmp_path: Path, change: Callable[[Path], Callable[[], object]]
+) -> None:
+    project = write_project(tmp_path, WITH_WEIGHTS)
+    keep_in_own_store(project)
+    assert action_of(project) == "restore"
+    undo = change(tmp_path)
+    try:
+        assert action_of(project) == "build"
+    finally:
+        undo()
+    assert action_of(project) == "restore"
+
+
+@pytest.mark.parametrize("edited", ["width: 5", "width: 4, depth: 1", "width: 4.0", "width: true"])
+def test_a_trace_of_another_spec_does_not_count(tmp_path: Path, edited: str) -> None:
+    keep_in_own_store(write_project(tmp_path))
+    assert action_of(write_project(tmp_path, ONE_MODEL.replace("width: 4", edited))) == "build"
+
+
+@pytest.mark.parametrize("name", [MODEL, GOLDEN])
+@pytest.mark.parametrize("harm", [truncate, Path.unlink])
+def test_a_trace_whose_objects_are_not_there_does_not_count(
+    project: Project, name: str, harm: Callable[[Path], None]
+) -> None:
+    manifest = keep_in_own_store(project)
+    harm(store_of(project).object_path(manifest.files[name].sha256))
+    assert action_of(project) == "build"
+
+
+def test_one_of_many_traces_is_found(project: Project) -> None:
+    kept = []
+    for number in range(3):
+        (project.root / "helper.py").write_text(f"number = {number}\n")
+        kept.append(keep_in_own_store(project, key=digest_bytes(str(number).encode())))
+        time.sleep(0.01)
+    assert list(store_of(project).traces(kept[0].source)) == kept[::-1]
+    (project.root / "helper.py").write_text("number = 1\n")
+    assert plan_of(project).stored == kept[1]
+
+
+def test_force_does_not_look_into_the_store(project: Project) -> None:
+    keep_in_own_store(project)
+    step = plan_of(project, force=True)
+    assert (step.action, step.stored) == ("build", None)
+
+
+# Adds the artifacts of the project in argv[1] to the store in argv[2], again and again.
+ADDER = """
+import sys
+from pathlib import Path
+from aoti_build.layout import artifact_directory
+from aoti_build.manifest import read_manifest
+from aoti_build.spec import load_project
+from aoti_build.store import Store
+project = load_project(Path(sys.argv[1]) / "models.yaml")
+for _ in range(30):
+    for target in project.targets:
+        directory = artifact_directory(project, target)
+        Store(Path(sys.argv[2])).add(read_manifest(directory), directory)
+"""
+
+
+def test_two_processes_may_add_at_once(tmp_path: Path, store: Store) -> None:
+    project = write_project(tmp_path / "project", TWO_MODELS)
+    made = [publish_fake(project, target, weights=APART) for target in project.targets]
+    command = [REAL_PYTHON, "-c", ADDER, str(project.root), str(store.root.parent)]
+    adders = [subprocess.Popen(command) for _ in range(2)]
+    assert [adder.wait(60) for adder in adders] == [0, 0]
+    for manifest in made:
+        assert store.by_key(manifest.key) == manifest
+        assert list(store.traces(manifest.source)) == [manifest]
+        for file in manifest.files.values():
+            assert store.fetch(file.sha256, tmp_path / "file")
+    assert [path for path in store.root.rglob(".*") if path.is_file()] == []
+
+
+def test_a_store_that_cannot_be_made_costs_speed_only(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    store = Store(tmp_path / "file")
+    manifest = publish_fake(project)
+    store.add(manifest, artifact_directory(project, project.targets[0]))
+    store.register(project.artifacts)
+    assert (store.by_key(manifest.key), list(store.traces(manifest.source)), list(store.roots())) == (None, [], [])
+    monkeypatch.setenv("AOTI_BUILD_STORE", str(tmp_path / "file"))
+    assert action_of(project) == "up-to-date"
+
+
+def test_a_build_needs_no_store(
+    project: Project, tmp_path: Path, fake_worker: FakeWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("AOTI_BUILD_STORE", str(tmp_path / "file"))
+    for expected in ("compiled", "up-to-date"):
+        assert [outcome.action for outcome in build(project, project.targets).outcomes] == [expected]
+    assert fake_worker.calls == ["build small", "check"]
+
+
+def test_a_read_only_store_gives(kept: Manifest, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_read_only(monkeypatch, store.root)
+    before = contents(store.root)
+    for name in (MODEL, GOLDEN):
+        assert store.fetch(kept.files[name].sha256, tmp_path / name)
+    assert store.by_key(kept.key) == kept
+    store.add(kept, tmp_path)
+    assert contents(store.root) == before
+
+
+@pytest.mark.xfail(reason="fetch lets the OSError of dropping the object through", raises=OSError)
+def test_a_damaged_object_in_a_read_only_store_is_a_miss(
+    kept: Manifest, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = kept.files[MODEL].sha256
+    flip_a_bit(store.object_path(digest))
+    make_read_only(monkeypatch, store.root)
+    assert not store.fetch(digest, tmp_path / "file")
+    assert not (tmp_path / "file").exists()
+
+
+def make_read_only(monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
+    """Let the system refuse every change below `root`, as on a read-only mount."""
+    for name in ("open", "unlink", "utime", "mkdir", "replace", "rename"):
+        monkeypatch.setattr(os, name, refusing(getattr(os, name), root))
+
+
+def refusing(real: Callable[..., Any], root: Path) -> Callable[..., Any]:
+    def call(path: Any, *args: Any, **kwargs: Any) -> Any:
+        reads = real.__name__ == "open" and not (args[0] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
+        if not reads and Path(os.fsdecode(path)).is_relative_to(root):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+        return real(path, *args, **kwargs)
+
+    return call
+
+
+def keep_in_own_store(project: Project, **changes: Any) -> Manifest:
+    """Publish an artifact of the only target, put it into the project's store, and take it away."""
+    directory = artifact_directory(project, project.targets[0])
+    manifest = publish_fake(project, **changes)
+    store_of(project).add(manifest, directory)
+    for path in directory.iterdir():
+        path.unlink()
+    directory.rmdir()
+    return manifest
+
+
+def records(store: Store) -> list[Path]:
+    return [path for kind in ("keys", "graphs", "traces") for path in (store.root / kind).rglob("*.json")]
