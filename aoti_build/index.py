@@ -53,7 +53,7 @@ class Index:
             if any(self._digest(name) != digest for name, digest in entry["files"].items()):
                 return None
             return Published(str(entry["key"]), int(entry["size"]))
-        except (KeyError, TypeError, ValueError, AttributeError):
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
             return None
 
     def note(

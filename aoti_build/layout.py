@@ -21,13 +21,13 @@ def lock_path(project: Project, target: Target) -> Path:
 
 def log_path(project: Project, target: Target) -> Path:
     """The log of the newest build of a target, kept when it fails; a published artifact has a copy of its own."""
-    return project.artifacts / ".logs" / f"{_flat(target)}.log"
+    return project.artifacts / ".logs" / f"{_flat(target)}@build.log"
 
 
 def reader_log_path(project: Project, target: Target, verb: str) -> Path:
     """The log of a verb that only reads artifacts: beside the build logs, or, where `artifacts/` is read-only as on a
     serving host, below the temporary directory."""
-    name = f"{_flat(target)}.{verb}.log"
+    name = f"{_flat(target)}@{verb}.log"
     directory = project.artifacts / ".logs"
     if os.access(directory if directory.is_dir() else project.artifacts, os.W_OK):
         return directory / name
@@ -40,7 +40,7 @@ def staging_root(project: Project) -> Path:
 
 
 def staging_prefix(target: Target) -> str:
-    return f"{_flat(target)}."
+    return f"{_flat(target)}@"
 
 
 def stat_cache_path(project: Project) -> Path:

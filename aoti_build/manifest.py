@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from aoti_build.digests import canonical_json
 from aoti_build.files import write_json
-from aoti_build.fingerprint import Parts
+from aoti_build.fingerprint import REASONS, Parts, Reason
 
 FORMAT = "aoti-build/manifest"
 FORMAT_VERSION = 1
@@ -146,6 +147,15 @@ def _check_tables(document: Mapping[str, Any]) -> None:
     for entry in (*signature["inputs"], *signature["outputs"]):
         if not isinstance(entry["name"], str):
             raise TypeError("signature")
+    if not all(isinstance(document["source"][group], dict) for group in REASONS):
+        raise TypeError("source")
+    canonical_json(document["source"])  # no NaN or infinity, which no key can hold
+    if "" in document["source"]["distributions"]:
+        raise ValueError("distributions")
+    for reason in document["reasons"]:
+        Reason(**reason)
+    if document["weights"].get("apart") and int(document["weights"]["alignment"]) < 1:
+        raise ValueError("alignment")
     texts = [requires[name] for name in ("device", "platform", "machine", "torch")] + requires["cpu_features"]
     if not all(isinstance(text, str) for text in (*texts, requires.get("compute_capability", ""))):
         raise TypeError("requires")

@@ -49,7 +49,7 @@ class StatCache:
                 self._known[name] = [*before, digest]
                 self._changed = True
             return digest
-        except OSError:
+        except (OSError, ValueError):  # ValueError: a recorded name that cannot be a path
             return None
 
     def save(self) -> None:

@@ -15,6 +15,7 @@ The store is disposable: deleting it costs time, never a result.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -77,11 +78,7 @@ class Store:
         """Artifacts made from the same spec, config, toolchain and environment, newest first, whatever their
         sources."""
         directory = self._trace_directory(parts)
-        try:
-            paths = sorted(directory.iterdir(), key=lambda path: path.stat().st_mtime_ns, reverse=True)
-        except OSError:
-            return
-        for path in paths:
+        for path in sorted(directory.glob("*.json"), key=_modified, reverse=True):
             if (manifest := self._read(path)) is not None:
                 yield manifest
 
@@ -110,19 +107,20 @@ class Store:
             destination.unlink(missing_ok=True)
             return False
         if state.hexdigest() != digest:
-            source.unlink(missing_ok=True)
             destination.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # a read-only store keeps it, and it stays a miss
+                source.unlink(missing_ok=True)
             return False
         self._touch(source)
         return True
 
     def has(self, manifest: Manifest) -> bool:
         """Whether the objects of an artifact are there (their bytes are checked when they are fetched)."""
-        return all(
-            (path := self.object_path(manifest.files[name].sha256)).is_file()
-            and path.stat().st_size == manifest.files[name].size
-            for name in STORED
-        )
+        try:
+            sizes = {name: self.object_path(manifest.files[name].sha256).stat().st_size for name in STORED}
+        except OSError:
+            return False
+        return all(manifest.files[name].size == size for name, size in sizes.items())
 
     def object_path(self, digest: str) -> Path:
         return self.root / "objects" / digest[:2] / digest
@@ -141,7 +139,7 @@ class Store:
         for stored in objects:
             self.object_path(stored.digest).unlink(missing_ok=True)
         for left in self.root.glob("objects/??/.*"):
-            if left.stat().st_mtime < time.time() - _ABANDONED_SECONDS:
+            if _modified(left) < time.time() - _ABANDONED_SECONDS:
                 left.unlink(missing_ok=True)
         for path in (
             *self.root.glob("keys/*/*.json"),
@@ -157,7 +155,7 @@ class Store:
         for path in (self.root / "roots").glob("*.json"):
             try:
                 directory = Path(json.loads(path.read_bytes())["artifacts"])
-            except (OSError, ValueError, KeyError, TypeError):
+            except (OSError, ValueError, KeyError, TypeError, RecursionError):
                 continue
             if directory.is_dir():
                 yield directory
@@ -212,6 +210,14 @@ class Store:
             os.utime(path)
         except OSError:
             return
+
+
+def _modified(path: Path) -> float:
+    """Seconds since the epoch; 0 for a file that another process has just removed."""
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def identity(parts: Parts) -> str:

@@ -102,6 +102,7 @@ class TargetBuilder:
                 action="restored",
                 reasons=tuple(reason.as_json() for reason in step.reasons),
             )
+            self._refuse_edited(target, stored.source)
             return self._publish(target, place, manifest, {}, started)
 
     def recheck(self, step: Step) -> Manifest:

@@ -182,8 +182,10 @@ def _follow(events: Any, process: subprocess.Popen[bytes], on_phase: OnPhase, an
         if phase := event.get("phase"):
             on_phase(phase)
         if (question := event.get("ask")) is not None and process.stdin is not None:
-            process.stdin.write(json.dumps(answer(question)).encode() + b"\n")
-            process.stdin.flush()
+            said = json.dumps(answer(question)).encode()
+            with contextlib.suppress(BrokenPipeError):  # it died over its question; its result, or none, says how
+                process.stdin.write(said + b"\n")
+                process.stdin.flush()
 
 
 def _await(process: subprocess.Popen[bytes]) -> None:

@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 
 from aoti_build import __version__
-from aoti_build.digests import digest_bytes
+from aoti_build.digests import digest_bytes, digest_json
 from aoti_build.files import write_atomic
 from aoti_build.spec.project import Position, Project, Target
 from aoti_build.spec.records import target_from_json, target_to_json
@@ -28,6 +28,8 @@ def read_cache(directory: Path, file: Path, content: bytes) -> Project | None:
         document = json.loads(_record(directory, content).read_bytes())
         if document["format"] != FORMAT or document["stamp"] != _stamp(content):
             return None
+        if document["sha256"] != digest_json([document["positions"], document["targets"]]):
+            return None
         positions = [{name: Position(*place) for name, place in places.items()} for places in document["positions"]]
         targets = tuple(
             target_from_json(entry, positions[entry["positions"]], entry["digest"]) for entry in document["targets"]
@@ -43,14 +45,15 @@ def write_cache(directory: Path, project: Project, content: bytes) -> None:
         return
     models = list({id(target.model): target.model for target in project.targets}.values())
     index = {id(model): number for number, model in enumerate(models)}
+    positions = [{name: [place.line, place.column] for name, place in model.positions.items()} for model in models]
+    targets = [_entry(target, index[id(target.model)]) for target in project.targets]
     document = {
         "format": FORMAT,
         "format_version": CACHE_VERSION,
         "stamp": _stamp(content),
-        "positions": [
-            {name: [place.line, place.column] for name, place in model.positions.items()} for model in models
-        ],
-        "targets": [_entry(target, index[id(target.model)]) for target in project.targets],
+        "sha256": digest_json([positions, targets]),
+        "positions": positions,
+        "targets": targets,
     }
     try:
         write_atomic(_record(directory, content), json.dumps(document).encode())

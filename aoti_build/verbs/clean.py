@@ -3,17 +3,18 @@ removed."""
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from aoti_build.files import lock
-from aoti_build.layout import artifact_directory, lock_path, log_path, reader_log_path, staging_prefix, staging_root
+from aoti_build.layout import artifact_directory, lock_path, staging_prefix, staging_root
 from aoti_build.spec.project import Project, Target
 from aoti_build.verbs.status import orphans
 
-_STATE = (".logs", ".stat-cache.json", ".index.json", ".project-cache")
+_STATE = (".stat-cache.json", ".index.json", ".project-cache")
 
 
 @dataclass(frozen=True)
@@ -40,35 +41,52 @@ def clean(
 ) -> CleanReport:
     """Remove the artifacts of `targets`; of None, all of them, orphans and working state too; or only the orphans."""
     chosen = () if orphans_only else project.targets if targets is None else targets
-    paths: list[Path] = []
+    removed: list[Path] = []
+    size = 0
     for target in chosen:
-        logs = [log_path(project, target), *(reader_log_path(project, target, verb) for verb in ("verify", "run"))]
-        paths += [artifact_directory(project, target), *logs]
-    if targets is None or orphans_only:
-        paths += [project.artifacts / name for name in orphans(project)]
+        # Never from under a build; where there is nothing there is no lock to take either.
+        guard = contextlib.nullcontext() if dry_run or not _of(project, target) else lock(lock_path(project, target))
+        with guard:
+            paths = _of(project, target)
+            size += _remove(paths, dry_run)
+            removed += paths
+    others = _of_orphans(project) if targets is None or orphans_only else []
     if targets is None and not orphans_only:
-        paths += [project.artifacts / name for name in _STATE]
-    found = [path for path in paths if path.exists()]
-    size = sum(map(_bytes, found))
+        others += [path for name in _STATE if (path := project.artifacts / name).exists()]
+    size += _remove(others, dry_run)
+    removed += others
     if not dry_run:
-        _remove(project, chosen, found)
-    return CleanReport(tuple(path.relative_to(project.root).as_posix() for path in found), size, dry_run)
+        _remove_empty({path.parent for path in removed} - {project.artifacts})
+    return CleanReport(tuple(path.relative_to(project.root).as_posix() for path in removed), size, dry_run)
 
 
-def _remove(project: Project, targets: tuple[Target, ...], paths: list[Path]) -> None:
-    for target in targets:
-        directory = artifact_directory(project, target)
-        abandoned = list(staging_root(project).glob(f"{staging_prefix(target)}*"))
-        if directory.exists() or abandoned:
-            with lock(lock_path(project, target)):  # never from under a build
-                for path in (directory, *abandoned):
-                    shutil.rmtree(path, ignore_errors=True)
-    for path in paths:
+def _of(project: Project, target: Target) -> list[Path]:
+    """What there is of a target: its artifact, its logs, and what a killed build left."""
+    artifact = artifact_directory(project, target)
+    prefix = staging_prefix(target)
+    logs = (project.artifacts / ".logs").glob(f"{prefix}*.log")
+    return [*([artifact] if artifact.exists() else []), *sorted(logs), *staging_root(project).glob(f"{prefix}*")]
+
+
+def _of_orphans(project: Project) -> list[Path]:
+    names = orphans(project)
+    logs = [log for name in names for log in (project.artifacts / ".logs").glob(f"{name.replace('/', '@')}@*.log")]
+    return [*(project.artifacts / name for name in names), *logs]
+
+
+def _remove(paths: list[Path], dry_run: bool) -> int:
+    """Remove files and directories (or only look at them); their size in bytes."""
+    size = sum(map(_bytes, paths))
+    for path in () if dry_run else paths:
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
-    for directory in {path.parent for path in paths} - {project.artifacts}:
+    return size
+
+
+def _remove_empty(directories: set[Path]) -> None:
+    for directory in directories:
         if directory.is_dir() and not any(directory.iterdir()):
             directory.rmdir()
 

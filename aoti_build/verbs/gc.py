@@ -43,9 +43,10 @@ def gc(
     """Remove objects that nobody uses: those last used more than `max_age` seconds ago, then the least recently used
     until the store has at most `max_size` bytes. With neither, all that nobody uses."""
     store = Store(store_root(project))
-    store.register(project.artifacts)
+    if not dry_run:
+        store.register(project.artifacts)
     objects = sorted(store.objects(), key=lambda stored: stored.last_used)
-    used = _used(store)
+    used = _used(store, project)
     total = sum(stored.size for stored in objects)
     oldest = time.time() - max_age if max_age is not None else None
     removed: list[StoredObject] = []
@@ -70,10 +71,10 @@ def gc(
     )
 
 
-def _used(store: Store) -> set[str]:
-    """Digests of the files of every published artifact below every registered root that still exists."""
+def _used(store: Store, project: Project) -> set[str]:
+    """Digests of the files of every published artifact of this project and of the registered roots that still exist."""
     digests: set[str] = set()
-    for root in store.roots():
+    for root in {project.artifacts, *store.roots()}:
         for path in root.glob("[!.]*/[!.]*/manifest.json"):
             manifest = read_manifest(path.parent)
             if isinstance(manifest, Manifest):

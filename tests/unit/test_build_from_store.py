@@ -161,7 +161,6 @@ def test_no_check_is_started_ahead_where_a_compile_is_likely(
     assert (fake_worker.decisions, fake_worker.ahead) == (["compile"], [])
 
 
-@pytest.mark.xfail(reason="the desk believes that a record with `apart` has an `alignment`", raises=KeyError)
 def test_a_record_without_alignment_is_a_miss(project: Project, fake_worker: FakeWorker) -> None:
     fake_worker.weights = {"apart": True}
     run(project)

@@ -122,7 +122,7 @@ def test_nothing_is_left_behind_by_a_failure(project: Project, fake_worker: Fake
 
 
 def test_what_a_killed_build_left_is_cleared(project: Project, fake_worker: FakeWorker) -> None:
-    abandoned = project.artifacts / ".staging" / "small@cpu.abandoned"
+    abandoned = project.artifacts / ".staging" / "small@cpu@abandoned"
     (abandoned / "artifact").mkdir(parents=True)
     (abandoned / "artifact" / MODEL).touch()
     run(project)

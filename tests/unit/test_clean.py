@@ -27,7 +27,13 @@ def full(tmp_path: Path) -> Project:
     project = write_project(tmp_path, TWO_MODELS)
     for target in project.targets:
         publish_fake(project, target)
-    for name in (".gitignore", "notes.txt", "mine/cpu/data.bin", ".staging/first@cpu.x/file", ".logs/first@cpu.log"):
+    for name in (
+        ".gitignore",
+        "notes.txt",
+        "mine/cpu/data.bin",
+        ".staging/first@cpu@x/file",
+        ".logs/first@cpu@build.log",
+    ):
         (project.artifacts / name).parent.mkdir(parents=True, exist_ok=True)
         (project.artifacts / name).write_text("12345")
     return project
@@ -36,7 +42,7 @@ def full(tmp_path: Path) -> Project:
 def test_everything_goes_but_what_is_not_ours(full: Project) -> None:
     report = clean(full, None)
     assert contents(full.artifacts).keys() - locks(full) == {".gitignore", "notes.txt", "mine/cpu/data.bin"}
-    assert {"artifacts/first/cpu", "artifacts/second/cpu", "artifacts/gone/cpu", "artifacts/.logs"} <= {*report.removed}
+    assert {"artifacts/first/cpu", "artifacts/second/cpu", "artifacts/gone/cpu"} <= {*report.removed}
     assert report.bytes > 0
     assert (full.root / "model.py").exists()
 
@@ -45,8 +51,12 @@ def test_a_chosen_target(full: Project) -> None:
     before = contents(full.artifacts).keys()
     report = clean(full, full.targets[:1])
     gone = before - contents(full.artifacts).keys()
-    assert {name.rpartition("/")[0] for name in gone} == {"first/cpu", ".logs", ".staging/first@cpu.x"}
-    assert sorted(report.removed) == ["artifacts/.logs/first@cpu.log", "artifacts/first/cpu"]
+    assert {name.rpartition("/")[0] for name in gone} == {"first/cpu", ".logs", ".staging/first@cpu@x"}
+    assert sorted(report.removed) == [
+        "artifacts/.logs/first@cpu@build.log",
+        "artifacts/.staging/first@cpu@x",
+        "artifacts/first/cpu",
+    ]
     assert not (full.artifacts / "first").exists()
 
 

@@ -118,7 +118,6 @@ def test_a_dry_run_tells_the_same_and_removes_nothing(
     assert told.dry_run
 
 
-@pytest.mark.xfail(reason="gc registers the project's artifacts, also with dry_run")
 def test_a_dry_run_makes_no_store(project: Project) -> None:
     before = contents(project.root)
     assert gc(project, dry_run=True).removed == 0
@@ -326,7 +325,6 @@ def test_why_of_damage(project: Project, history: list[Manifest]) -> None:
     assert (reason.reason, reason.what, reason.old) == ("artifact-damaged", MODEL, history[2].files[MODEL].sha256)
 
 
-@pytest.mark.xfail(reason="parse_manifest does not look into the reasons", raises=TypeError)
 def test_recorded_reasons_that_nobody_wrote_are_never_an_exception(project: Project, published: Path) -> None:
     path = published / "manifest.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "reasons": [{"cause": "unknown"}]}))

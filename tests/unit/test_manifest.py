@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from aoti_build.fingerprint import REASONS
 from aoti_build.manifest import GOLDEN, MANIFEST, MODEL, FileRecord, Manifest, NoManifest, read_manifest
 
 MANIFEST_VALUE = Manifest(
@@ -19,7 +20,11 @@ MANIFEST_VALUE = Manifest(
     graph_key="b" * 64,
     weights={"apart": True, "alignment": 64},
     inputs_digest="f" * 64,
-    source={"spec": {"seed": 0, "kwargs.width": [1, 2]}, "sources": {"model.py": "c" * 64, "gone.py": None}},
+    source={
+        **{group: {} for group in REASONS},
+        "spec": {"seed": 0, "kwargs.width": [1, 2]},
+        "sources": {"model.py": "c" * 64, "gone.py": None},
+    },
     files={MODEL: FileRecord("d" * 64, 3), GOLDEN: FileRecord("e" * 64, 4)},
     requires={"device": "cpu", "platform": "linux", "machine": "x86_64", "torch": "2.14.1", "cpu_features": ["avx2"]},
     signature={"inputs": [], "outputs": [{"name": "output", "shape": ["batch", 4]}]},

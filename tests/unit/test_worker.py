@@ -204,7 +204,6 @@ def test_an_answer_that_fails_ends_the_worker(run: Run, lifeline: Lifeline) -> N
     assert lifeline.ended()
 
 
-@pytest.mark.xfail(reason="_follow lets the BrokenPipeError of its own write through", raises=BrokenPipeError)
 def test_a_worker_that_dies_over_its_question_is_a_crash(run: Run) -> None:
     def answer(question: Mapping[str, Any]) -> dict[str, Any]:
         os.waitid(os.P_PID, question["pid"], os.WEXITED | os.WNOWAIT)
