@@ -20,6 +20,7 @@ import hashlib
 import json
 import os
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,7 @@ STORED = (MODEL, GOLDEN)
 # Groups of the source key that are read off models.yaml and the host; the others name files to look at.
 _IDENTITY_GROUPS = ("spec", "config", "toolchain", "environment")
 _BLOCK = 1 << 20
+_BLOCKS_AHEAD = 64
 _ABANDONED_SECONDS = 86400.0
 
 
@@ -90,19 +92,21 @@ class Store:
 
     def fetch(self, digest: str, destination: Path) -> bool:
         """Copy an object to `destination`, digesting the bytes on their way. False if it is absent or corrupted."""
-        from concurrent.futures import ThreadPoolExecutor  # not on the no-op path
+        from concurrent.futures import Future, ThreadPoolExecutor  # not on the no-op path
 
         source = self.object_path(digest)
         state = hashlib.sha256()
         try:
             # The very bytes that are written are digested, while they are being written.
             with source.open("rb") as reader, destination.open("wb") as writer, ThreadPoolExecutor(1) as hasher:
-                digested = None
+                behind: deque[Future[None]] = deque()
                 while block := reader.read(_BLOCK):
-                    if digested is not None:
-                        digested.result()
-                    digested = hasher.submit(state.update, block)
+                    behind.append(hasher.submit(state.update, block))
                     writer.write(block)
+                    if len(behind) > _BLOCKS_AHEAD:
+                        behind.popleft().result()
+                writer.flush()
+                os.fsync(writer.fileno())  # publishing asks for it anyway, and here it waits beside the digest
         except OSError:
             destination.unlink(missing_ok=True)
             return False
