@@ -150,9 +150,15 @@ def case_calls(prepared: Prepared, model: Model) -> dict[str, Call]:
 def reference(name: str, module: torch.nn.Module, call: Call) -> Case:
     """What `module` gives in eager mode for `call`, as the golden case `name`."""
     given = call.clone()
+    # A model that counts or caches in its buffers must start each case, and go into the compile, as it was made.
+    buffers = {buffer: value.clone() for buffer, value in module.named_buffers()}
     try:
         with torch.no_grad():
             returned = module(*given.args, **given.kwargs)
+            leaves = [leaf.clone() if isinstance(leaf, torch.Tensor) else leaf for leaf in pytree.tree_leaves(returned)]
+            for buffer, value in module.named_buffers():
+                if buffer in buffers and not torch.equal(value, buffers[buffer]):
+                    value.copy_(buffers[buffer])
     except Exception as error:
         shapes = ", ".join(str(list(tensor.shape)) for tensor in call.tensors())
         raise BuildError(
@@ -160,7 +166,7 @@ def reference(name: str, module: torch.nn.Module, call: Call) -> Case:
             cause=f"{type(error).__name__}: {error}",
             hint="make `inputs` and `dims` say what the model takes; the log has the traceback",
         ) from error
-    outputs = [leaf if isinstance(leaf, torch.Tensor) else None for leaf in pytree.tree_leaves(returned)]
+    outputs = [leaf if isinstance(leaf, torch.Tensor) else None for leaf in leaves]
     if not any(output is not None for output in outputs):
         raise BuildError("the model returns no tensor", hint="a compiled artifact can only return tensors")
     return Case(name, call.tensors(), outputs)

@@ -22,10 +22,6 @@ class LoadedPackage:
         self._device = device
         self._loader = torch._C._aoti.AOTIModelPackageLoader(str(path), MODEL_NAME, False, 1, -1)
 
-    @property
-    def metadata(self) -> dict[str, str]:
-        return dict(self._loader.get_metadata())
-
     def __call__(self, inputs: list[torch.Tensor]) -> list[torch.Tensor]:
         moved = [value.to(self._device) for value in inputs]
         outputs = list(self._loader.boxed_run(moved))

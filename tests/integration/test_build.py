@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from conftest import Finished, run_inv
-from projects import write_weights
+from projects import write_single, write_weights
 
 STOCK = """
 import sys, pathlib, torch
@@ -95,3 +95,31 @@ def test_each_changed_input_is_seen_and_named(built: Path) -> None:
         "tagger/cpu": {("source-changed", "nets/leaf.py"), ("source-changed", "nets/vocabulary.json")},
         "weighted/cpu": {("weights-changed", "weights/weighted.safetensors")},
     }
+
+
+def test_a_model_that_counts_its_calls_is_built_as_it_was_made(tmp_path: Path) -> None:
+    """The calls that make the references must not leave their traces in the artifact, nor one case in the next."""
+    source = """\
+        import torch
+        from torch import nn
+
+
+        class Counter(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.register_buffer("calls", torch.zeros(3))
+
+            def forward(self, x):
+                self.calls.add_(1)
+                return x * self.calls
+    """
+    model = """\
+        counter:
+          source: net.py:Counter
+          dims: {batch: {min: 2, max: 8, example: 4}}
+          inputs: [{shape: [batch, 3]}]
+    """
+    write_single(tmp_path, source, model)
+    finished = run_inv(tmp_path, "build", "--json")
+    assert finished.code == 0, finished.out
+    assert run_inv(tmp_path, "verify").code == 0
