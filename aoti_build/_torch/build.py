@@ -26,7 +26,7 @@ from aoti_build._torch.golden import Case, save_golden
 from aoti_build._torch.graph import graph_digest, state_digest, tensors_digest
 from aoti_build._torch.inputs import Axes, Call, Make, dynamic_axes, from_callable, from_shapes
 from aoti_build._torch.model import load_callable, load_weights, make_module
-from aoti_build._torch.package import KEY_METADATA, repack, separate, used_state
+from aoti_build._torch.package import KEY_METADATA, has_weights, repack, separate, used_state
 from aoti_build._torch.settings import freezes, inductor_options, resolved_settings
 from aoti_build.digests import digest_json
 from aoti_build.errors import BuildError
@@ -63,12 +63,17 @@ def build(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
     discovery = Discovery(root, declared_files(target.model), ignored=(root / "artifacts", Path(job["cache_root"])))
     with events.phase("model"):
         prepared = prepare(target.model, target.device, root, where)
-    # After the user's code was imported: what it set counts.
-    options = inductor_options(target, job["isa_patches"], where)
     dims = target.model.dims
     with sizes_of_one(dims):
         with events.phase("export"):
-            program = export(prepared.module, prepared.example, dims, prepared.axes, where["inputs"])
+            try:
+                program = export(prepared.module, prepared.example, dims, prepared.axes, where["inputs"])
+            except BuildError:
+                # If the model fails by itself, that says more than the export's words for it.
+                reference("example", prepared.module, prepared.example)
+                raise
+            # Now that the user's code was imported: what it set counts.
+            options = inductor_options(target, job["isa_patches"], where, apart=has_weights(program))
             cases = case_calls(prepared, target.model)
             made: dict[str, Any] = {
                 **_keys(program, options, job),

@@ -109,6 +109,16 @@ def used_state(program: ExportedProgram) -> set[str]:
     return {names[node.name] for node in placeholders if node.name in names}
 
 
+def has_weights(program: ExportedProgram) -> bool:
+    """Whether the graph reads any bytes of parameters, buffers or constants. Without them the blob is empty, and a
+    package with an empty blob fails to load (mmap of nothing; seen in 2.14)."""
+    signature = program.graph_signature
+    lifted = {node.name for node in program.graph.nodes if node.op == "placeholder" and node.users}
+    constants = {name for node, name in signature.inputs_to_lifted_tensor_constants.items() if node in lifted}
+    values = {**program.state_dict, **program.constants}
+    return any(values[name].numel() for name in used_state(program) | constants if name in values)
+
+
 def _tied_to(table: list[tuple[str, bool]], state: Mapping[str, torch.Tensor]) -> set[str]:
     """Names that share memory with one in the table: the compiler keeps one of them."""
     kept = {state[name].untyped_storage().data_ptr() for name, _ in table if name in state}

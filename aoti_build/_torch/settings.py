@@ -21,9 +21,14 @@ _IRRELEVANT = frozenset({
 })  # fmt: skip
 
 
-def inductor_options(target: Target, isa: Mapping[str, Any], where: Mapping[str, str]) -> dict[str, Any]:
-    """The preset's options over our own. Raises `UsageError` for a name that this torch's inductor does not know."""
-    options = {**APART_OPTIONS, **isa, **target.inductor_config}
+def inductor_options(
+    target: Target, isa: Mapping[str, Any], where: Mapping[str, str], *, apart: bool
+) -> dict[str, Any]:
+    """The preset's options over our own, those that keep weights `apart` from the code included if wanted.
+
+    Raises `UsageError` for a name that this torch's inductor does not know.
+    """
+    options = {**(APART_OPTIONS if apart else {}), **isa, **target.inductor_config}
     if any(dim.min < 2 for dim in target.model.dims):
         # Lowering may assume "not 1" where it picks strides, and the package's own check would then refuse the
         # declared 1. That 1 works is proven instead: the minimum of all dims is a golden case.

@@ -123,3 +123,12 @@ def test_a_model_that_counts_its_calls_is_built_as_it_was_made(tmp_path: Path) -
     finished = run_inv(tmp_path, "build", "--json")
     assert finished.code == 0, finished.out
     assert run_inv(tmp_path, "verify").code == 0
+
+
+def test_a_model_without_weights(tmp_path: Path) -> None:
+    """Its package has no weights to keep apart; with an empty blob it would not load."""
+    source = "from torch import nn\n\n\nclass Net(nn.Module):\n    def forward(self, x):\n        return x.relu() * 3\n"
+    write_single(tmp_path, source, "net:\n  source: net.py:Net\n  inputs: [{shape: [4, 3]}]\n")
+    finished = run_inv(tmp_path, "build", "--json")
+    assert finished.code == 0, finished.out
+    assert run_inv(tmp_path, "verify").code == 0
