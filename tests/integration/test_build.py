@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from conftest import Finished, run_inv
-from projects import write_single, write_weights
+from projects import write_project, write_single, write_weights
 
 STOCK = """
 import sys, pathlib, torch
@@ -132,3 +132,13 @@ def test_a_model_without_weights(tmp_path: Path) -> None:
     finished = run_inv(tmp_path, "build", "--json")
     assert finished.code == 0, finished.out
     assert run_inv(tmp_path, "verify").code == 0
+
+
+def test_two_checkouts_compile_the_same_bytes(built: Path, tmp_path: Path) -> None:
+    """Each from nothing, with a store of its own, at paths of different lengths."""
+    other = tmp_path / "another" / "checkout" / "of-the-project"
+    write_project(other)
+    finished = run_inv(other, "build", "--target", "linear", "--json")
+    assert finished.target("linear/cpu")["action"] == "compiled", finished.out
+    package = "artifacts/linear/cpu/model.pt2"
+    assert (other / package).read_bytes() == (built / package).read_bytes()
