@@ -23,7 +23,7 @@ from aoti_build._torch.discover import Discovery
 from aoti_build._torch.events import Events
 from aoti_build._torch.export import export, signature, sizes_of_one
 from aoti_build._torch.golden import Case, save_golden
-from aoti_build._torch.graph import graph_digest, state_digest, tensors_digest
+from aoti_build._torch.graph import graph_digest, state_digest, tensors_digest, uses_own_code
 from aoti_build._torch.inputs import Axes, Call, Make, dynamic_axes, from_callable, from_shapes
 from aoti_build._torch.model import load_callable, load_weights, make_module
 from aoti_build._torch.package import KEY_METADATA, has_weights, repack, separate, used_state
@@ -75,12 +75,12 @@ def build(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
             # Now that the user's code was imported: what it set counts.
             options = inductor_options(target, job["isa_patches"], where, apart=has_weights(program))
             cases = case_calls(prepared, target.model)
+            used = {"sources": discovery.sources(job["started_ns"]), "distributions": discovery.distributions()}
             made: dict[str, Any] = {
-                **_keys(program, options, job),
+                **_keys(program, options, job, used if uses_own_code(program) else {}),
                 "inputs_digest": tensors_digest([tensor for call in cases.values() for tensor in call.tensors()]),
                 "signature": signature(program, prepared.module, prepared.example, dims, prepared.axes),
-                "sources": discovery.sources(job["started_ns"]),
-                "distributions": discovery.distributions(),
+                **used,
             }
         answer = events.ask({name: made[name] for name in ("key", "graph_key", "inputs_digest")})
         if answer["golden"]:
@@ -113,14 +113,20 @@ def _compiled(
     return separate(package, *state)
 
 
-def _keys(program: ExportedProgram, options: Mapping[str, Any], job: Mapping[str, Any]) -> dict[str, str]:
-    """The graph key (what compiled code depends on) and the artifact key (that and the weights)."""
+def _keys(
+    program: ExportedProgram, options: Mapping[str, Any], job: Mapping[str, Any], own_code: Mapping[str, Any]
+) -> dict[str, str]:
+    """The graph key (what compiled code depends on) and the artifact key (that and the weights).
+
+    `own_code` are the files and distributions used, where the graph only names code of theirs.
+    """
     environment = {name: value for name, value in job["environment"].items() if name not in GRAPH_IRRELEVANT}
     graph_key = digest_json(
         {
             "key_version": KEY_VERSION,
             "graph": graph_digest(program),
             "settings": resolved_settings(options),
+            "own_code": own_code,
             "toolchain": job["toolchain"],
             "environment": environment,
         }

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import enum
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 from unittest import mock
@@ -22,6 +23,9 @@ from torch._export.serde.union import _Union
 from torch.export import ExportedProgram
 
 from aoti_build.digests import digest_bytes, digest_json
+
+# None: placeholders, outputs, Python's own arithmetic on sizes.
+_TORCH_NAMESPACES = frozenset({None, "aten", "prim", "prims", "higher_order"})
 
 
 def graph_digest(program: ExportedProgram) -> str:
@@ -35,6 +39,25 @@ def graph_digest(program: ExportedProgram) -> str:
             "tied": _tied(program.state_dict),
             "constants": {name: tensor_digest(value) for name, value in program.constants.items()},
         }
+    )
+
+
+def uses_own_code(program: ExportedProgram) -> bool:
+    """Whether the compile runs code that the graph only names.
+
+    Operators from outside torch, whose Python implementation is traced into the code, or decompositions and lowerings
+    that somebody registered with inductor.
+    """
+    for module in program.graph_module.modules():
+        for node in module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ():
+            if getattr(node.target, "namespace", None) not in _TORCH_NAMESPACES:
+                return True
+    tables = (("torch._inductor.decomposition", "decompositions"), ("torch._inductor.lowering", "lowerings"))
+    registered = [getattr(sys.modules.get(module), table, {}) for module, table in tables]
+    return any(
+        not str(getattr(function, "__module__", "torch")).startswith("torch.")
+        for table in registered
+        for function in table.values()
     )
 
 

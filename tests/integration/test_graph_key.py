@@ -12,7 +12,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from aoti_build._torch.graph import graph_digest, state_digest  # noqa: E402 - torch is imported first, with its warnings
+from aoti_build._torch.graph import graph_digest, state_digest, uses_own_code  # noqa: E402 - torch is imported first, with its warnings
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -139,3 +139,12 @@ def test_equal_in_every_process_and_under_every_hash_seed() -> None:
         for seed in ("1", "2")
     }
     assert len(answers) == 1
+
+
+def test_an_operator_of_the_users_own_binds_the_code_to_its_sources() -> None:
+    library = torch.library.Library("aoti_build_test", "DEF")
+    library.define("triple(Tensor x) -> Tensor")
+    library.impl("triple", lambda x: x * 3, "CompositeImplicitAutograd")
+    own = exported(Call(torch.ops.aoti_build_test.triple), torch.ones(4, 3))
+    assert uses_own_code(own)
+    assert not uses_own_code(exported(torch.nn.Linear(3, 4), torch.ones(2, 3)))
