@@ -27,7 +27,7 @@ from aoti_build._torch.graph import graph_digest, state_digest, tensors_digest, 
 from aoti_build._torch.inputs import Axes, Call, Make, dynamic_axes, from_callable, from_shapes
 from aoti_build._torch.model import load_callable, load_weights, make_module
 from aoti_build._torch.package import KEY_METADATA, has_weights, repack, separate, used_state
-from aoti_build._torch.settings import freezes, inductor_options, resolved_settings
+from aoti_build._torch.settings import binds_weights, inductor_options, resolved_settings
 from aoti_build.digests import digest_json
 from aoti_build.errors import BuildError
 from aoti_build.files import lock
@@ -108,8 +108,8 @@ def _compiled(
     state = dict(program.state_dict), dict(program.constants), used_state(program)
     with events.phase("compile"), _private_cache(Path(job["cache_root"]), made["graph_key"]):
         _compile(program, package, {**options, "aot_inductor.metadata": {KEY_METADATA: made["key"]}})
-    if freezes(options):
-        return {"apart": False, "why": "inductor's freezing is on"}
+    if setting := binds_weights(options):
+        return {"apart": False, "why": f"inductor's {setting} is on"}
     return separate(package, *state)
 
 

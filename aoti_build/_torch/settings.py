@@ -55,10 +55,10 @@ def resolved_settings(options: Mapping[str, Any]) -> dict[str, str]:
     return {**settings, **{f"torch.{name}": repr(value) for name, value in _switches().items()}}
 
 
-def freezes(options: Mapping[str, Any]) -> bool:
-    """Whether inductor's freezing is on: it folds and packs by the values of weights, so they belong to the code."""
+def binds_weights(options: Mapping[str, Any]) -> str | None:
+    """The setting, if one is on, by which inductor makes code from the values of weights, so that they belong to it."""
     with config.patch(dict(options)):
-        return bool(config.freezing)
+        return next((name for name in ("freezing", "joint_graph_constant_folding") if getattr(config, name)), None)
 
 
 def _switches() -> dict[str, Any]:

@@ -157,6 +157,40 @@ def test_why_names_what_changed(project: Path) -> None:
     assert explained["last_build"]["reasons"][0]["reason"] == "no-artifact"
 
 
+def test_arithmetic_on_a_one_element_weight_follows_the_weight(tmp_path: Path) -> None:
+    """Inductor folds it into the code, where no golden input may come by; the weight itself stays in the blob."""
+    source = """\
+        import torch
+        from torch import nn
+
+
+        class Net(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.l = nn.Linear(8, 8)
+                self.s = nn.Parameter(torch.rand(1))
+
+            def forward(self, x):
+                y = self.l(x) * self.s
+                return torch.where(x.amax() > 100, y * torch.exp(self.s), y)
+
+
+        def build():
+            return Net()
+    """
+    model = "net:\n  source: net.py:build\n  seed: 1\n  inputs: [{shape: [2, 8]}]\n"
+    write_single(tmp_path, source, model)
+    assert run_inv(tmp_path, "build").code == 0
+    models = (tmp_path / "models.yaml").read_text()
+    (tmp_path / "models.yaml").write_text(models.replace("seed: 1", "seed: 2"))
+    assert run_inv(tmp_path, "build").code == 0
+    command = [sys.executable, "-c", STOCK.replace("x = torch.randn(2, 8)", "x = 200 * torch.rand(2, 8)")]
+    answer = subprocess.run(
+        [*command, "artifacts/net/cpu/model.pt2", "2"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert answer.stdout.strip().endswith("same as eager"), answer.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
