@@ -26,6 +26,7 @@ REASONS: Mapping[str, str] = {
     "toolchain": "toolchain-changed",
     "environment": "toolchain-changed",
 }
+_KWARGS_ORDER = "kwargs order"
 Parts = Mapping[str, Mapping[str, Any]]
 
 
@@ -62,9 +63,11 @@ class Fingerprint:
         """Reasons why an artifact made from `older` parts is not what these parts ask for; none if they are equal."""
         for group, reason in REASONS.items():
             was, now = older.get(group, {}), self.parts.get(group, {})
-            for name in sorted({*was, *now}):
-                if _spelt(was, name) != _spelt(now, name):
-                    yield Reason(reason, name, was.get(name), now.get(name))
+            changed = [name for name in sorted({*was, *now}) if _spelt(was, name) != _spelt(now, name)]
+            if any(name.startswith("kwargs.") for name in changed) and _KWARGS_ORDER in changed:
+                changed.remove(_KWARGS_ORDER)  # a key more or less is said already
+            for name in changed:
+                yield Reason(reason, name, was.get(name), now.get(name))
 
 
 def declared_files(model: Model) -> tuple[str, ...]:
@@ -80,6 +83,8 @@ def spec_parts(target: Target) -> dict[str, Any]:
     model = target.model
     parts: dict[str, Any] = {"device": target.device, "source": str(model.source), "seed": model.seed}
     parts.update({f"kwargs.{name}": value for name, value in model.kwargs.items()})
+    if order := _key_order(model.kwargs):
+        parts[_KWARGS_ORDER] = order  # a factory with **kwargs sees it
     if model.weights is not None:
         parts["weights"] = model.weights
     for dim in model.dims:
@@ -94,6 +99,16 @@ def spec_parts(target: Target) -> dict[str, Any]:
     if target.device == "cpu":
         parts["cpu.isa"] = model.cpu.isa
     return parts
+
+
+def _key_order(value: Any) -> list[Any]:
+    """The order of keys in nested mappings, which the canonical spelling of a part forgets. Empty if there is none."""
+    if isinstance(value, Mapping):
+        return [[name, _key_order(inner)] for name, inner in value.items()] if value else []
+    if isinstance(value, list | tuple):
+        orders = [_key_order(inner) for inner in value]
+        return orders if any(orders) else []
+    return []
 
 
 def _spelt(group: Mapping[str, Any], name: str) -> bytes | None:

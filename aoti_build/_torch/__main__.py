@@ -30,6 +30,8 @@ VERBS = {"build": "build", "check": "check", "run": "run"}
 def main(verb: str, job_path: Path, events_descriptor: int) -> int:
     answers = _die_with_parent()
     os.set_inheritable(events_descriptor, False)
+    # The parent reads events until the last holder of the pipe is gone: a child that user code forks must not hold it.
+    os.register_at_fork(after_in_child=lambda: os.close(events_descriptor))
     run: Callable[[Mapping[str, Any], Events], dict[str, Any]]
     run = getattr(import_module(f"aoti_build._torch.{VERBS[verb]}"), verb)
     if not job_path.exists():

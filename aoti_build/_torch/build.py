@@ -61,6 +61,9 @@ def build(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
     target = target_from_json(job["target"])
     staged, root, where = Path(job["staged"]), Path(job["root"]), job["where"]
     discovery = Discovery(root, declared_files(target.model), ignored=(root / "artifacts", Path(job["cache_root"])))
+    for value in target.model.kwargs.values():
+        if isinstance(value, str) and (root / value).is_file():
+            discovery.note(root / value)  # whatever native code the factory reads it with
     with events.phase("model"):
         prepared = prepare(target.model, target.device, root, where)
     dims = target.model.dims

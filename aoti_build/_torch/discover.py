@@ -15,7 +15,9 @@ import site
 import sys
 import sysconfig
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +48,14 @@ class Discovery:
             # A project may itself lie in a temporary directory: then only its own ignored parts are skipped.
             if not self._real_root.startswith(os.path.realpath(path) + os.sep)
         )
+        self._note_safetensors()
+        self._compile_from_source()
         sys.addaudithook(self._audit)
+
+    def note(self, path: str | bytes | os.PathLike[str]) -> None:
+        """`path` was read: an input under its own name, which may be a link's, and under that of its target."""
+        name = os.fsdecode(path)
+        self._read |= {os.path.abspath(name), os.path.realpath(name)}
 
     def sources(self, started_ns: int) -> dict[str, str]:
         """Path (relative to the root where it lies below it, with POSIX slashes) -> sha256.
@@ -57,7 +66,8 @@ class Discovery:
         found = {}
         for path in sorted(self._modules() | {path for path in self._read if self._counts(path)}):
             status = os.stat(path)
-            if max(status.st_ctime_ns, status.st_mtime_ns) >= started_ns and path not in self._written:
+            own = os.path.realpath(path) in self._written
+            if max(status.st_ctime_ns, status.st_mtime_ns) >= started_ns and not own:
                 raise edited_meanwhile(self._name(path))
             found[self._name(path)] = digest_file(Path(path))
         # Under the name in models.yaml too, which may be that of a symbolic link.
@@ -77,19 +87,52 @@ class Discovery:
         return {name: importlib.metadata.version(name) for name in sorted(names)}
 
     def _modules(self) -> set[str]:
-        return {path for _, path in _module_files() if path.endswith(".py") and self._counts(path)}
+        return {path for _, path in _module_files() if self._counts(path)}
 
     def _counts(self, path: str) -> bool:
-        return not path.startswith(self._skip) and not path.endswith(".pyc") and os.path.isfile(path)
+        skipped = os.path.realpath(path).startswith(self._skip)
+        return not skipped and not path.endswith(".pyc") and os.path.isfile(path)
 
     def _name(self, path: str) -> str:
-        return Path(path[len(self._real_root) :]).as_posix() if path.startswith(self._real_root) else path
+        for root in (self._real_root, str(self.root) + os.sep):
+            if path.startswith(root):
+                return Path(path[len(root) :]).as_posix()
+        return path
+
+    def _note_safetensors(self) -> None:
+        """Its reader is native code, whose opens no audit hook sees."""
+        import safetensors
+        import safetensors.torch
+
+        native = safetensors.safe_open
+
+        def noting(filename: Any, *args: Any, **kwargs: Any) -> Any:
+            self.note(filename)
+            return native(filename, *args, **kwargs)
+
+        for module in (safetensors, safetensors.torch):
+            vars(module)["safe_open"] = noting
+
+    def _compile_from_source(self) -> None:
+        """Believe no bytecode of the project's: a .pyc counts as fresh by size and time, which an edit can keep; and a
+        module run by its path would be read from there only. A loader whose `path_stats` fails compiles the source."""
+        stats = SourceFileLoader.path_stats
+
+        def checked(loader: SourceFileLoader, path: str) -> Mapping[str, Any]:
+            if not os.path.realpath(path).startswith(self._skip):
+                raise OSError("bytecode of project files is not used")
+            return stats(loader, path)
+
+        SourceFileLoader.path_stats = checked  # type: ignore[method-assign, assignment]
 
     def _audit(self, event: str, args: tuple[Any, ...]) -> None:
         if event == "open" and isinstance(args[0], str | bytes):
             flags = args[2] if isinstance(args[2], int) else 0
-            written = flags & (os.O_WRONLY | os.O_RDWR)
-            (self._written if written else self._read).add(os.path.realpath(os.fsdecode(args[0])))
+            if flags & (os.O_WRONLY | os.O_RDWR):
+                self._written.add(os.path.realpath(os.fsdecode(args[0])))
+            # "r+" reads as well: numpy.memmap's default.
+            if not flags & os.O_WRONLY and not flags & os.O_TRUNC:
+                self.note(args[0])
         elif event in ("os.rename", "shutil.move"):
             self._written.add(os.path.realpath(os.fsdecode(args[1])))
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
-from aoti_build.digests import digest_json
+from aoti_build.digests import digest_bytes
 from aoti_build.spec.project import CpuOptions, Dim, Model, Position, Source, Target, TensorInput, Tolerance
 
 
@@ -23,7 +24,8 @@ def target_to_json(target: Target) -> dict[str, Any]:
 
 def with_digest(target: Target) -> Target:
     """The target with its `digest` set."""
-    return replace(target, digest=digest_json(target_to_json(target)))
+    # Not the canonical spelling: the order of kwargs counts.
+    return replace(target, digest=digest_bytes(json.dumps(target_to_json(target)).encode()))
 
 
 def target_from_json(

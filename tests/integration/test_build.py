@@ -142,3 +142,55 @@ def test_two_checkouts_compile_the_same_bytes(built: Path, tmp_path: Path) -> No
     assert finished.target("linear/cpu")["action"] == "compiled", finished.out
     package = "artifacts/linear/cpu/model.pt2"
     assert (other / package).read_bytes() == (built / package).read_bytes()
+
+
+def test_inputs_that_are_easily_overlooked(tmp_path: Path) -> None:
+    """A safetensors file read in the factory, a link, a memory map, a module run by its path, the order of kwargs."""
+    source = """\
+        import importlib.util
+        from pathlib import Path
+
+        import numpy
+        import torch
+        from safetensors.torch import load_file
+
+        HERE = Path(__file__).parent
+
+
+        def build(**sizes):
+            spec = importlib.util.spec_from_file_location("beside", HERE / "by_path.py")
+            beside = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(beside)
+            (HERE / "current.txt").read_text()
+            numpy.memmap(HERE / "table.bin")
+            model = torch.nn.Linear(8, 4)
+            model.bias.data = load_file(HERE / "bias.safetensors")["a.bias"][:4]
+            return model
+    """
+    write_single(
+        tmp_path, source, "net:\n  source: net.py:build\n  kwargs: {a: 1, b: 2}\n  inputs: [{shape: [2, 8]}]\n"
+    )
+    write_weights(tmp_path / "bias.safetensors", seed=1)
+    (tmp_path / "by_path.py").write_text("K = 1\n")
+    (tmp_path / "v1.txt").write_text("one")
+    (tmp_path / "v2.txt").write_text("two")
+    (tmp_path / "current.txt").symlink_to("v1.txt")
+    (tmp_path / "table.bin").write_bytes(bytes(16))
+    assert run_inv(tmp_path, "build").code == 0
+    assert run_inv(tmp_path, "build", "--json").target("net/cpu")["action"] == "up-to-date"
+
+    write_weights(tmp_path / "bias.safetensors", seed=2)
+    (tmp_path / "by_path.py").write_text("K = 2\n")
+    (tmp_path / "current.txt").unlink()
+    (tmp_path / "current.txt").symlink_to("v2.txt")
+    (tmp_path / "table.bin").write_bytes(bytes(15) + b"x")
+    models = (tmp_path / "models.yaml").read_text()
+    (tmp_path / "models.yaml").write_text(models.replace("{a: 1, b: 2}", "{b: 2, a: 1}"))
+    reasons = run_inv(tmp_path, "build", "--dry-run", "--json").target("net/cpu")["reasons"]
+    assert {reason["what"] for reason in reasons} == {
+        "kwargs order",
+        "bias.safetensors",
+        "by_path.py",
+        "current.txt",
+        "table.bin",
+    }

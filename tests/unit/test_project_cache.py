@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from small_projects import REAL_PYTHON, contents
 
 import aoti_build.spec.resolve
-from aoti_build.digests import digest_json
+from aoti_build.digests import digest_bytes
 from aoti_build.errors import SpecError, UsageError
 from aoti_build.spec import Project, cache, load_project
 from aoti_build.spec.records import target_to_json
@@ -100,7 +100,7 @@ def test_every_target_carries_its_digest(file: Path, directory: Path) -> None:
     load_project(file, directory)
     for project in (load_project(file), load_project(file, directory)):
         assert [target.digest for target in project.targets] == [
-            digest_json(target_to_json(target)) for target in project.targets
+            digest_bytes(json.dumps(target_to_json(target)).encode()) for target in project.targets
         ]
         assert len({target.digest for target in project.targets}) == len(project.targets) == 5
 
