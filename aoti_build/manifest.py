@@ -1,8 +1,9 @@
 """The record beside each artifact: what it was built from, what it needs, what it is, and that it was checked.
 
 `manifest.json` is the only record there is; docs/formats.md describes it. It is written last, so an artifact without a
-readable one does not exist. Reading never raises for bad content: an unreadable or unknown record is a value with a
-reason.
+readable one does not exist. It carries a digest of itself, so that one edited by hand is told from one that a build
+wrote (against accidents; it is no signature). Reading never raises for bad content: an unreadable or unknown record is
+a value with a reason.
 """
 
 from __future__ import annotations
@@ -14,14 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from aoti_build.digests import canonical_json
+from aoti_build.digests import canonical_json, digest_json
 from aoti_build.files import write_json
 from aoti_build.fingerprint import REASONS, Parts, Reason
 
 FORMAT = "aoti-build/manifest"
 FORMAT_VERSION = 1
-# What `parse_manifest` may raise for a document that is none.
-UNUSABLE = (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError)
 _DIGEST = re.compile("[0-9a-f]{64}")
 MANIFEST, MODEL, GOLDEN, LOG, VERIFY = "manifest.json", "model.pt2", "golden.safetensors", "build.log", "verify.json"
 
@@ -42,12 +41,14 @@ class Manifest:
     the weights lie apart from the code (`apart`, with `alignment` in bytes of each in the blob) or `why` not;
     `inputs_digest` covers the golden inputs.
 
+    `models_file` is the name of the models.yaml that lists the target, beside `artifacts/`.
     `source` are the parts of the source key (`aoti_build.fingerprint`); `requires` what a host must have to run it;
     `signature` inputs and outputs with dtypes, shapes and dynamic ranges; `check` the comparison with eager that let
     it be published; `provenance` when, by what and from which commit it was made.
     """
 
     target: str
+    models_file: str
     key: str
     graph_key: str
     weights: Mapping[str, Any]
@@ -63,10 +64,11 @@ class Manifest:
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
-        return {
+        body = {
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
             "target": self.target,
+            "models_file": self.models_file,
             "key": self.key,
             "graph_key": self.graph_key,
             "weights": dict(self.weights),
@@ -81,6 +83,7 @@ class Manifest:
             "provenance": dict(self.provenance),
             "source": {group: dict(parts) for group, parts in self.source.items()},
         }
+        return {**body, "sha256": digest_json(body)}
 
     def write(self, directory: Path) -> None:
         write_json(directory / MANIFEST, self.as_json())
@@ -96,11 +99,15 @@ class NoManifest:
 
 def read_manifest(directory: Path) -> Manifest | NoManifest:
     """The manifest in an artifact's directory, or why there is none."""
-    path = directory / MANIFEST
+    if not (directory / MANIFEST).exists():
+        return NoManifest(damaged=directory.is_dir() and any(directory.iterdir()), why="no manifest.json")
+    return read_record(directory / MANIFEST)
+
+
+def read_record(path: Path) -> Manifest | NoManifest:
+    """The manifest in the file `path`, or why it holds none."""
     try:
         document = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        return NoManifest(damaged=directory.is_dir() and any(directory.iterdir()), why="no manifest.json")
     except (OSError, ValueError, RecursionError) as error:
         return NoManifest(damaged=True, why=f"manifest.json cannot be read: {error}")
     if not isinstance(document, dict) or document.get("format") != FORMAT:
@@ -109,13 +116,14 @@ def read_manifest(directory: Path) -> Manifest | NoManifest:
         version = document.get("format_version")
         return NoManifest(damaged=True, why=f"manifest.json has format version {version}; this release reads 1")
     try:
-        return parse_manifest(document)
-    except UNUSABLE as error:
+        if document.pop("sha256") != digest_json(document):
+            return NoManifest(damaged=True, why="manifest.json was edited: its sha256 is not that of the rest of it")
+        return _parse(document)
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
         return NoManifest(damaged=True, why=f"manifest.json lacks or garbles a field: {error!r}")
 
 
-def parse_manifest(document: Mapping[str, Any]) -> Manifest:
-    """The manifest that a JSON document says. Raises one of `UNUSABLE` if it is none."""
+def _parse(document: Mapping[str, Any]) -> Manifest:
     files = {name: FileRecord(str(f["sha256"]), int(f["size"])) for name, f in document["files"].items()}
     if MODEL not in files or GOLDEN not in files or any("/" in name or "\\" in name for name in files):
         raise ValueError("files")
@@ -125,6 +133,7 @@ def parse_manifest(document: Mapping[str, Any]) -> Manifest:
     source = {str(group): dict(parts) for group, parts in document["source"].items()}
     return Manifest(
         target=str(document["target"]),
+        models_file=str(document["models_file"]),
         key=str(document["key"]),
         graph_key=str(document["graph_key"]),
         weights=dict(document["weights"]),
@@ -144,6 +153,8 @@ def parse_manifest(document: Mapping[str, Any]) -> Manifest:
 def _check_tables(document: Mapping[str, Any]) -> None:
     """Raises TypeError or KeyError unless what other modules read of the tables has the type they rely on."""
     signature, requires = document["signature"], document["requires"]
+    if document["check"]["passed"] is not True:
+        raise ValueError("check")  # nothing that failed is ever published
     for entry in (*signature["inputs"], *signature["outputs"]):
         if not isinstance(entry["name"], str):
             raise TypeError("signature")

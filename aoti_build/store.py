@@ -2,13 +2,13 @@
 
 Layout below the store's root (``artifacts/.store/v1``, or ``v1`` in the directory that ``AOTI_BUILD_STORE`` names):
 
-``objects/<aa>/<sha256>``      files by the digest of their bytes
-``keys/<aa>/<key>.json``       artifact key -> the manifest of an artifact with it
-``graphs/<aa>/<key>.json``     graph key -> the manifest of an artifact whose weights lie apart from its code
-``traces/<identity>/<key>.json`` source key -> the manifest; `identity` covers the parts known without looking at
-sources ``roots/<digest>.json``        directories of artifacts that use this store, which `gc` must not starve
+``objects/<aa>/<sha256>``         files by the digest of their bytes
+``keys/<aa>/<key>.json``          artifact key -> the manifest of an artifact with it
+``graphs/<aa>/<key>.json``        graph key -> the manifest of an artifact whose weights lie apart from its code
+``traces/<identity>/<key>.json``  source key -> the manifest; `identity` covers what is known without any source
+``roots/<digest>.json``           directories of artifacts that use this store, which `gc` must not starve
 
-A record is a manifest with a digest of itself. Objects are digested at every read while they are copied; a corrupted
+Objects are digested at every read while they are copied; a corrupted
 one is dropped and is a miss. Writes are atomic and idempotent, so builds and checkouts share a store without a lock.
 The store is disposable: deleting it costs time, never a result.
 """
@@ -21,18 +21,16 @@ import json
 import os
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from aoti_build.digests import digest_bytes, digest_json
 from aoti_build.files import copy_atomic, write_json
 from aoti_build.fingerprint import KEY_VERSION, Parts
-from aoti_build.manifest import GOLDEN, MODEL, UNUSABLE, Manifest, parse_manifest
+from aoti_build.manifest import GOLDEN, MODEL, Manifest, read_record
 
-FORMAT, ROOT_FORMAT = "aoti-build/store-record", "aoti-build/store-root"
-FORMAT_VERSION = 1
+ROOT_FORMAT, ROOT_VERSION = "aoti-build/store-root", 1
 STORE_VERSION = "v1"
 STORED = (MODEL, GOLDEN)
 # Groups of the source key that are read off models.yaml and the host; the others name files to look at.
@@ -63,31 +61,32 @@ class Store:
         try:
             for name in STORED:
                 self._put(directory / name, manifest.files[name].sha256)
-            self._record(self._trace_directory(manifest.source) / f"{source_key(manifest.source)}.json", manifest)
-            self._record(self._shard("keys", manifest.key), manifest)
+            record = manifest.as_json()
+            write_json(self._trace_directory(manifest.source) / f"{source_key(manifest.source)}.json", record)
+            write_json(self._shard("keys", manifest.key), record)
             if manifest.weights.get("apart"):
-                self._record(self._shard("graphs", manifest.graph_key), manifest)
+                write_json(self._shard("graphs", manifest.graph_key), record)
         except OSError:
             return
 
     def by_key(self, key: str) -> Manifest | None:
-        return self._read(self._shard("keys", key))
+        return _read(self._shard("keys", key))
 
     def by_graph(self, graph_key: str) -> Manifest | None:
-        return self._read(self._shard("graphs", graph_key))
+        return _read(self._shard("graphs", graph_key))
 
     def traces(self, parts: Parts) -> Iterator[Manifest]:
         """Artifacts made from the same spec, config, toolchain and environment, newest first, whatever their
         sources."""
         directory = self._trace_directory(parts)
         for path in sorted(directory.glob("*.json"), key=_modified, reverse=True):
-            if (manifest := self._read(path)) is not None:
+            if (manifest := _read(path)) is not None:
                 yield manifest
 
     def manifests(self) -> Iterator[Manifest]:
         """Every artifact the store knows, in no order."""
         for path in sorted((self.root / "traces").glob("*/*.json")):
-            if (manifest := self._read(path)) is not None:
+            if (manifest := _read(path)) is not None:
                 yield manifest
 
     def fetch(self, digest: str, destination: Path) -> bool:
@@ -150,7 +149,7 @@ class Store:
             *self.root.glob("graphs/*/*.json"),
             *self.root.glob("traces/*/*.json"),
         ):
-            manifest = self._read(path)
+            manifest = _read(path)
             if manifest is None or not self.has(manifest):
                 path.unlink(missing_ok=True)
 
@@ -173,7 +172,7 @@ class Store:
         path = self.root / "roots" / f"{digest_bytes(os.fsencode(artifacts.absolute()))[:32]}.json"
         if not path.exists():
             try:
-                root = {"format": ROOT_FORMAT, "format_version": FORMAT_VERSION, "artifacts": str(artifacts.absolute())}
+                root = {"format": ROOT_FORMAT, "format_version": ROOT_VERSION, "artifacts": str(artifacts.absolute())}
                 write_json(path, root)
             except OSError:
                 return
@@ -184,23 +183,6 @@ class Store:
             self._touch(path)
             return
         copy_atomic(file, path)
-
-    def _record(self, path: Path, manifest: Manifest) -> None:
-        body = manifest.as_json()
-        write_json(
-            path, {"format": FORMAT, "format_version": FORMAT_VERSION, "sha256": digest_json(body), "body": body}
-        )
-
-    def _read(self, path: Path) -> Manifest | None:
-        try:
-            document: Mapping[str, Any] = json.loads(path.read_bytes())
-            if document["format"] != FORMAT or document["format_version"] != FORMAT_VERSION:
-                return None
-            if digest_json(document["body"]) != document["sha256"]:
-                return None
-            return parse_manifest(document["body"])
-        except (OSError, *UNUSABLE):
-            return None
 
     def _shard(self, kind: str, key: str) -> Path:
         return self.root / kind / key[:2] / f"{key}.json"
@@ -214,6 +196,11 @@ class Store:
             os.utime(path)
         except OSError:
             return
+
+
+def _read(path: Path) -> Manifest | None:
+    record = read_record(path)
+    return record if isinstance(record, Manifest) else None
 
 
 def _modified(path: Path) -> float:

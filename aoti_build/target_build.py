@@ -67,6 +67,7 @@ class TargetBuilder:
             source = _source_parts(target, before, made)
             manifest = Manifest(
                 target=target.name,
+                models_file=self.project.file.name,
                 key=made["key"],
                 graph_key=made["graph_key"],
                 weights=desk.weights if desk.weights is not None else made["weights"],
@@ -98,6 +99,7 @@ class TargetBuilder:
             manifest = replace(
                 stored,
                 target=target.name,
+                models_file=self.project.file.name,
                 check=self._check(target, place, stored.signature, stored.check),
                 action="restored",
                 reasons=tuple(reason.as_json() for reason in step.reasons),

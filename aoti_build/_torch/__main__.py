@@ -53,7 +53,7 @@ def _guarded(
     except AotiBuildError as error:
         failure = error
         traceback.print_exc()
-    except Exception as error:
+    except BaseException as error:  # user code may raise KeyboardInterrupt or call sys.exit as well
         failure = BuildError(
             f"unexpected {type(error).__name__} in the worker",
             cause=traceback.format_exception_only(type(error), error)[-1],

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import Any
 
 from aoti_build.layout import artifact_directory
-from aoti_build.manifest import MODEL, read_manifest
+from aoti_build.manifest import MODEL, Manifest, read_manifest
 from aoti_build.plan import Plan, Step
 from aoti_build.spec.project import Project
 from aoti_build.verbs.build import plan
@@ -36,14 +37,23 @@ def status(project: Project, *, targets: tuple[Any, ...] | None = None) -> Statu
 
 
 def orphans(project: Project) -> tuple[str, ...]:
-    """Artifacts below `artifacts/` whose target models.yaml no longer has, by the name of their directory."""
+    """Artifacts below `artifacts/` whose target models.yaml no longer has, by the name of their directory.
+
+    Those of another models file beside this one are not orphans, as long as that file is there.
+    """
     known = {artifact_directory(project, target) for target in project.targets}
     found = sorted(path.parent for path in project.artifacts.glob("[!.]*/[!.]*/manifest.json"))
     return tuple(
-        path.relative_to(project.artifacts).as_posix()
-        for path in found
-        if path not in known and getattr(read_manifest(path), "target", None)
+        path.relative_to(project.artifacts).as_posix() for path in found if path not in known and _is_own(project, path)
     )
+
+
+def _is_own(project: Project, directory: Path) -> bool:
+    """Whether it holds an artifact that nobody but this models.yaml can lay claim to."""
+    manifest = read_manifest(directory)
+    if not isinstance(manifest, Manifest):
+        return False
+    return manifest.models_file == project.file.name or not (project.root / manifest.models_file).is_file()
 
 
 def _row(step: Step) -> dict[str, Any]:

@@ -105,6 +105,7 @@ def publish_fake(project: Project, target: Target | None = None, **changes: Any)
     recorded = {"sources": {"model.py": "", "helper.py": ""}, "distributions": {"sympy": ""}}
     fields: dict[str, Any] = {
         "target": target.name,
+        "models_file": project.file.name,
         "key": digest_bytes(target.name.encode()),
         "graph_key": digest_bytes(b"graph"),
         "weights": {"apart": False, "why": "a fake"},
@@ -145,11 +146,20 @@ def contents(directory: Path) -> dict[str, bytes]:
 
 
 def edit(project: Project, manifest_change: Callable[[dict[str, Any]], object], target: Target | None = None) -> None:
-    """Change the JSON of a published manifest in place."""
+    """Change the JSON of a published manifest in place, its digest of itself included."""
     path = artifact_directory(project, target or project.targets[0]) / "manifest.json"
     document = json.loads(path.read_text())
     manifest_change(document)
-    path.write_text(json.dumps(document))
+    path.write_text(json.dumps(sealed(document)))
+
+
+def sealed(document: Mapping[str, Any]) -> dict[str, Any]:
+    """A manifest's JSON with the digest that its content asks for."""
+    body = {name: value for name, value in document.items() if name != "sha256"}
+    try:
+        return {**body, "sha256": digest_json(body)}
+    except ValueError:  # nan, which no digest can be of
+        return {**body, "sha256": "0" * 64}
 
 
 def inv(*words: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -11,7 +11,7 @@ import pytest
 from small_projects import TWO_MODELS, FakeWorker, action_of, contents, publish_fake, write_project
 
 from aoti_build.manifest import GOLDEN, MODEL
-from aoti_build.spec import Project
+from aoti_build.spec import Project, load_project
 from aoti_build.verbs.build import build
 from aoti_build.verbs.clean import clean
 from aoti_build.verbs.status import status
@@ -58,6 +58,19 @@ def test_a_chosen_target(full: Project) -> None:
         "artifacts/first/cpu",
     ]
     assert not (full.artifacts / "first").exists()
+
+
+def test_artifacts_of_another_models_file_are_no_orphans_while_it_exists(full: Project) -> None:
+    other = full.root / "other.yaml"
+    other.write_text((full.root / "models.yaml").read_text().replace("first:", "theirs:"))
+    theirs = load_project(other)
+    for target in theirs.targets:
+        publish_fake(theirs, target)
+    names = {target.name for target in theirs.targets} - {target.name for target in full.targets}
+    assert names
+    assert not names & set(status(full).orphans)
+    other.unlink()
+    assert names <= set(status(full).orphans)
 
 
 def test_only_orphans(full: Project) -> None:

@@ -17,6 +17,7 @@ from small_projects import (
     contents,
     inv,
     publish_fake,
+    sealed,
     store_of,
     write_project,
 )
@@ -327,7 +328,7 @@ def test_why_of_damage(project: Project, history: list[Manifest]) -> None:
 
 def test_recorded_reasons_that_nobody_wrote_are_never_an_exception(project: Project, published: Path) -> None:
     path = published / "manifest.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "reasons": [{"cause": "unknown"}]}))
+    path.write_text(json.dumps(sealed({**json.loads(path.read_text()), "reasons": [{"cause": "unknown"}]})))
     assert text.why_lines(why(project, project.targets))
 
 

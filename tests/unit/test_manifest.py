@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_projects import sealed
 
 from aoti_build.fingerprint import REASONS
 from aoti_build.manifest import GOLDEN, MANIFEST, MODEL, FileRecord, Manifest, NoManifest, read_manifest
 
 MANIFEST_VALUE = Manifest(
     target="small/cpu",
+    models_file="models.yaml",
     key="a" * 64,
     graph_key="b" * 64,
     weights={"apart": True, "alignment": 64},
@@ -53,6 +56,21 @@ def test_it_says_what_it_is(tmp_path: Path) -> None:
     assert document["format_version"] == 1
 
 
+@pytest.mark.parametrize("change", [{"action": "reused"}, {"sha256": "0" * 64}, {"sha256": None}])
+def test_an_edit_that_leaves_it_well_formed_is_damage(tmp_path: Path, change: dict[str, Any]) -> None:
+    MANIFEST_VALUE.write(tmp_path)
+    document = json.loads((tmp_path / MANIFEST).read_text())
+    (tmp_path / MANIFEST).write_text(json.dumps({**document, **change}))
+    found = read_manifest(tmp_path)
+    assert is_damage(found)
+    assert "edited" in str(found)
+
+
+@pytest.mark.parametrize("check", [{"passed": False}, {"passed": "yes"}, {}])
+def test_an_artifact_whose_check_did_not_pass_is_none(tmp_path: Path, check: dict[str, Any]) -> None:
+    assert is_damage(read(tmp_path, {**DOCUMENT, "check": {**DOCUMENT["check"], **check} if check else {}}))
+
+
 def test_none_at_all_is_not_damage(tmp_path: Path) -> None:
     for directory in (tmp_path / "absent", tmp_path):
         assert read_manifest(directory) == NoManifest(damaged=False, why="no manifest.json")
@@ -83,12 +101,15 @@ def test_a_directory_in_its_place_is_damage(tmp_path: Path) -> None:
     assert is_damage(read_manifest(tmp_path))
 
 
-@pytest.mark.parametrize("field", sorted(DOCUMENT))
+@pytest.mark.parametrize("field", sorted({*DOCUMENT} - {"sha256"}))
 def test_a_missing_field_is_damage(tmp_path: Path, field: str) -> None:
     assert is_damage(read(tmp_path, {name: value for name, value in DOCUMENT.items() if name != field}))
 
 
-@pytest.mark.parametrize("field", sorted({*DOCUMENT} - {"target", "key", "graph_key", "inputs_digest", "action"}))
+@pytest.mark.parametrize(
+    "field",
+    sorted({*DOCUMENT} - {"sha256", "target", "models_file", "key", "graph_key", "inputs_digest", "action"}),
+)
 @pytest.mark.parametrize("value", [None, 3, "text", [3]], ids=repr)
 def test_a_field_of_another_type_is_damage(tmp_path: Path, field: str, value: object) -> None:
     assert is_damage(read(tmp_path, {**DOCUMENT, field: value}))
@@ -173,8 +194,8 @@ def test_any_value_in_any_field_is_never_an_exception(field: str, value: object)
         assert isinstance(read(Path(directory), {**DOCUMENT, field: value}), Manifest | NoManifest)
 
 
-def read(directory: Path, document: object) -> Manifest | NoManifest:
-    (directory / MANIFEST).write_text(json.dumps(document))
+def read(directory: Path, document: Mapping[str, Any]) -> Manifest | NoManifest:
+    (directory / MANIFEST).write_text(json.dumps(sealed(document)))
     return read_manifest(directory)
 
 

@@ -24,12 +24,13 @@ from small_projects import (
     contents,
     plan_of,
     publish_fake,
+    sealed,
     store_of,
     write_project,
 )
 
 from aoti_build import toolchain
-from aoti_build.digests import digest_bytes, digest_file, digest_json
+from aoti_build.digests import digest_bytes, digest_file
 from aoti_build.layout import artifact_directory
 from aoti_build.manifest import GOLDEN, MODEL, Manifest
 from aoti_build.spec import Project
@@ -142,14 +143,12 @@ def test_an_object_that_is_a_directory_is_a_miss(kept: Manifest, store: Store, t
 
 
 def rewrite(change: Callable[[dict[str, Any]], object], *, stamped: bool = False) -> Callable[[Path], None]:
-    """Change a record; `stamped`: with the digest of the changed body."""
+    """Change a record; `stamped`: with the digest of the changed document."""
 
     def harm(path: Path) -> None:
         document = json.loads(path.read_text())
         change(document)
-        if stamped:
-            document["sha256"] = digest_json(document["body"])
-        path.write_text(json.dumps(document))
+        path.write_text(json.dumps(sealed(document) if stamped else document))
 
     return harm
 
@@ -170,22 +169,22 @@ RECORD_HARMS = {
     "null": write(b"null"),
     "deeply nested": write(b'{"body":' * 100_000),
     "a directory": make_a_directory,
-    "another format": rewrite(lambda document: document.update(format="aoti-build/manifest")),
-    "a later version": rewrite(lambda document: document.update(format_version=2)),
-    "another body": rewrite(lambda document: document["body"].update(target="other/cpu")),
+    "another format": rewrite(lambda document: document.update(format="aoti-build/index"), stamped=True),
+    "a later version": rewrite(lambda document: document.update(format_version=2), stamped=True),
+    "another target": rewrite(lambda document: document.update(target="other/cpu")),
     "another digest": rewrite(lambda document: document.update(sha256="0" * 64)),
-    "a number more": rewrite(lambda document: document["body"]["source"]["spec"].update(seed=1)),
-    "infinity": rewrite(lambda document: document["body"]["source"]["spec"].update(seed=float("inf"))),
-    "no body": rewrite(lambda document: document.pop("body")),
-    "a body that is no manifest": rewrite(lambda document: document.update(body={}), stamped=True),
+    "a number more": rewrite(lambda document: document["source"]["spec"].update(seed=1)),
+    "infinity": rewrite(lambda document: document["source"]["spec"].update(seed=float("inf"))),
+    "no digest": rewrite(lambda document: document.pop("sha256")),
+    "no manifest": rewrite(lambda document: document.update(source={}), stamped=True),
     "a digest that is a path": rewrite(
-        lambda document: document["body"]["files"][MODEL].update(sha256="../../../outside"), stamped=True
+        lambda document: document["files"][MODEL].update(sha256="../../../outside"), stamped=True
     ),
     "a digest that is an absolute path": rewrite(
-        lambda document: document["body"]["files"][GOLDEN].update(sha256="/etc/passwd"), stamped=True
+        lambda document: document["files"][GOLDEN].update(sha256="/etc/passwd"), stamped=True
     ),
     "a file name that is a path": rewrite(
-        lambda document: document["body"]["files"].update({"../x": {"sha256": "0" * 64, "size": 1}}), stamped=True
+        lambda document: document["files"].update({"../x": {"sha256": "0" * 64, "size": 1}}), stamped=True
     ),
 }
 
