@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,16 @@ def digest_file(path: Path) -> str:
         while block := file.read(1 << 20):
             state.update(block)
         return state.hexdigest()
+
+
+def is_listed(name: str) -> bool:
+    """Whether an entry of a directory counts in its digest: not what is hidden, and not Python's bytecode."""
+    return not name.startswith(".") and name != "__pycache__"
+
+
+def digest_names(names: Iterable[str]) -> str:
+    """The digest of a directory's listing: of the names in it, not of what they hold."""
+    return digest_json(sorted(filter(is_listed, names)))
 
 
 def canonical_json(value: Any) -> bytes:

@@ -74,6 +74,14 @@ class BuildError(AotiBuildError):
     """A target could not be exported, compiled, checked or published."""
 
 
+class EditedMeanwhile(BuildError):
+    """An input changed during the build: what was built is not of what is there now."""
+
+    def __init__(self, what: str, *, cause: str | None = None) -> None:
+        message = f"{what} was edited while this target was built, so nothing was published"
+        super().__init__(message, cause=cause, hint="build again; it may be done already")
+
+
 class UsageError(AotiBuildError):
     """The command line, models.yaml, or what models.yaml points at is wrong. Nothing was touched."""
 

@@ -7,14 +7,14 @@ Bump `KEY_VERSION` when a part is added, dropped or changes its meaning, or when
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from aoti_build.digests import canonical_json, digest_json
+from aoti_build.digests import canonical_json, digest_bytes, digest_json
 from aoti_build.spec.project import Model, Source, Target
 
-KEY_VERSION = 2
+KEY_VERSION = 3
 
 # group -> the reason a difference in it is reported as; the order is the order of reports.
 REASONS: Mapping[str, str] = {
@@ -22,6 +22,7 @@ REASONS: Mapping[str, str] = {
     "config": "config-changed",
     "sources": "source-changed",
     "distributions": "source-changed",
+    "variables": "source-changed",
     "weights": "weights-changed",
     "toolchain": "toolchain-changed",
     "environment": "toolchain-changed",
@@ -73,7 +74,12 @@ class Fingerprint:
 def declared_files(model: Model) -> tuple[str, ...]:
     """The source files that models.yaml names for a model, relative to it."""
     sources = (source for source in (model.source, model.inputs) if isinstance(source, Source))
-    return tuple(source.path for source in sources if source.path)
+    return (*(source.path for source in sources if source.path), *model.files)
+
+
+def variable_parts(names: Iterable[str], environment: Mapping[str, str]) -> dict[str, str | None]:
+    """Digests of the environment variables `names`. Not values: one may be a secret, and manifests are published."""
+    return {name: digest_bytes(environment[name].encode()) if name in environment else None for name in sorted(names)}
 
 
 def spec_parts(target: Target) -> dict[str, Any]:

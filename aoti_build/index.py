@@ -10,13 +10,15 @@ is made by the long way alone, and deleting the index changes speed, never a res
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from aoti_build import toolchain
 from aoti_build.files import write_atomic
+from aoti_build.fingerprint import variable_parts
 from aoti_build.stat_cache import StatCache
 
 FORMAT = "aoti-build/index"
@@ -27,6 +29,20 @@ FORMAT_VERSION = 1
 class Published:
     """What reports say of an up-to-date artifact: its key, and the size of its model.pt2 in bytes."""
 
+    key: str
+    size: int
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What makes one target up to date: digests of its spec and of the toolchain's `facts`; versions of distributions;
+    digests of environment variables; of files, by path below the root or absolute; and what `Published` says."""
+
+    spec: str
+    facts: str
+    distributions: Mapping[str, str | None]
+    variables: Mapping[str, str | None]
+    files: Mapping[str, str | None]
     key: str
     size: int
 
@@ -50,30 +66,17 @@ class Index:
                 return None
             if any(toolchain.distribution_version(name) != version for name, version in entry["distributions"].items()):
                 return None
+            if variable_parts(entry["variables"], os.environ) != entry["variables"]:
+                return None
             if any(self._digest(name) != digest for name, digest in entry["files"].items()):
                 return None
             return Published(str(entry["key"]), int(entry["size"]))
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
             return None
 
-    def note(
-        self,
-        target: str,
-        spec: str,
-        facts: str,
-        distributions: Mapping[str, Any],
-        files: Mapping[str, str],
-        published: Published,
-    ) -> None:
-        """Remember that the long way found `target` up to date with these `files` (path below the root -> digest)."""
-        self._entries[target] = {
-            "spec": spec,
-            "facts": facts,
-            "distributions": dict(distributions),
-            "files": dict(files),
-            "key": published.key,
-            "size": published.size,
-        }
+    def note(self, target: str, entry: Entry) -> None:
+        """Remember what the long way compared when it found `target` up to date."""
+        self._entries[target] = asdict(entry)
         self._changed = True
 
     def save(self) -> None:

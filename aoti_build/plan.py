@@ -6,6 +6,7 @@ nor user code and changes nothing, so `status`, `why` and `build --dry-run` show
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,8 +14,16 @@ from typing import Any
 
 from aoti_build import toolchain
 from aoti_build.digests import digest_json
-from aoti_build.fingerprint import KEY_VERSION, Fingerprint, Parts, Reason, declared_files, spec_parts
-from aoti_build.index import Index, Published
+from aoti_build.fingerprint import (
+    KEY_VERSION,
+    Fingerprint,
+    Parts,
+    Reason,
+    declared_files,
+    spec_parts,
+    variable_parts,
+)
+from aoti_build.index import Entry, Index, Published
 from aoti_build.layout import artifact_directory
 from aoti_build.manifest import MANIFEST, MODEL, Manifest, NoManifest, read_manifest
 from aoti_build.spec.project import Project, Target
@@ -84,7 +93,7 @@ def make_plan(
             continue
         step, record = _plan_recorded(project, target, digests, store, force=force)
         if index is not None and step.action == UP_TO_DATE and step.manifest is not None and record is not None:
-            _note(project, index, step, step.manifest, record, facts[kind])
+            _note(project, index, digests, step, step.manifest, record, facts[kind])
         steps.append(step)
     return Plan(tuple(steps))
 
@@ -102,13 +111,28 @@ def _plan_recorded(
     return _step(project, target, digests, store, force=force), record
 
 
-def _note(project: Project, index: Index, step: Step, manifest: Manifest, record: str, facts: str) -> None:
+def _note(
+    project: Project, index: Index, digests: StatCache, step: Step, manifest: Manifest, record: str, facts: str
+) -> None:
     """Let the index remember what made this step up to date."""
     directory = artifact_directory(project, step.target).relative_to(project.root).as_posix()
     files = {f"{directory}/{name}": file.sha256 for name, file in manifest.files.items()}
     files |= {**manifest.source["sources"], **manifest.source["weights"], f"{directory}/{MANIFEST}": record}
-    published = Published(manifest.key, manifest.files[MODEL].size)
-    index.note(step.target.name, step.target.digest, facts, manifest.source["distributions"], files, published)
+    distributions = manifest.source["distributions"]
+    installed = (toolchain.distribution_record(name) for name in distributions)
+    files |= {str(path): digest for path in installed if path is not None and (digest := digests.digest(path))}
+    index.note(
+        step.target.name,
+        Entry(
+            spec=step.target.digest,
+            facts=facts,
+            distributions={name: toolchain.distribution_version(name) for name in distributions},
+            variables=manifest.source["variables"],
+            files=files,
+            key=manifest.key,
+            size=manifest.files[MODEL].size,
+        ),
+    )
 
 
 def _step(project: Project, target: Target, digests: StatCache, store: Store, *, force: bool) -> Step:
@@ -143,14 +167,18 @@ def tolerance(target: Target) -> dict[str, float | None]:
 def current_parts(project: Project, target: Target, recorded: Parts, digests: StatCache) -> Fingerprint:
     """The parts of the source key as they are now; `recorded` names the discovered files and distributions to look
     at."""
-    sources = {name: digests.digest(project.root / name) for name in recorded.get("sources", {})}
-    sources |= {name: digests.digest(project.root / name) for name in declared_files(target.model)}
+    names = {**recorded.get("sources", {}), **dict.fromkeys(declared_files(target.model))}
+    # Not with Path, which drops the slash that marks a directory.
+    sources = {name: digests.digest(name if name.startswith("/") else f"{project.root}/{name}") for name in names}
     return Fingerprint(
         {
             "spec": spec_parts(target),
             "config": dict(target.inductor_config),
             "sources": sources,
-            "distributions": {name: toolchain.distribution_version(name) for name in recorded.get("distributions", {})},
+            "distributions": {
+                name: toolchain.distribution_identity(name) for name in recorded.get("distributions", {})
+            },
+            "variables": variable_parts(recorded.get("variables", {}), os.environ),
             "weights": weight_parts(project, target, digests),
             **toolchain_parts(target),
         }

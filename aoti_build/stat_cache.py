@@ -1,4 +1,4 @@
-"""File digests that cost a stat when the file has not changed.
+"""Digests of files, and of listings of directories, that cost a stat when nothing has changed.
 
 An entry is (size, mtime_ns, ctime_ns, inode) -> digest. The change time cannot be set by programs, so an edit that
 keeps size and mtime is still seen. An entry is only kept for a file that was already older than `RACY_NS` when it was
@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from aoti_build.digests import digest_file
+from aoti_build.digests import digest_file, digest_names
 from aoti_build.files import write_atomic
 
 FORMAT = "aoti-build/stat-cache"
@@ -33,7 +33,9 @@ class StatCache:
         self._changed = False
 
     def digest(self, path: Path | str) -> str | None:
-        """The sha256 of the regular file at the absolute `path`, or None if there is none or it cannot be read."""
+        """The sha256 of the regular file at the absolute `path`, or None if there is none or it cannot be read; for a
+        path with a slash at the end, of the names in that directory.
+        """
         name = os.fspath(path)
         try:
             before = _stat_key(name)
@@ -43,7 +45,7 @@ class StatCache:
             if known is not None and known[:-1] == before:
                 return str(known[-1])
             settled = time.time_ns() - RACY_NS
-            digest = digest_file(Path(name))
+            digest = digest_names(os.listdir(name)) if name.endswith("/") else digest_file(Path(name))
             _, modified, changed, _ = before
             if _stat_key(name) == before and modified < settled and changed < settled:
                 self._known[name] = [*before, digest]
@@ -66,7 +68,7 @@ class StatCache:
 
 def _stat_key(path: str) -> list[int] | None:
     status = os.stat(path)
-    if not stat.S_ISREG(status.st_mode):
+    if not (stat.S_ISDIR if path.endswith("/") else stat.S_ISREG)(status.st_mode):
         return None
     return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from aoti_build import host
 from aoti_build.digests import digest_file
-from aoti_build.errors import BuildError
+from aoti_build.errors import BuildError, EditedMeanwhile
 from aoti_build.files import lock, publish_directory, staging
 from aoti_build.fingerprint import Fingerprint, Parts, Reason, spec_parts
 from aoti_build.layout import (
@@ -203,11 +203,7 @@ class TargetBuilder:
         now = current_parts(self.project, target, source, self.digests)
         changed = list(now.differences(Fingerprint(source).parts))
         if changed:
-            raise BuildError(
-                f"{changed[0].what} was edited while this target was built, so nothing was published",
-                cause="\n".join(map(str, changed)),
-                hint="build again",
-            )
+            raise EditedMeanwhile(changed[0].what, cause="\n".join(map(str, changed)))
 
     @contextlib.contextmanager
     def _workplace(self, target: Target) -> Iterator[_Place]:
@@ -414,6 +410,7 @@ def _source_parts(target: Target, before: Parts, made: Mapping[str, Any]) -> dic
         "config": dict(target.inductor_config),
         "sources": {name: digest for name, digest in made["sources"].items() if name not in before["weights"]},
         "distributions": made["distributions"],
+        "variables": made["variables"],
         **before,
     }
 

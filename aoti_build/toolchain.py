@@ -14,10 +14,12 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
+from aoti_build.digests import digest_bytes
 from aoti_build.errors import ToolchainError
 
 FACTS_VERSION = 1
@@ -199,11 +201,10 @@ def distribution_version(name: str) -> str | None:
     """The installed version of a distribution, or None.
 
     Read off the names of the ``*.dist-info`` directories on sys.path (their form is the packaging specifications'),
-    since
-    importing importlib.metadata takes longer than the rest of a no-op; that is asked only where no name tells.
+    since importing importlib.metadata takes longer than the rest of a no-op; that is asked only where no name tells.
     """
-    if version := _dist_infos(tuple(sys.path)).get(_normalised(name)):
-        return version
+    if known := _dist_infos(tuple(sys.path)).get(_normalised(name)):
+        return known.version
     import importlib.metadata
 
     try:
@@ -212,10 +213,41 @@ def distribution_version(name: str) -> str | None:
         return None
 
 
+@cache
+def distribution_identity(name: str) -> str | None:
+    """The version of a distribution and a digest of its installed files, as far as its RECORD lists them; or None.
+
+    A library that is installed again and again under one version ("0.1.0", as in development) differs in the digest.
+    Left out are scripts and metadata, which differ with the environment that it is installed in.
+    """
+    version, record = distribution_version(name), distribution_record(name)
+    if version is None or record is None:
+        return version
+    lines = sorted(line for line in record.read_text(errors="replace").splitlines() if _is_installed_code(line))
+    return f"{version} {digest_bytes(chr(10).join(lines).encode())[:16]}"
+
+
+def distribution_record(name: str) -> Path | None:
+    """The RECORD of a distribution's installed files (path,hash,size), if its installer left one."""
+    known = _dist_infos(tuple(sys.path)).get(_normalised(name))
+    return known.record if known and known.record.is_file() else None
+
+
+def _is_installed_code(line: str) -> bool:
+    path = line.rpartition(",")[0].rpartition(",")[0]
+    return not path.startswith("../") and ".dist-info/" not in path and not path.endswith(".pyc")
+
+
+@dataclass(frozen=True)
+class _DistInfo:
+    version: str
+    record: Path
+
+
 @lru_cache(maxsize=1)
-def _dist_infos(path: tuple[str, ...]) -> dict[str, str]:
-    """Normalised name -> version; the first directory on the path wins, as in an import."""
-    found: dict[str, str] = {}
+def _dist_infos(path: tuple[str, ...]) -> dict[str, _DistInfo]:
+    """Normalised name -> what its ``*.dist-info`` says; the first directory on the path wins, as in an import."""
+    found: dict[str, _DistInfo] = {}
     for directory in path:
         try:
             entries = os.listdir(directory or ".")
@@ -224,7 +256,7 @@ def _dist_infos(path: tuple[str, ...]) -> dict[str, str]:
         for entry in entries:
             if entry.endswith(".dist-info"):
                 name, _, version = entry.removesuffix(".dist-info").rpartition("-")
-                found.setdefault(_normalised(name), version)
+                found.setdefault(_normalised(name), _DistInfo(version, Path(directory, entry, "RECORD")))
     return found
 
 

@@ -27,7 +27,7 @@ from aoti_build._torch.graph import graph_digest, state_digest, tensors_digest, 
 from aoti_build._torch.inputs import Axes, Call, Make, dynamic_axes, from_callable, from_shapes
 from aoti_build._torch.model import load_callable, load_weights, make_module
 from aoti_build._torch.package import KEY_METADATA, has_weights, repack, separate, used_state
-from aoti_build._torch.settings import binds_weights, inductor_options, resolved_settings
+from aoti_build._torch.settings import binds_weights, inductor_options, own_passes, resolved_settings
 from aoti_build.digests import digest_json
 from aoti_build.errors import BuildError
 from aoti_build.files import lock
@@ -52,7 +52,7 @@ class Prepared:
 
 
 def build(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
-    """Returns: key, graph_key, inputs_digest, weights, signature, sources, distributions, seconds.
+    """Returns: key, graph_key, inputs_digest, weights, signature, sources, distributions, variables, seconds.
 
     Asks the parent once, with key, graph_key, inputs_digest and output names. The answer's `action` is "take" (the
     store has this very package), "repack" (with `template`, a package of the same graph, and its `alignment`) or
@@ -61,9 +61,7 @@ def build(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
     target = target_from_json(job["target"])
     staged, root, where = Path(job["staged"]), Path(job["root"]), job["where"]
     discovery = Discovery(root, declared_files(target.model), ignored=(root / "artifacts", Path(job["cache_root"])))
-    for value in target.model.kwargs.values():
-        if isinstance(value, str) and (root / value).is_file():
-            discovery.note(root / value)  # whatever native code the factory reads it with
+    discovery.note_kwargs(target.model.kwargs)
     with events.phase("model"):
         prepared = prepare(target.model, target.device, root, where)
     dims = target.model.dims
@@ -78,9 +76,13 @@ def build(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
             # Now that the user's code was imported: what it set counts.
             options = inductor_options(target, job["isa_patches"], where, apart=has_weights(program))
             cases = case_calls(prepared, target.model)
-            used = {"sources": discovery.sources(job["started_ns"]), "distributions": discovery.distributions()}
+            used: dict[str, Any] = {
+                "sources": discovery.sources(job["started_ns"]),
+                "distributions": discovery.distributions(),
+                "variables": discovery.variables(),
+            }
             made: dict[str, Any] = {
-                **_keys(program, options, job, used if uses_own_code(program) else {}),
+                **_keys(program, options, job, used if uses_own_code(program) or own_passes() else {}),
                 "inputs_digest": tensors_digest([tensor for call in cases.values() for tensor in call.tensors()]),
                 "signature": signature(program, prepared.module, prepared.example, dims, prepared.axes),
                 **used,
@@ -88,7 +90,8 @@ def build(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
         answer = events.ask({name: made[name] for name in ("key", "graph_key", "inputs_digest")})
         if answer["golden"]:
             with events.phase("reference"):
-                references = [reference(name, prepared.module, call) for name, call in cases.items()]
+                with _unwritten(program):
+                    references = [reference(name, prepared.module, call) for name, call in cases.items()]
                 save_golden(staged / GOLDEN, references)
         if answer["action"] == "repack":
             with events.phase("repack"):
@@ -184,6 +187,22 @@ def reference(name: str, module: torch.nn.Module, call: Call) -> Case:
     if not any(output is not None for output in outputs):
         raise BuildError("the model returns no tensor", hint="a compiled artifact can only return tensors")
     return Case(name, call.tensors(), outputs)
+
+
+@contextlib.contextmanager
+def _unwritten(program: ExportedProgram) -> Iterator[None]:
+    """Raise `BuildError` if a call of the model inside wrote into a weight: the keys are of its value before, and the
+    compile would take the one after. Buffers are restored by `reference`, so only their being replaced matters."""
+    buffers = set(program.graph_signature.buffers)
+    values = {**program.state_dict, **program.constants}
+    watched = {n: v for n, v in values.items() if isinstance(v, torch.Tensor) and n not in buffers}
+    before = {name: value._version for name, value in watched.items()}
+    yield
+    if written := [name for name, value in watched.items() if value._version != before[name]]:
+        raise BuildError(
+            f"the model writes into {', '.join(written[:3])} when it is called",
+            hint="what changes from call to call must be a buffer (register_buffer); parameters must stay as they are",
+        )
 
 
 @contextlib.contextmanager

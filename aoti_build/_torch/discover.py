@@ -1,155 +1,167 @@
-"""Which files and which distributions an export used, so that a change in any of them is seen next time.
+"""Which files, distributions and variables an export used, so that a change in any of them is seen next time.
 
-Files: every module imported from outside site-packages, the standard library and this package, and every other file
-that was opened for reading meanwhile (a vocabulary, a config), caught by an audit hook. Distributions: those of all
-modules
-imported from site-packages, by version. Files that the process wrote itself (downloads, caches) are not inputs in the
-sense of "edited meanwhile"; files of temporary, system and cache directories are not inputs at all.
+Files: every module imported from outside site-packages, the standard library and this package, and whatever else
+`aoti_build._torch.watch` saw being read. A name that was looked for and is not there counts as well, with no digest,
+and a directory that was listed, under its name with a slash at the end. Distributions: those of all modules imported
+from site-packages. Files that the process wrote itself (downloads, caches) are no inputs in the sense of "edited
+meanwhile"; files of system directories are no inputs at all.
 """
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import site
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from importlib.machinery import SourceFileLoader
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from aoti_build.digests import digest_file
-from aoti_build.errors import BuildError
+from aoti_build._torch.watch import Watch
+from aoti_build.digests import digest_file, digest_names, is_listed
+from aoti_build.errors import EditedMeanwhile
+from aoti_build.fingerprint import variable_parts
+from aoti_build.toolchain import distribution_identity
 
 _OWN = Path(__file__).resolve().parents[1]
-_SYSTEM = ("/proc", "/sys", "/dev", "/etc", "/usr", "/lib", "/lib64", "/run", "/var")
+# Where the system's own libraries and settings lie; not /usr/local, /var or /opt, where models are kept as well.
+_SYSTEM = (
+    "/proc", "/sys", "/dev", "/etc", "/run", "/bin", "/sbin", "/lib", "/lib64", "/usr/bin", "/usr/include", "/usr/lib",
+    "/usr/lib64", "/usr/libexec", "/usr/sbin", "/usr/share/locale", "/usr/share/zoneinfo",
+)  # fmt: skip
+# Set for every worker, whatever the user's environment says.
+_WORKER_VARIABLES = frozenset({"PYTHONHASHSEED", "PYTHONUNBUFFERED"})
 
 
 @dataclass
 class Discovery:
-    """Collects from its creation on; `sources` and `distributions` say what was found so far. `declared` are the files
-    that models.yaml names as sources."""
+    """Collects from its creation on; `sources`, `distributions` and `variables` say what was found so far. `declared`
+    are the files that models.yaml names as sources."""
 
     root: Path
     declared: tuple[str, ...] = ()
     ignored: tuple[Path, ...] = ()
-    _read: set[str] = field(default_factory=set)
-    _written: set[str] = field(default_factory=set)
+    _loaded: set[str] = field(default_factory=lambda: set(sys.modules))
+    _environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
 
     def __post_init__(self) -> None:
         self._real_root = os.path.realpath(self.root) + os.sep
-        skipped = (*_site_directories(), *_stdlib_directories(), tempfile.gettempdir(), _OWN, *_SYSTEM, *self.ignored)
+        self._temporary = os.path.realpath(tempfile.gettempdir()) + os.sep
+        skipped = (*_site_directories(), *_stdlib_directories(), _OWN, *_SYSTEM, *self.ignored)
         self._skip = tuple(
             os.path.realpath(path) + os.sep
             for path in map(str, skipped)
-            # A project may itself lie in a temporary directory: then only its own ignored parts are skipped.
+            # A project may itself lie in a system directory: then only its own ignored parts are skipped.
             if not self._real_root.startswith(os.path.realpath(path) + os.sep)
         )
-        self._note_safetensors()
-        self._compile_from_source()
-        sys.addaudithook(self._audit)
+        self._watch = Watch(self._is_project, (self._real_root, str(self.root) + os.sep))
 
-    def note(self, path: str | bytes | os.PathLike[str]) -> None:
-        """`path` was read: an input under its own name, which may be a link's, and under that of its target."""
-        name = os.fsdecode(path)
-        self._read |= {os.path.abspath(name), os.path.realpath(name)}
+    def note_kwargs(self, value: Any) -> None:
+        """A text among the factory's arguments that names a file or directory of the project: whatever it is read
+        with, native code included, it is an input, a directory with all that is in it."""
+        if isinstance(value, Mapping | list | tuple):
+            for inner in value.values() if isinstance(value, Mapping) else value:
+                self.note_kwargs(inner)
+        elif isinstance(value, str) and value and "\0" not in value:
+            path = self.root / value
+            if path.is_file():
+                self._watch.note(path)
+            elif path.is_dir():
+                for file in path.rglob("*"):
+                    self._watch.note(file)
 
-    def sources(self, started_ns: int) -> dict[str, str]:
-        """Path (relative to the root where it lies below it, with POSIX slashes) -> sha256.
+    def sources(self, started_ns: int) -> dict[str, str | None]:
+        """Path (relative to the root where it lies below it, with POSIX slashes) -> sha256, None if it is absent.
 
-        Raises `BuildError` if one changed after `started_ns`, the moment the build began by the file system's clock:
-        what was used can then not be told from what is there.
+        Raises `EditedMeanwhile` if one changed after `started_ns`, the moment the build began by the file system's
+        clock: what was used can then not be told from what is there.
         """
-        found = {}
-        for path in sorted(self._modules() | {path for path in self._read if self._counts(path)}):
+        found: dict[str, str | None] = dict(self._listings())
+        for path in sorted(self._modules() | {path for path in self._watch.read if self._counts(path)}):
+            if not os.path.isfile(path):
+                if not os.path.isdir(path):
+                    found[self._name(path)] = None
+                continue
             status = os.stat(path)
-            own = os.path.realpath(path) in self._written
+            own = os.path.realpath(path) in self._watch.written
             if max(status.st_ctime_ns, status.st_mtime_ns) >= started_ns and not own:
-                raise edited_meanwhile(self._name(path))
-            found[self._name(path)] = digest_file(Path(path))
+                if path.startswith(self._temporary) and not self._below_root(path):
+                    continue  # made meanwhile by a process of ours, such as a compiler
+                raise EditedMeanwhile(self._name(path))
+            if not (own and path.startswith(self._temporary) and not self._below_root(path)):
+                found[self._name(path)] = digest_file(Path(path))
         # Under the name in models.yaml too, which may be that of a symbolic link.
         return found | {name: digest_file(self.root / name) for name in self.declared}
 
-    def distributions(self) -> dict[str, str]:
-        """The distributions that imported modules belong to, name -> version."""
-        directories = _site_directories()
-        owners = _owners(directories)
-        prefixes = tuple(path + os.sep for path in directories)
+    def distributions(self) -> dict[str, str | None]:
+        """The distributions that imported modules belong to, name -> `toolchain.distribution_identity`."""
+        prefixes = _prefixes(_site_directories())
         names = {
             name
             for module, path in _module_files()
             if path.startswith(prefixes)
-            for name in owners.get(module.partition(".")[0], ())
+            for name in self._owners.get(module.partition(".")[0], ())
         }
-        return {name: importlib.metadata.version(name) for name in sorted(names)}
+        return {name: distribution_identity(name) for name in sorted(names)}
+
+    def variables(self) -> dict[str, str | None]:
+        """The environment variables that project code asked for, name -> digest of the value it began with."""
+        return variable_parts(self._watch.variables - _WORKER_VARIABLES, self._environment)
+
+    def _listings(self) -> Iterator[tuple[str, str]]:
+        own = {path.rpartition("/")[::2] for path in self._watch.written}
+        for directory, before in self._watch.listed.items():
+            if not os.path.isdir(directory) or directory.startswith(self._skip):
+                continue
+            now = frozenset(os.listdir(directory))
+            if any((directory, name) not in own and is_listed(name) for name in before ^ now):
+                raise EditedMeanwhile(self._name(directory) + "/")
+            yield self._name(directory) + "/", digest_names(now)
 
     def _modules(self) -> set[str]:
-        return {path for _, path in _module_files() if self._counts(path)}
+        """Project modules, and modules that somebody put among the installed ones by hand."""
+        prefixes = _prefixes(_site_directories())
+        return {
+            path
+            for name, path in _module_files()
+            if self._counts(path)
+            or (name not in self._loaded and path.startswith(prefixes) and name.partition(".")[0] not in self._owners)
+        }
+
+    def _is_project(self, path: str) -> bool:
+        return not path.startswith(self._skip)
 
     def _counts(self, path: str) -> bool:
-        skipped = os.path.realpath(path).startswith(self._skip)
-        return not skipped and not path.endswith(".pyc") and os.path.isfile(path)
+        if not self._is_project(os.path.realpath(path)) or path.endswith(".pyc") or "<" in path:
+            return False
+        return os.path.isfile(path) or self._below_root(path)
+
+    def _below_root(self, path: str) -> bool:
+        return path.startswith((self._real_root, str(self.root) + os.sep))
 
     def _name(self, path: str) -> str:
         for root in (self._real_root, str(self.root) + os.sep):
-            if path.startswith(root):
+            if (path + os.sep).startswith(root):
                 return Path(path[len(root) :]).as_posix()
         return path
 
-    def _note_safetensors(self) -> None:
-        """Its reader is native code, whose opens no audit hook sees."""
-        import safetensors
-        import safetensors.torch
-
-        native = safetensors.safe_open
-
-        def noting(filename: Any, *args: Any, **kwargs: Any) -> Any:
-            self.note(filename)
-            return native(filename, *args, **kwargs)
-
-        for module in (safetensors, safetensors.torch):
-            vars(module)["safe_open"] = noting
-
-    def _compile_from_source(self) -> None:
-        """Believe no bytecode of the project's: a .pyc counts as fresh by size and time, which an edit can keep; and a
-        module run by its path would be read from there only. A loader whose `path_stats` fails compiles the source."""
-        stats = SourceFileLoader.path_stats
-
-        def checked(loader: SourceFileLoader, path: str) -> Mapping[str, Any]:
-            if not os.path.realpath(path).startswith(self._skip):
-                raise OSError("bytecode of project files is not used")
-            return stats(loader, path)
-
-        SourceFileLoader.path_stats = checked  # type: ignore[method-assign, assignment]
-
-    def _audit(self, event: str, args: tuple[Any, ...]) -> None:
-        if event == "open" and isinstance(args[0], str | bytes):
-            flags = args[2] if isinstance(args[2], int) else 0
-            if flags & (os.O_WRONLY | os.O_RDWR):
-                self._written.add(os.path.realpath(os.fsdecode(args[0])))
-            # "r+" reads as well: numpy.memmap's default.
-            if not flags & os.O_WRONLY and not flags & os.O_TRUNC:
-                self.note(args[0])
-        elif event in ("os.rename", "shutil.move"):
-            self._written.add(os.path.realpath(os.fsdecode(args[1])))
+    @cached_property
+    def _owners(self) -> dict[str, set[str]]:
+        return _owners(_site_directories())
 
 
-def edited_meanwhile(name: str) -> BuildError:
-    """The error for an input that changed during the build."""
-    return BuildError(
-        f"{name} was edited while this target was built, so nothing was published",
-        hint="build again; it may be done already",
-    )
+def _prefixes(directories: set[str]) -> tuple[str, ...]:
+    return tuple(path + os.sep for path in directories)
 
 
 def _module_files() -> list[tuple[str, str]]:
     return [
         (name, os.path.realpath(path))
         for name, module in list(sys.modules.items())
-        if isinstance(path := getattr(module, "__file__", None), str)
+        if isinstance(path := getattr(module, "__file__", None), str) and os.path.isfile(path)
     ]
 
 

@@ -23,6 +23,7 @@ from torch._export.serde.union import _Union
 from torch.export import ExportedProgram
 
 from aoti_build.digests import digest_bytes, digest_json
+from aoti_build.errors import BuildError
 
 # None: placeholders, outputs, Python's own arithmetic on sizes.
 _TORCH_NAMESPACES = frozenset({None, "aten", "prim", "prims", "higher_order"})
@@ -69,10 +70,28 @@ def _without_self_test() -> Iterator[None]:
 
 
 def tensor_digest(value: Any) -> str:
-    """Digest of a tensor's layout and bytes; of anything else (custom objects), its repr."""
+    """Digest of a tensor's layout and bytes; of a subclass, of what it consists of; of anything else, its repr.
+
+    Raises `BuildError` for a tensor whose values are not laid out with strides.
+    """
     if not isinstance(value, torch.Tensor):
         return digest_bytes(repr(value).encode())
-    raw = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes() if value.numel() else b""
+    if hasattr(value, "__tensor_flatten__"):
+        names, context = value.__tensor_flatten__()
+        inner = {name: tensor_digest(getattr(value, name)) for name in names}
+        return digest_json(
+            {"type": f"{type(value).__module__}.{type(value).__qualname__}", "context": repr(context), **inner}
+        )
+    if value.layout != torch.strided:
+        raise BuildError(
+            f"a weight or constant of the model is a {str(value.layout).removeprefix('torch.')} tensor",
+            hint="AOTInductor compiles dense tensors: convert it with .to_dense() in the model's factory",
+        )
+    raw = (
+        value.detach().cpu().resolve_conj().resolve_neg().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+        if value.numel()
+        else b""
+    )
     return digest_json({"layout": _layout(value), "bytes": digest_bytes(raw)})
 
 
@@ -88,6 +107,8 @@ def state_digest(program: ExportedProgram) -> str:
 
 def _layout(value: torch.Tensor) -> list[Any]:
     """What code and the weights blob see of a tensor without its values."""
+    if value.layout != torch.strided or hasattr(value, "__tensor_flatten__"):
+        return [str(type(value)), str(value.dtype), list(value.shape), str(value.layout), value.device.type]
     storage = value.untyped_storage().nbytes()
     return [
         str(value.dtype),
@@ -103,7 +124,7 @@ def _tied(state: Mapping[str, torch.Tensor]) -> list[list[str]]:
     """Groups of names that share memory: code compiled for tied weights is wrong for untied ones."""
     groups: dict[int, list[str]] = {}
     for name, value in state.items():
-        if value.numel():
+        if value.numel() and value.layout == torch.strided and not hasattr(value, "__tensor_flatten__"):
             groups.setdefault(value.untyped_storage().data_ptr(), []).append(name)
     return sorted(sorted(names) for names in groups.values() if len(names) > 1)
 

@@ -55,6 +55,19 @@ def resolved_settings(options: Mapping[str, Any]) -> dict[str, str]:
     return {**settings, **{f"torch.{name}": repr(value) for name, value in _switches().items()}}
 
 
+def own_passes() -> bool:
+    """Whether somebody gave inductor passes of their own to run: callables in its config, which the settings leave out
+    (`_save_config_ignore`) or know by an address only."""
+    return any(_is_foreign(value) for value in config.get_config_copy().values())
+
+
+def _is_foreign(value: Any) -> bool:
+    if isinstance(value, Mapping | list | tuple):
+        return any(map(_is_foreign, value.values() if isinstance(value, Mapping) else value))
+    named = value if hasattr(value, "__module__") else type(value)
+    return callable(value) and not str(named.__module__).startswith(("torch.", "builtins"))
+
+
 def binds_weights(options: Mapping[str, Any]) -> str | None:
     """The setting, if one is on, by which inductor makes code from the values of weights, so that they belong to it."""
     with config.patch(dict(options)):

@@ -27,5 +27,7 @@ def _files(model: Model) -> Iterator[tuple[str, Position]]:
     for field, source in (("source", model.source), ("inputs", model.inputs)):
         if isinstance(source, Source) and source.path:
             yield source.path, model.positions[field]
+    for index, name in enumerate(model.files):
+        yield name, model.positions[f"files.{index}"]
     if model.weights:
         yield model.weights, model.positions["weights"]

@@ -89,6 +89,8 @@ class Model:
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
     weights: str | None = None
+    # Further files that the model depends on, relative to models.yaml.
+    files: tuple[str, ...] = ()
     dims: tuple[Dim, ...] = ()
     tolerance: Tolerance = Tolerance()
     cpu: CpuOptions = CpuOptions()

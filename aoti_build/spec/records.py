@@ -41,6 +41,7 @@ def target_from_json(
     fields.update(
         source=Source(**fields["source"]),
         inputs=inputs,
+        files=tuple(fields["files"]),
         dims=tuple(Dim(**dim) for dim in fields["dims"]),
         tolerance=Tolerance(**fields["tolerance"]),
         cpu=CpuOptions(**fields["cpu"]),

@@ -35,7 +35,9 @@ from aoti_build.spec.yaml_source import Where
 WireT = TypeVar("WireT", bound=schema.Wire)
 Presets = Mapping[str, Mapping[str, Any]]
 
-MODEL_FIELDS = ("source", "kwargs", "seed", "weights", "inputs", "devices", "inductor_configs", "tolerance", "cpu")
+MODEL_FIELDS = (
+    "source", "kwargs", "seed", "weights", "files", "inputs", "devices", "inductor_configs", "tolerance", "cpu",
+)  # fmt: skip
 
 
 def parse(content: str | bytes, file: Path) -> Project:
@@ -160,6 +162,7 @@ class _Resolver:
             kwargs=self._json((*at, "kwargs")),
             seed=self.get((*at, "seed"), 0),
             weights=self._weights((*at, "weights")),
+            files=self._files((*at, "files")),
             dims=dims,
             tolerance=Tolerance(tolerance.atol, tolerance.rtol),
             cpu=CpuOptions(cpu.isa),
@@ -188,6 +191,12 @@ class _Resolver:
     def _weights(self, path: Where) -> str | None:
         weights: str | None = self._parsed(path, rules.weights_path)
         return weights
+
+    def _files(self, path: Where) -> tuple[str, ...]:
+        names = self.get(path, [])
+        self._check_repeats(path, names)
+        files = (self._parsed((*path, index), rules.project_path) for index in range(len(names)))
+        return tuple(file for file in files if file)
 
     def _check_repeats(self, path: Where, names: list[str]) -> None:
         for index, name in enumerate(names):
@@ -275,7 +284,7 @@ class _Resolver:
     def _positions(self, at: Where) -> dict[str, Position]:
         """Where the parts of a model stand, for errors found after parsing."""
         paths: dict[str, Where] = {"": at, **{field: (*at, field) for field in MODEL_FIELDS}}
-        for field in ("inputs", "dims"):
+        for field in ("inputs", "dims", "files"):
             value = self.get((*at, field))
             parts = value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ()
             paths.update({f"{field}.{part}": (*at, field, part) for part in parts})

@@ -201,6 +201,11 @@ class Model(Wire):
         "weights_only=True.",
         json_schema_extra={"pattern": r"\.(safetensors|pt|pth)$"},
     )
+    files: list[str] = Field(
+        default=[],
+        description="Further files that the model depends on, relative to models.yaml. Modules, and files that Python "
+        "code opens, are found without this; name those that native code opens, such as a tokenizer's.",
+    )
     dims: dict[Identifier, Dim] = Field(default={}, description="The dynamic sizes that shapes name.")
     devices: list[Device] = Field(default=["cpu"], min_length=1, description="The devices to build for.")
     inductor_configs: ModelPresets = Field(

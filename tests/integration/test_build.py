@@ -61,7 +61,7 @@ def test_the_manifest_says_what_was_used(built: Path) -> None:
     manifest = json.loads((built / "artifacts/tagger/cpu/manifest.json").read_bytes())
     sources = manifest["source"]["sources"]
     assert set(sources) == {"nets/tagger.py", "nets/middle.py", "nets/leaf.py", "nets/vocabulary.json"}
-    assert manifest["source"]["distributions"]["torch"] == manifest["requires"]["torch"]
+    assert manifest["source"]["distributions"]["torch"].split()[0] == manifest["requires"]["torch"]
     assert manifest["signature"]["inputs"][0] == {"name": "tokens", "dtype": "int64", "shape": ["batch", 6]}
     assert [output["name"] for output in manifest["signature"]["outputs"] if "dtype" in output] == [
         "['labels']",

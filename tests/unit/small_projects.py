@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from aoti_build import host
+from aoti_build import host, toolchain
 from aoti_build.digests import digest_bytes, digest_file, digest_json
 from aoti_build.layout import artifact_directory, store_root
 from aoti_build.manifest import GOLDEN, MODEL, FileRecord, Manifest
@@ -97,12 +97,17 @@ def digests_of(project: Project) -> StatCache:
 def publish_fake(project: Project, target: Target | None = None, **changes: Any) -> Manifest:
     """Put an artifact of `target` (default: the only one) in its place, whose manifest tells the truth; `changes` are
     fields of the manifest that do not."""
+    forget_installed()
     target = target or project.targets[0]
     directory = artifact_directory(project, target)
     directory.mkdir(parents=True, exist_ok=True)
     (directory / MODEL).write_bytes(b"compiled code of " + target.name.encode())
     (directory / GOLDEN).write_bytes(b"golden tensors of " + target.name.encode())
-    recorded = {"sources": {"model.py": "", "helper.py": ""}, "distributions": {"sympy": ""}}
+    recorded = {
+        "sources": dict.fromkeys(["model.py", "helper.py", "optional.py", "listed/"]),
+        "distributions": dict.fromkeys(["sympy", "small_library"]),
+        "variables": {"SMALL": None},
+    }
     fields: dict[str, Any] = {
         "target": target.name,
         "models_file": project.file.name,
@@ -121,6 +126,12 @@ def publish_fake(project: Project, target: Target | None = None, **changes: Any)
     manifest = Manifest(**{**fields, **changes})
     manifest.write(directory)
     return manifest
+
+
+def forget_installed() -> None:
+    """Look for distributions anew, as another process would."""
+    for function in (toolchain.distribution_identity, toolchain.distribution_version, toolchain._dist_infos):
+        getattr(function, "cache_clear", lambda: None)()  # a test may have put another in its place
 
 
 def store_of(project: Project) -> Store:
@@ -256,6 +267,7 @@ class FakeWorker:
             "signature": SIGNATURE,
             "sources": {file: digest_file(root / file) for file in files},
             "distributions": {},
+            "variables": {},
             "seconds": {"export": 0.25, "compile": 0.5},
         }
 

@@ -180,7 +180,7 @@ def test_a_document_of_another_version_is_refused(kind: str, documents: Mapping[
         ("aoti-build/manifest", ("inputs_digest",), "short"),
         ("aoti-build/manifest", ("action",), "rechecked"),
         ("aoti-build/stat-cache", ("files", "/old", 1), "1"),
-        ("aoti-build/index", ("targets", "first/cpu", "files", "model.py"), None),
+        ("aoti-build/index", ("targets", "first/cpu", "files", "model.py"), 1),
         ("aoti-build/index", ("targets", "first/cpu", "surplus"), 1),
         ("aoti-build/project-cache", ("stamp", 0), 2),
         ("aoti-build/project-cache", ("targets", 0, "surplus"), 1),

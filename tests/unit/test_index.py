@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_projects import TWO_MODELS, digests_of, publish_fake, store_of, write_project
+from small_projects import TWO_MODELS, digests_of, forget_installed, publish_fake, store_of, write_project
 
 from aoti_build import plan as planning
 from aoti_build import stat_cache, toolchain
+from aoti_build.digests import digest_bytes
 from aoti_build.index import Index, Published
 from aoti_build.layout import artifact_directory, index_path, stat_cache_path
 from aoti_build.manifest import GOLDEN, MODEL
@@ -38,9 +39,19 @@ class World:
 
     def __init__(self, root: Path, patch: pytest.MonkeyPatch) -> None:
         self.root, self.patch = root, patch
-        self.real_version = toolchain.distribution_version
+        names = ("distribution_version", "distribution_identity")
+        self.real_version: dict[str, Any] = {name: getattr(toolchain, name) for name in names}
+        patch.syspath_prepend(str(root / "site"))
+        self.install("print(1)")
+        (root / "listed").mkdir()
         self.project = write_project(root, TEXT)
         self.publish()
+
+    def install(self, code: str) -> None:
+        """A library, always of the same version."""
+        record = self.root / "site/small_library-0.1.0.dist-info/RECORD"
+        record.parent.mkdir(parents=True, exist_ok=True)
+        record.write_text(f"small_library.py,sha256={digest_bytes(code.encode())},8\n")
 
     def publish(self) -> None:
         for target in self.project.targets:
@@ -57,6 +68,7 @@ class World:
     def both(self) -> tuple[Plan, Plan]:
         """The plan as `build` makes it, and the one that trusts nothing."""
         project = self.project
+        forget_installed()
         quick = plan(project, project.targets)
         return quick, make_plan(project, project.targets, digests_of(project), store_of(project))
 
@@ -82,12 +94,14 @@ def models(old: str, new: str) -> Callable[[World], object]:
     return lambda world: world.models(old, new)
 
 
+def _answering(distribution: str, number: str, real: Callable[[str], str | None]) -> Callable[[str], str | None]:
+    return lambda name: number if name == distribution else real(name)
+
+
 def version(number: str) -> Callable[[World], object]:
     def change(world: World) -> None:
-        real = world.real_version
-        world.patch.setattr(
-            toolchain, "distribution_version", lambda name: number if name == "sympy" and number else real(name)
-        )
+        for name, real in world.real_version.items():
+            world.patch.setattr(toolchain, name, _answering("sympy", number, real) if number else real)
 
     return change
 
@@ -162,6 +176,12 @@ CHANGES: dict[str, Callable[[World], object]] = {
     "another compiler": lambda world: world.patch.setenv("CXX", "no-such-compiler"),
     "another version": version("0.0"),
     "the real version": version(""),
+    "install a library again": lambda world: world.install("print(2)"),
+    "install it as it was": lambda world: world.install("print(1)"),
+    "set a variable that the model reads": lambda world: world.patch.setenv("SMALL", "1"),
+    "a module that was looked for in vain": write("optional.py", "fast = True\n"),
+    "another entry in a listed directory": lambda world: (world.root / "listed" / "more.txt").touch(),
+    "another hidden entry": lambda world: (world.root / "listed" / ".more").touch(),
     "another recipe": lambda world: world.patch.setattr(toolchain, "FACTS_VERSION", 99),
     "damage the model": spoil(model_file, b"damaged"),
     "delete the model": spoil(model_file, None),
@@ -225,6 +245,12 @@ SEEN = {
     "another compiler": "build build",
     "another version": "build build",
     "another recipe": "build build",
+    "install a library again": "build build",
+    "install it as it was": "up-to-date up-to-date",
+    "set a variable that the model reads": "build build",
+    "a module that was looked for in vain": "build build",
+    "another entry in a listed directory": "build build",
+    "another hidden entry": "up-to-date up-to-date",
     "damage the model": "build up-to-date",
     "delete a golden file": "up-to-date build",
     "damage a manifest": "build up-to-date",
@@ -311,7 +337,7 @@ def test_a_record_that_is_none_of_ours_is_a_miss(tmp_path: Path, content: bytes)
     assert index.look_up("small/cpu", "spec", "facts") is None
 
 
-ENTRY = {"spec": "s", "facts": "f", "distributions": {}, "files": {}, "key": "k", "size": 3}
+ENTRY = {"spec": "s", "facts": "f", "distributions": {}, "variables": {}, "files": {}, "key": "k", "size": 3}
 
 
 @pytest.mark.parametrize(

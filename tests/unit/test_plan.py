@@ -127,8 +127,8 @@ def test_another_version_of_a_library_that_the_model_imports(
     project: Project, published: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert published
-    real = toolchain.distribution_version
-    monkeypatch.setattr(toolchain, "distribution_version", lambda name: "0.0" if name == "sympy" else real(name))
+    real = toolchain.distribution_identity
+    monkeypatch.setattr(toolchain, "distribution_identity", lambda name: "0.0" if name == "sympy" else real(name))
     reasons = plan_of(project).reasons
     assert ("source-changed", "sympy", "0.0") in [(reason.reason, reason.what, reason.new) for reason in reasons]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from small_projects import forget_installed
 
 from aoti_build import toolchain
 from aoti_build.digests import canonical_json
@@ -136,6 +137,30 @@ def test_a_processor_is_always_there_and_a_gpu_if_the_driver_has_one(monkeypatch
 def test_a_distribution_that_is_not_installed_has_no_version() -> None:
     assert toolchain.distribution_version("no-such-distribution-at-all") is None
     assert toolchain.distribution_version("torch")
+
+
+def test_a_distribution_differs_with_its_installed_files_and_not_with_where_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, script, metadata = (
+        "own/__init__.py,sha256=1,8\n",
+        "../../bin/own,sha256={},9\n",
+        "own-1.dist-info/INSTALLER,,\n",
+    )
+
+    def identity(record: str) -> str | None:
+        info = tmp_path / "own-1.dist-info"
+        info.mkdir(exist_ok=True)
+        (info / "RECORD").write_text(record)
+        forget_installed()
+        return toolchain.distribution_identity("own")
+
+    monkeypatch.syspath_prepend(str(tmp_path))
+    installed = identity(code + script.format(1))
+    assert installed is not None
+    assert installed.split()[0] == "1"
+    assert identity(script.format(2) + metadata + code) == installed
+    assert identity(code.replace("=1", "=2")) != installed
 
 
 def compiler(path: Path, script: str) -> str:
