@@ -52,7 +52,6 @@ class Manifest:
     key: str
     graph_key: str
     weights: Mapping[str, Any]
-    inputs_digest: str
     source: Parts
     files: Mapping[str, FileRecord]
     requires: Mapping[str, Any]
@@ -72,7 +71,6 @@ class Manifest:
             "key": self.key,
             "graph_key": self.graph_key,
             "weights": dict(self.weights),
-            "inputs_digest": self.inputs_digest,
             "files": {name: {"sha256": file.sha256, "size": file.size} for name, file in sorted(self.files.items())},
             "requires": dict(self.requires),
             "signature": dict(self.signature),
@@ -137,7 +135,6 @@ def _parse(document: Mapping[str, Any]) -> Manifest:
         key=str(document["key"]),
         graph_key=str(document["graph_key"]),
         weights=dict(document["weights"]),
-        inputs_digest=str(document["inputs_digest"]),
         source=source,
         files=files,
         requires=dict(document["requires"]),

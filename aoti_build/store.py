@@ -8,24 +8,22 @@ Layout below the store's root (``artifacts/.store/v1``, or ``v1`` in the directo
 ``traces/<identity>/<key>.json``  source key -> the manifest; `identity` covers what is known without any source
 ``roots/<digest>.json``           directories of artifacts that use this store, which `gc` must not starve
 
-Objects are digested at every read while they are copied; a corrupted
-one is dropped and is a miss. Writes are atomic and idempotent, so builds and checkouts share a store without a lock.
-The store is disposable: deleting it costs time, never a result.
+Objects are digested at every read; a corrupted one is dropped and is a miss. Writes are atomic and idempotent, so
+builds and checkouts share a store without a lock. The store is disposable: deleting it costs time, never a result.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
+import shutil
 import time
-from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from aoti_build.digests import digest_bytes, digest_json
+from aoti_build.digests import digest_bytes, digest_file, digest_json
 from aoti_build.files import copy_atomic, write_json
 from aoti_build.fingerprint import KEY_VERSION, Parts
 from aoti_build.manifest import GOLDEN, MODEL, Manifest, read_record
@@ -35,8 +33,6 @@ STORE_VERSION = "v1"
 STORED = (MODEL, GOLDEN)
 # Groups of the source key that are read off models.yaml and the host; the others name files to look at.
 _IDENTITY_GROUPS = ("spec", "config", "toolchain", "environment")
-_BLOCK = 1 << 20
-_BLOCKS_AHEAD = 64
 _ABANDONED_SECONDS = 86400.0
 
 
@@ -89,27 +85,22 @@ class Store:
             if (manifest := _read(path)) is not None:
                 yield manifest
 
-    def fetch(self, digest: str, destination: Path) -> bool:
-        """Copy an object to `destination`, digesting the bytes on their way. False if it is absent or corrupted."""
-        from concurrent.futures import Future, ThreadPoolExecutor  # not on the no-op path
+    def fetch(self, digest: str, destination: Path, *, durable: bool = True) -> bool:
+        """Copy an object to `destination`. False if it is absent or corrupted. A `durable` copy has reached the disk,
+        as publishing asks; here that wait passes while the object is digested.
+        """
+        from concurrent.futures import ThreadPoolExecutor  # not on the no-op path
 
         source = self.object_path(digest)
-        state = hashlib.sha256()
         try:
-            # The very bytes that are written are digested, while they are being written.
-            with source.open("rb") as reader, destination.open("wb") as writer, ThreadPoolExecutor(1) as hasher:
-                behind: deque[Future[None]] = deque()
-                while block := reader.read(_BLOCK):
-                    behind.append(hasher.submit(state.update, block))
-                    writer.write(block)
-                    if len(behind) > _BLOCKS_AHEAD:
-                        behind.popleft().result()
-                writer.flush()
-                os.fsync(writer.fileno())  # publishing asks for it anyway, and here it waits beside the digest
+            with ThreadPoolExecutor(1) as beside:
+                copying = beside.submit(_copy, source, destination, durable=durable)
+                found = digest_file(source)
+            copying.result()
         except OSError:
             destination.unlink(missing_ok=True)
             return False
-        if state.hexdigest() != digest:
+        if found != digest:
             destination.unlink(missing_ok=True)
             with contextlib.suppress(OSError):  # a read-only store keeps it, and it stays a miss
                 source.unlink(missing_ok=True)
@@ -196,6 +187,13 @@ class Store:
             os.utime(path)
         except OSError:
             return
+
+
+def _copy(source: Path, destination: Path, *, durable: bool) -> None:
+    shutil.copyfile(source, destination)
+    if durable:
+        with destination.open("rb") as file:
+            os.fsync(file.fileno())
 
 
 def _read(path: Path) -> Manifest | None:

@@ -23,7 +23,7 @@ from aoti_build._torch.discover import Discovery
 from aoti_build._torch.events import Events
 from aoti_build._torch.export import export, signature, sizes_of_one
 from aoti_build._torch.golden import Case, save_golden
-from aoti_build._torch.graph import graph_digest, state_digest, tensors_digest, uses_own_code
+from aoti_build._torch.graph import graph_digest, state_digest, uses_own_code
 from aoti_build._torch.inputs import Axes, Call, Make, dynamic_axes, from_callable, from_shapes
 from aoti_build._torch.model import load_callable, load_weights, make_module
 from aoti_build._torch.package import KEY_METADATA, has_weights, repack, separate, used_state
@@ -52,11 +52,11 @@ class Prepared:
 
 
 def build(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
-    """Returns: key, graph_key, inputs_digest, weights, signature, sources, distributions, variables, seconds.
+    """Returns: key, graph_key, weights, signature, sources, distributions, variables, seconds.
 
-    Asks the parent once, with key, graph_key, inputs_digest and output names. The answer's `action` is "take" (the
-    store has this very package), "repack" (with `template`, a package of the same graph, and its `alignment`) or
-    "compile"; `golden` says whether golden files are wanted.
+    Asks the parent once, with key and graph_key. The answer's `action` is "take" (the store has this very package),
+    "repack" (with `template`, a package of the same graph, and its `alignment`) or "compile". Eager's outputs are made
+    anew whatever the answer is: the code that the graph came from may do something else when it is not exported.
     """
     target = target_from_json(job["target"])
     staged, root, where = Path(job["staged"]), Path(job["root"]), job["where"]
@@ -83,16 +83,14 @@ def build(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
             }
             made: dict[str, Any] = {
                 **_keys(program, options, job, used if uses_own_code(program) or own_passes() else {}),
-                "inputs_digest": tensors_digest([tensor for call in cases.values() for tensor in call.tensors()]),
                 "signature": signature(program, prepared.module, prepared.example, dims, prepared.axes),
                 **used,
             }
-        answer = events.ask({name: made[name] for name in ("key", "graph_key", "inputs_digest")})
-        if answer["golden"]:
-            with events.phase("reference"):
-                with _unwritten(program):
-                    references = [reference(name, prepared.module, call) for name, call in cases.items()]
-                save_golden(staged / GOLDEN, references)
+        answer = events.ask({name: made[name] for name in ("key", "graph_key")})
+        with events.phase("reference"):
+            with _unwritten(program):
+                references = [reference(name, prepared.module, call) for name, call in cases.items()]
+            save_golden(staged / GOLDEN, references)
         if answer["action"] == "repack":
             with events.phase("repack"):
                 repack(Path(answer["template"]), staged / MODEL, program, answer["alignment"], made["key"])

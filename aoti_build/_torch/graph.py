@@ -95,11 +95,6 @@ def tensor_digest(value: Any) -> str:
     return digest_json({"layout": _layout(value), "bytes": digest_bytes(raw)})
 
 
-def tensors_digest(tensors: list[torch.Tensor]) -> str:
-    """Digest of the layouts and values of a list of tensors."""
-    return digest_json([tensor_digest(value) for value in tensors])
-
-
 def state_digest(program: ExportedProgram) -> str:
     """Digest of the values of all parameters and buffers, by name."""
     return digest_json({name: tensor_digest(value) for name, value in program.state_dict.items()})

@@ -111,10 +111,10 @@ def build(
     work = tuple(step for step in steps.steps if check_reproducible and step.action == UP_TO_DATE) + steps.work
     outcomes = {step.target.name: _settled(step, strict) for step in steps.steps if step not in work}
     if work:
-        from aoti_build.schedule import Builder, default_jobs, run_all
-        from aoti_build.target_build import TargetBuilder
+        from aoti_build.work.schedule import Builder, default_jobs, run_all
+        from aoti_build.work.workshop import Workshop
 
-        builder = Builder(TargetBuilder(project, digests, store, on_progress), force, check_reproducible)
+        builder = Builder(Workshop(project, digests, store, on_progress), force, check_reproducible)
         outcomes |= run_all(builder, work, jobs or default_jobs(len(work)), keep_going)
         if any("compile" in outcome.seconds for outcome in outcomes.values()):
             _keep_bytecode()

@@ -15,9 +15,10 @@ from aoti_build.manifest import GOLDEN, MODEL
 from aoti_build.plan import tolerance
 from aoti_build.spec.project import Project, Source, Target
 from aoti_build.spec.records import target_to_json
-from aoti_build.target_build import CHECK_ENVIRONMENT, places
 from aoti_build.verbs.verify import fit_artifact
-from aoti_build.worker import WorkerCrash, allow_starts, run_worker
+from aoti_build.work.check import CHECK_ENVIRONMENT
+from aoti_build.work.target import places
+from aoti_build.work.worker import WorkerCrash, allow_starts, run_worker
 
 OnProgress = Callable[[Target, str], None]
 

@@ -34,8 +34,8 @@ from aoti_build.plan import plan_target
 from aoti_build.spec.project import Project, Target
 from aoti_build.stat_cache import StatCache
 from aoti_build.store import Store
-from aoti_build.target_build import check_package
-from aoti_build.worker import WorkerCrash, allow_starts, stop_all
+from aoti_build.work.check import check_package
+from aoti_build.work.worker import WorkerCrash, allow_starts, stop_all
 
 PASSED, MISMATCH, CRASHED, MISSING, REFUSED, UNAVAILABLE = (
     "passed", "mismatch", "crashed", "missing", "refused", "unavailable",

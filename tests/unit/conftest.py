@@ -12,7 +12,7 @@ from small_projects import REAL_PYTHON, FakeWorker, publish_fake, replace_worker
 
 from aoti_build.layout import artifact_directory
 from aoti_build.spec import Project
-from aoti_build.worker import allow_starts
+from aoti_build.work.worker import allow_starts
 
 
 @pytest.fixture(autouse=True)
@@ -48,10 +48,6 @@ def published(project: Project) -> Path:
 @pytest.fixture
 def fake_worker(monkeypatch: pytest.MonkeyPatch) -> FakeWorker:
     """In place of every worker; tell it what to answer."""
-    import aoti_build.schedule
-    import aoti_build.target_build
-    import aoti_build.verbs.run
-    import aoti_build.verbs.verify  # noqa: F401 - whatever starts workers must be here to be replaced
 
     fake = FakeWorker()
     replace_worker(monkeypatch, fake)

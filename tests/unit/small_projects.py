@@ -114,7 +114,6 @@ def publish_fake(project: Project, target: Target | None = None, **changes: Any)
         "key": digest_bytes(target.name.encode()),
         "graph_key": digest_bytes(b"graph"),
         "weights": {"apart": False, "why": "a fake"},
-        "inputs_digest": digest_bytes(b"inputs"),
         "source": current_parts(project, target, recorded, digests_of(project)).parts,
         "files": {name: _record(directory / name) for name in (MODEL, GOLDEN)},
         "requires": host.requirements(target),
@@ -198,7 +197,8 @@ class FakeWorker:
     `answers` maps a verb, or a verb and a model's name, to the result to give or the error to raise; `during` is called
     while a job is being done. A build asks what to do as the real one does: its graph key covers what models.yaml
     says of the graph and the sources without their comments, its artifact key the weights or the seed too. `weights` is
-    what a compile reports of them, `compiler` goes into its bytes. `ahead` tells of workers that were started before
+    what a compile reports of them, `compiler` goes into its bytes, `eager` into golden
+    outputs. `ahead` tells of workers that were started before
     their job was known.
     """
 
@@ -208,6 +208,7 @@ class FakeWorker:
     decisions: list[str] = field(default_factory=list)
     weights: Mapping[str, Any] = field(default_factory=lambda: {"apart": False, "why": "a fake"})
     compiler: bytes = b""
+    eager: bytes = b""
     ahead: list[str] = field(default_factory=list)
 
     def __call__(
@@ -248,12 +249,10 @@ class FakeWorker:
         made: dict[str, Any] = {
             "key": digest_json([graph_key, digest_bytes(weights)]),
             "graph_key": graph_key,
-            "inputs_digest": digest_json(model["inputs"]),
         }
         decision = answer(made)
         self.decisions.append(decision["action"])
-        if decision["golden"]:
-            (staged / GOLDEN).write_bytes(b"golden tensors of " + made["key"].encode())
+        (staged / GOLDEN).write_bytes(b"golden tensors of " + made["key"].encode() + self.eager)
         if decision["action"] == "repack":
             compiled = Path(decision["template"]).read_bytes().partition(b"weights: ")[0]
             (staged / MODEL).write_bytes(compiled + b"weights: " + weights)
@@ -297,7 +296,7 @@ class FakeStarted:
 
 def replace_worker(monkeypatch: pytest.MonkeyPatch, fake: FakeWorker) -> None:
     """Let every module of the package that starts workers start `fake` instead."""
-    from aoti_build import worker
+    from aoti_build.work import worker
 
     for attribute, stand_in in (("run_worker", fake), ("Worker", fake.start)):
         real = getattr(worker, attribute)

@@ -6,7 +6,6 @@ import os
 import shutil
 import threading
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -244,15 +243,19 @@ def test_force_compiles_from_nothing(project: Project, fake_worker: FakeWorker) 
     assert fake_worker.decisions == ["compile", "compile"]
 
 
-def test_other_inputs_get_golden_files_of_their_own(tmp_path: Path, fake_worker: FakeWorker) -> None:
-    """The package is taken, its stored golden files are of other inputs."""
-    project = write_project(tmp_path)
+def test_what_is_taken_is_checked_again_if_eager_gives_something_else(
+    project: Project, fake_worker: FakeWorker
+) -> None:
     run(project)
-    store_of(project).add(replace(manifest_of(project), inputs_digest="0" * 64), directory(project))
     edit(project, "helper.py", "# a comment\ndef module(width): ...\n")
     fake_worker.calls.clear()
     assert actions(run(project)) == ["reused"]
-    assert fake_worker.calls == ["build small", "check"]
+    assert fake_worker.calls == ["build small"]
+    fake_worker.eager = b", of code that is not exported"
+    edit(project, "helper.py", "# another comment\ndef module(width): ...\n")
+    assert actions(run(project)) == ["reused"]
+    assert fake_worker.calls == ["build small", "build small", "check"]
+    assert (directory(project) / GOLDEN).read_bytes().endswith(fake_worker.eager)
 
 
 def test_a_tolerance_is_checked_again_and_compiles_nothing(project: Project, fake_worker: FakeWorker) -> None:

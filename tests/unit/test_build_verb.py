@@ -25,7 +25,7 @@ from aoti_build.layout import artifact_directory
 from aoti_build.manifest import GOLDEN, LOG, MODEL, Manifest, read_manifest
 from aoti_build.spec import Project
 from aoti_build.verbs.build import BuildReport, build, plan
-from aoti_build.worker import WorkerCrash
+from aoti_build.work.worker import WorkerCrash
 
 FAILED_CHECK = {"passed": False, "cases": [FAILED_CASE]}
 

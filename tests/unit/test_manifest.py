@@ -22,7 +22,6 @@ MANIFEST_VALUE = Manifest(
     key="a" * 64,
     graph_key="b" * 64,
     weights={"apart": True, "alignment": 64},
-    inputs_digest="f" * 64,
     source={
         **{group: {} for group in REASONS},
         "spec": {"seed": 0, "kwargs.width": [1, 2]},
@@ -108,7 +107,7 @@ def test_a_missing_field_is_damage(tmp_path: Path, field: str) -> None:
 
 @pytest.mark.parametrize(
     "field",
-    sorted({*DOCUMENT} - {"sha256", "target", "models_file", "key", "graph_key", "inputs_digest", "action"}),
+    sorted({*DOCUMENT} - {"sha256", "target", "models_file", "key", "graph_key", "action"}),
 )
 @pytest.mark.parametrize("value", [None, 3, "text", [3]], ids=repr)
 def test_a_field_of_another_type_is_damage(tmp_path: Path, field: str, value: object) -> None:

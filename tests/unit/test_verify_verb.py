@@ -28,7 +28,7 @@ from aoti_build.spec import Project, load_project
 from aoti_build.verbs import verify as verify_verb
 from aoti_build.verbs.run import run
 from aoti_build.verbs.verify import VerifyReport, verify
-from aoti_build.worker import WorkerCrash, check_stopping, stop_all
+from aoti_build.work.worker import WorkerCrash, check_stopping, stop_all
 
 
 def test_a_good_artifact_passes(project: Project, published: Path, fake_worker: FakeWorker) -> None:

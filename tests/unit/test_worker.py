@@ -16,7 +16,6 @@ from typing import Any
 import pytest
 from small_projects import REAL_PYTHON
 
-from aoti_build import worker
 from aoti_build.errors import (
     AotiBuildError,
     ArtifactError,
@@ -26,7 +25,8 @@ from aoti_build.errors import (
     UsageError,
     VerificationError,
 )
-from aoti_build.worker import WorkerCrash, allow_starts, run_worker, stop_all
+from aoti_build.work import worker
+from aoti_build.work.worker import WorkerCrash, allow_starts, run_worker, stop_all
 
 # What a stub worker has: the job, `phase`, `result`, and a pipe that is open as long as any process of its group lives.
 PRELUDE = """\
@@ -298,7 +298,7 @@ def assert_dies_with_parent(tmp_path: Path, lifeline: Lifeline, script: str) -> 
     parent_script = f"""
 import sys
 from pathlib import Path
-from aoti_build.worker import run_worker
+from aoti_build.work.worker import run_worker
 sys.executable = {stub(tmp_path / "stub", script)!r}
 root = Path({str(tmp_path)!r})
 run_worker("build", {{"root": str(root)}}, directory=root / "work", log=root / "log")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from aoti_build.errors import AotiBuildError, BuildError, Interrupted
 from aoti_build.files import lock, recover_directory
@@ -17,8 +18,12 @@ from aoti_build.manifest import Manifest
 from aoti_build.outcome import FAILED, NOT_STARTED, RECHECKED, REPRODUCED, Outcome, published_of
 from aoti_build.plan import RECHECK, RESTORE, UP_TO_DATE, Step, plan_target
 from aoti_build.spec.project import Target
-from aoti_build.target_build import TargetBuilder
-from aoti_build.worker import allow_starts, check_stopping, stop_all
+from aoti_build.work.restore import restore
+from aoti_build.work.worker import allow_starts, check_stopping, stop_all
+from aoti_build.work.workshop import Workshop
+
+if TYPE_CHECKING:
+    from aoti_build.work.target import TargetBuilder
 
 _GIB = 1 << 30
 _JOB_MEMORY = 3 * _GIB  # a worker with torch, an export and one C++ compiler; resnet18 peaks near 2 GiB
@@ -33,7 +38,7 @@ def default_jobs(work: int) -> int:
 class Builder:
     """Does one step under its lock; planned again inside it, since another build may just have done the work."""
 
-    targets: TargetBuilder
+    shop: Workshop
     force: bool
     check_reproducible: bool
 
@@ -52,11 +57,11 @@ class Builder:
             return Outcome(step.target, FAILED, step.reasons, published_of(step.manifest), error=failure)
 
     def progress(self, target: Target, text: str) -> None:
-        self.targets.on_progress(target, text)
+        self.shop.on_progress(target, text)
 
     def _locked(self, step: Step) -> Outcome:
         target, waited = step.target, False
-        project, digests, store = self.targets.project, self.targets.digests, self.targets.store
+        project, digests, store = self.shop.project, self.shop.digests, self.shop.store
 
         def on_wait() -> None:
             nonlocal waited
@@ -72,7 +77,7 @@ class Builder:
             outcome, manifest = self._act(fresh)
             if not self.check_reproducible:
                 return outcome
-            self.targets.reproduce(replace(fresh, manifest=manifest))
+            self._target_builder().reproduce(replace(fresh, manifest=manifest))
             return replace(outcome, action=REPRODUCED)
 
     def _act(self, step: Step) -> tuple[Outcome, Manifest | None]:
@@ -80,12 +85,17 @@ class Builder:
         if step.action == UP_TO_DATE:
             return Outcome(step.target, UP_TO_DATE, (), published_of(step.manifest)), step.manifest
         if step.action == RECHECK:
-            manifest = self.targets.recheck(step)
+            manifest = self._target_builder().recheck(step)
             return Outcome(step.target, RECHECKED, step.reasons, published_of(manifest)), manifest
-        restored = self.targets.restore(step) if step.action == RESTORE else None
-        made = restored or self.targets.build(step, from_nothing=self.force)
+        restored = restore(self.shop, step) if step.action == RESTORE else None
+        made = restored or self._target_builder().build(step, from_nothing=self.force)
         reasons = tuple(Reason(**reason) for reason in made.reasons)
         return Outcome(step.target, made.action, reasons, published_of(made), made.seconds), made
+
+    def _target_builder(self) -> TargetBuilder:
+        from aoti_build.work.target import TargetBuilder  # with all it imports; a restore needs none of it
+
+        return TargetBuilder(self.shop)
 
 
 def run_all(builder: Builder, steps: tuple[Step, ...], jobs: int, keep_going: bool) -> dict[str, Outcome]:

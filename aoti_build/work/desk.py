@@ -1,0 +1,89 @@
+"""What to do with a graph that a worker has just exported: the store's package, its code, or a compile."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from aoti_build.digests import digest_file
+from aoti_build.files import lock
+from aoti_build.manifest import GOLDEN, MODEL, Manifest
+from aoti_build.plan import tolerance
+from aoti_build.spec.project import Target
+from aoti_build.store import Store
+from aoti_build.work.worker import OnPhase, check_stopping
+from aoti_build.work.workshop import Place
+
+TAKE, REPACK, COMPILE = "take", "repack", "compile"
+
+
+class Desk(contextlib.ExitStack):
+    """Answers the worker's question what to do, from its keys: the store's package, its code, or a compile.
+
+    Who compiles a graph holds its lock until the artifact is in the store (the desk is closed then), so that another
+    target or build with the same graph waits and takes the code from there.
+    """
+
+    def __init__(self, store: Store, place: Place, from_nothing: bool, on_phase: OnPhase) -> None:
+        super().__init__()
+        self.store, self.place, self.from_nothing, self.on_phase = store, place, from_nothing, on_phase
+        self.action = COMPILE
+        self._hit: Manifest | None = None
+
+    @property
+    def weights(self) -> Mapping[str, Any] | None:
+        """Where the weights of what was taken or repacked lie; None after a compile, which finds out."""
+        return self._hit.weights if self._hit else None
+
+    def known_check(self, target: Target) -> Mapping[str, Any] | None:
+        """An earlier check that still holds: of the package that was taken, against the same tolerance and the very
+        bytes of golden inputs and outputs that eager has just given again. After the worker's end."""
+        hit = self._hit
+        if hit is None or self.action != TAKE or hit.check.get("tolerance") != tolerance(target):
+            return None
+        same = digest_file(self.place.staged / GOLDEN) == hit.files[GOLDEN].sha256
+        return {**hit.check, "seconds": 0.0} if same else None
+
+    def answer(self, question: Mapping[str, Any]) -> dict[str, Any]:
+        if self.from_nothing:
+            return {"action": COMPILE}
+        stored = self._take(question) or self._repack(question)
+        if stored is None:
+            waited = self._wait_for(self.store.compile_lock(question["graph_key"]))
+            stored = (self._take(question) or self._repack(question)) if waited else None
+        return stored or {"action": COMPILE}
+
+    def _wait_for(self, path: Path) -> bool:
+        """Take the lock; whether somebody else held it."""
+        waited = False
+
+        def on_wait() -> None:
+            nonlocal waited
+            check_stopping()
+            if not waited:
+                self.on_phase("waiting for the same graph's compile")
+            waited = True
+
+        try:
+            self.enter_context(lock(path, on_wait))
+        except OSError:
+            return False  # a store that cannot be written to: the worst is that two compile the same
+        return waited
+
+    def _take(self, question: Mapping[str, Any]) -> dict[str, Any] | None:
+        """The very package."""
+        hit = self.store.by_key(question["key"])
+        if hit is None or not self.store.fetch(hit.files[MODEL].sha256, self.place.staged / MODEL):
+            return None
+        self.action, self._hit = TAKE, hit
+        return {"action": TAKE}
+
+    def _repack(self, question: Mapping[str, Any]) -> dict[str, Any] | None:
+        """A package of the same graph whose weights can be exchanged."""
+        hit, template = self.store.by_graph(question["graph_key"]), self.place.work / "template.pt2"
+        if hit is None or not self.store.fetch(hit.files[MODEL].sha256, template, durable=False):
+            return None
+        self.action, self._hit = REPACK, hit
+        return {"action": REPACK, "template": str(template), "alignment": hit.weights["alignment"]}

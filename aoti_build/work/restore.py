@@ -1,0 +1,36 @@
+"""Publishing a stored artifact that was made from exactly the present state.
+
+Apart from `aoti_build.work.target`, because going back to an earlier state should cost little more than the copy: no
+worker, none of the modules that start one.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+from aoti_build.manifest import Manifest
+from aoti_build.plan import Step, tolerance
+from aoti_build.work.workshop import Workshop
+
+
+def restore(shop: Workshop, step: Step) -> Manifest | None:
+    """None if the stored files turn out corrupted or gone. The caller holds the target's lock."""
+    started = time.perf_counter()
+    stored, target = step.stored, step.target
+    if stored is None:
+        return None
+    with shop.place(target) as place:
+        shop.on_progress(target, "restore")
+        if not all(shop.store.fetch(file.sha256, place.staged / name) for name, file in stored.files.items()):
+            return None
+        place.log.write_text(f"restored from the store: {stored.key}\n")
+        check = stored.check
+        if check.get("tolerance") != tolerance(target):
+            from aoti_build.work.check import check_staged
+
+            check = check_staged(shop, target, place, place.staged, stored.signature)
+        manifest = replace(
+            stored, check=check, action="restored", reasons=tuple(reason.as_json() for reason in step.reasons)
+        )
+        return shop.publish(target, place, manifest, {}, started)

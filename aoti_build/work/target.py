@@ -1,0 +1,181 @@
+"""Building one target: a worker exports it, its keys decide between taking, repacking and compiling, and another fresh
+process checks the package before it is published."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from aoti_build import host
+from aoti_build.digests import digest_file
+from aoti_build.errors import BuildError
+from aoti_build.fingerprint import Parts, Reason, spec_parts
+from aoti_build.layout import artifact_directory, inductor_cache_root
+from aoti_build.manifest import MODEL, Manifest
+from aoti_build.plan import ISA_OPTIONS, Step, toolchain_parts, weight_parts
+from aoti_build.provenance import provenance
+from aoti_build.spec.project import Project, Target
+from aoti_build.spec.records import target_to_json
+from aoti_build.work.check import CheckAhead, check_staged
+from aoti_build.work.desk import COMPILE, REPACK, Desk
+from aoti_build.work.worker import OnPhase, run_worker
+from aoti_build.work.workshop import Place, Workshop
+
+
+@dataclass(frozen=True)
+class TargetBuilder:
+    """Builds one target after another; the caller holds the target's lock. Raises the worker's errors and
+    `BuildError`."""
+
+    shop: Workshop
+
+    def build(self, step: Step, *, from_nothing: bool = False) -> Manifest:
+        """Export, then take, repack or compile as the keys allow; with `from_nothing` the store is not looked into."""
+        started = time.perf_counter()
+        target = step.target
+        with contextlib.ExitStack() as resources:
+            place = resources.enter_context(self.shop.place(target))
+            before = self._before(target)
+            desk = resources.enter_context(Desk(self.shop.store, place, from_nothing, self.shop.phases_of(target)))
+            checker = resources.enter_context(
+                CheckAhead(self.shop, place, likely=_repack_is_likely(step) and not from_nothing)
+            )
+            made = self._work(target, place, before, desk.answer, checker.prepare)
+            if desk.action != REPACK:
+                checker.close()
+            check = desk.known_check(target) or check_staged(
+                self.shop, target, place, place.staged, made["signature"], checker.worker
+            )
+            manifest = Manifest(
+                target=target.name,
+                models_file=self.shop.project.file.name,
+                key=made["key"],
+                graph_key=made["graph_key"],
+                weights=desk.weights if desk.weights is not None else made["weights"],
+                source=_source_parts(target, before, made),
+                files={},
+                requires=host.requirements(target),
+                signature=made["signature"],
+                check=check,
+                action=_action(desk.action, step, made["graph_key"]),
+                reasons=tuple(reason.as_json() for reason in _explained(step, desk.action, made["graph_key"])),
+                provenance=provenance(self.shop.project.root),
+            )
+            seconds = {**made["seconds"], "check": check["seconds"]}
+            return self.shop.publish(target, place, manifest, seconds, started)
+
+    def recheck(self, step: Step) -> Manifest:
+        """The tolerance changed: check the published artifact against it and record that."""
+        manifest, target = step.manifest, step.target
+        if manifest is None:
+            raise ValueError("only a published artifact can be checked again")
+        with self.shop.place(target) as place:
+            directory = artifact_directory(self.shop.project, target)
+            check = check_staged(self.shop, target, place, directory, manifest.signature)
+        renewed = replace(manifest, check=check)
+        renewed.write(directory)
+        return renewed
+
+    def reproduce(self, step: Step) -> None:
+        """Compile the published artifact's sources again from nothing; raise `BuildError` unless the bytes are the
+        same."""
+        published, target = step.manifest, step.target
+        if published is None:
+            raise BuildError("there is no artifact to reproduce", target=target.name)
+        with self.shop.place(target) as place:
+            with Desk(self.shop.store, place, True, self.shop.phases_of(target)) as desk:
+                made = self._work(target, place, self._before(target), desk.answer)
+            digest = digest_file(place.staged / MODEL)
+            if digest != published.files[MODEL].sha256:
+                raise BuildError(
+                    "building it again gave other bytes",
+                    cause=f"{MODEL} was {published.files[MODEL].sha256[:12]}, is {digest[:12]}; "
+                    f"key was {published.key[:12]}, is {made['key'][:12]}",
+                    hint="autotuning on a GPU and memory-mapped weights are not reproducible; see docs/architecture.md",
+                    log=place.log,
+                )
+
+    def _work(
+        self,
+        target: Target,
+        place: Place,
+        before: Parts,
+        answer: Callable[..., Any],
+        also: OnPhase = lambda phase: None,
+    ) -> dict[str, Any]:
+        def on_phase(phase: str) -> None:
+            self.shop.on_progress(target, phase)
+            also(phase)
+
+        job = self._job(target, place, before)
+        return run_worker("build", job, directory=place.work / "build", log=place.log, on_phase=on_phase, answer=answer)
+
+    def _before(self, target: Target) -> Parts:
+        """The parts of the source key that are known before the worker reports what it used."""
+        return {**toolchain_parts(target), "weights": weight_parts(self.shop.project, target, self.shop.digests)}
+
+    def _job(self, target: Target, place: Place, before: Parts) -> dict[str, Any]:
+        clock = place.work / "clock"
+        clock.touch()
+        return {
+            "root": str(self.shop.project.root),
+            "target": target_to_json(target),
+            "staged": str(place.staged),
+            "cache_root": str(inductor_cache_root()),
+            "isa_patches": dict(ISA_OPTIONS[target.model.cpu.isa]) if target.device == "cpu" else {},
+            "where": places(self.shop.project, target),
+            "toolchain": before["toolchain"],
+            "environment": before["environment"],
+            # Now, by the clock of the file system that the sources are on, which need not be this host's.
+            "started_ns": clock.stat().st_mtime_ns,
+        }
+
+
+def places(project: Project, target: Target) -> dict[str, str]:
+    """Where in models.yaml each thing is that can turn out wrong only in a worker."""
+    fields = {
+        "source": ("source",),
+        "kwargs": ("kwargs", "source"),
+        "weights": ("weights",),
+        "inputs": ("inputs",),
+        "inductor_configs": ("inductor_configs",),
+    }
+    return {name: project.where(target.model, *path) for name, path in fields.items()}
+
+
+def _repack_is_likely(step: Step) -> bool:
+    """The published code could take other weights, and code, options and toolchain seem to be the same."""
+    apart = step.manifest is not None and bool(step.manifest.weights.get("apart"))
+    kinds = {reason.reason for reason in step.reasons}
+    return apart and not kinds & {"config-changed", "toolchain-changed", "forced"} and not kinds <= {"source-changed"}
+
+
+def _action(done: str, step: Step, graph_key: str) -> str:
+    """The contract's word for what was done: weights-only when this target's own code was kept."""
+    if done == COMPILE:
+        return "compiled"
+    if done == REPACK and step.manifest is not None and step.manifest.graph_key == graph_key:
+        return "repacked"
+    return "reused"
+
+
+def _explained(step: Step, done: str, graph_key: str) -> tuple[Reason, ...]:
+    """The step's reasons, and why new weights needed a compile where only they are new."""
+    old = step.manifest
+    if done == COMPILE and old is not None and old.graph_key == graph_key and old.weights.get("apart") is False:
+        return (*step.reasons, Reason("weights-in-code", str(old.weights.get("why"))))
+    return step.reasons
+
+
+def _source_parts(target: Target, before: Parts, made: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    return {
+        "spec": spec_parts(target),
+        "config": dict(target.inductor_config),
+        "sources": {name: digest for name, digest in made["sources"].items() if name not in before["weights"]},
+        "distributions": made["distributions"],
+        "variables": made["variables"],
+        **before,
+    }

@@ -1,0 +1,96 @@
+"""What every way of making an artifact shares: a place to stage it, a last look at its inputs, and its publication.
+
+The artifact directory is exchanged as a whole and last, so whatever happens before leaves the published one as it was.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from aoti_build.digests import digest_file
+from aoti_build.errors import EditedMeanwhile
+from aoti_build.files import publish_directory, staging
+from aoti_build.fingerprint import Fingerprint, Parts
+from aoti_build.layout import artifact_directory, log_path, staging_prefix, staging_root
+from aoti_build.manifest import GOLDEN, LOG, MODEL, FileRecord, Manifest
+from aoti_build.plan import current_parts
+from aoti_build.spec.project import Project, Target
+from aoti_build.stat_cache import StatCache
+from aoti_build.store import Store
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where one target is worked on: `work` is removed at the end, `staged` in it becomes the artifact."""
+
+    work: Path
+    staged: Path
+    log: Path
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """A project with its caches and store. `on_progress` is told of each phase of a target, from any thread."""
+
+    project: Project
+    digests: StatCache
+    store: Store
+    on_progress: Callable[[Target, str], None]
+
+    def phases_of(self, target: Target) -> Callable[[str], None]:
+        """`on_progress` for one target."""
+        return lambda phase: self.on_progress(target, phase)
+
+    @contextlib.contextmanager
+    def place(self, target: Target) -> Iterator[Place]:
+        """A staging directory and an empty log; what a killed build of this target left is removed first. The caller
+        holds the target's lock."""
+        log, root = log_path(self.project, target), staging_root(self.project)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_bytes(b"")
+        for left in root.glob(f"{staging_prefix(target)}*"):
+            shutil.rmtree(left, ignore_errors=True)
+        with staging(root, staging_prefix(target)) as work:
+            staged = work / "artifact"
+            staged.mkdir()
+            yield Place(work, staged, log)
+
+    def publish(
+        self, target: Target, place: Place, manifest: Manifest, seconds: Mapping[str, float], started: float
+    ) -> Manifest:
+        """Put what is staged in the artifact's place, and into the store. A manifest without `files` gets those that
+        are staged. Raises `EditedMeanwhile`."""
+        self._refuse_edited(target, manifest.source)
+        self.on_progress(target, "publish")
+        shutil.copyfile(place.log, place.staged / LOG)
+        final = replace(
+            manifest,
+            target=target.name,
+            models_file=self.project.file.name,
+            files=manifest.files or {name: _file_record(place.staged / name) for name in (MODEL, GOLDEN)},
+            seconds={**seconds, "total": round(time.perf_counter() - started, 3)},
+        )
+        final.write(place.staged)
+        directory = artifact_directory(self.project, target)
+        publish_directory(place.staged, directory)
+        if final.action != "restored":
+            self.store.add(final, directory)
+        self.store.register(self.project.artifacts)
+        return final
+
+    def _refuse_edited(self, target: Target, source: Parts) -> None:
+        """What was built is of what was read; publishing it as today's state would be a lie if an input changed
+        since."""
+        now = current_parts(self.project, target, source, self.digests)
+        changed = list(now.differences(Fingerprint(source).parts))
+        if changed:
+            raise EditedMeanwhile(changed[0].what, cause="\n".join(map(str, changed)))
+
+
+def _file_record(path: Path) -> FileRecord:
+    return FileRecord(digest_file(path), path.stat().st_size)
