@@ -176,7 +176,7 @@ def current_parts(project: Project, target: Target, recorded: Parts, digests: St
             "config": dict(target.inductor_config),
             "sources": sources,
             "distributions": {
-                name: toolchain.distribution_identity(name) for name in recorded.get("distributions", {})
+                name: toolchain.distribution_identity(name, digests) for name in recorded.get("distributions", {})
             },
             "variables": variable_parts(recorded.get("variables", {}), os.environ),
             "weights": weight_parts(project, target, digests),

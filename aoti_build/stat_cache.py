@@ -12,6 +12,7 @@ import json
 import os
 import stat
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,20 +38,25 @@ class StatCache:
         path with a slash at the end, of the names in that directory.
         """
         name = os.fspath(path)
+        return self.remember(name, name, _digest_listing if name.endswith("/") else _digest)
+
+    def remember(self, entry: str, path: str, digest: Callable[[str], str]) -> str | None:
+        """What `digest` makes of the file (or, with a slash at the end, the directory) `path`, kept as `entry`; None as
+        for `digest`."""
         try:
-            before = _stat_key(name)
+            before = _stat_key(path)
             if before is None:
                 return None
-            known = self._known.get(name)
+            known = self._known.get(entry)
             if known is not None and known[:-1] == before:
                 return str(known[-1])
             settled = time.time_ns() - RACY_NS
-            digest = digest_names(os.listdir(name)) if name.endswith("/") else digest_file(Path(name))
+            made = digest(path)
             _, modified, changed, _ = before
-            if _stat_key(name) == before and modified < settled and changed < settled:
-                self._known[name] = [*before, digest]
+            if _stat_key(path) == before and modified < settled and changed < settled:
+                self._known[entry] = [*before, made]
                 self._changed = True
-            return digest
+            return made
         except (OSError, ValueError):  # ValueError: a recorded name that cannot be a path
             return None
 
@@ -64,6 +70,14 @@ class StatCache:
         except OSError:
             return
         self._changed = False
+
+
+def _digest(path: str) -> str:
+    return digest_file(Path(path))
+
+
+def _digest_listing(path: str) -> str:
+    return digest_names(os.listdir(path))
 
 
 def _stat_key(path: str) -> list[int] | None:

@@ -21,6 +21,7 @@ from typing import Any
 
 from aoti_build.digests import digest_bytes
 from aoti_build.errors import ToolchainError
+from aoti_build.stat_cache import StatCache
 
 FACTS_VERSION = 1
 
@@ -213,24 +214,30 @@ def distribution_version(name: str) -> str | None:
         return None
 
 
-@cache
-def distribution_identity(name: str) -> str | None:
-    """The version of a distribution and a digest of its installed files, as far as its RECORD lists them; or None.
+def distribution_identity(name: str, digests: StatCache | None = None) -> str | None:
+    """The version of a distribution and the beginning of a digest of its installed files, as far as its RECORD lists
+    them; None if it is not installed. `digests` remembers: torch's has 20,000 lines.
 
     A library that is installed again and again under one version ("0.1.0", as in development) differs in the digest.
-    Left out are scripts and metadata, which differ with the environment that it is installed in.
     """
     version, record = distribution_version(name), distribution_record(name)
     if version is None or record is None:
         return version
-    lines = sorted(line for line in record.read_text(errors="replace").splitlines() if _is_installed_code(line))
-    return f"{version} {digest_bytes(chr(10).join(lines).encode())[:16]}"
+    path = str(record)
+    digest = digests.remember(f"installed by {path}", path, _digest_installed) if digests else _digest_installed(path)
+    return f"{version} {digest[:16]}" if digest else version
 
 
 def distribution_record(name: str) -> Path | None:
     """The RECORD of a distribution's installed files (path,hash,size), if its installer left one."""
     known = _dist_infos(tuple(sys.path)).get(_normalised(name))
     return known.record if known and known.record.is_file() else None
+
+
+def _digest_installed(record: str) -> str:
+    """Without scripts and metadata, which differ with the environment that a distribution is installed in."""
+    lines = Path(record).read_text(errors="replace").splitlines()
+    return digest_bytes("\n".join(sorted(filter(_is_installed_code, lines))).encode())
 
 
 def _is_installed_code(line: str) -> bool:

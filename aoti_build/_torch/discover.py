@@ -80,9 +80,10 @@ class Discovery:
         clock: what was used can then not be told from what is there.
         """
         found: dict[str, str | None] = dict(self._listings())
+        invented = _invented_files()
         for path in sorted(self._modules() | {path for path in self._watch.read if self._counts(path)}):
             if not os.path.isfile(path):
-                if not os.path.isdir(path):
+                if not os.path.isdir(path) and path not in invented:
                     found[self._name(path)] = None
                 continue
             status = os.stat(path)
@@ -163,6 +164,12 @@ def _module_files() -> list[tuple[str, str]]:
         for name, module in list(sys.modules.items())
         if isinstance(path := getattr(module, "__file__", None), str) and os.path.isfile(path)
     ]
+
+
+def _invented_files() -> set[str]:
+    """What modules call their file that have none: torch.ops says "_ops.py", and `inspect` then asks for it."""
+    names = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
+    return {os.path.abspath(name) for name in names if isinstance(name, str) and not os.path.isabs(name)}
 
 
 def _owners(directories: set[str]) -> dict[str, set[str]]:

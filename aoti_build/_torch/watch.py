@@ -15,7 +15,6 @@ from importlib.machinery import SourceFileLoader
 from typing import Any
 
 _EVENTS = frozenset({"open", "os.rename", "shutil.move", "os.mkdir", "os.listdir", "os.scandir", "import"})
-_IMPORT_SYSTEM = "<frozen importlib"
 _STDLIB = os.path.dirname(os.__file__) + os.sep
 
 
@@ -23,8 +22,8 @@ class Watch:
     """Collects from its creation on, for the rest of the process' life.
 
     `is_project` says of a real path whether it may be the project's (not installed, not the system's): only such code's
-    imports and variables are noted. `roots` are the project's directory under each of its names, with a separator at
-    the end: only there are listings and existence tests noted, since elsewhere they are libraries' caches.
+    imports, listings and variables are noted. `roots` are the project's directory under each of its names, with a
+    separator at the end: only there are listings and existence tests noted, since elsewhere they are libraries' caches.
 
     Attributes:
         read: files that were opened, examined or looked for in vain, by absolute path as given and by real path.
@@ -85,8 +84,8 @@ class Watch:
 
     def _listed(self, path: str) -> None:
         directory = os.path.realpath(path)
-        by_import = sys._getframe(2).f_code.co_filename.startswith(_IMPORT_SYSTEM)
-        if by_import or directory in self.listed or not self._below_root(directory):
+        by_import = sys._getframe(2).f_code.co_filename.startswith("<frozen importlib")
+        if by_import or directory in self.listed or not self._below_root(directory) or not self._asked_by_project():
             return
         try:
             self.listed[directory] = frozenset(os.listdir(directory))
@@ -94,23 +93,25 @@ class Watch:
             self.note(path)  # not there yet
 
     def _imported(self, name: str) -> None:
-        """Note the places where project code's import of `name` would have been satisfied sooner: a file that appears
-        there shadows the module, or makes an optional import succeed."""
+        """Note the places where project code's import of `name`, or of a package around it, would have been satisfied
+        sooner: a file that appears there shadows the module, or makes an optional import succeed."""
         if not self._asked_by_project():
             return
-        parent, _, leaf = name.rpartition(".")
-        path = getattr(sys.modules.get(parent), "__path__", ()) if parent else sys.path
+        path, parts = list(sys.path), name.split(".")
+        for index, leaf in enumerate(parts):
+            loaded = sys.modules.get(".".join(parts[: index + 1]))
+            path = self._note_places(path, leaf) if loaded is None else list(getattr(loaded, "__path__", ()))
+
+    def _note_places(self, path: list[str], leaf: str) -> list[str]:
+        """Note where `leaf` is looked for in `path`; where its own modules would be, if it is found and a package."""
         for entry in path:
             directory = os.path.realpath(entry or ".")
-            if not self._is_project(directory):
-                continue
-            package, module = os.path.join(directory, leaf, "__init__.py"), os.path.join(directory, f"{leaf}.py")
-            self.read.add(package)
-            if os.path.exists(package):
-                return
-            self.read.add(module)
-            if os.path.exists(module):
-                return
+            if self._is_project(directory):
+                for place in (os.path.join(directory, leaf, "__init__.py"), os.path.join(directory, f"{leaf}.py")):
+                    self.read.add(place)
+                    if os.path.exists(place):
+                        return [os.path.dirname(place)] if place.endswith("__init__.py") else []
+        return []
 
     def _asked_by_project(self) -> bool:
         """Whether the code that asked, past the standard library's, is the project's."""

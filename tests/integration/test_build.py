@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from conftest import Finished, run_inv
 from projects import write_project, write_single, write_weights
 
@@ -60,7 +61,10 @@ def test_stock_pytorch_loads_the_artifacts_and_gets_eagers_numbers(built: Path) 
 def test_the_manifest_says_what_was_used(built: Path) -> None:
     manifest = json.loads((built / "artifacts/tagger/cpu/manifest.json").read_bytes())
     sources = manifest["source"]["sources"]
-    assert set(sources) == {"nets/tagger.py", "nets/middle.py", "nets/leaf.py", "nets/vocabulary.json"}
+    used = {"nets/tagger.py", "nets/middle.py", "nets/leaf.py", "nets/vocabulary.json"}
+    assert {name for name, digest in sources.items() if digest} == used
+    shadowing = {"nets/middle/__init__.py", "nets/leaf/__init__.py"}
+    assert {name for name, digest in sources.items() if not digest} == shadowing
     assert manifest["source"]["distributions"]["torch"].split()[0] == manifest["requires"]["torch"]
     assert manifest["signature"]["inputs"][0] == {"name": "tokens", "dtype": "int64", "shape": ["batch", 6]}
     assert [output["name"] for output in manifest["signature"]["outputs"] if "dtype" in output] == [
@@ -144,20 +148,45 @@ def test_two_checkouts_compile_the_same_bytes(built: Path, tmp_path: Path) -> No
     assert (other / package).read_bytes() == (built / package).read_bytes()
 
 
+MODEL_THAT_LOOKS_AROUND = """\
+net:
+  source: net.py:build
+  kwargs: {a: given, b: 2}
+  files: [tokenizer.model]
+  inputs: [{shape: [2, 8]}]
+"""
+
+
+@pytest.mark.filterwarnings("ignore")
 def test_inputs_that_are_easily_overlooked(tmp_path: Path) -> None:
-    """A safetensors file read in the factory, a link, a memory map, a module run by its path, the order of kwargs."""
+    """What native code reads; a link, a memory map, a module run by its path, the order of kwargs; what is looked for
+    in vain, listed, or asked of the environment."""
+    import torch
+
     source = """\
+        import glob
         import importlib.util
+        import os
         from pathlib import Path
 
         import numpy
         import torch
         from safetensors.torch import load_file
 
+        try:
+            import local_settings
+        except ImportError:
+            pass
+        import package.part
+
         HERE = Path(__file__).parent
+        WIDTH = int(os.environ.get("NET_WIDTH", "8"))
 
 
         def build(**sizes):
+            (HERE / "flag").exists()
+            glob.glob("data/*.txt")
+            torch.jit.load(HERE / "scripted.pt")
             spec = importlib.util.spec_from_file_location("beside", HERE / "by_path.py")
             beside = importlib.util.module_from_spec(spec)
             spec.loader.exec_module(beside)
@@ -167,15 +196,17 @@ def test_inputs_that_are_easily_overlooked(tmp_path: Path) -> None:
             model.bias.data = load_file(HERE / "bias.safetensors")["a.bias"][:4]
             return model
     """
-    write_single(
-        tmp_path, source, "net:\n  source: net.py:build\n  kwargs: {a: 1, b: 2}\n  inputs: [{shape: [2, 8]}]\n"
-    )
+    write_single(tmp_path, source, MODEL_THAT_LOOKS_AROUND)
     write_weights(tmp_path / "bias.safetensors", seed=1)
     (tmp_path / "by_path.py").write_text("K = 1\n")
     (tmp_path / "v1.txt").write_text("one")
     (tmp_path / "v2.txt").write_text("two")
     (tmp_path / "current.txt").symlink_to("v1.txt")
     (tmp_path / "table.bin").write_bytes(bytes(16))
+    for name in ("package/__init__.py", "package/part.py", "data/a.txt", "given/inner/file", "tokenizer.model"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    torch.jit.script(torch.nn.Linear(2, 2)).save(tmp_path / "scripted.pt")
     assert run_inv(tmp_path, "build").code == 0
     assert run_inv(tmp_path, "build", "--json").target("net/cpu")["action"] == "up-to-date"
 
@@ -184,10 +215,24 @@ def test_inputs_that_are_easily_overlooked(tmp_path: Path) -> None:
     (tmp_path / "current.txt").unlink()
     (tmp_path / "current.txt").symlink_to("v2.txt")
     (tmp_path / "table.bin").write_bytes(bytes(15) + b"x")
+    torch.jit.script(torch.nn.Linear(2, 2)).save(tmp_path / "scripted.pt")
+    for name in ("local_settings.py", "flag", "data/b.txt", "package/part/__init__.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    for name in ("given/inner/file", "tokenizer.model"):
+        (tmp_path / name).write_text("other")
     models = (tmp_path / "models.yaml").read_text()
-    (tmp_path / "models.yaml").write_text(models.replace("{a: 1, b: 2}", "{b: 2, a: 1}"))
-    reasons = run_inv(tmp_path, "build", "--dry-run", "--json").target("net/cpu")["reasons"]
-    assert {reason["what"] for reason in reasons} == {
+    (tmp_path / "models.yaml").write_text(models.replace("{a: given, b: 2}", "{b: 2, a: given}"))
+    finished = run_inv(tmp_path, "build", "--dry-run", "--json", env={"NET_WIDTH": "9"})
+    assert {reason["what"] for reason in finished.target("net/cpu")["reasons"]} == {
+        "NET_WIDTH",
+        "data/",
+        "flag",
+        "given/inner/file",
+        "local_settings.py",
+        "package/part/__init__.py",
+        "scripted.pt",
+        "tokenizer.model",
         "kwargs order",
         "bias.safetensors",
         "by_path.py",

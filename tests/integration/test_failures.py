@@ -25,6 +25,20 @@ def raises():
     raise RuntimeError("the sky fell")
 
 
+def interrupts():
+    raise KeyboardInterrupt
+
+
+def exits():
+    raise SystemExit(0)
+
+
+def sparse():
+    model = Linear()
+    model.register_buffer("adjacency", torch.eye(8).to_sparse())
+    return model
+
+
 def offline():
     raise urllib.error.URLError("no route to host")
 
@@ -49,6 +63,17 @@ class Equal(nn.Module):
         return x + y
 
 
+class Writer(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(8))
+
+    def forward(self, x):
+        if not torch.compiler.is_compiling():
+            self.weight.add_(1)
+        return x * self.weight
+
+
 class Liar(nn.Module):
     """Eager and compiled differ."""
 
@@ -65,6 +90,10 @@ models:
   not_callable: {source: "nets.py:NUMBER", inputs: [{shape: [2, 8]}]}
   no_module: {source: "nets.py:no_module", inputs: [{shape: [2, 8]}]}
   factory_raises: {source: "nets.py:raises", inputs: [{shape: [2, 8]}]}
+  interrupts: {source: "nets.py:interrupts", inputs: [{shape: [2, 8]}]}
+  exits: {source: "nets.py:exits", inputs: [{shape: [2, 8]}]}
+  sparse: {source: "nets.py:sparse", inputs: [{shape: [2, 8]}]}
+  writer: {source: "nets.py:Writer", inputs: [{shape: [2, 8]}]}
   offline: {source: "nets.py:offline", inputs: [{shape: [2, 8]}]}
   truncated: {source: "nets.py:Linear", weights: truncated.safetensors, inputs: [{shape: [2, 8]}]}
   wrong_names: {source: "nets.py:Linear", kwargs: {bias: false}, weights: whole.safetensors, inputs: [{shape: [2, 8]}]}
@@ -86,6 +115,10 @@ EXPECTED: dict[str, tuple[str, list[str]]] = {
     "not_callable": ("usage", ["not callable but int"]),
     "no_module": ("usage", ["returned int, not an nn.Module"]),
     "factory_raises": ("usage", ["the factory raised", "RuntimeError: the sky fell"]),
+    "interrupts": ("build", ["unexpected KeyboardInterrupt"]),
+    "exits": ("usage", ["the factory raised", "SystemExit"]),
+    "sparse": ("build", ["sparse", "to_dense()"]),
+    "writer": ("build", ["writes into weight", "register_buffer"]),
     "offline": ("usage", ["could not be downloaded", "no route to host", "weights: null"]),
     "truncated": ("usage", ["truncated.safetensors cannot be read as weights"]),
     "wrong_names": ("usage", ["whole.safetensors does not fit the model", "not in the model: a.bias"]),

@@ -12,7 +12,12 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from aoti_build._torch.graph import graph_digest, state_digest, uses_own_code  # noqa: E402 - torch is imported first, with its warnings
+from aoti_build._torch.graph import (  # noqa: E402 - torch is imported first, with its warnings
+    graph_digest,
+    state_digest,
+    uses_own_code,
+)
+from aoti_build._torch.settings import own_passes  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -139,6 +144,12 @@ def test_equal_in_every_process_and_under_every_hash_seed() -> None:
         for seed in ("1", "2")
     }
     assert len(answers) == 1
+
+
+def test_passes_of_the_users_own_bind_the_code_to_their_sources(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not own_passes()
+    monkeypatch.setattr(torch._inductor.config, "post_grad_custom_pre_pass", lambda graph: None)
+    assert own_passes()
 
 
 def test_an_operator_of_the_users_own_binds_the_code_to_its_sources() -> None:

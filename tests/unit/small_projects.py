@@ -129,7 +129,7 @@ def publish_fake(project: Project, target: Target | None = None, **changes: Any)
 
 def forget_installed() -> None:
     """Look for distributions anew, as another process would."""
-    for function in (toolchain.distribution_identity, toolchain.distribution_version, toolchain._dist_infos):
+    for function in (toolchain.distribution_version, toolchain._dist_infos):
         getattr(function, "cache_clear", lambda: None)()  # a test may have put another in its place
 
 

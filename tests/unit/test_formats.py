@@ -198,7 +198,7 @@ def test_a_document_of_another_version_is_refused(kind: str, documents: Mapping[
         ("aoti-build/status", ("targets", 0, "key"), "short"),
         ("aoti-build/error", ("ok",), True),
         ("aoti-build/error", ("error", "surplus"), 1),
-        ("aoti-build/golden", ("format_version",), 1),
+        ("aoti-build/golden", ("cases", "example", "outputs"), "1"),
     ],
 )
 def test_a_wrong_value_inside_is_refused(
@@ -443,7 +443,4 @@ def _golden() -> Document:
         if isinstance(target, ast.Name)
     }
     cases = {"example": {"inputs": 2, "outputs": 1}}
-    inner = SCHEMAS["aoti-build/golden"]["properties"]["cases"]["contentSchema"]
-    assert Draft202012Validator(inner, registry=REGISTRY).is_valid(cases)
-    assert not Draft202012Validator(inner, registry=REGISTRY).is_valid({"example": {"inputs": 2}})
-    return {"format": constants["FORMAT"], "format_version": constants["FORMAT_VERSION"], "cases": json.dumps(cases)}
+    return {"format": constants["FORMAT"], "format_version": constants["FORMAT_VERSION"], "cases": cases}

@@ -95,7 +95,7 @@ def models(old: str, new: str) -> Callable[[World], object]:
 
 
 def _answering(distribution: str, number: str, real: Callable[[str], str | None]) -> Callable[[str], str | None]:
-    return lambda name: number if name == distribution else real(name)
+    return lambda name, *digests: number if name == distribution else real(name, *digests)
 
 
 def version(number: str) -> Callable[[World], object]:
