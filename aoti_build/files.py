@@ -111,9 +111,16 @@ def lock(path: Path, on_wait: Callable[[], None] = lambda: None) -> Iterator[Non
     """Hold the inter-process lock file `path`. While somebody else holds it, `on_wait` is called about five times a
     second; what it raises ends the wait.
     """
-    from filelock import FileLock, Timeout  # 100 ms to import, which a build that has nothing to do must not pay
-
     path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = _lock_at_once(path)
+    if descriptor is not None:
+        try:
+            yield
+        finally:
+            os.close(descriptor)  # which gives the lock back
+        return
+    from filelock import FileLock, Timeout
+
     mutex = FileLock(path)
     timeout = 0.0
     while True:
@@ -127,6 +134,25 @@ def lock(path: Path, on_wait: Callable[[], None] = lambda: None) -> Iterator[Non
         yield
     finally:
         mutex.release()
+
+
+def _lock_at_once(path: Path) -> int | None:
+    """A descriptor that holds the lock, or None if somebody else does or the system has no flock.
+
+    The same lock as filelock's, which calls flock on the file too and leaves it in place. A free lock is taken without
+    filelock because importing that costs as much as all else that a restore does beside copying.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return None
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
 
 
 def _retired(final: Path) -> Path:

@@ -10,6 +10,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from filelock import FileLock, Timeout
 from small_projects import REAL_PYTHON, contents
 
 from aoti_build.files import lock, publish_directory, recover_directory, staging, write_atomic, write_json
@@ -196,6 +197,18 @@ def test_a_free_lock_is_not_waited_for_and_is_free_again(tmp_path: Path) -> None
     for _ in range(2):
         with lock(tmp_path / "target.lock", on_wait):
             pass
+
+
+def test_it_is_the_lock_that_filelock_takes(tmp_path: Path) -> None:
+    path = tmp_path / "target.lock"
+    with lock(path), pytest.raises(Timeout):
+        FileLock(path).acquire(timeout=0)
+    with FileLock(path), pytest.raises(InterruptedError), lock(path, _give_up):
+        pytest.fail("two hold one lock")
+
+
+def _give_up() -> None:
+    raise InterruptedError
 
 
 def test_the_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
