@@ -104,6 +104,8 @@ def spec_parts(target: Target) -> dict[str, Any]:
                 parts[f"inputs.{tensor.name or index}.{field}"] = value
     if target.device == "cpu":
         parts["cpu.isa"] = model.cpu.isa
+    else:
+        parts.update({f"cuda.{field}": value for field, value in asdict(model.cuda).items()})
     return parts
 
 

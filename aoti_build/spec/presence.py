@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from aoti_build.errors import Problem, SpecError
-from aoti_build.spec.project import Model, Position, Project, Source, Target
+from aoti_build.spec.project import Image, Model, Position, Project, Source, Target
 
 
 def check_files(project: Project, targets: tuple[Target, ...]) -> None:
@@ -29,5 +29,7 @@ def _files(model: Model) -> Iterator[tuple[str, Position]]:
             yield source.path, model.positions[field]
     for index, name in enumerate(model.files):
         yield name, model.positions[f"files.{index}"]
+    if isinstance(model.image, Image) and model.image.classes:
+        yield model.image.classes, model.positions["image"]
     if model.weights:
         yield model.weights, model.positions["weights"]

@@ -13,6 +13,7 @@ from typing import Any
 
 DEVICES = ("cpu", "cuda")
 DEFAULT_PRESET = "default"
+GOLDEN_LIMIT = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -65,11 +66,27 @@ class TensorInput:
 
 
 @dataclass(frozen=True)
-class Tolerance:
-    """Bounds of numpy's allclose: |candidate - reference| <= atol + rtol * |reference|. None: chosen from the dtype."""
+class OutputTolerance:
+    """What one output must fulfil, in place of the model's tolerance.
+
+    `atol` and `rtol` bound each value; `agreement` is the least part of equal values (of equal largest classes, for
+    floating point); `iou` the least mean intersection over union of the classes. Either bounds or one of the others.
+    """
 
     atol: float | None = None
     rtol: float | None = None
+    agreement: float | None = None
+    iou: float | None = None
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """Bounds of numpy's allclose: |candidate - reference| <= atol + rtol * |reference|. None: the reference policy of
+    `aoti_build._torch.compare` decides. `outputs` are exceptions by the output's name in the signature."""
+
+    atol: float | None = None
+    rtol: float | None = None
+    outputs: Mapping[str, OutputTolerance] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -77,6 +94,30 @@ class CpuOptions:
     """What a CPU target is compiled for. `isa` "native" is the building host; others are portable floors."""
 
     isa: str = "native"
+
+
+@dataclass(frozen=True)
+class CudaOptions:
+    """Reduced precision on CUDA; None leaves torch's own default.
+
+    `tf32`: float32 convolutions and matrix products may round their operands to TF32 (10 bits). `reduced_precision`:
+    half-precision matrix products may add up in half precision.
+    """
+
+    tf32: bool | None = None
+    reduced_precision: bool | None = None
+
+
+@dataclass(frozen=True)
+class Image:
+    """How a picture becomes the input of a vision model: the shorter side to `resize`, the middle `crop`, values
+    from 0 to 1 minus `mean`, divided by `std`, per channel. `classes` is a file with a name a line."""
+
+    resize: int | None = None
+    crop: int | None = None
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    classes: str | None = None
 
 
 @dataclass(frozen=True)
@@ -94,6 +135,11 @@ class Model:
     dims: tuple[Dim, ...] = ()
     tolerance: Tolerance = Tolerance()
     cpu: CpuOptions = CpuOptions()
+    cuda: CudaOptions = CudaOptions()
+    # Bytes of golden tensors that are kept beside an artifact.
+    golden_limit: int = GOLDEN_LIMIT
+    # A declared preprocessing, or a member of one of torchvision's weights enums.
+    image: Image | Source | None = None
     # Field path such as "source" or "dims.batch" -> where it stands, for errors found after parsing.
     positions: Mapping[str, Position] = field(default_factory=dict, compare=False, repr=False)
 

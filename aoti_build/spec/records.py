@@ -8,7 +8,19 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from aoti_build.digests import digest_bytes
-from aoti_build.spec.project import CpuOptions, Dim, Model, Position, Source, Target, TensorInput, Tolerance
+from aoti_build.spec.project import (
+    CpuOptions,
+    CudaOptions,
+    Dim,
+    Image,
+    Model,
+    OutputTolerance,
+    Position,
+    Source,
+    Target,
+    TensorInput,
+    Tolerance,
+)
 
 
 def target_to_json(target: Target) -> dict[str, Any]:
@@ -43,8 +55,23 @@ def target_from_json(
         inputs=inputs,
         files=tuple(fields["files"]),
         dims=tuple(Dim(**dim) for dim in fields["dims"]),
-        tolerance=Tolerance(**fields["tolerance"]),
+        tolerance=_tolerance(fields["tolerance"]),
         cpu=CpuOptions(**fields["cpu"]),
+        cuda=CudaOptions(**fields["cuda"]),
+        image=_image(fields["image"]),
     )
     model = Model(**fields, positions=positions or {})
     return Target(model, record["device"], record["preset"], record["inductor_config"], digest)
+
+
+def _tolerance(record: Mapping[str, Any]) -> Tolerance:
+    outputs = {name: OutputTolerance(**bounds) for name, bounds in record["outputs"].items()}
+    return Tolerance(record["atol"], record["rtol"], outputs)
+
+
+def _image(record: Mapping[str, Any] | None) -> Image | Source | None:
+    if record is None:
+        return None
+    if "attribute" in record:
+        return Source(**record)
+    return Image(**{**record, "mean": tuple(record["mean"]), "std": tuple(record["std"])})

@@ -19,8 +19,11 @@ from aoti_build.spec.project import (
     DEFAULT_PRESET,
     DEVICES,
     CpuOptions,
+    CudaOptions,
     Dim,
+    Image,
     Model,
+    OutputTolerance,
     Position,
     Project,
     Source,
@@ -36,7 +39,8 @@ WireT = TypeVar("WireT", bound=schema.Wire)
 Presets = Mapping[str, Mapping[str, Any]]
 
 MODEL_FIELDS = (
-    "source", "kwargs", "seed", "weights", "files", "inputs", "devices", "inductor_configs", "tolerance", "cpu",
+    "source", "kwargs", "seed", "weights", "files", "inputs", "devices", "inductor_configs", "tolerance", "cpu", "cuda",
+    "golden", "image",
 )  # fmt: skip
 
 
@@ -153,8 +157,9 @@ class _Resolver:
         dims = self._dims((*at, "dims"))
         inputs = self._inputs((*at, "inputs"))
         self._check_dims(at, inputs)
-        tolerance = self.read(schema.Tolerance, (*at, "tolerance")) or schema.Tolerance()
         cpu = self.read(schema.Cpu, (*at, "cpu")) or schema.Cpu()
+        cuda = self.read(schema.Cuda, (*at, "cuda")) or schema.Cuda()
+        golden = self.read(schema.Golden, (*at, "golden")) or schema.Golden()
         return Model(
             name=name,
             source=self._source((*at, "source")),
@@ -164,10 +169,34 @@ class _Resolver:
             weights=self._weights((*at, "weights")),
             files=self._files((*at, "files")),
             dims=dims,
-            tolerance=Tolerance(tolerance.atol, tolerance.rtol),
+            tolerance=self._tolerance((*at, "tolerance")),
             cpu=CpuOptions(cpu.isa),
+            cuda=CudaOptions(cuda.tf32, cuda.reduced_precision),
+            golden_limit=rules.size_in_bytes(golden.limit),
+            image=self._image((*at, "image")),
             positions=self._positions(at),
         )
+
+    def _tolerance(self, path: Where) -> Tolerance:
+        wire = self.read(schema.Tolerance, path) or schema.Tolerance()
+        for name, bounds in wire.outputs.items():
+            for field, text in rules.bound_complaints(bounds):
+                self.add((*path, "outputs", name, field), text)
+        outputs = {name: OutputTolerance(**bounds.model_dump()) for name, bounds in wire.outputs.items()}
+        return Tolerance(wire.atol, wire.rtol, outputs)
+
+    def _image(self, path: Where) -> Image | Source | None:
+        data = self.get(path)
+        if isinstance(data, str):
+            named: Source | None = self._parsed(path, rules.parse_source)
+            return named
+        wire = self.read(schema.Image, path)
+        if wire is None:
+            return None
+        for field, text in rules.image_complaints(wire):
+            self.add((*path, field), text)
+        classes = self._parsed((*path, "classes"), rules.project_path)
+        return Image(wire.resize, wire.crop, tuple(wire.mean), tuple(wire.std), classes)
 
     def _json(self, path: Where) -> dict[str, Any]:
         """Free data that must survive JSON, since it is a part of the target's key."""

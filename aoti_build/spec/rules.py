@@ -81,6 +81,30 @@ def weights_path(text: str) -> str:
     return project_path(text)
 
 
+def size_in_bytes(text: str) -> int:
+    """``64m`` in bytes: k, m and g are powers of 1024."""
+    units = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
+    return int(text[:-1]) * units[text[-1]] if text[-1] in units else int(text)
+
+
+def bound_complaints(bounds: schema.OutputTolerance) -> Complaints:
+    """What is wrong with the tolerance of one output."""
+    given = [field for field in ("atol", "rtol", "agreement", "iou") if getattr(bounds, field) is not None]
+    for field in ("agreement", "iou"):
+        if field in given and given != [field]:
+            yield field, f"{field} stands alone: it replaces {', '.join(name for name in given if name != field)}"
+
+
+def image_complaints(image: schema.Image) -> Complaints:
+    """What is wrong with a preprocessing of valid types."""
+    if len(image.mean) != len(image.std):
+        yield "std" if image.std else "mean", f"mean has {len(image.mean)} values and std {len(image.std)}"
+    if any(value <= 0 for value in image.std):
+        yield "std", "a standard deviation is greater than 0"
+    if image.crop is not None and image.resize is not None and image.crop > image.resize:
+        yield "crop", f"crop {image.crop} is larger than the shorter side after resize, {image.resize}"
+
+
 def smallest(dim: schema.Dim) -> int:
     """The least size of a dim."""
     return dim.multiple_of if dim.min is None else dim.min

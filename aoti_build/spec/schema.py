@@ -37,6 +37,7 @@ MAX_NAME = 100
 NAME = r"^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9_-])?$"
 OPTION = r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*$"
 SOURCE = r"^[^:]+:[^:]+$"
+SIZE = r"^[0-9]+[kmg]?$"
 
 Device = Literal["cpu", "cuda"]
 Dtype = Literal[
@@ -82,6 +83,18 @@ def _not_negative(value: float) -> float:
     return value
 
 
+def _part(value: float) -> float:
+    if not 0 <= value <= 1:
+        raise ValueError(f"{value} is not between 0 and 1")
+    return value
+
+
+def _size(text: str) -> str:
+    if not re.fullmatch(SIZE[1:-1], text):
+        raise ValueError(f"{shown(text)} is no size; write a whole number with k, m or g, such as 64m")
+    return text
+
+
 def _kind(**tags: type) -> Discriminator:
     """Which member of a union a value is, by its Python type. Tags are in angle brackets: no key is written so."""
 
@@ -96,6 +109,9 @@ Identifier = Annotated[str, AfterValidator(_identifier), WithJsonSchema({"type":
 Option = Annotated[str, AfterValidator(_option), WithJsonSchema({"type": "string", "pattern": OPTION})]
 Number = Annotated[int | float, BeforeValidator(_number), WithJsonSchema({"type": "number"})]
 NotNegative = Annotated[Number, AfterValidator(_not_negative), WithJsonSchema({"type": "number", "minimum": 0})]
+Part = Annotated[Number, AfterValidator(_part), WithJsonSchema({"type": "number", "minimum": 0, "maximum": 1})]
+Positive = Annotated[int, Field(ge=1, le=MAX_INT)]
+SizeText = Annotated[str, AfterValidator(_size), WithJsonSchema({"type": "string", "pattern": SIZE})]
 SourceText = Annotated[str, Field(json_schema_extra={"pattern": SOURCE})]
 Size = Annotated[int, Field(ge=0, le=MAX_INT)]
 ShapeEntry = Annotated[Annotated[Size, Tag("<size>")] | Annotated[str, Tag("<dim>")], _kind(size=int, dim=str)]
@@ -115,6 +131,21 @@ class Wire(BaseModel):
         return value
 
 
+class OutputTolerance(Wire):
+    """What one output must fulfil: atol and rtol, or agreement, or iou."""
+
+    atol: NotNegative | None = Field(default=None, description="Absolute tolerance. Default: 0.")
+    rtol: NotNegative | None = Field(default=None, description="Relative tolerance. Default: 0.")
+    agreement: Part | None = Field(
+        default=None,
+        description="The least part of values that must be equal; for floating point, of largest classes (argmax over "
+        "dimension 1, or the last of two).",
+    )
+    iou: Part | None = Field(
+        default=None, description="The least mean intersection over union of the classes of an integer or bool mask."
+    )
+
+
 class Tolerance(Wire):
     """How far a compiled output may be from eager's: |compiled - eager| <= atol + rtol * |eager|."""
 
@@ -124,6 +155,43 @@ class Tolerance(Wire):
     rtol: NotNegative | None = Field(
         default=None, description="Relative tolerance. Default: chosen from the output's dtype."
     )
+    outputs: dict[str, OutputTolerance] = Field(
+        default={}, description="Exceptions, by the name of an output as `status` and `verify` show it."
+    )
+
+
+class Golden(Wire):
+    """What is kept beside an artifact to verify it by."""
+
+    limit: SizeText = Field(
+        default="64m",
+        description="How large the golden file may get, such as 500k or 2g. Beyond it, inputs are made again from "
+        "their seed and outputs from the model's source.",
+    )
+
+
+class Cuda(Wire):
+    """How the CUDA targets compute."""
+
+    tf32: bool | None = Field(
+        default=None,
+        description="Whether float32 convolutions and matrix products may use TF32. Default: torch's, which is yes for "
+        "convolutions and no for matrix products.",
+    )
+    reduced_precision: bool | None = Field(
+        default=None,
+        description="Whether half-precision matrix products may add up in half precision. Default: torch's.",
+    )
+
+
+class Image(Wire):
+    """How a picture given to `run` becomes the model's input."""
+
+    resize: Positive | None = Field(default=None, description="Length of the shorter side after resizing.")
+    crop: Positive | None = Field(default=None, description="Side of the square that is cut from the middle.")
+    mean: list[Number] = Field(default=[], description="Subtracted from values between 0 and 1, one a channel.")
+    std: list[Number] = Field(default=[], description="Divided by, one a channel.")
+    classes: str | None = Field(default=None, description="A text file with the name of a class on each line.")
 
 
 class Cpu(Wire):
@@ -182,6 +250,11 @@ ModelPresets = Annotated[
 ]
 
 
+ImageField = Annotated[
+    Annotated[SourceText, Tag("<text>")] | Annotated[Image, Tag("<mapping>")], _kind(text=str, mapping=dict)
+]
+
+
 class Model(Wire):
     """A model: where it comes from, its example inputs, and the targets to build of it."""
 
@@ -215,6 +288,13 @@ class Model(Wire):
     )
     tolerance: Tolerance = Field(default=Tolerance(), description="How far a compiled output may be from eager's.")
     cpu: Cpu = Field(default=Cpu(), description="What the CPU targets are compiled for.")
+    cuda: Cuda = Field(default=Cuda(), description="How the CUDA targets compute.")
+    golden: Golden = Field(default=Golden(), description="What is kept beside an artifact to verify it by.")
+    image: ImageField | None = Field(
+        default=None,
+        description="How a picture given to `run` becomes the model's input: a mapping, or a member of one of "
+        "torchvision's weights enums, `torchvision.models:ResNet18_Weights.DEFAULT`.",
+    )
 
 
 class File(Wire):
@@ -239,6 +319,10 @@ WIRE_TYPES: dict[tuple[str, ...], type[Wire]] = {
     ("models", "*", "dims", "*"): Dim,
     ("models", "*", "inputs", "*"): TensorInput,
     ("models", "*", "tolerance"): Tolerance,
+    ("models", "*", "tolerance", "outputs", "*"): OutputTolerance,
+    ("models", "*", "cuda"): Cuda,
+    ("models", "*", "golden"): Golden,
+    ("models", "*", "image"): Image,
     ("models", "*", "cpu"): Cpu,
 }
 

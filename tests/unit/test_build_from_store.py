@@ -266,7 +266,7 @@ def test_a_tolerance_is_checked_again_and_compiles_nothing(project: Project, fak
     assert (actions(run(changed)), fake_worker.calls) == (["rechecked"], ["check"])
     after = contents(directory(project))
     assert [after[name] for name in (MODEL, GOLDEN)] == [before[MODEL], before[GOLDEN]]
-    assert manifest_of(changed).check["tolerance"] == {"atol": 0.5, "rtol": None}
+    assert manifest_of(changed).check["tolerance"] == {"atol": 0.5, "rtol": None, "outputs": {}}
 
 
 @pytest.mark.parametrize(("passed", "action"), [(True, "restored"), (False, "failed")])

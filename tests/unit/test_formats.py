@@ -55,7 +55,7 @@ REASONS = (
     Reason("spec-changed", "kwargs.width", 4, [8, 9]),
     Reason("weights-in-code", "the weights are inside the shared library"),
 )
-CHECK = {"passed": True, "tolerance": {"atol": None, "rtol": None}, "seconds": 0.0}
+CHECK = {"passed": True, "tolerance": {"atol": None, "rtol": None, "outputs": {}}, "seconds": 0.0}
 FIGURES = {
     "name": "output",
     "dtype": "float32",
@@ -288,7 +288,7 @@ def _manifest(project: Project) -> Manifest:
         project,
         project.targets[0],
         signature=SIGNATURE,
-        check={**CHECK, "tolerance": {"atol": 1e-4, "rtol": None}, "cases": list(CASES), "seconds": 0.1},
+        check={**CHECK, "tolerance": {"atol": 1e-4, "rtol": None, "outputs": {}}, "cases": list(CASES), "seconds": 0.1},
         seconds={"export": 0.5, "compile": 1.0, "check": 0.1, "total": 2.0},
         reasons=tuple(reason.as_json() for reason in REASONS),
         provenance={

@@ -182,7 +182,7 @@ def test_another_tolerance_is_no_staleness_and_is_used(tmp_path: Path, fake_work
     changed = write_project(tmp_path, ONE_MODEL + "    tolerance: {atol: 0.5}\n")
     report = verify(changed, changed.targets, strict=True)
     assert (verdicts(report), report.exit_code, report.verdicts[0].stale) == (["passed"], 0, ())
-    assert used == [{"atol": 0.5, "rtol": None}]
+    assert used == [{"atol": 0.5, "rtol": None, "outputs": {}}]
 
 
 def test_an_interrupt(project: Project, published: Path, fake_worker: FakeWorker) -> None:
