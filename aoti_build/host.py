@@ -71,3 +71,15 @@ def _numbers(version: str) -> tuple[int, int]:
 
 def _minor(version: str | None) -> str:
     return ".".join((version or "").split(".")[:2])
+
+
+def available_memory() -> int:
+    """Bytes that new processes can have; everything physical where the system does not tell."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            for line in file:
+                if line.startswith("MemAvailable:"):
+                    return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

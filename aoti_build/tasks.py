@@ -38,13 +38,24 @@ _HELP = {
     "dry-run": "only say what would be done",
     "strict": "a missing device (and, in verify, a stale artifact) is a failure",
     "check-reproducible": "compile every target once more from nothing; other bytes are a failure",
+    "fresh": "let eager give the references now, from the model's source, not at build time",
+    "seeds": "verify with this many random inputs for each size; above 1, as --fresh",
+    "timeout": "seconds that each process may take; default: 600",
+    "deep": "of what fails, find the first module that differs, or the weights; may compile prefixes of the model",
+    "repro": "of what fails, write a script with inputs that shows it with plain torch, below this directory",
+    "junit": "write the result as JUnit XML to this file, for CI",
+    "html": "write the result as one page to this file",
     "debug": "show the traceback of an error",
-    "input": "a .safetensors file with a tensor for each input name; default: the golden input",
+    "input": "comma separated: random, or files of tensors (.npy .npz .safetensors .pt) or pictures (.png .jpg .jpeg "
+    ".webp .bmp); default: the golden input",
+    "seed": "of random inputs; default: 1",
+    "repeat": "timed calls; default: 10",
     "max-size": "bytes the store may have, with k, m, g or t: 20g",
     "max-age": "remove what was not used for this long, with s, m, h, d or w: 30d",
     "orphans": "only artifacts that models.yaml no longer lists",
     "output": "where to write the schema; default: stdout",
 }
+_RUN_OUTPUT = "a .safetensors, .npz or .pt file for the outputs; {target} and {input} in it stand for their names"
 
 
 class Report(Protocol):
@@ -82,7 +93,7 @@ def build(
 
         project, targets = _project(context, file, target)
         check_files(project, targets)
-        count = _jobs(jobs)
+        count = _count("--jobs", jobs)
         if dry_run or context.config.run.dry:
             plan = verb.plan(project, targets, force=force)
             _print(verb.PlanReport(plan), text.plan_lines(plan), json)
@@ -101,7 +112,23 @@ def build(
         _finish(report.exit_code)
 
 
-@task(help=_help("target", "file", "json", "jobs", "strict", "debug"))
+@task(
+    help=_help(
+        "target",
+        "file",
+        "json",
+        "jobs",
+        "strict",
+        "fresh",
+        "seeds",
+        "timeout",
+        "deep",
+        "repro",
+        "junit",
+        "html",
+        "debug",
+    )
+)
 def verify(
     context: Context,
     target: str = "",
@@ -109,34 +136,65 @@ def verify(
     json: bool = False,
     jobs: str = "",
     strict: bool = False,
+    fresh: bool = False,
+    seeds: str = "",
+    timeout: str = "",
+    deep: bool = False,
+    repro: str = "",
+    junit: str = "",
+    html: str = "",
     debug: bool = False,
 ) -> None:
-    """Load every artifact in a fresh process and compare its outputs with what eager gave."""
+    """Load every artifact in a fresh process and compare its outputs with what eager gave, over the whole range of
+    sizes; and see that it refuses what it must."""
     with _contract(json, debug):
         from aoti_build.report import text
         from aoti_build.verbs import verify as verb
 
         project, targets = _project(context, file, target)
-        report = verb.verify(project, targets, jobs=_jobs(jobs) or 1, strict=strict, on_progress=_progress(targets))
+        report = verb.verify(
+            project,
+            targets,
+            jobs=_count("--jobs", jobs) or 1,
+            strict=strict,
+            fresh=fresh,
+            seeds=_count("--seeds", seeds) or 1,
+            limit=float(_count("--timeout", timeout) or verb.TIME_LIMIT),
+            deep=deep,
+            repro=Path(repro).absolute() if repro else None,
+            on_progress=_progress(targets),
+        )
+        _write_reports(report, junit, html)
         _print(report, text.verify_lines(report), json)
         _finish(report.exit_code)
 
 
-@task(help=_help("target", "file", "input", "json", "debug"))
+@task(help={**_help("target", "file", "input", "seed", "repeat", "json", "debug"), "output": _RUN_OUTPUT})
 def run(
-    context: Context, target: str = "", input: str = "", file: str = "", json: bool = False, debug: bool = False
+    context: Context,
+    target: str = "",
+    input: str = "",
+    output: str = "",
+    repeat: str = "",
+    seed: str = "",
+    file: str = "",
+    json: bool = False,
+    debug: bool = False,
 ) -> None:
-    """Load an artifact, run it on the golden or a given input, check and time it."""
+    """Load artifacts, run them on the golden or on given inputs, check and time them."""
     with _contract(json, debug):
         from aoti_build.report import text
         from aoti_build.verbs import run as verb
 
         project, targets = _project(context, file, target)
-        if len(targets) != 1:
-            names = ", ".join(target.name for target in targets)
-            raise UsageError("run takes one target", cause=f"chosen: {names}", hint=f"--target {targets[0].name}")
         report = verb.run(
-            project, targets[0], input_file=Path(input) if input else None, on_progress=_progress(targets)
+            project,
+            targets,
+            inputs=_words("--input", input),
+            output=output,
+            seed=_whole("--seed", seed, verb.SEED, least=0),
+            repeat=_whole("--repeat", repeat, verb.REPEAT, least=1),
+            on_progress=_progress(targets),
         )
         _print(report, text.run_lines(report), json)
         _finish(report.exit_code)
@@ -257,12 +315,43 @@ def _default_file(context: Context) -> Path:
     )
 
 
-def _jobs(text: str) -> int | None:
+def _count(option: str, text: str) -> int | None:
     if not text:
         return None
     if not text.isdecimal() or int(text) < 1:
-        raise UsageError(f"--jobs {text}: not a positive whole number")
+        raise UsageError(f"{option} {text}: not a positive whole number")
     return int(text)
+
+
+def _write_reports(report: Report, junit: str, html: str) -> None:
+    """The report as JUnit XML and as a page, where files for them were named."""
+    from aoti_build.files import write_atomic
+
+    document = report.as_json()
+    if junit:
+        from aoti_build.report.junit import junit_xml
+
+        write_atomic(Path(junit).absolute(), junit_xml(document).encode())
+    if html:
+        from aoti_build.report.html import html_page
+
+        write_atomic(Path(html).absolute(), html_page(document).encode())
+
+
+def _whole(option: str, text: str, default: int, *, least: int) -> int:
+    """A number of at most nine digits: more is a slip, whatever it counts."""
+    if not text:
+        return default
+    if not (text.isascii() and text.isdecimal() and len(text) < 10 and int(text) >= least):
+        raise UsageError(f"{option} {text}: not a whole number from {least} to 999999999")
+    return int(text)
+
+
+def _words(option: str, text: str) -> tuple[str, ...]:
+    words = tuple(word for part in text.split(",") if (word := part.strip()))
+    if text and not words:
+        raise UsageError(f"{option} {text}: names nothing")
+    return words
 
 
 def _amount(option: str, text: str, units: Mapping[str, int]) -> int | None:

@@ -17,17 +17,17 @@ from typing import Any
 
 import torch
 from torch.export import ExportedProgram
-from torch.utils import _pytree as pytree
 
 from aoti_build._torch.discover import Discovery
 from aoti_build._torch.events import Events
-from aoti_build._torch.export import export, signature, sizes_of_one
-from aoti_build._torch.golden import Case, save_golden
+from aoti_build._torch.export import export, signature, sizes_of_one, whole_ranges
+from aoti_build._torch.golden import save_golden
 from aoti_build._torch.graph import graph_digest, state_digest, uses_own_code
 from aoti_build._torch.inputs import Axes, Call, Make, dynamic_axes, from_callable, from_shapes
 from aoti_build._torch.model import load_callable, load_weights, make_module
 from aoti_build._torch.package import KEY_METADATA, has_weights, repack, separate, used_state
-from aoti_build._torch.settings import binds_weights, inductor_options, own_passes, resolved_settings
+from aoti_build._torch.reference import SEED, Subject, case_calls, is_golden_of, make_golden, reference
+from aoti_build._torch.settings import binds_weights, inductor_options, own_passes, resolved_settings, set_precision
 from aoti_build.digests import digest_json
 from aoti_build.errors import BuildError
 from aoti_build.files import lock
@@ -36,7 +36,6 @@ from aoti_build.manifest import GOLDEN, MODEL
 from aoti_build.spec.project import Model, Source
 from aoti_build.spec.records import target_from_json
 
-_SEED = 0
 # Decides which source files are found, and those are in the key themselves; its paths differ between checkouts.
 GRAPH_IRRELEVANT = frozenset({"PYTHONPATH"})
 
@@ -49,23 +48,31 @@ class Prepared:
     make: Make
     example: Call
     axes: list[Axes]
+    device: str
+
+    @property
+    def subject(self) -> Subject:
+        return Subject(self.module, self.make, self.device)
 
 
 def build(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
-    """Returns: key, graph_key, weights, signature, sources, distributions, variables, seconds.
+    """Returns: key, graph_key, golden_kept, weights, signature, sources, distributions, variables, seconds.
 
     Asks the parent once, with key and graph_key. The answer's `action` is "take" (the store has this very package),
     "repack" (with `template`, a package of the same graph, and its `alignment`) or "compile". Eager's outputs are made
-    anew whatever the answer is: the code that the graph came from may do something else when it is not exported.
+    anew whatever the answer is: the code that the graph came from may do something else when it is not exported. With
+    "take" comes `golden`: whether the stored golden file lies in the staging directory; it is kept if eager still gives
+    what it holds. Golden tensors beyond the limit go to `whole_golden` as well, for the check alone.
     """
     target = target_from_json(job["target"])
     staged, root, where = Path(job["staged"]), Path(job["root"]), job["where"]
     discovery = Discovery(root, declared_files(target.model), ignored=(root / "artifacts", Path(job["cache_root"])))
     discovery.note_kwargs(target.model.kwargs)
+    set_precision(target)
     with events.phase("model"):
         prepared = prepare(target.model, target.device, root, where)
     dims = target.model.dims
-    with sizes_of_one(dims):
+    with sizes_of_one(dims), whole_ranges():
         with events.phase("export"):
             try:
                 program = export(prepared.module, prepared.example, dims, prepared.axes, where["inputs"])
@@ -73,9 +80,11 @@ def build(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
                 # If the model fails by itself, that says more than the export's words for it.
                 reference("example", prepared.module, prepared.example)
                 raise
+            if isinstance(target.model.inputs, Source):
+                for _ in case_calls(prepared.subject, dims):
+                    pass  # what the callable reads for other sizes is a source too
             # Now that the user's code was imported: what it set counts.
             options = inductor_options(target, job["isa_patches"], where, apart=has_weights(program))
-            cases = case_calls(prepared, target.model)
             used: dict[str, Any] = {
                 "sources": discovery.sources(job["started_ns"]),
                 "distributions": discovery.distributions(),
@@ -87,10 +96,13 @@ def build(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
                 **used,
             }
         answer = events.ask({name: made[name] for name in ("key", "graph_key")})
-        with events.phase("reference"):
-            with _unwritten(program):
-                references = [reference(name, prepared.module, call) for name, call in cases.items()]
-            save_golden(staged / GOLDEN, references)
+        with events.phase("reference"), _unwritten(program):
+            golden = staged / GOLDEN
+            made["golden_kept"] = answer.get("golden", False) and is_golden_of(golden, prepared.subject, target.model)
+            if not made["golden_kept"]:
+                found = make_golden(prepared.subject, target.model, program=program)
+                if not save_golden(golden, found, target.model.golden_limit):
+                    save_golden(Path(job["whole_golden"]), found)
         if answer["action"] == "repack":
             with events.phase("repack"):
                 repack(Path(answer["template"]), staged / MODEL, program, answer["alignment"], made["key"])
@@ -149,42 +161,8 @@ def prepare(model: Model, device: str, root: Path, where: Mapping[str, str]) -> 
     else:
         make = from_shapes(model.inputs)
     axes = dynamic_axes(make, model.dims, where["inputs"])
-    example = make({dim.name: dim.example for dim in model.dims}, _SEED)
-    return Prepared(module.to(device), make, example.to(device), axes)
-
-
-def case_calls(prepared: Prepared, model: Model) -> dict[str, Call]:
-    """The golden calls by name: the example sizes and, with dynamic dims, all dims at their minimum."""
-    sizes = {"example": {dim.name: dim.example for dim in model.dims}}
-    if model.dims:
-        sizes["min"] = {dim.name: dim.min for dim in model.dims}
-    device = next((leaf.device.type for leaf in prepared.example.tensors()), "cpu")
-    return {name: prepared.make(values, _SEED).to(device) for name, values in sizes.items()}
-
-
-def reference(name: str, module: torch.nn.Module, call: Call) -> Case:
-    """What `module` gives in eager mode for `call`, as the golden case `name`."""
-    given = call.clone()
-    # A model that counts or caches in its buffers must start each case, and go into the compile, as it was made.
-    buffers = {buffer: value.clone() for buffer, value in module.named_buffers()}
-    try:
-        with torch.no_grad():
-            returned = module(*given.args, **given.kwargs)
-            leaves = [leaf.clone() if isinstance(leaf, torch.Tensor) else leaf for leaf in pytree.tree_leaves(returned)]
-            for buffer, value in module.named_buffers():
-                if buffer in buffers and not torch.equal(value, buffers[buffer]):
-                    value.copy_(buffers[buffer])
-    except Exception as error:
-        shapes = ", ".join(str(list(tensor.shape)) for tensor in call.tensors())
-        raise BuildError(
-            f"the model itself fails in eager mode on the {name} inputs, shapes {shapes}",
-            cause=f"{type(error).__name__}: {error}",
-            hint="make `inputs` and `dims` say what the model takes; the log has the traceback",
-        ) from error
-    outputs = [leaf if isinstance(leaf, torch.Tensor) else None for leaf in leaves]
-    if not any(output is not None for output in outputs):
-        raise BuildError("the model returns no tensor", hint="a compiled artifact can only return tensors")
-    return Case(name, call.tensors(), outputs)
+    example = make({dim.name: dim.example for dim in model.dims}, SEED)
+    return Prepared(module.to(device), make, example.to(device), axes, device)
 
 
 @contextlib.contextmanager

@@ -3,50 +3,111 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from aoti_build._torch.compare import compare
+from aoti_build._torch.compare import Figures, compare
 from aoti_build._torch.events import Events
-from aoti_build._torch.golden import Case, load_golden
+from aoti_build._torch.golden import Case, Golden, inputs_digest, load_golden
+from aoti_build._torch.inputs import from_shapes
 from aoti_build._torch.loaded import LoadedPackage
+from aoti_build._torch.settings import set_precision
+from aoti_build.spec.project import Model, Source
+from aoti_build.spec.records import target_from_json
 
 
 def check(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
-    """Job: model, golden (paths), device, tolerance, outputs (names). Returns passed, cases, seconds."""
-    cases = load_golden(Path(job["golden"]))
+    """Job: model, golden (paths), target, tolerance, outputs (names). Returns passed, cases, vacuous, seconds.
+
+    A case for which the golden file had no room is `skipped`, with the reason; if that is every case, nothing passed.
+    """
+    target = target_from_json(job["target"])
+    set_precision(target)
+    golden = load_golden(Path(job["golden"]))
     checked = []
-    for case in cases:
+    for kept in golden.cases:
+        case = _with_inputs(kept, target.model)
+        if why := _missing(case):
+            checked.append({**_head(case), "skipped": why, "outputs": []})
+            continue
         # Loaded for each case: a model may keep state in its buffers, and eager began each case anew.
         with events.phase("load"):
-            package = LoadedPackage(Path(job["model"]), job["device"])
+            package = LoadedPackage(Path(job["model"]), target.device)
         with events.phase("check"):
-            checked.append(check_case(package, case, job["outputs"], job["tolerance"]))
+            outputs = _outputs(package, case, job)
+            checked.append({**_head(case), "outputs": outputs})
+    run = [verdict for verdict in checked if "skipped" not in verdict]
     return {
-        "passed": all(output["ok"] for verdict in checked for output in verdict["outputs"]),
+        "passed": bool(run) and all(output["ok"] for verdict in run for output in verdict["outputs"]),
         "cases": checked,
+        "no_fp64": golden.no_exact,
+        "vacuous": _vacuous(golden, job["outputs"], job["tolerance"], target.device),
         "seconds": events.seconds,
     }
 
 
-def check_case(
-    package: LoadedPackage, case: Case, names: list[str], tolerance: Mapping[str, float | None]
-) -> dict[str, Any]:
-    """The verdict for each tensor output of one case."""
-    got = package(case.inputs)
-    return {"name": case.name, "outputs": verdicts(case.outputs, got, names, tolerance)}
+def _outputs(package: LoadedPackage, case: Case, job: Mapping[str, Any]) -> list[Figures]:
+    try:
+        got = package(case.inputs or [])
+    except RuntimeError as error:
+        return [{"name": "(call)", "ok": False, "why": f"the package refused inputs of its range: {gist(error)}"}]
+    return verdicts(case.outputs or [], got, job["outputs"], job["tolerance"], case.exact)
+
+
+def gist(error: RuntimeError) -> str:
+    """The sentence of AOTInductor's error, without the C++ trace."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return next((line for line in lines if "input_handles" in line), lines[0] if lines else "")[:300]
 
 
 def verdicts(
-    expected: list[torch.Tensor | None], got: list[Any], names: list[str], tolerance: Mapping[str, float | None]
-) -> list[dict[str, Any]]:
+    expected: list[torch.Tensor | None],
+    got: list[Any],
+    names: list[str],
+    tolerance: Mapping[str, Any],
+    exact: list[torch.Tensor | None] | None = None,
+) -> list[Figures]:
     """`compare` over flattened outputs; a missing or surplus output is a failed verdict of its own."""
     if len(got) != len(expected):
         return [{"name": "outputs", "ok": False, "why": f"{len(got)} outputs, expected {len(expected)}"}]
     return [
-        compare(name, reference, candidate, tolerance)
-        for name, reference, candidate in zip(names, expected, got, strict=True)
+        compare(name, reference, candidate, tolerance, twin)
+        for name, reference, candidate, twin in zip(names, expected, got, exact or [None] * len(got), strict=True)
         if reference is not None
     ]
+
+
+def _vacuous(golden: Golden, names: list[str], tolerance: Mapping[str, Any], device: str) -> list[dict[str, str]]:
+    """Outputs that would pass with other inputs, or other weights: their comparison shows nothing."""
+    first = golden.cases[0]
+    found: dict[str, str] = {}
+    for of, others in golden.others.items():
+        exact = first.exact or [None] * len(others)
+        for name, mine, other, twin in zip(names, first.outputs or [None] * len(others), others, exact, strict=True):
+            if mine is None or other is None or name in found:
+                continue
+            # On the device, which may have bounds of its own.
+            if compare(name, mine, other.to(device), tolerance, twin)["ok"]:
+                found[name] = of
+    return [{"output": name, "of": of} for name, of in found.items()]
+
+
+def _with_inputs(case: Case, model: Model) -> Case:
+    """The case with inputs drawn again from the seed, where the golden file had no room for them."""
+    if case.inputs is not None or isinstance(model.inputs, Source):
+        return case
+    inputs = from_shapes(model.inputs)(case.sizes, case.seed).tensors()
+    # Another release of torch may draw other numbers, and models.yaml may have changed.
+    return replace(case, inputs=inputs) if inputs_digest(inputs) == case.inputs_digest else case
+
+
+def _missing(case: Case) -> str:
+    what = " and ".join(name for name, there in (("inputs", case.inputs), ("outputs", case.outputs)) if there is None)
+    return f"the golden file had no room for its {what}; --fresh makes them from the source" if what else ""
+
+
+def _head(case: Case) -> dict[str, Any]:
+    return {"name": case.name, "sizes": dict(case.sizes), "seed": case.seed}

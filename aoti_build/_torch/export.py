@@ -10,10 +10,12 @@ from __future__ import annotations
 import contextlib
 import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
+from unittest import mock
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.export import Dim as ExportDim
 from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
@@ -65,6 +67,45 @@ def sizes_of_one(dims: tuple[Dim, ...]) -> Iterator[None]:
 
     with _config.patch(backed_size_oblivious=True) if any(dim.min < 2 for dim in dims) else contextlib.nullcontext():
         yield
+
+
+def _hint(size: int | torch.SymInt) -> Any:
+    """A size of the example; None for one that has none."""
+    return size.node.hint if isinstance(size, torch.SymInt) else size
+
+
+@contextlib.contextmanager
+def whole_ranges() -> Iterator[None]:
+    """Keep convolutions from narrowing a dynamic batch, in both export and compile.
+
+    To learn the memory format of a convolution's output, the tracer asks torch which backend it would choose, and that
+    choice compares sizes (oneDNN for a batch below 16, for one): each comparison becomes a bound of the compiled code,
+    which then refuses part of the declared range (a batch of 1..16 became 1..15, seen in 2.14). Asked with the
+    example's sizes as plain numbers it answers the same and bounds nothing; that the format is right at the ends of
+    every range is shown by the golden cases.
+    """
+    with contextlib.ExitStack() as patches:
+        for name in ("_select_conv_backend", "_conv_determine_backend_memory_format"):
+            patches.enter_context(mock.patch.object(torch._C, name, _with_plain_sizes(getattr(torch._C, name))))
+        yield
+
+
+def _with_plain_sizes(ask: Callable[..., Any]) -> Callable[..., Any]:
+    def asked(*args: Any, **kwargs: Any) -> Any:
+        return ask(*map(_plain, args), **{name: _plain(value) for name, value in kwargs.items()})
+
+    return asked
+
+
+def _plain(value: Any) -> Any:
+    """A fake tensor of the example's sizes in place of one with symbolic sizes; anything else as it is."""
+    if not isinstance(value, FakeTensor) or not value._has_symbolic_sizes_strides:
+        return value
+    sizes, strides = list(map(_hint, value.size())), list(map(_hint, value.stride()))
+    if None in sizes + strides:
+        return value  # a size that only the data tells
+    with value.fake_mode:
+        return torch.empty_strided(sizes, strides, dtype=value.dtype, device=value.device)
 
 
 def signature(

@@ -14,7 +14,7 @@ import ctypes
 import json
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +82,22 @@ def repack(template: Path, destination: Path, program: ExportedProgram, alignmen
                 content = _stamped(content, key)
             writer.write_record(record, content, len(content))
         writer.write_end_of_file()
+
+
+def read_weights(
+    archive: zipfile.ZipFile, values: Mapping[str, torch.Tensor], alignment: int
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """The weights in a package, by name, flat, in the dtypes of `values`. Only of one whose weights are `apart`."""
+    (entry,) = (name for name in archive.namelist() if name.endswith("_weights.blob"))
+    blob, offset = bytearray(archive.read(entry)), 0
+    for name, _ in _constants(archive):
+        value = values[name]
+        size = value.untyped_storage().nbytes()
+        count = value.numel() * value.element_size()
+        start = offset + int(value.storage_offset()) * value.element_size()
+        if value.is_contiguous() and count:
+            yield name, torch.frombuffer(blob, dtype=torch.uint8, count=count, offset=start).clone().view(value.dtype)
+        offset += size + (-(offset + size) % alignment)
 
 
 def pack(names: list[str], state: Mapping[str, torch.Tensor], alignment: int) -> bytearray:

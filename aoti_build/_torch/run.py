@@ -1,133 +1,273 @@
-"""The `run` job: load a package, run it on the golden or on given inputs, check the outputs, describe and time them."""
+"""The `run` job: a package on the golden input or on people's own, one after another; checked, described, timed."""
 
 from __future__ import annotations
 
-import statistics
+import io
+import math
 import time
-from collections.abc import Mapping
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from aoti_build._torch.build import prepare, reference
+from aoti_build._torch.build import Prepared, prepare
 from aoti_build._torch.check import verdicts
 from aoti_build._torch.events import Events
 from aoti_build._torch.golden import Case, load_golden
+from aoti_build._torch.image import Pictures, pictures, top_classes
+from aoti_build._torch.inputs import Sizes, from_callable, from_shapes
 from aoti_build._torch.loaded import LoadedPackage
-from aoti_build.errors import UsageError, VerificationError
+from aoti_build._torch.model import load_callable
+from aoti_build._torch.read import fit, read, tensor_inputs, wants
+from aoti_build._torch.reference import reference
+from aoti_build._torch.settings import set_precision
+from aoti_build.errors import AotiBuildError, BuildError, UsageError, VerificationError
+from aoti_build.files import write_atomic
+from aoti_build.spec.project import Model, Source, Target
 from aoti_build.spec.records import target_from_json
 
-REPEATS = 10
+# Calls before the timed ones, the first included: caches, thread pools and CUDA's allocator settle.
+WARM_UP = 3
 
 
 def run(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
-    """Job: model, golden, device, tolerance, signature, input (path or None), target (to make a reference from, or
-    None).
+    """Job: root, target, model, golden, tolerance, signature, where, seed, repeat, runs (each with kind, paths,
+    output).
 
-    Returns inputs, outputs, check ("golden", "eager" or "none"), passed, verdicts, seconds with load, first and steady.
+    Returns `runs`: for each of the job's a report, or `error`; one that fails does not end the others.
     """
-    tensor_inputs = [entry for entry in job["signature"]["inputs"] if "dtype" in entry]
-    names = [entry["name"] for entry in job["signature"]["outputs"]]
-    golden = load_golden(Path(job["golden"]))[0]
-    inputs = golden.inputs if job["input"] is None else _read(Path(job["input"]), tensor_inputs)
-    with events.phase("load"):
-        package = LoadedPackage(Path(job["model"]), job["device"])
-    with events.phase("first"):
-        outputs = _call(package, inputs)
-    expected, basis = _expected(job, golden, inputs, events)
-    checked = verdicts(expected, outputs, names, job["tolerance"]) if expected is not None else []
-    events.seconds["steady"] = _steady(package, inputs)
+    target = target_from_json(job["target"])
+    set_precision(target)
+    bench = Bench(job, target, events)
+    return {"runs": [bench.attempt(asked) for asked in job["runs"]]}
+
+
+@dataclass
+class Bench:
+    """What the runs of one job have in common; the eager model is made once, when it is first needed."""
+
+    job: Mapping[str, Any]
+    target: Target
+    events: Events
+
+    def attempt(self, asked: Mapping[str, Any]) -> dict[str, Any]:
+        self.events.seconds = {}
+        try:
+            return self.run(asked)
+        except AotiBuildError as error:
+            traceback.print_exc()
+            return {"error": error.as_json()}
+
+    def run(self, asked: Mapping[str, Any]) -> dict[str, Any]:
+        inputs = self.inputs(asked)
+        names = [entry["name"] for entry in self.job["signature"]["outputs"]]
+        # Anew for each input: a model may keep state in its buffers.
+        package = self.load()
+        with self.events.phase("first"):
+            # Copies, because a model may write into what it is given.
+            outputs = self.call(package, [value.clone() for value in inputs])
+        tensors = {n: v for n, v in zip(names, outputs, strict=True) if isinstance(v, Tensor)}
+        if asked["output"]:
+            save(Path(asked["output"]), tensors)
+        expected, basis = self.expected(asked, inputs)
+        checked = []
+        if expected is not None:
+            checked = verdicts(expected.outputs or [], outputs, names, self.job["tolerance"], expected.exact)
+        return {
+            "inputs": [
+                describe(entry["name"], value)
+                for entry, value in zip(tensor_inputs(self.job["signature"]), inputs, strict=True)
+            ],
+            "outputs": [describe(name, value) for name, value in tensors.items()],
+            "top": self.top(asked, tensors),
+            "check": basis,
+            "passed": all(verdict["ok"] for verdict in checked),
+            "verdicts": checked,
+            "saved": asked["output"],
+            "timing": self.timed(package, inputs),
+            "seconds": {name: self.events.seconds.get(name) for name in ("load", "first", "reference")},
+        }
+
+    def inputs(self, asked: Mapping[str, Any]) -> list[Tensor]:
+        """The golden input, random ones, those of a file, or pictures."""
+        signature, paths = self.job["signature"], [Path(path) for path in asked["paths"]]
+        if asked["kind"] == "golden":
+            case = self.golden
+            return case.inputs if case.inputs is not None else self.drawn(case.sizes, case.seed, "the golden input")
+        if asked["kind"] == "random":
+            sizes = {dim.name: dim.example for dim in self.target.model.dims}
+            return self.drawn(sizes, self.job["seed"], "the random input")
+        if asked["kind"] == "tensors":
+            return read(paths[0], signature)
+        return [self.pictures.batch(paths, signature)]
+
+    def drawn(self, sizes: Sizes, seed: int, name: str) -> list[Tensor]:
+        """Inputs made as the build makes them, from models.yaml's shapes or callable."""
+        model, where = self.target.model, self.job["where"]["inputs"]
+        if isinstance(model.inputs, Source):
+            make = from_callable(load_callable(model.inputs, Path(self.job["root"]), where), where)
+        else:
+            make = from_shapes(model.inputs)
+        call = make(sizes, seed)
+        by_name = not call.args and all(isinstance(value, Tensor) for value in call.kwargs.values())
+        return fit(dict(call.kwargs) if by_name else call.tensors(), self.job["signature"], name)
+
+    def load(self) -> LoadedPackage:
+        with self.events.phase("load"):
+            try:
+                return LoadedPackage(Path(self.job["model"]), self.target.device)
+            except RuntimeError as error:
+                raise VerificationError(
+                    "the package cannot be loaded", cause=_first_line(error), hint="see the log"
+                ) from error
+
+    def call(self, package: LoadedPackage, inputs: list[Tensor]) -> list[Any]:
+        try:
+            return package(inputs)
+        except RuntimeError as error:
+            raise VerificationError(
+                "the artifact refused or failed on these inputs",
+                cause=_first_line(error),
+                hint=wants(self.job["signature"]),
+            ) from error
+
+    def expected(self, asked: Mapping[str, Any], inputs: list[Tensor]) -> tuple[Case | None, str]:
+        """What to compare with: the golden outputs for the golden input, else eager's where the source is here."""
+        if asked["kind"] == "golden" and self.golden.outputs is not None:
+            return self.golden, "golden"
+        if not source_is_here(self.target.model, Path(self.job["root"])):
+            return None, "none"
+        with self.events.phase("reference"):
+            try:
+                return self.eager_case(inputs), "eager"
+            except BuildError as error:
+                raise VerificationError(
+                    f"there is nothing to compare with: {error.message}", cause=error.cause, hint=error.hint
+                ) from error
+
+    def eager_case(self, inputs: list[Tensor]) -> Case:
+        """What eager gives now for `inputs`."""
+        example = self.eager.example
+        if len(example.tensors()) != len(inputs):
+            raise BuildError(
+                f"models.yaml has {len(example.tensors())} input tensors now, the artifact takes {len(inputs)}",
+                hint=f"build it again: invoke build --target {self.target.name}",
+            )
+        return reference("given", self.eager.module, example.with_tensors(inputs).to(self.target.device))
+
+    def top(self, asked: Mapping[str, Any], outputs: Mapping[str, Tensor]) -> list[dict[str, Any]]:
+        if asked["kind"] != "pictures":
+            return []
+        found = (top_classes(name, value, len(asked["paths"]), self.pictures) for name, value in outputs.items())
+        return [entry for entry in found if entry is not None]
+
+    def timed(self, package: LoadedPackage, inputs: list[Tensor]) -> dict[str, Any]:
+        """Seconds of `repeat` calls, with the inputs on the device already."""
+        here = [value.to(self.target.device) for value in inputs]
+        samples = []
+        with self.events.phase("timing"):
+            for _ in range(WARM_UP - 1 + self.job["repeat"]):
+                copies = [value.clone() for value in here]
+                if self.target.device == "cuda":
+                    torch.cuda.synchronize()
+                started = time.perf_counter()
+                self.call(package, copies)
+                samples.append(time.perf_counter() - started)
+        return summary(samples[WARM_UP - 1 :])
+
+    @cached_property
+    def golden(self) -> Case:
+        return load_golden(Path(self.job["golden"])).cases[0]
+
+    @cached_property
+    def eager(self) -> Prepared:
+        return prepare(self.target.model, self.target.device, Path(self.job["root"]), self.job["where"])
+
+    @cached_property
+    def pictures(self) -> Pictures:
+        image = self.target.model.image
+        if image is None:
+            raise UsageError(f"{self.target.model.name} has no `image:`")
+        return pictures(image, Path(self.job["root"]), self.job["where"]["image"])
+
+
+def source_is_here(model: Model, root: Path) -> bool:
+    """Whether eager can be made: files are there, and the packages of modules are installed."""
+    sources = [source for source in (model.source, model.inputs) if isinstance(source, Source)]
+    named = [*(source.path for source in sources), model.weights, *model.files]
+    packages = [source.module.partition(".")[0] for source in sources if source.module]
+    return all((root / file).is_file() for file in named if file) and all(map(find_spec, packages))
+
+
+def summary(samples: list[float]) -> dict[str, Any]:
+    """Order statistics by nearest rank: every figure is a call that was measured."""
+    ordered = sorted(samples)
+
+    def rank(part: float) -> float:
+        return round(ordered[math.ceil(part * len(ordered)) - 1], 7)
+
     return {
-        "inputs": [_describe(entry["name"], value) for entry, value in zip(tensor_inputs, inputs, strict=True)],
-        "outputs": [
-            _describe(name, value)
-            for name, value in zip(names, outputs, strict=True)
-            if isinstance(value, torch.Tensor)
-        ],
-        "check": basis,
-        "passed": all(verdict["ok"] for verdict in checked),
-        "verdicts": checked,
-        "seconds": events.seconds,
+        "repeat": len(samples),
+        "min": rank(1 / len(ordered)),
+        "median": rank(0.5),
+        "p90": rank(0.9),
+        "p99": rank(0.99),
+        "max": rank(1.0),
+        "threads": torch.get_num_threads(),
     }
 
 
-def _expected(
-    job: Mapping[str, Any], golden: Case, inputs: list[torch.Tensor], events: Events
-) -> tuple[list[torch.Tensor | None] | None, str]:
-    """The reference: the golden outputs for the golden inputs, else eager's where the model's source is here."""
-    if job["input"] is None:
-        return golden.outputs, "golden"
-    if job["target"] is None:
-        return None, "none"
-    target = target_from_json(job["target"])
-    with events.phase("reference"):
-        prepared = prepare(target.model, target.device, Path(job["root"]), job["where"])
-        call = prepared.example.with_tensors(inputs).to(target.device)
-        return reference("given", prepared.module, call).outputs, "eager"
-
-
-def _call(package: LoadedPackage, inputs: list[torch.Tensor]) -> list[Any]:
+def save(path: Path, outputs: Mapping[str, Tensor]) -> None:
+    """Write the outputs by name; the file is there whole or not at all."""
+    plain = {name: value.detach().cpu().contiguous().clone() for name, value in outputs.items()}
+    content = WRITERS[path.suffix.lower()](plain)
     try:
-        return package([value.clone() for value in inputs])
-    except RuntimeError as error:
-        raise VerificationError(
-            "the artifact refused or failed on these inputs", cause=str(error).splitlines()[0], hint="see the log"
-        ) from error
+        write_atomic(path, content)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written", cause=str(error), hint="give another --output") from error
 
 
-def _steady(package: LoadedPackage, inputs: list[torch.Tensor]) -> float:
-    """Median seconds of a call, after the first."""
-    samples = []
-    for _ in range(REPEATS):
-        started = time.perf_counter()
-        package(inputs)
-        samples.append(time.perf_counter() - started)
-    return round(statistics.median(samples), 6)
+def _safetensors(outputs: dict[str, Tensor]) -> bytes:
+    from safetensors.torch import save as packed
+
+    return packed(outputs)
 
 
-def _read(path: Path, wanted: list[dict[str, Any]]) -> list[torch.Tensor]:
-    if path.suffix not in READERS:
-        raise UsageError(
-            f"{path.name}: inputs are read from {', '.join(READERS)} files", hint="one tensor per input name"
-        )
-    tensors: dict[str, torch.Tensor] = READERS[path.suffix](path)
-    names = [entry["name"] for entry in wanted]
-    if sorted(tensors) != sorted(names):
-        raise UsageError(
-            f"{path.name} holds the tensors {', '.join(sorted(tensors)) or '(none)'}",
-            hint=f"the artifact's inputs are {', '.join(names)}",
-        )
-    for entry in wanted:
-        _check_fits(path, entry, tensors[entry["name"]])
-    return [tensors[name] for name in names]
+def _npz(outputs: dict[str, Tensor]) -> bytes:
+    import numpy
+
+    buffer, arrays = io.BytesIO(), {}
+    for name, value in outputs.items():
+        try:
+            arrays[name] = value.numpy()
+        except TypeError as error:
+            hint = "write .safetensors or .pt instead"
+            raise UsageError(f"{name} is {value.dtype}, which numpy does not have", hint=hint) from error
+    numpy.savez(buffer, **arrays)  # type: ignore[arg-type]  # names of outputs, not the stub's own keyword
+    return buffer.getvalue()
 
 
-def _check_fits(path: Path, entry: Mapping[str, Any], value: torch.Tensor) -> None:
-    """Dtype and rank; the package's own input checks see to sizes and ranges."""
-    dtype = str(value.dtype).removeprefix("torch.")
-    if dtype != entry["dtype"] or value.dim() != len(entry["shape"]):
-        raise UsageError(
-            f"{path.name}: {entry['name']} is {dtype} {list(value.shape)}",
-            hint=f"the artifact wants {entry['dtype']} [{', '.join(map(str, entry['shape']))}]",
-        )
+def _torch(outputs: dict[str, Tensor]) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(outputs, buffer)
+    return buffer.getvalue()
 
 
-def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise UsageError(f"{path.name} cannot be read", cause=str(error)) from error
+# suffix -> the content of a file; a further format registers here and in `aoti_build.verbs.run`.
+WRITERS: Mapping[str, Callable[[dict[str, Tensor]], bytes]] = {
+    ".safetensors": _safetensors,
+    ".npz": _npz,
+    ".pt": _torch,
+}
 
 
-# suffix -> reader of a file into tensors by name; a further format registers here.
-READERS = {".safetensors": _read_safetensors}
-
-
-def _describe(name: str, value: torch.Tensor) -> dict[str, Any]:
+def describe(name: str, value: Tensor) -> dict[str, Any]:
     """Shape, dtype and statistics of one tensor as JSON; statistics are of finite values, `nonfinite` counts the
     rest."""
     found: dict[str, Any] = {
@@ -145,3 +285,7 @@ def _describe(name: str, value: torch.Tensor) -> dict[str, Any]:
         found |= {"min": float(finite.min()), "max": float(finite.max()), "mean": float(finite.mean())}
         found["std"] = float(finite.std(unbiased=False))
     return found
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

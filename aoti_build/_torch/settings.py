@@ -55,6 +55,18 @@ def resolved_settings(options: Mapping[str, Any]) -> dict[str, str]:
     return {**settings, **{f"torch.{name}": repr(value) for name, value in _switches().items()}}
 
 
+def set_precision(target: Target) -> None:
+    """Let this process compute as the target's `cuda` options say. Eager and compiled code read these switches when
+    they run, so whoever compares the two sets them in both."""
+    options = target.model.cuda
+    if options.tf32 is not None:
+        torch.backends.cudnn.allow_tf32 = options.tf32
+        torch.backends.cuda.matmul.allow_tf32 = options.tf32
+    if options.reduced_precision is not None:
+        torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = options.reduced_precision
+        torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = options.reduced_precision
+
+
 def own_passes() -> bool:
     """Whether somebody gave inductor passes of their own to run: callables in its config, which the settings leave out
     (`_save_config_ignore`) or know by an address only."""
@@ -82,6 +94,8 @@ def _switches() -> dict[str, Any]:
         "float32_matmul_precision": torch.get_float32_matmul_precision(),
         "deterministic": torch.are_deterministic_algorithms_enabled(),
         "cudnn.allow_tf32": torch.backends.cudnn.allow_tf32,
+        "cuda.fp16_reduction": torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction,
+        "cuda.bf16_reduction": torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction,
         "cudnn.enabled": torch.backends.cudnn.enabled,
         "cudnn.benchmark": torch.backends.cudnn.benchmark,
         "mkldnn.enabled": torch.backends.mkldnn.enabled,

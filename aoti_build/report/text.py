@@ -13,7 +13,7 @@ if TYPE_CHECKING:  # a verb's report is rendered by who has imported that verb; 
     from aoti_build.verbs.build import BuildReport
     from aoti_build.verbs.clean import CleanReport
     from aoti_build.verbs.gc import GcReport
-    from aoti_build.verbs.run import RunReport
+    from aoti_build.verbs.run import Run, RunReport
     from aoti_build.verbs.status import StatusReport
     from aoti_build.verbs.verify import Verdict, VerifyReport
     from aoti_build.verbs.why import WhyReport
@@ -58,37 +58,80 @@ def verify_lines(report: VerifyReport) -> list[str]:
             [
                 verdict.target.name,
                 verdict.verdict + (" (stale)" if verdict.stale and verdict.cases else ""),
-                str(sum(len(case["outputs"]) for case in verdict.cases) or ""),
+                str(len(verdict.cases) or ""),
                 _number(worst.get("max_abs")),
                 _number(worst.get("rmse")),
-                _number(worst.get("atol")),
+                _number(worst.get("reference_rms")),
+                worst.get("by", ""),
+                _refused(verdict),
                 why(verdict.stale),
             ]
         )
-    lines = table(["target", "verdict", "outputs", "max abs", "rmse", "atol", "stale because"], rows)
+    head = ["target", "verdict", "cases", "max abs", "rmse", "reference rms", "passed by", "refused", "stale because"]
+    lines = table(head, rows)
     for verdict in report.verdicts:
-        lines += _failed_outputs(verdict)
+        lines += [*_failed_outputs(verdict), *_notes(verdict)]
         if verdict.error is not None:
             lines += ["", f"error: {verdict.error}"]
     return [*lines, "", _counted((verdict.verdict for verdict in report.verdicts), "artifact")]
 
 
 def run_lines(report: RunReport) -> list[str]:
-    """Tensors with statistics, the check's outcome, and the times."""
-    result = report.result
+    """For each target and input: tensors with statistics, the check's outcome, classes of pictures, times."""
+    lines: list[str] = []
+    for target in report.targets:
+        if target.stale:
+            lines.append(f"{target.target.name} is not what the sources say now: {why(target.stale)}")
+        if target.error is not None:
+            lines += [f"{target.verdict if target.verdict == 'unavailable' else 'error'}: {target.error}", ""]
+        for run in target.runs:
+            lines += [*_one_run(target.target.name, run), ""]
+    if sum(len(target.runs) or 1 for target in report.targets) == 1:
+        return lines[:-1]
+    return [*lines, _counted((target.verdict for target in report.targets), "target")]
+
+
+def _one_run(target: str, run: Run) -> list[str]:
+    seed = "" if run.seed is None else f", seed {run.seed}"
+    head = f"{target} on {', '.join(run.source)}{seed}"
+    if run.result is None:
+        return [head, f"error: {run.error}"]
+    result = run.result
     rows = [[kind, *_tensor_cells(tensor)] for kind in ("input", "output") for tensor in result[f"{kind}s"]]
-    lines = [report.target.name, *table(["", "name", "dtype", "shape", "min", "max", "mean", "std"], rows), ""]
-    checks = {
-        "golden": "checked against the outputs that eager gave at build time",
-        "eager": "checked against eager, run now from the model's source",
-        "none": "NOT checked: the model's source is not here, so there is nothing to compare with",
-    }
-    verdict = "" if result["check"] == "none" else "passed: " if result["passed"] else "FAILED: "
-    lines.append(verdict + checks[result["check"]])
+    lines = [head, *table(["", "name", "dtype", "shape", "min", "max", "mean", "std"], rows)]
+    verdict = {"passed": "passed: ", "mismatch": "FAILED: ", "unchecked": ""}[run.verdict]
+    lines.append(verdict + _CHECKS[result["check"]])
     lines += [f"  {output['name']}: {output['why']}" for output in result["verdicts"] if not output["ok"]]
-    times = ((name, result["seconds"][name]) for name in ("load", "first", "steady"))
-    lines.append("times: " + ", ".join(f"{name} {seconds * 1000:.2f} ms" for name, seconds in times))
-    return lines
+    for top in result["top"]:
+        lines += _top_lines(top, run.source)
+    if result["saved"]:
+        lines.append(f"outputs are in {result['saved']}")
+    return [*lines, *_time_lines(result)]
+
+
+_CHECKS = {
+    "golden": "checked against the outputs that eager gave at build time",
+    "eager": "checked against eager, run now from the model's source",
+    "none": "NOT checked: the model's source is not here, so there is nothing to compare with",
+}
+
+
+def _top_lines(top: Mapping[str, Any], source: Sequence[str]) -> list[str]:
+    """The most probable classes of each picture; an index where the class has no name."""
+    lines = []
+    for picture, classes in zip(source, top["pictures"], strict=False):
+        lines.append(f"{picture}: classes by {top['output']}, probabilities by softmax")
+        for one in classes:
+            lines.append(f"  {100 * one['probability']:6.2f} %  {one['index']:4}  {one['name'] or ''}".rstrip())
+    return lines + ([f"  no names: {top['unnamed']}"] if "unnamed" in top else [])
+
+
+def _time_lines(result: Mapping[str, Any]) -> list[str]:
+    seconds, timing = result["seconds"], result["timing"]
+    once = ", ".join(f"{name} {value * 1000:.1f} ms" for name, value in seconds.items() if value is not None)
+    calls = "1 call" if timing["repeat"] == 1 else f"{timing['repeat']} calls"
+    parts = ", ".join(f"{name} {timing[name] * 1000:.3f}" for name in ("min", "median", "p90", "p99", "max"))
+    return [f"once: {once}", f"{calls} after a warm-up, on this host as it is now, in ms: {parts}"]
 
 
 def status_lines(report: StatusReport) -> list[str]:
@@ -196,6 +239,27 @@ def _failed_outputs(verdict: Verdict) -> list[str]:
         for case, output in failed
     ]
     return ["", verdict.target.name, *table(["output", "max abs", "max rel", "rmse", "reference rms", "why"], rows)]
+
+
+def _refused(verdict: Verdict) -> str:
+    """How many of the inputs that must not be answered were refused, or answered rightly where that may be."""
+    return f"{sum(probed['ok'] for probed in verdict.refusals)}/{len(verdict.refusals)}" if verdict.refusals else ""
+
+
+def _notes(verdict: Verdict) -> list[str]:
+    """What the figures do not say: inputs not refused, cases left out, comparisons that show nothing."""
+    lines = [f"not refused: {probed['name']}: {probed['said']}" for probed in verdict.refusals if not probed["ok"]]
+    lines += [f"case {case['name']} was skipped: {case['skipped']}" for case in verdict.cases if "skipped" in case]
+    lines += [
+        f"vacuous: {output['output']} would pass with other {output['of']} too; give trained weights, inputs of a "
+        "realistic range, or a smaller tolerance"
+        for output in verdict.vacuous
+    ]
+    if verdict.deep:
+        lines.append(f"deep: {verdict.deep['said']}")
+    if verdict.no_fp64:
+        lines.append(f"no float64 reference, so the plain tolerances decide: {verdict.no_fp64}")
+    return [f"{verdict.target.name}: {line}" for line in lines]
 
 
 def _tensor_cells(tensor: Mapping[str, Any]) -> list[str]:

@@ -23,6 +23,11 @@ def check_files(project: Project, targets: tuple[Target, ...]) -> None:
         raise SpecError(project.file.name, problems)
 
 
+def source_is_here(project: Project, target: Target) -> bool:
+    """Whether the target's model could be made here, as far as files tell; modules are left to the import to find."""
+    return all((project.root / name).is_file() for name, _ in _files(target.model))
+
+
 def _files(model: Model) -> Iterator[tuple[str, Position]]:
     for field, source in (("source", model.source), ("inputs", model.inputs)):
         if isinstance(source, Source) and source.path:

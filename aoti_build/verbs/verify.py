@@ -11,7 +11,7 @@ import contextlib
 import tempfile
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,29 +29,38 @@ from aoti_build.errors import (
 from aoti_build.files import write_json
 from aoti_build.fingerprint import Reason
 from aoti_build.layout import artifact_directory, reader_log_path, stat_cache_path, store_root
-from aoti_build.manifest import VERIFY, Manifest, NoManifest, read_manifest
-from aoti_build.plan import plan_target
+from aoti_build.manifest import GOLDEN, MODEL, VERIFY, Manifest, NoManifest, read_manifest
+from aoti_build.plan import plan_target, tolerance
+from aoti_build.spec.presence import source_is_here
 from aoti_build.spec.project import Project, Target
+from aoti_build.spec.records import target_to_json
 from aoti_build.stat_cache import StatCache
 from aoti_build.store import Store
-from aoti_build.work.check import check_package
-from aoti_build.work.worker import WorkerCrash, allow_starts, stop_all
+from aoti_build.verbs.repro import write_repro
+from aoti_build.work.check import CHECK_ENVIRONMENT, check_package, find_cause, places
+from aoti_build.work.worker import WorkerCrash, WorkerTimeout, allow_starts, run_worker, stop_all
 
-PASSED, MISMATCH, CRASHED, MISSING, REFUSED, UNAVAILABLE = (
-    "passed", "mismatch", "crashed", "missing", "refused", "unavailable",
+PASSED, MISMATCH, CRASHED, TIMEOUT, UNCHECKED, MISSING, REFUSED, UNAVAILABLE = (
+    "passed", "mismatch", "crashed", "timeout", "unchecked", "missing", "refused", "unavailable",
 )  # fmt: skip
+TIME_LIMIT = 600.0
 OnProgress = Callable[[Target, str], None]
 
 
 @dataclass(frozen=True)
 class Verdict:
     """One target's result. `stale` are the reasons why the artifact is not what the sources say now; `cases` the
-    figures."""
+    figures; `refusals` what became of inputs that must not be answered; `vacuous` outputs whose comparison shows
+    nothing; `no_fp64` says why there was no float64 reference; `deep` where it leaves its model."""
 
     target: Target
     verdict: str
     stale: tuple[Reason, ...] = ()
     cases: tuple[Mapping[str, Any], ...] = ()
+    refusals: tuple[Mapping[str, Any], ...] = ()
+    vacuous: tuple[Mapping[str, Any], ...] = ()
+    no_fp64: str | None = None
+    deep: Mapping[str, Any] | None = None
     seconds: float = 0.0
     error: AotiBuildError | None = None
 
@@ -61,6 +70,10 @@ class Verdict:
             "verdict": self.verdict,
             "stale": [reason.as_json() for reason in self.stale],
             "cases": [dict(case) for case in self.cases],
+            "refusals": [dict(refusal) for refusal in self.refusals],
+            "vacuous": [dict(output) for output in self.vacuous],
+            "no_fp64": self.no_fp64,
+            "deep": dict(self.deep) if self.deep else None,
             "seconds": self.seconds,
             "error": self.error.as_json() if self.error else None,
         }
@@ -68,7 +81,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class VerifyReport:
-    """Verdicts in the order of models.yaml. With `strict`, stale and unavailable count as failed."""
+    """Verdicts in the order of models.yaml. With `strict`, stale, vacuous and unavailable count as failed."""
 
     verdicts: tuple[Verdict, ...]
     strict: bool = False
@@ -83,13 +96,14 @@ class VerifyReport:
     def failed(self, verdict: Verdict) -> bool:
         if verdict.verdict == UNAVAILABLE:
             return self.strict
-        return verdict.verdict != PASSED or (self.strict and bool(verdict.stale))
+        return verdict.verdict != PASSED or (self.strict and bool(verdict.stale or verdict.vacuous))
 
     def as_json(self) -> dict[str, Any]:
         return {
             "format": "aoti-build/verify",
             "format_version": 1,
             "ok": self.exit_code == OK,
+            "strict": self.strict,
             "targets": [verdict.as_json() for verdict in self.verdicts],
         }
 
@@ -100,16 +114,25 @@ def verify(
     *,
     jobs: int = 1,
     strict: bool = False,
+    fresh: bool = False,
+    seeds: int = 1,
+    limit: float = TIME_LIMIT,
+    deep: bool = False,
+    repro: Path | None = None,
     on_progress: OnProgress = lambda target, phase: None,
 ) -> VerifyReport:
     """Verify the artifacts of `targets`, `jobs` at a time. A failed artifact never ends the run.
 
-    Raises `Interrupted` on Ctrl-C, after every worker has ended.
+    Of a failed one, `deep` finds where it leaves its model, and a reproduction is written below the directory `repro`.
+    With `fresh`, or more than one of `seeds`, eager gives the references now, which needs the model's source. Each
+    process may take `limit` seconds. Raises `Interrupted` on Ctrl-C, after every worker has ended.
     """
     allow_starts()
-    digests = StatCache(stat_cache_path(project))
+    verifier = _Verifier(
+        project, StatCache(stat_cache_path(project)), fresh or seeds > 1, seeds, limit, deep, repro, on_progress
+    )
     with ThreadPoolExecutor(max_workers=jobs, thread_name_prefix="verify") as pool:
-        futures = [pool.submit(_verify_target, project, target, digests, on_progress) for target in targets]
+        futures = [pool.submit(verifier, target) for target in targets]
         try:
             verdicts = tuple(future.result() for future in futures)
         except KeyboardInterrupt:
@@ -156,48 +179,169 @@ def fit_artifact(project: Project, target: Target) -> Manifest:
     return manifest
 
 
-def _verify_target(project: Project, target: Target, digests: StatCache, on_progress: OnProgress) -> Verdict:
-    if not toolchain.has_device(target.device):
-        return Verdict(target, UNAVAILABLE, (Reason("no-device", target.device),))
-    try:
-        manifest = fit_artifact(project, target)
-    except VerificationError as error:
-        return Verdict(target, MISSING, error=error)
-    except ArtifactError as error:
-        return Verdict(target, REFUSED, error=error)
-    step = plan_target(project, target, digests, Store(store_root(project)))
-    verdict = _checked(project, target, manifest, step.reasons if step.action != "recheck" else (), on_progress)
-    document = {"format": "aoti-build/verdict", "format_version": 1, "key": manifest.key, **verdict.as_json()}
-    with contextlib.suppress(OSError):  # a serving host's artifacts may be read-only
-        write_json(artifact_directory(project, target) / VERIFY, document)
-    return verdict
+@dataclass(frozen=True)
+class _Verifier:
+    """Verifies one target after another, each in processes of its own."""
 
+    project: Project
+    digests: StatCache
+    fresh: bool
+    seeds: int
+    limit: float
+    deep: bool
+    repro: Path | None
+    on_progress: OnProgress
 
-def _checked(
-    project: Project, target: Target, manifest: Manifest, stale: tuple[Reason, ...], on_progress: OnProgress
-) -> Verdict:
-    try:
-        with tempfile.TemporaryDirectory(prefix="aoti_build-") as directory:
-            result = check_package(
-                project,
-                target,
-                artifact_directory(project, target),
-                manifest.signature,
-                directory=Path(directory),
-                log=reader_log_path(project, target, "verify"),
-                on_phase=lambda phase: on_progress(target, phase),
+    def __call__(self, target: Target) -> Verdict:
+        if not toolchain.has_device(target.device):
+            return Verdict(target, UNAVAILABLE, (Reason("no-device", target.device),))
+        try:
+            manifest = fit_artifact(self.project, target)
+        except VerificationError as error:
+            return Verdict(target, MISSING, error=error)
+        except ArtifactError as error:
+            return Verdict(target, REFUSED, error=error)
+        step = plan_target(self.project, target, self.digests, Store(store_root(self.project)))
+        verdict = self._checked(target, manifest)
+        if step.action != "recheck":
+            verdict = replace(verdict, stale=step.reasons)
+        document = {"format": "aoti-build/verdict", "format_version": 1, "key": manifest.key, **verdict.as_json()}
+        with contextlib.suppress(OSError):  # a serving host's artifacts may be read-only
+            write_json(artifact_directory(self.project, target) / VERIFY, document)
+        return verdict
+
+    def _checked(self, target: Target, manifest: Manifest) -> Verdict:
+        try:
+            with tempfile.TemporaryDirectory(prefix="aoti_build-") as directory:
+                return self._figures(target, manifest, Path(directory))
+        except Interrupted:
+            raise
+        except AotiBuildError as error:
+            error.target = target.name
+            return Verdict(target, _verdict_of(error), error=error)
+
+    def _figures(self, target: Target, manifest: Manifest, work: Path) -> Verdict:
+        golden = self._fresh_golden(target, work) if self.fresh else None
+        result = check_package(
+            self.project,
+            target,
+            artifact_directory(self.project, target),
+            manifest.signature,
+            directory=work / "check",
+            log=self._log(target),
+            on_phase=lambda phase: self.on_progress(target, phase),
+            golden=golden,
+            limit=self.limit,
+        )
+        refusals = self._refusals(target, manifest, work)
+        passed = result["passed"] and all(refusal["ok"] for refusal in refusals)
+        run = any("skipped" not in case for case in result["cases"])
+        verdict = PASSED if passed else MISMATCH if run else UNCHECKED
+        if verdict == MISMATCH and self.repro is not None:
+            write_repro(self.repro, target, artifact_directory(self.project, target), golden)
+        return Verdict(
+            target,
+            verdict,
+            cases=tuple(result["cases"]),
+            refusals=tuple(refusals),
+            vacuous=tuple(result["vacuous"]),
+            no_fp64=result["no_fp64"],
+            deep=self._cause(target, manifest, work) if verdict == MISMATCH and self.deep else None,
+            seconds=round(sum(result["seconds"].values()), 3),
+        )
+
+    def _cause(self, target: Target, manifest: Manifest, work: Path) -> dict[str, Any] | None:
+        if not source_is_here(self.project, target):
+            return {"stage": "none", "said": "the model's source is not here", "weights": [], "left": None}
+        found = find_cause(
+            self.project,
+            target,
+            artifact_directory(self.project, target),
+            manifest.weights.get("alignment"),
+            directory=work / "deep",
+            log=self._log(target),
+            bisect=True,
+            limit=self.limit,
+            on_phase=lambda phase: self.on_progress(target, phase),
+        )
+        return {name: found[name] for name in ("stage", "said", "weights", "left")}
+
+    def _fresh_golden(self, target: Target, work: Path) -> Path:
+        """Golden files made now. Raises `VerificationError` without the model's source."""
+        if not source_is_here(self.project, target):
+            raise VerificationError(
+                "references cannot be made: the model's source or weights are not here",
+                hint="verify without --fresh and --seeds, against what was saved at build time",
             )
-    except WorkerCrash as error:
-        error.target = target.name
-        return Verdict(target, CRASHED, stale, error=error)
-    except Interrupted:
-        raise
-    except AotiBuildError as error:
-        error.target = target.name
-        return Verdict(target, REFUSED if isinstance(error, ArtifactError) else CRASHED, stale, error=error)
-    seconds = round(sum(result["seconds"].values()), 3)
-    verdict = PASSED if result["passed"] else MISMATCH
-    return Verdict(target, verdict, stale, tuple(result["cases"]), seconds)
+        golden = work / "golden.safetensors"
+        job = {
+            "root": str(self.project.root),
+            "target": target_to_json(target),
+            "where": places(self.project, target),
+            "golden": str(golden),
+            "seeds": self.seeds,
+        }
+        self._run("fresh", target, job, work / "fresh")
+        return golden
+
+    def _refusals(self, target: Target, manifest: Manifest, work: Path) -> list[dict[str, Any]]:
+        """What became of each probe. One that crashes takes its process with it; another tries the rest."""
+        directory = artifact_directory(self.project, target)
+        job = {
+            "root": str(self.project.root),
+            "model": str(directory / MODEL),
+            "golden": str(directory / GOLDEN),
+            "target": target_to_json(target),
+            "tolerance": tolerance(target),
+            "signature": dict(manifest.signature),
+        }
+        crashed: dict[int, dict[str, Any]] = {}
+        while True:
+            begun: list[str] = []
+            try:
+                given = {**job, "skip": list(crashed)}
+                result = self._run("probe", target, given, work / f"probe-{len(crashed)}", begun.append)
+            except (WorkerCrash, WorkerTimeout) as crash:
+                if not begun:
+                    raise
+                _, number, name = begun[-1].split(" ", 2)
+                crashed[int(number)] = {"name": name, "ok": False, "said": crash.message}
+                continue
+            found = {**{int(number): probed for number, probed in result["results"].items()}, **crashed}
+            return [found[number] for number in sorted(found)]
+
+    def _run(
+        self,
+        verb: str,
+        target: Target,
+        job: Mapping[str, Any],
+        directory: Path,
+        also: Callable[[str], None] = lambda phase: None,
+    ) -> dict[str, Any]:
+        def on_phase(phase: str) -> None:
+            also(phase)
+            if not phase.startswith("probe "):
+                self.on_progress(target, phase)
+
+        if verb == "probe":
+            self.on_progress(target, "probe")
+        return run_worker(
+            verb,
+            job,
+            directory=directory,
+            log=self._log(target),
+            on_phase=on_phase,
+            environment=CHECK_ENVIRONMENT,
+            limit=self.limit,
+        )
+
+    def _log(self, target: Target) -> Path:
+        return reader_log_path(self.project, target, "verify")
+
+
+def _verdict_of(error: AotiBuildError) -> str:
+    kinds = {ArtifactError: REFUSED, WorkerTimeout: TIMEOUT, VerificationError: UNCHECKED}
+    return next((verdict for kind, verdict in kinds.items() if isinstance(error, kind)), CRASHED)
 
 
 def _digest(path: Path) -> str | None:

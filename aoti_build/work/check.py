@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from aoti_build.errors import BuildError
+from aoti_build.errors import AotiBuildError, BuildError, Interrupted
 from aoti_build.manifest import GOLDEN, MODEL
-from aoti_build.plan import tolerance
+from aoti_build.plan import ISA_OPTIONS, tolerance
 from aoti_build.spec.project import Project, Target
+from aoti_build.spec.records import target_to_json
 from aoti_build.work.worker import OnPhase, Worker, run_worker
 from aoti_build.work.workshop import Place, Workshop
 
@@ -48,7 +49,8 @@ def check_staged(
     signature: Mapping[str, Any],
     worker: Worker | None = None,
 ) -> dict[str, Any]:
-    """Check the package in the directory `package` and return the record for its manifest.
+    """Check the package in the directory `package` and return the record for its manifest. A golden file that had to
+    leave tensors out has a whole one beside it in the workplace.
 
     Raises `BuildError` if its outputs are not eager's.
     """
@@ -61,11 +63,20 @@ def check_staged(
         log=place.log,
         on_phase=shop.phases_of(target),
         worker=worker,
+        golden=place.whole_golden if place.whole_golden.exists() else None,
     )
     if not result["passed"]:
-        raise _failed(result, place.log)
+        shop.on_progress(target, "deep")
+        raise _failed(result, place.log, _cause(shop, target, place))
     seconds = round(sum(result["seconds"].values()), 3)
-    return {"passed": True, "tolerance": tolerance(target), "cases": result["cases"], "seconds": seconds}
+    return {
+        "passed": True,
+        "tolerance": tolerance(target),
+        "cases": [_brief(case) for case in result["cases"]],
+        "vacuous": result["vacuous"],
+        "no_fp64": result["no_fp64"],
+        "seconds": seconds,
+    }
 
 
 def check_package(
@@ -78,24 +89,91 @@ def check_package(
     log: Path,
     on_phase: OnPhase = lambda phase: None,
     worker: Worker | None = None,
+    golden: Path | None = None,
+    limit: float | None = None,
 ) -> dict[str, Any]:
-    """Run the `check` job on the package in the directory `package` in a fresh process; its result as it is. `worker`
-    is such a process that was started ahead and waits."""
+    """Run the `check` job on the package in the directory `package` in a fresh process; its result as it is.
+
+    `worker` is such a process that was started ahead and waits; `golden` a golden file in place of the package's own;
+    `limit` the most seconds it may take.
+    """
     job = {
         "root": str(project.root),
         "model": str(package / MODEL),
-        "golden": str(package / GOLDEN),
-        "device": target.device,
+        "golden": str(golden or package / GOLDEN),
+        "target": target_to_json(target),
         "tolerance": tolerance(target),
         "outputs": [output["name"] for output in signature["outputs"]],
     }
     if worker is not None:
         worker.give(job)
         return worker.follow(on_phase)
-    return run_worker("check", job, directory=directory, log=log, on_phase=on_phase, environment=CHECK_ENVIRONMENT)
+    return run_worker(
+        "check", job, directory=directory, log=log, on_phase=on_phase, environment=CHECK_ENVIRONMENT, limit=limit
+    )
 
 
-def _failed(checked: Mapping[str, Any], log: Path) -> BuildError:
+def _brief(case: Mapping[str, Any]) -> dict[str, Any]:
+    """Without histograms, which a manifest need not carry."""
+    outputs = [{name: value for name, value in output.items() if name != "histogram"} for output in case["outputs"]]
+    return {**case, "outputs": outputs}
+
+
+def find_cause(
+    project: Project,
+    target: Target,
+    package: Path | None,
+    alignment: int | None,
+    *,
+    directory: Path,
+    log: Path,
+    bisect: bool = False,
+    limit: float | None = None,
+    on_phase: OnPhase = lambda phase: None,
+) -> dict[str, Any]:
+    """The `deep` job: where the model and what is made of it part. Needs the model's source.
+
+    `package` is a directory whose weights are looked at too, if they lie apart with `alignment`; with `bisect`,
+    prefixes of the program are compiled.
+    """
+    job = {
+        "root": str(project.root),
+        "target": target_to_json(target),
+        "where": places(project, target),
+        "isa_patches": dict(ISA_OPTIONS[target.model.cpu.isa]) if target.device == "cpu" else {},
+        "model": str(package / MODEL) if package else None,
+        "alignment": alignment,
+        "bisect": bisect,
+    }
+    return run_worker(
+        "deep", job, directory=directory, log=log, on_phase=on_phase, environment=CHECK_ENVIRONMENT, limit=limit
+    )
+
+
+def _cause(shop: Workshop, target: Target, place: Place) -> str | None:
+    """What the deep comparison says, without a compile; None if it finds nothing, or cannot be made."""
+    try:
+        found = find_cause(shop.project, target, None, None, directory=place.work / "deep", log=place.log)
+    except Interrupted:
+        raise
+    except AotiBuildError:
+        return None  # an explanation is welcome and never needed
+    return None if found["stage"] == "none" else str(found["said"])
+
+
+def places(project: Project, target: Target) -> dict[str, str]:
+    """Where in models.yaml each thing is that can turn out wrong only in a worker."""
+    fields = {
+        "source": ("source",),
+        "kwargs": ("kwargs", "source"),
+        "weights": ("weights",),
+        "inputs": ("inputs",),
+        "inductor_configs": ("inductor_configs",),
+    }
+    return {name: project.where(target.model, *path) for name, path in fields.items()}
+
+
+def _failed(checked: Mapping[str, Any], log: Path, found: str | None) -> BuildError:
     failures = [
         f"{case['name']} inputs: {output['name']}: {output['why']}"
         for case in checked["cases"]
@@ -104,7 +182,7 @@ def _failed(checked: Mapping[str, Any], log: Path) -> BuildError:
     ]
     return BuildError(
         "the compiled artifact does not do what the model does in eager mode, so it was not published",
-        cause="\n".join(failures),
+        cause="\n".join([*failures, *([found] if found else [])]),
         hint="set `tolerance` for this model if differences of this size are expected; else this is a compiler fault",
         log=log,
     )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from aoti_build.errors import AotiBuildError, BuildError, Interrupted
 from aoti_build.files import lock, recover_directory
 from aoti_build.fingerprint import Reason
+from aoti_build.host import available_memory
 from aoti_build.layout import artifact_directory, inductor_cache_root, lock_path
 from aoti_build.manifest import Manifest
 from aoti_build.outcome import FAILED, NOT_STARTED, RECHECKED, REPRODUCED, Outcome, published_of
@@ -31,7 +32,7 @@ _JOB_MEMORY = 3 * _GIB  # a worker with torch, an export and one C++ compiler; r
 
 def default_jobs(work: int) -> int:
     """Workers at once: one a core, as long as each finds memory."""
-    return max(1, min(os.cpu_count() or 1, _available_memory() // _JOB_MEMORY, work))
+    return max(1, min(os.cpu_count() or 1, available_memory() // _JOB_MEMORY, work))
 
 
 @dataclass
@@ -124,15 +125,3 @@ def run_all(builder: Builder, steps: tuple[Step, ...], jobs: int, keep_going: bo
             stop_all()
             raise Interrupted("interrupted: every worker has ended, published artifacts are as they were") from None
     return outcomes
-
-
-def _available_memory() -> int:
-    """Bytes that new processes can have; everything physical where the system does not tell."""
-    try:
-        with open("/proc/meminfo", encoding="ascii") as file:
-            for line in file:
-                if line.startswith("MemAvailable:"):
-                    return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

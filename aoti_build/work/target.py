@@ -17,9 +17,9 @@ from aoti_build.layout import artifact_directory, inductor_cache_root
 from aoti_build.manifest import MODEL, Manifest
 from aoti_build.plan import ISA_OPTIONS, Step, toolchain_parts, weight_parts
 from aoti_build.provenance import provenance
-from aoti_build.spec.project import Project, Target
+from aoti_build.spec.project import Target
 from aoti_build.spec.records import target_to_json
-from aoti_build.work.check import CheckAhead, check_staged
+from aoti_build.work.check import CheckAhead, check_staged, places
 from aoti_build.work.desk import COMPILE, REPACK, Desk
 from aoti_build.work.worker import OnPhase, run_worker
 from aoti_build.work.workshop import Place, Workshop
@@ -46,7 +46,7 @@ class TargetBuilder:
             made = self._work(target, place, before, desk.answer, checker.prepare)
             if desk.action != REPACK:
                 checker.close()
-            check = desk.known_check(target) or check_staged(
+            check = desk.known_check(target, golden_kept=made["golden_kept"]) or check_staged(
                 self.shop, target, place, place.staged, made["signature"], checker.worker
             )
             manifest = Manifest(
@@ -124,6 +124,7 @@ class TargetBuilder:
             "root": str(self.shop.project.root),
             "target": target_to_json(target),
             "staged": str(place.staged),
+            "whole_golden": str(place.whole_golden),
             "cache_root": str(inductor_cache_root()),
             "isa_patches": dict(ISA_OPTIONS[target.model.cpu.isa]) if target.device == "cpu" else {},
             "where": places(self.shop.project, target),
@@ -132,18 +133,6 @@ class TargetBuilder:
             # Now, by the clock of the file system that the sources are on, which need not be this host's.
             "started_ns": clock.stat().st_mtime_ns,
         }
-
-
-def places(project: Project, target: Target) -> dict[str, str]:
-    """Where in models.yaml each thing is that can turn out wrong only in a worker."""
-    fields = {
-        "source": ("source",),
-        "kwargs": ("kwargs", "source"),
-        "weights": ("weights",),
-        "inputs": ("inputs",),
-        "inductor_configs": ("inductor_configs",),
-    }
-    return {name: project.where(target.model, *path) for name, path in fields.items()}
 
 
 def _repack_is_likely(step: Step) -> bool:

@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,10 @@ class WorkerCrash(BuildError):
         self.signal_name = signal_name
 
 
+class WorkerTimeout(BuildError):
+    """A worker was stopped because its time was over."""
+
+
 def run_worker(
     verb: str,
     job: Mapping[str, Any],
@@ -56,6 +60,7 @@ def run_worker(
     on_phase: OnPhase = lambda phase: None,
     answer: Answer = lambda question: {},
     environment: Mapping[str, str] | None = None,
+    limit: float | None = None,
 ) -> dict[str, Any]:
     """Do `job` in a fresh process and return its result.
 
@@ -66,14 +71,15 @@ def run_worker(
         on_phase: called with the name of each phase as it begins, from this thread.
         answer: called with each question the worker asks; what it returns is sent back.
         environment: variables set on top of this process's own.
+        limit: the most seconds it may take.
 
     Raises:
-        AotiBuildError: the worker's own error, of its kind, or `WorkerCrash`, or `Interrupted`.
+        AotiBuildError: the worker's own error, of its kind, or `WorkerCrash`, `WorkerTimeout`, or `Interrupted`.
     """
     directory.mkdir(parents=True, exist_ok=True)
     write_json(directory / "job.json", job)
     with Worker(verb, Path(job["root"]), directory=directory, log=log, environment=environment) as worker:
-        return worker.follow(on_phase, answer)
+        return worker.follow(on_phase, answer, limit)
 
 
 class Worker:
@@ -117,12 +123,25 @@ class Worker:
                 self._process.stdin.write(b"\n")
                 self._process.stdin.flush()
 
-    def follow(self, on_phase: OnPhase = lambda phase: None, answer: Answer = lambda question: {}) -> dict[str, Any]:
+    def follow(
+        self,
+        on_phase: OnPhase = lambda phase: None,
+        answer: Answer = lambda question: {},
+        limit: float | None = None,
+    ) -> dict[str, Any]:
         """Wait for the end and return the result; see `run_worker`."""
-        _follow(self._events, self._process, on_phase, answer)
-        _await(self._process)
+        expired = threading.Event()
+        with _deadline(self._process, limit, expired):
+            _follow(self._events, self._process, on_phase, answer)
+            _await(self._process)
         _end(self._process)
         check_stopping()
+        if expired.is_set():
+            raise WorkerTimeout(
+                f"it had not ended after {limit:g} s and was stopped",
+                hint="give it longer with --timeout, or see in the log how far it came",
+                log=self._log,
+            )
         return _result(self._process.returncode, self._directory / "result.json", self._log)
 
 
@@ -186,6 +205,24 @@ def _follow(events: Any, process: subprocess.Popen[bytes], on_phase: OnPhase, an
             with contextlib.suppress(BrokenPipeError):  # it died over its question; its result, or none, says how
                 process.stdin.write(said + b"\n")
                 process.stdin.flush()
+
+
+@contextlib.contextmanager
+def _deadline(process: subprocess.Popen[bytes], limit: float | None, expired: threading.Event) -> Iterator[None]:
+    """Kill the group once `limit` seconds are over."""
+
+    def stop() -> None:
+        expired.set()
+        _signal_group(process, signal.SIGKILL)
+
+    timer = threading.Timer(limit, stop) if limit else None
+    if timer:
+        timer.start()
+    try:
+        yield
+    finally:
+        if timer:
+            timer.cancel()
 
 
 def _await(process: subprocess.Popen[bytes]) -> None:

@@ -32,6 +32,11 @@ class Place:
     staged: Path
     log: Path
 
+    @property
+    def whole_golden(self) -> Path:
+        """Where golden tensors go if the artifact's own file has no room for all of them."""
+        return self.work / "golden-whole.safetensors"
+
 
 @dataclass(frozen=True)
 class Workshop:

@@ -1,4 +1,4 @@
-"""`invoke verify` and `invoke run` on real artifacts."""
+"""`invoke verify` on real artifacts; `invoke run` is in test_run.py."""
 
 from __future__ import annotations
 
@@ -64,47 +64,3 @@ def test_an_altered_package_is_never_loaded(built: Path) -> None:
     finished = run_inv(built, "verify", "--target", "linear")
     assert finished.code == 4
     assert "model.pt2 is not what the manifest says" in finished.out
-    assert run_inv(built, "run", "--target", "linear").code == 4
-
-
-def test_run_on_the_golden_input(built: Path) -> None:
-    finished = run_inv(built, "run", "--target", "tagger", "--json")
-    assert finished.code == 0, finished.err
-    document = finished.json
-    assert document["check"] == "golden"
-    assert document["passed"]
-    assert [tensor["name"] for tensor in document["inputs"]] == ["tokens", "mask"]
-    assert document["outputs"][0]["shape"] == [4, 6, 3]
-    assert set(document["seconds"]) >= {"load", "first", "steady"}
-
-
-def test_run_on_a_given_input_is_checked_against_eager(built: Path) -> None:
-    import torch
-    from safetensors.torch import save_file
-
-    tensors = {"tokens": torch.randint(0, 11, (7, 6)), "mask": torch.ones(7, 6, dtype=torch.bool)}
-    save_file(tensors, built / "given.safetensors")
-    finished = run_inv(built, "run", "--target", "tagger", "--input", "given.safetensors", "--json")
-    assert finished.code == 0, finished.err
-    assert finished.json["check"] == "eager"
-    assert finished.json["outputs"][0]["shape"] == [7, 6, 3]
-
-    (built / "nets/tagger.py").unlink()
-    unchecked = run_inv(built, "run", "--target", "tagger", "--input", "given.safetensors")
-    assert unchecked.code == 0
-    assert "NOT checked" in unchecked.out
-
-
-@pytest.mark.parametrize(("size", "dtype", "said"), [(17, "int64", "too large"), (4, "int32", "int32")])
-def test_run_refuses_inputs_that_do_not_fit(built: Path, size: int, dtype: str, said: str) -> None:
-    import torch
-    from safetensors.torch import save_file
-
-    tensors = {
-        "tokens": torch.zeros(size, 6, dtype=getattr(torch, dtype)),
-        "mask": torch.ones(size, 6, dtype=torch.bool),
-    }
-    save_file(tensors, built / "given.safetensors")
-    finished = run_inv(built, "run", "--target", "tagger", "--input", "given.safetensors")
-    assert finished.code in (2, 3)
-    assert said in finished.err

@@ -61,12 +61,16 @@ SIGNATURE = {
 }
 PASSED_CASE = {
     "name": "example",
+    "sizes": {},
+    "seed": 0,
     "outputs": [
         {"name": "output", "ok": True, "max_abs": 1e-7, "max_rel": 1e-6, "rmse": 1e-8, "atol": 1e-4, "rtol": 1e-3}
     ],
 }
 FAILED_CASE = {
     "name": "example",
+    "sizes": {},
+    "seed": 0,
     "outputs": [
         {"name": "output", "ok": False, "max_abs": 0.5, "rmse": 0.25, "atol": 1e-4, "why": "7 of 8 values differ"}
     ],
@@ -222,7 +226,7 @@ class FakeWorker:
         **_: Any,
     ) -> dict[str, Any]:
         name = job["target"]["model"]["name"] if job.get("target") else ""
-        self.calls.append(f"{verb} {name}".strip())
+        self.calls.append(verb if verb in ("check", "deep", "probe") else f"{verb} {name}".strip())
         on_phase(verb)
         if verb == "build":
             on_phase("export")
@@ -232,7 +236,11 @@ class FakeWorker:
         told = self.answers.get(f"{verb} {name}", self.answers.get(verb, {}))
         if isinstance(told, BaseException):
             raise told
-        default = self._built(job, answer) if verb == "build" else {"check": _checked, "run": _ran}[verb](job)
+        default = (
+            self._built(job, answer)
+            if verb == "build"
+            else {"check": _checked, "deep": _searched, "probe": _probed, "run": _ran}[verb](job)
+        )
         return {**default, **told}
 
     def start(self, verb: str, root: Path, *, log: Path, **_: Any) -> FakeStarted:
@@ -252,7 +260,9 @@ class FakeWorker:
         }
         decision = answer(made)
         self.decisions.append(decision["action"])
-        (staged / GOLDEN).write_bytes(b"golden tensors of " + made["key"].encode() + self.eager)
+        golden = b"golden tensors of " + made["key"].encode() + self.eager
+        made["golden_kept"] = bool(decision.get("golden")) and (staged / GOLDEN).read_bytes() == golden
+        (staged / GOLDEN).write_bytes(golden)
         if decision["action"] == "repack":
             compiled = Path(decision["template"]).read_bytes().partition(b"weights: ")[0]
             (staged / MODEL).write_bytes(compiled + b"weights: " + weights)
@@ -306,21 +316,43 @@ def replace_worker(monkeypatch: pytest.MonkeyPatch, fake: FakeWorker) -> None:
 
 
 def _checked(_: Mapping[str, Any]) -> dict[str, Any]:
-    return {"ok": True, "passed": True, "cases": [PASSED_CASE], "metadata": {}, "seconds": {"load": 0.1, "check": 0.1}}
-
-
-def _ran(_: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "ok": True,
-        "inputs": [
-            {"name": "input", "dtype": "float32", "shape": [2, 4], "min": -1.0, "max": 1.0, "mean": 0.0, "std": 0.5}
-        ],
-        "outputs": [{"name": "output", "dtype": "float32", "shape": [2, 4]}],
-        "check": "golden",
         "passed": True,
-        "verdicts": [{"name": "output", "ok": True}],
-        "seconds": {"load": 0.1, "first": 0.01, "steady": 0.001},
+        "cases": [PASSED_CASE],
+        "vacuous": [],
+        "no_fp64": None,
+        "seconds": {"load": 0.1, "check": 0.1},
     }
+
+
+def _searched(_: Mapping[str, Any]) -> dict[str, Any]:
+    return {"ok": True, "stage": "none", "said": "nothing was found", "weights": [], "left": None}
+
+
+def _probed(_: Mapping[str, Any]) -> dict[str, Any]:
+    return {"ok": True, "results": {"0": {"name": "input: rank 3", "ok": True, "said": "refused"}}}
+
+
+RAN: Mapping[str, Any] = {
+    "inputs": [
+        {"name": "input", "dtype": "float32", "shape": [2, 4], "min": -1.0, "max": 1.0, "mean": 0.0, "std": 0.5}
+    ],
+    "outputs": [{"name": "output", "dtype": "float32", "shape": [2, 4]}],
+    "top": [],
+    "check": "golden",
+    "passed": True,
+    "verdicts": [{"name": "output", "ok": True}],
+    "saved": None,
+    "timing": {
+        "repeat": 10, "min": 0.001, "median": 0.002, "p90": 0.003, "p99": 0.004, "max": 0.005, "threads": 2,
+    },
+    "seconds": {"load": 0.1, "first": 0.01, "reference": None},
+}  # fmt: skip
+
+
+def _ran(job: Mapping[str, Any]) -> dict[str, Any]:
+    return {"ok": True, "runs": [{**RAN, "saved": asked["output"]} for asked in job["runs"]]}
 
 
 def _record(path: Path) -> FileRecord:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 from referencing import Registry, Resource
-from small_projects import REPOSITORY, TWO_MODELS, publish_fake, write_project
+from small_projects import RAN, REPOSITORY, TWO_MODELS, publish_fake, write_project
 
 import aoti_build
 from aoti_build.errors import ArtifactError, BuildError, Problem, SpecError, VerificationError
@@ -33,7 +33,7 @@ from aoti_build.tasks import ns
 from aoti_build.verbs.build import BuildReport, PlanReport, plan
 from aoti_build.verbs.clean import CleanReport
 from aoti_build.verbs.gc import gc
-from aoti_build.verbs.run import RunReport
+from aoti_build.verbs.run import Run, RunReport, TargetRuns
 from aoti_build.verbs.status import StatusReport
 from aoti_build.verbs.verify import Verdict, VerifyReport, verify
 from aoti_build.verbs.why import why
@@ -55,12 +55,26 @@ REASONS = (
     Reason("spec-changed", "kwargs.width", 4, [8, 9]),
     Reason("weights-in-code", "the weights are inside the shared library"),
 )
-CHECK = {"passed": True, "tolerance": {"atol": None, "rtol": None, "outputs": {}}, "seconds": 0.0}
+CHECK = {
+    "passed": True,
+    "tolerance": {"atol": None, "rtol": None, "outputs": {}},
+    "vacuous": [{"output": "output", "of": "inputs"}],
+    "no_fp64": None,
+    "seconds": 0.0,
+}
 FIGURES = {
     "name": "output",
     "dtype": "float32",
     "shape": [2, 4],
     "ok": False,
+    "by": "fp64",
+    "cosine": 0.5,
+    "snr_db": None,
+    "psnr_db": 12.5,
+    "needed_atol": 0.5,
+    "worst": {"index": [1, 2], "expected": 1.0, "got": "nan"},
+    "fp64": {"candidate_rmse": 0.25, "reference_rmse": 1e-7, "allowed": 2e-7},
+    "histogram": {"decades": [-1, 0], "counts": [1, 0], "zero": 7},
     "atol": 1e-4,
     "rtol": 1e-3,
     "max_abs": 0.5,
@@ -70,18 +84,43 @@ FIGURES = {
     "mismatched": 1,
     "why": "1 of 8 values differ by more than atol 0.0001, rtol 0.001",
 }
-CASES = ({"name": "example", "outputs": [FIGURES, {"name": "['n']", "ok": True, "dtype": "int64", "mismatched": 0}]},)
+CASES: tuple[dict[str, Any], ...] = (
+    {
+        "name": "example",
+        "sizes": {"batch": 2},
+        "seed": 0,
+        "outputs": [FIGURES, {"name": "['n']", "ok": True, "by": "equal", "dtype": "int64", "mismatched": 0}],
+    },
+    {"name": "max", "sizes": {"batch": 9}, "seed": 1, "skipped": "no room", "outputs": []},
+)
+DEEP = {
+    "stage": "export",
+    "said": "it leaves the model",
+    "weights": [{"name": "a.weight", "max_abs": None}],
+    "left": {"module": "a", "class": "Linear", "source": "net.py:3", "figures": FIGURES, "missing": ["b"]},
+}
+REFUSALS = ({"name": "batch 10: above max 9", "ok": False, "said": "was answered"},)
 FAILURE = BuildError(
     "it broke", target="first/cpu", where="models.yaml:3:1", cause="because", hint="mend it", log=Path("build.log")
 )
 TENSOR = {"name": "x", "dtype": "float32", "shape": [2, 4]}
 RUN = {
+    **RAN,
     "inputs": [{**TENSOR, "nonfinite": 0, "min": -1.0, "max": 1.0, "mean": 0.0, "std": 0.5}],
     "outputs": [TENSOR],
+    "top": [
+        {
+            "output": "output",
+            "pictures": [
+                [{"index": 1, "name": "cat", "probability": 0.75}, {"index": 0, "name": None, "probability": 0.25}]
+            ],
+            "unnamed": "classes.txt names 3 classes, this output has 2",
+        }
+    ],
     "check": "eager",
-    "passed": True,
     "verdicts": [FIGURES],
-    "seconds": {"load": 0.1, "first": 0.01, "reference": 0.2, "steady": 0.001},
+    "saved": "/tmp/out.npz",  # noqa: S108 - no file is made
+    "seconds": {"load": 0.1, "first": 0.01, "reference": 0.2},
 }
 SIGNATURE = {
     "inputs": [{"name": "x", "dtype": "float32", "shape": ["batch", 4]}, {"name": "scale", "constant": "2.0"}],
@@ -118,7 +157,7 @@ def documents(two: Project, tmp_path: Path) -> Mapping[str, list[Document]]:
         "aoti-build/build": [_build(two, manifest).as_json()],
         "aoti-build/plan": [PlanReport(_plan(two, manifest)).as_json()],
         "aoti-build/verify": [VerifyReport(_verdicts(two)).as_json()],
-        "aoti-build/run": [RunReport(two.targets[0], {**RUN, "ok": True}).as_json()],
+        "aoti-build/run": [_run(two).as_json()],
         "aoti-build/status": [_status(two, manifest).as_json()],
         "aoti-build/clean": [CleanReport(("artifacts/first/cpu",), 12, dry_run=True).as_json()],
         "aoti-build/error": list(_errors(two)),
@@ -194,7 +233,13 @@ def test_a_document_of_another_version_is_refused(kind: str, documents: Mapping[
         ("aoti-build/plan", ("targets", 0, "action"), "compiled"),
         ("aoti-build/verify", ("targets", 0, "verdict"), "fine"),
         ("aoti-build/verify", ("targets", 0, "cases", 0, "outputs", 0, "surplus"), 1),
-        ("aoti-build/run", ("inputs", 0, "shape", 0), "batch"),
+        ("aoti-build/run", ("targets", 0, "verdict"), "fine"),
+        ("aoti-build/run", ("targets", 0, "runs", 0, "surplus"), 1),
+        ("aoti-build/run", ("targets", 0, "runs", 0, "inputs", 0, "shape", 0), "batch"),
+        ("aoti-build/run", ("targets", 0, "runs", 0, "top", 0, "pictures", 0, 0, "probability"), 2),
+        ("aoti-build/run", ("targets", 0, "runs", 0, "timing", "surplus"), 1.0),
+        ("aoti-build/run", ("targets", 0, "runs", 0, "error"), {}),
+        ("aoti-build/run", ("targets", 0, "runs", 1, "error"), None),
         ("aoti-build/status", ("targets", 0, "key"), "short"),
         ("aoti-build/error", ("ok",), True),
         ("aoti-build/error", ("error", "surplus"), 1),
@@ -324,9 +369,15 @@ def _build(project: Project, manifest: Manifest) -> BuildReport:
 def _verdicts(project: Project) -> tuple[Verdict, ...]:
     first, second = project.targets
     return (
-        Verdict(first, "mismatch", REASONS, CASES, 1.5),
+        Verdict(first, "mismatch", REASONS, CASES, REFUSALS, CHECK["vacuous"], "too large", DEEP, 1.5),
         Verdict(second, "missing", error=VerificationError("there is no artifact", target=second.name)),
     )
+
+
+def _run(project: Project) -> RunReport:
+    first, second = project.targets
+    runs = (Run(("a.png", "b.png"), None, RUN), Run(("random",), 1, None, FAILURE))
+    return RunReport((TargetRuns(first, runs, REASONS), TargetRuns(second, error=FAILURE, available=False)))
 
 
 def _status(project: Project, manifest: Manifest) -> StatusReport:
@@ -423,13 +474,14 @@ def _verdict_on_disk(project: Project) -> Document:
     """verify.json as `verify` writes it, with figures of ours in a worker's place."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("aoti_build.verbs.verify.check_package", _no_check)
+        patch.setattr("aoti_build.verbs.verify._Verifier._refusals", lambda *_: list(REFUSALS))
         verify(project, project.targets[:1])
     document: Document = json.loads((artifact_directory(project, project.targets[0]) / VERIFY).read_text())
     return document
 
 
 def _no_check(*_: object, **__: object) -> dict[str, Any]:
-    return {"passed": False, "cases": list(CASES), "seconds": {"load": 0.1, "check": 0.2}}
+    return {**CHECK, "passed": False, "cases": list(CASES), "seconds": {"load": 0.1, "check": 0.2}}
 
 
 def _golden() -> Document:
@@ -442,5 +494,15 @@ def _golden() -> Document:
         for target in node.targets
         if isinstance(target, ast.Name)
     }
-    cases = {"example": {"inputs": 2, "outputs": 1}}
-    return {"format": constants["FORMAT"], "format_version": constants["FORMAT_VERSION"], "cases": cases}
+    case = {
+        "sizes": {"batch": 2},
+        "seed": 0,
+        "inputs": 2,
+        "outputs": 1,
+        "has_inputs": False,
+        "has_outputs": True,
+        "inputs_digest": "0" * 64,
+        "digest": "1" * 64,
+    }
+    kept = {"cases": {"example": case}, "no_exact": None, "others": ["inputs", "weights"]}
+    return {"format": constants["FORMAT"], "format_version": constants["FORMAT_VERSION"], **kept}

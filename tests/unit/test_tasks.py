@@ -26,6 +26,13 @@ from aoti_build.tasks import ns
         (["status", "--target", ","], "no target"),
         (["status", "--file", "absent.yaml"], "absent.yaml"),
         (["run", "--input", "absent.safetensors"], "absent.safetensors"),
+        (["run", "--input", "model.py"], "model.py"),
+        (["run", "--input", ","], "--input ,"),
+        (["run", "--repeat", "0"], "--repeat 0"),
+        (["run", "--seed", "-1"], "--seed -1"),
+        (["run", "--seed", "1e3"], "--seed 1e3"),
+        (["run", "--output", "out.csv"], ".safetensors, .npz, .pt"),
+        (["run", "--input", "random,golden", "--output", "out.npz"], "{input}"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -55,11 +62,13 @@ def test_a_wrong_models_yaml_names_every_place(project: Project) -> None:
     assert "models.yaml:8:" in answer.stderr
 
 
-def test_run_takes_one_target(tmp_path: Path) -> None:
+def test_run_takes_several_targets_in_one_document(tmp_path: Path) -> None:
     project = write_project(tmp_path, TWO_MODELS)
-    answer = inv("run", cwd=project.root)
-    assert answer.returncode == 2
-    assert "--target first/cpu" in answer.stderr
+    answer = inv("run", "--json", cwd=project.root)
+    assert answer.returncode == 3
+    document = one_document(answer.stdout)
+    assert [row["target"] for row in document["targets"]] == ["first/cpu", "second/cpu"]
+    assert "invoke build --target second/cpu" in document["targets"][1]["error"]["hint"]
 
 
 def test_nothing_built_yet_exits_of_each_verb(project: Project) -> None:
@@ -97,6 +106,7 @@ def test_the_first_failure_stops_a_script(project: Project, published: Path) -> 
         (["clean", "--dry-run"], "clean", 0),
         (["build", "--jobs", "x"], "error", 2),
         (["run", "--target", "nothing"], "error", 2),
+        (["run", "--input", "absent.npz"], "error", 2),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -196,7 +206,7 @@ def test_a_reader_that_goes_away_is_no_error(project: Project, words: str) -> No
     assert (answer.returncode, answer.stderr) == (0, "")
 
 
-@pytest.mark.parametrize(("words", "code"), [(["build", "--jobs", "x"], 2), (["run"], 3)], ids=str)
+@pytest.mark.parametrize(("words", "code"), [(["build", "--jobs", "x"], 2), (["run", "--seed", "x"], 2)], ids=str)
 def test_debug_shows_where_an_error_arose_and_exits_the_same(project: Project, words: list[str], code: int) -> None:
     plain, debug = inv(*words, cwd=project.root), inv(*words, "--debug", cwd=project.root)
     assert (plain.returncode, debug.returncode) == (code, code)

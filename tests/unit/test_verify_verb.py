@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from small_projects import (
@@ -28,13 +30,13 @@ from aoti_build.spec import Project, load_project
 from aoti_build.verbs import verify as verify_verb
 from aoti_build.verbs.run import run
 from aoti_build.verbs.verify import VerifyReport, verify
-from aoti_build.work.worker import WorkerCrash, check_stopping, stop_all
+from aoti_build.work.worker import WorkerCrash, WorkerTimeout, check_stopping, stop_all
 
 
 def test_a_good_artifact_passes(project: Project, published: Path, fake_worker: FakeWorker) -> None:
     report = run_verify(project)
     assert (verdicts(report), report.exit_code) == (["passed"], 0)
-    assert fake_worker.calls == ["check"]
+    assert fake_worker.calls == ["check", "probe"]
     assert json.loads((published / "verify.json").read_text())["verdict"] == "passed"
 
 
@@ -43,7 +45,7 @@ def test_verifying_does_not_make_an_artifact_stale(project: Project, published: 
         report = verify(project, project.targets, strict=True)
         assert (verdicts(report), report.exit_code) == (["passed"], 0)
     assert published
-    assert fake_worker.calls == ["check", "check"]
+    assert fake_worker.calls == ["check", "probe"] * 2
 
 
 def test_no_artifact(project: Project, fake_worker: FakeWorker) -> None:
@@ -138,7 +140,7 @@ def test_one_failure_does_not_end_the_run(tmp_path: Path, fake_worker: FakeWorke
     (artifact_directory(project, project.targets[0]) / MODEL).unlink()
     report = verify(project, project.targets, jobs=2)
     assert (verdicts(report), report.exit_code) == (["refused", "passed"], 4)
-    assert fake_worker.calls == ["check"]
+    assert fake_worker.calls == ["check", "probe"]
 
 
 def test_an_absent_device(tmp_path: Path, fake_worker: FakeWorker, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,7 +163,7 @@ def test_a_stale_artifact_is_checked_as_what_it_is(
     assert (verdicts(report), report.exit_code) == (["passed"], 0)
     assert [(reason.reason, reason.what) for reason in report.verdicts[0].stale] == [("source-changed", "helper.py")]
     assert verify(project, project.targets, strict=True).exit_code == 3
-    assert fake_worker.calls == ["check", "check"]
+    assert fake_worker.calls == ["check", "probe"] * 2
 
 
 def test_the_models_source_need_not_be_there(project: Project, published: Path, fake_worker: FakeWorker) -> None:
@@ -172,7 +174,7 @@ def test_the_models_source_need_not_be_there(project: Project, published: Path, 
     assert (verdicts(report), report.exit_code) == (["passed"], 0)
     assert {reason.what for reason in report.verdicts[0].stale} == {"model.py", "helper.py"}
     assert published
-    assert fake_worker.calls == ["check"]
+    assert fake_worker.calls == ["check", "probe"]
 
 
 def test_another_tolerance_is_no_staleness_and_is_used(tmp_path: Path, fake_worker: FakeWorker) -> None:
@@ -182,7 +184,77 @@ def test_another_tolerance_is_no_staleness_and_is_used(tmp_path: Path, fake_work
     changed = write_project(tmp_path, ONE_MODEL + "    tolerance: {atol: 0.5}\n")
     report = verify(changed, changed.targets, strict=True)
     assert (verdicts(report), report.exit_code, report.verdicts[0].stale) == (["passed"], 0, ())
-    assert used == [{"atol": 0.5, "rtol": None, "outputs": {}}]
+    assert used == [{"atol": 0.5, "rtol": None, "outputs": {}}] * 2
+
+
+def test_an_input_that_is_not_refused_fails(project: Project, published: Path, fake_worker: FakeWorker) -> None:
+    assert published
+    fake_worker.answers["probe"] = {"results": {"0": {"name": "batch 9", "ok": False, "said": "was answered"}}}
+    report = run_verify(project)
+    assert (verdicts(report), report.exit_code) == (["mismatch"], 3)
+    assert report.verdicts[0].refusals[0]["name"] == "batch 9"
+
+
+def test_a_probe_that_crashes_is_named_and_the_others_are_tried(
+    project: Project, published: Path, fake_worker: FakeWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert published
+    names = ["rank 3", "float64", "batch 9"]
+
+    def probe(verb: str, job: dict[str, Any], *, on_phase: Callable[[str], None], **rest: Any) -> dict[str, Any]:
+        if verb != "probe":
+            return fake_worker(verb, job, on_phase=on_phase, **rest)
+        for number, name in enumerate(names):
+            if number in job["skip"]:
+                continue
+            on_phase(f"probe {number} {name}")
+            if name == "float64":
+                raise WorkerCrash("the worker was killed by SIGSEGV", signal_name="SIGSEGV")
+        left = {str(n): {"name": name, "ok": True, "said": "refused"} for n, name in enumerate(names)}
+        return {"results": {number: said for number, said in left.items() if int(number) not in job["skip"]}}
+
+    monkeypatch.setattr(verify_verb, "run_worker", probe)
+    (verdict,) = run_verify(project).verdicts
+    assert [(probed["name"], probed["ok"]) for probed in verdict.refusals] == [
+        ("rank 3", True),
+        ("float64", False),
+        ("batch 9", True),
+    ]
+    assert "SIGSEGV" in verdict.refusals[1]["said"]
+    assert verdict.verdict == "mismatch"
+
+
+def test_a_vacuous_comparison_fails_only_with_strict(
+    project: Project, published: Path, fake_worker: FakeWorker
+) -> None:
+    assert published
+    fake_worker.answers["check"] = {"vacuous": [{"output": "output", "of": "inputs"}]}
+    assert verify(project, project.targets).exit_code == 0
+    assert verify(project, project.targets, strict=True).exit_code == 3
+
+
+def test_nothing_to_compare_with_is_no_pass(project: Project, published: Path, fake_worker: FakeWorker) -> None:
+    assert published
+    skipped = {"name": "example", "sizes": {}, "seed": 0, "skipped": "no room", "outputs": []}
+    fake_worker.answers["check"] = {"passed": False, "cases": [skipped]}
+    report = run_verify(project)
+    assert (verdicts(report), report.exit_code) == (["unchecked"], 3)
+
+
+def test_what_takes_too_long_is_stopped(project: Project, published: Path, fake_worker: FakeWorker) -> None:
+    assert published
+    fake_worker.answers["check"] = WorkerTimeout("it had not ended after 5 s and was stopped")
+    report = run_verify(project)
+    assert (verdicts(report), report.exit_code) == (["timeout"], 3)
+
+
+def test_fresh_references_need_the_source(project: Project, published: Path, fake_worker: FakeWorker) -> None:
+    assert published
+    (project.root / "model.py").unlink()
+    report = verify(project, project.targets, fresh=True)
+    assert (verdicts(report), report.exit_code) == (["unchecked"], 3)
+    assert "--fresh" in str(report.verdicts[0].error)
+    assert fake_worker.calls == []
 
 
 def test_an_interrupt(project: Project, published: Path, fake_worker: FakeWorker) -> None:
@@ -217,8 +289,8 @@ def test_artifacts_that_cannot_be_written_are_verified_and_run(
     before = contents(project.root)
     report = run_verify(project)
     assert (verdicts(report), report.exit_code) == (["passed"], 0)
-    assert run(project, project.targets[0]).exit_code == 0
-    assert fake_worker.calls == ["check", "run small"]
+    assert run(project, project.targets).exit_code == 0
+    assert fake_worker.calls == ["check", "probe", "run small"]
     assert contents(project.root) == before
     assert len(contents(tmp_path / "cache" / "logs")) == 2
 
@@ -230,7 +302,7 @@ def test_after_an_interrupted_verb_the_next_may_start_workers(
 ) -> None:
     stop_all()
     fake_worker.during = lambda verb, job: check_stopping()
-    report = run_verify(project) if verb == "verify" else run(project, project.targets[0])
+    report = run_verify(project) if verb == "verify" else run(project, project.targets)
     assert report.exit_code == 0
     assert fake_worker.calls
 
@@ -242,21 +314,6 @@ def test_the_report_as_json(project: Project, published: Path, fake_worker: Fake
     assert (document["format"], document["format_version"], document["ok"]) == ("aoti-build/verify", 1, True)
     (row,) = document["targets"]
     assert (row["target"], row["verdict"], row["stale"], row["error"]) == ("small/cpu", "passed", [], None)
-
-
-def test_run_refuses_what_verify_refuses(project: Project, published: Path, fake_worker: FakeWorker) -> None:
-    (published / MODEL).write_bytes(b"")
-    with pytest.raises(ArtifactError, match=MODEL):
-        run(project, project.targets[0])
-    assert fake_worker.calls == []
-
-
-def test_run_passes_on_the_workers_verdict(project: Project, published: Path, fake_worker: FakeWorker) -> None:
-    assert published
-    assert run(project, project.targets[0]).exit_code == 0
-    fake_worker.answers["run"] = {"passed": False}
-    report = run(project, project.targets[0])
-    assert (report.exit_code, report.as_json()["ok"]) == (3, False)
 
 
 def run_verify(project: Project) -> VerifyReport:

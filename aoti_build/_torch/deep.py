@@ -1,0 +1,344 @@
+"""The `deep` job: where does an artifact leave its model? Three comparisons, each of which would explain the next.
+
+1. weights: those in the package against the model's, by name.
+2. export: what the exported program computes in eager mode against the model itself, module by module; a model that
+   does something else while it is exported shows here.
+3. compile: prefixes of the program, each compiled with the target's options, against the same prefix in eager mode,
+   by bisection. This is the only slow one, a compile for each step.
+
+The outputs of modules are compared as they come and dropped, so that memory stays bounded.
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+from torch.fx import GraphModule, Interpreter, Node
+
+from aoti_build._torch.build import prepare
+from aoti_build._torch.compare import Figures, compare, nearly
+from aoti_build._torch.events import Events
+from aoti_build._torch.export import export, sizes_of_one, whole_ranges
+from aoti_build._torch.inputs import Call
+from aoti_build._torch.package import read_weights
+from aoti_build._torch.reference import reference
+from aoti_build._torch.settings import inductor_options, set_precision
+from aoti_build.spec.records import target_from_json
+
+_BUDGET = 256 << 20  # bytes of eager outputs that are kept at a time
+_FRAME = re.compile(r'File "([^"]+)", line (\d+)')
+
+
+@dataclass(frozen=True)
+class Left:
+    """A module call of eager whose output the other side does not have as it is."""
+
+    module: str
+    kind: str
+    source: str
+    figures: Figures | None
+    missing: tuple[str, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "module": self.module,
+            "class": self.kind,
+            "source": self.source,
+            "figures": self.figures,
+            "missing": list(self.missing),
+        }
+
+
+def deep(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
+    """Job: target, root, where, isa_patches, model (path or None), alignment (of weights in it, or None), bisect.
+
+    Returns `stage` ("weights", "export", "compile" or "none"), `said` (a sentence), and of the weights and the module
+    found, where there are any, `weights` and `left`.
+    """
+    target = target_from_json(job["target"])
+    set_precision(target)
+    dims = target.model.dims
+    with events.phase("model"):
+        prepared = prepare(target.model, target.device, Path(job["root"]), job["where"])
+    with sizes_of_one(dims), whole_ranges():
+        with events.phase("export"):
+            program = export(prepared.module, prepared.example, dims, prepared.axes, job["where"]["inputs"])
+        if job["model"] and job["alignment"]:
+            with events.phase("deep: weights"):
+                wrong = _wrong_weights(Path(job["model"]), program, job["alignment"])
+            if wrong:
+                said = f"the weights {', '.join(entry['name'] for entry in wrong[:3])} are not the model's"
+                return {"stage": "weights", "said": said, "weights": wrong[:20], "left": None}
+        with events.phase("deep: export"):
+            left = first_difference(prepared.module, program, prepared.example)
+        if left is not None:
+            return {
+                "stage": "export",
+                "said": _sentence(left, "the exported program"),
+                "weights": [],
+                "left": left.as_json(),
+            }
+        left = outputs_differ(prepared.module, program, prepared.example)
+        if left is not None:
+            return _found("export", _sentence(left, "the exported program"), left)
+        if job["bisect"]:
+            options = inductor_options(target, job["isa_patches"], job["where"], apart=False)
+            with events.phase("deep: compile"):
+                left = _bisect(program, prepared.example, options)
+            if left is not None:
+                return {
+                    "stage": "compile",
+                    "said": _sentence(left, "compiled code"),
+                    "weights": [],
+                    "left": left.as_json(),
+                }
+    said = "what the source makes now agrees at every module: the artifact is of another source, graph or compiler"
+    return _found("none", said, None)
+
+
+def _found(stage: str, said: str, left: Left | None) -> dict[str, Any]:
+    return {"stage": stage, "said": said, "weights": [], "left": left.as_json() if left else None}
+
+
+def _sentence(left: Left, what: str) -> str:
+    where = f" ({left.source})" if left.source else ""
+    missing = f"; eager also runs {', '.join(left.missing[:3])}, which the program has not" if left.missing else ""
+    name = f"{left.module or 'the model itself'} [{left.kind}]"
+    why = f": {left.figures['why']}" if left.figures and not left.module else ""
+    return f"{what} first leaves the model at the output of {name}{where}{why}{missing}"
+
+
+# Weights
+
+
+def _wrong_weights(package: Path, program: ExportedProgram, alignment: int) -> list[dict[str, Any]]:
+    """Names of weights whose bytes in the package are not the program's, in the order of the package."""
+    values = {**program.state_dict, **program.constants}
+    with zipfile.ZipFile(package) as archive:
+        packed = list(read_weights(archive, values, alignment))
+    return [
+        {"name": name, "max_abs": _largest_difference(values[name], stored)}
+        for name, stored in packed
+        if not torch.equal(
+            stored.view(torch.uint8), values[name].detach().cpu().contiguous().view(-1).view(torch.uint8)
+        )
+    ]
+
+
+def _largest_difference(mine: Tensor, stored: Tensor) -> float | None:
+    difference = (mine.detach().cpu().contiguous().view(-1).to(torch.float64) - stored.to(torch.float64)).abs()
+    return float(difference.max()) if difference.numel() and bool(torch.isfinite(difference).all()) else None
+
+
+# Export
+
+
+class _EnoughError(Exception):
+    """Ends an eager run once the outputs that are wanted were seen."""
+
+
+@dataclass
+class _Recorder:
+    """Keeps the tensor outputs of module calls number `start` and on, in the order in which they end."""
+
+    module: nn.Module
+    start: int
+    kept: dict[tuple[str, int], Tensor] = field(default_factory=dict)
+    order: list[tuple[str, int]] = field(default_factory=list)
+    ended: int = 0
+
+    def run(self, call: Call) -> bool:
+        """Whether the model ran to its end."""
+        hooks = [
+            module.register_forward_hook(self._hook(path), always_call=False)
+            for path, module in self.module.named_modules()
+        ]
+        given = call.clone()
+        try:
+            with torch.no_grad():
+                self.module(*given.args, **given.kwargs)
+            return True
+        except _EnoughError:
+            return False
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def _hook(self, path: str) -> Callable[..., None]:
+        calls = 0
+
+        def ended(_module: nn.Module, _given: Any, output: Any) -> None:
+            nonlocal calls
+            key, calls = (path, calls), calls + 1
+            self.order.append(key)
+            self.ended += 1
+            if self.ended <= self.start or not isinstance(output, Tensor):
+                return
+            self.kept[key] = output.clone()
+            if sum(value.numel() * value.element_size() for value in self.kept.values()) > _BUDGET:
+                raise _EnoughError
+
+        return ended
+
+
+def first_difference(module: nn.Module, program: ExportedProgram, call: Call) -> Left | None:
+    """The first module call whose output the program does not reproduce in eager mode; None if all are reproduced."""
+    start = 0
+    kinds = {path: type(part).__name__ for path, part in module.named_modules()}
+    while True:
+        recorder = _Recorder(module, start)
+        finished = recorder.run(call)
+        replay = _Replay(program, recorder.kept, kinds)
+        left = replay.compare(call)
+        if left is not None:
+            before = recorder.order[: recorder.order.index((left.module, replay.found_call)) + 1]
+            missing = [path for path, _ in before if path and path not in replay.seen]
+            return Left(left.module, left.kind, left.source, left.figures, tuple(dict.fromkeys(missing)))
+        if finished:
+            return None
+        start = recorder.ended
+
+
+def outputs_differ(module: nn.Module, program: ExportedProgram, call: Call) -> Left | None:
+    """The first output that the program does not reproduce, where all modules agree: dropped, swapped, changed last."""
+    eager = [value for value in reference("example", module, call).outputs or [] if value is not None]
+    replayed = [value for value in reference("example", program.module(), call).outputs or [] if value is not None]
+    kind = type(module).__name__
+    if len(eager) != len(replayed):
+        why = f"{len(replayed)} outputs, expected {len(eager)}"
+        return Left("", kind, "", {"name": "outputs", "ok": False, "why": why})
+    for index, (mine, theirs) in enumerate(zip(eager, replayed, strict=True)):
+        figures = nearly(f"output {index}", mine, theirs)
+        if not figures["ok"]:
+            other = next((i for i, value in enumerate(replayed) if nearly("", mine, value)["ok"]), None)
+            if other is not None:
+                figures["why"] += f"; it is output {other} there: the order is another"
+            return Left("", kind, "", figures)
+    return None
+
+
+class _FoundError(Exception):
+    """Ends a replay at the first difference."""
+
+
+class _Replay(Interpreter):
+    """Runs a program node by node and compares each module's last value with what eager gave for that call."""
+
+    def __init__(
+        self, program: ExportedProgram, expected: Mapping[tuple[str, int], Tensor], kinds: Mapping[str, str]
+    ) -> None:
+        super().__init__(program.graph_module)
+        self._program, self._expected, self._kinds = program, expected, kinds
+        self._exits = _exits(program.graph_module)
+        self.seen = {path for keys in self._exits.values() for path, _ in keys}
+        self.left: Left | None = None
+        self.found_call = 0
+
+    def compare(self, call: Call) -> Left | None:
+        given = call.clone()
+        with torch.no_grad():
+            try:
+                self.run(*self._program._graph_module_flat_inputs(given.args, given.kwargs))
+            except _FoundError:
+                pass
+        return self.left
+
+    def run_node(self, n: Node) -> Any:
+        value = super().run_node(n)
+        for path, number in self._exits.get(n, ()):
+            expected = self._expected.get((path, number))
+            if expected is None or not isinstance(value, Tensor):
+                continue
+            figures = nearly(path or "output", expected, value)
+            if not figures["ok"]:
+                self.left, self.found_call = Left(path, self._kinds.get(path, "?"), _source(n), figures), number
+                raise _FoundError
+        return value
+
+
+def _exits(graph_module: GraphModule) -> dict[Node, list[tuple[str, int]]]:
+    """For each node, the module calls (path, which call) that end with it, innermost first."""
+    found: dict[Node, list[tuple[str, int]]] = {}
+    calls: dict[str, int] = {}
+    previous: tuple[Node, list[str]] | None = None
+    for node, stack in [*_stacked(graph_module), (None, [])]:
+        if previous is not None:
+            last, open_paths = previous
+            for path in reversed([path for path in open_paths if path not in stack]):
+                plain = path.partition("@")[0]
+                found.setdefault(last, []).append((plain, calls.get(plain, 0)))
+                calls[plain] = calls.get(plain, 0) + 1
+        previous = (node, stack) if node is not None else None
+    return found
+
+
+def _stacked(graph_module: GraphModule) -> Iterator[tuple[Node, list[str]]]:
+    """Nodes that compute, with the paths of the modules they are in, outermost first."""
+    for node in graph_module.graph.nodes:
+        stack = node.meta.get("nn_module_stack")
+        if node.op == "call_function" and stack:
+            yield node, [str(path) for path, _ in stack.values()]
+
+
+def _source(node: Node) -> str:
+    """``file:line`` of the innermost frame that torch recorded for the node."""
+    frames = _FRAME.findall(str(node.meta.get("stack_trace") or ""))
+    own = [frame for frame in frames if "/torch/" not in frame[0]] or frames
+    return ":".join(own[-1]) if own else ""
+
+
+# Compile
+
+
+def _bisect(program: ExportedProgram, call: Call, options: Mapping[str, Any]) -> Left | None:
+    """The first module exit at which compiled code is not what the program gives; None if the whole agrees."""
+    exits = [(node, keys[0][0]) for node, keys in _exits(program.graph_module).items() if _is_tensor(node)]
+    low, high, found = 0, len(exits) - 1, None
+    while low <= high:
+        middle = high if found is None and high == len(exits) - 1 else (low + high) // 2
+        node, path = exits[middle]
+        figures = _compiled_prefix(program, node.name, call, options)
+        if figures["ok"]:
+            if found is None and middle == len(exits) - 1:
+                return None
+            low = middle + 1
+        else:
+            kind = str(next(reversed((node.meta.get("nn_module_stack") or {"": ("", "?")}).values()))[1])
+            found, high = Left(path, kind.rpartition(".")[2], _source(node), figures), middle - 1
+    return found
+
+
+def _compiled_prefix(program: ExportedProgram, name: str, call: Call, options: Mapping[str, Any]) -> Figures:
+    """Compile the program up to the node `name`, at the example's sizes, and compare its value with eager's."""
+    import torch._inductor
+
+    from aoti_build._torch.loaded import LoadedPackage
+
+    prefix = program.module(check_guards=False)
+    node = next(node for node in prefix.graph.nodes if node.name == name)
+    output = next(node for node in prefix.graph.nodes if node.op == "output")
+    output.args = ((node,),)
+    prefix.graph._codegen.pytree_info = prefix.graph._codegen.pytree_info._replace(out_spec=None)
+    prefix.graph.eliminate_dead_code()
+    prefix.recompile()
+    given = call.clone()
+    with torch.no_grad(), tempfile.TemporaryDirectory(prefix="aoti_build-") as directory:
+        (expected,) = prefix(*given.args, **given.kwargs)
+        cut = torch.export.export(prefix, call.args, call.kwargs, strict=False)
+        path = Path(directory) / "prefix.pt2"
+        torch._inductor.aoti_compile_and_package(cut, package_path=str(path), inductor_configs=dict(options))
+        (got,) = LoadedPackage(path, expected.device.type)(call.clone().tensors())
+    return compare(name, expected, got, {})
+
+
+def _is_tensor(node: Node) -> bool:
+    return isinstance(node.meta.get("val"), Tensor)

@@ -1,0 +1,26 @@
+"""The `fresh` job: make golden files anew from the model's source, for verification with other seeds, or without what
+was saved at build time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from aoti_build._torch.build import prepare
+from aoti_build._torch.events import Events
+from aoti_build._torch.golden import save_golden
+from aoti_build._torch.reference import make_golden
+from aoti_build._torch.settings import set_precision
+from aoti_build.spec.records import target_from_json
+
+
+def fresh(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
+    """Job: target, root, where, golden (path to write), seeds (how many)."""
+    target = target_from_json(job["target"])
+    set_precision(target)
+    with events.phase("model"):
+        prepared = prepare(target.model, target.device, Path(job["root"]), job["where"])
+    with events.phase("reference"):
+        save_golden(Path(job["golden"]), make_golden(prepared.subject, target.model, job["seeds"]))
+    return {"seconds": events.seconds}

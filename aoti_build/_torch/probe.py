@@ -1,0 +1,146 @@
+"""The `probe` job: give a package inputs that it must refuse, and inputs in other memory layouts, which it must refuse
+or answer rightly. In a process of its own, since a package that does not refuse may crash.
+
+AOTInductor's input checks (AOTI_RUNTIME_CHECK_INPUTS) are on; without them a package answers such inputs with numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from aoti_build._torch.check import gist, verdicts
+from aoti_build._torch.events import Events
+from aoti_build._torch.golden import Case, load_golden
+from aoti_build._torch.loaded import LoadedPackage
+from aoti_build._torch.settings import set_precision
+from aoti_build.spec.records import target_from_json
+
+_MOST_ELEMENTS = 1 << 26
+_OTHER_DTYPE = {
+    torch.float32: torch.float64,
+    torch.float64: torch.float32,
+    torch.float16: torch.float32,
+    torch.bfloat16: torch.float32,
+    torch.int64: torch.int32,
+    torch.int32: torch.int64,
+    torch.bool: torch.uint8,
+    torch.complex64: torch.complex128,
+}
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Inputs, and what a package may do with them beside refusing: nothing; answer "rightly", as it answers the
+    example; or answer "somehow", where AOTInductor has no check and there is no reference.
+    """
+
+    name: str
+    inputs: list[Tensor]
+    may_answer: str = ""
+
+
+def probe(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
+    """Job: model, golden, target, tolerance, signature, skip (indices of probes that crashed before). Returns results
+    by index.
+
+    Each probe is announced as the phase "probe <index> <name>", so that the parent knows which one a crash belongs to.
+    """
+    target = target_from_json(job["target"])
+    set_precision(target)
+    case = load_golden(Path(job["golden"])).cases[0]
+    if case.inputs is None or case.outputs is None:
+        return {"results": {}}
+    results = {}
+    for index, tried in enumerate(probes(case.inputs, job["signature"])):
+        if index in job["skip"]:
+            continue
+        with events.phase(f"probe {index} {tried.name}"):
+            package = LoadedPackage(Path(job["model"]), target.device)
+            results[index] = _tried(package, tried, case, job)
+    return {"results": results}
+
+
+def _tried(package: LoadedPackage, tried: Probe, case: Case, job: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        got = package(tried.inputs)
+    except RuntimeError as error:
+        return {"name": tried.name, "ok": True, "said": gist(error)}
+    if tried.may_answer != "rightly":
+        shapes = ", ".join(str(list(value.shape)) for value in got if isinstance(value, Tensor))
+        said = f"was answered, with outputs of shape {shapes}"
+        return {"name": tried.name, "ok": tried.may_answer == "somehow", "said": said}
+    names = [output["name"] for output in job["signature"]["outputs"]]
+    wrong = [v for v in verdicts(case.outputs or [], got, names, job["tolerance"], case.exact) if not v["ok"]]
+    said = f"{wrong[0]['name']}: {wrong[0]['why']}" if wrong else "answered rightly"
+    return {"name": tried.name, "ok": not wrong, "said": said}
+
+
+def probes(inputs: list[Tensor], signature: Mapping[str, Any]) -> Iterator[Probe]:
+    """Sizes outside each dim's range and between its steps, another size of a fixed axis, another dtype, another rank;
+    then the example's values in other layouts."""
+    entries = [entry for entry in signature["inputs"] if "dtype" in entry]
+    for name, dim in signature["dims"].items():
+        yield from _outside(inputs, entries, name, dim)
+    for index, (entry, value) in enumerate(zip(entries, inputs, strict=True)):
+        label = entry["name"]
+        axis = next((axis for axis, size in enumerate(entry["shape"]) if isinstance(size, int) and size > 0), None)
+        if axis is not None and value.numel():
+            longer = _resized(value, axis, value.shape[axis] + 1)
+            yield Probe(f"{label}: size {longer.shape[axis]} on axis {axis}", _with(inputs, index, longer))
+        if value.dtype in _OTHER_DTYPE:
+            other = value.to(_OTHER_DTYPE[value.dtype])
+            yield Probe(f"{label}: {str(other.dtype).removeprefix('torch.')}", _with(inputs, index, other))
+        yield Probe(f"{label}: rank {value.dim() + 1}", _with(inputs, index, value.unsqueeze(0)))
+        yield Probe(f"{label}: at an offset in its storage", _with(inputs, index, _offset(value)), "rightly")
+        strided = _strided(value)
+        if strided is not None:
+            yield Probe(f"{label}: not contiguous", _with(inputs, index, strided), "rightly")
+
+
+def _outside(
+    inputs: list[Tensor], entries: list[Mapping[str, Any]], name: str, dim: Mapping[str, int]
+) -> Iterator[Probe]:
+    low, high, step = dim["min"], dim["max"], dim["multiple_of"]
+    sizes = [(high + step, f"above max {high}", "")]
+    # 1 is the least lower bound that a compiled package can check; see docs/architecture.md.
+    sizes += [(low - step, f"below min {low}", "")] if low - step >= 1 else []
+    # Packages check bounds, not steps; where the model itself needs the step, the code asserts it.
+    sizes += [(low + 1, f"no multiple of {step}", "somehow")] if step > 1 else []
+    for size, why, may_answer in sizes:
+        sized = list(inputs)
+        for index, entry in enumerate(entries):
+            for axis, expression in enumerate(entry["shape"]):
+                if expression == name:
+                    sized[index] = _resized(sized[index], axis, size)
+        if sum(value.numel() for value in sized) <= _MOST_ELEMENTS:
+            yield Probe(f"{name} {size}: {why}", sized, may_answer)
+
+
+def _resized(value: Tensor, axis: int, size: int) -> Tensor:
+    """Its beginning, or its values again and again, along one axis."""
+    index = torch.arange(size) % max(1, value.shape[axis])
+    return value.index_select(axis, index).contiguous()
+
+
+def _with(inputs: list[Tensor], index: int, value: Tensor) -> list[Tensor]:
+    return [*inputs[:index], value, *inputs[index + 1 :]]
+
+
+def _offset(value: Tensor) -> Tensor:
+    """The same values, contiguous, three elements into a larger storage: not aligned as allocations are."""
+    storage = torch.empty(value.numel() + 3, dtype=value.dtype)
+    return storage[3:].view(value.shape).copy_(value)
+
+
+def _strided(value: Tensor) -> Tensor | None:
+    """The same values with the strides of a transposed tensor; None where that makes no difference."""
+    if value.dim() < 2:
+        return None
+    turned = value.transpose(0, -1).contiguous().transpose(0, -1)
+    return None if turned.is_contiguous() else turned

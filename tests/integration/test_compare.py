@@ -1,0 +1,194 @@
+"""The reference policy: what passes, by which rule, and what the figures say. No model is compiled here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from aoti_build._torch.compare import compare  # noqa: E402 - torch is imported first, with its warnings
+from aoti_build._torch.golden import Case, Golden, load_golden, save_golden  # noqa: E402
+from aoti_build._torch.probe import probes  # noqa: E402
+from aoti_build._torch.reference import points  # noqa: E402
+from aoti_build.spec.project import Dim  # noqa: E402
+
+NONE: dict[str, Any] = {"atol": None, "rtol": None, "outputs": {}}
+
+
+def exact(count: int = 4096, scale: float = 1.0) -> Any:
+    return torch.randn(count, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * scale
+
+
+def off(value: Any, relative: float) -> Any:
+    """`value` with noise of that part of its root mean square."""
+    noise = torch.randn(value.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    return value + noise * relative * value.double().square().mean().sqrt()
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1.0, 1e12])
+def test_tolerances_follow_the_outputs_scale(scale: float) -> None:
+    true = exact(scale=scale)
+    eager = true.float()
+    assert compare("y", eager, off(true, 1e-7).float(), NONE, true)["ok"]
+    wrong = compare("y", eager, off(true, 1e-5).float(), NONE, true)
+    assert not wrong["ok"]
+    assert "RMSE to float64" in wrong["why"]
+
+
+def test_as_near_to_float64_as_eager_is_good_enough_where_eager_is_far() -> None:
+    true = exact()
+    eager, candidate = off(true, 1e-4).float(), off(-true, 1e-4).neg().float()
+    figures = compare("y", eager, candidate, NONE, true)
+    assert (figures["ok"], figures["by"]) == (True, "fp64")
+    assert figures["mismatched"] > 0
+    assert not compare("y", eager, off(true, 1e-3).float(), NONE, true)["ok"]
+
+
+def test_without_float64_the_plain_tolerance_decides() -> None:
+    eager = exact().float()
+    assert compare("y", eager, off(eager, 1e-5).float(), NONE)["ok"]
+    assert not compare("y", eager, off(eager, 1e-2).float(), NONE)["ok"]
+
+
+def test_what_models_yaml_says_wins() -> None:
+    true = exact()
+    eager, far = true.float(), off(true, 1e-2).float()
+    assert compare("y", eager, far, {**NONE, "atol": 1.0}, true)["by"] == "tolerance"
+    assert compare("y", eager, far, {**NONE, "atol": 1.0}, true)["ok"]
+    assert not compare("y", eager, off(true, 1e-6).float(), {**NONE, "atol": 0.0, "rtol": 0.0}, true)["ok"]
+    one = {**NONE, "outputs": {"y": {"atol": 1.0, "rtol": None, "agreement": None, "iou": None}}}
+    assert compare("y", eager, far, one, true)["ok"]
+    assert not compare("z", eager, far, one, true)["ok"]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_nan_and_infinity_where_eager_has_none_always_fail(value: float) -> None:
+    eager = exact().float()
+    candidate = eager.clone()
+    candidate[7] = value
+    for tolerance in (NONE, {**NONE, "atol": 1e9, "rtol": 1e9}):
+        figures = compare("y", eager, candidate, tolerance, eager.double())
+        assert not figures["ok"]
+        assert figures["worst"]["index"] == [7]
+    assert compare("y", candidate, candidate.clone(), NONE)["ok"]
+
+
+def test_integers_are_equal_unless_agreement_or_iou_is_declared() -> None:
+    eager = torch.zeros(10, 10, dtype=torch.int64)
+    eager[:5] = 1
+    candidate = eager.clone()
+    candidate[0, 0] = 0
+    figures = compare("mask", eager, candidate, NONE)
+    assert (figures["ok"], figures["by"], figures["mismatched"]) == (False, "equal", 1)
+    assert figures["worst"] == {"index": [0, 0], "expected": 1, "got": 0}
+    for rule, least, passes in (
+        ("agreement", 0.98, True),
+        ("agreement", 0.995, False),
+        ("iou", 0.97, True),
+        ("iou", 0.99, False),
+    ):
+        declared = {
+            **NONE,
+            "outputs": {"mask": {"atol": None, "rtol": None, "agreement": None, "iou": None, rule: least}},
+        }
+        assert compare("mask", eager, candidate, declared)["ok"] is passes
+
+
+def test_agreement_of_scores_is_of_the_largest_class() -> None:
+    scores = torch.tensor([[0.1, 0.9], [0.8, 0.2]])
+    declared = {**NONE, "outputs": {"y": {"agreement": 1.0}}}
+    assert compare("y", scores, scores * 3, declared)["ok"]
+    assert not compare("y", scores, scores.flip(1), declared)["ok"]
+
+
+def test_the_figures_of_a_known_error() -> None:
+    eager = torch.tensor([3.0, 4.0, 0.0, 0.0])
+    figures = compare("y", eager, eager + torch.tensor([0.0, 0.0, 0.5, 0.0]), NONE)
+    assert figures["max_abs"] == 0.5
+    assert figures["rmse"] == pytest.approx(0.25)
+    assert figures["snr_db"] == pytest.approx(20)
+    assert figures["psnr_db"] == pytest.approx(24.08, abs=0.01)
+    assert figures["cosine"] == pytest.approx(0.99504, abs=1e-4)
+    assert figures["needed_atol"] == pytest.approx(0.5)
+    assert figures["worst"] == {"index": [2], "expected": 0.0, "got": 0.5}
+    histogram = figures["histogram"]
+    assert (histogram["zero"], sum(histogram["counts"])) == (3, 1)
+    assert histogram["counts"][histogram["decades"].index(-1)] == 1
+    eased = compare(
+        "y",
+        eager,
+        eager + 0.5,
+        {
+            **NONE,
+            "rtol": 0.0,
+            "atol": compare("y", eager, eager + 0.5, {**NONE, "rtol": 0.0, "atol": 0.0})["needed_atol"],
+        },
+    )
+    assert eased["ok"]
+
+
+def test_another_shape_dtype_or_no_tensor_at_all() -> None:
+    eager = torch.zeros(2, 3)
+    for candidate, said in ((torch.zeros(3, 2), "shape"), (eager.double(), "dtype"), (None, "no tensor")):
+        figures = compare("y", eager, candidate, NONE)
+        assert not figures["ok"]
+        assert said in figures["why"]
+
+
+def test_the_points_of_two_dims() -> None:
+    batch, seq = Dim("batch", 1, 32, 4), Dim("seq", 8, 512, 64, 8)
+    found = points((batch, seq))
+    assert found["example"] == {"batch": 4, "seq": 64}
+    assert found["min"] == {"batch": 1, "seq": 8}
+    assert found["max"] == {"batch": 32, "seq": 512}
+    assert found["above-min"] == {"batch": 2, "seq": 16}
+    assert found["below-max"] == {"batch": 31, "seq": 504}
+    assert found["batch-min"] == {"batch": 1, "seq": 512}
+    assert found["seq-min"] == {"batch": 32, "seq": 8}
+    assert 8 < found["interior"]["seq"] < 512
+    assert found["interior"]["seq"] % 8 == 0
+    assert len({tuple(sizes.values()) for sizes in found.values()}) == len(found)
+    assert points(()) == {"example": {}}
+
+
+def test_what_must_be_refused() -> None:
+    signature = {
+        "inputs": [{"name": "x", "dtype": "float32", "shape": ["batch", 3]}],
+        "dims": {"batch": {"min": 4, "max": 16, "multiple_of": 4}},
+    }
+    tried = {probe.name: probe for probe in probes([torch.rand(8, 3)], signature)}
+    shapes = {name: list(probe.inputs[0].shape) for name, probe in tried.items() if not probe.may_answer}
+    assert shapes == {
+        "batch 20: above max 16": [20, 3],
+        "x: size 4 on axis 1": [8, 4],
+        "x: float64": [8, 3],
+        "x: rank 3": [1, 8, 3],
+    }
+    assert tried["batch 5: no multiple of 4"].may_answer == "somehow"
+    assert not tried["x: not contiguous"].inputs[0].is_contiguous()
+    assert tried["x: at an offset in its storage"].inputs[0].storage_offset() == 3
+
+
+def test_golden_files_are_read_back_and_keep_their_limit(tmp_path: Path) -> None:
+    big, small = torch.rand(1000), torch.rand(10)
+    cases = [
+        Case(name, [big], [small, None], [small.double(), None], {"batch": 2}, 0, "a" * 64, "b" * 64)
+        for name in ("example", "max")
+    ]
+    golden = Golden(cases, None, {"inputs": [small + 1, None]})
+    assert save_golden(tmp_path / "whole", golden)
+    read = load_golden(tmp_path / "whole")
+    assert read.cases[1].sizes == {"batch": 2}
+    assert torch.equal(read.cases[1].inputs[0], big)
+    assert torch.equal(read.others["inputs"][0], small + 1)
+    assert read.cases[0].outputs[1] is None
+    # Outputs of all cases before inputs of any is not asked for: earlier cases go first.
+    assert not save_golden(tmp_path / "cut", golden, limit=4500)
+    cut = load_golden(tmp_path / "cut")
+    assert cut.cases[0].inputs is not None
+    assert (cut.cases[1].inputs, cut.cases[1].outputs is not None) == (None, True)
+    assert save_golden(tmp_path / "again", golden)
+    assert (tmp_path / "again").read_bytes() == (tmp_path / "whole").read_bytes()
