@@ -1,17 +1,19 @@
 """The result of `verify` as JUnit XML, which Jenkins, GitLab and GitHub's readers show as tests.
 
-A suite per target. Its tests: `artifact` (it is there, fit for this host, and ran), one per case and output, one per
-input that must be refused, and with `strict` whether it is up to date and whether its comparisons show anything. Some
-test fails or is in error exactly if the document is not `ok`, so that CI's summary and the exit code agree.
+A suite per target. Its tests: one per case and output, and one per input that must be refused; `artifact`, if it could
+not be checked at all; with `strict` also what is stale or vacuous. Some test fails or is in error exactly if the
+document is not `ok`, so that CI's summary and the exit code agree.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
+
+from aoti_build.fingerprint import Reason
 
 FAILURE, ERROR, SKIPPED = "failure", "error", "skipped"
 # What XML 1.0 cannot hold, not even escaped: control characters, lone surrogates, two non-characters.
@@ -39,12 +41,13 @@ _FP64: Mapping[str, str] = {
     "reference_rmse": "eager's rmse to float64",
     "allowed": "allowed rmse to float64",
 }
+_ANSWERS = {"where": "where", "cause": "cause", "hint": "next", "log": "log"}
 _NULL = {"max_rel": "infinite", "snr_db": "infinite", "psnr_db": "infinite"}
 
 
 @dataclass(frozen=True)
 class _Test:
-    """A testcase. `result` is empty if it passed; `figures` become properties."""
+    """A testcase. `result` is empty if it passed."""
 
     name: str
     result: str = ""
@@ -52,7 +55,7 @@ class _Test:
     message: str = ""
     text: str = ""
     seconds: float = 0.0
-    figures: Mapping[str, str] = field(default_factory=dict)
+    properties: Mapping[str, str] = field(default_factory=dict)
 
 
 def junit_xml(report: Mapping[str, Any]) -> str:
@@ -67,7 +70,6 @@ def junit_xml(report: Mapping[str, Any]) -> str:
         suite = SubElement(root, "testsuite", {"name": printable(target["target"]), **_counts(tests)})
         if created:
             suite.set("timestamp", printable(str(created)))
-        _properties(suite, _facts(target))
         for test in tests:
             _testcase(suite, target["target"], test)
     root.attrib |= _counts(everything)
@@ -91,31 +93,12 @@ def case_names(cases: list[Mapping[str, Any]]) -> list[str]:
 
 
 def reason_text(reason: Mapping[str, Any]) -> str:
-    """``source-changed: model.py``, with the values where it has any."""
-    head = f"{reason['reason']}: {reason['what']}" if reason.get("what") else str(reason["reason"])
-    old, new = reason.get("old"), reason.get("new")
-    return head if old is None and new is None else f"{head} {_spelt(old)} -> {_spelt(new)}"
+    """``source-changed: model.py``, as in every other report."""
+    return str(Reason(reason["reason"], reason.get("what", ""), reason.get("old"), reason.get("new")))
 
 
 def vacuous_text(entry: Mapping[str, Any]) -> str:
     return f"{entry['output']}: the comparison would pass for other {entry['of']} too"
-
-
-def _tests(target: Mapping[str, Any], strict: bool) -> list[_Test]:
-    compared = [*_outputs(target), *_refusals(target)]
-    explained = any(test.result == FAILURE for test in compared)
-    return [_artifact(target, strict, explained), *compared, *(_demands(target) if strict else ())]
-
-
-def _artifact(target: Mapping[str, Any], strict: bool, explained: bool) -> _Test:
-    """The artifact as a whole. Its time is the target's: the parts are not timed one by one."""
-    verdict, seconds = target["verdict"], target.get("seconds") or 0.0
-    if verdict == "passed" or (verdict == "mismatch" and explained):
-        return _Test("artifact", seconds=seconds)
-    stale = [reason_text(reason) for reason in target.get("stale", ())]
-    error = target.get("error") or {"message": "; ".join(stale) if verdict == "unavailable" and stale else verdict}
-    result = {"mismatch": FAILURE, "unavailable": FAILURE if strict else SKIPPED}.get(verdict, ERROR)
-    return _Test("artifact", result, verdict, error["message"], error_text(error), seconds)
 
 
 def error_text(error: Mapping[str, Any]) -> str:
@@ -125,7 +108,24 @@ def error_text(error: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-_ANSWERS = {"where": "where", "cause": "cause", "hint": "next", "log": "log"}
+def _tests(target: Mapping[str, Any], strict: bool) -> list[_Test]:
+    """The first has the time of all: they are not timed one by one, and some readers add the times up."""
+    tests = [*_outputs(target), *_refusals(target)]
+    explained = any(test.result == FAILURE for test in tests)
+    tests += [*_artifact(target, strict, explained), *(_demands(target) if strict else ())]
+    first = tests[0] if tests else _Test("artifact")
+    return [replace(first, seconds=target.get("seconds") or 0.0), *tests[1:]]
+
+
+def _artifact(target: Mapping[str, Any], strict: bool, explained: bool) -> Iterator[_Test]:
+    """A verdict that no figure explains."""
+    verdict = target["verdict"]
+    if verdict == "passed" or (verdict == "mismatch" and explained):
+        return
+    said = [reason_text(reason) for reason in target.get("stale", ())] if verdict == "unavailable" else []
+    error = target.get("error") or {"message": "; ".join(said) or f"the verdict is {verdict}"}
+    result = {"mismatch": FAILURE, "unavailable": FAILURE if strict else SKIPPED}.get(verdict, ERROR)
+    yield _Test("artifact", result, verdict, error["message"], error_text(error))
 
 
 def _outputs(target: Mapping[str, Any]) -> Iterator[_Test]:
@@ -138,70 +138,74 @@ def _outputs(target: Mapping[str, Any]) -> Iterator[_Test]:
 
 
 def _output(name: str, case: Mapping[str, Any], output: Mapping[str, Any], target: Mapping[str, Any]) -> _Test:
-    figures = _figures(output)
+    figures, doubts = _figures(output), _doubts(target, output["name"])
     if output["ok"]:
-        return _Test(name, figures=figures)
+        return _Test(name, properties={**figures, **doubts})
     sizes = ", ".join(f"{dim} {size}" for dim, size in case.get("sizes", {}).items())
     deep = target.get("deep") or {}
-    context = {"sizes": sizes, "seed": _spelt(case.get("seed")), "cause": deep.get("said", "")}
     why = output.get("why", "out of bounds")
-    lines = [f"{label}: {value}" for label, value in {**figures, **context}.items() if value]
-    return _Test(name, FAILURE, "mismatch", why, "\n".join([why, *lines]), figures=figures)
+    context = {"sizes": sizes, "seed": str(case.get("seed", "")), "cause": deep.get("said", "")}
+    lines = {"why": why, **figures, **context, **doubts}
+    text = "\n".join(f"{label}: {value}" for label, value in lines.items() if value)
+    return _Test(name, FAILURE, "mismatch", why, text, properties={**figures, **doubts})
+
+
+def _doubts(target: Mapping[str, Any], name: str) -> dict[str, str]:
+    """What somebody should know who reads the figures of this output, whether or not anything failed."""
+    stale = "; ".join(reason_text(reason) for reason in target.get("stale", ()))
+    vacuous = "; ".join(vacuous_text(entry) for entry in target.get("vacuous", ()) if entry["output"] == name)
+    doubts = {"stale": stale, "vacuous": vacuous, "no float64 reference": target.get("no_fp64")}
+    return {label: text for label, text in doubts.items() if text}
 
 
 def _figures(output: Mapping[str, Any]) -> dict[str, str]:
-    found = {label: _NULL.get(key, "none") if output[key] is None else _spelt(output[key])
-             for key, label in _FIGURES.items() if key in output}  # fmt: skip
+    found = {label: _figure(key, output[key]) for key, label in _FIGURES.items() if key in output}
     found |= {label: _spelt(output["fp64"][key]) for key, label in _FP64.items() if key in (output.get("fp64") or {})}
     if worst := output.get("worst"):
         at = _spelt(worst["index"])
-        found["worst"] = f"expected {_spelt(worst['expected'])}, got {_spelt(worst['got'])} at {at}"
+        found["worst"] = f"expected {_spelt(worst['expected'], 9)}, got {_spelt(worst['got'], 9)} at {at}"
     return found
+
+
+def _figure(key: str, value: Any) -> str:
+    if value is None:
+        return _NULL.get(key, "none")
+    return f"{value:.12f}" if key == "cosine" else _spelt(value)  # what matters is how far below 1 it is
 
 
 def _refusals(target: Mapping[str, Any]) -> Iterator[_Test]:
     for refusal in target.get("refusals", ()):
-        name, said = f"refusal: {refusal['name']}", refusal.get("said") or "it was not refused"
-        yield _Test(name) if refusal["ok"] else _Test(name, FAILURE, "refusal", said, f"{refusal['name']}\n{said}")
+        name, said = refusal["name"], refusal.get("said") or "it was not refused"
+        yield _Test(name) if refusal["ok"] else _Test(name, FAILURE, "refusal", said, f"{name}\n{said}")
 
 
 def _demands(target: Mapping[str, Any]) -> Iterator[_Test]:
-    """What `strict` asks for beside the verdict, of artifacts that could be looked at."""
-    if target["verdict"] in {"unavailable", "missing", "refused"}:
+    """What `strict` minds beside the verdict, of artifacts that could be looked at."""
+    if target["verdict"] == "unavailable":
         return
     demands = {
-        "up-to-date": ("stale", [reason_text(reason) for reason in target.get("stale", ())]),
-        "not-vacuous": ("vacuous", [vacuous_text(entry) for entry in target.get("vacuous", ())]),
+        "stale": [reason_text(reason) for reason in target.get("stale", ())],
+        "vacuous": [vacuous_text(entry) for entry in target.get("vacuous", ())],
     }
-    for name, (kind, lines) in demands.items():
-        yield _Test(name, FAILURE, kind, f"{kind}: {'; '.join(lines)}", "\n".join(lines)) if lines else _Test(name)
-
-
-def _facts(target: Mapping[str, Any]) -> list[tuple[str, str]]:
-    facts = [("verdict", target["verdict"])]
-    facts += [("stale", reason_text(reason)) for reason in target.get("stale", ())]
-    facts += [("vacuous", vacuous_text(entry)) for entry in target.get("vacuous", ())]
-    if target.get("no_fp64"):
-        facts.append(("no_fp64", target["no_fp64"]))
-    if target.get("deep"):
-        facts.append(("deep", f"{target['deep'].get('stage')}: {target['deep'].get('said')}"))
-    return facts
+    for kind, lines in demands.items():
+        if lines:
+            yield _Test(kind, FAILURE, kind, f"{kind}: {'; '.join(lines)}", "\n".join(lines))
 
 
 def _testcase(suite: Element, target: str, test: _Test) -> None:
     names = {"name": printable(test.name), "classname": printable(target), "time": f"{test.seconds:.3f}"}
     case = SubElement(suite, "testcase", names)
-    _properties(case, list(test.figures.items()))
+    _properties(case, test.properties)
     if test.result:
         message = next(iter(test.message.splitlines()), "")
         said = SubElement(case, test.result, {"type": printable(test.kind), "message": printable(message)})
         said.text = printable(test.text or test.message)
 
 
-def _properties(parent: Element, facts: list[tuple[str, str]]) -> None:
+def _properties(parent: Element, facts: Mapping[str, str]) -> None:
     if facts:
         properties = SubElement(parent, "properties")
-        for name, value in facts:
+        for name, value in facts.items():
             SubElement(properties, "property", {"name": printable(name), "value": printable(value)})
 
 
@@ -216,9 +220,8 @@ def _counts(tests: list[_Test]) -> dict[str, str]:
     }
 
 
-def _spelt(value: Any) -> str:
-    if value is None:
-        return "nothing"
+def _spelt(value: Any, digits: int = 6) -> str:
+    """9 digits tell two float32 apart."""
     if isinstance(value, float):
-        return f"{value:.9g}"
+        return f"{value:.{digits}g}"
     return "[" + ", ".join(map(_spelt, value)) + "]" if isinstance(value, list | tuple) else str(value)

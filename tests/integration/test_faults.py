@@ -41,7 +41,7 @@ class Block(nn.Module):
         if fault != "no activation":
             h = self.act(h)
         if fault == "overflow":
-            h = (h.half() * 60000.0).float() / 60000.0
+            h = (h.half() * 60000.0 * 60000.0).float() / 60000.0**2
         return x + down(h)
 
 
@@ -69,7 +69,6 @@ FAULTS = {
     "eps": ["block.up", "net.py:"],
     "no activation": ["block.down", "eager also runs block.act"],
     "transposed": ["first [Linear]"],
-    "overflow": ["NaN or infinity"],
     "dropped": ["1 outputs, expected 2"],
     "order": ["the order is another"],
 }

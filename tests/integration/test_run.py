@@ -312,6 +312,8 @@ def test_a_picture_takes_the_inputs_dtype(tmp_path: Path) -> None:
         (Image(crop=8), image_signature(1, dtype="uint8"), "one floating point tensor"),
         (Image(crop=8), TWO, "one floating point tensor"),
         (Image(crop=8), ONE, "x float32 [batch, 3]"),
+        (Image(crop=8), {"inputs": image_signature(1)["inputs"] * 2}, "one floating point tensor"),
+        (Image(crop=8), image_signature("batch", 9), "batch is 3 to 9 in steps of 3"),
         (Image(), image_signature(2), "different sizes"),
         (Image(classes="absent.txt"), image_signature(1), "absent.txt cannot be read as names of classes"),
         (Image(classes="a.png"), image_signature(1), "a.png cannot be read as names of classes"),
@@ -330,12 +332,12 @@ def test_pictures_that_cannot_become_the_input(
     assert said in str(error.value)
 
 
-@pytest.mark.parametrize(("name", "said"), [("deep.png", "8 bits"), ("vector.png", "cannot be read")])
+@pytest.mark.parametrize(("name", "said"), [("deep.png", "8 bits"), ("animated.png", "cannot be read")])
 def test_pictures_that_are_none(tmp_path: Path, name: str, said: str) -> None:
     if name == "deep.png":
         Pillow.fromarray(numpy.full((20, 20), 40000, dtype=numpy.uint16)).save(tmp_path / name)
     else:
-        Pillow.new("RGB", (20, 20)).save(tmp_path / name, format="EPS")
+        Pillow.new("RGB", (20, 20)).save(tmp_path / name, format="GIF")
     with pytest.raises(UsageError, match=said):
         pictures(Image(crop=8), tmp_path, PLACE).batch([tmp_path / name], image_signature(1))
 

@@ -31,7 +31,6 @@ def test_needs_neither_source_nor_weights_and_says_stale(built: Path) -> None:
 
 
 def test_wrong_numbers_fail_with_figures_per_output(built: Path) -> None:
-    import torch
     from safetensors import safe_open
     from safetensors.torch import save_file
 
@@ -40,7 +39,8 @@ def test_wrong_numbers_fail_with_figures_per_output(built: Path) -> None:
     with safe_open(golden, framework="pt") as file:
         header = file.metadata()
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-    tensors["example/output/0"][1, 2] += torch.tensor(0.5)
+    for role in ("output", "exact"):
+        tensors[f"example/{role}/0"][1, 2] += 0.5
     golden.unlink()
     save_file(tensors, golden, metadata=header)
     manifest = json.loads((directory / "manifest.json").read_bytes())
