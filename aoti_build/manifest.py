@@ -38,8 +38,7 @@ class Manifest:
     """One artifact's record. Tables whose layout belongs to another module are kept as JSON values.
 
     `key` is the artifact key (graph and weights), `graph_key` what the compiled code depends on; `weights` says whether
-    the weights lie apart from the code (`apart`, with `alignment` in bytes of each in the blob) or `why` not;
-    `inputs_digest` covers the golden inputs.
+    the weights lie apart from the code (`apart`, with `alignment` in bytes of each in the blob) or `why` not.
 
     `models_file` is the name of the models.yaml that lists the target, beside `artifacts/`.
     `source` are the parts of the source key (`aoti_build.fingerprint`); `requires` what a host must have to run it;

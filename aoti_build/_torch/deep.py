@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -77,17 +77,10 @@ def deep(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
                 wrong = _wrong_weights(Path(job["model"]), program, job["alignment"])
             if wrong:
                 said = f"the weights {', '.join(entry['name'] for entry in wrong[:3])} are not the model's"
-                return {"stage": "weights", "said": said, "weights": wrong[:20], "left": None}
+                return _found("weights", said, None, wrong[:20])
         with events.phase("deep: export"):
-            left = first_difference(prepared.module, program, prepared.example)
-        if left is not None:
-            return {
-                "stage": "export",
-                "said": _sentence(left, "the exported program"),
-                "weights": [],
-                "left": left.as_json(),
-            }
-        left = outputs_differ(prepared.module, program, prepared.example)
+            parts = prepared.module, program, prepared.example
+            left = first_difference(*parts) or outputs_differ(*parts)
         if left is not None:
             return _found("export", _sentence(left, "the exported program"), left)
         if job["bisect"]:
@@ -95,18 +88,13 @@ def deep(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
             with events.phase("deep: compile"):
                 left = _bisect(program, prepared.example, options)
             if left is not None:
-                return {
-                    "stage": "compile",
-                    "said": _sentence(left, "compiled code"),
-                    "weights": [],
-                    "left": left.as_json(),
-                }
+                return _found("compile", _sentence(left, "compiled code"), left)
     said = "what the source makes now agrees at every module: the artifact is of another source, graph or compiler"
     return _found("none", said, None)
 
 
-def _found(stage: str, said: str, left: Left | None) -> dict[str, Any]:
-    return {"stage": stage, "said": said, "weights": [], "left": left.as_json() if left else None}
+def _found(stage: str, said: str, left: Left | None, weights: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
+    return {"stage": stage, "said": said, "weights": list(weights), "left": left.as_json() if left else None}
 
 
 def _sentence(left: Left, what: str) -> str:
@@ -125,17 +113,16 @@ def _wrong_weights(package: Path, program: ExportedProgram, alignment: int) -> l
     values = {**program.state_dict, **program.constants}
     with zipfile.ZipFile(package) as archive:
         packed = list(read_weights(archive, values, alignment))
+    flat = {name: values[name].detach().cpu().contiguous().view(-1) for name, _ in packed}
     return [
-        {"name": name, "max_abs": _largest_difference(values[name], stored)}
+        {"name": name, "max_abs": _largest_difference(flat[name], stored)}
         for name, stored in packed
-        if not torch.equal(
-            stored.view(torch.uint8), values[name].detach().cpu().contiguous().view(-1).view(torch.uint8)
-        )
+        if not torch.equal(stored.view(torch.uint8), flat[name].view(torch.uint8))
     ]
 
 
 def _largest_difference(mine: Tensor, stored: Tensor) -> float | None:
-    difference = (mine.detach().cpu().contiguous().view(-1).to(torch.float64) - stored.to(torch.float64)).abs()
+    difference = (mine.to(torch.float64) - stored.to(torch.float64)).abs()
     return float(difference.max()) if difference.numel() and bool(torch.isfinite(difference).all()) else None
 
 
@@ -154,7 +141,7 @@ class _Recorder:
     start: int
     kept: dict[tuple[str, int], Tensor] = field(default_factory=dict)
     order: list[tuple[str, int]] = field(default_factory=list)
-    ended: int = 0
+    held: int = 0  # bytes
 
     def run(self, call: Call) -> bool:
         """Whether the model ran to its end."""
@@ -180,11 +167,11 @@ class _Recorder:
             nonlocal calls
             key, calls = (path, calls), calls + 1
             self.order.append(key)
-            self.ended += 1
-            if self.ended <= self.start or not isinstance(output, Tensor):
+            if len(self.order) <= self.start or not isinstance(output, Tensor):
                 return
             self.kept[key] = output.clone()
-            if sum(value.numel() * value.element_size() for value in self.kept.values()) > _BUDGET:
+            self.held += output.numel() * output.element_size()
+            if self.held > _BUDGET:
                 raise _EnoughError
 
         return ended
@@ -205,7 +192,7 @@ def first_difference(module: nn.Module, program: ExportedProgram, call: Call) ->
             return Left(left.module, left.kind, left.source, left.figures, tuple(dict.fromkeys(missing)))
         if finished:
             return None
-        start = recorder.ended
+        start = len(recorder.order)
 
 
 def outputs_differ(module: nn.Module, program: ExportedProgram, call: Call) -> Left | None:

@@ -48,16 +48,16 @@ class Discovery:
     _environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
 
     def __post_init__(self) -> None:
-        self._real_root = os.path.realpath(self.root) + os.sep
+        self._roots = (os.path.realpath(self.root) + os.sep, str(self.root) + os.sep)
         self._temporary = os.path.realpath(tempfile.gettempdir()) + os.sep
         skipped = (*_site_directories(), *_stdlib_directories(), _OWN, *_SYSTEM, *self.ignored)
         self._skip = tuple(
             os.path.realpath(path) + os.sep
             for path in map(str, skipped)
             # A project may itself lie in a system directory: then only its own ignored parts are skipped.
-            if not self._real_root.startswith(os.path.realpath(path) + os.sep)
+            if not self._roots[0].startswith(os.path.realpath(path) + os.sep)
         )
-        self._watch = Watch(self._is_project, (self._real_root, str(self.root) + os.sep))
+        self._watch = Watch(self._is_project, self._roots)
 
     def note_kwargs(self, value: Any) -> None:
         """A text among the factory's arguments that names a file or directory of the project: whatever it is read
@@ -88,11 +88,12 @@ class Discovery:
                 continue
             status = os.stat(path)
             own = os.path.realpath(path) in self._watch.written
-            if max(status.st_ctime_ns, status.st_mtime_ns) >= started_ns and not own:
-                if path.startswith(self._temporary) and not self._below_root(path):
-                    continue  # made meanwhile by a process of ours, such as a compiler
+            new = max(status.st_ctime_ns, status.st_mtime_ns) >= started_ns
+            temporary = path.startswith(self._temporary) and not self._below_root(path)
+            if new and not own and not temporary:
                 raise EditedMeanwhile(self._name(path))
-            if not (own and path.startswith(self._temporary) and not self._below_root(path)):
+            # Temporary files that this process or one of its own, such as a compiler, made meanwhile are no inputs.
+            if not (temporary and (own or new)):
                 found[self._name(path)] = digest_file(Path(path))
         # Under the name in models.yaml too, which may be that of a symbolic link.
         return found | {name: digest_file(self.root / name) for name in self.declared}
@@ -115,7 +116,7 @@ class Discovery:
     def _listings(self) -> Iterator[tuple[str, str]]:
         own = {path.rpartition("/")[::2] for path in self._watch.written}
         for directory, before in self._watch.listed.items():
-            if not os.path.isdir(directory) or directory.startswith(self._skip):
+            if not os.path.isdir(directory) or not self._is_project(directory):
                 continue
             now = frozenset(os.listdir(directory))
             if any((directory, name) not in own and is_listed(name) for name in before ^ now):
@@ -141,10 +142,10 @@ class Discovery:
         return os.path.isfile(path) or self._below_root(path)
 
     def _below_root(self, path: str) -> bool:
-        return path.startswith((self._real_root, str(self.root) + os.sep))
+        return path.startswith(self._roots)
 
     def _name(self, path: str) -> str:
-        for root in (self._real_root, str(self.root) + os.sep):
+        for root in self._roots:
             if (path + os.sep).startswith(root):
                 return Path(path[len(root) :]).as_posix()
         return path

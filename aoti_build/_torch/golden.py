@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +39,8 @@ class Case:
     """One call, flattened: the tensors that went in, and what eager gave (None where it gave no tensor).
 
     `inputs` or `outputs` are None where the file did not have room for them. `exact` are the float64 references, None
-    where there is none. `sizes` are those of the dims; `inputs_digest` is of the
-    inputs alone, `digest` of them and eager's outputs.
+    where there is none. `sizes` are those of the dims; `inputs_digest` is of the inputs alone, `digest` of them and
+    eager's outputs.
     """
 
     name: str
@@ -63,11 +63,11 @@ class Golden:
     others: Mapping[str, list[Tensor | None]] = field(default_factory=dict)
 
 
-def case_digest(inputs: Sequence[Tensor], outputs: Sequence[Tensor | None]) -> str:
-    """Of the layouts and values of a call's inputs and of eager's outputs."""
-    return digest_json(
-        [[value is not None and tensor_digest(value) for value in values] for values in (inputs, outputs)]
-    )
+def with_digests(case: Case) -> Case:
+    """The case with digests of the layouts and values of its inputs, and of those and eager's outputs."""
+    inputs = inputs_digest(case.inputs or [])
+    outputs = [value is not None and tensor_digest(value) for value in case.outputs or []]
+    return replace(case, inputs_digest=inputs, digest=digest_json([inputs, outputs]))
 
 
 def inputs_digest(inputs: Sequence[Tensor]) -> str:
@@ -115,7 +115,7 @@ def _entry(case: Case, kept: Mapping[str, bool]) -> dict[str, Any]:
         "outputs": len(case.outputs or ()),
         "has_inputs": kept["input"],
         "has_outputs": kept["output"],
-        "inputs_digest": inputs_digest(case.inputs or []),
+        "inputs_digest": case.inputs_digest,
         "digest": case.digest,
     }
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
-from aoti_build._torch.golden import Case, Golden, as_float64, case_digest, header_of
+from aoti_build._torch.golden import Case, Golden, as_float64, header_of, with_digests
 from aoti_build._torch.inputs import Call, Make, pytree_map
 from aoti_build.errors import BuildError
 from aoti_build.host import available_memory
@@ -79,7 +79,7 @@ def make_golden(subject: Subject, model: Model, seeds: int = 1, program: Exporte
         if twin is not None:
             exact, no_exact = _exact(twin, call, made)
             twin = None if exact is None else twin
-        cases.append(replace(made, exact=exact, sizes=case.sizes, seed=case.seed, digest=_digest(made)))
+        cases.append(with_digests(replace(made, exact=exact, sizes=case.sizes, seed=case.seed)))
     del twin
     others = {} if program is None else _others(subject, cases[0], program)
     return Golden(cases, no_exact, others)
@@ -90,7 +90,7 @@ def is_golden_of(path: Path, subject: Subject, model: Model) -> bool:
     entries = header_of(path)["cases"]
     for case, call in case_calls(subject, model.dims):
         entry = entries.pop(case.name, None)
-        if entry is None or entry["digest"] != _digest(reference(case.name, subject.module, call)):
+        if entry is None or entry["digest"] != with_digests(reference(case.name, subject.module, call)).digest:
             return False
     return not entries
 
@@ -120,10 +120,6 @@ def reference(name: str, module: nn.Module, call: Call) -> Case:
 
 def _leaves(returned: object) -> list[Tensor | None]:
     return [leaf.clone() if isinstance(leaf, Tensor) else None for leaf in pytree.tree_leaves(returned)]
-
-
-def _digest(case: Case) -> str:
-    return case_digest(case.inputs or [], case.outputs or [])
 
 
 def _in_float64(module: nn.Module) -> tuple[nn.Module | None, str | None]:

@@ -6,35 +6,37 @@ are absent.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from aoti_build.errors import Problem, SpecError
-from aoti_build.spec.project import Image, Model, Position, Project, Source, Target
+from aoti_build.spec.project import Image, Model, Project, Source, Target
 
 
 def check_files(project: Project, targets: tuple[Target, ...]) -> None:
     """Raises `SpecError` with the place of every file that `targets` need and that is not there."""
-    problems = [
-        Problem(position.line, position.column, f"no such file: {name} (looked for {project.root / name})")
-        for target in targets
-        for name, position in _files(target.model)
-        if not (project.root / name).is_file()
-    ]
+    problems = []
+    for model in (target.model for target in targets):
+        for name, field in _files(model):
+            if not (project.root / name).is_file():
+                text = f"no such file: {name} (looked for {project.root / name})"
+                problems.append(Problem(model.positions[field].line, model.positions[field].column, text))
     if problems:
         raise SpecError(project.file.name, problems)
 
 
-def source_is_here(project: Project, target: Target) -> bool:
-    """Whether the target's model could be made here, as far as files tell; modules are left to the import to find."""
-    return all((project.root / name).is_file() for name, _ in _files(target.model))
+def source_is_here(model: Model, root: Path) -> bool:
+    """Whether the model could be made here, as far as files tell; modules are left to the import to find."""
+    return all((root / name).is_file() for name, _ in _files(model))
 
 
-def _files(model: Model) -> Iterator[tuple[str, Position]]:
+def _files(model: Model) -> Iterator[tuple[str, str]]:
+    """Files that models.yaml names, each with the field that names it."""
     for field, source in (("source", model.source), ("inputs", model.inputs)):
         if isinstance(source, Source) and source.path:
-            yield source.path, model.positions[field]
+            yield source.path, field
     for index, name in enumerate(model.files):
-        yield name, model.positions[f"files.{index}"]
+        yield name, f"files.{index}"
     if isinstance(model.image, Image) and model.image.classes:
-        yield model.image.classes, model.positions["image"]
+        yield model.image.classes, "image"
     if model.weights:
-        yield model.weights, model.positions["weights"]
+        yield model.weights, "weights"

@@ -20,9 +20,7 @@ from aoti_build.errors import (
     VERIFICATION_FAILED,
     AotiBuildError,
     ArtifactError,
-    BuildError,
     Interrupted,
-    ToolchainError,
     UsageError,
     VerificationError,
 )
@@ -36,7 +34,7 @@ from aoti_build.stat_cache import StatCache
 from aoti_build.store import Store
 from aoti_build.verbs.verify import fit_artifact
 from aoti_build.work.check import CHECK_ENVIRONMENT, places
-from aoti_build.work.worker import WorkerCrash, allow_starts, run_worker
+from aoti_build.work.worker import WorkerCrash, allow_starts, error_of, run_worker
 
 PASSED, UNCHECKED, MISMATCH, FAILED, UNAVAILABLE = "passed", "unchecked", "mismatch", "failed", "unavailable"
 GOLDEN_INPUT, RANDOM, TENSORS, PICTURES = "golden", "random", "tensors", "pictures"
@@ -47,7 +45,6 @@ OUTPUT_SUFFIXES = (".safetensors", ".npz", ".pt")
 # The golden input was drawn with 0: another one shows more.
 SEED = 1
 REPEAT = 10
-_ERRORS = {error.kind: error for error in (ArtifactError, BuildError, ToolchainError, UsageError, VerificationError)}
 OnProgress = Callable[[Target, str], None]
 
 
@@ -336,6 +333,4 @@ def _run(group: tuple[Input, ...], seed: int, result: Mapping[str, Any], target:
     drawn = seed if group[0].kind == RANDOM else None
     if "error" not in result:
         return Run(source, drawn, result)
-    answers = {**result["error"], "target": target.name, "log": log}
-    error = _ERRORS.get(answers.pop("kind"), BuildError)
-    return Run(source, drawn, None, error(answers.pop("message"), **answers))
+    return Run(source, drawn, None, error_of({**result["error"], "target": target.name}, log))

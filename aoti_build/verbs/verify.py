@@ -251,7 +251,7 @@ class _Verifier:
         )
 
     def _cause(self, target: Target, manifest: Manifest, work: Path) -> dict[str, Any] | None:
-        if not source_is_here(self.project, target):
+        if not source_is_here(target.model, self.project.root):
             return {"stage": "none", "said": "the model's source is not here", "weights": [], "left": None}
         found = find_cause(
             self.project,
@@ -268,7 +268,7 @@ class _Verifier:
 
     def _fresh_golden(self, target: Target, work: Path) -> Path:
         """Golden files made now. Raises `VerificationError` without the model's source."""
-        if not source_is_here(self.project, target):
+        if not source_is_here(target.model, self.project.root):
             raise VerificationError(
                 "references cannot be made: the model's source or weights are not here",
                 hint="verify without --fresh and --seeds, against what was saved at build time",

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from aoti_build.errors import (
+    AotiBuildError,
     ArtifactError,
     BuildError,
     Interrupted,
@@ -259,10 +260,14 @@ def _result(status: int, path: Path, log: Path) -> dict[str, Any]:
         raise _crash(status, log) from None
     if result["ok"]:
         return result
-    answers = dict(result["error"])
+    raise error_of(result["error"], log)
+
+
+def error_of(record: Mapping[str, Any], log: Path) -> AotiBuildError:
+    """The error that a worker wrote down (`AotiBuildError.as_json`), of its kind, with the worker's `log`."""
+    answers = {**record, "log": log}
     error = _ERRORS.get(answers.pop("kind"), BuildError)
-    answers.pop("log", None)
-    raise error(answers.pop("message"), log=log, **answers)
+    return error(answers.pop("message"), **answers)
 
 
 def _crash(status: int, log: Path) -> WorkerCrash:
