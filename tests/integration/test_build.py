@@ -73,7 +73,9 @@ def test_the_manifest_says_what_was_used(built: Path) -> None:
         "['extra'][1]",
     ]
     assert manifest["signature"]["dims"]["batch"] == {"min": 1, "max": 16, "multiple_of": 1}
-    assert {case["name"] for case in manifest["check"]["cases"]} == {"example", "min"}
+    # The interior of 1 to 16 is the example's size.
+    ends = {"min", "max", "above-min", "below-max"}
+    assert {case["name"] for case in manifest["check"]["cases"]} == {"example", *ends}
 
 
 def test_the_key_is_stamped_inside_the_package(built: Path) -> None:
