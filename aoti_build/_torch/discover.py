@@ -103,7 +103,7 @@ class Discovery:
         Raises `EditedMeanwhile` if one is not what it was when it was first looked at, or changed after `started_ns`,
         the moment the build began by the file system's clock: what was used can then not be told from what is there.
         """
-        found: dict[str, str | None] = {**dict(self._listings()), **dict(self._links())}
+        found: dict[str, str | None] = {**dict(self._listings(started_ns)), **dict(self._links())}
         invented, written = _invented_files(), self._watch.written
         modules = self._modules()
         for path in sorted(modules | {path for path in tuple(self._watch.seen) if self._counts(path)}):
@@ -112,7 +112,7 @@ class Discovery:
                 continue  # a log, a cache that is only filled
             now = state(path)
             new = isinstance(now, tuple) and max(now[-2:]) >= started_ns
-            temporary = path.startswith((self._temporary, *_DATA)) and not self._below_root(path)
+            temporary = self._is_temporary(path)
             if (new or now != self._watch.seen.get(path, now)) and not own and not temporary:
                 raise EditedMeanwhile(self._name(path))
             # Temporary files that this process or one of its own, such as a compiler, made meanwhile are no inputs.
@@ -141,10 +141,10 @@ class Discovery:
         """The environment variables that project code asked for, name -> digest of the value it began with."""
         return variable_parts(tuple(self._watch.variables), self._environment)
 
-    def _listings(self) -> Iterator[tuple[str, str]]:
+    def _listings(self, started_ns: int) -> Iterator[tuple[str, str]]:
         own = {path.rpartition("/")[::2] for path in tuple(self._watch.written)}
         for directory, before in tuple(self._watch.listed.items()):
-            if not self._is_listing(directory):
+            if not self._is_listing(directory, started_ns):
                 continue
             try:
                 now = frozenset(os.listdir(directory))
@@ -155,12 +155,13 @@ class Discovery:
                 raise EditedMeanwhile(self._name(directory) + "/")
             yield self._name(directory) + "/", digest_names(now)
 
-    def _is_listing(self, directory: str) -> bool:
-        if directory in self._watch.written or os.path.realpath(directory) in self._watch.written:
+    def _is_listing(self, directory: str, started_ns: int) -> bool:
+        real = os.path.realpath(directory)
+        if directory in self._watch.written or real in self._watch.written:
             return False  # made by this process
-        temporary = directory.startswith((self._temporary, *_DATA)) and not self._below_root(directory)
-        real = os.path.realpath(directory) + os.sep
-        return not temporary and not self._is_tools(directory) and self._is_project(real)
+        if self._is_temporary(directory) and not (os.path.isdir(real) and os.stat(real).st_ctime_ns < started_ns):
+            return False  # or by one of its own
+        return self._is_project(real + os.sep) and not self._is_tools(directory)
 
     def _links(self) -> Iterator[tuple[str, str]]:
         for link, before in tuple(self._watch.links.items()):
@@ -193,6 +194,9 @@ class Discovery:
         if path not in self._watch.opened and self._is_tools(path):
             return False
         return seen is not None or asked or self._below_root(path)
+
+    def _is_temporary(self, path: str) -> bool:
+        return path.startswith((self._temporary, *_DATA)) and not self._below_root(path)
 
     def _is_tools(self, path: str) -> bool:
         """Whether a directory of the project's tools is on the way from the root to `path`."""

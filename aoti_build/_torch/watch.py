@@ -23,9 +23,10 @@ _stat, _lstat, _readlink = os.stat, os.lstat, os.readlink
 _STDLIB = os.path.dirname(os.__file__) + os.sep
 _MACHINERY = {__file__, os.path.join(os.path.dirname(__file__), "unaudited.py")}
 # Through which code of anybody's asks for a variable; other modules of the standard library ask for themselves.
-_ENVIRONMENT = frozenset(
-    {os.__file__, sys.modules["_collections_abc"].__file__, os.path.expandvars.__code__.co_filename}
-)
+_ENVIRONMENT: frozenset[str | None] = frozenset({
+    os.__file__, sys.modules["_collections_abc"].__file__, os.path.expandvars.__code__.co_filename, threading.__file__,
+    os.path.join(_STDLIB, "concurrent", "futures", "thread.py"), os.path.join(_STDLIB, "multiprocessing", "pool.py"),
+})  # fmt: skip
 _SUFFIXES = (*EXTENSION_SUFFIXES, *SOURCE_SUFFIXES, *BYTECODE_SUFFIXES)  # in the import system's order
 # Event -> positions of the paths that it makes, changes or takes away, each with that of its directory's descriptor.
 _WRITES: dict[str, tuple[tuple[int, int | None], ...]] = {
@@ -96,8 +97,9 @@ class Watch:
 
     def note_opened(self, path: Path) -> None:
         """`path` is read: an input under its own name, which may be a link's, and under that of its target."""
-        with self.quiet():
-            self.opened |= self._see(path)
+        with self.quiet() as outermost:
+            if outermost:
+                self.opened |= self._see(path)
 
     def note_examined(self, path: Path) -> None:
         """Somebody asks whether `path` is there: present or not, it decides something."""
@@ -112,8 +114,10 @@ class Watch:
                 self.asked |= names
 
     def note_written(self, path: Path) -> None:
-        with self.quiet():
-            self.written |= _names(path)
+        """`path` is made, changed or removed by this process."""
+        with self.quiet() as outermost:
+            if outermost:
+                self.written |= _names(path)
 
     def note_link(self, path: Path) -> None:
         """The link `path` is resolved: where it leads may decide something that its content does not."""
@@ -125,9 +129,9 @@ class Watch:
 
     def note_listed(self, path: Path, *, anyway: bool = False) -> None:
         """The directory `path` is listed: by project code, or (or `anyway`) by a library in the project."""
-        with self.quiet():
+        with self.quiet() as outermost:
             directory = os.path.abspath(os.fsdecode(path))
-            if directory in self.listed or not (anyway or self._listing_counts(directory)):
+            if not outermost or directory in self.listed or not (anyway or self._listing_counts(directory)):
                 return
             try:
                 self.listed[directory] = frozenset(os.listdir(directory))
@@ -135,6 +139,7 @@ class Watch:
                 self._see(path)  # not there yet
 
     def note_variable(self, name: str) -> None:
+        """Somebody asks for an environment variable by its name."""
         if self._asked_by_project(_ENVIRONMENT):
             self.variables.add(name)
 
