@@ -205,11 +205,16 @@ class Watch:
             directory = os.path.realpath(entry or ".")
             if not self._is_project(directory + os.sep):
                 continue
-            for stem in (os.path.join(directory, leaf, "__init__"), os.path.join(directory, leaf)):
-                for place in map(stem.__add__, _SUFFIXES):
-                    self.asked |= self._see(place)
-                    if self.seen[place] is not None:
-                        return
+            package = os.path.join(directory, leaf)
+            places = [package + suffix for suffix in _SUFFIXES]
+            if os.path.isdir(package):
+                places[:0] = [os.path.join(package, f"__init__{suffix}") for suffix in _SUFFIXES]
+            else:
+                self.asked |= self._see(package)
+            for place in places:
+                self.asked |= self._see(place)
+                if self.seen[place] is not None:
+                    return
 
     def _below_root(self, path: Path) -> bool:
         return (os.path.abspath(os.fsdecode(path)) + os.sep).startswith(self._roots)

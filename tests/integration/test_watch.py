@@ -166,7 +166,7 @@ ENVIRONMENT = {**os.environ, "NET": "net", "PYTHONHASHSEED": "0", os.fsdecode(b"
 def found(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, tuple[Path, dict[str, Any]]]]:
     """What each case's project code was seen to use, and the project as it was then."""
     base = tmp_path_factory.mktemp("watch")
-    memory = Path("/dev/shm")  # noqa: S108: that it is looked at is the test
+    memory = Path("/dev/shm")  # noqa: S108
     shared = memory if os.access(memory, os.W_OK) else base
     lines, roots = [], {}
     for number, (name, case) in enumerate({**SEEN, **HARMLESS, **MEANWHILE}.items()):
