@@ -93,7 +93,7 @@ def build(
 
         project, targets = _project(context, file, target)
         check_files(project, targets)
-        count = _count("--jobs", jobs)
+        count = _whole("--jobs", jobs)
         if dry_run or context.config.run.dry:
             plan = verb.plan(project, targets, force=force)
             _print(verb.PlanReport(plan), text.plan_lines(plan), json)
@@ -155,11 +155,11 @@ def verify(
         report = verb.verify(
             project,
             targets,
-            jobs=_count("--jobs", jobs) or 1,
+            jobs=_whole("--jobs", jobs) or 1,
             strict=strict,
             fresh=fresh,
-            seeds=_count("--seeds", seeds) or 1,
-            limit=float(_count("--timeout", timeout) or verb.TIME_LIMIT),
+            seeds=_whole("--seeds", seeds) or 1,
+            limit=float(_whole("--timeout", timeout) or verb.TIME_LIMIT),
             deep=deep,
             repro=Path(repro).absolute() if repro else None,
             on_progress=_progress(targets),
@@ -192,8 +192,8 @@ def run(
             targets,
             inputs=_words("--input", input),
             output=output,
-            seed=_whole("--seed", seed, verb.SEED, least=0),
-            repeat=_whole("--repeat", repeat, verb.REPEAT, least=1),
+            seed=verb.SEED if (given := _whole("--seed", seed, least=0)) is None else given,
+            repeat=_whole("--repeat", repeat) or verb.REPEAT,
             on_progress=_progress(targets),
         )
         _print(report, text.run_lines(report), json)
@@ -315,14 +315,6 @@ def _default_file(context: Context) -> Path:
     )
 
 
-def _count(option: str, text: str) -> int | None:
-    if not text:
-        return None
-    if not text.isdecimal() or int(text) < 1:
-        raise UsageError(f"{option} {text}: not a positive whole number")
-    return int(text)
-
-
 def _write_reports(report: Report, junit: str, html: str) -> None:
     """The report as JUnit XML and as a page, where files for them were named."""
     from aoti_build.files import write_atomic
@@ -338,10 +330,10 @@ def _write_reports(report: Report, junit: str, html: str) -> None:
         write_atomic(Path(html).absolute(), html_page(document).encode())
 
 
-def _whole(option: str, text: str, default: int, *, least: int) -> int:
-    """A number of at most nine digits: more is a slip, whatever it counts."""
+def _whole(option: str, text: str, *, least: int = 1) -> int | None:
+    """A number of at most nine digits, since more is a slip, whatever it counts; None for no text."""
     if not text:
-        return default
+        return None
     if not (text.isascii() and text.isdecimal() and len(text) < 10 and int(text) >= least):
         raise UsageError(f"{option} {text}: not a whole number from {least} to 999999999")
     return int(text)
