@@ -102,7 +102,8 @@ def build(
 
     After a failure no further target is started unless `keep_going`. With `strict` an unavailable device is a failure.
     With `check_reproducible` every target is compiled once more from nothing and compared, byte by byte.
-    Raises `Interrupted` on Ctrl-C, after every worker has ended.
+    Raises `ToolchainError` before a worker starts if a compile is sure to fail here, and `Interrupted` on Ctrl-C, after
+    every worker has ended.
     """
     digests = StatCache(stat_cache_path(project))
     store = Store(store_root(project))
@@ -111,9 +112,12 @@ def build(
     work = tuple(step for step in steps.steps if check_reproducible and step.action == UP_TO_DATE) + steps.work
     outcomes = {step.target.name: _settled(step, strict) for step in steps.steps if step not in work}
     if work:
+        from aoti_build.checks.gate import require_fit_toolchain
         from aoti_build.work.schedule import Builder, default_jobs, run_all
         from aoti_build.work.workshop import Workshop
 
+        first = work[0].target
+        require_fit_toolchain(project, Plan(work), lambda text: on_progress(first, f"warning: {text}"))
         builder = Builder(Workshop(project, digests, store, on_progress), force, check_reproducible)
         outcomes |= run_all(builder, work, jobs or default_jobs(len(work)), keep_going)
         if any("compile" in outcome.seconds for outcome in outcomes.values()):
