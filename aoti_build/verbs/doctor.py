@@ -33,8 +33,7 @@ edition: 1
 models:
   doctor:
     source: net.py:build
-    dims: {{batch: {{min: 2, max: 8, example: 4}}}}
-    inputs: [{{shape: [batch, 16]}}]
+    inputs: [{{shape: [4, 16]}}]
     devices: [{device}]
 """
 # A matrix product, which torch's library does, and loops, which the compiler or Triton writes.
