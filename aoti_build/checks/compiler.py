@@ -112,15 +112,20 @@ def try_compiler(command: str, directory: Path | None = None) -> Fault | None:
 def _try(words: list[str], scratch: Path) -> Fault | None:
     source, library = scratch / "probe.cpp", scratch / "probe.so"
     source.write_text(_PROBE.format(headers=_TORCH_HEADER))
-    common = [f"-std={cpp_standard()}", "-O1", "-fPIC", "-fopenmp"]
+    intel = re.match(r"ic(c|x|pc|px)\b", Path(words[0]).name)  # for these inductor has options of their own
+    common = [f"-std={cpp_standard()}", "-O1", "-fPIC", "-fiopenmp" if intel else "-fopenmp"]
     includes = [f"-I{path}" for path in include_directories()]
-    linked = failure_of([*words, *common, *includes, "-shared", str(source), "-o", str(library), "-lgomp"])
+    linked = failure_of(
+        [*words, *common, *includes, "-shared", str(source), "-o", str(library), *([] if intel else ["-lgomp"])]
+    )
     if linked is not None:
         return _explained(" ".join(words), linked)
+    if not library.exists():
+        return Fault("output", f"{' '.join(words)} made no shared library")
     try:
         needed = needed_libraries(library)
-    except (OSError, ValueError) as error:
-        return Fault("output", f"{' '.join(words)} made no shared library", str(error))
+    except ValueError:
+        needed = ("libstdc++.so",)  # another architecture's file, about which nothing is known
     if not any(name.startswith("libstdc++.so") for name in needed):
         return _without_libstdcxx(" ".join(words), library, needed)
     return _load(library) or _precompile(words, common, scratch)

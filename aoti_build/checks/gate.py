@@ -19,7 +19,6 @@ from aoti_build.digests import digest_json
 from aoti_build.errors import ToolchainError
 from aoti_build.files import write_atomic
 from aoti_build.layout import inductor_cache_root, passed_checks_path, store_beside
-from aoti_build.plan import BUILD, Plan, Step
 from aoti_build.spec.project import Project
 
 FORMAT = "aoti-build/passed-checks"
@@ -40,14 +39,11 @@ def quick_checks(devices: Sequence[str], artifacts: Path | None, *, memory: bool
     return [*found, *(check_cuda(memory=memory) if "cuda" in devices else [])]
 
 
-def require_fit_toolchain(project: Project, plan: Plan, on_warning: Callable[[str], None]) -> None:
-    """Raise `ToolchainError` if a compile that `plan` is sure to need is sure to fail; other doubts go to `on_warning`.
+def require_fit_toolchain(project: Project, devices: Sequence[str], on_warning: Callable[[str], None]) -> None:
+    """Raise `ToolchainError` if a compile for one of `devices` is sure to fail; other doubts go to `on_warning`.
 
     What has passed on this host, with this toolchain and in these directories, is not checked again.
     """
-    devices = sorted({step.target.device for step in plan.steps if _must_compile(step)})
-    if not devices:
-        return
     record, key = passed_checks_path(project.artifacts), _key(project, devices)
     passed = _read(record)
     if key in passed:
@@ -64,15 +60,6 @@ def require_fit_toolchain(project: Project, plan: Plan, on_warning: Callable[[st
         on_warning(f"{finding.check}: {finding.said}" + (f" ({finding.fix})" if finding.fix else ""))
     if not failed:
         _write(record, [*passed[-_KEPT + 1 :], key])
-
-
-def _must_compile(step: Step) -> bool:
-    """Whether nothing but a compile can come of this step: an artifact whose toolchain has not changed may get its code
-    from the store, and a preset that names a compiler of its own is not for these checks."""
-    if step.action != BUILD or "cpp.cxx" in step.target.inductor_config:
-        return False
-    kinds = {reason.reason for reason in step.reasons}
-    return step.manifest is None or bool(kinds & {"toolchain-changed", "forced"})
 
 
 def _key(project: Project, devices: Sequence[str]) -> str:

@@ -4,6 +4,7 @@ checked."""
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from aoti_build.index import Index
 from aoti_build.layout import artifact_directory, index_path, stat_cache_path, store_root
 from aoti_build.manifest import MODEL
 from aoti_build.outcome import Outcome, published_of
-from aoti_build.plan import UNAVAILABLE, UP_TO_DATE, Plan, Step, make_plan
+from aoti_build.plan import UNAVAILABLE, UP_TO_DATE, Plan, Step, make_plan, must_compile
 from aoti_build.spec.project import Project, Target
 from aoti_build.stat_cache import StatCache
 from aoti_build.store import Store
@@ -112,12 +113,10 @@ def build(
     work = tuple(step for step in steps.steps if check_reproducible and step.action == UP_TO_DATE) + steps.work
     outcomes = {step.target.name: _settled(step, strict) for step in steps.steps if step not in work}
     if work:
-        from aoti_build.checks.gate import require_fit_toolchain
         from aoti_build.work.schedule import Builder, default_jobs, run_all
         from aoti_build.work.workshop import Workshop
 
-        first = work[0].target
-        require_fit_toolchain(project, Plan(work), lambda text: on_progress(first, f"warning: {text}"))
+        _check_toolchain(project, tuple(step.target for step in work if must_compile(step)), on_progress)
         builder = Builder(Workshop(project, digests, store, on_progress), force, check_reproducible)
         outcomes |= run_all(builder, work, jobs or default_jobs(len(work)), keep_going)
         if any("compile" in outcome.seconds for outcome in outcomes.values()):
@@ -125,6 +124,15 @@ def build(
     digests.save()
     index.save()
     return BuildReport(project, tuple(outcomes[step.target.name] for step in steps.steps))
+
+
+def _check_toolchain(project: Project, targets: tuple[Target, ...], on_progress: OnProgress) -> None:
+    """See that `targets`, which are to be compiled, can be. The checks are Linux's."""
+    if targets and sys.platform == "linux":
+        from aoti_build.checks.gate import require_fit_toolchain
+
+        devices = sorted({target.device for target in targets})
+        require_fit_toolchain(project, devices, lambda text: on_progress(targets[0], f"warning: {text}"))
 
 
 def _keep_bytecode() -> None:

@@ -133,7 +133,7 @@ def _model(device: str, found: Sequence[Finding], on_progress: OnProgress) -> Fi
     if error is None:
         took = time.perf_counter() - started
         return Finding("model", OK, f"compiled, loaded in a fresh process and equal to eager in {took:.0f} s", device)
-    return explain(error, device, [phase for phase in phases if phase != "failed"])
+    return explain(error, device, [phase for phase in phases if phase != "deep"])  # which looks for the cause
 
 
 def _build_small(device: str, on_progress: OnProgress) -> AotiBuildError | None:

@@ -484,8 +484,7 @@ def _project_cache(project: Project) -> Document:
 
 def _passed_checks(project: Project) -> Document:
     """As the checks leave it that found nothing wrong."""
-    fresh = Plan((Step(project.targets[0], "build", (Reason("no-artifact"),)),))
-    require_fit_toolchain(project, fresh, print)
+    require_fit_toolchain(project, ["cpu"], print)
     document: Document = json.loads(passed_checks_path(project.artifacts).read_text())
     return document
 
