@@ -16,6 +16,8 @@ from aoti_build.checks.finding import FAIL, OK, SKIPPED, UNAVAILABLE, Finding
 from aoti_build.checks.gate import quick_checks
 from aoti_build.errors import OK as EXIT_OK
 from aoti_build.errors import UNFIT_TOOLCHAIN, AotiBuildError, Interrupted
+from aoti_build.files import copy_atomic
+from aoti_build.layout import inductor_cache_root
 from aoti_build.plan import BUILD, Step
 from aoti_build.spec import load_project
 from aoti_build.spec.project import Target
@@ -156,8 +158,18 @@ def _build_small(device: str, on_progress: OnProgress) -> AotiBuildError | None:
         if isinstance(error, Interrupted):
             raise error
         if error is not None and error.log is not None:
-            error.cause = error.cause or _end_of(error.log)
+            error.log = _kept(error.log, device)
         return error
+
+
+def _kept(log: Path, device: str) -> Path | None:
+    """A copy of the log that stays when the model's directory goes."""
+    copy = inductor_cache_root() / "logs" / f"doctor@{device}.log"
+    try:
+        copy_atomic(log, copy)
+    except OSError:
+        return None
+    return copy
 
 
 def explain(error: AotiBuildError, device: str, phases: Sequence[str]) -> Finding:
@@ -176,11 +188,5 @@ def explain(error: AotiBuildError, device: str, phases: Sequence[str]) -> Findin
         # A package that was compiled and does not load speaks against the compiler.
         other = other_compiler()
         fix = f"try another compiler: {other}" if other else None
-    return Finding("model", FAIL, said, device, printed or None, fix or error.hint)
-
-
-def _end_of(log: Path) -> str | None:
-    try:
-        return "\n".join(log.read_text(errors="replace").splitlines()[-12:]) or None
-    except OSError:
-        return None
+    log = f"the log is {error.log}" if error.log else ""
+    return Finding("model", FAIL, said, device, "\n".join(filter(None, [printed, log])) or None, fix or error.hint)
