@@ -135,7 +135,8 @@ def _note(
         Entry(
             spec=step.target.digest,
             facts=facts,
-            distributions={name: toolchain.distribution_version(name) for name in distributions},
+            distributions={name: list(toolchain.distribution_place(name)) for name in distributions},
+            modules=manifest.source["modules"],
             variables=manifest.source["variables"],
             files=files,
             key=manifest.key,
@@ -187,6 +188,7 @@ def current_parts(project: Project, target: Target, recorded: Parts, digests: St
             "distributions": {
                 name: toolchain.distribution_identity(name, digests) for name in recorded.get("distributions", {})
             },
+            "modules": {name: toolchain.installed_module(name) for name in recorded.get("modules", {})},
             "variables": variable_parts(recorded.get("variables", {}), os.environ),
             "weights": weight_parts(project, target, digests),
             **toolchain_parts(target),

@@ -4,6 +4,7 @@ process checks the package before it is published."""
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -21,7 +22,7 @@ from aoti_build.spec.project import Target
 from aoti_build.spec.records import target_to_json
 from aoti_build.work.check import CheckAhead, check_staged, places
 from aoti_build.work.desk import COMPILE, REPACK, Desk
-from aoti_build.work.worker import OnPhase, run_worker
+from aoti_build.work.worker import WORKER_VARIABLES, OnPhase, run_worker
 from aoti_build.work.workshop import Place, Workshop
 
 
@@ -130,6 +131,7 @@ class TargetBuilder:
             "where": places(self.shop.project, target),
             "toolchain": before["toolchain"],
             "environment": before["environment"],
+            "replaced_variables": {name: os.environ.get(name) for name in WORKER_VARIABLES},
             # Now, by the clock of the file system that the sources are on, which need not be this host's.
             "started_ns": clock.stat().st_mtime_ns,
         }
@@ -165,6 +167,7 @@ def _source_parts(target: Target, before: Parts, made: Mapping[str, Any]) -> dic
         "config": dict(target.inductor_config),
         "sources": {name: digest for name, digest in made["sources"].items() if name not in before["weights"]},
         "distributions": made["distributions"],
+        "modules": made["modules"],
         "variables": made["variables"],
         **before,
     }

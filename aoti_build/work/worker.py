@@ -29,6 +29,8 @@ from aoti_build.errors import (
 from aoti_build.files import write_json
 
 _ERRORS = {error.kind: error for error in (ArtifactError, BuildError, ToolchainError, UsageError, VerificationError)}
+# Set for every worker, whatever this process' environment says.
+WORKER_VARIABLES: Mapping[str, str] = {"PYTHONHASHSEED": "0", "PYTHONUNBUFFERED": "1"}
 _TAIL = 12
 _GRACE_SECONDS = 3.0
 
@@ -176,7 +178,7 @@ def _start(
     command: list[str], root: Path, output: int, events: int, environment: Mapping[str, str]
 ) -> subprocess.Popen[bytes]:
     check_stopping()
-    variables = {**os.environ, "PYTHONHASHSEED": "0", "PYTHONUNBUFFERED": "1", **environment}
+    variables = {**os.environ, **WORKER_VARIABLES, **environment}
     process = subprocess.Popen(
         command,
         stdin=subprocess.PIPE,
