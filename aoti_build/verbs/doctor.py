@@ -34,7 +34,7 @@ _MODELS = """\
 edition: 1
 models:
   doctor:
-    source: net.py:build
+    source: model.py:build
     inputs: [{{shape: [4, 16]}}]
     devices: [{device}]
 """
@@ -146,7 +146,7 @@ def _build_small(device: str, on_progress: OnProgress) -> AotiBuildError | None:
     with tempfile.TemporaryDirectory(prefix="aoti_build-doctor-") as directory:
         root = Path(directory)
         (root / "models.yaml").write_text(_MODELS.format(device=device))
-        (root / "net.py").write_text(_NET)
+        (root / "model.py").write_text(_NET)
         project = load_project(root / "models.yaml")
         digests, store = StatCache(root / "stat-cache.json"), Store(root / "store")
         allow_starts()

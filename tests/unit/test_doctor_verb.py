@@ -8,12 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_projects import SIGNATURE, FakeWorker, inv
+from small_projects import FakeWorker, inv
 
 from aoti_build.checks.finding import FAIL, OK, SKIPPED, UNAVAILABLE, Finding
-from aoti_build.digests import digest_file
 from aoti_build.errors import AotiBuildError, BuildError, Interrupted
-from aoti_build.manifest import GOLDEN, MODEL
 from aoti_build.report.text import doctor_lines
 from aoti_build.verbs import doctor as verb
 from aoti_build.verbs.doctor import DoctorReport, doctor, explain
@@ -42,10 +40,13 @@ def outcomes(report: DoctorReport) -> dict[str, str]:
 def test_the_small_model_is_built_checked_and_leaves_nothing(quick: Quick, fake_worker: FakeWorker) -> None:
     quick()
     roots: list[Path] = []
-    fake_worker.during = lambda _, job: roots.append(Path(job["root"]))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(FakeWorker, "_built", _built)
-        report = doctor(["cpu"])
+
+    def during(_: str, job: Mapping[str, Any]) -> None:
+        roots.append(Path(job["root"]))
+        write_helper(roots[-1])
+
+    fake_worker.during = during
+    report = doctor(["cpu"])
     assert fake_worker.calls == ["build doctor", "check"]
     assert (outcomes(report), report.exit_code) == ({"compiler": OK, "model cpu": OK}, 0)
     assert not any(root.exists() for root in roots)
@@ -56,7 +57,7 @@ def test_a_shared_store_is_left_alone(
 ) -> None:
     quick()
     monkeypatch.setenv("AOTI_BUILD_STORE", str(tmp_path / "store"))
-    monkeypatch.setattr(FakeWorker, "_built", _built)
+    fake_worker.during = lambda _, job: write_helper(Path(job["root"]))
     assert doctor(["cpu"]).exit_code == 0
     assert fake_worker.decisions == ["compile"]
     assert not (tmp_path / "store").exists()
@@ -99,7 +100,7 @@ def test_a_crash_names_signal_phase_cause_and_fix(
 ) -> None:
     quick()
     monkeypatch.setattr(verb, "other_compiler", lambda: "CXX=/usr/bin/other")
-    monkeypatch.setattr(FakeWorker, "_built", _built)
+    fake_worker.during = lambda _, job: write_helper(Path(job["root"]))
     fake_worker.answers["check"] = WorkerCrash(f"killed by {signal}", signal_name=signal, cause="the log's end")
     report = doctor(["cpu"])
     finding = report.findings[-1]
@@ -185,20 +186,6 @@ def test_wrong_usage(tmp_path: Path, words: list[str]) -> None:
     assert words[1] in answer.stderr
 
 
-def _built(worker: FakeWorker, job: Mapping[str, Any], answer: Callable[..., Mapping[str, Any]]) -> dict[str, Any]:
-    """A pretended compile of the doctor's own model."""
-    worker.decisions.append(answer({"key": "1" * 64, "graph_key": "2" * 64})["action"])
-    for name in (GOLDEN, MODEL):
-        Path(job["staged"], name).write_bytes(b"made")
-    return {
-        "ok": True,
-        "key": "1" * 64,
-        "graph_key": "2" * 64,
-        "golden_kept": False,
-        "weights": {"apart": False, "why": "a fake"},
-        "signature": SIGNATURE,
-        "sources": {"net.py": digest_file(Path(job["root"], "net.py"))},
-        "distributions": {},
-        "variables": {},
-        "seconds": {"export": 0.25, "compile": 0.5},
-    }
+def write_helper(root: Path) -> None:
+    """A file that a pretended worker reports beside the model's own."""
+    (root / "helper.py").touch()
