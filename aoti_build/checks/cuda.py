@@ -204,10 +204,19 @@ def _uses(home: Path) -> str | None:
     words = command_words(compiler_command())
     if not words or shutil.which(words[0]) is None:
         return None  # another check says so
-    stubs = [f"-L{library / 'stubs'}"] if os.environ.get("CUDA_HOME") == str(home) else []
-    flags = [f"-std={cpp_standard()}", "-fPIC", "-shared", "-DUSE_CUDA", f"-I{home / 'include'}"]
+    stubs = sorted(library.rglob("stubs")) if os.environ.get("CUDA_HOME") == str(home) else []
+    includes = [f"-I{path}" for path in (home / "include", os.environ.get("CUDA_INC_PATH")) if path]
+    # torch's own command looks into LIBDIR too, where a conda environment may have libcuda.
+    places = (library, *stubs, sysconfig.get_config_var("LIBDIR"), _torch_libraries())
+    libraries = [f"-L{path}" for path in places if path]
+    flags = [f"-std={cpp_standard()}", "-fPIC", "-shared", "-DUSE_CUDA", *includes]
     text = '#include <cuda.h>\n#include <cuda_runtime_api.h>\nextern "C" int aoti_build_probe() { return 0; }\n'
-    return _compile_failure([*words, *flags], "probe.cpp", text, f"-L{library}", *stubs, "-lcuda")
+    return _compile_failure([*words, *flags], "probe.cpp", text, *libraries, "-lcuda")
+
+
+def _torch_libraries() -> Path | None:
+    torch = toolchain.torch_directory()
+    return torch / "lib" if torch else None
 
 
 def _other_home(home: Path | None) -> str:
