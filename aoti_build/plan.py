@@ -98,6 +98,15 @@ def make_plan(
     return Plan(tuple(steps))
 
 
+def must_compile(step: Step) -> bool:
+    """Whether nothing but a compile by the host's compiler can come of this step. An artifact whose toolchain is the
+    same may get its code from the store; a preset may name a compiler of its own."""
+    if step.action != BUILD or "cpp.cxx" in step.target.inductor_config:
+        return False
+    kinds = {reason.reason for reason in step.reasons}
+    return step.manifest is None or not kinds.isdisjoint(("toolchain-changed", "forced"))
+
+
 def plan_target(project: Project, target: Target, digests: StatCache, store: Store, *, force: bool = False) -> Step:
     """The step for one target. With `force` neither the published artifact nor the store counts."""
     return _plan_recorded(project, target, digests, store, force=force)[0]

@@ -346,15 +346,27 @@ def _compute_capability(driver: Any, index: int) -> str:
     return f"{major.value}.{minor.value}"
 
 
+def torch_cuda() -> str | None:
+    """The CUDA version that torch was built with ("13.0"); None for a build without."""
+    return _torch_build().get("torch.cuda")
+
+
+@cache
+def torch_directory() -> Path | None:
+    """Where torch is installed, if it is."""
+    spec = importlib.util.find_spec("torch")  # a top-level package: found, not imported
+    return Path(spec.origin).parent if spec is not None and spec.origin is not None else None
+
+
 @cache
 def _torch_build() -> dict[str, str]:
     """What torch/version.py says of the build, read as text: two builds of one version differ in CUDA and commit."""
-    spec = importlib.util.find_spec("torch")  # a top-level package: found, not imported
-    if spec is None or spec.origin is None:
+    directory = torch_directory()
+    if directory is None:
         return {}
     wanted = {"__version__": "torch.build", "git_version": "torch.git", "cuda": "torch.cuda", "hip": "torch.hip"}
     try:
-        tree = ast.parse((Path(spec.origin).parent / "version.py").read_text())
+        tree = ast.parse((directory / "version.py").read_text())
     except (OSError, SyntaxError):
         return {}
     found = {}
