@@ -52,7 +52,7 @@ def resolved_settings(options: Mapping[str, Any]) -> dict[str, str]:
     with config.patch(dict(options)):
         inductor = config.save_config_portable(ignore_private_configs=False)
     settings = {f"inductor.{name}": repr(value) for name, value in inductor.items() if name not in _IRRELEVANT}
-    return {**settings, **{f"torch.{name}": repr(value) for name, value in _switches().items()}}
+    return {**settings, **switches()}
 
 
 def set_precision(target: Target) -> None:
@@ -86,9 +86,9 @@ def binds_weights(options: Mapping[str, Any]) -> str | None:
         return next((name for name in ("freezing", "joint_graph_constant_folding") if getattr(config, name)), None)
 
 
-def _switches() -> dict[str, Any]:
-    """Global state of torch that lowering and code generation read."""
-    return {
+def switches() -> dict[str, str]:
+    """Global state of torch that lowering, code generation and torch's own kernels read, as text by name."""
+    found = {
         "threads": torch.get_num_threads(),  # written into OpenMP loops
         "default_dtype": torch.get_default_dtype(),
         "float32_matmul_precision": torch.get_float32_matmul_precision(),
@@ -100,3 +100,4 @@ def _switches() -> dict[str, Any]:
         "cudnn.benchmark": torch.backends.cudnn.benchmark,
         "mkldnn.enabled": torch.backends.mkldnn.enabled,
     }
+    return {f"torch.{name}": repr(value) for name, value in found.items()}

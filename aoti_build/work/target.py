@@ -4,15 +4,18 @@ process checks the package before it is published."""
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
-from aoti_build import host
+from aoti_build import host, toolchain
 from aoti_build.digests import digest_file
 from aoti_build.errors import BuildError
 from aoti_build.fingerprint import Parts, Reason, spec_parts
+from aoti_build.kernels import KERNELS_VARIABLE
 from aoti_build.layout import artifact_directory, inductor_cache_root
 from aoti_build.manifest import MODEL, Manifest
 from aoti_build.plan import ISA_OPTIONS, Step, toolchain_parts, weight_parts
@@ -87,7 +90,7 @@ class TargetBuilder:
             raise BuildError("there is no artifact to reproduce", target=target.name)
         with self.shop.place(target) as place:
             with Desk(self.shop.store, place, True, self.shop.phases_of(target)) as desk:
-                made = self._work(target, place, self._before(target), desk.answer)
+                made = self._work(target, place, self._before(target), desk.answer, from_nothing=True)
             digest = digest_file(place.staged / MODEL)
             if digest != published.files[MODEL].sha256:
                 raise BuildError(
@@ -105,13 +108,24 @@ class TargetBuilder:
         before: Parts,
         answer: Callable[..., Any],
         also: OnPhase = lambda phase: None,
+        *,
+        from_nothing: bool = False,
     ) -> dict[str, Any]:
         def on_phase(phase: str) -> None:
             self.shop.on_progress(target, phase)
             also(phase)
 
         job = self._job(target, place, before)
-        return run_worker("build", job, directory=place.work / "build", log=place.log, on_phase=on_phase, answer=answer)
+        kernels = None if from_nothing else self.shop.store.kernels(before)
+        return run_worker(
+            "build",
+            job,
+            directory=place.work / "build",
+            log=place.log,
+            on_phase=on_phase,
+            answer=answer,
+            environment=gpu_environment(kernels) if target.device == "cuda" else None,
+        )
 
     def _before(self, target: Target) -> Parts:
         """The parts of the source key that are known before the worker reports what it used."""
@@ -133,6 +147,21 @@ class TargetBuilder:
             # Now, by the clock of the file system that the sources are on, which need not be this host's.
             "started_ns": clock.stat().st_mtime_ns,
         }
+
+
+def gpu_environment(kernels: Path | None) -> dict[str, str]:
+    """Variables for a worker that compiles GPU kernels, and through it for the processes that inductor starts for them.
+
+    With `kernels`, Triton's cache is backed by that directory. A kernel's bytes must not say where it was compiled, so
+    they hold no line numbers; those would point into a cache that is removed after the job. What the user set stays.
+    """
+    wanted = {"TRITON_DISABLE_LINE_INFO": "1"}
+    if (ptxas := toolchain.ptxas()) is not None:
+        wanted["TRITON_PTXAS_PATH"] = ptxas
+    if kernels is not None:
+        wanted["TRITON_CACHE_MANAGER"] = "aoti_build._torch.kernels:StoredKernels"
+    chosen = {name: value for name, value in wanted.items() if name not in os.environ}
+    return {**chosen, KERNELS_VARIABLE: str(kernels or "")}
 
 
 def _repack_is_likely(step: Step) -> bool:
