@@ -4,18 +4,15 @@ process checks the package before it is published."""
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-from aoti_build import host, toolchain
+from aoti_build import host
 from aoti_build.digests import digest_file
 from aoti_build.errors import BuildError
 from aoti_build.fingerprint import Parts, Reason, spec_parts
-from aoti_build.kernels import KERNELS_VARIABLE
 from aoti_build.layout import artifact_directory, inductor_cache_root
 from aoti_build.manifest import MODEL, Manifest
 from aoti_build.plan import ISA_OPTIONS, Step, toolchain_parts, weight_parts
@@ -24,6 +21,7 @@ from aoti_build.spec.project import Target
 from aoti_build.spec.records import target_to_json
 from aoti_build.work.check import CheckAhead, check_staged, places
 from aoti_build.work.desk import COMPILE, REPACK, Desk
+from aoti_build.work.gpu import gpu_environment
 from aoti_build.work.worker import OnPhase, run_worker
 from aoti_build.work.workshop import Place, Workshop
 
@@ -124,7 +122,7 @@ class TargetBuilder:
             log=place.log,
             on_phase=on_phase,
             answer=answer,
-            environment=gpu_environment(kernels) if target.device == "cuda" else None,
+            environment=gpu_environment(target, kernels),
         )
 
     def _before(self, target: Target) -> Parts:
@@ -147,21 +145,6 @@ class TargetBuilder:
             # Now, by the clock of the file system that the sources are on, which need not be this host's.
             "started_ns": clock.stat().st_mtime_ns,
         }
-
-
-def gpu_environment(kernels: Path | None) -> dict[str, str]:
-    """Variables for a worker that compiles GPU kernels, and through it for the processes that inductor starts for them.
-
-    With `kernels`, Triton's cache is backed by that directory. A kernel's bytes must not say where it was compiled, so
-    they hold no line numbers; those would point into a cache that is removed after the job. What the user set stays.
-    """
-    wanted = {"TRITON_DISABLE_LINE_INFO": "1"}
-    if (ptxas := toolchain.ptxas()) is not None:
-        wanted["TRITON_PTXAS_PATH"] = ptxas
-    if kernels is not None:
-        wanted["TRITON_CACHE_MANAGER"] = "aoti_build._torch.kernels:StoredKernels"
-    chosen = {name: value for name, value in wanted.items() if name not in os.environ}
-    return {**chosen, KERNELS_VARIABLE: str(kernels or "")}
 
 
 def _repack_is_likely(step: Step) -> bool:

@@ -5,18 +5,27 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
-from small_projects import store_of
+from small_projects import ONE_MODEL, publish_fake, store_of, write_project
 
 from aoti_build.digests import digest_json
+from aoti_build.errors import BuildError
 from aoti_build.kernels import KERNELS_VARIABLE, KernelCache, tuning_files, write_tuning
+from aoti_build.layout import stat_cache_path
+from aoti_build.plan import Step
 from aoti_build.spec import Project
+from aoti_build.stat_cache import StatCache
 from aoti_build.store import Store
 from aoti_build.verbs.gc import gc
-from aoti_build.work.target import gpu_environment
+from aoti_build.work.gpu import gpu_environment
+from aoti_build.work.target import TargetBuilder
+from aoti_build.work.workshop import Workshop
 
 KEY = "4IKIFY3STH2IBPJGBL2RFAMLELZAXGM6B7X6EQPCOXEQDZFJNSBA"
 FILES = {"double.cubin": b"\x7fELF\0code", "double.json": b'{"shared": 0}'}
@@ -146,18 +155,43 @@ def store_root_parts() -> dict[str, dict[str, str]]:
     return {"toolchain": {"torch": "2", "ptxas": "12.8"}, "environment": {}}
 
 
+@pytest.fixture
+def on_gpu(tmp_path: Path) -> Project:
+    return write_project(tmp_path / "gpu", ONE_MODEL + "    devices: [cuda]\n")
+
+
 def test_one_assembler_for_all_processes_and_what_the_user_set_stays(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    on_gpu: Project, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    cuda = on_gpu.targets[0]
     for name in ("TRITON_PTXAS_PATH", "TRITON_CACHE_MANAGER", "TRITON_DISABLE_LINE_INFO"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("aoti_build.toolchain.ptxas", lambda: "/opt/ptxas")
-    with_store = gpu_environment(tmp_path)
+    with_store = gpu_environment(cuda, tmp_path)
     assert with_store["TRITON_PTXAS_PATH"] == "/opt/ptxas"
     assert with_store[KERNELS_VARIABLE] == str(tmp_path)
     assert "TRITON_CACHE_MANAGER" in with_store
-    from_nothing = gpu_environment(None)
-    assert "TRITON_CACHE_MANAGER" not in from_nothing
-    assert from_nothing[KERNELS_VARIABLE] == ""
     monkeypatch.setenv("TRITON_PTXAS_PATH", "/my/ptxas")
-    assert "TRITON_PTXAS_PATH" not in gpu_environment(tmp_path)
+    assert "TRITON_PTXAS_PATH" not in gpu_environment(cuda, tmp_path)
+    assert gpu_environment(replace(cuda, device="cpu"), tmp_path) == {}
+
+
+def test_builds_share_kernels_and_a_reproduction_compiles_its_own(
+    on_gpu: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aoti_build.toolchain.compute_capabilities", lambda: ("9.0",))
+    told: list[str] = []
+
+    def worker(verb: str, *arguments: Any, environment: Mapping[str, str], **_: Any) -> dict[str, Any]:
+        told.append(environment[KERNELS_VARIABLE])
+        raise BuildError("far enough")
+
+    monkeypatch.setattr("aoti_build.work.target.run_worker", worker)
+    shop = Workshop(on_gpu, StatCache(stat_cache_path(on_gpu)), store_of(on_gpu), lambda *_: None)
+    step = Step(on_gpu.targets[0], "build", (), manifest=publish_fake(on_gpu))
+    with pytest.raises(BuildError, match="far enough"):
+        TargetBuilder(shop).build(step, from_nothing=True)
+    with pytest.raises(BuildError, match="far enough"):
+        TargetBuilder(shop).reproduce(step)
+    assert Path(told[0]).parent == store_of(on_gpu).root / "kernels"
+    assert told[1] == ""
