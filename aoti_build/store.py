@@ -7,6 +7,7 @@ Layout below the store's root (``artifacts/.store/v1``, or ``v1`` in the directo
 ``graphs/<aa>/<key>.json``        graph key -> the manifest of an artifact whose weights lie apart from its code
 ``traces/<identity>/<key>.json``  source key -> the manifest; `identity` covers what is known without any source
 ``roots/<digest>.json``           directories of artifacts that use this store, which `gc` must not starve
+``kernels/<toolchain>/``          compiled GPU kernels and autotuning results; see `kernels`
 
 Objects are digested at every read; a corrupted one is dropped and is a miss. Writes are atomic and idempotent, so
 builds and checkouts share a store without a lock. The store is disposable: deleting it costs time, never a result.
@@ -27,6 +28,7 @@ from aoti_build.digests import digest_bytes, digest_file, digest_json
 from aoti_build.files import copy_atomic, write_json
 from aoti_build.fingerprint import KEY_VERSION, Parts
 from aoti_build.manifest import GOLDEN, MODEL, Manifest, read_record
+from aoti_build.toolchain import ENVIRONMENT_OF_SOURCES
 
 ROOT_FORMAT, ROOT_VERSION = "aoti-build/store-root", 1
 STORE_VERSION = "v1"
@@ -38,11 +40,16 @@ _ABANDONED_SECONDS = 86400.0
 
 @dataclass(frozen=True)
 class StoredObject:
-    """An object with its size in bytes and when it was last used (seconds since the epoch)."""
+    """A file that can be removed by itself, with its size in bytes and when it was last used (seconds since the
+    epoch): an object, whose name is its digest, or a kernel."""
 
-    digest: str
+    path: Path
     size: int
     last_used: float
+
+    @property
+    def digest(self) -> str:
+        return self.path.name
 
 
 class Store:
@@ -120,19 +127,21 @@ class Store:
         return self.root / "objects" / digest[:2] / digest
 
     def objects(self) -> Iterator[StoredObject]:
-        """Every object, in no order."""
-        for path in (self.root / "objects").glob("??/[0-9a-f]*"):
+        """Every object and every kernel, in no order."""
+        from aoti_build.kernels import kept_files  # not on the no-op path
+
+        for path in (*(self.root / "objects").glob("??/[0-9a-f]*"), *kept_files(self.root / "kernels")):
             try:
                 status = path.stat()
             except OSError:
                 continue  # another process removed it
-            yield StoredObject(path.name, status.st_size, status.st_mtime)
+            yield StoredObject(path, status.st_size, status.st_mtime)
 
     def remove(self, objects: Iterable[StoredObject]) -> None:
         """Remove objects, the records that lead to objects which are not there, and what killed writers left."""
         for stored in objects:
-            self.object_path(stored.digest).unlink(missing_ok=True)
-        for left in self.root.glob("objects/??/.*"):
+            stored.path.unlink(missing_ok=True)
+        for left in (*self.root.glob("objects/??/.*"), *self.root.glob("kernels/*/*/.*")):
             if _modified(left) < time.time() - _ABANDONED_SECONDS:
                 left.unlink(missing_ok=True)
         for path in (
@@ -157,6 +166,11 @@ class Store:
     def compile_lock(self, graph_key: str) -> Path:
         """The lock file that whoever compiles this graph holds, so that nobody else does so meanwhile."""
         return self.root / "locks" / f"{graph_key[:32]}.lock"
+
+    def kernels(self, parts: Parts) -> Path:
+        """The directory of what the toolchain and environment in `parts` compiled and measured; see `kernels`."""
+        environment = {n: v for n, v in parts["environment"].items() if n not in ENVIRONMENT_OF_SOURCES}
+        return self.root / "kernels" / digest_json([dict(parts["toolchain"]), environment])[:32]
 
     def register(self, artifacts: Path) -> None:
         """Remember that the artifacts below `artifacts` use this store."""

@@ -23,7 +23,7 @@ from aoti_build.digests import digest_bytes
 from aoti_build.errors import ToolchainError
 from aoti_build.stat_cache import StatCache
 
-FACTS_VERSION = 1
+FACTS_VERSION = 2
 
 # Distributions whose code takes part in lowering, code generation or export on every build.
 CODEGEN_DISTRIBUTIONS = ("torch", "triton", "sympy", "numpy", "networkx")
@@ -46,6 +46,8 @@ ENVIRONMENT_IGNORED = frozenset({
     "TORCH_HOME", "TORCH_LOGS", "TORCH_LOGS_FORMAT", "TORCH_LOGS_OUT", "TORCH_SHOW_CPP_STACKTRACES", "TORCH_TRACE",
     "TRITON_CACHE_DIR", "TRITON_DUMP_DIR", "TRITON_HOME", "PYTORCH_VERSION",
 })  # fmt: skip
+# Decides which source files are found, and those are known by themselves; its paths differ between checkouts.
+ENVIRONMENT_OF_SOURCES = frozenset({"PYTHONPATH"})
 
 # Instruction set extensions that gcc's -march=native may use; other words in /proc/cpuinfo do not change code.
 _X86_FEATURES = frozenset(
@@ -183,7 +185,7 @@ def facts(device: str) -> dict[str, str]:
         raise ToolchainError("torch is not installed here", hint="pip install torch torchvision, then run again")
     if device == "cuda":
         found["cuda.compute_capability"] = ", ".join(compute_capabilities()[:1])
-        found["ptxas"] = _tool_version(os.environ.get("TRITON_PTXAS_PATH") or "ptxas")
+        found["ptxas"] = _tool_version(shlex.quote(ptxas() or "ptxas"))
     return found
 
 
@@ -330,6 +332,22 @@ def compute_capabilities() -> tuple[str, ...]:
     if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
         return ()
     return tuple(_compute_capability(driver, index) for index in range(count.value))
+
+
+def ptxas() -> str | None:
+    """The assembler that Triton is to use: what TRITON_PTXAS_PATH says, else the one in torch's wheel, else Triton's.
+
+    Left alone, inductor's compile processes take torch's and the process that benchmarks takes Triton's. If the two are
+    of different versions, no kernel that the former compiled is found by the latter, which compiles all of them again,
+    one after another; and which of the two made the code that is shipped is a matter of chance.
+    """
+    if given := os.environ.get("TRITON_PTXAS_PATH"):
+        return given
+    for package, path in (("torch", "bin/ptxas"), ("triton", "backends/nvidia/bin/ptxas")):
+        spec = importlib.util.find_spec(package)
+        if spec is not None and spec.origin and os.access(tool := Path(spec.origin).parent / path, os.X_OK):
+            return str(tool)
+    return None
 
 
 def has_device(device: str) -> bool:

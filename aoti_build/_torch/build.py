@@ -27,7 +27,14 @@ from aoti_build._torch.inputs import Axes, Call, Make, dynamic_axes, from_callab
 from aoti_build._torch.model import load_callable, load_weights, make_module
 from aoti_build._torch.package import KEY_METADATA, has_weights, repack, separate, used_state
 from aoti_build._torch.reference import SEED, Subject, case_calls, is_golden_of, make_golden, reference
-from aoti_build._torch.settings import binds_weights, inductor_options, own_passes, resolved_settings, set_precision
+from aoti_build._torch.settings import (
+    binds_weights,
+    inductor_options,
+    own_passes,
+    resolved_settings,
+    set_precision,
+    switches,
+)
 from aoti_build.digests import digest_json
 from aoti_build.errors import BuildError
 from aoti_build.files import lock
@@ -35,9 +42,7 @@ from aoti_build.fingerprint import KEY_VERSION, declared_files
 from aoti_build.manifest import GOLDEN, MODEL
 from aoti_build.spec.project import Model, Source
 from aoti_build.spec.records import target_from_json
-
-# Decides which source files are found, and those are in the key themselves; its paths differ between checkouts.
-GRAPH_IRRELEVANT = frozenset({"PYTHONPATH"})
+from aoti_build.toolchain import ENVIRONMENT_OF_SOURCES
 
 
 @dataclass(frozen=True)
@@ -129,7 +134,13 @@ def _compiled(
     package = Path(job["staged"]) / MODEL
     # Before the compile, which changes the program in place.
     state = dict(program.state_dict), dict(program.constants), used_state(program)
-    with events.phase("compile"), _private_cache(Path(job["cache_root"]), made["graph_key"]):
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(events.phase("compile"))
+        cache = stack.enter_context(_private_cache(Path(job["cache_root"]), made["graph_key"]))
+        if torch.device(job["target"]["device"]).type == "cuda":
+            from aoti_build._torch.kernels import kept_tuning  # imports Triton
+
+            stack.enter_context(kept_tuning(cache, switches()))
         _compile(program, package, {**options, "aot_inductor.metadata": {KEY_METADATA: made["key"]}})
     if setting := binds_weights(options):
         return {"apart": False, "why": f"inductor's {setting} is on"}
@@ -143,7 +154,7 @@ def _keys(
 
     `own_code` are the files and distributions used, where the graph only names code of theirs.
     """
-    environment = {name: value for name, value in job["environment"].items() if name not in GRAPH_IRRELEVANT}
+    environment = {name: value for name, value in job["environment"].items() if name not in ENVIRONMENT_OF_SOURCES}
     graph_key = digest_json(
         {
             "key_version": KEY_VERSION,
@@ -189,7 +200,7 @@ def _unwritten(program: ExportedProgram) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _private_cache(cache_root: Path, graph_key: str) -> Iterator[None]:
+def _private_cache(cache_root: Path, graph_key: str) -> Iterator[Path]:
     """An empty inductor cache of this job's own, at a path that follows from the key.
 
     Private, because inductor names its files by the graph's code alone: two models with equal graphs and different
@@ -203,7 +214,7 @@ def _private_cache(cache_root: Path, graph_key: str) -> Iterator[None]:
         cache.mkdir(parents=True)
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache)
         try:
-            yield
+            yield cache
         finally:
             shutil.rmtree(cache, ignore_errors=True)
 

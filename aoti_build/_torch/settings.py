@@ -55,7 +55,7 @@ def resolved_settings(options: Mapping[str, Any]) -> dict[str, str]:
     settings = {f"inductor.{name}": repr(value) for name, value in inductor.items() if name not in _IRRELEVANT}
     autograd = functorch_config.save_config_portable(ignore_private_configs=False)
     settings |= {f"functorch.{name}": repr(value) for name, value in autograd.items()}
-    return {**settings, **{f"torch.{name}": repr(value) for name, value in _switches().items()}}
+    return {**settings, **switches()}
 
 
 def set_precision(target: Target) -> None:
@@ -89,9 +89,9 @@ def binds_weights(options: Mapping[str, Any]) -> str | None:
         return next((name for name in ("freezing", "joint_graph_constant_folding") if getattr(config, name)), None)
 
 
-def _switches() -> dict[str, Any]:
-    """Global state of torch that lowering and code generation read."""
-    return {
+def switches() -> dict[str, str]:
+    """Global state of torch that lowering, code generation and torch's own kernels read, as text by name."""
+    found = {
         "threads": torch.get_num_threads(),  # written into OpenMP loops
         "default_dtype": torch.get_default_dtype(),
         "float32_matmul_precision": torch.get_float32_matmul_precision(),
@@ -103,3 +103,4 @@ def _switches() -> dict[str, Any]:
         "cudnn.benchmark": torch.backends.cudnn.benchmark,
         "mkldnn.enabled": torch.backends.mkldnn.enabled,
     }
+    return {f"torch.{name}": repr(value) for name, value in found.items()}

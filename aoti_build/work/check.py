@@ -12,6 +12,7 @@ from aoti_build.manifest import GOLDEN, MODEL
 from aoti_build.plan import ISA_OPTIONS, tolerance
 from aoti_build.spec.project import Project, Target
 from aoti_build.spec.records import target_to_json
+from aoti_build.work.gpu import gpu_environment
 from aoti_build.work.worker import OnPhase, Worker, run_worker
 from aoti_build.work.workshop import Place, Workshop
 
@@ -145,8 +146,9 @@ def find_cause(
         "alignment": alignment,
         "bisect": bisect,
     }
+    environment = {**CHECK_ENVIRONMENT, **gpu_environment(target, None)}
     return run_worker(
-        "deep", job, directory=directory, log=log, on_phase=on_phase, environment=CHECK_ENVIRONMENT, limit=limit
+        "deep", job, directory=directory, log=log, on_phase=on_phase, environment=environment, limit=limit
     )
 
 

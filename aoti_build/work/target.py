@@ -22,6 +22,7 @@ from aoti_build.spec.project import Target
 from aoti_build.spec.records import target_to_json
 from aoti_build.work.check import CheckAhead, check_staged, places
 from aoti_build.work.desk import COMPILE, REPACK, Desk
+from aoti_build.work.gpu import gpu_environment
 from aoti_build.work.worker import WORKER_VARIABLES, OnPhase, run_worker
 from aoti_build.work.workshop import Place, Workshop
 
@@ -88,7 +89,7 @@ class TargetBuilder:
             raise BuildError("there is no artifact to reproduce", target=target.name)
         with self.shop.place(target) as place:
             with Desk(self.shop.store, place, True, self.shop.phases_of(target)) as desk:
-                made = self._work(target, place, self._before(target), desk.answer)
+                made = self._work(target, place, self._before(target), desk.answer, from_nothing=True)
             digest = digest_file(place.staged / MODEL)
             if digest != published.files[MODEL].sha256:
                 raise BuildError(
@@ -106,13 +107,24 @@ class TargetBuilder:
         before: Parts,
         answer: Callable[..., Any],
         also: OnPhase = lambda phase: None,
+        *,
+        from_nothing: bool = False,
     ) -> dict[str, Any]:
         def on_phase(phase: str) -> None:
             self.shop.on_progress(target, phase)
             also(phase)
 
         job = self._job(target, place, before)
-        return run_worker("build", job, directory=place.work / "build", log=place.log, on_phase=on_phase, answer=answer)
+        kernels = None if from_nothing else self.shop.store.kernels(before)
+        return run_worker(
+            "build",
+            job,
+            directory=place.work / "build",
+            log=place.log,
+            on_phase=on_phase,
+            answer=answer,
+            environment=gpu_environment(target, kernels),
+        )
 
     def _before(self, target: Target) -> Parts:
         """The parts of the source key that are known before the worker reports what it used."""

@@ -124,3 +124,22 @@ def test_stock_pytorch_gets_eagers_numbers(built: tuple[Path, dict[str, object]]
     root, _ = built
     answer = subprocess.run([sys.executable, "-c", STOCK], cwd=root, capture_output=True, text=True, check=False)
     assert answer.stdout.strip().endswith("same as eager"), answer.stderr
+
+
+@pytest.mark.slow
+def test_a_second_autotuned_build_searches_nothing(tmp_path: Path) -> None:
+    """The first search takes a minute or more of every core; `--force` compiles again, with its results."""
+    models = MODELS.partition("  resnet18:")[0]
+    models = models.replace("models:\n", "inductor_configs:\n  tuned: {max_autotune: true}\nmodels:\n", 1)
+    models = models.replace("    dims:\n      batch: {min: 1, max: 8, example: 4}\n", "").replace("[batch, 3", "[4, 3")
+    (tmp_path / "net.py").write_text(SOURCE)
+    (tmp_path / "models.yaml").write_text(models + "    inductor_configs: [tuned]\n")
+    (tmp_path / "tasks.py").write_text("from aoti_build.tasks import ns\n")
+    logs = []
+    for words in (["build"], ["build", "--force"]):
+        finished = _inv(tmp_path, *words, "--strict", "--json")
+        assert finished.returncode == 0, finished.stdout + finished.stderr
+        print(json.loads(finished.stdout)["targets"][0]["seconds"])
+        logs.append((tmp_path / "artifacts/net/cuda-tuned/build.log").read_text())
+    assert "AUTOTUNE convolution" in logs[0]
+    assert "AUTOTUNE" not in logs[1]

@@ -24,6 +24,7 @@ from aoti_build.checks.gate import require_fit_toolchain
 from aoti_build.errors import ArtifactError, BuildError, Problem, SpecError, VerificationError
 from aoti_build.fingerprint import Reason
 from aoti_build.index import Published
+from aoti_build.kernels import KernelCache
 from aoti_build.layout import artifact_directory, index_path, passed_checks_path, project_cache_path, store_root
 from aoti_build.manifest import GOLDEN, MODEL, VERIFY, FileRecord, Manifest
 from aoti_build.outcome import Outcome
@@ -150,6 +151,7 @@ def documents(two: Project, tmp_path: Path) -> Mapping[str, list[Document]]:
     kept = {
         "aoti-build/store-root": _store_roots(two),
         "aoti-build/index": [_index(two)],
+        "aoti-build/tuning": [_tuning(tmp_path)],
         "aoti-build/project-cache": [_project_cache(two)],
         "aoti-build/why": [why(two, two.targets).as_json()],
         "aoti-build/gc": [gc(two, max_size=0, dry_run=True).as_json()],
@@ -459,6 +461,12 @@ def _store_records(project: Project) -> list[Document]:
     paths = [path for kind in ("keys", "graphs", "traces") for path in (store.root / kind).glob("*/*.json")]
     assert len(paths) == 3
     return [json.loads(path.read_text()) for path in paths]
+
+
+def _tuning(directory: Path) -> Document:
+    KernelCache(directory).add_tuning("a", {f"cache/{'0' * 64}": '{"system": {}}', f"ab/{'c' * 51}.best_config": "{}"})
+    document: Document = json.loads((directory / "tuning" / "a.json").read_text())
+    return document
 
 
 def _store_roots(project: Project) -> list[Document]:

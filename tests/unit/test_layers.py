@@ -18,6 +18,7 @@ LAYERS = {
     "spec": 1,
     "stat_cache": 2,
     "index": 2,
+    "kernels": 2,
     "toolchain": 2,
     "fingerprint": 2,
     "manifest": 2,

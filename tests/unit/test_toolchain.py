@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.machinery
 from pathlib import Path
 
 import pytest
@@ -167,3 +168,23 @@ def compiler(path: Path, script: str) -> str:
     path.write_text(f"#!/bin/sh\n{script}\n")
     path.chmod(0o755)
     return str(path)
+
+
+def test_the_assembler_is_torchs_before_tritons_unless_the_user_names_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("TRITON_PTXAS_PATH", raising=False)
+    monkeypatch.setattr(toolchain.importlib.util, "find_spec", lambda name: package(tmp_path / name))
+    assert toolchain.ptxas() is None
+    assert toolchain.facts("cuda")["ptxas"] == toolchain._tool_version("ptxas")
+    for place in ("triton/backends/nvidia/bin/ptxas", "torch/bin/ptxas"):
+        (tmp_path / place).parent.mkdir(parents=True)
+        compiler(tmp_path / place, f"echo {place}")
+        assert toolchain.ptxas() == str(tmp_path / place)
+        assert toolchain.facts("cuda")["ptxas"] == place
+    monkeypatch.setenv("TRITON_PTXAS_PATH", compiler(tmp_path / "mine", "echo mine"))
+    assert toolchain.facts("cuda")["ptxas"] == "mine"
+
+
+def package(directory: Path) -> importlib.machinery.ModuleSpec:
+    return importlib.machinery.ModuleSpec(directory.name, None, origin=str(directory / "__init__.py"))

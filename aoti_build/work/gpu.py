@@ -1,0 +1,31 @@
+"""What a worker that compiles GPU kernels must find in its environment before it imports torch.
+
+The variables reach the processes that inductor starts for compiling only if they are there from the beginning.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from aoti_build import toolchain
+from aoti_build.kernels import KERNELS_VARIABLE
+from aoti_build.spec.project import Target
+
+
+def gpu_environment(target: Target, kernels: Path | None) -> dict[str, str]:
+    """Variables for a worker of a CUDA target; nothing for others. What the user set stays.
+
+    All processes assemble with one ptxas (see `toolchain.ptxas`). With `kernels`, Triton's cache is backed by that
+    directory. A kernel's bytes must not say where it was compiled, so they hold no line numbers; those would point into
+    a cache that is removed after the job.
+    """
+    if target.device != "cuda":
+        return {}
+    wanted = {"TRITON_DISABLE_LINE_INFO": "1"}
+    if (ptxas := toolchain.ptxas()) is not None:
+        wanted["TRITON_PTXAS_PATH"] = ptxas
+    if kernels is not None:
+        wanted["TRITON_CACHE_MANAGER"] = "aoti_build._torch.kernels:StoredKernels"
+    chosen = {name: value for name, value in wanted.items() if name not in os.environ}
+    return {**chosen, KERNELS_VARIABLE: str(kernels or "")}
