@@ -94,8 +94,8 @@ def _inputs(names: list[str], text: str, dims: dict[str, dict[str, int]]) -> lis
     """The inputs by the checks that the code has for each; fills `dims` with the sizes that may vary."""
     starts = list(_CHECK.finditer(text))
     bodies: dict[int, str] = {}
-    for match, following in zip(starts, [*starts[1:], None], strict=True):
-        end = following.start() if following else match.end() + 100_000
+    for position, match in enumerate(starts, 1):
+        end = starts[position].start() if position < len(starts) else len(text)
         bodies.setdefault(int(match[1]), text[match.end() : end].partition("\n}")[0])
     symbols = {(name, int(axis)): symbol for symbol, name, axis in _SYMBOL.findall(text)}
     for name, shape in _SHAPE.findall(text):

@@ -82,7 +82,7 @@ def _differences(left: Facts, right: Facts) -> Iterator[Difference]:
 
 
 def _facts(side: Inspected, *, keys: bool) -> Facts:
-    """All that can be compared. `keys`: with the parts of the source key, which a manifest has and a package has not."""
+    """All that can be compared. `keys`: with the parts of the source key, which only a manifest has."""
     package = side.package or {}
     facts: Facts = {"package": {"made_by": package["made_by"], "format_version": package["format_version"]}}
     if keys and side.manifest is not None:
