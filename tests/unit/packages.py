@@ -9,6 +9,13 @@ import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from small_projects import publish_fake
+
+from aoti_build.digests import digest_bytes, digest_file
+from aoti_build.layout import artifact_directory
+from aoti_build.manifest import GOLDEN, MODEL, FileRecord
+from aoti_build.spec import Project, Target
+
 X86_64, AARCH64, CUDA = 62, 183, 190
 ROOT = "model"
 FOLDER = f"{ROOT}/data/aotinductor/model/"
@@ -153,3 +160,42 @@ def write(path: Path, files: Mapping[str, bytes] | None = None, *, method: int =
 def here() -> int:
     """e_machine of this host."""
     return AARCH64 if os.uname().machine == "aarch64" else X86_64
+
+
+def publish_package(project: Project, target: Target | None = None, files: Mapping[str, bytes] | None = None) -> Path:
+    """An artifact whose model.pt2 is a package, with a manifest that tells the truth. Returns its directory."""
+    target = target or project.targets[0]
+    package = write(project.root / "package.tmp", files)
+    golden = b"golden tensors of " + target.name.encode()
+    recorded = {
+        MODEL: FileRecord(digest_file(package), package.stat().st_size),
+        GOLDEN: FileRecord(digest_bytes(golden), len(golden)),
+    }
+    case = {"name": "example", "sizes": {}, "seed": 0, "outputs": [{"name": "output", "ok": True, "max_abs": 1e-7}]}
+    publish_fake(
+        project,
+        target,
+        files=recorded,
+        signature={
+            "inputs": [{"name": "x", "dtype": "float32", "shape": ["batch", 8]}, {"name": "scale", "constant": "2.0"}],
+            "outputs": [{"name": "output", "dtype": "float32", "shape": ["batch", 4]}],
+            "dims": {"batch": {"min": 2, "max": 16, "multiple_of": 2}},
+        },
+        check={
+            "passed": True,
+            "tolerance": {"atol": None, "rtol": None, "outputs": {}},
+            "cases": [case],
+            "vacuous": [],
+            "no_fp64": None,
+            "seconds": 0.1,
+        },
+        provenance={
+            "aoti_build": "0.1.0",
+            "created": "2024-01-01T00:00:00+00:00",
+            "git_commit": "c" * 40,
+            "git_dirty": False,
+        },
+    )
+    directory = artifact_directory(project, target)
+    package.replace(directory / MODEL)
+    return directory
