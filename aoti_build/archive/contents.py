@@ -8,6 +8,7 @@ from typing import Any
 
 from aoti_build.archive.directory import Member
 from aoti_build.archive.elf import NotElf, read_elf, read_gpu_binary
+from aoti_build.archive.fatbin import NotFatbin, read_fatbin
 from aoti_build.archive.generated import Generated, read_generated
 from aoti_build.archive.package import Archive, Model
 from aoti_build.manifest import KEY_METADATA
@@ -79,24 +80,33 @@ def _library(archive: Archive, name: str) -> dict[str, Any]:
 
 
 def _kernels(archive: Archive, model: Model, generated: Generated) -> list[dict[str, Any]]:
-    """One for each C++ loop, each file of GPU code, and each GPU function that no file here is known to hold."""
-    kernels = [{"name": name, "kind": "cpp", "file": None, "arch": None, "tool": None} for name in generated.kernels]
-    seen: set[str] = set()
-    for file in model.kernels:
-        kind = file.rpartition(".")[2]
-        found: dict[str, Any] = {"name": None, "kind": kind, "file": file, "arch": None, "tool": None}
-        if kind == "cubin":
-            try:
-                binary = read_gpu_binary(archive.reader(file))
-                seen |= {*binary.kernels}
-                found |= {"name": ", ".join(binary.kernels) or None, "arch": binary.arch, "tool": binary.tool}
-            except NotElf:
-                pass  # a kernel of an unknown kind; its file is listed all the same
-        kernels.append(found)
-    if not model.kernels:  # they are inside the shared library (aot_inductor.embed_kernel_binary)
-        embedded = [name for name in generated.gpu_kernels if name not in seen]
-        kernels += [{"name": name, "kind": "embedded", "file": None, "arch": None, "tool": None} for name in embedded]
+    """One for each C++ loop and each file of GPU code; the GPU functions themselves where there are no files, since
+    they are then inside the shared library (`aot_inductor.embed_kernel_binary`)."""
+    kernels = [_kernel("cpp", name) for name in generated.kernels]
+    kernels += [_gpu_code(archive, file) for file in model.kernels]
+    if not model.kernels:
+        kernels += [_kernel("embedded", name) for name in generated.gpu_kernels]
     return kernels
+
+
+def _gpu_code(archive: Archive, file: str) -> dict[str, Any]:
+    """A file that cannot be read is listed all the same: nobody knows the formats of all vendors and years."""
+    kind, read = file.rpartition(".")[2], archive.reader(file)
+    try:
+        if kind == "cubin":
+            binary = read_gpu_binary(read)
+            return _kernel(kind, ", ".join(binary.kernels) or None, file, binary.arch, binary.tool)
+        if kind == "fatbin":
+            return _kernel(kind, None, file, ", ".join(read_fatbin(read)))
+    except (NotElf, NotFatbin):
+        pass
+    return _kernel(kind, None, file)
+
+
+def _kernel(
+    kind: str, name: str | None, file: str | None = None, arch: str | None = None, tool: str | None = None
+) -> dict[str, Any]:
+    return {"name": name, "kind": kind, "file": file, "arch": arch, "tool": tool}
 
 
 def _tensor(tensor: Any) -> dict[str, Any]:

@@ -43,6 +43,7 @@ _DYNAMIC, _VERNEED = 6, 0x6FFFFFFE  # section types
 _NEEDED = 1  # dynamic tag
 _MOST_SECTIONS = 4096  # shared libraries have forty, GPU binaries some for each kernel
 _LARGEST_SECTION = 8 << 20  # bytes read of one section; a library's string table has some 100 KiB
+_MOST_RECORDS = 4096  # of symbol versions; a library has some twenty
 _CUDA_ABI_1, _CUDA_ABI_2 = 7, 8
 
 
@@ -206,16 +207,13 @@ def _versions(header: _Header, sections: list[_Section], read: Read) -> dict[str
         return {}
     content, strings = _content(section, read), _linked(section, sections, read)
     newest: dict[str, str] = {}
-    # A file's record links to its versions and to the next file's, by distances: visited only once, so never forever.
-    todo, seen = [0], set[int]()
-    while todo and len(seen) < 1 << 16:
-        at = todo.pop()
-        if at in seen or at + 16 > len(content):
-            continue
-        seen.add(at)
+    # A record for each library links to its versions and to the next record, by distances. A version is visited only
+    # once, so that links which cross do not make the work grow with the square of the size.
+    at, seen = 0, set[int]()
+    for _ in range(_MOST_RECORDS):
+        if at + 16 > len(content):
+            break
         _, _, _, versions, following = struct.unpack_from(f"{header.order}2H3L", content, at)
-        if following:
-            todo.append(at + following)
         version = at + versions
         while version not in seen and version + 16 <= len(content):
             seen.add(version)
@@ -223,9 +221,12 @@ def _versions(header: _Header, sections: list[_Section], read: Read) -> dict[str
             kind, _, number = _text(strings, name).partition("_")
             if re.fullmatch(r"\d{1,9}(\.\d{1,9}){0,3}", number) and _numbers(number) > _numbers(newest.get(kind, "")):
                 newest[kind] = number
-            if not step:
+            if not step or len(seen) > _MOST_RECORDS:
                 break
             version += step
+        if not following:
+            break
+        at += following
     return dict(sorted(newest.items()))
 
 

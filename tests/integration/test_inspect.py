@@ -67,7 +67,7 @@ def test_the_generated_source_says_what_the_manifest_says(built: Path) -> None:
     assert [tensor["name"] for tensor in told["outputs"]] == [tensor["name"] for tensor in recorded["outputs"]]
 
 
-def test_two_targets_of_one_graph_differ_in_weights(built: Path) -> None:
+def test_a_copy_is_equal_and_another_target_is_not(built: Path) -> None:
     package = built / "artifacts/linear/cpu/model.pt2"
     shutil.copy(package, built / "copy.pt2")
     same = run_inv(built, "inspect", "--target", "linear", "--diff", "copy.pt2", "--json")

@@ -8,7 +8,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from packages import AARCH64, BLOB, FOLDER, KERNEL, KEY, LIBRARY, METADATA, STEM, X86_64, cubin, here, members, write
+from packages import (
+    AARCH64,
+    BLOB,
+    FOLDER,
+    KERNEL,
+    KEY,
+    LIBRARY,
+    METADATA,
+    STEM,
+    X86_64,
+    cubin,
+    fatbin,
+    here,
+    members,
+    write,
+)
 from packages import publish_package as publish
 from small_projects import TWO_MODELS, contents, inv, write_project
 
@@ -74,10 +89,11 @@ def test_gpu_binaries_say_their_architecture_themselves(tmp_path: Path) -> None:
         f"{FOLDER}one.cubin": cubin(0x06005A04, 8, "release 13.3, V13.3.33\0-arch sm_90a "),
         f"{FOLDER}two.cubin": b"no ELF",
         f"{FOLDER}three.spv": b"\x03\x02\x23\x07",
+        f"{FOLDER}four.fatbin": fatbin((2, 80), (2, 90), (1, 90)),
     }
     report = InspectReport((inspect_file(write(tmp_path / "model.pt2", files)),))
     text = text_of(report)
-    assert "kernels: 1 cpp, 1 cubin sm_90a, 1 cubin, 1 spv" in text
+    assert "kernels: 1 cpp, 1 cubin sm_90a, 1 cubin, 1 spv, 1 fatbin sm_80, sm_90, compute_90" in text
     assert "triton_poi_fused_0  sm_90a  ptxas V13.3.33" in text
     assert "compute capability 80" in text
 
