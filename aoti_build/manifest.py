@@ -22,6 +22,7 @@ from aoti_build.fingerprint import REASONS, Parts, Reason
 FORMAT = "aoti-build/manifest"
 FORMAT_VERSION = 1
 _DIGEST = re.compile("[0-9a-f]{64}")
+KEY_METADATA = "AOTI_BUILD_KEY"  # the artifact key, in the metadata inside the package
 MANIFEST, MODEL, GOLDEN, LOG, VERIFY = "manifest.json", "model.pt2", "golden.safetensors", "build.log", "verify.json"
 
 

@@ -15,13 +15,16 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from invoke import Collection, Context, Exit, task
 
 from aoti_build.errors import OK, AotiBuildError, BuildError, Interrupted, UsageError
 from aoti_build.layout import project_cache_path
 from aoti_build.spec import Project, Target, check_files, load_project, select
+
+if TYPE_CHECKING:
+    from aoti_build.verbs.inspect import Inspected
 
 MODELS_FILE = "models.yaml"
 
@@ -52,6 +55,8 @@ _HELP = {
     "repeat": "timed calls; default: 10",
     "max-size": "bytes the store may have, with k, m, g or t: 20g",
     "max-age": "remove what was not used for this long, with s, m, h, d or w: 30d",
+    "path": "a .pt2 file, made by whomever",
+    "diff": "compare with this one: a .pt2 file, or a target",
     "orphans": "only artifacts that models.yaml no longer lists",
     "output": "where to write the schema; default: stdout",
     "device": "comma separated: cpu, cuda; default: both, and a missing GPU is no failure",
@@ -227,6 +232,40 @@ def why(context: Context, target: str = "", file: str = "", json: bool = False, 
         _print(report, text.why_lines(report), json)
 
 
+@task(help=_help("target", "path", "diff", "file", "json", "debug"))
+def inspect(
+    context: Context,
+    target: str = "",
+    path: str = "",
+    diff: str = "",
+    file: str = "",
+    json: bool = False,
+    debug: bool = False,
+) -> None:
+    """Say what artifacts or any .pt2 file hold, without loading them; or what two of them differ in."""
+    with _contract(json, debug):
+        from aoti_build.report import inspect_text
+        from aoti_build.verbs import inspect as verb
+
+        if target and path:
+            raise UsageError("--target and --path name two artifacts", hint="give one of them; --diff names the other")
+        if diff:
+            from aoti_build.verbs import inspect_diff
+
+            one = verb.inspect_file(Path(path)) if path else _inspected(context, file, target)
+            other = verb.inspect_file(Path(diff)) if _is_package(diff) else _inspected(context, file, diff)
+            compared = inspect_diff.diff(one, other)
+            _print(compared, inspect_text.diff_lines(compared), json)
+            _finish(compared.exit_code)
+            return
+        if path:
+            report = verb.InspectReport((verb.inspect_file(Path(path)),))
+        else:
+            report = verb.inspect(*_project(context, file, target))
+        _print(report, inspect_text.inspect_lines(report), json)
+        _finish(report.exit_code)
+
+
 @task(help=_help("max-size", "max-age", "dry-run", "file", "json", "debug"))
 def gc(
     context: Context,
@@ -323,13 +362,31 @@ def schema(context: Context, output: str = "", debug: bool = False) -> None:
             print(json_schema_text(), end="")
 
 
-ns = Collection("aoti", build, verify, run, status, why, clean, gc, doctor, schema)
+ns = Collection("aoti", build, verify, run, status, why, inspect, clean, gc, doctor, schema)
 
 
 def _project(context: Context, file: str, pattern: str) -> tuple[Project, tuple[Target, ...]]:
     path = Path(file).absolute() if file else _default_file(context)
     project = load_project(path, project_cache_path(path.absolute()))
     return project, select(project.targets, pattern or None)
+
+
+def _is_package(word: str) -> bool:
+    """Whether --diff names a file. Targets look like paths too, and theirs is a directory."""
+    return word.endswith(".pt2") or Path(word).is_file()
+
+
+def _inspected(context: Context, file: str, pattern: str) -> Inspected:
+    """The one artifact of a target that --diff compares."""
+    from aoti_build.verbs.inspect import inspect_target
+
+    project, targets = _project(context, file, pattern)
+    if len(targets) != 1:
+        raise UsageError(
+            f"--diff compares one artifact with one, and {pattern or 'no --target'} means {len(targets)}",
+            hint="name one: inv inspect --target model/cpu --diff other.pt2",
+        )
+    return inspect_target(project, targets[0])
 
 
 def _default_file(context: Context) -> Path:

@@ -25,7 +25,7 @@ from aoti_build._torch.golden import save_golden
 from aoti_build._torch.graph import graph_digest, state_digest, uses_own_code
 from aoti_build._torch.inputs import Axes, Call, Make, dynamic_axes, from_callable, from_shapes
 from aoti_build._torch.model import load_callable, load_weights, make_module
-from aoti_build._torch.package import KEY_METADATA, has_weights, repack, separate, used_state
+from aoti_build._torch.package import has_weights, repack, separate, used_state
 from aoti_build._torch.reference import SEED, Subject, case_calls, is_golden_of, make_golden, reference
 from aoti_build._torch.settings import (
     binds_weights,
@@ -39,7 +39,7 @@ from aoti_build.digests import digest_json
 from aoti_build.errors import BuildError
 from aoti_build.files import lock
 from aoti_build.fingerprint import KEY_VERSION, declared_files
-from aoti_build.manifest import GOLDEN, MODEL
+from aoti_build.manifest import GOLDEN, KEY_METADATA, MODEL
 from aoti_build.spec.project import Model, Source
 from aoti_build.spec.records import target_from_json
 from aoti_build.toolchain import ENVIRONMENT_OF_SOURCES

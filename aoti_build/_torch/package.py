@@ -21,6 +21,8 @@ from typing import Any
 import torch
 from torch.export import ExportedProgram
 
+from aoti_build.manifest import KEY_METADATA
+
 # Asked of inductor unless the user's preset says otherwise. The third stops it from writing small constants (0-d, and
 # 1-d up to 8 elements) into the code as literals, the fourth from folding arithmetic on one-element weights into them,
 # which leaves the weight itself in the blob and so would go unseen.
@@ -30,7 +32,6 @@ APART_OPTIONS: Mapping[str, Any] = {
     "always_keep_tensor_constants": True,
     "joint_graph_constant_folding": False,
 }
-KEY_METADATA = "AOTI_BUILD_KEY"
 _ALIGNMENTS = (64, 1)  # on the CPU; where all constants are on a GPU (torch/_inductor/codecache.py)
 _ROW = re.compile(r"constants_info_\[(\d+)\]\.(original_fqn|from_folded) = (.*);")
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from jsonschema import Draft202012Validator
+from packages import FOLDER, cubin, here, members, publish_package, write
 from referencing import Registry, Resource
 from small_projects import RAN, REPOSITORY, TWO_MODELS, publish_fake, write_project
 
@@ -37,6 +38,8 @@ from aoti_build.verbs.build import BuildReport, PlanReport, plan
 from aoti_build.verbs.clean import CleanReport
 from aoti_build.verbs.doctor import DoctorReport
 from aoti_build.verbs.gc import gc
+from aoti_build.verbs.inspect import InspectReport, inspect, inspect_file
+from aoti_build.verbs.inspect_diff import diff
 from aoti_build.verbs.run import Run, RunReport, TargetRuns
 from aoti_build.verbs.status import StatusReport
 from aoti_build.verbs.verify import Verdict, VerifyReport, verify
@@ -168,6 +171,8 @@ def documents(two: Project, tmp_path: Path) -> Mapping[str, list[Document]]:
         "aoti-build/verify": [VerifyReport(_verdicts(two)).as_json()],
         "aoti-build/run": [_run(two).as_json()],
         "aoti-build/status": [_status(two, manifest).as_json()],
+        "aoti-build/inspect": [_inspect(tmp_path / "inspected")],
+        "aoti-build/inspect-diff": [_inspect_diff(tmp_path)],
         "aoti-build/clean": [CleanReport(("artifacts/first/cpu",), 12, dry_run=True).as_json()],
         "aoti-build/error": list(_errors(two)),
         "aoti-build/doctor": [DoctorReport(FINDINGS).as_json()],
@@ -255,6 +260,11 @@ def test_a_document_of_another_version_is_refused(kind: str, documents: Mapping[
         ("aoti-build/doctor", ("checks", 0, "outcome"), "fine"),
         ("aoti-build/doctor", ("checks", 0, "stops"), True),
         ("aoti-build/passed-checks", ("keys", 0), "short"),
+        ("aoti-build/inspect", ("artifacts", 0, "state"), "fine"),
+        ("aoti-build/inspect", ("artifacts", 0, "manifest", "surplus"), 1),
+        ("aoti-build/inspect", ("artifacts", 2, "package", "models", 0, "kernels", 1, "arch"), 90),
+        ("aoti-build/inspect", ("artifacts", 2, "package", "members", 0, "crc32"), 12),
+        ("aoti-build/inspect-diff", ("differences", 0, "what"), None),
         ("aoti-build/error", ("ok",), True),
         ("aoti-build/error", ("error", "surplus"), 1),
         ("aoti-build/golden", ("cases", "example", "outputs"), "1"),
@@ -392,6 +402,22 @@ def _run(project: Project) -> RunReport:
     first, second = project.targets
     runs = (Run(("a.png", "b.png"), None, RUN), Run(("random",), 1, None, FAILURE))
     return RunReport((TargetRuns(first, runs, REASONS), TargetRuns(second, error=FAILURE, available=False)))
+
+
+def _inspect(root: Path) -> Document:
+    """A target that was built, one that was not, foreign files for a GPU and of no use."""
+    project = write_project(root, TWO_MODELS)
+    publish_package(project)
+    kernel = {f"{FOLDER}one.cubin": cubin(0x06005A04, 8, "release 13.3, V13.3.33\0-arch sm_90a ")}
+    foreign = write(root / "foreign.pt2", {**members(here(), AOTI_BUILD_KEY="a"), **kernel})
+    (root / "bad.pt2").touch()
+    files = (inspect_file(foreign), inspect_file(root / "bad.pt2"))
+    return InspectReport((*inspect(project, project.targets).artifacts, *files)).as_json()
+
+
+def _inspect_diff(directory: Path) -> Document:
+    one = write(directory / "one.pt2", members(here(), AOTI_CPU_ISA="NEON"))
+    return diff(inspect_file(one), inspect_file(write(directory / "two.pt2", members(here())))).as_json()
 
 
 def _status(project: Project, manifest: Manifest) -> StatusReport:

@@ -24,6 +24,7 @@ LAYERS = {
     "manifest": 2,
     "layout": 2,
     "host": 2,
+    "archive": 2,
     "provenance": 2,
     "store": 3,
     "plan": 3,

@@ -7,7 +7,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from small_projects import ONE_MODEL, REAL_PYTHON, publish_fake, write_project
+from packages import publish_package
+from small_projects import ONE_MODEL, REAL_PYTHON, write_project
 
 # Runs invoke in its own process and reports, as its last line, what that process imported and which workers it started.
 RUNNER = """
@@ -32,7 +33,7 @@ print(json.dumps({"code": code, "heavy": heavy, "workers": len(started), "own": 
 def root(tmp_path: Path) -> Path:
     """A project whose only target is up to date."""
     project = write_project(tmp_path / "project", ONE_MODEL + "    weights: weights.safetensors\n")
-    publish_fake(project)
+    publish_package(project)
     return project.root
 
 
@@ -44,6 +45,8 @@ def root(tmp_path: Path) -> Path:
         ["build", "--json"],
         ["build", "--dry-run"],
         ["status"],
+        ["inspect"],
+        ["inspect", "--path", "artifacts/small/cpu/model.pt2", "--diff", "small"],
         ["clean", "--dry-run"],
         ["schema"],
     ],
