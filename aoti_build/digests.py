@@ -8,6 +8,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+# At the end of a recorded name, where no path has two slashes: what the symbolic link of that name says.
+LINK = "//link"
+# In place of a digest: there is a directory of that name.
+DIRECTORY = "directory"
+
 
 def digest_bytes(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()

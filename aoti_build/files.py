@@ -23,8 +23,9 @@ _UMASK = os.umask(0)  # there is no call that only reads it; once at import, bef
 os.umask(_UMASK)
 
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """Replace `path`'s content in one step and make it durable. Its directory is made if need be."""
+def write_atomic(path: Path, data: bytes, *, durable: bool = True) -> None:
+    """Replace `path`'s content in one step, and wait until it is on the disk unless it need not be `durable` yet. Its
+    directory is made if need be."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -32,12 +33,14 @@ def write_atomic(path: Path, data: bytes) -> None:
             os.fchmod(file.fileno(), 0o666 & ~_UMASK)  # mkstemp's 0600 would hide it from a shared checkout's others
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
-    _fsync_directory(path.parent)
+    if durable:
+        _fsync(path.parent)
 
 
 def copy_atomic(source: Path, destination: Path) -> None:
@@ -55,9 +58,9 @@ def copy_atomic(source: Path, destination: Path) -> None:
         raise
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Any, *, durable: bool = True) -> None:
     """`write_atomic` of an indented JSON document."""
-    write_atomic(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
+    write_atomic(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode(), durable=durable)
 
 
 @contextlib.contextmanager
@@ -78,11 +81,13 @@ def publish_directory(staged: Path, final: Path) -> None:
     Where it cannot (no renameat2, or a file system without it), two renames leave a moment in which `final` is absent;
     `recover_directory` mends a crash in that moment. Both must be on one file system.
     """
-    for file in staged.rglob("*"):
-        if file.is_file():
-            file.chmod(0o666 & ~_UMASK)  # libraries that write 0600 would hide it from others
-            _fsync_file(file)
-    _fsync_directory(staged)
+    from concurrent.futures import ThreadPoolExecutor  # not on the no-op path
+
+    files = [path for path in staged.rglob("*") if path.is_file()]
+    for file in files:
+        file.chmod(0o666 & ~_UMASK)  # libraries that write 0600 would hide it from others
+    with ThreadPoolExecutor() as pool:  # at once: a journalling file system commits them together
+        list(pool.map(_fsync, [*files, staged]))
     final.parent.mkdir(parents=True, exist_ok=True)
     recover_directory(final)
     if not final.exists():
@@ -92,7 +97,7 @@ def publish_directory(staged: Path, final: Path) -> None:
         os.rename(final, retired)
         os.rename(staged, final)
         shutil.rmtree(retired)
-    _fsync_directory(final.parent)
+    _fsync(final.parent)
 
 
 def recover_directory(final: Path) -> None:
@@ -175,12 +180,8 @@ def _exchange(one: Path, other: Path) -> bool:
     raise OSError(code, os.strerror(code), str(other))
 
 
-def _fsync_file(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-
-
-def _fsync_directory(path: Path) -> None:
+def _fsync(path: Path) -> None:
+    """Wait until a file or a directory is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

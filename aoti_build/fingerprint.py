@@ -7,6 +7,7 @@ Bump `KEY_VERSION` when a part is added, dropped or changes its meaning, or when
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 from aoti_build.digests import canonical_json, digest_bytes, digest_json
 from aoti_build.spec.project import Model, Source, Target
 
-KEY_VERSION = 4
+KEY_VERSION = 5
 
 # group -> the reason a difference in it is reported as; the order is the order of reports.
 REASONS: Mapping[str, str] = {
@@ -22,6 +23,7 @@ REASONS: Mapping[str, str] = {
     "config": "config-changed",
     "sources": "source-changed",
     "distributions": "source-changed",
+    "modules": "source-changed",
     "variables": "source-changed",
     "weights": "weights-changed",
     "toolchain": "toolchain-changed",
@@ -79,7 +81,9 @@ def declared_files(model: Model) -> tuple[str, ...]:
 
 def variable_parts(names: Iterable[str], environment: Mapping[str, str]) -> dict[str, str | None]:
     """Digests of the environment variables `names`. Not values: one may be a secret, and manifests are published."""
-    return {name: digest_bytes(environment[name].encode()) if name in environment else None for name in sorted(names)}
+    return {
+        name: digest_bytes(os.fsencode(environment[name])) if name in environment else None for name in sorted(names)
+    }
 
 
 def spec_parts(target: Target) -> dict[str, Any]:

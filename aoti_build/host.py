@@ -15,6 +15,8 @@ from typing import Any
 from aoti_build import toolchain
 from aoti_build.spec.project import Target
 
+JOB_MEMORY = 3 << 30  # bytes: a worker with torch, an export and one C++ compiler; resnet18 peaks near 2 GiB
+
 
 def requirements(target: Target) -> dict[str, Any]:
     """What an artifact of `target` built on this host needs, as the manifest records it."""

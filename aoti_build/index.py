@@ -35,12 +35,14 @@ class Published:
 
 @dataclass(frozen=True)
 class Entry:
-    """What makes one target up to date: digests of its spec and of the toolchain's `facts`; versions of distributions;
-    digests of environment variables; of files, by path below the root or absolute; and what `Published` says."""
+    """What makes one target up to date: digests of its spec and of the toolchain's `facts`; version and RECORD of each
+    distribution; modules that were looked for; digests of environment variables; of files, by path below the root or
+    absolute; and what `Published` says."""
 
     spec: str
     facts: str
-    distributions: Mapping[str, str | None]
+    distributions: Mapping[str, list[str | None]]
+    modules: Mapping[str, str | None]
     variables: Mapping[str, str | None]
     files: Mapping[str, str | None]
     key: str
@@ -64,7 +66,10 @@ class Index:
         try:
             if entry is None or entry["spec"] != spec or entry["facts"] != facts:
                 return None
-            if any(toolchain.distribution_version(name) != version for name, version in entry["distributions"].items()):
+            installed = entry["distributions"].items()
+            if any(list(toolchain.distribution_place(name)) != place for name, place in installed):
+                return None
+            if any(toolchain.installed_module(name) != found for name, found in entry["modules"].items()):
                 return None
             if variable_parts(entry["variables"], os.environ) != entry["variables"]:
                 return None

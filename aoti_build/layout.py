@@ -55,11 +55,20 @@ def index_path(project: Project) -> Path:
     return project.artifacts / ".index.json"
 
 
+def passed_checks_path(artifacts: Path) -> Path:
+    """Which toolchains have passed the checks before a compile."""
+    return artifacts / ".passed-checks.json"
+
+
 def store_root(project: Project) -> Path:
+    return store_beside(project.artifacts)
+
+
+def store_beside(artifacts: Path) -> Path:
     """The store lies with the artifacts, or where `AOTI_BUILD_STORE` says, to be shared between checkouts."""
     if given := os.environ.get("AOTI_BUILD_STORE"):
         return Path(given).absolute()
-    return project.artifacts / ".store"
+    return artifacts / ".store"
 
 
 def inductor_cache_root() -> Path:

@@ -82,8 +82,8 @@ class Manifest:
         }
         return {**body, "sha256": digest_json(body)}
 
-    def write(self, directory: Path) -> None:
-        write_json(directory / MANIFEST, self.as_json())
+    def write(self, directory: Path, *, durable: bool = True) -> None:
+        write_json(directory / MANIFEST, self.as_json(), durable=durable)
 
 
 @dataclass(frozen=True)

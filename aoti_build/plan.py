@@ -98,6 +98,15 @@ def make_plan(
     return Plan(tuple(steps))
 
 
+def must_compile(step: Step) -> bool:
+    """Whether nothing but a compile by the host's compiler can come of this step. An artifact whose toolchain is the
+    same may get its code from the store; a preset may name a compiler of its own."""
+    if step.action != BUILD or "cpp.cxx" in step.target.inductor_config:
+        return False
+    kinds = {reason.reason for reason in step.reasons}
+    return step.manifest is None or not kinds.isdisjoint(("toolchain-changed", "forced"))
+
+
 def plan_target(project: Project, target: Target, digests: StatCache, store: Store, *, force: bool = False) -> Step:
     """The step for one target. With `force` neither the published artifact nor the store counts."""
     return _plan_recorded(project, target, digests, store, force=force)[0]
@@ -126,7 +135,8 @@ def _note(
         Entry(
             spec=step.target.digest,
             facts=facts,
-            distributions={name: toolchain.distribution_version(name) for name in distributions},
+            distributions={name: list(toolchain.distribution_place(name)) for name in distributions},
+            modules=manifest.source["modules"],
             variables=manifest.source["variables"],
             files=files,
             key=manifest.key,
@@ -178,6 +188,7 @@ def current_parts(project: Project, target: Target, recorded: Parts, digests: St
             "distributions": {
                 name: toolchain.distribution_identity(name, digests) for name in recorded.get("distributions", {})
             },
+            "modules": {name: toolchain.installed_module(name) for name in recorded.get("modules", {})},
             "variables": variable_parts(recorded.get("variables", {}), os.environ),
             "weights": weight_parts(project, target, digests),
             **toolchain_parts(target),

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from aoti_build.digests import digest_file, digest_names
+from aoti_build.digests import DIRECTORY, LINK, digest_bytes, digest_file, digest_names
 from aoti_build.files import write_atomic
 
 FORMAT = "aoti-build/stat-cache"
@@ -34,11 +34,16 @@ class StatCache:
         self._changed = False
 
     def digest(self, path: Path | str) -> str | None:
-        """The sha256 of the regular file at the absolute `path`, or None if there is none or it cannot be read; for a
-        path with a slash at the end, of the names in that directory.
+        """The sha256 of the regular file at the absolute `path`, or None if there is none or it cannot be read.
+
+        For a path with a slash at the end, of the names in that directory; with ``//link`` at the end, of what the
+        symbolic link says. A directory without a slash is just that: ``directory``.
         """
         name = os.fspath(path)
-        return self.remember(name, name, _digest_listing if name.endswith("/") else _digest)
+        if name.endswith(LINK):
+            return _digest_link(name.removesuffix(LINK))
+        digest = self.remember(name, name, _digest_listing if name.endswith("/") else _digest)
+        return DIRECTORY if digest is None and not name.endswith("/") and os.path.isdir(name) else digest
 
     def remember(self, entry: str, path: str, digest: Callable[[str], str]) -> str | None:
         """What `digest` makes of the file (or, with a slash at the end, the directory) `path`, kept as `entry`; None as
@@ -74,6 +79,13 @@ class StatCache:
 
 def _digest(path: str) -> str:
     return digest_file(Path(path))
+
+
+def _digest_link(path: str) -> str | None:
+    try:
+        return digest_bytes(os.fsencode(os.readlink(path)))
+    except (OSError, ValueError):
+        return None
 
 
 def _digest_listing(path: str) -> str:

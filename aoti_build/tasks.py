@@ -54,6 +54,8 @@ _HELP = {
     "max-age": "remove what was not used for this long, with s, m, h, d or w: 30d",
     "orphans": "only artifacts that models.yaml no longer lists",
     "output": "where to write the schema; default: stdout",
+    "device": "comma separated: cpu, cuda; default: both, and a missing GPU is no failure",
+    "quick": "compile no model: the checks that build makes before its first compile, and a few more",
 }
 _RUN_OUTPUT = "a .safetensors, .npz or .pt file for the outputs; {target} and {input} in it stand for their names"
 
@@ -93,7 +95,7 @@ def build(
 
         project, targets = _project(context, file, target)
         check_files(project, targets)
-        count = _count("--jobs", jobs)
+        count = _whole("--jobs", jobs)
         if dry_run or context.config.run.dry:
             plan = verb.plan(project, targets, force=force)
             _print(verb.PlanReport(plan), text.plan_lines(plan), json)
@@ -155,11 +157,11 @@ def verify(
         report = verb.verify(
             project,
             targets,
-            jobs=_count("--jobs", jobs) or 1,
+            jobs=_whole("--jobs", jobs) or 1,
             strict=strict,
             fresh=fresh,
-            seeds=_count("--seeds", seeds) or 1,
-            limit=float(_count("--timeout", timeout) or verb.TIME_LIMIT),
+            seeds=_whole("--seeds", seeds) or 1,
+            limit=float(_whole("--timeout", timeout) or verb.TIME_LIMIT),
             deep=deep,
             repro=Path(repro).absolute() if repro else None,
             on_progress=_progress(targets),
@@ -192,8 +194,8 @@ def run(
             targets,
             inputs=_words("--input", input),
             output=output,
-            seed=_whole("--seed", seed, verb.SEED, least=0),
-            repeat=_whole("--repeat", repeat, verb.REPEAT, least=1),
+            seed=verb.SEED if (given := _whole("--seed", seed, least=0)) is None else given,
+            repeat=_whole("--repeat", repeat) or verb.REPEAT,
             on_progress=_progress(targets),
         )
         _print(report, text.run_lines(report), json)
@@ -276,6 +278,38 @@ def clean(
         _print(report, text.clean_lines(report), json)
 
 
+@task(help={**_help("device", "file", "quick", "json", "debug"), "strict": "a missing device is a failure"})
+def doctor(
+    context: Context,
+    device: str = "",
+    file: str = "",
+    quick: bool = False,
+    strict: bool = False,
+    json: bool = False,
+    debug: bool = False,
+) -> None:
+    """Check compiler, GPU, directories and memory, then compile, load and run a small model on each device."""
+    with _contract(json, debug):
+        from aoti_build.report import text
+        from aoti_build.verbs import doctor as verb
+
+        devices = _words("--device", device)
+        if unknown := sorted(set(devices) - set(verb.DEVICES)):
+            raise UsageError(f"--device {unknown[0]}: not one of {', '.join(verb.DEVICES)}")
+        models_file = Path(file).absolute() if file else _models_file(context)
+        if file and not (models_file and models_file.is_file()):
+            raise UsageError(f"there is no file {file}")
+        report = verb.doctor(
+            devices,
+            artifacts=models_file.parent / "artifacts" if models_file else None,
+            quick=quick,
+            strict=strict,
+            on_progress=_progress(()),
+        )
+        _print(report, text.doctor_lines(report), json)
+        _finish(report.exit_code)
+
+
 @task(help=_help("output", "debug"))
 def schema(context: Context, output: str = "", debug: bool = False) -> None:
     """Write the JSON schema of models.yaml, which editors use for completion and checks."""
@@ -289,7 +323,7 @@ def schema(context: Context, output: str = "", debug: bool = False) -> None:
             print(json_schema_text(), end="")
 
 
-ns = Collection("aoti", build, verify, run, status, why, clean, gc, schema)
+ns = Collection("aoti", build, verify, run, status, why, clean, gc, doctor, schema)
 
 
 def _project(context: Context, file: str, pattern: str) -> tuple[Project, tuple[Target, ...]]:
@@ -299,28 +333,32 @@ def _project(context: Context, file: str, pattern: str) -> tuple[Project, tuple[
 
 
 def _default_file(context: Context) -> Path:
-    """models.yaml beside the loaded tasks.py; else the nearest one from the current directory upwards."""
-    starts = []
-    tasks_file = getattr(sys.modules.get(context.config.tasks.collection_name), "__file__", None)
-    if tasks_file:
-        directory = Path(tasks_file).absolute().parent
-        starts.append(directory.parent if Path(tasks_file).name == "__init__.py" else directory)
-    here = Path.cwd()
-    for directory in (*starts, here, *here.parents):
-        if (directory / MODELS_FILE).is_file():
-            return directory / MODELS_FILE
+    """As `_models_file`; `UsageError` if there is none."""
+    if found := _models_file(context):
+        return found
+    starts = _starts(context)
     raise UsageError(
-        f"there is no {MODELS_FILE} in {starts[0] if starts else here}",
+        f"there is no {MODELS_FILE} in {starts[0] if starts else Path.cwd()}",
         hint="write one (the README has a small one to start from), or name it with --file",
     )
 
 
-def _count(option: str, text: str) -> int | None:
-    if not text:
-        return None
-    if not text.isdecimal() or int(text) < 1:
-        raise UsageError(f"{option} {text}: not a positive whole number")
-    return int(text)
+def _models_file(context: Context) -> Path | None:
+    """models.yaml beside the loaded tasks.py; else the nearest one from the current directory upwards."""
+    here = Path.cwd()
+    for directory in (*_starts(context), here, *here.parents):
+        if (directory / MODELS_FILE).is_file():
+            return directory / MODELS_FILE
+    return None
+
+
+def _starts(context: Context) -> list[Path]:
+    """The directory of the loaded tasks.py, if one was loaded."""
+    tasks_file = getattr(sys.modules.get(context.config.tasks.collection_name), "__file__", None)
+    if not tasks_file:
+        return []
+    directory = Path(tasks_file).absolute().parent
+    return [directory.parent if Path(tasks_file).name == "__init__.py" else directory]
 
 
 def _write_reports(report: Report, junit: str, html: str) -> None:
@@ -338,10 +376,10 @@ def _write_reports(report: Report, junit: str, html: str) -> None:
         write_atomic(Path(html).absolute(), html_page(document).encode())
 
 
-def _whole(option: str, text: str, default: int, *, least: int) -> int:
-    """A number of at most nine digits: more is a slip, whatever it counts."""
+def _whole(option: str, text: str, *, least: int = 1) -> int | None:
+    """A number of at most nine digits, since more is a slip, whatever it counts; None for no text."""
     if not text:
-        return default
+        return None
     if not (text.isascii() and text.isdecimal() and len(text) < 10 and int(text) >= least):
         raise UsageError(f"{option} {text}: not a whole number from {least} to 999999999")
     return int(text)

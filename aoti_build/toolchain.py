@@ -206,7 +206,7 @@ def distribution_version(name: str) -> str | None:
     Read off the names of the ``*.dist-info`` directories on sys.path (their form is the packaging specifications'),
     since importing importlib.metadata takes longer than the rest of a no-op; that is asked only where no name tells.
     """
-    if known := _dist_infos(tuple(sys.path)).get(_normalised(name)):
+    if known := _installed(tuple(sys.path)).distributions.get(_normalised(name)):
         return known.version
     import importlib.metadata
 
@@ -216,24 +216,40 @@ def distribution_version(name: str) -> str | None:
         return None
 
 
-def distribution_identity(name: str, digests: StatCache | None = None) -> str | None:
+def distribution_identity(
+    name: str, digests: StatCache | None = None, path: tuple[str, ...] | None = None
+) -> str | None:
     """The version of a distribution and the beginning of a digest of its installed files, as far as its RECORD lists
-    them; None if it is not installed. `digests` remembers: torch's has 20,000 lines.
+    them; None if it is not installed. `digests` remembers: torch's has 20,000 lines. `path` replaces sys.path.
 
     A library that is installed again and again under one version ("0.1.0", as in development) differs in the digest.
     """
-    version, record = distribution_version(name), distribution_record(name)
+    record = distribution_record(name, path)
+    known = _installed(path or tuple(sys.path)).distributions.get(_normalised(name))
+    version = known.version if known else distribution_version(name)
     if version is None or record is None:
         return version
-    path = str(record)
-    digest = digests.remember(f"installed by {path}", path, _digest_installed) if digests else _digest_installed(path)
+    file = str(record)
+    digest = digests.remember(f"installed by {file}", file, _digest_installed) if digests else _digest_installed(file)
     return f"{version} {digest[:16]}" if digest else version
 
 
-def distribution_record(name: str) -> Path | None:
+def distribution_record(name: str, path: tuple[str, ...] | None = None) -> Path | None:
     """The RECORD of a distribution's installed files (path,hash,size), if its installer left one."""
-    known = _dist_infos(tuple(sys.path)).get(_normalised(name))
+    known = _installed(path or tuple(sys.path)).distributions.get(_normalised(name))
     return known.record if known and known.record.is_file() else None
+
+
+@cache
+def distribution_place(name: str) -> tuple[str | None, str | None]:
+    """Version of a distribution and the path of its RECORD: two environments can hold other files of one version."""
+    record = distribution_record(name)
+    return distribution_version(name), str(record) if record else None
+
+
+def installed_module(name: str, path: tuple[str, ...] | None = None) -> str | None:
+    """``installed`` if a top-level module of that name lies among installed distributions (on sys.path, or `path`)."""
+    return "installed" if name in _installed(path or tuple(sys.path)).modules else None
 
 
 def _digest_installed(record: str) -> str:
@@ -253,20 +269,31 @@ class _DistInfo:
     record: Path
 
 
-@lru_cache(maxsize=1)
-def _dist_infos(path: tuple[str, ...]) -> dict[str, _DistInfo]:
-    """Normalised name -> what its ``*.dist-info`` says; the first directory on the path wins, as in an import."""
-    found: dict[str, _DistInfo] = {}
+@dataclass(frozen=True)
+class _Installed:
+    """Distributions by normalised name, and the names of modules in the directories that hold them."""
+
+    distributions: Mapping[str, _DistInfo]
+    modules: frozenset[str]
+
+
+@lru_cache(maxsize=2)
+def _installed(path: tuple[str, ...]) -> _Installed:
+    """What the directories in `path` hold; the first one with a distribution wins, as in an import."""
+    distributions: dict[str, _DistInfo] = {}
+    modules: set[str] = set()
     for directory in path:
         try:
             entries = os.listdir(directory or ".")
         except OSError:
             continue
-        for entry in entries:
-            if entry.endswith(".dist-info"):
-                name, _, version = entry.removesuffix(".dist-info").rpartition("-")
-                found.setdefault(_normalised(name), _DistInfo(version, Path(directory, entry, "RECORD")))
-    return found
+        infos = [entry for entry in entries if entry.endswith(".dist-info")]
+        for entry in infos:
+            name, _, version = entry.removesuffix(".dist-info").rpartition("-")
+            distributions.setdefault(_normalised(name), _DistInfo(version, Path(directory, entry, "RECORD")))
+        if infos:
+            modules.update(entry.partition(".")[0] for entry in entries)
+    return _Installed(distributions, frozenset(modules))
 
 
 def _normalised(name: str) -> str:
@@ -337,15 +364,27 @@ def _compute_capability(driver: Any, index: int) -> str:
     return f"{major.value}.{minor.value}"
 
 
+def torch_cuda() -> str | None:
+    """The CUDA version that torch was built with ("13.0"); None for a build without."""
+    return _torch_build().get("torch.cuda")
+
+
+@cache
+def torch_directory() -> Path | None:
+    """Where torch is installed, if it is."""
+    spec = importlib.util.find_spec("torch")  # a top-level package: found, not imported
+    return Path(spec.origin).parent if spec is not None and spec.origin is not None else None
+
+
 @cache
 def _torch_build() -> dict[str, str]:
     """What torch/version.py says of the build, read as text: two builds of one version differ in CUDA and commit."""
-    spec = importlib.util.find_spec("torch")  # a top-level package: found, not imported
-    if spec is None or spec.origin is None:
+    directory = torch_directory()
+    if directory is None:
         return {}
     wanted = {"__version__": "torch.build", "git_version": "torch.git", "cuda": "torch.cuda", "hip": "torch.hip"}
     try:
-        tree = ast.parse((Path(spec.origin).parent / "version.py").read_text())
+        tree = ast.parse((directory / "version.py").read_text())
     except (OSError, SyntaxError):
         return {}
     found = {}

@@ -61,7 +61,8 @@ class Prepared:
 
 
 def build(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
-    """Returns: key, graph_key, golden_kept, weights, signature, sources, distributions, variables, seconds.
+    """Returns: key, graph_key, golden_kept, weights, signature, sources, distributions, modules,
+    variables, seconds.
 
     Asks the parent once, with key and graph_key. The answer's `action` is "take" (the store has this very package),
     "repack" (with `template`, a package of the same graph, and its `alignment`) or "compile". Eager's outputs are made
@@ -71,7 +72,12 @@ def build(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
     """
     target = target_from_json(job["target"])
     staged, root, where = Path(job["staged"]), Path(job["root"]), job["where"]
-    discovery = Discovery(root, declared_files(target.model), ignored=(root / "artifacts", Path(job["cache_root"])))
+    discovery = Discovery(
+        root,
+        declared_files(target.model),
+        ignored=(root / "artifacts", Path(job["cache_root"])),
+        environment=job["replaced_variables"],
+    )
     discovery.note_kwargs(target.model.kwargs)
     set_precision(target)
     with events.phase("model"):
@@ -93,6 +99,7 @@ def build(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
             used: dict[str, Any] = {
                 "sources": discovery.sources(job["started_ns"]),
                 "distributions": discovery.distributions(),
+                "modules": discovery.modules(),
                 "variables": discovery.variables(),
             }
             made: dict[str, Any] = {

@@ -1,10 +1,11 @@
 """Which files, distributions and variables an export used, so that a change in any of them is seen next time.
 
 Files: every module imported from outside site-packages, the standard library and this package, and whatever else
-`aoti_build._torch.watch` saw being read. A name that was looked for and is not there counts as well, with no digest,
-and a directory that was listed, under its name with a slash at the end. Distributions: those of all modules imported
-from site-packages. Files that the process wrote itself (downloads, caches) are no inputs in the sense of "edited
-meanwhile"; files of system directories are no inputs at all.
+`aoti_build._torch.watch` saw being read. A name that was looked for and is not there counts as well, with no digest; a
+directory that was listed, under its name with a slash at the end; a link that was resolved, with ``//link`` at the end.
+Distributions: those of all modules imported from site-packages; and modules that were looked for and not loaded. Files
+that the process wrote itself (downloads, caches) are no inputs in the sense of "edited meanwhile"; files of system
+directories are no inputs at all.
 """
 
 from __future__ import annotations
@@ -20,11 +21,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from aoti_build._torch.watch import Watch
-from aoti_build.digests import digest_file, digest_names, is_listed
+from aoti_build._torch.started import ENVIRONMENT
+from aoti_build._torch.unaudited import wrap
+from aoti_build._torch.watch import Watch, state
+from aoti_build.digests import DIRECTORY, LINK, digest_bytes, digest_file, digest_names, is_listed
 from aoti_build.errors import EditedMeanwhile
 from aoti_build.fingerprint import variable_parts
-from aoti_build.toolchain import distribution_identity
+from aoti_build.toolchain import distribution_identity, installed_module
 
 _OWN = Path(__file__).resolve().parents[1]
 # Where the system's own libraries and settings lie; not /usr/local, /var or /opt, where models are kept as well.
@@ -32,25 +35,36 @@ _SYSTEM = (
     "/proc", "/sys", "/dev", "/etc", "/run", "/bin", "/sbin", "/lib", "/lib64", "/usr/bin", "/usr/include", "/usr/lib",
     "/usr/lib64", "/usr/libexec", "/usr/sbin", "/usr/share/locale", "/usr/share/zoneinfo",
 )  # fmt: skip
-# Set for every worker, whatever the user's environment says.
-_WORKER_VARIABLES = frozenset({"PYTHONHASHSEED", "PYTHONUNBUFFERED"})
+# Data may lie here all the same (it is looked at, never written).
+_DATA = ("/dev/shm/", "/run/media/", "/run/user/")  # noqa: S108
+# Directories of the project's tools: to walk over them is not to depend on them.
+_TOOLS = frozenset({
+    ".git", ".hg", ".hypothesis", ".idea", ".ipynb_checkpoints", ".mypy_cache", ".nox", ".pytest_cache", ".ruff_cache",
+    ".svn", ".tox", ".venv", ".vscode", "__pycache__",
+})  # fmt: skip
 
 
 @dataclass
 class Discovery:
-    """Collects from its creation on; `sources`, `distributions` and `variables` say what was found so far. `declared`
-    are the files that models.yaml names as sources."""
+    """Collects from its creation on; `sources`, `distributions`, `modules` and `variables` say what was found so far.
+
+    `declared` are the files that models.yaml names as sources; `environment` says what the build's own environment has
+    for variables that this process was given another value of (None: nothing)."""
 
     root: Path
     declared: tuple[str, ...] = ()
     ignored: tuple[Path, ...] = ()
+    environment: Mapping[str, str | None] = field(default_factory=dict)
     _loaded: set[str] = field(default_factory=lambda: set(sys.modules))
-    _environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
+    _path: tuple[str, ...] = field(default_factory=lambda: tuple(sys.path))  # user code may change it
 
     def __post_init__(self) -> None:
+        started_with = {**ENVIRONMENT, **self.environment}
+        self._environment = {name: value for name, value in started_with.items() if value is not None}
+        self._site = _site_directories()
         self._roots = (os.path.realpath(self.root) + os.sep, str(self.root) + os.sep)
         self._temporary = os.path.realpath(tempfile.gettempdir()) + os.sep
-        skipped = (*_site_directories(), *_stdlib_directories(), _OWN, *_SYSTEM, *self.ignored)
+        skipped = (*self._site, *_stdlib_directories(), _OWN, *_SYSTEM, *self.ignored)
         self._skip = tuple(
             os.path.realpath(path) + os.sep
             for path in map(str, skipped)
@@ -58,6 +72,9 @@ class Discovery:
             if not self._roots[0].startswith(os.path.realpath(path) + os.sep)
         )
         self._watch = Watch(self._is_project, self._roots)
+        wrap(self._watch, self._is_project)
+        for name in self.declared:
+            self._watch.note_opened(self.root / name)
 
     def note_kwargs(self, value: Any) -> None:
         """A text among the factory's arguments that names a file or directory of the project: whatever it is read
@@ -68,64 +85,96 @@ class Discovery:
         elif isinstance(value, str) and value and "\0" not in value:
             path = self.root / value
             if path.is_file():
-                self._watch.note(path)
+                self._watch.note_opened(path)
             elif path.is_dir():
-                for file in path.rglob("*"):
-                    self._watch.note(file)
+                self._note_tree(path)
+
+    def _note_tree(self, top: Path) -> None:
+        for directory, names, files in os.walk(top):
+            names[:] = [name for name in names if self._is_project(os.path.realpath(Path(directory, name)) + os.sep)]
+            names[:] = [name for name in names if name not in _TOOLS]
+            self._watch.note_listed(directory, anyway=True)
+            for name in files:
+                self._watch.note_opened(Path(directory, name))
 
     def sources(self, started_ns: int) -> dict[str, str | None]:
         """Path (relative to the root where it lies below it, with POSIX slashes) -> sha256, None if it is absent.
 
-        Raises `EditedMeanwhile` if one changed after `started_ns`, the moment the build began by the file system's
-        clock: what was used can then not be told from what is there.
+        Raises `EditedMeanwhile` if one is not what it was when it was first looked at, or changed after `started_ns`,
+        the moment the build began by the file system's clock: what was used can then not be told from what is there.
         """
-        found: dict[str, str | None] = dict(self._listings())
-        invented = _invented_files()
-        for path in sorted(self._modules() | {path for path in self._watch.read if self._counts(path)}):
-            if not os.path.isfile(path):
-                if not os.path.isdir(path) and path not in invented:
-                    found[self._name(path)] = None
-                continue
-            status = os.stat(path)
-            own = os.path.realpath(path) in self._watch.written
-            new = max(status.st_ctime_ns, status.st_mtime_ns) >= started_ns
-            temporary = path.startswith(self._temporary) and not self._below_root(path)
-            if new and not own and not temporary:
+        found: dict[str, str | None] = {**dict(self._listings(started_ns)), **dict(self._links())}
+        invented, written = _invented_files(), self._watch.written
+        modules = self._modules()
+        for path in sorted(modules | {path for path in tuple(self._watch.seen) if self._counts(path)}):
+            own = path in written or os.path.realpath(path) in written
+            if own and path not in self._watch.opened and path not in modules:
+                continue  # a log, a cache that is only filled
+            now = state(path)
+            new = isinstance(now, tuple) and max(now[-2:]) >= started_ns
+            temporary = self._is_temporary(path)
+            if (new or now != self._watch.seen.get(path, now)) and not own and not temporary:
                 raise EditedMeanwhile(self._name(path))
             # Temporary files that this process or one of its own, such as a compiler, made meanwhile are no inputs.
-            if not (temporary and (own or new)):
-                found[self._name(path)] = digest_file(Path(path))
+            if not (temporary and (own or new or now is None)) and path not in invented:
+                found[self._name(path)] = digest_file(Path(path)) if isinstance(now, tuple) else now
         # Under the name in models.yaml too, which may be that of a symbolic link.
         return found | {name: digest_file(self.root / name) for name in self.declared}
 
     def distributions(self) -> dict[str, str | None]:
         """The distributions that imported modules belong to, name -> `toolchain.distribution_identity`."""
-        prefixes = _prefixes(_site_directories())
         names = {
             name
             for module, path in _module_files()
-            if path.startswith(prefixes)
+            if path.startswith(_prefixes(self._site))
             for name in self._owners.get(module.partition(".")[0], ())
         }
-        return {name: distribution_identity(name) for name in sorted(names)}
+        return {name: distribution_identity(name, path=self._path) for name in sorted(names)}
+
+    def modules(self) -> dict[str, str | None]:
+        """Top-level modules that were looked for and are not loaded, name -> `toolchain.installed_module`: an optional
+        dependency that is installed later, or taken away, is seen."""
+        names = {name for name in tuple(self._watch.modules) if name not in sys.modules}
+        return {name: installed_module(name, path=self._path) for name in sorted(names)}
 
     def variables(self) -> dict[str, str | None]:
         """The environment variables that project code asked for, name -> digest of the value it began with."""
-        return variable_parts(self._watch.variables - _WORKER_VARIABLES, self._environment)
+        return variable_parts(tuple(self._watch.variables), self._environment)
 
-    def _listings(self) -> Iterator[tuple[str, str]]:
-        own = {path.rpartition("/")[::2] for path in self._watch.written}
-        for directory, before in self._watch.listed.items():
-            if not os.path.isdir(directory) or not self._is_project(directory):
+    def _listings(self, started_ns: int) -> Iterator[tuple[str, str]]:
+        own = {path.rpartition("/")[::2] for path in tuple(self._watch.written)}
+        for directory, before in tuple(self._watch.listed.items()):
+            if not self._is_listing(directory, started_ns):
                 continue
-            now = frozenset(os.listdir(directory))
-            if any((directory, name) not in own and is_listed(name) for name in before ^ now):
+            try:
+                now = frozenset(os.listdir(directory))
+            except OSError:
+                raise EditedMeanwhile(self._name(directory) + "/") from None
+            real = os.path.realpath(directory)
+            if any((real, name) not in own and is_listed(name) for name in before ^ now):
                 raise EditedMeanwhile(self._name(directory) + "/")
             yield self._name(directory) + "/", digest_names(now)
 
+    def _is_listing(self, directory: str, started_ns: int) -> bool:
+        real = os.path.realpath(directory)
+        if directory in self._watch.written or real in self._watch.written:
+            return False  # made by this process
+        if self._is_temporary(directory) and not (os.path.isdir(real) and os.stat(real).st_ctime_ns < started_ns):
+            return False  # or by one of its own
+        return self._is_project(real + os.sep) and not self._is_tools(directory)
+
+    def _links(self) -> Iterator[tuple[str, str]]:
+        for link, before in tuple(self._watch.links.items()):
+            around = any(root.startswith(link + os.sep) for root in self._roots)  # another checkout has another
+            if around or link in self._watch.written or not self._is_project(link) or self._is_tools(link):
+                continue
+            if not os.path.islink(link) or os.readlink(link) != before:
+                raise EditedMeanwhile(self._name(link))
+            yield self._name(link) + LINK, digest_bytes(os.fsencode(before))
+
     def _modules(self) -> set[str]:
         """Project modules, and modules that somebody put among the installed ones by hand."""
-        prefixes = _prefixes(_site_directories())
+        prefixes = _prefixes(self._site)
         return {
             path
             for name, path in _module_files()
@@ -134,12 +183,24 @@ class Discovery:
         }
 
     def _is_project(self, path: str) -> bool:
-        return not path.startswith(self._skip)
+        return path.startswith(_DATA) or not path.startswith(self._skip)
 
     def _counts(self, path: str) -> bool:
-        if not self._is_project(os.path.realpath(path)) or path.endswith(".pyc") or "<" in path:
+        if not self._is_project(os.path.realpath(path)) or "<" in path or f"{os.sep}__pycache__{os.sep}" in path:
             return False
-        return os.path.isfile(path) or self._below_root(path)
+        seen, asked = self._watch.seen.get(path), path in self._watch.asked
+        if seen == DIRECTORY and not asked:
+            return False  # on the way to something else
+        if path not in self._watch.opened and self._is_tools(path):
+            return False
+        return seen is not None or asked or self._below_root(path)
+
+    def _is_temporary(self, path: str) -> bool:
+        return path.startswith((self._temporary, *_DATA)) and not self._below_root(path)
+
+    def _is_tools(self, path: str) -> bool:
+        """Whether a directory of the project's tools is on the way from the root to `path`."""
+        return self._below_root(path + os.sep) and not _TOOLS.isdisjoint(self._name(path).split("/"))
 
     def _below_root(self, path: str) -> bool:
         return path.startswith(self._roots)
@@ -152,7 +213,7 @@ class Discovery:
 
     @cached_property
     def _owners(self) -> dict[str, set[str]]:
-        return _owners(_site_directories())
+        return _owners(self._site)
 
 
 def _prefixes(directories: set[str]) -> tuple[str, ...]:

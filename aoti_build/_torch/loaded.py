@@ -10,6 +10,8 @@ from pathlib import Path
 
 import torch
 
+from aoti_build.errors import BuildError
+
 MODEL_NAME = "model"
 
 
@@ -17,10 +19,18 @@ class LoadedPackage:
     """Runs a `.pt2` on flat lists of tensors, the order of `Call.tensors` and of the exported outputs."""
 
     def __init__(self, path: Path, device: str) -> None:
+        """Raises `BuildError` if torch refuses the package."""
         if device == "cuda":
             torch.cuda.init()
         self._device = device
-        self._loader = torch._C._aoti.AOTIModelPackageLoader(str(path), MODEL_NAME, False, 1, -1)
+        try:
+            self._loader = torch._C._aoti.AOTIModelPackageLoader(str(path), MODEL_NAME, False, 1, -1)
+        except RuntimeError as error:
+            raise BuildError(
+                "torch cannot load the package",
+                cause=str(error),
+                hint="the log has more; `invoke doctor` says whether compiler, driver or disk are to blame",
+            ) from error
 
     def __call__(self, inputs: list[torch.Tensor]) -> list[torch.Tensor]:
         moved = [value.to(self._device) for value in inputs]

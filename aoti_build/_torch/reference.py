@@ -71,18 +71,14 @@ def make_golden(subject: Subject, model: Model, seeds: int = 1, program: Exporte
 
     Raises `BuildError` if the model fails in eager mode.
     """
-    twin, no_exact = _in_float64(subject.module)
+    twin = Twin(subject.module)
     cases = []
     for case, call in case_calls(subject, model.dims, seeds):
-        made = reference(case.name, subject.module, call)
-        exact = None
-        if twin is not None:
-            exact, no_exact = _exact(twin, call, made)
-            twin = None if exact is None else twin
-        cases.append(with_digests(replace(made, exact=exact, sizes=case.sizes, seed=case.seed)))
-    del twin
+        made = twin.completed(reference(case.name, subject.module, call), call)
+        cases.append(with_digests(replace(made, sizes=case.sizes, seed=case.seed)))
+    twin.module = None  # its memory
     others = {} if program is None else _others(subject, cases[0], program)
-    return Golden(cases, no_exact, others)
+    return Golden(cases, twin.why_not, others)
 
 
 def is_golden_of(path: Path, subject: Subject, model: Model) -> bool:
@@ -120,6 +116,22 @@ def reference(name: str, module: nn.Module, call: Call) -> Case:
 
 def _leaves(returned: object) -> list[Tensor | None]:
     return [leaf.clone() if isinstance(leaf, Tensor) else None for leaf in pytree.tree_leaves(returned)]
+
+
+class Twin:
+    """A model's float64 copy (`module`) as long as it is of use, or `why_not`."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module, self.why_not = _in_float64(module)
+
+    def completed(self, eager: Case, call: Call) -> Case:
+        """The case with what the copy gives for `call`, if it gives anything that eager's outputs can be near to."""
+        if self.module is None:
+            return eager
+        exact, self.why_not = _exact(self.module, call, eager)
+        if exact is None:
+            self.module = None
+        return replace(eager, exact=exact)
 
 
 def _in_float64(module: nn.Module) -> tuple[nn.Module | None, str | None]:

@@ -9,7 +9,6 @@ import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +24,12 @@ from aoti_build._torch.inputs import Sizes, from_callable, from_shapes
 from aoti_build._torch.loaded import LoadedPackage
 from aoti_build._torch.model import load_callable
 from aoti_build._torch.read import fit, read, tensor_inputs, wants
-from aoti_build._torch.reference import reference
+from aoti_build._torch.reference import Twin, reference
 from aoti_build._torch.settings import set_precision
 from aoti_build.errors import AotiBuildError, BuildError, UsageError, VerificationError
 from aoti_build.files import write_atomic
-from aoti_build.spec.project import Model, Source, Target
+from aoti_build.spec.presence import source_is_here
+from aoti_build.spec.project import Source, Target
 from aoti_build.spec.records import target_from_json
 
 # Calls before the timed ones, the first included: caches, thread pools and CUDA's allocator settle.
@@ -152,14 +152,15 @@ class Bench:
                 ) from error
 
     def eager_case(self, inputs: list[Tensor]) -> Case:
-        """What eager gives now for `inputs`."""
+        """What eager gives now for `inputs`, in float64 as well where it can."""
         example = self.eager.example
         if len(example.tensors()) != len(inputs):
             raise BuildError(
                 f"models.yaml has {len(example.tensors())} input tensors now, the artifact takes {len(inputs)}",
                 hint=f"build it again: invoke build --target {self.target.name}",
             )
-        return reference("given", self.eager.module, example.with_tensors(inputs).to(self.target.device))
+        call = example.with_tensors(inputs).to(self.target.device)
+        return self.twin.completed(reference("given", self.eager.module, call), call)
 
     def top(self, asked: Mapping[str, Any], outputs: Mapping[str, Tensor]) -> list[dict[str, Any]]:
         if asked["kind"] != "pictures":
@@ -190,19 +191,15 @@ class Bench:
         return prepare(self.target.model, self.target.device, Path(self.job["root"]), self.job["where"])
 
     @cached_property
+    def twin(self) -> Twin:
+        return Twin(self.eager.module)
+
+    @cached_property
     def pictures(self) -> Pictures:
         image = self.target.model.image
         if image is None:
             raise UsageError(f"{self.target.model.name} has no `image:`")
         return pictures(image, Path(self.job["root"]), self.job["where"]["image"])
-
-
-def source_is_here(model: Model, root: Path) -> bool:
-    """Whether eager can be made: files are there, and the packages of modules are installed."""
-    sources = [source for source in (model.source, model.inputs) if isinstance(source, Source)]
-    named = [*(source.path for source in sources), model.weights, *model.files]
-    packages = [source.module.partition(".")[0] for source in sources if source.module]
-    return all((root / file).is_file() for file in named if file) and all(map(find_spec, packages))
 
 
 def summary(samples: list[float]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch._functorch import config as functorch_config
 from torch._inductor import config
 
 from aoti_build._torch.package import APART_OPTIONS
@@ -52,6 +53,8 @@ def resolved_settings(options: Mapping[str, Any]) -> dict[str, str]:
     with config.patch(dict(options)):
         inductor = config.save_config_portable(ignore_private_configs=False)
     settings = {f"inductor.{name}": repr(value) for name, value in inductor.items() if name not in _IRRELEVANT}
+    autograd = functorch_config.save_config_portable(ignore_private_configs=False)
+    settings |= {f"functorch.{name}": repr(value) for name, value in autograd.items()}
     return {**settings, **switches()}
 
 

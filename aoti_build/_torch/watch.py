@@ -1,206 +1,271 @@
-"""What this process looks at while user code runs: files it reads or misses, directories it lists, variables of the
-environment, modules it imports. `aoti_build._torch.discover` decides what of that is an input of the model.
+"""What this process looks at while user code runs: files it reads or misses, links it resolves, directories it lists,
+variables of the environment, modules it imports. `aoti_build._torch.discover` decides what of that is an input.
 
-Most of it is seen by a Python audit hook. Three things raise no audit event and are wrapped: `os.stat` (existence
-tests), reading `os.environ`, and the readers of safetensors and of torch archives, whose opens are native code.
+Most of it is seen by a Python audit hook; `aoti_build._torch.unaudited` wraps what raises no audit event.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import stat
 import sys
 import threading
-from collections.abc import Callable
-from importlib.machinery import SourceFileLoader
+from collections.abc import Callable, Iterator
+from functools import cache
+from importlib.machinery import BYTECODE_SUFFIXES, EXTENSION_SUFFIXES, SOURCE_SUFFIXES
 from typing import Any
 
-_EVENTS = frozenset({"open", "os.rename", "shutil.move", "os.mkdir", "os.listdir", "os.scandir", "import"})
+from aoti_build.digests import DIRECTORY
+
+# Taken before they are wrapped: what this module asks is no input.
+_stat, _lstat, _readlink = os.stat, os.lstat, os.readlink
 _STDLIB = os.path.dirname(os.__file__) + os.sep
+_MACHINERY = {__file__, os.path.join(os.path.dirname(__file__), "unaudited.py")}
+# Through which code of anybody's asks for a variable; other modules of the standard library ask for themselves.
+_ENVIRONMENT: frozenset[str | None] = frozenset({
+    os.__file__, sys.modules["_collections_abc"].__file__, os.path.expandvars.__code__.co_filename, threading.__file__,
+    os.path.join(_STDLIB, "concurrent", "futures", "thread.py"), os.path.join(_STDLIB, "multiprocessing", "pool.py"),
+})  # fmt: skip
+_SUFFIXES = (*EXTENSION_SUFFIXES, *SOURCE_SUFFIXES, *BYTECODE_SUFFIXES)  # in the import system's order
+# Event -> positions of the paths that it makes, changes or takes away, each with that of its directory's descriptor.
+_WRITES: dict[str, tuple[tuple[int, int | None], ...]] = {
+    "os.chmod": ((0, 2),),
+    "os.chown": ((0, 3),),
+    "os.link": ((1, 3),),
+    "os.mkdir": ((0, 2),),
+    "os.remove": ((0, 1),),
+    "os.rename": ((0, 2), (1, 3)),
+    "os.rmdir": ((0, 1),),
+    "os.symlink": ((1, 2),),
+    "os.truncate": ((0, None),),
+    "os.utime": ((0, 3),),
+    "shutil.move": ((0, None), (1, None)),
+}
+_LISTS = frozenset({"os.listdir", "os.scandir"})
+
+Path = str | bytes | os.PathLike[Any]
+# What a file was when it was first looked at: (device, inode, size, mtime_ns, ctime_ns); a directory is just that,
+# since what is in it counts on its own; None: there was nothing.
+State = tuple[int, ...] | str | None
 
 
 class Watch:
     """Collects from its creation on, for the rest of the process' life.
 
-    `is_project` says of a real path whether it may be the project's (not installed, not the system's): only such code's
-    imports, listings and variables are noted. `roots` are the project's directory under each of its names, with a
-    separator at the end: only there are listings and existence tests noted, since elsewhere they are libraries' caches.
+    `is_project` says of a real path whether it may be the project's (not installed, not the system's). `roots` are the
+    project's directory under each of its names, with a separator at the end: below them all that is asked for counts,
+    elsewhere what project code asks for itself and every file that is opened.
 
     Attributes:
-        read: files that were opened, examined or looked for in vain, by absolute path as given and by real path.
-        written: real paths of files that this process made or changed.
-        listed: directories (real path) and the names that were in each when it was first listed.
+        seen: what was opened, examined or looked for in vain, by absolute path as given and by real path.
+        opened: those of them that were read, or may have been.
+        asked: those of them that project code asked for itself.
+        written: paths of what this process made, changed or took away, as given and real.
+        links: symbolic links that somebody resolved, and what they said then.
+        listed: directories and the names that were in each when it was first listed.
         variables: names of environment variables that project code asked for.
+        modules: top-level modules that were looked for because they were not loaded.
     """
 
     def __init__(self, is_project: Callable[[str], bool], roots: tuple[str, ...]) -> None:
         self._is_project = is_project
         self._roots = roots
         self._own = threading.local()  # whether this thread is inside: what we look at ourselves is no input
-        self.read: set[str] = set()
+        self._is_project_code = cache(lambda filename: is_project(os.path.realpath(filename)))
+        self.seen: dict[str, State] = {}
+        self.opened: set[str] = set()
+        self.asked: set[str] = set()
         self.written: set[str] = set()
+        self.links: dict[str, str] = {}
         self.listed: dict[str, frozenset[str]] = {}
         self.variables: set[str] = set()
-        self._wrap_native_readers()
-        self._wrap_stat()
-        self._wrap_environment()
-        self._compile_from_source()
+        self.modules: set[str] = set()
         sys.addaudithook(self._audit)
 
-    def note(self, path: str | bytes | os.PathLike[str]) -> None:
-        """`path` was read: an input under its own name, which may be a link's, and under that of its target."""
-        name = os.fsdecode(path)
-        self.read |= {os.path.abspath(name), os.path.realpath(name)}
-
-    def _audit(self, event: str, args: tuple[Any, ...]) -> None:
-        if event not in _EVENTS or self._inside():
+    @contextlib.contextmanager
+    def quiet(self) -> Iterator[bool]:
+        """Notes nothing of what this thread does inside; False if it is inside already."""
+        if getattr(self._own, "inside", False):
+            yield False
             return
         self._own.inside = True
         try:
-            if event == "open" and isinstance(args[0], str | bytes):
-                self._opened(args[0], args[2] if isinstance(args[2], int) else 0)
-            elif event == "os.mkdir":
-                self.written.add(os.path.realpath(os.fsdecode(args[0])))
-            elif event in ("os.rename", "shutil.move"):
-                self.written.add(os.path.realpath(os.fsdecode(args[1])))
-            elif event in ("os.listdir", "os.scandir") and not isinstance(args[0], int):
-                self._listed(os.fsdecode("." if args[0] is None else args[0]))
-            elif event == "import" and args[1] is None:
-                self._imported(args[0])
+            yield True
         finally:
             self._own.inside = False
 
-    def _inside(self) -> bool:
-        return getattr(self._own, "inside", False)
+    def note_opened(self, path: Path) -> None:
+        """`path` is read: an input under its own name, which may be a link's, and under that of its target."""
+        with self.quiet() as outermost:
+            if outermost:
+                self.opened |= self._see(path)
 
-    def _below_root(self, path: str | os.PathLike[str]) -> bool:
-        return (os.path.abspath(path) + os.sep).startswith(self._roots)
+    def note_examined(self, path: Path) -> None:
+        """Somebody asks whether `path` is there: present or not, it decides something."""
+        with self.quiet() as outermost:
+            if not outermost:
+                return
+            by_project = self._asked_by_project()
+            if not by_project and not self._below_root(path):
+                return
+            names = self._see(path)
+            if by_project:
+                self.asked |= names
+
+    def note_written(self, path: Path) -> None:
+        """`path` is made, changed or removed by this process."""
+        with self.quiet() as outermost:
+            if outermost:
+                self.written |= _names(path)
+
+    def note_link(self, path: Path) -> None:
+        """The link `path` is resolved: where it leads may decide something that its content does not."""
+        with self.quiet() as outermost:
+            name = os.path.abspath(os.fsdecode(path))
+            if outermost and name not in self.links and (self._below_root(name) or self._asked_by_project()):
+                with contextlib.suppress(OSError):
+                    self.links[name] = _readlink(name)
+
+    def note_listed(self, path: Path, *, anyway: bool = False) -> None:
+        """The directory `path` is listed: by project code, or (or `anyway`) by a library in the project."""
+        with self.quiet() as outermost:
+            directory = os.path.abspath(os.fsdecode(path))
+            if not outermost or directory in self.listed or not (anyway or self._listing_counts(directory)):
+                return
+            try:
+                self.listed[directory] = frozenset(os.listdir(directory))
+            except OSError:
+                self._see(path)  # not there yet
+
+    def note_variable(self, name: str) -> None:
+        """Somebody asks for an environment variable by its name."""
+        if self._asked_by_project(_ENVIRONMENT):
+            self.variables.add(name)
+
+    def note_import(self, name: str, path: list[str]) -> None:
+        """Note that `name`, in the directories `path`, was not loaded; for project code also the places where its
+        import would have been, or was, satisfied: a file that appears there shadows the module, or makes an optional
+        import succeed."""
+        with self.quiet() as outermost:
+            if not outermost:
+                return
+            self.modules.add(name.partition(".")[0])
+            if self._asked_by_project():
+                self._see_places(path, name.rpartition(".")[2])
+
+    def _audit(self, event: str, args: tuple[Any, ...]) -> None:
+        if event == "open":
+            if isinstance(args[0], str | bytes):
+                self._opened(args[0], args[2] if isinstance(args[2], int) else 0)
+        elif event in _WRITES:
+            for position, directory in _WRITES[event]:
+                if isinstance(args[position], str | bytes | os.PathLike):
+                    self.note_written(in_directory(args[position], args[directory] if directory is not None else None))
+        elif event in _LISTS:
+            self.note_listed(in_directory(".", args[0]) if isinstance(args[0], int) else args[0] or ".")
+        elif event == "ctypes.dlopen":
+            if isinstance(args[0], str | bytes) and os.sep in os.fsdecode(args[0]):
+                self.note_opened(args[0])
+        elif event == "subprocess.Popen":
+            self._started(args[1], args[2])
 
     def _opened(self, path: str | bytes, flags: int) -> None:
-        if flags & (os.O_WRONLY | os.O_RDWR):
-            self.written.add(os.path.realpath(os.fsdecode(path)))
-        # "r+" reads as well: numpy.memmap's default.
-        if not flags & os.O_WRONLY and not flags & os.O_TRUNC:
-            self.note(path)
+        with self.quiet() as outermost:
+            if not outermost:
+                return
+            if flags & (os.O_WRONLY | os.O_RDWR):
+                self.written |= _names(path)
+            # "r+" reads as well: numpy.memmap's default.
+            if not flags & os.O_WRONLY and not flags & os.O_TRUNC:
+                names = self._see(path)
+                self.opened |= names
+                if self._asked_by_project():
+                    self.asked |= names
 
-    def _listed(self, path: str) -> None:
-        directory = os.path.realpath(path)
-        by_import = sys._getframe(2).f_code.co_filename.startswith("<frozen importlib")
-        if by_import or directory in self.listed or not self._below_root(directory) or not self._asked_by_project():
-            return
-        try:
-            self.listed[directory] = frozenset(os.listdir(directory))
-        except OSError:
-            self.note(path)  # not there yet
+    def _started(self, words: Any, directory: Any) -> None:
+        """Files that a child process is given as arguments: what it reads of them is not seen here."""
+        with self.quiet() as outermost:
+            if outermost and isinstance(words, list | tuple) and self._asked_by_project():
+                for word in words:
+                    if isinstance(word, str | bytes | os.PathLike) and b"\0" not in os.fsencode(word):
+                        path = os.path.join(os.fsdecode(directory or "."), os.fsdecode(word))
+                        if os.path.isfile(path):
+                            self.opened |= self._see(path)
 
-    def _imported(self, name: str) -> None:
-        """Note the places where project code's import of `name`, or of a package around it, would have been satisfied
-        sooner: a file that appears there shadows the module, or makes an optional import succeed."""
-        if not self._asked_by_project():
-            return
-        path, parts = list(sys.path), name.split(".")
-        for index, leaf in enumerate(parts):
-            loaded = sys.modules.get(".".join(parts[: index + 1]))
-            path = self._note_places(path, leaf) if loaded is None else list(getattr(loaded, "__path__", ()))
+    def _see(self, path: Path) -> set[str]:
+        names = _names(path)
+        for name in names:
+            if name not in self.seen:
+                self.seen[name] = state(name)
+        return names
 
-    def _note_places(self, path: list[str], leaf: str) -> list[str]:
-        """Note where `leaf` is looked for in `path`; where its own modules would be, if it is found and a package."""
+    def _see_places(self, path: list[str], leaf: str) -> None:
         for entry in path:
             directory = os.path.realpath(entry or ".")
-            if self._is_project(directory):
-                for place in (os.path.join(directory, leaf, "__init__.py"), os.path.join(directory, f"{leaf}.py")):
-                    self.read.add(place)
-                    if os.path.exists(place):
-                        return [os.path.dirname(place)] if place.endswith("__init__.py") else []
-        return []
+            if not self._is_project(directory + os.sep):
+                continue
+            package = os.path.join(directory, leaf)
+            places = [package + suffix for suffix in _SUFFIXES]
+            if os.path.isdir(package):
+                places[:0] = [os.path.join(package, f"__init__{suffix}") for suffix in _SUFFIXES]
+            else:
+                self.asked |= self._see(package)
+            for place in places:
+                self.asked |= self._see(place)
+                if self.seen[place] is not None:
+                    return
 
-    def _asked_by_project(self) -> bool:
-        """Whether the code that asked, past the standard library's, is the project's."""
+    def _below_root(self, path: Path) -> bool:
+        return (os.path.abspath(os.fsdecode(path)) + os.sep).startswith(self._roots)
+
+    def _listing_counts(self, directory: str) -> bool:
+        if sys._getframe(3).f_code.co_filename.startswith("<frozen importlib"):
+            return False  # every import lists the directories of sys.path
+        if self._asked_by_project():
+            return True
+        # A library that lists the path of imports looks for what is installed.
+        return self._below_root(directory) and directory not in map(os.path.abspath, sys.path)
+
+    def _asked_by_project(self, machinery: frozenset[str | None] | None = None) -> bool:
+        """Whether the code that asked, past the standard library's (or past just the files `machinery`), is the
+        project's. A thread that runs nothing else, as those of pools do, counts as the project's."""
         frame = sys._getframe(1)
-        while frame is not None and _is_machinery(frame.f_code.co_filename):
+        while frame is not None:
+            filename = frame.f_code.co_filename
+            passed = filename in machinery if machinery is not None else _is_standard(filename)
+            if not passed and filename not in _MACHINERY and not filename.startswith("<"):
+                return self._is_project_code(filename)
             frame = frame.f_back  # type: ignore[assignment]
-        return frame is not None and self._is_project(os.path.realpath(frame.f_code.co_filename))
-
-    def _wrap_native_readers(self) -> None:
-        import safetensors
-        import safetensors.torch
-        import torch
-
-        native = safetensors.safe_open
-
-        def noting(filename: Any, *args: Any, **kwargs: Any) -> Any:
-            self.note(filename)
-            return native(filename, *args, **kwargs)
-
-        for module in (safetensors, safetensors.torch):
-            vars(module)["safe_open"] = noting
-        # torch.jit.load, torch.export.load and torch.package hand the first two a path.
-        readers = ((torch._C, "PyTorchFileReader"), (torch._C, "import_ir_module"), (torch, "from_file"))
-        for owner, name in readers:
-            setattr(owner, name, self._noting_paths(getattr(owner, name)))
-
-    def _noting_paths(self, reader: Any) -> Any:
-        """`reader`, a class or a function, noting those of its positional arguments that name existing files."""
-
-        def note(args: tuple[Any, ...]) -> None:
-            for value in args:
-                if isinstance(value, str | os.PathLike) and os.path.isfile(value):
-                    self.note(value)
-
-        if not isinstance(reader, type):
-
-            def read(*args: Any, **kwargs: Any) -> Any:
-                note(args)
-                return reader(*args, **kwargs)
-
-            return read
-
-        class Noting(reader):  # type: ignore[misc]
-            def __init__(self, *args: Any, **kwargs: Any) -> None:
-                note(args)
-                super().__init__(*args, **kwargs)
-
-        Noting.__name__ = Noting.__qualname__ = reader.__name__
-        return Noting
-
-    def _wrap_stat(self) -> None:
-        """A file whose existence was asked for is an input too: present or not, it decided something."""
-        stat = os.stat
-
-        def noting(path: Any, *args: Any, **kwargs: Any) -> os.stat_result:
-            if isinstance(path, str | os.PathLike) and not self._inside() and self._below_root(path):
-                self.note(path)
-            return stat(path, *args, **kwargs)
-
-        for supporting in (os.supports_dir_fd, os.supports_fd, os.supports_follow_symlinks):
-            if stat in supporting:
-                supporting.add(noting)  # the standard library asks by identity
-        os.stat = noting
-
-    def _wrap_environment(self) -> None:
-        kind: Any = type(os.environ)
-        get = kind.__getitem__
-
-        def noting(environment: Any, name: Any) -> Any:
-            if isinstance(name, str) and self._asked_by_project():
-                self.variables.add(name)
-            return get(environment, name)
-
-        kind.__getitem__ = noting
-
-    def _compile_from_source(self) -> None:
-        """Believe no bytecode of the project's: a .pyc counts as fresh by size and time, which an edit can keep; and a
-        module run by its path would be read from there only. A loader whose `path_stats` fails compiles the source."""
-        stats = SourceFileLoader.path_stats
-
-        def checked(loader: SourceFileLoader, path: str) -> Any:
-            if self._is_project(os.path.realpath(path)):
-                raise OSError("bytecode of project files is not used")
-            return stats(loader, path)
-
-        SourceFileLoader.path_stats = checked  # type: ignore[method-assign, assignment]
+        return True
 
 
-def _is_machinery(filename: str) -> bool:
-    """The standard library's (`os.getenv`, `importlib.import_module`), the import system's, and this module's."""
-    installed = "site-packages" in filename
-    return filename.startswith("<") or filename == __file__ or (filename.startswith(_STDLIB) and not installed)
+def state(path: str) -> State:
+    try:
+        status = _stat(path)
+    except (OSError, ValueError):
+        return None
+    if stat.S_ISDIR(status.st_mode):
+        return DIRECTORY
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def in_directory(path: Path, descriptor: Any) -> str:
+    """`path` as one relative to the directory that is open as `descriptor`, where one is given (-1 or None: none)."""
+    name = os.fsdecode(path)
+    if not isinstance(descriptor, int) or descriptor < 0 or os.path.isabs(name):
+        return name
+    try:
+        return os.path.join(_readlink(f"/proc/self/fd/{descriptor}"), name)
+    except OSError:
+        return name
+
+
+def _names(path: Path) -> set[str]:
+    name = os.fsdecode(path)
+    return {os.path.abspath(name), os.path.realpath(name)} if "\0" not in name else set()
+
+
+@cache
+def _is_standard(filename: str) -> bool:
+    return filename.startswith(_STDLIB) and "site-packages" not in filename

@@ -12,6 +12,7 @@ if TYPE_CHECKING:  # a verb's report is rendered by who has imported that verb; 
     from aoti_build.plan import Plan
     from aoti_build.verbs.build import BuildReport
     from aoti_build.verbs.clean import CleanReport
+    from aoti_build.verbs.doctor import DoctorReport
     from aoti_build.verbs.gc import GcReport
     from aoti_build.verbs.run import Run, RunReport
     from aoti_build.verbs.status import StatusReport
@@ -182,6 +183,26 @@ def clean_lines(report: CleanReport) -> list[str]:
     verb = "would remove" if report.dry_run else "removed"
     lines = [f"{verb} {path}" for path in report.removed]
     return [*lines, f"{verb} {len(report.removed)} paths, {size_text(report.bytes) or '0 B'}"]
+
+
+def doctor_lines(report: DoctorReport) -> list[str]:
+    """A row per check, with cause and fix below those that are not well; then one closing line."""
+    rows = [[one.check, one.device or "", one.outcome, one.said] for one in report.findings]
+    head, *rendered = table(["check", "device", "outcome", "found"], rows)
+    lines = [head]
+    for one, line in zip(report.findings, rendered, strict=True):
+        lines.append(line)
+        if one.outcome != "ok":
+            lines += [*_below("cause", one.cause), *_below("fix", one.fix)]
+    return [*lines, "", _counted((one.outcome for one in report.findings), "check")]
+
+
+def _below(label: str, text: str | None) -> list[str]:
+    """A text under a row, its further lines below its first."""
+    if not text:
+        return []
+    first, *rest = text.strip().splitlines()
+    return [f"  {label + ':':7}{first}", *(f"         {line}" for line in rest)]
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -5,6 +5,7 @@ are absent.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,8 +26,17 @@ def check_files(project: Project, targets: tuple[Target, ...]) -> None:
 
 
 def source_is_here(model: Model, root: Path) -> bool:
-    """Whether the model could be made here, as far as files tell; modules are left to the import to find."""
-    return all((root / name).is_file() for name, _ in _files(model))
+    """Whether the model could be made here: its files are there, and the packages of its modules can be found."""
+    sources = (source for source in (model.source, model.inputs) if isinstance(source, Source))
+    packages = [source.module.partition(".")[0] for source in sources if source.module]
+    files = [name for name, field in _files(model) if field != "image"]  # eager needs no names of classes
+    return all((root / name).is_file() for name in files) and all(_is_importable(name, root) for name in packages)
+
+
+def _is_importable(package: str, root: Path) -> bool:
+    from importlib.machinery import PathFinder
+
+    return package in sys.builtin_module_names or PathFinder.find_spec(package, [str(root), *sys.path]) is not None
 
 
 def _files(model: Model) -> Iterator[tuple[str, str]]:

@@ -4,6 +4,7 @@ checked."""
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from aoti_build.index import Index
 from aoti_build.layout import artifact_directory, index_path, stat_cache_path, store_root
 from aoti_build.manifest import MODEL
 from aoti_build.outcome import Outcome, published_of
-from aoti_build.plan import UNAVAILABLE, UP_TO_DATE, Plan, Step, make_plan
+from aoti_build.plan import UNAVAILABLE, UP_TO_DATE, Plan, Step, make_plan, must_compile
 from aoti_build.spec.project import Project, Target
 from aoti_build.stat_cache import StatCache
 from aoti_build.store import Store
@@ -102,7 +103,8 @@ def build(
 
     After a failure no further target is started unless `keep_going`. With `strict` an unavailable device is a failure.
     With `check_reproducible` every target is compiled once more from nothing and compared, byte by byte.
-    Raises `Interrupted` on Ctrl-C, after every worker has ended.
+    Raises `ToolchainError` before a worker starts if a compile is sure to fail here, and `Interrupted` on Ctrl-C, after
+    every worker has ended.
     """
     digests = StatCache(stat_cache_path(project))
     store = Store(store_root(project))
@@ -114,6 +116,7 @@ def build(
         from aoti_build.work.schedule import Builder, default_jobs, run_all
         from aoti_build.work.workshop import Workshop
 
+        _check_toolchain(project, tuple(step.target for step in work if must_compile(step)), on_progress)
         builder = Builder(Workshop(project, digests, store, on_progress), force, check_reproducible)
         outcomes |= run_all(builder, work, jobs or default_jobs(len(work)), keep_going)
         if any("compile" in outcome.seconds for outcome in outcomes.values()):
@@ -121,6 +124,15 @@ def build(
     digests.save()
     index.save()
     return BuildReport(project, tuple(outcomes[step.target.name] for step in steps.steps))
+
+
+def _check_toolchain(project: Project, targets: tuple[Target, ...], on_progress: OnProgress) -> None:
+    """See that `targets`, which are to be compiled, can be. The checks are Linux's."""
+    if targets and sys.platform == "linux":
+        from aoti_build.checks.gate import require_fit_toolchain
+
+        devices = sorted({target.device for target in targets})
+        require_fit_toolchain(project, devices, lambda text: on_progress(targets[0], f"warning: {text}"))
 
 
 def _keep_bytecode() -> None:

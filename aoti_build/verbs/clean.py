@@ -14,7 +14,7 @@ from aoti_build.layout import artifact_directory, lock_path, staging_prefix, sta
 from aoti_build.spec.project import Project, Target
 from aoti_build.verbs.status import orphans
 
-_STATE = (".stat-cache.json", ".index.json", ".project-cache")
+_STATE = (".stat-cache.json", ".index.json", ".project-cache", ".passed-checks.json")
 
 
 @dataclass(frozen=True)

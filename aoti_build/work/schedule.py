@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from aoti_build.errors import AotiBuildError, BuildError, Interrupted
 from aoti_build.files import lock, recover_directory
 from aoti_build.fingerprint import Reason
-from aoti_build.host import available_memory
+from aoti_build.host import JOB_MEMORY, available_memory
 from aoti_build.layout import artifact_directory, inductor_cache_root, lock_path
 from aoti_build.manifest import Manifest
 from aoti_build.outcome import FAILED, NOT_STARTED, RECHECKED, REPRODUCED, Outcome, published_of
@@ -26,13 +26,10 @@ from aoti_build.work.workshop import Workshop
 if TYPE_CHECKING:
     from aoti_build.work.target import TargetBuilder
 
-_GIB = 1 << 30
-_JOB_MEMORY = 3 * _GIB  # a worker with torch, an export and one C++ compiler; resnet18 peaks near 2 GiB
-
 
 def default_jobs(work: int) -> int:
     """Workers at once: one a core, as long as each finds memory."""
-    return max(1, min(os.cpu_count() or 1, available_memory() // _JOB_MEMORY, work))
+    return max(1, min(os.cpu_count() or 1, available_memory() // JOB_MEMORY, work))
 
 
 @dataclass

@@ -4,6 +4,7 @@ process checks the package before it is published."""
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -22,7 +23,7 @@ from aoti_build.spec.records import target_to_json
 from aoti_build.work.check import CheckAhead, check_staged, places
 from aoti_build.work.desk import COMPILE, REPACK, Desk
 from aoti_build.work.gpu import gpu_environment
-from aoti_build.work.worker import OnPhase, run_worker
+from aoti_build.work.worker import WORKER_VARIABLES, OnPhase, run_worker
 from aoti_build.work.workshop import Place, Workshop
 
 
@@ -113,8 +114,9 @@ class TargetBuilder:
             self.shop.on_progress(target, phase)
             also(phase)
 
-        job = self._job(target, place, before)
         kernels = None if from_nothing else self.shop.store.kernels(before)
+        environment = gpu_environment(target, kernels)
+        job = self._job(target, place, before, environment)
         return run_worker(
             "build",
             job,
@@ -122,14 +124,14 @@ class TargetBuilder:
             log=place.log,
             on_phase=on_phase,
             answer=answer,
-            environment=gpu_environment(target, kernels),
+            environment=environment,
         )
 
     def _before(self, target: Target) -> Parts:
         """The parts of the source key that are known before the worker reports what it used."""
         return {**toolchain_parts(target), "weights": weight_parts(self.shop.project, target, self.shop.digests)}
 
-    def _job(self, target: Target, place: Place, before: Parts) -> dict[str, Any]:
+    def _job(self, target: Target, place: Place, before: Parts, environment: Mapping[str, str]) -> dict[str, Any]:
         clock = place.work / "clock"
         clock.touch()
         return {
@@ -142,6 +144,7 @@ class TargetBuilder:
             "where": places(self.shop.project, target),
             "toolchain": before["toolchain"],
             "environment": before["environment"],
+            "replaced_variables": {name: os.environ.get(name) for name in (*WORKER_VARIABLES, *environment)},
             # Now, by the clock of the file system that the sources are on, which need not be this host's.
             "started_ns": clock.stat().st_mtime_ns,
         }
@@ -177,6 +180,7 @@ def _source_parts(target: Target, before: Parts, made: Mapping[str, Any]) -> dic
         "config": dict(target.inductor_config),
         "sources": {name: digest for name, digest in made["sources"].items() if name not in before["weights"]},
         "distributions": made["distributions"],
+        "modules": made["modules"],
         "variables": made["variables"],
         **before,
     }

@@ -29,6 +29,8 @@ from aoti_build.errors import (
 from aoti_build.files import write_json
 
 _ERRORS = {error.kind: error for error in (ArtifactError, BuildError, ToolchainError, UsageError, VerificationError)}
+# Set for every worker, whatever this process' environment says.
+WORKER_VARIABLES: Mapping[str, str] = {"PYTHONHASHSEED": "0", "PYTHONUNBUFFERED": "1"}
 _TAIL = 12
 _GRACE_SECONDS = 3.0
 
@@ -176,7 +178,7 @@ def _start(
     command: list[str], root: Path, output: int, events: int, environment: Mapping[str, str]
 ) -> subprocess.Popen[bytes]:
     check_stopping()
-    variables = {**os.environ, "PYTHONHASHSEED": "0", "PYTHONUNBUFFERED": "1", **environment}
+    variables = {**os.environ, **WORKER_VARIABLES, **environment}
     process = subprocess.Popen(
         command,
         stdin=subprocess.PIPE,
@@ -278,8 +280,8 @@ def _crash(status: int, log: Path) -> WorkerCrash:
         message = f"the worker was killed by {name}"
     hints = {
         "SIGKILL": "the system was probably out of memory: try --jobs 1",
-        "SIGSEGV": "native code crashed: a compiler that links libstdc++ statically does this, try CXX=/usr/bin/g++",
-        "SIGILL": "the code uses instructions this processor lacks",
+        "SIGSEGV": "native code crashed: `invoke doctor` says whether the compiler is to blame, and which CXX to take",
+        "SIGILL": "the code uses instructions this processor lacks; `invoke doctor` tries a small model",
     }
     return WorkerCrash(message, signal_name=name, cause=_tail(log), hint=hints.get(name or "", "see the log"), log=log)
 

@@ -80,7 +80,7 @@ class Workshop:
             files=manifest.files or {name: _file_record(place.staged / name) for name in (MODEL, GOLDEN)},
             seconds={**seconds, "total": round(time.perf_counter() - started, 3)},
         )
-        final.write(place.staged)
+        final.write(place.staged, durable=False)  # which publishing makes it
         directory = artifact_directory(self.project, target)
         publish_directory(place.staged, directory)
         if final.action != "restored":

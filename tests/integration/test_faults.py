@@ -16,6 +16,8 @@ from conftest import Finished, run_inv
 from projects import write_single
 
 from aoti_build.digests import digest_file, digest_json
+from aoti_build.spec import load_project
+from aoti_build.work.check import find_cause
 
 NET = """\
 import torch
@@ -173,3 +175,38 @@ def tamper(artifact: Path, change: Callable[[Any], object]) -> None:
     document["files"]["model.pt2"] = {"sha256": digest_file(package), "size": package.stat().st_size}
     body = {name: value for name, value in document.items() if name != "sha256"}
     (artifact / "manifest.json").write_text(json.dumps({**body, "sha256": digest_json(body)}))
+
+
+MISCOMPILED = """\
+import torch
+from torch import nn
+from torch._inductor import config
+from torch._inductor.custom_graph_pass import CustomGraphPass
+
+
+class Wrong(CustomGraphPass):
+    def __call__(self, graph):
+        for node in graph.nodes:
+            if node.target is torch.ops.aten.tanh.default:
+                node.target = torch.ops.aten.sigmoid.default
+
+    def uuid(self):
+        return b"wrong"
+
+
+def build():
+    config.post_grad_custom_post_pass = Wrong()
+    return nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 8), nn.Softmax(-1))
+"""
+
+
+@pytest.mark.slow
+def test_a_fault_of_the_compiler_is_found_by_compiling_prefixes(tmp_path: Path) -> None:
+    """Model, export and weights agree: only compiled code differs, from one module on."""
+    write_single(tmp_path, MISCOMPILED, "net: {source: net.py:build, inputs: [{shape: [2, 8]}]}\n")
+    project = load_project(tmp_path / "models.yaml")
+    (target,) = project.targets
+    found = find_cause(project, target, None, None, directory=tmp_path / "work", log=tmp_path / "log", bisect=True)
+    assert found["stage"] == "compile"
+    assert (found["left"]["module"], found["left"]["class"]) == ("3", "Tanh")
+    assert "compiled code first leaves the model at the output of 3 [Tanh]" in found["said"]

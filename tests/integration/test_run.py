@@ -22,8 +22,9 @@ from safetensors.torch import load_file, save_file
 from aoti_build._torch import read as reading
 from aoti_build._torch.image import pictures, top_classes
 from aoti_build._torch.read import READERS, read
-from aoti_build._torch.run import WRITERS, save, source_is_here, summary
+from aoti_build._torch.run import WRITERS, save, summary
 from aoti_build.errors import UsageError
+from aoti_build.spec.presence import source_is_here
 from aoti_build.spec.project import Image, Model, Source
 from aoti_build.verbs.run import OUTPUT_SUFFIXES, TENSOR_SUFFIXES
 
@@ -613,6 +614,7 @@ def test_named_inputs_of_a_dynamic_size_are_checked_against_eager(built: Path) -
     assert finished.code == 0, finished.out
     runs = finished.json["targets"][0]["runs"]
     assert [run["check"] for run in runs] == ["eager"] * 3
+    assert "fp64" in runs[0]["verdicts"][0]
     assert all(run["outputs"] == runs[0]["outputs"] for run in runs)
     assert runs[0]["outputs"][0]["shape"] == [7, 6, 3]
 

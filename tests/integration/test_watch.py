@@ -1,18 +1,245 @@
-"""What a worker notices of the files that user code uses, where a build would be a slow way to see it."""
+"""What a worker notices of the files that user code uses, where a build would be a slow way to see it: for each way to
+depend on something, the next build sees its change; for each harmless thing, the build goes through and the next one
+does nothing."""
 
 from __future__ import annotations
 
+import json
 import os
 import py_compile
 import subprocess
 import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aoti_build.fingerprint import variable_parts
+from aoti_build.stat_cache import StatCache
+
+EDITED = "was edited while this target was built"
+
+
+@dataclass(frozen=True)
+class Case:
+    """Project code, and what is done to the project afterwards (`later`) or before the sources are taken
+    (`meanwhile`, as another process does it)."""
+
+    code: str
+    later: str = ""
+    meanwhile: str = "true"
+
+
+SEEN = {
+    "a module": Case("import here", "echo K=2 > here.py"),
+    "a file that is read": Case("open('data/a.txt').read()", "echo other > data/a.txt"),
+    "a file whose presence is asked": Case("import os; os.path.exists('flag')", "touch flag"),
+    "a file that access() asks for": Case("import os; os.access('flag', os.R_OK)", "touch flag"),
+    "a file that lexists() asks for": Case("import os; os.path.lexists('flag')", "ln -s nowhere flag; touch nowhere"),
+    "a pattern without wildcards": Case("import glob; glob.glob('flag')", "touch flag"),
+    "a directory that appears": Case("import os; os.path.isdir('cache')", "mkdir cache"),
+    "a directory that goes": Case("import os; os.path.isdir('empty')", "rmdir empty"),
+    "a directory that is listed": Case("import os; os.listdir('data')", "touch data/c.txt"),
+    "a directory that is listed by its descriptor": Case(
+        "import os; os.listdir(os.open('data', os.O_RDONLY))", "touch data/c.txt"
+    ),
+    "a directory behind a link, listed": Case("import os; os.listdir('linked')", "touch ../outside/more"),
+    "a directory outside, listed": Case("import os; os.listdir('../outside')", "touch ../outside/more"),
+    "a directory that a library lists": Case("from torchvision.datasets.folder import find_classes as f; f('classes')",
+                                             "mkdir classes/three"),
+    "a directory in kwargs": Case("pass", "touch given/new"),
+    "where a link leads": Case("import os; os.path.realpath('current')", "ln -sfn v2 current"),
+    "a file read relative to a directory": Case(
+        "import os; os.open('a.txt', os.O_RDONLY, dir_fd=os.open('data', os.O_RDONLY))", "echo other > data/a.txt"
+    ),
+    "an optional module of the project": Case(
+        "try:\n    import extra\nexcept ImportError: pass", "touch extra.py"
+    ),
+    "an optional extension module": Case(
+        "try:\n    import extra\nexcept ImportError: pass", "touch extra.abi3.so"
+    ),
+    "import_module": Case(
+        "import importlib\ntry:\n    importlib.import_module('extra')\nexcept ImportError: pass", "touch extra.py"
+    ),
+    "find_spec": Case("import importlib.util as u; u.find_spec('extra')", "mkdir extra; touch extra/__init__.py"),
+    "a module of an absent package": Case("try:\n    import plug.extra\nexcept ImportError: pass",
+                                          "mkdir plug; touch plug/__init__.py"),
+    "a module that would be found sooner": Case("import package.part",
+                                                "mkdir package/part; touch package/part/__init__.py"),
+    "a module without source": Case("import bare", "cp other.pyc bare.pyc"),
+    "a vendored library": Case("import sys; sys.path.insert(0, 'vendor'); import lib", "echo K=2 > vendor/lib.py"),
+    "a variable": Case("import os; os.environ.get('NET')", "NET=other"),
+    "a variable, in bytes": Case("import os; os.environb.get(b'NET')", "NET=other"),
+    "a variable in a text": Case("import os; os.path.expandvars('$NET')", "NET=other"),
+    "a variable asked for in a pool": Case(
+        "import os\nfrom concurrent.futures import ThreadPoolExecutor as P\nlist(P(1).map(os.getenv, ['NET']))",
+        "NET=other",
+    ),
+    "a variable among all": Case("import os\n[os.environ[n] for n in os.environ if n == 'NET']", "NET=other"),
+    "files read in a pool": Case(
+        "from concurrent.futures import ThreadPoolExecutor as P\nimport os\nlist(P(1).map(os.listdir, ['data']))",
+        "touch data/c.txt",
+    ),
+    "an argument of a child process": Case("import subprocess; subprocess.run(['cat', 'data/a.txt'])",
+                                           "echo other > data/a.txt"),
+    "a memory-mapped storage": Case("import torch; torch.UntypedStorage.from_file('data/a.txt', nbytes=1)",
+                                    "echo other > data/a.txt"),
+    "a memory-mapped tensor": Case("import torch; torch.from_file(filename='data/a.txt', size=1, dtype=torch.int8)",
+                                   "echo other > data/a.txt"),
+    "a library that is loaded": Case("import ctypes\ntry:\n    ctypes.CDLL('./data/a.txt')\nexcept OSError: pass",
+                                     "echo other > data/a.txt"),
+    "a file in shared memory": Case("open('SHARED').read()", "echo other > SHARED"),
+}  # fmt: skip
+
+HARMLESS = {
+    "taking the whole environment": Case(
+        "import os\ndict(os.environ); os.environ.copy(); {**os.environ}; list(os.environ.items())\n"
+        "import subprocess\nsubprocess.run(['true'], env={**os.environ, 'A': '1'})",
+        "NET=other",
+    ),
+    "a variable that is no text": Case("import os; os.environ.get('BYTES')"),
+    "a hash seed of the workers' own": Case("import os; os.environ.get('PYTHONHASHSEED')"),
+    "files written natively": Case(
+        "import torch, safetensors.torch as s\ntorch.save({}, 'own.pt'); torch.load('own.pt')\n"
+        "s.save_file({'a': torch.ones(1)}, 'own.safetensors'); s.load_file('own.safetensors')"
+    ),
+    "files and directories made and removed": Case(
+        "import os, shutil, tempfile\nos.mkdir('own'); os.symlink('own', 'own2'); os.listdir('own')\n"
+        "open('own/x', 'w').close(); open('own/x').read(); os.rename('own/x', 'own/y'); os.path.exists('own/y')\n"
+        "os.link('own/y', 'own/z'); os.utime('own/z'); os.chmod('own/z', 0o600); os.remove('own2')\n"
+        "shutil.rmtree('own'); os.path.exists('own/y')\n"
+        "with tempfile.TemporaryDirectory() as t: open(t + '/x', 'w').close(); os.listdir(t); os.path.isdir(t)"
+    ),
+    "a log": Case(
+        "import os\nfor _ in 'ab':\n    os.path.exists('own.log')\n    open('own.log', 'a').write('x')",
+        "echo more >> own.log",
+    ),
+    "a walk over everything": Case(
+        "from pathlib import Path\nfor p in Path('.').rglob('*'): p.is_file()\nimport os\nlist(os.walk('.'))",
+        "touch artifacts/new .git/new; echo x > .git/HEAD; rm -r __pycache__",
+    ),
+    "standard modules asking for themselves": Case("import subprocess; subprocess.run(['true'])", "PATH=other"),
+    "resolving a path": Case("from pathlib import Path; Path('data/a.txt').resolve()", "touch data/c.txt"),
+}  # fmt: skip
+
+MEANWHILE = {
+    "an input is removed": Case("open('data/a.txt').read()", meanwhile="rm data/a.txt"),
+    "a directory is put in another's place": Case(
+        "open('data/a.txt').read()", meanwhile="cp -a data data2; mv data data3; mv data2 data"
+    ),
+    "a link is changed": Case("open('current/file').read()", meanwhile="ln -sfn v2 current"),
+    "a link that is only resolved is changed": Case(
+        "import os; os.readlink('current')", meanwhile="ln -sfn v2 current"
+    ),
+    "what was looked for appears": Case("import os; os.path.exists('flag')", meanwhile="touch -d @1 flag"),
+    "a listed directory gets a file": Case("import os; os.listdir('data')", meanwhile="touch data/c.txt"),
+    "a listed directory goes": Case("import os; os.listdir('empty')", meanwhile="rmdir empty"),
+    "size and time are kept": Case(
+        "open('data/a.txt').read()", meanwhile="cp -p data/a.txt b; printf 2 > data/a.txt; touch -r b data/a.txt; rm b"
+    ),
+}
+
+
+def make_project(root: Path) -> None:
+    for directory in ("data", "given", "empty", "v1", "v2", "classes/one", "package", "artifacts", ".git", "vendor",
+                      "vendor/lib-1.0.dist-info", "__pycache__", "../outside"):  # fmt: skip
+        (root / directory).mkdir(parents=True, exist_ok=True)
+    for name in ("data/a.txt", "v1/file", "v2/file", "package/__init__.py", "package/part.py", ".git/HEAD"):
+        (root / name).write_text("1")
+    (root / "here.py").write_text("K = 1\n")
+    (root / "vendor/lib.py").write_text("K = 1\n")
+    (root / "vendor/lib-1.0.dist-info/RECORD").touch()
+    (root / "current").symlink_to("v1")
+    (root / "linked").symlink_to("../outside")
+    for name in ("bare", "other"):
+        source = root.parent / f"{name}.py"
+        source.write_text(f"{name} = 1\n")
+        py_compile.compile(str(source), cfile=str(root / f"{name}.pyc"))
+
+
+ENVIRONMENT = {**os.environ, "NET": "net", "PYTHONHASHSEED": "0", os.fsdecode(b"BYTES"): os.fsdecode(b"\xff")}
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, tuple[Path, dict[str, Any]]]]:
+    """What each case's project code was seen to use, and the project as it was then."""
+    base = tmp_path_factory.mktemp("watch")
+    memory = Path("/dev/shm")  # noqa: S108
+    shared = memory if os.access(memory, os.W_OK) else base
+    lines, roots = [], {}
+    for number, (name, case) in enumerate({**SEEN, **HARMLESS, **MEANWHILE}.items()):
+        roots[name] = root = base / str(number) / "project"
+        make_project(root)
+        file = shared / f"aoti_build-test-{os.getpid()}"
+        file.write_text("1")
+        lines.append(json.dumps([name, str(root), case.code.replace("SHARED", str(file)), case.meanwhile]))
+    try:
+        answer = subprocess.run(
+            [sys.executable, str(Path(__file__).with_name("watching.py"))],
+            input="\n".join(lines), capture_output=True, text=True, check=False, env=ENVIRONMENT,
+        )  # fmt: skip
+        yield named(answer, roots)
+    finally:
+        file.unlink()
+
+
+def named(answer: subprocess.CompletedProcess[str], roots: dict[str, Path]) -> dict[str, tuple[Path, dict[str, Any]]]:
+    results = [json.loads(line) for line in answer.stdout.splitlines() if line.startswith('{"name"')]
+    by_name = {result["name"]: result for result in results}
+    return {name: (root, by_name.get(name, {"error": answer.stderr})) for name, root in roots.items()}
+
+
+def changed(root: Path, used: dict[str, Any], later: str) -> set[str]:
+    """What of `used` the next build would find changed after the shell words `later`."""
+    variables = dict(ENVIRONMENT)
+    del variables["PYTHONHASHSEED"]  # the workers' own
+    if later.endswith("=other"):
+        variables[later.removesuffix("=other")] = "other"
+    else:
+        subprocess.run(["sh", "-c", later], cwd=root, check=True)
+    digests = StatCache(root / "none.json")
+    now = {name: digests.digest(name if name.startswith("/") else f"{root}/{name}") for name in used["sources"]}
+    now |= variable_parts(used["variables"], variables)
+    was = {**used["sources"], **used["variables"]}
+    return {name for name in was if was[name] != now[name]}
+
+
+@pytest.mark.parametrize("name", SEEN)
+def test_the_next_build_sees_a_change_of(name: str, found: dict[str, tuple[Path, dict[str, Any]]]) -> None:
+    root, used = found[name]
+    assert "sources" in used, used.get("error") or used
+    assert not changed(root, used, "true")
+    shared = next((path for path in used["sources"] if "aoti_build-test-" in path), "")
+    assert changed(root, used, SEEN[name].later.replace("SHARED", shared)), used
+
+
+@pytest.mark.parametrize("name", HARMLESS)
+def test_no_build_fails_or_is_repeated_for(name: str, found: dict[str, tuple[Path, dict[str, Any]]]) -> None:
+    root, used = found[name]
+    assert "sources" in used, used.get("error") or used
+    assert not changed(root, used, HARMLESS[name].later or "true"), used
+
+
+@pytest.mark.parametrize("name", MEANWHILE)
+def test_nothing_is_published_if(name: str, found: dict[str, tuple[Path, dict[str, Any]]]) -> None:
+    _, used = found[name]
+    assert EDITED in used.get("edited", ""), used.get("error") or used
+
+
+def test_an_optional_dependency_is_seen_when_it_is_installed(found: dict[str, tuple[Path, dict[str, Any]]]) -> None:
+    _, used = found["an optional module of the project"]
+    assert used["modules"]["extra"] is None
+
 
 WATCHED = """
 import os, sys
+from aoti_build._torch.unaudited import wrap
 from aoti_build._torch.watch import Watch
 root = os.path.realpath(sys.argv[1]) + os.sep
 watch = Watch(lambda path: path.startswith(root), (root,))
+wrap(watch, lambda path: path.startswith(root))
 sys.path.insert(0, root)
 import constants
 print(constants.K)

@@ -110,6 +110,7 @@ def publish_fake(project: Project, target: Target | None = None, **changes: Any)
     recorded = {
         "sources": dict.fromkeys(["model.py", "helper.py", "optional.py", "listed/"]),
         "distributions": dict.fromkeys(["sympy", "small_library"]),
+        "modules": {"not_installed_anywhere": None},
         "variables": {"SMALL": None},
     }
     fields: dict[str, Any] = {
@@ -133,7 +134,7 @@ def publish_fake(project: Project, target: Target | None = None, **changes: Any)
 
 def forget_installed() -> None:
     """Look for distributions anew, as another process would."""
-    for function in (toolchain.distribution_version, toolchain._dist_infos):
+    for function in (toolchain.distribution_version, toolchain.distribution_place, toolchain._installed):
         getattr(function, "cache_clear", lambda: None)()  # a test may have put another in its place
 
 
@@ -276,6 +277,7 @@ class FakeWorker:
             "signature": SIGNATURE,
             "sources": {file: digest_file(root / file) for file in files},
             "distributions": {},
+            "modules": {},
             "variables": {},
             "seconds": {"export": 0.25, "compile": 0.5},
         }

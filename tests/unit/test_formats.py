@@ -19,11 +19,13 @@ from referencing import Registry, Resource
 from small_projects import RAN, REPOSITORY, TWO_MODELS, publish_fake, write_project
 
 import aoti_build
+from aoti_build.checks.finding import Finding
+from aoti_build.checks.gate import require_fit_toolchain
 from aoti_build.errors import ArtifactError, BuildError, Problem, SpecError, VerificationError
 from aoti_build.fingerprint import Reason
 from aoti_build.index import Published
 from aoti_build.kernels import KernelCache
-from aoti_build.layout import artifact_directory, index_path, project_cache_path, store_root
+from aoti_build.layout import artifact_directory, index_path, passed_checks_path, project_cache_path, store_root
 from aoti_build.manifest import GOLDEN, MODEL, VERIFY, FileRecord, Manifest
 from aoti_build.outcome import Outcome
 from aoti_build.plan import UNAVAILABLE, Plan, Step
@@ -33,6 +35,7 @@ from aoti_build.store import Store
 from aoti_build.tasks import ns
 from aoti_build.verbs.build import BuildReport, PlanReport, plan
 from aoti_build.verbs.clean import CleanReport
+from aoti_build.verbs.doctor import DoctorReport
 from aoti_build.verbs.gc import gc
 from aoti_build.verbs.run import Run, RunReport, TargetRuns
 from aoti_build.verbs.status import StatusReport
@@ -104,6 +107,10 @@ REFUSALS = ({"name": "batch 10: above max 9", "ok": False, "said": "was answered
 FAILURE = BuildError(
     "it broke", target="first/cpu", where="models.yaml:3:1", cause="because", hint="mend it", log=Path("build.log")
 )
+FINDINGS = (
+    Finding("compiler", "fail", "it is broken", cause="it said so", fix="CXX=/usr/bin/g++", stops=True),
+    Finding("device", "unavailable", "there is none", "cuda"),
+)
 TENSOR = {"name": "x", "dtype": "float32", "shape": [2, 4]}
 RUN = {
     **RAN,
@@ -163,6 +170,8 @@ def documents(two: Project, tmp_path: Path) -> Mapping[str, list[Document]]:
         "aoti-build/status": [_status(two, manifest).as_json()],
         "aoti-build/clean": [CleanReport(("artifacts/first/cpu",), 12, dry_run=True).as_json()],
         "aoti-build/error": list(_errors(two)),
+        "aoti-build/doctor": [DoctorReport(FINDINGS).as_json()],
+        "aoti-build/passed-checks": [_passed_checks(two)],
     }
     return {kind: json.loads(json.dumps(made)) for kind, made in cases.items()}
 
@@ -243,6 +252,9 @@ def test_a_document_of_another_version_is_refused(kind: str, documents: Mapping[
         ("aoti-build/run", ("targets", 0, "runs", 0, "error"), {}),
         ("aoti-build/run", ("targets", 0, "runs", 1, "error"), None),
         ("aoti-build/status", ("targets", 0, "key"), "short"),
+        ("aoti-build/doctor", ("checks", 0, "outcome"), "fine"),
+        ("aoti-build/doctor", ("checks", 0, "stops"), True),
+        ("aoti-build/passed-checks", ("keys", 0), "short"),
         ("aoti-build/error", ("ok",), True),
         ("aoti-build/error", ("error", "surplus"), 1),
         ("aoti-build/golden", ("cases", "example", "outputs"), "1"),
@@ -475,6 +487,13 @@ def _project_cache(project: Project) -> Document:
     load_project(project.file, directory)
     (record,) = directory.iterdir()
     document: Document = json.loads(record.read_text())
+    return document
+
+
+def _passed_checks(project: Project) -> Document:
+    """As the checks leave it that found nothing wrong."""
+    require_fit_toolchain(project, ["cpu"], print)
+    document: Document = json.loads(passed_checks_path(project.artifacts).read_text())
     return document
 
 

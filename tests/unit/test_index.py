@@ -337,7 +337,16 @@ def test_a_record_that_is_none_of_ours_is_a_miss(tmp_path: Path, content: bytes)
     assert index.look_up("small/cpu", "spec", "facts") is None
 
 
-ENTRY = {"spec": "s", "facts": "f", "distributions": {}, "variables": {}, "files": {}, "key": "k", "size": 3}
+ENTRY = {
+    "spec": "s",
+    "facts": "f",
+    "distributions": {},
+    "modules": {},
+    "variables": {},
+    "files": {},
+    "key": "k",
+    "size": 3,
+}
 
 
 @pytest.mark.parametrize(
@@ -351,7 +360,8 @@ ENTRY = {"spec": "s", "facts": "f", "distributions": {}, "variables": {}, "files
         {**ENTRY, "spec": "other"},
         {**ENTRY, "facts": "other"},
         {**ENTRY, "distributions": []},
-        {**ENTRY, "distributions": {"no-such-distribution": "1"}},
+        {**ENTRY, "distributions": {"no-such-distribution": ["1", None]}},
+        {**ENTRY, "modules": {"no_such_module": "installed"}},
         {**ENTRY, "files": None},
         {**ENTRY, "files": {"absent.py": "0" * 64}},
         {**ENTRY, "files": {"nul\0": "0" * 64}},

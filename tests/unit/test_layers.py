@@ -28,6 +28,7 @@ LAYERS = {
     "store": 3,
     "plan": 3,
     "outcome": 3,
+    "checks": 3,
     "work": 4,
     "verbs": 4,
     "report": 5,

@@ -184,7 +184,7 @@ def test_what_cannot_be_a_path_has_no_digest(record: Path, name: str) -> None:
 def test_what_is_no_regular_file_has_no_digest(tmp_path: Path, record: Path) -> None:
     cache = StatCache(record)
     assert cache.digest(tmp_path / "absent") is None
-    assert cache.digest(tmp_path) is None
+    assert cache.digest(tmp_path) == "directory"
     assert cache.digest(Path("/dev/null")) is None
 
 

@@ -1,0 +1,8 @@
+"""The environment that this process was started with. Imported first: torch adds variables of its own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+ENVIRONMENT: Mapping[str, str] = dict(os.environ)

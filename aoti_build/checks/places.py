@@ -1,0 +1,193 @@
+"""Where a build writes: the temporary directory, the jobs' inductor cache, the artifacts and the store; with their
+locks, and memory and processors beside them.
+
+The figures are of torch 2.14 on x86-64: a compile for the CPU peaks near 0.8 GiB in one process and leaves two
+precompiled headers of 138 and 151 MiB in the temporary directory, for each set of compiler flags.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from aoti_build import host
+from aoti_build.checks.finding import FAIL, OK, WARN, Finding
+from aoti_build.layout import inductor_cache_root
+
+_MIB, _GIB = 1 << 20, 1 << 30
+_NO_ROOM = 32 * _MIB  # not even the smallest package with its objects
+_ROOM = _GIB
+_FEW_INODES = 1000
+_LEAST_MEMORY = _GIB
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+# Ends with 0 if somebody else holds the lock of the file it is given.
+_TRY_LOCK = """\
+import fcntl, sys
+with open(sys.argv[1], "r+") as file:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        sys.exit(0)
+sys.exit(1)
+"""
+
+
+def check_places(artifacts: Path | None, store: Path | None) -> list[Finding]:
+    """`artifacts` and `store` are a project's; None outside one."""
+    try:
+        usual = tempfile.gettempdir()
+    except OSError as error:
+        fix = "let TMPDIR name a directory that can be written to"
+        return [Finding("temp directory", FAIL, "there is none", cause=str(error), fix=fix, stops=True)]
+    cache = inductor_cache_root()
+    # Python passes over a TMPDIR that it cannot write to; torch's loader does not.
+    found = [check_temporary(Path(os.environ.get("TMPDIR") or usual)), check_cache(cache)]
+    if artifacts is not None:
+        found.append(check_artifacts(artifacts))
+    if store is not None:
+        found.append(check_store(store))
+    locked = [cache, *([artifacts] if artifacts is not None else [])]
+    return [*found, check_locks(locked)]
+
+
+def check_temporary(directory: Path) -> Finding:
+    """Packages are unpacked here to be loaded, and precompiled headers lie here."""
+    name, fix = "temp directory", "let TMPDIR name another directory"
+    if refused := _refusal(directory):
+        return Finding(name, FAIL, f"{directory} cannot be written to", cause=refused, fix=fix)
+    if _is_noexec(directory):
+        said = f"{directory} is mounted noexec, and packages are unpacked there to be loaded"
+        return Finding(name, FAIL, said, fix="let TMPDIR name a directory that allows execution", stops=True)
+    return _room(name, directory, fix)
+
+
+def check_cache(directory: Path) -> Finding:
+    """Inductor's own cache for each job. Made here as the build makes it: code is compiled and loaded from there."""
+    name, fix = "compile directory", "let AOTI_BUILD_CACHE name a directory of your own"
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = directory.lstat()
+    except OSError as error:
+        return Finding(name, FAIL, f"{directory} cannot be made", cause=str(error), fix=fix, stops=True)
+    if status.st_uid != os.getuid() or stat.S_ISLNK(status.st_mode):
+        said = f"{directory} belongs to somebody else, or is a symbolic link"
+        return Finding(name, FAIL, said, fix=f"remove it, or {fix}", stops=True)
+    if refused := _refusal(directory):
+        return Finding(name, FAIL, f"{directory} cannot be written to", cause=refused, fix=fix, stops=True)
+    if _is_noexec(directory):
+        said = f"{directory} is mounted noexec: inductor's probe cannot be loaded, so code comes out without vectors"
+        return Finding(name, WARN, said, fix="let AOTI_BUILD_CACHE name a directory that allows execution")
+    return _room(name, directory, fix)
+
+
+def check_artifacts(directory: Path) -> Finding:
+    name, fix = "artifacts", "publishing is a rename: make it one writable file system, links and mounts below included"
+    there = _nearest(directory)
+    if refused := _refusal(there):
+        return Finding(name, FAIL, f"{there} cannot be written to", cause=refused, fix="change its owner", stops=True)
+    if directory.is_dir():
+        device = directory.stat().st_dev
+        elsewhere = [path for path in directory.iterdir() if path.is_dir() and path.stat().st_dev != device]
+        # A model's own directory, or .staging; the store and working state may lie anywhere.
+        if strange := [path for path in elsewhere if path.name == ".staging" or not path.name.startswith(".")]:
+            return Finding(name, FAIL, f"{strange[0]} is on another file system than {directory}", fix=fix)
+    return _room(name, there, "make space, for instance with invoke gc", shown=directory)
+
+
+def check_store(directory: Path) -> Finding:
+    there = _nearest(directory)
+    if refused := _refusal(there):
+        said = f"{directory} cannot be written to: it is read, and nothing new is kept"
+        return Finding("store", WARN, said, cause=refused, fix="let AOTI_BUILD_STORE name a writable directory")
+    return _room("store", there, "make space, for instance with invoke gc", shown=directory)
+
+
+def check_locks(directories: list[Path]) -> Finding:
+    """Take a lock in each directory, and let another process see that it is taken."""
+    name = "file locks"
+    for directory in map(_nearest, directories):
+        try:
+            with tempfile.NamedTemporaryFile(dir=directory, prefix=".aoti_build-doctor-") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                kept = _is_seen(file.name)
+        except OSError as error:
+            if error.errno in _NO_LOCKS:
+                fix = "mount it with locks (NFS: without nolock, with a running lock service), or use another directory"
+                said = f"the file system of {directory} has no locks"
+                return Finding(name, FAIL, said, cause=str(error), fix=fix, stops=True)
+            return Finding(name, WARN, f"no lock could be tried in {directory}", cause=str(error))
+        if not kept:
+            said = f"a lock in {directory} does not keep another process out: two builds may do the same work"
+            return Finding(name, WARN, said, fix="mount it with locks; do not build twice at once until then")
+    return Finding(name, OK, "hold against another process in " + ", ".join(map(str, directories)))
+
+
+def check_memory() -> Finding:
+    available = host.available_memory()
+    said = f"{available / _GIB:.1f} GiB available; a job is given {host.JOB_MEMORY / _GIB:.0f} GiB"
+    if available < _LEAST_MEMORY:
+        return Finding(
+            "memory", FAIL, said, fix="a compile of the smallest model takes about 0.8 GiB: free some memory"
+        )
+    if available < host.JOB_MEMORY:
+        return Finding("memory", WARN, said, fix="build with --jobs 1")
+    return Finding("memory", OK, said)
+
+
+def check_processors() -> Finding:
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    there = os.cpu_count() or usable
+    said = f"{usable} CPUs" if usable == there else f"{usable} of {there} CPUs"
+    return Finding("processors", OK, f"{said}; the number is part of what is compiled")
+
+
+def _room(name: str, directory: Path, fix: str, *, shown: Path | None = None) -> Finding:
+    status = os.statvfs(directory)
+    free = status.f_bavail * status.f_frsize
+    said = f"{shown or directory}: {free / _GIB:.1f} GiB free"
+    if status.f_files and status.f_favail < _FEW_INODES:
+        said = f"{shown or directory}: {status.f_favail} inodes free"
+        return Finding(name, FAIL if status.f_favail < 10 else WARN, said, fix=fix, stops=status.f_favail < 10)
+    if free < _NO_ROOM:
+        return Finding(name, FAIL, f"{shown or directory}: {free / _MIB:.0f} MiB free", fix=fix, stops=True)
+    if free < _ROOM:
+        return Finding(name, WARN, f"{said}; a compile may take 0.3 GiB and more", fix=fix)
+    return Finding(name, OK, said)
+
+
+def _refusal(directory: Path) -> str | None:
+    """What the system says to a file written and renamed there; None if it lets us. Permission bits do not tell."""
+    try:
+        with tempfile.TemporaryDirectory(dir=directory, prefix=".aoti_build-doctor-") as scratch:
+            file = Path(scratch, "probe")
+            file.write_bytes(b"probe")
+            file.rename(Path(scratch, "renamed"))
+    except OSError as error:
+        return str(error)
+    return None
+
+
+def _is_noexec(directory: Path) -> bool:
+    return bool(os.statvfs(directory).f_flag & getattr(os, "ST_NOEXEC", 0))
+
+
+def _is_seen(file: str) -> bool:
+    done = subprocess.run([sys.executable, "-I", "-S", "-c", _TRY_LOCK, file], check=False, stdin=subprocess.DEVNULL)
+    return done.returncode == 0
+
+
+def _nearest(directory: Path) -> Path:
+    """The directory itself or, if it is not there yet, the one that it would be made in."""
+    return next(path for path in _upwards(directory) if path.is_dir())
+
+
+def _upwards(directory: Path) -> Iterator[Path]:
+    yield directory.absolute()
+    yield from directory.absolute().parents

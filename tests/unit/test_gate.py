@@ -1,0 +1,171 @@
+"""What `build` checks before it compiles: once per toolchain, before any worker, and never where nothing compiles."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_projects import ONE_MODEL, FakeWorker, edit, inv, write_project
+
+from aoti_build.checks import gate
+from aoti_build.checks.finding import FAIL, OK, WARN, Finding
+from aoti_build.errors import ToolchainError
+from aoti_build.layout import passed_checks_path
+from aoti_build.spec import Project
+from aoti_build.verbs.build import build
+
+BROKEN = Finding("compiler", FAIL, "it is broken", cause="it said so", fix="CXX=/usr/bin/g++", stops=True)
+DOUBT = Finding("openssl", FAIL, "there is none", fix="install openssl")
+
+
+class Checks:
+    """In place of the real ones: counts, and finds what a test says."""
+
+    def __init__(self) -> None:
+        self.found: list[Finding] = [Finding("compiler", OK, "fit")]
+        self.asked: list[tuple[str, ...]] = []
+
+    def __call__(self, devices: Sequence[str], artifacts: Path | None, **_: Any) -> list[Finding]:
+        self.asked.append(tuple(devices))
+        return self.found
+
+
+@pytest.fixture
+def checks(monkeypatch: pytest.MonkeyPatch) -> Checks:
+    made = Checks()
+    monkeypatch.setattr(gate, "quick_checks", made)
+    return made
+
+
+def test_a_broken_toolchain_starts_no_worker(project: Project, fake_worker: FakeWorker, checks: Checks) -> None:
+    checks.found = [DOUBT, BROKEN]
+    with pytest.raises(ToolchainError) as caught:
+        build(project, project.targets)
+    error = caught.value
+    assert (error.exit_code, error.message, error.cause) == (5, "it is broken", "it said so")
+    assert error.hint
+    assert "CXX=/usr/bin/g++" in error.hint
+    assert "invoke doctor" in error.hint
+    assert fake_worker.calls == []
+
+
+def test_what_passed_is_not_checked_again(project: Project, fake_worker: FakeWorker, checks: Checks) -> None:
+    build(project, project.targets)
+    assert checks.asked == [("cpu",)]
+    build(project, project.targets, force=True)
+    assert len(checks.asked) == 1
+    assert fake_worker.calls.count("build small") == 2
+
+
+def test_a_failure_is_not_remembered(project: Project, fake_worker: FakeWorker, checks: Checks) -> None:
+    checks.found = [BROKEN]
+    for _ in range(2):
+        with pytest.raises(ToolchainError):
+            build(project, project.targets)
+    checks.found = []
+    assert build(project, project.targets).exit_code == 0
+    assert len(checks.asked) == 3
+    assert fake_worker.calls
+
+
+@pytest.mark.parametrize("variable", ["CXX", "PATH", "TMPDIR", "AOTI_BUILD_CACHE", "AOTI_BUILD_STORE"])
+def test_another_toolchain_or_place_is_checked(
+    project: Project, fake_worker: FakeWorker, checks: Checks, monkeypatch: pytest.MonkeyPatch, variable: str,
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    build(project, project.targets)
+    monkeypatch.setenv(variable, str(tmp_path))
+    build(project, project.targets, force=True)
+    assert len(checks.asked) == 2
+    monkeypatch.undo()
+    assert fake_worker.calls
+
+
+def test_both_of_two_toolchains_are_remembered(
+    project: Project, fake_worker: FakeWorker, checks: Checks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for value in ("g++", "/no/such/compiler", "g++", "/no/such/compiler"):
+        monkeypatch.setenv("CXX", value)
+        build(project, project.targets, force=True)
+    assert len(checks.asked) == 2
+    assert fake_worker.calls
+
+
+def test_what_is_up_to_date_is_not_checked(project: Project, published: Path, checks: Checks) -> None:
+    assert published
+    build(project, project.targets)
+    assert checks.asked == []
+    assert not passed_checks_path(project.artifacts).exists()
+
+
+def test_an_edit_under_the_same_toolchain_may_need_no_compile(
+    project: Project, published: Path, fake_worker: FakeWorker, checks: Checks
+) -> None:
+    """Its code can come from the store, so a broken compiler must not be in its way."""
+    assert published
+    checks.found = [BROKEN]
+    (project.root / "model.py").write_text("# a comment\n" + (project.root / "model.py").read_text())
+    assert build(project, project.targets).exit_code == 0
+    assert (checks.asked, fake_worker.calls[0]) == ([], "build small")
+
+
+def test_a_changed_toolchain_is_checked(
+    project: Project, published: Path, fake_worker: FakeWorker, checks: Checks
+) -> None:
+    assert published
+    edit(project, lambda document: document["source"]["toolchain"].update({"cxx.version": "older"}))
+    build(project, project.targets)
+    assert (len(checks.asked), len(fake_worker.calls)) == (1, 2)
+
+
+def test_a_preset_with_a_compiler_of_its_own_is_not_judged(
+    tmp_path: Path, fake_worker: FakeWorker, checks: Checks
+) -> None:
+    own = "inductor_configs:\n  own: {cpp.cxx: g++-77}\n"
+    project = write_project(tmp_path, ONE_MODEL + "    inductor_configs: [own]\n" + own)
+    checks.found = [BROKEN]
+    assert build(project, project.targets).exit_code == 0
+    assert (checks.asked, fake_worker.calls[0]) == ([], "build small")
+
+
+def test_doubts_are_said_and_do_not_stop(project: Project, fake_worker: FakeWorker, checks: Checks) -> None:
+    checks.found = [DOUBT, Finding("memory", WARN, "little")]
+    said: list[str] = []
+    report = build(project, project.targets, on_progress=lambda _, text: said.append(text))
+    assert report.exit_code == 0
+    assert said[0] == "warning: openssl: there is none (install openssl)"
+    assert fake_worker.calls
+    assert not passed_checks_path(project.artifacts).exists(), "said again until it is mended"
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b'{"format": "aoti-build/passed-checks", "format_version": 2, "keys": []}']
+)
+def test_an_unreadable_record_costs_the_checks(
+    project: Project, fake_worker: FakeWorker, checks: Checks, content: bytes
+) -> None:
+    record = passed_checks_path(project.artifacts)
+    record.parent.mkdir(parents=True)
+    record.write_bytes(content)
+    build(project, project.targets)
+    assert len(checks.asked) == 1
+    assert json.loads(record.read_bytes())["format_version"] == 1
+    assert fake_worker.calls
+
+
+def test_a_build_with_a_static_libstdcxx_ends_with_5_and_names_the_other_compiler(
+    project: Project, tmp_path: Path
+) -> None:
+    """In processes of their own, with real checks and the compiler of this host."""
+    bad = tmp_path / "g++-static"
+    bad.write_text('#!/bin/sh\nexec /usr/bin/g++ -static-libstdc++ "$@"\n')
+    bad.chmod(0o755)
+    answer = inv("build", "--json", cwd=project.root, CXX=str(bad))
+    assert answer.returncode == 5, answer.stderr
+    error = json.loads(answer.stdout)["error"]
+    assert (error["kind"], f"{bad} links libstdc++ statically" in error["message"]) == ("toolchain", True)
+    assert "CXX=/usr/bin/g++" in error["hint"]
+    assert not (project.artifacts / ".logs").exists(), "no worker was started"
