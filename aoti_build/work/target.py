@@ -114,8 +114,9 @@ class TargetBuilder:
             self.shop.on_progress(target, phase)
             also(phase)
 
-        job = self._job(target, place, before)
         kernels = None if from_nothing else self.shop.store.kernels(before)
+        environment = gpu_environment(target, kernels)
+        job = self._job(target, place, before, environment)
         return run_worker(
             "build",
             job,
@@ -123,14 +124,14 @@ class TargetBuilder:
             log=place.log,
             on_phase=on_phase,
             answer=answer,
-            environment=gpu_environment(target, kernels),
+            environment=environment,
         )
 
     def _before(self, target: Target) -> Parts:
         """The parts of the source key that are known before the worker reports what it used."""
         return {**toolchain_parts(target), "weights": weight_parts(self.shop.project, target, self.shop.digests)}
 
-    def _job(self, target: Target, place: Place, before: Parts) -> dict[str, Any]:
+    def _job(self, target: Target, place: Place, before: Parts, environment: Mapping[str, str]) -> dict[str, Any]:
         clock = place.work / "clock"
         clock.touch()
         return {
@@ -143,7 +144,7 @@ class TargetBuilder:
             "where": places(self.shop.project, target),
             "toolchain": before["toolchain"],
             "environment": before["environment"],
-            "replaced_variables": {name: os.environ.get(name) for name in WORKER_VARIABLES},
+            "replaced_variables": {name: os.environ.get(name) for name in (*WORKER_VARIABLES, *environment)},
             # Now, by the clock of the file system that the sources are on, which need not be this host's.
             "started_ns": clock.stat().st_mtime_ns,
         }
