@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -30,12 +31,18 @@ def digest_file(path: Path) -> str:
 
 
 def is_listed(name: str) -> bool:
-    """Whether an entry of a directory counts in its digest: not what is hidden, and not Python's bytecode."""
-    return not name.startswith(".") and name != "__pycache__"
+    """Whether an entry of `names_in` counts in a directory's digest: not what is hidden, and not Python's bytecode."""
+    return not name.startswith(".") and name != "__pycache__/"
+
+
+def names_in(directory: str) -> frozenset[str]:
+    """The names in a directory, those of directories with a slash at the end. Raises OSError."""
+    with os.scandir(directory) as entries:
+        return frozenset(f"{entry.name}/" if entry.is_dir() else entry.name for entry in entries)
 
 
 def digest_names(names: Iterable[str]) -> str:
-    """The digest of a directory's listing: of the names in it, not of what they hold."""
+    """The digest of a directory's listing: of what is in it by name, not of what they hold."""
     return digest_json(sorted(filter(is_listed, names)))
 
 

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from aoti_build.digests import DIRECTORY, LINK, digest_bytes, digest_file, digest_names
+from aoti_build.digests import DIRECTORY, LINK, digest_bytes, digest_file, digest_names, names_in
 from aoti_build.files import write_atomic
 
 FORMAT = "aoti-build/stat-cache"
@@ -89,7 +89,7 @@ def _digest_link(path: str) -> str | None:
 
 
 def _digest_listing(path: str) -> str:
-    return digest_names(os.listdir(path))
+    return digest_names(names_in(path))
 
 
 def _stat_key(path: str) -> list[int] | None:

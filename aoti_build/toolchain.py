@@ -16,10 +16,11 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, lru_cache
+from importlib.machinery import all_suffixes
 from pathlib import Path
 from typing import Any
 
-from aoti_build.digests import digest_bytes
+from aoti_build.digests import digest_bytes, digest_json
 from aoti_build.errors import ToolchainError
 from aoti_build.stat_cache import StatCache
 
@@ -222,8 +223,13 @@ def distribution_identity(
     """The version of a distribution and the beginning of a digest of its installed files, as far as its RECORD lists
     them; None if it is not installed. `digests` remembers: torch's has 20,000 lines. `path` replaces sys.path.
 
+    ``*`` means all that are installed, by name and version.
+
     A library that is installed again and again under one version ("0.1.0", as in development) differs in the digest.
     """
+    if name == "*":
+        known_all = _installed(path or tuple(sys.path)).distributions
+        return digest_json({one: info.version for one, info in known_all.items()})
     record = distribution_record(name, path)
     known = _installed(path or tuple(sys.path)).distributions.get(_normalised(name))
     version = known.version if known else distribution_version(name)
@@ -248,8 +254,18 @@ def distribution_place(name: str) -> tuple[str | None, str | None]:
 
 
 def installed_module(name: str, path: tuple[str, ...] | None = None) -> str | None:
-    """``installed`` if a top-level module of that name lies among installed distributions (on sys.path, or `path`)."""
-    return "installed" if name in _installed(path or tuple(sys.path)).modules else None
+    """``installed`` if a module of that name lies among installed distributions (on sys.path, or `path`)."""
+    installed = _installed(path or tuple(sys.path))
+    top, _, rest = name.partition(".")
+    found = top in installed.modules
+    if found and rest:  # a part of a namespace, which several distributions fill
+        place = name.replace(".", "/")
+        found = any(
+            os.path.isdir(f"{directory}/{place}")
+            or any(os.path.isfile(f"{directory}/{place}{s}") for s in all_suffixes())
+            for directory in installed.directories
+        )
+    return "installed" if found else None
 
 
 def _digest_installed(record: str) -> str:
@@ -271,9 +287,10 @@ class _DistInfo:
 
 @dataclass(frozen=True)
 class _Installed:
-    """Distributions by normalised name, and the names of modules in the directories that hold them."""
+    """Distributions by normalised name, the directories that hold them, and the names of modules there."""
 
     distributions: Mapping[str, _DistInfo]
+    directories: tuple[str, ...]
     modules: frozenset[str]
 
 
@@ -282,6 +299,7 @@ def _installed(path: tuple[str, ...]) -> _Installed:
     """What the directories in `path` hold; the first one with a distribution wins, as in an import."""
     distributions: dict[str, _DistInfo] = {}
     modules: set[str] = set()
+    directories: list[str] = []
     for directory in path:
         try:
             entries = os.listdir(directory or ".")
@@ -292,8 +310,11 @@ def _installed(path: tuple[str, ...]) -> _Installed:
             name, _, version = entry.removesuffix(".dist-info").rpartition("-")
             distributions.setdefault(_normalised(name), _DistInfo(version, Path(directory, entry, "RECORD")))
         if infos:
+            directories.append(directory)
             modules.update(entry.partition(".")[0] for entry in entries)
-    return _Installed(distributions, frozenset(modules))
+            # An editable one has its modules elsewhere, and as a rule its name.
+            modules.update(entry.partition("-")[0].lower() for entry in infos)
+    return _Installed(distributions, tuple(directories), frozenset(modules))
 
 
 def _normalised(name: str) -> str:

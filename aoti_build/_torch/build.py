@@ -77,6 +77,7 @@ def build(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
         declared_files(target.model),
         ignored=(root / "artifacts", Path(job["cache_root"])),
         environment=job["replaced_variables"],
+        skew_ns=job["skew_ns"],
     )
     discovery.note_kwargs(target.model.kwargs)
     set_precision(target)
@@ -97,7 +98,7 @@ def build(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
             # Now that the user's code was imported: what it set counts.
             options = inductor_options(target, job["isa_patches"], where, apart=has_weights(program))
             used: dict[str, Any] = {
-                "sources": discovery.sources(job["started_ns"]),
+                "sources": discovery.sources(),
                 "distributions": discovery.distributions(),
                 "modules": discovery.modules(),
                 "variables": discovery.variables(),

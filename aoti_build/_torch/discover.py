@@ -15,6 +15,7 @@ import site
 import sys
 import sysconfig
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -23,8 +24,8 @@ from typing import Any
 
 from aoti_build._torch.started import ENVIRONMENT
 from aoti_build._torch.unaudited import wrap
-from aoti_build._torch.watch import Watch, state
-from aoti_build.digests import DIRECTORY, LINK, digest_bytes, digest_file, digest_names, is_listed
+from aoti_build._torch.watch import State, Watch, state
+from aoti_build.digests import DIRECTORY, LINK, digest_bytes, digest_file, digest_names, is_listed, names_in
 from aoti_build.errors import EditedMeanwhile
 from aoti_build.fingerprint import variable_parts
 from aoti_build.toolchain import distribution_identity, installed_module
@@ -37,6 +38,8 @@ _SYSTEM = (
 )  # fmt: skip
 # Data may lie here all the same (it is looked at, never written).
 _DATA = ("/dev/shm/", "/run/media/", "/run/user/")  # noqa: S108
+# The kernel's clock for file times moves in steps of up to 10 ms; twice that, to be safe.
+_TICK_NS = 20_000_000
 # Directories of the project's tools: to walk over them is not to depend on them.
 _TOOLS = frozenset({
     ".git", ".hg", ".hypothesis", ".idea", ".ipynb_checkpoints", ".mypy_cache", ".nox", ".pytest_cache", ".ruff_cache",
@@ -49,16 +52,19 @@ class Discovery:
     """Collects from its creation on; `sources`, `distributions`, `modules` and `variables` say what was found so far.
 
     `declared` are the files that models.yaml names as sources; `environment` says what the build's own environment has
-    for variables that this process was given another value of (None: nothing)."""
+    for variables that this process was given another value of (None: nothing); `skew_ns` is how far the file system's
+    clock is ahead of this process'."""
 
     root: Path
     declared: tuple[str, ...] = ()
     ignored: tuple[Path, ...] = ()
     environment: Mapping[str, str | None] = field(default_factory=dict)
+    skew_ns: int = 0
     _loaded: set[str] = field(default_factory=lambda: set(sys.modules))
     _path: tuple[str, ...] = field(default_factory=lambda: tuple(sys.path))  # user code may change it
 
     def __post_init__(self) -> None:
+        self._started_ns = time.time_ns() + self.skew_ns
         started_with = {**ENVIRONMENT, **self.environment}
         self._environment = {name: value for name, value in started_with.items() if value is not None}
         self._site = _site_directories()
@@ -82,14 +88,14 @@ class Discovery:
         if isinstance(value, Mapping | list | tuple):
             for inner in value.values() if isinstance(value, Mapping) else value:
                 self.note_kwargs(inner)
-        elif isinstance(value, str) and value and "\0" not in value:
-            path = self.root / value
-            if path.is_file():
+        elif isinstance(value, str) and value:
+            path = os.path.join(self.root, value)
+            if os.path.isfile(path):
                 self._watch.note_opened(path)
-            elif path.is_dir():
+            elif os.path.isdir(path) and not self._roots[0].startswith(os.path.join(os.path.realpath(path), "")):
                 self._note_tree(path)
 
-    def _note_tree(self, top: Path) -> None:
+    def _note_tree(self, top: str) -> None:
         for directory, names, files in os.walk(top):
             names[:] = [name for name in names if self._is_project(os.path.realpath(Path(directory, name)) + os.sep)]
             names[:] = [name for name in names if name not in _TOOLS]
@@ -97,69 +103,97 @@ class Discovery:
             for name in files:
                 self._watch.note_opened(Path(directory, name))
 
-    def sources(self, started_ns: int) -> dict[str, str | None]:
+    def sources(self) -> dict[str, str | None]:
         """Path (relative to the root where it lies below it, with POSIX slashes) -> sha256, None if it is absent.
 
-        Raises `EditedMeanwhile` if one is not what it was when it was first looked at, or changed after `started_ns`,
-        the moment the build began by the file system's clock: what was used can then not be told from what is there.
+        Raises `EditedMeanwhile` if one is not what it was when it was first looked at, or changed so shortly before
+        that a later change need not show: what was used can then not be told from what is there.
         """
-        found: dict[str, str | None] = {**dict(self._listings(started_ns)), **dict(self._links())}
+        found: dict[str, str | None] = {**dict(self._listings()), **dict(self._links())}
         invented, written = _invented_files(), self._watch.written
         modules = self._modules()
         for path in sorted(modules | {path for path in tuple(self._watch.seen) if self._counts(path)}):
             own = path in written or os.path.realpath(path) in written
             if own and path not in self._watch.opened and path not in modules:
                 continue  # a log, a cache that is only filled
+            if self._is_temporary(path) and self._is_new(path):
+                continue  # made by this process or one of its own, such as a compiler
             now = state(path)
-            new = isinstance(now, tuple) and max(now[-2:]) >= started_ns
-            temporary = self._is_temporary(path)
-            if (new or now != self._watch.seen.get(path, now)) and not own and not temporary:
+            if not own and self._changed(path, now):
                 raise EditedMeanwhile(self._name(path))
-            # Temporary files that this process or one of its own, such as a compiler, made meanwhile are no inputs.
-            if not (temporary and (own or new or now is None)) and path not in invented:
-                found[self._name(path)] = digest_file(Path(path)) if isinstance(now, tuple) else now
+            if path not in invented:
+                found[self._name(path)] = now if now == DIRECTORY else _digest(path)
         # Under the name in models.yaml too, which may be that of a symbolic link.
         return found | {name: digest_file(self.root / name) for name in self.declared}
 
     def distributions(self) -> dict[str, str | None]:
         """The distributions that imported modules belong to, name -> `toolchain.distribution_identity`."""
-        names = {
-            name
-            for module, path in _module_files()
-            if path.startswith(_prefixes(self._site))
-            for name in self._owners.get(module.partition(".")[0], ())
-        }
+        used = {module for module, path in _module_files() if path.startswith(_prefixes(self._site))}
+        used |= self._missing()  # one that is installed and did not import, or was only looked for
+        names = {name for module in used for name in self._owners.get(module.partition(".")[0], ())}
+        names |= set(self._watch.distributions)
+        for path in tuple(self._watch.asked):  # their data
+            for site_directory in self._site:
+                if path.startswith(site_directory + os.sep):
+                    names |= self._owners_of_entry(path[len(site_directory) + 1 :].partition(os.sep)[0])
         return {name: distribution_identity(name, path=self._path) for name in sorted(names)}
 
     def modules(self) -> dict[str, str | None]:
-        """Top-level modules that were looked for and are not loaded, name -> `toolchain.installed_module`: an optional
-        dependency that is installed later, or taken away, is seen."""
-        names = {name for name in tuple(self._watch.modules) if name not in sys.modules}
-        return {name: installed_module(name, path=self._path) for name in sorted(names)}
+        """Modules that were looked for and are not loaded, name -> `toolchain.installed_module`: an optional dependency
+        that is installed later, or taken away, is seen."""
+        return {name: installed_module(name, path=self._path) for name in sorted(self._missing())}
+
+    def _missing(self) -> set[str]:
+        """By the top-level name, except in a namespace, which several distributions fill."""
+        found = set()
+        for name in tuple(self._watch.modules):
+            top = name.partition(".")[0]
+            package = sys.modules.get(top)
+            if package is None and "." not in name:
+                found.add(top)
+            elif name not in sys.modules and (package is None or getattr(package, "__file__", None) is None):
+                found.add(name)
+        return found
 
     def variables(self) -> dict[str, str | None]:
         """The environment variables that project code asked for, name -> digest of the value it began with."""
         return variable_parts(tuple(self._watch.variables), self._environment)
 
-    def _listings(self, started_ns: int) -> Iterator[tuple[str, str]]:
+    def _changed(self, path: str, now: State) -> bool:
+        """Whether `path` is not what it was at the first look, or could have changed since without showing."""
+        then = self._watch.seen.get(path, now)
+        if not isinstance(now, tuple) or not isinstance(then, tuple):
+            return now != then
+        if path in self._watch.touched:
+            return now[:3] != then[:3]
+        looked = self._watch.looked.get(path, self._started_ns - self.skew_ns) + self.skew_ns
+        # The change time alone: programs can set the other one, into the future too.
+        return now != then or now[-1] > looked - _TICK_NS
+
+    def _is_new(self, path: str) -> bool:
+        """Whether there was nothing of the name when the build began."""
+        then = self._watch.seen.get(path)
+        return then is None or (isinstance(then, tuple) and then[-1] >= self._started_ns)
+
+    def _listings(self) -> Iterator[tuple[str, str]]:
         own = {path.rpartition("/")[::2] for path in tuple(self._watch.written)}
         for directory, before in tuple(self._watch.listed.items()):
-            if not self._is_listing(directory, started_ns):
+            if not self._is_listing(directory):
                 continue
             try:
-                now = frozenset(os.listdir(directory))
+                now = names_in(directory)
             except OSError:
                 raise EditedMeanwhile(self._name(directory) + "/") from None
             real = os.path.realpath(directory)
-            if any((real, name) not in own and is_listed(name) for name in before ^ now):
+            if any((real, name.rstrip("/")) not in own and is_listed(name) for name in before ^ now):
                 raise EditedMeanwhile(self._name(directory) + "/")
             yield self._name(directory) + "/", digest_names(now)
 
-    def _is_listing(self, directory: str, started_ns: int) -> bool:
+    def _is_listing(self, directory: str) -> bool:
         real = os.path.realpath(directory)
         if directory in self._watch.written or real in self._watch.written:
             return False  # made by this process
-        if self._is_temporary(directory) and not (os.path.isdir(real) and os.stat(real).st_ctime_ns < started_ns):
+        if self._is_temporary(directory) and not (os.path.isdir(real) and os.stat(real).st_ctime_ns < self._started_ns):
             return False  # or by one of its own
         return self._is_project(real + os.sep) and not self._is_tools(directory)
 
@@ -211,9 +245,23 @@ class Discovery:
                 return Path(path[len(root) :]).as_posix()
         return path
 
+    def _owners_of_entry(self, entry: str) -> set[str]:
+        """The distributions that an entry of a directory of installed ones belongs to."""
+        if entry.endswith(".dist-info"):
+            return {entry.removesuffix(".dist-info").rpartition("-")[0]}
+        return self._owners.get(entry.partition(".")[0], set())
+
     @cached_property
     def _owners(self) -> dict[str, set[str]]:
         return _owners(self._site)
+
+
+def _digest(path: str) -> str | None:
+    """As `StatCache.digest`: None for what is no regular file, or cannot be read."""
+    try:
+        return digest_file(Path(path)) if os.path.isfile(path) else None
+    except OSError:
+        return None
 
 
 def _prefixes(directories: set[str]) -> tuple[str, ...]:
@@ -231,7 +279,11 @@ def _module_files() -> list[tuple[str, str]]:
 def _invented_files() -> set[str]:
     """What modules call their file that have none: torch.ops says "_ops.py", and `inspect` then asks for it."""
     names = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
-    return {os.path.abspath(name) for name in names if isinstance(name, str) and not os.path.isabs(name)}
+    relative = [name for name in names if isinstance(name, str) and not os.path.isabs(name)]
+    try:
+        return {os.path.abspath(name) for name in relative}
+    except OSError:  # the current directory was removed
+        return set()
 
 
 def _owners(directories: set[str]) -> dict[str, set[str]]:
@@ -266,4 +318,6 @@ def _site_directories() -> set[str]:
 
 
 def _stdlib_directories() -> set[str]:
-    return {sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")}
+    archive = f"python{sys.version_info.major}{sys.version_info.minor}.zip"  # on sys.path, whether it is there or not
+    libraries = {os.path.join(prefix, sys.platlibdir, archive) for prefix in (sys.base_prefix, sys.prefix)}
+    return {sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"), *libraries}

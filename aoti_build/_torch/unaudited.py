@@ -18,6 +18,7 @@ def wrap(watch: Watch, is_project: Callable[[str], bool]) -> None:
     _wrap_native_files(watch)
     _wrap_existence_tests(watch)
     _wrap_open(watch)
+    _wrap_metadata(watch)
     _wrap_environment(watch)
     sys.meta_path.insert(0, _Listener(watch))
     _compile_from_source(is_project)
@@ -44,6 +45,8 @@ def _wrap_existence_tests(watch: Watch) -> None:
         for supporting in (os.supports_dir_fd, os.supports_fd, os.supports_follow_symlinks, os.supports_effective_ids):
             if native in supporting:
                 supporting.add(examine)  # the standard library asks by identity
+        examine.__name__ = examine.__qualname__ = native.__name__
+        examine.__module__ = "os"  # where pickle finds it
         return examine
 
     def examined(path: Path) -> None:
@@ -57,7 +60,33 @@ def _wrap_existence_tests(watch: Watch) -> None:
         ("lstat", examined),
         ("readlink", watch.note_link),
     ):
-        setattr(os, name, noting(getattr(os, name), note))
+        native = getattr(os, name)
+        wrapped = noting(native, note)
+        setattr(os, name, wrapped)
+        _replace_copies(native, wrapped)
+
+
+def _replace_copies(native: Any, wrapped: Any) -> None:
+    """Classes of the standard library that took the function before: pathlib's accessor (3.10), glob's (3.13 on)."""
+    for module in [sys.modules.get(name) for name in ("glob", "pathlib", "pathlib._local", "pathlib._os")]:
+        for kind in [value for value in vars(module or object).values() if isinstance(value, type)]:
+            for name, value in list(vars(kind).items()):
+                if value is native or (isinstance(value, staticmethod) and value.__func__ is native):
+                    setattr(kind, name, staticmethod(wrapped))
+
+
+def _wrap_metadata(watch: Watch) -> None:
+    """Asking for one distribution lists directories that hold all of them."""
+    from importlib.metadata import Distribution
+
+    native = Distribution.from_name
+
+    def asked(name: str) -> Distribution:
+        watch.note_distribution(name)
+        with watch.quiet():
+            return native(name)
+
+    Distribution.from_name = asked  # type: ignore[method-assign]
 
 
 def _wrap_open(watch: Watch) -> None:

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import stat
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from functools import cache
 from importlib.machinery import BYTECODE_SUFFIXES, EXTENSION_SUFFIXES, SOURCE_SUFFIXES
 from typing import Any
 
-from aoti_build.digests import DIRECTORY
+from aoti_build.digests import DIRECTORY, names_in
 
 # Taken before they are wrapped: what this module asks is no input.
 _stat, _lstat, _readlink = os.stat, os.lstat, os.readlink
@@ -28,21 +30,20 @@ _ENVIRONMENT: frozenset[str | None] = frozenset({
     os.path.join(_STDLIB, "concurrent", "futures", "thread.py"), os.path.join(_STDLIB, "multiprocessing", "pool.py"),
 })  # fmt: skip
 _SUFFIXES = (*EXTENSION_SUFFIXES, *SOURCE_SUFFIXES, *BYTECODE_SUFFIXES)  # in the import system's order
-# Event -> positions of the paths that it makes, changes or takes away, each with that of its directory's descriptor.
+# Event -> positions of the paths that it changes or takes away, each with that of its directory's descriptor.
 _WRITES: dict[str, tuple[tuple[int, int | None], ...]] = {
-    "os.chmod": ((0, 2),),
-    "os.chown": ((0, 3),),
-    "os.link": ((1, 3),),
-    "os.mkdir": ((0, 2),),
     "os.remove": ((0, 1),),
     "os.rename": ((0, 2), (1, 3)),
     "os.rmdir": ((0, 1),),
-    "os.symlink": ((1, 2),),
     "os.truncate": ((0, None),),
-    "os.utime": ((0, 3),),
     "shutil.move": ((0, None), (1, None)),
 }
-_LISTS = frozenset({"os.listdir", "os.scandir"})
+# The same of what fails where something is already: what was there is not of this process' making.
+_MAKES: dict[str, tuple[int, int]] = {"os.link": (1, 3), "os.mkdir": (0, 2), "os.symlink": (1, 2)}
+# The same of what changes a file's times and nothing in it.
+_TOUCHES: dict[str, tuple[int, int]] = {"os.chmod": (0, 2), "os.chown": (0, 3), "os.utime": (0, 3)}
+_METADATA = os.path.join(_STDLIB, "importlib", "metadata") + os.sep
+_BETWEEN_WORDS = re.compile(r"""[\s'"=;|&<>()]+""")
 
 Path = str | bytes | os.PathLike[Any]
 # What a file was when it was first looked at: (device, inode, size, mtime_ns, ctime_ns); a directory is just that,
@@ -59,13 +60,16 @@ class Watch:
 
     Attributes:
         seen: what was opened, examined or looked for in vain, by absolute path as given and by real path.
+        looked: when that was first, in nanoseconds since the epoch.
         opened: those of them that were read, or may have been.
         asked: those of them that project code asked for itself.
         written: paths of what this process made, changed or took away, as given and real.
+        touched: those of which it changed no more than times and permissions.
         links: symbolic links that somebody resolved, and what they said then.
         listed: directories and the names that were in each when it was first listed.
         variables: names of environment variables that project code asked for.
-        modules: top-level modules that were looked for because they were not loaded.
+        modules: modules that were looked for because they were not loaded.
+        distributions: names of distributions whose metadata project code asked for; ``*`` if it listed them all.
     """
 
     def __init__(self, is_project: Callable[[str], bool], roots: tuple[str, ...]) -> None:
@@ -74,13 +78,26 @@ class Watch:
         self._own = threading.local()  # whether this thread is inside: what we look at ourselves is no input
         self._is_project_code = cache(lambda filename: is_project(os.path.realpath(filename)))
         self.seen: dict[str, State] = {}
+        self.looked: dict[str, int] = {}
         self.opened: set[str] = set()
         self.asked: set[str] = set()
         self.written: set[str] = set()
+        self.touched: set[str] = set()
         self.links: dict[str, str] = {}
         self.listed: dict[str, frozenset[str]] = {}
         self.variables: set[str] = set()
         self.modules: set[str] = set()
+        self.distributions: set[str] = set()
+        self._listeners: dict[str, Callable[[str, tuple[Any, ...]], None]] = {
+            "open": self._on_open,
+            **dict.fromkeys(_WRITES, self._on_write),
+            **dict.fromkeys(_MAKES, self._on_make),
+            **dict.fromkeys(_TOUCHES, self._on_touch),
+            **dict.fromkeys(("os.listdir", "os.scandir"), self._on_list),
+            "ctypes.dlopen": self._on_dlopen,
+            "sqlite3.connect": self._on_connect,
+            **dict.fromkeys(("subprocess.Popen", "os.posix_spawn", "os.system"), self._on_start),
+        }
         sys.addaudithook(self._audit)
 
     @contextlib.contextmanager
@@ -122,20 +139,23 @@ class Watch:
     def note_link(self, path: Path) -> None:
         """The link `path` is resolved: where it leads may decide something that its content does not."""
         with self.quiet() as outermost:
-            name = os.path.abspath(os.fsdecode(path))
-            if outermost and name not in self.links and (self._below_root(name) or self._asked_by_project()):
-                with contextlib.suppress(OSError):
+            if not outermost:
+                return
+            with contextlib.suppress(OSError, ValueError):
+                name = os.path.abspath(os.fsdecode(path))
+                if name not in self.links and (self._below_root(name) or self._asked_by_project()):
                     self.links[name] = _readlink(name)
 
     def note_listed(self, path: Path, *, anyway: bool = False) -> None:
         """The directory `path` is listed: by project code, or (or `anyway`) by a library in the project."""
         with self.quiet() as outermost:
-            directory = os.path.abspath(os.fsdecode(path))
-            if not outermost or directory in self.listed or not (anyway or self._listing_counts(directory)):
+            if not outermost:
                 return
             try:
-                self.listed[directory] = frozenset(os.listdir(directory))
-            except OSError:
+                directory = os.path.abspath(os.fsdecode(path))
+                if directory not in self.listed and (anyway or self._listing_counts(directory)):
+                    self.listed[directory] = names_in(directory)
+            except (OSError, ValueError):
                 self._see(path)  # not there yet
 
     def note_variable(self, name: str) -> None:
@@ -150,34 +170,79 @@ class Watch:
         with self.quiet() as outermost:
             if not outermost:
                 return
-            self.modules.add(name.partition(".")[0])
+            self.modules.add(name)
             if self._asked_by_project():
                 self._see_places(path, name.rpartition(".")[2])
 
+    def note_distribution(self, name: str) -> None:
+        """Somebody asks for the metadata of the distribution `name`."""
+        if self._asked_by_project():
+            self.distributions.add(name)
+
     def _audit(self, event: str, args: tuple[Any, ...]) -> None:
-        if event == "open":
-            if isinstance(args[0], str | bytes):
-                self._opened(args[0], args[2] if isinstance(args[2], int) else 0)
-        elif event in _WRITES:
-            for position, directory in _WRITES[event]:
-                if isinstance(args[position], str | bytes | os.PathLike):
-                    self.note_written(in_directory(args[position], args[directory] if directory is not None else None))
-        elif event in _LISTS:
-            self.note_listed(in_directory(".", args[0]) if isinstance(args[0], int) else args[0] or ".")
-        elif event == "ctypes.dlopen":
-            if isinstance(args[0], str | bytes) and os.sep in os.fsdecode(args[0]):
+        listener = self._listeners.get(event)
+        if listener is not None:
+            listener(event, args)
+
+    def _on_open(self, _event: str, args: tuple[Any, ...]) -> None:
+        if isinstance(args[0], str | bytes):
+            self._opened(args[0], args[2] if isinstance(args[2], int) else 0)
+
+    def _on_write(self, event: str, args: tuple[Any, ...]) -> None:
+        for position, directory in _WRITES[event]:
+            if isinstance(args[position], str | bytes | os.PathLike):
+                self.note_written(in_directory(args[position], args[directory] if directory is not None else None))
+
+    def _on_make(self, event: str, args: tuple[Any, ...]) -> None:
+        position, directory = _MAKES[event]
+        path = in_directory(args[position], args[directory])
+        with self.quiet():
+            there = os.path.lexists(path)
+        if not there:
+            self.note_written(path)
+        if event == "os.link":  # the other name may be read, and its change time moves
+            self.note_opened(in_directory(args[0], args[2]))
+            self._touch(in_directory(args[0], args[2]))
+
+    def _on_touch(self, event: str, args: tuple[Any, ...]) -> None:
+        position, directory = _TOUCHES[event]
+        if isinstance(args[position], str | bytes | os.PathLike):
+            self._touch(in_directory(args[position], args[directory]))
+
+    def _touch(self, path: str) -> None:
+        with self.quiet() as outermost:
+            if outermost:
+                self.touched |= self._see(path)
+
+    def _on_list(self, _event: str, args: tuple[Any, ...]) -> None:
+        self.note_listed(in_directory(".", args[0]) if isinstance(args[0], int) else args[0] or ".")
+
+    def _on_dlopen(self, _event: str, args: tuple[Any, ...]) -> None:
+        if isinstance(args[0], str | bytes) and os.sep in os.fsdecode(args[0]):
+            self.note_opened(args[0])
+
+    def _on_connect(self, _event: str, args: tuple[Any, ...]) -> None:
+        if isinstance(args[0], str | bytes | os.PathLike):
+            with self.quiet():
+                there = os.path.isfile(args[0])
+            if there:
                 self.note_opened(args[0])
-        elif event == "subprocess.Popen":
-            self._started(args[1], args[2])
+            self.note_written(args[0])
+
+    def _on_start(self, event: str, args: tuple[Any, ...]) -> None:
+        if event == "os.system":
+            self._started([args[0]], None)
+        else:
+            self._started(args[1], args[2] if event == "subprocess.Popen" else None)
 
     def _opened(self, path: str | bytes, flags: int) -> None:
         with self.quiet() as outermost:
             if not outermost:
                 return
-            if flags & (os.O_WRONLY | os.O_RDWR):
+            # "r+" (numpy.memmap's default) reads, and as a rule no more than that.
+            if flags & (os.O_WRONLY | os.O_TRUNC | os.O_CREAT):
                 self.written |= _names(path)
-            # "r+" reads as well: numpy.memmap's default.
-            if not flags & os.O_WRONLY and not flags & os.O_TRUNC:
+            if not flags & (os.O_WRONLY | os.O_TRUNC | os.O_APPEND | os.O_EXCL):
                 names = self._see(path)
                 self.opened |= names
                 if self._asked_by_project():
@@ -186,24 +251,32 @@ class Watch:
     def _started(self, words: Any, directory: Any) -> None:
         """Files that a child process is given as arguments: what it reads of them is not seen here."""
         with self.quiet() as outermost:
-            if outermost and isinstance(words, list | tuple) and self._asked_by_project():
-                for word in words:
-                    if isinstance(word, str | bytes | os.PathLike) and b"\0" not in os.fsencode(word):
-                        path = os.path.join(os.fsdecode(directory or "."), os.fsdecode(word))
-                        if os.path.isfile(path):
-                            self.opened |= self._see(path)
+            if not outermost or not isinstance(words, list | tuple) or not self._asked_by_project():
+                return
+            for word in words:
+                whole = os.fsdecode(word) if isinstance(word, str | bytes | os.PathLike) else ""
+                for part in {whole, *_BETWEEN_WORDS.split(whole)}:  # a word may be a shell's whole command
+                    path = os.path.join(os.fsdecode(directory or "."), part)
+                    if part and os.path.isfile(path):
+                        self.opened |= self._see(path)
 
     def _see(self, path: Path) -> set[str]:
         names = _names(path)
         for name in names:
             if name not in self.seen:
+                self.looked[name] = time.time_ns()
                 self.seen[name] = state(name)
         return names
 
     def _see_places(self, path: list[str], leaf: str) -> None:
         for entry in path:
+            if not isinstance(entry, str):
+                continue  # as the import system does
             directory = os.path.realpath(entry or ".")
             if not self._is_project(directory + os.sep):
+                continue
+            if not os.path.isdir(directory):
+                self.asked |= self._see(directory)  # a zip file, or what may become one
                 continue
             package = os.path.join(directory, leaf)
             places = [package + suffix for suffix in _SUFFIXES]
@@ -217,13 +290,21 @@ class Watch:
                     return
 
     def _below_root(self, path: Path) -> bool:
-        return (os.path.abspath(os.fsdecode(path)) + os.sep).startswith(self._roots)
+        try:
+            return (os.path.abspath(os.fsdecode(path)) + os.sep).startswith(self._roots)
+        except OSError:  # a relative path in a current directory that was removed
+            return False
 
     def _listing_counts(self, directory: str) -> bool:
-        if sys._getframe(3).f_code.co_filename.startswith("<frozen importlib"):
+        frame = sys._getframe(1)
+        while frame.f_code.co_filename == __file__ and frame.f_back is not None:
+            frame = frame.f_back
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
             return False  # every import lists the directories of sys.path
         if self._asked_by_project():
-            return True
+            if not self._is_project(os.path.realpath(directory) + os.sep):
+                self.distributions.add("*")  # plugins are found so
+            return not frame.f_code.co_filename.startswith(_METADATA)
         # A library that lists the path of imports looks for what is installed.
         return self._below_root(directory) and directory not in map(os.path.abspath, sys.path)
 
@@ -263,7 +344,10 @@ def in_directory(path: Path, descriptor: Any) -> str:
 
 def _names(path: Path) -> set[str]:
     name = os.fsdecode(path)
-    return {os.path.abspath(name), os.path.realpath(name)} if "\0" not in name else set()
+    try:
+        return {os.path.abspath(name), os.path.realpath(name)}
+    except (OSError, ValueError):  # a current directory that was removed; a NUL
+        return set()
 
 
 @cache

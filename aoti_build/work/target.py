@@ -134,6 +134,7 @@ class TargetBuilder:
     def _job(self, target: Target, place: Place, before: Parts, environment: Mapping[str, str]) -> dict[str, Any]:
         clock = place.work / "clock"
         clock.touch()
+        now_ns = time.time_ns()
         return {
             "root": str(self.shop.project.root),
             "target": target_to_json(target),
@@ -145,8 +146,8 @@ class TargetBuilder:
             "toolchain": before["toolchain"],
             "environment": before["environment"],
             "replaced_variables": {name: os.environ.get(name) for name in (*WORKER_VARIABLES, *environment)},
-            # Now, by the clock of the file system that the sources are on, which need not be this host's.
-            "started_ns": clock.stat().st_mtime_ns,
+            # By how much the clock of the file system that the sources are on is ahead of this host's.
+            "skew_ns": clock.stat().st_mtime_ns - now_ns,
         }
 
 

@@ -16,8 +16,10 @@ from typing import Any
 
 import pytest
 
+from aoti_build import toolchain
 from aoti_build.fingerprint import variable_parts
 from aoti_build.stat_cache import StatCache
+from aoti_build.toolchain import distribution_identity, installed_module
 
 EDITED = "was edited while this target was built"
 
@@ -32,6 +34,7 @@ class Case:
     meanwhile: str = "true"
 
 
+UPGRADE = "mv SITE/broken_one-1.dist-info SITE/broken_one-2.dist-info"
 SEEN = {
     "a module": Case("import here", "echo K=2 > here.py"),
     "a file that is read": Case("open('data/a.txt').read()", "echo other > data/a.txt"),
@@ -90,6 +93,38 @@ SEEN = {
                                    "echo other > data/a.txt"),
     "a library that is loaded": Case("import ctypes\ntry:\n    ctypes.CDLL('./data/a.txt')\nexcept OSError: pass",
                                      "echo other > data/a.txt"),
+    "a directory that may be there already": Case(
+        "import os; os.makedirs('data', exist_ok=True); os.listdir('data')", "touch data/c.txt"
+    ),
+    "pathlib's exists()": Case("from pathlib import Path; Path('flag').exists()", "touch flag"),
+    "pathlib's is_dir()": Case("from pathlib import Path; Path('cache').is_dir()", "mkdir cache"),
+    "pathlib's glob() without wildcards": Case("from pathlib import Path; list(Path().glob('flag'))", "touch flag"),
+    "a file whose permissions are set": Case("import os; os.path.exists('data/a.txt'); os.chmod('data/a.txt', 0o600)",
+                                             "rm data/a.txt"),
+    "a memory map that can be written": Case("import numpy; numpy.memmap('data/a.txt')", "echo other > data/a.txt"),
+    "a file that becomes a directory": Case("import os; os.listdir('data')", "rm data/a.txt; mkdir data/a.txt"),
+    "a database": Case("import sqlite3; sqlite3.connect('base.db')", "printf x >> base.db"),
+    "a shell's command": Case("import os; os.system('cat <data/a.txt')", "echo other > data/a.txt"),
+    "a hard link's source": Case("import os; os.link('data/a.txt', 'x'); open('x').read(); os.remove('x')",
+                                 "rm data/a.txt; echo other > data/a.txt"),
+    "an optional module that does not import": Case(
+        "try:\n    import broken_one\nexcept ImportError: pass", UPGRADE
+    ),
+    "a distribution's version": Case(
+        "import importlib.metadata as m; m.version('broken_one')", UPGRADE
+    ),
+    "a distribution that is not there": Case(
+        "import importlib.metadata as m\ntry:\n    m.version('extra_one')\nexcept m.PackageNotFoundError: pass",
+        "mkdir SITE/extra_one-1.dist-info",
+    ),
+    "a distribution's data": Case("open('SITE/broken_one/data.txt').read()", UPGRADE),
+    "a module in a namespace": Case("try:\n    import spread.b\nexcept ImportError: pass", "touch SITE/spread/b.py"),
+    "a module in a namespace that is loaded": Case(
+        "import spread.a\ntry:\n    import spread.b\nexcept ImportError: pass", "touch SITE/spread/b.py"
+    ),
+    "an editable distribution": Case("try:\n    import new_one\nexcept ImportError: pass",
+                                     "mkdir SITE/new_one-1.dist-info"),
+    "entry points": Case("import importlib.metadata as m; list(m.entry_points())", "mkdir SITE/new_one-1.dist-info"),
     "a file in shared memory": Case("open('SHARED').read()", "echo other > SHARED"),
 }  # fmt: skip
 
@@ -121,6 +156,26 @@ HARMLESS = {
         "touch artifacts/new .git/new; echo x > .git/HEAD; rm -r __pycache__",
     ),
     "standard modules asking for themselves": Case("import subprocess; subprocess.run(['true'])", "PATH=other"),
+    "a time in the future": Case("open('future.txt').read()"),
+    "text in kwargs": Case("pass"),
+    "what is no regular file": Case(
+        "import os\nfor n in ('fifo', 'socket', 'secret'): os.path.exists(n)"
+    ),
+    "a database that is written": Case(
+        "import sqlite3, os; os.path.exists('d.db')\n"
+        "with sqlite3.connect('d.db') as d:\n"
+        "    d.execute('create table if not exists t(x)'); d.execute('insert into t values(1)')"
+    ),
+    "a log that can be read": Case("open('own.log', 'a+').write('x')", "echo more >> own.log"),
+    "temporary files in the project": Case(
+        "import tempfile, os\nh, n = tempfile.mkstemp(dir='.'); os.close(h); os.remove(n)"
+    ),
+    "one distribution's version": Case("import importlib.metadata as m; m.version('torch')", "touch new.py"),
+    "a current directory that goes": Case(
+        "import os\nos.mkdir('gone'); os.chdir('gone'); os.rmdir('../gone'); os.path.exists('x')"
+    ),
+    "functions sent to another process": Case("import os, pickle; assert pickle.loads(pickle.dumps(os.stat))"),
+    "a path that is no text": Case("import sys\nsys.path.insert(0, b'x')\ntry:\n    import extra\nexcept ImportError: pass"),
     "resolving a path": Case("from pathlib import Path; Path('data/a.txt').resolve()", "touch data/c.txt"),
 }  # fmt: skip
 
@@ -142,6 +197,17 @@ MEANWHILE = {
 }
 
 
+def make_site(directory: Path) -> Path:
+    """Where distributions are installed: one that does not import, and a part of a namespace."""
+    for name in ("broken_one/__init__.py", "broken_one/data.txt", "broken_one-1.dist-info/RECORD", "spread/a.py"):
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
+        (directory / name).touch()
+    (directory / "broken_one-1.dist-info/METADATA").write_text("Metadata-Version: 2.1\nName: broken_one\nVersion: 1\n")
+    (directory / "broken_one-1.dist-info/top_level.txt").write_text("broken_one\n")
+    (directory / "broken_one/__init__.py").write_text("raise ImportError('built for another release')\n")
+    return directory
+
+
 def make_project(root: Path) -> None:
     for directory in ("data", "given", "empty", "v1", "v2", "classes/one", "package", "artifacts", ".git", "vendor",
                       "vendor/lib-1.0.dist-info", "__pycache__", "../outside"):  # fmt: skip
@@ -151,6 +217,11 @@ def make_project(root: Path) -> None:
     (root / "here.py").write_text("K = 1\n")
     (root / "vendor/lib.py").write_text("K = 1\n")
     (root / "vendor/lib-1.0.dist-info/RECORD").touch()
+    (root / "base.db").touch()
+    (root / "future.txt").touch()
+    os.utime(root / "future.txt", (2**33, 2**33))
+    os.mkfifo(root / "fifo")
+    (root / "secret").touch(mode=0)
     (root / "current").symlink_to("v1")
     (root / "linked").symlink_to("../outside")
     for name in ("bare", "other"):
@@ -174,7 +245,8 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, tuple[
         make_project(root)
         file = shared / f"aoti_build-test-{os.getpid()}"
         file.write_text("1")
-        lines.append(json.dumps([name, str(root), case.code.replace("SHARED", str(file)), case.meanwhile]))
+        code = case.code.replace("SHARED", str(file)).replace("SITE", str(make_site(root.parent / "site")))
+        lines.append(json.dumps([name, str(root), code, case.meanwhile]))
     try:
         answer = subprocess.run(
             [sys.executable, str(Path(__file__).with_name("watching.py"))],
@@ -199,10 +271,16 @@ def changed(root: Path, used: dict[str, Any], later: str) -> set[str]:
         variables[later.removesuffix("=other")] = "other"
     else:
         subprocess.run(["sh", "-c", later], cwd=root, check=True)
+    toolchain._installed.cache_clear()
     digests = StatCache(root / "none.json")
     now = {name: digests.digest(name if name.startswith("/") else f"{root}/{name}") for name in used["sources"]}
     now |= variable_parts(used["variables"], variables)
+    path = (str(root.parent / "site"), *used["path"])
+    now |= {f"{name} (module)": installed_module(name, path) for name in used["modules"]}
+    now |= {f"{name} (distribution)": distribution_identity(name, path=path) for name in used["distributions"]}
     was = {**used["sources"], **used["variables"]}
+    was |= {f"{name} (module)": found for name, found in used["modules"].items()}
+    was |= {f"{name} (distribution)": found for name, found in used["distributions"].items()}
     return {name for name in was if was[name] != now[name]}
 
 
@@ -212,7 +290,8 @@ def test_the_next_build_sees_a_change_of(name: str, found: dict[str, tuple[Path,
     assert "sources" in used, used.get("error") or used
     assert not changed(root, used, "true")
     shared = next((path for path in used["sources"] if "aoti_build-test-" in path), "")
-    assert changed(root, used, SEEN[name].later.replace("SHARED", shared)), used
+    later = SEEN[name].later.replace("SHARED", shared).replace("SITE", str(root.parent / "site"))
+    assert changed(root, used, later), used
 
 
 @pytest.mark.parametrize("name", HARMLESS)

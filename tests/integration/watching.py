@@ -25,23 +25,22 @@ from aoti_build.errors import EditedMeanwhile
 
 def look(root: Path, code: str, meanwhile: str) -> Mapping[str, Any]:
     os.chdir(root)
-    (root / "clock").touch()
-    started_ns = (root / "clock").stat().st_mtime_ns
-    (root / "clock").unlink()
     (root / "net.py").write_text(code)
     os.utime(root / "net.py", ns=(1, 1))
-    discovery = Discovery(root, ignored=(root / "artifacts",), environment={"PYTHONHASHSEED": None})
+    path = list(sys.path)
+    sys.path.insert(0, str(root.parent / "site"))
+    discovery = Discovery(root, ignored=(root / "artifacts",), environment={"PYTHONHASHSEED": None}, skew_ns=10**18)
     sys.path.insert(0, str(root))
-    discovery.note_kwargs({"data": "given"})
+    discovery.note_kwargs({"data": "given", "root": ".", "above": "..", "everything": "/", "prompt": "word " * 100})
     runpy.run_path(str(root / "net.py"))
     with discovery._watch.quiet():
         subprocess.run(["sh", "-c", meanwhile], check=True)
     try:
-        sources = discovery.sources(started_ns + 10**18)  # only the comparison with the first sight
+        sources = discovery.sources()
     except EditedMeanwhile as error:
         return {"edited": error.message}
     parts = {"modules": discovery.modules(), "variables": discovery.variables()}
-    return {"sources": sources, **parts, "distributions": discovery.distributions()}
+    return {"path": path, "sources": sources, **parts, "distributions": discovery.distributions()}
 
 
 def main() -> None:
