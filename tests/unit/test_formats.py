@@ -15,10 +15,12 @@ from typing import Any
 
 import pytest
 from jsonschema import Draft202012Validator
+from packages import publish_package
 from referencing import Registry, Resource
 from small_projects import RAN, REPOSITORY, TWO_MODELS, publish_fake, write_project
 
 import aoti_build
+from aoti_build import host
 from aoti_build.errors import ArtifactError, BuildError, Problem, SpecError, VerificationError
 from aoti_build.fingerprint import Reason
 from aoti_build.index import Published
@@ -26,6 +28,8 @@ from aoti_build.layout import artifact_directory, index_path, project_cache_path
 from aoti_build.manifest import GOLDEN, MODEL, VERIFY, FileRecord, Manifest
 from aoti_build.outcome import Outcome
 from aoti_build.plan import UNAVAILABLE, Plan, Step
+from aoti_build.runtime import private
+from aoti_build.runtime.package import admit
 from aoti_build.spec import Project, load_project
 from aoti_build.stat_cache import StatCache
 from aoti_build.store import Store
@@ -154,6 +158,7 @@ def documents(two: Project, tmp_path: Path) -> Mapping[str, list[Document]]:
         "aoti-build/golden": [_golden()],
         "aoti-build/verdict": [_verdict_on_disk(two)],
         "aoti-build/stat-cache": [_stat_cache(tmp_path)],
+        "aoti-build/unpacked": [_unpacked(tmp_path)],
         "aoti-build/build": [_build(two, manifest).as_json()],
         "aoti-build/plan": [PlanReport(_plan(two, manifest)).as_json()],
         "aoti-build/verify": [VerifyReport(_verdicts(two)).as_json()],
@@ -404,6 +409,16 @@ def _errors(project: Project) -> Iterator[Document]:
     )
     for failure in failures:
         yield {"format": "aoti-build/error", "format_version": 1, "ok": False, "error": failure().as_json()}
+
+
+def _unpacked(tmp_path: Path) -> Document:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(private.VARIABLE, str(tmp_path / "unpacked"))
+        patch.setattr(private, "_fault", lambda path: "")
+        patch.setattr(host, "torch_version", lambda: "2.14.1")
+        admitted = admit(*publish_package(tmp_path / "packaged"))
+    document: Document = json.loads((Path(admitted.path).parent / "unpacked.json").read_text())
+    return document
 
 
 def _stat_cache(directory: Path) -> Document:
