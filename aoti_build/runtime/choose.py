@@ -111,29 +111,28 @@ def explain(
     wanted = named or variant
     if not variants or (wanted and wanted not in variants):
         raise _unknown(root, name, wanted, variants)
-    looked_at = [_candidate(root, name, one, device_index) for one in variants]
-    candidates = [_asked_for(candidate, device, wanted) for candidate in looked_at]
+    candidates = [_candidate(root, name, one, _not_asked_for(one, device, wanted), device_index) for one in variants]
     return Choice(name, root, tuple(sorted(candidates, key=lambda candidate: (not candidate.fits, _rank(candidate)))))
 
 
-def _candidate(root: Path, model: str, variant: str, device_index: int) -> Candidate:
+def _not_asked_for(variant: str, device: str | None, wanted: str | None) -> tuple[str, ...]:
+    said = []
+    if wanted and variant != wanted:
+        said.append(f"not asked for: the variant is to be {wanted}")
+    if device and variant.partition("-")[0] != device:
+        said.append(f"not asked for: the device is to be {device}")
+    return tuple(said)
+
+
+def _candidate(root: Path, model: str, variant: str, why_not: tuple[str, ...], device_index: int) -> Candidate:
+    """`why_not`: what speaks against it already; then the host is not asked, which for a GPU starts its driver."""
     target, directory = f"{model}/{variant}", root / model / variant
     manifest = read_manifest(directory)
     if not isinstance(manifest, Manifest):
-        return Candidate(target, directory, None, (f"damaged: {manifest.why}",))
+        return Candidate(target, directory, None, (*why_not, f"damaged: {manifest.why}"))
     if manifest.target != target:
-        return Candidate(target, directory, None, (f"damaged: its manifest is that of {manifest.target}",))
-    return Candidate(target, directory, manifest, tuple(host.unfit(manifest.requires, device_index)))
-
-
-def _asked_for(candidate: Candidate, device: str | None, variant: str | None) -> Candidate:
-    said = []
-    if variant and candidate.variant != variant:
-        said.append(f"not asked for: the variant is to be {variant}")
-    if device and candidate.device != device:
-        said.append(f"not asked for: the device is to be {device}")
-    why_not = (*said, *candidate.why_not)
-    return Candidate(candidate.target, candidate.directory, candidate.manifest, why_not)
+        return Candidate(target, directory, None, (*why_not, f"damaged: its manifest is that of {manifest.target}"))
+    return Candidate(target, directory, manifest, why_not or tuple(host.unfit(manifest.requires, device_index)))
 
 
 def _rank(candidate: Candidate) -> tuple[Any, ...]:

@@ -117,7 +117,7 @@ def test_a_refusal_names_the_input_what_was_expected_and_what_was_given(
         (
             ((Fake((2,)), Fake((5,))), 3.0),
             {"z": Fake((5,))},
-            "input scale: expected 2.0, which is compiled in, given 3.0",
+            "input scale: expected 2.0, which is compiled in, given 3",
         ),
         ((Fake((2,)),), {"z": Fake((5,))}, "pair has another structure"),
         (((Fake((2,)), Fake((5,))),), {"z": Fake((4,))}, "batch is 5 in pair[1] and 4 here"),
