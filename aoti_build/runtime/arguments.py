@@ -65,6 +65,7 @@ class Arguments:
     _tensors: list[tuple[int, _Leaf]] = field(init=False)
     _constants: list[tuple[int, _Leaf]] = field(init=False)
     _names: tuple[str, ...] = field(init=False)
+    _known: frozenset[str] = field(init=False)
     _plain: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -73,6 +74,7 @@ class Arguments:
         self._tensors = [(at, leaf) for at, leaf in enumerate(self._leaves) if leaf.constant is None]
         self._constants = [(at, leaf) for at, leaf in enumerate(self._leaves) if leaf.constant is not None]
         self._names = tuple(parameter.name for parameter in self.parameters)
+        self._known = frozenset(self._names)
         plain = not self._constants and all(parameter.spec is None for parameter in self.parameters)
         kinds = {parameter.keyword for parameter in self.parameters}
         # The common forms, tensors all by position or all by keyword, take no detour.
@@ -83,12 +85,7 @@ class Arguments:
         values: Sequence[Any]
         if self._plain == "positional" and not kwargs and len(args) == len(self._names):
             values = args
-        elif (
-            self._plain == "keyword"
-            and not args
-            and len(kwargs) == len(self._names)
-            and kwargs.keys() <= {*self._names}
-        ):
+        elif self._plain == "keyword" and not args and kwargs.keys() == self._known:
             values = [kwargs[name] for name in self._names]
         else:
             values = self._bound(args, kwargs)
@@ -144,7 +141,7 @@ class Arguments:
         for name, value in kwargs.items():
             if name in given:
                 raise self._misuse(f"{name} was given twice")
-            if name not in self._names:
+            if name not in self._known:
                 import difflib
 
                 near = difflib.get_close_matches(name, self._names, n=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -41,6 +42,7 @@ class LoadedModel:
             raise ValueError(candidate.target)
         self._manifest: Manifest = candidate.manifest
         self._admitted = admitted
+        self._release = weakref.finalize(self, admitted.close)  # at the latest when nobody has this any more
         self._choice = choice
         self._index = device_index if candidate.device == "cuda" else -1
         self._device = torch.device("cuda", device_index) if candidate.device == "cuda" else torch.device("cpu")
@@ -114,7 +116,7 @@ class LoadedModel:
             if self._loader is not None:
                 self._synchronize()
                 self._loader = None
-                self._admitted.close()
+                self._release()
 
     def __enter__(self) -> LoadedModel:
         return self

@@ -74,8 +74,9 @@ def admit(directory: Path, manifest: Manifest, verify: Verify = "full") -> Admit
         package = _open(directory / MODEL, manifest)
         undo.callback(os.close, package)
         admitted = _admit(directory / MODEL, package, manifest, verify)
-        admitted._descriptors.append(package)
-        undo.pop_all()
+        if not admitted.unpacked:
+            undo.pop_all()
+            admitted._descriptors.append(package)
     return admitted
 
 

@@ -26,7 +26,7 @@ def private_directory() -> Path | None:
     named = os.environ.get(VARIABLE)
     if named == "off":
         return None
-    path = Path(named or os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    path = Path(named or os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))  # which never raises
     path = (path if named else path / "aoti_build").absolute()
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
