@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import shutil
 import subprocess
 import sys
-import textwrap
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -384,31 +384,26 @@ def test_a_package_that_torch_cannot_load_is_an_error_of_ours(built: Path) -> No
 
 def test_the_example_service_answers(built_once: tuple[Path, Finished]) -> None:
     example = Path(__file__).parents[2] / "examples" / "serve.py"
-    process = subprocess.Popen(
-        [sys.executable, str(example), "linear", "--artifacts", str(built_once[0] / "artifacts"), "--port", "0"],
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
-    )
-    try:
-        assert process.stdout is not None
-        address = process.stdout.readline().split()[-1]
-        script = textwrap.dedent("""
-            import json, sys, urllib.error, urllib.request
+    command = [sys.executable, str(example), "linear", "--artifacts", str(built_once[0] / "artifacts"), "--port", "0"]
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        try:
+            assert process.stdout is not None
+            address = process.stdout.readline().split()[-1]
+            answers = []
             for rows in (4, 3):
                 body = json.dumps({"x": [[1.0] * 8] * rows}).encode()
-                try:
-                    print(len(json.load(urllib.request.urlopen(sys.argv[1], body))))
-                except urllib.error.HTTPError as error:
-                    print(error.code, json.load(error)["error"]["message"])
-        """)
-        answer = subprocess.run(
-            [sys.executable, "-c", script, address], capture_output=True, text=True, check=True, timeout=60
-        )
-        assert answer.stdout.splitlines() == ["4", "400 input x: expected shape [4, 8], given [3, 8]"]
-    finally:
-        process.terminate()
-        process.wait(timeout=30)
+                connection = http.client.HTTPConnection(address.removeprefix("http://"), timeout=60)
+                connection.request("POST", "/", body)
+                response = connection.getresponse()
+                answers.append((response.status, json.load(response)))
+                connection.close()
+        finally:
+            process.terminate()
+    assert answers[0][0] == 200
+    assert len(answers[0][1]) == 4
+    status, refusal = answers[1]
+    assert (status, refusal["error"]["message"]) == (400, "input x: expected shape [4, 8], given [3, 8]")
 
 
 def test_errors_are_all_of_one_family() -> None:
