@@ -89,6 +89,15 @@ class UsageError(AotiBuildError):
     kind = "usage"
 
 
+class InputError(UsageError, ValueError):
+    """A loaded model was given what it was not exported for: another structure, shape, dtype or device, or weights that
+    are not its own. Nothing was run, nothing was changed."""
+
+
+class ClosedError(UsageError, RuntimeError):
+    """A loaded model was used after `close()`."""
+
+
 class VerificationError(AotiBuildError):
     """An artifact ran and does not do what its model does, or there is none to run."""
 

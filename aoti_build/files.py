@@ -63,6 +63,14 @@ def write_json(path: Path, value: Any, *, durable: bool = True) -> None:
     write_atomic(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode(), durable=durable)
 
 
+def read_json(path: Path) -> Any:
+    """The JSON value in a file; None if there is none or it cannot be read."""
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
 @contextlib.contextmanager
 def staging(parent: Path, prefix: str) -> Iterator[Path]:
     """A fresh directory below `parent`, removed at the end unless it was published (moved away) before."""

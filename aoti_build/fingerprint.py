@@ -10,10 +10,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aoti_build.digests import canonical_json, digest_bytes, digest_json
-from aoti_build.spec.project import Model, Source, Target
+
+if TYPE_CHECKING:  # whoever only reads manifests, a service that loads one, needs no models.yaml
+    from aoti_build.spec.project import Model, Target
 
 KEY_VERSION = 5
 
@@ -75,7 +77,7 @@ class Fingerprint:
 
 def declared_files(model: Model) -> tuple[str, ...]:
     """The source files that models.yaml names for a model, relative to it."""
-    sources = (source for source in (model.source, model.inputs) if isinstance(source, Source))
+    sources = (source for source in (model.source, model.inputs) if not isinstance(source, tuple))
     return (*(source.path for source in sources if source.path), *model.files)
 
 
@@ -99,7 +101,7 @@ def spec_parts(target: Target) -> dict[str, Any]:
         parts["weights"] = model.weights
     for dim in model.dims:
         parts.update({f"dims.{dim.name}.{field}": value for field, value in asdict(dim).items() if field != "name"})
-    if isinstance(model.inputs, Source):
+    if not isinstance(model.inputs, tuple):
         parts["inputs"] = str(model.inputs)
     else:
         for index, tensor in enumerate(model.inputs):

@@ -49,7 +49,7 @@ class StatCache:
         """What `digest` makes of the file (or, with a slash at the end, the directory) `path`, kept as `entry`; None as
         for `digest`."""
         try:
-            before = _stat_key(path)
+            before = stat_key(path)
             if before is None:
                 return None
             known = self._known.get(entry)
@@ -58,7 +58,7 @@ class StatCache:
             settled = time.time_ns() - RACY_NS
             made = digest(path)
             _, modified, changed, _ = before
-            if _stat_key(path) == before and modified < settled and changed < settled:
+            if stat_key(path) == before and modified < settled and changed < settled:
                 self._known[entry] = [*before, made]
                 self._changed = True
             return made
@@ -92,9 +92,11 @@ def _digest_listing(path: str) -> str:
     return digest_names(names_in(path))
 
 
-def _stat_key(path: str) -> list[int] | None:
+def stat_key(path: str | Path) -> list[int] | None:
+    """[size, mtime_ns, ctime_ns, inode] of a regular file (or, with a slash at the end, a directory); None for anything
+    else. Raises OSError if there is nothing."""
     status = os.stat(path)
-    if not (stat.S_ISDIR if path.endswith("/") else stat.S_ISREG)(status.st_mode):
+    if not (stat.S_ISDIR if str(path).endswith("/") else stat.S_ISREG)(status.st_mode):
         return None
     return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
 

@@ -56,6 +56,7 @@ _HELP = {
     "max-size": "bytes the store may have, with k, m, g or t: 20g",
     "max-age": "remove what was not used for this long, with s, m, h, d or w: 30d",
     "path": "a .pt2 file, made by whomever",
+    "host": "also which variant of each model this host would load, and why not the others",
     "diff": "compare with this one: a .pt2 file, or a target",
     "orphans": "only artifacts that models.yaml no longer lists",
     "output": "where to write the schema; default: stdout",
@@ -232,12 +233,13 @@ def why(context: Context, target: str = "", file: str = "", json: bool = False, 
         _print(report, text.why_lines(report), json)
 
 
-@task(help=_help("target", "path", "diff", "file", "json", "debug"))
+@task(help=_help("target", "path", "diff", "host", "file", "json", "debug"))
 def inspect(
     context: Context,
     target: str = "",
     path: str = "",
     diff: str = "",
+    host: bool = False,
     file: str = "",
     json: bool = False,
     debug: bool = False,
@@ -249,6 +251,8 @@ def inspect(
 
         if target and path:
             raise UsageError("--target and --path name two artifacts", hint="give one of them; --diff names the other")
+        if host and (path or diff):
+            raise UsageError("--host asks about the variants of targets", hint="leave out --path and --diff")
         if diff:
             from aoti_build.verbs import inspect_diff
 
@@ -261,7 +265,7 @@ def inspect(
         if path:
             report = verb.InspectReport((verb.inspect_file(Path(path)),))
         else:
-            report = verb.inspect(*_project(context, file, target))
+            report = verb.inspect(*_project(context, file, target), host=host)
         _print(report, inspect_text.inspect_lines(report), json)
         _finish(report.exit_code)
 

@@ -171,14 +171,17 @@ def write(root: Path, files: dict[str, str]) -> None:
         (root / name).write_text(text)
 
 
-def table(rows: list[Row]) -> list[str]:
+def table(rows: list[Row], *, unit: str = "s") -> list[str]:
+    """A line for each row; `unit` "s" or "ms"."""
+    scale = {"s": 1, "ms": 1000}[unit]
     medians = {row.name: row.median for row in rows}
     lines = [f"{'':26}{'median':>10}  {'min':>9}  {'max':>9}  {'ratio':>6}  {'limit':>6}  to"]
     for row in rows:
         ratio = row.median / medians[row.base] if row.base in medians else float("nan")
         limit = f"{row.limit:.2f}" if row.limit else ""
         verdict = "" if row.limit is None else "  met" if ratio <= row.limit else "  MISSED"
-        spread = f"{row.median:9.3f}s  {min(row.seconds):8.3f}s  {max(row.seconds):8.3f}s"
+        median, least, most = (scale * value for value in (row.median, min(row.seconds), max(row.seconds)))
+        spread = f"{median:9.3f}{unit}  {least:8.3f}{unit}  {most:8.3f}{unit}"
         lines.append(f"{row.name:26}{spread}  {ratio:6.2f}  {limit:>6}  {row.base}{verdict}")
     return lines
 

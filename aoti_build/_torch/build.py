@@ -22,7 +22,7 @@ from aoti_build._torch.discover import Discovery
 from aoti_build._torch.events import Events
 from aoti_build._torch.export import export, signature, sizes_of_one, whole_ranges
 from aoti_build._torch.golden import save_golden
-from aoti_build._torch.graph import graph_digest, state_digest, uses_own_code
+from aoti_build._torch.graph import graph_digest, listed_weights, state_digest, uses_own_code
 from aoti_build._torch.inputs import Axes, Call, Make, dynamic_axes, from_callable, from_shapes
 from aoti_build._torch.model import load_callable, load_weights, make_module
 from aoti_build._torch.package import has_weights, repack, separate, used_state
@@ -105,7 +105,10 @@ def build(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
             }
             made: dict[str, Any] = {
                 **_keys(program, options, job, used if uses_own_code(program) or own_passes() else {}),
-                "signature": signature(program, prepared.module, prepared.example, dims, prepared.axes),
+                "signature": {
+                    **signature(program, prepared.module, prepared.example, dims, prepared.axes),
+                    "weights": listed_weights(program),
+                },
                 **used,
             }
         answer = events.ask({name: made[name] for name in ("key", "graph_key")})

@@ -100,6 +100,36 @@ def state_digest(program: ExportedProgram) -> str:
     return digest_json({name: tensor_digest(value) for name, value in program.state_dict.items()})
 
 
+def listed_weights(program: ExportedProgram) -> list[dict[str, Any]]:
+    """Every parameter, buffer and constant by name, for whoever exchanges weights later: dtype, shape, device; the
+    strides where they are not the usual ones; the first name of the same tensor; and whether it is a `view`, sharing
+    its memory in another way, so that its values alone cannot be exchanged."""
+    signature = program.graph_signature
+    values = {**program.state_dict, **program.constants}
+    tensors = {n: v for n, v in values.items() if isinstance(v, torch.Tensor) and v.layout == torch.strided}
+    first: dict[int, str] = {}
+    listed = []
+    for name, value in tensors.items():
+        kind = "parameter" if name in signature.parameters else "buffer" if name in program.state_dict else "constant"
+        entry: dict[str, Any] = {
+            "name": name,
+            "kind": kind,
+            "dtype": str(value.dtype).removeprefix("torch."),
+            "shape": list(value.shape),
+            "device": value.device.type,
+        }
+        if not value.is_contiguous():
+            entry["stride"] = list(value.stride())
+        subclass = hasattr(value, "__tensor_flatten__")
+        owner = name if subclass or not value.numel() else first.setdefault(value.untyped_storage().data_ptr(), name)
+        if owner != name and _layout(tensors[owner]) == _layout(value):
+            entry["tied_to"] = owner
+        elif owner != name or subclass or value.untyped_storage().nbytes() != value.numel() * value.element_size():
+            entry["view"] = True
+        listed.append(entry)
+    return listed
+
+
 def _layout(value: torch.Tensor) -> list[Any]:
     """What code and the weights blob see of a tensor without its values."""
     if value.layout != torch.strided or hasattr(value, "__tensor_flatten__"):

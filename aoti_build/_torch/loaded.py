@@ -11,8 +11,7 @@ from pathlib import Path
 import torch
 
 from aoti_build.errors import BuildError
-
-MODEL_NAME = "model"
+from aoti_build.runtime.raw import raw_loader
 
 
 class LoadedPackage:
@@ -20,11 +19,9 @@ class LoadedPackage:
 
     def __init__(self, path: Path, device: str) -> None:
         """Raises `BuildError` if torch refuses the package."""
-        if device == "cuda":
-            torch.cuda.init()
         self._device = device
         try:
-            self._loader = torch._C._aoti.AOTIModelPackageLoader(str(path), MODEL_NAME, False, 1, -1)
+            self._loader = raw_loader(str(path), device)
         except RuntimeError as error:
             raise BuildError(
                 "torch cannot load the package",

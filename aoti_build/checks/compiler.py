@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from aoti_build.checks.elf import needed_libraries
+from aoti_build.archive.elf import NotElf, read_elf
 from aoti_build.checks.finding import FAIL, OK, WARN, Finding
 from aoti_build.checks.inductor import (
     calls_openssl,
@@ -122,10 +122,11 @@ def _try(words: list[str], scratch: Path) -> Fault | None:
         return _explained(" ".join(words), linked)
     if not library.exists():
         return Fault("output", f"{' '.join(words)} made no shared library")
+    content = library.read_bytes()
     try:
-        needed = needed_libraries(library)
-    except ValueError:
-        needed = ("libstdc++.so",)  # another architecture's file, about which nothing is known
+        needed = read_elf(lambda offset, size: content[offset : offset + size]).needed
+    except NotElf:
+        needed = ("libstdc++.so",)  # no ELF file, about which nothing is known
     if not any(name.startswith("libstdc++.so") for name in needed):
         return _without_libstdcxx(" ".join(words), library, needed)
     return _load(library) or _precompile(words, common, scratch)

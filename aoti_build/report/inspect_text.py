@@ -33,6 +33,8 @@ def inspect_lines(report: InspectReport) -> list[str]:
     for artifact in report.artifacts:
         lines += [*_lines(_artifact(artifact)), ""]
         lines += [line for problem in artifact.problems for line in (*f"error: {problem}".splitlines(), "")]
+    for choice in report.choices or ():
+        lines += [f"{choice.model} on this host", *(f"  {line}" for line in str(choice).splitlines()), ""]
     return [_printable(line) for line in lines[:-1]]
 
 

@@ -17,6 +17,7 @@ from aoti_build.digests import digest_file
 from aoti_build.errors import OK, UNFIT_ARTIFACT, VERIFICATION_FAILED, AotiBuildError, ArtifactError, VerificationError
 from aoti_build.layout import artifact_directory
 from aoti_build.manifest import MODEL, Manifest, NoManifest, read_manifest
+from aoti_build.runtime.choose import Choice, explain
 from aoti_build.spec.project import Project, Target
 
 SOUND, REFUSED, MISSING = "sound", "refused", "missing"
@@ -53,9 +54,10 @@ class Inspected:
 
 @dataclass(frozen=True)
 class InspectReport:
-    """What was looked at."""
+    """What was looked at; with `choices`, which variant of each model this host would load."""
 
     artifacts: tuple[Inspected, ...]
+    choices: tuple[Choice, ...] | None = None
 
     @property
     def exit_code(self) -> int:
@@ -71,12 +73,19 @@ class InspectReport:
             "format_version": 1,
             "ok": self.exit_code == OK,
             "artifacts": [artifact.as_json() for artifact in self.artifacts],
+            "host": None if self.choices is None else {one.model: one.as_json() for one in self.choices},
         }
 
 
-def inspect(project: Project, targets: tuple[Target, ...]) -> InspectReport:
-    """The published artifacts of `targets`."""
-    return InspectReport(tuple(inspect_target(project, target) for target in targets))
+def inspect(project: Project, targets: tuple[Target, ...], *, host: bool = False) -> InspectReport:
+    """The published artifacts of `targets`; with `host` also what `aoti_build.load` would make of every variant of
+    their models here."""
+    found = tuple(inspect_target(project, target) for target in targets)
+    if not host:
+        return InspectReport(found)
+    models = dict.fromkeys(target.model.name for target in targets)
+    built = [name for name in models if (project.artifacts / name).is_dir()]
+    return InspectReport(found, tuple(explain(name, artifacts=project.artifacts) for name in built))
 
 
 def inspect_target(project: Project, target: Target) -> Inspected:

@@ -143,3 +143,50 @@ def test_a_second_autotuned_build_searches_nothing(tmp_path: Path) -> None:
         logs.append((tmp_path / "artifacts/net/cuda-tuned/build.log").read_text())
     assert "AUTOTUNE convolution" in logs[0]
     assert "AUTOTUNE" not in logs[1]
+
+
+LOADED = """
+import json, sys
+import torch
+import aoti_build
+from aoti_build import toolchain
+from aoti_build.errors import AotiBuildError, InputError
+from net import Net
+
+torch.manual_seed(3)
+eager, said = Net().eval().cuda(), []
+for number in range(len(toolchain.compute_capabilities())):
+    with aoti_build.load("net", artifacts="artifacts", device_index=number) as model, torch.no_grad():
+        assert str(model.device) == f"cuda:{number}", model.device
+        here = eager.to(model.device)
+        model.update_weights(here.state_dict())
+        for batch in (1, 3, 8):
+            image = torch.randn(batch, 3, 32, 32, device=model.device)
+            torch.testing.assert_close(model(image=image)["scores"], here(image)["scores"], atol=1e-3, rtol=1e-3)
+        model.update_weights({name: value.cpu() for name, value in here.state_dict().items()})
+        torch.testing.assert_close(model(image=image)["scores"], here(image)["scores"], atol=1e-3, rtol=1e-3)
+        for wrong in (image.cpu(), image.half(), torch.randn(9, 3, 32, 32, device=model.device)):
+            try:
+                model(image=wrong)
+            except InputError as error:
+                said.append(str(error).splitlines()[0])
+try:
+    aoti_build.load("net", artifacts="artifacts", device="cuda", device_index=99)
+except AotiBuildError as error:
+    said.append(str(error.cause))
+print(json.dumps([said, sorted(name for name in sys.modules if name.startswith("torch._inductor"))]))
+"""
+
+
+def test_a_service_gets_eagers_numbers_new_weights_and_refusals(built: tuple[Path, dict[str, object]]) -> None:
+    root, _ = built
+    answer = subprocess.run([sys.executable, "-c", LOADED], cwd=root, capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stderr
+    said, inductor = json.loads(answer.stdout.splitlines()[-1])
+    assert inductor == []
+    assert said[:3] == [
+        "net/cuda: input image: expected a tensor on cuda:0, given one on cpu",
+        "net/cuda: input image: expected dtype float32, given float16",
+        "net/cuda: input image: expected shape [batch, 3, 32, 32] with batch 1..8, given [9, 3, 32, 32]",
+    ]
+    assert "no CUDA device 99" in said[-1]

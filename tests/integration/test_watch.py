@@ -175,7 +175,9 @@ HARMLESS = {
         "import os\nos.mkdir('gone'); os.chdir('gone'); os.rmdir('../gone'); os.path.exists('x')"
     ),
     "functions sent to another process": Case("import os, pickle; assert pickle.loads(pickle.dumps(os.stat))"),
-    "a path that is no text": Case("import sys\nsys.path.insert(0, b'x')\ntry:\n    import extra\nexcept ImportError: pass"),
+    "a path that is no text": Case(
+        "import sys\nsys.path.insert(0, b'x')\ntry:\n    import extra\nexcept ImportError: pass"
+    ),
     "resolving a path": Case("from pathlib import Path; Path('data/a.txt').resolve()", "touch data/c.txt"),
 }  # fmt: skip
 

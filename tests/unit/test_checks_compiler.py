@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import sysconfig
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +10,6 @@ import pytest
 
 from aoti_build.checks import compiler
 from aoti_build.checks.compiler import check_compiler, check_openssl, other_compiler
-from aoti_build.checks.elf import needed_libraries
 from aoti_build.checks.finding import FAIL, OK, WARN
 from aoti_build.checks.inductor import cpp_standard
 
@@ -174,17 +171,3 @@ def test_openssl_is_asked_for_where_this_torch_calls_it(monkeypatch: pytest.Monk
 
 def test_the_standard_is_that_of_the_installed_torch() -> None:
     assert cpp_standard() in ("c++17", "c++20", "c++23")
-
-
-def test_needed_libraries_of_a_real_file_and_of_others(tmp_path: Path) -> None:
-    suffix = sysconfig.get_config_var("EXT_SUFFIX")
-    module = Path(sysconfig.get_path("stdlib")) / "lib-dynload" / f"_ctypes{suffix}"
-    if not module.exists():
-        pytest.skip("this Python has no extension modules of its own")
-    data = module.read_bytes()
-    assert "libc.so.6" in needed_libraries(module)
-    broken = tmp_path / "broken.so"
-    for cut in (b"", b"text", data[:40], data[:200], data[:5] + b"\2" + data[6:], os.urandom(99)):
-        broken.write_bytes(cut)
-        with pytest.raises(ValueError, match=r"broken\.so"):
-            needed_libraries(broken)

@@ -18,8 +18,10 @@ from jsonschema import Draft202012Validator
 from packages import FOLDER, cubin, here, members, publish_package, write
 from referencing import Registry, Resource
 from small_projects import RAN, REPOSITORY, TWO_MODELS, publish_fake, write_project
+from stored_packages import publish_package as publish_stored
 
 import aoti_build
+from aoti_build import host
 from aoti_build.checks.finding import Finding
 from aoti_build.checks.gate import require_fit_toolchain
 from aoti_build.errors import ArtifactError, BuildError, Problem, SpecError, VerificationError
@@ -30,6 +32,8 @@ from aoti_build.layout import artifact_directory, index_path, passed_checks_path
 from aoti_build.manifest import GOLDEN, MODEL, VERIFY, FileRecord, Manifest
 from aoti_build.outcome import Outcome
 from aoti_build.plan import UNAVAILABLE, Plan, Step
+from aoti_build.runtime import private
+from aoti_build.runtime.package import admit
 from aoti_build.spec import Project, load_project
 from aoti_build.stat_cache import StatCache
 from aoti_build.store import Store
@@ -166,6 +170,7 @@ def documents(two: Project, tmp_path: Path) -> Mapping[str, list[Document]]:
         "aoti-build/golden": [_golden()],
         "aoti-build/verdict": [_verdict_on_disk(two)],
         "aoti-build/stat-cache": [_stat_cache(tmp_path)],
+        "aoti-build/unpacked": [_unpacked(tmp_path)],
         "aoti-build/build": [_build(two, manifest).as_json()],
         "aoti-build/plan": [PlanReport(_plan(two, manifest)).as_json()],
         "aoti-build/verify": [VerifyReport(_verdicts(two)).as_json()],
@@ -412,7 +417,8 @@ def _inspect(root: Path) -> Document:
     foreign = write(root / "foreign.pt2", {**members(here(), AOTI_BUILD_KEY="a"), **kernel})
     (root / "bad.pt2").touch()
     files = (inspect_file(foreign), inspect_file(root / "bad.pt2"))
-    return InspectReport((*inspect(project, project.targets).artifacts, *files)).as_json()
+    found = inspect(project, project.targets, host=True)
+    return InspectReport((*found.artifacts, *files), found.choices).as_json()
 
 
 def _inspect_diff(directory: Path) -> Document:
@@ -444,6 +450,16 @@ def _errors(project: Project) -> Iterator[Document]:
     )
     for failure in failures:
         yield {"format": "aoti-build/error", "format_version": 1, "ok": False, "error": failure().as_json()}
+
+
+def _unpacked(tmp_path: Path) -> Document:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(private.VARIABLE, str(tmp_path / "unpacked"))
+        patch.setattr(private, "_fault", lambda path: "")
+        patch.setattr(host, "torch_version", lambda: "2.14.1")
+        admitted = admit(*publish_stored(tmp_path / "packaged"))
+    document: Document = json.loads((Path(admitted.path).parent / "unpacked.json").read_text())
+    return document
 
 
 def _stat_cache(directory: Path) -> Document:

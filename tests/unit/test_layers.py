@@ -1,4 +1,4 @@
-"""Imports point down only, as docs/architecture.md lists the layers, and torch stays inside `_torch`."""
+"""Imports point down only, as docs/architecture.md lists the layers, and torch stays inside `_torch` and `runtime`."""
 
 from __future__ import annotations
 
@@ -36,13 +36,18 @@ LAYERS = {
     "tasks": 5,
 }
 WORKER_SIDE = "_torch"
-WORKER_SIDE_MAY_IMPORT = 2
+# What services and workers load packages with. Beside the layers: it imports the lower ones; workers and verbs may
+# import it.
+RUNTIME = "runtime"
+THESE_MAY_IMPORT = 2
+# The modules of the runtime that run in a process without torch, for verbs and for refusals before an import.
+RUNTIME_WITHOUT_TORCH = {"__init__.py", "archive.py", "arguments.py", "choose.py", "package.py", "private.py"}
 HEAVY = {"torch", "torchvision", "numpy", "safetensors"}
 
 
 def test_every_module_has_a_layer() -> None:
     present = {module_of(path) for path in PACKAGE.rglob("*.py")}
-    unknown = sorted(present - {*LAYERS, WORKER_SIDE})
+    unknown = sorted(present - {*LAYERS, WORKER_SIDE, RUNTIME})
     assert not unknown, (
         f"aoti_build.{unknown[0]} is in no layer: add it to LAYERS in {Path(__file__).name} and to "
         "docs/architecture.md, in the lowest layer that its imports allow"
@@ -63,20 +68,27 @@ def test_nobody_imports_what_runs_in_workers() -> None:
     assert not importers, "start it with worker.run_worker instead: " + ", ".join(importers)
 
 
-def test_what_runs_in_workers_imports_the_lower_layers_only() -> None:
+def test_what_runs_in_workers_and_services_imports_the_lower_layers_only() -> None:
     upward = [
-        f"{place}: _torch imports aoti_build.{imported}"
+        f"{place}: {importer} imports aoti_build.{imported}"
         for importer, imported, place in own_imports()
-        if importer == WORKER_SIDE and LAYERS.get(imported, 0) > WORKER_SIDE_MAY_IMPORT
+        if importer in (WORKER_SIDE, RUNTIME) and LAYERS.get(imported, 0) > THESE_MAY_IMPORT
     ]
     assert not upward, "\n".join(upward)
 
 
-def test_torch_is_imported_in_workers_only() -> None:
+def test_the_runtime_stands_on_its_own_and_nothing_below_the_verbs_imports_it() -> None:
+    importers = {importer for importer, imported, _ in own_imports() if imported == RUNTIME and importer != RUNTIME}
+    below = {name for name in importers if LAYERS.get(name, 4) < 4}
+    assert below <= {"__init__"}, "only the package itself, which hands out `load`, may: it does so when asked"
+
+
+def test_torch_is_imported_in_workers_and_services_only() -> None:
     places = [
         f"{path.relative_to(PACKAGE)}:{line} imports {name}"
         for path in PACKAGE.rglob("*.py")
-        if module_of(path) != WORKER_SIDE
+        if module_of(path) not in (WORKER_SIDE, RUNTIME)
+        or (module_of(path) == RUNTIME and path.name in RUNTIME_WITHOUT_TORCH)
         for name, line in imported_names(path)
         if name.partition(".")[0] in HEAVY
     ]

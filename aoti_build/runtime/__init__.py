@@ -1,0 +1,85 @@
+"""Loading artifacts in a service: the best variant for this host, checked before any native code is loaded, in
+milliseconds; or a sentence that says why not.
+
+    model = aoti_build.load("resnet18", artifacts="/srv/models/artifacts")
+    output = model(image)
+
+Needs torch, and of aoti_build neither models.yaml nor sources nor the tools that build. docs/runtime.md describes it.
+`explain` and the modules `choose` and `package` do not import torch.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from aoti_build.errors import UsageError
+from aoti_build.runtime.choose import Candidate, Choice, explain
+from aoti_build.runtime.package import Verify, admit
+
+if TYPE_CHECKING:
+    from aoti_build.runtime.model import LoadedModel
+
+__all__ = ["Candidate", "Choice", "explain", "load"]
+
+
+def load(
+    model: str,
+    *,
+    artifacts: str | os.PathLike[str] | None = None,
+    device: str | None = None,
+    variant: str | None = None,
+    device_index: int = 0,
+    verify: Verify = "full",
+    num_runners: int = 1,
+    single_threaded: bool = False,
+    check_inputs: bool = True,
+    explain: bool = False,
+) -> LoadedModel:
+    """The artifact of `model` that suits this host best, checked and loaded.
+
+    Args:
+        model: its name, or a target such as ``"resnet18/cuda-max-autotune"``.
+        artifacts: the directory that builds wrote; else `AOTI_BUILD_ARTIFACTS`, else ``./artifacts``. Only read.
+        device: ``"cpu"`` or ``"cuda"``; None takes ``cuda`` where a variant for it fits this host.
+        variant: one variant by name, such as ``"cuda-max-autotune"``.
+        device_index: which CUDA device to run on.
+        verify: what is compared with the manifest before loading: ``"full"`` every byte, ``"stat"`` size, times and
+            inode against an earlier full check, ``"off"`` nothing.
+        num_runners: calls that may be under way at once; each takes memory for its intermediate values.
+        single_threaded: leave out the loader's own locks; then at most one call may be under way, and one runner.
+        check_inputs: compare every input with the signature. Off, a wrong one gives wrong numbers or a crash.
+        explain: say on stderr which variant was chosen, and why each of the others was not.
+
+    Raises:
+        ArtifactError: no variant fits this host, or the chosen one is damaged. No native code was loaded.
+        UsageError: there is no such model, variant or option.
+    """
+    if num_runners < 1 or (single_threaded and num_runners != 1):
+        hint = "at least 1, and exactly 1 with single_threaded"
+        raise UsageError(f"num_runners is {num_runners}", hint=hint)
+    choice = _explain(model, artifacts=artifacts, device=device, variant=variant, device_index=device_index)
+    if explain:
+        sys.stderr.write(f"{choice}\n")
+    best = choice.best()
+    assert best.manifest is not None  # one that fits has a manifest
+    admitted = admit(best.directory, best.manifest, verify)
+    try:
+        from aoti_build.runtime.model import LoadedModel
+
+        return LoadedModel(
+            best,
+            choice,
+            admitted,
+            device_index=device_index,
+            num_runners=num_runners,
+            single_threaded=single_threaded,
+            check_inputs=check_inputs,
+        )
+    except BaseException:
+        admitted.close()
+        raise
+
+
+_explain = explain

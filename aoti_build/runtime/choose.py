@@ -1,0 +1,177 @@
+"""Which variant of a model this host should run, and why the others not. No torch: manifests are read, nothing else.
+
+Among the variants that fit, the best is the first by: the device (`cuda` before `cpu`), the more specific code (a
+higher compute capability, then more processor features), the preset `default`, the preset's name. A tuned preset is
+not preferred by itself: that it is faster on this host was not shown. Whoever measured it names it with `variant`.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from aoti_build import host
+from aoti_build.errors import ArtifactError, UsageError
+from aoti_build.manifest import Manifest, read_manifest
+
+_DEVICES = ("cuda", "cpu")  # the preferred first
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One variant of a model on disk. `why_not` has a sentence for each reason against it; without one it fits."""
+
+    target: str
+    directory: Path
+    manifest: Manifest | None
+    why_not: tuple[str, ...] = ()
+
+    @property
+    def fits(self) -> bool:
+        return not self.why_not
+
+    @property
+    def variant(self) -> str:
+        return self.target.partition("/")[2]
+
+    @property
+    def device(self) -> str:
+        return self.variant.partition("-")[0]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Every variant of a model, those that fit first and the best of them foremost. As text: a line for each."""
+
+    model: str
+    artifacts: Path
+    candidates: tuple[Candidate, ...]
+
+    @cached_property
+    def chosen(self) -> Candidate | None:
+        return next((candidate for candidate in self.candidates if candidate.fits), None)
+
+    def best(self) -> Candidate:
+        """The chosen variant. Raises `ArtifactError` with the reasons against each if none fits."""
+        if self.chosen is None:
+            names = ", ".join(candidate.variant for candidate in self.candidates)
+            raise ArtifactError(
+                f"no variant of {self.model} can be run on this host",
+                where=str(self.artifacts),
+                cause=str(self),
+                hint=f"of {names}, build one for this host: invoke build --target {self.model}",
+            )
+        return self.chosen
+
+    def __str__(self) -> str:
+        return "\n".join(f"{candidate.target}: {self._verdict(candidate)}" for candidate in self.candidates)
+
+    def as_json(self) -> list[dict[str, Any]]:
+        """A row for each variant: `target`, `fits`, `chosen`, `why_not`."""
+        return [
+            {"target": c.target, "fits": c.fits, "chosen": c is self.chosen, "why_not": list(c.why_not)}
+            for c in self.candidates
+        ]
+
+    def _verdict(self, candidate: Candidate) -> str:
+        if candidate is self.chosen:
+            return "chosen"
+        if candidate.fits and self.chosen:
+            return f"fits, but {self.chosen.target} comes first: {_reason(self.chosen, candidate)}"
+        return "; ".join(candidate.why_not)
+
+
+def artifacts_directory(given: str | os.PathLike[str] | None) -> Path:
+    """The directory of artifacts: the one given, `AOTI_BUILD_ARTIFACTS`, or `artifacts` in the current directory."""
+    return Path(given if given is not None else os.environ.get("AOTI_BUILD_ARTIFACTS") or "artifacts").absolute()
+
+
+def explain(
+    model: str,
+    *,
+    artifacts: str | os.PathLike[str] | None = None,
+    device: str | None = None,
+    variant: str | None = None,
+    device_index: int = 0,
+) -> Choice:
+    """Look at every variant of `model` (`"resnet18"`, or `"resnet18/cuda"` for one alone); nothing is loaded.
+
+    `device` and `variant` turn down what was not asked for. Raises `UsageError` for a name that is not there.
+    """
+    root = artifacts_directory(artifacts)
+    name, _, named = model.partition("/")
+    if named and variant and named != variant:
+        raise UsageError(f"{model!r} and variant={variant!r} name two variants", hint="give one of them")
+    if device is not None and device not in _DEVICES:
+        raise UsageError(f"there is no device {device!r}", hint=f"it is one of {', '.join(_DEVICES)}, or None")
+    variants = _names(root / name) if name and not name.startswith(".") else []
+    wanted = named or variant
+    if not variants or (wanted and wanted not in variants):
+        raise _unknown(root, name, wanted, variants)
+    candidates = [_candidate(root, name, one, _not_asked_for(one, device, wanted), device_index) for one in variants]
+    return Choice(name, root, tuple(sorted(candidates, key=lambda candidate: (not candidate.fits, _rank(candidate)))))
+
+
+def _not_asked_for(variant: str, device: str | None, wanted: str | None) -> tuple[str, ...]:
+    said = []
+    if wanted and variant != wanted:
+        said.append(f"not asked for: the variant is to be {wanted}")
+    if device and variant.partition("-")[0] != device:
+        said.append(f"not asked for: the device is to be {device}")
+    return tuple(said)
+
+
+def _candidate(root: Path, model: str, variant: str, why_not: tuple[str, ...], device_index: int) -> Candidate:
+    """`why_not`: what speaks against it already; then the host is not asked, which for a GPU starts its driver."""
+    target, directory = f"{model}/{variant}", root / model / variant
+    manifest = read_manifest(directory)
+    if not isinstance(manifest, Manifest):
+        return Candidate(target, directory, None, (*why_not, f"damaged: {manifest.why}"))
+    if manifest.target != target:
+        return Candidate(target, directory, None, (*why_not, f"damaged: its manifest is that of {manifest.target}"))
+    return Candidate(target, directory, manifest, why_not or tuple(host.unfit(manifest.requires, device_index)))
+
+
+def _rank(candidate: Candidate) -> tuple[Any, ...]:
+    requires = candidate.manifest.requires if candidate.manifest else {}
+    preset = candidate.variant.partition("-")[2]  # empty for `default`
+    return (
+        _DEVICES.index(candidate.device) if candidate.device in _DEVICES else len(_DEVICES),
+        [-int(part) for part in str(requires.get("compute_capability", "0.0")).split(".")],
+        -len(requires.get("cpu_features", ())),
+        preset,
+    )
+
+
+def _reason(better: Candidate, worse: Candidate) -> str:
+    """The first part of the rank in which the two differ, in words."""
+    preset = "by name" if "-" in better.variant else "it is the default preset"
+    words = ("its device", "a higher compute capability", "it uses more of this processor", preset)
+    ranks = zip(words, _rank(better), _rank(worse), strict=True)
+    return next((word for word, one, other in ranks if one != other), preset)
+
+
+def _names(directory: Path) -> list[str]:
+    try:
+        return sorted(entry.name for entry in directory.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    except OSError:
+        return []
+
+
+def _unknown(root: Path, model: str, variant: str | None, variants: list[str]) -> UsageError:
+    import difflib
+
+    if not root.is_dir():
+        hint = "pass artifacts=, set AOTI_BUILD_ARTIFACTS, or start in the directory that holds artifacts/"
+        return UsageError("there is no directory of artifacts", where=str(root), hint=hint)
+    asked, there = (variant, variants) if variant and variants else (model, _names(root))
+    near = difflib.get_close_matches(str(asked), there, n=1)
+    return UsageError(
+        f"there is no artifact {model}{'/' + variant if variant else ''}",
+        where=str(root),
+        cause=f"there are {', '.join(there)}" if there else "there is none at all",
+        hint=f"did you mean {near[0]}?" if near else f"build it: invoke build --target {model}",
+    )

@@ -1,0 +1,150 @@
+"""A package's bytes read once: digested, and on the same way unpacked, or compared with what was unpacked before.
+
+A `.pt2` is a zip whose members are stored as they are, so each member is a stretch of the file. Reading it once means
+that what is digested is what is unpacked, whoever writes to the file meanwhile. One sha256 over a large file takes a
+core its time, so each member also has digests by block, made on the same way, which all cores can check at once
+(hashlib lets go of the GIL).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from pathlib import Path, PurePosixPath
+from typing import Protocol
+
+from aoti_build.archive.directory import STORED, BadZip, Member, read_directory
+
+CHUNK = 4 << 20
+
+
+class Sink(Protocol):
+    """Takes the package's members piece by piece, in order: `CHUNK` bytes each, the last of a member fewer."""
+
+    def take(self, member: Member, offset: int, piece: bytes, executor: ThreadPoolExecutor) -> None: ...
+
+
+def members(descriptor: int) -> tuple[Member, ...] | None:
+    """The files in an open package, in the order of their bytes; None if it is not the plain kind that can be unpacked
+    and loaded as a directory: one root, everything stored, no constants in places of their own."""
+
+    def exactly(offset: int, size: int) -> bytes:
+        found = os.pread(descriptor, size, offset)
+        if len(found) < size:
+            raise BadZip("the file ends before its content does")
+        return found
+
+    try:
+        found = read_directory(exactly, os.fstat(descriptor).st_size)
+    except (OSError, BadZip):
+        return None
+    roots = {PurePosixPath(member.name).parts[0] for member in found}
+    if len(roots) != 1 or not all(member.method == STORED and _is_plain(member.name) for member in found):
+        return None
+    return tuple(sorted(found, key=lambda member: member.start))
+
+
+def _is_plain(name: str) -> bool:
+    parts = PurePosixPath(name).parts
+    return len(parts) >= 2 and parts[1:3] != ("data", "constants")
+
+
+def digest(descriptor: int, found: tuple[Member, ...] = (), sink: Sink | None = None) -> str:
+    """The sha256 of an open file from its beginning to its end; each piece of a member also goes to `sink`."""
+    state = hashlib.sha256()
+    with ThreadPoolExecutor(2, "digest") as executor:
+        pending: list[Future[None]] = []
+        for member, offset, piece in _pieces(descriptor, found):
+            wait(pending)
+            pending = [executor.submit(state.update, piece)]
+            if member and sink:
+                sink.take(member, offset, piece, executor)
+    return state.hexdigest()
+
+
+def agree(directory: Path, blocks: Mapping[str, list[str]]) -> bool:
+    """Whether the files of a directory have these digests, block by block; asked of all cores at once."""
+    asked = [(directory / name, at * CHUNK, known) for name, found in blocks.items() for at, known in enumerate(found)]
+    with ThreadPoolExecutor(min(len(os.sched_getaffinity(0)), 16), "digest") as executor:
+        return all(executor.map(_agrees, asked))
+
+
+def _agrees(asked: tuple[Path, int, str]) -> bool:
+    path, offset, known = asked
+    with path.open("rb", buffering=0) as file:
+        return _digest(os.pread(file.fileno(), CHUNK, offset)) == known
+
+
+def _digest(piece: bytes) -> str:
+    return hashlib.sha256(piece).hexdigest()
+
+
+def _pieces(descriptor: int, found: tuple[Member, ...]) -> Iterator[tuple[Member | None, int, bytes]]:
+    """The file in order, no piece across the border of a member."""
+    position = 0
+    for member in found:
+        yield from ((None, 0, piece) for _, piece in _stretch(descriptor, position, member.start))
+        position = member.start + member.size
+        yield from ((member, at - member.start, piece) for at, piece in _stretch(descriptor, member.start, position))
+    yield from ((None, 0, piece) for _, piece in _stretch(descriptor, position, os.fstat(descriptor).st_size))
+
+
+def _stretch(descriptor: int, start: int, end: int) -> Iterator[tuple[int, bytes]]:
+    while start < end and (piece := os.pread(descriptor, min(CHUNK, end - start), start)):
+        yield start, piece
+        start += len(piece)
+
+
+class Writer:
+    """Unpacks into a directory."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._blocks: dict[str, list[Future[str]]] = {}
+        self._open: tuple[str, int] | None = None
+
+    def make(self, found: tuple[Member, ...]) -> None:
+        """Every file, empty: a member without bytes has no piece."""
+        for member in found:
+            self._blocks[member.name] = []
+            path = self._directory / member.name
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+
+    def take(self, member: Member, offset: int, piece: bytes, executor: ThreadPoolExecutor) -> None:
+        self._blocks[member.name].append(executor.submit(_digest, piece))
+        if not self._open or self._open[0] != member.name:
+            self.close()
+            self._open = member.name, os.open(self._directory / member.name, os.O_WRONLY)
+        view = memoryview(piece)
+        while view:
+            written = os.pwrite(self._open[1], view, offset)
+            view, offset = view[written:], offset + written
+
+    def blocks(self) -> dict[str, list[str]]:
+        """The digest of each block of each file, once all was taken."""
+        return {name: [block.result() for block in blocks] for name, blocks in self._blocks.items()}
+
+    def close(self) -> None:
+        if self._open:
+            os.close(self._open[1])
+            self._open = None
+
+
+class Comparer:
+    """Compares with the files of a directory; `same` says whether all agreed, sizes included."""
+
+    def __init__(self, directory: Path, found: tuple[Member, ...], *, ignore: str = "") -> None:
+        self._directory = directory
+        there = {path.relative_to(directory).as_posix() for path in directory.rglob("*") if not path.is_dir()}
+        self.same = there - {ignore} == {member.name for member in found} and all(
+            (directory / member.name).lstat().st_size == member.size for member in found
+        )
+
+    def take(self, member: Member, offset: int, piece: bytes, _: ThreadPoolExecutor) -> None:
+        if not self.same:
+            return
+        with (self._directory / member.name).open("rb", buffering=0) as file:
+            self.same = os.pread(file.fileno(), len(piece), offset) == piece

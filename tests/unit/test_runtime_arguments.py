@@ -1,0 +1,148 @@
+"""What a model may be called with, without a model: tensors that have a shape, dtype and device and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from aoti_build.errors import InputError, UsageError
+from aoti_build.runtime.arguments import Arguments, Kinds, Parameter, parameter_names
+
+
+@dataclass
+class Fake:
+    shape: tuple[int, ...]
+    dtype: str = "float32"
+    device: str = "cpu"
+    contiguous_now: bool = True
+
+    def is_contiguous(self) -> bool:
+        return self.contiguous_now
+
+    def contiguous(self) -> Fake:
+        return Fake(self.shape, self.dtype, self.device)
+
+
+@dataclass
+class Pair:
+    """A spec of two leaves in a tuple, as pytree's."""
+
+    def flatten_up_to(self, value: Any) -> list[Any]:
+        if not isinstance(value, tuple) or len(value) != 2:
+            raise ValueError(f"expected a tuple of 2, got {value!r}")
+        return list(value)
+
+
+DIMS = {"batch": {"min": 1, "max": 8, "multiple_of": 1}, "seq": {"min": 8, "max": 64, "multiple_of": 8}}
+KINDS = Kinds(Fake, "cpu", lambda name: name)
+
+
+def entry(name: str, shape: list[int | str], dtype: str = "float32") -> dict[str, Any]:
+    return {"name": name, "dtype": dtype, "shape": shape}
+
+
+def arguments(inputs: list[Mapping[str, Any]], parameters: list[Parameter], *, check: bool = True) -> Arguments:
+    return Arguments("m/cpu", {"inputs": inputs, "outputs": [], "dims": DIMS}, parameters, KINDS, check)
+
+
+BY_POSITION = arguments(
+    [entry("x", ["batch", 3]), entry("mask", ["batch", "seq"], "bool")],
+    [Parameter("x", False), Parameter("mask", False)],
+)
+BY_KEYWORD = arguments(
+    [entry("x", [2, 3]), entry("y", [2])],
+    [Parameter("x", True), Parameter("y", True)],
+)
+NESTED = arguments(
+    [entry("pair[0]", [2]), entry("pair[1]", ["batch"]), {"name": "scale", "constant": "2.0"}, entry("z", ["batch"])],
+    [Parameter("pair", False, 2, Pair()), Parameter("scale", False), Parameter("z", True)],
+)
+X, MASK = Fake((4, 3)), Fake((4, 16), "bool")
+
+
+def test_by_position_by_keyword_and_mixed() -> None:
+    assert BY_POSITION.flatten((X, MASK), {}) == [X, MASK]
+    assert BY_POSITION.flatten((X,), {"mask": MASK}) == [X, MASK]
+    assert BY_POSITION.flatten((), {"mask": MASK, "x": X}) == [X, MASK]
+    one, other = Fake((2, 3)), Fake((2,))
+    assert BY_KEYWORD.flatten((), {"y": other, "x": one}) == [one, other]
+
+
+def test_structures_are_flattened_and_constants_may_be_left_out() -> None:
+    pair, z = (Fake((2,)), Fake((5,))), Fake((5,))
+    assert NESTED.flatten((pair,), {"z": z}) == [*pair, z]
+    assert NESTED.flatten((pair, 2.0), {"z": z}) == [*pair, z]
+
+
+@pytest.mark.parametrize("sizes", [(1, 8), (8, 64), (3, 24)])
+def test_every_size_in_the_range_is_taken(sizes: tuple[int, int]) -> None:
+    batch, seq = sizes
+    assert BY_POSITION.flatten((Fake((batch, 3)), Fake((batch, seq), "bool")), {})
+
+
+@pytest.mark.parametrize(
+    ("args", "kwargs", "said"),
+    [
+        ((Fake((9, 3)), MASK), {}, ["input x: expected shape [batch, 3] with batch 1..8, given [9, 3]", "batch is 9"]),
+        ((Fake((0, 3)), MASK), {}, ["input x", "given [0, 3]"]),
+        ((X, Fake((4, 12), "bool")), {}, ["input mask", "seq 8..64 in steps of 8", "given [4, 12]", "seq is 12"]),
+        ((X, Fake((3, 16), "bool")), {}, ["input mask", "batch is 4 in x and 3 here"]),
+        ((Fake((4, 5)), MASK), {}, ["input x: expected shape [batch, 3]", "given [4, 5]"]),
+        ((Fake((4, 3, 1)), MASK), {}, ["input x", "given [4, 3, 1]"]),
+        ((Fake((4, 3), "float64"), MASK), {}, ["input x: expected dtype float32, given float64"]),
+        ((Fake((4, 3), device="cuda:0"), MASK), {}, ["input x: expected a tensor on cpu, given one on cuda:0"]),
+        (([1.0], MASK), {}, ["input x: expected a tensor, float32 [batch, 3], given list"]),
+        ((X,), {}, ["mask is missing", "model(x, mask)"]),
+        ((X, MASK, X), {}, ["3 positional arguments"]),
+        ((X,), {"x": X, "mask": MASK}, ["x was given twice"]),
+        ((X,), {"maks": MASK}, ["there is no argument maks", "did you mean mask?"]),
+    ],
+)
+def test_a_refusal_names_the_input_what_was_expected_and_what_was_given(
+    args: tuple[Any, ...], kwargs: dict[str, Any], said: list[str]
+) -> None:
+    with pytest.raises(InputError) as caught:
+        BY_POSITION.flatten(args, kwargs)
+    assert all(words in str(caught.value) for words in said), str(caught.value)
+    assert isinstance(caught.value, ValueError)
+    assert isinstance(caught.value, UsageError)
+
+
+@pytest.mark.parametrize(
+    ("args", "kwargs", "said"),
+    [
+        (
+            ((Fake((2,)), Fake((5,))), 3.0),
+            {"z": Fake((5,))},
+            "input scale: expected 2.0, which is compiled in, given 3",
+        ),
+        ((Fake((2,)),), {"z": Fake((5,))}, "pair has another structure"),
+        (((Fake((2,)), Fake((5,))),), {"z": Fake((4,))}, "batch is 5 in pair[1] and 4 here"),
+        (((Fake((2,)), Fake((5,))), 2.0, Fake((5,))), {}, "model(pair, scale, *, z)"),
+    ],
+)
+def test_structures_and_constants_that_are_others(args: tuple[Any, ...], kwargs: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError) as caught:
+        NESTED.flatten(args, kwargs)
+    assert said in str(caught.value)
+
+
+def test_strided_tensors_are_made_contiguous() -> None:
+    (x, _) = BY_POSITION.flatten((Fake((4, 3), contiguous_now=False), MASK), {})
+    assert x.is_contiguous()
+
+
+def test_unchecked_inputs_are_bound_and_nothing_more() -> None:
+    loose = arguments([entry("x", [2, 3])], [Parameter("x", False)], check=False)
+    wrong = Fake((9,), "int8")
+    assert loose.flatten((wrong,), {}) == [wrong]
+    with pytest.raises(InputError, match="x is missing"):
+        loose.flatten((), {})
+
+
+def test_names_of_positional_parameters_come_from_their_leaves() -> None:
+    signature = {"inputs": [entry("pair[0]", []), entry("pair[1]", []), entry("state.h", []), entry("x", [])]}
+    assert parameter_names(signature, [2, 0, 1, 1]) == ["pair", "argument_1", "state", "x"]

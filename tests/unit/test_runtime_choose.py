@@ -1,0 +1,171 @@
+"""Which variant a host should run: by rules that a reader can repeat, with a reason for every other one."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_projects import REAL_PYTHON, edit, publish_fake, write_project
+
+from aoti_build import host, toolchain
+from aoti_build.errors import ArtifactError, UsageError
+from aoti_build.runtime import explain, load
+
+FEATURES = ("avx", "avx2")
+MODELS = """\
+edition: 1
+inductor_configs:
+  fast: {max_autotune: true}
+models:
+  small:
+    source: model.py:build
+    inputs: [{shape: [2, 4]}]
+    devices: [cpu, cuda]
+    inductor_configs: [default, fast]
+"""
+
+
+@pytest.fixture(autouse=True)
+def gpus(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The compute capabilities of this host's GPUs, for tests to change; its processor is known."""
+    found = ["8.6"]
+    monkeypatch.setattr(toolchain, "compute_capabilities", lambda: tuple(found))
+    monkeypatch.setattr(toolchain, "cpu_features", lambda: FEATURES)
+    return found
+
+
+@pytest.fixture
+def artifacts(tmp_path: Path, gpus: list[str]) -> Path:
+    """Four variants of `small`, all of which this host can run."""
+    project = write_project(tmp_path, MODELS)
+    for target in project.targets:
+        publish_fake(project, target)
+    return project.artifacts
+
+
+def order(artifacts: Path, model: str = "small", **options: Any) -> list[str]:
+    return [c.target for c in explain(model, artifacts=artifacts, **options).candidates if c.fits]
+
+
+def test_the_gpu_comes_first_and_the_default_preset_before_a_tuned_one(artifacts: Path) -> None:
+    assert order(artifacts) == ["small/cuda", "small/cuda-fast", "small/cpu", "small/cpu-fast"]
+
+
+def test_code_for_more_of_the_processor_comes_before_code_for_less(artifacts: Path, tmp_path: Path) -> None:
+    project = write_project(tmp_path, MODELS)
+    plain = next(target for target in project.targets if target.name == "small/cpu")
+    edit(project, lambda document: document["requires"].update(cpu_features=["avx"]), plain)
+    assert order(artifacts, device="cpu") == ["small/cpu-fast", "small/cpu"]
+
+
+def test_what_was_asked_for_is_chosen_and_the_others_say_so(artifacts: Path) -> None:
+    assert order(artifacts, "small/cpu-fast") == order(artifacts, variant="cpu-fast") == ["small/cpu-fast"]
+    choice = explain("small", artifacts=artifacts, device="cpu")
+    assert str(choice).splitlines() == [
+        "small/cpu: chosen",
+        "small/cpu-fast: fits, but small/cpu comes first: it is the default preset",
+        "small/cuda: not asked for: the device is to be cpu",
+        "small/cuda-fast: not asked for: the device is to be cpu",
+    ]
+    assert choice.as_json()[0] == {"target": "small/cpu", "fits": True, "chosen": True, "why_not": []}
+
+
+def test_without_a_gpu_the_cpu_variant_is_chosen(artifacts: Path, gpus: list[str]) -> None:
+    gpus.clear()
+    assert order(artifacts) == ["small/cpu", "small/cpu-fast"]
+    assert "small/cuda: no CUDA device, or a torch without CUDA" in str(explain("small", artifacts=artifacts))
+
+
+def test_the_gpu_that_is_asked_for_counts(artifacts: Path, gpus: list[str]) -> None:
+    gpus.append("9.0")
+    assert order(artifacts, device_index=0)[0] == "small/cuda"
+    assert order(artifacts, device_index=1) == ["small/cpu", "small/cpu-fast"]
+    assert "this GPU has 9.0" in str(explain("small", artifacts=artifacts, device_index=1))
+    with pytest.raises(ArtifactError) as caught:
+        load("small", artifacts=artifacts, device="cuda", device_index=2)
+    assert "no CUDA device 2: this host has 2, counted from 0" in str(caught.value)
+
+
+def test_a_cpu_model_does_not_ask_the_driver(artifacts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def asked() -> tuple[str, ...]:
+        raise AssertionError("a driver that was asked cannot be used after a fork")
+
+    monkeypatch.setattr(toolchain, "compute_capabilities", asked)
+    assert order(artifacts, device="cpu")[0] == "small/cpu"
+    assert order(artifacts, "small/cpu-fast") == ["small/cpu-fast"]
+
+
+def test_where_nothing_fits_the_error_has_a_reason_for_each(artifacts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(toolchain, "cpu_features", lambda: ("avx",))
+    monkeypatch.setattr(host, "torch_version", lambda: "2.13.0")
+    with pytest.raises(ArtifactError, match="no variant of small can be run on this host") as caught:
+        load("small", artifacts=artifacts)
+    lines = str(caught.value.cause).splitlines()
+    assert len(lines) == 4
+    assert all("this processor lacks avx2" in line and "this host has 2.13.0" in line for line in lines)
+
+
+def test_a_damaged_variant_is_turned_down_with_its_reason(artifacts: Path) -> None:
+    manifest = artifacts / "small" / "cuda" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"target"', '"tarGet"'))
+    (artifacts / "small" / "cuda-fast" / "manifest.json").unlink()
+    (artifacts / "small" / "cpu").rename(artifacts / "small" / "cpu-old")
+    choice = explain("small", artifacts=artifacts)
+    assert [c.target for c in choice.candidates if c.fits] == ["small/cpu-fast"]
+    assert "small/cuda: damaged: manifest.json was edited" in str(choice)
+    assert "small/cuda-fast: damaged: no manifest.json" in str(choice)
+    assert "small/cpu-old: damaged: its manifest is that of small/cpu" in str(choice)
+
+
+@pytest.mark.parametrize(
+    ("asked", "options", "said"),
+    [
+        ("smal", {}, "did you mean small?"),
+        ("small/cdua", {}, "did you mean cuda?"),
+        ("small", {"variant": "tpu"}, "there are cpu, cpu-fast, cuda, cuda-fast"),
+        ("small/cpu", {"variant": "cuda"}, "name two variants"),
+        ("small", {"device": "tpu"}, "cuda, cpu"),
+        ("../small", {}, "there is no artifact"),
+        ("", {}, "there is no artifact"),
+    ],
+)
+def test_a_name_that_is_not_there_is_an_error(artifacts: Path, asked: str, options: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        explain(asked, artifacts=artifacts, **options)
+    assert said in str(caught.value)
+
+
+def test_the_directory_comes_from_a_variable_or_is_beside_one(
+    artifacts: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert explain("small").artifacts == artifacts
+    monkeypatch.chdir("/")
+    with pytest.raises(UsageError, match="no directory of artifacts"):
+        explain("small")
+    monkeypatch.setenv("AOTI_BUILD_ARTIFACTS", str(artifacts))
+    assert explain("small").chosen is not None
+
+
+@pytest.mark.parametrize("options", [{"num_runners": 0}, {"num_runners": 2, "single_threaded": True}])
+def test_runners_that_cannot_be(artifacts: Path, options: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="num_runners"):
+        load("small", artifacts=artifacts, **options)
+
+
+def test_choosing_and_refusing_imports_neither_torch_nor_what_builds(artifacts: Path) -> None:
+    script = f"""
+import sys
+import aoti_build
+assert not [name for name in sys.modules if name.startswith("aoti_build.")], "the package alone is light"
+from aoti_build.errors import UsageError
+print(aoti_build.explain("small", artifacts={str(artifacts)!r}).candidates[0].target)
+try:
+    aoti_build.load("none", artifacts={str(artifacts)!r})
+except UsageError:
+    print(sorted(sys.modules.keys() & {{"torch", "numpy", "yaml", "pydantic", "invoke", "filelock", "subprocess"}}))
+"""
+    answer = subprocess.run([REAL_PYTHON, "-c", script], capture_output=True, text=True, check=True, timeout=60)
+    assert answer.stdout.splitlines()[1] in ("[]", "['subprocess']")
