@@ -90,7 +90,7 @@ class Index:
             return
         document = {"format": FORMAT, "format_version": FORMAT_VERSION, "targets": self._entries}
         try:
-            write_atomic(self._record, json.dumps(document).encode())
+            write_atomic(self._record, json.dumps(document).encode(), durable=False)
         except OSError:
             return
         self._changed = False

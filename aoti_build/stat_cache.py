@@ -71,7 +71,7 @@ class StatCache:
             return
         document = {"format": FORMAT, "format_version": FORMAT_VERSION, "files": self._known}
         try:
-            write_atomic(self._record, json.dumps(document).encode())
+            write_atomic(self._record, json.dumps(document).encode(), durable=False)
         except OSError:
             return
         self._changed = False

@@ -51,6 +51,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="aoti_build-benchmark-") as directory:
         root = Path(directory)
         os.environ["AOTI_BUILD_CACHE"] = str(root / "cache")
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # or every process compiles what it imports
         rows = noops(root, arguments.targets, arguments.runs)
         if not arguments.skip_compiles:
             rows += compiles(root, max(3, arguments.runs // 2))
