@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -72,15 +73,22 @@ def read_json(path: Path) -> Any:
 
 
 @contextlib.contextmanager
-def staging(parent: Path, prefix: str) -> Iterator[Path]:
-    """A fresh directory below `parent`, removed at the end unless it was published (moved away) before."""
+def staging(parent: Path, prefix: str, *, beside: bool = False) -> Iterator[Path]:
+    """A fresh directory below `parent`, removed at the end unless it was published (moved away) before.
+
+    With `beside` a thread removes it, which the process waits for when it exits: freeing a large file takes about as
+    long as all that a task does after publishing.
+    """
     parent.mkdir(parents=True, exist_ok=True)
     directory = Path(tempfile.mkdtemp(dir=parent, prefix=prefix))
     directory.chmod(0o777 & ~_UMASK)
     try:
         yield directory
     finally:
-        shutil.rmtree(directory, ignore_errors=True)
+        if beside:
+            threading.Thread(target=shutil.rmtree, args=(directory,), kwargs={"ignore_errors": True}).start()
+        else:
+            shutil.rmtree(directory, ignore_errors=True)
 
 
 def publish_directory(staged: Path, final: Path) -> None:

@@ -7,6 +7,7 @@ worker, none of the modules that start one.
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from aoti_build.manifest import Manifest
@@ -20,9 +21,14 @@ def restore(shop: Workshop, step: Step) -> Manifest | None:
     stored, target = step.stored, step.target
     if stored is None:
         return None
-    with shop.place(target) as place:
+    with shop.place(target, beside=True) as place, ThreadPoolExecutor() as pool:
         shop.on_progress(target, "restore")
-        if not all(shop.store.fetch(file.sha256, place.staged / name) for name, file in stored.files.items()):
+        copies = [
+            pool.submit(shop.store.fetch, file.sha256, place.staged / name) for name, file in stored.files.items()
+        ]
+        import ctypes  # noqa: F401 - which publishing needs, while the files are copied
+
+        if not all(copy.result() for copy in copies):
             return None
         place.log.write_text(f"restored from the store: {stored.key}\n")
         check = stored.check

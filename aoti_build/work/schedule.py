@@ -70,8 +70,10 @@ class Builder:
 
         with lock(lock_path(project, target), on_wait):
             recover_directory(artifact_directory(project, target))
-            # What another build has just made is fresh enough even for --force.
-            fresh = plan_target(project, target, digests, store, force=self.force and not waited)
+            fresh = step
+            if waited or step.action != RESTORE:  # a second restore costs less than to look whether it is needed
+                # What another build has just made is fresh enough even for --force.
+                fresh = plan_target(project, target, digests, store, force=self.force and not waited)
             outcome, manifest = self._act(fresh)
             if not self.check_reproducible:
                 return outcome

@@ -52,15 +52,15 @@ class Workshop:
         return lambda phase: self.on_progress(target, phase)
 
     @contextlib.contextmanager
-    def place(self, target: Target) -> Iterator[Place]:
+    def place(self, target: Target, *, beside: bool = False) -> Iterator[Place]:
         """A staging directory and an empty log; what a killed build of this target left is removed first. The caller
-        holds the target's lock."""
+        holds the target's lock. `beside` as for `staging`."""
         log, root = log_path(self.project, target), staging_root(self.project)
         log.parent.mkdir(parents=True, exist_ok=True)
         log.write_bytes(b"")
         for left in root.glob(f"{staging_prefix(target)}*"):
             shutil.rmtree(left, ignore_errors=True)
-        with staging(root, staging_prefix(target)) as work:
+        with staging(root, staging_prefix(target), beside=beside) as work:
             staged = work / "artifact"
             staged.mkdir()
             yield Place(work, staged, log)
