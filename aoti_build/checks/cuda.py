@@ -3,8 +3,8 @@ Triton with a ptxas and a C compiler, and CUDA's headers.
 
 By torch's sources, 2.11 to 2.14: the C++ wrapper of a package includes cuda.h and cuda_runtime_api.h and is linked with
 -lcuda, both by way of CUDA_HOME; without one `torch.utils.cpp_extension` refuses. Kernels are Triton's, which
-calls a ptxas and compiles a C file against Python.h for its launcher. nvcc is called for `max_autotune` with CUTLASS and
-for multi-architecture packages alone.
+calls a ptxas and compiles a C file against Python.h for its launcher. nvcc is called for `max_autotune` with CUTLASS
+and for multi-architecture packages alone.
 """
 
 from __future__ import annotations
