@@ -394,7 +394,7 @@ _SCALE: Mapping[str, Sequence[_Column]] = {
             "TF32",
             "fp64.tf32_rmse",
             _scientific,
-            "RMSE to float64 of the model in TF32, which is allowed on this device",
+            "RMSE to float64 of the model in TF32, where that is allowed",
         ),
         ("allowed", "fp64.allowed", _scientific, "the RMSE to float64 that is allowed"),
     ),

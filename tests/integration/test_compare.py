@@ -92,12 +92,18 @@ def test_where_tf32_is_allowed_what_it_costs_the_model_is_no_fault_and_a_wrong_w
     [("cpu", True, True, 0), ("cuda", False, False, 0), ("cuda", True, False, 1), ("cuda", False, True, 4)],
 )
 def test_operands_are_rounded_on_a_gpu_as_the_settings_allow(
-    device: str, convolutions: bool, products: bool, count: int, monkeypatch: pytest.MonkeyPatch
+    device: str, convolutions: bool, products: bool, count: int
 ) -> None:
     assert len(tf32.tf32_operands(device, convolutions=convolutions, products=products)) == count
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", convolutions)
-    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", products)
-    assert len(tf32.tf32_operands(device)) == count
+    # No monkeypatch: it takes back what it set by deleting it, which these modules of torch do not know.
+    switches = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = [switch.allow_tf32 for switch in switches]
+    try:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = convolutions, products
+        assert len(tf32.tf32_operands(device)) == count
+    finally:
+        for switch, value in zip(switches, before, strict=True):
+            switch.allow_tf32 = value
 
 
 def test_tf32_has_ten_bits() -> None:
