@@ -185,8 +185,9 @@ def facts(device: str) -> dict[str, str]:
     if "torch" not in found:
         raise ToolchainError("torch is not installed here", hint="pip install torch torchvision, then run again")
     if device == "cuda":
-        found["cuda.compute_capability"] = ", ".join(compute_capabilities()[:1])
-        found["ptxas"] = _tool_version(shlex.quote(ptxas() or "ptxas"))
+        capability = next(iter(compute_capabilities()), "")
+        found["cuda.compute_capability"] = capability
+        found["ptxas"] = _tool_version(shlex.quote(ptxas(capability) or "ptxas"))
     return found
 
 
@@ -355,20 +356,36 @@ def compute_capabilities() -> tuple[str, ...]:
     return tuple(_compute_capability(driver, index) for index in range(count.value))
 
 
-def ptxas() -> str | None:
-    """The assembler that Triton is to use: what TRITON_PTXAS_PATH says, else the one in torch's wheel, else Triton's.
+def ptxas(capability: str = "") -> str | None:
+    """The assembler that Triton is to use for a GPU: what TRITON_PTXAS_PATH says, else the one in torch's wheel, else
+    Triton's.
 
     Left alone, inductor's compile processes take torch's and the process that benchmarks takes Triton's. If the two are
     of different versions, no kernel that the former compiled is found by the latter, which compiles all of them again,
     one after another; and which of the two made the code that is shipped is a matter of chance.
+
+    From compute capability 10.0 on (Blackwell), Triton takes another one, if it brings one, with a variable of its own.
     """
-    if given := os.environ.get("TRITON_PTXAS_PATH"):
-        return given
-    for package, path in (("torch", "bin/ptxas"), ("triton", "backends/nvidia/bin/ptxas")):
-        spec = importlib.util.find_spec(package)
-        if spec is not None and spec.origin and os.access(tool := Path(spec.origin).parent / path, os.X_OK):
-            return str(tool)
-    return None
+    if is_blackwell(capability):
+        other = os.environ.get("TRITON_PTXAS_BLACKWELL_PATH") or _bundled("triton", "ptxas-blackwell")
+        if other is not None:
+            return other
+    return os.environ.get("TRITON_PTXAS_PATH") or _bundled("torch", "ptxas") or _bundled("triton", "ptxas")
+
+
+def is_blackwell(capability: str) -> bool:
+    """Whether Triton treats a GPU of this compute capability ("10.0") as Blackwell or later."""
+    return int(capability.partition(".")[0] or 0) >= 10
+
+
+def _bundled(package: str, name: str) -> str | None:
+    """The program `name` in a package's wheel, if it is there and may be executed."""
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        return None
+    directory = {"torch": "bin", "triton": "backends/nvidia/bin"}[package]
+    path = Path(spec.origin).parent / directory / name
+    return str(path) if os.access(path, os.X_OK) else None
 
 
 def has_device(device: str) -> bool:

@@ -7,8 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from aoti_build._torch.compare import Figures, compare
 from aoti_build._torch.events import Events
 from aoti_build._torch.golden import Case, Golden, inputs_digest, load_golden
@@ -54,7 +52,7 @@ def _outputs(package: LoadedPackage, case: Case, job: Mapping[str, Any]) -> list
         got = package(case.inputs or [])
     except RuntimeError as error:
         return [{"name": "(call)", "ok": False, "why": f"the package refused inputs of its range: {gist(error)}"}]
-    return verdicts(case.outputs or [], got, job["outputs"], job["tolerance"], case.exact)
+    return verdicts(case, got, job["outputs"], job["tolerance"])
 
 
 def gist(error: RuntimeError) -> str:
@@ -63,21 +61,21 @@ def gist(error: RuntimeError) -> str:
     return next((line for line in lines if "input_handles" in line), lines[0] if lines else "")[:300]
 
 
-def verdicts(
-    expected: list[torch.Tensor | None],
-    got: list[Any],
-    names: list[str],
-    tolerance: Mapping[str, Any],
-    exact: list[torch.Tensor | None] | None = None,
-) -> list[Figures]:
-    """`compare` over flattened outputs; a missing or surplus output is a failed verdict of its own."""
+def verdicts(case: Case, got: list[Any], names: list[str], tolerance: Mapping[str, Any]) -> list[Figures]:
+    """`compare` over a case's flattened outputs; a missing or surplus output is a failed verdict of its own."""
+    expected = case.outputs or []
     if len(got) != len(expected):
         return [{"name": "outputs", "ok": False, "why": f"{len(got)} outputs, expected {len(expected)}"}]
     return [
-        compare(name, reference, candidate, tolerance, twin)
-        for name, reference, candidate, twin in zip(names, expected, got, exact or [None] * len(got), strict=True)
+        compare(name, reference, candidate, tolerance, *bases)
+        for name, reference, candidate, *bases in zip(names, expected, got, *_bases(case, len(got)), strict=True)
         if reference is not None
     ]
+
+
+def _bases(case: Case, count: int) -> tuple[list[Any], list[Any]]:
+    """What `compare` takes beside eager's outputs, by output: the float64 references, and how far TF32 is from them."""
+    return case.exact or [None] * count, case.tf32_rmse or [None] * count
 
 
 def _vacuous(golden: Golden, names: list[str], tolerance: Mapping[str, Any], device: str) -> list[dict[str, str]]:
@@ -87,12 +85,11 @@ def _vacuous(golden: Golden, names: list[str], tolerance: Mapping[str, Any], dev
     if first.outputs is None or len(first.outputs) != len(names):
         return []  # the package has other outputs, which fails anyway
     for of, others in golden.others.items():
-        exact = first.exact or [None] * len(others)
-        for name, mine, other, twin in zip(names, first.outputs, others, exact, strict=True):
+        for name, mine, other, *bases in zip(names, first.outputs, others, *_bases(first, len(others)), strict=True):
             if mine is None or other is None or name in found:
                 continue
             # On the device, which may have bounds of its own.
-            if compare(name, mine, other.to(device), tolerance, twin)["ok"]:
+            if compare(name, mine, other.to(device), tolerance, *bases)["ok"]:
                 found[name] = of
     return [{"output": name, "of": of} for name, of in found.items()]
 

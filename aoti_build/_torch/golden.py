@@ -39,8 +39,8 @@ class Case:
     """One call, flattened: the tensors that went in, and what eager gave (None where it gave no tensor).
 
     `inputs` or `outputs` are None where the file did not have room for them. `exact` are the float64 references, None
-    where there is none. `sizes` are those of the dims; `inputs_digest` is of the inputs alone, `digest` of them and
-    eager's outputs.
+    where there is none, and `tf32_rmse` how far each output is from them in TF32, where that is allowed. `sizes` are
+    those of the dims; `inputs_digest` is of the inputs alone, `digest` of them and eager's outputs.
     """
 
     name: str
@@ -51,6 +51,7 @@ class Case:
     seed: int = 0
     inputs_digest: str = ""
     digest: str = ""
+    tf32_rmse: list[float | None] | None = None
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,7 @@ def _entry(case: Case, kept: Mapping[str, bool]) -> dict[str, Any]:
         "has_outputs": kept["output"],
         "inputs_digest": case.inputs_digest,
         "digest": case.digest,
+        **({} if case.tf32_rmse is None else {"tf32_rmse": case.tf32_rmse}),
     }
 
 
@@ -155,6 +157,7 @@ def _case(file: Any, names: set[str], name: str, header: Mapping[str, Any]) -> C
         int(entry["seed"]),
         str(entry["inputs_digest"]),
         str(entry["digest"]),
+        entry.get("tf32_rmse"),
     )
 
 

@@ -76,7 +76,7 @@ def _tried(package: LoadedPackage, tried: Probe, case: Case, job: Mapping[str, A
         said = f"was answered, with outputs of shape {shapes}"
         return {"name": tried.name, "ok": tried.may_answer == "somehow", "said": said}
     names = [output["name"] for output in job["signature"]["outputs"]]
-    wrong = [v for v in verdicts(case.outputs or [], got, names, job["tolerance"], case.exact) if not v["ok"]]
+    wrong = [v for v in verdicts(case, got, names, job["tolerance"]) if not v["ok"]]
     said = f"{wrong[0]['name']}: {wrong[0]['why']}" if wrong else "answered rightly"
     return {"name": tried.name, "ok": not wrong, "said": said}
 

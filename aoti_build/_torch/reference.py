@@ -16,6 +16,7 @@ from torch.utils import _pytree as pytree
 
 from aoti_build._torch.golden import Case, Golden, as_float64, header_of, with_digests
 from aoti_build._torch.inputs import Call, Make, pytree_map
+from aoti_build._torch.tf32 import InTf32, Operands, tf32_operands
 from aoti_build.errors import BuildError
 from aoti_build.host import available_memory
 from aoti_build.spec.project import Dim, Model
@@ -71,7 +72,7 @@ def make_golden(subject: Subject, model: Model, seeds: int = 1, program: Exporte
 
     Raises `BuildError` if the model fails in eager mode.
     """
-    twin = Twin(subject.module)
+    twin = Twin(subject.module, subject.device)
     cases = []
     for case, call in case_calls(subject, model.dims, seeds):
         made = twin.completed(reference(case.name, subject.module, call), call)
@@ -121,17 +122,23 @@ def _leaves(returned: object) -> list[Tensor | None]:
 class Twin:
     """A model's float64 copy (`module`) as long as it is of use, or `why_not`."""
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, device: str) -> None:
         self.module, self.why_not = _in_float64(module)
+        self.rounded = tf32_operands(device)
 
     def completed(self, eager: Case, call: Call) -> Case:
-        """The case with what the copy gives for `call`, if it gives anything that eager's outputs can be near to."""
+        """The case with what the copy gives for `call`, if it gives anything that eager's outputs can be near to, and
+        with what TF32 costs it, where TF32 is allowed."""
         if self.module is None:
             return eager
-        exact, self.why_not = _exact(self.module, call, eager)
-        if exact is None:
+        found, self.why_not = _exact(self.module, call, eager, self.rounded)
+        if found is None:
             self.module = None
-        return replace(eager, exact=exact)
+            return eager
+        exact, in_tf32 = found
+        if in_tf32 is None:
+            return replace(eager, exact=exact)
+        return replace(eager, exact=exact, tf32_rmse=list(map(_tf32_rmse, eager.outputs or [], in_tf32, exact)))
 
 
 def _in_float64(module: nn.Module) -> tuple[nn.Module | None, str | None]:
@@ -145,17 +152,18 @@ def _in_float64(module: nn.Module) -> tuple[nn.Module | None, str | None]:
         return None, f"the model cannot be converted to float64: {type(error).__name__}: {str(error)[:200]}"
 
 
-def _exact(twin: nn.Module, call: Call, eager: Case) -> tuple[list[Tensor | None] | None, str | None]:
-    wide = pytree_map(lambda leaf: as_float64(leaf.clone()) if isinstance(leaf, Tensor) else leaf, call)
-    default = torch.get_default_dtype()
+def _exact(
+    twin: nn.Module, call: Call, eager: Case, rounded: Operands
+) -> tuple[tuple[list[Tensor | None], list[Tensor | None] | None] | None, str | None]:
+    """What the copy gives, and what it gives with operands `rounded` to TF32, if any are; or None and why not."""
+    in_tf32 = None
     try:
-        torch.set_default_dtype(torch.float64)  # for what the model makes while it runs: a mask, a table of positions
-        with torch.no_grad():
-            leaves = _leaves(twin(*wide.args, **wide.kwargs))
+        leaves = _leaves_in_float64(twin, call)
+        if rounded:
+            with InTf32(rounded):
+                in_tf32 = _leaves_in_float64(twin, call)
     except Exception as error:  # the user's model again: a dtype fixed in its code, an operator without float64
         return None, f"the model does not run in float64: {type(error).__name__}: {str(error)[:200]}"
-    finally:
-        torch.set_default_dtype(default)
     kept = [leaf if leaf is not None and leaf.dtype in (torch.float64, torch.complex128) else None for leaf in leaves]
     narrow = next((leaf for leaf in leaves if leaf is not None and leaf.dtype in _NARROW), None)
     if narrow is not None:
@@ -163,7 +171,27 @@ def _exact(twin: nn.Module, call: Call, eager: Case) -> tuple[list[Tensor | None
     apart = max((_apart(*pair) for pair in zip(eager.outputs or [], kept, strict=True)), default=0.0)
     if apart > 1:
         return None, "the model does something else in float64: eager's outputs are too far from it to be a rounding"
-    return kept, None
+    return (kept, in_tf32), None
+
+
+def _leaves_in_float64(twin: nn.Module, call: Call) -> list[Tensor | None]:
+    wide = pytree_map(lambda leaf: as_float64(leaf.clone()) if isinstance(leaf, Tensor) else leaf, call)
+    default = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(torch.float64)  # for what the model makes while it runs: a mask, a table of positions
+        with torch.no_grad():
+            return _leaves(twin(*wide.args, **wide.kwargs))
+    finally:
+        torch.set_default_dtype(default)
+
+
+def _tf32_rmse(eager: Tensor | None, rounded: Tensor | None, exact: Tensor | None) -> float | None:
+    """How far an output is from float64 if operands are rounded to TF32; None if it is no float32 output."""
+    if eager is None or rounded is None or exact is None or eager.dtype != torch.float32:
+        return None
+    error = rounded - exact
+    finite = error[torch.isfinite(error)]
+    return float(finite.square().mean().sqrt()) if finite.numel() else None
 
 
 def _apart(eager: Tensor | None, exact: Tensor | None) -> float:

@@ -78,7 +78,7 @@ class Bench:
         expected, basis = self.expected(asked, inputs)
         checked = []
         if expected is not None:
-            checked = verdicts(expected.outputs or [], outputs, names, self.job["tolerance"], expected.exact)
+            checked = verdicts(expected, outputs, names, self.job["tolerance"])
         return {
             "inputs": [
                 describe(entry["name"], value)
@@ -192,7 +192,7 @@ class Bench:
 
     @cached_property
     def twin(self) -> Twin:
-        return Twin(self.eager.module)
+        return Twin(self.eager.module, self.target.device)
 
     @cached_property
     def pictures(self) -> Pictures:

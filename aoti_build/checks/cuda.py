@@ -1,9 +1,9 @@
 """What compiling for a GPU needs beside the C++ compiler: a driver that fits torch's CUDA, a GPU that is not too old,
-Triton with its ptxas and a C compiler, and CUDA's headers.
+Triton with a ptxas and a C compiler, and CUDA's headers.
 
 By torch's sources, 2.11 to 2.14: the C++ wrapper of a package includes cuda.h and cuda_runtime_api.h and is linked with
--lcuda, both by way of CUDA_HOME; without one `torch.utils.cpp_extension` refuses. Kernels are Triton's, which brings
-its own ptxas and compiles a C file against Python.h for its launcher. nvcc is called for `max_autotune` with CUTLASS
+-lcuda, both by way of CUDA_HOME; without one `torch.utils.cpp_extension` refuses. Kernels are Triton's, which
+calls a ptxas and compiles a C file against Python.h for its launcher. nvcc is called for `max_autotune` with CUTLASS
 and for multi-architecture packages alone.
 """
 
@@ -130,12 +130,14 @@ def _triton() -> Finding:
 
 
 def _ptxas(gpu: Gpu) -> Finding:
-    """Triton's ptxas, or that which the variable names, must run and know the GPU."""
-    blackwell = gpu.capability[0] >= 10
-    variable = "TRITON_PTXAS_BLACKWELL_PATH" if blackwell else "TRITON_PTXAS_PATH"
-    path = os.environ.get(variable) or _bundled_ptxas(blackwell)
+    """The ptxas that builds give Triton must run and know the GPU."""
+    capability = _dotted(gpu.capability)
+    variable = "TRITON_PTXAS_BLACKWELL_PATH" if toolchain.is_blackwell(capability) else "TRITON_PTXAS_PATH"
+    path = toolchain.ptxas(capability)
     if path is None:
-        return _finding("ptxas", WARN, "triton has none in the usual place", fix=f"let {variable} name one")
+        return _finding(
+            "ptxas", WARN, "neither torch nor triton has one in its usual place", fix=f"let {variable} name one"
+        )
     try:
         told = subprocess.run(
             [path, "--help"], capture_output=True, text=True, timeout=60, check=True, stdin=subprocess.DEVNULL
@@ -145,18 +147,9 @@ def _ptxas(gpu: Gpu) -> Finding:
         return _finding("ptxas", FAIL, f"{path} does not run", cause=str(error), fix=fix)
     name = f"sm_{gpu.capability[0]}{gpu.capability[1]}"
     if name not in told:
-        fix = f"update triton, or let {variable} name the ptxas of a newer CUDA toolkit"
+        fix = f"update torch and triton, or let {variable} name the ptxas of a newer CUDA toolkit"
         return _finding("ptxas", FAIL, f"{path} does not know {name}, this GPU", fix=fix)
     return _finding("ptxas", OK, f"{path} knows {name}")
-
-
-def _bundled_ptxas(blackwell: bool) -> str | None:
-    torch, triton = toolchain.torch_directory(), importlib.util.find_spec("triton")
-    places = [torch / "bin" / "ptxas"] if torch and not blackwell else []
-    if triton is not None and triton.origin:
-        directory = Path(triton.origin).parent / "backends" / "nvidia" / "bin"
-        places += [directory / "ptxas-blackwell"] * blackwell + [directory / "ptxas"]
-    return next((str(place) for place in places if os.access(place, os.X_OK)), None)
 
 
 def _launcher_compiler() -> Finding:

@@ -390,6 +390,12 @@ _SCALE: Mapping[str, Sequence[_Column]] = {
     "RMSE to float64": (
         ("artifact", "fp64.candidate_rmse", _scientific, "the artifact's RMSE to eager in float64"),
         ("eager", "fp64.reference_rmse", _scientific, "eager's own RMSE to eager in float64"),
+        (
+            "TF32",
+            "fp64.tf32_rmse",
+            _scientific,
+            "RMSE to float64 of the model in TF32, where that is allowed",
+        ),
         ("allowed", "fp64.allowed", _scientific, "the RMSE to float64 that is allowed"),
     ),
     "worst value": (

@@ -6,9 +6,13 @@ A compile for CUDA takes a minute or more, so everything is built once.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -65,14 +69,65 @@ print("same as eager")
 """
 
 
+# Eager takes TF32 for none of its convolutions on an H200 with cuDNN 9.19, and compiled code for some.
+CHOICE = """\
+from torch import nn
+
+
+def build():
+    layers = nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 32, 3), nn.ReLU()
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10))
+"""
+CHOICE_MODELS = """\
+edition: 1
+models:
+  choice:
+    source: choice.py:build
+    inputs: [{shape: [4, 3, 32, 32]}]
+    devices: [cuda]
+"""
+SETTINGS = {"default": "", "off": "    cuda: {tf32: false}\n", "on": "    cuda: {tf32: true}\n"}
+
+
 def _inv(root: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """With a compile directory of the project's own, so that builds of several projects do not wait for each other."""
     return subprocess.run(
-        [sys.executable, "-m", "invoke", *words], cwd=root, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "invoke", *words],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "AOTI_BUILD_CACHE": str(root / "compile")},
     )
 
 
+def _choice(root: Path, setting: str) -> dict[str, Any]:
+    """The figures of the small network, built and verified under one setting."""
+    root.mkdir()
+    (root / "choice.py").write_text(CHOICE)
+    (root / "models.yaml").write_text(CHOICE_MODELS + SETTINGS[setting])
+    (root / "tasks.py").write_text("from aoti_build.tasks import ns\n")
+    finished = _inv(root, "build", "--strict", "--json")
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    verified = _inv(root, "verify", "--strict", "--json")
+    assert verified.returncode == 0, verified.stdout + verified.stderr
+    figures: dict[str, Any] = json.loads(verified.stdout)["targets"][0]["cases"][0]["outputs"][0]
+    return figures
+
+
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, object]]:
+def together(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[Any]]]:
+    """What compiles nothing of the others' and may run beside them; started by the first test."""
+    root = tmp_path_factory.mktemp("beside")
+    (root / "tasks.py").write_text("from aoti_build.tasks import ns\n")
+    with ThreadPoolExecutor() as pool:
+        started = {setting: pool.submit(_choice, root / setting, setting) for setting in SETTINGS}
+        yield {**started, "doctor": pool.submit(_inv, root, "doctor", "--device", "cuda", "--json")}
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory, together: dict[str, Future[Any]]) -> tuple[Path, dict[str, object]]:
+    assert together  # running already
     root = tmp_path_factory.mktemp("cuda")
     (root / "net.py").write_text(SOURCE)
     (root / "models.yaml").write_text(MODELS)
@@ -124,6 +179,35 @@ def test_stock_pytorch_gets_eagers_numbers(built: tuple[Path, dict[str, object]]
     root, _ = built
     answer = subprocess.run([sys.executable, "-c", STOCK], cwd=root, capture_output=True, text=True, check=False)
     assert answer.stdout.strip().endswith("same as eager"), answer.stderr
+
+
+def test_tf32_is_allowed_for_what_it_costs_and_not_where_it_is_forbidden(together: dict[str, Future[Any]]) -> None:
+    figures = {setting: together[setting].result() for setting in SETTINGS}
+    print(json.dumps(figures))
+    fp64 = {setting: found["fp64"] for setting, found in figures.items()}
+    assert "tf32_rmse" not in fp64["off"]
+    assert fp64["off"]["candidate_rmse"] < 1e-6 * figures["off"]["reference_rms"]
+    # Products of matrices in TF32 too cost more than convolutions alone.
+    assert 0 < fp64["default"]["tf32_rmse"] < fp64["on"]["tf32_rmse"]
+    for setting in ("default", "on"):
+        assert fp64[setting]["candidate_rmse"] < 2 * fp64[setting]["tf32_rmse"]
+
+
+def test_doctor_finds_nothing(together: dict[str, Future[Any]]) -> None:
+    finished = together["doctor"].result()
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    found = {check["check"]: check["outcome"] for check in json.loads(finished.stdout)["checks"]}
+    assert (found["ptxas"], found["model"]) == ("ok", "ok")
+
+
+def test_a_package_is_inspected_with_its_kernels(built: tuple[Path, dict[str, object]]) -> None:
+    root, _ = built
+    shown = _inv(root, "inspect", "--target", "net")
+    assert shown.returncode == 0, shown.stdout + shown.stderr
+    capability = toolchain.compute_capabilities()[0]
+    assert f"sm_{capability.replace('.', '')}" in shown.stdout
+    assert "triton_" in shown.stdout
+    assert f"compute capability {capability}" in shown.stdout
 
 
 @pytest.mark.slow

@@ -9,8 +9,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from aoti_build._torch.compare import compare  # noqa: E402 - torch is imported first, with its warnings
+from aoti_build._torch import reference, tf32  # noqa: E402 - torch is imported first, with its warnings
+from aoti_build._torch.compare import compare  # noqa: E402
 from aoti_build._torch.golden import Case, Golden, load_golden, save_golden  # noqa: E402
+from aoti_build._torch.inputs import Call  # noqa: E402
 from aoti_build._torch.probe import probes  # noqa: E402
 from aoti_build._torch.reference import points  # noqa: E402
 from aoti_build.spec.project import Dim  # noqa: E402
@@ -45,6 +47,72 @@ def test_as_near_to_float64_as_eager_is_good_enough_where_eager_is_far() -> None
     assert (figures["ok"], figures["by"]) == (True, "fp64")
     assert figures["mismatched"] > 0
     assert not compare("y", eager, off(true, 1e-3).float(), NONE, true)["ok"]
+
+
+def small_network() -> Any:
+    torch.manual_seed(0)
+    layers = torch.nn.Conv2d(3, 16, 3), torch.nn.ReLU(), torch.nn.Conv2d(16, 32, 3), torch.nn.ReLU()
+    return torch.nn.Sequential(*layers, torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(32, 10))
+
+
+def in_tf32(network: Any, call: Any) -> Any:
+    """What the network's convolutions give in TF32, by the same rounding of operands, with the sums in float64."""
+    with torch.no_grad(), tf32.InTf32(tf32.tf32_operands("cuda", convolutions=True, products=False)):
+        return network.double()(call.args[0].double()).float()
+
+
+def test_where_tf32_is_allowed_what_it_costs_the_model_is_no_fault_and_a_wrong_weight_is() -> None:
+    """Eager in full float32 and compiled code in TF32, as a GPU's libraries may choose for their layouts."""
+    network = small_network().eval()
+    call = Call((torch.randn(4, 3, 32, 32),), {})
+    eager = reference.reference("example", network, call)
+    allowed = reference.Twin(network, "cuda").completed(eager, call)
+    forbidden = reference.Twin(network, "cpu").completed(eager, call)
+    assert forbidden.tf32_rmse is None
+
+    def verdict(case: Any, candidate: Any) -> Any:
+        return compare("y", case.outputs[0], candidate, NONE, case.exact[0], (case.tf32_rmse or [None])[0])
+
+    candidate = in_tf32(small_network().eval(), call)
+    assert not verdict(forbidden, candidate)["ok"]
+    figures = verdict(allowed, candidate)
+    assert (figures["ok"], figures["by"]) == (True, "fp64")
+    assert figures["fp64"]["candidate_rmse"] == pytest.approx(figures["fp64"]["tf32_rmse"], rel=0.1)
+    for layer in (0, 2, 6):
+        faulty = small_network().eval()
+        with torch.no_grad():
+            faulty[layer].bias[1] += 1e-2
+        refused = verdict(allowed, in_tf32(faulty, call))
+        assert not refused["ok"]
+        assert "with TF32" in refused["why"]
+
+
+@pytest.mark.parametrize(
+    ("device", "convolutions", "products", "count"),
+    [("cpu", True, True, 0), ("cuda", False, False, 0), ("cuda", True, False, 1), ("cuda", False, True, 4)],
+)
+def test_operands_are_rounded_on_a_gpu_as_the_settings_allow(
+    device: str, convolutions: bool, products: bool, count: int
+) -> None:
+    assert len(tf32.tf32_operands(device, convolutions=convolutions, products=products)) == count
+    # No monkeypatch: it takes back what it set by deleting it, which these modules of torch do not know.
+    switches = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = [switch.allow_tf32 for switch in switches]
+    try:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = convolutions, products
+        assert len(tf32.tf32_operands(device)) == count
+    finally:
+        for switch, value in zip(switches, before, strict=True):
+            switch.allow_tf32 = value
+
+
+def test_tf32_has_ten_bits() -> None:
+    values = torch.tensor([1 + 2**-11, 1 + 2**-12, -1 - 2**-11, 1e30, 0.0, float("inf")], dtype=torch.float64)
+    rounded = tf32.to_tf32(values)
+    assert rounded[:3].tolist() == [1 + 2**-10, 1, -1 - 2**-10]
+    assert abs(float(rounded[3]) / 1e30 - 1) <= 2**-11
+    assert rounded[4:].tolist() == [0.0, float("inf")]
+    assert tf32.to_tf32(torch.tensor([float("nan")], dtype=torch.float64)).isnan().all()
 
 
 def test_without_float64_the_plain_tolerance_decides() -> None:
@@ -175,13 +243,13 @@ def test_what_must_be_refused() -> None:
 def test_golden_files_are_read_back_and_keep_their_limit(tmp_path: Path) -> None:
     big, small = torch.rand(1000), torch.rand(10)
     cases = [
-        Case(name, [big], [small, None], [small.double(), None], {"batch": 2}, 0, "a" * 64, "b" * 64)
+        Case(name, [big], [small, None], [small.double(), None], {"batch": 2}, 0, "a" * 64, "b" * 64, [1e-4, None])
         for name in ("example", "max")
     ]
     golden = Golden(cases, None, {"inputs": [small + 1, None]})
     assert save_golden(tmp_path / "whole", golden)
     read = load_golden(tmp_path / "whole")
-    assert read.cases[1].sizes == {"batch": 2}
+    assert (read.cases[1].sizes, read.cases[1].tf32_rmse) == ({"batch": 2}, [1e-4, None])
     assert torch.equal(read.cases[1].inputs[0], big)
     assert torch.equal(read.others["inputs"][0], small + 1)
     assert read.cases[0].outputs[1] is None

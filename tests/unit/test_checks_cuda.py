@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.machinery
 import shutil
 from pathlib import Path
 from typing import Any
@@ -138,6 +139,19 @@ def test_ptxas_must_run_and_know_the_gpu(tmp_path: Path, monkeypatch: pytest.Mon
     unknown = cuda._ptxas(Gpu((8, 9), (13, 0)))
     assert (unknown.outcome, "sm_89" in unknown.said) == (FAIL, True)
     assert "TRITON_PTXAS_PATH" in (unknown.fix or "")
+
+
+def test_the_ptxas_that_is_tried_is_the_one_of_builds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch's wheel has one, which Triton is given in place of its own."""
+    program = tmp_path / "torch/bin/ptxas"
+    program.parent.mkdir(parents=True)
+    program.write_text("#!/bin/sh\necho \"'sm_90'\"\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(
+        "importlib.util.find_spec",
+        lambda name: importlib.machinery.ModuleSpec(name, None, origin=str(tmp_path / name / "__init__.py")),
+    )
+    assert cuda._ptxas(HOPPER).said == f"{toolchain.ptxas('9.0')} knows sm_90" == f"{program} knows sm_90"
 
 
 def test_a_missing_triton(monkeypatch: pytest.MonkeyPatch) -> None:

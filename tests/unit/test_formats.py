@@ -84,7 +84,7 @@ FIGURES = {
     "psnr_db": 12.5,
     "needed_atol": 0.5,
     "worst": {"index": [1, 2], "expected": 1.0, "got": "nan"},
-    "fp64": {"candidate_rmse": 0.25, "reference_rmse": 1e-7, "allowed": 2e-7},
+    "fp64": {"candidate_rmse": 0.25, "reference_rmse": 1e-7, "allowed": 2e-7, "tf32_rmse": 1e-8},
     "histogram": {"decades": [-1, 0], "counts": [1, 0], "zero": 7},
     "atol": 1e-4,
     "rtol": 1e-3,
@@ -572,6 +572,7 @@ def _golden() -> Document:
         "has_outputs": True,
         "inputs_digest": "0" * 64,
         "digest": "1" * 64,
+        "tf32_rmse": [1e-4, None],
     }
     kept = {"cases": {"example": case}, "no_exact": None, "others": ["inputs", "weights"]}
     return {"format": constants["FORMAT"], "format_version": constants["FORMAT_VERSION"], **kept}

@@ -186,5 +186,23 @@ def test_the_assembler_is_torchs_before_tritons_unless_the_user_names_one(
     assert toolchain.facts("cuda")["ptxas"] == "mine"
 
 
+def test_blackwell_has_an_assembler_of_its_own_if_triton_brings_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("TRITON_PTXAS_PATH", "TRITON_PTXAS_BLACKWELL_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(toolchain.importlib.util, "find_spec", lambda name: package(tmp_path / name))
+    for place in ("torch/bin/ptxas", "triton/backends/nvidia/bin/ptxas-blackwell"):
+        assert toolchain.ptxas("10.0") == toolchain.ptxas("9.0")
+        (tmp_path / place).parent.mkdir(parents=True)
+        compiler(tmp_path / place, f"echo {place}")
+    assert toolchain.ptxas("9.0") == str(tmp_path / "torch/bin/ptxas")
+    assert toolchain.ptxas("12.0") == str(tmp_path / "triton/backends/nvidia/bin/ptxas-blackwell")
+    monkeypatch.setattr(toolchain, "compute_capabilities", lambda: ("10.0",))
+    assert toolchain.facts("cuda")["ptxas"] == "triton/backends/nvidia/bin/ptxas-blackwell"
+    monkeypatch.setenv("TRITON_PTXAS_BLACKWELL_PATH", "/my/ptxas")
+    assert (toolchain.ptxas("10.0"), toolchain.ptxas("9.0")) == ("/my/ptxas", str(tmp_path / "torch/bin/ptxas"))
+
+
 def package(directory: Path) -> importlib.machinery.ModuleSpec:
     return importlib.machinery.ModuleSpec(directory.name, None, origin=str(directory / "__init__.py"))
