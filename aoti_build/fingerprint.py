@@ -15,7 +15,7 @@ from typing import Any
 from aoti_build.digests import canonical_json, digest_bytes, digest_json
 from aoti_build.spec.project import Model, Source, Target
 
-KEY_VERSION = 5
+KEY_VERSION = 6
 
 # group -> the reason a difference in it is reported as; the order is the order of reports.
 REASONS: Mapping[str, str] = {
