@@ -11,11 +11,14 @@ import errno
 import json
 import os
 import shutil
+import stat
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+from aoti_build.errors import BuildError
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
@@ -70,6 +73,30 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):
         return None
+
+
+def write_program(path: Path, text: str) -> None:
+    """Put a program at `path`, unless it is there already; whoever runs it meanwhile finds it whole and executable."""
+    if os.access(path, os.X_OK) and path.read_bytes() == text.encode():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as directory:
+        made = Path(directory, path.name)
+        made.write_bytes(text.encode())
+        made.chmod(0o700)
+        os.replace(made, path)
+
+
+def own_directory(path: Path) -> None:
+    """Make the directory, or make sure that nobody else has: code is compiled and loaded from there. Raises
+    `BuildError`."""
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    status = path.lstat()
+    if status.st_uid != os.getuid() or stat.S_ISLNK(status.st_mode):
+        raise BuildError(
+            f"{path} belongs to somebody else, or is a symbolic link",
+            hint="remove it, or let AOTI_BUILD_CACHE name a directory of your own",
+        )
 
 
 @contextlib.contextmanager

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from aoti_build._torch.export import export, signature, sizes_of_one, whole_rang
 from aoti_build._torch.golden import save_golden
 from aoti_build._torch.graph import graph_digest, listed_weights, state_digest, uses_own_code
 from aoti_build._torch.inputs import Axes, Call, Make, dynamic_axes, from_callable, from_shapes
+from aoti_build._torch.isa import compiling_for, floor_settings
 from aoti_build._torch.model import load_callable, load_weights, make_module
 from aoti_build._torch.package import has_weights, repack, separate, used_state
 from aoti_build._torch.reference import SEED, Subject, case_calls, is_golden_of, make_golden, reference
@@ -37,7 +37,7 @@ from aoti_build._torch.settings import (
 )
 from aoti_build.digests import digest_json
 from aoti_build.errors import BuildError
-from aoti_build.files import lock
+from aoti_build.files import lock, own_directory
 from aoti_build.fingerprint import KEY_VERSION, declared_files
 from aoti_build.manifest import GOLDEN, KEY_METADATA, MODEL
 from aoti_build.spec.project import Model, Source
@@ -145,7 +145,8 @@ def _compiled(
             from aoti_build._torch.kernels import kept_tuning  # imports Triton
 
             stack.enter_context(kept_tuning(cache, switches()))
-        _compile(program, package, {**options, "aot_inductor.metadata": {KEY_METADATA: made["key"]}})
+        told = stack.enter_context(compiling_for(job["isa_patches"], options, Path(job["cache_root"])))
+        _compile(program, package, {**told, "aot_inductor.metadata": {KEY_METADATA: made["key"]}})
     if setting := binds_weights(options):
         return {"apart": False, "why": f"inductor's {setting} is on"}
     return separate(package, *state)
@@ -163,7 +164,7 @@ def _keys(
         {
             "key_version": KEY_VERSION,
             "graph": graph_digest(program),
-            "settings": resolved_settings(options),
+            "settings": {**resolved_settings(options), **floor_settings(job["isa_patches"])},
             "own_code": own_code,
             "toolchain": job["toolchain"],
             "environment": environment,
@@ -212,7 +213,7 @@ def _private_cache(cache_root: Path, graph_key: str) -> Iterator[Path]:
     library.
     """
     cache = cache_root / graph_key[:32]
-    _own_directory(cache_root)
+    own_directory(cache_root)
     with lock(cache_root / f"{graph_key[:32]}.lock"):
         shutil.rmtree(cache, ignore_errors=True)
         cache.mkdir(parents=True)
@@ -221,17 +222,6 @@ def _private_cache(cache_root: Path, graph_key: str) -> Iterator[Path]:
             yield cache
         finally:
             shutil.rmtree(cache, ignore_errors=True)
-
-
-def _own_directory(path: Path) -> None:
-    """Make the directory, or make sure that nobody else has: code is compiled and loaded from there."""
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    status = path.lstat()
-    if status.st_uid != os.getuid() or stat.S_ISLNK(status.st_mode):
-        raise BuildError(
-            f"{path} belongs to somebody else, or is a symbolic link",
-            hint="remove it, or let AOTI_BUILD_CACHE name a directory of your own",
-        )
 
 
 def _compile(program: ExportedProgram, path: Path, options: dict[str, Any]) -> None:

@@ -29,6 +29,7 @@ from aoti_build._torch.compare import Figures, compare, nearly
 from aoti_build._torch.events import Events
 from aoti_build._torch.export import export, sizes_of_one, whole_ranges
 from aoti_build._torch.inputs import Call
+from aoti_build._torch.isa import compiling_for
 from aoti_build._torch.package import read_weights
 from aoti_build._torch.reference import reference
 from aoti_build._torch.settings import inductor_options, set_precision
@@ -59,7 +60,8 @@ class Left:
 
 
 def deep(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
-    """Job: target, root, where, isa_patches, model (path or None), alignment (of weights in it, or None), bisect.
+    """Job: target, root, where, isa_patches, cache_root, model (path or None), alignment (of weights in it, or
+    None), bisect.
 
     Returns `stage` ("weights", "export", "compile" or "none"), `said` (a sentence), and of the weights and the module
     found, where there are any, `weights` and `left`.
@@ -85,8 +87,9 @@ def deep(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
             return _found("export", _sentence(left, "the exported program"), left)
         if job["bisect"]:
             options = inductor_options(target, job["isa_patches"], job["where"], apart=False)
-            with events.phase("deep: compile"):
-                left = _bisect(program, prepared.example, options)
+            floor = compiling_for(job["isa_patches"], options, Path(job["cache_root"]))
+            with events.phase("deep: compile"), floor as told:
+                left = _bisect(program, prepared.example, told)
             if left is not None:
                 return _found("compile", _sentence(left, "compiled code"), left)
     said = "what the source makes now agrees at every module: the artifact is of another source, graph or compiler"

@@ -11,6 +11,7 @@ import torch
 from torch._functorch import config as functorch_config
 from torch._inductor import config
 
+from aoti_build._torch.isa import floor_options
 from aoti_build._torch.package import APART_OPTIONS
 from aoti_build.errors import UsageError
 from aoti_build.spec.project import Target
@@ -29,7 +30,7 @@ def inductor_options(
 
     Raises `UsageError` for a name that this torch's inductor does not know.
     """
-    options = {**(APART_OPTIONS if apart else {}), **isa, **target.inductor_config}
+    options = {**(APART_OPTIONS if apart else {}), **floor_options(isa), **target.inductor_config}
     if any(dim.min < 2 for dim in target.model.dims):
         # Lowering may assume "not 1" where it picks strides, and the package's own check would then refuse the
         # declared 1. That 1 works is proven instead: the minimum of all dims is a golden case.

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from aoti_build.errors import AotiBuildError, BuildError, Interrupted
+from aoti_build.layout import inductor_cache_root
 from aoti_build.manifest import GOLDEN, MODEL
 from aoti_build.plan import ISA_OPTIONS, tolerance
 from aoti_build.spec.project import Project, Target
@@ -142,6 +143,7 @@ def find_cause(
         "target": target_to_json(target),
         "where": places(project, target),
         "isa_patches": dict(ISA_OPTIONS[target.model.cpu.isa]) if target.device == "cpu" else {},
+        "cache_root": str(inductor_cache_root()),
         "model": str(package / MODEL) if package else None,
         "alignment": alignment,
         "bisect": bisect,

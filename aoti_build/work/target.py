@@ -23,6 +23,7 @@ from aoti_build.spec.records import target_to_json
 from aoti_build.work.check import CheckAhead, check_staged, places
 from aoti_build.work.desk import COMPILE, REPACK, Desk
 from aoti_build.work.gpu import gpu_environment
+from aoti_build.work.instructions import instructions_of
 from aoti_build.work.worker import WORKER_VARIABLES, OnPhase, run_worker
 from aoti_build.work.workshop import Place, Workshop
 
@@ -38,6 +39,7 @@ class TargetBuilder:
         """Export, then take, repack or compile as the keys allow; with `from_nothing` the store is not looked into."""
         started = time.perf_counter()
         target = step.target
+        _require_checkable(target)
         with contextlib.ExitStack() as resources:
             place = resources.enter_context(self.shop.place(target))
             before = self._before(target)
@@ -48,6 +50,7 @@ class TargetBuilder:
             made = self._work(target, place, before, desk.answer, checker.prepare)
             if desk.action != REPACK:
                 checker.close()
+            instructions = instructions_of(target, place)
             check = desk.known_check(target, golden_kept=made["golden_kept"]) or check_staged(
                 self.shop, target, place, place.staged, made["signature"], checker.worker
             )
@@ -59,7 +62,7 @@ class TargetBuilder:
                 weights=desk.weights if desk.weights is not None else made["weights"],
                 source=_source_parts(target, before, made),
                 files={},
-                requires=host.requirements(target),
+                requires={**host.requirements(target), "instructions": instructions},
                 signature=made["signature"],
                 check=check,
                 action=_action(desk.action, step, made["graph_key"]),
@@ -149,6 +152,17 @@ class TargetBuilder:
             # By how much the clock of the file system that the sources are on is ahead of this host's.
             "skew_ns": clock.stat().st_mtime_ns - now_ns,
         }
+
+
+def _require_checkable(target: Target) -> None:
+    """Compiling for a processor that this one is not would do, but nothing is published that was never run."""
+    if target.device == "cpu" and (lacks := host.lacking(host.requirements(target))):
+        raise BuildError(
+            f"code for `isa: {target.model.cpu.isa}` cannot be checked on this host, so it is not built here",
+            target=target.name,
+            cause="\n".join(lacks),
+            hint="build this target on a host that can run it; leave it out here with --target",
+        )
 
 
 def _repack_is_likely(step: Step) -> bool:

@@ -1,0 +1,106 @@
+"""Compiling for a portable floor (``cpu: {isa: ...}``) rather than for this host's processor.
+
+Left alone, inductor asks the host what it can do: of several instruction sets with one vector width it takes the
+richest, so that code "for AVX-512" made on a processor with VNNI needs VNNI, and where the host lacks the set it makes
+none at all (`pick_vec_isa` in torch/_inductor/cpu_vec_isa.py). Here it is told: the sets of the floor and no others,
+without the trial programs that it would compile and load, so a floor can be compiled on a host that cannot run it.
+
+The C++ compiler gets the floor by ``-march``. Where this torch's inductor has no option for that (2.11), it writes
+``-march=native`` into every command, and a program that stands in front of the compiler puts the floor in its place.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch._inductor import config, cpp_builder, cpu_vec_isa
+
+from aoti_build.digests import digest_bytes
+from aoti_build.files import own_directory, write_program
+
+MARCH, WIDTH = "cpp.march", "cpp.simdlen"
+
+
+class _Avx2(cpu_vec_isa.VecAVX2):
+    """AVX2 with FMA and F16C, which x86-64-v3 has. Never tried on the host."""
+
+    def __bool__(self) -> bool:
+        return True
+
+
+class _Avx512(cpu_vec_isa.VecAVX512):
+    """AVX-512 F, BW, DQ and VL, without the extensions that torch would add where the host has them."""
+
+    def __bool__(self) -> bool:  # type: ignore[override]
+        return True
+
+
+_FLOORS: Mapping[int, tuple[type[cpu_vec_isa.VecISA], ...]] = {256: (_Avx2,), 512: (_Avx512, _Avx2)}
+
+
+def floor_options(patches: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a floor's `patches` inductor has options for."""
+    return {name: value for name, value in patches.items() if name != MARCH or _knows_march()}
+
+
+def floor_settings(patches: Mapping[str, Any]) -> dict[str, str]:
+    """What of a floor decides about the code and is not among inductor's settings, as text by name."""
+    return {"aoti_build.march": repr(patches[MARCH])} if MARCH in patches and not _knows_march() else {}
+
+
+@contextlib.contextmanager
+def compiling_for(
+    patches: Mapping[str, Any], options: Mapping[str, Any], cache_root: Path
+) -> Iterator[Mapping[str, Any]]:
+    """Let inductor compile for the floor of `patches` (none: this host); gives the `options` to compile with."""
+    if not patches:
+        yield options
+        return
+    if not _knows_march():
+        with config.patch(dict(options)):
+            compiler = cpp_builder.get_cpp_compiler()
+        options = {**options, "cpp.cxx": (str(compiler_for(compiler, patches[MARCH], cache_root)),)}
+    sets = [kind() for kind in _FLOORS[patches[WIDTH]]]
+    asked = cpu_vec_isa.valid_vec_isa_list
+    cpu_vec_isa.valid_vec_isa_list = lambda: sets  # type: ignore[assignment]
+    try:
+        yield options
+    finally:
+        cpu_vec_isa.valid_vec_isa_list = asked
+
+
+def compiler_for(compiler: str, march: str, cache_root: Path) -> Path:
+    """A program that calls `compiler` (a command line) with `march` wherever it is told a processor.
+
+    Its path follows from what it does: it is written into generated sources, and compiled headers are kept by it.
+    """
+    script = _SCRIPT.format(march=shlex.quote(march), compiler=shlex.join(shlex.split(compiler)))
+    # torch tells compilers apart by their names where the version's first line does not.
+    name = Path(shlex.split(compiler)[-1]).name
+    directory = cache_root / "compilers" / digest_bytes(script.encode())[:16]
+    own_directory(cache_root)
+    write_program(directory / name, script)
+    return directory / name
+
+
+def _knows_march() -> bool:
+    return MARCH in config.get_config_copy()
+
+
+_SCRIPT = """\
+#!/bin/sh
+# Written by aoti_build: calls the C++ compiler for {march} instead of the processor that it is told.
+for argument do
+    shift
+    case $argument in
+        -march=* | -mcpu=*) set -- "$@" -march={march} ;;
+        -mtune=native) ;;
+        *) set -- "$@" "$argument" ;;
+    esac
+done
+exec {compiler} "$@"
+"""

@@ -1,0 +1,82 @@
+"""A look at the machine code that was compiled: is it for the instruction set that was asked for, and no more?"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from aoti_build import toolchain
+from aoti_build.archive.instructions import Use, extensions
+from aoti_build.archive.package import Archive, open_archive
+from aoti_build.errors import ArtifactError, BuildError
+from aoti_build.manifest import MODEL
+from aoti_build.spec.project import Target
+from aoti_build.work.workshop import Place
+
+_BLOCK = 1 << 22
+
+
+def instructions_of(target: Target, place: Place) -> dict[str, Any]:
+    """What the code of the staged package uses, for the manifest: `seen`, or null and `why` not.
+
+    Raises `BuildError` if a target with a portable floor uses more than that.
+    """
+    machine = os.uname().machine
+    if machine != "x86_64":
+        return {"seen": None, "why": f"instructions of {machine} are not told apart"}
+    tool = shutil.which("objdump")
+    if tool is None:
+        return {"seen": None, "why": "there is no objdump here (it is part of binutils)"}
+    try:
+        found = _found(tool, place)
+    except (ArtifactError, OSError, ValueError) as error:
+        return {"seen": None, "why": f"the code cannot be read: {error}"}
+    isa = target.model.cpu.isa
+    if target.device == "cpu" and isa != "native":
+        _refuse_others(isa, found, place.log)
+    return {"seen": sorted(found)}
+
+
+def _found(tool: str, place: Place) -> dict[str, Use]:
+    found: dict[str, Use] = {}
+    with open_archive(place.staged / MODEL) as archive:
+        for model in archive.models:
+            for name in model.libraries:
+                code = place.work / "library.so"
+                _extract(archive, name, code)
+                found = {**_disassembled(tool, code), **found}
+    return found
+
+
+def _refuse_others(isa: str, found: dict[str, Use], log: Path) -> None:
+    beyond = [use for name, use in sorted(found.items()) if name not in toolchain.ISA_FEATURES[isa]]
+    if beyond:
+        raise BuildError(
+            f"the compiled code uses more than `isa: {isa}` has, so it was not published",
+            cause="\n".join(map(str, beyond)),
+            hint="remove what asks for another processor (cpp.march or flags in the preset, CXX or its wrapper), or "
+            "say the isa that is meant",
+            log=log,
+        )
+
+
+def _extract(archive: Archive, name: str, path: Path) -> None:
+    read, size = archive.reader(name), archive.members[name].size
+    with path.open("wb") as file:
+        for offset in range(0, size, _BLOCK):
+            file.write(read(offset, min(_BLOCK, size - offset)))
+
+
+def _disassembled(tool: str, code: Path) -> dict[str, Use]:
+    command = [tool, "-d", "--insn-width=16", str(code)]
+    environment = {**os.environ, "LC_ALL": "C"}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, errors="replace", env=environment
+    ) as process:
+        found = extensions(process.stdout or ())
+    if process.returncode != 0:
+        raise ValueError(f"it ended with status {process.returncode}")
+    return found
