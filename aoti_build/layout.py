@@ -80,5 +80,10 @@ def inductor_cache_root() -> Path:
     return Path(tempfile.gettempdir()) / f"aoti_build-{getpass.getuser()}"
 
 
+def runner_cache() -> Path:
+    """Where compiled C++ runners are kept. Not in the project: they are of the toolchain, not of a model."""
+    return inductor_cache_root() / "runner"
+
+
 def _flat(target: Target) -> str:
     return target.name.replace("/", "@")  # names have no "@", so no two targets share a file
