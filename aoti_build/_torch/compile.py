@@ -30,5 +30,7 @@ def compile(job: Mapping[str, Any], events: Events) -> dict[str, Any]:  # noqa: 
 
 def _failed(what: str, cause: str) -> ToolchainError:
     return ToolchainError(
-        f"{what} could not be compiled", cause=cause, hint="`invoke doctor` tries the compiler and names one that will do"
+        f"{what} could not be compiled",
+        cause=cause,
+        hint="`invoke doctor` tries the compiler and names one that will do",
     )

@@ -63,9 +63,7 @@ class RunnerPackage:
         return [value if value is None else value.to(self._device) for value in outputs]
 
     def _run(self, words: Sequence[str]) -> None:
-        done = subprocess.run(
-            words, stdin=subprocess.DEVNULL, stdout=sys.stderr, stderr=subprocess.PIPE, check=False
-        )
+        done = subprocess.run(words, stdin=subprocess.DEVNULL, stdout=sys.stderr, stderr=subprocess.PIPE, check=False)
         printed = done.stderr.decode(errors="replace")
         print(printed, file=sys.stderr, end="", flush=True)
         if done.returncode == _REFUSED:

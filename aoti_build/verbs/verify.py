@@ -139,9 +139,7 @@ def verify(
     allow_starts()
     runners = _runners(project, targets, on_progress) if runtime == CPP else {}
     digests = StatCache(stat_cache_path(project))
-    verifier = _Verifier(
-        project, digests, fresh or seeds > 1, seeds, limit, deep, repro, on_progress, runtime, runners
-    )
+    verifier = _Verifier(project, digests, fresh or seeds > 1, seeds, limit, deep, repro, on_progress, runtime, runners)
     with ThreadPoolExecutor(max_workers=jobs, thread_name_prefix="verify") as pool:
         futures = [pool.submit(verifier, target) for target in targets]
         try:
@@ -229,7 +227,7 @@ class _Verifier:
         except ArtifactError as error:
             return Verdict(target, REFUSED, error=error)
         step = plan_target(self.project, target, self.digests, Store(store_root(self.project)))
-        verdict = replace(self._checked(target, manifest), runtime=self.runtime)
+        verdict = replace(self._checked(target, manifest), runtime=self.runtime)  # the document says it too
         if step.action != "recheck":
             verdict = replace(verdict, stale=step.reasons)
         document = {"format": "aoti-build/verdict", "format_version": 1, "key": manifest.key, **verdict.as_json()}
