@@ -45,7 +45,7 @@ _HELP = {
     "seeds": "verify with this many random inputs for each size; above 1, as --fresh",
     "timeout": "seconds that each process may take; default: 600",
     "deep": "of what fails, find the first module that differs, or the weights; may compile prefixes of the model",
-    "runtime": "python, or cpp: call packages from a C++ program, compiled against the installed torch; default: python",
+    "runtime": "python, or cpp: call packages from a C++ program made with the installed torch; default: python",
     "repro": "of what fails, write a script with inputs that shows it with plain torch, below this directory",
     "junit": "write the result as JUnit XML to this file, for CI",
     "html": "write the result as one page to this file",

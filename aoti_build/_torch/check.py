@@ -20,7 +20,8 @@ from aoti_build.spec.records import target_from_json
 
 
 def check(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
-    """Job: model, golden (paths), target, tolerance, outputs (names), runner (path, or null). Returns passed, cases, vacuous, seconds.
+    """Job: model, golden (paths), target, tolerance, outputs (names), runner (path, or null). Returns
+    passed, cases, vacuous, seconds.
 
     A case for which the golden file had no room is `skipped`, with the reason; if that is every case, nothing passed.
     """

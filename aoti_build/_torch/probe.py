@@ -46,8 +46,8 @@ class Probe:
 
 
 def probe(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
-    """Job: model, golden, target, tolerance, signature, runner, skip (indices of probes that crashed before). Returns results
-    by index.
+    """Job: model, golden, target, tolerance, signature, runner, skip (indices of probes that crashed before).
+    Returns results by index.
 
     Each probe is announced as the phase "probe <index> <name>", so that the parent knows which one a crash belongs to.
     """

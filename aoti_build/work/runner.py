@@ -1,8 +1,8 @@
 """The C++ program that `verify --runtime cpp` calls packages with: compiled once per toolchain against the installed
 torch, by the compiler directly, and kept in the user's cache.
 
-CMake's `find_package(Torch)` is not used: with a torch built for CUDA it wants the CUDA toolkit, which running a package
-does not need.
+CMake's `find_package(Torch)` is not used: with a torch built for CUDA it wants the CUDA toolkit, which running a
+package does not need.
 """
 
 from __future__ import annotations
