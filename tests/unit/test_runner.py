@@ -1,4 +1,4 @@
-"""The C++ runner of `verify --runtime cpp`: how it is compiled, when again, and that verdicts say so. No compiler is called
+"""The C++ runner of `verify --runtime cpp`: how it is compiled, when again, and that verdicts say so. No compiler runs
 here."""
 
 from __future__ import annotations
