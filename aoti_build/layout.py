@@ -80,5 +80,11 @@ def inductor_cache_root() -> Path:
     return Path(tempfile.gettempdir()) / f"aoti_build-{getpass.getuser()}"
 
 
+def runner_cache() -> Path:
+    """Where compiled C++ runners are kept. Not in the project: they are of the toolchain, not of a model. Of each
+    user his own, since the cache's root may be shared and these are executed."""
+    return inductor_cache_root() / f"runner-{getpass.getuser()}"
+
+
 def _flat(target: Target) -> str:
     return target.name.replace("/", "@")  # names have no "@", so no two targets share a file

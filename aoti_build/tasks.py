@@ -45,6 +45,7 @@ _HELP = {
     "seeds": "verify with this many random inputs for each size; above 1, as --fresh",
     "timeout": "seconds that each process may take; default: 600",
     "deep": "of what fails, find the first module that differs, or the weights; may compile prefixes of the model",
+    "runtime": "python, or cpp: call packages from a C++ program made with the installed torch; default: python",
     "repro": "of what fails, write a script with inputs that shows it with plain torch, below this directory",
     "junit": "write the result as JUnit XML to this file, for CI",
     "html": "write the result as one page to this file",
@@ -132,6 +133,7 @@ def build(
         "timeout",
         "deep",
         "repro",
+        "runtime",
         "junit",
         "html",
         "debug",
@@ -149,6 +151,7 @@ def verify(
     timeout: str = "",
     deep: bool = False,
     repro: str = "",
+    runtime: str = "",
     junit: str = "",
     html: str = "",
     debug: bool = False,
@@ -159,6 +162,8 @@ def verify(
         from aoti_build.report import text
         from aoti_build.verbs import verify as verb
 
+        if runtime and runtime not in verb.RUNTIMES:
+            raise UsageError(f"--runtime {runtime}: not one of {', '.join(verb.RUNTIMES)}")
         project, targets = _project(context, file, target)
         report = verb.verify(
             project,
@@ -170,6 +175,7 @@ def verify(
             limit=float(_whole("--timeout", timeout) or verb.TIME_LIMIT),
             deep=deep,
             repro=Path(repro).absolute() if repro else None,
+            runtime=runtime or verb.PYTHON,
             on_progress=_progress(targets),
         )
         _write_reports(report, junit, html)

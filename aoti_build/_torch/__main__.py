@@ -24,7 +24,7 @@ from aoti_build.errors import AotiBuildError, BuildError
 from aoti_build.files import write_json
 
 # verb -> module with a function of the verb's name: job, events -> result
-VERBS = {name: name for name in ("build", "check", "deep", "fresh", "probe", "run")}
+VERBS = {name: name for name in ("build", "check", "compile", "deep", "fresh", "probe", "run")}
 
 
 def main(verb: str, job_path: Path, events_descriptor: int) -> int:

@@ -11,14 +11,15 @@ from aoti_build._torch.compare import Figures, compare
 from aoti_build._torch.events import Events
 from aoti_build._torch.golden import Case, Golden, inputs_digest, load_golden
 from aoti_build._torch.inputs import from_shapes
-from aoti_build._torch.loaded import LoadedPackage
+from aoti_build._torch.runner import Package, open_package
 from aoti_build._torch.settings import set_precision
 from aoti_build.spec.project import Model, Source
 from aoti_build.spec.records import target_from_json
 
 
 def check(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
-    """Job: model, golden (paths), target, tolerance, outputs (names). Returns passed, cases, vacuous, seconds.
+    """Job: model, golden (paths), target, tolerance, outputs (names), runner (path, or null). Returns
+    passed, cases, vacuous, seconds.
 
     A case for which the golden file had no room is `skipped`, with the reason; if that is every case, nothing passed.
     """
@@ -33,7 +34,7 @@ def check(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
             continue
         # Loaded for each case: a model may keep state in its buffers, and eager began each case anew.
         with events.phase("load"):
-            package = LoadedPackage(Path(job["model"]), target.device)
+            package = open_package(job, target)
         with events.phase("check"):
             outputs = _outputs(package, case, job)
             checked.append({**_head(case), "outputs": outputs})
@@ -47,7 +48,7 @@ def check(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
     }
 
 
-def _outputs(package: LoadedPackage, case: Case, job: Mapping[str, Any]) -> list[Figures]:
+def _outputs(package: Package, case: Case, job: Mapping[str, Any]) -> list[Figures]:
     try:
         got = package(case.inputs or [])
     except RuntimeError as error:

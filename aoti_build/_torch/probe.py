@@ -17,7 +17,7 @@ from torch import Tensor
 from aoti_build._torch.check import gist, verdicts
 from aoti_build._torch.events import Events
 from aoti_build._torch.golden import Case, load_golden
-from aoti_build._torch.loaded import LoadedPackage
+from aoti_build._torch.runner import Package, RunnerCrash, open_package
 from aoti_build._torch.settings import set_precision
 from aoti_build.spec.records import target_from_json
 
@@ -46,8 +46,8 @@ class Probe:
 
 
 def probe(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
-    """Job: model, golden, target, tolerance, signature, skip (indices of probes that crashed before). Returns results
-    by index.
+    """Job: model, golden, target, tolerance, signature, runner, skip (indices of probes that crashed before).
+    Returns results by index.
 
     Each probe is announced as the phase "probe <index> <name>", so that the parent knows which one a crash belongs to.
     """
@@ -61,16 +61,18 @@ def probe(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
         if index in job["skip"]:
             continue
         with events.phase(f"probe {index} {tried.name}"):
-            package = LoadedPackage(Path(job["model"]), target.device)
+            package = open_package(job, target)
             results[index] = _tried(package, tried, case, job)
     return {"results": results}
 
 
-def _tried(package: LoadedPackage, tried: Probe, case: Case, job: Mapping[str, Any]) -> dict[str, Any]:
+def _tried(package: Package, tried: Probe, case: Case, job: Mapping[str, Any]) -> dict[str, Any]:
     try:
         got = package(tried.inputs)
     except RuntimeError as error:
         return {"name": tried.name, "ok": True, "said": gist(error)}
+    except RunnerCrash as crash:
+        return {"name": tried.name, "ok": False, "said": crash.message}
     if tried.may_answer != "rightly":
         shapes = ", ".join(str(list(value.shape)) for value in got if isinstance(value, Tensor))
         said = f"was answered, with outputs of shape {shapes}"

@@ -46,6 +46,7 @@ def _page(report: Mapping[str, Any]) -> View:
         "ok": bool(report.get("ok", not failed)),
         "headline": _headline(failed, verdicts),
         "strict": strict,
+        "cpp": report.get("runtime") == "cpp",
         "targets": targets,
         "totals": [
             {"verdict": verdict, "count": verdicts.count(verdict), "state": _verdict_state(verdict, strict)}

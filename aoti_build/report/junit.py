@@ -68,11 +68,13 @@ def junit_xml(report: Mapping[str, Any]) -> str:
     for target in report["targets"]:
         tests = _tests(target, strict)
         everything += tests
-        suite = SubElement(root, "testsuite", {"name": printable(target["target"]), **_counts(tests)})
+        # A name of its own, so that CI can show both runtimes of one target.
+        name = target["target"] + (" (C++)" if target.get("runtime") == "cpp" else "")
+        suite = SubElement(root, "testsuite", {"name": printable(name), **_counts(tests)})
         if created:
             suite.set("timestamp", printable(str(created)))
         for test in tests:
-            _testcase(suite, target["target"], test)
+            _testcase(suite, name, test)
     root.attrib |= _counts(everything)
     indent(root)
     return f'<?xml version="1.0" encoding="UTF-8"?>\n{tostring(root, encoding="unicode")}\n'

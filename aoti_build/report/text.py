@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # a verb's report is rendered by who has imported that verb; 
 
 
 _REASONS_SHOWN = 3
+_RUNTIME_NAMES = {"cpp": "C++"}
 
 
 def build_lines(report: BuildReport) -> list[str]:
@@ -74,7 +75,8 @@ def verify_lines(report: VerifyReport) -> list[str]:
         lines += [*_failed_outputs(verdict), *_notes(verdict)]
         if verdict.error is not None:
             lines += ["", f"error: {verdict.error}"]
-    return [*lines, "", _counted((verdict.verdict for verdict in report.verdicts), "artifact")]
+    called = "" if report.runtime == "python" else f", called from {_RUNTIME_NAMES[report.runtime]}"
+    return [*lines, "", _counted((verdict.verdict for verdict in report.verdicts), "artifact") + called]
 
 
 def run_lines(report: RunReport) -> list[str]:

@@ -1,6 +1,7 @@
 """`verify`: does every artifact do what its model did in eager mode when it was built, on this host, in a fresh
 process?
 
+The package is called through torch's Python binding, or with `runtime` "cpp" from a C++ program, as services do.
 Needs neither the model's source nor its weights: inputs and reference outputs lie beside the artifact. Nothing is
 loaded before its digests and the host's fitness were checked; the stat cache is not trusted here, every byte is read.
 """
@@ -38,11 +39,13 @@ from aoti_build.stat_cache import StatCache
 from aoti_build.store import Store
 from aoti_build.verbs.repro import write_repro
 from aoti_build.work.check import CHECK_ENVIRONMENT, check_package, find_cause, places
+from aoti_build.work.runner import compiled_runner
 from aoti_build.work.worker import WorkerCrash, WorkerTimeout, allow_starts, run_worker, stop_all
 
 PASSED, MISMATCH, CRASHED, TIMEOUT, UNCHECKED, MISSING, REFUSED, UNAVAILABLE = (
     "passed", "mismatch", "crashed", "timeout", "unchecked", "missing", "refused", "unavailable",
 )  # fmt: skip
+PYTHON, CPP = RUNTIMES = ("python", "cpp")
 TIME_LIMIT = 600.0
 OnProgress = Callable[[Target, str], None]
 
@@ -63,11 +66,13 @@ class Verdict:
     deep: Mapping[str, Any] | None = None
     seconds: float = 0.0
     error: AotiBuildError | None = None
+    runtime: str = PYTHON
 
     def as_json(self) -> dict[str, Any]:
         return {
             "target": self.target.name,
             "verdict": self.verdict,
+            "runtime": self.runtime,
             "stale": [reason.as_json() for reason in self.stale],
             "cases": [dict(case) for case in self.cases],
             "refusals": [dict(refusal) for refusal in self.refusals],
@@ -85,6 +90,7 @@ class VerifyReport:
 
     verdicts: tuple[Verdict, ...]
     strict: bool = False
+    runtime: str = PYTHON
 
     @property
     def exit_code(self) -> int:
@@ -104,6 +110,7 @@ class VerifyReport:
             "format_version": 1,
             "ok": self.exit_code == OK,
             "strict": self.strict,
+            "runtime": self.runtime,
             "targets": [verdict.as_json() for verdict in self.verdicts],
         }
 
@@ -119,18 +126,20 @@ def verify(
     limit: float = TIME_LIMIT,
     deep: bool = False,
     repro: Path | None = None,
+    runtime: str = PYTHON,
     on_progress: OnProgress = lambda target, phase: None,
 ) -> VerifyReport:
     """Verify the artifacts of `targets`, `jobs` at a time. A failed artifact never ends the run.
 
     Of a failed one, `deep` finds where it leaves its model, and a reproduction is written below the directory `repro`.
     With `fresh`, or more than one of `seeds`, eager gives the references now, which needs the model's source. Each
-    process may take `limit` seconds. Raises `Interrupted` on Ctrl-C, after every worker has ended.
+    process may take `limit` seconds. With the `runtime` "cpp" packages are called from C++. Raises `Interrupted` on
+    Ctrl-C, after every worker has ended, and `ToolchainError` if the C++ runner cannot be compiled.
     """
     allow_starts()
-    verifier = _Verifier(
-        project, StatCache(stat_cache_path(project)), fresh or seeds > 1, seeds, limit, deep, repro, on_progress
-    )
+    runners = _runners(project, targets, on_progress) if runtime == CPP else {}
+    digests = StatCache(stat_cache_path(project))
+    verifier = _Verifier(project, digests, fresh or seeds > 1, seeds, limit, deep, repro, on_progress, runtime, runners)
     with ThreadPoolExecutor(max_workers=jobs, thread_name_prefix="verify") as pool:
         futures = [pool.submit(verifier, target) for target in targets]
         try:
@@ -139,7 +148,18 @@ def verify(
             stop_all()
             pool.shutdown(cancel_futures=True)
             raise Interrupted("interrupted") from None
-    return VerifyReport(verdicts, strict)
+    return VerifyReport(verdicts, strict, runtime)
+
+
+def _runners(project: Project, targets: tuple[Target, ...], on_progress: OnProgress) -> dict[str, Path]:
+    """The C++ runner for each device that artifacts of `targets` are for."""
+    runners: dict[str, Path] = {}
+    for target in targets:
+        present = toolchain.has_device(target.device) and (artifact_directory(project, target) / MODEL).is_file()
+        if present and target.device not in runners:
+            on_progress(target, "runner")
+            runners[target.device] = compiled_runner(target.device)
+    return runners
 
 
 def fit_artifact(project: Project, target: Target) -> Manifest:
@@ -191,8 +211,13 @@ class _Verifier:
     deep: bool
     repro: Path | None
     on_progress: OnProgress
+    runtime: str
+    runners: Mapping[str, Path]
 
     def __call__(self, target: Target) -> Verdict:
+        return replace(self._verdict(target), runtime=self.runtime)
+
+    def _verdict(self, target: Target) -> Verdict:
         if not toolchain.has_device(target.device):
             return Verdict(target, UNAVAILABLE, (Reason("no-device", target.device),))
         try:
@@ -202,7 +227,7 @@ class _Verifier:
         except ArtifactError as error:
             return Verdict(target, REFUSED, error=error)
         step = plan_target(self.project, target, self.digests, Store(store_root(self.project)))
-        verdict = self._checked(target, manifest)
+        verdict = replace(self._checked(target, manifest), runtime=self.runtime)  # the document says it too
         if step.action != "recheck":
             verdict = replace(verdict, stale=step.reasons)
         document = {"format": "aoti-build/verdict", "format_version": 1, "key": manifest.key, **verdict.as_json()}
@@ -231,6 +256,7 @@ class _Verifier:
             log=self._log(target),
             on_phase=lambda phase: self.on_progress(target, phase),
             golden=golden,
+            runner=self.runners.get(target.device),
             limit=self.limit,
         )
         refusals = self._refusals(target, manifest, work)
@@ -294,6 +320,7 @@ class _Verifier:
             "target": target_to_json(target),
             "tolerance": tolerance(target),
             "signature": dict(manifest.signature),
+            "runner": str(runner) if (runner := self.runners.get(target.device)) else None,
         }
         crashed: dict[int, dict[str, Any]] = {}
         while True:

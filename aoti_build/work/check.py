@@ -92,12 +92,13 @@ def check_package(
     on_phase: OnPhase = lambda phase: None,
     worker: Worker | None = None,
     golden: Path | None = None,
+    runner: Path | None = None,
     limit: float | None = None,
 ) -> dict[str, Any]:
     """Run the `check` job on the package in the directory `package` in a fresh process; its result as it is.
 
     `worker` is such a process that was started ahead and waits; `golden` a golden file in place of the package's own;
-    `limit` the most seconds it may take.
+    `runner` a C++ program that calls the package in the worker's place; `limit` the most seconds it may take.
     """
     job = {
         "root": str(project.root),
@@ -106,6 +107,7 @@ def check_package(
         "target": target_to_json(target),
         "tolerance": tolerance(target),
         "outputs": [output["name"] for output in signature["outputs"]],
+        "runner": str(runner) if runner else None,
     }
     if worker is not None:
         worker.give(job)

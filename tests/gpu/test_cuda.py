@@ -154,6 +154,14 @@ def test_artifacts_verify_and_run(built: tuple[Path, dict[str, object]]) -> None
     print(verified.stdout, ran.stdout)
 
 
+def test_artifacts_verify_from_cpp(built: tuple[Path, dict[str, object]]) -> None:
+    root, _ = built
+    verified = _inv(root, "verify", "--strict", "--runtime", "cpp", "--json")
+    assert verified.returncode == 0, verified.stdout + verified.stderr
+    document = json.loads(verified.stdout)
+    assert [(row["verdict"], row["runtime"]) for row in document["targets"]] == [("passed", "cpp")] * 2
+
+
 def test_a_second_build_does_nothing(built: tuple[Path, dict[str, object]]) -> None:
     root, _ = built
     again = json.loads(_inv(root, "build", "--json").stdout)

@@ -1,0 +1,36 @@
+"""The `compile` job: call a C++ compiler in a process group that ends with the parent. torch is not imported."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from aoti_build._torch.events import Events
+from aoti_build.errors import ToolchainError
+
+_SHOWN = 3
+
+
+def compile(job: Mapping[str, Any], events: Events) -> dict[str, Any]:  # noqa: A001 - the verb's name
+    """Job: command (words), what (its output, in words). Raises `ToolchainError` if the compiler fails."""
+    with events.phase("compile"):
+        try:
+            done = subprocess.run(job["command"], capture_output=True, stdin=subprocess.DEVNULL, check=False)
+        except OSError as error:
+            raise _failed(job["what"], str(error)) from error
+        printed = (done.stdout + done.stderr).decode(errors="replace")
+        print(printed, file=sys.stderr, end="")
+    if done.returncode != 0:
+        lines = [line for line in printed.splitlines() if "error" in line or "cannot find" in line]
+        raise _failed(job["what"], "\n".join((lines or printed.splitlines())[:_SHOWN]) or f"status {done.returncode}")
+    return {"seconds": events.seconds}
+
+
+def _failed(what: str, cause: str) -> ToolchainError:
+    return ToolchainError(
+        f"{what} could not be compiled",
+        cause=cause,
+        hint="`invoke doctor` tries the compiler and names one that will do",
+    )
