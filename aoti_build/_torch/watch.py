@@ -276,7 +276,8 @@ class Watch:
             if not self._is_project(directory + os.sep):
                 continue
             if not os.path.isdir(directory):
-                self.asked |= self._see(directory)  # a zip file, or what may become one
+                if os.path.isabs(entry):  # else the name by which an editable install's finder knows itself
+                    self.asked |= self._see(directory)  # a zip file, or what may become one
                 continue
             package = os.path.join(directory, leaf)
             places = [package + suffix for suffix in _SUFFIXES]
