@@ -110,7 +110,7 @@ class Discovery:
         that a later change need not show: what was used can then not be told from what is there.
         """
         found: dict[str, str | None] = {**dict(self._listings()), **dict(self._links())}
-        invented, written = _invented_files(), self._watch.written
+        invented, written = _invented_names(), self._watch.written
         modules = self._modules()
         for path in sorted(modules | {path for path in tuple(self._watch.seen) if self._counts(path)}):
             own = path in written or os.path.realpath(path) in written
@@ -121,7 +121,7 @@ class Discovery:
             now = state(path)
             if not own and self._changed(path, now):
                 raise EditedMeanwhile(self._name(path))
-            if path not in invented:
+            if now is not None or path not in invented:
                 found[self._name(path)] = now if now == DIRECTORY else _digest(path)
         # Under the name in models.yaml too, which may be that of a symbolic link.
         return found | {name: digest_file(self.root / name) for name in self.declared}
@@ -276,10 +276,11 @@ def _module_files() -> list[tuple[str, str]]:
     ]
 
 
-def _invented_files() -> set[str]:
-    """What modules call their file that have none: torch.ops says "_ops.py", and `inspect` then asks for it."""
+def _invented_names() -> set[str]:
+    """Names that are asked for and are none of files: torch.ops says that its own is "_ops.py", which `inspect` asks for;
+    the finder of an editable install has an entry on sys.path."""
     names = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
-    relative = [name for name in names if isinstance(name, str) and not os.path.isabs(name)]
+    relative = [name for name in (*names, *sys.path) if isinstance(name, str) and name and not os.path.isabs(name)]
     try:
         return {os.path.abspath(name) for name in relative}
     except OSError:  # the current directory was removed

@@ -175,6 +175,9 @@ HARMLESS = {
         "import os\nos.mkdir('gone'); os.chdir('gone'); os.rmdir('../gone'); os.path.exists('x')"
     ),
     "functions sent to another process": Case("import os, pickle; assert pickle.loads(pickle.dumps(os.stat))"),
+    "the name of a finder on sys.path": Case(
+        "import os, sys\nsys.path.append('x.__path_hook__'); os.path.exists('x.__path_hook__')", "touch x.__path_hook__"
+    ),
     "a path that is no text": Case(
         "import sys\nsys.path.insert(0, b'x')\ntry:\n    import extra\nexcept ImportError: pass"
     ),
