@@ -277,7 +277,7 @@ def _module_files() -> list[tuple[str, str]]:
 
 
 def _invented_names() -> set[str]:
-    """Names that are asked for and are none of files: torch.ops says that its own is "_ops.py", which `inspect` asks for;
+    """Names that are asked for and are none of files: torch.ops says its own is "_ops.py", and `inspect` asks for that;
     the finder of an editable install has an entry on sys.path."""
     names = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
     relative = [name for name in (*names, *sys.path) if isinstance(name, str) and name and not os.path.isabs(name)]
