@@ -14,12 +14,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from functools import cache
+from functools import cache, wraps
 from importlib.machinery import BYTECODE_SUFFIXES, EXTENSION_SUFFIXES, SOURCE_SUFFIXES
-from typing import Any
+from typing import Any, Concatenate, ParamSpec
 
 from aoti_build.digests import DIRECTORY, names_in
 
+Parameters = ParamSpec("Parameters")
 # Taken before they are wrapped: what this module asks is no input.
 _stat, _lstat, _readlink = os.stat, os.lstat, os.readlink
 _STDLIB = os.path.dirname(os.__file__) + os.sep
@@ -49,6 +50,20 @@ Path = str | bytes | os.PathLike[Any]
 # What a file was when it was first looked at: (device, inode, size, mtime_ns, ctime_ns); a directory is just that,
 # since what is in it counts on its own; None: there was nothing.
 State = tuple[int, ...] | str | None
+
+
+def _unless_inside(
+    note: Callable[Concatenate[Watch, Parameters], None],
+) -> Callable[Concatenate[Watch, Parameters], None]:
+    """A method that does nothing if this thread is inside another one: what we look at ourselves is no input."""
+
+    @wraps(note)
+    def noted(watch: Watch, /, *args: Parameters.args, **kwargs: Parameters.kwargs) -> None:
+        with watch.quiet() as outermost:
+            if outermost:
+                note(watch, *args, **kwargs)
+
+    return noted
 
 
 class Watch:
@@ -112,67 +127,57 @@ class Watch:
         finally:
             self._own.inside = False
 
+    @_unless_inside
     def note_opened(self, path: Path) -> None:
         """`path` is read: an input under its own name, which may be a link's, and under that of its target."""
-        with self.quiet() as outermost:
-            if outermost:
-                self.opened |= self._see(path)
+        self.opened |= self._see(path)
 
+    @_unless_inside
     def note_examined(self, path: Path) -> None:
         """Somebody asks whether `path` is there: present or not, it decides something."""
-        with self.quiet() as outermost:
-            if not outermost:
-                return
-            by_project = self._asked_by_project()
-            if not by_project and not self._below_root(path):
-                return
-            names = self._see(path)
-            if by_project:
-                self.asked |= names
+        by_project = self._asked_by_project()
+        if not by_project and not self._below_root(path):
+            return
+        names = self._see(path)
+        if by_project:
+            self.asked |= names
 
+    @_unless_inside
     def note_written(self, path: Path) -> None:
         """`path` is made, changed or removed by this process."""
-        with self.quiet() as outermost:
-            if outermost:
-                self.written |= _names(path)
+        self.written |= _names(path)
 
+    @_unless_inside
     def note_link(self, path: Path) -> None:
         """The link `path` is resolved: where it leads may decide something that its content does not."""
-        with self.quiet() as outermost:
-            if not outermost:
-                return
-            with contextlib.suppress(OSError, ValueError):
-                name = os.path.abspath(os.fsdecode(path))
-                if name not in self.links and (self._below_root(name) or self._asked_by_project()):
-                    self.links[name] = _readlink(name)
+        with contextlib.suppress(OSError, ValueError):
+            name = os.path.abspath(os.fsdecode(path))
+            if name not in self.links and (self._below_root(name) or self._asked_by_project()):
+                self.links[name] = _readlink(name)
 
+    @_unless_inside
     def note_listed(self, path: Path, *, anyway: bool = False) -> None:
         """The directory `path` is listed: by project code, or (or `anyway`) by a library in the project."""
-        with self.quiet() as outermost:
-            if not outermost:
-                return
-            try:
-                directory = os.path.abspath(os.fsdecode(path))
-                if directory not in self.listed and (anyway or self._listing_counts(directory)):
-                    self.listed[directory] = names_in(directory)
-            except (OSError, ValueError):
-                self._see(path)  # not there yet
+        try:
+            directory = os.path.abspath(os.fsdecode(path))
+            if directory not in self.listed and (anyway or self._listing_counts(directory)):
+                self.listed[directory] = names_in(directory)
+        except (OSError, ValueError):
+            self._see(path)  # not there yet
 
     def note_variable(self, name: str) -> None:
         """Somebody asks for an environment variable by its name."""
         if self._asked_by_project(_ENVIRONMENT):
             self.variables.add(name)
 
+    @_unless_inside
     def note_import(self, name: str, path: list[str]) -> None:
         """Note that `name`, in the directories `path`, was not loaded; for project code also the places where its
         import would have been, or was, satisfied: a file that appears there shadows the module, or makes an optional
         import succeed."""
-        with self.quiet() as outermost:
-            if not outermost:
-                return
-            self.modules.add(name)
-            if self._asked_by_project():
-                self._see_places(path, name.rpartition(".")[2])
+        self.modules.add(name)
+        if self._asked_by_project():
+            self._see_places(path, name.rpartition(".")[2])
 
     def note_distribution(self, name: str) -> None:
         """Somebody asks for the metadata of the distribution `name`."""
@@ -209,10 +214,9 @@ class Watch:
         if isinstance(args[position], str | bytes | os.PathLike):
             self._touch(in_directory(args[position], args[directory]))
 
+    @_unless_inside
     def _touch(self, path: str) -> None:
-        with self.quiet() as outermost:
-            if outermost:
-                self.touched |= self._see(path)
+        self.touched |= self._see(path)
 
     def _on_list(self, _event: str, args: tuple[Any, ...]) -> None:
         self.note_listed(in_directory(".", args[0]) if isinstance(args[0], int) else args[0] or ".")
@@ -235,30 +239,28 @@ class Watch:
         else:
             self._started(args[1], args[2] if event == "subprocess.Popen" else None)
 
+    @_unless_inside
     def _opened(self, path: str | bytes, flags: int) -> None:
-        with self.quiet() as outermost:
-            if not outermost:
-                return
-            # "r+" (numpy.memmap's default) reads, and as a rule no more than that.
-            if flags & (os.O_WRONLY | os.O_TRUNC | os.O_CREAT):
-                self.written |= _names(path)
-            if not flags & (os.O_WRONLY | os.O_TRUNC | os.O_APPEND | os.O_EXCL):
-                names = self._see(path)
-                self.opened |= names
-                if self._asked_by_project():
-                    self.asked |= names
+        # "r+" (numpy.memmap's default) reads, and as a rule no more than that.
+        if flags & (os.O_WRONLY | os.O_TRUNC | os.O_CREAT):
+            self.written |= _names(path)
+        if not flags & (os.O_WRONLY | os.O_TRUNC | os.O_APPEND | os.O_EXCL):
+            names = self._see(path)
+            self.opened |= names
+            if self._asked_by_project():
+                self.asked |= names
 
+    @_unless_inside
     def _started(self, words: Any, directory: Any) -> None:
         """Files that a child process is given as arguments: what it reads of them is not seen here."""
-        with self.quiet() as outermost:
-            if not outermost or not isinstance(words, list | tuple) or not self._asked_by_project():
-                return
-            for word in words:
-                whole = os.fsdecode(word) if isinstance(word, str | bytes | os.PathLike) else ""
-                for part in {whole, *_BETWEEN_WORDS.split(whole)}:  # a word may be a shell's whole command
-                    path = os.path.join(os.fsdecode(directory or "."), part)
-                    if part and os.path.isfile(path):
-                        self.opened |= self._see(path)
+        if not isinstance(words, list | tuple) or not self._asked_by_project():
+            return
+        for word in words:
+            whole = os.fsdecode(word) if isinstance(word, str | bytes | os.PathLike) else ""
+            for part in {whole, *_BETWEEN_WORDS.split(whole)}:  # a word may be a shell's whole command
+                path = os.path.join(os.fsdecode(directory or "."), part)
+                if part and os.path.isfile(path):
+                    self.opened |= self._see(path)
 
     def _see(self, path: Path) -> set[str]:
         names = _names(path)
