@@ -101,10 +101,15 @@ def make_plan(
 def must_compile(step: Step) -> bool:
     """Whether nothing but a compile by the host's compiler can come of this step. An artifact whose toolchain is the
     same may get its code from the store; a preset may name a compiler of its own."""
-    if step.action != BUILD or "cpp.cxx" in step.target.inductor_config:
+    if step.action != BUILD or has_own_compiler(step.target):
         return False
     kinds = {reason.reason for reason in step.reasons}
     return step.manifest is None or not kinds.isdisjoint(("toolchain-changed", "forced"))
+
+
+def has_own_compiler(target: Target) -> bool:
+    """Whether the preset names a C++ compiler, so that nothing follows from the host's."""
+    return "cpp.cxx" in target.inductor_config
 
 
 def plan_target(project: Project, target: Target, digests: StatCache, store: Store, *, force: bool = False) -> Step:

@@ -40,12 +40,14 @@ class Place:
 
 @dataclass(frozen=True)
 class Workshop:
-    """A project with its caches and store. `on_progress` is told of each phase of a target, from any thread."""
+    """A project with its caches and store. `on_progress` is told of each phase of a target, from any thread;
+    `before_compile` is called when a target is about to be compiled, and raises `ToolchainError` if it cannot be."""
 
     project: Project
     digests: StatCache
     store: Store
     on_progress: Callable[[Target, str], None]
+    before_compile: Callable[[Target], None] = lambda target: None
 
     def phases_of(self, target: Target) -> Callable[[str], None]:
         """`on_progress` for one target."""
