@@ -18,16 +18,15 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from aoti_build.digests import digest_bytes, digest_file, digest_json
-from aoti_build.files import copy_atomic, write_json
+from aoti_build.digests import digest_bytes, digest_json
+from aoti_build.files import copy_atomic, copy_bytes, write_json
 from aoti_build.fingerprint import KEY_VERSION, Parts
-from aoti_build.manifest import GOLDEN, MODEL, Manifest, read_record
+from aoti_build.manifest import GOLDEN, MODEL, FileRecord, Manifest, read_record
 from aoti_build.toolchain import ENVIRONMENT_OF_SOURCES
 
 ROOT_FORMAT, ROOT_VERSION = "aoti-build/store-root", 1
@@ -92,22 +91,23 @@ class Store:
             if (manifest := _read(path)) is not None:
                 yield manifest
 
-    def fetch(self, digest: str, destination: Path, *, durable: bool = True) -> bool:
-        """Copy an object to `destination`. False if it is absent or corrupted. A `durable` copy has reached the disk,
-        as publishing asks; here that wait passes while the object is digested.
+    def fetch(self, file: FileRecord, destination: Path, *, durable: bool = True) -> bool:
+        """Copy the object of a file to `destination`. False if it is absent or corrupted.
+
+        A `durable` copy has reached the disk, as publishing asks; here that wait passes while the object is digested.
         """
         from concurrent.futures import ThreadPoolExecutor  # not on the no-op path
 
-        source = self.object_path(digest)
+        source = self.object_path(file.sha256)
         try:
             with ThreadPoolExecutor(1) as beside:
-                copying = beside.submit(_copy, source, destination, durable=durable)
-                found = digest_file(source)
+                copying = beside.submit(copy_bytes, source, destination, durable=durable)
+                sound = file.matches(source)
             copying.result()
         except OSError:
             destination.unlink(missing_ok=True)
             return False
-        if found != digest:
+        if not sound:
             destination.unlink(missing_ok=True)
             with contextlib.suppress(OSError):  # a read-only store keeps it, and it stays a miss
                 source.unlink(missing_ok=True)
@@ -201,13 +201,6 @@ class Store:
             os.utime(path)
         except OSError:
             return
-
-
-def _copy(source: Path, destination: Path, *, durable: bool) -> None:
-    shutil.copyfile(source, destination)
-    if durable:
-        with destination.open("rb") as file:
-            os.fsync(file.fileno())
 
 
 def _read(path: Path) -> Manifest | None:

@@ -81,15 +81,15 @@ class Desk(contextlib.ExitStack):
     def _take(self, question: Mapping[str, Any]) -> dict[str, Any] | None:
         """The very package, and its golden file if that can be had."""
         hit = self.store.by_key(question["key"])
-        if hit is None or not self.store.fetch(hit.files[MODEL].sha256, self.place.staged / MODEL):
+        if hit is None or not self.store.fetch(hit.files[MODEL], self.place.staged / MODEL):
             return None
         self.action, self._hit = TAKE, hit
-        return {"action": TAKE, "golden": self.store.fetch(hit.files[GOLDEN].sha256, self.place.staged / GOLDEN)}
+        return {"action": TAKE, "golden": self.store.fetch(hit.files[GOLDEN], self.place.staged / GOLDEN)}
 
     def _repack(self, question: Mapping[str, Any]) -> dict[str, Any] | None:
         """A package of the same graph whose weights can be exchanged."""
         hit, template = self.store.by_graph(question["graph_key"]), self.place.work / "template.pt2"
-        if hit is None or not self.store.fetch(hit.files[MODEL].sha256, template, durable=False):
+        if hit is None or not self.store.fetch(hit.files[MODEL], template, durable=False):
             return None
         self.action, self._hit = REPACK, hit
         return {"action": REPACK, "template": str(template), "alignment": hit.weights["alignment"]}

@@ -23,11 +23,7 @@ def restore(shop: Workshop, step: Step) -> Manifest | None:
         return None
     with shop.place(target, beside=True) as place, ThreadPoolExecutor() as pool:
         shop.on_progress(target, "restore")
-        copies = [
-            pool.submit(shop.store.fetch, file.sha256, place.staged / name) for name, file in stored.files.items()
-        ]
-        import ctypes  # noqa: F401 - which publishing needs, while the files are copied
-
+        copies = [pool.submit(shop.store.fetch, file, place.staged / name) for name, file in stored.files.items()]
         if not all(copy.result() for copy in copies):
             return None
         place.log.write_text(f"restored from the store: {stored.key}\n")

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from aoti_build.digests import digest_file
 from aoti_build.errors import EditedMeanwhile
 from aoti_build.files import publish_directory, staging
 from aoti_build.fingerprint import Fingerprint, Parts
@@ -79,7 +78,7 @@ class Workshop:
             manifest,
             target=target.name,
             models_file=self.project.file.name,
-            files=manifest.files or {name: _file_record(place.staged / name) for name in (MODEL, GOLDEN)},
+            files=manifest.files or {name: FileRecord.of(place.staged / name) for name in (MODEL, GOLDEN)},
             seconds={**seconds, "total": round(time.perf_counter() - started, 3)},
         )
         final.write(place.staged, durable=False)  # which publishing makes it
@@ -97,7 +96,3 @@ class Workshop:
         changed = list(now.differences(Fingerprint(source).parts))
         if changed:
             raise EditedMeanwhile(changed[0].what, cause="\n".join(map(str, changed)))
-
-
-def _file_record(path: Path) -> FileRecord:
-    return FileRecord(digest_file(path), path.stat().st_size)

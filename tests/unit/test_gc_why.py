@@ -88,7 +88,7 @@ def test_max_size_keeps_what_is_in_use_whatever_its_size(project: Project, histo
 
 def test_being_used_makes_young(project: Project, history: list[Manifest], tmp_path: Path) -> None:
     for file in history[0].files.values():
-        assert store_of(project).fetch(file.sha256, tmp_path / "file")
+        assert store_of(project).fetch(file, tmp_path / "file")
     gc(project, max_age=1800)
     assert objects(project) == digests(history[0]) | digests(history[2])
 
