@@ -7,7 +7,10 @@ import json
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
 
 # At the end of a recorded name, where no path has two slashes: what the symbolic link of that name says.
 LINK = "//link"
@@ -57,29 +60,28 @@ def block_size(size: int) -> int:
     return block
 
 
+def blocks_of(path: Path, size: int, block: int, digests: Sequence[str]) -> list[Block]:
+    """The blocks of a file of `size` bytes, `block` bytes each but the last."""
+    return [Block(path, n * block, min(block, size - n * block), sha256) for n, sha256 in enumerate(digests)]
+
+
 def digest_blocks(path: Path, size: int, block: int) -> tuple[str, ...]:
     """The digest of each block of a file of `size` bytes. Raises OSError."""
-    return _on_all_cores(
-        _digest_block, [Block(path, start, min(block, size - start), "") for start in range(0, size, block)]
-    )
+    with all_cores() as executor:
+        return tuple(executor.map(_digest_block, blocks_of(path, size, block, [""] * -(-size // block))))
 
 
-def blocks_agree(blocks: Sequence[Block]) -> bool:
-    """Whether every block has its digest. Raises OSError."""
-    return all(_on_all_cores(_agrees, blocks))
+def agrees(block: Block) -> bool:
+    """Whether the block has its digest. Raises OSError."""
+    return _digest_block(block) == block.sha256
 
 
-def _on_all_cores(function: Any, blocks: Sequence[Block]) -> tuple[Any, ...]:
-    """`function` of each block; hashlib lets go of the GIL."""
+def all_cores() -> ThreadPoolExecutor:
+    """A thread for each core: hashlib and copies inside the kernel let go of the GIL."""
     from concurrent.futures import ThreadPoolExecutor  # not on the no-op path
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with ThreadPoolExecutor(max(1, min(cores, len(blocks), _MOST_THREADS)), "digest") as executor:
-        return tuple(executor.map(function, blocks))
-
-
-def _agrees(block: Block) -> bool:
-    return _digest_block(block) == block.sha256
+    return ThreadPoolExecutor(min(cores, _MOST_THREADS), "digest")
 
 
 def _digest_block(block: Block) -> str:

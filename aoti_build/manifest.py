@@ -15,7 +15,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from aoti_build.digests import Block, block_size, blocks_agree, canonical_json, digest_blocks, digest_file, digest_json
+from aoti_build.digests import (
+    Block,
+    agrees,
+    all_cores,
+    block_size,
+    blocks_of,
+    canonical_json,
+    digest_blocks,
+    digest_file,
+    digest_json,
+)
 from aoti_build.files import write_json
 from aoti_build.fingerprint import REASONS, Parts, Reason
 
@@ -50,18 +60,18 @@ class FileRecord:
             blocks = digest_blocks(path, size, block)
         return cls(whole.result(), size, block, blocks)
 
+    def blocks_in(self, path: Path) -> list[Block]:
+        """What to look at to compare `path` with this, once its size is right."""
+        if not self.blocks:
+            return [Block(path, 0, self.size, self.sha256)]
+        return blocks_of(path, self.size, self.block, self.blocks)
+
     def matches(self, path: Path) -> bool:
         """Whether the file has these bytes; all of them are read. Raises OSError."""
         if path.stat().st_size != self.size:
             return False
-        if not self.blocks:
-            return digest_file(path) == self.sha256
-        return blocks_agree(
-            [
-                Block(path, number * self.block, min(self.block, self.size - number * self.block), sha256)
-                for number, sha256 in enumerate(self.blocks)
-            ]
-        )
+        with all_cores() as executor:
+            return all(executor.map(agrees, self.blocks_in(path)))
 
     def as_json(self) -> dict[str, Any]:
         found: dict[str, Any] = {"sha256": self.sha256, "size": self.size}

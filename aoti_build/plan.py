@@ -130,11 +130,12 @@ def _note(
 ) -> None:
     """Let the index remember what made this step up to date."""
     directory = artifact_directory(project, step.target).relative_to(project.root).as_posix()
-    files = {f"{directory}/{name}": file.sha256 for name, file in manifest.files.items()}
-    files |= {**manifest.source["sources"], **manifest.source["weights"], f"{directory}/{MANIFEST}": record}
+    # In the order in which they are compared later: what is most often edited first, what takes longest to read last.
+    files = {**manifest.source["sources"], **manifest.source["weights"], f"{directory}/{MANIFEST}": record}
     distributions = manifest.source["distributions"]
     installed = (toolchain.distribution_record(name) for name in distributions)
     files |= {str(path): digest for path in installed if path is not None and (digest := digests.digest(path))}
+    files |= {f"{directory}/{name}": file.sha256 for name, file in manifest.files.items()}
     index.note(
         step.target.name,
         Entry(
