@@ -10,18 +10,19 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from invoke import Exit
 
 from aoti_build.errors import OK, AotiBuildError, BuildError, Interrupted
 from aoti_build.spec import Target
 
+if TYPE_CHECKING:
 
-class Report(Protocol):
-    """What every verb returns."""
+    class Report(Protocol):
+        """What every verb returns."""
 
-    def as_json(self) -> dict[str, Any]: ...
+        def as_json(self) -> dict[str, Any]: ...
 
 
 @contextlib.contextmanager
