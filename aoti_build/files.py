@@ -14,7 +14,7 @@ import shutil
 import stat
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +116,25 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):
         return None
+
+
+def write_kept(path: Path, kind: str, version: int, content: Mapping[str, Any]) -> bool:
+    """Put a record there that may be deleted at any time; False where the disk refuses, which costs speed alone."""
+    document = {"format": kind, "format_version": version, **content}
+    try:
+        write_atomic(path, json.dumps(document).encode(), durable=False)
+    except OSError:
+        return False
+    return True
+
+
+def read_kept(path: Path, kind: str, version: int, name: str) -> dict[str, Any]:
+    """The table `name` of what `write_kept` wrote; empty if there is none, or none of this format and version."""
+    document = read_json(path)
+    if not isinstance(document, dict) or (document.get("format"), document.get("format_version")) != (kind, version):
+        return {}
+    table = document.get(name)
+    return table if isinstance(table, dict) else {}
 
 
 def write_program(path: Path, text: str) -> None:

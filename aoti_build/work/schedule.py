@@ -5,7 +5,6 @@ A no-op never imports this module.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
@@ -14,11 +13,11 @@ from typing import TYPE_CHECKING
 from aoti_build.errors import AotiBuildError, BuildError, Interrupted, ToolchainError
 from aoti_build.files import lock, recover_directory
 from aoti_build.fingerprint import Reason
-from aoti_build.host import JOB_MEMORY, available_memory
 from aoti_build.layout import artifact_directory, inductor_cache_root, lock_path
 from aoti_build.manifest import Manifest
 from aoti_build.outcome import FAILED, NOT_STARTED, RECHECKED, REPRODUCED, Outcome, published_of
 from aoti_build.plan import RECHECK, RESTORE, UP_TO_DATE, Step, plan_target
+from aoti_build.resources import JOB_MEMORY, available_memory, usable_processors
 from aoti_build.spec.project import Target
 from aoti_build.work.restore import restore
 from aoti_build.work.worker import allow_starts, check_stopping, stop_all
@@ -29,8 +28,8 @@ if TYPE_CHECKING:
 
 
 def default_jobs(work: int) -> int:
-    """Workers at once: one a core, as long as each finds memory."""
-    return max(1, min(os.cpu_count() or 1, available_memory() // JOB_MEMORY, work))
+    """Workers at once: one for each processor that they may use, as long as each finds memory."""
+    return max(1, min(usable_processors(), available_memory() // JOB_MEMORY, work))
 
 
 @dataclass
