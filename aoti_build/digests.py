@@ -18,8 +18,8 @@ LINK = "//link"
 DIRECTORY = "directory"
 
 
-# Bytes read at a time where digests by block are made: small enough for a core's own cache.
-_PIECE = 1 << 18
+# Bytes read at a time where digests by block are made: few calls, and small enough for a core's own cache.
+_PIECE = 1 << 20
 _LEAST_BLOCK, _MOST_BLOCKS = 4 << 20, 64
 _MOST_THREADS = 16
 
@@ -76,23 +76,37 @@ def agrees(block: Block) -> bool:
     return _digest_block(block) == block.sha256
 
 
+def copy_block(block: Block, destination: int) -> bool:
+    """Copy a block to its place in the open file `destination`; whether what was copied has its digest. Raises
+    OSError."""
+    return _digest_block(block, destination) == block.sha256
+
+
 def all_cores() -> ThreadPoolExecutor:
-    """A thread for each core: hashlib and copies inside the kernel let go of the GIL."""
+    """A thread for each core: hashlib and what reads and writes let go of the GIL."""
     from concurrent.futures import ThreadPoolExecutor  # not on the no-op path
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return ThreadPoolExecutor(min(cores, _MOST_THREADS), "digest")
 
 
-def _digest_block(block: Block) -> str:
-    """Of fewer bytes if the file ends before the block does."""
-    state, buffer, left = hashlib.sha256(), memoryview(bytearray(_PIECE)), block.size
+def _digest_block(block: Block, destination: int | None = None) -> str:
+    """Of fewer bytes if the file ends before the block does. With `destination` they are written there as well."""
+    state, buffer, done = hashlib.sha256(), memoryview(bytearray(min(block.size, _PIECE))), 0
     with block.path.open("rb", buffering=0) as file:
         file.seek(block.start)
-        while left and (count := file.readinto(buffer[: min(left, _PIECE)])):
+        while done < block.size and (count := file.readinto(buffer[: block.size - done])):
             state.update(buffer[:count])
-            left -= count
+            if destination is not None:
+                _write(destination, buffer[:count], block.start + done)
+            done += count
     return state.hexdigest()
+
+
+def _write(descriptor: int, piece: memoryview, offset: int) -> None:
+    while piece:
+        written = os.pwrite(descriptor, piece, offset)
+        piece, offset = piece[written:], offset + written
 
 
 def is_listed(name: str) -> bool:

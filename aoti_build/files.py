@@ -15,6 +15,7 @@ import stat
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,6 @@ from aoti_build.errors import BuildError
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 _SYNC_FILE_RANGE_WRITE = 2
-_COPY_STEP = 4 << 20
 _RETIRED = ".retired"
 _UMASK = os.umask(0)  # there is no call that only reads it; once at import, before there are threads
 os.umask(_UMASK)
@@ -56,7 +56,7 @@ def copy_atomic(source: Path, destination: Path) -> None:
     handle, temporary = tempfile.mkstemp(dir=destination.parent, prefix=f".{destination.name}.")
     os.close(handle)
     try:
-        copy_bytes(source, Path(temporary))
+        shutil.copyfile(source, temporary)
         os.chmod(temporary, 0o666 & ~_UMASK)
         os.replace(temporary, destination)
     except BaseException:
@@ -64,37 +64,16 @@ def copy_atomic(source: Path, destination: Path) -> None:
         raise
 
 
-def copy_bytes(source: Path, destination: Path, *, begin_writing: bool = False) -> None:
-    """Copy a file's bytes, inside the kernel where that can be: a file system that can share them does not copy any.
-
-    For a copy that is to be durable, `begin_writing` lets the disk write from the first bytes on, so that the fsync
-    which must follow has less to wait for.
-    """
-    with source.open("rb", buffering=0) as read, destination.open("wb", buffering=0) as write:
-        if not _copied_by_the_kernel(read.fileno(), write.fileno(), begin_writing=begin_writing):
-            read.seek(0)
-            write.seek(0)
-            write.truncate()
-            shutil.copyfileobj(read, write, _COPY_STEP)
+def begin_writing(descriptor: int, start: int, size: int) -> None:
+    """Let the disk take a stretch of a file now, so that the fsync which follows later has less to wait for."""
+    function = _sync_file_range()
+    if function is not None:
+        function(descriptor, start, size, _SYNC_FILE_RANGE_WRITE)
 
 
-def _copied_by_the_kernel(read: int, write: int, *, begin_writing: bool) -> bool:
-    """False where the system or one of the file systems cannot, or stops early."""
-    size = os.fstat(read).st_size
-    start_writing = _sync_file_range() if begin_writing else None
-    done = 0
-    try:
-        while done < size and (count := os.copy_file_range(read, write, _COPY_STEP)):
-            if start_writing is not None:
-                start_writing(write, done, count, _SYNC_FILE_RANGE_WRITE)
-            done += count
-    except (AttributeError, OSError):
-        return False
-    return done == size
-
-
+@cache
 def _sync_file_range() -> Any:
-    """Linux' sync_file_range(descriptor, offset, bytes, flags), which Python has no function for; None elsewhere."""
+    """Linux' sync_file_range(descriptor, offset, bytes, flags), for which Python has no function; None elsewhere."""
     import ctypes
 
     try:
@@ -165,8 +144,8 @@ def own_directory(path: Path) -> None:
 def staging(parent: Path, prefix: str, *, beside: bool = False) -> Iterator[Path]:
     """A fresh directory below `parent`, removed at the end unless it was published (moved away) before.
 
-    With `beside` a thread removes it, which the process waits for when it exits: freeing a large file takes about as
-    long as all that a task does after publishing.
+    With `beside` it has gone from the tree when this returns, and its space is freed by and by: that takes a large
+    file about as long as being copied.
     """
     parent.mkdir(parents=True, exist_ok=True)
     directory = Path(tempfile.mkdtemp(dir=parent, prefix=prefix))
@@ -174,10 +153,27 @@ def staging(parent: Path, prefix: str, *, beside: bool = False) -> Iterator[Path
     try:
         yield directory
     finally:
-        if beside:
-            threading.Thread(target=shutil.rmtree, args=(directory,), kwargs={"ignore_errors": True}).start()
-        else:
-            shutil.rmtree(directory, ignore_errors=True)
+        held = _open_files(directory) if beside else []
+        shutil.rmtree(directory, ignore_errors=True)
+        if held:
+            # The system frees a removed file when nobody has it open any more. Python does not wait for a daemon when
+            # the process ends, so that the two happen at once; what it has not closed by then, the system closes.
+            threading.Thread(target=_close, args=(held,), daemon=True).start()
+
+
+def _open_files(directory: Path) -> list[int]:
+    """Descriptors of the files in a directory, the largest first, as far as they can be opened."""
+    held: list[int] = []
+    with contextlib.suppress(OSError):
+        files = (path for path in directory.rglob("*") if path.is_file())
+        for file in sorted(files, key=lambda path: -path.stat().st_size):
+            held.append(os.open(file, os.O_RDONLY | os.O_CLOEXEC))
+    return held
+
+
+def _close(descriptors: list[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
 
 
 def publish_directory(staged: Path, final: Path) -> None:

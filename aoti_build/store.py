@@ -23,8 +23,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from aoti_build.digests import agrees, all_cores, digest_bytes, digest_json
-from aoti_build.files import copy_atomic, copy_bytes, fsync, write_json
+from aoti_build.digests import Block, all_cores, copy_block, digest_bytes, digest_json
+from aoti_build.files import begin_writing, copy_atomic, write_json
 from aoti_build.fingerprint import KEY_VERSION, Parts
 from aoti_build.manifest import GOLDEN, MODEL, FileRecord, Manifest, read_record
 from aoti_build.toolchain import ENVIRONMENT_OF_SOURCES
@@ -91,19 +91,19 @@ class Store:
             if (manifest := _read(path)) is not None:
                 yield manifest
 
-    def fetch(self, file: FileRecord, destination: Path, *, durable: bool = True) -> bool:
+    def fetch(self, file: FileRecord, destination: Path) -> bool:
         """`fetch_all` of one file."""
-        return self.fetch_all({destination: file}, durable=durable)
+        return self.fetch_all({destination: file})
 
-    def fetch_all(self, wanted: Mapping[Path, FileRecord], *, durable: bool = True) -> bool:
+    def fetch_all(self, wanted: Mapping[Path, FileRecord], *, to_publish: bool = False) -> bool:
         """Copy the objects of files to their destinations. False, and none of them is there, if one is absent or
-        corrupted.
+        corrupted. They are digested on the way: no other bytes can get into a copy.
 
-        `durable` copies have reached the disk, as publishing asks; that wait passes while the objects are digested.
+        With `to_publish` the disk begins to write while they are copied, since publishing is to wait for it.
         """
         objects = {file: self.object_path(file.sha256) for file in wanted.values()}
         try:
-            corrupted = _copy_checked(wanted, objects, durable=durable)
+            corrupted = _copy_checked(wanted, objects, to_publish)
         except OSError:
             corrupted = None
         if corrupted == []:
@@ -206,26 +206,27 @@ class Store:
 
 
 def _copy_checked(
-    wanted: Mapping[Path, FileRecord], objects: Mapping[FileRecord, Path], *, durable: bool
+    wanted: Mapping[Path, FileRecord], objects: Mapping[FileRecord, Path], to_publish: bool
 ) -> list[FileRecord]:
     """Copy, and return what is not as recorded. Raises OSError."""
-    corrupted = [file for file, path in objects.items() if path.stat().st_size != file.size]
+    corrupted = {file for file, path in objects.items() if path.stat().st_size != file.size}
     if corrupted:
-        return corrupted
-    with all_cores() as executor:
-        # Copies first, so that the disk is busy while the digests are made.
-        copies = [
-            executor.submit(copy_bytes, objects[file], destination, begin_writing=durable)
-            for destination, file in wanted.items()
-        ]
-        checks = {
-            file: [executor.submit(agrees, block) for block in file.blocks_in(path)] for file, path in objects.items()
-        }
-        for copy, destination in zip(copies, wanted, strict=True):
-            copy.result()
-            if durable:
-                fsync(destination)
-        return [file for file, asked in checks.items() if not all(check.result() for check in asked)]
+        return list(corrupted)
+
+    def copy(file: FileRecord, block: Block, destination: int) -> None:
+        if not copy_block(block, destination):
+            corrupted.add(file)
+        if to_publish:
+            begin_writing(destination, block.start, block.size)
+
+    with contextlib.ExitStack() as opened, all_cores() as executor:
+        asked = []
+        for destination, file in sorted(wanted.items(), key=lambda one: -one[1].size):
+            descriptor = opened.enter_context(destination.open("wb", buffering=0)).fileno()
+            asked += [executor.submit(copy, file, block, descriptor) for block in file.blocks_in(objects[file])]
+        for done in asked:
+            done.result()
+    return list(corrupted)
 
 
 def _read(path: Path) -> Manifest | None:

@@ -89,7 +89,7 @@ class Desk(contextlib.ExitStack):
     def _repack(self, question: Mapping[str, Any]) -> dict[str, Any] | None:
         """A package of the same graph whose weights can be exchanged."""
         hit, template = self.store.by_graph(question["graph_key"]), self.place.work / "template.pt2"
-        if hit is None or not self.store.fetch(hit.files[MODEL], template, durable=False):
+        if hit is None or not self.store.fetch(hit.files[MODEL], template):
             return None
         self.action, self._hit = REPACK, hit
         return {"action": REPACK, "template": str(template), "alignment": hit.weights["alignment"]}

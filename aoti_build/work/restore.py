@@ -7,6 +7,7 @@ worker, none of the modules that start one.
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from aoti_build.manifest import Manifest
@@ -20,17 +21,19 @@ def restore(shop: Workshop, step: Step) -> Manifest | None:
     stored, target = step.stored, step.target
     if stored is None:
         return None
-    with shop.place(target, beside=True) as place:
+    with shop.place(target, beside=True) as place, ThreadPoolExecutor(1) as beside:
         shop.on_progress(target, "restore")
-        if not shop.store.fetch_all({place.staged / name: file for name, file in stored.files.items()}):
-            return None
+        files = {place.staged / name: file for name, file in stored.files.items()}
+        copied = beside.submit(shop.store.fetch_all, files, to_publish=True)
         place.log.write_text(f"restored from the store: {stored.key}\n")
         check = stored.check
         if check.get("tolerance") != tolerance(target):
             from aoti_build.work.check import check_staged
 
+            if not copied.result():
+                return None
             check = check_staged(shop, target, place, place.staged, stored.signature)
-        manifest = replace(
-            stored, check=check, action="restored", reasons=tuple(reason.as_json() for reason in step.reasons)
-        )
-        return shop.publish(target, place, manifest, {}, started)
+        reasons = tuple(reason.as_json() for reason in step.reasons)
+        manifest = replace(stored, check=check, action="restored", reasons=reasons)
+        sealed = shop.seal(target, place, manifest, {}, started)
+        return shop.publish(target, place, sealed) if copied.result() else None

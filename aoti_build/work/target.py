@@ -68,7 +68,7 @@ class TargetBuilder:
                 provenance=provenance(self.shop.project.root),
             )
             seconds = {**made["seconds"], "check": check["seconds"]}
-            return self.shop.publish(target, place, manifest, seconds, started)
+            return self.shop.publish(target, place, self.shop.seal(target, place, manifest, seconds, started))
 
     def recheck(self, step: Step) -> Manifest:
         """The tolerance changed: check the published artifact against it and record that."""
