@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from aoti_build import host
 from aoti_build.errors import AotiBuildError, BuildError, Interrupted
 from aoti_build.layout import inductor_cache_root
 from aoti_build.manifest import GOLDEN, MODEL
-from aoti_build.plan import ISA_OPTIONS, tolerance
+from aoti_build.plan import floor_patches, tolerance
 from aoti_build.spec.project import Project, Target
 from aoti_build.spec.records import target_to_json
 from aoti_build.work.gpu import gpu_environment
@@ -43,6 +44,33 @@ class CheckAhead(contextlib.ExitStack):
         self.worker = None
 
 
+def check_or_say(
+    shop: Workshop,
+    target: Target,
+    place: Place,
+    package: Path,
+    requires: Mapping[str, Any],
+    signature: Mapping[str, Any],
+    worker: Worker | None = None,
+) -> dict[str, Any]:
+    """As `check_staged`; where this host cannot run code that `requires` what it lacks, a record that says so."""
+    lacks = host.lacking_floor(requires)
+    return not_run(target, lacks) if lacks else check_staged(shop, target, place, package, signature, worker)
+
+
+def not_run(target: Target, lacks: Sequence[str]) -> dict[str, Any]:
+    """The record of a check that this host cannot make."""
+    return {
+        "passed": None,
+        "why": "; ".join(lacks),
+        "tolerance": tolerance(target),
+        "cases": [],
+        "vacuous": [],
+        "no_fp64": None,
+        "seconds": 0.0,
+    }
+
+
 def check_staged(
     shop: Workshop,
     target: Target,
@@ -70,14 +98,18 @@ def check_staged(
     if not result["passed"]:
         shop.on_progress(target, "deep")
         raise _failed(result, place.log, _cause(shop, target, place))
-    seconds = round(sum(result["seconds"].values()), 3)
+    return check_record(target, result)
+
+
+def check_record(target: Target, result: Mapping[str, Any]) -> dict[str, Any]:
+    """The record of a check that passed, for a manifest, of what the `check` job found."""
     return {
         "passed": True,
         "tolerance": tolerance(target),
         "cases": [_brief(case) for case in result["cases"]],
         "vacuous": result["vacuous"],
         "no_fp64": result["no_fp64"],
-        "seconds": seconds,
+        "seconds": round(sum(result["seconds"].values()), 3),
     }
 
 
@@ -144,7 +176,7 @@ def find_cause(
         "root": str(project.root),
         "target": target_to_json(target),
         "where": places(project, target),
-        "isa_patches": dict(ISA_OPTIONS[target.model.cpu.isa]) if target.device == "cpu" else {},
+        "floor_patches": floor_patches(target),
         "cache_root": str(inductor_cache_root()),
         "model": str(package / MODEL) if package else None,
         "alignment": alignment,

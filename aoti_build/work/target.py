@@ -16,13 +16,13 @@ from aoti_build.errors import BuildError
 from aoti_build.fingerprint import Parts, Reason, spec_parts
 from aoti_build.layout import artifact_directory, inductor_cache_root
 from aoti_build.manifest import MODEL, Manifest
-from aoti_build.plan import ISA_OPTIONS, Step, toolchain_parts, weight_parts
+from aoti_build.plan import Step, floor_patches, toolchain_parts, weight_parts
 from aoti_build.provenance import provenance
 from aoti_build.spec.project import Target
 from aoti_build.spec.records import target_to_json
-from aoti_build.work.check import CheckAhead, check_staged, places
+from aoti_build.work.check import CheckAhead, check_or_say, places
 from aoti_build.work.desk import COMPILE, REPACK, Desk
-from aoti_build.work.gpu import gpu_environment
+from aoti_build.work.gpu import gpu_code_of, gpu_environment
 from aoti_build.work.instructions import instructions_of
 from aoti_build.work.worker import WORKER_VARIABLES, OnPhase, run_worker
 from aoti_build.work.workshop import Place, Workshop
@@ -39,20 +39,22 @@ class TargetBuilder:
         """Export, then take, repack or compile as the keys allow; with `from_nothing` the store is not looked into."""
         started = time.perf_counter()
         target = step.target
-        _require_checkable(target)
         with contextlib.ExitStack() as resources:
             place = resources.enter_context(self.shop.place(target))
             before = self._before(target)
             desk = resources.enter_context(Desk(self.shop.store, place, from_nothing, self.shop.phases_of(target)))
-            checker = resources.enter_context(
-                CheckAhead(self.shop, place, likely=_repack_is_likely(step) and not from_nothing)
-            )
+            likely = _repack_is_likely(step) and not from_nothing and not host.lacking_floor(host.requirements(target))
+            checker = resources.enter_context(CheckAhead(self.shop, place, likely=likely))
             made = self._work(target, place, before, desk.answer, checker.prepare)
             if desk.action != REPACK:
                 checker.close()
-            instructions = instructions_of(target, place)
-            check = desk.known_check(target, golden_kept=made["golden_kept"]) or check_staged(
-                self.shop, target, place, place.staged, made["signature"], checker.worker
+            requires = {
+                **host.requirements(target),
+                "instructions": instructions_of(target, place),
+                **gpu_code_of(target, place),
+            }
+            check = desk.known_check(target, golden_kept=made["golden_kept"]) or check_or_say(
+                self.shop, target, place, place.staged, requires, made["signature"], checker.worker
             )
             manifest = Manifest(
                 target=target.name,
@@ -62,7 +64,7 @@ class TargetBuilder:
                 weights=desk.weights if desk.weights is not None else made["weights"],
                 source=_source_parts(target, before, made),
                 files={},
-                requires={**host.requirements(target), "instructions": instructions},
+                requires=requires,
                 signature=made["signature"],
                 check=check,
                 action=_action(desk.action, step, made["graph_key"]),
@@ -73,15 +75,17 @@ class TargetBuilder:
             return self.shop.publish(target, place, manifest, seconds, started)
 
     def recheck(self, step: Step) -> Manifest:
-        """The tolerance changed: check the published artifact against it and record that."""
+        """Check the published artifact and record that: the tolerance changed, or its host could not run it."""
         manifest, target = step.manifest, step.target
         if manifest is None:
             raise ValueError("only a published artifact can be checked again")
         with self.shop.place(target) as place:
             directory = artifact_directory(self.shop.project, target)
-            check = check_staged(self.shop, target, place, directory, manifest.signature)
+            check = check_or_say(self.shop, target, place, directory, manifest.requires, manifest.signature)
         renewed = replace(manifest, check=check)
         renewed.write(directory)
+        if manifest.unchecked:
+            self.shop.store.add(renewed, directory)
         return renewed
 
     def reproduce(self, step: Step) -> None:
@@ -144,7 +148,7 @@ class TargetBuilder:
             "staged": str(place.staged),
             "whole_golden": str(place.whole_golden),
             "cache_root": str(inductor_cache_root()),
-            "isa_patches": dict(ISA_OPTIONS[target.model.cpu.isa]) if target.device == "cpu" else {},
+            "floor_patches": floor_patches(target),
             "where": places(self.shop.project, target),
             "toolchain": before["toolchain"],
             "environment": before["environment"],
@@ -152,17 +156,6 @@ class TargetBuilder:
             # By how much the clock of the file system that the sources are on is ahead of this host's.
             "skew_ns": clock.stat().st_mtime_ns - now_ns,
         }
-
-
-def _require_checkable(target: Target) -> None:
-    """Compiling for a processor that this one is not would do, but nothing is published that was never run."""
-    if target.device == "cpu" and (lacks := host.lacking(host.requirements(target))):
-        raise BuildError(
-            f"code for `isa: {target.model.cpu.isa}` cannot be checked on this host, so it is not built here",
-            target=target.name,
-            cause="\n".join(lacks),
-            hint="build this target on a host that can run it; leave it out here with --target",
-        )
 
 
 def _repack_is_likely(step: Step) -> bool:

@@ -78,6 +78,39 @@ BAD: list[tuple[str, str, list[str]]] = [
     ("tolerance negative", model(tolerance="{atol: -1}"), ["6:21: -1 is negative"]),
     ("tolerance inf", model(tolerance="{rtol: .inf}"), ["6:21: inf is not finite"]),
     ("tolerance text", model(tolerance="{rtol: '1e-3'}"), ["6:21: 'rtol' must be a number, not the text '1e-3'; take"]),
+    ("isas", model(cpu="{isa: []}"), ["6:14: 'isa' is empty; it needs at least one entry"]),
+    ("isa twice", model(cpu="{isa: [avx2, native, avx2]}"), ["6:29: 'avx2' is listed already"]),
+    (
+        "isa in a list",
+        model(cpu="{isa: [native, avx51]}"),
+        ["6:23: 'isa'[1] is the text 'avx51'; it must be one of native, avx2, avx512 (did you mean 'avx512'?)"],
+    ),
+    ("isa as number", model(cpu="{isa: 2}"), ["6:14: 'isa' must be a text or list, not the number 2"]),
+    (
+        "arch without its prefix",
+        model(cuda="{arch: '9.0'}"),
+        ["6:16: '9.0' is no architecture; write native, or sm_80 for compute capability 8.0 (did you mean 'sm_90'?)"],
+    ),
+    ("arch misspelt", model(cuda="{arch: [SM80]}"), ["6:17: 'SM80' is no architecture; write native, or sm_80 for"]),
+    ("arch of PTX", model(cuda="{arch: compute_90}"), ["6:16: 'compute_90' is no architecture; write native, or"]),
+    ("arches", model(cuda="{arch: []}"), ["6:16: 'arch' is empty; it needs at least one entry"]),
+    ("arch twice", model(cuda="{arch: [sm_80, sm_80]}"), ["6:24: 'sm_80' is listed already"]),
+    (
+        "preset like an isa",
+        "inductor_configs: {AVX2: {}}\n" + model(inductor_configs="[default, AVX2]", cpu="{isa: [native, avx2]}"),
+        [
+            "8:23: cpu for avx2 with the preset 'default' would be called cpu-avx2, and so is cpu for native with the "
+            "preset 'AVX2'; rename the preset"
+        ],
+    ),
+    (
+        "preset like an arch and a preset",
+        "inductor_configs: {fast: {}, sm_80-fast: {}}\n"
+        + model(devices="[cuda]", inductor_configs="[fast, sm_80-fast]", cuda="{arch: [sm_80, native]}"),
+        [
+            "9:24: cuda for native with the preset 'sm_80-fast' would be called cuda-sm_80-fast, and so is cuda for sm_80"
+        ],
+    ),
     ("isa", model(cpu="{isa: avx}"), ["6:14: 'isa' is the text 'avx'; it must be one of native, avx2, avx512 (did"]),
     ("name with slash", model().replace(" m:\n", " a/b:\n"), ["3:2: the name 'a/b' has a path separator"]),
     ("name with backslash", model().replace(" m:\n", " 'a\\b':\n"), ["3:2: the name 'a\\\\b' has a path separator"]),
