@@ -1,4 +1,4 @@
-"""CUDA targets for a named architecture: which of them a host can build, what it asks inductor for, who may load them."""
+"""CUDA targets for a named architecture: which a host can build, what it asks inductor for, and who may load them."""
 
 from __future__ import annotations
 
