@@ -171,6 +171,14 @@ def is_settled(manifest: Manifest, target: Target) -> bool:
     return manifest.unchecked is None and manifest.check.get("tolerance") == tolerance(target)
 
 
+def stale(step: Step) -> tuple[Reason, ...]:
+    """Of a step's reasons, those by which the artifact is not what the sources say now: not that it could not be built
+    here, nor that nobody has compared it."""
+    if step.action == RECHECK:
+        return ()
+    return tuple(reason for reason in step.reasons if reason.reason not in ("no-device", "unchecked"))
+
+
 def _unsettled(project: Project, target: Target, known: Manifest, digests: StatCache, store: Store) -> Step:
     """The step for an artifact that is what the sources say, and was not shown to do what it must."""
     if known.check.get("tolerance") != tolerance(target):

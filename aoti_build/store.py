@@ -173,7 +173,9 @@ class Store:
     def kernels(self, parts: Parts) -> Path:
         """The directory of what the toolchain and environment in `parts` compiled and measured; see `kernels`."""
         environment = {n: v for n, v in parts["environment"].items() if n not in ENVIRONMENT_OF_SOURCES}
-        return self.root / "kernels" / digest_json([dict(parts["toolchain"]), environment])[:32]
+        # Fat binaries are made of kernels, and change none.
+        toolchain = {name: fact for name, fact in parts["toolchain"].items() if name != "fatbin"}
+        return self.root / "kernels" / digest_json([toolchain, environment])[:32]
 
     def register(self, artifacts: Path) -> None:
         """Remember that the artifacts below `artifacts` use this store."""

@@ -27,7 +27,7 @@ from aoti_build.errors import (
 from aoti_build.fingerprint import Reason
 from aoti_build.layout import artifact_directory, reader_log_path, stat_cache_path, store_root
 from aoti_build.manifest import GOLDEN, MODEL, Manifest
-from aoti_build.plan import RECHECK, plan_target, tolerance
+from aoti_build.plan import plan_target, stale, tolerance
 from aoti_build.spec.project import Project, Target
 from aoti_build.spec.records import target_to_json
 from aoti_build.stat_cache import StatCache
@@ -224,7 +224,6 @@ def _run_target(
         groups = list(_groups(project, target, asked.inputs, manifest))
         outputs = [_output_path(target, asked, group) for group in groups]
         step = plan_target(project, target, digests, Store(store_root(project)))
-        stale = step.reasons if step.action != RECHECK else ()
         found = _worked(project, target, _job(project, target, manifest, asked, groups, outputs), on_progress)
     except Interrupted:
         raise
@@ -235,7 +234,7 @@ def _run_target(
         return TargetRuns(target, error=error)
     log = reader_log_path(project, target, "run")
     runs = (_run(group, asked.seed, result, target, log) for group, result in zip(groups, found, strict=True))
-    return TargetRuns(target, tuple(runs), stale)
+    return TargetRuns(target, tuple(runs), stale(step))
 
 
 def _fit_artifact(project: Project, target: Target) -> Manifest:

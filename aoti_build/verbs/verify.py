@@ -31,7 +31,7 @@ from aoti_build.files import lock, write_json
 from aoti_build.fingerprint import Reason
 from aoti_build.layout import artifact_directory, lock_path, reader_log_path, stat_cache_path, store_root
 from aoti_build.manifest import GOLDEN, MODEL, VERIFY, Manifest, NoManifest, read_manifest
-from aoti_build.plan import plan_target, tolerance
+from aoti_build.plan import plan_target, stale, tolerance
 from aoti_build.spec.presence import source_is_here
 from aoti_build.spec.project import Project, Target
 from aoti_build.spec.records import target_to_json
@@ -239,9 +239,7 @@ class _Verifier:
         except ArtifactError as error:
             return Verdict(target, REFUSED, error=error)
         step = plan_target(self.project, target, self.digests, Store(store_root(self.project)))
-        verdict = replace(self._checked(target, manifest), runtime=self.runtime)  # the document says it too
-        if step.action != "recheck":
-            verdict = replace(verdict, stale=step.reasons)
+        verdict = replace(self._checked(target, manifest), runtime=self.runtime, stale=stale(step))
         document = {"format": "aoti-build/verdict", "format_version": 1, "key": manifest.key, **verdict.as_json()}
         with contextlib.suppress(OSError):  # a serving host's artifacts may be read-only
             write_json(artifact_directory(self.project, target) / VERIFY, document)

@@ -212,6 +212,13 @@ def places(project: Project, target: Target) -> dict[str, str]:
 
 
 def _failed(checked: Mapping[str, Any], log: Path, found: str | None) -> BuildError:
+    if all("skipped" in case for case in checked["cases"]):
+        return BuildError(
+            "the artifact cannot be compared with eager: nothing of it is left in its golden file",
+            cause=checked["cases"][0]["skipped"] if checked["cases"] else None,
+            hint="build it with --force, which compares before anything is left out; `golden: {limit: ...}` keeps more",
+            log=log,
+        )
     failures = [
         f"{case['name']} inputs: {output['name']}: {output['why']}"
         for case in checked["cases"]

@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,7 +24,7 @@ from aoti_build.work.check import CheckAhead, check_or_say, places
 from aoti_build.work.desk import COMPILE, REPACK, Desk
 from aoti_build.work.gpu import gpu_code_of, gpu_environment
 from aoti_build.work.instructions import instructions_of
-from aoti_build.work.worker import WORKER_VARIABLES, OnPhase, run_worker
+from aoti_build.work.worker import WORKER_VARIABLES, OnPhase, WorkerCrash, run_worker
 from aoti_build.work.workshop import Place, Workshop
 
 
@@ -45,7 +45,8 @@ class TargetBuilder:
             desk = resources.enter_context(Desk(self.shop.store, place, from_nothing, self.shop.phases_of(target)))
             likely = _repack_is_likely(step) and not from_nothing and not host.lacking_floor(host.requirements(target))
             checker = resources.enter_context(CheckAhead(self.shop, place, likely=likely))
-            made = self._work(target, place, before, desk.answer, checker.prepare)
+            with _explaining_crashes(target):
+                made = self._work(target, place, before, desk.answer, checker.prepare)
             if desk.action != REPACK:
                 checker.close()
             requires = {
@@ -156,6 +157,24 @@ class TargetBuilder:
             # By how much the clock of the file system that the sources are on is ahead of this host's.
             "skew_ns": clock.stat().st_mtime_ns - now_ns,
         }
+
+
+@contextlib.contextmanager
+def _explaining_crashes(target: Target) -> Iterator[None]:
+    """Compiling needs no processor that can run the code; measuring it, as autotuning does, kills the worker."""
+    try:
+        yield
+    except WorkerCrash as crash:
+        lacks = host.lacking_floor(host.requirements(target))
+        if crash.signal_name != "SIGILL" or target.device != "cpu" or not lacks:
+            raise
+        raise BuildError(
+            f"inductor ran code for isa {target.floor} while it compiled, which this host cannot",
+            target=target.name,
+            cause="\n".join(lacks),
+            hint="build it on a host that can, or with a preset that measures nothing (max_autotune)",
+            log=crash.log,
+        ) from crash
 
 
 def _repack_is_likely(step: Step) -> bool:

@@ -45,6 +45,19 @@ cpp_builder._get_cpu_arch_cflags = lambda compiler: ["march=native"]
 """
 
 
+# What the build worker loads by ctypes or imports as an extension is written down: none of it may be what was compiled.
+WATCHED = """
+import sys
+
+
+def _note(event, arguments):
+    if event == "ctypes.dlopen" or (event == "import" and str(arguments[1] or "").endswith(".so")):
+        with open("loaded.txt", "a") as file:
+            file.write(f"{arguments[0] if event == 'ctypes.dlopen' else arguments[1]}\\n")
+
+
+sys.addaudithook(_note)
+"""
 WIDE = """\
 edition: 1
 models:
@@ -93,7 +106,8 @@ def test_a_floor_that_the_host_lacks_is_compiled_and_not_called_good_until_anoth
     """One real compile, on a host that says it has AVX2 alone; then the same files on this one, as it is."""
     (tmp_path / "models.yaml").write_text(WIDE)
     (tmp_path / "tasks.py").write_text("from aoti_build.tasks import ns\n")
-    (tmp_path / "net.py").write_text(LINEAR)
+    (tmp_path / "net.py").write_text(LINEAR + WATCHED)
+    monkeypatch.setenv("AOTI_BUILD_CACHE", str(tmp_path / "compile"))
     project = load_project(tmp_path / "models.yaml")
     (target,) = project.targets
     artifact = tmp_path / "artifacts/wide/cpu-avx512"
@@ -102,6 +116,8 @@ def test_a_floor_that_the_host_lacks_is_compiled_and_not_called_good_until_anoth
         lesser.setattr(toolchain, "cpu_features", lambda: tuple(sorted(toolchain.ISA_FEATURES["avx2"])))
         (outcome,) = build(project, project.targets).outcomes
         assert (outcome.action, outcome.error) == ("compiled", None)
+        loaded = (tmp_path / "loaded.txt").read_text().splitlines()
+        assert not [name for name in loaded if str(tmp_path) in name]
         assert outcome.unchecked == "this processor lacks avx512bw, avx512cd, avx512dq, avx512f, avx512vl"
         assert status(project).as_json()["targets"][0]["unchecked"] == outcome.unchecked
         (verdict,) = verify(project, project.targets).verdicts
@@ -123,8 +139,8 @@ def test_a_floor_that_the_host_lacks_is_compiled_and_not_called_good_until_anoth
     assert isinstance(settled, Manifest)
     assert settled.unchecked is None
     assert settled.check["cases"]
-    loaded = subprocess.run([sys.executable, "-c", LOADED], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert loaded.stdout.strip() == "loaded wide/cpu-avx512", loaded.stderr
+    answer = subprocess.run([sys.executable, "-c", LOADED], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert answer.stdout.strip() == "loaded wide/cpu-avx512", answer.stderr
 
     clean(project, project.targets)
     with monkeypatch.context() as lesser:

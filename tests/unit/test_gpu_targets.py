@@ -183,13 +183,17 @@ def test_an_artifact_from_elsewhere_is_judged_by_its_code(
     verdict: str,
     code_of_exit: int,
 ) -> None:
+    torch_can(monkeypatch, can=False, tool=None)
     project = project_for(tmp_path, "sm_80")
     publish_fake(project)
     edit(project, lambda document: document["requires"].update({"gpu_code": code} if code else {}))
-    torch_can(monkeypatch, can=False, tool=None)
     assert action_of(project) == "unavailable"  # it could not be built here
     report = verify(project, project.targets)
     assert (report.verdicts[0].verdict, report.exit_code) == (verdict, code_of_exit)
+    if verdict == "passed":
+        assert report.verdicts[0].stale == ()  # that it could not be built here says nothing of its sources
+        assert run(project, project.targets).targets[0].stale == ()
+        fake_worker.calls.remove("run small")
     chosen = explain("small", artifacts=project.artifacts).chosen
     assert (chosen is not None) is (verdict == "passed")
     assert fake_worker.calls == (["check", "probe"] if verdict == "passed" else [])

@@ -37,6 +37,7 @@ from aoti_build.verbs.run import run
 from aoti_build.verbs.status import status
 from aoti_build.verbs.verify import VerifyReport, verify
 from aoti_build.verbs.why import why
+from aoti_build.work.worker import WorkerCrash
 
 FLOOR = ONE_MODEL + "    cpu: {isa: avx512}\n"
 LACKS = "this processor lacks avx512bw, avx512cd, avx512dq, avx512f, avx512vl"
@@ -354,6 +355,31 @@ def test_a_floor_of_another_machine_cannot_be_built(
         ["unavailable"],
         "unavailable",
     )
+
+
+def test_a_compile_that_measures_its_code_here_is_explained(tmp_path: Path, on: Host, fake_worker: FakeWorker) -> None:
+    fake_worker.answers["build"] = WorkerCrash("the worker was killed by SIGILL", signal_name="SIGILL")
+    assert on
+    report = run_build(write_project(tmp_path / "below", FLOOR))
+    said = str(report.outcomes[0].error)
+    assert report.exit_code == 1
+    assert "inductor ran code for isa avx512 while it compiled" in said
+    assert "max_autotune" in said
+    on("avx512")
+    again = run_build(write_project(tmp_path / "above", FLOOR))
+    assert "killed by SIGILL" in str(again.outcomes[0].error)
+
+
+def test_a_golden_file_without_room_for_anything_is_said_and_not_called_a_mismatch(
+    floor: Project, on: Host, fake_worker: FakeWorker
+) -> None:
+    on("avx512")
+    skipped = {"name": "example", "sizes": {}, "seed": 0, "skipped": "no room for its outputs", "outputs": []}
+    fake_worker.answers["check"] = {"passed": False, "cases": [skipped]}
+    report = run_build(floor)
+    assert (actions(report), report.exit_code) == (["failed"], 1)
+    assert "cannot be compared with eager" in str(report.outcomes[0].error)
+    assert "--force" in str(report.outcomes[0].error)
 
 
 def run_build(project: Project, *, force: bool = False) -> BuildReport:
