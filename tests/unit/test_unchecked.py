@@ -219,6 +219,9 @@ def test_build_on_a_capable_host_checks_what_is_there(floor: Project, on: Host, 
     assert (actions(report), report.outcomes[0].unchecked, fake_worker.calls) == (["rechecked"], None, ["check"])
     assert manifest_of(floor).files == before.files
     assert action_of(floor) == "up-to-date"
+    stored = store_of(floor).by_key(before.key)
+    assert stored is not None
+    assert stored.unchecked is None  # so that others who have it need not compare it again
 
 
 def test_one_that_fails_there_stays_unchecked(floor: Project, on: Host, fake_worker: FakeWorker) -> None:
