@@ -8,9 +8,8 @@ whole story). Rendering is the report layer's work; this module only carries the
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 OK = 0
 BUILD_FAILED = 1
@@ -126,8 +125,7 @@ class Interrupted(AotiBuildError):
     kind = "interrupted"
 
 
-@dataclass(frozen=True, order=True)
-class Problem:
+class Problem(NamedTuple):
     """One thing wrong in a file, at a 1-based line and column."""
 
     line: int

@@ -14,7 +14,7 @@ import shutil
 import stat
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ from aoti_build.errors import BuildError
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
+_SYNC_FILE_RANGE_WRITE = 2
+_COPY_STEP = 4 << 20
 _RETIRED = ".retired"
 _UMASK = os.umask(0)  # there is no call that only reads it; once at import, before there are threads
 os.umask(_UMASK)
@@ -44,7 +46,7 @@ def write_atomic(path: Path, data: bytes, *, durable: bool = True) -> None:
         Path(temporary).unlink(missing_ok=True)
         raise
     if durable:
-        _fsync(path.parent)
+        fsync(path.parent)
 
 
 def copy_atomic(source: Path, destination: Path) -> None:
@@ -54,12 +56,53 @@ def copy_atomic(source: Path, destination: Path) -> None:
     handle, temporary = tempfile.mkstemp(dir=destination.parent, prefix=f".{destination.name}.")
     os.close(handle)
     try:
-        shutil.copyfile(source, temporary)
+        copy_bytes(source, Path(temporary))
         os.chmod(temporary, 0o666 & ~_UMASK)
         os.replace(temporary, destination)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def copy_bytes(source: Path, destination: Path, *, begin_writing: bool = False) -> None:
+    """Copy a file's bytes, inside the kernel where that can be: a file system that can share them does not copy any.
+
+    For a copy that is to be durable, `begin_writing` lets the disk write from the first bytes on, so that the fsync
+    which must follow has less to wait for.
+    """
+    with source.open("rb", buffering=0) as read, destination.open("wb", buffering=0) as write:
+        if not _copied_by_the_kernel(read.fileno(), write.fileno(), begin_writing=begin_writing):
+            read.seek(0)
+            write.seek(0)
+            write.truncate()
+            shutil.copyfileobj(read, write, _COPY_STEP)
+
+
+def _copied_by_the_kernel(read: int, write: int, *, begin_writing: bool) -> bool:
+    """False where the system or one of the file systems cannot, or stops early."""
+    size = os.fstat(read).st_size
+    start_writing = _sync_file_range() if begin_writing else None
+    done = 0
+    try:
+        while done < size and (count := os.copy_file_range(read, write, _COPY_STEP)):
+            if start_writing is not None:
+                start_writing(write, done, count, _SYNC_FILE_RANGE_WRITE)
+            done += count
+    except (AttributeError, OSError):
+        return False
+    return done == size
+
+
+def _sync_file_range() -> Any:
+    """Linux' sync_file_range(descriptor, offset, bytes, flags), which Python has no function for; None elsewhere."""
+    import ctypes
+
+    try:
+        function = ctypes.CDLL(None).sync_file_range
+    except (OSError, AttributeError):
+        return None
+    function.argtypes = ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint
+    return function
 
 
 def write_json(path: Path, value: Any, *, durable: bool = True) -> None:
@@ -73,6 +116,25 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):
         return None
+
+
+def write_kept(path: Path, kind: str, version: int, content: Mapping[str, Any]) -> bool:
+    """Put a record there that may be deleted at any time; False where the disk refuses, which costs speed alone."""
+    document = {"format": kind, "format_version": version, **content}
+    try:
+        write_atomic(path, json.dumps(document).encode(), durable=False)
+    except OSError:
+        return False
+    return True
+
+
+def read_kept(path: Path, kind: str, version: int, name: str) -> dict[str, Any]:
+    """The table `name` of what `write_kept` wrote; empty if there is none, or none of this format and version."""
+    document = read_json(path)
+    if not isinstance(document, dict) or (document.get("format"), document.get("format_version")) != (kind, version):
+        return {}
+    table = document.get(name)
+    return table if isinstance(table, dict) else {}
 
 
 def write_program(path: Path, text: str) -> None:
@@ -130,7 +192,7 @@ def publish_directory(staged: Path, final: Path) -> None:
     for file in files:
         file.chmod(0o666 & ~_UMASK)  # libraries that write 0600 would hide it from others
     with ThreadPoolExecutor() as pool:  # at once: a journalling file system commits them together
-        list(pool.map(_fsync, [*files, staged]))
+        list(pool.map(fsync, [*files, staged]))
     final.parent.mkdir(parents=True, exist_ok=True)
     recover_directory(final)
     if not final.exists():
@@ -140,7 +202,7 @@ def publish_directory(staged: Path, final: Path) -> None:
         os.rename(final, retired)
         os.rename(staged, final)
         shutil.rmtree(retired)
-    _fsync(final.parent)
+    fsync(final.parent)
 
 
 def recover_directory(final: Path) -> None:
@@ -223,7 +285,7 @@ def _exchange(one: Path, other: Path) -> bool:
     raise OSError(code, os.strerror(code), str(other))
 
 
-def _fsync(path: Path) -> None:
+def fsync(path: Path) -> None:
     """Wait until a file or a directory is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

@@ -17,8 +17,6 @@ from aoti_build import gpus, toolchain
 if TYPE_CHECKING:
     from aoti_build.spec.project import Target
 
-JOB_MEMORY = 3 << 30  # bytes: a worker with torch, an export and one C++ compiler; resnet18 peaks near 2 GiB
-
 
 def requirements(target: Target) -> dict[str, Any]:
     """What an artifact of `target` built on this host needs, as the manifest records it."""
@@ -128,15 +126,3 @@ def _lacking_capability(needs: Mapping[str, Any], device_index: int) -> list[str
 
 def _minor(version: str | None) -> str:
     return ".".join((version or "").split(".")[:2])
-
-
-def available_memory() -> int:
-    """Bytes that new processes can have; everything physical where the system does not tell."""
-    try:
-        with open("/proc/meminfo", encoding="ascii") as file:
-            for line in file:
-                if line.startswith("MemAvailable:"):
-                    return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -9,15 +9,13 @@ is made by the long way alone, and deleting the index changes speed, never a res
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from aoti_build import toolchain
-from aoti_build.files import write_atomic
+from aoti_build.files import read_kept, write_kept
 from aoti_build.fingerprint import variable_parts
 from aoti_build.stat_cache import StatCache
 
@@ -56,7 +54,7 @@ class Index:
         self._record = record
         self._root = str(root)
         self._digests = digests
-        self._entries = _read(record)
+        self._entries = read_kept(record, FORMAT, FORMAT_VERSION, "targets")
         self._changed = False
         self._seen: dict[str, str | None] = {}
 
@@ -88,25 +86,10 @@ class Index:
         """Persist what was learnt. A read-only or full disk loses speed, not results."""
         if not self._changed:
             return
-        document = {"format": FORMAT, "format_version": FORMAT_VERSION, "targets": self._entries}
-        try:
-            write_atomic(self._record, json.dumps(document).encode(), durable=False)
-        except OSError:
-            return
-        self._changed = False
+        self._changed = not write_kept(self._record, FORMAT, FORMAT_VERSION, {"targets": self._entries})
 
     def _digest(self, name: str) -> str | None:
         """Once per run for each file: many targets share sources."""
         if name not in self._seen:
             self._seen[name] = self._digests.digest(name if name.startswith("/") else f"{self._root}/{name}")
         return self._seen[name]
-
-
-def _read(record: Path) -> dict[str, Any]:
-    try:
-        document = json.loads(record.read_bytes())
-        if document["format"] != FORMAT or document["format_version"] != FORMAT_VERSION:
-            return {}
-        return dict(document["targets"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return {}

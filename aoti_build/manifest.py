@@ -15,7 +15,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from aoti_build.digests import canonical_json, digest_json
+from aoti_build.digests import (
+    Block,
+    agrees,
+    all_cores,
+    block_size,
+    blocks_of,
+    canonical_json,
+    digest_blocks,
+    digest_file,
+    digest_json,
+)
 from aoti_build.files import write_json
 from aoti_build.fingerprint import REASONS, Parts, Reason
 
@@ -28,10 +38,55 @@ MANIFEST, MODEL, GOLDEN, LOG, VERIFY = "manifest.json", "model.pt2", "golden.saf
 
 @dataclass(frozen=True)
 class FileRecord:
-    """A file of the artifact by digest and size in bytes."""
+    """A file of the artifact by digest and size in bytes. A large one also has digests of its `blocks` of `block` bytes
+    (the last may be shorter), which all cores check at once; they say the same."""
 
     sha256: str
     size: int
+    block: int = 0
+    blocks: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, path: Path) -> FileRecord:
+        """The record of a file as it is. Raises OSError."""
+        size = path.stat().st_size
+        block = block_size(size)
+        if size <= block:
+            return cls(digest_file(path), size)
+        from concurrent.futures import ThreadPoolExecutor  # not on the no-op path
+
+        with ThreadPoolExecutor(1, "digest") as beside:
+            whole = beside.submit(digest_file, path)
+            blocks = digest_blocks(path, size, block)
+        return cls(whole.result(), size, block, blocks)
+
+    def blocks_in(self, path: Path) -> list[Block]:
+        """What to look at to compare `path` with this, once its size is right."""
+        if not self.blocks:
+            return [Block(path, 0, self.size, self.sha256)]
+        return blocks_of(path, self.size, self.block, self.blocks)
+
+    def matches(self, path: Path) -> bool:
+        """Whether the file has these bytes; all of them are read. Raises OSError."""
+        if path.stat().st_size != self.size:
+            return False
+        with all_cores() as executor:
+            return all(executor.map(agrees, self.blocks_in(path)))
+
+    def as_json(self) -> dict[str, Any]:
+        found: dict[str, Any] = {"sha256": self.sha256, "size": self.size}
+        return {**found, "blocks": {"size": self.block, "sha256": list(self.blocks)}} if self.blocks else found
+
+    @classmethod
+    def parse(cls, document: Mapping[str, Any]) -> FileRecord:
+        """Raises KeyError, TypeError or ValueError unless it is the record of a file."""
+        blocks = document.get("blocks") or {"size": 0, "sha256": []}
+        record = cls(str(document["sha256"]), int(document["size"]), int(blocks["size"]), tuple(blocks["sha256"]))
+        if not all(_DIGEST.fullmatch(digest) for digest in (record.sha256, *record.blocks)):
+            raise ValueError("sha256")  # digests become paths in the store
+        if record.blocks and not 0 < record.size - record.block * (len(record.blocks) - 1) <= record.block:
+            raise ValueError("blocks")  # which must cover the file
+        return record
 
 
 @dataclass(frozen=True)
@@ -83,7 +138,7 @@ class Manifest:
             "key": self.key,
             "graph_key": self.graph_key,
             "weights": dict(self.weights),
-            "files": {name: {"sha256": file.sha256, "size": file.size} for name, file in sorted(self.files.items())},
+            "files": {name: file.as_json() for name, file in sorted(self.files.items())},
             "requires": dict(self.requires),
             "signature": dict(self.signature),
             "check": dict(self.check),
@@ -134,11 +189,9 @@ def read_record(path: Path) -> Manifest | NoManifest:
 
 
 def _parse(document: Mapping[str, Any]) -> Manifest:
-    files = {name: FileRecord(str(f["sha256"]), int(f["size"])) for name, f in document["files"].items()}
+    files = {name: FileRecord.parse(file) for name, file in document["files"].items()}
     if MODEL not in files or GOLDEN not in files or any("/" in name or "\\" in name for name in files):
         raise ValueError("files")
-    if not all(_DIGEST.fullmatch(file.sha256) for file in files.values()):
-        raise ValueError("sha256")  # digests become paths in the store
     _check_tables(document)
     source = {str(group): dict(parts) for group, parts in document["source"].items()}
     return Manifest(

@@ -106,10 +106,15 @@ def make_plan(
 def must_compile(step: Step) -> bool:
     """Whether nothing but a compile by the host's compiler can come of this step. An artifact whose toolchain is the
     same may get its code from the store; a preset may name a compiler of its own."""
-    if step.action != BUILD or "cpp.cxx" in step.target.inductor_config:
+    if step.action != BUILD or has_own_compiler(step.target):
         return False
     kinds = {reason.reason for reason in step.reasons}
     return step.manifest is None or not kinds.isdisjoint(("toolchain-changed", "forced"))
+
+
+def has_own_compiler(target: Target) -> bool:
+    """Whether the preset names a C++ compiler, so that nothing follows from the host's."""
+    return "cpp.cxx" in target.inductor_config
 
 
 def plan_target(project: Project, target: Target, digests: StatCache, store: Store, *, force: bool = False) -> Step:
@@ -131,11 +136,12 @@ def _note(project: Project, index: Index, digests: StatCache, step: Step, record
     if manifest is None:
         return
     directory = artifact_directory(project, step.target).relative_to(project.root).as_posix()
-    files = {f"{directory}/{name}": file.sha256 for name, file in manifest.files.items()}
-    files |= {**manifest.source["sources"], **manifest.source["weights"], f"{directory}/{MANIFEST}": record}
+    # In the order in which they are compared later: what is most often edited first, what takes longest to read last.
+    files = {**manifest.source["sources"], **manifest.source["weights"], f"{directory}/{MANIFEST}": record}
     distributions = manifest.source["distributions"]
     installed = (toolchain.distribution_record(name) for name in distributions)
     files |= {str(path): digest for path in installed if path is not None and (digest := digests.digest(path))}
+    files |= {f"{directory}/{name}": file.sha256 for name, file in manifest.files.items()}
     index.note(
         step.target.name,
         Entry(

@@ -8,7 +8,6 @@ changing. The cache is disposable: deleting it, or finding it unreadable, change
 
 from __future__ import annotations
 
-import json
 import os
 import stat
 import time
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from aoti_build.digests import DIRECTORY, LINK, digest_bytes, digest_file, digest_names, names_in
-from aoti_build.files import write_atomic
+from aoti_build.files import read_kept, write_kept
 
 FORMAT = "aoti-build/stat-cache"
 FORMAT_VERSION = 1
@@ -69,12 +68,7 @@ class StatCache:
         """Persist what was learnt. A read-only or full disk loses speed, not results."""
         if not self._changed:
             return
-        document = {"format": FORMAT, "format_version": FORMAT_VERSION, "files": self._known}
-        try:
-            write_atomic(self._record, json.dumps(document).encode(), durable=False)
-        except OSError:
-            return
-        self._changed = False
+        self._changed = not write_kept(self._record, FORMAT, FORMAT_VERSION, {"files": self._known})
 
 
 def _digest(path: str) -> str:
@@ -102,11 +96,5 @@ def stat_key(path: str | Path) -> list[int] | None:
 
 
 def _read(record: Path) -> dict[str, list[Any]]:
-    try:
-        document = json.loads(record.read_bytes())
-        if document["format"] != FORMAT or document["format_version"] != FORMAT_VERSION:
-            return {}
-        entries = document["files"].items()
-        return {name: entry for name, entry in entries if isinstance(entry, list) and list(map(type, entry)) == _ENTRY}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return {}
+    entries = read_kept(record, FORMAT, FORMAT_VERSION, "files").items()
+    return {name: entry for name, entry in entries if isinstance(entry, list) and list(map(type, entry)) == _ENTRY}

@@ -18,16 +18,15 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from aoti_build.digests import digest_bytes, digest_file, digest_json
-from aoti_build.files import copy_atomic, write_json
+from aoti_build.digests import agrees, all_cores, digest_bytes, digest_json
+from aoti_build.files import copy_atomic, copy_bytes, fsync, write_json
 from aoti_build.fingerprint import KEY_VERSION, Parts
-from aoti_build.manifest import GOLDEN, MODEL, Manifest, read_record
+from aoti_build.manifest import GOLDEN, MODEL, FileRecord, Manifest, read_record
 from aoti_build.toolchain import ENVIRONMENT_OF_SOURCES
 
 ROOT_FORMAT, ROOT_VERSION = "aoti-build/store-root", 1
@@ -95,28 +94,31 @@ class Store:
             if (manifest := _read(path)) is not None:
                 yield manifest
 
-    def fetch(self, digest: str, destination: Path, *, durable: bool = True) -> bool:
-        """Copy an object to `destination`. False if it is absent or corrupted. A `durable` copy has reached the disk,
-        as publishing asks; here that wait passes while the object is digested.
-        """
-        from concurrent.futures import ThreadPoolExecutor  # not on the no-op path
+    def fetch(self, file: FileRecord, destination: Path, *, durable: bool = True) -> bool:
+        """`fetch_all` of one file."""
+        return self.fetch_all({destination: file}, durable=durable)
 
-        source = self.object_path(digest)
+    def fetch_all(self, wanted: Mapping[Path, FileRecord], *, durable: bool = True) -> bool:
+        """Copy the objects of files to their destinations. False, and none of them is there, if one is absent or
+        corrupted.
+
+        `durable` copies have reached the disk, as publishing asks; that wait passes while the objects are digested.
+        """
+        objects = {file: self.object_path(file.sha256) for file in wanted.values()}
         try:
-            with ThreadPoolExecutor(1) as beside:
-                copying = beside.submit(_copy, source, destination, durable=durable)
-                found = digest_file(source)
-            copying.result()
+            corrupted = _copy_checked(wanted, objects, durable=durable)
         except OSError:
+            corrupted = None
+        if corrupted == []:
+            for path in objects.values():
+                self._touch(path)
+            return True
+        for destination in wanted:
             destination.unlink(missing_ok=True)
-            return False
-        if found != digest:
-            destination.unlink(missing_ok=True)
+        for file in corrupted or ():
             with contextlib.suppress(OSError):  # a read-only store keeps it, and it stays a miss
-                source.unlink(missing_ok=True)
-            return False
-        self._touch(source)
-        return True
+                objects[file].unlink()
+        return False
 
     def has(self, manifest: Manifest) -> bool:
         """Whether the objects of an artifact are there (their bytes are checked when they are fetched)."""
@@ -208,11 +210,27 @@ class Store:
             return
 
 
-def _copy(source: Path, destination: Path, *, durable: bool) -> None:
-    shutil.copyfile(source, destination)
-    if durable:
-        with destination.open("rb") as file:
-            os.fsync(file.fileno())
+def _copy_checked(
+    wanted: Mapping[Path, FileRecord], objects: Mapping[FileRecord, Path], *, durable: bool
+) -> list[FileRecord]:
+    """Copy, and return what is not as recorded. Raises OSError."""
+    corrupted = [file for file, path in objects.items() if path.stat().st_size != file.size]
+    if corrupted:
+        return corrupted
+    with all_cores() as executor:
+        # Copies first, so that the disk is busy while the digests are made.
+        copies = [
+            executor.submit(copy_bytes, objects[file], destination, begin_writing=durable)
+            for destination, file in wanted.items()
+        ]
+        checks = {
+            file: [executor.submit(agrees, block) for block in file.blocks_in(path)] for file, path in objects.items()
+        }
+        for copy, destination in zip(copies, wanted, strict=True):
+            copy.result()
+            if durable:
+                fsync(destination)
+        return [file for file, asked in checks.items() if not all(check.result() for check in asked)]
 
 
 def _read(path: Path) -> Manifest | None:

@@ -18,7 +18,7 @@ from aoti_build._torch.golden import Case, Golden, as_float64, header_of, with_d
 from aoti_build._torch.inputs import Call, Make, pytree_map
 from aoti_build._torch.tf32 import InTf32, Operands, tf32_operands
 from aoti_build.errors import BuildError
-from aoti_build.host import available_memory
+from aoti_build.resources import available_memory
 from aoti_build.spec.project import Dim, Model
 
 SEED = 0

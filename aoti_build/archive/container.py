@@ -12,7 +12,6 @@ import stat
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
 
 from aoti_build.archive.directory import STORED, BadZip, Member, read_directory
 from aoti_build.errors import ArtifactError
@@ -42,9 +41,7 @@ class Container:
     def __enter__(self) -> Container:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def close(self) -> None:

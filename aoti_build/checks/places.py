@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from aoti_build import host
+from aoti_build import resources
 from aoti_build.checks.finding import FAIL, OK, WARN, Finding
 from aoti_build.layout import inductor_cache_root
 
@@ -130,13 +130,12 @@ def check_locks(directories: list[Path]) -> Finding:
 
 
 def check_memory() -> Finding:
-    available = host.available_memory()
-    said = f"{available / _GIB:.1f} GiB available; a job is given {host.JOB_MEMORY / _GIB:.0f} GiB"
+    available = resources.available_memory()
+    said = f"{available / _GIB:.1f} GiB available; a job is given {resources.JOB_MEMORY / _GIB:.0f} GiB"
     if available < _LEAST_MEMORY:
-        return Finding(
-            "memory", FAIL, said, fix="a compile of the smallest model takes about 0.8 GiB: free some memory"
-        )
-    if available < host.JOB_MEMORY:
+        fix = "a compile of the smallest model takes about 0.8 GiB: free some, or raise the container's limit"
+        return Finding("memory", FAIL, said, fix=fix)
+    if available < resources.JOB_MEMORY:
         return Finding("memory", WARN, said, fix="build with --jobs 1")
     return Finding("memory", OK, said)
 
@@ -145,7 +144,10 @@ def check_processors() -> Finding:
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     there = os.cpu_count() or usable
     said = f"{usable} CPUs" if usable == there else f"{usable} of {there} CPUs"
-    return Finding("processors", OK, f"{said}; the number is part of what is compiled")
+    said += "; the number is part of what is compiled"
+    if (busy := resources.usable_processors()) < usable:
+        said += f"; a quota has time for {busy} of them"
+    return Finding("processors", OK, said)
 
 
 def _room(name: str, directory: Path, fix: str, *, shown: Path | None = None) -> Finding:

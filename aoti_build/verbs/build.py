@@ -5,17 +5,19 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from aoti_build.errors import BUILD_FAILED, OK, BuildError
+from aoti_build.errors import BUILD_FAILED, OK, BuildError, ToolchainError
 from aoti_build.index import Index
 from aoti_build.layout import artifact_directory, index_path, stat_cache_path, store_root
 from aoti_build.manifest import MODEL
 from aoti_build.outcome import Outcome, published_of
-from aoti_build.plan import UNAVAILABLE, UP_TO_DATE, Plan, Step, make_plan, must_compile
+from aoti_build.plan import UNAVAILABLE, UP_TO_DATE, Plan, Step, has_own_compiler, make_plan, must_compile
 from aoti_build.spec.project import Project, Target
 from aoti_build.stat_cache import StatCache
 from aoti_build.store import Store
@@ -106,8 +108,8 @@ def build(
     After a failure no further target is started unless `keep_going`. With `strict` an unavailable device is a failure,
     and so is an artifact that could not be compared with eager; it is published all the same.
     With `check_reproducible` every target is compiled once more from nothing and compared, byte by byte.
-    Raises `ToolchainError` before a worker starts if a compile is sure to fail here, and `Interrupted` on Ctrl-C, after
-    every worker has ended.
+    Raises `ToolchainError` if a compile is needed for certain and sure to fail here, and `Interrupted` on Ctrl-C, both
+    after every worker has ended.
     """
     digests = StatCache(stat_cache_path(project))
     store = Store(store_root(project))
@@ -119,9 +121,12 @@ def build(
         from aoti_build.work.schedule import Builder, default_jobs, run_all
         from aoti_build.work.workshop import Workshop
 
-        _check_toolchain(project, tuple(step.target for step in work if must_compile(step)), on_progress)
-        builder = Builder(Workshop(project, digests, store, on_progress), force, check_reproducible)
-        outcomes |= run_all(builder, work, jobs or default_jobs(len(work)), keep_going)
+        gate = _Gate(project, work, on_progress)
+        builder = Builder(Workshop(project, digests, store, on_progress, gate), force, check_reproducible)
+        certain = next((step.target for step in work if must_compile(step)), None)
+        # The workers import torch and export meanwhile, which needs no compiler and takes longer than the checks.
+        meanwhile = partial(gate, certain) if certain else None
+        outcomes |= run_all(builder, work, jobs or default_jobs(len(work)), keep_going, meanwhile)
         if any("compile" in outcome.seconds for outcome in outcomes.values()):
             _keep_bytecode()
     digests.save()
@@ -130,13 +135,37 @@ def build(
     return BuildReport(project, tuple(map(_strictly, found) if strict else found))
 
 
-def _check_toolchain(project: Project, targets: tuple[Target, ...], on_progress: OnProgress) -> None:
-    """See that `targets`, which are to be compiled, can be. The checks are Linux's."""
-    if targets and sys.platform == "linux":
-        from aoti_build.checks.gate import require_fit_toolchain
+class _Gate:
+    """What stands before the first compile of a build, whichever target it is of: the host's compiler must be fit."""
 
-        devices = sorted({target.device for target in targets})
-        require_fit_toolchain(project, devices, lambda text: on_progress(targets[0], f"warning: {text}"))
+    def __init__(self, project: Project, work: tuple[Step, ...], on_progress: OnProgress) -> None:
+        self._project, self._on_progress = project, on_progress
+        self._devices = sorted({step.target.device for step in work})
+        self._lock = threading.Lock()
+        self._checked = False
+        self._unfit: ToolchainError | None = None
+
+    def __call__(self, target: Target) -> None:
+        """Raises `ToolchainError` if a compile of `target` is sure to fail. The first who asks has it checked, the
+        others wait for the answer. The checks are Linux's."""
+        if sys.platform != "linux" or has_own_compiler(target):
+            return
+        with self._lock:
+            if not self._checked:
+                self._check(target)
+        if self._unfit is not None:
+            raise self._unfit
+
+    def _check(self, target: Target) -> None:
+        from aoti_build.checks.gate import require_fit_toolchain  # not for a restore
+
+        try:
+            require_fit_toolchain(
+                self._project, self._devices, lambda text: self._on_progress(target, f"warning: {text}")
+            )
+        except ToolchainError as error:
+            self._unfit = error
+        self._checked = True
 
 
 def _keep_bytecode() -> None:

@@ -13,7 +13,6 @@ from typing import Any
 
 from aoti_build.archive import open_archive
 from aoti_build.archive.contents import contents
-from aoti_build.digests import digest_file
 from aoti_build.errors import OK, UNFIT_ARTIFACT, VERIFICATION_FAILED, AotiBuildError, ArtifactError, VerificationError
 from aoti_build.layout import artifact_directory
 from aoti_build.manifest import MODEL, Manifest, NoManifest, read_manifest
@@ -140,7 +139,7 @@ def _damaged_files(manifest: Manifest, directory: Path, target: str, again: str)
         yield ArtifactError(f"the artifact is {manifest.target}'s", target=target, hint=again)
     for name, record in manifest.files.items():
         try:
-            altered = digest_file(directory / name) != record.sha256
+            altered = not record.matches(directory / name)
             cause = "truncated or altered since it was published"
         except OSError as error:
             altered, cause = True, str(error)

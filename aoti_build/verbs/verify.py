@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from aoti_build import host, toolchain
-from aoti_build.digests import digest_file
 from aoti_build.errors import (
     OK,
     UNFIT_ARTIFACT,
@@ -30,7 +29,7 @@ from aoti_build.errors import (
 from aoti_build.files import lock, write_json
 from aoti_build.fingerprint import Reason
 from aoti_build.layout import artifact_directory, lock_path, reader_log_path, stat_cache_path, store_root
-from aoti_build.manifest import GOLDEN, MODEL, VERIFY, Manifest, NoManifest, read_manifest
+from aoti_build.manifest import GOLDEN, MODEL, VERIFY, FileRecord, Manifest, NoManifest, read_manifest
 from aoti_build.plan import plan_target, stale, tolerance
 from aoti_build.spec.presence import source_is_here
 from aoti_build.spec.project import Project, Target
@@ -186,7 +185,7 @@ def fit_artifact(project: Project, target: Target) -> Manifest:
     if manifest.target != target.name:
         raise ArtifactError(f"the artifact is {manifest.target}'s", target=target.name, hint=again)
     for name, record in manifest.files.items():
-        if _digest(directory / name) != record.sha256:
+        if not _is_as_recorded(directory / name, record):
             raise ArtifactError(
                 f"{name} is not what the manifest says",
                 target=target.name,
@@ -399,11 +398,11 @@ def _verdict_of(error: AotiBuildError) -> str:
     return next((verdict for kind, verdict in kinds.items() if isinstance(error, kind)), CRASHED)
 
 
-def _digest(path: Path) -> str | None:
+def _is_as_recorded(path: Path, record: FileRecord) -> bool:
     try:
-        return digest_file(path)
+        return record.matches(path)
     except OSError:
-        return None
+        return False
 
 
 def _shown(project: Project, path: Path) -> str:

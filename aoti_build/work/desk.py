@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,8 @@ from aoti_build.files import lock
 from aoti_build.manifest import GOLDEN, MODEL, Manifest
 from aoti_build.plan import is_settled
 from aoti_build.spec.project import Target
-from aoti_build.store import Store
-from aoti_build.work.worker import OnPhase, check_stopping
-from aoti_build.work.workshop import Place
+from aoti_build.work.worker import check_stopping
+from aoti_build.work.workshop import Place, Workshop
 
 TAKE, REPACK, COMPILE = "take", "repack", "compile"
 
@@ -25,9 +25,10 @@ class Desk(contextlib.ExitStack):
     target or build with the same graph waits and takes the code from there.
     """
 
-    def __init__(self, store: Store, place: Place, from_nothing: bool, on_phase: OnPhase) -> None:
+    def __init__(self, shop: Workshop, target: Target, place: Place, *, from_nothing: bool) -> None:
         super().__init__()
-        self.store, self.place, self.from_nothing, self.on_phase = store, place, from_nothing, on_phase
+        self.store, self.place, self.from_nothing = shop.store, place, from_nothing
+        self._on_phase, self._before_compile = shop.phases_of(target), partial(shop.before_compile, target)
         self.action = COMPILE
         self._hit: Manifest | None = None
 
@@ -35,6 +36,11 @@ class Desk(contextlib.ExitStack):
     def weights(self) -> Mapping[str, Any] | None:
         """Where the weights of what was taken or repacked lie; None after a compile, which finds out."""
         return self._hit.weights if self._hit else None
+
+    @property
+    def known_instructions(self) -> Mapping[str, Any] | None:
+        """What the stored code was seen to use: that of a package taken or repacked is the same, byte for byte."""
+        return self._hit.requires.get("instructions") if self._hit else None
 
     def known_check(self, target: Target, *, golden_kept: bool) -> Mapping[str, Any] | None:
         """An earlier check that still holds: of the package that was taken, against the same tolerance, and the golden
@@ -45,12 +51,14 @@ class Desk(contextlib.ExitStack):
         return {**hit.check, "seconds": 0.0}
 
     def answer(self, question: Mapping[str, Any]) -> dict[str, Any]:
-        if self.from_nothing:
-            return {"action": COMPILE}
-        stored = self._take(question) or self._repack(question)
+        """Raises `ToolchainError` where a compile is needed and this host's compiler will not do."""
+        stored = None
+        if not self.from_nothing:
+            stored = self._take(question) or self._repack(question)
+            if stored is None and self._wait_for(self.store.compile_lock(question["graph_key"])):
+                stored = self._take(question) or self._repack(question)
         if stored is None:
-            waited = self._wait_for(self.store.compile_lock(question["graph_key"]))
-            stored = (self._take(question) or self._repack(question)) if waited else None
+            self._before_compile()
         return stored or {"action": COMPILE}
 
     def _wait_for(self, path: Path) -> bool:
@@ -61,7 +69,7 @@ class Desk(contextlib.ExitStack):
             nonlocal waited
             check_stopping()
             if not waited:
-                self.on_phase("waiting for the same graph's compile")
+                self._on_phase("waiting for the same graph's compile")
             waited = True
 
         try:
@@ -73,15 +81,15 @@ class Desk(contextlib.ExitStack):
     def _take(self, question: Mapping[str, Any]) -> dict[str, Any] | None:
         """The very package, and its golden file if that can be had."""
         hit = self.store.by_key(question["key"])
-        if hit is None or not self.store.fetch(hit.files[MODEL].sha256, self.place.staged / MODEL):
+        if hit is None or not self.store.fetch(hit.files[MODEL], self.place.staged / MODEL):
             return None
         self.action, self._hit = TAKE, hit
-        return {"action": TAKE, "golden": self.store.fetch(hit.files[GOLDEN].sha256, self.place.staged / GOLDEN)}
+        return {"action": TAKE, "golden": self.store.fetch(hit.files[GOLDEN], self.place.staged / GOLDEN)}
 
     def _repack(self, question: Mapping[str, Any]) -> dict[str, Any] | None:
         """A package of the same graph whose weights can be exchanged."""
         hit, template = self.store.by_graph(question["graph_key"]), self.place.work / "template.pt2"
-        if hit is None or not self.store.fetch(hit.files[MODEL].sha256, template, durable=False):
+        if hit is None or not self.store.fetch(hit.files[MODEL], template, durable=False):
             return None
         self.action, self._hit = REPACK, hit
         return {"action": REPACK, "template": str(template), "alignment": hit.weights["alignment"]}

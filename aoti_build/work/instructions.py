@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,32 @@ from aoti_build.spec.project import Target
 from aoti_build.work.workshop import Place
 
 _BLOCK = 1 << 22
+
+
+class Instructions:
+    """What the code of a staged package uses, found in a thread while the package is being checked. `known` is what is
+    known of it already."""
+
+    def __init__(self, target: Target, place: Place, known: Mapping[str, Any] | None = None) -> None:
+        self._pool = ThreadPoolExecutor(1, "instructions")
+        self._found: Future[Mapping[str, Any]] = Future()
+        if known and known.get("seen") is not None:
+            self._found.set_result(known)
+        else:
+            self._found = self._pool.submit(instructions_of, target, place)
+
+    def result(self) -> Mapping[str, Any]:
+        """As `instructions_of`, and what it raises."""
+        return self._found.result()
+
+    def __enter__(self) -> Instructions:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        """A check that failed because of what the code uses is explained by that."""
+        self._pool.shutdown()
+        if isinstance(error, BuildError) and isinstance(own := self._found.exception(), BuildError):
+            raise own from error
 
 
 def instructions_of(target: Target, place: Place) -> dict[str, Any]:

@@ -7,7 +7,6 @@ worker, none of the modules that start one.
 from __future__ import annotations
 
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from aoti_build.layout import artifact_directory
@@ -22,14 +21,9 @@ def restore(shop: Workshop, step: Step) -> Manifest | None:
     stored, target = step.stored, step.target
     if stored is None:
         return None
-    with shop.place(target, beside=True) as place, ThreadPoolExecutor() as pool:
+    with shop.place(target, beside=True) as place:
         shop.on_progress(target, "restore")
-        copies = [
-            pool.submit(shop.store.fetch, file.sha256, place.staged / name) for name, file in stored.files.items()
-        ]
-        import ctypes  # noqa: F401 - which publishing needs, while the files are copied
-
-        if not all(copy.result() for copy in copies):
+        if not shop.store.fetch_all({place.staged / name: file for name, file in stored.files.items()}):
             return None
         place.log.write_text(f"restored from the store: {stored.key}\n")
         check = stored.check

@@ -5,19 +5,19 @@ A no-op never imports this module.
 
 from __future__ import annotations
 
-import os
+from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from aoti_build.errors import AotiBuildError, BuildError, Interrupted
+from aoti_build.errors import AotiBuildError, BuildError, Interrupted, ToolchainError
 from aoti_build.files import lock, recover_directory
 from aoti_build.fingerprint import Reason
-from aoti_build.host import JOB_MEMORY, available_memory
 from aoti_build.layout import artifact_directory, inductor_cache_root, lock_path
 from aoti_build.manifest import Manifest
 from aoti_build.outcome import FAILED, NOT_STARTED, RECHECKED, REPRODUCED, Outcome, published_of
 from aoti_build.plan import RECHECK, RESTORE, UP_TO_DATE, Step, plan_target
+from aoti_build.resources import JOB_MEMORY, available_memory, usable_processors
 from aoti_build.spec.project import Target
 from aoti_build.work.restore import restore
 from aoti_build.work.worker import allow_starts, check_stopping, stop_all
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 
 def default_jobs(work: int) -> int:
-    """Workers at once: one a core, as long as each finds memory."""
-    return max(1, min(os.cpu_count() or 1, available_memory() // JOB_MEMORY, work))
+    """Workers at once: one for each processor that they may use, as long as each finds memory."""
+    return max(1, min(usable_processors(), available_memory() // JOB_MEMORY, work))
 
 
 @dataclass
@@ -101,18 +101,33 @@ class Builder:
         return TargetBuilder(self.shop)
 
 
-def run_all(builder: Builder, steps: tuple[Step, ...], jobs: int, keep_going: bool) -> dict[str, Outcome]:
-    """Outcomes by target name. Raises `Interrupted` on Ctrl-C, after every worker has ended."""
+def run_all(
+    builder: Builder,
+    steps: tuple[Step, ...],
+    jobs: int,
+    keep_going: bool,
+    meanwhile: Callable[[], None] | None = None,
+) -> dict[str, Outcome]:
+    """Outcomes by target name. `meanwhile` is called once the first steps are on their way; what it raises ends them.
+
+    Raises `Interrupted` on Ctrl-C, after every worker has ended.
+    """
     outcomes: dict[str, Outcome] = {}
     waiting = list(steps)
     running: dict[Future[Outcome], Step] = {}
     allow_starts()
     with ThreadPoolExecutor(max_workers=jobs, thread_name_prefix="build") as pool:
+
+        def start() -> None:
+            while waiting and len(running) < jobs:
+                step = waiting.pop(0)
+                running[pool.submit(builder, step)] = step
+
         try:
-            while waiting or running:
-                while waiting and len(running) < jobs:
-                    step = waiting.pop(0)
-                    running[pool.submit(builder, step)] = step
+            start()
+            if meanwhile is not None:
+                meanwhile()
+            while running:
                 done, _ = wait(running, timeout=1.0, return_when=FIRST_COMPLETED)
                 for future in done:
                     outcome = future.result()
@@ -123,6 +138,10 @@ def run_all(builder: Builder, steps: tuple[Step, ...], jobs: int, keep_going: bo
                             step.target.name: Outcome(step.target, NOT_STARTED, step.reasons) for step in waiting
                         }
                         waiting.clear()
+                start()
+        except ToolchainError:
+            stop_all()
+            raise
         except KeyboardInterrupt:
             stop_all()
             raise Interrupted("interrupted: every worker has ended, published artifacts are as they were") from None

@@ -23,7 +23,7 @@ from aoti_build.spec.records import target_to_json
 from aoti_build.work.check import CheckAhead, check_or_say, places
 from aoti_build.work.desk import COMPILE, REPACK, Desk
 from aoti_build.work.gpu import gpu_code_of, gpu_environment
-from aoti_build.work.instructions import instructions_of
+from aoti_build.work.instructions import Instructions
 from aoti_build.work.worker import WORKER_VARIABLES, OnPhase, WorkerCrash, run_worker
 from aoti_build.work.workshop import Place, Workshop
 
@@ -42,18 +42,14 @@ class TargetBuilder:
         with contextlib.ExitStack() as resources:
             place = resources.enter_context(self.shop.place(target))
             before = self._before(target)
-            desk = resources.enter_context(Desk(self.shop.store, place, from_nothing, self.shop.phases_of(target)))
-            likely = _repack_is_likely(step) and not from_nothing and not host.lacking_floor(host.requirements(target))
-            checker = resources.enter_context(CheckAhead(self.shop, place, likely=likely))
+            desk = resources.enter_context(Desk(self.shop, target, place, from_nothing=from_nothing))
+            likely = _repack_is_likely(step) and not from_nothing
+            runs_here = not host.lacking_floor(host.requirements(target))
+            checker = resources.enter_context(CheckAhead(self.shop, place, repack_likely=likely, runs_here=runs_here))
             with _explaining_crashes(target):
                 made = self._work(target, place, before, desk.answer, checker.prepare)
-            if desk.action != REPACK:
-                checker.close()
-            requires = {
-                **host.requirements(target),
-                "instructions": instructions_of(target, place),
-                **gpu_code_of(target, place),
-            }
+            instructions = resources.enter_context(Instructions(target, place, desk.known_instructions))
+            requires = {**host.requirements(target), **gpu_code_of(target, place)}
             check = desk.known_check(target, golden_kept=made["golden_kept"]) or check_or_say(
                 self.shop, target, place, place.staged, requires, made["signature"], checker.worker
             )
@@ -65,7 +61,7 @@ class TargetBuilder:
                 weights=desk.weights if desk.weights is not None else made["weights"],
                 source=_source_parts(target, before, made),
                 files={},
-                requires=requires,
+                requires={**requires, "instructions": instructions.result()},
                 signature=made["signature"],
                 check=check,
                 action=_action(desk.action, step, made["graph_key"]),
@@ -96,7 +92,7 @@ class TargetBuilder:
         if published is None:
             raise BuildError("there is no artifact to reproduce", target=target.name)
         with self.shop.place(target) as place:
-            with Desk(self.shop.store, place, True, self.shop.phases_of(target)) as desk:
+            with Desk(self.shop, target, place, from_nothing=True) as desk:
                 made = self._work(target, place, self._before(target), desk.answer, from_nothing=True)
             digest = digest_file(place.staged / MODEL)
             if digest != published.files[MODEL].sha256:

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from aoti_build.digests import digest_file
 from aoti_build.errors import EditedMeanwhile
 from aoti_build.files import publish_directory, staging
 from aoti_build.fingerprint import Fingerprint, Parts
@@ -40,12 +39,14 @@ class Place:
 
 @dataclass(frozen=True)
 class Workshop:
-    """A project with its caches and store. `on_progress` is told of each phase of a target, from any thread."""
+    """A project with its caches and store. `on_progress` is told of each phase of a target, from any thread;
+    `before_compile` is called when a target is about to be compiled, and raises `ToolchainError` if it cannot be."""
 
     project: Project
     digests: StatCache
     store: Store
     on_progress: Callable[[Target, str], None]
+    before_compile: Callable[[Target], None] = lambda target: None
 
     def phases_of(self, target: Target) -> Callable[[str], None]:
         """`on_progress` for one target."""
@@ -77,7 +78,7 @@ class Workshop:
             manifest,
             target=target.name,
             models_file=self.project.file.name,
-            files=manifest.files or {name: _file_record(place.staged / name) for name in (MODEL, GOLDEN)},
+            files=manifest.files or {name: FileRecord.of(place.staged / name) for name in (MODEL, GOLDEN)},
             seconds={**seconds, "total": round(time.perf_counter() - started, 3)},
         )
         final.write(place.staged, durable=False)  # which publishing makes it
@@ -95,7 +96,3 @@ class Workshop:
         changed = list(now.differences(Fingerprint(source).parts))
         if changed:
             raise EditedMeanwhile(changed[0].what, cause="\n".join(map(str, changed)))
-
-
-def _file_record(path: Path) -> FileRecord:
-    return FileRecord(digest_file(path), path.stat().st_size)

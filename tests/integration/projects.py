@@ -121,3 +121,10 @@ def write_single(root: Path, source: str, model: str, *, file: str = "net.py") -
     (root / file).write_text(textwrap.dedent(source))
     (root / "models.yaml").write_text("edition: 1\nmodels:\n" + textwrap.indent(textwrap.dedent(model), "  "))
     (root / "tasks.py").write_text("from aoti_build.tasks import ns\n")
+
+
+def flip_a_bit(path: Path) -> None:
+    """Alter one bit in the middle of a file."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 from conftest import run_inv
+from projects import flip_a_bit
 
 from aoti_build.archive import open_archive
 from aoti_build.archive.elf import read_gpu_binary
@@ -102,14 +104,12 @@ def test_a_package_that_torch_made(built: Path) -> None:
 
 def test_damage_is_found(built: Path) -> None:
     package = built / "artifacts/linear/cpu/model.pt2"
-    content = bytearray(package.read_bytes())
-    content[len(content) // 2] ^= 1
-    package.write_bytes(content)
+    flip_a_bit(package)
     finished = run_inv(built, "inspect", "--target", "linear")
     assert finished.code == 4
     assert "model.pt2 is not what the manifest says" in finished.out
     assert run_inv(built, "inspect", "--path", str(package)).code == 4
-    package.write_bytes(content[: len(content) // 2])
+    os.truncate(package, package.stat().st_size // 2)
     with pytest.raises(ArtifactError, match="truncated"):
         open_archive(package)
 

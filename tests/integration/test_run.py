@@ -16,7 +16,7 @@ import pytest
 import torch
 from conftest import Finished, run_inv
 from PIL import Image as Pillow
-from projects import write_single
+from projects import flip_a_bit, write_single
 from safetensors.torch import load_file, save_file
 
 from aoti_build._torch import read as reading
@@ -583,10 +583,7 @@ def test_a_picture_for_a_model_without_image(vision: Path) -> None:
 
 
 def test_an_altered_package_is_never_loaded(vision: Path) -> None:
-    package = vision / "artifacts/tiny/cpu/model.pt2"
-    content = bytearray(package.read_bytes())
-    content[len(content) // 2] ^= 1
-    package.write_bytes(content)
+    flip_a_bit(vision / "artifacts/tiny/cpu/model.pt2")
     finished = run_inv(vision, "run")
     assert finished.code == 4
     assert "model.pt2 is not what the manifest says" in finished.out

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from conftest import run_inv
+from projects import flip_a_bit
 
 from aoti_build.digests import digest_file, digest_json
 
@@ -57,10 +58,7 @@ def test_wrong_numbers_fail_with_figures_per_output(built: Path) -> None:
 
 
 def test_an_altered_package_is_never_loaded(built: Path) -> None:
-    package = built / "artifacts/linear/cpu/model.pt2"
-    content = bytearray(package.read_bytes())
-    content[len(content) // 2] ^= 1
-    package.write_bytes(content)
+    flip_a_bit(built / "artifacts/linear/cpu/model.pt2")
     finished = run_inv(built, "verify", "--target", "linear")
     assert finished.code == 4
     assert "model.pt2 is not what the manifest says" in finished.out

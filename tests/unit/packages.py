@@ -8,12 +8,13 @@ import struct
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from small_projects import publish_fake
 
 from aoti_build.digests import digest_bytes, digest_file
 from aoti_build.layout import artifact_directory
-from aoti_build.manifest import GOLDEN, MODEL, FileRecord
+from aoti_build.manifest import GOLDEN, MODEL, FileRecord, Manifest
 from aoti_build.spec import Project, Target
 
 X86_64, AARCH64, CUDA = 62, 183, 190
@@ -24,6 +25,13 @@ LIBRARY, WRAPPER, METADATA = (f"{FOLDER}{STEM}.wrapper{end}" for end in (".so", 
 KERNEL = f"{FOLDER}{STEM}.kernel.cpp"
 BLOB = f"{FOLDER}{STEM}.wrapper_weights.blob"
 KEY = "ab" * 32
+# A package of which nothing could run, for whoever reads every byte and understands none.
+OPAQUE = {
+    "model/data/aotinductor/model/code.wrapper.so": b"not really code" * 1000,
+    "model/data/aotinductor/model/code.wrapper_weights.blob": bytes(range(256)) * 40_000,  # more than two blocks
+    "model/data/aotinductor/model/empty.json": b"",
+    "model/archive_format": b"pt2",
+}
 
 WRAPPER_TEXT = """\
 AOTInductorModel::AOTInductorModel() {
@@ -171,8 +179,11 @@ def here() -> int:
     return AARCH64 if os.uname().machine == "aarch64" else X86_64
 
 
-def publish_package(project: Project, target: Target | None = None, files: Mapping[str, bytes] | None = None) -> Path:
-    """An artifact whose model.pt2 is a package, with a manifest that tells the truth. Returns its directory."""
+def publish_zip(
+    project: Project, files: Mapping[str, bytes], target: Target | None = None, **changes: Any
+) -> tuple[Path, Manifest]:
+    """An artifact whose model.pt2 is a zip of `files`: its directory, and a manifest that tells the truth but for
+    `changes`."""
     target = target or project.targets[0]
     package = write(project.root / "package.tmp", files)
     golden = b"golden tensors of " + target.name.encode()
@@ -180,11 +191,19 @@ def publish_package(project: Project, target: Target | None = None, files: Mappi
         MODEL: FileRecord(digest_file(package), package.stat().st_size),
         GOLDEN: FileRecord(digest_bytes(golden), len(golden)),
     }
+    manifest = publish_fake(project, target, **{"files": recorded, **changes})
+    directory = artifact_directory(project, target)
+    package.replace(directory / MODEL)
+    return directory, manifest
+
+
+def publish_package(project: Project, target: Target | None = None, files: Mapping[str, bytes] | None = None) -> Path:
+    """As `publish_zip`, of a whole package by default, with all that a manifest says. Returns the directory."""
     case = {"name": "example", "sizes": {}, "seed": 0, "outputs": [{"name": "output", "ok": True, "max_abs": 1e-7}]}
-    publish_fake(
+    directory, _ = publish_zip(
         project,
+        members(here()) if files is None else files,
         target,
-        files=recorded,
         signature={
             "inputs": [{"name": "x", "dtype": "float32", "shape": ["batch", 8]}, {"name": "scale", "constant": "2.0"}],
             "outputs": [{"name": "output", "dtype": "float32", "shape": ["batch", 4]}],
@@ -205,6 +224,4 @@ def publish_package(project: Project, target: Target | None = None, files: Mappi
             "git_dirty": False,
         },
     )
-    directory = artifact_directory(project, target)
-    package.replace(directory / MODEL)
     return directory

@@ -238,7 +238,7 @@ class FakeWorker:
         if isinstance(told, BaseException):
             raise told
         default = (
-            self._built(job, answer)
+            self._built(job, answer, on_phase)
             if verb == "build"
             else {"check": _checked, "deep": _searched, "probe": _probed, "run": _ran}[verb](job)
         )
@@ -248,7 +248,7 @@ class FakeWorker:
         self.ahead.append(f"{verb} started")
         return FakeStarted(self, verb, log)
 
-    def _built(self, job: Mapping[str, Any], answer: Ask) -> dict[str, Any]:
+    def _built(self, job: Mapping[str, Any], answer: Ask, on_phase: Callable[[str], None]) -> dict[str, Any]:
         staged, root, model = Path(job["staged"]), Path(job["root"]), job["target"]["model"]
         files = ("model.py", "helper.py")
         code = [line for file in files for line in (root / file).read_text().splitlines() if line[:1] != "#"]
@@ -270,6 +270,7 @@ class FakeWorker:
             compiled = Path(decision["template"]).read_bytes().partition(b"weights: ")[0]
             (staged / MODEL).write_bytes(compiled + b"weights: " + weights)
         elif decision["action"] == "compile":
+            on_phase("compile")
             compiled = b"compiled code of " + graph_key.encode() + self.compiler
             (staged / MODEL).write_bytes(compiled + b"weights: " + weights)
             made["weights"] = self.weights

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from aoti_build import host
+from aoti_build import resources
 from aoti_build.checks import places
 from aoti_build.checks.finding import FAIL, OK, WARN, Finding
 
@@ -170,7 +170,7 @@ def test_locks_that_another_process_does_not_see(tmp_path: Path, monkeypatch: py
 
 @pytest.mark.parametrize(("available", "outcome"), [(_GIB // 2, FAIL), (2 * _GIB, WARN), (8 * _GIB, OK)])
 def test_memory(monkeypatch: pytest.MonkeyPatch, available: int, outcome: str) -> None:
-    monkeypatch.setattr(host, "available_memory", lambda: available)
+    monkeypatch.setattr(resources, "available_memory", lambda: available)
     finding = places.check_memory()
     assert (finding.outcome, finding.stops) == (outcome, False)
 

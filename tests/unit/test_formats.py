@@ -16,10 +16,9 @@ from typing import Any
 
 import pytest
 from jsonschema import Draft202012Validator
-from packages import FOLDER, cubin, here, members, publish_package, write
+from packages import FOLDER, OPAQUE, cubin, here, members, publish_package, publish_zip, write
 from referencing import Registry, Resource
 from small_projects import RAN, REPOSITORY, TWO_MODELS, publish_fake, write_project
-from stored_packages import publish_package as publish_stored
 
 import aoti_build
 from aoti_build import host
@@ -469,7 +468,7 @@ def _unpacked(tmp_path: Path) -> Document:
         patch.setenv(private.VARIABLE, str(tmp_path / "unpacked"))
         patch.setattr(private, "_fault", lambda path: "")
         patch.setattr(host, "torch_version", lambda: "2.14.1")
-        admitted = admit(*publish_stored(tmp_path / "packaged"))
+        admitted = admit(*publish_zip(write_project(tmp_path / "packaged"), OPAQUE))
     document: Document = json.loads((Path(admitted.path).parent / "unpacked.json").read_text())
     return document
 

@@ -1,9 +1,10 @@
-"""What `build` checks before it compiles: once per toolchain, before any worker, and never where nothing compiles."""
+"""What `build` checks before it compiles: once per toolchain, and never where nothing compiles."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,11 @@ from small_projects import ONE_MODEL, FakeWorker, edit, inv, write_project
 
 from aoti_build.checks import gate
 from aoti_build.checks.finding import FAIL, OK, WARN, Finding
-from aoti_build.errors import ToolchainError
-from aoti_build.layout import passed_checks_path
+from aoti_build.errors import Interrupted, ToolchainError
+from aoti_build.layout import artifact_directory, passed_checks_path
 from aoti_build.spec import Project
 from aoti_build.verbs.build import build
+from aoti_build.work.worker import check_stopping
 
 BROKEN = Finding("compiler", FAIL, "it is broken", cause="it said so", fix="CXX=/usr/bin/g++", stops=True)
 DOUBT = Finding("openssl", FAIL, "there is none", fix="install openssl")
@@ -40,7 +42,7 @@ def checks(monkeypatch: pytest.MonkeyPatch) -> Checks:
     return made
 
 
-def test_a_broken_toolchain_starts_no_worker(project: Project, fake_worker: FakeWorker, checks: Checks) -> None:
+def test_nothing_is_compiled_with_a_broken_toolchain(project: Project, fake_worker: FakeWorker, checks: Checks) -> None:
     checks.found = [DOUBT, BROKEN]
     with pytest.raises(ToolchainError) as caught:
         build(project, project.targets)
@@ -49,7 +51,29 @@ def test_a_broken_toolchain_starts_no_worker(project: Project, fake_worker: Fake
     assert error.hint
     assert "CXX=/usr/bin/g++" in error.hint
     assert "invoke doctor" in error.hint
-    assert fake_worker.calls == []
+    assert fake_worker.decisions == []
+    assert not artifact_directory(project, project.targets[0]).exists()
+
+
+def test_workers_end_as_soon_as_the_toolchain_is_known_to_be_broken(
+    project: Project, fake_worker: FakeWorker, checks: Checks
+) -> None:
+    checks.found = [BROKEN]
+    ended = []
+
+    def export(verb: str, job: Mapping[str, Any]) -> None:
+        for _ in range(1000):  # an export of ten seconds
+            try:
+                check_stopping()
+            except Interrupted:
+                ended.append(verb)
+                raise
+            time.sleep(0.01)
+
+    fake_worker.during = export
+    with pytest.raises(ToolchainError):
+        build(project, project.targets)
+    assert ended == ["build"]
 
 
 def test_what_passed_is_not_checked_again(project: Project, fake_worker: FakeWorker, checks: Checks) -> None:
@@ -68,7 +92,7 @@ def test_a_failure_is_not_remembered(project: Project, fake_worker: FakeWorker, 
     checks.found = []
     assert build(project, project.targets).exit_code == 0
     assert len(checks.asked) == 3
-    assert fake_worker.calls
+    assert fake_worker.decisions == ["compile"]
 
 
 @pytest.mark.parametrize("variable", ["CXX", "PATH", "TMPDIR", "AOTI_BUILD_CACHE", "AOTI_BUILD_STORE"])
@@ -102,14 +126,28 @@ def test_what_is_up_to_date_is_not_checked(project: Project, published: Path, ch
 
 
 def test_an_edit_under_the_same_toolchain_may_need_no_compile(
-    project: Project, published: Path, fake_worker: FakeWorker, checks: Checks
+    project: Project, fake_worker: FakeWorker, checks: Checks
 ) -> None:
     """Its code can come from the store, so a broken compiler must not be in its way."""
-    assert published
-    checks.found = [BROKEN]
+    build(project, project.targets)
+    checks.found, checks.asked = [BROKEN], []
+    passed_checks_path(project.artifacts).unlink()
     (project.root / "model.py").write_text("# a comment\n" + (project.root / "model.py").read_text())
     assert build(project, project.targets).exit_code == 0
-    assert (checks.asked, fake_worker.calls[0]) == ([], "build small")
+    assert (checks.asked, fake_worker.decisions[1:]) == ([], ["take"])
+
+
+def test_an_edit_that_turns_out_to_need_a_compile_is_checked_then(
+    project: Project, fake_worker: FakeWorker, checks: Checks
+) -> None:
+    build(project, project.targets)
+    checks.found, checks.asked = [BROKEN], []
+    passed_checks_path(project.artifacts).unlink()
+    (project.root / "model.py").write_text("another = 1\n" + (project.root / "model.py").read_text())
+    report = build(project, project.targets)
+    assert (report.exit_code, len(checks.asked)) == (5, 1)
+    assert [error.message for outcome in report.outcomes if (error := outcome.error)] == ["it is broken"]
+    assert fake_worker.decisions == ["compile"], "the one before"
 
 
 def test_a_changed_toolchain_is_checked(
@@ -168,4 +206,4 @@ def test_a_build_with_a_static_libstdcxx_ends_with_5_and_names_the_other_compile
     error = json.loads(answer.stdout)["error"]
     assert (error["kind"], f"{bad} links libstdc++ statically" in error["message"]) == ("toolchain", True)
     assert "CXX=/usr/bin/g++" in error["hint"]
-    assert not (project.artifacts / ".logs").exists(), "no worker was started"
+    assert not artifact_directory(project, project.targets[0]).exists()

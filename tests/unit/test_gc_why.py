@@ -88,7 +88,7 @@ def test_max_size_keeps_what_is_in_use_whatever_its_size(project: Project, histo
 
 def test_being_used_makes_young(project: Project, history: list[Manifest], tmp_path: Path) -> None:
     for file in history[0].files.values():
-        assert store_of(project).fetch(file.sha256, tmp_path / "file")
+        assert store_of(project).fetch(file, tmp_path / "file")
     gc(project, max_age=1800)
     assert objects(project) == digests(history[0]) | digests(history[2])
 
@@ -175,13 +175,17 @@ def test_damaged_records_are_removed(project: Project, history: list[Manifest]) 
 
 
 @pytest.mark.parametrize("option", ["--max-size", "--max-age"])
-@pytest.mark.parametrize("amount", ["x", "-1", "1.5g", "g", "10 g", "10x", "1_000", "²", "0x10"])
-def test_an_amount_that_is_none_is_wrong_usage(option: str, amount: str) -> None:
+@pytest.mark.parametrize(
+    "typed",
+    ["x", "-1", "1.5g", "g", "10 g", "10x", "1_000", "²", "٣", "0x10", "9" * 5000],
+    ids=lambda typed: ascii(typed)[:9],
+)
+def test_an_amount_that_is_none_is_wrong_usage(option: str, typed: str) -> None:
     from aoti_build.errors import UsageError
-    from aoti_build.tasks import _AGES, _SIZES, _amount
+    from aoti_build.tasks.options import AGES, SIZES, amount
 
     with pytest.raises(UsageError, match=option) as caught:
-        _amount(option, amount, _SIZES if option == "--max-size" else _AGES)
+        amount(option, typed, SIZES if option == "--max-size" else AGES)
     assert caught.value.exit_code == USAGE
 
 

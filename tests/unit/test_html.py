@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 from typing import Any
 
 import pytest
+from verify_documents import case, target
 
 from aoti_build.report.html import html_page
 
@@ -76,14 +77,6 @@ class Page(HTMLParser):
 
     def having(self, tag: str, attribute: str) -> list[str]:
         return [attrs[attribute] or "" for found, attrs in self.tags if found == tag and attribute in attrs]
-
-
-def target(verdict: str = "passed", **fields: Any) -> dict[str, Any]:
-    return {"target": "small/cpu", "verdict": verdict, "seconds": 1.25, "stale": [], "cases": [], **fields}
-
-
-def case(*outputs: dict[str, Any], **fields: Any) -> dict[str, Any]:
-    return {"name": "example", "sizes": {"batch": 4}, "seed": 7, "outputs": list(outputs), **fields}
 
 
 def page(*targets: dict[str, Any], **fields: Any) -> Page:
@@ -186,6 +179,7 @@ def test_every_figure_is_in_the_table_of_its_output() -> None:
         ({"by": "iou", "iou": 0.5}, "ok 0.500000"),
         ({"by": "a-new-rule"}, "Decided by a-new-rule"),
         ({}, "example batch 4 7 ok"),
+        ({"ok": False}, "example batch 4 7 failed"),
     ],
     ids=str,
 )

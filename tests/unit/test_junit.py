@@ -6,6 +6,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from verify_documents import case, target
 
 from aoti_build.report.junit import junit_xml
 
@@ -32,14 +33,6 @@ FIGURES = {
 }
 WRONG = {**FIGURES, "name": "['n']", "ok": False, "why": "3 of 8 values differ"}
 STALE = {"reason": "source-changed", "what": "model.py", "old": None, "new": "b" * 64}
-
-
-def target(verdict: str = "passed", **fields: Any) -> dict[str, Any]:
-    return {"target": "small/cpu", "verdict": verdict, "seconds": 1.25, "stale": [], "cases": [], **fields}
-
-
-def case(*outputs: dict[str, Any], **fields: Any) -> dict[str, Any]:
-    return {"name": "example", "sizes": {"batch": 4}, "seed": 7, "outputs": list(outputs), **fields}
 
 
 def suites(*targets: dict[str, Any], **fields: Any) -> ElementTree.Element:
@@ -74,6 +67,8 @@ def test_the_counts_are_those_of_the_elements() -> None:
         target("unavailable"),
     )
     assert counts(root) == (5, 1, 1, 2)
+    names = [test.get("name") for test in root.iter("testcase")]
+    assert names == ["example: output", "example: ['n']", "max", "artifact", "artifact"]
     for element in (root, *root):
         found = (sum(1 for _ in element.iter(tag)) for tag in ("testcase", "failure", "error", "skipped"))
         assert counts(element) == tuple(found)

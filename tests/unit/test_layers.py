@@ -15,6 +15,7 @@ LAYERS = {
     "errors": 0,
     "digests": 0,
     "files": 0,
+    "resources": 0,
     "spec": 1,
     "stat_cache": 2,
     "index": 2,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_projects import sealed
 
+from aoti_build.digests import block_size, digest_bytes
 from aoti_build.fingerprint import REASONS
 from aoti_build.manifest import GOLDEN, MANIFEST, MODEL, FileRecord, Manifest, NoManifest, read_manifest
 
@@ -212,3 +213,71 @@ def read(directory: Path, document: Mapping[str, Any]) -> Manifest | NoManifest:
 
 def is_damage(found: Manifest | NoManifest) -> bool:
     return isinstance(found, NoManifest) and found.damaged and bool(found.why)
+
+
+BLOCK = 4 << 20
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of two blocks and a bit."""
+    path = tmp_path_factory.mktemp("large") / "model.pt2"
+    path.write_bytes(bytes(range(256)) * (2 * BLOCK // 256) + b"the end")
+    return path
+
+
+def test_a_large_file_is_recorded_by_block_as_well(large: Path) -> None:
+    record = FileRecord.of(large)
+    content = large.read_bytes()
+    assert record.sha256 == digest_bytes(content)
+    assert (record.size, record.block) == (len(content), BLOCK)
+    assert record.blocks == tuple(digest_bytes(content[at : at + BLOCK]) for at in range(0, len(content), BLOCK))
+    assert record.matches(large)
+    assert FileRecord.parse(json.loads(json.dumps(record.as_json()))) == record
+
+
+@pytest.mark.parametrize("place", [0, BLOCK - 1, BLOCK, 2 * BLOCK - 1, 2 * BLOCK, 2 * BLOCK + 6])
+def test_no_flipped_bit_goes_unnoticed(large: Path, tmp_path: Path, place: int) -> None:
+    content = bytearray(large.read_bytes())
+    content[place] ^= 1
+    (tmp_path / "altered").write_bytes(content)
+    assert not FileRecord.of(large).matches(tmp_path / "altered")
+
+
+@pytest.mark.parametrize("end", [b"", b"the en", b"the end!"])
+def test_another_size_goes_not_unnoticed(large: Path, tmp_path: Path, end: bytes) -> None:
+    (tmp_path / "altered").write_bytes(large.read_bytes()[: 2 * BLOCK] + end)
+    assert not FileRecord.of(large).matches(tmp_path / "altered")
+
+
+def test_a_small_file_is_recorded_by_one_digest(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"x" * BLOCK)
+    record = FileRecord.of(tmp_path / "file")
+    assert (record.blocks, record.as_json()) == ((), {"sha256": digest_bytes(b"x" * BLOCK), "size": BLOCK})
+    assert record.matches(tmp_path / "file")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda blocks: blocks["sha256"].pop(),
+        lambda blocks: blocks["sha256"].append("0" * 64),
+        lambda blocks: blocks["sha256"].append("../../etc"),
+        lambda blocks: blocks.update(size=0),
+        lambda blocks: blocks.update(size=2 * BLOCK),
+        lambda blocks: blocks.pop("size"),
+        lambda blocks: blocks.update(sha256=7),
+    ],
+)
+def test_blocks_that_do_not_cover_the_file_are_no_record(large: Path, change: Callable[[Any], object]) -> None:
+    document = FileRecord.of(large).as_json()
+    change(document["blocks"])
+    with pytest.raises((KeyError, TypeError, ValueError)):
+        FileRecord.parse(document)
+
+
+@given(st.integers(0, 1 << 50))
+def test_no_file_has_more_than_64_blocks(size: int) -> None:
+    block = block_size(size)
+    assert block >= BLOCK
+    assert -(-size // block) <= 64

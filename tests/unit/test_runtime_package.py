@@ -9,8 +9,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from small_projects import REAL_PYTHON
-from stored_packages import MEMBERS, publish_package, write_package
+from packages import OPAQUE, publish_zip, write
+from small_projects import REAL_PYTHON, write_project
 
 from aoti_build import host, stat_cache
 from aoti_build.errors import ArtifactError, UsageError
@@ -34,7 +34,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def artifact(tmp_path: Path) -> Artifact:
-    return publish_package(tmp_path / "project")
+    return publish_zip(write_project(tmp_path / "project"), OPAQUE)
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def unpacked(path: str) -> dict[str, bytes]:
 def test_a_package_is_unpacked_once_and_every_byte_of_it(artifact: Artifact, reads: list[int]) -> None:
     first, second = admit(*artifact), admit(*artifact)
     assert first.path == second.path
-    assert unpacked(first.path) == MEMBERS
+    assert unpacked(first.path) == OPAQUE
     assert (first.unpacked, first.how, second.how) == (True, "full", "full")
     assert len(reads) == 1
     assert all(not os.access(path, os.W_OK) or os.geteuid() == 0 for path in Path(first.path).rglob("*.so"))
@@ -133,7 +133,7 @@ def test_unpacked_files_that_were_changed_are_not_loaded(artifact: Artifact, ver
     code.chmod(0o600)
     code.write_bytes(b"evil" + content[4:])
     admitted = admit(*artifact, verify)
-    assert not admitted.unpacked if verify == "off" else unpacked(admitted.path) == MEMBERS
+    assert not admitted.unpacked if verify == "off" else unpacked(admitted.path) == OPAQUE
 
 
 def test_full_finds_rot_that_no_stat_shows(artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,8 +147,8 @@ def test_full_finds_rot_that_no_stat_shows(artifact: Artifact, monkeypatch: pyte
     document = json.loads(record.read_text())
     document["files"][blob.relative_to(path.parent).as_posix()]["stat"] = stat_cache.stat_key(blob)
     record.write_text(json.dumps(document))
-    assert unpacked(admit(*artifact, "stat").path) != MEMBERS
-    assert unpacked(admit(*artifact, "full").path) == MEMBERS
+    assert unpacked(admit(*artifact, "stat").path) != OPAQUE
+    assert unpacked(admit(*artifact, "full").path) == OPAQUE
 
 
 @pytest.mark.parametrize(
@@ -183,17 +183,17 @@ def test_an_older_torch_is_given_the_package(artifact: Artifact, monkeypatch: py
 @pytest.mark.parametrize(
     ("members", "compression"),
     [
-        (MEMBERS, zipfile.ZIP_DEFLATED),
-        ({**MEMBERS, "model/data/constants/weight_0": b"w"}, zipfile.ZIP_STORED),
-        ({**MEMBERS, "other/file": b"w"}, zipfile.ZIP_STORED),
-        ({**MEMBERS, "model/../../escape": b"w"}, zipfile.ZIP_STORED),
+        (OPAQUE, zipfile.ZIP_DEFLATED),
+        ({**OPAQUE, "model/data/constants/weight_0": b"w"}, zipfile.ZIP_STORED),
+        ({**OPAQUE, "other/file": b"w"}, zipfile.ZIP_STORED),
+        ({**OPAQUE, "model/../../escape": b"w"}, zipfile.ZIP_STORED),
     ],
     ids=["compressed", "constants apart", "two roots", "climbs out"],
 )
 def test_a_package_of_another_kind_is_checked_and_left_to_torch(
     tmp_path: Path, members: dict[str, bytes], compression: int
 ) -> None:
-    write_package(tmp_path / "package", members, compression)
+    write(tmp_path / "package", members, method=compression)
     descriptor = os.open(tmp_path / "package", os.O_RDONLY)
     assert unpack.members(descriptor) is None
     os.close(descriptor)
@@ -207,7 +207,7 @@ def test_another_word_for_verify_is_an_error(artifact: Artifact) -> None:
 def test_entries_stay_while_a_process_holds_them_and_go_when_unused(artifact: Artifact, cache: Path) -> None:
     held = admit(*artifact)
     private.remove_unused(cache, seconds=-10)
-    assert unpacked(held.path) == MEMBERS
+    assert unpacked(held.path) == OPAQUE
     held.close()
     left = cache / ".unpack-of-a-killed-process"
     left.mkdir()
@@ -231,7 +231,7 @@ def test_processes_that_start_together_unpack_to_one_place(artifact: Artifact, c
     ]
     paths = {process.communicate(timeout=60)[0].strip() for process in started}
     assert len(paths) == 1
-    assert unpacked(paths.pop()) == MEMBERS
+    assert unpacked(paths.pop()) == OPAQUE
     assert not list(cache.glob(".unpack-*"))
 
 

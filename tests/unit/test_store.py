@@ -61,7 +61,7 @@ def test_what_was_added_is_found_and_given_back(kept: Manifest, store: Store, pu
     assert list(store.manifests()) == [kept]
     assert store.has(kept)
     for name in (MODEL, GOLDEN):
-        assert store.fetch(kept.files[name].sha256, tmp_path / name)
+        assert store.fetch(kept.files[name], tmp_path / name)
         assert (tmp_path / name).read_bytes() == (published / name).read_bytes()
     assert {stored.digest: stored.size for stored in store.objects()} == {
         file.sha256: file.size for file in kept.files.values()
@@ -79,7 +79,7 @@ def test_an_empty_store_has_nothing(kept: Manifest, tmp_path: Path) -> None:
     assert (empty.by_key(kept.key), empty.by_graph(kept.graph_key), empty.has(kept)) == (None, None, False)
     assert (list(empty.traces(kept.source)), list(empty.manifests())) == ([], [])
     assert (list(empty.objects()), list(empty.roots())) == ([], [])
-    assert not empty.fetch(kept.key, tmp_path / "file")
+    assert not empty.fetch(kept.files[MODEL], tmp_path / "file")
     assert not empty.root.exists()
 
 
@@ -127,19 +127,19 @@ def test_a_damaged_object_is_a_miss_and_dropped(
 ) -> None:
     digest = kept.files[MODEL].sha256
     harm(store.object_path(digest))
-    assert not store.fetch(digest, tmp_path / "file")
+    assert not store.fetch(kept.files[MODEL], tmp_path / "file")
     assert not (tmp_path / "file").exists()
     assert not store.object_path(digest).exists()
     assert not store.has(kept)
     store.add(kept, published)
-    assert store.fetch(digest, tmp_path / "file")
+    assert store.fetch(kept.files[MODEL], tmp_path / "file")
     assert digest_file(tmp_path / "file") == digest
 
 
 def test_an_object_that_is_a_directory_is_a_miss(kept: Manifest, store: Store, tmp_path: Path) -> None:
     make_a_directory(store.object_path(kept.files[MODEL].sha256))
     assert not store.has(kept)
-    assert not store.fetch(kept.files[MODEL].sha256, tmp_path / "file")
+    assert not store.fetch(kept.files[MODEL], tmp_path / "file")
 
 
 def rewrite(change: Callable[[dict[str, Any]], object], *, stamped: bool = False) -> Callable[[Path], None]:
@@ -368,7 +368,7 @@ def test_two_processes_may_add_at_once(tmp_path: Path, store: Store) -> None:
         assert store.by_key(manifest.key) == manifest
         assert list(store.traces(manifest.source)) == [manifest]
         for file in manifest.files.values():
-            assert store.fetch(file.sha256, tmp_path / "file")
+            assert store.fetch(file, tmp_path / "file")
     assert [path for path in store.root.rglob(".*") if path.is_file()] == []
 
 
@@ -399,7 +399,7 @@ def test_a_read_only_store_gives(kept: Manifest, store: Store, tmp_path: Path, m
     make_read_only(monkeypatch, store.root)
     before = contents(store.root)
     for name in (MODEL, GOLDEN):
-        assert store.fetch(kept.files[name].sha256, tmp_path / name)
+        assert store.fetch(kept.files[name], tmp_path / name)
     assert store.by_key(kept.key) == kept
     store.add(kept, tmp_path)
     assert contents(store.root) == before
@@ -411,7 +411,7 @@ def test_a_damaged_object_in_a_read_only_store_is_a_miss(
     digest = kept.files[MODEL].sha256
     flip_a_bit(store.object_path(digest))
     make_read_only(monkeypatch, store.root)
-    assert not store.fetch(digest, tmp_path / "file")
+    assert not store.fetch(kept.files[MODEL], tmp_path / "file")
     assert not (tmp_path / "file").exists()
 
 

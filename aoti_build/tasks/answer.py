@@ -1,0 +1,96 @@
+"""What a task prints, writes and ends with, whatever its verb: docs/formats.md has the contract."""
+
+from __future__ import annotations
+
+import contextlib
+import json as jsonlib
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+
+from invoke import Exit
+
+from aoti_build.errors import OK, AotiBuildError, BuildError, Interrupted
+from aoti_build.spec import Target
+
+if TYPE_CHECKING:
+
+    class Report(Protocol):
+        """What every verb returns."""
+
+        def as_json(self) -> dict[str, Any]: ...
+
+
+@contextlib.contextmanager
+def contract(json: bool, debug: bool) -> Iterator[None]:
+    """The command contract around a verb: errors as text or JSON with their exit code, 130 for SIGINT and SIGTERM,
+    silence when the reader of stdout has gone.
+    """
+    previous = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        yield
+    except AotiBuildError as error:
+        if debug:
+            traceback.print_exc()
+        _fail(error, json)
+    except KeyboardInterrupt:
+        _fail(Interrupted("interrupted"), json)
+    except BrokenPipeError:
+        # Nobody reads any more (`inv status | head`). Python would complain again when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        failure = BuildError("the file system refused", cause=str(error))
+        _fail(failure, json)
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _fail(error: AotiBuildError, json: bool) -> NoReturn:
+    """End with the error's text on stderr, and with its document on stdout if one was asked for."""
+    if json:
+        document = {"format": "aoti-build/error", "format_version": 1, "ok": False, "error": error.as_json()}
+        print(jsonlib.dumps(document, indent=2))
+    raise Exit(f"error: {error}", code=error.exit_code) from None
+
+
+def _interrupt(number: int, frame: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def progress(targets: tuple[Target, ...]) -> Callable[[Target, str], None]:
+    """Prints a line on stderr for each phase that a target enters."""
+    width = max((len(target.name) for target in targets), default=0)
+
+    def say(target: Target, phase: str) -> None:
+        print(f"{target.name.ljust(width)}  {phase}", file=sys.stderr, flush=True)
+
+    return say
+
+
+def show(report: Report, lines: list[str], json: bool) -> None:
+    print(jsonlib.dumps(report.as_json(), indent=2) if json else "\n".join(lines))
+    sys.stdout.flush()
+
+
+def finish(code: int) -> None:
+    if code != OK:
+        raise Exit(code=code)
+
+
+def write_reports(report: Report, junit: str, html: str) -> None:
+    """The report as JUnit XML and as a page, where files for them were named."""
+    from aoti_build.files import write_atomic
+
+    document = report.as_json()
+    if junit:
+        from aoti_build.report.junit import junit_xml
+
+        write_atomic(Path(junit).absolute(), junit_xml(document).encode())
+    if html:
+        from aoti_build.report.html import html_page
+
+        write_atomic(Path(html).absolute(), html_page(document).encode())
