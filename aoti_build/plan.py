@@ -41,6 +41,11 @@ ISA_OPTIONS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
+# Together with the arch. Kernels are tuned while torch compiles, by what it compiled for the GPU that is there: the
+# other way, a first run of the whole model, would load what is for the arch asked for (triton_lazy_compile.py).
+FATBIN_OPTIONS = {"aot_inductor.emit_multi_arch_kernel": True, "triton.autotune_at_compile_time": True}
+
+
 @dataclass(frozen=True)
 class Step:
     """A target, what to do about it (`action`) and why.
@@ -251,7 +256,7 @@ def floor_patches(target: Target) -> dict[str, Any]:
         return dict(ISA_OPTIONS[target.floor])
     if not makes_fatbins(target):
         return {}
-    return {"cuda.arch": gpus.number_of(target.floor), "aot_inductor.emit_multi_arch_kernel": True}
+    return {"cuda.arch": gpus.number_of(target.floor), **FATBIN_OPTIONS}
 
 
 def makes_fatbins(target: Target) -> bool:

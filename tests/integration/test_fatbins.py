@@ -18,9 +18,10 @@ SCRIPT = """
 import json, shutil, subprocess, sys
 from torch._inductor import codecache, config
 from torch._inductor.codegen.cuda import compile_utils
+from aoti_build.plan import FATBIN_OPTIONS
 
 number, further = sys.argv[1:]
-with config.patch({"cuda.arch": number, "aot_inductor.emit_multi_arch_kernel": True}):
+with config.patch({"cuda.arch": number, **FATBIN_OPTIONS}):
     arch = compile_utils._aoti_cuda_target_arch()
     with open("k.ptx", "w") as file:
         file.write(f".version 8.8\\n.target sm_{arch}\\n.address_size 64\\n.visible .entry k() {{ ret; }}\\n")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from packages import CUDA, FOLDER, cubin, elf, fatbin, here, members, write
-from small_projects import CUDA_MODEL, FakeWorker, action_of, edit, plan_of, publish_fake, write_project
+from small_projects import CUDA_MODEL, FakeWorker, action_of, edit, plan_of, publish_fake, store_of, write_project
 
 from aoti_build import host, toolchain
 from aoti_build.archive.gpu_code import common_architectures
@@ -25,7 +25,11 @@ from aoti_build.verbs.verify import verify
 from aoti_build.work.gpu import gpu_code_of
 from aoti_build.work.workshop import Place
 
-PORTABLE = {"cuda.arch": "80", "aot_inductor.emit_multi_arch_kernel": True}
+PORTABLE = {
+    "cuda.arch": "80",
+    "aot_inductor.emit_multi_arch_kernel": True,
+    "triton.autotune_at_compile_time": True,
+}
 
 
 @pytest.fixture(autouse=True)
@@ -216,6 +220,14 @@ def test_the_key_has_the_tool_that_makes_fat_binaries(
     assert action_of(project) == "up-to-date"
     monkeypatch.setattr(toolchain, "fatbin_tool_version", lambda: "13.1")
     assert [str(reason) for reason in plan_of(project).reasons] == ["toolchain-changed: fatbin 13.0 -> 13.1"]
+
+
+def test_kernels_and_tuning_are_shared_with_native(tmp_path: Path) -> None:
+    project = project_for(tmp_path, "[native, sm_80]")
+    parts = [toolchain_parts(target) for target in project.targets]
+    assert parts[0] != parts[1]
+    first, second = (store_of(project).kernels(part) for part in parts)
+    assert first == second
 
 
 # What packages hold
