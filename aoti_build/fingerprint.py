@@ -109,9 +109,11 @@ def spec_parts(target: Target) -> dict[str, Any]:
             for field, value in fields.items():
                 parts[f"inputs.{tensor.name or index}.{field}"] = value
     if target.device == "cpu":
-        parts["cpu.isa"] = model.cpu.isa
+        parts["cpu.isa"] = target.floor
     else:
         parts.update({f"cuda.{field}": value for field, value in asdict(model.cuda).items()})
+        if target.has_floor:
+            parts["cuda.arch"] = target.floor
     return parts
 
 

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from aoti_build import toolchain
+from aoti_build import gpus, toolchain
 
 if TYPE_CHECKING:
     from aoti_build.spec.project import Target
@@ -26,13 +26,39 @@ def requirements(target: Target) -> dict[str, Any]:
         "machine": os.uname().machine,
         "torch": toolchain.distribution_version("torch"),
     }
-    isa = target.model.cpu.isa
+    named = target.floor if target.has_floor else None
     if target.device == "cuda":
-        # The host code beside the kernels is compiled for this processor too.
-        needs["compute_capability"] = toolchain.compute_capabilities()[0]
-        isa = "native"
-    needs["cpu_features"] = list(toolchain.cpu_features() if isa == "native" else sorted(toolchain.ISA_FEATURES[isa]))
+        needs["compute_capability"] = gpus.capability_of(named) if named else toolchain.compute_capabilities()[0]
+        named = None  # the host code beside the kernels is compiled for this processor
+    needs["cpu_features"] = sorted(toolchain.ISA_FEATURES[named] if named else toolchain.cpu_features())
     return needs
+
+
+def cannot_build(target: Target) -> str | None:
+    """Why nothing can be built here for the target: the device that is missing, in words. None if it can be built,
+    whether or not it can be run."""
+    if target.device == "cpu":
+        here = os.uname().machine
+        foreign = target.has_floor and here != "x86_64"
+        return f"cpu with isa {target.floor}, which is of x86_64; this host is {here}" if foreign else None
+    known = toolchain.compute_capabilities()
+    if not known:
+        return "cuda"
+    return _cannot_build_for(target.floor, known[0]) if target.has_floor else None
+
+
+def _cannot_build_for(arch: str, here: str) -> str | None:
+    wanted = gpus.capability_of(arch)
+    said = f"cuda with compute capability {wanted}; this host's GPU has {here}"
+    if wanted == here:
+        return None
+    if gpus.numbers(wanted) > gpus.numbers(here):
+        return said
+    if not toolchain.packages_for_other_gpus():
+        return f"{said}, and torch {toolchain.distribution_version('torch')} compiles for the GPU it finds"
+    if toolchain.fatbin_tool() is None:
+        return f"{said}, and neither nvcc nor fatbinary is here to package code for another"
+    return None
 
 
 def unfit(needs: Mapping[str, Any], device_index: int = 0) -> list[str]:
@@ -59,12 +85,23 @@ def lacking(needs: Mapping[str, Any], device_index: int = 0) -> list[str]:
     built, here = needs.get("torch"), torch_version()
     if _minor(built) != _minor(here):
         found.append(f"built with torch {built}, this host has {here or 'none'}")
-    missing = sorted(set(needs.get("cpu_features", ())) - set(toolchain.cpu_features()))
-    if missing:
-        found.append(f"this processor lacks {', '.join(missing)}")
-    if wanted := needs.get("compute_capability"):
-        found += _lacking_capability(str(wanted), device_index)
-    return found
+    return [*found, *_lacking_features(needs), *_lacking_capability(needs, device_index)]
+
+
+def lacking_floor(needs: Mapping[str, Any], device_index: int = 0) -> list[str]:
+    """Of `lacking`, what concerns the floor that a target names: the GPU for CUDA, else the processor."""
+    if needs.get("device") == "cuda":
+        return _lacking_capability(needs, device_index)
+    return _lacking_features(needs)
+
+
+def code_rank(needs: Mapping[str, Any], device_index: int = 0) -> gpus.Rank | None:
+    """How good the artifact's GPU code is for the device `device_index`; None if there is no such device, or it can run
+    none of it. Where the manifest does not say what code there is, it is machine code for what the artifact needs."""
+    known = toolchain.compute_capabilities()
+    wanted = str(needs.get("compute_capability", "0.0"))
+    codes = needs.get("gpu_code") or [f"sm_{wanted.replace('.', '')}"]
+    return gpus.best_code(codes, known[device_index]) if device_index < len(known) else None
 
 
 def torch_version() -> str | None:
@@ -73,22 +110,18 @@ def torch_version() -> str | None:
     return str(imported) if imported else toolchain.distribution_version("torch")
 
 
-def _lacking_capability(wanted: str, device_index: int) -> list[str]:
-    """A cubin runs on its own major version from its minor on (CUDA programming guide, binary compatibility)."""
-    known = toolchain.compute_capabilities()
-    if device_index >= len(known):
-        return []
-    here = known[device_index]
-    major, minor = _numbers(here)
-    wanted_major, wanted_minor = _numbers(wanted)
-    if major == wanted_major and minor >= wanted_minor:
-        return []
-    return [f"built for compute capability {wanted}, this GPU has {here}"]
+def _lacking_features(needs: Mapping[str, Any]) -> list[str]:
+    missing = sorted(set(needs.get("cpu_features", ())) - set(toolchain.cpu_features()))
+    return [f"this processor lacks {', '.join(missing)}"] if missing else []
 
 
-def _numbers(version: str) -> tuple[int, int]:
-    major, _, minor = version.partition(".")
-    return int(major), int(minor or 0)
+def _lacking_capability(needs: Mapping[str, Any], device_index: int) -> list[str]:
+    wanted = needs.get("compute_capability")
+    known = toolchain.compute_capabilities() if wanted else ()
+    if device_index >= len(known) or code_rank(needs, device_index) is not None:
+        return []
+    code = f" ({', '.join(needs['gpu_code'])})" if needs.get("gpu_code") else ""
+    return [f"built for compute capability {wanted}{code}, this GPU has {known[device_index]}"]
 
 
 def _minor(version: str | None) -> str:

@@ -99,7 +99,7 @@ class Manifest:
     `models_file` is the name of the models.yaml that lists the target, beside `artifacts/`.
     `source` are the parts of the source key (`aoti_build.fingerprint`); `requires` what a host must have to run it;
     `signature` inputs and outputs with dtypes, shapes and dynamic ranges; `check` the comparison with eager that let
-    it be published; `provenance` when, by what and from which commit it was made.
+    it be published, or why there was none; `provenance` when, by what and from which commit it was made.
     """
 
     target: str
@@ -116,6 +116,18 @@ class Manifest:
     action: str = "compiled"
     reasons: tuple[Mapping[str, Any], ...] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def unchecked(self) -> str | None:
+        """Why the artifact was never compared with eager; None if it was. Such a one is kept and never called good."""
+        return str(self.check["why"]) if self.check["passed"] is None else None
+
+    @property
+    def floor(self) -> str | None:
+        """The isa or arch that models.yaml named; None if it was compiled for what its host had."""
+        spec = self.source["spec"]
+        named = str(spec.get("cuda.arch") or spec.get("cpu.isa") or "native")
+        return None if named == "native" else named
 
     def as_json(self) -> dict[str, Any]:
         body = {
@@ -203,7 +215,8 @@ def _parse(document: Mapping[str, Any]) -> Manifest:
 def _check_tables(document: Mapping[str, Any]) -> None:
     """Raises TypeError or KeyError unless what other modules read of the tables has the type they rely on."""
     signature, requires = document["signature"], document["requires"]
-    if document["check"]["passed"] is not True:
+    check = document["check"]
+    if check["passed"] is not True and not (check["passed"] is None and isinstance(check["why"], str)):
         raise ValueError("check")  # nothing that failed is ever published
     for entry in (*signature["inputs"], *signature["outputs"]):
         if not isinstance(entry["name"], str):
@@ -218,5 +231,6 @@ def _check_tables(document: Mapping[str, Any]) -> None:
     if document["weights"].get("apart") and int(document["weights"]["alignment"]) < 1:
         raise ValueError("alignment")
     texts = [requires[name] for name in ("device", "platform", "machine", "torch")] + requires["cpu_features"]
-    if not all(isinstance(text, str) for text in (*texts, requires.get("compute_capability", ""))):
+    texts += [requires.get("compute_capability", ""), *requires.get("gpu_code", ())]
+    if not all(isinstance(text, str) for text in texts):
         raise TypeError("requires")

@@ -16,7 +16,8 @@ FAILED, NOT_STARTED, RECHECKED, REPRODUCED = "failed", "not-started", "rechecked
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one target. `action` is of docs/formats.md; `seconds` are wall times by phase."""
+    """What became of one target. `action` is of docs/formats.md; `seconds` are wall times by phase; `unchecked` says
+    why the published artifact was never compared with eager, if it was not."""
 
     target: Target
     action: str
@@ -24,6 +25,7 @@ class Outcome:
     published: Published | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
     error: AotiBuildError | None = None
+    unchecked: str | None = None
 
 
 def published_of(manifest: Manifest | None) -> Published | None:

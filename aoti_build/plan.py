@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from aoti_build import toolchain
+from aoti_build import gpus, host, toolchain
 from aoti_build.digests import digest_json
 from aoti_build.fingerprint import (
     KEY_VERSION,
@@ -41,6 +41,11 @@ ISA_OPTIONS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
+# Together with the arch. Kernels are tuned while torch compiles, by what it compiled for the GPU that is there: the
+# other way, a first run of the whole model, would load what is for the arch asked for (triton_lazy_compile.py).
+FATBIN_OPTIONS = {"aot_inductor.emit_multi_arch_kernel": True, "triton.autotune_at_compile_time": True}
+
+
 @dataclass(frozen=True)
 class Step:
     """A target, what to do about it (`action`) and why.
@@ -55,6 +60,11 @@ class Step:
     manifest: Manifest | None = None
     stored: Manifest | None = None
     published: Published | None = None
+
+    @property
+    def unchecked(self) -> str | None:
+        """Why the published artifact was never compared with eager; None if it was, or there is none."""
+        return self.manifest.unchecked if self.manifest else None
 
 
 @dataclass(frozen=True)
@@ -82,18 +92,18 @@ def make_plan(
     facts: dict[tuple[str, str], str] = {}
     steps = []
     for target in targets:
-        kind = target.device, target.model.cpu.isa
+        kind = target.device, target.floor
         if kind not in facts:
             facts[kind] = digest_json(toolchain_parts(target))
         published = None
-        if index is not None and not force and toolchain.has_device(target.device):
+        if index is not None and not force and host.cannot_build(target) is None:
             published = index.look_up(target.name, target.digest, facts[kind])
         if published is not None:
             steps.append(Step(target, UP_TO_DATE, (), published=published))
             continue
         step, record = _plan_recorded(project, target, digests, store, force=force)
-        if index is not None and step.action == UP_TO_DATE and step.manifest is not None and record is not None:
-            _note(project, index, digests, step, step.manifest, record, facts[kind])
+        if index is not None and step.action == UP_TO_DATE and step.unchecked is None and record is not None:
+            _note(project, index, digests, step, record, facts[kind])
         steps.append(step)
     return Plan(tuple(steps))
 
@@ -125,10 +135,11 @@ def _plan_recorded(
     return _step(project, target, digests, store, force=force), record
 
 
-def _note(
-    project: Project, index: Index, digests: StatCache, step: Step, manifest: Manifest, record: str, facts: str
-) -> None:
+def _note(project: Project, index: Index, digests: StatCache, step: Step, record: str, facts: str) -> None:
     """Let the index remember what made this step up to date."""
+    manifest = step.manifest
+    if manifest is None:
+        return
     directory = artifact_directory(project, step.target).relative_to(project.root).as_posix()
     # In the order in which they are compared later: what is most often edited first, what takes longest to read last.
     files = {**manifest.source["sources"], **manifest.source["weights"], f"{directory}/{MANIFEST}": record}
@@ -156,14 +167,40 @@ def _step(project: Project, target: Target, digests: StatCache, store: Store, *,
     manifest = read_manifest(directory)
     known = manifest if isinstance(manifest, Manifest) else None
     reasons = tuple(_reasons(project, target, directory, manifest, digests, force=force))
-    if not toolchain.has_device(target.device):
-        return Step(target, UNAVAILABLE, (Reason("no-device", target.device), *reasons), known)
+    if why := host.cannot_build(target):
+        return Step(target, UNAVAILABLE, (Reason("no-device", why), *reasons), known)
     if reasons:
         stored = None if force else find_stored(project, target, digests, store)
         return Step(target, RESTORE if stored else BUILD, reasons, known, stored)
-    if known is not None and known.check.get("tolerance") != tolerance(target):
+    if known is None or is_settled(known, target):
+        return Step(target, UP_TO_DATE, (), known)
+    return _unsettled(project, target, known, digests, store)
+
+
+def is_settled(manifest: Manifest, target: Target) -> bool:
+    """Whether the artifact was compared with eager, by the tolerance that models.yaml has now."""
+    return manifest.unchecked is None and manifest.check.get("tolerance") == tolerance(target)
+
+
+def stale(step: Step) -> tuple[Reason, ...]:
+    """Of a step's reasons, those by which the artifact is not what the sources say now: not that it could not be built
+    here, nor that nobody has compared it."""
+    if step.action == RECHECK:
+        return ()
+    return tuple(reason for reason in step.reasons if reason.reason not in ("no-device", "unchecked"))
+
+
+def _unsettled(project: Project, target: Target, known: Manifest, digests: StatCache, store: Store) -> Step:
+    """The step for an artifact that is what the sources say, and was not shown to do what it must."""
+    if known.check.get("tolerance") != tolerance(target):
         changed = Reason("spec-changed", "tolerance", known.check.get("tolerance"), tolerance(target))
         return Step(target, RECHECK, (changed,), known)
+    unchecked = Reason("unchecked", str(known.unchecked))
+    if not host.lacking_floor(known.requires):
+        return Step(target, RECHECK, (unchecked,), known)
+    stored = find_stored(project, target, digests, store)  # another host may have checked it since
+    if stored is not None and is_settled(stored, target):
+        return Step(target, RESTORE, (unchecked,), known, stored)
     return Step(target, UP_TO_DATE, (), known)
 
 
@@ -206,9 +243,32 @@ def toolchain_parts(target: Target) -> dict[str, dict[str, str]]:
     """The groups `toolchain` and `environment` for a target on this host."""
     facts = {"recipe": f"{KEY_VERSION}.{toolchain.FACTS_VERSION}", **toolchain.facts(target.device)}
     # A CUDA target's host code is always compiled for this processor.
-    if target.device == "cuda" or target.model.cpu.isa == "native":
+    if target.device == "cuda" or not target.has_floor:
         facts["cpu.features"] = " ".join(toolchain.cpu_features())
+    if makes_fatbins(target):
+        facts["fatbin"] = toolchain.fatbin_tool_version()
     return {"toolchain": facts, "environment": toolchain.environment()}
+
+
+def floor_patches(target: Target) -> dict[str, Any]:
+    """The inductor options by which a target is compiled for its floor; none if that is what inductor finds here."""
+    if target.device == "cpu":
+        return dict(ISA_OPTIONS[target.floor])
+    if not makes_fatbins(target):
+        return {}
+    return {"cuda.arch": gpus.number_of(target.floor), **FATBIN_OPTIONS}
+
+
+def makes_fatbins(target: Target) -> bool:
+    """Whether kernels are packaged with machine code and PTX for the arch of models.yaml, so that later GPUs take them
+    too. Of the GPU's own arch that is no gain from 9.0 on: torch compiles for the features of that one alone."""
+    if target.device != "cuda" or not target.has_floor:
+        return False
+    if not toolchain.packages_for_other_gpus() or toolchain.fatbin_tool() is None:
+        return False
+    here = next(iter(toolchain.compute_capabilities()), "")
+    wanted = gpus.capability_of(target.floor)
+    return wanted != here or gpus.numbers(wanted) < gpus.OWN_FEATURES
 
 
 def weight_parts(project: Project, target: Target, digests: StatCache) -> dict[str, str | None]:

@@ -63,11 +63,14 @@ class Store:
         try:
             for name in STORED:
                 self._put(directory / name, manifest.files[name].sha256)
-            record = manifest.as_json()
-            write_json(self._trace_directory(manifest.source) / f"{source_key(manifest.source)}.json", record)
-            write_json(self._shard("keys", manifest.key), record)
+            paths = [self._trace_directory(manifest.source) / f"{source_key(manifest.source)}.json"]
+            paths.append(self._shard("keys", manifest.key))
             if manifest.weights.get("apart"):
-                write_json(self._shard("graphs", manifest.graph_key), record)
+                paths.append(self._shard("graphs", manifest.graph_key))
+            for path in paths:
+                # What was compared with eager stays known where another host could not compare it.
+                if manifest.unchecked is None or (known := _read(path)) is None or known.unchecked:
+                    write_json(path, manifest.as_json())
         except OSError:
             return
 
@@ -172,7 +175,9 @@ class Store:
     def kernels(self, parts: Parts) -> Path:
         """The directory of what the toolchain and environment in `parts` compiled and measured; see `kernels`."""
         environment = {n: v for n, v in parts["environment"].items() if n not in ENVIRONMENT_OF_SOURCES}
-        return self.root / "kernels" / digest_json([dict(parts["toolchain"]), environment])[:32]
+        # Fat binaries are made of kernels, and change none.
+        toolchain = {name: fact for name, fact in parts["toolchain"].items() if name != "fatbin"}
+        return self.root / "kernels" / digest_json([toolchain, environment])[:32]
 
     def register(self, artifacts: Path) -> None:
         """Remember that the artifacts below `artifacts` use this store."""

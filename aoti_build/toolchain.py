@@ -373,6 +373,32 @@ def ptxas(capability: str = "") -> str | None:
     return os.environ.get("TRITON_PTXAS_PATH") or _bundled("torch", "ptxas") or _bundled("triton", "ptxas")
 
 
+@cache
+def packages_for_other_gpus() -> bool:
+    """Whether the installed torch's inductor can package kernels for another GPU than the one it finds (2.14 can; 2.11
+    has the options and packages what it compiled for that one)."""
+    directory = torch_directory()
+    try:
+        source = directory / "_inductor" / "codegen" / "cuda" / "compile_utils.py" if directory else None
+        return source is not None and "def _aoti_cuda_target_arch(" in source.read_text(errors="replace")
+    except OSError:
+        return False
+
+
+def fatbin_tool() -> str | None:
+    """The program with which inductor makes fat binaries: fatbinary, or nvcc where there is none or machine code for
+    further GPUs is asked for. None if it is not here."""
+    nvcc = shutil.which(os.environ.get("CUDACXX") or "nvcc")
+    beside = Path(os.environ["CUDACXX"]).with_name("fatbinary") if os.environ.get("CUDACXX") else None
+    fatbinary = str(beside) if beside is not None and beside.exists() else shutil.which("fatbinary")
+    further = os.environ.get("TORCH_CUDA_ARCH_LIST") not in (None, "", "native")
+    return nvcc if further or fatbinary is None else fatbinary
+
+
+def fatbin_tool_version() -> str:
+    return _tool_version(shlex.quote(fatbin_tool() or "fatbinary"))
+
+
 def is_blackwell(capability: str) -> bool:
     """Whether Triton treats a GPU of this compute capability ("10.0") as Blackwell or later."""
     return int(capability.partition(".")[0] or 0) >= 10

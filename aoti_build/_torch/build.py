@@ -96,7 +96,7 @@ def build(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
                 for _ in case_calls(prepared.subject, dims):
                     pass  # what the callable reads for other sizes is a source too
             # Now that the user's code was imported: what it set counts.
-            options = inductor_options(target, job["isa_patches"], where, apart=has_weights(program))
+            options = inductor_options(target, job["floor_patches"], where, apart=has_weights(program))
             used: dict[str, Any] = {
                 "sources": discovery.sources(),
                 "distributions": discovery.distributions(),
@@ -145,7 +145,7 @@ def _compiled(
             from aoti_build._torch.kernels import kept_tuning  # imports Triton
 
             stack.enter_context(kept_tuning(cache, switches()))
-        told = stack.enter_context(compiling_for(job["isa_patches"], options, Path(job["cache_root"])))
+        told = stack.enter_context(compiling_for(job["floor_patches"], options, Path(job["cache_root"])))
         _compile(program, package, {**told, "aot_inductor.metadata": {KEY_METADATA: made["key"]}})
     if setting := binds_weights(options):
         return {"apart": False, "why": f"inductor's {setting} is on"}
@@ -164,7 +164,7 @@ def _keys(
         {
             "key_version": KEY_VERSION,
             "graph": graph_digest(program),
-            "settings": {**resolved_settings(options), **floor_settings(job["isa_patches"])},
+            "settings": {**resolved_settings(options), **floor_settings(job["floor_patches"])},
             "own_code": own_code,
             "toolchain": job["toolchain"],
             "environment": environment,

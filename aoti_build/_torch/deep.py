@@ -60,7 +60,7 @@ class Left:
 
 
 def deep(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
-    """Job: target, root, where, isa_patches, cache_root, model (path or None), alignment (of weights in it, or
+    """Job: target, root, where, floor_patches, cache_root, model (path or None), alignment (of weights in it, or
     None), bisect.
 
     Returns `stage` ("weights", "export", "compile" or "none"), `said` (a sentence), and of the weights and the module
@@ -86,8 +86,8 @@ def deep(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
         if left is not None:
             return _found("export", _sentence(left, "the exported program"), left)
         if job["bisect"]:
-            options = inductor_options(target, job["isa_patches"], job["where"], apart=False)
-            floor = compiling_for(job["isa_patches"], options, Path(job["cache_root"]))
+            options = inductor_options(target, job["floor_patches"], job["where"], apart=False)
+            floor = compiling_for(job["floor_patches"], options, Path(job["cache_root"]))
             with events.phase("deep: compile"), floor as told:
                 left = _bisect(program, prepared.example, told)
             if left is not None:

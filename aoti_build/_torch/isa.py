@@ -56,8 +56,9 @@ def floor_settings(patches: Mapping[str, Any]) -> dict[str, str]:
 def compiling_for(
     patches: Mapping[str, Any], options: Mapping[str, Any], cache_root: Path
 ) -> Iterator[Mapping[str, Any]]:
-    """Let inductor compile for the floor of `patches` (none: this host); gives the `options` to compile with."""
-    if not patches:
+    """Let inductor compile for the processor floor of `patches` (none: this host); gives the `options` to compile
+    with."""
+    if WIDTH not in patches:
         yield options
         return
     if not _knows_march():

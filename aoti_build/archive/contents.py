@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 from aoti_build.archive.directory import Member
 from aoti_build.archive.elf import NotElf, read_elf, read_gpu_binary
-from aoti_build.archive.fatbin import NotFatbin, read_fatbin
 from aoti_build.archive.generated import Generated, read_generated
+from aoti_build.archive.gpu_code import architectures
 from aoti_build.archive.package import Archive, Model
 from aoti_build.manifest import KEY_METADATA
 
@@ -91,16 +92,12 @@ def _kernels(archive: Archive, model: Model, generated: Generated) -> list[dict[
 
 def _gpu_code(archive: Archive, file: str) -> dict[str, Any]:
     """A file that cannot be read is listed all the same: nobody knows the formats of all vendors and years."""
-    kind, read = file.rpartition(".")[2], archive.reader(file)
-    try:
-        if kind == "cubin":
-            binary = read_gpu_binary(read)
-            return _kernel(kind, ", ".join(binary.kernels) or None, file, binary.arch, binary.tool)
-        if kind == "fatbin":
-            return _kernel(kind, None, file, ", ".join(read_fatbin(read)))
-    except (NotElf, NotFatbin):
-        pass
-    return _kernel(kind, None, file)
+    kind, arch = file.rpartition(".")[2], ", ".join(architectures(archive, file)) or None
+    if kind == "cubin":
+        with contextlib.suppress(NotElf):
+            binary = read_gpu_binary(archive.reader(file))
+            return _kernel(kind, ", ".join(binary.kernels) or None, file, arch, binary.tool)
+    return _kernel(kind, None, file, arch)
 
 
 def _kernel(

@@ -3,8 +3,8 @@ Triton with a ptxas and a C compiler, and CUDA's headers.
 
 By torch's sources, 2.11 to 2.14: the C++ wrapper of a package includes cuda.h and cuda_runtime_api.h and is linked with
 -lcuda, both by way of CUDA_HOME; without one `torch.utils.cpp_extension` refuses. Kernels are Triton's, which
-calls a ptxas and compiles a C file against Python.h for its launcher. nvcc is called for `max_autotune` with CUTLASS
-and for multi-architecture packages alone.
+calls a ptxas and compiles a C file against Python.h for its launcher. nvcc, or fatbinary, is called for `max_autotune`
+with CUTLASS and for fat binaries alone.
 """
 
 from __future__ import annotations
@@ -107,7 +107,8 @@ def _device(gpu: Gpu) -> Finding:
 
 def _driver(gpu: Gpu, built: str) -> Finding:
     """CUDA's rules of compatibility: a driver runs what was built with an older CUDA; within one major version, since
-    11, also what was built with a newer minor one, but PTX of it (which neither torch nor Triton ships) is refused."""
+    11, also what was built with a newer minor one, but PTX of it is refused (which only packages for a named arch
+    hold)."""
     parts = built.split(".")
     wanted = int(parts[0]), int(parts[1]) if len(parts) > 1 else 0
     said = f"driver for CUDA {_dotted(gpu.driver)}, torch built with {built}"
@@ -234,8 +235,13 @@ def _headers_missing(home: Path) -> bool:
 
 
 def _nvcc() -> Finding:
-    found = shutil.which("nvcc")
-    return _finding("nvcc", OK, found or "none; only CUTLASS kernels and multi-architecture packages need it")
+    """With fatbinary, which does in its place for targets with a named `arch`, where this torch can build those."""
+    found = shutil.which("nvcc") or "none; only CUTLASS kernels and targets for a named arch need it"
+    if not toolchain.packages_for_other_gpus():
+        return _finding("nvcc", OK, found)
+    tool = toolchain.fatbin_tool()
+    said = f"packages for a named arch are made with {tool}" if tool else "packages for other GPUs cannot be made"
+    return _finding("nvcc", OK, f"{found}; {said}")
 
 
 def _memory() -> Finding:

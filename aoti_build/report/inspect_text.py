@@ -158,7 +158,8 @@ def _recorded(manifest: Manifest) -> Iterator[_Node]:
     yield _Node(f"weights: {apart}")
     wants = [f"{needs['device']}, {needs['platform']}, {needs['machine']}, torch {needs['torch']}"]
     if capability := needs.get("compute_capability"):
-        wants.append(f"compute capability {capability}")
+        code = f", with code for {', '.join(needs['gpu_code'])}" if needs.get("gpu_code") else ""
+        wants.append(f"compute capability {capability}{code}")
     if needs["cpu_features"]:
         wants.append("processor features: " + " ".join(needs["cpu_features"]))
     yield _Node("requires", [_Node(want) for want in wants])
@@ -169,7 +170,8 @@ def _recorded(manifest: Manifest) -> Iterator[_Node]:
     cases = check.get("cases", [])
     errors = [output["max_abs"] for case in cases for output in case["outputs"] if output.get("max_abs") is not None]
     worst = f", largest absolute error {max(errors):.4g}" if errors else ""
-    yield _Node(f"checked against eager: {len(cases)} cases{worst}")
+    checked = f"checked against eager: {len(cases)} cases{worst}"
+    yield _Node(f"never compared with eager: {manifest.unchecked}" if manifest.unchecked else checked)
     beside = [f"{name}  {size_text(file.size)}  {file.sha256[:12]}" for name, file in sorted(manifest.files.items())]
     yield _Node("files", [_Node(text) for text in beside])
 

@@ -36,7 +36,7 @@ def build_lines(report: BuildReport) -> list[str]:
                 outcome.action,
                 f"{seconds:.1f} s" if seconds else "",
                 size_text(size),
-                why(outcome.reasons),
+                why(outcome.reasons, outcome.unchecked),
             ]
         )
     lines = table(["target", "action", "time", "size", "why"], rows)
@@ -47,7 +47,7 @@ def build_lines(report: BuildReport) -> list[str]:
 
 
 def plan_lines(plan: Plan) -> list[str]:
-    rows = [[step.target.name, step.action, why(step.reasons)] for step in plan.steps]
+    rows = [[step.target.name, step.action, why(step.reasons, step.unchecked)] for step in plan.steps]
     return [*table(["target", "would", "why"], rows), "", _counted((step.action for step in plan.steps), "target")]
 
 
@@ -148,7 +148,7 @@ def status_lines(report: StatusReport) -> list[str]:
                 size_text(row["bytes"]),
                 age_text(row["age_seconds"]),
                 key[:12],
-                why(step.reasons),
+                why(step.reasons, step.unchecked),
             ]
         )
     lines = table(["target", "state", "size", "age", "key", "why"], rows)
@@ -168,6 +168,8 @@ def why_lines(report: WhyReport) -> list[str]:
             past = [Reason(**reason) for reason in step.manifest.reasons]
             lines.append(f"  the published artifact was {step.manifest.action} because of")
             lines += [f"    {reason}" for reason in past]
+            if step.manifest.unchecked:
+                lines.append(f"  and was never compared with eager: {step.manifest.unchecked}")
         if nearest is not None and step.reasons:
             lines.append(f"  nearest in the store: {nearest.key[:12]}, built for {nearest.target}; different in")
             lines += [f"    {reason}" for reason in explanation.nearest_reasons] or ["    nothing"]
@@ -214,10 +216,12 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     return ["  ".join(row[index].ljust(widths[index]) for index in used).rstrip() for row in (head, *rows)]
 
 
-def why(reasons: Sequence[Reason]) -> str:
-    """The first few reasons on one line."""
-    more = f"; and {len(reasons) - _REASONS_SHOWN} more" if len(reasons) > _REASONS_SHOWN else ""
-    return "; ".join(map(str, reasons[:_REASONS_SHOWN])) + more
+def why(reasons: Sequence[Reason], unchecked: str | None = None) -> str:
+    """The first few reasons on one line, and why the artifact was never compared with eager."""
+    more = [f"and {len(reasons) - _REASONS_SHOWN} more"] if len(reasons) > _REASONS_SHOWN else []
+    said = unchecked is None or any(reason.reason == "unchecked" for reason in reasons)
+    last = [] if said else [f"unchecked: {unchecked}"]
+    return "; ".join([*map(str, reasons[:_REASONS_SHOWN]), *more, *last])
 
 
 def size_text(size: int | None) -> str:

@@ -1,8 +1,9 @@
 """Which variant of a model this host should run, and why the others not. No torch: manifests are read, nothing else.
 
-Among the variants that fit, the best is the first by: the device (`cuda` before `cpu`), the more specific code (a
-higher compute capability, then more processor features), the preset `default`, the preset's name. A tuned preset is
-not preferred by itself: that it is faster on this host was not shown. Whoever measured it names it with `variant`.
+Among the variants that fit, the best is the first by: the device (`cuda` before `cpu`), the more specific code (for a
+GPU machine code before PTX, then the higher compute capability; more processor features), the preset `default`, the
+variant's name. A tuned preset is not preferred by itself: that it is faster on this host was not shown. Whoever
+measured it names it with `variant`. What was never compared with eager fits no host.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from aoti_build import host
+from aoti_build import gpus, host
 from aoti_build.errors import ArtifactError, UsageError
 from aoti_build.manifest import Manifest, read_manifest
 
@@ -28,6 +29,8 @@ class Candidate:
     directory: Path
     manifest: Manifest | None
     why_not: tuple[str, ...] = ()
+    # How good its GPU code is for the GPU that was asked about.
+    gpu_code: gpus.Rank = (0, 0, 0)
 
     @property
     def fits(self) -> bool:
@@ -132,26 +135,47 @@ def _candidate(root: Path, model: str, variant: str, why_not: tuple[str, ...], d
         return Candidate(target, directory, None, (*why_not, f"damaged: {manifest.why}"))
     if manifest.target != target:
         return Candidate(target, directory, None, (*why_not, f"damaged: its manifest is that of {manifest.target}"))
-    return Candidate(target, directory, manifest, why_not or tuple(host.unfit(manifest.requires, device_index)))
+    needs = manifest.requires
+    found = why_not or (*host.unfit(needs, device_index), *_unchecked(manifest))
+    rank = host.code_rank(needs, device_index) if needs["device"] == "cuda" and not found else None
+    return Candidate(target, directory, manifest, found, rank or (0, 0, 0))
+
+
+def _unchecked(manifest: Manifest) -> tuple[str, ...]:
+    if manifest.unchecked is None:
+        return ()
+    again = f"run `invoke verify --target {manifest.target}` on a host that can run it"
+    return (f"never compared with eager: where it was built, {manifest.unchecked}; {again}",)
 
 
 def _rank(candidate: Candidate) -> tuple[Any, ...]:
     requires = candidate.manifest.requires if candidate.manifest else {}
-    preset = candidate.variant.partition("-")[2]  # empty for `default`
+    machine, *capability = candidate.gpu_code
     return (
         _DEVICES.index(candidate.device) if candidate.device in _DEVICES else len(_DEVICES),
-        [-int(part) for part in str(requires.get("compute_capability", "0.0")).split(".")],
+        -machine,
+        [-part for part in capability],
         -len(requires.get("cpu_features", ())),
-        preset,
+        _has_preset(candidate),
+        candidate.variant,
     )
+
+
+def _has_preset(candidate: Candidate) -> bool:
+    """Whether its name goes on after the device, and the floor if that is in it: `default` is not written."""
+    rest = candidate.variant.partition("-")[2]
+    floor = candidate.manifest.floor if candidate.manifest else ""
+    return rest not in ("", floor)
 
 
 def _reason(better: Candidate, worse: Candidate) -> str:
     """The first part of the rank in which the two differ, in words."""
-    preset = "by name" if "-" in better.variant else "it is the default preset"
-    words = ("its device", "a higher compute capability", "it uses more of this processor", preset)
+    words = (
+        "its device", "it has machine code for this GPU", "a higher compute capability",
+        "it uses more of this processor", "it is the default preset", "by name",
+    )  # fmt: skip
     ranks = zip(words, _rank(better), _rank(worse), strict=True)
-    return next((word for word, one, other in ranks if one != other), preset)
+    return next(word for word, one, other in ranks if one != other)
 
 
 def _names(directory: Path) -> list[str]:

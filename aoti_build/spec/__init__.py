@@ -12,7 +12,7 @@ from aoti_build.spec.presence import check_files
 from aoti_build.spec.project import (
     DEFAULT_PRESET,
     DEVICES,
-    CpuOptions,
+    NATIVE,
     Dim,
     Model,
     Position,
@@ -27,7 +27,7 @@ from aoti_build.spec.select import select
 __all__ = [
     "DEFAULT_PRESET",
     "DEVICES",
-    "CpuOptions",
+    "NATIVE",
     "Dim",
     "Model",
     "Position",

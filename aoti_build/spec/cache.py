@@ -18,7 +18,7 @@ from aoti_build.spec.records import target_from_json, target_to_json
 
 FORMAT = "aoti-build/project-cache"
 # Bump when the meaning of a field of the domain types changes, or what the parser makes of a file.
-CACHE_VERSION = 1
+CACHE_VERSION = 2
 KEPT = 8
 
 

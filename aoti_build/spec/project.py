@@ -13,6 +13,8 @@ from typing import Any
 
 DEVICES = ("cpu", "cuda")
 DEFAULT_PRESET = "default"
+# The isa of CPU code, or the arch of GPU code, that is whatever the building host has.
+NATIVE = "native"
 GOLDEN_LIMIT = 64 << 20
 
 
@@ -90,13 +92,6 @@ class Tolerance:
 
 
 @dataclass(frozen=True)
-class CpuOptions:
-    """What a CPU target is compiled for. `isa` "native" is the building host; others are portable floors."""
-
-    isa: str = "native"
-
-
-@dataclass(frozen=True)
 class CudaOptions:
     """Reduced precision on CUDA; None leaves torch's own default.
 
@@ -134,7 +129,6 @@ class Model:
     files: tuple[str, ...] = ()
     dims: tuple[Dim, ...] = ()
     tolerance: Tolerance = Tolerance()
-    cpu: CpuOptions = CpuOptions()
     cuda: CudaOptions = CudaOptions()
     # Bytes of golden tensors that are kept beside an artifact.
     golden_limit: int = GOLDEN_LIMIT
@@ -146,19 +140,30 @@ class Model:
 
 @dataclass(frozen=True)
 class Target:
-    """One artifact to be: a model on a device with a preset's inductor config."""
+    """One artifact to be: a model on a device with a preset's inductor config, compiled for a floor: the `isa` of
+    models.yaml for the CPU, the `arch` for CUDA."""
 
     model: Model
     device: str
     preset: str = DEFAULT_PRESET
     inductor_config: Mapping[str, Any] = field(default_factory=dict)
+    floor: str = NATIVE
+    # Whether the floor was one entry of a list, whose targets are told apart by it.
+    listed: bool = False
     # Digest of everything above (`aoti_build.spec.records`), carried along because it is asked for at every no-op.
     digest: str = field(default="", compare=False, repr=False)
 
     @property
+    def has_floor(self) -> bool:
+        """Whether it is compiled for something that models.yaml names, and not for what the building host has."""
+        return self.floor != NATIVE
+
+    @property
     def variant(self) -> str:
-        """``cpu`` for the default preset, ``cpu-<preset>`` otherwise."""
-        return self.device if self.preset == DEFAULT_PRESET else f"{self.device}-{self.preset}"
+        """``cpu``; then ``-<floor>`` if it is listed and not native; then ``-<preset>`` unless that is the default."""
+        floor = [self.floor] if self.listed and self.has_floor else []
+        preset = [self.preset] if self.preset != DEFAULT_PRESET else []
+        return "-".join([self.device, *floor, *preset])
 
     @property
     def name(self) -> str:

@@ -9,7 +9,6 @@ from typing import Any
 
 from aoti_build.digests import digest_bytes
 from aoti_build.spec.project import (
-    CpuOptions,
     CudaOptions,
     Dim,
     Image,
@@ -31,6 +30,8 @@ def target_to_json(target: Target) -> dict[str, Any]:
         "device": target.device,
         "preset": target.preset,
         "inductor_config": dict(target.inductor_config),
+        "floor": target.floor,
+        "listed": target.listed,
     }
 
 
@@ -56,12 +57,19 @@ def target_from_json(
         files=tuple(fields["files"]),
         dims=tuple(Dim(**dim) for dim in fields["dims"]),
         tolerance=_tolerance(fields["tolerance"]),
-        cpu=CpuOptions(**fields["cpu"]),
         cuda=CudaOptions(**fields["cuda"]),
         image=_image(fields["image"]),
     )
     model = Model(**fields, positions=positions or {})
-    return Target(model, record["device"], record["preset"], record["inductor_config"], digest)
+    return Target(
+        model,
+        record["device"],
+        record["preset"],
+        record["inductor_config"],
+        record["floor"],
+        record["listed"],
+        digest,
+    )
 
 
 def _tolerance(record: Mapping[str, Any]) -> Tolerance:

@@ -18,7 +18,7 @@ from aoti_build.spec import rules, schema, yaml_source
 from aoti_build.spec.project import (
     DEFAULT_PRESET,
     DEVICES,
-    CpuOptions,
+    NATIVE,
     CudaOptions,
     Dim,
     Image,
@@ -38,6 +38,8 @@ from aoti_build.spec.yaml_source import Where
 WireT = TypeVar("WireT", bound=schema.Wire)
 Presets = Mapping[str, Mapping[str, Any]]
 
+# What a device's targets are compiled for: the field below the device's own key.
+FLOOR_FIELDS = {"cpu": "isa", "cuda": "arch"}
 MODEL_FIELDS = (
     "source", "kwargs", "seed", "weights", "files", "inputs", "devices", "inductor_configs", "tolerance", "cpu", "cuda",
     "golden", "image",
@@ -149,15 +151,39 @@ class _Resolver:
         devices = self.get((*at, "devices"), ["cpu"])
         self._check_repeats((*at, "devices"), devices)
         chosen = self._chosen_presets((*at, "inductor_configs"), devices, presets)
+        floors = {device: self._floors((*at, device, field)) for device, field in FLOOR_FIELDS.items()}
+        seen: dict[str, Target] = {}
         for device in devices:
-            for preset in chosen.get(device, [DEFAULT_PRESET]):
-                yield Target(model, device, preset, presets.get(preset, {}))
+            for floor, path in floors[device].items():
+                for preset in chosen.get(device, [DEFAULT_PRESET]):
+                    listed = isinstance(path[-1], int)
+                    target = Target(model, device, preset, presets.get(preset, {}), floor, listed)
+                    self._check_variant(target, seen.setdefault(target.variant.casefold(), target), path)
+                    yield target
+
+    def _floors(self, path: Where) -> dict[str, Where]:
+        """What a device's targets are compiled for, each with its place: one value, or the entries of a list."""
+        given = self.get(path, NATIVE, throughout=False)
+        if isinstance(given, str):
+            return {given: path}
+        self._check_repeats(path, given)
+        entries = {name: (*path, index) for index, name in enumerate(given) if self.sound((*path, index))}
+        return entries or {NATIVE: path}
+
+    def _check_variant(self, target: Target, other: Target, path: Where) -> None:
+        """A preset may have the name of a floor; the two targets would be one directory."""
+        if other is not target and (other.floor, other.preset) != (target.floor, target.preset):
+            text = (
+                f"{target.device} for {target.floor} with the preset {target.preset!r} would be called "
+                f"{target.variant}, and so is {other.device} for {other.floor} with the preset {other.preset!r}; "
+                "rename the preset"
+            )
+            self.add(path, text)
 
     def _model(self, name: str, at: Where) -> Model:
         dims = self._dims((*at, "dims"))
         inputs = self._inputs((*at, "inputs"))
         self._check_dims(at, inputs)
-        cpu = self.read(schema.Cpu, (*at, "cpu")) or schema.Cpu()
         cuda = self.read(schema.Cuda, (*at, "cuda")) or schema.Cuda()
         golden = self.read(schema.Golden, (*at, "golden")) or schema.Golden()
         return Model(
@@ -170,7 +196,6 @@ class _Resolver:
             files=self._files((*at, "files")),
             dims=dims,
             tolerance=self._tolerance((*at, "tolerance")),
-            cpu=CpuOptions(cpu.isa),
             cuda=CudaOptions(cuda.tf32, cuda.reduced_precision),
             golden_limit=rules.size_in_bytes(golden.limit),
             image=self._image((*at, "image")),

@@ -27,7 +27,7 @@ from pydantic import (
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, JsonSchemaValue
 from pydantic_core import PydanticCustomError, core_schema
 
-from aoti_build.spec.wording import shown
+from aoti_build.spec.wording import did_you_mean, nearest, shown
 
 EDITION = 1
 # The largest size or seed that fits torch's 64-bit integers.
@@ -44,6 +44,9 @@ Dtype = Literal[
     "float32", "float64", "float16", "bfloat16", "int8", "int16", "int32", "int64", "uint8", "bool", "complex64"
 ]
 Isa = Literal["native", "avx2", "avx512"]
+# NVIDIA names each architecture by its compute capability without the dot.
+ARCH = r"^(native|sm_[1-9][0-9]{1,2}a?)$"
+ARCHES = ("native", *(f"sm_{number}" for number in (75, 80, 86, 87, 89, 90, 100, 103, 110, 120, 121)))
 
 
 def _name(text: str) -> str:
@@ -95,6 +98,14 @@ def _size(text: str) -> str:
     return text
 
 
+def _arch(text: str) -> str:
+    if not re.fullmatch(ARCH[1:-1], text):
+        plain = re.sub(r"^(sm|compute)?[_ -]*", "", text.lower()).replace(".", "")
+        near = did_you_mean(nearest(f"sm_{plain}" if plain[:1].isdigit() else text, ARCHES))
+        raise ValueError(f"{shown(text)} is no architecture; write native, or sm_80 for compute capability 8.0{near}")
+    return text
+
+
 def _kind(**tags: type) -> Discriminator:
     """Which member of a union a value is, by its Python type. Tags are in angle brackets: no key is written so."""
 
@@ -116,6 +127,14 @@ SourceText = Annotated[str, Field(json_schema_extra={"pattern": SOURCE})]
 Size = Annotated[int, Field(ge=0, le=MAX_INT)]
 ShapeEntry = Annotated[Annotated[Size, Tag("<size>")] | Annotated[str, Tag("<dim>")], _kind(size=int, dim=str)]
 Presets = Annotated[list[str], Field(min_length=1)]
+ArchText = Annotated[str, AfterValidator(_arch), WithJsonSchema({"type": "string", "pattern": ARCH})]
+_LISTED = Field(min_length=1, json_schema_extra={"uniqueItems": True})
+Isas = Annotated[
+    Annotated[Isa, Tag("<text>")] | Annotated[list[Isa], _LISTED, Tag("<list>")], _kind(text=str, list=list)
+]
+Arches = Annotated[
+    Annotated[ArchText, Tag("<text>")] | Annotated[list[ArchText], _LISTED, Tag("<list>")], _kind(text=str, list=list)
+]
 
 
 class Wire(BaseModel):
@@ -171,8 +190,13 @@ class Golden(Wire):
 
 
 class Cuda(Wire):
-    """How the CUDA targets compute."""
+    """What the CUDA targets are compiled for, and how they compute."""
 
+    arch: Arches = Field(
+        default="native",
+        description="The GPU that the code is for. `native`: the building host's. `sm_80`: compute capability 8.0. A "
+        "list makes a target of each.",
+    )
     tf32: bool | None = Field(
         default=None,
         description="Whether float32 convolutions and matrix products may use TF32. Default: torch's, which is yes for "
@@ -197,10 +221,10 @@ class Image(Wire):
 class Cpu(Wire):
     """What the CPU targets are compiled for."""
 
-    isa: Isa = Field(
+    isa: Isas = Field(
         default="native",
         description="The vector instructions that the code may use. `native`: those of the building host. `avx2` and "
-        "`avx512` are portable floors: the artifact runs on every host that has them.",
+        "`avx512` are portable floors: the artifact runs on every host that has them. A list makes a target of each.",
     )
 
 
@@ -288,7 +312,7 @@ class Model(Wire):
     )
     tolerance: Tolerance = Field(default=Tolerance(), description="How far a compiled output may be from eager's.")
     cpu: Cpu = Field(default=Cpu(), description="What the CPU targets are compiled for.")
-    cuda: Cuda = Field(default=Cuda(), description="How the CUDA targets compute.")
+    cuda: Cuda = Field(default=Cuda(), description="What the CUDA targets are compiled for, and how they compute.")
     golden: Golden = Field(default=Golden(), description="What is kept beside an artifact to verify it by.")
     image: ImageField | None = Field(
         default=None,

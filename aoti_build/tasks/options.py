@@ -23,7 +23,7 @@ _HELP: Mapping[str, str] = {
     "force": "build even what is up to date",
     "keep-going": "after a failure go on with the other targets",
     "dry-run": "only say what would be done",
-    "strict": "a missing device (and, in verify, a stale artifact) is a failure",
+    "strict": "a missing device or check (and, in verify, a stale artifact) is a failure",
     "check-reproducible": "compile every target once more from nothing; other bytes are a failure",
     "fresh": "let eager give the references now, from the model's source, not at build time",
     "seeds": "verify with this many random inputs for each size; above 1, as --fresh",

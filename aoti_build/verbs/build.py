@@ -7,7 +7,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,7 @@ class BuildReport:
             "artifact": (directory / MODEL).as_posix() if published else None,
             "key": published.key if published else None,
             "seconds": {name: outcome.seconds.get(name) for name in ("total", "export", "compile", "check")},
+            "unchecked": outcome.unchecked,
             "error": outcome.error.as_json() if outcome.error else None,
         }
 
@@ -73,6 +74,7 @@ class PlanReport:
                 "target": step.target.name,
                 "action": step.action,
                 "reasons": [reason.as_json() for reason in step.reasons],
+                "unchecked": step.unchecked,
             }
             for step in self.plan.steps
         ]
@@ -103,7 +105,8 @@ def build(
 ) -> BuildReport:
     """Build `targets`; up to `jobs` at once (None: as cores and memory allow).
 
-    After a failure no further target is started unless `keep_going`. With `strict` an unavailable device is a failure.
+    After a failure no further target is started unless `keep_going`. With `strict` an unavailable device is a failure,
+    and so is an artifact that could not be compared with eager; it is published all the same.
     With `check_reproducible` every target is compiled once more from nothing and compared, byte by byte.
     Raises `ToolchainError` if a compile is needed for certain and sure to fail here, and `Interrupted` on Ctrl-C, both
     after every worker has ended.
@@ -113,7 +116,7 @@ def build(
     index = Index(index_path(project), project.root, digests)
     steps = make_plan(project, targets, digests, store, force=force, index=index)
     work = tuple(step for step in steps.steps if check_reproducible and step.action == UP_TO_DATE) + steps.work
-    outcomes = {step.target.name: _settled(step, strict) for step in steps.steps if step not in work}
+    outcomes = {step.target.name: _settled(step) for step in steps.steps if step not in work}
     if work:
         from aoti_build.work.schedule import Builder, default_jobs, run_all
         from aoti_build.work.workshop import Workshop
@@ -128,7 +131,8 @@ def build(
             _keep_bytecode()
     digests.save()
     index.save()
-    return BuildReport(project, tuple(outcomes[step.target.name] for step in steps.steps))
+    found = (outcomes[step.target.name] for step in steps.steps)
+    return BuildReport(project, tuple(map(_strictly, found) if strict else found))
 
 
 class _Gate:
@@ -175,13 +179,32 @@ def _keep_bytecode() -> None:
         compileall.compile_dir(Path(__file__).parents[1], quiet=2)
 
 
-def _settled(step: Step, strict: bool) -> Outcome:
+def _settled(step: Step) -> Outcome:
     """The outcome of a step that needs no work."""
-    error = None
-    if step.action == UNAVAILABLE and strict:
+    published = step.published or published_of(step.manifest)
+    return Outcome(step.target, step.action, step.reasons, published, unchecked=step.unchecked)
+
+
+def _strictly(outcome: Outcome) -> Outcome:
+    """What is missing here, device or check, counts as an error."""
+    target = outcome.target
+    if outcome.error is not None:
+        return outcome
+    if outcome.action == UNAVAILABLE:
+        lacks = outcome.reasons[0].what
         error = BuildError(
-            f"this host has no {step.target.device} device",
-            target=step.target.name,
+            f"this host has no {target.device} device" if lacks == target.device else "it cannot be built on this host",
+            target=target.name,
+            cause=None if lacks == target.device else lacks,
             hint="build it on a host that has one, or leave --strict away",
         )
-    return Outcome(step.target, step.action, step.reasons, step.published or published_of(step.manifest), error=error)
+        return replace(outcome, error=error)
+    if outcome.unchecked is None:
+        return outcome
+    error = BuildError(
+        "the artifact is published, but was never compared with eager",
+        target=target.name,
+        cause=outcome.unchecked,
+        hint=f"`invoke verify --target {target.name}` on a host that can run it settles that; or leave --strict away",
+    )
+    return replace(outcome, error=error)

@@ -13,7 +13,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from aoti_build import toolchain
+from aoti_build import host, toolchain
 from aoti_build.errors import (
     OK,
     UNFIT_ARTIFACT,
@@ -27,12 +27,12 @@ from aoti_build.errors import (
 from aoti_build.fingerprint import Reason
 from aoti_build.layout import artifact_directory, reader_log_path, stat_cache_path, store_root
 from aoti_build.manifest import GOLDEN, MODEL, Manifest
-from aoti_build.plan import RECHECK, plan_target, tolerance
+from aoti_build.plan import plan_target, stale, tolerance
 from aoti_build.spec.project import Project, Target
 from aoti_build.spec.records import target_to_json
 from aoti_build.stat_cache import StatCache
 from aoti_build.store import Store
-from aoti_build.verbs.verify import fit_artifact
+from aoti_build.verbs.verify import FloorLacking, fit_artifact
 from aoti_build.work.check import CHECK_ENVIRONMENT, places
 from aoti_build.work.worker import WorkerCrash, allow_starts, error_of, run_worker
 
@@ -220,20 +220,31 @@ def _run_target(
         lacks = ArtifactError(f"this host has no {target.device} device", target=target.name)
         return TargetRuns(target, error=lacks, available=False)
     try:
-        manifest = fit_artifact(project, target)
+        manifest = _fit_artifact(project, target)
         groups = list(_groups(project, target, asked.inputs, manifest))
         outputs = [_output_path(target, asked, group) for group in groups]
         step = plan_target(project, target, digests, Store(store_root(project)))
-        stale = step.reasons if step.action != RECHECK else ()
         found = _worked(project, target, _job(project, target, manifest, asked, groups, outputs), on_progress)
     except Interrupted:
         raise
+    except FloorLacking as error:
+        return TargetRuns(target, error=error, available=False)
     except AotiBuildError as error:
         error.target = target.name
         return TargetRuns(target, error=error)
     log = reader_log_path(project, target, "run")
     runs = (_run(group, asked.seed, result, target, log) for group, result in zip(groups, found, strict=True))
-    return TargetRuns(target, tuple(runs), stale)
+    return TargetRuns(target, tuple(runs), stale(step))
+
+
+def _fit_artifact(project: Project, target: Target) -> Manifest:
+    """As `fit_artifact`. Raises `FloorLacking` as well where there is no artifact because none can be built here."""
+    try:
+        return fit_artifact(project, target)
+    except VerificationError:
+        if why := host.cannot_build(target):
+            raise FloorLacking("it cannot be built on this host", target=target.name, cause=why) from None
+        raise
 
 
 def _groups(

@@ -66,6 +66,7 @@ def _row(step: Step) -> dict[str, Any]:
         "created": manifest.provenance.get("created") if manifest else None,
         "age_seconds": _age(manifest.provenance.get("created")) if manifest else None,
         "key": manifest.key if manifest else None,
+        "unchecked": step.unchecked,
     }
 
 

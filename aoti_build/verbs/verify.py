@@ -26,20 +26,20 @@ from aoti_build.errors import (
     Interrupted,
     VerificationError,
 )
-from aoti_build.files import write_json
+from aoti_build.files import lock, write_json
 from aoti_build.fingerprint import Reason
-from aoti_build.layout import artifact_directory, reader_log_path, stat_cache_path, store_root
+from aoti_build.layout import artifact_directory, lock_path, reader_log_path, stat_cache_path, store_root
 from aoti_build.manifest import GOLDEN, MODEL, VERIFY, FileRecord, Manifest, NoManifest, read_manifest
-from aoti_build.plan import plan_target, tolerance
+from aoti_build.plan import plan_target, stale, tolerance
 from aoti_build.spec.presence import source_is_here
 from aoti_build.spec.project import Project, Target
 from aoti_build.spec.records import target_to_json
 from aoti_build.stat_cache import StatCache
 from aoti_build.store import Store
 from aoti_build.verbs.repro import write_repro
-from aoti_build.work.check import CHECK_ENVIRONMENT, check_package, find_cause, places
+from aoti_build.work.check import CHECK_ENVIRONMENT, check_package, check_record, find_cause, places
 from aoti_build.work.runner import compiled_runner
-from aoti_build.work.worker import WorkerCrash, WorkerTimeout, allow_starts, run_worker, stop_all
+from aoti_build.work.worker import WorkerCrash, WorkerTimeout, allow_starts, check_stopping, run_worker, stop_all
 
 PASSED, MISMATCH, CRASHED, TIMEOUT, UNCHECKED, MISSING, REFUSED, UNAVAILABLE = (
     "passed", "mismatch", "crashed", "timeout", "unchecked", "missing", "refused", "unavailable",
@@ -47,6 +47,10 @@ PASSED, MISMATCH, CRASHED, TIMEOUT, UNCHECKED, MISSING, REFUSED, UNAVAILABLE = (
 PYTHON, CPP = RUNTIMES = ("python", "cpp")
 TIME_LIMIT = 600.0
 OnProgress = Callable[[Target, str], None]
+
+
+class FloorLacking(ArtifactError):
+    """The artifact is sound and for a floor that models.yaml names, which this host is below."""
 
 
 @dataclass(frozen=True)
@@ -166,7 +170,8 @@ def fit_artifact(project: Project, target: Target) -> Manifest:
 
     Raises:
         VerificationError: there is no artifact.
-        ArtifactError: it is damaged, not what its manifest says, or unfit for this host.
+        ArtifactError: it is damaged, not what its manifest says, or unfit for this host; `FloorLacking` where nothing
+            but the declared floor is in the way.
     """
     directory = artifact_directory(project, target)
     manifest = read_manifest(directory)
@@ -189,11 +194,14 @@ def fit_artifact(project: Project, target: Target) -> Manifest:
                 hint=f"restore the file, or {again}",
             )
     if lacks := host.lacking(manifest.requires):
-        raise ArtifactError(
+        declared = manifest.floor is not None and lacks == host.lacking_floor(manifest.requires)
+        raise (FloorLacking if declared else ArtifactError)(
             "the artifact cannot run on this host",
             target=target.name,
             cause="\n".join(lacks),
-            hint="build it here, or for a portable floor such as `cpu: {isa: avx2}`",
+            hint="take it to a host that has it"
+            if declared
+            else "build it here, or for a portable floor such as `cpu: {isa: avx2}`",
         )
     return manifest
 
@@ -222,17 +230,37 @@ class _Verifier:
         try:
             manifest = fit_artifact(self.project, target)
         except VerificationError as error:
+            if why := host.cannot_build(target):
+                return Verdict(target, UNAVAILABLE, (Reason("no-device", why),))
             return Verdict(target, MISSING, error=error)
+        except FloorLacking as error:
+            return Verdict(target, UNAVAILABLE, (Reason("lacks-floor", error.cause or ""),))
         except ArtifactError as error:
             return Verdict(target, REFUSED, error=error)
         step = plan_target(self.project, target, self.digests, Store(store_root(self.project)))
-        verdict = replace(self._checked(target, manifest), runtime=self.runtime)  # the document says it too
-        if step.action != "recheck":
-            verdict = replace(verdict, stale=step.reasons)
+        verdict = replace(self._checked(target, manifest), runtime=self.runtime, stale=stale(step))
         document = {"format": "aoti-build/verdict", "format_version": 1, "key": manifest.key, **verdict.as_json()}
         with contextlib.suppress(OSError):  # a serving host's artifacts may be read-only
             write_json(artifact_directory(self.project, target) / VERIFY, document)
+        if manifest.unchecked and verdict.verdict == PASSED:
+            self._settle(target, manifest, verdict)
         return verdict
+
+    def _settle(self, target: Target, manifest: Manifest, verdict: Verdict) -> None:
+        """Let the manifest of an artifact that its build host could not run say that it is right."""
+        directory = artifact_directory(self.project, target)
+        found = {"cases": verdict.cases, "vacuous": list(verdict.vacuous), "no_fp64": verdict.no_fp64}
+        check = check_record(target, {**found, "seconds": {"verify": verdict.seconds}})
+        try:
+            with lock(lock_path(self.project, target), check_stopping):
+                if read_manifest(directory) != manifest:
+                    return  # a build has just published another one
+                renewed = replace(manifest, check=check)
+                renewed.write(directory)
+                Store(store_root(self.project)).add(renewed, directory)
+            self.on_progress(target, "compared with eager for the first time; the manifest says so now")
+        except OSError as error:
+            self.on_progress(target, f"passed, but its manifest cannot be written: {error.strerror or error}")
 
     def _checked(self, target: Target, manifest: Manifest) -> Verdict:
         try:

@@ -36,6 +36,7 @@ class Explanation:
                 "created": published.provenance.get("created"),
                 "key": published.key,
                 "graph_key": published.graph_key,
+                "unchecked": published.unchecked,
             }
             if published
             else None,

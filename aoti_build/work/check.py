@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from aoti_build import host
 from aoti_build.errors import AotiBuildError, BuildError, Interrupted
 from aoti_build.layout import inductor_cache_root
 from aoti_build.manifest import GOLDEN, MODEL
-from aoti_build.plan import ISA_OPTIONS, tolerance
+from aoti_build.plan import floor_patches, tolerance
 from aoti_build.spec.project import Project, Target
 from aoti_build.spec.records import target_to_json
 from aoti_build.work.gpu import gpu_environment
@@ -25,12 +26,14 @@ _DIRECTORY = "check"
 class CheckAhead(contextlib.ExitStack):
     """The process of a check, started ahead of its package, because importing torch takes seconds: with the compile,
     which leaves a core idle most of the time, or with the export where a repack is likely, which takes less than that
-    import. It has loaded nothing when it gets the package, so it is as fresh as one that is started then."""
+    import. It has loaded nothing when it gets the package, so it is as fresh as one that is started then. For code that
+    does not run here none is started."""
 
-    def __init__(self, shop: Workshop, place: Place, *, repack_likely: bool) -> None:
+    def __init__(self, shop: Workshop, place: Place, *, repack_likely: bool, runs_here: bool) -> None:
         super().__init__()
         self._root, self._place = shop.project.root, place
-        self._phases = {"export", "compile"} if repack_likely else {"compile"}
+        phases = {"export", "compile"} if repack_likely else {"compile"}
+        self._phases = phases if runs_here else set()
         self.worker: Worker | None = None
 
     def prepare(self, phase: str) -> None:
@@ -39,6 +42,33 @@ class CheckAhead(contextlib.ExitStack):
             self.worker = self.enter_context(
                 Worker("check", self._root, directory=directory, log=self._place.log, environment=CHECK_ENVIRONMENT)
             )
+
+
+def check_or_say(
+    shop: Workshop,
+    target: Target,
+    place: Place,
+    package: Path,
+    requires: Mapping[str, Any],
+    signature: Mapping[str, Any],
+    worker: Worker | None = None,
+) -> dict[str, Any]:
+    """As `check_staged`; where this host cannot run code that `requires` what it lacks, a record that says so."""
+    lacks = host.lacking_floor(requires)
+    return not_run(target, lacks) if lacks else check_staged(shop, target, place, package, signature, worker)
+
+
+def not_run(target: Target, lacks: Sequence[str]) -> dict[str, Any]:
+    """The record of a check that this host cannot make."""
+    return {
+        "passed": None,
+        "why": "; ".join(lacks),
+        "tolerance": tolerance(target),
+        "cases": [],
+        "vacuous": [],
+        "no_fp64": None,
+        "seconds": 0.0,
+    }
 
 
 def check_staged(
@@ -68,14 +98,18 @@ def check_staged(
     if not result["passed"]:
         shop.on_progress(target, "deep")
         raise _failed(result, place.log, _cause(shop, target, place))
-    seconds = round(sum(result["seconds"].values()), 3)
+    return check_record(target, result)
+
+
+def check_record(target: Target, result: Mapping[str, Any]) -> dict[str, Any]:
+    """The record of a check that passed, for a manifest, of what the `check` job found."""
     return {
         "passed": True,
         "tolerance": tolerance(target),
         "cases": [_brief(case) for case in result["cases"]],
         "vacuous": result["vacuous"],
         "no_fp64": result["no_fp64"],
-        "seconds": seconds,
+        "seconds": round(sum(result["seconds"].values()), 3),
     }
 
 
@@ -142,7 +176,7 @@ def find_cause(
         "root": str(project.root),
         "target": target_to_json(target),
         "where": places(project, target),
-        "isa_patches": dict(ISA_OPTIONS[target.model.cpu.isa]) if target.device == "cpu" else {},
+        "floor_patches": floor_patches(target),
         "cache_root": str(inductor_cache_root()),
         "model": str(package / MODEL) if package else None,
         "alignment": alignment,
@@ -178,6 +212,13 @@ def places(project: Project, target: Target) -> dict[str, str]:
 
 
 def _failed(checked: Mapping[str, Any], log: Path, found: str | None) -> BuildError:
+    if all("skipped" in case for case in checked["cases"]):
+        return BuildError(
+            "the artifact cannot be compared with eager: nothing of it is left in its golden file",
+            cause=checked["cases"][0]["skipped"] if checked["cases"] else None,
+            hint="build it with --force, which compares before anything is left out; `golden: {limit: ...}` keeps more",
+            log=log,
+        )
     failures = [
         f"{case['name']} inputs: {output['name']}: {output['why']}"
         for case in checked["cases"]

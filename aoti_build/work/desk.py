@@ -10,7 +10,7 @@ from typing import Any
 
 from aoti_build.files import lock
 from aoti_build.manifest import GOLDEN, MODEL, Manifest
-from aoti_build.plan import tolerance
+from aoti_build.plan import is_settled
 from aoti_build.spec.project import Target
 from aoti_build.work.worker import check_stopping
 from aoti_build.work.workshop import Place, Workshop
@@ -46,7 +46,7 @@ class Desk(contextlib.ExitStack):
         """An earlier check that still holds: of the package that was taken, against the same tolerance, and the golden
         file that the worker kept because eager gives the same again."""
         hit = self._hit
-        if hit is None or self.action != TAKE or not golden_kept or hit.check.get("tolerance") != tolerance(target):
+        if hit is None or self.action != TAKE or not golden_kept or not is_settled(hit, target):
             return None
         return {**hit.check, "seconds": 0.0}
 

@@ -1,4 +1,5 @@
-"""What a worker that compiles GPU kernels must find in its environment before it imports torch.
+"""What is particular about building for a GPU: what a worker must find in its environment before it imports torch, and
+what the package holds then.
 
 The variables reach the processes that inductor starts for compiling only if they are there from the beginning.
 """
@@ -7,10 +8,16 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 from aoti_build import toolchain
+from aoti_build.archive.gpu_code import common_architectures
+from aoti_build.archive.package import open_archive
+from aoti_build.errors import ArtifactError
 from aoti_build.kernels import KERNELS_VARIABLE
+from aoti_build.manifest import MODEL
 from aoti_build.spec.project import Target
+from aoti_build.work.workshop import Place
 
 
 def gpu_environment(target: Target, kernels: Path | None) -> dict[str, str]:
@@ -29,3 +36,16 @@ def gpu_environment(target: Target, kernels: Path | None) -> dict[str, str]:
         wanted["TRITON_CACHE_MANAGER"] = "aoti_build._torch.kernels:StoredKernels"
     chosen = {name: value for name, value in wanted.items() if name not in os.environ}
     return {**chosen, KERNELS_VARIABLE: str(kernels or "")}
+
+
+def gpu_code_of(target: Target, place: Place) -> dict[str, Any]:
+    """For the manifest, the architectures that all kernels of the staged package have code for; nothing for the CPU,
+    and where they cannot be told, as of a package that calls torch's own kernels alone."""
+    if target.device != "cuda":
+        return {}
+    try:
+        with open_archive(place.staged / MODEL) as archive:
+            code = list(common_architectures(archive))
+    except (ArtifactError, OSError):
+        return {}
+    return {"gpu_code": code} if code else {}

@@ -62,9 +62,8 @@ def instructions_of(target: Target, place: Place) -> dict[str, Any]:
         found = _found(tool, place)
     except (ArtifactError, OSError, ValueError) as error:
         return {"seen": None, "why": f"the code cannot be read: {error}"}
-    isa = target.model.cpu.isa
-    if target.device == "cpu" and isa != "native":
-        _refuse_others(isa, found, place.log)
+    if target.device == "cpu" and target.has_floor:
+        _refuse_others(target.floor, found, place.log)
     return {"seen": sorted(found)}
 
 

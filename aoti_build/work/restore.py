@@ -10,8 +10,9 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
+from aoti_build.layout import artifact_directory
 from aoti_build.manifest import Manifest
-from aoti_build.plan import Step, tolerance
+from aoti_build.plan import Step, is_settled
 from aoti_build.work.workshop import Workshop
 
 
@@ -27,13 +28,18 @@ def restore(shop: Workshop, step: Step) -> Manifest | None:
         copied = beside.submit(shop.store.fetch_all, files, to_publish=True)
         place.log.write_text(f"restored from the store: {stored.key}\n")
         check = stored.check
-        if check.get("tolerance") != tolerance(target):
-            from aoti_build.work.check import check_staged
+        if not is_settled(stored, target):
+            from aoti_build.work.check import check_or_say
 
             if not copied.result():
                 return None
-            check = check_staged(shop, target, place, place.staged, stored.signature)
+            check = check_or_say(shop, target, place, place.staged, stored.requires, stored.signature)
         reasons = tuple(reason.as_json() for reason in step.reasons)
         manifest = replace(stored, check=check, action="restored", reasons=reasons)
         sealed = shop.seal(target, place, manifest, {}, started)
-        return shop.publish(target, place, sealed) if copied.result() else None
+        if not copied.result():
+            return None
+        published = shop.publish(target, place, sealed)
+        if stored.unchecked and not published.unchecked:
+            shop.store.add(published, artifact_directory(shop.project, target))
+        return published

@@ -83,14 +83,17 @@ class Builder:
     def _act(self, step: Step) -> tuple[Outcome, Manifest | None]:
         """Do what the step says; its outcome and the manifest that is published then."""
         if step.action == UP_TO_DATE:
-            return Outcome(step.target, UP_TO_DATE, (), published_of(step.manifest)), step.manifest
+            outcome = Outcome(step.target, UP_TO_DATE, (), published_of(step.manifest), unchecked=step.unchecked)
+            return outcome, step.manifest
         if step.action == RECHECK:
             manifest = self._target_builder().recheck(step)
-            return Outcome(step.target, RECHECKED, step.reasons, published_of(manifest)), manifest
+            published, unchecked = published_of(manifest), manifest.unchecked
+            return Outcome(step.target, RECHECKED, step.reasons, published, unchecked=unchecked), manifest
         restored = restore(self.shop, step) if step.action == RESTORE else None
         made = restored or self._target_builder().build(step, from_nothing=self.force)
         reasons = tuple(Reason(**reason) for reason in made.reasons)
-        return Outcome(step.target, made.action, reasons, published_of(made), made.seconds), made
+        published = published_of(made)
+        return Outcome(step.target, made.action, reasons, published, made.seconds, unchecked=made.unchecked), made
 
     def _target_builder(self) -> TargetBuilder:
         from aoti_build.work.target import TargetBuilder  # with all it imports; a restore needs none of it

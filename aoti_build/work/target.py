@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,15 +16,15 @@ from aoti_build.errors import BuildError
 from aoti_build.fingerprint import Parts, Reason, spec_parts
 from aoti_build.layout import artifact_directory, inductor_cache_root
 from aoti_build.manifest import MODEL, Manifest
-from aoti_build.plan import ISA_OPTIONS, Step, toolchain_parts, weight_parts
+from aoti_build.plan import Step, floor_patches, toolchain_parts, weight_parts
 from aoti_build.provenance import provenance
 from aoti_build.spec.project import Target
 from aoti_build.spec.records import target_to_json
-from aoti_build.work.check import CheckAhead, check_staged, places
+from aoti_build.work.check import CheckAhead, check_or_say, places
 from aoti_build.work.desk import COMPILE, REPACK, Desk
-from aoti_build.work.gpu import gpu_environment
+from aoti_build.work.gpu import gpu_code_of, gpu_environment
 from aoti_build.work.instructions import Instructions
-from aoti_build.work.worker import WORKER_VARIABLES, OnPhase, run_worker
+from aoti_build.work.worker import WORKER_VARIABLES, OnPhase, WorkerCrash, run_worker
 from aoti_build.work.workshop import Place, Workshop
 
 
@@ -39,18 +39,19 @@ class TargetBuilder:
         """Export, then take, repack or compile as the keys allow; with `from_nothing` the store is not looked into."""
         started = time.perf_counter()
         target = step.target
-        _require_checkable(target)
         with contextlib.ExitStack() as resources:
             place = resources.enter_context(self.shop.place(target))
             before = self._before(target)
             desk = resources.enter_context(Desk(self.shop, target, place, from_nothing=from_nothing))
-            checker = resources.enter_context(
-                CheckAhead(self.shop, place, repack_likely=_repack_is_likely(step) and not from_nothing)
-            )
-            made = self._work(target, place, before, desk.answer, checker.prepare)
+            likely = _repack_is_likely(step) and not from_nothing
+            runs_here = not host.lacking_floor(host.requirements(target))
+            checker = resources.enter_context(CheckAhead(self.shop, place, repack_likely=likely, runs_here=runs_here))
+            with _explaining_crashes(target):
+                made = self._work(target, place, before, desk.answer, checker.prepare)
             instructions = resources.enter_context(Instructions(target, place, desk.known_instructions))
-            check = desk.known_check(target, golden_kept=made["golden_kept"]) or check_staged(
-                self.shop, target, place, place.staged, made["signature"], checker.worker
+            requires = {**host.requirements(target), **gpu_code_of(target, place)}
+            check = desk.known_check(target, golden_kept=made["golden_kept"]) or check_or_say(
+                self.shop, target, place, place.staged, requires, made["signature"], checker.worker
             )
             manifest = Manifest(
                 target=target.name,
@@ -60,7 +61,7 @@ class TargetBuilder:
                 weights=desk.weights if desk.weights is not None else made["weights"],
                 source=_source_parts(target, before, made),
                 files={},
-                requires={**host.requirements(target), "instructions": instructions.result()},
+                requires={**requires, "instructions": instructions.result()},
                 signature=made["signature"],
                 check=check,
                 action=_action(desk.action, step, made["graph_key"]),
@@ -71,15 +72,17 @@ class TargetBuilder:
             return self.shop.publish(target, place, self.shop.seal(target, place, manifest, seconds, started))
 
     def recheck(self, step: Step) -> Manifest:
-        """The tolerance changed: check the published artifact against it and record that."""
+        """Check the published artifact and record that: the tolerance changed, or its host could not run it."""
         manifest, target = step.manifest, step.target
         if manifest is None:
             raise ValueError("only a published artifact can be checked again")
         with self.shop.place(target) as place:
             directory = artifact_directory(self.shop.project, target)
-            check = check_staged(self.shop, target, place, directory, manifest.signature)
+            check = check_or_say(self.shop, target, place, directory, manifest.requires, manifest.signature)
         renewed = replace(manifest, check=check)
         renewed.write(directory)
+        if manifest.unchecked:
+            self.shop.store.add(renewed, directory)
         return renewed
 
     def reproduce(self, step: Step) -> None:
@@ -142,7 +145,7 @@ class TargetBuilder:
             "staged": str(place.staged),
             "whole_golden": str(place.whole_golden),
             "cache_root": str(inductor_cache_root()),
-            "isa_patches": dict(ISA_OPTIONS[target.model.cpu.isa]) if target.device == "cpu" else {},
+            "floor_patches": floor_patches(target),
             "where": places(self.shop.project, target),
             "toolchain": before["toolchain"],
             "environment": before["environment"],
@@ -152,15 +155,22 @@ class TargetBuilder:
         }
 
 
-def _require_checkable(target: Target) -> None:
-    """Compiling for a processor that this one is not would do, but nothing is published that was never run."""
-    if target.device == "cpu" and (lacks := host.lacking(host.requirements(target))):
+@contextlib.contextmanager
+def _explaining_crashes(target: Target) -> Iterator[None]:
+    """Compiling needs no processor that can run the code; measuring it, as autotuning does, kills the worker."""
+    try:
+        yield
+    except WorkerCrash as crash:
+        lacks = host.lacking_floor(host.requirements(target))
+        if crash.signal_name != "SIGILL" or target.device != "cpu" or not lacks:
+            raise
         raise BuildError(
-            f"code for `isa: {target.model.cpu.isa}` cannot be checked on this host, so it is not built here",
+            f"inductor ran code for isa {target.floor} while it compiled, which this host cannot",
             target=target.name,
             cause="\n".join(lacks),
-            hint="build this target on a host that can run it; leave it out here with --target",
-        )
+            hint="build it on a host that can, or with a preset that measures nothing (max_autotune)",
+            log=crash.log,
+        ) from crash
 
 
 def _repack_is_likely(step: Step) -> bool:

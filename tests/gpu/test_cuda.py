@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from aoti_build import toolchain
+from aoti_build import gpus, toolchain
 
 pytestmark = [
     pytest.mark.gpu,
@@ -68,6 +69,20 @@ for batch in (1, 3, 8):
 print("same as eager")
 """
 
+
+# The own GPU by name, one that only a torch like 2.14 can package for here, and one that no GPU here is.
+ARCHES = """\
+edition: 1
+models:
+  net:
+    source: net.py:Net
+    dims:
+      batch: {{min: 1, max: 8, example: 4}}
+    inputs:
+      image: {{shape: [batch, 3, 32, 32]}}
+    devices: [cuda]
+    cuda: {{arch: [native, {own}, sm_80, sm_999]}}
+"""
 
 # Eager takes TF32 for none of its convolutions on an H200 with cuDNN 9.19, and compiled code for some.
 CHOICE = """\
@@ -216,6 +231,77 @@ def test_a_package_is_inspected_with_its_kernels(built: tuple[Path, dict[str, ob
     assert f"sm_{capability.replace('.', '')}" in shown.stdout
     assert "triton_" in shown.stdout
     assert f"compute capability {capability}" in shown.stdout
+
+
+@pytest.fixture(scope="module")
+def arches(built: tuple[Path, dict[str, object]], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any, str]:
+    """A project of several architectures that shares the store and compile directory of `built`; what its build said,
+    and the name of the own one."""
+    own = f"sm_{toolchain.compute_capabilities()[0].replace('.', '')}"
+    if own == "sm_80":
+        pytest.skip("the foreign architecture of these tests is this GPU's own")
+    root = tmp_path_factory.mktemp("arches")
+    for name in ("net.py", "tasks.py"):
+        (root / name).write_text((built[0] / name).read_text())
+    (root / "models.yaml").write_text(ARCHES.format(own=own))
+    (root / "artifacts").mkdir()
+    shutil.copytree(built[0] / "artifacts" / ".store", root / "artifacts" / ".store")
+    finished = _inv(root, "build", "--keep-going", "--json")
+    print(finished.stdout, finished.stderr)
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    return root, {row["target"]: row for row in json.loads(finished.stdout)["targets"]}, own
+
+
+def _requires(root: Path, variant: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((root / f"artifacts/net/{variant}/manifest.json").read_bytes())["requires"]
+    return found
+
+
+def test_the_own_architecture_by_name_takes_what_native_compiled(arches: tuple[Path, Any, str]) -> None:
+    """From 9.0 on, and with a torch that compiles for the GPU it finds; else it has PTX beside the machine code."""
+    root, rows, own = arches
+    assert rows["net/cuda"]["action"] in ("restored", "reused")  # `built` compiled it
+    native, named = _requires(root, "cuda"), _requires(root, f"cuda-{own}")
+    assert native["compute_capability"] == named["compute_capability"] == toolchain.compute_capabilities()[0]
+    assert [code.rstrip("af") for code in native["gpu_code"]] == [own]
+    if (
+        gpus.numbers(toolchain.compute_capabilities()[0]) >= gpus.OWN_FEATURES
+        or not toolchain.packages_for_other_gpus()
+    ):
+        assert rows[f"net/cuda-{own}"]["action"] == "reused"
+        assert named["gpu_code"] == native["gpu_code"]
+    else:
+        assert named["gpu_code"] == [own, own.replace("sm", "compute")]
+
+
+def test_a_foreign_architecture_is_built_where_torch_can_and_unavailable_elsewhere(
+    arches: tuple[Path, Any, str],
+) -> None:
+    root, rows, _ = arches
+    foreign = rows["net/cuda-sm_80"]
+    if not toolchain.packages_for_other_gpus():
+        assert foreign["action"] == "unavailable"
+        assert "compiles for the GPU it finds" in foreign["reasons"][0]["what"]
+    elif toolchain.fatbin_tool():
+        assert (foreign["action"], foreign["unchecked"]) == ("compiled", None)
+        assert {"sm_80", "compute_80"} <= set(_requires(root, "cuda-sm_80")["gpu_code"])
+    assert rows["net/cuda-sm_999"]["action"] == "unavailable"
+    assert _inv(root, "build", "--strict", "--json").returncode == 1
+
+
+def test_every_architecture_that_was_built_is_verified_and_chosen_by_its_code(arches: tuple[Path, Any, str]) -> None:
+    root, rows, own = arches
+    verified = _inv(root, "verify", "--json")
+    assert verified.returncode == 0, verified.stdout + verified.stderr
+    verdicts = {row["target"]: row["verdict"] for row in json.loads(verified.stdout)["targets"]}
+    assert verdicts == {
+        name: "unavailable" if row["action"] == "unavailable" else "passed" for name, row in rows.items()
+    }
+    shown = json.loads(_inv(root, "inspect", "--host", "--target", "net/cuda", "--json").stdout)["host"]["net"]
+    assert [row["target"] for row in shown if row["chosen"]] == ["net/cuda"]
+    assert {row["target"] for row in shown if row["fits"]} >= {"net/cuda", f"net/cuda-{own}"}
+    ran = _inv(root, "run", "--target", f"net/cuda-{own}", "--json")
+    assert ran.returncode == 0, ran.stdout + ran.stderr
 
 
 @pytest.mark.slow

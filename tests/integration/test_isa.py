@@ -1,15 +1,25 @@
-"""Portable floors: the code of a real model is for the floor and no more, also where inductor has no `cpp.march`."""
+"""Portable floors: the code of a real model is for the floor and no more, also where inductor has no `cpp.march`; and
+what a host cannot run it can still compile, which is then said until another host has compared it with eager."""
 
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from conftest import run_inv
 from projects import LINEAR
 
-from aoti_build import toolchain
+from aoti_build import load, toolchain
+from aoti_build.errors import ArtifactError
+from aoti_build.manifest import Manifest, read_manifest
+from aoti_build.spec import load_project
+from aoti_build.verbs.build import build
+from aoti_build.verbs.clean import clean
+from aoti_build.verbs.status import status
+from aoti_build.verbs.verify import verify
 
 MODELS = """\
 edition: 1
@@ -35,6 +45,41 @@ cpp_builder._get_cpu_arch_cflags = lambda compiler: ["march=native"]
 """
 
 
+# What the build worker loads by ctypes or imports as an extension is written down: none of it may be what was compiled.
+WATCHED = """
+import sys
+
+
+def _note(event, arguments):
+    if event == "ctypes.dlopen" or (event == "import" and str(arguments[1] or "").endswith(".so")):
+        with open("loaded.txt", "a") as file:
+            file.write(f"{arguments[0] if event == 'ctypes.dlopen' else arguments[1]}\\n")
+
+
+sys.addaudithook(_note)
+"""
+WIDE = """\
+edition: 1
+models:
+  wide:
+    source: net.py:build
+    inputs: [{shape: [4, 8]}]
+    cpu: {isa: [avx512]}
+"""
+LOADED = """
+import torch
+import aoti_build
+from net import build
+
+with aoti_build.load("wide") as model, torch.no_grad():
+    x = torch.randn(4, 8)
+    torch.manual_seed(0)
+    torch.testing.assert_close(model(x), build().eval()(x), atol=1e-5, rtol=1e-5)
+    print("loaded", model.target)
+"""
+CAPABLE = toolchain.ISA_FEATURES["avx512"] <= set(toolchain.cpu_features())
+
+
 @pytest.mark.skipif("avx512f" not in toolchain.cpu_features(), reason="native code is AVX-512 on processors with it")
 def test_a_floor_is_kept_and_code_beyond_it_is_not_published(tmp_path: Path) -> None:
     (tmp_path / "models.yaml").write_text(MODELS)
@@ -52,3 +97,54 @@ def test_a_floor_is_kept_and_code_beyond_it_is_not_published(tmp_path: Path) -> 
     assert refused["action"] == "failed"
     assert "avx512f: " in refused["error"]["cause"]
     assert not (tmp_path / "artifacts/floor/cpu-native/model.pt2").exists()
+
+
+@pytest.mark.skipif(not CAPABLE, reason="the artifact is run as well, by a processor with AVX-512")
+def test_a_floor_that_the_host_lacks_is_compiled_and_not_called_good_until_another_host_ran_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One real compile, on a host that says it has AVX2 alone; then the same files on this one, as it is."""
+    (tmp_path / "models.yaml").write_text(WIDE)
+    (tmp_path / "tasks.py").write_text("from aoti_build.tasks import ns\n")
+    (tmp_path / "net.py").write_text(LINEAR + WATCHED)
+    monkeypatch.setenv("AOTI_BUILD_CACHE", str(tmp_path / "compile"))
+    project = load_project(tmp_path / "models.yaml")
+    (target,) = project.targets
+    artifact = tmp_path / "artifacts/wide/cpu-avx512"
+
+    with monkeypatch.context() as lesser:
+        lesser.setattr(toolchain, "cpu_features", lambda: tuple(sorted(toolchain.ISA_FEATURES["avx2"])))
+        (outcome,) = build(project, project.targets).outcomes
+        assert (outcome.action, outcome.error) == ("compiled", None)
+        loaded = (tmp_path / "loaded.txt").read_text().splitlines()
+        assert not [name for name in loaded if str(tmp_path) in name]
+        assert outcome.unchecked == "this processor lacks avx512bw, avx512cd, avx512dq, avx512f, avx512vl"
+        assert status(project).as_json()["targets"][0]["unchecked"] == outcome.unchecked
+        (verdict,) = verify(project, project.targets).verdicts
+        assert (verdict.verdict, verdict.stale[0].reason) == ("unavailable", "lacks-floor")
+    made = read_manifest(artifact)
+    assert isinstance(made, Manifest)
+    seen = set(made.requires["instructions"]["seen"])
+    assert "avx512f" in seen
+    assert seen <= toolchain.ISA_FEATURES["avx512"]
+
+    with pytest.raises(ArtifactError) as refused:
+        load("wide", artifacts=project.artifacts)
+    assert "never compared with eager: where it was built, this processor lacks avx512bw" in str(refused.value.cause)
+    assert "invoke verify --target wide/cpu-avx512" in str(refused.value.cause)
+    assert [step["state"] for step in status(project).as_json()["targets"]] == ["recheck"]
+    (verdict,) = verify(project, project.targets).verdicts
+    assert (verdict.verdict, verdict.error) == ("passed", None)
+    settled = read_manifest(artifact)
+    assert isinstance(settled, Manifest)
+    assert settled.unchecked is None
+    assert settled.check["cases"]
+    answer = subprocess.run([sys.executable, "-c", LOADED], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert answer.stdout.strip() == "loaded wide/cpu-avx512", answer.stderr
+
+    clean(project, project.targets)
+    with monkeypatch.context() as lesser:
+        lesser.setattr(toolchain, "cpu_features", lambda: tuple(sorted(toolchain.ISA_FEATURES["avx2"])))
+        (outcome,) = build(project, project.targets).outcomes
+        assert (outcome.action, outcome.unchecked) == ("restored", None)  # what was found elsewhere holds here
+    assert target.name == "wide/cpu-avx512"

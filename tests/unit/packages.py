@@ -125,10 +125,10 @@ def cubin(flags: int, abi: int, note: str = "", kernel: str = "triton_poi_fused_
     return elf(CUDA, flags=flags, abi=abi, sections=sections)
 
 
-def fatbin(*entries: tuple[int, int]) -> bytes:
-    """A fat binary of (kind, architecture); kind 1 is PTX, 2 a cubin."""
+def fatbin(*entries: tuple[int, int], flags: int = 0x11) -> bytes:
+    """A fat binary of (kind, architecture); kind 1 is PTX, 2 a cubin. `flags` hold the mark."""
     body = b"".join(
-        struct.pack("<HHLQLLHHL", kind, 0x101, 64, 8, 0, 0, 0, 0, arch) + bytes(32) + b"the code"
+        struct.pack("<HHLQLLHHLQQ", kind, 0x101, 64, 8, 0, 0, 0, 0, arch, 0, flags) + bytes(16) + b"the code"
         for kind, arch in entries
     )
     return struct.pack("<LHHQ", 0xBA55ED50, 1, 16, len(body)) + body

@@ -252,8 +252,10 @@ class FakeWorker:
         staged, root, model = Path(job["staged"]), Path(job["root"]), job["target"]["model"]
         files = ("model.py", "helper.py")
         code = [line for file in files for line in (root / file).read_text().splitlines() if line[:1] != "#"]
-        said = {name: model[name] for name in ("kwargs", "dims", "inputs", "cpu")}
-        graph_key = digest_json([code, said, job["target"]["inductor_config"], job["toolchain"], job["environment"]])
+        said = {name: model[name] for name in ("kwargs", "dims", "inputs")}
+        graph_key = digest_json(
+            [code, said, job["floor_patches"], job["target"]["inductor_config"], job["toolchain"], job["environment"]]
+        )
         weights = (root / model["weights"]).read_bytes() if model["weights"] else str(model["seed"]).encode()
         made: dict[str, Any] = {
             "key": digest_json([graph_key, digest_bytes(weights)]),

@@ -235,3 +235,22 @@ def test_all_of_it_on_a_host_with_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None
     names = [finding.check for finding in check_cuda()]
     assert names == ["device", "driver", "triton", "ptxas", "C compiler", "CUDA headers", "nvcc", "GPU memory"]
     assert "GPU memory" not in [finding.check for finding in check_cuda(memory=False)]
+
+
+@pytest.mark.parametrize(
+    ("can", "tool", "said"),
+    [
+        (False, "/bin/fatbinary", None),
+        (True, "/bin/fatbinary", "packages for a named arch are made with /bin/fatbinary"),
+        (True, None, "packages for other GPUs cannot be made"),
+    ],
+)
+def test_what_makes_fat_binaries_is_named_where_torch_can_use_it(
+    monkeypatch: pytest.MonkeyPatch, tool: str | None, said: str | None, *, can: bool
+) -> None:
+    monkeypatch.setattr(toolchain, "packages_for_other_gpus", lambda: can)
+    monkeypatch.setattr(toolchain, "fatbin_tool", lambda: tool)
+    found = cuda._nvcc()
+    assert found.outcome == OK
+    assert (said or "") in found.said
+    assert said or "for a named arch are" not in found.said

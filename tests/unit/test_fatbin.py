@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
+import subprocess
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -19,6 +22,30 @@ def of(data: bytes) -> Read:
 
 def test_the_architectures_of_machine_code_and_of_ptx() -> None:
     assert read_fatbin(of(fatbin((2, 80), (2, 90), (1, 90), (2, 80)))) == ("sm_80", "sm_90", "compute_90")
+    assert read_fatbin(of(fatbin((2, 90), (1, 90), flags=0x108011))) == ("sm_90a", "compute_90a")
+
+
+REAL = Path(__file__).with_name("fatbins")
+
+
+@pytest.mark.parametrize("file", sorted(REAL.iterdir()), ids=lambda file: file.stem)
+def test_real_ones_of_cuda_13_with_their_marks(file: Path) -> None:
+    assert read_fatbin(of(file.read_bytes())) == tuple(file.stem.split("-"))
+
+
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc here")
+@pytest.mark.parametrize(("ptx", "codes"), [("80", ("80", "86")), ("90a", ("90a",)), ("100f", ("100f",)), ("120", ())])
+def test_what_nvcc_makes_here(tmp_path: Path, ptx: str, codes: tuple[str, ...]) -> None:
+    source = tmp_path / "k.ptx"
+    source.write_text(f".version 8.8\n.target sm_{ptx}\n.address_size 64\n.visible .entry k() {{ ret; }}\n")
+    wanted = [f"arch=compute_{code},code=sm_{code}" for code in codes] + [f"arch=compute_{ptx},code=compute_{ptx}"]
+    words = [word for one in wanted for word in ("-gencode", one)]
+    made = tmp_path / "k.fatbin"
+    command = ["nvcc", "-fatbin", str(source), "-o", str(made), *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        pytest.skip(f"this nvcc does not know it: {done.stderr.strip()[:100]}")
+    assert set(read_fatbin(of(made.read_bytes()))) == {*(f"sm_{code}" for code in codes), f"compute_{ptx}"}
 
 
 def test_several_containers_in_one_file() -> None:

@@ -11,7 +11,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from aoti_build.fingerprint import REASONS, Fingerprint, Reason, spec_parts
-from aoti_build.spec import CpuOptions, Dim, Model, Source, Target, TensorInput
+from aoti_build.spec import Dim, Model, Source, Target, TensorInput
 
 VALUES = st.text(max_size=6) | st.integers(-9, 9) | st.lists(st.integers(2, 9), max_size=3)
 ALIKE = st.sampled_from(
@@ -125,7 +125,6 @@ MODEL = Model(
         ({"inputs": (TensorInput((3, "batch"), "float32"),)}, "inputs.0.shape"),
         ({"inputs": (TensorInput((2, "batch"), "float32", low=1.5),)}, "inputs.0.low"),
         ({"inputs": Source("inputs", path="model.py")}, "inputs"),
-        ({"cpu": CpuOptions("avx2")}, "cpu.isa"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -133,6 +132,19 @@ def test_every_field_of_a_model_is_a_part(change: dict[str, Any], name: str) -> 
     before = spec_parts(Target(MODEL, "cpu"))
     after = spec_parts(Target(replace(MODEL, **change), "cpu"))
     assert name in {reason.what for reason in Fingerprint({"spec": after}).differences({"spec": before})}
+
+
+def test_a_floor_is_a_part_of_its_own_device_alone() -> None:
+    assert spec_parts(Target(MODEL, "cpu"))["cpu.isa"] == "native"
+    assert spec_parts(Target(MODEL, "cpu", floor="avx2", listed=True))["cpu.isa"] == "avx2"
+    native, named = spec_parts(Target(MODEL, "cuda")), spec_parts(Target(MODEL, "cuda", floor="sm_80"))
+    assert "cuda.arch" not in native  # as in every manifest before there was one
+    assert named == {**native, "cuda.arch": "sm_80"}
+    assert not any(name.startswith("cpu.") for name in named)
+
+
+def test_whether_a_floor_is_listed_is_a_matter_of_names() -> None:
+    assert spec_parts(Target(MODEL, "cpu", floor="avx2", listed=True)) == spec_parts(Target(MODEL, "cpu", floor="avx2"))
 
 
 def test_an_input_by_position_is_not_the_same_by_keyword() -> None:

@@ -10,6 +10,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -165,7 +166,7 @@ def documents(two: Project, tmp_path: Path) -> Mapping[str, list[Document]]:
     manifest = _manifest(two)
     cases = {
         **kept,
-        "aoti-build/manifest": [manifest.as_json(), _cuda(manifest).as_json(), *stored],
+        "aoti-build/manifest": [manifest.as_json(), _cuda(manifest).as_json(), _unchecked(manifest).as_json(), *stored],
         "aoti-build/golden": [_golden()],
         "aoti-build/verdict": [_verdict_on_disk(two)],
         "aoti-build/stat-cache": [_stat_cache(tmp_path)],
@@ -224,7 +225,7 @@ def test_a_document_with_a_surplus_field_is_refused(kind: str, documents: Mappin
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_document_of_another_version_is_refused(kind: str, documents: Mapping[str, list[Document]]) -> None:
-    assert errors(kind, {**documents[kind][0], "format_version": 2})
+    assert errors(kind, {**documents[kind][0], "format_version": 99})
 
 
 @pytest.mark.parametrize(
@@ -233,6 +234,8 @@ def test_a_document_of_another_version_is_refused(kind: str, documents: Mapping[
         ("aoti-build/manifest", ("files", MODEL, "sha256"), "short"),
         ("aoti-build/manifest", ("requires", "surplus"), 1),
         ("aoti-build/manifest", ("check", "passed"), False),
+        ("aoti-build/manifest", ("check", "passed"), None),
+        ("aoti-build/manifest", ("check", "why"), "this processor lacks amx_tile"),
         ("aoti-build/manifest", ("source", "surplus"), {}),
         ("aoti-build/manifest", ("signature", "dims", "batch", "example"), 2),
         ("aoti-build/manifest", ("weights", "apart"), True),
@@ -240,7 +243,7 @@ def test_a_document_of_another_version_is_refused(kind: str, documents: Mapping[
         ("aoti-build/stat-cache", ("files", "/old", 1), "1"),
         ("aoti-build/index", ("targets", "first/cpu", "files", "model.py"), 1),
         ("aoti-build/index", ("targets", "first/cpu", "surplus"), 1),
-        ("aoti-build/project-cache", ("stamp", 0), 2),
+        ("aoti-build/project-cache", ("stamp", 0), 1),
         ("aoti-build/project-cache", ("targets", 0, "surplus"), 1),
         ("aoti-build/why", ("targets", 0, "state"), "reused"),
         ("aoti-build/why", ("targets", 0, "last_build", "action"), "rechecked"),
@@ -375,9 +378,15 @@ def _manifest(project: Project) -> Manifest:
 
 def _cuda(manifest: Manifest) -> Manifest:
     fields = dict(manifest.__dict__)
-    fields["requires"] = {**manifest.requires, "device": "cuda", "compute_capability": "9.0"}
+    fields["requires"] = {**manifest.requires, "device": "cuda", "compute_capability": "8.0"}
+    fields["requires"]["gpu_code"] = ["sm_80", "compute_80"]
     fields["files"] = {name: FileRecord("0" * 64, 0) for name in (MODEL, GOLDEN)}
     return Manifest(**fields)
+
+
+def _unchecked(manifest: Manifest) -> Manifest:
+    why = "this processor lacks avx512f"
+    return replace(manifest, check={**CHECK, "passed": None, "why": why, "cases": [], "vacuous": []})
 
 
 def _build(project: Project, manifest: Manifest) -> BuildReport:
@@ -388,6 +397,7 @@ def _build(project: Project, manifest: Manifest) -> BuildReport:
         (
             Outcome(first, "compiled", REASONS, published, manifest.seconds),
             Outcome(first, "reproduced", (), published),
+            Outcome(first, "compiled", REASONS, published, unchecked="this processor lacks avx512f"),
             Outcome(second, "failed", (Reason("forced"),), error=FAILURE),
             Outcome(second, "unavailable", (Reason("no-device", "cuda"),)),
         ),
@@ -398,6 +408,7 @@ def _verdicts(project: Project) -> tuple[Verdict, ...]:
     first, second = project.targets
     return (
         Verdict(first, "mismatch", REASONS, CASES, REFUSALS, CHECK["vacuous"], "too large", DEEP, 1.5),
+        Verdict(first, "unavailable", (Reason("lacks-floor", "this processor lacks avx512f"),)),
         Verdict(second, "missing", error=VerificationError("there is no artifact", target=second.name)),
     )
 
@@ -435,6 +446,7 @@ def _plan(project: Project, manifest: Manifest) -> Plan:
         (
             Step(first, "build", REASONS, manifest),
             Step(first, "restore", REASONS, manifest, manifest),
+            Step(first, "recheck", (Reason("unchecked", "this processor lacks avx512f"),), _unchecked(manifest)),
             Step(second, UNAVAILABLE, (Reason("no-device", "cuda"),)),
         )
     )

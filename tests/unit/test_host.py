@@ -99,6 +99,49 @@ def test_a_cubin_runs_on_its_major_version_from_its_minor_on(
     assert all("8.6" in sentence and here in sentence for sentence in lacks)
 
 
+@pytest.mark.parametrize(
+    ("code", "here", "fits"),
+    [
+        (["sm_80", "compute_80"], "9.0", True),
+        (["sm_80", "compute_80"], "7.5", False),
+        (["sm_80"], "8.9", True),
+        (["sm_80"], "9.0", False),
+        (["sm_86", "sm_90"], "9.0", True),
+        (["sm_90a", "compute_90a"], "9.0", True),
+        (["sm_90a", "compute_90a"], "10.0", False),
+        (["sm_100f"], "10.3", True),
+    ],
+)
+def test_what_the_package_holds_decides_and_not_what_it_was_named_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: list[str], here: str, *, fits: bool
+) -> None:
+    needs = {**host.requirements(write_project(tmp_path, CUDA_MODEL).targets[0]), "gpu_code": code}
+    monkeypatch.setattr(toolchain, "compute_capabilities", lambda: (here,))
+    lacks = host.lacking(needs)
+    assert lacks == host.lacking_floor(needs)
+    assert (lacks == []) is fits
+    assert all(f"built for compute capability 8.6 ({', '.join(code)})" in sentence for sentence in lacks)
+
+
+def test_a_named_arch_is_what_is_needed(tmp_path: Path) -> None:
+    project = write_project(tmp_path, CUDA_MODEL + "    cuda: {arch: sm_80}\n")
+    needs = host.requirements(project.targets[0])
+    assert (needs["compute_capability"], needs["cpu_features"]) == ("8.0", list(BUILT_ON))
+    assert host.code_rank(needs) == (1, 8, 0)
+    assert host.code_rank(needs, 1) is None
+
+
+def test_a_floor_is_the_processor_or_the_gpu_and_nothing_else(
+    needs: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cuda = host.requirements(write_project(tmp_path, CUDA_MODEL).targets[0])
+    monkeypatch.setattr(toolchain, "cpu_features", lambda: ("avx", "sse"))
+    monkeypatch.setattr(toolchain, "compute_capabilities", lambda: ("7.5",))
+    assert host.lacking_floor({**needs, "torch": "1.0.0"}) == ["this processor lacks avx2, fma"]
+    assert host.lacking_floor({**cuda, "torch": "1.0.0"}) == ["built for compute capability 8.6, this GPU has 7.5"]
+    assert len(host.lacking({**cuda, "torch": "1.0.0"})) == 3
+
+
 def test_a_cpu_artifact_does_not_ask_for_a_gpu(needs: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(toolchain, "compute_capabilities", lambda: ())
     assert host.lacking(needs) == []

@@ -66,7 +66,17 @@ def test_an_edit_that_leaves_it_well_formed_is_damage(tmp_path: Path, change: di
     assert "edited" in str(found)
 
 
-@pytest.mark.parametrize("check", [{"passed": False}, {"passed": "yes"}, {}])
+def test_one_that_was_never_compared_says_why(tmp_path: Path) -> None:
+    unchecked = {**DOCUMENT["check"], "passed": None, "why": "this processor lacks avx512f"}
+    found = read(tmp_path, {**DOCUMENT, "check": unchecked})
+    assert isinstance(found, Manifest)
+    assert found.unchecked == "this processor lacks avx512f"
+    assert MANIFEST_VALUE.unchecked is None
+
+
+@pytest.mark.parametrize(
+    "check", [{"passed": False}, {"passed": "yes"}, {"passed": None}, {"passed": None, "why": 1}, {}]
+)
 def test_an_artifact_whose_check_did_not_pass_is_none(tmp_path: Path, check: dict[str, Any]) -> None:
     assert is_damage(read(tmp_path, {**DOCUMENT, "check": {**DOCUMENT["check"], **check} if check else {}}))
 
@@ -155,6 +165,8 @@ def test_files_that_no_artifact_has_are_damage(tmp_path: Path, files: dict[str, 
         ("requires", {**DOCUMENT["requires"], "cpu_features": "avx2"}),
         ("requires", {**DOCUMENT["requires"], "cpu_features": [["avx2"]]}),
         ("requires", {**DOCUMENT["requires"], "compute_capability": 9.0}),
+        ("requires", {**DOCUMENT["requires"], "gpu_code": ["sm_80", 90]}),
+        ("requires", {**DOCUMENT["requires"], "gpu_code": 1}),
     ],
     ids=str,
 )

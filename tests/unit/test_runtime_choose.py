@@ -119,6 +119,73 @@ def test_a_damaged_variant_is_turned_down_with_its_reason(artifacts: Path) -> No
     assert "small/cpu-old: damaged: its manifest is that of small/cpu" in str(choice)
 
 
+ARCHES = MODELS + "    cuda: {arch: [native, sm_80, sm_86]}\n"
+CODE = {
+    "cuda": ["sm_86"],
+    "cuda-fast": ["sm_86"],
+    "cuda-sm_80": ["sm_80", "compute_80"],
+    "cuda-sm_80-fast": ["sm_80", "compute_80"],
+    "cuda-sm_86": ["sm_86", "compute_86"],
+    "cuda-sm_86-fast": ["sm_86", "compute_86"],
+}
+
+
+@pytest.fixture
+def arches(tmp_path: Path) -> Path:
+    """Variants of `small` for several architectures, whose packages hold what torch 2.14 makes for them."""
+    project = write_project(tmp_path, ARCHES)
+    for target in project.targets:
+        publish_fake(project, target)
+        if code := CODE.get(target.variant):
+            edit(project, lambda document, code=code: document["requires"].update(gpu_code=code), target)
+    return project.artifacts
+
+
+@pytest.mark.parametrize(
+    ("gpu", "expected"),
+    [
+        ("8.6", ["cuda", "cuda-sm_86", "cuda-fast", "cuda-sm_86-fast", "cuda-sm_80", "cuda-sm_80-fast"]),
+        ("8.9", ["cuda", "cuda-sm_86", "cuda-fast", "cuda-sm_86-fast", "cuda-sm_80", "cuda-sm_80-fast"]),
+        ("8.0", ["cuda-sm_80", "cuda-sm_80-fast"]),
+        ("9.0", ["cuda-sm_86", "cuda-sm_86-fast", "cuda-sm_80", "cuda-sm_80-fast"]),
+        ("7.5", []),
+    ],
+)
+def test_machine_code_for_the_gpu_comes_first_then_ptx_the_nearest_foremost(
+    arches: Path, gpus: list[str], gpu: str, expected: list[str]
+) -> None:
+    gpus[:] = [gpu]
+    assert order(arches, device="cuda") == [f"small/{variant}" for variant in expected] if expected else True
+    assert explain("small", artifacts=arches).best().variant == (expected or ["cpu"])[0]
+
+
+def test_machine_code_is_preferred_to_ptx_of_a_later_one(arches: Path, gpus: list[str], tmp_path: Path) -> None:
+    gpus[:] = ["9.0"]
+    project = write_project(tmp_path, ARCHES)
+    plain = next(target for target in project.targets if target.variant == "cuda-sm_80")
+    edit(project, lambda document: document["requires"].update(gpu_code=["sm_90"]), plain)
+    choice = explain("small", artifacts=arches, device="cuda")
+    assert choice.best().variant == "cuda-sm_80"
+    assert "small/cuda-sm_86: fits, but small/cuda-sm_80 comes first: it has machine code for this GPU" in str(choice)
+    assert "small/cuda-sm_80-fast: fits, but small/cuda-sm_80 comes first: it has machine code" in str(choice)
+
+
+def test_the_gpu_that_is_asked_for_decides_among_architectures(arches: Path, gpus: list[str]) -> None:
+    gpus[:] = ["8.6", "8.0"]
+    assert explain("small", artifacts=arches, device_index=1).best().variant == "cuda-sm_80"
+
+
+def test_a_listed_floor_is_no_preset(artifacts: Path, tmp_path: Path) -> None:
+    assert artifacts
+    text = MODELS.replace("devices: [cpu, cuda]", "devices: [cpu]") + "    cpu: {isa: [avx2]}\n"
+    project = write_project(tmp_path / "listed", text)
+    for target in project.targets:
+        publish_fake(project, target)
+        edit(project, lambda document: document["requires"].update(cpu_features=["avx2"]), target)
+    assert order(project.artifacts) == ["small/cpu-avx2", "small/cpu-avx2-fast"]
+    assert "it is the default preset" in str(explain("small", artifacts=project.artifacts))
+
+
 @pytest.mark.parametrize(
     ("asked", "options", "said"),
     [

@@ -38,6 +38,32 @@ def test_valid_names_never_make_two_targets_of_one_directory(root: Path, names: 
     assert len(folded) == len(project.targets) == len(names) * 2 * (1 + len(presets))
 
 
+@given(
+    st.lists(st.sampled_from(["native", "avx2", "avx512"]), min_size=1, max_size=4),
+    st.lists(st.sampled_from(["native", "sm_80", "sm_90", "sm_90a"]), min_size=1, max_size=4),
+    st.lists(st.sampled_from(["avx2", "sm_90", "avx512-avx2", "x"]), max_size=3, unique=True),
+)
+def test_floors_and_presets_never_make_two_targets_of_one_directory(
+    root: Path, isas: list[str], arches: list[str], presets: list[str]
+) -> None:
+    entry = {
+        "source": "m:f",
+        "inputs": [{"shape": [2]}],
+        "devices": ["cpu", "cuda"],
+        "inductor_configs": ["default", *presets],
+        "cpu": {"isa": isas},
+        "cuda": {"arch": arches},
+    }
+    data = {"edition": 1, "inductor_configs": {name: {} for name in presets}, "models": {"m": entry}}
+    if found := _problems(root, json.dumps(data)):
+        assert all("listed already" in one.text or "would be called" in one.text for one in found)
+        return
+    targets = read(root, json.dumps(data)).targets
+    names = {target.name for target in targets}
+    assert len(names) == len(targets) == (len(isas) + len(arches)) * (1 + len(presets))
+    assert {target.floor for target in targets} == {*isas, *arches}
+
+
 FRAGMENTS = st.lists(
     st.sampled_from(
         [*README.splitlines(keepends=True), "  ", "- ", "*x", "&x ", "[", "}", ": ", "\t", "'", "!!int ", "~"]

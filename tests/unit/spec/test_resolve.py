@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,8 @@ import yaml
 from spec_files import README, model, read
 
 from aoti_build.errors import UsageError
-from aoti_build.spec import CpuOptions, Dim, Position, Source, TensorInput, Tolerance, load_project
+from aoti_build.spec import Dim, Position, Source, TensorInput, Tolerance, load_project
+from aoti_build.spec.records import target_from_json, target_to_json
 from aoti_build.spec.resolve import parse
 
 
@@ -39,7 +41,7 @@ def test_the_shipped_shape_of_a_file(root: Path) -> None:
         TensorInput(("batch", "seq"), "int64", "tokens", low=0, high=1000),
         TensorInput(("batch", "seq"), "bool", "mask"),
     )
-    assert encoder.cpu == CpuOptions("avx2")
+    assert (project.targets[-1].floor, project.targets[-1].has_floor) == ("avx2", True)
     assert (project.file, project.root) == (root / "models.yaml", root)
 
 
@@ -48,7 +50,7 @@ def test_defaults(root: Path) -> None:
     assert (target.device, target.preset, target.inductor_config) == ("cpu", "default", {})
     assert target.model.inputs == (TensorInput((2,), "float32"),)
     assert (target.model.kwargs, target.model.seed, target.model.weights, target.model.dims) == ({}, 0, None, ())
-    assert (target.model.tolerance, target.model.cpu) == (Tolerance(), CpuOptions("native"))
+    assert (target.model.tolerance, target.floor, target.has_floor) == (Tolerance(), "native", False)
 
 
 def test_positions_are_where_a_reader_looks(root: Path) -> None:
@@ -77,6 +79,53 @@ def test_presets_per_device(root: Path) -> None:
     project = read(root, text + model(devices="[cuda, cpu]", inductor_configs="{cuda: [fast, default]}"))
     configs = {target.name: target.inductor_config for target in project.targets}
     assert configs == {"m/cuda-fast": {"a.b": [1, {"x": None}]}, "m/cuda": {"c": 1}, "m/cpu": {"c": 1}}
+
+
+@pytest.mark.parametrize(
+    ("cpu", "names"),
+    [
+        ("native", ["m/cpu"]),
+        ("avx2", ["m/cpu"]),
+        ("[avx2]", ["m/cpu-avx2"]),
+        ("[native, avx512, avx2]", ["m/cpu", "m/cpu-avx512", "m/cpu-avx2"]),
+    ],
+)
+def test_a_list_of_floors_makes_a_target_of_each_and_one_value_keeps_the_name(
+    root: Path, cpu: str, names: list[str]
+) -> None:
+    targets = read(root, model(cpu=f"{{isa: {cpu}}}")).targets
+    assert [target.name for target in targets] == names
+    assert [target.floor for target in targets] == cpu.strip("[]").split(", ")
+
+
+def test_the_preset_comes_after_the_floor_and_each_device_has_its_own(root: Path) -> None:
+    text = model(
+        devices="[cpu, cuda]",
+        inductor_configs="{cuda: [default, fast]}",
+        cpu="{isa: [avx2, native]}",
+        cuda="{arch: [native, sm_90, sm_80]}",
+    )
+    targets = read(root, "inductor_configs: {fast: {a: 1}}\n" + text).targets
+    assert {target.variant: (target.device, target.floor, target.preset) for target in targets} == {
+        "cpu-avx2": ("cpu", "avx2", "default"),
+        "cpu": ("cpu", "native", "default"),
+        "cuda": ("cuda", "native", "default"),
+        "cuda-fast": ("cuda", "native", "fast"),
+        "cuda-sm_90": ("cuda", "sm_90", "default"),
+        "cuda-sm_90-fast": ("cuda", "sm_90", "fast"),
+        "cuda-sm_80": ("cuda", "sm_80", "default"),
+        "cuda-sm_80-fast": ("cuda", "sm_80", "fast"),
+    }
+
+
+def test_floors_survive_the_way_to_a_worker_and_count_in_the_digest(root: Path) -> None:
+    listed = read(root, model(cpu="{isa: [native, avx2]}")).targets
+    for target in listed:
+        assert target_from_json(json.loads(json.dumps(target_to_json(target)))) == target
+    alone = read(root, model(cpu="{isa: avx2}")).targets
+    longer = read(root, model(cpu="{isa: [native, avx2, avx512]}")).targets
+    assert len({target.digest for target in (*listed, *alone)}) == 3
+    assert [target.digest for target in longer[:2]] == [target.digest for target in listed]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,404 @@
+"""What a host can compile and not run: published, said at every turn, never called good, and settled elsewhere."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_projects import (
+    FAILED_CASE,
+    ONE_MODEL,
+    FakeWorker,
+    action_of,
+    edit,
+    plan_of,
+    publish_fake,
+    store_of,
+    write_project,
+)
+
+from aoti_build import toolchain
+from aoti_build.errors import ArtifactError
+from aoti_build.layout import artifact_directory
+from aoti_build.manifest import MODEL, Manifest, read_manifest
+from aoti_build.report import text
+from aoti_build.report.inspect_text import inspect_lines
+from aoti_build.runtime import explain, load
+from aoti_build.spec import Project, Target
+from aoti_build.verbs.build import BuildReport, PlanReport, build, plan
+from aoti_build.verbs.clean import clean
+from aoti_build.verbs.inspect import inspect
+from aoti_build.verbs.run import run
+from aoti_build.verbs.status import status
+from aoti_build.verbs.verify import VerifyReport, verify
+from aoti_build.verbs.why import why
+from aoti_build.work.worker import WorkerCrash
+
+FLOOR = ONE_MODEL + "    cpu: {isa: avx512}\n"
+LACKS = "this processor lacks avx512bw, avx512cd, avx512dq, avx512f, avx512vl"
+Host = Callable[[str], None]
+
+pytestmark = pytest.mark.skipif(os.uname().machine != "x86_64", reason="the floors are of x86_64")
+
+
+@pytest.fixture
+def on(monkeypatch: pytest.MonkeyPatch) -> Host:
+    """Let this host have a processor with what an isa has; at first, AVX2."""
+
+    def change(isa: str) -> None:
+        monkeypatch.setattr(toolchain, "cpu_features", lambda: tuple(sorted(toolchain.ISA_FEATURES[isa])))
+
+    change("avx2")
+    return change
+
+
+@pytest.fixture
+def floor(tmp_path: Path, on: Host, fake_worker: FakeWorker) -> Project:
+    """A project whose only target is for more than this host has; built."""
+    assert on
+    project = write_project(tmp_path / "floor", FLOOR)
+    assert actions(run_build(project)) == ["compiled"]
+    assert fake_worker.calls == ["build small"]
+    fake_worker.calls.clear()
+    return project
+
+
+def test_it_is_published_without_a_check_and_says_so(floor: Project) -> None:
+    manifest = manifest_of(floor)
+    assert manifest.unchecked == LACKS
+    assert (manifest.check["cases"], manifest.check["seconds"]) == ([], 0.0)
+    assert manifest.requires["cpu_features"] == sorted(toolchain.ISA_FEATURES["avx512"])
+
+
+def test_every_report_says_it_as_long_as_it_is_so(floor: Project) -> None:
+    for _ in range(2):  # an index must not make it a good one
+        report = run_build(floor)
+        assert (actions(report), report.exit_code, report.as_json()["ok"]) == (["up-to-date"], 0, True)
+        assert report.as_json()["targets"][0]["unchecked"] == LACKS
+        assert f"unchecked: {LACKS}" in "\n".join(text.build_lines(report))
+    made = plan(floor, floor.targets)
+    assert PlanReport(made).as_json()["targets"][0]["unchecked"] == LACKS
+    assert f"unchecked: {LACKS}" in "\n".join(text.plan_lines(made))
+    assert status(floor).as_json()["targets"][0]["unchecked"] == LACKS
+    assert f"unchecked: {LACKS}" in "\n".join(text.status_lines(status(floor)))
+    assert why(floor, floor.targets).as_json()["targets"][0]["last_build"]["unchecked"] == LACKS
+    assert f"never compared with eager: {LACKS}" in "\n".join(text.why_lines(why(floor, floor.targets)))
+    assert f"never compared with eager: {LACKS}" in "\n".join(inspect_lines(inspect(floor, floor.targets)))
+
+
+def test_strict_fails_and_leaves_it_published(floor: Project, fake_worker: FakeWorker) -> None:
+    (artifact_directory(floor, floor.targets[0]) / MODEL).unlink()
+    report = build(floor, floor.targets, strict=True)
+    assert (actions(report), report.exit_code, report.as_json()["ok"]) == (["restored"], 1, False)
+    said = str(report.outcomes[0].error)
+    assert LACKS in said
+    assert "invoke verify --target small/cpu" in said
+    assert manifest_of(floor).unchecked == LACKS
+    assert "error: small/cpu: the artifact is published, but" in "\n".join(text.build_lines(report))
+    again = build(floor, floor.targets, strict=True)
+    assert (actions(again), again.exit_code) == (["up-to-date"], 1)
+    assert fake_worker.calls == []
+
+
+def test_it_can_be_neither_verified_nor_run_here_and_that_is_no_failure(
+    floor: Project, fake_worker: FakeWorker
+) -> None:
+    report = verify(floor, floor.targets)
+    assert (verdicts(report), report.exit_code) == (["unavailable"], 0)
+    assert [(reason.reason, reason.what) for reason in report.verdicts[0].stale] == [("lacks-floor", LACKS)]
+    assert f"lacks-floor: {LACKS}" in "\n".join(text.verify_lines(report))
+    assert verify(floor, floor.targets, strict=True).exit_code == 3
+    ran = run(floor, floor.targets)
+    assert ran.targets[0].verdict == "unavailable"
+    assert fake_worker.calls == []
+
+
+def test_an_unfit_artifact_that_declares_no_floor_is_still_refused(
+    tmp_path: Path, on: Host, fake_worker: FakeWorker
+) -> None:
+    on("avx512")
+    project = write_project(tmp_path, ONE_MODEL)
+    publish_fake(project)
+    on("avx2")
+    report = verify(project, project.targets)
+    assert (verdicts(report), report.exit_code, fake_worker.calls) == (["refused"], 4, [])
+
+
+def test_more_than_the_floor_in_the_way_is_refused(floor: Project) -> None:
+    edit(floor, lambda document: document["requires"].update(torch="1.0.0"))
+    report = verify(floor, floor.targets)
+    assert (verdicts(report), report.exit_code) == (["refused"], 4)
+    assert "built with torch 1.0.0" in str(report.verdicts[0].error)
+    assert LACKS in str(report.verdicts[0].error)
+
+
+def test_a_damaged_one_is_refused_whatever_the_host_lacks(floor: Project) -> None:
+    (artifact_directory(floor, floor.targets[0]) / MODEL).write_bytes(b"damaged")
+    assert verify(floor, floor.targets).exit_code == 4
+
+
+def test_a_service_does_not_take_it_before_it_was_checked(floor: Project, on: Host) -> None:
+    on("avx512")
+    with pytest.raises(ArtifactError) as caught:
+        load("small", artifacts=floor.artifacts)
+    cause = str(caught.value.cause)
+    assert f"small/cpu: never compared with eager: where it was built, {LACKS}" in cause
+    assert "run `invoke verify --target small/cpu` on a host that can run it" in cause
+    assert "never compared" in "\n".join(inspect_lines(inspect(floor, floor.targets, host=True)))
+
+
+@pytest.mark.usefixtures("fake_worker")
+def test_another_variant_is_taken_meanwhile(tmp_path: Path, on: Host) -> None:
+    project = write_project(tmp_path / "two", ONE_MODEL + "    cpu: {isa: [avx2, avx512]}\n")
+    run_build(project)
+    on("avx512")
+    assert explain("small", artifacts=project.artifacts).best().target == "small/cpu-avx2"
+    verify(project, project.targets)
+    assert explain("small", artifacts=project.artifacts).best().target == "small/cpu-avx512"
+
+
+def test_verify_on_a_capable_host_settles_it(floor: Project, on: Host, fake_worker: FakeWorker) -> None:
+    on("avx512")
+    report = verify(floor, floor.targets, strict=True)
+    assert (verdicts(report), report.exit_code, fake_worker.calls) == (["passed"], 0, ["check", "probe"])
+    settled = manifest_of(floor)
+    assert (settled.unchecked, settled.check["passed"]) == (None, True)
+    assert settled.check["cases"]
+    assert explain("small", artifacts=floor.artifacts).best().target == "small/cpu"
+    for isa in ("avx512", "avx2"):
+        on(isa)
+        strict = build(floor, floor.targets, strict=True)
+        assert (actions(strict), strict.exit_code, strict.outcomes[0].unchecked) == (["up-to-date"], 0, None)
+    assert fake_worker.calls == ["check", "probe"]
+
+
+@pytest.mark.parametrize("where", ["manifest", "store"])
+def test_a_verify_that_fails_settles_nothing(floor: Project, on: Host, fake_worker: FakeWorker, where: str) -> None:
+    on("avx512")
+    fake_worker.answers["check"] = {"passed": False, "cases": [FAILED_CASE]}
+    report = verify(floor, floor.targets)
+    assert (verdicts(report), report.exit_code) == (["mismatch"], 3)
+    found = manifest_of(floor) if where == "manifest" else store_of(floor).by_key(manifest_of(floor).key)
+    assert found is not None
+    assert found.unchecked == LACKS
+
+
+def test_an_artifact_that_was_exchanged_meanwhile_is_left_alone(
+    floor: Project, on: Host, fake_worker: FakeWorker
+) -> None:
+    on("avx512")
+    fake_worker.during = lambda verb, job: edit(floor, lambda document: document.update(action="reused"))
+    assert verdicts(verify(floor, floor.targets)) == ["passed"]
+    assert manifest_of(floor).unchecked == LACKS
+
+
+def test_what_cannot_be_written_down_is_said(floor: Project, on: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    on("avx512")
+    said: list[str] = []
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Manifest, "write", refuse)
+    report = verify(floor, floor.targets, on_progress=lambda target, phase: said.append(phase))
+    assert (verdicts(report), report.exit_code) == (["passed"], 0)
+    assert "passed, but its manifest cannot be written: Permission denied" in said
+
+
+def test_build_on_a_capable_host_checks_what_is_there(floor: Project, on: Host, fake_worker: FakeWorker) -> None:
+    before = manifest_of(floor)
+    on("avx512")
+    step = plan_of(floor)
+    assert (step.action, [str(reason) for reason in step.reasons]) == ("recheck", [f"unchecked: {LACKS}"])
+    report = run_build(floor)
+    assert (actions(report), report.outcomes[0].unchecked, fake_worker.calls) == (["rechecked"], None, ["check"])
+    assert manifest_of(floor).files == before.files
+    assert action_of(floor) == "up-to-date"
+    stored = store_of(floor).by_key(before.key)
+    assert stored is not None
+    assert stored.unchecked is None  # so that others who have it need not compare it again
+
+
+def test_one_that_fails_there_stays_unchecked(floor: Project, on: Host, fake_worker: FakeWorker) -> None:
+    on("avx512")
+    fake_worker.answers["check"] = {"passed": False, "cases": [FAILED_CASE]}
+    report = run_build(floor)
+    assert (actions(report), report.exit_code) == (["failed"], 1)
+    assert manifest_of(floor).unchecked == LACKS
+
+
+def test_a_stored_one_is_checked_where_it_is_restored(floor: Project, on: Host, fake_worker: FakeWorker) -> None:
+    clean(floor, floor.targets)
+    on("avx512")
+    report = run_build(floor)
+    assert (actions(report), report.outcomes[0].unchecked, fake_worker.calls) == (["restored"], None, ["check"])
+    fake_worker.calls.clear()
+    clean(floor, floor.targets)
+    on("avx2")
+    again = run_build(floor)
+    assert (actions(again), again.outcomes[0].unchecked, fake_worker.calls) == (["restored"], None, [])
+
+
+def test_a_stored_one_stays_unchecked_where_it_cannot_run(floor: Project, fake_worker: FakeWorker) -> None:
+    clean(floor, floor.targets)
+    report = run_build(floor)
+    assert (actions(report), report.outcomes[0].unchecked, fake_worker.calls) == (["restored"], LACKS, [])
+
+
+def test_what_was_checked_elsewhere_comes_back_through_the_store(
+    floor: Project, on: Host, fake_worker: FakeWorker, tmp_path: Path
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    shutil.copytree(floor.root, elsewhere)
+    shutil.rmtree(elsewhere / "artifacts" / ".store")
+    (elsewhere / "artifacts" / ".store").symlink_to(floor.artifacts / ".store")
+    on("avx512")
+    other = write_project(elsewhere, FLOOR)
+    verify(other, other.targets)
+    on("avx2")
+    fake_worker.calls.clear()
+    report = run_build(floor)
+    assert (actions(report), report.outcomes[0].unchecked, fake_worker.calls) == (["restored"], None, [])
+    assert manifest_of(floor).unchecked is None
+
+
+def test_an_unchecked_record_does_not_replace_a_checked_one(floor: Project, on: Host, fake_worker: FakeWorker) -> None:
+    on("avx512")
+    verify(floor, floor.targets)
+    on("avx2")
+    report = run_build(floor, force=True)
+    assert (actions(report), report.outcomes[0].unchecked) == (["compiled"], LACKS)
+    clean(floor, floor.targets)
+    fake_worker.calls.clear()
+    again = run_build(floor)
+    assert (actions(again), again.outcomes[0].unchecked, fake_worker.calls) == (["restored"], None, [])
+
+
+def test_a_package_that_is_taken_keeps_a_pass_and_nothing_else(
+    floor: Project, on: Host, fake_worker: FakeWorker
+) -> None:
+    comment = "# a comment\ndef module(width): ...\n"
+    (floor.root / "helper.py").write_text(comment)
+    assert (actions(run_build(floor)), fake_worker.calls) == (["reused"], ["build small"])
+    assert manifest_of(floor).unchecked == LACKS
+    on("avx512")
+    verify(floor, floor.targets)
+    (floor.root / "helper.py").write_text("# another\n" + comment)
+    on("avx2")
+    fake_worker.calls.clear()
+    report = run_build(floor)
+    assert (actions(report), report.outcomes[0].unchecked, fake_worker.calls) == (["reused"], None, ["build small"])
+
+
+def test_one_that_is_taken_on_a_capable_host_is_checked(floor: Project, on: Host, fake_worker: FakeWorker) -> None:
+    (floor.root / "helper.py").write_text("# a comment\ndef module(width): ...\n")
+    on("avx512")
+    report = run_build(floor)
+    assert (actions(report), report.outcomes[0].unchecked) == (["reused"], None)
+    assert fake_worker.calls == ["build small", "check"]
+
+
+def test_new_weights_for_checked_code_are_unchecked_here(tmp_path: Path, on: Host, fake_worker: FakeWorker) -> None:
+    fake_worker.weights = {"apart": True, "alignment": 64}
+    project = write_project(tmp_path, FLOOR + "    weights: weights.safetensors\n")
+    on("avx512")
+    run_build(project)
+    on("avx2")
+    (project.root / "weights.safetensors").write_text("weights, version 2")
+    fake_worker.ahead.clear()
+    report = run_build(project)
+    assert (actions(report), report.outcomes[0].unchecked) == (["repacked"], LACKS)
+    assert fake_worker.ahead == []  # no process waits for a check that will not be made
+
+
+def test_another_tolerance_makes_a_passed_one_unchecked_where_it_cannot_run(
+    tmp_path: Path, on: Host, fake_worker: FakeWorker
+) -> None:
+    on("avx512")
+    project = write_project(tmp_path, FLOOR)
+    run_build(project)
+    on("avx2")
+    fake_worker.calls.clear()
+    changed = write_project(tmp_path, FLOOR + "    tolerance: {atol: 0.5}\n")
+    report = run_build(changed)
+    assert (actions(report), report.outcomes[0].unchecked, fake_worker.calls) == (["rechecked"], LACKS, [])
+    assert action_of(changed) == "up-to-date"
+
+
+def test_another_entry_of_the_list_rebuilds_nothing(tmp_path: Path, on: Host, fake_worker: FakeWorker) -> None:
+    on("avx512")
+    run_build(write_project(tmp_path, ONE_MODEL + "    cpu: {isa: [avx2]}\n"))
+    fake_worker.calls.clear()
+    longer = write_project(tmp_path, ONE_MODEL + "    cpu: {isa: [avx2, avx512, native]}\n")
+    report = run_build(longer)
+    assert [outcome.target.name for outcome in report.outcomes] == [
+        "small/cpu-avx2", "small/cpu-avx512", "small/cpu",
+    ]  # fmt: skip
+    assert actions(report) == ["up-to-date", "compiled", "compiled"]
+
+
+def test_a_floor_of_another_machine_cannot_be_built(
+    tmp_path: Path, fake_worker: FakeWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = os.uname()
+    monkeypatch.setattr(os, "uname", lambda: type(here)((*here[:4], "aarch64")))
+    project = write_project(tmp_path, FLOOR)
+    report = run_build(project)
+    assert (actions(report), report.exit_code, fake_worker.calls) == (["unavailable"], 0, [])
+    assert "no-device: cpu with isa avx512, which is of x86_64; this host is aarch64" in "\n".join(
+        text.build_lines(report)
+    )
+    assert build(project, project.targets, strict=True).exit_code == 1
+    assert (verdicts(verify(project, project.targets)), run(project, project.targets).targets[0].verdict) == (
+        ["unavailable"],
+        "unavailable",
+    )
+
+
+def test_a_compile_that_measures_its_code_here_is_explained(tmp_path: Path, on: Host, fake_worker: FakeWorker) -> None:
+    fake_worker.answers["build"] = WorkerCrash("the worker was killed by SIGILL", signal_name="SIGILL")
+    assert on
+    report = run_build(write_project(tmp_path / "below", FLOOR))
+    said = str(report.outcomes[0].error)
+    assert report.exit_code == 1
+    assert "inductor ran code for isa avx512 while it compiled" in said
+    assert "max_autotune" in said
+    on("avx512")
+    again = run_build(write_project(tmp_path / "above", FLOOR))
+    assert "killed by SIGILL" in str(again.outcomes[0].error)
+
+
+def test_a_golden_file_without_room_for_anything_is_said_and_not_called_a_mismatch(
+    floor: Project, on: Host, fake_worker: FakeWorker
+) -> None:
+    on("avx512")
+    skipped = {"name": "example", "sizes": {}, "seed": 0, "skipped": "no room for its outputs", "outputs": []}
+    fake_worker.answers["check"] = {"passed": False, "cases": [skipped]}
+    report = run_build(floor)
+    assert (actions(report), report.exit_code) == (["failed"], 1)
+    assert "cannot be compared with eager" in str(report.outcomes[0].error)
+    assert "--force" in str(report.outcomes[0].error)
+
+
+def run_build(project: Project, *, force: bool = False) -> BuildReport:
+    return build(project, project.targets, force=force)
+
+
+def actions(report: BuildReport) -> list[str]:
+    return [outcome.action for outcome in report.outcomes]
+
+
+def verdicts(report: VerifyReport) -> list[str]:
+    return [verdict.verdict for verdict in report.verdicts]
+
+
+def manifest_of(project: Project, target: Target | None = None) -> Manifest:
+    manifest = read_manifest(artifact_directory(project, target or project.targets[0]))
+    assert isinstance(manifest, Manifest), manifest
+    json.dumps(manifest.as_json())
+    return manifest
