@@ -1,9 +1,14 @@
-"""Compiling for a portable floor (``cpu: {isa: ...}``) rather than for this host's processor.
+"""The instruction sets that inductor may use: this host's, found out once, or those of a portable floor.
 
-Left alone, inductor asks the host what it can do: of several instruction sets with one vector width it takes the
-richest, so that code "for AVX-512" made on a processor with VNNI needs VNNI, and where the host lacks the set it makes
-none at all (`pick_vec_isa` in torch/_inductor/cpu_vec_isa.py). Here it is told: the sets of the floor and no others,
-without the trial programs that it would compile and load, so a floor can be compiled on a host that cannot run it.
+Left alone, inductor finds out anew in each empty cache directory, and each job has one: for every set that the
+processor has, it compiles programs and loads them in processes of their own. That is 6 of the 15 seconds which a small
+model takes to compile (torch 2.14, two cores; with 2.11 each of these processes imports torch). The answers follow from
+what the keys hold of the toolchain, so a yes is kept beside the cache directories, for the same toolchain.
+
+For a portable floor (``cpu: {isa: ...}``) the host must not be asked at all. Of several sets with one vector width
+inductor takes the richest, so that code "for AVX-512" made on a processor with VNNI needs VNNI, and where the host lacks
+the set it makes none (`pick_vec_isa` in torch/_inductor/cpu_vec_isa.py). Here it is told: the sets of the floor and no
+others, without a trial, so a floor can be compiled on a host that cannot run it.
 
 The C++ compiler gets the floor by ``-march``. Where this torch's inductor has no option for that (2.11), it writes
 ``-march=native`` into every command, and a program that stands in front of the compiler puts the floor in its place.
@@ -19,7 +24,7 @@ from typing import Any
 
 from torch._inductor import config, cpp_builder, cpu_vec_isa
 
-from aoti_build.digests import digest_bytes
+from aoti_build.digests import digest_bytes, digest_json
 from aoti_build.files import own_directory, write_program
 
 MARCH, WIDTH = "cpp.march", "cpp.simdlen"
@@ -50,6 +55,31 @@ def floor_options(patches: Mapping[str, Any]) -> dict[str, Any]:
 def floor_settings(patches: Mapping[str, Any]) -> dict[str, str]:
     """What of a floor decides about the code and is not among inductor's settings, as text by name."""
     return {"aoti_build.march": repr(patches[MARCH])} if MARCH in patches and not _knows_march() else {}
+
+
+@contextlib.contextmanager
+def tried_once(toolchain: str, cache_root: Path) -> Iterator[None]:
+    """Let inductor try no instruction set again that has worked with the same `toolchain` (a digest): each leaves an
+    empty file."""
+    directory, asked = cache_root / "instruction-sets", cpu_vec_isa.VecISA.check_build
+
+    def check_build(isa: cpu_vec_isa.VecISA, code: str) -> bool:
+        tried = [toolchain, code, isa.build_arch_flags(), cpp_builder.get_cpp_compiler()]
+        worked = directory / digest_json(tried)
+        if worked.exists():
+            return True
+        if not asked(isa, code):
+            return False  # and not remembered: it may have been a full disk's no
+        with contextlib.suppress(OSError):
+            directory.mkdir(exist_ok=True)
+            worked.touch()
+        return True
+
+    cpu_vec_isa.VecISA.check_build = check_build  # type: ignore[method-assign,assignment]
+    try:
+        yield
+    finally:
+        cpu_vec_isa.VecISA.check_build = asked  # type: ignore[method-assign]
 
 
 @contextlib.contextmanager

@@ -81,6 +81,32 @@ CAPABLE = toolchain.ISA_FEATURES["avx512"] <= set(toolchain.cpu_features())
 
 
 @pytest.mark.skipif("avx512f" not in toolchain.cpu_features(), reason="native code is AVX-512 on processors with it")
+def test_an_instruction_set_that_worked_is_not_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch._inductor import cpu_vec_isa
+
+    from aoti_build._torch.isa import tried_once
+
+    tried: list[str] = []
+
+    def try_it(isa: cpu_vec_isa.VecISA, code: str) -> bool:
+        tried.append(code)
+        return "bad" not in code
+
+    monkeypatch.setattr(cpu_vec_isa.VecISA, "check_build", try_it)
+
+    def answers(toolchain: str) -> list[bool]:
+        with tried_once(toolchain, tmp_path):
+            return [cpu_vec_isa.VecAVX2().check_build(code) for code in ("good", "bad", "good")]
+
+    assert answers("one") == [True, False, True]
+    assert tried == ["good", "bad"], "a no may have been a full disk"
+    assert answers("one") == [True, False, True]
+    assert tried == ["good", "bad", "bad"]
+    assert answers("another") == [True, False, True]
+    assert tried[3:] == ["good", "bad"]
+    assert cpu_vec_isa.VecISA.check_build is try_it
+
+
 def test_a_floor_is_kept_and_code_beyond_it_is_not_published(tmp_path: Path) -> None:
     (tmp_path / "models.yaml").write_text(MODELS)
     (tmp_path / "tasks.py").write_text("from aoti_build.tasks import ns\n")
