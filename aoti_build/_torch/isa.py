@@ -6,9 +6,9 @@ model takes to compile (torch 2.14, two cores; with 2.11 each of these processes
 what the keys hold of the toolchain, so a yes is kept beside the cache directories, for the same toolchain.
 
 For a portable floor (``cpu: {isa: ...}``) the host must not be asked at all. Of several sets with one vector width
-inductor takes the richest, so that code "for AVX-512" made on a processor with VNNI needs VNNI, and where the host lacks
-the set it makes none (`pick_vec_isa` in torch/_inductor/cpu_vec_isa.py). Here it is told: the sets of the floor and no
-others, without a trial, so a floor can be compiled on a host that cannot run it.
+inductor takes the richest, so that code "for AVX-512" made on a processor with VNNI needs VNNI, and where the host
+lacks the set it makes none (`pick_vec_isa` in torch/_inductor/cpu_vec_isa.py). Here it is told: the sets of the floor
+and no others, without a trial, so a floor can be compiled on a host that cannot run it.
 
 The C++ compiler gets the floor by ``-march``. Where this torch's inductor has no option for that (2.11), it writes
 ``-march=native`` into every command, and a program that stands in front of the compiler puts the floor in its place.
