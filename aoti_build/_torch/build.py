@@ -23,7 +23,7 @@ from aoti_build._torch.export import export, signature, sizes_of_one, whole_rang
 from aoti_build._torch.golden import save_golden
 from aoti_build._torch.graph import graph_digest, listed_weights, state_digest, uses_own_code
 from aoti_build._torch.inputs import Axes, Call, Make, dynamic_axes, from_callable, from_shapes
-from aoti_build._torch.isa import compiling_for, floor_settings, tried_once
+from aoti_build._torch.isa import WIDTH, compiling_for, floor_settings, tried_once
 from aoti_build._torch.model import load_callable, load_weights, make_module
 from aoti_build._torch.package import has_weights, repack, separate, used_state
 from aoti_build._torch.reference import SEED, Subject, case_calls, is_golden_of, make_golden, reference
@@ -145,8 +145,11 @@ def _compiled(
             from aoti_build._torch.kernels import kept_tuning  # imports Triton
 
             stack.enter_context(kept_tuning(cache, switches()))
-        toolchain = digest_json([job["toolchain"], job["environment"]])
-        stack.enter_context(tried_once(toolchain, Path(job["cache_root"])))
+        if (
+            WIDTH not in job["floor_patches"] and "cpp.cxx" not in options
+        ):  # else nothing, or another compiler, is tried
+            toolchain = digest_json([job["toolchain"], job["environment"]])
+            stack.enter_context(tried_once(toolchain, Path(job["cache_root"])))
         told = stack.enter_context(compiling_for(job["floor_patches"], options, Path(job["cache_root"])))
         _compile(program, package, {**told, "aot_inductor.metadata": {KEY_METADATA: made["key"]}})
     if setting := binds_weights(options):

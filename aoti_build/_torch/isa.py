@@ -17,8 +17,10 @@ The C++ compiler gets the floor by ``-march``. Where this torch's inductor has n
 from __future__ import annotations
 
 import contextlib
+import platform
 import shlex
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +62,7 @@ def floor_settings(patches: Mapping[str, Any]) -> dict[str, str]:
 @contextlib.contextmanager
 def tried_once(toolchain: str, cache_root: Path) -> Iterator[None]:
     """Let inductor try no instruction set again that has worked with the same `toolchain` (a digest): each leaves an
-    empty file."""
+    empty file. Those that are new are tried at once, where inductor goes from one to the next."""
     directory, asked = cache_root / "instruction-sets", cpu_vec_isa.VecISA.check_build
 
     def check_build(isa: cpu_vec_isa.VecISA, code: str) -> bool:
@@ -77,9 +79,20 @@ def tried_once(toolchain: str, cache_root: Path) -> Iterator[None]:
 
     cpu_vec_isa.VecISA.check_build = check_build  # type: ignore[method-assign,assignment]
     try:
+        # Each set keeps its own answer, and tries its extensions in turn; the sets have nothing to do with each other.
+        with ThreadPoolExecutor() as together:
+            list(together.map(bool, _sets_of_this_processor()))
         yield
     finally:
         cpu_vec_isa.VecISA.check_build = asked  # type: ignore[method-assign]
+
+
+def _sets_of_this_processor() -> list[cpu_vec_isa.VecISA]:
+    """Those that `valid_vec_isa_list` will try: on x86, all whose flags the processor has."""
+    if platform.machine() != "x86_64":
+        return []
+    flags = cpu_vec_isa.x86_isa_checker()
+    return [isa for isa in cpu_vec_isa.supported_vec_isa_list if all(flag in flags for flag in str(isa).split())]
 
 
 @contextlib.contextmanager

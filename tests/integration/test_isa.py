@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,24 @@ CAPABLE = toolchain.ISA_FEATURES["avx512"] <= set(toolchain.cpu_features())
 
 
 @pytest.mark.skipif("avx512f" not in toolchain.cpu_features(), reason="native code is AVX-512 on processors with it")
+def test_instruction_sets_are_tried_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch._inductor import cpu_vec_isa
+
+    from aoti_build._torch.isa import tried_once
+
+    together = threading.Barrier(2)
+
+    class Waiting(cpu_vec_isa.VecAVX2):
+        def __bool__(self) -> bool:
+            together.wait(timeout=20)  # breaks if nobody else comes
+            return True
+
+    monkeypatch.setattr(cpu_vec_isa, "x86_isa_checker", lambda: ["avx2"])
+    monkeypatch.setattr(cpu_vec_isa, "supported_vec_isa_list", [Waiting(), Waiting(), cpu_vec_isa.VecAVX512()])
+    with tried_once("one", tmp_path):
+        assert not together.broken
+
+
 def test_an_instruction_set_that_worked_is_not_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from torch._inductor import cpu_vec_isa
 
@@ -93,6 +112,7 @@ def test_an_instruction_set_that_worked_is_not_tried_again(tmp_path: Path, monke
         return "bad" not in code
 
     monkeypatch.setattr(cpu_vec_isa.VecISA, "check_build", try_it)
+    monkeypatch.setattr(cpu_vec_isa, "supported_vec_isa_list", [])
 
     def answers(toolchain: str) -> list[bool]:
         with tried_once(toolchain, tmp_path):
