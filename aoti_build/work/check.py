@@ -25,23 +25,26 @@ _DIRECTORY = "check"
 
 class CheckAhead(contextlib.ExitStack):
     """The process of a check, started ahead of its package, because importing torch takes seconds: with the compile,
-    which leaves a core idle most of the time, or with the export where a repack is likely, which takes less than that
-    import. It has loaded nothing when it gets the package, so it is as fresh as one that is started then. For code that
-    does not run here none is started."""
+    which leaves a core idle most of the time; or with the build worker where a repack is likely, so that both import at
+    once and neither disturbs what eager computes later. It has loaded nothing when it gets the package, so it is as
+    fresh as one that is started then. For code that does not run here none is started."""
 
-    def __init__(self, shop: Workshop, place: Place, *, repack_likely: bool, runs_here: bool) -> None:
+    def __init__(self, shop: Workshop, place: Place, *, runs_here: bool) -> None:
         super().__init__()
-        self._root, self._place = shop.project.root, place
-        phases = {"export", "compile"} if repack_likely else {"compile"}
-        self._phases = phases if runs_here else set()
+        self._root, self._place, self._runs_here = shop.project.root, place, runs_here
         self.worker: Worker | None = None
 
-    def prepare(self, phase: str) -> None:
-        if phase in self._phases and self.worker is None:
+    def start(self) -> None:
+        if self._runs_here and self.worker is None:
             directory = self._place.work / _DIRECTORY
             self.worker = self.enter_context(
                 Worker("check", self._root, directory=directory, log=self._place.log, environment=CHECK_ENVIRONMENT)
             )
+
+    def on_phase(self, phase: str) -> None:
+        """Told of the phases of the build worker."""
+        if phase == "compile":
+            self.start()
 
 
 def check_or_say(

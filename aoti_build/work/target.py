@@ -43,11 +43,12 @@ class TargetBuilder:
             place = resources.enter_context(self.shop.place(target))
             before = self._before(target)
             desk = resources.enter_context(Desk(self.shop, target, place, from_nothing=from_nothing))
-            likely = _repack_is_likely(step) and not from_nothing
             runs_here = not host.lacking_floor(host.requirements(target))
-            checker = resources.enter_context(CheckAhead(self.shop, place, repack_likely=likely, runs_here=runs_here))
+            checker = resources.enter_context(CheckAhead(self.shop, place, runs_here=runs_here))
+            if _repack_is_likely(step) and not from_nothing:
+                checker.start()
             with _explaining_crashes(target):
-                made = self._work(target, place, before, desk.answer, checker.prepare)
+                made = self._work(target, place, before, desk.answer, checker.on_phase)
             instructions = resources.enter_context(Instructions(target, place, desk.known_instructions))
             requires = {**host.requirements(target), **gpu_code_of(target, place)}
             check = desk.known_check(target, golden_kept=made["golden_kept"]) or check_or_say(
