@@ -177,19 +177,19 @@ def check_stopping() -> None:
 def _start(
     command: list[str], root: Path, output: int, events: int, environment: Mapping[str, str]
 ) -> subprocess.Popen[bytes]:
-    check_stopping()
     variables = {**os.environ, **WORKER_VARIABLES, **environment}
-    process = subprocess.Popen(
-        command,
-        stdin=subprocess.PIPE,
-        stdout=output,
-        stderr=subprocess.STDOUT,
-        cwd=root,
-        env=variables,
-        pass_fds=[events],
-        start_new_session=True,
-    )
-    with _running_lock:
+    with _running_lock:  # so that `stop_all`, from another thread, either ends it or keeps it from being started
+        check_stopping()
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            cwd=root,
+            env=variables,
+            pass_fds=[events],
+            start_new_session=True,
+        )
         _running.add(process)
     return process
 

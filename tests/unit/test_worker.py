@@ -272,6 +272,22 @@ def test_stop_all_ends_worker_and_children(run: Run, lifeline: Lifeline, monkeyp
     assert lifeline.ended()
 
 
+def test_stop_all_ends_a_worker_that_is_just_being_started(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = subprocess.Popen
+
+    def start(*args: Any, **options: Any) -> subprocess.Popen[bytes]:
+        stopper = threading.Thread(target=stop_all)
+        stopper.start()
+        stopper.join(0.3)
+        return real(*args, **options)
+
+    monkeypatch.setattr(subprocess, "Popen", start)
+    before = time.monotonic()
+    with pytest.raises(Interrupted):
+        run("time.sleep(20)")
+    assert time.monotonic() - before < 10
+
+
 def test_after_stop_all_nothing_starts_until_allowed(run: Run, tmp_path: Path) -> None:
     stop_all()
     with pytest.raises(Interrupted) as caught:
