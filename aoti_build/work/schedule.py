@@ -10,7 +10,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from aoti_build.errors import AotiBuildError, BuildError, Interrupted, ToolchainError
+from aoti_build.errors import AotiBuildError, BuildError, Interrupted
 from aoti_build.files import lock, recover_directory
 from aoti_build.fingerprint import Reason
 from aoti_build.layout import artifact_directory, inductor_cache_root, lock_path
@@ -139,7 +139,7 @@ def run_all(
                         }
                         waiting.clear()
                 start()
-        except ToolchainError:
+        except Exception:
             stop_all()
             raise
         except KeyboardInterrupt:
