@@ -335,6 +335,7 @@ def test_other_bytes_are_not_reproducible(project: Project, fake_worker: FakeWor
     assert (actions(report), report.exit_code) == (["failed"], 1)
     assert "other bytes" in str(report.outcomes[0].error)
     assert manifest_of(project).target == "small/cpu"
+    assert report.as_json()["targets"][0]["key"] == manifest_of(project).key
     assert action_of(project) == "up-to-date"
     assert not any((project.artifacts / ".staging").iterdir())
 

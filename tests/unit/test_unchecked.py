@@ -23,7 +23,7 @@ from small_projects import (
 )
 
 from aoti_build import toolchain
-from aoti_build.errors import ArtifactError
+from aoti_build.errors import ArtifactError, BuildError
 from aoti_build.layout import artifact_directory
 from aoti_build.manifest import MODEL, Manifest, read_manifest
 from aoti_build.report import text
@@ -230,6 +230,16 @@ def test_one_that_fails_there_stays_unchecked(floor: Project, on: Host, fake_wor
     report = run_build(floor)
     assert (actions(report), report.exit_code) == (["failed"], 1)
     assert manifest_of(floor).unchecked == LACKS
+    assert report.as_json()["targets"][0]["unchecked"] == LACKS
+
+
+def test_a_build_that_fails_still_says_so_of_what_is_published(floor: Project, fake_worker: FakeWorker) -> None:
+    (floor.root / "helper.py").write_text("edited = 1\n")
+    fake_worker.answers["build"] = BuildError("no")
+    report = run_build(floor)
+    assert (actions(report), report.exit_code) == (["failed"], 1)
+    row = report.as_json()["targets"][0]
+    assert (row["key"], row["unchecked"]) == (manifest_of(floor).key, LACKS)
 
 
 def test_a_stored_one_is_checked_where_it_is_restored(floor: Project, on: Host, fake_worker: FakeWorker) -> None:
