@@ -69,7 +69,8 @@ class Store:
                 paths.append(self._shard("graphs", manifest.graph_key))
             for path in paths:
                 # What was compared with eager stays known where another host could not compare it.
-                if manifest.unchecked is None or (known := _read(path)) is None or known.unchecked:
+                known = _read(path) if manifest.unchecked else None
+                if known is None or known.unchecked or not self.has(known):
                     write_json(path, manifest.as_json())
         except OSError:
             return

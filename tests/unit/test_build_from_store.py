@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from aoti_build.errors import BuildError
 from aoti_build.layout import artifact_directory
 from aoti_build.manifest import GOLDEN, MODEL, Manifest, read_manifest
 from aoti_build.spec import Project
+from aoti_build.store import Store
 from aoti_build.verbs.build import BuildReport, build
 from aoti_build.verbs.clean import clean
 
@@ -72,6 +74,23 @@ def test_going_back_restores_without_a_worker(project: Project, fake_worker: Fak
     assert (restored.key, restored.source, restored.action) == (first.key, first.source, "restored")
     assert [(reason["reason"], reason["what"]) for reason in restored.reasons] == [("source-changed", "helper.py")]
     assert action_of(project) == "up-to-date"
+
+
+def test_the_time_of_a_restore_has_the_copy_in_it(
+    project: Project, fake_worker: FakeWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(project)
+    clean(project, None)
+    real = Store.fetch_all
+
+    def slow(*args: Any, **options: Any) -> bool:
+        time.sleep(0.3)
+        return real(*args, **options)
+
+    monkeypatch.setattr(Store, "fetch_all", slow)
+    report = run(project)
+    assert actions(report) == ["restored"]
+    assert report.as_json()["targets"][0]["seconds"]["total"] >= 0.3
 
 
 @pytest.mark.parametrize("loss", ["cleaned", "damaged", "manifest gone"])

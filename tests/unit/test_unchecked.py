@@ -289,6 +289,19 @@ def test_an_unchecked_record_does_not_replace_a_checked_one(floor: Project, on: 
     assert (actions(again), again.outcomes[0].unchecked, fake_worker.calls) == (["restored"], None, [])
 
 
+def test_it_replaces_a_checked_one_whose_files_are_gone(floor: Project, on: Host, fake_worker: FakeWorker) -> None:
+    on("avx512")
+    verify(floor, floor.targets)
+    on("avx2")
+    store_of(floor).object_path(manifest_of(floor).files[MODEL].sha256).unlink()
+    fake_worker.compiler = b"of other bytes"
+    run_build(floor, force=True)
+    clean(floor, floor.targets)
+    fake_worker.calls.clear()
+    report = run_build(floor)
+    assert (actions(report), report.outcomes[0].unchecked, fake_worker.calls) == (["restored"], LACKS, [])
+
+
 def test_a_package_that_is_taken_keeps_a_pass_and_nothing_else(
     floor: Project, on: Host, fake_worker: FakeWorker
 ) -> None:
