@@ -85,6 +85,10 @@ def run_lines(report: RunReport) -> list[str]:
     for target in report.targets:
         if target.stale:
             lines.append(f"{target.target.name} is not what the sources say now: {why(target.stale)}")
+        if target.unchecked is not None:
+            lines.append(
+                f"{target.target.name} is unchecked, which build or verify can settle here: {target.unchecked}"
+            )
         if target.error is not None:
             lines += [f"{target.verdict if target.verdict == 'unavailable' else 'error'}: {target.error}", ""]
         for run in target.runs:

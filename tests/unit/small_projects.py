@@ -240,7 +240,7 @@ class FakeWorker:
         default = (
             self._built(job, answer, on_phase)
             if verb == "build"
-            else {"check": _checked, "deep": _searched, "probe": _probed, "run": _ran}[verb](job)
+            else {"check": _checked, "deep": _searched, "fresh": _refreshed, "probe": _probed, "run": _ran}[verb](job)
         )
         return {**default, **told}
 
@@ -333,6 +333,10 @@ def _checked(_: Mapping[str, Any]) -> dict[str, Any]:
 
 def _searched(_: Mapping[str, Any]) -> dict[str, Any]:
     return {"ok": True, "stage": "none", "said": "nothing was found", "weights": [], "left": None}
+
+
+def _refreshed(_: Mapping[str, Any]) -> dict[str, Any]:
+    return {"ok": True}
 
 
 def _probed(_: Mapping[str, Any]) -> dict[str, Any]:

@@ -118,6 +118,19 @@ def test_it_can_be_neither_verified_nor_run_here_and_that_is_no_failure(
     assert fake_worker.calls == []
 
 
+def test_a_run_on_a_capable_host_says_that_nothing_was_settled(
+    floor: Project, on: Host, fake_worker: FakeWorker
+) -> None:
+    on("avx512")
+    report = run(floor, floor.targets)
+    assert (report.targets[0].verdict, report.as_json()["targets"][0]["unchecked"]) == ("passed", LACKS)
+    assert f"small/cpu is unchecked, which build or verify can settle here: {LACKS}" in text.run_lines(report)
+    assert manifest_of(floor).unchecked == LACKS
+    verify(floor, floor.targets)
+    assert run(floor, floor.targets).as_json()["targets"][0]["unchecked"] is None
+    assert fake_worker.calls == ["run small", "check", "probe", "run small"]
+
+
 def test_an_unfit_artifact_that_declares_no_floor_is_still_refused(
     tmp_path: Path, on: Host, fake_worker: FakeWorker
 ) -> None:
@@ -175,6 +188,18 @@ def test_verify_on_a_capable_host_settles_it(floor: Project, on: Host, fake_work
         strict = build(floor, floor.targets, strict=True)
         assert (actions(strict), strict.exit_code, strict.outcomes[0].unchecked) == (["up-to-date"], 0, None)
     assert fake_worker.calls == ["check", "probe"]
+
+
+def test_fresh_references_settle_nothing_of_a_stale_one(floor: Project, on: Host, fake_worker: FakeWorker) -> None:
+    on("avx512")
+    helper = (floor.root / "helper.py").read_text()
+    (floor.root / "helper.py").write_text("edited = 1\n")
+    assert verdicts(verify(floor, floor.targets, fresh=True)) == ["passed"]
+    assert manifest_of(floor).unchecked == LACKS
+    (floor.root / "helper.py").write_text(helper)
+    assert verdicts(verify(floor, floor.targets, fresh=True)) == ["passed"]
+    assert manifest_of(floor).unchecked is None
+    assert fake_worker.calls.count("fresh small") == 2
 
 
 @pytest.mark.parametrize("where", ["manifest", "store"])
