@@ -204,7 +204,7 @@ class FakeWorker:
     says of the graph and the sources without their comments, its artifact key the weights or the seed too. `weights` is
     what a compile reports of them, `compiler` goes into its bytes, `eager` into golden
     outputs. `ahead` tells of workers that were started before
-    their job was known.
+    their job was known; with `ahead_ends` they end before it is.
     """
 
     answers: dict[str, Answer] = field(default_factory=dict)
@@ -215,6 +215,7 @@ class FakeWorker:
     compiler: bytes = b""
     eager: bytes = b""
     ahead: list[str] = field(default_factory=list)
+    ahead_ends: bool = False
 
     def __call__(
         self,
@@ -300,6 +301,10 @@ class FakeStarted:
 
     def __exit__(self, *error: object) -> None:
         self.worker.ahead.append(f"{self.verb} ended")
+
+    @property
+    def has_ended(self) -> bool:
+        return self.worker.ahead_ends
 
     def give(self, job: Mapping[str, Any]) -> None:
         self.worker.ahead.append(f"{self.verb} given")

@@ -167,6 +167,14 @@ def test_a_check_started_ahead_for_nothing_is_ended(weighty: Project, fake_worke
     assert fake_worker.ahead == ["check started", "check ended"]
 
 
+def test_a_check_started_ahead_that_died_meanwhile_is_made_by_another(
+    project: Project, fake_worker: FakeWorker
+) -> None:
+    fake_worker.ahead_ends = True
+    assert actions(run(project)) == ["compiled"]
+    assert (fake_worker.ahead, fake_worker.calls) == (["check started", "check ended"], ["build small", "check"])
+
+
 @pytest.mark.parametrize("verb", ["build", "check"])
 def test_a_check_started_ahead_ends_with_a_failure(weighty: Project, fake_worker: FakeWorker, verb: str) -> None:
     edit(weighty, "weights.safetensors", "weights, version 2")

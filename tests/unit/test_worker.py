@@ -26,7 +26,7 @@ from aoti_build.errors import (
     VerificationError,
 )
 from aoti_build.work import worker
-from aoti_build.work.worker import WorkerCrash, allow_starts, run_worker, stop_all
+from aoti_build.work.worker import Worker, WorkerCrash, allow_starts, run_worker, stop_all
 
 # What a stub worker has: the job, `phase`, `result`, and a pipe that is open as long as any process of its group lives.
 PRELUDE = """\
@@ -251,6 +251,24 @@ def test_an_error_of_ours_ends_the_worker(run: Run, lifeline: Lifeline) -> None:
         run(WITH_CHILD + "phase('one'); time.sleep(1000)", on_phase=fail)
     lifeline.wait_for_start()
     assert lifeline.ended()
+
+
+def test_a_worker_that_waits_for_its_job_tells_whether_it_has_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", stub(tmp_path / "stub", "sys.stdin.readline(); result()"))
+    work = tmp_path / "work"
+    work.mkdir()
+    (work / "job.json").write_text("{}")
+    with Worker("check", tmp_path, directory=work, log=tmp_path / "log") as waiting:
+        assert not waiting.has_ended
+        os.killpg(waiting._process.pid, signal.SIGKILL)
+        deadline = time.monotonic() + 10
+        while not waiting.has_ended and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert waiting.has_ended
+        with pytest.raises(WorkerCrash, match="SIGKILL"):
+            waiting.follow()
 
 
 def test_stop_all_ends_worker_and_children(run: Run, lifeline: Lifeline, monkeypatch: pytest.MonkeyPatch) -> None:
