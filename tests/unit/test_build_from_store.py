@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import threading
@@ -74,6 +75,26 @@ def test_going_back_restores_without_a_worker(project: Project, fake_worker: Fak
     assert (restored.key, restored.source, restored.action) == (first.key, first.source, "restored")
     assert [(reason["reason"], reason["what"]) for reason in restored.reasons] == [("source-changed", "helper.py")]
     assert action_of(project) == "up-to-date"
+
+
+def test_a_full_disk_is_no_reason_to_compile(
+    project: Project, fake_worker: FakeWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(project)
+    clean(project, None)
+    fake_worker.calls.clear()
+
+    def refuse(*_: Any) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", refuse)
+        report = run(project)
+    assert (actions(report), report.exit_code, fake_worker.calls) == (["failed"], 1, [])
+    assert "the disk refused" in str(report.outcomes[0].error)
+    assert "No space left" in str(report.outcomes[0].error)
+    assert not any((project.artifacts / ".staging").iterdir())
+    assert actions(run(project)) == ["restored"]
 
 
 def test_the_time_of_a_restore_has_the_copy_in_it(
