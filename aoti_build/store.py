@@ -16,6 +16,7 @@ builds and checkouts share a store without a lock. The store is disposable: dele
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import time
@@ -35,6 +36,7 @@ STORED = (MODEL, GOLDEN)
 # Groups of the source key that are read off models.yaml and the host; the others name files to look at.
 _IDENTITY_GROUPS = ("spec", "config", "toolchain", "environment")
 _ABANDONED_SECONDS = 86400.0
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,8 @@ class Store:
                 paths.append(self._shard("graphs", manifest.graph_key))
             for path in paths:
                 # What was compared with eager stays known where another host could not compare it.
-                if manifest.unchecked is None or (known := _read(path)) is None or known.unchecked:
+                known = _read(path) if manifest.unchecked else None
+                if known is None or known.unchecked or not self.has(known):
                     write_json(path, manifest.as_json())
         except OSError:
             return
@@ -102,19 +105,22 @@ class Store:
         """Copy the objects of files to their destinations. False, and none of them is there, if one is absent or
         corrupted. They are digested on the way: no other bytes can get into a copy.
 
-        With `to_publish` the disk begins to write while they are copied, since publishing is to wait for it.
+        With `to_publish` the disk begins to write while they are copied, since publishing is to wait for it. Raises
+        OSError where there is no room for a copy: that is no miss, and whoever took it for one would compile in vain.
         """
         objects = {file: self.object_path(file.sha256) for file in wanted.values()}
         try:
             corrupted = _copy_checked(wanted, objects, to_publish)
-        except OSError:
+        except OSError as error:
+            if error.errno in _NO_ROOM:
+                _remove(wanted)
+                raise
             corrupted = None
         if corrupted == []:
             for path in objects.values():
                 self._touch(path)
             return True
-        for destination in wanted:
-            destination.unlink(missing_ok=True)
+        _remove(wanted)
         for file in corrupted or ():
             with contextlib.suppress(OSError):  # a read-only store keeps it, and it stays a miss
                 objects[file].unlink()
@@ -232,6 +238,11 @@ def _copy_checked(
         for done in asked:
             done.result()
     return list(corrupted)
+
+
+def _remove(files: Iterable[Path]) -> None:
+    for file in files:
+        file.unlink(missing_ok=True)
 
 
 def _read(path: Path) -> Manifest | None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from aoti_build.fingerprint import Reason
-from aoti_build.outcome import FAILED
+from aoti_build.outcome import FAILED, NOT_STARTED
 
 if TYPE_CHECKING:  # a verb's report is rendered by who has imported that verb; the others need not be
     from aoti_build.plan import Plan
@@ -29,13 +29,13 @@ def build_lines(report: BuildReport) -> list[str]:
     rows = []
     for outcome in report.outcomes:
         seconds = outcome.seconds.get("total")
-        size = outcome.published.size if outcome.published and outcome.action != FAILED else None
+        made = outcome.published if outcome.action not in (FAILED, NOT_STARTED) else None
         rows.append(
             [
                 outcome.target.name,
                 outcome.action,
                 f"{seconds:.1f} s" if seconds else "",
-                size_text(size),
+                size_text(made.size if made else None),
                 why(outcome.reasons, outcome.unchecked),
             ]
         )
@@ -85,6 +85,10 @@ def run_lines(report: RunReport) -> list[str]:
     for target in report.targets:
         if target.stale:
             lines.append(f"{target.target.name} is not what the sources say now: {why(target.stale)}")
+        if target.unchecked is not None:
+            lines.append(
+                f"{target.target.name} is unchecked, which build or verify can settle here: {target.unchecked}"
+            )
         if target.error is not None:
             lines += [f"{target.verdict if target.verdict == 'unavailable' else 'error'}: {target.error}", ""]
         for run in target.runs:

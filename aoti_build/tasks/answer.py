@@ -62,11 +62,12 @@ def _interrupt(number: int, frame: object) -> NoReturn:
 
 
 def progress(targets: tuple[Target, ...]) -> Callable[[Target, str], None]:
-    """Prints a line on stderr for each phase that a target enters."""
+    """Prints a line on stderr for each phase that a target enters, in one piece: several threads do so."""
     width = max((len(target.name) for target in targets), default=0)
 
     def say(target: Target, phase: str) -> None:
-        print(f"{target.name.ljust(width)}  {phase}", file=sys.stderr, flush=True)
+        sys.stderr.write(f"{target.name.ljust(width)}  {phase}\n")
+        sys.stderr.flush()
 
     return say
 

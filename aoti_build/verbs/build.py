@@ -153,8 +153,9 @@ class _Gate:
         with self._lock:
             if not self._checked:
                 self._check(target)
-        if self._unfit is not None:
-            raise self._unfit
+        if (unfit := self._unfit) is not None:
+            # One for each who asks: whoever catches it writes a target's name into it.
+            raise ToolchainError(unfit.message, cause=unfit.cause, hint=unfit.hint)
 
     def _check(self, target: Target) -> None:
         from aoti_build.checks.gate import require_fit_toolchain  # not for a restore

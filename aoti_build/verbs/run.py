@@ -103,13 +103,14 @@ class Run:
 @dataclass(frozen=True)
 class TargetRuns:
     """What became of one target: its runs, or the error for which there is none. `stale` are the reasons why the
-    artifact is not what the sources say now."""
+    artifact is not what the sources say now; `unchecked` says why no build or verify has compared it with eager."""
 
     target: Target
     runs: tuple[Run, ...] = ()
     stale: tuple[Reason, ...] = ()
     error: AotiBuildError | None = None
     available: bool = True
+    unchecked: str | None = None
 
     @property
     def verdict(self) -> str:
@@ -131,6 +132,7 @@ class TargetRuns:
             "target": self.target.name,
             "verdict": self.verdict,
             "stale": [reason.as_json() for reason in self.stale],
+            "unchecked": self.unchecked,
             "runs": [run.as_json() for run in self.runs],
             "error": self.error.as_json() if self.error else None,
         }
@@ -234,7 +236,7 @@ def _run_target(
         return TargetRuns(target, error=error)
     log = reader_log_path(project, target, "run")
     runs = (_run(group, asked.seed, result, target, log) for group, result in zip(groups, found, strict=True))
-    return TargetRuns(target, tuple(runs), stale(step))
+    return TargetRuns(target, tuple(runs), stale(step), unchecked=manifest.unchecked)
 
 
 def _fit_artifact(project: Project, target: Target) -> Manifest:

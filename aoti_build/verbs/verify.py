@@ -242,7 +242,8 @@ class _Verifier:
         document = {"format": "aoti-build/verdict", "format_version": 1, "key": manifest.key, **verdict.as_json()}
         with contextlib.suppress(OSError):  # a serving host's artifacts may be read-only
             write_json(artifact_directory(self.project, target) / VERIFY, document)
-        if manifest.unchecked and verdict.verdict == PASSED:
+        # With fresh references a stale artifact was compared with another state of its model.
+        if manifest.unchecked and verdict.verdict == PASSED and not (self.fresh and verdict.stale):
             self._settle(target, manifest, verdict)
         return verdict
 

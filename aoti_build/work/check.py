@@ -144,7 +144,7 @@ def check_package(
         "outputs": [output["name"] for output in signature["outputs"]],
         "runner": str(runner) if runner else None,
     }
-    if worker is not None:
+    if worker is not None and not worker.has_ended:  # else a fresh one tries; what was compiled is not lost for that
         worker.give(job)
         return worker.follow(on_phase)
     return run_worker(

@@ -10,11 +10,11 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from aoti_build.errors import AotiBuildError, BuildError, Interrupted, ToolchainError
+from aoti_build.errors import AotiBuildError, BuildError, Interrupted
 from aoti_build.files import lock, recover_directory
 from aoti_build.fingerprint import Reason
 from aoti_build.layout import artifact_directory, inductor_cache_root, lock_path
-from aoti_build.manifest import Manifest
+from aoti_build.manifest import Manifest, read_manifest
 from aoti_build.outcome import FAILED, NOT_STARTED, RECHECKED, REPRODUCED, Outcome, published_of
 from aoti_build.plan import RECHECK, RESTORE, UP_TO_DATE, Step, plan_target
 from aoti_build.resources import JOB_MEMORY, available_memory, usable_processors
@@ -49,13 +49,18 @@ class Builder:
             return self._locked(step)
         except AotiBuildError as error:
             error.target = step.target.name
-            return Outcome(step.target, FAILED, step.reasons, published_of(step.manifest), error=error)
+            return self._failed(step, error)
         except OSError as error:
-            failure = BuildError("the disk refused", target=step.target.name, cause=str(error))
-            return Outcome(step.target, FAILED, step.reasons, published_of(step.manifest), error=failure)
+            return self._failed(step, BuildError("the disk refused", target=step.target.name, cause=str(error)))
 
     def progress(self, target: Target, text: str) -> None:
         self.shop.on_progress(target, text)
+
+    def _failed(self, step: Step, error: AotiBuildError) -> Outcome:
+        """With what is published now: a step may fail after that, as when the outcome cannot be reproduced."""
+        found = read_manifest(artifact_directory(self.shop.project, step.target))
+        manifest = found if isinstance(found, Manifest) else None
+        return _without_work(step.target, FAILED, step.reasons, manifest, error)
 
     def _locked(self, step: Step) -> Outcome:
         target, waited = step.target, False
@@ -83,8 +88,7 @@ class Builder:
     def _act(self, step: Step) -> tuple[Outcome, Manifest | None]:
         """Do what the step says; its outcome and the manifest that is published then."""
         if step.action == UP_TO_DATE:
-            outcome = Outcome(step.target, UP_TO_DATE, (), published_of(step.manifest), unchecked=step.unchecked)
-            return outcome, step.manifest
+            return _without_work(step.target, UP_TO_DATE, (), step.manifest), step.manifest
         if step.action == RECHECK:
             manifest = self._target_builder().recheck(step)
             published, unchecked = published_of(manifest), manifest.unchecked
@@ -99,6 +103,18 @@ class Builder:
         from aoti_build.work.target import TargetBuilder  # with all it imports; a restore needs none of it
 
         return TargetBuilder(self.shop)
+
+
+def _without_work(
+    target: Target,
+    action: str,
+    reasons: tuple[Reason, ...],
+    manifest: Manifest | None,
+    error: AotiBuildError | None = None,
+) -> Outcome:
+    """The outcome where nothing was made; of what is published, if anything is, by its `manifest`."""
+    unchecked = manifest.unchecked if manifest else None
+    return Outcome(target, action, reasons, published_of(manifest), error=error, unchecked=unchecked)
 
 
 def run_all(
@@ -135,11 +151,12 @@ def run_all(
                     builder.progress(outcome.target, outcome.action)
                     if outcome.action == FAILED and not keep_going:
                         outcomes |= {
-                            step.target.name: Outcome(step.target, NOT_STARTED, step.reasons) for step in waiting
+                            step.target.name: _without_work(step.target, NOT_STARTED, step.reasons, step.manifest)
+                            for step in waiting
                         }
                         waiting.clear()
                 start()
-        except ToolchainError:
+        except Exception:
             stop_all()
             raise
         except KeyboardInterrupt:

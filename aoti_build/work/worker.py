@@ -118,6 +118,14 @@ class Worker:
         _end(self._process)
         self._events.close()
 
+    @property
+    def has_ended(self) -> bool:
+        """Asked without reaping, as in `_await`."""
+        try:
+            return os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None
+        except ChildProcessError:
+            return True
+
     def give(self, job: Mapping[str, Any]) -> None:
         """Hand the job to a worker that was started without one."""
         write_json(self._directory / "job.json", job)
@@ -177,19 +185,19 @@ def check_stopping() -> None:
 def _start(
     command: list[str], root: Path, output: int, events: int, environment: Mapping[str, str]
 ) -> subprocess.Popen[bytes]:
-    check_stopping()
     variables = {**os.environ, **WORKER_VARIABLES, **environment}
-    process = subprocess.Popen(
-        command,
-        stdin=subprocess.PIPE,
-        stdout=output,
-        stderr=subprocess.STDOUT,
-        cwd=root,
-        env=variables,
-        pass_fds=[events],
-        start_new_session=True,
-    )
-    with _running_lock:
+    with _running_lock:  # so that `stop_all`, from another thread, either ends it or keeps it from being started
+        check_stopping()
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            cwd=root,
+            env=variables,
+            pass_fds=[events],
+            start_new_session=True,
+        )
         _running.add(process)
     return process
 

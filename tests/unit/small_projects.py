@@ -204,7 +204,7 @@ class FakeWorker:
     says of the graph and the sources without their comments, its artifact key the weights or the seed too. `weights` is
     what a compile reports of them, `compiler` goes into its bytes, `eager` into golden
     outputs. `ahead` tells of workers that were started before
-    their job was known.
+    their job was known; with `ahead_ends` they end before it is.
     """
 
     answers: dict[str, Answer] = field(default_factory=dict)
@@ -215,6 +215,7 @@ class FakeWorker:
     compiler: bytes = b""
     eager: bytes = b""
     ahead: list[str] = field(default_factory=list)
+    ahead_ends: bool = False
 
     def __call__(
         self,
@@ -240,7 +241,7 @@ class FakeWorker:
         default = (
             self._built(job, answer, on_phase)
             if verb == "build"
-            else {"check": _checked, "deep": _searched, "probe": _probed, "run": _ran}[verb](job)
+            else {"check": _checked, "deep": _searched, "fresh": _refreshed, "probe": _probed, "run": _ran}[verb](job)
         )
         return {**default, **told}
 
@@ -301,6 +302,10 @@ class FakeStarted:
     def __exit__(self, *error: object) -> None:
         self.worker.ahead.append(f"{self.verb} ended")
 
+    @property
+    def has_ended(self) -> bool:
+        return self.worker.ahead_ends
+
     def give(self, job: Mapping[str, Any]) -> None:
         self.worker.ahead.append(f"{self.verb} given")
         self.job = job
@@ -333,6 +338,10 @@ def _checked(_: Mapping[str, Any]) -> dict[str, Any]:
 
 def _searched(_: Mapping[str, Any]) -> dict[str, Any]:
     return {"ok": True, "stage": "none", "said": "nothing was found", "weights": [], "left": None}
+
+
+def _refreshed(_: Mapping[str, Any]) -> dict[str, Any]:
+    return {"ok": True}
 
 
 def _probed(_: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ from aoti_build.errors import BuildError
 from aoti_build.layout import artifact_directory
 from aoti_build.manifest import GOLDEN, MODEL, Manifest, read_manifest
 from aoti_build.spec import Project
+from aoti_build.store import Store
 from aoti_build.verbs.build import BuildReport, build
 from aoti_build.verbs.clean import clean
 
@@ -72,6 +75,43 @@ def test_going_back_restores_without_a_worker(project: Project, fake_worker: Fak
     assert (restored.key, restored.source, restored.action) == (first.key, first.source, "restored")
     assert [(reason["reason"], reason["what"]) for reason in restored.reasons] == [("source-changed", "helper.py")]
     assert action_of(project) == "up-to-date"
+
+
+def test_a_full_disk_is_no_reason_to_compile(
+    project: Project, fake_worker: FakeWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(project)
+    clean(project, None)
+    fake_worker.calls.clear()
+
+    def refuse(*_: Any) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", refuse)
+        report = run(project)
+    assert (actions(report), report.exit_code, fake_worker.calls) == (["failed"], 1, [])
+    assert "the disk refused" in str(report.outcomes[0].error)
+    assert "No space left" in str(report.outcomes[0].error)
+    assert not any((project.artifacts / ".staging").iterdir())
+    assert actions(run(project)) == ["restored"]
+
+
+def test_the_time_of_a_restore_has_the_copy_in_it(
+    project: Project, fake_worker: FakeWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(project)
+    clean(project, None)
+    real = Store.fetch_all
+
+    def slow(*args: Any, **options: Any) -> bool:
+        time.sleep(0.3)
+        return real(*args, **options)
+
+    monkeypatch.setattr(Store, "fetch_all", slow)
+    report = run(project)
+    assert actions(report) == ["restored"]
+    assert report.as_json()["targets"][0]["seconds"]["total"] >= 0.3
 
 
 @pytest.mark.parametrize("loss", ["cleaned", "damaged", "manifest gone"])
@@ -146,6 +186,14 @@ def test_a_check_started_ahead_for_nothing_is_ended(weighty: Project, fake_worke
     edit(weighty, "helper.py", "# a comment\n" + (weighty.root / "helper.py").read_text())
     assert actions(run(weighty)) == ["reused"]
     assert fake_worker.ahead == ["check started", "check ended"]
+
+
+def test_a_check_started_ahead_that_died_meanwhile_is_made_by_another(
+    project: Project, fake_worker: FakeWorker
+) -> None:
+    fake_worker.ahead_ends = True
+    assert actions(run(project)) == ["compiled"]
+    assert (fake_worker.ahead, fake_worker.calls) == (["check started", "check ended"], ["build small", "check"])
 
 
 @pytest.mark.parametrize("verb", ["build", "check"])
@@ -335,6 +383,7 @@ def test_other_bytes_are_not_reproducible(project: Project, fake_worker: FakeWor
     assert (actions(report), report.exit_code) == (["failed"], 1)
     assert "other bytes" in str(report.outcomes[0].error)
     assert manifest_of(project).target == "small/cpu"
+    assert report.as_json()["targets"][0]["key"] == manifest_of(project).key
     assert action_of(project) == "up-to-date"
     assert not any((project.artifacts / ".staging").iterdir())
 

@@ -14,6 +14,7 @@ from small_projects import (
     FakeWorker,
     action_of,
     contents,
+    publish_fake,
     write_project,
 )
 
@@ -137,6 +138,16 @@ def test_after_a_failure_nothing_more_is_started(tmp_path: Path, fake_worker: Fa
     assert actions(report) == ["failed", "not-started"]
     assert report.exit_code == 1
     assert "build second" not in fake_worker.calls
+
+
+def test_what_was_not_started_is_reported_with_what_is_published(tmp_path: Path, fake_worker: FakeWorker) -> None:
+    project = write_project(tmp_path, TWO_MODELS)
+    published = publish_fake(project, project.targets[1])
+    (project.root / "helper.py").write_text("edited = 1\n")
+    fake_worker.answers["build first"] = BuildError("no")
+    report = run(project)
+    assert actions(report) == ["failed", "not-started"]
+    assert [row["key"] for row in report.as_json()["targets"]] == [None, published.key]
 
 
 def test_keep_going(tmp_path: Path, fake_worker: FakeWorker) -> None:

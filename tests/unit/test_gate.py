@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_projects import ONE_MODEL, FakeWorker, edit, inv, write_project
+from small_projects import ONE_MODEL, TWO_MODELS, FakeWorker, edit, inv, write_project
 
 from aoti_build.checks import gate
 from aoti_build.checks.finding import FAIL, OK, WARN, Finding
@@ -74,6 +74,40 @@ def test_workers_end_as_soon_as_the_toolchain_is_known_to_be_broken(
     with pytest.raises(ToolchainError):
         build(project, project.targets)
     assert ended == ["build"]
+
+
+def test_whatever_ends_the_checks_ends_the_workers(
+    project: Project, fake_worker: FakeWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError("no space left")
+
+    def export(verb: str, job: Mapping[str, Any]) -> None:
+        for _ in range(1000):  # an export of ten seconds
+            check_stopping()
+            time.sleep(0.01)
+
+    monkeypatch.setattr(gate, "quick_checks", refuse)
+    fake_worker.during = export
+    before = time.monotonic()
+    with pytest.raises(OSError, match="no space left"):
+        build(project, project.targets)
+    assert time.monotonic() - before < 5
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_each_target_that_needs_the_compiler_has_an_error_of_its_own(
+    tmp_path: Path, fake_worker: FakeWorker, checks: Checks, jobs: int
+) -> None:
+    project = write_project(tmp_path, TWO_MODELS)
+    build(project, project.targets)
+    checks.found, checks.asked = [BROKEN], []
+    passed_checks_path(project.artifacts).unlink()
+    (project.root / "model.py").write_text("another = 1\n" + (project.root / "model.py").read_text())
+    report = build(project, project.targets, jobs=jobs, keep_going=True)
+    assert (report.exit_code, len(checks.asked), len(fake_worker.decisions)) == (5, 1, 2)
+    errors = [(row["target"], row["error"]["target"]) for row in report.as_json()["targets"]]
+    assert errors == [("first/cpu", "first/cpu"), ("second/cpu", "second/cpu")]
 
 
 def test_what_passed_is_not_checked_again(project: Project, fake_worker: FakeWorker, checks: Checks) -> None:

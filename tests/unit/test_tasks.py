@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from small_projects import ONE_MODEL, REAL_PYTHON, REPOSITORY, TWO_MODELS, conte
 from aoti_build.layout import artifact_directory
 from aoti_build.spec import Project
 from aoti_build.tasks import ns
+from aoti_build.tasks.answer import progress
 
 
 @pytest.mark.parametrize(
@@ -235,3 +237,17 @@ def one_document(stdout: str) -> dict[str, Any]:
 
 def artifact_files(project: Project) -> dict[str, bytes]:
     return contents(artifact_directory(project, project.targets[0]))
+
+
+def test_a_line_of_progress_is_written_in_one_piece(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Written(list[str]):
+        def write(self, text: str) -> None:
+            self.append(text)
+
+        def flush(self) -> None:
+            pass
+
+    written = Written()
+    monkeypatch.setattr(sys, "stderr", written)
+    progress(project.targets)(project.targets[0], "export")
+    assert written == ["small/cpu  export\n"]

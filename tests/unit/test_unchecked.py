@@ -23,7 +23,7 @@ from small_projects import (
 )
 
 from aoti_build import toolchain
-from aoti_build.errors import ArtifactError
+from aoti_build.errors import ArtifactError, BuildError
 from aoti_build.layout import artifact_directory
 from aoti_build.manifest import MODEL, Manifest, read_manifest
 from aoti_build.report import text
@@ -118,6 +118,19 @@ def test_it_can_be_neither_verified_nor_run_here_and_that_is_no_failure(
     assert fake_worker.calls == []
 
 
+def test_a_run_on_a_capable_host_says_that_nothing_was_settled(
+    floor: Project, on: Host, fake_worker: FakeWorker
+) -> None:
+    on("avx512")
+    report = run(floor, floor.targets)
+    assert (report.targets[0].verdict, report.as_json()["targets"][0]["unchecked"]) == ("passed", LACKS)
+    assert f"small/cpu is unchecked, which build or verify can settle here: {LACKS}" in text.run_lines(report)
+    assert manifest_of(floor).unchecked == LACKS
+    verify(floor, floor.targets)
+    assert run(floor, floor.targets).as_json()["targets"][0]["unchecked"] is None
+    assert fake_worker.calls == ["run small", "check", "probe", "run small"]
+
+
 def test_an_unfit_artifact_that_declares_no_floor_is_still_refused(
     tmp_path: Path, on: Host, fake_worker: FakeWorker
 ) -> None:
@@ -177,6 +190,18 @@ def test_verify_on_a_capable_host_settles_it(floor: Project, on: Host, fake_work
     assert fake_worker.calls == ["check", "probe"]
 
 
+def test_fresh_references_settle_nothing_of_a_stale_one(floor: Project, on: Host, fake_worker: FakeWorker) -> None:
+    on("avx512")
+    helper = (floor.root / "helper.py").read_text()
+    (floor.root / "helper.py").write_text("edited = 1\n")
+    assert verdicts(verify(floor, floor.targets, fresh=True)) == ["passed"]
+    assert manifest_of(floor).unchecked == LACKS
+    (floor.root / "helper.py").write_text(helper)
+    assert verdicts(verify(floor, floor.targets, fresh=True)) == ["passed"]
+    assert manifest_of(floor).unchecked is None
+    assert fake_worker.calls.count("fresh small") == 2
+
+
 @pytest.mark.parametrize("where", ["manifest", "store"])
 def test_a_verify_that_fails_settles_nothing(floor: Project, on: Host, fake_worker: FakeWorker, where: str) -> None:
     on("avx512")
@@ -230,6 +255,16 @@ def test_one_that_fails_there_stays_unchecked(floor: Project, on: Host, fake_wor
     report = run_build(floor)
     assert (actions(report), report.exit_code) == (["failed"], 1)
     assert manifest_of(floor).unchecked == LACKS
+    assert report.as_json()["targets"][0]["unchecked"] == LACKS
+
+
+def test_a_build_that_fails_still_says_so_of_what_is_published(floor: Project, fake_worker: FakeWorker) -> None:
+    (floor.root / "helper.py").write_text("edited = 1\n")
+    fake_worker.answers["build"] = BuildError("no")
+    report = run_build(floor)
+    assert (actions(report), report.exit_code) == (["failed"], 1)
+    row = report.as_json()["targets"][0]
+    assert (row["key"], row["unchecked"]) == (manifest_of(floor).key, LACKS)
 
 
 def test_a_stored_one_is_checked_where_it_is_restored(floor: Project, on: Host, fake_worker: FakeWorker) -> None:
@@ -277,6 +312,19 @@ def test_an_unchecked_record_does_not_replace_a_checked_one(floor: Project, on: 
     fake_worker.calls.clear()
     again = run_build(floor)
     assert (actions(again), again.outcomes[0].unchecked, fake_worker.calls) == (["restored"], None, [])
+
+
+def test_it_replaces_a_checked_one_whose_files_are_gone(floor: Project, on: Host, fake_worker: FakeWorker) -> None:
+    on("avx512")
+    verify(floor, floor.targets)
+    on("avx2")
+    store_of(floor).object_path(manifest_of(floor).files[MODEL].sha256).unlink()
+    fake_worker.compiler = b"of other bytes"
+    run_build(floor, force=True)
+    clean(floor, floor.targets)
+    fake_worker.calls.clear()
+    report = run_build(floor)
+    assert (actions(report), report.outcomes[0].unchecked, fake_worker.calls) == (["restored"], LACKS, [])
 
 
 def test_a_package_that_is_taken_keeps_a_pass_and_nothing_else(

@@ -26,7 +26,7 @@ from aoti_build.errors import (
     VerificationError,
 )
 from aoti_build.work import worker
-from aoti_build.work.worker import WorkerCrash, allow_starts, run_worker, stop_all
+from aoti_build.work.worker import Worker, WorkerCrash, allow_starts, run_worker, stop_all
 
 # What a stub worker has: the job, `phase`, `result`, and a pipe that is open as long as any process of its group lives.
 PRELUDE = """\
@@ -253,6 +253,24 @@ def test_an_error_of_ours_ends_the_worker(run: Run, lifeline: Lifeline) -> None:
     assert lifeline.ended()
 
 
+def test_a_worker_that_waits_for_its_job_tells_whether_it_has_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", stub(tmp_path / "stub", "sys.stdin.readline(); result()"))
+    work = tmp_path / "work"
+    work.mkdir()
+    (work / "job.json").write_text("{}")
+    with Worker("check", tmp_path, directory=work, log=tmp_path / "log") as waiting:
+        assert not waiting.has_ended
+        os.killpg(waiting._process.pid, signal.SIGKILL)
+        deadline = time.monotonic() + 10
+        while not waiting.has_ended and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert waiting.has_ended
+        with pytest.raises(WorkerCrash, match="SIGKILL"):
+            waiting.follow()
+
+
 def test_stop_all_ends_worker_and_children(run: Run, lifeline: Lifeline, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker, "_GRACE_SECONDS", 0.1)
     raised: list[BaseException] = []
@@ -270,6 +288,22 @@ def test_stop_all_ends_worker_and_children(run: Run, lifeline: Lifeline, monkeyp
     thread.join(15)
     assert [type(error) for error in raised] == [Interrupted]
     assert lifeline.ended()
+
+
+def test_stop_all_ends_a_worker_that_is_just_being_started(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = subprocess.Popen
+
+    def start(*args: Any, **options: Any) -> subprocess.Popen[bytes]:
+        stopper = threading.Thread(target=stop_all)
+        stopper.start()
+        stopper.join(0.3)
+        return real(*args, **options)
+
+    monkeypatch.setattr(subprocess, "Popen", start)
+    before = time.monotonic()
+    with pytest.raises(Interrupted):
+        run("time.sleep(20)")
+    assert time.monotonic() - before < 10
 
 
 def test_after_stop_all_nothing_starts_until_allowed(run: Run, tmp_path: Path) -> None:
