@@ -108,9 +108,9 @@ def make_plan(
     return Plan(tuple(steps))
 
 
-def must_compile(step: Step) -> bool:
-    """Whether nothing but a compile by the host's compiler can come of this step. An artifact whose toolchain is the
-    same may get its code from the store; a preset may name a compiler of its own."""
+def probably_compiles(step: Step) -> bool:
+    """Whether this step will end in a compile by the host's compiler, unless the store has its code. An artifact whose
+    toolchain is the same probably gets it from there; a preset may name a compiler of its own."""
     if step.action != BUILD or has_own_compiler(step.target):
         return False
     kinds = {reason.reason for reason in step.reasons}

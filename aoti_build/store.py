@@ -77,6 +77,10 @@ class Store:
         except OSError:
             return
 
+    def is_empty(self) -> bool:
+        """Whether nothing can come from here."""
+        return not any((self.root / "keys").glob("??/*.json"))
+
     def by_key(self, key: str) -> Manifest | None:
         return _read(self._shard("keys", key))
 

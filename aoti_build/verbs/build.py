@@ -17,7 +17,7 @@ from aoti_build.index import Index
 from aoti_build.layout import artifact_directory, index_path, stat_cache_path, store_root
 from aoti_build.manifest import MODEL
 from aoti_build.outcome import Outcome, published_of
-from aoti_build.plan import UNAVAILABLE, UP_TO_DATE, Plan, Step, has_own_compiler, make_plan, must_compile
+from aoti_build.plan import UNAVAILABLE, UP_TO_DATE, Plan, Step, has_own_compiler, make_plan, probably_compiles
 from aoti_build.spec.project import Project, Target
 from aoti_build.stat_cache import StatCache
 from aoti_build.store import Store
@@ -123,9 +123,8 @@ def build(
 
         gate = _Gate(project, work, on_progress)
         builder = Builder(Workshop(project, digests, store, on_progress, gate), force, check_reproducible)
-        certain = next((step.target for step in work if must_compile(step)), None)
         # The workers import torch and export meanwhile, which needs no compiler and takes longer than the checks.
-        meanwhile = partial(gate, certain) if certain else None
+        meanwhile = partial(_check_early, gate, work, certain=force or store.is_empty())
         outcomes |= run_all(builder, work, jobs or default_jobs(len(work)), keep_going, meanwhile)
         if any("compile" in outcome.seconds for outcome in outcomes.values()):
             _keep_bytecode()
@@ -167,6 +166,19 @@ class _Gate:
         except ToolchainError as error:
             self._unfit = error
         self._checked = True
+
+
+def _check_early(gate: _Gate, work: tuple[Step, ...], *, certain: bool) -> None:
+    """Ask the gate if there will probably be a compile. What it says ends the build only where a compile is `certain`:
+    code from a store needs no compiler, and who comes to need one asks again."""
+    probable = next((step.target for step in work if probably_compiles(step)), None)
+    if probable is None:
+        return
+    try:
+        gate(probable)
+    except ToolchainError:
+        if certain:
+            raise
 
 
 def _keep_bytecode() -> None:

@@ -122,7 +122,7 @@ def run_all(
     steps: tuple[Step, ...],
     jobs: int,
     keep_going: bool,
-    meanwhile: Callable[[], None] | None = None,
+    meanwhile: Callable[[], None],
 ) -> dict[str, Outcome]:
     """Outcomes by target name. `meanwhile` is called once the first steps are on their way; what it raises ends them.
 
@@ -141,8 +141,7 @@ def run_all(
 
         try:
             start()
-            if meanwhile is not None:
-                meanwhile()
+            meanwhile()
             while running:
                 done, _ = wait(running, timeout=1.0, return_when=FIRST_COMPLETED)
                 for future in done:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -169,6 +170,21 @@ def test_an_edit_under_the_same_toolchain_may_need_no_compile(
     (project.root / "model.py").write_text("# a comment\n" + (project.root / "model.py").read_text())
     assert build(project, project.targets).exit_code == 0
     assert (checks.asked, fake_worker.decisions[1:]) == ([], ["take"])
+
+
+def test_code_from_a_store_needs_no_compiler(
+    project: Project, fake_worker: FakeWorker, checks: Checks, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A fresh checkout on a host with a broken compiler, where a shared store has the graph."""
+    monkeypatch.setenv("AOTI_BUILD_STORE", str(tmp_path / "shared"))
+    build(project, project.targets)
+    shutil.rmtree(project.artifacts)
+    checks.found = [BROKEN]
+    (project.root / "model.py").write_text("# a comment\n" + (project.root / "model.py").read_text())
+    report = build(project, project.targets)
+    assert (report.exit_code, [outcome.action for outcome in report.outcomes]) == (0, ["reused"])
+    with pytest.raises(ToolchainError):
+        build(project, project.targets, force=True)
 
 
 def test_an_edit_that_turns_out_to_need_a_compile_is_checked_then(
