@@ -7,7 +7,6 @@ worker, none of the modules that start one.
 from __future__ import annotations
 
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from aoti_build.layout import artifact_directory
@@ -22,25 +21,20 @@ def restore(shop: Workshop, step: Step) -> Manifest | None:
     stored, target = step.stored, step.target
     if stored is None:
         return None
-    with shop.place(target, beside=True) as place, ThreadPoolExecutor(1) as beside:
+    with shop.place(target, beside=True) as place:
         shop.on_progress(target, "restore")
         files = {place.staged / name: file for name, file in stored.files.items()}
-        copied = beside.submit(shop.store.fetch_all, files, to_publish=True)
+        if not shop.store.fetch_all(files, to_publish=True):
+            return None
         place.log.write_text(f"restored from the store: {stored.key}\n")
         check = stored.check
         if not is_settled(stored, target):
             from aoti_build.work.check import check_or_say
 
-            if not copied.result():
-                return None
             check = check_or_say(shop, target, place, place.staged, stored.requires, stored.signature)
         reasons = tuple(reason.as_json() for reason in step.reasons)
         manifest = replace(stored, check=check, action="restored", reasons=reasons)
-        sealed = shop.seal(target, place, manifest, {}, started)
-        if not copied.result():
-            return None
-        published = shop.publish(target, place, sealed)
+        published = shop.publish(target, place, manifest, {}, started)
         if stored.unchecked and not published.unchecked:
             shop.store.add(published, artifact_directory(shop.project, target))
-        # The record was written while the files were still being copied.
-        return replace(published, seconds={"total": round(time.perf_counter() - started, 3)})
+        return published

@@ -70,7 +70,7 @@ class TargetBuilder:
                 provenance=provenance(self.shop.project.root),
             )
             seconds = {**made["seconds"], "check": check["seconds"]}
-            return self.shop.publish(target, place, self.shop.seal(target, place, manifest, seconds, started))
+            return self.shop.publish(target, place, manifest, seconds, started)
 
     def recheck(self, step: Step) -> Manifest:
         """Check the published artifact and record that: the tolerance changed, or its host could not run it."""

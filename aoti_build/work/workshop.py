@@ -66,10 +66,13 @@ class Workshop:
             staged.mkdir()
             yield Place(work, staged, log)
 
-    def seal(
+    def publish(
         self, target: Target, place: Place, manifest: Manifest, seconds: Mapping[str, float], started: float
     ) -> Manifest:
-        """Stage the log and the manifest. A manifest without `files` gets those that are staged."""
+        """Put what is staged in the artifact's place, and into the store. A manifest without `files` gets those that
+        are staged. Raises `EditedMeanwhile`."""
+        self._refuse_edited(target, manifest.source)
+        self.on_progress(target, "publish")
         shutil.copyfile(place.log, place.staged / LOG)
         final = replace(
             manifest,
@@ -79,18 +82,12 @@ class Workshop:
             seconds={**seconds, "total": round(time.perf_counter() - started, 3)},
         )
         final.write(place.staged, durable=False)  # which publishing makes it
-        return final
-
-    def publish(self, target: Target, place: Place, sealed: Manifest) -> Manifest:
-        """Put what is staged in the artifact's place, and into the store. Raises `EditedMeanwhile`."""
-        self._refuse_edited(target, sealed.source)
-        self.on_progress(target, "publish")
         directory = artifact_directory(self.project, target)
         publish_directory(place.staged, directory)
-        if sealed.action != "restored":
-            self.store.add(sealed, directory)
+        if final.action != "restored":
+            self.store.add(final, directory)
         self.store.register(self.project.artifacts)
-        return sealed
+        return final
 
     def _refuse_edited(self, target: Target, source: Parts) -> None:
         """What was built is of what was read; publishing it as today's state would be a lie if an input changed
