@@ -7,7 +7,7 @@ nor user code and changes nothing, so `status`, `why` and `build --dry-run` show
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -170,7 +170,7 @@ def _step(project: Project, target: Target, digests: StatCache, store: Store, *,
     if why := host.cannot_build(target):
         return Step(target, UNAVAILABLE, (Reason("no-device", why), *reasons), known)
     if reasons:
-        stored = None if force else find_stored(project, target, digests, store)
+        stored = None if force else find_stored(project, target, digests, store, known)
         return Step(target, RESTORE if stored else BUILD, reasons, known, stored)
     if known is None or is_settled(known, target):
         return Step(target, UP_TO_DATE, (), known)
@@ -198,19 +198,35 @@ def _unsettled(project: Project, target: Target, known: Manifest, digests: StatC
     unchecked = Reason("unchecked", str(known.unchecked))
     if not host.lacking_floor(known.requires):
         return Step(target, RECHECK, (unchecked,), known)
-    stored = find_stored(project, target, digests, store)  # another host may have checked it since
+    stored = find_stored(project, target, digests, store, known)  # another host may have checked it since
     if stored is not None and is_settled(stored, target):
         return Step(target, RESTORE, (unchecked,), known, stored)
     return Step(target, UP_TO_DATE, (), known)
 
 
-def find_stored(project: Project, target: Target, digests: StatCache, store: Store) -> Manifest | None:
-    """An artifact in the store that was made from exactly what is here now, found without an export."""
-    for candidate in store.traces(current_parts(project, target, {}, digests).parts):
+def find_stored(
+    project: Project, target: Target, digests: StatCache, store: Store, known: Manifest | None
+) -> Manifest | None:
+    """An artifact in the store that was made from exactly what is here now, found without an export.
+
+    One that used the same files as the `known` one is found by its key, any other by looking at all of the same spec
+    and toolchain.
+    """
+    for candidate in _candidates(project, target, digests, store, known):
         now = current_parts(project, target, candidate.source, digests)
         if not any(now.differences(candidate.source)) and store.has(candidate):
             return candidate
     return None
+
+
+def _candidates(
+    project: Project, target: Target, digests: StatCache, store: Store, known: Manifest | None
+) -> Iterator[Manifest]:
+    if known is not None:
+        named = store.trace(current_parts(project, target, known.source, digests).parts)
+        if named is not None:
+            yield named
+    yield from store.traces(current_parts(project, target, {}, digests).parts)
 
 
 def tolerance(target: Target) -> dict[str, float | None]:

@@ -87,6 +87,10 @@ class Store:
     def by_graph(self, graph_key: str) -> Manifest | None:
         return _read(self._shard("graphs", graph_key))
 
+    def trace(self, parts: Parts) -> Manifest | None:
+        """The artifact made from exactly these parts."""
+        return _read(self._trace_directory(parts) / f"{source_key(parts)}.json")
+
     def traces(self, parts: Parts) -> Iterator[Manifest]:
         """Artifacts made from the same spec, config, toolchain and environment, newest first, whatever their
         sources."""

@@ -24,6 +24,7 @@ from small_projects import (
     write_project,
 )
 
+from aoti_build import store as stores
 from aoti_build.errors import BuildError
 from aoti_build.layout import artifact_directory
 from aoti_build.manifest import GOLDEN, MODEL, Manifest, read_manifest
@@ -57,6 +58,21 @@ def weighty(tmp_path: Path, fake_worker: FakeWorker) -> Project:
     fake_worker.decisions.clear()
     fake_worker.ahead.clear()
     return project
+
+
+def test_an_earlier_state_of_the_same_files_is_found_by_its_key(
+    project: Project, fake_worker: FakeWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many other states are stored."""
+    for number in range(5):
+        edit(project, "helper.py", f"edited = {number}\n")
+        run(project)
+    edit(project, "helper.py", "edited = 1\n")
+    read: list[Path] = []
+    read_record = stores._read
+    monkeypatch.setattr(stores, "_read", lambda path: read.append(path) or read_record(path))
+    assert (plan_of(project).action, len(read)) == ("restore", 1)
+    assert fake_worker.calls.count("build small") == 5
 
 
 def test_going_back_restores_without_a_worker(project: Project, fake_worker: FakeWorker) -> None:
