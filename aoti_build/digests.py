@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -22,6 +23,7 @@ DIRECTORY = "directory"
 _PIECE = 1 << 20
 _LEAST_BLOCK, _MOST_BLOCKS = 4 << 20, 64
 _MOST_THREADS = 16
+_own = threading.local()
 
 
 def digest_bytes(data: bytes) -> str:
@@ -92,15 +94,23 @@ def all_cores() -> ThreadPoolExecutor:
 
 def _digest_block(block: Block, destination: int | None = None) -> str:
     """Of fewer bytes if the file ends before the block does. With `destination` they are written there as well."""
-    state, buffer, done = hashlib.sha256(), memoryview(bytearray(min(block.size, _PIECE))), 0
+    state, buffer, done = hashlib.sha256(), _buffer(), 0
     with block.path.open("rb", buffering=0) as file:
         file.seek(block.start)
-        while done < block.size and (count := file.readinto(buffer[: block.size - done])):
+        while done < block.size and (count := file.readinto(buffer[: min(_PIECE, block.size - done)])):
             state.update(buffer[:count])
             if destination is not None:
                 _write(destination, buffer[:count], block.start + done)
             done += count
     return state.hexdigest()
+
+
+def _buffer() -> memoryview:
+    """This thread's own: the pages of a new one cost as much as reading into it."""
+    if not hasattr(_own, "buffer"):
+        _own.buffer = memoryview(bytearray(_PIECE))
+    found: memoryview = _own.buffer
+    return found
 
 
 def _write(descriptor: int, piece: memoryview, offset: int) -> None:
