@@ -73,9 +73,10 @@ def digest_blocks(path: Path, size: int, block: int) -> tuple[str, ...]:
         return tuple(executor.map(_digest_block, blocks_of(path, size, block, [""] * -(-size // block))))
 
 
-def agrees(block: Block) -> bool:
-    """Whether the block has its digest. Raises OSError."""
-    return _digest_block(block) == block.sha256
+def agree(blocks: Sequence[Block]) -> bool:
+    """Whether every block has its digest. Raises OSError."""
+    with all_cores() as executor:
+        return all(executor.map(lambda block: _digest_block(block) == block.sha256, blocks))
 
 
 def copy_block(block: Block, destination: int) -> bool:

@@ -46,7 +46,7 @@ def write_atomic(path: Path, data: bytes, *, durable: bool = True) -> None:
         Path(temporary).unlink(missing_ok=True)
         raise
     if durable:
-        fsync(path.parent)
+        _fsync(path.parent)
 
 
 def copy_atomic(source: Path, destination: Path) -> None:
@@ -188,7 +188,7 @@ def publish_directory(staged: Path, final: Path) -> None:
     for file in files:
         file.chmod(0o666 & ~_UMASK)  # libraries that write 0600 would hide it from others
     with ThreadPoolExecutor() as pool:  # at once: a journalling file system commits them together
-        list(pool.map(fsync, [*files, staged]))
+        list(pool.map(_fsync, [*files, staged]))
     final.parent.mkdir(parents=True, exist_ok=True)
     recover_directory(final)
     if not final.exists():
@@ -198,7 +198,7 @@ def publish_directory(staged: Path, final: Path) -> None:
         os.rename(final, retired)
         os.rename(staged, final)
         shutil.rmtree(retired)
-    fsync(final.parent)
+    _fsync(final.parent)
 
 
 def recover_directory(final: Path) -> None:
@@ -281,7 +281,7 @@ def _exchange(one: Path, other: Path) -> bool:
     raise OSError(code, os.strerror(code), str(other))
 
 
-def fsync(path: Path) -> None:
+def _fsync(path: Path) -> None:
     """Wait until a file or a directory is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

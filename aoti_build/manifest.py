@@ -17,8 +17,7 @@ from typing import Any
 
 from aoti_build.digests import (
     Block,
-    agrees,
-    all_cores,
+    agree,
     block_size,
     blocks_of,
     canonical_json,
@@ -70,8 +69,7 @@ class FileRecord:
         """Whether the file has these bytes; all of them are read. Raises OSError."""
         if path.stat().st_size != self.size:
             return False
-        with all_cores() as executor:
-            return all(executor.map(agrees, self.blocks_in(path)))
+        return agree(self.blocks_in(path))
 
     def as_json(self) -> dict[str, Any]:
         found: dict[str, Any] = {"sha256": self.sha256, "size": self.size}

@@ -7,7 +7,7 @@ nor user code and changes nothing, so `status`, `why` and `build --dry-run` show
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -212,21 +212,16 @@ def find_stored(
     One that used the same files as the `known` one is found by its key, any other by looking at all of the same spec
     and toolchain.
     """
-    for candidate in _candidates(project, target, digests, store, known):
+    if known is not None:
+        now = current_parts(project, target, known.source, digests)
+        named = store.trace(now.parts)
+        if named is not None and not any(now.differences(named.source)) and store.has(named):
+            return named
+    for candidate in store.traces(current_parts(project, target, {}, digests).parts):
         now = current_parts(project, target, candidate.source, digests)
         if not any(now.differences(candidate.source)) and store.has(candidate):
             return candidate
     return None
-
-
-def _candidates(
-    project: Project, target: Target, digests: StatCache, store: Store, known: Manifest | None
-) -> Iterator[Manifest]:
-    if known is not None:
-        named = store.trace(current_parts(project, target, known.source, digests).parts)
-        if named is not None:
-            yield named
-    yield from store.traces(current_parts(project, target, {}, digests).parts)
 
 
 def tolerance(target: Target) -> dict[str, float | None]:

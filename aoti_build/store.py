@@ -69,11 +69,12 @@ class Store:
             paths.append(self._shard("keys", manifest.key))
             if manifest.weights.get("apart"):
                 paths.append(self._shard("graphs", manifest.graph_key))
+            record = manifest.as_json()
             for path in paths:
                 # What was compared with eager stays known where another host could not compare it.
                 known = _read(path) if manifest.unchecked else None
                 if known is None or known.unchecked or not self.has(known):
-                    write_json(path, manifest.as_json())
+                    write_json(path, record)
         except OSError:
             return
 

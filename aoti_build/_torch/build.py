@@ -145,9 +145,8 @@ def _compiled(
             from aoti_build._torch.kernels import kept_tuning  # imports Triton
 
             stack.enter_context(kept_tuning(cache, switches()))
-        if (
-            WIDTH not in job["floor_patches"] and "cpp.cxx" not in options
-        ):  # else nothing, or another compiler, is tried
+        # Else nothing is tried, or by another compiler than the toolchain's.
+        if WIDTH not in job["floor_patches"] and "cpp.cxx" not in options:
             toolchain = digest_json([job["toolchain"], job["environment"]])
             stack.enter_context(tried_once(toolchain, Path(job["cache_root"])))
         told = stack.enter_context(compiling_for(job["floor_patches"], options, Path(job["cache_root"])))

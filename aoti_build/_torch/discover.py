@@ -39,6 +39,8 @@ _SYSTEM = (
 )  # fmt: skip
 # Data may lie here all the same (it is looked at, never written).
 _DATA = ("/dev/shm/", "/run/media/", "/run/user/")  # noqa: S108
+# As it was before a watch wraps it: what is looked at here was not looked at by the project.
+_lstat = os.lstat
 # The kernel's clock for file times moves in steps of up to 10 ms; twice that, to be safe.
 _TICK_NS = 20_000_000
 # Directories of the project's tools: to walk over them is not to depend on them.
@@ -131,7 +133,7 @@ class Discovery:
 
     def distributions(self) -> dict[str, str | None]:
         """The distributions that imported modules belong to, name -> `toolchain.distribution_identity`."""
-        used = {module for module, path in _module_files(RealPaths()) if path.startswith(_prefixes(self._site))}
+        used = {module for module, path in _module_files(self._real) if path.startswith(_prefixes(self._site))}
         used |= self._missing()  # one that is installed and did not import, or was only looked for
         names = {name for module in used for name in self._owners.get(module.partition(".")[0], ())}
         names |= set(self._watch.distributions)
@@ -289,10 +291,6 @@ class RealPaths:
         if directory not in self._directories:
             self._directories[directory] = os.path.realpath(directory)
         return os.path.join(self._directories[directory], name)
-
-
-# As it was before a watch wraps it: what is looked at here was not looked at by the project.
-_lstat = os.lstat
 
 
 def _module_files(real: RealPaths) -> list[tuple[str, str]]:

@@ -15,6 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
+from aoti_build import digests
 from aoti_build.archive.directory import STORED, BadZip, Member, read_directory
 
 CHUNK = 4 << 20
@@ -66,19 +67,13 @@ def digest(descriptor: int, found: tuple[Member, ...] = (), sink: Sink | None = 
 
 def agree(directory: Path, blocks: Mapping[str, list[str]]) -> bool:
     """Whether the files of a directory have these digests, block by block; asked of all cores at once."""
-    asked = [(directory / name, at * CHUNK, known) for name, found in blocks.items() for at, known in enumerate(found)]
-    with ThreadPoolExecutor(min(len(os.sched_getaffinity(0)), 16), "digest") as executor:
-        return all(executor.map(_agrees, asked))
-
-
-def _agrees(asked: tuple[Path, int, str]) -> bool:
-    path, offset, known = asked
-    with path.open("rb", buffering=0) as file:
-        return _digest(os.pread(file.fileno(), CHUNK, offset)) == known
-
-
-def _digest(piece: bytes) -> str:
-    return hashlib.sha256(piece).hexdigest()
+    return digests.agree(
+        [
+            digests.Block(directory / name, at * CHUNK, CHUNK, known)
+            for name, found in blocks.items()
+            for at, known in enumerate(found)
+        ]
+    )
 
 
 def _pieces(descriptor: int, found: tuple[Member, ...]) -> Iterator[tuple[Member | None, int, bytes]]:
@@ -114,7 +109,7 @@ class Writer:
             os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
 
     def take(self, member: Member, offset: int, piece: bytes, executor: ThreadPoolExecutor) -> None:
-        self._blocks[member.name].append(executor.submit(_digest, piece))
+        self._blocks[member.name].append(executor.submit(digests.digest_bytes, piece))
         if not self._open or self._open[0] != member.name:
             self.close()
             self._open = member.name, os.open(self._directory / member.name, os.O_WRONLY)
