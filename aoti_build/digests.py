@@ -89,8 +89,9 @@ def all_cores() -> ThreadPoolExecutor:
     """A thread for each core: hashlib and what reads and writes let go of the GIL."""
     from concurrent.futures import ThreadPoolExecutor  # not on the no-op path
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return ThreadPoolExecutor(min(cores, _MOST_THREADS), "digest")
+    from aoti_build.resources import processors
+
+    return ThreadPoolExecutor(min(processors(), _MOST_THREADS), "digest")
 
 
 def _digest_block(block: Block, destination: int | None = None) -> str:

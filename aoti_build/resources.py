@@ -26,9 +26,14 @@ def available_memory(root: Path = _ROOT) -> int:
     return min(rooms)
 
 
+def processors() -> int:
+    """Those that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def usable_processors(root: Path = _ROOT) -> int:
     """Processors that new processes can keep busy; a part of one counts as one."""
-    counts = [len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1]
+    counts = [processors()]
     for group in _groups(root):
         counts += _quotas(_text(group / "cpu.max").split())
     for group in _groups(root, "cpu"):

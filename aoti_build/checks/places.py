@@ -141,7 +141,7 @@ def check_memory() -> Finding:
 
 
 def check_processors() -> Finding:
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    usable = resources.processors()
     there = os.cpu_count() or usable
     said = f"{usable} CPUs" if usable == there else f"{usable} of {there} CPUs"
     said += "; the number is part of what is compiled"
