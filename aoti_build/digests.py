@@ -20,7 +20,7 @@ DIRECTORY = "directory"
 
 
 # Bytes read at a time where digests by block are made: few calls, and small enough for a core's own cache.
-_PIECE = 1 << 20
+_PIECE = 1 << 19
 _LEAST_BLOCK, _MOST_BLOCKS = 4 << 20, 64
 _MOST_THREADS = 16
 _own = threading.local()

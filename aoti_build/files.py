@@ -64,24 +64,20 @@ def copy_atomic(source: Path, destination: Path) -> None:
         raise
 
 
+def reserve(descriptor: int, size: int) -> None:
+    """Let the file system find room for a file of `size` bytes at once: less work than piece by piece while it is
+    written. A refusal is not reported: whoever writes meets it."""
+    # Python's posix_fallocate writes to every block of a file system that cannot reserve.
+    fallocate = _libc("fallocate", "iiqq")
+    if fallocate is not None:
+        fallocate(descriptor, 0, 0, size)
+
+
 def begin_writing(descriptor: int, start: int, size: int) -> None:
     """Let the disk take a stretch of a file now, so that the fsync which follows later has less to wait for."""
-    function = _sync_file_range()
-    if function is not None:
-        function(descriptor, start, size, _SYNC_FILE_RANGE_WRITE)
-
-
-@cache
-def _sync_file_range() -> Any:
-    """Linux' sync_file_range(descriptor, offset, bytes, flags), for which Python has no function; None elsewhere."""
-    import ctypes
-
-    try:
-        function = ctypes.CDLL(None).sync_file_range
-    except (OSError, AttributeError):
-        return None
-    function.argtypes = ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint
-    return function
+    sync_file_range = _libc("sync_file_range", "iqqi")
+    if sync_file_range is not None:
+        sync_file_range(descriptor, start, size, _SYNC_FILE_RANGE_WRITE)
 
 
 def write_json(path: Path, value: Any, *, durable: bool = True) -> None:
@@ -267,18 +263,33 @@ def _retired(final: Path) -> Path:
 
 def _exchange(one: Path, other: Path) -> bool:
     """Swap two names atomically with Linux' renameat2(RENAME_EXCHANGE); False where that does not exist."""
-    import ctypes
-
-    try:
-        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
-    except (OSError, AttributeError):
+    renameat2 = _libc("renameat2", "izizi")
+    if renameat2 is None:
         return False
     if renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0:
         return True
+    import ctypes
+
     code = ctypes.get_errno()
     if code in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
         return False
     raise OSError(code, os.strerror(code), str(other))
+
+
+@cache
+def _libc(name: str, arguments: str) -> Any:
+    """A function of the C library, for what Python has none for; None where the library has none either.
+
+    `arguments` spells the types: an int (i), 64 bits (q), a string of bytes (z)."""
+    import ctypes  # not on the no-op path
+
+    try:
+        function = getattr(ctypes.CDLL(None, use_errno=True), name)
+    except (OSError, AttributeError):
+        return None
+    types = {"i": ctypes.c_int, "q": ctypes.c_int64, "z": ctypes.c_char_p}
+    function.argtypes = [types[one] for one in arguments]
+    return function
 
 
 def _fsync(path: Path) -> None:

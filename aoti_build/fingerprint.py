@@ -68,7 +68,7 @@ class Fingerprint:
         """Reasons why an artifact made from `older` parts is not what these parts ask for; none if they are equal."""
         for group, reason in REASONS.items():
             was, now = older.get(group, {}), self.parts.get(group, {})
-            changed = [name for name in sorted({*was, *now}) if _spelt(was, name) != _spelt(now, name)]
+            changed = [name for name in sorted({*was, *now}) if _differs(was, now, name)]
             if any(name.startswith("kwargs.") for name in changed) and _KWARGS_ORDER in changed:
                 changed.remove(_KWARGS_ORDER)  # a key more or less is said already
             for name in changed:
@@ -127,9 +127,14 @@ def _key_order(value: Any) -> list[Any]:
     return []
 
 
-def _spelt(group: Mapping[str, Any], name: str) -> bytes | None:
-    """A value as the key sees it: Python takes 1, 1.0 and True for equal, and absent for None; the key does not."""
-    return canonical_json(group[name]) if name in group else None
+def _differs(was: Mapping[str, Any], now: Mapping[str, Any], name: str) -> bool:
+    """Whether a key sees another value: Python takes 1, 1.0 and True for equal, and absent for None; a key does not."""
+    if name not in was or name not in now:
+        return True
+    old, new = was[name], now[name]
+    if isinstance(old, str) and isinstance(new, str):
+        return old != new  # most are, and spelling them takes its time
+    return canonical_json(old) != canonical_json(new)
 
 
 def _show(value: Any) -> str:

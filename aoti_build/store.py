@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aoti_build.digests import Block, all_cores, copy_block, digest_bytes, digest_json
-from aoti_build.files import begin_writing, copy_atomic, write_json
+from aoti_build.files import begin_writing, copy_atomic, reserve, write_json
 from aoti_build.fingerprint import KEY_VERSION, Parts
 from aoti_build.manifest import GOLDEN, MODEL, FileRecord, Manifest, read_record
 from aoti_build.toolchain import ENVIRONMENT_OF_SOURCES
@@ -114,8 +114,9 @@ class Store:
         """Copy the objects of files to their destinations. False, and none of them is there, if one is absent or
         corrupted. They are digested on the way: no other bytes can get into a copy.
 
-        With `to_publish` the disk begins to write while they are copied, since publishing is to wait for it. Raises
-        OSError where there is no room for a copy: that is no miss, and whoever took it for one would compile in vain.
+        With `to_publish` the disk is told of each file before and begins to write it while it is copied, since
+        publishing is to wait for that. Raises OSError where there is no room for a copy: that is no miss, and whoever
+        took it for one would compile in vain.
         """
         objects = {file: self.object_path(file.sha256) for file in wanted.values()}
         try:
@@ -243,6 +244,8 @@ def _copy_checked(
         asked = []
         for destination, file in sorted(wanted.items(), key=lambda one: -one[1].size):
             descriptor = opened.enter_context(destination.open("wb", buffering=0)).fileno()
+            if to_publish:
+                reserve(descriptor, file.size)
             asked += [executor.submit(copy, file, block, descriptor) for block in file.blocks_in(objects[file])]
         for done in asked:
             done.result()

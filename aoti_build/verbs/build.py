@@ -124,7 +124,7 @@ def build(
         gate = _Gate(project, work, on_progress)
         builder = Builder(Workshop(project, digests, store, on_progress, gate), force, check_reproducible)
         # The workers import torch and export meanwhile, which needs no compiler and takes longer than the checks.
-        meanwhile = partial(_check_early, gate, work, certain=force or store.is_empty())
+        meanwhile = partial(_check_early, gate, work, certain=lambda: force or store.is_empty())
         outcomes |= run_all(builder, work, jobs or default_jobs(len(work)), keep_going, meanwhile)
         if any("compile" in outcome.seconds for outcome in outcomes.values()):
             _keep_bytecode()
@@ -168,7 +168,7 @@ class _Gate:
         self._checked = True
 
 
-def _check_early(gate: _Gate, work: tuple[Step, ...], *, certain: bool) -> None:
+def _check_early(gate: _Gate, work: tuple[Step, ...], *, certain: Callable[[], bool]) -> None:
     """Ask the gate if there will probably be a compile. What it says ends the build only where a compile is `certain`:
     code from a store needs no compiler, and who comes to need one asks again."""
     probable = next((step.target for step in work if probably_compiles(step)), None)
@@ -177,7 +177,7 @@ def _check_early(gate: _Gate, work: tuple[Step, ...], *, certain: bool) -> None:
     try:
         gate(probable)
     except ToolchainError:
-        if certain:
+        if certain():
             raise
 
 

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 def default_jobs(work: int) -> int:
     """Workers at once: one for each processor that they may use, as long as each finds memory."""
+    if work == 1:
+        return 1
     return max(1, min(usable_processors(), available_memory() // JOB_MEMORY, work))
 
 
