@@ -80,9 +80,24 @@ def begin_writing(descriptor: int, start: int, size: int) -> None:
         sync_file_range(descriptor, start, size, _SYNC_FILE_RANGE_WRITE)
 
 
-def write_json(path: Path, value: Any, *, durable: bool = True) -> None:
-    """`write_atomic` of an indented JSON document."""
-    write_atomic(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode(), durable=durable)
+def write_json(path: Path, value: Mapping[str, Any], *, durable: bool = True) -> None:
+    """`write_atomic` of a JSON object: a line for each entry, and for each entry of its tables. NaN and infinity are
+    refused (ValueError).
+
+    Python's C encoder does not indent, and what it does not do took a restore a tenth of the time of its copy.
+    """
+    encode = json.JSONEncoder(allow_nan=False).encode
+
+    def lines(entries: Mapping[str, Any], depth: int) -> str:
+        margin = "  " * depth
+        rows = (f"{margin}  {encode(name)}: {table(entry, depth + 1)}" for name, entry in entries.items())
+        return "{\n" + ",\n".join(rows) + f"\n{margin}}}"
+
+    def table(entry: Any, depth: int) -> str:
+        is_table = depth == 1 and isinstance(entry, dict) and entry and all(isinstance(name, str) for name in entry)
+        return lines(entry, depth) if is_table else encode(entry)
+
+    write_atomic(path, f"{lines(value, 0)}\n".encode(), durable=durable)
 
 
 def read_json(path: Path) -> Any:
