@@ -1,4 +1,8 @@
-"""Digests of bytes, files and JSON values: always sha256, always 64 lower-case hex digits."""
+"""Digests of bytes, files and JSON values, as 64 lower-case hex digits.
+
+They are sha256, which every system has a tool for. Blocks of large files, which are digested whenever an artifact is
+restored or loaded in full, are BLAKE3: a third of the time of sha256 on x86-64, its hardware support included.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
+
+    from blake3 import blake3
 
 # At the end of a recorded name, where no path has two slashes: what the symbolic link of that name says.
 LINK = "//link"
@@ -42,18 +48,25 @@ def digest_file(path: Path) -> str:
 
 
 class Block(NamedTuple):
-    """A stretch of a file, in bytes from its beginning, and the digest that it should have."""
+    """A stretch of a file, in bytes from its beginning, and the digest that it should have: `block_digest` of it, or
+    its sha256."""
 
     path: Path
     start: int
     size: int
-    sha256: str
+    digest: str
+    is_sha256: bool = False
+
+
+def block_digest(data: bytes) -> str:
+    """The BLAKE3 digest of a block's bytes."""
+    return _blake3(data).hexdigest()
 
 
 def block_size(size: int) -> int:
     """Bytes of each block but the last of a file of `size` bytes, for digests by block: at most 64 blocks.
 
-    One sha256 over a large file takes a core its time (0.7 s for a gigabyte); those of its blocks are checked by all
+    One sha256 over a large file takes a core its time (0.7 s for a gigabyte); digests of its blocks are checked by all
     cores at once.
     """
     block = _LEAST_BLOCK
@@ -64,7 +77,7 @@ def block_size(size: int) -> int:
 
 def blocks_of(path: Path, size: int, block: int, digests: Sequence[str]) -> list[Block]:
     """The blocks of a file of `size` bytes, `block` bytes each but the last."""
-    return [Block(path, n * block, min(block, size - n * block), sha256) for n, sha256 in enumerate(digests)]
+    return [Block(path, n * block, min(block, size - n * block), digest) for n, digest in enumerate(digests)]
 
 
 def digest_blocks(path: Path, size: int, block: int) -> tuple[str, ...]:
@@ -76,17 +89,17 @@ def digest_blocks(path: Path, size: int, block: int) -> tuple[str, ...]:
 def agree(blocks: Sequence[Block]) -> bool:
     """Whether every block has its digest. Raises OSError."""
     with all_cores() as executor:
-        return all(executor.map(lambda block: _digest_block(block) == block.sha256, blocks))
+        return all(executor.map(lambda block: _digest_block(block) == block.digest, blocks))
 
 
 def copy_block(block: Block, destination: int) -> bool:
     """Copy a block to its place in the open file `destination`; whether what was copied has its digest. Raises
     OSError."""
-    return _digest_block(block, destination) == block.sha256
+    return _digest_block(block, destination) == block.digest
 
 
 def all_cores() -> ThreadPoolExecutor:
-    """A thread for each core: hashlib and what reads and writes let go of the GIL."""
+    """A thread for each core: what digests, reads and writes lets go of the GIL."""
     from concurrent.futures import ThreadPoolExecutor  # not on the no-op path
 
     from aoti_build.resources import processors
@@ -96,7 +109,7 @@ def all_cores() -> ThreadPoolExecutor:
 
 def _digest_block(block: Block, destination: int | None = None) -> str:
     """Of fewer bytes if the file ends before the block does. With `destination` they are written there as well."""
-    state, buffer, done = hashlib.sha256(), _buffer(), 0
+    state, buffer, done = hashlib.sha256() if block.is_sha256 else _blake3(), _buffer(), 0
     with block.path.open("rb", buffering=0) as file:
         file.seek(block.start)
         while done < block.size and (count := file.readinto(buffer[: min(_PIECE, block.size - done)])):
@@ -105,6 +118,12 @@ def _digest_block(block: Block, destination: int | None = None) -> str:
                 _write(destination, buffer[:count], block.start + done)
             done += count
     return state.hexdigest()
+
+
+def _blake3(data: bytes = b"") -> blake3:
+    from blake3 import blake3  # not on the no-op path
+
+    return blake3(data)
 
 
 def _buffer() -> memoryview:

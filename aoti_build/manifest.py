@@ -62,7 +62,7 @@ class FileRecord:
     def blocks_in(self, path: Path) -> list[Block]:
         """What to look at to compare `path` with this, once its size is right."""
         if not self.blocks:
-            return [Block(path, 0, self.size, self.sha256)]
+            return [Block(path, 0, self.size, self.sha256, is_sha256=True)]
         return blocks_of(path, self.size, self.block, self.blocks)
 
     def matches(self, path: Path) -> bool:
@@ -73,15 +73,15 @@ class FileRecord:
 
     def as_json(self) -> dict[str, Any]:
         found: dict[str, Any] = {"sha256": self.sha256, "size": self.size}
-        return {**found, "blocks": {"size": self.block, "sha256": list(self.blocks)}} if self.blocks else found
+        return {**found, "blocks": {"size": self.block, "blake3": list(self.blocks)}} if self.blocks else found
 
     @classmethod
     def parse(cls, document: Mapping[str, Any]) -> FileRecord:
         """Raises KeyError, TypeError or ValueError unless it is the record of a file."""
-        blocks = document.get("blocks") or {"size": 0, "sha256": []}
-        record = cls(str(document["sha256"]), int(document["size"]), int(blocks["size"]), tuple(blocks["sha256"]))
+        blocks = document.get("blocks") or {"size": 0, "blake3": []}
+        record = cls(str(document["sha256"]), int(document["size"]), int(blocks["size"]), tuple(blocks["blake3"]))
         if not all(_DIGEST.fullmatch(digest) for digest in (record.sha256, *record.blocks)):
-            raise ValueError("sha256")  # digests become paths in the store
+            raise ValueError("digest")  # digests become paths in the store
         if record.blocks and not 0 < record.size - record.block * (len(record.blocks) - 1) <= record.block:
             raise ValueError("blocks")  # which must cover the file
         return record

@@ -26,6 +26,7 @@ import re
 import shutil
 import stat
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
@@ -40,7 +41,7 @@ from aoti_build.stat_cache import StatCache, stat_key
 
 Verify = Literal["full", "stat", "off"]
 FORMAT = "aoti-build/unpacked"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _RECORD = "unpacked.json"
 _STAT_CACHE = "stat-cache.json"
 _LOADS_DIRECTORIES = (2, 14)  # the first torch whose raw loader was seen to take an unpacked package
@@ -160,6 +161,7 @@ class _Entry:
     usable: bool = False
     _staged: Path | None = None
     _blocks: dict[str, list[str]] = field(default_factory=dict)
+    _renewed: bytes | None = None
 
     @classmethod
     def of(cls, root: Path, file: FileRecord) -> _Entry | None:
@@ -184,6 +186,8 @@ class _Entry:
             sha256 = unpack.digest(package, found, comparer)
             if comparer.same:
                 self.usable = True
+                if not self.is_as_recorded():
+                    self._renewed = _record(comparer.stats, comparer.blocks())
                 return sha256
             shutil.rmtree(self.directory, ignore_errors=True)
         return self._unpack(package, found)
@@ -191,9 +195,8 @@ class _Entry:
     def _unpack(self, package: int, found: tuple[Member, ...]) -> str:
         try:
             private.remove_unused(self.directory.parent)
-            self._staged = Path(tempfile.mkdtemp(dir=self.directory.parent, prefix=".unpack-"))
-            with contextlib.closing(unpack.Writer(self._staged)) as writer:
-                writer.make(found)
+            self._staged = self._aside()
+            with contextlib.closing(unpack.Writer(self._staged, found)) as writer:
                 sha256 = unpack.digest(package, found, writer)
                 self._blocks = writer.blocks()
                 return sha256
@@ -203,16 +206,20 @@ class _Entry:
 
     def publish(self) -> None:
         """Put what was unpacked in its place, with a record of the files' stat. If another process was faster, its
-        files are used: they were made the same way."""
+        files are used: they were made the same way. Files that are right get a new record if theirs is not."""
+        if self._renewed is not None:
+            with contextlib.suppress(OSError):  # then the next load reads the package again
+                self._staged = self._aside()
+                (self._staged / _RECORD).write_bytes(self._renewed)
+                os.replace(self._staged / _RECORD, self.directory / _RECORD)
+            self._drop()
         if self._staged is None:
             return
         try:
-            files = {}
-            for name, blocks in self._blocks.items():
+            for name in self._blocks:
                 (self._staged / name).chmod(0o400)
-                files[name] = {"stat": stat_key(self._staged / name), "blocks": blocks}
-            document = {"format": FORMAT, "format_version": FORMAT_VERSION, "block": unpack.CHUNK, "files": files}
-            (self._staged / _RECORD).write_text(json.dumps(document))
+            stats = {name: stat_key(self._staged / name) for name in self._blocks}
+            (self._staged / _RECORD).write_bytes(_record(stats, self._blocks))
             with contextlib.suppress(OSError):
                 os.rename(self._staged, self.directory)
             self.usable = self.directory.is_dir()
@@ -227,7 +234,7 @@ class _Entry:
             if (document["format"], document["format_version"]) != (FORMAT, FORMAT_VERSION):
                 return False
             files = document["files"]
-            if any(stat_key(self.directory / name) != file["stat"] for name, file in files.items()):
+            if not files or any(stat_key(self.directory / name) != file["stat"] for name, file in files.items()):
                 return False
             blocks = {name: file["blocks"] for name, file in files.items()}
             return not by_digest or (document["block"] == unpack.CHUNK and unpack.agree(self.directory, blocks))
@@ -238,10 +245,19 @@ class _Entry:
         self._drop()
         os.close(self.lock)
 
+    def _aside(self) -> Path:
+        return Path(tempfile.mkdtemp(dir=self.directory.parent, prefix=".unpack-"))
+
     def _drop(self) -> None:
         if self._staged is not None:
             shutil.rmtree(self._staged, ignore_errors=True)
             self._staged = None
+
+
+def _record(stats: Mapping[str, list[int] | None], blocks: Mapping[str, list[str]]) -> bytes:
+    files = {name: {"stat": stats[name], "blocks": found} for name, found in blocks.items()}
+    document = {"format": FORMAT, "format_version": FORMAT_VERSION, "block": unpack.CHUNK, "files": files}
+    return json.dumps(document).encode()
 
 
 def _version(text: str | None) -> tuple[int, ...]:

@@ -2,8 +2,7 @@
 
 A `.pt2` is a zip whose members are stored as they are, so each member is a stretch of the file. Reading it once means
 that what is digested is what is unpacked, whoever writes to the file meanwhile. One sha256 over a large file takes a
-core its time, so each member also has digests by block, made on the same way, which all cores can check at once
-(hashlib lets go of the GIL).
+core its time, so each member also has digests by block, made on the same way, which all cores can check at once.
 """
 
 from __future__ import annotations
@@ -13,18 +12,27 @@ import os
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path, PurePosixPath
-from typing import Protocol
 
 from aoti_build import digests
 from aoti_build.archive.directory import STORED, BadZip, Member, read_directory
+from aoti_build.stat_cache import stat_key
 
 CHUNK = 4 << 20
 
 
-class Sink(Protocol):
+class Sink:
     """Takes the package's members piece by piece, in order: `CHUNK` bytes each, the last of a member fewer."""
 
-    def take(self, member: Member, offset: int, piece: bytes, executor: ThreadPoolExecutor) -> None: ...
+    def __init__(self, directory: Path, found: tuple[Member, ...]) -> None:
+        self._directory = directory
+        self._blocks: dict[str, list[Future[str]]] = {member.name: [] for member in found}
+
+    def take(self, member: Member, offset: int, piece: bytes, executor: ThreadPoolExecutor) -> None:  # noqa: ARG002
+        self._blocks[member.name].append(executor.submit(digests.block_digest, piece))
+
+    def blocks(self) -> dict[str, list[str]]:
+        """The digest of each block of each file, once all was taken."""
+        return {name: [block.result() for block in blocks] for name, blocks in self._blocks.items()}
 
 
 def members(descriptor: int) -> tuple[Member, ...] | None:
@@ -92,24 +100,19 @@ def _stretch(descriptor: int, start: int, end: int) -> Iterator[tuple[int, bytes
         start += len(piece)
 
 
-class Writer:
+class Writer(Sink):
     """Unpacks into a directory."""
 
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
-        self._blocks: dict[str, list[Future[str]]] = {}
+    def __init__(self, directory: Path, found: tuple[Member, ...]) -> None:
+        super().__init__(directory, found)
         self._open: tuple[str, int] | None = None
-
-    def make(self, found: tuple[Member, ...]) -> None:
-        """Every file, empty: a member without bytes has no piece."""
-        for member in found:
-            self._blocks[member.name] = []
-            path = self._directory / member.name
+        for member in found:  # every file, empty: a member without bytes has no piece
+            path = directory / member.name
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
 
     def take(self, member: Member, offset: int, piece: bytes, executor: ThreadPoolExecutor) -> None:
-        self._blocks[member.name].append(executor.submit(digests.digest_bytes, piece))
+        super().take(member, offset, piece, executor)
         if not self._open or self._open[0] != member.name:
             self.close()
             self._open = member.name, os.open(self._directory / member.name, os.O_WRONLY)
@@ -118,28 +121,27 @@ class Writer:
             written = os.pwrite(self._open[1], view, offset)
             view, offset = view[written:], offset + written
 
-    def blocks(self) -> dict[str, list[str]]:
-        """The digest of each block of each file, once all was taken."""
-        return {name: [block.result() for block in blocks] for name, blocks in self._blocks.items()}
-
     def close(self) -> None:
         if self._open:
             os.close(self._open[1])
             self._open = None
 
 
-class Comparer:
-    """Compares with the files of a directory; `same` says whether all agreed, sizes included."""
+class Comparer(Sink):
+    """Compares with the files of a directory; `same` says whether all agreed, sizes included, and `stats` what each
+    file's stat was before it was read."""
 
     def __init__(self, directory: Path, found: tuple[Member, ...], *, ignore: str = "") -> None:
-        self._directory = directory
+        super().__init__(directory, found)
         there = {path.relative_to(directory).as_posix() for path in directory.rglob("*") if not path.is_dir()}
         self.same = there - {ignore} == {member.name for member in found} and all(
             (directory / member.name).lstat().st_size == member.size for member in found
         )
+        self.stats = {member.name: stat_key(directory / member.name) for member in found} if self.same else {}
 
-    def take(self, member: Member, offset: int, piece: bytes, _: ThreadPoolExecutor) -> None:
+    def take(self, member: Member, offset: int, piece: bytes, executor: ThreadPoolExecutor) -> None:
         if not self.same:
             return
+        super().take(member, offset, piece, executor)
         with (self._directory / member.name).open("rb", buffering=0) as file:
             self.same = os.pread(file.fileno(), len(piece), offset) == piece

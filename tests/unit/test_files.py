@@ -8,9 +8,12 @@ import os
 import signal
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 from filelock import FileLock, Timeout
+from hypothesis import given
+from hypothesis import strategies as st
 from small_projects import REAL_PYTHON, contents
 
 from aoti_build.files import lock, publish_directory, recover_directory, staging, write_atomic, write_json
@@ -64,13 +67,25 @@ def test_a_reader_never_sees_a_part_of_a_file(tmp_path: Path) -> None:
 
 def test_json_is_readable_by_people_and_has_no_nan(tmp_path: Path) -> None:
     path = tmp_path / "file.json"
-    write_json(path, {"b": 1, "a": [2]})
-    assert json.loads(path.read_text()) == {"b": 1, "a": [2]}
-    assert path.read_text().endswith("}\n")
-    assert path.read_text().count("\n") > 3
-    with pytest.raises(ValueError, match="Out of range"):
-        write_json(path, float("nan"))
-    assert json.loads(path.read_text()) == {"b": 1, "a": [2]}
+    write_json(path, {"b": 1, "a": {"c": [2], "d": {}}})
+    assert path.read_text() == '{\n  "b": 1,\n  "a": {\n    "c": [2],\n    "d": {}\n  }\n}\n'
+    for value in ({"a": float("nan")}, {"a": {"b": [float("inf")]}}):
+        with pytest.raises(ValueError, match="Out of range"):
+            write_json(path, value)
+    assert json.loads(path.read_text())["b"] == 1, "what was there stays"
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+)
+
+
+@given(st.dictionaries(st.text(), JSON))
+def test_json_is_read_as_it_was_written(tmp_path_factory: pytest.TempPathFactory, value: dict[str, Any]) -> None:
+    path = tmp_path_factory.getbasetemp() / "any.json"
+    write_json(path, value, durable=False)
+    assert json.loads(path.read_bytes()) == value
 
 
 def test_others_may_read_what_is_written(tmp_path: Path, staged: Path) -> None:

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_projects import sealed
 
-from aoti_build.digests import block_size, digest_bytes
+from aoti_build.digests import block_digest, block_size, digest_bytes
 from aoti_build.fingerprint import REASONS
 from aoti_build.manifest import GOLDEN, MANIFEST, MODEL, FileRecord, Manifest, NoManifest, read_manifest
 
@@ -231,7 +231,7 @@ def test_a_large_file_is_recorded_by_block_as_well(large: Path) -> None:
     content = large.read_bytes()
     assert record.sha256 == digest_bytes(content)
     assert (record.size, record.block) == (len(content), BLOCK)
-    assert record.blocks == tuple(digest_bytes(content[at : at + BLOCK]) for at in range(0, len(content), BLOCK))
+    assert record.blocks == tuple(block_digest(content[at : at + BLOCK]) for at in range(0, len(content), BLOCK))
     assert record.matches(large)
     assert FileRecord.parse(json.loads(json.dumps(record.as_json()))) == record
 
@@ -260,13 +260,13 @@ def test_a_small_file_is_recorded_by_one_digest(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        lambda blocks: blocks["sha256"].pop(),
-        lambda blocks: blocks["sha256"].append("0" * 64),
-        lambda blocks: blocks["sha256"].append("../../etc"),
+        lambda blocks: blocks["blake3"].pop(),
+        lambda blocks: blocks["blake3"].append("0" * 64),
+        lambda blocks: blocks["blake3"].append("../../etc"),
         lambda blocks: blocks.update(size=0),
         lambda blocks: blocks.update(size=2 * BLOCK),
         lambda blocks: blocks.pop("size"),
-        lambda blocks: blocks.update(sha256=7),
+        lambda blocks: blocks.update(blake3=7),
     ],
 )
 def test_blocks_that_do_not_cover_the_file_are_no_record(large: Path, change: Callable[[Any], object]) -> None:

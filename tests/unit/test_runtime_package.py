@@ -152,12 +152,31 @@ def test_full_finds_rot_that_no_stat_shows(artifact: Artifact, monkeypatch: pyte
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", "{}", '{"format": "aoti-build/unpacked", "format_version": 2, "files": {}}']
+    "text",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"format": "aoti-build/unpacked", "format_version": 1, "files": {}}',
+        '{"format": "aoti-build/unpacked", "format_version": 2, "block": 4194304, "files": {}}',
+    ],
 )
-def test_an_unreadable_record_costs_a_read_and_nothing_else(artifact: Artifact, reads: list[int], text: str) -> None:
-    path = Path(admit(*artifact, "stat").path)
+@pytest.mark.parametrize("verify", ["full", "stat"])
+def test_an_unreadable_record_costs_one_read_and_nothing_else(
+    artifact: Artifact, reads: list[int], verify: Verify, text: str
+) -> None:
+    path = Path(admit(*artifact, verify).path)
     (path.parent / "unpacked.json").write_text(text)
-    assert admit(*artifact, "stat").path == str(path)
+    assert [admit(*artifact, verify).path for _ in range(2)] == [str(path)] * 2
+    assert len(reads) == 2
+    assert len(list(path.parent.parent.glob("*"))) == 3, "the entry, its lock, and the stat cache"
+
+
+def test_unpacked_files_that_came_from_a_backup_are_read_once(artifact: Artifact, reads: list[int]) -> None:
+    path = Path(admit(*artifact, "stat").path)
+    for file in path.rglob("*"):
+        os.utime(file)
+    assert [admit(*artifact, "stat").path for _ in range(2)] == [str(path)] * 2
     assert len(reads) == 2
 
 
