@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 import torchvision
 
-from aoti_build._torch.package import APART_OPTIONS
+from aoti_build._torch.packages.weights import APART_OPTIONS
 
 
 def main() -> None:

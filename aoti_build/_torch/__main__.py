@@ -23,9 +23,6 @@ from aoti_build._torch.events import Events
 from aoti_build.errors import AotiBuildError, BuildError
 from aoti_build.files import write_json
 
-# verb -> module with a function of the verb's name: job, events -> result
-VERBS = {name: name for name in ("build", "check", "compile", "deep", "fresh", "probe", "run")}
-
 
 def main(verb: str, job_path: Path, events_descriptor: int) -> int:
     answers = _die_with_parent()
@@ -33,7 +30,7 @@ def main(verb: str, job_path: Path, events_descriptor: int) -> int:
     # The parent reads events until the last holder of the pipe is gone: a child that user code forks must not hold it.
     os.register_at_fork(after_in_child=lambda: os.close(events_descriptor))
     run: Callable[[Mapping[str, Any], Events], dict[str, Any]]
-    run = getattr(import_module(f"aoti_build._torch.{VERBS[verb]}"), verb)
+    run = getattr(import_module(f"aoti_build._torch.jobs.{verb}"), verb)
     if not job_path.exists():
         answers.get()  # started ahead of its job, to import torch meanwhile; a line says that the job is there
     job = json.loads(job_path.read_bytes())

@@ -84,7 +84,7 @@ class OutputTolerance:
 @dataclass(frozen=True)
 class Tolerance:
     """Bounds of numpy's allclose: |candidate - reference| <= atol + rtol * |reference|. None: the reference policy of
-    `aoti_build._torch.compare` decides. `outputs` are exceptions by the output's name in the signature."""
+    `aoti_build._torch.checking.compare` decides. `outputs` are exceptions by the output's name in the signature."""
 
     atol: float | None = None
     rtol: float | None = None

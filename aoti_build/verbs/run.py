@@ -38,7 +38,7 @@ from aoti_build.work.worker import WorkerCrash, allow_starts, error_of, run_work
 
 PASSED, UNCHECKED, MISMATCH, FAILED, UNAVAILABLE = "passed", "unchecked", "mismatch", "failed", "unavailable"
 GOLDEN_INPUT, RANDOM, TENSORS, PICTURES = "golden", "random", "tensors", "pictures"
-# Each has a reader in `aoti_build._torch.read`, `aoti_build._torch.image` or a writer in `aoti_build._torch.run`.
+# Each has a reader in `aoti_build._torch.data` or a writer in `aoti_build._torch.jobs.run`.
 TENSOR_SUFFIXES = (".npy", ".npz", ".safetensors", ".pt")
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 OUTPUT_SUFFIXES = (".safetensors", ".npz", ".pt")

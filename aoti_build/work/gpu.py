@@ -33,7 +33,7 @@ def gpu_environment(target: Target, kernels: Path | None) -> dict[str, str]:
     if (ptxas := toolchain.ptxas()) is not None:
         wanted["TRITON_PTXAS_PATH"] = ptxas
     if kernels is not None:
-        wanted["TRITON_CACHE_MANAGER"] = "aoti_build._torch.kernels:StoredKernels"
+        wanted["TRITON_CACHE_MANAGER"] = "aoti_build._torch.compiling.kernels:StoredKernels"
     chosen = {name: value for name, value in wanted.items() if name not in os.environ}
     return {**chosen, KERNELS_VARIABLE: str(kernels or "")}
 

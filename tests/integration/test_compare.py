@@ -9,12 +9,12 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from aoti_build._torch import reference, tf32  # noqa: E402 - torch is imported first, with its warnings
-from aoti_build._torch.compare import compare  # noqa: E402
-from aoti_build._torch.golden import Case, Golden, load_golden, save_golden  # noqa: E402
-from aoti_build._torch.inputs import Call  # noqa: E402
-from aoti_build._torch.probe import probes  # noqa: E402
-from aoti_build._torch.reference import points  # noqa: E402
+from aoti_build._torch.checking import reference, tf32  # noqa: E402 - torch is imported first, with its warnings
+from aoti_build._torch.checking.compare import compare  # noqa: E402
+from aoti_build._torch.checking.golden import Case, Golden, load_golden, save_golden  # noqa: E402
+from aoti_build._torch.checking.reference import points  # noqa: E402
+from aoti_build._torch.jobs.probe import probes  # noqa: E402
+from aoti_build._torch.program.inputs import Call  # noqa: E402
 from aoti_build.spec.project import Dim  # noqa: E402
 
 NONE: dict[str, Any] = {"atol": None, "rtol": None, "outputs": {}}

@@ -57,7 +57,7 @@ def test_a_compiler_that_links_libstdcxx_statically_is_found_without_a_crash(tmp
 
 
 def test_a_package_that_does_not_load_leads_to_the_doctor(tmp_path: Path) -> None:
-    from aoti_build._torch.loaded import LoadedPackage
+    from aoti_build._torch.packages.loaded import LoadedPackage
     from aoti_build.errors import BuildError
 
     (tmp_path / "model.pt2").write_bytes(b"no package")

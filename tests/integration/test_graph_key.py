@@ -12,12 +12,12 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from aoti_build._torch.graph import (  # noqa: E402 - torch is imported first, with its warnings
+from aoti_build._torch.compiling.settings import own_passes  # noqa: E402
+from aoti_build._torch.program.graph import (  # noqa: E402 - torch is imported first, with its warnings
     graph_digest,
     state_digest,
     uses_own_code,
 )
-from aoti_build._torch.settings import own_passes  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -128,7 +128,7 @@ def test_tied_weights_untied() -> None:
 def test_equal_in_every_process_and_under_every_hash_seed() -> None:
     script = (
         "import torch\n"
-        "from aoti_build._torch.graph import graph_digest\n"
+        "from aoti_build._torch.program.graph import graph_digest\n"
         "module = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU()).eval()\n"
         "program = torch.export.export(module, (torch.ones(2, 3),))\n"
         "print(graph_digest(program))\n"

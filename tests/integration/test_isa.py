@@ -85,7 +85,7 @@ CAPABLE = toolchain.ISA_FEATURES["avx512"] <= set(toolchain.cpu_features())
 def test_instruction_sets_are_tried_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from torch._inductor import cpu_vec_isa
 
-    from aoti_build._torch.isa import tried_once
+    from aoti_build._torch.compiling.isa import tried_once
 
     together = threading.Barrier(2)
 
@@ -103,7 +103,7 @@ def test_instruction_sets_are_tried_at_once(tmp_path: Path, monkeypatch: pytest.
 def test_an_instruction_set_that_worked_is_not_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from torch._inductor import cpu_vec_isa
 
-    from aoti_build._torch.isa import tried_once
+    from aoti_build._torch.compiling.isa import tried_once
 
     tried: list[str] = []
 

@@ -19,10 +19,10 @@ from PIL import Image as Pillow
 from projects import flip_a_bit, write_single
 from safetensors.torch import load_file, save_file
 
-from aoti_build._torch import read as reading
-from aoti_build._torch.image import pictures, top_classes
-from aoti_build._torch.read import READERS, read
-from aoti_build._torch.run import WRITERS, save, summary
+from aoti_build._torch.data import read as reading
+from aoti_build._torch.data.image import pictures, top_classes
+from aoti_build._torch.data.read import READERS, read
+from aoti_build._torch.jobs.run import WRITERS, save, summary
 from aoti_build.errors import UsageError
 from aoti_build.spec.presence import source_is_here
 from aoti_build.spec.project import Image, Model, Source

@@ -57,7 +57,7 @@ def test_what_a_failing_compile_measured_is_kept_for_the_same_switches(
 ) -> None:
     import torch
 
-    from aoti_build._torch.kernels import kept_tuning
+    from aoti_build._torch.compiling.kernels import kept_tuning
 
     monkeypatch.setenv(KERNELS_VARIABLE, str(tmp_path / "kernels"))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
@@ -79,7 +79,7 @@ def _compiled(directory: Path, job: str) -> dict[str, object]:
         **os.environ,
         "TRITON_CACHE_DIR": str(directory / job),
         "TRITON_DISABLE_LINE_INFO": "1",  # or the bytes tell of a temporary file
-        "TRITON_CACHE_MANAGER": "aoti_build._torch.kernels:StoredKernels",
+        "TRITON_CACHE_MANAGER": "aoti_build._torch.compiling.kernels:StoredKernels",
         KERNELS_VARIABLE: str(directory / "kernels"),
     }
     command = [sys.executable, str(directory / "double.py")]

@@ -319,8 +319,8 @@ def test_an_optional_dependency_is_seen_when_it_is_installed(found: dict[str, tu
 
 WATCHED = """
 import os, sys
-from aoti_build._torch.unaudited import wrap
-from aoti_build._torch.watch import Watch
+from aoti_build._torch.discovery.unaudited import wrap
+from aoti_build._torch.discovery.watch import Watch
 root = os.path.realpath(sys.argv[1]) + os.sep
 watch = Watch(lambda path: path.startswith(root), (root,))
 wrap(watch, lambda path: path.startswith(root))

@@ -19,7 +19,7 @@ from typing import Any
 
 import safetensors.torch  # noqa: F401 - once for all children, with torch and numpy
 
-from aoti_build._torch.discover import Discovery
+from aoti_build._torch.discovery.discover import Discovery
 from aoti_build.errors import EditedMeanwhile
 
 

@@ -17,17 +17,10 @@ from typing import Any
 import torch
 from torch.export import ExportedProgram
 
-from aoti_build._torch.discover import Discovery
-from aoti_build._torch.events import Events
-from aoti_build._torch.export import export, signature, sizes_of_one, whole_ranges
-from aoti_build._torch.golden import save_golden
-from aoti_build._torch.graph import graph_digest, listed_weights, state_digest, uses_own_code
-from aoti_build._torch.inputs import Axes, Call, Make, dynamic_axes, from_callable, from_shapes
-from aoti_build._torch.isa import WIDTH, compiling_for, floor_settings, tried_once
-from aoti_build._torch.model import load_callable, load_weights, make_module
-from aoti_build._torch.package import has_weights, repack, separate, used_state
-from aoti_build._torch.reference import SEED, Subject, case_calls, is_golden_of, make_golden, reference
-from aoti_build._torch.settings import (
+from aoti_build._torch.checking.golden import save_golden
+from aoti_build._torch.checking.reference import SEED, Subject, case_calls, is_golden_of, make_golden, reference
+from aoti_build._torch.compiling.isa import WIDTH, compiling_for, floor_settings, tried_once
+from aoti_build._torch.compiling.settings import (
     binds_weights,
     inductor_options,
     own_passes,
@@ -35,6 +28,13 @@ from aoti_build._torch.settings import (
     set_precision,
     switches,
 )
+from aoti_build._torch.discovery.discover import Discovery
+from aoti_build._torch.events import Events
+from aoti_build._torch.packages.weights import has_weights, repack, separate, used_state
+from aoti_build._torch.program.export import export, signature, sizes_of_one, whole_ranges
+from aoti_build._torch.program.graph import graph_digest, listed_weights, state_digest, uses_own_code
+from aoti_build._torch.program.inputs import Axes, Call, Make, dynamic_axes, from_callable, from_shapes
+from aoti_build._torch.program.model import load_callable, load_weights, make_module
 from aoti_build.digests import digest_json
 from aoti_build.errors import BuildError
 from aoti_build.files import lock, own_directory
@@ -142,7 +142,7 @@ def _compiled(
         stack.enter_context(events.phase("compile"))
         cache = stack.enter_context(_private_cache(Path(job["cache_root"]), made["graph_key"]))
         if torch.device(job["target"]["device"]).type == "cuda":
-            from aoti_build._torch.kernels import kept_tuning  # imports Triton
+            from aoti_build._torch.compiling.kernels import kept_tuning  # imports Triton
 
             stack.enter_context(kept_tuning(cache, switches()))
         # Else nothing is tried, or by another compiler than the toolchain's.

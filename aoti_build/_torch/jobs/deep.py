@@ -24,15 +24,15 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.fx import GraphModule, Interpreter, Node
 
-from aoti_build._torch.build import prepare
-from aoti_build._torch.compare import Figures, compare, nearly
+from aoti_build._torch.checking.compare import Figures, compare, nearly
+from aoti_build._torch.checking.reference import reference
+from aoti_build._torch.compiling.isa import compiling_for
+from aoti_build._torch.compiling.settings import inductor_options, set_precision
 from aoti_build._torch.events import Events
-from aoti_build._torch.export import export, sizes_of_one, whole_ranges
-from aoti_build._torch.inputs import Call
-from aoti_build._torch.isa import compiling_for
-from aoti_build._torch.package import read_weights
-from aoti_build._torch.reference import reference
-from aoti_build._torch.settings import inductor_options, set_precision
+from aoti_build._torch.jobs.build import prepare
+from aoti_build._torch.packages.weights import read_weights
+from aoti_build._torch.program.export import export, sizes_of_one, whole_ranges
+from aoti_build._torch.program.inputs import Call
 from aoti_build.spec.records import target_from_json
 
 _BUDGET = 256 << 20  # bytes of eager outputs that are kept at a time
@@ -311,7 +311,7 @@ def _compiled_prefix(program: ExportedProgram, name: str, call: Call, options: M
     """Compile the program up to the node `name`, at the example's sizes, and compare its value with eager's."""
     import torch._inductor
 
-    from aoti_build._torch.loaded import LoadedPackage
+    from aoti_build._torch.packages.loaded import LoadedPackage
 
     prefix = program.module(check_guards=False)
     node = next(node for node in prefix.graph.nodes if node.name == name)

@@ -1,7 +1,7 @@
 """What this process looks at while user code runs: files it reads or misses, links it resolves, directories it lists,
-variables of the environment, modules it imports. `aoti_build._torch.discover` decides what of that is an input.
+variables of the environment, modules it imports. `discover` beside this decides what of that is an input.
 
-Most of it is seen by a Python audit hook; `aoti_build._torch.unaudited` wraps what raises no audit event.
+Most of it is seen by a Python audit hook; `unaudited` wraps what raises no audit event.
 """
 
 from __future__ import annotations

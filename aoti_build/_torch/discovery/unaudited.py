@@ -10,7 +10,7 @@ from importlib.machinery import ModuleSpec, SourceFileLoader
 from types import FrameType
 from typing import Any
 
-from aoti_build._torch.watch import Path, Watch, in_directory
+from aoti_build._torch.discovery.watch import Path, Watch, in_directory
 
 
 def wrap(watch: Watch, is_project: Callable[[str], bool]) -> None:

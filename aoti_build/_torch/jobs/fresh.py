@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from aoti_build._torch.build import prepare
+from aoti_build._torch.checking.golden import save_golden
+from aoti_build._torch.checking.reference import make_golden
+from aoti_build._torch.compiling.settings import set_precision
 from aoti_build._torch.events import Events
-from aoti_build._torch.golden import save_golden
-from aoti_build._torch.reference import make_golden
-from aoti_build._torch.settings import set_precision
+from aoti_build._torch.jobs.build import prepare
 from aoti_build.spec.records import target_from_json
 
 

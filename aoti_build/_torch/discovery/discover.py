@@ -1,7 +1,7 @@
 """Which files, distributions and variables an export used, so that a change in any of them is seen next time.
 
 Files: every module imported from outside site-packages, the standard library and this package, and whatever else
-`aoti_build._torch.watch` saw being read. A name that was looked for and is not there counts as well, with no digest; a
+`watch` beside this saw being read. A name that was looked for and is not there counts as well, with no digest; a
 directory that was listed, under its name with a slash at the end; a link that was resolved, with ``//link`` at the end.
 Distributions: those of all modules imported from site-packages; and modules that were looked for and not loaded. Files
 that the process wrote itself (downloads, caches) are no inputs in the sense of "edited meanwhile"; files of system
@@ -23,15 +23,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from aoti_build._torch.discovery.unaudited import wrap
+from aoti_build._torch.discovery.watch import State, Watch, state
 from aoti_build._torch.started import ENVIRONMENT
-from aoti_build._torch.unaudited import wrap
-from aoti_build._torch.watch import State, Watch, state
 from aoti_build.digests import DIRECTORY, LINK, digest_bytes, digest_file, digest_names, is_listed, names_in
 from aoti_build.errors import EditedMeanwhile
 from aoti_build.fingerprint import variable_parts
 from aoti_build.toolchain import distribution_identity, installed_module
 
-_OWN = Path(__file__).resolve().parents[1]
+_OWN = Path(__file__).resolve().parents[2]
 # Where the system's own libraries and settings lie; not /usr/local, /var or /opt, where models are kept as well.
 _SYSTEM = (
     "/proc", "/sys", "/dev", "/etc", "/run", "/bin", "/sbin", "/lib", "/lib64", "/usr/bin", "/usr/include", "/usr/lib",

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
-from aoti_build._torch.golden import Case, Golden, as_float64, header_of, with_digests
-from aoti_build._torch.inputs import Call, Make, pytree_map
-from aoti_build._torch.tf32 import InTf32, Operands, tf32_operands
+from aoti_build._torch.checking.golden import Case, Golden, as_float64, header_of, with_digests
+from aoti_build._torch.checking.tf32 import InTf32, Operands, tf32_operands
+from aoti_build._torch.program.inputs import Call, Make, pytree_map
 from aoti_build.errors import BuildError
 from aoti_build.resources import available_memory
 from aoti_build.spec.project import Dim, Model

@@ -11,8 +11,8 @@ import torch
 from torch._functorch import config as functorch_config
 from torch._inductor import config
 
-from aoti_build._torch.isa import floor_options
-from aoti_build._torch.package import APART_OPTIONS
+from aoti_build._torch.compiling.isa import floor_options
+from aoti_build._torch.packages.weights import APART_OPTIONS
 from aoti_build.errors import UsageError
 from aoti_build.spec.project import Target
 

@@ -20,7 +20,7 @@ from torch.export import Dim as ExportDim
 from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
-from aoti_build._torch.inputs import Axes, Call
+from aoti_build._torch.program.inputs import Axes, Call
 from aoti_build.errors import BuildError
 from aoti_build.spec.project import Dim
 

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aoti_build._torch.tf32 import tf32_operands
+from aoti_build._torch.checking.tf32 import tf32_operands
 
 Figures = dict[str, Any]
 # dtype -> (rtol, atol in units of eager's RMS): a few of the dtype's own roundings.

@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aoti_build._torch.check import gist, verdicts
+from aoti_build._torch.checking.golden import Case, load_golden
+from aoti_build._torch.compiling.settings import set_precision
 from aoti_build._torch.events import Events
-from aoti_build._torch.golden import Case, load_golden
-from aoti_build._torch.runner import Package, RunnerCrash, open_package
-from aoti_build._torch.settings import set_precision
+from aoti_build._torch.jobs.check import gist, verdicts
+from aoti_build._torch.packages.runner import Package, RunnerCrash, open_package
 from aoti_build.spec.records import target_from_json
 
 _MOST_ELEMENTS = 1 << 26

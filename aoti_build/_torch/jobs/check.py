@@ -7,12 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from aoti_build._torch.compare import Figures, compare
+from aoti_build._torch.checking.compare import Figures, compare
+from aoti_build._torch.checking.golden import Case, Golden, inputs_digest, load_golden
+from aoti_build._torch.compiling.settings import set_precision
 from aoti_build._torch.events import Events
-from aoti_build._torch.golden import Case, Golden, inputs_digest, load_golden
-from aoti_build._torch.inputs import from_shapes
-from aoti_build._torch.runner import Package, open_package
-from aoti_build._torch.settings import set_precision
+from aoti_build._torch.packages.runner import Package, open_package
+from aoti_build._torch.program.inputs import from_shapes
 from aoti_build.spec.project import Model, Source
 from aoti_build.spec.records import target_from_json
 

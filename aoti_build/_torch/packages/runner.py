@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from aoti_build._torch.loaded import LoadedPackage
+from aoti_build._torch.packages.loaded import LoadedPackage
 from aoti_build.errors import BuildError
 from aoti_build.spec.project import Target
 

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aoti_build._torch.model import load_callable
-from aoti_build._torch.read import UNREADABLE, Signature, readable, tensor_inputs, wants
+from aoti_build._torch.data.read import UNREADABLE, Signature, readable, tensor_inputs, wants
+from aoti_build._torch.program.model import load_callable
 from aoti_build.errors import UsageError
 from aoti_build.spec.project import Image, Source
 

@@ -15,17 +15,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aoti_build._torch.build import Prepared, prepare
-from aoti_build._torch.check import verdicts
+from aoti_build._torch.checking.golden import Case, load_golden
+from aoti_build._torch.checking.reference import Twin, reference
+from aoti_build._torch.compiling.settings import set_precision
+from aoti_build._torch.data.image import Pictures, pictures, top_classes
+from aoti_build._torch.data.read import fit, read, tensor_inputs, wants
 from aoti_build._torch.events import Events
-from aoti_build._torch.golden import Case, load_golden
-from aoti_build._torch.image import Pictures, pictures, top_classes
-from aoti_build._torch.inputs import Sizes, from_callable, from_shapes
-from aoti_build._torch.loaded import LoadedPackage
-from aoti_build._torch.model import load_callable
-from aoti_build._torch.read import fit, read, tensor_inputs, wants
-from aoti_build._torch.reference import Twin, reference
-from aoti_build._torch.settings import set_precision
+from aoti_build._torch.jobs.build import Prepared, prepare
+from aoti_build._torch.jobs.check import verdicts
+from aoti_build._torch.packages.loaded import LoadedPackage
+from aoti_build._torch.program.inputs import Sizes, from_callable, from_shapes
+from aoti_build._torch.program.model import load_callable
 from aoti_build.errors import AotiBuildError, BuildError, UsageError, VerificationError
 from aoti_build.files import write_atomic
 from aoti_build.spec.presence import source_is_here

@@ -25,7 +25,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from aoti_build._torch.graph import tensor_digest
+from aoti_build._torch.program.graph import tensor_digest
 from aoti_build.digests import digest_json
 from aoti_build.errors import ArtifactError
 

@@ -1,0 +1,1 @@
+"""What eager gives, kept as golden files, and whether something else is that."""

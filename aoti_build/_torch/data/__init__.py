@@ -1,0 +1,1 @@
+"""Inputs that people bring: tensors and pictures from files."""
