@@ -25,8 +25,16 @@ _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 _SYNC_FILE_RANGE_WRITE = 2
 _RETIRED = ".retired"
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 _UMASK = os.umask(0)  # there is no call that only reads it; once at import, before there are threads
 os.umask(_UMASK)
+
+
+def refused(error: OSError) -> BuildError:
+    """What to tell a person when the system does not take what was to be written."""
+    if error.errno in NO_ROOM:
+        return BuildError("the disk is full", cause=str(error), hint="make space, for instance with invoke gc")
+    return BuildError("the disk refused", cause=str(error))
 
 
 def write_atomic(path: Path, data: bytes, *, durable: bool = True) -> None:

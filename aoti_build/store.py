@@ -16,7 +16,6 @@ builds and checkouts share a store without a lock. The store is disposable: dele
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 import time
@@ -25,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aoti_build.digests import Block, all_cores, copy_block, digest_bytes, digest_json
-from aoti_build.files import begin_writing, copy_atomic, reserve, write_json
+from aoti_build.files import NO_ROOM, begin_writing, copy_atomic, reserve, write_json
 from aoti_build.fingerprint import KEY_VERSION, Parts
 from aoti_build.manifest import GOLDEN, MODEL, FileRecord, Manifest, read_record
 from aoti_build.toolchain import ENVIRONMENT_OF_SOURCES
@@ -36,7 +35,6 @@ STORED = (MODEL, GOLDEN)
 # Groups of the source key that are read off models.yaml and the host; the others name files to look at.
 _IDENTITY_GROUPS = ("spec", "config", "toolchain", "environment")
 _ABANDONED_SECONDS = 86400.0
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True)
@@ -122,7 +120,7 @@ class Store:
         try:
             corrupted = _copy_checked(wanted, objects, to_publish)
         except OSError as error:
-            if error.errno in _NO_ROOM:
+            if error.errno in NO_ROOM:
                 _remove(wanted)
                 raise
             corrupted = None

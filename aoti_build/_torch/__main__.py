@@ -1,8 +1,8 @@
 """Entry of a worker process: read the job, do the verb, write ``result.json`` beside the job.
 
 The parent holds the other end of stdin for as long as it lives. When that end closes, however the parent died, the
-worker kills its own process group, compilers included. Exit status: 0 with a result, 1 with an error in the result;
-anything else is a crash for the parent to explain.
+worker kills its own process group, compilers included. Exit status: 0 with a result, 1 with an error in the result, or
+on the events pipe if the result cannot be written; anything else is a crash for the parent to explain.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 
 from aoti_build._torch.events import Events
 from aoti_build.errors import AotiBuildError, BuildError
-from aoti_build.files import write_json
+from aoti_build.files import NO_ROOM, refused, write_json
 
 
 def main(verb: str, job_path: Path, events_descriptor: int) -> int:
@@ -35,8 +35,13 @@ def main(verb: str, job_path: Path, events_descriptor: int) -> int:
         answers.get()  # started ahead of its job, to import torch meanwhile; a line says that the job is there
     job = json.loads(job_path.read_bytes())
     with os.fdopen(events_descriptor, "w", buffering=1) as stream:
-        result, status = _guarded(run, job, Events(stream, answers))
-    write_json(job_path.with_name("result.json"), result)
+        events = Events(stream, answers)
+        result, status = _guarded(run, job, events)
+        try:
+            write_json(job_path.with_name("result.json"), result)
+        except OSError as error:
+            events.fail(refused(error))
+            return 1
     return status
 
 
@@ -51,11 +56,14 @@ def _guarded(
         failure = error
         traceback.print_exc()
     except BaseException as error:  # user code may raise KeyboardInterrupt or call sys.exit as well
-        failure = BuildError(
-            f"unexpected {type(error).__name__} in the worker",
-            cause=traceback.format_exception_only(type(error), error)[-1],
-            hint="the log has the traceback",
-        )
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            failure = refused(error)
+        else:
+            failure = BuildError(
+                f"unexpected {type(error).__name__} in the worker",
+                cause=traceback.format_exception_only(type(error), error)[-1],
+                hint="the log has the traceback",
+            )
         traceback.print_exc()
     return {"ok": False, "error": failure.as_json()}, 1
 

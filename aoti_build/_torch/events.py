@@ -11,6 +11,8 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import IO, Any
 
+from aoti_build.errors import AotiBuildError
+
 
 class Events:
     """Phases as they begin and end, and questions; `seconds` keeps the durations for the manifest."""
@@ -36,6 +38,10 @@ class Events:
         self._send({"ask": question})
         answer: dict[str, Any] = json.loads(self._answers.get())
         return answer
+
+    def fail(self, error: AotiBuildError) -> None:
+        """Hand over the error of a worker that cannot write its result."""
+        self._send({"failed": error.as_json()})
 
     def _send(self, event: Mapping[str, Any]) -> None:
         with contextlib.suppress(BrokenPipeError):  # a parent that is gone is stdin's business, see __main__

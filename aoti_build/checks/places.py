@@ -19,10 +19,11 @@ from pathlib import Path
 
 from aoti_build import resources
 from aoti_build.checks.finding import FAIL, OK, WARN, Finding
+from aoti_build.files import NO_ROOM
 from aoti_build.layout import inductor_cache_root
 
 _MIB, _GIB = 1 << 20, 1 << 30
-_NO_ROOM = 32 * _MIB  # not even the smallest package with its objects
+_LEAST_ROOM = 32 * _MIB  # not even the smallest package with its objects
 _ROOM = _GIB
 _FEW_INODES = 1000
 _LEAST_MEMORY = _GIB
@@ -60,8 +61,8 @@ def check_places(artifacts: Path | None, store: Path | None) -> list[Finding]:
 def check_temporary(directory: Path) -> Finding:
     """Packages are unpacked here to be loaded, and precompiled headers lie here."""
     name, fix = "temp directory", "let TMPDIR name another directory"
-    if refused := _refusal(directory):
-        return Finding(name, FAIL, f"{directory} cannot be written to", cause=refused, fix=fix)
+    if refusal := _refusal(directory):
+        return Finding(name, FAIL, f"{directory} cannot be written to", cause=str(refusal), fix=fix)
     if _is_noexec(directory):
         said = f"{directory} is mounted noexec, and packages are unpacked there to be loaded"
         return Finding(name, FAIL, said, fix="let TMPDIR name a directory that allows execution", stops=True)
@@ -79,8 +80,8 @@ def check_cache(directory: Path) -> Finding:
     if status.st_uid != os.getuid() or stat.S_ISLNK(status.st_mode):
         said = f"{directory} belongs to somebody else, or is a symbolic link"
         return Finding(name, FAIL, said, fix=f"remove it, or {fix}", stops=True)
-    if refused := _refusal(directory):
-        return Finding(name, FAIL, f"{directory} cannot be written to", cause=refused, fix=fix, stops=True)
+    if refusal := _refusal(directory):
+        return Finding(name, FAIL, f"{directory} cannot be written to", cause=str(refusal), fix=fix, stops=True)
     if _is_noexec(directory):
         said = f"{directory} is mounted noexec: inductor's probe cannot be loaded, so code comes out without vectors"
         return Finding(name, WARN, said, fix="let AOTI_BUILD_CACHE name a directory that allows execution")
@@ -90,8 +91,9 @@ def check_cache(directory: Path) -> Finding:
 def check_artifacts(directory: Path) -> Finding:
     name, fix = "artifacts", "publishing is a rename: make it one writable file system, links and mounts below included"
     there = _nearest(directory)
-    if refused := _refusal(there):
-        return Finding(name, FAIL, f"{there} cannot be written to", cause=refused, fix="change its owner", stops=True)
+    if refusal := _refusal(there):
+        fix = "make space, for instance with invoke gc" if refusal.errno in NO_ROOM else "change its owner"
+        return Finding(name, FAIL, f"{there} cannot be written to", cause=str(refusal), fix=fix, stops=True)
     if directory.is_dir():
         device = directory.stat().st_dev
         elsewhere = [path for path in directory.iterdir() if path.is_dir() and path.stat().st_dev != device]
@@ -103,9 +105,9 @@ def check_artifacts(directory: Path) -> Finding:
 
 def check_store(directory: Path) -> Finding:
     there = _nearest(directory)
-    if refused := _refusal(there):
+    if refusal := _refusal(there):
         said = f"{directory} cannot be written to: it is read, and nothing new is kept"
-        return Finding("store", WARN, said, cause=refused, fix="let AOTI_BUILD_STORE name a writable directory")
+        return Finding("store", WARN, said, cause=str(refusal), fix="let AOTI_BUILD_STORE name a writable directory")
     return _room("store", there, "make space, for instance with invoke gc", shown=directory)
 
 
@@ -157,14 +159,14 @@ def _room(name: str, directory: Path, fix: str, *, shown: Path | None = None) ->
     if status.f_files and status.f_favail < _FEW_INODES:
         said = f"{shown or directory}: {status.f_favail} inodes free"
         return Finding(name, FAIL if status.f_favail < 10 else WARN, said, fix=fix, stops=status.f_favail < 10)
-    if free < _NO_ROOM:
+    if free < _LEAST_ROOM:
         return Finding(name, FAIL, f"{shown or directory}: {free / _MIB:.0f} MiB free", fix=fix, stops=True)
     if free < _ROOM:
         return Finding(name, WARN, f"{said}; a compile may take 0.3 GiB and more", fix=fix)
     return Finding(name, OK, said)
 
 
-def _refusal(directory: Path) -> str | None:
+def _refusal(directory: Path) -> OSError | None:
     """What the system says to a file written and renamed there; None if it lets us. Permission bits do not tell."""
     try:
         with tempfile.TemporaryDirectory(dir=directory, prefix=".aoti_build-doctor-") as scratch:
@@ -172,7 +174,7 @@ def _refusal(directory: Path) -> str | None:
             file.write_bytes(b"probe")
             file.rename(Path(scratch, "renamed"))
     except OSError as error:
-        return str(error)
+        return error
     return None
 
 

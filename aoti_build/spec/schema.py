@@ -45,7 +45,7 @@ Dtype = Literal[
 ]
 Isa = Literal["native", "avx2", "avx512"]
 # NVIDIA names each architecture by its compute capability without the dot.
-ARCH = r"^(native|sm_[1-9][0-9]{1,2}a?)$"
+ARCH = r"^(native|sm_([5-9][0-9]|[1-9][0-9]{2})a?)$"
 ARCHES = ("native", *(f"sm_{number}" for number in (75, 80, 86, 87, 89, 90, 100, 103, 110, 120, 121)))
 
 

@@ -10,8 +10,8 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from aoti_build.errors import AotiBuildError, BuildError, Interrupted
-from aoti_build.files import lock, recover_directory
+from aoti_build.errors import AotiBuildError, Interrupted
+from aoti_build.files import lock, recover_directory, refused
 from aoti_build.fingerprint import Reason
 from aoti_build.layout import artifact_directory, inductor_cache_root, lock_path
 from aoti_build.manifest import Manifest, read_manifest
@@ -53,7 +53,9 @@ class Builder:
             error.target = step.target.name
             return self._failed(step, error)
         except OSError as error:
-            return self._failed(step, BuildError("the disk refused", target=step.target.name, cause=str(error)))
+            failure = refused(error)
+            failure.target = step.target.name
+            return self._failed(step, failure)
 
     def progress(self, target: Target, text: str) -> None:
         self.shop.on_progress(target, text)

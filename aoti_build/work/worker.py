@@ -143,7 +143,7 @@ class Worker:
         """Wait for the end and return the result; see `run_worker`."""
         expired = threading.Event()
         with _deadline(self._process, limit, expired):
-            _follow(self._events, self._process, on_phase, answer)
+            failed = _follow(self._events, self._process, on_phase, answer)
             _await(self._process)
         _end(self._process)
         check_stopping()
@@ -153,6 +153,8 @@ class Worker:
                 hint="give it longer with --timeout, or see in the log how far it came",
                 log=self._log,
             )
+        if failed is not None:
+            raise error_of(failed, self._log)
         return _result(self._process.returncode, self._directory / "result.json", self._log)
 
 
@@ -202,8 +204,11 @@ def _start(
     return process
 
 
-def _follow(events: Any, process: subprocess.Popen[bytes], on_phase: OnPhase, answer: Answer) -> None:
-    """Read events until every holder of the pipe is gone."""
+def _follow(
+    events: Any, process: subprocess.Popen[bytes], on_phase: OnPhase, answer: Answer
+) -> Mapping[str, Any] | None:
+    """Read events until every holder of the pipe is gone; the error of a worker that could not write one down."""
+    failed: Mapping[str, Any] | None = None
     for line in events:
         try:
             event = json.loads(line)
@@ -216,6 +221,8 @@ def _follow(events: Any, process: subprocess.Popen[bytes], on_phase: OnPhase, an
             with contextlib.suppress(BrokenPipeError):  # it died over its question; its result, or none, says how
                 process.stdin.write(said + b"\n")
                 process.stdin.flush()
+        failed = event.get("failed", failed)
+    return failed
 
 
 @contextlib.contextmanager

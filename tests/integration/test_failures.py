@@ -9,6 +9,9 @@ import pytest
 from conftest import Finished, run_inv
 from projects import write_weights
 
+from aoti_build.errors import BuildError
+from aoti_build.work.worker import run_worker
+
 NETS = '''
 import torch
 import urllib.error
@@ -187,3 +190,13 @@ def test_a_download_that_fails_says_what_else_can_be_done(tmp_path: Path) -> Non
     assert finished.code == 2
     for text in ("resnet18/cpu", "models.yaml:5:", "could not be downloaded", "URLError", "weights: path.safetensors"):
         assert text in finished.out + finished.err
+
+
+def test_a_worker_that_cannot_write_its_result_says_why(tmp_path: Path) -> None:
+    directory = tmp_path / "work"
+    command = ["sh", "-c", f"rm -r {directory}; touch {directory}"]
+    job = {"root": str(tmp_path), "command": command, "what": "nothing"}
+    with pytest.raises(BuildError, match="the disk refused") as caught:
+        run_worker("compile", job, directory=directory, log=tmp_path / "log")
+    assert str(directory) in str(caught.value.cause)
+    assert caught.value.log == tmp_path / "log"

@@ -107,7 +107,7 @@ def test_a_full_disk_is_no_reason_to_compile(
         patch.setattr(os, "pwrite", refuse)
         report = run(project)
     assert (actions(report), report.exit_code, fake_worker.calls) == (["failed"], 1, [])
-    assert "the disk refused" in str(report.outcomes[0].error)
+    assert "the disk is full" in str(report.outcomes[0].error)
     assert "No space left" in str(report.outcomes[0].error)
     assert not any((project.artifacts / ".staging").iterdir())
     assert actions(run(project)) == ["restored"]

@@ -103,6 +103,17 @@ def test_places_that_cannot_be_written_to(tmp_path: Path) -> None:
     assert places.check_store(tmp_path).outcome == WARN, "a store is then only read"
 
 
+@pytest.mark.parametrize(("number", "fix"), [(errno.ENOSPC, "make space"), (errno.EACCES, "change its owner")])
+def test_what_to_do_about_artifacts_that_cannot_be_written_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, fix: str
+) -> None:
+    def refuse(*_: object, **__: object) -> str:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(tempfile, "mkdtemp", refuse)
+    assert fix in (places.check_artifacts(tmp_path).fix or "")
+
+
 def test_a_temporary_directory_that_python_passes_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path / "absent"))
     first = places.check_places(None, None)[0]

@@ -566,7 +566,7 @@ def _no_check(*_: object, **__: object) -> dict[str, Any]:
 
 def _golden() -> Document:
     """The header of a golden file, of its own constants. That module imports torch, so it is read and not run."""
-    tree = ast.parse((PACKAGE / "_torch" / "golden.py").read_text())
+    tree = ast.parse((PACKAGE / "_torch" / "checking" / "golden.py").read_text())
     constants = {
         target.id: ast.literal_eval(node.value)
         for node in tree.body

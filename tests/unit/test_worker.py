@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import signal
@@ -25,6 +26,7 @@ from aoti_build.errors import (
     UsageError,
     VerificationError,
 )
+from aoti_build.files import refused
 from aoti_build.work import worker
 from aoti_build.work.worker import Worker, WorkerCrash, allow_starts, run_worker, stop_all
 
@@ -223,6 +225,13 @@ def test_no_result_is_a_crash(run: Run, tmp_path: Path) -> None:
     assert caught.value.signal_name is None
     assert caught.value.log == tmp_path / "logs" / "log"
     assert "last words" in (caught.value.cause or "")
+
+
+def test_a_full_disk_is_called_that(run: Run) -> None:
+    full = refused(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+    with pytest.raises(BuildError, match="the disk is full") as caught:
+        run(f"os.write(events, json.dumps({{'failed': {full.as_json()!r}}}).encode() + b'\\n'); os._exit(1)")
+    assert "make space" in (caught.value.hint or "")
 
 
 def test_half_a_result_is_a_crash(run: Run) -> None:

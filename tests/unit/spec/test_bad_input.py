@@ -91,6 +91,7 @@ BAD: list[tuple[str, str, list[str]]] = [
         model(cuda="{arch: '9.0'}"),
         ["6:16: '9.0' is no architecture; write native, or sm_80 for compute capability 8.0 (did you mean 'sm_90'?)"],
     ),
+    ("arch cut short", model(cuda="{arch: sm_12}"), ["6:16: 'sm_12' is no architecture; write native, or sm_80 for"]),
     ("arch misspelt", model(cuda="{arch: [SM80]}"), ["6:17: 'SM80' is no architecture; write native, or sm_80 for"]),
     ("arch of PTX", model(cuda="{arch: compute_90}"), ["6:16: 'compute_90' is no architecture; write native, or"]),
     ("arches", model(cuda="{arch: []}"), ["6:16: 'arch' is empty; it needs at least one entry"]),
