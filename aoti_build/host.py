@@ -12,7 +12,7 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from aoti_build import gpus, toolchain
+from aoti_build import distributions, gpus, toolchain
 
 if TYPE_CHECKING:
     from aoti_build.spec.project import Target
@@ -24,7 +24,7 @@ def requirements(target: Target) -> dict[str, Any]:
         "device": target.device,
         "platform": sys.platform,
         "machine": os.uname().machine,
-        "torch": toolchain.distribution_version("torch"),
+        "torch": distributions.version_of("torch"),
     }
     named = target.floor if target.has_floor else None
     if target.device == "cuda":
@@ -55,7 +55,7 @@ def _cannot_build_for(arch: str, here: str) -> str | None:
     if gpus.numbers(wanted) > gpus.numbers(here):
         return said
     if not toolchain.packages_for_other_gpus():
-        return f"{said}, and torch {toolchain.distribution_version('torch')} compiles for the GPU it finds"
+        return f"{said}, and torch {distributions.version_of('torch')} compiles for the GPU it finds"
     if toolchain.fatbin_tool() is None:
         return f"{said}, and neither nvcc nor fatbinary is here to package code for another"
     return None
@@ -107,7 +107,7 @@ def code_rank(needs: Mapping[str, Any], device_index: int = 0) -> gpus.Rank | No
 def torch_version() -> str | None:
     """The version of the torch that this process has imported; else of the installed one."""
     imported = getattr(sys.modules.get("torch"), "__version__", None)
-    return str(imported) if imported else toolchain.distribution_version("torch")
+    return str(imported) if imported else distributions.version_of("torch")
 
 
 def _lacking_features(needs: Mapping[str, Any]) -> list[str]:

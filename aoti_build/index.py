@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from aoti_build import toolchain
+from aoti_build import distributions
 from aoti_build.files import read_kept, write_kept
 from aoti_build.fingerprint import variable_parts
 from aoti_build.stat_cache import StatCache
@@ -65,9 +65,9 @@ class Index:
             if entry is None or entry["spec"] != spec or entry["facts"] != facts:
                 return None
             installed = entry["distributions"].items()
-            if any(list(toolchain.distribution_place(name)) != place for name, place in installed):
+            if any(list(distributions.place(name)) != place for name, place in installed):
                 return None
-            if any(toolchain.installed_module(name) != found for name, found in entry["modules"].items()):
+            if any(distributions.installed_module(name) != found for name, found in entry["modules"].items()):
                 return None
             if variable_parts(entry["variables"], os.environ) != entry["variables"]:
                 return None

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from aoti_build import gpus, host, toolchain
+from aoti_build import distributions, gpus, host, toolchain
 from aoti_build.digests import digest_json
 from aoti_build.fingerprint import (
     KEY_VERSION,
@@ -143,8 +143,8 @@ def _note(project: Project, index: Index, digests: StatCache, step: Step, record
     directory = artifact_directory(project, step.target).relative_to(project.root).as_posix()
     # In the order in which they are compared later: what is most often edited first, what takes longest to read last.
     files = {**manifest.source["sources"], **manifest.source["weights"], f"{directory}/{MANIFEST}": record}
-    distributions = manifest.source["distributions"]
-    installed = (toolchain.distribution_record(name) for name in distributions)
+    used = manifest.source["distributions"]
+    installed = map(distributions.record_of, used)
     files |= {str(path): digest for path in installed if path is not None and (digest := digests.digest(path))}
     files |= {f"{directory}/{name}": file.sha256 for name, file in manifest.files.items()}
     index.note(
@@ -152,7 +152,7 @@ def _note(project: Project, index: Index, digests: StatCache, step: Step, record
         Entry(
             spec=step.target.digest,
             facts=facts,
-            distributions={name: list(toolchain.distribution_place(name)) for name in distributions},
+            distributions={name: list(distributions.place(name)) for name in used},
             modules=manifest.source["modules"],
             variables=manifest.source["variables"],
             files=files,
@@ -240,9 +240,9 @@ def current_parts(project: Project, target: Target, recorded: Parts, digests: St
             "config": dict(target.inductor_config),
             "sources": sources,
             "distributions": {
-                name: toolchain.distribution_identity(name, digests) for name in recorded.get("distributions", {})
+                name: distributions.identity(name, digests) for name in recorded.get("distributions", {})
             },
-            "modules": {name: toolchain.installed_module(name) for name in recorded.get("modules", {})},
+            "modules": {name: distributions.installed_module(name) for name in recorded.get("modules", {})},
             "variables": variable_parts(recorded.get("variables", {}), os.environ),
             "weights": weight_parts(project, target, digests),
             **toolchain_parts(target),

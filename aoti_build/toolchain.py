@@ -14,15 +14,12 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cache, lru_cache
-from importlib.machinery import all_suffixes
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from aoti_build.digests import digest_bytes, digest_json
+from aoti_build import distributions
 from aoti_build.errors import ToolchainError
-from aoti_build.stat_cache import StatCache
 
 FACTS_VERSION = 2
 
@@ -51,122 +48,22 @@ ENVIRONMENT_IGNORED = frozenset({
 ENVIRONMENT_OF_SOURCES = frozenset({"PYTHONPATH"})
 
 # Instruction set extensions that gcc's -march=native may use; other words in /proc/cpuinfo do not change code.
-_X86_FEATURES = frozenset(
-    [
-        "adx",
-        "aes",
-        "amx_bf16",
-        "amx_complex",
-        "amx_fp16",
-        "amx_int8",
-        "amx_tile",
-        "apx_f",
-        "avx",
-        "avx2",
-        "avx512_4fmaps",
-        "avx512_4vnniw",
-        "avx512_bf16",
-        "avx512_bitalg",
-        "avx512_fp16",
-        "avx512_ifma",
-        "avx512_vbmi2",
-        "avx512_vnni",
-        "avx512_vp2intersect",
-        "avx512_vpopcntdq",
-        "avx512bw",
-        "avx512cd",
-        "avx512dq",
-        "avx512er",
-        "avx512f",
-        "avx512ifma",
-        "avx512pf",
-        "avx512vbmi",
-        "avx512vl",
-        "avx_ifma",
-        "avx_ne_convert",
-        "avx_vnni",
-        "avx_vnni_int8",
-        "avx_vnni_int16",
-        "avx10",
-        "bmi1",
-        "bmi2",
-        "abm",
-        "clwb",
-        "clzero",
-        "cldemote",
-        "clflushopt",
-        "cx16",
-        "enqcmd",
-        "f16c",
-        "fma",
-        "fma4",
-        "fsgsbase",
-        "fxsr",
-        "gfni",
-        "hle",
-        "kl",
-        "lahf_lm",
-        "movbe",
-        "movdir64b",
-        "movdiri",
-        "mwaitx",
-        "pclmulqdq",
-        "pku",
-        "pni",
-        "popcnt",
-        "prefetchwt1",
-        "ptwrite",
-        "rdpid",
-        "rdrand",
-        "rdseed",
-        "rtm",
-        "serialize",
-        "sha512",
-        "sha_ni",
-        "sm3",
-        "sm4",
-        "sse",
-        "sse2",
-        "sse4_1",
-        "sse4_2",
-        "sse4a",
-        "ssse3",
-        "tbm",
-        "uintr",
-        "vaes",
-        "vpclmulqdq",
-        "waitpkg",
-        "wbnoinvd",
-        "xop",
-        "xsave",
-        "xsavec",
-        "xsaveopt",
-        "xsaves",
-    ]
-)
+_X86_FEATURES = frozenset({
+    "adx", "aes", "amx_bf16", "amx_complex", "amx_fp16", "amx_int8", "amx_tile", "apx_f", "avx", "avx2",
+    "avx512_4fmaps", "avx512_4vnniw", "avx512_bf16", "avx512_bitalg", "avx512_fp16", "avx512_ifma", "avx512_vbmi2",
+    "avx512_vnni", "avx512_vp2intersect", "avx512_vpopcntdq", "avx512bw", "avx512cd", "avx512dq", "avx512er", "avx512f",
+    "avx512ifma", "avx512pf", "avx512vbmi", "avx512vl", "avx_ifma", "avx_ne_convert", "avx_vnni", "avx_vnni_int8",
+    "avx_vnni_int16", "avx10", "bmi1", "bmi2", "abm", "clwb", "clzero", "cldemote", "clflushopt", "cx16", "enqcmd",
+    "f16c", "fma", "fma4", "fsgsbase", "fxsr", "gfni", "hle", "kl", "lahf_lm", "movbe", "movdir64b", "movdiri",
+    "mwaitx", "pclmulqdq", "pku", "pni", "popcnt", "prefetchwt1", "ptwrite", "rdpid", "rdrand", "rdseed", "rtm",
+    "serialize", "sha512", "sha_ni", "sm3", "sm4", "sse", "sse2", "sse4_1", "sse4_2", "sse4a", "ssse3", "tbm", "uintr",
+    "vaes", "vpclmulqdq", "waitpkg", "wbnoinvd", "xop", "xsave", "xsavec", "xsaveopt", "xsaves",
+})  # fmt: skip
 # x86-64-v3 and the AVX-512 level inductor asks for, by /proc/cpuinfo's names (psABI x86-64 microarchitecture levels).
-_V3 = frozenset(
-    [
-        "avx",
-        "avx2",
-        "bmi1",
-        "bmi2",
-        "f16c",
-        "fma",
-        "abm",
-        "movbe",
-        "cx16",
-        "lahf_lm",
-        "popcnt",
-        "pni",
-        "sse4_1",
-        "sse4_2",
-        "ssse3",
-        "sse",
-        "sse2",
-        "fxsr",
-    ]
-)
+_V3 = frozenset({
+    "avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe", "cx16", "lahf_lm", "popcnt", "pni", "sse4_1",
+    "sse4_2", "ssse3", "sse", "sse2", "fxsr",
+})  # fmt: skip
 _V4 = _V3 | frozenset(["avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"])
 ISA_FEATURES: Mapping[str, frozenset[str]] = {"avx2": _V3, "avx512": _V4}
 
@@ -177,7 +74,7 @@ def facts(device: str) -> dict[str, str]:
         "python": ".".join(map(str, sys.version_info[:2])),
         "platform": sys.platform,
         "machine": os.uname().machine,
-        **{name: version for name in CODEGEN_DISTRIBUTIONS if (version := distribution_version(name))},
+        **{name: version for name in CODEGEN_DISTRIBUTIONS if (version := distributions.version_of(name))},
         **_torch_build(),
         **_compiler(),
         "cpu.count": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()),
@@ -199,127 +96,6 @@ def environment(variables: Mapping[str, str] | None = None) -> dict[str, str]:
         for name, value in sorted(variables.items())
         if (name in ENVIRONMENT_NAMES or name.startswith(ENVIRONMENT_PREFIXES)) and name not in ENVIRONMENT_IGNORED
     }
-
-
-@cache
-def distribution_version(name: str) -> str | None:
-    """The installed version of a distribution, or None.
-
-    Read off the names of the ``*.dist-info`` directories on sys.path (their form is the packaging specifications'),
-    since importing importlib.metadata takes longer than the rest of a no-op; that is asked only where no name tells.
-    """
-    if known := _installed(tuple(sys.path)).distributions.get(_normalised(name)):
-        return known.version
-    import importlib.metadata
-
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def distribution_identity(
-    name: str, digests: StatCache | None = None, path: tuple[str, ...] | None = None
-) -> str | None:
-    """The version of a distribution and the beginning of a digest of its installed files, as far as its RECORD lists
-    them; None if it is not installed. `digests` remembers: torch's has 20,000 lines. `path` replaces sys.path.
-
-    ``*`` means all that are installed, by name and version.
-
-    A library that is installed again and again under one version ("0.1.0", as in development) differs in the digest.
-    """
-    if name == "*":
-        known_all = _installed(path or tuple(sys.path)).distributions
-        return digest_json({one: info.version for one, info in known_all.items()})
-    record = distribution_record(name, path)
-    known = _installed(path or tuple(sys.path)).distributions.get(_normalised(name))
-    version = known.version if known else distribution_version(name)
-    if version is None or record is None:
-        return version
-    file = str(record)
-    digest = digests.remember(f"installed by {file}", file, _digest_installed) if digests else _digest_installed(file)
-    return f"{version} {digest[:16]}" if digest else version
-
-
-def distribution_record(name: str, path: tuple[str, ...] | None = None) -> Path | None:
-    """The RECORD of a distribution's installed files (path,hash,size), if its installer left one."""
-    known = _installed(path or tuple(sys.path)).distributions.get(_normalised(name))
-    return known.record if known and known.record.is_file() else None
-
-
-@cache
-def distribution_place(name: str) -> tuple[str | None, str | None]:
-    """Version of a distribution and the path of its RECORD: two environments can hold other files of one version."""
-    record = distribution_record(name)
-    return distribution_version(name), str(record) if record else None
-
-
-def installed_module(name: str, path: tuple[str, ...] | None = None) -> str | None:
-    """``installed`` if a module of that name lies among installed distributions (on sys.path, or `path`)."""
-    installed = _installed(path or tuple(sys.path))
-    top, _, rest = name.partition(".")
-    found = top in installed.modules
-    if found and rest:  # a part of a namespace, which several distributions fill
-        place = name.replace(".", "/")
-        found = any(
-            os.path.isdir(f"{directory}/{place}")
-            or any(os.path.isfile(f"{directory}/{place}{s}") for s in all_suffixes())
-            for directory in installed.directories
-        )
-    return "installed" if found else None
-
-
-def _digest_installed(record: str) -> str:
-    """Without scripts and metadata, which differ with the environment that a distribution is installed in."""
-    lines = Path(record).read_text(errors="replace").splitlines()
-    return digest_bytes("\n".join(sorted(filter(_is_installed_code, lines))).encode())
-
-
-def _is_installed_code(line: str) -> bool:
-    path = line.rpartition(",")[0].rpartition(",")[0]
-    return not path.startswith("../") and ".dist-info/" not in path and not path.endswith(".pyc")
-
-
-@dataclass(frozen=True)
-class _DistInfo:
-    version: str
-    record: Path
-
-
-@dataclass(frozen=True)
-class _Installed:
-    """Distributions by normalised name, the directories that hold them, and the names of modules there."""
-
-    distributions: Mapping[str, _DistInfo]
-    directories: tuple[str, ...]
-    modules: frozenset[str]
-
-
-@lru_cache(maxsize=2)
-def _installed(path: tuple[str, ...]) -> _Installed:
-    """What the directories in `path` hold; the first one with a distribution wins, as in an import."""
-    distributions: dict[str, _DistInfo] = {}
-    modules: set[str] = set()
-    directories: list[str] = []
-    for directory in path:
-        try:
-            entries = os.listdir(directory or ".")
-        except OSError:
-            continue
-        infos = [entry for entry in entries if entry.endswith(".dist-info")]
-        for entry in infos:
-            name, _, version = entry.removesuffix(".dist-info").rpartition("-")
-            distributions.setdefault(_normalised(name), _DistInfo(version, Path(directory, entry, "RECORD")))
-        if infos:
-            directories.append(directory)
-            modules.update(entry.partition(".")[0] for entry in entries)
-            # An editable one has its modules elsewhere, and as a rule its name.
-            modules.update(entry.partition("-")[0].lower() for entry in infos)
-    return _Installed(distributions, tuple(directories), frozenset(modules))
-
-
-def _normalised(name: str) -> str:
-    return name.lower().replace("_", "-").replace(".", "-")
 
 
 @cache

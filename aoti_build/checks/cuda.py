@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aoti_build import toolchain
+from aoti_build import distributions, toolchain
 from aoti_build.checks.finding import FAIL, OK, UNAVAILABLE, WARN, Finding
 from aoti_build.checks.inductor import command_words, compiler_command, cpp_standard, cuda_home
 from aoti_build.checks.programs import failure_of, gist
@@ -123,7 +123,7 @@ def _driver(gpu: Gpu, built: str) -> Finding:
 
 
 def _triton() -> Finding:
-    version = toolchain.distribution_version("triton") or toolchain.distribution_version("pytorch-triton")
+    version = distributions.version_of("triton") or distributions.version_of("pytorch-triton")
     if importlib.util.find_spec("triton") is None:
         said = "triton is not installed, and inductor writes GPU kernels in it"
         return _finding("triton", FAIL, said, fix="pip install triton, in the version that this torch asks for")

@@ -16,10 +16,9 @@ from typing import Any
 
 import pytest
 
-from aoti_build import toolchain
+from aoti_build import distributions
 from aoti_build.fingerprint import variable_parts
 from aoti_build.stat_cache import StatCache
-from aoti_build.toolchain import distribution_identity, installed_module
 
 EDITED = "was edited while this target was built"
 
@@ -276,13 +275,13 @@ def changed(root: Path, used: dict[str, Any], later: str) -> set[str]:
         variables[later.removesuffix("=other")] = "other"
     else:
         subprocess.run(["sh", "-c", later], cwd=root, check=True)
-    toolchain._installed.cache_clear()
+    distributions._installed.cache_clear()
     digests = StatCache(root / "none.json")
     now = {name: digests.digest(name if name.startswith("/") else f"{root}/{name}") for name in used["sources"]}
     now |= variable_parts(used["variables"], variables)
     path = (str(root.parent / "site"), *used["path"])
-    now |= {f"{name} (module)": installed_module(name, path) for name in used["modules"]}
-    now |= {f"{name} (distribution)": distribution_identity(name, path=path) for name in used["distributions"]}
+    now |= {f"{name} (module)": distributions.installed_module(name, path) for name in used["modules"]}
+    now |= {f"{name} (distribution)": distributions.identity(name, path=path) for name in used["distributions"]}
     was = {**used["sources"], **used["variables"]}
     was |= {f"{name} (module)": found for name, found in used["modules"].items()}
     was |= {f"{name} (distribution)": found for name, found in used["distributions"].items()}

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from aoti_build import host, toolchain
+from aoti_build import distributions, host
 from aoti_build.digests import digest_bytes, digest_file, digest_json
 from aoti_build.layout import artifact_directory, store_root
 from aoti_build.manifest import GOLDEN, MODEL, FileRecord, Manifest
@@ -134,7 +134,7 @@ def publish_fake(project: Project, target: Target | None = None, **changes: Any)
 
 def forget_installed() -> None:
     """Look for distributions anew, as another process would."""
-    for function in (toolchain.distribution_version, toolchain.distribution_place, toolchain._installed):
+    for function in (distributions.version_of, distributions.place, distributions._installed):
         getattr(function, "cache_clear", lambda: None)()  # a test may have put another in its place
 
 

@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_projects import TWO_MODELS, digests_of, forget_installed, publish_fake, store_of, write_project
 
+from aoti_build import distributions, stat_cache, toolchain
 from aoti_build import plan as planning
-from aoti_build import stat_cache, toolchain
 from aoti_build.digests import digest_bytes
 from aoti_build.index import Index, Published
 from aoti_build.layout import artifact_directory, index_path, stat_cache_path
@@ -39,8 +39,8 @@ class World:
 
     def __init__(self, root: Path, patch: pytest.MonkeyPatch) -> None:
         self.root, self.patch = root, patch
-        names = ("distribution_version", "distribution_identity")
-        self.real_version: dict[str, Any] = {name: getattr(toolchain, name) for name in names}
+        names = ("version_of", "identity")
+        self.real_version: dict[str, Any] = {name: getattr(distributions, name) for name in names}
         patch.syspath_prepend(str(root / "site"))
         self.install("print(1)")
         (root / "listed").mkdir()
@@ -101,7 +101,7 @@ def _answering(distribution: str, number: str, real: Callable[[str], str | None]
 def version(number: str) -> Callable[[World], object]:
     def change(world: World) -> None:
         for name, real in world.real_version.items():
-            world.patch.setattr(toolchain, name, _answering("sympy", number, real) if number else real)
+            world.patch.setattr(distributions, name, _answering("sympy", number, real) if number else real)
 
     return change
 

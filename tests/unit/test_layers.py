@@ -21,6 +21,7 @@ LAYERS = {
     "index": 2,
     "kernels": 2,
     "toolchain": 2,
+    "distributions": 2,
     "gpus": 2,
     "fingerprint": 2,
     "manifest": 2,

@@ -22,7 +22,7 @@ from small_projects import (
     write_project,
 )
 
-from aoti_build import toolchain
+from aoti_build import distributions, toolchain
 from aoti_build.layout import artifact_directory
 from aoti_build.manifest import GOLDEN, MODEL
 from aoti_build.plan import Step, current_parts
@@ -127,9 +127,9 @@ def test_another_version_of_a_library_that_the_model_imports(
     project: Project, published: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert published
-    real = toolchain.distribution_identity
+    real = distributions.identity
     monkeypatch.setattr(
-        toolchain, "distribution_identity", lambda name, digests: "0.0" if name == "sympy" else real(name, digests)
+        distributions, "identity", lambda name, digests: "0.0" if name == "sympy" else real(name, digests)
     )
     reasons = plan_of(project).reasons
     assert ("source-changed", "sympy", "0.0") in [(reason.reason, reason.what, reason.new) for reason in reasons]

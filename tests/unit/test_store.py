@@ -29,7 +29,7 @@ from small_projects import (
     write_project,
 )
 
-from aoti_build import toolchain
+from aoti_build import distributions, toolchain
 from aoti_build.digests import digest_bytes, digest_file
 from aoti_build.layout import artifact_directory
 from aoti_build.manifest import GOLDEN, MODEL, Manifest
@@ -275,8 +275,8 @@ def edit_weights(root: Path) -> Callable[[], object]:
 
 
 def other_version(root: Path) -> Callable[[], object]:
-    patch, real = pytest.MonkeyPatch(), toolchain.distribution_version
-    patch.setattr(toolchain, "distribution_version", lambda name: "0.0" if name == "sympy" else real(name))
+    patch, real = pytest.MonkeyPatch(), distributions.version_of
+    patch.setattr(distributions, "version_of", lambda name: "0.0" if name == "sympy" else real(name))
     return patch.undo
 
 

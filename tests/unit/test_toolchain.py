@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from small_projects import forget_installed
 
-from aoti_build import toolchain
+from aoti_build import distributions, toolchain
 from aoti_build.digests import canonical_json
 from aoti_build.errors import UNFIT_TOOLCHAIN, ToolchainError
 
@@ -28,7 +28,7 @@ def test_only_a_gpu_target_depends_on_the_gpu() -> None:
 
 
 def test_without_torch_there_is_nothing_to_build_with(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(toolchain, "distribution_version", lambda _: None)
+    monkeypatch.setattr(distributions, "version_of", lambda _: None)
     with pytest.raises(ToolchainError, match="torch is not installed") as caught:
         toolchain.facts("cpu")
     assert caught.value.exit_code == UNFIT_TOOLCHAIN
@@ -136,8 +136,8 @@ def test_a_processor_is_always_there_and_a_gpu_if_the_driver_has_one(monkeypatch
 
 
 def test_a_distribution_that_is_not_installed_has_no_version() -> None:
-    assert toolchain.distribution_version("no-such-distribution-at-all") is None
-    assert toolchain.distribution_version("torch")
+    assert distributions.version_of("no-such-distribution-at-all") is None
+    assert distributions.version_of("torch")
 
 
 def test_a_distribution_differs_with_its_installed_files_and_not_with_where_they_are(
@@ -154,7 +154,7 @@ def test_a_distribution_differs_with_its_installed_files_and_not_with_where_they
         info.mkdir(exist_ok=True)
         (info / "RECORD").write_text(record)
         forget_installed()
-        return toolchain.distribution_identity("own")
+        return distributions.identity("own")
 
     monkeypatch.syspath_prepend(str(tmp_path))
     installed = identity(code + script.format(1))

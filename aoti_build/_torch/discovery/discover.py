@@ -23,13 +23,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from aoti_build import distributions as installed
 from aoti_build._torch.discovery.unaudited import wrap
 from aoti_build._torch.discovery.watch import State, Watch, state
 from aoti_build._torch.started import ENVIRONMENT
 from aoti_build.digests import DIRECTORY, LINK, digest_bytes, digest_file, digest_names, is_listed, names_in
 from aoti_build.errors import EditedMeanwhile
 from aoti_build.fingerprint import variable_parts
-from aoti_build.toolchain import distribution_identity, installed_module
 
 _OWN = Path(__file__).resolve().parents[2]
 # Where the system's own libraries and settings lie; not /usr/local, /var or /opt, where models are kept as well.
@@ -132,7 +132,7 @@ class Discovery:
         return found | {name: digest_file(self.root / name) for name in self.declared}
 
     def distributions(self) -> dict[str, str | None]:
-        """The distributions that imported modules belong to, name -> `toolchain.distribution_identity`."""
+        """The distributions that imported modules belong to, name -> `distributions.identity`."""
         used = {module for module, path in _module_files(self._real) if path.startswith(_prefixes(self._site))}
         used |= self._missing()  # one that is installed and did not import, or was only looked for
         names = {name for module in used for name in self._owners.get(module.partition(".")[0], ())}
@@ -141,12 +141,12 @@ class Discovery:
             for site_directory in self._site:
                 if path.startswith(site_directory + os.sep):
                     names |= self._owners_of_entry(path[len(site_directory) + 1 :].partition(os.sep)[0])
-        return {name: distribution_identity(name, path=self._path) for name in sorted(names)}
+        return {name: installed.identity(name, path=self._path) for name in sorted(names)}
 
     def modules(self) -> dict[str, str | None]:
-        """Modules that were looked for and are not loaded, name -> `toolchain.installed_module`: an optional dependency
+        """Modules that were looked for and are not loaded, name -> `installed_module`: an optional dependency
         that is installed later, or taken away, is seen."""
-        return {name: installed_module(name, path=self._path) for name in sorted(self._missing())}
+        return {name: installed.installed_module(name, path=self._path) for name in sorted(self._missing())}
 
     def _missing(self) -> set[str]:
         """By the top-level name, except in a namespace, which several distributions fill."""
