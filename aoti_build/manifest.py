@@ -29,7 +29,7 @@ from aoti_build.files import write_json
 from aoti_build.fingerprint import REASONS, Parts, Reason
 
 FORMAT = "aoti-build/manifest"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _DIGEST = re.compile("[0-9a-f]{64}")
 KEY_METADATA = "AOTI_BUILD_KEY"  # the artifact key, in the metadata inside the package
 MANIFEST, MODEL, GOLDEN, LOG, VERIFY = "manifest.json", "model.pt2", "golden.safetensors", "build.log", "verify.json"
@@ -177,7 +177,9 @@ def read_record(path: Path) -> Manifest | NoManifest:
         return NoManifest(damaged=True, why="manifest.json is not an aoti_build manifest")
     if document.get("format_version") != FORMAT_VERSION:
         version = document.get("format_version")
-        return NoManifest(damaged=True, why=f"manifest.json has format version {version}; this release reads 1")
+        return NoManifest(
+            damaged=True, why=f"manifest.json has format version {version}; this release reads {FORMAT_VERSION}"
+        )
     try:
         if document.pop("sha256") != digest_json(document):
             return NoManifest(damaged=True, why="manifest.json was edited: its sha256 is not that of the rest of it")

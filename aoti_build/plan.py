@@ -25,7 +25,7 @@ from aoti_build.fingerprint import (
 )
 from aoti_build.index import Entry, Index, Published
 from aoti_build.layout import artifact_directory
-from aoti_build.manifest import MANIFEST, MODEL, Manifest, NoManifest, read_manifest
+from aoti_build.manifest import FORMAT_VERSION, MANIFEST, MODEL, Manifest, NoManifest, read_manifest
 from aoti_build.spec.project import Project, Target
 from aoti_build.stat_cache import StatCache
 from aoti_build.store import Store
@@ -94,7 +94,7 @@ def make_plan(
     for target in targets:
         kind = target.device, target.floor
         if kind not in facts:
-            facts[kind] = digest_json(toolchain_parts(target))
+            facts[kind] = digest_json([FORMAT_VERSION, toolchain_parts(target)])  # an older manifest is not read
         published = None
         if index is not None and not force and host.cannot_build(target) is None:
             published = index.look_up(target.name, target.digest, facts[kind])

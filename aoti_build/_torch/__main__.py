@@ -7,6 +7,7 @@ on the events pipe if the result cannot be written; anything else is a crash for
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
@@ -54,7 +55,7 @@ def _guarded(
         return {"ok": True, **run(job, events)}, 0
     except AotiBuildError as error:
         failure = error
-        traceback.print_exc()
+        _log_traceback()
     except BaseException as error:  # user code may raise KeyboardInterrupt or call sys.exit as well
         if isinstance(error, OSError) and error.errno in NO_ROOM:
             failure = refused(error)
@@ -64,8 +65,13 @@ def _guarded(
                 cause=traceback.format_exception_only(type(error), error)[-1],
                 hint="the log has the traceback",
             )
-        traceback.print_exc()
+        _log_traceback()
     return {"ok": False, "error": failure.as_json()}, 1
+
+
+def _log_traceback() -> None:
+    with contextlib.suppress(OSError):  # a log on a full disk
+        traceback.print_exc()
 
 
 def _die_with_parent() -> queue.Queue[str]:
@@ -91,6 +97,7 @@ def _die_with_parent() -> queue.Queue[str]:
 
 if __name__ == "__main__":
     code = main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]))
-    sys.stdout.flush()
-    sys.stderr.flush()
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+        sys.stderr.flush()
     os._exit(code)  # skips torch's and CUDA's teardown, which costs time and can only crash

@@ -26,7 +26,8 @@ class Events:
     def phase(self, name: str) -> Iterator[None]:
         """Announce the phase `name` and time it, in seconds of wall time."""
         self._send({"phase": name})
-        print(f"--- {name}", file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError):  # a log on a full disk
+            print(f"--- {name}", file=sys.stderr, flush=True)
         started = time.perf_counter()
         try:
             yield

@@ -186,7 +186,7 @@ class _Entry:
             sha256 = unpack.digest(package, found, comparer)
             if comparer.same:
                 self.usable = True
-                if not self.is_as_recorded():
+                if not self.is_as_recorded(by_digest=True):
                     self._renewed = _record(comparer.stats, comparer.blocks())
                 return sha256
             shutil.rmtree(self.directory, ignore_errors=True)
@@ -206,7 +206,7 @@ class _Entry:
 
     def publish(self) -> None:
         """Put what was unpacked in its place, with a record of the files' stat. If another process was faster, its
-        files are used: they were made the same way. Files that are right get a new record if theirs is not."""
+        files are used. Files that are right get a new record if theirs is not."""
         if self._renewed is not None:
             with contextlib.suppress(OSError):  # then the next load reads the package again
                 self._staged = self._aside()
@@ -220,11 +220,10 @@ class _Entry:
                 (self._staged / name).chmod(0o400)
             stats = {name: stat_key(self._staged / name) for name in self._blocks}
             (self._staged / _RECORD).write_bytes(_record(stats, self._blocks))
-            with contextlib.suppress(OSError):
-                os.rename(self._staged, self.directory)
-            self.usable = self.directory.is_dir()
-        except OSError:
-            self.usable = False
+            os.rename(self._staged, self.directory)
+            self.usable = True
+        except OSError:  # no room; or something is there: made by a faster process, or what could not be removed
+            self.usable = self.is_as_recorded(by_digest=True)
         self._drop()
 
     def is_as_recorded(self, *, by_digest: bool = False) -> bool:
@@ -234,7 +233,9 @@ class _Entry:
             if (document["format"], document["format_version"]) != (FORMAT, FORMAT_VERSION):
                 return False
             files = document["files"]
-            if not files or any(stat_key(self.directory / name) != file["stat"] for name, file in files.items()):
+            if unpack.names(self.directory) != {_RECORD, *files}:
+                return False
+            if any(stat_key(self.directory / name) != file["stat"] for name, file in files.items()):
                 return False
             blocks = {name: file["blocks"] for name, file in files.items()}
             return not by_digest or (document["block"] == unpack.CHUNK and unpack.agree(self.directory, blocks))

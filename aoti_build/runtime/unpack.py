@@ -84,6 +84,12 @@ def agree(directory: Path, blocks: Mapping[str, list[str]]) -> bool:
     )
 
 
+def names(directory: Path) -> set[str]:
+    """The files below a directory, by their paths from there."""
+    below = len(f"{directory}/")
+    return {f"{place}/{name}"[below:] for place, _, found in os.walk(directory) for name in found}
+
+
 def _pieces(descriptor: int, found: tuple[Member, ...]) -> Iterator[tuple[Member | None, int, bytes]]:
     """The file in order, no piece across the border of a member."""
     position = 0
@@ -133,8 +139,7 @@ class Comparer(Sink):
 
     def __init__(self, directory: Path, found: tuple[Member, ...], *, ignore: str = "") -> None:
         super().__init__(directory, found)
-        there = {path.relative_to(directory).as_posix() for path in directory.rglob("*") if not path.is_dir()}
-        self.same = there - {ignore} == {member.name for member in found} and all(
+        self.same = names(directory) - {ignore} == {member.name for member in found} and all(
             (directory / member.name).lstat().st_size == member.size for member in found
         )
         self.stats = {member.name: stat_key(directory / member.name) for member in found} if self.same else {}

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from invoke import Exit
 
-from aoti_build.errors import OK, AotiBuildError, BuildError, Interrupted
+from aoti_build.errors import OK, AotiBuildError, Interrupted
+from aoti_build.files import refused
 from aoti_build.spec import Target
 
 if TYPE_CHECKING:
@@ -43,8 +44,7 @@ def contract(json: bool, debug: bool) -> Iterator[None]:
         # Nobody reads any more (`inv status | head`). Python would complain again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
-        failure = BuildError("the file system refused", cause=str(error))
-        _fail(failure, json)
+        _fail(refused(error), json)
     finally:
         signal.signal(signal.SIGTERM, previous)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from filelock import FileLock, Timeout
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_projects import REAL_PYTHON, contents
 
@@ -81,6 +81,7 @@ JSON = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.text(), JSON))
 def test_json_is_read_as_it_was_written(tmp_path_factory: pytest.TempPathFactory, value: dict[str, Any]) -> None:
     path = tmp_path_factory.getbasetemp() / "any.json"

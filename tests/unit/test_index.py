@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from small_projects import TWO_MODELS, digests_of, forget_installed, publish_fake, store_of, write_project
 
 from aoti_build import distributions, stat_cache, toolchain
+from aoti_build import manifest as manifests
 from aoti_build import plan as planning
 from aoti_build.digests import digest_bytes
 from aoti_build.index import Index, Published
@@ -92,6 +93,11 @@ def keep_time(name: str) -> Callable[[World], object]:
 
 def models(old: str, new: str) -> Callable[[World], object]:
     return lambda world: world.models(old, new)
+
+
+def another_release(world: World) -> None:
+    for module in (manifests, planning):
+        world.patch.setattr(module, "FORMAT_VERSION", 99)
 
 
 def _answering(distribution: str, number: str, real: Callable[[str], str | None]) -> Callable[[str], str | None]:
@@ -183,6 +189,7 @@ CHANGES: dict[str, Callable[[World], object]] = {
     "another entry in a listed directory": lambda world: (world.root / "listed" / "more.txt").touch(),
     "another hidden entry": lambda world: (world.root / "listed" / ".more").touch(),
     "another recipe": lambda world: world.patch.setattr(toolchain, "FACTS_VERSION", 99),
+    "a release with other manifests": another_release,
     "damage the model": spoil(model_file, b"damaged"),
     "delete the model": spoil(model_file, None),
     "delete a golden file": spoil(golden_file, None),

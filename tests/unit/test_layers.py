@@ -44,7 +44,7 @@ WORKER_SIDE = "_torch"
 RUNTIME = "runtime"
 THESE_MAY_IMPORT = 2
 # The modules of the runtime that run in a process without torch, for verbs and for refusals before an import.
-RUNTIME_WITHOUT_TORCH = {"__init__.py", "archive.py", "arguments.py", "choose.py", "package.py", "private.py"}
+RUNTIME_WITHOUT_TORCH = {"__init__.py", "arguments.py", "choose.py", "package.py", "private.py", "unpack.py"}
 HEAVY = {"torch", "torchvision", "numpy", "safetensors"}
 
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from packages import OPAQUE, publish_zip, write
@@ -170,6 +173,40 @@ def test_an_unreadable_record_costs_one_read_and_nothing_else(
     assert [admit(*artifact, verify).path for _ in range(2)] == [str(path)] * 2
     assert len(reads) == 2
     assert len(list(path.parent.parent.glob("*"))) == 3, "the entry, its lock, and the stat cache"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda document: document.update(block=1),
+        lambda document: next(iter(document["files"].values()))["blocks"].append("0" * 64),
+        lambda document: document["files"].popitem(),
+    ],
+)
+def test_a_record_of_other_digests_or_fewer_files_costs_one_read(
+    artifact: Artifact, reads: list[int], change: Callable[[Any], object]
+) -> None:
+    record = Path(admit(*artifact).path).parent / "unpacked.json"
+    document = json.loads(record.read_text())
+    change(document)
+    record.write_text(json.dumps(document))
+    assert all(unpacked(admit(*artifact).path) == OPAQUE for _ in range(2))
+    assert len(reads) == 2
+
+
+@pytest.mark.parametrize("verify", ["full", "stat"])
+def test_changed_files_that_cannot_be_removed_are_not_loaded(
+    artifact: Artifact, monkeypatch: pytest.MonkeyPatch, verify: Verify
+) -> None:
+    code = next(Path(admit(*artifact).path).rglob("*.so"))
+    content = code.read_bytes()
+    code.chmod(0o600)
+    code.write_bytes(b"evil" + content[4:])
+    real = shutil.rmtree
+    monkeypatch.setattr(shutil, "rmtree", lambda path, **how: real(path, **how) if ".unpack-" in str(path) else None)
+    admitted = admit(*artifact, verify)
+    assert not admitted.unpacked
+    assert Path(admitted.path).read_bytes() == (artifact[0] / MODEL).read_bytes()
 
 
 def test_unpacked_files_that_came_from_a_backup_are_read_once(artifact: Artifact, reads: list[int]) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
+import queue
 import select
 import signal
 import subprocess
@@ -17,6 +19,8 @@ from typing import Any
 import pytest
 from small_projects import REAL_PYTHON
 
+from aoti_build._torch.__main__ import _guarded
+from aoti_build._torch.events import Events
 from aoti_build.errors import (
     AotiBuildError,
     ArtifactError,
@@ -232,6 +236,20 @@ def test_a_full_disk_is_called_that(run: Run) -> None:
     with pytest.raises(BuildError, match="the disk is full") as caught:
         run(f"os.write(events, json.dumps({{'failed': {full.as_json()!r}}}).encode() + b'\\n'); os._exit(1)")
     assert "make space" in (caught.value.hint or "")
+
+
+def test_a_log_on_a_full_disk_hides_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full(io.StringIO):
+        def write(self, _: str) -> int:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def verb(_: Mapping[str, Any], events: Events) -> dict[str, Any]:
+        with events.phase("compile"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(sys, "stderr", Full())
+    result, status = _guarded(verb, {}, Events(io.StringIO(), queue.Queue()))
+    assert (result["error"]["message"], status) == ("the disk is full", 1)
 
 
 def test_half_a_result_is_a_crash(run: Run) -> None:
