@@ -14,6 +14,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from aoti_build.files import write_at
+
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
 
@@ -115,7 +117,7 @@ def _digest_block(block: Block, destination: int | None = None) -> str:
         while done < block.size and (count := file.readinto(buffer[: min(_PIECE, block.size - done)])):
             state.update(buffer[:count])
             if destination is not None:
-                _write(destination, buffer[:count], block.start + done)
+                write_at(destination, buffer[:count], block.start + done)
             done += count
     return state.hexdigest()
 
@@ -132,12 +134,6 @@ def _buffer() -> memoryview:
         _own.buffer = memoryview(bytearray(_PIECE))
     found: memoryview = _own.buffer
     return found
-
-
-def _write(descriptor: int, piece: memoryview, offset: int) -> None:
-    while piece:
-        written = os.pwrite(descriptor, piece, offset)
-        piece, offset = piece[written:], offset + written
 
 
 def is_listed(name: str) -> bool:

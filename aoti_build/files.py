@@ -88,6 +88,13 @@ def begin_writing(descriptor: int, start: int, size: int) -> None:
         sync_file_range(descriptor, start, size, _SYNC_FILE_RANGE_WRITE)
 
 
+def write_at(descriptor: int, piece: memoryview, offset: int) -> None:
+    """Write all of a piece to its place in an open file; a system call may take less."""
+    while piece:
+        written = os.pwrite(descriptor, piece, offset)
+        piece, offset = piece[written:], offset + written
+
+
 def write_json(path: Path, value: Mapping[str, Any], *, durable: bool = True) -> None:
     """`write_atomic` of a JSON object: a line for each entry, and for each entry of its tables. NaN and infinity are
     refused (ValueError).

@@ -28,6 +28,20 @@ class Outcome:
     unchecked: str | None = None
 
 
+def outcome_of(
+    target: Target,
+    action: str,
+    reasons: tuple[Reason, ...],
+    manifest: Manifest | None,
+    *,
+    seconds: Mapping[str, float] | None = None,
+    error: AotiBuildError | None = None,
+) -> Outcome:
+    """The outcome where an artifact with this `manifest` is published now; None if there is none."""
+    unchecked = manifest.unchecked if manifest else None
+    return Outcome(target, action, reasons, published_of(manifest), seconds or {}, error, unchecked)
+
+
 def published_of(manifest: Manifest | None) -> Published | None:
     """What reports say of an artifact with this manifest."""
     return Published(manifest.key, manifest.files[MODEL].size) if manifest else None

@@ -25,7 +25,7 @@ from aoti_build.fingerprint import (
 )
 from aoti_build.index import Entry, Index, Published
 from aoti_build.layout import artifact_directory
-from aoti_build.manifest import FORMAT_VERSION, MANIFEST, MODEL, Manifest, NoManifest, read_manifest
+from aoti_build.manifest import FORMAT_VERSION, MANIFEST, MODEL, Manifest, read_manifest
 from aoti_build.spec.project import Project, Target
 from aoti_build.stat_cache import StatCache
 from aoti_build.store import Store
@@ -165,16 +165,20 @@ def _note(project: Project, index: Index, digests: StatCache, step: Step, record
 def _step(project: Project, target: Target, digests: StatCache, store: Store, *, force: bool) -> Step:
     directory = artifact_directory(project, target)
     manifest = read_manifest(directory)
-    known = manifest if isinstance(manifest, Manifest) else None
-    reasons = tuple(_reasons(project, target, directory, manifest, digests, force=force))
+    known, now = None, None
+    if isinstance(manifest, Manifest):
+        known, now = manifest, current_parts(project, target, manifest.source, digests)
+        reasons = tuple(_reasons(target, directory, known, now, digests, force=force))
+    else:
+        reasons = (Reason("artifact-damaged", manifest.why) if manifest.damaged else Reason("no-artifact"),)
     if why := host.cannot_build(target):
         return Step(target, UNAVAILABLE, (Reason("no-device", why), *reasons), known)
     if reasons:
-        stored = None if force else find_stored(project, target, digests, store, known)
+        stored = None if force else find_stored(project, target, digests, store, now)
         return Step(target, RESTORE if stored else BUILD, reasons, known, stored)
-    if known is None or is_settled(known, target):
+    if known is None or now is None or is_settled(known, target):
         return Step(target, UP_TO_DATE, (), known)
-    return _unsettled(project, target, known, digests, store)
+    return _unsettled(project, target, known, now, digests, store)
 
 
 def is_settled(manifest: Manifest, target: Target) -> bool:
@@ -190,7 +194,9 @@ def stale(step: Step) -> tuple[Reason, ...]:
     return tuple(reason for reason in step.reasons if reason.reason not in ("no-device", "unchecked"))
 
 
-def _unsettled(project: Project, target: Target, known: Manifest, digests: StatCache, store: Store) -> Step:
+def _unsettled(
+    project: Project, target: Target, known: Manifest, now: Fingerprint, digests: StatCache, store: Store
+) -> Step:
     """The step for an artifact that is what the sources say, and was not shown to do what it must."""
     if known.check.get("tolerance") != tolerance(target):
         changed = Reason("spec-changed", "tolerance", known.check.get("tolerance"), tolerance(target))
@@ -198,28 +204,27 @@ def _unsettled(project: Project, target: Target, known: Manifest, digests: StatC
     unchecked = Reason("unchecked", str(known.unchecked))
     if not host.lacking_floor(known.requires):
         return Step(target, RECHECK, (unchecked,), known)
-    stored = find_stored(project, target, digests, store, known)  # another host may have checked it since
+    stored = find_stored(project, target, digests, store, now)  # another host may have checked it since
     if stored is not None and is_settled(stored, target):
         return Step(target, RESTORE, (unchecked,), known, stored)
     return Step(target, UP_TO_DATE, (), known)
 
 
 def find_stored(
-    project: Project, target: Target, digests: StatCache, store: Store, known: Manifest | None
+    project: Project, target: Target, digests: StatCache, store: Store, now: Fingerprint | None
 ) -> Manifest | None:
     """An artifact in the store that was made from exactly what is here now, found without an export.
 
-    One that used the same files as the `known` one is found by its key, any other by looking at all of the same spec
-    and toolchain.
+    One that used the same files as the published one, whose parts are these `now`, is found by its key, any other by
+    looking at all of the same spec and toolchain.
     """
-    if known is not None:
-        now = current_parts(project, target, known.source, digests)
+    if now is not None:
         named = store.trace(now.parts)
         if named is not None and not any(now.differences(named.source)) and store.has(named):
             return named
     for candidate in store.traces(current_parts(project, target, {}, digests).parts):
-        now = current_parts(project, target, candidate.source, digests)
-        if not any(now.differences(candidate.source)) and store.has(candidate):
+        by_its_files = current_parts(project, target, candidate.source, digests)
+        if not any(by_its_files.differences(candidate.source)) and store.has(candidate):
             return candidate
     return None
 
@@ -298,19 +303,17 @@ def damage(directory: Path, manifest: Manifest, digests: StatCache) -> list[Reas
 
 
 def _reasons(
-    project: Project,
     target: Target,
     directory: Path,
-    manifest: Manifest | NoManifest,
+    manifest: Manifest,
+    now: Fingerprint,
     digests: StatCache,
     *,
     force: bool,
 ) -> list[Reason]:
-    if isinstance(manifest, NoManifest):
-        return [Reason("artifact-damaged", manifest.why) if manifest.damaged else Reason("no-artifact")]
     if manifest.target != target.name:
         return [Reason("artifact-damaged", "manifest.json is another target's", manifest.target, target.name)]
     reasons = [Reason("forced")] if force else []
-    reasons += current_parts(project, target, manifest.source, digests).differences(manifest.source)
+    reasons += now.differences(manifest.source)
     # Hashing a large artifact is the dearest part, and needless once it is to be replaced.
     return reasons or damage(directory, manifest, digests)

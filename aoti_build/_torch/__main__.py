@@ -53,25 +53,22 @@ def _guarded(
     raises."""
     try:
         return {"ok": True, **run(job, events)}, 0
-    except AotiBuildError as error:
-        failure = error
-        _log_traceback()
     except BaseException as error:  # user code may raise KeyboardInterrupt or call sys.exit as well
-        if isinstance(error, OSError) and error.errno in NO_ROOM:
-            failure = refused(error)
-        else:
-            failure = BuildError(
-                f"unexpected {type(error).__name__} in the worker",
-                cause=traceback.format_exception_only(type(error), error)[-1],
-                hint="the log has the traceback",
-            )
-        _log_traceback()
-    return {"ok": False, "error": failure.as_json()}, 1
+        with contextlib.suppress(OSError):  # a log on a full disk
+            traceback.print_exc()
+        return {"ok": False, "error": _failure(error).as_json()}, 1
 
 
-def _log_traceback() -> None:
-    with contextlib.suppress(OSError):  # a log on a full disk
-        traceback.print_exc()
+def _failure(error: BaseException) -> AotiBuildError:
+    if isinstance(error, AotiBuildError):
+        return error
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
+        return refused(error)
+    return BuildError(
+        f"unexpected {type(error).__name__} in the worker",
+        cause=traceback.format_exception_only(type(error), error)[-1],
+        hint="the log has the traceback",
+    )
 
 
 def _die_with_parent() -> queue.Queue[str]:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from aoti_build import resources
 from aoti_build.checks.finding import FAIL, OK, WARN, Finding
-from aoti_build.files import NO_ROOM
+from aoti_build.files import refused
 from aoti_build.layout import inductor_cache_root
 
 _MIB, _GIB = 1 << 20, 1 << 30
@@ -92,7 +92,7 @@ def check_artifacts(directory: Path) -> Finding:
     name, fix = "artifacts", "publishing is a rename: make it one writable file system, links and mounts below included"
     there = _nearest(directory)
     if refusal := _refusal(there):
-        fix = "make space, for instance with invoke gc" if refusal.errno in NO_ROOM else "change its owner"
+        fix = refused(refusal).hint or "change its owner"
         return Finding(name, FAIL, f"{there} cannot be written to", cause=str(refusal), fix=fix, stops=True)
     if directory.is_dir():
         device = directory.stat().st_dev

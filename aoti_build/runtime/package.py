@@ -161,7 +161,7 @@ class _Entry:
     usable: bool = False
     _staged: Path | None = None
     _blocks: dict[str, list[str]] = field(default_factory=dict)
-    _renewed: bytes | None = None
+    _record: bytes | None = None
 
     @classmethod
     def of(cls, root: Path, file: FileRecord) -> _Entry | None:
@@ -186,8 +186,7 @@ class _Entry:
             sha256 = unpack.digest(package, found, comparer)
             if comparer.same:
                 self.usable = True
-                if not self.is_as_recorded(by_digest=True):
-                    self._renewed = _record(comparer.stats, comparer.blocks())
+                self._record = _record(comparer.stats, comparer.blocks())
                 return sha256
             shutil.rmtree(self.directory, ignore_errors=True)
         return self._unpack(package, found)
@@ -207,12 +206,8 @@ class _Entry:
     def publish(self) -> None:
         """Put what was unpacked in its place, with a record of the files' stat. If another process was faster, its
         files are used. Files that are right get a new record if theirs is not."""
-        if self._renewed is not None:
-            with contextlib.suppress(OSError):  # then the next load reads the package again
-                self._staged = self._aside()
-                (self._staged / _RECORD).write_bytes(self._renewed)
-                os.replace(self._staged / _RECORD, self.directory / _RECORD)
-            self._drop()
+        if self._record is not None:
+            self._renew(self._record)
         if self._staged is None:
             return
         try:
@@ -245,6 +240,17 @@ class _Entry:
     def release(self) -> None:
         self._drop()
         os.close(self.lock)
+
+    def _renew(self, record: bytes) -> None:
+        """Replace the record unless it says the same. Where it cannot be, the next load reads the package again."""
+        with contextlib.suppress(OSError):
+            if (self.directory / _RECORD).read_bytes() == record:
+                return
+        with contextlib.suppress(OSError):
+            self._staged = self._aside()
+            (self._staged / _RECORD).write_bytes(record)
+            os.replace(self._staged / _RECORD, self.directory / _RECORD)
+        self._drop()
 
     def _aside(self) -> Path:
         return Path(tempfile.mkdtemp(dir=self.directory.parent, prefix=".unpack-"))

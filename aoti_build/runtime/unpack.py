@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 
 from aoti_build import digests
 from aoti_build.archive.directory import STORED, BadZip, Member, read_directory
+from aoti_build.files import write_at
 from aoti_build.stat_cache import stat_key
 
 CHUNK = 4 << 20
@@ -77,9 +78,9 @@ def agree(directory: Path, blocks: Mapping[str, list[str]]) -> bool:
     """Whether the files of a directory have these digests, block by block; asked of all cores at once."""
     return digests.agree(
         [
-            digests.Block(directory / name, at * CHUNK, CHUNK, known)
+            block
             for name, found in blocks.items()
-            for at, known in enumerate(found)
+            for block in digests.blocks_of(directory / name, len(found) * CHUNK, CHUNK, found)
         ]
     )
 
@@ -122,10 +123,7 @@ class Writer(Sink):
         if not self._open or self._open[0] != member.name:
             self.close()
             self._open = member.name, os.open(self._directory / member.name, os.O_WRONLY)
-        view = memoryview(piece)
-        while view:
-            written = os.pwrite(self._open[1], view, offset)
-            view, offset = view[written:], offset + written
+        write_at(self._open[1], memoryview(piece), offset)
 
     def close(self) -> None:
         if self._open:

@@ -16,7 +16,7 @@ from aoti_build.errors import BUILD_FAILED, OK, BuildError, ToolchainError
 from aoti_build.index import Index
 from aoti_build.layout import artifact_directory, index_path, stat_cache_path, store_root
 from aoti_build.manifest import MODEL
-from aoti_build.outcome import Outcome, published_of
+from aoti_build.outcome import Outcome, outcome_of
 from aoti_build.plan import UNAVAILABLE, UP_TO_DATE, Plan, Step, has_own_compiler, make_plan, probably_compiles
 from aoti_build.spec.project import Project, Target
 from aoti_build.stat_cache import StatCache
@@ -194,8 +194,9 @@ def _keep_bytecode() -> None:
 
 def _settled(step: Step) -> Outcome:
     """The outcome of a step that needs no work."""
-    published = step.published or published_of(step.manifest)
-    return Outcome(step.target, step.action, step.reasons, published, unchecked=step.unchecked)
+    if step.published is not None:  # the index knew it, and no manifest was read
+        return Outcome(step.target, step.action, step.reasons, step.published)
+    return outcome_of(step.target, step.action, step.reasons, step.manifest)
 
 
 def _strictly(outcome: Outcome) -> Outcome:

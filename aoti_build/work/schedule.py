@@ -15,7 +15,7 @@ from aoti_build.files import lock, recover_directory, refused
 from aoti_build.fingerprint import Reason
 from aoti_build.layout import artifact_directory, inductor_cache_root, lock_path
 from aoti_build.manifest import Manifest, read_manifest
-from aoti_build.outcome import FAILED, NOT_STARTED, RECHECKED, REPRODUCED, Outcome, published_of
+from aoti_build.outcome import FAILED, NOT_STARTED, RECHECKED, REPRODUCED, Outcome, outcome_of
 from aoti_build.plan import RECHECK, RESTORE, UP_TO_DATE, Step, plan_target
 from aoti_build.resources import JOB_MEMORY, available_memory, usable_processors
 from aoti_build.spec.project import Target
@@ -50,21 +50,19 @@ class Builder:
                     return self._locked(step)
             return self._locked(step)
         except AotiBuildError as error:
-            error.target = step.target.name
             return self._failed(step, error)
         except OSError as error:
-            failure = refused(error)
-            failure.target = step.target.name
-            return self._failed(step, failure)
+            return self._failed(step, refused(error))
 
     def progress(self, target: Target, text: str) -> None:
         self.shop.on_progress(target, text)
 
     def _failed(self, step: Step, error: AotiBuildError) -> Outcome:
         """With what is published now: a step may fail after that, as when the outcome cannot be reproduced."""
+        error.target = step.target.name
         found = read_manifest(artifact_directory(self.shop.project, step.target))
         manifest = found if isinstance(found, Manifest) else None
-        return _without_work(step.target, FAILED, step.reasons, manifest, error)
+        return outcome_of(step.target, FAILED, step.reasons, manifest, error=error)
 
     def _locked(self, step: Step) -> Outcome:
         target, waited = step.target, False
@@ -92,33 +90,19 @@ class Builder:
     def _act(self, step: Step) -> tuple[Outcome, Manifest | None]:
         """Do what the step says; its outcome and the manifest that is published then."""
         if step.action == UP_TO_DATE:
-            return _without_work(step.target, UP_TO_DATE, (), step.manifest), step.manifest
+            return outcome_of(step.target, UP_TO_DATE, (), step.manifest), step.manifest
         if step.action == RECHECK:
             manifest = self._target_builder().recheck(step)
-            published, unchecked = published_of(manifest), manifest.unchecked
-            return Outcome(step.target, RECHECKED, step.reasons, published, unchecked=unchecked), manifest
+            return outcome_of(step.target, RECHECKED, step.reasons, manifest), manifest
         restored = restore(self.shop, step) if step.action == RESTORE else None
         made = restored or self._target_builder().build(step, from_nothing=self.force)
         reasons = tuple(Reason(**reason) for reason in made.reasons)
-        published = published_of(made)
-        return Outcome(step.target, made.action, reasons, published, made.seconds, unchecked=made.unchecked), made
+        return outcome_of(step.target, made.action, reasons, made, seconds=made.seconds), made
 
     def _target_builder(self) -> TargetBuilder:
         from aoti_build.work.target import TargetBuilder  # with all it imports; a restore needs none of it
 
         return TargetBuilder(self.shop)
-
-
-def _without_work(
-    target: Target,
-    action: str,
-    reasons: tuple[Reason, ...],
-    manifest: Manifest | None,
-    error: AotiBuildError | None = None,
-) -> Outcome:
-    """The outcome where nothing was made; of what is published, if anything is, by its `manifest`."""
-    unchecked = manifest.unchecked if manifest else None
-    return Outcome(target, action, reasons, published_of(manifest), error=error, unchecked=unchecked)
 
 
 def run_all(
@@ -154,7 +138,7 @@ def run_all(
                     builder.progress(outcome.target, outcome.action)
                     if outcome.action == FAILED and not keep_going:
                         outcomes |= {
-                            step.target.name: _without_work(step.target, NOT_STARTED, step.reasons, step.manifest)
+                            step.target.name: outcome_of(step.target, NOT_STARTED, step.reasons, step.manifest)
                             for step in waiting
                         }
                         waiting.clear()
