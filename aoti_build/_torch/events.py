@@ -24,8 +24,9 @@ class Events:
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Announce the phase `name` and time it, in seconds of wall time."""
-        self._send({"phase": name})
+        """Time the phase `name`, in seconds of wall time, and announce it the first time."""
+        if name not in self.seconds:
+            self._send({"phase": name})
         with contextlib.suppress(OSError):  # a log on a full disk
             print(f"--- {name}", file=sys.stderr, flush=True)
         started = time.perf_counter()

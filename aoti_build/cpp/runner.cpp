@@ -1,12 +1,16 @@
-// Calls a package once through torch's C++ loader, as a C++ service would, for `verify --runtime cpp`.
+// Calls a package through torch's C++ loader, as a C++ service would, for `verify --runtime cpp`.
 //
-//   runner PACKAGE DEVICE REQUEST REPLY
+//   runner PACKAGE DEVICE REQUEST REPLY [WORD...]
 //
 // REQUEST and REPLY are files of tensors: a text head, then the bytes of each tensor's storage, one after another. The
 // head is "aoti_build-tensors 1 COUNT" and for each tensor "DTYPE RANK SIZES... STRIDES... OFFSET BYTES", all separated
 // by white space; one newline ends it. DTYPE is torch's name, or "none" with no numbers where there is no tensor. Strides
-// and offset count elements. Floating point switches of torch, which a package reads when it runs, come as
-// "NAME=0" or "NAME=1" behind the files.
+// and offset count elements.
+//
+// REQUEST holds the inputs of one call after another, all on one load; the word "calls=N" says how many calls that are.
+// REPLY holds for each call its outputs, its inputs as they are after it, and the buffers that words "buffer=NAME" name,
+// "none" for one that the package does not have. Words "tf32=0" and "reduced_precision=1" and so on set torch's switches
+// for floating point, which a package reads when it runs.
 //
 // Exit status: 0 with a reply; 2: the package could not be loaded; 3: it refused the inputs; 4: anything else. What went
 // wrong is on stderr.
@@ -17,6 +21,7 @@
 #include <c10/core/ScalarType.h>
 #include <torch/csrc/inductor/aoti_package/model_package_loader.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <exception>
 #include <fstream>
@@ -96,18 +101,47 @@ void write_tensors(const std::string& path, std::vector<at::Tensor> tensors) {
   if (!file) throw std::runtime_error("cannot write " + path);
 }
 
-void set_switch(const std::string& word) {
+struct Asked {
+  size_t calls = 1;
+  std::vector<std::string> buffers;
+};
+
+void take_word(const std::string& word, Asked& asked) {
   auto& context = at::globalContext();
-  const bool on = word.size() > 2 && word.compare(word.size() - 2, 2, "=1") == 0;
   const auto name = word.substr(0, word.find('='));
-  if (name == "tf32") {
-    context.setAllowTF32CuDNN(on);
-    context.setAllowTF32CuBLAS(on);
+  const auto value = word.substr(std::min(word.size(), name.size() + 1));
+  if (name == "calls") {
+    asked.calls = std::stoul(value);
+  } else if (name == "buffer") {
+    asked.buffers.push_back(value);
+  } else if (name == "tf32") {
+    context.setAllowTF32CuDNN(value == "1");
+    context.setAllowTF32CuBLAS(value == "1");
   } else if (name == "reduced_precision") {
-    context.setAllowFP16ReductionCuBLAS(on);
-    context.setAllowBF16ReductionCuBLAS(on);
+    context.setAllowFP16ReductionCuBLAS(value == "1");
+    context.setAllowBF16ReductionCuBLAS(value == "1");
   } else {
-    throw std::runtime_error("there is no switch " + name);
+    throw std::runtime_error("there is no word " + name);
+  }
+}
+
+// A copy of a tensor on the CPU, so that a later call cannot write into it.
+at::Tensor kept(const at::Tensor& tensor) {
+  return tensor.defined() ? tensor.cpu().contiguous().clone() : tensor;
+}
+
+void append_call(
+    torch::inductor::AOTIModelPackageLoader& model,
+    const std::vector<at::Tensor>& inputs,
+    const Asked& asked,
+    std::vector<at::Tensor>& reply) {
+  for (const auto& output : model.run(inputs)) reply.push_back(kept(output));
+  for (const auto& input : inputs) reply.push_back(kept(input));
+  if (asked.buffers.empty()) return;
+  const auto constants = model.get_runner()->extract_constants_map(/*use_inactive=*/false);
+  for (const auto& name : asked.buffers) {
+    const auto found = constants.find(name);
+    reply.push_back(found == constants.end() ? at::Tensor() : kept(found->second));
   }
 }
 
@@ -120,15 +154,19 @@ int failed(Status status, const std::exception& error) {
 
 int main(int argc, char** argv) {
   if (argc < 5) {
-    std::cerr << "usage: " << argv[0] << " PACKAGE DEVICE REQUEST REPLY [SWITCH=0|1...]" << std::endl;
+    std::cerr << "usage: " << argv[0] << " PACKAGE DEVICE REQUEST REPLY [WORD...]" << std::endl;
     return kFailed;
   }
   try {
     c10::InferenceMode guard;
     const c10::Device device{std::string(argv[2])};
-    for (int i = 5; i < argc; ++i) set_switch(argv[i]);
-    std::vector<at::Tensor> inputs, outputs;
+    Asked asked;
+    for (int i = 5; i < argc; ++i) take_word(argv[i], asked);
+    std::vector<at::Tensor> inputs, reply;
     for (const auto& tensor : read_tensors(argv[3])) inputs.push_back(tensor.to(device));
+    if (asked.calls == 0 || inputs.size() % asked.calls != 0) {
+      throw std::runtime_error("inputs do not divide into the calls");
+    }
     std::optional<torch::inductor::AOTIModelPackageLoader> model;
     try {
       model.emplace(argv[1]);
@@ -136,11 +174,15 @@ int main(int argc, char** argv) {
       return failed(kNotLoaded, error);
     }
     try {
-      outputs = model->run(inputs);
+      const auto each = inputs.size() / asked.calls;
+      for (size_t call = 0; call < asked.calls; ++call) {
+        const auto first = inputs.begin() + call * each;
+        append_call(*model, std::vector<at::Tensor>(first, first + each), asked, reply);
+      }
     } catch (const std::exception& error) {
       return failed(kRefused, error);
     }
-    write_tensors(argv[4], std::move(outputs));  // copies from a GPU, and so waits for it
+    write_tensors(argv[4], std::move(reply));
     return kDone;
   } catch (const std::exception& error) {
     return failed(kFailed, error);

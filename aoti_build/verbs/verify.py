@@ -274,7 +274,7 @@ class _Verifier:
             return Verdict(target, _verdict_of(error), error=error)
 
     def _figures(self, target: Target, manifest: Manifest, work: Path) -> Verdict:
-        golden = self._fresh_golden(target, work) if self.fresh else None
+        golden = self._fresh_golden(target, manifest, work) if self.fresh else None
         result = check_package(
             self.project,
             target,
@@ -320,7 +320,7 @@ class _Verifier:
         )
         return {name: found[name] for name in ("stage", "said", "weights", "left")}
 
-    def _fresh_golden(self, target: Target, work: Path) -> Path:
+    def _fresh_golden(self, target: Target, manifest: Manifest, work: Path) -> Path:
         """Golden files made now. Raises `VerificationError` without the model's source."""
         if not source_is_here(target.model, self.project.root):
             raise VerificationError(
@@ -333,6 +333,7 @@ class _Verifier:
             "target": target_to_json(target),
             "where": places(self.project, target),
             "golden": str(golden),
+            "signature": dict(manifest.signature),
             "seeds": self.seeds,
         }
         self._run("fresh", target, job, work / "fresh")

@@ -141,7 +141,7 @@ def check_package(
         "golden": str(golden or package / GOLDEN),
         "target": target_to_json(target),
         "tolerance": tolerance(target),
-        "outputs": [output["name"] for output in signature["outputs"]],
+        "signature": dict(signature),
         "runner": str(runner) if runner else None,
     }
     if worker is not None and not worker.has_ended:  # else a fresh one tries; what was compiled is not lost for that

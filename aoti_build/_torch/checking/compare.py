@@ -17,7 +17,7 @@ this. Integers and bools must be equal unless models.yaml says otherwise. NaN an
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -35,7 +35,7 @@ _NEAR = {
 }
 # Where there is nothing better than eager to compare with: reassociation and other algorithms for a convolution, seen
 # on torchvision's models, and still far below the effect of a wrong weight.
-_PLAIN = {
+PLAIN = {
     torch.float64: (1e-9, 1e-9),
     torch.complex128: (1e-9, 1e-9),
     torch.float32: (1e-3, 1e-4),
@@ -67,26 +67,52 @@ def compare(
     `tolerance` holds atol and rtol (or None) and `outputs`, exceptions by name; `exact` is the float64 reference, and
     `tf32_rmse` how far the model in TF32 is from it, where TF32 is allowed.
     """
-    if not isinstance(candidate, Tensor):
-        return {"name": name, "ok": False, "why": f"no tensor but {type(candidate).__name__}"}
-    found: Figures = {"name": name, "dtype": _spelt(eager.dtype), "shape": list(eager.shape)}
-    if candidate.shape != eager.shape:
-        return {**found, "ok": False, "why": f"shape {list(candidate.shape)}, expected {list(eager.shape)}"}
-    if candidate.dtype != eager.dtype:
-        return {**found, "ok": False, "why": f"dtype {_spelt(candidate.dtype)}, expected {_spelt(eager.dtype)}"}
+    found = kind_figures(name, eager.dtype, eager.shape, candidate)
+    if "why" in found:
+        return found
     own = tolerance.get("outputs", {}).get(name, {})
-    tf32 = candidate.dtype == torch.float32 and bool(tf32_operands(candidate.device.type))
+    tf32 = tf32_is_allowed(candidate)
     eager, candidate = eager.cpu(), candidate.cpu()
     for rule, measure in (("agreement", _agreement), ("iou", _iou)):
         if own.get(rule) is not None:
             part = measure(eager, candidate)
             why = {} if part >= own[rule] else {"why": f"{rule} {part:.4g} is less than {own[rule]:.4g}"}
             return {**found, "ok": not why, "by": rule, rule: part, **why}
-    if eager.dtype not in _PLAIN:
+    if eager.dtype not in PLAIN:
         return {**found, **_equal(eager, candidate)}
-    bounds = own if own else tolerance
+    bounds = own_bounds(name, tolerance)
+    return {**found, **_floating(eager, candidate, exact, bounds, tf32_rmse, tf32=tf32)}
+
+
+def kind_figures(name: str, dtype: torch.dtype, shape: Sequence[int], candidate: Any) -> Figures:
+    """Name, dtype and shape; with `why` where the candidate is no tensor, or one of another dtype or shape."""
+    if not hasattr(candidate, "dtype"):
+        return {"name": name, "ok": False, "why": f"no tensor but {type(candidate).__name__}"}
+    found: Figures = {"name": name, "dtype": _spelt(dtype), "shape": list(shape)}
+    if tuple(candidate.shape) != tuple(shape):
+        why = f"shape {list(candidate.shape)}, expected {list(shape)}"
+        return {**found, "ok": False, "why": why}
+    if candidate.dtype != dtype:
+        why = f"dtype {_spelt(candidate.dtype)}, expected {_spelt(dtype)}"
+        return {**found, "ok": False, "why": why}
+    return found
+
+
+def own_bounds(name: str, tolerance: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The atol and rtol that models.yaml gives an output, or all of them; empty where it gives neither."""
+    bounds = tolerance.get("outputs", {}).get(name, {}) or tolerance
     explicit = bounds.get("atol") is not None or bounds.get("rtol") is not None
-    return {**found, **_floating(eager, candidate, exact, bounds if explicit else {}, tf32_rmse, tf32=tf32)}
+    return bounds if explicit else {}
+
+
+def needs_whole(name: str, tolerance: Mapping[str, Any]) -> bool:
+    """Whether models.yaml has a rule for the output that a sketch cannot decide."""
+    own = tolerance.get("outputs", {}).get(name, {})
+    return any(own.get(rule) is not None for rule in ("agreement", "iou"))
+
+
+def tf32_is_allowed(candidate: Tensor) -> bool:
+    return candidate.dtype == torch.float32 and bool(tf32_operands(candidate.device.type))
 
 
 def nearly(name: str, eager: Tensor, candidate: Tensor) -> Figures:
@@ -122,7 +148,7 @@ def _floating(
     misplaced = ~_same_nonfinite(expected, got)
     magnitude, error = expected[finite].abs(), (got[finite] - expected[finite]).abs()
     rms = _rms(magnitude)
-    rtol, atol, rule = _rule(eager.dtype, rms, bounds, exact is not None, tf32=tf32)
+    rtol, atol, rule = rule_of(eager.dtype, rms, bounds, exact is not None, tf32=tf32)
     over = int((error > atol + rtol * magnitude).sum()) + int(misplaced.sum())
     figures = {
         "ok": over == 0,
@@ -142,7 +168,7 @@ def _floating(
     if exact is not None and rule == "allclose":
         figures["fp64"] = _to_exact(expected, got, exact.cpu().to(wide), eager.dtype, tf32_rmse)
         if over and not misplaced.any():
-            return _by_exact(figures)
+            return by_exact(figures)
     return figures
 
 
@@ -150,13 +176,19 @@ def _to_exact(expected: Tensor, got: Tensor, exact: Tensor, dtype: torch.dtype, 
     """How far eager and the candidate are from float64, and how far the candidate may be."""
     finite = torch.isfinite(exact) & torch.isfinite(expected) & torch.isfinite(got)
     candidate_rmse, eager_rmse = _rms(got[finite] - exact[finite]), _rms(expected[finite] - exact[finite])
-    floor = _FLOOR * torch.finfo(dtype).eps * _rms(exact[finite])
-    allowed = _multiplier(dtype, expected.numel()) * max(eager_rmse, tf32_rmse or 0.0) + floor
-    found = {"candidate_rmse": candidate_rmse, "reference_rmse": eager_rmse, "allowed": allowed}
+    allowed = allowed_rmse(dtype, expected.numel(), eager_rmse, tf32_rmse, _rms(exact[finite]))
+    return {"candidate_rmse": candidate_rmse, **allowed}
+
+
+def allowed_rmse(dtype: torch.dtype, count: int, eager_rmse: float, tf32_rmse: float | None, rms: float) -> Figures:
+    """The RMSE to float64 that is allowed, and what it follows from; `rms` is of the float64 reference."""
+    floor = _FLOOR * torch.finfo(dtype).eps * rms
+    allowed = _multiplier(dtype, count) * max(eager_rmse, tf32_rmse or 0.0) + floor
+    found = {"reference_rmse": eager_rmse, "allowed": allowed}
     return found if tf32_rmse is None else {**found, "tf32_rmse": tf32_rmse}
 
 
-def _by_exact(figures: Figures) -> Figures:
+def by_exact(figures: Figures) -> Figures:
     """The figures with the verdict of the float64 rule, where the bounds did not hold."""
     fp64 = figures["fp64"]
     # Nothing finite to compare makes 0 of both.
@@ -169,11 +201,11 @@ def _by_exact(figures: Figures) -> Figures:
     return {**figures, "by": "fp64", "why": f"{figures['why']}, and {why}"}
 
 
-def _rule(
+def rule_of(
     dtype: torch.dtype, rms: float, bounds: Mapping[str, Any], has_exact: bool, *, tf32: bool
 ) -> tuple[float, float, str]:
     """rtol, atol and the name of the rule they belong to."""
-    plain = _PLAIN_TF32 if tf32 else _PLAIN[dtype]
+    plain = _PLAIN_TF32 if tf32 else PLAIN[dtype]
     if bounds:
         rtol, atol = bounds.get("rtol"), bounds.get("atol")
         return plain[0] if rtol is None else rtol, plain[1] * rms if atol is None else atol, "tolerance"

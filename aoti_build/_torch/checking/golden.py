@@ -1,21 +1,25 @@
-"""Golden files: the inputs of each case and what eager gave, saved at build time, so that an artifact can be verified
-on a host that has neither the model's source nor its weights.
+"""Golden files: the inputs of each call and what eager left after it, saved at build time, so that an artifact can be
+verified on a host that has neither the model's source nor its weights.
 
-A safetensors file; tensors are named ``<case>/input/<index>``, ``<case>/output/<index>`` (eager in the target's dtype)
-and ``<case>/exact/<index>`` (eager in float64), in flattened order; for the first case also ``other-inputs`` and
-``other-weights``, what eager gives for those: a comparison that cannot tell them apart is none. One entry of the
-header's metadata, a JSON document, holds the cases: with several entries the library writes them in an order of its own
-each time, and equal tensors would make files of different bytes. Outputs that are no tensors (None, numbers) keep their
-index and have no entry.
+What is compared after a call is one list: the model's outputs, then the inputs that it wrote into, then the buffers
+that it wrote into (`aoti_build._torch.program.writes.observed_names`). A model with such buffers has state, and each of
+its cases is a sequence of calls from the model's first state.
 
-A file has a limit. Cases whose tensors do not fit keep their digest: inputs can be drawn again from the seed, outputs
-need the model's source.
+A safetensors file; tensors are named ``<case>/input/<index>``, ``<case>/output/<index>`` (eager in the target's dtype,
+for the list above) and ``<case>/exact/<index>`` (eager in float64), in flattened order; for the first case also
+``other-inputs`` and ``other-weights``, what eager gives for those: a comparison that cannot tell them apart is none;
+``state/<name>`` is what a buffer holds before the first call. One entry of the header's metadata, a JSON document,
+holds the cases: with several entries the library writes them in an order of its own each time, and equal tensors would
+make files of different bytes. Outputs that are no tensors (None, numbers) keep their index and have no entry.
+
+A file has a limit. Of tensors that do not fit a sketch is kept (`sketch.py`), by which they are compared all the same.
+Inputs that do not fit can be drawn again from the seed, if models.yaml describes them; others come before any output.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -25,43 +29,64 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from aoti_build._torch.checking.sketch import Sketch, sketch_size
 from aoti_build._torch.program.graph import tensor_digest
 from aoti_build.digests import digest_json
 from aoti_build.errors import ArtifactError
 
 FORMAT = "aoti-build/golden"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _HEADER = "aoti_build"
+_OTHER = "other-"
+_SMALLEST_SKETCHED = 1 << 16  # elements; a smaller tensor takes no more room than its sketch
+
+Value = Tensor | Sketch | None
 
 
 @dataclass(frozen=True)
 class Case:
-    """One call, flattened: the tensors that went in, and what eager gave (None where it gave no tensor).
+    """One call, flattened: the tensors that went in, and what eager left (None where it gave no tensor).
 
-    `inputs` or `outputs` are None where the file did not have room for them. `exact` are the float64 references, None
-    where there is none, and `tf32_rmse` how far each output is from them in TF32, where that is allowed. `sizes` are
-    those of the dims; `inputs_digest` is of the inputs alone, `digest` of them and eager's outputs.
+    `outputs` are the model's outputs, then the inputs and the buffers that it wrote into. `inputs` or `outputs` are
+    None where the file did not have room for them. `exact` are the float64 references, None where there is none, and
+    `tf32_rmse` how far each output is from them in TF32, where that is allowed. `sizes` are those of the dims;
+    `inputs_digest` is of the inputs alone, `digest` of them and eager's outputs. `call` counts the calls since the
+    model's first state: cases with a `call` above 0 go on from the case in front of them.
     """
 
     name: str
     inputs: list[Tensor] | None
-    outputs: list[Tensor | None] | None
-    exact: list[Tensor | None] | None = None
+    outputs: list[Value] | None
+    exact: list[Value] | None = None
     sizes: Mapping[str, int] = field(default_factory=dict)
     seed: int = 0
     inputs_digest: str = ""
     digest: str = ""
     tf32_rmse: list[float | None] | None = None
+    call: int = 0
 
 
 @dataclass(frozen=True)
 class Golden:
     """All cases. `no_exact` says why there is no float64 reference. `others` are outputs of the first case's sizes for
-    other "inputs" and with other "weights", None where an output does not depend on those."""
+    other "inputs" and with other "weights", None where an output does not depend on those. `state` is what the buffers
+    that the model writes into hold before the first call, as far as the file had room."""
 
     cases: list[Case]
     no_exact: str | None = None
-    others: Mapping[str, list[Tensor | None]] = field(default_factory=dict)
+    others: Mapping[str, list[Value]] = field(default_factory=dict)
+    state: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def sequences(self) -> Iterator[list[Case]]:
+        """The cases by sequences of calls from the first state: of one case each for a model without state."""
+        found: list[Case] = []
+        for case in self.cases:
+            if case.call == 0 and found:
+                yield found
+                found = []
+            found.append(case)
+        if found:
+            yield found
 
 
 def with_digests(case: Case) -> Case:
@@ -75,47 +100,148 @@ def inputs_digest(inputs: Sequence[Tensor]) -> str:
     return digest_json([tensor_digest(value) for value in inputs])
 
 
-def save_golden(path: Path, golden: Golden, limit: int | None = None) -> bool:
-    """Write the file; whether every tensor found room within `limit` bytes. Earlier cases and outputs go first."""
-    tensors: dict[str, Tensor] = {}
-    entries, whole, left = {}, True, limit
-    for number, case in enumerate(golden.cases):
-        roles = {"output": case.outputs, "exact": case.exact, "input": case.inputs}
-        groups = [("output", "exact"), ("input",)]
-        if number == 0:
-            roles |= {f"other-{of}": values for of, values in golden.others.items()}
-            groups.append(tuple(f"other-{of}" for of in golden.others))
-        kept: dict[str, bool] = {}
-        for chosen in groups:
-            size = sum(_bytes(roles[role]) for role in chosen)
-            fits = left is None or size <= left
-            whole = whole and fits
-            kept |= dict.fromkeys(chosen, fits)
-            left = left - size if left is not None and fits else left
-        for role, values in roles.items():
-            if kept[role] and values is not None:
-                named = {f"{case.name}/{role}/{i}": value for i, value in enumerate(values) if value is not None}
-                tensors |= {name: value.detach().cpu().contiguous().clone() for name, value in named.items()}
-        entries[case.name] = _entry(case, kept)
+def save_golden(
+    path: Path,
+    golden: Golden,
+    limit: int | None = None,
+    *,
+    redrawable: bool = False,
+    whole: Callable[[int], bool] = lambda index: False,
+) -> bool:
+    """Write the file; whether every tensor found room within `limit` bytes as it is.
+
+    What decides is kept of as many cases as possible, and then as much of it as it is, case by case; inputs last if
+    they are `redrawable` from the seed. Of outputs for which `whole` (of the index) holds no sketch is made.
+    """
+    room = _Room(limit)
+    room.keep_state(golden.state)
+    parts = [_Compared(case, golden.others if number == 0 else {}, whole) for number, case in enumerate(golden.cases)]
+    least = [part.least + (0 if redrawable else part.inputs_size) for part in parts]
+    kept = room.reserve(least)
+    for part in parts[:kept]:
+        if not redrawable:
+            room.put(part.inputs)
+        room.keep_compared(part)
+    entries = {}
+    for number, part in enumerate(parts):
+        has_inputs = room.keep_all(part.inputs) if redrawable else number < kept
+        entries[part.case.name] = _entry(part.case, has_inputs, number < kept)
     header = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "cases": entries,
         "no_exact": golden.no_exact,
         "others": list(golden.others),
+        "state": {name: room.fills.get(name) for name in golden.state},
+        "sketches": room.sketches,
     }
-    save_file(tensors, path, metadata={_HEADER: json.dumps(header)})
-    return whole
+    save_file(room.tensors, path, metadata={_HEADER: json.dumps(header)})
+    return not (room.left_out or room.sketches or kept < len(parts))
 
 
-def _entry(case: Case, kept: Mapping[str, bool]) -> dict[str, Any]:
+class _Compared:
+    """What a golden file may keep of a case, and the `least` bytes by which its outputs can be compared."""
+
+    def __init__(self, case: Case, others: Mapping[str, Sequence[Value]], whole: Callable[[int], bool]) -> None:
+        self.case = case
+        self.inputs = {f"{case.name}/input/{index}": value for index, value in enumerate(case.inputs or ())}
+        self.inputs_size = sum(map(_bytes, self.inputs.values()))
+        roles: dict[str, Sequence[Value] | None] = {"output": case.outputs, "exact": case.exact}
+        roles |= {f"{_OTHER}{of}": values for of, values in others.items()}
+        self.groups: list[dict[str, Tensor]] = []
+        self.sketched: list[bool] = []
+        for index in range(len(case.outputs or ())):
+            named = {f"{case.name}/{role}/{index}": values[index] for role, values in roles.items() if values}
+            group = {name: value for name, value in named.items() if isinstance(value, Tensor)}
+            self.groups.append(group)
+            large = any(value.numel() >= _SMALLEST_SKETCHED for value in group.values())
+            self.sketched.append(large and not whole(index))
+
+    @property
+    def least(self) -> int:
+        return sum(
+            sum(map(sketch_size if sketched else _bytes, group.values()))
+            for group, sketched in zip(self.groups, self.sketched, strict=True)
+        )
+
+
+class _Room:
+    """What of the tensors goes into a file of `limit` bytes, and how."""
+
+    def __init__(self, limit: int | None) -> None:
+        self.left = limit
+        self.tensors: dict[str, Tensor] = {}
+        self.sketches: dict[str, dict[str, Any]] = {}
+        self.fills: dict[str, dict[str, Any]] = {}
+        self.left_out = False
+
+    def keep_state(self, state: Mapping[str, Tensor]) -> None:
+        """Tensors as they are if there is room; in a few bytes where all values are equal, as those of a cache are."""
+        for name, value in state.items():
+            first = value.reshape(-1)[:1]
+            if value.numel() > 1 and bool((value == first).all()):
+                dtype = str(value.dtype).removeprefix("torch.")
+                self.fills[name] = {"dtype": dtype, "shape": list(value.shape), "value": str(first.item())}
+            else:
+                self.keep_all({f"state/{name}": value})
+
+    def reserve(self, sizes: Sequence[int]) -> int:
+        """Take room for the first of `sizes`; for how many there is some."""
+        if self.left is None:
+            return len(sizes)
+        for number, size in enumerate(sizes):
+            if size > self.left:
+                return number
+            self.left -= size
+        return len(sizes)
+
+    def put(self, named: Mapping[str, Tensor]) -> None:
+        """Tensors as they are, for which there is room."""
+        self.tensors |= {name: _own(value) for name, value in named.items()}
+
+    def keep_all(self, named: Mapping[str, Tensor]) -> bool:
+        """All of the tensors as they are, or none of them."""
+        if not self._take(sum(map(_bytes, named.values()))):
+            self.left_out = True
+            return False
+        self.put(named)
+        return True
+
+    def keep_compared(self, part: _Compared) -> None:
+        """The outputs of a case, for whose least size there is room: as they are if there is more, else sketches."""
+        for group, sketched in zip(part.groups, part.sketched, strict=True):
+            more = sum(_bytes(value) - sketch_size(value) for value in group.values())
+            if not sketched or self._take(more):
+                self.put(group)
+                continue
+            for name, value in group.items():
+                sketch = Sketch.of(value)
+                self.sketches[name] = sketch.described()
+                self.tensors |= {f"{name}/buckets": sketch.buckets, f"{name}/sample": sketch.sample}
+
+    def _take(self, size: int) -> bool:
+        if self.left is None:
+            return True
+        if size > self.left:
+            return False
+        self.left -= size
+        return True
+
+
+def _own(value: Tensor) -> Tensor:
+    """A copy that shares no memory with another, as the file's library wants it."""
+    return value.detach().cpu().contiguous().clone()
+
+
+def _entry(case: Case, has_inputs: bool, has_outputs: bool) -> dict[str, Any]:
     return {
         "sizes": dict(case.sizes),
         "seed": case.seed,
+        "call": case.call,
         "inputs": len(case.inputs or ()),
         "outputs": len(case.outputs or ()),
-        "has_inputs": kept["input"],
-        "has_outputs": kept["output"],
+        "has_inputs": has_inputs,
+        "has_outputs": has_outputs,
         "inputs_digest": case.inputs_digest,
         "digest": case.digest,
         **({} if case.tf32_rmse is None else {"tf32_rmse": case.tf32_rmse}),
@@ -126,39 +252,73 @@ def load_golden(path: Path) -> Golden:
     """What the file holds. Raises `ArtifactError` if it is not a golden file of this version."""
     try:
         with safe_open(path, framework="pt") as file:
-            header, names = json.loads((file.metadata() or {}).get(_HEADER, "{}")), set(file.keys())
+            header = json.loads((file.metadata() or {}).get(_HEADER, "{}"))
             if header.get("format") != FORMAT or header.get("format_version") != FORMAT_VERSION:
                 raise ArtifactError(f"{path.name} is not a golden file of version {FORMAT_VERSION}")
-            cases = [_case(file, names, name, header) for name in header["cases"]]
-            others = {of: _tensors(file, names, cases[0].name, f"other-{of}", header) for of in header["others"]}
-            return Golden(cases, header["no_exact"], others)
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            reader = _Reader(file, set(file.keys()), header)
+            cases = [reader.case(name) for name in header["cases"]]
+            others = {of: reader.values(cases[0].name, f"{_OTHER}{of}") for of in header["others"]}
+            return Golden(cases, header["no_exact"], others, reader.state())
+    except (SafetensorError, OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
         raise ArtifactError(f"{path.name} cannot be read", cause=str(error), hint="build the target again") from error
 
 
-def _tensors(file: Any, names: set[str], case: str, role: str, header: Mapping[str, Any]) -> list[Tensor | None]:
-    """The tensors of one role, None for those that are not there."""
-    count = header["cases"][case]["inputs" if role == "input" else "outputs"]
-    wanted = (f"{case}/{role}/{index}" for index in range(count))
-    return [file.get_tensor(tensor) if tensor in names else None for tensor in wanted]
+@dataclass(frozen=True)
+class _Reader:
+    """Reads the tensors of an open golden file as its header names them."""
+
+    file: Any
+    names: set[str]
+    header: Mapping[str, Any]
+
+    def case(self, name: str) -> Case:
+        entry = self.header["cases"][name]
+        inputs = [value for value in self.values(name, "input") if isinstance(value, Tensor)]
+        if entry["has_inputs"] and len(inputs) != entry["inputs"]:
+            raise ValueError(f"inputs of {name} are missing")
+        return Case(
+            name,
+            inputs if entry["has_inputs"] else None,
+            self.values(name, "output") if entry["has_outputs"] else None,
+            self.values(name, "exact") if entry["has_outputs"] else None,
+            dict(entry["sizes"]),
+            int(entry["seed"]),
+            str(entry["inputs_digest"]),
+            str(entry["digest"]),
+            entry.get("tf32_rmse"),
+            int(entry["call"]),
+        )
+
+    def values(self, case: str, role: str) -> list[Value]:
+        """The tensors of one role, or their sketches; None for those that are not there."""
+        count = self.header["cases"][case]["inputs" if role == "input" else "outputs"]
+        return [self._value(f"{case}/{role}/{index}") for index in range(count)]
+
+    def state(self) -> dict[str, Tensor]:
+        found = {}
+        for name, fill in self.header["state"].items():
+            if fill is not None:
+                dtype = getattr(torch, fill["dtype"])
+                found[name] = torch.full(fill["shape"], _number(fill["value"]), dtype=dtype)
+            elif f"state/{name}" in self.names:
+                found[name] = self.file.get_tensor(f"state/{name}")
+        return found
+
+    def _value(self, name: str) -> Value:
+        if (described := self.header["sketches"].get(name)) is not None:
+            parts = (self.file.get_tensor(f"{name}/{part}") for part in ("buckets", "sample"))
+            return Sketch.parse(described, *parts)
+        return self.file.get_tensor(name) if name in self.names else None
 
 
-def _case(file: Any, names: set[str], name: str, header: Mapping[str, Any]) -> Case:
-    entry = header["cases"][name]
-    inputs = [value for value in _tensors(file, names, name, "input", header) if value is not None]
-    if entry["has_inputs"] and len(inputs) != entry["inputs"]:
-        raise ValueError(f"inputs of {name} are missing")
-    return Case(
-        name,
-        inputs if entry["has_inputs"] else None,
-        _tensors(file, names, name, "output", header) if entry["has_outputs"] else None,
-        _tensors(file, names, name, "exact", header) if entry["has_outputs"] else None,
-        dict(entry["sizes"]),
-        int(entry["seed"]),
-        str(entry["inputs_digest"]),
-        str(entry["digest"]),
-        entry.get("tf32_rmse"),
-    )
+def _number(text: str) -> Any:
+    """A fill value: ``True``, ``0``, ``-inf``, ``(1+2j)``."""
+    if text in ("True", "False"):
+        return text == "True"
+    try:
+        return int(text)
+    except ValueError:
+        return complex(text) if "j" in text else float(text)
 
 
 def header_of(path: Path) -> dict[str, Any]:
@@ -168,8 +328,8 @@ def header_of(path: Path) -> dict[str, Any]:
         return document
 
 
-def _bytes(values: Sequence[Tensor | None] | None) -> int:
-    return sum(value.numel() * value.element_size() for value in values or () if value is not None)
+def _bytes(value: Tensor) -> int:
+    return value.numel() * value.element_size()
 
 
 def as_float64(value: Tensor) -> Tensor:

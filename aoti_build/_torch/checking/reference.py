@@ -1,37 +1,63 @@
 """What eager gives for the calls that an artifact is verified by: in the target's dtype, in float64, and for other
-inputs and weights, to see whether a comparison could fail at all."""
+inputs and weights, to see whether a comparison could fail at all.
+
+Of each call all is kept that a caller could notice: the outputs, and the inputs and buffers that were written into. A
+model with state is called several times, with other inputs each time, since a first call does not show what it left
+for the next. Each such sequence starts from the state that the model was made with, in every precision.
+"""
 
 from __future__ import annotations
 
 import copy
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
-from aoti_build._torch.checking.golden import Case, Golden, as_float64, header_of, with_digests
-from aoti_build._torch.checking.tf32 import InTf32, Operands, tf32_operands
-from aoti_build._torch.program.inputs import Call, Make, pytree_map
+from aoti_build._torch.checking.compare import needs_whole
+from aoti_build._torch.checking.golden import (
+    Case,
+    Golden,
+    Value,
+    as_float64,
+    header_of,
+    save_golden,
+    with_digests,
+)
+from aoti_build._torch.checking.state import kept_state
+from aoti_build._torch.checking.tf32 import InTf32, tf32_operands
+from aoti_build._torch.program.inputs import Call, Make, Sizes, pytree_map
+from aoti_build._torch.program.writes import Writes, input_tensors
 from aoti_build.errors import BuildError
 from aoti_build.resources import available_memory
-from aoti_build.spec.project import Dim, Model
+from aoti_build.spec.project import Dim, Model, Source
 
 SEED = 0
+# Calls of a model with state: the second sees what the first left, the third what the second made of that.
+STATE_CALLS = 3
+_NEXT_CALL = 1_000_003  # from the seed of one call's inputs to that of the next
 _NOISE = 0.1
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A model ready to be called, how its calls are made, and the type of its device."""
+    """A model ready to be called, how its calls are made, the type of its device, and what a call writes into."""
 
     module: nn.Module
     make: Make
     device: str
+    writes: Writes = field(default_factory=Writes)
+
+    @property
+    def calls(self) -> int:
+        """How many calls a sequence has."""
+        return STATE_CALLS if self.writes.buffers else 1
 
 
 def points(dims: tuple[Dim, ...]) -> dict[str, dict[str, int]]:
@@ -59,60 +85,110 @@ def _between(dim: Dim) -> int:
     return min(max(steps * dim.multiple_of, dim.min), dim.max)
 
 
-def case_calls(subject: Subject, dims: tuple[Dim, ...], seeds: int = 1) -> Iterator[tuple[Case, Call]]:
-    """Every point under every seed, as a case without tensors and its call."""
+def case_sequences(subject: Subject, dims: tuple[Dim, ...], seeds: int = 1) -> Iterator[list[tuple[Case, Call]]]:
+    """Every point under every seed: the calls of its sequence, each as a case without tensors and its call."""
     for seed in range(seeds):
         for name, sizes in points(dims).items():
             label = name if seed == 0 else f"{name} seed {seed}"
-            yield Case(label, None, None, sizes=sizes, seed=seed), subject.make(sizes, seed).to(subject.device)
+            yield sequence(subject, label, sizes, seed)
+
+
+def sequence(subject: Subject, label: str, sizes: Sizes, seed: int) -> list[tuple[Case, Call]]:
+    """The calls at one point, each with inputs of its own."""
+    found = []
+    for number in range(subject.calls):
+        name = label if number == 0 else f"{label} call {number + 1}"
+        drawn = seed + number * _NEXT_CALL
+        case = Case(name, None, None, sizes=sizes, seed=drawn, call=number)
+        found.append((case, subject.make(sizes, drawn).to(subject.device)))
+    return found
 
 
 def make_golden(subject: Subject, model: Model, seeds: int = 1, program: ExportedProgram | None = None) -> Golden:
-    """Run eager on every case. With the exported `program`, find what other inputs and weights give as well.
+    """Run eager on every case. With the exported `program`, in its functional form, find what other inputs and weights
+    give as well.
 
     Raises `BuildError` if the model fails in eager mode.
     """
-    twin = Twin(subject.module, subject.device)
-    cases = []
-    for case, call in case_calls(subject, model.dims, seeds):
-        made = twin.completed(reference(case.name, subject.module, call), call)
-        cases.append(with_digests(replace(made, sizes=case.sizes, seed=case.seed)))
+    twin = Twin(subject)
+    cases: list[Case] = []
+    for calls in case_sequences(subject, model.dims, seeds):
+        cases += map(with_digests, twin.completed(references(subject, calls), [call for _, call in calls]))
     twin.module = None  # its memory
     others = {} if program is None else _others(subject, cases[0], program)
-    return Golden(cases, twin.why_not, others)
+    return Golden(cases, twin.why_not, others, first_state(subject))
+
+
+def save_golden_of(path: Path, golden: Golden, model: Model, names: list[str], *, limited: bool = True) -> bool:
+    """`save_golden` with the limit, and by the tolerances, of `model`; `names` are `observed_names`."""
+    bounds = asdict(model.tolerance)
+    return save_golden(
+        path,
+        golden,
+        model.golden_limit if limited else None,
+        redrawable=not isinstance(model.inputs, Source),
+        whole=lambda index: index < len(names) and needs_whole(names[index], bounds),
+    )
+
+
+def first_state(subject: Subject) -> dict[str, Tensor]:
+    """What the buffers that a call writes into hold before the first one."""
+    buffers = dict(subject.module.named_buffers(remove_duplicate=False))
+    return {name: buffers[name].detach().clone() for name in subject.writes.buffers if name in buffers}
 
 
 def is_golden_of(path: Path, subject: Subject, model: Model) -> bool:
     """Whether the golden file `path` was made with what eager gives now, bit for bit."""
     entries = header_of(path)["cases"]
-    for case, call in case_calls(subject, model.dims):
-        entry = entries.pop(case.name, None)
-        if entry is None or entry["digest"] != with_digests(reference(case.name, subject.module, call)).digest:
-            return False
+    for calls in case_sequences(subject, model.dims):
+        for case in references(subject, calls):
+            entry = entries.pop(case.name, None)
+            if entry is None or entry["digest"] != with_digests(case).digest:
+                return False
     return not entries
 
 
-def reference(name: str, module: nn.Module, call: Call) -> Case:
-    """What `module` gives in eager mode for `call`, as the golden case `name`. Its buffers are as before afterwards."""
+def reference(name: str, subject: Subject, call: Call) -> Case:
+    """What the model leaves in eager mode after one `call`, as the golden case `name`."""
+    (case,) = references(subject, [(Case(name, None, None), call)])
+    return case
+
+
+def references(subject: Subject, calls: list[tuple[Case, Call]]) -> list[Case]:
+    """The cases with what the model leaves in eager mode after each call, one after another. Its state is afterwards
+    as it was. Raises `BuildError` if it fails."""
+    found = []
+    with kept_state(subject.module):
+        for case, call in calls:
+            try:
+                observed = observe(subject.module, call, subject.writes)
+            except Exception as error:
+                shapes = ", ".join(str(list(tensor.shape)) for tensor in call.tensors())
+                raise BuildError(
+                    f"the model itself fails in eager mode on the {case.name} inputs, shapes {shapes}",
+                    cause=f"{type(error).__name__}: {error}",
+                    hint="make `inputs` and `dims` say what the model takes; the log has the traceback",
+                ) from error
+            if not any(output is not None for output in observed):
+                raise BuildError(
+                    "the model returns no tensor and writes into none",
+                    hint="a compiled artifact can only return tensors, or write into its inputs and buffers",
+                )
+            found.append(replace(case, inputs=call.tensors(), outputs=list(observed)))
+    return found
+
+
+def observe(module: nn.Module, call: Call, writes: Writes) -> list[Tensor | None]:
+    """All that a caller could notice of one call: the outputs, then the inputs and the buffers written into. The
+    tensors of `call` stay as they are, the state of the model does not."""
     given = call.clone()
-    # A model that counts or caches in its buffers must start each case, and go into the compile, as it was made.
-    buffers = {buffer: value.clone() for buffer, value in module.named_buffers()}
-    try:
-        with torch.no_grad():
-            leaves = _leaves(module(*given.args, **given.kwargs))
-            for buffer, value in module.named_buffers():
-                if buffer in buffers and not torch.equal(value, buffers[buffer]):
-                    value.copy_(buffers[buffer])
-    except Exception as error:
-        shapes = ", ".join(str(list(tensor.shape)) for tensor in call.tensors())
-        raise BuildError(
-            f"the model itself fails in eager mode on the {name} inputs, shapes {shapes}",
-            cause=f"{type(error).__name__}: {error}",
-            hint="make `inputs` and `dims` say what the model takes; the log has the traceback",
-        ) from error
-    if not any(output is not None for output in leaves):
-        raise BuildError("the model returns no tensor", hint="a compiled artifact can only return tensors")
-    return Case(name, call.tensors(), leaves)
+    with torch.no_grad():
+        leaves = _leaves(module(*given.args, **given.kwargs))
+    tensors = given.tensors()
+    buffers = dict(module.named_buffers(remove_duplicate=False)) if writes.buffers else {}
+    # Fewer than the artifact's, if the model was changed since.
+    leaves += [tensors[at].clone() if at < len(tensors) else None for at in writes.positions]
+    return leaves + [buffers[name].clone() if name in buffers else None for name in writes.buffers]
 
 
 def _leaves(returned: object) -> list[Tensor | None]:
@@ -122,23 +198,44 @@ def _leaves(returned: object) -> list[Tensor | None]:
 class Twin:
     """A model's float64 copy (`module`) as long as it is of use, or `why_not`."""
 
-    def __init__(self, module: nn.Module, device: str) -> None:
-        self.module, self.why_not = _in_float64(module)
-        self.rounded = tf32_operands(device)
+    def __init__(self, subject: Subject) -> None:
+        self.module, self.why_not = _in_float64(subject.module)
+        self.rounded = tf32_operands(subject.device)
+        self.writes = subject.writes
 
-    def completed(self, eager: Case, call: Call) -> Case:
-        """The case with what the copy gives for `call`, if it gives anything that eager's outputs can be near to, and
-        with what TF32 costs it, where TF32 is allowed."""
+    def completed(self, eager: list[Case], calls: list[Call]) -> list[Case]:
+        """The cases of a sequence with what the copy leaves after its `calls`, if it is anything that eager's outputs
+        can be near to, and with what TF32 costs it, where TF32 is allowed."""
         if self.module is None:
             return eager
-        found, self.why_not = _exact(self.module, call, eager, self.rounded)
-        if found is None:
-            self.module = None
-            return eager
-        exact, in_tf32 = found
-        if in_tf32 is None:
-            return replace(eager, exact=exact)
-        return replace(eager, exact=exact, tf32_rmse=list(map(_tf32_rmse, eager.outputs or [], in_tf32, exact)))
+        try:
+            exact = self._run(calls)
+            in_tf32 = [None] * len(calls)
+            if self.rounded:
+                with InTf32(self.rounded):
+                    in_tf32 = self._run(calls)
+        except Exception as error:  # the user's model again: a dtype fixed in its code, an operator without float64
+            return self._given_up(eager, f"the model does not run in float64: {_brief(error)}")
+        for case, leaves in zip(eager, exact, strict=True):
+            why = _useless(case, leaves)
+            if why:
+                return self._given_up(eager, why)
+        return [_with_exact(*parts) for parts in zip(eager, exact, in_tf32, strict=True)]
+
+    def _run(self, calls: list[Call]) -> list[Any]:
+        """What the copy leaves after each call, from its first state."""
+        assert self.module is not None
+        default = torch.get_default_dtype()
+        try:
+            torch.set_default_dtype(torch.float64)  # for what the model makes while it runs: a mask, positions
+            with kept_state(self.module):
+                return [observe(self.module, _widened(call), self.writes) for call in calls]
+        finally:
+            torch.set_default_dtype(default)
+
+    def _given_up(self, eager: list[Case], why: str) -> list[Case]:
+        self.module, self.why_not = None, why
+        return eager
 
 
 def _in_float64(module: nn.Module) -> tuple[nn.Module | None, str | None]:
@@ -149,40 +246,43 @@ def _in_float64(module: nn.Module) -> tuple[nn.Module | None, str | None]:
     try:
         return copy.deepcopy(module).to(torch.float64), None
     except Exception as error:  # whatever a module of the user's own does when it is copied or converted
-        return None, f"the model cannot be converted to float64: {type(error).__name__}: {str(error)[:200]}"
+        return None, f"the model cannot be converted to float64: {_brief(error)}"
 
 
-def _exact(
-    twin: nn.Module, call: Call, eager: Case, rounded: Operands
-) -> tuple[tuple[list[Tensor | None], list[Tensor | None] | None] | None, str | None]:
-    """What the copy gives, and what it gives with operands `rounded` to TF32, if any are; or None and why not."""
-    in_tf32 = None
-    try:
-        leaves = _leaves_in_float64(twin, call)
-        if rounded:
-            with InTf32(rounded):
-                in_tf32 = _leaves_in_float64(twin, call)
-    except Exception as error:  # the user's model again: a dtype fixed in its code, an operator without float64
-        return None, f"the model does not run in float64: {type(error).__name__}: {str(error)[:200]}"
-    kept = [leaf if leaf is not None and leaf.dtype in (torch.float64, torch.complex128) else None for leaf in leaves]
+def _brief(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error)[:200]}"
+
+
+def _widened(call: Call) -> Call:
+    return pytree_map(lambda leaf: as_float64(leaf.clone()) if isinstance(leaf, Tensor) else leaf, call)
+
+
+def _useless(eager: Case, leaves: list[Tensor | None]) -> str | None:
+    """Why what the float64 copy gave is nothing that eager's outputs can be near to; None if it is."""
     narrow = next((leaf for leaf in leaves if leaf is not None and leaf.dtype in _NARROW), None)
     if narrow is not None:
-        return None, f"the model computes in {str(narrow.dtype).removeprefix('torch.')} whatever its weights are"
-    apart = max((_apart(*pair) for pair in zip(eager.outputs or [], kept, strict=True)), default=0.0)
-    if apart > 1:
-        return None, "the model does something else in float64: eager's outputs are too far from it to be a rounding"
-    return (kept, in_tf32), None
+        return f"the model computes in {str(narrow.dtype).removeprefix('torch.')} whatever its weights are"
+    apart = (_apart(*pair) for pair in zip(_tensors(eager), map(_wide_only, leaves), strict=True))
+    if max(apart, default=0.0) > 1:
+        return "the model does something else in float64: eager's outputs are too far from it to be a rounding"
+    return None
 
 
-def _leaves_in_float64(twin: nn.Module, call: Call) -> list[Tensor | None]:
-    wide = pytree_map(lambda leaf: as_float64(leaf.clone()) if isinstance(leaf, Tensor) else leaf, call)
-    default = torch.get_default_dtype()
-    try:
-        torch.set_default_dtype(torch.float64)  # for what the model makes while it runs: a mask, a table of positions
-        with torch.no_grad():
-            return _leaves(twin(*wide.args, **wide.kwargs))
-    finally:
-        torch.set_default_dtype(default)
+def _tensors(eager: Case) -> list[Tensor | None]:
+    """What eager left, just now, so that nothing of it is a sketch."""
+    return [value if isinstance(value, Tensor) else None for value in eager.outputs or []]
+
+
+def _wide_only(leaf: Tensor | None) -> Tensor | None:
+    return leaf if leaf is not None and leaf.dtype in (torch.float64, torch.complex128) else None
+
+
+def _with_exact(eager: Case, leaves: list[Tensor | None], in_tf32: list[Tensor | None] | None) -> Case:
+    exact = [_wide_only(leaf) for leaf in leaves]
+    made = replace(eager, exact=list(exact))
+    if in_tf32 is None:
+        return made
+    return replace(made, tf32_rmse=list(map(_tf32_rmse, _tensors(eager), in_tf32, exact)))
 
 
 def _tf32_rmse(eager: Tensor | None, rounded: Tensor | None, exact: Tensor | None) -> float | None:
@@ -216,10 +316,10 @@ _IMPLAUSIBLE = {
 _NARROW = (torch.float32, torch.float16, torch.bfloat16, torch.complex64)
 
 
-def _others(subject: Subject, case: Case, program: ExportedProgram) -> dict[str, list[Tensor | None]]:
-    """Eager's outputs for other inputs and with other weights, of those outputs that depend on them at all."""
-    found = {}
-    reached = _reached(program, len(case.outputs or []))
+def _others(subject: Subject, case: Case, functional: ExportedProgram) -> dict[str, list[Value]]:
+    """What eager leaves for other inputs and with other weights, of those outputs that depend on them at all."""
+    found: dict[str, list[Value]] = {}
+    reached = _reached(functional, subject.writes, len(case.outputs or []))
     for of, other in (("inputs", _other_inputs), ("weights", _other_weights)):
         changed = other(subject, case)
         if changed is not None:
@@ -227,13 +327,13 @@ def _others(subject: Subject, case: Case, program: ExportedProgram) -> dict[str,
     return found
 
 
-def _other_inputs(subject: Subject, case: Case) -> list[Tensor | None] | None:
+def _other_inputs(subject: Subject, case: Case) -> list[Value] | None:
     call = subject.make(case.sizes, SEED + 1).to(subject.device)
     same = all(torch.equal(one, other) for one, other in zip(call.tensors(), case.inputs or [], strict=True))
-    return None if same else reference("other inputs", subject.module, call).outputs
+    return None if same else reference("other inputs", subject, call).outputs
 
 
-def _other_weights(subject: Subject, case: Case) -> list[Tensor | None] | None:
+def _other_weights(subject: Subject, case: Case) -> list[Value] | None:
     if not any(value.is_floating_point() for value in subject.module.parameters()):
         return None
     try:
@@ -247,18 +347,24 @@ def _other_weights(subject: Subject, case: Case) -> list[Tensor | None] | None:
                 noise = torch.randn(value.shape, generator=generator).to(value.device, value.dtype)
                 value.mul_(1 + _NOISE * noise)
     call = subject.make(case.sizes, SEED).to(subject.device)
-    return reference("other weights", other, call).outputs
+    return reference("other weights", replace(subject, module=other), call).outputs
 
 
-def _reached(program: ExportedProgram, count: int) -> list[set[str]]:
-    """For each output, whether it depends on "inputs" and on "weights" at all."""
-    signature = program.graph_signature
+def _reached(functional: ExportedProgram, writes: Writes, count: int) -> list[set[str]]:
+    """For each thing that is compared after a call, whether it depends on "inputs" and on "weights" at all."""
+    signature = functional.graph_signature
     kinds = {name: "inputs" for name in signature.user_inputs if isinstance(name, str)}
     kinds |= dict.fromkeys(signature.inputs_to_parameters, "weights")
     above: dict[str, set[str]] = {}
-    for node in program.graph.nodes:
+    for node in functional.graph.nodes:
         above[node.name] = {kinds[node.name]} if node.name in kinds else set()
         for source in node.all_input_nodes:
             above[node.name] |= above[source.name]
-    outputs = [above.get(name, set()) if isinstance(name, str) else set() for name in signature.user_outputs]
-    return outputs if len(outputs) == count else [{"inputs", "weights"}] * count
+    by_input = {name: output for output, name in signature.user_inputs_to_mutate.items()}
+    by_buffer = {name: output for output, name in signature.buffers_to_mutate.items()}
+    tensors = input_tensors(functional)
+    names = [*signature.user_outputs]
+    names += [by_input.get(tensors[position]) for position in writes.positions]
+    names += [by_buffer.get(name) for name in writes.buffers]
+    found = [above.get(name, set()) if isinstance(name, str) else set() for name in names]
+    return found if len(found) == count else [{"inputs", "weights"}] * count

@@ -31,10 +31,6 @@ def inductor_options(
     Raises `UsageError` for a name that this torch's inductor does not know.
     """
     options = {**(APART_OPTIONS if apart else {}), **floor_options(isa), **target.inductor_config}
-    if any(dim.min < 2 for dim in target.model.dims):
-        # Lowering may assume "not 1" where it picks strides, and the package's own check would then refuse the
-        # declared 1. That 1 works is proven instead: the minimum of all dims is a golden case.
-        options.setdefault("aot_inductor.check_lowerbound", False)
     if options.get("aot_inductor.package_constants_in_so"):
         options.pop("aot_inductor.package_constants_on_disk_format", None)
     known = config.get_config_copy()

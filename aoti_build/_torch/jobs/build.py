@@ -17,9 +17,18 @@ from typing import Any
 import torch
 from torch.export import ExportedProgram
 
-from aoti_build._torch.checking.golden import save_golden
-from aoti_build._torch.checking.reference import SEED, Subject, case_calls, is_golden_of, make_golden, reference
+from aoti_build._torch.checking.reference import (
+    SEED,
+    Subject,
+    case_sequences,
+    is_golden_of,
+    make_golden,
+    reference,
+    save_golden_of,
+)
+from aoti_build._torch.compiling.bounds import declared_bounds
 from aoti_build._torch.compiling.isa import WIDTH, compiling_for, floor_settings, tried_once
+from aoti_build._torch.compiling.old_values import keeping_old_values
 from aoti_build._torch.compiling.settings import (
     binds_weights,
     inductor_options,
@@ -31,10 +40,17 @@ from aoti_build._torch.compiling.settings import (
 from aoti_build._torch.discovery.discover import Discovery
 from aoti_build._torch.events import Events
 from aoti_build._torch.packages.weights import has_weights, repack, separate, used_state
-from aoti_build._torch.program.export import export, signature, sizes_of_one, whole_ranges
+from aoti_build._torch.program.export import (
+    declared_minimums,
+    export,
+    signature,
+    sizes_of_one,
+    whole_ranges,
+)
 from aoti_build._torch.program.graph import graph_digest, listed_weights, state_digest, uses_own_code
 from aoti_build._torch.program.inputs import Axes, Call, Make, dynamic_axes, from_callable, from_shapes
 from aoti_build._torch.program.model import load_callable, load_weights, make_module
+from aoti_build._torch.program.writes import Writes, functional_form, observed_names
 from aoti_build.digests import digest_json
 from aoti_build.errors import BuildError
 from aoti_build.files import lock, own_directory
@@ -55,9 +71,9 @@ class Prepared:
     axes: list[Axes]
     device: str
 
-    @property
-    def subject(self) -> Subject:
-        return Subject(self.module, self.make, self.device)
+    def subject(self, writes: Writes) -> Subject:
+        """The model as it is checked; `writes` is what the exported program says that it writes into."""
+        return Subject(self.module, self.make, self.device, writes)
 
 
 def build(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
@@ -90,10 +106,13 @@ def build(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
                 program = export(prepared.module, prepared.example, dims, prepared.axes, where["inputs"])
             except BuildError:
                 # If the model fails by itself, that says more than the export's words for it.
-                reference("example", prepared.module, prepared.example)
+                reference("example", prepared.subject(Writes()), prepared.example)
                 raise
+            functional = functional_form(program)
+            described = signature(program, functional, prepared.module, prepared.example, dims, prepared.axes)
+            subject = prepared.subject(Writes.of_signature(described))
             if isinstance(target.model.inputs, Source):
-                for _ in case_calls(prepared.subject, dims):
+                for _ in case_sequences(subject, dims):
                     pass  # what the callable reads for other sizes is a source too
             # Now that the user's code was imported: what it set counts.
             options = inductor_options(target, job["floor_patches"], where, apart=has_weights(program))
@@ -105,25 +124,24 @@ def build(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
             }
             made: dict[str, Any] = {
                 **_keys(program, options, job, used if uses_own_code(program) or own_passes() else {}),
-                "signature": {
-                    **signature(program, prepared.module, prepared.example, dims, prepared.axes),
-                    "weights": listed_weights(program),
-                },
+                "signature": {**described, "weights": listed_weights(program)},
                 **used,
             }
         answer = events.ask({name: made[name] for name in ("key", "graph_key")})
         with events.phase("reference"), _unwritten(program):
             golden = staged / GOLDEN
-            made["golden_kept"] = answer.get("golden", False) and is_golden_of(golden, prepared.subject, target.model)
+            made["golden_kept"] = answer.get("golden", False) and is_golden_of(golden, subject, target.model)
             if not made["golden_kept"]:
-                found = make_golden(prepared.subject, target.model, program=program)
-                if not save_golden(golden, found, target.model.golden_limit):
-                    save_golden(Path(job["whole_golden"]), found)
+                found, names = make_golden(subject, target.model, program=functional), observed_names(described)
+                if not save_golden_of(golden, found, target.model, names):
+                    save_golden_of(Path(job["whole_golden"]), found, target.model, names, limited=False)
         if answer["action"] == "repack":
             with events.phase("repack"):
                 repack(Path(answer["template"]), staged / MODEL, program, answer["alignment"], made["key"])
         elif answer["action"] == "compile":
-            made["weights"] = _compiled(program, options, job, made, events)
+            minimums = declared_minimums(program, dims, prepared.axes)
+            with declared_bounds(minimums), keeping_old_values():
+                made["weights"] = _compiled(program, options, job, made, events)
     return {**made, "seconds": events.seconds}
 
 

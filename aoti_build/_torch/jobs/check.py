@@ -1,59 +1,94 @@
-"""The `check` job: load a package in this fresh process, run every golden case, compare with what eager gave."""
+"""The `check` job: load a package in this fresh process, run every golden case, compare with what eager left."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from aoti_build._torch.checking.compare import Figures, compare
-from aoti_build._torch.checking.golden import Case, Golden, inputs_digest, load_golden
+from aoti_build._torch.checking.compare import Figures, compare, needs_whole
+from aoti_build._torch.checking.compare_sketch import compare_sketch
+from aoti_build._torch.checking.golden import Case, Golden, Value, inputs_digest, load_golden
+from aoti_build._torch.checking.sketch import Sketch
 from aoti_build._torch.compiling.settings import set_precision
 from aoti_build._torch.events import Events
 from aoti_build._torch.packages.runner import Package, open_package
 from aoti_build._torch.program.inputs import from_shapes
+from aoti_build._torch.program.writes import Writes, observed_names
 from aoti_build.spec.project import Model, Source
 from aoti_build.spec.records import target_from_json
 
 
 def check(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
-    """Job: model, golden (paths), target, tolerance, outputs (names), runner (path, or null). Returns
-    passed, cases, vacuous, seconds.
+    """Job: model, golden (paths), target, tolerance, signature, runner (path, or null). Returns
+    passed, complete, cases, vacuous, seconds.
 
-    A case for which the golden file had no room is `skipped`, with the reason; if that is every case, nothing passed.
+    A case for which the golden file had no room is `skipped`, with the reason; then the check is not `complete`, and
+    if that is every case, nothing passed.
     """
     target = target_from_json(job["target"])
     set_precision(target)
     golden = load_golden(Path(job["golden"]))
-    checked = []
-    for kept in golden.cases:
-        case = _with_inputs(kept, target.model)
-        if why := _missing(case):
-            checked.append({**_head(case), "skipped": why, "outputs": []})
-            continue
-        # Loaded for each case: a model may keep state in its buffers, and eager began each case anew.
-        with events.phase("load"):
-            package = open_package(job, target)
-        with events.phase("check"):
-            outputs = _outputs(package, case, job)
-            checked.append({**_head(case), "outputs": outputs})
+    names = observed_names(job["signature"])
+    checker = _Checker(job, target.model, golden, events, names)
+    checked = [figures for calls in golden.sequences() for figures in checker.sequence(calls)]
     run = [verdict for verdict in checked if "skipped" not in verdict]
     return {
         "passed": bool(run) and all(output["ok"] for verdict in run for output in verdict["outputs"]),
+        "complete": len(run) == len(checked),
         "cases": checked,
         "no_fp64": golden.no_exact,
-        "vacuous": _vacuous(golden, job["outputs"], job["tolerance"], target.device),
+        "vacuous": _vacuous(golden, names, job["tolerance"], target.device),
         "seconds": events.seconds,
     }
 
 
-def _outputs(package: Package, case: Case, job: Mapping[str, Any]) -> list[Figures]:
-    try:
-        got = package(case.inputs or [])
-    except RuntimeError as error:
-        return [{"name": "(call)", "ok": False, "why": f"the package refused inputs of its range: {gist(error)}"}]
-    return verdicts(case, got, job["outputs"], job["tolerance"])
+@dataclass
+class _Checker:
+    """Runs sequences of calls. One load serves all calls of a package without state, as in a service; with state each
+    sequence needs a load of its own, since eager began it from the first state."""
+
+    job: Mapping[str, Any]
+    model: Model
+    golden: Golden
+    events: Events
+    names: list[str]
+    _package: Package | None = None
+
+    def sequence(self, kept: Sequence[Case]) -> list[dict[str, Any]]:
+        """The figures of each call."""
+        calls = [_with_inputs(case, self.model) for case in kept]
+        missing = [_missing(case, self.names, self.job["tolerance"]) for case in calls]
+        # What cannot be called cannot leave its state for the next.
+        able = next((number for number, case in enumerate(calls) if case.inputs is None), len(calls))
+        got, refused = self._observed([case.inputs or [] for case in calls[:able]])
+        figures = []
+        for number, case in enumerate(calls):
+            why = missing[number] or (missing[able] if number > able else "")
+            if why:
+                figures.append({**_head(case), "skipped": why, "outputs": []})
+            elif number < len(got):
+                found = verdicts(case, got[number], self.names, self.job["tolerance"])
+                figures.append({**_head(case), "outputs": found})
+            else:
+                figures.append({**_head(case), "outputs": [refused]})
+        return figures
+
+    def _observed(self, inputs: list[list[Any]]) -> tuple[list[list[Any]], Figures]:
+        """What the package left after each call, and what to say of those that it refused."""
+        if not inputs:
+            return [], {}
+        stateful = bool(Writes.of_signature(self.job["signature"]).buffers)
+        if self._package is None or stateful:
+            with self.events.phase("load"):
+                self._package = open_package(self.job, self.golden.state)
+        with self.events.phase("check"):
+            try:
+                return self._package.calls(inputs), {}
+            except RuntimeError as error:
+                why = f"the package refused inputs of its range: {gist(error)}"
+                return [], {"name": "(call)", "ok": False, "why": why}
 
 
 def gist(error: RuntimeError) -> str:
@@ -63,15 +98,35 @@ def gist(error: RuntimeError) -> str:
 
 
 def verdicts(case: Case, got: list[Any], names: list[str], tolerance: Mapping[str, Any]) -> list[Figures]:
-    """`compare` over a case's flattened outputs; a missing or surplus output is a failed verdict of its own."""
+    """`compare` over all that a call left; a missing or surplus output is a failed verdict of its own.
+
+    None among `got` is what cannot be read back, such as a buffer that the package does not name: it shows in later
+    calls.
+    """
     expected = case.outputs or []
     if len(got) != len(expected):
-        return [{"name": "outputs", "ok": False, "why": f"{len(got)} outputs, expected {len(expected)}"}]
+        beside = sum(name.startswith(("input ", "buffer ")) for name in names)
+        why = f"{len(got) - beside} outputs, expected {len(expected) - beside}"
+        return [{"name": "outputs", "ok": False, "why": why}]
     return [
-        compare(name, reference, candidate, tolerance, *bases)
+        _compared(name, reference, candidate, tolerance, *bases)
         for name, reference, candidate, *bases in zip(names, expected, got, *_bases(case, len(got)), strict=True)
-        if reference is not None
+        if reference is not None and not (candidate is None and name.startswith("buffer "))
     ]
+
+
+def _compared(
+    name: str,
+    reference: Value,
+    candidate: Any,
+    tolerance: Mapping[str, Any],
+    exact: Any,
+    tf32_rmse: float | None,
+) -> Figures:
+    if isinstance(reference, Sketch):
+        return compare_sketch(name, reference, candidate, tolerance, exact, tf32_rmse)
+    assert reference is not None
+    return compare(name, reference, candidate, tolerance, exact, tf32_rmse)
 
 
 def _bases(case: Case, count: int) -> tuple[list[Any], list[Any]]:
@@ -90,7 +145,8 @@ def _vacuous(golden: Golden, names: list[str], tolerance: Mapping[str, Any], dev
             if mine is None or other is None or name in found:
                 continue
             # On the device, which may have bounds of its own.
-            if compare(name, mine, other.to(device), tolerance, *bases)["ok"]:
+            moved = other if isinstance(other, Sketch) else other.to(device)
+            if _compared(name, mine, moved, tolerance, *bases)["ok"]:
                 found[name] = of
     return [{"output": name, "of": of} for name, of in found.items()]
 
@@ -104,10 +160,22 @@ def _with_inputs(case: Case, model: Model) -> Case:
     return replace(case, inputs=inputs) if inputs_digest(inputs) == case.inputs_digest else case
 
 
-def _missing(case: Case) -> str:
-    what = " and ".join(name for name, there in (("inputs", case.inputs), ("outputs", case.outputs)) if there is None)
-    return f"the golden file had no room for its {what}; --fresh makes them from the source" if what else ""
+def _missing(case: Case, names: Sequence[str], tolerance: Mapping[str, Any]) -> str:
+    """Why a case cannot be compared; empty if it can."""
+    sides = {"inputs": case.inputs, "outputs": case.outputs}
+    absent = [name for name, there in sides.items() if there is None]
+    # models.yaml may have got another tolerance since the file was written.
+    for name, value in zip(names, case.outputs or (), strict=False):
+        if isinstance(value, Sketch) and needs_whole(name, tolerance):
+            absent.append(f"whole output {name}, which its tolerance needs")
+    if not absent:
+        return ""
+    return (
+        f"the golden file had no room for its {' and '.join(absent)}; --fresh makes them from the source, "
+        "and a larger `golden: {limit: ...}` keeps them"
+    )
 
 
 def _head(case: Case) -> dict[str, Any]:
-    return {"name": case.name, "sizes": dict(case.sizes), "seed": case.seed}
+    call = {"call": case.call + 1} if case.call else {}
+    return {"name": case.name, "sizes": dict(case.sizes), "seed": case.seed, **call}

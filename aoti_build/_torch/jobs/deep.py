@@ -11,6 +11,7 @@ The outputs of modules are compared as they come and dropped, so that memory sta
 
 from __future__ import annotations
 
+import contextlib
 import re
 import tempfile
 import zipfile
@@ -25,7 +26,8 @@ from torch.export import ExportedProgram
 from torch.fx import GraphModule, Interpreter, Node
 
 from aoti_build._torch.checking.compare import Figures, compare, nearly
-from aoti_build._torch.checking.reference import reference
+from aoti_build._torch.checking.reference import observe
+from aoti_build._torch.checking.state import kept_state, kept_tensors
 from aoti_build._torch.compiling.isa import compiling_for
 from aoti_build._torch.compiling.settings import inductor_options, set_precision
 from aoti_build._torch.events import Events
@@ -33,6 +35,7 @@ from aoti_build._torch.jobs.build import prepare
 from aoti_build._torch.packages.weights import read_weights
 from aoti_build._torch.program.export import export, sizes_of_one, whole_ranges
 from aoti_build._torch.program.inputs import Call
+from aoti_build._torch.program.writes import Writes
 from aoti_build.spec.records import target_from_json
 
 _BUDGET = 256 << 20  # bytes of eager outputs that are kept at a time
@@ -154,7 +157,7 @@ class _Recorder:
         ]
         given = call.clone()
         try:
-            with torch.no_grad():
+            with torch.no_grad(), kept_state(self.module):
                 self.module(*given.args, **given.kwargs)
             return True
         except _EnoughError:
@@ -200,8 +203,7 @@ def first_difference(module: nn.Module, program: ExportedProgram, call: Call) ->
 
 def outputs_differ(module: nn.Module, program: ExportedProgram, call: Call) -> Left | None:
     """The first output that the program does not reproduce, where all modules agree: dropped, swapped, changed last."""
-    eager = [value for value in reference("example", module, call).outputs or [] if value is not None]
-    replayed = [value for value in reference("example", program.module(), call).outputs or [] if value is not None]
+    eager, replayed = _tensors_of(module, call), _tensors_of(program.module(), call)
     kind = type(module).__name__
     if len(eager) != len(replayed):
         why = f"{len(replayed)} outputs, expected {len(eager)}"
@@ -214,6 +216,11 @@ def outputs_differ(module: nn.Module, program: ExportedProgram, call: Call) -> L
                 figures["why"] += f"; it is output {other} there: the order is another"
             return Left("", kind, "", figures)
     return None
+
+
+def _tensors_of(module: nn.Module, call: Call) -> list[Tensor]:
+    with kept_state(module):
+        return [value for value in observe(module, call, Writes()) if value is not None]
 
 
 class _FoundError(Exception):
@@ -235,11 +242,11 @@ class _Replay(Interpreter):
 
     def compare(self, call: Call) -> Left | None:
         given = call.clone()
-        with torch.no_grad():
-            try:
-                self.run(*self._program._graph_module_flat_inputs(given.args, given.kwargs))
-            except _FoundError:
-                pass
+        flat = self._program._graph_module_flat_inputs(given.args, given.kwargs)
+        state = [value for value in self._program.state_dict.values() if isinstance(value, Tensor)]
+        # The graph writes into the program's own buffers.
+        with torch.no_grad(), kept_tensors(state), contextlib.suppress(_FoundError):
+            self.run(*flat)
         return self.left
 
     def run_node(self, n: Node) -> Any:
@@ -321,7 +328,7 @@ def _compiled_prefix(program: ExportedProgram, name: str, call: Call, options: M
     prefix.graph.eliminate_dead_code()
     prefix.recompile()
     given = call.clone()
-    with torch.no_grad(), tempfile.TemporaryDirectory(prefix="aoti_build-") as directory:
+    with kept_state(prefix), torch.no_grad(), tempfile.TemporaryDirectory(prefix="aoti_build-") as directory:
         (expected,) = prefix(*given.args, **given.kwargs)
         cut = torch.export.export(prefix, call.args, call.kwargs, strict=False)
         path = Path(directory) / "prefix.pt2"

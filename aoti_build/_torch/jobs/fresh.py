@@ -7,20 +7,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from aoti_build._torch.checking.golden import save_golden
-from aoti_build._torch.checking.reference import make_golden
+from aoti_build._torch.checking.reference import make_golden, save_golden_of
 from aoti_build._torch.compiling.settings import set_precision
 from aoti_build._torch.events import Events
 from aoti_build._torch.jobs.build import prepare
+from aoti_build._torch.program.writes import Writes, observed_names
 from aoti_build.spec.records import target_from_json
 
 
 def fresh(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
-    """Job: target, root, where, golden (path to write), seeds (how many)."""
+    """Job: target, root, where, golden (path to write), signature (the artifact's), seeds (how many)."""
     target = target_from_json(job["target"])
     set_precision(target)
     with events.phase("model"):
         prepared = prepare(target.model, target.device, Path(job["root"]), job["where"])
     with events.phase("reference"):
-        save_golden(Path(job["golden"]), make_golden(prepared.subject, target.model, job["seeds"]))
+        subject = prepared.subject(Writes.of_signature(job["signature"]))
+        golden, names = make_golden(subject, target.model, job["seeds"]), observed_names(job["signature"])
+        save_golden_of(Path(job["golden"]), golden, target.model, names, limited=False)
     return {"seconds": events.seconds}

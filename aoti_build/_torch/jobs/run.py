@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aoti_build._torch.checking.golden import Case, load_golden
-from aoti_build._torch.checking.reference import Twin, reference
+from aoti_build._torch.checking.compare import Figures
+from aoti_build._torch.checking.golden import Case, Golden, load_golden
+from aoti_build._torch.checking.reference import STATE_CALLS, Subject, Twin, references
 from aoti_build._torch.compiling.settings import set_precision
 from aoti_build._torch.data.image import Pictures, pictures, top_classes
 from aoti_build._torch.data.read import fit, read, tensor_inputs, wants
@@ -26,6 +27,7 @@ from aoti_build._torch.jobs.check import verdicts
 from aoti_build._torch.packages.loaded import LoadedPackage
 from aoti_build._torch.program.inputs import Sizes, from_callable, from_shapes
 from aoti_build._torch.program.model import load_callable
+from aoti_build._torch.program.writes import Writes, observed_names
 from aoti_build.errors import AotiBuildError, BuildError, UsageError, VerificationError
 from aoti_build.files import write_atomic
 from aoti_build.spec.presence import source_is_here
@@ -65,20 +67,18 @@ class Bench:
             return {"error": error.as_json()}
 
     def run(self, asked: Mapping[str, Any]) -> dict[str, Any]:
-        inputs = self.inputs(asked)
-        names = [entry["name"] for entry in self.job["signature"]["outputs"]]
+        calls = self.calls(asked)
+        inputs = calls[0]
         # Anew for each input: a model may keep state in its buffers.
         package = self.load()
         with self.events.phase("first"):
-            # Copies, because a model may write into what it is given.
-            outputs = self.call(package, [value.clone() for value in inputs])
-        tensors = {n: v for n, v in zip(names, outputs, strict=True) if isinstance(v, Tensor)}
+            left = [self.call(package, inputs)]
+        left += [self.call(package, later) for later in calls[1:]]
+        tensors = {n: v for n, v in zip(self.outputs, left[0], strict=False) if isinstance(v, Tensor)}
         if asked["output"]:
             save(Path(asked["output"]), tensors)
-        expected, basis = self.expected(asked, inputs)
-        checked = []
-        if expected is not None:
-            checked = verdicts(expected, outputs, names, self.job["tolerance"])
+        expected, basis = self.expected(asked, calls)
+        checked = self.verdicts(expected, left)
         return {
             "inputs": [
                 describe(entry["name"], value)
@@ -94,18 +94,33 @@ class Bench:
             "seconds": {name: self.events.seconds.get(name) for name in ("load", "first", "reference")},
         }
 
-    def inputs(self, asked: Mapping[str, Any]) -> list[Tensor]:
-        """The golden input, random ones, those of a file, or pictures."""
+    def verdicts(self, expected: list[Case], left: list[list[Any]]) -> list[Figures]:
+        """The figures of all that each call left; those of a later call say which one."""
+        found = []
+        for case, values in zip(expected, left, strict=False):
+            for figures in verdicts(case, values, observed_names(self.job["signature"]), self.job["tolerance"]):
+                later = f" (call {case.call + 1})" if case.call else ""
+                found.append({**figures, "name": f"{figures['name']}{later}"})
+        return found
+
+    def calls(self, asked: Mapping[str, Any]) -> list[list[Tensor]]:
+        """The inputs of each call: the golden ones, random ones, those of a file, or pictures. A model with state is
+        called several times, with what there is."""
         signature, paths = self.job["signature"], [Path(path) for path in asked["paths"]]
+        count = STATE_CALLS if self.writes.buffers else 1
         if asked["kind"] == "golden":
-            case = self.golden
-            return case.inputs if case.inputs is not None else self.drawn(case.sizes, case.seed, "the golden input")
+            return [self.golden_inputs(case) for case in self.golden]
         if asked["kind"] == "random":
             sizes = {dim.name: dim.example for dim in self.target.model.dims}
-            return self.drawn(sizes, self.job["seed"], "the random input")
+            return [self.drawn(sizes, self.job["seed"] + number, "the random input") for number in range(count)]
         if asked["kind"] == "tensors":
-            return read(paths[0], signature)
-        return [self.pictures.batch(paths, signature)]
+            return [read(paths[0], signature)] * count
+        return [[self.pictures.batch(paths, signature)]] * count
+
+    def golden_inputs(self, case: Case) -> list[Tensor]:
+        if case.inputs is not None:
+            return case.inputs
+        return self.drawn(case.sizes, case.seed, "the golden input")
 
     def drawn(self, sizes: Sizes, seed: int, name: str) -> list[Tensor]:
         """Inputs made as the build makes them, from models.yaml's shapes or callable."""
@@ -121,15 +136,17 @@ class Bench:
     def load(self) -> LoadedPackage:
         with self.events.phase("load"):
             try:
-                return LoadedPackage(Path(self.job["model"]), self.target.device)
+                path, device = Path(self.job["model"]), self.target.device
+                return LoadedPackage(path, device, self.writes, self.golden_file.state)
             except RuntimeError as error:
                 raise VerificationError(
                     "the package cannot be loaded", cause=_first_line(error), hint="see the log"
                 ) from error
 
     def call(self, package: LoadedPackage, inputs: list[Tensor]) -> list[Any]:
+        """All that a call leaves. The inputs stay as they are."""
         try:
-            return package(inputs)
+            return package.calls([inputs])[0]
         except RuntimeError as error:
             raise VerificationError(
                 "the artifact refused or failed on these inputs",
@@ -137,30 +154,31 @@ class Bench:
                 hint=wants(self.job["signature"]),
             ) from error
 
-    def expected(self, asked: Mapping[str, Any], inputs: list[Tensor]) -> tuple[Case | None, str]:
-        """What to compare with: the golden outputs for the golden input, else eager's where the source is here."""
-        if asked["kind"] == "golden" and self.golden.outputs is not None:
+    def expected(self, asked: Mapping[str, Any], calls: list[list[Tensor]]) -> tuple[list[Case], str]:
+        """What to compare with: what is golden for the golden input, else eager where the source is here."""
+        if asked["kind"] == "golden" and all(case.outputs is not None for case in self.golden):
             return self.golden, "golden"
         if not source_is_here(self.target.model, Path(self.job["root"])):
-            return None, "none"
+            return [], "none"
         with self.events.phase("reference"):
             try:
-                return self.eager_case(inputs), "eager"
+                return self.eager_cases(calls), "eager"
             except BuildError as error:
                 raise VerificationError(
                     f"there is nothing to compare with: {error.message}", cause=error.cause, hint=error.hint
                 ) from error
 
-    def eager_case(self, inputs: list[Tensor]) -> Case:
-        """What eager gives now for `inputs`, in float64 as well where it can."""
+    def eager_cases(self, calls: list[list[Tensor]]) -> list[Case]:
+        """What eager leaves now after each of the calls, in float64 as well where it can."""
         example = self.eager.example
-        if len(example.tensors()) != len(inputs):
+        if len(example.tensors()) != len(calls[0]):
             raise BuildError(
-                f"models.yaml has {len(example.tensors())} input tensors now, the artifact takes {len(inputs)}",
+                f"models.yaml has {len(example.tensors())} input tensors now, the artifact takes {len(calls[0])}",
                 hint=f"build it again: invoke build --target {self.target.name}",
             )
-        call = example.with_tensors(inputs).to(self.target.device)
-        return self.twin.completed(reference("given", self.eager.module, call), call)
+        given = [example.with_tensors(inputs).to(self.target.device) for inputs in calls]
+        cases = [(Case("given", None, None, call=number), call) for number, call in enumerate(given)]
+        return self.twin.completed(references(self.subject, cases), given)
 
     def top(self, asked: Mapping[str, Any], outputs: Mapping[str, Tensor]) -> list[dict[str, Any]]:
         if asked["kind"] != "pictures":
@@ -174,25 +192,42 @@ class Bench:
         samples = []
         with self.events.phase("timing"):
             for _ in range(WARM_UP - 1 + self.job["repeat"]):
-                copies = [value.clone() for value in here]
+                copies = [value.clone() for value in here]  # the model may write into what it is given
                 if self.target.device == "cuda":
                     torch.cuda.synchronize()
                 started = time.perf_counter()
-                self.call(package, copies)
+                package.run_own(copies)
                 samples.append(time.perf_counter() - started)
         return summary(samples[WARM_UP - 1 :])
 
+    @property
+    def writes(self) -> Writes:
+        return Writes.of_signature(self.job["signature"])
+
+    @property
+    def outputs(self) -> list[str]:
+        return [entry["name"] for entry in self.job["signature"]["outputs"]]
+
     @cached_property
-    def golden(self) -> Case:
-        return load_golden(Path(self.job["golden"])).cases[0]
+    def golden_file(self) -> Golden:
+        return load_golden(Path(self.job["golden"]))
+
+    @property
+    def golden(self) -> list[Case]:
+        """The calls of the first case."""
+        return next(self.golden_file.sequences())
 
     @cached_property
     def eager(self) -> Prepared:
         return prepare(self.target.model, self.target.device, Path(self.job["root"]), self.job["where"])
 
+    @property
+    def subject(self) -> Subject:
+        return self.eager.subject(self.writes)
+
     @cached_property
     def twin(self) -> Twin:
-        return Twin(self.eager.module, self.target.device)
+        return Twin(self.subject)
 
     @cached_property
     def pictures(self) -> Pictures:

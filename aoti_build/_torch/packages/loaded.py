@@ -6,10 +6,14 @@ Only for packages that were checked before: loading runs native code.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
+from aoti_build._torch.program.writes import Writes
 from aoti_build.errors import BuildError
 from aoti_build.runtime.raw import raw_loader
 
@@ -17,11 +21,62 @@ from aoti_build.runtime.raw import raw_loader
 class LoadedPackage:
     """Runs a `.pt2` on flat lists of tensors, the order of `Call.tensors` and of the exported outputs."""
 
-    def __init__(self, path: Path, device: str) -> None:
-        """Raises `BuildError` if torch refuses the package."""
-        self._device = device
+    def __init__(
+        self, path: Path, device: str, writes: Writes | None = None, state: Mapping[str, Tensor] | None = None
+    ) -> None:
+        """`writes` is what is looked at after a call beside the outputs, and `state` what the buffers among it hold
+        before the first one. Raises `BuildError` if torch refuses the package."""
+        self._path, self._device = path, device
+        self._writes = writes or Writes()
+        self._loader = self._load()
+        self._witness = self._open_witness(state or {}) if self._writes.buffers else None
+
+    def __call__(self, inputs: list[Tensor]) -> list[Tensor]:
+        """The outputs of one call. RuntimeError if the package refuses the inputs."""
+        return self.run_own([private_copy(value, self._device) for value in inputs])
+
+    def run_own(self, inputs: list[Tensor]) -> list[Tensor]:
+        """As a call, without copies: the inputs are on the device, and the package may write into them."""
+        return self._run(self._loader, inputs)
+
+    def calls(self, sequence: list[list[Tensor]]) -> list[list[Any]]:
+        """What each of several calls leaves: the outputs, then the inputs and the buffers that it writes into, None
+        for a buffer that cannot be read. The tensors given stay as they are. RuntimeError for a refusal."""
+        return [self._observed(inputs) for inputs in sequence]
+
+    def _observed(self, inputs: list[Tensor]) -> list[Any]:
+        given = [private_copy(value, self._device) for value in inputs]
+        found: list[Any] = self._run(self._loader, given)
+        found += [given[position].clone() for position in self._writes.positions]
+        if self._witness is None:
+            return found + [None] * len(self._writes.buffers)
+        loader, state = self._witness
+        self._run(loader, [private_copy(value, self._device) for value in inputs])
+        return found + [state[name].clone() if name in state else None for name in self._writes.buffers]
+
+    def _run(self, loader: Any, inputs: list[Tensor]) -> list[Tensor]:
+        outputs = list(loader.run(inputs))
+        if self._device == "cuda":
+            torch.cuda.synchronize()
+        return outputs
+
+    def _open_witness(self, state: Mapping[str, Tensor]) -> tuple[Any, dict[str, Tensor]] | None:
+        """The package once more, with its buffers in memory of ours, where they can be read; None where torch does not
+        do that. The raw loader has no way to read the buffers of a package that holds its own."""
+        loader = self._load()
+        known = set(loader.get_constant_fqns())
+        ours = {name: value.to(self._device, copy=True) for name, value in state.items() if name in known}
+        if not ours:
+            return None
         try:
-            self._loader = raw_loader(str(path), device)
+            loader.load_constants(ours, False, False, True)
+        except (RuntimeError, TypeError):  # an older torch, or a package that keeps them in its code
+            return None
+        return loader, ours
+
+    def _load(self) -> Any:
+        try:
+            return raw_loader(str(self._path), self._device)
         except RuntimeError as error:
             raise BuildError(
                 "torch cannot load the package",
@@ -29,9 +84,19 @@ class LoadedPackage:
                 hint="the log has more; `invoke doctor` says whether compiler, driver or disk are to blame",
             ) from error
 
-    def __call__(self, inputs: list[torch.Tensor]) -> list[torch.Tensor]:
-        moved = [value.to(self._device) for value in inputs]
-        outputs = list(self._loader.boxed_run(moved))
-        if self._device == "cuda":
-            torch.cuda.synchronize()
-        return outputs
+
+def private_copy(value: Tensor, device: str) -> Tensor:
+    """The values on `device`, in the same strides and, on the CPU, as far from an aligned address: a package may look
+    at both, and write into what it gets."""
+    if device != "cpu" or value.device.type != "cpu":
+        return value.to(device, copy=True)
+    if not value.numel():
+        return value.clone()
+    span = 1 + sum((size - 1) * step for size, step in zip(value.shape, value.stride(), strict=True))
+    shift = value.data_ptr() % _ALIGNMENT // value.element_size()
+    room = torch.empty(shift + span, dtype=value.dtype)
+    room[shift:].copy_(value.as_strided((span,), (1,), value.storage_offset()))
+    return room.as_strided(value.shape, value.stride(), shift)
+
+
+_ALIGNMENT = 64  # of what torch allocates

@@ -1,7 +1,8 @@
 """A compiled package in a C++ process of its own, through torch's C++ loader: what a C++ service gets.
 
-Each call starts the program that `aoti_build.work.runner` compiled from ``cpp/runner.cpp``, which documents the files
-that tensors go through. The program belongs to this worker's process group, so it ends with the worker.
+Each sequence of calls starts the program that `aoti_build.work.runner` compiled from ``cpp/runner.cpp``, which
+documents the files that tensors go through. The program belongs to this worker's process group, so it ends with the
+worker.
 """
 
 from __future__ import annotations
@@ -19,8 +20,10 @@ import torch
 from torch import Tensor
 
 from aoti_build._torch.packages.loaded import LoadedPackage
+from aoti_build._torch.program.writes import Writes
 from aoti_build.errors import BuildError
 from aoti_build.spec.project import Target
+from aoti_build.spec.records import target_from_json
 
 _HEAD = ("aoti_build-tensors", "1")
 _MOST_HEAD = 1 << 20
@@ -28,39 +31,56 @@ _NOT_LOADED, _REFUSED = 2, 3  # exit statuses
 
 
 class Package(Protocol):
-    """A loaded package: takes and gives flat lists of tensors; RuntimeError if it refuses them."""
+    """A loaded package, which takes and gives flat lists of tensors."""
 
-    def __call__(self, inputs: list[Tensor]) -> list[Any]: ...
+    def calls(self, sequence: list[list[Tensor]]) -> list[list[Any]]:
+        """What each of several calls on one load leaves: the outputs, then the inputs and the buffers that it writes
+        into, None for a buffer that cannot be read. RuntimeError if it refuses the inputs of one."""
 
 
 class RunnerCrash(BuildError):
     """The runner ended without a reply."""
 
 
-def open_package(job: Mapping[str, Any], target: Target) -> Package:
-    """The package of a job, in this process, or in the C++ runner that the job names. Raises `BuildError`."""
+def open_package(job: Mapping[str, Any], state: Mapping[str, Tensor]) -> Package:
+    """The package of a job, in this process, or in the C++ runner that the job names. `state` is what the buffers that
+    it writes into hold before the first call. Raises `BuildError`."""
+    target, writes = target_from_json(job["target"]), Writes.of_signature(job["signature"])
     if job.get("runner"):
-        return RunnerPackage(Path(job["model"]), target, Path(job["runner"]))
-    return LoadedPackage(Path(job["model"]), target.device)
+        return RunnerPackage(Path(job["model"]), target, Path(job["runner"]), writes)
+    return LoadedPackage(Path(job["model"]), target.device, writes, state)
 
 
 class RunnerPackage:
-    """Runs a `.pt2` as `LoadedPackage` does, loading it for every call."""
+    """Runs a `.pt2` as `LoadedPackage` does, loading it for every sequence of calls."""
 
-    def __init__(self, path: Path, target: Target, program: Path) -> None:
-        self._device = target.device
+    def __init__(self, path: Path, target: Target, program: Path, writes: Writes) -> None:
+        self._device, self._writes = target.device, writes
         self._words = [str(program), str(path), target.device]
         options = {"tf32": target.model.cuda.tf32, "reduced_precision": target.model.cuda.reduced_precision}
         self._switches = [f"{name}={int(value)}" for name, value in options.items() if value is not None]
 
-    def __call__(self, inputs: list[Tensor]) -> list[Tensor | None]:
+    def calls(self, sequence: list[list[Tensor]]) -> list[list[Tensor | None]]:
         """Raises RuntimeError if the package refuses the inputs, `BuildError` if it cannot be loaded, `RunnerCrash`."""
         with tempfile.TemporaryDirectory(prefix="aoti_build-runner-") as directory:
             request, reply = Path(directory, "request"), Path(directory, "reply")
-            write_tensors(request, inputs)
-            self._run([*self._words, str(request), str(reply), *self._switches])
-            outputs = read_tensors(reply)
-        return [value if value is None else value.to(self._device) for value in outputs]
+            write_tensors(request, [value for inputs in sequence for value in inputs])
+            asked = [f"calls={len(sequence)}", *(f"buffer={name}" for name in self._writes.buffers)]
+            self._run([*self._words, str(request), str(reply), *self._switches, *asked])
+            found = read_tensors(reply)
+        each = len(found) // len(sequence)
+        moved = [value if value is None else value.to(self._device) for value in found]
+        return [
+            self._of_call(moved[number * each : (number + 1) * each], len(inputs))
+            for number, inputs in enumerate(sequence)
+        ]
+
+    def _of_call(self, found: list[Tensor | None], inputs: int) -> list[Tensor | None]:
+        """The outputs, the inputs and buffers written into, from outputs, all inputs and these buffers."""
+        count = len(found) - inputs - len(self._writes.buffers)
+        after = found[count : count + inputs]
+        written = [after[position] for position in self._writes.positions]
+        return [*found[:count], *written, *found[count + inputs :]]
 
     def _run(self, words: Sequence[str]) -> None:
         done = subprocess.run(words, stdin=subprocess.DEVNULL, stdout=sys.stderr, stderr=subprocess.PIPE, check=False)

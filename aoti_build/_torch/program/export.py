@@ -21,6 +21,7 @@ from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
 from aoti_build._torch.program.inputs import Axes, Call
+from aoti_build._torch.program.writes import writes_of
 from aoti_build.errors import BuildError
 from aoti_build.spec.project import Dim
 
@@ -109,9 +110,15 @@ def _plain(value: Any) -> Any:
 
 
 def signature(
-    program: ExportedProgram, module: torch.nn.Module, call: Call, dims: tuple[Dim, ...], axes: list[Axes]
+    program: ExportedProgram,
+    functional: ExportedProgram,
+    module: torch.nn.Module,
+    call: Call,
+    dims: tuple[Dim, ...],
+    axes: list[Axes],
 ) -> dict[str, Any]:
-    """Inputs and outputs as JSON: name, dtype, shape; a dynamic size is an expression in the names of `dims`."""
+    """Inputs and outputs as JSON: name, dtype, shape; a dynamic size is an expression in the names of `dims`. Then
+    the dims, and what a call writes into, as the `functional` form of the program says."""
     named = _names_of_symbols(program, dims, axes)
     inputs = [
         _describe(name, leaf, value, named)
@@ -123,7 +130,9 @@ def signature(
         for name, value in zip(_output_names(out_spec), _output_values(program), strict=True)
     ]
     ranges = {dim.name: {"min": dim.min, "max": dim.max, "multiple_of": dim.multiple_of} for dim in dims}
-    return {"inputs": inputs, "outputs": outputs, "dims": ranges}
+    tensors = [entry["name"] for entry in inputs if "dtype" in entry]
+    mutates = writes_of(functional, tensors).as_json()
+    return {"inputs": inputs, "outputs": outputs, "dims": ranges, "mutates": mutates}
 
 
 def _dynamic_shapes(module: torch.nn.Module, call: Call, dims: tuple[Dim, ...], axes: list[Axes]) -> Any:
@@ -239,6 +248,18 @@ def _names_of_symbols(program: ExportedProgram, dims: tuple[Dim, ...], axes: lis
             (symbol,) = value.shape[axis].node.expr.free_symbols
             names[symbol] = sympy.Symbol(name, integer=True, positive=True) / factors[name]
     return names
+
+
+def declared_minimums(program: ExportedProgram, dims: tuple[Dim, ...], axes: list[Axes]) -> dict[str, int]:
+    """The declared minimum of each of torch's symbols that stands for a whole dim, by the symbol's name."""
+    declared = {dim.name: dim for dim in dims}
+    found = {}
+    for value, dynamic in zip(_placeholders(program), axes, strict=True):
+        for axis, name in dynamic.items():
+            expression = value.shape[axis].node.expr
+            if expression.is_symbol:
+                found[str(expression)] = declared[name].min
+    return found
 
 
 def _describe(name: str, leaf: Any, value: Any, named: dict[Any, Any]) -> dict[str, Any]:
