@@ -100,7 +100,7 @@ def _target(number: int, target: Mapping[str, Any], strict: bool, alone: bool) -
 
 def _verdict_state(verdict: str, strict: bool) -> str:
     """An unknown verdict is bad: a newer release may have one, and only `passed` means that all is well."""
-    if verdict == "unavailable":
+    if verdict in ("unavailable", "incomplete"):
         return BAD if strict else NEUTRAL
     return GOOD if verdict == "passed" else BAD
 

@@ -126,9 +126,17 @@ def _artifact(target: Mapping[str, Any], strict: bool, explained: bool) -> Itera
     if verdict == "passed" or (verdict == "mismatch" and explained):
         return
     said = [reason_text(reason) for reason in target.get("stale", ())] if verdict == "unavailable" else []
+    if verdict == "incomplete":
+        said = [f"{name} was skipped" for name in _skipped(target)]
     error = target.get("error") or {"message": "; ".join(said) or f"the verdict is {verdict}"}
-    result = {"mismatch": FAILURE, "unavailable": FAILURE if strict else SKIPPED}.get(verdict, ERROR)
+    lenient = FAILURE if strict else SKIPPED
+    result = {"mismatch": FAILURE, "unavailable": lenient, "incomplete": lenient}.get(verdict, ERROR)
     yield _Test("artifact", result, verdict, error["message"], error_text(error))
+
+
+def _skipped(target: Mapping[str, Any]) -> list[str]:
+    cases = target.get("cases", [])
+    return [name for name, case in zip(case_names(cases), cases, strict=True) if case.get("skipped")]
 
 
 def _outputs(target: Mapping[str, Any]) -> Iterator[_Test]:

@@ -60,7 +60,7 @@ def verify_lines(report: VerifyReport) -> list[str]:
             [
                 verdict.target.name,
                 verdict.verdict + (" (stale)" if verdict.stale and verdict.cases else ""),
-                str(len(verdict.cases) or ""),
+                _case_count(verdict),
                 _number(worst.get("max_abs")),
                 _number(worst.get("rmse")),
                 _number(worst.get("reference_rms")),
@@ -252,6 +252,15 @@ def _worst(verdict: Verdict) -> Mapping[str, Any]:
     """The output with the largest error in units of its own tolerance."""
     outputs = [output for case in verdict.cases for output in case["outputs"]]
     return max(outputs, key=lambda output: (not output["ok"], output.get("max_abs", 0.0)), default={})
+
+
+def _case_count(verdict: Verdict) -> str:
+    """How many cases were compared, and of how many, if some were left out."""
+    total = len(verdict.cases)
+    compared = sum("skipped" not in case for case in verdict.cases)
+    if compared < total:
+        return f"{compared} of {total}"
+    return str(total or "")
 
 
 def _failed_outputs(verdict: Verdict) -> list[str]:

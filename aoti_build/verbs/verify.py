@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -41,8 +41,8 @@ from aoti_build.work.check import CHECK_ENVIRONMENT, check_package, check_record
 from aoti_build.work.runner import compiled_runner
 from aoti_build.work.worker import WorkerCrash, WorkerTimeout, allow_starts, check_stopping, run_worker, stop_all
 
-PASSED, MISMATCH, CRASHED, TIMEOUT, UNCHECKED, MISSING, REFUSED, UNAVAILABLE = (
-    "passed", "mismatch", "crashed", "timeout", "unchecked", "missing", "refused", "unavailable",
+PASSED, INCOMPLETE, MISMATCH, CRASHED, TIMEOUT, UNCHECKED, MISSING, REFUSED, UNAVAILABLE = (
+    "passed", "incomplete", "mismatch", "crashed", "timeout", "unchecked", "missing", "refused", "unavailable",
 )  # fmt: skip
 PYTHON, CPP = RUNTIMES = ("python", "cpp")
 TIME_LIMIT = 600.0
@@ -89,7 +89,8 @@ class Verdict:
 
 @dataclass(frozen=True)
 class VerifyReport:
-    """Verdicts in the order of models.yaml. With `strict`, stale, vacuous and unavailable count as failed."""
+    """Verdicts in the order of models.yaml. With `strict`, stale, vacuous, incomplete and unavailable count as
+    failed."""
 
     verdicts: tuple[Verdict, ...]
     strict: bool = False
@@ -103,7 +104,7 @@ class VerifyReport:
         return VERIFICATION_FAILED if any(map(self.failed, self.verdicts)) else OK
 
     def failed(self, verdict: Verdict) -> bool:
-        if verdict.verdict == UNAVAILABLE:
+        if verdict.verdict in (UNAVAILABLE, INCOMPLETE):
             return self.strict
         return verdict.verdict != PASSED or (self.strict and bool(verdict.stale or verdict.vacuous))
 
@@ -288,9 +289,7 @@ class _Verifier:
             limit=self.limit,
         )
         refusals = self._refusals(target, manifest, work)
-        passed = result["passed"] and all(refusal["ok"] for refusal in refusals)
-        run = any("skipped" not in case for case in result["cases"])
-        verdict = PASSED if passed else MISMATCH if run else UNCHECKED
+        verdict = _verdict(result, refusals)
         if verdict == MISMATCH and self.repro is not None:
             write_repro(self.repro, target, artifact_directory(self.project, target), golden)
         return Verdict(
@@ -393,6 +392,14 @@ class _Verifier:
 
     def _log(self, target: Target) -> Path:
         return reader_log_path(self.project, target, "verify")
+
+
+def _verdict(result: Mapping[str, Any], refusals: Sequence[Mapping[str, Any]]) -> str:
+    """What the figures of a check and of the probes come to. A case that was left out did not pass."""
+    skipped = ["skipped" in case for case in result["cases"]]
+    if result["passed"] and all(refusal["ok"] for refusal in refusals):
+        return INCOMPLETE if any(skipped) else PASSED
+    return UNCHECKED if all(skipped) else MISMATCH
 
 
 def _verdict_of(error: AotiBuildError) -> str:

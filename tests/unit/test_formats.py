@@ -577,6 +577,7 @@ def _golden() -> Document:
     case = {
         "sizes": {"batch": 2},
         "seed": 0,
+        "call": 0,
         "inputs": 2,
         "outputs": 1,
         "has_inputs": False,
@@ -585,5 +586,12 @@ def _golden() -> Document:
         "digest": "1" * 64,
         "tf32_rmse": [1e-4, None],
     }
-    kept = {"cases": {"example": case}, "no_exact": None, "others": ["inputs", "weights"]}
+    sketch = {"dtype": "float32", "shape": [2, 70000], "rms": 0.5, "digest": "2" * 64, "nonfinite": "3" * 64}
+    kept = {
+        "cases": {"example": case},
+        "no_exact": None,
+        "others": ["inputs", "weights"],
+        "state": {"cache": {"dtype": "float32", "shape": [1, 64], "value": "0.0"}, "total": None},
+        "sketches": {"example/output/0": sketch},
+    }
     return {"format": constants["FORMAT"], "format_version": constants["FORMAT_VERSION"], **kept}

@@ -22,7 +22,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -38,9 +38,9 @@ FORMAT = "aoti-build/golden"
 FORMAT_VERSION = 2
 _HEADER = "aoti_build"
 _OTHER = "other-"
-_SMALLEST_SKETCHED = 1 << 16  # elements; a smaller tensor takes no more room than its sketch
+_SMALLEST_SKETCHED = 65_536  # elements; a smaller tensor takes no more room than its sketch
 
-Value = Tensor | Sketch | None
+Value: TypeAlias = Tensor | Sketch | None
 
 
 @dataclass(frozen=True)
