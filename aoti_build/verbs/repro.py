@@ -4,7 +4,9 @@ safetensors only, so that it can be attached to a bug report."""
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from aoti_build.manifest import GOLDEN, MODEL
 from aoti_build.spec.project import Target
@@ -29,43 +31,52 @@ from safetensors import safe_open
 HERE = Path(__file__).parent
 DEVICE = "{device}"
 ATOL, RTOL = 1e-6, 1.3e-6  # ATOL in units of the output's root mean square
+WRITTEN = {written}  # positions of the inputs that a call writes into
+STATE = {state}  # buffers that it writes into: they show in the calls that follow
 {precision}
+
+def compare(label, expected, got):
+    """Print how far they are apart; whether that is too far."""
+    if got.shape != expected.shape or got.dtype != expected.dtype:
+        print(label, got.dtype, list(got.shape), "eager:", expected.dtype, list(expected.shape))
+        return True
+    rms = expected.double().square().mean().sqrt().item()
+    error = (got.double() - expected.double()).abs()
+    over = int((~(error <= ATOL * rms + RTOL * expected.double().abs())).sum())
+    largest = error.max().item() if error.numel() else 0
+    print(f"{{label}}: {{over}} of {{error.numel()}} differ, max abs {{largest:.3g}}, rms {{rms:.3g}}")
+    return over > 0
+
+
 print("torch", torch.__version__, DEVICE)
-failed = False
+failed, package = False, None
 with safe_open(HERE / "golden.safetensors", framework="pt") as golden:
     names = set(golden.keys())
     for case, entry in json.loads(golden.metadata()["aoti_build"])["cases"].items():
         if not (entry["has_inputs"] and entry["has_outputs"]):
             continue
+        if entry["call"] == 0:  # from the first state
+            package = torch._C._aoti.AOTIModelPackageLoader(str(HERE / "model.pt2"), "model", False, 1, -1)
         inputs = [golden.get_tensor(f"{{case}}/input/{{i}}").to(DEVICE) for i in range(entry["inputs"])]
-        package = torch._C._aoti.AOTIModelPackageLoader(str(HERE / "model.pt2"), "model", False, 1, -1)
-        outputs = package.boxed_run(inputs)
-        if len(outputs) != entry["outputs"]:
-            print(f"{{case}}: {{len(outputs)}} outputs, eager gave {{entry['outputs']}}")
+        outputs = package.run(inputs)
+        wanted = entry["outputs"] - len(WRITTEN) - len(STATE)
+        if len(outputs) != wanted:
+            print(f"{{case}}: {{len(outputs)}} outputs, eager gave {{wanted}}")
             failed = True
             continue
-        for index, got in enumerate(outputs):
-            if f"{{case}}/output/{{index}}" not in names:
-                continue
-            expected, got = golden.get_tensor(f"{{case}}/output/{{index}}"), got.cpu()
-            label = f"{{case}} output {{index}}"
-            if got.shape != expected.shape or got.dtype != expected.dtype:
-                mine, theirs = (got.dtype, list(got.shape)), (expected.dtype, list(expected.shape))
-                print(label, *mine, "eager:", *theirs)
-                failed = True
-                continue
-            rms = expected.double().square().mean().sqrt().item()
-            error = (got.double() - expected.double()).abs()
-            over = int((~(error <= ATOL * rms + RTOL * expected.double().abs())).sum())
-            largest = error.max().item() if error.numel() else 0
-            print(f"{{label}}: {{over}} of {{error.numel()}} differ, max abs {{largest:.3g}}, rms {{rms:.3g}}")
-            failed = failed or over > 0
+        for index, got in enumerate([*outputs, *(inputs[position] for position in WRITTEN)]):
+            if f"{{case}}/output/{{index}}" in names:  # else it is no tensor, or too large to be kept as it is
+                place = f"output {{index}}" if index < wanted else f"input {{WRITTEN[index - wanted]}} after it"
+                failed |= compare(f"{{case}} {{place}}", golden.get_tensor(f"{{case}}/output/{{index}}"), got.cpu())
 raise SystemExit(1 if failed else 0)
 '''
 
 
-def write_repro(directory: Path, target: Target, artifact: Path, golden: Path | None) -> Path:
-    """Write the reproduction of `target` into a directory of its own below `directory`; that directory's path."""
+def write_repro(
+    directory: Path, target: Target, artifact: Path, golden: Path | None, signature: Mapping[str, Any]
+) -> Path:
+    """Write the reproduction of `target`, whose manifest has `signature`, into a directory of its own below
+    `directory`; that directory's path."""
     place = directory / target.name.replace("/", "-")
     place.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(artifact / MODEL, place / MODEL)
@@ -74,6 +85,14 @@ def write_repro(directory: Path, target: Target, artifact: Path, golden: Path | 
     if target.device == "cuda" and target.model.cuda.tf32 is not None:
         value = target.model.cuda.tf32
         switches = [f"torch.backends.{name}.allow_tf32 = {value}" for name in ("cudnn", "cuda.matmul")]
-    text = SCRIPT.format(target=target.name, device=target.device, precision="\n".join(switches))
+    mutates = signature.get("mutates") or {"inputs": [], "buffers": []}
+    tensors = [entry["name"] for entry in signature["inputs"] if "dtype" in entry]
+    text = SCRIPT.format(
+        target=target.name,
+        device=target.device,
+        written=[tensors.index(name) for name in mutates["inputs"]],
+        state=list(mutates["buffers"]),
+        precision="\n".join(switches),
+    )
     (place / "repro.py").write_text(text)
     return place

@@ -291,7 +291,7 @@ class _Verifier:
         refusals = self._refusals(target, manifest, work)
         verdict = _verdict(result, refusals)
         if verdict == MISMATCH and self.repro is not None:
-            write_repro(self.repro, target, artifact_directory(self.project, target), golden)
+            write_repro(self.repro, target, artifact_directory(self.project, target), golden, manifest.signature)
         return Verdict(
             target,
             verdict,

@@ -55,6 +55,10 @@ def small_network() -> Any:
     return torch.nn.Sequential(*layers, torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(32, 10))
 
 
+def subject(network: Any, device: str) -> reference.Subject:
+    return reference.Subject(network, lambda _sizes, _seed: Call(), device)
+
+
 def in_tf32(network: Any, call: Any) -> Any:
     """What the network's convolutions give in TF32, by the same rounding of operands, with the sums in float64."""
     with torch.no_grad(), tf32.InTf32(tf32.tf32_operands("cuda", convolutions=True, products=False)):
@@ -65,9 +69,9 @@ def test_where_tf32_is_allowed_what_it_costs_the_model_is_no_fault_and_a_wrong_w
     """Eager in full float32 and compiled code in TF32, as a GPU's libraries may choose for their layouts."""
     network = small_network().eval()
     call = Call((torch.randn(4, 3, 32, 32),), {})
-    eager = reference.reference("example", network, call)
-    allowed = reference.Twin(network, "cuda").completed(eager, call)
-    forbidden = reference.Twin(network, "cpu").completed(eager, call)
+    eager = reference.reference("example", subject(network, "cpu"), call)
+    (allowed,) = reference.Twin(subject(network, "cuda")).completed([eager], [call])
+    (forbidden,) = reference.Twin(subject(network, "cpu")).completed([eager], [call])
     assert forbidden.tf32_rmse is None
 
     def verdict(case: Any, candidate: Any) -> Any:
@@ -231,6 +235,7 @@ def test_what_must_be_refused() -> None:
     shapes = {name: list(probe.inputs[0].shape) for name, probe in tried.items() if not probe.may_answer}
     assert shapes == {
         "batch 20: above max 16": [20, 3],
+        "batch 0: below min 4": [0, 3],
         "x: size 4 on axis 1": [8, 4],
         "x: float64": [8, 3],
         "x: rank 3": [1, 8, 3],
@@ -253,10 +258,14 @@ def test_golden_files_are_read_back_and_keep_their_limit(tmp_path: Path) -> None
     assert torch.equal(read.cases[1].inputs[0], big)
     assert torch.equal(read.others["inputs"][0], small + 1)
     assert read.cases[0].outputs[1] is None
-    # Outputs of all cases before inputs of any is not asked for: earlier cases go first.
-    assert not save_golden(tmp_path / "cut", golden, limit=4500)
+    # What decides is kept of every case; inputs that can be drawn again come last.
+    assert not save_golden(tmp_path / "cut", golden, limit=4500, redrawable=True)
     cut = load_golden(tmp_path / "cut")
     assert cut.cases[0].inputs is not None
     assert (cut.cases[1].inputs, cut.cases[1].outputs is not None) == (None, True)
+    # Without its inputs a case that cannot be drawn again is of no use.
+    assert not save_golden(tmp_path / "cut", golden, limit=4500)
+    cut = load_golden(tmp_path / "cut")
+    assert (cut.cases[0].inputs is not None, cut.cases[1].inputs, cut.cases[1].outputs) == (True, None, None)
     assert save_golden(tmp_path / "again", golden)
     assert (tmp_path / "again").read_bytes() == (tmp_path / "whole").read_bytes()

@@ -1,0 +1,159 @@
+"""What eager leaves after the calls that an artifact is verified by, and from which state. Nothing is compiled here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from torch import nn  # noqa: E402 - torch is imported first, with its warnings
+
+from aoti_build._torch.checking.reference import STATE_CALLS, Subject, make_golden  # noqa: E402
+from aoti_build._torch.checking.state import kept_state  # noqa: E402
+from aoti_build._torch.program.inputs import from_shapes  # noqa: E402
+from aoti_build._torch.program.writes import Writes, functional_form, writes_of  # noqa: E402
+from aoti_build.spec.project import Dim, Model, Source, TensorInput  # noqa: E402
+
+BATCH = (Dim("batch", min=2, max=6, example=4),)
+
+
+class Total(nn.Module):
+    """Adds up what it is given, in a buffer; with a weight, so that float64 differs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("total", torch.zeros(8))
+        self.layer = nn.Linear(8, 8)
+
+    def forward(self, x: Any) -> Any:
+        self.total.add_(self.layer(x).sum(0))
+        return self.total * 2
+
+
+class Odd(nn.Module):
+    """Keeps its state where an export does not look for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(2))
+        self.count = 0
+        self.history: list[Any] = []
+        self.table = {"last": torch.zeros(2), "inner": {"more": torch.zeros(2)}}
+
+    def forward(self, x: Any) -> Any:
+        self.seen = self.seen + x
+        self.count += 1
+        self.history.append(x)
+        self.table["last"].add_(x)
+        self.table["inner"]["more"] = x
+        return self.seen * self.count + len(self.history) + self.table["last"]
+
+
+def model_of(shape: tuple[int | str, ...], dims: tuple[Dim, ...] = ()) -> Model:
+    inputs = (TensorInput(shape=shape, dtype="float32"),)
+    return Model("model", Source("nets", None, "build"), inputs, dims=dims)
+
+
+def golden_of(module: nn.Module, model: Model, writes: Writes) -> Any:
+    assert isinstance(model.inputs, tuple)
+    return make_golden(Subject(module.eval().requires_grad_(False), from_shapes(model.inputs), "cpu", writes), model)
+
+
+def test_each_case_of_a_model_with_state_is_several_calls_from_the_first_state() -> None:
+    torch.manual_seed(0)
+    golden = golden_of(Total(), model_of(("batch", 8), BATCH), Writes(buffers=("total",)))
+    sequences = list(golden.sequences())
+    assert [[case.call for case in calls] for calls in sequences] == [list(range(STATE_CALLS))] * len(sequences)
+    assert {tuple(calls[0].sizes.values()) for calls in sequences} == {(4,), (2,), (6,), (3,), (5,)}
+    for calls in sequences:
+        total = torch.zeros(8, dtype=torch.float64)
+        for case in calls:
+            output, buffer = case.outputs
+            exact_output, exact_buffer = case.exact
+            assert torch.equal(output, buffer * 2)
+            assert torch.allclose(buffer.double(), exact_buffer, atol=1e-5)
+            assert torch.allclose(exact_output, exact_buffer * 2)
+            assert not torch.equal(buffer.double(), total)
+            total = buffer.double()
+    assert golden.no_exact is None
+    assert torch.equal(golden.state["total"], torch.zeros(8))
+
+
+def test_the_calls_of_a_sequence_have_inputs_of_their_own() -> None:
+    golden = golden_of(Total(), model_of((4, 8)), Writes(buffers=("total",)))
+    (calls,) = golden.sequences()
+    assert not torch.equal(calls[0].inputs[0], calls[1].inputs[0])
+    assert len({case.name for case in calls}) == STATE_CALLS
+
+
+def test_a_model_without_state_is_called_once() -> None:
+    golden = golden_of(nn.Linear(8, 2), model_of((4, 8)), Writes())
+    assert [case.call for case in golden.cases] == [0]
+
+
+def test_inputs_that_are_written_into_are_kept_as_they_are_before_and_after() -> None:
+    class Shifts(nn.Module):
+        def forward(self, x: Any) -> Any:
+            x.add_(1)
+            return x.sum()
+
+    golden = golden_of(Shifts(), model_of((4,)), Writes(("x",), (0,)))
+    (case,) = golden.cases
+    assert torch.equal(case.outputs[1], case.inputs[0] + 1)
+
+
+def test_state_in_buffers_lists_dicts_and_numbers_is_put_back() -> None:
+    module = Odd()
+    seen, history = module.seen, module.history
+    first = module.table["last"]
+    for _ in range(2):
+        with kept_state(module):
+            assert module(torch.ones(2)).tolist() == [3, 3]
+            assert module(torch.ones(2)).tolist() == [8, 8]
+    assert module.seen is seen
+    assert (module.count, module.history, module.history is history) == (0, [], True)
+    assert module.table["last"] is first
+    assert first.tolist() == [0, 0]
+    assert module.table["inner"]["more"].tolist() == [0, 0]
+
+
+def test_what_was_not_written_is_not_touched() -> None:
+    """A watch for writes goes by the version of a tensor."""
+    module = nn.BatchNorm1d(4)
+    module.register_buffer("odd", torch.tensor([float("nan"), 1.0]))
+    versions = {name: buffer._version for name, buffer in module.named_buffers()}
+    with kept_state(module):
+        module.eval()(torch.ones(2, 4))
+    assert {name: buffer._version for name, buffer in module.named_buffers()} == versions
+
+
+def exported_writes(module: nn.Module, *args: Any) -> Writes:
+    program = torch.export.export(module.eval().requires_grad_(False), args, strict=False)
+    return writes_of(functional_form(program), [f"input{index}" for index in range(len(args))])
+
+
+def test_what_an_exported_model_writes_into_is_known() -> None:
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("left", torch.zeros(3))
+            self.register_buffer("read", torch.ones(3))
+
+        def forward(self, x: Any, y: Any, scale: float, z: Any) -> Any:
+            y[1:].mul_(scale)
+            self.left.copy_(x + self.read)
+            return z * self.left
+
+    tensors = torch.ones(3), torch.ones(3), torch.ones(3)
+    program = torch.export.export(Both().eval(), (*tensors[:2], 2.0, tensors[2]), strict=False)
+    writes = writes_of(functional_form(program), ["x", "y", "z"])
+    assert writes == Writes(("y",), (1,), ("left",))
+    assert exported_writes(nn.Linear(3, 3), torch.ones(2, 3)) == Writes()
+    assert exported_writes(nn.BatchNorm1d(3), torch.ones(2, 3)) == Writes()
+
+
+def test_a_model_without_writes_is_not_exported_twice() -> None:
+    program = torch.export.export(nn.Linear(3, 3).eval(), (torch.ones(2, 3),), strict=False)
+    assert functional_form(program) is program
