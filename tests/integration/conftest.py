@@ -72,3 +72,9 @@ def built(built_once: tuple[Path, Finished], tmp_path: Path) -> Path:
     root = tmp_path / "project"
     shutil.copytree(built_once[0], root)
     return root
+
+
+@pytest.fixture(scope="session")
+def cpp_cache(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The environment with one compiled C++ runner for all tests."""
+    return {"AOTI_BUILD_CACHE": str(tmp_path_factory.mktemp("cache"))}

@@ -19,10 +19,9 @@ REPOSITORY = Path(__file__).parents[2]
 EXAMPLE = REPOSITORY / "examples" / "cpp"
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """One compiled runner for all tests here."""
-    return {"AOTI_BUILD_CACHE": str(tmp_path_factory.mktemp("cache"))}
+@pytest.fixture
+def cache(cpp_cache: dict[str, str]) -> dict[str, str]:
+    return cpp_cache
 
 
 def test_goldens_and_refusals_pass_from_cpp_as_from_python(built: Path, cache: dict[str, str]) -> None:

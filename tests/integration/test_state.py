@@ -1,0 +1,243 @@
+"""Models that write into their buffers or inputs, and models whose outputs are large: built, verified from Python and
+C++, run, and loaded. What stock torch miscompiles of them is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import run_inv
+from projects import write_single
+from test_faults import tamper
+
+NETS = """
+    import torch
+    from torch import nn
+
+
+    class Delay(nn.Module):
+        \"\"\"The copy of `last` must be of what it was before the call.\"\"\"
+
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("last", torch.zeros(4, 8))
+            self.register_buffer("older", torch.zeros(4, 8))
+
+        def forward(self, x):
+            y = x - 2 * self.last + self.older
+            self.older.copy_(self.last)
+            self.last.copy_(x)
+            return y
+
+
+    class Written(nn.Module):
+        \"\"\"`dst` must get what `src` was before the call; the output shows nothing of it.\"\"\"
+
+        def forward(self, src, dst):
+            dst[0:, :] = src[0:, :]
+            src.add_(1)
+            return src.shape[0] * torch.ones(2)
+
+
+    class Wide(nn.Module):
+        \"\"\"Large outputs, and a dim from 1 beside one from 2.\"\"\"
+
+        def __init__(self):
+            super().__init__()
+            self.embed = nn.Embedding(50, 8)
+            self.head = nn.Linear(8, 9000)
+            self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
+
+        def forward(self, tokens):
+            self.calls += 1
+            hidden = self.embed(tokens)
+            mixed = torch.softmax(hidden @ hidden.transpose(1, 2), -1) @ hidden
+            return {"scores": self.head(mixed) + self.calls}
+
+
+    def stock():
+        \"\"\"Compiles without the pass that keeps old values, as torch does by itself.\"\"\"
+        from aoti_build._torch.compiling import old_values
+
+        old_values.keep_old_values = lambda graph: None
+        return Delay()
+
+
+    def drawn():
+        return (torch.randn(4, 8),)
+"""
+MODELS = """
+    delay:
+      source: net.py:Delay
+      inputs: [{shape: [4, 8]}]
+    written:
+      source: net.py:Written
+      dims: {rows: {min: 2, max: 9, example: 4}}
+      inputs: {src: {shape: [rows, 8]}, dst: {shape: [rows, 8]}}
+    wide:
+      source: net.py:Wide
+      dims: {batch: {min: 1, max: 3, example: 2}, seq: {min: 2, max: 16, example: 7}}
+      inputs: {tokens: {shape: [batch, seq], dtype: int64, high: 50}}
+      golden: {limit: 12m}
+"""
+
+
+@pytest.fixture(scope="module")
+def states(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("states") / "project"
+    write_single(root, NETS, MODELS)
+    finished = run_inv(root, "build", "--json")
+    assert finished.code == 0, finished.err
+    return root
+
+
+@pytest.mark.parametrize("runtime", ["python", "cpp"])
+def test_state_and_written_inputs_are_compared_after_every_call(
+    states: Path, cpp_cache: dict[str, str], runtime: str
+) -> None:
+    finished = run_inv(states, "verify", "--strict", "--json", "--runtime", runtime, env=cpp_cache)
+    assert finished.code == 0, finished.out + finished.err
+    delay = finished.target("delay/cpu")["cases"]
+    assert [case.get("call", 1) for case in delay] == [1, 2, 3]
+    assert {output["name"] for output in delay[0]["outputs"]} == {"output", "buffer last", "buffer older"}
+    written = finished.target("written/cpu")["cases"]
+    assert {output["name"] for output in written[0]["outputs"]} == {"output", "input src", "input dst"}
+    assert {case["sizes"]["rows"] for case in written} == {2, 3, 4, 8, 9}
+
+
+def test_the_manifest_says_what_a_call_writes_into(states: Path) -> None:
+    def mutates(model: str) -> Any:
+        return json.loads((states / f"artifacts/{model}/cpu/manifest.json").read_text())["signature"]["mutates"]
+
+    assert mutates("delay") == {"inputs": [], "buffers": ["last", "older"]}
+    assert mutates("written") == {"inputs": ["src", "dst"], "buffers": []}
+    shown = run_inv(states, "inspect", "--target", "delay,written").out
+    assert "last, older" in shown
+    assert "src, dst" in shown
+
+
+def test_large_outputs_are_all_compared_in_little_room(states: Path) -> None:
+    """Eight sequences of three calls, up to 3 x 16 x 9,000 values each, in 12 MB."""
+    assert (states / "artifacts/wide/cpu/golden.safetensors").stat().st_size < 12.5 * (1 << 20)
+    cases = run_inv(states, "verify", "--json", "--target", "wide").target("wide/cpu")["cases"]
+    assert len(cases) == 24
+    assert not [case for case in cases if "skipped" in case]
+    sampled = [output["sampled"] for case in cases for output in case["outputs"] if "sampled" in output]
+    assert sampled
+
+
+def test_one_wrong_weight_is_found_through_the_sketches(states: Path, tmp_path: Path) -> None:
+    copied = copy_of(states, tmp_path)
+
+    def off(values: Any) -> None:
+        values[100] += 1e-2
+
+    tamper(copied / "artifacts/wide/cpu", off)
+    finished = run_inv(copied, "verify", "--json", "--target", "wide")
+    assert (finished.code, finished.target("wide/cpu")["verdict"]) == (3, "mismatch")
+
+
+def test_each_dim_keeps_the_lower_bound_that_it_declares(states: Path) -> None:
+    """The package checks both; inductor's own setting has all lower bounds, or none."""
+    refusals = run_inv(states, "verify", "--json", "--target", "wide").target("wide/cpu")["refusals"]
+    lower = {refusal["name"]: refusal["ok"] for refusal in refusals if "below min" in refusal["name"]}
+    assert lower == {"batch 0: below min 1": True, "seq 1: below min 2": True}
+
+
+def test_a_run_compares_several_calls(states: Path) -> None:
+    finished = run_inv(states, "run", "--json", "--target", "delay,written", "--input", "golden,random")
+    assert finished.code == 0, finished.out + finished.err
+    for row in finished.json["targets"]:
+        for one in row["runs"]:
+            names = {verdict["name"] for verdict in one["verdicts"]}
+            if row["target"] == "delay/cpu":
+                assert {"buffer older", "output (call 2)", "buffer older (call 3)"} <= names
+            else:
+                assert names == {"output", "input src", "input dst"}
+
+
+def test_what_stock_torch_makes_of_state_is_refused(states: Path, tmp_path: Path) -> None:
+    """Its first call looks right."""
+    copied = copy_of(states, tmp_path)
+    models = (copied / "models.yaml").read_text()
+    (copied / "models.yaml").write_text(models + "  stock: {source: 'net.py:stock', inputs: 'net.py:drawn'}\n")
+    finished = run_inv(copied, "build", "--json", "--target", "stock", "--force")
+    assert finished.code == 1
+    error = finished.target("stock/cpu")["error"]
+    assert "example inputs: buffer older" in error["cause"]
+    assert "example call 2 inputs: output" in error["cause"]
+    assert not (copied / "artifacts/stock").exists()
+
+
+def test_a_comparison_that_left_cases_out_is_not_called_passed(states: Path, tmp_path: Path) -> None:
+    copied = copy_of(states, tmp_path)
+    models = (copied / "models.yaml").read_text().replace("inputs: [{shape: [4, 8]}]", "inputs: net.py:drawn")
+    (copied / "models.yaml").write_text(models.replace("  delay:\n", "  delay:\n    golden: {limit: 1600}\n"))
+    assert run_inv(copied, "build", "--target", "delay").code == 0
+    finished = run_inv(copied, "verify", "--target", "delay")
+    assert finished.code == 0, finished.out + finished.err
+    assert "incomplete" in finished.out
+    assert "1 of 3" in finished.out
+    assert run_inv(copied, "verify", "--strict", "--target", "delay").code == 3
+    assert run_inv(copied, "verify", "--strict", "--fresh", "--target", "delay").code == 0
+
+
+def copy_of(root: Path, tmp_path: Path) -> Path:
+    import shutil
+
+    return Path(shutil.copytree(root, tmp_path / "project"))
+
+
+def delayed(calls: list[Any]) -> list[Any]:
+    """What Delay answers, from its first state."""
+    last = older = torch.zeros(4, 8)
+    answers = []
+    for x in calls:
+        answers.append(x - 2 * last + older)
+        last, older = x, last
+    return answers
+
+
+def test_a_loaded_model_keeps_its_state_and_can_be_reset(states: Path) -> None:
+    import aoti_build
+
+    torch.manual_seed(0)
+    calls = [torch.randn(4, 8) for _ in range(4)]
+    with aoti_build.load("delay", artifacts=states / "artifacts") as model:
+        assert model.state == ("last", "older")
+        for _ in range(2):
+            for answer, expected in zip([model(x) for x in calls], delayed(calls), strict=True):
+                assert torch.allclose(answer, expected, atol=1e-5)
+            model.reset_state()
+        assert model.metadata["signature"]["mutates"]["buffers"] == ["last", "older"]
+    with aoti_build.load("written", artifacts=states / "artifacts") as model:
+        assert model.state == ()
+
+
+def test_a_model_with_state_is_not_loaded_with_several_runners(states: Path) -> None:
+    import aoti_build
+    from aoti_build.errors import UsageError
+
+    with pytest.raises(UsageError, match="state"):
+        aoti_build.load("delay", artifacts=states / "artifacts", num_runners=2)
+
+
+def test_a_reset_keeps_new_weights(states: Path) -> None:
+    import aoti_build
+
+    tokens = torch.arange(14).reshape(2, 7)
+    with aoti_build.load("wide", artifacts=states / "artifacts") as model:
+        first = model(tokens=tokens)["scores"]
+        bias = torch.zeros(9000)
+        model.update_weights({"head.bias": bias}, partial=True)
+        model(tokens=tokens)
+        model.reset_state()
+        again = model(tokens=tokens)["scores"]
+        assert not torch.allclose(first, again)
+        model.reset_state()
+        assert torch.equal(model(tokens=tokens)["scores"], again)
+
+
