@@ -82,18 +82,28 @@ def admit(directory: Path, manifest: Manifest, verify: Verify = "full") -> Admit
     return admitted
 
 
+def open_recorded(path: Path, size: int) -> int:
+    """A descriptor of the regular file at `path`. Raises OSError if there is none, or it has
+    another size than `size` bytes."""
+    # Without O_NONBLOCK a pipe in the file's place would be waited for.
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    status = os.fstat(descriptor)
+    if stat.S_ISREG(status.st_mode) and status.st_size == size:
+        return descriptor
+    os.close(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError("it is no regular file")
+    raise OSError(f"it has {status.st_size} bytes, the manifest says {size}")
+
+
 def _open(path: Path, manifest: Manifest) -> int:
     """A descriptor of the package. Its size is looked at in any case: it costs nothing."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        return open_recorded(path, manifest.files[MODEL].size)
     except OSError as error:
-        raise _damaged(manifest, path, f"{MODEL} cannot be read", str(error)) from error
-    status, wanted = os.fstat(descriptor), manifest.files[MODEL].size
-    if not stat.S_ISREG(status.st_mode) or status.st_size != wanted:
-        os.close(descriptor)
-        said = f"it has {status.st_size} bytes, the manifest says {wanted}"
-        raise _damaged(manifest, path, f"{MODEL} is not the file that was built", said)
-    return descriptor
+        absent = error.errno is not None
+        said = f"{MODEL} cannot be read" if absent else f"{MODEL} is not the file that was built"
+        raise _damaged(manifest, path, said, str(error)) from error
 
 
 def _admit(path: Path, package: int, manifest: Manifest, verify: Verify) -> Admitted:
