@@ -105,7 +105,11 @@ def given(published: Path, fake_worker: FakeWorker, exchange: Exchange) -> Read:
     return found
 
 
-def test_verify_hands_on_what_it_digested(project: Project, published: Path, given: Read) -> None:
+def test_verify_hands_on_what_it_digested(
+    project: Project,
+    published: Path,
+    given: Read,
+) -> None:
     before = (published / MODEL).read_bytes(), (published / GOLDEN).read_bytes()
     report = verify(project, project.targets)
     assert given == [before] * 2, "check and probe"
@@ -114,13 +118,21 @@ def test_verify_hands_on_what_it_digested(project: Project, published: Path, giv
     assert not list(project.artifacts.rglob(VERIFY)), "nothing that was not verified gets a verdict"
 
 
-def test_run_hands_on_what_it_digested(project: Project, published: Path, given: Read) -> None:
+def test_run_hands_on_what_it_digested(
+    project: Project,
+    published: Path,
+    given: Read,
+) -> None:
     before = (published / MODEL).read_bytes(), (published / GOLDEN).read_bytes()
     assert run(project, project.targets).exit_code == 0
     assert given == [before]
 
 
-def test_a_recheck_hands_on_what_it_digested(project: Project, published: Path, given: Read) -> None:
+def test_rechecks_hand_on_what_they_digested(
+    project: Project,
+    published: Path,
+    given: Read,
+) -> None:
     before = (published / MODEL).read_bytes(), (published / GOLDEN).read_bytes()
     changed = write_project(project.root, ONE_MODEL + "    tolerance: {atol: 0.5}\n")
     report = build(changed, changed.targets)
@@ -165,7 +177,7 @@ def test_copies_lie_where_nobody_else_can_write(project: Project, published: Pat
     assert not artifact.files.exists()
 
 
-def test_builds_check_where_nobody_else_can_write(project: Project, fake_worker: FakeWorker) -> None:
+def test_builds_check_where_no_other_can_write(project: Project, fake_worker: FakeWorker) -> None:
     modes = []
 
     def during(verb: str, job: Mapping[str, Any]) -> None:
