@@ -1,10 +1,11 @@
-"""What a loaded model is called with: bound to the parameters it was exported with, flattened, checked.
+"""What a loaded model is called with: bound to the parameters it was exported with, flattened,
+checked.
 
-AOTInductor answers inputs that it was not compiled for with wrong numbers, or dies. The manifest's signature says what
-the artifact was exported and checked for, so here each tensor's device, dtype and shape are compared with it: fixed
-sizes, the range and step of every dim, and that inputs which share a dim agree. Precomputed, because this runs at
-every call. No torch: the types come in through `Kinds`, and nested structures through their pytree spec.
-"""
+AOTInductor answers inputs that it was not compiled for with wrong numbers, or dies. The manifest's
+signature says what the artifact was exported and checked for, so here each tensor's device, dtype
+and shape are compared with it: fixed sizes, the range and step of every dim, and that inputs which
+share a dim agree. Precomputed, because this runs at every call. No torch: the types come in through
+`Kinds`, and nested structures through their pytree spec."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ from aoti_build.errors import InputError
 
 @dataclass(frozen=True)
 class Parameter:
-    """One argument of the exported call: `leaves` values from it. `spec` flattens it; None if it is a leaf itself."""
+    """One argument of the exported call: `leaves` values from it. `spec` flattens it; None if it is
+    a leaf itself."""
 
     name: str
     keyword: bool
@@ -28,7 +30,8 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Kinds:
-    """What tensors are made of here: their type, the device that all must be on, and dtypes by name."""
+    """What tensors are made of here: their type, the device that all must be on, and dtypes by
+    name."""
 
     tensor: type
     device: Any
@@ -37,7 +40,8 @@ class Kinds:
 
 @dataclass(frozen=True)
 class _Leaf:
-    """A leaf of the call: a constant by its repr, or a tensor with fixed sizes (`exact`) or some dynamic ones."""
+    """A leaf of the call: a constant by its repr, or a tensor with fixed sizes (`exact`) or some
+    dynamic ones."""
 
     name: str
     constant: str | None = None
@@ -46,15 +50,15 @@ class _Leaf:
     exact: tuple[int, ...] | None = None
     fixed: tuple[tuple[int, int], ...] = ()
     dynamic: tuple[tuple[int, str], ...] = ()
+    written: bool = False
 
 
 @dataclass
 class Arguments:
     """Binds, checks and flattens the arguments of calls; made once from the manifest's `signature`.
 
-    `parameters` are the exported call's, positional ones first. `check` off leaves the structure as the only thing
-    that is looked at.
-    """
+    `parameters` are the exported call's, positional ones first. `check` off leaves the structure as
+    the only thing that is looked at."""
 
     target: str
     signature: Mapping[str, Any]
@@ -70,7 +74,10 @@ class Arguments:
 
     def __post_init__(self) -> None:
         dims = self.signature["dims"]
-        self._leaves = [_leaf(entry, dims, self.kinds) for entry in self.signature["inputs"]]
+        mutates = self.signature.get("mutates") or {}  # older artifacts do not say
+        written = frozenset(mutates.get("inputs", ()))
+        entries = self.signature["inputs"]
+        self._leaves = [_leaf(entry, dims, self.kinds, written) for entry in entries]
         self._tensors = [(at, leaf) for at, leaf in enumerate(self._leaves) if leaf.constant is None]
         self._constants = [(at, leaf) for at, leaf in enumerate(self._leaves) if leaf.constant is not None]
         self._names = tuple(parameter.name for parameter in self.parameters)
@@ -80,8 +87,20 @@ class Arguments:
         # The common forms, tensors all by position or all by keyword, take no detour.
         self._plain = ("keyword" if kinds == {True} else "positional") if plain and len(kinds) == 1 else ""
 
+    @property
+    def tensor_names(self) -> list[str]:
+        """The names of the tensors that `flatten` gives."""
+        return [leaf.name for _, leaf in self._tensors]
+
+    @property
+    def written(self) -> list[int]:
+        """Which of them the model writes into."""
+        return [number for number, (_, leaf) in enumerate(self._tensors) if leaf.written]
+
     def flatten(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
-        """The tensors of a call in the order of the compiled code, checked, contiguous. Raises `InputError`."""
+        """The tensors of a call in the order of the compiled code, checked. They are contiguous,
+        but for those that the model writes into, which are as they were given. Raises
+        `InputError`."""
         values: Sequence[Any]
         if self._plain == "positional" and not kwargs and len(args) == len(self._names):
             values = args
@@ -112,11 +131,13 @@ class Arguments:
             else:
                 self._measure(leaf, value.shape, sizes)
             # Compiled code goes by the strides of the example, which the artifact was checked with.
-            inputs.append(value if value.is_contiguous() else value.contiguous())
+            as_it_is = value.is_contiguous() or leaf.written
+            inputs.append(value if as_it_is else value.contiguous())
         return inputs
 
     def _measure(self, leaf: _Leaf, shape: Sequence[int], sizes: dict[str, tuple[int, _Leaf]]) -> None:
-        """Compare the dynamic shape of a tensor with the dims; `sizes` collects those of this call."""
+        """Compare the dynamic shape of a tensor with the dims; `sizes` collects those of this
+        call."""
         if len(shape) != len(leaf.shape) or any(shape[axis] != size for axis, size in leaf.fixed):
             raise self._wrong_shape(leaf, shape)
         for axis, name in leaf.dynamic:
@@ -133,8 +154,8 @@ class Arguments:
             sizes[name] = size, leaf
 
     def _bound(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Any]:
-        """Every leaf of a call in order. Positional parameters can be given by keyword too; what consists of constants
-        only can be left out."""
+        """Every leaf of a call in order. Positional parameters can be given by keyword too; what
+        consists of constants only can be left out."""
         if len(args) > sum(not parameter.keyword for parameter in self.parameters):
             raise self._misuse(f"{len(args)} positional arguments were given")
         given = dict(zip(self._names, args, strict=False))
@@ -200,8 +221,9 @@ class _AsCompiled:
 
 
 def parameter_names(signature: Mapping[str, Any], leaves: Sequence[int]) -> list[str]:
-    """The name of each positional parameter, from those of its leaves (``pair[0]`` -> ``pair``); `leaves` counts them.
-    One without leaves, such as an empty list, has none in the signature and is numbered."""
+    """The name of each positional parameter, from those of its leaves (``pair[0]`` -> ``pair``);
+    `leaves` counts them. One without leaves, such as an empty list, has none in the signature and
+    is numbered."""
     names, start = [], 0
     for index, count in enumerate(leaves):
         entry = signature["inputs"][start]["name"] if count else f"argument_{index}"
@@ -210,7 +232,12 @@ def parameter_names(signature: Mapping[str, Any], leaves: Sequence[int]) -> list
     return names
 
 
-def _leaf(entry: Mapping[str, Any], dims: Mapping[str, Any], kinds: Kinds) -> _Leaf:
+def _leaf(
+    entry: Mapping[str, Any],
+    dims: Mapping[str, Any],
+    kinds: Kinds,
+    written: frozenset[str],
+) -> _Leaf:
     if "constant" in entry:
         return _Leaf(entry["name"], constant=entry["constant"])
     shape = tuple(entry["shape"])
@@ -222,6 +249,7 @@ def _leaf(entry: Mapping[str, Any], dims: Mapping[str, Any], kinds: Kinds) -> _L
         exact=shape if exact else None,
         fixed=tuple((axis, size) for axis, size in enumerate(shape) if isinstance(size, int)),
         dynamic=tuple((axis, size) for axis, size in enumerate(shape) if size in dims),
+        written=entry["name"] in written,
     )
 
 

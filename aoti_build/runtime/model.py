@@ -11,21 +11,23 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
-from aoti_build.errors import ArtifactError, ClosedError, InputError
+from aoti_build.errors import ArtifactError, ClosedError, CopyError, InputError
 from aoti_build.manifest import Manifest
 from aoti_build.runtime.arguments import Arguments, Kinds, Parameter, parameter_names
 from aoti_build.runtime.choose import Candidate, Choice
 from aoti_build.runtime.package import Admitted
 from aoti_build.runtime.raw import raw_loader
 from aoti_build.runtime.weights import Weights
+from aoti_build.runtime.written import WrittenInputs
 
 
 class LoadedModel:
-    """Call it as the model was exported: by position, by keyword, with nested structures, at any size in the range.
+    """Call it as the model was exported: by position, by keyword, with nested structures, at any
+    size in the range.
 
-    Calls may come from several threads; see `num_runners` of `aoti_build.load`. `close()`, or the end of a ``with``
-    block, waits for calls that are under way and unloads; a call after that raises `ClosedError`.
-    """
+    Calls may come from several threads; see `num_runners` of `aoti_build.load`. `close()`, or the
+    end of a ``with`` block, waits for calls that are under way and unloads; a call after that
+    raises `ClosedError`."""
 
     def __init__(
         self,
@@ -66,27 +68,37 @@ class LoadedModel:
         parameters = _parameters(in_spec, self._manifest.signature)
         kinds = Kinds(torch.Tensor, self._device, lambda name: getattr(torch, name))
         self._arguments = Arguments(candidate.target, self._manifest.signature, parameters, kinds, check_inputs)
+        written, names = self._arguments.written, self._arguments.tensor_names
+        self._written = WrittenInputs(candidate.target, written, names) if written else None
         self._restore = _restorer(out_spec)
         self._gate = _Gate()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the model. Raises `InputError` for what it was not exported for, `ClosedError` after `close()`."""
+        """Run the model. Raises `InputError` for what it was not exported for, `ClosedError` after
+        `close()`."""
         inputs = self._arguments.flatten(args, kwargs)
         gate = self._gate
         gate.enter()
         try:
             if self._loader is None:
                 raise ClosedError("this model was closed", target=self.target)
-            outputs = self._loader.boxed_run(inputs)
+            if self._written is None:
+                outputs = self._loader.boxed_run(inputs)
+            else:
+                copies = self._written.made_contiguous(inputs)
+                outputs = self._loader.boxed_run(inputs)
+                self._written.copy_back(copies)
         finally:
             gate.leave()
         return self._restore(outputs)
 
     def update_weights(self, state: Mapping[str, torch.Tensor], *, partial: bool = False) -> None:
-        """Exchange the weights for those of a state dict with the model's own names; `partial` keeps the ones left out.
+        """Exchange the weights for those of a state dict with the model's own names; `partial`
+        keeps the ones left out.
 
-        The whole of `state` is compared first (names, dtypes, shapes), so a refused one changes nothing. Calls wait
-        meanwhile; each sees the old weights or the new, never some of both. The values are copied.
+        The whole of `state` is compared first (names, dtypes, shapes), so a refused one changes
+        nothing. Calls wait meanwhile; each sees the old weights or the new, never some of both. The
+        values are copied.
 
         Raises:
             InputError: `state` is not what this model takes, or its weights are part of its code.
@@ -124,6 +136,15 @@ class LoadedModel:
     def __exit__(self, *error: object) -> None:
         self.close()
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """What `copy` and `pickle` ask for. A copy would share the locks and the native model of
+        this one."""
+        raise CopyError(
+            "a loaded model cannot be copied or pickled",
+            target=self.target,
+            hint=f"load it where it is needed: aoti_build.load({self.target!r}, artifacts=...)",
+        )
+
     @property
     def target(self) -> str:
         """``model/variant``, such as ``resnet18/cpu``."""
@@ -141,8 +162,9 @@ class LoadedModel:
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """The manifest, as docs/formats.md describes it: `signature`, `key`, `requires`, `provenance` and more; under
-        `load` how the package was checked (`verify`) and whether it lay unpacked for all processes (`unpacked`)."""
+        """The manifest, as docs/formats.md describes it: `signature`, `key`, `requires`,
+        `provenance` and more; under `load` how the package was checked (`verify`) and whether it
+        lay unpacked for all processes (`unpacked`)."""
         load = {"verify": self._admitted.how, "unpacked": self._admitted.unpacked}
         return {**self._manifest.as_json(), "load": load}
 
@@ -156,8 +178,8 @@ class LoadedModel:
 
 
 class _Gate:
-    """Lets calls through side by side, and what must be alone, alone: it waits for calls under way, and calls that
-    come meanwhile wait for it."""
+    """Lets calls through side by side, and what must be alone, alone: it waits for calls under way,
+    and calls that come meanwhile wait for it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -194,7 +216,8 @@ class _Gate:
 
 
 def _parameters(in_spec: Any, signature: Mapping[str, Any]) -> list[Parameter]:
-    """The arguments of the exported call, from the spec of (args, kwargs) and the names in the signature."""
+    """The arguments of the exported call, from the spec of (args, kwargs) and the names in the
+    signature."""
     positional, keyword = _children(in_spec)
     specs = _children(positional)
     names = parameter_names(signature, [spec.num_leaves for spec in specs])
@@ -212,7 +235,8 @@ def _children(spec: Any) -> list[Any]:
 
 
 def _restorer(out_spec: Any) -> Callable[[list[Any]], Any]:
-    """From the flat outputs to what the model returned; the common structures without pytree's general way."""
+    """From the flat outputs to what the model returned; the common structures without pytree's
+    general way."""
     children = [] if out_spec.is_leaf() else _children(out_spec)
     if out_spec.is_leaf():
         return lambda outputs: outputs[0]
