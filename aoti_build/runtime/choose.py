@@ -125,7 +125,8 @@ def explain(
     not there."""
     root = artifacts_directory(artifacts)
     name, named = _model_and_variant(model)
-    _check_name("variant", variant)
+    if variant is not None:
+        _check_name("variant", variant)
     if named and variant and named != variant:
         raise UsageError(f"{model!r} and variant={variant!r} name two variants", hint="give one of them")
     if device is not None and device not in _DEVICES:
@@ -148,15 +149,18 @@ def _model_and_variant(model: str) -> tuple[str, str | None]:
     name, slash, variant = model.partition("/") if isinstance(model, str) else (model, "", "")
     _check_name("model", name)
     if slash:
-        _check_name("model", variant)
+        _check_name("variant", variant)
     return name, variant or None
 
 
-def _check_name(what: str, name: str | None) -> None:
+def _check_name(what: str, name: object) -> None:
     """Names become paths, so what no build gives as one is never looked for."""
-    if name is not None and not (isinstance(name, str) and _NAME.fullmatch(name)):
-        hint = 'it is a name such as "resnet18", "cuda" or "resnet18/cuda"'
-        raise UsageError(f"the {what} is {_brief(name)}", hint=hint)
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise UsageError(
+            f"there is no artifact {_brief(name)}",
+            cause=f"that is not the name of a {what}",
+            hint='names are such as "resnet18", "cuda" or "resnet18/cuda"',
+        )
 
 
 def _brief(value: object) -> str:
