@@ -1,11 +1,10 @@
-"""What a loaded model is called with: bound to the parameters it was exported with, flattened,
-checked.
+"""What a loaded model is called with: bound to the parameters it was exported with, flattened, checked.
 
-AOTInductor answers inputs that it was not compiled for with wrong numbers, or dies. The manifest's
-signature says what the artifact was exported and checked for, so here each tensor's device, dtype
-and shape are compared with it: fixed sizes, the range and step of every dim, and that inputs which
-share a dim agree. Precomputed, because this runs at every call. No torch: the types come in through
-`Kinds`, and nested structures through their pytree spec."""
+AOTInductor answers inputs that it was not compiled for with wrong numbers, or dies. The manifest's signature says what
+the artifact was exported and checked for, so here each tensor's device, dtype and shape are compared with it: fixed
+sizes, the range and step of every dim, and that inputs which share a dim agree. Precomputed, because this runs at
+every call. No torch: the types come in through `Kinds`, and nested structures through their pytree spec.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +18,7 @@ from aoti_build.errors import InputError
 
 @dataclass(frozen=True)
 class Parameter:
-    """One argument of the exported call: `leaves` values from it. `spec` flattens it; None if it is
-    a leaf itself."""
+    """One argument of the exported call: `leaves` values from it. `spec` flattens it; None if it is a leaf itself."""
 
     name: str
     keyword: bool
@@ -30,8 +28,7 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Kinds:
-    """What tensors are made of here: their type, the device that all must be on, and dtypes by
-    name."""
+    """What tensors are made of here: their type, the device that all must be on, and dtypes by name."""
 
     tensor: type
     device: Any
@@ -40,8 +37,7 @@ class Kinds:
 
 @dataclass(frozen=True)
 class _Leaf:
-    """A leaf of the call: a constant by its repr, or a tensor with fixed sizes (`exact`) or some
-    dynamic ones."""
+    """A leaf of the call: a constant by its repr, or a tensor with fixed sizes (`exact`) or some dynamic ones."""
 
     name: str
     constant: str | None = None
@@ -57,8 +53,9 @@ class _Leaf:
 class Arguments:
     """Binds, checks and flattens the arguments of calls; made once from the manifest's `signature`.
 
-    `parameters` are the exported call's, positional ones first. `check` off leaves the structure as
-    the only thing that is looked at."""
+    `parameters` are the exported call's, positional ones first. `check` off leaves the structure as the only thing
+    that is looked at.
+    """
 
     target: str
     signature: Mapping[str, Any]
@@ -136,8 +133,7 @@ class Arguments:
         return inputs
 
     def _measure(self, leaf: _Leaf, shape: Sequence[int], sizes: dict[str, tuple[int, _Leaf]]) -> None:
-        """Compare the dynamic shape of a tensor with the dims; `sizes` collects those of this
-        call."""
+        """Compare the dynamic shape of a tensor with the dims; `sizes` collects those of this call."""
         if len(shape) != len(leaf.shape) or any(shape[axis] != size for axis, size in leaf.fixed):
             raise self._wrong_shape(leaf, shape)
         for axis, name in leaf.dynamic:
@@ -154,8 +150,8 @@ class Arguments:
             sizes[name] = size, leaf
 
     def _bound(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Any]:
-        """Every leaf of a call in order. Positional parameters can be given by keyword too; what
-        consists of constants only can be left out."""
+        """Every leaf of a call in order. Positional parameters can be given by keyword too; what consists of constants
+        only can be left out."""
         if len(args) > sum(not parameter.keyword for parameter in self.parameters):
             raise self._misuse(f"{len(args)} positional arguments were given")
         given = dict(zip(self._names, args, strict=False))
@@ -221,9 +217,8 @@ class _AsCompiled:
 
 
 def parameter_names(signature: Mapping[str, Any], leaves: Sequence[int]) -> list[str]:
-    """The name of each positional parameter, from those of its leaves (``pair[0]`` -> ``pair``);
-    `leaves` counts them. One without leaves, such as an empty list, has none in the signature and
-    is numbered."""
+    """The name of each positional parameter, from those of its leaves (``pair[0]`` -> ``pair``); `leaves` counts them.
+    One without leaves, such as an empty list, has none in the signature and is numbered."""
     names, start = [], 0
     for index, count in enumerate(leaves):
         entry = signature["inputs"][start]["name"] if count else f"argument_{index}"

@@ -1,11 +1,10 @@
-"""Which variant of a model this host should run, and why the others not. No torch: manifests are
-read, nothing else.
+"""Which variant of a model this host should run, and why the others not. No torch: manifests are read, nothing else.
 
-Among the variants that fit, the best is the first by: the device (`cuda` before `cpu`), the more
-specific code (for a GPU machine code before PTX, then the higher compute capability; more processor
-features), the preset `default`, the variant's name. A tuned preset is not preferred by itself: that
-it is faster on this host was not shown. Whoever measured it names it with `variant`. What was never
-compared with eager fits no host."""
+Among the variants that fit, the best is the first by: the device (`cuda` before `cpu`), the more specific code (for a
+GPU machine code before PTX, then the higher compute capability; more processor features), the preset `default`, the
+variant's name. A tuned preset is not preferred by itself: that it is faster on this host was not shown. Whoever
+measured it names it with `variant`. What was never compared with eager fits no host.
+"""
 
 from __future__ import annotations
 
@@ -26,8 +25,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")  # what builds give to d
 
 @dataclass(frozen=True)
 class Candidate:
-    """One variant of a model on disk. `why_not` has a sentence for each reason against it; without
-    one it fits."""
+    """One variant of a model on disk. `why_not` has a sentence for each reason against it; without one it fits."""
 
     target: str
     directory: Path
@@ -51,8 +49,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Choice:
-    """Every variant of a model, those that fit first and the best of them foremost. As text: a line
-    for each."""
+    """Every variant of a model, those that fit first and the best of them foremost. As text: a line for each."""
 
     model: str
     artifacts: Path
@@ -118,11 +115,10 @@ def explain(
     variant: str | None = None,
     device_index: int = 0,
 ) -> Choice:
-    """Look at every variant of `model` (`"resnet18"`, or `"resnet18/cuda"` for one alone); nothing
-    is loaded.
+    """Look at every variant of `model` (`"resnet18"`, or `"resnet18/cuda"` for one alone); nothing is loaded.
 
-    `device` and `variant` turn down what was not asked for. Raises `UsageError` for a name that is
-    not there."""
+    `device` and `variant` turn down what was not asked for. Raises `UsageError` for a name that is not there.
+    """
     root = artifacts_directory(artifacts)
     name, named = _model_and_variant(model)
     if variant is not None:
@@ -177,8 +173,7 @@ def _not_asked_for(variant: str, device: str | None, wanted: str | None) -> tupl
 
 
 def _candidate(root: Path, model: str, variant: str, why_not: tuple[str, ...], device_index: int) -> Candidate:
-    """`why_not`: what speaks against it already; then the host is not asked, which for a GPU starts
-    its driver."""
+    """`why_not`: what speaks against it already; then the host is not asked, which for a GPU starts its driver."""
     target, directory = f"{model}/{variant}", root / model / variant
     manifest = read_manifest(directory)
     if not isinstance(manifest, Manifest):
@@ -212,8 +207,7 @@ def _rank(candidate: Candidate) -> tuple[Any, ...]:
 
 
 def _has_preset(candidate: Candidate) -> bool:
-    """Whether its name goes on after the device, and the floor if that is in it: `default` is not
-    written."""
+    """Whether its name goes on after the device, and the floor if that is in it: `default` is not written."""
     rest = candidate.variant.partition("-")[2]
     floor = candidate.manifest.floor if candidate.manifest else ""
     return rest not in ("", floor)

@@ -22,12 +22,11 @@ from aoti_build.runtime.written import WrittenInputs
 
 
 class LoadedModel:
-    """Call it as the model was exported: by position, by keyword, with nested structures, at any
-    size in the range.
+    """Call it as the model was exported: by position, by keyword, with nested structures, at any size in the range.
 
-    Calls may come from several threads; see `num_runners` of `aoti_build.load`. `close()`, or the
-    end of a ``with`` block, waits for calls that are under way and unloads; a call after that
-    raises `ClosedError`."""
+    Calls may come from several threads; see `num_runners` of `aoti_build.load`. `close()`, or the end of a ``with``
+    block, waits for calls that are under way and unloads; a call after that raises `ClosedError`.
+    """
 
     def __init__(
         self,
@@ -74,8 +73,7 @@ class LoadedModel:
         self._gate = _Gate()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the model. Raises `InputError` for what it was not exported for, `ClosedError` after
-        `close()`."""
+        """Run the model. Raises `InputError` for what it was not exported for, `ClosedError` after `close()`."""
         inputs = self._arguments.flatten(args, kwargs)
         gate = self._gate
         gate.enter()
@@ -93,12 +91,10 @@ class LoadedModel:
         return self._restore(outputs)
 
     def update_weights(self, state: Mapping[str, torch.Tensor], *, partial: bool = False) -> None:
-        """Exchange the weights for those of a state dict with the model's own names; `partial`
-        keeps the ones left out.
+        """Exchange the weights for those of a state dict with the model's own names; `partial` keeps the ones left out.
 
-        The whole of `state` is compared first (names, dtypes, shapes), so a refused one changes
-        nothing. Calls wait meanwhile; each sees the old weights or the new, never some of both. The
-        values are copied.
+        The whole of `state` is compared first (names, dtypes, shapes), so a refused one changes nothing. Calls wait
+        meanwhile; each sees the old weights or the new, never some of both. The values are copied.
 
         Raises:
             InputError: `state` is not what this model takes, or its weights are part of its code.
@@ -162,9 +158,8 @@ class LoadedModel:
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """The manifest, as docs/formats.md describes it: `signature`, `key`, `requires`,
-        `provenance` and more; under `load` how the package was checked (`verify`) and whether it
-        lay unpacked for all processes (`unpacked`)."""
+        """The manifest, as docs/formats.md describes it: `signature`, `key`, `requires`, `provenance` and more; under
+        `load` how the package was checked (`verify`) and whether it lay unpacked for all processes (`unpacked`)."""
         load = {"verify": self._admitted.how, "unpacked": self._admitted.unpacked}
         return {**self._manifest.as_json(), "load": load}
 
@@ -178,8 +173,8 @@ class LoadedModel:
 
 
 class _Gate:
-    """Lets calls through side by side, and what must be alone, alone: it waits for calls under way,
-    and calls that come meanwhile wait for it."""
+    """Lets calls through side by side, and what must be alone, alone: it waits for calls under way, and calls that
+    come meanwhile wait for it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -216,8 +211,7 @@ class _Gate:
 
 
 def _parameters(in_spec: Any, signature: Mapping[str, Any]) -> list[Parameter]:
-    """The arguments of the exported call, from the spec of (args, kwargs) and the names in the
-    signature."""
+    """The arguments of the exported call, from the spec of (args, kwargs) and the names in the signature."""
     positional, keyword = _children(in_spec)
     specs = _children(positional)
     names = parameter_names(signature, [spec.num_leaves for spec in specs])
@@ -235,8 +229,7 @@ def _children(spec: Any) -> list[Any]:
 
 
 def _restorer(out_spec: Any) -> Callable[[list[Any]], Any]:
-    """From the flat outputs to what the model returned; the common structures without pytree's
-    general way."""
+    """From the flat outputs to what the model returned; the common structures without pytree's general way."""
     children = [] if out_spec.is_leaf() else _children(out_spec)
     if out_spec.is_leaf():
         return lambda outputs: outputs[0]

@@ -1,28 +1,26 @@
-"""From an artifact's directory to a path that the raw loader may be given: checked, unpacked once
-for all processes.
+"""From an artifact's directory to a path that the raw loader may be given: checked, unpacked once for all processes.
 
 `verify` decides what is compared before that:
 
-- "full": every byte that will be loaded, against digests. Those of a package are the manifest's;
-those of its unpacked
-  files were taken while a package with the manifest's digest was being unpacked. The package behind
-  unpacked files is read again only if its stat is not what it was then.
-- "stat": size, modification time, change time and inode of the package and of each unpacked file,
-against what they
-  were after a full check by this user; without a record of one, or after any change, the package is
-  read.
-- "off": nothing of the package but its size. What was unpacked after a check is used if its stat is
-right.
+- "full": every byte that will be loaded, against digests. Those of a package are the manifest's; those of its unpacked
+  files were taken while a package with the manifest's digest was being unpacked. The package behind unpacked files is
+  read again only if its stat is not what it was then.
+- "stat": size, modification time, change time and inode of the package and of each unpacked file, against what they
+  were after a full check by this user; without a record of one, or after any change, the package is read.
+- "off": nothing of the package but its size. What was unpacked after a check is used if its stat is right.
 
-From torch 2.14 on the raw loader takes a directory. A package is then unpacked once into the
-private directory (`aoti_build.runtime.private`), named by its sha256, and every process loads from
-there. The bytes that are digested are those that are unpacked, so nobody can exchange them between
-the check and the load. What cannot be loaded as a directory is copied there as a file in the same
-way. Without a private directory a process keeps such copies for itself, one for each package: the
-loader never lets go of a library, so a path for each load would make it grow. Where there is no
-room for any copy, the loader reads the very file that was digested (through its descriptor): a
-replaced file has no effect, one that is written to in place between check and load has. No torch
-here."""
+From torch 2.14 on the raw loader takes a directory. A package is then unpacked once into the private
+directory (`aoti_build.runtime.private`), named by its sha256, and every process loads from there.
+The bytes that are digested are those that are unpacked, so nobody can exchange them between the
+check and the load. What cannot be loaded as a directory is copied there as a file in the same way.
+
+Without a private directory a process keeps such copies for itself, one for each package: the loader
+never lets go of a library, so another path at each load would make the process grow.
+
+Where there is no room for any copy, the loader reads the very file that was digested (through its
+descriptor): a replaced file has no effect, one that is written to in place between check and load
+has. No torch here.
+"""
 
 from __future__ import annotations
 
@@ -286,8 +284,8 @@ class _Entry:
         return self._aside()
 
     def publish(self) -> None:
-        """Put what was unpacked in its place, with a record of the files' stat. If another process
-        was faster, its files are used. Files that are right get a new record if theirs is not."""
+        """Put what was unpacked in its place, with a record of the files' stat. If another process was faster, its
+        files are used. Files that are right get a new record if theirs is not."""
         if self._record is not None:
             self._renew(self._record)
         if self._staged is None:
@@ -304,8 +302,7 @@ class _Entry:
         self._drop()
 
     def is_as_recorded(self, *, by_digest: bool = False) -> bool:
-        """Whether the unpacked files are there and have the stat (and digests) that they had when
-        they were made."""
+        """Whether the unpacked files are there and have the stat (and digests) that they had when they were made."""
         document = read_json(self.directory / _RECORD)
         try:
             if (document["format"], document["format_version"]) != (FORMAT, FORMAT_VERSION):
@@ -321,8 +318,7 @@ class _Entry:
             return False  # none, or garbled: the package is read
 
     def _renew(self, record: bytes) -> None:
-        """Replace the record unless it says the same. Where it cannot be, the next load reads the
-        package again."""
+        """Replace the record unless it says the same. Where it cannot be, the next load reads the package again."""
         with contextlib.suppress(OSError):
             if (self.directory / _RECORD).read_bytes() == record:
                 return

@@ -5,7 +5,8 @@ A `.pt2` is a zip whose members are stored as they are, so each member is a stre
 Reading it once means that what is digested is what is unpacked, whoever writes to the file
 meanwhile. Where the members are is read before that, so those bytes are compared with what is
 digested. One sha256 over a large file takes a core its time, so each member also has digests by
-block, made on the same way, which all cores can check at once."""
+block, made on the same way, which all cores can check at once.
+"""
 
 from __future__ import annotations
 
@@ -34,8 +35,7 @@ class Contents(NamedTuple):
 
 
 class Sink:
-    """Takes the package's members piece by piece, in order: `CHUNK` bytes each, the last of a
-    member fewer."""
+    """Takes the package's members piece by piece, in order: `CHUNK` bytes each, the last of a member fewer."""
 
     def __init__(self, directory: Path, contents: Contents) -> None:
         self._directory = directory
@@ -129,8 +129,7 @@ def unpack(descriptor: int, contents: Contents, writer: Writer) -> None:
 
 
 def agree(directory: Path, blocks: Mapping[str, list[str]]) -> bool:
-    """Whether the files of a directory have these digests, block by block; asked of all cores at
-    once."""
+    """Whether the files of a directory have these digests, block by block; asked of all cores at once."""
     return digests.agree(
         [
             block

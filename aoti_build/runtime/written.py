@@ -3,7 +3,8 @@
 Compiled code is given contiguous tensors. Of one that is not, it gets a copy, so what it writes
 there is copied back after the call. Where memory is shared a write has no defined result, and the
 code was not checked for it: that is refused. Only models whose manifest names such inputs come
-here."""
+here.
+"""
 
 from __future__ import annotations
 

@@ -4,7 +4,8 @@ A verb loads a package several times, seconds after it was checked. Whoever exch
 meanwhile must neither get them executed nor get the verdict of the earlier ones. So the directory
 is opened once, what the manifest lists is copied from it into a private directory, and the copies
 are digested. Workers are given the copies and nothing else: no path into the published directory
-ever reaches a loader."""
+ever reaches a loader.
+"""
 
 from __future__ import annotations
 

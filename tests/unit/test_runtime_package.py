@@ -40,8 +40,7 @@ def load(verify):
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A private directory, a torch that loads directories, and no file too young to be
-    remembered."""
+    """A private directory, a torch that loads directories, and no file too young to be remembered."""
     tmp_path.chmod(0o700)
     monkeypatch.setenv(private.VARIABLE, str(tmp_path / "cache"))
     monkeypatch.setattr(private, "_fault", lambda path: "")  # whatever the test's own temporary directory is like
