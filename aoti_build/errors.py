@@ -97,6 +97,10 @@ class ClosedError(UsageError, RuntimeError):
     """A loaded model was used after `close()`."""
 
 
+class CopyError(UsageError, TypeError):
+    """A loaded model was to be copied or pickled."""
+
+
 class VerificationError(AotiBuildError):
     """An artifact ran and does not do what its model does, or there is none to run."""
 

@@ -56,9 +56,10 @@ def load(
         ArtifactError: no variant fits this host, or the chosen one is damaged. No native code was loaded.
         UsageError: there is no such model, variant or option.
     """
-    if num_runners < 1 or (single_threaded and num_runners != 1):
+    is_number = isinstance(num_runners, int)
+    if not is_number or num_runners < 1 or (single_threaded and num_runners != 1):
         hint = "at least 1, and exactly 1 with single_threaded"
-        raise UsageError(f"num_runners is {num_runners}", hint=hint)
+        raise UsageError(f"num_runners is {num_runners!r}", hint=hint)
     choice = _explain(model, artifacts=artifacts, device=device, variant=variant, device_index=device_index)
     if explain:
         sys.stderr.write(f"{choice}\n")

@@ -46,6 +46,7 @@ class _Leaf:
     exact: tuple[int, ...] | None = None
     fixed: tuple[tuple[int, int], ...] = ()
     dynamic: tuple[tuple[int, str], ...] = ()
+    written: bool = False
 
 
 @dataclass
@@ -70,7 +71,10 @@ class Arguments:
 
     def __post_init__(self) -> None:
         dims = self.signature["dims"]
-        self._leaves = [_leaf(entry, dims, self.kinds) for entry in self.signature["inputs"]]
+        mutates = self.signature.get("mutates") or {}  # older artifacts do not say
+        written = frozenset(mutates.get("inputs", ()))
+        entries = self.signature["inputs"]
+        self._leaves = [_leaf(entry, dims, self.kinds, written) for entry in entries]
         self._tensors = [(at, leaf) for at, leaf in enumerate(self._leaves) if leaf.constant is None]
         self._constants = [(at, leaf) for at, leaf in enumerate(self._leaves) if leaf.constant is not None]
         self._names = tuple(parameter.name for parameter in self.parameters)
@@ -80,8 +84,20 @@ class Arguments:
         # The common forms, tensors all by position or all by keyword, take no detour.
         self._plain = ("keyword" if kinds == {True} else "positional") if plain and len(kinds) == 1 else ""
 
+    @property
+    def tensor_names(self) -> list[str]:
+        """The names of the tensors that `flatten` gives."""
+        return [leaf.name for _, leaf in self._tensors]
+
+    @property
+    def written(self) -> list[int]:
+        """Which of them the model writes into."""
+        return [number for number, (_, leaf) in enumerate(self._tensors) if leaf.written]
+
     def flatten(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
-        """The tensors of a call in the order of the compiled code, checked, contiguous. Raises `InputError`."""
+        """The tensors of a call in the order of the compiled code, checked. They are contiguous,
+        but for those that the model writes into, which are as they were given. Raises
+        `InputError`."""
         values: Sequence[Any]
         if self._plain == "positional" and not kwargs and len(args) == len(self._names):
             values = args
@@ -112,7 +128,8 @@ class Arguments:
             else:
                 self._measure(leaf, value.shape, sizes)
             # Compiled code goes by the strides of the example, which the artifact was checked with.
-            inputs.append(value if value.is_contiguous() else value.contiguous())
+            as_it_is = value.is_contiguous() or leaf.written
+            inputs.append(value if as_it_is else value.contiguous())
         return inputs
 
     def _measure(self, leaf: _Leaf, shape: Sequence[int], sizes: dict[str, tuple[int, _Leaf]]) -> None:
@@ -210,7 +227,12 @@ def parameter_names(signature: Mapping[str, Any], leaves: Sequence[int]) -> list
     return names
 
 
-def _leaf(entry: Mapping[str, Any], dims: Mapping[str, Any], kinds: Kinds) -> _Leaf:
+def _leaf(
+    entry: Mapping[str, Any],
+    dims: Mapping[str, Any],
+    kinds: Kinds,
+    written: frozenset[str],
+) -> _Leaf:
     if "constant" in entry:
         return _Leaf(entry["name"], constant=entry["constant"])
     shape = tuple(entry["shape"])
@@ -222,6 +244,7 @@ def _leaf(entry: Mapping[str, Any], dims: Mapping[str, Any], kinds: Kinds) -> _L
         exact=shape if exact else None,
         fixed=tuple((axis, size) for axis, size in enumerate(shape) if isinstance(size, int)),
         dynamic=tuple((axis, size) for axis, size in enumerate(shape) if size in dims),
+        written=entry["name"] in written,
     )
 
 

@@ -9,6 +9,7 @@ measured it names it with `variant`. What was never compared with eager fits no 
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +20,7 @@ from aoti_build.errors import ArtifactError, UsageError
 from aoti_build.manifest import Manifest, read_manifest
 
 _DEVICES = ("cuda", "cpu")  # the preferred first
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")  # what builds give to directories
 
 
 @dataclass(frozen=True)
@@ -88,8 +90,21 @@ class Choice:
 
 
 def artifacts_directory(given: str | os.PathLike[str] | None) -> Path:
-    """The directory of artifacts: the one given, `AOTI_BUILD_ARTIFACTS`, or `artifacts` in the current directory."""
-    return Path(given if given is not None else os.environ.get("AOTI_BUILD_ARTIFACTS") or "artifacts").absolute()
+    """The directory of artifacts: the one given, `AOTI_BUILD_ARTIFACTS`, or `artifacts` in the
+    current directory. Raises `UsageError` for what cannot be a path."""
+    if given is None:
+        given = os.environ.get("AOTI_BUILD_ARTIFACTS") or "artifacts"
+    try:
+        path = os.fspath(given)
+        if isinstance(path, bytes) or b"\0" in os.fsencode(path):
+            raise ValueError("it is no text of a path")
+        return Path(path).absolute()
+    except (TypeError, ValueError, OSError) as error:  # OSError: the current directory is gone
+        raise UsageError(
+            f"the directory of artifacts is {_brief(given)}",
+            cause=str(error),
+            hint="give a path to artifacts=",
+        ) from error
 
 
 def explain(
@@ -105,17 +120,47 @@ def explain(
     `device` and `variant` turn down what was not asked for. Raises `UsageError` for a name that is not there.
     """
     root = artifacts_directory(artifacts)
-    name, _, named = model.partition("/")
+    name, named = _model_and_variant(model)
+    if variant is not None:
+        _check_name("variant", variant)
     if named and variant and named != variant:
         raise UsageError(f"{model!r} and variant={variant!r} name two variants", hint="give one of them")
     if device is not None and device not in _DEVICES:
-        raise UsageError(f"there is no device {device!r}", hint=f"it is one of {', '.join(_DEVICES)}, or None")
-    variants = _names(root / name) if name and not name.startswith(".") else []
+        hint = f"it is one of {', '.join(_DEVICES)}, or None"
+        raise UsageError(f"there is no device {_brief(device)}", hint=hint)
+    if not isinstance(device_index, int):
+        hint = "it is a number, counted from 0"
+        raise UsageError(f"device_index is {_brief(device_index)}", hint=hint)
+    variants = _names(root / name)
     wanted = named or variant
     if not variants or (wanted and wanted not in variants):
         raise _unknown(root, name, wanted, variants)
     candidates = [_candidate(root, name, one, _not_asked_for(one, device, wanted), device_index) for one in variants]
     return Choice(name, root, tuple(sorted(candidates, key=lambda candidate: (not candidate.fits, _rank(candidate)))))
+
+
+def _model_and_variant(model: str) -> tuple[str, str | None]:
+    """Both parts of a target's name, or a model's name alone. Raises `UsageError` for anything
+    else."""
+    name, slash, variant = model.partition("/") if isinstance(model, str) else (model, "", "")
+    _check_name("model", name)
+    if slash:
+        _check_name("variant", variant)
+    return name, variant or None
+
+
+def _check_name(what: str, name: object) -> None:
+    """Names become paths, so what no build gives as one is never looked for."""
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise UsageError(
+            f"there is no artifact {_brief(name)}",
+            cause=f"that is not the name of a {what}",
+            hint='names are such as "resnet18", "cuda" or "resnet18/cuda"',
+        )
+
+
+def _brief(value: object) -> str:
+    return repr(value) if len(repr(value)) <= 80 else f"{repr(value)[:77]}..."
 
 
 def _not_asked_for(variant: str, device: str | None, wanted: str | None) -> tuple[str, ...]:
@@ -188,7 +233,7 @@ def _names(directory: Path) -> list[str]:
 def _unknown(root: Path, model: str, variant: str | None, variants: list[str]) -> UsageError:
     import difflib
 
-    if not root.is_dir():
+    if not os.path.isdir(root):  # unlike Path's it never raises
         hint = "pass artifacts=, set AOTI_BUILD_ARTIFACTS, or start in the directory that holds artifacts/"
         return UsageError("there is no directory of artifacts", where=str(root), hint=hint)
     asked, there = (variant, variants) if variant and variants else (model, _names(root))

@@ -11,13 +11,14 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
-from aoti_build.errors import ArtifactError, ClosedError, InputError
+from aoti_build.errors import ArtifactError, ClosedError, CopyError, InputError
 from aoti_build.manifest import Manifest
 from aoti_build.runtime.arguments import Arguments, Kinds, Parameter, parameter_names
 from aoti_build.runtime.choose import Candidate, Choice
 from aoti_build.runtime.package import Admitted
 from aoti_build.runtime.raw import raw_loader
 from aoti_build.runtime.weights import Weights
+from aoti_build.runtime.written import WrittenInputs
 
 
 class LoadedModel:
@@ -66,6 +67,8 @@ class LoadedModel:
         parameters = _parameters(in_spec, self._manifest.signature)
         kinds = Kinds(torch.Tensor, self._device, lambda name: getattr(torch, name))
         self._arguments = Arguments(candidate.target, self._manifest.signature, parameters, kinds, check_inputs)
+        written, names = self._arguments.written, self._arguments.tensor_names
+        self._written = WrittenInputs(candidate.target, written, names) if written else None
         self._restore = _restorer(out_spec)
         self._gate = _Gate()
 
@@ -77,7 +80,12 @@ class LoadedModel:
         try:
             if self._loader is None:
                 raise ClosedError("this model was closed", target=self.target)
-            outputs = self._loader.boxed_run(inputs)
+            if self._written is None:
+                outputs = self._loader.boxed_run(inputs)
+            else:
+                copies = self._written.made_contiguous(inputs)
+                outputs = self._loader.boxed_run(inputs)
+                self._written.copy_back(copies)
         finally:
             gate.leave()
         return self._restore(outputs)
@@ -123,6 +131,15 @@ class LoadedModel:
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """What `copy` and `pickle` ask for. A copy would share the locks and the native model of
+        this one."""
+        raise CopyError(
+            "a loaded model cannot be copied or pickled",
+            target=self.target,
+            hint=f"load it where it is needed: aoti_build.load({self.target!r}, artifacts=...)",
+        )
 
     @property
     def target(self) -> str:

@@ -6,6 +6,7 @@ its target, or to its input, and ends nothing else.
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,15 +26,15 @@ from aoti_build.errors import (
     VerificationError,
 )
 from aoti_build.fingerprint import Reason
-from aoti_build.layout import artifact_directory, reader_log_path, stat_cache_path, store_root
+from aoti_build.layout import reader_log_path, stat_cache_path, store_root
 from aoti_build.manifest import GOLDEN, MODEL, Manifest
 from aoti_build.plan import plan_target, stale, tolerance
 from aoti_build.spec.project import Project, Target
 from aoti_build.spec.records import target_to_json
 from aoti_build.stat_cache import StatCache
 from aoti_build.store import Store
-from aoti_build.verbs.verify import FloorLacking, fit_artifact
 from aoti_build.work.check import CHECK_ENVIRONMENT, places
+from aoti_build.work.opened import FloorLacking, OpenArtifact, fit_artifact
 from aoti_build.work.worker import WorkerCrash, allow_starts, error_of, run_worker
 
 PASSED, UNCHECKED, MISMATCH, FAILED, UNAVAILABLE = "passed", "unchecked", "mismatch", "failed", "unavailable"
@@ -222,11 +223,13 @@ def _run_target(
         lacks = ArtifactError(f"this host has no {target.device} device", target=target.name)
         return TargetRuns(target, error=lacks, available=False)
     try:
-        manifest = _fit_artifact(project, target)
-        groups = list(_groups(project, target, asked.inputs, manifest))
-        outputs = [_output_path(target, asked, group) for group in groups]
-        step = plan_target(project, target, digests, Store(store_root(project)))
-        found = _worked(project, target, _job(project, target, manifest, asked, groups, outputs), on_progress)
+        with _fit_artifact(project, target) as artifact:
+            manifest = artifact.manifest
+            groups = list(_groups(project, target, asked.inputs, manifest))
+            outputs = [_output_path(target, asked, group) for group in groups]
+            step = plan_target(project, target, digests, Store(store_root(project)))
+            job = _job(project, target, artifact, asked, groups, outputs)
+            found = _worked(project, target, job, on_progress)
     except Interrupted:
         raise
     except FloorLacking as error:
@@ -239,14 +242,18 @@ def _run_target(
     return TargetRuns(target, tuple(runs), stale(step), unchecked=manifest.unchecked)
 
 
-def _fit_artifact(project: Project, target: Target) -> Manifest:
+@contextlib.contextmanager
+def _fit_artifact(project: Project, target: Target) -> Iterator[OpenArtifact]:
     """As `fit_artifact`. Raises `FloorLacking` as well where there is no artifact because none can be built here."""
-    try:
-        return fit_artifact(project, target)
-    except VerificationError:
-        if why := host.cannot_build(target):
-            raise FloorLacking("it cannot be built on this host", target=target.name, cause=why) from None
-        raise
+    with contextlib.ExitStack() as opened:
+        try:
+            artifact = opened.enter_context(fit_artifact(project, target))
+        except VerificationError:
+            if why := host.cannot_build(target):
+                message = "it cannot be built on this host"
+                raise FloorLacking(message, target=target.name, cause=why) from None
+            raise
+        yield artifact
 
 
 def _groups(
@@ -293,19 +300,18 @@ def _output_path(target: Target, asked: Asked, group: tuple[Input, ...]) -> str 
 def _job(
     project: Project,
     target: Target,
-    manifest: Manifest,
+    artifact: OpenArtifact,
     asked: Asked,
     groups: list[tuple[Input, ...]],
     outputs: list[str | None],
 ) -> dict[str, Any]:
-    directory = artifact_directory(project, target)
     return {
         "root": str(project.root),
         "target": target_to_json(target),
-        "model": str(directory / MODEL),
-        "golden": str(directory / GOLDEN),
+        "model": str(artifact.files / MODEL),
+        "golden": str(artifact.files / GOLDEN),
         "tolerance": tolerance(target),
-        "signature": dict(manifest.signature),
+        "signature": dict(artifact.manifest.signature),
         "where": {**places(project, target), "image": project.where(target.model, "image")},
         "seed": asked.seed,
         "repeat": asked.repeat,

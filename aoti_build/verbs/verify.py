@@ -29,7 +29,7 @@ from aoti_build.errors import (
 from aoti_build.files import lock, write_json
 from aoti_build.fingerprint import Reason
 from aoti_build.layout import artifact_directory, lock_path, reader_log_path, stat_cache_path, store_root
-from aoti_build.manifest import GOLDEN, MODEL, VERIFY, FileRecord, Manifest, NoManifest, read_manifest
+from aoti_build.manifest import GOLDEN, MODEL, VERIFY, read_manifest
 from aoti_build.plan import plan_target, stale, tolerance
 from aoti_build.spec.presence import source_is_here
 from aoti_build.spec.project import Project, Target
@@ -38,6 +38,7 @@ from aoti_build.stat_cache import StatCache
 from aoti_build.store import Store
 from aoti_build.verbs.repro import write_repro
 from aoti_build.work.check import CHECK_ENVIRONMENT, check_package, check_record, find_cause, places
+from aoti_build.work.opened import FloorLacking, OpenArtifact, fit_artifact
 from aoti_build.work.runner import compiled_runner
 from aoti_build.work.worker import WorkerCrash, WorkerTimeout, allow_starts, check_stopping, run_worker, stop_all
 
@@ -47,10 +48,6 @@ PASSED, INCOMPLETE, MISMATCH, CRASHED, TIMEOUT, UNCHECKED, MISSING, REFUSED, UNA
 PYTHON, CPP = RUNTIMES = ("python", "cpp")
 TIME_LIMIT = 600.0
 OnProgress = Callable[[Target, str], None]
-
-
-class FloorLacking(ArtifactError):
-    """The artifact is sound and for a floor that models.yaml names, which this host is below."""
 
 
 @dataclass(frozen=True)
@@ -166,47 +163,6 @@ def _runners(project: Project, targets: tuple[Target, ...], on_progress: OnProgr
     return runners
 
 
-def fit_artifact(project: Project, target: Target) -> Manifest:
-    """The target's manifest, once it is certain that loading the artifact is safe: digests and host were checked.
-
-    Raises:
-        VerificationError: there is no artifact.
-        ArtifactError: it is damaged, not what its manifest says, or unfit for this host; `FloorLacking` where nothing
-            but the declared floor is in the way.
-    """
-    directory = artifact_directory(project, target)
-    manifest = read_manifest(directory)
-    again = f"invoke build --target {target.name}"
-    if isinstance(manifest, NoManifest):
-        if not manifest.damaged:
-            raise VerificationError("there is no artifact", target=target.name, hint=f"build it first: {again}")
-        raise ArtifactError(
-            f"the artifact is damaged: {manifest.why}", target=target.name, where=_shown(project, directory), hint=again
-        )
-    if manifest.target != target.name:
-        raise ArtifactError(f"the artifact is {manifest.target}'s", target=target.name, hint=again)
-    for name, record in manifest.files.items():
-        if not _is_as_recorded(directory / name, record):
-            raise ArtifactError(
-                f"{name} is not what the manifest says",
-                target=target.name,
-                where=_shown(project, directory / name),
-                cause="truncated, altered or missing since it was published",
-                hint=f"restore the file, or {again}",
-            )
-    if lacks := host.lacking(manifest.requires):
-        declared = manifest.floor is not None and lacks == host.lacking_floor(manifest.requires)
-        raise (FloorLacking if declared else ArtifactError)(
-            "the artifact cannot run on this host",
-            target=target.name,
-            cause="\n".join(lacks),
-            hint="take it to a host that has it"
-            if declared
-            else "build it here, or for a portable floor such as `cpu: {isa: avx2}`",
-        )
-    return manifest
-
-
 @dataclass(frozen=True)
 class _Verifier:
     """Verifies one target after another, each in processes of its own."""
@@ -228,59 +184,67 @@ class _Verifier:
     def _verdict(self, target: Target) -> Verdict:
         if not toolchain.has_device(target.device):
             return Verdict(target, UNAVAILABLE, (Reason("no-device", target.device),))
-        try:
-            manifest = fit_artifact(self.project, target)
-        except VerificationError as error:
-            if why := host.cannot_build(target):
-                return Verdict(target, UNAVAILABLE, (Reason("no-device", why),))
-            return Verdict(target, MISSING, error=error)
-        except FloorLacking as error:
-            return Verdict(target, UNAVAILABLE, (Reason("lacks-floor", error.cause or ""),))
-        except ArtifactError as error:
-            return Verdict(target, REFUSED, error=error)
+        with contextlib.ExitStack() as opened:
+            try:
+                artifact = opened.enter_context(fit_artifact(self.project, target))
+            except VerificationError as error:
+                if why := host.cannot_build(target):
+                    return Verdict(target, UNAVAILABLE, (Reason("no-device", why),))
+                return Verdict(target, MISSING, error=error)
+            except FloorLacking as error:
+                return Verdict(target, UNAVAILABLE, (Reason("lacks-floor", error.cause or ""),))
+            except ArtifactError as error:
+                return Verdict(target, REFUSED, error=error)
+            return self._recorded(target, artifact)
+
+    def _recorded(self, target: Target, artifact: OpenArtifact) -> Verdict:
+        """The verdict on an open artifact, written beside it; refused if another one has taken its
+        place meanwhile."""
+        manifest = artifact.manifest
         step = plan_target(self.project, target, self.digests, Store(store_root(self.project)))
-        verdict = replace(self._checked(target, manifest), runtime=self.runtime, stale=stale(step))
+        verdict = replace(self._checked(target, artifact), runtime=self.runtime, stale=stale(step))
+        if not artifact.is_still_published():
+            return _exchanged(target) if verdict.verdict == PASSED else verdict
         document = {"format": "aoti-build/verdict", "format_version": 1, "key": manifest.key, **verdict.as_json()}
         with contextlib.suppress(OSError):  # a serving host's artifacts may be read-only
-            write_json(artifact_directory(self.project, target) / VERIFY, document)
+            write_json(artifact.place / VERIFY, document)
         # With fresh references a stale artifact was compared with another state of its model.
         if manifest.unchecked and verdict.verdict == PASSED and not (self.fresh and verdict.stale):
-            self._settle(target, manifest, verdict)
+            self._settle(target, artifact, verdict)
         return verdict
 
-    def _settle(self, target: Target, manifest: Manifest, verdict: Verdict) -> None:
+    def _settle(self, target: Target, artifact: OpenArtifact, verdict: Verdict) -> None:
         """Let the manifest of an artifact that its build host could not run say that it is right."""
-        directory = artifact_directory(self.project, target)
         found = {"cases": verdict.cases, "vacuous": list(verdict.vacuous), "no_fp64": verdict.no_fp64}
         check = check_record(target, {**found, "seconds": {"verify": verdict.seconds}})
         try:
             with lock(lock_path(self.project, target), check_stopping):
-                if read_manifest(directory) != manifest:
+                if read_manifest(artifact.directory) != artifact.manifest:
                     return  # a build has just published another one
-                renewed = replace(manifest, check=check)
-                renewed.write(directory)
-                Store(store_root(self.project)).add(renewed, directory)
+                renewed = replace(artifact.manifest, check=check)
+                renewed.write(artifact.place)
+                Store(store_root(self.project)).add(renewed, artifact.files)
             self.on_progress(target, "compared with eager for the first time; the manifest says so now")
         except OSError as error:
             self.on_progress(target, f"passed, but its manifest cannot be written: {error.strerror or error}")
 
-    def _checked(self, target: Target, manifest: Manifest) -> Verdict:
+    def _checked(self, target: Target, artifact: OpenArtifact) -> Verdict:
         try:
             with tempfile.TemporaryDirectory(prefix="aoti_build-") as directory:
-                return self._figures(target, manifest, Path(directory))
+                return self._figures(target, artifact, Path(directory))
         except Interrupted:
             raise
         except AotiBuildError as error:
             error.target = target.name
             return Verdict(target, _verdict_of(error), error=error)
 
-    def _figures(self, target: Target, manifest: Manifest, work: Path) -> Verdict:
-        golden = self._fresh_golden(target, manifest, work) if self.fresh else None
+    def _figures(self, target: Target, artifact: OpenArtifact, work: Path) -> Verdict:
+        golden = self._fresh_golden(target, artifact.manifest, work) if self.fresh else None
         result = check_package(
             self.project,
             target,
-            artifact_directory(self.project, target),
-            manifest.signature,
+            artifact.files,
+            artifact.manifest.signature,
             directory=work / "check",
             log=self._log(target),
             on_phase=lambda phase: self.on_progress(target, phase),
@@ -288,10 +252,10 @@ class _Verifier:
             runner=self.runners.get(target.device),
             limit=self.limit,
         )
-        refusals = self._refusals(target, manifest, work)
+        refusals = self._refusals(target, artifact, work)
         verdict = _verdict(result, refusals)
         if verdict == MISMATCH and self.repro is not None:
-            write_repro(self.repro, target, artifact_directory(self.project, target), golden, manifest.signature)
+            write_repro(self.repro, target, artifact.files, golden, artifact.manifest.signature)
         return Verdict(
             target,
             verdict,
@@ -299,18 +263,18 @@ class _Verifier:
             refusals=tuple(refusals),
             vacuous=tuple(result["vacuous"]),
             no_fp64=result["no_fp64"],
-            deep=self._cause(target, manifest, work) if verdict == MISMATCH and self.deep else None,
+            deep=self._cause(target, artifact, work) if verdict == MISMATCH and self.deep else None,
             seconds=round(sum(result["seconds"].values()), 3),
         )
 
-    def _cause(self, target: Target, manifest: Manifest, work: Path) -> dict[str, Any] | None:
+    def _cause(self, target: Target, artifact: OpenArtifact, work: Path) -> dict[str, Any] | None:
         if not source_is_here(target.model, self.project.root):
             return {"stage": "none", "said": "the model's source is not here", "weights": [], "left": None}
         found = find_cause(
             self.project,
             target,
-            artifact_directory(self.project, target),
-            manifest.weights.get("alignment"),
+            artifact.files,
+            artifact.manifest.weights.get("alignment"),
             directory=work / "deep",
             log=self._log(target),
             bisect=True,
@@ -338,16 +302,15 @@ class _Verifier:
         self._run("fresh", target, job, work / "fresh")
         return golden
 
-    def _refusals(self, target: Target, manifest: Manifest, work: Path) -> list[dict[str, Any]]:
+    def _refusals(self, target: Target, artifact: OpenArtifact, work: Path) -> list[dict[str, Any]]:
         """What became of each probe. One that crashes takes its process with it; another tries the rest."""
-        directory = artifact_directory(self.project, target)
         job = {
             "root": str(self.project.root),
-            "model": str(directory / MODEL),
-            "golden": str(directory / GOLDEN),
+            "model": str(artifact.files / MODEL),
+            "golden": str(artifact.files / GOLDEN),
             "target": target_to_json(target),
             "tolerance": tolerance(target),
-            "signature": dict(manifest.signature),
+            "signature": dict(artifact.manifest.signature),
             "runner": str(runner) if (runner := self.runners.get(target.device)) else None,
         }
         crashed: dict[int, dict[str, Any]] = {}
@@ -407,12 +370,11 @@ def _verdict_of(error: AotiBuildError) -> str:
     return next((verdict for kind, verdict in kinds.items() if isinstance(error, kind)), CRASHED)
 
 
-def _is_as_recorded(path: Path, record: FileRecord) -> bool:
-    try:
-        return record.matches(path)
-    except OSError:
-        return False
-
-
-def _shown(project: Project, path: Path) -> str:
-    return path.relative_to(project.root).as_posix()
+def _exchanged(target: Target) -> Verdict:
+    error = ArtifactError(
+        "another artifact took its place while it was verified",
+        target=target.name,
+        cause="the one that was verified passed; nothing is known of what is there now",
+        hint=f"verify it: invoke verify --target {target.name}",
+    )
+    return Verdict(target, REFUSED, error=error)

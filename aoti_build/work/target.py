@@ -12,9 +12,9 @@ from typing import Any
 
 from aoti_build import host
 from aoti_build.digests import digest_file
-from aoti_build.errors import BuildError
+from aoti_build.errors import BuildError, EditedMeanwhile
 from aoti_build.fingerprint import Parts, Reason, spec_parts
-from aoti_build.layout import artifact_directory, inductor_cache_root
+from aoti_build.layout import inductor_cache_root
 from aoti_build.manifest import MODEL, Manifest
 from aoti_build.plan import Step, floor_patches, toolchain_parts, weight_parts
 from aoti_build.provenance import provenance
@@ -24,6 +24,7 @@ from aoti_build.work.check import CheckAhead, check_or_say, places
 from aoti_build.work.desk import COMPILE, REPACK, Desk
 from aoti_build.work.gpu import gpu_code_of, gpu_environment
 from aoti_build.work.instructions import Instructions
+from aoti_build.work.opened import open_artifact
 from aoti_build.work.worker import WORKER_VARIABLES, OnPhase, WorkerCrash, run_worker
 from aoti_build.work.workshop import Place, Workshop
 
@@ -77,13 +78,16 @@ class TargetBuilder:
         manifest, target = step.manifest, step.target
         if manifest is None:
             raise ValueError("only a published artifact can be checked again")
-        with self.shop.place(target) as place:
-            directory = artifact_directory(self.shop.project, target)
-            check = check_or_say(self.shop, target, place, directory, manifest.requires, manifest.signature)
-        renewed = replace(manifest, check=check)
-        renewed.write(directory)
-        if manifest.unchecked:
-            self.shop.store.add(renewed, directory)
+        with self.shop.place(target) as place, open_artifact(self.shop.project, target) as artifact:
+            needs, signature = manifest.requires, manifest.signature
+            check = check_or_say(self.shop, target, place, artifact.files, needs, signature)
+            # Whoever copies artifacts by hand takes no lock.
+            if artifact.manifest != manifest or not artifact.is_still_published():
+                raise EditedMeanwhile(f"the artifact of {target.name}")
+            renewed = replace(manifest, check=check)
+            renewed.write(artifact.place)
+            if manifest.unchecked:
+                self.shop.store.add(renewed, artifact.files)
         return renewed
 
     def reproduce(self, step: Step) -> None:

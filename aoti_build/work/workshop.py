@@ -62,6 +62,7 @@ class Workshop(NamedTuple):
         for left in root.glob(f"{staging_prefix(target)}*"):
             shutil.rmtree(left, ignore_errors=True)
         with staging(root, staging_prefix(target), beside=beside) as work:
+            work.chmod(0o700)  # so that what was checked in it is what is published
             staged = work / "artifact"
             staged.mkdir()
             yield Place(work, staged, log)

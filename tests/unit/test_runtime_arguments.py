@@ -135,6 +135,27 @@ def test_strided_tensors_are_made_contiguous() -> None:
     assert x.is_contiguous()
 
 
+def test_what_the_model_writes_into_is_handed_on_as_it_is() -> None:
+    """So that what is written into a copy can be copied back."""
+    signature = {
+        "inputs": [{"name": "scale", "constant": "2.0"}, entry("x", [2, 3]), entry("state.h", [2])],
+        "outputs": [],
+        "dims": {},
+    }
+    parameters = [Parameter(name, False) for name in ("scale", "x", "state")]
+    strided = Fake((2, 3), contiguous_now=False), Fake((2,), contiguous_now=False)
+    for mutates in ({"inputs": ["state.h"], "buffers": ["x"]}, {"inputs": ["state.h"]}):
+        told = Arguments("m/cpu", {**signature, "mutates": mutates}, parameters, KINDS)
+        assert (told.written, told.tensor_names) == ([1], ["x", "state.h"])
+        x, state = told.flatten((2.0, *strided), {})
+        assert x.is_contiguous()
+        assert state is strided[1]
+    for mutates in ({}, {"mutates": None}, {"mutates": {"inputs": [], "buffers": []}}):
+        silent = Arguments("m/cpu", {**signature, **mutates}, parameters, KINDS)
+        assert silent.written == []
+        assert all(value.is_contiguous() for value in silent.flatten((2.0, *strided), {}))
+
+
 def test_unchecked_inputs_are_bound_and_nothing_more() -> None:
     loose = arguments([entry("x", [2, 3])], [Parameter("x", False)], check=False)
     wrong = Fake((9,), "int8")

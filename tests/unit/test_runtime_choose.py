@@ -236,3 +236,105 @@ except UsageError:
 """
     answer = subprocess.run([REAL_PYTHON, "-c", script], capture_output=True, text=True, check=True, timeout=60)
     assert answer.stdout.splitlines()[1] in ("[]", "['subprocess']")
+
+
+NO_NAMES = [
+    "",
+    "a\0b",
+    "\udcff",
+    "\ud800",
+    "x" * 300,
+    "..",
+    ".",
+    ".store",
+    "../small",
+    "/small",
+    "/etc/passwd",
+    "small/../small",
+    "small/cpu/more",
+    "small/",
+    "small\n",
+    "small cpu",
+    "sm\u00e5ll",
+    Path("small"),
+    b"small",
+    7,
+    None,
+    ["small"],
+]
+
+
+@pytest.mark.parametrize("ask", [explain, load])
+@pytest.mark.parametrize("name", NO_NAMES, ids=ascii)
+def test_what_is_no_name_is_never_looked_for(artifacts: Path, name: Any, ask: Any) -> None:
+    with pytest.raises(UsageError, match="there is no artifact") as caught:
+        ask(name, artifacts=artifacts)
+    assert len(str(caught.value)) < 300
+    assert all(line.isprintable() for line in str(caught.value).splitlines())
+    if name is not None:
+        with pytest.raises(UsageError, match="not the name of a variant"):
+            ask("small", artifacts=artifacts, variant=name)
+
+
+@pytest.mark.parametrize("ask", [explain, load])
+@pytest.mark.parametrize(
+    "place",
+    ["a\0b", "\ud800", "x" * 5000, "x" * 300, 7, b"artifacts", ["artifacts"], "/dev/null"],
+    ids=ascii,
+)
+def test_what_is_no_directory_is_said(
+    place: Any,
+    ask: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with pytest.raises(UsageError, match="directory of artifacts"):
+        ask("small", artifacts=place)
+    if isinstance(place, str) and place.isprintable():
+        monkeypatch.setenv("AOTI_BUILD_ARTIFACTS", place)
+        with pytest.raises(UsageError, match="directory of artifacts"):
+            ask("small")
+
+
+@pytest.mark.parametrize("ask", [explain, load])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"device": "gpu"},
+        {"device": ""},
+        {"device": "c\0"},
+        {"device": 0},
+        {"device": Path("cpu")},
+        {"device_index": "0"},
+        {"device_index": 0.0},
+        {"device_index": None},
+    ],
+    ids=str,
+)
+def test_other_values_of_options_are_refused(artifacts: Path, options: Any, ask: Any) -> None:
+    with pytest.raises(UsageError, match=r"there is no device|device_index is"):
+        ask("small", artifacts=artifacts, **options)
+
+
+@pytest.mark.parametrize("runners", [0, -1, "2", 1.5, None])
+def test_other_numbers_of_runners_are_refused(artifacts: Path, runners: Any) -> None:
+    with pytest.raises(UsageError, match="num_runners is"):
+        load("small", artifacts=artifacts, num_runners=runners)
+
+
+def test_a_current_directory_that_is_gone_is_said(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(UsageError, match="directory of artifacts"):
+        explain("small")
+
+
+def test_names_that_builds_give_are_looked_for(artifacts: Path) -> None:
+    for name in ("small", "small/cpu", "small/cuda-fast"):
+        assert explain(name, artifacts=str(artifacts)).chosen is not None
+    for name in ("a", "a.b-c_d", "9", "x" * 100, "small/no-such"):
+        with pytest.raises(UsageError, match="there is no artifact"):
+            explain(name, artifacts=artifacts)

@@ -18,10 +18,24 @@ from small_projects import REAL_PYTHON, write_project
 from aoti_build import host, stat_cache
 from aoti_build.errors import ArtifactError, UsageError
 from aoti_build.manifest import MODEL, Manifest
-from aoti_build.runtime import private, unpack
+from aoti_build.runtime import package, private, unpack
 from aoti_build.runtime.package import Verify, admit
 
 Artifact = tuple[Path, Manifest]
+SMALL = {name: content[:100] for name, content in OPAQUE.items()}
+PREAMBLE = """
+import sys
+from pathlib import Path
+from aoti_build import host
+host.torch_version = lambda: "2.14"
+from aoti_build.runtime import private
+private._fault = lambda path: ""
+from aoti_build.manifest import read_manifest
+from aoti_build.runtime.package import admit
+directory = Path(sys.argv[1])
+def load(verify):
+    return admit(directory, read_manifest(directory), verify).path
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -33,6 +47,20 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(host, "torch_version", lambda: "2.14.1")
     monkeypatch.setattr(stat_cache, "RACY_NS", -(10**12))
     return tmp_path / "cache"
+
+
+@pytest.fixture(autouse=True)
+def _own_copies_of_this_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(package, "_own", None)
+
+
+def _write_over(path: Path) -> None:
+    """Other bytes in the very file."""
+    with path.open("r+b") as file:
+        file.seek(5000)
+        byte = file.read(1)
+        file.seek(5000)
+        file.write(bytes([byte[0] ^ 1]))
 
 
 @pytest.fixture
@@ -90,11 +118,7 @@ def test_a_byte_changed_after_a_good_load_is_refused(artifact: Artifact, verify:
     directory, manifest = artifact
     admit(directory, manifest, verify).close()
     status = (directory / MODEL).stat()
-    with (directory / MODEL).open("r+b") as file:
-        file.seek(5000)
-        byte = file.read(1)
-        file.seek(5000)
-        file.write(bytes([byte[0] ^ 1]))
+    _write_over(directory / MODEL)
     os.utime(directory / MODEL, ns=(status.st_atime_ns, status.st_mtime_ns))  # the change time still tells
     with pytest.raises(ArtifactError, match="not the file that was built"):
         admit(directory, manifest, verify)
@@ -120,12 +144,25 @@ def test_stat_reads_a_package_once_and_again_when_it_was_touched(artifact: Artif
     assert len(reads) == 2
 
 
-def test_off_reads_nothing(artifact: Artifact, reads: list[int]) -> None:
+def test_off_digests_nothing(artifact: Artifact, reads: list[int]) -> None:
     admitted = admit(*artifact, "off")
-    assert (admitted.path, admitted.how, admitted.unpacked) == (str(artifact[0] / MODEL), "off", False)
+    assert (unpacked(admitted.path), admitted.how, admitted.unpacked) == (OPAQUE, "off", False)
     assert not reads
+    again = admit(*artifact, "off")
+    assert again.path == admitted.path, "a path for each load would make the process grow"
     checked = admit(*artifact)
+    assert checked.path != admitted.path, "what was not checked never counts as checked"
     assert admit(*artifact, "off").path == checked.path, "what a checked package was unpacked to is used"
+
+
+def test_off_sees_that_a_file_is_another_one(artifact: Artifact) -> None:
+    directory, manifest = artifact
+    before = admit(directory, manifest, "off")
+    shutil.copyfile(directory / MODEL, directory / "copy")
+    os.replace(directory / "copy", directory / MODEL)
+    after = admit(directory, manifest, "off")
+    assert before.path != after.path
+    assert unpacked(after.path) == OPAQUE
 
 
 @pytest.mark.parametrize("verify", ["full", "stat", "off"])
@@ -217,10 +254,91 @@ def test_unpacked_files_that_came_from_a_backup_are_read_once(artifact: Artifact
     assert len(reads) == 2
 
 
-def test_without_a_private_directory_the_checked_file_itself_is_loaded(
+@pytest.mark.parametrize("verify", ["full", "stat", "off"])
+def test_without_a_private_directory_a_process_keeps_one_copy(
+    artifact: Artifact, monkeypatch: pytest.MonkeyPatch, verify: Verify
+) -> None:
+    monkeypatch.setenv(private.VARIABLE, "off")
+    admitted = admit(*artifact, verify)
+    assert (unpacked(admitted.path), admitted.unpacked) == (OPAQUE, False)
+    admitted.close()
+    assert admit(*artifact, verify).path == admitted.path
+    _write_over(artifact[0] / MODEL)
+    assert unpacked(admitted.path) == OPAQUE
+    if verify != "off":
+        with pytest.raises(ArtifactError, match="not the file that was built"):
+            admit(*artifact, verify)
+
+
+def test_a_processs_own_copies_go_with_it_and_not_with_its_forks(artifact: Artifact) -> None:
+    script = PREAMBLE + (
+        "import multiprocessing, os\n"
+        "def again(): print(load('off'), flush=True)\n"
+        "print(load('off'), flush=True)\n"
+        "child = multiprocessing.get_context('fork').Process(target=again)\n"
+        "child.start(); child.join(); assert child.exitcode == 0\n"
+        "if os.fork() == 0: raise SystemExit\n"
+        "os.wait(); assert os.path.isdir(load('off'))\n"
+    )
+    done = subprocess.run(
+        [REAL_PYTHON, "-c", script, str(artifact[0])],
+        env={**os.environ, private.VARIABLE: "off"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    mine, childs = done.stdout.split()
+    assert mine != childs
+    assert not Path(mine).exists()
+    assert not Path(childs).exists()
+
+
+def test_copies_that_were_not_used_for_long_make_room_for_others(
+    artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(private.VARIABLE, "off")
+    monkeypatch.setattr(package, "_UNUSED_BY_THIS_PROCESS", -10.0)
+    kept, closed = admit(*artifact), admit(*artifact, "off")
+    other = publish_zip(write_project(tmp_path / "other"), {**OPAQUE, "model/more": b"1"})
+    closed.close()
+    held = admit(*other)
+    assert unpacked(kept.path) == OPAQUE, "it is in use"
+    kept.close()
+    admit(*publish_zip(write_project(tmp_path / "third"), {**OPAQUE, "model/more": b"2"}))
+    assert not Path(kept.path).exists()
+    assert Path(held.path).exists()
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["private directory", "own copies"])
+@pytest.mark.parametrize("kind", ["older torch", "compressed"])
+def test_what_torch_cannot_load_unpacked_is_copied_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, own: bool
+) -> None:
+    artifact = publish_zip(write_project(tmp_path / "project"), OPAQUE)
+    if own:
+        monkeypatch.setenv(private.VARIABLE, "off")
+    if kind == "older torch":
+        monkeypatch.setattr(host, "torch_version", lambda: "2.11.0+cu128")
+    else:
+        monkeypatch.setattr(unpack, "contents_of", lambda descriptor: None)
+    content = (artifact[0] / MODEL).read_bytes()
+    admitted = admit(*artifact)
+    assert (admitted.how, admitted.unpacked) == ("full", False)
+    again = [admit(*artifact, "full").how, admit(*artifact, "stat").how]
+    assert again == ["full", "stat"]
+    _write_over(artifact[0] / MODEL)
+    assert Path(admitted.path).read_bytes() == content, "who writes to the file has no effect"
+    with pytest.raises(ArtifactError):
+        admit(*artifact)
+
+
+def test_without_any_room_the_checked_file_itself_is_loaded(
     artifact: Artifact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(private.VARIABLE, "off")
+    monkeypatch.setattr(package, "process_directory", lambda: None)
     admitted = admit(*artifact)
     content = (artifact[0] / MODEL).read_bytes()
     (artifact[0] / "other").write_bytes(b"something else")
@@ -230,10 +348,114 @@ def test_without_a_private_directory_the_checked_file_itself_is_loaded(
     admitted.close()
 
 
-def test_an_older_torch_is_given_the_package(artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(host, "torch_version", lambda: "2.11.0+cu128")
-    assert not admit(*artifact).unpacked
-    assert [admit(*artifact, "stat").how for _ in range(2)] == ["full", "stat"]
+@pytest.mark.parametrize("verify", ["full", "stat"])
+def test_the_zips_directory_is_that_of_the_bytes_that_were_digested(
+    artifact: Artifact, monkeypatch: pytest.MonkeyPatch, cache: Path, verify: Verify
+) -> None:
+    """Somebody lets another directory be parsed, and puts the right bytes back before they are
+    digested."""
+    directory, manifest = artifact
+    right = (directory / MODEL).read_bytes()
+    names = [name.encode() for name in OPAQUE if name.endswith((".so", ".cpp"))]
+    one, other = names[0], names[0][:-1] + b"X"
+    (directory / MODEL).write_bytes(right.replace(one, other))
+    real = unpack.read_directory
+
+    def parsed(*arguments: Any) -> Any:
+        found = real(*arguments)
+        (directory / MODEL).write_bytes(right)
+        return found
+
+    monkeypatch.setattr(unpack, "read_directory", parsed)
+    with pytest.raises(ArtifactError, match="not the file that was built"):
+        admit(directory, manifest, verify)
+    assert not [path for path in cache.iterdir() if path.is_dir()]
+    assert unpacked(admit(directory, manifest, verify).path) == OPAQUE
+
+
+def _stray_folder(entry: Path) -> None:
+    (entry / "stray").mkdir()
+
+
+def _deep_folder(entry: Path) -> None:
+    (entry / "model" / "data" / "stray").mkdir()
+
+
+def _stray_file(entry: Path) -> None:
+    (entry / "stray").write_text("")
+
+
+def _stray_link(entry: Path) -> None:
+    (entry / "stray").symlink_to("model")
+
+
+def _link_for_a_file(entry: Path) -> None:
+    code = next(entry.rglob("*.so"))
+    code.rename(entry.parent / "moved")
+    code.symlink_to(entry.parent / "moved")
+
+
+def _pipe_for_a_file(entry: Path) -> None:
+    code = next(entry.rglob("*.so"))
+    code.unlink()
+    os.mkfifo(code)
+
+
+def _file_for_a_folder(entry: Path) -> None:
+    shutil.rmtree(entry / "model" / "data")
+    (entry / "model" / "data").write_text("")
+
+
+def _nothing(entry: Path) -> None:
+    shutil.rmtree(entry)
+    entry.mkdir()
+
+
+def _file_for_the_entry(entry: Path) -> None:
+    shutil.rmtree(entry)
+    entry.write_text("")
+
+
+def _link_for_the_entry(entry: Path) -> None:
+    entry.rename(entry.parent / "elsewhere")
+    entry.symlink_to("elsewhere")
+
+
+STRAYS = [
+    _stray_folder, _deep_folder, _stray_file, _stray_link, _link_for_a_file, _pipe_for_a_file,
+    _file_for_a_folder, _nothing, _file_for_the_entry, _link_for_the_entry,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("verify", ["full", "stat"])
+@pytest.mark.parametrize("damage", STRAYS, ids=lambda damage: damage.__name__)
+def test_a_damaged_entry_is_made_anew(
+    tmp_path: Path,
+    damage: Callable[[Path], None],
+    verify: Verify,
+) -> None:
+    artifact = publish_zip(write_project(tmp_path / "project"), SMALL)
+    entry = Path(admit(*artifact, verify).path).parent
+    damage(entry)
+    for _ in range(2):
+        admitted = admit(*artifact, verify)
+        assert (Path(admitted.path).parent, admitted.unpacked) == (entry, True)
+        assert unpacked(admitted.path) == SMALL
+        assert not entry.is_symlink()
+        assert [path.name for path in entry.iterdir() if path.name != "unpacked.json"] == ["model"]
+
+
+@pytest.mark.parametrize("damage", STRAYS, ids=lambda damage: damage.__name__)
+def test_a_damaged_entry_is_not_loaded_unchecked(
+    tmp_path: Path,
+    damage: Callable[[Path], None],
+) -> None:
+    artifact = publish_zip(write_project(tmp_path / "project"), SMALL)
+    checked = admit(*artifact)
+    damage(Path(checked.path).parent)
+    admitted = admit(*artifact, "off")
+    assert admitted.path != checked.path
+    assert unpacked(admitted.path) == SMALL
 
 
 @pytest.mark.parametrize(
@@ -251,7 +473,7 @@ def test_a_package_of_another_kind_is_checked_and_left_to_torch(
 ) -> None:
     write(tmp_path / "package", members, method=compression)
     descriptor = os.open(tmp_path / "package", os.O_RDONLY)
-    assert unpack.members(descriptor) is None
+    assert unpack.contents_of(descriptor) is None
     os.close(descriptor)
 
 
@@ -275,12 +497,7 @@ def test_entries_stay_while_a_process_holds_them_and_go_when_unused(artifact: Ar
 
 
 def test_processes_that_start_together_unpack_to_one_place(artifact: Artifact, cache: Path) -> None:
-    script = (
-        "import sys; from pathlib import Path; from aoti_build import host; host.torch_version = lambda: '2.14'\n"
-        "from aoti_build.runtime import private; private._fault = lambda path: ''\n"
-        "from aoti_build.manifest import read_manifest\n"
-        "from aoti_build.runtime.package import admit; d = Path(sys.argv[1]); print(admit(d, read_manifest(d)).path)"
-    )
+    script = PREAMBLE + "print(load('full'))"
     started = [
         subprocess.Popen([REAL_PYTHON, "-c", script, str(artifact[0])], stdout=subprocess.PIPE, text=True)
         for _ in range(3)

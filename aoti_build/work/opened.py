@@ -1,0 +1,204 @@
+"""An artifact opened once, for everything that a verb does with it.
+
+A verb loads a package several times, seconds after it was checked. Whoever exchanges files
+meanwhile must neither get them executed nor get the verdict of the earlier ones. So the directory
+is opened once, what the manifest lists is copied from it into a private directory, and the copies
+are digested. Workers are given the copies and nothing else: no path into the published directory
+ever reaches a loader.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from aoti_build import host
+from aoti_build.errors import ArtifactError, ToolchainError, VerificationError
+from aoti_build.files import write_at
+from aoti_build.layout import artifact_directory
+from aoti_build.manifest import FileRecord, Manifest, NoManifest, read_manifest
+from aoti_build.runtime.package import open_recorded
+from aoti_build.spec.project import Project, Target
+from aoti_build.stat_cache import stat_key
+from aoti_build.work.worker import check_stopping
+
+_PIECE = 8 << 20  # bytes
+
+
+class FloorLacking(ArtifactError):
+    """The artifact is sound and for a floor that models.yaml names, which this host is below."""
+
+
+class OpenArtifact(NamedTuple):
+    """A published artifact whose bytes cannot change any more.
+
+    `directory` is where it was found; `place` the directory that was opened, whatever has its name
+    now; `files` a private directory with copies of what the manifest lists; `seen` the stat of each
+    published file when it was copied."""
+
+    directory: Path
+    place: Path
+    files: Path
+    manifest: Manifest
+    seen: Mapping[str, list[int] | None]
+
+    def is_still_published(self) -> bool:
+        """Whether the files in its directory are the ones that were opened: what was found out is
+        of what is there now. What its manifest says of its check may have been renewed."""
+        found = read_manifest(self.directory)
+        if isinstance(found, NoManifest) or found.files != self.manifest.files:
+            return False
+        return all(self._is_as_copied(name, record) for name, record in self.manifest.files.items())
+
+    def _is_as_copied(self, name: str, record: FileRecord) -> bool:
+        path = self.directory / name
+        with contextlib.suppress(OSError):
+            return stat_key(path) == self.seen[name] or record.matches(path)
+        return False
+
+
+@contextlib.contextmanager
+def open_artifact(project: Project, target: Target) -> Iterator[OpenArtifact]:
+    """The target's artifact, whole and private until the context ends. Whether this host can run it
+    was not asked.
+
+    Raises:
+        VerificationError: there is no artifact.
+        ArtifactError: it is damaged, or not what its manifest says.
+        ToolchainError: there is no room for copies.
+        Interrupted: on Ctrl-C, while files are copied.
+    """
+    directory = artifact_directory(project, target)
+    with contextlib.ExitStack() as opened:
+        descriptor = _open_directory(project, target, directory)
+        opened.callback(os.close, descriptor)
+        place = Path(f"/proc/self/fd/{descriptor}")
+        manifest = _manifest(project, target, directory, place)
+        with _room_needed():
+            files = Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="aoti_build-")))
+        seen = {}
+        for name, record in manifest.files.items():
+            with _damage_said(project, target, directory / name):
+                seen[name] = _copied(place / name, files / name, record)
+        yield OpenArtifact(directory, place, files, manifest, seen)
+
+
+@contextlib.contextmanager
+def fit_artifact(project: Project, target: Target) -> Iterator[OpenArtifact]:
+    """As `open_artifact`, once it is certain that loading the artifact is safe on this host. Raises
+    `ArtifactError` for an unfit host as well; `FloorLacking` where nothing but the declared floor
+    is in the way."""
+    with open_artifact(project, target) as artifact:
+        manifest = artifact.manifest
+        if lacks := host.lacking(manifest.requires):
+            declared = manifest.floor is not None and lacks == host.lacking_floor(manifest.requires)
+            raise (FloorLacking if declared else ArtifactError)(
+                "the artifact cannot run on this host",
+                target=target.name,
+                cause="\n".join(lacks),
+                hint="take it to a host that has it"
+                if declared
+                else "build it here, or for a portable floor such as `cpu: {isa: avx2}`",
+            )
+        yield artifact
+
+
+def _open_directory(project: Project, target: Target, directory: Path) -> int:
+    try:
+        return os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        raise _none_there(target) from None
+    except OSError as error:
+        where = _shown(project, directory)
+        raise ArtifactError(
+            "the artifact cannot be read",
+            target=target.name,
+            where=where,
+            cause=error.strerror,
+            hint="look at its permissions",
+        ) from error
+
+
+def _manifest(project: Project, target: Target, directory: Path, place: Path) -> Manifest:
+    manifest = read_manifest(place)
+    again = f"invoke build --target {target.name}"
+    if isinstance(manifest, NoManifest):
+        if not manifest.damaged:
+            raise _none_there(target)
+        why = manifest.why.replace(str(place), _shown(project, directory))
+        where = _shown(project, directory)
+        message = f"the artifact is damaged: {why}"
+        raise ArtifactError(message, target=target.name, where=where, hint=again)
+    if manifest.target != target.name:
+        raise ArtifactError(f"the artifact is {manifest.target}'s", target=target.name, hint=again)
+    return manifest
+
+
+def _none_there(target: Target) -> VerificationError:
+    hint = f"build it first: invoke build --target {target.name}"
+    return VerificationError("there is no artifact", target=target.name, hint=hint)
+
+
+@contextlib.contextmanager
+def _damage_said(project: Project, target: Target, path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        found = error.strerror or error
+        raise ArtifactError(
+            f"{path.name} is not what the manifest says",
+            target=target.name,
+            where=_shown(project, path),
+            cause=f"truncated, altered or missing since it was published: {found}",
+            hint=f"restore the file, or invoke build --target {target.name}",
+        ) from error
+
+
+def _copied(source: Path, copy: Path, record: FileRecord) -> list[int] | None:
+    """Copy a file, and compare the copy with its record: nobody else can write to that. Returns the
+    stat that the file had before. Raises OSError if it is not as recorded, `ToolchainError` if the
+    copy cannot be written."""
+    descriptor = open_recorded(source, record.size)
+    try:
+        seen = stat_key(f"/proc/self/fd/{descriptor}")
+        _write_copy(descriptor, copy, record.size)
+    finally:
+        os.close(descriptor)
+    if not record.matches(copy):
+        raise OSError("its digest is another")
+    return seen
+
+
+def _write_copy(source: int, copy: Path, size: int) -> None:
+    with _room_needed():
+        written = os.open(copy, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        done = 0
+        while done < size and (piece := os.pread(source, min(_PIECE, size - done), done)):
+            check_stopping()
+            with _room_needed():
+                write_at(written, memoryview(piece), done)
+            done += len(piece)
+    finally:
+        os.close(written)
+
+
+@contextlib.contextmanager
+def _room_needed() -> Iterator[None]:
+    """Where the system refuses a copy it is the environment's fault, not the artifact's."""
+    try:
+        yield
+    except OSError as error:
+        raise ToolchainError(
+            "there is no place for a private copy of the artifact, which it is loaded from",
+            cause=str(error),
+            hint="make room in the directory for temporary files, or let TMPDIR name another",
+        ) from error
+
+
+def _shown(project: Project, path: Path) -> str:
+    return path.relative_to(project.root).as_posix()

@@ -1,0 +1,97 @@
+"""A real package is exchanged for one of somebody else's while a verb works with it: foreign code
+never runs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from aoti_build.manifest import MODEL, VERIFY
+
+# Runs a verb; as soon as a worker is about to start, the published package is exchanged.
+VERB = """
+import os, sys
+from pathlib import Path
+from aoti_build.spec import load_project
+from aoti_build.work import check
+from aoti_build.verbs import run, verify
+
+verb, foreign, published = sys.argv[1], sys.argv[2], sys.argv[3]
+project = load_project(Path("models.yaml").absolute())
+targets = tuple(target for target in project.targets if target.name == "linear/cpu")
+real = check.run_worker
+def exchanging(*arguments, **options):
+    if os.path.exists(foreign):
+        os.replace(foreign, published)
+    return real(*arguments, **options)
+for module in (check, run, verify):
+    module.run_worker = exchanging
+if verb == "run":
+    report = run.run(project, targets)
+    print(report.targets[0].verdict)
+else:
+    report = verify.verify(project, targets, runtime=verb)
+    print(report.verdicts[0].verdict, report.verdicts[0].error)
+"""
+
+
+@pytest.fixture
+def foreign(built: Path, tmp_path: Path) -> tuple[Path, Path]:
+    """A package that looks like the published one, and the file that its code makes when it is
+    loaded."""
+    marker, source, library = tmp_path / "ran", tmp_path / "foreign.c", tmp_path / "foreign.so"
+    source.write_text(
+        "#include <fcntl.h>\n__attribute__((constructor)) static void run(void) "
+        f'{{ open("{marker}", O_CREAT | O_WRONLY, 0600); }}\n'
+    )
+    subprocess.run(["cc", "-shared", "-fPIC", str(source), "-o", str(library)], check=True)
+    package = tmp_path / "foreign.pt2"
+    with (
+        zipfile.ZipFile(built / "artifacts/linear/cpu" / MODEL) as right,
+        zipfile.ZipFile(package, "w") as wrong,
+    ):
+        for entry in right.infolist():
+            is_code = entry.filename.endswith(".so")
+            wrong.writestr(entry.filename, library.read_bytes() if is_code else right.read(entry))
+    return package, marker
+
+
+@pytest.mark.parametrize("verb", ["python", "cpp", "run"])
+def test_what_takes_a_packages_place_is_not_executed(
+    built: Path,
+    foreign: tuple[Path, Path],
+    verb: str,
+) -> None:
+    package, marker = foreign
+    directory = built / "artifacts/linear/cpu"
+    (directory / VERIFY).unlink(missing_ok=True)
+    done = subprocess.run(
+        [sys.executable, "-c", VERB, verb, str(package), str(directory / MODEL)],
+        cwd=built,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert not package.exists(), "it was exchanged"
+    assert not marker.exists(), "foreign code ran"
+    if verb == "run":
+        assert done.stdout == "passed\n"
+    else:
+        assert done.stdout.startswith("refused ")
+        assert "took its place" in done.stdout
+        assert not (directory / VERIFY).exists()
+
+
+def test_the_foreign_package_would_run(built: Path, foreign: tuple[Path, Path]) -> None:
+    """Or the tests above would show nothing."""
+    package, marker = foreign
+    loader = "torch._C._aoti.AOTIModelPackageLoader"
+    load = f"import sys, torch; {loader}(sys.argv[1], 'model', False, 1, -1)"
+    subprocess.run([sys.executable, "-c", load, str(package)], capture_output=True, check=False)
+    assert marker.exists()
