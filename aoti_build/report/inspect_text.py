@@ -98,6 +98,11 @@ def _signature(signature: Mapping[str, Any]) -> Iterator[_Node]:
             yield _Node(kind, [_Node(_tensor(tensor)) for tensor in signature[kind]])
     if signature["dims"]:
         yield _Node("sizes", [_Node(f"{name}: {_range(dim)}") for name, dim in signature["dims"].items()])
+    mutates = signature.get("mutates") or {}
+    if mutates.get("inputs"):
+        yield _Node(f"writes into its inputs {', '.join(mutates['inputs'])}")
+    if mutates.get("buffers"):
+        yield _Node(f"has state, kept from call to call in {', '.join(mutates['buffers'])}")
 
 
 def _tensor(tensor: Mapping[str, Any]) -> str:

@@ -15,6 +15,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from aoti_build.errors import UsageError
+from aoti_build.runtime.arguments import state_names
 from aoti_build.runtime.choose import Candidate, Choice, explain
 from aoti_build.runtime.package import Verify, admit
 
@@ -47,7 +48,8 @@ def load(
         device_index: which CUDA device to run on.
         verify: what is compared with the manifest before loading: ``"full"`` every byte, ``"stat"`` size, times and
             inode against an earlier full check, ``"off"`` nothing.
-        num_runners: calls that may be under way at once; each takes memory for its intermediate values.
+        num_runners: calls that may be under way at once; each takes memory for its intermediate values. A model with
+            state takes one.
         single_threaded: leave out the loader's own locks; then at most one call may be under way, and one runner.
         check_inputs: compare every input with the signature. Off, a wrong one gives wrong numbers or a crash.
         explain: say on stderr which variant was chosen, and why each of the others was not.
@@ -65,6 +67,13 @@ def load(
         sys.stderr.write(f"{choice}\n")
     best = choice.best()
     assert best.manifest is not None  # one that fits has a manifest
+    if num_runners > 1 and state_names(best.manifest.signature):
+        raise UsageError(
+            f"num_runners is {num_runners}, and the model has state",
+            target=best.target,
+            cause="calls side by side would write into the same buffers",
+            hint="load it once for each stream of calls, with one runner",
+        )
     admitted = admit(best.directory, best.manifest, verify)
     try:
         from aoti_build.runtime.model import LoadedModel

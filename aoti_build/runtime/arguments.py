@@ -216,6 +216,11 @@ class _AsCompiled:
         return self._text
 
 
+def state_names(signature: Mapping[str, Any]) -> tuple[str, ...]:
+    """The buffers that a call writes into, so that it changes what later ones answer; none in an older manifest."""
+    return tuple((signature.get("mutates") or {}).get("buffers", ()))
+
+
 def parameter_names(signature: Mapping[str, Any], leaves: Sequence[int]) -> list[str]:
     """The name of each positional parameter, from those of its leaves (``pair[0]`` -> ``pair``); `leaves` counts them.
     One without leaves, such as an empty list, has none in the signature and is numbered."""

@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 
 from aoti_build.errors import ArtifactError, ClosedError, CopyError, InputError
 from aoti_build.manifest import Manifest
-from aoti_build.runtime.arguments import Arguments, Kinds, Parameter, parameter_names
+from aoti_build.runtime.arguments import Arguments, Kinds, Parameter, parameter_names, state_names
 from aoti_build.runtime.choose import Candidate, Choice
 from aoti_build.runtime.package import Admitted
 from aoti_build.runtime.raw import raw_loader
@@ -47,14 +47,10 @@ class LoadedModel:
         self._choice = choice
         self._index = device_index if candidate.device == "cuda" else -1
         self._device = torch.device("cuda", device_index) if candidate.device == "cuda" else torch.device("cpu")
+        self._options = {"single_threaded": single_threaded, "num_runners": num_runners}
+        self._given: dict[str, torch.Tensor] = {}  # weights exchanged since, of a model with state
         try:
-            self._loader: Any = raw_loader(
-                admitted.path,
-                candidate.device,
-                single_threaded=single_threaded,
-                num_runners=num_runners,
-                device_index=self._index,
-            )
+            self._loader: Any = self._open()
         except RuntimeError as error:
             raise ArtifactError(
                 "torch could not load the package",
@@ -117,6 +113,30 @@ class LoadedModel:
             self._synchronize()  # kernels of earlier calls may still read the old ones
             self._loader.load_constants(ready, False, False)
             self._synchronize()
+            if self.state:
+                self._given |= ready
+
+    @property
+    def state(self) -> tuple[str, ...]:
+        """The buffers that a call writes into, by name: what the model remembers from call to call. Mostly none."""
+        return state_names(self._manifest.signature)
+
+    def reset_state(self) -> None:
+        """Let the model forget its calls: its `state` is again what it was after loading, or what `update_weights` has
+        given it since. Weights that were exchanged stay. Calls wait meanwhile; it takes about as long as loading.
+
+        Raises `ClosedError` after `close()`.
+        """
+        with self._gate.alone():
+            if self._loader is None:
+                raise ClosedError("this model was closed", target=self.target)
+            if not self.state:
+                return
+            self._synchronize()  # kernels of earlier calls may still write
+            loader = self._open()
+            if self._given:
+                loader.load_constants(self._given, False, False)
+            self._loader = loader
 
     def close(self) -> None:
         """Wait for calls that are under way, then unload. May be called again."""
@@ -166,6 +186,10 @@ class LoadedModel:
     def __repr__(self) -> str:
         state = "closed" if self._loader is None else str(self._device)
         return f"<aoti_build model {self.target}, {state}: {self._arguments.form()}>"
+
+    def _open(self) -> Any:
+        """The package, loaded anew, with its first state. RuntimeError if torch refuses it."""
+        return raw_loader(self._admitted.path, self._device.type, device_index=self._index, **self._options)
 
     def _synchronize(self) -> None:
         if self._device.type == "cuda":

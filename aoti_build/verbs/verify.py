@@ -29,7 +29,7 @@ from aoti_build.errors import (
 from aoti_build.files import lock, write_json
 from aoti_build.fingerprint import Reason
 from aoti_build.layout import artifact_directory, lock_path, reader_log_path, stat_cache_path, store_root
-from aoti_build.manifest import GOLDEN, MODEL, VERIFY, read_manifest
+from aoti_build.manifest import GOLDEN, MODEL, VERIFY, Manifest, read_manifest
 from aoti_build.plan import plan_target, stale, tolerance
 from aoti_build.spec.presence import source_is_here
 from aoti_build.spec.project import Project, Target

@@ -239,5 +239,3 @@ def test_a_reset_keeps_new_weights(states: Path) -> None:
         assert not torch.allclose(first, again)
         model.reset_state()
         assert torch.equal(model(tokens=tokens)["scores"], again)
-
-
