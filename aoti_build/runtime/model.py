@@ -47,7 +47,7 @@ class LoadedModel:
         self._choice = choice
         self._index = device_index if candidate.device == "cuda" else -1
         self._device = torch.device("cuda", device_index) if candidate.device == "cuda" else torch.device("cpu")
-        self._options = {"single_threaded": single_threaded, "num_runners": num_runners}
+        self._options: dict[str, Any] = {"single_threaded": single_threaded, "num_runners": num_runners}
         self._given: dict[str, torch.Tensor] = {}  # weights exchanged since, of a model with state
         try:
             self._loader: Any = self._open()

@@ -157,3 +157,19 @@ def test_what_an_exported_model_writes_into_is_known() -> None:
 def test_a_model_without_writes_is_not_exported_twice() -> None:
     program = torch.export.export(nn.Linear(3, 3).eval(), (torch.ones(2, 3),), strict=False)
     assert functional_form(program) is program
+
+
+def test_an_output_of_sizes_alone_is_not_taken_for_one_of_the_inputs() -> None:
+    """Its comparison is not vacuous for being the same with other inputs."""
+
+    class Counts(nn.Module):
+        def forward(self, x: Any) -> Any:
+            return x.shape[0] * torch.ones(2), x + 1
+
+    model = model_of(("batch", 8), BATCH)
+    assert isinstance(model.inputs, tuple)
+    sizes = ({0: torch.export.Dim("batch", min=2, max=6)},)
+    module, args = Counts().eval(), (torch.ones(4, 8),)
+    program = torch.export.export(module, args, dynamic_shapes=sizes, strict=False)
+    golden = make_golden(Subject(module, from_shapes(model.inputs), "cpu"), model, program=program)
+    assert [value is None for value in golden.others["inputs"]] == [True, False]

@@ -175,7 +175,7 @@ def test_what_stock_torch_makes_of_state_is_refused(states: Path, tmp_path: Path
 def test_a_comparison_that_left_cases_out_is_not_called_passed(states: Path, tmp_path: Path) -> None:
     copied = copy_of(states, tmp_path)
     models = (copied / "models.yaml").read_text().replace("inputs: [{shape: [4, 8]}]", "inputs: net.py:drawn")
-    (copied / "models.yaml").write_text(models.replace("  delay:\n", "  delay:\n    golden: {limit: 1600}\n"))
+    (copied / "models.yaml").write_text(models.replace("  delay:\n", "  delay:\n    golden: {limit: 2k}\n"))
     assert run_inv(copied, "build", "--target", "delay").code == 0
     finished = run_inv(copied, "verify", "--target", "delay")
     assert finished.code == 0, finished.out + finished.err

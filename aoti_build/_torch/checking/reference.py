@@ -350,6 +350,10 @@ def _other_weights(subject: Subject, case: Case) -> list[Value] | None:
     return reference("other weights", replace(subject, module=other), call).outputs
 
 
+# What follows from the sizes of a tensor alone.
+_OF_SHAPES = (torch.ops.aten.sym_size.int, torch.ops.aten.sym_stride.int, torch.ops.aten.sym_numel.default)
+
+
 def _reached(functional: ExportedProgram, writes: Writes, count: int) -> list[set[str]]:
     """For each thing that is compared after a call, whether it depends on "inputs" and on "weights" at all."""
     signature = functional.graph_signature
@@ -358,6 +362,8 @@ def _reached(functional: ExportedProgram, writes: Writes, count: int) -> list[se
     above: dict[str, set[str]] = {}
     for node in functional.graph.nodes:
         above[node.name] = {kinds[node.name]} if node.name in kinds else set()
+        if node.target in _OF_SHAPES:
+            continue
         for source in node.all_input_nodes:
             above[node.name] |= above[source.name]
     by_input = {name: output for output, name in signature.user_inputs_to_mutate.items()}
