@@ -50,10 +50,10 @@ def start_inv(root: Path, *words: str, env: Mapping[str, str] | None = None) -> 
     )
 
 
-def run_inv(root: Path, *words: str, env: Mapping[str, str] | None = None) -> Finished:
-    """`inv` with `words` in `root`, as a user's shell would start it."""
+def run_inv(root: Path, *words: str, env: Mapping[str, str] | None = None, limit: float = 600) -> Finished:
+    """`inv` with `words` in `root`, as a user's shell would start it, for at most `limit` seconds."""
     process = start_inv(root, *words, env=env)
-    out, err = process.communicate(timeout=600)
+    out, err = process.communicate(timeout=limit)
     return Finished(process.returncode, out, err)
 
 
