@@ -127,10 +127,20 @@ class Arguments:
                     raise self._wrong_shape(leaf, value.shape)
             else:
                 self._measure(leaf, value.shape, sizes)
+            if value.is_conj() or value.is_neg():
+                value = self._resolved(leaf, value)
             # Compiled code goes by the strides of the example, which the artifact was checked with.
             as_it_is = value.is_contiguous() or leaf.written
             inputs.append(value if as_it_is else value.contiguous())
         return inputs
+
+    def _resolved(self, leaf: _Leaf, value: Any) -> Any:
+        """The values themselves of a tensor that torch has only marked as conjugated or negated: compiled code reads
+        memory and knows no marks."""
+        if leaf.written:
+            given = "given a conjugated or negated view"
+            raise self._refusal(leaf, "expected a tensor that can be written into", given)
+        return value.resolve_conj().resolve_neg()
 
     def _measure(self, leaf: _Leaf, shape: Sequence[int], sizes: dict[str, tuple[int, _Leaf]]) -> None:
         """Compare the dynamic shape of a tensor with the dims; `sizes` collects those of this call."""

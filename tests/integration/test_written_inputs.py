@@ -138,6 +138,16 @@ def test_a_write_without_a_defined_result_is_refused(
     assert all(map(torch.equal, inputs, before)), "nothing was run"
 
 
+def test_a_negated_view_is_read_as_what_it_means(model: LoadedModel) -> None:
+    """torch marks such a view, as it does a conjugated one, and leaves its memory as it is."""
+    x = torch._neg_view(torch.ones(4, 8))
+    memory, total = torch.zeros(4, 8), torch.zeros(4)
+    assert x.is_neg()
+    assert torch.equal(model(x, memory, total), torch.full((4, 8), -2.0))
+    with pytest.raises(InputError, match="input memory: "):
+        model(torch.ones(4, 8), x, total)
+
+
 def test_neighbours_in_one_storage_are_no_sharing() -> None:
     both = torch.zeros(2, 4, 8)
     apart, interleaved = [both[0], both[1]], [both.view(8, 8)[:, :4], both.view(8, 8)[:, 4:]]

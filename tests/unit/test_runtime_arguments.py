@@ -18,6 +18,19 @@ class Fake:
     dtype: str = "float32"
     device: str = "cpu"
     contiguous_now: bool = True
+    negated: bool = False
+
+    def is_conj(self) -> bool:
+        return False
+
+    def is_neg(self) -> bool:
+        return self.negated
+
+    def resolve_conj(self) -> Fake:
+        return self
+
+    def resolve_neg(self) -> Fake:
+        return Fake(self.shape, self.dtype, self.device)
 
     def is_contiguous(self) -> bool:
         return self.contiguous_now
@@ -133,6 +146,11 @@ def test_structures_and_constants_that_are_others(args: tuple[Any, ...], kwargs:
 def test_strided_tensors_are_made_contiguous() -> None:
     (x, _) = BY_POSITION.flatten((Fake((4, 3), contiguous_now=False), MASK), {})
     assert x.is_contiguous()
+
+
+def test_marks_that_compiled_code_does_not_know_are_resolved() -> None:
+    (x, _) = BY_KEYWORD.flatten((), {"x": Fake((2, 3), negated=True), "y": Fake((2,))})
+    assert not x.is_neg()
 
 
 def test_what_the_model_writes_into_is_handed_on_as_it_is() -> None:
