@@ -203,7 +203,7 @@ NETS = '''
             self.rows.copy_(torch.cat([self.rows[count:], x]))
             return self.rows.cumsum(0)[-1] + x
 '''
-ROWS = "dims: {rows: {min: 3, max: 9, example: 5}}"
+ROWS = "dims: {rows: {min: 4, max: 9, example: 5}}"
 MODELS = f"""
     counter: {{source: "net.py:Counter", inputs: [{{shape: [4, 8]}}]}}
     mean: {{source: "net.py:Mean", dims: {{batch: {{min: 1, max: 9, example: 4}}}}, inputs: [{{shape: [batch, 8]}}]}}
