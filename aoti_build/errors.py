@@ -112,10 +112,14 @@ class ArtifactError(AotiBuildError):
 
 
 class ToolchainError(AotiBuildError):
-    """The compiler, driver or torch installation cannot do the work."""
+    """The compiler, driver or torch installation, or something else of the host's, cannot do the work."""
 
     exit_code = UNFIT_TOOLCHAIN
     kind = "toolchain"
+
+
+class DirectoryError(ToolchainError):
+    """A directory that code is made in, kept in or loaded from cannot be made, or other users could change it."""
 
 
 class Interrupted(AotiBuildError):

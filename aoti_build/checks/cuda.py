@@ -141,7 +141,13 @@ def _ptxas(gpu: Gpu) -> Finding:
         )
     try:
         told = subprocess.run(
-            [path, "--help"], capture_output=True, text=True, timeout=60, check=True, stdin=subprocess.DEVNULL
+            [path, "--help"],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=60,
+            check=True,
+            stdin=subprocess.DEVNULL,
         ).stdout
     except (OSError, subprocess.SubprocessError) as error:
         fix = f"unset {variable}, or let it name a ptxas that runs"
@@ -276,7 +282,7 @@ def _compile_failure(words: list[str], name: str, text: str, *after: str) -> str
     try:
         with tempfile.TemporaryDirectory(prefix="aoti_build-doctor-") as scratch:
             source = Path(scratch, name)
-            source.write_text(text)
+            source.write_text(text, encoding="utf-8")
             return failure_of([*words, str(source), "-o", str(source.with_suffix(".so")), *after])
     except OSError as error:
         return str(error)

@@ -66,6 +66,6 @@ def cuda_home() -> Path | None:
 def _source(name: str) -> str:
     directory = toolchain.torch_directory()
     try:
-        return (directory / "_inductor" / name).read_text(errors="replace") if directory else ""
+        return (directory / "_inductor" / name).read_text(encoding="utf-8", errors="replace") if directory else ""
     except OSError:
         return ""

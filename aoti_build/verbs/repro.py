@@ -75,5 +75,5 @@ def write_repro(directory: Path, target: Target, artifact: Path, golden: Path | 
         value = target.model.cuda.tf32
         switches = [f"torch.backends.{name}.allow_tf32 = {value}" for name in ("cudnn", "cuda.matmul")]
     text = SCRIPT.format(target=target.name, device=target.device, precision="\n".join(switches))
-    (place / "repro.py").write_text(text)
+    (place / "repro.py").write_text(text, encoding="utf-8")
     return place

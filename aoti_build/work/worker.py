@@ -7,6 +7,7 @@ group, compilers included. If this process dies without saying goodbye the worke
 from __future__ import annotations
 
 import contextlib
+import getpass
 import json
 import os
 import signal
@@ -17,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from aoti_build.directories import home, temporary_directory
 from aoti_build.errors import (
     AotiBuildError,
     ArtifactError,
@@ -26,11 +28,17 @@ from aoti_build.errors import (
     UsageError,
     VerificationError,
 )
-from aoti_build.files import write_json
+from aoti_build.files import open_log, write_json
 
 _ERRORS = {error.kind: error for error in (ArtifactError, BuildError, ToolchainError, UsageError, VerificationError)}
 # Set for every worker, whatever this process' environment says.
-WORKER_VARIABLES: Mapping[str, str] = {"PYTHONHASHSEED": "0", "PYTHONUNBUFFERED": "1"}
+WORKER_VARIABLES: Mapping[str, str] = {
+    "PYTHONHASHSEED": "0",
+    "PYTHONUNBUFFERED": "1",
+    "PYTHONIOENCODING": "utf-8:backslashreplace",  # logs are UTF-8, and whatever a model prints can be written there
+}
+# Set for workers that would do without, as where a container's user is a mere number.
+ABSENT_VARIABLES = ("HOME", "LOGNAME")
 _TAIL = 12
 _GRACE_SECONDS = 3.0
 
@@ -78,6 +86,7 @@ def run_worker(
 
     Raises:
         AotiBuildError: the worker's own error, of its kind, or `WorkerCrash`, `WorkerTimeout`, or `Interrupted`.
+        DirectoryError: the temporary directory is unfit.
     """
     directory.mkdir(parents=True, exist_ok=True)
     write_json(directory / "job.json", job)
@@ -95,16 +104,17 @@ class Worker:
     def __init__(
         self, verb: str, root: Path, *, directory: Path, log: Path, environment: Mapping[str, str] | None = None
     ) -> None:
+        temporary_directory()  # packages are unpacked there, and what torch says of an unfit one helps nobody
         self._directory, self._log = directory, log
         directory.mkdir(parents=True, exist_ok=True)
-        log.parent.mkdir(parents=True, exist_ok=True)
         (directory / "result.json").unlink(missing_ok=True)
         read_end, write_end = os.pipe()
         command = [sys.executable, "-m", "aoti_build._torch", verb, str(directory / "job.json"), str(write_end)]
         self._events = os.fdopen(read_end)
         try:
-            with log.open("ab") as output:
-                self._process = _start(command, root, output.fileno(), write_end, environment or {})
+            with open_log(log) as output:
+                variables = {**_absent_variables(directory), **WORKER_VARIABLES, **(environment or {})}
+                self._process = _start(command, root, output.fileno(), write_end, variables)
         except BaseException:
             self._events.close()
             raise
@@ -184,10 +194,22 @@ def check_stopping() -> None:
         raise Interrupted("interrupted")
 
 
+def _absent_variables(directory: Path) -> dict[str, str]:
+    """What libraries need to know of the user and cannot find: a home, or they make a directory called "~" in the
+    project; and a name, or they end in an error. The home is the job's `directory`, and goes with it."""
+    absent: dict[str, str] = {}
+    if home() is None:
+        absent["HOME"] = str(directory)
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):  # OSError from Python 3.13 on
+        absent["LOGNAME"] = f"user-{os.geteuid()}"
+    return absent
+
+
 def _start(
     command: list[str], root: Path, output: int, events: int, environment: Mapping[str, str]
 ) -> subprocess.Popen[bytes]:
-    variables = {**os.environ, **WORKER_VARIABLES, **environment}
     with _running_lock:  # so that `stop_all`, from another thread, either ends it or keeps it from being started
         check_stopping()
         process = subprocess.Popen(
@@ -196,7 +218,7 @@ def _start(
             stdout=output,
             stderr=subprocess.STDOUT,
             cwd=root,
-            env=variables,
+            env={**os.environ, **environment},
             pass_fds=[events],
             start_new_session=True,
         )
@@ -310,7 +332,7 @@ def _signal_name(number: int) -> str:
 
 def _tail(log: Path) -> str | None:
     try:
-        lines = log.read_text(errors="replace").splitlines()
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return None
     return "\n".join(lines[-_TAIL:]) or None

@@ -19,6 +19,7 @@ from torch.export import ExportedProgram
 
 from aoti_build._torch.checking.golden import save_golden
 from aoti_build._torch.checking.reference import SEED, Subject, case_calls, is_golden_of, make_golden, reference
+from aoti_build._torch.compiling import shared
 from aoti_build._torch.compiling.isa import WIDTH, compiling_for, floor_settings, tried_once
 from aoti_build._torch.compiling.settings import (
     binds_weights,
@@ -37,7 +38,7 @@ from aoti_build._torch.program.inputs import Axes, Call, Make, dynamic_axes, fro
 from aoti_build._torch.program.model import load_callable, load_weights, make_module
 from aoti_build.digests import digest_json
 from aoti_build.errors import BuildError
-from aoti_build.files import lock, own_directory
+from aoti_build.files import lock
 from aoti_build.fingerprint import KEY_VERSION, declared_files
 from aoti_build.manifest import GOLDEN, KEY_METADATA, MODEL
 from aoti_build.spec.project import Model, Source
@@ -72,6 +73,7 @@ def build(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
     """
     target = target_from_json(job["target"])
     staged, root, where = Path(job["staged"]), Path(job["root"]), job["where"]
+    shared.keep_below(Path(job["cache_root"]))
     discovery = Discovery(
         root,
         declared_files(target.model),
@@ -217,7 +219,6 @@ def _private_cache(cache_root: Path, graph_key: str) -> Iterator[Path]:
     library.
     """
     cache = cache_root / graph_key[:32]
-    own_directory(cache_root)
     with lock(cache_root / f"{graph_key[:32]}.lock"):
         shutil.rmtree(cache, ignore_errors=True)
         cache.mkdir(parents=True)
