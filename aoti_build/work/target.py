@@ -24,7 +24,7 @@ from aoti_build.work.check import CheckAhead, check_or_say, places
 from aoti_build.work.desk import COMPILE, REPACK, Desk
 from aoti_build.work.gpu import gpu_code_of, gpu_environment
 from aoti_build.work.instructions import Instructions
-from aoti_build.work.worker import ABSENT_VARIABLES, WORKER_VARIABLES, OnPhase, WorkerCrash, run_worker
+from aoti_build.work.worker import OWN_VARIABLES, WORKER_VARIABLES, OnPhase, WorkerCrash, run_worker
 from aoti_build.work.workshop import Place, Workshop
 
 
@@ -140,7 +140,7 @@ class TargetBuilder:
         clock = place.work / "clock"
         clock.touch()
         now_ns = time.time_ns()
-        replaced = (*WORKER_VARIABLES, *ABSENT_VARIABLES, *environment)
+        replaced = (*WORKER_VARIABLES, *OWN_VARIABLES, *environment)
         return {
             "root": str(self.shop.project.root),
             "target": target_to_json(target),

@@ -37,8 +37,8 @@ WORKER_VARIABLES: Mapping[str, str] = {
     "PYTHONUNBUFFERED": "1",
     "PYTHONIOENCODING": "utf-8:backslashreplace",  # logs are UTF-8, and whatever a model prints can be written there
 }
-# Set for workers that would do without, as where a container's user is a mere number.
-ABSENT_VARIABLES = ("HOME", "LOGNAME")
+# Set too, for each worker as it needs them.
+OWN_VARIABLES = ("TORCHINDUCTOR_CACHE_DIR", "HOME", "LOGNAME")
 _TAIL = 12
 _GRACE_SECONDS = 3.0
 
@@ -113,7 +113,7 @@ class Worker:
         self._events = os.fdopen(read_end)
         try:
             with open_log(log) as output:
-                variables = {**_absent_variables(directory), **WORKER_VARIABLES, **(environment or {})}
+                variables = {**_own_variables(directory), **WORKER_VARIABLES, **(environment or {})}
                 self._process = _start(command, root, output.fileno(), write_end, variables)
         except BaseException:
             self._events.close()
@@ -194,17 +194,21 @@ def check_stopping() -> None:
         raise Interrupted("interrupted")
 
 
-def _absent_variables(directory: Path) -> dict[str, str]:
-    """What libraries need to know of the user and cannot find: a home, or they make a directory called "~" in the
-    project; and a name, or they end in an error. The home is the job's `directory`, and goes with it."""
-    absent: dict[str, str] = {}
+def _own_variables(directory: Path) -> dict[str, str]:
+    """Variables of one worker, whose job has `directory`. Directories that they name go with it.
+
+    Importing torch makes inductor's cache directory and reads in it, by default in a place that anybody can make first.
+    Where a container's user is a mere number, libraries make a home called "~" in the project, and look in vain for the
+    user's name.
+    """
+    own = {"TORCHINDUCTOR_CACHE_DIR": str(directory / "inductor")}
     if home() is None:
-        absent["HOME"] = str(directory)
+        own["HOME"] = str(directory)
     try:
         getpass.getuser()
     except (KeyError, OSError):  # OSError from Python 3.13 on
-        absent["LOGNAME"] = f"user-{os.geteuid()}"
-    return absent
+        own["LOGNAME"] = f"user-{os.geteuid()}"
+    return own
 
 
 def _start(
