@@ -65,7 +65,7 @@ def private_below(base: Path, name: str) -> Path:
     """
     real, status = _walk(base, make=True)
     if _is_open(status):
-        name = f"{name}-{os.geteuid()}"
+        name = f"aoti_build-{name}-{os.geteuid()}"
     real, status = _walk(real / name, make=True)
     mode = stat.S_IMODE(status.st_mode)
     if status.st_uid != os.geteuid():
@@ -157,7 +157,8 @@ def _walk(path: Path, *, make: bool) -> tuple[Path, os.stat_result]:
             _judge(real, status)
         return real, os.fstat(here)
     except OSError as error:
-        raise _unfit(path, str(error)) from error
+        cause = f"{real / (error.filename or '')}: {error.strerror}"
+        raise DirectoryError("the directory is not there and cannot be made", where=str(path), cause=cause) from error
     finally:
         os.close(here)
 

@@ -26,6 +26,8 @@ from aoti_build.checks.inductor import (
     include_directories,
 )
 from aoti_build.checks.programs import failure_of, gist
+from aoti_build.directories import temporary_directory
+from aoti_build.errors import DirectoryError
 
 STATIC = "static-libstdc++"
 _MOST_TRIED = 8
@@ -102,10 +104,11 @@ def try_compiler(command: str, directory: Path | None = None) -> Fault | None:
     if shutil.which(words[0]) is None:
         return Fault("absent", f"there is no compiler {words[0]}")
     try:
-        with tempfile.TemporaryDirectory(dir=directory, prefix="aoti_build-doctor-") as scratch:
+        place = directory or temporary_directory()  # what is compiled is loaded, so nobody else may write there
+        with tempfile.TemporaryDirectory(dir=place, prefix="aoti_build-doctor-") as scratch:
             return _try(words, Path(scratch))
-    except OSError as error:
-        said = f"the compiler could not be tried in {directory or tempfile.gettempdir()}"
+    except (OSError, DirectoryError) as error:
+        said = f"the compiler could not be tried in {directory or 'the temporary directory'}"
         return Fault("place", said, str(error), fix="see `temp directory`", stops=False)
 
 

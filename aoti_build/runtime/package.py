@@ -33,6 +33,7 @@ from typing import Literal, get_args
 
 from aoti_build import host
 from aoti_build.archive.directory import Member
+from aoti_build.directories import temporary_directory
 from aoti_build.errors import ArtifactError, UsageError
 from aoti_build.files import read_json
 from aoti_build.manifest import MODEL, FileRecord, Manifest
@@ -67,7 +68,9 @@ def admit(directory: Path, manifest: Manifest, verify: Verify = "full") -> Admit
 
     Raises:
         ArtifactError: it is not there, cannot be read, or is not what the manifest says.
-        UsageError: `verify` is another word, or AOTI_BUILD_RUNTIME_CACHE names an unfit directory.
+        UsageError: `verify` is another word.
+        DirectoryError: AOTI_BUILD_RUNTIME_CACHE names an unfit directory, or the package must be unpacked in the
+            temporary one and that is unfit.
     """
     if verify not in get_args(Verify):
         raise UsageError(f"verify is {verify!r}", hint=f"it is one of {', '.join(get_args(Verify))}")
@@ -104,6 +107,8 @@ def _admit(path: Path, package: int, manifest: Manifest, verify: Verify) -> Admi
         if entry:
             undo.callback(entry.release)
         how = _checked(path, package, manifest, verify, root, entry)
+        if entry is None or not entry.usable:
+            temporary_directory()  # where torch will unpack it
         undo.pop_all()
     held = [entry.lock] if entry else []
     if entry and entry.usable:

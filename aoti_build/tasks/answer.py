@@ -66,7 +66,7 @@ def _prepare_streams() -> None:
 
 def _fail(error: AotiBuildError, json: bool) -> NoReturn:
     """End with the error's text on stderr, and with its document on stdout if one was asked for."""
-    if json:
+    if json and sys.stdout is not None:
         document = {"format": "aoti-build/error", "format_version": 1, "ok": False, "error": error.as_json()}
         with contextlib.suppress(ToolchainError):  # the error itself says more
             say(jsonlib.dumps(document, indent=2) + "\n")
