@@ -92,7 +92,7 @@ def temporary_directory() -> Path:
     except OSError as error:
         raise _no_temporary(str(error)) from error
     except DirectoryError as error:
-        raise _no_temporary(error.cause or error.message) from error
+        raise _no_temporary(error.cause or error.message, error.hint) from error
     if not os.access(path, os.W_OK | os.X_OK):
         raise _no_temporary(f"{path} cannot be written to")
     if is_noexec(path):
@@ -100,14 +100,31 @@ def temporary_directory() -> Path:
     return path
 
 
+def require_utf8(path: Path) -> None:
+    """Raise `DirectoryError` if torch, which takes every path for UTF-8, would look for another one than the system."""
+    name = os.fsencode(path)
+    if str(path).encode(errors="replace") == name:
+        return
+    try:
+        name.decode()
+        hint = "set LC_ALL=C.UTF-8, or leave PYTHONUTF8 and PYTHONCOERCECLOCALE alone"
+    except UnicodeDecodeError:
+        hint = "give the directory another name"
+    raise DirectoryError("torch finds no files below a directory whose name is not UTF-8", where=str(path), hint=hint)
+
+
 def is_noexec(directory: Path) -> bool:
     """Whether code in the directory can be neither executed nor mapped."""
     return bool(os.statvfs(directory).f_flag & getattr(os, "ST_NOEXEC", 0))
 
 
-def _no_temporary(cause: str) -> DirectoryError:
-    hint = "let TMPDIR name a directory of your own, on a file system that allows execution"
-    return DirectoryError("the temporary directory is unfit", cause=cause, hint=hint)
+def _no_temporary(cause: str, fix: str | None = None) -> DirectoryError:
+    other = "let TMPDIR name a directory of your own, on a file system that allows execution"
+    return DirectoryError("the temporary directory is unfit", cause=cause, hint=_either(fix, other))
+
+
+def _either(fix: str | None, other: str) -> str:
+    return f"{fix}; or {other}" if fix else other
 
 
 def _kept(variable: str, xdg: str, usual: str, name: str) -> Path:
@@ -116,8 +133,7 @@ def _kept(variable: str, xdg: str, usual: str, name: str) -> Path:
     try:
         return private_below(named(variable) or _own_base(xdg, usual), name)
     except DirectoryError as error:
-        other = f"let {variable or xdg} name a directory of your own"
-        error.hint = f"{error.hint}; or {other}" if error.hint else other
+        error.hint = _either(error.hint, f"let {variable or xdg} name a directory of your own")
         raise
 
 
@@ -155,6 +171,7 @@ def _walk(path: Path, *, make: bool) -> tuple[Path, os.stat_result]:
             here = there
             real = real.parent if name == ".." else real / name
             _judge(real, status)
+        require_utf8(real)
         return real, os.fstat(here)
     except OSError as error:
         cause = f"{real / (error.filename or '')}: {error.strerror}"

@@ -119,7 +119,8 @@ class ToolchainError(AotiBuildError):
 
 
 class DirectoryError(ToolchainError):
-    """A directory that code is made in, kept in or loaded from cannot be made, or other users could change it."""
+    """A directory that code is made in, kept in or loaded from is unfit: it cannot be made, other users could change
+    it, or torch cannot use it."""
 
 
 class Interrupted(AotiBuildError):

@@ -101,6 +101,10 @@ def check_runtime() -> Finding:
 def check_artifacts(directory: Path) -> Finding:
     name, fix = "artifacts", "publishing is a rename: make it one writable file system, links and mounts below included"
     there = _nearest(directory)
+    try:
+        directories.require_utf8(directory)
+    except DirectoryError as error:
+        return Finding(name, FAIL, f"{directory}: {error.message}", fix=error.hint, stops=True)
     if refusal := _refusal(there):
         fix = refused(refusal).hint or "change its owner"
         return Finding(name, FAIL, f"{there} cannot be written to", cause=str(refusal), fix=fix, stops=True)

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from aoti_build.directories import home, temporary_directory
+from aoti_build.directories import home, require_utf8, temporary_directory
 from aoti_build.errors import (
     AotiBuildError,
     ArtifactError,
@@ -86,7 +86,7 @@ def run_worker(
 
     Raises:
         AotiBuildError: the worker's own error, of its kind, or `WorkerCrash`, `WorkerTimeout`, or `Interrupted`.
-        DirectoryError: the temporary directory is unfit.
+        DirectoryError: the temporary directory, `root` or `directory` is unfit.
     """
     directory.mkdir(parents=True, exist_ok=True)
     write_json(directory / "job.json", job)
@@ -104,7 +104,10 @@ class Worker:
     def __init__(
         self, verb: str, root: Path, *, directory: Path, log: Path, environment: Mapping[str, str] | None = None
     ) -> None:
-        temporary_directory()  # packages are unpacked there, and what torch says of an unfit one helps nobody
+        # What torch would say of unfit directories helps nobody.
+        temporary_directory()
+        require_utf8(root)
+        require_utf8(directory)
         self._directory, self._log = directory, log
         directory.mkdir(parents=True, exist_ok=True)
         (directory / "result.json").unlink(missing_ok=True)
