@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import stat
 import subprocess
 import sys
 import tempfile
@@ -114,7 +115,7 @@ def check_artifacts(directory: Path) -> Finding:
         # A model's own directory, or .staging; the store and working state may lie anywhere.
         if strange := [path for path in elsewhere if path.name == ".staging" or not path.name.startswith(".")]:
             return Finding(name, FAIL, f"{strange[0]} is on another file system than {directory}", fix=fix)
-    return _room(name, there, "make space, for instance with invoke gc", shown=directory)
+    return _open_to_all(name, there) or _room(name, there, "make space, for instance with invoke gc", shown=directory)
 
 
 def check_store(directory: Path) -> Finding:
@@ -122,7 +123,17 @@ def check_store(directory: Path) -> Finding:
     if refusal := _refusal(there):
         said = f"{directory} cannot be written to: it is read, and nothing new is kept"
         return Finding("store", WARN, said, cause=str(refusal), fix="let AOTI_BUILD_STORE name a writable directory")
-    return _room("store", there, "make space, for instance with invoke gc", shown=directory)
+    return _open_to_all("store", there) or _room(
+        "store", there, "make space, for instance with invoke gc", shown=directory
+    )
+
+
+def _open_to_all(name: str, directory: Path) -> Finding | None:
+    """Artifacts may be a group's, and whoever may write them is trusted: but hardly everybody."""
+    if not directory.stat().st_mode & stat.S_IWOTH:
+        return None
+    said = f"everybody can write to {directory}, and code from there is loaded"
+    return Finding(name, WARN, said, fix=f"chmod o-w {directory}")
 
 
 def check_locks(directories: list[Path]) -> Finding:

@@ -60,7 +60,7 @@ def load(
         hint = "at least 1, and exactly 1 with single_threaded"
         raise UsageError(f"num_runners is {num_runners}", hint=hint)
     choice = _explain(model, artifacts=artifacts, device=device, variant=variant, device_index=device_index)
-    if explain:
+    if explain and sys.stderr is not None:  # a daemon may have closed it
         sys.stderr.write(f"{choice}\n")
     best = choice.best()
     assert best.manifest is not None  # one that fits has a manifest

@@ -156,6 +156,16 @@ def test_a_directory_that_others_can_change_is_named(
     assert list((tmp_path / "open").iterdir()) == [], "nothing is made where others could change it"
 
 
+def test_code_that_everybody_can_change_is_a_doubt(tmp_path: Path) -> None:
+    tmp_path.chmod(0o777)
+    for check in (places.check_artifacts, places.check_store):
+        finding = check(tmp_path)
+        assert (finding.outcome, finding.fix) == (WARN, f"chmod o-w {tmp_path}")
+    tmp_path.chmod(0o775)
+    assert places.check_artifacts(tmp_path).outcome != FAIL
+    tmp_path.chmod(0o700)
+
+
 def test_a_load_does_without_an_unfit_directory_that_nobody_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
