@@ -55,6 +55,7 @@ def load(
     Raises:
         ArtifactError: no variant fits this host, or the chosen one is damaged. No native code was loaded.
         UsageError: there is no such model, variant or option.
+        DirectoryError: AOTI_BUILD_RUNTIME_CACHE or TMPDIR names a directory that code must not be loaded from.
     """
     if num_runners < 1 or (single_threaded and num_runners != 1):
         hint = "at least 1, and exactly 1 with single_threaded"
