@@ -123,6 +123,13 @@ def test_a_link_to_the_victims_own_directory_is_not_followed(shared: Path) -> No
     assert list(mine.iterdir()) == []
 
 
+def test_roots_directory_is_nobody_elses(shared: Path) -> None:
+    """It would do as a place, but who is not root has nothing of his own there."""
+    (shared / "base" / "build").mkdir(parents=True, mode=0o700)
+    variables = {directories.BUILD_VARIABLE: str(shared / "base")}
+    assert "belongs to user 0" in as_user(VICTIM, lambda: refusal(directories.build_cache), **variables)
+
+
 def test_nothing_is_made_below_somebody_elses_directory(shared: Path) -> None:
     as_user(ATTACKER, lambda: (shared / "theirs").mkdir(mode=0o777))
     (shared / "theirs").chmod(0o777)
