@@ -1,12 +1,14 @@
-"""Directories that nobody but this user can change: code is compiled there, loaded from there and executed.
+"""Directories that nobody but this user can change: code is compiled there, loaded from there and
+executed.
 
-A directory is fit as a *place* if it, and every directory above it, belongs to this user or root, and nobody else may
-write there. A sticky directory such as /tmp may be written to by all, since nobody can move what others made in it.
-Links count too: one that somebody else owns could lead elsewhere tomorrow. A directory is *private* if it lies in such
-a place, belongs to this user and has mode 0700.
+A directory is fit as a *place* if it, and every directory above it, belongs to this user or root,
+and nobody else may write there. A sticky directory such as /tmp may be written to by all, since
+nobody can move what others made in it. Links count too: one that somebody else owns could lead
+elsewhere tomorrow. A directory is *private* if it lies in such a place, belongs to this user and
+has mode 0700.
 
-The walk starts at the root and opens one name after another without following a link, so that what is judged is what
-is there. Nothing is made before the directory above it was judged.
+The walk starts at the root and opens one name after another without following a link, so that what
+is judged is what is there. Nothing is made before the directory above it was judged.
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ _LOOK = getattr(os, "O_PATH", os.O_RDONLY) | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def build_cache() -> Path:
-    """Where builds compile and keep what they compiled, made if need be. Raises `DirectoryError`."""
+    """Where builds compile and keep what they compiled, made if need be. Raises
+    `DirectoryError`."""
     return _kept(BUILD_VARIABLE, "XDG_CACHE_HOME", ".cache", "build")
 
 
@@ -40,8 +43,9 @@ def log_directory() -> Path:
 
 
 def named(variable: str) -> Path | None:
-    """The absolute path that an environment variable names; None if it names none. A shell leaves "~" alone in some
-    places, and a directory of that name is never meant. Raises `DirectoryError`."""
+    """The absolute path that an environment variable names; None if it names none. A shell leaves
+    "~" alone in some places, and a directory of that name is never meant. Raises
+    `DirectoryError`."""
     given = os.environ.get(variable) if variable else None
     if not given:
         return None
@@ -52,7 +56,8 @@ def named(variable: str) -> Path | None:
 
 
 def home() -> Path | None:
-    """This user's home directory, if the environment or the user database names one by an absolute path."""
+    """This user's home directory, if the environment or the user database names one by an absolute
+    path."""
     path = os.path.expanduser("~") if os.environ.get("HOME", "unset") else ""
     return Path(path) if os.path.isabs(path) else None
 
@@ -60,8 +65,8 @@ def home() -> Path | None:
 def private_below(base: Path, name: str) -> Path:
     """The private directory `name` in `base`, made if need be; a path without links.
 
-    Where all may write to `base`, as in /tmp, the name gets the user's number, so that users do not meet there.
-    Raises `DirectoryError`.
+    Where all may write to `base`, as in /tmp, the name gets the user's number, so that users do not
+    meet there. Raises `DirectoryError`.
     """
     real, status = _walk(base, make=True)
     if _is_open(status):
@@ -78,9 +83,11 @@ def private_below(base: Path, name: str) -> Path:
 
 
 def temporary_directory() -> Path:
-    """The directory for temporary files, fit for packages to be unpacked in and loaded from. Raises `DirectoryError`.
+    """The directory for temporary files, fit for packages to be unpacked in and loaded from. Raises
+    `DirectoryError`.
 
-    Python passes over a TMPDIR that it cannot write to, torch's loader does not: so the variable is taken at its word.
+    Python passes over a TMPDIR that it cannot write to, torch's loader does not: so the variable is
+    taken at its word.
     """
     import tempfile
 
@@ -101,7 +108,8 @@ def temporary_directory() -> Path:
 
 
 def require_utf8(path: Path) -> None:
-    """Raise `DirectoryError` if torch, which takes every path for UTF-8, would look for another one than the system."""
+    """Raise `DirectoryError` if torch, which takes every path for UTF-8, would look for another one
+    than the system."""
     name = os.fsencode(path)
     if str(path).encode(errors="replace") == name:
         return
@@ -128,8 +136,8 @@ def _either(fix: str | None, other: str) -> str:
 
 
 def _kept(variable: str, xdg: str, usual: str, name: str) -> Path:
-    """The private directory `name` in the one that `variable` names; else in aoti_build's own, which lies in the
-    directory that the variable `xdg` names, by default `usual` in the home."""
+    """The private directory `name` in the one that `variable` names; else in aoti_build's own,
+    which lies in the directory that the variable `xdg` names, by default `usual` in the home."""
     try:
         return private_below(named(variable) or _own_base(xdg, usual), name)
     except DirectoryError as error:

@@ -143,8 +143,9 @@ def read_kept(path: Path, kind: str, version: int, name: str) -> dict[str, Any]:
 
 
 def open_log(path: Path, *, empty: bool = False) -> BinaryIO:
-    """A log opened to be appended to, `empty` at first if that is wanted; its directory is made if need be. A link in
-    its place is replaced and not followed: what it leads to may be any file of this user's."""
+    """A log opened to be appended to, `empty` at first if that is wanted; its directory is made if
+    need be. A link in its place is replaced and not followed: what it leads to may be any file of
+    this user's."""
     path.parent.mkdir(parents=True, exist_ok=True)
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | (os.O_TRUNC if empty else 0)
     try:
@@ -171,7 +172,8 @@ def write_program(path: Path, text: str) -> None:
 
 @contextlib.contextmanager
 def staging(parent: Path, prefix: str, *, beside: bool = False) -> Iterator[Path]:
-    """A fresh directory below `parent`, private to this user, removed at the end unless it was moved away before.
+    """A fresh directory below `parent`, private to this user, removed at the end unless it was
+    moved away before.
 
     With `beside` it has gone from the tree when this returns, and its space is freed by and by: that takes a large
     file about as long as being copied.

@@ -26,8 +26,8 @@ def log_path(project: Project, target: Target) -> Path:
 
 
 def reader_log_path(project: Project, target: Target, verb: str) -> Path:
-    """The log of a verb that only reads artifacts: beside the build logs, or, where `artifacts/` is read-only as on a
-    serving host, in the user's own log directory."""
+    """The log of a verb that only reads artifacts: beside the build logs, or, where `artifacts/` is
+    read-only as on a serving host, in the user's own log directory."""
     name = f"{_flat(target)}@{verb}.log"
     directory = project.artifacts / ".logs"
     if os.access(directory if directory.is_dir() else project.artifacts, os.W_OK):
@@ -71,8 +71,8 @@ def store_beside(artifacts: Path) -> Path:
 
 
 def outside_logs() -> Path:
-    """Where logs go that have no place in a project: the user's log directory; without a fit one, a fresh one for this
-    process, since no work should fail for want of a log."""
+    """Where logs go that have no place in a project: the user's log directory; without a fit one, a
+    fresh one for this process, since no work should fail for want of a log."""
     try:
         return directories.log_directory()
     except DirectoryError:
@@ -87,13 +87,15 @@ def _fresh_logs() -> Path:
 
 
 def inductor_cache_root() -> Path:
-    """Root of the jobs' own inductor caches, private to this user and made if need be. Not in the project: the path is
-    compiled into shared libraries, and two checkouts must get the same bytes. Raises `DirectoryError`."""
+    """Root of the jobs' own inductor caches, private to this user and made if need be. Not in the
+    project: the path is compiled into shared libraries, and two checkouts must get the same bytes.
+    Raises `DirectoryError`."""
     return directories.build_cache()
 
 
 def runner_cache() -> Path:
-    """Where compiled C++ runners are kept, which are of the toolchain and not of a model. Raises `DirectoryError`."""
+    """Where compiled C++ runners are kept, which are of the toolchain and not of a model. Raises
+    `DirectoryError`."""
     return directories.private_below(inductor_cache_root(), "runner")
 
 

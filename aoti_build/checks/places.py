@@ -68,7 +68,8 @@ def check_temporary() -> Finding:
 
 
 def check_private(name: str, find: Callable[[], Path], more: Callable[[Path], Finding]) -> Finding:
-    """The directory that `find` makes or judges: nobody else may change it. If so, what `more` finds."""
+    """The directory that `find` makes or judges: nobody else may change it. If so, what `more`
+    finds."""
     try:
         return more(find())
     except DirectoryError as error:
@@ -88,7 +89,8 @@ def check_cache(directory: Path) -> Finding:
 
 
 def check_runtime() -> Finding:
-    """Where `aoti_build.load` unpacks packages. Builds do without it, and so does a load if no variable names it."""
+    """Where `aoti_build.load` unpacks packages. Builds do without it, and so does a load if no
+    variable names it."""
     name, variable = "unpack directory", directories.RUNTIME_VARIABLE
     named = os.environ.get(variable)
     if named == "off":

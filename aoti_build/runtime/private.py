@@ -1,9 +1,9 @@
 """A directory that only this user can write to, for what is unpacked from packages: native code is loaded from there.
 
-`AOTI_BUILD_RUNTIME_CACHE` names the directory it lies in, or says `off`; otherwise that is `aoti_build` in
-`XDG_CACHE_HOME` or `~/.cache`. `aoti_build.directories` has the rules for it; besides, its file system must let code be
-mapped. Where the default is not such a place, packages are loaded without it; where a variable names a bad one, that
-is an error.
+`AOTI_BUILD_RUNTIME_CACHE` names the directory it lies in, or says `off`; otherwise that is
+`aoti_build` in `XDG_CACHE_HOME` or `~/.cache`. `aoti_build.directories` has the rules for it;
+besides, its file system must let code be mapped. Where the default is not such a place, packages
+are loaded without it; where a variable names a bad one, that is an error.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ UNUSED_SECONDS = 7 * 86400.0
 
 
 def private_directory() -> Path | None:
-    """The directory, made if need be; None if there is to be none. Raises `DirectoryError` for a bad one that was
-    named."""
+    """The directory, made if need be; None if there is to be none. Raises `DirectoryError` for a
+    bad one that was named."""
     named = os.environ.get(VARIABLE)
     if named == "off":
         return None

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def contract(json: bool, debug: bool) -> Iterator[None]:
-    """The command contract around a verb: errors as text or JSON with their exit code, 130 for SIGINT and SIGTERM."""
+    """The command contract around a verb: errors as text or JSON with their exit code, 130 for
+    SIGINT and SIGTERM."""
     previous = signal.signal(signal.SIGTERM, _interrupt)
     try:
         _prepare_streams()
@@ -47,9 +48,11 @@ def contract(json: bool, debug: bool) -> Iterator[None]:
 
 
 def _prepare_streams() -> None:
-    """See to it that whatever a verb prints can be printed, before it does anything. Raises `UsageError`.
+    """See to it that whatever a verb prints can be printed, before it does anything. Raises
+    `UsageError`.
 
-    A closed stream's number would go to the next file that is opened, which would then get what is printed.
+    A closed stream's number would go to the next file that is opened, which would then get what is
+    printed.
     """
     for number in (0, 1, 2):
         try:
@@ -84,7 +87,8 @@ def _complain(text: str) -> None:
 
 
 def _silence(stream: TextIO) -> None:
-    """Let a stream that cannot be written to lead nowhere: Python would complain again when it flushes at exit."""
+    """Let a stream that cannot be written to lead nowhere: Python would complain again when it
+    flushes at exit."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, stream.fileno())
     os.close(null)
@@ -109,8 +113,8 @@ def show(report: Report, lines: list[str], json: bool) -> None:
 
 
 def say(text: str) -> None:
-    """Write to stdout. That its reader has gone (`inv status | head`) is no error; raises `ToolchainError` for a stdout
-    that takes nothing."""
+    """Write to stdout. That its reader has gone (`inv status | head`) is no error; raises
+    `ToolchainError` for a stdout that takes nothing."""
     try:
         sys.stdout.write(text)
         sys.stdout.flush()

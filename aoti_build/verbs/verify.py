@@ -136,11 +136,12 @@ def verify(
 ) -> VerifyReport:
     """Verify the artifacts of `targets`, `jobs` at a time. A failed artifact never ends the run.
 
-    Of a failed one, `deep` finds where it leaves its model, and a reproduction is written below the directory `repro`.
-    With `fresh`, or more than one of `seeds`, eager gives the references now, which needs the model's source. Each
-    process may take `limit` seconds. With the `runtime` "cpp" packages are called from C++. Raises `Interrupted` on
-    Ctrl-C, after every worker has ended, `ToolchainError` if the C++ runner cannot be compiled, and `DirectoryError`
-    if the temporary directory is unfit.
+    Of a failed one, `deep` finds where it leaves its model, and a reproduction is written below the
+    directory `repro`. With `fresh`, or more than one of `seeds`, eager gives the references now,
+    which needs the model's source. Each process may take `limit` seconds. With the `runtime` "cpp"
+    packages are called from C++. Raises `Interrupted` on Ctrl-C, after every worker has ended,
+    `ToolchainError` if the C++ runner cannot be compiled, and `DirectoryError` if the temporary
+    directory is unfit.
     """
     allow_starts()
     temporary_directory()

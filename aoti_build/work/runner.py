@@ -59,8 +59,8 @@ def runner_key(device: str) -> str:
 def compiled_runner(device: str) -> Path:
     """The program for packages of `device` ("cpu" or "cuda"); compiled, in some fifteen seconds, if the cache lacks it.
 
-    Raises `ToolchainError` if it cannot be compiled, `DirectoryError` if there is no private place for it, and
-    `Interrupted`.
+    Raises `ToolchainError` if it cannot be compiled, `DirectoryError` if there is no private place
+    for it, and `Interrupted`.
     """
     cache = runner_cache()
     program = cache / f"runner-{device}-{runner_key(device)[:32]}"

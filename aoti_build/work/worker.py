@@ -200,9 +200,9 @@ def check_stopping() -> None:
 def _own_variables(directory: Path) -> dict[str, str]:
     """Variables of one worker, whose job has `directory`. Directories that they name go with it.
 
-    Importing torch makes inductor's cache directory and reads in it, by default in a place that anybody can make first.
-    Where a container's user is a mere number, libraries make a home called "~" in the project, and look in vain for the
-    user's name.
+    Importing torch makes inductor's cache directory and reads in it, by default in a place that
+    anybody can make first. Where a container's user is a mere number, libraries make a home called
+    "~" in the project, and look in vain for the user's name.
     """
     own = {"TORCHINDUCTOR_CACHE_DIR": str(directory / "inductor")}
     if home() is None:

@@ -1,4 +1,5 @@
-"""Which directories code may lie in: who owns them and what is above them, links, modes and umasks."""
+"""Which directories code may lie in: who owns them and what is above them, links, modes and
+umasks."""
 
 from __future__ import annotations
 

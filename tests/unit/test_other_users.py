@@ -1,5 +1,6 @@
-"""Two users of one host, one of whom plants what the other would run or write into. No accounts are needed: a child
-process takes a number. Then whole tasks as a user whose number has no entry in passwd, as in a container."""
+"""Two users of one host, one of whom plants what the other would run or write into. No accounts are
+needed: a child process takes a number. Then whole tasks as a user whose number has no entry in
+passwd, as in a container."""
 
 from __future__ import annotations
 
@@ -38,7 +39,8 @@ def shared() -> Iterator[Path]:
 
 
 def as_user(number: int, do: Callable[[], Any], **environment: str) -> Any:
-    """What `do` returns, as JSON can say it, in a process of the user `number`. Its errors fail the test."""
+    """What `do` returns, as JSON can say it, in a process of the user `number`. Its errors fail the
+    test."""
     read_end, write_end = os.pipe()
     child = os.fork()
     if child == 0:
@@ -189,7 +191,8 @@ def test_a_temporary_directory_in_which_others_can_move_things(shared: Path, kin
 
 
 def test_staged_files_are_this_users_alone_until_they_are_published(shared: Path) -> None:
-    """Job descriptions lie there, which name what a worker imports, and the package between check and publication."""
+    """Job descriptions lie there, which name what a worker imports, and the package between check
+    and publication."""
 
     def stage() -> int:
         os.umask(0)
@@ -201,8 +204,8 @@ def test_staged_files_are_this_users_alone_until_they_are_published(shared: Path
 
 @pytest.fixture
 def container(shared: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Runs a task in a project of a user without an entry in passwd, who may read all that root may: Python may lie in
-    root's home."""
+    """Runs a task in a project of a user without an entry in passwd, who may read all that root
+    may: Python may lie in root's home."""
     project = write_project(shared / "project")
     for path in (project.root, *project.root.iterdir()):
         os.chown(path, VICTIM, VICTIM)
