@@ -76,9 +76,8 @@ def private_below(base: Path, name: str) -> Path:
     if status.st_uid != os.geteuid():
         raise _unfit(real, f"{real} belongs to user {status.st_uid}")
     if mode & 0o077:
-        raise _unfit(
-            real, f"{real} is open to others (mode {mode:04o})", f"chmod 700 {real}, if you trust what it holds"
-        )
+        said = f"{real} is open to others (mode {mode:04o})"
+        raise _unfit(real, said, f"chmod 700 {real}, if you trust what it holds")
     return real
 
 
@@ -94,7 +93,8 @@ def temporary_directory() -> Path:
     try:
         given = Path(os.environ.get("TMPDIR") or tempfile.gettempdir())
         if not given.is_absolute():
-            raise _no_temporary(f"TMPDIR={given} is relative, and worker processes run in another directory")
+            said = f"TMPDIR={given} is relative, and worker processes run in another directory"
+            raise _no_temporary(said)
         path, _ = _walk(given, make=False)
     except OSError as error:
         raise _no_temporary(str(error)) from error
@@ -103,7 +103,8 @@ def temporary_directory() -> Path:
     if not os.access(path, os.W_OK | os.X_OK):
         raise _no_temporary(f"{path} cannot be written to")
     if is_noexec(path):
-        raise _no_temporary(f"{path} is mounted noexec, and packages are unpacked there to be loaded")
+        said = f"{path} is mounted noexec, and packages are unpacked there to be loaded"
+        raise _no_temporary(said)
     return path
 
 
@@ -118,7 +119,8 @@ def require_utf8(path: Path) -> None:
         hint = "set LC_ALL=C.UTF-8, or leave PYTHONUTF8 and PYTHONCOERCECLOCALE alone"
     except UnicodeDecodeError:
         hint = "give the directory another name"
-    raise DirectoryError("torch finds no files below a directory whose name is not UTF-8", where=str(path), hint=hint)
+    said = "torch finds no files below a directory whose name is not UTF-8"
+    raise DirectoryError(said, where=str(path), hint=hint)
 
 
 def is_noexec(directory: Path) -> bool:
@@ -183,7 +185,8 @@ def _walk(path: Path, *, make: bool) -> tuple[Path, os.stat_result]:
         return real, os.fstat(here)
     except OSError as error:
         cause = f"{real / (error.filename or '')}: {error.strerror}"
-        raise DirectoryError("the directory is not there and cannot be made", where=str(path), cause=cause) from error
+        said = "the directory is not there and cannot be made"
+        raise DirectoryError(said, where=str(path), cause=cause) from error
     finally:
         os.close(here)
 
@@ -223,4 +226,5 @@ def _is_open(status: os.stat_result) -> bool:
 
 
 def _unfit(path: Path, cause: str, fix: str | None = None) -> DirectoryError:
-    return DirectoryError("a directory for code must be this user's alone", where=str(path), cause=cause, hint=fix)
+    said = "a directory for code must be this user's alone"
+    return DirectoryError(said, where=str(path), cause=cause, hint=fix)

@@ -25,7 +25,8 @@ _RENAME_EXCHANGE = 2
 _SYNC_FILE_RANGE_WRITE = 2
 _RETIRED = ".retired"
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
-# There is no call that only reads it. What another thread makes meanwhile is closed to others, not open to them.
+# There is no call that only reads it. What another thread makes meanwhile is closed to others, not
+# open to them.
 _UMASK = os.umask(0o077)
 os.umask(_UMASK)
 
@@ -147,7 +148,9 @@ def open_log(path: Path, *, empty: bool = False) -> BinaryIO:
     need be. A link in its place is replaced and not followed: what it leads to may be any file of
     this user's."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | (os.O_TRUNC if empty else 0)
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
+    if empty:
+        flags |= os.O_TRUNC
     try:
         descriptor = os.open(path, flags, 0o666)
     except OSError as error:

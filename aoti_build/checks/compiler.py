@@ -104,7 +104,8 @@ def try_compiler(command: str, directory: Path | None = None) -> Fault | None:
     if shutil.which(words[0]) is None:
         return Fault("absent", f"there is no compiler {words[0]}")
     try:
-        place = directory or temporary_directory()  # what is compiled is loaded, so nobody else may write there
+        # What is compiled there is loaded, so nobody else may write there.
+        place = directory or temporary_directory()
         with tempfile.TemporaryDirectory(dir=place, prefix="aoti_build-doctor-") as scratch:
             return _try(words, Path(scratch))
     except (OSError, DirectoryError) as error:

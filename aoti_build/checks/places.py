@@ -24,6 +24,7 @@ from aoti_build.errors import DirectoryError
 from aoti_build.files import refused
 
 _MIB, _GIB = 1 << 20, 1 << 30
+_MAKE_SPACE = "make space, for instance with invoke gc"
 _LEAST_ROOM = 32 * _MIB  # not even the smallest package with its objects
 _ROOM = _GIB
 _FEW_INODES = 1000
@@ -63,7 +64,8 @@ def check_temporary() -> Finding:
     except DirectoryError as error:
         return Finding(name, FAIL, error.cause or error.message, fix=error.hint, stops=True)
     if refusal := _refusal(directory):
-        return Finding(name, FAIL, f"{directory} cannot be written to", cause=str(refusal), fix=fix, stops=True)
+        said = f"{directory} cannot be written to"
+        return Finding(name, FAIL, said, cause=str(refusal), fix=fix, stops=True)
     return _room(name, directory, fix)
 
 
@@ -81,7 +83,8 @@ def check_cache(directory: Path) -> Finding:
     """Inductor's own cache for each job, and what is compiled for all."""
     name, fix = "compile directory", "let AOTI_BUILD_CACHE name a directory of your own"
     if refusal := _refusal(directory):
-        return Finding(name, FAIL, f"{directory} cannot be written to", cause=str(refusal), fix=fix, stops=True)
+        said = f"{directory} cannot be written to"
+        return Finding(name, FAIL, said, cause=str(refusal), fix=fix, stops=True)
     if directories.is_noexec(directory):
         said = f"{directory} is mounted noexec: inductor's probe cannot be loaded, so code comes out without vectors"
         return Finding(name, WARN, said, fix="let AOTI_BUILD_CACHE name a directory that allows execution")
@@ -95,10 +98,15 @@ def check_runtime() -> Finding:
     named = os.environ.get(variable)
     if named == "off":
         return Finding(name, OK, f"{variable}=off: each process unpacks for itself")
-    finding = check_private(name, directories.runtime_cache, lambda directory: Finding(name, OK, str(directory)))
+
+    def fit(directory: Path) -> Finding:
+        return Finding(name, OK, str(directory))
+
+    finding = check_private(name, directories.runtime_cache, fit)
     if finding.outcome == OK or named:
         return replace(finding, stops=False)
-    return replace(finding, outcome=WARN, said=f"{finding.said}; each process unpacks for itself", stops=False)
+    said = f"{finding.said}; each process unpacks for itself"
+    return replace(finding, outcome=WARN, said=said, stops=False)
 
 
 def check_artifacts(directory: Path) -> Finding:
@@ -117,7 +125,7 @@ def check_artifacts(directory: Path) -> Finding:
         # A model's own directory, or .staging; the store and working state may lie anywhere.
         if strange := [path for path in elsewhere if path.name == ".staging" or not path.name.startswith(".")]:
             return Finding(name, FAIL, f"{strange[0]} is on another file system than {directory}", fix=fix)
-    return _open_to_all(name, there) or _room(name, there, "make space, for instance with invoke gc", shown=directory)
+    return _open_to_all(name, there) or _room(name, there, _MAKE_SPACE, shown=directory)
 
 
 def check_store(directory: Path) -> Finding:
@@ -125,9 +133,7 @@ def check_store(directory: Path) -> Finding:
     if refusal := _refusal(there):
         said = f"{directory} cannot be written to: it is read, and nothing new is kept"
         return Finding("store", WARN, said, cause=str(refusal), fix="let AOTI_BUILD_STORE name a writable directory")
-    return _open_to_all("store", there) or _room(
-        "store", there, "make space, for instance with invoke gc", shown=directory
-    )
+    return _open_to_all("store", there) or _room("store", there, _MAKE_SPACE, shown=directory)
 
 
 def _open_to_all(name: str, directory: Path) -> Finding | None:

@@ -63,7 +63,8 @@ def _prepare_streams() -> None:
         sys.stderr = open(2, "w", errors="backslashreplace", closefd=False)  # noqa: SIM115
     if sys.stdout is None:
         raise UsageError("stdout is closed", hint="send it somewhere, for instance to /dev/null")
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a locale without the letters of a path is no reason to fail
+    # A locale without the letters of a path is no reason to fail.
+    if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
 
 

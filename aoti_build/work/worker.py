@@ -35,7 +35,8 @@ _ERRORS = {error.kind: error for error in (ArtifactError, BuildError, ToolchainE
 WORKER_VARIABLES: Mapping[str, str] = {
     "PYTHONHASHSEED": "0",
     "PYTHONUNBUFFERED": "1",
-    "PYTHONIOENCODING": "utf-8:backslashreplace",  # logs are UTF-8, and whatever a model prints can be written there
+    # Logs are UTF-8, and whatever a model prints can be written there.
+    "PYTHONIOENCODING": "utf-8:backslashreplace",
 }
 # Set too, for each worker as it needs them.
 OWN_VARIABLES = ("TORCHINDUCTOR_CACHE_DIR", "HOME", "LOGNAME")
