@@ -116,10 +116,16 @@ class ArtifactError(AotiBuildError):
 
 
 class ToolchainError(AotiBuildError):
-    """The compiler, driver or torch installation cannot do the work."""
+    """The compiler, driver or torch installation, or something else of the host's, cannot do the
+    work."""
 
     exit_code = UNFIT_TOOLCHAIN
     kind = "toolchain"
+
+
+class DirectoryError(ToolchainError):
+    """A directory that code is made in, kept in or loaded from is unfit: it cannot be made, other
+    users could change it, or torch cannot use it."""
 
 
 class Interrupted(AotiBuildError):

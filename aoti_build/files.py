@@ -11,13 +11,12 @@ import errno
 import json
 import os
 import shutil
-import stat
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from aoti_build.errors import BuildError
 
@@ -26,7 +25,9 @@ _RENAME_EXCHANGE = 2
 _SYNC_FILE_RANGE_WRITE = 2
 _RETIRED = ".retired"
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
-_UMASK = os.umask(0)  # there is no call that only reads it; once at import, before there are threads
+# There is no call that only reads it. What another thread makes meanwhile is closed to others, not
+# open to them.
+_UMASK = os.umask(0o077)
 os.umask(_UMASK)
 
 
@@ -142,6 +143,24 @@ def read_kept(path: Path, kind: str, version: int, name: str) -> dict[str, Any]:
     return table if isinstance(table, dict) else {}
 
 
+def open_log(path: Path, *, empty: bool = False) -> BinaryIO:
+    """A log opened to be appended to, `empty` at first if that is wanted; its directory is made if
+    need be. A link in its place is replaced and not followed: what it leads to may be any file of
+    this user's."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
+    if empty:
+        flags |= os.O_TRUNC
+    try:
+        descriptor = os.open(path, flags, 0o666)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        path.unlink()
+        descriptor = os.open(path, flags, 0o666)
+    return os.fdopen(descriptor, "ab")
+
+
 def write_program(path: Path, text: str) -> None:
     """Put a program at `path`, unless it is there already; whoever runs it meanwhile finds it whole and executable."""
     if os.access(path, os.X_OK) and path.read_bytes() == text.encode():
@@ -154,28 +173,16 @@ def write_program(path: Path, text: str) -> None:
         os.replace(made, path)
 
 
-def own_directory(path: Path) -> None:
-    """Make the directory, or make sure that nobody else has: code is compiled and loaded from there. Raises
-    `BuildError`."""
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    status = path.lstat()
-    if status.st_uid != os.getuid() or stat.S_ISLNK(status.st_mode):
-        raise BuildError(
-            f"{path} belongs to somebody else, or is a symbolic link",
-            hint="remove it, or let AOTI_BUILD_CACHE name a directory of your own",
-        )
-
-
 @contextlib.contextmanager
 def staging(parent: Path, prefix: str, *, beside: bool = False) -> Iterator[Path]:
-    """A fresh directory below `parent`, removed at the end unless it was published (moved away) before.
+    """A fresh directory below `parent`, private to this user, removed at the end unless it was
+    moved away before.
 
     With `beside` it has gone from the tree when this returns, and its space is freed by and by: that takes a large
     file about as long as being copied.
     """
     parent.mkdir(parents=True, exist_ok=True)
     directory = Path(tempfile.mkdtemp(dir=parent, prefix=prefix))
-    directory.chmod(0o777 & ~_UMASK)
     try:
         yield directory
     finally:
@@ -278,7 +285,7 @@ def _lock_at_once(path: Path) -> int | None:
         import fcntl
     except ImportError:
         return None
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

@@ -111,14 +111,14 @@ def tuning_files(cache: Path) -> dict[str, str]:
     """What a compile left of autotuning results in its inductor cache."""
     found = (*cache.glob("cache/*"), *cache.glob("??/*.best_config"))
     names = {path.relative_to(cache).as_posix(): path for path in found if path.is_file()}
-    return {name: path.read_text() for name, path in names.items() if _TUNING_FILE.fullmatch(name)}
+    return {name: path.read_text(encoding="utf-8") for name, path in names.items() if _TUNING_FILE.fullmatch(name)}
 
 
 def write_tuning(cache: Path, files: Mapping[str, str]) -> None:
     """Put `files` where a compile that uses the inductor cache `cache` looks for them."""
     for name, text in files.items():
         (cache / name).parent.mkdir(parents=True, exist_ok=True)
-        (cache / name).write_text(text)
+        (cache / name).write_text(text, encoding="utf-8")
 
 
 def kept_files(kernels: Path) -> Iterator[Path]:

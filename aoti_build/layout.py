@@ -3,11 +3,12 @@ deleted."""
 
 from __future__ import annotations
 
-import getpass
 import os
-import tempfile
+from functools import cache
 from pathlib import Path
 
+from aoti_build import directories
+from aoti_build.errors import DirectoryError
 from aoti_build.spec.project import Project, Target
 
 
@@ -25,13 +26,13 @@ def log_path(project: Project, target: Target) -> Path:
 
 
 def reader_log_path(project: Project, target: Target, verb: str) -> Path:
-    """The log of a verb that only reads artifacts: beside the build logs, or, where `artifacts/` is read-only as on a
-    serving host, below the temporary directory."""
+    """The log of a verb that only reads artifacts: beside the build logs, or, where `artifacts/` is
+    read-only as on a serving host, in the user's own log directory."""
     name = f"{_flat(target)}@{verb}.log"
     directory = project.artifacts / ".logs"
     if os.access(directory if directory.is_dir() else project.artifacts, os.W_OK):
         return directory / name
-    return inductor_cache_root() / "logs" / name
+    return outside_logs() / name
 
 
 def staging_root(project: Project) -> Path:
@@ -66,24 +67,36 @@ def store_root(project: Project) -> Path:
 
 def store_beside(artifacts: Path) -> Path:
     """The store lies with the artifacts, or where `AOTI_BUILD_STORE` says, to be shared between checkouts."""
-    if given := os.environ.get("AOTI_BUILD_STORE"):
-        return Path(given).absolute()
-    return artifacts / ".store"
+    return directories.named("AOTI_BUILD_STORE") or artifacts / ".store"
+
+
+def outside_logs() -> Path:
+    """Where logs go that have no place in a project: the user's log directory; without a fit one, a
+    fresh one for this process, since no work should fail for want of a log."""
+    try:
+        return directories.log_directory()
+    except DirectoryError:
+        return _fresh_logs()
+
+
+@cache
+def _fresh_logs() -> Path:
+    import tempfile
+
+    return Path(tempfile.mkdtemp(prefix="aoti_build-logs-", dir=directories.temporary_directory()))
 
 
 def inductor_cache_root() -> Path:
-    """Root of the jobs' private inductor caches. Not in the project: the path is compiled into shared libraries, and
-    two checkouts must get the same bytes. `AOTI_BUILD_CACHE` moves it.
-    """
-    if given := os.environ.get("AOTI_BUILD_CACHE"):
-        return Path(given).absolute()
-    return Path(tempfile.gettempdir()) / f"aoti_build-{getpass.getuser()}"
+    """Root of the jobs' own inductor caches, private to this user and made if need be. Not in the
+    project: the path is compiled into shared libraries, and two checkouts must get the same bytes.
+    Raises `DirectoryError`."""
+    return directories.build_cache()
 
 
 def runner_cache() -> Path:
-    """Where compiled C++ runners are kept. Not in the project: they are of the toolchain, not of a model. Of each
-    user his own, since the cache's root may be shared and these are executed."""
-    return inductor_cache_root() / f"runner-{getpass.getuser()}"
+    """Where compiled C++ runners are kept, which are of the toolchain and not of a model. Raises
+    `DirectoryError`."""
+    return directories.private_below(inductor_cache_root(), "runner")
 
 
 def _flat(target: Target) -> str:

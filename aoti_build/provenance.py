@@ -25,7 +25,9 @@ def provenance(root: Path) -> dict[str, Any]:
 def _git(root: Path, *words: str) -> str | None:
     """Git's answer, or None without git or outside a repository."""
     try:
-        answer = subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, timeout=30, check=False)
+        answer = subprocess.run(
+            ["git", *words], cwd=root, capture_output=True, text=True, errors="replace", timeout=30, check=False
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     return answer.stdout.strip() if answer.returncode == 0 else None

@@ -224,7 +224,7 @@ def _torch_build() -> dict[str, str]:
         return {}
     wanted = {"__version__": "torch.build", "git_version": "torch.git", "cuda": "torch.cuda", "hip": "torch.hip"}
     try:
-        tree = ast.parse((directory / "version.py").read_text())
+        tree = ast.parse((directory / "version.py").read_text(encoding="utf-8"))
     except (OSError, SyntaxError):
         return {}
     found = {}
@@ -257,7 +257,13 @@ def _tool_version(command: str) -> str:
         return "absent"
     try:
         answer = subprocess.run(
-            [*words, "--version"], capture_output=True, text=True, timeout=30, check=False, stdin=subprocess.DEVNULL
+            [*words, "--version"],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=30,
+            check=False,
+            stdin=subprocess.DEVNULL,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"unusable: {error}"

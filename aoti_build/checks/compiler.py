@@ -26,6 +26,8 @@ from aoti_build.checks.inductor import (
     include_directories,
 )
 from aoti_build.checks.programs import failure_of, gist
+from aoti_build.directories import temporary_directory
+from aoti_build.errors import DirectoryError
 
 STATIC = "static-libstdc++"
 _MOST_TRIED = 8
@@ -102,16 +104,18 @@ def try_compiler(command: str, directory: Path | None = None) -> Fault | None:
     if shutil.which(words[0]) is None:
         return Fault("absent", f"there is no compiler {words[0]}")
     try:
-        with tempfile.TemporaryDirectory(dir=directory, prefix="aoti_build-doctor-") as scratch:
+        # What is compiled there is loaded, so nobody else may write there.
+        place = directory or temporary_directory()
+        with tempfile.TemporaryDirectory(dir=place, prefix="aoti_build-doctor-") as scratch:
             return _try(words, Path(scratch))
-    except OSError as error:
-        said = f"the compiler could not be tried in {directory or tempfile.gettempdir()}"
+    except (OSError, DirectoryError) as error:
+        said = f"the compiler could not be tried in {directory or 'the temporary directory'}"
         return Fault("place", said, str(error), fix="see `temp directory`", stops=False)
 
 
 def _try(words: list[str], scratch: Path) -> Fault | None:
     source, library = scratch / "probe.cpp", scratch / "probe.so"
-    source.write_text(_PROBE.format(headers=_TORCH_HEADER))
+    source.write_text(_PROBE.format(headers=_TORCH_HEADER), encoding="utf-8")
     intel = re.match(r"ic(c|x|pc|px)\b", Path(words[0]).name)  # for these inductor has options of their own
     common = [f"-std={cpp_standard()}", "-O1", "-fPIC", "-fiopenmp" if intel else "-fopenmp"]
     includes = [f"-I{path}" for path in include_directories()]

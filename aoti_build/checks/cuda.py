@@ -25,6 +25,8 @@ from aoti_build import distributions, toolchain
 from aoti_build.checks.finding import FAIL, OK, UNAVAILABLE, WARN, Finding
 from aoti_build.checks.inductor import command_words, compiler_command, cpp_standard, cuda_home
 from aoti_build.checks.programs import failure_of, gist
+from aoti_build.directories import temporary_directory
+from aoti_build.errors import DirectoryError
 
 _OLDEST_CAPABILITY = (7, 0)  # Triton's; torch._inductor refuses older GPUs with GPUTooOldForTriton
 _ENOUGH_MEMORY = 2 << 30
@@ -141,7 +143,13 @@ def _ptxas(gpu: Gpu) -> Finding:
         )
     try:
         told = subprocess.run(
-            [path, "--help"], capture_output=True, text=True, timeout=60, check=True, stdin=subprocess.DEVNULL
+            [path, "--help"],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=60,
+            check=True,
+            stdin=subprocess.DEVNULL,
         ).stdout
     except (OSError, subprocess.SubprocessError) as error:
         fix = f"unset {variable}, or let it name a ptxas that runs"
@@ -274,11 +282,12 @@ def free_memory(driver: Any) -> int | None:
 def _compile_failure(words: list[str], name: str, text: str, *after: str) -> str | None:
     """None if a file of this name and text compiles, else what was said."""
     try:
-        with tempfile.TemporaryDirectory(prefix="aoti_build-doctor-") as scratch:
+        place = temporary_directory()
+        with tempfile.TemporaryDirectory(dir=place, prefix="aoti_build-doctor-") as scratch:
             source = Path(scratch, name)
-            source.write_text(text)
+            source.write_text(text, encoding="utf-8")
             return failure_of([*words, str(source), "-o", str(source.with_suffix(".so")), *after])
-    except OSError as error:
+    except (OSError, DirectoryError) as error:
         return str(error)
 
 

@@ -16,7 +16,7 @@ from aoti_build.checks.cuda import check_cuda
 from aoti_build.checks.finding import FAIL, Finding
 from aoti_build.checks.places import check_memory, check_places, check_processors
 from aoti_build.digests import digest_json
-from aoti_build.errors import ToolchainError
+from aoti_build.errors import DirectoryError, ToolchainError
 from aoti_build.files import write_atomic
 from aoti_build.layout import inductor_cache_root, passed_checks_path, store_beside
 from aoti_build.spec.project import Project
@@ -24,7 +24,7 @@ from aoti_build.spec.project import Project
 FORMAT = "aoti-build/passed-checks"
 FORMAT_VERSION = 1
 # Raise it when the checks see more than before: what passed the old ones is then checked again.
-CHECKS_VERSION = 1
+CHECKS_VERSION = 2
 _KEPT = 16
 
 
@@ -79,7 +79,7 @@ def _key(project: Project, devices: Sequence[str]) -> str:
 def _temporary() -> str:
     try:
         return f"{os.environ.get('TMPDIR')} {tempfile.gettempdir()} {inductor_cache_root()}"
-    except OSError:
+    except (OSError, DirectoryError):
         return "none"
 
 

@@ -65,7 +65,9 @@ def cuda_home() -> Path | None:
 @cache
 def _source(name: str) -> str:
     directory = toolchain.torch_directory()
+    if directory is None:
+        return ""
     try:
-        return (directory / "_inductor" / name).read_text(errors="replace") if directory else ""
+        return (directory / "_inductor" / name).read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""

@@ -14,15 +14,17 @@ import stat
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
-from aoti_build import resources
+from aoti_build import directories, resources
 from aoti_build.checks.finding import FAIL, OK, WARN, Finding
+from aoti_build.errors import DirectoryError
 from aoti_build.files import refused
-from aoti_build.layout import inductor_cache_root
 
 _MIB, _GIB = 1 << 20, 1 << 30
+_MAKE_SPACE = "make space, for instance with invoke gc"
 _LEAST_ROOM = 32 * _MIB  # not even the smallest package with its objects
 _ROOM = _GIB
 _FEW_INODES = 1000
@@ -42,55 +44,78 @@ sys.exit(1)
 
 def check_places(artifacts: Path | None, store: Path | None) -> list[Finding]:
     """`artifacts` and `store` are a project's; None outside one."""
-    try:
-        usual = tempfile.gettempdir()
-    except OSError as error:
-        fix = "let TMPDIR name a directory that can be written to"
-        return [Finding("temp directory", FAIL, "there is none", cause=str(error), fix=fix, stops=True)]
-    cache = inductor_cache_root()
-    # Python passes over a TMPDIR that it cannot write to; torch's loader does not.
-    found = [check_temporary(Path(os.environ.get("TMPDIR") or usual)), check_cache(cache)]
+    cache = check_private("compile directory", directories.build_cache, check_cache)
+    found = [check_temporary(), cache, check_runtime()]
     if artifacts is not None:
         found.append(check_artifacts(artifacts))
     if store is not None:
         found.append(check_store(store))
-    locked = [cache, *([artifacts] if artifacts is not None else [])]
-    return [*found, check_locks(locked)]
+    locked = [artifacts] if artifacts is not None else []
+    if cache.outcome != FAIL:
+        locked.insert(0, directories.build_cache())
+    return [*found, check_locks(locked)] if locked else found
 
 
-def check_temporary(directory: Path) -> Finding:
-    """Packages are unpacked here to be loaded, and precompiled headers lie here."""
+def check_temporary() -> Finding:
+    """Packages are unpacked here to be loaded, and compilers work here."""
     name, fix = "temp directory", "let TMPDIR name another directory"
+    try:
+        directory = directories.temporary_directory()
+    except DirectoryError as error:
+        return Finding(name, FAIL, error.cause or error.message, fix=error.hint, stops=True)
     if refusal := _refusal(directory):
-        return Finding(name, FAIL, f"{directory} cannot be written to", cause=str(refusal), fix=fix)
-    if _is_noexec(directory):
-        said = f"{directory} is mounted noexec, and packages are unpacked there to be loaded"
-        return Finding(name, FAIL, said, fix="let TMPDIR name a directory that allows execution", stops=True)
+        said = f"{directory} cannot be written to"
+        return Finding(name, FAIL, said, cause=str(refusal), fix=fix, stops=True)
     return _room(name, directory, fix)
 
 
-def check_cache(directory: Path) -> Finding:
-    """Inductor's own cache for each job. Made here as the build makes it: code is compiled and loaded from there."""
-    name, fix = "compile directory", "let AOTI_BUILD_CACHE name a directory of your own"
+def check_private(name: str, find: Callable[[], Path], more: Callable[[Path], Finding]) -> Finding:
+    """The directory that `find` makes or judges: nobody else may change it. If so, what `more`
+    finds."""
     try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        status = directory.lstat()
-    except OSError as error:
-        return Finding(name, FAIL, f"{directory} cannot be made", cause=str(error), fix=fix, stops=True)
-    if status.st_uid != os.getuid() or stat.S_ISLNK(status.st_mode):
-        said = f"{directory} belongs to somebody else, or is a symbolic link"
-        return Finding(name, FAIL, said, fix=f"remove it, or {fix}", stops=True)
+        return more(find())
+    except DirectoryError as error:
+        said = f"{error.where}: {error.message}" if error.where else error.message
+        return Finding(name, FAIL, said, cause=error.cause, fix=error.hint, stops=True)
+
+
+def check_cache(directory: Path) -> Finding:
+    """Inductor's own cache for each job, and what is compiled for all."""
+    name, fix = "compile directory", "let AOTI_BUILD_CACHE name a directory of your own"
     if refusal := _refusal(directory):
-        return Finding(name, FAIL, f"{directory} cannot be written to", cause=str(refusal), fix=fix, stops=True)
-    if _is_noexec(directory):
+        said = f"{directory} cannot be written to"
+        return Finding(name, FAIL, said, cause=str(refusal), fix=fix, stops=True)
+    if directories.is_noexec(directory):
         said = f"{directory} is mounted noexec: inductor's probe cannot be loaded, so code comes out without vectors"
         return Finding(name, WARN, said, fix="let AOTI_BUILD_CACHE name a directory that allows execution")
     return _room(name, directory, fix)
 
 
+def check_runtime() -> Finding:
+    """Where `aoti_build.load` unpacks packages. Builds do without it, and so does a load if no
+    variable names it."""
+    name, variable = "unpack directory", directories.RUNTIME_VARIABLE
+    named = os.environ.get(variable)
+    if named == "off":
+        return Finding(name, OK, f"{variable}=off: each process unpacks for itself")
+
+    def fit(directory: Path) -> Finding:
+        return Finding(name, OK, str(directory))
+
+    finding = check_private(name, directories.runtime_cache, fit)
+    if finding.outcome == OK or named:
+        return replace(finding, stops=False)
+    said = f"{finding.said}; each process unpacks for itself"
+    return replace(finding, outcome=WARN, said=said, stops=False)
+
+
 def check_artifacts(directory: Path) -> Finding:
     name, fix = "artifacts", "publishing is a rename: make it one writable file system, links and mounts below included"
     there = _nearest(directory)
+    try:
+        directories.require_utf8(directory)
+    except DirectoryError as error:
+        return Finding(name, FAIL, f"{directory}: {error.message}", fix=error.hint, stops=True)
     if refusal := _refusal(there):
         fix = refused(refusal).hint or "change its owner"
         return Finding(name, FAIL, f"{there} cannot be written to", cause=str(refusal), fix=fix, stops=True)
@@ -100,7 +125,7 @@ def check_artifacts(directory: Path) -> Finding:
         # A model's own directory, or .staging; the store and working state may lie anywhere.
         if strange := [path for path in elsewhere if path.name == ".staging" or not path.name.startswith(".")]:
             return Finding(name, FAIL, f"{strange[0]} is on another file system than {directory}", fix=fix)
-    return _room(name, there, "make space, for instance with invoke gc", shown=directory)
+    return _open_to_all(name, there) or _room(name, there, _MAKE_SPACE, shown=directory)
 
 
 def check_store(directory: Path) -> Finding:
@@ -108,7 +133,15 @@ def check_store(directory: Path) -> Finding:
     if refusal := _refusal(there):
         said = f"{directory} cannot be written to: it is read, and nothing new is kept"
         return Finding("store", WARN, said, cause=str(refusal), fix="let AOTI_BUILD_STORE name a writable directory")
-    return _room("store", there, "make space, for instance with invoke gc", shown=directory)
+    return _open_to_all("store", there) or _room("store", there, _MAKE_SPACE, shown=directory)
+
+
+def _open_to_all(name: str, directory: Path) -> Finding | None:
+    """Artifacts may be a group's, and whoever may write them is trusted: but hardly everybody."""
+    if not directory.stat().st_mode & stat.S_IWOTH:
+        return None
+    said = f"everybody can write to {directory}, and code from there is loaded"
+    return Finding(name, WARN, said, fix=f"chmod o-w {directory}")
 
 
 def check_locks(directories: list[Path]) -> Finding:
@@ -176,10 +209,6 @@ def _refusal(directory: Path) -> OSError | None:
     except OSError as error:
         return error
     return None
-
-
-def _is_noexec(directory: Path) -> bool:
-    return bool(os.statvfs(directory).f_flag & getattr(os, "ST_NOEXEC", 0))
 
 
 def _is_seen(file: str) -> bool:

@@ -57,13 +57,14 @@ def load(
     Raises:
         ArtifactError: no variant fits this host, or the chosen one is damaged. No native code was loaded.
         UsageError: there is no such model, variant or option.
+        DirectoryError: AOTI_BUILD_RUNTIME_CACHE or TMPDIR names a directory that code must not be loaded from.
     """
     is_number = isinstance(num_runners, int)
     if not is_number or num_runners < 1 or (single_threaded and num_runners != 1):
         hint = "at least 1, and exactly 1 with single_threaded"
         raise UsageError(f"num_runners is {num_runners!r}", hint=hint)
     choice = _explain(model, artifacts=artifacts, device=device, variant=variant, device_index=device_index)
-    if explain:
+    if explain and sys.stderr is not None:  # a daemon may have closed it
         sys.stderr.write(f"{choice}\n")
     best = choice.best()
     assert best.manifest is not None  # one that fits has a manifest

@@ -39,6 +39,7 @@ from typing import Literal, get_args
 
 from aoti_build import host
 from aoti_build.digests import digest_json
+from aoti_build.directories import temporary_directory
 from aoti_build.errors import ArtifactError, UsageError
 from aoti_build.files import read_json
 from aoti_build.manifest import MODEL, Manifest
@@ -77,7 +78,9 @@ def admit(directory: Path, manifest: Manifest, verify: Verify = "full") -> Admit
 
     Raises:
         ArtifactError: it is not there, cannot be read, or is not what the manifest says.
-        UsageError: `verify` is another word, or AOTI_BUILD_RUNTIME_CACHE names an unfit directory.
+        UsageError: `verify` is another word.
+        DirectoryError: AOTI_BUILD_RUNTIME_CACHE names an unfit directory, or the package must be unpacked in the
+            temporary one and that is unfit.
     """
     if verify not in get_args(Verify):
         raise UsageError(f"verify is {verify!r}", hint=f"it is one of {', '.join(get_args(Verify))}")
@@ -345,7 +348,7 @@ def _record(stats: Mapping[str, list[int] | None], blocks: Mapping[str, list[str
 
 def process_directory() -> Path | None:
     """A directory of this process alone, made at first need and removed when the process ends; None
-    where none can be made, or code cannot be loaded from it."""
+    where there is no room for one. Raises `DirectoryError` if the temporary directory is unfit."""
     global _own  # noqa: PLW0603 - there is one for each process, however many models it loads
     with _own_lock:
         if _own is None or _own[0] != os.getpid():  # a fork must not remove its parent's
@@ -356,12 +359,13 @@ def process_directory() -> Path | None:
 def _make_own() -> Path | None:
     from multiprocessing.util import Finalize  # not needed where there is a private directory
 
+    temporary = temporary_directory()
     with contextlib.suppress(OSError):
-        path = Path(tempfile.mkdtemp(prefix="aoti_build-")).resolve()
+        path = Path(tempfile.mkdtemp(dir=temporary, prefix="aoti_build-")).resolve()
         # Unlike atexit it runs at the end of a process that multiprocessing forked too, and of no
         # other one's fork.
         Finalize(None, shutil.rmtree, (path,), {"ignore_errors": True}, exitpriority=0)
-        return None if private._fault(path) else path
+        return path
     return None
 
 

@@ -1,9 +1,9 @@
 """A directory that only this user can write to, for what is unpacked from packages: native code is loaded from there.
 
-`AOTI_BUILD_RUNTIME_CACHE` names it, or says `off`; otherwise it is `aoti_build` in `XDG_CACHE_HOME` or `~/.cache`. It
-is used if it, and every directory above it, belongs to this user or root and nobody else may write there (a sticky
-directory such as /tmp may be above it), and if its file system lets code be mapped. Where the default is not such a
-place, packages are loaded without it; where a variable names a bad one, that is an error.
+`AOTI_BUILD_RUNTIME_CACHE` names the directory it lies in, or says `off`; otherwise that is
+`aoti_build` in `XDG_CACHE_HOME` or `~/.cache`. `aoti_build.directories` has the rules for it;
+besides, its file system must let code be mapped. Where the default is not such a place, packages
+are loaded without it; where a variable names a bad one, that is an error.
 """
 
 from __future__ import annotations
@@ -11,50 +11,39 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-import stat
 import time
 from pathlib import Path
 
-from aoti_build.errors import UsageError
+from aoti_build import directories
+from aoti_build.directories import RUNTIME_VARIABLE as VARIABLE
+from aoti_build.errors import DirectoryError
 
-VARIABLE = "AOTI_BUILD_RUNTIME_CACHE"
 UNUSED_SECONDS = 7 * 86400.0
 
 
 def private_directory() -> Path | None:
-    """The directory, made if need be; None if there is to be none. Raises `UsageError` for a bad one that was named."""
+    """The directory, made if need be; None if there is to be none. Raises `DirectoryError` for a
+    bad one that was named."""
     named = os.environ.get(VARIABLE)
     if named == "off":
         return None
-    path = Path(named or os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))  # which never raises
-    path = (path if named else path / "aoti_build").absolute()
     try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        fault = _fault(path.resolve(strict=True))
-    except OSError as error:
-        fault = str(error)
-    if fault and named:
-        raise UsageError(
-            f"{VARIABLE} names a directory that code cannot be loaded from",
-            where=str(path),
-            cause=fault,
-            hint=f"name one of your own with mode 0700, or set {VARIABLE}=off",
-        )
-    return None if fault else path.resolve()
+        path = directories.runtime_cache()
+        if fault := _fault(path):
+            raise DirectoryError("code cannot be loaded from here", where=str(path), cause=fault)
+    except DirectoryError as error:
+        if not named:
+            return None
+        error.hint = f"{error.hint or f'let {VARIABLE} name another directory'}; or set {VARIABLE}=off"
+        raise
+    return path
 
 
 def _fault(path: Path) -> str:
-    """What speaks against the directory; empty if nothing does."""
-    for directory in (path, *path.parents):
-        status = directory.stat()
-        if status.st_uid not in (os.geteuid(), 0):
-            return f"{directory} belongs to user {status.st_uid}"
-        open_to_others = status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-        if open_to_others and (directory == path or not status.st_mode & stat.S_ISVTX):
-            return f"{directory} can be written to by others (mode {stat.S_IMODE(status.st_mode):04o})"
+    """What else speaks against a private directory; empty if nothing does."""
     if not os.access(path, os.W_OK | os.X_OK):
         return f"{path} cannot be written to"
-    if os.statvfs(path).f_flag & os.ST_NOEXEC:
+    if directories.is_noexec(path):
         return f"{path} is on a file system that is mounted noexec"
     return ""
 

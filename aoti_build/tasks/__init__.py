@@ -12,7 +12,7 @@ from invoke import Collection, Context
 
 from aoti_build.errors import UsageError
 from aoti_build.spec import check_files
-from aoti_build.tasks.answer import contract, finish, progress, show, write_reports
+from aoti_build.tasks.answer import contract, finish, progress, say, show, write_reports
 from aoti_build.tasks.options import AGES, SIZES, amount, command, whole, words
 from aoti_build.tasks.project import nearest_models_file, project_of
 
@@ -286,7 +286,7 @@ def schema(context: Context, output: str = "", debug: bool = False) -> None:
         if output:
             write_atomic(Path(output), json_schema_text().encode())
         else:
-            print(json_schema_text(), end="")
+            say(json_schema_text())
 
 
 ns = Collection("aoti", build, verify, run, status, why, inspect, clean, gc, doctor, schema)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json as jsonlib
 import os
 import signal
@@ -10,11 +11,11 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TextIO
 
 from invoke import Exit
 
-from aoti_build.errors import OK, AotiBuildError, Interrupted
+from aoti_build.errors import OK, AotiBuildError, Interrupted, ToolchainError, UsageError
 from aoti_build.files import refused
 from aoti_build.spec import Target
 
@@ -28,33 +29,70 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def contract(json: bool, debug: bool) -> Iterator[None]:
-    """The command contract around a verb: errors as text or JSON with their exit code, 130 for SIGINT and SIGTERM,
-    silence when the reader of stdout has gone.
-    """
+    """The command contract around a verb: errors as text or JSON with their exit code, 130 for
+    SIGINT and SIGTERM."""
     previous = signal.signal(signal.SIGTERM, _interrupt)
     try:
+        _prepare_streams()
         yield
     except AotiBuildError as error:
         if debug:
-            traceback.print_exc()
+            _complain(traceback.format_exc())
         _fail(error, json)
     except KeyboardInterrupt:
         _fail(Interrupted("interrupted"), json)
-    except BrokenPipeError:
-        # Nobody reads any more (`inv status | head`). Python would complain again when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
         _fail(refused(error), json)
     finally:
         signal.signal(signal.SIGTERM, previous)
 
 
+def _prepare_streams() -> None:
+    """See to it that whatever a verb prints can be printed, before it does anything. Raises
+    `UsageError`.
+
+    A closed stream's number would go to the next file that is opened, which would then get what is
+    printed.
+    """
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free: this one
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", errors="backslashreplace", closefd=False)  # noqa: SIM115
+    if sys.stdout is None:
+        raise UsageError("stdout is closed", hint="send it somewhere, for instance to /dev/null")
+    # A locale without the letters of a path is no reason to fail.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
 def _fail(error: AotiBuildError, json: bool) -> NoReturn:
     """End with the error's text on stderr, and with its document on stdout if one was asked for."""
-    if json:
+    if json and sys.stdout is not None:
         document = {"format": "aoti-build/error", "format_version": 1, "ok": False, "error": error.as_json()}
-        print(jsonlib.dumps(document, indent=2))
-    raise Exit(f"error: {error}", code=error.exit_code) from None
+        with contextlib.suppress(ToolchainError):  # the error itself says more
+            say(jsonlib.dumps(document, indent=2) + "\n")
+    _complain(f"error: {error}\n")
+    raise Exit(code=error.exit_code) from None
+
+
+def _complain(text: str) -> None:
+    """Write to stderr, as far as it can be written to: the exit code says the rest."""
+    try:
+        sys.stderr.write(text)
+        sys.stderr.flush()
+    except OSError:
+        _silence(sys.stderr)
+
+
+def _silence(stream: TextIO) -> None:
+    """Let a stream that cannot be written to lead nowhere: Python would complain again when it
+    flushes at exit."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, stream.fileno())
+    os.close(null)
 
 
 def _interrupt(number: int, frame: object) -> NoReturn:
@@ -65,16 +103,28 @@ def progress(targets: tuple[Target, ...]) -> Callable[[Target, str], None]:
     """Prints a line on stderr for each phase that a target enters, in one piece: several threads do so."""
     width = max((len(target.name) for target in targets), default=0)
 
-    def say(target: Target, phase: str) -> None:
-        sys.stderr.write(f"{target.name.ljust(width)}  {phase}\n")
-        sys.stderr.flush()
+    def tell(target: Target, phase: str) -> None:
+        _complain(f"{target.name.ljust(width)}  {phase}\n")
 
-    return say
+    return tell
 
 
 def show(report: Report, lines: list[str], json: bool) -> None:
-    print(jsonlib.dumps(report.as_json(), indent=2) if json else "\n".join(lines))
-    sys.stdout.flush()
+    say((jsonlib.dumps(report.as_json(), indent=2) if json else "\n".join(lines)) + "\n")
+
+
+def say(text: str) -> None:
+    """Write to stdout. That its reader has gone (`inv status | head`) is no error; raises
+    `ToolchainError` for a stdout that takes nothing."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _silence(sys.stdout)
+    except OSError as error:
+        _silence(sys.stdout)
+        hint = "what was asked for is done, only the report is lost; send stdout somewhere else"
+        raise ToolchainError("stdout cannot be written to", cause=str(error), hint=hint) from error
 
 
 def finish(code: int) -> None:
@@ -90,8 +140,8 @@ def write_reports(report: Report, junit: str, html: str) -> None:
     if junit:
         from aoti_build.report.junit import junit_xml
 
-        write_atomic(Path(junit).absolute(), junit_xml(document).encode())
+        write_atomic(Path(junit).absolute(), junit_xml(document).encode(errors="backslashreplace"))
     if html:
         from aoti_build.report.html import html_page
 
-        write_atomic(Path(html).absolute(), html_page(document).encode())
+        write_atomic(Path(html).absolute(), html_page(document).encode(errors="backslashreplace"))

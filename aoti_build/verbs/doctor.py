@@ -15,9 +15,9 @@ from aoti_build.checks.compiler import other_compiler
 from aoti_build.checks.finding import FAIL, OK, SKIPPED, UNAVAILABLE, Finding
 from aoti_build.checks.gate import quick_checks
 from aoti_build.errors import OK as EXIT_OK
-from aoti_build.errors import UNFIT_TOOLCHAIN, AotiBuildError, Interrupted
+from aoti_build.errors import UNFIT_TOOLCHAIN, AotiBuildError, DirectoryError, Interrupted
 from aoti_build.files import copy_atomic
-from aoti_build.layout import inductor_cache_root
+from aoti_build.layout import outside_logs
 from aoti_build.plan import BUILD, Step
 from aoti_build.spec import load_project
 from aoti_build.spec.project import Target
@@ -164,10 +164,10 @@ def _build_small(device: str, on_progress: OnProgress) -> AotiBuildError | None:
 
 def _kept(log: Path, device: str) -> Path | None:
     """A copy of the log that stays when the model's directory goes."""
-    copy = inductor_cache_root() / "logs" / f"doctor@{device}.log"
     try:
+        copy = outside_logs() / f"doctor@{device}.log"
         copy_atomic(log, copy)
-    except OSError:
+    except (OSError, DirectoryError):
         return None
     return copy
 

@@ -94,5 +94,5 @@ def write_repro(
         state=list(mutates["buffers"]),
         precision="\n".join(switches),
     )
-    (place / "repro.py").write_text(text)
+    (place / "repro.py").write_text(text, encoding="utf-8")
     return place

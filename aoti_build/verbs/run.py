@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from aoti_build import host, toolchain
+from aoti_build.directories import temporary_directory
 from aoti_build.errors import (
     OK,
     UNFIT_ARTIFACT,
     VERIFICATION_FAILED,
     AotiBuildError,
     ArtifactError,
+    DirectoryError,
     Interrupted,
     UsageError,
     VerificationError,
@@ -176,11 +178,13 @@ def run(
 
     Raises:
         UsageError: an input is absent or of no known kind, or `output` is not the name of one file for each run.
+        DirectoryError: the temporary directory is unfit.
     """
     asked = Asked(tuple(map(_input, inputs)) or (Input(GOLDEN_INPUT, GOLDEN_INPUT),), output, seed, repeat)
     if output:
         _check_output(asked, len(targets))
     allow_starts()
+    temporary_directory()
     digests = StatCache(stat_cache_path(project))
     return RunReport(tuple(_run_target(project, target, asked, digests, on_progress) for target in targets))
 
@@ -230,7 +234,7 @@ def _run_target(
             step = plan_target(project, target, digests, Store(store_root(project)))
             job = _job(project, target, artifact, asked, groups, outputs)
             found = _worked(project, target, job, on_progress)
-    except Interrupted:
+    except (Interrupted, DirectoryError):
         raise
     except FloorLacking as error:
         return TargetRuns(target, error=error, available=False)

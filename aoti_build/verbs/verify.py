@@ -17,12 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from aoti_build import host, toolchain
+from aoti_build.directories import temporary_directory
 from aoti_build.errors import (
     OK,
     UNFIT_ARTIFACT,
     VERIFICATION_FAILED,
     AotiBuildError,
     ArtifactError,
+    DirectoryError,
     Interrupted,
     VerificationError,
 )
@@ -132,12 +134,15 @@ def verify(
 ) -> VerifyReport:
     """Verify the artifacts of `targets`, `jobs` at a time. A failed artifact never ends the run.
 
-    Of a failed one, `deep` finds where it leaves its model, and a reproduction is written below the directory `repro`.
-    With `fresh`, or more than one of `seeds`, eager gives the references now, which needs the model's source. Each
-    process may take `limit` seconds. With the `runtime` "cpp" packages are called from C++. Raises `Interrupted` on
-    Ctrl-C, after every worker has ended, and `ToolchainError` if the C++ runner cannot be compiled.
+    Of a failed one, `deep` finds where it leaves its model, and a reproduction is written below the
+    directory `repro`. With `fresh`, or more than one of `seeds`, eager gives the references now,
+    which needs the model's source. Each process may take `limit` seconds. With the `runtime` "cpp"
+    packages are called from C++. Raises `Interrupted` on Ctrl-C, after every worker has ended,
+    `ToolchainError` if the C++ runner cannot be compiled, and `DirectoryError` if the temporary
+    directory is unfit.
     """
     allow_starts()
+    temporary_directory()
     runners = _runners(project, targets, on_progress) if runtime == CPP else {}
     digests = StatCache(stat_cache_path(project))
     verifier = _Verifier(project, digests, fresh or seeds > 1, seeds, limit, deep, repro, on_progress, runtime, runners)
@@ -232,7 +237,7 @@ class _Verifier:
         try:
             with tempfile.TemporaryDirectory(prefix="aoti_build-") as directory:
                 return self._figures(target, artifact, Path(directory))
-        except Interrupted:
+        except (Interrupted, DirectoryError):
             raise
         except AotiBuildError as error:
             error.target = target.name

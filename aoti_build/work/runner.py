@@ -8,7 +8,6 @@ package does not need.
 from __future__ import annotations
 
 import os
-import stat
 from pathlib import Path
 
 from aoti_build import toolchain
@@ -60,9 +59,10 @@ def runner_key(device: str) -> str:
 def compiled_runner(device: str) -> Path:
     """The program for packages of `device` ("cpu" or "cuda"); compiled, in some fifteen seconds, if the cache lacks it.
 
-    Raises `ToolchainError` if it cannot be compiled, and `Interrupted`.
+    Raises `ToolchainError` if it cannot be compiled, `DirectoryError` if there is no private place
+    for it, and `Interrupted`.
     """
-    cache = _own_directory(runner_cache())
+    cache = runner_cache()
     program = cache / f"runner-{device}-{runner_key(device)[:32]}"
     if program.is_file():
         return program
@@ -79,17 +79,3 @@ def compiled_runner(device: str) -> Path:
             run_worker("compile", job, directory=staged / "job", log=log, limit=_TIME_LIMIT)
             os.replace(made, program)
     return program
-
-
-def _own_directory(directory: Path) -> Path:
-    """The directory, made if need be. What is executed must not lie where others can write."""
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    directory.mkdir(mode=0o700, exist_ok=True)
-    found = directory.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
-        raise ToolchainError(
-            "programs are not run from a directory that other users can write to",
-            where=str(directory),
-            hint="let AOTI_BUILD_CACHE name a directory of your own, or remove this one",
-        )
-    return directory

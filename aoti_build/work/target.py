@@ -25,7 +25,7 @@ from aoti_build.work.desk import COMPILE, REPACK, Desk
 from aoti_build.work.gpu import gpu_code_of, gpu_environment
 from aoti_build.work.instructions import Instructions
 from aoti_build.work.opened import open_artifact
-from aoti_build.work.worker import WORKER_VARIABLES, OnPhase, WorkerCrash, run_worker
+from aoti_build.work.worker import OWN_VARIABLES, WORKER_VARIABLES, OnPhase, WorkerCrash, run_worker
 from aoti_build.work.workshop import Place, Workshop
 
 
@@ -144,6 +144,7 @@ class TargetBuilder:
         clock = place.work / "clock"
         clock.touch()
         now_ns = time.time_ns()
+        replaced = (*WORKER_VARIABLES, *OWN_VARIABLES, *environment)
         return {
             "root": str(self.shop.project.root),
             "target": target_to_json(target),
@@ -154,7 +155,7 @@ class TargetBuilder:
             "where": places(self.shop.project, target),
             "toolchain": before["toolchain"],
             "environment": before["environment"],
-            "replaced_variables": {name: os.environ.get(name) for name in (*WORKER_VARIABLES, *environment)},
+            "replaced_variables": {name: os.environ.get(name) for name in replaced},
             # By how much the clock of the file system that the sources are on is ahead of this host's.
             "skew_ns": clock.stat().st_mtime_ns - now_ns,
         }

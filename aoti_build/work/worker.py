@@ -7,6 +7,7 @@ group, compilers included. If this process dies without saying goodbye the worke
 from __future__ import annotations
 
 import contextlib
+import getpass
 import json
 import os
 import signal
@@ -17,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from aoti_build.directories import home, require_utf8, temporary_directory
 from aoti_build.errors import (
     AotiBuildError,
     ArtifactError,
@@ -26,11 +28,18 @@ from aoti_build.errors import (
     UsageError,
     VerificationError,
 )
-from aoti_build.files import write_json
+from aoti_build.files import open_log, write_json
 
 _ERRORS = {error.kind: error for error in (ArtifactError, BuildError, ToolchainError, UsageError, VerificationError)}
 # Set for every worker, whatever this process' environment says.
-WORKER_VARIABLES: Mapping[str, str] = {"PYTHONHASHSEED": "0", "PYTHONUNBUFFERED": "1"}
+WORKER_VARIABLES: Mapping[str, str] = {
+    "PYTHONHASHSEED": "0",
+    "PYTHONUNBUFFERED": "1",
+    # Logs are UTF-8, and whatever a model prints can be written there.
+    "PYTHONIOENCODING": "utf-8:backslashreplace",
+}
+# Set too, for each worker as it needs them.
+OWN_VARIABLES = ("TORCHINDUCTOR_CACHE_DIR", "HOME", "LOGNAME")
 _TAIL = 12
 _GRACE_SECONDS = 3.0
 
@@ -78,6 +87,7 @@ def run_worker(
 
     Raises:
         AotiBuildError: the worker's own error, of its kind, or `WorkerCrash`, `WorkerTimeout`, or `Interrupted`.
+        DirectoryError: the temporary directory, `root` or `directory` is unfit.
     """
     directory.mkdir(parents=True, exist_ok=True)
     write_json(directory / "job.json", job)
@@ -95,16 +105,20 @@ class Worker:
     def __init__(
         self, verb: str, root: Path, *, directory: Path, log: Path, environment: Mapping[str, str] | None = None
     ) -> None:
+        # What torch would say of unfit directories helps nobody.
+        temporary_directory()
+        require_utf8(root)
+        require_utf8(directory)
         self._directory, self._log = directory, log
         directory.mkdir(parents=True, exist_ok=True)
-        log.parent.mkdir(parents=True, exist_ok=True)
         (directory / "result.json").unlink(missing_ok=True)
         read_end, write_end = os.pipe()
         command = [sys.executable, "-m", "aoti_build._torch", verb, str(directory / "job.json"), str(write_end)]
         self._events = os.fdopen(read_end)
         try:
-            with log.open("ab") as output:
-                self._process = _start(command, root, output.fileno(), write_end, environment or {})
+            with open_log(log) as output:
+                variables = {**_own_variables(directory), **WORKER_VARIABLES, **(environment or {})}
+                self._process = _start(command, root, output.fileno(), write_end, variables)
         except BaseException:
             self._events.close()
             raise
@@ -184,10 +198,26 @@ def check_stopping() -> None:
         raise Interrupted("interrupted")
 
 
+def _own_variables(directory: Path) -> dict[str, str]:
+    """Variables of one worker, whose job has `directory`. Directories that they name go with it.
+
+    Importing torch makes inductor's cache directory and reads in it, by default in a place that
+    anybody can make first. Where a container's user is a mere number, libraries make a home called
+    "~" in the project, and look in vain for the user's name.
+    """
+    own = {"TORCHINDUCTOR_CACHE_DIR": str(directory / "inductor")}
+    if home() is None:
+        own["HOME"] = str(directory)
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):  # OSError from Python 3.13 on
+        own["LOGNAME"] = f"user-{os.geteuid()}"
+    return own
+
+
 def _start(
     command: list[str], root: Path, output: int, events: int, environment: Mapping[str, str]
 ) -> subprocess.Popen[bytes]:
-    variables = {**os.environ, **WORKER_VARIABLES, **environment}
     with _running_lock:  # so that `stop_all`, from another thread, either ends it or keeps it from being started
         check_stopping()
         process = subprocess.Popen(
@@ -196,7 +226,7 @@ def _start(
             stdout=output,
             stderr=subprocess.STDOUT,
             cwd=root,
-            env=variables,
+            env={**os.environ, **environment},
             pass_fds=[events],
             start_new_session=True,
         )
@@ -310,7 +340,7 @@ def _signal_name(number: int) -> str:
 
 def _tail(log: Path) -> str | None:
     try:
-        lines = log.read_text(errors="replace").splitlines()
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return None
     return "\n".join(lines[-_TAIL:]) or None

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from aoti_build.errors import EditedMeanwhile
-from aoti_build.files import publish_directory, staging
+from aoti_build.files import open_log, publish_directory, staging
 from aoti_build.fingerprint import Fingerprint, Parts
 from aoti_build.layout import artifact_directory, log_path, staging_prefix, staging_root
 from aoti_build.manifest import GOLDEN, LOG, MODEL, FileRecord, Manifest
@@ -57,8 +57,7 @@ class Workshop(NamedTuple):
         """A staging directory and an empty log; what a killed build of this target left is removed first. The caller
         holds the target's lock. `beside` as for `staging`."""
         log, root = log_path(self.project, target), staging_root(self.project)
-        log.parent.mkdir(parents=True, exist_ok=True)
-        log.write_bytes(b"")
+        open_log(log, empty=True).close()
         for left in root.glob(f"{staging_prefix(target)}*"):
             shutil.rmtree(left, ignore_errors=True)
         with staging(root, staging_prefix(target), beside=beside) as work:

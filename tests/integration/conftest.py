@@ -61,7 +61,8 @@ def run_inv(root: Path, *words: str, env: Mapping[str, str] | None = None, limit
 def built_once(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Finished]:
     root = tmp_path_factory.mktemp("built") / "project"
     write_project(root)
-    finished = run_inv(root, "build", "--json")
+    (root.parent / "tmp").mkdir()
+    finished = run_inv(root, "build", "--json", env={"TMPDIR": str(root.parent / "tmp")})
     assert finished.code == 0, finished.err
     return root, finished
 

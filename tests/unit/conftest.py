@@ -39,6 +39,14 @@ def _no_compiler_calls(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("aoti_build.checks.gate.quick_checks", lambda *_, **__: [])
 
 
+@pytest.fixture(autouse=True)
+def _own_caches(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is read from, or left in, the caches of whoever runs the tests."""
+    caches = tmp_path_factory.getbasetemp() / "caches"
+    monkeypatch.setenv("AOTI_BUILD_CACHE", str(caches / "build"))
+    monkeypatch.setenv("XDG_STATE_HOME", str(caches / "state"))
+
+
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
     """One model, one CPU target, nothing built."""

@@ -46,7 +46,7 @@ def test_places_that_are_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     artifacts = tmp_path / "project" / "artifacts"
     found = places.check_places(artifacts, artifacts / ".store")
     assert [finding.check for finding in found] == [
-        "temp directory", "compile directory", "artifacts", "store", "file locks",
+        "temp directory", "compile directory", "unpack directory", "artifacts", "store", "file locks",
     ]  # fmt: skip
     assert {finding.outcome for finding in found} <= {OK, WARN}, found
     assert not artifacts.exists(), "a check makes no artifacts directory"
@@ -55,12 +55,12 @@ def test_places_that_are_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_outside_a_project_there_is_less_to_check() -> None:
     names = {finding.check for finding in places.check_places(None, None)}
-    assert names == {"temp directory", "compile directory", "file locks"}
+    assert names == {"temp directory", "compile directory", "unpack directory", "file locks"}
 
 
 def test_a_temporary_directory_mounted_noexec(tmp_path: Path, disk: Callable[..., None]) -> None:
     disk(flags=os.ST_NOEXEC)
-    finding = places.check_temporary(tmp_path)
+    finding = places.check_temporary()
     assert (finding.outcome, finding.stops) == (FAIL, True)
     assert "noexec" in finding.said
     assert "TMPDIR" in (finding.fix or "")
@@ -78,11 +78,17 @@ def test_a_temporary_directory_mounted_noexec(tmp_path: Path, disk: Callable[...
     ],
 )
 def test_space_and_inodes(
-    tmp_path: Path, disk: Callable[..., None], numbers: dict[str, int], outcome: str, said: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    disk: Callable[..., None],
+    numbers: dict[str, int],
+    outcome: str,
+    said: str,
 ) -> None:
     disk(**numbers)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
     checks: tuple[Callable[[Path], Finding], ...] = (
-        places.check_temporary,
+        lambda _: places.check_temporary(),
         places.check_cache,
         places.check_artifacts,
         places.check_store,
@@ -96,7 +102,8 @@ def test_space_and_inodes(
 
 @pytest.mark.usefixtures("refusing")
 def test_places_that_cannot_be_written_to(tmp_path: Path) -> None:
-    for check in (places.check_temporary, places.check_cache, places.check_artifacts):
+    checks: tuple[Callable[[Path], Finding], ...] = (places.check_cache, places.check_artifacts)
+    for check in (lambda _: places.check_temporary(), *checks):
         finding = check(tmp_path)
         assert (finding.outcome, "cannot be written to" in finding.said) == (FAIL, True)
         assert "Read-only" in (finding.cause or "")
@@ -125,19 +132,49 @@ def test_no_temporary_directory_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
         raise FileNotFoundError("No usable temporary directory found")
 
     monkeypatch.setattr(tempfile, "gettempdir", none)
-    (finding,) = places.check_places(None, None)
+    monkeypatch.delenv("TMPDIR", raising=False)
+    finding = places.check_places(None, None)[0]
     assert (finding.outcome, finding.stops) == (FAIL, True)
+    assert "No usable" in finding.said
 
 
-def test_a_compile_directory_of_somebody_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "link").symlink_to(tmp_path, target_is_directory=True)
-    assert places.check_cache(tmp_path / "link").outcome == FAIL
-    assert places.check_cache(tmp_path / "own").outcome == OK
-    monkeypatch.setattr(os, "getuid", lambda: 12345)
-    finding = places.check_cache(tmp_path / "own")
-    assert (finding.outcome, finding.stops) == (FAIL, True)
+@pytest.mark.parametrize(("variable", "name", "stops"), [
+    ("AOTI_BUILD_CACHE", "compile directory", True),
+    ("AOTI_BUILD_RUNTIME_CACHE", "unpack directory", False),
+])  # fmt: skip
+def test_a_directory_that_others_can_change_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, name: str, stops: bool
+) -> None:
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o777)
+    monkeypatch.setenv(variable, str(tmp_path / "open" / "cache"))
+    (finding,) = (one for one in places.check_places(None, None) if one.check == name)
+    assert (finding.outcome, finding.stops) == (FAIL, stops)
+    assert f"{tmp_path / 'open'} can be written to by others" in (finding.cause or "")
+    assert f"chmod go-w {tmp_path / 'open'}" in (finding.fix or "")
+    assert f"let {variable} name" in (finding.fix or "")
+    assert list((tmp_path / "open").iterdir()) == [], "nothing is made where others could change it"
+
+
+def test_code_that_everybody_can_change_is_a_doubt(tmp_path: Path) -> None:
+    tmp_path.chmod(0o777)
+    for check in (places.check_artifacts, places.check_store):
+        finding = check(tmp_path)
+        assert (finding.outcome, finding.fix) == (WARN, f"chmod o-w {tmp_path}")
+    tmp_path.chmod(0o775)
+    assert places.check_artifacts(tmp_path).outcome != FAIL
+    tmp_path.chmod(0o700)
+
+
+def test_a_load_does_without_an_unfit_directory_that_nobody_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AOTI_BUILD_RUNTIME_CACHE", raising=False)
     (tmp_path / "file").touch()
-    assert "cannot be made" in places.check_cache(tmp_path / "file" / "below").said
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert (places.check_runtime().outcome, "each process unpacks" in places.check_runtime().said) == (WARN, True)
+    monkeypatch.setenv("AOTI_BUILD_RUNTIME_CACHE", "off")
+    assert places.check_runtime().outcome == OK
 
 
 def test_artifacts_on_several_file_systems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -134,7 +134,7 @@ def test_the_log_of_a_failure_is_kept(
     quick: Quick, fake_worker: FakeWorker, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     quick()
-    monkeypatch.setenv("AOTI_BUILD_CACHE", str(tmp_path))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
 
     def fail(_: str, job: Mapping[str, Any]) -> None:
         (log,) = Path(job["root"], "artifacts", ".logs").iterdir()
@@ -142,7 +142,7 @@ def test_the_log_of_a_failure_is_kept(
 
     fake_worker.during = fail
     finding = doctor(["cpu"]).findings[-1]
-    kept = tmp_path / "logs" / "doctor@cpu.log"
+    kept = tmp_path / "aoti_build" / "logs" / "doctor@cpu.log"
     assert (finding.cause, finding.fix) == (f"because\nthe log is {kept}", "the log has more")
     assert kept.read_text() == "build was here\n"
 

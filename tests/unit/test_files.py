@@ -97,9 +97,8 @@ def test_others_may_read_what_is_written(tmp_path: Path, staged: Path) -> None:
     publish_directory(staged, tmp_path / "published")
     for path in (tmp_path / "file", tmp_path / "published" / "model.pt2"):
         assert mode(path) == mode(plain)
-    (tmp_path / "directory").mkdir()
     with staging(tmp_path, "x.") as directory:
-        assert mode(directory) == mode(tmp_path / "directory")
+        assert mode(directory) == 0o700, "until it is published, it is this user's alone"
 
 
 def test_staging_is_removed_even_after_an_error(tmp_path: Path) -> None:

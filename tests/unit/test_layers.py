@@ -14,6 +14,7 @@ LAYERS = {
     "__init__": 0,
     "errors": 0,
     "digests": 0,
+    "directories": 0,
     "files": 0,
     "resources": 0,
     "spec": 1,

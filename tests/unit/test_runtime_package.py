@@ -16,7 +16,7 @@ from packages import OPAQUE, publish_zip, write
 from small_projects import REAL_PYTHON, write_project
 
 from aoti_build import host, stat_cache
-from aoti_build.errors import ArtifactError, UsageError
+from aoti_build.errors import ArtifactError, DirectoryError, UsageError
 from aoti_build.manifest import MODEL, Manifest
 from aoti_build.runtime import package, private, unpack
 from aoti_build.runtime.package import Verify, admit
@@ -46,7 +46,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(private, "_fault", lambda path: "")  # whatever the test's own temporary directory is like
     monkeypatch.setattr(host, "torch_version", lambda: "2.14.1")
     monkeypatch.setattr(stat_cache, "RACY_NS", -(10**12))
-    return tmp_path / "cache"
+    return tmp_path / "cache" / "unpacked"
 
 
 @pytest.fixture(autouse=True)
@@ -524,13 +524,14 @@ def test_a_directory_that_others_can_write_to_is_not_used(home: Path, monkeypatc
     (home / "aoti_build").chmod(0o777)
     assert private.private_directory() is None
     monkeypatch.setenv(private.VARIABLE, str(home / "aoti_build"))
-    with pytest.raises(UsageError, match="cannot be loaded from") as caught:
+    with pytest.raises(DirectoryError, match="this user's alone") as caught:
         private.private_directory()
     assert "written to by others" in str(caught.value.cause)
+    assert f"{private.VARIABLE}=off" in str(caught.value.hint)
     (home / "aoti_build").chmod(0o700)
-    assert private.private_directory() == (home / "aoti_build").resolve()
+    assert private.private_directory() == (home / "aoti_build" / "unpacked").resolve()
     home.chmod(0o777)
-    with pytest.raises(UsageError):
+    with pytest.raises(DirectoryError):
         private.private_directory()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_projects import ONE_MODEL, REAL_PYTHON, REPOSITORY, TWO_MODELS, contents, inv, write_project
+from small_projects import ONE_MODEL, REAL_PYTHON, REPOSITORY, TWO_MODELS, contents, inv, publish_fake, write_project
 
 from aoti_build.layout import artifact_directory
 from aoti_build.spec import Project
@@ -251,3 +252,59 @@ def test_a_line_of_progress_is_written_in_one_piece(project: Project, monkeypatc
     monkeypatch.setattr(sys, "stderr", written)
     progress(project.targets)(project.targets[0], "export")
     assert written == ["small/cpu  export\n"]
+
+
+def test_a_failure_stays_one_when_nobody_reads(project: Project) -> None:
+    """As in `inv verify | true`: the report is lost, the exit code is not."""
+    command = shlex.join([REAL_PYTHON, "-m", "invoke", "verify"])
+    answer = redirected(project, f"{command} | true; exit ${{PIPESTATUS[0]}}")
+    assert (answer.returncode, "Traceback" in answer.stderr) == (3, False)
+
+
+@pytest.mark.parametrize("words", ["status", "build --json", "status --file absent.yaml"])
+@pytest.mark.parametrize(
+    ("redirection", "code"),
+    [(">&-", 2), (">/dev/full", 5), ("2>&-", 0), ("2>/dev/full", 0), ("<&-", 0), ("<&- >&- 2>&-", 2)],
+)
+def test_streams_that_take_nothing(project: Project, published: Path, words: str, redirection: str, code: int) -> None:
+    assert published
+    if "absent" in words:
+        code = 2  # which says more than what became of the report
+    answer = redirected(project, f"{shlex.quote(REAL_PYTHON)} -m invoke {words} {redirection}")
+    assert (answer.returncode, "Traceback" in answer.stderr) == (code, False), answer.stderr
+    if code == 5:
+        assert "error: stdout cannot be written to" in answer.stderr
+    if redirection == ">&-":
+        assert "error: stdout is closed" in answer.stderr
+
+
+def test_a_closed_stdout_is_no_place_for_the_next_file(project: Project, published: Path) -> None:
+    """What is opened next would get its number, and then all that is printed."""
+    before = contents(published)
+    redirected(project, f"{shlex.quote(REAL_PYTHON)} -m invoke build --force >&- 2>&- <&-")
+    assert contents(published) == before
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"PYTHONIOENCODING": "ascii"},
+        {"LC_ALL": "C"},
+        {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("name", [os.fsencode("größe-✓"), b"b\xffd"], ids=["unicode", "bytes"])
+def test_names_that_stdout_has_no_letters_for(tmp_path: Path, environment: dict[str, str], name: bytes) -> None:
+    project = write_project(tmp_path / os.fsdecode(name))
+    publish_fake(project)
+    for words, code in (("status", 0), ("why", 0), ("status --file größe.yaml", 2), ("inspect --path ö.pt2", 4)):
+        answer = inv(*words.split(), cwd=project.root, **environment)
+        assert (answer.returncode, "Traceback" in answer.stderr) == (code, False), answer.stderr
+
+
+def redirected(project: Project, command: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "PYTHONDONTWRITEBYTECODE": "1"}
+    return subprocess.run(
+        ["bash", "-c", command], cwd=project.root, env=environment, capture_output=True, text=True, check=False
+    )

@@ -278,8 +278,12 @@ def read_only(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
 
     monkeypatch.setattr(verify_verb, "write_json", refuse)
-    monkeypatch.setattr(os, "access", lambda path, mode: False)
-    monkeypatch.setenv("AOTI_BUILD_CACHE", str(tmp_path / "cache"))
+    real_access = os.access
+    artifacts = str(tmp_path / "project" / "artifacts")
+    monkeypatch.setattr(
+        os, "access", lambda path, mode: not str(path).startswith(artifacts) and real_access(path, mode)
+    )
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
 
 
 @pytest.mark.usefixtures("published", "read_only")
@@ -292,7 +296,7 @@ def test_artifacts_that_cannot_be_written_are_verified_and_run(
     assert run(project, project.targets).exit_code == 0
     assert fake_worker.calls == ["check", "probe", "run small"]
     assert contents(project.root) == before
-    assert len(contents(tmp_path / "cache" / "logs")) == 2
+    assert len(contents(tmp_path / "state" / "aoti_build" / "logs")) == 2
 
 
 @pytest.mark.usefixtures("published")

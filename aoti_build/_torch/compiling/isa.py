@@ -27,7 +27,7 @@ from typing import Any
 from torch._inductor import config, cpp_builder, cpu_vec_isa
 
 from aoti_build.digests import digest_bytes, digest_json
-from aoti_build.files import own_directory, write_program
+from aoti_build.files import write_program
 
 MARCH, WIDTH = "cpp.march", "cpp.simdlen"
 
@@ -126,7 +126,6 @@ def compiler_for(compiler: str, march: str, cache_root: Path) -> Path:
     # torch tells compilers apart by their names where the version's first line does not.
     name = Path(shlex.split(compiler)[-1]).name
     directory = cache_root / "compilers" / digest_bytes(script.encode())[:16]
-    own_directory(cache_root)
     write_program(directory / name, script)
     return directory / name
 

@@ -26,6 +26,7 @@ from aoti_build._torch.checking.reference import (
     reference,
     save_golden_of,
 )
+from aoti_build._torch.compiling import shared
 from aoti_build._torch.compiling.bounds import declared_bounds
 from aoti_build._torch.compiling.isa import WIDTH, compiling_for, floor_settings, tried_once
 from aoti_build._torch.compiling.old_values import keeping_old_values
@@ -53,7 +54,7 @@ from aoti_build._torch.program.model import load_callable, load_weights, make_mo
 from aoti_build._torch.program.writes import Writes, functional_form, observed_names
 from aoti_build.digests import digest_json
 from aoti_build.errors import BuildError
-from aoti_build.files import lock, own_directory
+from aoti_build.files import lock
 from aoti_build.fingerprint import KEY_VERSION, declared_files
 from aoti_build.manifest import GOLDEN, KEY_METADATA, MODEL
 from aoti_build.spec.project import Model, Source
@@ -88,6 +89,7 @@ def build(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
     """
     target = target_from_json(job["target"])
     staged, root, where = Path(job["staged"]), Path(job["root"]), job["where"]
+    shared.keep_below(Path(job["cache_root"]))
     discovery = Discovery(
         root,
         declared_files(target.model),
@@ -235,7 +237,6 @@ def _private_cache(cache_root: Path, graph_key: str) -> Iterator[Path]:
     library.
     """
     cache = cache_root / graph_key[:32]
-    own_directory(cache_root)
     with lock(cache_root / f"{graph_key[:32]}.lock"):
         shutil.rmtree(cache, ignore_errors=True)
         cache.mkdir(parents=True)

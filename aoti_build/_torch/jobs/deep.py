@@ -28,6 +28,7 @@ from torch.fx import GraphModule, Interpreter, Node
 from aoti_build._torch.checking.compare import Figures, compare, nearly
 from aoti_build._torch.checking.reference import observe
 from aoti_build._torch.checking.state import kept_state, kept_tensors
+from aoti_build._torch.compiling import shared
 from aoti_build._torch.compiling.isa import compiling_for
 from aoti_build._torch.compiling.settings import inductor_options, set_precision
 from aoti_build._torch.events import Events
@@ -70,6 +71,7 @@ def deep(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
     found, where there are any, `weights` and `left`.
     """
     target = target_from_json(job["target"])
+    shared.keep_below(Path(job["cache_root"]))
     set_precision(target)
     dims = target.model.dims
     with events.phase("model"):
