@@ -139,32 +139,34 @@ def _either(fix: str | None, other: str) -> str:
 
 
 def _kept(variable: str, xdg: str, usual: str, name: str) -> Path:
-    """The private directory `name` in the one that `variable` names; else in aoti_build's own,
-    which lies in the directory that the variable `xdg` names, by default `usual` in the home.
-
-    Containers often have no home, or somebody else's. Where nothing was named and the home is
-    unfit, a private directory in /tmp serves, unless somebody else has made it.
-    """
-    base = named(variable)
+    """The private directory `name` in the one that `variable` names; else in aoti_build's own."""
     try:
-        return private_below(base or _own_base(xdg, usual), name)
+        return private_below(named(variable) or _own_base(xdg, usual), name)
     except DirectoryError as error:
-        if base is None:
-            with contextlib.suppress(DirectoryError):
-                return private_below(_SYSTEM_TEMPORARY, name)
         error.hint = _either(error.hint, f"let {variable or xdg} name a directory of your own")
         raise
 
 
 def _own_base(xdg: str, usual: str) -> Path:
+    """aoti_build's own directory: in the one that the variable `xdg` names, else in `usual` in the
+    home. Containers often run with no home, or with somebody else's: then it is /tmp, where the
+    user's private directory has a name of its own, and is refused if somebody else made it."""
     given = os.environ.get(xdg, "")
     if os.path.isabs(given):  # others are to be ignored, by the XDG specification
         return Path(given) / "aoti_build"
     found = home()
-    if found is None:
-        cause = f"HOME is {os.environ.get('HOME')!r}, and the user has the number {os.geteuid()}"
-        raise DirectoryError("there is no home directory to keep files in", cause=cause)
+    if found is None or not _is_own(found):
+        return _SYSTEM_TEMPORARY
     return found / usual / "aoti_build"
+
+
+def _is_own(place: Path) -> bool:
+    """Whether this user can keep files there, as far as its owner is concerned."""
+    try:
+        owner = place.stat().st_uid
+    except OSError:
+        return False
+    return owner in (os.geteuid(), 0) and os.access(place, os.W_OK | os.X_OK)
 
 
 def _walk(path: Path, *, make: bool) -> tuple[Path, os.stat_result]:

@@ -144,30 +144,56 @@ def test_what_is_no_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, k
         directories.build_cache()
 
 
-@pytest.mark.parametrize("value", ["", "rel/ative", "~", None])
-def test_without_a_home_the_variable_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str | None
+@pytest.fixture
+def system_temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """In place of /tmp."""
+    directory = tmp_path / "temporary"
+    directory.mkdir()
+    directory.chmod(0o1777)
+    monkeypatch.setattr(directories, "_SYSTEM_TEMPORARY", directory)
+    return directory
+
+
+@pytest.mark.parametrize("value", ["", "rel/ative", "~", None, "/nonexistent", "another's"])
+def test_without_a_home_a_private_directory_in_the_systems_temporary_one_serves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, system_temporary: Path, value: str | None
 ) -> None:
     monkeypatch.chdir(tmp_path)
     if value is None:
         monkeypatch.delenv("HOME")
         monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as for a number without an entry in passwd
+    elif value == "another's":
+        monkeypatch.setattr(directories, "_is_own", lambda place: False)
     else:
         monkeypatch.setenv("HOME", value)
-    for find, variable in (
-        (directories.build_cache, directories.BUILD_VARIABLE),
-        (directories.runtime_cache, directories.RUNTIME_VARIABLE),
-        (directories.log_directory, "XDG_STATE_HOME"),
+    for find, name in (
+        (directories.build_cache, "build"),
+        (directories.runtime_cache, "unpacked"),
+        (directories.log_directory, "logs"),
     ):
-        with pytest.raises(DirectoryError, match="no home directory") as caught:
-            find()
-        assert variable in str(caught.value.hint)
-    assert [path.name for path in tmp_path.iterdir()] == ["home"], "no directory called ~"
+        found = find()
+        assert found == system_temporary / f"aoti_build-{name}-{os.geteuid()}"
+        assert mode(found) == 0o700
+        assert find() == found
+    assert not list(tmp_path.glob("~*"))
 
 
-def test_logs_go_to_a_fresh_directory_where_there_is_no_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_what_somebody_else_made_there_is_refused(monkeypatch: pytest.MonkeyPatch, system_temporary: Path) -> None:
+    monkeypatch.setenv("HOME", "")
+    planted = system_temporary / f"aoti_build-build-{os.geteuid()}"
+    planted.mkdir(mode=0o777)
+    planted.chmod(0o777)
+    with pytest.raises(DirectoryError) as caught:
+        directories.build_cache()
+    assert directories.BUILD_VARIABLE in str(caught.value.hint)
+
+
+def test_logs_go_to_a_fresh_directory_where_there_is_no_other(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, system_temporary: Path
+) -> None:
     monkeypatch.setenv("HOME", "")
     monkeypatch.setenv("TMPDIR", str(tmp_path))
+    system_temporary.chmod(0o777)
     layout._fresh_logs.cache_clear()
     found = layout.outside_logs()
     assert (found.parent, mode(found), layout.outside_logs()) == (tmp_path, 0o700, found)

@@ -240,12 +240,10 @@ def container(shared: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
         ("clean", 0, {}),
         ("gc --max-size 1g", 0, {}),
         ("build --dry-run", 0, {}),
-        ("build", UNFIT_TOOLCHAIN, {}),
-        ("build", UNFIT_TOOLCHAIN, {"HOME": "/"}),
-        ("build", UNFIT_TOOLCHAIN, {"HOME": "here"}),
+        ("build", UNFIT_TOOLCHAIN, {"XDG_CACHE_HOME": "/"}),
         ("verify", VERIFICATION_FAILED, {}),
         ("run", VERIFICATION_FAILED, {}),
-        ("doctor --quick --device cpu", UNFIT_TOOLCHAIN, {}),
+        ("doctor --quick --device cpu", UNFIT_TOOLCHAIN, {"XDG_CACHE_HOME": "/"}),
     ],
 )
 def test_a_user_who_is_a_mere_number(
