@@ -24,7 +24,6 @@ import json
 import os
 import re
 import shutil
-import stat
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -34,7 +33,7 @@ from typing import Literal, get_args
 from aoti_build import host
 from aoti_build.archive.directory import Member
 from aoti_build.errors import ArtifactError, UsageError
-from aoti_build.files import read_json
+from aoti_build.files import open_regular, read_bytes, read_json
 from aoti_build.manifest import MODEL, FileRecord, Manifest
 from aoti_build.runtime import private, unpack
 from aoti_build.stat_cache import StatCache, stat_key
@@ -85,13 +84,13 @@ def admit(directory: Path, manifest: Manifest, verify: Verify = "full") -> Admit
 def _open(path: Path, manifest: Manifest) -> int:
     """A descriptor of the package. Its size is looked at in any case: it costs nothing."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        descriptor = open_regular(path)
     except OSError as error:
         raise _damaged(manifest, path, f"{MODEL} cannot be read", str(error)) from error
-    status, wanted = os.fstat(descriptor), manifest.files[MODEL].size
-    if not stat.S_ISREG(status.st_mode) or status.st_size != wanted:
+    size, wanted = os.fstat(descriptor).st_size, manifest.files[MODEL].size
+    if size != wanted:
         os.close(descriptor)
-        said = f"it has {status.st_size} bytes, the manifest says {wanted}"
+        said = f"it has {size} bytes, the manifest says {wanted}"
         raise _damaged(manifest, path, f"{MODEL} is not the file that was built", said)
     return descriptor
 
@@ -244,7 +243,7 @@ class _Entry:
     def _renew(self, record: bytes) -> None:
         """Replace the record unless it says the same. Where it cannot be, the next load reads the package again."""
         with contextlib.suppress(OSError):
-            if (self.directory / _RECORD).read_bytes() == record:
+            if read_bytes(self.directory / _RECORD, len(record)) == record:
                 return
         with contextlib.suppress(OSError):
             self._staged = self._aside()

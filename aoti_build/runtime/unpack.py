@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 
 from aoti_build import digests
 from aoti_build.archive.directory import STORED, BadZip, Member, read_directory
-from aoti_build.files import write_at
+from aoti_build.files import open_regular, write_at
 from aoti_build.stat_cache import stat_key
 
 CHUNK = 4 << 20
@@ -146,5 +146,8 @@ class Comparer(Sink):
         if not self.same:
             return
         super().take(member, offset, piece, executor)
-        with (self._directory / member.name).open("rb", buffering=0) as file:
-            self.same = os.pread(file.fileno(), len(piece), offset) == piece
+        descriptor = open_regular(self._directory / member.name)
+        try:
+            self.same = os.pread(descriptor, len(piece), offset) == piece
+        finally:
+            os.close(descriptor)

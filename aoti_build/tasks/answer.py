@@ -84,14 +84,14 @@ def finish(code: int) -> None:
 
 def write_reports(report: Report, junit: str, html: str) -> None:
     """The report as JUnit XML and as a page, where files for them were named."""
-    from aoti_build.files import write_atomic
+    from aoti_build.outputs import write_output
 
     document = report.as_json()
     if junit:
         from aoti_build.report.junit import junit_xml
 
-        write_atomic(Path(junit).absolute(), junit_xml(document).encode())
+        write_output(Path(junit).absolute(), junit_xml(document).encode())
     if html:
         from aoti_build.report.html import html_page
 
-        write_atomic(Path(html).absolute(), html_page(document).encode())
+        write_output(Path(html).absolute(), html_page(document).encode())

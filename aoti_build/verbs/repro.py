@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 from aoti_build.manifest import GOLDEN, MODEL
+from aoti_build.outputs import write_output
 from aoti_build.spec.project import Target
 
 SCRIPT = '''\
@@ -75,5 +76,5 @@ def write_repro(directory: Path, target: Target, artifact: Path, golden: Path | 
         value = target.model.cuda.tf32
         switches = [f"torch.backends.{name}.allow_tf32 = {value}" for name in ("cudnn", "cuda.matmul")]
     text = SCRIPT.format(target=target.name, device=target.device, precision="\n".join(switches))
-    (place / "repro.py").write_text(text)
+    write_output(place / "repro.py", text.encode())
     return place

@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,13 +27,14 @@ from aoti_build.errors import (
     UsageError,
     VerificationError,
 )
-from aoti_build.files import write_json
+from aoti_build.files import RECORD_LIMIT, open_regular, read_bytes, write_json
+from aoti_build.outputs import open_log
 
 _ERRORS = {error.kind: error for error in (ArtifactError, BuildError, ToolchainError, UsageError, VerificationError)}
 # Set for every worker, whatever this process' environment says.
 WORKER_VARIABLES: Mapping[str, str] = {"PYTHONHASHSEED": "0", "PYTHONUNBUFFERED": "1"}
-_TAIL = 12
-_GRACE_SECONDS = 3.0
+_TAIL, _TAIL_BYTES = 12, 1 << 16
+_GRACE_SECONDS = 2.0  # of all workers together; the task ends within five
 
 _running: set[subprocess.Popen[bytes]] = set()
 _running_lock = threading.Lock()
@@ -103,7 +105,7 @@ class Worker:
         command = [sys.executable, "-m", "aoti_build._torch", verb, str(directory / "job.json"), str(write_end)]
         self._events = os.fdopen(read_end)
         try:
-            with log.open("ab") as output:
+            with open(open_log(log), "ab") as output:
                 self._process = _start(command, root, output.fileno(), write_end, environment or {})
         except BaseException:
             self._events.close()
@@ -165,9 +167,10 @@ def stop_all() -> None:
         processes = list(_running)
     for process in processes:
         _signal_group(process, signal.SIGTERM)
+    deadline = time.monotonic() + _GRACE_SECONDS
     for process in processes:
         try:
-            process.wait(_GRACE_SECONDS)
+            process.wait(max(0.0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
             pass
         _signal_group(process, signal.SIGKILL)
@@ -272,7 +275,7 @@ def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> N
 
 def _result(status: int, path: Path, log: Path) -> dict[str, Any]:
     try:
-        result: dict[str, Any] = json.loads(path.read_bytes())
+        result: dict[str, Any] = json.loads(read_bytes(path, RECORD_LIMIT))
     except (OSError, ValueError):
         raise _crash(status, log) from None
     if result["ok"]:
@@ -309,8 +312,11 @@ def _signal_name(number: int) -> str:
 
 
 def _tail(log: Path) -> str | None:
+    """The last lines of the log, however long it is."""
     try:
-        lines = log.read_text(errors="replace").splitlines()
+        with open(open_regular(log), "rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL_BYTES))
+            lines = file.read(_TAIL_BYTES).decode(errors="replace").splitlines()
     except OSError:
         return None
     return "\n".join(lines[-_TAIL:]) or None

@@ -19,7 +19,9 @@ from aoti_build.files import publish_directory, staging
 from aoti_build.fingerprint import Fingerprint, Parts
 from aoti_build.layout import artifact_directory, log_path, staging_prefix, staging_root
 from aoti_build.manifest import GOLDEN, LOG, MODEL, FileRecord, Manifest
+from aoti_build.outputs import start_log
 from aoti_build.plan import current_parts
+from aoti_build.removal import own_entries, remove
 from aoti_build.spec.project import Project, Target
 from aoti_build.stat_cache import StatCache
 from aoti_build.store import Store
@@ -58,9 +60,10 @@ class Workshop(NamedTuple):
         holds the target's lock. `beside` as for `staging`."""
         log, root = log_path(self.project, target), staging_root(self.project)
         log.parent.mkdir(parents=True, exist_ok=True)
-        log.write_bytes(b"")
-        for left in root.glob(f"{staging_prefix(target)}*"):
-            shutil.rmtree(left, ignore_errors=True)
+        start_log(log)
+        for left in own_entries(root.parent, root.name, f"{staging_prefix(target)}*"):
+            with contextlib.suppress(OSError):
+                remove(left)
         with staging(root, staging_prefix(target), beside=beside) as work:
             staged = work / "artifact"
             staged.mkdir()

@@ -15,6 +15,8 @@ LAYERS = {
     "errors": 0,
     "digests": 0,
     "files": 0,
+    "outputs": 0,
+    "removal": 0,
     "resources": 0,
     "spec": 1,
     "stat_cache": 2,
