@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json as jsonlib
 import os
-import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -17,6 +16,7 @@ from invoke import Exit
 from aoti_build.errors import OK, AotiBuildError, Interrupted
 from aoti_build.files import refused
 from aoti_build.spec import Target
+from aoti_build.tasks.interruption import Interruption
 
 if TYPE_CHECKING:
 
@@ -31,34 +31,40 @@ def contract(json: bool, debug: bool) -> Iterator[None]:
     """The command contract around a verb: errors as text or JSON with their exit code, 130 for SIGINT and SIGTERM,
     silence when the reader of stdout has gone.
     """
-    previous = signal.signal(signal.SIGTERM, _interrupt)
+    interrupted = Interrupted("interrupted")
+    interruption = Interruption(_document(interrupted) if json else "")
     try:
         yield
+        if interruption.came:  # and something on its way was not let through
+            _fail(interrupted, json)
     except AotiBuildError as error:
         if debug:
             traceback.print_exc()
         _fail(error, json)
     except KeyboardInterrupt:
-        _fail(Interrupted("interrupted"), json)
+        _fail(interrupted, json)
     except BrokenPipeError:
         # Nobody reads any more (`inv status | head`). Python would complain again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if interruption.came:
+            raise Exit(code=interrupted.exit_code) from None
     except OSError as error:
-        _fail(refused(error), json)
+        # After an interruption, what was left half done may fail as well.
+        _fail(interrupted if interruption.came else refused(error), json)
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        interruption.over()
 
 
 def _fail(error: AotiBuildError, json: bool) -> NoReturn:
     """End with the error's text on stderr, and with its document on stdout if one was asked for."""
     if json:
-        document = {"format": "aoti-build/error", "format_version": 1, "ok": False, "error": error.as_json()}
-        print(jsonlib.dumps(document, indent=2))
+        print(_document(error), end="")
     raise Exit(f"error: {error}", code=error.exit_code) from None
 
 
-def _interrupt(number: int, frame: object) -> NoReturn:
-    raise KeyboardInterrupt
+def _document(error: AotiBuildError) -> str:
+    document = {"format": "aoti-build/error", "format_version": 1, "ok": False, "error": error.as_json()}
+    return jsonlib.dumps(document, indent=2) + "\n"
 
 
 def progress(targets: tuple[Target, ...]) -> Callable[[Target, str], None]:
