@@ -124,53 +124,57 @@ def write_json(path: Path, value: Mapping[str, Any], *, durable: bool = True) ->
     write_atomic(path, f"{lines(value, 0)}\n".encode(), durable=durable)
 
 
-def open_regular(path: str | os.PathLike[str]) -> int:
+def open_regular(path: str | os.PathLike[str], limit: int | None = None) -> int:
     """A descriptor for reading the regular file that `path` is or links to.
 
-    Raises OSError for whatever else there is. That is not even opened: a pipe would block, and a device might act. One
-    that takes the file's place after the look is opened without waiting, and refused.
+    Raises OSError for whatever else there is, and for a file of more than `limit` bytes. What is no file is not even
+    opened: a pipe would block, and a device might act. One that takes the file's place after the look is opened without
+    waiting, and refused.
     """
     _require_regular(os.stat(path), path)
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     try:
-        _require_regular(os.fstat(descriptor), path)
+        status = os.fstat(descriptor)
+        _require_regular(status, path)
+        if limit is not None and status.st_size > limit:
+            raise _too_large(path, status.st_size, limit)
     except OSError:
         os.close(descriptor)
         raise
     return descriptor
 
 
-def require_regular(path: str | os.PathLike[str]) -> None:
-    """Raise OSError unless `open_regular` takes the file: for files that a library opens by their name."""
-    os.close(open_regular(path))
+def require_regular(path: str | os.PathLike[str], limit: int | None = None) -> None:
+    """Raise what `open_regular` raises: for files that a library opens by their name."""
+    os.close(open_regular(path, limit))
 
 
 def read_bytes(path: str | os.PathLike[str], limit: int) -> bytes:
-    """All bytes of a regular file. Raises OSError if there is none, or if it has more than `limit`: of a larger one
-    nothing is read."""
-    descriptor = open_regular(path)
+    """All bytes of a regular file. Raises OSError as `open_regular`, before anything is read."""
+    descriptor = open_regular(path, limit)
     try:
         size = os.fstat(descriptor).st_size
-        pieces, left = [], limit + 1 if size <= limit else 0
-        # One byte more than the limit is asked for, to see a file that grows. Those in /proc have no size.
+        pieces, left = [], limit + 1  # one more, to see that it grows; those in /proc have no size
         while left and (piece := os.read(descriptor, min(left, max(size + 1, _PIECE)))):
             pieces.append(piece)
             left -= len(piece)
     finally:
         os.close(descriptor)
     if not left:
-        said = f"it has {size} bytes, and no more than {limit} are read of such a file"
-        raise OSError(errno.EFBIG, said, os.fspath(path))
+        raise _too_large(path, limit + 1, limit)
     return b"".join(pieces)
 
 
 def _require_regular(status: os.stat_result, path: str | os.PathLike[str]) -> None:
-    if stat.S_ISREG(status.st_mode):
-        return
     if stat.S_ISDIR(status.st_mode):
         raise IsADirectoryError(errno.EISDIR, "a directory, no file", os.fspath(path))
-    kind = _KINDS.get(stat.S_IFMT(status.st_mode), "something else")
-    raise OSError(errno.EINVAL, f"{kind}, no regular file", os.fspath(path))
+    if not stat.S_ISREG(status.st_mode):
+        kind = _KINDS.get(stat.S_IFMT(status.st_mode), "something else")
+        raise OSError(errno.EINVAL, f"{kind}, no regular file", os.fspath(path))
+
+
+def _too_large(path: str | os.PathLike[str], size: int, limit: int) -> OSError:
+    return OSError(errno.EFBIG, f"it has {size} bytes, and at most {limit} are read of such a file", os.fspath(path))
 
 
 def read_json(path: Path) -> Any:

@@ -28,6 +28,7 @@ from torch import Tensor
 from aoti_build._torch.program.graph import tensor_digest
 from aoti_build.digests import digest_json
 from aoti_build.errors import ArtifactError
+from aoti_build.files import require_regular
 
 FORMAT = "aoti-build/golden"
 FORMAT_VERSION = 1
@@ -125,6 +126,7 @@ def _entry(case: Case, kept: Mapping[str, bool]) -> dict[str, Any]:
 def load_golden(path: Path) -> Golden:
     """What the file holds. Raises `ArtifactError` if it is not a golden file of this version."""
     try:
+        require_regular(path)
         with safe_open(path, framework="pt") as file:
             header, names = json.loads((file.metadata() or {}).get(_HEADER, "{}")), set(file.keys())
             if header.get("format") != FORMAT or header.get("format_version") != FORMAT_VERSION:
@@ -162,7 +164,8 @@ def _case(file: Any, names: set[str], name: str, header: Mapping[str, Any]) -> C
 
 
 def header_of(path: Path) -> dict[str, Any]:
-    """The header's document, without any tensor."""
+    """The header's document, without any tensor. Raises OSError if it is no regular file."""
+    require_regular(path)
     with safe_open(path, framework="pt") as file:
         document: dict[str, Any] = json.loads((file.metadata() or {}).get(_HEADER, "{}"))
         return document
