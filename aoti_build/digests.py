@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from aoti_build.files import write_at
+from aoti_build.files import open_regular, write_at
 
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
@@ -39,14 +39,16 @@ def digest_bytes(data: bytes) -> str:
 
 
 def digest_file(path: Path) -> str:
-    """The digest of a file's bytes. Raises OSError if it cannot be read."""
-    with path.open("rb") as file:
-        if hasattr(hashlib, "file_digest"):
-            return hashlib.file_digest(file, "sha256").hexdigest()
-        state = hashlib.sha256()  # Python 3.10
-        while block := file.read(1 << 20):
-            state.update(block)
-        return state.hexdigest()
+    """The digest of a file's bytes. Raises OSError if it cannot be read, or is no regular file."""
+    state, buffer, done = hashlib.sha256(), _buffer(), 0
+    descriptor = open_regular(path)
+    try:
+        while count := os.preadv(descriptor, [buffer], done):
+            state.update(buffer[:count])
+            done += count
+    finally:
+        os.close(descriptor)
+    return state.hexdigest()
 
 
 class Block(NamedTuple):
@@ -112,13 +114,18 @@ def all_cores() -> ThreadPoolExecutor:
 def _digest_block(block: Block, destination: int | None = None) -> str:
     """Of fewer bytes if the file ends before the block does. With `destination` they are written there as well."""
     state, buffer, done = hashlib.sha256() if block.is_sha256 else _blake3(), _buffer(), 0
-    with block.path.open("rb", buffering=0) as file:
-        file.seek(block.start)
-        while done < block.size and (count := file.readinto(buffer[: min(_PIECE, block.size - done)])):
+    descriptor = open_regular(block.path)
+    try:
+        while wanted := min(_PIECE, block.size - done):
+            count = os.preadv(descriptor, [buffer[:wanted]], block.start + done)
+            if not count:
+                break
             state.update(buffer[:count])
             if destination is not None:
                 write_at(destination, buffer[:count], block.start + done)
             done += count
+    finally:
+        os.close(descriptor)
     return state.hexdigest()
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from aoti_build.digests import digest_bytes, digest_json
+from aoti_build.files import RECORD_LIMIT, read_bytes
 from aoti_build.stat_cache import StatCache
 
 
@@ -83,7 +84,7 @@ def installed_module(name: str, path: tuple[str, ...] | None = None) -> str | No
 
 def _digest_installed(record: str) -> str:
     """Without scripts and metadata, which differ with the environment that a distribution is installed in."""
-    lines = Path(record).read_text(errors="replace").splitlines()
+    lines = read_bytes(record, RECORD_LIMIT).decode(errors="replace").splitlines()
     return digest_bytes("\n".join(sorted(filter(_is_installed_code, lines))).encode())
 
 

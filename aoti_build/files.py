@@ -2,6 +2,8 @@
 
 Single files: write beside, fsync, `os.replace`. Whole directories: stage beside, fsync, exchange. Locks are
 `filelock`'s and are only an economy: losing one wastes work and corrupts nothing.
+
+And reading: whatever a path leads to, `open_regular` and `read_bytes` neither wait nor read without a limit.
 """
 
 from __future__ import annotations
@@ -11,12 +13,13 @@ import errno
 import json
 import os
 import shutil
+import stat
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from aoti_build.errors import BuildError
 
@@ -24,7 +27,14 @@ _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 _SYNC_FILE_RANGE_WRITE = 2
 _RETIRED = ".retired"
+_PIECE = 1 << 16
+_KINDS = {stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+# The most bytes that are read of one of our own records: manifests, the store's, working state. Each source file takes
+# some 130 bytes there, so this is half a million of them; JSON of this size still fits into memory when it is parsed.
+RECORD_LIMIT = 64 << 20
+# The most bytes of a text that people write: models.yaml with a hundred thousand models, names of classes.
+TEXT_LIMIT = 16 << 20
 # There is no call that only reads it. What another thread makes meanwhile is closed to others, not
 # open to them.
 _UMASK = os.umask(0o077)
@@ -116,10 +126,63 @@ def write_json(path: Path, value: Mapping[str, Any], *, durable: bool = True) ->
     write_atomic(path, f"{lines(value, 0)}\n".encode(), durable=durable)
 
 
+def open_regular(path: str | os.PathLike[str], limit: int | None = None) -> int:
+    """A descriptor for reading the regular file that `path` is or links to.
+
+    Raises OSError for whatever else there is, and for a file of more than `limit` bytes. What is no file is not even
+    opened: a pipe would block, and a device might act. One that takes the file's place after the look is opened without
+    waiting, and refused.
+    """
+    _require_regular(os.stat(path), path)
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    try:
+        status = os.fstat(descriptor)
+        _require_regular(status, path)
+        if limit is not None and status.st_size > limit:
+            raise _too_large(path, status.st_size, limit)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def require_regular(path: str | os.PathLike[str], limit: int | None = None) -> None:
+    """Raise what `open_regular` raises: for files that a library opens by their name."""
+    os.close(open_regular(path, limit))
+
+
+def read_bytes(path: str | os.PathLike[str], limit: int) -> bytes:
+    """All bytes of a regular file. Raises OSError as `open_regular`, before anything is read."""
+    descriptor = open_regular(path, limit)
+    try:
+        size = os.fstat(descriptor).st_size
+        pieces, left = [], limit + 1  # one more, to see that it grows; those in /proc have no size
+        while left and (piece := os.read(descriptor, min(left, max(size + 1, _PIECE)))):
+            pieces.append(piece)
+            left -= len(piece)
+    finally:
+        os.close(descriptor)
+    if not left:
+        raise _too_large(path, limit + 1, limit)
+    return b"".join(pieces)
+
+
+def _require_regular(status: os.stat_result, path: str | os.PathLike[str]) -> None:
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, "a directory, no file", os.fspath(path))
+    if not stat.S_ISREG(status.st_mode):
+        kind = _KINDS.get(stat.S_IFMT(status.st_mode), "something else")
+        raise OSError(errno.EINVAL, f"{kind}, no regular file", os.fspath(path))
+
+
+def _too_large(path: str | os.PathLike[str], size: int, limit: int) -> OSError:
+    return OSError(errno.EFBIG, f"it has {size} bytes, and at most {limit} are read of such a file", os.fspath(path))
+
+
 def read_json(path: Path) -> Any:
     """The JSON value in a file; None if there is none or it cannot be read."""
     try:
-        return json.loads(path.read_bytes())
+        return json.loads(read_bytes(path, RECORD_LIMIT))
     except (OSError, ValueError, RecursionError):
         return None
 
@@ -143,32 +206,16 @@ def read_kept(path: Path, kind: str, version: int, name: str) -> dict[str, Any]:
     return table if isinstance(table, dict) else {}
 
 
-def open_log(path: Path, *, empty: bool = False) -> BinaryIO:
-    """A log opened to be appended to, `empty` at first if that is wanted; its directory is made if
-    need be. A link in its place is replaced and not followed: what it leads to may be any file of
-    this user's."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
-    if empty:
-        flags |= os.O_TRUNC
-    try:
-        descriptor = os.open(path, flags, 0o666)
-    except OSError as error:
-        if error.errno != errno.ELOOP:
-            raise
-        path.unlink()
-        descriptor = os.open(path, flags, 0o666)
-    return os.fdopen(descriptor, "ab")
-
-
 def write_program(path: Path, text: str) -> None:
     """Put a program at `path`, unless it is there already; whoever runs it meanwhile finds it whole and executable."""
-    if os.access(path, os.X_OK) and path.read_bytes() == text.encode():
-        return
+    content = text.encode()
+    with contextlib.suppress(OSError):
+        if os.access(path, os.X_OK) and read_bytes(path, len(content)) == content:
+            return
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as directory:
         made = Path(directory, path.name)
-        made.write_bytes(text.encode())
+        made.write_bytes(content)
         made.chmod(0o700)
         os.replace(made, path)
 
@@ -217,6 +264,8 @@ def publish_directory(staged: Path, final: Path) -> None:
     """
     from concurrent.futures import ThreadPoolExecutor  # not on the no-op path
 
+    from aoti_build.removal import remove
+
     files = [path for path in staged.rglob("*") if path.is_file()]
     for file in files:
         file.chmod(0o666 & ~_UMASK)  # libraries that write 0600 would hide it from others
@@ -224,23 +273,25 @@ def publish_directory(staged: Path, final: Path) -> None:
         list(pool.map(_fsync, [*files, staged]))
     final.parent.mkdir(parents=True, exist_ok=True)
     recover_directory(final)
-    if not final.exists():
+    if not os.path.lexists(final):
         os.rename(staged, final)
     elif not _exchange(staged, final):
         retired = _retired(final)
         os.rename(final, retired)
         os.rename(staged, final)
-        shutil.rmtree(retired)
+        remove(retired)
     _fsync(final.parent)
 
 
 def recover_directory(final: Path) -> None:
     """Finish or undo a `publish_directory` that was killed between its two renames. Call it under the target's lock."""
+    from aoti_build.removal import remove  # not on the no-op path
+
     retired = _retired(final)
-    if not retired.exists():
+    if not os.path.lexists(retired):
         return
-    if final.exists():
-        shutil.rmtree(retired)
+    if os.path.lexists(final):
+        remove(retired)
     else:
         os.rename(retired, final)
 
@@ -285,7 +336,12 @@ def _lock_at_once(path: Path) -> int | None:
         import fcntl
     except ImportError:
         return None
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY, 0o666)
+    try:
+        _require_regular(os.fstat(descriptor), path)
+    except OSError:
+        os.close(descriptor)
+        raise
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

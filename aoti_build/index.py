@@ -35,7 +35,7 @@ class Published:
 class Entry:
     """What makes one target up to date: digests of its spec and of the toolchain's `facts`; version and RECORD of each
     distribution; modules that were looked for; digests of environment variables; of files, by path below the root or
-    absolute; and what `Published` says."""
+    absolute; the `sizes` in bytes of the artifact's own files; and what `Published` says."""
 
     spec: str
     facts: str
@@ -43,6 +43,7 @@ class Entry:
     modules: Mapping[str, str | None]
     variables: Mapping[str, str | None]
     files: Mapping[str, str | None]
+    sizes: Mapping[str, int]
     key: str
     size: int
 
@@ -71,7 +72,8 @@ class Index:
                 return None
             if variable_parts(entry["variables"], os.environ) != entry["variables"]:
                 return None
-            if any(self._digest(name) != digest for name, digest in entry["files"].items()):
+            sizes = entry.get("sizes", {})  # an earlier release wrote none
+            if any(self._digest(name, sizes.get(name)) != digest for name, digest in entry["files"].items()):
                 return None
             return Published(str(entry["key"]), int(entry["size"]))
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
@@ -88,8 +90,10 @@ class Index:
             return
         self._changed = not write_kept(self._record, FORMAT, FORMAT_VERSION, {"targets": self._entries})
 
-    def _digest(self, name: str) -> str | None:
-        """Once per run for each file: many targets share sources."""
+    def _digest(self, name: str, size: int | None) -> str | None:
+        """Once per run for each file: many targets share sources. Of an artifact's own file nothing is read if it has
+        not its `size`."""
         if name not in self._seen:
-            self._seen[name] = self._digests.digest(name if name.startswith("/") else f"{self._root}/{name}")
+            path = name if name.startswith("/") else f"{self._root}/{name}"
+            self._seen[name] = self._digests.digest(path, size)
         return self._seen[name]

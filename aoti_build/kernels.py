@@ -29,7 +29,8 @@ from pathlib import Path
 from typing import Any
 
 from aoti_build.digests import digest_json
-from aoti_build.files import lock, write_atomic, write_json
+from aoti_build.files import RECORD_LIMIT, lock, read_bytes, read_json, write_atomic, write_json
+from aoti_build.removal import own_entries
 
 # Names the directory to worker processes, and through them to the processes in which inductor compiles kernels.
 KERNELS_VARIABLE = "AOTI_BUILD_KERNELS"
@@ -58,7 +59,7 @@ class KernelCache:
 
         path = self._path(key)
         try:
-            data = path.read_bytes()
+            data = read_bytes(path, RECORD_LIMIT)
             if sha256(data[_DIGEST_SIZE:]).digest() != data[:_DIGEST_SIZE]:
                 return None
             os.utime(path)  # for `gc`'s order
@@ -81,7 +82,7 @@ class KernelCache:
     def tuning(self, key: str) -> dict[str, str]:
         """Files that inductor looks for, by their path in its cache; empty for a miss."""
         try:
-            record = json.loads(self._tuning_path(key).read_bytes())
+            record = read_json(self._tuning_path(key))
             files: dict[str, str] = record["files"]
             known = (record["format"], record["format_version"]) == (TUNING_FORMAT, TUNING_VERSION)
             if not known or record["digest"] != digest_json(files):
@@ -122,9 +123,9 @@ def write_tuning(cache: Path, files: Mapping[str, str]) -> None:
 
 
 def kept_files(kernels: Path) -> Iterator[Path]:
-    """Every file below the store's ``kernels/`` that can be removed by itself."""
-    yield from kernels.glob(f"*/??/*{SUFFIX}")
-    yield from kernels.glob("*/tuning/*.json")
+    """Every file below the store's ``kernels/`` that can be removed by itself; none behind a link."""
+    yield from own_entries(kernels.parent, kernels.name, "*", "??", f"*{SUFFIX}")
+    yield from own_entries(kernels.parent, kernels.name, "*", "tuning", "*.json")
 
 
 def _merged(old: str | None, new: str) -> str:

@@ -25,7 +25,7 @@ from aoti_build.digests import (
     digest_file,
     digest_json,
 )
-from aoti_build.files import write_json
+from aoti_build.files import RECORD_LIMIT, read_bytes, write_json
 from aoti_build.fingerprint import REASONS, Parts, Reason
 
 FORMAT = "aoti-build/manifest"
@@ -170,7 +170,7 @@ def read_manifest(directory: Path) -> Manifest | NoManifest:
 def read_record(path: Path) -> Manifest | NoManifest:
     """The manifest in the file `path`, or why it holds none."""
     try:
-        document = json.loads(path.read_bytes())
+        document = json.loads(read_bytes(path, RECORD_LIMIT))
     except (OSError, ValueError, RecursionError) as error:
         return NoManifest(damaged=True, why=f"manifest.json cannot be read: {error}")
     if not isinstance(document, dict) or document.get("format") != FORMAT:

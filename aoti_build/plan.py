@@ -14,6 +14,7 @@ from typing import Any
 
 from aoti_build import distributions, gpus, host, toolchain
 from aoti_build.digests import digest_json
+from aoti_build.files import RECORD_LIMIT
 from aoti_build.fingerprint import (
     KEY_VERSION,
     Fingerprint,
@@ -27,7 +28,7 @@ from aoti_build.index import Entry, Index, Published
 from aoti_build.layout import artifact_directory
 from aoti_build.manifest import FORMAT_VERSION, MANIFEST, MODEL, Manifest, read_manifest
 from aoti_build.spec.project import Project, Target
-from aoti_build.stat_cache import StatCache
+from aoti_build.stat_cache import StatCache, stat_key
 from aoti_build.store import Store
 
 UP_TO_DATE, BUILD, RESTORE, RECHECK, UNAVAILABLE = "up-to-date", "build", "restore", "recheck", "unavailable"
@@ -130,8 +131,9 @@ def plan_target(project: Project, target: Target, digests: StatCache, store: Sto
 def _plan_recorded(
     project: Project, target: Target, digests: StatCache, store: Store, *, force: bool
 ) -> tuple[Step, str | None]:
-    """The step, and the digest that manifest.json had before it was read."""
-    record = digests.digest(artifact_directory(project, target) / MANIFEST)
+    """The step, and the digest that manifest.json had before it was read; None if it is too large to be one."""
+    path = artifact_directory(project, target) / MANIFEST
+    record = digests.digest(path) if (_size(path) or 0) <= RECORD_LIMIT else None
     return _step(project, target, digests, store, force=force), record
 
 
@@ -147,6 +149,9 @@ def _note(project: Project, index: Index, digests: StatCache, step: Step, record
     installed = map(distributions.record_of, used)
     files |= {str(path): digest for path in installed if path is not None and (digest := digests.digest(path))}
     files |= {f"{directory}/{name}": file.sha256 for name, file in manifest.files.items()}
+    sizes = {f"{directory}/{name}": file.size for name, file in manifest.files.items()}
+    if (size := _size(artifact_directory(project, step.target) / MANIFEST)) is not None:
+        sizes[f"{directory}/{MANIFEST}"] = size
     index.note(
         step.target.name,
         Entry(
@@ -156,6 +161,7 @@ def _note(project: Project, index: Index, digests: StatCache, step: Step, record
             modules=manifest.source["modules"],
             variables=manifest.source["variables"],
             files=files,
+            sizes=sizes,
             key=manifest.key,
             size=manifest.files[MODEL].size,
         ),
@@ -293,13 +299,24 @@ def weight_parts(project: Project, target: Target, digests: StatCache) -> dict[s
 
 
 def damage(directory: Path, manifest: Manifest, digests: StatCache) -> list[Reason]:
-    """Files of an artifact that are not what its manifest says."""
+    """Files of an artifact that are not what its manifest says. One of another size is not read."""
     found = []
     for name, record in manifest.files.items():
-        digest = digests.digest(directory / name)
+        digest = digests.digest(directory / name, record.size)
         if digest != record.sha256:
-            found.append(Reason("artifact-damaged", name, record.sha256, digest))
+            size = _size(directory / name) if digest is None else None
+            now = digest if size is None else f"{size} bytes"
+            found.append(Reason("artifact-damaged", name, record.sha256, now))
     return found
+
+
+def _size(path: Path) -> int | None:
+    """The bytes of a regular file; None if there is none."""
+    try:
+        key = stat_key(path)
+    except OSError:
+        return None
+    return key[0] if key else None
 
 
 def _reasons(

@@ -32,8 +32,9 @@ class StatCache:
         self._known = _read(record)
         self._changed = False
 
-    def digest(self, path: Path | str) -> str | None:
-        """The sha256 of the regular file at the absolute `path`, or None if there is none or it cannot be read.
+    def digest(self, path: Path | str, size: int | None = None) -> str | None:
+        """The sha256 of the regular file at the absolute `path`, or None if there is none or it cannot be read. With a
+        `size` in bytes also None, and nothing is read, if the file has another one.
 
         For a path with a slash at the end, of the names in that directory; with ``//link`` at the end, of what the
         symbolic link says. A directory without a slash is just that: ``directory``.
@@ -41,15 +42,15 @@ class StatCache:
         name = os.fspath(path)
         if name.endswith(LINK):
             return _digest_link(name.removesuffix(LINK))
-        digest = self.remember(name, name, _digest_listing if name.endswith("/") else _digest)
+        digest = self.remember(name, name, _digest_listing if name.endswith("/") else _digest, size)
         return DIRECTORY if digest is None and not name.endswith("/") and os.path.isdir(name) else digest
 
-    def remember(self, entry: str, path: str, digest: Callable[[str], str]) -> str | None:
+    def remember(self, entry: str, path: str, digest: Callable[[str], str], size: int | None = None) -> str | None:
         """What `digest` makes of the file (or, with a slash at the end, the directory) `path`, kept as `entry`; None as
         for `digest`."""
         try:
             before = stat_key(path)
-            if before is None:
+            if before is None or size not in (None, before[0]):
                 return None
             known = self._known.get(entry)
             if known is not None and known[:-1] == before:

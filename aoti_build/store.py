@@ -16,15 +16,15 @@ builds and checkouts share a store without a lock. The store is disposable: dele
 from __future__ import annotations
 
 import contextlib
-import json
 import os
+import stat
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from aoti_build.digests import Block, all_cores, copy_block, digest_bytes, digest_json
-from aoti_build.files import NO_ROOM, begin_writing, copy_atomic, reserve, write_json
+from aoti_build.files import NO_ROOM, begin_writing, copy_atomic, read_json, reserve, write_json
 from aoti_build.fingerprint import KEY_VERSION, Parts
 from aoti_build.manifest import GOLDEN, MODEL, FileRecord, Manifest, read_record
 from aoti_build.toolchain import ENVIRONMENT_OF_SOURCES
@@ -131,16 +131,20 @@ class Store:
         _remove(wanted)
         for file in corrupted or ():
             with contextlib.suppress(OSError):  # a read-only store keeps it, and it stays a miss
-                objects[file].unlink()
+                for path in self._own("objects", file.sha256[:2], file.sha256):
+                    path.unlink()
         return False
 
     def has(self, manifest: Manifest) -> bool:
         """Whether the objects of an artifact are there (their bytes are checked when they are fetched)."""
         try:
-            sizes = {name: self.object_path(manifest.files[name].sha256).stat().st_size for name in STORED}
+            found = {name: self.object_path(manifest.files[name].sha256).stat() for name in STORED}
         except OSError:
             return False
-        return all(manifest.files[name].size == size for name, size in sizes.items())
+        return all(
+            stat.S_ISREG(status.st_mode) and manifest.files[name].size == status.st_size
+            for name, status in found.items()
+        )
 
     def object_path(self, digest: str) -> Path:
         return self.root / "objects" / digest[:2] / digest
@@ -149,35 +153,35 @@ class Store:
         """Every object and every kernel, in no order."""
         from aoti_build.kernels import kept_files  # not on the no-op path
 
-        for path in (*(self.root / "objects").glob("??/[0-9a-f]*"), *kept_files(self.root / "kernels")):
+        for path in (*self._own("objects", "??", "[0-9a-f]*"), *kept_files(self.root / "kernels")):
             try:
-                status = path.stat()
+                status = path.lstat()
             except OSError:
                 continue  # another process removed it
-            yield StoredObject(path, status.st_size, status.st_mtime)
+            if not stat.S_ISDIR(status.st_mode):
+                yield StoredObject(path, status.st_size, status.st_mtime)
 
     def remove(self, objects: Iterable[StoredObject]) -> None:
         """Remove objects, the records that lead to objects which are not there, and what killed writers left."""
+        from aoti_build.removal import remove  # not on the no-op path
+
         for stored in objects:
-            stored.path.unlink(missing_ok=True)
-        for left in (*self.root.glob("objects/??/.*"), *self.root.glob("kernels/*/*/.*")):
+            remove(stored.path)
+        for left in (*self._own("objects", "??", ".*"), *self._own("kernels", "*", "*", ".*")):
             if _modified(left) < time.time() - _ABANDONED_SECONDS:
-                left.unlink(missing_ok=True)
-        for path in (
-            *self.root.glob("keys/*/*.json"),
-            *self.root.glob("graphs/*/*.json"),
-            *self.root.glob("traces/*/*.json"),
-        ):
-            manifest = _read(path)
-            if manifest is None or not self.has(manifest):
-                path.unlink(missing_ok=True)
+                remove(left)
+        for kind in ("keys", "graphs", "traces"):
+            for path in self._own(kind, "*", "*.json"):
+                manifest = _read(path)
+                if manifest is None or not self.has(manifest):
+                    remove(path)
 
     def roots(self) -> Iterator[Path]:
         """The directories of artifacts that use this store and still exist."""
         for path in (self.root / "roots").glob("*.json"):
             try:
-                directory = Path(json.loads(path.read_bytes())["artifacts"])
-            except (OSError, ValueError, KeyError, TypeError, RecursionError):
+                directory = Path(read_json(path)["artifacts"])
+            except (KeyError, TypeError):
                 continue
             if directory.is_dir():
                 yield directory
@@ -209,6 +213,13 @@ class Store:
             self._touch(path)
             return
         copy_atomic(file, path)
+
+    def _own(self, *patterns: str) -> Iterator[Path]:
+        """Entries of the store that may be removed. The directory that `AOTI_BUILD_STORE` names may be a link; in it
+        none is followed."""
+        from aoti_build.removal import own_entries  # not on the no-op path
+
+        return own_entries(self.root.parent, self.root.name, *patterns)
 
     def _shard(self, kind: str, key: str) -> Path:
         return self.root / kind / key[:2] / f"{key}.json"

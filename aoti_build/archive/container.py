@@ -15,6 +15,7 @@ from pathlib import Path
 
 from aoti_build.archive.directory import STORED, BadZip, Member, read_directory
 from aoti_build.errors import ArtifactError
+from aoti_build.files import open_regular
 
 HINT = "get the file anew from where it was made, or build it again; nothing of it was loaded"
 _BLOCK = 1 << 20
@@ -136,15 +137,14 @@ class Container:
 
 
 def _open(path: Path) -> int:
-    """A descriptor of the regular file that `path` is or links to. What is no file is not even opened: a pipe or a
-    device would block or act."""
+    """A descriptor of the regular file that `path` is or links to."""
     try:
         kind = path.stat().st_mode
         if stat.S_ISDIR(kind):
             raise ArtifactError("a directory, not a .pt2 file", where=str(path), hint="name the file in it: model.pt2")
         if not stat.S_ISREG(kind):
             raise ArtifactError("no regular file", where=str(path), hint="name a .pt2 file")
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        return open_regular(path)
     except FileNotFoundError:
         missing = "there is no such file"
         if path.is_symlink():

@@ -17,7 +17,7 @@ from aoti_build.checks.finding import FAIL, Finding
 from aoti_build.checks.places import check_memory, check_places, check_processors
 from aoti_build.digests import digest_json
 from aoti_build.errors import DirectoryError, ToolchainError
-from aoti_build.files import write_atomic
+from aoti_build.files import read_json, write_atomic
 from aoti_build.layout import inductor_cache_root, passed_checks_path, store_beside
 from aoti_build.spec.project import Project
 
@@ -86,11 +86,11 @@ def _temporary() -> str:
 def _read(record: Path) -> list[str]:
     """The keys that passed, oldest first."""
     try:
-        document: dict[str, Any] = json.loads(record.read_bytes())
+        document: dict[str, Any] = read_json(record)
         if document["format"] != FORMAT or document["format_version"] != FORMAT_VERSION:
             return []
         return [key for key in document["keys"] if isinstance(key, str)]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (KeyError, TypeError):
         return []
 
 

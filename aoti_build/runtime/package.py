@@ -29,7 +29,6 @@ import json
 import os
 import re
 import shutil
-import stat
 import tempfile
 import threading
 from collections.abc import Mapping
@@ -41,7 +40,7 @@ from aoti_build import host
 from aoti_build.digests import digest_json
 from aoti_build.directories import temporary_directory
 from aoti_build.errors import ArtifactError, UsageError
-from aoti_build.files import read_json
+from aoti_build.files import open_regular, read_bytes, read_json
 from aoti_build.manifest import MODEL, Manifest
 from aoti_build.runtime import private, unpack
 from aoti_build.stat_cache import StatCache, stat_key
@@ -103,15 +102,12 @@ def admit(directory: Path, manifest: Manifest, verify: Verify = "full") -> Admit
 def open_recorded(path: Path, size: int) -> int:
     """A descriptor of the regular file at `path`. Raises OSError if there is none, or it has
     another size than `size` bytes."""
-    # Without O_NONBLOCK a pipe in the file's place would be waited for.
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    status = os.fstat(descriptor)
-    if stat.S_ISREG(status.st_mode) and status.st_size == size:
-        return descriptor
-    os.close(descriptor)
-    if not stat.S_ISREG(status.st_mode):
-        raise OSError("it is no regular file")
-    raise OSError(f"it has {status.st_size} bytes, the manifest says {size}")
+    descriptor = open_regular(path)
+    found = os.fstat(descriptor).st_size
+    if found != size:
+        os.close(descriptor)
+        raise OSError(f"it has {found} bytes, the manifest says {size}")
+    return descriptor
 
 
 def _open(path: Path, manifest: Manifest) -> int:
@@ -323,7 +319,7 @@ class _Entry:
     def _renew(self, record: bytes) -> None:
         """Replace the record unless it says the same. Where it cannot be, the next load reads the package again."""
         with contextlib.suppress(OSError):
-            if (self.directory / _RECORD).read_bytes() == record:
+            if read_bytes(self.directory / _RECORD, len(record)) == record:
                 return
         with contextlib.suppress(OSError):
             self._staged = self._aside()

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from aoti_build import digests
 from aoti_build.archive.directory import STORED, BadZip, Member, read_directory
-from aoti_build.files import write_at
+from aoti_build.files import open_regular, write_at
 from aoti_build.stat_cache import stat_key
 
 CHUNK = 4 << 20
@@ -231,7 +231,13 @@ class Comparer(Sink):
             return
         super().take(member, offset, piece, executor)
         try:
-            with (self._directory / member.name).open("rb", buffering=0) as file:
-                self.same = os.pread(file.fileno(), len(piece), offset) == piece
+            descriptor = open_regular(self._directory / member.name)
         except OSError:
             self.same = False
+            return
+        try:
+            self.same = os.pread(descriptor, len(piece), offset) == piece
+        except OSError:
+            self.same = False
+        finally:
+            os.close(descriptor)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from aoti_build.errors import UsageError
+from aoti_build.files import TEXT_LIMIT, read_bytes
 from aoti_build.spec.presence import check_files
 from aoti_build.spec.project import (
     DEFAULT_PRESET,
@@ -64,7 +65,7 @@ def load_project(file: Path, cache: Path | None = None) -> Project:
 def read_models_file(file: Path) -> bytes:
     """The bytes of models.yaml. Raises UsageError when there is none or it cannot be read."""
     try:
-        return file.read_bytes()
+        return read_bytes(file, TEXT_LIMIT)
     except FileNotFoundError:
         hint = "write one (README.md shows a small one), or name another with --file"
         raise UsageError(f"{file}: no such file", hint=hint) from None

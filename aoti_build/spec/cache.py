@@ -12,7 +12,7 @@ from pathlib import Path
 
 from aoti_build import __version__
 from aoti_build.digests import digest_bytes, digest_json
-from aoti_build.files import write_atomic
+from aoti_build.files import RECORD_LIMIT, read_bytes, write_atomic
 from aoti_build.spec.project import Position, Project, Target
 from aoti_build.spec.records import target_from_json, target_to_json
 
@@ -25,7 +25,7 @@ KEPT = 8
 def read_cache(directory: Path, file: Path, content: bytes) -> Project | None:
     """The project that was parsed from exactly `content`, or None."""
     try:
-        document = json.loads(_record(directory, content).read_bytes())
+        document = json.loads(read_bytes(_record(directory, content), RECORD_LIMIT))
         if document["format"] != FORMAT or document["stamp"] != _stamp(content):
             return None
         if document["sha256"] != digest_json([document["positions"], document["targets"]]):
@@ -41,7 +41,7 @@ def read_cache(directory: Path, file: Path, content: bytes) -> Project | None:
 
 def write_cache(directory: Path, project: Project, content: bytes) -> None:
     """Keep `project`. A disk that refuses loses speed only; nothing is written where `artifacts/` is not there yet."""
-    if not directory.parent.is_dir():
+    if not directory.parent.is_dir() or directory.is_symlink():  # older records are removed, and not from elsewhere
         return
     models = list({id(target.model): target.model for target in project.targets}.values())
     index = {id(model): number for number, model in enumerate(models)}

@@ -19,7 +19,8 @@ def check_files(project: Project, targets: tuple[Target, ...]) -> None:
     for model in (target.model for target in targets):
         for name, field in _files(model):
             if not (project.root / name).is_file():
-                text = f"no such file: {name} (looked for {project.root / name})"
+                what = "no regular file" if (project.root / name).exists() else "no such file"
+                text = f"{what}: {name} (looked for {project.root / name})"
                 problems.append(Problem(model.positions[field].line, model.positions[field].column, text))
     if problems:
         raise SpecError(project.file.name, problems)

@@ -78,11 +78,14 @@ def verify(
     """Load every artifact in a fresh process and compare its outputs with what eager gave, over the whole range of
     sizes; and see that it refuses what it must."""
     with contract(json, debug):
+        from aoti_build.outputs import check_output
         from aoti_build.report import text
         from aoti_build.verbs import verify as verb
 
         if runtime and runtime not in verb.RUNTIMES:
             raise UsageError(f"--runtime {runtime}: not one of {', '.join(verb.RUNTIMES)}")
+        for named in filter(None, (junit, html)):
+            check_output(Path(named))
         project, targets = project_of(context, file, target)
         report = verb.verify(
             project,
@@ -280,11 +283,11 @@ def doctor(
 def schema(context: Context, output: str = "", debug: bool = False) -> None:
     """Write the JSON schema of models.yaml, which editors use for completion and checks."""
     with contract(False, debug):
-        from aoti_build.files import write_atomic
+        from aoti_build.outputs import write_output
         from aoti_build.spec.schema import json_schema_text
 
         if output:
-            write_atomic(Path(output), json_schema_text().encode())
+            write_output(Path(output), json_schema_text().encode())
         else:
             say(json_schema_text())
 

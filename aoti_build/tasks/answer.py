@@ -6,7 +6,6 @@ import contextlib
 import io
 import json as jsonlib
 import os
-import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -18,6 +17,7 @@ from invoke import Exit
 from aoti_build.errors import OK, AotiBuildError, Interrupted, ToolchainError, UsageError
 from aoti_build.files import refused
 from aoti_build.spec import Target
+from aoti_build.tasks.interruption import Interruption
 
 if TYPE_CHECKING:
 
@@ -31,20 +31,24 @@ if TYPE_CHECKING:
 def contract(json: bool, debug: bool) -> Iterator[None]:
     """The command contract around a verb: errors as text or JSON with their exit code, 130 for
     SIGINT and SIGTERM."""
-    previous = signal.signal(signal.SIGTERM, _interrupt)
+    interrupted = Interrupted("interrupted")
+    interruption = Interruption(_document(interrupted) if json else "")
     try:
         _prepare_streams()
         yield
+        if interruption.came:  # and something on its way was not let through
+            _fail(interrupted, json)
     except AotiBuildError as error:
         if debug:
             _complain(traceback.format_exc())
         _fail(error, json)
     except KeyboardInterrupt:
-        _fail(Interrupted("interrupted"), json)
+        _fail(interrupted, json)
     except OSError as error:
-        _fail(refused(error), json)
+        # After an interruption, what was left half done may fail as well.
+        _fail(interrupted if interruption.came else refused(error), json)
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        interruption.over()
 
 
 def _prepare_streams() -> None:
@@ -71,9 +75,8 @@ def _prepare_streams() -> None:
 def _fail(error: AotiBuildError, json: bool) -> NoReturn:
     """End with the error's text on stderr, and with its document on stdout if one was asked for."""
     if json and sys.stdout is not None:
-        document = {"format": "aoti-build/error", "format_version": 1, "ok": False, "error": error.as_json()}
         with contextlib.suppress(ToolchainError):  # the error itself says more
-            say(jsonlib.dumps(document, indent=2) + "\n")
+            say(_document(error))
     _complain(f"error: {error}\n")
     raise Exit(code=error.exit_code) from None
 
@@ -95,8 +98,9 @@ def _silence(stream: TextIO) -> None:
     os.close(null)
 
 
-def _interrupt(number: int, frame: object) -> NoReturn:
-    raise KeyboardInterrupt
+def _document(error: AotiBuildError) -> str:
+    document = {"format": "aoti-build/error", "format_version": 1, "ok": False, "error": error.as_json()}
+    return jsonlib.dumps(document, indent=2) + "\n"
 
 
 def progress(targets: tuple[Target, ...]) -> Callable[[Target, str], None]:
@@ -134,14 +138,14 @@ def finish(code: int) -> None:
 
 def write_reports(report: Report, junit: str, html: str) -> None:
     """The report as JUnit XML and as a page, where files for them were named."""
-    from aoti_build.files import write_atomic
+    from aoti_build.outputs import write_output
 
     document = report.as_json()
     if junit:
         from aoti_build.report.junit import junit_xml
 
-        write_atomic(Path(junit).absolute(), junit_xml(document).encode(errors="backslashreplace"))
+        write_output(Path(junit).absolute(), junit_xml(document).encode(errors="backslashreplace"))
     if html:
         from aoti_build.report.html import html_page
 
-        write_atomic(Path(html).absolute(), html_page(document).encode(errors="backslashreplace"))
+        write_output(Path(html).absolute(), html_page(document).encode(errors="backslashreplace"))

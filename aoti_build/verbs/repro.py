@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from aoti_build.manifest import GOLDEN, MODEL
+from aoti_build.outputs import write_output
 from aoti_build.spec.project import Target
 
 SCRIPT = '''\
@@ -94,5 +95,5 @@ def write_repro(
         state=list(mutates["buffers"]),
         precision="\n".join(switches),
     )
-    (place / "repro.py").write_text(text, encoding="utf-8")
+    write_output(place / "repro.py", text.encode())
     return place

@@ -30,6 +30,7 @@ from aoti_build.errors import (
 from aoti_build.fingerprint import Reason
 from aoti_build.layout import reader_log_path, stat_cache_path, store_root
 from aoti_build.manifest import GOLDEN, MODEL, Manifest
+from aoti_build.outputs import check_output
 from aoti_build.plan import plan_target, stale, tolerance
 from aoti_build.spec.project import Project, Target
 from aoti_build.spec.records import target_to_json
@@ -200,7 +201,7 @@ def _input(text: str) -> Input:
             f"{', '.join(PICTURE_SUFFIXES)}; random and golden need no file",
         )
     if not Path(text).is_file():
-        raise UsageError(f"there is no file {text}")
+        raise UsageError(f"there is no file {text}" if not Path(text).exists() else f"{text} is no regular file")
     return Input(text, PICTURES if suffix in PICTURE_SUFFIXES else TENSORS)
 
 
@@ -291,13 +292,14 @@ def _no_image(project: Project, target: Target, given: Input) -> UsageError:
 
 
 def _output_path(target: Target, asked: Asked, group: tuple[Input, ...]) -> str | None:
-    """The file for the outputs of one call. Raises `UsageError` if it is one of the inputs."""
+    """The file for the outputs of one call. Raises `UsageError` if it is one of the inputs, or a directory."""
     if not asked.output:
         return None
     # Of pictures that fill a batch the first gives the name: labels differ, and no picture is in two batches.
     path = Path(asked.output.replace("{target}", target.name).replace("{input}", group[0].label)).absolute()
     if path.resolve() in {Path(given.text).resolve() for given in asked.inputs}:
         raise UsageError(f"--output {asked.output} would overwrite the input {path.name}")
+    check_output(path)
     return str(path)
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from aoti_build.layout import artifact_directory
-from aoti_build.manifest import MODEL, Manifest, read_manifest
+from aoti_build.manifest import MANIFEST, MODEL, Manifest, read_manifest
 from aoti_build.plan import Plan, Step
+from aoti_build.removal import own_entries
 from aoti_build.spec.project import Project
 from aoti_build.verbs.build import plan
 
@@ -39,10 +40,11 @@ def status(project: Project, *, targets: tuple[Any, ...] | None = None) -> Statu
 def orphans(project: Project) -> tuple[str, ...]:
     """Artifacts below `artifacts/` whose target models.yaml no longer has, by the name of their directory.
 
-    Those of another models file beside this one are not orphans, as long as that file is there.
+    Those of another models file beside this one are not orphans, as long as that file is there. What lies behind a
+    model's directory that is a link is nobody's.
     """
     known = {artifact_directory(project, target) for target in project.targets}
-    found = sorted(path.parent for path in project.artifacts.glob("[!.]*/[!.]*/manifest.json"))
+    found = [path for path in own_entries(project.artifacts, "[!.]*", "[!.]*") if (path / MANIFEST).exists()]
     return tuple(
         path.relative_to(project.artifacts).as_posix() for path in found if path not in known and _is_own(project, path)
     )

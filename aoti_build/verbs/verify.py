@@ -147,8 +147,8 @@ def verify(
     digests = StatCache(stat_cache_path(project))
     verifier = _Verifier(project, digests, fresh or seeds > 1, seeds, limit, deep, repro, on_progress, runtime, runners)
     with ThreadPoolExecutor(max_workers=jobs, thread_name_prefix="verify") as pool:
-        futures = [pool.submit(verifier, target) for target in targets]
         try:
+            futures = [pool.submit(verifier, target) for target in targets]
             verdicts = tuple(future.result() for future in futures)
         except KeyboardInterrupt:
             stop_all()

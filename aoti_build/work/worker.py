@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,8 @@ from aoti_build.errors import (
     UsageError,
     VerificationError,
 )
-from aoti_build.files import open_log, write_json
+from aoti_build.files import RECORD_LIMIT, open_regular, read_bytes, write_json
+from aoti_build.outputs import open_log
 
 _ERRORS = {error.kind: error for error in (ArtifactError, BuildError, ToolchainError, UsageError, VerificationError)}
 # Set for every worker, whatever this process' environment says.
@@ -40,8 +42,8 @@ WORKER_VARIABLES: Mapping[str, str] = {
 }
 # Set too, for each worker as it needs them.
 OWN_VARIABLES = ("TORCHINDUCTOR_CACHE_DIR", "HOME", "LOGNAME")
-_TAIL = 12
-_GRACE_SECONDS = 3.0
+_TAIL, _TAIL_BYTES = 12, 1 << 16
+_GRACE_SECONDS = 2.0  # of all workers together; the task ends within five
 
 _running: set[subprocess.Popen[bytes]] = set()
 _running_lock = threading.Lock()
@@ -116,7 +118,7 @@ class Worker:
         command = [sys.executable, "-m", "aoti_build._torch", verb, str(directory / "job.json"), str(write_end)]
         self._events = os.fdopen(read_end)
         try:
-            with open_log(log) as output:
+            with open(open_log(log), "ab") as output:
                 variables = {**_own_variables(directory), **WORKER_VARIABLES, **(environment or {})}
                 self._process = _start(command, root, output.fileno(), write_end, variables)
         except BaseException:
@@ -179,9 +181,10 @@ def stop_all() -> None:
         processes = list(_running)
     for process in processes:
         _signal_group(process, signal.SIGTERM)
+    deadline = time.monotonic() + _GRACE_SECONDS
     for process in processes:
         try:
-            process.wait(_GRACE_SECONDS)
+            process.wait(max(0.0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
             pass
         _signal_group(process, signal.SIGKILL)
@@ -302,7 +305,7 @@ def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> N
 
 def _result(status: int, path: Path, log: Path) -> dict[str, Any]:
     try:
-        result: dict[str, Any] = json.loads(path.read_bytes())
+        result: dict[str, Any] = json.loads(read_bytes(path, RECORD_LIMIT))
     except (OSError, ValueError):
         raise _crash(status, log) from None
     if result["ok"]:
@@ -339,8 +342,11 @@ def _signal_name(number: int) -> str:
 
 
 def _tail(log: Path) -> str | None:
+    """The last lines of the log, however long it is."""
     try:
-        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+        with open(open_regular(log), "rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL_BYTES))
+            lines = file.read(_TAIL_BYTES).decode(errors="replace").splitlines()
     except OSError:
         return None
     return "\n".join(lines[-_TAIL:]) or None

@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from aoti_build.errors import EditedMeanwhile
-from aoti_build.files import open_log, publish_directory, staging
+from aoti_build.files import publish_directory, staging
 from aoti_build.fingerprint import Fingerprint, Parts
 from aoti_build.layout import artifact_directory, log_path, staging_prefix, staging_root
 from aoti_build.manifest import GOLDEN, LOG, MODEL, FileRecord, Manifest
+from aoti_build.outputs import start_log
 from aoti_build.plan import current_parts
+from aoti_build.removal import own_entries, remove
 from aoti_build.spec.project import Project, Target
 from aoti_build.stat_cache import StatCache
 from aoti_build.store import Store
@@ -57,9 +59,10 @@ class Workshop(NamedTuple):
         """A staging directory and an empty log; what a killed build of this target left is removed first. The caller
         holds the target's lock. `beside` as for `staging`."""
         log, root = log_path(self.project, target), staging_root(self.project)
-        open_log(log, empty=True).close()
-        for left in root.glob(f"{staging_prefix(target)}*"):
-            shutil.rmtree(left, ignore_errors=True)
+        start_log(log)
+        for left in own_entries(root.parent, root.name, f"{staging_prefix(target)}*"):
+            with contextlib.suppress(OSError):
+                remove(left)
         with staging(root, staging_prefix(target), beside=beside) as work:
             work.chmod(0o700)  # so that what was checked in it is what is published
             staged = work / "artifact"

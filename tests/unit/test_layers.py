@@ -16,6 +16,8 @@ LAYERS = {
     "digests": 0,
     "directories": 0,
     "files": 0,
+    "outputs": 0,
+    "removal": 0,
     "resources": 0,
     "spec": 1,
     "stat_cache": 2,

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from small_projects import REAL_PYTHON, REPOSITORY, write_project
 
-from aoti_build import directories, files, layout
+from aoti_build import directories, files, layout, outputs
 from aoti_build.checks import places
 from aoti_build.errors import UNFIT_TOOLCHAIN, VERIFICATION_FAILED, DirectoryError
 from aoti_build.runtime import private
@@ -168,7 +168,7 @@ def test_a_log_does_not_go_through_a_planted_link(shared: Path) -> None:
 
     def write(log: Path) -> str:
         try:
-            with files.open_log(log) as opened:
+            with open(outputs.open_log(log), "ab") as opened:
                 opened.write(b"noise")
         except OSError as error:
             return str(error)

@@ -33,6 +33,7 @@ from aoti_build._torch.checking.sketch import Sketch, sketch_size
 from aoti_build._torch.program.graph import tensor_digest
 from aoti_build.digests import digest_json
 from aoti_build.errors import ArtifactError
+from aoti_build.files import require_regular
 
 FORMAT = "aoti-build/golden"
 FORMAT_VERSION = 2
@@ -251,6 +252,7 @@ def _entry(case: Case, has_inputs: bool, has_outputs: bool) -> dict[str, Any]:
 def load_golden(path: Path) -> Golden:
     """What the file holds. Raises `ArtifactError` if it is not a golden file of this version."""
     try:
+        require_regular(path)
         with safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {}).get(_HEADER, "{}"))
             if header.get("format") != FORMAT or header.get("format_version") != FORMAT_VERSION:
@@ -322,7 +324,8 @@ def _number(text: str) -> Any:
 
 
 def header_of(path: Path) -> dict[str, Any]:
-    """The header's document, without any tensor."""
+    """The header's document, without any tensor. Raises OSError if it is no regular file."""
+    require_regular(path)
     with safe_open(path, framework="pt") as file:
         document: dict[str, Any] = json.loads((file.metadata() or {}).get(_HEADER, "{}"))
         return document

@@ -17,12 +17,15 @@ from torch import Tensor
 from aoti_build._torch.data.read import UNREADABLE, Signature, readable, tensor_inputs, wants
 from aoti_build._torch.program.model import load_callable
 from aoti_build.errors import UsageError
+from aoti_build.files import TEXT_LIMIT, read_bytes, require_regular
 from aoti_build.spec.project import Image, Source
 
 TOP = 5
 # Only these of Pillow's decoders, whatever the suffix says: some of the others start programs.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
 _CHANNELS = 3
+# Bytes of a picture's file: as many as the largest that Pillow decodes has as a bitmap.
+PICTURE_LIMIT = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -140,7 +143,8 @@ def _of_enum(source: Source, root: Path, where: str) -> Pictures:
 
 def _class_names(path: Path, where: str) -> tuple[str, ...]:
     try:
-        return tuple(line.strip() for line in path.read_text(encoding="utf-8").rstrip().splitlines())
+        text = read_bytes(path, TEXT_LIMIT).decode()
+        return tuple(line.strip() for line in text.rstrip().splitlines())
     except (OSError, ValueError) as error:
         raise UsageError(f"{path.name} cannot be read as names of classes", where=where, cause=str(error)) from error
 
@@ -150,6 +154,8 @@ def _open(path: Path) -> Any:
     from PIL import Image as Pillow
     from PIL import ImageOps
 
+    with readable(path.name):
+        require_regular(path, PICTURE_LIMIT)
     with readable(path.name, None, Pillow.DecompressionBombError), Pillow.open(path, formats=FORMATS) as picture:
         if picture.mode == "F" or picture.mode.startswith("I"):
             raise UsageError(f"{path.name} has more than 8 bits a channel", hint="save it with 8 bits a channel")

@@ -21,6 +21,8 @@ import torch
 from torch import Tensor
 
 from aoti_build.errors import UsageError
+from aoti_build.files import require_regular
+from aoti_build.resources import available_memory
 
 Signature = Mapping[str, Any]
 # One tensor, tensors by position, or tensors by name.
@@ -35,8 +37,10 @@ UNREADABLE = (
 
 
 def read(path: Path, signature: Signature) -> list[Tensor]:
-    """The tensors in the file, in the order in which the artifact takes them. Raises `UsageError` if they do not
-    fit."""
+    """The tensors in the file, in the order in which the artifact takes them. Raises `UsageError` if they do not fit,
+    or if it is no regular file that memory has room for."""
+    with readable(path.name):
+        require_regular(path, available_memory())
     return fit(READERS[path.suffix.lower()](path), signature, path.name)
 
 

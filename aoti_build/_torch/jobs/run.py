@@ -29,7 +29,7 @@ from aoti_build._torch.program.inputs import Sizes, from_callable, from_shapes
 from aoti_build._torch.program.model import load_callable
 from aoti_build._torch.program.writes import Writes, observed_names
 from aoti_build.errors import AotiBuildError, BuildError, UsageError, VerificationError
-from aoti_build.files import write_atomic
+from aoti_build.outputs import write_output
 from aoti_build.spec.presence import source_is_here
 from aoti_build.spec.project import Source, Target
 from aoti_build.spec.records import target_from_json
@@ -256,13 +256,9 @@ def summary(samples: list[float]) -> dict[str, Any]:
 
 
 def save(path: Path, outputs: Mapping[str, Tensor]) -> None:
-    """Write the outputs by name; the file is there whole or not at all."""
+    """Write the outputs by name; a regular file is there whole or not at all. Raises `UsageError`."""
     plain = {name: value.detach().cpu().contiguous().clone() for name, value in outputs.items()}
-    content = WRITERS[path.suffix.lower()](plain)
-    try:
-        write_atomic(path, content)
-    except OSError as error:
-        raise UsageError(f"{path} cannot be written", cause=str(error), hint="give another --output") from error
+    write_output(path, WRITERS[path.suffix.lower()](plain))
 
 
 def _safetensors(outputs: dict[str, Tensor]) -> bytes:

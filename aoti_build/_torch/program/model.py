@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from aoti_build.errors import UsageError
+from aoti_build.files import require_regular
 from aoti_build.spec.project import Source
 
 _SHOWN = 8
@@ -102,6 +103,7 @@ def load_weights(module: torch.nn.Module, path: Path, where: str) -> None:
 
 def _read_weights(path: Path, where: str) -> dict[str, torch.Tensor]:
     try:
+        require_regular(path)
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 

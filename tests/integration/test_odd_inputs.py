@@ -1,0 +1,91 @@
+"""What workers read by a library's own means: pipes, directories and files beyond all measure are refused before."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aoti_build._torch.checking.golden import load_golden
+from aoti_build._torch.data import image
+from aoti_build._torch.data.read import READERS, read
+from aoti_build._torch.program.model import _read_weights
+from aoti_build.errors import AotiBuildError, ArtifactError, UsageError
+
+SIGNATURE = {"inputs": [{"name": "x", "dtype": "float32", "shape": [1]}]}
+KINDS = [os.mkfifo, os.mkdir]
+
+
+@pytest.fixture(params=KINDS, ids=["pipe", "directory"])
+def odd(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    made: list[Path] = []
+
+    def make(name: str) -> Path:
+        request.param(tmp_path / name)
+        made.append(tmp_path / name)
+        return made[-1]
+
+    yield make
+    for path in made:  # whoever waits goes on
+        if path.is_fifo():
+            os.close(os.open(path, os.O_RDWR | os.O_NONBLOCK))
+
+
+@pytest.mark.parametrize("suffix", READERS)
+def test_an_input_of_a_run(odd: Callable[[str], Path], suffix: str) -> None:
+    refused(lambda: read(odd(f"input{suffix}"), SIGNATURE), UsageError)
+
+
+def test_a_picture(odd: Callable[[str], Path]) -> None:
+    refused(lambda: image._open(odd("picture.png")), UsageError)
+
+
+def test_names_of_classes(odd: Callable[[str], Path]) -> None:
+    refused(lambda: image._class_names(odd("classes.txt"), "models.yaml:1:1"), UsageError)
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt", ".pth"])
+def test_weights(odd: Callable[[str], Path], suffix: str) -> None:
+    refused(lambda: _read_weights(odd(f"weights{suffix}"), "models.yaml:1:1"), UsageError)
+
+
+def test_a_golden_file(odd: Callable[[str], Path]) -> None:
+    refused(lambda: load_golden(odd("golden.safetensors")), ArtifactError)
+
+
+@pytest.mark.parametrize("suffix", READERS)
+def test_an_input_that_memory_has_no_room_for(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"input{suffix}"
+    path.touch()
+    os.truncate(path, 1 << 42)
+    refused(lambda: read(path, SIGNATURE), UsageError, "are read of such a file")
+
+
+def test_a_picture_of_two_gigabytes(tmp_path: Path) -> None:
+    path = tmp_path / "picture.png"
+    path.touch()
+    os.truncate(path, 2 * image.PICTURE_LIMIT)
+    refused(lambda: image._open(path), UsageError, "are read of such a file")
+
+
+def refused(call: Callable[[], Any], kind: type[AotiBuildError], cause: str = "no regular file|a directory") -> None:
+    """The call raises that soon; a thread, because what waits for a pipe cannot be told to stop."""
+    raised: list[BaseException] = []
+
+    def body() -> None:
+        try:
+            call()
+        except AotiBuildError as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=body, daemon=True)
+    thread.start()
+    thread.join(20)
+    assert not thread.is_alive(), "it waits"
+    (error,) = raised
+    assert isinstance(error, kind)
+    assert any(word in str(error) for word in cause.split("|")), error
