@@ -25,7 +25,8 @@ PATIENCE_SECONDS = 3.0
 
 
 class Interruption:
-    """The handler of both signals, from its making until `over`. `came` says whether there was one.
+    """The handler of both signals, from its making until `over`; after a signal, until the process ends: a second one
+    must not change its exit code. `came` says whether there was one.
 
     `document` is what goes to stdout if the process has to end itself, "" for nothing.
     """
@@ -45,13 +46,14 @@ class Interruption:
         sys.unraisablehook = self._on_ignored
 
     def over(self) -> None:
-        """Give the signals back. After one, end what is left of the programs that the task started."""
+        """Give the signals back; or after one end what is left of the programs that the task started."""
         self._is_over = True
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
         sys.unraisablehook = self._previous_hook
         if self.came:
             self._end_programs()
+            return
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
 
     def _on_signal(self, *_: object) -> None:
         if self._is_repeated:

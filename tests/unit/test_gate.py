@@ -224,7 +224,7 @@ def test_doubts_are_said_and_do_not_stop(project: Project, fake_worker: FakeWork
     said: list[str] = []
     report = build(project, project.targets, on_progress=lambda _, text: said.append(text))
     assert report.exit_code == 0
-    assert "warning: openssl: there is none (install openssl)" in said
+    assert "warning: openssl: there is none (install openssl)" in said  # a worker may be faster
     assert fake_worker.calls
     assert not passed_checks_path(project.artifacts).exists(), "said again until it is mended"
 
