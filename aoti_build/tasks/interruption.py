@@ -49,11 +49,11 @@ class Interruption:
         """Give the signals back; or after one end what is left of the programs that the task started."""
         self._is_over = True
         sys.unraisablehook = self._previous_hook
+        for number, handler in self._previous.items():
+            # Python gives up its own handlers before it ends, and a second Ctrl-C would then kill it.
+            signal.signal(number, signal.SIG_IGN if self.came else handler)
         if self.came:
             self._end_programs()
-            return
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
 
     def _on_signal(self, *_: object) -> None:
         if self._is_repeated:
