@@ -29,7 +29,7 @@ DIRECTORY = "directory"
 
 # Bytes read at a time where digests by block are made: few calls, and small enough for a core's own cache.
 _PIECE = 1 << 19
-_LEAST_BLOCK, _MOST_BLOCKS = 4 << 20, 64
+_LEAST_BLOCK, MOST_BLOCKS = 4 << 20, 64
 _MOST_THREADS = 16
 _own = threading.local()
 
@@ -72,7 +72,7 @@ def block_size(size: int) -> int:
     cores at once.
     """
     block = _LEAST_BLOCK
-    while block * _MOST_BLOCKS < size:
+    while block * MOST_BLOCKS < size:
         block *= 2
     return block
 

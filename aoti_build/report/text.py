@@ -169,7 +169,7 @@ def why_lines(report: WhyReport) -> list[str]:
         lines.append(f"{step.target.name}: {step.action}")
         lines += [f"  {reason}" for reason in step.reasons]
         if step.manifest is not None:
-            past = [Reason(**reason) for reason in step.manifest.reasons]
+            past = [Reason.of(reason) for reason in step.manifest.reasons]
             lines.append(f"  the published artifact was {step.manifest.action} because of")
             lines += [f"    {reason}" for reason in past]
             if step.manifest.unchecked:
