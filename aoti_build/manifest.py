@@ -16,11 +16,9 @@ from typing import Any
 from aoti_build import manifest_shape
 from aoti_build.digests import (
     Block,
-    agree,
     block_size,
     blocks_of,
-    digest_blocks,
-    digest_file,
+    digest_both,
     digest_json,
 )
 from aoti_build.fields import loads
@@ -48,26 +46,30 @@ class FileRecord:
         """The record of a file as it is. Raises OSError."""
         size = path.stat().st_size
         block = block_size(size)
-        if size <= block:
-            return cls(digest_file(path), size)
-        from concurrent.futures import ThreadPoolExecutor  # not on the no-op path
+        return cls._read(path, block if size > block else 0)
 
-        with ThreadPoolExecutor(1, "digest") as beside:
-            whole = beside.submit(digest_file, path)
-            blocks = digest_blocks(path, size, block)
-        return cls(whole.result(), size, block, blocks)
+    @classmethod
+    def _read(cls, path: Path, block: int, destination: int | None = None) -> FileRecord:
+        sha256, blocks, size = digest_both(path, block, destination)
+        return cls(sha256, size, block, blocks)
 
     def blocks_in(self, path: Path) -> list[Block]:
-        """What to look at to compare `path` with this, once its size is right."""
-        if not self.blocks:
-            return [Block(path, 0, self.size, self.sha256, is_sha256=True)]
+        """What to look at to compare `path` with this, once its size is right and this `agrees` with
+        itself."""
         return blocks_of(path, self.size, self.block, self.blocks)
 
     def matches(self, path: Path) -> bool:
-        """Whether the file has these bytes; all of them are read. Raises OSError."""
-        if path.stat().st_size != self.size:
-            return False
-        return agree(self.blocks_in(path))
+        """Whether the file has these bytes; all of them are read. Raises OSError.
+
+        By its sha256, and by the blocks if there are any: whoever wrote the record may have written
+        blocks of other bytes.
+        """
+        return path.stat().st_size == self.size and self._read(path, self.block) == self
+
+    def copied(self, path: Path, destination: int) -> FileRecord:
+        """Copy the file to an open one; the record of what was copied, by blocks as in this one.
+        Raises OSError."""
+        return self._read(path, self.block, destination)
 
     def as_json(self) -> dict[str, Any]:
         found: dict[str, Any] = {"sha256": self.sha256, "size": self.size}

@@ -16,14 +16,15 @@ builds and checkouts share a store without a lock. The store is disposable: dele
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from aoti_build import agreed
 from aoti_build.digests import Block, all_cores, copy_block, digest_bytes, digest_json
+from aoti_build.fields import MAX_PATH, loads, one_of, spelt, table, whole
 from aoti_build.files import NO_ROOM, begin_writing, copy_atomic, reserve, write_json
 from aoti_build.fingerprint import KEY_VERSION, Parts
 from aoti_build.manifest import GOLDEN, MODEL, FileRecord, Manifest, read_record
@@ -35,6 +36,13 @@ STORED = (MODEL, GOLDEN)
 # Groups of the source key that are read off models.yaml and the host; the others name files to look at.
 _IDENTITY_GROUPS = ("spec", "config", "toolchain", "environment")
 _ABANDONED_SECONDS = 86400.0
+_ROOT = table(
+    {
+        "format": one_of(ROOT_FORMAT),
+        "format_version": whole(),
+        "artifacts": spelt(r"/[^\0]*", MAX_PATH),
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -81,10 +89,13 @@ class Store:
         return not any((self.root / "keys").glob("??/*.json"))
 
     def by_key(self, key: str) -> Manifest | None:
-        return _read(self._shard("keys", key))
+        found = _read(self._shard("keys", key))
+        return found if found and found.key == key else None
 
     def by_graph(self, graph_key: str) -> Manifest | None:
-        return _read(self._shard("graphs", graph_key))
+        found = _read(self._shard("graphs", graph_key))
+        fits = found is not None and found.graph_key == graph_key and found.weights["apart"]
+        return found if fits else None
 
     def trace(self, parts: Parts) -> Manifest | None:
         """The artifact made from exactly these parts."""
@@ -117,19 +128,19 @@ class Store:
         took it for one would compile in vain.
         """
         objects = {file: self.object_path(file.sha256) for file in wanted.values()}
+        right, corrupted = False, set[FileRecord]()
         try:
-            corrupted = _copy_checked(wanted, objects, to_publish)
+            right, corrupted = _copy_checked(wanted, objects, to_publish)
         except OSError as error:
             if error.errno in NO_ROOM:
                 _remove(wanted)
                 raise
-            corrupted = None
-        if corrupted == []:
+        if right:
             for path in objects.values():
                 self._touch(path)
             return True
         _remove(wanted)
-        for file in corrupted or ():
+        for file in corrupted:
             with contextlib.suppress(OSError):  # a read-only store keeps it, and it stays a miss
                 objects[file].unlink()
         return False
@@ -176,10 +187,12 @@ class Store:
         """The directories of artifacts that use this store and still exist."""
         for path in (self.root / "roots").glob("*.json"):
             try:
-                directory = Path(json.loads(path.read_bytes())["artifacts"])
-            except (OSError, ValueError, KeyError, TypeError, RecursionError):
+                document = loads(path.read_bytes())
+                _ROOT(document)
+            except (OSError, ValueError):
                 continue
-            if directory.is_dir():
+            directory = Path(document["artifacts"])
+            if document["format_version"] == ROOT_VERSION and directory.is_dir():
                 yield directory
 
     def compile_lock(self, graph_key: str) -> Path:
@@ -226,17 +239,30 @@ class Store:
 
 def _copy_checked(
     wanted: Mapping[Path, FileRecord], objects: Mapping[FileRecord, Path], to_publish: bool
-) -> list[FileRecord]:
-    """Copy, and return what is not as recorded. Raises OSError."""
-    corrupted = {file for file, path in objects.items() if path.stat().st_size != file.size}
-    if corrupted:
-        return list(corrupted)
+) -> tuple[bool, set[FileRecord]]:
+    """Copy; whether all that was copied is as recorded, and the files whose objects are not what
+    their names say. Raises OSError."""
+    if any(path.stat().st_size != file.size for file, path in objects.items()):
+        return False, set()  # nobody knows yet whether the record or the object is wrong
+    corrupted: set[FileRecord] = set()
 
-    def copy(file: FileRecord, block: Block, destination: int) -> None:
-        if not copy_block(block, destination):
+    def copy(file: FileRecord, block: Block, destination: int) -> bool:
+        right = copy_block(block, destination)
+        if not right:
             corrupted.add(file)
         if to_publish:
             begin_writing(destination, block.start, block.size)
+        return right
+
+    def copy_whole(file: FileRecord, destination: int) -> bool:
+        found = file.copied(objects[file], destination)
+        if found.sha256 != file.sha256:
+            corrupted.add(file)
+        elif found == file:
+            agreed.note(file)
+        if to_publish:
+            begin_writing(destination, 0, found.size)
+        return found == file
 
     with contextlib.ExitStack() as opened, all_cores() as executor:
         asked = []
@@ -244,10 +270,13 @@ def _copy_checked(
             descriptor = opened.enter_context(destination.open("wb", buffering=0)).fileno()
             if to_publish:
                 reserve(descriptor, file.size)
-            asked += [executor.submit(copy, file, block, descriptor) for block in file.blocks_in(objects[file])]
-        for done in asked:
-            done.result()
-    return list(corrupted)
+            if agreed.is_agreed(file):
+                blocks = file.blocks_in(objects[file])
+                asked += [executor.submit(copy, file, block, descriptor) for block in blocks]
+            else:
+                asked.append(executor.submit(copy_whole, file, descriptor))
+        results = [done.result() for done in asked]
+        return all(results), corrupted
 
 
 def _remove(files: Iterable[Path]) -> None:

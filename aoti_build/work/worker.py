@@ -26,12 +26,20 @@ from aoti_build.errors import (
     UsageError,
     VerificationError,
 )
+from aoti_build.fields import either, one_of, or_none, spelt, table
 from aoti_build.files import write_json
 
 _ERRORS = {error.kind: error for error in (ArtifactError, BuildError, ToolchainError, UsageError, VerificationError)}
 # Set for every worker, whatever this process' environment says.
 WORKER_VARIABLES: Mapping[str, str] = {"PYTHONHASHSEED": "0", "PYTHONUNBUFFERED": "1"}
 _TAIL = 12
+# What a worker writes down: user code runs in it, and its exceptions say whatever they say.
+_SAID = spelt("(?s).*")
+_ERROR = table(
+    {"kind": _SAID, "message": _SAID},
+    dict.fromkeys(("target", "where", "cause", "hint"), or_none(_SAID)),
+)
+_RESULT = either(table({"ok": one_of(True)}), table({"ok": one_of(False), "error": _ERROR}))
 _GRACE_SECONDS = 3.0
 
 _running: set[subprocess.Popen[bytes]] = set()
@@ -273,7 +281,8 @@ def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> N
 def _result(status: int, path: Path, log: Path) -> dict[str, Any]:
     try:
         result: dict[str, Any] = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+        _RESULT(result)
+    except (OSError, ValueError, RecursionError):
         raise _crash(status, log) from None
     if result["ok"]:
         return result
@@ -282,9 +291,8 @@ def _result(status: int, path: Path, log: Path) -> dict[str, Any]:
 
 def error_of(record: Mapping[str, Any], log: Path) -> AotiBuildError:
     """The error that a worker wrote down (`AotiBuildError.as_json`), of its kind, with the worker's `log`."""
-    answers = {**record, "log": log}
-    error = _ERRORS.get(answers.pop("kind"), BuildError)
-    return error(answers.pop("message"), **answers)
+    answers = {name: record.get(name) for name in ("target", "where", "cause", "hint")}
+    return _ERRORS.get(record["kind"], BuildError)(record["message"], **answers, log=log)
 
 
 def _crash(status: int, log: Path) -> WorkerCrash:

@@ -39,6 +39,12 @@ def _no_compiler_calls(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("aoti_build.checks.gate.quick_checks", lambda *_, **__: [])
 
 
+@pytest.fixture(autouse=True)
+def _own_state(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing that a test makes this user remember stays."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+
+
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
     """One model, one CPU target, nothing built."""

@@ -27,6 +27,7 @@ LAYERS = {
     "fingerprint": 2,
     "manifest": 2,
     "manifest_shape": 2,
+    "agreed": 2,
     "layout": 2,
     "host": 2,
     "archive": 2,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -252,6 +253,16 @@ def test_no_flipped_bit_goes_unnoticed(large: Path, tmp_path: Path, place: int) 
 def test_another_size_goes_not_unnoticed(large: Path, tmp_path: Path, end: bytes) -> None:
     (tmp_path / "altered").write_bytes(large.read_bytes()[: 2 * BLOCK] + end)
     assert not FileRecord.of(large).matches(tmp_path / "altered")
+
+
+def test_blocks_alone_make_no_match(large: Path, tmp_path: Path) -> None:
+    """A record may have the sha256 of one file and the blocks of another."""
+    other = tmp_path / "other"
+    other.write_bytes(bytes(reversed(large.read_bytes())))
+    true, false = FileRecord.of(large), FileRecord.of(other)
+    for crafted in (replace(false, sha256=true.sha256), replace(true, sha256=false.sha256)):
+        assert not crafted.matches(large)
+        assert not crafted.matches(other)
 
 
 def test_a_small_file_is_recorded_by_one_digest(tmp_path: Path) -> None:
