@@ -23,7 +23,7 @@ from aoti_build.digests import (
 )
 from aoti_build.fields import loads
 from aoti_build.files import write_json
-from aoti_build.fingerprint import Parts
+from aoti_build.fingerprint import REASONS, Parts
 
 FORMAT = "aoti-build/manifest"
 FORMAT_VERSION = 2
@@ -204,7 +204,7 @@ def parse_manifest(document: Mapping[str, Any]) -> Manifest:
         key=document["key"],
         graph_key=document["graph_key"],
         weights=document["weights"],
-        source=document["source"],
+        source={group: document["source"][group] for group in REASONS},
         files=files,
         requires=document["requires"],
         signature=document["signature"],
