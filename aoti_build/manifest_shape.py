@@ -35,6 +35,7 @@ _TARGET = spelt(f"{NAME}/(cpu|cuda)(-{NAME})?", 2 * MAX_DIRECTORY_NAME)
 _FILE_NAME = spelt("[A-Za-z0-9][A-Za-z0-9._-]*", MAX_DIRECTORY_NAME)
 _MODELS_FILE = spelt(r"[^/\0]+", MAX_DIRECTORY_NAME)
 _TEXTS = list_of(text)
+_PLAIN = spelt("[ -~]+", MAX_DIRECTORY_NAME)  # what errors say to a terminal
 _BOUND = or_none(number)
 
 FILE = table(
@@ -48,10 +49,16 @@ _WEIGHTS = either(
 )
 
 _REQUIRES = table(
-    {"device": one_of("cpu", "cuda"), "platform": text, "machine": text, "torch": text, "cpu_features": _TEXTS},
+    {
+        "device": one_of("cpu", "cuda"),
+        "platform": _PLAIN,
+        "machine": _PLAIN,
+        "torch": _PLAIN,
+        "cpu_features": list_of(_PLAIN),
+    },
     {
         "compute_capability": spelt("[0-9]{1,3}[.][0-9]{1,3}"),
-        "gpu_code": list_of(text, 1),
+        "gpu_code": list_of(_PLAIN, 1),
         "instructions": table({"seen": or_none(_TEXTS)}, {"why": text}),
     },
 )

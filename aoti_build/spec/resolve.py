@@ -274,9 +274,11 @@ class _Resolver:
         files = (self._parsed((*path, index), rules.project_path) for index in range(len(names)))
         return tuple(file for file in files if file)
 
-    def _check_repeats(self, path: Where, names: list[str]) -> None:
+    def _check_repeats(self, path: Where, names: list[Any]) -> None:
         seen: set[str] = set()
         for index, name in enumerate(names):
+            if not isinstance(name, str):
+                continue  # which is wrong by itself
             if name in seen:
                 self.add((*path, index), f"{shown(name)} is listed already")
             seen.add(name)

@@ -126,7 +126,7 @@ def outcome(number: int, act: Callable[[], object]) -> str:
         raise AssertionError(f"case {number}") from error
     if refused is None:
         return READ
-    said([str(refused)])
+    str(refused).encode("utf-8", "surrogateescape")
     json.dumps(refused.as_json())
     return f"refused with {refused.exit_code}"
 
