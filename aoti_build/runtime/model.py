@@ -63,8 +63,10 @@ class LoadedModel:
                 hint="build it on a host like this one; `invoke verify` checks that it can be loaded",
             ) from error
         in_spec, out_spec = map(pytree.treespec_loads, self._loader.get_call_spec())
+        if in_spec.num_leaves != len(self._manifest.signature["inputs"]):
+            raise self._contradiction("the package has another number of inputs than its manifest says")
         parameters = _parameters(in_spec, self._manifest.signature)
-        kinds = Kinds(torch.Tensor, self._device, lambda name: getattr(torch, name))
+        kinds = Kinds(torch.Tensor, self._device, self._dtype)
         self._arguments = Arguments(candidate.target, self._manifest.signature, parameters, kinds, check_inputs)
         self._restore = _restorer(out_spec)
         self._gate = _Gate()
@@ -149,6 +151,17 @@ class LoadedModel:
     def __repr__(self) -> str:
         state = "closed" if self._loader is None else str(self._device)
         return f"<aoti_build model {self.target}, {state}: {self._arguments.form()}>"
+
+    def _dtype(self, name: str) -> torch.dtype:
+        found = getattr(torch, name, None)
+        if not isinstance(found, torch.dtype):
+            raise self._contradiction(f"the manifest names the dtype {name}, which torch does not have")
+        return found
+
+    def _contradiction(self, message: str) -> ArtifactError:
+        """What a manifest says that no build writes."""
+        hint = f"build it again: invoke build --target {self.target}"
+        return ArtifactError(message, target=self.target, hint=hint)
 
     def _synchronize(self) -> None:
         if self._device.type == "cuda":

@@ -1,5 +1,6 @@
-"""Ten thousand files of each kind that anybody may have written: each is read as what it is, or refused with one of our
-errors and its exit code. Nothing foreign runs, and nothing outside of the directory it came in is touched.
+"""Ten thousand files of models, packages and manifests, and thousands of records of a store and of
+working state, as anybody may have written them. Each is read as what it is, or refused with one of
+our errors and its exit code. Nothing foreign runs, and nothing outside is touched.
 
     pytest -m slow tests/unit/test_fuzz.py -s
 
@@ -110,8 +111,8 @@ def _nothing_foreign_runs(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     assert not {name for name in {*sys.modules} - before if name.partition(".")[0] in ("model", "helper", "torch")}
 
 
-def cases() -> Iterator[tuple[int, random.Random]]:
-    for number in [int(ONLY)] if ONLY else range(COUNT):
+def cases(count: int = COUNT) -> Iterator[tuple[int, random.Random]]:
+    for number in [int(ONLY)] if ONLY else range(count):
         yield number, random.Random(number)  # noqa: S311 - it is to be the same each time
 
 
@@ -207,7 +208,7 @@ def test_records_of_a_store(tmp_path: Path, counts: Counter[str]) -> None:
     (root,) = (store.root / "roots").glob("*.json")
     kept, document = contents(store.root), json.loads(records[0].read_text())
     canary = make_canary(tmp_path)
-    for number, chance in cases():
+    for number, chance in cases(COUNT // 4):
         content = manifest_bytes(document, chance)
         for path in records:
             path.write_bytes(content)
@@ -241,7 +242,7 @@ def test_working_state(tmp_path: Path, counts: Counter[str], monkeypatch: pytest
     ]
     kept = {path: path.read_bytes() for path in files}
     canary = make_canary(tmp_path)
-    for number, chance in cases():
+    for number, chance in cases(COUNT // 4):
         for path, content in kept.items():
             path.write_bytes(state_bytes(content, chance))
 
