@@ -50,7 +50,8 @@ def digest_file(path: Path) -> str:
 
 
 class Block(NamedTuple):
-    """A stretch of a file, in bytes from its beginning, and the `block_digest` that it should have."""
+    """A stretch of a file, in bytes from its beginning, and the `block_digest` that it should
+    have."""
 
     path: Path
     start: int

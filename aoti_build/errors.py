@@ -138,8 +138,8 @@ class Problem(NamedTuple):
 
 
 class SpecError(UsageError):
-    """models.yaml is wrong; `problems` holds all that was found, in file order. As text it has the first
-    `shown_problems` of them."""
+    """models.yaml is wrong; `problems` holds all that was found, in file order. As text it has the
+    first `shown_problems` of them."""
 
     kind = "spec"
     shown_problems = 100

@@ -1,8 +1,9 @@
-"""JSON that anybody may have written, read by type: each value is what the code relies on, or the record is none.
+"""JSON that anybody may have written, read by type: each value is what the code relies on, or the
+record is none.
 
-`loads` reads the text. A `Reader` looks at one value and raises `ValueError` with the place of what is wrong in it;
-readers are put together to the shape of a whole record. Fields that a shape does not name are left alone: a later
-release may have written them.
+`loads` reads the text. A `Reader` looks at one value and raises `ValueError` with the place of what
+is wrong in it; readers are put together to the shape of a whole record. Fields that a shape does
+not name are left alone: a later release may have written them.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ _DIGEST = re.compile("[0-9a-f]{64}")
 
 
 def loads(data: bytes | str) -> Any:
-    """The JSON value that is written in `data`. Raises ValueError for what is none, and for what readers disagree on or
-    few expect: a name that stands twice in a table, infinite numbers, values nested deeper than any record, and text
-    that cannot be encoded.
+    """The JSON value that is written in `data`. Raises ValueError for what is none, and for what
+    readers disagree on or few expect: a name that stands twice in a table, infinite numbers, values
+    nested deeper than any record, and text that cannot be encoded.
     """
     try:
         value = json.loads(data, object_pairs_hook=_table, parse_constant=_infinite, parse_float=_finite)
@@ -60,8 +61,8 @@ def _finite(text: str) -> float:
 
 
 def _check_plain(value: Any) -> None:
-    """Raises ValueError for a value that is nested too deep or holds half a surrogate pair. Level by level: a recursion
-    would meet its own limit first."""
+    """Raises ValueError for a value that is nested too deep or holds half a surrogate pair. Level
+    by level: a recursion would meet its own limit first."""
     level: list[Any] = [value]
     texts: list[str] = []
     for _ in range(_MOST_DEPTH):

@@ -126,8 +126,8 @@ def read_json(path: Path) -> Any:
 
 
 def read_own(path: Path) -> bytes:
-    """The content of a file of working state, if it is this user's or root's and nobody else may write it: what was
-    read from it once is not compared with its origin again. Raises OSError."""
+    """The content of a file of working state, if it is this user's or root's and nobody else may
+    write it: what was read from it once is not compared with its origin again. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     with os.fdopen(descriptor, "rb", buffering=0) as file:
         status = os.fstat(descriptor)
@@ -148,8 +148,8 @@ def write_kept(path: Path, kind: str, version: int, content: Mapping[str, Any]) 
 
 
 def read_kept(path: Path, kind: str, version: int, name: str) -> dict[str, Any]:
-    """The table `name` of what `write_kept` wrote; empty if there is none, none of this format and version, or one that
-    somebody else may have written."""
+    """The table `name` of what `write_kept` wrote; empty if there is none, none of this format and
+    version, or one that somebody else may have written."""
     try:
         document = json.loads(read_own(path))
     except (OSError, ValueError, RecursionError):

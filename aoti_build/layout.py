@@ -15,8 +15,8 @@ from aoti_build.spec.wording import shown
 
 
 def artifact_directory(project: Project, target: Target) -> Path:
-    """Where a target's artifact lies. Raises UsageError for names that could lead out of `artifacts/`: whatever they
-    were read from, nothing is written or removed there."""
+    """Where a target's artifact lies. Raises UsageError for names that could lead out of
+    `artifacts/`: whatever they were read from, nothing is written or removed there."""
     return project.artifacts / _component(target.model.name) / _component(target.variant)
 
 

@@ -54,8 +54,8 @@ class FileRecord:
         return cls(sha256, size, block, blocks)
 
     def blocks_in(self, path: Path) -> list[Block]:
-        """What to look at to compare `path` with this, once its size is right and this `agrees` with
-        itself."""
+        """What to look at to compare `path` with this, once its size is right, and if the blocks are
+        known to say what the sha256 says (`aoti_build.agreed`)."""
         return blocks_of(path, self.size, self.block, self.blocks)
 
     def matches(self, path: Path) -> bool:
@@ -189,8 +189,9 @@ def read_record(path: Path) -> Manifest | NoManifest:
 
 
 def parse_manifest(document: Mapping[str, Any]) -> Manifest:
-    """The manifest that a document of this format is, its digest aside. Raises ValueError unless every field that
-    anybody reads is what it should be: the digest only says that the document is whole, not who wrote it."""
+    """The manifest that a document of this format is, its digest aside. Raises ValueError unless
+    every field that anybody reads is what it should be: the digest only says that the document is
+    whole, not who wrote it."""
     manifest_shape.MANIFEST(document)
     files = {name: FileRecord.parse(file) for name, file in document["files"].items()}
     if not {MODEL, GOLDEN} <= files.keys() or not files.keys().isdisjoint((MANIFEST, LOG, VERIFY)):

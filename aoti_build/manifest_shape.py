@@ -1,8 +1,10 @@
-"""What the fields of a manifest must be, as docs/formats.md describes them: every field that any module reads.
+"""What the fields of a manifest must be, as docs/formats.md describes them: every field that any
+module reads.
 
-A manifest may be anybody's: it comes with artifacts from elsewhere, or out of a store that others write to. Its digest
-of itself says that it is whole, and nothing of who made it. Names and digests become paths, numbers become divisors and
-sizes, and texts are looked up, so all of that is settled here, once.
+A manifest may be anybody's: it comes with artifacts from elsewhere, or out of a store that others
+write to. Its digest of itself says that it is whole, and nothing of who made it. Names and digests
+become paths, numbers become divisors and sizes, and texts are looked up, so all of that is settled
+here, once.
 """
 
 from __future__ import annotations

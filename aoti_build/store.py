@@ -19,7 +19,7 @@ import contextlib
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from aoti_build import agreed
@@ -128,19 +128,19 @@ class Store:
         took it for one would compile in vain.
         """
         objects = {file: self.object_path(file.sha256) for file in wanted.values()}
-        right, corrupted = False, set[FileRecord]()
         try:
-            right, corrupted = _copy_checked(wanted, objects, to_publish)
+            copies = _copy_checked(wanted, objects, to_publish)
         except OSError as error:
+            _remove(wanted)
             if error.errno in NO_ROOM:
-                _remove(wanted)
                 raise
-        if right:
+            return False
+        if copies.right:
             for path in objects.values():
                 self._touch(path)
             return True
         _remove(wanted)
-        for file in corrupted:
+        for file in copies.corrupted:
             with contextlib.suppress(OSError):  # a read-only store keeps it, and it stays a miss
                 objects[file].unlink()
         return False
@@ -237,46 +237,55 @@ class Store:
             return
 
 
-def _copy_checked(
-    wanted: Mapping[Path, FileRecord], objects: Mapping[FileRecord, Path], to_publish: bool
-) -> tuple[bool, set[FileRecord]]:
-    """Copy; whether all that was copied is as recorded, and the files whose objects are not what
-    their names say. Raises OSError."""
-    if any(path.stat().st_size != file.size for file, path in objects.items()):
-        return False, set()  # nobody knows yet whether the record or the object is wrong
-    corrupted: set[FileRecord] = set()
+@dataclass
+class _Copies:
+    """What became of copies: whether all are as recorded, and the files whose objects are not what
+    their names say."""
 
-    def copy(file: FileRecord, block: Block, destination: int) -> bool:
-        right = copy_block(block, destination)
-        if not right:
-            corrupted.add(file)
-        if to_publish:
+    to_publish: bool
+    right: bool = True
+    corrupted: set[FileRecord] = field(default_factory=set)
+
+    def block(self, file: FileRecord, block: Block, destination: int) -> None:
+        if not copy_block(block, destination):
+            self.right = False
+            self.corrupted.add(file)
+        if self.to_publish:
             begin_writing(destination, block.start, block.size)
-        return right
 
-    def copy_whole(file: FileRecord, destination: int) -> bool:
-        found = file.copied(objects[file], destination)
-        if found.sha256 != file.sha256:
-            corrupted.add(file)
-        elif found == file:
+    def whole(self, file: FileRecord, path: Path, destination: int) -> None:
+        found = file.copied(path, destination)
+        if found == file:
             agreed.note(file)
-        if to_publish:
+        else:
+            self.right = False
+        if found.sha256 != file.sha256:
+            self.corrupted.add(file)
+        if self.to_publish:
             begin_writing(destination, 0, found.size)
-        return found == file
 
+
+def _copy_checked(wanted: Mapping[Path, FileRecord], objects: Mapping[FileRecord, Path], to_publish: bool) -> _Copies:
+    """Copy objects to where their files are wanted. Raises OSError."""
+    copies = _Copies(to_publish)
+    if any(path.stat().st_size != file.size for file, path in objects.items()):
+        copies.right = False  # nobody knows yet whether the record or the object is wrong
+        return copies
     with contextlib.ExitStack() as opened, all_cores() as executor:
         asked = []
         for destination, file in sorted(wanted.items(), key=lambda one: -one[1].size):
             descriptor = opened.enter_context(destination.open("wb", buffering=0)).fileno()
             if to_publish:
                 reserve(descriptor, file.size)
+            path = objects[file]
             if agreed.is_agreed(file):
-                blocks = file.blocks_in(objects[file])
-                asked += [executor.submit(copy, file, block, descriptor) for block in blocks]
+                blocks = file.blocks_in(path)
+                asked += [executor.submit(copies.block, file, block, descriptor) for block in blocks]
             else:
-                asked.append(executor.submit(copy_whole, file, descriptor))
-        results = [done.result() for done in asked]
-        return all(results), corrupted
+                asked.append(executor.submit(copies.whole, file, path, descriptor))
+        for done in asked:
+            done.result()
+    return copies
 
 
 def _remove(files: Iterable[Path]) -> None:

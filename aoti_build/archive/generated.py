@@ -34,7 +34,8 @@ _COMMAND = re.compile(r"^// (?:Compile|Link) cmd\n// ([^\n]{0,20000})", re.M)
 _DTYPES = re.compile(r"cached_torch_dtype_(\w+)")
 _UNBOUNDED = 2**62  # inductor writes the largest 64-bit integers for "no upper bound"
 _LARGEST_RANK = 64
-# Bytes of a serialised pytree that are read, and characters of a path in it; the paths of a real one are short.
+# Bytes of a serialised pytree that are read, and characters of a path in it, which are few in a
+# real one.
 _LARGEST_SPEC, _LONGEST_PATH = 4 << 20, 1024
 
 

@@ -27,8 +27,8 @@ _RUNTIME_NAMES = {"cpp": "C++"}
 
 
 def for_terminal(render: Callable[[_R], list[str]]) -> Callable[[_R], list[str]]:
-    """Lines in which a terminal finds nothing to obey, and which can be encoded: names and values come
-    from files that anybody may have made."""
+    """Lines in which a terminal finds nothing to obey, and which can be encoded: names and values
+    come from files that anybody may have made."""
 
     @wraps(render)
     def lines(report: _R) -> list[str]:

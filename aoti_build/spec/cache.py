@@ -1,11 +1,12 @@
-"""A parsed models.yaml, kept as JSON: a process that finds it pays neither for yaml nor for pydantic.
+"""A parsed models.yaml, kept as JSON: a process that finds it pays neither for yaml nor for
+pydantic.
 
-A directory with a record for each of the last few contents of the file (so that an undo finds its own again), named by
-the digest of the bytes. It holds valid projects only, and is disposable: deleting it, or finding a record unreadable or
-of another version, costs a parse.
+A directory with a record for each of the last few contents of the file (so that an undo finds its
+own again), named by the digest of the bytes. It holds valid projects only, and is disposable:
+deleting it, or finding a record unreadable or of another version, costs a parse.
 
-A record is no other way into the project: its targets fulfil the rules of models.yaml (`aoti_build.spec.records`), and
-it is believed only if nobody else may have written it.
+A record is no other way into the project: its targets fulfil the rules of models.yaml
+(`aoti_build.spec.records`), and it is believed only if nobody else may have written it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""Targets as JSON and back: how a target travels to a worker, and how one is kept. Positions do not travel; places are
-resolved before.
+"""Targets as JSON and back: how a target travels to a worker, and how one is kept. Positions do not
+travel; places are resolved before.
 
-A target that is read here fulfils the rules of models.yaml: a record decides nothing that they would refuse, whoever
-wrote it. They are asked without pydantic, which a process that finds a known project does not import.
+A target that is read here fulfils the rules of models.yaml: a record decides nothing that they
+would refuse, whoever wrote it. They are asked without pydantic, which a process that finds a known
+project does not import.
 """
 
 from __future__ import annotations
@@ -50,15 +51,16 @@ def with_digest(target: Target) -> Target:
 
 
 def record_digest(record: Mapping[str, Any]) -> str:
-    """The digest of what `target_to_json` made. Not of the canonical spelling: the order of kwargs counts."""
+    """The digest of what `target_to_json` made. Not of the canonical spelling: the order of kwargs
+    counts."""
     return digest_bytes(json.dumps(record).encode())
 
 
 def target_from_json(
     record: Mapping[str, Any], positions: Mapping[str, Position] | None = None, digest: str = ""
 ) -> Target:
-    """The target that `target_to_json` recorded. Raises KeyError, TypeError or ValueError for anything else, and for
-    what models.yaml may not say."""
+    """The target that `target_to_json` recorded. Raises KeyError, TypeError or ValueError for
+    anything else, and for what models.yaml may not say."""
     _TARGET(record)
     (_ISA if record["device"] == "cpu" else _ARCH)(record["floor"])
     parts = dict(record["model"])

@@ -57,7 +57,8 @@ def parse(content: str | bytes, file: Path) -> Project:
 
 
 class _Broken:
-    """Paths of which no more can be said, asked for by what lies around and in them without a look at each."""
+    """Paths of which no more can be said, asked for by what lies around and in them without a look
+    at each."""
 
     def __init__(self, paths: Iterable[Where]) -> None:
         self._paths: set[Where] = set()

@@ -1,8 +1,10 @@
-"""What the values of models.yaml must be beyond their types: pure functions from values to complaints.
+"""What the values of models.yaml must be beyond their types: pure functions from values to
+complaints.
 
-A rule about one text raises `RefusedError`; a rule about several fields yields ``(field, complaint)`` for each one that
-breaks it. They know nothing of lines and columns: `aoti_build.spec.resolve` puts each complaint in its place. Targets
-that are read from a record fulfil the same rules (`aoti_build.spec.records`); neither pydantic nor yaml is imported.
+A rule about one text raises `RefusedError`; a rule about several fields yields ``(field,
+complaint)`` for each one that breaks it. They know nothing of lines and columns:
+`aoti_build.spec.resolve` puts each complaint in its place. Targets that are read from a record
+fulfil the same rules (`aoti_build.spec.records`); neither pydantic nor yaml is imported.
 """
 
 from __future__ import annotations

@@ -32,7 +32,8 @@ from aoti_build.spec import rules
 EDITION = 1
 SOURCE = r"^[^:]+:[^:]+$"
 # As an editor reads patterns.
-NAME, OPTION, ARCH, SIZE = (f"^{pattern}$" for pattern in (fields.NAME, rules.OPTION, rules.ARCH, rules.SIZE))
+NAME, OPTION = f"^{fields.NAME}$", f"^{rules.OPTION}$"
+ARCH, SIZE = f"^{rules.ARCH}$", f"^{rules.SIZE}$"
 
 Device = Literal["cpu", "cuda"]
 Dtype = Literal[

@@ -43,8 +43,8 @@ SYNONYMS = {
 
 
 def nearest(word: str, options: Iterable[str], count: int = 1, *, among: int = COMPARED) -> list[str]:
-    """The options that `word` was probably meant to be, best first, letter case aside; none where there are more than
-    `among` to compare it with."""
+    """The options that `word` was probably meant to be, best first, letter case aside; none where
+    there are more than `among` to compare it with."""
     compared = list(islice(options, among + 1))
     if len(compared) > among or len(word) > LONGEST_COMPARED:
         return []

@@ -150,7 +150,8 @@ def _change(document: Any, chance: random.Random) -> None:
 
 
 def mutated_package(whole: bytes, chance: random.Random) -> bytes:
-    """A damaged zip, or a sound one with other members, another order, other metadata or foreign code."""
+    """A damaged zip, or a sound one with other members, another order, other metadata or foreign
+    code."""
     kind = chance.randrange(4)
     if kind == 0:
         return mutated_bytes(whole, chance)

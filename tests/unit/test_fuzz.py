@@ -2,10 +2,10 @@
 working state, as anybody may have written them. Each is read as what it is, or refused with one of
 our errors and its exit code. Nothing foreign runs, and nothing outside is touched.
 
-    pytest -m slow tests/unit/test_fuzz.py -s
+pytest -m slow tests/unit/test_fuzz.py -s
 
-Every case follows from its number, so one that fails can be tried again alone: `AOTI_BUILD_FUZZ_ONLY=1234`.
-`AOTI_BUILD_FUZZ` sets how many there are of each kind.
+Every case follows from its number, so one that fails can be tried again alone:
+`AOTI_BUILD_FUZZ_ONLY=1234`. `AOTI_BUILD_FUZZ` sets how many there are of each kind.
 """
 
 from __future__ import annotations

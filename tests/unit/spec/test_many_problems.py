@@ -1,4 +1,5 @@
-"""A file with as many problems as it has lines is read in a time that grows with it, and all of them are reported."""
+"""A file with as many problems as it has lines is read in a time that grows with it, and all of
+them are reported."""
 
 from __future__ import annotations
 
