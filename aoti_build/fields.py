@@ -141,10 +141,12 @@ def one_of(*choices: str | bool | None) -> Reader:
 
 def spelt(pattern: str, most: int = MAX_TEXT) -> Reader:
     """A text that the regular expression `pattern` describes as a whole."""
-    known = re.compile(pattern)
+    known: list[re.Pattern[str]] = []  # compiled when it is first needed: a no-op reads no record
 
     def read(value: Any) -> None:
-        if type(value) is not str or len(value) > most or not known.fullmatch(value):
+        if not known:
+            known.append(re.compile(pattern))
+        if type(value) is not str or len(value) > most or not known[0].fullmatch(value):
             raise ValueError("is not spelt as it should be")
 
     return read

@@ -19,7 +19,7 @@ import contextlib
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from aoti_build import agreed
@@ -237,14 +237,14 @@ class Store:
             return
 
 
-@dataclass
 class _Copies:
     """What became of copies: whether all are as recorded, and the files whose objects are not what
     their names say."""
 
-    to_publish: bool
-    right: bool = True
-    corrupted: set[FileRecord] = field(default_factory=set)
+    def __init__(self, *, to_publish: bool) -> None:
+        self.to_publish = to_publish
+        self.right = True
+        self.corrupted: set[FileRecord] = set()
 
     def block(self, file: FileRecord, block: Block, destination: int) -> None:
         if not copy_block(block, destination):
@@ -267,7 +267,7 @@ class _Copies:
 
 def _copy_checked(wanted: Mapping[Path, FileRecord], objects: Mapping[FileRecord, Path], to_publish: bool) -> _Copies:
     """Copy objects to where their files are wanted. Raises OSError."""
-    copies = _Copies(to_publish)
+    copies = _Copies(to_publish=to_publish)
     if any(path.stat().st_size != file.size for file, path in objects.items()):
         copies.right = False  # nobody knows yet whether the record or the object is wrong
         return copies
