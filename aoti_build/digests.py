@@ -29,7 +29,7 @@ DIRECTORY = "directory"
 
 # Bytes read at a time where digests by block are made: few calls, and small enough for a core's own cache.
 _PIECE = 1 << 19
-_LEAST_BLOCK, _MOST_BLOCKS = 4 << 20, 64
+_LEAST_BLOCK, MOST_BLOCKS = 4 << 20, 64
 _MOST_THREADS = 16
 _own = threading.local()
 
@@ -52,14 +52,13 @@ def digest_file(path: Path) -> str:
 
 
 class Block(NamedTuple):
-    """A stretch of a file, in bytes from its beginning, and the digest that it should have: `block_digest` of it, or
-    its sha256."""
+    """A stretch of a file, in bytes from its beginning, and the `block_digest` that it should
+    have."""
 
     path: Path
     start: int
     size: int
     digest: str
-    is_sha256: bool = False
 
 
 def block_digest(data: bytes) -> str:
@@ -74,7 +73,7 @@ def block_size(size: int) -> int:
     cores at once.
     """
     block = _LEAST_BLOCK
-    while block * _MOST_BLOCKS < size:
+    while block * MOST_BLOCKS < size:
         block *= 2
     return block
 
@@ -84,10 +83,35 @@ def blocks_of(path: Path, size: int, block: int, digests: Sequence[str]) -> list
     return [Block(path, n * block, min(block, size - n * block), digest) for n, digest in enumerate(digests)]
 
 
-def digest_blocks(path: Path, size: int, block: int) -> tuple[str, ...]:
-    """The digest of each block of a file of `size` bytes. Raises OSError."""
-    with all_cores() as executor:
-        return tuple(executor.map(_digest_block, blocks_of(path, size, block, [""] * -(-size // block))))
+def digest_both(path: Path, block: int = 0, destination: int | None = None) -> tuple[str, tuple[str, ...], int]:
+    """The digest of a file, those of its blocks of `block` bytes (none without), and how many bytes
+    it has: all of the same bytes, which are read once. With `destination` they are written to that
+    open file as well. Raises OSError.
+    """
+    from concurrent.futures import ThreadPoolExecutor  # not on the no-op path
+
+    whole, blocks, done = hashlib.sha256(), [], 0
+    state = _blake3()
+    with (
+        open(open_regular(path), "rb", buffering=0) as file,
+        ThreadPoolExecutor(1, "digest") as beside,
+    ):
+        buffer = _buffer()
+        while count := file.readinto(buffer[: min(_PIECE, block - done % block) if block else _PIECE]):
+            piece = buffer[:count]
+            digested = beside.submit(whole.update, piece)
+            if block:
+                state.update(piece)
+            if destination is not None:
+                write_at(destination, piece, done)
+            done += count
+            digested.result()
+            if block and done % block == 0:
+                blocks.append(state.hexdigest())
+                state = _blake3()
+    if block and done % block:
+        blocks.append(state.hexdigest())
+    return whole.hexdigest(), tuple(blocks), done
 
 
 def agree(blocks: Sequence[Block]) -> bool:
@@ -113,7 +137,7 @@ def all_cores() -> ThreadPoolExecutor:
 
 def _digest_block(block: Block, destination: int | None = None) -> str:
     """Of fewer bytes if the file ends before the block does. With `destination` they are written there as well."""
-    state, buffer, done = hashlib.sha256() if block.is_sha256 else _blake3(), _buffer(), 0
+    state, buffer, done = _blake3(), _buffer(), 0
     descriptor = open_regular(block.path)
     try:
         while wanted := min(_PIECE, block.size - done):

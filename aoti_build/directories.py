@@ -43,6 +43,12 @@ def log_directory() -> Path:
     return _kept("", "XDG_STATE_HOME", ".local/state", "logs")
 
 
+def agreed_directory() -> Path:
+    """Where it is remembered which records were seen to be right, made if need be. Raises
+    `DirectoryError`."""
+    return _kept("", "XDG_STATE_HOME", ".local/state", "agreed")
+
+
 def named(variable: str) -> Path | None:
     """The absolute path that an environment variable names; None if it names none. A shell leaves
     "~" alone in some places, and a directory of that name is never meant. Raises

@@ -148,9 +148,11 @@ class Problem(NamedTuple):
 
 
 class SpecError(UsageError):
-    """models.yaml is wrong; `problems` holds all that was found, in file order."""
+    """models.yaml is wrong; `problems` holds all that was found, in file order. As text it has the
+    first `shown_problems` of them."""
 
     kind = "spec"
+    shown_problems = 100
 
     def __init__(self, file: str, problems: Iterable[Problem], *, hint: str | None = None) -> None:
         self.file = file
@@ -159,7 +161,9 @@ class SpecError(UsageError):
         super().__init__(f"{file}: {count} problem{'s' if count != 1 else ''}", hint=hint)
 
     def __str__(self) -> str:
-        lines = [problem.at(self.file) for problem in self.problems]
+        lines = [problem.at(self.file) for problem in self.problems[: self.shown_problems]]
+        if (left := len(self.problems) - len(lines)) > 0:
+            lines.append(f"{self.file}: and {left} problem{'s' if left != 1 else ''} more")
         if self.hint:
             lines.append("  next:  " + self.hint)
         return "\n".join(lines)

@@ -29,6 +29,8 @@ _SYNC_FILE_RANGE_WRITE = 2
 _RETIRED = ".retired"
 _PIECE = 1 << 16
 _KINDS = {stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
+# The mode of working state, which is believed only if nobody but its owner may write it.
+OWN = 0o644
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 # The most bytes that are read of one of our own records: manifests, the store's, working state. Each source file takes
 # some 130 bytes there, so this is half a million of them; JSON of this size still fits into memory when it is parsed.
@@ -48,14 +50,14 @@ def refused(error: OSError) -> BuildError:
     return BuildError("the disk refused", cause=str(error))
 
 
-def write_atomic(path: Path, data: bytes, *, durable: bool = True) -> None:
+def write_atomic(path: Path, data: bytes, *, durable: bool = True, mode: int = 0o666) -> None:
     """Replace `path`'s content in one step, and wait until it is on the disk unless it need not be `durable` yet. Its
-    directory is made if need be."""
+    directory is made if need be. `mode` is that of the file before the umask."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
-            os.fchmod(file.fileno(), 0o666 & ~_UMASK)  # mkstemp's 0600 would hide it from a shared checkout's others
+            os.fchmod(file.fileno(), mode & ~_UMASK)  # mkstemp's 0600 would hide it from a shared checkout's others
             file.write(data)
             file.flush()
             if durable:
@@ -187,19 +189,33 @@ def read_json(path: Path) -> Any:
         return None
 
 
+def read_own(path: Path) -> bytes:
+    """The content of a file of working state, if it is this user's or root's and nobody else may
+    write it: what was read from it once is not compared with its origin again. Raises OSError."""
+    status = path.lstat()
+    own = status.st_uid in (os.geteuid(), 0) and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    if not own or stat.S_ISLNK(status.st_mode):
+        raise PermissionError(errno.EPERM, "somebody else may have written it", str(path))
+    return read_bytes(path, RECORD_LIMIT)
+
+
 def write_kept(path: Path, kind: str, version: int, content: Mapping[str, Any]) -> bool:
     """Put a record there that may be deleted at any time; False where the disk refuses, which costs speed alone."""
     document = {"format": kind, "format_version": version, **content}
     try:
-        write_atomic(path, json.dumps(document).encode(), durable=False)
+        write_atomic(path, json.dumps(document).encode(), durable=False, mode=OWN)
     except OSError:
         return False
     return True
 
 
 def read_kept(path: Path, kind: str, version: int, name: str) -> dict[str, Any]:
-    """The table `name` of what `write_kept` wrote; empty if there is none, or none of this format and version."""
-    document = read_json(path)
+    """The table `name` of what `write_kept` wrote; empty if there is none, none of this format and
+    version, or one that somebody else may have written."""
+    try:
+        document = json.loads(read_own(path))
+    except (OSError, ValueError, RecursionError):
+        return {}
     if not isinstance(document, dict) or (document.get("format"), document.get("format_version")) != (kind, version):
         return {}
     table = document.get(name)

@@ -45,6 +45,11 @@ class Reason:
     old: Any = None
     new: Any = None
 
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> Reason:
+        """The reason that `as_json` made."""
+        return cls(record["reason"], record["what"], record["old"], record["new"])
+
     def __str__(self) -> str:
         if self.old is None and self.new is None:
             return f"{self.reason}: {self.what}" if self.what else self.reason

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from aoti_build import distributions
+from aoti_build.fields import digest, whole
 from aoti_build.files import read_kept, write_kept
 from aoti_build.fingerprint import variable_parts
 from aoti_build.stat_cache import StatCache
@@ -73,10 +74,12 @@ class Index:
             if variable_parts(entry["variables"], os.environ) != entry["variables"]:
                 return None
             sizes = entry.get("sizes", {})  # an earlier release wrote none
-            if any(self._digest(name, sizes.get(name)) != digest for name, digest in entry["files"].items()):
+            if any(self._digest(name, sizes.get(name)) != found for name, found in entry["files"].items()):
                 return None
-            return Published(str(entry["key"]), int(entry["size"]))
-        except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
+            digest(entry["key"])
+            whole()(entry["size"])
+            return Published(entry["key"], entry["size"])
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
             return None
 
     def note(self, target: str, entry: Entry) -> None:

@@ -23,13 +23,15 @@ import io
 import json
 import os
 import re
+import zlib
 from collections.abc import Iterator, Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from aoti_build.digests import digest_json
-from aoti_build.files import RECORD_LIMIT, lock, read_bytes, read_json, write_atomic, write_json
+from aoti_build.fields import anything, digest, loads, one_of, spelt, table, table_of, whole
+from aoti_build.files import RECORD_LIMIT, lock, read_bytes, write_atomic, write_json
 from aoti_build.removal import own_entries
 
 # Names the directory to worker processes, and through them to the processes in which inductor compiles kernels.
@@ -40,6 +42,16 @@ _DIGEST_SIZE = sha256().digest_size
 # Timings of the choices of a matrix product or convolution, all in one file; the best configuration of one kernel.
 _TUNING_FILE = re.compile(r"cache/[0-9a-z]{16,64}|[0-9a-z]{2}/[0-9a-z]{16,64}\.best_config")
 _TIMINGS = "cache/"
+_TUNING = table(
+    {
+        "format": one_of(TUNING_FORMAT),
+        "format_version": whole(),
+        "digest": digest,
+        "files": table_of(anything, spelt("(?s).*")),
+    }
+)
+# What Python's reader of zip files lets out, beside its own error, of one whose digest is right.
+_NO_ARCHIVE = (ValueError, KeyError, NotImplementedError, RuntimeError, EOFError, zlib.error)
 
 
 class KernelCache:
@@ -65,8 +77,11 @@ class KernelCache:
             os.utime(path)  # for `gc`'s order
         except OSError:
             return None
-        with zipfile.ZipFile(io.BytesIO(data[_DIGEST_SIZE:])) as archive:
-            return {name: archive.read(name) for name in archive.namelist() if Path(name).name == name}
+        try:
+            with zipfile.ZipFile(io.BytesIO(data[_DIGEST_SIZE:])) as archive:
+                return {name: archive.read(name) for name in archive.namelist() if Path(name).name == name}
+        except (*_NO_ARCHIVE, zipfile.BadZipFile):
+            return None
 
     def add(self, key: str, files: Mapping[str, bytes]) -> None:
         import zipfile
@@ -82,12 +97,12 @@ class KernelCache:
     def tuning(self, key: str) -> dict[str, str]:
         """Files that inductor looks for, by their path in its cache; empty for a miss."""
         try:
-            record = read_json(self._tuning_path(key))
-            files: dict[str, str] = record["files"]
-            known = (record["format"], record["format_version"]) == (TUNING_FORMAT, TUNING_VERSION)
-            if not known or record["digest"] != digest_json(files):
-                return {}
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            record = loads(read_bytes(self._tuning_path(key), RECORD_LIMIT))
+            _TUNING(record)
+        except (OSError, ValueError):
+            return {}
+        files: dict[str, str] = record["files"]
+        if record["format_version"] != TUNING_VERSION or record["digest"] != digest_json(files):
             return {}
         return {name: text for name, text in files.items() if _TUNING_FILE.fullmatch(name)}
 
@@ -134,7 +149,7 @@ def _merged(old: str | None, new: str) -> str:
         return new
     try:
         return json.dumps(_union(json.loads(old), json.loads(new)))
-    except ValueError:
+    except (ValueError, RecursionError):
         return new
 
 

@@ -8,12 +8,16 @@ from functools import cache
 from pathlib import Path
 
 from aoti_build import directories
-from aoti_build.errors import DirectoryError
+from aoti_build.errors import DirectoryError, UsageError
+from aoti_build.fields import is_name
 from aoti_build.spec.project import Project, Target
+from aoti_build.spec.wording import shown
 
 
 def artifact_directory(project: Project, target: Target) -> Path:
-    return project.artifacts / target.model.name / target.variant
+    """Where a target's artifact lies. Raises UsageError for names that could lead out of
+    `artifacts/`: whatever they were read from, nothing is written or removed there."""
+    return project.artifacts / _component(target.model.name) / _component(target.variant)
 
 
 def lock_path(project: Project, target: Target) -> Path:
@@ -100,4 +104,11 @@ def runner_cache() -> Path:
 
 
 def _flat(target: Target) -> str:
-    return target.name.replace("/", "@")  # names have no "@", so no two targets share a file
+    # Names have no "@", so no two targets share a file.
+    return f"{_component(target.model.name)}@{_component(target.variant)}"
+
+
+def _component(name: str) -> str:
+    if not is_name(name):
+        raise UsageError(f"{shown(name)} is not usable as the name of a directory of artifacts")
+    return name

@@ -3,34 +3,30 @@
 `manifest.json` is the only record there is; docs/formats.md describes it. It is written last, so an artifact without a
 readable one does not exist. It carries a digest of itself, so that one edited by hand is told from one that a build
 wrote (against accidents; it is no signature). Reading never raises for bad content: an unreadable or unknown record is
-a value with a reason.
+a value with a reason. What is read has the types that all code relies on (`manifest_shape`).
 """
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from aoti_build import manifest_shape
 from aoti_build.digests import (
     Block,
-    agree,
     block_size,
     blocks_of,
-    canonical_json,
-    digest_blocks,
-    digest_file,
+    digest_both,
     digest_json,
 )
+from aoti_build.fields import loads
 from aoti_build.files import RECORD_LIMIT, read_bytes, write_json
-from aoti_build.fingerprint import REASONS, Parts, Reason
+from aoti_build.fingerprint import REASONS, Parts
 
 FORMAT = "aoti-build/manifest"
 FORMAT_VERSION = 2
-_DIGEST = re.compile("[0-9a-f]{64}")
 KEY_METADATA = "AOTI_BUILD_KEY"  # the artifact key, in the metadata inside the package
 MANIFEST, MODEL, GOLDEN, LOG, VERIFY = "manifest.json", "model.pt2", "golden.safetensors", "build.log", "verify.json"
 
@@ -50,40 +46,43 @@ class FileRecord:
         """The record of a file as it is. Raises OSError."""
         size = path.stat().st_size
         block = block_size(size)
-        if size <= block:
-            return cls(digest_file(path), size)
-        from concurrent.futures import ThreadPoolExecutor  # not on the no-op path
+        return cls._read(path, block if size > block else 0)
 
-        with ThreadPoolExecutor(1, "digest") as beside:
-            whole = beside.submit(digest_file, path)
-            blocks = digest_blocks(path, size, block)
-        return cls(whole.result(), size, block, blocks)
+    @classmethod
+    def _read(cls, path: Path, block: int, destination: int | None = None) -> FileRecord:
+        sha256, blocks, size = digest_both(path, block, destination)
+        return cls(sha256, size, block, blocks)
 
     def blocks_in(self, path: Path) -> list[Block]:
-        """What to look at to compare `path` with this, once its size is right."""
-        if not self.blocks:
-            return [Block(path, 0, self.size, self.sha256, is_sha256=True)]
+        """What to look at to compare `path` with this, once its size is right, and if the blocks are
+        known to say what the sha256 says (`aoti_build.agreed`)."""
         return blocks_of(path, self.size, self.block, self.blocks)
 
     def matches(self, path: Path) -> bool:
-        """Whether the file has these bytes; all of them are read. Raises OSError."""
-        if path.stat().st_size != self.size:
-            return False
-        return agree(self.blocks_in(path))
+        """Whether the file has these bytes; all of them are read. Raises OSError.
+
+        By its sha256, and by the blocks if there are any: whoever wrote the record may have written
+        blocks of other bytes.
+        """
+        return path.stat().st_size == self.size and self._read(path, self.block) == self
+
+    def copied(self, path: Path, destination: int) -> FileRecord:
+        """Copy the file to an open one; the record of what was copied, by blocks as in this one.
+        Raises OSError."""
+        return self._read(path, self.block, destination)
 
     def as_json(self) -> dict[str, Any]:
         found: dict[str, Any] = {"sha256": self.sha256, "size": self.size}
         return {**found, "blocks": {"size": self.block, "blake3": list(self.blocks)}} if self.blocks else found
 
     @classmethod
-    def parse(cls, document: Mapping[str, Any]) -> FileRecord:
-        """Raises KeyError, TypeError or ValueError unless it is the record of a file."""
+    def parse(cls, document: Any) -> FileRecord:
+        """Raises ValueError unless it is the record of a file."""
+        manifest_shape.FILE(document)
         blocks = document.get("blocks") or {"size": 0, "blake3": []}
-        record = cls(str(document["sha256"]), int(document["size"]), int(blocks["size"]), tuple(blocks["blake3"]))
-        if not all(_DIGEST.fullmatch(digest) for digest in (record.sha256, *record.blocks)):
-            raise ValueError("digest")  # digests become paths in the store
+        record = cls(document["sha256"], document["size"], blocks["size"], tuple(blocks["blake3"]))
         if record.blocks and not 0 < record.size - record.block * (len(record.blocks) - 1) <= record.block:
-            raise ValueError("blocks")  # which must cover the file
+            raise ValueError("has blocks that do not cover the file")
         return record
 
 
@@ -170,67 +169,49 @@ def read_manifest(directory: Path) -> Manifest | NoManifest:
 def read_record(path: Path) -> Manifest | NoManifest:
     """The manifest in the file `path`, or why it holds none."""
     try:
-        document = json.loads(read_bytes(path, RECORD_LIMIT))
-    except (OSError, ValueError, RecursionError) as error:
+        document = loads(read_bytes(path, RECORD_LIMIT))
+    except (OSError, ValueError) as error:
         return NoManifest(damaged=True, why=f"manifest.json cannot be read: {error}")
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         return NoManifest(damaged=True, why="manifest.json is not an aoti_build manifest")
-    if document.get("format_version") != FORMAT_VERSION:
-        version = document.get("format_version")
+    version = document.get("format_version")
+    if type(version) is not int or version != FORMAT_VERSION:
+        found = str(version)[:40]
         return NoManifest(
-            damaged=True, why=f"manifest.json has format version {version}; this release reads {FORMAT_VERSION}"
+            damaged=True, why=f"manifest.json has format version {found}; this release reads {FORMAT_VERSION}"
         )
+    if document.pop("sha256", None) != digest_json(document):
+        return NoManifest(damaged=True, why="manifest.json was edited: its sha256 is not that of the rest of it")
     try:
-        if document.pop("sha256") != digest_json(document):
-            return NoManifest(damaged=True, why="manifest.json was edited: its sha256 is not that of the rest of it")
-        return _parse(document)
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
-        return NoManifest(damaged=True, why=f"manifest.json lacks or garbles a field: {error!r}")
+        return parse_manifest(document)
+    except ValueError as error:
+        return NoManifest(damaged=True, why=f"manifest.json lacks or garbles a field: {error}")
 
 
-def _parse(document: Mapping[str, Any]) -> Manifest:
+def parse_manifest(document: Mapping[str, Any]) -> Manifest:
+    """The manifest that a document of this format is, its digest aside. Raises ValueError unless
+    every field that anybody reads is what it should be: the digest only says that the document is
+    whole, not who wrote it."""
+    manifest_shape.MANIFEST(document)
     files = {name: FileRecord.parse(file) for name, file in document["files"].items()}
-    if MODEL not in files or GOLDEN not in files or any("/" in name or "\\" in name for name in files):
-        raise ValueError("files")
-    _check_tables(document)
-    source = {str(group): dict(parts) for group, parts in document["source"].items()}
+    if not {MODEL, GOLDEN} <= files.keys() or not files.keys().isdisjoint((MANIFEST, LOG, VERIFY)):
+        raise ValueError("files are not those of an artifact")
+    target, device = document["target"], document["requires"]["device"]
+    if target.partition("/")[2].partition("-")[0] != device:
+        raise ValueError(f"requires device {device}, and its target is {target}")
     return Manifest(
-        target=str(document["target"]),
-        models_file=str(document["models_file"]),
-        key=str(document["key"]),
-        graph_key=str(document["graph_key"]),
-        weights=dict(document["weights"]),
-        source=source,
+        target=target,
+        models_file=document["models_file"],
+        key=document["key"],
+        graph_key=document["graph_key"],
+        weights=document["weights"],
+        source={group: document["source"][group] for group in REASONS},
         files=files,
-        requires=dict(document["requires"]),
-        signature=dict(document["signature"]),
-        check=dict(document["check"]),
+        requires=document["requires"],
+        signature=document["signature"],
+        check=document["check"],
         seconds={name: float(value) for name, value in document["seconds"].items()},
-        action=str(document["action"]),
-        reasons=tuple(dict(reason) for reason in document["reasons"]),
-        provenance=dict(document["provenance"]),
+        action=document["action"],
+        reasons=tuple(document["reasons"]),
+        provenance=document["provenance"],
     )
-
-
-def _check_tables(document: Mapping[str, Any]) -> None:
-    """Raises TypeError or KeyError unless what other modules read of the tables has the type they rely on."""
-    signature, requires = document["signature"], document["requires"]
-    check = document["check"]
-    if check["passed"] is not True and not (check["passed"] is None and isinstance(check["why"], str)):
-        raise ValueError("check")  # nothing that failed is ever published
-    for entry in (*signature["inputs"], *signature["outputs"]):
-        if not isinstance(entry["name"], str):
-            raise TypeError("signature")
-    if not all(isinstance(document["source"][group], dict) for group in REASONS):
-        raise TypeError("source")
-    canonical_json(document["source"])  # no NaN or infinity, which no key can hold
-    if "" in document["source"]["distributions"]:
-        raise ValueError("distributions")
-    for reason in document["reasons"]:
-        Reason(**reason)
-    if document["weights"].get("apart") and int(document["weights"]["alignment"]) < 1:
-        raise ValueError("alignment")
-    texts = [requires[name] for name in ("device", "platform", "machine", "torch")] + requires["cpu_features"]
-    texts += [requires.get("compute_capability", ""), *requires.get("gpu_code", ())]
-    if not all(isinstance(text, str) for text in texts):
-        raise TypeError("requires")

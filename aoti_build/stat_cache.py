@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from aoti_build.digests import DIRECTORY, LINK, digest_bytes, digest_file, digest_names, names_in
+from aoti_build.fields import is_digest
 from aoti_build.files import read_kept, write_kept
 
 FORMAT = "aoti-build/stat-cache"
@@ -53,7 +54,7 @@ class StatCache:
             if before is None or size not in (None, before[0]):
                 return None
             known = self._known.get(entry)
-            if known is not None and known[:-1] == before:
+            if known is not None and known[:-1] == before and is_digest(known[-1]):
                 return str(known[-1])
             settled = time.time_ns() - RACY_NS
             made = digest(path)

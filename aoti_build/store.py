@@ -23,8 +23,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from aoti_build import agreed
 from aoti_build.digests import Block, all_cores, copy_block, digest_bytes, digest_json
-from aoti_build.files import NO_ROOM, begin_writing, copy_atomic, read_json, reserve, write_json
+from aoti_build.fields import MAX_PATH, loads, one_of, spelt, table, whole
+from aoti_build.files import NO_ROOM, RECORD_LIMIT, begin_writing, copy_atomic, read_bytes, reserve, write_json
 from aoti_build.fingerprint import KEY_VERSION, Parts
 from aoti_build.manifest import GOLDEN, MODEL, FileRecord, Manifest, read_record
 from aoti_build.toolchain import ENVIRONMENT_OF_SOURCES
@@ -35,6 +37,13 @@ STORED = (MODEL, GOLDEN)
 # Groups of the source key that are read off models.yaml and the host; the others name files to look at.
 _IDENTITY_GROUPS = ("spec", "config", "toolchain", "environment")
 _ABANDONED_SECONDS = 86400.0
+_ROOT = table(
+    {
+        "format": one_of(ROOT_FORMAT),
+        "format_version": whole(),
+        "artifacts": spelt(r"/[^\0]*", MAX_PATH),
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -81,10 +90,13 @@ class Store:
         return not any((self.root / "keys").glob("??/*.json"))
 
     def by_key(self, key: str) -> Manifest | None:
-        return _read(self._shard("keys", key))
+        found = _read(self._shard("keys", key))
+        return found if found and found.key == key else None
 
     def by_graph(self, graph_key: str) -> Manifest | None:
-        return _read(self._shard("graphs", graph_key))
+        found = _read(self._shard("graphs", graph_key))
+        fits = found is not None and found.graph_key == graph_key and found.weights["apart"]
+        return found if fits else None
 
     def trace(self, parts: Parts) -> Manifest | None:
         """The artifact made from exactly these parts."""
@@ -118,18 +130,18 @@ class Store:
         """
         objects = {file: self.object_path(file.sha256) for file in wanted.values()}
         try:
-            corrupted = _copy_checked(wanted, objects, to_publish)
+            copies = _copy_checked(wanted, objects, to_publish)
         except OSError as error:
+            _remove(wanted)
             if error.errno in NO_ROOM:
-                _remove(wanted)
                 raise
-            corrupted = None
-        if corrupted == []:
+            return False
+        if copies.right:
             for path in objects.values():
                 self._touch(path)
             return True
         _remove(wanted)
-        for file in corrupted or ():
+        for file in copies.corrupted:
             with contextlib.suppress(OSError):  # a read-only store keeps it, and it stays a miss
                 for path in self._own("objects", file.sha256[:2], file.sha256):
                     path.unlink()
@@ -180,10 +192,12 @@ class Store:
         """The directories of artifacts that use this store and still exist."""
         for path in (self.root / "roots").glob("*.json"):
             try:
-                directory = Path(read_json(path)["artifacts"])
-            except (KeyError, TypeError):
+                document = loads(read_bytes(path, RECORD_LIMIT))
+                _ROOT(document)
+            except (OSError, ValueError):
                 continue
-            if directory.is_dir():
+            directory = Path(document["artifacts"])
+            if document["format_version"] == ROOT_VERSION and directory.is_dir():
                 yield directory
 
     def compile_lock(self, graph_key: str) -> Path:
@@ -235,30 +249,55 @@ class Store:
             return
 
 
-def _copy_checked(
-    wanted: Mapping[Path, FileRecord], objects: Mapping[FileRecord, Path], to_publish: bool
-) -> list[FileRecord]:
-    """Copy, and return what is not as recorded. Raises OSError."""
-    corrupted = {file for file, path in objects.items() if path.stat().st_size != file.size}
-    if corrupted:
-        return list(corrupted)
+class _Copies:
+    """What became of copies: whether all are as recorded, and the files whose objects are not what
+    their names say."""
 
-    def copy(file: FileRecord, block: Block, destination: int) -> None:
+    def __init__(self, *, to_publish: bool) -> None:
+        self.to_publish = to_publish
+        self.right = True
+        self.corrupted: set[FileRecord] = set()
+
+    def block(self, file: FileRecord, block: Block, destination: int) -> None:
         if not copy_block(block, destination):
-            corrupted.add(file)
-        if to_publish:
+            self.right = False
+            self.corrupted.add(file)
+        if self.to_publish:
             begin_writing(destination, block.start, block.size)
 
+    def whole(self, file: FileRecord, path: Path, destination: int) -> None:
+        found = file.copied(path, destination)
+        if found == file:
+            agreed.note(file)
+        else:
+            self.right = False
+        if found.sha256 != file.sha256:
+            self.corrupted.add(file)
+        if self.to_publish:
+            begin_writing(destination, 0, found.size)
+
+
+def _copy_checked(wanted: Mapping[Path, FileRecord], objects: Mapping[FileRecord, Path], to_publish: bool) -> _Copies:
+    """Copy objects to where their files are wanted. Raises OSError."""
+    copies = _Copies(to_publish=to_publish)
+    if any(path.stat().st_size != file.size for file, path in objects.items()):
+        copies.right = False  # nobody knows yet whether the record or the object is wrong
+        return copies
     with contextlib.ExitStack() as opened, all_cores() as executor:
         asked = []
         for destination, file in sorted(wanted.items(), key=lambda one: -one[1].size):
             descriptor = opened.enter_context(destination.open("wb", buffering=0)).fileno()
             if to_publish:
                 reserve(descriptor, file.size)
-            asked += [executor.submit(copy, file, block, descriptor) for block in file.blocks_in(objects[file])]
+            path = objects[file]
+            if agreed.is_agreed(file):
+                blocks = file.blocks_in(path)
+                asked += [executor.submit(copies.block, file, block, descriptor) for block in blocks]
+            else:
+                asked.append(executor.submit(copies.whole, file, path, descriptor))
         for done in asked:
             done.result()
-    return list(corrupted)
+    return copies
 
 
 def _remove(files: Iterable[Path]) -> None:

@@ -14,7 +14,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-# The text may be anybody's: each pattern is anchored to a line or bounded, so that none takes more than linear time.
+# The text may be anybody's: each pattern is anchored to a line or bounded, so that none takes more
+# than linear time. Where one begins with a plain word, no \b stands before it: without, `re` looks
+# for the word alone, which is much faster.
 _CONSTANT = re.compile(r"^ *constants_info_\[(\d{1,9})\]\.(\w{1,20}) = ([^;\n]{0,4096});", re.M)
 _TENSOR = re.compile(r'^ *(input|output)s_info_\[(\d{1,9})\]\.name = "([^"\n]{0,1024})";', re.M)
 _CHECK = re.compile(r"static void check_input_(\d{1,9})\(")
@@ -23,15 +25,18 @@ _FIXED = re.compile(r"\((\d{1,20}) != \w{1,200}_size\[(\d{1,3})\]\)")
 _BOUND = re.compile(r"\(\w{1,200}_size\[(\d{1,3})\] ([<>]) (\d{1,20})\)")
 _AXIS = re.compile(r"_(?:size|stride)\[(\d{1,3})\]")
 _SYMBOL = re.compile(r"^ *int64_t (\w{1,200}) = (\w{1,200})(?:_size|\.sizes\(\))\[(\d{1,3})\];", re.M)
-_SHAPE = re.compile(r'\bassert_size_stride\((\w{1,200}), \{([\w ,]{0,1000})\}, \{[^}\n]{0,1000}\}, "input"\)')
+_SHAPE = re.compile(r'assert_size_stride\((\w{1,200}), \{([\w ,]{0,1000})\}, \{[^}\n]{0,1000}\}, "input"\)')
 _ALIAS = re.compile(r"^ *int64_t (s\d{1,9}) = (s\d{1,9});", re.M)
 _CPP_KERNEL = re.compile(r'^extern "C" {1,4}void {1,4}(\w{1,500})\(', re.M)
-_GPU_KERNEL = re.compile(r"\bkernels_?\.(\w{1,500}) = loadKernel\(")
-_OPERATOR = re.compile(r"\baoti_torch_(?:cpu|cuda|xpu|mps)_(\w{1,200})\(")
+_GPU_KERNEL = re.compile(r"kernels_?\.(\w{1,500}) = loadKernel\(")
+_OPERATOR = re.compile(r"aoti_torch_(?:cpu|cuda|xpu|mps)_(\w{1,200})\(")
 _COMMAND = re.compile(r"^// (?:Compile|Link) cmd\n// ([^\n]{0,20000})", re.M)
 _DTYPES = re.compile(r"cached_torch_dtype_(\w+)")
 _UNBOUNDED = 2**62  # inductor writes the largest 64-bit integers for "no upper bound"
 _LARGEST_RANK = 64
+# Bytes of a serialised pytree that are read, and characters of a path in it, which are few in a
+# real one.
+_LARGEST_SPEC, _LONGEST_PATH = 4 << 20, 1024
 
 
 @dataclass(frozen=True)
@@ -171,7 +176,7 @@ def _leaves(spec: str | None, *, call: bool) -> list[str] | None:
     Those of a call are a tuple of positional arguments and a dict of keyword ones: ``args[0]``, ``mask``. Those of a
     result are paths: ``['pooled']['mean']``, or ``output`` for a tensor alone.
     """
-    if spec is None:
+    if spec is None or len(spec) > _LARGEST_SPEC:
         return None
     try:
         version, tree = json.loads(spec)
@@ -191,15 +196,21 @@ def _leaves(spec: str | None, *, call: bool) -> list[str] | None:
 
 
 def _walk(tree: Any, path: str) -> Iterator[str]:
-    kind, children = tree["type"], tree["children_spec"]
-    if kind is None:
-        yield path
-        return
-    keys: list[Any] = list(range(len(children)))
-    if kind in ("builtins.dict", "collections.OrderedDict"):
-        keys = json.loads(tree["context"])
-    for key, child in zip(keys, children, strict=True):
-        yield from _walk(child, f"{path}[{key!r}]")
+    """The paths of the leaves in order. Without recursion: a leaf costs no more for being deep."""
+    ahead = [(tree, path)]
+    while ahead:
+        tree, path = ahead.pop()
+        kind, children = tree["type"], tree["children_spec"]
+        if kind is None:
+            yield path
+            continue
+        keys: list[Any] = list(range(len(children)))
+        if kind in ("builtins.dict", "collections.OrderedDict"):
+            keys = json.loads(tree["context"])
+        named = [(child, f"{path}[{key!r}]") for key, child in zip(keys, children, strict=True)]
+        if any(len(name) > _LONGEST_PATH for _, name in named):
+            raise ValueError("path")
+        ahead += reversed(named)
 
 
 def _unique(words: Any) -> tuple[str, ...]:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from aoti_build import toolchain
 from aoti_build.checks.compiler import check_compiler, check_openssl
@@ -17,7 +14,8 @@ from aoti_build.checks.finding import FAIL, Finding
 from aoti_build.checks.places import check_memory, check_places, check_processors
 from aoti_build.digests import digest_json
 from aoti_build.errors import DirectoryError, ToolchainError
-from aoti_build.files import read_json, write_atomic
+from aoti_build.fields import digest, list_of, loads, one_of, table, whole
+from aoti_build.files import read_own, write_kept
 from aoti_build.layout import inductor_cache_root, passed_checks_path, store_beside
 from aoti_build.spec.project import Project
 
@@ -26,6 +24,7 @@ FORMAT_VERSION = 1
 # Raise it when the checks see more than before: what passed the old ones is then checked again.
 CHECKS_VERSION = 2
 _KEPT = 16
+_PASSED = table({"format": one_of(FORMAT), "format_version": whole(), "keys": list_of(digest)})
 
 
 def quick_checks(devices: Sequence[str], artifacts: Path | None, *, memory: bool = True) -> list[Finding]:
@@ -86,16 +85,14 @@ def _temporary() -> str:
 def _read(record: Path) -> list[str]:
     """The keys that passed, oldest first."""
     try:
-        document: dict[str, Any] = read_json(record)
-        if document["format"] != FORMAT or document["format_version"] != FORMAT_VERSION:
-            return []
-        return [key for key in document["keys"] if isinstance(key, str)]
-    except (KeyError, TypeError):
+        document = loads(read_own(record))
+        _PASSED(document)
+    except (OSError, ValueError):
         return []
+    keys: list[str] = document["keys"]
+    return keys if document["format_version"] == FORMAT_VERSION else []
 
 
 def _write(record: Path, keys: Sequence[str]) -> None:
     """A directory that refuses costs the next build its checks, no more."""
-    document = {"format": FORMAT, "format_version": FORMAT_VERSION, "keys": list(keys)}
-    with contextlib.suppress(OSError):
-        write_atomic(record, json.dumps(document).encode())
+    write_kept(record, FORMAT, FORMAT_VERSION, {"keys": list(keys)})

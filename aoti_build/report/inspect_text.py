@@ -1,6 +1,6 @@
 """What `inspect` found, as a tree for a terminal, and two packages' differences as a list.
 
-Names and values come from files that anybody may have made: what a terminal would obey rather than show is replaced.
+Names and values come from files that anybody may have made: see `text.for_terminal`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from aoti_build.report.text import size_text
+from aoti_build.report.text import for_terminal, size_text
 
 if TYPE_CHECKING:
     from aoti_build.manifest import Manifest
@@ -27,6 +27,7 @@ class _Node:
     children: Sequence[_Node] = ()
 
 
+@for_terminal
 def inspect_lines(report: InspectReport) -> list[str]:
     """A tree for each artifact, with what is wrong with it below."""
     lines: list[str] = []
@@ -35,9 +36,10 @@ def inspect_lines(report: InspectReport) -> list[str]:
         lines += [line for problem in artifact.problems for line in (*f"error: {problem}".splitlines(), "")]
     for choice in report.choices or ():
         lines += [f"{choice.model} on this host", *(f"  {line}" for line in str(choice).splitlines()), ""]
-    return [_printable(line) for line in lines[:-1]]
+    return lines[:-1]
 
 
+@for_terminal
 def diff_lines(report: DiffReport) -> list[str]:
     """A line per difference, by part; what is damaged at the end."""
     lines = [f"a  {report.a.name}", f"b  {report.b.name}", ""]
@@ -48,7 +50,7 @@ def diff_lines(report: DiffReport) -> list[str]:
         lines.append("no difference")
     for problem in (*report.a.problems, *report.b.problems):
         lines += ["", *f"error: {problem}".splitlines()]
-    return [_printable(line) for line in lines]
+    return lines
 
 
 def _artifact(artifact: Inspected) -> _Node:
@@ -225,7 +227,3 @@ def _lines(node: _Node) -> list[str]:
         lines.append(("└─ " if last else "├─ ") + head)
         lines += [("   " if last else "│  ") + line for line in rest]
     return lines
-
-
-def _printable(text: str) -> str:
-    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import wraps
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from aoti_build.fingerprint import Reason
 from aoti_build.outcome import FAILED, NOT_STARTED
@@ -21,9 +22,30 @@ if TYPE_CHECKING:  # a verb's report is rendered by who has imported that verb; 
 
 
 _REASONS_SHOWN = 3
+_R = TypeVar("_R")
 _RUNTIME_NAMES = {"cpp": "C++"}
 
 
+def for_terminal(render: Callable[[_R], list[str]]) -> Callable[[_R], list[str]]:
+    """Lines in which a terminal finds nothing to obey, and which can be encoded: names and values
+    come from files that anybody may have made."""
+
+    @wraps(render)
+    def lines(report: _R) -> list[str]:
+        return [_printable(line) for line in render(report)]
+
+    return lines
+
+
+def _printable(text: str) -> str:
+    if text.isprintable():
+        return text
+    return "".join(
+        character if character == "\t" or character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text
+    )
+
+
+@for_terminal
 def build_lines(report: BuildReport) -> list[str]:
     """A row per target, then the errors, then one closing line."""
     rows = []
@@ -42,15 +64,17 @@ def build_lines(report: BuildReport) -> list[str]:
     lines = table(["target", "action", "time", "size", "why"], rows)
     for outcome in report.outcomes:
         if outcome.error is not None:
-            lines += ["", f"error: {outcome.error}"]
+            lines += ["", *f"error: {outcome.error}".splitlines()]
     return [*lines, "", _counted((outcome.action for outcome in report.outcomes), "target")]
 
 
+@for_terminal
 def plan_lines(plan: Plan) -> list[str]:
     rows = [[step.target.name, step.action, why(step.reasons, step.unchecked)] for step in plan.steps]
     return [*table(["target", "would", "why"], rows), "", _counted((step.action for step in plan.steps), "target")]
 
 
+@for_terminal
 def verify_lines(report: VerifyReport) -> list[str]:
     """A row per target with its worst output, every failed output's figures, then errors and a closing line."""
     rows = []
@@ -74,11 +98,12 @@ def verify_lines(report: VerifyReport) -> list[str]:
     for verdict in report.verdicts:
         lines += [*_failed_outputs(verdict), *_notes(verdict)]
         if verdict.error is not None:
-            lines += ["", f"error: {verdict.error}"]
+            lines += ["", *f"error: {verdict.error}".splitlines()]
     called = "" if report.runtime == "python" else f", called from {_RUNTIME_NAMES[report.runtime]}"
     return [*lines, "", _counted((verdict.verdict for verdict in report.verdicts), "artifact") + called]
 
 
+@for_terminal
 def run_lines(report: RunReport) -> list[str]:
     """For each target and input: tensors with statistics, the check's outcome, classes of pictures, times."""
     lines: list[str] = []
@@ -90,7 +115,8 @@ def run_lines(report: RunReport) -> list[str]:
                 f"{target.target.name} is unchecked, which build or verify can settle here: {target.unchecked}"
             )
         if target.error is not None:
-            lines += [f"{target.verdict if target.verdict == 'unavailable' else 'error'}: {target.error}", ""]
+            word = "unavailable" if target.verdict == "unavailable" else "error"
+            lines += [*f"{word}: {target.error}".splitlines(), ""]
         for run in target.runs:
             lines += [*_one_run(target.target.name, run), ""]
     if sum(len(target.runs) or 1 for target in report.targets) == 1:
@@ -102,7 +128,7 @@ def _one_run(target: str, run: Run) -> list[str]:
     seed = "" if run.seed is None else f", seed {run.seed}"
     head = f"{target} on {', '.join(run.source)}{seed}"
     if run.result is None:
-        return [head, f"error: {run.error}"]
+        return [head, *f"error: {run.error}".splitlines()]
     result = run.result
     rows = [[kind, *_tensor_cells(tensor)] for kind in ("input", "output") for tensor in result[f"{kind}s"]]
     lines = [head, *table(["", "name", "dtype", "shape", "min", "max", "mean", "std"], rows)]
@@ -141,6 +167,7 @@ def _time_lines(result: Mapping[str, Any]) -> list[str]:
     return [f"once: {once}", f"{calls} after a warm-up, on this host as it is now, in ms: {parts}"]
 
 
+@for_terminal
 def status_lines(report: StatusReport) -> list[str]:
     rows = []
     for row, step in zip(report.as_json()["targets"], report.plan.steps, strict=True):
@@ -161,6 +188,7 @@ def status_lines(report: StatusReport) -> list[str]:
     return lines
 
 
+@for_terminal
 def why_lines(report: WhyReport) -> list[str]:
     """For each target the differences from the published artifact, one a line; then from the nearest stored one."""
     lines: list[str] = []
@@ -169,7 +197,7 @@ def why_lines(report: WhyReport) -> list[str]:
         lines.append(f"{step.target.name}: {step.action}")
         lines += [f"  {reason}" for reason in step.reasons]
         if step.manifest is not None:
-            past = [Reason(**reason) for reason in step.manifest.reasons]
+            past = [Reason.of(reason) for reason in step.manifest.reasons]
             lines.append(f"  the published artifact was {step.manifest.action} because of")
             lines += [f"    {reason}" for reason in past]
             if step.manifest.unchecked:
@@ -180,6 +208,7 @@ def why_lines(report: WhyReport) -> list[str]:
     return lines
 
 
+@for_terminal
 def gc_lines(report: GcReport) -> list[str]:
     verb = "would remove" if report.dry_run else "removed"
     removed = f"{verb} {report.removed} objects, {size_text(report.removed_bytes)}"
@@ -187,12 +216,14 @@ def gc_lines(report: GcReport) -> list[str]:
     return [f"{removed}; {kept}"]
 
 
+@for_terminal
 def clean_lines(report: CleanReport) -> list[str]:
     verb = "would remove" if report.dry_run else "removed"
     lines = [f"{verb} {path}" for path in report.removed]
     return [*lines, f"{verb} {len(report.removed)} paths, {size_text(report.bytes) or '0 B'}"]
 
 
+@for_terminal
 def doctor_lines(report: DoctorReport) -> list[str]:
     """A row per check, with cause and fix below those that are not well; then one closing line."""
     rows = [[one.check, one.device or "", one.outcome, one.said] for one in report.findings]

@@ -60,8 +60,10 @@ class LoadedModel:
                 hint="build it on a host like this one; `invoke verify` checks that it can be loaded",
             ) from error
         in_spec, out_spec = map(pytree.treespec_loads, self._loader.get_call_spec())
+        if in_spec.num_leaves != len(self._manifest.signature["inputs"]):
+            raise self._contradiction("the package has another number of inputs than its manifest says")
         parameters = _parameters(in_spec, self._manifest.signature)
-        kinds = Kinds(torch.Tensor, self._device, lambda name: getattr(torch, name))
+        kinds = Kinds(torch.Tensor, self._device, self._dtype)
         self._arguments = Arguments(candidate.target, self._manifest.signature, parameters, kinds, check_inputs)
         written, names = self._arguments.written, self._arguments.tensor_names
         self._written = WrittenInputs(candidate.target, written, names) if written else None
@@ -190,6 +192,17 @@ class LoadedModel:
     def _open(self) -> Any:
         """The package, loaded anew, with its first state. RuntimeError if torch refuses it."""
         return raw_loader(self._admitted.path, self._device.type, device_index=self._index, **self._options)
+
+    def _dtype(self, name: str) -> torch.dtype:
+        found = getattr(torch, name, None)
+        if not isinstance(found, torch.dtype):
+            raise self._contradiction(f"the manifest names the dtype {name}, which torch does not have")
+        return found
+
+    def _contradiction(self, message: str) -> ArtifactError:
+        """What a manifest says that no build writes."""
+        hint = f"build it again: invoke build --target {self.target}"
+        return ArtifactError(message, target=self.target, hint=hint)
 
     def _synchronize(self) -> None:
         if self._device.type == "cuda":

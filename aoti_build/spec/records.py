@@ -1,14 +1,24 @@
-"""Targets as JSON and back: how a target travels to a worker. Positions do not travel; places are resolved before."""
+"""Targets as JSON and back: how a target travels to a worker, and how one is kept. Positions do not
+travel; places are resolved before.
+
+A target that is read here fulfils the rules of models.yaml: a record decides nothing that they
+would refuse, whoever wrote it. They are asked without pydantic, which a process that finds a known
+project does not import.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
+from aoti_build import fields
 from aoti_build.digests import digest_bytes
+from aoti_build.fields import flag, number, one_of, or_none, table, table_of, whole
+from aoti_build.spec import rules
 from aoti_build.spec.project import (
+    DEVICES,
     CudaOptions,
     Dim,
     Image,
@@ -37,30 +47,34 @@ def target_to_json(target: Target) -> dict[str, Any]:
 
 def with_digest(target: Target) -> Target:
     """The target with its `digest` set."""
-    # Not the canonical spelling: the order of kwargs counts.
-    return replace(target, digest=digest_bytes(json.dumps(target_to_json(target)).encode()))
+    return replace(target, digest=record_digest(target_to_json(target)))
+
+
+def record_digest(record: Mapping[str, Any]) -> str:
+    """The digest of what `target_to_json` made. Not of the canonical spelling: the order of kwargs
+    counts."""
+    return digest_bytes(json.dumps(record).encode())
 
 
 def target_from_json(
     record: Mapping[str, Any], positions: Mapping[str, Position] | None = None, digest: str = ""
 ) -> Target:
-    """The target that `target_to_json` recorded. Raises KeyError or TypeError for anything else."""
-    fields = dict(record["model"])
-    inputs: tuple[TensorInput, ...] | Source
-    if isinstance(fields["inputs"], Mapping):
-        inputs = Source(**fields["inputs"])
-    else:
-        inputs = tuple(TensorInput(**{**tensor, "shape": tuple(tensor["shape"])}) for tensor in fields["inputs"])
-    fields.update(
-        source=Source(**fields["source"]),
-        inputs=inputs,
-        files=tuple(fields["files"]),
-        dims=tuple(Dim(**dim) for dim in fields["dims"]),
-        tolerance=_tolerance(fields["tolerance"]),
-        cuda=CudaOptions(**fields["cuda"]),
-        image=_image(fields["image"]),
+    """The target that `target_to_json` recorded. Raises KeyError, TypeError or ValueError for
+    anything else, and for what models.yaml may not say."""
+    _TARGET(record)
+    (_ISA if record["device"] == "cpu" else _ARCH)(record["floor"])
+    parts = dict(record["model"])
+    dims = tuple(_ruled(Dim(**dim), rules.dim_complaints) for dim in parts["dims"])
+    parts.update(
+        source=_source(parts["source"]),
+        inputs=_inputs(parts["inputs"], {dim.name for dim in dims}),
+        files=tuple(parts["files"]),
+        dims=dims,
+        tolerance=_tolerance(parts["tolerance"]),
+        cuda=CudaOptions(**parts["cuda"]),
+        image=_image(parts["image"]),
     )
-    model = Model(**fields, positions=positions or {})
+    model = Model(**parts, positions=positions or {})
     return Target(
         model,
         record["device"],
@@ -72,8 +86,97 @@ def target_from_json(
     )
 
 
+def _by(rule: Callable[[str], Any]) -> fields.Reader:
+    """A text as `rule` of models.yaml leaves it."""
+
+    def read(value: Any) -> None:
+        fields.text(value)
+        if rule(value) != value:
+            raise ValueError("is not in its plainest form")
+
+    return read
+
+
+_POSITIVE, _BOUND = or_none(whole(1)), or_none(number)
+_PATH = _by(rules.project_path)
+_ISA, _ARCH = one_of(*rules.ISAS), _by(rules.arch)
+_SOURCE = table({"attribute": fields.text, "module": or_none(fields.text), "path": or_none(fields.text)})
+_SHAPE = fields.list_of(fields.either(whole(), _by(rules.identifier)))
+_TENSOR = table(
+    {
+        "shape": _SHAPE,
+        "dtype": one_of(*rules.DTYPES),
+        "name": or_none(_by(rules.identifier)),
+        "low": _BOUND,
+        "high": _BOUND,
+    }
+)
+_DIM = table({"name": _by(rules.identifier), **dict.fromkeys(("min", "max", "example", "multiple_of"), whole(1))})
+_BOUNDS = table(dict.fromkeys(("atol", "rtol", "agreement", "iou"), _BOUND))
+_IMAGE = table(
+    {
+        "resize": _POSITIVE,
+        "crop": _POSITIVE,
+        "mean": fields.list_of(number),
+        "std": fields.list_of(number),
+        "classes": or_none(_PATH),
+    }
+)
+_TARGET = table(
+    {
+        "model": table(
+            {
+                "name": _by(rules.directory_name),
+                "source": _SOURCE,
+                "inputs": fields.either(fields.list_of(_TENSOR), _SOURCE),
+                "kwargs": table_of(fields.anything, fields.anything),
+                "seed": whole(),
+                "weights": or_none(_by(rules.weights_path)),
+                "files": fields.list_of(_PATH),
+                "dims": fields.list_of(_DIM),
+                "tolerance": table(
+                    {"atol": _BOUND, "rtol": _BOUND, "outputs": table_of(fields.anything, _BOUNDS)},
+                ),
+                "cuda": table(dict.fromkeys(("tf32", "reduced_precision"), or_none(flag))),
+                "golden_limit": whole(),
+                "image": or_none(fields.either(_IMAGE, _SOURCE)),
+            }
+        ),
+        "device": one_of(*DEVICES),
+        "preset": _by(rules.directory_name),
+        "inductor_config": table_of(_by(rules.option), fields.anything),
+        "listed": flag,
+    }
+)
+
+
+def _ruled(value: Any, rule: Callable[[Any], Iterable[tuple[str, str]]]) -> Any:
+    """The value if `rule` has no complaint of it. Raises ValueError."""
+    for _, complaint in rule(value):
+        raise ValueError(complaint)
+    return value
+
+
+def _source(record: Mapping[str, Any]) -> Source:
+    source = Source(**record)
+    if rules.parse_source(str(source)) != source:
+        raise ValueError("source")  # it names a module and a file, or none
+    return source
+
+
+def _inputs(record: Any, dims: set[str]) -> tuple[TensorInput, ...] | Source:
+    if isinstance(record, Mapping):
+        return _source(record)
+    inputs = [TensorInput(**{**tensor, "shape": tuple(tensor["shape"])}) for tensor in record]
+    if not all(isinstance(size, int) or size in dims for tensor in inputs for size in tensor.shape):
+        raise ValueError("shape")
+    return tuple(_ruled(tensor, rules.range_complaints) for tensor in inputs)
+
+
 def _tolerance(record: Mapping[str, Any]) -> Tolerance:
-    outputs = {name: OutputTolerance(**bounds) for name, bounds in record["outputs"].items()}
+    outputs = {
+        name: _ruled(OutputTolerance(**bounds), rules.bound_complaints) for name, bounds in record["outputs"].items()
+    }
     return Tolerance(record["atol"], record["rtol"], outputs)
 
 
@@ -81,5 +184,6 @@ def _image(record: Mapping[str, Any] | None) -> Image | Source | None:
     if record is None:
         return None
     if "attribute" in record:
-        return Source(**record)
-    return Image(**{**record, "mean": tuple(record["mean"]), "std": tuple(record["std"])})
+        return _source(record)
+    image = Image(**{**record, "mean": tuple(record["mean"]), "std": tuple(record["std"])})
+    return _ruled(image, rules.image_complaints)  # type: ignore[no-any-return]

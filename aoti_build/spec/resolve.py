@@ -6,7 +6,7 @@ stand-in is ever seen, because `parse` raises if there was any problem.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -56,13 +56,36 @@ def parse(content: str | bytes, file: Path) -> Project:
     return Project(file, tuple(map(with_digest, targets)))
 
 
+class _Broken:
+    """Paths of which no more can be said, asked for by what lies around and in them without a look
+    at each."""
+
+    def __init__(self, paths: Iterable[Where]) -> None:
+        self._paths: set[Where] = set()
+        self._above: set[Where] = set()  # every path that has a broken one in it
+        for path in paths:
+            self.add(path)
+
+    def add(self, path: Where) -> None:
+        self._paths.add(path)
+        self._above.update(path[:length] for length in range(len(path)))
+
+    def is_in(self, path: Where) -> bool:
+        """Whether `path` or what it lies in is broken."""
+        return any(path[:length] in self._paths for length in range(len(path) + 1))
+
+    def is_below(self, path: Where) -> bool:
+        """Whether something in `path` is broken."""
+        return path in self._above
+
+
 class _Resolver:
     """One walk over a document; `problems` grows as it goes, `broken` are the paths that it can say no more of."""
 
     def __init__(self, document: yaml_source.Document) -> None:
         self.document = document
         self.problems = list(document.problems)
-        self.broken = set(document.broken)
+        self.broken = _Broken(document.broken)
 
     def targets(self) -> tuple[Target, ...]:
         edition = self.document.data.get("edition") if isinstance(self.document.data, dict) else None
@@ -84,7 +107,7 @@ class _Resolver:
 
     def sound(self, path: Where, *, throughout: bool = False) -> bool:
         """Whether nothing is wrong with `path` itself or around it; `throughout`: nor with anything in it."""
-        return not any(path[: len(bad)] == bad or (throughout and bad[: len(path)] == path) for bad in self.broken)
+        return not (self.broken.is_in(path) or (throughout and self.broken.is_below(path)))
 
     def get(self, path: Where, default: Any = None, *, throughout: bool = True) -> Any:
         """The data at `path`, or `default` if it is absent or broken."""
@@ -252,10 +275,14 @@ class _Resolver:
         files = (self._parsed((*path, index), rules.project_path) for index in range(len(names)))
         return tuple(file for file in files if file)
 
-    def _check_repeats(self, path: Where, names: list[str]) -> None:
+    def _check_repeats(self, path: Where, names: list[Any]) -> None:
+        seen: set[str] = set()
         for index, name in enumerate(names):
-            if name in names[:index]:
-                self.add((*path, index), f"{name!r} is listed already")
+            if not isinstance(name, str):
+                continue  # which is wrong by itself
+            if name in seen:
+                self.add((*path, index), f"{shown(name)} is listed already")
+            seen.add(name)
 
     # Dims and inputs
 
@@ -289,7 +316,7 @@ class _Resolver:
     def _check_dims(self, at: Where, inputs: tuple[TensorInput, ...] | Source) -> None:
         """Every dim that a shape names is declared, and every declared one is named."""
         dims, tensors = (*at, "dims"), (*at, "inputs")
-        declared = self.keys(dims)
+        declared = dict.fromkeys(self.keys(dims))
         used = set()
         for path in self._shape_entries(tensors):
             name = self.get(path)

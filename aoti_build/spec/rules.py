@@ -1,7 +1,10 @@
-"""What the values of models.yaml must agree on beyond their types: pure functions from values to complaints.
+"""What the values of models.yaml must be beyond their types: pure functions from values to
+complaints.
 
-A rule about one text raises `RefusedError`; a rule about several fields yields ``(field, complaint)`` for each one that
-breaks it. They know nothing of lines and columns: `aoti_build.spec.resolve` puts each complaint in its place.
+A rule about one text raises `RefusedError`; a rule about several fields yields ``(field,
+complaint)`` for each one that breaks it. They know nothing of lines and columns:
+`aoti_build.spec.resolve` puts each complaint in its place. Targets that are read from a record
+fulfil the same rules (`aoti_build.spec.records`); neither pydantic nor yaml is imported.
 """
 
 from __future__ import annotations
@@ -11,11 +14,14 @@ import posixpath
 import re
 from collections.abc import Iterator
 from keyword import iskeyword
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from aoti_build.spec import schema
-from aoti_build.spec.project import Source
-from aoti_build.spec.wording import shown
+from aoti_build.fields import MAX_DIRECTORY_NAME, MAX_NAME, MAX_PATH, is_name
+from aoti_build.spec.project import NATIVE, Source
+from aoti_build.spec.wording import did_you_mean, nearest, shown
+
+if TYPE_CHECKING:
+    from aoti_build.spec import schema
 
 Complaints = Iterator[tuple[str, str]]
 
@@ -28,11 +34,60 @@ INTEGER_RANGES = {
     "uint8": (0, 2**8),
 }
 UNORDERED = ("bool", "complex64")
+DTYPES = (*INTEGER_RANGES, *UNORDERED, "float32", "float64", "float16", "bfloat16")
+ISAS = (NATIVE, "avx2", "avx512")
+OPTION = r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*"
+SIZE = "[0-9]{1,15}[kmg]?"
+# NVIDIA names each architecture by its compute capability without the dot.
+ARCH = "(native|sm_([5-9][0-9]|[1-9][0-9]{2})a?)"
+_ARCHES = (NATIVE, *(f"sm_{number}" for number in (75, 80, 86, 87, 89, 90, 100, 103, 110, 120, 121)))
 SPECIALISES = "torch.export treats the sizes 0 and 1 as fixed"
 
 
 class RefusedError(ValueError):
     """A text of models.yaml that cannot mean anything; its message says what would."""
+
+
+def directory_name(text: str) -> str:
+    """The name of a model or a preset."""
+    if "/" in text or "\\" in text:
+        raise RefusedError(f"the name {shown(text)} has a path separator; it becomes the name of a directory")
+    if len(text) > MAX_NAME:
+        raise RefusedError(f"a name of {len(text)} characters is too long; {MAX_NAME} are the most")
+    if not is_name(text):
+        rule = "letters, digits, '.', '_' and '-', with a letter or digit first and no '.' last"
+        raise RefusedError(f"the name {shown(text)} is not usable as that of a directory; use {rule}")
+    return text
+
+
+def identifier(text: str) -> str:
+    """The name of an input or a dim."""
+    if not text.isidentifier() or iskeyword(text):
+        raise RefusedError(f"{shown(text)} is no Python name; use letters, digits and '_', with no digit first")
+    return text
+
+
+def option(text: str) -> str:
+    """The name of an inductor option."""
+    if not re.fullmatch(OPTION, text):
+        raise RefusedError(f"{shown(text)} is no inductor option; write it as `max_autotune` or `cpp.threads`")
+    return text
+
+
+def size(text: str) -> str:
+    """A number of bytes."""
+    if not re.fullmatch(SIZE, text):
+        raise RefusedError(f"{shown(text)} is no size; write a whole number with k, m or g, such as 64m")
+    return text
+
+
+def arch(text: str) -> str:
+    """A GPU architecture."""
+    if not re.fullmatch(ARCH, text):
+        plain = re.sub(r"^(sm|compute)?[_ -]*", "", text.lower()).replace(".", "")
+        near = did_you_mean(nearest(f"sm_{plain}" if plain[:1].isdigit() else text, _ARCHES))
+        raise RefusedError(f"{shown(text)} is no architecture; write native, or sm_80 for compute capability 8.0{near}")
+    return text
 
 
 def parse_source(text: str) -> Source:
@@ -66,6 +121,10 @@ def project_path(text: str) -> str:
     """A path below the directory of models.yaml, in its plainest form."""
     if "\\" in text:
         raise RefusedError(f"the path {shown(text)} has backslashes; use '/'")
+    if "\0" in text:
+        raise RefusedError(f"the path {shown(text)} has a character that no path can have")
+    if len(text) > MAX_PATH or any(len(part) > MAX_DIRECTORY_NAME for part in text.split("/")):
+        raise RefusedError(f"the path {shown(text)} is longer than a file system takes")
     if text.startswith(("/", "~")) or re.match("[A-Za-z]:", text):
         raise RefusedError(f"the path {shown(text)} is absolute; write it relative to models.yaml")
     path = posixpath.normpath(text)

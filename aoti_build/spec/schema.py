@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
-from keyword import iskeyword
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -27,49 +25,21 @@ from pydantic import (
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, JsonSchemaValue
 from pydantic_core import PydanticCustomError, core_schema
 
-from aoti_build.spec.wording import did_you_mean, nearest, shown
+from aoti_build import fields
+from aoti_build.fields import MAX_INT
+from aoti_build.spec import rules
 
 EDITION = 1
-# The largest size or seed that fits torch's 64-bit integers.
-MAX_INT = 2**63 - 1
-MAX_NAME = 100
-
-NAME = r"^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9_-])?$"
-OPTION = r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*$"
 SOURCE = r"^[^:]+:[^:]+$"
-SIZE = r"^[0-9]+[kmg]?$"
+# As an editor reads patterns.
+NAME, OPTION = f"^{fields.NAME}$", f"^{rules.OPTION}$"
+ARCH, SIZE = f"^{rules.ARCH}$", f"^{rules.SIZE}$"
 
 Device = Literal["cpu", "cuda"]
 Dtype = Literal[
     "float32", "float64", "float16", "bfloat16", "int8", "int16", "int32", "int64", "uint8", "bool", "complex64"
 ]
 Isa = Literal["native", "avx2", "avx512"]
-# NVIDIA names each architecture by its compute capability without the dot.
-ARCH = r"^(native|sm_([5-9][0-9]|[1-9][0-9]{2})a?)$"
-ARCHES = ("native", *(f"sm_{number}" for number in (75, 80, 86, 87, 89, 90, 100, 103, 110, 120, 121)))
-
-
-def _name(text: str) -> str:
-    if "/" in text or "\\" in text:
-        raise ValueError(f"the name {shown(text)} has a path separator; it becomes the name of a directory")
-    if not re.fullmatch(NAME[1:-1], text):
-        rule = "letters, digits, '.', '_' and '-', with a letter or digit first and no '.' last"
-        raise ValueError(f"the name {shown(text)} is not usable as that of a directory; use {rule}")
-    if len(text) > MAX_NAME:
-        raise ValueError(f"a name of {len(text)} characters is too long; {MAX_NAME} are the most")
-    return text
-
-
-def _identifier(text: str) -> str:
-    if not text.isidentifier() or iskeyword(text):
-        raise ValueError(f"{shown(text)} is no Python name; use letters, digits and '_', with no digit first")
-    return text
-
-
-def _option(text: str) -> str:
-    if not re.fullmatch(OPTION[1:-1], text):
-        raise ValueError(f"{shown(text)} is no inductor option; write it as `max_autotune` or `cpp.threads`")
-    return text
 
 
 def _number(value: object) -> object:
@@ -92,20 +62,6 @@ def _part(value: float) -> float:
     return value
 
 
-def _size(text: str) -> str:
-    if not re.fullmatch(SIZE[1:-1], text):
-        raise ValueError(f"{shown(text)} is no size; write a whole number with k, m or g, such as 64m")
-    return text
-
-
-def _arch(text: str) -> str:
-    if not re.fullmatch(ARCH[1:-1], text):
-        plain = re.sub(r"^(sm|compute)?[_ -]*", "", text.lower()).replace(".", "")
-        near = did_you_mean(nearest(f"sm_{plain}" if plain[:1].isdigit() else text, ARCHES))
-        raise ValueError(f"{shown(text)} is no architecture; write native, or sm_80 for compute capability 8.0{near}")
-    return text
-
-
 def _kind(**tags: type) -> Discriminator:
     """Which member of a union a value is, by its Python type. Tags are in angle brackets: no key is written so."""
 
@@ -115,19 +71,19 @@ def _kind(**tags: type) -> Discriminator:
     return Discriminator(tag, custom_error_type="value_kind", custom_error_message=" or ".join(tags))
 
 
-Name = Annotated[str, AfterValidator(_name), WithJsonSchema({"type": "string", "pattern": NAME})]
-Identifier = Annotated[str, AfterValidator(_identifier), WithJsonSchema({"type": "string"})]
-Option = Annotated[str, AfterValidator(_option), WithJsonSchema({"type": "string", "pattern": OPTION})]
+Name = Annotated[str, AfterValidator(rules.directory_name), WithJsonSchema({"type": "string", "pattern": NAME})]
+Identifier = Annotated[str, AfterValidator(rules.identifier), WithJsonSchema({"type": "string"})]
+Option = Annotated[str, AfterValidator(rules.option), WithJsonSchema({"type": "string", "pattern": OPTION})]
 Number = Annotated[int | float, BeforeValidator(_number), WithJsonSchema({"type": "number"})]
 NotNegative = Annotated[Number, AfterValidator(_not_negative), WithJsonSchema({"type": "number", "minimum": 0})]
 Part = Annotated[Number, AfterValidator(_part), WithJsonSchema({"type": "number", "minimum": 0, "maximum": 1})]
 Positive = Annotated[int, Field(ge=1, le=MAX_INT)]
-SizeText = Annotated[str, AfterValidator(_size), WithJsonSchema({"type": "string", "pattern": SIZE})]
+SizeText = Annotated[str, AfterValidator(rules.size), WithJsonSchema({"type": "string", "pattern": SIZE})]
 SourceText = Annotated[str, Field(json_schema_extra={"pattern": SOURCE})]
 Size = Annotated[int, Field(ge=0, le=MAX_INT)]
 ShapeEntry = Annotated[Annotated[Size, Tag("<size>")] | Annotated[str, Tag("<dim>")], _kind(size=int, dim=str)]
 Presets = Annotated[list[str], Field(min_length=1)]
-ArchText = Annotated[str, AfterValidator(_arch), WithJsonSchema({"type": "string", "pattern": ARCH})]
+ArchText = Annotated[str, AfterValidator(rules.arch), WithJsonSchema({"type": "string", "pattern": ARCH})]
 _LISTED = Field(min_length=1, json_schema_extra={"uniqueItems": True})
 Isas = Annotated[
     Annotated[Isa, Tag("<text>")] | Annotated[list[Isa], _LISTED, Tag("<list>")], _kind(text=str, list=list)

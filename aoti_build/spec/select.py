@@ -35,7 +35,7 @@ def _matches(target: Target, glob: str) -> bool:
 def _no_match(globs: Sequence[str], targets: Sequence[Target]) -> UsageError:
     names = [target.name for target in targets]
     candidates = [*names, *{target.model.name: None for target in targets}]
-    missed = ", ".join(repr(glob) + did_you_mean(nearest(glob, candidates, count=3)) for glob in globs)
+    missed = ", ".join(repr(glob) + did_you_mean(nearest(glob, candidates, count=3, among=10_000)) for glob in globs)
     if len(names) <= LISTED_TARGETS:
         hint = "the targets are: " + ", ".join(names)
     else:

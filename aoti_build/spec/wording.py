@@ -9,12 +9,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 SHOWN_TEXT = 40
+# Options that a name is compared with, letters of one, and options that a sentence lists. Each
+# comparison takes its time, and a file with thousands of names can have as many mistakes.
+COMPARED, LONGEST_COMPARED, LISTED = 200, 200, 20
 
 # What people write for a choice, and what this project calls it.
 SYNONYMS = {
@@ -38,10 +42,14 @@ SYNONYMS = {
 }
 
 
-def nearest(word: str, options: Iterable[str], count: int = 1) -> list[str]:
-    """The options that `word` was probably meant to be, best first, letter case aside."""
+def nearest(word: str, options: Iterable[str], count: int = 1, *, among: int = COMPARED) -> list[str]:
+    """The options that `word` was probably meant to be, best first, letter case aside; none where
+    there are more than `among` to compare it with."""
+    compared = list(islice(options, among + 1))
+    if len(compared) > among or len(word) > LONGEST_COMPARED:
+        return []
     by_lower: dict[str, str] = {}
-    for option in options:
+    for option in compared:
         by_lower.setdefault(option.lower(), option)
     plain = word.lower().removeprefix("torch.").partition(":")[0] or word.lower()
     if (synonym := SYNONYMS.get(plain, plain)) in by_lower:
@@ -56,9 +64,10 @@ def did_you_mean(matches: Sequence[str]) -> str:
 
 def unknown(what: str, word: str, options: Iterable[str]) -> str:
     """The sentence for a name that is not one of `options`, with the one that was probably meant, or else all."""
-    known = list(options)
-    matches = nearest(word, known)
-    return f"unknown {what} {shown(word)}" + (did_you_mean(matches) or f" (known: {', '.join(known)})")
+    known = list(islice(options, COMPARED + 1))
+    more = ", and more" if len(known) > LISTED else ""
+    listed = f" (known: {', '.join(known[:LISTED])}{more})"
+    return f"unknown {what} {shown(word)}" + (did_you_mean(nearest(word, known)) or listed)
 
 
 def shown(text: str) -> str:

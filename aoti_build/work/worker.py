@@ -29,6 +29,7 @@ from aoti_build.errors import (
     UsageError,
     VerificationError,
 )
+from aoti_build.fields import either, one_of, or_none, spelt, table
 from aoti_build.files import RECORD_LIMIT, open_regular, read_bytes, write_json
 from aoti_build.outputs import open_log
 
@@ -42,6 +43,13 @@ WORKER_VARIABLES: Mapping[str, str] = {
 }
 # Set too, for each worker as it needs them.
 OWN_VARIABLES = ("TORCHINDUCTOR_CACHE_DIR", "HOME", "LOGNAME")
+# What a worker writes down: user code runs in it, and its exceptions say whatever they say.
+_SAID = spelt("(?s).*")
+_ERROR = table(
+    {"kind": _SAID, "message": _SAID},
+    dict.fromkeys(("target", "where", "cause", "hint"), or_none(_SAID)),
+)
+_RESULT = either(table({"ok": one_of(True)}), table({"ok": one_of(False), "error": _ERROR}))
 _TAIL, _TAIL_BYTES = 12, 1 << 16
 _GRACE_SECONDS = 2.0  # of all workers together; the task ends within five
 
@@ -306,7 +314,8 @@ def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> N
 def _result(status: int, path: Path, log: Path) -> dict[str, Any]:
     try:
         result: dict[str, Any] = json.loads(read_bytes(path, RECORD_LIMIT))
-    except (OSError, ValueError):
+        _RESULT(result)
+    except (OSError, ValueError, RecursionError):
         raise _crash(status, log) from None
     if result["ok"]:
         return result
@@ -315,9 +324,8 @@ def _result(status: int, path: Path, log: Path) -> dict[str, Any]:
 
 def error_of(record: Mapping[str, Any], log: Path) -> AotiBuildError:
     """The error that a worker wrote down (`AotiBuildError.as_json`), of its kind, with the worker's `log`."""
-    answers = {**record, "log": log}
-    error = _ERRORS.get(answers.pop("kind"), BuildError)
-    return error(answers.pop("message"), **answers)
+    answers = {name: record.get(name) for name in ("target", "where", "cause", "hint")}
+    return _ERRORS.get(record["kind"], BuildError)(record["message"], **answers, log=log)
 
 
 def _crash(status: int, log: Path) -> WorkerCrash:

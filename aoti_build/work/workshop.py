@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+from aoti_build import agreed
 from aoti_build.errors import EditedMeanwhile
 from aoti_build.files import publish_directory, staging
 from aoti_build.fingerprint import Fingerprint, Parts
@@ -81,7 +82,7 @@ class Workshop(NamedTuple):
             manifest,
             target=target.name,
             models_file=self.project.file.name,
-            files=manifest.files or {name: FileRecord.of(place.staged / name) for name in (MODEL, GOLDEN)},
+            files=manifest.files or _recorded(place.staged),
             seconds={**seconds, "total": round(time.perf_counter() - started, 3)},
         )
         final.write(place.staged, durable=False)  # which publishing makes it
@@ -99,3 +100,11 @@ class Workshop(NamedTuple):
         changed = list(now.differences(Fingerprint(source).parts))
         if changed:
             raise EditedMeanwhile(changed[0].what, cause="\n".join(map(str, changed)))
+
+
+def _recorded(staged: Path) -> dict[str, FileRecord]:
+    """The records of the files of an artifact that was just made."""
+    files = {name: FileRecord.of(staged / name) for name in (MODEL, GOLDEN)}
+    for file in files.values():
+        agreed.note(file)
+    return files

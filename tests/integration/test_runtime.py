@@ -20,6 +20,7 @@ from projects import write_single
 from torch import nn
 
 import aoti_build
+from aoti_build.digests import digest_json
 from aoti_build.errors import AotiBuildError, ArtifactError, ClosedError, InputError
 from aoti_build.runtime.model import LoadedModel
 
@@ -104,6 +105,27 @@ def eager(root: Path, name: str) -> nn.Module:
 
 def same(got: torch.Tensor, expected: torch.Tensor) -> None:
     torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda signature: signature["inputs"].pop(), "another number of inputs"),
+        (lambda signature: signature["inputs"][0].update(dtype="float99"), "the dtype float99"),
+        (lambda signature: signature["inputs"][0].update(dtype="nn"), "the dtype nn"),
+    ],
+)
+def test_a_manifest_that_contradicts_its_package_is_refused(
+    tied: Path, tmp_path: Path, change: Callable[[dict[str, Any]], object], said: str
+) -> None:
+    shutil.copytree(tied / "artifacts", tmp_path / "artifacts")
+    path = tmp_path / "artifacts/tied/cpu/manifest.json"
+    document = json.loads(path.read_text())
+    del document["sha256"]
+    change(document["signature"])
+    path.write_text(json.dumps({**document, "sha256": digest_json(document)}))
+    with pytest.raises(ArtifactError, match=said):
+        aoti_build.load("tied", artifacts=tmp_path / "artifacts")
 
 
 def test_by_position_and_by_keyword_at_any_size(load: Callable[..., LoadedModel]) -> None:
@@ -276,6 +298,7 @@ def hook(event, args):
         started.append(str(args[0]))
 sys.addaudithook(hook)
 import aoti_build
+from aoti_build.digests import digest_json
 from aoti_build.errors import AotiBuildError
 try:
     model = aoti_build.load("linear", **json.loads(sys.argv[1]))

@@ -42,7 +42,7 @@ def _no_compiler_calls(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def _own_caches(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is read from, or left in, the caches of whoever runs the tests."""
-    caches = tmp_path_factory.getbasetemp() / "caches"
+    caches = tmp_path_factory.mktemp("caches")
     monkeypatch.setenv("AOTI_BUILD_CACHE", str(caches / "build"))
     monkeypatch.setenv("XDG_STATE_HOME", str(caches / "state"))
 

@@ -58,6 +58,7 @@ MODEL_SOURCE = "import helper\n\n\ndef build(width=4):\n    return helper.module
 SIGNATURE = {
     "inputs": [{"name": "input", "dtype": "float32", "shape": [2, 4]}],
     "outputs": [{"name": "output", "dtype": "float32", "shape": [2, 4]}],
+    "dims": {},
 }
 PASSED_CASE = {
     "name": "example",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 import threading
@@ -20,6 +21,7 @@ from small_projects import (
     action_of,
     contents,
     plan_of,
+    sealed,
     store_of,
     write_project,
 )
@@ -32,6 +34,7 @@ from aoti_build.spec import Project
 from aoti_build.store import Store
 from aoti_build.verbs.build import BuildReport, build
 from aoti_build.verbs.clean import clean
+from aoti_build.verbs.why import why
 
 APART = {"apart": True, "alignment": 64}
 WITH_WEIGHTS = ONE_MODEL + "    weights: weights.safetensors\n"
@@ -444,3 +447,36 @@ def manifest_of(project: Project, index: int = 0) -> Manifest:
 
 def edit(project: Project, name: str, text: str) -> None:
     (project.root / name).write_text(text)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"weights": {}},
+        {"weights": {"apart": True}},
+        {"signature": {"inputs": [{}], "outputs": [], "dims": {}}},
+        {"requires": {"device": "cpu"}},
+        {"check": {"passed": True, "cases": [{}]}},
+        {"reasons": [{"reason": "forced"}]},
+        {"seconds": {"total": True}},
+        {"key": "../../../outside"},
+        {"source": {}},
+    ],
+    ids=str,
+)
+def test_a_crafted_record_in_the_store_is_a_miss(
+    project: Project, fake_worker: FakeWorker, change: Mapping[str, Any]
+) -> None:
+    """Its digest of itself is right; what it says is none of a manifest."""
+    fake_worker.weights = APART
+    run(project)
+    store = store_of(project)
+    for kind in ("keys", "graphs", "traces"):
+        for path in (store.root / kind).rglob("*.json"):
+            path.write_text(json.dumps(sealed({**json.loads(path.read_text()), **change})))
+    clean(project, None)
+    fake_worker.decisions.clear()
+    report = run(project)
+    assert (actions(report), report.exit_code) == (["compiled"], 0)
+    assert why(project, project.targets).as_json()["targets"][0]["state"] == "up-to-date"
+    assert not any(path.name.startswith("outside") for path in project.root.parent.rglob("*"))

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import time
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -61,3 +65,22 @@ PIECES = st.sampled_from(
 @given(st.lists(st.one_of(PIECES, st.text(max_size=20)), max_size=60))
 def test_any_text_is_read(pieces: list[str]) -> None:
     read_generated("".join(pieces))
+
+
+def test_long_keys_in_deep_structures_are_given_up_at_once() -> None:
+    leaf: dict[str, Any] = {"type": None, "context": None, "children_spec": []}
+    tree = {"type": "builtins.tuple", "context": "null", "children_spec": [leaf] * 4_000}
+    for _ in range(100):
+        tree = {"type": "builtins.dict", "context": json.dumps(["k" * 20_000]), "children_spec": [tree]}
+    spec = json.dumps([1, tree])
+    started = time.process_time()
+    assert read_generated(f'outputs_info_[0].name = "o";\nout_spec_ = R"({spec})";\n').outputs == (Tensor("o"),)
+    assert time.process_time() - started < 2
+
+
+@pytest.mark.parametrize("line", ["    aoti_torch_cpu_mm(a);\n", "(" * 80 + "\n", " " * 80 + "\n", WRAPPER_TEXT])
+def test_a_large_source_takes_a_time_that_grows_with_it(line: str) -> None:
+    text = line * (4_000_000 // len(line))
+    started = time.process_time()
+    read_generated(text, text)
+    assert time.process_time() - started < 4

@@ -351,7 +351,7 @@ ENTRY = {
     "modules": {},
     "variables": {},
     "files": {},
-    "key": "k",
+    "key": "a" * 64,
     "size": 3,
 }
 
@@ -380,7 +380,7 @@ ENTRY = {
     ids=str,
 )
 def test_a_garbled_entry_is_a_miss(tmp_path: Path, entry: object) -> None:
-    assert look_up(tmp_path, ENTRY) == Published("k", 3)
+    assert look_up(tmp_path, ENTRY) == Published("a" * 64, 3)
     assert look_up(tmp_path, entry) is None
 
 

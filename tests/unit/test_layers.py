@@ -13,6 +13,7 @@ PACKAGE = Path(aoti_build.__file__).parent
 LAYERS = {
     "__init__": 0,
     "errors": 0,
+    "fields": 0,
     "digests": 0,
     "directories": 0,
     "files": 0,
@@ -28,6 +29,8 @@ LAYERS = {
     "gpus": 2,
     "fingerprint": 2,
     "manifest": 2,
+    "manifest_shape": 2,
+    "agreed": 2,
     "layout": 2,
     "host": 2,
     "archive": 2,

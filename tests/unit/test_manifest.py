@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,11 @@ MANIFEST_VALUE = Manifest(
     },
     files={MODEL: FileRecord("d" * 64, 3), GOLDEN: FileRecord("e" * 64, 4)},
     requires={"device": "cpu", "platform": "linux", "machine": "x86_64", "torch": "2.14.1", "cpu_features": ["avx2"]},
-    signature={"inputs": [], "outputs": [{"name": "output", "shape": ["batch", 4]}]},
+    signature={
+        "inputs": [],
+        "outputs": [{"name": "output", "dtype": "float32", "shape": ["batch", 4]}],
+        "dims": {"batch": {"min": 1, "max": 8, "multiple_of": 1}},
+    },
     check={"passed": True, "tolerance": {"atol": 1e-4, "rtol": None, "outputs": {}}},
     seconds={"total": 1.5},
     reasons=({"reason": "no-artifact", "what": "", "old": None, "new": None},),
@@ -155,10 +160,10 @@ def test_files_that_no_artifact_has_are_damage(tmp_path: Path, files: dict[str, 
         ("seconds", {"total": 10**400}),
         ("signature", []),
         ("signature", {}),
-        ("signature", {"inputs": [], "outputs": [{"dtype": "float32"}]}),
-        ("signature", {"inputs": [{"name": 3}], "outputs": []}),
-        ("signature", {"inputs": "input", "outputs": []}),
-        ("signature", {"inputs": None, "outputs": []}),
+        ("signature", {"inputs": [], "outputs": [{"dtype": "float32"}], "dims": {}}),
+        ("signature", {"inputs": [{"name": 3}], "outputs": [], "dims": {}}),
+        ("signature", {"inputs": "input", "outputs": [], "dims": {}}),
+        ("signature", {"inputs": None, "outputs": [], "dims": {}}),
         ("requires", []),
         ("requires", {}),
         ("requires", {**DOCUMENT["requires"], "torch": 2}),
@@ -172,6 +177,142 @@ def test_files_that_no_artifact_has_are_damage(tmp_path: Path, files: dict[str, 
 )
 def test_tables_of_another_shape_are_damage(tmp_path: Path, field: str, value: object) -> None:
     assert is_damage(read(tmp_path, {**DOCUMENT, field: value}))
+
+
+LEAF = {"name": "x", "dtype": "float32", "shape": [2, "batch"]}
+DIM = {"min": 1, "max": 8, "multiple_of": 1}
+WEIGHT = {"name": "w", "kind": "parameter", "dtype": "float32", "shape": [2], "device": "cpu"}
+REASON = {"reason": "forced", "what": "", "old": None, "new": None}
+CASE = {"name": "example", "sizes": {}, "seed": 0, "outputs": [{"name": "y", "ok": True, "max_abs": 0.1}]}
+GOOD: dict[str, Any] = {
+    **DOCUMENT,
+    "signature": {
+        "inputs": [LEAF, {"name": "c", "constant": "2.0"}],
+        "outputs": [LEAF],
+        "dims": {"batch": DIM},
+        "weights": [{**WEIGHT, "stride": [1], "tied_to": "v", "view": True}],
+        "mutates": {"inputs": ["x"], "buffers": ["last"]},
+    },
+    "check": {
+        "passed": True,
+        "tolerance": {"atol": 1e-4, "rtol": None, "outputs": {"y": {"iou": 0.5, "atol": None}}},
+        "cases": [CASE],
+        "vacuous": [{"output": "y", "of": "inputs"}],
+        "no_fp64": None,
+        "seconds": 0.5,
+    },
+    "requires": {
+        **DOCUMENT["requires"],
+        "compute_capability": "9.0",
+        "gpu_code": ["sm_90"],
+        "instructions": {"seen": None, "why": "no objdump"},
+    },
+    "reasons": [REASON],
+    "provenance": {"aoti_build": "1", "created": "2024-01-01", "git_commit": None, "git_dirty": None},
+    "source": {
+        **DOCUMENT["source"],
+        "sources": {"model.py": "c" * 64, "gone.py": None, "data": "directory", "/abs/\udcff": "c" * 64},
+        "distributions": {"*": "d" * 64, "torch": None},
+        "modules": {"apex": None, "numpy": "installed"},
+        "variables": {"HOME": "c" * 64},
+        "toolchain": {"torch": "2.14.1"},
+    },
+}
+HUGE = 10**400
+NAMES = [
+    "../x/cpu",
+    "/cpu",
+    "x",
+    "x/cpu/y",
+    "x/tpu",
+    "x\0/cpu",
+    "\ud800/cpu",
+    "x" * 600 + "/cpu",
+    "./cpu",
+    "x/cpu-..",
+    3,
+]
+# Each is written with a right digest of itself, and each made somebody crash or lead out before.
+CRAFTED: list[tuple[str, Any]] = [
+    *(("target", name) for name in NAMES),
+    ("target", "small/cuda"),  # whose requirements are a CPU's
+    *(("models_file", name) for name in ["../../x", "", "a\0", "x" * 300, 3, None]),
+    *(("key", key) for key in ["../../../../home/x", "", "A" * 64, None, 3]),
+    *(("graph_key", key) for key in ["../" * 30, "b" * 63, True]),
+    *(("weights", value) for value in [{}, {"apart": True}, {"apart": 1, "alignment": 64}, {"apart": False}]),
+    *(("weights", {"apart": True, "alignment": value}) for value in [0, -64, True, 64.0, "64", HUGE]),
+    ("files", {**DOCUMENT["files"], "..": {"sha256": "d" * 64, "size": 3}}),
+    ("files", {**DOCUMENT["files"], "manifest.json": {"sha256": "d" * 64, "size": 3}}),
+    ("files", {**DOCUMENT["files"], "a\0b": {"sha256": "d" * 64, "size": 3}}),
+    *(("files.model.pt2.size", size) for size in [-1, True, 3.0, "3", HUGE, None]),
+    ("files.model.pt2.blocks", {"size": 1, "blake3": ["d" * 64] * 65}),
+    ("files.model.pt2.blocks", [1]),
+    *(("requires.device", value) for value in ["tpu", None, ["cpu"], True]),
+    *(("requires.machine", value) for value in ["\x1b[2J", "a\nb", "", "x" * 300, None]),
+    *(("requires.compute_capability", value) for value in ["9", "9.x", ".", "9.0\n", 9.0, None]),
+    ("requires.instructions", {"seen": "avx2"}),
+    ("requires.instructions", []),
+    *(("signature.dims", value) for value in [None, [], {"batch": 8}, {"batch": {"min": 1, "max": 8}}]),
+    *(("signature.dims.batch.multiple_of", value) for value in [0, -1, True, 1.5, "1", HUGE]),
+    *(("signature.dims.batch.max", value) for value in [None, "8", HUGE, -1]),
+    *(("signature.inputs", value) for value in [[3], [{}], [{"name": "x"}], [{**LEAF, "constant": 3}], {"x": LEAF}]),
+    *(("signature.inputs", [{**LEAF, "dtype": value}]) for value in ["", "nn.Module", "__class__", 3, None]),
+    *(("signature.inputs", [{**LEAF, "shape": value}]) for value in [3, [-1], [1.5], [None], [[]], [HUGE], [True]]),
+    *(("signature.weights", value) for value in [None, {}, [3], [{}], [{**WEIGHT, "kind": "x"}]]),
+    *(("signature.weights", [{**WEIGHT, "stride": value}]) for value in [3, [None], ["1"]]),
+    *(("signature.weights", [{**WEIGHT, "tied_to": value}]) for value in [3, None, ["w"]]),
+    *(("signature.mutates", value) for value in [[], {}, {"inputs": [3], "buffers": []}, {"inputs": []}]),
+    *(("check.cases", value) for value in [None, {}, [3], [{}], [{"name": "x"}], [{"name": "x", "outputs": 3}]]),
+    ("check.cases", [{"name": "x", "outputs": [{"name": "y", "ok": True, "max_abs": "1"}]}]),
+    ("check.cases", [{"name": "x", "outputs": [{"name": "y", "ok": 1}]}]),
+    *(("check.tolerance", value) for value in [None, 3, [], {}, {"atol": "1", "rtol": None, "outputs": {}}]),
+    ("check.passed", 1),
+    *(("seconds.total", value) for value in [None, "1", True, HUGE, []]),
+    *(("reasons", value) for value in [[3], [{}], [{"reason": "forced"}], [{**REASON, "reason": 3}], {"a": REASON}]),
+    *(("action", value) for value in [None, 3, "", "\x1b[2J", "x" * 100]),
+    *(("provenance.git_commit", value) for value in [3, [], True]),
+    *(("provenance.created", value) for value in [3, None, {}]),
+    *(("source.sources", value) for value in [[], None, {"a": 3}, {"a": "x"}, {"a\0": None}, {"a": ["c" * 64]}]),
+    *(("source.distributions", value) for value in [{"": "1"}, {"a\0b": 3}, {"torch": 2}, []]),
+    *(("source.modules", value) for value in [{"a": "x"}, {"a": True}, []]),
+    *(("source.variables", value) for value in [{"A": "secret"}, {"A": 3}, []]),
+    *(("source.toolchain", value) for value in [{"torch": None}, {"torch": 2}, []]),
+    ("source.spec", {"a": json.loads("[" * 250 + "]" * 250)}),
+]
+
+
+def changed(place: str, value: Any) -> dict[str, Any]:
+    """The good manifest with one value replaced, found by name; the names of files have dots."""
+    document = json.loads(json.dumps(GOOD))
+    names = place.replace("model.pt2", "MODEL").split(".")
+    *above, last = [MODEL if name == "MODEL" else name for name in names]
+    table = document
+    for name in above:
+        table = table[name]
+    table[last] = value
+    return document
+
+
+def test_every_field_is_read(tmp_path: Path) -> None:
+    found = read(tmp_path, GOOD)
+    assert isinstance(found, Manifest), found
+    assert json.loads(json.dumps(found.as_json())) == sealed(json.loads(json.dumps(GOOD)))
+
+
+def test_fields_of_a_later_release_are_left_alone(tmp_path: Path) -> None:
+    for place in ("new", "requires.new", "signature.new", "check.new", "provenance.new"):
+        assert isinstance(read(tmp_path, changed(place, {"a": [1]})), Manifest)
+
+
+@pytest.mark.parametrize(("place", "value"), CRAFTED, ids=lambda value: repr(value)[:40])
+def test_a_crafted_field_is_damage_whatever_digest_it_has(tmp_path: Path, place: str, value: Any) -> None:
+    assert is_damage(read(tmp_path, changed(place, value)))
+
+
+def test_a_name_that_stands_twice_is_damage(tmp_path: Path) -> None:
+    text = json.dumps(sealed(GOOD))
+    (tmp_path / MANIFEST).write_text(text.replace('"action"', '"target": "other/cpu", "action"', 1))
+    assert is_damage(read_manifest(tmp_path))
 
 
 @pytest.mark.parametrize("content", [b"[" * 100_000, b'{"a":' * 100_000], ids=["lists", "tables"])
@@ -248,6 +389,16 @@ def test_no_flipped_bit_goes_unnoticed(large: Path, tmp_path: Path, place: int) 
 def test_another_size_goes_not_unnoticed(large: Path, tmp_path: Path, end: bytes) -> None:
     (tmp_path / "altered").write_bytes(large.read_bytes()[: 2 * BLOCK] + end)
     assert not FileRecord.of(large).matches(tmp_path / "altered")
+
+
+def test_blocks_alone_make_no_match(large: Path, tmp_path: Path) -> None:
+    """A record may have the sha256 of one file and the blocks of another."""
+    other = tmp_path / "other"
+    other.write_bytes(bytes(reversed(large.read_bytes())))
+    true, false = FileRecord.of(large), FileRecord.of(other)
+    for crafted in (replace(false, sha256=true.sha256), replace(true, sha256=false.sha256)):
+        assert not crafted.matches(large)
+        assert not crafted.matches(other)
 
 
 def test_a_small_file_is_recorded_by_one_digest(tmp_path: Path) -> None:

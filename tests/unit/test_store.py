@@ -29,10 +29,10 @@ from small_projects import (
     write_project,
 )
 
-from aoti_build import distributions, toolchain
+from aoti_build import agreed, distributions, toolchain
 from aoti_build.digests import digest_bytes, digest_file
 from aoti_build.layout import artifact_directory
-from aoti_build.manifest import GOLDEN, MODEL, Manifest
+from aoti_build.manifest import GOLDEN, MODEL, FileRecord, Manifest
 from aoti_build.spec import Project
 from aoti_build.store import Store
 from aoti_build.verbs.build import build
@@ -122,18 +122,93 @@ def make_a_directory(path: Path) -> None:
 
 
 @pytest.mark.parametrize("harm", [truncate, lengthen, flip_a_bit, empty, Path.unlink])
-def test_a_damaged_object_is_a_miss_and_dropped(
+def test_a_damaged_object_is_a_miss_and_replaced(
     kept: Manifest, store: Store, published: Path, tmp_path: Path, harm: Callable[[Path], None]
 ) -> None:
     digest = kept.files[MODEL].sha256
     harm(store.object_path(digest))
     assert not store.fetch(kept.files[MODEL], tmp_path / "file")
     assert not (tmp_path / "file").exists()
-    assert not store.object_path(digest).exists()
     assert not store.has(kept)
     store.add(kept, published)
     assert store.fetch(kept.files[MODEL], tmp_path / "file")
     assert digest_file(tmp_path / "file") == digest
+
+
+GOOD, EVIL = b"good" * (5 << 20), b"evil" * (5 << 20)
+
+
+def large_object(store: Store, tmp_path: Path, named: bytes, content: bytes) -> tuple[FileRecord, Path]:
+    """The true record of `named`, in whose object lies `content`."""
+    (tmp_path / "large").write_bytes(named)
+    record = FileRecord.of(tmp_path / "large")
+    path = store.object_path(record.sha256)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return record, path
+
+
+def test_blocks_of_other_bytes_do_not_bring_them_out_of_the_store(store: Store, tmp_path: Path) -> None:
+    """Whoever writes to a store can write an object and a record whose blocks agree."""
+    record, path = large_object(store, tmp_path, GOOD, EVIL)
+    (tmp_path / "large").write_bytes(EVIL)
+    crafted = replace(FileRecord.of(tmp_path / "large"), sha256=record.sha256)
+    assert not store.fetch(crafted, tmp_path / "file")
+    assert not (tmp_path / "file").exists()
+    assert not path.exists()
+
+
+def test_a_record_that_lies_of_its_blocks_is_a_miss_and_costs_no_object(store: Store, tmp_path: Path) -> None:
+    record, path = large_object(store, tmp_path, GOOD, GOOD)
+    crafted = replace(record, blocks=(*record.blocks[1:], record.blocks[0][::-1]))
+    assert not store.fetch(crafted, tmp_path / "file")
+    assert path.exists()
+    assert store.fetch(record, tmp_path / "file")
+    assert (tmp_path / "file").read_bytes() == GOOD
+
+
+def test_blocks_count_once_they_were_seen_to_be_true(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record, path = large_object(store, tmp_path, GOOD, GOOD)
+    read_in_full: list[Path] = []
+    real = FileRecord.copied
+
+    def counting(self: FileRecord, path: Path, destination: int) -> FileRecord:
+        read_in_full.append(path)
+        return real(self, path, destination)
+
+    monkeypatch.setattr(FileRecord, "copied", counting)
+    assert not agreed.is_agreed(record)
+    assert store.fetch(record, tmp_path / "one")
+    assert agreed.is_agreed(record)
+    assert store.fetch(record, tmp_path / "two")
+    assert read_in_full == [path]
+    assert (tmp_path / "two").read_bytes() == GOOD
+    path.write_bytes(EVIL)
+    assert not store.fetch(record, tmp_path / "three")
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("mode", [0o755, 0o770, 0o777])
+def test_agreement_is_remembered_where_nobody_else_can_write(tmp_path: Path, mode: int) -> None:
+    (tmp_path / "large").write_bytes(GOOD)
+    record = FileRecord.of(tmp_path / "large")
+    agreed.note(record)
+    assert agreed.is_agreed(record)
+    Path(os.environ["XDG_STATE_HOME"], "aoti_build", "agreed").chmod(mode)
+    assert not agreed.is_agreed(record)
+
+
+def test_a_record_under_another_key_is_a_miss(kept: Manifest, store: Store) -> None:
+    for kind in ("keys", "graphs"):
+        (record,) = store.root.glob(f"{kind}/*/*.json")
+        other = store.root / kind / "00" / f"{'0' * 64}.json"
+        other.parent.mkdir()
+        other.write_bytes(record.read_bytes())
+    assert store.by_key("0" * 64) is None
+    assert store.by_graph("0" * 64) is None
+    assert store.by_key(kept.key) == kept
 
 
 def test_an_object_that_is_a_directory_is_a_miss(kept: Manifest, store: Store, tmp_path: Path) -> None:

@@ -36,6 +36,10 @@ BAD: list[tuple[str, str, list[str]]] = [
         "inductor_configs: {fast: {}}\n" + model(inductor_configs="{cpu: [fats]}"),
         ["7:28: unknown preset 'fats' (did you mean 'fast'?)"],
     ),
+    ("a floor that is none", model(cpu="{isa: [{}, native]}"), ["6:15: 'isa'[0] is a mapping; it must be one of"]),
+    ("a size of many digits", model(golden="{limit: " + "9" * 5000 + "g}"), ["6:19: '99999"]),
+    ("a path of many letters", model(files="[" + "x" * 300 + ".txt]"), ["6:11: the path 'xxxx"]),
+    ("a path with a NUL", model(files='["a\\0b"]'), ["6:11: the path 'a\\x00b' has a character that no path can have"]),
     ("preset twice", model(inductor_configs="[default, default]"), ["6:31: 'default' is listed already"]),
     ("no presets", model(inductor_configs="[]"), ["6:21: 'inductor_configs' is empty"]),
     (

@@ -1,0 +1,98 @@
+"""JSON is read as every reader would read it, and by type; or not at all."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aoti_build import fields
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        '{"a": 1, "a": 2}',
+        '[{"b": {"a": 1, "a": 1}}]',
+        "NaN",
+        "[Infinity]",
+        "[-Infinity]",
+        "1e999",
+        '"\\ud800"',
+        '{"\\ud83d": 1}',
+        "[" * 300 + "]" * 300,
+        '{"a":' * 300 + "1" + "}" * 300,
+        "[" * 100_000,
+        "9" * 5000,
+    ],
+    ids=lambda text: text[:20],
+)
+def test_what_readers_disagree_on_or_few_expect_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        fields.loads(text)
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+        max_leaves=9,
+    )
+)
+def test_all_else_is_read_as_it_is(value: Any) -> None:
+    assert repr(fields.loads(json.dumps(value))) == repr(json.loads(json.dumps(value)))
+
+
+def test_a_name_of_a_file_that_is_no_utf8_is_kept() -> None:
+    assert fields.loads('"\\udcff.txt"') == "\udcff.txt"
+
+
+POINT = fields.table({"x": fields.whole()}, {"label": fields.text})
+
+
+@pytest.mark.parametrize(
+    ("reader", "right", "wrong"),
+    [
+        (fields.text, ["", "a", "a\nb"], ["a\0b", 1, None, b"a", ["a"], "x" * (fields.MAX_TEXT + 1)]),
+        (fields.digest, ["0" * 64], ["0" * 63, "A" * 64, "0" * 64 + "\n", "../" * 21 + "x", 0, None]),
+        (fields.flag, [True, False], [1, 0, None, "true"]),
+        (fields.number, [0, -1, 0.5, 1e308], [True, None, "1", 10**400, float("nan"), float("inf")]),
+        (fields.whole(1, 3), [1, 3], [0, 4, True, 1.0, "1", None, 10**400]),
+        (fields.one_of(True, None), [True, None], [1, False, "x", [], {}]),
+        (fields.spelt("[a-c]+", 4), ["abc"], ["", "abd", "abc\n", "aaaaa", 1, None]),
+        (fields.or_none(fields.digest), [None, "0" * 64], ["", 0]),
+        (fields.either(fields.whole(), fields.text), [1, "a"], [None, 1.5, True, []]),
+        (fields.list_of(fields.flag, 1, 2), [[True], [True, False]], [[], [True] * 3, [1], {}, None, "ab"]),
+        (fields.table_of(fields.digest, fields.flag), [{}, {"0" * 64: True}], [{"x": True}, {"0" * 64: 1}, []]),
+        (POINT, [{"x": 1}, {"x": 1, "label": "a", "more": []}], [{}, {"x": "1"}, {"x": 1, "label": 2}, [], None]),
+    ],
+)
+def test_a_reader_takes_its_type_and_nothing_else(reader: fields.Reader, right: list[Any], wrong: list[Any]) -> None:
+    for value in right:
+        reader(value)
+    for value in wrong:
+        with pytest.raises(ValueError, match=r"."):
+            reader(value)
+
+
+def test_the_place_is_said() -> None:
+    reader = fields.table({"points": fields.list_of(POINT)})
+    with pytest.raises(ValueError, match=r"points \[1\] x is no whole number"):
+        reader({"points": [{"x": 1}, {"x": None}]})
+
+
+@pytest.mark.parametrize("name", ["a", "resnet18", "a.b-c_d", "A-", "cpu-avx2-max"])
+def test_names_of_directories(name: str) -> None:
+    assert fields.is_name(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", "../a", "a/b", "/a", "a.", ".a", "-a", "a\0", "a\n", "ä", "x" * 300, None]
+)
+def test_what_no_directory_of_ours_is_called(name: Any) -> None:
+    assert not fields.is_name(name)
