@@ -26,7 +26,7 @@ from aoti_build.files import RECORD_LIMIT, read_bytes, write_json
 from aoti_build.fingerprint import REASONS, Parts
 
 FORMAT = "aoti-build/manifest"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 KEY_METADATA = "AOTI_BUILD_KEY"  # the artifact key, in the metadata inside the package
 MANIFEST, MODEL, GOLDEN, LOG, VERIFY = "manifest.json", "model.pt2", "golden.safetensors", "build.log", "verify.json"
 
@@ -199,6 +199,10 @@ def parse_manifest(document: Mapping[str, Any]) -> Manifest:
     target, device = document["target"], document["requires"]["device"]
     if target.partition("/")[2].partition("-")[0] != device:
         raise ValueError(f"requires device {device}, and its target is {target}")
+    signature = document["signature"]
+    tensors = {entry["name"] for entry in signature["inputs"] if "dtype" in entry}
+    if not tensors.issuperset(signature["mutates"]["inputs"]):
+        raise ValueError("signature.mutates names inputs that there are not")
     return Manifest(
         target=target,
         models_file=document["models_file"],
@@ -208,7 +212,7 @@ def parse_manifest(document: Mapping[str, Any]) -> Manifest:
         source={group: document["source"][group] for group in REASONS},
         files=files,
         requires=document["requires"],
-        signature=document["signature"],
+        signature=signature,
         check=document["check"],
         seconds={name: float(value) for name, value in document["seconds"].items()},
         action=document["action"],

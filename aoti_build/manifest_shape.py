@@ -90,8 +90,9 @@ _SIGNATURE = table(
         "inputs": list_of(_leaf),
         "outputs": list_of(_leaf),
         "dims": table_of(text, table({"min": whole(), "max": whole(), "multiple_of": whole(1)})),
+        "mutates": table({"inputs": _TEXTS, "buffers": _TEXTS}),
     },
-    {"weights": list_of(_WEIGHT), "mutates": table({"inputs": _TEXTS, "buffers": _TEXTS})},
+    {"weights": list_of(_WEIGHT)},
 )
 
 _FIGURES = table({"name": text, "ok": flag}, {"max_abs": _BOUND})

@@ -100,10 +100,10 @@ def _signature(signature: Mapping[str, Any]) -> Iterator[_Node]:
             yield _Node(kind, [_Node(_tensor(tensor)) for tensor in signature[kind]])
     if signature["dims"]:
         yield _Node("sizes", [_Node(f"{name}: {_range(dim)}") for name, dim in signature["dims"].items()])
-    mutates = signature.get("mutates") or {}
-    if mutates.get("inputs"):
+    mutates = signature.get("mutates")  # a package alone does not say
+    if mutates and mutates["inputs"]:
         yield _Node(f"writes into its inputs {', '.join(mutates['inputs'])}")
-    if mutates.get("buffers"):
+    if mutates and mutates["buffers"]:
         yield _Node(f"has state, kept from call to call in {', '.join(mutates['buffers'])}")
 
 

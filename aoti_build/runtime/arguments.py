@@ -71,8 +71,7 @@ class Arguments:
 
     def __post_init__(self) -> None:
         dims = self.signature["dims"]
-        mutates = self.signature.get("mutates") or {}  # older artifacts do not say
-        written = frozenset(mutates.get("inputs", ()))
+        written = frozenset(self.signature["mutates"]["inputs"])
         entries = self.signature["inputs"]
         self._leaves = [_leaf(entry, dims, self.kinds, written) for entry in entries]
         self._tensors = [(at, leaf) for at, leaf in enumerate(self._leaves) if leaf.constant is None]
@@ -227,8 +226,8 @@ class _AsCompiled:
 
 
 def state_names(signature: Mapping[str, Any]) -> tuple[str, ...]:
-    """The buffers that a call writes into, so that it changes what later ones answer; none in an older manifest."""
-    return tuple((signature.get("mutates") or {}).get("buffers", ()))
+    """The buffers that a call writes into, so that it changes what later ones answer."""
+    return tuple(signature["mutates"]["buffers"])
 
 
 def parameter_names(signature: Mapping[str, Any], leaves: Sequence[int]) -> list[str]:

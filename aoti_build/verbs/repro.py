@@ -86,7 +86,7 @@ def write_repro(
     if target.device == "cuda" and target.model.cuda.tf32 is not None:
         value = target.model.cuda.tf32
         switches = [f"torch.backends.{name}.allow_tf32 = {value}" for name in ("cudnn", "cuda.matmul")]
-    mutates = signature.get("mutates") or {"inputs": [], "buffers": []}
+    mutates = signature["mutates"]
     tensors = [entry["name"] for entry in signature["inputs"] if "dtype" in entry]
     text = SCRIPT.format(
         target=target.name,

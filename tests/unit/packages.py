@@ -208,6 +208,7 @@ def publish_package(project: Project, target: Target | None = None, files: Mappi
             "inputs": [{"name": "x", "dtype": "float32", "shape": ["batch", 8]}, {"name": "scale", "constant": "2.0"}],
             "outputs": [{"name": "output", "dtype": "float32", "shape": ["batch", 4]}],
             "dims": {"batch": {"min": 2, "max": 16, "multiple_of": 2}},
+            "mutates": {"inputs": [], "buffers": []},
         },
         check={
             "passed": True,

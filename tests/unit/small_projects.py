@@ -59,6 +59,7 @@ SIGNATURE = {
     "inputs": [{"name": "input", "dtype": "float32", "shape": [2, 4]}],
     "outputs": [{"name": "output", "dtype": "float32", "shape": [2, 4]}],
     "dims": {},
+    "mutates": {"inputs": [], "buffers": []},
 }
 PASSED_CASE = {
     "name": "example",

@@ -141,6 +141,7 @@ SIGNATURE = {
     "inputs": [{"name": "x", "dtype": "float32", "shape": ["batch", 4]}, {"name": "scale", "constant": "2.0"}],
     "outputs": [{"name": "output", "dtype": "float32", "shape": ["batch", 4]}],
     "dims": {"batch": {"min": 1, "max": 8, "multiple_of": 1}},
+    "mutates": {"inputs": [], "buffers": ["cache"]},
 }
 Document = dict[str, Any]
 

@@ -18,6 +18,7 @@ from aoti_build.digests import block_digest, block_size, digest_bytes
 from aoti_build.fingerprint import REASONS
 from aoti_build.manifest import GOLDEN, MANIFEST, MODEL, FileRecord, Manifest, NoManifest, read_manifest
 
+NO_WRITES = {"inputs": [], "buffers": []}
 MANIFEST_VALUE = Manifest(
     target="small/cpu",
     models_file="models.yaml",
@@ -35,6 +36,7 @@ MANIFEST_VALUE = Manifest(
         "inputs": [],
         "outputs": [{"name": "output", "dtype": "float32", "shape": ["batch", 4]}],
         "dims": {"batch": {"min": 1, "max": 8, "multiple_of": 1}},
+        "mutates": NO_WRITES,
     },
     check={"passed": True, "tolerance": {"atol": 1e-4, "rtol": None, "outputs": {}}},
     seconds={"total": 1.5},
@@ -58,7 +60,7 @@ def test_it_says_what_it_is(tmp_path: Path) -> None:
     MANIFEST_VALUE.write(tmp_path)
     document = json.loads((tmp_path / MANIFEST).read_text())
     assert document["format"] == "aoti-build/manifest"
-    assert document["format_version"] == 2
+    assert document["format_version"] == 3
 
 
 @pytest.mark.parametrize("change", [{"action": "reused"}, {"sha256": "0" * 64}, {"sha256": None}])
@@ -160,10 +162,13 @@ def test_files_that_no_artifact_has_are_damage(tmp_path: Path, files: dict[str, 
         ("seconds", {"total": 10**400}),
         ("signature", []),
         ("signature", {}),
-        ("signature", {"inputs": [], "outputs": [{"dtype": "float32"}], "dims": {}}),
-        ("signature", {"inputs": [{"name": 3}], "outputs": [], "dims": {}}),
-        ("signature", {"inputs": "input", "outputs": [], "dims": {}}),
-        ("signature", {"inputs": None, "outputs": [], "dims": {}}),
+        (
+            "signature",
+            {"inputs": [], "outputs": [{"dtype": "float32"}], "dims": {}, "mutates": {"inputs": [], "buffers": []}},
+        ),
+        ("signature", {"inputs": [{"name": 3}], "outputs": [], "dims": {}, "mutates": NO_WRITES}),
+        ("signature", {"inputs": "input", "outputs": [], "dims": {}, "mutates": NO_WRITES}),
+        ("signature", {"inputs": None, "outputs": [], "dims": {}, "mutates": NO_WRITES}),
         ("requires", []),
         ("requires", {}),
         ("requires", {**DOCUMENT["requires"], "torch": 2}),

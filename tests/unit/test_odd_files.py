@@ -26,7 +26,7 @@ from small_projects import (
 
 from aoti_build.archive import open_archive
 from aoti_build.checks import gate
-from aoti_build.digests import digest_blocks, digest_file
+from aoti_build.digests import digest_both, digest_file
 from aoti_build.errors import ArtifactError, SpecError, UsageError
 from aoti_build.files import TEXT_LIMIT, lock, open_regular, read_bytes, read_json, read_kept, write_program
 from aoti_build.index import Index
@@ -282,7 +282,7 @@ def test_digests_of_it_are_refused(put: Put, tmp_path: Path) -> None:
     path = put(tmp_path / "file")
     if path.is_file():
         return
-    for digest in (lambda: digest_file(path), lambda: digest_blocks(path, 1, 1)):
+    for digest in (lambda: digest_file(path), lambda: digest_both(path, 1)):
         with pytest.raises(OSError, match=r"a pipe|a socket|a device|a directory"):
             soon(digest)
 

@@ -50,6 +50,7 @@ class Pair:
 
 
 DIMS = {"batch": {"min": 1, "max": 8, "multiple_of": 1}, "seq": {"min": 8, "max": 64, "multiple_of": 8}}
+NOTHING: dict[str, list[str]] = {"inputs": [], "buffers": []}
 KINDS = Kinds(Fake, "cpu", lambda name: name)
 
 
@@ -58,7 +59,9 @@ def entry(name: str, shape: list[int | str], dtype: str = "float32") -> dict[str
 
 
 def arguments(inputs: list[Mapping[str, Any]], parameters: list[Parameter], *, check: bool = True) -> Arguments:
-    return Arguments("m/cpu", {"inputs": inputs, "outputs": [], "dims": DIMS}, parameters, KINDS, check)
+    return Arguments(
+        "m/cpu", {"inputs": inputs, "outputs": [], "dims": DIMS, "mutates": NOTHING}, parameters, KINDS, check
+    )
 
 
 BY_POSITION = arguments(
@@ -162,16 +165,15 @@ def test_what_the_model_writes_into_is_handed_on_as_it_is() -> None:
     }
     parameters = [Parameter(name, False) for name in ("scale", "x", "state")]
     strided = Fake((2, 3), contiguous_now=False), Fake((2,), contiguous_now=False)
-    for mutates in ({"inputs": ["state.h"], "buffers": ["x"]}, {"inputs": ["state.h"]}):
-        told = Arguments("m/cpu", {**signature, "mutates": mutates}, parameters, KINDS)
-        assert (told.written, told.tensor_names) == ([1], ["x", "state.h"])
-        x, state = told.flatten((2.0, *strided), {})
-        assert x.is_contiguous()
-        assert state is strided[1]
-    for mutates in ({}, {"mutates": None}, {"mutates": {"inputs": [], "buffers": []}}):
-        silent = Arguments("m/cpu", {**signature, **mutates}, parameters, KINDS)
-        assert silent.written == []
-        assert all(value.is_contiguous() for value in silent.flatten((2.0, *strided), {}))
+    mutates = {"inputs": ["state.h"], "buffers": ["x"]}
+    told = Arguments("m/cpu", {**signature, "mutates": mutates}, parameters, KINDS)
+    assert (told.written, told.tensor_names) == ([1], ["x", "state.h"])
+    x, state = told.flatten((2.0, *strided), {})
+    assert x.is_contiguous()
+    assert state is strided[1]
+    silent = Arguments("m/cpu", {**signature, "mutates": NOTHING}, parameters, KINDS)
+    assert silent.written == []
+    assert all(value.is_contiguous() for value in silent.flatten((2.0, *strided), {}))
 
 
 def test_unchecked_inputs_are_bound_and_nothing_more() -> None:

@@ -26,8 +26,8 @@ class Writes:
 
     @classmethod
     def of_signature(cls, signature: Mapping[str, Any]) -> Writes:
-        """As the manifest's `signature` has it; nothing for an artifact that has no such table."""
-        table = signature.get("mutates") or {"inputs": [], "buffers": []}
+        """As the manifest's `signature` has it."""
+        table = signature["mutates"]
         names = [entry["name"] for entry in signature["inputs"] if "dtype" in entry]
         inputs = tuple(table["inputs"])
         return cls(inputs, tuple(names.index(name) for name in inputs), tuple(table["buffers"]))
