@@ -127,7 +127,7 @@ def test_a_missing_field_is_damage(tmp_path: Path, field: str) -> None:
     "field",
     sorted({*DOCUMENT} - {"sha256", "target", "models_file", "key", "graph_key", "action"}),
 )
-@pytest.mark.parametrize("value", [None, 3, "text", [3]], ids=repr)
+@pytest.mark.parametrize("value", [None, 7, "text", [3]], ids=repr)
 def test_a_field_of_another_type_is_damage(tmp_path: Path, field: str, value: object) -> None:
     assert is_damage(read(tmp_path, {**DOCUMENT, field: value}))
 

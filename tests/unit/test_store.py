@@ -245,7 +245,7 @@ RECORD_HARMS = {
     "deeply nested": write(b'{"body":' * 100_000),
     "a directory": make_a_directory,
     "another format": rewrite(lambda document: document.update(format="aoti-build/index"), stamped=True),
-    "a later version": rewrite(lambda document: document.update(format_version=3), stamped=True),
+    "a later version": rewrite(lambda document: document.update(format_version=99), stamped=True),
     "an earlier version": rewrite(lambda document: document.update(format_version=1), stamped=True),
     "another target": rewrite(lambda document: document.update(target="other/cpu")),
     "another digest": rewrite(lambda document: document.update(sha256="0" * 64)),
