@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from small_projects import REAL_PYTHON, FakeWorker, publish_fake, replace_worker, write_project
 
+import aoti_build.spec.resolve
 from aoti_build.layout import artifact_directory
 from aoti_build.spec import Project
 from aoti_build.work.worker import allow_starts
@@ -68,3 +69,17 @@ def fake_worker(monkeypatch: pytest.MonkeyPatch) -> FakeWorker:
     fake = FakeWorker()
     replace_worker(monkeypatch, fake)
     return fake
+
+
+@pytest.fixture
+def parses(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The files that were really parsed."""
+    found: list[Path] = []
+    real = aoti_build.spec.resolve.parse
+
+    def counting(content: bytes, file: Path) -> Project:
+        found.append(file)
+        return real(content, file)
+
+    monkeypatch.setattr(aoti_build.spec.resolve, "parse", counting)
+    return found

@@ -14,7 +14,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_projects import REAL_PYTHON, contents
 
-import aoti_build.spec.resolve
 from aoti_build.digests import digest_bytes
 from aoti_build.errors import SpecError, UsageError
 from aoti_build.spec import Project, cache, load_project
@@ -63,20 +62,6 @@ def record(file: Path, directory: Path) -> Path:
     """The record of `file` as it is now."""
     load_project(file, directory)
     (found,) = directory.iterdir()
-    return found
-
-
-@pytest.fixture
-def parses(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """The files that were really parsed."""
-    found: list[Path] = []
-    real = aoti_build.spec.resolve.parse
-
-    def counting(content: bytes, file: Path) -> Project:
-        found.append(file)
-        return real(content, file)
-
-    monkeypatch.setattr(aoti_build.spec.resolve, "parse", counting)
     return found
 
 

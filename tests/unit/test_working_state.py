@@ -15,7 +15,6 @@ from typing import Any, get_args
 import pytest
 from small_projects import publish_fake, store_of, write_project
 
-import aoti_build.spec.resolve
 from aoti_build import files
 from aoti_build.checks import gate
 from aoti_build.digests import digest_json
@@ -75,20 +74,6 @@ CHANGES: dict[str, Change] = {
     ),
     "nested too deep": lambda e: e["model"]["kwargs"].update(x=json.loads("[" * 300 + "]" * 300)),
 }
-
-
-@pytest.fixture
-def parses(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """The files that were really parsed."""
-    found: list[Path] = []
-    real = aoti_build.spec.resolve.parse
-
-    def counting(content: bytes, file: Path) -> Project:
-        found.append(file)
-        return real(content, file)
-
-    monkeypatch.setattr(aoti_build.spec.resolve, "parse", counting)
-    return found
 
 
 def record_of(project: Project) -> Path:
