@@ -156,12 +156,14 @@ def either(*readers: Reader) -> Reader:
     """What one of the readers takes."""
 
     def read(value: Any) -> None:
+        said = ""
         for reader in readers:
             try:
                 return reader(value)
             except ValueError as error:
-                last = error
-        raise last
+                # An error that is kept keeps its frames, and all that the callers' frames hold.
+                said = str(error)
+        raise ValueError(said)
 
     return read
 

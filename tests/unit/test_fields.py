@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import weakref
 from typing import Any
 
 import pytest
@@ -96,3 +98,21 @@ def test_names_of_directories(name: str) -> None:
 )
 def test_what_no_directory_of_ours_is_called(name: Any) -> None:
     assert not fields.is_name(name)
+
+
+def test_a_value_of_another_kind_leaves_no_cycle() -> None:
+    """A kept error would keep the caller's frame, and what it has loaded, until the next collection."""
+
+    class Held:
+        pass
+
+    def reads() -> weakref.ref[Held]:
+        held = Held()
+        fields.either(fields.text, fields.whole())(3)
+        return weakref.ref(held)
+
+    gc.disable()
+    try:
+        assert reads()() is None
+    finally:
+        gc.enable()
