@@ -27,7 +27,7 @@ def cache(cpp_cache: dict[str, str]) -> dict[str, str]:
 def test_goldens_and_refusals_pass_from_cpp_as_from_python(built: Path, cache: dict[str, str]) -> None:
     """The tagger has int64 and bool inputs, a dict of outputs and a dynamic size."""
     reports = {
-        runtime: run_inv(built, "verify", "--json", "--runtime", runtime, env=cache) for runtime in ("python", "cpp")
+        runtime: run_inv(built, "verify", "--jobs", "2", "--json", "--runtime", runtime, env=cache) for runtime in ("python", "cpp")
     }
     for runtime, finished in reports.items():
         assert finished.code == 0, finished.out + finished.err
@@ -104,6 +104,7 @@ class Halves(nn.Module):
 """
 
 
+@pytest.mark.slow
 def test_other_dtypes_and_no_rank_go_through_files(tmp_path: Path, cache: dict[str, str]) -> None:
     shapes = {"half": "float16", "brain": "bfloat16", "double": "float64", "count": "int32"}
     entries = "".join(f"    {name}: {{shape: [3, 8], dtype: {dtype}}}\n" for name, dtype in shapes.items())

@@ -127,6 +127,7 @@ def test_an_instruction_set_that_worked_is_not_tried_again(tmp_path: Path, monke
     assert cpu_vec_isa.VecISA.check_build is try_it
 
 
+@pytest.mark.slow
 def test_a_floor_is_kept_and_code_beyond_it_is_not_published(tmp_path: Path) -> None:
     (tmp_path / "models.yaml").write_text(MODELS)
     (tmp_path / "tasks.py").write_text("from aoti_build.tasks import ns\n")
@@ -146,6 +147,7 @@ def test_a_floor_is_kept_and_code_beyond_it_is_not_published(tmp_path: Path) -> 
 
 
 @pytest.mark.skipif(not CAPABLE, reason="the artifact is run as well, by a processor with AVX-512")
+@pytest.mark.slow
 def test_a_floor_that_the_host_lacks_is_compiled_and_not_called_good_until_another_host_ran_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

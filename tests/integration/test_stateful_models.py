@@ -98,7 +98,7 @@ def states(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_state_and_written_inputs_are_compared_after_every_call(
     states: Path, cpp_cache: dict[str, str], runtime: str
 ) -> None:
-    finished = run_inv(states, "verify", "--strict", "--json", "--runtime", runtime, env=cpp_cache)
+    finished = run_inv(states, "verify", "--jobs", "2", "--strict", "--json", "--runtime", runtime, env=cpp_cache)
     assert finished.code == 0, finished.out + finished.err
     delay = finished.target("delay/cpu")["cases"]
     assert [case.get("call", 1) for case in delay] == [1, 2, 3]

@@ -13,7 +13,7 @@ from aoti_build.digests import digest_file, digest_json
 
 
 def test_all_artifacts_pass(built: Path) -> None:
-    finished = run_inv(built, "verify", "--json")
+    finished = run_inv(built, "verify", "--jobs", "2", "--json")
     assert finished.code == 0, finished.err
     assert {row["verdict"] for row in finished.json["targets"]} == {"passed"}
     assert all(row["cases"] and not row["stale"] for row in finished.json["targets"])
@@ -23,7 +23,7 @@ def test_needs_neither_source_nor_weights_and_says_stale(built: Path) -> None:
     for path in (built / "nets").iterdir():
         path.unlink()
     (built / "weights/weighted.safetensors").unlink()
-    finished = run_inv(built, "verify", "--json")
+    finished = run_inv(built, "verify", "--jobs", "2", "--json")
     assert finished.code == 0, finished.err
     weighted = finished.target("weighted/cpu")
     assert weighted["verdict"] == "passed"
