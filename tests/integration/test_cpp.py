@@ -27,7 +27,8 @@ def cache(cpp_cache: dict[str, str]) -> dict[str, str]:
 def test_goldens_and_refusals_pass_from_cpp_as_from_python(built: Path, cache: dict[str, str]) -> None:
     """The tagger has int64 and bool inputs, a dict of outputs and a dynamic size."""
     reports = {
-        runtime: run_inv(built, "verify", "--jobs", "2", "--json", "--runtime", runtime, env=cache) for runtime in ("python", "cpp")
+        runtime: run_inv(built, "verify", "--jobs", "2", "--json", "--runtime", runtime, env=cache)
+        for runtime in ("python", "cpp")
     }
     for runtime, finished in reports.items():
         assert finished.code == 0, finished.out + finished.err
