@@ -45,8 +45,8 @@ from aoti_build.verbs.gc import gc
 from aoti_build.verbs.inspect import InspectReport, inspect, inspect_file
 from aoti_build.verbs.inspect_diff import diff
 from aoti_build.verbs.status import status
-from aoti_build.verbs.verify import fit_artifact
 from aoti_build.verbs.why import why
+from aoti_build.work.opened import fit_artifact
 
 pytestmark = pytest.mark.slow
 
@@ -276,7 +276,8 @@ def use_artifact(project: Project, directory: Path) -> None:
         said(lines(report))  # type: ignore[operator]
         json.dumps(report.as_json())
     str(explain(targets[0].model.name, artifacts=project.artifacts))
-    fit_artifact(project, targets[0])
+    with fit_artifact(project, targets[0]):
+        pass
     manifest = read_manifest(directory)
     assert isinstance(manifest, Manifest)
     assert json.loads(json.dumps(sealed(manifest.as_json())))
