@@ -235,6 +235,9 @@ def _failed(checked: Mapping[str, Any], log: Path, found: str | None) -> BuildEr
         for output in case["outputs"]
         if not output["ok"]
     ]
+    more = len(failures) - _MOST_SAID
+    if more > 0:
+        failures = [*failures[:_MOST_SAID], f"and {more} more"]
     return BuildError(
         "the compiled artifact does not do what the model does in eager mode, so it was not published",
         cause="\n".join([*failures, *([found] if found else [])]),
