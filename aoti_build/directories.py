@@ -99,12 +99,13 @@ def temporary_directory() -> Path:
 
     try:
         given = Path(os.environ.get("TMPDIR") or tempfile.gettempdir())
-        if not given.is_absolute():
-            said = f"TMPDIR={given} is relative, and worker processes run in another directory"
-            raise _no_temporary(said)
-        path, _ = _walk(given, make=False)
     except OSError as error:
         raise _no_temporary(str(error)) from error
+    if not given.is_absolute():
+        said = f"TMPDIR={given} is relative, and worker processes run in another directory"
+        raise _no_temporary(said)
+    try:
+        path, _ = _walk(given, make=False)
     except DirectoryError as error:
         raise _no_temporary(error.cause or error.message, error.hint) from error
     if not os.access(path, os.W_OK | os.X_OK):

@@ -237,9 +237,10 @@ class _Gate:
             while self._alone:
                 self._changed.wait()
             self._alone = True
-            while self._calls:
-                self._changed.wait()
         try:
+            with self._lock:
+                while self._calls:
+                    self._changed.wait()
             yield
         finally:
             with self._lock:

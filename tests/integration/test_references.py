@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 torch = pytest.importorskip("torch")
 
-from torch import nn  # noqa: E402 - torch is imported first, with its warnings
+from safetensors.torch import save_file  # noqa: E402 - torch is imported first, with its warnings
+from torch import nn  # noqa: E402
 
-from aoti_build._torch.checking.reference import STATE_CALLS, Subject, make_golden  # noqa: E402
+from aoti_build._torch.checking.golden import save_golden  # noqa: E402
+from aoti_build._torch.checking.reference import STATE_CALLS, Subject, is_golden_of, make_golden  # noqa: E402
 from aoti_build._torch.checking.state import kept_state  # noqa: E402
 from aoti_build._torch.program.inputs import from_shapes  # noqa: E402
 from aoti_build._torch.program.writes import Writes, functional_form, writes_of  # noqa: E402
@@ -176,3 +179,17 @@ def test_an_output_of_sizes_alone_is_not_taken_for_one_of_the_inputs() -> None:
     program = torch.export.export(module, args, dynamic_shapes=sizes, strict=False)
     golden = make_golden(Subject(module, from_shapes(model.inputs), "cpu"), model, program=program)
     assert [value is None for value in golden.others["inputs"]] == [True, False]
+
+
+@pytest.mark.parametrize("kind", ["kept", "garbage", "headless", "absent"])
+def test_a_stored_golden_file_that_is_none_is_made_anew(tmp_path: Path, kind: str) -> None:
+    model = model_of((4, 8), ())
+    assert isinstance(model.inputs, tuple)
+    subject, path = Subject(nn.Linear(8, 3).eval(), from_shapes(model.inputs), "cpu"), tmp_path / "golden.safetensors"
+    if kind == "kept":
+        save_golden(path, make_golden(subject, model))
+    elif kind == "garbage":
+        path.write_bytes(b"garbage")
+    elif kind == "headless":
+        save_file({"x": torch.zeros(1)}, path)
+    assert is_golden_of(path, subject, model) is (kind == "kept")

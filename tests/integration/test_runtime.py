@@ -22,7 +22,7 @@ from torch import nn
 import aoti_build
 from aoti_build.digests import digest_json
 from aoti_build.errors import AotiBuildError, ArtifactError, ClosedError, InputError
-from aoti_build.runtime.model import LoadedModel
+from aoti_build.runtime.model import LoadedModel, _Gate
 
 TIED = """
     import torch
@@ -277,6 +277,21 @@ def test_calls_weights_and_close_from_many_threads(load: Callable[..., LoadedMod
     model.close()
     with pytest.raises(ClosedError):
         model.update_weights(states[0])
+
+
+def test_a_ctrl_c_while_one_waits_to_be_alone_lets_later_calls_through() -> None:
+    gate = _Gate()
+    gate.enter()  # a call that is under way
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    gate._changed.wait = interrupted  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt), gate.alone():
+        pytest.fail("the call had not ended")
+    gate.leave()
+    gate._changed.wait = lambda: pytest.fail("a later call waits")  # type: ignore[method-assign]
+    gate.enter()
 
 
 def test_metadata_is_the_manifest(load: Callable[..., LoadedModel], built_once: tuple[Path, Finished]) -> None:

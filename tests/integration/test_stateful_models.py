@@ -3,7 +3,9 @@ C++, run, and loaded. What stock torch miscompiles of them is refused."""
 
 from __future__ import annotations
 
+import io
 import json
+import queue
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,16 @@ import torch
 from conftest import run_inv
 from projects import write_single
 from test_faults import tamper
+
+from aoti_build._torch.checking.golden import Case, Golden, save_golden
+from aoti_build._torch.events import Events
+from aoti_build._torch.jobs import check
+from aoti_build._torch.jobs.deep import _compiled_prefix
+from aoti_build._torch.program.inputs import Call
+from aoti_build._torch.program.writes import functional_form
+from aoti_build.errors import BuildError
+from aoti_build.spec.project import Model, Source, Target
+from aoti_build.spec.records import target_to_json
 
 NETS = """
     import torch
@@ -239,3 +251,77 @@ def test_a_reset_keeps_new_weights(states: Path) -> None:
         assert not torch.allclose(first, again)
         model.reset_state()
         assert torch.equal(model(tokens=tokens)["scores"], again)
+
+
+class Summed(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(8, 8)
+        self.register_buffer("total", torch.zeros(4, 8))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.total.add_(x)
+        return self.layer(self.total) * 2  # type: ignore[no-any-return]
+
+
+def test_a_bisection_compiles_each_prefix_with_the_first_state() -> None:
+    call = Call(args=(torch.randn(4, 8),))
+    with torch.no_grad():
+        program = torch.export.export(Summed(), call.args, strict=False)
+    (layer,) = (node.name for node in program.graph.nodes if "linear" in node.name)
+    assert _compiled_prefix(program, layer, call, {})["ok"]
+
+
+SILENT = {"inputs": [], "outputs": [], "mutates": {"inputs": [], "buffers": ["held"]}}
+
+
+@pytest.mark.parametrize(
+    ("state", "shown", "passed"), [(True, True, True), (True, False, False), (False, False, False)]
+)
+def test_a_buffer_that_cannot_be_compared_is_not_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: bool, shown: bool, passed: bool
+) -> None:
+    """`state`: the golden file has what the buffer holds at first; `shown`: the package lets it be read."""
+    held = torch.randn(10)
+    golden = tmp_path / "golden.safetensors"
+    save_golden(golden, Golden([Case("example", [], [held])], state={"held": held} if state else {}))
+    model = Model(name="silent", source=Source("Silent", path="net.py"), inputs=())
+    target = json.loads(json.dumps(target_to_json(Target(model, "cpu"))))
+    job = {"golden": str(golden), "model": "", "target": target, "tolerance": {}, "signature": SILENT, "runner": None}
+
+    class Package:
+        def calls(self, sequence: list[Any]) -> list[list[Any]]:
+            return [[held if shown else None] for _ in sequence]
+
+    monkeypatch.setattr(check, "open_package", lambda job, state: Package())
+    found = check.check(job, Events(io.StringIO(), queue.Queue()))
+    assert found["passed"] is passed
+    assert [("skipped" in case) for case in found["cases"]] == [not passed]
+
+
+class Tied(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("one", torch.zeros(4))
+        self.register_buffer("other", self.one)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.one.add_(x)
+        return x + self.other
+
+
+class Branching(Tied):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        def count(x: torch.Tensor) -> torch.Tensor:
+            self.one.add_(x)
+            return x + self.one
+
+        return torch.cond(x.sum() > 0, count, torch.neg, (x,))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("model", [Tied, Branching])
+def test_writes_that_torch_cannot_make_functional_are_an_error_of_the_model(model: type[torch.nn.Module]) -> None:
+    with torch.no_grad():
+        program = torch.export.export(model().eval(), (torch.ones(4),), strict=False)
+    with pytest.raises(BuildError, match="writes into"):
+        functional_form(program)

@@ -225,7 +225,7 @@ def test_an_unfit_temporary_directory(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv("TMPDIR", "tmp" if kind == "relative" else str(place))
     with pytest.raises(DirectoryError, match="temporary directory is unfit") as caught:
         directories.temporary_directory()
-    assert "TMPDIR" in str(caught.value.hint)
+    assert str(caught.value.hint).count("TMPDIR") == 1
 
 
 def test_fit_temporary_directories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -323,12 +323,18 @@ def _number(text: str) -> Any:
         return complex(text) if "j" in text else float(text)
 
 
-def header_of(path: Path) -> dict[str, Any]:
-    """The header's document, without any tensor. Raises OSError if it is no regular file."""
-    require_regular(path)
-    with safe_open(path, framework="pt") as file:
-        document: dict[str, Any] = json.loads((file.metadata() or {}).get(_HEADER, "{}"))
-        return document
+def digests_of_cases(path: Path) -> dict[str, Any]:
+    """The `digest` of each case by its name, without reading any tensor; empty if it is no golden file of this
+    version."""
+    try:
+        require_regular(path)
+        with safe_open(path, framework="pt") as file:
+            header = json.loads((file.metadata() or {}).get(_HEADER, "{}"))
+        if header["format_version"] != FORMAT_VERSION:
+            return {}
+        return {name: entry["digest"] for name, entry in header["cases"].items()}
+    except (SafetensorError, OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return {}
 
 
 def _bytes(value: Tensor) -> int:

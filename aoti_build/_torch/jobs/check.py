@@ -24,7 +24,8 @@ def check(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
     """Job: model, golden (paths), target, tolerance, signature, runner (path, or null). Returns
     passed, cases, vacuous, seconds.
 
-    A case for which the golden file had no room is `skipped`, with the reason; if that is every case, nothing passed.
+    A case for which the golden file had no room is `skipped`, with the reason, and so is one of which a buffer could
+    not be compared for that; if nothing was compared, nothing passed.
     """
     target = target_from_json(job["target"])
     set_precision(target)
@@ -32,9 +33,9 @@ def check(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
     names = observed_names(job["signature"])
     checker = _Checker(job, target.model, golden, events, names)
     checked = [figures for calls in golden.sequences() for figures in checker.sequence(calls)]
-    run = [verdict for verdict in checked if "skipped" not in verdict]
+    outputs = [output for verdict in checked for output in verdict["outputs"]]
     return {
-        "passed": bool(run) and all(output["ok"] for verdict in run for output in verdict["outputs"]),
+        "passed": bool(outputs) and all(output["ok"] for output in outputs),
         "cases": checked,
         "no_fp64": golden.no_exact,
         "vacuous": _vacuous(golden, names, job["tolerance"], target.device),
@@ -68,10 +69,23 @@ class _Checker:
                 figures.append({**_head(case), "skipped": why, "outputs": []})
             elif number < len(got):
                 found = verdicts(case, got[number], self.names, self.job["tolerance"])
-                figures.append({**_head(case), "outputs": found})
+                figures.append({**_head(case), **self._unread(case, got[number], found), "outputs": found})
             else:
                 figures.append({**_head(case), "outputs": [refused]})
         return figures
+
+    def _unread(self, case: Case, got: list[Any], found: list[Figures]) -> dict[str, str]:
+        """Why a case in which nothing is wrong counts as skipped, though it was called: a buffer could have been
+        compared and was not, or nothing was."""
+        if not all(figures["ok"] for figures in found):
+            return {}
+        left = zip(self.names, case.outputs or (), got, strict=False)
+        unread = [name for name, wanted, value in left if wanted is not None and value is None]
+        if lost := [name for name in unread if name.removeprefix("buffer ") not in self.golden.state]:
+            why = "the golden file had no room for what it holds before the first call"
+        elif not found:
+            lost, why = unread, "torch does not show it, and the call leaves nothing else"
+        return {"skipped": f"{', '.join(lost)} cannot be compared: {why}"} if lost else {}
 
     def _observed(self, inputs: list[list[Any]]) -> tuple[list[list[Any]], Figures]:
         """What the package left after each call, and what to say of those that it refused."""

@@ -30,6 +30,7 @@ from aoti_build._torch.checking.reference import observe
 from aoti_build._torch.checking.state import kept_state, kept_tensors
 from aoti_build._torch.compiling import shared
 from aoti_build._torch.compiling.isa import compiling_for
+from aoti_build._torch.compiling.old_values import keeping_old_values
 from aoti_build._torch.compiling.settings import inductor_options, set_precision
 from aoti_build._torch.events import Events
 from aoti_build._torch.jobs.build import prepare
@@ -93,7 +94,7 @@ def deep(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
         if job["bisect"]:
             options = inductor_options(target, job["floor_patches"], job["where"], apart=False)
             floor = compiling_for(job["floor_patches"], options, Path(job["cache_root"]))
-            with events.phase("deep: compile"), floor as told:
+            with events.phase("deep: compile"), floor as told, keeping_old_values():
                 left = _bisect(program, prepared.example, told)
             if left is not None:
                 return _found("compile", _sentence(left, "compiled code"), left)
@@ -330,8 +331,9 @@ def _compiled_prefix(program: ExportedProgram, name: str, call: Call, options: M
     prefix.graph.eliminate_dead_code()
     prefix.recompile()
     given = call.clone()
-    with kept_state(prefix), torch.no_grad(), tempfile.TemporaryDirectory(prefix="aoti_build-") as directory:
-        (expected,) = prefix(*given.args, **given.kwargs)
+    with torch.no_grad(), tempfile.TemporaryDirectory(prefix="aoti_build-") as directory:
+        with kept_state(prefix):  # which the package must begin with too
+            expected = prefix(*given.args, **given.kwargs)[0].clone()
         cut = torch.export.export(prefix, call.args, call.kwargs, strict=False)
         path = Path(directory) / "prefix.pt2"
         torch._inductor.aoti_compile_and_package(cut, package_path=str(path), inductor_configs=dict(options))

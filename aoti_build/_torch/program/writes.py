@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch.export import ExportedProgram
 
+from aoti_build.errors import BuildError
+
 
 @dataclass(frozen=True)
 class Writes:
@@ -45,8 +47,19 @@ def observed_names(signature: Mapping[str, Any]) -> list[str]:
 
 
 def functional_form(program: ExportedProgram) -> ExportedProgram:
-    """The program with every write as an output; itself where it has none."""
-    return program.run_decompositions({}) if any(_writing(program)) else program
+    """The program with every write as an output; itself where it has none. Raises `BuildError` if torch cannot make
+    one."""
+    if not any(_writing(program)):
+        return program
+    try:
+        functional: ExportedProgram = program.run_decompositions({})
+    except Exception as error:  # a verifier's, a tracer's, plain assertions
+        raise BuildError(
+            "torch cannot tell what a call of the model writes into",
+            cause=f"{type(error).__name__}: {str(error).strip()[:2000]}",
+            hint="buffers or inputs that share memory cannot be written into, and neither can any inside torch.cond",
+        ) from error
+    return functional
 
 
 def writes_of(functional: ExportedProgram, names: list[str]) -> Writes:
