@@ -35,7 +35,20 @@ def build_cache() -> Path:
 
 def runtime_cache() -> Path:
     """Where packages are unpacked to be loaded, made if need be. Raises `DirectoryError`."""
-    return _kept(RUNTIME_VARIABLE, "XDG_CACHE_HOME", ".cache", "unpacked")
+    path = _kept(RUNTIME_VARIABLE, "XDG_CACHE_HOME", ".cache", "unpacked")
+    if fault := code_fault(path):
+        hint = f"let {RUNTIME_VARIABLE} name another directory"
+        raise DirectoryError("code cannot be loaded from here", where=str(path), cause=fault, hint=hint)
+    return path
+
+
+def code_fault(path: Path) -> str:
+    """Why nothing can be put into a directory and loaded from there; empty if it can."""
+    if not os.access(path, os.W_OK | os.X_OK):
+        return f"{path} cannot be written to"
+    if is_noexec(path):
+        return f"{path} is on a file system that is mounted noexec"
+    return ""
 
 
 def log_directory() -> Path:

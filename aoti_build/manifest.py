@@ -159,6 +159,11 @@ class NoManifest:
     why: str
 
 
+def tensor_inputs(signature: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The entries of a signature's inputs that are tensors, in the order of a call; the others are compiled in."""
+    return [entry for entry in signature["inputs"] if "dtype" in entry]
+
+
 def read_manifest(directory: Path) -> Manifest | NoManifest:
     """The manifest in an artifact's directory, or why there is none."""
     if not (directory / MANIFEST).exists():
@@ -200,7 +205,7 @@ def parse_manifest(document: Mapping[str, Any]) -> Manifest:
     if target.partition("/")[2].partition("-")[0] != device:
         raise ValueError(f"requires device {device}, and its target is {target}")
     signature = document["signature"]
-    tensors = {entry["name"] for entry in signature["inputs"] if "dtype" in entry}
+    tensors = {entry["name"] for entry in tensor_inputs(signature)}
     if not tensors.issuperset(signature["mutates"]["inputs"]):
         raise ValueError("signature.mutates names inputs that there are not")
     return Manifest(

@@ -321,6 +321,9 @@ def _notes(verdict: Verdict) -> list[str]:
     """What the figures do not say: inputs not refused, cases left out, comparisons that show nothing."""
     lines = [f"not refused: {probed['name']}: {probed['said']}" for probed in verdict.refusals if not probed["ok"]]
     lines += [f"case {case['name']} was skipped: {case['skipped']}" for case in verdict.cases if "skipped" in case]
+    unread = {name for case in verdict.cases for name in case.get("unread", ())}
+    if unread:
+        lines.append(f"not read back, so only seen in later calls: {', '.join(sorted(unread))}")
     lines += [
         f"vacuous: {output['output']} would pass with other {output['of']} too; give trained weights, inputs of a "
         "realistic range, or a smaller tolerance"

@@ -95,8 +95,7 @@ def admit(directory: Path, manifest: Manifest, verify: Verify = "full") -> Admit
             how = _checked(path, package, manifest, verify, entry)
         if entry and entry.usable:
             return Admitted(str(entry.package), how, entry.is_shared_directory, held.pop_all())
-        loaded = str(path) if verify == "off" else f"/proc/self/fd/{package}"
-        return Admitted(loaded, how, False, held.pop_all())
+        return Admitted(f"/proc/self/fd/{package}", how, False, held.pop_all())
 
 
 def open_recorded(path: Path, size: int) -> int:

@@ -28,24 +28,12 @@ def private_directory() -> Path | None:
     if named == "off":
         return None
     try:
-        path = directories.runtime_cache()
-        if fault := _fault(path):
-            raise DirectoryError("code cannot be loaded from here", where=str(path), cause=fault)
+        return directories.runtime_cache()
     except DirectoryError as error:
         if not named:
             return None
         error.hint = f"{error.hint or f'let {VARIABLE} name another directory'}; or set {VARIABLE}=off"
         raise
-    return path
-
-
-def _fault(path: Path) -> str:
-    """What else speaks against a private directory; empty if nothing does."""
-    if not os.access(path, os.W_OK | os.X_OK):
-        return f"{path} cannot be written to"
-    if directories.is_noexec(path):
-        return f"{path} is on a file system that is mounted noexec"
-    return ""
 
 
 def hold(root: Path, name: str) -> int:

@@ -55,21 +55,15 @@ class WrittenInputs:
                     given.copy_(copy)
 
     def _refuse_shared(self, inputs: Sequence[Tensor]) -> None:
-        """Compare the memory that each input surely covers: all of a contiguous one, else its first
-        element."""
-        spans = []
-        for at, value in enumerate(inputs):
-            start = value.data_ptr()
-            size = value.nbytes if value.is_contiguous() else value.itemsize
-            if value.numel():
-                spans.append((start, start + size, at))
-        end_of_any, end_of_written = 0, 0
-        for start, end, at in sorted(spans):
-            if start < (end_of_any if at in self._written else end_of_written):
-                raise self._refusal(at, "it shares memory with another input, and one is written")
-            end_of_any = max(end_of_any, end)
-            if at in self._written:
-                end_of_written = max(end_of_written, end)
+        """Refuse a written input that has an element in common with another input."""
+        spans = [_span(value) for value in inputs]
+        for at in self._written:
+            start, end = spans[at]
+            for other, (first, last) in enumerate(spans):
+                apart = other == at or end <= first or last <= start
+                if not apart and _common(inputs[at], inputs[other]):
+                    cause = "it shares memory with another input, and one is written"
+                    raise self._refusal(at, cause)
 
     def _refusal(self, at: int, cause: str) -> InputError:
         return InputError(
@@ -78,6 +72,34 @@ class WrittenInputs:
             cause=cause,
             hint="pass one with memory of its own: clone(memory_format=torch.contiguous_format)",
         )
+
+
+def _span(value: Tensor) -> tuple[int, int]:
+    """Where the first and behind the last byte of a tensor lies."""
+    if not value.numel():
+        return 0, 0
+    steps = zip(value.shape, value.stride(), strict=True)
+    reach = sum((size - 1) * step for size, step in steps)
+    return value.data_ptr(), value.data_ptr() + (reach + 1) * value.itemsize
+
+
+def _common(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors whose spans overlap have an element in common. Rows of one matrix do not,
+    so each of the smaller one's elements is looked for."""
+    if one.is_contiguous() and other.is_contiguous():
+        return True
+    if one.itemsize != other.itemsize:
+        return True  # as far as that is worth knowing
+    places = [value.data_ptr() + _offsets(value) * value.itemsize for value in (one, other)]
+    return bool(torch.isin(places[0], places[1]).any())
+
+
+def _offsets(value: Tensor) -> Tensor:
+    """The place of each element, counted in elements from the first."""
+    found = torch.zeros((), dtype=torch.int64)
+    for size, step in zip(value.shape, value.stride(), strict=True):
+        found = found.unsqueeze(-1) + torch.arange(size) * step
+    return found.reshape(-1)
 
 
 def _may_overlap(value: Tensor) -> bool:

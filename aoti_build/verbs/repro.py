@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from aoti_build.manifest import GOLDEN, MODEL
+from aoti_build.manifest import GOLDEN, MODEL, tensor_inputs
 from aoti_build.outputs import write_output
 from aoti_build.spec.project import Target
 
@@ -87,7 +87,7 @@ def write_repro(
         value = target.model.cuda.tf32
         switches = [f"torch.backends.{name}.allow_tf32 = {value}" for name in ("cudnn", "cuda.matmul")]
     mutates = signature["mutates"]
-    tensors = [entry["name"] for entry in signature["inputs"] if "dtype" in entry]
+    tensors = [entry["name"] for entry in tensor_inputs(signature)]
     text = SCRIPT.format(
         target=target.name,
         device=target.device,

@@ -29,7 +29,7 @@ from aoti_build.errors import (
 )
 from aoti_build.fingerprint import Reason
 from aoti_build.layout import reader_log_path, stat_cache_path, store_root
-from aoti_build.manifest import GOLDEN, MODEL, Manifest
+from aoti_build.manifest import GOLDEN, MODEL, Manifest, tensor_inputs
 from aoti_build.outputs import check_output
 from aoti_build.plan import plan_target, stale, tolerance
 from aoti_build.spec.project import Project, Target
@@ -275,7 +275,7 @@ def _groups(
 
 
 def _fixed_batch(manifest: Manifest) -> int:
-    shapes = [entry["shape"] for entry in manifest.signature["inputs"] if "dtype" in entry]
+    shapes = [entry["shape"] for entry in tensor_inputs(manifest.signature)]
     size = shapes[0][0] if len(shapes) == 1 and shapes[0] else 1
     return max(size, 1) if isinstance(size, int) else 1
 

@@ -365,8 +365,9 @@ class _Verifier:
 def _verdict(result: Mapping[str, Any], refusals: Sequence[Mapping[str, Any]]) -> str:
     """What the figures of a check and of the probes come to. A case that was left out did not pass."""
     skipped = ["skipped" in case for case in result["cases"]]
+    unread = any("unread" in case for case in result["cases"])
     if result["passed"] and all(refusal["ok"] for refusal in refusals):
-        return INCOMPLETE if any(skipped) else PASSED
+        return INCOMPLETE if unread or any(skipped) else PASSED
     return UNCHECKED if all(skipped) else MISMATCH
 
 

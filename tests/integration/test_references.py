@@ -13,10 +13,13 @@ from safetensors.torch import save_file  # noqa: E402 - torch is imported first,
 from torch import nn  # noqa: E402
 
 from aoti_build._torch.checking.golden import save_golden  # noqa: E402
-from aoti_build._torch.checking.reference import STATE_CALLS, Subject, is_golden_of, make_golden  # noqa: E402
+from aoti_build._torch.checking.reference import Subject, is_golden_of, make_golden  # noqa: E402
+from aoti_build._torch.checking.seen import first_calls  # noqa: E402
 from aoti_build._torch.checking.state import kept_state  # noqa: E402
-from aoti_build._torch.program.inputs import from_shapes  # noqa: E402
-from aoti_build._torch.program.writes import Writes, functional_form, writes_of  # noqa: E402
+from aoti_build._torch.program.export import _placeholders  # noqa: E402
+from aoti_build._torch.program.inputs import Call, from_shapes  # noqa: E402
+from aoti_build._torch.program.writes import STATE_CALLS, Writes, functional_form, input_tensors, writes_of  # noqa: E402
+from aoti_build.errors import BuildError  # noqa: E402
 from aoti_build.spec.project import Dim, Model, Source, TensorInput  # noqa: E402
 
 # torch 2.11 warns of itself in an export; in a worker nobody sees it.
@@ -193,3 +196,110 @@ def test_a_stored_golden_file_that_is_none_is_made_anew(tmp_path: Path, kind: st
     elif kind == "headless":
         save_file({"x": torch.zeros(1)}, path)
     assert is_golden_of(path, subject, model) is (kind == "kept")
+
+
+class Norm(nn.Module):
+    """Updates running statistics through an operator whose schema does not say that it writes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(4))
+        self.register_buffer("variance", torch.ones(4))
+
+    def forward(self, x: Any) -> Any:
+        return nn.functional.batch_norm(x, self.mean, self.variance, training=True)
+
+
+class InstanceNorm(Norm):
+    def forward(self, x: Any) -> Any:
+        return nn.functional.instance_norm(x[..., None], self.mean, self.variance, use_input_stats=True)
+
+
+class Sometimes(nn.Module):
+    """Writes inside torch.cond, for which torch has no functional form."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("kept", torch.zeros(4))
+        self.register_buffer("read", torch.ones(4))
+
+    def forward(self, x: Any) -> Any:
+        def writes(value: Any) -> Any:
+            self.kept.add_(value[0])
+            return value + self.kept
+
+        return torch.cond(x.sum() > 1000, writes, lambda value: value + self.read, (x,))
+
+
+def written_by(module: nn.Module, call: Call) -> Writes:
+    module = module.eval().requires_grad_(False)
+    with torch.no_grad():
+        program = torch.export.export(module, call.args, strict=False)
+    names = [f"input{index}" for index in range(len(call.args))]
+    return writes_of(functional_form(program), names, first_calls(module, call).seen)
+
+
+@pytest.mark.parametrize("kind", [Norm, InstanceNorm])
+def test_running_statistics_are_state(kind: Any) -> None:
+    assert written_by(kind(), Call((torch.randn(6, 4, 5),))).buffers == ("mean", "variance")
+
+
+def test_what_a_branch_may_write_into_is_state_even_if_it_was_not_taken() -> None:
+    assert "kept" in written_by(Sometimes(), Call((torch.zeros(3, 4),))).buffers
+
+
+def test_state_outside_of_buffers_is_refused() -> None:
+    class Counts(nn.Module):
+        count = 0
+
+        def forward(self, x: Any) -> Any:
+            self.count += 1
+            return x * self.count
+
+    class Random(nn.Module):
+        def forward(self, x: Any) -> Any:
+            return x + torch.rand(4)
+
+    class Remembers(nn.Module):
+        """A cache of what does not change is no state."""
+
+        table: Any = None
+
+        def forward(self, x: Any) -> Any:
+            if self.table is None:
+                self.table = torch.arange(4.0)
+            return x + self.table
+
+    call = Call((torch.ones(3, 4),))
+    for kind in (Counts, Random):
+        with pytest.raises(BuildError, match="answers the same inputs differently"):
+            first_calls(kind(), call).refuse_hidden_state(Writes())
+    first_calls(Remembers(), call).refuse_hidden_state(Writes())
+    first_calls(Total(), Call((torch.ones(3, 8),))).refuse_hidden_state(Writes(buffers=("total",)))
+
+
+def test_state_that_shares_memory_has_no_float64_reference() -> None:
+    """A copy in float64 would have two buffers in the place of one."""
+
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("one", torch.zeros(8))
+            self.register_buffer("part", self.one[:4])
+
+        def forward(self, x: Any) -> Any:
+            self.one.add_(0.005)
+            return x + self.part.sum()
+
+    golden = golden_of(Tied(), model_of((4, 8)), Writes(buffers=("one",)))
+    assert "share memory" in golden.no_exact
+
+
+def test_a_constant_that_is_named_like_an_input_is_a_constant() -> None:
+    class Mode(nn.Module):
+        def forward(self, x: Any, mode: str) -> Any:
+            return x + 1 if mode == "x" else x
+
+    program = torch.export.export(Mode().eval(), (torch.ones(3), "x"), strict=False)
+    assert input_tensors(program) == ["x"]
+    assert [isinstance(value, str) for value in _placeholders(program)] == [False, True]

@@ -174,6 +174,30 @@ NETS = '''
             return self.held
 
 
+    class Statistics(State):
+        """Running statistics, through an operator that does not say that it writes."""
+
+        def __init__(self):
+            super().__init__(mean=torch.zeros(4), variance=torch.ones(4))
+
+        def forward(self, x):
+            return F.batch_norm(x, self.mean, self.variance, training=True)
+
+
+    class Sometimes(State):
+        """Writes in one branch of torch.cond."""
+
+        def __init__(self):
+            super().__init__(kept=torch.zeros(4))
+
+        def forward(self, x):
+            def writes(value):
+                self.kept.add_(value[0])
+                return value + self.kept
+
+            return torch.cond(x.sum() > 0, writes, lambda value: value * 2, (x,))
+
+
     class WrittenView(nn.Module):
         def forward(self, x):
             part = x[1:]
@@ -218,6 +242,8 @@ MODELS = f"""
     ring: {{source: "net.py:Ring", inputs: [{{shape: [6]}}]}}
     half: {{source: "net.py:Half", inputs: [{{shape: [4, 8]}}]}}
     held: {{source: "net.py:Held", inputs: [{{shape: [3, 4]}}]}}
+    statistics: {{source: "net.py:Statistics", inputs: [{{shape: [6, 4]}}]}}
+    sometimes: {{source: "net.py:Sometimes", inputs: [{{shape: [6, 4]}}]}}
     written_view: {{source: "net.py:WrittenView", {ROWS}, inputs: [{{shape: [rows, 4]}}]}}
     written_tail: {{source: "net.py:WrittenTail", {ROWS}, inputs: [{{shape: [rows, 6]}}, {{shape: [rows, 6]}}]}}
     queue: {{source: "net.py:Queue", {ROWS}, inputs: [{{shape: [rows, 4]}}]}}

@@ -21,7 +21,7 @@ from referencing import Registry, Resource
 from small_projects import RAN, REPOSITORY, TWO_MODELS, publish_fake, write_project
 
 import aoti_build
-from aoti_build import host
+from aoti_build import directories, host
 from aoti_build.checks.finding import Finding
 from aoti_build.checks.gate import require_fit_toolchain
 from aoti_build.errors import ArtifactError, BuildError, Problem, SpecError, VerificationError
@@ -467,7 +467,7 @@ def _errors(project: Project) -> Iterator[Document]:
 def _unpacked(tmp_path: Path) -> Document:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(private.VARIABLE, str(tmp_path / "unpacked"))
-        patch.setattr(private, "_fault", lambda path: "")
+        patch.setattr(directories, "code_fault", lambda path: "")
         patch.setattr(host, "torch_version", lambda: "2.14.1")
         admitted = admit(*publish_zip(write_project(tmp_path / "packaged"), OPAQUE))
     document: Document = json.loads((Path(admitted.path).parent / "unpacked.json").read_text())

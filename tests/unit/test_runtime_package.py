@@ -15,7 +15,7 @@ import pytest
 from packages import OPAQUE, publish_zip, write
 from small_projects import REAL_PYTHON, write_project
 
-from aoti_build import host, stat_cache
+from aoti_build import directories, host, stat_cache
 from aoti_build.errors import ArtifactError, DirectoryError, UsageError
 from aoti_build.manifest import MODEL, Manifest
 from aoti_build.runtime import package, private, unpack
@@ -28,8 +28,8 @@ import sys
 from pathlib import Path
 from aoti_build import host
 host.torch_version = lambda: "2.14"
-from aoti_build.runtime import private
-private._fault = lambda path: ""
+from aoti_build import directories
+directories.code_fault = lambda path: ""
 from aoti_build.manifest import read_manifest
 from aoti_build.runtime.package import admit
 directory = Path(sys.argv[1])
@@ -43,7 +43,8 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A private directory, a torch that loads directories, and no file too young to be remembered."""
     tmp_path.chmod(0o700)
     monkeypatch.setenv(private.VARIABLE, str(tmp_path / "cache"))
-    monkeypatch.setattr(private, "_fault", lambda path: "")  # whatever the test's own temporary directory is like
+    # Whatever the test's own temporary directory is like.
+    monkeypatch.setattr(directories, "code_fault", lambda path: "")
     monkeypatch.setattr(host, "torch_version", lambda: "2.14.1")
     monkeypatch.setattr(stat_cache, "RACY_NS", -(10**12))
     return tmp_path / "cache" / "unpacked"

@@ -279,6 +279,8 @@ def _classes(value: Tensor) -> Tensor:
     """The largest class of scores [N, C, ...]; other values as they are."""
     if not value.is_floating_point() or value.dim() < 1:
         return value
+    if value.dtype.itemsize == 1:
+        value = value.float()  # the 8-bit types have no argmax
     return value.argmax(dim=1 if value.dim() > 1 else 0)
 
 

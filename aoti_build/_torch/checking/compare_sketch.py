@@ -1,8 +1,9 @@
 """The verdict of `compare` for an output of which only a sketch was kept (`sketch.py`).
 
-The rules are those of `compare`, over all values at once and over the sample one by one: a value that is off by more
-than its bound, in the sample; or an error whose root mean square is more than such bounds allow, anywhere. Beside
-float64, the candidate's error is estimated from the sketches, and so is eager's.
+The rules are those of `compare`, over all values at once, over buckets of them, and over the sample one by one: a value
+that is off by more than its bound, in the sample; a bucket that is further off than such values explain; or an error
+whose root mean square is more than such bounds allow, over all. Beside float64, the candidate's error is estimated from
+the sketches, and so is eager's.
 """
 
 from __future__ import annotations
@@ -80,6 +81,11 @@ def _figures(eager: Sketch, got: Sketch, rtol: float, atol: float, rule: str) ->
         return {**figures, "ok": False, "why": "NaN or infinity is not where eager has it"}
     if over:
         why = f"{over} of {expected.numel()} sampled values differ by more than atol {atol:.3g}, rtol {rtol:.3g}"
+        return {**figures, "ok": False, "why": why}
+    far = eager.far(got, rtol, atol)
+    if far:
+        bound = f"atol {atol:.3g}, rtol {rtol:.3g}"
+        why = f"{far} of {eager.buckets.numel()} sums of values differ by more than {bound} explain"
         return {**figures, "ok": False, "why": why}
     if rmse > most:
         why = f"the RMSE over all values is {rmse:.3g}, and at most {most:.3g} within atol {atol:.3g}, rtol {rtol:.3g}"

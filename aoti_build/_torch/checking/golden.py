@@ -71,7 +71,7 @@ class Case:
 class Golden:
     """All cases. `no_exact` says why there is no float64 reference. `others` are outputs of the first case's sizes for
     other "inputs" and with other "weights", None where an output does not depend on those. `state` is what the buffers
-    that the model writes into hold before the first call, as far as the file had room."""
+    that the model writes into hold before the first call."""
 
     cases: list[Case]
     no_exact: str | None = None
@@ -177,14 +177,15 @@ class _Room:
         self.left_out = False
 
     def keep_state(self, state: Mapping[str, Tensor]) -> None:
-        """Tensors as they are if there is room; in a few bytes where all values are equal, as those of a cache are."""
+        """Tensors as they are, whatever the limit: without the first state no buffer can be compared. In a few bytes
+        where all values are equal, as those of a cache are."""
         for name, value in state.items():
             first = value.reshape(-1)[:1]
             if value.numel() > 1 and bool((value == first).all()):
                 dtype = str(value.dtype).removeprefix("torch.")
                 self.fills[name] = {"dtype": dtype, "shape": list(value.shape), "value": str(first.item())}
             else:
-                self.keep_all({f"state/{name}": value})
+                self.put({f"state/{name}": value})
 
     def reserve(self, sizes: Sequence[int]) -> int:
         """Take room for the first of `sizes`; for how many there is some."""
@@ -218,7 +219,8 @@ class _Room:
             for name, value in group.items():
                 sketch = Sketch.of(value)
                 self.sketches[name] = sketch.described()
-                self.tensors |= {f"{name}/buckets": sketch.buckets, f"{name}/sample": sketch.sample}
+                parts = {"buckets": sketch.buckets, "energy": sketch.energy, "sample": sketch.sample}
+                self.tensors |= {f"{name}/{part}": value for part, value in parts.items()}
 
     def _take(self, size: int) -> bool:
         if self.left is None:
@@ -259,6 +261,8 @@ def load_golden(path: Path) -> Golden:
                 raise ArtifactError(f"{path.name} is not a golden file of version {FORMAT_VERSION}")
             reader = _Reader(file, set(file.keys()), header)
             cases = [reader.case(name) for name in header["cases"]]
+            if not cases:
+                raise ValueError("it holds no case")
             others = {of: reader.values(cases[0].name, f"{_OTHER}{of}") for of in header["others"]}
             return Golden(cases, header["no_exact"], others, reader.state())
     except (SafetensorError, OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
@@ -302,13 +306,13 @@ class _Reader:
             if fill is not None:
                 dtype = getattr(torch, fill["dtype"])
                 found[name] = torch.full(fill["shape"], _number(fill["value"]), dtype=dtype)
-            elif f"state/{name}" in self.names:
+            else:
                 found[name] = self.file.get_tensor(f"state/{name}")
         return found
 
     def _value(self, name: str) -> Value:
         if (described := self.header["sketches"].get(name)) is not None:
-            parts = (self.file.get_tensor(f"{name}/{part}") for part in ("buckets", "sample"))
+            parts = (self.file.get_tensor(f"{name}/{part}") for part in ("buckets", "energy", "sample"))
             return Sketch.parse(described, *parts)
         return self.file.get_tensor(name) if name in self.names else None
 

@@ -39,8 +39,6 @@ from aoti_build.resources import available_memory
 from aoti_build.spec.project import Dim, Model, Source
 
 SEED = 0
-# Calls of a model with state: the second sees what the first left, the third what the second made of that.
-STATE_CALLS = 3
 _NEXT_CALL = 1_000_003  # from the seed of one call's inputs to that of the next
 _NOISE = 0.1
 
@@ -53,11 +51,6 @@ class Subject:
     make: Make
     device: str
     writes: Writes = field(default_factory=Writes)
-
-    @property
-    def calls(self) -> int:
-        """How many calls a sequence has."""
-        return STATE_CALLS if self.writes.buffers else 1
 
 
 def points(dims: tuple[Dim, ...]) -> dict[str, dict[str, int]]:
@@ -96,7 +89,7 @@ def case_sequences(subject: Subject, dims: tuple[Dim, ...], seeds: int = 1) -> I
 def sequence(subject: Subject, label: str, sizes: Sizes, seed: int) -> list[tuple[Case, Call]]:
     """The calls at one point, each with inputs of its own."""
     found = []
-    for number in range(subject.calls):
+    for number in range(subject.writes.calls):
         name = label if number == 0 else f"{label} call {number + 1}"
         drawn = seed + number * _NEXT_CALL
         case = Case(name, None, None, sizes=sizes, seed=drawn, call=number)
@@ -162,12 +155,7 @@ def references(subject: Subject, calls: list[tuple[Case, Call]]) -> list[Case]:
             try:
                 observed = observe(subject.module, call, subject.writes)
             except Exception as error:
-                shapes = ", ".join(str(list(tensor.shape)) for tensor in call.tensors())
-                raise BuildError(
-                    f"the model itself fails in eager mode on the {case.name} inputs, shapes {shapes}",
-                    cause=f"{type(error).__name__}: {error}",
-                    hint="make `inputs` and `dims` say what the model takes; the log has the traceback",
-                ) from error
+                raise eager_failure(case.name, call, error) from error
             if not any(output is not None for output in observed):
                 raise BuildError(
                     "the model returns no tensor and writes into none",
@@ -175,6 +163,16 @@ def references(subject: Subject, calls: list[tuple[Case, Call]]) -> list[Case]:
                 )
             found.append(replace(case, inputs=call.tensors(), outputs=list(observed)))
     return found
+
+
+def eager_failure(name: str, call: Call, error: Exception) -> BuildError:
+    """What to say of a model that fails by itself."""
+    shapes = ", ".join(str(list(tensor.shape)) for tensor in call.tensors())
+    return BuildError(
+        f"the model itself fails in eager mode on the {name} inputs, shapes {shapes}",
+        cause=f"{type(error).__name__}: {error}",
+        hint="make `inputs` and `dims` say what the model takes; the log has the traceback",
+    )
 
 
 def observe(module: nn.Module, call: Call, writes: Writes) -> list[Tensor | None]:
@@ -198,7 +196,7 @@ class Twin:
     """A model's float64 copy (`module`) as long as it is of use, or `why_not`."""
 
     def __init__(self, subject: Subject) -> None:
-        self.module, self.why_not = _in_float64(subject.module)
+        self.module, self.why_not = _in_float64(subject)
         self.rounded = tf32_operands(subject.device)
         self.writes = subject.writes
 
@@ -237,8 +235,11 @@ class Twin:
         return eager
 
 
-def _in_float64(module: nn.Module) -> tuple[nn.Module | None, str | None]:
+def _in_float64(subject: Subject) -> tuple[nn.Module | None, str | None]:
     """A float64 copy, or None and why there is none."""
+    module = subject.module
+    if subject.writes.buffers and _share_memory(module):
+        return None, "the model writes into buffers that share memory, which a float64 copy would not"
     size = sum(value.numel() for value in module.state_dict().values() if isinstance(value, Tensor)) * 8
     if size * 2 > available_memory():
         return None, "a float64 copy of the model does not fit into memory"
@@ -246,6 +247,12 @@ def _in_float64(module: nn.Module) -> tuple[nn.Module | None, str | None]:
         return copy.deepcopy(module).to(torch.float64), None
     except Exception as error:  # whatever a module of the user's own does when it is copied or converted
         return None, f"the model cannot be converted to float64: {_brief(error)}"
+
+
+def _share_memory(module: nn.Module) -> bool:
+    """Whether two of the buffers lie in one storage."""
+    places = [value.untyped_storage().data_ptr() for _, value in module.named_buffers() if value.numel()]
+    return len(set(places)) < len(places)
 
 
 def _brief(error: Exception) -> str:

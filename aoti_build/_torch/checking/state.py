@@ -39,7 +39,7 @@ def kept_tensors(tensors: Sequence[Tensor]) -> Iterator[None]:
         with torch.no_grad():
             for tensor, value in zip(tensors, values, strict=True):
                 # A write, even of the same values, would count as one for whoever watches the tensor's version.
-                if not _same(tensor, value):
+                if not same_bytes(tensor, value):
                     tensor.copy_(value)
 
 
@@ -82,6 +82,10 @@ def _is_plain(value: Any) -> bool:
     return type(value) is Tensor and value.layout == torch.strided and not value.is_quantized and not value.is_meta
 
 
-def _same(one: Tensor, other: Tensor) -> bool:
-    """Equal values, NaN where the other has NaN."""
-    return torch.equal(one, other) or bool(((one == other) | (one.isnan() & other.isnan())).all())
+def same_bytes(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors of one dtype and shape have the same values, bit for bit; NaN equals itself then."""
+    return torch.equal(_raw(one), _raw(other))
+
+
+def _raw(value: Tensor) -> Tensor:
+    return value.detach().contiguous().reshape(-1).view(torch.uint8)

@@ -17,6 +17,8 @@ from unittest import mock
 import torch
 from torch.fx import Graph, Node
 
+from aoti_build._torch.program.writes import root_of
+
 _COPY = torch.ops.aten.copy_.default
 
 
@@ -43,12 +45,12 @@ def keep_old_values(graph: Graph) -> None:
             _read_before(graph, node, _leaves(node.args), written)
         elif node.target is _COPY:
             _read_before(graph, node, [node.args[1]], written)
-            written.setdefault(_root(node.args[0]), node)
+            written.setdefault(root_of(node.args[0]), node)
 
 
 def _read_before(graph: Graph, reader: Node, sources: list[Any], written: dict[Node, Node]) -> None:
     for source in sources:
-        overwriting = written.get(_root(source)) if isinstance(source, Node) else None
+        overwriting = written.get(root_of(source)) if isinstance(source, Node) else None
         if overwriting is None or source.target is _COPY:
             continue
         with graph.inserting_before(overwriting):
@@ -64,17 +66,3 @@ def _leaves(args: Any) -> list[Any]:
     for value in args:
         found += _leaves(value) if isinstance(value, list | tuple) else [value]
     return found
-
-
-def _root(node: Any) -> Any:
-    """What a chain of views is a view of."""
-    while isinstance(node, Node) and node.op == "call_function" and _is_view(node):
-        node = node.args[0]
-    return node
-
-
-def _is_view(node: Node) -> bool:
-    schema = getattr(node.target, "_schema", None)
-    if schema is None or not node.args or schema.is_mutable:
-        return False
-    return any(value.alias_info is not None for value in schema.returns)

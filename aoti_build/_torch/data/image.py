@@ -14,10 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aoti_build._torch.data.read import UNREADABLE, Signature, readable, tensor_inputs, wants
+from aoti_build._torch.data.read import UNREADABLE, Signature, readable, wants
 from aoti_build._torch.program.model import load_callable
 from aoti_build.errors import UsageError
 from aoti_build.files import TEXT_LIMIT, read_bytes, require_regular
+from aoti_build.manifest import tensor_inputs
 from aoti_build.spec.project import Image, Source
 
 TOP = 5

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from aoti_build.errors import UsageError
 from aoti_build.files import require_regular
+from aoti_build.manifest import tensor_inputs
 from aoti_build.resources import available_memory
 
 Signature = Mapping[str, Any]
@@ -42,11 +43,6 @@ def read(path: Path, signature: Signature) -> list[Tensor]:
     with readable(path.name):
         require_regular(path, available_memory())
     return fit(READERS[path.suffix.lower()](path), signature, path.name)
-
-
-def tensor_inputs(signature: Signature) -> list[Mapping[str, Any]]:
-    """The inputs that are tensors; the others were compiled in."""
-    return [entry for entry in signature["inputs"] if "dtype" in entry]
 
 
 def wants(signature: Signature) -> str:

@@ -26,6 +26,7 @@ from aoti_build._torch.checking.reference import (
     reference,
     save_golden_of,
 )
+from aoti_build._torch.checking.seen import first_calls
 from aoti_build._torch.compiling import shared
 from aoti_build._torch.compiling.bounds import declared_bounds
 from aoti_build._torch.compiling.isa import WIDTH, compiling_for, floor_settings, tried_once
@@ -111,8 +112,11 @@ def build(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
                 reference("example", prepared.subject(Writes()), prepared.example)
                 raise
             functional = functional_form(program)
-            described = signature(program, functional, prepared.module, prepared.example, dims, prepared.axes)
+            model, example = prepared.module, prepared.example
+            first = first_calls(model, example)
+            described = signature(program, functional, model, example, dims, prepared.axes, first.seen)
             subject = prepared.subject(Writes.of_signature(described))
+            first.refuse_hidden_state(subject.writes)
             if isinstance(target.model.inputs, Source):
                 for _ in case_sequences(subject, dims):
                     pass  # what the callable reads for other sizes is a source too

@@ -24,8 +24,8 @@ def check(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
     """Job: model, golden (paths), target, tolerance, signature, runner (path, or null). Returns
     passed, cases, vacuous, seconds.
 
-    A case for which the golden file had no room is `skipped`, with the reason, and so is one of which a buffer could
-    not be compared for that; if nothing was compared, nothing passed.
+    A case for which the golden file had no room is `skipped`, with the reason, and so is one of which nothing could be
+    compared; if that is every case, nothing passed. `unread` are the buffers that could not be read back after a call.
     """
     target = target_from_json(job["target"])
     set_precision(target)
@@ -74,18 +74,16 @@ class _Checker:
                 figures.append({**_head(case), "outputs": [refused]})
         return figures
 
-    def _unread(self, case: Case, got: list[Any], found: list[Figures]) -> dict[str, str]:
-        """Why a case in which nothing is wrong counts as skipped, though it was called: a buffer could have been
-        compared and was not, or nothing was."""
-        if not all(figures["ok"] for figures in found):
-            return {}
+    def _unread(self, case: Case, got: list[Any], found: list[Figures]) -> dict[str, Any]:
+        """What to say of buffers that could not be read back after a call. They show in later calls; if nothing else
+        was compared, the case counts as skipped."""
         left = zip(self.names, case.outputs or (), got, strict=False)
         unread = [name for name, wanted, value in left if wanted is not None and value is None]
-        if lost := [name for name in unread if name.removeprefix("buffer ") not in self.golden.state]:
-            why = "the golden file had no room for what it holds before the first call"
-        elif not found:
-            lost, why = unread, "torch does not show it, and the call leaves nothing else"
-        return {"skipped": f"{', '.join(lost)} cannot be compared: {why}"} if lost else {}
+        if not unread:
+            return {}
+        if found:
+            return {"unread": unread}
+        return {"skipped": f"{', '.join(unread)} cannot be read back, and the call leaves nothing else"}
 
     def _observed(self, inputs: list[list[Any]]) -> tuple[list[list[Any]], Figures]:
         """What the package left after each call, and what to say of those that it refused."""

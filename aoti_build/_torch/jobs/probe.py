@@ -20,6 +20,7 @@ from aoti_build._torch.events import Events
 from aoti_build._torch.jobs.check import gist, verdicts
 from aoti_build._torch.packages.runner import Package, RunnerCrash, open_package
 from aoti_build._torch.program.writes import observed_names
+from aoti_build.manifest import tensor_inputs
 from aoti_build.spec.records import target_from_json
 
 _MOST_ELEMENTS = 1 << 26
@@ -88,7 +89,7 @@ def _tried(package: Package, tried: Probe, case: Case, job: Mapping[str, Any]) -
 def probes(inputs: list[Tensor], signature: Mapping[str, Any]) -> Iterator[Probe]:
     """Sizes outside each dim's range and between its steps, another size of a fixed axis, another dtype, another rank;
     then the example's values in other layouts."""
-    entries = [entry for entry in signature["inputs"] if "dtype" in entry]
+    entries = tensor_inputs(signature)
     for name, dim in signature["dims"].items():
         yield from _outside(inputs, entries, name, dim)
     for index, (entry, value) in enumerate(zip(entries, inputs, strict=True)):

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from aoti_build._torch.checking.compare import Figures
 from aoti_build._torch.checking.golden import Case, Golden, load_golden
-from aoti_build._torch.checking.reference import STATE_CALLS, Subject, Twin, references
+from aoti_build._torch.checking.reference import Subject, Twin, references
 from aoti_build._torch.compiling.settings import set_precision
 from aoti_build._torch.data.image import Pictures, pictures, top_classes
-from aoti_build._torch.data.read import fit, read, tensor_inputs, wants
+from aoti_build._torch.data.read import fit, read, wants
 from aoti_build._torch.events import Events
 from aoti_build._torch.jobs.build import Prepared, prepare
 from aoti_build._torch.jobs.check import verdicts
@@ -29,6 +29,7 @@ from aoti_build._torch.program.inputs import Sizes, from_callable, from_shapes
 from aoti_build._torch.program.model import load_callable
 from aoti_build._torch.program.writes import Writes, observed_names
 from aoti_build.errors import AotiBuildError, BuildError, UsageError, VerificationError
+from aoti_build.manifest import tensor_inputs
 from aoti_build.outputs import write_output
 from aoti_build.spec.presence import source_is_here
 from aoti_build.spec.project import Source, Target
@@ -107,7 +108,7 @@ class Bench:
         """The inputs of each call: the golden ones, random ones, those of a file, or pictures. A model with state is
         called several times, with what there is."""
         signature, paths = self.job["signature"], [Path(path) for path in asked["paths"]]
-        count = STATE_CALLS if self.writes.buffers else 1
+        count = self.writes.calls
         if asked["kind"] == "golden":
             return [self.golden_inputs(case) for case in self.golden]
         if asked["kind"] == "random":

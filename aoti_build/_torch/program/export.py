@@ -18,10 +18,11 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.export import Dim as ExportDim
 from torch.export import ExportedProgram
+from torch.export.graph_signature import ConstantArgument, InputKind
 from torch.utils import _pytree as pytree
 
 from aoti_build._torch.program.inputs import Axes, Call
-from aoti_build._torch.program.writes import writes_of
+from aoti_build._torch.program.writes import Seen, writes_of
 from aoti_build.errors import BuildError
 from aoti_build.spec.project import Dim
 
@@ -116,9 +117,10 @@ def signature(
     call: Call,
     dims: tuple[Dim, ...],
     axes: list[Axes],
+    seen: Seen,
 ) -> dict[str, Any]:
     """Inputs and outputs as JSON: name, dtype, shape; a dynamic size is an expression in the names of `dims`. Then
-    the dims, and what a call writes into, as the `functional` form of the program says."""
+    the dims, and what a call writes into, by the `functional` form of the program and what was `seen`."""
     named = _names_of_symbols(program, dims, axes)
     inputs = [
         _describe(name, leaf, value, named)
@@ -131,7 +133,7 @@ def signature(
     ]
     ranges = {dim.name: {"min": dim.min, "max": dim.max, "multiple_of": dim.multiple_of} for dim in dims}
     tensors = [entry["name"] for entry in inputs if "dtype" in entry]
-    mutates = writes_of(functional, tensors).as_json()
+    mutates = writes_of(functional, tensors, seen).as_json()
     return {"inputs": inputs, "outputs": outputs, "dims": ranges, "mutates": mutates}
 
 
@@ -199,7 +201,9 @@ def _range(program: ExportedProgram, size: torch.SymInt) -> tuple[int, int]:
 def _placeholders(program: ExportedProgram) -> list[Any]:
     """The traced value of every user input, in flattened order; constants as themselves."""
     values = {node.name: node.meta.get("val") for node in program.graph.nodes if node.op == "placeholder"}
-    return [values.get(name, name) if isinstance(name, str) else name for name in program.graph_signature.user_inputs]
+    given = [spec.arg for spec in program.graph_signature.input_specs if spec.kind == InputKind.USER_INPUT]
+    # A constant may be a text that is the name of another input.
+    return [arg.value if isinstance(arg, ConstantArgument) else values.get(arg.name) for arg in given]
 
 
 def _output_values(program: ExportedProgram) -> list[Any]:

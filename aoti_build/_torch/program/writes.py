@@ -1,20 +1,33 @@
 """What a model writes into when it is called: inputs that the caller gave, and buffers, which are its state.
 
-torch.export keeps in-place operators as they are and lists no writes. Its functional form does, in the signature
-(``user_inputs_to_mutate``, ``buffers_to_mutate``), because there every write is an output. Making that form takes about
-as long as the export, so it is made only for graphs that hold an operator which writes.
+No single source knows all of it:
+
+- torch.export keeps in-place operators as they are and lists no writes. Its functional form does, in the signature
+  (``user_inputs_to_mutate``, ``buffers_to_mutate``), because there every write is an output. Making it takes about as
+  long as the export, so it is made only for graphs that hold an operator which writes.
+- torch cannot make that form of a graph that writes inside torch.cond, or into buffers that share memory. Then what
+  such operators are given counts as written.
+- Some operators write without saying so (batch norm with running statistics, operators of the user's own). What a call
+  in eager mode changes counts as well (`aoti_build._torch.checking.seen`).
+
+What is taken for written and is not costs a comparison of equal values; what is missed is never compared.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind, TensorArgument
+from torch.fx import GraphModule, Node
 
-from aoti_build.errors import BuildError
+from aoti_build.manifest import tensor_inputs
+
+# Calls of a model with state: the second sees what the first left, the third what the second made of that.
+STATE_CALLS = 3
 
 
 @dataclass(frozen=True)
@@ -29,13 +42,26 @@ class Writes:
     @classmethod
     def of_signature(cls, signature: Mapping[str, Any]) -> Writes:
         """As the manifest's `signature` has it."""
-        table = signature["mutates"]
-        names = [entry["name"] for entry in signature["inputs"] if "dtype" in entry]
-        inputs = tuple(table["inputs"])
-        return cls(inputs, tuple(names.index(name) for name in inputs), tuple(table["buffers"]))
+        written = signature["mutates"]["inputs"]
+        names = [entry["name"] for entry in tensor_inputs(signature)]
+        positions = tuple(at for at, name in enumerate(names) if name in written)
+        return cls(tuple(names[at] for at in positions), positions, tuple(signature["mutates"]["buffers"]))
 
     def as_json(self) -> dict[str, Any]:
         return {"inputs": list(self.inputs), "buffers": list(self.buffers)}
+
+    @property
+    def calls(self) -> int:
+        """How many calls show what the model does."""
+        return STATE_CALLS if self.buffers else 1
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What one call in eager mode was seen to change: positions of input tensors, and buffers."""
+
+    positions: frozenset[int] = frozenset()
+    buffers: frozenset[str] = frozenset()
 
 
 def observed_names(signature: Mapping[str, Any]) -> list[str]:
@@ -47,46 +73,82 @@ def observed_names(signature: Mapping[str, Any]) -> list[str]:
 
 
 def functional_form(program: ExportedProgram) -> ExportedProgram:
-    """The program with every write as an output; itself where it has none. Raises `BuildError` if torch cannot make
-    one."""
-    if not any(_writing(program)):
+    """The program with every write as an output; itself where it has none, or torch cannot make that form."""
+    if not any(True for _ in _writing(program.graph_module)):
         return program
     try:
         functional: ExportedProgram = program.run_decompositions({})
-    except Exception as error:  # a verifier's, a tracer's, plain assertions
-        raise BuildError(
-            "torch cannot tell what a call of the model writes into",
-            cause=f"{type(error).__name__}: {str(error).strip()[:2000]}",
-            hint="buffers or inputs that share memory cannot be written into, and neither can any inside torch.cond",
-        ) from error
+    except Exception:  # a verifier's, a tracer's, plain assertions
+        return program
     return functional
 
 
-def writes_of(functional: ExportedProgram, names: list[str]) -> Writes:
-    """What a program in `functional_form` writes into; `names` are those of its input tensors in order."""
-    signature = functional.graph_signature
-    written = set(signature.user_inputs_to_mutate.values())
-    positions = tuple(at for at, name in enumerate(input_tensors(functional)) if name in written)
-    buffers = tuple(sorted(set(signature.buffers_to_mutate.values())))
-    return Writes(tuple(names[at] for at in positions), positions, buffers)
+def writes_of(functional: ExportedProgram, names: Sequence[str], seen: Seen | None = None) -> Writes:
+    """What a program in `functional_form` writes into, and what was `seen` to be written; `names` are those of its
+    input tensors in order."""
+    seen, signature = seen or Seen(), functional.graph_signature
+    direct = _operands(functional)
+    written = set(signature.user_inputs_to_mutate.values()) | direct
+    positions = {at for at, name in enumerate(input_tensors(functional)) if name in written}
+    positions |= seen.positions
+    buffers = set(signature.buffers_to_mutate.values()) | seen.buffers
+    buffers |= {name for node, name in signature.inputs_to_buffers.items() if node in direct}
+    ordered = tuple(sorted(positions))
+    return Writes(tuple(names[at] for at in ordered), ordered, tuple(sorted(buffers)))
 
 
 def input_tensors(program: ExportedProgram) -> list[str]:
-    """The names in the graph of the input tensors, in the order of a call. Constants stand in the signature as
-    themselves, text among them."""
+    """The names in the graph of the input tensors, in the order of a call."""
     values = {node.name: node.meta.get("val") for node in program.graph.nodes if node.op == "placeholder"}
-    names = [name for name in program.graph_signature.user_inputs if isinstance(name, str)]
+    given = [spec.arg for spec in program.graph_signature.input_specs if spec.kind == InputKind.USER_INPUT]
+    names = [argument.name for argument in given if isinstance(argument, TensorArgument)]
     return [name for name in names if isinstance(values.get(name), torch.Tensor)]
 
 
-def _writing(program: ExportedProgram) -> Iterator[Any]:
-    """Operators of the graph, and of the graphs inside it, that write into what they are given."""
-    for module in program.graph_module.modules():
-        if not isinstance(module, torch.fx.GraphModule):
-            continue
-        for node in module.graph.nodes:
-            schema = getattr(node.target, "_schema", None)
-            if schema is not None and schema.is_mutable:
-                yield node.target
-            elif "mutation" in str(node.target) or "auto_functionalized" in str(node.target):
-                yield node.target  # a kernel of the user's own, which has no schema
+def root_of(node: Any) -> Any:
+    """What a chain of views is a view of."""
+    while isinstance(node, Node) and node.op == "call_function" and _is_view(node):
+        node = node.args[0]
+    return node
+
+
+def _operands(program: ExportedProgram) -> set[str]:
+    """Names of what the writing operators that are left in a graph are given, through views."""
+    return {root_of(source).name for node in _writing(program.graph_module) for source in _targets(node)}
+
+
+def _writing(module: GraphModule) -> Iterator[Node]:
+    """Nodes that write into what they are given; one that calls graphs inside this one, if these do."""
+    for node in module.graph.nodes:
+        schema = getattr(node.target, "_schema", None)
+        text = str(node.target)
+        inner = [part for name in _graphs(node) if isinstance(part := getattr(module, name, None), GraphModule)]
+        if (
+            (schema is not None and schema.is_mutable)
+            or "mutation" in text  # a kernel of the user's own, which has no schema
+            or "auto_functionalized" in text
+            or any(True for part in inner for _ in _writing(part))
+        ):
+            yield node
+
+
+def _graphs(node: Node) -> list[str]:
+    """The attributes that an operator's arguments name, such as the branches of torch.cond."""
+    return [str(source.target) for source in node.all_input_nodes if source.op == "get_attr"]
+
+
+def _targets(node: Node) -> list[Node]:
+    """The operands that a writing operator may write into."""
+    schema = getattr(node.target, "_schema", None)
+    if schema is None or not schema.is_mutable:
+        return [source for source in node.all_input_nodes if source.op != "get_attr"]
+    given = dict(zip((argument.name for argument in schema.arguments), node.args, strict=False)) | dict(node.kwargs)
+    written = [argument.name for argument in schema.arguments if argument.alias_info and argument.alias_info.is_write]
+    return [given[name] for name in written if isinstance(given.get(name), Node)]
+
+
+def _is_view(node: Node) -> bool:
+    schema = getattr(node.target, "_schema", None)
+    if schema is None or not node.args or schema.is_mutable:
+        return False
+    return any(value.alias_info is not None for value in schema.returns)
