@@ -160,7 +160,7 @@ NETS = '''
         def forward(self, x):
             self.sum.add_(x.sum(0).bfloat16())
             self.seen.logical_or_(x.amax(0) > 1)
-            return self.sum.float(), self.seen
+            return self.sum * 2, self.seen
 
 
     class Held(State):
