@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from aoti_build._torch.checking.compare import compare
 from aoti_build._torch.checking.reference import eager_failure, observe
-from aoti_build._torch.checking.state import kept_state, same_bytes
+from aoti_build._torch.checking.state import is_plain, kept_state, same_bytes
 from aoti_build._torch.program.inputs import Call
 from aoti_build._torch.program.writes import Seen, Writes
 from aoti_build.errors import BuildError
@@ -62,7 +62,9 @@ def _answers_again(module: nn.Module, call: Call, answers: list[Tensor]) -> bool
 
 
 def _buffers(module: nn.Module) -> dict[str, Tensor]:
-    return dict(module.named_buffers(remove_duplicate=False))
+    """Those that can be compared; others, such as sparse ones, are refused when the graph is digested."""
+    found = module.named_buffers(remove_duplicate=False)
+    return {name: value for name, value in found if is_plain(value)}
 
 
 def _changed(old: Tensor, new: Tensor) -> bool:

@@ -20,7 +20,7 @@ def kept_state(module: nn.Module) -> Iterator[None]:
     roots: list[Any] = [table for part in module.modules() for table in (part._buffers, vars(part))]
     containers = list(_containers(roots))
     contents = [container.copy() for container in containers]
-    tensors = [value for container in containers for value in _values(container) if _is_plain(value)]
+    tensors = [value for container in containers for value in _values(container) if is_plain(value)]
     with kept_tensors(tensors):
         try:
             yield
@@ -77,7 +77,7 @@ def _differ(one: Any, other: Any) -> bool:
     return one is not other
 
 
-def _is_plain(value: Any) -> bool:
+def is_plain(value: Any) -> bool:
     """Whether it is a tensor whose values lie in memory of its own kind: no subclass, not sparse, no parameter."""
     return type(value) is Tensor and value.layout == torch.strided and not value.is_quantized and not value.is_meta
 

@@ -113,7 +113,8 @@ def build(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
                 raise
             functional = functional_form(program)
             model, example = prepared.module, prepared.example
-            first = first_calls(model, example)
+            with _unwritten(program):
+                first = first_calls(model, example)
             described = signature(program, functional, model, example, dims, prepared.axes, first.seen)
             subject = prepared.subject(Writes.of_signature(described))
             first.refuse_hidden_state(subject.writes)
