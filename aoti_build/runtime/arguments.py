@@ -68,10 +68,12 @@ class Arguments:
     _names: tuple[str, ...] = field(init=False)
     _known: frozenset[str] = field(init=False)
     _plain: str = field(init=False)
+    _writes: bool = field(init=False)
 
     def __post_init__(self) -> None:
         dims = self.signature["dims"]
         written = frozenset(self.signature["mutates"]["inputs"])
+        self._writes = bool(written)  # then `WrittenInputs` compares memory first, and makes copies
         entries = self.signature["inputs"]
         self._leaves = [_leaf(entry, dims, self.kinds, written) for entry in entries]
         self._tensors = [(at, leaf) for at, leaf in enumerate(self._leaves) if leaf.constant is None]
@@ -129,7 +131,7 @@ class Arguments:
             if value.is_conj() or value.is_neg():
                 value = self._resolved(leaf, value)
             # Compiled code goes by the strides of the example, which the artifact was checked with.
-            as_it_is = value.is_contiguous() or leaf.written
+            as_it_is = value.is_contiguous() or self._writes
             inputs.append(value if as_it_is else value.contiguous())
         return inputs
 

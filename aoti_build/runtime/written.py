@@ -28,21 +28,22 @@ class WrittenInputs:
         self._names = names
 
     def made_contiguous(self, inputs: list[Tensor]) -> Copies:
-        """Put a contiguous copy in the place of each written input that is not; (given, copy) of
-        each.
+        """Put a contiguous copy in the place of each input that is not; (given, copy) of each that
+        is written.
 
         Raises `InputError` for one whose elements share memory with each other, or with another
         input."""
         self._refuse_shared(inputs)
         copies = []
-        for at in self._written:
-            given = inputs[at]
+        for at, given in enumerate(inputs):
             if given.is_contiguous():
                 continue
-            if _may_overlap(given):
+            is_written = at in self._written
+            if is_written and _may_overlap(given):
                 raise self._refusal(at, "some of its elements are one and the same in memory")
             inputs[at] = given.contiguous()
-            copies.append((given, inputs[at]))
+            if is_written:
+                copies.append((given, inputs[at]))
         return copies
 
     @staticmethod

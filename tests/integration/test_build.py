@@ -104,34 +104,7 @@ def test_each_changed_input_is_seen_and_named(built: Path) -> None:
     }
 
 
-def test_a_model_that_counts_its_calls_is_built_as_it_was_made(tmp_path: Path) -> None:
-    """The calls that make the references must not leave their traces in the artifact, nor one case in the next."""
-    source = """\
-        import torch
-        from torch import nn
-
-
-        class Counter(nn.Module):
-            def __init__(self):
-                super().__init__()
-                self.register_buffer("calls", torch.zeros(3))
-
-            def forward(self, x):
-                self.calls.add_(1)
-                return x * self.calls
-    """
-    model = """\
-        counter:
-          source: net.py:Counter
-          dims: {batch: {min: 2, max: 8, example: 4}}
-          inputs: [{shape: [batch, 3]}]
-    """
-    write_single(tmp_path, source, model)
-    finished = run_inv(tmp_path, "build", "--json")
-    assert finished.code == 0, finished.out
-    assert run_inv(tmp_path, "verify").code == 0
-
-
+@pytest.mark.slow
 def test_a_model_without_weights(tmp_path: Path) -> None:
     """Its package has no weights to keep apart; with an empty blob it would not load."""
     source = "from torch import nn\n\n\nclass Net(nn.Module):\n    def forward(self, x):\n        return x.relu() * 3\n"
@@ -161,6 +134,7 @@ net:
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.slow
 def test_inputs_that_are_easily_overlooked(tmp_path: Path) -> None:
     """What native code reads; a link, a memory map, a module run by its path, the order of kwargs; what is looked for
     in vain, listed, or asked of the environment."""

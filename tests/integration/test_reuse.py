@@ -157,6 +157,7 @@ def test_why_names_what_changed(project: Path) -> None:
     assert explained["last_build"]["reasons"][0]["reason"] == "no-artifact"
 
 
+@pytest.mark.slow
 def test_arithmetic_on_a_one_element_weight_follows_the_weight(tmp_path: Path) -> None:
     """Inductor folds it into the code, where no golden input may come by; the weight itself stays in the blob."""
     source = """\

@@ -113,7 +113,7 @@ REFUSED: dict[str, tuple[str, Callable[[], tuple[Tensor, Tensor, Tensor]]]] = {
         "memory", lambda: ((base := torch.ones(4, 16))[:, 2:10], base[:, 0:8], torch.ones(4)),
     ),
     "two views of one": (
-        "total", lambda: (torch.ones(4, 8), (m := torch.ones(4, 8)), m.view(-1)[8:12]),
+        "memory", lambda: (torch.ones(4, 8), (m := torch.ones(4, 8)), m.view(-1)[8:12]),
     ),
 }  # fmt: skip
 

@@ -26,7 +26,7 @@ from aoti_build._torch.checking.compare import (
 )
 from aoti_build._torch.checking.sketch import Sketch
 
-# What an estimate from 2**14 buckets may be off by: five standard deviations.
+# What an estimate from 2**13 buckets may be off by: six standard deviations.
 _SLACK = 1.05
 
 

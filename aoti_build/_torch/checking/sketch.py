@@ -5,7 +5,7 @@ tensor of any size:
 
 - sums over buckets, every value added with a sign of its own (the count sketch of Charikar, Chen and Farach-Colton,
   "Finding frequent items in data streams", 2002). It is linear, so the difference of two sketches is the sketch of the
-  difference, and the sum of its squares is an unbiased estimate of the squared error over *all* values. With 2**14
+  difference, and the sum of its squares is an unbiased estimate of the squared error over *all* values. With 2**13
   buckets its standard deviation is about 1 %, and one wrong value anywhere counts in full. The sum of squares of each
   bucket says how far it may be off if each of its values is within its bounds;
 - some values as they are, spread over the tensor, for the bounds that hold value by value;
@@ -25,8 +25,8 @@ from torch import Tensor
 from aoti_build._torch.program.graph import tensor_digest
 from aoti_build.digests import digest_bytes
 
-BUCKETS = 1 << 14
-SAMPLES = 1 << 14
+BUCKETS = 1 << 13
+SAMPLES = 1 << 13
 _PIECE = 1 << 22  # values at a time; a multiple of the buckets
 _SURE = math.sqrt(2 * math.log(2 * BUCKETS / 1e-9))  # a false alarm in any bucket: one in a billion
 
