@@ -58,7 +58,7 @@ from aoti_build.errors import BuildError
 from aoti_build.files import lock
 from aoti_build.fingerprint import KEY_VERSION, declared_files
 from aoti_build.manifest import GOLDEN, KEY_METADATA, MODEL
-from aoti_build.spec.project import Model, Source
+from aoti_build.spec.project import Dim, Model, Source
 from aoti_build.spec.records import target_from_json
 from aoti_build.toolchain import ENVIRONMENT_OF_SOURCES
 
@@ -112,12 +112,7 @@ def build(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
                 reference("example", prepared.subject(Writes()), prepared.example)
                 raise
             functional = functional_form(program)
-            model, example = prepared.module, prepared.example
-            with _unwritten(program):
-                first = first_calls(model, example)
-            described = signature(program, functional, model, example, dims, prepared.axes, first.seen)
-            subject = prepared.subject(Writes.of_signature(described))
-            first.refuse_hidden_state(subject.writes)
+            described, subject = _described(program, functional, prepared, dims)
             if isinstance(target.model.inputs, Source):
                 for _ in case_sequences(subject, dims):
                     pass  # what the callable reads for other sizes is a source too
@@ -150,6 +145,20 @@ def build(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
             with declared_bounds(minimums), keeping_old_values():
                 made["weights"] = _compiled(program, options, job, made, events)
     return {**made, "seconds": events.seconds}
+
+
+def _described(
+    program: ExportedProgram, functional: ExportedProgram, prepared: Prepared, dims: tuple[Dim, ...]
+) -> tuple[dict[str, Any], Subject]:
+    """The signature, with what a call writes into, and the model as it is checked for that. Raises `BuildError` for a
+    model that writes where no artifact can."""
+    model, example = prepared.module, prepared.example
+    with _unwritten(program):
+        first = first_calls(model, example)
+    described = signature(program, functional, model, example, dims, prepared.axes, first.seen)
+    subject = prepared.subject(Writes.of_signature(described))
+    first.refuse_hidden_state(subject.writes)
+    return described, subject
 
 
 def _compiled(
