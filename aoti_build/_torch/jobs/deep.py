@@ -77,7 +77,7 @@ def deep(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
     dims = target.model.dims
     with events.phase("model"):
         prepared = prepare(target.model, target.device, Path(job["root"]), job["where"])
-    with sizes_of_one(dims), whole_ranges():
+    with sizes_of_one(dims, prepared.axes), whole_ranges():
         with events.phase("export"):
             program = export(prepared.module, prepared.example, dims, prepared.axes, job["where"]["inputs"])
         if job["model"] and job["alignment"]:
