@@ -25,8 +25,9 @@ from torch.export import ExportedProgram
 from aoti_build._torch.checking.reference import SEED, Subject, eager_failure, observe, points
 from aoti_build._torch.checking.state import kept_state
 from aoti_build._torch.program.assertions import lift_assertions
-from aoti_build._torch.program.export import check_ranges, export, names_of_symbols, output_shapes
-from aoti_build._torch.program.inputs import Axes, Call, Sizes
+from aoti_build._torch.program.axes import Axes
+from aoti_build._torch.program.export import check_ranges, export, named_symbols, output_shapes
+from aoti_build._torch.program.inputs import Call, Sizes
 from aoti_build.errors import BuildError
 from aoti_build.spec.project import Dim
 
@@ -73,7 +74,7 @@ def exported(
                 raise refused or error from None
             try:
                 check_ranges(program, dims, axes, where, from_two=not oblivious)
-                named = names_of_symbols(program, dims, axes)
+                named = named_symbols(program, axes)
                 special = lift_assertions(program, dims, named, where)
                 _prove(program, subject, dims, special, named, where)
             except BuildError as error:
