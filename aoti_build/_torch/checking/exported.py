@@ -67,22 +67,31 @@ def exported(
     """
     refused: BuildError | None = None
     for oblivious in (False, True):
-        with _tracing(oblivious):
-            try:
-                program = export(subject.module, example, dims, axes, where["inputs"])
-            except BuildError as error:
-                raise refused or error from None
-            try:
-                check_ranges(program, dims, axes, where, from_two=not oblivious)
-                named = named_symbols(program, axes)
-                special = lift_assertions(program, dims, named, where)
-                _prove(program, subject, dims, special, named, where)
-            except BuildError as error:
-                refused = refused or error
-                continue
-        return Exported(program, tuple(special), oblivious)
+        try:
+            with _tracing(oblivious):
+                return _exported(subject, example, dims, axes, where, oblivious)
+        except BuildError as error:
+            refused = refused or error
+        if not dims:
+            break  # no size that anything could be assumed of
     assert refused is not None
     raise refused
+
+
+def _exported(
+    subject: Subject,
+    example: Call,
+    dims: tuple[Dim, ...],
+    axes: list[Axes],
+    where: Mapping[str, str],
+    oblivious: bool,
+) -> Exported:
+    program = export(subject.module, example, dims, axes, where["inputs"])
+    check_ranges(program, dims, axes, where, from_two=not oblivious)
+    named = named_symbols(program, axes)
+    special = lift_assertions(program, dims, named, where)
+    _prove(program, subject, dims, special, named, where)
+    return Exported(program, tuple(special), oblivious)
 
 
 def _prove(
