@@ -15,10 +15,10 @@ from torch import Tensor
 
 import aoti_build
 from aoti_build._torch.checking.reference import points
-from aoti_build._torch.program.axes import declared_axes, found_axes, held_to
+from aoti_build._torch.program.axes import Axes, declared_axes, found_axes, held_to
 from aoti_build._torch.program.dims import ExportSizes
 from aoti_build._torch.program.export import export, signature, sizes_of_one
-from aoti_build._torch.program.inputs import Axes, Call, from_callable, from_shapes
+from aoti_build._torch.program.inputs import Call, from_callable, from_shapes
 from aoti_build._torch.program.writes import Seen, functional_form
 from aoti_build.errors import BuildError, InputError, UsageError
 from aoti_build.sizes import parse
