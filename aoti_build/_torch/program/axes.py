@@ -157,9 +157,7 @@ class _Finder:
                     wanted = old if size is None else size.at(sizes)
                     if (made := self.size(index, axis, changed)) != wanted:
                         told = " and ".join(f"{name} is {value}" for name, value in sizes.items())
-                        what = (
-                            f"{size}, as one dim at a time says, is {wanted}" if size else f"it is {wanted} elsewhere"
-                        )
+                        what = f"{size}, which fits one dim at a time, is {wanted}" if size else f"{wanted} elsewhere"
                         raise UsageError(
                             f"axis {axis} of {self.name(index)} is no affine expression of the dims",
                             where=self.where,
@@ -174,9 +172,8 @@ class _Finder:
         hint = f"a size is {FORM}; give this axis a dim of its own"
         if divisor:
             step = math.lcm(dim.multiple_of, divisor)
-            hint = (
-                f"it may be {dim.name}//{divisor}, which is whole only where multiple_of is {step} on that dim: set it"
-            )
+            quotient = f"{dim.name}//{divisor}"
+            hint = f"if it is {quotient}, set multiple_of: {step} on the dim {dim.name}, so that this is exact"
         return UsageError(
             f"axis {axis} of {self.name(index)} is no affine expression of the dim {dim.name}",
             where=self.where,
