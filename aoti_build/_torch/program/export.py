@@ -18,15 +18,18 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.export import Dim as ExportDim
 from torch.export import ExportedProgram
-from torch.export.graph_signature import ConstantArgument, InputKind
+from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
 from torch.utils import _pytree as pytree
 
 from aoti_build._torch.program.inputs import Axes, Call
+from aoti_build._torch.program.structure import leaf_names, shapes_like
 from aoti_build._torch.program.writes import Seen, writes_of
 from aoti_build.errors import BuildError
 from aoti_build.spec.project import Dim
 
 _CAUSE_LINES = 30
+# Numbers that follow from sizes, or from data.
+_SYMBOLIC = (torch.SymInt, torch.SymFloat, torch.SymBool)
 
 
 def export(module: torch.nn.Module, call: Call, dims: tuple[Dim, ...], axes: list[Axes], where: str) -> ExportedProgram:
@@ -141,8 +144,8 @@ def _dynamic_shapes(module: torch.nn.Module, call: Call, dims: tuple[Dim, ...], 
     """The declared dims in torch.export's form: the call's structure with {axis: Dim} or None for each leaf."""
     made = {dim.name: _export_dim(dim) for dim in dims}
     _, structure = pytree.tree_flatten((call.args, call.kwargs))
-    leaves = [{axis: made[name] for axis, name in found.items()} or None for found in axes]
-    args, kwargs = pytree.tree_unflatten(leaves, structure)
+    leaves = ({axis: made[name] for axis, name in found.items()} or None for found in axes)
+    args, kwargs = shapes_like(structure, leaves)
     return dict(inspect.signature(module.forward).bind(*args, **kwargs).arguments)
 
 
@@ -208,26 +211,36 @@ def _placeholders(program: ExportedProgram) -> list[Any]:
 
 def _output_values(program: ExportedProgram) -> list[Any]:
     values = {node.name: node.meta.get("val") for node in program.graph.nodes}
-    return [values.get(name, name) if isinstance(name, str) else name for name in program.graph_signature.user_outputs]
+    given = [spec.arg for spec in program.graph_signature.output_specs if spec.kind == OutputKind.USER_OUTPUT]
+    return [arg.value if isinstance(arg, ConstantArgument) else values.get(arg.name) for arg in given]
+
+
+def without_odd_constants(program: ExportedProgram) -> None:
+    """Put None in the place of outputs that are texts or floats: inductor compiles none of them. Whoever loads the
+    package has their values from the signature."""
+    output = next(node for node in program.graph.nodes if node.op == "output")
+    values = list(output.args[0])
+    for index, spec in enumerate(program.graph_signature.output_specs):
+        if isinstance(spec.arg, ConstantArgument) and not isinstance(spec.arg.value, int | None):
+            values[index] = None
+            spec.arg = ConstantArgument(spec.arg.name, None)
+    output.args = (tuple(values),)
+    program.graph_module.recompile()
 
 
 def _input_names(module: torch.nn.Module, call: Call) -> list[str]:
-    paths, _ = pytree.tree_flatten_with_path((call.args, call.kwargs))
-    names = []
-    for path, _leaf in paths:
-        # The pair (args, kwargs), then a position or a keyword, then the path inside that argument.
-        which, argument, rest = path[0], path[1], tuple(path[2:])
-        positional = isinstance(which, pytree.SequenceKey) and which.idx == 0
-        first = _parameter_names(module, len(call.args))[argument.idx] if positional else str(argument.key)
-        names.append(first + pytree.keystr(rest))
-    return names
+    firsts = [*_parameter_names(module, len(call.args)), *call.kwargs]
+    values = [*call.args, *call.kwargs.values()]
+    return [
+        name
+        for first, value in zip(firsts, values, strict=True)
+        for name in leaf_names(pytree.tree_structure(value), first)
+    ]
 
 
 def _output_names(out_spec: Any) -> list[str]:
     """A path such as ``['logits']`` or ``[0][1]`` for each output leaf; a lone tensor is called ``output``."""
-    placeholder = pytree.tree_unflatten([0] * out_spec.num_leaves, out_spec)
-    paths, _ = pytree.tree_flatten_with_path(placeholder)
-    return [pytree.keystr(path) or "output" for path, _ in paths]
+    return [name or "output" for name in leaf_names(out_spec)]
 
 
 def _parameter_names(module: torch.nn.Module, count: int) -> list[str]:
@@ -270,6 +283,9 @@ def _describe(name: str, leaf: Any, value: Any, named: dict[Any, Any]) -> dict[s
     if isinstance(value, torch.Tensor):
         shape = [_size(size, named) for size in value.shape]
         return {"name": name, "dtype": str(value.dtype).removeprefix("torch."), "shape": shape}
+    if isinstance(value, _SYMBOLIC):
+        number = type(value).__name__.removeprefix("Sym").lower()
+        return {"name": name, "number": number, "value": str(value.node.expr.subs(named))}
     return {"name": name, "constant": repr(leaf if leaf is not None else value)}
 
 
