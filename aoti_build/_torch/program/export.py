@@ -15,6 +15,7 @@ from typing import Any
 from unittest import mock
 
 import torch
+from torch._library.fake_impl import FakeImplCtx
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.export import Dim as ExportDim
 from torch.export import ExportedProgram
@@ -81,7 +82,8 @@ def _hint(size: int | torch.SymInt) -> Any:
 
 @contextlib.contextmanager
 def whole_ranges() -> Iterator[None]:
-    """Keep convolutions from narrowing a dynamic batch, in both export and compile.
+    """Keep convolutions from narrowing a dynamic batch, and operators from narrowing what they count, in both export
+    and compile.
 
     To learn the memory format of a convolution's output, the tracer asks torch which backend it would choose, and that
     choice compares sizes (oneDNN for a batch below 16, for one): each comparison becomes a bound of the compiled code,
@@ -92,7 +94,15 @@ def whole_ranges() -> Iterator[None]:
     with contextlib.ExitStack() as patches:
         for name in ("_select_conv_backend", "_conv_determine_backend_memory_format"):
             patches.enter_context(mock.patch.object(torch._C, name, _with_plain_sizes(getattr(torch._C, name))))
+        if hasattr(FakeImplCtx, "create_unbacked_symint"):
+            patches.enter_context(mock.patch.object(FakeImplCtx, "create_unbacked_symint", _any_size))
         yield
+
+
+def _any_size(context: Any, *, min: int = 0, max: int | None = None) -> Any:  # noqa: A002 - torch's names
+    """The size of an output that data decide, as torch recommends since 2.0. Operators that ask for it in the older way
+    (torchvision.ops.nms) get 2 or more by default, and compiled code then refuses to keep one box, or none."""
+    return context.new_dynamic_size(min=min, max=max)
 
 
 def _with_plain_sizes(ask: Callable[..., Any]) -> Callable[..., Any]:
