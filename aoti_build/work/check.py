@@ -250,6 +250,16 @@ def _failed(checked: Mapping[str, Any], log: Path, found: str | None) -> BuildEr
     return BuildError(
         "the compiled artifact does not do what the model does in eager mode, so it was not published",
         cause="\n".join([*failures, *([found] if found else [])]),
-        hint="set `tolerance` for this model if differences of this size are expected; else this is a compiler fault",
+        hint=_hint(checked),
         log=log,
     )
+
+
+def _hint(checked: Mapping[str, Any]) -> str:
+    outputs = [output for case in checked["cases"] for output in case["outputs"] if not output["ok"]]
+    if outputs and all("eager_nan" in output for output in outputs):
+        return (
+            "this is no fault of the compiler: draw masks that leave something of each row, `probability: 1` for a "
+            "bool input, or make the mask in an inputs callable"
+        )
+    return "set `tolerance` for this model if differences of this size are expected; else this is a compiler fault"

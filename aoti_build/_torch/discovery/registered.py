@@ -19,6 +19,8 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
+from aoti_build.errors import BuildError
+
 _OWN = "aoti_build._torch."
 # Kernels that no compiled package runs: it makes no gradients, casts nothing by itself, and traces nothing.
 _NEVER_RUN = ("Meta", "Autograd", "Autocast", "Functionalize", "ADInplaceOrView", "Python")
@@ -67,6 +69,19 @@ class Registrations:
         modules = self.operators.setdefault(name.partition(".")[0], [])
         if module not in modules:
             modules.append(module)
+
+    def refuse_unimportable(self, targets: Iterable[Any], where: str) -> None:
+        """Raise `BuildError` if one of the operators is registered by no import: nothing that loads the package could
+        have it."""
+        for target in targets:
+            name = target.name().partition(".")[0] if isinstance(target, torch._ops.OpOverload) else ""
+            if name not in self.known and self.operators.get(name) == [None]:
+                raise BuildError(
+                    f"the operator {name} is registered by a function that the model's source calls",
+                    where=where,
+                    cause="whoever loads the artifact imports modules and calls no such function",
+                    hint="register it at the top level of a module",
+                )
 
     def modules_of(self, operator: str) -> list[str | None]:
         """The modules to import for an operator such as ``torchvision::nms``; none for one of torch's own."""

@@ -53,7 +53,7 @@ from aoti_build._torch.program.export import (
     whole_ranges,
     without_odd_constants,
 )
-from aoti_build._torch.program.graph import graph_digest, listed_weights, state_digest, uses_own_code
+from aoti_build._torch.program.graph import called, graph_digest, listed_weights, state_digest, uses_own_code
 from aoti_build._torch.program.inputs import Axes, Call, Make, dynamic_axes, from_callable, from_shapes
 from aoti_build._torch.program.model import import_declared, load_callable, load_weights, make_module
 from aoti_build._torch.program.structure import (
@@ -123,6 +123,7 @@ def build(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
                 reference("example", prepared.subject(Writes()), prepared.example)
                 raise
             types = _stored_types(program, where)
+            registrations.refuse_unimportable(called(program), where["source"])
             functional = functional_form(program)
             described, subject = _described(program, functional, prepared, dims)
             if isinstance(target.model.inputs, Source):

@@ -43,16 +43,21 @@ def graph_digest(program: ExportedProgram) -> str:
     )
 
 
+def called(program: ExportedProgram) -> Iterator[Any]:
+    """What the graph calls, and the graphs inside it."""
+    for module in program.graph_module.modules():
+        for node in module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ():
+            yield node.target
+
+
 def uses_own_code(program: ExportedProgram) -> bool:
     """Whether the compile runs code that the graph only names.
 
     Operators from outside torch, whose Python implementation is traced into the code, or decompositions and lowerings
     that somebody registered with inductor.
     """
-    for module in program.graph_module.modules():
-        for node in module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ():
-            if getattr(node.target, "namespace", None) not in _TORCH_NAMESPACES:
-                return True
+    if any(getattr(target, "namespace", None) not in _TORCH_NAMESPACES for target in called(program)):
+        return True
     tables = (("torch._inductor.decomposition", "decompositions"), ("torch._inductor.lowering", "lowerings"))
     registered = [getattr(sys.modules.get(module), table, {}) for module, table in tables]
     return any(
