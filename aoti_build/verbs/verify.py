@@ -264,7 +264,8 @@ class _Verifier:
         refusals = self._refusals(target, artifact, work)
         verdict = _verdict(result, refusals)
         if verdict == MISMATCH and self.repro is not None:
-            write_repro(self.repro, target, artifact.files, golden, artifact.manifest.signature)
+            manifest = artifact.manifest
+            write_repro(self.repro, target, artifact.files, golden, manifest.signature, manifest.imports)
         return Verdict(
             target,
             verdict,
