@@ -23,7 +23,7 @@ from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
 from torch.utils import _pytree as pytree
 
 from aoti_build._torch.program.inputs import Axes, Call
-from aoti_build._torch.program.structure import leaf_names, shapes_like
+from aoti_build._torch.program.structure import give_keys, leaf_names, shapes_like
 from aoti_build._torch.program.writes import Seen, writes_of
 from aoti_build.errors import BuildError
 from aoti_build.spec.project import Dim
@@ -40,6 +40,7 @@ def export(module: torch.nn.Module, call: Call, dims: tuple[Dim, ...], axes: lis
         BuildError: the model cannot be exported, with torch's own suggested fix; or the exported ranges are not the
         declared.
     """
+    give_keys(pytree.tree_structure((call.args, call.kwargs)))
     try:
         with torch.no_grad():
             program = torch.export.export(

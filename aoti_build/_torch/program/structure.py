@@ -71,6 +71,23 @@ def shapes_like(spec: Any, leaves: Iterator[Any]) -> Any:
     return pytree.SUPPORTED_NODES[spec.type].unflatten_fn(inner, spec.context)
 
 
+def give_keys(spec: Any) -> None:
+    """Let torch name the parts of types that were registered without a function for keys, by number: of inputs it wants
+    names, in the export as in the compile."""
+    for node in _nodes(spec):
+        known = pytree.SUPPORTED_NODES.get(node.type)
+        if known is not None and known.flatten_with_keys_fn is None:
+            pytree.SUPPORTED_NODES[node.type] = known._replace(flatten_with_keys_fn=_numbered(known.flatten_fn))
+
+
+def _numbered(flatten: Callable[[Any], tuple[list[Any], Any]]) -> Callable[[Any], Any]:
+    def flatten_with_keys(value: Any) -> Any:
+        children, context = flatten(value)
+        return [(pytree.SequenceKey(index), child) for index, child in enumerate(children)], context
+
+    return flatten_with_keys
+
+
 def register_named_tuples(*specs: Any) -> None:
     """Give named tuples the name that a package needs; torch gives them none by itself."""
     for spec in specs:
