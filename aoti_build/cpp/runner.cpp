@@ -157,12 +157,12 @@ void append_call(
 std::string lacking(const Asked& asked, const c10::Device& device) {
   std::string why;
   for (const auto& library : asked.libraries) {
-    if (dlopen(library.c_str(), RTLD_NOW | RTLD_GLOBAL) == nullptr) why = std::string(", and ") + dlerror();
+    if (dlopen(library.c_str(), RTLD_NOW | RTLD_GLOBAL) == nullptr) why = library + " cannot be loaded: " + dlerror();
   }
   for (const auto& name : asked.operators) {
     const auto found = c10::Dispatcher::singleton().findSchema({name, ""});
     if (!found.has_value()) {
-      return "no C++ library registers the operator " + name + (why.empty() ? ": Python code does" : why);
+      return "no C++ library registers the operator " + name + ": " + (why.empty() ? "Python code does" : why);
     }
     const auto key = device.is_cuda() ? c10::DispatchKey::CUDA : c10::DispatchKey::CPU;
     if (!found->hasComputedKernelForDispatchKey(key)) {
