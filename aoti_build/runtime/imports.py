@@ -8,6 +8,7 @@ operator and type is looked for, so that a module of the same name that does som
 from __future__ import annotations
 
 import importlib
+import sys
 import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -26,16 +27,18 @@ def import_registered(imports: Imports, target: str | None = None, *, allowed: b
     Raises `ArtifactError`, which names module, operators and types, if something is still missing.
     """
     for entry in imports:
-        missing = _missing(entry)
-        if not missing and (entry["operators"] or entry["types"]):
-            continue
-        if allowed:
+        knows_what = bool(entry["operators"] or entry["types"])
+        if allowed and (_missing(entry) or not knows_what):
             _import(entry, target)
-        elif missing:
-            raise _lacks(entry, missing, target, f"imports=False, and nothing has imported {entry['module']}")
+        if entry["module"] in sys.modules:
+            for name in entry["types"]:
+                _name_tuple(entry["module"], name)
     for entry in imports:
         if missing := _missing(entry):
-            raise _lacks(entry, missing, target, f"{entry['module']} was imported and does not register it")
+            is_here = entry["module"] in sys.modules
+            not_here = f"imports=False, and nothing has imported {entry['module']}"
+            why = f"{entry['module']} is imported and does not register it" if is_here else not_here
+            raise _lacks(entry, missing, target, why)
 
 
 def _import(entry: Mapping[str, Any], target: str | None) -> None:
@@ -44,8 +47,6 @@ def _import(entry: Mapping[str, Any], target: str | None) -> None:
     except Exception as error:  # code of somebody's own, which raises whatever it likes
         said = traceback.format_exception_only(type(error), error)[-1].strip()
         raise _lacks(entry, _missing(entry), target, f"{entry['module']} does not import: {said}") from error
-    for name in entry["types"]:
-        _name_tuple(entry["module"], name)
 
 
 def _lacks(entry: Mapping[str, Any], missing: Iterable[str], target: str | None, cause: str) -> ArtifactError:
@@ -80,7 +81,7 @@ def _name_tuple(module: str, name: str) -> None:
     """Let pytree find a named tuple: torch knows all of them, and gives none the name that a package has."""
     if _has_type(name):
         return
-    kind: Any = importlib.import_module(module)
+    kind: Any = sys.modules[module]
     for part in name.removeprefix(f"{module}.").split("."):
         kind = getattr(kind, part, None)
     if isinstance(kind, type) and issubclass(kind, tuple) and hasattr(kind, "_fields"):

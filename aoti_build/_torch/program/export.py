@@ -11,6 +11,7 @@ import contextlib
 import inspect
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 from unittest import mock
 
@@ -41,16 +42,15 @@ def export(module: torch.nn.Module, call: Call, dims: tuple[Dim, ...], axes: lis
         declared.
     """
     give_keys(pytree.tree_structure((call.args, call.kwargs)))
+    shapes = _dynamic_shapes(module, call, dims, axes) if dims else None
     try:
-        with torch.no_grad():
-            program = torch.export.export(
-                module,
-                call.args,
-                call.kwargs,
-                dynamic_shapes=_dynamic_shapes(module, call, dims, axes) if dims else None,
-                strict=False,
-                prefer_deferred_runtime_asserts_over_guards=True,
-            )
+        try:
+            program = _exported(module, call, shapes)
+        except Exception:
+            if not _counted.asked or _counted.least:
+                raise
+            _counted.least = 2  # torch's own: a graph that goes on with such a size may not allow 0 and 1
+            program = _exported(module, call, shapes)
     except Exception as error:  # torch.export raises some twenty types, and the model's own
         raise BuildError(
             "the model cannot be exported",
@@ -60,6 +60,18 @@ def export(module: torch.nn.Module, call: Call, dims: tuple[Dim, ...], axes: lis
         ) from error
     _check_ranges(program, dims, axes, where)
     return program
+
+
+def _exported(module: torch.nn.Module, call: Call, shapes: Any) -> ExportedProgram:
+    with torch.no_grad():
+        return torch.export.export(
+            module,
+            call.args,
+            call.kwargs,
+            dynamic_shapes=shapes,
+            strict=False,
+            prefer_deferred_runtime_asserts_over_guards=True,
+        )
 
 
 @contextlib.contextmanager
@@ -100,10 +112,22 @@ def whole_ranges() -> Iterator[None]:
         yield
 
 
-def _any_size(context: Any, *, min: int = 0, max: int | None = None) -> Any:  # noqa: A002 - torch's names
-    """The size of an output that data decide, as torch recommends since 2.0. Operators that ask for it in the older way
-    (torchvision.ops.nms) get 2 or more by default, and compiled code then refuses to keep one box, or none."""
-    return context.new_dynamic_size(min=min, max=max)
+@dataclass
+class _Counted:
+    """The `least` size of outputs whose size data decide, where an operator does not say it, and whether one has
+    `asked`. Operators that ask in torch's older way (torchvision.ops.nms) get 2 or more, and compiled code then refuses
+    to keep one box, or none."""
+
+    least: int = 0
+    asked: bool = False
+
+
+_counted = _Counted()
+
+
+def _any_size(context: Any, *, min: int | None = None, max: int | None = None) -> Any:  # noqa: A002 - torch's names
+    _counted.asked = True
+    return context.new_dynamic_size(min=_counted.least if min is None else min, max=max)
 
 
 def _with_plain_sizes(ask: Callable[..., Any]) -> Callable[..., Any]:
