@@ -130,10 +130,13 @@ def libraries_with(operators: Iterable[str]) -> list[Path]:
 
 
 def holds(path: Path, operator: str) -> bool:
-    """Whether a file has both parts of an operator's name in it."""
+    """Whether a library has both parts of an operator's name in it: the namespace as a whole text of C, the rest as one
+    or at the head of a schema."""
+    namespace, _, name = (part.encode() for part in operator.partition("::"))
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            return all(content.find(part.encode()) >= 0 for part in operator.split("::"))
+            parts = ((namespace + b"\0",), (name + b"(", name + b"\0"))
+            return all(any(content.find(form) >= 0 for form in forms) for forms in parts)
     except (OSError, ValueError):  # ValueError: an empty file
         return False
 
