@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from aoti_build.digests import canonical_json, digest_bytes, digest_json
 
 if TYPE_CHECKING:  # whoever only reads manifests, a service that loads one, needs no models.yaml
-    from aoti_build.spec.project import Model, Target
+    from aoti_build.spec.project import ConstantInput, Model, Target, TensorInput
 
 KEY_VERSION = 7
 
@@ -109,10 +109,13 @@ def spec_parts(target: Target) -> dict[str, Any]:
     if not isinstance(model.inputs, tuple):
         parts["inputs"] = str(model.inputs)
     else:
-        for index, tensor in enumerate(model.inputs):
-            fields = {**asdict(tensor), "shape": list(tensor.shape), "position": index}
-            for field, value in fields.items():
-                parts[f"inputs.{tensor.name or index}.{field}"] = value
+        for index, entry in enumerate(model.inputs):
+            for field, value in {**_input_parts(entry), "position": index}.items():
+                parts[f"inputs.{entry.name or index}.{field}"] = value
+    if model.imports:
+        parts["imports"] = list(model.imports)
+    if model.outputs is not None:
+        parts["outputs"] = model.outputs
     if target.device == "cpu":
         parts["cpu.isa"] = target.floor
     else:
@@ -120,6 +123,15 @@ def spec_parts(target: Target) -> dict[str, Any]:
         if target.has_floor:
             parts["cuda.arch"] = target.floor
     return parts
+
+
+def _input_parts(entry: TensorInput | ConstantInput) -> dict[str, Any]:
+    fields = asdict(entry)
+    if "shape" in fields:
+        fields["shape"] = list(fields["shape"])
+    if fields.get("probability") is None:
+        fields.pop("probability", None)
+    return fields
 
 
 def _key_order(value: Any) -> list[Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 DEVICES = ("cpu", "cuda")
 DEFAULT_PRESET = "default"
@@ -58,7 +58,7 @@ class TensorInput:
     is None for a positional input.
 
     Floats are drawn from a normal distribution, or uniformly from [low, high) when either is given; integers uniformly
-    from [low, high) with the defaults 0 and 2; bools fairly.
+    from [low, high) with the defaults 0 and 2; bools are true with `probability`, fairly where that is None.
     """
 
     shape: tuple[int | str, ...]
@@ -66,6 +66,18 @@ class TensorInput:
     name: str | None = None
     low: float | int | None = None
     high: float | int | None = None
+    probability: float | int | None = None
+
+
+@dataclass(frozen=True)
+class ConstantInput:
+    """An argument that is no tensor: a number, a text, a bool, None, or a list of these. It is compiled in."""
+
+    value: Any
+    name: str | None = None
+
+
+Inputs: TypeAlias = tuple[TensorInput | ConstantInput, ...]
 
 
 @dataclass(frozen=True)
@@ -118,11 +130,11 @@ class Image:
 
 @dataclass(frozen=True)
 class Model:
-    """One entry of ``models:``. `inputs` is a tuple of tensors, or the callable that makes them."""
+    """One entry of ``models:``. `inputs` is a tuple of tensors and constants, or the callable that makes them."""
 
     name: str
     source: Source
-    inputs: tuple[TensorInput, ...] | Source
+    inputs: Inputs | Source
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
     weights: str | None = None
@@ -133,6 +145,10 @@ class Model:
     cuda: CudaOptions = CudaOptions()
     # Bytes of golden tensors that are kept beside an artifact.
     golden_limit: int = GOLDEN_LIMIT
+    # Modules that are imported before the source, and wherever the artifact is loaded.
+    imports: tuple[str, ...] = ()
+    # "dict": outputs are plain dicts and lists, whatever types the model returns.
+    outputs: str | None = None
     # A declared preprocessing, or a member of one of torchvision's weights enums.
     image: Image | Source | None = None
     # Field path such as "source" or "dims.batch" -> where it stands, for errors found after parsing.

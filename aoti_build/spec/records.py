@@ -19,9 +19,11 @@ from aoti_build.fields import flag, number, one_of, or_none, table, table_of, wh
 from aoti_build.spec import rules
 from aoti_build.spec.project import (
     DEVICES,
+    ConstantInput,
     CudaOptions,
     Dim,
     Image,
+    Inputs,
     Model,
     OutputTolerance,
     Position,
@@ -69,6 +71,7 @@ def target_from_json(
         source=_source(parts["source"]),
         inputs=_inputs(parts["inputs"], {dim.name: dim for dim in dims}),
         files=tuple(parts["files"]),
+        imports=tuple(parts["imports"]),
         dims=dims,
         tolerance=_tolerance(parts["tolerance"]),
         cuda=CudaOptions(**parts["cuda"]),
@@ -109,8 +112,16 @@ _TENSOR = table(
         "name": or_none(_by(rules.identifier)),
         "low": _BOUND,
         "high": _BOUND,
+        "probability": _BOUND,
     }
 )
+_CONSTANT = table({"value": fields.anything, "name": or_none(_by(rules.identifier))})
+
+
+def _input(value: Any) -> None:
+    (_CONSTANT if type(value) is dict and "value" in value else _TENSOR)(value)
+
+
 _DIM = table({"name": _by(rules.identifier), **dict.fromkeys(("min", "max", "example", "multiple_of"), whole(1))})
 _BOUNDS = table(dict.fromkeys(("atol", "rtol", "agreement", "iou"), _BOUND))
 _IMAGE = table(
@@ -128,11 +139,13 @@ _TARGET = table(
             {
                 "name": _by(rules.directory_name),
                 "source": _SOURCE,
-                "inputs": fields.either(fields.list_of(_TENSOR), _SOURCE),
+                "inputs": fields.either(fields.list_of(_input), _SOURCE),
                 "kwargs": table_of(fields.anything, fields.anything),
                 "seed": whole(),
                 "weights": or_none(_by(rules.weights_path)),
                 "files": fields.list_of(_PATH),
+                "imports": fields.list_of(fields.module_name),
+                "outputs": one_of(None, "dict"),
                 "dims": fields.list_of(_DIM),
                 "tolerance": table(
                     {"atol": _BOUND, "rtol": _BOUND, "outputs": table_of(fields.anything, _BOUNDS)},
@@ -164,17 +177,25 @@ def _source(record: Mapping[str, Any]) -> Source:
     return source
 
 
-def _inputs(record: Any, dims: Mapping[str, Dim]) -> tuple[TensorInput, ...] | Source:
+def _inputs(record: Any, dims: Mapping[str, Dim]) -> Inputs | Source:
     if isinstance(record, Mapping):
         return _source(record)
-    inputs = [TensorInput(**{**tensor, "shape": tuple(tensor["shape"])}) for tensor in record]
-    found = [sizes.parse(size) for tensor in inputs for size in tensor.shape if isinstance(size, str)]
+    inputs = tuple(map(_tensor_or_constant, record))
+    shapes = [tensor.shape for tensor in inputs if isinstance(tensor, TensorInput)]
+    found = [sizes.parse(size) for shape in shapes for size in shape if isinstance(size, str)]
     if not all(name in dims for size in found for name in size.names) or rules.untold(found):
         raise ValueError("shape")
     for size in found:
         for complaint in rules.size_complaints(size, dims):
             raise ValueError(complaint)
-    return tuple(_ruled(tensor, rules.range_complaints) for tensor in inputs)
+    return inputs
+
+
+def _tensor_or_constant(record: Mapping[str, Any]) -> TensorInput | ConstantInput:
+    if "value" in record:
+        return ConstantInput(rules.constant(record["value"]), record["name"])
+    tensor = TensorInput(**{**record, "shape": tuple(record["shape"])})
+    return _ruled(tensor, rules.range_complaints)  # type: ignore[no-any-return]
 
 
 def _tolerance(record: Mapping[str, Any]) -> Tolerance:

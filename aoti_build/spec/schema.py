@@ -36,6 +36,7 @@ NAME, OPTION = f"^{fields.NAME}$", f"^{rules.OPTION}$"
 ARCH, SIZE = f"^{rules.ARCH}$", f"^{rules.SIZE}$"
 
 Device = Literal["cpu", "cuda"]
+Outputs = Literal["dict"]
 Dtype = Literal[
     "float32", "float64", "float16", "bfloat16", "int8", "int16", "int32", "int64", "uint8", "bool", "complex64"
 ]
@@ -84,6 +85,7 @@ Size = Annotated[int, Field(ge=0, le=MAX_INT)]
 DimText = Annotated[str, AfterValidator(rules.shape_size), WithJsonSchema({"type": "string"})]
 ShapeEntry = Annotated[Annotated[Size, Tag("<size>")] | Annotated[DimText, Tag("<dim>")], _kind(size=int, dim=str)]
 Presets = Annotated[list[str], Field(min_length=1)]
+Module = Annotated[str, AfterValidator(rules.module_name), WithJsonSchema({"type": "string", "pattern": rules.MODULE})]
 ArchText = Annotated[str, AfterValidator(rules.arch), WithJsonSchema({"type": "string", "pattern": ARCH})]
 _LISTED = Field(min_length=1, json_schema_extra={"uniqueItems": True})
 Isas = Annotated[
@@ -220,11 +222,34 @@ class TensorInput(Wire):
     high: Number | None = Field(
         default=None, description="Values are drawn below this. Default: 2 for integers, 1 for floats that have a low."
     )
+    probability: Part | None = Field(
+        default=None, description="For bool: how probable true is; 1 makes all values true. Default: 0.5."
+    )
 
 
+class ConstantInput(BaseModel):
+    """An argument that is no tensor. Its value is compiled in."""
+
+    # Keys of a tensor beside it get a sentence of their own (`aoti_build.spec.rules`), and null is a value.
+    model_config = ConfigDict(
+        extra="allow", strict=True, frozen=True, json_schema_extra={"additionalProperties": False}
+    )
+
+    value: Annotated[Any, AfterValidator(rules.constant)] = Field(
+        description="A number, a text, true, false, null, or a list of these."
+    )
+
+
+def _input_kind(value: object) -> str:
+    return "<constant>" if isinstance(value, (dict, ConstantInput)) and "value" in dict(value) else "<tensor>"
+
+
+Input = Annotated[
+    Annotated[TensorInput, Tag("<tensor>")] | Annotated[ConstantInput, Tag("<constant>")], Discriminator(_input_kind)
+]
 Inputs = Annotated[
-    Annotated[list[TensorInput], Field(min_length=1), Tag("<list>")]
-    | Annotated[dict[Identifier, TensorInput], Field(min_length=1), Tag("<mapping>")]
+    Annotated[list[Input], Field(min_length=1), Tag("<list>")]
+    | Annotated[dict[Identifier, Input], Field(min_length=1), Tag("<mapping>")]
     | Annotated[SourceText, Tag("<text>")],
     _kind(list=list, mapping=dict, text=str),
 ]
@@ -262,6 +287,16 @@ class Model(Wire):
         default=[],
         description="Further files that the model depends on, relative to models.yaml. Modules, and files that Python "
         "code opens, are found without this; name those that native code opens, such as a tokenizer's.",
+    )
+    imports: list[Module] = Field(
+        default=[],
+        description="Modules that are imported before the source, and by all that load the artifact. Those that "
+        "register operators and types that the model uses are found without this.",
+    )
+    outputs: Outputs | None = Field(
+        default=None,
+        description="`dict`: the artifact gives plain dicts and lists, whatever types the model returns, so that who "
+        "loads it needs no library of theirs. Default: the types that the model returns.",
     )
     dims: dict[Identifier, Dim] = Field(default={}, description="The dynamic sizes that shapes name.")
     devices: list[Device] = Field(default=["cpu"], min_length=1, description="The devices to build for.")

@@ -207,7 +207,8 @@ class _Verifier:
         place meanwhile."""
         manifest = artifact.manifest
         step = plan_target(self.project, target, self.digests, Store(store_root(self.project)))
-        verdict = replace(self._checked(target, artifact), runtime=self.runtime, stale=stale(step))
+        checked = self._checked(target, artifact)
+        verdict = replace(checked, runtime=self.runtime, stale=(*checked.stale, *stale(step)))
         if not artifact.is_still_published():
             return _exchanged(target) if verdict.verdict == PASSED else verdict
         document = {"format": "aoti-build/verdict", "format_version": 1, "key": manifest.key, **verdict.as_json()}
@@ -256,11 +257,15 @@ class _Verifier:
             golden=golden,
             runner=self.runners.get(target.device),
             limit=self.limit,
+            imports=artifact.manifest.imports,
         )
+        if why := result.get("unavailable"):
+            return Verdict(target, UNAVAILABLE, (Reason("not-in-cpp", why),))
         refusals = self._refusals(target, artifact, work)
         verdict = _verdict(result, refusals)
         if verdict == MISMATCH and self.repro is not None:
-            write_repro(self.repro, target, artifact.files, golden, artifact.manifest.signature)
+            manifest = artifact.manifest
+            write_repro(self.repro, target, artifact.files, golden, manifest.signature, manifest.imports)
         return Verdict(
             target,
             verdict,
@@ -316,6 +321,7 @@ class _Verifier:
             "target": target_to_json(target),
             "tolerance": tolerance(target),
             "signature": dict(artifact.manifest.signature),
+            "imports": artifact.manifest.imports,
             "runner": str(runner) if (runner := self.runners.get(target.device)) else None,
         }
         crashed: dict[int, dict[str, Any]] = {}

@@ -59,7 +59,9 @@ def check_or_say(
 ) -> dict[str, Any]:
     """As `check_staged`; where this host cannot run code that `requires` what it lacks, a record that says so."""
     lacks = host.lacking_floor(requires)
-    return not_run(target, lacks) if lacks else check_staged(shop, target, place, package, signature, worker)
+    if lacks:
+        return not_run(target, lacks)
+    return check_staged(shop, target, place, package, signature, worker, imports=requires.get("imports", ()))
 
 
 def not_run(target: Target, lacks: Sequence[str]) -> dict[str, Any]:
@@ -82,6 +84,8 @@ def check_staged(
     package: Path,
     signature: Mapping[str, Any],
     worker: Worker | None = None,
+    *,
+    imports: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """Check the package in the directory `package` and return the record for its manifest. A golden file that had to
     leave tensors out has a whole one beside it in the workplace.
@@ -98,6 +102,7 @@ def check_staged(
         on_phase=shop.phases_of(target),
         worker=worker,
         golden=place.whole_golden if place.whole_golden.exists() else None,
+        imports=imports,
     )
     if any("skipped" in case for case in result["cases"]):
         raise _incomplete(result, place.log)
@@ -132,11 +137,13 @@ def check_package(
     golden: Path | None = None,
     runner: Path | None = None,
     limit: float | None = None,
+    imports: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """Run the `check` job on the package in the directory `package` in a fresh process; its result as it is.
 
     `worker` is such a process that was started ahead and waits; `golden` a golden file in place of the package's own;
-    `runner` a C++ program that calls the package in the worker's place; `limit` the most seconds it may take.
+    `runner` a C++ program that calls the package in the worker's place; `limit` the most seconds it may take;
+    `imports` the manifest's, of what is imported before the package is loaded.
     """
     job = {
         "root": str(project.root),
@@ -145,6 +152,7 @@ def check_package(
         "target": target_to_json(target),
         "tolerance": tolerance(target),
         "signature": dict(signature),
+        "imports": list(imports),
         "runner": str(runner) if runner else None,
     }
     if worker is not None and not worker.has_ended:  # else a fresh one tries; what was compiled is not lost for that
@@ -213,6 +221,7 @@ def places(project: Project, target: Target) -> dict[str, str]:
         "weights": ("weights",),
         "inputs": ("inputs",),
         "inductor_configs": ("inductor_configs",),
+        "imports": ("imports",),
     }
     fields |= {f"dims.{dim.name}": (f"dims.{dim.name}", "dims") for dim in target.model.dims}
     return {name: project.where(target.model, *path) for name, path in fields.items()}
@@ -242,6 +251,16 @@ def _failed(checked: Mapping[str, Any], log: Path, found: str | None) -> BuildEr
     return BuildError(
         "the compiled artifact does not do what the model does in eager mode, so it was not published",
         cause="\n".join([*failures, *([found] if found else [])]),
-        hint="set `tolerance` for this model if differences of this size are expected; else this is a compiler fault",
+        hint=_hint(checked),
         log=log,
     )
+
+
+def _hint(checked: Mapping[str, Any]) -> str:
+    outputs = [output for case in checked["cases"] for output in case["outputs"] if not output["ok"]]
+    if outputs and all("eager_nan" in output for output in outputs):
+        return (
+            "this is no fault of the compiler: draw masks that leave something of each row, `probability: 1` for a "
+            "bool input, or make the mask in an inputs callable"
+        )
+    return "set `tolerance` for this model if differences of this size are expected; else this is a compiler fault"

@@ -52,6 +52,8 @@ class TargetBuilder:
                 made = self._work(target, place, before, desk.answer, checker.on_phase)
             instructions = resources.enter_context(Instructions(target, place, desk.known_instructions))
             requires = {**host.requirements(target), **gpu_code_of(target, place)}
+            if made.get("imports"):
+                requires["imports"] = made["imports"]
             check = desk.known_check(target, golden_kept=made["golden_kept"]) or check_or_say(
                 self.shop, target, place, place.staged, requires, made["signature"], checker.worker
             )

@@ -583,6 +583,7 @@ def _golden() -> Document:
         "outputs": 1,
         "has_inputs": False,
         "has_outputs": True,
+        "plain": {"1": "None"},
         "inputs_digest": "0" * 64,
         "digest": "1" * 64,
         "tf32_rmse": [1e-4, None],

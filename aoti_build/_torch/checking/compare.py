@@ -165,6 +165,14 @@ def _floating(
         nonfinite = f", {int(misplaced.sum())} of them NaN or infinity in one only" if misplaced.any() else ""
         bound = f"atol {atol:.3g}, rtol {rtol:.3g}"
         figures["why"] = f"{over} of {eager.numel()} values differ by more than {bound}{nonfinite}"
+    undefined = int((torch.isnan(expected) & torch.isfinite(got)).sum())
+    if over and over == undefined:
+        # torch's fast paths for attention make NaN of a row in which everything is masked; other code does not.
+        figures["eager_nan"] = undefined
+        figures["why"] = (
+            f"eager is NaN in {undefined} of {eager.numel()} values where compiled code is finite, and all others "
+            "agree: eager's attention gives NaN for a row that a mask leaves nothing of"
+        )
     if exact is not None and rule == "allclose":
         figures["fp64"] = _to_exact(expected, got, exact.cpu().to(wide), eager.dtype, tf32_rmse)
         if over and not misplaced.any():

@@ -10,7 +10,7 @@ for the list above) and ``<case>/exact/<index>`` (eager in float64), in flattene
 ``other-inputs`` and ``other-weights``, what eager gives for those: a comparison that cannot tell them apart is none;
 ``state/<name>`` is what a buffer holds before the first call. One entry of the header's metadata, a JSON document,
 holds the cases: with several entries the library writes them in an order of its own each time, and equal tensors would
-make files of different bytes. Outputs that are no tensors (None, numbers) keep their index and have no entry.
+make files of different bytes. Outputs that are no tensors (None, numbers) keep their index; the header has them.
 
 A file has a limit. Of tensors that do not fit a sketch is kept (`sketch.py`), by which they are compared all the same.
 Inputs that do not fit can be drawn again from the seed, if models.yaml describes them; others come before any output.
@@ -18,7 +18,9 @@ Inputs that do not fit can be drawn again from the seed, if models.yaml describe
 
 from __future__ import annotations
 
+import ast
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -41,12 +43,38 @@ _HEADER = "aoti_build"
 _OTHER = "other-"
 _SMALLEST_SKETCHED = 65_536  # elements; a smaller tensor takes no more room than its sketch
 
-Value: TypeAlias = Tensor | Sketch | None
+
+@dataclass(frozen=True)
+class Plain:
+    """An output that is no tensor (a number, a text, None), as Python writes it."""
+
+    text: str
+
+    @property
+    def value(self) -> Any:
+        """The number or text itself. Raises ValueError for anything else."""
+        try:
+            return ast.literal_eval(self.text)
+        except ValueError:
+            return float(self.text)  # nan, inf
+
+    def is_near(self, other: Plain) -> bool:
+        """Whether two are equal, in type too; floats may differ by roundings."""
+        if self.text == other.text:
+            return True
+        try:
+            mine, theirs = self.value, other.value
+        except (ValueError, SyntaxError):
+            return False
+        return isinstance(mine, float) and isinstance(theirs, float) and math.isclose(mine, theirs, rel_tol=1e-6)
+
+
+Value: TypeAlias = Tensor | Sketch | Plain | None
 
 
 @dataclass(frozen=True)
 class Case:
-    """One call, flattened: the tensors that went in, and what eager left (None where it gave no tensor).
+    """One call, flattened: the tensors that went in, and what eager left (None where there is nothing to compare).
 
     `outputs` are the model's outputs, then the inputs and the buffers that it wrote into. `inputs` or `outputs` are
     None where the file did not have room for them. `exact` are the float64 references, None where there is none, and
@@ -236,6 +264,12 @@ def _own(value: Tensor) -> Tensor:
     return value.detach().cpu().contiguous().clone()
 
 
+def _plain_outputs(case: Case) -> Iterator[tuple[int, Plain]]:
+    for index, value in enumerate(case.outputs or ()):
+        if isinstance(value, Plain):
+            yield index, value
+
+
 def _entry(case: Case, has_inputs: bool, has_outputs: bool) -> dict[str, Any]:
     return {
         "sizes": dict(case.sizes),
@@ -245,6 +279,7 @@ def _entry(case: Case, has_inputs: bool, has_outputs: bool) -> dict[str, Any]:
         "outputs": len(case.outputs or ()),
         "has_inputs": has_inputs,
         "has_outputs": has_outputs,
+        "plain": {str(index): value.text for index, value in _plain_outputs(case)},
         "inputs_digest": case.inputs_digest,
         "digest": case.digest,
         **({} if case.tf32_rmse is None else {"tf32_rmse": case.tf32_rmse}),
@@ -285,7 +320,7 @@ class _Reader:
         return Case(
             name,
             inputs if entry["has_inputs"] else None,
-            self.values(name, "output") if entry["has_outputs"] else None,
+            self.outputs(name) if entry["has_outputs"] else None,
             self.values(name, "exact") if entry["has_outputs"] else None,
             dict(entry["sizes"]),
             int(entry["seed"]),
@@ -299,6 +334,12 @@ class _Reader:
         """The tensors of one role, or their sketches; None for those that are not there."""
         count = self.header["cases"][case]["inputs" if role == "input" else "outputs"]
         return [self._value(f"{case}/{role}/{index}") for index in range(count)]
+
+    def outputs(self, case: str) -> list[Value]:
+        found = self.values(case, "output")
+        for index, text in self.header["cases"][case]["plain"].items():
+            found[int(index)] = Plain(str(text))
+        return found
 
     def state(self) -> dict[str, Tensor]:
         found = {}

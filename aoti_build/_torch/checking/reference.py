@@ -24,6 +24,7 @@ from aoti_build._torch.checking.compare import needs_whole
 from aoti_build._torch.checking.golden import (
     Case,
     Golden,
+    Plain,
     Value,
     as_float64,
     digests_of_cases,
@@ -162,7 +163,7 @@ def references(subject: Subject, calls: list[tuple[Case, Call]]) -> list[Case]:
                 observed = observe(subject.module, call, subject.writes)
             except Exception as error:
                 raise eager_failure(case.name, call, error) from error
-            if not any(output is not None for output in observed):
+            if not any(isinstance(output, Tensor) for output in observed):
                 raise BuildError(
                     "the model returns no tensor and writes into none",
                     hint="a compiled artifact can only return tensors, or write into its inputs and buffers",
@@ -181,7 +182,7 @@ def eager_failure(name: str, call: Call, error: Exception) -> BuildError:
     )
 
 
-def observe(module: nn.Module, call: Call, writes: Writes) -> list[Tensor | None]:
+def observe(module: nn.Module, call: Call, writes: Writes) -> list[Tensor | Plain | None]:
     """All that a caller could notice of one call: the outputs, then the inputs and the buffers written into. The
     tensors of `call` stay as they are, the state of the model does not."""
     given = call.clone()
@@ -194,8 +195,8 @@ def observe(module: nn.Module, call: Call, writes: Writes) -> list[Tensor | None
     return leaves + [buffers[name].clone() if name in buffers else None for name in writes.buffers]
 
 
-def _leaves(returned: object) -> list[Tensor | None]:
-    return [leaf.clone() if isinstance(leaf, Tensor) else None for leaf in pytree.tree_leaves(returned)]
+def _leaves(returned: object) -> list[Tensor | Plain | None]:
+    return [leaf.clone() if isinstance(leaf, Tensor) else Plain(repr(leaf)) for leaf in pytree.tree_leaves(returned)]
 
 
 class Twin:
@@ -232,7 +233,7 @@ class Twin:
         try:
             torch.set_default_dtype(torch.float64)  # for what the model makes while it runs: a mask, positions
             with kept_state(self.module):
-                return [observe(self.module, _widened(call), self.writes) for call in calls]
+                return [only_tensors(observe(self.module, _widened(call), self.writes)) for call in calls]
         finally:
             torch.set_default_dtype(default)
 
@@ -282,7 +283,11 @@ def _useless(eager: Case, leaves: list[Tensor | None]) -> str | None:
 
 def _tensors(eager: Case) -> list[Tensor | None]:
     """What eager left, just now, so that nothing of it is a sketch."""
-    return [value if isinstance(value, Tensor) else None for value in eager.outputs or []]
+    return only_tensors(eager.outputs or [])
+
+
+def only_tensors(values: Sequence[Value]) -> list[Tensor | None]:
+    return [value if isinstance(value, Tensor) else None for value in values]
 
 
 def _wide_only(leaf: Tensor | None) -> Tensor | None:

@@ -27,6 +27,7 @@ from aoti_build._torch.checking.reference import (
     reference,
     save_golden_of,
 )
+from aoti_build._torch.checking.returned import check_constants
 from aoti_build._torch.checking.seen import first_calls
 from aoti_build._torch.compiling import shared
 from aoti_build._torch.compiling.bounds import declared_bounds
@@ -41,13 +42,27 @@ from aoti_build._torch.compiling.settings import (
     switches,
 )
 from aoti_build._torch.discovery.discover import Discovery
+from aoti_build._torch.discovery.registered import Registrations, needed_imports
 from aoti_build._torch.events import Events
+from aoti_build._torch.packages.imports import called_operators
 from aoti_build._torch.packages.weights import has_weights, repack, separate, used_state
 from aoti_build._torch.program.axes import Axes, declared_axes, found_axes, held_to
-from aoti_build._torch.program.export import declared_minimums, input_names, signature, whole_ranges
-from aoti_build._torch.program.graph import graph_digest, listed_weights, state_digest, uses_own_code
+from aoti_build._torch.program.export import (
+    declared_minimums,
+    input_names,
+    signature,
+    whole_ranges,
+    without_odd_constants,
+)
+from aoti_build._torch.program.graph import called, graph_digest, listed_weights, state_digest, uses_own_code
 from aoti_build._torch.program.inputs import Call, Make, from_callable, from_shapes
-from aoti_build._torch.program.model import load_callable, load_weights, make_module
+from aoti_build._torch.program.model import import_declared, load_callable, load_weights, make_module
+from aoti_build._torch.program.structure import (
+    check_can_be_stored,
+    foreign_types,
+    register_named_tuples,
+    with_plain_outputs,
+)
 from aoti_build._torch.program.writes import Writes, functional_form, observed_names
 from aoti_build.digests import digest_json
 from aoti_build.errors import BuildError
@@ -82,7 +97,7 @@ class Prepared:
 
 
 def build(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
-    """Returns: key, graph_key, golden_kept, weights, signature, sources, distributions, modules,
+    """Returns: key, graph_key, golden_kept, weights, signature, imports, sources, distributions, modules,
     variables, seconds.
 
     Asks the parent once, with key and graph_key. The answer's `action` is "take" (the store has this very package),
@@ -102,6 +117,7 @@ def build(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
         skew_ns=job["skew_ns"],
     )
     discovery.note_kwargs(target.model.kwargs)
+    registrations = Registrations()
     set_precision(target)
     with events.phase("model"):
         prepared = prepare(target.model, target.device, root, where)
@@ -117,6 +133,8 @@ def build(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
                 raise
             program = found.program
             stack.enter_context(found.tracing())
+            types = _stored_types(program, where)
+            registrations.refuse_unimportable(called(program), where["source"])
             functional = functional_form(program)
             described, subject = _described(found, functional, prepared, dims)
             if isinstance(target.model.inputs, Source):
@@ -141,6 +159,7 @@ def build(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
             made["golden_kept"] = answer.get("golden", False) and is_golden_of(golden, subject, target.model)
             if not made["golden_kept"]:
                 made_golden, names = make_golden(subject, target.model, program=functional), observed_names(described)
+                check_constants(made_golden, described, where["source"])
                 if not save_golden_of(golden, made_golden, target.model, names):
                     save_golden_of(Path(job["whole_golden"]), made_golden, target.model, names, limited=False)
         if answer["action"] == "repack":
@@ -149,8 +168,21 @@ def build(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
         elif answer["action"] == "compile":
             minimums = declared_minimums(program, dims, prepared.axes)
             with declared_bounds(minimums), keeping_old_values():
+                without_odd_constants(program)
                 made["weights"] = _compiled(program, options, job, made, events)
+    operators = called_operators(staged / MODEL)
+    made["imports"] = needed_imports(registrations, operators, types, target.model.imports)
     return {**made, "seconds": events.seconds}
+
+
+def _stored_types(program: ExportedProgram, where: Mapping[str, str]) -> dict[str, type]:
+    """The types that the package's structures consist of, beside Python's. Raises `BuildError` if it cannot hold
+    them."""
+    taken, given = program.call_spec.in_spec, program.call_spec.out_spec
+    register_named_tuples(taken, given)
+    check_can_be_stored(taken, "inputs", where["inputs"])
+    check_can_be_stored(given, "outputs", where["source"])
+    return {**foreign_types(taken), **foreign_types(given)}
 
 
 def _described(
@@ -221,10 +253,13 @@ def _keys(
 
 def prepare(model: Model, device: str, root: Path, where: Mapping[str, str]) -> Prepared:
     """Import, make, load weights, make the example inputs, and move all to the device."""
+    import_declared(model.imports, where["imports"])
     factory = load_callable(model.source, root, where["source"])
     module = make_module(factory, model.kwargs, model.seed, where["kwargs"])
     if model.weights is not None:
         load_weights(module, root / model.weights, where["weights"])
+    if model.outputs == "dict":
+        with_plain_outputs(module)
     if isinstance(model.inputs, Source):
         make, axes = _called_inputs(model.inputs, model.dims, module, root, where["inputs"])
     else:

@@ -7,13 +7,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from aoti_build._torch.checking.compare import Figures, compare, needs_whole
 from aoti_build._torch.checking.compare_sketch import compare_sketch
-from aoti_build._torch.checking.golden import Case, Golden, Value, inputs_digest, load_golden
+from aoti_build._torch.checking.golden import Case, Golden, Plain, Value, inputs_digest, load_golden
+from aoti_build._torch.checking.returned import as_returned, compare_plain
 from aoti_build._torch.checking.sketch import Sketch
 from aoti_build._torch.compiling.settings import set_precision
 from aoti_build._torch.events import Events
-from aoti_build._torch.packages.runner import Package, open_package
+from aoti_build._torch.packages.runner import Package, RunnerLacks, open_package
 from aoti_build._torch.program.inputs import from_shapes
 from aoti_build._torch.program.writes import Writes, observed_names
 from aoti_build.spec.project import Model, Source
@@ -24,6 +27,8 @@ def check(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
     """Job: model, golden (paths), target, tolerance, signature, runner (path, or null). Returns
     passed, cases, vacuous, seconds.
 
+    Where the package cannot be run from C++ at all, `unavailable` with the reason is all there is.
+
     A case for which the golden file had no room is `skipped`, with the reason, and so is one of which nothing could be
     compared; if that is every case, nothing passed. `unread` are the buffers that could not be read back after a call.
     """
@@ -32,7 +37,10 @@ def check(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
     golden = load_golden(Path(job["golden"]))
     names = observed_names(job["signature"])
     checker = _Checker(job, target.model, golden, events, names)
-    checked = [figures for calls in golden.sequences() for figures in checker.sequence(calls)]
+    try:
+        checked = [figures for calls in golden.sequences() for figures in checker.sequence(calls)]
+    except RunnerLacks as error:
+        return {"unavailable": error.message}
     outputs = [output for verdict in checked for output in verdict["outputs"]]
     return {
         "passed": bool(outputs) and all(output["ok"] for output in outputs),
@@ -95,7 +103,8 @@ class _Checker:
                 self._package = open_package(self.job, self.golden.state)
         with self.events.phase("check"):
             try:
-                return self._package.calls(inputs), {}
+                left = self._package.calls(inputs)
+                return [as_returned(one, self.job["signature"]) for one in left], {}
             except RuntimeError as error:
                 why = f"the package refused inputs of its range: {gist(error)}"
                 return [], {"name": "(call)", "ok": False, "why": why}
@@ -121,7 +130,9 @@ def verdicts(case: Case, got: list[Any], names: list[str], tolerance: Mapping[st
     return [
         _compared(name, reference, candidate, tolerance, *bases)
         for name, reference, candidate, *bases in zip(names, expected, got, *_bases(case, len(got)), strict=True)
-        if reference is not None and not (candidate is None and name.startswith("buffer "))
+        if reference is not None
+        and not (candidate is None and name.startswith("buffer "))
+        and not (isinstance(reference, Plain) and reference == candidate)  # which shows nothing
     ]
 
 
@@ -133,6 +144,8 @@ def _compared(
     exact: Any,
     tf32_rmse: float | None,
 ) -> Figures:
+    if isinstance(reference, Plain):
+        return compare_plain(name, reference, candidate)
     if isinstance(reference, Sketch):
         return compare_sketch(name, reference, candidate, tolerance, exact, tf32_rmse)
     assert reference is not None
@@ -152,7 +165,7 @@ def _vacuous(golden: Golden, names: list[str], tolerance: Mapping[str, Any], dev
         return []  # the package has other outputs, which fails anyway
     for of, others in golden.others.items():
         for name, mine, other, *bases in zip(names, first.outputs, others, *_bases(first, len(others)), strict=True):
-            if mine is None or other is None or name in found:
+            if not isinstance(other, Tensor | Sketch) or mine is None or name in found:
                 continue
             # On the device, which may have bounds of its own.
             moved = other if isinstance(other, Sketch) else other.to(device)

@@ -226,7 +226,7 @@ def outputs_differ(module: nn.Module, program: ExportedProgram, call: Call) -> L
 
 def _tensors_of(module: nn.Module, call: Call) -> list[Tensor]:
     with kept_state(module):
-        return [value for value in observe(module, call, Writes()) if value is not None]
+        return [value for value in observe(module, call, Writes()) if isinstance(value, Tensor)]
 
 
 class _FoundError(Exception):

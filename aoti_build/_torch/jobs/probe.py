@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from aoti_build._torch.checking.golden import Case, load_golden
+from aoti_build._torch.checking.returned import as_returned
 from aoti_build._torch.compiling.settings import set_precision
 from aoti_build._torch.events import Events
 from aoti_build._torch.jobs.check import gist, verdicts
@@ -72,11 +73,12 @@ def probe(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
 
 def _tried(package: Package, tried: Probe, case: Case, job: Mapping[str, Any]) -> dict[str, Any]:
     try:
-        (got,) = package.calls([tried.inputs])
+        (left,) = package.calls([tried.inputs])
     except RuntimeError as error:
         return {"name": tried.name, "ok": True, "said": gist(error)}
     except RunnerCrash as crash:
         return {"name": tried.name, "ok": False, "said": crash.message}
+    got = as_returned(left, job["signature"])
     if tried.may_answer != "rightly":
         shapes = ", ".join(str(list(value.shape)) for value in got if isinstance(value, Tensor))
         said = f"was answered, with outputs of shape {shapes}"

@@ -31,7 +31,7 @@ _TORCH_NAMESPACES = frozenset({None, "aten", "prim", "prims", "higher_order"})
 
 def graph_digest(program: ExportedProgram) -> str:
     """Digest of the program's graph, signature, ranges, layouts of its state and values of its lifted constants."""
-    with _without_self_test():
+    with _without_self_test(), _with_bools():
         serialized = ExportedProgramSerializer().serialize(program).exported_program
     return digest_json(
         {
@@ -43,16 +43,21 @@ def graph_digest(program: ExportedProgram) -> str:
     )
 
 
+def called(program: ExportedProgram) -> Iterator[Any]:
+    """What the graph calls, and the graphs inside it."""
+    for module in program.graph_module.modules():
+        for node in module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ():
+            yield node.target
+
+
 def uses_own_code(program: ExportedProgram) -> bool:
     """Whether the compile runs code that the graph only names.
 
     Operators from outside torch, whose Python implementation is traced into the code, or decompositions and lowerings
     that somebody registered with inductor.
     """
-    for module in program.graph_module.modules():
-        for node in module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ():
-            if getattr(node.target, "namespace", None) not in _TORCH_NAMESPACES:
-                return True
+    if any(getattr(target, "namespace", None) not in _TORCH_NAMESPACES for target in called(program)):
+        return True
     tables = (("torch._inductor.decomposition", "decompositions"), ("torch._inductor.lowering", "lowerings"))
     registered = [getattr(sys.modules.get(module), table, {}) for module, table in tables]
     return any(
@@ -66,6 +71,21 @@ def uses_own_code(program: ExportedProgram) -> bool:
 def _without_self_test() -> Iterator[None]:
     """The serialiser ends with a canonicalisation whose result it throws away and which takes half of its time."""
     with mock.patch.object(serialize, "canonicalize", lambda program, constants=None: program):
+        yield
+
+
+@contextlib.contextmanager
+def _with_bools() -> Iterator[None]:
+    """The serialiser knows outputs that are ints or floats by size, and gives up at bools (seen in 2.14)."""
+    serializer = serialize.GraphModuleSerializer
+    original = serializer.serialize_argument_spec
+
+    def with_bools(self: Any, spec: Any) -> Any:
+        if type(spec).__name__ == "SymBoolArgument":
+            return serialize.Argument.create(as_sym_bool=serialize.SymBoolArgument.create(as_name=spec.name))
+        return original(self, spec)
+
+    with mock.patch.object(serializer, "serialize_argument_spec", with_bools):
         yield
 
 

@@ -55,6 +55,20 @@ def load_callable(source: Source, root: Path, where: str) -> Callable[..., Any]:
     return found  # type: ignore[no-any-return]
 
 
+def import_declared(names: tuple[str, ...], where: str) -> None:
+    """Import the modules that models.yaml lists. Raises `UsageError` for one that does not import."""
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except (Exception, SystemExit) as error:
+            raise UsageError(
+                f"{name} does not import",
+                where=where,
+                cause=_last_line(error),
+                hint="`imports` names modules, as `import` does, found from the directory of models.yaml",
+            ) from error
+
+
 def make_module(factory: Callable[..., Any], kwargs: Mapping[str, Any], seed: int, where: str) -> torch.nn.Module:
     """Call the factory under `seed`; the result is in eval mode, on the CPU, and needs no gradients."""
     torch.manual_seed(seed)

@@ -13,7 +13,9 @@ import yaml
 from spec_files import README, model, read
 
 from aoti_build.errors import UsageError
+from aoti_build.fingerprint import spec_parts
 from aoti_build.spec import Dim, Position, Source, TensorInput, Tolerance, load_project
+from aoti_build.spec.project import ConstantInput
 from aoti_build.spec.records import target_from_json, target_to_json
 from aoti_build.spec.resolve import parse
 
@@ -177,6 +179,30 @@ def test_the_range_of_an_input(root: Path, tensor: str, low: float | None, high:
     assert isinstance(inputs, tuple)
     assert (inputs[0].low, inputs[0].high) == (low, high)
     assert (type(inputs[0].low), type(inputs[0].high)) == (type(low), type(high))
+
+
+def test_constants_stand_between_tensors(root: Path) -> None:
+    text = model(inputs="{x: {shape: [2]}, flag: {value: false}, none: {value: null}, list: {value: [1, [a, ~]]}}")
+    (target,) = read(root, text).targets
+    assert target.model.inputs == (
+        TensorInput((2,), "float32", "x"),
+        ConstantInput(False, "flag"),
+        ConstantInput(None, "none"),
+        ConstantInput([1, ["a", None]], "list"),
+    )
+    assert target_from_json(json.loads(json.dumps(target_to_json(target)))) == target
+    parts = spec_parts(target)
+    assert (parts["inputs.flag.value"], parts["inputs.list.value"]) == (False, [1, ["a", None]])
+
+
+def test_what_is_not_set_is_in_no_key(root: Path) -> None:
+    (bare,) = read(root, model(inputs="[{shape: [2], dtype: bool}]")).targets
+    assert not {"imports", "outputs", "inputs.0.probability"} & spec_parts(bare).keys()
+    text = model(inputs="[{shape: [2], dtype: bool, probability: 1}]", imports="[a.b]", outputs="dict")
+    (set_,) = read(root, text).targets
+    added = {"imports": ["a.b"], "outputs": "dict", "inputs.0.probability": 1}
+    assert spec_parts(set_) == {**spec_parts(bare), **added}
+    assert target_from_json(json.loads(json.dumps(target_to_json(set_)))) == set_
 
 
 def test_dims_of_a_callable_may_be_named_nowhere(root: Path) -> None:
