@@ -109,7 +109,7 @@ _SCALE: Mapping[str, Sequence[_Column]] = {
         ("eager", "fp64.reference_rmse", scientific, "eager's own RMSE to eager in float64"),
         (
             "TF32",
-            "fp64.tf32_rmse",
+            "fp64.rounded_rmse",
             scientific,
             "RMSE to float64 of the model in TF32, where that is allowed",
         ),

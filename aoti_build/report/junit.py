@@ -39,7 +39,7 @@ _FIGURES: Mapping[str, str] = {
 _FP64: Mapping[str, str] = {
     "candidate_rmse": "rmse to float64",
     "reference_rmse": "eager's rmse to float64",
-    "tf32_rmse": "TF32's rmse to float64",
+    "rounded_rmse": "TF32's rmse to float64",
     "allowed": "allowed rmse to float64",
 }
 _ANSWERS = {"where": "where", "cause": "cause", "hint": "next", "log": "log"}

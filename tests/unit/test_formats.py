@@ -84,7 +84,7 @@ FIGURES = {
     "psnr_db": 12.5,
     "needed_atol": 0.5,
     "worst": {"index": [1, 2], "expected": 1.0, "got": "nan"},
-    "fp64": {"candidate_rmse": 0.25, "reference_rmse": 1e-7, "allowed": 2e-7, "tf32_rmse": 1e-8},
+    "fp64": {"candidate_rmse": 0.25, "reference_rmse": 1e-7, "allowed": 2e-7, "rounded_rmse": 1e-8},
     "histogram": {"decades": [-1, 0], "counts": [1, 0], "zero": 7},
     "atol": 1e-4,
     "rtol": 1e-3,
@@ -585,7 +585,7 @@ def _golden() -> Document:
         "has_outputs": True,
         "inputs_digest": "0" * 64,
         "digest": "1" * 64,
-        "tf32_rmse": [1e-4, None],
+        "rounded_rmse": [1e-4, None],
     }
     sketch = {"dtype": "float32", "shape": [2, 70000], "rms": 0.5, "digest": "2" * 64, "nonfinite": "3" * 64}
     kept = {

@@ -50,7 +50,7 @@ class Case:
 
     `outputs` are the model's outputs, then the inputs and the buffers that it wrote into. `inputs` or `outputs` are
     None where the file did not have room for them. `exact` are the float64 references, None where there is none, and
-    `tf32_rmse` how far each output is from them in TF32, where that is allowed. `sizes` are those of the dims;
+    `rounded_rmse` how far each output is from them in TF32, where that is allowed. `sizes` are those of the dims;
     `inputs_digest` is of the inputs alone, `digest` of them and eager's outputs. `call` counts the calls since the
     model's first state: cases with a `call` above 0 go on from the case in front of them.
     """
@@ -63,7 +63,7 @@ class Case:
     seed: int = 0
     inputs_digest: str = ""
     digest: str = ""
-    tf32_rmse: list[float | None] | None = None
+    rounded_rmse: list[float | None] | None = None
     call: int = 0
 
 
@@ -247,7 +247,7 @@ def _entry(case: Case, has_inputs: bool, has_outputs: bool) -> dict[str, Any]:
         "has_outputs": has_outputs,
         "inputs_digest": case.inputs_digest,
         "digest": case.digest,
-        **({} if case.tf32_rmse is None else {"tf32_rmse": case.tf32_rmse}),
+        **({} if case.rounded_rmse is None else {"rounded_rmse": case.rounded_rmse}),
     }
 
 
@@ -291,7 +291,7 @@ class _Reader:
             int(entry["seed"]),
             str(entry["inputs_digest"]),
             str(entry["digest"]),
-            entry.get("tf32_rmse"),
+            entry.get("rounded_rmse"),
             int(entry["call"]),
         )
 

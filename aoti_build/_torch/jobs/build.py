@@ -52,7 +52,9 @@ from aoti_build._torch.program.export import (
 from aoti_build._torch.program.graph import graph_digest, listed_weights, state_digest, uses_own_code
 from aoti_build._torch.program.inputs import Axes, Call, Make, dynamic_axes, from_callable, from_shapes
 from aoti_build._torch.program.model import load_callable, load_weights, make_module
-from aoti_build._torch.program.writes import Writes, functional_form, observed_names
+from aoti_build._torch.program.precision import computed_in
+from aoti_build._torch.program.quantised import is_quantised, taken_apart
+from aoti_build._torch.program.writes import Writes, computed_of, functional_form, observed_names
 from aoti_build.digests import digest_json
 from aoti_build.errors import BuildError
 from aoti_build.files import lock
@@ -72,10 +74,28 @@ class Prepared:
     example: Call
     axes: list[Axes]
     device: str
+    dims: tuple[Dim, ...] = ()
 
-    def subject(self, writes: Writes) -> Subject:
-        """The model as it is checked; `writes` is what the exported program says that it writes into."""
-        return Subject(self.module, self.make, self.device, writes)
+    def subject(self, described: Mapping[str, Any] | None = None, program: ExportedProgram | None = None) -> Subject:
+        """The model as it is checked: by its artifact's signature, and by the exported `program`, which is made where
+        it is needed and not given."""
+        if described is None:
+            return Subject(self.module, self.make, self.device)
+        if not is_quantised(self.module):
+            program = None
+        elif program is None:
+            program = self._exported()
+        return Subject(
+            self.module, self.make, self.device, Writes.of_signature(described), computed_of(described), program
+        )
+
+    def _exported(self) -> ExportedProgram | None:
+        """The model's program; None if it cannot be exported now, without which there is no float64 reference."""
+        try:
+            with sizes_of_one(self.dims), whole_ranges():
+                return export(self.module, self.example, self.dims, self.axes, "")
+        except BuildError:
+            return None
 
 
 def build(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
@@ -109,7 +129,7 @@ def build(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
                 program = export(prepared.module, prepared.example, dims, prepared.axes, where["inputs"])
             except BuildError:
                 # If the model fails by itself, that says more than the export's words for it.
-                reference("example", prepared.subject(Writes()), prepared.example)
+                reference("example", prepared.subject(), prepared.example)
                 raise
             functional = functional_form(program)
             described, subject = _described(program, functional, prepared, dims)
@@ -156,7 +176,10 @@ def _described(
     with _unwritten(program):
         first = first_calls(model, example)
     described = signature(program, functional, model, example, dims, prepared.axes, first.seen)
-    subject = prepared.subject(Writes.of_signature(described))
+    narrower = computed_in(functional, Writes.of_signature(described), observed_names(described))
+    if narrower:
+        described["computed_in"] = narrower
+    subject = prepared.subject(described, program)
     first.refuse_hidden_state(subject.writes)
     return described, subject
 
@@ -223,7 +246,8 @@ def prepare(model: Model, device: str, root: Path, where: Mapping[str, str]) -> 
         make = from_shapes(model.inputs)
     axes = dynamic_axes(make, model.dims, where["inputs"])
     example = make({dim.name: dim.example for dim in model.dims}, SEED)
-    return Prepared(module.to(device), make, example.to(device), axes, device)
+    module = taken_apart(module).to(device)
+    return Prepared(module, make, example.to(device), axes, device, model.dims)
 
 
 @contextlib.contextmanager
