@@ -82,7 +82,9 @@ class Fingerprint:
 
 def declared_files(model: Model) -> tuple[str, ...]:
     """The source files that models.yaml names for a model, relative to it."""
-    sources = (source for source in (model.source, model.inputs) if not isinstance(source, tuple))
+    baseline = (model.baseline.source,) if model.baseline else ()
+    named = (model.source, model.inputs, *baseline)
+    sources = (source for source in named if not isinstance(source, tuple))
     return (*(source.path for source in sources if source.path), *model.files)
 
 
@@ -104,6 +106,11 @@ def spec_parts(target: Target) -> dict[str, Any]:
         parts[_KWARGS_ORDER] = order  # a factory with **kwargs sees it
     if model.weights is not None:
         parts["weights"] = model.weights
+    if model.dtype is not None:
+        parts["dtype"] = model.dtype
+    if model.baseline is not None:
+        parts["baseline"] = str(model.baseline.source)
+        parts["baseline.kwargs"] = [dict(model.baseline.kwargs), _key_order(model.baseline.kwargs)]
     for dim in model.dims:
         parts.update({f"dims.{dim.name}.{field}": value for field, value in asdict(dim).items() if field != "name"})
     if not isinstance(model.inputs, tuple):

@@ -19,6 +19,7 @@ from aoti_build.spec.project import (
     DEFAULT_PRESET,
     DEVICES,
     NATIVE,
+    Baseline,
     CudaOptions,
     Dim,
     Image,
@@ -42,7 +43,7 @@ Presets = Mapping[str, Mapping[str, Any]]
 FLOOR_FIELDS = {"cpu": "isa", "cuda": "arch"}
 MODEL_FIELDS = (
     "source", "kwargs", "seed", "weights", "files", "inputs", "devices", "inductor_configs", "tolerance", "cpu", "cuda",
-    "golden", "image",
+    "golden", "image", "dtype", "baseline",
 )  # fmt: skip
 
 
@@ -222,6 +223,8 @@ class _Resolver:
             cuda=CudaOptions(cuda.tf32, cuda.reduced_precision),
             golden_limit=rules.size_in_bytes(golden.limit),
             image=self._image((*at, "image")),
+            dtype=self.get((*at, "dtype")),
+            baseline=self._baseline(at),
             positions=self._positions(at),
         )
 
@@ -232,6 +235,16 @@ class _Resolver:
                 self.add((*path, "outputs", name, field), text)
         outputs = {name: OutputTolerance(**bounds.model_dump()) for name, bounds in wire.outputs.items()}
         return Tolerance(wire.atol, wire.rtol, outputs)
+
+    def _baseline(self, at: Where) -> Baseline | None:
+        path: Where = (*at, "baseline")
+        data = self.get(path)
+        if data is None:
+            return None
+        if isinstance(data, str):
+            return Baseline(self._source(path), self.get((*at, "kwargs"), {}))
+        kwargs = self._json((*path, "kwargs")) if "kwargs" in data else self.get((*at, "kwargs"), {})
+        return Baseline(self._source((*path, "source")), kwargs, data.get("limit"))
 
     def _image(self, path: Where) -> Image | Source | None:
         data = self.get(path)
@@ -311,7 +324,9 @@ class _Resolver:
             self.add((*path, field), text)
         low, high = rules.drawn_from(wire)
         name = path[-1] if isinstance(path[-1], str) else None
-        return TensorInput(tuple(wire.shape), wire.dtype, name, low, high)
+        own = "dtype" in wire.model_fields_set
+        cast = None if own else self.get((*path[:2], "dtype"))
+        return TensorInput(tuple(wire.shape), cast or wire.dtype, name, low, high)
 
     def _check_dims(self, at: Where, inputs: tuple[TensorInput, ...] | Source) -> None:
         """Every dim that a shape names is declared, and every declared one is named."""

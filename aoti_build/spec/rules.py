@@ -34,7 +34,8 @@ INTEGER_RANGES = {
     "uint8": (0, 2**8),
 }
 UNORDERED = ("bool", "complex64")
-DTYPES = (*INTEGER_RANGES, *UNORDERED, "float32", "float64", "float16", "bfloat16")
+FLOATS = ("float32", "float64", "float16", "bfloat16")
+DTYPES = (*INTEGER_RANGES, *UNORDERED, *FLOATS)
 ISAS = (NATIVE, "avx2", "avx512")
 OPTION = r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*"
 SIZE = "[0-9]{1,15}[kmg]?"

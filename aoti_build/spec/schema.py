@@ -39,6 +39,7 @@ Device = Literal["cpu", "cuda"]
 Dtype = Literal[
     "float32", "float64", "float16", "bfloat16", "int8", "int16", "int32", "int64", "uint8", "bool", "complex64"
 ]
+FloatDtype = Literal["float32", "float64", "float16", "bfloat16"]
 Isa = Literal["native", "avx2", "avx512"]
 
 
@@ -174,6 +175,20 @@ class Image(Wire):
     classes: str | None = Field(default=None, description="A text file with the name of a class on each line.")
 
 
+class Baseline(Wire):
+    """The model that this one is a quantised, or narrower, form of."""
+
+    source: SourceText = Field(description="The callable that makes it, written like the model's source.")
+    kwargs: dict[str, Any] | None = Field(
+        default=None, description="Keyword arguments of that callable. Default: the model's own."
+    )
+    limit: NotNegative | None = Field(
+        default=None,
+        description="The largest loss that is allowed: of each output, the root mean square of its difference to the "
+        "baseline's, divided by that of the baseline's. Default: it is reported only.",
+    )
+
+
 class Cpu(Wire):
     """What the CPU targets are compiled for."""
 
@@ -208,7 +223,9 @@ class TensorInput(Wire):
     """One example tensor, made from a seed."""
 
     shape: list[ShapeEntry] = Field(description="Sizes, and names of dims; [] is a scalar tensor.")
-    dtype: Dtype = Field(default="float32", description="The element type, named as in torch.")
+    dtype: Dtype = Field(
+        default="float32", description="The element type, named as in torch. Default: the model's dtype, or float32."
+    )
     low: Number | None = Field(
         default=None,
         description="The smallest value drawn. Default: 0 for integers; floats are drawn from a normal distribution.",
@@ -235,6 +252,11 @@ ImageField = Annotated[
 ]
 
 
+BaselineField = Annotated[
+    Annotated[SourceText, Tag("<text>")] | Annotated[Baseline, Tag("<mapping>")], _kind(text=str, mapping=dict)
+]
+
+
 class Model(Wire):
     """A model: where it comes from, its example inputs, and the targets to build of it."""
 
@@ -258,6 +280,16 @@ class Model(Wire):
         default=[],
         description="Further files that the model depends on, relative to models.yaml. Modules, and files that Python "
         "code opens, are found without this; name those that native code opens, such as a tokenizer's.",
+    )
+    dtype: FloatDtype | None = Field(
+        default=None,
+        description="The floating point type that the model is cast to once its weights are there, and that inputs "
+        "without a dtype of their own have.",
+    )
+    baseline: BaselineField | None = Field(
+        default=None,
+        description="The model that this one is a quantised, or narrower, form of: a callable, or a mapping. What is "
+        "lost against it is reported.",
     )
     dims: dict[Identifier, Dim] = Field(default={}, description="The dynamic sizes that shapes name.")
     devices: list[Device] = Field(default=["cpu"], min_length=1, description="The devices to build for.")
@@ -304,6 +336,7 @@ WIRE_TYPES: dict[tuple[str, ...], type[Wire]] = {
     ("models", "*", "golden"): Golden,
     ("models", "*", "image"): Image,
     ("models", "*", "cpu"): Cpu,
+    ("models", "*", "baseline"): Baseline,
 }
 
 

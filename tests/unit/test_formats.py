@@ -66,8 +66,10 @@ REASONS = (
     Reason("spec-changed", "kwargs.width", 4, [8, 9]),
     Reason("weights-in-code", "the weights are inside the shared library"),
 )
+LOSS = {"name": "output", "relative_rmse": 0.0125, "sqnr_db": 38.1}
 CHECK = {
     "passed": True,
+    "baseline": [{**LOSS, "ok": True}, {"name": "['zero']", "relative_rmse": None, "sqnr_db": None, "ok": True}],
     "tolerance": {"atol": None, "rtol": None, "outputs": {}},
     "vacuous": [{"output": "output", "of": "inputs"}],
     "no_fp64": None,
@@ -77,6 +79,7 @@ FIGURES = {
     "name": "output",
     "dtype": "float32",
     "shape": [2, 4],
+    "computed_in": "bfloat16",
     "ok": False,
     "by": "fp64",
     "cosine": 0.5,
@@ -591,6 +594,7 @@ def _golden() -> Document:
     kept = {
         "cases": {"example": case},
         "no_exact": None,
+        "baseline": [LOSS],
         "others": ["inputs", "weights"],
         "state": {"cache": {"dtype": "float32", "shape": [1, 64], "value": "0.0"}, "total": None},
         "sketches": {"example/output/0": sketch},

@@ -10,13 +10,15 @@ import contextlib
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.export import ExportedProgram
 
+from aoti_build._torch.checking.baseline import losses
+from aoti_build._torch.checking.golden import baseline_of
 from aoti_build._torch.checking.reference import (
     SEED,
     Subject,
@@ -51,7 +53,7 @@ from aoti_build._torch.program.export import (
 )
 from aoti_build._torch.program.graph import graph_digest, listed_weights, state_digest, uses_own_code
 from aoti_build._torch.program.inputs import Axes, Call, Make, dynamic_axes, from_callable, from_shapes
-from aoti_build._torch.program.model import load_callable, load_weights, make_module
+from aoti_build._torch.program.model import cast, load_callable, load_weights, make_module
 from aoti_build._torch.program.precision import computed_in
 from aoti_build._torch.program.quantised import is_quantised, taken_apart
 from aoti_build._torch.program.writes import Writes, computed_of, functional_form, observed_names
@@ -136,6 +138,7 @@ def build(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
             if isinstance(target.model.inputs, Source):
                 for _ in case_sequences(subject, dims):
                     pass  # what the callable reads for other sizes is a source too
+            lost = losses(subject, target.model, described, root, where)
             # Now that the user's code was imported: what it set counts.
             options = inductor_options(target, job["floor_patches"], where, apart=has_weights(program))
             used: dict[str, Any] = {
@@ -152,9 +155,11 @@ def build(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
         answer = events.ask({name: made[name] for name in ("key", "graph_key")})
         with events.phase("reference"), _unwritten(program):
             golden = staged / GOLDEN
-            made["golden_kept"] = answer.get("golden", False) and is_golden_of(golden, subject, target.model)
+            kept = answer.get("golden", False) and baseline_of(golden) == lost
+            made["golden_kept"] = kept and is_golden_of(golden, subject, target.model)
             if not made["golden_kept"]:
                 found, names = make_golden(subject, target.model, program=functional), observed_names(described)
+                found = replace(found, baseline=lost)
                 if not save_golden_of(golden, found, target.model, names):
                     save_golden_of(Path(job["whole_golden"]), found, target.model, names, limited=False)
         if answer["action"] == "repack":
@@ -246,7 +251,7 @@ def prepare(model: Model, device: str, root: Path, where: Mapping[str, str]) -> 
         make = from_shapes(model.inputs)
     axes = dynamic_axes(make, model.dims, where["inputs"])
     example = make({dim.name: dim.example for dim in model.dims}, SEED)
-    module = taken_apart(module).to(device)
+    module = taken_apart(cast(module, model.dtype, where["dtype"])).to(device)
     return Prepared(module, make, example.to(device), axes, device, model.dims)
 
 

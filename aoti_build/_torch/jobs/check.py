@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from aoti_build._torch.checking.baseline import judged
 from aoti_build._torch.checking.compare import Figures, compare, needs_whole
 from aoti_build._torch.checking.compare_sketch import compare_sketch
 from aoti_build._torch.checking.golden import Case, Golden, Value, inputs_digest, load_golden
@@ -22,7 +23,7 @@ from aoti_build.spec.records import target_from_json
 
 def check(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
     """Job: model, golden (paths), target, tolerance, signature, runner (path, or null). Returns
-    passed, cases, vacuous, seconds.
+    passed, cases, vacuous, baseline (if there is one), seconds.
 
     A case for which the golden file had no room is `skipped`, with the reason, and so is one of which nothing could be
     compared; if that is every case, nothing passed. `unread` are the buffers that could not be read back after a call.
@@ -33,11 +34,13 @@ def check(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
     checker = _Checker(job, target.model, golden, events, observed_names(job["signature"]))
     checked = [figures for calls in golden.sequences() for figures in checker.sequence(calls)]
     outputs = [output for verdict in checked for output in verdict["outputs"]]
+    lost = judged(golden.baseline, job["tolerance"].get("baseline"))
     return {
-        "passed": bool(outputs) and all(output["ok"] for output in outputs),
+        "passed": bool(outputs) and all(found["ok"] for found in [*outputs, *(lost or [])]),
         "cases": checked,
         "no_fp64": golden.no_exact,
         "vacuous": _vacuous(golden, job["signature"], job["tolerance"], target.device),
+        **({} if lost is None else {"baseline": lost}),
         "seconds": events.seconds,
     }
 
