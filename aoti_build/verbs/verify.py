@@ -66,11 +66,11 @@ class Verdict:
     refusals: tuple[Mapping[str, Any], ...] = ()
     vacuous: tuple[Mapping[str, Any], ...] = ()
     no_fp64: str | None = None
-    baseline: tuple[Mapping[str, Any], ...] = ()
     deep: Mapping[str, Any] | None = None
     seconds: float = 0.0
     error: AotiBuildError | None = None
     runtime: str = PYTHON
+    baseline: tuple[Mapping[str, Any], ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         return {

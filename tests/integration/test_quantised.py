@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import runpy
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +13,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("torchao")
 
+from conftest import Finished, run_inv  # noqa: E402
 from torch import nn  # noqa: E402
 
 from aoti_build._torch.checking.compare import compare  # noqa: E402
@@ -129,10 +133,10 @@ NONE = {"atol": None, "rtol": None, "outputs": {}}
 
 
 @pytest.fixture(scope="module")
-def nets() -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    exec(compile(NETS, "nets.py", "exec"), found)
-    return found
+def nets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    path = tmp_path_factory.mktemp("nets") / "nets.py"
+    path.write_text(NETS)
+    return runpy.run_path(str(path))
 
 
 Made = Callable[..., tuple[nn.Module, Any, Any]]
@@ -169,7 +173,7 @@ def test_a_quantised_model_has_a_float64_reference_that_quantises_too(made: Made
 
 @pytest.mark.parametrize(("name", "rounds"), [("dynamic", "int8"), ("exported", "uint8"), ("weights_only", None)])
 def test_only_quantised_activations_make_an_output_coarse(made: Made, name: str, rounds: str | None) -> None:
-    module, inputs, program = made(name)
+    _, inputs, program = made(name)
     assert computed_in(functional_form(program), Writes(), ["output"]).get("output") == rounds
     twin = float64_graph(program)
     with torch.no_grad():
@@ -241,3 +245,84 @@ def test_a_quantised_model_is_not_cast(nets: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=r"up.weight, which is a Int8Tensor") as caught:
         cast(make_module(nets["dynamic"], {}, 0, ""), "bfloat16", "models.yaml:3:5")
     assert "before it is quantised" in str(caught.value)
+
+
+MODELS = """\
+edition: 1
+models:
+  dynamic:
+    source: nets.py:dynamic
+    seed: 0
+    baseline: {source: nets.py:block, limit: 0.05}
+    dims: {batch: {min: 2, max: 16}}
+    inputs: [{shape: [batch, 64]}]
+"""
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Finished]:
+    root = tmp_path_factory.mktemp("quantised")
+    (root / "nets.py").write_text(NETS)
+    (root / "models.yaml").write_text(MODELS)
+    (root / "tasks.py").write_text("from aoti_build.tasks import ns\n")
+    return root, run_inv(root, "build", "--json", env={"AOTI_BUILD_STORE": str(root / "store")})
+
+
+def again(root: Path, models: str, *words: str) -> Finished:
+    (root / "models.yaml").write_text(models)
+    return run_inv(root, *words, env={"AOTI_BUILD_STORE": str(root / "store")})
+
+
+@pytest.mark.slow
+def test_int8_activations_go_from_the_factory_to_a_verified_artifact(project: tuple[Path, Finished]) -> None:
+    root, built = project
+    assert built.code == 0, built.err + built.out
+    (loss,) = built.target("dynamic/cpu")["baseline"]
+    assert (loss["name"], loss["ok"]) == ("output", True)
+    assert 0.002 < loss["relative_rmse"] < 0.05
+    verified = again(root, MODELS, "verify", "--strict", "--json")
+    assert verified.code == 0, verified.out
+    assert verified.target("dynamic/cpu")["baseline"] == [loss]
+    fresh = again(root, MODELS, "verify", "--fresh", "--strict", "--json")
+    assert fresh.target("dynamic/cpu")["baseline"] == [loss]
+    ran = again(root, MODELS, "run", "--input", "random", "--json")
+    assert ran.code == 0, ran.out + ran.err
+    assert json.loads((root / "artifacts/dynamic/cpu/manifest.json").read_text())["signature"]["computed_in"] == {
+        "output": "int8"
+    }
+
+
+@pytest.mark.slow
+def test_a_limit_is_looked_at_without_a_compile(project: tuple[Path, Finished]) -> None:
+    root, _ = project
+    refused = again(root, MODELS.replace("0.05", "0.0001"), "build", "--json")
+    assert refused.code == 1
+    assert "loses more against its baseline" in refused.target("dynamic/cpu")["error"]["message"]
+    assert again(root, MODELS.replace("0.05", "0.0001"), "verify").code == 3
+    eased = again(root, MODELS.replace("0.05", "0.06"), "build", "--json")
+    assert eased.target("dynamic/cpu")["action"] == "rechecked", eased.out
+
+
+@pytest.mark.slow
+def test_a_changed_baseline_makes_its_figures_anew_and_compiles_nothing(project: tuple[Path, Finished]) -> None:
+    root, built = project
+    (before,) = built.target("dynamic/cpu")["baseline"]
+    other = MODELS.replace("source: nets.py:block, limit", "source: other.py:block, limit")
+    (root / "other.py").write_text("import nets\n\n\ndef block():\n    return nets.block().to(nets.torch.bfloat16)\n")
+    done = again(root, other, "build", "--json")
+    assert done.target("dynamic/cpu")["action"] in ("reused", "restored"), done.out
+    (after,) = done.target("dynamic/cpu")["baseline"]
+    assert after["relative_rmse"] != before["relative_rmse"]
+    (root / "other.py").write_text("import nets\n\n\ndef block():\n    return nets.block()\n")
+    last = again(root, other, "build", "--json")
+    assert last.target("dynamic/cpu")["baseline"] == [before]
+    (reason,) = last.target("dynamic/cpu")["reasons"]
+    assert (reason["reason"], reason["what"]) == ("source-changed", "other.py")
+
+
+@pytest.mark.slow
+def test_new_quantised_weights_need_no_compile(project: tuple[Path, Finished]) -> None:
+    root, _ = project
+    done = again(root, MODELS.replace("seed: 0", "seed: 3"), "build", "--json")
+    assert done.target("dynamic/cpu")["action"] == "repacked", done.out
+    assert again(root, MODELS.replace("seed: 0", "seed: 3"), "verify", "--strict").code == 0
