@@ -18,12 +18,13 @@ from torch import nn  # noqa: E402
 
 from aoti_build._torch.checking.compare import compare  # noqa: E402
 from aoti_build._torch.checking.widened import float64_graph, stepping  # noqa: E402
-from aoti_build._torch.program.graph import state_digest  # noqa: E402
-from aoti_build._torch.program.model import cast, make_module  # noqa: E402
+from aoti_build._torch.program.graph import listed_weights, state_digest  # noqa: E402
+from aoti_build._torch.program.model import cast, load_weights, make_module  # noqa: E402
 from aoti_build._torch.program.precision import computed_in  # noqa: E402
 from aoti_build._torch.program.quantised import is_quantised, taken_apart  # noqa: E402
 from aoti_build._torch.program.writes import Writes, functional_form  # noqa: E402
 from aoti_build.errors import UsageError  # noqa: E402
+from aoti_build.runtime.weights import Weights  # noqa: E402
 
 # torch and torchao warn of each other; in a worker nobody sees it.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -245,6 +246,27 @@ def test_a_quantised_model_is_not_cast(nets: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=r"up.weight, which is a Int8Tensor") as caught:
         cast(make_module(nets["dynamic"], {}, 0, ""), "bfloat16", "models.yaml:3:5")
     assert "before it is quantised" in str(caught.value)
+
+
+def test_a_state_dict_of_quantised_weights_is_loaded(nets: dict[str, Any], tmp_path: Path) -> None:
+    other = make_module(nets["dynamic"], {}, 5, "")
+    torch.save(other.state_dict(), tmp_path / "weights.pt")
+    module = make_module(nets["dynamic"], {}, 0, "")
+    load_weights(module, tmp_path / "weights.pt", "models.yaml:3:5")
+    inputs = torch.randn(4, 64)
+    assert torch.equal(module(inputs), other(inputs))
+
+
+def test_quantised_weights_are_exchanged_by_the_names_that_they_have_in_the_model(
+    made: Made, nets: dict[str, Any]
+) -> None:
+    listed = listed_weights(made("dynamic")[2])
+    held = [entry["name"] for entry in listed if not entry["name"].endswith("original2")]  # nobody reads zero points
+    weights = Weights("dynamic/cpu", listed, held, torch.device("cpu"))
+    ready = weights.ready(make_module(nets["dynamic"], {}, 5, "").state_dict(), partial=False)
+    expected = dict(made("dynamic", 5)[0].state_dict())
+    assert sorted(ready) == sorted(held)
+    assert all(torch.equal(ready[name], expected[name]) for name in held)
 
 
 MODELS = """\

@@ -71,11 +71,9 @@ def _rounds(module: GraphModule, node: Node) -> list[str]:
     inner = [dtype for part in _called(module, node) for each in part.graph.nodes for dtype in _rounds(part, each)]
     given = _narrowest([dtype for source in node.all_input_nodes for dtype in _dtypes(source.meta.get("val"))])
     made = _narrowest(_dtypes(node.meta.get("val")))
-    if not made and given and not node.users:
-        return inner
-    integers = [dtype for dtype in _integers(node.meta.get("val")) if given]
-    if integers and (is_quantiser(node) or _is_move(node)):
-        return [*inner, *integers]  # from floating point
+    integers = _integers(node.meta.get("val"))
+    if given and integers and (is_quantiser(node) or _is_move(node)):
+        return [*inner, *integers]
     if not made or (_is_move(node) and _rank(made) <= _rank(given)):
         return inner
     return [*inner, made]
