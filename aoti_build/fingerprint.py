@@ -82,7 +82,9 @@ class Fingerprint:
 
 def declared_files(model: Model) -> tuple[str, ...]:
     """The source files that models.yaml names for a model, relative to it."""
-    sources = (source for source in (model.source, model.inputs) if not isinstance(source, tuple))
+    baseline = (model.baseline.source,) if model.baseline else ()
+    named = (model.source, model.inputs, *baseline)
+    sources = (source for source in named if not isinstance(source, tuple))
     return (*(source.path for source in sources if source.path), *model.files)
 
 
@@ -102,8 +104,7 @@ def spec_parts(target: Target) -> dict[str, Any]:
     parts.update({f"kwargs.{name}": value for name, value in model.kwargs.items()})
     if order := _key_order(model.kwargs):
         parts[_KWARGS_ORDER] = order  # a factory with **kwargs sees it
-    if model.weights is not None:
-        parts["weights"] = model.weights
+    parts.update(_optional_parts(model))
     for dim in model.dims:
         parts.update({f"dims.{dim.name}.{field}": value for field, value in asdict(dim).items() if field != "name"})
     if not isinstance(model.inputs, tuple):
@@ -112,16 +113,27 @@ def spec_parts(target: Target) -> dict[str, Any]:
         for index, entry in enumerate(model.inputs):
             for field, value in {**_input_parts(entry), "position": index}.items():
                 parts[f"inputs.{entry.name or index}.{field}"] = value
-    if model.imports:
-        parts["imports"] = list(model.imports)
-    if model.outputs is not None:
-        parts["outputs"] = model.outputs
     if target.device == "cpu":
         parts["cpu.isa"] = target.floor
     else:
         parts.update({f"cuda.{field}": value for field, value in asdict(model.cuda).items()})
         if target.has_floor:
             parts["cuda.arch"] = target.floor
+    return parts
+
+
+def _optional_parts(model: Model) -> dict[str, Any]:
+    """What only some models say. A key that models.yaml does not have is no part: a new one changes no other model."""
+    parts: dict[str, Any] = {}
+    for field in ("weights", "dtype", "outputs"):
+        value = getattr(model, field)
+        if value is not None:
+            parts[field] = value
+    if model.imports:
+        parts["imports"] = list(model.imports)
+    if model.baseline is not None:
+        parts["baseline"] = str(model.baseline.source)
+        parts["baseline.kwargs"] = [dict(model.baseline.kwargs), _key_order(model.baseline.kwargs)]
     return parts
 
 

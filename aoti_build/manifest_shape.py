@@ -111,16 +111,24 @@ _SIGNATURE = table(
         "dims": table_of(text, table({"min": whole(), "max": whole(), "multiple_of": whole(1)})),
         "mutates": table({"inputs": _TEXTS, "buffers": _TEXTS}),
     },
-    {"weights": list_of(_WEIGHT), "special": list_of(table_of(text, whole()))},
+    {
+        "weights": list_of(_WEIGHT),
+        "special": list_of(table_of(text, whole())),
+        "computed_in": table_of(text, _WORD),
+    },
 )
 
 _FIGURES = table({"name": text, "ok": flag}, {"max_abs": _BOUND})
 _CASE = table({"name": text, "outputs": list_of(_FIGURES)}, {"skipped": text})
+_LOSS = table({"name": text, "relative_rmse": _BOUND, "sqnr_db": _BOUND, "ok": flag})
 _FINDINGS = {
-    "tolerance": table({"atol": _BOUND, "rtol": _BOUND, "outputs": table_of(text, table_of(text, _BOUND))}),
+    "tolerance": table(
+        {"atol": _BOUND, "rtol": _BOUND, "outputs": table_of(text, table_of(text, _BOUND))}, {"baseline": number}
+    ),
     "cases": list_of(_CASE),
     "vacuous": list_of(table({"output": text, "of": text})),
     "no_fp64": or_none(text),
+    "baseline": list_of(_LOSS),
     "seconds": number,
 }
 # Nothing that failed is ever published.

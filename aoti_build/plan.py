@@ -235,8 +235,11 @@ def find_stored(
     return None
 
 
-def tolerance(target: Target) -> dict[str, float | None]:
-    return asdict(target.model.tolerance)
+def tolerance(target: Target) -> dict[str, Any]:
+    """All that an artifact must fulfil: how near to eager it is, and how near to its baseline, if that has a limit."""
+    baseline = target.model.baseline
+    limit = {} if baseline is None or baseline.limit is None else {"baseline": baseline.limit}
+    return {**asdict(target.model.tolerance), **limit}
 
 
 def current_parts(project: Project, target: Target, recorded: Parts, digests: StatCache) -> Fingerprint:

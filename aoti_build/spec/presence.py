@@ -12,6 +12,9 @@ from pathlib import Path
 from aoti_build.errors import Problem, SpecError
 from aoti_build.spec.project import Image, Model, Project, Source, Target
 
+# Files that the model in eager mode does not need: names of classes, and another model.
+_NOT_FOR_EAGER = ("image", "baseline")
+
 
 def check_files(project: Project, targets: tuple[Target, ...]) -> None:
     """Raises `SpecError` with the place of every file that `targets` need and that is not there."""
@@ -30,7 +33,7 @@ def source_is_here(model: Model, root: Path) -> bool:
     """Whether the model could be made here: its files are there, and the packages of its modules can be found."""
     sources = (source for source in (model.source, model.inputs) if isinstance(source, Source))
     packages = [source.module.partition(".")[0] for source in sources if source.module]
-    files = [name for name, field in _files(model) if field != "image"]  # eager needs no names of classes
+    files = [name for name, field in _files(model) if field not in _NOT_FOR_EAGER]
     return all((root / name).is_file() for name in files) and all(_is_importable(name, root) for name in packages)
 
 
@@ -49,5 +52,7 @@ def _files(model: Model) -> Iterator[tuple[str, str]]:
         yield name, f"files.{index}"
     if isinstance(model.image, Image) and model.image.classes:
         yield model.image.classes, "image"
+    if model.baseline and model.baseline.source.path:
+        yield model.baseline.source.path, "baseline"
     if model.weights:
         yield model.weights, "weights"

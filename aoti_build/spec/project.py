@@ -129,6 +129,16 @@ class Image:
 
 
 @dataclass(frozen=True)
+class Baseline:
+    """The model that another is a quantised, or narrower, form of, and the largest relative RMSE that this may cost an
+    output; None: any."""
+
+    source: Source
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    limit: float | None = None
+
+
+@dataclass(frozen=True)
 class Model:
     """One entry of ``models:``. `inputs` is a tuple of tensors and constants, or the callable that makes them."""
 
@@ -141,6 +151,9 @@ class Model:
     # Further files that the model depends on, relative to models.yaml.
     files: tuple[str, ...] = ()
     dims: tuple[Dim, ...] = ()
+    # What the module is cast to; None: it stays as the source makes it.
+    dtype: str | None = None
+    baseline: Baseline | None = None
     tolerance: Tolerance = Tolerance()
     cuda: CudaOptions = CudaOptions()
     # Bytes of golden tensors that are kept beside an artifact.

@@ -19,6 +19,7 @@ from aoti_build.fields import flag, number, one_of, or_none, table, table_of, wh
 from aoti_build.spec import rules
 from aoti_build.spec.project import (
     DEVICES,
+    Baseline,
     ConstantInput,
     CudaOptions,
     Dim,
@@ -76,6 +77,7 @@ def target_from_json(
         tolerance=_tolerance(parts["tolerance"]),
         cuda=CudaOptions(**parts["cuda"]),
         image=_image(parts["image"]),
+        baseline=_baseline(parts["baseline"]),
     )
     model = Model(**parts, positions=positions or {})
     return Target(
@@ -133,6 +135,7 @@ _IMAGE = table(
         "classes": or_none(_PATH),
     }
 )
+_BASELINE = table({"source": _SOURCE, "kwargs": table_of(fields.anything, fields.anything), "limit": _BOUND})
 _TARGET = table(
     {
         "model": table(
@@ -147,6 +150,8 @@ _TARGET = table(
                 "imports": fields.list_of(fields.module_name),
                 "outputs": one_of(None, "dict"),
                 "dims": fields.list_of(_DIM),
+                "dtype": or_none(one_of(*rules.FLOATS)),
+                "baseline": or_none(_BASELINE),
                 "tolerance": table(
                     {"atol": _BOUND, "rtol": _BOUND, "outputs": table_of(fields.anything, _BOUNDS)},
                 ),
@@ -212,3 +217,11 @@ def _image(record: Mapping[str, Any] | None) -> Image | Source | None:
         return _source(record)
     image = Image(**{**record, "mean": tuple(record["mean"]), "std": tuple(record["std"])})
     return _ruled(image, rules.image_complaints)  # type: ignore[no-any-return]
+
+
+def _baseline(record: Mapping[str, Any] | None) -> Baseline | None:
+    if record is None:
+        return None
+    if record["limit"] is not None and record["limit"] < 0:
+        raise ValueError("limit")
+    return Baseline(_source(record["source"]), record["kwargs"], record["limit"])

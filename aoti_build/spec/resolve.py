@@ -20,6 +20,7 @@ from aoti_build.spec.project import (
     DEFAULT_PRESET,
     DEVICES,
     NATIVE,
+    Baseline,
     ConstantInput,
     CudaOptions,
     Dim,
@@ -45,7 +46,7 @@ Presets = Mapping[str, Mapping[str, Any]]
 FLOOR_FIELDS = {"cpu": "isa", "cuda": "arch"}
 MODEL_FIELDS = (
     "source", "kwargs", "seed", "weights", "files", "inputs", "devices", "inductor_configs", "tolerance", "cpu", "cuda",
-    "golden", "image", "imports", "outputs",
+    "golden", "image", "imports", "outputs", "dtype", "baseline",
 )  # fmt: skip
 
 
@@ -227,6 +228,8 @@ class _Resolver:
             image=self._image((*at, "image")),
             imports=self._imports((*at, "imports")),
             outputs=self.get((*at, "outputs")),
+            dtype=self.get((*at, "dtype")),
+            baseline=self._baseline(at),
             positions=self._positions(at),
         )
 
@@ -237,6 +240,16 @@ class _Resolver:
                 self.add((*path, "outputs", name, field), text)
         outputs = {name: OutputTolerance(**bounds.model_dump()) for name, bounds in wire.outputs.items()}
         return Tolerance(wire.atol, wire.rtol, outputs)
+
+    def _baseline(self, at: Where) -> Baseline | None:
+        path: Where = (*at, "baseline")
+        data = self.get(path)
+        if data is None:
+            return None
+        if isinstance(data, str):
+            return Baseline(self._source(path), self.get((*at, "kwargs"), {}))
+        kwargs = self._json((*path, "kwargs")) if "kwargs" in data else self.get((*at, "kwargs"), {})
+        return Baseline(self._source((*path, "source")), kwargs, data.get("limit"))
 
     def _image(self, path: Where) -> Image | Source | None:
         data = self.get(path)
@@ -336,7 +349,9 @@ class _Resolver:
             self.add((*path, field), text)
         low, high = rules.drawn_from(wire)
         name = path[-1] if isinstance(path[-1], str) else None
-        return TensorInput(tuple(wire.shape), wire.dtype, name, low, high, wire.probability)
+        own = "dtype" in wire.model_fields_set
+        cast = None if own else self.get((*path[:2], "dtype"))
+        return TensorInput(tuple(wire.shape), cast or wire.dtype, name, low, high, wire.probability)
 
     def _check_dims(self, at: Where, inputs: Inputs | Source, sound: tuple[Dim, ...]) -> None:
         """Every dim that a shape names is declared, every declared one is named, and each size is one for all sizes

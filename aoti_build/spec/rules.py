@@ -36,7 +36,8 @@ INTEGER_RANGES = {
     "uint8": (0, 2**8),
 }
 UNORDERED = ("bool", "complex64")
-DTYPES = (*INTEGER_RANGES, *UNORDERED, "float32", "float64", "float16", "bfloat16")
+FLOATS = ("float32", "float64", "float16", "bfloat16")
+DTYPES = (*INTEGER_RANGES, *UNORDERED, *FLOATS)
 ISAS = (NATIVE, "avx2", "avx512")
 MODULE = r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*$"
 OPTION = r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*"

@@ -40,6 +40,7 @@ Outputs = Literal["dict"]
 Dtype = Literal[
     "float32", "float64", "float16", "bfloat16", "int8", "int16", "int32", "int64", "uint8", "bool", "complex64"
 ]
+FloatDtype = Literal["float32", "float64", "float16", "bfloat16"]
 Isa = Literal["native", "avx2", "avx512"]
 
 
@@ -177,6 +178,20 @@ class Image(Wire):
     classes: str | None = Field(default=None, description="A text file with the name of a class on each line.")
 
 
+class Baseline(Wire):
+    """The model that this one is a quantised, or narrower, form of."""
+
+    source: SourceText = Field(description="The callable that makes it, written like the model's source.")
+    kwargs: dict[str, Any] | None = Field(
+        default=None, description="Keyword arguments of that callable. Default: the model's own."
+    )
+    limit: NotNegative | None = Field(
+        default=None,
+        description="The largest loss that is allowed: of each output, the root mean square of its difference to the "
+        "baseline's, divided by that of the baseline's. Default: it is reported only.",
+    )
+
+
 class Cpu(Wire):
     """What the CPU targets are compiled for."""
 
@@ -214,7 +229,9 @@ class TensorInput(Wire):
         description="Integers, dims, and what follows dims: past + 1, 3*batch, 2*seq - 1, seq//2, past + seq; [] is a "
         "scalar tensor."
     )
-    dtype: Dtype = Field(default="float32", description="The element type, named as in torch.")
+    dtype: Dtype = Field(
+        default="float32", description="The element type, named as in torch. Default: the model's dtype, or float32."
+    )
     low: Number | None = Field(
         default=None,
         description="The smallest value drawn. Default: 0 for integers; floats are drawn from a normal distribution.",
@@ -264,6 +281,11 @@ ImageField = Annotated[
 ]
 
 
+BaselineField = Annotated[
+    Annotated[SourceText, Tag("<text>")] | Annotated[Baseline, Tag("<mapping>")], _kind(text=str, mapping=dict)
+]
+
+
 class Model(Wire):
     """A model: where it comes from, its example inputs, and the targets to build of it."""
 
@@ -297,6 +319,16 @@ class Model(Wire):
         default=None,
         description="`dict`: the artifact gives plain dicts and lists, whatever types the model returns, so that who "
         "loads it needs no library of theirs. Default: the types that the model returns.",
+    )
+    dtype: FloatDtype | None = Field(
+        default=None,
+        description="The floating point type that the model is cast to once its weights are there, and that inputs "
+        "without a dtype of their own have.",
+    )
+    baseline: BaselineField | None = Field(
+        default=None,
+        description="The model that this one is a quantised, or narrower, form of: a callable, or a mapping. What is "
+        "lost against it is reported.",
     )
     dims: dict[Identifier, Dim] = Field(default={}, description="The dynamic sizes that shapes name.")
     devices: list[Device] = Field(default=["cpu"], min_length=1, description="The devices to build for.")
@@ -343,6 +375,7 @@ WIRE_TYPES: dict[tuple[str, ...], type[Wire]] = {
     ("models", "*", "golden"): Golden,
     ("models", "*", "image"): Image,
     ("models", "*", "cpu"): Cpu,
+    ("models", "*", "baseline"): Baseline,
 }
 
 

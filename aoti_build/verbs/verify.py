@@ -56,7 +56,8 @@ OnProgress = Callable[[Target, str], None]
 class Verdict:
     """One target's result. `stale` are the reasons why the artifact is not what the sources say now; `cases` the
     figures; `refusals` what became of inputs that must not be answered; `vacuous` outputs whose comparison shows
-    nothing; `no_fp64` says why there was no float64 reference; `deep` where it leaves its model."""
+    nothing; `no_fp64` says why there was no float64 reference; `baseline` what the model loses
+    against that; `deep` where it leaves its model."""
 
     target: Target
     verdict: str
@@ -69,6 +70,7 @@ class Verdict:
     seconds: float = 0.0
     error: AotiBuildError | None = None
     runtime: str = PYTHON
+    baseline: tuple[Mapping[str, Any], ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -80,6 +82,7 @@ class Verdict:
             "refusals": [dict(refusal) for refusal in self.refusals],
             "vacuous": [dict(output) for output in self.vacuous],
             "no_fp64": self.no_fp64,
+            "baseline": [dict(loss) for loss in self.baseline],
             "deep": dict(self.deep) if self.deep else None,
             "seconds": self.seconds,
             "error": self.error.as_json() if self.error else None,
@@ -222,6 +225,8 @@ class _Verifier:
     def _settle(self, target: Target, artifact: OpenArtifact, verdict: Verdict) -> None:
         """Let the manifest of an artifact that its build host could not run say that it is right."""
         found = {"cases": verdict.cases, "vacuous": list(verdict.vacuous), "no_fp64": verdict.no_fp64}
+        if verdict.baseline:
+            found["baseline"] = list(verdict.baseline)
         check = check_record(target, {**found, "seconds": {"verify": verdict.seconds}})
         try:
             with lock(lock_path(self.project, target), check_stopping):
@@ -273,6 +278,7 @@ class _Verifier:
             refusals=tuple(refusals),
             vacuous=tuple(result["vacuous"]),
             no_fp64=result["no_fp64"],
+            baseline=tuple(result.get("baseline", ())),
             deep=self._cause(target, artifact, work) if verdict == MISMATCH and self.deep else None,
             seconds=round(sum(result["seconds"].values()), 3),
         )

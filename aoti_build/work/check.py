@@ -106,6 +106,8 @@ def check_staged(
     )
     if any("skipped" in case for case in result["cases"]):
         raise _incomplete(result, place.log)
+    if lossy := [loss for loss in result.get("baseline", ()) if not loss["ok"]]:
+        raise _lossy(lossy, target, place.log)
     if not result["passed"]:
         shop.on_progress(target, "deep")
         raise _failed(result, place.log, _cause(shop, target, place))
@@ -120,6 +122,7 @@ def check_record(target: Target, result: Mapping[str, Any]) -> dict[str, Any]:
         "cases": [_brief(case) for case in result["cases"]],
         "vacuous": result["vacuous"],
         "no_fp64": result["no_fp64"],
+        **({"baseline": result["baseline"]} if "baseline" in result else {}),
         "seconds": round(sum(result["seconds"].values()), 3),
     }
 
@@ -220,6 +223,8 @@ def places(project: Project, target: Target) -> dict[str, str]:
         "kwargs": ("kwargs", "source"),
         "weights": ("weights",),
         "inputs": ("inputs",),
+        "dtype": ("dtype",),
+        "baseline": ("baseline",),
         "inductor_configs": ("inductor_configs",),
         "imports": ("imports",),
     }
@@ -234,6 +239,21 @@ def _incomplete(checked: Mapping[str, Any], log: Path) -> BuildError:
         f"{len(skipped)} of {len(checked['cases'])} cases cannot be compared with eager",
         cause="\n".join(skipped[:_MOST_SAID]),
         hint="build it with --force, which compares before anything is left out; `golden: {limit: ...}` keeps more",
+        log=log,
+    )
+
+
+def _lossy(losses: Sequence[Mapping[str, Any]], target: Target, log: Path) -> BuildError:
+    """The model itself is further from its baseline than models.yaml allows."""
+    limit = tolerance(target)["baseline"]
+    said = [
+        f"{loss['name']}: relative RMSE {loss['relative_rmse']:.3g} ({loss['sqnr_db']:.1f} dB), {limit:.3g} is allowed"
+        for loss in losses
+    ]
+    return BuildError(
+        "the model loses more against its baseline than `limit` allows, so it was not published",
+        cause="\n".join(said[:_MOST_SAID]),
+        hint="quantise less of the model, or calibrate it with inputs like these; or raise `limit`",
         log=log,
     )
 

@@ -78,7 +78,7 @@ class Case:
 
     `outputs` are the model's outputs, then the inputs and the buffers that it wrote into. `inputs` or `outputs` are
     None where the file did not have room for them. `exact` are the float64 references, None where there is none, and
-    `tf32_rmse` how far each output is from them in TF32, where that is allowed. `sizes` are those of the dims;
+    `rounded_rmse` how far each output is from them in TF32, where that is allowed. `sizes` are those of the dims;
     `inputs_digest` is of the inputs alone, `digest` of them and eager's outputs. `call` counts the calls since the
     model's first state: cases with a `call` above 0 go on from the case in front of them.
     """
@@ -91,7 +91,7 @@ class Case:
     seed: int = 0
     inputs_digest: str = ""
     digest: str = ""
-    tf32_rmse: list[float | None] | None = None
+    rounded_rmse: list[float | None] | None = None
     call: int = 0
 
 
@@ -99,12 +99,14 @@ class Case:
 class Golden:
     """All cases. `no_exact` says why there is no float64 reference. `others` are outputs of the first case's sizes for
     other "inputs" and with other "weights", None where an output does not depend on those. `state` is what the buffers
-    that the model writes into hold before the first call."""
+    that the model writes into hold before the first call. `baseline` says what the model loses against the one that it
+    was made of (`baseline.py`), if models.yaml names that."""
 
     cases: list[Case]
     no_exact: str | None = None
     others: Mapping[str, list[Value]] = field(default_factory=dict)
     state: Mapping[str, Tensor] = field(default_factory=dict)
+    baseline: list[dict[str, Any]] | None = None
 
     def sequences(self) -> Iterator[list[Case]]:
         """The cases by sequences of calls from the first state: of one case each for a model without state."""
@@ -161,6 +163,7 @@ def save_golden(
         "cases": entries,
         "no_exact": golden.no_exact,
         "others": list(golden.others),
+        "baseline": golden.baseline,
         "state": {name: room.fills.get(name) for name in golden.state},
         "sketches": room.sketches,
     }
@@ -282,7 +285,7 @@ def _entry(case: Case, has_inputs: bool, has_outputs: bool) -> dict[str, Any]:
         "plain": {str(index): value.text for index, value in _plain_outputs(case)},
         "inputs_digest": case.inputs_digest,
         "digest": case.digest,
-        **({} if case.tf32_rmse is None else {"tf32_rmse": case.tf32_rmse}),
+        **({} if case.rounded_rmse is None else {"rounded_rmse": case.rounded_rmse}),
     }
 
 
@@ -299,7 +302,7 @@ def load_golden(path: Path) -> Golden:
             if not cases:
                 raise ValueError("it holds no case")
             others = {of: reader.values(cases[0].name, f"{_OTHER}{of}") for of in header["others"]}
-            return Golden(cases, header["no_exact"], others, reader.state())
+            return Golden(cases, header["no_exact"], others, reader.state(), header["baseline"])
     except (SafetensorError, OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
         raise ArtifactError(f"{path.name} cannot be read", cause=str(error), hint="build the target again") from error
 
@@ -326,7 +329,7 @@ class _Reader:
             int(entry["seed"]),
             str(entry["inputs_digest"]),
             str(entry["digest"]),
-            entry.get("tf32_rmse"),
+            entry.get("rounded_rmse"),
             int(entry["call"]),
         )
 
@@ -372,14 +375,39 @@ def digests_of_cases(path: Path) -> dict[str, Any]:
     """The `digest` of each case by its name, without reading any tensor; empty if it is no golden file of this
     version."""
     try:
-        require_regular(path)
-        with safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {}).get(_HEADER, "{}"))
-        if header["format_version"] != FORMAT_VERSION:
-            return {}
-        return {name: entry["digest"] for name, entry in header["cases"].items()}
-    except (SafetensorError, OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return {name: entry["digest"] for name, entry in _header(path)["cases"].items()}
+    except _UNREADABLE:
         return {}
+
+
+def baseline_of(path: Path) -> Any:
+    """What the file says of the `baseline`, without reading any tensor; None also if it is no golden file of this
+    version."""
+    try:
+        return _header(path)["baseline"]
+    except _UNREADABLE:
+        return None
+
+
+_UNREADABLE: tuple[type[Exception], ...] = (
+    SafetensorError,
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    RecursionError,
+)
+
+
+def _header(path: Path) -> Any:
+    """Raises one of `_UNREADABLE` for what is no golden file of this version."""
+    require_regular(path)
+    with safe_open(path, framework="pt") as file:
+        header = json.loads((file.metadata() or {}).get(_HEADER, "{}"))
+    if header["format_version"] != FORMAT_VERSION:
+        raise ValueError("another version")
+    return header
 
 
 def _bytes(value: Tensor) -> int:

@@ -10,14 +10,16 @@ import contextlib
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.export import ExportedProgram
 
+from aoti_build._torch.checking.baseline import losses
 from aoti_build._torch.checking.exported import Exported, exported
+from aoti_build._torch.checking.golden import Golden, baseline_of
 from aoti_build._torch.checking.reference import (
     SEED,
     Subject,
@@ -56,14 +58,16 @@ from aoti_build._torch.program.export import (
 )
 from aoti_build._torch.program.graph import called, graph_digest, listed_weights, state_digest, uses_own_code
 from aoti_build._torch.program.inputs import Call, Make, from_callable, from_shapes
-from aoti_build._torch.program.model import import_declared, load_callable, load_weights, make_module
+from aoti_build._torch.program.model import cast, import_declared, load_callable, load_weights, make_module
+from aoti_build._torch.program.precision import computed_in
+from aoti_build._torch.program.quantised import is_quantised, taken_apart
 from aoti_build._torch.program.structure import (
     check_can_be_stored,
     foreign_types,
     register_named_tuples,
     with_plain_outputs,
 )
-from aoti_build._torch.program.writes import Writes, functional_form, observed_names
+from aoti_build._torch.program.writes import Writes, computed_of, functional_form, observed_names
 from aoti_build.digests import digest_json
 from aoti_build.errors import BuildError
 from aoti_build.files import lock
@@ -83,17 +87,39 @@ class Prepared:
     example: Call
     axes: list[Axes]
     device: str
+    dims: tuple[Dim, ...] = ()
 
-    def subject(self, described: Mapping[str, Any] | None = None) -> Subject:
-        """The model as it is checked: with what its signature says that a call writes into, and its special sizes."""
+    def subject(self, described: Mapping[str, Any] | None = None, program: ExportedProgram | None = None) -> Subject:
+        """The model as it is checked: by its artifact's signature, and by the exported `program`, which is made where
+        it is needed and not given."""
         if described is None:
             return Subject(self.module, self.make, self.device)
-        special = described.get("special", ())
-        return Subject(self.module, self.make, self.device, Writes.of_signature(described), special)
+        if not is_quantised(self.module):
+            program = None
+        elif program is None:
+            program = self._program()
+        return Subject(
+            self.module,
+            self.make,
+            self.device,
+            Writes.of_signature(described),
+            described.get("special", ()),
+            computed_of(described),
+            program,
+        )
 
-    def exported(self, dims: tuple[Dim, ...], where: Mapping[str, str]) -> Exported:
+    def exported(self, where: Mapping[str, str]) -> Exported:
         """The model's program. Raises `BuildError`."""
-        return exported(self.subject(), self.example, dims, self.axes, where)
+        return exported(self.subject(), self.example, self.dims, self.axes, where)
+
+    def _program(self) -> ExportedProgram | None:
+        """The model's program; None if it cannot be exported now, without which there is no float64 reference."""
+        nowhere = {"inputs": "", **{f"dims.{dim.name}": "" for dim in self.dims}}
+        try:
+            with whole_ranges():
+                return self.exported(nowhere).program
+        except BuildError:
+            return None
 
 
 def build(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
@@ -126,7 +152,7 @@ def build(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
         stack.enter_context(whole_ranges())
         with events.phase("export"):
             try:
-                found = prepared.exported(dims, where)
+                found = prepared.exported(where)
             except BuildError:
                 # If the model fails by itself, that says more than the export's words for it.
                 reference("example", prepared.subject(), prepared.example)
@@ -140,6 +166,7 @@ def build(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
             if isinstance(target.model.inputs, Source):
                 for _ in case_sequences(subject, dims):
                     pass  # what the callable reads for other sizes is a source too
+            lost = losses(subject, target.model, described, root, where)
             # Now that the user's code was imported: what it set counts.
             options = inductor_options(target, job["floor_patches"], where, apart=has_weights(program))
             used: dict[str, Any] = {
@@ -155,13 +182,12 @@ def build(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
             }
         answer = events.ask({name: made[name] for name in ("key", "graph_key")})
         with events.phase("reference"), _unwritten(program):
-            golden = staged / GOLDEN
-            made["golden_kept"] = answer.get("golden", False) and is_golden_of(golden, subject, target.model)
+            kept = answer.get("golden", False) and baseline_of(staged / GOLDEN) == lost
+            made["golden_kept"] = kept and is_golden_of(staged / GOLDEN, subject, target.model)
             if not made["golden_kept"]:
-                made_golden, names = make_golden(subject, target.model, program=functional), observed_names(described)
-                check_constants(made_golden, described, where["source"])
-                if not save_golden_of(golden, made_golden, target.model, names):
-                    save_golden_of(Path(job["whole_golden"]), made_golden, target.model, names, limited=False)
+                golden = replace(make_golden(subject, target.model, program=functional), baseline=lost)
+                check_constants(golden, described, where["source"])
+                _save(golden, staged / GOLDEN, target.model, described, job)
         if answer["action"] == "repack":
             with events.phase("repack"):
                 repack(Path(answer["template"]), staged / MODEL, program, answer["alignment"], made["key"])
@@ -173,6 +199,13 @@ def build(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
     operators = called_operators(staged / MODEL)
     made["imports"] = needed_imports(registrations, operators, types, target.model.imports)
     return {**made, "seconds": events.seconds}
+
+
+def _save(golden: Golden, path: Path, model: Model, described: Mapping[str, Any], job: Mapping[str, Any]) -> None:
+    """Write the golden file, and what is beyond its limit beside it."""
+    names = observed_names(described)
+    if not save_golden_of(path, golden, model, names):
+        save_golden_of(Path(job["whole_golden"]), golden, model, names, limited=False)
 
 
 def _stored_types(program: ExportedProgram, where: Mapping[str, str]) -> dict[str, type]:
@@ -196,7 +229,10 @@ def _described(
     described = signature(program, functional, model, example, dims, prepared.axes, first.seen)
     if exported.special:
         described["special"] = list(exported.special)
-    subject = prepared.subject(described)
+    narrower = computed_in(functional, Writes.of_signature(described), observed_names(described))
+    if narrower:
+        described["computed_in"] = narrower
+    subject = prepared.subject(described, program)
     first.refuse_hidden_state(subject.writes)
     return described, subject
 
@@ -265,7 +301,8 @@ def prepare(model: Model, device: str, root: Path, where: Mapping[str, str]) -> 
     else:
         make, axes = from_shapes(model.inputs), declared_axes(model.inputs)
     example = make({dim.name: dim.example for dim in model.dims}, SEED)
-    return Prepared(module.to(device), make, example.to(device), axes, device)
+    module = taken_apart(cast(module, model.dtype, where["dtype"])).to(device)
+    return Prepared(module, make, example.to(device), axes, device, model.dims)
 
 
 def _called_inputs(

@@ -29,7 +29,7 @@ from aoti_build._torch.packages.imports import import_for
 from aoti_build._torch.packages.loaded import LoadedPackage
 from aoti_build._torch.program.inputs import Sizes, from_callable, from_shapes
 from aoti_build._torch.program.model import load_callable
-from aoti_build._torch.program.writes import Writes, observed_names
+from aoti_build._torch.program.writes import Writes
 from aoti_build.errors import AotiBuildError, BuildError, UsageError, VerificationError
 from aoti_build.manifest import tensor_inputs
 from aoti_build.outputs import write_output
@@ -101,7 +101,7 @@ class Bench:
         """The figures of all that each call left; those of a later call say which one."""
         found = []
         for case, values in zip(expected, left, strict=False):
-            for figures in verdicts(case, values, observed_names(self.job["signature"]), self.job["tolerance"]):
+            for figures in verdicts(case, values, self.job["signature"], self.job["tolerance"]):
                 later = f" (call {case.call + 1})" if case.call else ""
                 found.append({**figures, "name": f"{figures['name']}{later}"})
         return found
@@ -225,7 +225,7 @@ class Bench:
     def eager(self) -> Prepared:
         return prepare(self.target.model, self.target.device, Path(self.job["root"]), self.job["where"])
 
-    @property
+    @cached_property
     def subject(self) -> Subject:
         return self.eager.subject(self.job["signature"])
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from aoti_build._torch.program.quantised import in_eval_mode, subclassed
 from aoti_build.errors import UsageError
 from aoti_build.files import require_regular
 from aoti_build.spec.project import Source
@@ -86,7 +87,25 @@ def make_module(factory: Callable[..., Any], kwargs: Mapping[str, Any], seed: in
         raise UsageError("the factory raised", where=where, cause=_last_line(error)) from error
     if not isinstance(module, torch.nn.Module):
         raise UsageError(f"the factory returned {type(module).__name__}, not an nn.Module", where=where)
-    return module.eval().requires_grad_(False)
+    return in_eval_mode(module).requires_grad_(False)
+
+
+def cast(module: torch.nn.Module, dtype: str | None, where: str) -> torch.nn.Module:
+    """The module in the floating point type that models.yaml names, as `module.to(dtype)` makes it; as it is if it
+    names none."""
+    if dtype is None:
+        return module
+    if weights := subclassed(module):
+        raise UsageError(
+            f"`dtype` cannot cast {weights[0]}, which is a {type(_at(module, weights[0])).__name__}",
+            where=where,
+            hint="cast the model in its factory, before it is quantised, and remove `dtype`",
+        )
+    return module.to(getattr(torch, dtype))
+
+
+def _at(module: torch.nn.Module, name: str) -> Any:
+    return dict([*module.named_parameters(), *module.named_buffers()])[name]
 
 
 def load_weights(module: torch.nn.Module, path: Path, where: str) -> None:

@@ -15,7 +15,7 @@ from spec_files import README, model, read
 from aoti_build.errors import UsageError
 from aoti_build.fingerprint import spec_parts
 from aoti_build.spec import Dim, Position, Source, TensorInput, Tolerance, load_project
-from aoti_build.spec.project import ConstantInput
+from aoti_build.spec.project import Baseline, ConstantInput
 from aoti_build.spec.records import target_from_json, target_to_json
 from aoti_build.spec.resolve import parse
 
@@ -288,3 +288,26 @@ def test_sizes_that_follow_dims_have_one_spelling(root: Path) -> None:
 def test_a_dim_may_be_named_in_a_sum_alone(root: Path) -> None:
     (target,) = read(root, model(inputs="[{shape: [past + 1]}]", dims="{past: {max: 8}}")).targets
     assert target.model.inputs[0].shape == ("past + 1",)
+
+
+def test_a_dtype_is_that_of_inputs_without_one(root: Path) -> None:
+    inputs = "[{shape: [2]}, {shape: [2], dtype: float32}, {shape: [2], dtype: int64}]"
+    (target,) = read(root, model(inputs=inputs, dtype="bfloat16")).targets
+    assert target.model.dtype == "bfloat16"
+    assert isinstance(target.model.inputs, tuple)
+    assert [tensor.dtype for tensor in target.model.inputs] == ["bfloat16", "float32", "int64"]
+    assert target_from_json(json.loads(json.dumps(target_to_json(target)))) == target
+
+
+def test_a_baseline_is_a_callable_or_a_mapping(root: Path) -> None:
+    (target,) = read(root, model(kwargs="{width: 3}", baseline="nets.py:plain")).targets
+    assert target.model.baseline == Baseline(Source("plain", path="nets.py"), {"width": 3})
+    assert target_from_json(json.loads(json.dumps(target_to_json(target)))) == target
+    own = "{source: nets:plain, kwargs: {}, limit: 0.01}"
+    (target,) = read(root, model(kwargs="{width: 3}", baseline=own)).targets
+    assert target.model.baseline == Baseline(Source("plain", module="nets"), {}, 0.01)
+    assert target_from_json(json.loads(json.dumps(target_to_json(target)))) == target
+    with pytest.raises(UsageError, match="negative"):
+        read(root, model(baseline="{source: nets:plain, limit: -1}"))
+    with pytest.raises(UsageError, match="names no callable"):
+        read(root, model(baseline="{source: nets}"))
