@@ -1,6 +1,8 @@
 """The same with torch alone, as a user would write it by hand: export, compile and package, load, call. Prints JSON.
 
-Every axis that changes with a dim is declared dynamic; nothing else is done to help. Usage: python plain.py PROJECT BOUND
+Every axis that changes with a dim is declared dynamic; nothing else is done to help.
+
+Usage: python plain.py PROJECT BOUND
 """
 
 from __future__ import annotations
@@ -62,4 +64,4 @@ try:
     answer["calls"] = list(calls.compared(prepared, model.dims, loaded, bound))
 except Exception as error:  # torch's reason is what the row holds
     answer["error"] = f"{type(error).__name__}: {error}"
-print(json.dumps(answer))  # noqa: T201 - what the caller reads
+print(json.dumps(answer))

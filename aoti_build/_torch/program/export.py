@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import re
 from collections.abc import Callable, Iterator
 from typing import Any
 from unittest import mock
@@ -22,11 +21,10 @@ from torch.export.graph_signature import ConstantArgument, InputKind
 from torch.utils import _pytree as pytree
 
 from aoti_build._torch.program.inputs import Axes, Call
+from aoti_build._torch.program.refusals import comparisons, refused
 from aoti_build._torch.program.writes import Seen, writes_of
 from aoti_build.errors import BuildError
 from aoti_build.spec.project import Dim
-
-_CAUSE_LINES = 30
 
 
 def export(module: torch.nn.Module, call: Call, dims: tuple[Dim, ...], axes: list[Axes], where: str) -> ExportedProgram:
@@ -37,7 +35,7 @@ def export(module: torch.nn.Module, call: Call, dims: tuple[Dim, ...], axes: lis
         declared.
     """
     try:
-        with torch.no_grad():
+        with torch.no_grad(), comparisons() as compared:
             program = torch.export.export(
                 module,
                 call.args,
@@ -47,12 +45,7 @@ def export(module: torch.nn.Module, call: Call, dims: tuple[Dim, ...], axes: lis
                 prefer_deferred_runtime_asserts_over_guards=True,
             )
     except Exception as error:  # torch.export raises some twenty types, and the model's own
-        raise BuildError(
-            "the model cannot be exported",
-            where=where,
-            cause=_export_cause(error),
-            hint=_export_hint(str(error)),
-        ) from error
+        raise refused(error, where, compared) from error
     _check_ranges(program, dims, axes, where)
     return program
 
@@ -275,26 +268,3 @@ def _describe(name: str, leaf: Any, value: Any, named: dict[Any, Any]) -> dict[s
 
 def _size(size: Any, named: dict[Any, Any]) -> int | str:
     return str(size.node.expr.subs(named)) if isinstance(size, torch.SymInt) else int(size)
-
-
-# Lines of torch's messages about its own logging, which the log is for.
-_NOISE = re.compile(r"^\s*(For (more|extended|C\+\+)|If you suspect the guard|The error above occurred when calling)")
-
-
-def _export_cause(error: Exception) -> str:
-    """The part of torch's message that a user can act on: the head, and "Suggested fixes" if there are any."""
-    text = re.sub(r"\x1b\[[0-9;]*m", "", f"{type(error).__name__}: {error}").strip()
-    lines = [line for line in text.splitlines() if line.strip() and not _NOISE.match(line)]
-    suggested = next((index for index, line in enumerate(lines) if "Suggested fix" in line), None)
-    shown = lines[:_CAUSE_LINES]
-    if suggested is not None and suggested >= _CAUSE_LINES:
-        shown = [*shown[: _CAUSE_LINES // 2], "...", *lines[suggested : suggested + _CAUSE_LINES]]
-    return "\n".join(shown)
-
-
-def _export_hint(text: str) -> str:
-    if "Suggested fix" in text:
-        return "apply the suggested fix to the dims in models.yaml (`b = a` means: one dim for both)"
-    if "data-dependent" in text:
-        return "the model branches on a tensor's values: use torch.where or torch.cond there"
-    return "the log has the whole traceback"
