@@ -92,7 +92,7 @@ _SIGNATURE = table(
         "dims": table_of(text, table({"min": whole(), "max": whole(), "multiple_of": whole(1)})),
         "mutates": table({"inputs": _TEXTS, "buffers": _TEXTS}),
     },
-    {"weights": list_of(_WEIGHT)},
+    {"weights": list_of(_WEIGHT), "special": list_of(table_of(text, whole()))},
 )
 
 _FIGURES = table({"name": text, "ok": flag}, {"max_abs": _BOUND})

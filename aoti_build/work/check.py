@@ -214,6 +214,7 @@ def places(project: Project, target: Target) -> dict[str, str]:
         "inputs": ("inputs",),
         "inductor_configs": ("inductor_configs",),
     }
+    fields |= {f"dims.{dim.name}": (f"dims.{dim.name}", "dims") for dim in target.model.dims}
     return {name: project.where(target.model, *path) for name, path in fields.items()}
 
 

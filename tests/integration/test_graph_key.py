@@ -146,10 +146,11 @@ def test_equal_in_every_process_and_under_every_hash_seed() -> None:
     assert len(answers) == 1
 
 
-def test_passes_of_the_users_own_bind_the_code_to_their_sources(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_passes_of_the_users_own_bind_the_code_to_their_sources() -> None:
     assert not own_passes()
-    monkeypatch.setattr(torch._inductor.config, "post_grad_custom_pre_pass", lambda graph: None)
-    assert own_passes()
+    # By torch's own patch: pytest's would delete the option afterwards, since it is no attribute of the module.
+    with torch._inductor.config.patch(post_grad_custom_pre_pass=lambda graph: None):
+        assert own_passes()
 
 
 def test_an_operator_of_the_users_own_binds_the_code_to_its_sources() -> None:

@@ -304,7 +304,7 @@ def test_names_that_stdout_has_no_letters_for(tmp_path: Path, environment: dict[
 
 
 def redirected(project: Project, command: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "PYTHONDONTWRITEBYTECODE": "1"}
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
     return subprocess.run(
         ["bash", "-c", command], cwd=project.root, env=environment, capture_output=True, text=True, check=False
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -45,17 +45,20 @@ _NOISE = 0.1
 
 @dataclass(frozen=True)
 class Subject:
-    """A model ready to be called, how its calls are made, the type of its device, and what a call writes into."""
+    """A model ready to be called, how its calls are made, the type of its device, what a call writes into, and the
+    `special` sizes that are verified beside the usual ones."""
 
     module: nn.Module
     make: Make
     device: str
     writes: Writes = field(default_factory=Writes)
+    special: Sequence[Sizes] = ()
 
 
-def points(dims: tuple[Dim, ...]) -> dict[str, dict[str, int]]:
+def points(dims: tuple[Dim, ...], special: Sequence[Sizes] = ()) -> dict[str, dict[str, int]]:
     """The sizes that are verified, by name: the example, both ends of every range and one step inside them, a point in
-    between, and each dim at its minimum while the others are at their maximum. None twice."""
+    between, each dim at its minimum while the others are at their maximum, and the `special` sizes of some dims, with
+    the example's of the others. None twice."""
     ends = {dim.name: (dim.min, dim.max, dim.multiple_of) for dim in dims}
     named = {
         "example": {dim.name: dim.example for dim in dims},
@@ -66,6 +69,9 @@ def points(dims: tuple[Dim, ...]) -> dict[str, dict[str, int]]:
         "below-max": {name: high - step for name, (_, high, step) in ends.items()},
         **{f"{one}-min": {name: ends[name][0 if name == one else 1] for name in ends} for one in ends},
     }
+    for sizes in special:
+        label = " ".join(f"{name}-{size}" for name, size in sizes.items())
+        named[label] = {**named["example"], **sizes}
     first: dict[tuple[int, ...], str] = {}
     for name, sizes in named.items():
         first.setdefault(tuple(sizes.values()), name)
@@ -81,7 +87,7 @@ def _between(dim: Dim) -> int:
 def case_sequences(subject: Subject, dims: tuple[Dim, ...], seeds: int = 1) -> Iterator[list[tuple[Case, Call]]]:
     """Every point under every seed: the calls of its sequence, each as a case without tensors and its call."""
     for seed in range(seeds):
-        for name, sizes in points(dims).items():
+        for name, sizes in points(dims, subject.special).items():
             label = name if seed == 0 else f"{name} seed {seed}"
             yield sequence(subject, label, sizes, seed)
 

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch.export import ExportedProgram
 
+from aoti_build._torch.checking.exported import Exported, exported
 from aoti_build._torch.checking.reference import (
     SEED,
     Subject,
@@ -42,13 +43,7 @@ from aoti_build._torch.compiling.settings import (
 from aoti_build._torch.discovery.discover import Discovery
 from aoti_build._torch.events import Events
 from aoti_build._torch.packages.weights import has_weights, repack, separate, used_state
-from aoti_build._torch.program.export import (
-    declared_minimums,
-    export,
-    signature,
-    sizes_of_one,
-    whole_ranges,
-)
+from aoti_build._torch.program.export import declared_minimums, signature, whole_ranges
 from aoti_build._torch.program.graph import graph_digest, listed_weights, state_digest, uses_own_code
 from aoti_build._torch.program.inputs import Axes, Call, Make, dynamic_axes, from_callable, from_shapes
 from aoti_build._torch.program.model import load_callable, load_weights, make_module
@@ -73,9 +68,16 @@ class Prepared:
     axes: list[Axes]
     device: str
 
-    def subject(self, writes: Writes) -> Subject:
-        """The model as it is checked; `writes` is what the exported program says that it writes into."""
-        return Subject(self.module, self.make, self.device, writes)
+    def subject(self, described: Mapping[str, Any] | None = None) -> Subject:
+        """The model as it is checked: with what its signature says that a call writes into, and its special sizes."""
+        if described is None:
+            return Subject(self.module, self.make, self.device)
+        special = described.get("special", ())
+        return Subject(self.module, self.make, self.device, Writes.of_signature(described), special)
+
+    def exported(self, dims: tuple[Dim, ...], where: Mapping[str, str]) -> Exported:
+        """The model's program. Raises `BuildError`."""
+        return exported(self.subject(), self.example, dims, self.axes, where)
 
 
 def build(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
@@ -103,16 +105,19 @@ def build(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
     with events.phase("model"):
         prepared = prepare(target.model, target.device, root, where)
     dims = target.model.dims
-    with sizes_of_one(dims), whole_ranges():
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(whole_ranges())
         with events.phase("export"):
             try:
-                program = export(prepared.module, prepared.example, dims, prepared.axes, where["inputs"])
+                found = prepared.exported(dims, where)
             except BuildError:
                 # If the model fails by itself, that says more than the export's words for it.
-                reference("example", prepared.subject(Writes()), prepared.example)
+                reference("example", prepared.subject(), prepared.example)
                 raise
+            program = found.program
+            stack.enter_context(found.tracing())
             functional = functional_form(program)
-            described, subject = _described(program, functional, prepared, dims)
+            described, subject = _described(found, functional, prepared, dims)
             if isinstance(target.model.inputs, Source):
                 for _ in case_sequences(subject, dims):
                     pass  # what the callable reads for other sizes is a source too
@@ -134,9 +139,9 @@ def build(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
             golden = staged / GOLDEN
             made["golden_kept"] = answer.get("golden", False) and is_golden_of(golden, subject, target.model)
             if not made["golden_kept"]:
-                found, names = make_golden(subject, target.model, program=functional), observed_names(described)
-                if not save_golden_of(golden, found, target.model, names):
-                    save_golden_of(Path(job["whole_golden"]), found, target.model, names, limited=False)
+                made_golden, names = make_golden(subject, target.model, program=functional), observed_names(described)
+                if not save_golden_of(golden, made_golden, target.model, names):
+                    save_golden_of(Path(job["whole_golden"]), made_golden, target.model, names, limited=False)
         if answer["action"] == "repack":
             with events.phase("repack"):
                 repack(Path(answer["template"]), staged / MODEL, program, answer["alignment"], made["key"])
@@ -148,15 +153,17 @@ def build(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
 
 
 def _described(
-    program: ExportedProgram, functional: ExportedProgram, prepared: Prepared, dims: tuple[Dim, ...]
+    exported: Exported, functional: ExportedProgram, prepared: Prepared, dims: tuple[Dim, ...]
 ) -> tuple[dict[str, Any], Subject]:
     """The signature, with what a call writes into, and the model as it is checked for that. Raises `BuildError` for a
     model that writes where no artifact can."""
-    model, example = prepared.module, prepared.example
+    program, model, example = exported.program, prepared.module, prepared.example
     with _unwritten(program):
         first = first_calls(model, example)
     described = signature(program, functional, model, example, dims, prepared.axes, first.seen)
-    subject = prepared.subject(Writes.of_signature(described))
+    if exported.special:
+        described["special"] = list(exported.special)
+    subject = prepared.subject(described)
     first.refuse_hidden_state(subject.writes)
     return described, subject
 

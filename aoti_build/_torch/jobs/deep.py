@@ -35,7 +35,7 @@ from aoti_build._torch.compiling.settings import inductor_options, set_precision
 from aoti_build._torch.events import Events
 from aoti_build._torch.jobs.build import prepare
 from aoti_build._torch.packages.weights import read_weights
-from aoti_build._torch.program.export import export, sizes_of_one, whole_ranges
+from aoti_build._torch.program.export import whole_ranges
 from aoti_build._torch.program.inputs import Call
 from aoti_build._torch.program.writes import Writes
 from aoti_build.spec.records import target_from_json
@@ -77,9 +77,12 @@ def deep(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
     dims = target.model.dims
     with events.phase("model"):
         prepared = prepare(target.model, target.device, Path(job["root"]), job["where"])
-    with sizes_of_one(dims), whole_ranges():
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(whole_ranges())
         with events.phase("export"):
-            program = export(prepared.module, prepared.example, dims, prepared.axes, job["where"]["inputs"])
+            exported = prepared.exported(dims, job["where"])
+            program = exported.program
+            stack.enter_context(exported.tracing())
         if job["model"] and job["alignment"]:
             with events.phase("deep: weights"):
                 wrong = _wrong_weights(Path(job["model"]), program, job["alignment"])

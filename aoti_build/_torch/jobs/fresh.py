@@ -11,7 +11,7 @@ from aoti_build._torch.checking.reference import make_golden, save_golden_of
 from aoti_build._torch.compiling.settings import set_precision
 from aoti_build._torch.events import Events
 from aoti_build._torch.jobs.build import prepare
-from aoti_build._torch.program.writes import Writes, observed_names
+from aoti_build._torch.program.writes import observed_names
 from aoti_build.spec.records import target_from_json
 
 
@@ -22,7 +22,7 @@ def fresh(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
     with events.phase("model"):
         prepared = prepare(target.model, target.device, Path(job["root"]), job["where"])
     with events.phase("reference"):
-        subject = prepared.subject(Writes.of_signature(job["signature"]))
+        subject = prepared.subject(job["signature"])
         golden, names = make_golden(subject, target.model, job["seeds"]), observed_names(job["signature"])
         save_golden_of(Path(job["golden"]), golden, target.model, names, limited=False)
     return {"seconds": events.seconds}

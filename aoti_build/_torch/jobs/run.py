@@ -224,7 +224,7 @@ class Bench:
 
     @property
     def subject(self) -> Subject:
-        return self.eager.subject(self.writes)
+        return self.eager.subject(self.job["signature"])
 
     @cached_property
     def twin(self) -> Twin:

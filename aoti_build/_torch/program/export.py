@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 from unittest import mock
 
@@ -31,12 +31,11 @@ def export(module: torch.nn.Module, call: Call, dims: tuple[Dim, ...], axes: lis
     """The exported program of `module` for `call`, dynamic along `axes` (per leaf of the call: axis -> dim's name).
 
     Raises:
-        BuildError: the model cannot be exported, with torch's own suggested fix; or the exported ranges are not the
-        declared.
+        BuildError: the model cannot be exported, with torch's own suggested fix.
     """
     try:
         with torch.no_grad(), comparisons() as compared:
-            program = torch.export.export(
+            return torch.export.export(
                 module,
                 call.args,
                 call.kwargs,
@@ -46,22 +45,6 @@ def export(module: torch.nn.Module, call: Call, dims: tuple[Dim, ...], axes: lis
             )
     except Exception as error:  # torch.export raises some twenty types, and the model's own
         raise refused(error, where, compared) from error
-    _check_ranges(program, dims, axes, where)
-    return program
-
-
-@contextlib.contextmanager
-def sizes_of_one(dims: tuple[Dim, ...]) -> Iterator[None]:
-    """Let a dim be 1 where one is declared so, in both export and compile.
-
-    By default the tracer assumes 2 or more for every dynamic size, and so does the lowering inside the compile; the
-    exported program still says 1 (seen in 2.14). With this setting the export makes no such assumption, and lowering
-    fewer.
-    """
-    from torch.fx.experimental import _config
-
-    with _config.patch(backed_size_oblivious=True) if any(dim.min < 2 for dim in dims) else contextlib.nullcontext():
-        yield
 
 
 def _hint(size: int | torch.SymInt) -> Any:
@@ -114,7 +97,7 @@ def signature(
 ) -> dict[str, Any]:
     """Inputs and outputs as JSON: name, dtype, shape; a dynamic size is an expression in the names of `dims`. Then
     the dims, and what a call writes into, by the `functional` form of the program and what was `seen`."""
-    named = _names_of_symbols(program, dims, axes)
+    named = names_of_symbols(program, dims, axes)
     inputs = [
         _describe(name, leaf, value, named)
         for name, leaf, value in zip(_input_names(module, call), call.leaves(), _placeholders(program), strict=True)
@@ -156,9 +139,18 @@ def _export_dim(dim: Dim) -> Any:
     return k * ExportDim(f"_{dim.name}", min=dim.min // k, max=dim.max // k)
 
 
-def _check_ranges(program: ExportedProgram, dims: tuple[Dim, ...], axes: list[Axes], where: str) -> None:
+def check_ranges(
+    program: ExportedProgram, dims: tuple[Dim, ...], axes: list[Axes], where: Mapping[str, str], *, from_two: bool
+) -> None:
     """Refuse a program in which a declared dim became a constant or got another range: torch.export may narrow
-    quietly."""
+    quietly.
+
+    With `from_two` the tracer took every size to be 2 or more, as it does by default. That is no bound of the program:
+    it still says 1 where 1 is declared (seen in 2.11 and 2.14), and whoever relies on it shows that it is right there.
+
+    Raises:
+        BuildError: the dim is not what models.yaml declares, at its place in `where`.
+    """
     declared = {dim.name: dim for dim in dims}
     for value, found in zip(_placeholders(program), axes, strict=True):
         for axis, name in found.items():
@@ -166,29 +158,34 @@ def _check_ranges(program: ExportedProgram, dims: tuple[Dim, ...], axes: list[Ax
             if not isinstance(size, torch.SymInt):
                 raise BuildError(
                     f"the dim {name} became the constant {size} in the export",
-                    where=where,
+                    where=where[f"dims.{name}"],
                     hint="something in the model fixes this size: write it as a number, or choose another example",
                 )
-            low, high = _range(program, size)
+            low, high = _range(program, size, from_two)
             if (low, high) != (dim.min, dim.max):
                 raise BuildError(
                     f"the dim {name} is declared {dim.min}..{dim.max}, but the exported model allows {low}..{high}",
-                    where=where,
+                    where=where[f"dims.{name}"],
                     hint="declare the range that the model allows",
                 )
 
 
-def _range(program: ExportedProgram, size: torch.SymInt) -> tuple[int, int]:
+def _range(program: ExportedProgram, size: torch.SymInt, from_two: bool) -> tuple[int, int]:
     """The sizes that compiled code will take to be possible: the narrower of what the program says
     (`range_constraints`) and what the tracer assumed, which is what inductor generates code and input checks from; the
     two can differ.
     """
-    from torch.utils._sympy.value_ranges import bound_sympy
+    from torch.utils._sympy.value_ranges import ValueRanges, bound_sympy
 
-    said = bound_sympy(size.node.expr, program.range_constraints)
     tracer = size.node.shape_env
-    assumed = bound_sympy(size.node.expr, tracer.var_to_range if tracer else {})
-    return max(int(said.lower), int(assumed.lower)), min(int(said.upper), int(assumed.upper))
+    assumed = dict(tracer.var_to_range) if tracer else {}
+    if from_two:
+        for symbol in size.node.expr.free_symbols & set(assumed):
+            said = program.range_constraints.get(symbol)
+            if said is not None and said.lower < 2 == assumed[symbol].lower:
+                assumed[symbol] = ValueRanges(said.lower, assumed[symbol].upper)
+    said, traced = bound_sympy(size.node.expr, program.range_constraints), bound_sympy(size.node.expr, assumed)
+    return max(int(said.lower), int(traced.lower)), min(int(said.upper), int(traced.upper))
 
 
 def _placeholders(program: ExportedProgram) -> list[Any]:
@@ -234,7 +231,7 @@ def _parameter_names(module: torch.nn.Module, count: int) -> list[str]:
     return names[:count]
 
 
-def _names_of_symbols(program: ExportedProgram, dims: tuple[Dim, ...], axes: list[Axes]) -> dict[Any, Any]:
+def names_of_symbols(program: ExportedProgram, dims: tuple[Dim, ...], axes: list[Axes]) -> dict[Any, Any]:
     """Torch's anonymous symbols in terms of the dims' names: s17 -> batch, or seq/8 for 8 * s9."""
     import sympy
 
@@ -245,6 +242,34 @@ def _names_of_symbols(program: ExportedProgram, dims: tuple[Dim, ...], axes: lis
             (symbol,) = value.shape[axis].node.expr.free_symbols
             names[symbol] = sympy.Symbol(name, integer=True, positive=True) / factors[name]
     return names
+
+
+def output_shapes(
+    program: ExportedProgram, named: Mapping[Any, Any], sizes: Mapping[str, int]
+) -> list[list[int] | None]:
+    """The shape that the export gives each output at these sizes of the dims; None for what is no tensor, and for
+    shapes that depend on data."""
+    return [_evaluated(value, named, sizes) for value in _output_values(program)]
+
+
+def _evaluated(value: Any, named: Mapping[Any, Any], sizes: Mapping[str, int]) -> list[int] | None:
+    if not isinstance(value, torch.Tensor):
+        return None
+    shape = []
+    for size in value.shape:
+        expression = size.node.expr if isinstance(size, torch.SymInt) else size
+        if not isinstance(size, int) and not expression.free_symbols <= set(named):
+            return None
+        shape.append(at_sizes(expression, named, sizes))
+    return shape
+
+
+def at_sizes(expression: Any, named: Mapping[Any, Any], sizes: Mapping[str, int]) -> int:
+    """What `expression` of torch's symbols comes to when the dims have these `sizes`."""
+    if isinstance(expression, int):
+        return expression
+    told = expression.subs(named)
+    return int(told.subs({name: sizes[str(name)] for name in told.free_symbols}))
 
 
 def declared_minimums(program: ExportedProgram, dims: tuple[Dim, ...], axes: list[Axes]) -> dict[str, int]:

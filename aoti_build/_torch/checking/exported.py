@@ -1,0 +1,172 @@
+"""A model as an exported program that is right at every declared size, shown before anything is compiled.
+
+Two ways lead there, and the first that passes the proof is taken:
+
+- *plain*: the tracer takes every dynamic size to be 2 or more, as it does by default. The code is nevertheless right
+  at 1 for nearly every model, since most operations do the same there.
+- *oblivious*: the tracer makes no such assumption (`backed_size_oblivious`). Where a model does ask whether a size is
+  1, a guard comes of it, which then excludes sizes.
+
+The proof: the program runs at the sizes that the tracer assumed away, and must leave what eager leaves. The golden
+cases show the same of the compiled code later.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.export import ExportedProgram
+
+from aoti_build._torch.checking.reference import Subject, eager_failure, observe, points
+from aoti_build._torch.checking.state import kept_state
+from aoti_build._torch.program.assertions import lift_assertions
+from aoti_build._torch.program.export import check_ranges, export, names_of_symbols, output_shapes
+from aoti_build._torch.program.inputs import Axes, Call, Sizes
+from aoti_build.errors import BuildError
+from aoti_build.spec.project import Dim
+
+# The program runs the operations that eager runs, so they hardly differ.
+_SAME = 1e-2
+
+
+@dataclass(frozen=True)
+class Exported:
+    """The program, the sizes that are verified beside the usual ones, and which of the two ways was taken."""
+
+    program: ExportedProgram
+    special: tuple[Sizes, ...]
+    oblivious: bool
+
+    def tracing(self) -> contextlib.AbstractContextManager[None]:
+        """What holds while the program is traced again, in the compile."""
+        return _tracing(self.oblivious)
+
+
+@contextlib.contextmanager
+def _tracing(oblivious: bool) -> Iterator[None]:
+    from torch.fx.experimental import _config
+
+    with _config.patch(backed_size_oblivious=True) if oblivious else contextlib.nullcontext():
+        yield
+
+
+def exported(
+    subject: Subject, example: Call, dims: tuple[Dim, ...], axes: list[Axes], where: Mapping[str, str]
+) -> Exported:
+    """The exported program of the model for every declared size.
+
+    Raises:
+        BuildError: torch cannot export the model, or not for all of the sizes. Then the message says which size, and
+        the place is that of its dim.
+    """
+    refused: BuildError | None = None
+    for oblivious in (False, True):
+        with _tracing(oblivious):
+            try:
+                program = export(subject.module, example, dims, axes, where["inputs"])
+            except BuildError as error:
+                raise refused or error from None
+            try:
+                check_ranges(program, dims, axes, where, from_two=not oblivious)
+                named = names_of_symbols(program, dims, axes)
+                special = lift_assertions(program, dims, named, where)
+                _prove(program, subject, dims, special, named, where)
+            except BuildError as error:
+                refused = refused or error
+                continue
+        return Exported(program, tuple(special), oblivious)
+    assert refused is not None
+    raise refused
+
+
+def _prove(
+    program: ExportedProgram,
+    subject: Subject,
+    dims: tuple[Dim, ...],
+    special: Sequence[Sizes],
+    named: Mapping[Any, Any],
+    where: Mapping[str, str],
+) -> None:
+    """Run the program where some size is 1 and at the `special` sizes. Raises `BuildError` if it leaves something else
+    than eager."""
+    runs: Any = None
+    for name, sizes in points(dims, special).items():
+        if 1 not in sizes.values() and not any(one.items() <= sizes.items() for one in special):
+            continue
+        runs = runs or program.module()
+        call = subject.make(sizes, 0).to(subject.device)
+        wanted = _observed(subject.module, subject, call, name)
+        shapes = output_shapes(program, named, sizes)
+        try:
+            got = _observed(runs, subject, call, name)
+            why = _misshapen(wanted, shapes) or _difference(wanted, got)
+        except BuildError as error:
+            why = f"the exported program fails there: {error.cause}"
+        if why:
+            raise _refusal(sizes, dims, why, where)
+
+
+def _observed(module: Any, subject: Subject, call: Call, name: str) -> list[Tensor | None]:
+    with kept_state(module):
+        try:
+            return observe(module, call, subject.writes)
+        except Exception as error:  # the user's model
+            raise eager_failure(name, call, error) from error
+
+
+def _misshapen(wanted: list[Tensor | None], shapes: list[list[int] | None]) -> str | None:
+    """How eager's outputs differ in shape from those that compiled code will have; None if they do not."""
+    for index, (value, shape) in enumerate(zip(wanted, shapes, strict=False)):
+        if value is not None and shape is not None and list(value.shape) != shape:
+            return f"output {index} has the shape {list(value.shape)} there, and {shape} by the export"
+    return None
+
+
+def _difference(wanted: list[Tensor | None], got: list[Tensor | None]) -> str | None:
+    """How the program's outputs differ from eager's; None if they do not."""
+    if len(wanted) != len(got):
+        return f"there are {len(wanted)} outputs there, and {len(got)} by the export"
+    for index, (one, other) in enumerate(zip(wanted, got, strict=True)):
+        if one is None or other is None:
+            continue
+        if one.shape != other.shape:
+            return f"output {index} has the shape {list(one.shape)} there, and {list(other.shape)} by the export"
+        if _apart(one, other) > _SAME:
+            return f"the values of output {index} differ there"
+    return None
+
+
+def _apart(one: Tensor, other: Tensor) -> float:
+    """The root mean square of the difference, relative to that of the values. Places where one of the two is not
+    finite do not count: what becomes of them is for the golden cases."""
+    dtype = torch.complex128 if one.is_complex() else torch.float64
+    wide, candidate = one.to(dtype), other.to(dtype)
+    finite = torch.isfinite(wide) & torch.isfinite(candidate)
+    error = (wide - candidate)[finite].abs().square().mean().sqrt()
+    scale = wide[finite].abs().square().mean().sqrt()
+    if not finite.any() or not error:
+        return 0.0
+    return float(error / scale) if scale else float("inf")
+
+
+def _refusal(sizes: Sizes, dims: tuple[Dim, ...], why: str, where: Mapping[str, str]) -> BuildError:
+    ones = [dim.name for dim in dims if sizes[dim.name] == 1]
+    name = ones[0] if ones else dims[0].name
+    shown = ", ".join(f"{dim} {size}" for dim, size in sizes.items())
+    hint = "the model does something of its own at this size: take it out of the range"
+    if ones:
+        hint = (
+            f"declare `min: 2` for {name}, and give {name} 1 a model of its own in models.yaml, with the number 1 in "
+            "its shapes; or let the model treat 1 as other sizes"
+        )
+    return BuildError(
+        f"no single export serves all declared sizes of {name}",
+        where=where.get(f"dims.{name}", where["inputs"]),
+        cause=f"with {shown}: {why}",
+        hint=hint,
+    )

@@ -1,0 +1,155 @@
+"""Sizes that torch takes to be impossible although models.yaml declares them, and what may be done about it.
+
+While torch.export traces a model with symbols for its sizes, it often has to know whether a size is 1, or whether two
+sizes are equal. The answer of the example decides, and the export puts the other answer's sizes out of reach by an
+assertion such as ``Ne(s27, 12)`` in the graph. Often both answers lead to the same operations, for instance where
+`y[:, :n] = x` covers all of `y` for one n. Then the assertion alone stands in the way, and it is lifted here. Whoever
+lifts an assertion shows that the program is right at the sizes it excluded.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.export import ExportedProgram
+
+from aoti_build._torch.program.export import at_sizes
+from aoti_build.errors import BuildError
+from aoti_build.spec.project import Dim
+
+# At most so many sizes of a dim are evaluated one by one.
+_MOST_SIZES = 20_000
+# At most so many become golden cases of their own.
+_MOST_SPECIAL = 4
+
+Sizes = dict[str, int]
+
+
+@dataclass(frozen=True)
+class Assertion:
+    """A node of the graph that stops a call, and the condition under which it lets it pass."""
+
+    node: torch.fx.Node
+    condition: Any
+
+    @property
+    def text(self) -> str:
+        return str(self.condition)
+
+
+def lift_assertions(
+    program: ExportedProgram, dims: tuple[Dim, ...], named: Mapping[Any, Any], where: Mapping[str, str]
+) -> list[Sizes]:
+    """Take the assertions out of the graph that exclude a few declared sizes; the sizes that they excluded.
+
+    `named` gives torch's symbols in terms of the dims' names, `where` the place of each dim in models.yaml, by
+    ``dims.NAME``. Each result holds the sizes of the dims that the condition speaks of.
+
+    Raises:
+        BuildError: an assertion excludes many declared sizes, such as all that are no multiple of 8.
+    """
+    special: list[Sizes] = []
+    for assertion in list(_assertions(program)):
+        if not assertion.condition.free_symbols <= set(named):
+            continue  # it speaks of data, and only a call can tell
+        spoken_of = _dims_of(assertion.condition, dims, named)
+        possible = _possible(spoken_of)
+        if possible is None:
+            continue
+        excluded = [sizes for sizes in possible if not _holds(assertion.condition, sizes, named)]
+        if len(excluded) > _MOST_SPECIAL:
+            raise _refusal(assertion, spoken_of, excluded, named, where)
+        if excluded:
+            special += [sizes for sizes in excluded if sizes not in special]
+            _remove(program, assertion.node)
+    return special
+
+
+def _assertions(program: ExportedProgram) -> Iterator[Assertion]:
+    for node in program.graph.nodes:
+        if node.target is not torch.ops.aten._assert_scalar.default:
+            continue
+        condition = node.args[0]
+        value = condition.meta.get("val") if isinstance(condition, torch.fx.Node) else condition
+        if isinstance(value, torch.SymBool):
+            yield Assertion(node, value.node.expr)
+
+
+def _dims_of(condition: Any, dims: tuple[Dim, ...], named: Mapping[Any, Any]) -> list[Dim]:
+    """The dims that `condition` depends on."""
+    names = {str(name) for symbol in condition.free_symbols for name in named[symbol].free_symbols}
+    return [dim for dim in dims if dim.name in names]
+
+
+def _possible(dims: list[Dim]) -> list[Sizes] | None:
+    """Every combination of declared sizes; None if there are too many to try."""
+    ranges = [range(dim.min, dim.max + 1, dim.multiple_of) for dim in dims]
+    if math.prod(map(len, ranges)) > _MOST_SIZES:
+        return None
+    names = [dim.name for dim in dims]
+    return [dict(zip(names, sizes, strict=True)) for sizes in itertools.product(*ranges)]
+
+
+def _holds(condition: Any, sizes: Mapping[str, int], named: Mapping[Any, Any]) -> bool:
+    from torch.utils._sympy.interp import sympy_interp
+    from torch.utils._sympy.reference import PythonReferenceAnalysis
+
+    values = {symbol: at_sizes(symbol, named, sizes) for symbol in condition.free_symbols}
+    return bool(sympy_interp(PythonReferenceAnalysis, values, condition))
+
+
+def _remove(program: ExportedProgram, node: torch.fx.Node) -> None:
+    """Erase an assertion and what only it needed."""
+    waiting = [node]
+    while waiting:
+        last = waiting.pop()
+        if last.users or last.op != "call_function":
+            continue
+        above = list(last.all_input_nodes)
+        program.graph.erase_node(last)
+        waiting += above
+    program.graph_module.recompile()
+
+
+def _refusal(
+    assertion: Assertion,
+    dims: list[Dim],
+    excluded: list[Sizes],
+    named: Mapping[Any, Any],
+    where: Mapping[str, str],
+) -> BuildError:
+    """What to say of an assertion that excludes many declared sizes."""
+    condition = str(assertion.condition.subs(named))
+    names = " and ".join(dim.name for dim in dims)
+    step = _step(dims, excluded)
+    hint = f"declare only sizes for which {condition}"
+    if step:
+        hint = f"give {dims[0].name} `multiple_of: {step}`"
+    return BuildError(
+        f"the model cannot be called with {len(excluded)} of the declared sizes of {names}, such as {_words(excluded)}",
+        where=where[f"dims.{dims[0].name}"],
+        cause=f"the exported program asserts {condition}",
+        hint=hint,
+    )
+
+
+def _step(dims: list[Dim], excluded: list[Sizes]) -> int | None:
+    """The step in which the sizes of a single dim are possible, if they are possible in steps."""
+    if len(dims) != 1:
+        return None
+    (dim,) = dims
+    refused = {sizes[dim.name] for sizes in excluded}
+    allowed = [size for size in range(dim.min, dim.max + 1, dim.multiple_of) if size not in refused]
+    step = math.gcd(*allowed)
+    whole = [size for size in range(dim.min, dim.max + 1, dim.multiple_of) if step and size % step == 0]
+    return step if allowed and step > dim.multiple_of and allowed == whole else None
+
+
+def _words(excluded: list[Sizes]) -> str:
+    """The first of the excluded sizes."""
+    return ", ".join(f"{name} {size}" for name, size in excluded[0].items())
