@@ -64,3 +64,7 @@ def test_is_served(entry: Entry, trials: Trials) -> None:
 
 def _missing(entry: Entry) -> str:
     return ", ".join(name for name in entry.needs if importlib.util.find_spec(name) is None)
+
+
+def test_the_document_is_what_the_results_say() -> None:
+    assert table.DOCUMENT.read_text() == table.document(table.read()), "python tests/zoo/table.py writes it"
