@@ -12,9 +12,11 @@ torch = pytest.importorskip("torch")
 
 from torch import nn  # noqa: E402 - torch is imported first, with its warnings
 
+from aoti_build._torch.checking.seen import first_calls  # noqa: E402
 from aoti_build._torch.program.export import export  # noqa: E402
 from aoti_build._torch.program.inputs import Call  # noqa: E402
 from aoti_build._torch.program.refusals import refuse_scripted  # noqa: E402
+from aoti_build._torch.program.writes import Writes  # noqa: E402
 from aoti_build.errors import BuildError, UsageError  # noqa: E402
 from aoti_build.spec.project import Dim  # noqa: E402
 
@@ -156,3 +158,22 @@ def test_torchscript_is_refused_before_the_export(how: str) -> None:
     assert "ScriptModule" in caught.value.message
     assert "state_dict" in str(caught.value.hint)
     assert ("its part 1" in caught.value.message) == (how == "part")
+
+
+class Noisy(nn.Module):
+    def __init__(self, *, random: bool) -> None:
+        super().__init__()
+        self.random = random
+        self.register_buffer("total", torch.zeros(8))
+
+    def forward(self, x: Any) -> Any:
+        self.total += x.sum(0)
+        return self.total + (torch.rand(8) if self.random else 1)
+
+
+def test_random_numbers_are_told_from_state_before_the_compiler_is_blamed() -> None:
+    call = Call(args=(torch.ones(5, 8),))
+    writes = Writes(buffers=("total",))
+    first_calls(Noisy(random=False), call).refuse_hidden_state(writes)
+    with pytest.raises(BuildError, match="differently when it is called again"):
+        first_calls(Noisy(random=True), call).refuse_hidden_state(writes)
