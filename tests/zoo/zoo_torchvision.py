@@ -119,6 +119,7 @@ ENTRIES = [
         """,
         DETECTOR,
         kind="custom operators",
+        refused=("decides by the values of a tensor", "torchvision/ops/boxes.py", "nms"),
     ),
     Entry(
         "ssdlite",
@@ -139,6 +140,7 @@ ENTRIES = [
             return ([torch.rand(3, 64, 64)],)
         """,
         kind="custom operators",
+        refused=("decides by the values of a tensor", "torchvision/ops/boxes.py", "nms"),
     ),
     Entry(
         "roi_head",
