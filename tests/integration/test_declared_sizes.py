@@ -1,0 +1,198 @@
+"""Every declared size is answered: a size of 1, and sizes that torch's tracer takes to be impossible. What cannot be is
+refused before the compile, at the line of the dim."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import run_inv
+from projects import write_single
+
+torch = pytest.importorskip("torch")
+
+from torch import Tensor, nn  # noqa: E402
+
+from aoti_build._torch.checking.exported import Exported, exported  # noqa: E402
+from aoti_build._torch.checking.reference import Subject  # noqa: E402
+from aoti_build._torch.program.export import whole_ranges  # noqa: E402
+from aoti_build._torch.program.inputs import dynamic_axes, from_shapes  # noqa: E402
+from aoti_build.errors import BuildError  # noqa: E402
+from aoti_build.spec.project import Dim, TensorInput  # noqa: E402
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+BATCH = Dim("batch", 1, 6, 2)
+SEQ = Dim("seq", 1, 12, 4)
+T = Dim("t", 2, 12, 5)
+WHERE = {"inputs": "models.yaml:9:1", **{f"dims.{name}": f"models.yaml:{name}" for name in ("batch", "seq", "t")}}
+
+
+def function(call: Callable[..., object]) -> nn.Module:
+    """A module that does what `call` does."""
+
+    class Module(nn.Module):
+        def forward(self, x: Tensor) -> object:
+            return call(x)
+
+    return Module()
+
+
+def export_of(module: nn.Module, shape: list[int | str], *dims: Dim) -> Exported:
+    make = from_shapes((TensorInput(tuple(shape), "float32"),))
+    axes = dynamic_axes(make, dims, WHERE["inputs"])
+    example = make({dim.name: dim.example for dim in dims}, 0)
+    with whole_ranges():
+        return exported(Subject(module.eval().requires_grad_(False), make, "cpu"), example, dims, axes, WHERE)
+
+
+def covers(x: Tensor) -> Tensor:
+    y = torch.zeros(x.shape[0], 12)
+    y[:, : x.shape[1]] = x
+    return y
+
+
+@pytest.mark.parametrize(
+    ("module", "shape", "dims"),
+    [
+        (lambda: nn.TransformerEncoderLayer(16, 2, 32, batch_first=True), ["batch", "seq", 16], (BATCH, SEQ)),
+        (lambda: nn.TransformerEncoderLayer(16, 2, 32), ["seq", "batch", 16], (BATCH, SEQ)),
+        (lambda: nn.LSTMCell(8, 8), ["batch", 8], (BATCH,)),
+        (lambda: nn.GRUCell(8, 8), ["batch", 8], (BATCH,)),
+        (lambda: nn.LSTM(8, 8, batch_first=True), ["batch", 5, 8], (BATCH,)),
+        (lambda: nn.GRU(8, 8, 2, bidirectional=True), [5, "batch", 8], (BATCH,)),
+        (lambda: nn.Conv1d(4, 4, 3, padding=1, padding_mode="circular"), ["batch", 4, "seq"], (BATCH, SEQ)),
+        (lambda: function(lambda x: x.mean(0) + x.softmax(1)), ["batch", "seq", 4], (BATCH, SEQ)),
+    ],
+    ids=["encoder", "encoder-seq-first", "lstm-cell", "gru-cell", "lstm", "gru", "circular", "mean"],
+)
+def test_a_size_of_one_needs_no_care(
+    module: Callable[[], nn.Module], shape: list[int | str], dims: tuple[Dim, ...]
+) -> None:
+    found = export_of(module(), shape, *dims)
+    assert found.special == ()
+
+
+@pytest.mark.parametrize(
+    ("call", "shape", "dims", "special"),
+    [
+        (covers, ["batch", "seq"], (BATCH, SEQ), [{"seq": 12}]),
+        (lambda x: x[:-1] - x[1:], ["t", 4], (T,), [{"t": 2}]),
+        (nn.Conv1d(3, 8, 3, padding=1, stride=2), ["batch", 3, "seq"], (BATCH, SEQ), [{"seq": 1}, {"seq": 2}]),
+    ],
+    ids=["slice-covers-all", "inner-size-of-one", "strided"],
+)
+def test_sizes_that_the_tracer_assumes_away_are_verified(
+    call: Callable[..., object], shape: list[int | str], dims: tuple[Dim, ...], special: list[dict[str, int]]
+) -> None:
+    module = call if isinstance(call, nn.Module) else function(call)
+    found = export_of(module, shape, *dims)
+    assert list(found.special) == special
+    runs = found.program.module()
+    for sizes in special:
+        given = {dim.name: dim.example for dim in dims} | sizes
+        (x,) = from_shapes((TensorInput(tuple(shape), "float32"),))(given, 1).tensors()
+        assert torch.equal(runs(x), module(x))
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda x: x * 2 if x.shape[0] == 1 else x * 3, "the values of output 0 differ"),
+        (lambda x: x.squeeze(), "output 0 has the shape [8] there, and [1, 8] by the export"),
+    ],
+    ids=["branch", "squeeze"],
+)
+def test_a_model_that_treats_one_apart_is_refused_at_its_dim(call: Callable[..., object], said: str) -> None:
+    with pytest.raises(BuildError) as refused:
+        export_of(function(call), ["batch", 8], BATCH)
+    assert refused.value.where == WHERE["dims.batch"]
+    assert said in str(refused.value)
+    assert "min: 2" in str(refused.value)
+
+
+def test_sizes_between_the_steps_of_the_model_are_refused_before_the_compile() -> None:
+    with pytest.raises(BuildError) as refused:
+        export_of(function(lambda x: x.unflatten(0, (-1, 4)).sum(1)), ["t", 8], Dim("t", 4, 40, 8))
+    assert refused.value.where == WHERE["dims.t"]
+    assert "multiple_of: 4" in str(refused.value)
+
+
+def test_a_size_that_the_model_itself_refuses_is_not_answered() -> None:
+    def checked(x: Tensor) -> Tensor:
+        torch._check(x.shape[0] != 5)
+        return x * 2
+
+    with pytest.raises(BuildError, match="fails in eager mode"):
+        export_of(function(checked), ["batch", 8], BATCH)
+
+
+SOURCE = """\
+import torch
+from torch import nn
+
+
+class Covers(nn.Module):
+    def forward(self, x):
+        y = torch.zeros(x.shape[0], 12)
+        y[:, : x.shape[1]] = x
+        return y
+
+
+class Cell(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.cell = nn.LSTMCell(8, 8)
+
+    def forward(self, x):
+        return self.cell(x)[0]
+
+
+class Branch(nn.Module):
+    def forward(self, x):
+        return x * 2 if x.shape[0] == 1 else x * 3
+"""
+MODELS = """\
+covers:
+  source: net.py:Covers
+  dims: {batch: {min: 1, max: 6}, seq: {min: 1, max: 12}}
+  inputs: [{shape: [batch, seq]}]
+cell:
+  source: net.py:Cell
+  dims: {batch: {min: 1, max: 6}}
+  inputs: [{shape: [batch, 8]}]
+"""
+BRANCH = """\
+branch:
+  source: net.py:Branch
+  dims:
+    batch: {min: 1, max: 6}
+  inputs: [{shape: [batch, 8]}]
+"""
+
+
+def test_packages_answer_each_size(tmp_path: Path) -> None:
+    write_single(tmp_path, SOURCE, MODELS)
+    finished = run_inv(tmp_path, "build")
+    assert finished.code == 0, finished.err
+    verified = run_inv(tmp_path, "verify", "--fresh", "--json")
+    assert verified.code == 0, verified.err
+    cases = [case["name"] for case in verified.target("covers/cpu")["cases"]]
+    assert "seq-12" in cases
+
+    import aoti_build
+
+    with aoti_build.load("covers", artifacts=tmp_path / "artifacts") as model:
+        for batch, seq in [(1, 1), (1, 12), (6, 12), (3, 12), (5, 1), (4, 7)]:
+            x = torch.randn(batch, seq)
+            assert torch.equal(model(x), covers(x))
+
+
+def test_a_refusal_names_the_line_of_the_dim(tmp_path: Path) -> None:
+    write_single(tmp_path, SOURCE, BRANCH)
+    finished = run_inv(tmp_path, "build")
+    assert finished.code == 1
+    assert "models.yaml:6:" in finished.out
+    assert "no single export serves all declared sizes of batch" in finished.out
+    assert "Traceback" not in finished.out + finished.err
