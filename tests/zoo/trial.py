@@ -108,8 +108,16 @@ def _error(finished: subprocess.CompletedProcess[str]) -> str:
         document = json.loads(finished.stdout)
     except json.JSONDecodeError:
         return (finished.stdout + finished.stderr)[-2 * REASON :]
-    errors = [document.get("error"), *(row.get("error") for row in document.get("targets", []))]
-    found = next((error for error in errors if error), None)
-    if found is None:
-        return json.dumps(document)[: 4 * REASON]
-    return "\n".join(f"{part}: {found[part]}" for part in ("where", "message", "cause", "hint") if found.get(part))
+    rows = document.get("targets", [])
+    error = next(filter(None, [document.get("error"), *(row.get("error") for row in rows)]), None)
+    if error:
+        return "\n".join(f"{part}: {error[part]}" for part in ("where", "message", "cause", "hint") if error.get(part))
+    told = [{name: row[name] for name in ("verdict", "vacuous", "stale", "refusals") if row.get(name)} for row in rows]
+    wrong = [
+        f"{case['name']} {case['sizes']}: {output['name']}: {output['why']}"
+        for row in rows
+        for case in row.get("cases", [])
+        for output in case["outputs"]
+        if not output["ok"]
+    ]
+    return "\n".join([*map(str, told), *wrong])[: 4 * REASON]

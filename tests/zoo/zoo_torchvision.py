@@ -44,10 +44,18 @@ ENTRIES = [
         "vit",
         "torchvision",
         """
-        source: torchvision.models:VisionTransformer
-        kwargs: {image_size: 32, patch_size: 8, num_layers: 2, num_heads: 2, hidden_dim: 32, mlp_dim: 64}
+        source: nets.py:build
         dims: {batch: {min: 1, max: 16}}
         inputs: [{shape: [batch, 3, 32, 32]}]
+        """,
+        """
+        from torch import nn
+        from torchvision.models import VisionTransformer
+
+        def build():
+            model = VisionTransformer(32, 8, num_layers=2, num_heads=2, hidden_dim=32, mlp_dim=64, num_classes=10)
+            nn.init.normal_(model.heads.head.weight)  # torchvision makes it zero, and every output with it
+            return model
         """,
         ci=True,
     ),
