@@ -119,6 +119,15 @@ def test_sizes_between_the_steps_of_the_model_are_refused_before_the_compile() -
     assert "multiple_of: 4" in str(refused.value)
 
 
+def test_sizes_that_happen_to_be_equal_are_verified() -> None:
+    def branches(x: Tensor) -> Tensor:
+        return x.sum(0) if x.shape[0] == x.shape[1] else x.flip(0).sum(0)
+
+    found = export_of(function(branches), ["batch", "seq"], BATCH, SEQ)
+    equal = [sizes for sizes in found.special if sizes["batch"] == sizes["seq"]]
+    assert {1, 6} <= {sizes["seq"] for sizes in equal}
+
+
 def test_a_size_that_the_model_itself_refuses_is_not_answered() -> None:
     def checked(x: Tensor) -> Tensor:
         torch._check(x.shape[0] != 5)

@@ -22,9 +22,9 @@ from aoti_build._torch.program.export import at_sizes
 from aoti_build.errors import BuildError
 from aoti_build.spec.project import Dim
 
-# At most so many sizes of a dim are evaluated one by one.
+# At most so many combinations of sizes are evaluated for one assertion.
 _MOST_SIZES = 20_000
-# At most so many become golden cases of their own.
+# At most so many of the excluded ones become golden cases.
 _MOST_SPECIAL = 4
 
 Sizes = dict[str, int]
@@ -45,28 +45,31 @@ class Assertion:
 def lift_assertions(
     program: ExportedProgram, dims: tuple[Dim, ...], named: Mapping[Any, Any], where: Mapping[str, str]
 ) -> list[Sizes]:
-    """Take the assertions out of the graph that exclude a few declared sizes; the sizes that they excluded.
+    """Take the assertions out of the graph that exclude a few declared sizes, or those where two things are equal.
 
     `named` gives torch's symbols in terms of the dims' names, `where` the place of each dim in models.yaml, by
-    ``dims.NAME``. Each result holds the sizes of the dims that the condition speaks of.
+    ``dims.NAME``. Returns sizes that were excluded: all of them if they are few, else some from the whole range. Each
+    holds the sizes of the dims that the condition speaks of.
 
     Raises:
         BuildError: an assertion excludes many declared sizes, such as all that are no multiple of 8.
     """
+    import sympy
+
     special: list[Sizes] = []
     for assertion in list(_assertions(program)):
         if not assertion.condition.free_symbols <= set(named):
             continue  # it speaks of data, and only a call can tell
         spoken_of = _dims_of(assertion.condition, dims, named)
-        possible = _possible(spoken_of)
-        if possible is None:
-            continue
+        possible, all_of_them = _possible(spoken_of)
         excluded = [sizes for sizes in possible if not _holds(assertion.condition, sizes, named)]
-        if len(excluded) > _MOST_SPECIAL:
+        if not excluded:
+            continue
+        few = all_of_them and len(excluded) <= _MOST_SPECIAL
+        if not few and not isinstance(assertion.condition, sympy.Ne):
             raise _refusal(assertion, spoken_of, excluded, named, where)
-        if excluded:
-            special += [sizes for sizes in excluded if sizes not in special]
-            _remove(program, assertion.node)
+        special += [sizes for sizes in _spread(excluded) if sizes not in special]
+        _remove(program, assertion.node)
     return special
 
 
@@ -86,13 +89,25 @@ def _dims_of(condition: Any, dims: tuple[Dim, ...], named: Mapping[Any, Any]) ->
     return [dim for dim in dims if dim.name in names]
 
 
-def _possible(dims: list[Dim]) -> list[Sizes] | None:
-    """Every combination of declared sizes; None if there are too many to try."""
-    ranges = [range(dim.min, dim.max + 1, dim.multiple_of) for dim in dims]
-    if math.prod(map(len, ranges)) > _MOST_SIZES:
-        return None
+def _possible(dims: list[Dim]) -> tuple[list[Sizes], bool]:
+    """Combinations of declared sizes, and whether these are all.
+
+    If there are too many, each dim is left with fewer sizes, evenly spaced.
+    """
+    most = int(_MOST_SIZES ** (1 / max(1, len(dims))))
+    every = [range(dim.min, dim.max + 1, dim.multiple_of) for dim in dims]
+    all_of_them = math.prod(map(len, every)) <= _MOST_SIZES
+    taken = every if all_of_them else [sizes[:: math.ceil(len(sizes) / most)] for sizes in every]
     names = [dim.name for dim in dims]
-    return [dict(zip(names, sizes, strict=True)) for sizes in itertools.product(*ranges)]
+    return [dict(zip(names, sizes, strict=True)) for sizes in itertools.product(*taken)], all_of_them
+
+
+def _spread(excluded: list[Sizes]) -> list[Sizes]:
+    """A few of them: the first, the last, and some in between."""
+    if len(excluded) <= _MOST_SPECIAL:
+        return excluded
+    last = len(excluded) - 1
+    return [excluded[last * place // (_MOST_SPECIAL - 1)] for place in range(_MOST_SPECIAL)]
 
 
 def _holds(condition: Any, sizes: Mapping[str, int], named: Mapping[Any, Any]) -> bool:
