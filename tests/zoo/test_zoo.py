@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -29,16 +31,13 @@ def _marked(entry: Entry) -> Any:
 @pytest.fixture(scope="module")
 def trials(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trials]:
     """The chosen entries, as many at a time as there are cores: most of a compile is one C++ compiler."""
-    chosen = [
-        item.callspec.params["entry"]
-        for item in request.session.items
-        if "entry" in getattr(item, "callspec", item).params
-    ]
+    calls = [item.callspec for item in request.session.items if hasattr(item, "callspec")]
+    chosen = [call.params["entry"] for call in calls if "entry" in call.params]
     full = request.config.option.markexpr == "zoo"
     root = tmp_path_factory.mktemp("zoo")
     with ThreadPoolExecutor(int(os.environ.get("ZOO_JOBS", os.cpu_count() or 1))) as pool:
         futures = {
-            entry.name: pool.submit(try_entry, entry, root / entry.name, plain=full)
+            entry.name: pool.submit(_tried, entry, root / entry.name, plain=full)
             for entry in chosen
             if not _missing(entry)
         }
@@ -60,6 +59,13 @@ def test_is_served(entry: Entry, trials: Trials) -> None:
         assert text in row["said"]
     if "plain" in row:
         assert row["plain"]["error"] or any(call["differs"] for call in row["plain"]["calls"])
+
+
+def _tried(entry: Entry, root: Path, *, plain: bool) -> dict[str, Any]:
+    try:
+        return try_entry(entry, root, plain=plain)
+    finally:
+        shutil.rmtree(root, ignore_errors=True)  # all artifacts together would take gigabytes
 
 
 def _missing(entry: Entry) -> str:
