@@ -186,7 +186,7 @@ ENTRIES = [
         "torchvision",
         """
         source: nets.py:Boxes
-        dims: {boxes: {min: 1, max: 64, example: 20}}
+        dims: {boxes: {min: 2, max: 64, example: 20}}
         inputs: nets.py:inputs
         """,
         """
@@ -199,9 +199,10 @@ ENTRIES = [
                 return nms(boxes, scores, 0.5)
 
         def inputs(boxes):
-            corners = torch.rand(boxes, 2) * 8
-            return torch.cat([corners, corners + 3], 1), torch.rand(boxes)
+            corners = torch.rand(boxes, 2) * 8 + torch.arange(boxes)[:, None] % max(2, boxes // 2) * 20  # two overlap
+            return torch.cat([corners, corners + 10], 1), torch.rand(boxes)
         """,
         kind="custom operators",
+        note="torchvision's nms has two results or more",
     ),
 ]
