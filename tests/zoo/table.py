@@ -25,6 +25,14 @@ verified with `--strict`, loaded with `aoti_build.load`, and called at its small
 used, where outputs and their structure are compared with eager's. Where the task has a batch, one artifact serves all
 of its range, from 1 on.
 
+```sh
+pip install -e '.[test,zoo]' && pip install --no-deps facenet-pytorch
+pytest -m zoo_ci   # the part that CI runs
+pytest -m zoo      # all, with torch alone beside each; writes this document
+```
+
+The entries are in `tests/zoo`: what stands in models.yaml, and the factory's file where one is needed.
+
 <!-- written by tests/zoo/table.py -->
 """
 
