@@ -30,6 +30,7 @@ from aoti_build.fields import (
     whole,
 )
 from aoti_build.fingerprint import REASONS
+from aoti_build.sizes import parse, told
 
 # Words of torch and of ours, such as a dtype, a device or an action.
 _WORD = spelt("[a-z][a-z0-9_-]{0,39}")
@@ -73,6 +74,15 @@ _CONSTANT = table({"name": text, "constant": text})
 def _leaf(value: Any) -> None:
     """An input or output: a tensor, or what is compiled in."""
     (_CONSTANT if type(value) is dict and "constant" in value else _TENSOR)(value)
+
+
+def _signature(value: Any) -> None:
+    """Inputs and outputs, dims and writes; each input's size follows those dims, and they are told by the inputs."""
+    _SIGNATURE(value)
+    found = [parse(size) for entry in value["inputs"] for size in entry.get("shape", ()) if type(size) is str]
+    follow = all(size.terms and value["dims"].keys() >= set(size.names) for size in found)
+    if not follow or len(told(found)) != len(found):
+        raise ValueError("has a size that its dims do not tell")
 
 
 _WEIGHT = table(
@@ -135,7 +145,7 @@ MANIFEST = table(
         "weights": _WEIGHTS,
         "files": table_of(_FILE_NAME, FILE),
         "requires": _REQUIRES,
-        "signature": _SIGNATURE,
+        "signature": _signature,
         "check": _CHECK,
         "seconds": table_of(text, number),
         "action": _WORD,

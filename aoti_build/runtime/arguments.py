@@ -2,18 +2,19 @@
 
 AOTInductor answers inputs that it was not compiled for with wrong numbers, or dies. The manifest's signature says what
 the artifact was exported and checked for, so here each tensor's device, dtype and shape are compared with it: fixed
-sizes, the range and step of every dim, and that inputs which share a dim agree. Precomputed, because this runs at
+sizes, the range and step of every dim, and that inputs which follow a dim agree. Precomputed, because this runs at
 every call. No torch: the types come in through `Kinds`, and nested structures through their pytree spec.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from aoti_build.errors import InputError
+from aoti_build.sizes import Size, parse, told
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,8 @@ class Kinds:
 
 @dataclass(frozen=True)
 class _Leaf:
-    """A leaf of the call: a constant by its repr, or a tensor with fixed sizes (`exact`) or some dynamic ones."""
+    """A leaf of the call: a constant by its repr, or a tensor with fixed sizes (`exact`) or some that are dims
+    (`dynamic`) or follow dims (`following`)."""
 
     name: str
     constant: str | None = None
@@ -46,7 +48,19 @@ class _Leaf:
     exact: tuple[int, ...] | None = None
     fixed: tuple[tuple[int, int], ...] = ()
     dynamic: tuple[tuple[int, str], ...] = ()
+    following: tuple[tuple[int, Size], ...] = ()
     written: bool = False
+
+
+@dataclass(frozen=True)
+class _Following:
+    """Axis `axis` of the tensor at `number` has the size `size`; from it the dim `tells` is known, or none new."""
+
+    number: int
+    leaf: _Leaf
+    axis: int
+    size: Size
+    tells: str | None
 
 
 @dataclass
@@ -65,6 +79,7 @@ class Arguments:
     _leaves: list[_Leaf] = field(init=False)
     _tensors: list[tuple[int, _Leaf]] = field(init=False)
     _constants: list[tuple[int, _Leaf]] = field(init=False)
+    _following: list[_Following] = field(init=False)
     _names: tuple[str, ...] = field(init=False)
     _known: frozenset[str] = field(init=False)
     _plain: str = field(init=False)
@@ -78,6 +93,7 @@ class Arguments:
         self._leaves = [_leaf(entry, dims, self.kinds, written) for entry in entries]
         self._tensors = [(at, leaf) for at, leaf in enumerate(self._leaves) if leaf.constant is None]
         self._constants = [(at, leaf) for at, leaf in enumerate(self._leaves) if leaf.constant is not None]
+        self._following = list(_in_order([leaf for _, leaf in self._tensors]))
         self._names = tuple(parameter.name for parameter in self.parameters)
         self._known = frozenset(self._names)
         plain = not self._constants and all(parameter.spec is None for parameter in self.parameters)
@@ -133,6 +149,8 @@ class Arguments:
             # Compiled code goes by the strides of the example, which the artifact was checked with.
             as_it_is = value.is_contiguous() or self._writes
             inputs.append(value if as_it_is else value.contiguous())
+        for following in self._following:
+            self._follow(following, inputs[following.number].shape, sizes)
         return inputs
 
     def _resolved(self, leaf: _Leaf, value: Any) -> Any:
@@ -154,11 +172,26 @@ class Arguments:
                     other, where = sizes[name]
                     raise self._wrong_shape(leaf, shape, f"{name} is {other} in {where.name} and {size} here")
                 continue
-            if not dim["min"] <= size <= dim["max"]:
-                raise self._wrong_shape(leaf, shape, f"{name} is {size}")
-            if size % dim["multiple_of"]:
+            if not dim["min"] <= size <= dim["max"] or size % dim["multiple_of"]:
                 raise self._wrong_shape(leaf, shape, f"{name} is {size}")
             sizes[name] = size, leaf
+
+    def _follow(self, following: _Following, shape: Sequence[int], sizes: dict[str, tuple[int, _Leaf]]) -> None:
+        """Compare a size with the dims that it follows; if it tells one more, that with its range."""
+        leaf, size, given = following.leaf, following.size, shape[following.axis]
+        values = {name: sizes[name][0] for name in size.names if name in sizes}
+        name = following.tells
+        if name is None:
+            if (wanted := size.at(values)) != given:
+                known = " and ".join(f"{name} is {value} in {sizes[name][1].name}" for name, value in values.items())
+                raise self._wrong_shape(leaf, shape, f"{known}, so that {size} is {wanted} and not {given}")
+            return
+        value, dim = size.solved(name, given, values), self.signature["dims"][name]
+        if value is None:
+            raise self._wrong_shape(leaf, shape, f"there is no {name} for which {size} is {given}")
+        if not dim["min"] <= value <= dim["max"] or value % dim["multiple_of"]:
+            raise self._wrong_shape(leaf, shape, f"{name} is {value}, since {size} is {given}")
+        sizes[name] = value, leaf
 
     def _bound(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Any]:
         """Every leaf of a call in order. Positional parameters can be given by keyword too; what consists of constants
@@ -201,11 +234,8 @@ class Arguments:
         return InputError(f"input {leaf.name}: {expected}, {given}", target=self.target, cause=cause)
 
     def _wrong_shape(self, leaf: _Leaf, shape: Sequence[int], cause: str | None = None) -> InputError:
-        dims = {
-            size: self.signature["dims"][size]
-            for size in leaf.shape
-            if isinstance(size, str) and size in self.signature["dims"]
-        }
+        names = [name for size in leaf.shape if isinstance(size, str) for name in parse(size).names]
+        dims = {name: self.signature["dims"][name] for name in names}
         ranges = ", ".join(f"{name} {_range(dim)}" for name, dim in dims.items())
         expected = f"expected shape {_shape(leaf.shape)}" + (f" with {ranges}" if ranges else "")
         return self._refusal(leaf, expected, f"given {_shape(shape)}", cause)
@@ -253,6 +283,7 @@ def _leaf(
         return _Leaf(entry["name"], constant=entry["constant"])
     shape = tuple(entry["shape"])
     exact = all(isinstance(size, int) for size in shape)
+    following = [(axis, parse(size)) for axis, size in enumerate(shape) if isinstance(size, str) and size not in dims]
     return _Leaf(
         entry["name"],
         dtype=kinds.dtype(entry["dtype"]),
@@ -260,8 +291,21 @@ def _leaf(
         exact=shape if exact else None,
         fixed=tuple((axis, size) for axis, size in enumerate(shape) if isinstance(size, int)),
         dynamic=tuple((axis, size) for axis, size in enumerate(shape) if size in dims),
+        following=tuple(following),
         written=entry["name"] in written,
     )
+
+
+def _in_order(leaves: Sequence[_Leaf]) -> Iterator[_Following]:
+    """The sizes that follow dims without being one, each after those that it needs."""
+    found: list[tuple[int, int, Size]] = []
+    for number, leaf in enumerate(leaves):
+        found += [(number, axis, parse(name)) for axis, name in leaf.dynamic]
+        found += [(number, axis, size) for axis, size in leaf.following]
+    for index, tells in told([size for _, _, size in found]):
+        number, axis, size = found[index]
+        if size.plain is None:
+            yield _Following(number, leaves[number], axis, size, tells)
 
 
 def _said(leaf: _Leaf) -> str:

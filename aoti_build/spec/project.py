@@ -54,7 +54,8 @@ class Dim:
 
 @dataclass(frozen=True)
 class TensorInput:
-    """One example tensor: `shape` holds sizes and names of dims; `name` is None for a positional input.
+    """One example tensor: `shape` holds integers, and sizes that follow dims as `aoti_build.sizes` spells them; `name`
+    is None for a positional input.
 
     Floats are drawn from a normal distribution, or uniformly from [low, high) when either is given; integers uniformly
     from [low, high) with the defaults 0 and 2; bools fairly.

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
-from aoti_build import fields
+from aoti_build import fields, sizes
 from aoti_build.digests import digest_bytes
 from aoti_build.fields import flag, number, one_of, or_none, table, table_of, whole
 from aoti_build.spec import rules
@@ -67,7 +67,7 @@ def target_from_json(
     dims = tuple(_ruled(Dim(**dim), rules.dim_complaints) for dim in parts["dims"])
     parts.update(
         source=_source(parts["source"]),
-        inputs=_inputs(parts["inputs"], {dim.name for dim in dims}),
+        inputs=_inputs(parts["inputs"], {dim.name: dim for dim in dims}),
         files=tuple(parts["files"]),
         dims=dims,
         tolerance=_tolerance(parts["tolerance"]),
@@ -101,7 +101,7 @@ _POSITIVE, _BOUND = or_none(whole(1)), or_none(number)
 _PATH = _by(rules.project_path)
 _ISA, _ARCH = one_of(*rules.ISAS), _by(rules.arch)
 _SOURCE = table({"attribute": fields.text, "module": or_none(fields.text), "path": or_none(fields.text)})
-_SHAPE = fields.list_of(fields.either(whole(), _by(rules.identifier)))
+_SHAPE = fields.list_of(fields.either(whole(), _by(rules.shape_size)))
 _TENSOR = table(
     {
         "shape": _SHAPE,
@@ -164,12 +164,16 @@ def _source(record: Mapping[str, Any]) -> Source:
     return source
 
 
-def _inputs(record: Any, dims: set[str]) -> tuple[TensorInput, ...] | Source:
+def _inputs(record: Any, dims: Mapping[str, Dim]) -> tuple[TensorInput, ...] | Source:
     if isinstance(record, Mapping):
         return _source(record)
     inputs = [TensorInput(**{**tensor, "shape": tuple(tensor["shape"])}) for tensor in record]
-    if not all(isinstance(size, int) or size in dims for tensor in inputs for size in tensor.shape):
+    found = [sizes.parse(size) for tensor in inputs for size in tensor.shape if isinstance(size, str)]
+    if not all(name in dims for size in found for name in size.names) or rules.untold(found):
         raise ValueError("shape")
+    for size in found:
+        for complaint in rules.size_complaints(size, dims):
+            raise ValueError(complaint)
     return tuple(_ruled(tensor, rules.range_complaints) for tensor in inputs)
 
 

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from aoti_build import sizes
 from aoti_build.errors import Problem, SpecError
 from aoti_build.spec import rules, schema, yaml_source
 from aoti_build.spec.project import (
@@ -206,7 +207,7 @@ class _Resolver:
     def _model(self, name: str, at: Where) -> Model:
         dims = self._dims((*at, "dims"))
         inputs = self._inputs((*at, "inputs"))
-        self._check_dims(at, inputs)
+        self._check_dims(at, inputs, dims)
         cuda = self.read(schema.Cuda, (*at, "cuda")) or schema.Cuda()
         golden = self.read(schema.Golden, (*at, "golden")) or schema.Golden()
         return Model(
@@ -313,23 +314,37 @@ class _Resolver:
         name = path[-1] if isinstance(path[-1], str) else None
         return TensorInput(tuple(wire.shape), wire.dtype, name, low, high)
 
-    def _check_dims(self, at: Where, inputs: tuple[TensorInput, ...] | Source) -> None:
-        """Every dim that a shape names is declared, and every declared one is named."""
+    def _check_dims(self, at: Where, inputs: tuple[TensorInput, ...] | Source, sound: tuple[Dim, ...]) -> None:
+        """Every dim that a shape names is declared, every declared one is named, and each size is one for all sizes
+        of its dims, which are valid if they are among the `sound`."""
         dims, tensors = (*at, "dims"), (*at, "inputs")
         declared = dict.fromkeys(self.keys(dims))
-        used = set()
+        valid = {dim.name: dim for dim in sound if not any(rules.dim_complaints(dim))}
+        found = []
         for path in self._shape_entries(tensors):
-            name = self.get(path)
-            if isinstance(name, str):
-                used.add(name)
+            text = self.get(path)
+            if not isinstance(text, str):
+                continue
+            # A declared name that is no Python name is wrong at the dim.
+            size = sizes.Size((sizes.Term(text),)) if text in declared else sizes.parse(text)
+            found.append(size)
+            for name in size.names:
                 if name not in declared and self.sound(dims):
                     near = did_you_mean(nearest(name, declared))
                     self.add(path, f"the dim {shown(name)} is not declared in dims{near}")
+            if all(name in valid for name in size.names):
+                for complaint in rules.size_complaints(size, valid):
+                    self.add(path, complaint)
         # A callable may use any dim, and a broken input may be the one that does.
         if isinstance(inputs, tuple) and self.sound(tensors, throughout=True):
-            for name in (name for name in declared if name not in used):
-                text = f"the dim {shown(name)} is used in no shape; remove it, or name it in one"
-                self.add((*dims, name), text, at_key=True)
+            used, untold = {name for size in found for name in size.names}, rules.untold(found)
+            for name in declared:
+                if name not in used:
+                    text = f"the dim {shown(name)} is used in no shape; remove it, or name it in one"
+                    self.add((*dims, name), text, at_key=True)
+                elif name in untold:
+                    text = f"no shape tells the dim {shown(name)}: where it is named, another dim is not known either; "
+                    self.add((*dims, name), text + "name it by itself in a shape", at_key=True)
 
     def _shape_entries(self, inputs: Where) -> Iterator[Where]:
         data = self.get(inputs, [], throughout=False)

@@ -12,16 +12,18 @@ from __future__ import annotations
 import math
 import posixpath
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from keyword import iskeyword
+from math import lcm
 from typing import TYPE_CHECKING, Any
 
-from aoti_build.fields import MAX_DIRECTORY_NAME, MAX_NAME, MAX_PATH, is_name
+from aoti_build import sizes
+from aoti_build.fields import MAX_DIRECTORY_NAME, MAX_INT, MAX_NAME, MAX_PATH, is_name
 from aoti_build.spec.project import NATIVE, Source
 from aoti_build.spec.wording import did_you_mean, nearest, shown
 
 if TYPE_CHECKING:
-    from aoti_build.spec import schema
+    from aoti_build.spec import project, schema
 
 Complaints = Iterator[tuple[str, str]]
 
@@ -79,6 +81,19 @@ def size(text: str) -> str:
     if not re.fullmatch(SIZE, text):
         raise RefusedError(f"{shown(text)} is no size; write a whole number with k, m or g, such as 64m")
     return text
+
+
+def shape_size(text: str) -> str:
+    """A size that follows dims, in its one spelling."""
+    try:
+        found = sizes.parse(text)
+    except ValueError as error:
+        raise RefusedError(f"{shown(text)} is no size: {error}") from None
+    if not found.terms:
+        raise RefusedError(f"{shown(text)} names no dim; write the number {found.constant}")
+    for name in found.names:
+        identifier(name)
+    return str(found)
 
 
 def arch(text: str) -> str:
@@ -164,7 +179,7 @@ def image_complaints(image: schema.Image) -> Complaints:
         yield "crop", f"crop {image.crop} is larger than the shorter side after resize, {image.resize}"
 
 
-def smallest(dim: schema.Dim) -> int:
+def smallest(dim: schema.Dim | project.Dim) -> int:
     """The least size of a dim."""
     return dim.multiple_of if dim.min is None else dim.min
 
@@ -175,7 +190,7 @@ def example(dim: schema.Dim) -> int:
     return least if dim.example is None else dim.example
 
 
-def dim_complaints(dim: schema.Dim) -> Complaints:
+def dim_complaints(dim: schema.Dim | project.Dim) -> Complaints:
     """What is wrong with a dim of valid types."""
     low, high, step = smallest(dim), dim.max, dim.multiple_of
     sizes = [("min", low)] if dim.min is not None else []
@@ -207,6 +222,34 @@ def _example_complaints(size: int, low: int, high: int, step: int) -> Complaints
     elif size == step:
         text = f"example {size} is 1 * multiple_of: {SPECIALISES}, this factor 1 too; use {2 * step} or more"
         yield "example", text
+
+
+def size_complaints(size: sizes.Size, dims: Mapping[str, project.Dim]) -> Iterator[str]:
+    """What is wrong with a size that follows valid dims, all of which are in `dims`."""
+    used = [dims[name] for name in size.names]
+    inexact = [(term, dim) for term, dim in zip(size.terms, used, strict=True) if dim.multiple_of % term.divisor]
+    for term, dim in inexact:
+        step = lcm(dim.multiple_of, term.divisor)
+        yield f"{term} is not whole for every {dim.name}; set multiple_of: {step} on the dim {dim.name}"
+    if inexact or size.plain:
+        return  # what a dim may be is said at the dim
+    low, high = size.bounds({dim.name: (dim.min, dim.max) for dim in used})
+    example = size.at({dim.name: dim.example for dim in used})
+    if low < 1:
+        ends = [(dim.name, dim.min if term.factor > 0 else dim.max) for term, dim in zip(size.terms, used, strict=True)]
+        said = " and ".join(f"{name} is {end}" for name, end in ends)
+        yield f"{size} is {low} where {said}; the least is 1, since {SPECIALISES}"
+    elif high > MAX_INT:
+        yield f"{size} is up to {high}, more than any size can be"
+    elif example < 2:
+        said = " and ".join(f"{dim.name} is {dim.example}" for dim in used)
+        yield f"{size} is {example} in the example, where {said}: {SPECIALISES}; choose a larger example"
+
+
+def untold(found: list[sizes.Size]) -> list[str]:
+    """The dims that the sizes of tensors, which are `found`, do not tell, in the order of their names."""
+    known = {name for _, name in sizes.told(found)}
+    return sorted({name for size in found for name in size.names} - known)
 
 
 def range_complaints(tensor: schema.TensorInput) -> Complaints:

@@ -81,7 +81,8 @@ Positive = Annotated[int, Field(ge=1, le=MAX_INT)]
 SizeText = Annotated[str, AfterValidator(rules.size), WithJsonSchema({"type": "string", "pattern": SIZE})]
 SourceText = Annotated[str, Field(json_schema_extra={"pattern": SOURCE})]
 Size = Annotated[int, Field(ge=0, le=MAX_INT)]
-ShapeEntry = Annotated[Annotated[Size, Tag("<size>")] | Annotated[str, Tag("<dim>")], _kind(size=int, dim=str)]
+DimText = Annotated[str, AfterValidator(rules.shape_size), WithJsonSchema({"type": "string"})]
+ShapeEntry = Annotated[Annotated[Size, Tag("<size>")] | Annotated[DimText, Tag("<dim>")], _kind(size=int, dim=str)]
 Presets = Annotated[list[str], Field(min_length=1)]
 ArchText = Annotated[str, AfterValidator(rules.arch), WithJsonSchema({"type": "string", "pattern": ARCH})]
 _LISTED = Field(min_length=1, json_schema_extra={"uniqueItems": True})
@@ -207,7 +208,10 @@ class Dim(Wire):
 class TensorInput(Wire):
     """One example tensor, made from a seed."""
 
-    shape: list[ShapeEntry] = Field(description="Sizes, and names of dims; [] is a scalar tensor.")
+    shape: list[ShapeEntry] = Field(
+        description="Integers, dims, and what follows dims: past + 1, 3*batch, 2*seq - 1, seq//2, past + seq; [] is a "
+        "scalar tensor."
+    )
     dtype: Dtype = Field(default="float32", description="The element type, named as in torch.")
     low: Number | None = Field(
         default=None,

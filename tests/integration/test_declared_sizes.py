@@ -16,8 +16,9 @@ from torch import Tensor, nn  # noqa: E402
 
 from aoti_build._torch.checking.exported import Exported, exported  # noqa: E402
 from aoti_build._torch.checking.reference import Subject  # noqa: E402
+from aoti_build._torch.program.axes import declared_axes  # noqa: E402
 from aoti_build._torch.program.export import whole_ranges  # noqa: E402
-from aoti_build._torch.program.inputs import dynamic_axes, from_shapes  # noqa: E402
+from aoti_build._torch.program.inputs import from_shapes  # noqa: E402
 from aoti_build.errors import BuildError  # noqa: E402
 from aoti_build.spec.project import Dim, TensorInput  # noqa: E402
 
@@ -40,8 +41,8 @@ def function(call: Callable[..., object]) -> nn.Module:
 
 
 def export_of(module: nn.Module, shape: list[int | str], *dims: Dim) -> Exported:
-    make = from_shapes((TensorInput(tuple(shape), "float32"),))
-    axes = dynamic_axes(make, dims, WHERE["inputs"])
+    inputs = (TensorInput(tuple(shape), "float32"),)
+    make, axes = from_shapes(inputs), declared_axes(inputs)
     example = make({dim.name: dim.example for dim in dims}, 0)
     with whole_ranges():
         return exported(Subject(module.eval().requires_grad_(False), make, "cpu"), example, dims, axes, WHERE)

@@ -18,6 +18,7 @@ from aoti_build._torch.program.inputs import Call  # noqa: E402
 from aoti_build._torch.program.refusals import refuse_scripted  # noqa: E402
 from aoti_build._torch.program.writes import Writes  # noqa: E402
 from aoti_build.errors import BuildError, UsageError  # noqa: E402
+from aoti_build.sizes import parse  # noqa: E402
 from aoti_build.spec.project import Dim  # noqa: E402
 
 BATCH = (Dim("batch", min=2, max=16, example=5),)
@@ -87,7 +88,7 @@ class Numpy(nn.Module):
 
 def torch_says(module: nn.Module, *inputs: Any) -> BuildError:
     tensors = inputs or (torch.randn(5, 8),)
-    axes = [{0: "batch"} for tensor in tensors]
+    axes = [{0: parse("batch")} for tensor in tensors]
     with pytest.raises(BuildError) as caught:
         export(module, Call(args=tensors), BATCH, axes, "models.yaml:5:5")
     return caught.value
@@ -127,7 +128,7 @@ def test_two_dims_forced_equal_keep_torchs_own_fix() -> None:
     dims = (Dim("a", min=2, max=9, example=4), Dim("b", min=2, max=9, example=4))
     call = Call(args=(torch.ones(4, 8), torch.ones(4, 8)))
     with pytest.raises(BuildError) as caught:
-        export(Sum(), call, dims, [{0: "a"}, {0: "b"}], "models.yaml:5:5")
+        export(Sum(), call, dims, [{0: parse("a")}, {0: parse("b")}], "models.yaml:5:5")
     cause = str(caught.value.cause)
     assert "Suggested fixes:\n  b = a" in cause
     assert "in forward: return x + y" in cause

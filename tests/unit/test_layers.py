@@ -20,6 +20,7 @@ LAYERS = {
     "outputs": 0,
     "removal": 0,
     "resources": 0,
+    "sizes": 0,
     "spec": 1,
     "stat_cache": 2,
     "index": 2,

@@ -263,6 +263,7 @@ CRAFTED: list[tuple[str, Any]] = [
     *(("signature.inputs", value) for value in [[3], [{}], [{"name": "x"}], [{**LEAF, "constant": 3}], {"x": LEAF}]),
     *(("signature.inputs", [{**LEAF, "dtype": value}]) for value in ["", "nn.Module", "__class__", 3, None]),
     *(("signature.inputs", [{**LEAF, "shape": value}]) for value in [3, [-1], [1.5], [None], [[]], [HUGE], [True]]),
+    *(("signature.inputs", [{**LEAF, "shape": [value]}]) for value in ["n", "batch*batch", "", "2", "batch + n"]),
     *(("signature.weights", value) for value in [None, {}, [3], [{}], [{**WEIGHT, "kind": "x"}]]),
     *(("signature.weights", [{**WEIGHT, "stride": value}]) for value in [3, [None], ["1"]]),
     *(("signature.weights", [{**WEIGHT, "tied_to": value}]) for value in [3, None, ["w"]]),

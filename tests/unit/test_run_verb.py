@@ -67,7 +67,8 @@ def pictured(root: Path, batch: int | str) -> Project:
     """A published model with `image:` whose only input has this batch."""
     project = write_project(root, ONE_MODEL + IMAGE)
     inputs = [{"name": "input", "dtype": "float32", "shape": [batch, 3, 4, 4]}]
-    publish_fake(project, signature={**SIGNATURE, "inputs": inputs})
+    dims = {"batch": {"min": 1, "max": 8, "multiple_of": 1}}
+    publish_fake(project, signature={**SIGNATURE, "inputs": inputs, "dims": dims})
     return project
 
 

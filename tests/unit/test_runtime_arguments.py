@@ -186,3 +186,62 @@ def test_unchecked_inputs_are_bound_and_nothing_more() -> None:
 def test_names_of_positional_parameters_come_from_their_leaves() -> None:
     signature = {"inputs": [entry("pair[0]", []), entry("pair[1]", []), entry("state.h", []), entry("x", [])]}
     assert parameter_names(signature, [2, 0, 1, 1]) == ["pair", "argument_1", "state", "x"]
+
+
+FOLLOWING = Arguments(
+    "m/cpu",
+    {
+        "inputs": [
+            entry("mask", ["batch", "past + seq"]),
+            entry("x", ["batch", "seq", 3]),
+            entry("wide", ["3*past + 1"]),
+            entry("half", ["seq//8"]),
+        ],
+        "outputs": [],
+        "dims": {**DIMS, "past": {"min": 2, "max": 9, "multiple_of": 1}},
+        "mutates": NOTHING,
+    },
+    [Parameter(name, True) for name in ("mask", "x", "wide", "half")],
+    KINDS,
+)
+
+
+def following(**changed: tuple[int, ...]) -> dict[str, Fake]:
+    """A call with batch 4, seq 16 and past 5, but for some shapes."""
+    shapes = {"mask": (4, 21), "x": (4, 16, 3), "wide": (16,), "half": (2,), **changed}
+    return {name: Fake(shape) for name, shape in shapes.items()}
+
+
+def test_sizes_that_follow_dims_are_taken_whichever_input_tells_the_dim() -> None:
+    assert len(FOLLOWING.flatten((), following())) == 4
+    assert FOLLOWING.flatten((), following(mask=(4, 66), x=(4, 64, 3), wide=(7,), half=(8,)))
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        (
+            {"mask": (4, 22)},
+            ["input mask: expected shape [batch, past + seq] with batch 1..8, past 2..9, seq 8..64 in"],
+        ),
+        ({"mask": (4, 22)}, ["past is 5 in wide and seq is 16 in x, so that past + seq is 21 and not 22"]),
+        ({"half": (3,)}, ["input half", "seq is 16 in x, so that seq//8 is 2 and not 3"]),
+        ({"wide": (17,)}, ["input wide", "there is no past for which 3*past + 1 is 17"]),
+        ({"wide": (31,), "mask": (4, 26)}, ["input wide", "past is 10, since 3*past + 1 is 31"]),
+        ({"wide": (4,), "mask": (4, 17)}, ["input wide", "past is 1, since 3*past + 1 is 4"]),
+        ({"mask": (4, 21, 1)}, ["input mask", "given [4, 21, 1]"]),
+        ({"x": (4, 17, 3)}, ["input x", "seq is 17"]),
+    ],
+)
+def test_a_size_that_does_not_follow_its_dims_is_refused(changed: dict[str, Any], said: list[str]) -> None:
+    with pytest.raises(InputError) as caught:
+        FOLLOWING.flatten((), following(**changed))
+    assert all(words in str(caught.value) for words in said), str(caught.value)
+
+
+def test_a_dim_that_one_size_tells_alone_has_its_range_and_step() -> None:
+    alone = arguments([entry("x", ["seq + 1"])], [Parameter("x", False)])
+    assert alone.flatten((Fake((17,)),), {})
+    for size in (1, 8, 16, 18, 73):
+        with pytest.raises(InputError, match=f"seq is {size - 1}, since"):
+            alone.flatten((Fake((size,)),), {})

@@ -37,6 +37,7 @@ from aoti_build.work.worker import WorkerCrash, _result
 
 Change = Callable[[dict[str, Any]], object]
 BAD_NAMES = ["../../home", "..", ".", "/etc", "a/b", "a\0b", "x" * 300, "", "a.", "\udcff", 3, None, ["a"]]
+DIM = {"name": "b", "min": 2, "max": 4, "example": 2, "multiple_of": 1}
 CHANGES: dict[str, Change] = {
     **{f"a model called {name!r:.20}": lambda e, name=name: e["model"].update(name=name) for name in BAD_NAMES},
     **{f"a preset called {name!r:.20}": lambda e, name=name: e.update(preset=name) for name in BAD_NAMES},
@@ -59,6 +60,18 @@ CHANGES: dict[str, Change] = {
     "another dtype": lambda e: e["model"]["inputs"][0].update(dtype="nn"),
     "a size below 0": lambda e: e["model"]["inputs"][0].update(shape=[-1]),
     "a dim that is none": lambda e: e["model"]["inputs"][0].update(shape=["batch"]),
+    "a size in another spelling": lambda e: e["model"].update(
+        inputs=[{**e["model"]["inputs"][0], "shape": ["b+1"]}], dims=[dict(DIM)]
+    ),
+    "a size that is not affine": lambda e: e["model"].update(
+        inputs=[{**e["model"]["inputs"][0], "shape": ["b*b"]}], dims=[dict(DIM)]
+    ),
+    "a size that is not whole": lambda e: e["model"].update(
+        inputs=[{**e["model"]["inputs"][0], "shape": ["b//2"]}], dims=[dict(DIM)]
+    ),
+    "dims that no size tells": lambda e: e["model"].update(
+        inputs=[{**e["model"]["inputs"][0], "shape": ["b + c"]}], dims=[dict(DIM), {**DIM, "name": "c"}]
+    ),
     "a dim of steps of 0": lambda e: e["model"].update(
         dims=[{"name": "b", "min": 2, "max": 4, "example": 2, "multiple_of": 0}]
     ),

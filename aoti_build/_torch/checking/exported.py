@@ -25,8 +25,9 @@ from torch.export import ExportedProgram
 from aoti_build._torch.checking.reference import SEED, Subject, eager_failure, observe, points
 from aoti_build._torch.checking.state import kept_state
 from aoti_build._torch.program.assertions import lift_assertions
-from aoti_build._torch.program.export import check_ranges, export, names_of_symbols, output_shapes
-from aoti_build._torch.program.inputs import Axes, Call, Sizes
+from aoti_build._torch.program.axes import Axes
+from aoti_build._torch.program.export import check_ranges, export, named_symbols, output_shapes
+from aoti_build._torch.program.inputs import Call, Sizes
 from aoti_build.errors import BuildError
 from aoti_build.spec.project import Dim
 
@@ -66,22 +67,31 @@ def exported(
     """
     refused: BuildError | None = None
     for oblivious in (False, True):
-        with _tracing(oblivious):
-            try:
-                program = export(subject.module, example, dims, axes, where["inputs"])
-            except BuildError as error:
-                raise refused or error from None
-            try:
-                check_ranges(program, dims, axes, where, from_two=not oblivious)
-                named = names_of_symbols(program, dims, axes)
-                special = lift_assertions(program, dims, named, where)
-                _prove(program, subject, dims, special, named, where)
-            except BuildError as error:
-                refused = refused or error
-                continue
-        return Exported(program, tuple(special), oblivious)
+        try:
+            with _tracing(oblivious):
+                return _exported(subject, example, dims, axes, where, oblivious)
+        except BuildError as error:
+            refused = refused or error
+        if not dims:
+            break  # no size that anything could be assumed of
     assert refused is not None
     raise refused
+
+
+def _exported(
+    subject: Subject,
+    example: Call,
+    dims: tuple[Dim, ...],
+    axes: list[Axes],
+    where: Mapping[str, str],
+    oblivious: bool,
+) -> Exported:
+    program = export(subject.module, example, dims, axes, where["inputs"])
+    check_ranges(program, dims, axes, where, from_two=not oblivious)
+    named = named_symbols(program, axes)
+    special = lift_assertions(program, dims, named, where)
+    _prove(program, subject, dims, special, named, where)
+    return Exported(program, tuple(special), oblivious)
 
 
 def _prove(

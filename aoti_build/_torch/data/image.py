@@ -19,6 +19,7 @@ from aoti_build._torch.program.model import load_callable
 from aoti_build.errors import UsageError
 from aoti_build.files import TEXT_LIMIT, read_bytes, require_regular
 from aoti_build.manifest import tensor_inputs
+from aoti_build.sizes import parse
 from aoti_build.spec.project import Image, Source
 
 TOP = 5
@@ -49,7 +50,7 @@ class Pictures:
         count = max(len(made), _batch_size(entry, signature))
         stacked = torch.stack([made[index % len(made)] for index in range(count)])
         sizes = zip(entry["shape"], stacked.shape, strict=True)
-        # A size that is text is a dim, whose range the package itself checks.
+        # A size that is text follows a dim, whose range the package itself checks.
         if any(isinstance(want, int) and want != size for want, size in sizes):
             raise UsageError(
                 f"{paths[0].name} becomes {list(stacked.shape)}", where=self.where, cause=wants(signature), hint=_CROP
@@ -179,4 +180,5 @@ def _batch_size(entry: Mapping[str, Any], signature: Signature) -> int:
     size = entry["shape"][0]
     if isinstance(size, int):
         return size
-    return int(signature.get("dims", {}).get(size, {}).get("min", 1))
+    low, _ = parse(size).bounds({name: (dim["min"], dim["max"]) for name, dim in signature["dims"].items()})
+    return low

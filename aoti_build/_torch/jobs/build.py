@@ -43,9 +43,10 @@ from aoti_build._torch.compiling.settings import (
 from aoti_build._torch.discovery.discover import Discovery
 from aoti_build._torch.events import Events
 from aoti_build._torch.packages.weights import has_weights, repack, separate, used_state
-from aoti_build._torch.program.export import declared_minimums, signature, whole_ranges
+from aoti_build._torch.program.axes import Axes, declared_axes, found_axes, held_to
+from aoti_build._torch.program.export import declared_minimums, input_names, signature, whole_ranges
 from aoti_build._torch.program.graph import graph_digest, listed_weights, state_digest, uses_own_code
-from aoti_build._torch.program.inputs import Axes, Call, Make, dynamic_axes, from_callable, from_shapes
+from aoti_build._torch.program.inputs import Call, Make, from_callable, from_shapes
 from aoti_build._torch.program.model import load_callable, load_weights, make_module
 from aoti_build._torch.program.writes import Writes, functional_form, observed_names
 from aoti_build.digests import digest_json
@@ -225,12 +226,25 @@ def prepare(model: Model, device: str, root: Path, where: Mapping[str, str]) -> 
     if model.weights is not None:
         load_weights(module, root / model.weights, where["weights"])
     if isinstance(model.inputs, Source):
-        make = from_callable(load_callable(model.inputs, root, where["inputs"]), where["inputs"])
+        make, axes = _called_inputs(model.inputs, model.dims, module, root, where["inputs"])
     else:
-        make = from_shapes(model.inputs)
-    axes = dynamic_axes(make, model.dims, where["inputs"])
+        make, axes = from_shapes(model.inputs), declared_axes(model.inputs)
     example = make({dim.name: dim.example for dim in model.dims}, SEED)
     return Prepared(module.to(device), make, example.to(device), axes, device)
+
+
+def _called_inputs(
+    source: Source, dims: tuple[Dim, ...], module: torch.nn.Module, root: Path, where: str
+) -> tuple[Make, list[Axes]]:
+    """How the user's callable makes calls, and the sizes in them that follow dims."""
+    make = from_callable(load_callable(source, root, where), where)
+    example = make({dim.name: dim.example for dim in dims}, SEED)
+
+    def name(index: int) -> str:
+        return input_names(module, example)[index]
+
+    axes = found_axes(make, dims, where, name)
+    return held_to(make, axes, example, where, name), axes
 
 
 @contextlib.contextmanager

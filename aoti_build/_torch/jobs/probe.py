@@ -21,6 +21,7 @@ from aoti_build._torch.jobs.check import gist, verdicts
 from aoti_build._torch.packages.runner import Package, RunnerCrash, open_package
 from aoti_build._torch.program.writes import observed_names
 from aoti_build.manifest import tensor_inputs
+from aoti_build.sizes import Size, parse
 from aoti_build.spec.records import target_from_json
 
 _MOST_ELEMENTS = 1 << 26
@@ -60,7 +61,7 @@ def probe(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
     if case.inputs is None or case.outputs is None:
         return {"results": {}}
     results = {}
-    for index, tried in enumerate(probes(case.inputs, job["signature"])):
+    for index, tried in enumerate(probes(case.inputs, job["signature"], case.sizes)):
         if index in job["skip"]:
             continue
         with events.phase(f"probe {index} {tried.name}"):
@@ -86,12 +87,12 @@ def _tried(package: Package, tried: Probe, case: Case, job: Mapping[str, Any]) -
     return {"name": tried.name, "ok": not wrong, "said": said}
 
 
-def probes(inputs: list[Tensor], signature: Mapping[str, Any]) -> Iterator[Probe]:
+def probes(inputs: list[Tensor], signature: Mapping[str, Any], sizes: Mapping[str, int]) -> Iterator[Probe]:
     """Sizes outside each dim's range and between its steps, another size of a fixed axis, another dtype, another rank;
-    then the example's values in other layouts."""
+    then the example's values in other layouts. `sizes` are the dims' in `inputs`."""
     entries = tensor_inputs(signature)
     for name, dim in signature["dims"].items():
-        yield from _outside(inputs, entries, name, dim)
+        yield from _outside(inputs, entries, name, dim, sizes)
     for index, (entry, value) in enumerate(zip(entries, inputs, strict=True)):
         label = entry["name"]
         axis = next((axis for axis, size in enumerate(entry["shape"]) if isinstance(size, int) and size > 0), None)
@@ -109,21 +110,32 @@ def probes(inputs: list[Tensor], signature: Mapping[str, Any]) -> Iterator[Probe
 
 
 def _outside(
-    inputs: list[Tensor], entries: list[Mapping[str, Any]], name: str, dim: Mapping[str, int]
+    inputs: list[Tensor],
+    entries: list[Mapping[str, Any]],
+    name: str,
+    dim: Mapping[str, int],
+    sizes: Mapping[str, int],
 ) -> Iterator[Probe]:
     low, high, step = dim["min"], dim["max"], dim["multiple_of"]
-    sizes = [(high + step, f"above max {high}", "")]
-    sizes += [(low - step, f"below min {low}", "")] if low - step >= 0 else []
+    values = [(high + step, f"above max {high}", "")]
+    values += [(low - step, f"below min {low}", "")] if low - step >= 0 else []
     # Packages check bounds, not steps; where the model itself needs the step, the code asserts it.
-    sizes += [(low + 1, f"no multiple of {step}", "somehow")] if step > 1 else []
-    for size, why, may_answer in sizes:
+    values += [(low + 1, f"no multiple of {step}", "somehow")] if step > 1 else []
+    for value, why, may_answer in values:
         sized = list(inputs)
-        for index, entry in enumerate(entries):
-            for axis, expression in enumerate(entry["shape"]):
-                if expression == name:
-                    sized[index] = _resized(sized[index], axis, size)
+        for index, axis, size in _following(entries, name):
+            sized[index] = _resized(sized[index], axis, max(0, size.at({**sizes, name: value})))
         if sum(value.numel() for value in sized) <= _MOST_ELEMENTS:
-            yield Probe(f"{name} {size}: {why}", sized, may_answer)
+            yield Probe(f"{name} {value}: {why}", sized, may_answer)
+
+
+def _following(entries: list[Mapping[str, Any]], name: str) -> Iterator[tuple[int, int, Size]]:
+    """The input, axis and size of each axis that follows the dim `name`."""
+    for index, entry in enumerate(entries):
+        for axis, text in enumerate(entry["shape"]):
+            size = parse(text) if isinstance(text, str) else None
+            if size is not None and name in size.names:
+                yield index, axis, size
 
 
 def _resized(value: Tensor, axis: int, size: int) -> Tensor:

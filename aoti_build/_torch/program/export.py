@@ -15,31 +15,40 @@ from unittest import mock
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensor
-from torch.export import Dim as ExportDim
 from torch.export import ExportedProgram
 from torch.export.graph_signature import ConstantArgument, InputKind
 from torch.utils import _pytree as pytree
 
-from aoti_build._torch.program.inputs import Axes, Call
+from aoti_build._torch.program.axes import Axes
+from aoti_build._torch.program.dims import (
+    ExportSizes,
+    expression_of,
+    names_of_symbols,
+    ranges,
+    spelt,
+)
+from aoti_build._torch.program.inputs import Call
 from aoti_build._torch.program.refusals import comparisons, refused
 from aoti_build._torch.program.writes import Seen, writes_of
 from aoti_build.errors import BuildError
+from aoti_build.sizes import Size
 from aoti_build.spec.project import Dim
 
 
 def export(module: torch.nn.Module, call: Call, dims: tuple[Dim, ...], axes: list[Axes], where: str) -> ExportedProgram:
-    """The exported program of `module` for `call`, dynamic along `axes` (per leaf of the call: axis -> dim's name).
+    """The exported program of `module` for `call`, dynamic along `axes` (per leaf of the call: axis -> its size).
 
     Raises:
         BuildError: the model cannot be exported, with torch's own suggested fix.
     """
+    sizes = ExportSizes(dims, axes)
     try:
-        with torch.no_grad(), comparisons() as compared:
+        with torch.no_grad(), comparisons() as compared, sizes.asserted(module, call):
             return torch.export.export(
                 module,
                 call.args,
                 call.kwargs,
-                dynamic_shapes=_dynamic_shapes(module, call, dims, axes) if dims else None,
+                dynamic_shapes=_dynamic_shapes(module, call, sizes) if dims else None,
                 strict=False,
                 prefer_deferred_runtime_asserts_over_guards=True,
             )
@@ -97,10 +106,10 @@ def signature(
 ) -> dict[str, Any]:
     """Inputs and outputs as JSON: name, dtype, shape; a dynamic size is an expression in the names of `dims`. Then
     the dims, and what a call writes into, by the `functional` form of the program and what was `seen`."""
-    named = names_of_symbols(program, dims, axes)
+    named = named_symbols(program, axes)
     inputs = [
         _describe(name, leaf, value, named)
-        for name, leaf, value in zip(_input_names(module, call), call.leaves(), _placeholders(program), strict=True)
+        for name, leaf, value in zip(input_names(module, call), call.leaves(), _placeholders(program), strict=True)
     ]
     out_spec = program.call_spec.out_spec
     outputs = [
@@ -113,61 +122,67 @@ def signature(
     return {"inputs": inputs, "outputs": outputs, "dims": ranges, "mutates": mutates}
 
 
-def _dynamic_shapes(module: torch.nn.Module, call: Call, dims: tuple[Dim, ...], axes: list[Axes]) -> Any:
-    """The declared dims in torch.export's form: the call's structure with {axis: Dim} or None for each leaf."""
-    made = {dim.name: _export_dim(dim) for dim in dims}
+def _dynamic_shapes(module: torch.nn.Module, call: Call, sizes: ExportSizes) -> Any:
+    """The declared sizes in torch.export's form: the call's structure with {axis: Dim} or None for each leaf."""
     _, structure = pytree.tree_flatten((call.args, call.kwargs))
-    leaves = [{axis: made[name] for axis, name in found.items()} or None for found in axes]
-    args, kwargs = pytree.tree_unflatten(leaves, structure)
+    args, kwargs = pytree.tree_unflatten(sizes.shapes(), structure)
     return dict(inspect.signature(module.forward).bind(*args, **kwargs).arguments)
-
-
-def _factor(dim: Dim) -> int:
-    """K where the dim is exported as ``k * Dim(..)``: a multiple of k that starts at 2 k or later.
-
-    torch takes the inner symbol of such a product to be at least 2 whatever its declared minimum (seen in 2.14:
-    8 * Dim(min=1) has the range 16..). A dim that starts at k itself is exported plainly; where the model needs the
-    divisibility, torch then puts a runtime assertion into the graph.
-    """
-    return dim.multiple_of if dim.min >= 2 * dim.multiple_of else 1
-
-
-def _export_dim(dim: Dim) -> Any:
-    k = _factor(dim)
-    if k == 1:
-        return ExportDim(dim.name, min=dim.min, max=dim.max)
-    return k * ExportDim(f"_{dim.name}", min=dim.min // k, max=dim.max // k)
 
 
 def check_ranges(
     program: ExportedProgram, dims: tuple[Dim, ...], axes: list[Axes], where: Mapping[str, str], *, from_two: bool
 ) -> None:
-    """Refuse a program in which a declared dim became a constant or got another range: torch.export may narrow
-    quietly.
+    """Refuse a program in which a declared size became a constant, got another range or follows other dims:
+    torch.export may narrow quietly.
 
     With `from_two` the tracer took every size to be 2 or more, as it does by default. That is no bound of the program:
     it still says 1 where 1 is declared (seen in 2.11 and 2.14), and whoever relies on it shows that it is right there.
 
     Raises:
-        BuildError: the dim is not what models.yaml declares, at its place in `where`.
+        BuildError: the size is not what models.yaml declares, at the place of its dim in `where`.
     """
-    declared = {dim.name: dim for dim in dims}
-    for value, found in zip(_placeholders(program), axes, strict=True):
-        for axis, name in found.items():
-            dim, size = declared[name], value.shape[axis]
+    values, ends = _placeholders(program), ranges(dims)
+    for value, found in zip(values, axes, strict=True):
+        for axis, declared in found.items():
+            size, what = value.shape[axis], _called(declared)
             if not isinstance(size, torch.SymInt):
                 raise BuildError(
-                    f"the dim {name} became the constant {size} in the export",
-                    where=where[f"dims.{name}"],
+                    f"the {what} became the constant {size} in the export",
+                    where=_place(declared, where),
                     hint="something in the model fixes this size: write it as a number, or choose another example",
                 )
+            least, most = declared.bounds(ends)
             low, high = _range(program, size, from_two)
-            if (low, high) != (dim.min, dim.max):
+            if (low, high) != (least, most):
                 raise BuildError(
-                    f"the dim {name} is declared {dim.min}..{dim.max}, but the exported model allows {low}..{high}",
-                    where=where[f"dims.{name}"],
+                    f"the {what} is declared {least}..{most}, but the exported model allows {low}..{high}",
+                    where=_place(declared, where),
                     hint="declare the range that the model allows",
                 )
+    named = named_symbols(program, axes)
+    for value, found in zip(values, axes, strict=True):
+        for axis, declared in found.items():
+            exported = value.shape[axis].node.expr.subs(named)
+            if (exported - expression_of(declared)).expand() != 0:
+                raise BuildError(
+                    f"the {_called(declared)} became {spelt(exported)} in the export",
+                    where=_place(declared, where),
+                    hint="something in the model ties these sizes: declare them as the model relates them",
+                )
+
+
+def named_symbols(program: ExportedProgram, axes: list[Axes]) -> dict[Any, Any]:
+    """Torch's symbols for the sizes of the inputs, in terms of the dims."""
+    return names_of_symbols(_placeholders(program), axes)
+
+
+def _place(size: Size, where: Mapping[str, str]) -> str:
+    """Where in models.yaml to look for a size: at its dim if it is one."""
+    return where[f"dims.{size}" if size.plain else "inputs"]
+
+
+def _called(size: Size) -> str:
+    return f"dim {size}" if size.plain else f"size {size}"
 
 
 def _range(program: ExportedProgram, size: torch.SymInt, from_two: bool) -> tuple[int, int]:
@@ -201,7 +216,8 @@ def _output_values(program: ExportedProgram) -> list[Any]:
     return [values.get(name, name) if isinstance(name, str) else name for name in program.graph_signature.user_outputs]
 
 
-def _input_names(module: torch.nn.Module, call: Call) -> list[str]:
+def input_names(module: torch.nn.Module, call: Call) -> list[str]:
+    """A name such as ``mask`` or ``pair[0]`` for each leaf of the call."""
     paths, _ = pytree.tree_flatten_with_path((call.args, call.kwargs))
     names = []
     for path, _leaf in paths:
@@ -229,19 +245,6 @@ def _parameter_names(module: torch.nn.Module, count: int) -> list[str]:
         elif parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
             names.append(parameter.name)
     return names[:count]
-
-
-def names_of_symbols(program: ExportedProgram, dims: tuple[Dim, ...], axes: list[Axes]) -> dict[Any, Any]:
-    """Torch's anonymous symbols in terms of the dims' names: s17 -> batch, or seq/8 for 8 * s9."""
-    import sympy
-
-    factors = {dim.name: _factor(dim) for dim in dims}
-    names = {}
-    for value, found in zip(_placeholders(program), axes, strict=True):
-        for axis, name in found.items():
-            (symbol,) = value.shape[axis].node.expr.free_symbols
-            names[symbol] = sympy.Symbol(name, integer=True, positive=True) / factors[name]
-    return names
 
 
 def output_shapes(
@@ -273,14 +276,14 @@ def at_sizes(expression: Any, named: Mapping[Any, Any], sizes: Mapping[str, int]
 
 
 def declared_minimums(program: ExportedProgram, dims: tuple[Dim, ...], axes: list[Axes]) -> dict[str, int]:
-    """The declared minimum of each of torch's symbols that stands for a whole dim, by the symbol's name."""
-    declared = {dim.name: dim for dim in dims}
+    """The declared minimum of each of torch's symbols that is the whole size of an axis, by the symbol's name."""
+    ends = ranges(dims)
     found = {}
     for value, dynamic in zip(_placeholders(program), axes, strict=True):
-        for axis, name in dynamic.items():
+        for axis, size in dynamic.items():
             expression = value.shape[axis].node.expr
             if expression.is_symbol:
-                found[str(expression)] = declared[name].min
+                found[str(expression)], _ = size.bounds(ends)
     return found
 
 
@@ -292,4 +295,4 @@ def _describe(name: str, leaf: Any, value: Any, named: dict[Any, Any]) -> dict[s
 
 
 def _size(size: Any, named: dict[Any, Any]) -> int | str:
-    return str(size.node.expr.subs(named)) if isinstance(size, torch.SymInt) else int(size)
+    return spelt(size.node.expr.subs(named)) if isinstance(size, torch.SymInt) else int(size)

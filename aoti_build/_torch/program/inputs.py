@@ -1,7 +1,7 @@
 """Example inputs: made from the shapes in models.yaml or by the user's callable, at any point of the dynamic dims.
 
-A `Call` is what a model is called with. `dynamic_axes` says which axis of which tensor belongs to which dim; for a
-callable it is found by calling it with one dim changed at a time and looking which sizes followed.
+A `Call` is what a model is called with. Which axis of which tensor follows which dims says
+`aoti_build._torch.program.axes`.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import torch
 from torch.utils import _pytree as pytree
 
 from aoti_build.errors import UsageError
-from aoti_build.spec.project import Dim, TensorInput
+from aoti_build.sizes import parse
+from aoti_build.spec.project import TensorInput
 
 Sizes = Mapping[str, int]
-Axes = dict[int, str]
 Make = Callable[[Sizes, int], "Call"]
 
 
@@ -95,31 +95,8 @@ def from_callable(function: Callable[..., Any], where: str) -> Make:
     return make
 
 
-def dynamic_axes(make: Make, dims: tuple[Dim, ...], where: str) -> list[Axes]:
-    """For every leaf of the call, in flattened order: axis -> dim. Raises if a dim changes nothing, or a structure."""
-    sizes = {dim.name: dim.example for dim in dims}
-    base = make(sizes, 0).leaves()
-    axes: list[Axes] = [{} for _ in base]
-    for dim in dims:
-        other = dim.max if dim.max != dim.example else dim.min
-        varied = make({**sizes, dim.name: other}, 0).leaves()
-        if len(varied) != len(base):
-            raise UsageError(f"the structure of the inputs depends on the dim {dim.name}", where=where)
-        for index, (old, new) in enumerate(zip(base, varied, strict=True)):
-            axes[index].update(dict.fromkeys(_changed(old, new), dim.name))
-        if not any(dim.name in found.values() for found in axes):
-            raise UsageError(f"no input's size follows the dim {dim.name}", where=where)
-    return axes
-
-
-def _changed(old: Any, new: Any) -> list[int]:
-    if not isinstance(old, torch.Tensor) or not isinstance(new, torch.Tensor) or old.dim() != new.dim():
-        return []
-    return [axis for axis in range(old.dim()) if old.shape[axis] != new.shape[axis]]
-
-
 def _tensor(spec: TensorInput, index: int, sizes: Sizes, seed: int) -> torch.Tensor:
-    shape = [sizes[size] if isinstance(size, str) else size for size in spec.shape]
+    shape = [parse(size).at(sizes) if isinstance(size, str) else size for size in spec.shape]
     dtype = getattr(torch, spec.dtype)
     # A seed of its own for each input: adding one must not change the others.
     generator = torch.Generator().manual_seed(zlib.crc32(f"{seed}/{spec.name or index}".encode()))

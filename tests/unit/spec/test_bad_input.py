@@ -210,6 +210,61 @@ BAD: list[tuple[str, str, list[str]]] = [
         model(inputs="[{shape: [b, bach]}, {shape: [batch]}]", dims="{b: {max: 3}, batch: {max: 3}}"),
         ["5:24: the dim 'bach' is not declared in dims (did you mean 'batch'?)"],
     ),
+    (
+        "dim misspelt in a sum",
+        model(inputs="[{shape: [past, past + sq, seq]}]", dims="{past: {max: 3}, seq: {max: 3}}"),
+        ["5:27: the dim 'sq' is not declared in dims (did you mean 'seq'?)"],
+    ),
+    (
+        "size not affine",
+        model(inputs="[{shape: [n*n, n]}]", dims="{n: {max: 3}}"),
+        ["5:21: 'n*n' is no size: write a sum of dims and integers, such as past + 1"],
+    ),
+    (
+        "size without a dim",
+        model(inputs="[{shape: ['2 + 3']}]"),
+        ["5:21: '2 + 3' names no dim; write the number 5"],
+    ),
+    (
+        "size that cancels out",
+        model(inputs="[{shape: [n - n + 4, n]}]", dims="{n: {max: 3}}"),
+        ["5:21: 'n - n + 4' names no dim; write the number 4"],
+    ),
+    (
+        "size of a keyword",
+        model(inputs="[{shape: [lambda + 1]}]"),
+        ["5:21: 'lambda' is no Python name"],
+    ),
+    (
+        "size not whole",
+        model(inputs="[{shape: [seq // 4, seq]}]", dims="{seq: {max: 12, multiple_of: 6}}"),
+        ["5:21: seq//4 is not whole for every seq; set multiple_of: 12 on the dim seq"],
+    ),
+    (
+        "size of 0",
+        model(inputs="[{shape: [seq - 1, seq]}]", dims="{seq: {max: 8, example: 4}}"),
+        ["5:21: seq - 1 is 0 where seq is 1; the least is 1, since torch.export treats the sizes 0 and 1 as fixed"],
+    ),
+    (
+        "size below 0 at another dim's end",
+        model(inputs="[{shape: [past - seq, seq, past]}]", dims="{seq: {max: 8}, past: {max: 8, example: 4}}"),
+        ["5:21: past - seq is -7 where past is 1 and seq is 8; the least is 1"],
+    ),
+    (
+        "size of 1 in the example",
+        model(inputs="[{shape: [seq - 1, seq]}]", dims="{seq: {min: 2, max: 8}}"),
+        ["5:21: seq - 1 is 1 in the example, where seq is 2: torch.export treats"],
+    ),
+    (
+        "size too large",
+        model(inputs="[{shape: [3*seq, seq]}]", dims=f"{{seq: {{max: {2**62}}}}}"),
+        [f"5:21: 3*seq is up to {3 * 2**62}, more than any size can be"],
+    ),
+    (
+        "dims told by no shape",
+        model(inputs="[{shape: [a + b, c]}]", dims="{a: {max: 3}, b: {max: 3}, c: {max: 3}}"),
+        ["6:10: no shape tells the dim 'a'", "6:23: no shape tells the dim 'b'"],
+    ),
     ("dim unused", model(dims="{b: {max: 3}}"), ["6:10: the dim 'b' is used in no shape"]),
     ("dim name", model(dims="{a-b: {max: 3}}", inputs="[{shape: [a-b]}]"), ["6:10: 'a-b' is no Python name"]),
     ("names of the null kind", model() + " ~: 3\n", ["6:2: a key must be a text, not nothing"]),

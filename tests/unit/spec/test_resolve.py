@@ -249,3 +249,16 @@ def test_importing_the_package_imports_no_parser(tmp_path: Path) -> None:
         "assert not heavy & set(sys.modules), sys.modules.keys()\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True, cwd=tmp_path)
+
+
+def test_sizes_that_follow_dims_have_one_spelling(root: Path) -> None:
+    dims = "{batch: {max: 4}, past: {max: 8}, seq: {max: 8, multiple_of: 2}}"
+    sizes = "[1+past, batch * 3, seq // 2, 'seq+past', 2*seq - 1, batch, past]"
+    (target,) = read(root, model(inputs=f"[{{shape: {sizes}}}]", dims=dims)).targets
+    (tensor,) = target.model.inputs
+    assert tensor.shape == ("past + 1", "3*batch", "seq//2", "past + seq", "2*seq - 1", "batch", "past")
+
+
+def test_a_dim_may_be_named_in_a_sum_alone(root: Path) -> None:
+    (target,) = read(root, model(inputs="[{shape: [past + 1]}]", dims="{past: {max: 8}}")).targets
+    assert target.model.inputs[0].shape == ("past + 1",)
