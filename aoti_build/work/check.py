@@ -259,28 +259,31 @@ def _lossy(losses: Sequence[Mapping[str, Any]], target: Target, log: Path) -> Bu
 
 
 def _failed(checked: Mapping[str, Any], log: Path, found: str | None) -> BuildError:
-    failures = [
-        f"{case['name']} inputs: {output['name']}: {output['why']}"
-        for case in checked["cases"]
-        for output in case["outputs"]
-        if not output["ok"]
-    ]
+    failed = [(case["name"], output) for case in checked["cases"] for output in case["outputs"] if not output["ok"]]
+    failures = [f"{case} inputs: {output['name']}: {output['why']}" for case, output in failed]
     more = len(failures) - _MOST_SAID
     if more > 0:
         failures = [*failures[:_MOST_SAID], f"and {more} more"]
     return BuildError(
         "the compiled artifact does not do what the model does in eager mode, so it was not published",
         cause="\n".join([*failures, *([found] if found else [])]),
-        hint=_hint(checked),
+        hint=_advice([output for _, output in failed]),
         log=log,
     )
 
 
-def _hint(checked: Mapping[str, Any]) -> str:
-    outputs = [output for case in checked["cases"] for output in case["outputs"] if not output["ok"]]
-    if outputs and all("eager_nan" in output for output in outputs):
+def _advice(failed: Sequence[Mapping[str, Any]]) -> str:
+    """The next step after outputs that `failed`: a tolerance is of no use where it is not the size of a number."""
+    if failed and all("eager_nan" in output for output in failed):
         return (
             "this is no fault of the compiler: draw masks that leave something of each row, `probability: 1` for a "
             "bool input, or make the mask in an inputs callable"
+        )
+    if not all({"mismatched", "agreement", "iou"} & output.keys() for output in failed):
+        return "no tolerance allows this: the compiled code is at fault, and the log says more than fits here"
+    if any("NaN or infinity" in output["why"] for output in failed):
+        return (
+            "no tolerance allows this: give inputs that the model is made for (`low` and `high`, or a callable); "
+            "a mask that hides a whole row, for one, is NaN in some of eager's attention and not in compiled code"
         )
     return "set `tolerance` for this model if differences of this size are expected; else this is a compiler fault"

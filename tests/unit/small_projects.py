@@ -74,7 +74,15 @@ FAILED_CASE = {
     "sizes": {},
     "seed": 0,
     "outputs": [
-        {"name": "output", "ok": False, "max_abs": 0.5, "rmse": 0.25, "atol": 1e-4, "why": "7 of 8 values differ"}
+        {
+            "name": "output",
+            "ok": False,
+            "max_abs": 0.5,
+            "rmse": 0.25,
+            "atol": 1e-4,
+            "mismatched": 7,
+            "why": "7 of 8 values differ",
+        }
     ],
 }
 

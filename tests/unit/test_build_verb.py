@@ -91,6 +91,29 @@ def test_a_failed_check_is_not_published(project: Project, fake_worker: FakeWork
     assert "small/cpu" in str(report.outcomes[0].error)
 
 
+@pytest.mark.parametrize(
+    ("output", "advice"),
+    [
+        ({"mismatched": 7, "why": "7 of 8 values differ by more than atol 1e-06, rtol 1e-06"}, "set `tolerance`"),
+        ({"agreement": 0.5, "why": "agreement 0.5 is less than 0.9"}, "set `tolerance`"),
+        ({"mismatched": 7, "why": "7 of 8 values differ, 7 of them NaN or infinity in one only"}, "hides a whole row"),
+        ({"mismatched": 0, "why": "NaN or infinity is not where eager has it"}, "hides a whole row"),
+        ({"why": "2 outputs, expected 3"}, "no tolerance allows this"),
+        ({"why": "shape [2, 3], expected [2, 4]"}, "no tolerance allows this"),
+        ({"why": "the package refused inputs of its range: input_handles[0]"}, "no tolerance allows this"),
+    ],
+)
+def test_the_advice_fits_what_failed(
+    project: Project, fake_worker: FakeWorker, output: dict[str, object], advice: str
+) -> None:
+    failed = {**FAILED_CASE, "outputs": [{"name": "output", "ok": False, **output}]}
+    fake_worker.answers["check"] = {"passed": False, "cases": [failed]}
+    error = run(project).outcomes[0].error
+    assert error is not None
+    assert advice in str(error.hint)
+    assert ("set `tolerance`" in str(error.hint)) == (advice == "set `tolerance`")
+
+
 def test_a_failed_check_keeps_the_old_artifact(project: Project, fake_worker: FakeWorker) -> None:
     run(project)
     before = contents(directory(project))

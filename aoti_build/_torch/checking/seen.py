@@ -18,16 +18,17 @@ from aoti_build.errors import BuildError
 
 @dataclass(frozen=True)
 class FirstCalls:
-    """What a first call `seen` to change, and whether a second one with the same inputs gave the same, as far as that
-    was asked."""
+    """What a first call was `seen` to change, and whether a second one with the same inputs gave the same: right after
+    the first, or from the same state if the first changed any."""
 
     seen: Seen
     repeatable: bool
 
     def refuse_hidden_state(self, writes: Writes) -> None:
-        """Raise `BuildError` if a model that writes into nothing answers differently the second time: an artifact would
-        answer as the first time for ever."""
-        if self.repeatable or writes.buffers or writes.inputs:
+        """Raise `BuildError` if a model answers differently the second time although nothing that it is seen to write
+        into explains that: an artifact would answer as the first time for ever."""
+        unseen = not (self.seen.buffers or self.seen.positions) and (writes.buffers or writes.inputs)
+        if self.repeatable or unseen:
             return
         raise BuildError(
             "the model answers the same inputs differently when it is called again",
@@ -37,7 +38,7 @@ class FirstCalls:
 
 
 def first_calls(module: nn.Module, call: Call) -> FirstCalls:
-    """Call the model once or twice. Its state is afterwards as it was. Raises `BuildError` if it fails."""
+    """Call the model twice. Its state is afterwards as it was. Raises `BuildError` if it fails."""
     given = call.clone()
     with kept_state(module):
         before = {name: value.detach().clone() for name, value in _buffers(module).items()}
@@ -51,7 +52,10 @@ def first_calls(module: nn.Module, call: Call) -> FirstCalls:
         buffers = {name for name, value in before.items() if name in after and _changed(value, after[name])}
         pairs = enumerate(zip(call.tensors(), given.tensors(), strict=True))
         positions = {at for at, (old, new) in pairs if _changed(old, new)}
-        repeatable = bool(buffers or positions) or _answers_again(module, call, answers)
+        repeatable = not (buffers or positions) and _answers_again(module, call, answers)
+    if buffers or positions:
+        with kept_state(module):
+            repeatable = _answers_again(module, call, answers)
     return FirstCalls(Seen(frozenset(positions), frozenset(buffers)), repeatable)
 
 

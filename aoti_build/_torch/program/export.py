@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -31,13 +30,13 @@ from aoti_build._torch.program.dims import (
     spelt,
 )
 from aoti_build._torch.program.inputs import Call
+from aoti_build._torch.program.refusals import comparisons, refused
 from aoti_build._torch.program.structure import give_keys, leaf_names, shapes_like
 from aoti_build._torch.program.writes import Seen, writes_of
 from aoti_build.errors import BuildError
 from aoti_build.sizes import Size
 from aoti_build.spec.project import Dim
 
-_CAUSE_LINES = 30
 # Numbers that follow from sizes, or from data.
 _SYMBOLIC = (torch.SymInt, torch.SymFloat, torch.SymBool)
 
@@ -52,7 +51,7 @@ def export(module: torch.nn.Module, call: Call, dims: tuple[Dim, ...], axes: lis
     sizes = ExportSizes(dims, axes)
     shapes = _dynamic_shapes(module, call, sizes) if dims else None
     try:
-        with sizes.asserted(module, call):
+        with comparisons() as compared, sizes.asserted(module, call):
             try:
                 return _exported(module, call, shapes)
             except Exception:
@@ -61,12 +60,7 @@ def export(module: torch.nn.Module, call: Call, dims: tuple[Dim, ...], axes: lis
                 _counted.least = 2  # torch's own: a graph that goes on with such a size may not allow 0 and 1
                 return _exported(module, call, shapes)
     except Exception as error:  # torch.export raises some twenty types, and the model's own
-        raise BuildError(
-            "the model cannot be exported",
-            where=where,
-            cause=_export_cause(error),
-            hint=_export_hint(str(error)),
-        ) from error
+        raise refused(error, where, compared) from error
 
 
 def _exported(module: torch.nn.Module, call: Call, shapes: Any) -> ExportedProgram:
@@ -355,26 +349,3 @@ def _describe(name: str, leaf: Any, value: Any, named: dict[Any, Any]) -> dict[s
 
 def _size(size: Any, named: dict[Any, Any]) -> int | str:
     return spelt(size.node.expr.subs(named)) if isinstance(size, torch.SymInt) else int(size)
-
-
-# Lines of torch's messages about its own logging, which the log is for.
-_NOISE = re.compile(r"^\s*(For (more|extended|C\+\+)|If you suspect the guard|The error above occurred when calling)")
-
-
-def _export_cause(error: Exception) -> str:
-    """The part of torch's message that a user can act on: the head, and "Suggested fixes" if there are any."""
-    text = re.sub(r"\x1b\[[0-9;]*m", "", f"{type(error).__name__}: {error}").strip()
-    lines = [line for line in text.splitlines() if line.strip() and not _NOISE.match(line)]
-    suggested = next((index for index, line in enumerate(lines) if "Suggested fix" in line), None)
-    shown = lines[:_CAUSE_LINES]
-    if suggested is not None and suggested >= _CAUSE_LINES:
-        shown = [*shown[: _CAUSE_LINES // 2], "...", *lines[suggested : suggested + _CAUSE_LINES]]
-    return "\n".join(shown)
-
-
-def _export_hint(text: str) -> str:
-    if "Suggested fix" in text:
-        return "apply the suggested fix to the dims in models.yaml (`b = a` means: one dim for both)"
-    if "data-dependent" in text:
-        return "the model branches on a tensor's values: use torch.where or torch.cond there"
-    return "the log has the whole traceback"

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from aoti_build._torch.program.quantised import in_eval_mode, subclassed
+from aoti_build._torch.program.refusals import refuse_scripted
 from aoti_build.errors import UsageError
 from aoti_build.files import require_regular
 from aoti_build.spec.project import Source
@@ -87,6 +88,7 @@ def make_module(factory: Callable[..., Any], kwargs: Mapping[str, Any], seed: in
         raise UsageError("the factory raised", where=where, cause=_last_line(error)) from error
     if not isinstance(module, torch.nn.Module):
         raise UsageError(f"the factory returned {type(module).__name__}, not an nn.Module", where=where)
+    refuse_scripted(module, where)
     return in_eval_mode(module).requires_grad_(False)
 
 
