@@ -103,7 +103,13 @@ def spec_parts(target: Target) -> dict[str, Any]:
     if order := _key_order(model.kwargs):
         parts[_KWARGS_ORDER] = order  # a factory with **kwargs sees it
     if model.weights is not None:
-        parts["weights"] = model.weights
+        parts["weights"] = model.weights.file
+        said = asdict(model.weights)
+        parts.update({f"weights.{field}": _json(value) for field, value in said.items() if value and field != "file"})
+    if model.method is not None:
+        parts["method"] = model.method
+    if model.strict:
+        parts["strict"] = True
     for dim in model.dims:
         parts.update({f"dims.{dim.name}.{field}": value for field, value in asdict(dim).items() if field != "name"})
     if not isinstance(model.inputs, tuple):
@@ -120,6 +126,11 @@ def spec_parts(target: Target) -> dict[str, Any]:
         if target.has_floor:
             parts["cuda.arch"] = target.floor
     return parts
+
+
+def _json(value: Any) -> Any:
+    """Tuples as lists, which they are after a manifest was read."""
+    return [_json(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def _key_order(value: Any) -> list[Any]:

@@ -29,6 +29,7 @@ from aoti_build.spec.project import (
     Target,
     TensorInput,
     Tolerance,
+    Weights,
 )
 
 
@@ -69,6 +70,7 @@ def target_from_json(
         source=_source(parts["source"]),
         inputs=_inputs(parts["inputs"], {dim.name for dim in dims}),
         files=tuple(parts["files"]),
+        weights=_weights(parts["weights"]),
         dims=dims,
         tolerance=_tolerance(parts["tolerance"]),
         cuda=CudaOptions(**parts["cuda"]),
@@ -122,6 +124,15 @@ _IMAGE = table(
         "classes": or_none(_PATH),
     }
 )
+_WEIGHTS = table(
+    {
+        "file": _by(rules.weights_path),
+        "key": or_none(fields.text),
+        "prefix": or_none(fields.text),
+        "rename": fields.list_of(fields.list_of(fields.text)),
+        "ignore": fields.list_of(fields.text),
+    }
+)
 _TARGET = table(
     {
         "model": table(
@@ -131,7 +142,9 @@ _TARGET = table(
                 "inputs": fields.either(fields.list_of(_TENSOR), _SOURCE),
                 "kwargs": table_of(fields.anything, fields.anything),
                 "seed": whole(),
-                "weights": or_none(_by(rules.weights_path)),
+                "method": or_none(_by(rules.identifier)),
+                "strict": flag,
+                "weights": or_none(_WEIGHTS),
                 "files": fields.list_of(_PATH),
                 "dims": fields.list_of(_DIM),
                 "tolerance": table(
@@ -178,6 +191,13 @@ def _tolerance(record: Mapping[str, Any]) -> Tolerance:
         name: _ruled(OutputTolerance(**bounds), rules.bound_complaints) for name, bounds in record["outputs"].items()
     }
     return Tolerance(record["atol"], record["rtol"], outputs)
+
+
+def _weights(record: Mapping[str, Any] | None) -> Weights | None:
+    if record is None:
+        return None
+    rename = tuple((old, new) for old, new in record["rename"])
+    return Weights(**{**record, "rename": rename, "ignore": tuple(record["ignore"])})
 
 
 def _image(record: Mapping[str, Any] | None) -> Image | Source | None:

@@ -211,6 +211,7 @@ def places(project: Project, target: Target) -> dict[str, str]:
         "source": ("source",),
         "kwargs": ("kwargs", "source"),
         "weights": ("weights",),
+        "method": ("method",),
         "inputs": ("inputs",),
         "inductor_configs": ("inductor_configs",),
     }

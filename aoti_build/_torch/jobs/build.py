@@ -51,7 +51,9 @@ from aoti_build._torch.program.export import (
 )
 from aoti_build._torch.program.graph import graph_digest, listed_weights, state_digest, uses_own_code
 from aoti_build._torch.program.inputs import Axes, Call, Make, dynamic_axes, from_callable, from_shapes
-from aoti_build._torch.program.model import load_callable, load_weights, make_module
+from aoti_build._torch.program.method import with_method
+from aoti_build._torch.program.model import load_callable, make_module
+from aoti_build._torch.program.weights import load_weights
 from aoti_build._torch.program.writes import Writes, functional_form, observed_names
 from aoti_build.digests import digest_json
 from aoti_build.errors import BuildError
@@ -106,7 +108,8 @@ def build(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
     with sizes_of_one(dims), whole_ranges():
         with events.phase("export"):
             try:
-                program = export(prepared.module, prepared.example, dims, prepared.axes, where["inputs"])
+                strict = target.model.strict
+                program = export(prepared.module, prepared.example, dims, prepared.axes, where["inputs"], strict=strict)
             except BuildError:
                 # If the model fails by itself, that says more than the export's words for it.
                 reference("example", prepared.subject(Writes()), prepared.example)
@@ -216,7 +219,9 @@ def prepare(model: Model, device: str, root: Path, where: Mapping[str, str]) -> 
     factory = load_callable(model.source, root, where["source"])
     module = make_module(factory, model.kwargs, model.seed, where["kwargs"])
     if model.weights is not None:
-        load_weights(module, root / model.weights, where["weights"])
+        load_weights(module, model.weights, root, where["weights"])
+    if model.method is not None:
+        module = with_method(module, model.method, where["method"])
     if isinstance(model.inputs, Source):
         make = from_callable(load_callable(model.inputs, root, where["inputs"]), where["inputs"])
     else:

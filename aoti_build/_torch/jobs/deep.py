@@ -79,7 +79,8 @@ def deep(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
         prepared = prepare(target.model, target.device, Path(job["root"]), job["where"])
     with sizes_of_one(dims), whole_ranges():
         with events.phase("export"):
-            program = export(prepared.module, prepared.example, dims, prepared.axes, job["where"]["inputs"])
+            where, strict = job["where"]["inputs"], target.model.strict
+            program = export(prepared.module, prepared.example, dims, prepared.axes, where, strict=strict)
         if job["model"] and job["alignment"]:
             with events.phase("deep: weights"):
                 wrong = _wrong_weights(Path(job["model"]), program, job["alignment"])

@@ -1,6 +1,6 @@
 """torch.export with the dims of models.yaml, and the proof that the exported program has exactly those ranges.
 
-`strict=False` is pinned (strict and non-strict graphs differ), and so is
+The mode is the one that models.yaml says (strict and non-strict graphs differ), not torch's default. Pinned is
 `prefer_deferred_runtime_asserts_over_guards=True`: without it guards such as ``size % 8 == 0`` are dropped silently and
 the artifact gives garbage for sizes that break them.
 """
@@ -29,7 +29,15 @@ from aoti_build.spec.project import Dim
 _CAUSE_LINES = 30
 
 
-def export(module: torch.nn.Module, call: Call, dims: tuple[Dim, ...], axes: list[Axes], where: str) -> ExportedProgram:
+def export(
+    module: torch.nn.Module,
+    call: Call,
+    dims: tuple[Dim, ...],
+    axes: list[Axes],
+    where: str,
+    *,
+    strict: bool = False,
+) -> ExportedProgram:
     """The exported program of `module` for `call`, dynamic along `axes` (per leaf of the call: axis -> dim's name).
 
     Raises:
@@ -43,7 +51,7 @@ def export(module: torch.nn.Module, call: Call, dims: tuple[Dim, ...], axes: lis
                 call.args,
                 call.kwargs,
                 dynamic_shapes=_dynamic_shapes(module, call, dims, axes) if dims else None,
-                strict=False,
+                strict=strict,
                 prefer_deferred_runtime_asserts_over_guards=True,
             )
     except Exception as error:  # torch.export raises some twenty types, and the model's own
