@@ -53,12 +53,13 @@ from aoti_build._torch.program.graph import graph_digest, listed_weights, state_
 from aoti_build._torch.program.inputs import Axes, Call, Make, dynamic_axes, from_callable, from_shapes
 from aoti_build._torch.program.method import with_method
 from aoti_build._torch.program.model import load_callable, make_module
+from aoti_build._torch.program.walk import UnknownPart
 from aoti_build._torch.program.weights import load_weights
 from aoti_build._torch.program.writes import Writes, functional_form, observed_names
 from aoti_build.digests import digest_json
 from aoti_build.errors import BuildError
 from aoti_build.files import lock
-from aoti_build.fingerprint import KEY_VERSION, declared_files
+from aoti_build.fingerprint import KEY_VERSION, declared_files, spec_parts
 from aoti_build.manifest import GOLDEN, KEY_METADATA, MODEL
 from aoti_build.spec.project import Dim, Model, Source
 from aoti_build.spec.records import target_from_json
@@ -81,7 +82,7 @@ class Prepared:
 
 
 def build(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
-    """Returns: key, graph_key, golden_kept, weights, signature, sources, distributions, modules,
+    """Returns: key, graph_key, undigested (if so), golden_kept, weights, signature, sources, distributions, modules,
     variables, seconds.
 
     Asks the parent once, with key and graph_key. The answer's `action` is "take" (the store has this very package),
@@ -128,7 +129,7 @@ def build(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
                 "variables": discovery.variables(),
             }
             made: dict[str, Any] = {
-                **_keys(program, options, job, used if uses_own_code(program) or own_passes() else {}),
+                **_keys(program, options, job, used),
                 "signature": {**described, "weights": listed_weights(program)},
                 **used,
             }
@@ -190,28 +191,40 @@ def _compiled(
         _compile(program, package, {**told, "aot_inductor.metadata": {KEY_METADATA: made["key"]}})
     if setting := binds_weights(options):
         return {"apart": False, "why": f"inductor's {setting} is on"}
+    if "undigested" in made:
+        return {"apart": False, "why": made["undigested"]}
     return separate(package, *state)
 
 
 def _keys(
-    program: ExportedProgram, options: Mapping[str, Any], job: Mapping[str, Any], own_code: Mapping[str, Any]
+    program: ExportedProgram, options: Mapping[str, Any], job: Mapping[str, Any], used: Mapping[str, Any]
 ) -> dict[str, str]:
     """The graph key (what compiled code depends on) and the artifact key (that and the weights).
 
-    `own_code` are the files and distributions used, where the graph only names code of theirs.
+    `used` are the files and distributions: they count where the graph only names code of theirs, and where there is no
+    digest of the graph; why is then said as `undigested`.
     """
+    own_code = used if uses_own_code(program) or own_passes() else {}
     environment = {name: value for name, value in job["environment"].items() if name not in ENVIRONMENT_OF_SOURCES}
+    keys = {}
+    try:
+        graph: Any = graph_digest(program)
+    except UnknownPart as unknown:
+        # The same sources make the same graph. Among them are the weights: no other weights share this code.
+        graph = {"spec": spec_parts(target_from_json(job["target"])), **used}
+        keys["undigested"] = f"the graph has no digest, since it has {unknown}"
     graph_key = digest_json(
         {
             "key_version": KEY_VERSION,
-            "graph": graph_digest(program),
+            "graph": graph,
             "settings": {**resolved_settings(options), **floor_settings(job["floor_patches"])},
             "own_code": own_code,
             "toolchain": job["toolchain"],
             "environment": environment,
         }
     )
-    return {"graph_key": graph_key, "key": digest_json({"graph_key": graph_key, "weights": state_digest(program)})}
+    key = digest_json({"graph_key": graph_key, "weights": state_digest(program)})
+    return {**keys, "graph_key": graph_key, "key": key}
 
 
 def prepare(model: Model, device: str, root: Path, where: Mapping[str, str]) -> Prepared:
@@ -241,10 +254,12 @@ def _unwritten(program: ExportedProgram) -> Iterator[None]:
     before = {name: value._version for name, value in watched.items()}
     yield
     if written := [name for name, value in watched.items() if value._version != before[name]]:
-        raise BuildError(
-            f"the model writes into {', '.join(written[:3])} when it is called",
-            hint="what changes from call to call must be a buffer (register_buffer); parameters must stay as they are",
-        )
+        hint = "what changes from call to call must be a buffer (register_buffer); parameters must stay as they are"
+        if any(name.rpartition(".")[2].startswith("lifted_tensor_") for name in written):
+            # torch's name for a tensor that is reached by another way than as the module's buffer.
+            hint += "; if it is one already, and is used by another reference (Hugging Face's static cache), set "
+            hint += "`strict: true` for this model"
+        raise BuildError(f"the model writes into {', '.join(written[:3])} when it is called", hint=hint)
 
 
 @contextlib.contextmanager
