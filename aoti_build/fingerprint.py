@@ -125,7 +125,13 @@ def spec_parts(target: Target) -> dict[str, Any]:
 def _optional_parts(model: Model) -> dict[str, Any]:
     """What only some models say. A key that models.yaml does not have is no part: a new one changes no other model."""
     parts: dict[str, Any] = {}
-    for field in ("weights", "dtype", "outputs"):
+    if model.weights is not None:
+        parts["weights"] = model.weights.file
+        said = asdict(model.weights)
+        parts.update({f"weights.{field}": _json(value) for field, value in said.items() if value and field != "file"})
+    if model.strict:
+        parts["strict"] = True
+    for field in ("dtype", "method", "outputs"):
         value = getattr(model, field)
         if value is not None:
             parts[field] = value
@@ -144,6 +150,11 @@ def _input_parts(entry: TensorInput | ConstantInput) -> dict[str, Any]:
     if fields.get("probability") is None:
         fields.pop("probability", None)
     return fields
+
+
+def _json(value: Any) -> Any:
+    """Tuples as lists, which they are after a manifest was read."""
+    return [_json(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def _key_order(value: Any) -> list[Any]:

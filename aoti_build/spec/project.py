@@ -139,6 +139,22 @@ class Baseline:
 
 
 @dataclass(frozen=True)
+class Weights:
+    """Where a model's weights are, and how the names in there become the model's.
+
+    `file` is relative to the directory of models.yaml, which it may leave, absolute, or below ``~/``; in its plainest
+    form. `key` is the dotted way to the state dict in a checkpoint. Names with `prefix` are taken, without it; then the
+    first pair of `rename` that fits is applied; names that fit a pattern of `ignore` are not loaded.
+    """
+
+    file: str
+    key: str | None = None
+    prefix: str | None = None
+    rename: tuple[tuple[str, str], ...] = ()
+    ignore: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Model:
     """One entry of ``models:``. `inputs` is a tuple of tensors and constants, or the callable that makes them."""
 
@@ -147,7 +163,11 @@ class Model:
     inputs: Inputs | Source
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
-    weights: str | None = None
+    # The method that is compiled in place of forward.
+    method: str | None = None
+    # Whether torch.export runs in its strict mode.
+    strict: bool = False
+    weights: Weights | None = None
     # Further files that the model depends on, relative to models.yaml.
     files: tuple[str, ...] = ()
     dims: tuple[Dim, ...] = ()

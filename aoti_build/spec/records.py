@@ -32,6 +32,7 @@ from aoti_build.spec.project import (
     Target,
     TensorInput,
     Tolerance,
+    Weights,
 )
 
 
@@ -73,6 +74,7 @@ def target_from_json(
         inputs=_inputs(parts["inputs"], {dim.name: dim for dim in dims}),
         files=tuple(parts["files"]),
         imports=tuple(parts["imports"]),
+        weights=_weights(parts["weights"]),
         dims=dims,
         tolerance=_tolerance(parts["tolerance"]),
         cuda=CudaOptions(**parts["cuda"]),
@@ -136,6 +138,15 @@ _IMAGE = table(
     }
 )
 _BASELINE = table({"source": _SOURCE, "kwargs": table_of(fields.anything, fields.anything), "limit": _BOUND})
+_WEIGHTS = table(
+    {
+        "file": _by(rules.weights_path),
+        "key": or_none(fields.text),
+        "prefix": or_none(fields.text),
+        "rename": fields.list_of(fields.list_of(fields.text)),
+        "ignore": fields.list_of(fields.text),
+    }
+)
 _TARGET = table(
     {
         "model": table(
@@ -145,7 +156,9 @@ _TARGET = table(
                 "inputs": fields.either(fields.list_of(_input), _SOURCE),
                 "kwargs": table_of(fields.anything, fields.anything),
                 "seed": whole(),
-                "weights": or_none(_by(rules.weights_path)),
+                "method": or_none(_by(rules.identifier)),
+                "strict": flag,
+                "weights": or_none(_WEIGHTS),
                 "files": fields.list_of(_PATH),
                 "imports": fields.list_of(fields.module_name),
                 "outputs": one_of(None, "dict"),
@@ -208,6 +221,13 @@ def _tolerance(record: Mapping[str, Any]) -> Tolerance:
         name: _ruled(OutputTolerance(**bounds), rules.bound_complaints) for name, bounds in record["outputs"].items()
     }
     return Tolerance(record["atol"], record["rtol"], outputs)
+
+
+def _weights(record: Mapping[str, Any] | None) -> Weights | None:
+    if record is None:
+        return None
+    rename = tuple((old, new) for old, new in record["rename"])
+    return Weights(**{**record, "rename": rename, "ignore": tuple(record["ignore"])})
 
 
 def _image(record: Mapping[str, Any] | None) -> Image | Source | None:

@@ -34,6 +34,7 @@ from aoti_build.spec.project import (
     Target,
     TensorInput,
     Tolerance,
+    Weights,
 )
 from aoti_build.spec.records import with_digest
 from aoti_build.spec.wording import did_you_mean, nearest, sentence, shown, unknown
@@ -46,7 +47,7 @@ Presets = Mapping[str, Mapping[str, Any]]
 FLOOR_FIELDS = {"cpu": "isa", "cuda": "arch"}
 MODEL_FIELDS = (
     "source", "kwargs", "seed", "weights", "files", "inputs", "devices", "inductor_configs", "tolerance", "cpu", "cuda",
-    "golden", "image", "imports", "outputs", "dtype", "baseline",
+    "golden", "image", "imports", "outputs", "dtype", "baseline", "method", "strict",
 )  # fmt: skip
 
 
@@ -219,6 +220,8 @@ class _Resolver:
             inputs=inputs,
             kwargs=self._json((*at, "kwargs")),
             seed=self.get((*at, "seed"), 0),
+            method=self.get((*at, "method")),
+            strict=self.get((*at, "strict"), False),
             weights=self._weights((*at, "weights")),
             files=self._files((*at, "files")),
             dims=dims,
@@ -283,9 +286,17 @@ class _Resolver:
     def _source(self, path: Where) -> Source:
         return self._parsed(path, rules.parse_source) or Source("stand_in", module="stand_in")
 
-    def _weights(self, path: Where) -> str | None:
-        weights: str | None = self._parsed(path, rules.weights_path)
-        return weights
+    def _weights(self, path: Where) -> Weights | None:
+        if isinstance(self.get(path), str):
+            file = self._parsed(path, rules.weights_path)
+            return Weights(file) if file else None
+        wire = self.read(schema.Weights, path)
+        if wire is None:
+            return None
+        for field, text in rules.weights_complaints(wire):
+            self.add((*path, *field.split(".", 1)), text)
+        file = self._parsed((*path, "file"), rules.weights_path) or "stand_in.pt"
+        return Weights(file, wire.key, wire.prefix, tuple(wire.rename.items()), tuple(wire.ignore))
 
     def _files(self, path: Where) -> tuple[str, ...]:
         names = self.get(path, [])
@@ -419,7 +430,7 @@ class _Resolver:
     def _positions(self, at: Where) -> dict[str, Position]:
         """Where the parts of a model stand, for errors found after parsing."""
         paths: dict[str, Where] = {"": at, **{field: (*at, field) for field in MODEL_FIELDS}}
-        for field in ("inputs", "dims", "files", "imports"):
+        for field in ("inputs", "dims", "files", "imports", "weights"):
             value = self.get((*at, field))
             parts = value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ()
             paths.update({f"{field}.{part}": (*at, field, part) for part in parts})

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 Complaints = Iterator[tuple[str, str]]
 
-WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth")
+INDEX_SUFFIXES = (".safetensors.index.json", ".bin.index.json")
+WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", *INDEX_SUFFIXES)
 INTEGER_RANGES = {
     "int8": (-(2**7), 2**7),
     "int16": (-(2**15), 2**15),
@@ -159,12 +160,7 @@ def _split_hint(text: str) -> str:
 
 def project_path(text: str) -> str:
     """A path below the directory of models.yaml, in its plainest form."""
-    if "\\" in text:
-        raise RefusedError(f"the path {shown(text)} has backslashes; use '/'")
-    if "\0" in text:
-        raise RefusedError(f"the path {shown(text)} has a character that no path can have")
-    if len(text) > MAX_PATH or any(len(part) > MAX_DIRECTORY_NAME for part in text.split("/")):
-        raise RefusedError(f"the path {shown(text)} is longer than a file system takes")
+    _refuse_no_path(text)
     if text.startswith(("/", "~")) or re.match("[A-Za-z]:", text):
         raise RefusedError(f"the path {shown(text)} is absolute; write it relative to models.yaml")
     path = posixpath.normpath(text)
@@ -173,11 +169,36 @@ def project_path(text: str) -> str:
     return path
 
 
+def _refuse_no_path(text: str) -> None:
+    if "\\" in text:
+        raise RefusedError(f"the path {shown(text)} has backslashes; use '/'")
+    if "\0" in text:
+        raise RefusedError(f"the path {shown(text)} has a character that no path can have")
+    if len(text) > MAX_PATH or any(len(part) > MAX_DIRECTORY_NAME for part in text.split("/")):
+        raise RefusedError(f"the path {shown(text)} is longer than a file system takes")
+
+
 def weights_path(text: str) -> str:
-    """The path of a file of weights."""
+    """The path of a file of weights, in its plainest form. It may lie outside the project: weights are large, and
+    several projects share them."""
     if not text.endswith(WEIGHT_SUFFIXES):
         raise RefusedError(f"weights are read from {', '.join(WEIGHT_SUFFIXES)} files, not from {shown(text)}")
-    return project_path(text)
+    _refuse_no_path(text)
+    if text.startswith("~") and not text.startswith("~/"):
+        raise RefusedError(f"the path {shown(text)} names another user's home; write it in full")
+    # Two slashes at the beginning mean something of their own in POSIX; nobody means that here.
+    return posixpath.normpath(re.sub("^/+", "/", text))
+
+
+def weights_complaints(weights: schema.Weights) -> Complaints:
+    """What is wrong with the rules of a file of weights."""
+    if weights.key is not None and ".safetensors" in weights.file:
+        yield "key", "a safetensors file has names and no keys; `prefix` chooses the names that begin with something"
+    for old, new in weights.rename.items():
+        if old.count("*") != new.count("*"):
+            counts = f"{shown(old)} has {old.count('*')} * and {shown(new)} has {new.count('*')}"
+            text = f"{counts}; each * stands for one text"
+            yield f"rename.{old}", text
 
 
 def size_in_bytes(text: str) -> int:

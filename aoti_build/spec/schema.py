@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -33,6 +34,7 @@ EDITION = 1
 SOURCE = r"^[^:]+:[^:]+$"
 # As an editor reads patterns.
 NAME, OPTION = f"^{fields.NAME}$", f"^{rules.OPTION}$"
+WEIGHTS = f"({'|'.join(re.escape(suffix) for suffix in rules.WEIGHT_SUFFIXES)})$"
 ARCH, SIZE = f"^{rules.ARCH}$", f"^{rules.SIZE}$"
 
 Device = Literal["cpu", "cuda"]
@@ -276,6 +278,10 @@ ModelPresets = Annotated[
 ]
 
 
+NotEmpty = Annotated[str, Field(min_length=1)]
+WeightsFile = Annotated[str, Field(json_schema_extra={"pattern": WEIGHTS})]
+
+
 ImageField = Annotated[
     Annotated[SourceText, Tag("<text>")] | Annotated[Image, Tag("<mapping>")], _kind(text=str, mapping=dict)
 ]
@@ -283,6 +289,34 @@ ImageField = Annotated[
 
 BaselineField = Annotated[
     Annotated[SourceText, Tag("<text>")] | Annotated[Baseline, Tag("<mapping>")], _kind(text=str, mapping=dict)
+]
+
+
+class Weights(Wire):
+    """Where the weights are, and how the names in the file become the model's."""
+
+    file: WeightsFile = Field(description="The file, as `weights` names it when it is a text.")
+    key: NotEmpty | None = Field(
+        default=None,
+        description="Where the state dict is in a checkpoint: `model`, or `state.model` for one inside another.",
+    )
+    prefix: NotEmpty | None = Field(
+        default=None, description="Names that begin with this are the model's, without it; others are not loaded."
+    )
+    rename: dict[str, str] = Field(
+        default={},
+        description="What names begin with, and what they begin with in the model. With a * on both sides: whole "
+        "names, in which * stands for any text. The first rule that fits a name is applied.",
+    )
+    ignore: list[NotEmpty] = Field(
+        default=[],
+        description="Names, or patterns with *, that are not loaded: what the file has more, and what the model keeps "
+        "as the callable made it.",
+    )
+
+
+WeightsField = Annotated[
+    Annotated[WeightsFile, Tag("<text>")] | Annotated[Weights, Tag("<mapping>")], _kind(text=str, mapping=dict)
 ]
 
 
@@ -299,11 +333,16 @@ class Model(Wire):
     )
     kwargs: dict[str, Any] = Field(default={}, description="Keyword arguments of the callable in source.")
     seed: int = Field(default=0, ge=0, le=MAX_INT, description="The seed of random initial weights.")
-    weights: str | None = Field(
+    method: Identifier | None = Field(default=None, description="The method to compile in place of forward.")
+    strict: bool = Field(
+        default=False,
+        description="Whether torch.export runs in its strict mode, which reads the model's Python code instead of "
+        "running it. Some models need it.",
+    )
+    weights: WeightsField | None = Field(
         default=None,
-        description="A file of weights, relative to models.yaml: .safetensors, or .pt and .pth, which are read with "
-        "weights_only=True.",
-        json_schema_extra={"pattern": r"\.(safetensors|pt|pth)$"},
+        description="A file of weights: .safetensors, or .pt, .pth, .bin and .ckpt, which are read with "
+        "weights_only=True; or the .index.json of several. A mapping says more of it.",
     )
     files: list[str] = Field(
         default=[],
@@ -373,6 +412,7 @@ WIRE_TYPES: dict[tuple[str, ...], type[Wire]] = {
     ("models", "*", "tolerance", "outputs", "*"): OutputTolerance,
     ("models", "*", "cuda"): Cuda,
     ("models", "*", "golden"): Golden,
+    ("models", "*", "weights"): Weights,
     ("models", "*", "image"): Image,
     ("models", "*", "cpu"): Cpu,
     ("models", "*", "baseline"): Baseline,

@@ -222,6 +222,7 @@ def places(project: Project, target: Target) -> dict[str, str]:
         "source": ("source",),
         "kwargs": ("kwargs", "source"),
         "weights": ("weights",),
+        "method": ("method",),
         "inputs": ("inputs",),
         "dtype": ("dtype",),
         "baseline": ("baseline",),

@@ -19,7 +19,9 @@ from torch import Tensor, nn
 from aoti_build._torch.checking.golden import as_float64
 from aoti_build._torch.checking.reference import Subject, case_sequences, references
 from aoti_build._torch.program.inputs import Call, pytree_map
-from aoti_build._torch.program.model import load_callable, load_weights, make_module
+from aoti_build._torch.program.method import with_method
+from aoti_build._torch.program.model import load_callable, make_module
+from aoti_build._torch.program.weights import load_weights
 from aoti_build._torch.program.writes import Writes
 from aoti_build.errors import BuildError, UsageError
 from aoti_build.spec.project import Model
@@ -67,7 +69,9 @@ def _made(model: Model, device: str, root: Path, where: Mapping[str, str]) -> nn
     factory = load_callable(model.baseline.source, root, where["baseline"])
     module = make_module(factory, model.baseline.kwargs, model.seed, where["baseline"])
     if model.weights is not None:
-        load_weights(module, root / model.weights, where["baseline"])
+        load_weights(module, model.weights, root, where["baseline"])
+    if model.method is not None:
+        module = with_method(module, model.method, where["baseline"])
     return module.to(device)
 
 

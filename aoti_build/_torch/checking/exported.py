@@ -60,9 +60,15 @@ def _tracing(oblivious: bool) -> Iterator[None]:
 
 
 def exported(
-    subject: Subject, example: Call, dims: tuple[Dim, ...], axes: list[Axes], where: Mapping[str, str]
+    subject: Subject,
+    example: Call,
+    dims: tuple[Dim, ...],
+    axes: list[Axes],
+    where: Mapping[str, str],
+    *,
+    strict: bool = False,
 ) -> Exported:
-    """The exported program of the model for every declared size.
+    """The exported program of the model for every declared size, in torch.export's `strict` mode or not.
 
     Raises:
         BuildError: torch cannot export the model, or not for all of the sizes. Then the message says which size, and
@@ -72,7 +78,8 @@ def exported(
     for oblivious in (False, True):
         try:
             with _tracing(oblivious):
-                return _exported(subject, example, dims, axes, where, oblivious)
+                program = export(subject.module, example, dims, axes, where["inputs"], strict=strict)
+                return _for_all_sizes(program, subject, dims, axes, where, oblivious)
         except BuildError as error:
             refused = refused or error
         if not dims:
@@ -81,15 +88,14 @@ def exported(
     raise refused
 
 
-def _exported(
+def _for_all_sizes(
+    program: ExportedProgram,
     subject: Subject,
-    example: Call,
     dims: tuple[Dim, ...],
     axes: list[Axes],
     where: Mapping[str, str],
     oblivious: bool,
 ) -> Exported:
-    program = export(subject.module, example, dims, axes, where["inputs"])
     check_ranges(program, dims, axes, where, from_two=not oblivious)
     named = named_symbols(program, axes)
     special = lift_assertions(program, dims, named, where)

@@ -58,7 +58,8 @@ from aoti_build._torch.program.export import (
 )
 from aoti_build._torch.program.graph import called, graph_digest, listed_weights, state_digest, uses_own_code
 from aoti_build._torch.program.inputs import Call, Make, from_callable, from_shapes
-from aoti_build._torch.program.model import cast, import_declared, load_callable, load_weights, make_module
+from aoti_build._torch.program.method import with_method
+from aoti_build._torch.program.model import cast, import_declared, load_callable, make_module
 from aoti_build._torch.program.precision import computed_in
 from aoti_build._torch.program.quantised import is_quantised, taken_apart
 from aoti_build._torch.program.structure import (
@@ -67,11 +68,13 @@ from aoti_build._torch.program.structure import (
     register_named_tuples,
     with_plain_outputs,
 )
+from aoti_build._torch.program.walk import UnknownPart
+from aoti_build._torch.program.weights import load_weights
 from aoti_build._torch.program.writes import Writes, computed_of, functional_form, observed_names
 from aoti_build.digests import digest_json
 from aoti_build.errors import BuildError
 from aoti_build.files import lock
-from aoti_build.fingerprint import KEY_VERSION, declared_files
+from aoti_build.fingerprint import KEY_VERSION, declared_files, spec_parts
 from aoti_build.manifest import GOLDEN, KEY_METADATA, MODEL
 from aoti_build.spec.project import Dim, Model, Source
 from aoti_build.spec.records import target_from_json
@@ -88,6 +91,7 @@ class Prepared:
     axes: list[Axes]
     device: str
     dims: tuple[Dim, ...] = ()
+    strict: bool = False
 
     def subject(self, described: Mapping[str, Any] | None = None, program: ExportedProgram | None = None) -> Subject:
         """The model as it is checked: by its artifact's signature, and by the exported `program`, which is made where
@@ -110,7 +114,7 @@ class Prepared:
 
     def exported(self, where: Mapping[str, str]) -> Exported:
         """The model's program. Raises `BuildError`."""
-        return exported(self.subject(), self.example, self.dims, self.axes, where)
+        return exported(self.subject(), self.example, self.dims, self.axes, where, strict=self.strict)
 
     def _program(self) -> ExportedProgram | None:
         """The model's program; None if it cannot be exported now, without which there is no float64 reference."""
@@ -123,8 +127,8 @@ class Prepared:
 
 
 def build(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
-    """Returns: key, graph_key, golden_kept, weights, signature, imports, sources, distributions, modules,
-    variables, seconds.
+    """Returns: key, graph_key, undigested (if so), golden_kept, weights, signature, imports, sources, distributions,
+    modules, variables, seconds.
 
     Asks the parent once, with key and graph_key. The answer's `action` is "take" (the store has this very package),
     "repack" (with `template`, a package of the same graph, and its `alignment`) or "compile". Eager's outputs are made
@@ -176,7 +180,7 @@ def build(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
                 "variables": discovery.variables(),
             }
             made: dict[str, Any] = {
-                **_keys(program, options, job, used if uses_own_code(program) or own_passes() else {}),
+                **_keys(program, options, job, used),
                 "signature": {**described, "weights": listed_weights(program)},
                 **used,
             }
@@ -263,28 +267,40 @@ def _compiled(
         _compile(program, package, {**told, "aot_inductor.metadata": {KEY_METADATA: made["key"]}})
     if setting := binds_weights(options):
         return {"apart": False, "why": f"inductor's {setting} is on"}
+    if "undigested" in made:
+        return {"apart": False, "why": made["undigested"]}
     return separate(package, *state)
 
 
 def _keys(
-    program: ExportedProgram, options: Mapping[str, Any], job: Mapping[str, Any], own_code: Mapping[str, Any]
+    program: ExportedProgram, options: Mapping[str, Any], job: Mapping[str, Any], used: Mapping[str, Any]
 ) -> dict[str, str]:
     """The graph key (what compiled code depends on) and the artifact key (that and the weights).
 
-    `own_code` are the files and distributions used, where the graph only names code of theirs.
+    `used` are the files and distributions: they count where the graph only names code of theirs, and where there is no
+    digest of the graph; why is then said as `undigested`.
     """
+    own_code = used if uses_own_code(program) or own_passes() else {}
     environment = {name: value for name, value in job["environment"].items() if name not in ENVIRONMENT_OF_SOURCES}
+    keys = {}
+    try:
+        graph: Any = graph_digest(program)
+    except UnknownPart as unknown:
+        # The same sources make the same graph. Among them are the weights: no other weights share this code.
+        graph = {"spec": spec_parts(target_from_json(job["target"])), **used}
+        keys["undigested"] = f"the graph has no digest, since it has {unknown}"
     graph_key = digest_json(
         {
             "key_version": KEY_VERSION,
-            "graph": graph_digest(program),
+            "graph": graph,
             "settings": {**resolved_settings(options), **floor_settings(job["floor_patches"])},
             "own_code": own_code,
             "toolchain": job["toolchain"],
             "environment": environment,
         }
     )
-    return {"graph_key": graph_key, "key": digest_json({"graph_key": graph_key, "weights": state_digest(program)})}
+    key = digest_json({"graph_key": graph_key, "weights": state_digest(program)})
+    return {**keys, "graph_key": graph_key, "key": key}
 
 
 def prepare(model: Model, device: str, root: Path, where: Mapping[str, str]) -> Prepared:
@@ -293,7 +309,9 @@ def prepare(model: Model, device: str, root: Path, where: Mapping[str, str]) -> 
     factory = load_callable(model.source, root, where["source"])
     module = make_module(factory, model.kwargs, model.seed, where["kwargs"])
     if model.weights is not None:
-        load_weights(module, root / model.weights, where["weights"])
+        load_weights(module, model.weights, root, where["weights"])
+    if model.method is not None:
+        module = with_method(module, model.method, where["method"])
     if model.outputs == "dict":
         with_plain_outputs(module)
     if isinstance(model.inputs, Source):
@@ -302,7 +320,7 @@ def prepare(model: Model, device: str, root: Path, where: Mapping[str, str]) -> 
         make, axes = from_shapes(model.inputs), declared_axes(model.inputs)
     example = make({dim.name: dim.example for dim in model.dims}, SEED)
     module = taken_apart(cast(module, model.dtype, where["dtype"])).to(device)
-    return Prepared(module, make, example.to(device), axes, device, model.dims)
+    return Prepared(module, make, example.to(device), axes, device, model.dims, model.strict)
 
 
 def _called_inputs(
@@ -329,10 +347,12 @@ def _unwritten(program: ExportedProgram) -> Iterator[None]:
     before = {name: value._version for name, value in watched.items()}
     yield
     if written := [name for name, value in watched.items() if value._version != before[name]]:
-        raise BuildError(
-            f"the model writes into {', '.join(written[:3])} when it is called",
-            hint="what changes from call to call must be a buffer (register_buffer); parameters must stay as they are",
-        )
+        hint = "what changes from call to call must be a buffer (register_buffer); parameters must stay as they are"
+        if any(name.rpartition(".")[2].startswith("lifted_tensor_") for name in written):
+            # torch's name for a tensor that is reached by another way than as the module's buffer.
+            hint += "; if it is one already, and is used by another reference (Hugging Face's static cache), set "
+            hint += "`strict: true` for this model"
+        raise BuildError(f"the model writes into {', '.join(written[:3])} when it is called", hint=hint)
 
 
 @contextlib.contextmanager

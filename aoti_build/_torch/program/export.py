@@ -1,6 +1,6 @@
 """torch.export with the dims of models.yaml, and the proof that the exported program has exactly those ranges.
 
-`strict=False` is pinned (strict and non-strict graphs differ), and so is
+The mode is the one that models.yaml says (strict and non-strict graphs differ), not torch's default. Pinned is
 `prefer_deferred_runtime_asserts_over_guards=True`: without it guards such as ``size % 8 == 0`` are dropped silently and
 the artifact gives garbage for sizes that break them.
 """
@@ -41,7 +41,15 @@ from aoti_build.spec.project import Dim
 _SYMBOLIC = (torch.SymInt, torch.SymFloat, torch.SymBool)
 
 
-def export(module: torch.nn.Module, call: Call, dims: tuple[Dim, ...], axes: list[Axes], where: str) -> ExportedProgram:
+def export(
+    module: torch.nn.Module,
+    call: Call,
+    dims: tuple[Dim, ...],
+    axes: list[Axes],
+    where: str,
+    *,
+    strict: bool = False,
+) -> ExportedProgram:
     """The exported program of `module` for `call`, dynamic along `axes` (per leaf of the call: axis -> its size).
 
     Raises:
@@ -53,24 +61,24 @@ def export(module: torch.nn.Module, call: Call, dims: tuple[Dim, ...], axes: lis
     try:
         with comparisons() as compared, sizes.asserted(module, call):
             try:
-                return _exported(module, call, shapes)
+                return _exported(module, call, shapes, strict)
             except Exception:
                 if not _counted.asked or _counted.least:
                     raise
                 _counted.least = 2  # torch's own: a graph that goes on with such a size may not allow 0 and 1
-                return _exported(module, call, shapes)
+                return _exported(module, call, shapes, strict)
     except Exception as error:  # torch.export raises some twenty types, and the model's own
         raise refused(error, where, compared) from error
 
 
-def _exported(module: torch.nn.Module, call: Call, shapes: Any) -> ExportedProgram:
+def _exported(module: torch.nn.Module, call: Call, shapes: Any, strict: bool) -> ExportedProgram:
     with torch.no_grad():
         return torch.export.export(
             module,
             call.args,
             call.kwargs,
             dynamic_shapes=shapes,
-            strict=False,
+            strict=strict,
             prefer_deferred_runtime_asserts_over_guards=True,
         )
 

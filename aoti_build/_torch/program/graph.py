@@ -3,7 +3,8 @@
 torch's own serialiser gives plain data with shapes, aliasing and argument order. From it every ``metadata`` (stack
 traces, names from source) is dropped, so a comment or a renamed local does not change the key. Values of weights are
 not in it; values of lifted constants are, digested apart. Neither `canonicalize` (it reorders nodes past in-place
-writes) nor `graph_module.code` (it has no shapes) is a safe key.
+writes) nor `graph_module.code` (it has no shapes) is a safe key. What the serialiser refuses is described by a walk
+over the graph (`walk` beside this).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from torch._export.serde.serialize import ExportedProgramSerializer
 from torch._export.serde.union import _Union
 from torch.export import ExportedProgram
 
+from aoti_build._torch.program.walk import walked
 from aoti_build.digests import digest_bytes, digest_json
 from aoti_build.errors import BuildError
 
@@ -30,12 +32,19 @@ _TORCH_NAMESPACES = frozenset({None, "aten", "prim", "prims", "higher_order"})
 
 
 def graph_digest(program: ExportedProgram) -> str:
-    """Digest of the program's graph, signature, ranges, layouts of its state and values of its lifted constants."""
-    with _without_self_test(), _with_bools():
-        serialized = ExportedProgramSerializer().serialize(program).exported_program
+    """Digest of the program's graph, signature, ranges, layouts of its state and values of its lifted constants.
+
+    Raises `UnknownPart` for a graph that neither torch's serialiser nor a walk over it takes.
+    """
+    try:
+        with _without_self_test(), _with_bools():
+            described = _plain(ExportedProgramSerializer().serialize(program).exported_program)
+    except Exception as error:  # SerializeError, and whatever a part of it raises
+        print(f"torch does not serialise this graph: {error}"[:1000], file=sys.stderr)
+        described = walked(program, tensor_digest)
     return digest_json(
         {
-            "program": _plain(serialized),
+            "program": described,
             "state": {name: _layout(value) for name, value in program.state_dict.items()},
             "tied": _tied(program.state_dict),
             "constants": {name: tensor_digest(value) for name, value in program.constants.items()},

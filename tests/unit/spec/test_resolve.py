@@ -15,7 +15,7 @@ from spec_files import README, model, read
 from aoti_build.errors import UsageError
 from aoti_build.fingerprint import spec_parts
 from aoti_build.spec import Dim, Position, Source, TensorInput, Tolerance, load_project
-from aoti_build.spec.project import Baseline, ConstantInput
+from aoti_build.spec.project import Baseline, ConstantInput, Weights
 from aoti_build.spec.records import target_from_json, target_to_json
 from aoti_build.spec.resolve import parse
 
@@ -37,7 +37,7 @@ def test_the_shipped_shape_of_a_file(root: Path) -> None:
     assert resnet.seed == 7
     assert resnet.tolerance == Tolerance(1e-4, 1e-3)
     assert encoder.source == Source("build", path="examples/encoder.py")
-    assert encoder.weights == "weights/encoder.safetensors"
+    assert encoder.weights == Weights("weights/encoder.safetensors")
     assert encoder.dims == (Dim("batch", 1, 32, 4), Dim("seq", 8, 512, 64, 8))
     assert encoder.inputs == (
         TensorInput(("batch", "seq"), "int64", "tokens", low=0, high=1000),
