@@ -99,7 +99,7 @@ def _for_all_sizes(
     check_ranges(program, dims, axes, where, from_two=not oblivious)
     named = named_symbols(program, axes)
     special = lift_assertions(program, dims, named, where)
-    _prove(program, subject, dims, special, named, where)
+    _prove(program, subject, dims, axes, special, named, where)
     return Exported(program, tuple(special), oblivious)
 
 
@@ -107,6 +107,7 @@ def _prove(
     program: ExportedProgram,
     subject: Subject,
     dims: tuple[Dim, ...],
+    axes: list[Axes],
     special: Sequence[Sizes],
     named: Mapping[Any, Any],
     where: Mapping[str, str],
@@ -117,7 +118,7 @@ def _prove(
     proved = {
         name: sizes
         for name, sizes in every.items()
-        if 1 in sizes.values() or any(one.items() <= sizes.items() for one in special)
+        if _has_one(axes, sizes) or any(one.items() <= sizes.items() for one in special)
     }
     if not proved:
         return
@@ -132,6 +133,11 @@ def _prove(
             why = f"the exported program fails there: {error.cause}"
         if why:
             raise _refusal(sizes, dims, why, where)
+
+
+def _has_one(axes: list[Axes], sizes: Sizes) -> bool:
+    """Whether some axis is 1 long at these sizes of the dims."""
+    return any(size.at(sizes) == 1 for found in axes for size in found.values())
 
 
 def _observed(module: Any, subject: Subject, sizes: Sizes, name: str) -> list[Observed]:
