@@ -298,7 +298,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def eager(root: Path, name: str, target: str) -> torch.nn.Module:
+def eager(root: Path, name: str) -> torch.nn.Module:
     """The model with the weights that the build gave it."""
     namespace: dict[str, Any] = {}
     exec((root / "net.py").read_text(), namespace)  # noqa: S102 - the test's own source
@@ -323,7 +323,7 @@ def compared(root: Path, target: str, name: str, inputs: dict[str, Tensor]) -> N
     model = aoti_build.load(target, artifacts=root / "artifacts")
     try:
         with torch.no_grad():
-            torch.testing.assert_close(model(**inputs), eager(root, name, target)(**inputs), atol=1e-5, rtol=1e-4)
+            torch.testing.assert_close(model(**inputs), eager(root, name)(**inputs), atol=1e-5, rtol=1e-4)
     finally:
         model.close()
 
@@ -359,9 +359,10 @@ def test_verify_compares_and_probes_them(built: Path) -> None:
     finished: Finished = run_inv(built, "verify", "--strict", "--json")
     assert finished.code == 0, finished.out + finished.err
     for target in ("prefill", "decode", "mixed"):
-        probes = finished.target(f"{target}/cpu")["probes"]
-        assert probes
-        assert all(probe["ok"] for probe in probes)
+        refusals = {found["name"]: found["ok"] for found in finished.target(f"{target}/cpu")["refusals"]}
+        assert all(refusals.values())
+        assert "batch 5: above max 4" in refusals
+    assert "past 17: above max 16" in {found["name"] for found in finished.target("decode/cpu")["refusals"]}
 
 
 def test_a_package_itself_asserts_a_size_that_follows_two_dims(built: Path) -> None:
@@ -395,6 +396,6 @@ def test_a_size_that_is_not_affine_ends_before_the_export(tmp_path: Path) -> Non
     write_single(tmp_path, NET, SQUARE)
     finished = run_inv(tmp_path, "build")
     assert finished.code == 2
-    assert "axis 1 of mask is no affine expression of the dim n" in finished.err
-    assert "models.yaml:4:" in finished.err
+    assert "axis 1 of mask is no affine expression of the dim n" in finished.out
+    assert "models.yaml:4:" in finished.out
     assert "export" not in [line.split()[-1] for line in finished.err.splitlines() if line.startswith("square/cpu  ")]
