@@ -300,7 +300,7 @@ def test_the_report_as_json(project: Project, fake_worker: FakeWorker) -> None:
     assert json.loads((project.root / "report.json").read_text()) == first
     assert (first["format"], first["format_version"], first["ok"]) == ("aoti-build/build", 1, True)
     (row,) = first["targets"]
-    assert row.keys() == {"target", "action", "reasons", "artifact", "key", "seconds", "unchecked", "error"}
+    assert row.keys() == {"target", "action", "reasons", "artifact", "key", "seconds", "baseline", "unchecked", "error"}
     assert row["artifact"] == "artifacts/small/cpu/model.pt2"
     assert row["reasons"] == [{"reason": "no-artifact", "what": "", "old": None, "new": None}]
     assert row["seconds"].keys() == {"total", "export", "compile", "check"}
