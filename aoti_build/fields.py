@@ -12,6 +12,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping
+from keyword import iskeyword
 from typing import Any
 
 Reader = Callable[[Any], None]
@@ -88,6 +89,18 @@ def _check_plain(value: Any) -> None:
 def is_name(value: Any) -> bool:
     """Whether a directory of ours may be called so."""
     return type(value) is str and len(value) <= MAX_DIRECTORY_NAME and _NAME.fullmatch(value) is not None
+
+
+def is_dotted_name(text: str) -> bool:
+    """Whether it can name a module, or something in one."""
+    return all(part.isidentifier() and not iskeyword(part) for part in text.split("."))
+
+
+def module_name(value: Any) -> None:
+    """The name of a module that may be imported: no path, and nothing relative."""
+    text(value)
+    if len(value) > MAX_DIRECTORY_NAME or not is_dotted_name(value):
+        raise ValueError("is no name of a module")
 
 
 def is_digest(value: Any) -> bool:

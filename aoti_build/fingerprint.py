@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from aoti_build.digests import canonical_json, digest_bytes, digest_json
 
 if TYPE_CHECKING:  # whoever only reads manifests, a service that loads one, needs no models.yaml
-    from aoti_build.spec.project import Model, Target
+    from aoti_build.spec.project import ConstantInput, Model, Target, TensorInput
 
 KEY_VERSION = 7
 
@@ -82,7 +82,9 @@ class Fingerprint:
 
 def declared_files(model: Model) -> tuple[str, ...]:
     """The source files that models.yaml names for a model, relative to it."""
-    sources = (source for source in (model.source, model.inputs) if not isinstance(source, tuple))
+    baseline = (model.baseline.source,) if model.baseline else ()
+    named = (model.source, model.inputs, *baseline)
+    sources = (source for source in named if not isinstance(source, tuple))
     return (*(source.path for source in sources if source.path), *model.files)
 
 
@@ -102,17 +104,15 @@ def spec_parts(target: Target) -> dict[str, Any]:
     parts.update({f"kwargs.{name}": value for name, value in model.kwargs.items()})
     if order := _key_order(model.kwargs):
         parts[_KWARGS_ORDER] = order  # a factory with **kwargs sees it
-    if model.weights is not None:
-        parts["weights"] = model.weights
+    parts.update(_optional_parts(model))
     for dim in model.dims:
         parts.update({f"dims.{dim.name}.{field}": value for field, value in asdict(dim).items() if field != "name"})
     if not isinstance(model.inputs, tuple):
         parts["inputs"] = str(model.inputs)
     else:
-        for index, tensor in enumerate(model.inputs):
-            fields = {**asdict(tensor), "shape": list(tensor.shape), "position": index}
-            for field, value in fields.items():
-                parts[f"inputs.{tensor.name or index}.{field}"] = value
+        for index, entry in enumerate(model.inputs):
+            for field, value in {**_input_parts(entry), "position": index}.items():
+                parts[f"inputs.{entry.name or index}.{field}"] = value
     if target.device == "cpu":
         parts["cpu.isa"] = target.floor
     else:
@@ -120,6 +120,41 @@ def spec_parts(target: Target) -> dict[str, Any]:
         if target.has_floor:
             parts["cuda.arch"] = target.floor
     return parts
+
+
+def _optional_parts(model: Model) -> dict[str, Any]:
+    """What only some models say. A key that models.yaml does not have is no part: a new one changes no other model."""
+    parts: dict[str, Any] = {}
+    if model.weights is not None:
+        parts["weights"] = model.weights.file
+        said = asdict(model.weights)
+        parts.update({f"weights.{field}": _json(value) for field, value in said.items() if value and field != "file"})
+    if model.strict:
+        parts["strict"] = True
+    for field in ("dtype", "method", "outputs"):
+        value = getattr(model, field)
+        if value is not None:
+            parts[field] = value
+    if model.imports:
+        parts["imports"] = list(model.imports)
+    if model.baseline is not None:
+        parts["baseline"] = str(model.baseline.source)
+        parts["baseline.kwargs"] = [dict(model.baseline.kwargs), _key_order(model.baseline.kwargs)]
+    return parts
+
+
+def _input_parts(entry: TensorInput | ConstantInput) -> dict[str, Any]:
+    fields = asdict(entry)
+    if "shape" in fields:
+        fields["shape"] = list(fields["shape"])
+    if fields.get("probability") is None:
+        fields.pop("probability", None)
+    return fields
+
+
+def _json(value: Any) -> Any:
+    """Tuples as lists, which they are after a manifest was read."""
+    return [_json(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def _key_order(value: Any) -> list[Any]:

@@ -97,6 +97,7 @@ class Index:
         """Once per run for each file: many targets share sources. Of an artifact's own file nothing is read if it has
         not its `size`."""
         if name not in self._seen:
-            path = name if name.startswith("/") else f"{self._root}/{name}"
+            whole = os.path.expanduser(name) if name.startswith("~/") else name  # a file of weights
+            path = whole if whole.startswith("/") else f"{self._root}/{whole}"
             self._seen[name] = self._digests.digest(path, size)
         return self._seen[name]

@@ -120,6 +120,11 @@ class Manifest:
         return str(self.check["why"]) if self.check["passed"] is None else None
 
     @property
+    def imports(self) -> list[Mapping[str, Any]]:
+        """Modules to import before the package is loaded, each with the `operators` and `types` that it registers."""
+        return list(self.requires.get("imports", ()))
+
+    @property
     def floor(self) -> str | None:
         """The isa or arch that models.yaml named; None if it was compiled for what its host had."""
         spec = self.source["spec"]

@@ -20,6 +20,7 @@ from aoti_build.fields import (
     either,
     flag,
     list_of,
+    module_name,
     number,
     one_of,
     or_none,
@@ -40,6 +41,7 @@ _MODELS_FILE = spelt(r"[^/\0]+", MAX_DIRECTORY_NAME)
 _TEXTS = list_of(text)
 _PLAIN = spelt("[ -~]+", MAX_DIRECTORY_NAME)  # what errors say to a terminal
 _BOUND = or_none(number)
+_OPERATOR = spelt("[A-Za-z0-9_]+::[A-Za-z0-9_.]+", MAX_DIRECTORY_NAME)
 
 FILE = table(
     {"sha256": digest, "size": whole()},
@@ -62,6 +64,7 @@ _REQUIRES = table(
     {
         "compute_capability": spelt("[0-9]{1,3}[.][0-9]{1,3}"),
         "gpu_code": list_of(_PLAIN, 1),
+        "imports": list_of(table({"module": module_name, "operators": list_of(_OPERATOR), "types": _TEXTS}), 1),
         "instructions": table({"seen": or_none(_TEXTS)}, {"why": text}),
     },
 )
@@ -69,10 +72,11 @@ _REQUIRES = table(
 _SHAPE = list_of(either(whole(), text))  # sizes, and expressions in the names of dims
 _TENSOR = table({"name": text, "dtype": _WORD, "shape": _SHAPE})
 _CONSTANT = table({"name": text, "constant": text})
+_NUMBER = table({"name": text, "number": one_of("int", "float", "bool"), "value": text})
 
 
 def _leaf(value: Any) -> None:
-    """An input or output: a tensor, or what is compiled in."""
+    """An input: a tensor, or what is compiled in."""
     (_CONSTANT if type(value) is dict and "constant" in value else _TENSOR)(value)
 
 
@@ -83,6 +87,11 @@ def _signature(value: Any) -> None:
     follow = all(size.terms and value["dims"].keys() >= set(size.names) for size in found)
     if not follow or len(told(found)) != len(found):
         raise ValueError("has a size that its dims do not tell")
+
+
+def _output(value: Any) -> None:
+    """An output: as an input, or a number that follows from sizes or data."""
+    (_NUMBER if type(value) is dict and "number" in value else _leaf)(value)
 
 
 _WEIGHT = table(
@@ -98,20 +107,28 @@ _WEIGHT = table(
 _SIGNATURE = table(
     {
         "inputs": list_of(_leaf),
-        "outputs": list_of(_leaf),
+        "outputs": list_of(_output),
         "dims": table_of(text, table({"min": whole(), "max": whole(), "multiple_of": whole(1)})),
         "mutates": table({"inputs": _TEXTS, "buffers": _TEXTS}),
     },
-    {"weights": list_of(_WEIGHT), "special": list_of(table_of(text, whole()))},
+    {
+        "weights": list_of(_WEIGHT),
+        "special": list_of(table_of(text, whole())),
+        "computed_in": table_of(text, _WORD),
+    },
 )
 
 _FIGURES = table({"name": text, "ok": flag}, {"max_abs": _BOUND})
 _CASE = table({"name": text, "outputs": list_of(_FIGURES)}, {"skipped": text})
+_LOSS = table({"name": text, "relative_rmse": _BOUND, "sqnr_db": _BOUND, "ok": flag})
 _FINDINGS = {
-    "tolerance": table({"atol": _BOUND, "rtol": _BOUND, "outputs": table_of(text, table_of(text, _BOUND))}),
+    "tolerance": table(
+        {"atol": _BOUND, "rtol": _BOUND, "outputs": table_of(text, table_of(text, _BOUND))}, {"baseline": number}
+    ),
     "cases": list_of(_CASE),
     "vacuous": list_of(table({"output": text, "of": text})),
     "no_fp64": or_none(text),
+    "baseline": list_of(_LOSS),
     "seconds": number,
 }
 # Nothing that failed is ever published.

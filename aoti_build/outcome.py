@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from aoti_build.errors import AotiBuildError
 from aoti_build.fingerprint import Reason
@@ -17,7 +18,8 @@ FAILED, NOT_STARTED, RECHECKED, REPRODUCED = "failed", "not-started", "rechecked
 @dataclass(frozen=True)
 class Outcome:
     """What became of one target. `action` is of docs/formats.md; `seconds` are wall times by phase; `unchecked` says
-    why the published artifact was never compared with eager, if it was not."""
+    why the published artifact was never compared with eager, if it was not; `baseline` what the model loses against
+    that, if it was made or checked now."""
 
     target: Target
     action: str
@@ -26,6 +28,7 @@ class Outcome:
     seconds: Mapping[str, float] = field(default_factory=dict)
     error: AotiBuildError | None = None
     unchecked: str | None = None
+    baseline: tuple[Mapping[str, Any], ...] = ()
 
 
 def outcome_of(
@@ -39,7 +42,8 @@ def outcome_of(
 ) -> Outcome:
     """The outcome where an artifact with this `manifest` is published now; None if there is none."""
     unchecked = manifest.unchecked if manifest else None
-    return Outcome(target, action, reasons, published_of(manifest), seconds or {}, error, unchecked)
+    lost = tuple(manifest.check.get("baseline", ())) if manifest else ()
+    return Outcome(target, action, reasons, published_of(manifest), seconds or {}, error, unchecked, lost)
 
 
 def published_of(manifest: Manifest | None) -> Published | None:

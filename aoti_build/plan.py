@@ -28,6 +28,7 @@ from aoti_build.index import Entry, Index, Published
 from aoti_build.layout import artifact_directory
 from aoti_build.manifest import FORMAT_VERSION, MANIFEST, MODEL, Manifest, read_manifest
 from aoti_build.spec.project import Project, Target
+from aoti_build.spec.weights import weights_files
 from aoti_build.stat_cache import StatCache, stat_key
 from aoti_build.store import Store
 
@@ -235,8 +236,11 @@ def find_stored(
     return None
 
 
-def tolerance(target: Target) -> dict[str, float | None]:
-    return asdict(target.model.tolerance)
+def tolerance(target: Target) -> dict[str, Any]:
+    """All that an artifact must fulfil: how near to eager it is, and how near to its baseline, if that has a limit."""
+    baseline = target.model.baseline
+    limit = {} if baseline is None or baseline.limit is None else {"baseline": baseline.limit}
+    return {**asdict(target.model.tolerance), **limit}
 
 
 def current_parts(project: Project, target: Target, recorded: Parts, digests: StatCache) -> Fingerprint:
@@ -294,8 +298,10 @@ def makes_fatbins(target: Target) -> bool:
 
 
 def weight_parts(project: Project, target: Target, digests: StatCache) -> dict[str, str | None]:
-    name = target.model.weights
-    return {} if name is None else {name: digests.digest(project.root / name)}
+    """The files of a target's weights, as models.yaml names them, with their digests."""
+    weights = target.model.weights
+    files = {} if weights is None else weights_files(weights, project.root)
+    return {name: digests.digest(path) for name, path in files.items()}
 
 
 def damage(directory: Path, manifest: Manifest, digests: StatCache) -> list[Reason]:

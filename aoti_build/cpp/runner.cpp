@@ -10,16 +10,20 @@
 // REQUEST holds the inputs of one call after another, all on one load; the word "calls=N" says how many calls that are.
 // REPLY holds for each call its outputs, its inputs as they are after it, and the buffers that words "buffer=NAME" name,
 // "none" for one that the package does not have. Words "tf32=0" and "reduced_precision=1" and so on set torch's switches
-// for floating point, which a package reads when it runs.
+// for floating point, which a package reads when it runs. Words "library=PATH" name shared libraries to load first, which
+// register operators, and words "operator=NAMESPACE::NAME" operators that there must be after that.
 //
-// Exit status: 0 with a reply; 2: the package could not be loaded; 3: it refused the inputs; 4: anything else. What went
-// wrong is on stderr.
+// Exit status: 0 with a reply; 2: the package could not be loaded; 3: it refused the inputs; 5: an operator is not there;
+// 4: anything else. What went wrong is on stderr.
 #include <ATen/Context.h>
 #include <ATen/core/Tensor.h>
+#include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/ops/empty.h>
 #include <c10/core/InferenceMode.h>
 #include <c10/core/ScalarType.h>
 #include <torch/csrc/inductor/aoti_package/model_package_loader.h>
+
+#include <dlfcn.h>
 
 #include <algorithm>
 #include <cstdint>
@@ -36,7 +40,7 @@ namespace {
 constexpr const char* kMagic = "aoti_build-tensors";
 constexpr int kVersion = 1;
 
-enum Status { kDone = 0, kNotLoaded = 2, kRefused = 3, kFailed = 4 };
+enum Status { kDone = 0, kNotLoaded = 2, kRefused = 3, kFailed = 4, kLacks = 5 };
 
 struct Entry {
   c10::ScalarType dtype;
@@ -103,7 +107,7 @@ void write_tensors(const std::string& path, std::vector<at::Tensor> tensors) {
 
 struct Asked {
   size_t calls = 1;
-  std::vector<std::string> buffers;
+  std::vector<std::string> buffers, libraries, operators;
 };
 
 void take_word(const std::string& word, Asked& asked) {
@@ -114,6 +118,10 @@ void take_word(const std::string& word, Asked& asked) {
     asked.calls = std::stoul(value);
   } else if (name == "buffer") {
     asked.buffers.push_back(value);
+  } else if (name == "library") {
+    asked.libraries.push_back(value);
+  } else if (name == "operator") {
+    asked.operators.push_back(value);
   } else if (name == "tf32") {
     context.setAllowTF32CuDNN(value == "1");
     context.setAllowTF32CuBLAS(value == "1");
@@ -145,6 +153,25 @@ void append_call(
   }
 }
 
+// What this process lacks of what the package needs; empty if it has all of it.
+std::string lacking(const Asked& asked, const c10::Device& device) {
+  std::string why;
+  for (const auto& library : asked.libraries) {
+    if (dlopen(library.c_str(), RTLD_NOW | RTLD_GLOBAL) == nullptr) why = library + " cannot be loaded: " + dlerror();
+  }
+  for (const auto& name : asked.operators) {
+    const auto found = c10::Dispatcher::singleton().findSchema({name, ""});
+    if (!found.has_value()) {
+      return "no C++ library registers the operator " + name + ": " + (why.empty() ? "Python code does" : why);
+    }
+    const auto key = device.is_cuda() ? c10::DispatchKey::CUDA : c10::DispatchKey::CPU;
+    if (!found->hasComputedKernelForDispatchKey(key)) {
+      return "the operator " + name + " has no C++ kernel for " + device.str();
+    }
+  }
+  return "";
+}
+
 int failed(Status status, const std::exception& error) {
   std::cerr << error.what() << std::endl;
   return status;
@@ -162,6 +189,10 @@ int main(int argc, char** argv) {
     const c10::Device device{std::string(argv[2])};
     Asked asked;
     for (int i = 5; i < argc; ++i) take_word(argv[i], asked);
+    if (const auto why = lacking(asked, device); !why.empty()) {
+      std::cerr << why << std::endl;
+      return kLacks;
+    }
     std::vector<at::Tensor> inputs, reply;
     for (const auto& tensor : read_tensors(argv[3])) inputs.push_back(tensor.to(device));
     if (asked.calls == 0 || inputs.size() % asked.calls != 0) {

@@ -108,10 +108,10 @@ _SCALE: Mapping[str, Sequence[_Column]] = {
         ("artifact", "fp64.candidate_rmse", scientific, "the artifact's RMSE to eager in float64"),
         ("eager", "fp64.reference_rmse", scientific, "eager's own RMSE to eager in float64"),
         (
-            "TF32",
-            "fp64.tf32_rmse",
+            "rounded",
+            "fp64.rounded_rmse",
             scientific,
-            "RMSE to float64 of the model in TF32, where that is allowed",
+            "RMSE to float64 of the model if it is rounded otherwise: in TF32, or to other steps",
         ),
         ("allowed", "fp64.allowed", scientific, "the RMSE to float64 that is allowed"),
     ),

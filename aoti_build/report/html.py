@@ -15,7 +15,7 @@ from aoti_build import __version__
 from aoti_build.report.figures import Figures, bounds, tables
 from aoti_build.report.histogram import histogram_of
 from aoti_build.report.junit import printable, reason_text, vacuous_text
-from aoti_build.report.spelling import duration, part, scientific, yes_no
+from aoti_build.report.spelling import duration, loss, part, scientific, yes_no
 
 TEMPLATE = Path(__file__).with_name("verify.html.j2")
 GOOD, BAD, WARNING, NEUTRAL = "good", "bad", "warning", "neutral"  # classes of the style sheet
@@ -84,6 +84,7 @@ def _target(number: int, target: Mapping[str, Any], strict: bool, alone: bool) -
         "stale": stale,
         "vacuous": vacuous,
         "no_fp64": target.get("no_fp64"),
+        "baseline": [loss(lost) for lost in target.get("baseline") or ()],
         "error": _error(target.get("error")),
         "deep": _deep(target.get("deep")),
         "names": names,

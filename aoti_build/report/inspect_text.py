@@ -157,6 +157,11 @@ def _constants(model: Mapping[str, Any]) -> Iterator[_Node]:
     yield _Node(f"{total}, {place}" if place else total, _some(rows))
 
 
+def _import(entry: Mapping[str, Any]) -> str:
+    registers = ", ".join([*entry["operators"], *entry["types"]])
+    return f"module {entry['module']}" + (f", for {registers}" if registers else "")
+
+
 def _recorded(manifest: Manifest) -> Iterator[_Node]:
     """What only the manifest knows."""
     needs, check, toolchain = manifest.requires, manifest.check, manifest.source.get("toolchain", {})
@@ -169,6 +174,7 @@ def _recorded(manifest: Manifest) -> Iterator[_Node]:
         wants.append(f"compute capability {capability}{code}")
     if needs["cpu_features"]:
         wants.append("processor features: " + " ".join(needs["cpu_features"]))
+    wants += [_import(entry) for entry in manifest.imports]
     yield _Node("requires", [_Node(want) for want in wants])
     if toolchain:
         # The features are among what it requires.

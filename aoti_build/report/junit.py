@@ -14,6 +14,7 @@ from typing import Any
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
 from aoti_build.fingerprint import Reason
+from aoti_build.report.spelling import loss
 
 FAILURE, ERROR, SKIPPED = "failure", "error", "skipped"
 # What XML 1.0 cannot hold, not even escaped: control characters, lone surrogates, two non-characters.
@@ -39,7 +40,7 @@ _FIGURES: Mapping[str, str] = {
 _FP64: Mapping[str, str] = {
     "candidate_rmse": "rmse to float64",
     "reference_rmse": "eager's rmse to float64",
-    "tf32_rmse": "TF32's rmse to float64",
+    "rounded_rmse": "rmse to float64 if rounded otherwise",
     "allowed": "allowed rmse to float64",
 }
 _ANSWERS = {"where": "where", "cause": "cause", "hint": "next", "log": "log"}
@@ -165,7 +166,9 @@ def _doubts(target: Mapping[str, Any], name: str) -> dict[str, str]:
     """What somebody should know who reads the figures of this output, whether or not anything failed."""
     stale = "; ".join(reason_text(reason) for reason in target.get("stale", ()))
     vacuous = "; ".join(vacuous_text(entry) for entry in target.get("vacuous", ()) if entry["output"] == name)
+    lost = "; ".join(loss(entry) for entry in target.get("baseline") or () if entry["name"] == name)
     doubts = {"stale": stale, "vacuous": vacuous, "no float64 reference": target.get("no_fp64")}
+    doubts["against its baseline"] = lost
     return {label: text for label, text in doubts.items() if text}
 
 

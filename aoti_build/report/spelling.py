@@ -53,3 +53,12 @@ def duration(seconds: float) -> str:
 
 def yes_no(value: Any) -> str:
     return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
+
+
+def loss(figures: Any) -> str:
+    """What an output loses against the baseline's: ``output: 38.2 dB, relative RMSE 1.23e-02``."""
+    if figures["relative_rmse"] is None:
+        return f"{figures['name']}: the baseline's is zero everywhere"
+    failed = "" if figures["ok"] else ", more than `limit`"
+    ratio, relative = decibels(figures["sqnr_db"]), scientific(figures["relative_rmse"])
+    return f"{figures['name']}: {ratio} dB, relative RMSE {relative}{failed}"

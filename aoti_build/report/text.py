@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from aoti_build.fingerprint import Reason
 from aoti_build.outcome import FAILED, NOT_STARTED
+from aoti_build.report.spelling import loss
 
 if TYPE_CHECKING:  # a verb's report is rendered by who has imported that verb; the others need not be
     from aoti_build.plan import Plan
@@ -63,6 +64,7 @@ def build_lines(report: BuildReport) -> list[str]:
         )
     lines = table(["target", "action", "time", "size", "why"], rows)
     for outcome in report.outcomes:
+        lines += [f"{outcome.target.name}: against its baseline: {loss(lost)}" for lost in outcome.baseline]
         if outcome.error is not None:
             lines += ["", *f"error: {outcome.error}".splitlines()]
     return [*lines, "", _counted((outcome.action for outcome in report.outcomes), "target")]
@@ -333,6 +335,7 @@ def _notes(verdict: Verdict) -> list[str]:
         lines.append(f"deep: {verdict.deep['said']}")
     if verdict.no_fp64:
         lines.append(f"no float64 reference, so the plain tolerances decide: {verdict.no_fp64}")
+    lines += [f"against its baseline: {loss(lost)}" for lost in verdict.baseline]
     return [f"{verdict.target.name}: {line}" for line in lines]
 
 

@@ -36,6 +36,7 @@ def load(
     num_runners: int = 1,
     single_threaded: bool = False,
     check_inputs: bool = True,
+    imports: bool = True,
     explain: bool = False,
 ) -> LoadedModel:
     """The artifact of `model` that suits this host best, checked and loaded.
@@ -52,10 +53,13 @@ def load(
             state takes one.
         single_threaded: leave out the loader's own locks; then at most one call may be under way, and one runner.
         check_inputs: compare every input with the signature. Off, a wrong one gives wrong numbers or a crash.
+        imports: import the modules that the manifest names (`requires.imports`), as far as what they register is not
+            here yet. Off, this process must have imported them.
         explain: say on stderr which variant was chosen, and why each of the others was not.
 
     Raises:
-        ArtifactError: no variant fits this host, or the chosen one is damaged. No native code was loaded.
+        ArtifactError: no variant fits this host, the chosen one is damaged, or what it needs to be imported is not
+            here. No native code was loaded.
         UsageError: there is no such model, variant or option.
         DirectoryError: AOTI_BUILD_RUNTIME_CACHE or TMPDIR names a directory that code must not be loaded from.
     """
@@ -77,8 +81,10 @@ def load(
         )
     admitted = admit(best.directory, best.manifest, verify)
     try:
+        from aoti_build.runtime.imports import import_registered
         from aoti_build.runtime.model import LoadedModel
 
+        import_registered(best.manifest.imports, best.target, allowed=imports)
         return LoadedModel(
             best,
             choice,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -59,7 +60,7 @@ class LoadedModel:
                 cause=str(error).partition("\nException raised from")[0][:2000],
                 hint="build it on a host like this one; `invoke verify` checks that it can be loaded",
             ) from error
-        in_spec, out_spec = map(pytree.treespec_loads, self._loader.get_call_spec())
+        in_spec, out_spec = map(self._structure, self._loader.get_call_spec())
         if in_spec.num_leaves != len(self._manifest.signature["inputs"]):
             raise self._contradiction("the package has another number of inputs than its manifest says")
         parameters = _parameters(in_spec, self._manifest.signature)
@@ -67,7 +68,7 @@ class LoadedModel:
         self._arguments = Arguments(candidate.target, self._manifest.signature, parameters, kinds, check_inputs)
         written, names = self._arguments.written, self._arguments.tensor_names
         self._written = WrittenInputs(candidate.target, written, names) if written else None
-        self._restore = _restorer(out_spec)
+        self._restore = _with_numbers(_restorer(out_spec), self._manifest.signature["outputs"])
         self._gate = _Gate()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -193,6 +194,19 @@ class LoadedModel:
         """The package, loaded anew, with its first state. RuntimeError if torch refuses it."""
         return raw_loader(self._admitted.path, self._device.type, device_index=self._index, **self._options)
 
+    def _structure(self, text: str) -> Any:
+        """A structure that the package holds."""
+        try:
+            return pytree.treespec_loads(text)
+        except (NotImplementedError, KeyError) as error:
+            raise ArtifactError(
+                "the model takes or gives types that are not here",
+                target=self.target,
+                cause=str(error),
+                hint="import the module that registers the type with pytree before the load; models.yaml can list it "
+                "under `imports`, and `outputs: dict` makes an artifact that needs no such type for its outputs",
+            ) from error
+
     def _dtype(self, name: str) -> torch.dtype:
         found = getattr(torch, name, None)
         if not isinstance(found, torch.dtype):
@@ -279,3 +293,34 @@ def _restorer(out_spec: Any) -> Callable[[list[Any]], Any]:
         if out_spec.type is dict:
             return lambda outputs: dict(zip(out_spec.context, outputs, strict=True))
     return lambda outputs: pytree.tree_unflatten(outputs, out_spec)
+
+
+def _with_numbers(restore: Callable[[list[Any]], Any], entries: Sequence[Mapping[str, Any]]) -> Callable[..., Any]:
+    """`restore` after the outputs that are no tensors have got the types and values that the model gives: a package
+    gives tensors for numbers, and nothing for texts."""
+    constants = [(index, _constant(entry["constant"])) for index, entry in enumerate(entries) if "constant" in entry]
+    numbers = [index for index, entry in enumerate(entries) if "number" in entry]
+    if not constants and not numbers:
+        return restore
+
+    def restored(outputs: Sequence[Any]) -> Any:
+        values = list(outputs)
+        for index in numbers:
+            values[index] = values[index].item()
+        for index, constant in constants:
+            values[index] = constant
+        return restore(values)
+
+    return restored
+
+
+def _constant(text: str) -> Any:
+    """The value of what Python wrote as `text`."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        pass
+    try:
+        return float(text)  # nan, inf
+    except ValueError:
+        return text

@@ -36,6 +36,7 @@ class Weights:
         or dtype, values that cannot be exchanged, and two values for tied names. Names that the compiled code does not
         use are accepted.
         """
+        state = self._plain(state)
         if unknown := sorted(set(state) - set(self._listed)):
             import difflib
 
@@ -57,6 +58,19 @@ class Weights:
             if given := [tied for tied in names if tied in state]:
                 ready[name] = self._copy(name, given, state)
         return ready
+
+    def _plain(self, state: Mapping[str, Any]) -> dict[str, Any]:
+        """The state with the plain tensors of quantised weights (tensor subclasses) by the names that the artifact has
+        for them, which torch.nn.utils.parametrize gave them."""
+        found: dict[str, Any] = {}
+        for name, value in state.items():
+            module, dot, last = name.rpartition(".")
+            first = f"{module}{dot}parametrizations.{last}.original"
+            if f"{first}0" in self._listed and hasattr(value, "__tensor_flatten__"):
+                found |= {f"{first}{number}": part for number, part in enumerate(_parts(value))}
+            else:
+                found[name] = value
+        return found
 
     def _names_of(self, name: str) -> list[str]:
         """`name` and the names tied to it."""
@@ -99,3 +113,11 @@ class Weights:
 
     def _refusal(self, message: str, hint: str | None = None) -> InputError:
         return InputError(message, target=self._target, hint=hint)
+
+
+def _parts(value: Any) -> list[Any]:
+    """The plain tensors that a tensor subclass is made of, in their order."""
+    if not hasattr(value, "__tensor_flatten__"):
+        return [value]
+    names, _ = value.__tensor_flatten__()
+    return [part for name in names for part in _parts(getattr(value, name))]

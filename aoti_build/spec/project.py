@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 DEVICES = ("cpu", "cuda")
 DEFAULT_PRESET = "default"
@@ -58,7 +58,7 @@ class TensorInput:
     is None for a positional input.
 
     Floats are drawn from a normal distribution, or uniformly from [low, high) when either is given; integers uniformly
-    from [low, high) with the defaults 0 and 2; bools fairly.
+    from [low, high) with the defaults 0 and 2; bools are true with `probability`, fairly where that is None.
     """
 
     shape: tuple[int | str, ...]
@@ -66,6 +66,18 @@ class TensorInput:
     name: str | None = None
     low: float | int | None = None
     high: float | int | None = None
+    probability: float | int | None = None
+
+
+@dataclass(frozen=True)
+class ConstantInput:
+    """An argument that is no tensor: a number, a text, a bool, None, or a list of these. It is compiled in."""
+
+    value: Any
+    name: str | None = None
+
+
+Inputs: TypeAlias = tuple[TensorInput | ConstantInput, ...]
 
 
 @dataclass(frozen=True)
@@ -117,22 +129,59 @@ class Image:
 
 
 @dataclass(frozen=True)
+class Baseline:
+    """The model that another is a quantised, or narrower, form of, and the largest relative RMSE that this may cost an
+    output; None: any."""
+
+    source: Source
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    limit: float | None = None
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Where a model's weights are, and how the names in there become the model's.
+
+    `file` is relative to the directory of models.yaml, which it may leave, absolute, or below ``~/``; in its plainest
+    form. `key` is the dotted way to the state dict in a checkpoint. Names with `prefix` are taken, without it; then the
+    first pair of `rename` that fits is applied; names that fit a pattern of `ignore` are not loaded.
+    """
+
+    file: str
+    key: str | None = None
+    prefix: str | None = None
+    rename: tuple[tuple[str, str], ...] = ()
+    ignore: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Model:
-    """One entry of ``models:``. `inputs` is a tuple of tensors, or the callable that makes them."""
+    """One entry of ``models:``. `inputs` is a tuple of tensors and constants, or the callable that makes them."""
 
     name: str
     source: Source
-    inputs: tuple[TensorInput, ...] | Source
+    inputs: Inputs | Source
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
-    weights: str | None = None
+    # The method that is compiled in place of forward.
+    method: str | None = None
+    # Whether torch.export runs in its strict mode.
+    strict: bool = False
+    weights: Weights | None = None
     # Further files that the model depends on, relative to models.yaml.
     files: tuple[str, ...] = ()
     dims: tuple[Dim, ...] = ()
+    # What the module is cast to; None: it stays as the source makes it.
+    dtype: str | None = None
+    baseline: Baseline | None = None
     tolerance: Tolerance = Tolerance()
     cuda: CudaOptions = CudaOptions()
     # Bytes of golden tensors that are kept beside an artifact.
     golden_limit: int = GOLDEN_LIMIT
+    # Modules that are imported before the source, and wherever the artifact is loaded.
+    imports: tuple[str, ...] = ()
+    # "dict": outputs are plain dicts and lists, whatever types the model returns.
+    outputs: str | None = None
     # A declared preprocessing, or a member of one of torchvision's weights enums.
     image: Image | Source | None = None
     # Field path such as "source" or "dims.batch" -> where it stands, for errors found after parsing.

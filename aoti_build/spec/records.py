@@ -19,9 +19,12 @@ from aoti_build.fields import flag, number, one_of, or_none, table, table_of, wh
 from aoti_build.spec import rules
 from aoti_build.spec.project import (
     DEVICES,
+    Baseline,
+    ConstantInput,
     CudaOptions,
     Dim,
     Image,
+    Inputs,
     Model,
     OutputTolerance,
     Position,
@@ -29,6 +32,7 @@ from aoti_build.spec.project import (
     Target,
     TensorInput,
     Tolerance,
+    Weights,
 )
 
 
@@ -69,10 +73,13 @@ def target_from_json(
         source=_source(parts["source"]),
         inputs=_inputs(parts["inputs"], {dim.name: dim for dim in dims}),
         files=tuple(parts["files"]),
+        imports=tuple(parts["imports"]),
+        weights=_weights(parts["weights"]),
         dims=dims,
         tolerance=_tolerance(parts["tolerance"]),
         cuda=CudaOptions(**parts["cuda"]),
         image=_image(parts["image"]),
+        baseline=_baseline(parts["baseline"]),
     )
     model = Model(**parts, positions=positions or {})
     return Target(
@@ -109,8 +116,16 @@ _TENSOR = table(
         "name": or_none(_by(rules.identifier)),
         "low": _BOUND,
         "high": _BOUND,
+        "probability": _BOUND,
     }
 )
+_CONSTANT = table({"value": fields.anything, "name": or_none(_by(rules.identifier))})
+
+
+def _input(value: Any) -> None:
+    (_CONSTANT if type(value) is dict and "value" in value else _TENSOR)(value)
+
+
 _DIM = table({"name": _by(rules.identifier), **dict.fromkeys(("min", "max", "example", "multiple_of"), whole(1))})
 _BOUNDS = table(dict.fromkeys(("atol", "rtol", "agreement", "iou"), _BOUND))
 _IMAGE = table(
@@ -122,18 +137,34 @@ _IMAGE = table(
         "classes": or_none(_PATH),
     }
 )
+_BASELINE = table({"source": _SOURCE, "kwargs": table_of(fields.anything, fields.anything), "limit": _BOUND})
+_WEIGHTS = table(
+    {
+        "file": _by(rules.weights_path),
+        "key": or_none(fields.text),
+        "prefix": or_none(fields.text),
+        "rename": fields.list_of(fields.list_of(fields.text)),
+        "ignore": fields.list_of(fields.text),
+    }
+)
 _TARGET = table(
     {
         "model": table(
             {
                 "name": _by(rules.directory_name),
                 "source": _SOURCE,
-                "inputs": fields.either(fields.list_of(_TENSOR), _SOURCE),
+                "inputs": fields.either(fields.list_of(_input), _SOURCE),
                 "kwargs": table_of(fields.anything, fields.anything),
                 "seed": whole(),
-                "weights": or_none(_by(rules.weights_path)),
+                "method": or_none(_by(rules.identifier)),
+                "strict": flag,
+                "weights": or_none(_WEIGHTS),
                 "files": fields.list_of(_PATH),
+                "imports": fields.list_of(fields.module_name),
+                "outputs": one_of(None, "dict"),
                 "dims": fields.list_of(_DIM),
+                "dtype": or_none(one_of(*rules.FLOATS)),
+                "baseline": or_none(_BASELINE),
                 "tolerance": table(
                     {"atol": _BOUND, "rtol": _BOUND, "outputs": table_of(fields.anything, _BOUNDS)},
                 ),
@@ -164,17 +195,25 @@ def _source(record: Mapping[str, Any]) -> Source:
     return source
 
 
-def _inputs(record: Any, dims: Mapping[str, Dim]) -> tuple[TensorInput, ...] | Source:
+def _inputs(record: Any, dims: Mapping[str, Dim]) -> Inputs | Source:
     if isinstance(record, Mapping):
         return _source(record)
-    inputs = [TensorInput(**{**tensor, "shape": tuple(tensor["shape"])}) for tensor in record]
-    found = [sizes.parse(size) for tensor in inputs for size in tensor.shape if isinstance(size, str)]
+    inputs = tuple(map(_tensor_or_constant, record))
+    shapes = [tensor.shape for tensor in inputs if isinstance(tensor, TensorInput)]
+    found = [sizes.parse(size) for shape in shapes for size in shape if isinstance(size, str)]
     if not all(name in dims for size in found for name in size.names) or rules.untold(found):
         raise ValueError("shape")
     for size in found:
         for complaint in rules.size_complaints(size, dims):
             raise ValueError(complaint)
-    return tuple(_ruled(tensor, rules.range_complaints) for tensor in inputs)
+    return inputs
+
+
+def _tensor_or_constant(record: Mapping[str, Any]) -> TensorInput | ConstantInput:
+    if "value" in record:
+        return ConstantInput(rules.constant(record["value"]), record["name"])
+    tensor = TensorInput(**{**record, "shape": tuple(record["shape"])})
+    return _ruled(tensor, rules.range_complaints)  # type: ignore[no-any-return]
 
 
 def _tolerance(record: Mapping[str, Any]) -> Tolerance:
@@ -184,6 +223,13 @@ def _tolerance(record: Mapping[str, Any]) -> Tolerance:
     return Tolerance(record["atol"], record["rtol"], outputs)
 
 
+def _weights(record: Mapping[str, Any] | None) -> Weights | None:
+    if record is None:
+        return None
+    rename = tuple((old, new) for old, new in record["rename"])
+    return Weights(**{**record, "rename": rename, "ignore": tuple(record["ignore"])})
+
+
 def _image(record: Mapping[str, Any] | None) -> Image | Source | None:
     if record is None:
         return None
@@ -191,3 +237,11 @@ def _image(record: Mapping[str, Any] | None) -> Image | Source | None:
         return _source(record)
     image = Image(**{**record, "mean": tuple(record["mean"]), "std": tuple(record["std"])})
     return _ruled(image, rules.image_complaints)  # type: ignore[no-any-return]
+
+
+def _baseline(record: Mapping[str, Any] | None) -> Baseline | None:
+    if record is None:
+        return None
+    if record["limit"] is not None and record["limit"] < 0:
+        raise ValueError("limit")
+    return Baseline(_source(record["source"]), record["kwargs"], record["limit"])

@@ -20,9 +20,12 @@ from aoti_build.spec.project import (
     DEFAULT_PRESET,
     DEVICES,
     NATIVE,
+    Baseline,
+    ConstantInput,
     CudaOptions,
     Dim,
     Image,
+    Inputs,
     Model,
     OutputTolerance,
     Position,
@@ -31,6 +34,7 @@ from aoti_build.spec.project import (
     Target,
     TensorInput,
     Tolerance,
+    Weights,
 )
 from aoti_build.spec.records import with_digest
 from aoti_build.spec.wording import did_you_mean, nearest, sentence, shown, unknown
@@ -43,7 +47,7 @@ Presets = Mapping[str, Mapping[str, Any]]
 FLOOR_FIELDS = {"cpu": "isa", "cuda": "arch"}
 MODEL_FIELDS = (
     "source", "kwargs", "seed", "weights", "files", "inputs", "devices", "inductor_configs", "tolerance", "cpu", "cuda",
-    "golden", "image",
+    "golden", "image", "imports", "outputs", "dtype", "baseline", "method", "strict",
 )  # fmt: skip
 
 
@@ -216,6 +220,8 @@ class _Resolver:
             inputs=inputs,
             kwargs=self._json((*at, "kwargs")),
             seed=self.get((*at, "seed"), 0),
+            method=self.get((*at, "method")),
+            strict=self.get((*at, "strict"), False),
             weights=self._weights((*at, "weights")),
             files=self._files((*at, "files")),
             dims=dims,
@@ -223,6 +229,10 @@ class _Resolver:
             cuda=CudaOptions(cuda.tf32, cuda.reduced_precision),
             golden_limit=rules.size_in_bytes(golden.limit),
             image=self._image((*at, "image")),
+            imports=self._imports((*at, "imports")),
+            outputs=self.get((*at, "outputs")),
+            dtype=self.get((*at, "dtype")),
+            baseline=self._baseline(at),
             positions=self._positions(at),
         )
 
@@ -233,6 +243,16 @@ class _Resolver:
                 self.add((*path, "outputs", name, field), text)
         outputs = {name: OutputTolerance(**bounds.model_dump()) for name, bounds in wire.outputs.items()}
         return Tolerance(wire.atol, wire.rtol, outputs)
+
+    def _baseline(self, at: Where) -> Baseline | None:
+        path: Where = (*at, "baseline")
+        data = self.get(path)
+        if data is None:
+            return None
+        if isinstance(data, str):
+            return Baseline(self._source(path), self.get((*at, "kwargs"), {}))
+        kwargs = self._json((*path, "kwargs")) if "kwargs" in data else self.get((*at, "kwargs"), {})
+        return Baseline(self._source((*path, "source")), kwargs, data.get("limit"))
 
     def _image(self, path: Where) -> Image | Source | None:
         data = self.get(path)
@@ -266,15 +286,28 @@ class _Resolver:
     def _source(self, path: Where) -> Source:
         return self._parsed(path, rules.parse_source) or Source("stand_in", module="stand_in")
 
-    def _weights(self, path: Where) -> str | None:
-        weights: str | None = self._parsed(path, rules.weights_path)
-        return weights
+    def _weights(self, path: Where) -> Weights | None:
+        if isinstance(self.get(path), str):
+            file = self._parsed(path, rules.weights_path)
+            return Weights(file) if file else None
+        wire = self.read(schema.Weights, path)
+        if wire is None:
+            return None
+        for field, text in rules.weights_complaints(wire):
+            self.add((*path, *field.split(".", 1)), text)
+        file = self._parsed((*path, "file"), rules.weights_path) or "stand_in.pt"
+        return Weights(file, wire.key, wire.prefix, tuple(wire.rename.items()), tuple(wire.ignore))
 
     def _files(self, path: Where) -> tuple[str, ...]:
         names = self.get(path, [])
         self._check_repeats(path, names)
         files = (self._parsed((*path, index), rules.project_path) for index in range(len(names)))
         return tuple(file for file in files if file)
+
+    def _imports(self, path: Where) -> tuple[str, ...]:
+        names: list[str] = self.get(path, [])
+        self._check_repeats(path, names)
+        return tuple(names)
 
     def _check_repeats(self, path: Where, names: list[Any]) -> None:
         seen: set[str] = set()
@@ -296,13 +329,28 @@ class _Resolver:
                 dims.append(Dim(name, rules.smallest(wire), wire.max, rules.example(wire), wire.multiple_of))
         return tuple(dims)
 
-    def _inputs(self, path: Where) -> tuple[TensorInput, ...] | Source:
+    def _inputs(self, path: Where) -> Inputs | Source:
         data = self.get(path, [], throughout=False)
         if isinstance(data, str):
             return self._source(path)
         names: list[str] | list[int] = list(data) if isinstance(data, dict) else list(range(len(data)))
-        tensors = (self._tensor((*path, name)) for name in names)
-        return tuple(tensor for tensor in tensors if tensor)
+        inputs = (self._input((*path, name)) for name in names)
+        return tuple(one for one in inputs if one)
+
+    def _input(self, path: Where) -> TensorInput | ConstantInput | None:
+        data = self.get(path)
+        is_constant = isinstance(data, dict) and "value" in data
+        return self._constant(path, data) if is_constant else self._tensor(path)
+
+    def _constant(self, path: Where, data: Mapping[str, Any]) -> ConstantInput:
+        at = (*path, "value")
+        for field, text in rules.constant_complaints(schema.ConstantInput.model_validate(data)):
+            self.add((*path, field), text, at_key=True)
+        if data["value"] is None and self.document.values[at] == self.document.keys[at]:
+            self.add(at, "'value' has no value; for None write null")
+        for bad in rules.not_finite(data["value"], at):
+            self.add(bad, "nan and inf cannot be used here: JSON, which records this value, has neither")
+        return ConstantInput(data["value"], path[-1] if isinstance(path[-1], str) else None)
 
     def _tensor(self, path: Where) -> TensorInput | None:
         wire = self.read(schema.TensorInput, path)
@@ -312,9 +360,11 @@ class _Resolver:
             self.add((*path, field), text)
         low, high = rules.drawn_from(wire)
         name = path[-1] if isinstance(path[-1], str) else None
-        return TensorInput(tuple(wire.shape), wire.dtype, name, low, high)
+        own = "dtype" in wire.model_fields_set
+        cast = None if own else self.get((*path[:2], "dtype"))
+        return TensorInput(tuple(wire.shape), cast or wire.dtype, name, low, high, wire.probability)
 
-    def _check_dims(self, at: Where, inputs: tuple[TensorInput, ...] | Source, sound: tuple[Dim, ...]) -> None:
+    def _check_dims(self, at: Where, inputs: Inputs | Source, sound: tuple[Dim, ...]) -> None:
         """Every dim that a shape names is declared, every declared one is named, and each size is one for all sizes
         of its dims, which are valid if they are among the `sound`."""
         dims, tensors = (*at, "dims"), (*at, "inputs")
@@ -380,7 +430,7 @@ class _Resolver:
     def _positions(self, at: Where) -> dict[str, Position]:
         """Where the parts of a model stand, for errors found after parsing."""
         paths: dict[str, Where] = {"": at, **{field: (*at, field) for field in MODEL_FIELDS}}
-        for field in ("inputs", "dims", "files"):
+        for field in ("inputs", "dims", "files", "imports", "weights"):
             value = self.get((*at, field))
             parts = value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ()
             paths.update({f"{field}.{part}": (*at, field, part) for part in parts})

@@ -18,7 +18,7 @@ from math import lcm
 from typing import TYPE_CHECKING, Any
 
 from aoti_build import sizes
-from aoti_build.fields import MAX_DIRECTORY_NAME, MAX_INT, MAX_NAME, MAX_PATH, is_name
+from aoti_build.fields import MAX_DIRECTORY_NAME, MAX_INT, MAX_NAME, MAX_PATH, is_dotted_name, is_name
 from aoti_build.spec.project import NATIVE, Source
 from aoti_build.spec.wording import did_you_mean, nearest, shown
 
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 Complaints = Iterator[tuple[str, str]]
 
-WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth")
+INDEX_SUFFIXES = (".safetensors.index.json", ".bin.index.json")
+WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", *INDEX_SUFFIXES)
 INTEGER_RANGES = {
     "int8": (-(2**7), 2**7),
     "int16": (-(2**15), 2**15),
@@ -36,8 +37,10 @@ INTEGER_RANGES = {
     "uint8": (0, 2**8),
 }
 UNORDERED = ("bool", "complex64")
-DTYPES = (*INTEGER_RANGES, *UNORDERED, "float32", "float64", "float16", "bfloat16")
+FLOATS = ("float32", "float64", "float16", "bfloat16")
+DTYPES = (*INTEGER_RANGES, *UNORDERED, *FLOATS)
 ISAS = (NATIVE, "avx2", "avx512")
+MODULE = r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*$"
 OPTION = r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*"
 SIZE = "[0-9]{1,15}[kmg]?"
 # NVIDIA names each architecture by its compute capability without the dot.
@@ -112,34 +115,52 @@ def parse_source(text: str) -> Source:
         raise RefusedError(
             f"{shown(text)} names no callable; write module:callable or path.py:callable{_split_hint(text)}"
         )
-    if not _is_dotted_name(attribute):
+    if not is_dotted_name(attribute):
         raise RefusedError(f"{shown(attribute)} after the ':' is no name of a callable")
     if location.endswith(".py"):
         return Source(attribute, path=project_path(location))
     if "/" in location or "\\" in location:
         raise RefusedError(f"{shown(location)} is neither a module nor a path that ends in .py")
-    if not _is_dotted_name(location):
+    if not is_dotted_name(location):
         raise RefusedError(f"{shown(location)} before the ':' is no name of a module")
     return Source(attribute, module=location)
 
 
+def module_name(text: str) -> str:
+    """The name of a module to import."""
+    if text.endswith(".py") or "/" in text:
+        plain = text.removesuffix(".py").replace("/", ".")
+        raise RefusedError(f"{shown(text)} is a file; name the module as it is imported, such as {plain}")
+    if len(text) > MAX_DIRECTORY_NAME or not is_dotted_name(text):
+        raise RefusedError(f"{shown(text)} is no name of a module; write it as it is imported, such as my_package.ops")
+    return text
+
+
+def constant(value: Any) -> Any:
+    """The value of an argument that is no tensor."""
+    if isinstance(value, list):
+        return [constant(inner) for inner in value]
+    if isinstance(value, dict):
+        raise RefusedError("a constant is a number, a text, true, false, null or a list of these, not a mapping")
+    if isinstance(value, int) and not -MAX_INT <= value <= MAX_INT:
+        raise RefusedError(f"{shown(str(value))} does not fit into 64 bits")
+    return value
+
+
+def constant_complaints(wire: schema.ConstantInput) -> Complaints:
+    """What is wrong with an entry that has a value: other keys describe tensors."""
+    for field in wire.model_extra or ():
+        yield field, f"value stands alone: the argument is no tensor, so {shown(field)} means nothing; remove one"
+
+
 def _split_hint(text: str) -> str:
     head, dot, last = text.rpartition(".")
-    return f" (did you mean '{head}:{last}'?)" if dot and _is_dotted_name(text) and last != "py" else ""
-
-
-def _is_dotted_name(text: str) -> bool:
-    return all(part.isidentifier() and not iskeyword(part) for part in text.split("."))
+    return f" (did you mean '{head}:{last}'?)" if dot and is_dotted_name(text) and last != "py" else ""
 
 
 def project_path(text: str) -> str:
     """A path below the directory of models.yaml, in its plainest form."""
-    if "\\" in text:
-        raise RefusedError(f"the path {shown(text)} has backslashes; use '/'")
-    if "\0" in text:
-        raise RefusedError(f"the path {shown(text)} has a character that no path can have")
-    if len(text) > MAX_PATH or any(len(part) > MAX_DIRECTORY_NAME for part in text.split("/")):
-        raise RefusedError(f"the path {shown(text)} is longer than a file system takes")
+    _refuse_no_path(text)
     if text.startswith(("/", "~")) or re.match("[A-Za-z]:", text):
         raise RefusedError(f"the path {shown(text)} is absolute; write it relative to models.yaml")
     path = posixpath.normpath(text)
@@ -148,11 +169,36 @@ def project_path(text: str) -> str:
     return path
 
 
+def _refuse_no_path(text: str) -> None:
+    if "\\" in text:
+        raise RefusedError(f"the path {shown(text)} has backslashes; use '/'")
+    if "\0" in text:
+        raise RefusedError(f"the path {shown(text)} has a character that no path can have")
+    if len(text) > MAX_PATH or any(len(part) > MAX_DIRECTORY_NAME for part in text.split("/")):
+        raise RefusedError(f"the path {shown(text)} is longer than a file system takes")
+
+
 def weights_path(text: str) -> str:
-    """The path of a file of weights."""
+    """The path of a file of weights, in its plainest form. It may lie outside the project: weights are large, and
+    several projects share them."""
     if not text.endswith(WEIGHT_SUFFIXES):
         raise RefusedError(f"weights are read from {', '.join(WEIGHT_SUFFIXES)} files, not from {shown(text)}")
-    return project_path(text)
+    _refuse_no_path(text)
+    if text.startswith("~") and not text.startswith("~/"):
+        raise RefusedError(f"the path {shown(text)} names another user's home; write it in full")
+    # Two slashes at the beginning mean something of their own in POSIX; nobody means that here.
+    return posixpath.normpath(re.sub("^/+", "/", text))
+
+
+def weights_complaints(weights: schema.Weights) -> Complaints:
+    """What is wrong with the rules of a file of weights."""
+    if weights.key is not None and ".safetensors" in weights.file:
+        yield "key", "a safetensors file has names and no keys; `prefix` chooses the names that begin with something"
+    for old, new in weights.rename.items():
+        if old.count("*") != new.count("*"):
+            counts = f"{shown(old)} has {old.count('*')} * and {shown(new)} has {new.count('*')}"
+            text = f"{counts}; each * stands for one text"
+            yield f"rename.{old}", text
 
 
 def size_in_bytes(text: str) -> int:
@@ -254,6 +300,8 @@ def untold(found: list[sizes.Size]) -> list[str]:
 
 def range_complaints(tensor: schema.TensorInput) -> Complaints:
     """What is wrong with the range that a tensor's values are drawn from."""
+    if tensor.probability is not None and tensor.dtype != "bool":
+        yield "probability", f"probability means nothing for {tensor.dtype}; it is of bool inputs"
     given = [(field, value) for field in ("low", "high") if (value := getattr(tensor, field)) is not None]
     if not given:
         return

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -33,12 +34,15 @@ EDITION = 1
 SOURCE = r"^[^:]+:[^:]+$"
 # As an editor reads patterns.
 NAME, OPTION = f"^{fields.NAME}$", f"^{rules.OPTION}$"
+WEIGHTS = f"({'|'.join(re.escape(suffix) for suffix in rules.WEIGHT_SUFFIXES)})$"
 ARCH, SIZE = f"^{rules.ARCH}$", f"^{rules.SIZE}$"
 
 Device = Literal["cpu", "cuda"]
+Outputs = Literal["dict"]
 Dtype = Literal[
     "float32", "float64", "float16", "bfloat16", "int8", "int16", "int32", "int64", "uint8", "bool", "complex64"
 ]
+FloatDtype = Literal["float32", "float64", "float16", "bfloat16"]
 Isa = Literal["native", "avx2", "avx512"]
 
 
@@ -84,6 +88,7 @@ Size = Annotated[int, Field(ge=0, le=MAX_INT)]
 DimText = Annotated[str, AfterValidator(rules.shape_size), WithJsonSchema({"type": "string"})]
 ShapeEntry = Annotated[Annotated[Size, Tag("<size>")] | Annotated[DimText, Tag("<dim>")], _kind(size=int, dim=str)]
 Presets = Annotated[list[str], Field(min_length=1)]
+Module = Annotated[str, AfterValidator(rules.module_name), WithJsonSchema({"type": "string", "pattern": rules.MODULE})]
 ArchText = Annotated[str, AfterValidator(rules.arch), WithJsonSchema({"type": "string", "pattern": ARCH})]
 _LISTED = Field(min_length=1, json_schema_extra={"uniqueItems": True})
 Isas = Annotated[
@@ -175,6 +180,20 @@ class Image(Wire):
     classes: str | None = Field(default=None, description="A text file with the name of a class on each line.")
 
 
+class Baseline(Wire):
+    """The model that this one is a quantised, or narrower, form of."""
+
+    source: SourceText = Field(description="The callable that makes it, written like the model's source.")
+    kwargs: dict[str, Any] | None = Field(
+        default=None, description="Keyword arguments of that callable. Default: the model's own."
+    )
+    limit: NotNegative | None = Field(
+        default=None,
+        description="The largest loss that is allowed: of each output, the root mean square of its difference to the "
+        "baseline's, divided by that of the baseline's. Default: it is reported only.",
+    )
+
+
 class Cpu(Wire):
     """What the CPU targets are compiled for."""
 
@@ -212,7 +231,9 @@ class TensorInput(Wire):
         description="Integers, dims, and what follows dims: past + 1, 3*batch, 2*seq - 1, seq//2, past + seq; [] is a "
         "scalar tensor."
     )
-    dtype: Dtype = Field(default="float32", description="The element type, named as in torch.")
+    dtype: Dtype = Field(
+        default="float32", description="The element type, named as in torch. Default: the model's dtype, or float32."
+    )
     low: Number | None = Field(
         default=None,
         description="The smallest value drawn. Default: 0 for integers; floats are drawn from a normal distribution.",
@@ -220,11 +241,34 @@ class TensorInput(Wire):
     high: Number | None = Field(
         default=None, description="Values are drawn below this. Default: 2 for integers, 1 for floats that have a low."
     )
+    probability: Part | None = Field(
+        default=None, description="For bool: how probable true is; 1 makes all values true. Default: 0.5."
+    )
 
 
+class ConstantInput(BaseModel):
+    """An argument that is no tensor. Its value is compiled in."""
+
+    # Keys of a tensor beside it get a sentence of their own (`aoti_build.spec.rules`), and null is a value.
+    model_config = ConfigDict(
+        extra="allow", strict=True, frozen=True, json_schema_extra={"additionalProperties": False}
+    )
+
+    value: Annotated[Any, AfterValidator(rules.constant)] = Field(
+        description="A number, a text, true, false, null, or a list of these."
+    )
+
+
+def _input_kind(value: object) -> str:
+    return "<constant>" if isinstance(value, (dict, ConstantInput)) and "value" in dict(value) else "<tensor>"
+
+
+Input = Annotated[
+    Annotated[TensorInput, Tag("<tensor>")] | Annotated[ConstantInput, Tag("<constant>")], Discriminator(_input_kind)
+]
 Inputs = Annotated[
-    Annotated[list[TensorInput], Field(min_length=1), Tag("<list>")]
-    | Annotated[dict[Identifier, TensorInput], Field(min_length=1), Tag("<mapping>")]
+    Annotated[list[Input], Field(min_length=1), Tag("<list>")]
+    | Annotated[dict[Identifier, Input], Field(min_length=1), Tag("<mapping>")]
     | Annotated[SourceText, Tag("<text>")],
     _kind(list=list, mapping=dict, text=str),
 ]
@@ -234,8 +278,45 @@ ModelPresets = Annotated[
 ]
 
 
+NotEmpty = Annotated[str, Field(min_length=1)]
+WeightsFile = Annotated[str, Field(json_schema_extra={"pattern": WEIGHTS})]
+
+
 ImageField = Annotated[
     Annotated[SourceText, Tag("<text>")] | Annotated[Image, Tag("<mapping>")], _kind(text=str, mapping=dict)
+]
+
+
+BaselineField = Annotated[
+    Annotated[SourceText, Tag("<text>")] | Annotated[Baseline, Tag("<mapping>")], _kind(text=str, mapping=dict)
+]
+
+
+class Weights(Wire):
+    """Where the weights are, and how the names in the file become the model's."""
+
+    file: WeightsFile = Field(description="The file, as `weights` names it when it is a text.")
+    key: NotEmpty | None = Field(
+        default=None,
+        description="Where the state dict is in a checkpoint: `model`, or `state.model` for one inside another.",
+    )
+    prefix: NotEmpty | None = Field(
+        default=None, description="Names that begin with this are the model's, without it; others are not loaded."
+    )
+    rename: dict[str, str] = Field(
+        default={},
+        description="What names begin with, and what they begin with in the model. With a * on both sides: whole "
+        "names, in which * stands for any text. The first rule that fits a name is applied.",
+    )
+    ignore: list[NotEmpty] = Field(
+        default=[],
+        description="Names, or patterns with *, that are not loaded: what the file has more, and what the model keeps "
+        "as the callable made it.",
+    )
+
+
+WeightsField = Annotated[
+    Annotated[WeightsFile, Tag("<text>")] | Annotated[Weights, Tag("<mapping>")], _kind(text=str, mapping=dict)
 ]
 
 
@@ -252,16 +333,41 @@ class Model(Wire):
     )
     kwargs: dict[str, Any] = Field(default={}, description="Keyword arguments of the callable in source.")
     seed: int = Field(default=0, ge=0, le=MAX_INT, description="The seed of random initial weights.")
-    weights: str | None = Field(
+    method: Identifier | None = Field(default=None, description="The method to compile in place of forward.")
+    strict: bool = Field(
+        default=False,
+        description="Whether torch.export runs in its strict mode, which reads the model's Python code instead of "
+        "running it. Some models need it.",
+    )
+    weights: WeightsField | None = Field(
         default=None,
-        description="A file of weights, relative to models.yaml: .safetensors, or .pt and .pth, which are read with "
-        "weights_only=True.",
-        json_schema_extra={"pattern": r"\.(safetensors|pt|pth)$"},
+        description="A file of weights: .safetensors, or .pt, .pth, .bin and .ckpt, which are read with "
+        "weights_only=True; or the .index.json of several. A mapping says more of it.",
     )
     files: list[str] = Field(
         default=[],
         description="Further files that the model depends on, relative to models.yaml. Modules, and files that Python "
         "code opens, are found without this; name those that native code opens, such as a tokenizer's.",
+    )
+    imports: list[Module] = Field(
+        default=[],
+        description="Modules that are imported before the source, and by all that load the artifact. Those that "
+        "register operators and types that the model uses are found without this.",
+    )
+    outputs: Outputs | None = Field(
+        default=None,
+        description="`dict`: the artifact gives plain dicts and lists, whatever types the model returns, so that who "
+        "loads it needs no library of theirs. Default: the types that the model returns.",
+    )
+    dtype: FloatDtype | None = Field(
+        default=None,
+        description="The floating point type that the model is cast to once its weights are there, and that inputs "
+        "without a dtype of their own have.",
+    )
+    baseline: BaselineField | None = Field(
+        default=None,
+        description="The model that this one is a quantised, or narrower, form of: a callable, or a mapping. What is "
+        "lost against it is reported.",
     )
     dims: dict[Identifier, Dim] = Field(default={}, description="The dynamic sizes that shapes name.")
     devices: list[Device] = Field(default=["cpu"], min_length=1, description="The devices to build for.")
@@ -306,8 +412,10 @@ WIRE_TYPES: dict[tuple[str, ...], type[Wire]] = {
     ("models", "*", "tolerance", "outputs", "*"): OutputTolerance,
     ("models", "*", "cuda"): Cuda,
     ("models", "*", "golden"): Golden,
+    ("models", "*", "weights"): Weights,
     ("models", "*", "image"): Image,
     ("models", "*", "cpu"): Cpu,
+    ("models", "*", "baseline"): Baseline,
 }
 
 

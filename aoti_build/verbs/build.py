@@ -57,6 +57,7 @@ class BuildReport:
             "artifact": (directory / MODEL).as_posix() if published else None,
             "key": published.key if published else None,
             "seconds": {name: outcome.seconds.get(name) for name in ("total", "export", "compile", "check")},
+            "baseline": [dict(loss) for loss in outcome.baseline],
             "unchecked": outcome.unchecked,
             "error": outcome.error.as_json() if outcome.error else None,
         }

@@ -4,7 +4,7 @@ safetensors only, so that it can be attached to a bug report."""
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,18 +74,23 @@ raise SystemExit(1 if failed else 0)
 
 
 def write_repro(
-    directory: Path, target: Target, artifact: Path, golden: Path | None, signature: Mapping[str, Any]
+    directory: Path,
+    target: Target,
+    artifact: Path,
+    golden: Path | None,
+    signature: Mapping[str, Any],
+    imports: Sequence[Mapping[str, Any]] = (),
 ) -> Path:
-    """Write the reproduction of `target`, whose manifest has `signature`, into a directory of its own below
-    `directory`; that directory's path."""
+    """Write the reproduction of `target`, whose manifest has `signature` and `imports`, into a directory of its own
+    below `directory`; that directory's path."""
     place = directory / target.name.replace("/", "-")
     place.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(artifact / MODEL, place / MODEL)
     shutil.copyfile(golden or artifact / GOLDEN, place / GOLDEN)
-    switches = []
+    lines = [f"import {entry['module']}" for entry in imports]
     if target.device == "cuda" and target.model.cuda.tf32 is not None:
         value = target.model.cuda.tf32
-        switches = [f"torch.backends.{name}.allow_tf32 = {value}" for name in ("cudnn", "cuda.matmul")]
+        lines += [f"torch.backends.{name}.allow_tf32 = {value}" for name in ("cudnn", "cuda.matmul")]
     mutates = signature["mutates"]
     tensors = [entry["name"] for entry in tensor_inputs(signature)]
     text = SCRIPT.format(
@@ -93,7 +98,7 @@ def write_repro(
         device=target.device,
         written=[tensors.index(name) for name in mutates["inputs"]],
         state=list(mutates["buffers"]),
-        precision="\n".join(switches),
+        precision="\n".join(lines),
     )
     write_output(place / "repro.py", text.encode())
     return place

@@ -318,6 +318,7 @@ def _job(
         "golden": str(artifact.files / GOLDEN),
         "tolerance": tolerance(target),
         "signature": dict(artifact.manifest.signature),
+        "imports": artifact.manifest.imports,
         "where": {**places(project, target), "image": project.where(target.model, "image")},
         "seed": asked.seed,
         "repeat": asked.repeat,

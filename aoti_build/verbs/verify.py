@@ -56,7 +56,8 @@ OnProgress = Callable[[Target, str], None]
 class Verdict:
     """One target's result. `stale` are the reasons why the artifact is not what the sources say now; `cases` the
     figures; `refusals` what became of inputs that must not be answered; `vacuous` outputs whose comparison shows
-    nothing; `no_fp64` says why there was no float64 reference; `deep` where it leaves its model."""
+    nothing; `no_fp64` says why there was no float64 reference; `baseline` what the model loses
+    against that; `deep` where it leaves its model."""
 
     target: Target
     verdict: str
@@ -69,6 +70,7 @@ class Verdict:
     seconds: float = 0.0
     error: AotiBuildError | None = None
     runtime: str = PYTHON
+    baseline: tuple[Mapping[str, Any], ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -80,6 +82,7 @@ class Verdict:
             "refusals": [dict(refusal) for refusal in self.refusals],
             "vacuous": [dict(output) for output in self.vacuous],
             "no_fp64": self.no_fp64,
+            "baseline": [dict(loss) for loss in self.baseline],
             "deep": dict(self.deep) if self.deep else None,
             "seconds": self.seconds,
             "error": self.error.as_json() if self.error else None,
@@ -207,7 +210,8 @@ class _Verifier:
         place meanwhile."""
         manifest = artifact.manifest
         step = plan_target(self.project, target, self.digests, Store(store_root(self.project)))
-        verdict = replace(self._checked(target, artifact), runtime=self.runtime, stale=stale(step))
+        checked = self._checked(target, artifact)
+        verdict = replace(checked, runtime=self.runtime, stale=(*checked.stale, *stale(step)))
         if not artifact.is_still_published():
             return _exchanged(target) if verdict.verdict == PASSED else verdict
         document = {"format": "aoti-build/verdict", "format_version": 1, "key": manifest.key, **verdict.as_json()}
@@ -221,6 +225,8 @@ class _Verifier:
     def _settle(self, target: Target, artifact: OpenArtifact, verdict: Verdict) -> None:
         """Let the manifest of an artifact that its build host could not run say that it is right."""
         found = {"cases": verdict.cases, "vacuous": list(verdict.vacuous), "no_fp64": verdict.no_fp64}
+        if verdict.baseline:
+            found["baseline"] = list(verdict.baseline)
         check = check_record(target, {**found, "seconds": {"verify": verdict.seconds}})
         try:
             with lock(lock_path(self.project, target), check_stopping):
@@ -256,11 +262,15 @@ class _Verifier:
             golden=golden,
             runner=self.runners.get(target.device),
             limit=self.limit,
+            imports=artifact.manifest.imports,
         )
+        if why := result.get("unavailable"):
+            return Verdict(target, UNAVAILABLE, (Reason("not-in-cpp", why),))
         refusals = self._refusals(target, artifact, work)
         verdict = _verdict(result, refusals)
         if verdict == MISMATCH and self.repro is not None:
-            write_repro(self.repro, target, artifact.files, golden, artifact.manifest.signature)
+            manifest = artifact.manifest
+            write_repro(self.repro, target, artifact.files, golden, manifest.signature, manifest.imports)
         return Verdict(
             target,
             verdict,
@@ -268,6 +278,7 @@ class _Verifier:
             refusals=tuple(refusals),
             vacuous=tuple(result["vacuous"]),
             no_fp64=result["no_fp64"],
+            baseline=tuple(result.get("baseline", ())),
             deep=self._cause(target, artifact, work) if verdict == MISMATCH and self.deep else None,
             seconds=round(sum(result["seconds"].values()), 3),
         )
@@ -316,6 +327,7 @@ class _Verifier:
             "target": target_to_json(target),
             "tolerance": tolerance(target),
             "signature": dict(artifact.manifest.signature),
+            "imports": artifact.manifest.imports,
             "runner": str(runner) if (runner := self.runners.get(target.device)) else None,
         }
         crashed: dict[int, dict[str, Any]] = {}

@@ -59,7 +59,9 @@ def check_or_say(
 ) -> dict[str, Any]:
     """As `check_staged`; where this host cannot run code that `requires` what it lacks, a record that says so."""
     lacks = host.lacking_floor(requires)
-    return not_run(target, lacks) if lacks else check_staged(shop, target, place, package, signature, worker)
+    if lacks:
+        return not_run(target, lacks)
+    return check_staged(shop, target, place, package, signature, worker, imports=requires.get("imports", ()))
 
 
 def not_run(target: Target, lacks: Sequence[str]) -> dict[str, Any]:
@@ -82,6 +84,8 @@ def check_staged(
     package: Path,
     signature: Mapping[str, Any],
     worker: Worker | None = None,
+    *,
+    imports: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """Check the package in the directory `package` and return the record for its manifest. A golden file that had to
     leave tensors out has a whole one beside it in the workplace.
@@ -98,9 +102,12 @@ def check_staged(
         on_phase=shop.phases_of(target),
         worker=worker,
         golden=place.whole_golden if place.whole_golden.exists() else None,
+        imports=imports,
     )
     if any("skipped" in case for case in result["cases"]):
         raise _incomplete(result, place.log)
+    if lossy := [loss for loss in result.get("baseline", ()) if not loss["ok"]]:
+        raise _lossy(lossy, target, place.log)
     if not result["passed"]:
         shop.on_progress(target, "deep")
         raise _failed(result, place.log, _cause(shop, target, place))
@@ -115,6 +122,7 @@ def check_record(target: Target, result: Mapping[str, Any]) -> dict[str, Any]:
         "cases": [_brief(case) for case in result["cases"]],
         "vacuous": result["vacuous"],
         "no_fp64": result["no_fp64"],
+        **({"baseline": result["baseline"]} if "baseline" in result else {}),
         "seconds": round(sum(result["seconds"].values()), 3),
     }
 
@@ -132,11 +140,13 @@ def check_package(
     golden: Path | None = None,
     runner: Path | None = None,
     limit: float | None = None,
+    imports: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """Run the `check` job on the package in the directory `package` in a fresh process; its result as it is.
 
     `worker` is such a process that was started ahead and waits; `golden` a golden file in place of the package's own;
-    `runner` a C++ program that calls the package in the worker's place; `limit` the most seconds it may take.
+    `runner` a C++ program that calls the package in the worker's place; `limit` the most seconds it may take;
+    `imports` the manifest's, of what is imported before the package is loaded.
     """
     job = {
         "root": str(project.root),
@@ -145,6 +155,7 @@ def check_package(
         "target": target_to_json(target),
         "tolerance": tolerance(target),
         "signature": dict(signature),
+        "imports": list(imports),
         "runner": str(runner) if runner else None,
     }
     if worker is not None and not worker.has_ended:  # else a fresh one tries; what was compiled is not lost for that
@@ -211,8 +222,12 @@ def places(project: Project, target: Target) -> dict[str, str]:
         "source": ("source",),
         "kwargs": ("kwargs", "source"),
         "weights": ("weights",),
+        "method": ("method",),
         "inputs": ("inputs",),
+        "dtype": ("dtype",),
+        "baseline": ("baseline",),
         "inductor_configs": ("inductor_configs",),
+        "imports": ("imports",),
     }
     fields |= {f"dims.{dim.name}": (f"dims.{dim.name}", "dims") for dim in target.model.dims}
     return {name: project.where(target.model, *path) for name, path in fields.items()}
@@ -225,6 +240,21 @@ def _incomplete(checked: Mapping[str, Any], log: Path) -> BuildError:
         f"{len(skipped)} of {len(checked['cases'])} cases cannot be compared with eager",
         cause="\n".join(skipped[:_MOST_SAID]),
         hint="build it with --force, which compares before anything is left out; `golden: {limit: ...}` keeps more",
+        log=log,
+    )
+
+
+def _lossy(losses: Sequence[Mapping[str, Any]], target: Target, log: Path) -> BuildError:
+    """The model itself is further from its baseline than models.yaml allows."""
+    limit = tolerance(target)["baseline"]
+    said = [
+        f"{loss['name']}: relative RMSE {loss['relative_rmse']:.3g} ({loss['sqnr_db']:.1f} dB), {limit:.3g} is allowed"
+        for loss in losses
+    ]
+    return BuildError(
+        "the model loses more against its baseline than `limit` allows, so it was not published",
+        cause="\n".join(said[:_MOST_SAID]),
+        hint="quantise less of the model, or calibrate it with inputs like these; or raise `limit`",
         log=log,
     )
 
@@ -245,6 +275,11 @@ def _failed(checked: Mapping[str, Any], log: Path, found: str | None) -> BuildEr
 
 def _advice(failed: Sequence[Mapping[str, Any]]) -> str:
     """The next step after outputs that `failed`: a tolerance is of no use where it is not the size of a number."""
+    if failed and all("eager_nan" in output for output in failed):
+        return (
+            "this is no fault of the compiler: draw masks that leave something of each row, `probability: 1` for a "
+            "bool input, or make the mask in an inputs callable"
+        )
     if not all({"mismatched", "agreement", "iou"} & output.keys() for output in failed):
         return "no tolerance allows this: the compiled code is at fault, and the log says more than fits here"
     if any("NaN or infinity" in output["why"] for output in failed):

@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from aoti_build import host
@@ -20,6 +21,7 @@ from aoti_build.plan import Step, floor_patches, toolchain_parts, weight_parts
 from aoti_build.provenance import provenance
 from aoti_build.spec.project import Target
 from aoti_build.spec.records import target_to_json
+from aoti_build.spec.weights import weights_files
 from aoti_build.work.check import CheckAhead, check_or_say, places
 from aoti_build.work.desk import COMPILE, REPACK, Desk
 from aoti_build.work.gpu import gpu_code_of, gpu_environment
@@ -52,6 +54,8 @@ class TargetBuilder:
                 made = self._work(target, place, before, desk.answer, checker.on_phase)
             instructions = resources.enter_context(Instructions(target, place, desk.known_instructions))
             requires = {**host.requirements(target), **gpu_code_of(target, place)}
+            if made.get("imports"):
+                requires["imports"] = made["imports"]
             check = desk.known_check(target, golden_kept=made["golden_kept"]) or check_or_say(
                 self.shop, target, place, place.staged, requires, made["signature"], checker.worker
             )
@@ -61,7 +65,7 @@ class TargetBuilder:
                 key=made["key"],
                 graph_key=made["graph_key"],
                 weights=desk.weights if desk.weights is not None else made["weights"],
-                source=_source_parts(target, before, made),
+                source=_source_parts(target, self.shop.project.root, before, made),
                 files={},
                 requires={**requires, "instructions": instructions.result()},
                 signature=made["signature"],
@@ -198,18 +202,34 @@ def _action(done: str, step: Step, graph_key: str) -> str:
 def _explained(step: Step, done: str, graph_key: str) -> tuple[Reason, ...]:
     """The step's reasons, and why new weights needed a compile where only they are new."""
     old = step.manifest
-    if done == COMPILE and old is not None and old.graph_key == graph_key and old.weights.get("apart") is False:
+    if done != COMPILE or old is None or old.weights.get("apart") is not False:
+        return step.reasons
+    if old.graph_key == graph_key or {reason.reason for reason in step.reasons} == {"weights-changed"}:
         return (*step.reasons, Reason("weights-in-code", str(old.weights.get("why"))))
     return step.reasons
 
 
-def _source_parts(target: Target, before: Parts, made: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+def _source_parts(target: Target, root: Path, before: Parts, made: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     return {
         "spec": spec_parts(target),
         "config": dict(target.inductor_config),
-        "sources": {name: digest for name, digest in made["sources"].items() if name not in before["weights"]},
+        "sources": _without_weights(made["sources"], target, root),
         "distributions": made["distributions"],
         "modules": made["modules"],
         "variables": made["variables"],
         **before,
+    }
+
+
+def _without_weights(sources: Mapping[str, Any], target: Target, root: Path) -> dict[str, Any]:
+    """The files that were read, without the target's weights, which are a group of their own. A link was
+    noted under its own name, and under that of what it leads to."""
+    weights = target.model.weights
+    paths = set() if weights is None else set(weights_files(weights, root).values())
+    names = {name for path in paths for name in (os.path.normpath(path), os.path.realpath(path))}
+    roots = root, os.path.realpath(root)
+    return {
+        name: digest
+        for name, digest in sources.items()
+        if not any(os.path.join(above, name) in names for above in roots)
     }

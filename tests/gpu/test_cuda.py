@@ -208,12 +208,12 @@ def test_tf32_is_allowed_for_what_it_costs_and_not_where_it_is_forbidden(togethe
     figures = {setting: together[setting].result() for setting in SETTINGS}
     print(json.dumps(figures))
     fp64 = {setting: found["fp64"] for setting, found in figures.items()}
-    assert "tf32_rmse" not in fp64["off"]
+    assert "rounded_rmse" not in fp64["off"]
     assert fp64["off"]["candidate_rmse"] < 1e-6 * figures["off"]["reference_rms"]
     # Products of matrices in TF32 too cost more than convolutions alone.
-    assert 0 < fp64["default"]["tf32_rmse"] < fp64["on"]["tf32_rmse"]
+    assert 0 < fp64["default"]["rounded_rmse"] < fp64["on"]["rounded_rmse"]
     for setting in ("default", "on"):
-        assert fp64[setting]["candidate_rmse"] < 2 * fp64[setting]["tf32_rmse"]
+        assert fp64[setting]["candidate_rmse"] < 2 * fp64[setting]["rounded_rmse"]
 
 
 def test_doctor_finds_nothing(together: dict[str, Future[Any]]) -> None:

@@ -72,23 +72,23 @@ def test_where_tf32_is_allowed_what_it_costs_the_model_is_no_fault_and_a_wrong_w
     eager = reference.reference("example", subject(network, "cpu"), call)
     (allowed,) = reference.Twin(subject(network, "cuda")).completed([eager], [call])
     (forbidden,) = reference.Twin(subject(network, "cpu")).completed([eager], [call])
-    assert forbidden.tf32_rmse is None
+    assert forbidden.rounded_rmse is None
 
     def verdict(case: Any, candidate: Any) -> Any:
-        return compare("y", case.outputs[0], candidate, NONE, case.exact[0], (case.tf32_rmse or [None])[0])
+        return compare("y", case.outputs[0], candidate, NONE, case.exact[0], (case.rounded_rmse or [None])[0])
 
     candidate = in_tf32(small_network().eval(), call)
     assert not verdict(forbidden, candidate)["ok"]
     figures = verdict(allowed, candidate)
     assert (figures["ok"], figures["by"]) == (True, "fp64")
-    assert figures["fp64"]["candidate_rmse"] == pytest.approx(figures["fp64"]["tf32_rmse"], rel=0.1)
+    assert figures["fp64"]["candidate_rmse"] == pytest.approx(figures["fp64"]["rounded_rmse"], rel=0.1)
     for layer in (0, 2, 6):
         faulty = small_network().eval()
         with torch.no_grad():
             faulty[layer].bias[1] += 1e-2
         refused = verdict(allowed, in_tf32(faulty, call))
         assert not refused["ok"]
-        assert "with TF32" in refused["why"]
+        assert "rounded otherwise" in refused["why"]
 
 
 @pytest.mark.parametrize(
@@ -254,7 +254,7 @@ def test_golden_files_are_read_back_and_keep_their_limit(tmp_path: Path) -> None
     golden = Golden(cases, None, {"inputs": [small + 1, None]})
     assert save_golden(tmp_path / "whole", golden)
     read = load_golden(tmp_path / "whole")
-    assert (read.cases[1].sizes, read.cases[1].tf32_rmse) == ({"batch": 2}, [1e-4, None])
+    assert (read.cases[1].sizes, read.cases[1].rounded_rmse) == ({"batch": 2}, [1e-4, None])
     assert torch.equal(read.cases[1].inputs[0], big)
     assert torch.equal(read.others["inputs"][0], small + 1)
     assert read.cases[0].outputs[1] is None

@@ -18,6 +18,7 @@ from aoti_build._torch.program.graph import (  # noqa: E402 - torch is imported 
     state_digest,
     uses_own_code,
 )
+from aoti_build._torch.program.walk import UnknownPart  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -144,6 +145,43 @@ def test_equal_in_every_process_and_under_every_hash_seed() -> None:
         for seed in ("1", "2")
     }
     assert len(answers) == 1
+
+
+def flex(factor: float) -> Callable[..., Any]:
+    """Attention whose score_mod torch's serialiser refuses."""
+    from torch.nn.attention.flex_attention import flex_attention
+
+    return lambda x: flex_attention(x, x, x, score_mod=lambda score, b, h, i, j: score * factor)
+
+
+def counted(steps: int) -> Callable[..., Any]:
+    """A loop that carries a number, which torch's serialiser refuses."""
+    from torch._higher_order_ops import while_loop
+
+    return lambda x: while_loop(lambda i, x: i < steps, lambda i, x: (i + 1, torch.tanh(x)), (0, x))[1]
+
+
+@pytest.mark.parametrize("made", [flex, counted])
+def test_what_the_serialiser_refuses_is_told_apart_by_a_walk(made: Any, capfd: pytest.CaptureFixture[str]) -> None:
+    example = torch.ones(1, 2, 16, 8)
+    digests = [digest_of(made(2), example), digest_of(made(3), example), digest_of(made(2), torch.ones(2, 2, 16, 8))]
+    assert "torch does not serialise this graph" in capfd.readouterr().err
+    assert len(set(digests)) == 3
+    assert digest_of(made(2), example) == digests[0]
+
+
+def test_the_ranges_of_a_walked_graph_count() -> None:
+    dims = [torch.export.Dim("b", min=2, max=top) for top in (8, 16)]
+    tops = [graph_digest(exported(Call(flex(2)), torch.ones(4, 2, 16, 8), dynamic=[{0: dim}])) for dim in dims]
+    assert tops[0] != tops[1]
+
+
+def test_the_walk_describes_no_graph_of_which_it_knows_a_part_only() -> None:
+    program = exported(Call(counted(2)), torch.ones(3))
+    assert graph_digest(program)
+    next(iter(program.graph.nodes)).meta["val"] = object()
+    with pytest.raises(UnknownPart, match="object"):
+        graph_digest(program)
 
 
 def test_passes_of_the_users_own_bind_the_code_to_their_sources() -> None:

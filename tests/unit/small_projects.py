@@ -267,7 +267,7 @@ class FakeWorker:
         graph_key = digest_json(
             [code, said, job["floor_patches"], job["target"]["inductor_config"], job["toolchain"], job["environment"]]
         )
-        weights = (root / model["weights"]).read_bytes() if model["weights"] else str(model["seed"]).encode()
+        weights = (root / model["weights"]["file"]).read_bytes() if model["weights"] else str(model["seed"]).encode()
         made: dict[str, Any] = {
             "key": digest_json([graph_key, digest_bytes(weights)]),
             "graph_key": graph_key,

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from aoti_build.fingerprint import REASONS, Fingerprint, Reason, spec_parts
 from aoti_build.spec import Dim, Model, Source, Target, TensorInput
+from aoti_build.spec.project import Weights
 
 VALUES = st.text(max_size=6) | st.integers(-9, 9) | st.lists(st.integers(2, 9), max_size=3)
 ALIKE = st.sampled_from(
@@ -116,7 +117,13 @@ MODEL = Model(
         ({"kwargs": {"width": 4, "depth": 1}}, "kwargs.depth"),
         ({"source": Source("other", path="model.py")}, "source"),
         ({"source": Source("build", path="other.py")}, "source"),
-        ({"weights": "w.safetensors"}, "weights"),
+        ({"weights": Weights("w.safetensors")}, "weights"),
+        ({"weights": Weights("w.pt", key="model")}, "weights.key"),
+        ({"weights": Weights("w.pt", prefix="net.")}, "weights.prefix"),
+        ({"weights": Weights("w.pt", rename=(("a.", "b."),))}, "weights.rename"),
+        ({"weights": Weights("w.pt", ignore=("a.*",))}, "weights.ignore"),
+        ({"method": "encode"}, "method"),
+        ({"strict": True}, "strict"),
         ({"dims": (Dim("batch", 1, 9, 4),)}, "dims.batch.max"),
         ({"dims": (Dim("batch", 2, 8, 4),)}, "dims.batch.min"),
         ({"dims": (Dim("batch", 1, 8, 2),)}, "dims.batch.example"),

@@ -66,8 +66,10 @@ REASONS = (
     Reason("spec-changed", "kwargs.width", 4, [8, 9]),
     Reason("weights-in-code", "the weights are inside the shared library"),
 )
+LOSS = {"name": "output", "relative_rmse": 0.0125, "sqnr_db": 38.1}
 CHECK = {
     "passed": True,
+    "baseline": [{**LOSS, "ok": True}, {"name": "['zero']", "relative_rmse": None, "sqnr_db": None, "ok": True}],
     "tolerance": {"atol": None, "rtol": None, "outputs": {}},
     "vacuous": [{"output": "output", "of": "inputs"}],
     "no_fp64": None,
@@ -77,6 +79,7 @@ FIGURES = {
     "name": "output",
     "dtype": "float32",
     "shape": [2, 4],
+    "computed_in": "bfloat16",
     "ok": False,
     "by": "fp64",
     "cosine": 0.5,
@@ -84,7 +87,7 @@ FIGURES = {
     "psnr_db": 12.5,
     "needed_atol": 0.5,
     "worst": {"index": [1, 2], "expected": 1.0, "got": "nan"},
-    "fp64": {"candidate_rmse": 0.25, "reference_rmse": 1e-7, "allowed": 2e-7, "tf32_rmse": 1e-8},
+    "fp64": {"candidate_rmse": 0.25, "reference_rmse": 1e-7, "allowed": 2e-7, "rounded_rmse": 1e-8},
     "histogram": {"decades": [-1, 0], "counts": [1, 0], "zero": 7},
     "atol": 1e-4,
     "rtol": 1e-3,
@@ -583,14 +586,16 @@ def _golden() -> Document:
         "outputs": 1,
         "has_inputs": False,
         "has_outputs": True,
+        "plain": {"1": "None"},
         "inputs_digest": "0" * 64,
         "digest": "1" * 64,
-        "tf32_rmse": [1e-4, None],
+        "rounded_rmse": [1e-4, None],
     }
     sketch = {"dtype": "float32", "shape": [2, 70000], "rms": 0.5, "digest": "2" * 64, "nonfinite": "3" * 64}
     kept = {
         "cases": {"example": case},
         "no_exact": None,
+        "baseline": [LOSS],
         "others": ["inputs", "weights"],
         "state": {"cache": {"dtype": "float32", "shape": [1, 64], "value": "0.0"}, "total": None},
         "sketches": {"example/output/0": sketch},

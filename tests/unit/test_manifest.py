@@ -186,6 +186,7 @@ def test_tables_of_another_shape_are_damage(tmp_path: Path, field: str, value: o
 
 LEAF = {"name": "x", "dtype": "float32", "shape": [2, "batch"]}
 DIM = {"min": 1, "max": 8, "multiple_of": 1}
+IMPORT = {"module": "torchvision.extension", "operators": ["torchvision::nms"], "types": ["a.B"]}
 WEIGHT = {"name": "w", "kind": "parameter", "dtype": "float32", "shape": [2], "device": "cpu"}
 REASON = {"reason": "forced", "what": "", "old": None, "new": None}
 CASE = {"name": "example", "sizes": {}, "seed": 0, "outputs": [{"name": "y", "ok": True, "max_abs": 0.1}]}
@@ -193,7 +194,7 @@ GOOD: dict[str, Any] = {
     **DOCUMENT,
     "signature": {
         "inputs": [LEAF, {"name": "c", "constant": "2.0"}],
-        "outputs": [LEAF],
+        "outputs": [LEAF, {"name": "n", "number": "int", "value": "batch"}, {"name": "c", "constant": "None"}],
         "dims": {"batch": DIM},
         "weights": [{**WEIGHT, "stride": [1], "tied_to": "v", "view": True}],
         "mutates": {"inputs": ["x"], "buffers": ["last"]},
@@ -210,6 +211,7 @@ GOOD: dict[str, Any] = {
         **DOCUMENT["requires"],
         "compute_capability": "9.0",
         "gpu_code": ["sm_90"],
+        "imports": [IMPORT],
         "instructions": {"seen": None, "why": "no objdump"},
     },
     "reasons": [REASON],
@@ -224,6 +226,7 @@ GOOD: dict[str, Any] = {
     },
 }
 HUGE = 10**400
+MODULES = ["", ".ops", "..", "a/b", "a.b.", "a b", "os;x", "import", "a\0", "\ud800", "/srv/x.py", "a" * 300, 3, None]
 NAMES = [
     "../x/cpu",
     "/cpu",
@@ -257,6 +260,12 @@ CRAFTED: list[tuple[str, Any]] = [
     *(("requires.compute_capability", value) for value in ["9", "9.x", ".", "9.0\n", 9.0, None]),
     ("requires.instructions", {"seen": "avx2"}),
     ("requires.instructions", []),
+    *(("requires.imports", value) for value in [[], {}, "os", ["os"], [{"module": "os"}]]),
+    *(("requires.imports", [{**IMPORT, "module": value}]) for value in MODULES),
+    *(("requires.imports", [{**IMPORT, "operators": [value]}]) for value in ["nms", "a::b()", "::", "__import__", 3]),
+    ("signature.outputs", [{"name": "n", "number": "tensor", "value": "1"}]),
+    ("signature.outputs", [{"name": "n", "number": "int"}]),
+    ("signature.inputs", [{"name": "n", "number": "int", "value": "1"}]),
     *(("signature.dims", value) for value in [None, [], {"batch": 8}, {"batch": {"min": 1, "max": 8}}]),
     *(("signature.dims.batch.multiple_of", value) for value in [0, -1, True, 1.5, "1", HUGE]),
     *(("signature.dims.batch.max", value) for value in [None, "8", HUGE, -1]),

@@ -152,6 +152,18 @@ def test_an_absent_device(tmp_path: Path, fake_worker: FakeWorker, monkeypatch: 
     assert fake_worker.calls == []
 
 
+def test_what_cpp_cannot_run_is_unavailable(
+    project: Project, published: Path, fake_worker: FakeWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert published
+    monkeypatch.setattr(verify_verb, "compiled_runner", lambda device: Path("runner"))
+    fake_worker.answers["check"] = {"unavailable": "no C++ library registers the operator a::b"}
+    report = verify(project, project.targets, runtime="cpp")
+    assert (verdicts(report), report.exit_code, fake_worker.calls) == (["unavailable"], 0, ["check"])
+    assert str(report.verdicts[0].stale[0]) == "not-in-cpp: no C++ library registers the operator a::b"
+    assert verify(project, project.targets, runtime="cpp", strict=True).exit_code == 3
+
+
 @pytest.mark.parametrize("content", [None, "edited = True\n"])
 def test_a_stale_artifact_is_checked_as_what_it_is(
     project: Project, published: Path, fake_worker: FakeWorker, content: str | None

@@ -23,6 +23,7 @@ from aoti_build._torch.checking.compare import (
     own_bounds,
     rule_of,
     tf32_is_allowed,
+    with_precision,
 )
 from aoti_build._torch.checking.sketch import Sketch
 
@@ -36,7 +37,8 @@ def compare_sketch(
     candidate: Any,
     tolerance: Mapping[str, Any],
     exact: Sketch | None = None,
-    tf32_rmse: float | None = None,
+    rounded_rmse: float | None = None,
+    computed: str | None = None,
 ) -> Figures:
     """As `compare`, with sketches of eager's output and of the float64 reference."""
     found = kind_figures(name, eager.dtype, eager.shape, candidate)
@@ -50,14 +52,15 @@ def compare_sketch(
         return {**found, **verdict} if same else {**found, **verdict, "why": "values differ; they must be equal"}
     bounds = own_bounds(name, tolerance)
     tf32 = isinstance(candidate, Tensor) and tf32_is_allowed(candidate)
-    rtol, atol, rule = rule_of(eager.dtype, eager.rms, bounds, exact is not None, tf32=tf32)
+    rtol, atol, rule = rule_of(eager.dtype, computed, eager.rms, bounds, exact is not None, tf32=tf32)
     found |= _figures(eager, got, rtol, atol, rule)
     if exact is not None and rule == "allclose":
-        allowed = allowed_rmse(eager.dtype, eager.sample.numel(), eager.rmse(exact), tf32_rmse, exact.rms)
+        count = eager.sample.numel()
+        allowed = allowed_rmse(eager.dtype, computed, count, eager.rmse(exact), rounded_rmse, exact.rms)
         found["fp64"] = {"candidate_rmse": got.rmse(exact) / _SLACK, **allowed}
         if not found["ok"] and got.nonfinite == eager.nonfinite:
-            return by_exact(found)
-    return found
+            found = by_exact(found)
+    return with_precision(found, eager.dtype, computed)
 
 
 def _figures(eager: Sketch, got: Sketch, rtol: float, atol: float, rule: str) -> Figures:

@@ -16,12 +16,13 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
+from aoti_build._torch.checking.golden import Plain
 from aoti_build._torch.checking.reference import SEED, Subject, eager_failure, observe, points
 from aoti_build._torch.checking.state import kept_state
 from aoti_build._torch.program.assertions import lift_assertions
@@ -30,6 +31,8 @@ from aoti_build._torch.program.export import check_ranges, export, named_symbols
 from aoti_build._torch.program.inputs import Call, Sizes
 from aoti_build.errors import BuildError
 from aoti_build.spec.project import Dim
+
+Observed: TypeAlias = Tensor | Plain | None
 
 # The program runs the operations that eager runs, so they hardly differ.
 _SAME = 1e-2
@@ -57,9 +60,15 @@ def _tracing(oblivious: bool) -> Iterator[None]:
 
 
 def exported(
-    subject: Subject, example: Call, dims: tuple[Dim, ...], axes: list[Axes], where: Mapping[str, str]
+    subject: Subject,
+    example: Call,
+    dims: tuple[Dim, ...],
+    axes: list[Axes],
+    where: Mapping[str, str],
+    *,
+    strict: bool = False,
 ) -> Exported:
-    """The exported program of the model for every declared size.
+    """The exported program of the model for every declared size, in torch.export's `strict` mode or not.
 
     Raises:
         BuildError: torch cannot export the model, or not for all of the sizes. Then the message says which size, and
@@ -69,7 +78,8 @@ def exported(
     for oblivious in (False, True):
         try:
             with _tracing(oblivious):
-                return _exported(subject, example, dims, axes, where, oblivious)
+                program = export(subject.module, example, dims, axes, where["inputs"], strict=strict)
+                return _for_all_sizes(program, subject, dims, axes, where, oblivious)
         except BuildError as error:
             refused = refused or error
         if not dims:
@@ -78,15 +88,14 @@ def exported(
     raise refused
 
 
-def _exported(
+def _for_all_sizes(
+    program: ExportedProgram,
     subject: Subject,
-    example: Call,
     dims: tuple[Dim, ...],
     axes: list[Axes],
     where: Mapping[str, str],
     oblivious: bool,
 ) -> Exported:
-    program = export(subject.module, example, dims, axes, where["inputs"])
     check_ranges(program, dims, axes, where, from_two=not oblivious)
     named = named_symbols(program, axes)
     special = lift_assertions(program, dims, named, where)
@@ -125,7 +134,7 @@ def _prove(
             raise _refusal(sizes, dims, why, where)
 
 
-def _observed(module: Any, subject: Subject, sizes: Sizes, name: str) -> list[Tensor | None]:
+def _observed(module: Any, subject: Subject, sizes: Sizes, name: str) -> list[Observed]:
     call = subject.make(sizes, SEED).to(subject.device)
     with kept_state(module):
         try:
@@ -141,7 +150,7 @@ class _Shapes:
     """
 
     def __init__(
-        self, program: ExportedProgram, named: Mapping[Any, Any], example: list[Tensor | None], sizes: Sizes
+        self, program: ExportedProgram, named: Mapping[Any, Any], example: list[Observed], sizes: Sizes
     ) -> None:
         self.program, self.named = program, named
         told = output_shapes(program, named, sizes)
@@ -149,7 +158,7 @@ class _Shapes:
             index for index, (value, shape) in enumerate(zip(example, told, strict=False)) if _shape(value) == shape
         }
 
-    def misfit(self, wanted: list[Tensor | None], sizes: Sizes) -> str | None:
+    def misfit(self, wanted: list[Observed], sizes: Sizes) -> str | None:
         """How eager's outputs at these sizes differ in shape; None if they do not."""
         told = output_shapes(self.program, self.named, sizes)
         for index, (value, shape) in enumerate(zip(wanted, told, strict=False)):
@@ -158,16 +167,24 @@ class _Shapes:
         return None
 
 
-def _shape(value: Tensor | None) -> list[int] | None:
-    return None if value is None else list(value.shape)
+def _shape(value: Observed) -> list[int] | None:
+    return list(value.shape) if isinstance(value, Tensor) else None
 
 
-def _difference(wanted: list[Tensor | None], got: list[Tensor | None]) -> str | None:
+def _said(value: Observed) -> str:
+    if isinstance(value, Plain):
+        return value.text
+    return "nothing" if value is None else "a tensor"
+
+
+def _difference(wanted: list[Observed], got: list[Observed]) -> str | None:
     """How the program's outputs differ from eager's; None if they do not."""
     if len(wanted) != len(got):
         return f"there are {len(wanted)} outputs there, and {len(got)} by the export"
     for index, (one, other) in enumerate(zip(wanted, got, strict=True)):
-        if one is None or other is None:
+        if not isinstance(one, Tensor) or not isinstance(other, Tensor):
+            if one != other:
+                return f"output {index} is {_said(one)} there, and {_said(other)} by the export"
             continue
         if one.shape != other.shape:
             return f"output {index} has the shape {list(one.shape)} there, and {list(other.shape)} by the export"

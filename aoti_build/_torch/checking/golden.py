@@ -10,7 +10,7 @@ for the list above) and ``<case>/exact/<index>`` (eager in float64), in flattene
 ``other-inputs`` and ``other-weights``, what eager gives for those: a comparison that cannot tell them apart is none;
 ``state/<name>`` is what a buffer holds before the first call. One entry of the header's metadata, a JSON document,
 holds the cases: with several entries the library writes them in an order of its own each time, and equal tensors would
-make files of different bytes. Outputs that are no tensors (None, numbers) keep their index and have no entry.
+make files of different bytes. Outputs that are no tensors (None, numbers) keep their index; the header has them.
 
 A file has a limit. Of tensors that do not fit a sketch is kept (`sketch.py`), by which they are compared all the same.
 Inputs that do not fit can be drawn again from the seed, if models.yaml describes them; others come before any output.
@@ -18,7 +18,9 @@ Inputs that do not fit can be drawn again from the seed, if models.yaml describe
 
 from __future__ import annotations
 
+import ast
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -41,16 +43,42 @@ _HEADER = "aoti_build"
 _OTHER = "other-"
 _SMALLEST_SKETCHED = 65_536  # elements; a smaller tensor takes no more room than its sketch
 
-Value: TypeAlias = Tensor | Sketch | None
+
+@dataclass(frozen=True)
+class Plain:
+    """An output that is no tensor (a number, a text, None), as Python writes it."""
+
+    text: str
+
+    @property
+    def value(self) -> Any:
+        """The number or text itself. Raises ValueError for anything else."""
+        try:
+            return ast.literal_eval(self.text)
+        except ValueError:
+            return float(self.text)  # nan, inf
+
+    def is_near(self, other: Plain) -> bool:
+        """Whether two are equal, in type too; floats may differ by roundings."""
+        if self.text == other.text:
+            return True
+        try:
+            mine, theirs = self.value, other.value
+        except (ValueError, SyntaxError):
+            return False
+        return isinstance(mine, float) and isinstance(theirs, float) and math.isclose(mine, theirs, rel_tol=1e-6)
+
+
+Value: TypeAlias = Tensor | Sketch | Plain | None
 
 
 @dataclass(frozen=True)
 class Case:
-    """One call, flattened: the tensors that went in, and what eager left (None where it gave no tensor).
+    """One call, flattened: the tensors that went in, and what eager left (None where there is nothing to compare).
 
     `outputs` are the model's outputs, then the inputs and the buffers that it wrote into. `inputs` or `outputs` are
     None where the file did not have room for them. `exact` are the float64 references, None where there is none, and
-    `tf32_rmse` how far each output is from them in TF32, where that is allowed. `sizes` are those of the dims;
+    `rounded_rmse` how far each output is from them in TF32, where that is allowed. `sizes` are those of the dims;
     `inputs_digest` is of the inputs alone, `digest` of them and eager's outputs. `call` counts the calls since the
     model's first state: cases with a `call` above 0 go on from the case in front of them.
     """
@@ -63,7 +91,7 @@ class Case:
     seed: int = 0
     inputs_digest: str = ""
     digest: str = ""
-    tf32_rmse: list[float | None] | None = None
+    rounded_rmse: list[float | None] | None = None
     call: int = 0
 
 
@@ -71,12 +99,14 @@ class Case:
 class Golden:
     """All cases. `no_exact` says why there is no float64 reference. `others` are outputs of the first case's sizes for
     other "inputs" and with other "weights", None where an output does not depend on those. `state` is what the buffers
-    that the model writes into hold before the first call."""
+    that the model writes into hold before the first call. `baseline` says what the model loses against the one that it
+    was made of (`baseline.py`), if models.yaml names that."""
 
     cases: list[Case]
     no_exact: str | None = None
     others: Mapping[str, list[Value]] = field(default_factory=dict)
     state: Mapping[str, Tensor] = field(default_factory=dict)
+    baseline: list[dict[str, Any]] | None = None
 
     def sequences(self) -> Iterator[list[Case]]:
         """The cases by sequences of calls from the first state: of one case each for a model without state."""
@@ -133,6 +163,7 @@ def save_golden(
         "cases": entries,
         "no_exact": golden.no_exact,
         "others": list(golden.others),
+        "baseline": golden.baseline,
         "state": {name: room.fills.get(name) for name in golden.state},
         "sketches": room.sketches,
     }
@@ -236,6 +267,12 @@ def _own(value: Tensor) -> Tensor:
     return value.detach().cpu().contiguous().clone()
 
 
+def _plain_outputs(case: Case) -> Iterator[tuple[int, Plain]]:
+    for index, value in enumerate(case.outputs or ()):
+        if isinstance(value, Plain):
+            yield index, value
+
+
 def _entry(case: Case, has_inputs: bool, has_outputs: bool) -> dict[str, Any]:
     return {
         "sizes": dict(case.sizes),
@@ -245,9 +282,10 @@ def _entry(case: Case, has_inputs: bool, has_outputs: bool) -> dict[str, Any]:
         "outputs": len(case.outputs or ()),
         "has_inputs": has_inputs,
         "has_outputs": has_outputs,
+        "plain": {str(index): value.text for index, value in _plain_outputs(case)},
         "inputs_digest": case.inputs_digest,
         "digest": case.digest,
-        **({} if case.tf32_rmse is None else {"tf32_rmse": case.tf32_rmse}),
+        **({} if case.rounded_rmse is None else {"rounded_rmse": case.rounded_rmse}),
     }
 
 
@@ -264,7 +302,7 @@ def load_golden(path: Path) -> Golden:
             if not cases:
                 raise ValueError("it holds no case")
             others = {of: reader.values(cases[0].name, f"{_OTHER}{of}") for of in header["others"]}
-            return Golden(cases, header["no_exact"], others, reader.state())
+            return Golden(cases, header["no_exact"], others, reader.state(), header["baseline"])
     except (SafetensorError, OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
         raise ArtifactError(f"{path.name} cannot be read", cause=str(error), hint="build the target again") from error
 
@@ -285,13 +323,13 @@ class _Reader:
         return Case(
             name,
             inputs if entry["has_inputs"] else None,
-            self.values(name, "output") if entry["has_outputs"] else None,
+            self.outputs(name) if entry["has_outputs"] else None,
             self.values(name, "exact") if entry["has_outputs"] else None,
             dict(entry["sizes"]),
             int(entry["seed"]),
             str(entry["inputs_digest"]),
             str(entry["digest"]),
-            entry.get("tf32_rmse"),
+            entry.get("rounded_rmse"),
             int(entry["call"]),
         )
 
@@ -299,6 +337,12 @@ class _Reader:
         """The tensors of one role, or their sketches; None for those that are not there."""
         count = self.header["cases"][case]["inputs" if role == "input" else "outputs"]
         return [self._value(f"{case}/{role}/{index}") for index in range(count)]
+
+    def outputs(self, case: str) -> list[Value]:
+        found = self.values(case, "output")
+        for index, text in self.header["cases"][case]["plain"].items():
+            found[int(index)] = Plain(str(text))
+        return found
 
     def state(self) -> dict[str, Tensor]:
         found = {}
@@ -331,14 +375,39 @@ def digests_of_cases(path: Path) -> dict[str, Any]:
     """The `digest` of each case by its name, without reading any tensor; empty if it is no golden file of this
     version."""
     try:
-        require_regular(path)
-        with safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {}).get(_HEADER, "{}"))
-        if header["format_version"] != FORMAT_VERSION:
-            return {}
-        return {name: entry["digest"] for name, entry in header["cases"].items()}
-    except (SafetensorError, OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return {name: entry["digest"] for name, entry in _header(path)["cases"].items()}
+    except _UNREADABLE:
         return {}
+
+
+def baseline_of(path: Path) -> Any:
+    """What the file says of the `baseline`, without reading any tensor; None also if it is no golden file of this
+    version."""
+    try:
+        return _header(path)["baseline"]
+    except _UNREADABLE:
+        return None
+
+
+_UNREADABLE: tuple[type[Exception], ...] = (
+    SafetensorError,
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    RecursionError,
+)
+
+
+def _header(path: Path) -> Any:
+    """Raises one of `_UNREADABLE` for what is no golden file of this version."""
+    require_regular(path)
+    with safe_open(path, framework="pt") as file:
+        header = json.loads((file.metadata() or {}).get(_HEADER, "{}"))
+    if header["format_version"] != FORMAT_VERSION:
+        raise ValueError("another version")
+    return header
 
 
 def _bytes(value: Tensor) -> int:

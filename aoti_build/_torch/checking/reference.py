@@ -8,6 +8,7 @@ for the next. Each such sequence starts from the state that the model was made w
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 from collections.abc import Iterator, Sequence
@@ -24,6 +25,7 @@ from aoti_build._torch.checking.compare import needs_whole
 from aoti_build._torch.checking.golden import (
     Case,
     Golden,
+    Plain,
     Value,
     as_float64,
     digests_of_cases,
@@ -32,8 +34,10 @@ from aoti_build._torch.checking.golden import (
 )
 from aoti_build._torch.checking.state import kept_state
 from aoti_build._torch.checking.tf32 import InTf32, tf32_operands
+from aoti_build._torch.checking.widened import Widening, float64_graph, stepping
 from aoti_build._torch.program.inputs import Call, Make, Sizes, pytree_map
-from aoti_build._torch.program.writes import Writes, input_tensors
+from aoti_build._torch.program.quantised import is_quantised
+from aoti_build._torch.program.writes import Writes, observed_nodes
 from aoti_build.errors import BuildError
 from aoti_build.resources import available_memory
 from aoti_build.spec.project import Dim, Model, Source
@@ -46,13 +50,19 @@ _NOISE = 0.1
 @dataclass(frozen=True)
 class Subject:
     """A model ready to be called, how its calls are made, the type of its device, what a call writes into, and the
-    `special` sizes that are verified beside the usual ones."""
+    `special` sizes that are verified beside the usual ones.
+
+    `computed` says of all that is compared after a call which narrower type it is computed in, if any
+    (`aoti_build._torch.program.precision`); `program` is the exported model, given where its arithmetic is quantised.
+    """
 
     module: nn.Module
     make: Make
     device: str
     writes: Writes = field(default_factory=Writes)
     special: Sequence[Sizes] = ()
+    computed: Sequence[str | None] = ()
+    program: ExportedProgram | None = None
 
 
 def points(dims: tuple[Dim, ...], special: Sequence[Sizes] = ()) -> dict[str, dict[str, int]]:
@@ -162,7 +172,7 @@ def references(subject: Subject, calls: list[tuple[Case, Call]]) -> list[Case]:
                 observed = observe(subject.module, call, subject.writes)
             except Exception as error:
                 raise eager_failure(case.name, call, error) from error
-            if not any(output is not None for output in observed):
+            if not any(isinstance(output, Tensor) for output in observed):
                 raise BuildError(
                     "the model returns no tensor and writes into none",
                     hint="a compiled artifact can only return tensors, or write into its inputs and buffers",
@@ -181,7 +191,7 @@ def eager_failure(name: str, call: Call, error: Exception) -> BuildError:
     )
 
 
-def observe(module: nn.Module, call: Call, writes: Writes) -> list[Tensor | None]:
+def observe(module: nn.Module, call: Call, writes: Writes) -> list[Tensor | Plain | None]:
     """All that a caller could notice of one call: the outputs, then the inputs and the buffers written into. The
     tensors of `call` stay as they are, the state of the model does not."""
     given = call.clone()
@@ -194,8 +204,8 @@ def observe(module: nn.Module, call: Call, writes: Writes) -> list[Tensor | None
     return leaves + [buffers[name].clone() if name in buffers else None for name in writes.buffers]
 
 
-def _leaves(returned: object) -> list[Tensor | None]:
-    return [leaf.clone() if isinstance(leaf, Tensor) else None for leaf in pytree.tree_leaves(returned)]
+def _leaves(returned: object) -> list[Tensor | Plain | None]:
+    return [leaf.clone() if isinstance(leaf, Tensor) else Plain(repr(leaf)) for leaf in pytree.tree_leaves(returned)]
 
 
 class Twin:
@@ -204,26 +214,29 @@ class Twin:
     def __init__(self, subject: Subject) -> None:
         self.module, self.why_not = _in_float64(subject)
         self.rounded = tf32_operands(subject.device)
-        self.writes = subject.writes
+        self.writes, self.computed = subject.writes, subject.computed
+        self.quantised = subject.program is not None
 
     def completed(self, eager: list[Case], calls: list[Call]) -> list[Case]:
         """The cases of a sequence with what the copy leaves after its `calls`, if it is anything that eager's outputs
-        can be near to, and with what TF32 costs it, where TF32 is allowed."""
+        can be near to, and with what other roundings cost it: TF32, where it is allowed, and other steps of quantised
+        values."""
         if self.module is None:
             return eager
         try:
             exact = self._run(calls)
-            in_tf32 = [None] * len(calls)
-            if self.rounded:
-                with InTf32(self.rounded):
-                    in_tf32 = self._run(calls)
+            otherwise = [None] * len(calls)
+            if self.rounded or self.quantised:
+                with InTf32(self.rounded), stepping():
+                    otherwise = self._run(calls)
         except Exception as error:  # the user's model again: a dtype fixed in its code, an operator without float64
             return self._given_up(eager, f"the model does not run in float64: {_brief(error)}")
         for case, leaves in zip(eager, exact, strict=True):
-            why = _useless(case, leaves)
+            why = _useless(case, leaves, self.computed)
             if why:
                 return self._given_up(eager, why)
-        return [_with_exact(*parts) for parts in zip(eager, exact, in_tf32, strict=True)]
+        rounded = torch.float32 if not self.quantised else None
+        return [_with_exact(*parts, rounded) for parts in zip(eager, exact, otherwise, strict=True)]
 
     def _run(self, calls: list[Call]) -> list[Any]:
         """What the copy leaves after each call, from its first state."""
@@ -231,8 +244,10 @@ class Twin:
         default = torch.get_default_dtype()
         try:
             torch.set_default_dtype(torch.float64)  # for what the model makes while it runs: a mask, positions
-            with kept_state(self.module):
-                return [observe(self.module, _widened(call), self.writes) for call in calls]
+            # A graph has its conversions widened already.
+            widening = contextlib.nullcontext() if self.quantised else Widening()
+            with kept_state(self.module), widening:
+                return [only_tensors(observe(self.module, _widened(call), self.writes)) for call in calls]
         finally:
             torch.set_default_dtype(default)
 
@@ -250,6 +265,8 @@ def _in_float64(subject: Subject) -> tuple[nn.Module | None, str | None]:
     if size * 2 > available_memory():
         return None, "a float64 copy of the model does not fit into memory"
     try:
+        if subject.program is not None:
+            return float64_graph(subject.program), None
         return copy.deepcopy(module).to(torch.float64), None
     except Exception as error:  # whatever a module of the user's own does when it is copied or converted
         return None, f"the model cannot be converted to float64: {_brief(error)}"
@@ -269,12 +286,14 @@ def _widened(call: Call) -> Call:
     return pytree_map(lambda leaf: as_float64(leaf.clone()) if isinstance(leaf, Tensor) else leaf, call)
 
 
-def _useless(eager: Case, leaves: list[Tensor | None]) -> str | None:
+def _useless(eager: Case, leaves: list[Tensor | None], computed: Sequence[str | None]) -> str | None:
     """Why what the float64 copy gave is nothing that eager's outputs can be near to; None if it is."""
     narrow = next((leaf for leaf in leaves if leaf is not None and leaf.dtype in _NARROW), None)
     if narrow is not None:
         return f"the model computes in {str(narrow.dtype).removeprefix('torch.')} whatever its weights are"
-    apart = (_apart(*pair) for pair in zip(_tensors(eager), map(_wide_only, leaves), strict=True))
+    tensors = _tensors(eager)
+    narrower = computed if len(computed) == len(tensors) else [None] * len(tensors)
+    apart = (_apart(*parts) for parts in zip(tensors, map(_wide_only, leaves), narrower, strict=True))
     if max(apart, default=0.0) > 1:
         return "the model does something else in float64: eager's outputs are too far from it to be a rounding"
     return None
@@ -282,48 +301,60 @@ def _useless(eager: Case, leaves: list[Tensor | None]) -> str | None:
 
 def _tensors(eager: Case) -> list[Tensor | None]:
     """What eager left, just now, so that nothing of it is a sketch."""
-    return [value if isinstance(value, Tensor) else None for value in eager.outputs or []]
+    return only_tensors(eager.outputs or [])
+
+
+def only_tensors(values: Sequence[Value]) -> list[Tensor | None]:
+    return [value if isinstance(value, Tensor) else None for value in values]
 
 
 def _wide_only(leaf: Tensor | None) -> Tensor | None:
     return leaf if leaf is not None and leaf.dtype in (torch.float64, torch.complex128) else None
 
 
-def _with_exact(eager: Case, leaves: list[Tensor | None], in_tf32: list[Tensor | None] | None) -> Case:
+def _with_exact(
+    eager: Case, leaves: list[Tensor | None], otherwise: list[Tensor | None] | None, only: torch.dtype | None
+) -> Case:
+    """The case with its float64 reference, and with how far from that the model is where it is rounded `otherwise`: of
+    all outputs, or of those of one dtype."""
     exact = [_wide_only(leaf) for leaf in leaves]
     made = replace(eager, exact=list(exact))
-    if in_tf32 is None:
+    if otherwise is None:
         return made
-    return replace(made, tf32_rmse=list(map(_tf32_rmse, _tensors(eager), in_tf32, exact)))
+    tensors = _tensors(eager)
+    judged = [value if value is not None and only in (None, value.dtype) else None for value in tensors]
+    return replace(made, rounded_rmse=list(map(_rounded_rmse, judged, otherwise, exact)))
 
 
-def _tf32_rmse(eager: Tensor | None, rounded: Tensor | None, exact: Tensor | None) -> float | None:
-    """How far an output is from float64 if operands are rounded to TF32; None if it is no float32 output."""
-    if eager is None or rounded is None or exact is None or eager.dtype != torch.float32:
+def _rounded_rmse(eager: Tensor | None, rounded: Tensor | None, exact: Tensor | None) -> float | None:
+    """How far an output of the model is from float64 if it is rounded otherwise; None if there is nothing to say."""
+    if eager is None or rounded is None or exact is None:
         return None
     error = rounded - exact
     finite = error[torch.isfinite(error)]
-    return float(finite.square().mean().sqrt()) if finite.numel() else None
+    return float(finite.abs().square().mean().sqrt()) if finite.numel() else None
 
 
-def _apart(eager: Tensor | None, exact: Tensor | None) -> float:
+def _apart(eager: Tensor | None, exact: Tensor | None, computed: str | None) -> float:
     """How far eager is from float64, in units of what no rounding explains."""
     if eager is None or exact is None or not exact.numel():
         return 0.0
     error, scale = (as_float64(eager) - exact).abs(), exact.abs()
     finite = torch.isfinite(error)
     rms = float(scale[finite].square().mean().sqrt()) if finite.any() else 0.0
-    return float(error[finite].square().mean().sqrt()) / (rms * _IMPLAUSIBLE[eager.dtype]) if rms else 0.0
+    implausible = _IMPLAUSIBLE[eager.dtype] if computed is None else _IMPLAUSIBLE_HALF
+    return float(error[finite].square().mean().sqrt()) / (rms * implausible) if rms else 0.0
 
 
 # Relative RMS errors: of float32 with TF32 convolutions they are near 1e-3, of deep networks in half types near 0.1.
+_IMPLAUSIBLE_HALF = 0.5
 _IMPLAUSIBLE = {
     torch.float64: 1e-9,
     torch.complex128: 1e-9,
     torch.float32: 2e-2,
     torch.complex64: 2e-2,
-    torch.float16: 0.5,
-    torch.bfloat16: 0.5,
+    torch.float16: _IMPLAUSIBLE_HALF,
+    torch.bfloat16: _IMPLAUSIBLE_HALF,
 }
 _NARROW = (torch.float32, torch.float16, torch.bfloat16, torch.complex64)
 
@@ -331,7 +362,7 @@ _NARROW = (torch.float32, torch.float16, torch.bfloat16, torch.complex64)
 def _others(subject: Subject, case: Case, functional: ExportedProgram) -> dict[str, list[Value]]:
     """What eager leaves for other inputs and with other weights, of those outputs that depend on them at all."""
     found: dict[str, list[Value]] = {}
-    reached = _reached(functional, subject.writes, len(case.outputs or []))
+    reached = _reached(functional, subject, len(case.outputs or []))
     for of, other in (("inputs", _other_inputs), ("weights", _other_weights)):
         changed = other(subject, case)
         if changed is not None:
@@ -346,7 +377,7 @@ def _other_inputs(subject: Subject, case: Case) -> list[Value] | None:
 
 
 def _other_weights(subject: Subject, case: Case) -> list[Value] | None:
-    if not any(value.is_floating_point() for value in subject.module.parameters()):
+    if not any(True for _ in _real_weights(subject.module, subject.writes)):
         return None
     try:
         other = copy.deepcopy(subject.module)
@@ -354,23 +385,37 @@ def _other_weights(subject: Subject, case: Case) -> list[Value] | None:
         return None
     generator = torch.Generator().manual_seed(SEED)
     with torch.no_grad():
-        for value in other.parameters():
-            if value.is_floating_point():
-                noise = torch.randn(value.shape, generator=generator).to(value.device, value.dtype)
-                value.mul_(1 + _NOISE * noise)
+        for value in _real_weights(other, subject.writes):
+            noise = torch.randn(value.shape, generator=generator).to(value.device, value.dtype)
+            value.mul_(1 + _NOISE * noise)
     call = subject.make(case.sizes, SEED).to(subject.device)
     return reference("other weights", replace(subject, module=other), call).outputs
+
+
+def _real_weights(module: nn.Module, writes: Writes) -> Iterator[Tensor]:
+    """The parameters that can be multiplied; of a quantised model, whose scales may be buffers, those buffers too that
+    no call writes into."""
+    yield from (value for value in module.parameters() if _is_real(value))
+    if is_quantised(module):
+        yield from (value for name, value in module.named_buffers() if name not in writes.buffers and _is_real(value))
+
+
+def _is_real(value: Tensor) -> bool:
+    return value.is_floating_point() and value.dtype.itemsize > 1  # the 8-bit types know no arithmetic
 
 
 # What follows from the sizes of a tensor alone.
 _OF_SHAPES = (torch.ops.aten.sym_size.int, torch.ops.aten.sym_stride.int, torch.ops.aten.sym_numel.default)
 
 
-def _reached(functional: ExportedProgram, writes: Writes, count: int) -> list[set[str]]:
+def _reached(functional: ExportedProgram, subject: Subject, count: int) -> list[set[str]]:
     """For each thing that is compared after a call, whether it depends on "inputs" and on "weights" at all."""
     signature = functional.graph_signature
     kinds = {name: "inputs" for name in signature.user_inputs if isinstance(name, str)}
     kinds |= dict.fromkeys(signature.inputs_to_parameters, "weights")
+    if is_quantised(subject.module):
+        constant = signature.inputs_to_buffers.items()
+        kinds |= {node: "weights" for node, name in constant if name not in subject.writes.buffers}
     above: dict[str, set[str]] = {}
     for node in functional.graph.nodes:
         above[node.name] = {kinds[node.name]} if node.name in kinds else set()
@@ -378,11 +423,6 @@ def _reached(functional: ExportedProgram, writes: Writes, count: int) -> list[se
             continue
         for source in node.all_input_nodes:
             above[node.name] |= above[source.name]
-    by_input = {name: output for output, name in signature.user_inputs_to_mutate.items()}
-    by_buffer = {name: output for output, name in signature.buffers_to_mutate.items()}
-    tensors = input_tensors(functional)
-    names = [*signature.user_outputs]
-    names += [by_input.get(tensors[position]) for position in writes.positions]
-    names += [by_buffer.get(name) for name in writes.buffers]
-    found = [above.get(name, set()) if isinstance(name, str) else set() for name in names]
+    names = observed_nodes(functional, subject.writes)
+    found = [above.get(name, set()) if name else set() for name in names]
     return found if len(found) == count else [{"inputs", "weights"}] * count

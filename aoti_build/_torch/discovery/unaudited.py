@@ -110,11 +110,15 @@ def _wrap_open(watch: Watch) -> None:
 
 def _wrap_environment(watch: Watch) -> None:
     """A variable that is asked for by name. Taking the whole environment, as for a child process, asks for none."""
+    from torch.compiler import is_dynamo_compiling
+
     kind: Any = type(os.environ)
     get, names = kind.__getitem__, kind.__iter__
     last: list[tuple[int, int]] = []  # the instruction that iterated over names last
 
     def asked(environment: Any, name: Any) -> Any:
+        if is_dynamo_compiling():
+            return get(environment, name)  # the strict export cannot read what follows; eager mode asks again
         caller = sys._getframe(1)
         # Values of a view, or of `dict(os.environ)`: one instruction takes the names and then their values.
         taken = caller.f_code.co_name == "__iter__" or [_instruction(caller)] == last
@@ -123,6 +127,9 @@ def _wrap_environment(watch: Watch) -> None:
         return get(environment, name)
 
     def iterate(environment: Any) -> Iterator[Any]:
+        if is_dynamo_compiling():
+            yield from names(environment)
+            return
         caller: FrameType | None = sys._getframe(1)
         while caller is not None and caller.f_code.co_name == "__iter__":
             caller = caller.f_back

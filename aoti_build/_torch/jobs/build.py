@@ -10,14 +10,16 @@ import contextlib
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.export import ExportedProgram
 
+from aoti_build._torch.checking.baseline import losses
 from aoti_build._torch.checking.exported import Exported, exported
+from aoti_build._torch.checking.golden import Golden, baseline_of
 from aoti_build._torch.checking.reference import (
     SEED,
     Subject,
@@ -27,6 +29,7 @@ from aoti_build._torch.checking.reference import (
     reference,
     save_golden_of,
 )
+from aoti_build._torch.checking.returned import check_constants
 from aoti_build._torch.checking.seen import first_calls
 from aoti_build._torch.compiling import shared
 from aoti_build._torch.compiling.bounds import declared_bounds
@@ -41,18 +44,37 @@ from aoti_build._torch.compiling.settings import (
     switches,
 )
 from aoti_build._torch.discovery.discover import Discovery
+from aoti_build._torch.discovery.registered import Registrations, needed_imports
 from aoti_build._torch.events import Events
+from aoti_build._torch.packages.imports import called_operators
 from aoti_build._torch.packages.weights import has_weights, repack, separate, used_state
 from aoti_build._torch.program.axes import Axes, declared_axes, found_axes, held_to
-from aoti_build._torch.program.export import declared_minimums, input_names, signature, whole_ranges
-from aoti_build._torch.program.graph import graph_digest, listed_weights, state_digest, uses_own_code
+from aoti_build._torch.program.export import (
+    declared_minimums,
+    input_names,
+    signature,
+    whole_ranges,
+    without_odd_constants,
+)
+from aoti_build._torch.program.graph import called, graph_digest, listed_weights, state_digest, uses_own_code
 from aoti_build._torch.program.inputs import Call, Make, from_callable, from_shapes
-from aoti_build._torch.program.model import load_callable, load_weights, make_module
-from aoti_build._torch.program.writes import Writes, functional_form, observed_names
+from aoti_build._torch.program.method import with_method
+from aoti_build._torch.program.model import cast, import_declared, load_callable, make_module
+from aoti_build._torch.program.precision import computed_in
+from aoti_build._torch.program.quantised import is_quantised, taken_apart
+from aoti_build._torch.program.structure import (
+    check_can_be_stored,
+    foreign_types,
+    register_named_tuples,
+    with_plain_outputs,
+)
+from aoti_build._torch.program.walk import UnknownPart
+from aoti_build._torch.program.weights import load_weights
+from aoti_build._torch.program.writes import Writes, computed_of, functional_form, observed_names
 from aoti_build.digests import digest_json
 from aoti_build.errors import BuildError
 from aoti_build.files import lock
-from aoti_build.fingerprint import KEY_VERSION, declared_files
+from aoti_build.fingerprint import KEY_VERSION, declared_files, spec_parts
 from aoti_build.manifest import GOLDEN, KEY_METADATA, MODEL
 from aoti_build.spec.project import Dim, Model, Source
 from aoti_build.spec.records import target_from_json
@@ -68,22 +90,45 @@ class Prepared:
     example: Call
     axes: list[Axes]
     device: str
+    dims: tuple[Dim, ...] = ()
+    strict: bool = False
 
-    def subject(self, described: Mapping[str, Any] | None = None) -> Subject:
-        """The model as it is checked: with what its signature says that a call writes into, and its special sizes."""
+    def subject(self, described: Mapping[str, Any] | None = None, program: ExportedProgram | None = None) -> Subject:
+        """The model as it is checked: by its artifact's signature, and by the exported `program`, which is made where
+        it is needed and not given."""
         if described is None:
             return Subject(self.module, self.make, self.device)
-        special = described.get("special", ())
-        return Subject(self.module, self.make, self.device, Writes.of_signature(described), special)
+        if not is_quantised(self.module):
+            program = None
+        elif program is None:
+            program = self._program()
+        return Subject(
+            self.module,
+            self.make,
+            self.device,
+            Writes.of_signature(described),
+            described.get("special", ()),
+            computed_of(described),
+            program,
+        )
 
-    def exported(self, dims: tuple[Dim, ...], where: Mapping[str, str]) -> Exported:
+    def exported(self, where: Mapping[str, str]) -> Exported:
         """The model's program. Raises `BuildError`."""
-        return exported(self.subject(), self.example, dims, self.axes, where)
+        return exported(self.subject(), self.example, self.dims, self.axes, where, strict=self.strict)
+
+    def _program(self) -> ExportedProgram | None:
+        """The model's program; None if it cannot be exported now, without which there is no float64 reference."""
+        nowhere = {"inputs": "", **{f"dims.{dim.name}": "" for dim in self.dims}}
+        try:
+            with whole_ranges():
+                return self.exported(nowhere).program
+        except BuildError:
+            return None
 
 
 def build(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
-    """Returns: key, graph_key, golden_kept, weights, signature, sources, distributions, modules,
-    variables, seconds.
+    """Returns: key, graph_key, undigested (if so), golden_kept, weights, signature, imports, sources, distributions,
+    modules, variables, seconds.
 
     Asks the parent once, with key and graph_key. The answer's `action` is "take" (the store has this very package),
     "repack" (with `template`, a package of the same graph, and its `alignment`) or "compile". Eager's outputs are made
@@ -102,6 +147,7 @@ def build(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
         skew_ns=job["skew_ns"],
     )
     discovery.note_kwargs(target.model.kwargs)
+    registrations = Registrations()
     set_precision(target)
     with events.phase("model"):
         prepared = prepare(target.model, target.device, root, where)
@@ -110,18 +156,21 @@ def build(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
         stack.enter_context(whole_ranges())
         with events.phase("export"):
             try:
-                found = prepared.exported(dims, where)
+                found = prepared.exported(where)
             except BuildError:
                 # If the model fails by itself, that says more than the export's words for it.
                 reference("example", prepared.subject(), prepared.example)
                 raise
             program = found.program
             stack.enter_context(found.tracing())
+            types = _stored_types(program, where)
+            registrations.refuse_unimportable(called(program), where["source"])
             functional = functional_form(program)
             described, subject = _described(found, functional, prepared, dims)
             if isinstance(target.model.inputs, Source):
                 for _ in case_sequences(subject, dims):
                     pass  # what the callable reads for other sizes is a source too
+            lost = losses(subject, target.model, described, root, where)
             # Now that the user's code was imported: what it set counts.
             options = inductor_options(target, job["floor_patches"], where, apart=has_weights(program))
             used: dict[str, Any] = {
@@ -131,26 +180,46 @@ def build(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
                 "variables": discovery.variables(),
             }
             made: dict[str, Any] = {
-                **_keys(program, options, job, used if uses_own_code(program) or own_passes() else {}),
+                **_keys(program, options, job, used),
                 "signature": {**described, "weights": listed_weights(program)},
                 **used,
             }
         answer = events.ask({name: made[name] for name in ("key", "graph_key")})
         with events.phase("reference"), _unwritten(program):
-            golden = staged / GOLDEN
-            made["golden_kept"] = answer.get("golden", False) and is_golden_of(golden, subject, target.model)
+            kept = answer.get("golden", False) and baseline_of(staged / GOLDEN) == lost
+            made["golden_kept"] = kept and is_golden_of(staged / GOLDEN, subject, target.model)
             if not made["golden_kept"]:
-                made_golden, names = make_golden(subject, target.model, program=functional), observed_names(described)
-                if not save_golden_of(golden, made_golden, target.model, names):
-                    save_golden_of(Path(job["whole_golden"]), made_golden, target.model, names, limited=False)
+                golden = replace(make_golden(subject, target.model, program=functional), baseline=lost)
+                check_constants(golden, described, where["source"])
+                _save(golden, staged / GOLDEN, target.model, described, job)
         if answer["action"] == "repack":
             with events.phase("repack"):
                 repack(Path(answer["template"]), staged / MODEL, program, answer["alignment"], made["key"])
         elif answer["action"] == "compile":
             minimums = declared_minimums(program, dims, prepared.axes)
             with declared_bounds(minimums), keeping_old_values():
+                without_odd_constants(program)
                 made["weights"] = _compiled(program, options, job, made, events)
+    operators = called_operators(staged / MODEL)
+    made["imports"] = needed_imports(registrations, operators, types, target.model.imports)
     return {**made, "seconds": events.seconds}
+
+
+def _save(golden: Golden, path: Path, model: Model, described: Mapping[str, Any], job: Mapping[str, Any]) -> None:
+    """Write the golden file, and what is beyond its limit beside it."""
+    names = observed_names(described)
+    if not save_golden_of(path, golden, model, names):
+        save_golden_of(Path(job["whole_golden"]), golden, model, names, limited=False)
+
+
+def _stored_types(program: ExportedProgram, where: Mapping[str, str]) -> dict[str, type]:
+    """The types that the package's structures consist of, beside Python's. Raises `BuildError` if it cannot hold
+    them."""
+    taken, given = program.call_spec.in_spec, program.call_spec.out_spec
+    register_named_tuples(taken, given)
+    check_can_be_stored(taken, "inputs", where["inputs"])
+    check_can_be_stored(given, "outputs", where["source"])
+    return {**foreign_types(taken), **foreign_types(given)}
 
 
 def _described(
@@ -164,7 +233,10 @@ def _described(
     described = signature(program, functional, model, example, dims, prepared.axes, first.seen)
     if exported.special:
         described["special"] = list(exported.special)
-    subject = prepared.subject(described)
+    narrower = computed_in(functional, Writes.of_signature(described), observed_names(described))
+    if narrower:
+        described["computed_in"] = narrower
+    subject = prepared.subject(described, program)
     first.refuse_hidden_state(subject.writes)
     return described, subject
 
@@ -195,42 +267,60 @@ def _compiled(
         _compile(program, package, {**told, "aot_inductor.metadata": {KEY_METADATA: made["key"]}})
     if setting := binds_weights(options):
         return {"apart": False, "why": f"inductor's {setting} is on"}
+    if "undigested" in made:
+        return {"apart": False, "why": made["undigested"]}
     return separate(package, *state)
 
 
 def _keys(
-    program: ExportedProgram, options: Mapping[str, Any], job: Mapping[str, Any], own_code: Mapping[str, Any]
+    program: ExportedProgram, options: Mapping[str, Any], job: Mapping[str, Any], used: Mapping[str, Any]
 ) -> dict[str, str]:
     """The graph key (what compiled code depends on) and the artifact key (that and the weights).
 
-    `own_code` are the files and distributions used, where the graph only names code of theirs.
+    `used` are the files and distributions: they count where the graph only names code of theirs, and where there is no
+    digest of the graph; why is then said as `undigested`.
     """
+    own_code = used if uses_own_code(program) or own_passes() else {}
     environment = {name: value for name, value in job["environment"].items() if name not in ENVIRONMENT_OF_SOURCES}
+    keys = {}
+    try:
+        graph: Any = graph_digest(program)
+    except UnknownPart as unknown:
+        # The same sources make the same graph. Among them are the weights: no other weights share this code.
+        graph = {"spec": spec_parts(target_from_json(job["target"])), **used}
+        keys["undigested"] = f"the graph has no digest, since it has {unknown}"
     graph_key = digest_json(
         {
             "key_version": KEY_VERSION,
-            "graph": graph_digest(program),
+            "graph": graph,
             "settings": {**resolved_settings(options), **floor_settings(job["floor_patches"])},
             "own_code": own_code,
             "toolchain": job["toolchain"],
             "environment": environment,
         }
     )
-    return {"graph_key": graph_key, "key": digest_json({"graph_key": graph_key, "weights": state_digest(program)})}
+    key = digest_json({"graph_key": graph_key, "weights": state_digest(program)})
+    return {**keys, "graph_key": graph_key, "key": key}
 
 
 def prepare(model: Model, device: str, root: Path, where: Mapping[str, str]) -> Prepared:
     """Import, make, load weights, make the example inputs, and move all to the device."""
+    import_declared(model.imports, where["imports"])
     factory = load_callable(model.source, root, where["source"])
     module = make_module(factory, model.kwargs, model.seed, where["kwargs"])
     if model.weights is not None:
-        load_weights(module, root / model.weights, where["weights"])
+        load_weights(module, model.weights, root, where["weights"])
+    if model.method is not None:
+        module = with_method(module, model.method, where["method"])
+    if model.outputs == "dict":
+        with_plain_outputs(module)
     if isinstance(model.inputs, Source):
         make, axes = _called_inputs(model.inputs, model.dims, module, root, where["inputs"])
     else:
         make, axes = from_shapes(model.inputs), declared_axes(model.inputs)
     example = make({dim.name: dim.example for dim in model.dims}, SEED)
-    return Prepared(module.to(device), make, example.to(device), axes, device)
+    module = taken_apart(cast(module, model.dtype, where["dtype"])).to(device)
+    return Prepared(module, make, example.to(device), axes, device, model.dims, model.strict)
 
 
 def _called_inputs(
@@ -257,10 +347,12 @@ def _unwritten(program: ExportedProgram) -> Iterator[None]:
     before = {name: value._version for name, value in watched.items()}
     yield
     if written := [name for name, value in watched.items() if value._version != before[name]]:
-        raise BuildError(
-            f"the model writes into {', '.join(written[:3])} when it is called",
-            hint="what changes from call to call must be a buffer (register_buffer); parameters must stay as they are",
-        )
+        hint = "what changes from call to call must be a buffer (register_buffer); parameters must stay as they are"
+        if any(name.rpartition(".")[2].startswith("lifted_tensor_") for name in written):
+            # torch's name for a tensor that is reached by another way than as the module's buffer.
+            hint += "; if it is one already, and is used by another reference (Hugging Face's static cache), set "
+            hint += "`strict: true` for this model"
+        raise BuildError(f"the model writes into {', '.join(written[:3])} when it is called", hint=hint)
 
 
 @contextlib.contextmanager

@@ -7,22 +7,28 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
+from aoti_build._torch.checking.baseline import judged
 from aoti_build._torch.checking.compare import Figures, compare, needs_whole
 from aoti_build._torch.checking.compare_sketch import compare_sketch
-from aoti_build._torch.checking.golden import Case, Golden, Value, inputs_digest, load_golden
+from aoti_build._torch.checking.golden import Case, Golden, Plain, Value, inputs_digest, load_golden
+from aoti_build._torch.checking.returned import as_returned, compare_plain
 from aoti_build._torch.checking.sketch import Sketch
 from aoti_build._torch.compiling.settings import set_precision
 from aoti_build._torch.events import Events
-from aoti_build._torch.packages.runner import Package, open_package
+from aoti_build._torch.packages.runner import Package, RunnerLacks, open_package
 from aoti_build._torch.program.inputs import from_shapes
-from aoti_build._torch.program.writes import Writes, observed_names
+from aoti_build._torch.program.writes import Writes, computed_of, observed_names
 from aoti_build.spec.project import Model, Source
 from aoti_build.spec.records import target_from_json
 
 
 def check(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
     """Job: model, golden (paths), target, tolerance, signature, runner (path, or null). Returns
-    passed, cases, vacuous, seconds.
+    passed, cases, vacuous, baseline (if there is one), seconds.
+
+    Where the package cannot be run from C++ at all, `unavailable` with the reason is all there is.
 
     A case for which the golden file had no room is `skipped`, with the reason, and so is one of which nothing could be
     compared; if that is every case, nothing passed. `unread` are the buffers that could not be read back after a call.
@@ -30,15 +36,19 @@ def check(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
     target = target_from_json(job["target"])
     set_precision(target)
     golden = load_golden(Path(job["golden"]))
-    names = observed_names(job["signature"])
-    checker = _Checker(job, target.model, golden, events, names)
-    checked = [figures for calls in golden.sequences() for figures in checker.sequence(calls)]
+    checker = _Checker(job, target.model, golden, events, observed_names(job["signature"]))
+    try:
+        checked = [figures for calls in golden.sequences() for figures in checker.sequence(calls)]
+    except RunnerLacks as error:
+        return {"unavailable": error.message}
     outputs = [output for verdict in checked for output in verdict["outputs"]]
+    lost = judged(golden.baseline, job["tolerance"].get("baseline"))
     return {
-        "passed": bool(outputs) and all(output["ok"] for output in outputs),
+        "passed": bool(outputs) and all(found["ok"] for found in [*outputs, *(lost or [])]),
         "cases": checked,
         "no_fp64": golden.no_exact,
-        "vacuous": _vacuous(golden, names, job["tolerance"], target.device),
+        "vacuous": _vacuous(golden, job["signature"], job["tolerance"], target.device),
+        **({} if lost is None else {"baseline": lost}),
         "seconds": events.seconds,
     }
 
@@ -68,7 +78,7 @@ class _Checker:
             if why:
                 figures.append({**_head(case), "skipped": why, "outputs": []})
             elif number < len(got):
-                found = verdicts(case, got[number], self.names, self.job["tolerance"])
+                found = verdicts(case, got[number], self.job["signature"], self.job["tolerance"])
                 figures.append({**_head(case), **self._unread(case, got[number], found), "outputs": found})
             else:
                 figures.append({**_head(case), "outputs": [refused]})
@@ -95,7 +105,8 @@ class _Checker:
                 self._package = open_package(self.job, self.golden.state)
         with self.events.phase("check"):
             try:
-                return self._package.calls(inputs), {}
+                left = self._package.calls(inputs)
+                return [as_returned(one, self.job["signature"]) for one in left], {}
             except RuntimeError as error:
                 why = f"the package refused inputs of its range: {gist(error)}"
                 return [], {"name": "(call)", "ok": False, "why": why}
@@ -107,21 +118,23 @@ def gist(error: RuntimeError) -> str:
     return next((line for line in lines if "input_handles" in line), lines[0] if lines else "")[:300]
 
 
-def verdicts(case: Case, got: list[Any], names: list[str], tolerance: Mapping[str, Any]) -> list[Figures]:
+def verdicts(case: Case, got: list[Any], signature: Mapping[str, Any], tolerance: Mapping[str, Any]) -> list[Figures]:
     """`compare` over all that a call left; a missing or surplus output is a failed verdict of its own.
 
     None among `got` is what cannot be read back, such as a buffer that the package does not name: it shows in later
     calls.
     """
-    expected = case.outputs or []
+    expected, names = case.outputs or [], observed_names(signature)
     if len(got) != len(expected):
         beside = sum(name.startswith(("input ", "buffer ")) for name in names)
         why = f"{len(got) - beside} outputs, expected {len(expected) - beside}"
         return [{"name": "outputs", "ok": False, "why": why}]
     return [
         _compared(name, reference, candidate, tolerance, *bases)
-        for name, reference, candidate, *bases in zip(names, expected, got, *_bases(case, len(got)), strict=True)
-        if reference is not None and not (candidate is None and name.startswith("buffer "))
+        for name, reference, candidate, *bases in zip(names, expected, got, *_bases(case, signature), strict=True)
+        if reference is not None
+        and not (candidate is None and name.startswith("buffer "))
+        and not (isinstance(reference, Plain) and reference == candidate)  # which shows nothing
     ]
 
 
@@ -131,28 +144,36 @@ def _compared(
     candidate: Any,
     tolerance: Mapping[str, Any],
     exact: Any,
-    tf32_rmse: float | None,
+    rounded_rmse: float | None,
+    computed: str | None,
 ) -> Figures:
+    if isinstance(reference, Plain):
+        return compare_plain(name, reference, candidate)
     if isinstance(reference, Sketch):
-        return compare_sketch(name, reference, candidate, tolerance, exact, tf32_rmse)
+        return compare_sketch(name, reference, candidate, tolerance, exact, rounded_rmse, computed)
     assert reference is not None
-    return compare(name, reference, candidate, tolerance, exact, tf32_rmse)
+    return compare(name, reference, candidate, tolerance, exact, rounded_rmse, computed)
 
 
-def _bases(case: Case, count: int) -> tuple[list[Any], list[Any]]:
-    """What `compare` takes beside eager's outputs, by output: the float64 references, and how far TF32 is from them."""
-    return case.exact or [None] * count, case.tf32_rmse or [None] * count
+def _bases(case: Case, signature: Mapping[str, Any]) -> tuple[list[Any], list[Any], list[Any]]:
+    """What `compare` takes beside eager's outputs, by output: the float64 references, how far other roundings are from
+    them, and the types that outputs are computed in."""
+    computed = computed_of(signature)
+    nothing = [None] * len(computed)
+    return case.exact or nothing, case.rounded_rmse or nothing, computed
 
 
-def _vacuous(golden: Golden, names: list[str], tolerance: Mapping[str, Any], device: str) -> list[dict[str, str]]:
+def _vacuous(
+    golden: Golden, signature: Mapping[str, Any], tolerance: Mapping[str, Any], device: str
+) -> list[dict[str, str]]:
     """Outputs that would pass with other inputs, or other weights: their comparison shows nothing."""
-    first = golden.cases[0]
+    first, names = golden.cases[0], observed_names(signature)
     found: dict[str, str] = {}
     if first.outputs is None or len(first.outputs) != len(names):
         return []  # the package has other outputs, which fails anyway
     for of, others in golden.others.items():
-        for name, mine, other, *bases in zip(names, first.outputs, others, *_bases(first, len(others)), strict=True):
-            if mine is None or other is None or name in found:
+        for name, mine, other, *bases in zip(names, first.outputs, others, *_bases(first, signature), strict=True):
+            if not isinstance(other, Tensor | Sketch) or mine is None or name in found:
                 continue
             # On the device, which may have bounds of its own.
             moved = other if isinstance(other, Sketch) else other.to(device)

@@ -74,13 +74,12 @@ def deep(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
     target = target_from_json(job["target"])
     shared.keep_below(Path(job["cache_root"]))
     set_precision(target)
-    dims = target.model.dims
     with events.phase("model"):
         prepared = prepare(target.model, target.device, Path(job["root"]), job["where"])
     with contextlib.ExitStack() as stack:
         stack.enter_context(whole_ranges())
         with events.phase("export"):
-            exported = prepared.exported(dims, job["where"])
+            exported = prepared.exported(job["where"])
             program = exported.program
             stack.enter_context(exported.tracing())
         if job["model"] and job["alignment"]:
@@ -226,7 +225,7 @@ def outputs_differ(module: nn.Module, program: ExportedProgram, call: Call) -> L
 
 def _tensors_of(module: nn.Module, call: Call) -> list[Tensor]:
     with kept_state(module):
-        return [value for value in observe(module, call, Writes()) if value is not None]
+        return [value for value in observe(module, call, Writes()) if isinstance(value, Tensor)]
 
 
 class _FoundError(Exception):

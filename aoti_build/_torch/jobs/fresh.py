@@ -4,9 +4,11 @@ was saved at build time."""
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from aoti_build._torch.checking.baseline import losses
 from aoti_build._torch.checking.reference import make_golden, save_golden_of
 from aoti_build._torch.compiling.settings import set_precision
 from aoti_build._torch.events import Events
@@ -24,5 +26,7 @@ def fresh(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
     with events.phase("reference"):
         subject = prepared.subject(job["signature"])
         golden, names = make_golden(subject, target.model, job["seeds"]), observed_names(job["signature"])
+        lost = losses(subject, target.model, job["signature"], Path(job["root"]), job["where"], job["seeds"])
+        golden = replace(golden, baseline=lost)
         save_golden_of(Path(job["golden"]), golden, target.model, names, limited=False)
     return {"seconds": events.seconds}

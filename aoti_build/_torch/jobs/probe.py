@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from aoti_build._torch.checking.golden import Case, load_golden
+from aoti_build._torch.checking.returned import as_returned
 from aoti_build._torch.compiling.settings import set_precision
 from aoti_build._torch.events import Events
 from aoti_build._torch.jobs.check import gist, verdicts
 from aoti_build._torch.packages.runner import Package, RunnerCrash, open_package
-from aoti_build._torch.program.writes import observed_names
 from aoti_build.manifest import tensor_inputs
 from aoti_build.sizes import Size, parse
 from aoti_build.spec.records import target_from_json
@@ -72,17 +72,17 @@ def probe(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
 
 def _tried(package: Package, tried: Probe, case: Case, job: Mapping[str, Any]) -> dict[str, Any]:
     try:
-        (got,) = package.calls([tried.inputs])
+        (left,) = package.calls([tried.inputs])
     except RuntimeError as error:
         return {"name": tried.name, "ok": True, "said": gist(error)}
     except RunnerCrash as crash:
         return {"name": tried.name, "ok": False, "said": crash.message}
+    got = as_returned(left, job["signature"])
     if tried.may_answer != "rightly":
         shapes = ", ".join(str(list(value.shape)) for value in got if isinstance(value, Tensor))
         said = f"was answered, with outputs of shape {shapes}"
         return {"name": tried.name, "ok": tried.may_answer == "somehow", "said": said}
-    names = observed_names(job["signature"])
-    wrong = [v for v in verdicts(case, got, names, job["tolerance"]) if not v["ok"]]
+    wrong = [v for v in verdicts(case, got, job["signature"], job["tolerance"]) if not v["ok"]]
     said = f"{wrong[0]['name']}: {wrong[0]['why']}" if wrong else "answered rightly"
     return {"name": tried.name, "ok": not wrong, "said": said}
 

@@ -18,16 +18,18 @@ from torch import Tensor
 from aoti_build._torch.checking.compare import Figures
 from aoti_build._torch.checking.golden import Case, Golden, load_golden
 from aoti_build._torch.checking.reference import Subject, Twin, references
+from aoti_build._torch.checking.returned import as_returned
 from aoti_build._torch.compiling.settings import set_precision
 from aoti_build._torch.data.image import Pictures, pictures, top_classes
 from aoti_build._torch.data.read import fit, read, wants
 from aoti_build._torch.events import Events
 from aoti_build._torch.jobs.build import Prepared, prepare
 from aoti_build._torch.jobs.check import verdicts
+from aoti_build._torch.packages.imports import import_for
 from aoti_build._torch.packages.loaded import LoadedPackage
 from aoti_build._torch.program.inputs import Sizes, from_callable, from_shapes
 from aoti_build._torch.program.model import load_callable
-from aoti_build._torch.program.writes import Writes, observed_names
+from aoti_build._torch.program.writes import Writes
 from aoti_build.errors import AotiBuildError, BuildError, UsageError, VerificationError
 from aoti_build.manifest import tensor_inputs
 from aoti_build.outputs import write_output
@@ -99,7 +101,7 @@ class Bench:
         """The figures of all that each call left; those of a later call say which one."""
         found = []
         for case, values in zip(expected, left, strict=False):
-            for figures in verdicts(case, values, observed_names(self.job["signature"]), self.job["tolerance"]):
+            for figures in verdicts(case, values, self.job["signature"], self.job["tolerance"]):
                 later = f" (call {case.call + 1})" if case.call else ""
                 found.append({**figures, "name": f"{figures['name']}{later}"})
         return found
@@ -136,6 +138,7 @@ class Bench:
 
     def load(self) -> LoadedPackage:
         with self.events.phase("load"):
+            import_for(self.job)
             try:
                 path, device = Path(self.job["model"]), self.target.device
                 return LoadedPackage(path, device, self.writes, self.golden_file.state)
@@ -147,7 +150,7 @@ class Bench:
     def call(self, package: LoadedPackage, inputs: list[Tensor]) -> list[Any]:
         """All that a call leaves. The inputs stay as they are."""
         try:
-            return package.calls([inputs])[0]
+            return as_returned(package.calls([inputs])[0], self.job["signature"])
         except RuntimeError as error:
             raise VerificationError(
                 "the artifact refused or failed on these inputs",
@@ -222,7 +225,7 @@ class Bench:
     def eager(self) -> Prepared:
         return prepare(self.target.model, self.target.device, Path(self.job["root"]), self.job["where"])
 
-    @property
+    @cached_property
     def subject(self) -> Subject:
         return self.eager.subject(self.job["signature"])
 

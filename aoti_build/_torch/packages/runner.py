@@ -19,6 +19,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from aoti_build._torch.discovery.registered import libraries_with
+from aoti_build._torch.packages.imports import import_for
 from aoti_build._torch.packages.loaded import LoadedPackage
 from aoti_build._torch.program.writes import Writes
 from aoti_build.errors import BuildError
@@ -27,7 +29,7 @@ from aoti_build.spec.records import target_from_json
 
 _HEAD = ("aoti_build-tensors", "1")
 _MOST_HEAD = 1 << 20
-_NOT_LOADED, _REFUSED = 2, 3  # exit statuses
+_NOT_LOADED, _REFUSED, _LACKS = 2, 3, 5  # exit statuses
 
 
 class Package(Protocol):
@@ -38,6 +40,10 @@ class Package(Protocol):
         into, None for a buffer that cannot be read. RuntimeError if it refuses the inputs of one."""
 
 
+class RunnerLacks(BuildError):
+    """A C++ process cannot have what the package needs; the message says why."""
+
+
 class RunnerCrash(BuildError):
     """The runner ended without a reply."""
 
@@ -46,16 +52,23 @@ def open_package(job: Mapping[str, Any], state: Mapping[str, Tensor]) -> Package
     """The package of a job, in this process, or in the C++ runner that the job names. `state` is what the buffers that
     it writes into hold before the first call. Raises `BuildError`."""
     target, writes = target_from_json(job["target"]), Writes.of_signature(job["signature"])
+    import_for(job)
     if job.get("runner"):
-        return RunnerPackage(Path(job["model"]), target, Path(job["runner"]), writes)
+        operators = [name for entry in job["imports"] for name in entry["operators"]]
+        return RunnerPackage(Path(job["model"]), target, Path(job["runner"]), writes, operators)
     return LoadedPackage(Path(job["model"]), target.device, writes, state)
 
 
 class RunnerPackage:
     """Runs a `.pt2` as `LoadedPackage` does, loading it for every sequence of calls."""
 
-    def __init__(self, path: Path, target: Target, program: Path, writes: Writes) -> None:
+    def __init__(
+        self, path: Path, target: Target, program: Path, writes: Writes, operators: Sequence[str] = ()
+    ) -> None:
+        """`operators` are those from outside torch that it calls; what registers them was imported here."""
         self._device, self._writes = target.device, writes
+        self._brought = [f"library={library}" for library in libraries_with(operators)]
+        self._brought += [f"operator={name}" for name in operators]
         self._words = [str(program), str(path), target.device]
         options = {"tf32": target.model.cuda.tf32, "reduced_precision": target.model.cuda.reduced_precision}
         self._switches = [f"{name}={int(value)}" for name, value in options.items() if value is not None]
@@ -66,7 +79,7 @@ class RunnerPackage:
             request, reply = Path(directory, "request"), Path(directory, "reply")
             write_tensors(request, [value for inputs in sequence for value in inputs])
             asked = [f"calls={len(sequence)}", *(f"buffer={name}" for name in self._writes.buffers)]
-            self._run([*self._words, str(request), str(reply), *self._switches, *asked])
+            self._run([*self._words, str(request), str(reply), *self._switches, *self._brought, *asked])
             found = read_tensors(reply)
         each = len(found) // len(sequence)
         moved = [value if value is None else value.to(self._device) for value in found]
@@ -88,6 +101,8 @@ class RunnerPackage:
         print(printed, file=sys.stderr, end="", flush=True)
         if done.returncode == _REFUSED:
             raise RuntimeError(printed)
+        if done.returncode == _LACKS:
+            raise RunnerLacks(printed.strip())
         if done.returncode == _NOT_LOADED:
             raise BuildError(
                 "torch's C++ loader cannot load the package",

@@ -15,12 +15,13 @@ from itertools import combinations
 from typing import TypeAlias
 
 import torch
+from torch.utils import _pytree as pytree
 
 from aoti_build._torch.program.inputs import Call, Make, Sizes
 from aoti_build.errors import UsageError
 from aoti_build.sizes import FORM, Size, parse
 from aoti_build.spec import rules
-from aoti_build.spec.project import Dim, TensorInput
+from aoti_build.spec.project import ConstantInput, Dim, TensorInput
 
 Axes: TypeAlias = dict[int, Size]
 Shapes: TypeAlias = list[tuple[int, ...] | None]
@@ -31,9 +32,15 @@ _SHOWN = 4
 _LARGEST_DIVISOR = 64
 
 
-def declared_axes(inputs: Sequence[TensorInput]) -> list[Axes]:
-    """For every tensor: axis -> the size that follows dims."""
-    return [{axis: parse(size) for axis, size in enumerate(tensor.shape) if isinstance(size, str)} for tensor in inputs]
+def declared_axes(inputs: Sequence[TensorInput | ConstantInput]) -> list[Axes]:
+    """For every leaf of the call, in flattened order: axis -> the size that follows dims."""
+    return [found for entry in inputs for found in _of_input(entry)]
+
+
+def _of_input(entry: TensorInput | ConstantInput) -> list[Axes]:
+    if isinstance(entry, ConstantInput):
+        return [{} for _ in pytree.tree_leaves(entry.value)]
+    return [{axis: parse(size) for axis, size in enumerate(entry.shape) if isinstance(size, str)}]
 
 
 def found_axes(make: Make, dims: tuple[Dim, ...], where: str, name: Name) -> list[Axes]:

@@ -1,6 +1,6 @@
 """torch.export with the dims of models.yaml, and the proof that the exported program has exactly those ranges.
 
-`strict=False` is pinned (strict and non-strict graphs differ), and so is
+The mode is the one that models.yaml says (strict and non-strict graphs differ), not torch's default. Pinned is
 `prefer_deferred_runtime_asserts_over_guards=True`: without it guards such as ``size % 8 == 0`` are dropped silently and
 the artifact gives garbage for sizes that break them.
 """
@@ -10,13 +10,15 @@ from __future__ import annotations
 import contextlib
 import inspect
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 from unittest import mock
 
 import torch
+from torch._library.fake_impl import FakeImplCtx
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.export import ExportedProgram
-from torch.export.graph_signature import ConstantArgument, InputKind
+from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
 from torch.utils import _pytree as pytree
 
 from aoti_build._torch.program.axes import Axes
@@ -29,31 +31,56 @@ from aoti_build._torch.program.dims import (
 )
 from aoti_build._torch.program.inputs import Call
 from aoti_build._torch.program.refusals import comparisons, refused
+from aoti_build._torch.program.structure import give_keys, leaf_names, shapes_like
 from aoti_build._torch.program.writes import Seen, writes_of
 from aoti_build.errors import BuildError
 from aoti_build.sizes import Size
 from aoti_build.spec.project import Dim
 
+# Numbers that follow from sizes, or from data.
+_SYMBOLIC = (torch.SymInt, torch.SymFloat, torch.SymBool)
 
-def export(module: torch.nn.Module, call: Call, dims: tuple[Dim, ...], axes: list[Axes], where: str) -> ExportedProgram:
+
+def export(
+    module: torch.nn.Module,
+    call: Call,
+    dims: tuple[Dim, ...],
+    axes: list[Axes],
+    where: str,
+    *,
+    strict: bool = False,
+) -> ExportedProgram:
     """The exported program of `module` for `call`, dynamic along `axes` (per leaf of the call: axis -> its size).
 
     Raises:
         BuildError: the model cannot be exported, with torch's own suggested fix.
     """
+    give_keys(pytree.tree_structure((call.args, call.kwargs)))
     sizes = ExportSizes(dims, axes)
+    shapes = _dynamic_shapes(module, call, sizes) if dims else None
     try:
-        with torch.no_grad(), comparisons() as compared, sizes.asserted(module, call):
-            return torch.export.export(
-                module,
-                call.args,
-                call.kwargs,
-                dynamic_shapes=_dynamic_shapes(module, call, sizes) if dims else None,
-                strict=False,
-                prefer_deferred_runtime_asserts_over_guards=True,
-            )
+        with comparisons() as compared, sizes.asserted(module, call):
+            try:
+                return _exported(module, call, shapes, strict)
+            except Exception:
+                if not _counted.asked or _counted.least:
+                    raise
+                _counted.least = 2  # torch's own: a graph that goes on with such a size may not allow 0 and 1
+                return _exported(module, call, shapes, strict)
     except Exception as error:  # torch.export raises some twenty types, and the model's own
         raise refused(error, where, compared) from error
+
+
+def _exported(module: torch.nn.Module, call: Call, shapes: Any, strict: bool) -> ExportedProgram:
+    with torch.no_grad():
+        return torch.export.export(
+            module,
+            call.args,
+            call.kwargs,
+            dynamic_shapes=shapes,
+            strict=strict,
+            prefer_deferred_runtime_asserts_over_guards=True,
+        )
 
 
 def _hint(size: int | torch.SymInt) -> Any:
@@ -63,7 +90,8 @@ def _hint(size: int | torch.SymInt) -> Any:
 
 @contextlib.contextmanager
 def whole_ranges() -> Iterator[None]:
-    """Keep convolutions from narrowing a dynamic batch, in both export and compile.
+    """Keep convolutions from narrowing a dynamic batch, and operators from narrowing what they count, in both export
+    and compile.
 
     To learn the memory format of a convolution's output, the tracer asks torch which backend it would choose, and that
     choice compares sizes (oneDNN for a batch below 16, for one): each comparison becomes a bound of the compiled code,
@@ -74,7 +102,27 @@ def whole_ranges() -> Iterator[None]:
     with contextlib.ExitStack() as patches:
         for name in ("_select_conv_backend", "_conv_determine_backend_memory_format"):
             patches.enter_context(mock.patch.object(torch._C, name, _with_plain_sizes(getattr(torch._C, name))))
+        if hasattr(FakeImplCtx, "create_unbacked_symint"):
+            patches.enter_context(mock.patch.object(FakeImplCtx, "create_unbacked_symint", _any_size))
         yield
+
+
+@dataclass
+class _Counted:
+    """The `least` size of outputs whose size data decide, where an operator does not say it, and whether one has
+    `asked`. Operators that ask in torch's older way (torchvision.ops.nms) get 2 or more, and compiled code then refuses
+    to keep one box, or none."""
+
+    least: int = 0
+    asked: bool = False
+
+
+_counted = _Counted()
+
+
+def _any_size(context: Any, *, min: int | None = None, max: int | None = None) -> Any:  # noqa: A002 - torch's names
+    _counted.asked = True
+    return context.new_dynamic_size(min=_counted.least if min is None else min, max=max)
 
 
 def _with_plain_sizes(ask: Callable[..., Any]) -> Callable[..., Any]:
@@ -125,7 +173,7 @@ def signature(
 def _dynamic_shapes(module: torch.nn.Module, call: Call, sizes: ExportSizes) -> Any:
     """The declared sizes in torch.export's form: the call's structure with {axis: Dim} or None for each leaf."""
     _, structure = pytree.tree_flatten((call.args, call.kwargs))
-    args, kwargs = pytree.tree_unflatten(sizes.shapes(), structure)
+    args, kwargs = shapes_like(structure, iter(sizes.shapes()))
     return dict(inspect.signature(module.forward).bind(*args, **kwargs).arguments)
 
 
@@ -213,27 +261,37 @@ def _placeholders(program: ExportedProgram) -> list[Any]:
 
 def _output_values(program: ExportedProgram) -> list[Any]:
     values = {node.name: node.meta.get("val") for node in program.graph.nodes}
-    return [values.get(name, name) if isinstance(name, str) else name for name in program.graph_signature.user_outputs]
+    given = [spec.arg for spec in program.graph_signature.output_specs if spec.kind == OutputKind.USER_OUTPUT]
+    return [arg.value if isinstance(arg, ConstantArgument) else values.get(arg.name) for arg in given]
+
+
+def without_odd_constants(program: ExportedProgram) -> None:
+    """Put None in the place of outputs that are texts or floats: inductor compiles none of them. Whoever loads the
+    package has their values from the signature."""
+    output = next(node for node in program.graph.nodes if node.op == "output")
+    values = list(output.args[0])
+    for index, spec in enumerate(program.graph_signature.output_specs):
+        if isinstance(spec.arg, ConstantArgument) and not isinstance(spec.arg.value, int | None):
+            values[index] = None
+            spec.arg = ConstantArgument(spec.arg.name, None)
+    output.args = (tuple(values),)
+    program.graph_module.recompile()
 
 
 def input_names(module: torch.nn.Module, call: Call) -> list[str]:
     """A name such as ``mask`` or ``pair[0]`` for each leaf of the call."""
-    paths, _ = pytree.tree_flatten_with_path((call.args, call.kwargs))
-    names = []
-    for path, _leaf in paths:
-        # The pair (args, kwargs), then a position or a keyword, then the path inside that argument.
-        which, argument, rest = path[0], path[1], tuple(path[2:])
-        positional = isinstance(which, pytree.SequenceKey) and which.idx == 0
-        first = _parameter_names(module, len(call.args))[argument.idx] if positional else str(argument.key)
-        names.append(first + pytree.keystr(rest))
-    return names
+    firsts = [*_parameter_names(module, len(call.args)), *call.kwargs]
+    values = [*call.args, *call.kwargs.values()]
+    return [
+        name
+        for first, value in zip(firsts, values, strict=True)
+        for name in leaf_names(pytree.tree_structure(value), first)
+    ]
 
 
 def _output_names(out_spec: Any) -> list[str]:
     """A path such as ``['logits']`` or ``[0][1]`` for each output leaf; a lone tensor is called ``output``."""
-    placeholder = pytree.tree_unflatten([0] * out_spec.num_leaves, out_spec)
-    paths, _ = pytree.tree_flatten_with_path(placeholder)
-    return [pytree.keystr(path) or "output" for path, _ in paths]
+    return [name or "output" for name in leaf_names(out_spec)]
 
 
 def _parameter_names(module: torch.nn.Module, count: int) -> list[str]:
@@ -291,6 +349,9 @@ def _describe(name: str, leaf: Any, value: Any, named: dict[Any, Any]) -> dict[s
     if isinstance(value, torch.Tensor):
         shape = [_size(size, named) for size in value.shape]
         return {"name": name, "dtype": str(value.dtype).removeprefix("torch."), "shape": shape}
+    if isinstance(value, _SYMBOLIC):
+        number = type(value).__name__.removeprefix("Sym").lower()
+        return {"name": name, "number": number, "value": str(value.node.expr.subs(named))}
     return {"name": name, "constant": repr(leaf if leaf is not None else value)}
 
 

@@ -3,7 +3,8 @@
 torch's own serialiser gives plain data with shapes, aliasing and argument order. From it every ``metadata`` (stack
 traces, names from source) is dropped, so a comment or a renamed local does not change the key. Values of weights are
 not in it; values of lifted constants are, digested apart. Neither `canonicalize` (it reorders nodes past in-place
-writes) nor `graph_module.code` (it has no shapes) is a safe key.
+writes) nor `graph_module.code` (it has no shapes) is a safe key. What the serialiser refuses is described by a walk
+over the graph (`walk` beside this).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from torch._export.serde.serialize import ExportedProgramSerializer
 from torch._export.serde.union import _Union
 from torch.export import ExportedProgram
 
+from aoti_build._torch.program.walk import walked
 from aoti_build.digests import digest_bytes, digest_json
 from aoti_build.errors import BuildError
 
@@ -30,17 +32,31 @@ _TORCH_NAMESPACES = frozenset({None, "aten", "prim", "prims", "higher_order"})
 
 
 def graph_digest(program: ExportedProgram) -> str:
-    """Digest of the program's graph, signature, ranges, layouts of its state and values of its lifted constants."""
-    with _without_self_test():
-        serialized = ExportedProgramSerializer().serialize(program).exported_program
+    """Digest of the program's graph, signature, ranges, layouts of its state and values of its lifted constants.
+
+    Raises `UnknownPart` for a graph that neither torch's serialiser nor a walk over it takes.
+    """
+    try:
+        with _without_self_test(), _with_bools():
+            described = _plain(ExportedProgramSerializer().serialize(program).exported_program)
+    except Exception as error:  # SerializeError, and whatever a part of it raises
+        print(f"torch does not serialise this graph: {error}"[:1000], file=sys.stderr)
+        described = walked(program, tensor_digest)
     return digest_json(
         {
-            "program": _plain(serialized),
+            "program": described,
             "state": {name: _layout(value) for name, value in program.state_dict.items()},
             "tied": _tied(program.state_dict),
             "constants": {name: tensor_digest(value) for name, value in program.constants.items()},
         }
     )
+
+
+def called(program: ExportedProgram) -> Iterator[Any]:
+    """What the graph calls, and the graphs inside it."""
+    for module in program.graph_module.modules():
+        for node in module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ():
+            yield node.target
 
 
 def uses_own_code(program: ExportedProgram) -> bool:
@@ -49,10 +65,8 @@ def uses_own_code(program: ExportedProgram) -> bool:
     Operators from outside torch, whose Python implementation is traced into the code, or decompositions and lowerings
     that somebody registered with inductor.
     """
-    for module in program.graph_module.modules():
-        for node in module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ():
-            if getattr(node.target, "namespace", None) not in _TORCH_NAMESPACES:
-                return True
+    if any(getattr(target, "namespace", None) not in _TORCH_NAMESPACES for target in called(program)):
+        return True
     tables = (("torch._inductor.decomposition", "decompositions"), ("torch._inductor.lowering", "lowerings"))
     registered = [getattr(sys.modules.get(module), table, {}) for module, table in tables]
     return any(
@@ -66,6 +80,21 @@ def uses_own_code(program: ExportedProgram) -> bool:
 def _without_self_test() -> Iterator[None]:
     """The serialiser ends with a canonicalisation whose result it throws away and which takes half of its time."""
     with mock.patch.object(serialize, "canonicalize", lambda program, constants=None: program):
+        yield
+
+
+@contextlib.contextmanager
+def _with_bools() -> Iterator[None]:
+    """The serialiser knows outputs that are ints or floats by size, and gives up at bools (seen in 2.14)."""
+    serializer = serialize.GraphModuleSerializer
+    original = serializer.serialize_argument_spec
+
+    def with_bools(self: Any, spec: Any) -> Any:
+        if type(spec).__name__ == "SymBoolArgument":
+            return serialize.Argument.create(as_sym_bool=serialize.SymBoolArgument.create(as_name=spec.name))
+        return original(self, spec)
+
+    with mock.patch.object(serializer, "serialize_argument_spec", with_bools):
         yield
 
 

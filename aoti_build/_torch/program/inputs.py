@@ -16,7 +16,7 @@ from torch.utils import _pytree as pytree
 
 from aoti_build.errors import UsageError
 from aoti_build.sizes import parse
-from aoti_build.spec.project import TensorInput
+from aoti_build.spec.project import ConstantInput, Inputs, TensorInput
 
 Sizes = Mapping[str, int]
 Make = Callable[[Sizes, int], "Call"]
@@ -54,17 +54,19 @@ def pytree_map(function: Callable[[Any], Any], call: Call) -> Call:
     return Call(args, kwargs)
 
 
-def from_shapes(inputs: tuple[TensorInput, ...]) -> Make:
-    """A maker of calls from the tensors models.yaml describes: sizes of dims and a seed -> `Call`."""
+def from_shapes(inputs: Inputs) -> Make:
+    """A maker of calls from what models.yaml describes: sizes of dims and a seed -> `Call`."""
 
     def make(sizes: Sizes, seed: int) -> Call:
-        tensors = {
-            tensor.name or str(index): _tensor(tensor, index, sizes, seed) for index, tensor in enumerate(inputs)
-        }
-        keyword = any(tensor.name for tensor in inputs)
-        return Call(kwargs=tensors) if keyword else Call(args=tuple(tensors.values()))
+        values = {entry.name or str(index): _value(entry, index, sizes, seed) for index, entry in enumerate(inputs)}
+        keyword = any(entry.name for entry in inputs)
+        return Call(kwargs=values) if keyword else Call(args=tuple(values.values()))
 
     return make
+
+
+def _value(entry: TensorInput | ConstantInput, index: int, sizes: Sizes, seed: int) -> Any:
+    return entry.value if isinstance(entry, ConstantInput) else _tensor(entry, index, sizes, seed)
 
 
 def from_callable(function: Callable[..., Any], where: str) -> Make:
@@ -101,7 +103,7 @@ def _tensor(spec: TensorInput, index: int, sizes: Sizes, seed: int) -> torch.Ten
     # A seed of its own for each input: adding one must not change the others.
     generator = torch.Generator().manual_seed(zlib.crc32(f"{seed}/{spec.name or index}".encode()))
     if dtype == torch.bool:
-        return torch.rand(shape, generator=generator) < 0.5
+        return torch.rand(shape, generator=generator) < (0.5 if spec.probability is None else spec.probability)
     if not dtype.is_floating_point and not dtype.is_complex:
         return torch.randint(
             int(spec.low or 0), int(2 if spec.high is None else spec.high), shape, generator=generator, dtype=dtype

@@ -1,4 +1,4 @@
-"""From models.yaml's ``source`` to an initialised nn.Module, and from its ``weights`` file to the module's state.
+"""From models.yaml's ``source`` to an initialised nn.Module.
 
 Every failure here is the user's to mend, so each is a `UsageError` with the place in models.yaml.
 """
@@ -18,12 +18,10 @@ from typing import Any
 
 import torch
 
+from aoti_build._torch.program.quantised import in_eval_mode, subclassed
 from aoti_build._torch.program.refusals import refuse_scripted
 from aoti_build.errors import UsageError
-from aoti_build.files import require_regular
 from aoti_build.spec.project import Source
-
-_SHOWN = 8
 
 
 def load_callable(source: Source, root: Path, where: str) -> Callable[..., Any]:
@@ -56,6 +54,20 @@ def load_callable(source: Source, root: Path, where: str) -> Callable[..., Any]:
     return found  # type: ignore[no-any-return]
 
 
+def import_declared(names: tuple[str, ...], where: str) -> None:
+    """Import the modules that models.yaml lists. Raises `UsageError` for one that does not import."""
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except (Exception, SystemExit) as error:
+            raise UsageError(
+                f"{name} does not import",
+                where=where,
+                cause=_last_line(error),
+                hint="`imports` names modules, as `import` does, found from the directory of models.yaml",
+            ) from error
+
+
 def make_module(factory: Callable[..., Any], kwargs: Mapping[str, Any], seed: int, where: str) -> torch.nn.Module:
     """Call the factory under `seed`; the result is in eval mode, on the CPU, and needs no gradients."""
     torch.manual_seed(seed)
@@ -74,59 +86,25 @@ def make_module(factory: Callable[..., Any], kwargs: Mapping[str, Any], seed: in
     if not isinstance(module, torch.nn.Module):
         raise UsageError(f"the factory returned {type(module).__name__}, not an nn.Module", where=where)
     refuse_scripted(module, where)
-    return module.eval().requires_grad_(False)
+    return in_eval_mode(module).requires_grad_(False)
 
 
-def load_weights(module: torch.nn.Module, path: Path, where: str) -> None:
-    """Load a .safetensors file, or a .pt/.pth file with weights_only=True, into `module`; every name and shape must
-    fit."""
-    state = _read_weights(path, where)
-    expected = module.state_dict()
-    problems = [
-        f"{name}: the file has {list(state[name].shape)}, the model wants {list(expected[name].shape)}"
-        for name in expected
-        if name in state and state[name].shape != expected[name].shape
-    ]
-    missing, surplus = [n for n in expected if n not in state], [n for n in state if n not in expected]
-    if missing:
-        problems.append(f"missing from the file: {_some(missing)}")
-    if surplus:
-        problems.append(f"not in the model: {_some(surplus)}")
-    if problems:
+def cast(module: torch.nn.Module, dtype: str | None, where: str) -> torch.nn.Module:
+    """The module in the floating point type that models.yaml names, as `module.to(dtype)` makes it; as it is if it
+    names none."""
+    if dtype is None:
+        return module
+    if weights := subclassed(module):
         raise UsageError(
-            f"{path.name} does not fit the model",
+            f"`dtype` cannot cast {weights[0]}, which is a {type(_at(module, weights[0])).__name__}",
             where=where,
-            cause="\n".join(problems[:_SHOWN])
-            + (f"\n... and {len(problems) - _SHOWN} more" if problems[_SHOWN:] else ""),
-            hint="the file must be a state_dict of exactly this model: check kwargs (such as num_classes) and the file",
+            hint="cast the model in its factory, before it is quantised, and remove `dtype`",
         )
-    module.load_state_dict(state)
+    return module.to(getattr(torch, dtype))
 
 
-def _read_weights(path: Path, where: str) -> dict[str, torch.Tensor]:
-    try:
-        require_regular(path)
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # safetensors and torch raise types of their own for a bad file
-        raise UsageError(
-            f"{path.name} cannot be read as weights",
-            where=where,
-            cause=_last_line(error),
-            hint="is the file complete? .pt files must hold plain tensors: they are read with weights_only=True",
-        ) from error
-    if isinstance(state, Mapping) and all(isinstance(value, torch.Tensor) for value in state.values()):
-        return dict(state)
-    keys = ", ".join(map(str, state)) if isinstance(state, Mapping) else type(state).__name__
-    raise UsageError(
-        f"{path.name} is not a state_dict of tensors",
-        where=where,
-        cause=f"it holds: {keys}",
-        hint="save it with torch.save(model.state_dict(), path), or as .safetensors",
-    )
+def _at(module: torch.nn.Module, name: str) -> Any:
+    return dict([*module.named_parameters(), *module.named_buffers()])[name]
 
 
 def _import_file(path: Path) -> ModuleType:
@@ -158,10 +136,6 @@ def _download_failure(error: BaseException) -> str | None:
 
 def _last_line(error: BaseException) -> str:
     return traceback.format_exception_only(type(error), error)[-1].strip()
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if names[_SHOWN:] else "")
 
 
 def _near(name: str, known: list[str]) -> str | None:

@@ -72,6 +72,12 @@ def observed_names(signature: Mapping[str, Any]) -> list[str]:
     return [*outputs, *inputs, *(f"buffer {name}" for name in writes.buffers)]
 
 
+def computed_of(signature: Mapping[str, Any]) -> list[str | None]:
+    """In the order of `observed_names`: the type that each is computed in, where that is narrower than its own."""
+    narrower = signature.get("computed_in", {})
+    return [narrower.get(name) for name in observed_names(signature)]
+
+
 def functional_form(program: ExportedProgram) -> ExportedProgram:
     """The program with every write as an output; itself where it has none, or torch cannot make that form."""
     if not any(True for _ in _writing(program.graph_module)):
@@ -103,6 +109,18 @@ def input_tensors(program: ExportedProgram) -> list[str]:
     given = [spec.arg for spec in program.graph_signature.input_specs if spec.kind == InputKind.USER_INPUT]
     names = [argument.name for argument in given if isinstance(argument, TensorArgument)]
     return [name for name in names if isinstance(values.get(name), torch.Tensor)]
+
+
+def observed_nodes(functional: ExportedProgram, writes: Writes) -> list[str | None]:
+    """The names in the graph of all that is compared after a call, in the order of `observed_names`; None for what the
+    graph does not have as an output."""
+    signature = functional.graph_signature
+    by_input = {name: output for output, name in signature.user_inputs_to_mutate.items()}
+    by_buffer = {name: output for output, name in signature.buffers_to_mutate.items()}
+    tensors = input_tensors(functional)
+    outputs = [name if isinstance(name, str) else None for name in signature.user_outputs]
+    inputs = [by_input.get(tensors[position]) for position in writes.positions]
+    return [*outputs, *inputs, *(by_buffer.get(name) for name in writes.buffers)]
 
 
 def root_of(node: Any) -> Any:

@@ -13,7 +13,9 @@ import yaml
 from spec_files import README, model, read
 
 from aoti_build.errors import UsageError
+from aoti_build.fingerprint import spec_parts
 from aoti_build.spec import Dim, Position, Source, TensorInput, Tolerance, load_project
+from aoti_build.spec.project import Baseline, ConstantInput, Weights
 from aoti_build.spec.records import target_from_json, target_to_json
 from aoti_build.spec.resolve import parse
 
@@ -35,7 +37,7 @@ def test_the_shipped_shape_of_a_file(root: Path) -> None:
     assert resnet.seed == 7
     assert resnet.tolerance == Tolerance(1e-4, 1e-3)
     assert encoder.source == Source("build", path="examples/encoder.py")
-    assert encoder.weights == "weights/encoder.safetensors"
+    assert encoder.weights == Weights("weights/encoder.safetensors")
     assert encoder.dims == (Dim("batch", 1, 32, 4), Dim("seq", 8, 512, 64, 8))
     assert encoder.inputs == (
         TensorInput(("batch", "seq"), "int64", "tokens", low=0, high=1000),
@@ -179,6 +181,30 @@ def test_the_range_of_an_input(root: Path, tensor: str, low: float | None, high:
     assert (type(inputs[0].low), type(inputs[0].high)) == (type(low), type(high))
 
 
+def test_constants_stand_between_tensors(root: Path) -> None:
+    text = model(inputs="{x: {shape: [2]}, flag: {value: false}, none: {value: null}, list: {value: [1, [a, ~]]}}")
+    (target,) = read(root, text).targets
+    assert target.model.inputs == (
+        TensorInput((2,), "float32", "x"),
+        ConstantInput(False, "flag"),
+        ConstantInput(None, "none"),
+        ConstantInput([1, ["a", None]], "list"),
+    )
+    assert target_from_json(json.loads(json.dumps(target_to_json(target)))) == target
+    parts = spec_parts(target)
+    assert (parts["inputs.flag.value"], parts["inputs.list.value"]) == (False, [1, ["a", None]])
+
+
+def test_what_is_not_set_is_in_no_key(root: Path) -> None:
+    (bare,) = read(root, model(inputs="[{shape: [2], dtype: bool}]")).targets
+    assert not {"imports", "outputs", "inputs.0.probability"} & spec_parts(bare).keys()
+    text = model(inputs="[{shape: [2], dtype: bool, probability: 1}]", imports="[a.b]", outputs="dict")
+    (set_,) = read(root, text).targets
+    added = {"imports": ["a.b"], "outputs": "dict", "inputs.0.probability": 1}
+    assert spec_parts(set_) == {**spec_parts(bare), **added}
+    assert target_from_json(json.loads(json.dumps(target_to_json(set_)))) == set_
+
+
 def test_dims_of_a_callable_may_be_named_nowhere(root: Path) -> None:
     project = read(root, model(inputs="x.py:f", dims="{batch: {max: 4}}"))
     assert project.targets[0].model.dims == (Dim("batch", 1, 4, 2),)
@@ -262,3 +288,26 @@ def test_sizes_that_follow_dims_have_one_spelling(root: Path) -> None:
 def test_a_dim_may_be_named_in_a_sum_alone(root: Path) -> None:
     (target,) = read(root, model(inputs="[{shape: [past + 1]}]", dims="{past: {max: 8}}")).targets
     assert target.model.inputs[0].shape == ("past + 1",)
+
+
+def test_a_dtype_is_that_of_inputs_without_one(root: Path) -> None:
+    inputs = "[{shape: [2]}, {shape: [2], dtype: float32}, {shape: [2], dtype: int64}]"
+    (target,) = read(root, model(inputs=inputs, dtype="bfloat16")).targets
+    assert target.model.dtype == "bfloat16"
+    assert isinstance(target.model.inputs, tuple)
+    assert [tensor.dtype for tensor in target.model.inputs] == ["bfloat16", "float32", "int64"]
+    assert target_from_json(json.loads(json.dumps(target_to_json(target)))) == target
+
+
+def test_a_baseline_is_a_callable_or_a_mapping(root: Path) -> None:
+    (target,) = read(root, model(kwargs="{width: 3}", baseline="nets.py:plain")).targets
+    assert target.model.baseline == Baseline(Source("plain", path="nets.py"), {"width": 3})
+    assert target_from_json(json.loads(json.dumps(target_to_json(target)))) == target
+    own = "{source: nets:plain, kwargs: {}, limit: 0.01}"
+    (target,) = read(root, model(kwargs="{width: 3}", baseline=own)).targets
+    assert target.model.baseline == Baseline(Source("plain", module="nets"), {}, 0.01)
+    assert target_from_json(json.loads(json.dumps(target_to_json(target)))) == target
+    with pytest.raises(UsageError, match="negative"):
+        read(root, model(baseline="{source: nets:plain, limit: -1}"))
+    with pytest.raises(UsageError, match="names no callable"):
+        read(root, model(baseline="{source: nets}"))
