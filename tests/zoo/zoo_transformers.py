@@ -37,7 +37,7 @@ def _decoder(name: str, family: str, values: str = "", extra: str = "", **how: o
         f"{family}ForCausalLM",
         f"{family}Config",
         f"{TEXT}, num_key_value_heads=2, use_cache=False{values}",
-        f"{extra}\n{TOKENS}",
+        f"{extra}{TOKENS}",
         **how,
     )
 
