@@ -66,7 +66,8 @@ def document(known: Mapping[str, Row]) -> str:
     served = [row for row in rows if row["outcome"] == "served"]
     refused = [row for row in rows if row["outcome"] == "build" and expected[row["name"]]]
     others = [row for row in rows if row not in served and row not in refused]
-    parts = [HEAD, f"**{len(served)} of {len(rows)}** are served.\n", COLUMNS, _served(served)]
+    count = f"There are {len(ENTRIES)} entries. Of {len(rows)} with a result here, **{len(served)}** are served.\n"
+    parts = [HEAD, count, COLUMNS, _served(served)]
     if refused:
         parts += ["## What torch cannot\n", *map(_refused, refused)]
     if others:

@@ -10,7 +10,7 @@ ENTRIES = [
         "diffusers",
         """
         source: diffusers:UNet2DModel
-        kwargs: &config
+        kwargs:
           sample_size: 16
           block_out_channels: [16, 32]
           layers_per_block: 1
@@ -20,7 +20,7 @@ ENTRIES = [
           attention_head_dim: 8
         dims: {batch: {min: 1, max: 8}}
         inputs: {sample: {shape: [batch, 3, 16, 16]}, timestep: {shape: [batch], dtype: int64, high: 1000}}
-        """.replace(" &config", ""),
+        """,
         needs=("diffusers",),
     ),
     Entry(
@@ -74,6 +74,7 @@ ENTRIES = [
         """
         source: diffusers:DiTTransformer2DModel
         kwargs: {num_attention_heads: 2, attention_head_dim: 16, num_layers: 2, sample_size: 8, norm_num_groups: 8}
+        outputs: dict
         dims: {batch: {min: 1, max: 8}}
         inputs:
           hidden_states: {shape: [batch, 4, 8, 8]}

@@ -32,6 +32,7 @@ def build():
     )
     yaml = """
     source: nets.py:build
+    baseline: {source: "nets.py:Net", limit: 0.1}
     dims: {batch: {min: 1, max: 16}}
     inputs: [{shape: [batch, 64]}]
     """

@@ -30,14 +30,14 @@ def build():
     )
 
 
-def _decoder(name: str, family: str, values: str = "", **how: object) -> Entry:
+def _decoder(name: str, family: str, values: str = "", extra: str = "", **how: object) -> Entry:
     """A decoder's prefill: tokens in, logits out."""
     return _from_config(
         name,
         f"{family}ForCausalLM",
         f"{family}Config",
         f"{TEXT}, num_key_value_heads=2, use_cache=False{values}",
-        TOKENS,
+        f"{extra}{TOKENS}",
         **how,
     )
 
@@ -66,7 +66,7 @@ ENTRIES = [
         ci=True,
     ),
     _decoder("llama_prefill", "Llama", ci=True),
-    _decoder("qwen3", "Qwen3", ", head_dim=8"),
+    _decoder("qwen3", "Qwen3", ", head_dim=8", extra="dtype: bfloat16"),
     _decoder("mixtral", "Mixtral", ", num_local_experts=4, num_experts_per_tok=2"),
     _from_config(
         "gpt2",
@@ -169,6 +169,7 @@ ENTRIES = [
         "SegformerConfig",
         "depths=[1, 1, 1, 1], hidden_sizes=[8, 16, 16, 32], decoder_hidden_size=16",
         """
+        outputs: dict
         dims: {batch: {min: 1, max: 8}}
         inputs: {pixel_values: {shape: [batch, 3, 64, 64]}}
         """,

@@ -122,8 +122,8 @@ def _unknown_output(said: Said) -> tuple[str, str]:
     if "cache" in short.lower():
         return cause, "let the model return no cache (`use_cache: false` in its config), or the cache's tensors"
     return cause, (
-        f"register the type beside the model: torch.export.register_dataclass({short}) if it is a dataclass; "
-        "or return a tuple or dict of tensors"
+        f"set `outputs: dict`, which takes dataclasses and named tuples apart; or register the type beside the model "
+        f"(torch.export.register_dataclass({short})); or return a tuple or dict of tensors"
     )
 
 
