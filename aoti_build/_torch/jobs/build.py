@@ -41,7 +41,7 @@ from aoti_build._torch.compiling.settings import (
 )
 from aoti_build._torch.discovery.discover import Discovery
 from aoti_build._torch.events import Events
-from aoti_build._torch.packages.weights import has_weights, repack, separate, used_state
+from aoti_build._torch.packages.weights import has_weights, repack, separate, shareable_members, used_state
 from aoti_build._torch.program.export import (
     declared_minimums,
     export,
@@ -130,16 +130,21 @@ def build(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
                 **used,
             }
         answer = events.ask({name: made[name] for name in ("key", "graph_key")})
-        with events.phase("reference"), _unwritten(program):
+        with events.phase("reference"), events.progress() as tell, _unwritten(program):
             golden = staged / GOLDEN
             made["golden_kept"] = answer.get("golden", False) and is_golden_of(golden, subject, target.model)
             if not made["golden_kept"]:
-                found, names = make_golden(subject, target.model, program=functional), observed_names(described)
+                found, names = (
+                    make_golden(subject, target.model, program=functional, tell=tell),
+                    observed_names(described),
+                )
                 if not save_golden_of(golden, found, target.model, names):
                     save_golden_of(Path(job["whole_golden"]), found, target.model, names, limited=False)
         if answer["action"] == "repack":
             with events.phase("repack"):
-                repack(Path(answer["template"]), staged / MODEL, program, answer["alignment"], made["key"])
+                template = Path(answer["template"])
+                repack(template, staged / MODEL, program, answer["alignment"], made["key"])
+                template.unlink()  # as large as what was made from it
         elif answer["action"] == "compile":
             minimums = declared_minimums(program, dims, prepared.axes)
             with declared_bounds(minimums), keeping_old_values():
@@ -265,7 +270,8 @@ def _compile(program: ExportedProgram, path: Path, options: dict[str, Any]) -> N
     import torch._inductor
 
     try:
-        torch._inductor.aoti_compile_and_package(program, package_path=str(path), inductor_configs=dict(options))
+        with shareable_members():
+            torch._inductor.aoti_compile_and_package(program, package_path=str(path), inductor_configs=dict(options))
     except Exception as error:  # inductor, Triton and the C++ compiler each have their own types
         text = str(error).strip()
         raise BuildError(

@@ -21,8 +21,8 @@ def fresh(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
     set_precision(target)
     with events.phase("model"):
         prepared = prepare(target.model, target.device, Path(job["root"]), job["where"])
-    with events.phase("reference"):
+    with events.phase("reference"), events.progress() as tell:
         subject = prepared.subject(Writes.of_signature(job["signature"]))
-        golden, names = make_golden(subject, target.model, job["seeds"]), observed_names(job["signature"])
+        golden, names = make_golden(subject, target.model, job["seeds"], tell=tell), observed_names(job["signature"])
         save_golden_of(Path(job["golden"]), golden, target.model, names, limited=False)
     return {"seconds": events.seconds}
