@@ -118,7 +118,8 @@ def test_other_weights_of_a_large_model_are_other_weights(monkeypatch: pytest.Mo
     subject = Subject(module, from_shapes(model().inputs), "cpu")
     case = reference.make_golden(subject, model()).cases[0]
     changed = reference._other_weights(subject, case)
-    assert changed is not None and not torch.allclose(changed[0], case.outputs[0], rtol=1e-2)
+    assert changed is not None
+    assert not torch.allclose(changed[0], case.outputs[0], rtol=1e-2)
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
 
 
@@ -133,9 +134,9 @@ def test_float64_ends_when_it_takes_too_long_and_says_for_how_much(monkeypatch: 
     batch = Dim("batch", min=2, max=64, example=4)
     golden = golden_of(lambda: Slow(8, 8), model("batch", dims=(batch,)))
     known = {case.name for case in golden.cases if case.exact is not None}
-    assert "min" in known or len(known) < len(golden.cases)
     assert len(known) < len(golden.cases)
-    assert golden.no_exact and f"{len(golden.cases) - len(known)} of {len(golden.cases)} points" in golden.no_exact
+    assert golden.no_exact
+    assert f"{len(golden.cases) - len(known)} of {len(golden.cases)} points" in golden.no_exact
 
 
 def test_a_long_phase_says_what_it_does(monkeypatch: pytest.MonkeyPatch) -> None:
