@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -32,9 +32,11 @@ _PIECE = 1 << 19
 _LEAST_BLOCK, MOST_BLOCKS = 4 << 20, 64
 _MOST_THREADS = 16
 _own = threading.local()
+# Takes a piece of a file and where it began. What it was given is overwritten later.
+Take = Callable[[memoryview, int], None]
 
 
-def digest_bytes(data: bytes) -> str:
+def digest_bytes(data: bytes | memoryview) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
@@ -83,10 +85,10 @@ def blocks_of(path: Path, size: int, block: int, digests: Sequence[str]) -> list
     return [Block(path, n * block, min(block, size - n * block), digest) for n, digest in enumerate(digests)]
 
 
-def digest_both(path: Path, block: int = 0, destination: int | None = None) -> tuple[str, tuple[str, ...], int]:
+def digest_both(path: Path, block: int = 0, take: Take | None = None) -> tuple[str, tuple[str, ...], int]:
     """The digest of a file, those of its blocks of `block` bytes (none without), and how many bytes
-    it has: all of the same bytes, which are read once. With `destination` they are written to that
-    open file as well. Raises OSError.
+    it has: all of the same bytes, which are read once. With `take` they are handed to that as well.
+    Raises OSError.
     """
     from concurrent.futures import ThreadPoolExecutor  # not on the no-op path
 
@@ -102,8 +104,8 @@ def digest_both(path: Path, block: int = 0, destination: int | None = None) -> t
             digested = beside.submit(whole.update, piece)
             if block:
                 state.update(piece)
-            if destination is not None:
-                write_at(destination, piece, done)
+            if take is not None:
+                take(piece, done)
             done += count
             digested.result()
             if block and done % block == 0:
@@ -120,9 +122,9 @@ def agree(blocks: Sequence[Block]) -> bool:
         return all(executor.map(lambda block: _digest_block(block) == block.digest, blocks))
 
 
-def copy_block(block: Block, destination: int) -> bool:
-    """Copy a block to its place in the open file `destination`; whether what was copied has its digest. Raises
-    OSError."""
+def copy_block(block: Block, destination: int | None) -> bool:
+    """Copy a block to its place in the open file `destination`, if there is one; whether what was copied has its
+    digest. Raises OSError."""
     return _digest_block(block, destination) == block.digest
 
 

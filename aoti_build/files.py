@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from aoti_build.errors import BuildError
+from aoti_build.extents import clone
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
@@ -71,18 +72,31 @@ def write_atomic(path: Path, data: bytes, *, durable: bool = True, mode: int = 0
 
 
 def copy_atomic(source: Path, destination: Path) -> None:
-    """Copy a file so that `destination` appears whole. Not made durable: for files whose content is checked when
-    read."""
+    """Copy a file so that `destination` appears whole; the two share blocks where they can. Not made durable: for files
+    whose content is checked when read."""
     destination.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=destination.parent, prefix=f".{destination.name}.")
-    os.close(handle)
     try:
-        shutil.copyfile(source, temporary)
+        try:
+            shared = clone_file(source, handle)
+        finally:
+            os.close(handle)
+        if not shared:
+            shutil.copyfile(source, temporary)
         os.chmod(temporary, 0o666 & ~_UMASK)
         os.replace(temporary, destination)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def clone_file(source: Path, destination: int) -> bool:
+    """`extents.clone` of a regular file. Raises OSError if it cannot be read."""
+    descriptor = open_regular(source)
+    try:
+        return clone(descriptor, destination)
+    finally:
+        os.close(descriptor)
 
 
 def reserve(descriptor: int, size: int) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 from aoti_build import manifest_shape
 from aoti_build.digests import (
     Block,
+    Take,
     block_size,
     blocks_of,
     digest_both,
@@ -49,8 +50,8 @@ class FileRecord:
         return cls._read(path, block if size > block else 0)
 
     @classmethod
-    def _read(cls, path: Path, block: int, destination: int | None = None) -> FileRecord:
-        sha256, blocks, size = digest_both(path, block, destination)
+    def _read(cls, path: Path, block: int, take: Take | None = None) -> FileRecord:
+        sha256, blocks, size = digest_both(path, block, take)
         return cls(sha256, size, block, blocks)
 
     def blocks_in(self, path: Path) -> list[Block]:
@@ -66,10 +67,10 @@ class FileRecord:
         """
         return path.stat().st_size == self.size and self._read(path, self.block) == self
 
-    def copied(self, path: Path, destination: int) -> FileRecord:
-        """Copy the file to an open one; the record of what was copied, by blocks as in this one.
-        Raises OSError."""
-        return self._read(path, self.block, destination)
+    def copied(self, path: Path, take: Take | None) -> FileRecord:
+        """Read the file, handing its bytes to `take`; the record of what it took, by blocks as in this one. Raises
+        OSError."""
+        return self._read(path, self.block, take)
 
     def as_json(self) -> dict[str, Any]:
         found: dict[str, Any] = {"sha256": self.sha256, "size": self.size}

@@ -5,6 +5,7 @@ Layout below the store's root (``artifacts/.store/v1``, or ``v1`` in the directo
 ``objects/<aa>/<sha256>``         files by the digest of their bytes
 ``keys/<aa>/<key>.json``          artifact key -> the manifest of an artifact with it
 ``graphs/<aa>/<key>.json``        graph key -> the manifest of an artifact whose weights lie apart from its code
+``weights/<aa>/<crc>-<size>``     the weights in a package -> the digest of an object that has them; see `share_weights`
 ``traces/<identity>/<key>.json``  source key -> the manifest; `identity` covers what is known without any source
 ``roots/<digest>.json``           directories of artifacts that use this store, which `gc` must not starve
 ``kernels/<toolchain>/``          compiled GPU kernels and autotuning results; see `kernels`
@@ -21,12 +22,24 @@ import stat
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from aoti_build import agreed
 from aoti_build.digests import Block, all_cores, copy_block, digest_bytes, digest_json
-from aoti_build.fields import MAX_PATH, loads, one_of, spelt, table, whole
-from aoti_build.files import NO_ROOM, RECORD_LIMIT, begin_writing, copy_atomic, read_bytes, reserve, write_json
+from aoti_build.fields import MAX_PATH, is_digest, loads, one_of, spelt, table, whole
+from aoti_build.files import (
+    NO_ROOM,
+    RECORD_LIMIT,
+    begin_writing,
+    clone_file,
+    copy_atomic,
+    read_bytes,
+    reserve,
+    write_at,
+    write_atomic,
+    write_json,
+)
 from aoti_build.fingerprint import KEY_VERSION, Parts
 from aoti_build.manifest import GOLDEN, MODEL, FileRecord, Manifest, read_record
 from aoti_build.toolchain import ENVIRONMENT_OF_SOURCES
@@ -36,6 +49,7 @@ STORE_VERSION = "v1"
 STORED = (MODEL, GOLDEN)
 # Groups of the source key that are read off models.yaml and the host; the others name files to look at.
 _IDENTITY_GROUPS = ("spec", "config", "toolchain", "environment")
+_DIGEST = 64  # bytes of a sha256 as text
 _ABANDONED_SECONDS = 86400.0
 _ROOT = table(
     {
@@ -76,6 +90,7 @@ class Store:
             paths.append(self._shard("keys", manifest.key))
             if manifest.weights.get("apart"):
                 paths.append(self._shard("graphs", manifest.graph_key))
+                self._note_weights(directory / MODEL, manifest.files[MODEL].sha256)
             record = manifest.as_json()
             for path in paths:
                 # What was compared with eager stays known where another host could not compare it.
@@ -158,6 +173,27 @@ class Store:
             for name, status in found.items()
         )
 
+    def share_weights(self, package: Path) -> int:
+        """Let a package that is about to be published have the blocks of a stored one with the same weights, where the
+        file system can do that: targets of one model differ in their code alone. The bytes that are shared now."""
+        from aoti_build.shared_weights import named_weights, share_weights  # not on the no-op path
+
+        try:
+            name = named_weights(package)
+            digest = read_bytes(self._weights_path(name), _DIGEST).decode("ascii") if name else ""
+            return share_weights(self.object_path(digest), package) if is_digest(digest) else 0
+        except (OSError, ValueError):
+            return 0
+
+    def _note_weights(self, package: Path, digest: str) -> None:
+        from aoti_build.shared_weights import named_weights  # not on the no-op path
+
+        if name := named_weights(package):
+            write_atomic(self._weights_path(name), digest.encode(), durable=False)
+
+    def _weights_path(self, name: str) -> Path:
+        return self.root / "weights" / name[:2] / name
+
     def object_path(self, digest: str) -> Path:
         return self.root / "objects" / digest[:2] / digest
 
@@ -187,6 +223,9 @@ class Store:
                 manifest = _read(path)
                 if manifest is None or not self.has(manifest):
                     remove(path)
+        for path in self._own("weights", "??", "*"):
+            if not self._leads_to_object(path):
+                remove(path)
 
     def roots(self) -> Iterator[Path]:
         """The directories of artifacts that use this store and still exist."""
@@ -220,6 +259,12 @@ class Store:
                 write_json(path, root)
             except OSError:
                 return
+
+    def _leads_to_object(self, path: Path) -> bool:
+        try:
+            return self.object_path(read_bytes(path, _DIGEST).decode("ascii")).is_file()
+        except (OSError, ValueError):
+            return False
 
     def _put(self, file: Path, digest: str) -> None:
         path = self.object_path(digest)
@@ -258,22 +303,22 @@ class _Copies:
         self.right = True
         self.corrupted: set[FileRecord] = set()
 
-    def block(self, file: FileRecord, block: Block, destination: int) -> None:
+    def block(self, file: FileRecord, block: Block, destination: int | None) -> None:
         if not copy_block(block, destination):
             self.right = False
             self.corrupted.add(file)
-        if self.to_publish:
+        if destination is not None and self.to_publish:
             begin_writing(destination, block.start, block.size)
 
-    def whole(self, file: FileRecord, path: Path, destination: int) -> None:
-        found = file.copied(path, destination)
+    def whole(self, file: FileRecord, path: Path, destination: int | None) -> None:
+        found = file.copied(path, None if destination is None else partial(write_at, destination))
         if found == file:
             agreed.note(file)
         else:
             self.right = False
         if found.sha256 != file.sha256:
             self.corrupted.add(file)
-        if self.to_publish:
+        if destination is not None and self.to_publish:
             begin_writing(destination, 0, found.size)
 
 
@@ -287,17 +332,31 @@ def _copy_checked(wanted: Mapping[Path, FileRecord], objects: Mapping[FileRecord
         asked = []
         for destination, file in sorted(wanted.items(), key=lambda one: -one[1].size):
             descriptor = opened.enter_context(destination.open("wb", buffering=0)).fileno()
-            if to_publish:
-                reserve(descriptor, file.size)
             path = objects[file]
+            target: int | None = descriptor
+            if _is_cloned(path, descriptor, file.size):
+                path, target = destination, None  # what is digested is what nobody else can write to
+            elif to_publish:
+                reserve(descriptor, file.size)
             if agreed.is_agreed(file):
                 blocks = file.blocks_in(path)
-                asked += [executor.submit(copies.block, file, block, descriptor) for block in blocks]
+                asked += [executor.submit(copies.block, file, block, target) for block in blocks]
             else:
-                asked.append(executor.submit(copies.whole, file, path, descriptor))
+                asked.append(executor.submit(copies.whole, file, path, target))
         for done in asked:
             done.result()
     return copies
+
+
+def _is_cloned(path: Path, destination: int, size: int) -> bool:
+    """Whether the open file now shares the blocks of an object. One that has grown meanwhile is copied as far as it is
+    recorded."""
+    if not clone_file(path, destination):
+        return False
+    if os.fstat(destination).st_size == size:
+        return True
+    os.ftruncate(destination, 0)
+    return False
 
 
 def _remove(files: Iterable[Path]) -> None:

@@ -7,11 +7,14 @@ import contextlib
 import json
 import queue
 import sys
+import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import IO, Any
 
 from aoti_build.errors import AotiBuildError
+
+PROGRESS_SECONDS = 10.0
 
 
 class Events:
@@ -21,6 +24,7 @@ class Events:
         self._stream = stream
         self._answers = answers
         self.seconds: dict[str, float] = {}
+        self._sending = threading.Lock()
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -35,6 +39,29 @@ class Events:
         finally:
             self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - started, 3)
 
+    @contextlib.contextmanager
+    def progress(self) -> Iterator[Callable[[str], None]]:
+        """Announce every ten seconds what the function that this gives was told last. A phase that ends before is not
+        spoken of."""
+        told, ended = "", threading.Event()
+        started = time.perf_counter()
+
+        def tell(text: str) -> None:
+            nonlocal told
+            told = text
+
+        def announce() -> None:
+            while not ended.wait(PROGRESS_SECONDS):
+                self._send({"phase": f"{told}, {time.perf_counter() - started:.0f} s"})
+
+        thread = threading.Thread(target=announce, daemon=True)
+        thread.start()
+        try:
+            yield tell
+        finally:
+            ended.set()
+            thread.join()
+
     def ask(self, question: Mapping[str, Any]) -> dict[str, Any]:
         """Send `question` and wait for the parent's answer."""
         self._send({"ask": question})
@@ -46,5 +73,6 @@ class Events:
         self._send({"failed": error.as_json()})
 
     def _send(self, event: Mapping[str, Any]) -> None:
-        with contextlib.suppress(BrokenPipeError):  # a parent that is gone is stdin's business, see __main__
+        # A broken pipe: a parent that is gone is stdin's business, see __main__.
+        with self._sending, contextlib.suppress(BrokenPipeError):
             self._stream.write(json.dumps(event) + "\n")

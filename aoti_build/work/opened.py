@@ -13,11 +13,13 @@ import contextlib
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from aoti_build import host
 from aoti_build.errors import ArtifactError, ToolchainError, VerificationError
+from aoti_build.extents import clone
 from aoti_build.files import write_at
 from aoti_build.layout import artifact_directory
 from aoti_build.manifest import FileRecord, Manifest, NoManifest, read_manifest
@@ -25,8 +27,6 @@ from aoti_build.runtime.package import open_recorded
 from aoti_build.spec.project import Project, Target
 from aoti_build.stat_cache import stat_key
 from aoti_build.work.worker import check_stopping
-
-_PIECE = 8 << 20  # bytes
 
 
 class FloorLacking(ArtifactError):
@@ -159,32 +159,32 @@ def _damage_said(project: Project, target: Target, path: Path) -> Iterator[None]
 
 
 def _copied(source: Path, copy: Path, record: FileRecord) -> list[int] | None:
-    """Copy a file, and compare the copy with its record: nobody else can write to that. Returns the
+    """Copy a file, and compare what was copied with its record: nobody else can write to that. Returns the
     stat that the file had before. Raises OSError if it is not as recorded, `ToolchainError` if the
     copy cannot be written."""
     descriptor = open_recorded(source, record.size)
     try:
-        seen = stat_key(f"/proc/self/fd/{descriptor}")
-        _write_copy(descriptor, copy, record.size)
+        opened = Path(f"/proc/self/fd/{descriptor}")
+        seen = stat_key(opened)
+        with _room_needed():
+            written = os.open(copy, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            shared = clone(descriptor, written)
+            found = record.copied(copy if shared else opened, partial(_write, None if shared else written))
+        finally:
+            os.close(written)
     finally:
         os.close(descriptor)
-    if not record.matches(copy):
+    if found != record:
         raise OSError("its digest is another")
     return seen
 
 
-def _write_copy(source: int, copy: Path, size: int) -> None:
-    with _room_needed():
-        written = os.open(copy, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        done = 0
-        while done < size and (piece := os.pread(source, min(_PIECE, size - done), done)):
-            check_stopping()
-            with _room_needed():
-                write_at(written, memoryview(piece), done)
-            done += len(piece)
-    finally:
-        os.close(written)
+def _write(destination: int | None, piece: memoryview, offset: int) -> None:
+    check_stopping()
+    if destination is not None:
+        with _room_needed():
+            write_at(destination, piece, offset)
 
 
 @contextlib.contextmanager

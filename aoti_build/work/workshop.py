@@ -87,6 +87,8 @@ class Workshop(NamedTuple):
         )
         final.write(place.staged, durable=False)  # which publishing makes it
         directory = artifact_directory(self.project, target)
+        if final.action != "restored":
+            self.store.share_weights(place.staged / MODEL)
         publish_directory(place.staged, directory)
         if final.action != "restored":
             self.store.add(final, directory)

@@ -11,7 +11,8 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from aoti_build._torch.checking.golden import (
     with_digests,
 )
 from aoti_build._torch.checking.state import kept_state
+from aoti_build._torch.checking.substitute import Deadline, Substitutes, can_substitute, sharing_copy
 from aoti_build._torch.checking.tf32 import InTf32, tf32_operands
 from aoti_build._torch.checking.widened import Widening, float64_graph, stepping
 from aoti_build._torch.program.inputs import Call, Make, Sizes, pytree_map
@@ -43,6 +45,7 @@ from aoti_build.resources import available_memory
 from aoti_build.spec.project import Dim, Model, Source
 
 SEED = 0
+EXACT_SECONDS = 60.0  # for all cases of a model together
 _NEXT_CALL = 1_000_003  # from the seed of one call's inputs to that of the next
 _NOISE = 0.1
 
@@ -113,19 +116,56 @@ def sequence(subject: Subject, label: str, sizes: Sizes, seed: int) -> list[tupl
     return found
 
 
-def make_golden(subject: Subject, model: Model, seeds: int = 1, program: ExportedProgram | None = None) -> Golden:
+def make_golden(
+    subject: Subject,
+    model: Model,
+    seeds: int = 1,
+    program: ExportedProgram | None = None,
+    tell: Callable[[str], None] = lambda text: None,
+) -> Golden:
     """Run eager on every case. With the exported `program`, in its functional form, find what other inputs and weights
-    give as well.
+    give as well. `tell` is told what is being computed.
 
     Raises `BuildError` if the model fails in eager mode.
     """
-    twin = Twin(subject)
-    cases: list[Case] = []
+    found = []
     for calls in case_sequences(subject, model.dims, seeds):
-        cases += map(with_digests, twin.completed(references(subject, calls), [call for _, call in calls]))
-    twin.module = None  # its memory
+        tell(f"the {calls[0][0].name} inputs in eager mode")
+        started = time.perf_counter()
+        eager = references(subject, calls)
+        found.append(_Sequence(eager, [call for _, call in calls], time.perf_counter() - started))
+    no_exact = _add_exact(subject, found, tell)
+    cases = [with_digests(case) for one in found for case in one.cases]
+    if program is not None:
+        tell("other inputs and weights")
     others = {} if program is None else _others(subject, cases[0], program)
-    return Golden(cases, twin.why_not, others, first_state(subject))
+    return Golden(cases, no_exact, others, first_state(subject))
+
+
+@dataclass
+class _Sequence:
+    """The cases of one sequence, their calls, and how long eager took for them."""
+
+    cases: list[Case]
+    calls: list[Call]
+    seconds: float
+
+
+def _add_exact(subject: Subject, found: list[_Sequence], tell: Callable[[str], None]) -> str | None:
+    """Compute the cases in float64, the cheapest first, for as long as that may take; why some have no reference.
+
+    Some operators are a hundred times slower in float64 (seen: depthwise convolutions on a CPU). What the others show
+    is enough to tell a fault from a rounding.
+    """
+    twin, deadline = Twin(subject), Deadline(EXACT_SECONDS)
+    for done, one in enumerate(sorted(found, key=lambda one: one.seconds)):
+        tell(f"the {one.cases[0].name} inputs in float64")
+        try:
+            with deadline:
+                one.cases = twin.completed(one.cases, one.calls)
+        except TimeoutError:
+            return f"it would take more than {EXACT_SECONDS:g} s for {len(found) - done} of {len(found)} points"
+    return twin.why_not
 
 
 def save_golden_of(path: Path, golden: Golden, model: Model, names: list[str], *, limited: bool = True) -> bool:
@@ -209,10 +249,12 @@ def _leaves(returned: object) -> list[Tensor | Plain | None]:
 
 
 class Twin:
-    """A model's float64 copy (`module`) as long as it is of use, or `why_not`."""
+    """A model's float64 copy (`module`) as long as it is of use, or `why_not`. The copy of a large model shares its
+    parameters, which are widened one by one."""
 
     def __init__(self, subject: Subject) -> None:
-        self.module, self.why_not = _in_float64(subject)
+        self.large = subject.program is None and can_substitute(subject.module)
+        self.module, self.why_not = _in_float64(subject, large=self.large)
         self.rounded = tf32_operands(subject.device)
         self.writes, self.computed = subject.writes, subject.computed
         self.quantised = subject.program is not None
@@ -229,6 +271,8 @@ class Twin:
             if self.rounded or self.quantised:
                 with InTf32(self.rounded), stepping():
                     otherwise = self._run(calls)
+        except TimeoutError:
+            raise
         except Exception as error:  # the user's model again: a dtype fixed in its code, an operator without float64
             return self._given_up(eager, f"the model does not run in float64: {_brief(error)}")
         for case, leaves in zip(eager, exact, strict=True):
@@ -244,32 +288,50 @@ class Twin:
         default = torch.get_default_dtype()
         try:
             torch.set_default_dtype(torch.float64)  # for what the model makes while it runs: a mask, positions
-            # A graph has its conversions widened already.
-            widening = contextlib.nullcontext() if self.quantised else Widening()
-            with kept_state(self.module), widening:
+            with kept_state(self.module), self._widening():
                 return [only_tensors(observe(self.module, _widened(call), self.writes)) for call in calls]
         finally:
             torch.set_default_dtype(default)
+
+    def _widening(self) -> contextlib.AbstractContextManager[Any]:
+        found = contextlib.ExitStack()
+        if not self.quantised:  # a graph has its conversions widened already
+            found.enter_context(Widening())
+        if self.module is not None and self.large:
+            found.enter_context(Substitutes(self.module, lambda number, value: as_float64(value)))
+        return found
 
     def _given_up(self, eager: list[Case], why: str) -> list[Case]:
         self.module, self.why_not = None, why
         return eager
 
 
-def _in_float64(subject: Subject) -> tuple[nn.Module | None, str | None]:
-    """A float64 copy, or None and why there is none."""
+def _in_float64(subject: Subject, *, large: bool) -> tuple[nn.Module | None, str | None]:
+    """A float64 copy, of a `large` model but for the parameters; or None and why there is none."""
     module = subject.module
     if subject.writes.buffers and _share_memory(module):
         return None, "the model writes into buffers that share memory, which a float64 copy would not"
-    size = sum(value.numel() for value in module.state_dict().values() if isinstance(value, Tensor)) * 8
-    if size * 2 > available_memory():
+    sizes = [value.numel() * 8 for value in module.state_dict().values() if isinstance(value, Tensor)]
+    if (max(sizes, default=0) if large else sum(sizes)) * 2 > available_memory():
         return None, "a float64 copy of the model does not fit into memory"
     try:
         if subject.program is not None:
             return float64_graph(subject.program), None
+        if large:
+            return _with_wide_buffers(module), None
         return copy.deepcopy(module).to(torch.float64), None
     except Exception as error:  # whatever a module of the user's own does when it is copied or converted
         return None, f"the model cannot be converted to float64: {_brief(error)}"
+
+
+def _with_wide_buffers(module: nn.Module) -> nn.Module:
+    twin = sharing_copy(module, own=lambda value: value.is_floating_point() or value.is_complex())
+    wide: dict[int, Tensor] = {}
+    for part in twin.modules():
+        for name, value in part._buffers.items():
+            if value is not None:
+                part._buffers[name] = wide.setdefault(id(value), as_float64(value))
+    return twin
 
 
 def _share_memory(module: nn.Module) -> bool:
@@ -379,17 +441,27 @@ def _other_inputs(subject: Subject, case: Case) -> list[Value] | None:
 def _other_weights(subject: Subject, case: Case) -> list[Value] | None:
     if not any(True for _ in _real_weights(subject.module, subject.writes)):
         return None
+    call = subject.make(case.sizes, SEED).to(subject.device)
+    if can_substitute(subject.module) and not is_quantised(subject.module):
+        with Substitutes(subject.module, _noisy) as noise:
+            changed = reference("other weights", subject, call).outputs
+        return changed if noise.count else None
     try:
         other = copy.deepcopy(subject.module)
     except Exception:
         return None
-    generator = torch.Generator().manual_seed(SEED)
     with torch.no_grad():
-        for value in _real_weights(other, subject.writes):
-            noise = torch.randn(value.shape, generator=generator).to(value.device, value.dtype)
-            value.mul_(1 + _NOISE * noise)
-    call = subject.make(case.sizes, SEED).to(subject.device)
+        for number, value in enumerate(_real_weights(other, subject.writes)):
+            value.copy_(_noisy(number, value))
     return reference("other weights", replace(subject, module=other), call).outputs
+
+
+def _noisy(number: int, value: Tensor) -> Tensor:
+    """The values of parameter `number`, each off by some tenth; the same every time."""
+    if not _is_real(value):
+        return value
+    noise = torch.randn(value.shape, generator=torch.Generator().manual_seed(SEED + number))
+    return noise.mul_(_NOISE).add_(1).to(value.device, value.dtype) * value
 
 
 def _real_weights(module: nn.Module, writes: Writes) -> Iterator[Tensor]:

@@ -47,7 +47,7 @@ from aoti_build._torch.discovery.discover import Discovery
 from aoti_build._torch.discovery.registered import Registrations, needed_imports
 from aoti_build._torch.events import Events
 from aoti_build._torch.packages.imports import called_operators
-from aoti_build._torch.packages.weights import has_weights, repack, separate, used_state
+from aoti_build._torch.packages.weights import has_weights, repack, separate, shareable_members, used_state
 from aoti_build._torch.program.axes import Axes, declared_axes, found_axes, held_to
 from aoti_build._torch.program.export import (
     declared_minimums,
@@ -155,12 +155,7 @@ def build(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
     with contextlib.ExitStack() as stack:
         stack.enter_context(whole_ranges())
         with events.phase("export"):
-            try:
-                found = prepared.exported(where)
-            except BuildError:
-                # If the model fails by itself, that says more than the export's words for it.
-                reference("example", prepared.subject(), prepared.example)
-                raise
+            found = _exported(prepared, where)
             program = found.program
             stack.enter_context(found.tracing())
             types = _stored_types(program, where)
@@ -185,16 +180,19 @@ def build(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
                 **used,
             }
         answer = events.ask({name: made[name] for name in ("key", "graph_key")})
-        with events.phase("reference"), _unwritten(program):
+        with events.phase("reference"), events.progress() as tell, _unwritten(program):
             kept = answer.get("golden", False) and baseline_of(staged / GOLDEN) == lost
             made["golden_kept"] = kept and is_golden_of(staged / GOLDEN, subject, target.model)
             if not made["golden_kept"]:
-                golden = replace(make_golden(subject, target.model, program=functional), baseline=lost)
+                golden = make_golden(subject, target.model, program=functional, tell=tell)
+                golden = replace(golden, baseline=lost)
                 check_constants(golden, described, where["source"])
                 _save(golden, staged / GOLDEN, target.model, described, job)
         if answer["action"] == "repack":
             with events.phase("repack"):
-                repack(Path(answer["template"]), staged / MODEL, program, answer["alignment"], made["key"])
+                template = Path(answer["template"])
+                repack(template, staged / MODEL, program, answer["alignment"], made["key"])
+                template.unlink()  # as large as what was made from it
         elif answer["action"] == "compile":
             minimums = declared_minimums(program, dims, prepared.axes)
             with declared_bounds(minimums), keeping_old_values():
@@ -203,6 +201,15 @@ def build(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
     operators = called_operators(staged / MODEL)
     made["imports"] = needed_imports(registrations, operators, types, target.model.imports)
     return {**made, "seconds": events.seconds}
+
+
+def _exported(prepared: Prepared, where: Mapping[str, str]) -> Exported:
+    try:
+        return prepared.exported(where)
+    except BuildError:
+        # If the model fails by itself, that says more than the export's words for it.
+        reference("example", prepared.subject(), prepared.example)
+        raise
 
 
 def _save(golden: Golden, path: Path, model: Model, described: Mapping[str, Any], job: Mapping[str, Any]) -> None:
@@ -378,7 +385,8 @@ def _compile(program: ExportedProgram, path: Path, options: dict[str, Any]) -> N
     import torch._inductor
 
     try:
-        torch._inductor.aoti_compile_and_package(program, package_path=str(path), inductor_configs=dict(options))
+        with shareable_members():
+            torch._inductor.aoti_compile_and_package(program, package_path=str(path), inductor_configs=dict(options))
     except Exception as error:  # inductor, Triton and the C++ compiler each have their own types
         text = str(error).strip()
         raise BuildError(

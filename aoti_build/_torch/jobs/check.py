@@ -19,7 +19,7 @@ from aoti_build._torch.compiling.settings import set_precision
 from aoti_build._torch.events import Events
 from aoti_build._torch.packages.runner import Package, RunnerLacks, open_package
 from aoti_build._torch.program.inputs import from_shapes
-from aoti_build._torch.program.writes import Writes, computed_of, observed_names
+from aoti_build._torch.program.writes import computed_of, observed_names
 from aoti_build.spec.project import Model, Source
 from aoti_build.spec.records import target_from_json
 
@@ -55,8 +55,7 @@ def check(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
 
 @dataclass
 class _Checker:
-    """Runs sequences of calls. One load serves all calls of a package without state, as in a service; with state each
-    sequence needs a load of its own, since eager began it from the first state."""
+    """Runs sequences of calls on one package, which begins each of them with its first state, as eager did."""
 
     job: Mapping[str, Any]
     model: Model
@@ -99,8 +98,7 @@ class _Checker:
         """What the package left after each call, and what to say of those that it refused."""
         if not inputs:
             return [], {}
-        stateful = bool(Writes.of_signature(self.job["signature"]).buffers)
-        if self._package is None or stateful:
+        if self._package is None:
             with self.events.phase("load"):
                 self._package = open_package(self.job, self.golden.state)
         with self.events.phase("check"):

@@ -122,14 +122,13 @@ def _sentence(left: Left, what: str) -> str:
 def _wrong_weights(package: Path, program: ExportedProgram, alignment: int) -> list[dict[str, Any]]:
     """Names of weights whose bytes in the package are not the program's, in the order of the package."""
     values = {**program.state_dict, **program.constants}
+    wrong = []
     with zipfile.ZipFile(package) as archive:
-        packed = list(read_weights(archive, values, alignment))
-    flat = {name: values[name].detach().cpu().contiguous().view(-1) for name, _ in packed}
-    return [
-        {"name": name, "max_abs": _largest_difference(flat[name], stored)}
-        for name, stored in packed
-        if not torch.equal(stored.view(torch.uint8), flat[name].view(torch.uint8))
-    ]
+        for name, stored in read_weights(archive, values, alignment):
+            mine = values[name].detach().cpu().contiguous().view(-1)
+            if not torch.equal(stored.view(torch.uint8), mine.view(torch.uint8)):
+                wrong.append({"name": name, "max_abs": _largest_difference(mine, stored)})
+    return wrong
 
 
 def _largest_difference(mine: Tensor, stored: Tensor) -> float | None:

@@ -23,9 +23,9 @@ def fresh(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
     set_precision(target)
     with events.phase("model"):
         prepared = prepare(target.model, target.device, Path(job["root"]), job["where"])
-    with events.phase("reference"):
+    with events.phase("reference"), events.progress() as tell:
         subject = prepared.subject(job["signature"])
-        golden, names = make_golden(subject, target.model, job["seeds"]), observed_names(job["signature"])
+        golden, names = make_golden(subject, target.model, job["seeds"], tell=tell), observed_names(job["signature"])
         lost = losses(subject, target.model, job["signature"], Path(job["root"]), job["where"], job["seeds"])
         golden = replace(golden, baseline=lost)
         save_golden_of(Path(job["golden"]), golden, target.model, names, limited=False)

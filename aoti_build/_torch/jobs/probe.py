@@ -65,8 +65,7 @@ def probe(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
         if index in job["skip"]:
             continue
         with events.phase(f"probe {index} {tried.name}"):
-            package = open_package(job, golden.state)
-            results[index] = _tried(package, tried, case, job)
+            results[index] = _tried(open_package(job, golden.state), tried, case, job)
     return {"results": results}
 
 

@@ -75,8 +75,9 @@ class Bench:
         # Anew for each input: a model may keep state in its buffers.
         package = self.load()
         with self.events.phase("first"):
-            left = [self.call(package, inputs)]
-        left += [self.call(package, later) for later in calls[1:]]
+            left = self.call(package, calls[:1])
+        if len(calls) > 1:
+            left = self.call(package, calls)
         tensors = {n: v for n, v in zip(self.outputs, left[0], strict=False) if isinstance(v, Tensor)}
         if asked["output"]:
             save(Path(asked["output"]), tensors)
@@ -147,10 +148,10 @@ class Bench:
                     "the package cannot be loaded", cause=_first_line(error), hint="see the log"
                 ) from error
 
-    def call(self, package: LoadedPackage, inputs: list[Tensor]) -> list[Any]:
-        """All that a call leaves. The inputs stay as they are."""
+    def call(self, package: LoadedPackage, sequence: list[list[Tensor]]) -> list[list[Any]]:
+        """All that each call leaves, the first state before the first of them. The inputs stay as they are."""
         try:
-            return as_returned(package.calls([inputs])[0], self.job["signature"])
+            return [as_returned(left, self.job["signature"]) for left in package.calls(sequence)]
         except RuntimeError as error:
             raise VerificationError(
                 "the artifact refused or failed on these inputs",

@@ -28,8 +28,9 @@ class LoadedPackage:
         before the first one. Raises `BuildError` if torch refuses the package."""
         self._path, self._device = path, device
         self._writes = writes or Writes()
-        self._loader = self._load()
-        self._witness = self._open_witness(state or {}) if self._writes.buffers else None
+        self._state = state or {}
+        self._loader: Any = self._load()
+        self._was_called = False
 
     def __call__(self, inputs: list[Tensor]) -> list[Tensor]:
         """The outputs of one call. RuntimeError if the package refuses the inputs."""
@@ -37,42 +38,53 @@ class LoadedPackage:
 
     def run_own(self, inputs: list[Tensor]) -> list[Tensor]:
         """As a call, without copies: the inputs are on the device, and the package may write into them."""
+        if self._loader is None:
+            self._loader = self._load()
+        self._was_called = True
         return self._run(self._loader, inputs)
 
     def calls(self, sequence: list[list[Tensor]]) -> list[list[Any]]:
         """What each of several calls leaves: the outputs, then the inputs and the buffers that it writes into, None
-        for a buffer that cannot be read. The tensors given stay as they are. RuntimeError for a refusal."""
-        return [self._observed(inputs) for inputs in sequence]
+        for a buffer that cannot be read. A package with state begins with the first one. The tensors given stay as they
+        are. RuntimeError for a refusal."""
+        if not self._writes.buffers:
+            return [self._left(inputs) for inputs in sequence]
+        if self._was_called:
+            self._loader = None
+        found = [self._left(inputs) for inputs in sequence]
+        self._loader = None  # its memory: it holds all weights, and so does the witness
+        states = self._states(sequence)
+        return [[*left, *state] for left, state in zip(found, states, strict=True)]
 
-    def _observed(self, inputs: list[Tensor]) -> list[Any]:
+    def _left(self, inputs: list[Tensor]) -> list[Any]:
+        """The outputs of a call, and the inputs that it writes into."""
         given = [private_copy(value, self._device) for value in inputs]
-        found: list[Any] = self._run(self._loader, given)
-        found += [given[position].clone() for position in self._writes.positions]
-        if self._witness is None:
-            return found + [None] * len(self._writes.buffers)
-        loader, state = self._witness
-        self._run(loader, [private_copy(value, self._device) for value in inputs])
-        return found + [state[name].clone() if name in state else None for name in self._writes.buffers]
+        return [*self.run_own(given), *(given[position].clone() for position in self._writes.positions)]
+
+    def _states(self, sequence: list[list[Tensor]]) -> list[list[Tensor | None]]:
+        """The buffers after each call, from the package once more, with its buffers in memory of ours: the raw loader
+        has no way to read those that a package holds itself. None where torch does not do that."""
+        names, loader = self._writes.buffers, self._load()
+        known = set(loader.get_constant_fqns())
+        ours = {name: value.to(self._device, copy=True) for name, value in self._state.items() if name in known}
+        try:
+            if ours:
+                loader.load_constants(ours, False, False, True)
+        except (RuntimeError, TypeError):  # an older torch, or a package that keeps them in its code
+            ours = {}
+        if not ours:
+            return [[None] * len(names) for _ in sequence]
+        states: list[list[Tensor | None]] = []
+        for inputs in sequence:
+            self._run(loader, [private_copy(value, self._device) for value in inputs])
+            states.append([ours[name].clone() if name in ours else None for name in names])
+        return states
 
     def _run(self, loader: Any, inputs: list[Tensor]) -> list[Tensor]:
         outputs = list(loader.run(inputs))
         if self._device == "cuda":
             torch.cuda.synchronize()
         return outputs
-
-    def _open_witness(self, state: Mapping[str, Tensor]) -> tuple[Any, dict[str, Tensor]] | None:
-        """The package once more, with its buffers in memory of ours, where they can be read; None where torch does not
-        do that. The raw loader has no way to read the buffers of a package that holds its own."""
-        loader = self._load()
-        known = set(loader.get_constant_fqns())
-        ours = {name: value.to(self._device, copy=True) for name, value in state.items() if name in known}
-        if not ours:
-            return None
-        try:
-            loader.load_constants(ours, False, False, True)
-        except (RuntimeError, TypeError):  # an older torch, or a package that keeps them in its code
-            return None
-        return loader, ours
 
     def _load(self) -> Any:
         try:

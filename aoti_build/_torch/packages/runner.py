@@ -36,8 +36,8 @@ class Package(Protocol):
     """A loaded package, which takes and gives flat lists of tensors."""
 
     def calls(self, sequence: list[list[Tensor]]) -> list[list[Any]]:
-        """What each of several calls on one load leaves: the outputs, then the inputs and the buffers that it writes
-        into, None for a buffer that cannot be read. RuntimeError if it refuses the inputs of one."""
+        """What each of several calls, from the first state on, leaves: the outputs, then the inputs and the buffers
+        that it writes into, None for a buffer that cannot be read. RuntimeError if it refuses the inputs of one."""
 
 
 class RunnerLacks(BuildError):

@@ -10,17 +10,20 @@ renamed by the compiler fails that, and then the weights count as part of the co
 
 from __future__ import annotations
 
-import ctypes
+import contextlib
 import json
 import re
+import tempfile
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+from unittest import mock
 
 import torch
 from torch.export import ExportedProgram
 
+from aoti_build.extents import SHAREABLE
 from aoti_build.manifest import KEY_METADATA
 
 # Asked of inductor unless the user's preset says otherwise. The third stops it from writing small constants (0-d, and
@@ -33,6 +36,9 @@ APART_OPTIONS: Mapping[str, Any] = {
     "joint_graph_constant_folding": False,
 }
 _ALIGNMENTS = (64, 1)  # on the CPU; where all constants are on a GPU (torch/_inductor/codecache.py)
+_BLOB = "_weights.blob"
+_PIECE = 8 << 20  # bytes
+_Writer = torch._C.PyTorchFileWriter
 _ROW = re.compile(r"constants_info_\[(\d+)\]\.(original_fqn|from_folded) = (.*);")
 
 
@@ -45,70 +51,106 @@ def separate(
     `state`, `constants` and `used` (see `used_state`) are of the exported program before the compile.
     """
     with zipfile.ZipFile(package) as archive:
-        blobs = [name for name in archive.namelist() if name.endswith("_weights.blob")]
+        blobs = [name for name in archive.namelist() if name.endswith(_BLOB)]
         if len(blobs) != 1:
             return {"apart": False, "why": "the weights are inside the shared library"}
-        table, blob = _constants(archive), archive.read(blobs[0])
-    values = {**state, **constants}
-    if any(folded for _, folded in table) or any(name not in values for name, _ in table):
-        return {"apart": False, "why": "the compiler folded or renamed constants"}
-    if unseen := used - {name for name, _ in table} - _tied_to(table, state):
-        return {"apart": False, "why": f"the compiler put {', '.join(sorted(unseen)[:3])} into the code"}
-    if any(type(values[name]) not in (torch.Tensor, torch.nn.Parameter) for name, _ in table):
-        return {"apart": False, "why": "a weight is a tensor subclass"}
-    for alignment in _ALIGNMENTS:
-        if pack([name for name, _ in table], values, alignment) == blob:
-            return {"apart": True, "alignment": alignment}
+        table = _constants(archive)
+        values = {**state, **constants}
+        if any(folded for _, folded in table) or any(name not in values for name, _ in table):
+            return {"apart": False, "why": "the compiler folded or renamed constants"}
+        if unseen := used - {name for name, _ in table} - _tied_to(table, state):
+            return {"apart": False, "why": f"the compiler put {', '.join(sorted(unseen)[:3])} into the code"}
+        if any(type(values[name]) not in (torch.Tensor, torch.nn.Parameter) for name, _ in table):
+            return {"apart": False, "why": "a weight is a tensor subclass"}
+        for alignment in _ALIGNMENTS:
+            with archive.open(blobs[0]) as blob:
+                if _holds(blob, packed([name for name, _ in table], values, alignment)):
+                    return {"apart": True, "alignment": alignment}
     return {"apart": False, "why": "the compiler transformed weights"}
 
 
 def repack(template: Path, destination: Path, program: ExportedProgram, alignment: int, key: str) -> None:
     """Write `destination`: the code of `template`, the weights of `program`, stamped with `key`.
 
-    Only for a program with the template's graph key, and a template for which `separate` said `apart`.
+    Only for a program with the template's graph key, and a template for which `separate` said `apart`. The blob is
+    written beside the template first, since torch's writer wants it in one piece, and mapped: pages of a file give way
+    where memory is short.
     """
     state = {**program.state_dict, **program.constants}
-    with zipfile.ZipFile(template) as archive:
+    with zipfile.ZipFile(template) as archive, tempfile.TemporaryDirectory(dir=template.parent) as directory:
         names = [name for name, _ in _constants(archive)]
-        writer = torch._C.PyTorchFileWriter(str(destination))
+        writer = package_writer(str(destination))
         writer.set_min_version(6)  # as torch.export.pt2_archive does: the zip layout with .data/version
         for entry in archive.infolist():
             record = entry.filename.partition("/")[2]
             if record in (".data/version", ".data/serialization_id", "byteorder") or not record:
                 continue  # the writer adds its own
+            if record.endswith(_BLOB):
+                blob = _mapped(Path(directory, "blob"), packed(names, state, alignment))
+                writer.write_record(record, blob.untyped_storage(), blob.nbytes)
+                continue
             content = archive.read(entry)
-            if record.endswith("_weights.blob"):
-                content = bytes(pack(names, state, alignment))
-            elif record.endswith("_metadata.json"):
+            if record.endswith("_metadata.json"):
                 content = _stamped(content, key)
             writer.write_record(record, content, len(content))
         writer.write_end_of_file()
 
 
+def package_writer(path: str) -> Any:
+    """The writer of packages that torch has, with every member at the beginning of a block of the file system, which
+    two files can then share. Its own default is 64 bytes."""
+    return _Writer(path, storage_alignment=SHAREABLE)
+
+
+@contextlib.contextmanager
+def shareable_members() -> Iterator[None]:
+    """Let torch write packages as `package_writer` does."""
+    with mock.patch.object(torch._C, "PyTorchFileWriter", package_writer):
+        yield
+
+
 def read_weights(
     archive: zipfile.ZipFile, values: Mapping[str, torch.Tensor], alignment: int
 ) -> Iterator[tuple[str, torch.Tensor]]:
-    """The weights in a package, by name, flat, in the dtypes of `values`. Only of one whose weights are `apart`."""
-    (entry,) = (name for name in archive.namelist() if name.endswith("_weights.blob"))
-    blob, offset = bytearray(archive.read(entry)), 0
-    for name, _ in _constants(archive):
-        value = values[name]
-        size = value.untyped_storage().nbytes()
-        count = value.numel() * value.element_size()
-        start = offset + int(value.storage_offset()) * value.element_size()
-        if value.is_contiguous() and count:
-            yield name, torch.frombuffer(blob, dtype=torch.uint8, count=count, offset=start).clone().view(value.dtype)
-        offset += size + (-(offset + size) % alignment)
+    """The weights in a package, by name, flat, in the dtypes of `values`, one at a time. Only of one whose weights are
+    `apart`."""
+    (entry,) = (name for name in archive.namelist() if name.endswith(_BLOB))
+    with archive.open(entry) as blob:
+        for name, _ in _constants(archive):
+            value = values[name]
+            size = value.untyped_storage().nbytes()
+            stored = bytearray(blob.read(size + -size % alignment))
+            count = value.numel() * value.element_size()
+            start = int(value.storage_offset()) * value.element_size()
+            if value.is_contiguous() and count:
+                yield name, torch.frombuffer(stored, dtype=torch.uint8, count=count, offset=start).view(value.dtype)
 
 
-def pack(names: list[str], state: Mapping[str, torch.Tensor], alignment: int) -> bytearray:
-    """The blob: the bytes of each constant's whole storage, each padded to `alignment`."""
-    blob = bytearray()
+def packed(names: Sequence[str], state: Mapping[str, torch.Tensor], alignment: int) -> Iterator[memoryview]:
+    """The blob, in pieces: the bytes of each constant's whole storage, each padded to `alignment`."""
     for name in names:
         storage = state[name].untyped_storage().cpu()
-        blob += ctypes.string_at(storage.data_ptr(), storage.nbytes()) if storage.nbytes() else b""
-        blob += bytes(-len(blob) % alignment)
-    return blob
+        yield torch.empty(0, dtype=torch.uint8).set_(storage).numpy().data
+        yield memoryview(bytes(-storage.nbytes() % alignment))
+
+
+def _holds(file: IO[bytes], pieces: Iterable[memoryview]) -> bool:
+    """Whether the file is these pieces, one after another."""
+    for piece in pieces:
+        for start in range(0, len(piece), _PIECE):
+            part = piece[start : start + _PIECE]
+            if file.read(len(part)) != part:
+                return False
+    return not file.read(1)
+
+
+def _mapped(path: Path, pieces: Iterable[memoryview]) -> torch.Tensor:
+    """The pieces, one after another, as a file that is mapped into memory."""
+    with path.open("wb") as file:
+        for piece in pieces:
+            file.write(piece)
+    size = path.stat().st_size
+    return torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8)
 
 
 def _constants(archive: zipfile.ZipFile) -> list[tuple[str, bool]]:
