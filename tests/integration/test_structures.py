@@ -28,6 +28,7 @@ from aoti_build._torch.program.export import export, signature
 from aoti_build._torch.program.inputs import Call, from_shapes
 from aoti_build._torch.program.structure import foreign_types, leaf_names, plain, with_plain_outputs
 from aoti_build.errors import BuildError
+from aoti_build.sizes import parse
 from aoti_build.spec.project import ConstantInput, Dim, TensorInput
 
 
@@ -162,7 +163,7 @@ def test_inputs_of_types_without_keys_are_exported() -> None:
             return typing.cast("torch.Tensor", given.first + given.second)
 
     call = Call(args=(Keyless(torch.ones(4, 2), torch.ones(4, 2)),))
-    dims, axes = (Dim("n", 2, 8, 4),), [{0: "n"}, {0: "n"}]
+    dims, axes = (Dim("n", 2, 8, 4),), [{0: parse("n")}, {0: parse("n")}]
     program = export(Taker(), call, dims, axes, "here")
     found = signature(program, program, Taker(), call, dims, axes, Seen())
     assert [(entry["name"], entry["shape"]) for entry in found["inputs"]] == [

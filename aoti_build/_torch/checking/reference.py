@@ -154,8 +154,8 @@ class _Sequence:
 def _add_exact(subject: Subject, found: list[_Sequence], tell: Callable[[str], None]) -> str | None:
     """Compute the cases in float64, the cheapest first, for as long as that may take; why some have no reference.
 
-    Some operators are a hundred times slower in float64 (seen: depthwise convolutions on a CPU). What the others show
-    is enough to tell a fault from a rounding.
+    Operators are several times slower in float64 (a 3 x 3 convolution on a CPU: three times), and there may be a dozen
+    points. What the cheap ones show tells a fault from a rounding.
     """
     twin, deadline = Twin(subject), Deadline(EXACT_SECONDS)
     for done, one in enumerate(sorted(found, key=lambda one: one.seconds)):

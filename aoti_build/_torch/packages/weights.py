@@ -104,9 +104,22 @@ def package_writer(path: str) -> Any:
 
 @contextlib.contextmanager
 def shareable_members() -> Iterator[None]:
-    """Let torch write packages as `package_writer` does."""
-    with mock.patch.object(torch._C, "PyTorchFileWriter", package_writer):
+    """Let torch write packages as `package_writer` does, and each file from where it is mapped: torch reads it whole,
+    and its binding copies what was read."""
+    from torch.export.pt2_archive._package import PT2ArchiveWriter
+
+    with (
+        mock.patch.object(torch._C, "PyTorchFileWriter", package_writer),
+        mock.patch.object(PT2ArchiveWriter, "write_file", _write_file),
+    ):
         yield
+
+
+def _write_file(writer: Any, name: str, path: str) -> None:
+    if size := Path(path).stat().st_size:
+        writer.archive_file.write_record(name, _map(Path(path)).untyped_storage(), size)
+    else:
+        writer.write_bytes(name, b"")
 
 
 def read_weights(
@@ -149,8 +162,11 @@ def _mapped(path: Path, pieces: Iterable[memoryview]) -> torch.Tensor:
     with path.open("wb") as file:
         for piece in pieces:
             file.write(piece)
-    size = path.stat().st_size
-    return torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8)
+    return _map(path)
+
+
+def _map(path: Path) -> torch.Tensor:
+    return torch.from_file(str(path), shared=False, size=path.stat().st_size, dtype=torch.uint8)
 
 
 def _constants(archive: zipfile.ZipFile) -> list[tuple[str, bool]]:
