@@ -11,19 +11,18 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.export import ExportedProgram
 
-from aoti_build._torch.program.export import at_sizes
 from aoti_build.errors import BuildError
 from aoti_build.spec.project import Dim
 
 # At most so many combinations of sizes are evaluated for one assertion.
-_MOST_SIZES = 20_000
+_MOST_SIZES = 5_000
 # At most so many of the excluded ones become golden cases.
 _MOST_SPECIAL = 4
 
@@ -54,23 +53,33 @@ def lift_assertions(
     Raises:
         BuildError: an assertion excludes many declared sizes, such as all that are no multiple of 8.
     """
-    import sympy
-
     special: list[Sizes] = []
+    known: dict[str, list[Sizes]] = {}
     for assertion in list(_assertions(program)):
         if not assertion.condition.free_symbols <= set(named):
             continue  # it speaks of data, and only a call can tell
-        spoken_of = _dims_of(assertion.condition, dims, named)
-        possible, all_of_them = _possible(spoken_of)
-        excluded = [sizes for sizes in possible if not _holds(assertion.condition, sizes, named)]
-        if not excluded:
-            continue
-        few = all_of_them and len(excluded) <= _MOST_SPECIAL
-        if not few and not isinstance(assertion.condition, sympy.Ne):
-            raise _refusal(assertion, spoken_of, excluded, named, where)
-        special += [sizes for sizes in _spread(excluded) if sizes not in special]
-        _remove(program, assertion.node)
+        if assertion.text not in known:
+            known[assertion.text] = _excluded(assertion, dims, named, where)
+        special += [sizes for sizes in known[assertion.text] if sizes not in special]
+        if known[assertion.text]:
+            _remove(program, assertion.node)
     return special
+
+
+def _excluded(
+    assertion: Assertion, dims: tuple[Dim, ...], named: Mapping[Any, Any], where: Mapping[str, str]
+) -> list[Sizes]:
+    """The declared sizes that an assertion excludes, or some of them; none if it may stay. Raises `BuildError`."""
+    import sympy
+
+    spoken_of = _dims_of(assertion.condition, dims, named)
+    possible, all_of_them = _possible(spoken_of)
+    holds = _evaluated(assertion.condition, spoken_of, named)
+    excluded = [sizes for sizes in possible if not holds(sizes)]
+    few = all_of_them and len(excluded) <= _MOST_SPECIAL
+    if excluded and not few and not isinstance(assertion.condition, sympy.Ne):
+        raise _refusal(assertion, spoken_of, excluded, named, where)
+    return _spread(excluded)
 
 
 def _assertions(program: ExportedProgram) -> Iterator[Assertion]:
@@ -110,12 +119,20 @@ def _spread(excluded: list[Sizes]) -> list[Sizes]:
     return [excluded[last * place // (_MOST_SPECIAL - 1)] for place in range(_MOST_SPECIAL)]
 
 
-def _holds(condition: Any, sizes: Mapping[str, int], named: Mapping[Any, Any]) -> bool:
+def _evaluated(condition: Any, dims: list[Dim], named: Mapping[Any, Any]) -> Callable[[Sizes], bool]:
+    """Whether `condition` holds at given sizes of the dims that it depends on."""
+    import sympy
     from torch.utils._sympy.interp import sympy_interp
     from torch.utils._sympy.reference import PythonReferenceAnalysis
 
-    values = {symbol: at_sizes(symbol, named, sizes) for symbol in condition.free_symbols}
-    return bool(sympy_interp(PythonReferenceAnalysis, values, condition))
+    names = [sympy.Symbol(dim.name, integer=True, positive=True) for dim in dims]
+    of_dims = {symbol: sympy.lambdify(names, named[symbol], "math") for symbol in condition.free_symbols}
+
+    def holds(sizes: Sizes) -> bool:
+        values = {symbol: int(value(*sizes.values())) for symbol, value in of_dims.items()}
+        return bool(sympy_interp(PythonReferenceAnalysis, values, condition))
+
+    return holds
 
 
 def _remove(program: ExportedProgram, node: torch.fx.Node) -> None:
