@@ -51,7 +51,7 @@ from aoti_build._torch.program.export import (
     sizes_of_one,
     whole_ranges,
 )
-from aoti_build._torch.program.graph import graph_digest, listed_weights, state_digest, uses_own_code
+from aoti_build._torch.program.graph import graph_digest, library_code, listed_weights, state_digest, uses_own_code
 from aoti_build._torch.program.inputs import Axes, Call, Make, dynamic_axes, from_callable, from_shapes
 from aoti_build._torch.program.model import cast, load_callable, load_weights, make_module
 from aoti_build._torch.program.precision import computed_in
@@ -148,7 +148,7 @@ def build(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
                 "variables": discovery.variables(),
             }
             made: dict[str, Any] = {
-                **_keys(program, options, job, used if uses_own_code(program) or own_passes() else {}),
+                **_keys(program, options, job, _own_code(program, used)),
                 "signature": {**described, "weights": listed_weights(program)},
                 **used,
             }
@@ -216,6 +216,14 @@ def _compiled(
     if setting := binds_weights(options):
         return {"apart": False, "why": f"inductor's {setting} is on"}
     return separate(package, *state)
+
+
+def _own_code(program: ExportedProgram, used: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The code beside torch's that the compile may run, by what it is known by."""
+    library = library_code(used["distributions"])
+    if uses_own_code(program) or own_passes() or library is None:
+        return used
+    return library
 
 
 def _keys(
