@@ -29,7 +29,8 @@ from aoti_build._torch.program.export import export, signature
 from aoti_build._torch.program.inputs import Call, from_shapes
 from aoti_build._torch.program.method import with_method
 from aoti_build._torch.program.structure import foreign_types, leaf_names, plain, with_plain_outputs
-from aoti_build.errors import BuildError
+from aoti_build.errors import ArtifactError, BuildError
+from aoti_build.runtime.imports import import_registered
 from aoti_build.sizes import parse
 from aoti_build.spec.project import ConstantInput, Dim, TensorInput
 
@@ -328,6 +329,21 @@ def test_imports_are_listed_with_what_they_register(registrations: Registrations
         {"module": "ops_of_test", "operators": ["watched::own", "watched::split"], "types": []},
         {"module": "kernels_of_test", "operators": ["watched::split"], "types": []},
     ]
+
+
+def test_a_module_that_only_brings_kernels_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The operator itself is there as soon as the module that defines it was imported."""
+    defines = "import torch\nlibrary = torch.library.Library('two_parts', 'DEF')\nlibrary.define('f(Tensor x) -> Tensor')"
+    kernels = "import torch\nlibrary = torch.library.Library('two_parts', 'IMPL')\nlibrary.impl('f', torch.abs, 'CPU')"
+    (tmp_path / "defines_f.py").write_text(defines)
+    (tmp_path / "kernels_of_f.py").write_text(kernels)
+    (tmp_path / "quits.py").write_text("raise SystemExit(3)")
+    monkeypatch.syspath_prepend(tmp_path)
+    modules = ("defines_f", "kernels_of_f")
+    import_registered([{"module": name, "operators": ["two_parts::f"], "types": []} for name in modules])
+    assert torch.ops.two_parts.f(-torch.ones(1)) == 1
+    with pytest.raises(ArtifactError, match="quits is not here"):
+        import_registered([{"module": "quits", "operators": [], "types": []}])
 
 
 def test_transformers_outputs_name_their_module() -> None:
