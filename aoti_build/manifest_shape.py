@@ -41,6 +41,9 @@ _MODELS_FILE = spelt(r"[^/\0]+", MAX_DIRECTORY_NAME)
 _TEXTS = list_of(text)
 _PLAIN = spelt("[ -~]+", MAX_DIRECTORY_NAME)  # what errors say to a terminal
 _BOUND = or_none(number)
+# Types that an output of a wider one may be computed in; a comparison has bounds for these.
+_FLOAT8 = ("float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz")
+_NARROWER = ("float32", "complex64", "float16", "bfloat16", *_FLOAT8, "int8", "uint8")
 _OPERATOR = spelt("[A-Za-z0-9_]+::[A-Za-z0-9_.]+", MAX_DIRECTORY_NAME)
 
 FILE = table(
@@ -87,6 +90,10 @@ def _signature(value: Any) -> None:
     follow = all(size.terms and value["dims"].keys() >= set(size.names) for size in found)
     if not follow or len(told(found)) != len(found):
         raise ValueError("has a size that its dims do not tell")
+    for sizes in value.get("special", ()):
+        dims = {name: value["dims"].get(name) for name in sizes}
+        if not all(dim and dim["min"] <= sizes[name] <= dim["max"] for name, dim in dims.items()):
+            raise ValueError("has special sizes that are not those of its dims")
 
 
 def _output(value: Any) -> None:
@@ -114,7 +121,7 @@ _SIGNATURE = table(
     {
         "weights": list_of(_WEIGHT),
         "special": list_of(table_of(text, whole())),
-        "computed_in": table_of(text, _WORD),
+        "computed_in": table_of(text, one_of(*_NARROWER)),
     },
 )
 

@@ -276,6 +276,8 @@ CRAFTED: list[tuple[str, Any]] = [
     *(("signature.weights", value) for value in [None, {}, [3], [{}], [{**WEIGHT, "kind": "x"}]]),
     *(("signature.weights", [{**WEIGHT, "stride": value}]) for value in [3, [None], ["1"]]),
     *(("signature.weights", [{**WEIGHT, "tied_to": value}]) for value in [3, None, ["w"]]),
+    *(("signature.special", [value]) for value in [{"batch": 0}, {"batch": 10**9}, {"n": 2}, {"batch": "2"}, 3]),
+    *(("signature.computed_in", value) for value in [{"y": "nn"}, {"y": 8}, ["int8"], {"y": "load"}]),
     *(("signature.mutates", value) for value in [[], {}, {"inputs": [3], "buffers": []}, {"inputs": []}]),
     *(("check.cases", value) for value in [None, {}, [3], [{}], [{"name": "x"}], [{"name": "x", "outputs": 3}]]),
     ("check.cases", [{"name": "x", "outputs": [{"name": "y", "ok": True, "max_abs": "1"}]}]),

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -92,8 +91,10 @@ def _equal(condition: Any, dims: list[Dim], some: list[Sizes]) -> Iterator[Sizes
     difference = (condition.lhs - condition.rhs).expand()
     symbols = {symbol.name: symbol for symbol in difference.free_symbols}
     for dim in dims:
-        slope = difference.diff(symbols[dim.name]) if dim.name in symbols else 0
-        if slope == 0 or not slope.is_Rational:
+        if dim.name not in symbols:
+            continue
+        slope = difference.diff(symbols[dim.name])
+        if not slope.is_Rational or slope == 0:
             continue
         others = [name for name in symbols if name != dim.name]
         for values in {tuple(sizes[name] for name in others): None for sizes in some}:
@@ -137,7 +138,8 @@ def _possible(dims: list[Dim]) -> tuple[list[Sizes], bool]:
 def _some(sizes: range, most: int) -> Sequence[int]:
     if len(sizes) <= most:
         return sizes
-    return sorted({sizes[0], sizes[-1], *random.Random(0).sample(sizes, most - 2)})
+    drawn = torch.randint(len(sizes), (most - 2,), generator=torch.Generator().manual_seed(0))
+    return sorted({sizes[0], sizes[-1], *(sizes[index] for index in drawn.tolist())})
 
 
 def _spread(excluded: list[Sizes]) -> list[Sizes]:
