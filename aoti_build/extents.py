@@ -9,7 +9,6 @@ The calls are ioctl_ficlonerange(2) and ioctl_fideduperange(2) of Linux; the num
 
 from __future__ import annotations
 
-import os
 import struct
 from typing import NamedTuple
 
@@ -64,8 +63,3 @@ def share_equal(known: Stretch, new: Stretch) -> int:
             break
         done += shared
     return done
-
-
-def allocated(path: str | os.PathLike[str]) -> int:
-    """Bytes of blocks that a file has, those that it shares among them."""
-    return os.stat(path).st_blocks * 512

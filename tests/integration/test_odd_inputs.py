@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from aoti_build._torch.checking.golden import load_golden
 from aoti_build._torch.data import image
 from aoti_build._torch.data.read import READERS, read
-from aoti_build._torch.program.model import _read_weights
+from aoti_build._torch.program.weights import load_weights
 from aoti_build.errors import AotiBuildError, ArtifactError, UsageError
+from aoti_build.spec.project import Weights
 
 SIGNATURE = {"inputs": [{"name": "x", "dtype": "float32", "shape": [1]}]}
 KINDS = [os.mkfifo, os.mkdir]
@@ -50,7 +52,8 @@ def test_names_of_classes(odd: Callable[[str], Path]) -> None:
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt", ".pth"])
 def test_weights(odd: Callable[[str], Path], suffix: str) -> None:
-    refused(lambda: _read_weights(odd(f"weights{suffix}"), "models.yaml:1:1"), UsageError)
+    path = odd(f"weights{suffix}")
+    refused(lambda: load_weights(torch.nn.Linear(1, 1), Weights(path.name), path.parent, "models.yaml:1:1"), UsageError)
 
 
 def test_a_golden_file(odd: Callable[[str], Path]) -> None:

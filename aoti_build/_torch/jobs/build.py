@@ -56,7 +56,14 @@ from aoti_build._torch.program.export import (
     whole_ranges,
     without_odd_constants,
 )
-from aoti_build._torch.program.graph import called, graph_digest, listed_weights, state_digest, uses_own_code
+from aoti_build._torch.program.graph import (
+    called,
+    graph_digest,
+    library_code,
+    listed_weights,
+    state_digest,
+    uses_own_code,
+)
 from aoti_build._torch.program.inputs import Call, Make, from_callable, from_shapes
 from aoti_build._torch.program.method import with_method
 from aoti_build._torch.program.model import cast, import_declared, load_callable, make_module
@@ -279,6 +286,14 @@ def _compiled(
     return separate(package, *state)
 
 
+def _own_code(program: ExportedProgram, used: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The code beside torch's that the compile may run, by what it is known by."""
+    library = library_code(used["distributions"])
+    if uses_own_code(program) or own_passes() or library is None:
+        return used
+    return library
+
+
 def _keys(
     program: ExportedProgram, options: Mapping[str, Any], job: Mapping[str, Any], used: Mapping[str, Any]
 ) -> dict[str, str]:
@@ -287,7 +302,7 @@ def _keys(
     `used` are the files and distributions: they count where the graph only names code of theirs, and where there is no
     digest of the graph; why is then said as `undigested`.
     """
-    own_code = used if uses_own_code(program) or own_passes() else {}
+    own_code = _own_code(program, used)
     environment = {name: value for name, value in job["environment"].items() if name not in ENVIRONMENT_OF_SOURCES}
     keys = {}
     try:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import enum
+import functools
 import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -23,12 +24,15 @@ from torch._export.serde.serialize import ExportedProgramSerializer
 from torch._export.serde.union import _Union
 from torch.export import ExportedProgram
 
+from aoti_build._torch.program.quantised import NAMESPACES
 from aoti_build._torch.program.walk import walked
 from aoti_build.digests import digest_bytes, digest_json
 from aoti_build.errors import BuildError
 
 # None: placeholders, outputs, Python's own arithmetic on sizes.
 _TORCH_NAMESPACES = frozenset({None, "aten", "prim", "prims", "higher_order"})
+# A library's operators are known by the version of it that is installed.
+_LIBRARY, _KNOWN = "torchao", _TORCH_NAMESPACES | NAMESPACES
 
 
 def graph_digest(program: ExportedProgram) -> str:
@@ -65,15 +69,36 @@ def uses_own_code(program: ExportedProgram) -> bool:
     Operators from outside torch, whose Python implementation is traced into the code, or decompositions and lowerings
     that somebody registered with inductor.
     """
-    if any(getattr(target, "namespace", None) not in _TORCH_NAMESPACES for target in called(program)):
+    if any(getattr(target, "namespace", None) not in _KNOWN for target in called(program)):
         return True
     tables = (("torch._inductor.decomposition", "decompositions"), ("torch._inductor.lowering", "lowerings"))
     registered = [getattr(sys.modules.get(module), table, {}) for module, table in tables]
     return any(
-        not str(getattr(function, "__module__", "torch")).startswith("torch.")
+        not str(getattr(_plain_function(function), "__module__", "torch")).startswith(("torch.", f"{_LIBRARY}."))
         for table in registered
         for function in table.values()
     )
+
+
+def _plain_function(function: Any) -> Any:
+    """What a partial application, or what torch wraps around a registered function, calls: a partial application itself
+    belongs to functools."""
+    while True:
+        if isinstance(function, functools.partial):
+            function = function.func
+        elif hasattr(function, "__wrapped__"):
+            function = function.__wrapped__
+        else:
+            return function
+
+
+def library_code(distributions: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What stands for code of torchao that the compile may run: of the `distributions` used, its own. None if it is
+    imported and comes from no distribution, so that its version says nothing."""
+    if _LIBRARY not in sys.modules:
+        return {}
+    found = {name: identity for name, identity in distributions.items() if name.lower() == _LIBRARY}
+    return {"distributions": found} if found else None
 
 
 @contextlib.contextmanager
