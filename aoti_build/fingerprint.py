@@ -17,7 +17,7 @@ from aoti_build.digests import canonical_json, digest_bytes, digest_json
 if TYPE_CHECKING:  # whoever only reads manifests, a service that loads one, needs no models.yaml
     from aoti_build.spec.project import ConstantInput, Model, Target, TensorInput
 
-KEY_VERSION = 7
+KEY_VERSION = 8
 
 # group -> the reason a difference in it is reported as; the order is the order of reports.
 REASONS: Mapping[str, str] = {

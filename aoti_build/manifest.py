@@ -27,7 +27,7 @@ from aoti_build.files import RECORD_LIMIT, read_bytes, write_json
 from aoti_build.fingerprint import REASONS, Parts
 
 FORMAT = "aoti-build/manifest"
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 KEY_METADATA = "AOTI_BUILD_KEY"  # the artifact key, in the metadata inside the package
 MANIFEST, MODEL, GOLDEN, LOG, VERIFY = "manifest.json", "model.pt2", "golden.safetensors", "build.log", "verify.json"
 

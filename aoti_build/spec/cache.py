@@ -25,7 +25,7 @@ from aoti_build.spec.records import record_digest, target_from_json, target_to_j
 
 FORMAT = "aoti-build/project-cache"
 # Bump when the meaning of a field of the domain types changes, or what the parser makes of a file.
-CACHE_VERSION = 3
+CACHE_VERSION = 4
 KEPT = 8
 _PLACES = table_of(anything, list_of(whole(1), 2, 2))
 

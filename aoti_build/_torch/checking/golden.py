@@ -38,7 +38,7 @@ from aoti_build.errors import ArtifactError
 from aoti_build.files import require_regular
 
 FORMAT = "aoti-build/golden"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 _HEADER = "aoti_build"
 _OTHER = "other-"
 _SMALLEST_SKETCHED = 65_536  # elements; a smaller tensor takes no more room than its sketch

@@ -184,6 +184,8 @@ Explain = Callable[[Said], tuple[str, str]]
 # What torch says -> what to say of it. The messages are torch's from 2.11 to 2.14; the first that is found counts.
 _KNOWN: tuple[tuple[str, Explain], ...] = (
     (r"Found <class '(?P<type>[^']+)'> in output, which is not a known type", _unknown_output),
+    # torch 2.11 looks an output up by value.
+    (r"unhashable type: '(?P<type>(?!list|dict|set)\w+)'", _unknown_output),
     (r"Unsupported input type <class '(?P<type>[^']+)'>", _unknown_input),
     (
         r"Could not (?P<what>guard on|extract \w+ \w+ from) data-dependent expression (?P<expression>.+?) \(unhinted",
