@@ -120,6 +120,22 @@ def test_sizes_between_the_steps_of_the_model_are_refused_before_the_compile() -
     assert "multiple_of: 4" in str(refused.value)
 
 
+def kept(x: Tensor) -> Tensor:
+    return pytest.importorskip("torchvision").ops.nms(x, x[:, 0], 0.5)
+
+
+def kept_unless_lone(x: Tensor) -> Tensor:
+    found = kept(x)
+    return found if found.shape[0] != 1 else found + 1
+
+
+def test_an_operator_may_keep_nothing_whatever_was_exported_before() -> None:
+    for call, least in ((kept_unless_lone, 2), (kept, 0)):  # what the first decides only from two on is its own matter
+        program = export_of(function(call), ["t", 4], T).program
+        (found,) = [node.meta["val"] for node in program.graph.nodes if "nms" in node.name]
+        assert program.range_constraints[found.shape[0].node.expr].lower == least
+
+
 def test_sizes_that_happen_to_be_equal_are_verified() -> None:
     def branches(x: Tensor) -> Tensor:
         return x.sum(0) if x.shape[0] == x.shape[1] else x.flip(0).sum(0)

@@ -333,9 +333,8 @@ def test_imports_are_listed_with_what_they_register(registrations: Registrations
 
 def test_a_module_that_only_brings_kernels_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The operator itself is there as soon as the module that defines it was imported."""
-    defines = (
-        "import torch\nlibrary = torch.library.Library('two_parts', 'DEF')\nlibrary.define('f(Tensor x) -> Tensor')"
-    )
+    defines = "import torch\nlibrary = torch.library.Library('two_parts', 'DEF')\n"
+    defines += "library.define('f(Tensor x) -> Tensor')"
     kernels = "import torch\nlibrary = torch.library.Library('two_parts', 'IMPL')\nlibrary.impl('f', torch.abs, 'CPU')"
     (tmp_path / "defines_f.py").write_text(defines)
     (tmp_path / "kernels_of_f.py").write_text(kernels)

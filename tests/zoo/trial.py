@@ -91,15 +91,18 @@ def _python(root: Path, script: str, *words: str) -> subprocess.CompletedProcess
 
 def _started(root: Path, *words: str) -> subprocess.CompletedProcess[str]:
     offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
-    return subprocess.run(
-        [sys.executable, *words],
-        cwd=root,
-        env={**os.environ, **offline},
-        capture_output=True,
-        text=True,
-        timeout=LIMIT_S,
-        check=False,
-    )
+    try:
+        return subprocess.run(
+            [sys.executable, *words],
+            cwd=root,
+            env={**os.environ, **offline},
+            capture_output=True,
+            text=True,
+            timeout=LIMIT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:  # an outcome of this entry, which must not cost the rows of the others
+        return subprocess.CompletedProcess(words, 124, "", f"not done after {LIMIT_S} seconds")
 
 
 def _error(finished: subprocess.CompletedProcess[str]) -> str:

@@ -186,7 +186,7 @@ ENTRIES = [
         "torchvision",
         """
         source: nets.py:Boxes
-        dims: {boxes: {min: 2, max: 64, example: 20}}
+        dims: {boxes: {min: 1, max: 64, example: 20}}
         inputs: nets.py:inputs
         """,
         """
@@ -203,6 +203,5 @@ ENTRIES = [
             return torch.cat([corners, corners + 10], 1), torch.rand(boxes)
         """,
         kind="custom operators",
-        note="torchvision's nms has two results or more",
     ),
 ]

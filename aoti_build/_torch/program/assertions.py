@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -94,7 +95,7 @@ def _equal(condition: Any, dims: list[Dim], some: list[Sizes]) -> Iterator[Sizes
         if dim.name not in symbols:
             continue
         slope = difference.diff(symbols[dim.name])
-        if not slope.is_Rational or slope == 0:
+        if slope == 0 or not slope.is_Rational:
             continue
         others = [name for name in symbols if name != dim.name]
         for values in {tuple(sizes[name] for name in others): None for sizes in some}:
@@ -138,8 +139,7 @@ def _possible(dims: list[Dim]) -> tuple[list[Sizes], bool]:
 def _some(sizes: range, most: int) -> Sequence[int]:
     if len(sizes) <= most:
         return sizes
-    drawn = torch.randint(len(sizes), (most - 2,), generator=torch.Generator().manual_seed(0))
-    return sorted({sizes[0], sizes[-1], *(sizes[index] for index in drawn.tolist())})
+    return sorted({sizes[0], sizes[-1], *random.Random(0).sample(sizes, most - 2)})  # noqa: S311 - the same ones every time
 
 
 def _spread(excluded: list[Sizes]) -> list[Sizes]:

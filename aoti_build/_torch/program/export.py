@@ -58,6 +58,7 @@ def export(
     give_keys(pytree.tree_structure((call.args, call.kwargs)))
     sizes = ExportSizes(dims, axes)
     shapes = _dynamic_shapes(module, call, sizes) if dims else None
+    _counted.least, _counted.asked = 0, False
     try:
         with comparisons() as compared, sizes.asserted(module, call):
             try:
