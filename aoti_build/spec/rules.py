@@ -186,6 +186,11 @@ def weights_path(text: str) -> str:
     _refuse_no_path(text)
     if text.startswith("~") and not text.startswith("~/"):
         raise RefusedError(f"the path {shown(text)} names another user's home; write it in full")
+    if text.startswith("~/"):
+        below = posixpath.normpath(text.removeprefix("~").lstrip("/"))
+        if below == ".." or below.startswith("../"):
+            raise RefusedError(f"the path {shown(text)} leads out of the home directory; write it in full")
+        return f"~/{below}"
     # Two slashes at the beginning mean something of their own in POSIX; nobody means that here.
     return posixpath.normpath(re.sub("^/+", "/", text))
 

@@ -12,6 +12,7 @@ from small_projects import ONE_MODEL, plan_of, publish_fake, write_project
 from aoti_build.spec import Project, check_files, load_project
 from aoti_build.spec.project import Weights
 from aoti_build.spec.records import target_from_json, target_to_json
+from aoti_build.spec.rules import RefusedError, weights_path
 from aoti_build.spec.weights import renamed, weights_files
 from aoti_build.verbs.build import plan
 
@@ -129,3 +130,10 @@ def test_the_order_of_renaming_rules_counts(tmp_path: Path) -> None:
     assert changes(project) == []
     project = project_with(tmp_path, "{file: weights.safetensors, rename: {b.: c., a.: b.}}")
     assert changes(project) == [("spec-changed", "weights.rename")]
+
+
+def test_a_path_below_home_stays_below_it() -> None:
+    assert weights_path("~//models/../w.pt") == "~/w.pt"
+    for text in ("~/../w.pt", "~/a/../../w.pt"):
+        with pytest.raises(RefusedError, match="leads out of the home directory"):
+            weights_path(text)
