@@ -61,8 +61,9 @@ class LoadedModel:
                 hint="build it on a host like this one; `invoke verify` checks that it can be loaded",
             ) from error
         in_spec, out_spec = map(self._structure, self._loader.get_call_spec())
-        if in_spec.num_leaves != len(self._manifest.signature["inputs"]):
-            raise self._contradiction("the package has another number of inputs than its manifest says")
+        for what, spec in (("inputs", in_spec), ("outputs", out_spec)):
+            if spec.num_leaves != len(self._manifest.signature[what]):
+                raise self._contradiction(f"the package has another number of {what} than its manifest says")
         parameters = _parameters(in_spec, self._manifest.signature)
         kinds = Kinds(torch.Tensor, self._device, self._dtype)
         self._arguments = Arguments(candidate.target, self._manifest.signature, parameters, kinds, check_inputs)

@@ -111,6 +111,7 @@ def same(got: torch.Tensor, expected: torch.Tensor) -> None:
     ("change", "said"),
     [
         (lambda signature: signature["inputs"].pop(), "another number of inputs"),
+        (lambda signature: signature["outputs"].pop(), "another number of outputs"),
         (lambda signature: signature["inputs"][0].update(dtype="float99"), "the dtype float99"),
         (lambda signature: signature["inputs"][0].update(dtype="nn"), "the dtype nn"),
     ],
