@@ -1,5 +1,5 @@
-"""Reading `.pt2` packages without torch and without loading what they hold."""
+"""Reading `.pt2` packages without torch and without loading what they hold.
 
-from aoti_build.archive.package import Archive, Model, open_archive
-
-__all__ = ["Archive", "Model", "open_archive"]
+This module imports none of the others: threads import them one by one, and a package that imports its own modules while
+another thread imports one of these makes both wait for each other.
+"""

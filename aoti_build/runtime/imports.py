@@ -26,10 +26,11 @@ def import_registered(imports: Imports, target: str | None = None, *, allowed: b
 
     Raises `ArtifactError`, which names module, operators and types, if something is still missing.
     """
+    # Before the first import: one module may define an operator that another one gives its kernel.
+    wanted = [entry for entry in imports if _missing(entry) or not (entry["operators"] or entry["types"])]
+    for entry in wanted if allowed else ():
+        _import(entry, target)
     for entry in imports:
-        knows_what = bool(entry["operators"] or entry["types"])
-        if allowed and (_missing(entry) or not knows_what):
-            _import(entry, target)
         if entry["module"] in sys.modules:
             for name in entry["types"]:
                 _name_tuple(entry["module"], name)
@@ -44,7 +45,7 @@ def import_registered(imports: Imports, target: str | None = None, *, allowed: b
 def _import(entry: Mapping[str, Any], target: str | None) -> None:
     try:
         importlib.import_module(entry["module"])
-    except Exception as error:  # code of somebody's own, which raises whatever it likes
+    except (Exception, SystemExit) as error:  # code of somebody's own, which raises whatever it likes
         said = traceback.format_exception_only(type(error), error)[-1].strip()
         raise _lacks(entry, _missing(entry), target, f"{entry['module']} does not import: {said}") from error
 

@@ -318,7 +318,7 @@ def _constant(text: str) -> Any:
     """The value of what Python wrote as `text`."""
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, RecursionError, MemoryError):  # the last two for deep nesting
         pass
     try:
         return float(text)  # nan, inf

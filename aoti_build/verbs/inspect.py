@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aoti_build.archive import open_archive
 from aoti_build.archive.contents import contents
+from aoti_build.archive.package import open_archive
 from aoti_build.errors import OK, UNFIT_ARTIFACT, VERIFICATION_FAILED, AotiBuildError, ArtifactError, VerificationError
 from aoti_build.layout import artifact_directory
 from aoti_build.manifest import MODEL, Manifest, NoManifest, read_manifest

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from aoti_build.archive import Archive, open_archive
+from aoti_build.archive.package import Archive, open_archive
 from aoti_build.errors import OK, UNFIT_ARTIFACT
 from aoti_build.fingerprint import REASONS
 from aoti_build.manifest import Manifest

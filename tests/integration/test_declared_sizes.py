@@ -157,6 +157,24 @@ def test_sizes_that_happen_to_be_equal_are_verified() -> None:
     assert {1, 6} <= {sizes["seq"] for sizes in equal}
 
 
+def test_one_size_among_many_is_verified() -> None:
+    """Far more sizes are declared than can be tried."""
+
+    def at_a_length(x: Tensor) -> Tensor:
+        return x * 1.0 if x.shape[1] == 7000 else x + 0.0
+
+    found = export_of(function(at_a_length), [2, "seq"], Dim("seq", min=1, max=8000, example=5))
+    assert list(found.special) == [{"seq": 7000}]
+
+    def one_apart(x: Tensor) -> Tensor:
+        return x * 1.0 if x.shape[0] == x.shape[1] + 1 else x + 0.0
+
+    dims = Dim("batch", min=1, max=300, example=5), Dim("seq", min=1, max=300, example=30)
+    apart = export_of(function(one_apart), ["batch", "seq"], *dims).special
+    assert apart
+    assert all(sizes["batch"] == sizes["seq"] + 1 for sizes in apart)
+
+
 def test_a_size_that_the_model_itself_refuses_is_not_answered() -> None:
     def checked(x: Tensor) -> Tensor:
         torch._check(x.shape[0] != 5)

@@ -125,7 +125,7 @@ EXPECTED: dict[str, tuple[str, list[str]]] = {
     "offline": ("usage", ["could not be downloaded", "no route to host", "weights: null"]),
     "truncated": ("usage", ["truncated.safetensors cannot be read as weights"]),
     "wrong_names": ("usage", ["whole.safetensors does not fit the model", "not in the model: a.bias"]),
-    "pickled": ("usage", ["pickled.pt cannot be read as weights", "weights_only"]),
+    "pickled": ("usage", ["pickled.pt cannot be read as weights", "can run code"]),
     "wrong_shape": ("build", ["fails in eager mode", "[2, 9]"]),
     "preset": ("usage", ["no inductor option 'max_autotun'", "max_autotune"]),
     "branch": ("build", ["cannot be exported", "torch.cond"]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -174,6 +175,18 @@ def test_the_ranges_of_a_walked_graph_count() -> None:
     dims = [torch.export.Dim("b", min=2, max=top) for top in (8, 16)]
     tops = [graph_digest(exported(Call(flex(2)), torch.ones(4, 2, 16, 8), dynamic=[{0: dim}])) for dim in dims]
     assert tops[0] != tops[1]
+
+
+def test_types_of_one_name_are_told_apart_by_a_walk() -> None:
+    def returning(kind: type) -> Any:
+        return lambda x: kind(counted(2)(x))
+
+    digests = []
+    for module in ("one", "other"):
+        kind = dataclasses.make_dataclass("Returned", ["y"], namespace={"__module__": f"tests.{module}"})
+        torch.export.register_dataclass(kind, serialized_type_name=f"tests.{module}.Returned")
+        digests.append(graph_digest(exported(Call(returning(kind)), torch.ones(3))))
+    assert digests[0] != digests[1]
 
 
 def test_the_walk_describes_no_graph_of_which_it_knows_a_part_only() -> None:

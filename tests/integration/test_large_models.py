@@ -123,6 +123,20 @@ def test_other_weights_of_a_large_model_are_other_weights(monkeypatch: pytest.Mo
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
 
 
+def test_a_model_that_branches_has_a_float64_reference() -> None:
+    class Branches(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(8, 8)
+
+        def forward(self, x: Any) -> Any:
+            return torch.cond(x.sum() > 0, lambda x: self.layer(x).sin(), lambda x: x.cos(), (x,))
+
+    found = golden_of(Branches)
+    assert found.no_exact is None
+    assert found.cases[0].exact[0].dtype == torch.float64
+
+
 def test_float64_ends_when_it_takes_too_long_and_says_for_how_much(monkeypatch: pytest.MonkeyPatch) -> None:
     class Slow(nn.Linear):
         def forward(self, x: Any) -> Any:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,12 +13,13 @@ torch = pytest.importorskip("torch")
 
 from torch import nn  # noqa: E402 - torch is imported first, with its warnings
 
+from aoti_build._torch.checking.baseline import judged, losses  # noqa: E402
 from aoti_build._torch.checking.compare import compare  # noqa: E402
 from aoti_build._torch.checking.reference import Subject, make_golden  # noqa: E402
 from aoti_build._torch.program.inputs import from_shapes  # noqa: E402
 from aoti_build._torch.program.precision import computed_in  # noqa: E402
 from aoti_build._torch.program.writes import Writes, functional_form  # noqa: E402
-from aoti_build.spec.project import Model, Source, TensorInput  # noqa: E402
+from aoti_build.spec.project import Baseline, Model, Source, TensorInput  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 NONE: dict[str, Any] = {"atol": None, "rtol": None, "outputs": {}}
@@ -153,3 +156,39 @@ def test_roundings_between_operators_are_named() -> None:
     wrong = compare("y", case.outputs[0], nearer * 2, strict, case.exact[0], None, "bfloat16")
     assert not wrong["ok"]
     assert "emulate_precision_casts" not in wrong["why"]
+
+
+BASED = """
+from dataclasses import dataclass
+import torch
+
+@dataclass
+class Returned:  # which pytree does not know
+    y: torch.Tensor
+
+class Large(torch.nn.Module):
+    def __init__(self, factor=1.0):
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x):
+        return Returned(x * self.factor)
+"""
+
+
+class Overflowing(nn.Module):
+    def forward(self, x: Any) -> Any:
+        return {"y": (x.double() * 1e6).half()}
+
+
+def test_what_overflows_is_lost(tmp_path: Path) -> None:
+    """And outputs are plain in the baseline too."""
+    (tmp_path / "based.py").write_text(BASED)
+    baseline = Baseline(Source("Large", path="based.py"), {"factor": 1e6})
+    model = replace(MODEL, outputs="dict", baseline=baseline)
+    assert isinstance(MODEL.inputs, tuple)
+    subject = Subject(Overflowing(), from_shapes(MODEL.inputs), "cpu")
+    found = losses(subject, model, {"outputs": [{"name": "y"}]}, tmp_path, {"baseline": "here"})
+    (loss,) = judged(found, 0.1) or []
+    assert not loss["ok"]
+    assert loss["relative_rmse"] == pytest.approx(1.0, abs=1e-2)

@@ -18,6 +18,7 @@ from torch import nn  # noqa: E402
 
 from aoti_build._torch.checking.compare import compare  # noqa: E402
 from aoti_build._torch.checking.widened import float64_graph, stepping  # noqa: E402
+from aoti_build._torch.jobs.build import prepare  # noqa: E402
 from aoti_build._torch.program.graph import listed_weights, state_digest  # noqa: E402
 from aoti_build._torch.program.model import cast, make_module  # noqa: E402
 from aoti_build._torch.program.precision import computed_in  # noqa: E402
@@ -26,6 +27,7 @@ from aoti_build._torch.program.weights import load_weights  # noqa: E402
 from aoti_build._torch.program.writes import Writes, functional_form  # noqa: E402
 from aoti_build.errors import UsageError  # noqa: E402
 from aoti_build.runtime.weights import Weights  # noqa: E402
+from aoti_build.spec.project import Model, Source, TensorInput  # noqa: E402
 from aoti_build.spec.project import Weights as WeightsSpec  # noqa: E402
 
 # torch and torchao warn of each other; in a worker nobody sees it.
@@ -269,6 +271,33 @@ def test_quantised_weights_are_exchanged_by_the_names_that_they_have_in_the_mode
     expected = dict(made("dynamic", 5)[0].state_dict())
     assert sorted(ready) == sorted(held)
     assert all(torch.equal(ready[name], expected[name]) for name in held)
+
+
+METHOD = """
+from torch import nn
+from torchao.quantization import Int8WeightOnlyConfig, quantize_
+
+
+class Embedder(nn.Linear):
+    def embed(self, x):
+        return self(x)
+
+
+def embedder():
+    model = Embedder(64, 32)
+    quantize_(model, Int8WeightOnlyConfig(), filter_fn=lambda module, name: True)
+    return model
+"""
+
+
+def test_a_method_finds_the_quantised_weights_of_the_model_itself(tmp_path: Path) -> None:
+    (tmp_path / "embed.py").write_text(METHOD)
+    inputs = (TensorInput((4, 64), "float32"),)
+    model = Model("model", Source("embedder", path="embed.py"), inputs, method="embed")
+    where = dict.fromkeys(("imports", "source", "kwargs", "method", "inputs", "dtype"), "here")
+    prepared = prepare(model, "cpu", tmp_path, where)
+    assert is_quantised(prepared.module)
+    assert prepared.exported(where).program.module()(torch.ones(4, 64)).shape == (4, 32)
 
 
 MODELS = """\

@@ -18,6 +18,7 @@ from aoti_build._torch.checking.seen import first_calls  # noqa: E402
 from aoti_build._torch.checking.state import kept_state  # noqa: E402
 from aoti_build._torch.program.export import _placeholders  # noqa: E402
 from aoti_build._torch.program.inputs import Call, from_shapes  # noqa: E402
+from aoti_build._torch.program.method import with_method  # noqa: E402
 from aoti_build._torch.program.writes import STATE_CALLS, Writes, functional_form, input_tensors, writes_of  # noqa: E402
 from aoti_build.errors import BuildError  # noqa: E402
 from aoti_build.spec.project import Dim, Model, Source, TensorInput  # noqa: E402
@@ -113,14 +114,16 @@ def test_inputs_that_are_written_into_are_kept_as_they_are_before_and_after() ->
     assert torch.equal(case.outputs[1], case.inputs[0] + 1)
 
 
-def test_state_in_buffers_lists_dicts_and_numbers_is_put_back() -> None:
+@pytest.mark.parametrize("by_method", [False, True])
+def test_state_in_buffers_lists_dicts_and_numbers_is_put_back(by_method: bool) -> None:
     module = Odd()
+    called = with_method(module, "forward", "here") if by_method else module
     seen, history = module.seen, module.history
     first = module.table["last"]
     for _ in range(2):
-        with kept_state(module):
-            assert module(torch.ones(2)).tolist() == [3, 3]
-            assert module(torch.ones(2)).tolist() == [8, 8]
+        with kept_state(called):
+            assert called(torch.ones(2)).tolist() == [3, 3]
+            assert called(torch.ones(2)).tolist() == [8, 8]
     assert module.seen is seen
     assert (module.count, module.history, module.history is history) == (0, [], True)
     assert module.table["last"] is first

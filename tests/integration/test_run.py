@@ -25,7 +25,7 @@ from aoti_build._torch.data.read import READERS, read
 from aoti_build._torch.jobs.run import WRITERS, save, summary
 from aoti_build.errors import UsageError
 from aoti_build.spec.presence import source_is_here
-from aoti_build.spec.project import Image, Model, Source
+from aoti_build.spec.project import Image, Model, Source, Weights
 from aoti_build.verbs.run import OUTPUT_SUFFIXES, TENSOR_SUFFIXES
 
 NET = """
@@ -439,7 +439,7 @@ def test_figures_of_time_are_calls_that_were_measured(count: int, expected: tupl
     [
         (Model("m", Source("build", path="net.py"), ()), True),
         (Model("m", Source("build", path="gone.py"), ()), False),
-        (Model("m", Source("build", path="net.py"), (), weights="gone.pt"), False),
+        (Model("m", Source("build", path="net.py"), (), weights=Weights("gone.pt")), False),
         (Model("m", Source("build", path="net.py"), (), files=("gone.txt",)), False),
         (Model("m", Source("build", path="net.py"), Source("make", path="gone.py")), False),
         (Model("m", Source("resnet18", module="torchvision.models"), ()), True),

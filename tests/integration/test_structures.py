@@ -6,6 +6,7 @@ from __future__ import annotations
 import collections
 import copy
 import dataclasses
+import inspect
 import math
 import sys
 import textwrap
@@ -26,8 +27,10 @@ from aoti_build._torch.discovery.registered import Registrations, needed_imports
 from aoti_build._torch.program.axes import declared_axes
 from aoti_build._torch.program.export import export, signature
 from aoti_build._torch.program.inputs import Call, from_shapes
+from aoti_build._torch.program.method import with_method
 from aoti_build._torch.program.structure import foreign_types, leaf_names, plain, with_plain_outputs
-from aoti_build.errors import BuildError
+from aoti_build.errors import ArtifactError, BuildError
+from aoti_build.runtime.imports import import_registered
 from aoti_build.sizes import parse
 from aoti_build.spec.project import ConstantInput, Dim, TensorInput
 
@@ -123,6 +126,34 @@ def test_a_model_with_plain_outputs_is_the_same_model() -> None:
     assert type(wrapped(torch.ones(2, 3))) is dict
     twin = copy.deepcopy(wrapped).to(torch.float64)
     assert twin(torch.ones(2, 3, dtype=torch.float64))["y"].dtype == torch.float64
+
+
+class Encoder(nn.Module):
+    """Has a method that gives a type of its own, which pytree does not know."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 3)
+
+    def encode(self, x: torch.Tensor, *, gain: torch.Tensor | None = None) -> Any:
+        return Unknown(self.linear(x), x)
+
+
+@dataclasses.dataclass
+class Unknown:
+    mean: torch.Tensor
+    code: torch.Tensor
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_a_method_has_plain_outputs_too(strict: bool) -> None:
+    model = with_plain_outputs(with_method(Encoder(), "encode", "here"))
+    assert [*inspect.signature(model.forward).parameters] == ["x", "gain"]
+    program = export(model, Call((torch.ones(2, 3),), {}), (), [{}], "here", strict=strict)
+    assert list(leaf_names(program.call_spec.out_spec)) == ["['mean']", "['code']"]
+    twin = copy.deepcopy(model).to(torch.float64)
+    assert twin(torch.ones(2, 3, dtype=torch.float64))["mean"].dtype == torch.float64
+    assert model(torch.ones(2, 3))["mean"].dtype == torch.float32
 
 
 DIMS = (Dim("n", 2, 8, 4),)
@@ -298,6 +329,22 @@ def test_imports_are_listed_with_what_they_register(registrations: Registrations
         {"module": "ops_of_test", "operators": ["watched::own", "watched::split"], "types": []},
         {"module": "kernels_of_test", "operators": ["watched::split"], "types": []},
     ]
+
+
+def test_a_module_that_only_brings_kernels_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The operator itself is there as soon as the module that defines it was imported."""
+    defines = "import torch\nlibrary = torch.library.Library('two_parts', 'DEF')\n"
+    defines += "library.define('f(Tensor x) -> Tensor')"
+    kernels = "import torch\nlibrary = torch.library.Library('two_parts', 'IMPL')\nlibrary.impl('f', torch.abs, 'CPU')"
+    (tmp_path / "defines_f.py").write_text(defines)
+    (tmp_path / "kernels_of_f.py").write_text(kernels)
+    (tmp_path / "quits.py").write_text("raise SystemExit(3)")
+    monkeypatch.syspath_prepend(tmp_path)
+    modules = ("defines_f", "kernels_of_f")
+    import_registered([{"module": name, "operators": ["two_parts::f"], "types": []} for name in modules])
+    assert torch.ops.two_parts.f(-torch.ones(1)) == 1
+    with pytest.raises(ArtifactError, match="quits is not here"):
+        import_registered([{"module": "quits", "operators": [], "types": []}])
 
 
 def test_transformers_outputs_name_their_module() -> None:

@@ -220,3 +220,37 @@ def test_modules_may_rename_what_is_old(tmp_path: Path) -> None:
     module = nn.utils.parametrizations.weight_norm(nn.Linear(4, 3))
     load(tmp_path, old, module=module)
     assert torch.equal(module.parametrizations.weight.original1, old["weight_v"])
+
+
+def test_shards_of_two_checkpoints_are_refused(tmp_path: Path, state: State) -> None:
+    """What an index says of a name is not enough: the shard of another name may have it too, with other values."""
+    suffix = "bin"
+    write_shards(tmp_path, state, suffix)
+    shards = sorted(path for path in tmp_path.iterdir() if "index" not in path.name)
+    parts = [torch.load(path, weights_only=True) for path in shards]
+    name = next(iter(parts[0]))
+    torch.save({**parts[-1], name: parts[0][name].clone()}, shards[-1])
+    load_weights(Net(), Weights(f"model.{suffix}.index.json"), tmp_path, "here")
+    torch.save({**parts[-1], name: parts[0][name] + 1}, shards[-1])
+    with pytest.raises(UsageError, match=f"has {name} twice"):
+        load_weights(Net(), Weights(f"model.{suffix}.index.json"), tmp_path, "here")
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["output.weight", "position_ids"])
+@pytest.mark.parametrize("made", [lambda value: value.to_sparse(), lambda value: value.to("meta")])
+def test_tensors_without_plain_values_do_not_fit(
+    tmp_path: Path, state: State, name: str, made: Callable[[Any], Any]
+) -> None:
+    value = state.get(name, torch.arange(4))
+    error = refused(tmp_path, {**state, name: made(value)})
+    assert f"{name}: " in (error.cause or "")
+
+
+def test_a_count_that_neither_file_nor_callable_has_is_zero(tmp_path: Path, state: State) -> None:
+    with torch.device("meta"):
+        module = nn.BatchNorm1d(4)
+    norm = {name.removeprefix("norm."): value for name, value in state.items() if name.startswith("norm.")}
+    del norm["num_batches_tracked"]
+    load(tmp_path, norm, module=module)
+    assert int(module.num_batches_tracked) == 0

@@ -16,8 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from packages import AARCH64, BLOB, FOLDER, LIBRARY, METADATA, ROOT, WRAPPER, elf, members, write
 
-from aoti_build.archive import open_archive
 from aoti_build.archive.contents import contents
+from aoti_build.archive.package import open_archive
 from aoti_build.errors import ArtifactError
 
 quick = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -24,7 +24,7 @@ from small_projects import (
     write_project,
 )
 
-from aoti_build.archive import open_archive
+from aoti_build.archive.package import open_archive
 from aoti_build.checks import gate
 from aoti_build.digests import digest_both, digest_file
 from aoti_build.errors import ArtifactError, SpecError, UsageError

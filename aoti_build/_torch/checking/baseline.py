@@ -3,6 +3,7 @@
 Both run in eager mode on the inputs that an artifact is verified by, so what is found is the model's own loss: that of
 the artifact beside its model is compared apart. Over all calls and values of an output: the root mean square of the
 difference, relative to that of the baseline's output, and the same as signal to quantisation noise ratio (SQNR) in dB.
+A value that is NaN or infinite where the baseline's is finite counts as 0.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from aoti_build._torch.checking.reference import Subject, case_sequences, refere
 from aoti_build._torch.program.inputs import Call, pytree_map
 from aoti_build._torch.program.method import with_method
 from aoti_build._torch.program.model import load_callable, make_module
+from aoti_build._torch.program.structure import with_plain_outputs
 from aoti_build._torch.program.weights import load_weights
 from aoti_build._torch.program.writes import Writes
 from aoti_build.errors import BuildError, UsageError
@@ -72,6 +74,8 @@ def _made(model: Model, device: str, root: Path, where: Mapping[str, str]) -> nn
         load_weights(module, model.weights, root, where["baseline"])
     if model.method is not None:
         module = with_method(module, model.method, where["baseline"])
+    if model.outputs == "dict":
+        with_plain_outputs(module)
     return module.to(device)
 
 
@@ -106,11 +110,13 @@ class _Sums:
     def add(self, value: Any, reference: Any) -> None:
         if not isinstance(value, Tensor) or not isinstance(reference, Tensor) or not reference.is_floating_point():
             return
-        wanted, got = as_float64(reference), as_float64(value)
-        finite = torch.isfinite(wanted) & torch.isfinite(got)
-        self.signal += float(wanted[finite].square().sum())
-        self.noise += float((got[finite] - wanted[finite]).square().sum())
-        self.count += int(finite.sum())
+        finite = torch.isfinite(as_float64(reference))
+        wanted, got = as_float64(reference)[finite], as_float64(value)[finite]
+        # What overflows is lost, as much as a value can be.
+        got = torch.where(torch.isfinite(got), got, 0.0)
+        self.signal += float(wanted.square().sum())
+        self.noise += float((got - wanted).square().sum())
+        self.count += wanted.numel()
 
     def figures(self) -> dict[str, float | None]:
         if not self.signal:

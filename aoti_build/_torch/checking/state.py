@@ -17,7 +17,9 @@ from torch import Tensor, nn
 @contextlib.contextmanager
 def kept_state(module: nn.Module) -> Iterator[None]:
     """Let the code inside call `module`; afterwards its state is what it was before."""
-    roots: list[Any] = [table for part in module.modules() for table in (part._buffers, vars(part))]
+    owner = getattr(module.forward, "__self__", module)  # another model where a method has the place of forward
+    parts = {id(part): part for part in (*module.modules(), owner) if isinstance(part, nn.Module)}
+    roots: list[Any] = [table for part in parts.values() for table in (part._buffers, vars(part))]
     containers = list(_containers(roots))
     contents = [container.copy() for container in containers]
     tensors = [value for container in containers for value in _values(container) if is_plain(value)]

@@ -67,6 +67,8 @@ class Deadline(TorchDispatchMode):
     """While it is entered, the first operator that begins `seconds` or more after this was made raises TimeoutError. By
     operator, because some layers compute in another way where functions of torch are looked at."""
 
+    supports_higher_order_operators = True  # torch.cond and others, whose branches come here by themselves
+
     def __init__(self, seconds: float) -> None:
         super().__init__()
         self._end = time.monotonic() + seconds

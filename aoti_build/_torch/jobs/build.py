@@ -332,6 +332,8 @@ def prepare(model: Model, device: str, root: Path, where: Mapping[str, str]) -> 
     module = make_module(factory, model.kwargs, model.seed, where["kwargs"])
     if model.weights is not None:
         load_weights(module, model.weights, root, where["weights"])
+    # Before a method gets the place of forward: parametrized weights are properties of the model itself.
+    module = taken_apart(cast(module, model.dtype, where["dtype"]))
     if model.method is not None:
         module = with_method(module, model.method, where["method"])
     if model.outputs == "dict":
@@ -341,8 +343,7 @@ def prepare(model: Model, device: str, root: Path, where: Mapping[str, str]) -> 
     else:
         make, axes = from_shapes(model.inputs), declared_axes(model.inputs)
     example = make({dim.name: dim.example for dim in model.dims}, SEED)
-    module = taken_apart(cast(module, model.dtype, where["dtype"])).to(device)
-    return Prepared(module, make, example.to(device), axes, device, model.dims, model.strict)
+    return Prepared(module.to(device), make, example.to(device), axes, device, model.dims, model.strict)
 
 
 def _called_inputs(

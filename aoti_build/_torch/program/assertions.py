@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,12 +75,35 @@ def _excluded(
 
     spoken_of = _dims_of(assertion.condition, dims, named)
     possible, all_of_them = _possible(spoken_of)
+    is_unequal = isinstance(assertion.condition, sympy.Ne)
+    if is_unequal and not all_of_them:
+        possible += _equal(assertion.condition.subs(named), spoken_of, possible)
     holds = _evaluated(assertion.condition, spoken_of, named)
-    excluded = [sizes for sizes in possible if not holds(sizes)]
+    excluded = list({tuple(sizes.values()): sizes for sizes in possible if not holds(sizes)}.values())
     few = all_of_them and len(excluded) <= _MOST_SPECIAL
-    if excluded and not few and not isinstance(assertion.condition, sympy.Ne):
+    if excluded and not few and not is_unequal:
         raise _refusal(assertion, spoken_of, excluded, named, where)
     return _spread(excluded)
+
+
+def _equal(condition: Any, dims: list[Dim], some: list[Sizes]) -> Iterator[Sizes]:
+    """Declared sizes at which the two sides of an inequality are equal, where these are linear in one of the dims: with
+    `some` sizes of the others. Among sizes that are only sampled there may be none."""
+    difference = (condition.lhs - condition.rhs).expand()
+    symbols = {symbol.name: symbol for symbol in difference.free_symbols}
+    for dim in dims:
+        if dim.name not in symbols:
+            continue
+        slope = difference.diff(symbols[dim.name])
+        if slope == 0 or not slope.is_Rational:
+            continue
+        others = [name for name in symbols if name != dim.name]
+        for values in {tuple(sizes[name] for name in others): None for sizes in some}:
+            given = dict(zip(others, values, strict=True))
+            rest = difference.subs({symbols[name]: size for name, size in {**given, dim.name: 0}.items()})
+            size = -rest / slope
+            if size.is_Integer and dim.min <= size <= dim.max and size % dim.multiple_of == 0:
+                yield {one.name: int(size) if one is dim else given[one.name] for one in dims}
 
 
 def _assertions(program: ExportedProgram) -> Iterator[Assertion]:
@@ -101,14 +125,21 @@ def _dims_of(condition: Any, dims: tuple[Dim, ...], named: Mapping[Any, Any]) ->
 def _possible(dims: list[Dim]) -> tuple[list[Sizes], bool]:
     """Combinations of declared sizes, and whether these are all.
 
-    If there are too many, each dim is left with fewer sizes, evenly spaced.
+    If there are too many, each dim is left with fewer sizes: its ends, and others at random, since evenly spaced ones
+    may all be multiples of what a condition asks for.
     """
     most = int(_MOST_SIZES ** (1 / max(1, len(dims))))
     every = [range(dim.min, dim.max + 1, dim.multiple_of) for dim in dims]
     all_of_them = math.prod(map(len, every)) <= _MOST_SIZES
-    taken = every if all_of_them else [sizes[:: math.ceil(len(sizes) / most)] for sizes in every]
+    taken = every if all_of_them else [_some(sizes, most) for sizes in every]
     names = [dim.name for dim in dims]
     return [dict(zip(names, sizes, strict=True)) for sizes in itertools.product(*taken)], all_of_them
+
+
+def _some(sizes: range, most: int) -> Sequence[int]:
+    if len(sizes) <= most:
+        return sizes
+    return sorted({sizes[0], sizes[-1], *random.Random(0).sample(sizes, most - 2)})  # noqa: S311 - the same ones every time
 
 
 def _spread(excluded: list[Sizes]) -> list[Sizes]:

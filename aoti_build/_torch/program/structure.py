@@ -11,6 +11,7 @@ import dataclasses
 from collections import namedtuple
 from collections.abc import Callable, Iterator, Mapping
 from functools import wraps
+from types import MethodType
 from typing import Any
 
 import torch
@@ -137,17 +138,28 @@ def check_can_be_stored(spec: Any, what: str, where: str) -> None:
 def with_plain_outputs(module: nn.Module) -> nn.Module:
     """The module itself, whose calls from now on give dicts and lists in place of types of other libraries.
 
-    By a class of its own, which a copy of the module has too; attributes and names of weights stay.
+    By a class of its own, which a copy of the module has too; attributes and names of weights stay. A forward of this
+    object alone, such as a method in its place, stays bound to what it is bound to.
     """
-    kind = type(module)
-
-    @wraps(kind.forward)
-    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        return plain(kind.forward(self, *args, **kwargs))
-
-    made = type(kind.__name__, (kind,), {"forward": forward, "__module__": kind.__module__})
-    module.__class__ = made
+    own = vars(module).get("forward")
+    if isinstance(own, MethodType):
+        module.forward = MethodType(_plainly(own.__func__), own.__self__)
+    elif own is not None:
+        module.forward = _plainly(own)
+    else:
+        kind = type(module)
+        module.__class__ = type(
+            kind.__name__, (kind,), {"forward": _plainly(kind.forward), "__module__": kind.__module__}
+        )
     return module
+
+
+def _plainly(function: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(function)
+    def with_plain(*args: Any, **kwargs: Any) -> Any:
+        return plain(function(*args, **kwargs))
+
+    return with_plain
 
 
 def plain(value: Any) -> Any:

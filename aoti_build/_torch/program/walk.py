@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch.export import ExportedProgram
 from torch.fx import GraphModule, Node
+from torch.utils import _pytree as pytree
 
 # Operators that call graphs, and say all they do in their arguments and those graphs. Not one that names a kernel of
 # the user's own, whose code is elsewhere.
@@ -38,7 +39,7 @@ def walked(program: ExportedProgram, digest: Callable[[torch.Tensor], str]) -> d
         "graphs": {name: _graph(module, digest) for name, module in _graph_modules(program.graph_module)},
         "signature": _text(program.graph_signature),
         "ranges": {str(symbol): [str(found.lower), str(found.upper)] for symbol, found in _ranges(program)},
-        "call": [_text(spec.in_spec), _text(spec.out_spec)],
+        "call": [_structure(spec.in_spec), _structure(spec.out_spec)],
     }
 
 
@@ -130,6 +131,14 @@ def _tensor(value: torch.Tensor) -> Any:
     sizes = [_value(size) for size in (*value.shape, *value.stride(), value.storage_offset())]
     lazy = [value.requires_grad, value.is_conj(), value.is_neg()]
     return [str(value.dtype), value.dim(), sizes, str(value.device), lazy]
+
+
+def _structure(spec: Any) -> str:
+    """As a package holds it, with the types' whole names: a repr has only their last part."""
+    try:
+        return str(pytree.treespec_dumps(spec))
+    except (NotImplementedError, TypeError) as error:
+        raise UnknownPart("a structure that no package can hold") from error
 
 
 def _text(value: Any) -> str:

@@ -124,7 +124,7 @@ def _contradictions(model: _Model, loaded: Mapping[str, Any]) -> Iterator[tuple[
         if not isinstance(wanted, torch.Tensor) or not isinstance(value, torch.Tensor):
             continue
         other = first.setdefault(_memory(wanted) or name, name)
-        if other != name and loaded[other].shape == value.shape and not torch.equal(loaded[other], value):
+        if other != name and loaded[other].shape == value.shape and not _equal(loaded[other], value):
             yield name, f"it is the same tensor as {other} in the model, and another one in the file"
 
 
@@ -140,9 +140,15 @@ def _computed_otherwise(model: _Model, loaded: Mapping[str, Any]) -> Iterator[tu
     they may be passed over."""
     for name, own in model.computed.items():
         value = loaded.get(name)
-        same = isinstance(value, torch.Tensor) and own.shape == value.shape and torch.equal(own.to(value.dtype), value)
+        same = isinstance(value, torch.Tensor) and own.shape == value.shape and _equal(own.to(value.dtype), value)
         if name in loaded and not same:
             yield name, "the model computes this buffer itself, and not to the file's values"
+
+
+def _equal(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether two tensors of one shape have the same values; torch compares neither sparse ones nor those on meta."""
+    comparable = all(value.layout == torch.strided and not value.is_meta for value in (one, other))
+    return comparable and torch.equal(one, other)
 
 
 def _memory(value: Any) -> tuple[Any, ...] | None:
@@ -233,8 +239,18 @@ def _read(place: _Place, root: Path) -> Any:
         found = _read_file(os.path.join(os.path.dirname(path), shard), place)
         if not isinstance(found, Mapping):
             raise place.error(f"names {shard}, which is no state dict")
+        for name in state.keys() & found.keys():
+            if not _is_same(state[name], found[name]):
+                cause = f"{shard} and a shard before it have other values of it"
+                raise place.error(f"has {name} twice", cause=cause, hint="are all shards of one checkpoint?")
         state.update(found)
     return state
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    if not isinstance(one, torch.Tensor) or not isinstance(other, torch.Tensor):
+        return one is other
+    return one.shape == other.shape and one.dtype == other.dtype and _equal(one, other)
 
 
 def _read_file(path: str, place: _Place) -> Any:
@@ -329,16 +345,17 @@ def _describe(entry: tuple[Any, Any]) -> str:
 
 
 def _off_meta(module: torch.nn.Module) -> frozenset[str]:
-    """Make what is on the meta device on the CPU, without values; the names. One tensor under two names stays one."""
+    """Make what is on the meta device on the CPU, as zeros; the names. One tensor under two names stays one."""
     named = (*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False))
     values = {id(value): value for _, value in named if value.is_meta}
-    made = {key: _empty(value) for key, value in values.items()}
+    made = {key: _zeros(value) for key, value in values.items()}
     for part in module.modules():
         for table in (part._parameters, part._buffers):
             table.update({name: made[id(value)] for name, value in table.items() if id(value) in made})
     return frozenset(name for name, value in named if id(value) in values)
 
 
-def _empty(value: torch.Tensor) -> Any:
-    empty = torch.empty_like(value, device="cpu")
-    return torch.nn.Parameter(empty, requires_grad=False) if isinstance(value, torch.nn.Parameter) else empty
+def _zeros(value: torch.Tensor) -> Any:
+    # BatchNorm's count of batches stays so where a file has none.
+    zeros = torch.zeros_like(value, device="cpu")
+    return torch.nn.Parameter(zeros, requires_grad=False) if isinstance(value, torch.nn.Parameter) else zeros
