@@ -75,6 +75,18 @@ def test_a_size_of_one_needs_no_care(
     assert found.special == ()
 
 
+def halves(x: Tensor) -> Tensor:
+    first, second = torch.cat([x, x + 1]).chunk(2)
+    return first * second
+
+
+def test_a_question_that_torch_cannot_solve_is_answered_for_each_size() -> None:
+    runs = export_of(function(halves), ["batch", 8], BATCH).program.module()
+    for size in range(BATCH.min, BATCH.max + 1):
+        x = torch.randn(size, 8)
+        assert torch.equal(runs(x), halves(x))
+
+
 @pytest.mark.parametrize(
     ("call", "shape", "dims", "special"),
     [

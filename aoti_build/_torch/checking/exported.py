@@ -1,11 +1,13 @@
 """A model as an exported program that is right at every declared size, shown before anything is compiled.
 
-Two ways lead there, and the first that passes the proof is taken:
+Three ways lead there, and the first that passes the proof is taken:
 
 - *plain*: the tracer takes every dynamic size to be 2 or more, as it does by default. The code is nevertheless right
   at 1 for nearly every model, since most operations do the same there.
 - *oblivious*: the tracer makes no such assumption (`backed_size_oblivious`). Where a model does ask whether a size is
   1, a guard comes of it, which then excludes sizes.
+- *own*: as before, but no size is one of torch's Dims, each is a symbol of its own (`ExportSizes`). What the model asks
+  of sizes then stands in the graph as an assertion, which is evaluated for all declared sizes (`lift_assertions`).
 
 The proof: the program runs at the sizes that the tracer assumed away, and must leave what eager leaves. The golden
 cases show the same of the compiled code later.
@@ -40,7 +42,7 @@ _SAME = 1e-2
 
 @dataclass(frozen=True)
 class Exported:
-    """The program, the sizes that are verified beside the usual ones, and which of the two ways was taken."""
+    """The program, the sizes that are verified beside the usual ones, and whether the tracer assumed nothing."""
 
     program: ExportedProgram
     special: tuple[Sizes, ...]
@@ -75,10 +77,10 @@ def exported(
         the place is that of its dim.
     """
     refused: BuildError | None = None
-    for oblivious in (False, True):
+    for oblivious, own in ((False, False), (True, False), (True, True)):
         try:
             with _tracing(oblivious):
-                program = export(subject.module, example, dims, axes, where["inputs"], strict=strict)
+                program = export(subject.module, example, dims, axes, where["inputs"], strict=strict, own=own)
                 return _for_all_sizes(program, subject, dims, axes, where, oblivious)
         except BuildError as error:
             refused = refused or error

@@ -9,7 +9,9 @@ relates are refused. Each dim has one root, of which its sizes are made:
 - else the size of an axis, the least one that follows the dim.
 
 A size that follows two dims, or is no multiple of the root, gets a symbol of its own, and an assertion that it is what
-was declared, which is compiled into the artifact.
+was declared, which is compiled into the artifact. So does every size if asked for: torch solves what a model asks of a
+Dim for the sizes where it holds, and gives up where it cannot, even if all declared sizes fulfil it (the halves of
+``torch.cat([x, y]).chunk(2)`` ask for ``(3*s - 1)//s == 2``; seen in 2.14). Of a symbol it only notes the question.
 """
 
 from __future__ import annotations
@@ -78,9 +80,9 @@ def _in_steps(size: Size, step: int) -> tuple[int, int]:
 
 
 class ExportSizes:
-    """How the sizes of a call that follow dims are exported."""
+    """How the sizes of a call that follow dims are exported: as torch's Dims, or each with a symbol of its `own`."""
 
-    def __init__(self, dims: tuple[Dim, ...], axes: list[Axes]) -> None:
+    def __init__(self, dims: tuple[Dim, ...], axes: list[Axes], *, own: bool = False) -> None:
         self.dims = {dim.name: dim for dim in dims}
         self.axes = axes
         self._made: dict[Size, Any] = {}
@@ -89,7 +91,7 @@ class ExportSizes:
         single = [size for size in sizes if len(size.terms) == 1]
         roots = {dim.name: _Root.of(dim, [size for size in single if size.names[0] == dim.name]) for dim in dims}
         for size in sizes:
-            root = roots[size.names[0]] if len(size.terms) == 1 else None
+            root = roots[size.names[0]] if len(size.terms) == 1 and not own else None
             made = root and root.derived(size)
             if made is None:
                 low, high = size.bounds(ranges(dims))

@@ -49,14 +49,16 @@ def export(
     where: str,
     *,
     strict: bool = False,
+    own: bool = False,
 ) -> ExportedProgram:
-    """The exported program of `module` for `call`, dynamic along `axes` (per leaf of the call: axis -> its size).
+    """The exported program of `module` for `call`, dynamic along `axes` (per leaf of the call: axis -> its size), each
+    with a symbol of its `own` or not (`ExportSizes`).
 
     Raises:
         BuildError: the model cannot be exported, with torch's own suggested fix.
     """
     give_keys(pytree.tree_structure((call.args, call.kwargs)))
-    sizes = ExportSizes(dims, axes)
+    sizes = ExportSizes(dims, axes, own=own)
     shapes = _dynamic_shapes(module, call, sizes) if dims else None
     _counted.least, _counted.asked = 0, False
     try:
