@@ -355,6 +355,7 @@ def test_loaded_models_refuse_what_does_not_follow(built: Path) -> None:
     assert "3*batch is 9 and not 8" in refused(built, "mixed", {**mixed_inputs(3, 10), "three": torch.randn(8, 4)})
 
 
+@pytest.mark.slow
 def test_verify_compares_and_probes_them(built: Path) -> None:
     finished: Finished = run_inv(built, "verify", "--strict", "--json")
     assert finished.code == 0, finished.out + finished.err
@@ -382,6 +383,7 @@ def test_sizes_are_spelt_alike_everywhere(built: Path) -> None:
     assert "[batch, past + seq]" in run_inv(built, "inspect", "--target", "prefill").out
 
 
+@pytest.mark.slow
 def test_own_inputs_go_by_them(built: Path) -> None:
     torch.save(decoder_inputs(3, 11, 6), built / "good.pt")
     finished = run_inv(built, "run", "--target", "prefill", "--input", "good.pt", "--json")

@@ -258,6 +258,7 @@ with aoti_build.load("boxes", artifacts=artifacts) as model:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_run_and_verify_import_too(built: Path) -> None:
     verified = run_inv(built, "verify", "--target", "typed", "--json")
     assert (verified.code, verified.target("typed/cpu")["verdict"]) == (0, "passed"), verified.err

@@ -189,6 +189,7 @@ print((after - before) * 1024 / sum(value.nbytes for value in module.parameters(
 """
 
 
+@pytest.mark.slow
 def test_the_references_of_a_large_model_need_little_memory_beside_it() -> None:
     """Float64 in a whole copy would need two times the weights, other weights one."""
     done = subprocess.run([sys.executable, "-c", _MEASURED], capture_output=True, text=True, check=True)

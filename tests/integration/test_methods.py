@@ -153,6 +153,7 @@ def test_each_method_is_compiled_and_a_strict_export_keeps_state(built: Path) ->
     assert not [name for name in manifest["source"]["sources"] if "shared" in name]
 
 
+@pytest.mark.slow
 def test_new_shards_are_repacked_and_a_moved_file_costs_no_compile(built: Path) -> None:
     assert run_inv(built, "build", "--json").target("encode/cpu")["action"] == "up-to-date"
     write_shards(built, seed=2)
