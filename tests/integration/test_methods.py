@@ -59,7 +59,7 @@ MODELS = """\
 encode:
   source: &source net.py:Autoencoder
   method: encode
-  weights: &weights {file: ../shared/model.safetensors.index.json, prefix: "net."}
+  weights: &weights {file: ../checkpoints/model.safetensors.index.json, prefix: "net."}
   dims: {batch: {min: 2, max: 8}}
   inputs: [{shape: [batch, 8]}]
 decode:
@@ -84,7 +84,7 @@ import aoti_build
 from net import Autoencoder, Remembering
 
 eager = Autoencoder()
-shards = [load_file(path) for path in sorted(Path("../shared").glob("*.safetensors"))]
+shards = [load_file(path) for path in sorted(Path("../checkpoints").glob("*.safetensors"))]
 eager.load_state_dict({name[4:]: value for shard in shards for name, value in shard.items()})
 encode, decode = aoti_build.load("encode"), aoti_build.load("decode")
 x, gain = torch.randn(5, 8), torch.tensor(3.0)
@@ -110,10 +110,10 @@ torch.manual_seed({seed})
 state = {{"net." + name: value for name, value in Autoencoder().state_dict().items()}}
 where = {{name: f"model-{{at % 2}}.safetensors" for at, name in enumerate(state)}}
 for shard in set(where.values()):
-    save_file({{name: state[name] for name in state if where[name] == shard}}, f"../shared/{{shard}}")
-open("../shared/model.safetensors.index.json", "w").write(json.dumps({{"weight_map": where}}))
+    save_file({{name: state[name] for name in state if where[name] == shard}}, f"../checkpoints/{{shard}}")
+open("../checkpoints/model.safetensors.index.json", "w").write(json.dumps({{"weight_map": where}}))
 """
-    (root.parent / "shared").mkdir(exist_ok=True)
+    (root.parent / "checkpoints").mkdir(exist_ok=True)
     subprocess.run([sys.executable, "-c", script], cwd=root, check=True)
 
 
@@ -134,7 +134,7 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Finished]:
 
 @pytest.fixture
 def built(once: tuple[Path, Finished], tmp_path: Path) -> Path:
-    for name in ("project", "shared"):
+    for name in ("project", "checkpoints"):
         shutil.copytree(once[0].parent / name, tmp_path / name)
     return tmp_path / "project"
 
@@ -146,11 +146,11 @@ def test_each_method_is_compiled_and_a_strict_export_keeps_state(built: Path) ->
     weights = {entry["name"] for entry in manifest["signature"]["weights"]}
     assert weights == {f"{part}.{kind}" for part in ("encoder", "middle", "decoder") for kind in ("weight", "bias")}
     assert set(manifest["source"]["weights"]) == {
-        "../shared/model.safetensors.index.json",
-        "../shared/model-0.safetensors",
-        "../shared/model-1.safetensors",
+        "../checkpoints/model.safetensors.index.json",
+        "../checkpoints/model-0.safetensors",
+        "../checkpoints/model-1.safetensors",
     }
-    assert not [name for name in manifest["source"]["sources"] if "shared" in name]
+    assert not [name for name in manifest["source"]["sources"] if "checkpoints" in name]
 
 
 @pytest.mark.slow
@@ -161,7 +161,7 @@ def test_new_shards_are_repacked_and_a_moved_file_costs_no_compile(built: Path) 
     assert [again.target(f"{name}/cpu")["action"] for name in ("encode", "decode")] == ["repacked"] * 2
     assert_same_as_eager(built)
     models = built / "models.yaml"
-    models.write_text(models.read_text().replace("../shared", str(built.parent / "shared")))
+    models.write_text(models.read_text().replace("../checkpoints", str(built.parent / "checkpoints")))
     moved = run_inv(built, "build", "--json")
     assert [moved.target(f"{name}/cpu")["action"] for name in ("encode", "decode")] == ["reused"] * 2
     assert_same_as_eager(built)

@@ -38,16 +38,16 @@ def changes(project: Project) -> list[tuple[str, str]]:
 @pytest.mark.parametrize(
     ("written", "name"),
     [
-        ("../shared/w.pt", "../shared/w.pt"),
-        ("a/../../shared/./w.pt", "../shared/w.pt"),
-        ("~/shared/w.pt", "~/shared/w.pt"),
+        ("../checkpoints/w.pt", "../checkpoints/w.pt"),
+        ("a/../../checkpoints/./w.pt", "../checkpoints/w.pt"),
+        ("~/checkpoints/w.pt", "~/checkpoints/w.pt"),
         ("{absolute}/w.pt", "{absolute}/w.pt"),
     ],
 )
 def test_a_file_outside_the_project_is_named_as_it_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: str, name: str
 ) -> None:
-    shared = tmp_path / "shared"
+    shared = tmp_path / "checkpoints"
     shared.mkdir()
     (shared / "w.pt").write_text("version 1")
     monkeypatch.setenv("HOME", str(tmp_path))
