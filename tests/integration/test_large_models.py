@@ -15,6 +15,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from small_modules import Total  # noqa: E402
 from torch import nn  # noqa: E402 - torch is imported first, with its warnings
 from torch.nn import functional  # noqa: E402
 
@@ -77,19 +78,6 @@ class Normed(nn.Module):
     def forward(self, x: Any) -> Any:
         self.count.add_(1)
         return self.norm(x) * self.count
-
-
-class Total(nn.Module):
-    """A floating buffer that is written."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("total", torch.zeros(8))
-        self.layer = nn.Linear(8, 8)
-
-    def forward(self, x: Any) -> Any:
-        self.total.add_(self.layer(x).sum(0))
-        return self.total * 2
 
 
 WRITES = {Normed: Writes(buffers=("count",)), Total: Writes(buffers=("total",))}

@@ -10,6 +10,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from safetensors.torch import save_file  # noqa: E402 - torch is imported first, with its warnings
+from small_modules import Total  # noqa: E402
 from torch import nn  # noqa: E402
 
 from aoti_build._torch.checking.golden import save_golden  # noqa: E402
@@ -27,19 +28,6 @@ from aoti_build.spec.project import Dim, Model, Source, TensorInput  # noqa: E40
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 
 BATCH = (Dim("batch", min=2, max=6, example=4),)
-
-
-class Total(nn.Module):
-    """Adds up what it is given, in a buffer; with a weight, so that float64 differs."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("total", torch.zeros(8))
-        self.layer = nn.Linear(8, 8)
-
-    def forward(self, x: Any) -> Any:
-        self.total.add_(self.layer(x).sum(0))
-        return self.total * 2
 
 
 class Odd(nn.Module):
