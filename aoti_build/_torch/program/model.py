@@ -29,12 +29,8 @@ def load_callable(source: Source, root: Path, where: str) -> Callable[..., Any]:
     try:
         module = _import_file(root / source.path) if source.path else importlib.import_module(source.module or "")
     except (Exception, SystemExit) as error:
-        raise UsageError(
-            f"{source.path or source.module} does not import",
-            where=where,
-            cause=_last_line(error),
-            hint="import it with plain Python to see the whole traceback; the log has it too",
-        ) from error
+        hint = "import it with plain Python to see the whole traceback; the log has it too"
+        raise _unimportable(source.path or source.module, error, where, hint) from error
     found: Any = module
     for name in source.attribute.split("."):
         try:
@@ -60,12 +56,12 @@ def import_declared(names: tuple[str, ...], where: str) -> None:
         try:
             importlib.import_module(name)
         except (Exception, SystemExit) as error:
-            raise UsageError(
-                f"{name} does not import",
-                where=where,
-                cause=_last_line(error),
-                hint="`imports` names modules, as `import` does, found from the directory of models.yaml",
-            ) from error
+            hint = "`imports` names modules, as `import` does, found from the directory of models.yaml"
+            raise _unimportable(name, error, where, hint) from error
+
+
+def _unimportable(name: str | None, error: BaseException, where: str, hint: str) -> UsageError:
+    return UsageError(f"{name} does not import", where=where, cause=_last_line(error), hint=hint)
 
 
 def make_module(factory: Callable[..., Any], kwargs: Mapping[str, Any], seed: int, where: str) -> torch.nn.Module:
