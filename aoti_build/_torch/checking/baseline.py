@@ -19,11 +19,8 @@ from torch import Tensor, nn
 
 from aoti_build._torch.checking.golden import as_float64
 from aoti_build._torch.checking.reference import Subject, case_sequences, references
+from aoti_build._torch.program.assembled import assembled
 from aoti_build._torch.program.inputs import Call, pytree_map
-from aoti_build._torch.program.method import with_method
-from aoti_build._torch.program.model import load_callable, make_module
-from aoti_build._torch.program.structure import with_plain_outputs
-from aoti_build._torch.program.weights import load_weights
 from aoti_build._torch.program.writes import Writes
 from aoti_build.errors import BuildError, UsageError
 from aoti_build.spec.project import Model
@@ -68,15 +65,8 @@ def judged(found: Losses | None, limit: float | None) -> Losses | None:
 
 def _made(model: Model, device: str, root: Path, where: Mapping[str, str]) -> nn.Module:
     assert model.baseline is not None
-    factory = load_callable(model.baseline.source, root, where["baseline"])
-    module = make_module(factory, model.baseline.kwargs, model.seed, where["baseline"])
-    if model.weights is not None:
-        load_weights(module, model.weights, root, where["baseline"])
-    if model.method is not None:
-        module = with_method(module, model.method, where["baseline"])
-    if model.outputs == "dict":
-        with_plain_outputs(module)
-    return module.to(device)
+    here = dict.fromkeys(("source", "kwargs", "weights", "dtype", "method"), where["baseline"])
+    return assembled(model, model.baseline.source, model.baseline.kwargs, None, root, here).to(device)
 
 
 def _references(base: Subject, calls: list[Any], where: str) -> list[Any]:

@@ -48,6 +48,7 @@ from aoti_build._torch.discovery.registered import Registrations, needed_imports
 from aoti_build._torch.events import Events
 from aoti_build._torch.packages.imports import called_operators
 from aoti_build._torch.packages.weights import has_weights, repack, separate, shareable_members, used_state
+from aoti_build._torch.program.assembled import assembled
 from aoti_build._torch.program.axes import Axes, declared_axes, found_axes, held_to
 from aoti_build._torch.program.export import (
     declared_minimums,
@@ -65,18 +66,15 @@ from aoti_build._torch.program.graph import (
     uses_own_code,
 )
 from aoti_build._torch.program.inputs import Call, Make, from_callable, from_shapes
-from aoti_build._torch.program.method import with_method
-from aoti_build._torch.program.model import cast, import_declared, load_callable, make_module
+from aoti_build._torch.program.model import import_declared, load_callable
 from aoti_build._torch.program.precision import computed_in
-from aoti_build._torch.program.quantised import is_quantised, taken_apart
+from aoti_build._torch.program.quantised import is_quantised
 from aoti_build._torch.program.structure import (
     check_can_be_stored,
     foreign_types,
     register_named_tuples,
-    with_plain_outputs,
 )
 from aoti_build._torch.program.walk import UnknownPart
-from aoti_build._torch.program.weights import load_weights
 from aoti_build._torch.program.writes import Writes, computed_of, functional_form, observed_names
 from aoti_build.digests import digest_json
 from aoti_build.errors import BuildError
@@ -328,16 +326,7 @@ def _keys(
 def prepare(model: Model, device: str, root: Path, where: Mapping[str, str]) -> Prepared:
     """Import, make, load weights, make the example inputs, and move all to the device."""
     import_declared(model.imports, where["imports"])
-    factory = load_callable(model.source, root, where["source"])
-    module = make_module(factory, model.kwargs, model.seed, where["kwargs"])
-    if model.weights is not None:
-        load_weights(module, model.weights, root, where["weights"])
-    # Before a method gets the place of forward: parametrized weights are properties of the model itself.
-    module = taken_apart(cast(module, model.dtype, where["dtype"]))
-    if model.method is not None:
-        module = with_method(module, model.method, where["method"])
-    if model.outputs == "dict":
-        with_plain_outputs(module)
+    module = assembled(model, model.source, model.kwargs, model.dtype, root, where)
     if isinstance(model.inputs, Source):
         make, axes = _called_inputs(model.inputs, model.dims, module, root, where["inputs"])
     else:
