@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -21,6 +22,7 @@ from trial import try_entry
 from zoo import ENTRIES
 
 Trials = dict[str, "Future[dict[str, Any]]"]
+_RECORDING = threading.Lock()
 
 
 def _marked(entry: Entry) -> Any:
@@ -36,16 +38,14 @@ def trials(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     full = request.config.option.markexpr == "zoo"
     root = tmp_path_factory.mktemp("zoo")
     if full and chosen:
-        _tried(ENTRIES[0], root / "first", plain=True)  # what only a machine's first compile does is in no row
+        try_entry(ENTRIES[0], root / "first", plain=True)  # what only a machine's first compile does is in no row
     with ThreadPoolExecutor(int(os.environ.get("ZOO_JOBS", os.cpu_count() or 1))) as pool:
         futures = {
-            entry.name: pool.submit(_tried, entry, root / entry.name, plain=full)
+            entry.name: pool.submit(_tried, entry, root / entry.name, full=full)
             for entry in chosen
             if not _missing(entry)
         }
         yield futures
-        if full:
-            table.record([future.result() for future in futures.values()])
 
 
 @pytest.mark.parametrize("entry", [_marked(entry) for entry in ENTRIES])
@@ -63,11 +63,15 @@ def test_is_served(entry: Entry, trials: Trials) -> None:
         assert row["plain"]["error"] or any(call["differs"] for call in row["plain"]["calls"])
 
 
-def _tried(entry: Entry, root: Path, *, plain: bool) -> dict[str, Any]:
+def _tried(entry: Entry, root: Path, *, full: bool) -> dict[str, Any]:
     try:
-        return try_entry(entry, root, plain=plain)
+        row = try_entry(entry, root, plain=full)
     finally:
         shutil.rmtree(root, ignore_errors=True)  # all artifacts together would take gigabytes
+    if full:
+        with _RECORDING:
+            table.record([row])
+    return row
 
 
 def _missing(entry: Entry) -> str:
