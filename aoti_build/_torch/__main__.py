@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from aoti_build._torch.events import Events
+from aoti_build.common.files import NO_ROOM, refused, write_json
 from aoti_build.errors import AotiBuildError, BuildError
-from aoti_build.files import NO_ROOM, refused, write_json
 
 
 def main(verb: str, job_path: Path, events_descriptor: int) -> int:

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 from aoti_build.report.text import for_terminal, size_text
 
 if TYPE_CHECKING:
-    from aoti_build.manifest import Manifest
-    from aoti_build.verbs.inspect import Inspected, InspectReport
-    from aoti_build.verbs.inspect_diff import Difference, DiffReport
+    from aoti_build.artifact.manifest import Manifest
+    from aoti_build.commands.inspect import Inspected, InspectReport
+    from aoti_build.commands.inspect_diff import Difference, DiffReport
 
 _SHOWN = 12  # of a list of kernels or constants; --json has all of them
 _LONGEST = 200  # characters of one value in a difference

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
-from aoti_build.fingerprint import Reason
+from aoti_build.artifact.fingerprint import Reason
 from aoti_build.report.spelling import loss
 
 FAILURE, ERROR, SKIPPED = "failure", "error", "skipped"

@@ -6,20 +6,20 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from aoti_build.fingerprint import Reason
-from aoti_build.outcome import FAILED, NOT_STARTED
+from aoti_build.artifact.fingerprint import Reason
 from aoti_build.report.spelling import loss
+from aoti_build.work.outcome import FAILED, NOT_STARTED
 
 if TYPE_CHECKING:  # a verb's report is rendered by who has imported that verb; the others need not be
-    from aoti_build.plan import Plan
-    from aoti_build.verbs.build import BuildReport
-    from aoti_build.verbs.clean import CleanReport
-    from aoti_build.verbs.doctor import DoctorReport
-    from aoti_build.verbs.gc import GcReport
-    from aoti_build.verbs.run import Run, RunReport
-    from aoti_build.verbs.status import StatusReport
-    from aoti_build.verbs.verify import Verdict, VerifyReport
-    from aoti_build.verbs.why import WhyReport
+    from aoti_build.commands.build import BuildReport
+    from aoti_build.commands.clean import CleanReport
+    from aoti_build.commands.doctor import DoctorReport
+    from aoti_build.commands.gc import GcReport
+    from aoti_build.commands.run import Run, RunReport
+    from aoti_build.commands.status import StatusReport
+    from aoti_build.commands.verify import Verdict, VerifyReport
+    from aoti_build.commands.why import WhyReport
+    from aoti_build.planning.plan import Plan
 
 
 _REASONS_SHOWN = 3

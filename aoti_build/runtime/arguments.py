@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from aoti_build.common.sizes import Size, parse, told
 from aoti_build.errors import InputError
-from aoti_build.sizes import Size, parse, told
 
 
 @dataclass(frozen=True)

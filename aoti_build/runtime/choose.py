@@ -15,9 +15,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from aoti_build import gpus, host
+from aoti_build.artifact.manifest import Manifest, read_manifest
 from aoti_build.errors import ArtifactError, UsageError
-from aoti_build.manifest import Manifest, read_manifest
+from aoti_build.host import compatibility, gpu_architectures
 
 _DEVICES = ("cuda", "cpu")  # the preferred first
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")  # what builds give to directories
@@ -32,7 +32,7 @@ class Candidate:
     manifest: Manifest | None
     why_not: tuple[str, ...] = ()
     # How good its GPU code is for the GPU that was asked about.
-    gpu_code: gpus.Rank = (0, 0, 0)
+    gpu_code: gpu_architectures.Rank = (0, 0, 0)
 
     @property
     def fits(self) -> bool:
@@ -181,8 +181,8 @@ def _candidate(root: Path, model: str, variant: str, why_not: tuple[str, ...], d
     if manifest.target != target:
         return Candidate(target, directory, None, (*why_not, f"damaged: its manifest is that of {manifest.target}"))
     needs = manifest.requires
-    found = why_not or (*host.unfit(needs, device_index), *_unchecked(manifest))
-    rank = host.code_rank(needs, device_index) if needs["device"] == "cuda" and not found else None
+    found = why_not or (*compatibility.unfit(needs, device_index), *_unchecked(manifest))
+    rank = compatibility.code_rank(needs, device_index) if needs["device"] == "cuda" and not found else None
     return Candidate(target, directory, manifest, found, rank or (0, 0, 0))
 
 

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
+from aoti_build.artifact.manifest import Manifest
 from aoti_build.errors import ArtifactError, ClosedError, CopyError, InputError
-from aoti_build.manifest import Manifest
 from aoti_build.runtime.arguments import Arguments, Kinds, Parameter, parameter_names, state_names
 from aoti_build.runtime.choose import Candidate, Choice
 from aoti_build.runtime.package import Admitted

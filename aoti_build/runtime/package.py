@@ -36,14 +36,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
-from aoti_build import host
-from aoti_build.digests import digest_json
-from aoti_build.directories import temporary_directory
+from aoti_build.artifact.manifest import MODEL, Manifest
+from aoti_build.common.digests import digest_json
+from aoti_build.common.directories import temporary_directory
+from aoti_build.common.files import open_regular, read_bytes, read_json
+from aoti_build.common.stat_cache import StatCache, stat_key
 from aoti_build.errors import ArtifactError, UsageError
-from aoti_build.files import open_regular, read_bytes, read_json
-from aoti_build.manifest import MODEL, Manifest
+from aoti_build.host import compatibility
 from aoti_build.runtime import private, unpack
-from aoti_build.stat_cache import StatCache, stat_key
 
 Verify = Literal["full", "stat", "off"]
 FORMAT = "aoti-build/unpacked"
@@ -365,7 +365,7 @@ def _make_own() -> Path | None:
 
 
 def _loads_directories() -> bool:
-    return _version(host.torch_version()) >= _LOADS_DIRECTORIES
+    return _version(compatibility.torch_version()) >= _LOADS_DIRECTORIES
 
 
 def _version(text: str | None) -> tuple[int, ...]:

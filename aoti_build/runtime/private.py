@@ -1,7 +1,7 @@
 """A directory that only this user can write to, for what is unpacked from packages: native code is loaded from there.
 
 `AOTI_BUILD_RUNTIME_CACHE` names the directory it lies in, or says `off`; otherwise that is
-`aoti_build` in `XDG_CACHE_HOME` or `~/.cache`. `aoti_build.directories` has the rules for it;
+`aoti_build` in `XDG_CACHE_HOME` or `~/.cache`. `aoti_build.common.directories` has the rules for it;
 besides, its file system must let code be mapped. Where the default is not such a place, packages
 are loaded without it; where a variable names a bad one, that is an error.
 """
@@ -14,8 +14,8 @@ import shutil
 import time
 from pathlib import Path
 
-from aoti_build import directories
-from aoti_build.directories import RUNTIME_VARIABLE as VARIABLE
+from aoti_build.common import directories
+from aoti_build.common.directories import RUNTIME_VARIABLE as VARIABLE
 from aoti_build.errors import DirectoryError
 
 UNUSED_SECONDS = 7 * 86400.0

@@ -17,10 +17,10 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from aoti_build import digests
-from aoti_build.archive.directory import STORED, BadZip, Member, read_directory
-from aoti_build.files import open_regular, write_at
-from aoti_build.stat_cache import stat_key
+from aoti_build.artifact.pt2.directory import STORED, BadZip, Member, read_directory
+from aoti_build.common import digests
+from aoti_build.common.files import open_regular, write_at
+from aoti_build.common.stat_cache import stat_key
 
 CHUNK = 4 << 20
 WHOLE = "package.pt2"

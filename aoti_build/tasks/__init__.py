@@ -11,7 +11,7 @@ from pathlib import Path
 from invoke import Collection, Context
 
 from aoti_build.errors import UsageError
-from aoti_build.spec import check_files
+from aoti_build.models_file import check_files
 from aoti_build.tasks.answer import contract, finish, progress, say, show, write_reports
 from aoti_build.tasks.options import AGES, SIZES, amount, command, whole, words
 from aoti_build.tasks.project import nearest_models_file, project_of
@@ -33,8 +33,8 @@ def build(
 ) -> None:
     """Bring every artifact up to date: compile what changed, check it against eager, publish it."""
     with contract(json, debug):
+        from aoti_build.commands import build as verb
         from aoti_build.report import text
-        from aoti_build.verbs import build as verb
 
         project, targets = project_of(context, file, target)
         check_files(project, targets)
@@ -78,9 +78,9 @@ def verify(
     """Load every artifact in a fresh process and compare its outputs with what eager gave, over the whole range of
     sizes; and see that it refuses what it must."""
     with contract(json, debug):
-        from aoti_build.outputs import check_output
+        from aoti_build.commands import verify as verb
+        from aoti_build.common.outputs import check_output
         from aoti_build.report import text
-        from aoti_build.verbs import verify as verb
 
         if runtime and runtime not in verb.RUNTIMES:
             raise UsageError(f"--runtime {runtime}: not one of {', '.join(verb.RUNTIMES)}")
@@ -119,8 +119,8 @@ def run(
 ) -> None:
     """Load artifacts, run them on the golden or on given inputs, check and time them."""
     with contract(json, debug):
+        from aoti_build.commands import run as verb
         from aoti_build.report import text
-        from aoti_build.verbs import run as verb
 
         project, targets = project_of(context, file, target)
         report = verb.run(
@@ -140,8 +140,8 @@ def run(
 def status(context: Context, target: str = "", file: str = "", json: bool = False, debug: bool = False) -> None:
     """Say for every target whether its artifact is what the sources say, and why not."""
     with contract(json, debug):
+        from aoti_build.commands import status as verb
         from aoti_build.report import text
-        from aoti_build.verbs import status as verb
 
         project, targets = project_of(context, file, target)
         report = verb.status(project, targets=targets)
@@ -153,8 +153,8 @@ def why(context: Context, target: str = "", file: str = "", json: bool = False, 
     """Say part by part what differs from the published artifact and the nearest stored one, and why the last build
     ran."""
     with contract(json, debug):
+        from aoti_build.commands import why as verb
         from aoti_build.report import text
-        from aoti_build.verbs import why as verb
 
         project, targets = project_of(context, file, target)
         report = verb.why(project, targets)
@@ -174,8 +174,8 @@ def inspect(
 ) -> None:
     """Say what artifacts or any .pt2 file hold, without loading them; or what two of them differ in."""
     with contract(json, debug):
+        from aoti_build.commands import inspect as verb
         from aoti_build.report import inspect_text
-        from aoti_build.verbs import inspect as verb
 
         if target and path:
             raise UsageError("--target and --path name two artifacts", hint="give one of them; --diff names the other")
@@ -208,8 +208,8 @@ def gc(
 ) -> None:
     """Make the store smaller; what a published artifact needs stays."""
     with contract(json, debug):
+        from aoti_build.commands import gc as verb
         from aoti_build.report import text
-        from aoti_build.verbs import gc as verb
 
         project, _ = project_of(context, file, "")
         if not (max_size or max_age):
@@ -237,8 +237,8 @@ def clean(
 ) -> None:
     """Remove artifacts: those of --target, the --orphans, or all of them with the working state."""
     with contract(json, debug):
+        from aoti_build.commands import clean as verb
         from aoti_build.report import text
-        from aoti_build.verbs import clean as verb
 
         project, targets = project_of(context, file, target)
         report = verb.clean(
@@ -259,8 +259,8 @@ def doctor(
 ) -> None:
     """Check compiler, GPU, directories and memory, then compile, load and run a small model on each device."""
     with contract(json, debug):
+        from aoti_build.commands import doctor as verb
         from aoti_build.report import text
-        from aoti_build.verbs import doctor as verb
 
         devices = words("--device", device)
         if unknown := sorted(set(devices) - set(verb.DEVICES)):
@@ -283,8 +283,8 @@ def doctor(
 def schema(context: Context, output: str = "", debug: bool = False) -> None:
     """Write the JSON schema of models.yaml, which editors use for completion and checks."""
     with contract(False, debug):
-        from aoti_build.outputs import write_output
-        from aoti_build.spec.schema import json_schema_text
+        from aoti_build.common.outputs import write_output
+        from aoti_build.models_file.schema import json_schema_text
 
         if output:
             write_output(Path(output), json_schema_text().encode())

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TextIO
 
 from invoke import Exit
 
+from aoti_build.common.files import refused
 from aoti_build.errors import OK, AotiBuildError, Interrupted, ToolchainError, UsageError
-from aoti_build.files import refused
-from aoti_build.spec import Target
+from aoti_build.models_file import Target
 from aoti_build.tasks.interruption import Interruption
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ def finish(code: int) -> None:
 
 def write_reports(report: Report, junit: str, html: str) -> None:
     """The report as JUnit XML and as a page, where files for them were named."""
-    from aoti_build.outputs import write_output
+    from aoti_build.common.outputs import write_output
 
     document = report.as_json()
     if junit:

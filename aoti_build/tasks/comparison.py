@@ -6,10 +6,10 @@ from pathlib import Path
 
 from invoke import Context
 
+from aoti_build.commands.inspect import Inspected, inspect_file, inspect_target
+from aoti_build.commands.inspect_diff import DiffReport, diff
 from aoti_build.errors import UsageError
 from aoti_build.tasks.project import project_of
-from aoti_build.verbs.inspect import Inspected, inspect_file, inspect_target
-from aoti_build.verbs.inspect_diff import DiffReport, diff
 
 
 def compared(context: Context, file: str, one: str, path: str, other: str) -> DiffReport:

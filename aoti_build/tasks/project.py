@@ -10,9 +10,9 @@ from pathlib import Path
 
 from invoke import Context
 
+from aoti_build.artifact.paths import project_cache_path
 from aoti_build.errors import UsageError
-from aoti_build.layout import project_cache_path
-from aoti_build.spec import Project, Target, load_project, select
+from aoti_build.models_file import Project, Target, load_project, select
 
 MODELS_FILE = "models.yaml"
 

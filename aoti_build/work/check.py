@@ -7,16 +7,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from aoti_build import host
+from aoti_build.artifact.manifest import GOLDEN, MODEL
+from aoti_build.artifact.paths import inductor_cache_root
 from aoti_build.errors import AotiBuildError, BuildError, Interrupted
-from aoti_build.layout import inductor_cache_root
-from aoti_build.manifest import GOLDEN, MODEL
-from aoti_build.plan import floor_patches, tolerance
-from aoti_build.spec.project import Project, Target
-from aoti_build.spec.records import target_to_json
+from aoti_build.host import compatibility
+from aoti_build.models_file.project import Project, Target
+from aoti_build.models_file.records import target_to_json
+from aoti_build.planning.plan import floor_patches, tolerance
+from aoti_build.work.context import Place, Workshop
 from aoti_build.work.gpu import gpu_environment
 from aoti_build.work.worker import OnPhase, Worker, run_worker
-from aoti_build.work.workshop import Place, Workshop
 
 # AOTInductor's own checks of shapes, ranges and dtypes are off unless this is set before the first use.
 CHECK_ENVIRONMENT = {"AOTI_RUNTIME_CHECK_INPUTS": "1"}
@@ -58,7 +58,7 @@ def check_or_say(
     worker: Worker | None = None,
 ) -> dict[str, Any]:
     """As `check_staged`; where this host cannot run code that `requires` what it lacks, a record that says so."""
-    lacks = host.lacking_floor(requires)
+    lacks = compatibility.lacking_floor(requires)
     if lacks:
         return not_run(target, lacks)
     return check_staged(shop, target, place, package, signature, worker, imports=requires.get("imports", ()))

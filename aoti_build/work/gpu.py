@@ -10,14 +10,14 @@ import os
 from pathlib import Path
 from typing import Any
 
-from aoti_build import toolchain
-from aoti_build.archive.gpu_code import common_architectures
-from aoti_build.archive.package import open_archive
+from aoti_build.artifact.manifest import MODEL
+from aoti_build.artifact.pt2.gpu_code import common_architectures
+from aoti_build.artifact.pt2.package import open_archive
 from aoti_build.errors import ArtifactError
-from aoti_build.kernels import KERNELS_VARIABLE
-from aoti_build.manifest import MODEL
-from aoti_build.spec.project import Target
-from aoti_build.work.workshop import Place
+from aoti_build.host import toolchain
+from aoti_build.models_file.project import Target
+from aoti_build.store.kernels import KERNELS_VARIABLE
+from aoti_build.work.context import Place
 
 
 def gpu_environment(target: Target, kernels: Path | None) -> dict[str, str]:

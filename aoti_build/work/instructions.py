@@ -10,13 +10,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from aoti_build import toolchain
-from aoti_build.archive.instructions import Use, extensions
-from aoti_build.archive.package import Archive, open_archive
+from aoti_build.artifact.manifest import MODEL
+from aoti_build.artifact.pt2.instructions import Use, extensions
+from aoti_build.artifact.pt2.package import Archive, open_archive
 from aoti_build.errors import ArtifactError, BuildError
-from aoti_build.manifest import MODEL
-from aoti_build.spec.project import Target
-from aoti_build.work.workshop import Place
+from aoti_build.host import toolchain
+from aoti_build.models_file.project import Target
+from aoti_build.work.context import Place
 
 _BLOCK = 1 << 22
 

@@ -17,15 +17,15 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from aoti_build import host
+from aoti_build.artifact.manifest import FileRecord, Manifest, NoManifest, read_manifest
+from aoti_build.artifact.paths import artifact_directory
+from aoti_build.common.extents import clone
+from aoti_build.common.files import write_at
+from aoti_build.common.stat_cache import stat_key
 from aoti_build.errors import ArtifactError, ToolchainError, VerificationError
-from aoti_build.extents import clone
-from aoti_build.files import write_at
-from aoti_build.layout import artifact_directory
-from aoti_build.manifest import FileRecord, Manifest, NoManifest, read_manifest
+from aoti_build.host import compatibility
+from aoti_build.models_file.project import Project, Target
 from aoti_build.runtime.package import open_recorded
-from aoti_build.spec.project import Project, Target
-from aoti_build.stat_cache import stat_key
 from aoti_build.work.worker import check_stopping
 
 
@@ -94,8 +94,8 @@ def fit_artifact(project: Project, target: Target) -> Iterator[OpenArtifact]:
     is in the way."""
     with open_artifact(project, target) as artifact:
         manifest = artifact.manifest
-        if lacks := host.lacking(manifest.requires):
-            declared = manifest.floor is not None and lacks == host.lacking_floor(manifest.requires)
+        if lacks := compatibility.lacking(manifest.requires):
+            declared = manifest.floor is not None and lacks == compatibility.lacking_floor(manifest.requires)
             raise (FloorLacking if declared else ArtifactError)(
                 "the artifact cannot run on this host",
                 target=target.name,

@@ -9,10 +9,10 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
-from aoti_build.layout import artifact_directory
-from aoti_build.manifest import Manifest
-from aoti_build.plan import Step, is_settled
-from aoti_build.work.workshop import Workshop
+from aoti_build.artifact.manifest import Manifest
+from aoti_build.artifact.paths import artifact_directory
+from aoti_build.planning.plan import Step, is_settled
+from aoti_build.work.context import Workshop
 
 
 def restore(shop: Workshop, step: Step) -> Manifest | None:

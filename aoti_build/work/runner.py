@@ -10,15 +10,15 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from aoti_build import toolchain
-from aoti_build.checks.inductor import command_words, compiler_command, cpp_standard, include_directories
-from aoti_build.digests import digest_file, digest_json
+from aoti_build.artifact.paths import runner_cache
+from aoti_build.common.digests import digest_file, digest_json
+from aoti_build.common.files import lock, staging
 from aoti_build.errors import ToolchainError
-from aoti_build.files import lock, staging
-from aoti_build.layout import runner_cache
+from aoti_build.host import toolchain
+from aoti_build.host.checks.inductor import command_words, compiler_command, cpp_standard, include_directories
 from aoti_build.work.worker import check_stopping, run_worker
 
-SOURCE = Path(__file__).parents[1] / "cpp" / "runner.cpp"
+SOURCE = Path(__file__).with_name("runner.cpp")
 _LIBRARIES = {"cpu": ("torch_cpu", "torch", "c10"), "cuda": ("torch_cuda", "torch_cpu", "torch", "c10_cuda", "c10")}
 _TIME_LIMIT = 600.0
 

@@ -10,18 +10,18 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from aoti_build.artifact.fingerprint import Reason
+from aoti_build.artifact.manifest import Manifest, read_manifest
+from aoti_build.artifact.paths import artifact_directory, inductor_cache_root, lock_path
+from aoti_build.common.files import lock, recover_directory, refused
+from aoti_build.common.resources import JOB_MEMORY, available_memory, usable_processors
 from aoti_build.errors import AotiBuildError, Interrupted
-from aoti_build.files import lock, recover_directory, refused
-from aoti_build.fingerprint import Reason
-from aoti_build.layout import artifact_directory, inductor_cache_root, lock_path
-from aoti_build.manifest import Manifest, read_manifest
-from aoti_build.outcome import FAILED, NOT_STARTED, RECHECKED, REPRODUCED, Outcome, outcome_of
-from aoti_build.plan import RECHECK, RESTORE, UP_TO_DATE, Step, plan_target
-from aoti_build.resources import JOB_MEMORY, available_memory, usable_processors
-from aoti_build.spec.project import Target
+from aoti_build.models_file.project import Target
+from aoti_build.planning.plan import RECHECK, RESTORE, UP_TO_DATE, Step, plan_target
+from aoti_build.work.context import Workshop
+from aoti_build.work.outcome import FAILED, NOT_STARTED, RECHECKED, REPRODUCED, Outcome, outcome_of
 from aoti_build.work.restore import restore
 from aoti_build.work.worker import allow_starts, check_stopping, stop_all
-from aoti_build.work.workshop import Workshop
 
 if TYPE_CHECKING:
     from aoti_build.work.target import TargetBuilder

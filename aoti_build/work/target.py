@@ -11,24 +11,24 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from aoti_build import host
-from aoti_build.digests import digest_file
+from aoti_build.artifact.fingerprint import Parts, Reason, spec_parts
+from aoti_build.artifact.manifest import MODEL, Manifest
+from aoti_build.artifact.paths import inductor_cache_root
+from aoti_build.artifact.provenance import provenance
+from aoti_build.common.digests import digest_file
 from aoti_build.errors import BuildError, EditedMeanwhile
-from aoti_build.fingerprint import Parts, Reason, spec_parts
-from aoti_build.layout import inductor_cache_root
-from aoti_build.manifest import MODEL, Manifest
-from aoti_build.plan import Step, floor_patches, toolchain_parts, weight_parts
-from aoti_build.provenance import provenance
-from aoti_build.spec.project import Target
-from aoti_build.spec.records import target_to_json
-from aoti_build.spec.weights import weights_files
+from aoti_build.host import compatibility
+from aoti_build.models_file.project import Target
+from aoti_build.models_file.records import target_to_json
+from aoti_build.models_file.weights import weights_files
+from aoti_build.planning.plan import Step, floor_patches, toolchain_parts, weight_parts
 from aoti_build.work.check import CheckAhead, check_or_say, places
-from aoti_build.work.desk import COMPILE, REPACK, Desk
+from aoti_build.work.context import Place, Workshop
 from aoti_build.work.gpu import gpu_code_of, gpu_environment
 from aoti_build.work.instructions import Instructions
 from aoti_build.work.opened import open_artifact
+from aoti_build.work.reuse import COMPILE, REPACK, Desk
 from aoti_build.work.worker import OWN_VARIABLES, WORKER_VARIABLES, OnPhase, WorkerCrash, run_worker
-from aoti_build.work.workshop import Place, Workshop
 
 
 @dataclass(frozen=True)
@@ -46,14 +46,14 @@ class TargetBuilder:
             place = resources.enter_context(self.shop.place(target))
             before = self._before(target)
             desk = resources.enter_context(Desk(self.shop, target, place, from_nothing=from_nothing))
-            runs_here = not host.lacking_floor(host.requirements(target))
+            runs_here = not compatibility.lacking_floor(compatibility.requirements(target))
             checker = resources.enter_context(CheckAhead(self.shop, place, runs_here=runs_here))
             if _repack_is_likely(step) and not from_nothing:
                 checker.start()
             with _explaining_crashes(target):
                 made = self._work(target, place, before, desk.answer, checker.on_phase)
             instructions = resources.enter_context(Instructions(target, place, desk.known_instructions))
-            requires = {**host.requirements(target), **gpu_code_of(target, place)}
+            requires = {**compatibility.requirements(target), **gpu_code_of(target, place)}
             if made.get("imports"):
                 requires["imports"] = made["imports"]
             check = desk.known_check(target, golden_kept=made["golden_kept"]) or check_or_say(
@@ -171,7 +171,7 @@ def _explaining_crashes(target: Target) -> Iterator[None]:
     try:
         yield
     except WorkerCrash as crash:
-        lacks = host.lacking_floor(host.requirements(target))
+        lacks = compatibility.lacking_floor(compatibility.requirements(target))
         if crash.signal_name != "SIGILL" or target.device != "cpu" or not lacks:
             raise
         raise BuildError(

@@ -19,7 +19,10 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from aoti_build.directories import home, require_utf8, temporary_directory
+from aoti_build.common.directories import home, require_utf8, temporary_directory
+from aoti_build.common.fields import either, one_of, or_none, spelt, table
+from aoti_build.common.files import RECORD_LIMIT, open_regular, read_bytes, write_json
+from aoti_build.common.outputs import open_log
 from aoti_build.errors import (
     AotiBuildError,
     ArtifactError,
@@ -29,9 +32,6 @@ from aoti_build.errors import (
     UsageError,
     VerificationError,
 )
-from aoti_build.fields import either, one_of, or_none, spelt, table
-from aoti_build.files import RECORD_LIMIT, open_regular, read_bytes, write_json
-from aoti_build.outputs import open_log
 
 _ERRORS = {error.kind: error for error in (ArtifactError, BuildError, ToolchainError, UsageError, VerificationError)}
 # Set for every worker, whatever this process' environment says.

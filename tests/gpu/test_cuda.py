@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from aoti_build import gpus, toolchain
+from aoti_build.host import gpu_architectures, toolchain
 
 pytestmark = [
     pytest.mark.gpu,
@@ -265,7 +265,7 @@ def test_the_own_architecture_by_name_takes_what_native_compiled(arches: tuple[P
     assert native["compute_capability"] == named["compute_capability"] == toolchain.compute_capabilities()[0]
     assert [code.rstrip("af") for code in native["gpu_code"]] == [own]
     if (
-        gpus.numbers(toolchain.compute_capabilities()[0]) >= gpus.OWN_FEATURES
+        gpu_architectures.numbers(toolchain.compute_capabilities()[0]) >= gpu_architectures.OWN_FEATURES
         or not toolchain.packages_for_other_gpus()
     ):
         assert rows[f"net/cuda-{own}"]["action"] == "reused"
@@ -327,7 +327,7 @@ LOADED = """
 import json, sys
 import torch
 import aoti_build
-from aoti_build import toolchain
+from aoti_build.host import toolchain
 from aoti_build.errors import AotiBuildError, InputError
 from net import Net
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from aoti_build import toolchain
+from aoti_build.host import toolchain
 
 pytestmark = [
     pytest.mark.gpu,

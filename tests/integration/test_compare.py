@@ -15,7 +15,7 @@ from aoti_build._torch.checking.golden import Case, Golden, load_golden, save_go
 from aoti_build._torch.checking.reference import points  # noqa: E402
 from aoti_build._torch.jobs.probe import probes  # noqa: E402
 from aoti_build._torch.program.inputs import Call  # noqa: E402
-from aoti_build.spec.project import Dim  # noqa: E402
+from aoti_build.models_file.project import Dim  # noqa: E402
 
 NONE: dict[str, Any] = {"atol": None, "rtol": None, "outputs": {}}
 

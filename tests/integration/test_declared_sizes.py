@@ -20,7 +20,7 @@ from aoti_build._torch.program.axes import declared_axes  # noqa: E402
 from aoti_build._torch.program.export import whole_ranges  # noqa: E402
 from aoti_build._torch.program.inputs import from_shapes  # noqa: E402
 from aoti_build.errors import BuildError  # noqa: E402
-from aoti_build.spec.project import Dim, TensorInput  # noqa: E402
+from aoti_build.models_file.project import Dim, TensorInput  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from aoti_build.manifest import MODEL, VERIFY
+from aoti_build.artifact.manifest import MODEL, VERIFY
 
 # Runs a verb; as soon as a worker is about to start, the published package is exchanged.
 VERB = """
 import os, sys
 from pathlib import Path
-from aoti_build.spec import load_project
+from aoti_build.models_file import load_project
 from aoti_build.work import check
-from aoti_build.verbs import run, verify
+from aoti_build.commands import run, verify
 
 verb, foreign, published = sys.argv[1], sys.argv[2], sys.argv[3]
 project = load_project(Path("models.yaml").absolute())

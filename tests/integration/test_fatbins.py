@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from aoti_build import toolchain
-from aoti_build.archive.fatbin import read_fatbin
+from aoti_build.artifact.pt2.fatbin import read_fatbin
+from aoti_build.host import toolchain
 
 SCRIPT = """
 import json, shutil, subprocess, sys
 from torch._inductor import codecache, config
 from torch._inductor.codegen.cuda import compile_utils
-from aoti_build.plan import FATBIN_OPTIONS
+from aoti_build.planning.plan import FATBIN_OPTIONS
 
 number, further = sys.argv[1:]
 with config.patch({"cuda.arch": number, **FATBIN_OPTIONS}):

@@ -15,8 +15,8 @@ import pytest
 from conftest import Finished, run_inv
 from projects import write_single
 
-from aoti_build.digests import digest_file, digest_json
-from aoti_build.spec import load_project
+from aoti_build.common.digests import digest_file, digest_json
+from aoti_build.models_file import load_project
 from aoti_build.work.check import find_cause
 
 NET = """\

@@ -21,9 +21,9 @@ from aoti_build._torch.program.dims import ExportSizes
 from aoti_build._torch.program.export import signature
 from aoti_build._torch.program.inputs import Call, from_callable, from_shapes
 from aoti_build._torch.program.writes import Seen, functional_form
+from aoti_build.common.sizes import parse
 from aoti_build.errors import BuildError, InputError, UsageError
-from aoti_build.sizes import parse
-from aoti_build.spec.project import Dim, TensorInput
+from aoti_build.models_file.project import Dim, TensorInput
 
 BATCH, PAST, SEQ = Dim("batch", 1, 4, 2), Dim("past", 1, 16, 5), Dim("seq", 1, 8, 3)
 EVEN = Dim("seq", 2, 16, 4, 2)

@@ -15,8 +15,8 @@ import pytest
 from conftest import run_inv
 from projects import flip_a_bit
 
-from aoti_build.archive.elf import read_gpu_binary
-from aoti_build.archive.package import open_archive
+from aoti_build.artifact.pt2.package import open_archive
+from aoti_build.common.elf import read_gpu_binary
 from aoti_build.errors import ArtifactError
 
 # Packs the files of a compiled model as torch does for everybody, twice into one package; and an exported program.

@@ -13,14 +13,15 @@ import pytest
 from conftest import run_inv
 from projects import LINEAR
 
-from aoti_build import load, toolchain
+from aoti_build import load
+from aoti_build.artifact.manifest import Manifest, read_manifest
+from aoti_build.commands.build import build
+from aoti_build.commands.clean import clean
+from aoti_build.commands.status import status
+from aoti_build.commands.verify import verify
 from aoti_build.errors import ArtifactError
-from aoti_build.manifest import Manifest, read_manifest
-from aoti_build.spec import load_project
-from aoti_build.verbs.build import build
-from aoti_build.verbs.clean import clean
-from aoti_build.verbs.status import status
-from aoti_build.verbs.verify import verify
+from aoti_build.host import toolchain
+from aoti_build.models_file import load_project
 
 MODELS = """\
 edition: 1

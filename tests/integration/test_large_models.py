@@ -25,7 +25,7 @@ from aoti_build._torch.checking.reference import Subject, make_golden  # noqa: E
 from aoti_build._torch.events import Events  # noqa: E402
 from aoti_build._torch.program.inputs import from_shapes  # noqa: E402
 from aoti_build._torch.program.writes import Writes  # noqa: E402
-from aoti_build.spec.project import Dim, Model, Source, TensorInput  # noqa: E402
+from aoti_build.models_file.project import Dim, Model, Source, TensorInput  # noqa: E402
 
 
 class Tied(nn.Module):
@@ -160,7 +160,7 @@ import torch
 from torch import nn
 from aoti_build._torch.checking.reference import Subject, _other_weights, make_golden
 from aoti_build._torch.program.inputs import from_shapes
-from aoti_build.spec.project import Model, Source, TensorInput
+from aoti_build.models_file.project import Model, Source, TensorInput
 
 width = 2048
 layers = [nn.Linear(width, width, bias=False) for _ in range(24)]

@@ -19,7 +19,7 @@ from aoti_build._torch.checking.reference import Subject, make_golden  # noqa: E
 from aoti_build._torch.program.inputs import from_shapes  # noqa: E402
 from aoti_build._torch.program.precision import computed_in  # noqa: E402
 from aoti_build._torch.program.writes import Writes, functional_form  # noqa: E402
-from aoti_build.spec.project import Baseline, Model, Source, TensorInput  # noqa: E402
+from aoti_build.models_file.project import Baseline, Model, Source, TensorInput  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 NONE: dict[str, Any] = {"atol": None, "rtol": None, "outputs": {}}

@@ -16,7 +16,7 @@ from aoti_build._torch.data import image
 from aoti_build._torch.data.read import READERS, read
 from aoti_build._torch.program.weights import load_weights
 from aoti_build.errors import AotiBuildError, ArtifactError, UsageError
-from aoti_build.spec.project import Weights
+from aoti_build.models_file.project import Weights
 
 SIGNATURE = {"inputs": [{"name": "x", "dtype": "float32", "shape": [1]}]}
 KINDS = [os.mkfifo, os.mkdir]

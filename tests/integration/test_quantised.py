@@ -26,9 +26,9 @@ from aoti_build._torch.program.quantised import is_quantised, taken_apart  # noq
 from aoti_build._torch.program.weights import load_weights  # noqa: E402
 from aoti_build._torch.program.writes import Writes, functional_form  # noqa: E402
 from aoti_build.errors import UsageError  # noqa: E402
+from aoti_build.models_file.project import Model, Source, TensorInput  # noqa: E402
+from aoti_build.models_file.project import Weights as WeightsSpec  # noqa: E402
 from aoti_build.runtime.weights import Weights  # noqa: E402
-from aoti_build.spec.project import Model, Source, TensorInput  # noqa: E402
-from aoti_build.spec.project import Weights as WeightsSpec  # noqa: E402
 
 # torch and torchao warn of each other; in a worker nobody sees it.
 pytestmark = pytest.mark.filterwarnings("ignore")

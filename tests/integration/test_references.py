@@ -22,7 +22,7 @@ from aoti_build._torch.program.inputs import Call, from_shapes  # noqa: E402
 from aoti_build._torch.program.method import with_method  # noqa: E402
 from aoti_build._torch.program.writes import STATE_CALLS, Writes, functional_form, input_tensors, writes_of  # noqa: E402
 from aoti_build.errors import BuildError  # noqa: E402
-from aoti_build.spec.project import Dim, Model, Source, TensorInput  # noqa: E402
+from aoti_build.models_file.project import Dim, Model, Source, TensorInput  # noqa: E402
 
 # torch 2.11 warns of itself in an export; in a worker nobody sees it.
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")

@@ -17,9 +17,9 @@ from aoti_build._torch.program.export import export  # noqa: E402
 from aoti_build._torch.program.inputs import Call  # noqa: E402
 from aoti_build._torch.program.refusals import refuse_scripted  # noqa: E402
 from aoti_build._torch.program.writes import Writes  # noqa: E402
+from aoti_build.common.sizes import parse  # noqa: E402
 from aoti_build.errors import BuildError, UsageError  # noqa: E402
-from aoti_build.sizes import parse  # noqa: E402
-from aoti_build.spec.project import Dim  # noqa: E402
+from aoti_build.models_file.project import Dim  # noqa: E402
 
 BATCH = (Dim("batch", min=2, max=16, example=5),)
 

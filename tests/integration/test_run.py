@@ -23,10 +23,10 @@ from aoti_build._torch.data import read as reading
 from aoti_build._torch.data.image import pictures, top_classes
 from aoti_build._torch.data.read import READERS, read
 from aoti_build._torch.jobs.run import WRITERS, save, summary
+from aoti_build.commands.run import OUTPUT_SUFFIXES, TENSOR_SUFFIXES
 from aoti_build.errors import UsageError
-from aoti_build.spec.presence import source_is_here
-from aoti_build.spec.project import Image, Model, Source, Weights
-from aoti_build.verbs.run import OUTPUT_SUFFIXES, TENSOR_SUFFIXES
+from aoti_build.models_file.presence import source_is_here
+from aoti_build.models_file.project import Image, Model, Source, Weights
 
 NET = """
 from torch import nn

@@ -20,7 +20,7 @@ from projects import write_single
 from torch import nn
 
 import aoti_build
-from aoti_build.digests import digest_json
+from aoti_build.common.digests import digest_json
 from aoti_build.errors import AotiBuildError, ArtifactError, ClosedError, InputError
 from aoti_build.runtime.model import LoadedModel, _Gate
 
@@ -314,7 +314,7 @@ def hook(event, args):
         started.append(str(args[0]))
 sys.addaudithook(hook)
 import aoti_build
-from aoti_build.digests import digest_json
+from aoti_build.common.digests import digest_json
 from aoti_build.errors import AotiBuildError
 try:
     model = aoti_build.load("linear", **json.loads(sys.argv[1]))
@@ -349,7 +349,7 @@ def _flip_a_byte(directory: Path) -> None:
 
 
 def _edit_manifest(directory: Path, field: str, value: Any) -> None:
-    from aoti_build.digests import digest_json
+    from aoti_build.common.digests import digest_json
 
     document = json.loads((directory / "manifest.json").read_text())
     document["requires"][field] = value
@@ -409,7 +409,7 @@ def test_processes_share_what_was_unpacked(
 
 def test_a_package_that_torch_cannot_load_is_an_error_of_ours(built: Path) -> None:
     """What passes every check and is still no package: the manifest was made for it."""
-    from aoti_build.digests import digest_bytes, digest_json
+    from aoti_build.common.digests import digest_bytes, digest_json
 
     directory = built / "artifacts/linear/cpu"
     (directory / "model.pt2").write_bytes(b"not a zip")

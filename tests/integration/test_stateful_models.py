@@ -21,8 +21,8 @@ from aoti_build._torch.jobs import check
 from aoti_build._torch.jobs.deep import _compiled_prefix
 from aoti_build._torch.program.inputs import Call
 from aoti_build._torch.program.writes import functional_form, writes_of
-from aoti_build.spec.project import Model, Source, Target
-from aoti_build.spec.records import target_to_json
+from aoti_build.models_file.project import Model, Source, Target
+from aoti_build.models_file.records import target_to_json
 
 NETS = """
     import torch

@@ -29,10 +29,10 @@ from aoti_build._torch.program.export import export, signature
 from aoti_build._torch.program.inputs import Call, from_shapes
 from aoti_build._torch.program.method import with_method
 from aoti_build._torch.program.structure import foreign_types, leaf_names, plain, with_plain_outputs
+from aoti_build.common.sizes import parse
 from aoti_build.errors import ArtifactError, BuildError
+from aoti_build.models_file.project import ConstantInput, Dim, TensorInput
 from aoti_build.runtime.imports import import_registered
-from aoti_build.sizes import parse
-from aoti_build.spec.project import ConstantInput, Dim, TensorInput
 
 
 @dataclasses.dataclass

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from aoti_build.kernels import KERNELS_VARIABLE
+from aoti_build.store.kernels import KERNELS_VARIABLE
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
 

@@ -9,7 +9,7 @@ import pytest
 from conftest import run_inv
 from projects import flip_a_bit
 
-from aoti_build.digests import digest_file, digest_json
+from aoti_build.common.digests import digest_file, digest_json
 
 
 def test_all_artifacts_pass(built: Path) -> None:

@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
-from aoti_build import distributions
-from aoti_build.fingerprint import variable_parts
-from aoti_build.stat_cache import StatCache
+from aoti_build.artifact.fingerprint import variable_parts
+from aoti_build.common.stat_cache import StatCache
+from aoti_build.host import distributions
 
 EDITED = "was edited while this target was built"
 

@@ -15,7 +15,7 @@ from torch import nn  # noqa: E402
 
 from aoti_build._torch.program.weights import load_weights  # noqa: E402
 from aoti_build.errors import UsageError  # noqa: E402
-from aoti_build.spec.project import Weights  # noqa: E402
+from aoti_build.models_file.project import Weights  # noqa: E402
 
 State = Mapping[str, Any]
 

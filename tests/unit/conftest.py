@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from small_projects import REAL_PYTHON, FakeWorker, publish_fake, replace_worker, write_project
 
-import aoti_build.spec.resolve
-from aoti_build.layout import artifact_directory
-from aoti_build.spec import Project
+import aoti_build.models_file.resolve
+from aoti_build.artifact.paths import artifact_directory
+from aoti_build.models_file import Project
 from aoti_build.work.worker import allow_starts
 
 
@@ -37,7 +37,7 @@ def _no_real_worker() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _no_compiler_calls(monkeypatch: pytest.MonkeyPatch) -> None:
     """A build with a pretended worker needs no compiler, so the checks of one find nothing wrong."""
-    monkeypatch.setattr("aoti_build.checks.gate.quick_checks", lambda *_, **__: [])
+    monkeypatch.setattr("aoti_build.work.preflight.quick_checks", lambda *_, **__: [])
 
 
 @pytest.fixture(autouse=True)
@@ -75,11 +75,11 @@ def fake_worker(monkeypatch: pytest.MonkeyPatch) -> FakeWorker:
 def parses(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The files that were really parsed."""
     found: list[Path] = []
-    real = aoti_build.spec.resolve.parse
+    real = aoti_build.models_file.resolve.parse
 
     def counting(content: bytes, file: Path) -> Project:
         found.append(file)
         return real(content, file)
 
-    monkeypatch.setattr(aoti_build.spec.resolve, "parse", counting)
+    monkeypatch.setattr(aoti_build.models_file.resolve, "parse", counting)
     return found

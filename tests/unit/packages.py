@@ -12,10 +12,10 @@ from typing import Any
 
 from small_projects import publish_fake
 
-from aoti_build.digests import digest_bytes, digest_file
-from aoti_build.layout import artifact_directory
-from aoti_build.manifest import GOLDEN, MODEL, FileRecord, Manifest
-from aoti_build.spec import Project, Target
+from aoti_build.artifact.manifest import GOLDEN, MODEL, FileRecord, Manifest
+from aoti_build.artifact.paths import artifact_directory
+from aoti_build.common.digests import digest_bytes, digest_file
+from aoti_build.models_file import Project, Target
 
 X86_64, AARCH64, CUDA = 62, 183, 190
 ROOT = "model"

@@ -14,15 +14,15 @@ from typing import Any
 
 import pytest
 
-from aoti_build import distributions, host
-from aoti_build.digests import digest_bytes, digest_file, digest_json
-from aoti_build.layout import artifact_directory, store_root
-from aoti_build.manifest import GOLDEN, MODEL, FileRecord, Manifest
-from aoti_build.plan import Step, current_parts, tolerance
-from aoti_build.spec import Project, Target, load_project
-from aoti_build.stat_cache import StatCache
-from aoti_build.store import Store
-from aoti_build.verbs import build as build_verb
+from aoti_build.artifact.manifest import GOLDEN, MODEL, FileRecord, Manifest
+from aoti_build.artifact.paths import artifact_directory, store_root
+from aoti_build.commands import build as build_verb
+from aoti_build.common.digests import digest_bytes, digest_file, digest_json
+from aoti_build.common.stat_cache import StatCache
+from aoti_build.host import compatibility, distributions
+from aoti_build.models_file import Project, Target, load_project
+from aoti_build.planning.plan import Step, current_parts, tolerance
+from aoti_build.store.local import Store
 
 REAL_PYTHON = sys.executable
 REPOSITORY = Path(__file__).parents[2]
@@ -131,7 +131,7 @@ def publish_fake(project: Project, target: Target | None = None, **changes: Any)
         "weights": {"apart": False, "why": "a fake"},
         "source": current_parts(project, target, recorded, digests_of(project)).parts,
         "files": {name: _record(directory / name) for name in (MODEL, GOLDEN)},
-        "requires": host.requirements(target),
+        "requires": compatibility.requirements(target),
         "signature": SIGNATURE,
         "check": {"passed": True, "tolerance": tolerance(target), "cases": [PASSED_CASE]},
         "seconds": {"total": 1.5},

@@ -16,8 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from packages import AARCH64, BLOB, FOLDER, LIBRARY, METADATA, ROOT, WRAPPER, elf, members, write
 
-from aoti_build.archive.contents import contents
-from aoti_build.archive.package import open_archive
+from aoti_build.artifact.pt2.contents import contents
+from aoti_build.artifact.pt2.package import open_archive
 from aoti_build.errors import ArtifactError
 
 quick = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -155,7 +155,7 @@ def test_a_zip_bomb_is_refused(tmp_path: Path) -> None:
 def test_many_harmless_sizes_that_are_a_bomb_together_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aoti_build.archive.directory._LARGEST_INFLATED", 4 << 20)
+    monkeypatch.setattr("aoti_build.artifact.pt2.directory._LARGEST_INFLATED", 4 << 20)
     files = {**members(), **{f"{FOLDER}{number}": bytes(1 << 20) for number in range(5)}}
     assert "a zip bomb" in refused(write(tmp_path / "model.pt2", files, method=zipfile.ZIP_DEFLATED))
 

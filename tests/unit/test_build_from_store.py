@@ -26,15 +26,15 @@ from small_projects import (
     write_project,
 )
 
-from aoti_build import store as stores
+from aoti_build.artifact.manifest import GOLDEN, MODEL, Manifest, read_manifest
+from aoti_build.artifact.paths import artifact_directory
+from aoti_build.commands.build import BuildReport, build
+from aoti_build.commands.clean import clean
+from aoti_build.commands.why import why
 from aoti_build.errors import BuildError
-from aoti_build.layout import artifact_directory
-from aoti_build.manifest import GOLDEN, MODEL, Manifest, read_manifest
-from aoti_build.spec import Project
-from aoti_build.store import Store
-from aoti_build.verbs.build import BuildReport, build
-from aoti_build.verbs.clean import clean
-from aoti_build.verbs.why import why
+from aoti_build.models_file import Project
+from aoti_build.store import local as stores
+from aoti_build.store.local import Store
 
 APART = {"apart": True, "alignment": 64}
 WITH_WEIGHTS = ONE_MODEL + "    weights: weights.safetensors\n"

@@ -18,14 +18,14 @@ from small_projects import (
     write_project,
 )
 
-from aoti_build import toolchain
+from aoti_build.artifact.manifest import GOLDEN, LOG, MODEL, Manifest, read_manifest
+from aoti_build.artifact.paths import artifact_directory
+from aoti_build.commands.build import BuildReport, build, plan
+from aoti_build.common.files import write_json
 from aoti_build.errors import ArtifactError, BuildError, Interrupted, ToolchainError, UsageError
-from aoti_build.files import write_json
-from aoti_build.index import Published
-from aoti_build.layout import artifact_directory
-from aoti_build.manifest import GOLDEN, LOG, MODEL, Manifest, read_manifest
-from aoti_build.spec import Project
-from aoti_build.verbs.build import BuildReport, build, plan
+from aoti_build.host import toolchain
+from aoti_build.models_file import Project
+from aoti_build.planning.index import Published
 from aoti_build.work.worker import WorkerCrash
 
 FAILED_CHECK = {"passed": False, "cases": [FAILED_CASE]}

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from aoti_build.checks import compiler
-from aoti_build.checks.compiler import check_compiler, check_openssl, other_compiler
-from aoti_build.checks.finding import FAIL, OK, WARN
-from aoti_build.checks.inductor import cpp_standard
+from aoti_build.host.checks import compiler
+from aoti_build.host.checks.compiler import check_compiler, check_openssl, other_compiler
+from aoti_build.host.checks.finding import FAIL, OK, WARN
+from aoti_build.host.checks.inductor import cpp_standard
 
 GOOD = shutil.which("g++") or "g++"
 # As some distributed compilers do by themselves: what is linked into a shared library is theirs.

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from aoti_build import toolchain
-from aoti_build.checks import cuda
-from aoti_build.checks.cuda import Gpu, check_cuda, check_headers, free_memory, gpu_of
-from aoti_build.checks.finding import FAIL, OK, UNAVAILABLE, WARN, Finding
+from aoti_build.host import toolchain
+from aoti_build.host.checks import cuda
+from aoti_build.host.checks.cuda import Gpu, check_cuda, check_headers, free_memory, gpu_of
+from aoti_build.host.checks.finding import FAIL, OK, UNAVAILABLE, WARN, Finding
 
 HOPPER = Gpu((9, 0), (13, 0))
 

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from aoti_build import resources
-from aoti_build.checks import places
-from aoti_build.checks.finding import FAIL, OK, WARN, Finding
+from aoti_build.common import resources
+from aoti_build.host.checks import directories
+from aoti_build.host.checks.finding import FAIL, OK, WARN, Finding
 
 _GIB = 1 << 30
 
@@ -44,7 +44,7 @@ def refusing(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_places_that_are_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AOTI_BUILD_CACHE", str(tmp_path / "cache"))
     artifacts = tmp_path / "project" / "artifacts"
-    found = places.check_places(artifacts, artifacts / ".store")
+    found = directories.check_places(artifacts, artifacts / ".store")
     assert [finding.check for finding in found] == [
         "temp directory", "compile directory", "unpack directory", "artifacts", "store", "file locks",
     ]  # fmt: skip
@@ -54,17 +54,17 @@ def test_places_that_are_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_outside_a_project_there_is_less_to_check() -> None:
-    names = {finding.check for finding in places.check_places(None, None)}
+    names = {finding.check for finding in directories.check_places(None, None)}
     assert names == {"temp directory", "compile directory", "unpack directory", "file locks"}
 
 
 def test_a_temporary_directory_mounted_noexec(tmp_path: Path, disk: Callable[..., None]) -> None:
     disk(flags=os.ST_NOEXEC)
-    finding = places.check_temporary()
+    finding = directories.check_temporary()
     assert (finding.outcome, finding.stops) == (FAIL, True)
     assert "noexec" in finding.said
     assert "TMPDIR" in (finding.fix or "")
-    assert places.check_cache(tmp_path).outcome == WARN
+    assert directories.check_cache(tmp_path).outcome == WARN
 
 
 @pytest.mark.parametrize(
@@ -88,10 +88,10 @@ def test_space_and_inodes(
     disk(**numbers)
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     checks: tuple[Callable[[Path], Finding], ...] = (
-        lambda _: places.check_temporary(),
-        places.check_cache,
-        places.check_artifacts,
-        places.check_store,
+        lambda _: directories.check_temporary(),
+        directories.check_cache,
+        directories.check_artifacts,
+        directories.check_store,
     )
     for check in checks:
         finding = check(tmp_path)
@@ -102,12 +102,12 @@ def test_space_and_inodes(
 
 @pytest.mark.usefixtures("refusing")
 def test_places_that_cannot_be_written_to(tmp_path: Path) -> None:
-    checks: tuple[Callable[[Path], Finding], ...] = (places.check_cache, places.check_artifacts)
-    for check in (lambda _: places.check_temporary(), *checks):
+    checks: tuple[Callable[[Path], Finding], ...] = (directories.check_cache, directories.check_artifacts)
+    for check in (lambda _: directories.check_temporary(), *checks):
         finding = check(tmp_path)
         assert (finding.outcome, "cannot be written to" in finding.said) == (FAIL, True)
         assert "Read-only" in (finding.cause or "")
-    assert places.check_store(tmp_path).outcome == WARN, "a store is then only read"
+    assert directories.check_store(tmp_path).outcome == WARN, "a store is then only read"
 
 
 @pytest.mark.parametrize(("number", "fix"), [(errno.ENOSPC, "make space"), (errno.EACCES, "change its owner")])
@@ -118,12 +118,12 @@ def test_what_to_do_about_artifacts_that_cannot_be_written_to(
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(tempfile, "mkdtemp", refuse)
-    assert fix in (places.check_artifacts(tmp_path).fix or "")
+    assert fix in (directories.check_artifacts(tmp_path).fix or "")
 
 
 def test_a_temporary_directory_that_python_passes_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path / "absent"))
-    first = places.check_places(None, None)[0]
+    first = directories.check_places(None, None)[0]
     assert (first.check, first.outcome) == ("temp directory", FAIL)
 
 
@@ -133,7 +133,7 @@ def test_no_temporary_directory_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(tempfile, "gettempdir", none)
     monkeypatch.delenv("TMPDIR", raising=False)
-    finding = places.check_places(None, None)[0]
+    finding = directories.check_places(None, None)[0]
     assert (finding.outcome, finding.stops) == (FAIL, True)
     assert "No usable" in finding.said
 
@@ -148,7 +148,7 @@ def test_a_directory_that_others_can_change_is_named(
     (tmp_path / "open").mkdir()
     (tmp_path / "open").chmod(0o777)
     monkeypatch.setenv(variable, str(tmp_path / "open" / "cache"))
-    (finding,) = (one for one in places.check_places(None, None) if one.check == name)
+    (finding,) = (one for one in directories.check_places(None, None) if one.check == name)
     assert (finding.outcome, finding.stops) == (FAIL, stops)
     assert f"{tmp_path / 'open'} can be written to by others" in (finding.cause or "")
     assert f"chmod go-w {tmp_path / 'open'}" in (finding.fix or "")
@@ -158,11 +158,11 @@ def test_a_directory_that_others_can_change_is_named(
 
 def test_code_that_everybody_can_change_is_a_doubt(tmp_path: Path) -> None:
     tmp_path.chmod(0o777)
-    for check in (places.check_artifacts, places.check_store):
+    for check in (directories.check_artifacts, directories.check_store):
         finding = check(tmp_path)
         assert (finding.outcome, finding.fix) == (WARN, f"chmod o-w {tmp_path}")
     tmp_path.chmod(0o775)
-    assert places.check_artifacts(tmp_path).outcome != FAIL
+    assert directories.check_artifacts(tmp_path).outcome != FAIL
     tmp_path.chmod(0o700)
 
 
@@ -172,9 +172,12 @@ def test_a_load_does_without_an_unfit_directory_that_nobody_named(
     monkeypatch.delenv("AOTI_BUILD_RUNTIME_CACHE", raising=False)
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    assert (places.check_runtime().outcome, "each process unpacks" in places.check_runtime().said) == (WARN, True)
+    assert (directories.check_runtime().outcome, "each process unpacks" in directories.check_runtime().said) == (
+        WARN,
+        True,
+    )
     monkeypatch.setenv("AOTI_BUILD_RUNTIME_CACHE", "off")
-    assert places.check_runtime().outcome == OK
+    assert directories.check_runtime().outcome == OK
 
 
 def test_artifacts_on_several_file_systems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,14 +191,14 @@ def test_artifacts_on_several_file_systems(tmp_path: Path, monkeypatch: pytest.M
         return SimpleNamespace(st_dev=-1, st_mode=status.st_mode) if path.name == elsewhere else status
 
     monkeypatch.setattr(Path, "stat", stat)
-    assert places.check_artifacts(tmp_path).outcome == OK, "the store may lie anywhere"
+    assert directories.check_artifacts(tmp_path).outcome == OK, "the store may lie anywhere"
     elsewhere = "small"
-    finding = places.check_artifacts(tmp_path)
+    finding = directories.check_artifacts(tmp_path)
     assert (finding.outcome, f"{tmp_path / 'small'} is on another file system" in finding.said) == (FAIL, True)
 
 
 def test_locks_hold(tmp_path: Path) -> None:
-    assert places.check_locks([tmp_path, tmp_path / "absent"]).outcome == OK
+    assert directories.check_locks([tmp_path, tmp_path / "absent"]).outcome == OK
     assert list(tmp_path.iterdir()) == []
 
 
@@ -205,25 +208,25 @@ def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyP
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    finding = places.check_locks([tmp_path])
+    finding = directories.check_locks([tmp_path])
     assert (finding.outcome, finding.stops) == (outcome, outcome == FAIL)
 
 
 def test_locks_that_another_process_does_not_see(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on NFS mounted with nolock: each host keeps its own. Here the lock is never taken."""
     monkeypatch.setattr(fcntl, "flock", lambda *_: None)
-    finding = places.check_locks([tmp_path])
+    finding = directories.check_locks([tmp_path])
     assert (finding.outcome, "does not keep another process out" in finding.said) == (WARN, True)
 
 
 @pytest.mark.parametrize(("available", "outcome"), [(_GIB // 2, FAIL), (2 * _GIB, WARN), (8 * _GIB, OK)])
 def test_memory(monkeypatch: pytest.MonkeyPatch, available: int, outcome: str) -> None:
     monkeypatch.setattr(resources, "available_memory", lambda: available)
-    finding = places.check_memory()
+    finding = directories.check_memory()
     assert (finding.outcome, finding.stops) == (outcome, False)
 
 
 def test_processors_are_those_that_may_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
     monkeypatch.setattr(os, "cpu_count", lambda: 16)
-    assert "2 of 16 CPUs" in places.check_processors().said
+    assert "2 of 16 CPUs" in directories.check_processors().said

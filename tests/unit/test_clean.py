@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from small_projects import TWO_MODELS, FakeWorker, action_of, contents, publish_fake, write_project
 
-from aoti_build.manifest import GOLDEN, MODEL
-from aoti_build.spec import Project, load_project
-from aoti_build.verbs.build import build
-from aoti_build.verbs.clean import clean
-from aoti_build.verbs.status import status
+from aoti_build.artifact.manifest import GOLDEN, MODEL
+from aoti_build.commands.build import build
+from aoti_build.commands.clean import clean
+from aoti_build.commands.status import status
+from aoti_build.models_file import Project, load_project
 
 ORPHAN = "gone/cpu"
 

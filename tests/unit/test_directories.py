@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from aoti_build import directories, layout
+from aoti_build.artifact import paths
+from aoti_build.common import directories
 from aoti_build.errors import UNFIT_TOOLCHAIN, DirectoryError
 from aoti_build.work.worker import _own_variables
 
@@ -48,8 +49,8 @@ def mode(path: Path) -> int:
 @pytest.mark.parametrize("mask", [0o000, 0o002, 0o022, 0o077, 0o777], ids=oct)
 def test_what_is_made_is_accepted_whatever_the_umask_is(home: Path, umask: Callable[[int], None], mask: int) -> None:
     umask(mask)
-    made = [directories.build_cache(), directories.runtime_cache(), directories.log_directory(), layout.runner_cache()]
-    again = [directories.build_cache(), directories.runtime_cache(), directories.log_directory(), layout.runner_cache()]
+    made = [directories.build_cache(), directories.runtime_cache(), directories.log_directory(), paths.runner_cache()]
+    again = [directories.build_cache(), directories.runtime_cache(), directories.log_directory(), paths.runner_cache()]
     assert made == again
     for path in made:
         assert mode(path) == 0o700
@@ -67,7 +68,7 @@ def test_where_they_lie(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert directories.log_directory() == tmp_path / "s" / "aoti_build" / "logs"
     monkeypatch.setenv(directories.BUILD_VARIABLE, str(tmp_path / "own"))
     assert directories.build_cache() == tmp_path / "own" / "build"
-    assert layout.runner_cache() == tmp_path / "own" / "build" / "runner"
+    assert paths.runner_cache() == tmp_path / "own" / "build" / "runner"
 
 
 @pytest.mark.parametrize("above", ["", "deeper"])
@@ -194,10 +195,10 @@ def test_logs_go_to_a_fresh_directory_where_there_is_no_other(
     monkeypatch.setenv("HOME", "")
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     system_temporary.chmod(0o777)
-    layout._fresh_logs.cache_clear()
-    found = layout.outside_logs()
-    assert (found.parent, mode(found), layout.outside_logs()) == (tmp_path, 0o700, found)
-    layout._fresh_logs.cache_clear()
+    paths._fresh_logs.cache_clear()
+    found = paths.outside_logs()
+    assert (found.parent, mode(found), paths.outside_logs()) == (tmp_path, 0o700, found)
+    paths._fresh_logs.cache_clear()
 
 
 @pytest.mark.parametrize("variable", ["AOTI_BUILD_CACHE", "AOTI_BUILD_STORE"])

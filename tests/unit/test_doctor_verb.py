@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from small_projects import FakeWorker, inv
 
-from aoti_build.checks.finding import FAIL, OK, SKIPPED, UNAVAILABLE, Finding
+from aoti_build.commands import doctor as verb
+from aoti_build.commands.doctor import DoctorReport, doctor, explain
 from aoti_build.errors import AotiBuildError, BuildError, Interrupted
+from aoti_build.host.checks.finding import FAIL, OK, SKIPPED, UNAVAILABLE, Finding
 from aoti_build.report.text import doctor_lines
-from aoti_build.verbs import doctor as verb
-from aoti_build.verbs.doctor import DoctorReport, doctor, explain
 from aoti_build.work.worker import WorkerCrash
 
 ABSENT = Finding("device", UNAVAILABLE, "there is no driver", "cuda")

@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from packages import AARCH64, CUDA, X86_64, cubin, elf
 
-from aoti_build.archive.elf import NotElf, Read, read_elf, read_gpu_binary, read_machine
+from aoti_build.common.elf import NotElf, Read, read_elf, read_gpu_binary, read_machine
 
 NOTE_13 = "Cuda compilation tools, release 13.3, V13.3.33\0Build cuda_13.3\0"
 

@@ -15,12 +15,12 @@ import pytest
 from packages import BLOB, here, members
 from small_projects import publish_fake
 
-from aoti_build.extents import SHAREABLE, Stretch, share_equal
-from aoti_build.files import copy_atomic
-from aoti_build.manifest import GOLDEN, MODEL, FileRecord
-from aoti_build.shared_weights import named_weights
-from aoti_build.spec import Project
-from aoti_build.store import Store
+from aoti_build.artifact.manifest import GOLDEN, MODEL, FileRecord
+from aoti_build.common.extents import SHAREABLE, Stretch, share_equal
+from aoti_build.common.files import copy_atomic
+from aoti_build.models_file import Project
+from aoti_build.store.local import Store
+from aoti_build.store.shared_weights import named_weights
 
 SIZE = 8 << 20
 

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from packages import fatbin
 
-from aoti_build.archive.elf import Read
-from aoti_build.archive.fatbin import NotFatbin, read_fatbin
+from aoti_build.artifact.pt2.fatbin import NotFatbin, read_fatbin
+from aoti_build.common.elf import Read
 
 
 def of(data: bytes) -> Read:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aoti_build import fields
+from aoti_build.common import fields
 
 
 @pytest.mark.parametrize(

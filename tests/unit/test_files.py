@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_projects import REAL_PYTHON, contents
 
-from aoti_build.files import lock, publish_directory, recover_directory, staging, write_atomic, write_json
+from aoti_build.common.files import lock, publish_directory, recover_directory, staging, write_atomic, write_json
 
 OLD, NEW = {"model.pt2": b"old", "only-old": b"x"}, {"model.pt2": b"new", "manifest.json": b"{}"}
 
@@ -259,7 +259,7 @@ def killed_before_second_rename(staged: Path, final: Path) -> None:
     script = f"""
 import ctypes, os, signal
 from pathlib import Path
-from aoti_build.files import publish_directory
+from aoti_build.common.files import publish_directory
 def no_library(*args, **kwargs):
     raise OSError
 def rename(one, other, rename=os.rename, calls=[]):
@@ -279,7 +279,7 @@ def hold_in_other_process(path: Path) -> subprocess.Popen[str]:
     script = f"""
 import sys
 from pathlib import Path
-from aoti_build.files import lock
+from aoti_build.common.files import lock
 with lock(Path({str(path)!r})):
     print("held", flush=True)
     sys.stdin.read()

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from aoti_build.fingerprint import REASONS, Fingerprint, Reason, spec_parts
-from aoti_build.spec import Dim, Model, Source, Target, TensorInput
-from aoti_build.spec.project import Weights
+from aoti_build.artifact.fingerprint import REASONS, Fingerprint, Reason, spec_parts
+from aoti_build.models_file import Dim, Model, Source, Target, TensorInput
+from aoti_build.models_file.project import Weights
 
 VALUES = st.text(max_size=6) | st.integers(-9, 9) | st.lists(st.integers(2, 9), max_size=3)
 ALIKE = st.sampled_from(

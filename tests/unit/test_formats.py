@@ -21,33 +21,34 @@ from referencing import Registry, Resource
 from small_projects import RAN, REPOSITORY, TWO_MODELS, publish_fake, write_project
 
 import aoti_build
-from aoti_build import directories, host
-from aoti_build.checks.finding import Finding
-from aoti_build.checks.gate import require_fit_toolchain
+from aoti_build.artifact.fingerprint import Reason
+from aoti_build.artifact.manifest import GOLDEN, MODEL, VERIFY, FileRecord, Manifest
+from aoti_build.artifact.paths import artifact_directory, index_path, passed_checks_path, project_cache_path, store_root
+from aoti_build.commands.build import BuildReport, PlanReport, plan
+from aoti_build.commands.clean import CleanReport
+from aoti_build.commands.doctor import DoctorReport
+from aoti_build.commands.gc import gc
+from aoti_build.commands.inspect import InspectReport, inspect, inspect_file
+from aoti_build.commands.inspect_diff import diff
+from aoti_build.commands.run import Run, RunReport, TargetRuns
+from aoti_build.commands.status import StatusReport
+from aoti_build.commands.verify import Verdict, VerifyReport, verify
+from aoti_build.commands.why import why
+from aoti_build.common import directories
+from aoti_build.common.stat_cache import StatCache
 from aoti_build.errors import ArtifactError, BuildError, Problem, SpecError, VerificationError
-from aoti_build.fingerprint import Reason
-from aoti_build.index import Published
-from aoti_build.kernels import KernelCache
-from aoti_build.layout import artifact_directory, index_path, passed_checks_path, project_cache_path, store_root
-from aoti_build.manifest import GOLDEN, MODEL, VERIFY, FileRecord, Manifest
-from aoti_build.outcome import Outcome
-from aoti_build.plan import UNAVAILABLE, Plan, Step
+from aoti_build.host import compatibility
+from aoti_build.host.checks.finding import Finding
+from aoti_build.models_file import Project, load_project
+from aoti_build.planning.index import Published
+from aoti_build.planning.plan import UNAVAILABLE, Plan, Step
 from aoti_build.runtime import private
 from aoti_build.runtime.package import admit
-from aoti_build.spec import Project, load_project
-from aoti_build.stat_cache import StatCache
-from aoti_build.store import Store
+from aoti_build.store.kernels import KernelCache
+from aoti_build.store.local import Store
 from aoti_build.tasks import ns
-from aoti_build.verbs.build import BuildReport, PlanReport, plan
-from aoti_build.verbs.clean import CleanReport
-from aoti_build.verbs.doctor import DoctorReport
-from aoti_build.verbs.gc import gc
-from aoti_build.verbs.inspect import InspectReport, inspect, inspect_file
-from aoti_build.verbs.inspect_diff import diff
-from aoti_build.verbs.run import Run, RunReport, TargetRuns
-from aoti_build.verbs.status import StatusReport
-from aoti_build.verbs.verify import Verdict, VerifyReport, verify
-from aoti_build.verbs.why import why
+from aoti_build.work.outcome import Outcome
+from aoti_build.work.preflight import require_fit_toolchain
 
 PACKAGE = Path(aoti_build.__file__).parent
 FORMATS = (REPOSITORY / "docs" / "formats.md").read_text()
@@ -471,7 +472,7 @@ def _unpacked(tmp_path: Path) -> Document:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(private.VARIABLE, str(tmp_path / "unpacked"))
         patch.setattr(directories, "code_fault", lambda path: "")
-        patch.setattr(host, "torch_version", lambda: "2.14.1")
+        patch.setattr(compatibility, "torch_version", lambda: "2.14.1")
         admitted = admit(*publish_zip(write_project(tmp_path / "packaged"), OPAQUE))
     document: Document = json.loads((Path(admitted.path).parent / "unpacked.json").read_text())
     return document
@@ -557,8 +558,8 @@ def _passed_checks(project: Project) -> Document:
 def _verdict_on_disk(project: Project) -> Document:
     """verify.json as `verify` writes it, with figures of ours in a worker's place."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("aoti_build.verbs.verify.check_package", _no_check)
-        patch.setattr("aoti_build.verbs.verify._Verifier._refusals", lambda *_: list(REFUSALS))
+        patch.setattr("aoti_build.commands.verify.check_package", _no_check)
+        patch.setattr("aoti_build.commands.verify._Verifier._refusals", lambda *_: list(REFUSALS))
         verify(project, project.targets[:1])
     document: Document = json.loads((artifact_directory(project, project.targets[0]) / VERIFY).read_text())
     return document

@@ -28,24 +28,24 @@ from fuzzing import mutated_bytes, mutated_json, mutated_package, mutated_text
 from packages import members, publish_package, write
 from small_projects import contents, publish_fake, sealed, store_of, write_project
 
-from aoti_build.checks import gate
+from aoti_build.artifact.manifest import MANIFEST, MODEL, Manifest, read_manifest
+from aoti_build.artifact.paths import artifact_directory, index_path, passed_checks_path, stat_cache_path, store_root
+from aoti_build.commands.build import plan
+from aoti_build.commands.clean import clean
+from aoti_build.commands.gc import gc
+from aoti_build.commands.inspect import InspectReport, inspect, inspect_file
+from aoti_build.commands.inspect_diff import diff
+from aoti_build.commands.status import status
+from aoti_build.commands.why import why
 from aoti_build.errors import AotiBuildError
-from aoti_build.kernels import KernelCache
-from aoti_build.layout import artifact_directory, index_path, passed_checks_path, stat_cache_path, store_root
-from aoti_build.manifest import MANIFEST, MODEL, Manifest, read_manifest
+from aoti_build.models_file import Project, load_project
 from aoti_build.report.inspect_text import diff_lines, inspect_lines
 from aoti_build.report.text import clean_lines, gc_lines, plan_lines, status_lines, why_lines
 from aoti_build.runtime.choose import explain
 from aoti_build.runtime.package import admit
-from aoti_build.spec import Project, load_project
-from aoti_build.store import Store
-from aoti_build.verbs.build import plan
-from aoti_build.verbs.clean import clean
-from aoti_build.verbs.gc import gc
-from aoti_build.verbs.inspect import InspectReport, inspect, inspect_file
-from aoti_build.verbs.inspect_diff import diff
-from aoti_build.verbs.status import status
-from aoti_build.verbs.why import why
+from aoti_build.store.kernels import KernelCache
+from aoti_build.store.local import Store
+from aoti_build.work import preflight
 from aoti_build.work.opened import fit_artifact
 
 pytestmark = pytest.mark.slow
@@ -103,9 +103,9 @@ def _nothing_foreign_runs(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(os, "system", forbidden)
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # which is most of the time
     monkeypatch.setattr(ctypes.CDLL, "__init__", forbidden)
-    monkeypatch.setattr("aoti_build.toolchain.facts", lambda device: {"torch": "0"})
-    monkeypatch.setattr("aoti_build.toolchain.compute_capabilities", lambda: ())
-    monkeypatch.setattr("aoti_build.toolchain.packages_for_other_gpus", lambda: False)
+    monkeypatch.setattr("aoti_build.host.toolchain.facts", lambda device: {"torch": "0"})
+    monkeypatch.setattr("aoti_build.host.toolchain.compute_capabilities", lambda: ())
+    monkeypatch.setattr("aoti_build.host.toolchain.packages_for_other_gpus", lambda: False)
     monkeypatch.setenv("AOTI_BUILD_RUNTIME_CACHE", "off")
     yield
     assert not {name for name in {*sys.modules} - before if name.partition(".")[0] in ("model", "helper", "torch")}
@@ -228,7 +228,7 @@ def test_working_state(tmp_path: Path, counts: Counter[str], monkeypatch: pytest
     publish_fake(project, targets[0])
     load_project(project.file, cache)
     plan(project, targets[:2], quick=True)
-    gate._write(passed_checks_path(project.artifacts), ["a" * 64])
+    preflight._write(passed_checks_path(project.artifacts), ["a" * 64])
     tuning = KernelCache(store_root(project) / "v1/kernels/x")
     tuning.add_tuning("gpu", {"cache/aaaaaaaaaaaaaaaa": '{"a": {"b": 1.0}}'})
     tuning.add("KEY", {"a.cubin": b"code"})
@@ -252,7 +252,7 @@ def test_working_state(tmp_path: Path, counts: Counter[str], monkeypatch: pytest
                 assert artifact_directory(read, target).parent.parent == read.artifacts
             said(plan_lines(plan(read, read.targets[:2], quick=True)))
             said(clean_lines(clean(read, None, dry_run=True)))
-            assert all(len(key) == 64 for key in gate._read(passed_checks_path(project.artifacts)))
+            assert all(len(key) == 64 for key in preflight._read(passed_checks_path(project.artifacts)))
             assert all(isinstance(text, str) for text in tuning.tuning("gpu").values())
             tuning.add_tuning("gpu", {"cache/aaaaaaaaaaaaaaaa": '{"a": {"c": 1.0}}'})
             tuning.fetch("KEY")

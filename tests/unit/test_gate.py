@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 from small_projects import ONE_MODEL, TWO_MODELS, FakeWorker, edit, inv, write_project
 
-from aoti_build.checks import gate
-from aoti_build.checks.finding import FAIL, OK, WARN, Finding
+from aoti_build.artifact.paths import artifact_directory, passed_checks_path
+from aoti_build.commands.build import build
 from aoti_build.errors import Interrupted, ToolchainError
-from aoti_build.layout import artifact_directory, passed_checks_path
-from aoti_build.spec import Project
-from aoti_build.verbs.build import build
+from aoti_build.host.checks.finding import FAIL, OK, WARN, Finding
+from aoti_build.models_file import Project
+from aoti_build.work import preflight
 from aoti_build.work.worker import check_stopping
 
 BROKEN = Finding("compiler", FAIL, "it is broken", cause="it said so", fix="CXX=/usr/bin/g++", stops=True)
@@ -39,7 +39,7 @@ class Checks:
 @pytest.fixture
 def checks(monkeypatch: pytest.MonkeyPatch) -> Checks:
     made = Checks()
-    monkeypatch.setattr(gate, "quick_checks", made)
+    monkeypatch.setattr(preflight, "quick_checks", made)
     return made
 
 
@@ -88,7 +88,7 @@ def test_whatever_ends_the_checks_ends_the_workers(
             check_stopping()
             time.sleep(0.01)
 
-    monkeypatch.setattr(gate, "quick_checks", refuse)
+    monkeypatch.setattr(preflight, "quick_checks", refuse)
     fake_worker.during = export
     before = time.monotonic()
     with pytest.raises(OSError, match="no space left"):

@@ -22,15 +22,15 @@ from small_projects import (
     write_project,
 )
 
+from aoti_build.artifact.manifest import GOLDEN, MODEL, Manifest, read_manifest
+from aoti_build.artifact.paths import artifact_directory
+from aoti_build.commands.build import build
+from aoti_build.commands.gc import gc
+from aoti_build.commands.why import Explanation, why
 from aoti_build.errors import USAGE
-from aoti_build.layout import artifact_directory
-from aoti_build.manifest import GOLDEN, MODEL, Manifest, read_manifest
+from aoti_build.models_file import Project
 from aoti_build.report import text
-from aoti_build.spec import Project
-from aoti_build.store import Store
-from aoti_build.verbs.build import build
-from aoti_build.verbs.gc import gc
-from aoti_build.verbs.why import Explanation, why
+from aoti_build.store.local import Store
 
 
 @pytest.fixture

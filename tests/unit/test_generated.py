@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from packages import KERNEL_TEXT, WRAPPER_TEXT
 
-from aoti_build.archive.generated import Constant, Tensor, read_generated
+from aoti_build.artifact.pt2.generated import Constant, Tensor, read_generated
 
 
 def test_the_facts_in_a_wrapper() -> None:

@@ -10,20 +10,20 @@ import pytest
 from packages import CUDA, FOLDER, cubin, elf, fatbin, here, members, write
 from small_projects import CUDA_MODEL, FakeWorker, action_of, edit, plan_of, publish_fake, store_of, write_project
 
-from aoti_build import host, toolchain
-from aoti_build.archive.gpu_code import common_architectures
-from aoti_build.archive.package import open_archive
-from aoti_build.layout import artifact_directory
-from aoti_build.manifest import MODEL, Manifest, read_manifest
-from aoti_build.plan import floor_patches, toolchain_parts
+from aoti_build.artifact.manifest import MODEL, Manifest, read_manifest
+from aoti_build.artifact.paths import artifact_directory
+from aoti_build.artifact.pt2.gpu_code import common_architectures
+from aoti_build.artifact.pt2.package import open_archive
+from aoti_build.commands.build import BuildReport, build
+from aoti_build.commands.run import run
+from aoti_build.commands.verify import verify
+from aoti_build.host import compatibility, toolchain
+from aoti_build.models_file import Project, Target
+from aoti_build.planning.plan import floor_patches, toolchain_parts
 from aoti_build.report import text
 from aoti_build.runtime import explain
-from aoti_build.spec import Project, Target
-from aoti_build.verbs.build import BuildReport, build
-from aoti_build.verbs.run import run
-from aoti_build.verbs.verify import verify
+from aoti_build.work.context import Place
 from aoti_build.work.gpu import gpu_code_of
-from aoti_build.work.workshop import Place
 
 PORTABLE = {
     "cuda.arch": "80",
@@ -73,7 +73,7 @@ def test_what_inductor_is_asked_for(
 ) -> None:
     gpus[:] = [gpu]
     target = only(project_for(tmp_path, arch))
-    assert host.cannot_build(target) is None
+    assert compatibility.cannot_build(target) is None
     assert floor_patches(target) == patches
     assert ("fatbin" in toolchain_parts(target)["toolchain"]) is bool(patches)
     assert toolchain_parts(target)["toolchain"]["cuda.compute_capability"] == gpu
@@ -86,7 +86,7 @@ def test_without_the_means_the_own_arch_is_compiled_as_inductor_finds_it(
     gpus[:] = ["8.0"]
     torch_can(monkeypatch, can=can, tool=tool)
     target = only(project_for(tmp_path, "sm_80"))
-    assert (host.cannot_build(target), floor_patches(target)) == (None, {})
+    assert (compatibility.cannot_build(target), floor_patches(target)) == (None, {})
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_what_cannot_be_built_here_is_unavailable_and_fails_with_strict_only(
 def test_without_any_gpu_the_word_is_the_device(tmp_path: Path, gpus: list[str]) -> None:
     gpus.clear()
     target = only(project_for(tmp_path, "sm_80"))
-    assert host.cannot_build(target) == "cuda"
+    assert compatibility.cannot_build(target) == "cuda"
 
 
 def test_a_package_for_another_gpu_is_built_checked_and_recorded_by_what_it_holds(

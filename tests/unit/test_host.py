@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from small_projects import CUDA_MODEL, ONE_MODEL, write_project
 
-from aoti_build import host, toolchain
+from aoti_build.host import compatibility, toolchain
 
 BUILT_ON = ("avx", "avx2", "fma", "sse")
 
@@ -24,30 +24,30 @@ def _host(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def needs(tmp_path: Path) -> dict[str, Any]:
     """What a CPU artifact built on this host needs."""
-    return host.requirements(write_project(tmp_path, ONE_MODEL).targets[0])
+    return compatibility.requirements(write_project(tmp_path, ONE_MODEL).targets[0])
 
 
 def test_an_artifact_runs_where_it_was_built(needs: dict[str, Any]) -> None:
-    assert host.lacking(needs) == []
+    assert compatibility.lacking(needs) == []
     assert needs["cpu_features"] == list(BUILT_ON)
 
 
 def test_a_processor_that_can_more_is_fine(needs: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(toolchain, "cpu_features", lambda: (*BUILT_ON, "avx512f"))
-    assert host.lacking(needs) == []
+    assert compatibility.lacking(needs) == []
 
 
 def test_a_processor_that_can_less_is_not(needs: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(toolchain, "cpu_features", lambda: ("avx", "sse"))
-    assert host.lacking(needs) == ["this processor lacks avx2, fma"]
+    assert compatibility.lacking(needs) == ["this processor lacks avx2, fma"]
 
 
 def test_a_portable_floor_needs_that_floor_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    needs = host.requirements(write_project(tmp_path, ONE_MODEL + "    cpu: {isa: avx2}\n").targets[0])
+    needs = compatibility.requirements(write_project(tmp_path, ONE_MODEL + "    cpu: {isa: avx2}\n").targets[0])
     monkeypatch.setattr(toolchain, "cpu_features", lambda: tuple(toolchain.ISA_FEATURES["avx2"]))
-    assert host.lacking(needs) == []
+    assert compatibility.lacking(needs) == []
     monkeypatch.setattr(toolchain, "cpu_features", lambda: tuple(toolchain.ISA_FEATURES["avx2"] - {"avx2"}))
-    assert host.lacking(needs) == ["this processor lacks avx2"]
+    assert compatibility.lacking(needs) == ["this processor lacks avx2"]
 
 
 @pytest.mark.parametrize(
@@ -64,25 +64,25 @@ def test_a_portable_floor_needs_that_floor_only(tmp_path: Path, monkeypatch: pyt
 def test_torch_must_be_of_the_same_minor_release(
     needs: dict[str, Any], monkeypatch: pytest.MonkeyPatch, built: str, here: str | None, *, fits: bool
 ) -> None:
-    monkeypatch.setattr(host, "torch_version", lambda: here)  # torch itself may be loaded already
-    lacks = host.lacking({**needs, "torch": built})
+    monkeypatch.setattr(compatibility, "torch_version", lambda: here)  # torch itself may be loaded already
+    lacks = compatibility.lacking({**needs, "torch": built})
     assert (lacks == []) is fits
     assert all(built in sentence for sentence in lacks)
 
 
 def test_another_machine(needs: dict[str, Any]) -> None:
-    assert host.lacking({**needs, "machine": "riscv64"}) == [
+    assert compatibility.lacking({**needs, "machine": "riscv64"}) == [
         f"built for machine riscv64, this host is {platform.machine()}"
     ]
 
 
 def test_another_system(needs: dict[str, Any]) -> None:
-    (sentence,) = host.lacking({**needs, "platform": "plan9"})
+    (sentence,) = compatibility.lacking({**needs, "platform": "plan9"})
     assert "plan9" in sentence
 
 
 def test_everything_that_is_lacking_is_said(needs: dict[str, Any]) -> None:
-    assert len(host.lacking({**needs, "machine": "riscv64", "torch": "1.0.0", "cpu_features": ["amx"]})) == 3
+    assert len(compatibility.lacking({**needs, "machine": "riscv64", "torch": "1.0.0", "cpu_features": ["amx"]})) == 3
 
 
 @pytest.mark.parametrize(
@@ -92,9 +92,9 @@ def test_everything_that_is_lacking_is_said(needs: dict[str, Any]) -> None:
 def test_a_cubin_runs_on_its_major_version_from_its_minor_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, here: str, *, fits: bool
 ) -> None:
-    needs = host.requirements(write_project(tmp_path, CUDA_MODEL).targets[0])
+    needs = compatibility.requirements(write_project(tmp_path, CUDA_MODEL).targets[0])
     monkeypatch.setattr(toolchain, "compute_capabilities", lambda: (here,))
-    lacks = host.lacking(needs)
+    lacks = compatibility.lacking(needs)
     assert (lacks == []) is fits
     assert all("8.6" in sentence and here in sentence for sentence in lacks)
 
@@ -115,33 +115,35 @@ def test_a_cubin_runs_on_its_major_version_from_its_minor_on(
 def test_what_the_package_holds_decides_and_not_what_it_was_named_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: list[str], here: str, *, fits: bool
 ) -> None:
-    needs = {**host.requirements(write_project(tmp_path, CUDA_MODEL).targets[0]), "gpu_code": code}
+    needs = {**compatibility.requirements(write_project(tmp_path, CUDA_MODEL).targets[0]), "gpu_code": code}
     monkeypatch.setattr(toolchain, "compute_capabilities", lambda: (here,))
-    lacks = host.lacking(needs)
-    assert lacks == host.lacking_floor(needs)
+    lacks = compatibility.lacking(needs)
+    assert lacks == compatibility.lacking_floor(needs)
     assert (lacks == []) is fits
     assert all(f"built for compute capability 8.6 ({', '.join(code)})" in sentence for sentence in lacks)
 
 
 def test_a_named_arch_is_what_is_needed(tmp_path: Path) -> None:
     project = write_project(tmp_path, CUDA_MODEL + "    cuda: {arch: sm_80}\n")
-    needs = host.requirements(project.targets[0])
+    needs = compatibility.requirements(project.targets[0])
     assert (needs["compute_capability"], needs["cpu_features"]) == ("8.0", list(BUILT_ON))
-    assert host.code_rank(needs) == (1, 8, 0)
-    assert host.code_rank(needs, 1) is None
+    assert compatibility.code_rank(needs) == (1, 8, 0)
+    assert compatibility.code_rank(needs, 1) is None
 
 
 def test_a_floor_is_the_processor_or_the_gpu_and_nothing_else(
     needs: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cuda = host.requirements(write_project(tmp_path, CUDA_MODEL).targets[0])
+    cuda = compatibility.requirements(write_project(tmp_path, CUDA_MODEL).targets[0])
     monkeypatch.setattr(toolchain, "cpu_features", lambda: ("avx", "sse"))
     monkeypatch.setattr(toolchain, "compute_capabilities", lambda: ("7.5",))
-    assert host.lacking_floor({**needs, "torch": "1.0.0"}) == ["this processor lacks avx2, fma"]
-    assert host.lacking_floor({**cuda, "torch": "1.0.0"}) == ["built for compute capability 8.6, this GPU has 7.5"]
-    assert len(host.lacking({**cuda, "torch": "1.0.0"})) == 3
+    assert compatibility.lacking_floor({**needs, "torch": "1.0.0"}) == ["this processor lacks avx2, fma"]
+    assert compatibility.lacking_floor({**cuda, "torch": "1.0.0"}) == [
+        "built for compute capability 8.6, this GPU has 7.5"
+    ]
+    assert len(compatibility.lacking({**cuda, "torch": "1.0.0"})) == 3
 
 
 def test_a_cpu_artifact_does_not_ask_for_a_gpu(needs: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(toolchain, "compute_capabilities", lambda: ())
-    assert host.lacking(needs) == []
+    assert compatibility.lacking(needs) == []

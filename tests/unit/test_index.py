@@ -16,18 +16,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_projects import TWO_MODELS, digests_of, forget_installed, publish_fake, store_of, write_project
 
-from aoti_build import distributions, stat_cache, toolchain
-from aoti_build import manifest as manifests
-from aoti_build import plan as planning
-from aoti_build.digests import digest_bytes
-from aoti_build.index import Index, Published
-from aoti_build.layout import artifact_directory, index_path, stat_cache_path
-from aoti_build.manifest import GOLDEN, MODEL
-from aoti_build.outcome import published_of
-from aoti_build.plan import Plan, make_plan
-from aoti_build.spec import Project
-from aoti_build.stat_cache import StatCache
-from aoti_build.verbs.build import plan
+from aoti_build.artifact import manifest as manifests
+from aoti_build.artifact.manifest import GOLDEN, MODEL
+from aoti_build.artifact.paths import artifact_directory, index_path, stat_cache_path
+from aoti_build.commands.build import plan
+from aoti_build.common import stat_cache
+from aoti_build.common.digests import digest_bytes
+from aoti_build.common.stat_cache import StatCache
+from aoti_build.host import distributions, toolchain
+from aoti_build.models_file import Project
+from aoti_build.planning import plan as planning
+from aoti_build.planning.index import Index, Published
+from aoti_build.planning.plan import Plan, make_plan
+from aoti_build.work.outcome import published_of
 
 WEIGHTS = "    weights: weights.safetensors\n"
 TEXT = TWO_MODELS.replace("  second:", f"    kwargs: {{width: 4}}\n{WEIGHTS}  second:")

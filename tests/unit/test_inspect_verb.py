@@ -27,12 +27,12 @@ from packages import (
 from packages import publish_package as publish
 from small_projects import TWO_MODELS, contents, inv, write_project
 
+from aoti_build.artifact.manifest import MANIFEST, MODEL
+from aoti_build.commands.inspect import InspectReport, inspect, inspect_file
+from aoti_build.commands.inspect_diff import DiffReport, diff
 from aoti_build.errors import ArtifactError
-from aoti_build.manifest import MANIFEST, MODEL
+from aoti_build.models_file import Project
 from aoti_build.report.inspect_text import diff_lines, inspect_lines
-from aoti_build.spec import Project
-from aoti_build.verbs.inspect import InspectReport, inspect, inspect_file
-from aoti_build.verbs.inspect_diff import DiffReport, diff
 
 OTHER_MACHINE = AARCH64 if here() == X86_64 else X86_64
 

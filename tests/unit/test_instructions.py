@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from aoti_build.archive.instructions import UNKNOWN, extensions
+from aoti_build.artifact.pt2.instructions import UNKNOWN, extensions
 
 HEAD = "0000000000001100 <kernel>:\n"
 

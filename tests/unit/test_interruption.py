@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 from small_projects import REAL_PYTHON, publish_fake
 
-from aoti_build.files import lock
-from aoti_build.layout import artifact_directory, lock_path
-from aoti_build.manifest import GOLDEN, MODEL, FileRecord
-from aoti_build.spec import Project
+from aoti_build.artifact.manifest import GOLDEN, MODEL, FileRecord
+from aoti_build.artifact.paths import artifact_directory, lock_path
+from aoti_build.common.files import lock
+from aoti_build.models_file import Project
 from aoti_build.tasks.interruption import PATIENCE_SECONDS
 
 SECONDS = 5.0
@@ -161,7 +161,7 @@ def test_where_python_lets_no_exception_through(start: Start, project: Project) 
     (project.root / "tasks.py").write_text(
         "import pathlib, time\n\n"
         "from aoti_build.tasks import ns\n"
-        "from aoti_build.verbs import status\n\n\n"
+        "from aoti_build.commands import status\n\n\n"
         "class Slow:\n"
         "    def __del__(self):\n"
         "        pathlib.Path('removing').touch()\n"
@@ -208,7 +208,7 @@ def tasks_with(python: Path | str) -> str:
     """A tasks.py whose workers are started with another Python, and whose builds check no compiler."""
     return (
         "import sys\n\n"
-        "from aoti_build.checks import gate\n"
+        "from aoti_build.host.checks import gate\n"
         "from aoti_build.tasks import ns\n\n"
         f"sys.executable = {str(python)!r}\n"
         "gate.require_fit_toolchain = lambda *_: None\n"

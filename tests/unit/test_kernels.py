@@ -14,18 +14,18 @@ from typing import Any
 import pytest
 from small_projects import ONE_MODEL, publish_fake, store_of, write_project
 
-from aoti_build.digests import digest_json
+from aoti_build.artifact.paths import stat_cache_path
+from aoti_build.commands.gc import gc
+from aoti_build.common.digests import digest_json
+from aoti_build.common.stat_cache import StatCache
 from aoti_build.errors import BuildError
-from aoti_build.kernels import KERNELS_VARIABLE, KernelCache, tuning_files, write_tuning
-from aoti_build.layout import stat_cache_path
-from aoti_build.plan import Step
-from aoti_build.spec import Project
-from aoti_build.stat_cache import StatCache
-from aoti_build.store import Store
-from aoti_build.verbs.gc import gc
+from aoti_build.models_file import Project
+from aoti_build.planning.plan import Step
+from aoti_build.store.kernels import KERNELS_VARIABLE, KernelCache, tuning_files, write_tuning
+from aoti_build.store.local import Store
+from aoti_build.work.context import Workshop
 from aoti_build.work.gpu import gpu_environment
 from aoti_build.work.target import TargetBuilder
-from aoti_build.work.workshop import Workshop
 
 KEY = "4IKIFY3STH2IBPJGBL2RFAMLELZAXGM6B7X6EQPCOXEQDZFJNSBA"
 FILES = {"double.cubin": b"\x7fELF\0code", "double.json": b'{"shared": 0}'}
@@ -166,7 +166,7 @@ def test_one_assembler_for_all_processes_and_what_the_user_set_stays(
     cuda = on_gpu.targets[0]
     for name in ("TRITON_PTXAS_PATH", "TRITON_CACHE_MANAGER", "TRITON_DISABLE_LINE_INFO"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr("aoti_build.toolchain.ptxas", lambda: "/opt/ptxas")
+    monkeypatch.setattr("aoti_build.host.toolchain.ptxas", lambda: "/opt/ptxas")
     with_store = gpu_environment(cuda, tmp_path)
     assert with_store["TRITON_PTXAS_PATH"] == "/opt/ptxas"
     assert with_store[KERNELS_VARIABLE] == str(tmp_path)
@@ -179,7 +179,7 @@ def test_one_assembler_for_all_processes_and_what_the_user_set_stays(
 def test_builds_share_kernels_and_a_reproduction_compiles_its_own(
     on_gpu: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aoti_build.toolchain.compute_capabilities", lambda: ("9.0",))
+    monkeypatch.setattr("aoti_build.host.toolchain.compute_capabilities", lambda: ("9.0",))
     told: list[str] = []
 
     def worker(verb: str, *arguments: Any, environment: Mapping[str, str], **_: Any) -> dict[str, Any]:

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from small_projects import write_project
 
-from aoti_build.layout import artifact_directory, lock_path, log_path, reader_log_path, staging_prefix
-from aoti_build.spec import Project
+from aoti_build.artifact.paths import artifact_directory, lock_path, log_path, reader_log_path, staging_prefix
+from aoti_build.models_file import Project
 
 
 @pytest.mark.parametrize(

@@ -20,17 +20,17 @@ from small_projects import (
     write_project,
 )
 
+from aoti_build.artifact.manifest import MODEL
+from aoti_build.artifact.paths import artifact_directory
+from aoti_build.commands.build import build
+from aoti_build.commands.clean import clean
+from aoti_build.commands.gc import gc
+from aoti_build.commands.status import orphans
+from aoti_build.common.files import publish_directory, recover_directory
+from aoti_build.common.removal import own_entries, remove
 from aoti_build.errors import UsageError
-from aoti_build.files import publish_directory, recover_directory
-from aoti_build.layout import artifact_directory
-from aoti_build.manifest import MODEL
-from aoti_build.removal import own_entries, remove
-from aoti_build.spec import Project, load_project
-from aoti_build.spec.cache import KEPT
-from aoti_build.verbs.build import build
-from aoti_build.verbs.clean import clean
-from aoti_build.verbs.gc import gc
-from aoti_build.verbs.status import orphans
+from aoti_build.models_file import Project, load_project
+from aoti_build.models_file.cache import KEPT
 
 OLD = time.time() - 100 * 86400
 
@@ -263,7 +263,7 @@ def test_a_publication_replaces_a_link_itself(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     if not exchanges:
-        monkeypatch.setattr("aoti_build.files._exchange", lambda *_: False)
+        monkeypatch.setattr("aoti_build.common.files._exchange", lambda *_: False)
     write(foreign / "file")
     place = artifact_directory(project, project.targets[0])
     place.parent.mkdir(parents=True)

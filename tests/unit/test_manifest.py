@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_projects import sealed
 
-from aoti_build.digests import block_digest, block_size, digest_bytes
-from aoti_build.fingerprint import REASONS
-from aoti_build.manifest import GOLDEN, MANIFEST, MODEL, FileRecord, Manifest, NoManifest, read_manifest
+from aoti_build.artifact.fingerprint import REASONS
+from aoti_build.artifact.manifest import GOLDEN, MANIFEST, MODEL, FileRecord, Manifest, NoManifest, read_manifest
+from aoti_build.common.digests import block_digest, block_size, digest_bytes
 
 NO_WRITES = {"inputs": [], "buffers": []}
 MANIFEST_VALUE = Manifest(

@@ -24,23 +24,23 @@ from small_projects import (
     write_project,
 )
 
-from aoti_build.archive.package import open_archive
-from aoti_build.checks import gate
-from aoti_build.digests import digest_both, digest_file
+from aoti_build.artifact.manifest import GOLDEN, MANIFEST, MODEL, Manifest, NoManifest, read_manifest
+from aoti_build.artifact.paths import artifact_directory, log_path, project_cache_path, stat_cache_path
+from aoti_build.artifact.pt2.package import open_archive
+from aoti_build.commands.build import build
+from aoti_build.commands.inspect import inspect
+from aoti_build.commands.status import status
+from aoti_build.common.digests import digest_both, digest_file
+from aoti_build.common.files import TEXT_LIMIT, lock, open_regular, read_bytes, read_json, read_kept, write_program
+from aoti_build.common.outputs import open_log
+from aoti_build.common.stat_cache import StatCache
 from aoti_build.errors import ArtifactError, SpecError, UsageError
-from aoti_build.files import TEXT_LIMIT, lock, open_regular, read_bytes, read_json, read_kept, write_program
-from aoti_build.index import Index
-from aoti_build.kernels import KernelCache
-from aoti_build.layout import artifact_directory, log_path, project_cache_path, stat_cache_path
-from aoti_build.manifest import GOLDEN, MANIFEST, MODEL, Manifest, NoManifest, read_manifest
-from aoti_build.outputs import open_log
+from aoti_build.models_file import Project, check_files, load_project
+from aoti_build.models_file.cache import read_cache
+from aoti_build.planning.index import Index
 from aoti_build.runtime.package import admit
-from aoti_build.spec import Project, check_files, load_project
-from aoti_build.spec.cache import read_cache
-from aoti_build.stat_cache import StatCache
-from aoti_build.verbs.build import build
-from aoti_build.verbs.inspect import inspect
-from aoti_build.verbs.status import status
+from aoti_build.store.kernels import KernelCache
+from aoti_build.work import preflight
 from aoti_build.work.opened import fit_artifact
 
 HUGE = 200 << 30
@@ -180,7 +180,7 @@ READERS: dict[str, tuple[Callable[[Path], Any], Any]] = {
     "kept": (lambda path: read_kept(path, "kind", 1, "table"), {}),
     "stat cache": (lambda path: StatCache(path).digest(__file__) is not None, True),
     "index": (lambda path: Index(path, path.parent, StatCache(path)).look_up("a/cpu", "", ""), None),
-    "passed checks": (gate._read, []),
+    "passed checks": (preflight._read, []),
     "tuning": (lambda path: KernelCache(path.parent.parent).tuning(path.stem), {}),
 }
 

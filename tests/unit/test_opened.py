@@ -21,13 +21,13 @@ from small_projects import (
     write_project,
 )
 
+from aoti_build.artifact.manifest import GOLDEN, MODEL, VERIFY
+from aoti_build.artifact.paths import artifact_directory
+from aoti_build.commands.build import build
+from aoti_build.commands.run import run
+from aoti_build.commands.verify import VerifyReport, verify
 from aoti_build.errors import ArtifactError, ToolchainError, VerificationError
-from aoti_build.layout import artifact_directory
-from aoti_build.manifest import GOLDEN, MODEL, VERIFY
-from aoti_build.spec import Project
-from aoti_build.verbs.build import build
-from aoti_build.verbs.run import run
-from aoti_build.verbs.verify import VerifyReport, verify
+from aoti_build.models_file import Project
 from aoti_build.work.opened import fit_artifact, open_artifact
 
 Exchange = Callable[[Path], None]

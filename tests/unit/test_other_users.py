@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 from small_projects import REAL_PYTHON, REPOSITORY, write_project
 
-from aoti_build import directories, files, layout, outputs
-from aoti_build.checks import places
+from aoti_build.artifact import paths
+from aoti_build.common import directories, files, outputs
 from aoti_build.errors import UNFIT_TOOLCHAIN, VERIFICATION_FAILED, DirectoryError
 from aoti_build.runtime import private
 from aoti_build.work import runner
@@ -144,8 +144,8 @@ def test_two_users_of_one_cache_have_a_part_each(shared: Path) -> None:
     variables = {directories.BUILD_VARIABLE: str(shared)}
 
     def keep() -> str:
-        (layout.runner_cache() / "program").write_text("mine")
-        return str(layout.runner_cache())
+        (paths.runner_cache() / "program").write_text("mine")
+        return str(paths.runner_cache())
 
     def take(path: str) -> str:
         try:
@@ -186,7 +186,7 @@ def test_a_temporary_directory_in_which_others_can_move_things(shared: Path, kin
     os.chown(place, ATTACKER if kind == "theirs" else 0, 0)
     place.chmod(0o1777 if kind == "theirs" else 0o777)
     assert as_user(VICTIM, lambda: refusal(directories.temporary_directory), TMPDIR=str(place)) != "taken"
-    found = as_user(VICTIM, lambda: [places.check_temporary().outcome], TMPDIR=str(place))
+    found = as_user(VICTIM, lambda: [directories.check_temporary().outcome], TMPDIR=str(place))
     assert found == ["fail"]
 
 

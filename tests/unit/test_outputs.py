@@ -14,9 +14,9 @@ from xml.etree import ElementTree
 import pytest
 from small_projects import REAL_PYTHON, contents, inv
 
+from aoti_build.common.outputs import check_output, start_log, write_output
 from aoti_build.errors import UsageError
-from aoti_build.outputs import check_output, start_log, write_output
-from aoti_build.spec import Project
+from aoti_build.models_file import Project
 
 # Words of a task, and what its report begins with.
 WRITERS = [("schema --output", "{"), ("verify --junit", "<?xml"), ("verify --html", "<!doctype")]

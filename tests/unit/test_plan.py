@@ -22,12 +22,12 @@ from small_projects import (
     write_project,
 )
 
-from aoti_build import distributions, toolchain
-from aoti_build.layout import artifact_directory
-from aoti_build.manifest import GOLDEN, MODEL
-from aoti_build.plan import Step, current_parts
-from aoti_build.spec import Project, load_project
-from aoti_build.verbs.build import plan
+from aoti_build.artifact.manifest import GOLDEN, MODEL
+from aoti_build.artifact.paths import artifact_directory
+from aoti_build.commands.build import plan
+from aoti_build.host import distributions, toolchain
+from aoti_build.models_file import Project, load_project
+from aoti_build.planning.plan import Step, current_parts
 
 WITH_WEIGHTS = ONE_MODEL + "    weights: weights.safetensors\n"
 RICH = """\

@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_projects import REAL_PYTHON, contents
 
-from aoti_build.digests import digest_bytes
+from aoti_build.common.digests import digest_bytes
 from aoti_build.errors import SpecError, UsageError
-from aoti_build.spec import Project, cache, load_project
-from aoti_build.spec.records import target_to_json
+from aoti_build.models_file import Project, cache, load_project
+from aoti_build.models_file.records import target_to_json
 
 TEXT = """\
 edition: 1
@@ -246,7 +246,7 @@ def test_a_hit_imports_no_parser(file: Path, directory: Path) -> None:
     script = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from aoti_build.spec import load_project, select\n"
+        "from aoti_build.models_file import load_project, select\n"
         "project = load_project(Path('models.yaml'), Path('artifacts/.project-cache'))\n"
         "assert len(select(project.targets, 'rich')) == 4\n"
         "loaded = {'yaml', 'pydantic', 'pydantic_core', 'torch', 'numpy'} & set(sys.modules)\n"

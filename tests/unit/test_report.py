@@ -13,16 +13,16 @@ from small_projects import (
     write_project,
 )
 
+from aoti_build.artifact.fingerprint import Reason
+from aoti_build.commands.build import BuildReport, plan
+from aoti_build.commands.clean import CleanReport
+from aoti_build.commands.status import StatusReport, status
+from aoti_build.commands.verify import Verdict, VerifyReport
 from aoti_build.errors import BuildError
-from aoti_build.fingerprint import Reason
-from aoti_build.index import Published
-from aoti_build.outcome import Outcome
+from aoti_build.models_file import Project
+from aoti_build.planning.index import Published
 from aoti_build.report import text
-from aoti_build.spec import Project
-from aoti_build.verbs.build import BuildReport, plan
-from aoti_build.verbs.clean import CleanReport
-from aoti_build.verbs.status import StatusReport, status
-from aoti_build.verbs.verify import Verdict, VerifyReport
+from aoti_build.work.outcome import Outcome
 
 
 @pytest.fixture

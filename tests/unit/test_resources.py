@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from aoti_build import resources
-from aoti_build.checks import places
-from aoti_build.checks.finding import FAIL
-from aoti_build.resources import JOB_MEMORY, available_memory, usable_processors
+from aoti_build.common import resources
+from aoti_build.common.resources import JOB_MEMORY, available_memory, usable_processors
+from aoti_build.host.checks import directories
+from aoti_build.host.checks.finding import FAIL
 from aoti_build.work.schedule import default_jobs
 
 GIB = 1 << 30
@@ -168,7 +168,7 @@ def test_doctor_says_what_the_container_leaves(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(resources, "available_memory", lambda: available_memory(root))
     monkeypatch.setattr(resources, "usable_processors", lambda: usable_processors(root))
     monkeypatch.setattr(os, "cpu_count", lambda: 16)
-    finding = places.check_memory()
+    finding = directories.check_memory()
     assert finding.outcome == FAIL
     assert finding.said.startswith("0.5 GiB available")
-    assert "a quota has time for 2 of them" in places.check_processors().said
+    assert "a quota has time for 2 of them" in directories.check_processors().said

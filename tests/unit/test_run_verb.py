@@ -22,13 +22,13 @@ from small_projects import (
     write_project,
 )
 
-from aoti_build import toolchain
+from aoti_build.artifact.manifest import MODEL
+from aoti_build.artifact.paths import artifact_directory
+from aoti_build.commands.run import RunReport, run
 from aoti_build.errors import ArtifactError, BuildError, Interrupted, UsageError
-from aoti_build.layout import artifact_directory
-from aoti_build.manifest import MODEL
+from aoti_build.host import toolchain
+from aoti_build.models_file import Project
 from aoti_build.report import text
-from aoti_build.spec import Project
-from aoti_build.verbs.run import RunReport, run
 from aoti_build.work.worker import WorkerCrash, check_stopping, stop_all
 
 IMAGE = "    image: {crop: 4, classes: classes.txt}\n"

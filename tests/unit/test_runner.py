@@ -12,15 +12,15 @@ from typing import Any
 import pytest
 from small_projects import FakeWorker, inv
 
-from aoti_build import toolchain
+from aoti_build.artifact.paths import runner_cache
+from aoti_build.commands import verify as verify_verb
+from aoti_build.commands.verify import verify
 from aoti_build.errors import DirectoryError, ToolchainError
-from aoti_build.layout import runner_cache
+from aoti_build.host import toolchain
+from aoti_build.models_file import Project
 from aoti_build.report.html import html_page
 from aoti_build.report.junit import junit_xml
 from aoti_build.report.text import verify_lines
-from aoti_build.spec import Project
-from aoti_build.verbs import verify as verify_verb
-from aoti_build.verbs.verify import verify
 from aoti_build.work import runner
 from aoti_build.work.runner import SOURCE, compile_command, compiled_runner, runner_key
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from small_projects import REAL_PYTHON, edit, publish_fake, write_project
 
-from aoti_build import host, toolchain
 from aoti_build.errors import ArtifactError, UsageError
+from aoti_build.host import compatibility, toolchain
 from aoti_build.runtime import explain, load
 
 FEATURES = ("avx", "avx2")
@@ -99,7 +99,7 @@ def test_a_cpu_model_does_not_ask_the_driver(artifacts: Path, monkeypatch: pytes
 
 def test_where_nothing_fits_the_error_has_a_reason_for_each(artifacts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(toolchain, "cpu_features", lambda: ("avx",))
-    monkeypatch.setattr(host, "torch_version", lambda: "2.13.0")
+    monkeypatch.setattr(compatibility, "torch_version", lambda: "2.13.0")
     with pytest.raises(ArtifactError, match="no variant of small can be run on this host") as caught:
         load("small", artifacts=artifacts)
     lines = str(caught.value.cause).splitlines()

@@ -15,9 +15,10 @@ import pytest
 from packages import OPAQUE, publish_zip, write
 from small_projects import REAL_PYTHON, write_project
 
-from aoti_build import directories, host, stat_cache
+from aoti_build.artifact.manifest import MODEL, Manifest
+from aoti_build.common import directories, stat_cache
 from aoti_build.errors import ArtifactError, DirectoryError, UsageError
-from aoti_build.manifest import MODEL, Manifest
+from aoti_build.host import compatibility
 from aoti_build.runtime import package, private, unpack
 from aoti_build.runtime.package import Verify, admit
 
@@ -26,11 +27,11 @@ SMALL = {name: content[:100] for name, content in OPAQUE.items()}
 PREAMBLE = """
 import sys
 from pathlib import Path
-from aoti_build import host
-host.torch_version = lambda: "2.14"
-from aoti_build import directories
+from aoti_build.host import compatibility
+compatibility.torch_version = lambda: "2.14"
+from aoti_build.common import directories
 directories.code_fault = lambda path: ""
-from aoti_build.manifest import read_manifest
+from aoti_build.artifact.manifest import read_manifest
 from aoti_build.runtime.package import admit
 directory = Path(sys.argv[1])
 def load(verify):
@@ -45,7 +46,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv(private.VARIABLE, str(tmp_path / "cache"))
     # Whatever the test's own temporary directory is like.
     monkeypatch.setattr(directories, "code_fault", lambda path: "")
-    monkeypatch.setattr(host, "torch_version", lambda: "2.14.1")
+    monkeypatch.setattr(compatibility, "torch_version", lambda: "2.14.1")
     monkeypatch.setattr(stat_cache, "RACY_NS", -(10**12))
     return tmp_path / "cache" / "unpacked"
 
@@ -321,7 +322,7 @@ def test_what_torch_cannot_load_unpacked_is_copied_as_it_is(
     if own:
         monkeypatch.setenv(private.VARIABLE, "off")
     if kind == "older torch":
-        monkeypatch.setattr(host, "torch_version", lambda: "2.11.0+cu128")
+        monkeypatch.setattr(compatibility, "torch_version", lambda: "2.11.0+cu128")
     else:
         monkeypatch.setattr(unpack, "contents_of", lambda descriptor: None)
     content = (artifact[0] / MODEL).read_bytes()

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aoti_build.sizes import Size, Term, parse, told
+from aoti_build.common.sizes import Size, Term, parse, told
 
 NAMES = ("batch", "past", "seq")
 STEP = 12  # every dim is a multiple of it, so that divisions by its divisors are exact

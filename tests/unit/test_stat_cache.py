@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aoti_build import stat_cache
-from aoti_build.digests import digest_bytes, digest_file
-from aoti_build.stat_cache import StatCache
+from aoti_build.common import stat_cache
+from aoti_build.common.digests import digest_bytes, digest_file
+from aoti_build.common.stat_cache import StatCache
 
 # Long enough for the change time of the coarsest kernel clock (100 Hz) to differ.
 TICK = 0.025

@@ -29,13 +29,14 @@ from small_projects import (
     write_project,
 )
 
-from aoti_build import agreed, distributions, toolchain
-from aoti_build.digests import digest_bytes, digest_file
-from aoti_build.layout import artifact_directory
-from aoti_build.manifest import GOLDEN, MODEL, FileRecord, Manifest
-from aoti_build.spec import Project
-from aoti_build.store import Store
-from aoti_build.verbs.build import build
+from aoti_build.artifact import integrity
+from aoti_build.artifact.manifest import GOLDEN, MODEL, FileRecord, Manifest
+from aoti_build.artifact.paths import artifact_directory
+from aoti_build.commands.build import build
+from aoti_build.common.digests import digest_bytes, digest_file
+from aoti_build.host import distributions, toolchain
+from aoti_build.models_file import Project
+from aoti_build.store.local import Store
 
 WITH_WEIGHTS = ONE_MODEL + "    weights: weights.safetensors\n"
 APART = {"apart": True, "alignment": 64}
@@ -179,9 +180,9 @@ def test_blocks_count_once_they_were_seen_to_be_true(
         return real(self, path, destination)
 
     monkeypatch.setattr(FileRecord, "copied", counting)
-    assert not agreed.is_agreed(record)
+    assert not integrity.is_agreed(record)
     assert store.fetch(record, tmp_path / "one")
-    assert agreed.is_agreed(record)
+    assert integrity.is_agreed(record)
     assert store.fetch(record, tmp_path / "two")
     assert read_in_full == [path]
     assert (tmp_path / "two").read_bytes() == GOOD
@@ -194,10 +195,10 @@ def test_blocks_count_once_they_were_seen_to_be_true(
 def test_agreement_is_remembered_where_nobody_else_can_write(tmp_path: Path, mode: int) -> None:
     (tmp_path / "large").write_bytes(GOOD)
     record = FileRecord.of(tmp_path / "large")
-    agreed.note(record)
-    assert agreed.is_agreed(record)
+    integrity.note(record)
+    assert integrity.is_agreed(record)
     Path(os.environ["XDG_STATE_HOME"], "aoti_build", "agreed").chmod(mode)
-    assert not agreed.is_agreed(record)
+    assert not integrity.is_agreed(record)
 
 
 def test_a_record_under_another_key_is_a_miss(kept: Manifest, store: Store) -> None:
@@ -422,10 +423,10 @@ def test_force_does_not_look_into_the_store(project: Project) -> None:
 ADDER = """
 import sys
 from pathlib import Path
-from aoti_build.layout import artifact_directory
-from aoti_build.manifest import read_manifest
-from aoti_build.spec import load_project
-from aoti_build.store import Store
+from aoti_build.artifact.paths import artifact_directory
+from aoti_build.artifact.manifest import read_manifest
+from aoti_build.models_file import load_project
+from aoti_build.store.local import Store
 project = load_project(Path(sys.argv[1]) / "models.yaml")
 for _ in range(30):
     for target in project.targets:

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from small_projects import ONE_MODEL, REAL_PYTHON, REPOSITORY, TWO_MODELS, contents, inv, publish_fake, write_project
 
-from aoti_build.layout import artifact_directory
-from aoti_build.spec import Project
+from aoti_build.artifact.paths import artifact_directory
+from aoti_build.models_file import Project
 from aoti_build.tasks import ns
 from aoti_build.tasks.answer import progress
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from small_projects import forget_installed
 
-from aoti_build import distributions, toolchain
-from aoti_build.digests import canonical_json
+from aoti_build.common.digests import canonical_json
 from aoti_build.errors import UNFIT_TOOLCHAIN, ToolchainError
+from aoti_build.host import distributions, toolchain
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])

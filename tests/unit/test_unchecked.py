@@ -22,21 +22,21 @@ from small_projects import (
     write_project,
 )
 
-from aoti_build import toolchain
+from aoti_build.artifact.manifest import MODEL, Manifest, read_manifest
+from aoti_build.artifact.paths import artifact_directory
+from aoti_build.commands.build import BuildReport, PlanReport, build, plan
+from aoti_build.commands.clean import clean
+from aoti_build.commands.inspect import inspect
+from aoti_build.commands.run import run
+from aoti_build.commands.status import status
+from aoti_build.commands.verify import VerifyReport, verify
+from aoti_build.commands.why import why
 from aoti_build.errors import ArtifactError, BuildError
-from aoti_build.layout import artifact_directory
-from aoti_build.manifest import MODEL, Manifest, read_manifest
+from aoti_build.host import toolchain
+from aoti_build.models_file import Project, Target
 from aoti_build.report import text
 from aoti_build.report.inspect_text import inspect_lines
 from aoti_build.runtime import explain, load
-from aoti_build.spec import Project, Target
-from aoti_build.verbs.build import BuildReport, PlanReport, build, plan
-from aoti_build.verbs.clean import clean
-from aoti_build.verbs.inspect import inspect
-from aoti_build.verbs.run import run
-from aoti_build.verbs.status import status
-from aoti_build.verbs.verify import VerifyReport, verify
-from aoti_build.verbs.why import why
 from aoti_build.work.worker import WorkerCrash
 
 FLOOR = ONE_MODEL + "    cpu: {isa: avx512}\n"

@@ -22,14 +22,14 @@ from small_projects import (
     write_project,
 )
 
-from aoti_build import toolchain
+from aoti_build.artifact.manifest import GOLDEN, MODEL
+from aoti_build.artifact.paths import artifact_directory
+from aoti_build.commands import verify as verify_verb
+from aoti_build.commands.run import run
+from aoti_build.commands.verify import VerifyReport, verify
 from aoti_build.errors import ArtifactError, BuildError, Interrupted
-from aoti_build.layout import artifact_directory
-from aoti_build.manifest import GOLDEN, MODEL
-from aoti_build.spec import Project, load_project
-from aoti_build.verbs import verify as verify_verb
-from aoti_build.verbs.run import run
-from aoti_build.verbs.verify import VerifyReport, verify
+from aoti_build.host import toolchain
+from aoti_build.models_file import Project, load_project
 from aoti_build.work.worker import WorkerCrash, WorkerTimeout, check_stopping, stop_all
 
 

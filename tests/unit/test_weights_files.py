@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from small_projects import ONE_MODEL, plan_of, publish_fake, write_project
 
-from aoti_build.spec import Project, check_files, load_project
-from aoti_build.spec.project import Weights
-from aoti_build.spec.records import target_from_json, target_to_json
-from aoti_build.spec.rules import RefusedError, weights_path
-from aoti_build.spec.weights import renamed, weights_files
-from aoti_build.verbs.build import plan
+from aoti_build.commands.build import plan
+from aoti_build.models_file import Project, check_files, load_project
+from aoti_build.models_file.project import Weights
+from aoti_build.models_file.records import target_from_json, target_to_json
+from aoti_build.models_file.rules import RefusedError, weights_path
+from aoti_build.models_file.weights import renamed, weights_files
 
 INDEX = "model.safetensors.index.json"
 

@@ -21,6 +21,7 @@ from small_projects import REAL_PYTHON
 
 from aoti_build._torch.__main__ import _guarded
 from aoti_build._torch.events import Events
+from aoti_build.common.files import refused
 from aoti_build.errors import (
     AotiBuildError,
     ArtifactError,
@@ -30,7 +31,6 @@ from aoti_build.errors import (
     UsageError,
     VerificationError,
 )
-from aoti_build.files import refused
 from aoti_build.work import worker
 from aoti_build.work.worker import Worker, WorkerCrash, allow_starts, run_worker, stop_all
 

@@ -15,12 +15,7 @@ from typing import Any, get_args
 import pytest
 from small_projects import publish_fake, store_of, write_project
 
-from aoti_build import files
-from aoti_build.checks import gate
-from aoti_build.digests import digest_json
-from aoti_build.errors import UsageError
-from aoti_build.kernels import KernelCache
-from aoti_build.layout import (
+from aoti_build.artifact.paths import (
     artifact_directory,
     index_path,
     lock_path,
@@ -30,9 +25,14 @@ from aoti_build.layout import (
     staging_prefix,
     stat_cache_path,
 )
-from aoti_build.spec import Project, load_project, rules, schema
-from aoti_build.spec.records import record_digest
-from aoti_build.verbs.clean import clean
+from aoti_build.commands.clean import clean
+from aoti_build.common import files
+from aoti_build.common.digests import digest_json
+from aoti_build.errors import UsageError
+from aoti_build.models_file import Project, load_project, rules, schema
+from aoti_build.models_file.records import record_digest
+from aoti_build.store.kernels import KernelCache
+from aoti_build.work import preflight
 from aoti_build.work.worker import WorkerCrash, _result
 
 Change = Callable[[dict[str, Any]], object]
@@ -161,7 +161,7 @@ def write_state(project: Project) -> list[Path]:
             os.utime(file, (1, 1))
     files.write_kept(index_path(project), "aoti-build/index", 1, {"targets": {"a": {}}})
     files.write_kept(stat_cache_path(project), "aoti-build/stat-cache", 1, {"files": {"a": {}}})
-    gate._write(passed_checks_path(project.artifacts), ["a" * 64])
+    preflight._write(passed_checks_path(project.artifacts), ["a" * 64])
     return [record, index_path(project), stat_cache_path(project), passed_checks_path(project.artifacts)]
 
 
@@ -173,7 +173,7 @@ def believed(project: Project, parses: list[Path]) -> list[bool]:
         not parses,
         bool(files.read_kept(index_path(project), "aoti-build/index", 1, "targets")),
         bool(files.read_kept(stat_cache_path(project), "aoti-build/stat-cache", 1, "files")),
-        bool(gate._read(passed_checks_path(project.artifacts))),
+        bool(preflight._read(passed_checks_path(project.artifacts))),
     ]
 
 

@@ -17,8 +17,8 @@ from torch.utils import _pytree as pytree
 from aoti_build._torch.checking.reference import points
 from aoti_build._torch.jobs.build import Prepared, prepare
 from aoti_build._torch.program.inputs import Call
-from aoti_build.spec import load_project
-from aoti_build.spec.project import Dim, Model
+from aoti_build.models_file import load_project
+from aoti_build.models_file.project import Dim, Model
 
 HALF = {torch.float16: 2e-2, torch.bfloat16: 5e-2}
 SEED = 4711  # the check draws with others

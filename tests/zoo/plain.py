@@ -25,7 +25,7 @@ from torch.utils import _pytree as pytree  # noqa: E402
 
 from aoti_build._torch.jobs.build import Prepared  # noqa: E402
 from aoti_build._torch.program.inputs import Call  # noqa: E402
-from aoti_build.spec.project import Model  # noqa: E402
+from aoti_build.models_file.project import Model  # noqa: E402
 
 
 def dynamic_shapes(model: Model, prepared: Prepared) -> Any:

@@ -69,7 +69,7 @@ def _plain(entry: Entry, root: Path) -> dict[str, Any]:
 
 def _dims(root: Path) -> str:
     from aoti_build.errors import AotiBuildError
-    from aoti_build.spec import load_project
+    from aoti_build.models_file import load_project
 
     try:
         (target,) = load_project(root / "models.yaml").targets

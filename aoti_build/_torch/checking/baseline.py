@@ -23,7 +23,7 @@ from aoti_build._torch.program.assembled import assembled
 from aoti_build._torch.program.inputs import Call, pytree_map
 from aoti_build._torch.program.writes import Writes
 from aoti_build.errors import BuildError, UsageError
-from aoti_build.spec.project import Model
+from aoti_build.models_file.project import Model
 
 Losses = list[dict[str, Any]]
 

@@ -32,7 +32,7 @@ from aoti_build._torch.program.axes import Axes
 from aoti_build._torch.program.export import check_ranges, export, named_symbols, output_shapes
 from aoti_build._torch.program.inputs import Call, Sizes
 from aoti_build.errors import BuildError
-from aoti_build.spec.project import Dim
+from aoti_build.models_file.project import Dim
 
 Observed: TypeAlias = Tensor | Plain | None
 

@@ -33,9 +33,9 @@ from torch import Tensor
 
 from aoti_build._torch.checking.sketch import Sketch, sketch_size
 from aoti_build._torch.program.graph import tensor_digest
-from aoti_build.digests import digest_json
+from aoti_build.common.digests import digest_json
+from aoti_build.common.files import require_regular
 from aoti_build.errors import ArtifactError
-from aoti_build.files import require_regular
 
 FORMAT = "aoti-build/golden"
 FORMAT_VERSION = 3

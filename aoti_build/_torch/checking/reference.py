@@ -40,9 +40,9 @@ from aoti_build._torch.checking.widened import Widening, float64_graph, stepping
 from aoti_build._torch.program.inputs import Call, Make, Sizes, pytree_map
 from aoti_build._torch.program.quantised import is_quantised
 from aoti_build._torch.program.writes import Writes, observed_nodes
+from aoti_build.common.resources import available_memory
 from aoti_build.errors import BuildError
-from aoti_build.resources import available_memory
-from aoti_build.spec.project import Dim, Model, Source
+from aoti_build.models_file.project import Dim, Model, Source
 
 SEED = 0
 EXACT_SECONDS = 60.0  # for all cases of a model together

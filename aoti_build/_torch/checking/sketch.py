@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from aoti_build._torch.program.graph import tensor_digest
-from aoti_build.digests import digest_bytes
+from aoti_build.common.digests import digest_bytes
 
 BUCKETS = 1 << 13
 SAMPLES = 1 << 13

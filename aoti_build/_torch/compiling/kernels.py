@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 from triton.runtime.cache import FileCacheManager
 
-from aoti_build.digests import digest_json
-from aoti_build.kernels import KernelCache, tuning_files, write_tuning
+from aoti_build.common.digests import digest_json
+from aoti_build.store.kernels import KernelCache, tuning_files, write_tuning
 
 
 class StoredKernels(FileCacheManager):  # type: ignore[misc]  # Triton has no types

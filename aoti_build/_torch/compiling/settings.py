@@ -14,7 +14,7 @@ from torch._inductor import config
 from aoti_build._torch.compiling.isa import floor_options
 from aoti_build._torch.packages.weights import APART_OPTIONS
 from aoti_build.errors import UsageError
-from aoti_build.spec.project import Target
+from aoti_build.models_file.project import Target
 
 # How many processes compile and how they are started does not reach the code.
 _IRRELEVANT = frozenset({

@@ -20,10 +20,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from aoti_build.artifact.manifest import tensor_inputs
+from aoti_build.common.files import require_regular
+from aoti_build.common.resources import available_memory
 from aoti_build.errors import UsageError
-from aoti_build.files import require_regular
-from aoti_build.manifest import tensor_inputs
-from aoti_build.resources import available_memory
 
 Signature = Mapping[str, Any]
 # One tensor, tensors by position, or tensors by name.
@@ -145,7 +145,7 @@ def _read_torch(path: Path) -> Found:
     return dict(zip(map(str, loaded), plain, strict=True)) if isinstance(loaded, Mapping) else plain
 
 
-# suffix -> reader of a file; a further format registers here and in `aoti_build.verbs.run`.
+# suffix -> reader of a file; a further format registers here and in `aoti_build.commands.run`.
 READERS: Mapping[str, Callable[[Path], Found]] = {
     ".npy": _read_numpy,
     ".npz": _read_numpy,

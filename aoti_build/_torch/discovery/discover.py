@@ -23,13 +23,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from aoti_build import distributions as installed
 from aoti_build._torch.discovery.unaudited import wrap
 from aoti_build._torch.discovery.watch import State, Watch, state
 from aoti_build._torch.started import ENVIRONMENT
-from aoti_build.digests import DIRECTORY, LINK, digest_bytes, digest_file, digest_names, is_listed, names_in
+from aoti_build.artifact.fingerprint import variable_parts
+from aoti_build.common.digests import DIRECTORY, LINK, digest_bytes, digest_file, digest_names, is_listed, names_in
 from aoti_build.errors import EditedMeanwhile
-from aoti_build.fingerprint import variable_parts
+from aoti_build.host import distributions as installed
 
 _OWN = Path(__file__).resolve().parents[2]
 # Where the system's own libraries and settings lie; not /usr/local, /var or /opt, where models are kept as well.

@@ -18,7 +18,7 @@ from functools import cache, wraps
 from importlib.machinery import BYTECODE_SUFFIXES, EXTENSION_SUFFIXES, SOURCE_SUFFIXES
 from typing import Any, Concatenate, ParamSpec
 
-from aoti_build.digests import DIRECTORY, names_in
+from aoti_build.common.digests import DIRECTORY, names_in
 
 Parameters = ParamSpec("Parameters")
 # Taken before they are wrapped: what this module asks is no input.

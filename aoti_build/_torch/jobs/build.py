@@ -76,14 +76,14 @@ from aoti_build._torch.program.structure import (
 )
 from aoti_build._torch.program.walk import UnknownPart
 from aoti_build._torch.program.writes import Writes, computed_of, functional_form, observed_names
-from aoti_build.digests import digest_json
+from aoti_build.artifact.fingerprint import KEY_VERSION, declared_files, spec_parts
+from aoti_build.artifact.manifest import GOLDEN, KEY_METADATA, MODEL
+from aoti_build.common.digests import digest_json
+from aoti_build.common.files import lock
 from aoti_build.errors import BuildError
-from aoti_build.files import lock
-from aoti_build.fingerprint import KEY_VERSION, declared_files, spec_parts
-from aoti_build.manifest import GOLDEN, KEY_METADATA, MODEL
-from aoti_build.spec.project import Dim, Model, Source
-from aoti_build.spec.records import target_from_json
-from aoti_build.toolchain import ENVIRONMENT_OF_SOURCES
+from aoti_build.host.toolchain import ENVIRONMENT_OF_SOURCES
+from aoti_build.models_file.project import Dim, Model, Source
+from aoti_build.models_file.records import target_from_json
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ from aoti_build._torch.events import Events
 from aoti_build._torch.packages.runner import Package, RunnerLacks, open_package
 from aoti_build._torch.program.inputs import from_shapes
 from aoti_build._torch.program.writes import computed_of, observed_names
-from aoti_build.spec.project import Model, Source
-from aoti_build.spec.records import target_from_json
+from aoti_build.models_file.project import Model, Source
+from aoti_build.models_file.records import target_from_json
 
 
 def check(job: Mapping[str, Any], events: Events) -> dict[str, Any]:

@@ -38,7 +38,7 @@ from aoti_build._torch.packages.weights import read_weights
 from aoti_build._torch.program.export import whole_ranges
 from aoti_build._torch.program.inputs import Call
 from aoti_build._torch.program.writes import Writes
-from aoti_build.spec.records import target_from_json
+from aoti_build.models_file.records import target_from_json
 
 _BUDGET = 256 << 20  # bytes of eager outputs that are kept at a time
 _FRAME = re.compile(r'File "([^"]+)", line (\d+)')

@@ -14,7 +14,7 @@ from aoti_build._torch.compiling.settings import set_precision
 from aoti_build._torch.events import Events
 from aoti_build._torch.jobs.build import prepare
 from aoti_build._torch.program.writes import observed_names
-from aoti_build.spec.records import target_from_json
+from aoti_build.models_file.records import target_from_json
 
 
 def fresh(job: Mapping[str, Any], events: Events) -> dict[str, Any]:

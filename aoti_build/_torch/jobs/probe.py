@@ -20,9 +20,9 @@ from aoti_build._torch.compiling.settings import set_precision
 from aoti_build._torch.events import Events
 from aoti_build._torch.jobs.check import gist, verdicts
 from aoti_build._torch.packages.runner import Package, RunnerCrash, open_package
-from aoti_build.manifest import tensor_inputs
-from aoti_build.sizes import Size, parse
-from aoti_build.spec.records import target_from_json
+from aoti_build.artifact.manifest import tensor_inputs
+from aoti_build.common.sizes import Size, parse
+from aoti_build.models_file.records import target_from_json
 
 _MOST_ELEMENTS = 1 << 26
 _OTHER_DTYPE = {

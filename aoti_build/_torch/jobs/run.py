@@ -30,12 +30,12 @@ from aoti_build._torch.packages.loaded import LoadedPackage
 from aoti_build._torch.program.inputs import Sizes, from_callable, from_shapes
 from aoti_build._torch.program.model import load_callable
 from aoti_build._torch.program.writes import Writes
+from aoti_build.artifact.manifest import tensor_inputs
+from aoti_build.common.outputs import write_output
 from aoti_build.errors import AotiBuildError, BuildError, UsageError, VerificationError
-from aoti_build.manifest import tensor_inputs
-from aoti_build.outputs import write_output
-from aoti_build.spec.presence import source_is_here
-from aoti_build.spec.project import Source, Target
-from aoti_build.spec.records import target_from_json
+from aoti_build.models_file.presence import source_is_here
+from aoti_build.models_file.project import Source, Target
+from aoti_build.models_file.records import target_from_json
 
 # Calls before the timed ones, the first included: caches, thread pools and CUDA's allocator settle.
 WARM_UP = 3
@@ -292,7 +292,7 @@ def _torch(outputs: dict[str, Tensor]) -> bytes:
     return buffer.getvalue()
 
 
-# suffix -> the content of a file; a further format registers here and in `aoti_build.verbs.run`.
+# suffix -> the content of a file; a further format registers here and in `aoti_build.commands.run`.
 WRITERS: Mapping[str, Callable[[dict[str, Tensor]], bytes]] = {
     ".safetensors": _safetensors,
     ".npz": _npz,

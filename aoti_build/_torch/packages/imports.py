@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from aoti_build.errors import ArtifactError, BuildError
+from aoti_build.models_file.project import Model, Source
+from aoti_build.models_file.records import target_from_json
 from aoti_build.runtime.imports import import_registered
-from aoti_build.spec.project import Model, Source
-from aoti_build.spec.records import target_from_json
 
 
 def import_for(job: Mapping[str, Any]) -> None:

@@ -1,6 +1,6 @@
 """A compiled package in a C++ process of its own, through torch's C++ loader: what a C++ service gets.
 
-Each sequence of calls starts the program that `aoti_build.work.runner` compiled from ``cpp/runner.cpp``, which
+Each sequence of calls starts the program that `aoti_build.work.runner` compiled from ``work/runner.cpp``, which
 documents the files that tensors go through. The program belongs to this worker's process group, so it ends with the
 worker.
 """
@@ -24,8 +24,8 @@ from aoti_build._torch.packages.imports import import_for
 from aoti_build._torch.packages.loaded import LoadedPackage
 from aoti_build._torch.program.writes import Writes
 from aoti_build.errors import BuildError
-from aoti_build.spec.project import Target
-from aoti_build.spec.records import target_from_json
+from aoti_build.models_file.project import Target
+from aoti_build.models_file.records import target_from_json
 
 _HEAD = ("aoti_build-tensors", "1")
 _MOST_HEAD = 1 << 20

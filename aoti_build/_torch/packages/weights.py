@@ -23,8 +23,8 @@ from unittest import mock
 import torch
 from torch.export import ExportedProgram
 
-from aoti_build.extents import SHAREABLE
-from aoti_build.manifest import KEY_METADATA
+from aoti_build.artifact.manifest import KEY_METADATA
+from aoti_build.common.extents import SHAREABLE
 
 # Asked of inductor unless the user's preset says otherwise. The third stops it from writing small constants (0-d, and
 # 1-d up to 8 elements) into the code as literals, the fourth from folding arithmetic on one-element weights into them,

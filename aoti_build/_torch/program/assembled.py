@@ -13,7 +13,7 @@ from aoti_build._torch.program.model import cast, load_callable, make_module
 from aoti_build._torch.program.quantised import taken_apart
 from aoti_build._torch.program.structure import with_plain_outputs
 from aoti_build._torch.program.weights import load_weights
-from aoti_build.spec.project import Model, Source
+from aoti_build.models_file.project import Model, Source
 
 
 def assembled(

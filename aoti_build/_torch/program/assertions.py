@@ -20,7 +20,7 @@ import torch
 from torch.export import ExportedProgram
 
 from aoti_build.errors import BuildError
-from aoti_build.spec.project import Dim
+from aoti_build.models_file.project import Dim
 
 # At most so many combinations of sizes are evaluated for one assertion.
 _MOST_SIZES = 5_000

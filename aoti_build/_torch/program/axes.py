@@ -18,10 +18,10 @@ import torch
 from torch.utils import _pytree as pytree
 
 from aoti_build._torch.program.inputs import Call, Make, Sizes
+from aoti_build.common.sizes import FORM, Size, parse
 from aoti_build.errors import UsageError
-from aoti_build.sizes import FORM, Size, parse
-from aoti_build.spec import rules
-from aoti_build.spec.project import ConstantInput, Dim, TensorInput
+from aoti_build.models_file import rules
+from aoti_build.models_file.project import ConstantInput, Dim, TensorInput
 
 Axes: TypeAlias = dict[int, Size]
 Shapes: TypeAlias = list[tuple[int, ...] | None]

@@ -27,8 +27,8 @@ from torch.utils import _pytree as pytree
 
 from aoti_build._torch.program.axes import Axes
 from aoti_build._torch.program.inputs import Call
-from aoti_build.sizes import Size, told
-from aoti_build.spec.project import Dim
+from aoti_build.common.sizes import Size, told
+from aoti_build.models_file.project import Dim
 
 
 def ranges(dims: tuple[Dim, ...]) -> dict[str, tuple[int, int]]:

@@ -33,9 +33,9 @@ from aoti_build._torch.program.inputs import Call
 from aoti_build._torch.program.refusals import comparisons, refused
 from aoti_build._torch.program.structure import give_keys, leaf_names, shapes_like
 from aoti_build._torch.program.writes import Seen, writes_of
+from aoti_build.common.sizes import Size
 from aoti_build.errors import BuildError
-from aoti_build.sizes import Size
-from aoti_build.spec.project import Dim
+from aoti_build.models_file.project import Dim
 
 # Numbers that follow from sizes, or from data.
 _SYMBOLIC = (torch.SymInt, torch.SymFloat, torch.SymBool)

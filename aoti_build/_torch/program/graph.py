@@ -26,7 +26,7 @@ from torch.export import ExportedProgram
 
 from aoti_build._torch.program.quantised import NAMESPACES
 from aoti_build._torch.program.walk import walked
-from aoti_build.digests import digest_bytes, digest_json
+from aoti_build.common.digests import digest_bytes, digest_json
 from aoti_build.errors import BuildError
 
 # None: placeholders, outputs, Python's own arithmetic on sizes.

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
+from aoti_build.common.sizes import parse
 from aoti_build.errors import UsageError
-from aoti_build.sizes import parse
-from aoti_build.spec.project import ConstantInput, Inputs, TensorInput
+from aoti_build.models_file.project import ConstantInput, Inputs, TensorInput
 
 Sizes = Mapping[str, int]
 Make = Callable[[Sizes, int], "Call"]

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from aoti_build.errors import UsageError
-from aoti_build.spec.wording import did_you_mean, nearest
+from aoti_build.models_file.wording import did_you_mean, nearest
 
 
 class _Method(torch.nn.Module):

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
-from aoti_build.spec.project import Weights
-from aoti_build.spec.weights import renamed
+from aoti_build.models_file.project import Weights
+from aoti_build.models_file.weights import renamed
 
 _SHOWN = 5
 _COMPARED = 400  # names that one is compared with: each comparison takes its time

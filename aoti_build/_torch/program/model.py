@@ -21,7 +21,7 @@ import torch
 from aoti_build._torch.program.quantised import in_eval_mode, subclassed
 from aoti_build._torch.program.refusals import refuse_scripted
 from aoti_build.errors import UsageError
-from aoti_build.spec.project import Source
+from aoti_build.models_file.project import Source
 
 
 def load_callable(source: Source, root: Path, where: str) -> Callable[..., Any]:

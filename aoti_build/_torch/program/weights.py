@@ -22,11 +22,11 @@ from typing import Any
 import torch
 
 from aoti_build._torch.program.misfits import Misfits
+from aoti_build.common.files import require_regular
 from aoti_build.errors import UsageError
-from aoti_build.files import require_regular
-from aoti_build.spec.project import Weights
-from aoti_build.spec.rules import INDEX_SUFFIXES
-from aoti_build.spec.weights import path_of, renamed, shards_of
+from aoti_build.models_file.project import Weights
+from aoti_build.models_file.rules import INDEX_SUFFIXES
+from aoti_build.models_file.weights import path_of, renamed, shards_of
 
 _PARALLEL, _COMPILED = "module.", "_orig_mod."  # of DataParallel and DistributedDataParallel; of torch.compile
 _EXTRA_STATE = "_extra_state"  # of nn.Module.get_extra_state: any data

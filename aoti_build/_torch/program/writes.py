@@ -24,7 +24,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, TensorArgument
 from torch.fx import GraphModule, Node
 
-from aoti_build.manifest import tensor_inputs
+from aoti_build.artifact.manifest import tensor_inputs
 
 # Calls of a model with state: the second sees what the first left, the third what the second made of that.
 STATE_CALLS = 3

@@ -1,0 +1,362 @@
+"""`run`: artifacts on the golden input or on people's own, each target in a fresh process; checked, described, timed.
+
+What can be said of the command line without an artifact is said before anything runs. After that a failure belongs to
+its target, or to its input, and ends nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from aoti_build.artifact.fingerprint import Reason
+from aoti_build.artifact.manifest import GOLDEN, MODEL, Manifest, tensor_inputs
+from aoti_build.artifact.paths import reader_log_path, stat_cache_path, store_root
+from aoti_build.common.directories import temporary_directory
+from aoti_build.common.outputs import check_output
+from aoti_build.common.stat_cache import StatCache
+from aoti_build.errors import (
+    OK,
+    UNFIT_ARTIFACT,
+    VERIFICATION_FAILED,
+    AotiBuildError,
+    ArtifactError,
+    DirectoryError,
+    Interrupted,
+    UsageError,
+    VerificationError,
+)
+from aoti_build.host import compatibility, toolchain
+from aoti_build.models_file.project import Project, Target
+from aoti_build.models_file.records import target_to_json
+from aoti_build.planning.plan import plan_target, stale, tolerance
+from aoti_build.store.local import Store
+from aoti_build.work.check import CHECK_ENVIRONMENT, places
+from aoti_build.work.opened import FloorLacking, OpenArtifact, fit_artifact
+from aoti_build.work.worker import WorkerCrash, allow_starts, error_of, run_worker
+
+PASSED, UNCHECKED, MISMATCH, FAILED, UNAVAILABLE = "passed", "unchecked", "mismatch", "failed", "unavailable"
+GOLDEN_INPUT, RANDOM, TENSORS, PICTURES = "golden", "random", "tensors", "pictures"
+# Each has a reader in `aoti_build._torch.data` or a writer in `aoti_build._torch.jobs.run`.
+TENSOR_SUFFIXES = (".npy", ".npz", ".safetensors", ".pt")
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+OUTPUT_SUFFIXES = (".safetensors", ".npz", ".pt")
+# The golden input was drawn with 0: another one shows more.
+SEED = 1
+REPEAT = 10
+OnProgress = Callable[[Target, str], None]
+
+
+@dataclass(frozen=True)
+class Input:
+    """One word of ``--input``: a file, or what is drawn or kept without one."""
+
+    text: str
+    kind: str
+
+    @property
+    def label(self) -> str:
+        """What stands for {input} in the name of an output file."""
+        return Path(self.text).stem if self.kind in (TENSORS, PICTURES) else self.kind
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The command line: on what to run, where outputs go ("" for nowhere), the seed of random inputs, timed calls."""
+
+    inputs: tuple[Input, ...]
+    output: str
+    seed: int
+    repeat: int
+
+
+@dataclass(frozen=True)
+class Run:
+    """One call of an artifact: `source` names the inputs as they were given, `result` is what the worker found, None
+    if there is an error."""
+
+    source: tuple[str, ...]
+    seed: int | None
+    result: Mapping[str, Any] | None
+    error: AotiBuildError | None = None
+
+    @property
+    def verdict(self) -> str:
+        if self.result is None:
+            return FAILED
+        if self.result["check"] == "none":
+            return UNCHECKED
+        return PASSED if self.result["passed"] else MISMATCH
+
+    @property
+    def exit_code(self) -> int:
+        if self.error is not None:
+            return self.error.exit_code
+        return VERIFICATION_FAILED if self.verdict == MISMATCH else OK
+
+    def as_json(self) -> dict[str, Any]:
+        common = {"source": list(self.source), "seed": self.seed, "verdict": self.verdict}
+        return {**common, **(self.result or {}), "error": self.error.as_json() if self.error else None}
+
+
+@dataclass(frozen=True)
+class TargetRuns:
+    """What became of one target: its runs, or the error for which there is none. `stale` are the reasons why the
+    artifact is not what the sources say now; `unchecked` says why no build or verify has compared it with eager."""
+
+    target: Target
+    runs: tuple[Run, ...] = ()
+    stale: tuple[Reason, ...] = ()
+    error: AotiBuildError | None = None
+    available: bool = True
+    unchecked: str | None = None
+
+    @property
+    def verdict(self) -> str:
+        """The worst of its runs."""
+        if self.error is not None:
+            return FAILED if self.available else UNAVAILABLE
+        found = {run.verdict for run in self.runs}
+        return next((verdict for verdict in (FAILED, MISMATCH, UNCHECKED) if verdict in found), PASSED)
+
+    @property
+    def exit_code(self) -> int:
+        """The first failure's; that of an absent device is the report's to decide on."""
+        if self.error is not None:
+            return self.error.exit_code if self.available else OK
+        return next((run.exit_code for run in self.runs if run.exit_code != OK), OK)
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "target": self.target.name,
+            "verdict": self.verdict,
+            "stale": [reason.as_json() for reason in self.stale],
+            "unchecked": self.unchecked,
+            "runs": [run.as_json() for run in self.runs],
+            "error": self.error.as_json() if self.error else None,
+        }
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """Targets in the order of models.yaml."""
+
+    targets: tuple[TargetRuns, ...]
+
+    @property
+    def exit_code(self) -> int:
+        """The first failure's. An absent device is one only if no target could be run for it."""
+        if self.targets and not any(target.available for target in self.targets):
+            return UNFIT_ARTIFACT
+        return next((target.exit_code for target in self.targets if target.exit_code != OK), OK)
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "format": "aoti-build/run",
+            "format_version": 1,
+            "ok": self.exit_code == OK,
+            "targets": [target.as_json() for target in self.targets],
+        }
+
+
+def run(
+    project: Project,
+    targets: tuple[Target, ...],
+    *,
+    inputs: Sequence[str] = (),
+    output: str = "",
+    seed: int = SEED,
+    repeat: int = REPEAT,
+    on_progress: OnProgress = lambda target, phase: None,
+) -> RunReport:
+    """Run the artifacts of `targets` one after another, each on every one of `inputs` ("golden", "random" or a file;
+    none means the golden input).
+
+    Raises:
+        UsageError: an input is absent or of no known kind, or `output` is not the name of one file for each run.
+        DirectoryError: the temporary directory is unfit.
+    """
+    asked = Asked(tuple(map(_input, inputs)) or (Input(GOLDEN_INPUT, GOLDEN_INPUT),), output, seed, repeat)
+    if output:
+        _check_output(asked, len(targets))
+    allow_starts()
+    temporary_directory()
+    digests = StatCache(stat_cache_path(project))
+    return RunReport(tuple(_run_target(project, target, asked, digests, on_progress) for target in targets))
+
+
+def _input(text: str) -> Input:
+    if text in (GOLDEN_INPUT, RANDOM):
+        return Input(text, text)
+    suffix = Path(text).suffix.lower()
+    if suffix not in (*TENSOR_SUFFIXES, *PICTURE_SUFFIXES):
+        raise UsageError(
+            f"--input {text}: no kind of input has this suffix",
+            hint=f"tensors are read from {', '.join(TENSOR_SUFFIXES)} files, pictures from "
+            f"{', '.join(PICTURE_SUFFIXES)}; random and golden need no file",
+        )
+    if not Path(text).is_file():
+        raise UsageError(f"there is no file {text}" if not Path(text).exists() else f"{text} is no regular file")
+    return Input(text, PICTURES if suffix in PICTURE_SUFFIXES else TENSORS)
+
+
+def _check_output(asked: Asked, targets: int) -> None:
+    """Is ``--output`` one file for each run, of a kind that can be written?"""
+    pattern = f"--output {asked.output}"
+    if Path(asked.output).suffix.lower() not in OUTPUT_SUFFIXES:
+        raise UsageError(f"{pattern}: outputs are written to {', '.join(OUTPUT_SUFFIXES)} files")
+    for count, what, placeholder in ((targets, "targets", "{target}"), (len(asked.inputs), "inputs", "{input}")):
+        if count > 1 and placeholder not in asked.output:
+            raise UsageError(
+                f"{pattern}: {count} {what} would be written to one file",
+                hint=f"write {placeholder} where the name belongs, as in outputs/{{target}}/{{input}}.npz",
+            )
+    labels = [given.label for given in asked.inputs]
+    if twice := next((label for label in labels if labels.count(label) > 1), None):
+        raise UsageError(f"{pattern}: two inputs would be written as {twice}", hint="rename one of the files")
+
+
+def _run_target(
+    project: Project, target: Target, asked: Asked, digests: StatCache, on_progress: OnProgress
+) -> TargetRuns:
+    if not toolchain.has_device(target.device):
+        lacks = ArtifactError(f"this host has no {target.device} device", target=target.name)
+        return TargetRuns(target, error=lacks, available=False)
+    try:
+        with _fit_artifact(project, target) as artifact:
+            manifest = artifact.manifest
+            groups = list(_groups(project, target, asked.inputs, manifest))
+            outputs = [_output_path(target, asked, group) for group in groups]
+            step = plan_target(project, target, digests, Store(store_root(project)))
+            job = _job(project, target, artifact, asked, groups, outputs)
+            found = _worked(project, target, job, on_progress)
+    except (Interrupted, DirectoryError):
+        raise
+    except FloorLacking as error:
+        return TargetRuns(target, error=error, available=False)
+    except AotiBuildError as error:
+        error.target = target.name
+        return TargetRuns(target, error=error)
+    log = reader_log_path(project, target, "run")
+    runs = (_run(group, asked.seed, result, target, log) for group, result in zip(groups, found, strict=True))
+    return TargetRuns(target, tuple(runs), stale(step), unchecked=manifest.unchecked)
+
+
+@contextlib.contextmanager
+def _fit_artifact(project: Project, target: Target) -> Iterator[OpenArtifact]:
+    """As `fit_artifact`. Raises `FloorLacking` as well where there is no artifact because none can be built here."""
+    with contextlib.ExitStack() as opened:
+        try:
+            artifact = opened.enter_context(fit_artifact(project, target))
+        except VerificationError:
+            if why := compatibility.cannot_build(target):
+                message = "it cannot be built on this host"
+                raise FloorLacking(message, target=target.name, cause=why) from None
+            raise
+        yield artifact
+
+
+def _groups(
+    project: Project, target: Target, inputs: tuple[Input, ...], manifest: Manifest
+) -> Iterator[tuple[Input, ...]]:
+    """What goes into one call: each input by itself, but pictures that follow one another fill a fixed batch."""
+    for is_picture, group in groupby(inputs, key=lambda given: given.kind == PICTURES):
+        given = tuple(group)
+        if is_picture and target.model.image is None:
+            raise _no_image(project, target, given[0])
+        size = _fixed_batch(manifest) if is_picture else 1
+        for start in range(0, len(given), size):
+            yield given[start : start + size]
+
+
+def _fixed_batch(manifest: Manifest) -> int:
+    shapes = [entry["shape"] for entry in tensor_inputs(manifest.signature)]
+    size = shapes[0][0] if len(shapes) == 1 and shapes[0] else 1
+    return max(size, 1) if isinstance(size, int) else 1
+
+
+def _no_image(project: Project, target: Target, given: Input) -> UsageError:
+    return UsageError(
+        f"{given.text} is a picture, and models.yaml does not say how it becomes the input of {target.model.name}",
+        where=project.where(target.model),
+        hint="add to the model one of\n"
+        "  image: torchvision.models:ResNet18_Weights.DEFAULT\n"
+        "  image: {resize: 256, crop: 224, mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225], "
+        "classes: classes.txt}",
+    )
+
+
+def _output_path(target: Target, asked: Asked, group: tuple[Input, ...]) -> str | None:
+    """The file for the outputs of one call. Raises `UsageError` if it is one of the inputs, or a directory."""
+    if not asked.output:
+        return None
+    # Of pictures that fill a batch the first gives the name: labels differ, and no picture is in two batches.
+    path = Path(asked.output.replace("{target}", target.name).replace("{input}", group[0].label)).absolute()
+    if path.resolve() in {Path(given.text).resolve() for given in asked.inputs}:
+        raise UsageError(f"--output {asked.output} would overwrite the input {path.name}")
+    check_output(path)
+    return str(path)
+
+
+def _job(
+    project: Project,
+    target: Target,
+    artifact: OpenArtifact,
+    asked: Asked,
+    groups: list[tuple[Input, ...]],
+    outputs: list[str | None],
+) -> dict[str, Any]:
+    return {
+        "root": str(project.root),
+        "target": target_to_json(target),
+        "model": str(artifact.files / MODEL),
+        "golden": str(artifact.files / GOLDEN),
+        "tolerance": tolerance(target),
+        "signature": dict(artifact.manifest.signature),
+        "imports": artifact.manifest.imports,
+        "where": {**places(project, target), "image": project.where(target.model, "image")},
+        "seed": asked.seed,
+        "repeat": asked.repeat,
+        "runs": [
+            {
+                "kind": group[0].kind,
+                "paths": [str(Path(given.text).absolute()) for given in group if given.kind in (TENSORS, PICTURES)],
+                "output": output,
+            }
+            for group, output in zip(groups, outputs, strict=True)
+        ],
+    }
+
+
+def _worked(
+    project: Project, target: Target, job: Mapping[str, Any], on_progress: OnProgress
+) -> list[Mapping[str, Any]]:
+    try:
+        with tempfile.TemporaryDirectory(prefix="aoti_build-") as work:
+            result = run_worker(
+                "run",
+                job,
+                directory=Path(work),
+                log=reader_log_path(project, target, "run"),
+                on_phase=lambda phase: on_progress(target, phase),
+                environment=CHECK_ENVIRONMENT,
+            )
+    except WorkerCrash as crash:
+        raise VerificationError(
+            f"running it failed: {crash.message}", cause=crash.cause, hint=crash.hint, log=crash.log
+        ) from crash
+    found: list[Mapping[str, Any]] = result["runs"]
+    return found
+
+
+def _run(group: tuple[Input, ...], seed: int, result: Mapping[str, Any], target: Target, log: Path) -> Run:
+    source = tuple(given.text for given in group)
+    drawn = seed if group[0].kind == RANDOM else None
+    if "error" not in result:
+        return Run(source, drawn, result)
+    return Run(source, drawn, None, error_of({**result["error"], "target": target.name}, log))

@@ -1,0 +1,398 @@
+"""`verify`: does every artifact do what its model did in eager mode when it was built, on this host, in a fresh
+process?
+
+The package is called through torch's Python binding, or with `runtime` "cpp" from a C++ program, as services do.
+Needs neither the model's source nor its weights: inputs and reference outputs lie beside the artifact. Nothing is
+loaded before its digests and the host's fitness were checked; the stat cache is not trusted here, every byte is read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from aoti_build.artifact.fingerprint import Reason
+from aoti_build.artifact.manifest import GOLDEN, MODEL, VERIFY, Manifest, read_manifest
+from aoti_build.artifact.paths import artifact_directory, lock_path, reader_log_path, stat_cache_path, store_root
+from aoti_build.commands.repro import write_repro
+from aoti_build.common.directories import temporary_directory
+from aoti_build.common.files import lock, write_json
+from aoti_build.common.stat_cache import StatCache
+from aoti_build.errors import (
+    OK,
+    UNFIT_ARTIFACT,
+    VERIFICATION_FAILED,
+    AotiBuildError,
+    ArtifactError,
+    DirectoryError,
+    Interrupted,
+    VerificationError,
+)
+from aoti_build.host import compatibility, toolchain
+from aoti_build.models_file.presence import source_is_here
+from aoti_build.models_file.project import Project, Target
+from aoti_build.models_file.records import target_to_json
+from aoti_build.planning.plan import plan_target, stale, tolerance
+from aoti_build.store.local import Store
+from aoti_build.work.check import CHECK_ENVIRONMENT, check_package, check_record, find_cause, places
+from aoti_build.work.opened import FloorLacking, OpenArtifact, fit_artifact
+from aoti_build.work.runner import compiled_runner
+from aoti_build.work.worker import WorkerCrash, WorkerTimeout, allow_starts, check_stopping, run_worker, stop_all
+
+PASSED, INCOMPLETE, MISMATCH, CRASHED, TIMEOUT, UNCHECKED, MISSING, REFUSED, UNAVAILABLE = (
+    "passed", "incomplete", "mismatch", "crashed", "timeout", "unchecked", "missing", "refused", "unavailable",
+)  # fmt: skip
+PYTHON, CPP = RUNTIMES = ("python", "cpp")
+TIME_LIMIT = 600.0
+OnProgress = Callable[[Target, str], None]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One target's result. `stale` are the reasons why the artifact is not what the sources say now; `cases` the
+    figures; `refusals` what became of inputs that must not be answered; `vacuous` outputs whose comparison shows
+    nothing; `no_fp64` says why there was no float64 reference; `baseline` what the model loses
+    against that; `deep` where it leaves its model."""
+
+    target: Target
+    verdict: str
+    stale: tuple[Reason, ...] = ()
+    cases: tuple[Mapping[str, Any], ...] = ()
+    refusals: tuple[Mapping[str, Any], ...] = ()
+    vacuous: tuple[Mapping[str, Any], ...] = ()
+    no_fp64: str | None = None
+    deep: Mapping[str, Any] | None = None
+    seconds: float = 0.0
+    error: AotiBuildError | None = None
+    runtime: str = PYTHON
+    baseline: tuple[Mapping[str, Any], ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "target": self.target.name,
+            "verdict": self.verdict,
+            "runtime": self.runtime,
+            "stale": [reason.as_json() for reason in self.stale],
+            "cases": [dict(case) for case in self.cases],
+            "refusals": [dict(refusal) for refusal in self.refusals],
+            "vacuous": [dict(output) for output in self.vacuous],
+            "no_fp64": self.no_fp64,
+            "baseline": [dict(loss) for loss in self.baseline],
+            "deep": dict(self.deep) if self.deep else None,
+            "seconds": self.seconds,
+            "error": self.error.as_json() if self.error else None,
+        }
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """Verdicts in the order of models.yaml. With `strict`, stale, vacuous, incomplete and unavailable count as
+    failed."""
+
+    verdicts: tuple[Verdict, ...]
+    strict: bool = False
+    runtime: str = PYTHON
+
+    @property
+    def exit_code(self) -> int:
+        """4 if an artifact was refused, else 3 if one failed, else 0."""
+        if any(verdict.verdict == REFUSED for verdict in self.verdicts):
+            return UNFIT_ARTIFACT
+        return VERIFICATION_FAILED if any(map(self.failed, self.verdicts)) else OK
+
+    def failed(self, verdict: Verdict) -> bool:
+        if verdict.verdict in (UNAVAILABLE, INCOMPLETE):
+            return self.strict
+        return verdict.verdict != PASSED or (self.strict and bool(verdict.stale or verdict.vacuous))
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "format": "aoti-build/verify",
+            "format_version": 1,
+            "ok": self.exit_code == OK,
+            "strict": self.strict,
+            "runtime": self.runtime,
+            "targets": [verdict.as_json() for verdict in self.verdicts],
+        }
+
+
+def verify(
+    project: Project,
+    targets: tuple[Target, ...],
+    *,
+    jobs: int = 1,
+    strict: bool = False,
+    fresh: bool = False,
+    seeds: int = 1,
+    limit: float = TIME_LIMIT,
+    deep: bool = False,
+    repro: Path | None = None,
+    runtime: str = PYTHON,
+    on_progress: OnProgress = lambda target, phase: None,
+) -> VerifyReport:
+    """Verify the artifacts of `targets`, `jobs` at a time. A failed artifact never ends the run.
+
+    Of a failed one, `deep` finds where it leaves its model, and a reproduction is written below the
+    directory `repro`. With `fresh`, or more than one of `seeds`, eager gives the references now,
+    which needs the model's source. Each process may take `limit` seconds. With the `runtime` "cpp"
+    packages are called from C++. Raises `Interrupted` on Ctrl-C, after every worker has ended,
+    `ToolchainError` if the C++ runner cannot be compiled, and `DirectoryError` if the temporary
+    directory is unfit.
+    """
+    allow_starts()
+    temporary_directory()
+    runners = _runners(project, targets, on_progress) if runtime == CPP else {}
+    digests = StatCache(stat_cache_path(project))
+    verifier = _Verifier(project, digests, fresh or seeds > 1, seeds, limit, deep, repro, on_progress, runtime, runners)
+    with ThreadPoolExecutor(max_workers=jobs, thread_name_prefix="verify") as pool:
+        try:
+            futures = [pool.submit(verifier, target) for target in targets]
+            verdicts = tuple(future.result() for future in futures)
+        except KeyboardInterrupt:
+            stop_all()
+            pool.shutdown(cancel_futures=True)
+            raise Interrupted("interrupted") from None
+    return VerifyReport(verdicts, strict, runtime)
+
+
+def _runners(project: Project, targets: tuple[Target, ...], on_progress: OnProgress) -> dict[str, Path]:
+    """The C++ runner for each device that artifacts of `targets` are for."""
+    runners: dict[str, Path] = {}
+    for target in targets:
+        present = toolchain.has_device(target.device) and (artifact_directory(project, target) / MODEL).is_file()
+        if present and target.device not in runners:
+            on_progress(target, "runner")
+            runners[target.device] = compiled_runner(target.device)
+    return runners
+
+
+@dataclass(frozen=True)
+class _Verifier:
+    """Verifies one target after another, each in processes of its own."""
+
+    project: Project
+    digests: StatCache
+    fresh: bool
+    seeds: int
+    limit: float
+    deep: bool
+    repro: Path | None
+    on_progress: OnProgress
+    runtime: str
+    runners: Mapping[str, Path]
+
+    def __call__(self, target: Target) -> Verdict:
+        return replace(self._verdict(target), runtime=self.runtime)
+
+    def _verdict(self, target: Target) -> Verdict:
+        if not toolchain.has_device(target.device):
+            return Verdict(target, UNAVAILABLE, (Reason("no-device", target.device),))
+        with contextlib.ExitStack() as opened:
+            try:
+                artifact = opened.enter_context(fit_artifact(self.project, target))
+            except VerificationError as error:
+                if why := compatibility.cannot_build(target):
+                    return Verdict(target, UNAVAILABLE, (Reason("no-device", why),))
+                return Verdict(target, MISSING, error=error)
+            except FloorLacking as error:
+                return Verdict(target, UNAVAILABLE, (Reason("lacks-floor", error.cause or ""),))
+            except ArtifactError as error:
+                return Verdict(target, REFUSED, error=error)
+            return self._recorded(target, artifact)
+
+    def _recorded(self, target: Target, artifact: OpenArtifact) -> Verdict:
+        """The verdict on an open artifact, written beside it; refused if another one has taken its
+        place meanwhile."""
+        manifest = artifact.manifest
+        step = plan_target(self.project, target, self.digests, Store(store_root(self.project)))
+        checked = self._checked(target, artifact)
+        verdict = replace(checked, runtime=self.runtime, stale=(*checked.stale, *stale(step)))
+        if not artifact.is_still_published():
+            return _exchanged(target) if verdict.verdict == PASSED else verdict
+        document = {"format": "aoti-build/verdict", "format_version": 1, "key": manifest.key, **verdict.as_json()}
+        with contextlib.suppress(OSError):  # a serving host's artifacts may be read-only
+            write_json(artifact.place / VERIFY, document)
+        # With fresh references a stale artifact was compared with another state of its model.
+        if manifest.unchecked and verdict.verdict == PASSED and not (self.fresh and verdict.stale):
+            self._settle(target, artifact, verdict)
+        return verdict
+
+    def _settle(self, target: Target, artifact: OpenArtifact, verdict: Verdict) -> None:
+        """Let the manifest of an artifact that its build host could not run say that it is right."""
+        found = {"cases": verdict.cases, "vacuous": list(verdict.vacuous), "no_fp64": verdict.no_fp64}
+        if verdict.baseline:
+            found["baseline"] = list(verdict.baseline)
+        check = check_record(target, {**found, "seconds": {"verify": verdict.seconds}})
+        try:
+            with lock(lock_path(self.project, target), check_stopping):
+                if read_manifest(artifact.directory) != artifact.manifest:
+                    return  # a build has just published another one
+                renewed = replace(artifact.manifest, check=check)
+                renewed.write(artifact.place)
+                Store(store_root(self.project)).add(renewed, artifact.files)
+            self.on_progress(target, "compared with eager for the first time; the manifest says so now")
+        except OSError as error:
+            self.on_progress(target, f"passed, but its manifest cannot be written: {error.strerror or error}")
+
+    def _checked(self, target: Target, artifact: OpenArtifact) -> Verdict:
+        try:
+            with tempfile.TemporaryDirectory(prefix="aoti_build-") as directory:
+                return self._figures(target, artifact, Path(directory))
+        except (Interrupted, DirectoryError):
+            raise
+        except AotiBuildError as error:
+            error.target = target.name
+            return Verdict(target, _verdict_of(error), error=error)
+
+    def _figures(self, target: Target, artifact: OpenArtifact, work: Path) -> Verdict:
+        golden = self._fresh_golden(target, artifact.manifest, work) if self.fresh else None
+        result = check_package(
+            self.project,
+            target,
+            artifact.files,
+            artifact.manifest.signature,
+            directory=work / "check",
+            log=self._log(target),
+            on_phase=lambda phase: self.on_progress(target, phase),
+            golden=golden,
+            runner=self.runners.get(target.device),
+            limit=self.limit,
+            imports=artifact.manifest.imports,
+        )
+        if why := result.get("unavailable"):
+            return Verdict(target, UNAVAILABLE, (Reason("not-in-cpp", why),))
+        refusals = self._refusals(target, artifact, work)
+        verdict = _verdict(result, refusals)
+        if verdict == MISMATCH and self.repro is not None:
+            manifest = artifact.manifest
+            write_repro(self.repro, target, artifact.files, golden, manifest.signature, manifest.imports)
+        return Verdict(
+            target,
+            verdict,
+            cases=tuple(result["cases"]),
+            refusals=tuple(refusals),
+            vacuous=tuple(result["vacuous"]),
+            no_fp64=result["no_fp64"],
+            baseline=tuple(result.get("baseline", ())),
+            deep=self._cause(target, artifact, work) if verdict == MISMATCH and self.deep else None,
+            seconds=round(sum(result["seconds"].values()), 3),
+        )
+
+    def _cause(self, target: Target, artifact: OpenArtifact, work: Path) -> dict[str, Any] | None:
+        if not source_is_here(target.model, self.project.root):
+            return {"stage": "none", "said": "the model's source is not here", "weights": [], "left": None}
+        found = find_cause(
+            self.project,
+            target,
+            artifact.files,
+            artifact.manifest.weights.get("alignment"),
+            directory=work / "deep",
+            log=self._log(target),
+            bisect=True,
+            limit=self.limit,
+            on_phase=lambda phase: self.on_progress(target, phase),
+        )
+        return {name: found[name] for name in ("stage", "said", "weights", "left")}
+
+    def _fresh_golden(self, target: Target, manifest: Manifest, work: Path) -> Path:
+        """Golden files made now. Raises `VerificationError` without the model's source."""
+        if not source_is_here(target.model, self.project.root):
+            raise VerificationError(
+                "references cannot be made: the model's source or weights are not here",
+                hint="verify without --fresh and --seeds, against what was saved at build time",
+            )
+        golden = work / "golden.safetensors"
+        job = {
+            "root": str(self.project.root),
+            "target": target_to_json(target),
+            "where": places(self.project, target),
+            "golden": str(golden),
+            "signature": dict(manifest.signature),
+            "seeds": self.seeds,
+        }
+        self._run("fresh", target, job, work / "fresh")
+        return golden
+
+    def _refusals(self, target: Target, artifact: OpenArtifact, work: Path) -> list[dict[str, Any]]:
+        """What became of each probe. One that crashes takes its process with it; another tries the rest."""
+        job = {
+            "root": str(self.project.root),
+            "model": str(artifact.files / MODEL),
+            "golden": str(artifact.files / GOLDEN),
+            "target": target_to_json(target),
+            "tolerance": tolerance(target),
+            "signature": dict(artifact.manifest.signature),
+            "imports": artifact.manifest.imports,
+            "runner": str(runner) if (runner := self.runners.get(target.device)) else None,
+        }
+        crashed: dict[int, dict[str, Any]] = {}
+        while True:
+            begun: list[str] = []
+            try:
+                given = {**job, "skip": list(crashed)}
+                result = self._run("probe", target, given, work / f"probe-{len(crashed)}", begun.append)
+            except (WorkerCrash, WorkerTimeout) as crash:
+                if not begun:
+                    raise
+                _, number, name = begun[-1].split(" ", 2)
+                crashed[int(number)] = {"name": name, "ok": False, "said": crash.message}
+                continue
+            found = {**{int(number): probed for number, probed in result["results"].items()}, **crashed}
+            return [found[number] for number in sorted(found)]
+
+    def _run(
+        self,
+        verb: str,
+        target: Target,
+        job: Mapping[str, Any],
+        directory: Path,
+        also: Callable[[str], None] = lambda phase: None,
+    ) -> dict[str, Any]:
+        def on_phase(phase: str) -> None:
+            also(phase)
+            if not phase.startswith("probe "):
+                self.on_progress(target, phase)
+
+        if verb == "probe":
+            self.on_progress(target, "probe")
+        return run_worker(
+            verb,
+            job,
+            directory=directory,
+            log=self._log(target),
+            on_phase=on_phase,
+            environment=CHECK_ENVIRONMENT,
+            limit=self.limit,
+        )
+
+    def _log(self, target: Target) -> Path:
+        return reader_log_path(self.project, target, "verify")
+
+
+def _verdict(result: Mapping[str, Any], refusals: Sequence[Mapping[str, Any]]) -> str:
+    """What the figures of a check and of the probes come to. A case that was left out did not pass."""
+    skipped = ["skipped" in case for case in result["cases"]]
+    unread = any("unread" in case for case in result["cases"])
+    if result["passed"] and all(refusal["ok"] for refusal in refusals):
+        return INCOMPLETE if unread or any(skipped) else PASSED
+    return UNCHECKED if all(skipped) else MISMATCH
+
+
+def _verdict_of(error: AotiBuildError) -> str:
+    kinds = {ArtifactError: REFUSED, WorkerTimeout: TIMEOUT, VerificationError: UNCHECKED}
+    return next((verdict for kind, verdict in kinds.items() if isinstance(error, kind)), CRASHED)
+
+
+def _exchanged(target: Target) -> Verdict:
+    error = ArtifactError(
+        "another artifact took its place while it was verified",
+        target=target.name,
+        cause="the one that was verified passed; nothing is known of what is there now",
+        hint=f"verify it: invoke verify --target {target.name}",
+    )
+    return Verdict(target, REFUSED, error=error)

@@ -1,0 +1,1 @@
+"""What every other part uses: files on disk, locks, JSON records, digests, and what the host lets a process use."""

@@ -1,0 +1,1 @@
+"""Earlier artifacts and GPU kernels, found by what they were made from."""

@@ -1,0 +1,95 @@
+"""What to do with a graph that a worker has just exported: the store's package, its code, or a compile."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from aoti_build.artifact.manifest import GOLDEN, MODEL, Manifest
+from aoti_build.common.files import lock
+from aoti_build.models_file.project import Target
+from aoti_build.planning.plan import is_settled
+from aoti_build.work.context import Place, Workshop
+from aoti_build.work.worker import check_stopping
+
+TAKE, REPACK, COMPILE = "take", "repack", "compile"
+
+
+class Desk(contextlib.ExitStack):
+    """Answers the worker's question what to do, from its keys: the store's package, its code, or a compile.
+
+    Who compiles a graph holds its lock until the artifact is in the store (the desk is closed then), so that another
+    target or build with the same graph waits and takes the code from there.
+    """
+
+    def __init__(self, shop: Workshop, target: Target, place: Place, *, from_nothing: bool) -> None:
+        super().__init__()
+        self.store, self.place, self.from_nothing = shop.store, place, from_nothing
+        self._on_phase, self._before_compile = shop.phases_of(target), partial(shop.before_compile, target)
+        self.action = COMPILE
+        self._hit: Manifest | None = None
+
+    @property
+    def weights(self) -> Mapping[str, Any] | None:
+        """Where the weights of what was taken or repacked lie; None after a compile, which finds out."""
+        return self._hit.weights if self._hit else None
+
+    @property
+    def known_instructions(self) -> Mapping[str, Any] | None:
+        """What the stored code was seen to use: that of a package taken or repacked is the same, byte for byte."""
+        return self._hit.requires.get("instructions") if self._hit else None
+
+    def known_check(self, target: Target, *, golden_kept: bool) -> Mapping[str, Any] | None:
+        """An earlier check that still holds: of the package that was taken, against the same tolerance, and the golden
+        file that the worker kept because eager gives the same again."""
+        hit = self._hit
+        if hit is None or self.action != TAKE or not golden_kept or not is_settled(hit, target):
+            return None
+        return {**hit.check, "seconds": 0.0}
+
+    def answer(self, question: Mapping[str, Any]) -> dict[str, Any]:
+        """Raises `ToolchainError` where a compile is needed and this host's compiler will not do."""
+        stored = None
+        if not self.from_nothing:
+            stored = self._take(question) or self._repack(question)
+            if stored is None and self._wait_for(self.store.compile_lock(question["graph_key"])):
+                stored = self._take(question) or self._repack(question)
+        if stored is None:
+            self._before_compile()
+        return stored or {"action": COMPILE}
+
+    def _wait_for(self, path: Path) -> bool:
+        """Take the lock; whether somebody else held it."""
+        waited = False
+
+        def on_wait() -> None:
+            nonlocal waited
+            check_stopping()
+            if not waited:
+                self._on_phase("waiting for the same graph's compile")
+            waited = True
+
+        try:
+            self.enter_context(lock(path, on_wait))
+        except OSError:
+            return False  # a store that cannot be written to: the worst is that two compile the same
+        return waited
+
+    def _take(self, question: Mapping[str, Any]) -> dict[str, Any] | None:
+        """The very package, and its golden file if that can be had."""
+        hit = self.store.by_key(question["key"])
+        if hit is None or not self.store.fetch(hit.files[MODEL], self.place.staged / MODEL):
+            return None
+        self.action, self._hit = TAKE, hit
+        return {"action": TAKE, "golden": self.store.fetch(hit.files[GOLDEN], self.place.staged / GOLDEN)}
+
+    def _repack(self, question: Mapping[str, Any]) -> dict[str, Any] | None:
+        """A package of the same graph whose weights can be exchanged."""
+        hit, template = self.store.by_graph(question["graph_key"]), self.place.work / "template.pt2"
+        if hit is None or not self.store.fetch(hit.files[MODEL], template):
+            return None
+        self.action, self._hit = REPACK, hit
+        return {"action": REPACK, "template": str(template), "alignment": hit.weights["alignment"]}
