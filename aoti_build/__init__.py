@@ -1,6 +1,7 @@
 """The build system for PyTorch AOTInductor artifacts: models.yaml in, checked `.pt2` packages out.
 
-`load` and `explain` are for services: see `aoti_build.runtime`, which is imported when one of them is asked for.
+`load` and `explain` are for services: see `aoti_build.runtime`, which is imported when one of them
+is asked for.
 """
 
 from __future__ import annotations

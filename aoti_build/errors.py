@@ -1,8 +1,10 @@
-"""Everything that can go wrong, as one hierarchy; each class carries the exit code that a release script sees.
+"""Everything that can go wrong, as one hierarchy; each class carries the exit code that a release
+script sees.
 
-An error answers four questions: *what* failed (`message`, with the target's name), *where* (`where`, a place such as
-``models.yaml:12:7``), *why* (`cause`, usually what another program said) and *what next* (`hint`, and `log` for the
-whole story). Rendering is the report layer's work; this module only carries the answers.
+An error answers four questions: *what* failed (`message`, with the target's name), *where*
+(`where`, a place such as ``models.yaml:12:7``), *why* (`cause`, usually what another program said)
+and *what next* (`hint`, and `log` for the whole story). Rendering is the report layer's work; this
+module only carries the answers.
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ INTERRUPTED = 130
 
 
 class AotiBuildError(Exception):
-    """Base of every error this package raises on purpose. `exit_code` is the process's exit status."""
+    """Base of every error this package raises on purpose. `exit_code` is the process's exit
+    status."""
 
     exit_code = BUILD_FAILED
     kind = "build"
@@ -82,15 +85,16 @@ class EditedMeanwhile(BuildError):
 
 
 class UsageError(AotiBuildError):
-    """The command line, models.yaml, or what models.yaml points at is wrong. Nothing was touched."""
+    """The command line, models.yaml, or what models.yaml points at is wrong. Nothing was
+    touched."""
 
     exit_code = USAGE
     kind = "usage"
 
 
 class InputError(UsageError, ValueError):
-    """A loaded model was given what it was not exported for: another structure, shape, dtype or device, or weights that
-    are not its own. Nothing was run, nothing was changed."""
+    """A loaded model was given what it was not exported for: another structure, shape, dtype or
+    device, or weights that are not its own. Nothing was run, nothing was changed."""
 
 
 class ClosedError(UsageError, RuntimeError):
@@ -109,7 +113,8 @@ class VerificationError(AotiBuildError):
 
 
 class ArtifactError(AotiBuildError):
-    """An artifact is damaged, not what its manifest says, or unfit for this host. It was not loaded."""
+    """An artifact is damaged, not what its manifest says, or unfit for this host. It was not
+    loaded."""
 
     exit_code = UNFIT_ARTIFACT
     kind = "artifact"

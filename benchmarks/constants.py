@@ -1,4 +1,5 @@
-"""Does it cost anything to keep the weights apart from the code? resnet18 both ways: compile time, size, time per call.
+"""Does it cost anything to keep the weights apart from the code? resnet18 both ways: compile time,
+size, time per call.
 
     python benchmarks/constants.py [--calls 60]
 
@@ -20,7 +21,9 @@ from aoti_build._torch.packages.weights import APART_OPTIONS
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--calls", type=int, default=60)
     calls = parser.parse_args().calls
     image = torch.randn(2, 3, 224, 224)
@@ -31,8 +34,12 @@ def main() -> None:
             program = torch.export.export(torchvision.models.resnet18().eval(), (image,))
             path = Path(directory) / f"{len(loaders)}.pt2"
             started = time.perf_counter()
-            torch._inductor.aoti_compile_and_package(program, package_path=str(path), inductor_configs=options)
-            print(f"{name:15} compile {time.perf_counter() - started:6.1f} s  {path.stat().st_size / 2**20:7.2f} MiB")
+            torch._inductor.aoti_compile_and_package(
+                program, package_path=str(path), inductor_configs=options
+            )
+            print(
+                f"{name:15} compile {time.perf_counter() - started:6.1f} s  {path.stat().st_size / 2**20:7.2f} MiB"
+            )
             loaders[name] = torch._C._aoti.AOTIModelPackageLoader(str(path), "model", False, 1, -1)
         for number in range(calls + 5):
             for name, loader in loaders.items():

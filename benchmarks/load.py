@@ -1,11 +1,14 @@
-"""What `aoti_build.load` costs and saves, beside everything else that can run the same resnet18: one run, ratios.
+"""What `aoti_build.load` costs and saves, beside everything else that can run the same resnet18:
+one run, ratios.
 
-    python benchmarks/load.py [--device cpu] [--runs N] [--calls 300] [--json FILE] [--artifacts DIR]
+    python benchmarks/load.py [--device cpu] [--runs N] [--calls 300] [--json FILE] [--artifacts
+    DIR]
 
-Each run is a process of its own that has imported torch (and the packages named in the row) before the clock starts; it
-stops when the first inference is done. The rows take turns, so that drift hits all alike. The artifact is built first,
-unless `--artifacts` names what an earlier run built. The time per call is that of a model of about a millisecond: on
-a CPU a small one, on a GPU resnet18 itself. Machines are noisy: read the ratios.
+Each run is a process of its own that has imported torch (and the packages named in the row) before
+the clock starts; it stops when the first inference is done. The rows take turns, so that drift hits
+all alike. The artifact is built first, unless `--artifacts` names what an earlier run built. The
+time per call is that of a model of about a millisecond: on a CPU a small one, on a GPU resnet18
+itself. Machines are noisy: read the ratios.
 """
 
 from __future__ import annotations
@@ -43,7 +46,8 @@ from torch import nn
 def build():
     return nn.Sequential(*(layer for _ in range(16) for layer in (nn.Linear(512, 512), nn.ReLU())))
 """
-# What runs in a process of its own: {setup} before the clock, {load} and a call within. Prints one line of JSON.
+# What runs in a process of its own: {setup} before the clock, {load} and a call within. Prints one
+# line of JSON.
 PROCESS = """\
 import json, sys, time
 import torch
@@ -108,10 +112,14 @@ def main() -> None:
     print("\n".join(table(calls, unit="ms")))
     print(f"binding and checking the inputs of that model alone: {binding * 1e6:.2f} us")
     if arguments.json:
-        arguments.json.write_text(json.dumps(document(arguments.device, [*rows, *calls], binding), indent=2) + "\n")
+        arguments.json.write_text(
+            json.dumps(document(arguments.device, [*rows, *calls], binding), indent=2) + "\n"
+        )
 
 
-def first_inference(root: Path, project: Path, artifacts: Path, device: str, runs: int) -> list[Row]:
+def first_inference(
+    root: Path, project: Path, artifacts: Path, device: str, runs: int
+) -> list[Row]:
     """From the start of loading to the end of the first inference, in fresh processes."""
     package = str(artifacts / "resnet18" / device / "model.pt2")
     index = 0 if device == "cuda" else -1
@@ -125,12 +133,36 @@ def first_inference(root: Path, project: Path, artifacts: Path, device: str, run
     # Row: what is done before the clock, what within, and the directories of caches.
     ways: dict[str, tuple[str, str, dict[str, str]]] = {
         "raw loader": ("", RAW.format(package=package, index=index), {}),
-        "load, full": ("import aoti_build.runtime", ours["full"], {"AOTI_BUILD_RUNTIME_CACHE": shared}),
-        "load, stat": ("import aoti_build.runtime", ours["stat"], {"AOTI_BUILD_RUNTIME_CACHE": shared}),
-        "load, off": ("import aoti_build.runtime", ours["off"], {"AOTI_BUILD_RUNTIME_CACHE": shared}),
-        "load, full, import counted": ("", "import aoti_build\n" + ours["full"], {"AOTI_BUILD_RUNTIME_CACHE": shared}),
-        "load, full, first on a host": ("import aoti_build.runtime", ours["full"], {"AOTI_BUILD_RUNTIME_CACHE": fresh}),
-        "load, full, no directory": ("import aoti_build.runtime", ours["full"], {"AOTI_BUILD_RUNTIME_CACHE": "off"}),
+        "load, full": (
+            "import aoti_build.runtime",
+            ours["full"],
+            {"AOTI_BUILD_RUNTIME_CACHE": shared},
+        ),
+        "load, stat": (
+            "import aoti_build.runtime",
+            ours["stat"],
+            {"AOTI_BUILD_RUNTIME_CACHE": shared},
+        ),
+        "load, off": (
+            "import aoti_build.runtime",
+            ours["off"],
+            {"AOTI_BUILD_RUNTIME_CACHE": shared},
+        ),
+        "load, full, import counted": (
+            "",
+            "import aoti_build\n" + ours["full"],
+            {"AOTI_BUILD_RUNTIME_CACHE": shared},
+        ),
+        "load, full, first on a host": (
+            "import aoti_build.runtime",
+            ours["full"],
+            {"AOTI_BUILD_RUNTIME_CACHE": fresh},
+        ),
+        "load, full, no directory": (
+            "import aoti_build.runtime",
+            ours["full"],
+            {"AOTI_BUILD_RUNTIME_CACHE": "off"},
+        ),
         "eager": (net, eager, {}),
     }
     stock = f"from torch._inductor import aoti_load_package\nmodel = aoti_load_package({package!r})"
@@ -143,7 +175,10 @@ def first_inference(root: Path, project: Path, artifacts: Path, device: str, run
 
     def measure(name: str, way: tuple[str, str, dict[str, str]], *, kept: bool = True) -> None:
         setup, load, variables = way
-        chosen = {key: value.format(fresh=root / f"fresh-{next(made)}") for key, value in variables.items()}
+        chosen = {
+            key: value.format(fresh=root / f"fresh-{next(made)}")
+            for key, value in variables.items()
+        }
         script = PROCESS.format(device=device, setup=setup, load=load)
         found = json.loads(_python(script, project, chosen))
         print(f"{name:28} {found[0]:8.3f}s to load, {found[1]:8.3f}s in all", file=sys.stderr)
@@ -159,23 +194,34 @@ def first_inference(root: Path, project: Path, artifacts: Path, device: str, run
             measure(name, way)
     for name in ("aoti_load_package", "torch.compile"):
         for way in ("cold", "warm"):
-            measure(f"{name}, {way}", slow[f"{name}, {way}"])  # the first fills the cache of the second
+            measure(
+                f"{name}, {way}", slow[f"{name}, {way}"]
+            )  # the first fills the cache of the second
     load_package_limit = 1 / (50 if device == "cuda" else 10)
     limits = {
         "load, full": ("raw loader", 1.1),
         "load, stat": ("raw loader", 1.1),
         "load, off": ("raw loader", 1.1),
     }
-    rows = [Row(name, values, *limits.get(name, ("raw loader", None))) for name, values in seconds.items()]
-    against = Row("load, full, to that", seconds["load, full"], "aoti_load_package, cold", load_package_limit)
+    rows = [
+        Row(name, values, *limits.get(name, ("raw loader", None)))
+        for name, values in seconds.items()
+    ]
+    against = Row(
+        "load, full, to that", seconds["load, full"], "aoti_load_package, cold", load_package_limit
+    )
     warm = Row(
-        "load, full, to warm", seconds["load, full"], "aoti_load_package, warm", 0.1 if device == "cpu" else None
+        "load, full, to warm",
+        seconds["load, full"],
+        "aoti_load_package, warm",
+        0.1 if device == "cpu" else None,
     )
     return [*rows, against, warm]
 
 
 def overhead(project: Path, artifacts: Path, device: str, calls: int) -> tuple[list[Row], float]:
-    """Time per call of a model of about a millisecond, the raw loader's and ours in turns; and what binding costs."""
+    """Time per call of a model of about a millisecond, the raw loader's and ours in turns; and what
+    binding costs."""
     model, shape = ("stack", (8, 512)) if device == "cpu" else ("resnet18", (2, 3, 224, 224))
     script = CALLS.format(
         device=device,
@@ -188,7 +234,10 @@ def overhead(project: Path, artifacts: Path, device: str, calls: int) -> tuple[l
     )
     seconds, binding = json.loads(_python(script, project, {}))
     limits = {"checked": 1.05, "unchecked": 1.05}
-    rows = [Row(f"call, {name}", values, "call, raw", limits.get(name)) for name, values in seconds.items()]
+    rows = [
+        Row(f"call, {name}", values, "call, raw", limits.get(name))
+        for name, values in seconds.items()
+    ]
     return rows, float(binding)
 
 
@@ -196,7 +245,11 @@ def document(device: str, rows: list[Row], binding: float) -> dict[str, Any]:
     """The results, each ratio in one run; seconds of every run are kept."""
     medians = {row.name: row.median for row in rows}
     return {
-        "machine": {"cpus": os.cpu_count(), "platform": platform.platform(), "python": platform.python_version()},
+        "machine": {
+            "cpus": os.cpu_count(),
+            "platform": platform.platform(),
+            "python": platform.python_version(),
+        },
         "device": device,
         "binding_seconds": binding,
         "rows": [
@@ -239,12 +292,18 @@ def _python(script: str, project: Path, variables: dict[str, str]) -> str:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--runs", type=int, help="of each way that takes less than a second; 7, or 5 on a GPU")
+    parser.add_argument(
+        "--runs", type=int, help="of each way that takes less than a second; 7, or 5 on a GPU"
+    )
     parser.add_argument("--calls", type=int, default=300)
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--artifacts", type=Path, help="built by an earlier run for the same device")
+    parser.add_argument(
+        "--artifacts", type=Path, help="built by an earlier run for the same device"
+    )
     return parser.parse_args()
 
 

@@ -1,12 +1,14 @@
-"""How much memory and disk a large model takes: the peak of every process, by phase, and where its weights lie.
+"""How much memory and disk a large model takes: the peak of every process, by phase, and where its
+weights lie.
 
     python benchmarks/memory.py [--gib 1] [--kind linear] [--directory DIR] [--json FILE]
 
-Builds one model of so many GiB of weights, then builds it with new weights, verifies it and restores the first state. A
-thread reads /proc/PID/status of every process of the build meanwhile. `private` is memory that nobody else has
-(RssAnon); `files` are pages of files, such as weights that are mapped, which the system takes back when it needs
-memory (RssFile). Disk is what lies below the temporary directories at the fullest moment, in files and, where extents
-are shared, in blocks that are taken. Only Linux tells these.
+Builds one model of so many GiB of weights, then builds it with new weights, verifies it and
+restores the first state. A thread reads /proc/PID/status of every process of the build meanwhile.
+`private` is memory that nobody else has (RssAnon); `files` are pages of files, such as weights that
+are mapped, which the system takes back when it needs memory (RssFile). Disk is what lies below the
+temporary directories at the fullest moment, in files and, where extents are shared, in blocks that
+are taken. Only Linux tells these.
 """
 
 from __future__ import annotations
@@ -54,7 +56,8 @@ models:
 
 @dataclass
 class Peak:
-    """The largest `private` and `files` of one process in one phase, and of both together, in bytes."""
+    """The largest `private` and `files` of one process in one phase, and of both together, in
+    bytes."""
 
     private: int = 0
     files: int = 0
@@ -83,9 +86,9 @@ class Watcher:
             for pid in _below(self.pid):
                 name, private, files = _status(pid)
                 if name:
-                    self.peaks.setdefault((name, phase if name in ("build", "check") else ""), Peak()).see(
-                        private, files
-                    )
+                    self.peaks.setdefault(
+                        (name, phase if name in ("build", "check") else ""), Peak()
+                    ).see(private, files)
             rounds += 1
             if rounds % 10 == 0:
                 self.disk = max(self.disk, sum(map(_allocated, self.roots)))
@@ -93,7 +96,9 @@ class Watcher:
 
 def main() -> None:
     arguments = _arguments()
-    with tempfile.TemporaryDirectory(prefix="aoti_build-memory-", dir=arguments.directory) as directory:
+    with tempfile.TemporaryDirectory(
+        prefix="aoti_build-memory-", dir=arguments.directory
+    ) as directory:
         rows = list(measure(Path(directory), arguments.kind, arguments.gib, arguments.layers))
     print("\n".join(table(rows)))
     if arguments.json:
@@ -101,7 +106,8 @@ def main() -> None:
 
 
 def measure(root: Path, kind: str, gib: float, layers: int) -> Iterator[dict[str, object]]:
-    """A row for each command and process: seconds, bytes, and their ratio to those of the weights."""
+    """A row for each command and process: seconds, bytes, and their ratio to those of the
+    weights."""
     project = root / "project"
     project.mkdir()
     (root / "tmp").mkdir()
@@ -111,15 +117,23 @@ def measure(root: Path, kind: str, gib: float, layers: int) -> Iterator[dict[str
     os.environ |= {"AOTI_BUILD_CACHE": str(root / "cache"), "TMPDIR": str(root / "tmp")}
     os.environ.pop("AOTI_BUILD_STORE", None)
     for command, seed in (("build", 0), ("new weights", 1), ("verify", 1), ("restore", 0)):
-        (project / "models.yaml").write_text(MODELS.format(layers=layers, width=width, seed=seed, shape=shape))
+        (project / "models.yaml").write_text(
+            MODELS.format(layers=layers, width=width, seed=seed, shape=shape)
+        )
         verb = "verify" if command == "verify" else "build"
         yield from _watched(command, [*INV, verb], project, root)
 
 
-def _watched(command: str, words: list[str], project: Path, root: Path) -> Iterator[dict[str, object]]:
+def _watched(
+    command: str, words: list[str], project: Path, root: Path
+) -> Iterator[dict[str, object]]:
     started = time.perf_counter()
-    process = subprocess.Popen(words, cwd=project, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    watcher = Watcher(process.pid, project / "artifacts" / ".logs", (project, root / "cache", root / "tmp"))
+    process = subprocess.Popen(
+        words, cwd=project, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    watcher = Watcher(
+        process.pid, project / "artifacts" / ".logs", (project, root / "cache", root / "tmp")
+    )
     thread = threading.Thread(target=watcher.run)
     thread.start()
     out, _ = process.communicate()
@@ -182,8 +196,12 @@ def _below(pid: int) -> Iterator[int]:
 def _status(pid: int) -> tuple[str, int, int]:
     try:
         words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-        lines = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
-        numbers = [int(lines[name].split()[0]) * 1024 for name in ("RssAnon", "RssFile", "RssShmem")]
+        lines = dict(
+            line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines()
+        )
+        numbers = [
+            int(lines[name].split()[0]) * 1024 for name in ("RssAnon", "RssFile", "RssShmem")
+        ]
     except (OSError, KeyError, ValueError):
         return "", 0, 0
     if b"aoti_build._torch" in words:

@@ -1,4 +1,5 @@
-"""The tutorial's way without a build tool: export resnet18, compile and package, load it, compare with eager."""
+"""The tutorial's way without a build tool: export resnet18, compile and package, load it, compare
+with eager."""
 
 from __future__ import annotations
 

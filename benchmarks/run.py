@@ -1,10 +1,11 @@
-"""What aoti_build costs and saves, measured side by side in one run: whole processes, medians, and ratios.
+"""What aoti_build costs and saves, measured side by side in one run: whole processes, medians, and
+ratios.
 
     python benchmarks/run.py [--runs 7] [--targets 1,20,1000] [--json FILE] [--skip-compiles]
 
-No-op builds are compared with an empty invoke task and with doit (if it is installed); builds of resnet18 with the
-plain script that exports, compiles, loads and compares. Everything happens in a temporary directory with a store of
-its own. Machines are noisy: read the ratios, and run it again.
+No-op builds are compared with an empty invoke task and with doit (if it is installed); builds of
+resnet18 with the plain script that exports, compiles, loads and compares. Everything happens in a
+temporary directory with a store of its own. Machines are noisy: read the ratios, and run it again.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ OURS = "from aoti_build.tasks import ns\n"
 
 @dataclass(frozen=True)
 class Row:
-    """A measurement: seconds of each run, and the limit of its ratio to `base`, if one is promised."""
+    """A measurement: seconds of each run, and the limit of its ratio to `base`, if one is
+    promised."""
 
     name: str
     seconds: list[float]
@@ -61,7 +63,8 @@ def main() -> None:
 
 
 def noops(root: Path, counts: list[int], runs: int) -> list[Row]:
-    """A build that has nothing to do, against a task that does nothing. Interleaved, so that drift hits all alike."""
+    """A build that has nothing to do, against a task that does nothing. Interleaved, so that drift
+    hits all alike."""
     empty = root / "empty"
     write(empty, {"tasks.py": EMPTY_TASK})
     commands: dict[str, tuple[list[str], Path]] = {"empty invoke task": ([*INV, "nothing"], empty)}
@@ -69,9 +72,13 @@ def noops(root: Path, counts: list[int], runs: int) -> list[Row]:
     for count in counts:
         project = root / f"noop-{count}"
         models = "".join(
-            f"  m{number}:\n    source: net.py:build\n    inputs: [{{shape: [2, 8]}}]\n" for number in range(count)
+            f"  m{number}:\n    source: net.py:build\n    inputs: [{{shape: [2, 8]}}]\n"
+            for number in range(count)
         )
-        write(project, {"tasks.py": OURS, "net.py": TINY, "models.yaml": f"edition: 1\nmodels:\n{models}"})
+        write(
+            project,
+            {"tasks.py": OURS, "net.py": TINY, "models.yaml": f"edition: 1\nmodels:\n{models}"},
+        )
         build(project, store)  # one compile; every other target is restored from the store
         time.sleep(2.5)  # files younger than the racy margin are not remembered
         build(project, store)
@@ -87,7 +94,9 @@ def noops(root: Path, counts: list[int], runs: int) -> list[Row]:
         for name, (command, cwd) in commands.items():
             seconds[name].append(timed(lambda command=command, cwd=cwd: run(command, cwd)))  # type: ignore[misc]
     limits = {"no-op, 20 targets": 1.5, "no-op, 1000 targets": 3.0}
-    return [Row(name, values, "empty invoke task", limits.get(name)) for name, values in seconds.items()]
+    return [
+        Row(name, values, "empty invoke task", limits.get(name)) for name, values in seconds.items()
+    ]
 
 
 def compiles(root: Path, runs: int) -> list[Row]:
@@ -121,11 +130,21 @@ def compiles(root: Path, runs: int) -> list[Row]:
         rows["cold build"].append(timed(lambda: from_nothing(known_toolchain=False)))
         rows["known toolchain"].append(timed(lambda: from_nothing(known_toolchain=True)))
     rows |= {
-        name: [] for name in ("import and export alone", "comment edit", "new weights", "copy", "no-op", "restore")
+        name: []
+        for name in (
+            "import and export alone",
+            "comment edit",
+            "new weights",
+            "copy",
+            "no-op",
+            "restore",
+        )
     }
     for _ in range(runs):
         number = next(numbers)
-        rows["import and export alone"].append(timed(lambda: run([*script, "--export-only"], plain)))
+        rows["import and export alone"].append(
+            timed(lambda: run([*script, "--export-only"], plain))
+        )
         (project / "net.py").write_text(f"{RESNET}# comment {number}\n")
         rows["comment edit"].append(timed(lambda: build(project, store)))
         (project / "models.yaml").write_text(models + f"    seed: {number}\n")
@@ -134,7 +153,9 @@ def compiles(root: Path, runs: int) -> list[Row]:
         (project / "net.py").write_text(RESNET)
         rows["restore"].append(timed(lambda: build(project, store)))
         package = project / "artifacts/resnet18/cpu/model.pt2"
-        rows["copy"].append(timed(lambda package=package: shutil.copyfile(package, root / "copy.pt2")))  # type: ignore[misc]
+        rows["copy"].append(
+            timed(lambda package=package: shutil.copyfile(package, root / "copy.pt2"))
+        )  # type: ignore[misc]
         time.sleep(2.5)
         build(project, store)
         rows["no-op"].append(timed(lambda: build(project, store)))
@@ -160,9 +181,13 @@ def build(project: Path, store: Path) -> None:
 def run(command: list[str], cwd: Path, variables: dict[str, str] | None = None) -> None:
     """Run to the end; its output only if it fails."""
     environment = {**os.environ, **(variables or {})}
-    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=cwd, env=environment, capture_output=True, text=True, check=False
+    )
     if done.returncode:
-        raise SystemExit(f"{' '.join(command)} exited {done.returncode}\n{done.stdout}{done.stderr}")
+        raise SystemExit(
+            f"{' '.join(command)} exited {done.returncode}\n{done.stdout}{done.stderr}"
+        )
 
 
 def timed(function: Callable[[], Any]) -> float:
@@ -186,7 +211,9 @@ def table(rows: list[Row], *, unit: str = "s") -> list[str]:
         ratio = row.median / medians[row.base] if row.base in medians else float("nan")
         limit = f"{row.limit:.2f}" if row.limit else ""
         verdict = "" if row.limit is None else "  met" if ratio <= row.limit else "  MISSED"
-        median, least, most = (scale * value for value in (row.median, min(row.seconds), max(row.seconds)))
+        median, least, most = (
+            scale * value for value in (row.median, min(row.seconds), max(row.seconds))
+        )
         spread = f"{median:9.3f}{unit}  {least:8.3f}{unit}  {most:8.3f}{unit}"
         lines.append(f"{row.name:26}{spread}  {ratio:6.2f}  {limit:>6}  {row.base}{verdict}")
     return lines
@@ -194,9 +221,19 @@ def table(rows: list[Row], *, unit: str = "s") -> list[str]:
 
 def document(rows: list[Row]) -> dict[str, Any]:
     return {
-        "machine": {"cpus": os.cpu_count(), "machine": platform.machine(), "python": platform.python_version()},
+        "machine": {
+            "cpus": os.cpu_count(),
+            "machine": platform.machine(),
+            "python": platform.python_version(),
+        },
         "rows": [
-            {"name": row.name, "median": row.median, "seconds": row.seconds, "base": row.base, "limit": row.limit}
+            {
+                "name": row.name,
+                "median": row.median,
+                "seconds": row.seconds,
+                "base": row.base,
+                "limit": row.limit,
+            }
             for row in rows
         ],
     }
@@ -212,9 +249,15 @@ def _dodo(count: int) -> str:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--runs", type=int, default=7)
-    parser.add_argument("--targets", type=lambda text: [int(word) for word in text.split(",")], default=[1, 20, 1000])
+    parser.add_argument(
+        "--targets",
+        type=lambda text: [int(word) for word in text.split(",")],
+        default=[1, 20, 1000],
+    )
     parser.add_argument("--json", type=Path)
     parser.add_argument("--skip-compiles", action="store_true")
     return parser.parse_args()

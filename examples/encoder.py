@@ -1,7 +1,8 @@
 """A small transformer text encoder: what a model of your own looks like to aoti_build.
 
-`build` is the factory that models.yaml names; its keyword arguments are models.yaml's ``kwargs``. The model takes two
-keyword inputs with a dynamic batch and sequence length and returns a nested structure.
+`build` is the factory that models.yaml names; its keyword arguments are models.yaml's ``kwargs``.
+The model takes two keyword inputs with a dynamic batch and sequence length and returns a nested
+structure.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ class Block(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.project = nn.Linear(width, width)
         self.norm2 = nn.LayerNorm(width)
-        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+        self.mlp = nn.Sequential(
+            nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
+        )
 
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
         """x: [batch, seq, width]; bias: [batch, 1, 1, seq], added to the attention scores."""
@@ -45,7 +48,9 @@ class Encoder(nn.Module):
 
     def forward(self, *, tokens: Tensor, mask: Tensor) -> dict[str, Tensor | dict[str, Tensor]]:
         """tokens: int64 [batch, seq]; mask: bool [batch, seq], True where there is a token."""
-        x = self.tokens(tokens) + self.positions(torch.arange(tokens.shape[1], device=tokens.device))
+        x = self.tokens(tokens) + self.positions(
+            torch.arange(tokens.shape[1], device=tokens.device)
+        )
         # Finite, so that a row without any token gives numbers and not NaN.
         bias = torch.where(mask, 0.0, -1e4)[:, None, None, :]
         for block in self.blocks:
@@ -56,6 +61,8 @@ class Encoder(nn.Module):
         return {"hidden": hidden, "pooled": {"mean": mean, "first": hidden[:, 0]}}
 
 
-def build(vocabulary: int = 1000, width: int = 64, heads: int = 4, layers: int = 2, longest: int = 512) -> Encoder:
+def build(
+    vocabulary: int = 1000, width: int = 64, heads: int = 4, layers: int = 2, longest: int = 512
+) -> Encoder:
     """The encoder with random weights."""
     return Encoder(vocabulary, width, heads, layers, longest)

@@ -1,5 +1,6 @@
-"""A service with the standard library alone: POST a model's inputs as JSON by name, get its output as JSON. SIGHUP
-reads the weights again. `python examples/serve.py encoder --artifacts artifacts --weights encoder.safetensors`"""
+"""A service with the standard library alone: POST a model's inputs as JSON by name, get its output
+as JSON. SIGHUP reads the weights again. `python examples/serve.py encoder --artifacts artifacts
+--weights encoder.safetensors`"""
 
 from __future__ import annotations
 
@@ -25,14 +26,22 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8000)
     arguments = parser.parse_args()
     with aoti_build.load(arguments.model, artifacts=arguments.artifacts, explain=True) as model:
-        dtypes = {entry["name"]: getattr(torch, entry["dtype"]) for entry in model.metadata["signature"]["inputs"]}
+        dtypes = {
+            entry["name"]: getattr(torch, entry["dtype"])
+            for entry in model.metadata["signature"]["inputs"]
+        }
 
         class Service(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 given = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                tensors = {name: torch.tensor(value, dtype=dtypes.get(name)) for name, value in given.items()}
+                tensors = {
+                    name: torch.tensor(value, dtype=dtypes.get(name))
+                    for name, value in given.items()
+                }
                 try:
-                    output = model(**{name: value.to(model.device) for name, value in tensors.items()})
+                    output = model(
+                        **{name: value.to(model.device) for name, value in tensors.items()}
+                    )
                     self.reply(200, pytree.tree_map_only(torch.Tensor, torch.Tensor.tolist, output))
                 except InputError as error:
                     self.reply(400, {"error": error.as_json()})

@@ -1,8 +1,9 @@
 """Entry of a worker process: read the job, do the verb, write ``result.json`` beside the job.
 
-The parent holds the other end of stdin for as long as it lives. When that end closes, however the parent died, the
-worker kills its own process group, compilers included. Exit status: 0 with a result, 1 with an error in the result, or
-on the events pipe if the result cannot be written; anything else is a crash for the parent to explain.
+The parent holds the other end of stdin for as long as it lives. When that end closes, however the
+parent died, the worker kills its own process group, compilers included. Exit status: 0 with a
+result, 1 with an error in the result, or on the events pipe if the result cannot be written;
+anything else is a crash for the parent to explain.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ from aoti_build.errors import AotiBuildError, BuildError
 def main(verb: str, job_path: Path, events_descriptor: int) -> int:
     answers = _die_with_parent()
     os.set_inheritable(events_descriptor, False)
-    # The parent reads events until the last holder of the pipe is gone: a child that user code forks must not hold it.
+    # The parent reads events until the last holder of the pipe is gone: a child that user code
+    # forks must not hold it.
     os.register_at_fork(after_in_child=lambda: os.close(events_descriptor))
     run: Callable[[Mapping[str, Any], Events], dict[str, Any]]
     run = getattr(import_module(f"aoti_build._torch.jobs.{verb}"), verb)
@@ -47,10 +49,12 @@ def main(verb: str, job_path: Path, events_descriptor: int) -> int:
 
 
 def _guarded(
-    run: Callable[[Mapping[str, Any], Events], dict[str, Any]], job: Mapping[str, Any], events: Events
+    run: Callable[[Mapping[str, Any], Events], dict[str, Any]],
+    job: Mapping[str, Any],
+    events: Events,
 ) -> tuple[dict[str, Any], int]:
-    """The verb's result, or its error: this is the worker boundary, the one place that catches whatever user code
-    raises."""
+    """The verb's result, or its error: this is the worker boundary, the one place that catches
+    whatever user code raises."""
     try:
         return {"ok": True, **run(job, events)}, 0
     except BaseException as error:  # user code may raise KeyboardInterrupt or call sys.exit as well

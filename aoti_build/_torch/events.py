@@ -1,5 +1,5 @@
-"""What a worker tells and asks its parent while it works: one JSON object a line, out on the events pipe, in on
-stdin."""
+"""What a worker tells and asks its parent while it works: one JSON object a line, out on the events
+pipe, in on stdin."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ PROGRESS_SECONDS = 10.0
 
 
 class Events:
-    """Phases as they begin and end, and questions; `seconds` keeps the durations for the manifest."""
+    """Phases as they begin and end, and questions; `seconds` keeps the durations for the
+    manifest."""
 
     def __init__(self, stream: IO[str], answers: queue.Queue[str]) -> None:
         self._stream = stream
@@ -37,12 +38,14 @@ class Events:
         try:
             yield
         finally:
-            self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - started, 3)
+            self.seconds[name] = round(
+                self.seconds.get(name, 0.0) + time.perf_counter() - started, 3
+            )
 
     @contextlib.contextmanager
     def progress(self) -> Iterator[Callable[[str], None]]:
-        """Announce every ten seconds what the function that this gives was told last. A phase that ends before is not
-        spoken of."""
+        """Announce every ten seconds what the function that this gives was told last. A phase that
+        ends before is not spoken of."""
         told, ended = "", threading.Event()
         started = time.perf_counter()
 

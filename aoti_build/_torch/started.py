@@ -1,4 +1,5 @@
-"""The environment that this process was started with. Imported first: torch adds variables of its own."""
+"""The environment that this process was started with. Imported first: torch adds variables of its
+own."""
 
 from __future__ import annotations
 

@@ -1,1 +1,2 @@
-"""What a published artifact is: its directory, its manifest, what it was made from, and its `.pt2` package."""
+"""What a published artifact is: its directory, its manifest, what it was made from, and its `.pt2`
+package."""

@@ -1,8 +1,10 @@
-"""What an artifact depends on, as named parts: their key, and the difference of two fingerprints as reasons.
+"""What an artifact depends on, as named parts: their key, and the difference of two fingerprints as
+reasons.
 
-A fingerprint is a table of groups (`spec`, `sources`, `weights`, ...), each a flat table of named values, so that "why
-was this rebuilt?" is a comparison and never a guess. Its key is the sha256 of the whole table with `KEY_VERSION`.
-Bump `KEY_VERSION` when a part is added, dropped or changes its meaning, or when the build recipe itself changes.
+A fingerprint is a table of groups (`spec`, `sources`, `weights`, ...), each a flat table of named
+values, so that "why was this rebuilt?" is a comparison and never a guess. Its key is the sha256 of
+the whole table with `KEY_VERSION`. Bump `KEY_VERSION` when a part is added, dropped or changes its
+meaning, or when the build recipe itself changes.
 """
 
 from __future__ import annotations
@@ -37,8 +39,8 @@ Parts = Mapping[str, Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Reason:
-    """Why a target is not up to date: `what` is the file, field or fact; `old` and `new` its values where it has
-    any."""
+    """Why a target is not up to date: `what` is the file, field or fact; `old` and `new` its values
+    where it has any."""
 
     reason: str
     what: str = ""
@@ -70,7 +72,8 @@ class Fingerprint:
         return digest_json({"key_version": KEY_VERSION, "parts": self.parts})
 
     def differences(self, older: Parts) -> Iterator[Reason]:
-        """Reasons why an artifact made from `older` parts is not what these parts ask for; none if they are equal."""
+        """Reasons why an artifact made from `older` parts is not what these parts ask for; none if
+        they are equal."""
         for group, reason in REASONS.items():
             was, now = older.get(group, {}), self.parts.get(group, {})
             changed = [name for name in sorted({*was, *now}) if _differs(was, now, name)]
@@ -89,24 +92,36 @@ def declared_files(model: Model) -> tuple[str, ...]:
 
 
 def variable_parts(names: Iterable[str], environment: Mapping[str, str]) -> dict[str, str | None]:
-    """Digests of the environment variables `names`. Not values: one may be a secret, and manifests are published."""
+    """Digests of the environment variables `names`. Not values: one may be a secret, and manifests
+    are published."""
     return {
-        name: digest_bytes(os.fsencode(environment[name])) if name in environment else None for name in sorted(names)
+        name: digest_bytes(os.fsencode(environment[name])) if name in environment else None
+        for name in sorted(names)
     }
 
 
 def spec_parts(target: Target) -> dict[str, Any]:
-    """What models.yaml says of a target and the export depends on, field by field. The tolerance is not part of it: it
-    decides whether an artifact passes, not what it is.
+    """What models.yaml says of a target and the export depends on, field by field. The tolerance is
+    not part of it: it decides whether an artifact passes, not what it is.
     """
     model = target.model
-    parts: dict[str, Any] = {"device": target.device, "source": str(model.source), "seed": model.seed}
+    parts: dict[str, Any] = {
+        "device": target.device,
+        "source": str(model.source),
+        "seed": model.seed,
+    }
     parts.update({f"kwargs.{name}": value for name, value in model.kwargs.items()})
     if order := _key_order(model.kwargs):
         parts[_KWARGS_ORDER] = order  # a factory with **kwargs sees it
     parts.update(_optional_parts(model))
     for dim in model.dims:
-        parts.update({f"dims.{dim.name}.{field}": value for field, value in asdict(dim).items() if field != "name"})
+        parts.update(
+            {
+                f"dims.{dim.name}.{field}": value
+                for field, value in asdict(dim).items()
+                if field != "name"
+            }
+        )
     if not isinstance(model.inputs, tuple):
         parts["inputs"] = str(model.inputs)
     else:
@@ -123,12 +138,19 @@ def spec_parts(target: Target) -> dict[str, Any]:
 
 
 def _optional_parts(model: Model) -> dict[str, Any]:
-    """What only some models say. A key that models.yaml does not have is no part: a new one changes no other model."""
+    """What only some models say. A key that models.yaml does not have is no part: a new one changes
+    no other model."""
     parts: dict[str, Any] = {}
     if model.weights is not None:
         parts["weights"] = model.weights.file
         said = asdict(model.weights)
-        parts.update({f"weights.{field}": _json(value) for field, value in said.items() if value and field != "file"})
+        parts.update(
+            {
+                f"weights.{field}": _json(value)
+                for field, value in said.items()
+                if value and field != "file"
+            }
+        )
     if model.strict:
         parts["strict"] = True
     for field in ("dtype", "method", "outputs"):
@@ -158,7 +180,8 @@ def _json(value: Any) -> Any:
 
 
 def _key_order(value: Any) -> list[Any]:
-    """The order of keys in nested mappings, which the canonical spelling of a part forgets. Empty if there is none."""
+    """The order of keys in nested mappings, which the canonical spelling of a part forgets. Empty
+    if there is none."""
     if isinstance(value, Mapping):
         return [[name, _key_order(inner)] for name, inner in value.items()] if value else []
     if isinstance(value, list | tuple):
@@ -168,7 +191,8 @@ def _key_order(value: Any) -> list[Any]:
 
 
 def _differs(was: Mapping[str, Any], now: Mapping[str, Any], name: str) -> bool:
-    """Whether a key sees another value: Python takes 1, 1.0 and True for equal, and absent for None; a key does not."""
+    """Whether a key sees another value: Python takes 1, 1.0 and True for equal, and absent for
+    None; a key does not."""
     if name not in was or name not in now:
         return True
     old, new = was[name], now[name]

@@ -1,9 +1,11 @@
-"""The record beside each artifact: what it was built from, what it needs, what it is, and that it was checked.
+"""The record beside each artifact: what it was built from, what it needs, what it is, and that it
+was checked.
 
-`manifest.json` is the only record there is; docs/formats.md describes it. It is written last, so an artifact without a
-readable one does not exist. It carries a digest of itself, so that one edited by hand is told from one that a build
-wrote (against accidents; it is no signature). Reading never raises for bad content: an unreadable or unknown record is
-a value with a reason. What is read has the types that all code relies on (`manifest_shape`).
+`manifest.json` is the only record there is; docs/formats.md describes it. It is written last, so an
+artifact without a readable one does not exist. It carries a digest of itself, so that one edited by
+hand is told from one that a build wrote (against accidents; it is no signature). Reading never
+raises for bad content: an unreadable or unknown record is a value with a reason. What is read has
+the types that all code relies on (`manifest_shape`).
 """
 
 from __future__ import annotations
@@ -22,13 +24,20 @@ from aoti_build.common.files import RECORD_LIMIT, read_bytes, write_json
 FORMAT = "aoti-build/manifest"
 FORMAT_VERSION = 4
 KEY_METADATA = "AOTI_BUILD_KEY"  # the artifact key, in the metadata inside the package
-MANIFEST, MODEL, GOLDEN, LOG, VERIFY = "manifest.json", "model.pt2", "golden.safetensors", "build.log", "verify.json"
+MANIFEST, MODEL, GOLDEN, LOG, VERIFY = (
+    "manifest.json",
+    "model.pt2",
+    "golden.safetensors",
+    "build.log",
+    "verify.json",
+)
 
 
 @dataclass(frozen=True)
 class FileRecord:
-    """A file of the artifact by digest and size in bytes. A large one also has digests of its `blocks` of `block` bytes
-    (the last may be shorter), which all cores check at once; they say the same."""
+    """A file of the artifact by digest and size in bytes. A large one also has digests of its
+    `blocks` of `block` bytes (the last may be shorter), which all cores check at once; they say the
+    same."""
 
     sha256: str
     size: int
@@ -48,8 +57,8 @@ class FileRecord:
         return cls(sha256, size, block, blocks)
 
     def blocks_in(self, path: Path) -> list[Block]:
-        """What to look at to compare `path` with this, once its size is right, and if the blocks are
-        known to say what the sha256 says (`aoti_build.artifact.integrity`)."""
+        """What to look at to compare `path` with this, once its size is right, and if the blocks
+        are known to say what the sha256 says (`aoti_build.artifact.integrity`)."""
         return blocks_of(path, self.size, self.block, self.blocks)
 
     def matches(self, path: Path) -> bool:
@@ -61,13 +70,17 @@ class FileRecord:
         return path.stat().st_size == self.size and self._read(path, self.block) == self
 
     def copied(self, path: Path, take: Take | None) -> FileRecord:
-        """Read the file, handing its bytes to `take`; the record of what it took, by blocks as in this one. Raises
-        OSError."""
+        """Read the file, handing its bytes to `take`; the record of what it took, by blocks as in
+        this one. Raises OSError."""
         return self._read(path, self.block, take)
 
     def as_json(self) -> dict[str, Any]:
         found: dict[str, Any] = {"sha256": self.sha256, "size": self.size}
-        return {**found, "blocks": {"size": self.block, "blake3": list(self.blocks)}} if self.blocks else found
+        return (
+            {**found, "blocks": {"size": self.block, "blake3": list(self.blocks)}}
+            if self.blocks
+            else found
+        )
 
     @classmethod
     def parse(cls, document: Any) -> FileRecord:
@@ -75,7 +88,10 @@ class FileRecord:
         manifest_shape.FILE(document)
         blocks = document.get("blocks") or {"size": 0, "blake3": []}
         record = cls(document["sha256"], document["size"], blocks["size"], tuple(blocks["blake3"]))
-        if record.blocks and not 0 < record.size - record.block * (len(record.blocks) - 1) <= record.block:
+        if (
+            record.blocks
+            and not 0 < record.size - record.block * (len(record.blocks) - 1) <= record.block
+        ):
             raise ValueError("has blocks that do not cover the file")
         return record
 
@@ -84,13 +100,15 @@ class FileRecord:
 class Manifest:
     """One artifact's record. Tables whose layout belongs to another module are kept as JSON values.
 
-    `key` is the artifact key (graph and weights), `graph_key` what the compiled code depends on; `weights` says whether
-    the weights lie apart from the code (`apart`, with `alignment` in bytes of each in the blob) or `why` not.
+    `key` is the artifact key (graph and weights), `graph_key` what the compiled code depends on;
+    `weights` says whether the weights lie apart from the code (`apart`, with `alignment` in bytes
+    of each in the blob) or `why` not.
 
-    `models_file` is the name of the models.yaml that lists the target, beside `artifacts/`. `source` are the parts of
-    the source key (`aoti_build.artifact.fingerprint`); `requires` what a host must have to run it; `signature` inputs
-    and outputs with dtypes, shapes and dynamic ranges; `check` the comparison with eager that let it be published, or
-    why there was none; `provenance` when, by what and from which commit it was made.
+    `models_file` is the name of the models.yaml that lists the target, beside `artifacts/`.
+    `source` are the parts of the source key (`aoti_build.artifact.fingerprint`); `requires` what a
+    host must have to run it; `signature` inputs and outputs with dtypes, shapes and dynamic ranges;
+    `check` the comparison with eager that let it be published, or why there was none; `provenance`
+    when, by what and from which commit it was made.
     """
 
     target: str
@@ -110,12 +128,14 @@ class Manifest:
 
     @property
     def unchecked(self) -> str | None:
-        """Why the artifact was never compared with eager; None if it was. Such a one is kept and never called good."""
+        """Why the artifact was never compared with eager; None if it was. Such a one is kept and
+        never called good."""
         return str(self.check["why"]) if self.check["passed"] is None else None
 
     @property
     def imports(self) -> list[Mapping[str, Any]]:
-        """Modules to import before the package is loaded, each with the `operators` and `types` that it registers."""
+        """Modules to import before the package is loaded, each with the `operators` and `types`
+        that it registers."""
         return list(self.requires.get("imports", ()))
 
     @property
@@ -159,14 +179,17 @@ class NoManifest:
 
 
 def tensor_inputs(signature: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The entries of a signature's inputs that are tensors, in the order of a call; the others are compiled in."""
+    """The entries of a signature's inputs that are tensors, in the order of a call; the others are
+    compiled in."""
     return [entry for entry in signature["inputs"] if "dtype" in entry]
 
 
 def read_manifest(directory: Path) -> Manifest | NoManifest:
     """The manifest in an artifact's directory, or why there is none."""
     if not (directory / MANIFEST).exists():
-        return NoManifest(damaged=directory.is_dir() and any(directory.iterdir()), why="no manifest.json")
+        return NoManifest(
+            damaged=directory.is_dir() and any(directory.iterdir()), why="no manifest.json"
+        )
     return read_record(directory / MANIFEST)
 
 
@@ -182,10 +205,13 @@ def read_record(path: Path) -> Manifest | NoManifest:
     if type(version) is not int or version != FORMAT_VERSION:
         found = str(version)[:40]
         return NoManifest(
-            damaged=True, why=f"manifest.json has format version {found}; this release reads {FORMAT_VERSION}"
+            damaged=True,
+            why=f"manifest.json has format version {found}; this release reads {FORMAT_VERSION}",
         )
     if document.pop("sha256", None) != digest_json(document):
-        return NoManifest(damaged=True, why="manifest.json was edited: its sha256 is not that of the rest of it")
+        return NoManifest(
+            damaged=True, why="manifest.json was edited: its sha256 is not that of the rest of it"
+        )
     try:
         return parse_manifest(document)
     except ValueError as error:

@@ -67,7 +67,9 @@ _REQUIRES = table(
     {
         "compute_capability": spelt("[0-9]{1,3}[.][0-9]{1,3}"),
         "gpu_code": list_of(_PLAIN, 1),
-        "imports": list_of(table({"module": module_name, "operators": list_of(_OPERATOR), "types": _TEXTS}), 1),
+        "imports": list_of(
+            table({"module": module_name, "operators": list_of(_OPERATOR), "types": _TEXTS}), 1
+        ),
         "instructions": table({"seen": or_none(_TEXTS)}, {"why": text}),
     },
 )
@@ -84,9 +86,15 @@ def _leaf(value: Any) -> None:
 
 
 def _signature(value: Any) -> None:
-    """Inputs and outputs, dims and writes; each input's size follows those dims, and they are told by the inputs."""
+    """Inputs and outputs, dims and writes; each input's size follows those dims, and they are told
+    by the inputs."""
     _SIGNATURE(value)
-    found = [parse(size) for entry in value["inputs"] for size in entry.get("shape", ()) if type(size) is str]
+    found = [
+        parse(size)
+        for entry in value["inputs"]
+        for size in entry.get("shape", ())
+        if type(size) is str
+    ]
     follow = all(size.terms and value["dims"].keys() >= set(size.names) for size in found)
     if not follow or len(told(found)) != len(found):
         raise ValueError("has a size that its dims do not tell")
@@ -130,7 +138,8 @@ _CASE = table({"name": text, "outputs": list_of(_FIGURES)}, {"skipped": text})
 _LOSS = table({"name": text, "relative_rmse": _BOUND, "sqnr_db": _BOUND, "ok": flag})
 _FINDINGS = {
     "tolerance": table(
-        {"atol": _BOUND, "rtol": _BOUND, "outputs": table_of(text, table_of(text, _BOUND))}, {"baseline": number}
+        {"atol": _BOUND, "rtol": _BOUND, "outputs": table_of(text, table_of(text, _BOUND))},
+        {"baseline": number},
     ),
     "cases": list_of(_CASE),
     "vacuous": list_of(table({"output": text, "of": text})),
@@ -145,7 +154,10 @@ _CHECK = either(
 )
 
 _REASON = table({"reason": _WORD, "what": text, "old": anything, "new": anything})
-_PROVENANCE = table({}, {"aoti_build": text, "created": text, "git_commit": or_none(text), "git_dirty": or_none(flag)})
+_PROVENANCE = table(
+    {},
+    {"aoti_build": text, "created": text, "git_commit": or_none(text), "git_dirty": or_none(flag)},
+)
 
 _SEEN = table_of(text, or_none(either(digest, one_of(DIRECTORY))))  # files, by what was found
 _GROUPS = {

@@ -1,5 +1,5 @@
-"""Where things lie below `artifacts/`, in one place. Everything that starts with a dot is working state and may be
-deleted."""
+"""Where things lie below `artifacts/`, in one place. Everything that starts with a dot is working
+state and may be deleted."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ def lock_path(project: Project, target: Target) -> Path:
 
 
 def log_path(project: Project, target: Target) -> Path:
-    """The log of the newest build of a target, kept when it fails; a published artifact has a copy of its own."""
+    """The log of the newest build of a target, kept when it fails; a published artifact has a copy
+    of its own."""
     return project.artifacts / ".logs" / f"{_flat(target)}@build.log"
 
 
@@ -70,7 +71,8 @@ def store_root(project: Project) -> Path:
 
 
 def store_beside(artifacts: Path) -> Path:
-    """The store lies with the artifacts, or where `AOTI_BUILD_STORE` says, to be shared between checkouts."""
+    """The store lies with the artifacts, or where `AOTI_BUILD_STORE` says, to be shared between
+    checkouts."""
     return directories.named("AOTI_BUILD_STORE") or artifacts / ".store"
 
 

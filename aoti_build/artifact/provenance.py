@@ -11,14 +11,16 @@ from aoti_build import __version__
 
 
 def provenance(root: Path) -> dict[str, Any]:
-    """The release of aoti_build, the time (UTC, ISO 8601), and git's commit and dirty flag where `root` is in a
-    checkout."""
+    """The release of aoti_build, the time (UTC, ISO 8601), and git's commit and dirty flag where
+    `root` is in a checkout."""
     commit = _git(root, "rev-parse", "HEAD")
     return {
         "aoti_build": __version__,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "git_commit": commit,
-        "git_dirty": bool(_git(root, "status", "--porcelain", "--untracked-files=no")) if commit else None,
+        "git_dirty": bool(_git(root, "status", "--porcelain", "--untracked-files=no"))
+        if commit
+        else None,
     }
 
 
@@ -26,7 +28,13 @@ def _git(root: Path, *words: str) -> str | None:
     """Git's answer, or None without git or outside a repository."""
     try:
         answer = subprocess.run(
-            ["git", *words], cwd=root, capture_output=True, text=True, errors="replace", timeout=30, check=False
+            ["git", *words],
+            cwd=root,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=30,
+            check=False,
         )
     except (OSError, subprocess.TimeoutExpired):
         return None

@@ -1,5 +1,5 @@
-"""`build`: bring every target's artifact up to what the sources say, in worker processes, publishing only what was
-checked."""
+"""`build`: bring every target's artifact up to what the sources say, in worker processes,
+publishing only what was checked."""
 
 from __future__ import annotations
 
@@ -18,7 +18,15 @@ from aoti_build.common.stat_cache import StatCache
 from aoti_build.errors import BUILD_FAILED, OK, BuildError, ToolchainError
 from aoti_build.models_file.project import Project, Target
 from aoti_build.planning.index import Index
-from aoti_build.planning.plan import UNAVAILABLE, UP_TO_DATE, Plan, Step, has_own_compiler, make_plan, probably_compiles
+from aoti_build.planning.plan import (
+    UNAVAILABLE,
+    UP_TO_DATE,
+    Plan,
+    Step,
+    has_own_compiler,
+    make_plan,
+    probably_compiles,
+)
 from aoti_build.store.local import Store
 from aoti_build.work.outcome import Outcome, outcome_of
 
@@ -34,8 +42,8 @@ class BuildReport:
 
     @property
     def exit_code(self) -> int:
-        """0 if nothing failed; 1 if any build failed; else the first error's (2 where models.yaml's contents are
-        wrong)."""
+        """0 if nothing failed; 1 if any build failed; else the first error's (2 where models.yaml's
+        contents are wrong)."""
         codes = [outcome.error.exit_code for outcome in self.outcomes if outcome.error is not None]
         return BUILD_FAILED if BUILD_FAILED in codes else codes[0] if codes else OK
 
@@ -56,7 +64,9 @@ class BuildReport:
             "reasons": [reason.as_json() for reason in outcome.reasons],
             "artifact": (directory / MODEL).as_posix() if published else None,
             "key": published.key if published else None,
-            "seconds": {name: outcome.seconds.get(name) for name in ("total", "export", "compile", "check")},
+            "seconds": {
+                name: outcome.seconds.get(name) for name in ("total", "export", "compile", "check")
+            },
             "baseline": [dict(loss) for loss in outcome.baseline],
             "unchecked": outcome.unchecked,
             "error": outcome.error.as_json() if outcome.error else None,
@@ -82,11 +92,16 @@ class PlanReport:
         return {"format": "aoti-build/plan", "format_version": 1, "ok": True, "targets": targets}
 
 
-def plan(project: Project, targets: tuple[Target, ...], *, force: bool = False, quick: bool = True) -> Plan:
-    """The plan that `build` would act on. Without `quick` every step has its manifest, for reports that show it."""
+def plan(
+    project: Project, targets: tuple[Target, ...], *, force: bool = False, quick: bool = True
+) -> Plan:
+    """The plan that `build` would act on. Without `quick` every step has its manifest, for reports
+    that show it."""
     digests = StatCache(stat_cache_path(project))
     index = Index(index_path(project), project.root, digests) if quick else None
-    made = make_plan(project, targets, digests, Store(store_root(project)), force=force, index=index)
+    made = make_plan(
+        project, targets, digests, Store(store_root(project)), force=force, index=index
+    )
     digests.save()
     if index is not None:
         index.save()
@@ -106,25 +121,31 @@ def build(
 ) -> BuildReport:
     """Build `targets`; up to `jobs` at once (None: as cores and memory allow).
 
-    After a failure no further target is started unless `keep_going`. With `strict` an unavailable device is a failure,
-    and so is an artifact that could not be compared with eager; it is published all the same.
-    With `check_reproducible` every target is compiled once more from nothing and compared, byte by byte.
-    Raises `ToolchainError` if a compile is needed for certain and sure to fail here, and `Interrupted` on Ctrl-C, both
-    after every worker has ended.
+    After a failure no further target is started unless `keep_going`. With `strict` an unavailable
+    device is a failure, and so is an artifact that could not be compared with eager; it is
+    published all the same. With `check_reproducible` every target is compiled once more from
+    nothing and compared, byte by byte. Raises `ToolchainError` if a compile is needed for certain
+    and sure to fail here, and `Interrupted` on Ctrl-C, both after every worker has ended.
     """
     digests = StatCache(stat_cache_path(project))
     store = Store(store_root(project))
     index = Index(index_path(project), project.root, digests)
     steps = make_plan(project, targets, digests, store, force=force, index=index)
-    work = tuple(step for step in steps.steps if check_reproducible and step.action == UP_TO_DATE) + steps.work
+    work = (
+        tuple(step for step in steps.steps if check_reproducible and step.action == UP_TO_DATE)
+        + steps.work
+    )
     outcomes = {step.target.name: _settled(step) for step in steps.steps if step not in work}
     if work:
         from aoti_build.work.context import Workshop
         from aoti_build.work.schedule import Builder, default_jobs, run_all
 
         gate = _Gate(project, work, on_progress)
-        builder = Builder(Workshop(project, digests, store, on_progress, gate), force, check_reproducible)
-        # The workers import torch and export meanwhile, which needs no compiler and takes longer than the checks.
+        builder = Builder(
+            Workshop(project, digests, store, on_progress, gate), force, check_reproducible
+        )
+        # The workers import torch and export meanwhile, which needs no compiler and takes longer
+        # than the checks.
         meanwhile = partial(_check_early, gate, work, certain=lambda: force or store.is_empty())
         outcomes |= run_all(builder, work, jobs or default_jobs(len(work)), keep_going, meanwhile)
         if any("compile" in outcome.seconds for outcome in outcomes.values()):
@@ -136,7 +157,8 @@ def build(
 
 
 class _Gate:
-    """What stands before the first compile of a build, whichever target it is of: the host's compiler must be fit."""
+    """What stands before the first compile of a build, whichever target it is of: the host's
+    compiler must be fit."""
 
     def __init__(self, project: Project, work: tuple[Step, ...], on_progress: OnProgress) -> None:
         self._project, self._on_progress = project, on_progress
@@ -146,8 +168,8 @@ class _Gate:
         self._unfit: ToolchainError | None = None
 
     def __call__(self, target: Target) -> None:
-        """Raises `ToolchainError` if a compile of `target` is sure to fail. The first who asks has it checked, the
-        others wait for the answer. The checks are Linux's."""
+        """Raises `ToolchainError` if a compile of `target` is sure to fail. The first who asks has
+        it checked, the others wait for the answer. The checks are Linux's."""
         if sys.platform != "linux" or has_own_compiler(target):
             return
         with self._lock:
@@ -162,7 +184,9 @@ class _Gate:
 
         try:
             require_fit_toolchain(
-                self._project, self._devices, lambda text: self._on_progress(target, f"warning: {text}")
+                self._project,
+                self._devices,
+                lambda text: self._on_progress(target, f"warning: {text}"),
             )
         except ToolchainError as error:
             self._unfit = error
@@ -170,8 +194,9 @@ class _Gate:
 
 
 def _check_early(gate: _Gate, work: tuple[Step, ...], *, certain: Callable[[], bool]) -> None:
-    """Ask the gate if there will probably be a compile. What it says ends the build only where a compile is `certain`:
-    code from a store needs no compiler, and who comes to need one asks again."""
+    """Ask the gate if there will probably be a compile. What it says ends the build only where a
+    compile is `certain`: code from a store needs no compiler, and who comes to need one asks
+    again."""
     probable = next((step.target for step in work if probably_compiles(step)), None)
     if probable is None:
         return
@@ -185,7 +210,8 @@ def _check_early(gate: _Gate, work: tuple[Step, ...], *, certain: Callable[[], b
 def _keep_bytecode() -> None:
     """Compile this package's own modules to bytecode once there was a compile to wait for anyway.
 
-    `inv` switches the writing of bytecode off, and without it every later no-op pays 100 ms for compiling us again.
+    `inv` switches the writing of bytecode off, and without it every later no-op pays 100 ms for
+    compiling us again.
     """
     if "PYTHONDONTWRITEBYTECODE" not in os.environ:
         import compileall
@@ -208,7 +234,9 @@ def _strictly(outcome: Outcome) -> Outcome:
     if outcome.action == UNAVAILABLE:
         lacks = outcome.reasons[0].what
         error = BuildError(
-            f"this host has no {target.device} device" if lacks == target.device else "it cannot be built on this host",
+            f"this host has no {target.device} device"
+            if lacks == target.device
+            else "it cannot be built on this host",
             target=target.name,
             cause=None if lacks == target.device else lacks,
             hint="build it on a host that has one, or leave --strict away",

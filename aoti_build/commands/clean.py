@@ -1,8 +1,9 @@
-"""`clean`: remove artifacts. Only directories that hold an artifact of ours, or our own working state, are ever
-removed.
+"""`clean`: remove artifacts. Only directories that hold an artifact of ours, or our own working
+state, are ever removed.
 
-No link is followed. One that stands for an artifact, or for working state, is removed itself. One that stands for a
-model's directory is refused, since other artifacts may lie behind it. `artifacts` itself may be a link.
+No link is followed. One that stands for an artifact, or for working state, is removed itself. One
+that stands for a model's directory is refused, since other artifacts may lie behind it. `artifacts`
+itself may be a link.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ _STATE = (".stat-cache.json", ".index.json", ".project-cache", ".passed-checks.j
 
 @dataclass(frozen=True)
 class CleanReport:
-    """What was removed (or, with `dry_run`, would be), relative to the project, and how many bytes that is."""
+    """What was removed (or, with `dry_run`, would be), relative to the project, and how many bytes
+    that is."""
 
     removed: tuple[str, ...]
     bytes: int
@@ -44,9 +46,14 @@ class CleanReport:
 
 
 def clean(
-    project: Project, targets: tuple[Target, ...] | None, *, orphans_only: bool = False, dry_run: bool = False
+    project: Project,
+    targets: tuple[Target, ...] | None,
+    *,
+    orphans_only: bool = False,
+    dry_run: bool = False,
 ) -> CleanReport:
-    """Remove the artifacts of `targets`; of None, all of them, orphans and working state too; or only the orphans.
+    """Remove the artifacts of `targets`; of None, all of them, orphans and working state too; or
+    only the orphans.
 
     Raises `UsageError`, and nothing is removed, if a model's directory is a link.
     """
@@ -57,7 +64,11 @@ def clean(
     size = 0
     for target in chosen:
         # Never from under a build; where there is nothing there is no lock to take either.
-        guard = contextlib.nullcontext() if dry_run or not _of(project, target) else lock(lock_path(project, target))
+        guard = (
+            contextlib.nullcontext()
+            if dry_run or not _of(project, target)
+            else lock(lock_path(project, target))
+        )
         with guard:
             paths = _of(project, target)
             size += _remove(paths, dry_run)
@@ -69,7 +80,9 @@ def clean(
     removed += others
     if not dry_run:
         _remove_empty({path.parent for path in removed} - {project.artifacts})
-    return CleanReport(tuple(path.relative_to(project.root).as_posix() for path in removed), size, dry_run)
+    return CleanReport(
+        tuple(path.relative_to(project.root).as_posix() for path in removed), size, dry_run
+    )
 
 
 def _of(project: Project, target: Target) -> list[Path]:
@@ -86,7 +99,9 @@ def _of(project: Project, target: Target) -> list[Path]:
 def _of_orphans(project: Project) -> list[Path]:
     names = orphans(project)
     flat = [name.replace("/", "@") for name in names]
-    logs = [log for name in flat for log in own_entries(project.artifacts, ".logs", f"{name}@*.log")]
+    logs = [
+        log for name in flat for log in own_entries(project.artifacts, ".logs", f"{name}@*.log")
+    ]
     return [*(project.artifacts / name for name in names), *logs]
 
 

@@ -1,5 +1,6 @@
-"""`doctor`: can this host compile, load and run artifacts? Quick checks first, then a small model for each device,
-compiled, checked in a fresh process and published as a build does it, in a directory of its own."""
+"""`doctor`: can this host compile, load and run artifacts? Quick checks first, then a small model
+for each device, compiled, checked in a fresh process and published as a build does it, in a
+directory of its own."""
 
 from __future__ import annotations
 
@@ -60,7 +61,10 @@ _SIGNAL_FIXES = {
 }
 # What torch and the tools say -> what to do about it.
 _KNOWN = (
-    (r"no kernel image is available", "install a torch whose build covers this GPU (torch.cuda.get_arch_list())"),
+    (
+        r"no kernel image is available",
+        "install a torch whose build covers this GPU (torch.cuda.get_arch_list())",
+    ),
     (r"out of memory", "see with nvidia-smi what else runs on the GPU"),
     (r"No space left on device", "make space in the temporary directory, or set TMPDIR"),
     (
@@ -73,13 +77,18 @@ _KNOWN = (
 
 @dataclass(frozen=True)
 class DoctorReport:
-    """What was found, in the order it was asked. With `strict`, or if they were asked for, missing devices fail."""
+    """What was found, in the order it was asked. With `strict`, or if they were asked for, missing
+    devices fail."""
 
     findings: tuple[Finding, ...]
 
     @property
     def exit_code(self) -> int:
-        return UNFIT_TOOLCHAIN if any(finding.outcome == FAIL for finding in self.findings) else EXIT_OK
+        return (
+            UNFIT_TOOLCHAIN
+            if any(finding.outcome == FAIL for finding in self.findings)
+            else EXIT_OK
+        )
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -98,17 +107,20 @@ def doctor(
     strict: bool = False,
     on_progress: OnProgress = lambda target, phase: None,
 ) -> DoctorReport:
-    """Check this host for `devices` (none: all there are); `artifacts` is a project's directory, to be checked too.
+    """Check this host for `devices` (none: all there are); `artifacts` is a project's directory, to
+    be checked too.
 
-    With `quick` nothing is compiled but a few lines. A device that is not there fails if it is in `devices`, or with
-    `strict`. Raises `Interrupted`.
+    With `quick` nothing is compiled but a few lines. A device that is not there fails if it is in
+    `devices`, or with `strict`. Raises `Interrupted`.
     """
     chosen = tuple(devices) or DEVICES
     found = quick_checks(chosen, artifacts)
     if strict or devices:
         found = [replace(one, outcome=FAIL) if one.outcome == UNAVAILABLE else one for one in found]
     if not quick:
-        found += [_model(device, found, on_progress) for device in chosen if not _is_absent(device, found)]
+        found += [
+            _model(device, found, on_progress) for device in chosen if not _is_absent(device, found)
+        ]
     return DoctorReport(tuple(found))
 
 
@@ -119,7 +131,11 @@ def _is_absent(device: str, found: Sequence[Finding]) -> bool:
 
 def _model(device: str, found: Sequence[Finding], on_progress: OnProgress) -> Finding:
     """The small model on one device; not tried if it is known to fail."""
-    if failed := [one.check for one in found if one.outcome == FAIL and one.stops and one.device in (None, device)]:
+    if failed := [
+        one.check
+        for one in found
+        if one.outcome == FAIL and one.stops and one.device in (None, device)
+    ]:
         return Finding("model", SKIPPED, f"not tried: {', '.join(failed)} failed", device)
     started = time.perf_counter()
     phases: list[str] = []
@@ -131,11 +147,20 @@ def _model(device: str, found: Sequence[Finding], on_progress: OnProgress) -> Fi
     try:
         error = _build_small(device, progress)
     except OSError as refused:
-        return Finding("model", FAIL, "the small model's directory cannot be made", device, str(refused))
+        return Finding(
+            "model", FAIL, "the small model's directory cannot be made", device, str(refused)
+        )
     if error is None:
         took = time.perf_counter() - started
-        return Finding("model", OK, f"compiled, loaded in a fresh process and equal to eager in {took:.0f} s", device)
-    return explain(error, device, [phase for phase in phases if phase != "deep"])  # which looks for the cause
+        return Finding(
+            "model",
+            OK,
+            f"compiled, loaded in a fresh process and equal to eager in {took:.0f} s",
+            device,
+        )
+    return explain(
+        error, device, [phase for phase in phases if phase != "deep"]
+    )  # which looks for the cause
 
 
 def _build_small(device: str, on_progress: OnProgress) -> AotiBuildError | None:
@@ -150,7 +175,9 @@ def _build_small(device: str, on_progress: OnProgress) -> AotiBuildError | None:
         project = load_project(root / "models.yaml")
         digests, store = StatCache(root / "stat-cache.json"), Store(root / "store")
         allow_starts()
-        builder = Builder(Workshop(project, digests, store, on_progress), force=True, check_reproducible=False)
+        builder = Builder(
+            Workshop(project, digests, store, on_progress), force=True, check_reproducible=False
+        )
         try:
             error = builder(Step(project.targets[0], BUILD, ())).error
         except KeyboardInterrupt:
@@ -174,8 +201,14 @@ def _kept(log: Path, device: str) -> Path | None:
 
 def explain(error: AotiBuildError, device: str, phases: Sequence[str]) -> Finding:
     """What it means that the small model failed in the last of `phases`."""
-    doing = {"compile": "while it was compiled", "load": "when it was loaded", "check": "when it was run"}
-    where = doing.get(phases[-1] if phases else "", f"in the phase {phases[-1]}" if phases else "at the start")
+    doing = {
+        "compile": "while it was compiled",
+        "load": "when it was loaded",
+        "check": "when it was run",
+    }
+    where = doing.get(
+        phases[-1] if phases else "", f"in the phase {phases[-1]}" if phases else "at the start"
+    )
     printed = error.cause or ""
     if isinstance(error, WorkerCrash) and error.signal_name:
         why = _SIGNALS.get(error.signal_name, "see the signal's meaning in signal(7)")
@@ -189,4 +222,11 @@ def explain(error: AotiBuildError, device: str, phases: Sequence[str]) -> Findin
         other = other_compiler()
         fix = f"try another compiler: {other}" if other else None
     log = f"the log is {error.log}" if error.log else ""
-    return Finding("model", FAIL, said, device, "\n".join(filter(None, [printed, log])) or None, fix or error.hint)
+    return Finding(
+        "model",
+        FAIL,
+        said,
+        device,
+        "\n".join(filter(None, [printed, log])) or None,
+        fix or error.hint,
+    )

@@ -1,4 +1,5 @@
-"""`gc`: make the store smaller, least recently used first, without taking anything that an artifact in use needs."""
+"""`gc`: make the store smaller, least recently used first, without taking anything that an artifact
+in use needs."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ from aoti_build.store.local import Store, StoredObject
 
 @dataclass(frozen=True)
 class GcReport:
-    """Sizes in bytes. `in_use` objects belong to a published artifact of some checkout that uses the store."""
+    """Sizes in bytes. `in_use` objects belong to a published artifact of some checkout that uses
+    the store."""
 
     removed: int
     removed_bytes: int
@@ -38,10 +40,15 @@ class GcReport:
 
 
 def gc(
-    project: Project, *, max_size: int | None = None, max_age: float | None = None, dry_run: bool = False
+    project: Project,
+    *,
+    max_size: int | None = None,
+    max_age: float | None = None,
+    dry_run: bool = False,
 ) -> GcReport:
-    """Remove objects that nobody uses: those last used more than `max_age` seconds ago, then the least recently used
-    until the store has at most `max_size` bytes. With neither, all that nobody uses."""
+    """Remove objects that nobody uses: those last used more than `max_age` seconds ago, then the
+    least recently used until the store has at most `max_size` bytes. With neither, all that nobody
+    uses."""
     store = Store(store_root(project))
     if not dry_run:
         store.register(project.artifacts)
@@ -72,7 +79,8 @@ def gc(
 
 
 def _used(store: Store, project: Project) -> set[str]:
-    """Digests of the files of every published artifact of this project and of the registered roots that still exist."""
+    """Digests of the files of every published artifact of this project and of the registered roots
+    that still exist."""
     digests: set[str] = set()
     for root in {project.artifacts, *store.roots()}:
         for path in root.glob("[!.]*/[!.]*/manifest.json"):

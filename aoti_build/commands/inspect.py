@@ -1,7 +1,9 @@
-"""`inspect`: what an artifact or a package holds, read without torch and without loading it. Changes nothing.
+"""`inspect`: what an artifact or a package holds, read without torch and without loading it.
+Changes nothing.
 
-Of a target, the package and its manifest, each held against the other. Of any `.pt2` file, what the file says itself.
-What is damaged, or for another machine, is refused (exit 4), and shown as far as it can be read.
+Of a target, the package and its manifest, each held against the other. Of any `.pt2` file, what the
+file says itself. What is damaged, or for another machine, is refused (exit 4), and shown as far as
+it can be read.
 """
 
 from __future__ import annotations
@@ -15,7 +17,14 @@ from aoti_build.artifact.manifest import MODEL, Manifest, NoManifest, read_manif
 from aoti_build.artifact.paths import artifact_directory
 from aoti_build.artifact.pt2.contents import contents
 from aoti_build.artifact.pt2.package import open_archive
-from aoti_build.errors import OK, UNFIT_ARTIFACT, VERIFICATION_FAILED, AotiBuildError, ArtifactError, VerificationError
+from aoti_build.errors import (
+    OK,
+    UNFIT_ARTIFACT,
+    VERIFICATION_FAILED,
+    AotiBuildError,
+    ArtifactError,
+    VerificationError,
+)
 from aoti_build.models_file.project import Project, Target
 from aoti_build.runtime.choose import Choice, explain
 
@@ -24,8 +33,9 @@ SOUND, REFUSED, MISSING = "sound", "refused", "missing"
 
 @dataclass(frozen=True)
 class Inspected:
-    """One package: `name` of the target or the path that was asked for, `path` of the file, relative to models.yaml
-    for a target. `package` (see `archive.contents`) and `manifest` are None where there is none that can be read."""
+    """One package: `name` of the target or the path that was asked for, `path` of the file,
+    relative to models.yaml for a target. `package` (see `archive.contents`) and `manifest` are None
+    where there is none that can be read."""
 
     name: str
     path: str
@@ -72,13 +82,15 @@ class InspectReport:
             "format_version": 1,
             "ok": self.exit_code == OK,
             "artifacts": [artifact.as_json() for artifact in self.artifacts],
-            "host": None if self.choices is None else {one.model: one.as_json() for one in self.choices},
+            "host": None
+            if self.choices is None
+            else {one.model: one.as_json() for one in self.choices},
         }
 
 
 def inspect(project: Project, targets: tuple[Target, ...], *, host: bool = False) -> InspectReport:
-    """The published artifacts of `targets`; with `host` also what `aoti_build.load` would make of every variant of
-    their models here."""
+    """The published artifacts of `targets`; with `host` also what `aoti_build.load` would make of
+    every variant of their models here."""
     found = tuple(inspect_target(project, target) for target in targets)
     if not host:
         return InspectReport(found)
@@ -95,9 +107,15 @@ def inspect_target(project: Project, target: Target) -> Inspected:
     problems: list[AotiBuildError] = []
     if isinstance(manifest, NoManifest):
         if not manifest.damaged:
-            missing = VerificationError("there is no artifact", target=target.name, hint=f"build it first: {again}")
+            missing = VerificationError(
+                "there is no artifact", target=target.name, hint=f"build it first: {again}"
+            )
             return Inspected(target.name, path, directory / MODEL, problems=(missing,))
-        problems.append(ArtifactError(f"the artifact is damaged: {manifest.why}", target=target.name, hint=again))
+        problems.append(
+            ArtifactError(
+                f"the artifact is damaged: {manifest.why}", target=target.name, hint=again
+            )
+        )
     else:
         problems += _damaged_files(manifest, directory, target.name, again)
     package, found = _package(directory / MODEL, target.name, check=False)
@@ -133,7 +151,9 @@ def _package(
     return package, tuple(problems)
 
 
-def _damaged_files(manifest: Manifest, directory: Path, target: str, again: str) -> Iterator[ArtifactError]:
+def _damaged_files(
+    manifest: Manifest, directory: Path, target: str, again: str
+) -> Iterator[ArtifactError]:
     """What lies beside the manifest and is not what it says. Every byte is read."""
     if manifest.target != target:
         yield ArtifactError(f"the artifact is {manifest.target}'s", target=target, hint=again)
@@ -145,4 +165,6 @@ def _damaged_files(manifest: Manifest, directory: Path, target: str, again: str)
             altered, cause = True, str(error)
         if altered:
             message = f"{name} is not what the manifest says"
-            yield ArtifactError(message, target=target, cause=cause, hint=f"restore the file, or {again}")
+            yield ArtifactError(
+                message, target=target, cause=cause, hint=f"restore the file, or {again}"
+            )

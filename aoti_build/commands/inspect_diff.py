@@ -1,7 +1,8 @@
 """`inspect --diff`: what two packages differ in, fact by fact.
 
-Inductor names its files after digests of their content. So that a file meets its counterpart, the digest is left out of
-its name where that is unambiguous, and GPU binaries go by the kernels in them.
+Inductor names its files after digests of their content. So that a file meets its counterpart, the
+digest is left out of its name where that is unambiguous, and GPU binaries go by the kernels in
+them.
 """
 
 from __future__ import annotations
@@ -18,13 +19,16 @@ from aoti_build.artifact.pt2.package import Archive, open_archive
 from aoti_build.commands.inspect import Inspected
 from aoti_build.errors import OK, UNFIT_ARTIFACT
 
-_DIGEST_NAME = re.compile(r"(?<![a-z2-7])[a-z2-7]{51,52}(?![a-z2-7])")  # base32 of a sha256, as inductor writes it
+_DIGEST_NAME = re.compile(
+    r"(?<![a-z2-7])[a-z2-7]{51,52}(?![a-z2-7])"
+)  # base32 of a sha256, as inductor writes it
 Facts = dict[str, dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A fact that differs; None where a side has none. `part` is its group, `what` its name in it."""
+    """A fact that differs; None where a side has none. `part` is its group, `what` its name in
+    it."""
 
     part: str
     what: str
@@ -70,7 +74,11 @@ def diff(a: Inspected, b: Inspected) -> DiffReport:
 
 
 def _side(side: Inspected) -> dict[str, Any]:
-    return {"name": side.name, "path": side.path, "problems": [problem.as_json() for problem in side.problems]}
+    return {
+        "name": side.name,
+        "path": side.path,
+        "problems": [problem.as_json() for problem in side.problems],
+    }
 
 
 def _differences(left: Facts, right: Facts) -> Iterator[Difference]:
@@ -82,16 +90,21 @@ def _differences(left: Facts, right: Facts) -> Iterator[Difference]:
 
 
 def _facts(side: Inspected, *, keys: bool) -> Facts:
-    """All that can be compared. `keys`: with the parts of the source key, which only a manifest has."""
+    """All that can be compared. `keys`: with the parts of the source key, which only a manifest
+    has."""
     package = side.package or {}
-    facts: Facts = {"package": {"made_by": package["made_by"], "format_version": package["format_version"]}}
+    facts: Facts = {
+        "package": {"made_by": package["made_by"], "format_version": package["format_version"]}
+    }
     if keys and side.manifest is not None:
         facts |= _recorded(side.manifest)
     several = len(package["models"]) > 1
     for model in package["models"]:
         prefix = f"{model['name']}: " if several else ""
         for part, values in _model_facts(model, side.manifest if keys else None).items():
-            facts.setdefault(part, {}).update({prefix + what: value for what, value in values.items()})
+            facts.setdefault(part, {}).update(
+                {prefix + what: value for what, value in values.items()}
+            )
     with open_archive(side.file) as archive:
         facts["members"] = _members(archive, package)
     return facts
@@ -100,18 +113,27 @@ def _facts(side: Inspected, *, keys: bool) -> Facts:
 def _recorded(manifest: Manifest) -> Facts:
     facts: Facts = {group: dict(manifest.source.get(group, {})) for group in REASONS}
     facts["requires"] = dict(manifest.requires)
-    facts["keys"] = {"key": manifest.key, "graph_key": manifest.graph_key, "weights": dict(manifest.weights)}
+    facts["keys"] = {
+        "key": manifest.key,
+        "graph_key": manifest.graph_key,
+        "weights": dict(manifest.weights),
+    }
     return facts
 
 
 def _model_facts(model: Mapping[str, Any], manifest: Manifest | None) -> Facts:
     signature = manifest.signature if manifest else model["signature"]
     tensors = {
-        f"{kind} {tensor['name']}": {name: value for name, value in tensor.items() if name != "name"}
+        f"{kind} {tensor['name']}": {
+            name: value for name, value in tensor.items() if name != "name"
+        }
         for kind in ("input", "output")
         for tensor in signature[f"{kind}s"]
     }
-    kernels = Counter((kernel["name"] or kernel["kind"], kernel["kind"], kernel["arch"]) for kernel in model["kernels"])
+    kernels = Counter(
+        (kernel["name"] or kernel["kind"], kernel["kind"], kernel["arch"])
+        for kernel in model["kernels"]
+    )
     return {
         "metadata": dict(model["metadata"]),
         "signature": {**tensors, **{f"dim {name}": dim for name, dim in signature["dims"].items()}},
@@ -122,7 +144,8 @@ def _model_facts(model: Mapping[str, Any], manifest: Manifest | None) -> Facts:
         },
         "build": {"march": model["march"], "operators": model["operators"]},
         "kernels": {
-            name: {"kind": kind, "arch": arch, "count": count} for (name, kind, arch), count in kernels.items()
+            name: {"kind": kind, "arch": arch, "count": count}
+            for (name, kind, arch), count in kernels.items()
         },
         "constants": {
             constant["name"]: {name: value for name, value in constant.items() if name != "name"}
@@ -133,12 +156,19 @@ def _model_facts(model: Mapping[str, Any], manifest: Manifest | None) -> Facts:
 
 def _members(archive: Archive, package: Mapping[str, Any]) -> dict[str, Any]:
     """Size and digest of every file, by a name that the other package's counterpart has too."""
-    held = {kernel["file"]: kernel for model in package["models"] for kernel in model["kernels"] if kernel["file"]}
+    held = {
+        kernel["file"]: kernel
+        for model in package["models"]
+        for kernel in model["kernels"]
+        if kernel["file"]
+    }
     names = {}
     for name in archive.members:
         kernel = held.get(name)
         inside = name[len(archive.root) :]
-        names[name] = f"{kernel['name']}.{kernel['kind']}" if kernel and kernel["name"] else _plain(inside)
+        names[name] = (
+            f"{kernel['name']}.{kernel['kind']}" if kernel and kernel["name"] else _plain(inside)
+        )
     taken = Counter(names.values())
     return {
         plain if taken[plain] == 1 else name[len(archive.root) :]: {
@@ -151,4 +181,6 @@ def _members(archive: Archive, package: Mapping[str, Any]) -> dict[str, Any]:
 
 def _plain(name: str) -> str:
     """A file's name without inductor's digest in it."""
-    return _DIGEST_NAME.sub("*", name.rpartition("/")[2] if "/data/aotinductor/" in f"/{name}" else name)
+    return _DIGEST_NAME.sub(
+        "*", name.rpartition("/")[2] if "/data/aotinductor/" in f"/{name}" else name
+    )

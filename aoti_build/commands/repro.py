@@ -1,5 +1,5 @@
-"""A stand-alone reproduction of a failed verification: the package, its golden file and a script that needs torch and
-safetensors only, so that it can be attached to a bug report."""
+"""A stand-alone reproduction of a failed verification: the package, its golden file and a script
+that needs torch and safetensors only, so that it can be attached to a bug report."""
 
 from __future__ import annotations
 
@@ -81,8 +81,8 @@ def write_repro(
     signature: Mapping[str, Any],
     imports: Sequence[Mapping[str, Any]] = (),
 ) -> Path:
-    """Write the reproduction of `target`, whose manifest has `signature` and `imports`, into a directory of its own
-    below `directory`; that directory's path."""
+    """Write the reproduction of `target`, whose manifest has `signature` and `imports`, into a
+    directory of its own below `directory`; that directory's path."""
     place = directory / target.name.replace("/", "-")
     place.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(artifact / MODEL, place / MODEL)
@@ -90,7 +90,9 @@ def write_repro(
     lines = [f"import {entry['module']}" for entry in imports]
     if target.device == "cuda" and target.model.cuda.tf32 is not None:
         value = target.model.cuda.tf32
-        lines += [f"torch.backends.{name}.allow_tf32 = {value}" for name in ("cudnn", "cuda.matmul")]
+        lines += [
+            f"torch.backends.{name}.allow_tf32 = {value}" for name in ("cudnn", "cuda.matmul")
+        ]
     mutates = signature["mutates"]
     tensors = [entry["name"] for entry in tensor_inputs(signature)]
     text = SCRIPT.format(

@@ -1,7 +1,8 @@
-"""`run`: artifacts on the golden input or on people's own, each target in a fresh process; checked, described, timed.
+"""`run`: artifacts on the golden input or on people's own, each target in a fresh process; checked,
+described, timed.
 
-What can be said of the command line without an artifact is said before anything runs. After that a failure belongs to
-its target, or to its input, and ends nothing else.
+What can be said of the command line without an artifact is said before anything runs. After that a
+failure belongs to its target, or to its input, and ends nothing else.
 """
 
 from __future__ import annotations
@@ -40,7 +41,13 @@ from aoti_build.work.check import CHECK_ENVIRONMENT, places
 from aoti_build.work.opened import FloorLacking, OpenArtifact, fit_artifact
 from aoti_build.work.worker import WorkerCrash, allow_starts, error_of, run_worker
 
-PASSED, UNCHECKED, MISMATCH, FAILED, UNAVAILABLE = "passed", "unchecked", "mismatch", "failed", "unavailable"
+PASSED, UNCHECKED, MISMATCH, FAILED, UNAVAILABLE = (
+    "passed",
+    "unchecked",
+    "mismatch",
+    "failed",
+    "unavailable",
+)
 GOLDEN_INPUT, RANDOM, TENSORS, PICTURES = "golden", "random", "tensors", "pictures"
 # Each has a reader in `aoti_build._torch.data` or a writer in `aoti_build._torch.jobs.run`.
 TENSOR_SUFFIXES = (".npy", ".npz", ".safetensors", ".pt")
@@ -67,7 +74,8 @@ class Input:
 
 @dataclass(frozen=True)
 class Asked:
-    """The command line: on what to run, where outputs go ("" for nowhere), the seed of random inputs, timed calls."""
+    """The command line: on what to run, where outputs go ("" for nowhere), the seed of random
+    inputs, timed calls."""
 
     inputs: tuple[Input, ...]
     output: str
@@ -77,8 +85,8 @@ class Asked:
 
 @dataclass(frozen=True)
 class Run:
-    """One call of an artifact: `source` names the inputs as they were given, `result` is what the worker found, None
-    if there is an error."""
+    """One call of an artifact: `source` names the inputs as they were given, `result` is what the
+    worker found, None if there is an error."""
 
     source: tuple[str, ...]
     seed: int | None
@@ -101,13 +109,18 @@ class Run:
 
     def as_json(self) -> dict[str, Any]:
         common = {"source": list(self.source), "seed": self.seed, "verdict": self.verdict}
-        return {**common, **(self.result or {}), "error": self.error.as_json() if self.error else None}
+        return {
+            **common,
+            **(self.result or {}),
+            "error": self.error.as_json() if self.error else None,
+        }
 
 
 @dataclass(frozen=True)
 class TargetRuns:
-    """What became of one target: its runs, or the error for which there is none. `stale` are the reasons why the
-    artifact is not what the sources say now; `unchecked` says why no build or verify has compared it with eager."""
+    """What became of one target: its runs, or the error for which there is none. `stale` are the
+    reasons why the artifact is not what the sources say now; `unchecked` says why no build or
+    verify has compared it with eager."""
 
     target: Target
     runs: tuple[Run, ...] = ()
@@ -122,7 +135,9 @@ class TargetRuns:
         if self.error is not None:
             return FAILED if self.available else UNAVAILABLE
         found = {run.verdict for run in self.runs}
-        return next((verdict for verdict in (FAILED, MISMATCH, UNCHECKED) if verdict in found), PASSED)
+        return next(
+            (verdict for verdict in (FAILED, MISMATCH, UNCHECKED) if verdict in found), PASSED
+        )
 
     @property
     def exit_code(self) -> int:
@@ -174,20 +189,23 @@ def run(
     repeat: int = REPEAT,
     on_progress: OnProgress = lambda target, phase: None,
 ) -> RunReport:
-    """Run the artifacts of `targets` one after another, each on every one of `inputs` ("golden", "random" or a file;
-    none means the golden input).
+    """Run the artifacts of `targets` one after another, each on every one of `inputs` ("golden",
+    "random" or a file; none means the golden input).
 
-    Raises:
-        UsageError: an input is absent or of no known kind, or `output` is not the name of one file for each run.
-        DirectoryError: the temporary directory is unfit.
+    Raises: UsageError: an input is absent or of no known kind, or `output` is not the name of one
+        file for each run. DirectoryError: the temporary directory is unfit.
     """
-    asked = Asked(tuple(map(_input, inputs)) or (Input(GOLDEN_INPUT, GOLDEN_INPUT),), output, seed, repeat)
+    asked = Asked(
+        tuple(map(_input, inputs)) or (Input(GOLDEN_INPUT, GOLDEN_INPUT),), output, seed, repeat
+    )
     if output:
         _check_output(asked, len(targets))
     allow_starts()
     temporary_directory()
     digests = StatCache(stat_cache_path(project))
-    return RunReport(tuple(_run_target(project, target, asked, digests, on_progress) for target in targets))
+    return RunReport(
+        tuple(_run_target(project, target, asked, digests, on_progress) for target in targets)
+    )
 
 
 def _input(text: str) -> Input:
@@ -201,7 +219,9 @@ def _input(text: str) -> Input:
             f"{', '.join(PICTURE_SUFFIXES)}; random and golden need no file",
         )
     if not Path(text).is_file():
-        raise UsageError(f"there is no file {text}" if not Path(text).exists() else f"{text} is no regular file")
+        raise UsageError(
+            f"there is no file {text}" if not Path(text).exists() else f"{text} is no regular file"
+        )
     return Input(text, PICTURES if suffix in PICTURE_SUFFIXES else TENSORS)
 
 
@@ -210,7 +230,10 @@ def _check_output(asked: Asked, targets: int) -> None:
     pattern = f"--output {asked.output}"
     if Path(asked.output).suffix.lower() not in OUTPUT_SUFFIXES:
         raise UsageError(f"{pattern}: outputs are written to {', '.join(OUTPUT_SUFFIXES)} files")
-    for count, what, placeholder in ((targets, "targets", "{target}"), (len(asked.inputs), "inputs", "{input}")):
+    for count, what, placeholder in (
+        (targets, "targets", "{target}"),
+        (len(asked.inputs), "inputs", "{input}"),
+    ):
         if count > 1 and placeholder not in asked.output:
             raise UsageError(
                 f"{pattern}: {count} {what} would be written to one file",
@@ -218,7 +241,9 @@ def _check_output(asked: Asked, targets: int) -> None:
             )
     labels = [given.label for given in asked.inputs]
     if twice := next((label for label in labels if labels.count(label) > 1), None):
-        raise UsageError(f"{pattern}: two inputs would be written as {twice}", hint="rename one of the files")
+        raise UsageError(
+            f"{pattern}: two inputs would be written as {twice}", hint="rename one of the files"
+        )
 
 
 def _run_target(
@@ -243,13 +268,17 @@ def _run_target(
         error.target = target.name
         return TargetRuns(target, error=error)
     log = reader_log_path(project, target, "run")
-    runs = (_run(group, asked.seed, result, target, log) for group, result in zip(groups, found, strict=True))
+    runs = (
+        _run(group, asked.seed, result, target, log)
+        for group, result in zip(groups, found, strict=True)
+    )
     return TargetRuns(target, tuple(runs), stale(step), unchecked=manifest.unchecked)
 
 
 @contextlib.contextmanager
 def _fit_artifact(project: Project, target: Target) -> Iterator[OpenArtifact]:
-    """As `fit_artifact`. Raises `FloorLacking` as well where there is no artifact because none can be built here."""
+    """As `fit_artifact`. Raises `FloorLacking` as well where there is no artifact because none can
+    be built here."""
     with contextlib.ExitStack() as opened:
         try:
             artifact = opened.enter_context(fit_artifact(project, target))
@@ -264,7 +293,8 @@ def _fit_artifact(project: Project, target: Target) -> Iterator[OpenArtifact]:
 def _groups(
     project: Project, target: Target, inputs: tuple[Input, ...], manifest: Manifest
 ) -> Iterator[tuple[Input, ...]]:
-    """What goes into one call: each input by itself, but pictures that follow one another fill a fixed batch."""
+    """What goes into one call: each input by itself, but pictures that follow one another fill a
+    fixed batch."""
     for is_picture, group in groupby(inputs, key=lambda given: given.kind == PICTURES):
         given = tuple(group)
         if is_picture and target.model.image is None:
@@ -292,11 +322,15 @@ def _no_image(project: Project, target: Target, given: Input) -> UsageError:
 
 
 def _output_path(target: Target, asked: Asked, group: tuple[Input, ...]) -> str | None:
-    """The file for the outputs of one call. Raises `UsageError` if it is one of the inputs, or a directory."""
+    """The file for the outputs of one call. Raises `UsageError` if it is one of the inputs, or a
+    directory."""
     if not asked.output:
         return None
-    # Of pictures that fill a batch the first gives the name: labels differ, and no picture is in two batches.
-    path = Path(asked.output.replace("{target}", target.name).replace("{input}", group[0].label)).absolute()
+    # Of pictures that fill a batch the first gives the name: labels differ, and no picture is in
+    # two batches.
+    path = Path(
+        asked.output.replace("{target}", target.name).replace("{input}", group[0].label)
+    ).absolute()
     if path.resolve() in {Path(given.text).resolve() for given in asked.inputs}:
         raise UsageError(f"--output {asked.output} would overwrite the input {path.name}")
     check_output(path)
@@ -325,7 +359,11 @@ def _job(
         "runs": [
             {
                 "kind": group[0].kind,
-                "paths": [str(Path(given.text).absolute()) for given in group if given.kind in (TENSORS, PICTURES)],
+                "paths": [
+                    str(Path(given.text).absolute())
+                    for given in group
+                    if given.kind in (TENSORS, PICTURES)
+                ],
                 "output": output,
             }
             for group, output in zip(groups, outputs, strict=True)
@@ -354,7 +392,9 @@ def _worked(
     return found
 
 
-def _run(group: tuple[Input, ...], seed: int, result: Mapping[str, Any], target: Target, log: Path) -> Run:
+def _run(
+    group: tuple[Input, ...], seed: int, result: Mapping[str, Any], target: Target, log: Path
+) -> Run:
     source = tuple(given.text for given in group)
     drawn = seed if group[0].kind == RANDOM else None
     if "error" not in result:

@@ -1,4 +1,5 @@
-"""`status`: what is published, and whether it is what the sources say. Never imports torch, changes nothing."""
+"""`status`: what is published, and whether it is what the sources say. Never imports torch, changes
+nothing."""
 
 from __future__ import annotations
 
@@ -38,15 +39,22 @@ def status(project: Project, *, targets: tuple[Any, ...] | None = None) -> Statu
 
 
 def orphans(project: Project) -> tuple[str, ...]:
-    """Artifacts below `artifacts/` whose target models.yaml no longer has, by the name of their directory.
+    """Artifacts below `artifacts/` whose target models.yaml no longer has, by the name of their
+    directory.
 
-    Those of another models file beside this one are not orphans, as long as that file is there. What lies behind a
-    model's directory that is a link is nobody's.
+    Those of another models file beside this one are not orphans, as long as that file is there.
+    What lies behind a model's directory that is a link is nobody's.
     """
     known = {artifact_directory(project, target) for target in project.targets}
-    found = [path for path in own_entries(project.artifacts, "[!.]*", "[!.]*") if (path / MANIFEST).exists()]
+    found = [
+        path
+        for path in own_entries(project.artifacts, "[!.]*", "[!.]*")
+        if (path / MANIFEST).exists()
+    ]
     return tuple(
-        path.relative_to(project.artifacts).as_posix() for path in found if path not in known and _is_own(project, path)
+        path.relative_to(project.artifacts).as_posix()
+        for path in found
+        if path not in known and _is_own(project, path)
     )
 
 
@@ -55,7 +63,10 @@ def _is_own(project: Project, directory: Path) -> bool:
     manifest = read_manifest(directory)
     if not isinstance(manifest, Manifest):
         return False
-    return manifest.models_file == project.file.name or not (project.root / manifest.models_file).is_file()
+    return (
+        manifest.models_file == project.file.name
+        or not (project.root / manifest.models_file).is_file()
+    )
 
 
 def _row(step: Step) -> dict[str, Any]:

@@ -1,9 +1,10 @@
-"""`verify`: does every artifact do what its model did in eager mode when it was built, on this host, in a fresh
-process?
+"""`verify`: does every artifact do what its model did in eager mode when it was built, on this
+host, in a fresh process?
 
-The package is called through torch's Python binding, or with `runtime` "cpp" from a C++ program, as services do.
-Needs neither the model's source nor its weights: inputs and reference outputs lie beside the artifact. Nothing is
-loaded before its digests and the host's fitness were checked; the stat cache is not trusted here, every byte is read.
+The package is called through torch's Python binding, or with `runtime` "cpp" from a C++ program, as
+services do. Needs neither the model's source nor its weights: inputs and reference outputs lie
+beside the artifact. Nothing is loaded before its digests and the host's fitness were checked; the
+stat cache is not trusted here, every byte is read.
 """
 
 from __future__ import annotations
@@ -18,7 +19,13 @@ from typing import Any
 
 from aoti_build.artifact.fingerprint import Reason
 from aoti_build.artifact.manifest import GOLDEN, MODEL, VERIFY, Manifest, read_manifest
-from aoti_build.artifact.paths import artifact_directory, lock_path, reader_log_path, stat_cache_path, store_root
+from aoti_build.artifact.paths import (
+    artifact_directory,
+    lock_path,
+    reader_log_path,
+    stat_cache_path,
+    store_root,
+)
 from aoti_build.commands.repro import write_repro
 from aoti_build.common.directories import temporary_directory
 from aoti_build.common.files import lock, write_json
@@ -42,7 +49,14 @@ from aoti_build.store.local import Store
 from aoti_build.work.check import CHECK_ENVIRONMENT, check_package, check_record, find_cause, places
 from aoti_build.work.opened import FloorLacking, OpenArtifact, fit_artifact
 from aoti_build.work.runner import compiled_runner
-from aoti_build.work.worker import WorkerCrash, WorkerTimeout, allow_starts, check_stopping, run_worker, stop_all
+from aoti_build.work.worker import (
+    WorkerCrash,
+    WorkerTimeout,
+    allow_starts,
+    check_stopping,
+    run_worker,
+    stop_all,
+)
 
 PASSED, INCOMPLETE, MISMATCH, CRASHED, TIMEOUT, UNCHECKED, MISSING, REFUSED, UNAVAILABLE = (
     "passed", "incomplete", "mismatch", "crashed", "timeout", "unchecked", "missing", "refused", "unavailable",
@@ -54,10 +68,10 @@ OnProgress = Callable[[Target, str], None]
 
 @dataclass(frozen=True)
 class Verdict:
-    """One target's result. `stale` are the reasons why the artifact is not what the sources say now; `cases` the
-    figures; `refusals` what became of inputs that must not be answered; `vacuous` outputs whose comparison shows
-    nothing; `no_fp64` says why there was no float64 reference; `baseline` what the model loses
-    against that; `deep` where it leaves its model."""
+    """One target's result. `stale` are the reasons why the artifact is not what the sources say
+    now; `cases` the figures; `refusals` what became of inputs that must not be answered; `vacuous`
+    outputs whose comparison shows nothing; `no_fp64` says why there was no float64 reference;
+    `baseline` what the model loses against that; `deep` where it leaves its model."""
 
     target: Target
     verdict: str
@@ -91,8 +105,8 @@ class Verdict:
 
 @dataclass(frozen=True)
 class VerifyReport:
-    """Verdicts in the order of models.yaml. With `strict`, stale, vacuous, incomplete and unavailable count as
-    failed."""
+    """Verdicts in the order of models.yaml. With `strict`, stale, vacuous, incomplete and
+    unavailable count as failed."""
 
     verdicts: tuple[Verdict, ...]
     strict: bool = False
@@ -148,7 +162,18 @@ def verify(
     temporary_directory()
     runners = _runners(project, targets, on_progress) if runtime == CPP else {}
     digests = StatCache(stat_cache_path(project))
-    verifier = _Verifier(project, digests, fresh or seeds > 1, seeds, limit, deep, repro, on_progress, runtime, runners)
+    verifier = _Verifier(
+        project,
+        digests,
+        fresh or seeds > 1,
+        seeds,
+        limit,
+        deep,
+        repro,
+        on_progress,
+        runtime,
+        runners,
+    )
     with ThreadPoolExecutor(max_workers=jobs, thread_name_prefix="verify") as pool:
         try:
             futures = [pool.submit(verifier, target) for target in targets]
@@ -160,11 +185,16 @@ def verify(
     return VerifyReport(verdicts, strict, runtime)
 
 
-def _runners(project: Project, targets: tuple[Target, ...], on_progress: OnProgress) -> dict[str, Path]:
+def _runners(
+    project: Project, targets: tuple[Target, ...], on_progress: OnProgress
+) -> dict[str, Path]:
     """The C++ runner for each device that artifacts of `targets` are for."""
     runners: dict[str, Path] = {}
     for target in targets:
-        present = toolchain.has_device(target.device) and (artifact_directory(project, target) / MODEL).is_file()
+        present = (
+            toolchain.has_device(target.device)
+            and (artifact_directory(project, target) / MODEL).is_file()
+        )
         if present and target.device not in runners:
             on_progress(target, "runner")
             runners[target.device] = compiled_runner(target.device)
@@ -214,7 +244,12 @@ class _Verifier:
         verdict = replace(checked, runtime=self.runtime, stale=(*checked.stale, *stale(step)))
         if not artifact.is_still_published():
             return _exchanged(target) if verdict.verdict == PASSED else verdict
-        document = {"format": "aoti-build/verdict", "format_version": 1, "key": manifest.key, **verdict.as_json()}
+        document = {
+            "format": "aoti-build/verdict",
+            "format_version": 1,
+            "key": manifest.key,
+            **verdict.as_json(),
+        }
         with contextlib.suppress(OSError):  # a serving host's artifacts may be read-only
             write_json(artifact.place / VERIFY, document)
         # With fresh references a stale artifact was compared with another state of its model.
@@ -223,8 +258,13 @@ class _Verifier:
         return verdict
 
     def _settle(self, target: Target, artifact: OpenArtifact, verdict: Verdict) -> None:
-        """Let the manifest of an artifact that its build host could not run say that it is right."""
-        found = {"cases": verdict.cases, "vacuous": list(verdict.vacuous), "no_fp64": verdict.no_fp64}
+        """Let the manifest of an artifact that its build host could not run say that it is
+        right."""
+        found = {
+            "cases": verdict.cases,
+            "vacuous": list(verdict.vacuous),
+            "no_fp64": verdict.no_fp64,
+        }
         if verdict.baseline:
             found["baseline"] = list(verdict.baseline)
         check = check_record(target, {**found, "seconds": {"verify": verdict.seconds}})
@@ -235,9 +275,13 @@ class _Verifier:
                 renewed = replace(artifact.manifest, check=check)
                 renewed.write(artifact.place)
                 Store(store_root(self.project)).add(renewed, artifact.files)
-            self.on_progress(target, "compared with eager for the first time; the manifest says so now")
+            self.on_progress(
+                target, "compared with eager for the first time; the manifest says so now"
+            )
         except OSError as error:
-            self.on_progress(target, f"passed, but its manifest cannot be written: {error.strerror or error}")
+            self.on_progress(
+                target, f"passed, but its manifest cannot be written: {error.strerror or error}"
+            )
 
     def _checked(self, target: Target, artifact: OpenArtifact) -> Verdict:
         try:
@@ -270,7 +314,9 @@ class _Verifier:
         verdict = _verdict(result, refusals)
         if verdict == MISMATCH and self.repro is not None:
             manifest = artifact.manifest
-            write_repro(self.repro, target, artifact.files, golden, manifest.signature, manifest.imports)
+            write_repro(
+                self.repro, target, artifact.files, golden, manifest.signature, manifest.imports
+            )
         return Verdict(
             target,
             verdict,
@@ -285,7 +331,12 @@ class _Verifier:
 
     def _cause(self, target: Target, artifact: OpenArtifact, work: Path) -> dict[str, Any] | None:
         if not source_is_here(target.model, self.project.root):
-            return {"stage": "none", "said": "the model's source is not here", "weights": [], "left": None}
+            return {
+                "stage": "none",
+                "said": "the model's source is not here",
+                "weights": [],
+                "left": None,
+            }
         found = find_cause(
             self.project,
             target,
@@ -319,7 +370,8 @@ class _Verifier:
         return golden
 
     def _refusals(self, target: Target, artifact: OpenArtifact, work: Path) -> list[dict[str, Any]]:
-        """What became of each probe. One that crashes takes its process with it; another tries the rest."""
+        """What became of each probe. One that crashes takes its process with it; another tries the
+        rest."""
         job = {
             "root": str(self.project.root),
             "model": str(artifact.files / MODEL),
@@ -335,14 +387,19 @@ class _Verifier:
             begun: list[str] = []
             try:
                 given = {**job, "skip": list(crashed)}
-                result = self._run("probe", target, given, work / f"probe-{len(crashed)}", begun.append)
+                result = self._run(
+                    "probe", target, given, work / f"probe-{len(crashed)}", begun.append
+                )
             except (WorkerCrash, WorkerTimeout) as crash:
                 if not begun:
                     raise
                 _, number, name = begun[-1].split(" ", 2)
                 crashed[int(number)] = {"name": name, "ok": False, "said": crash.message}
                 continue
-            found = {**{int(number): probed for number, probed in result["results"].items()}, **crashed}
+            found = {
+                **{int(number): probed for number, probed in result["results"].items()},
+                **crashed,
+            }
             return [found[number] for number in sorted(found)]
 
     def _run(
@@ -375,7 +432,8 @@ class _Verifier:
 
 
 def _verdict(result: Mapping[str, Any], refusals: Sequence[Mapping[str, Any]]) -> str:
-    """What the figures of a check and of the probes come to. A case that was left out did not pass."""
+    """What the figures of a check and of the probes come to. A case that was left out did not
+    pass."""
     skipped = ["skipped" in case for case in result["cases"]]
     unread = any("unread" in case for case in result["cases"])
     if result["passed"] and all(refusal["ok"] for refusal in refusals):

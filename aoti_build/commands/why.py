@@ -1,5 +1,5 @@
-"""`why`: what differs between now and the published artifact, and the nearest stored one; and why the last build did
-what it did. A diff of recorded parts, never a guess."""
+"""`why`: what differs between now and the published artifact, and the nearest stored one; and why
+the last build did what it did. A diff of recorded parts, never a guess."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from aoti_build.store.local import Store
 
 @dataclass(frozen=True)
 class Explanation:
-    """One target: its step (whose reasons are against the published artifact), and the stored artifact that differs in
-    the fewest parts, with those parts."""
+    """One target: its step (whose reasons are against the published artifact), and the stored
+    artifact that differs in the fewest parts, with those parts."""
 
     step: Step
     nearest: Manifest | None

@@ -1,1 +1,2 @@
-"""What every other part uses: files on disk, locks, JSON records, digests, and what the host lets a process use."""
+"""What every other part uses: files on disk, locks, JSON records, digests, and what the host lets a
+process use."""

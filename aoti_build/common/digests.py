@@ -1,7 +1,8 @@
 """Digests of bytes, files and JSON values, as 64 lower-case hex digits.
 
-They are sha256, which every system has a tool for. Blocks of large files, which are digested whenever an artifact is
-restored or loaded in full, are BLAKE3: a third of the time of sha256 on x86-64, its hardware support included.
+They are sha256, which every system has a tool for. Blocks of large files, which are digested
+whenever an artifact is restored or loaded in full, are BLAKE3: a third of the time of sha256 on
+x86-64, its hardware support included.
 """
 
 from __future__ import annotations
@@ -21,13 +22,15 @@ if TYPE_CHECKING:
 
     from blake3 import blake3
 
-# At the end of a recorded name, where no path has two slashes: what the symbolic link of that name says.
+# At the end of a recorded name, where no path has two slashes: what the symbolic link of that name
+# says.
 LINK = "//link"
 # In place of a digest: there is a directory of that name.
 DIRECTORY = "directory"
 
 
-# Bytes read at a time where digests by block are made: few calls, and small enough for a core's own cache.
+# Bytes read at a time where digests by block are made: few calls, and small enough for a core's own
+# cache.
 _PIECE = 1 << 19
 _LEAST_BLOCK, MOST_BLOCKS = 4 << 20, 64
 _MOST_THREADS = 16
@@ -69,10 +72,11 @@ def block_digest(data: bytes) -> str:
 
 
 def block_size(size: int) -> int:
-    """Bytes of each block but the last of a file of `size` bytes, for digests by block: at most 64 blocks.
+    """Bytes of each block but the last of a file of `size` bytes, for digests by block: at most 64
+    blocks.
 
-    One sha256 over a large file takes a core its time (0.7 s for a gigabyte); digests of its blocks are checked by all
-    cores at once.
+    One sha256 over a large file takes a core its time (0.7 s for a gigabyte); digests of its blocks
+    are checked by all cores at once.
     """
     block = _LEAST_BLOCK
     while block * MOST_BLOCKS < size:
@@ -82,10 +86,15 @@ def block_size(size: int) -> int:
 
 def blocks_of(path: Path, size: int, block: int, digests: Sequence[str]) -> list[Block]:
     """The blocks of a file of `size` bytes, `block` bytes each but the last."""
-    return [Block(path, n * block, min(block, size - n * block), digest) for n, digest in enumerate(digests)]
+    return [
+        Block(path, n * block, min(block, size - n * block), digest)
+        for n, digest in enumerate(digests)
+    ]
 
 
-def digest_both(path: Path, block: int = 0, take: Take | None = None) -> tuple[str, tuple[str, ...], int]:
+def digest_both(
+    path: Path, block: int = 0, take: Take | None = None
+) -> tuple[str, tuple[str, ...], int]:
     """The digest of a file, those of its blocks of `block` bytes (none without), and how many bytes
     it has: all of the same bytes, which are read once. With `take` they are handed to that as well.
     Raises OSError.
@@ -99,7 +108,9 @@ def digest_both(path: Path, block: int = 0, take: Take | None = None) -> tuple[s
         ThreadPoolExecutor(1, "digest") as beside,
     ):
         buffer = _buffer()
-        while count := file.readinto(buffer[: min(_PIECE, block - done % block) if block else _PIECE]):
+        while count := file.readinto(
+            buffer[: min(_PIECE, block - done % block) if block else _PIECE]
+        ):
             piece = buffer[:count]
             digested = beside.submit(whole.update, piece)
             if block:
@@ -123,8 +134,8 @@ def agree(blocks: Sequence[Block]) -> bool:
 
 
 def copy_block(block: Block, destination: int | None) -> bool:
-    """Copy a block to its place in the open file `destination`, if there is one; whether what was copied has its
-    digest. Raises OSError."""
+    """Copy a block to its place in the open file `destination`, if there is one; whether what was
+    copied has its digest. Raises OSError."""
     return _digest_block(block, destination) == block.digest
 
 
@@ -138,7 +149,8 @@ def all_cores() -> ThreadPoolExecutor:
 
 
 def _digest_block(block: Block, destination: int | None = None) -> str:
-    """Of fewer bytes if the file ends before the block does. With `destination` they are written there as well."""
+    """Of fewer bytes if the file ends before the block does. With `destination` they are written
+    there as well."""
     state, buffer, done = _blake3(), _buffer(), 0
     descriptor = open_regular(block.path)
     try:
@@ -170,7 +182,8 @@ def _buffer() -> memoryview:
 
 
 def is_listed(name: str) -> bool:
-    """Whether an entry of `names_in` counts in a directory's digest: not what is hidden, and not Python's bytecode."""
+    """Whether an entry of `names_in` counts in a directory's digest: not what is hidden, and not
+    Python's bytecode."""
     return not name.startswith(".") and name != "__pycache__/"
 
 
@@ -186,8 +199,11 @@ def digest_names(names: Iterable[str]) -> str:
 
 
 def canonical_json(value: Any) -> bytes:
-    """The one spelling of a JSON value: sorted keys, no spaces, ASCII. NaN and infinity are refused (ValueError)."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode()
+    """The one spelling of a JSON value: sorted keys, no spaces, ASCII. NaN and infinity are refused
+    (ValueError)."""
+    return json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False
+    ).encode()
 
 
 def digest_json(value: Any) -> str:

@@ -38,7 +38,9 @@ def runtime_cache() -> Path:
     path = _kept(RUNTIME_VARIABLE, "XDG_CACHE_HOME", ".cache", "unpacked")
     if fault := code_fault(path):
         hint = f"let {RUNTIME_VARIABLE} name another directory"
-        raise DirectoryError("code cannot be loaded from here", where=str(path), cause=fault, hint=hint)
+        raise DirectoryError(
+            "code cannot be loaded from here", where=str(path), cause=fault, hint=hint
+        )
     return path
 
 

@@ -1,17 +1,21 @@
-"""What an ELF file says of itself: machine, the libraries and versions it needs, and of a GPU binary its architecture.
+"""What an ELF file says of itself: machine, the libraries and versions it needs, and of a GPU
+binary its architecture.
 
-Read from the file's own headers with a function that gives bytes at an offset, so a shared library of gigabytes inside
-a package costs a few small reads. Nothing in it is believed: a file that contradicts itself raises `NotElf` where the
-header is bad, and has no libraries or notes where its sections are.
+Read from the file's own headers with a function that gives bytes at an offset, so a shared library
+of gigabytes inside a package costs a few small reads. Nothing in it is believed: a file that
+contradicts itself raises `NotElf` where the header is bad, and has no libraries or notes where its
+sections are.
 
-Sources: the System V ABI (gABI), chapters 4 and 5; for symbol versions the LSB Core specification, "Symbol Versioning".
-The flags of NVIDIA's binaries are described by LLVM (llvm/include/llvm/BinaryFormat/ELF.h, `EF_CUDA_*`), and agree with
-what ptxas of CUDA 12.9 and 13.3 writes:
+Sources: the System V ABI (gABI), chapters 4 and 5; for symbol versions the LSB Core specification,
+"Symbol Versioning". The flags of NVIDIA's binaries are described by LLVM
+(llvm/include/llvm/BinaryFormat/ELF.h, `EF_CUDA_*`), and agree with what ptxas of CUDA 12.9 and 13.3
+writes:
 
-- ABI version 7: the architecture is the low byte of `e_flags`; 0x800 marks an architecture-specific binary (sm_90a).
-- ABI version 8, from sm_100 on in CUDA 12.8 and for every architecture in CUDA 13: it is the second byte, and the mark
-  is 0x8. CUDA 13 does not set that, so the suffix is taken from the compiler's command line in ``.note.nv.tkinfo``,
-  where there is one.
+- ABI version 7: the architecture is the low byte of `e_flags`; 0x800 marks an architecture-specific
+  binary (sm_90a).
+- ABI version 8, from sm_100 on in CUDA 12.8 and for every architecture in CUDA 13: it is the second
+  byte, and the mark is 0x8. CUDA 13 does not set that, so the suffix is taken from the compiler's
+  command line in ``.note.nv.tkinfo``, where there is one.
 """
 
 from __future__ import annotations
@@ -23,7 +27,8 @@ from dataclasses import dataclass
 
 Read = Callable[[int, int], bytes]  # (offset, size) -> at most so many bytes
 
-# e_machine -> the name that the kernel's `uname -m` has for it, or the GPU vendor's for its binaries.
+# e_machine -> the name that the kernel's `uname -m` has for it, or the GPU vendor's for its
+# binaries.
 MACHINES: Mapping[int, str] = {
     3: "i686",
     20: "ppc",
@@ -53,9 +58,9 @@ class NotElf(ValueError):
 
 @dataclass(frozen=True)
 class Elf:
-    """`machine` as `uname -m` has it (``elf-N`` if unknown), `bits` 32 or 64; `needed` the names of libraries
-    (DT_NEEDED); `versions` the newest version of each set of symbols, such as {"GLIBC": "2.34"}; `compiler` what the
-    compiler left in ``.comment``."""
+    """`machine` as `uname -m` has it (``elf-N`` if unknown), `bits` 32 or 64; `needed` the names of
+    libraries (DT_NEEDED); `versions` the newest version of each set of symbols, such as {"GLIBC":
+    "2.34"}; `compiler` what the compiler left in ``.comment``."""
 
     machine: str
     bits: int
@@ -67,8 +72,8 @@ class Elf:
 
 @dataclass(frozen=True)
 class GpuBinary:
-    """`arch` such as ``sm_90a``, None if the flags hold none that is known; `kernels` the entry functions in it; `tool`
-    what made it, as it says itself."""
+    """`arch` such as ``sm_90a``, None if the flags hold none that is known; `kernels` the entry
+    functions in it; `tool` what made it, as it says itself."""
 
     arch: str | None
     kernels: tuple[str, ...]
@@ -128,7 +133,9 @@ def read_gpu_binary(read: Read) -> GpuBinary:
     sections = _sections(header, read)
     note = _content(_named(sections, ".note.nv.tkinfo"), read).decode("ascii", "replace")
     tool = re.search(r"release [\d.]{1,20}, (V[\d.]{1,20})", note)
-    kernels = tuple(sorted(part.name[len(".text.") :] for part in sections if part.name.startswith(".text.")))
+    kernels = tuple(
+        sorted(part.name[len(".text.") :] for part in sections if part.name.startswith(".text."))
+    )
     return GpuBinary(_cuda_arch(header, note), kernels, f"ptxas {tool[1]}" if tool else None)
 
 
@@ -154,7 +161,9 @@ def _header(read: Read) -> _Header:
     (machine,) = struct.unpack_from(f"{order}H", start, 18)
     layout, at = (f"{order}QL6H", 40) if wide else (f"{order}LL6H", 32)
     sections, flags, _, _, _, entry_size, count, names = struct.unpack_from(layout, start, at)
-    return _Header(64 if wide else 32, little, start[8], machine, flags, sections, entry_size, count, names)
+    return _Header(
+        64 if wide else 32, little, start[8], machine, flags, sections, entry_size, count, names
+    )
 
 
 def _machine(header: _Header) -> str:
@@ -173,7 +182,10 @@ def _sections(header: _Header, read: Read) -> list[_Section]:
     names = b""
     if header.names < len(rows):
         names = read(rows[header.names][4], min(rows[header.names][5], _LARGEST_SECTION))
-    return [_Section(_text(names, name), kind, offset, size, link) for name, kind, _, _, offset, size, link, _ in rows]
+    return [
+        _Section(_text(names, name), kind, offset, size, link)
+        for name, kind, _, _, offset, size, link, _ in rows
+    ]
 
 
 def _named(sections: list[_Section], name: str) -> _Section | None:
@@ -207,8 +219,9 @@ def _versions(header: _Header, sections: list[_Section], read: Read) -> dict[str
         return {}
     content, strings = _content(section, read), _linked(section, sections, read)
     newest: dict[str, str] = {}
-    # A record for each library links to its versions and to the next record, by distances. A version is visited only
-    # once, so that links which cross do not make the work grow with the square of the size.
+    # A record for each library links to its versions and to the next record, by distances. A
+    # version is visited only once, so that links which cross do not make the work grow with the
+    # square of the size.
     at, seen = 0, set[int]()
     for _ in range(_MOST_RECORDS):
         if at + 16 > len(content):
@@ -219,7 +232,9 @@ def _versions(header: _Header, sections: list[_Section], read: Read) -> dict[str
             seen.add(version)
             _, _, _, name, step = struct.unpack_from(f"{header.order}L2H2L", content, version)
             kind, _, number = _text(strings, name).partition("_")
-            if re.fullmatch(r"\d{1,9}(\.\d{1,9}){0,3}", number) and _numbers(number) > _numbers(newest.get(kind, "")):
+            if re.fullmatch(r"\d{1,9}(\.\d{1,9}){0,3}", number) and _numbers(number) > _numbers(
+                newest.get(kind, "")
+            ):
                 newest[kind] = number
             if not step or len(seen) > _MOST_RECORDS:
                 break
@@ -235,7 +250,8 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 
 def _text(strings: bytes, at: int) -> str:
-    """The zero-terminated string at an offset; empty if there is none, or none that can be shown."""
+    """The zero-terminated string at an offset; empty if there is none, or none that can be
+    shown."""
     end = strings.find(b"\0", at, at + 4096)
     text = strings[at:end].decode("utf-8", "replace") if 0 <= at < end else ""
     return text if text.isprintable() else ""

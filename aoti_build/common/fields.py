@@ -36,7 +36,9 @@ def loads(data: bytes | str) -> Any:
     nested deeper than any record, and text that cannot be encoded.
     """
     try:
-        value = json.loads(data, object_pairs_hook=_table, parse_constant=_infinite, parse_float=_finite)
+        value = json.loads(
+            data, object_pairs_hook=_table, parse_constant=_infinite, parse_float=_finite
+        )
     except RecursionError:
         raise ValueError("nested too deep") from None
     _check_plain(value)
@@ -88,7 +90,11 @@ def _check_plain(value: Any) -> None:
 
 def is_name(value: Any) -> bool:
     """Whether a directory of ours may be called so."""
-    return type(value) is str and len(value) <= MAX_DIRECTORY_NAME and _NAME.fullmatch(value) is not None
+    return (
+        type(value) is str
+        and len(value) <= MAX_DIRECTORY_NAME
+        and _NAME.fullmatch(value) is not None
+    )
 
 
 def is_dotted_name(text: str) -> bool:

@@ -1,9 +1,11 @@
-"""Writing to disk so that a reader, or the next run after a power cut, finds the old content or the new, never half.
+"""Writing to disk so that a reader, or the next run after a power cut, finds the old content or the
+new, never half.
 
-Single files: write beside, fsync, `os.replace`. Whole directories: stage beside, fsync, exchange. Locks are
-`filelock`'s and are only an economy: losing one wastes work and corrupts nothing.
+Single files: write beside, fsync, `os.replace`. Whole directories: stage beside, fsync, exchange.
+Locks are `filelock`'s and are only an economy: losing one wastes work and corrupts nothing.
 
-And reading: whatever a path leads to, `open_regular` and `read_bytes` neither wait nor read without a limit.
+And reading: whatever a path leads to, `open_regular` and `read_bytes` neither wait nor read without
+a limit.
 """
 
 from __future__ import annotations
@@ -29,14 +31,21 @@ _RENAME_EXCHANGE = 2
 _SYNC_FILE_RANGE_WRITE = 2
 _RETIRED = ".retired"
 _PIECE = 1 << 16
-_KINDS = {stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
+_KINDS = {
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
 # The mode of working state, which is believed only if nobody but its owner may write it.
 OWN = 0o644
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
-# The most bytes that are read of one of our own records: manifests, the store's, working state. Each source file takes
-# some 130 bytes there, so this is half a million of them; JSON of this size still fits into memory when it is parsed.
+# The most bytes that are read of one of our own records: manifests, the store's, working state.
+# Each source file takes some 130 bytes there, so this is half a million of them; JSON of this size
+# still fits into memory when it is parsed.
 RECORD_LIMIT = 64 << 20
-# The most bytes of a text that people write: models.yaml with a hundred thousand models, names of classes.
+# The most bytes of a text that people write: models.yaml with a hundred thousand models, names of
+# classes.
 TEXT_LIMIT = 16 << 20
 # There is no call that only reads it. What another thread makes meanwhile is closed to others, not
 # open to them.
@@ -47,18 +56,22 @@ os.umask(_UMASK)
 def refused(error: OSError) -> BuildError:
     """What to tell a person when the system does not take what was to be written."""
     if error.errno in NO_ROOM:
-        return BuildError("the disk is full", cause=str(error), hint="make space, for instance with invoke gc")
+        return BuildError(
+            "the disk is full", cause=str(error), hint="make space, for instance with invoke gc"
+        )
     return BuildError("the disk refused", cause=str(error))
 
 
 def write_atomic(path: Path, data: bytes, *, durable: bool = True, mode: int = 0o666) -> None:
-    """Replace `path`'s content in one step, and wait until it is on the disk unless it need not be `durable` yet. Its
-    directory is made if need be. `mode` is that of the file before the umask."""
+    """Replace `path`'s content in one step, and wait until it is on the disk unless it need not be
+    `durable` yet. Its directory is made if need be. `mode` is that of the file before the umask."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
-            os.fchmod(file.fileno(), mode & ~_UMASK)  # mkstemp's 0600 would hide it from a shared checkout's others
+            os.fchmod(
+                file.fileno(), mode & ~_UMASK
+            )  # mkstemp's 0600 would hide it from a shared checkout's others
             file.write(data)
             file.flush()
             if durable:
@@ -72,8 +85,8 @@ def write_atomic(path: Path, data: bytes, *, durable: bool = True, mode: int = 0
 
 
 def copy_atomic(source: Path, destination: Path) -> None:
-    """Copy a file so that `destination` appears whole; the two share blocks where they can. Not made durable: for files
-    whose content is checked when read."""
+    """Copy a file so that `destination` appears whole; the two share blocks where they can. Not
+    made durable: for files whose content is checked when read."""
     destination.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=destination.parent, prefix=f".{destination.name}.")
     try:
@@ -100,8 +113,8 @@ def clone_file(source: Path, destination: int) -> bool:
 
 
 def reserve(descriptor: int, size: int) -> None:
-    """Let the file system find room for a file of `size` bytes at once: less work than piece by piece while it is
-    written. A refusal is not reported: whoever writes meets it."""
+    """Let the file system find room for a file of `size` bytes at once: less work than piece by
+    piece while it is written. A refusal is not reported: whoever writes meets it."""
     # Python's posix_fallocate writes to every block of a file system that cannot reserve.
     fallocate = _libc("fallocate", "iiqq")
     if fallocate is not None:
@@ -109,7 +122,8 @@ def reserve(descriptor: int, size: int) -> None:
 
 
 def begin_writing(descriptor: int, start: int, size: int) -> None:
-    """Let the disk take a stretch of a file now, so that the fsync which follows later has less to wait for."""
+    """Let the disk take a stretch of a file now, so that the fsync which follows later has less to
+    wait for."""
     sync_file_range = _libc("sync_file_range", "iqqi")
     if sync_file_range is not None:
         sync_file_range(descriptor, start, size, _SYNC_FILE_RANGE_WRITE)
@@ -123,20 +137,29 @@ def write_at(descriptor: int, piece: memoryview, offset: int) -> None:
 
 
 def write_json(path: Path, value: Mapping[str, Any], *, durable: bool = True) -> None:
-    """`write_atomic` of a JSON object: a line for each entry, and for each entry of its tables. NaN and infinity are
-    refused (ValueError).
+    """`write_atomic` of a JSON object: a line for each entry, and for each entry of its tables. NaN
+    and infinity are refused (ValueError).
 
-    Python's C encoder does not indent, and what it does not do took a restore a tenth of the time of its copy.
+    Python's C encoder does not indent, and what it does not do took a restore a tenth of the time
+    of its copy.
     """
     encode = json.JSONEncoder(allow_nan=False).encode
 
     def lines(entries: Mapping[str, Any], depth: int) -> str:
         margin = "  " * depth
-        rows = (f"{margin}  {encode(name)}: {table(entry, depth + 1)}" for name, entry in entries.items())
+        rows = (
+            f"{margin}  {encode(name)}: {table(entry, depth + 1)}"
+            for name, entry in entries.items()
+        )
         return "{\n" + ",\n".join(rows) + f"\n{margin}}}"
 
     def table(entry: Any, depth: int) -> str:
-        is_table = depth == 1 and isinstance(entry, dict) and entry and all(isinstance(name, str) for name in entry)
+        is_table = (
+            depth == 1
+            and isinstance(entry, dict)
+            and entry
+            and all(isinstance(name, str) for name in entry)
+        )
         return lines(entry, depth) if is_table else encode(entry)
 
     write_atomic(path, f"{lines(value, 0)}\n".encode(), durable=durable)
@@ -145,9 +168,9 @@ def write_json(path: Path, value: Mapping[str, Any], *, durable: bool = True) ->
 def open_regular(path: str | os.PathLike[str], limit: int | None = None) -> int:
     """A descriptor for reading the regular file that `path` is or links to.
 
-    Raises OSError for whatever else there is, and for a file of more than `limit` bytes. What is no file is not even
-    opened: a pipe would block, and a device might act. One that takes the file's place after the look is opened without
-    waiting, and refused.
+    Raises OSError for whatever else there is, and for a file of more than `limit` bytes. What is no
+    file is not even opened: a pipe would block, and a device might act. One that takes the file's
+    place after the look is opened without waiting, and refused.
     """
     _require_regular(os.stat(path), path)
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
@@ -192,7 +215,11 @@ def _require_regular(status: os.stat_result, path: str | os.PathLike[str]) -> No
 
 
 def _too_large(path: str | os.PathLike[str], size: int, limit: int) -> OSError:
-    return OSError(errno.EFBIG, f"it has {size} bytes, and at most {limit} are read of such a file", os.fspath(path))
+    return OSError(
+        errno.EFBIG,
+        f"it has {size} bytes, and at most {limit} are read of such a file",
+        os.fspath(path),
+    )
 
 
 def read_json(path: Path) -> Any:
@@ -214,7 +241,8 @@ def read_own(path: Path) -> bytes:
 
 
 def write_kept(path: Path, kind: str, version: int, content: Mapping[str, Any]) -> bool:
-    """Put a record there that may be deleted at any time; False where the disk refuses, which costs speed alone."""
+    """Put a record there that may be deleted at any time; False where the disk refuses, which costs
+    speed alone."""
     document = {"format": kind, "format_version": version, **content}
     try:
         write_atomic(path, json.dumps(document).encode(), durable=False, mode=OWN)
@@ -230,14 +258,18 @@ def read_kept(path: Path, kind: str, version: int, name: str) -> dict[str, Any]:
         document = json.loads(read_own(path))
     except (OSError, ValueError, RecursionError):
         return {}
-    if not isinstance(document, dict) or (document.get("format"), document.get("format_version")) != (kind, version):
+    if not isinstance(document, dict) or (
+        document.get("format"),
+        document.get("format_version"),
+    ) != (kind, version):
         return {}
     table = document.get(name)
     return table if isinstance(table, dict) else {}
 
 
 def write_program(path: Path, text: str) -> None:
-    """Put a program at `path`, unless it is there already; whoever runs it meanwhile finds it whole and executable."""
+    """Put a program at `path`, unless it is there already; whoever runs it meanwhile finds it whole
+    and executable."""
     content = text.encode()
     with contextlib.suppress(OSError):
         if os.access(path, os.X_OK) and read_bytes(path, len(content)) == content:
@@ -255,8 +287,8 @@ def staging(parent: Path, prefix: str, *, beside: bool = False) -> Iterator[Path
     """A fresh directory below `parent`, private to this user, removed at the end unless it was
     moved away before.
 
-    With `beside` it has gone from the tree when this returns, and its space is freed by and by: that takes a large
-    file about as long as being copied.
+    With `beside` it has gone from the tree when this returns, and its space is freed by and by:
+    that takes a large file about as long as being copied.
     """
     parent.mkdir(parents=True, exist_ok=True)
     directory = Path(tempfile.mkdtemp(dir=parent, prefix=prefix))
@@ -266,8 +298,9 @@ def staging(parent: Path, prefix: str, *, beside: bool = False) -> Iterator[Path
         held = _open_files(directory) if beside else []
         shutil.rmtree(directory, ignore_errors=True)
         if held:
-            # The system frees a removed file when nobody has it open any more. Python does not wait for a daemon when
-            # the process ends, so that the two happen at once; what it has not closed by then, the system closes.
+            # The system frees a removed file when nobody has it open any more. Python does not wait
+            # for a daemon when the process ends, so that the two happen at once; what it has not
+            # closed by then, the system closes.
             threading.Thread(target=_close, args=(held,), daemon=True).start()
 
 
@@ -287,10 +320,12 @@ def _close(descriptors: list[int]) -> None:
 
 
 def publish_directory(staged: Path, final: Path) -> None:
-    """Put the directory `staged` in `final`'s place, durable first and in one step where the system can exchange names.
+    """Put the directory `staged` in `final`'s place, durable first and in one step where the system
+    can exchange names.
 
-    Where it cannot (no renameat2, or a file system without it), two renames leave a moment in which `final` is absent;
-    `recover_directory` mends a crash in that moment. Both must be on one file system.
+    Where it cannot (no renameat2, or a file system without it), two renames leave a moment in which
+    `final` is absent; `recover_directory` mends a crash in that moment. Both must be on one file
+    system.
     """
     from concurrent.futures import ThreadPoolExecutor  # not on the no-op path
 
@@ -314,7 +349,8 @@ def publish_directory(staged: Path, final: Path) -> None:
 
 
 def recover_directory(final: Path) -> None:
-    """Finish or undo a `publish_directory` that was killed between its two renames. Call it under the target's lock."""
+    """Finish or undo a `publish_directory` that was killed between its two renames. Call it under
+    the target's lock."""
     from aoti_build.common.removal import remove  # not on the no-op path
 
     retired = _retired(final)
@@ -328,8 +364,8 @@ def recover_directory(final: Path) -> None:
 
 @contextlib.contextmanager
 def lock(path: Path, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Hold the inter-process lock file `path`. While somebody else holds it, `on_wait` is called about five times a
-    second; what it raises ends the wait.
+    """Hold the inter-process lock file `path`. While somebody else holds it, `on_wait` is called
+    about five times a second; what it raises ends the wait.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = _lock_at_once(path)
@@ -359,14 +395,17 @@ def lock(path: Path, on_wait: Callable[[], None] = lambda: None) -> Iterator[Non
 def _lock_at_once(path: Path) -> int | None:
     """A descriptor that holds the lock, or None if somebody else does or the system has no flock.
 
-    The same lock as filelock's, which calls flock on the file too and leaves it in place. A free lock is taken without
-    filelock because importing that costs as much as all else that a restore does beside copying.
+    The same lock as filelock's, which calls flock on the file too and leaves it in place. A free
+    lock is taken without filelock because importing that costs as much as all else that a restore
+    does beside copying.
     """
     try:
         import fcntl
     except ImportError:
         return None
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY, 0o666)
+    descriptor = os.open(
+        path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY, 0o666
+    )
     try:
         _require_regular(os.fstat(descriptor), path)
     except OSError:
@@ -385,7 +424,8 @@ def _retired(final: Path) -> Path:
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Swap two names atomically with Linux' renameat2(RENAME_EXCHANGE); False where that does not exist."""
+    """Swap two names atomically with Linux' renameat2(RENAME_EXCHANGE); False where that does not
+    exist."""
     renameat2 = _libc("renameat2", "izizi")
     if renameat2 is None:
         return False
@@ -401,7 +441,8 @@ def _exchange(one: Path, other: Path) -> bool:
 
 @cache
 def _libc(name: str, arguments: str) -> Any:
-    """A function of the C library, for what Python has none for; None where the library has none either.
+    """A function of the C library, for what Python has none for; None where the library has none
+    either.
 
     `arguments` spells the types: an int (i), 64 bits (q), a string of bytes (z)."""
     import ctypes  # not on the no-op path

@@ -1,7 +1,7 @@
 """Files that people named or look at: reports, outputs of a run, logs.
 
-What people named is written as a shell would write it: a pipe, a device or the target of a link stays
-what it is. Logs are our own, and are only ever regular files.
+What people named is written as a shell would write it: a pipe, a device or the target of a link
+stays what it is. Logs are our own, and are only ever regular files.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ _MOST_LINKS = 40  # as many as Linux follows
 
 
 def check_output(path: Path) -> None:
-    """Raise `UsageError` if the file that a person named is a directory. To be asked before the work
-    whose result goes there."""
+    """Raise `UsageError` if the file that a person named is a directory. To be asked before the
+    work whose result goes there."""
     if path.is_dir():
         raise UsageError(f"{path} is a directory", hint="name a file in it")
 
@@ -30,9 +30,9 @@ def check_output(path: Path) -> None:
 def write_output(path: Path, data: bytes) -> None:
     """Write to the file that a person named.
 
-    A regular file is replaced in one step. So is the one that a link leads to: the link stays. Pipes and
-    devices are written into; a pipe that has no reader yet is waited for. ``/dev/stdout`` and ``/dev/fd/N``
-    are this process's own, open as they are.
+    A regular file is replaced in one step. So is the one that a link leads to: the link stays.
+    Pipes and devices are written into; a pipe that has no reader yet is waited for. ``/dev/stdout``
+    and ``/dev/fd/N`` are this process's own, open as they are.
 
     Raises `UsageError` if it is a directory or cannot be written.
     """
@@ -47,7 +47,9 @@ def write_output(path: Path, data: bytes) -> None:
             write_atomic(Path(os.path.realpath(path)), data)
     except OSError as error:
         cause = error.strerror or str(error)
-        raise UsageError(f"{path} cannot be written", cause=cause, hint="name another file") from error
+        raise UsageError(
+            f"{path} cannot be written", cause=cause, hint="name another file"
+        ) from error
 
 
 def open_log(path: Path) -> int:
@@ -76,8 +78,8 @@ def start_log(path: Path) -> None:
 def _own_descriptor(path: Path) -> int | None:
     """The number of the open file that `path` names, through links too; None if it names none.
 
-    Opening such a name again would begin at the file's start, and replacing the file would take it from
-    whoever holds it open.
+    Opening such a name again would begin at the file's start, and replacing the file would take it
+    from whoever holds it open.
     """
     name = os.path.abspath(path)
     for _ in range(_MOST_LINKS):

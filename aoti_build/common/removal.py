@@ -1,6 +1,7 @@
 """Finding and removing what is ours: no symbolic link on the way is followed, whoever put it there.
 
-A link that has the name of something of ours is removed itself, and what it leads to stays as it is.
+A link that has the name of something of ours is removed itself, and what it leads to stays as it
+is.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ from pathlib import Path
 
 
 def own_entries(root: Path, *patterns: str) -> Iterator[Path]:
-    """Entries below `root`, sorted, by a pattern for the name at each level: ``("objects", "??", "*")``.
+    """Entries below `root`, sorted, by a pattern for the name at each level: ``("objects", "??",
+    "*")``.
 
-    `root` itself may be a link. Below it only real directories are entered. What cannot be listed is
-    empty.
+    `root` itself may be a link. Below it only real directories are entered. What cannot be listed
+    is empty.
     """
     pattern, *further = patterns
     try:
@@ -38,7 +40,9 @@ def own_entries(root: Path, *patterns: str) -> Iterator[Path]:
 def remove(path: Path) -> None:
     """Remove a file, a link or a whole directory; none is fine. Raises OSError."""
     if is_real_directory(path):
-        shutil.rmtree(path)  # which enters no link, and is none the worse for one that appears meanwhile
+        shutil.rmtree(
+            path
+        )  # which enters no link, and is none the worse for one that appears meanwhile
     else:
         path.unlink(missing_ok=True)
 

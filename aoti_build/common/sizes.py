@@ -1,8 +1,9 @@
 """Sizes that follow dims: ``batch``, ``past + 1``, ``3*batch``, ``seq//2``, ``past + seq``.
 
-A size is an affine expression of dims with integers: ``a*dim//b`` for each of some dims, and a constant. A division is
-always exact, because every size of its dim is a multiple of the divisor; the rules of models.yaml see to that. They,
-the manifest's signature and every check of inputs use this one form. No torch: a service reads it too.
+A size is an affine expression of dims with integers: ``a*dim//b`` for each of some dims, and a
+constant. A division is always exact, because every size of its dim is a multiple of the divisor;
+the rules of models.yaml see to that. They, the manifest's signature and every check of inputs use
+this one form. No torch: a service reads it too.
 """
 
 from __future__ import annotations
@@ -39,8 +40,8 @@ class Term:
 
 @dataclass(frozen=True)
 class Size:
-    """The sum of `terms`, of different dims in the order of their names, and a `constant`. Its text is the one
-    spelling of it that records hold."""
+    """The sum of `terms`, of different dims in the order of their names, and a `constant`. Its text
+    is the one spelling of it that records hold."""
 
     terms: tuple[Term, ...]
     constant: int = 0
@@ -75,12 +76,15 @@ class Size:
 
     def bounds(self, ranges: Mapping[str, tuple[int, int]]) -> tuple[int, int]:
         """The least and the largest size for dims in these ranges."""
-        rising = {term.name: ranges[term.name][:: 1 if term.factor > 0 else -1] for term in self.terms}
+        rising = {
+            term.name: ranges[term.name][:: 1 if term.factor > 0 else -1] for term in self.terms
+        }
         low = self.at({name: ends[0] for name, ends in rising.items()})
         return low, self.at({name: ends[1] for name, ends in rising.items()})
 
     def solved(self, name: str, size: int, values: Mapping[str, int]) -> int | None:
-        """The size of the dim `name` for which this is `size`, given those of its other dims; None if there is none."""
+        """The size of the dim `name` for which this is `size`, given those of its other dims; None
+        if there is none."""
         term = next(term for term in self.terms if term.name == name)
         rest = self.at({**values, name: 0})
         value, left = divmod((size - rest) * term.divisor, term.factor)
@@ -120,9 +124,9 @@ def parse(text: str) -> Size:
 
 
 def told(sizes: Sequence[Size]) -> list[tuple[int, str | None]]:
-    """How the sizes of dims follow from those of tensors: indices of `sizes` in an order in which each has at most one
-    dim that is not known from those in front of it, with that dim. Sizes that have more are left out: they tell
-    nothing."""
+    """How the sizes of dims follow from those of tensors: indices of `sizes` in an order in which
+    each has at most one dim that is not known from those in front of it, with that dim. Sizes that
+    have more are left out: they tell nothing."""
     unknown = [set(size.names) for size in sizes]
     following: dict[str, list[int]] = {}
     for index, names in enumerate(unknown):

@@ -1,9 +1,10 @@
 """Digests of files, and of listings of directories, that cost a stat when nothing has changed.
 
-An entry is (size, mtime_ns, ctime_ns, inode) -> digest. The change time cannot be set by programs, so an edit that
-keeps size and mtime is still seen. An entry is only kept for a file that was already older than `RACY_NS` when it was
-read (git's "racy" rule): a file written in the same clock tick as the record could change again without its stat
-changing. The cache is disposable: deleting it, or finding it unreadable, changes speed and never a digest.
+An entry is (size, mtime_ns, ctime_ns, inode) -> digest. The change time cannot be set by programs,
+so an edit that keeps size and mtime is still seen. An entry is only kept for a file that was
+already older than `RACY_NS` when it was read (git's "racy" rule): a file written in the same clock
+tick as the record could change again without its stat changing. The cache is disposable: deleting
+it, or finding it unreadable, changes speed and never a digest.
 """
 
 from __future__ import annotations
@@ -15,7 +16,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from aoti_build.common.digests import DIRECTORY, LINK, digest_bytes, digest_file, digest_names, names_in
+from aoti_build.common.digests import (
+    DIRECTORY,
+    LINK,
+    digest_bytes,
+    digest_file,
+    digest_names,
+    names_in,
+)
 from aoti_build.common.fields import is_digest
 from aoti_build.common.files import read_kept, write_kept
 
@@ -26,7 +34,8 @@ RACY_NS = 2_000_000_000  # the coarsest timestamps in use (FAT) have 2 s
 
 
 class StatCache:
-    """Digests of files, remembered in the JSON file `record`; `save()` writes it if anything new was learnt."""
+    """Digests of files, remembered in the JSON file `record`; `save()` writes it if anything new
+    was learnt."""
 
     def __init__(self, record: Path) -> None:
         self._record = record
@@ -34,21 +43,29 @@ class StatCache:
         self._changed = False
 
     def digest(self, path: Path | str, size: int | None = None) -> str | None:
-        """The sha256 of the regular file at the absolute `path`, or None if there is none or it cannot be read. With a
-        `size` in bytes also None, and nothing is read, if the file has another one.
+        """The sha256 of the regular file at the absolute `path`, or None if there is none or it
+        cannot be read. With a `size` in bytes also None, and nothing is read, if the file has
+        another one.
 
-        For a path with a slash at the end, of the names in that directory; with ``//link`` at the end, of what the
-        symbolic link says. A directory without a slash is just that: ``directory``.
+        For a path with a slash at the end, of the names in that directory; with ``//link`` at the
+        end, of what the symbolic link says. A directory without a slash is just that:
+        ``directory``.
         """
         name = os.fspath(path)
         if name.endswith(LINK):
             return _digest_link(name.removesuffix(LINK))
         digest = self.remember(name, name, _digest_listing if name.endswith("/") else _digest, size)
-        return DIRECTORY if digest is None and not name.endswith("/") and os.path.isdir(name) else digest
+        return (
+            DIRECTORY
+            if digest is None and not name.endswith("/") and os.path.isdir(name)
+            else digest
+        )
 
-    def remember(self, entry: str, path: str, digest: Callable[[str], str], size: int | None = None) -> str | None:
-        """What `digest` makes of the file (or, with a slash at the end, the directory) `path`, kept as `entry`; None as
-        for `digest`."""
+    def remember(
+        self, entry: str, path: str, digest: Callable[[str], str], size: int | None = None
+    ) -> str | None:
+        """What `digest` makes of the file (or, with a slash at the end, the directory) `path`, kept
+        as `entry`; None as for `digest`."""
         try:
             before = stat_key(path)
             if before is None or size not in (None, before[0]):
@@ -89,8 +106,8 @@ def _digest_listing(path: str) -> str:
 
 
 def stat_key(path: str | Path) -> list[int] | None:
-    """[size, mtime_ns, ctime_ns, inode] of a regular file (or, with a slash at the end, a directory); None for anything
-    else. Raises OSError if there is nothing."""
+    """[size, mtime_ns, ctime_ns, inode] of a regular file (or, with a slash at the end, a
+    directory); None for anything else. Raises OSError if there is nothing."""
     status = os.stat(path)
     if not (stat.S_ISDIR if str(path).endswith("/") else stat.S_ISREG)(status.st_mode):
         return None
@@ -99,4 +116,8 @@ def stat_key(path: str | Path) -> list[int] | None:
 
 def _read(record: Path) -> dict[str, list[Any]]:
     entries = read_kept(record, FORMAT, FORMAT_VERSION, "files").items()
-    return {name: entry for name, entry in entries if isinstance(entry, list) and list(map(type, entry)) == _ENTRY}
+    return {
+        name: entry
+        for name, entry in entries
+        if isinstance(entry, list) and list(map(type, entry)) == _ENTRY
+    }

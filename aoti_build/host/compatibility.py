@@ -1,8 +1,9 @@
-"""What a host must have to run an artifact, and what this one lacks. Asked before any native code is loaded.
+"""What a host must have to run an artifact, and what this one lacks. Asked before any native code
+is loaded.
 
-AOTInductor itself only logs a mismatch, and the process then dies of SIGILL or a CUDA error. A higher instruction set
-than needed is fine, a lower one is not. The torch policy is equal major.minor: AOTInductor's C shim may change between
-minors.
+AOTInductor itself only logs a mismatch, and the process then dies of SIGILL or a CUDA error. A
+higher instruction set than needed is fine, a lower one is not. The torch policy is equal
+major.minor: AOTInductor's C shim may change between minors.
 """
 
 from __future__ import annotations
@@ -32,17 +33,23 @@ def requirements(target: Target) -> dict[str, Any]:
             gpu_architectures.capability_of(named) if named else toolchain.compute_capabilities()[0]
         )
         named = None  # the host code beside the kernels is compiled for this processor
-    needs["cpu_features"] = sorted(toolchain.ISA_FEATURES[named] if named else toolchain.cpu_features())
+    needs["cpu_features"] = sorted(
+        toolchain.ISA_FEATURES[named] if named else toolchain.cpu_features()
+    )
     return needs
 
 
 def cannot_build(target: Target) -> str | None:
-    """Why nothing can be built here for the target: the device that is missing, in words. None if it can be built,
-    whether or not it can be run."""
+    """Why nothing can be built here for the target: the device that is missing, in words. None if
+    it can be built, whether or not it can be run."""
     if target.device == "cpu":
         here = os.uname().machine
         foreign = target.has_floor and here != "x86_64"
-        return f"cpu with isa {target.floor}, which is of x86_64; this host is {here}" if foreign else None
+        return (
+            f"cpu with isa {target.floor}, which is of x86_64; this host is {here}"
+            if foreign
+            else None
+        )
     known = toolchain.compute_capabilities()
     if not known:
         return "cuda"
@@ -57,28 +64,34 @@ def _cannot_build_for(arch: str, here: str) -> str | None:
     if gpu_architectures.numbers(wanted) > gpu_architectures.numbers(here):
         return said
     if not toolchain.packages_for_other_gpus():
-        return f"{said}, and torch {distributions.version_of('torch')} compiles for the GPU it finds"
+        return (
+            f"{said}, and torch {distributions.version_of('torch')} compiles for the GPU it finds"
+        )
     if toolchain.fatbin_tool() is None:
         return f"{said}, and neither nvcc nor fatbinary is here to package code for another"
     return None
 
 
 def unfit(needs: Mapping[str, Any], device_index: int = 0) -> list[str]:
-    """Sentences, one for each reason why this host cannot run the artifact on the device `device_index`; empty if it
-    can. The driver is asked for devices only if the artifact needs one."""
+    """Sentences, one for each reason why this host cannot run the artifact on the device
+    `device_index`; empty if it can. The driver is asked for devices only if the artifact needs
+    one."""
     if needs.get("device") == "cpu":
         return lacking(needs)
     count = len(toolchain.compute_capabilities())
     if not count:
         return [*lacking(needs), "no CUDA device, or a torch without CUDA"]
     if not 0 <= device_index < count:
-        return [*lacking(needs), f"no CUDA device {device_index}: this host has {count}, counted from 0"]
+        return [
+            *lacking(needs),
+            f"no CUDA device {device_index}: this host has {count}, counted from 0",
+        ]
     return lacking(needs, device_index)
 
 
 def lacking(needs: Mapping[str, Any], device_index: int = 0) -> list[str]:
-    """Sentences, one for each thing this host lacks; empty if it can run the artifact. The device's presence is not
-    asked; where there is one, that of `device_index` counts."""
+    """Sentences, one for each thing this host lacks; empty if it can run the artifact. The device's
+    presence is not asked; where there is one, that of `device_index` counts."""
     found = [
         f"built for {name} {needs.get(name)}, this host is {here}"
         for name, here in (("platform", sys.platform), ("machine", os.uname().machine))
@@ -91,19 +104,25 @@ def lacking(needs: Mapping[str, Any], device_index: int = 0) -> list[str]:
 
 
 def lacking_floor(needs: Mapping[str, Any], device_index: int = 0) -> list[str]:
-    """Of `lacking`, what concerns the floor that a target names: the GPU for CUDA, else the processor."""
+    """Of `lacking`, what concerns the floor that a target names: the GPU for CUDA, else the
+    processor."""
     if needs.get("device") == "cuda":
         return _lacking_capability(needs, device_index)
     return _lacking_features(needs)
 
 
 def code_rank(needs: Mapping[str, Any], device_index: int = 0) -> gpu_architectures.Rank | None:
-    """How good the artifact's GPU code is for the device `device_index`; None if there is no such device, or it can run
-    none of it. Where the manifest does not say what code there is, it is machine code for what the artifact needs."""
+    """How good the artifact's GPU code is for the device `device_index`; None if there is no such
+    device, or it can run none of it. Where the manifest does not say what code there is, it is
+    machine code for what the artifact needs."""
     known = toolchain.compute_capabilities()
     wanted = str(needs.get("compute_capability", "0.0"))
     codes = needs.get("gpu_code") or [f"sm_{wanted.replace('.', '')}"]
-    return gpu_architectures.best_code(codes, known[device_index]) if device_index < len(known) else None
+    return (
+        gpu_architectures.best_code(codes, known[device_index])
+        if device_index < len(known)
+        else None
+    )
 
 
 def torch_version() -> str | None:

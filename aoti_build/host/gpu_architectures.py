@@ -1,9 +1,9 @@
 """NVIDIA's GPU architectures by name: which code runs on which GPU.
 
-Machine code (``sm_80``) runs on its own major compute capability, from its minor on; PTX (``compute_80``) is compiled
-by the driver for every capability from its own on. An ``a`` at the end means features of that one capability, which no
-other has; an ``f`` those of its family, which is the major capability (CUDA programming guide, compute capabilities).
-No torch here, and no driver.
+Machine code (``sm_80``) runs on its own major compute capability, from its minor on; PTX
+(``compute_80``) is compiled by the driver for every capability from its own on. An ``a`` at the end
+means features of that one capability, which no other has; an ``f`` those of its family, which is
+the major capability (CUDA programming guide, compute capabilities). No torch here, and no driver.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-# From this capability on torch and Triton compile with the features of a GPU's own (`sm_90a`, `compute_90a`).
+# From this capability on torch and Triton compile with the features of a GPU's own (`sm_90a`,
+# `compute_90a`).
 OWN_FEATURES = (9, 0)
 _NAME = re.compile(r"(sm|compute)_(\d{1,3})(\d)([af]?)")
 
@@ -36,11 +37,15 @@ def numbers(capability: str) -> tuple[int, int]:
 
 
 def best_code(codes: Iterable[str], capability: str) -> Rank | None:
-    """The best of `codes` ("sm_80", "compute_80", ...) for a GPU; None if it can run none of them. Names that are not
-    understood count as what it cannot run."""
+    """The best of `codes` ("sm_80", "compute_80", ...) for a GPU; None if it can run none of them.
+    Names that are not understood count as what it cannot run."""
     known = (_parts(code) for code in codes if _NAME.fullmatch(code))
     here = numbers(capability)
-    fitting = [(int(kind == "sm"), *wanted) for kind, wanted, mark in known if _runs(kind, wanted, mark, here)]
+    fitting = [
+        (int(kind == "sm"), *wanted)
+        for kind, wanted, mark in known
+        if _runs(kind, wanted, mark, here)
+    ]
     return max(fitting, default=None)
 
 

@@ -1,7 +1,9 @@
-"""Facts about the machine and the installed tools that change what a compile produces, found without importing torch.
+"""Facts about the machine and the installed tools that change what a compile produces, found
+without importing torch.
 
-Every fact is a string under a name that a person can act on ("torch", "cxx.version"); together they are the `toolchain`
-and `environment` parts of a source key. Bump `FACTS_VERSION` when the meaning of a fact or the list changes.
+Every fact is a string under a name that a person can act on ("torch", "cxx.version"); together they
+are the `toolchain` and `environment` parts of a source key. Bump `FACTS_VERSION` when the meaning
+of a fact or the list changes.
 """
 
 from __future__ import annotations
@@ -26,9 +28,9 @@ FACTS_VERSION = 2
 # Distributions whose code takes part in lowering, code generation or export on every build.
 CODEGEN_DISTRIBUTIONS = ("torch", "triton", "sympy", "numpy", "networkx")
 
-# Inductor, dynamo, Triton and ATen read some 250 variables at import (torch/_inductor/config.py and beside it), more
-# with each release. Prefixes are safer than their list: an unknown variable costs a rebuild, a forgotten one a wrong
-# artifact.
+# Inductor, dynamo, Triton and ATen read some 250 variables at import (torch/_inductor/config.py and
+# beside it), more with each release. Prefixes are safer than their list: an unknown variable costs
+# a rebuild, a forgotten one a wrong artifact.
 ENVIRONMENT_PREFIXES = (
     "AOTINDUCTOR_", "AOT_INDUCTOR_", "ATEN_", "CUTEDSL_", "CUTLASS_", "ENABLE_PERSISTENT_", "ENABLE_TMA_",
     "ENABLE_TEMPLATE_", "INDUCTOR_", "PYTORCH_", "TORCHDYNAMO_", "TORCHINDUCTOR_", "TORCH_", "TRITON_",
@@ -37,17 +39,20 @@ ENVIRONMENT_NAMES = (
     "CC", "CPATH", "CPLUS_INCLUDE_PATH", "CUDA_HOME", "CUDA_PATH", "CXX", "C_INCLUDE_PATH", "ENABLE_HOST_SIDE_TMA",
     "LD_PRELOAD", "LIBRARY_PATH", "MKL_NUM_THREADS", "NVIDIA_TF32_OVERRIDE", "OMP_NUM_THREADS", "PYTHONPATH",
 )  # fmt: skip
-# Where caches and logs go, how much is printed and how many processes work: none of it reaches the artifact.
+# Where caches and logs go, how much is printed and how many processes work: none of it reaches the
+# artifact.
 ENVIRONMENT_IGNORED = frozenset({
     "TORCHINDUCTOR_CACHE_DIR", "TORCHINDUCTOR_COMPILE_THREADS", "TORCHINDUCTOR_COMPILE_WORKER_WAIT_TIMEOUT",
     "TORCHINDUCTOR_COMPILE_WORKER_WATCHDOG_INTERVAL", "TORCHINDUCTOR_FILE_LOCK_TIMEOUT", "TORCHINDUCTOR_WORKER_START",
     "TORCH_HOME", "TORCH_LOGS", "TORCH_LOGS_FORMAT", "TORCH_LOGS_OUT", "TORCH_SHOW_CPP_STACKTRACES", "TORCH_TRACE",
     "TRITON_CACHE_DIR", "TRITON_DUMP_DIR", "TRITON_HOME", "PYTORCH_VERSION",
 })  # fmt: skip
-# Decides which source files are found, and those are known by themselves; its paths differ between checkouts.
+# Decides which source files are found, and those are known by themselves; its paths differ between
+# checkouts.
 ENVIRONMENT_OF_SOURCES = frozenset({"PYTHONPATH"})
 
-# Instruction set extensions that gcc's -march=native may use; other words in /proc/cpuinfo do not change code.
+# Instruction set extensions that gcc's -march=native may use; other words in /proc/cpuinfo do not
+# change code.
 _X86_FEATURES = frozenset({
     "adx", "aes", "amx_bf16", "amx_complex", "amx_fp16", "amx_int8", "amx_tile", "apx_f", "avx", "avx2",
     "avx512_4fmaps", "avx512_4vnniw", "avx512_bf16", "avx512_bitalg", "avx512_fp16", "avx512_ifma", "avx512_vbmi2",
@@ -59,7 +64,8 @@ _X86_FEATURES = frozenset({
     "serialize", "sha512", "sha_ni", "sm3", "sm4", "sse", "sse2", "sse4_1", "sse4_2", "sse4a", "ssse3", "tbm", "uintr",
     "vaes", "vpclmulqdq", "waitpkg", "wbnoinvd", "xop", "xsave", "xsavec", "xsaveopt", "xsaves",
 })  # fmt: skip
-# x86-64-v3 and the AVX-512 level inductor asks for, by /proc/cpuinfo's names (psABI x86-64 microarchitecture levels).
+# x86-64-v3 and the AVX-512 level inductor asks for, by /proc/cpuinfo's names (psABI x86-64
+# microarchitecture levels).
 _V3 = frozenset({
     "avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe", "cx16", "lahf_lm", "popcnt", "pni", "sse4_1",
     "sse4_2", "ssse3", "sse", "sse2", "fxsr",
@@ -74,13 +80,21 @@ def facts(device: str) -> dict[str, str]:
         "python": ".".join(map(str, sys.version_info[:2])),
         "platform": sys.platform,
         "machine": os.uname().machine,
-        **{name: version for name in CODEGEN_DISTRIBUTIONS if (version := distributions.version_of(name))},
+        **{
+            name: version
+            for name in CODEGEN_DISTRIBUTIONS
+            if (version := distributions.version_of(name))
+        },
         **_torch_build(),
         **_compiler(),
-        "cpu.count": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()),
+        "cpu.count": str(
+            len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        ),
     }
     if "torch" not in found:
-        raise ToolchainError("torch is not installed here", hint="pip install torch torchvision, then run again")
+        raise ToolchainError(
+            "torch is not installed here", hint="pip install torch torchvision, then run again"
+        )
     if device == "cuda":
         capability = next(iter(compute_capabilities()), "")
         found["cuda.compute_capability"] = capability
@@ -94,14 +108,15 @@ def environment(variables: Mapping[str, str] | None = None) -> dict[str, str]:
     return {
         name: value
         for name, value in sorted(variables.items())
-        if (name in ENVIRONMENT_NAMES or name.startswith(ENVIRONMENT_PREFIXES)) and name not in ENVIRONMENT_IGNORED
+        if (name in ENVIRONMENT_NAMES or name.startswith(ENVIRONMENT_PREFIXES))
+        and name not in ENVIRONMENT_IGNORED
     }
 
 
 @cache
 def cpu_features() -> tuple[str, ...]:
-    """This processor's instruction set extensions, in /proc/cpuinfo's words, sorted. Empty where Linux does not
-    tell."""
+    """This processor's instruction set extensions, in /proc/cpuinfo's words, sorted. Empty where
+    Linux does not tell."""
     try:
         text = Path("/proc/cpuinfo").read_text(errors="replace")
     except OSError:
@@ -117,7 +132,8 @@ def cpu_features() -> tuple[str, ...]:
 
 @cache
 def compute_capabilities() -> tuple[str, ...]:
-    """The compute capability ("9.0") of each visible CUDA device, asked of the driver; empty where there is none."""
+    """The compute capability ("9.0") of each visible CUDA device, asked of the driver; empty where
+    there is none."""
     if not _torch_build().get("torch.cuda"):
         return ()
     import ctypes
@@ -133,39 +149,53 @@ def compute_capabilities() -> tuple[str, ...]:
 
 
 def ptxas(capability: str = "") -> str | None:
-    """The assembler that Triton is to use for a GPU: what TRITON_PTXAS_PATH says, else the one in torch's wheel, else
-    Triton's.
+    """The assembler that Triton is to use for a GPU: what TRITON_PTXAS_PATH says, else the one in
+    torch's wheel, else Triton's.
 
-    Left alone, inductor's compile processes take torch's and the process that benchmarks takes Triton's. If the two are
-    of different versions, no kernel that the former compiled is found by the latter, which compiles all of them again,
-    one after another; and which of the two made the code that is shipped is a matter of chance.
+    Left alone, inductor's compile processes take torch's and the process that benchmarks takes
+    Triton's. If the two are of different versions, no kernel that the former compiled is found by
+    the latter, which compiles all of them again, one after another; and which of the two made the
+    code that is shipped is a matter of chance.
 
-    From compute capability 10.0 on (Blackwell), Triton takes another one, if it brings one, with a variable of its own.
+    From compute capability 10.0 on (Blackwell), Triton takes another one, if it brings one, with a
+    variable of its own.
     """
     if is_blackwell(capability):
-        other = os.environ.get("TRITON_PTXAS_BLACKWELL_PATH") or _bundled("triton", "ptxas-blackwell")
+        other = os.environ.get("TRITON_PTXAS_BLACKWELL_PATH") or _bundled(
+            "triton", "ptxas-blackwell"
+        )
         if other is not None:
             return other
-    return os.environ.get("TRITON_PTXAS_PATH") or _bundled("torch", "ptxas") or _bundled("triton", "ptxas")
+    return (
+        os.environ.get("TRITON_PTXAS_PATH")
+        or _bundled("torch", "ptxas")
+        or _bundled("triton", "ptxas")
+    )
 
 
 @cache
 def packages_for_other_gpus() -> bool:
-    """Whether the installed torch's inductor can package kernels for another GPU than the one it finds (2.14 can; 2.11
-    has the options and packages what it compiled for that one)."""
+    """Whether the installed torch's inductor can package kernels for another GPU than the one it
+    finds (2.14 can; 2.11 has the options and packages what it compiled for that one)."""
     directory = torch_directory()
     try:
-        source = directory / "_inductor" / "codegen" / "cuda" / "compile_utils.py" if directory else None
-        return source is not None and "def _aoti_cuda_target_arch(" in source.read_text(errors="replace")
+        source = (
+            directory / "_inductor" / "codegen" / "cuda" / "compile_utils.py" if directory else None
+        )
+        return source is not None and "def _aoti_cuda_target_arch(" in source.read_text(
+            errors="replace"
+        )
     except OSError:
         return False
 
 
 def fatbin_tool() -> str | None:
-    """The program with which inductor makes fat binaries: fatbinary, or nvcc where there is none or machine code for
-    further GPUs is asked for. None if it is not here."""
+    """The program with which inductor makes fat binaries: fatbinary, or nvcc where there is none or
+    machine code for further GPUs is asked for. None if it is not here."""
     nvcc = shutil.which(os.environ.get("CUDACXX") or "nvcc")
-    beside = Path(os.environ["CUDACXX"]).with_name("fatbinary") if os.environ.get("CUDACXX") else None
+    beside = (
+        Path(os.environ["CUDACXX"]).with_name("fatbinary") if os.environ.get("CUDACXX") else None
+    )
     fatbinary = str(beside) if beside is not None and beside.exists() else shutil.which("fatbinary")
     further = os.environ.get("TORCH_CUDA_ARCH_LIST") not in (None, "", "native")
     return nvcc if further or fatbinary is None else fatbinary
@@ -199,7 +229,9 @@ def _compute_capability(driver: Any, index: int) -> str:
 
     handle, major, minor = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
     driver.cuDeviceGet(ctypes.byref(handle), index)
-    driver.cuDeviceGetAttribute(ctypes.byref(major), 75, handle)  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR
+    driver.cuDeviceGetAttribute(
+        ctypes.byref(major), 75, handle
+    )  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR
     driver.cuDeviceGetAttribute(ctypes.byref(minor), 76, handle)  # ..._MINOR
     return f"{major.value}.{minor.value}"
 
@@ -218,11 +250,17 @@ def torch_directory() -> Path | None:
 
 @cache
 def _torch_build() -> dict[str, str]:
-    """What torch/version.py says of the build, read as text: two builds of one version differ in CUDA and commit."""
+    """What torch/version.py says of the build, read as text: two builds of one version differ in
+    CUDA and commit."""
     directory = torch_directory()
     if directory is None:
         return {}
-    wanted = {"__version__": "torch.build", "git_version": "torch.git", "cuda": "torch.cuda", "hip": "torch.hip"}
+    wanted = {
+        "__version__": "torch.build",
+        "git_version": "torch.git",
+        "cuda": "torch.cuda",
+        "hip": "torch.hip",
+    }
     try:
         tree = ast.parse((directory / "version.py").read_text(encoding="utf-8"))
     except (OSError, SyntaxError):
@@ -235,7 +273,12 @@ def _torch_build() -> dict[str, str]:
             target, value = statement.target, statement.value
         else:
             continue
-        if isinstance(target, ast.Name) and target.id in wanted and isinstance(value, ast.Constant) and value.value:
+        if (
+            isinstance(target, ast.Name)
+            and target.id in wanted
+            and isinstance(value, ast.Constant)
+            and value.value
+        ):
             found[wanted[target.id]] = str(value.value)
     return found
 
@@ -248,7 +291,8 @@ def _compiler() -> dict[str, str]:
 
 @cache
 def _tool_version(command: str) -> str:
-    """The part of ``command --version`` that names the release: every line, joined; "absent" if it cannot run."""
+    """The part of ``command --version`` that names the release: every line, joined; "absent" if it
+    cannot run."""
     try:
         words = shlex.split(command)
     except ValueError as error:
@@ -268,4 +312,7 @@ def _tool_version(command: str) -> str:
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"unusable: {error}"
     lines = [line.strip() for line in answer.stdout.splitlines() if line.strip()]
-    return " | ".join(lines[:1] if "g++" in command or "clang" in command else lines) or f"exit {answer.returncode}"
+    return (
+        " | ".join(lines[:1] if "g++" in command or "clang" in command else lines)
+        or f"exit {answer.returncode}"
+    )

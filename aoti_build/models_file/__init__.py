@@ -1,4 +1,5 @@
-"""The spec layer: models.yaml -> a typed `Project` of `Target`s, or every problem in it with its line and column.
+"""The spec layer: models.yaml -> a typed `Project` of `Target`s, or every problem in it with its
+line and column.
 
 Importing this package is cheap: yaml and pydantic are imported when a file is read, not before.
 """
@@ -44,7 +45,8 @@ __all__ = [
 
 
 def load_project(file: Path, cache: Path | None = None) -> Project:
-    """The project that `file` describes; `cache` is the directory where parsed ones are kept, if any.
+    """The project that `file` describes; `cache` is the directory where parsed ones are kept, if
+    any.
 
     Raises SpecError with all problems, UsageError when the file cannot be read.
     """

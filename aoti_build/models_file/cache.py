@@ -44,12 +44,18 @@ def read_cache(directory: Path, file: Path, content: bytes) -> Project | None:
 
 
 def write_cache(directory: Path, project: Project, content: bytes) -> None:
-    """Keep `project`. A disk that refuses loses speed only; nothing is written where `artifacts/` is not there yet."""
-    if not directory.parent.is_dir() or directory.is_symlink():  # older records are removed, and not from elsewhere
+    """Keep `project`. A disk that refuses loses speed only; nothing is written where `artifacts/`
+    is not there yet."""
+    if (
+        not directory.parent.is_dir() or directory.is_symlink()
+    ):  # older records are removed, and not from elsewhere
         return
     models = list({id(target.model): target.model for target in project.targets}.values())
     index = {id(model): number for number, model in enumerate(models)}
-    positions = [{name: [place.line, place.column] for name, place in model.positions.items()} for model in models]
+    positions = [
+        {name: [place.line, place.column] for name, place in model.positions.items()}
+        for model in models
+    ]
     targets = [_entry(target, index[id(target.model)]) for target in project.targets]
     document = {
         "format": FORMAT,

@@ -1,6 +1,6 @@
-"""Are the files that models.yaml names there? Apart from parsing, because only a build needs them: an artifact is
-verified and run on hosts that have neither the model's source nor its weights, and one target is built where another's
-are absent.
+"""Are the files that models.yaml names there? Apart from parsing, because only a build needs them:
+an artifact is verified and run on hosts that have neither the model's source nor its weights, and
+one target is built where another's are absent.
 """
 
 from __future__ import annotations
@@ -26,13 +26,16 @@ def check_files(project: Project, targets: tuple[Target, ...]) -> None:
             if not path.is_file():
                 what = "no regular file" if path.exists() else "no such file"
                 text = f"{what}: {name} (looked for {path})"
-                problems.append(Problem(model.positions[field].line, model.positions[field].column, text))
+                problems.append(
+                    Problem(model.positions[field].line, model.positions[field].column, text)
+                )
     if problems:
         raise SpecError(project.file.name, problems)
 
 
 def source_is_here(model: Model, root: Path) -> bool:
-    """Whether the model could be made here: its files are there, and the packages of its modules can be found."""
+    """Whether the model could be made here: its files are there, and the packages of its modules
+    can be found."""
     sources = (source for source in (model.source, model.inputs) if isinstance(source, Source))
     packages = [source.module.partition(".")[0] for source in sources if source.module]
     files = [name for name, field in _files(model, root) if field not in _NOT_FOR_EAGER]
@@ -44,7 +47,10 @@ def source_is_here(model: Model, root: Path) -> bool:
 def _is_importable(package: str, root: Path) -> bool:
     from importlib.machinery import PathFinder
 
-    return package in sys.builtin_module_names or PathFinder.find_spec(package, [str(root), *sys.path]) is not None
+    return (
+        package in sys.builtin_module_names
+        or PathFinder.find_spec(package, [str(root), *sys.path]) is not None
+    )
 
 
 def _files(model: Model, root: Path) -> Iterator[tuple[str, str]]:

@@ -1,7 +1,9 @@
-"""The domain of a models.yaml: what a `Project`, its models and its targets are, once everything in the file is valid.
+"""The domain of a models.yaml: what a `Project`, its models and its targets are, once everything in
+the file is valid.
 
-These are plain frozen dataclasses that take valid values only; `aoti_build.models_file.load_project` makes them. They
-import neither pydantic nor yaml, so that a process which only looks at a known project never pays for parsing.
+These are plain frozen dataclasses that take valid values only;
+`aoti_build.models_file.load_project` makes them. They import neither pydantic nor yaml, so that a
+process which only looks at a known project never pays for parsing.
 """
 
 from __future__ import annotations
@@ -28,7 +30,8 @@ class Position:
 
 @dataclass(frozen=True)
 class Source:
-    """A callable named in models.yaml: ``package.module:attribute`` or ``path/to/file.py:attribute``.
+    """A callable named in models.yaml: ``package.module:attribute`` or
+    ``path/to/file.py:attribute``.
 
     Exactly one of `module` and `path` is set; `path` is relative to the directory of models.yaml.
     """
@@ -43,7 +46,8 @@ class Source:
 
 @dataclass(frozen=True)
 class Dim:
-    """A named dynamic size: min <= size <= max, a multiple of `multiple_of`; `example` is used for the export."""
+    """A named dynamic size: min <= size <= max, a multiple of `multiple_of`; `example` is used for
+    the export."""
 
     name: str
     min: int
@@ -54,11 +58,12 @@ class Dim:
 
 @dataclass(frozen=True)
 class TensorInput:
-    """One example tensor: `shape` holds integers, and sizes that follow dims as `aoti_build.common.sizes` spells them;
-    `name` is None for a positional input.
+    """One example tensor: `shape` holds integers, and sizes that follow dims as
+    `aoti_build.common.sizes` spells them; `name` is None for a positional input.
 
-    Floats are drawn from a normal distribution, or uniformly from [low, high) when either is given; integers uniformly
-    from [low, high) with the defaults 0 and 2; bools are true with `probability`, fairly where that is None.
+    Floats are drawn from a normal distribution, or uniformly from [low, high) when either is given;
+    integers uniformly from [low, high) with the defaults 0 and 2; bools are true with
+    `probability`, fairly where that is None.
     """
 
     shape: tuple[int | str, ...]
@@ -71,7 +76,8 @@ class TensorInput:
 
 @dataclass(frozen=True)
 class ConstantInput:
-    """An argument that is no tensor: a number, a text, a bool, None, or a list of these. It is compiled in."""
+    """An argument that is no tensor: a number, a text, a bool, None, or a list of these. It is
+    compiled in."""
 
     value: Any
     name: str | None = None
@@ -84,8 +90,9 @@ Inputs: TypeAlias = tuple[TensorInput | ConstantInput, ...]
 class OutputTolerance:
     """What one output must fulfil, in place of the model's tolerance.
 
-    `atol` and `rtol` bound each value; `agreement` is the least part of equal values (of equal largest classes, for
-    floating point); `iou` the least mean intersection over union of the classes. Either bounds or one of the others.
+    `atol` and `rtol` bound each value; `agreement` is the least part of equal values (of equal
+    largest classes, for floating point); `iou` the least mean intersection over union of the
+    classes. Either bounds or one of the others.
     """
 
     atol: float | None = None
@@ -96,8 +103,9 @@ class OutputTolerance:
 
 @dataclass(frozen=True)
 class Tolerance:
-    """Bounds of numpy's allclose: |candidate - reference| <= atol + rtol * |reference|. None: the reference policy of
-    `aoti_build._torch.checking.compare` decides. `outputs` are exceptions by the output's name in the signature."""
+    """Bounds of numpy's allclose: |candidate - reference| <= atol + rtol * |reference|. None: the
+    reference policy of `aoti_build._torch.checking.compare` decides. `outputs` are exceptions by
+    the output's name in the signature."""
 
     atol: float | None = None
     rtol: float | None = None
@@ -108,8 +116,8 @@ class Tolerance:
 class CudaOptions:
     """Reduced precision on CUDA; None leaves torch's own default.
 
-    `tf32`: float32 convolutions and matrix products may round their operands to TF32 (10 bits). `reduced_precision`:
-    half-precision matrix products may add up in half precision.
+    `tf32`: float32 convolutions and matrix products may round their operands to TF32 (10 bits).
+    `reduced_precision`: half-precision matrix products may add up in half precision.
     """
 
     tf32: bool | None = None
@@ -118,8 +126,9 @@ class CudaOptions:
 
 @dataclass(frozen=True)
 class Image:
-    """How a picture becomes the input of a vision model: the shorter side to `resize`, the middle `crop`, values
-    from 0 to 1 minus `mean`, divided by `std`, per channel. `classes` is a file with a name a line."""
+    """How a picture becomes the input of a vision model: the shorter side to `resize`, the middle
+    `crop`, values from 0 to 1 minus `mean`, divided by `std`, per channel. `classes` is a file with
+    a name a line."""
 
     resize: int | None = None
     crop: int | None = None
@@ -130,8 +139,8 @@ class Image:
 
 @dataclass(frozen=True)
 class Baseline:
-    """The model that another is a quantised, or narrower, form of, and the largest relative RMSE that this may cost an
-    output; None: any."""
+    """The model that another is a quantised, or narrower, form of, and the largest relative RMSE
+    that this may cost an output; None: any."""
 
     source: Source
     kwargs: Mapping[str, Any] = field(default_factory=dict)
@@ -142,9 +151,10 @@ class Baseline:
 class Weights:
     """Where a model's weights are, and how the names in there become the model's.
 
-    `file` is relative to the directory of models.yaml, which it may leave, absolute, or below ``~/``; in its plainest
-    form. `key` is the dotted way to the state dict in a checkpoint. Names with `prefix` are taken, without it; then the
-    first pair of `rename` that fits is applied; names that fit a pattern of `ignore` are not loaded.
+    `file` is relative to the directory of models.yaml, which it may leave, absolute, or below
+    ``~/``; in its plainest form. `key` is the dotted way to the state dict in a checkpoint. Names
+    with `prefix` are taken, without it; then the first pair of `rename` that fits is applied; names
+    that fit a pattern of `ignore` are not loaded.
     """
 
     file: str
@@ -156,7 +166,8 @@ class Weights:
 
 @dataclass(frozen=True)
 class Model:
-    """One entry of ``models:``. `inputs` is a tuple of tensors and constants, or the callable that makes them."""
+    """One entry of ``models:``. `inputs` is a tuple of tensors and constants, or the callable that
+    makes them."""
 
     name: str
     source: Source
@@ -184,14 +195,15 @@ class Model:
     outputs: str | None = None
     # A declared preprocessing, or a member of one of torchvision's weights enums.
     image: Image | Source | None = None
-    # Field path such as "source" or "dims.batch" -> where it stands, for errors found after parsing.
+    # Field path such as "source" or "dims.batch" -> where it stands, for errors found after
+    # parsing.
     positions: Mapping[str, Position] = field(default_factory=dict, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
 class Target:
-    """One artifact to be: a model on a device with a preset's inductor config, compiled for a floor: the `isa` of
-    models.yaml for the CPU, the `arch` for CUDA."""
+    """One artifact to be: a model on a device with a preset's inductor config, compiled for a
+    floor: the `isa` of models.yaml for the CPU, the `arch` for CUDA."""
 
     model: Model
     device: str
@@ -200,31 +212,35 @@ class Target:
     floor: str = NATIVE
     # Whether the floor was one entry of a list, whose targets are told apart by it.
     listed: bool = False
-    # Digest of everything above (`aoti_build.models_file.records`), carried along because it is asked for at every
-    # no-op.
+    # Digest of everything above (`aoti_build.models_file.records`), carried along because it is
+    # asked for at every no-op.
     digest: str = field(default="", compare=False, repr=False)
 
     @property
     def has_floor(self) -> bool:
-        """Whether it is compiled for something that models.yaml names, and not for what the building host has."""
+        """Whether it is compiled for something that models.yaml names, and not for what the
+        building host has."""
         return self.floor != NATIVE
 
     @property
     def variant(self) -> str:
-        """``cpu``; then ``-<floor>`` if it is listed and not native; then ``-<preset>`` unless that is the default."""
+        """``cpu``; then ``-<floor>`` if it is listed and not native; then ``-<preset>`` unless that
+        is the default."""
         floor = [self.floor] if self.listed and self.has_floor else []
         preset = [self.preset] if self.preset != DEFAULT_PRESET else []
         return "-".join([self.device, *floor, *preset])
 
     @property
     def name(self) -> str:
-        """The stable identifier ``model/variant``: on disk, on the command line, in every report."""
+        """The stable identifier ``model/variant``: on disk, on the command line, in every
+        report."""
         return f"{self.model.name}/{self.variant}"
 
 
 @dataclass(frozen=True)
 class Project:
-    """A whole models.yaml. `file` is its path; everything in it is relative to `root`, the directory it lies in."""
+    """A whole models.yaml. `file` is its path; everything in it is relative to `root`, the
+    directory it lies in."""
 
     file: Path
     targets: tuple[Target, ...]
@@ -238,7 +254,8 @@ class Project:
         return self.root / "artifacts"
 
     def where(self, model: Model, *fields: str) -> str:
-        """``models.yaml:LINE:COL`` of the first of `fields` that the file has; else of the model's own entry."""
+        """``models.yaml:LINE:COL`` of the first of `fields` that the file has; else of the model's
+        own entry."""
         for name in (*fields, ""):
             if position := model.positions.get(name):
                 return f"{self.file.name}:{position.line}:{position.column}"

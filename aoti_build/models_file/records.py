@@ -107,7 +107,9 @@ def _by(rule: Callable[[str], Any]) -> fields.Reader:
 _POSITIVE, _BOUND = or_none(whole(1)), or_none(number)
 _PATH = _by(rules.project_path)
 _ISA, _ARCH = one_of(*rules.ISAS), _by(rules.arch)
-_SOURCE = table({"attribute": fields.text, "module": or_none(fields.text), "path": or_none(fields.text)})
+_SOURCE = table(
+    {"attribute": fields.text, "module": or_none(fields.text), "path": or_none(fields.text)}
+)
 _SHAPE = fields.list_of(fields.either(whole(), _by(rules.shape_size)))
 _TENSOR = table(
     {
@@ -126,7 +128,12 @@ def _input(value: Any) -> None:
     (_CONSTANT if type(value) is dict and "value" in value else _TENSOR)(value)
 
 
-_DIM = table({"name": _by(rules.identifier), **dict.fromkeys(("min", "max", "example", "multiple_of"), whole(1))})
+_DIM = table(
+    {
+        "name": _by(rules.identifier),
+        **dict.fromkeys(("min", "max", "example", "multiple_of"), whole(1)),
+    }
+)
 _BOUNDS = table(dict.fromkeys(("atol", "rtol", "agreement", "iou"), _BOUND))
 _IMAGE = table(
     {
@@ -137,7 +144,9 @@ _IMAGE = table(
         "classes": or_none(_PATH),
     }
 )
-_BASELINE = table({"source": _SOURCE, "kwargs": table_of(fields.anything, fields.anything), "limit": _BOUND})
+_BASELINE = table(
+    {"source": _SOURCE, "kwargs": table_of(fields.anything, fields.anything), "limit": _BOUND}
+)
 _WEIGHTS = table(
     {
         "file": _by(rules.weights_path),
@@ -218,7 +227,8 @@ def _tensor_or_constant(record: Mapping[str, Any]) -> TensorInput | ConstantInpu
 
 def _tolerance(record: Mapping[str, Any]) -> Tolerance:
     outputs = {
-        name: _ruled(OutputTolerance(**bounds), rules.bound_complaints) for name, bounds in record["outputs"].items()
+        name: _ruled(OutputTolerance(**bounds), rules.bound_complaints)
+        for name, bounds in record["outputs"].items()
     }
     return Tolerance(record["atol"], record["rtol"], outputs)
 

@@ -1,7 +1,8 @@
-"""models.yaml -> `Project`: the types, then what several fields must agree on; all problems at once, each in its place.
+"""models.yaml -> `Project`: the types, then what several fields must agree on; all problems at
+once, each in its place.
 
-The walk goes on after a problem, with a stand-in for what is broken, so that one reading finds everything; no
-stand-in is ever seen, because `parse` raises if there was any problem.
+The walk goes on after a problem, with a stand-in for what is broken, so that one reading finds
+everything; no stand-in is ever seen, because `parse` raises if there was any problem.
 """
 
 from __future__ import annotations
@@ -85,7 +86,8 @@ class _Broken:
 
 
 class _Resolver:
-    """One walk over a document; `problems` grows as it goes, `broken` are the paths that it can say no more of."""
+    """One walk over a document; `problems` grows as it goes, `broken` are the paths that it can say
+    no more of."""
 
     def __init__(self, document: yaml_source.Document) -> None:
         self.document = document
@@ -93,16 +95,28 @@ class _Resolver:
         self.broken = _Broken(document.broken)
 
     def targets(self) -> tuple[Target, ...]:
-        edition = self.document.data.get("edition") if isinstance(self.document.data, dict) else None
+        edition = (
+            self.document.data.get("edition") if isinstance(self.document.data, dict) else None
+        )
         if type(edition) is int and edition != schema.EDITION:
             # Whatever else seems wrong may be right in that edition.
-            self.add(("edition",), f"edition {edition}: this version understands edition {schema.EDITION}")
+            self.add(
+                ("edition",),
+                f"edition {edition}: this version understands edition {schema.EDITION}",
+            )
             return ()
         self._check_types()
         self._check_case(("models",), ())
         self._check_case(("inductor_configs",), (DEFAULT_PRESET,))
-        presets = {DEFAULT_PRESET: {}, **{name: self._json(("inductor_configs", name)) for name in self._presets()}}
-        return tuple(target for name in self.keys(("models",)) for target in self._model_targets(name, presets))
+        presets = {
+            DEFAULT_PRESET: {},
+            **{name: self._json(("inductor_configs", name)) for name in self._presets()},
+        }
+        return tuple(
+            target
+            for name in self.keys(("models",))
+            for target in self._model_targets(name, presets)
+        )
 
     # Reading what is there and sound
 
@@ -111,7 +125,8 @@ class _Resolver:
         self.problems.append(Problem(place.line, place.column, text))
 
     def sound(self, path: Where, *, throughout: bool = False) -> bool:
-        """Whether nothing is wrong with `path` itself or around it; `throughout`: nor with anything in it."""
+        """Whether nothing is wrong with `path` itself or around it; `throughout`: nor with anything
+        in it."""
         return not (self.broken.is_in(path) or (throughout and self.broken.is_below(path)))
 
     def get(self, path: Where, default: Any = None, *, throughout: bool = True) -> Any:
@@ -142,7 +157,8 @@ class _Resolver:
                 self._add_type_error(error)
 
     def _add_type_error(self, error: ErrorDetails) -> None:
-        # pydantic marks the member of a union and the key of an entry in its paths; ours are those of the file.
+        # pydantic marks the member of a union and the key of an entry in its paths; ours are those
+        # of the file.
         is_key = error["loc"][-1:] == ("[key]",)
         path: Where = tuple(part for part in error["loc"] if not _is_mark(part))
         if not self.sound(path):
@@ -179,23 +195,30 @@ class _Resolver:
         devices = self.get((*at, "devices"), ["cpu"])
         self._check_repeats((*at, "devices"), devices)
         chosen = self._chosen_presets((*at, "inductor_configs"), devices, presets)
-        floors = {device: self._floors((*at, device, field)) for device, field in FLOOR_FIELDS.items()}
+        floors = {
+            device: self._floors((*at, device, field)) for device, field in FLOOR_FIELDS.items()
+        }
         seen: dict[str, Target] = {}
         for device in devices:
             for floor, path in floors[device].items():
                 for preset in chosen.get(device, [DEFAULT_PRESET]):
                     listed = isinstance(path[-1], int)
                     target = Target(model, device, preset, presets.get(preset, {}), floor, listed)
-                    self._check_variant(target, seen.setdefault(target.variant.casefold(), target), path)
+                    self._check_variant(
+                        target, seen.setdefault(target.variant.casefold(), target), path
+                    )
                     yield target
 
     def _floors(self, path: Where) -> dict[str, Where]:
-        """What a device's targets are compiled for, each with its place: one value, or the entries of a list."""
+        """What a device's targets are compiled for, each with its place: one value, or the entries
+        of a list."""
         given = self.get(path, NATIVE, throughout=False)
         if isinstance(given, str):
             return {given: path}
         self._check_repeats(path, given)
-        entries = {name: (*path, index) for index, name in enumerate(given) if self.sound((*path, index))}
+        entries = {
+            name: (*path, index) for index, name in enumerate(given) if self.sound((*path, index))
+        }
         return entries or {NATIVE: path}
 
     def _check_variant(self, target: Target, other: Target, path: Where) -> None:
@@ -241,7 +264,9 @@ class _Resolver:
         for name, bounds in wire.outputs.items():
             for field, text in rules.bound_complaints(bounds):
                 self.add((*path, "outputs", name, field), text)
-        outputs = {name: OutputTolerance(**bounds.model_dump()) for name, bounds in wire.outputs.items()}
+        outputs = {
+            name: OutputTolerance(**bounds.model_dump()) for name, bounds in wire.outputs.items()
+        }
         return Tolerance(wire.atol, wire.rtol, outputs)
 
     def _baseline(self, at: Where) -> Baseline | None:
@@ -251,7 +276,9 @@ class _Resolver:
             return None
         if isinstance(data, str):
             return Baseline(self._source(path), self.get((*at, "kwargs"), {}))
-        kwargs = self._json((*path, "kwargs")) if "kwargs" in data else self.get((*at, "kwargs"), {})
+        kwargs = (
+            self._json((*path, "kwargs")) if "kwargs" in data else self.get((*at, "kwargs"), {})
+        )
         return Baseline(self._source((*path, "source")), kwargs, data.get("limit"))
 
     def _image(self, path: Where) -> Image | Source | None:
@@ -271,7 +298,9 @@ class _Resolver:
         """Free data that must survive JSON, since it is a part of the target's key."""
         data: dict[str, Any] = self.get(path, {})
         for bad in rules.not_finite(data, path):
-            self.add(bad, "nan and inf cannot be used here: JSON, which records this value, has neither")
+            self.add(
+                bad, "nan and inf cannot be used here: JSON, which records this value, has neither"
+            )
         return data
 
     def _parsed(self, path: Where, rule: Callable[[str], Any]) -> Any:
@@ -326,14 +355,18 @@ class _Resolver:
             if wire := self.read(schema.Dim, (*path, name)):
                 for field, text in rules.dim_complaints(wire):
                     self.add((*path, name, field), text)
-                dims.append(Dim(name, rules.smallest(wire), wire.max, rules.example(wire), wire.multiple_of))
+                dims.append(
+                    Dim(name, rules.smallest(wire), wire.max, rules.example(wire), wire.multiple_of)
+                )
         return tuple(dims)
 
     def _inputs(self, path: Where) -> Inputs | Source:
         data = self.get(path, [], throughout=False)
         if isinstance(data, str):
             return self._source(path)
-        names: list[str] | list[int] = list(data) if isinstance(data, dict) else list(range(len(data)))
+        names: list[str] | list[int] = (
+            list(data) if isinstance(data, dict) else list(range(len(data)))
+        )
         inputs = (self._input((*path, name)) for name in names)
         return tuple(one for one in inputs if one)
 
@@ -349,7 +382,9 @@ class _Resolver:
         if data["value"] is None and self.document.values[at] == self.document.keys[at]:
             self.add(at, "'value' has no value; for None write null")
         for bad in rules.not_finite(data["value"], at):
-            self.add(bad, "nan and inf cannot be used here: JSON, which records this value, has neither")
+            self.add(
+                bad, "nan and inf cannot be used here: JSON, which records this value, has neither"
+            )
         return ConstantInput(data["value"], path[-1] if isinstance(path[-1], str) else None)
 
     def _tensor(self, path: Where) -> TensorInput | None:
@@ -365,8 +400,8 @@ class _Resolver:
         return TensorInput(tuple(wire.shape), cast or wire.dtype, name, low, high, wire.probability)
 
     def _check_dims(self, at: Where, inputs: Inputs | Source, sound: tuple[Dim, ...]) -> None:
-        """Every dim that a shape names is declared, every declared one is named, and each size is one for all sizes
-        of its dims, which are valid if they are among the `sound`."""
+        """Every dim that a shape names is declared, every declared one is named, and each size is
+        one for all sizes of its dims, which are valid if they are among the `sound`."""
         dims, tensors = (*at, "dims"), (*at, "inputs")
         declared = dict.fromkeys(self.keys(dims))
         valid = {dim.name: dim for dim in sound if not any(rules.dim_complaints(dim))}
@@ -390,7 +425,9 @@ class _Resolver:
             used, untold = {name for size in found for name in size.names}, rules.untold(found)
             for name in declared:
                 if name not in used:
-                    text = f"the dim {shown(name)} is used in no shape; remove it, or name it in one"
+                    text = (
+                        f"the dim {shown(name)} is used in no shape; remove it, or name it in one"
+                    )
                     self.add((*dims, name), text, at_key=True)
                 elif name in untold:
                     text = f"no shape tells the dim {shown(name)}: where it is named, another dim is not known either; "
@@ -407,7 +444,9 @@ class _Resolver:
 
     # Presets
 
-    def _chosen_presets(self, path: Where, devices: list[str], presets: Presets) -> dict[str, list[str]]:
+    def _chosen_presets(
+        self, path: Where, devices: list[str], presets: Presets
+    ) -> dict[str, list[str]]:
         chosen = self.get(path, {}, throughout=False)
         if isinstance(chosen, list):
             names = self._known_presets(path, presets)
@@ -432,11 +471,23 @@ class _Resolver:
         paths: dict[str, Where] = {"": at, **{field: (*at, field) for field in MODEL_FIELDS}}
         for field in ("inputs", "dims", "files", "imports", "weights"):
             value = self.get((*at, field))
-            parts = value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ()
+            parts = (
+                value
+                if isinstance(value, dict)
+                else range(len(value))
+                if isinstance(value, list)
+                else ()
+            )
             paths.update({f"{field}.{part}": (*at, field, part) for part in parts})
-        place = {name: self.document.place(path) for name, path in paths.items() if path in self.document.keys}
+        place = {
+            name: self.document.place(path)
+            for name, path in paths.items()
+            if path in self.document.keys
+        }
         return {**place, "": self.document.key(at)}
 
 
 def _is_mark(part: str | int) -> bool:
-    return isinstance(part, str) and (part == "[key]" or (part.startswith("<") and part.endswith(">")))
+    return isinstance(part, str) and (
+        part == "[key]" or (part.startswith("<") and part.endswith(">"))
+    )

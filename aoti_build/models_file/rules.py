@@ -3,8 +3,9 @@ complaints.
 
 A rule about one text raises `RefusedError`; a rule about several fields yields ``(field,
 complaint)`` for each one that breaks it. They know nothing of lines and columns:
-`aoti_build.models_file.resolve` puts each complaint in its place. Targets that are read from a record
-fulfil the same rules (`aoti_build.models_file.records`); neither pydantic nor yaml is imported.
+`aoti_build.models_file.resolve` puts each complaint in its place. Targets that are read from a
+record fulfil the same rules (`aoti_build.models_file.records`); neither pydantic nor yaml is
+imported.
 """
 
 from __future__ import annotations
@@ -18,7 +19,14 @@ from math import lcm
 from typing import TYPE_CHECKING, Any
 
 from aoti_build.common import sizes
-from aoti_build.common.fields import MAX_DIRECTORY_NAME, MAX_INT, MAX_NAME, MAX_PATH, is_dotted_name, is_name
+from aoti_build.common.fields import (
+    MAX_DIRECTORY_NAME,
+    MAX_INT,
+    MAX_NAME,
+    MAX_PATH,
+    is_dotted_name,
+    is_name,
+)
 from aoti_build.models_file.project import NATIVE, Source
 from aoti_build.models_file.wording import did_you_mean, nearest, shown
 
@@ -45,7 +53,10 @@ OPTION = r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*"
 SIZE = "[0-9]{1,15}[kmg]?"
 # NVIDIA names each architecture by its compute capability without the dot.
 ARCH = "(native|sm_([5-9][0-9]|[1-9][0-9]{2})a?)"
-_ARCHES = (NATIVE, *(f"sm_{number}" for number in (75, 80, 86, 87, 89, 90, 100, 103, 110, 120, 121)))
+_ARCHES = (
+    NATIVE,
+    *(f"sm_{number}" for number in (75, 80, 86, 87, 89, 90, 100, 103, 110, 120, 121)),
+)
 SPECIALISES = "torch.export treats the sizes 0 and 1 as fixed"
 
 
@@ -56,33 +67,43 @@ class RefusedError(ValueError):
 def directory_name(text: str) -> str:
     """The name of a model or a preset."""
     if "/" in text or "\\" in text:
-        raise RefusedError(f"the name {shown(text)} has a path separator; it becomes the name of a directory")
+        raise RefusedError(
+            f"the name {shown(text)} has a path separator; it becomes the name of a directory"
+        )
     if len(text) > MAX_NAME:
         raise RefusedError(f"a name of {len(text)} characters is too long; {MAX_NAME} are the most")
     if not is_name(text):
         rule = "letters, digits, '.', '_' and '-', with a letter or digit first and no '.' last"
-        raise RefusedError(f"the name {shown(text)} is not usable as that of a directory; use {rule}")
+        raise RefusedError(
+            f"the name {shown(text)} is not usable as that of a directory; use {rule}"
+        )
     return text
 
 
 def identifier(text: str) -> str:
     """The name of an input or a dim."""
     if not text.isidentifier() or iskeyword(text):
-        raise RefusedError(f"{shown(text)} is no Python name; use letters, digits and '_', with no digit first")
+        raise RefusedError(
+            f"{shown(text)} is no Python name; use letters, digits and '_', with no digit first"
+        )
     return text
 
 
 def option(text: str) -> str:
     """The name of an inductor option."""
     if not re.fullmatch(OPTION, text):
-        raise RefusedError(f"{shown(text)} is no inductor option; write it as `max_autotune` or `cpp.threads`")
+        raise RefusedError(
+            f"{shown(text)} is no inductor option; write it as `max_autotune` or `cpp.threads`"
+        )
     return text
 
 
 def size(text: str) -> str:
     """A number of bytes."""
     if not re.fullmatch(SIZE, text):
-        raise RefusedError(f"{shown(text)} is no size; write a whole number with k, m or g, such as 64m")
+        raise RefusedError(
+            f"{shown(text)} is no size; write a whole number with k, m or g, such as 64m"
+        )
     return text
 
 
@@ -104,7 +125,9 @@ def arch(text: str) -> str:
     if not re.fullmatch(ARCH, text):
         plain = re.sub(r"^(sm|compute)?[_ -]*", "", text.lower()).replace(".", "")
         near = did_you_mean(nearest(f"sm_{plain}" if plain[:1].isdigit() else text, _ARCHES))
-        raise RefusedError(f"{shown(text)} is no architecture; write native, or sm_80 for compute capability 8.0{near}")
+        raise RefusedError(
+            f"{shown(text)} is no architecture; write native, or sm_80 for compute capability 8.0{near}"
+        )
     return text
 
 
@@ -130,9 +153,13 @@ def module_name(text: str) -> str:
     """The name of a module to import."""
     if text.endswith(".py") or "/" in text:
         plain = text.removesuffix(".py").replace("/", ".")
-        raise RefusedError(f"{shown(text)} is a file; name the module as it is imported, such as {plain}")
+        raise RefusedError(
+            f"{shown(text)} is a file; name the module as it is imported, such as {plain}"
+        )
     if len(text) > MAX_DIRECTORY_NAME or not is_dotted_name(text):
-        raise RefusedError(f"{shown(text)} is no name of a module; write it as it is imported, such as my_package.ops")
+        raise RefusedError(
+            f"{shown(text)} is no name of a module; write it as it is imported, such as my_package.ops"
+        )
     return text
 
 
@@ -141,7 +168,9 @@ def constant(value: Any) -> Any:
     if isinstance(value, list):
         return [constant(inner) for inner in value]
     if isinstance(value, dict):
-        raise RefusedError("a constant is a number, a text, true, false, null or a list of these, not a mapping")
+        raise RefusedError(
+            "a constant is a number, a text, true, false, null or a list of these, not a mapping"
+        )
     if isinstance(value, int) and not -MAX_INT <= value <= MAX_INT:
         raise RefusedError(f"{shown(str(value))} does not fit into 64 bits")
     return value
@@ -150,12 +179,17 @@ def constant(value: Any) -> Any:
 def constant_complaints(wire: schema.ConstantInput) -> Complaints:
     """What is wrong with an entry that has a value: other keys describe tensors."""
     for field in wire.model_extra or ():
-        yield field, f"value stands alone: the argument is no tensor, so {shown(field)} means nothing; remove one"
+        yield (
+            field,
+            f"value stands alone: the argument is no tensor, so {shown(field)} means nothing; remove one",
+        )
 
 
 def _split_hint(text: str) -> str:
     head, dot, last = text.rpartition(".")
-    return f" (did you mean '{head}:{last}'?)" if dot and is_dotted_name(text) and last != "py" else ""
+    return (
+        f" (did you mean '{head}:{last}'?)" if dot and is_dotted_name(text) and last != "py" else ""
+    )
 
 
 def project_path(text: str) -> str:
@@ -179,17 +213,21 @@ def _refuse_no_path(text: str) -> None:
 
 
 def weights_path(text: str) -> str:
-    """The path of a file of weights, in its plainest form. It may lie outside the project: weights are large, and
-    several projects share them."""
+    """The path of a file of weights, in its plainest form. It may lie outside the project: weights
+    are large, and several projects share them."""
     if not text.endswith(WEIGHT_SUFFIXES):
-        raise RefusedError(f"weights are read from {', '.join(WEIGHT_SUFFIXES)} files, not from {shown(text)}")
+        raise RefusedError(
+            f"weights are read from {', '.join(WEIGHT_SUFFIXES)} files, not from {shown(text)}"
+        )
     _refuse_no_path(text)
     if text.startswith("~") and not text.startswith("~/"):
         raise RefusedError(f"the path {shown(text)} names another user's home; write it in full")
     if text.startswith("~/"):
         below = posixpath.normpath(text.removeprefix("~").lstrip("/"))
         if below == ".." or below.startswith("../"):
-            raise RefusedError(f"the path {shown(text)} leads out of the home directory; write it in full")
+            raise RefusedError(
+                f"the path {shown(text)} leads out of the home directory; write it in full"
+            )
         return f"~/{below}"
     # Two slashes at the beginning mean something of their own in POSIX; nobody means that here.
     return posixpath.normpath(re.sub("^/+", "/", text))
@@ -198,7 +236,10 @@ def weights_path(text: str) -> str:
 def weights_complaints(weights: schema.Weights) -> Complaints:
     """What is wrong with the rules of a file of weights."""
     if weights.key is not None and ".safetensors" in weights.file:
-        yield "key", "a safetensors file has names and no keys; `prefix` chooses the names that begin with something"
+        yield (
+            "key",
+            "a safetensors file has names and no keys; `prefix` chooses the names that begin with something",
+        )
     for old, new in weights.rename.items():
         if old.count("*") != new.count("*"):
             counts = f"{shown(old)} has {old.count('*')} * and {shown(new)} has {new.count('*')}"
@@ -214,20 +255,33 @@ def size_in_bytes(text: str) -> int:
 
 def bound_complaints(bounds: schema.OutputTolerance) -> Complaints:
     """What is wrong with the tolerance of one output."""
-    given = [field for field in ("atol", "rtol", "agreement", "iou") if getattr(bounds, field) is not None]
+    given = [
+        field
+        for field in ("atol", "rtol", "agreement", "iou")
+        if getattr(bounds, field) is not None
+    ]
     for field in ("agreement", "iou"):
         if field in given and given != [field]:
-            yield field, f"{field} stands alone: it replaces {', '.join(name for name in given if name != field)}"
+            yield (
+                field,
+                f"{field} stands alone: it replaces {', '.join(name for name in given if name != field)}",
+            )
 
 
 def image_complaints(image: schema.Image) -> Complaints:
     """What is wrong with a preprocessing of valid types."""
     if len(image.mean) != len(image.std):
-        yield "std" if image.std else "mean", f"mean has {len(image.mean)} values and std {len(image.std)}"
+        yield (
+            "std" if image.std else "mean",
+            f"mean has {len(image.mean)} values and std {len(image.std)}",
+        )
     if any(value <= 0 for value in image.std):
         yield "std", "a standard deviation is greater than 0"
     if image.crop is not None and image.resize is not None and image.crop > image.resize:
-        yield "crop", f"crop {image.crop} is larger than the shorter side after resize, {image.resize}"
+        yield (
+            "crop",
+            f"crop {image.crop} is larger than the shorter side after resize, {image.resize}",
+        )
 
 
 def smallest(dim: schema.Dim | project.Dim) -> int:
@@ -249,11 +303,17 @@ def dim_complaints(dim: schema.Dim | project.Dim) -> Complaints:
         if size < 1:
             yield field, f"{field} is {size}; the least is 1, since {SPECIALISES}"
         elif size % step:
-            yield field, f"{field} {size} is not a multiple of {step}; the nearest is {_nearest_multiple(size, step)}"
+            yield (
+                field,
+                f"{field} {size} is not a multiple of {step}; the nearest is {_nearest_multiple(size, step)}",
+            )
     if dim.min is not None and low > high >= 1:
         yield "min", f"min {low} is greater than max {high}"
     elif low == high:
-        yield "max", f"min and max are both {high}: this dim cannot vary, so write {high} in the shapes instead"
+        yield (
+            "max",
+            f"min and max are both {high}: this dim cannot vary, so write {high} in the shapes instead",
+        )
     elif dim.example is not None and high > low >= 1:
         yield from _example_complaints(dim.example, low, high, step)
 
@@ -265,11 +325,17 @@ def _nearest_multiple(size: int, step: int) -> str:
 
 def _example_complaints(size: int, low: int, high: int, step: int) -> Complaints:
     if size in (0, 1):
-        yield "example", f"example {size} on a dynamic dim: {SPECIALISES}, and so the artifact; use 2 or more"
+        yield (
+            "example",
+            f"example {size} on a dynamic dim: {SPECIALISES}, and so the artifact; use 2 or more",
+        )
     elif not low <= size <= high:
         yield "example", f"example {size} is outside the range {low} to {high}"
     elif size % step:
-        yield "example", f"example {size} is not a multiple of {step}; the nearest is {_nearest_multiple(size, step)}"
+        yield (
+            "example",
+            f"example {size} is not a multiple of {step}; the nearest is {_nearest_multiple(size, step)}",
+        )
     elif size == step:
         text = f"example {size} is 1 * multiple_of: {SPECIALISES}, this factor 1 too; use {2 * step} or more"
         yield "example", text
@@ -278,7 +344,11 @@ def _example_complaints(size: int, low: int, high: int, step: int) -> Complaints
 def size_complaints(size: sizes.Size, dims: Mapping[str, project.Dim]) -> Iterator[str]:
     """What is wrong with a size that follows valid dims, all of which are in `dims`."""
     used = [dims[name] for name in size.names]
-    inexact = [(term, dim) for term, dim in zip(size.terms, used, strict=True) if dim.multiple_of % term.divisor]
+    inexact = [
+        (term, dim)
+        for term, dim in zip(size.terms, used, strict=True)
+        if dim.multiple_of % term.divisor
+    ]
     for term, dim in inexact:
         step = lcm(dim.multiple_of, term.divisor)
         yield f"{term} is not whole for every {dim.name}; set multiple_of: {step} on the dim {dim.name}"
@@ -287,7 +357,10 @@ def size_complaints(size: sizes.Size, dims: Mapping[str, project.Dim]) -> Iterat
     low, high = size.bounds({dim.name: (dim.min, dim.max) for dim in used})
     example = size.at({dim.name: dim.example for dim in used})
     if low < 1:
-        ends = [(dim.name, dim.min if term.factor > 0 else dim.max) for term, dim in zip(size.terms, used, strict=True)]
+        ends = [
+            (dim.name, dim.min if term.factor > 0 else dim.max)
+            for term, dim in zip(size.terms, used, strict=True)
+        ]
         said = " and ".join(f"{name} is {end}" for name, end in ends)
         yield f"{size} is {low} where {said}; the least is 1, since {SPECIALISES}"
     elif high > MAX_INT:
@@ -298,7 +371,8 @@ def size_complaints(size: sizes.Size, dims: Mapping[str, project.Dim]) -> Iterat
 
 
 def untold(found: list[sizes.Size]) -> list[str]:
-    """The dims that the sizes of tensors, which are `found`, do not tell, in the order of their names."""
+    """The dims that the sizes of tensors, which are `found`, do not tell, in the order of their
+    names."""
     known = {name for _, name in sizes.told(found)}
     return sorted({name for size in found for name in size.names} - known)
 
@@ -307,11 +381,15 @@ def range_complaints(tensor: schema.TensorInput) -> Complaints:
     """What is wrong with the range that a tensor's values are drawn from."""
     if tensor.probability is not None and tensor.dtype != "bool":
         yield "probability", f"probability means nothing for {tensor.dtype}; it is of bool inputs"
-    given = [(field, value) for field in ("low", "high") if (value := getattr(tensor, field)) is not None]
+    given = [
+        (field, value) for field in ("low", "high") if (value := getattr(tensor, field)) is not None
+    ]
     if not given:
         return
     if tensor.dtype in UNORDERED:
-        yield from ((field, f"{field} means nothing for {tensor.dtype}; remove it") for field, _ in given)
+        yield from (
+            (field, f"{field} means nothing for {tensor.dtype}; remove it") for field, _ in given
+        )
         return
     if tensor.dtype in INTEGER_RANGES:
         complaints = list(_integer_complaints(tensor.dtype, given))
@@ -335,7 +413,8 @@ def _integer_complaints(dtype: str, given: list[tuple[str, Any]]) -> Complaints:
 
 
 def drawn_from(tensor: schema.TensorInput) -> tuple[float | int | None, float | int | None]:
-    """The range [low, high) with its defaults filled in once either is given; (None, None) if neither is."""
+    """The range [low, high) with its defaults filled in once either is given; (None, None) if
+    neither is."""
     if tensor.low is None and tensor.high is None:
         return None, None
     if tensor.dtype in INTEGER_RANGES:

@@ -1,8 +1,10 @@
-"""models.yaml, edition 1, as it is written: the wire types, and the JSON schema for editors, made of the same types.
+"""models.yaml, edition 1, as it is written: the wire types, and the JSON schema for editors, made
+of the same types.
 
-They say which keys exist and what type each value has, strictly: a text is no number, and true is no integer. What
-several fields must agree on is in `aoti_build.models_file.rules`; what the file means once it is valid is in
-`aoti_build.models_file.project`. The descriptions are what an editor shows.
+They say which keys exist and what type each value has, strictly: a text is no number, and true is
+no integer. What several fields must agree on is in `aoti_build.models_file.rules`; what the file
+means once it is valid is in `aoti_build.models_file.project`. The descriptions are what an editor
+shows.
 """
 
 from __future__ import annotations
@@ -40,7 +42,17 @@ ARCH, SIZE = f"^{rules.ARCH}$", f"^{rules.SIZE}$"
 Device = Literal["cpu", "cuda"]
 Outputs = Literal["dict"]
 Dtype = Literal[
-    "float32", "float64", "float16", "bfloat16", "int8", "int16", "int32", "int64", "uint8", "bool", "complex64"
+    "float32",
+    "float64",
+    "float16",
+    "bfloat16",
+    "int8",
+    "int16",
+    "int32",
+    "int64",
+    "uint8",
+    "bool",
+    "complex64",
 ]
 FloatDtype = Literal["float32", "float64", "float16", "bfloat16"]
 Isa = Literal["native", "avx2", "avx512"]
@@ -67,35 +79,58 @@ def _part(value: float) -> float:
 
 
 def _kind(**tags: type) -> Discriminator:
-    """Which member of a union a value is, by its Python type. Tags are in angle brackets: no key is written so."""
+    """Which member of a union a value is, by its Python type. Tags are in angle brackets: no key is
+    written so."""
 
     def tag(value: object) -> str | None:
         return next((f"<{name}>" for name, kind in tags.items() if type(value) is kind), None)
 
-    return Discriminator(tag, custom_error_type="value_kind", custom_error_message=" or ".join(tags))
+    return Discriminator(
+        tag, custom_error_type="value_kind", custom_error_message=" or ".join(tags)
+    )
 
 
-Name = Annotated[str, AfterValidator(rules.directory_name), WithJsonSchema({"type": "string", "pattern": NAME})]
+Name = Annotated[
+    str, AfterValidator(rules.directory_name), WithJsonSchema({"type": "string", "pattern": NAME})
+]
 Identifier = Annotated[str, AfterValidator(rules.identifier), WithJsonSchema({"type": "string"})]
-Option = Annotated[str, AfterValidator(rules.option), WithJsonSchema({"type": "string", "pattern": OPTION})]
+Option = Annotated[
+    str, AfterValidator(rules.option), WithJsonSchema({"type": "string", "pattern": OPTION})
+]
 Number = Annotated[int | float, BeforeValidator(_number), WithJsonSchema({"type": "number"})]
-NotNegative = Annotated[Number, AfterValidator(_not_negative), WithJsonSchema({"type": "number", "minimum": 0})]
-Part = Annotated[Number, AfterValidator(_part), WithJsonSchema({"type": "number", "minimum": 0, "maximum": 1})]
+NotNegative = Annotated[
+    Number, AfterValidator(_not_negative), WithJsonSchema({"type": "number", "minimum": 0})
+]
+Part = Annotated[
+    Number, AfterValidator(_part), WithJsonSchema({"type": "number", "minimum": 0, "maximum": 1})
+]
 Positive = Annotated[int, Field(ge=1, le=MAX_INT)]
-SizeText = Annotated[str, AfterValidator(rules.size), WithJsonSchema({"type": "string", "pattern": SIZE})]
+SizeText = Annotated[
+    str, AfterValidator(rules.size), WithJsonSchema({"type": "string", "pattern": SIZE})
+]
 SourceText = Annotated[str, Field(json_schema_extra={"pattern": SOURCE})]
 Size = Annotated[int, Field(ge=0, le=MAX_INT)]
 DimText = Annotated[str, AfterValidator(rules.shape_size), WithJsonSchema({"type": "string"})]
-ShapeEntry = Annotated[Annotated[Size, Tag("<size>")] | Annotated[DimText, Tag("<dim>")], _kind(size=int, dim=str)]
+ShapeEntry = Annotated[
+    Annotated[Size, Tag("<size>")] | Annotated[DimText, Tag("<dim>")], _kind(size=int, dim=str)
+]
 Presets = Annotated[list[str], Field(min_length=1)]
-Module = Annotated[str, AfterValidator(rules.module_name), WithJsonSchema({"type": "string", "pattern": rules.MODULE})]
-ArchText = Annotated[str, AfterValidator(rules.arch), WithJsonSchema({"type": "string", "pattern": ARCH})]
+Module = Annotated[
+    str,
+    AfterValidator(rules.module_name),
+    WithJsonSchema({"type": "string", "pattern": rules.MODULE}),
+]
+ArchText = Annotated[
+    str, AfterValidator(rules.arch), WithJsonSchema({"type": "string", "pattern": ARCH})
+]
 _LISTED = Field(min_length=1, json_schema_extra={"uniqueItems": True})
 Isas = Annotated[
-    Annotated[Isa, Tag("<text>")] | Annotated[list[Isa], _LISTED, Tag("<list>")], _kind(text=str, list=list)
+    Annotated[Isa, Tag("<text>")] | Annotated[list[Isa], _LISTED, Tag("<list>")],
+    _kind(text=str, list=list),
 ]
 Arches = Annotated[
-    Annotated[ArchText, Tag("<text>")] | Annotated[list[ArchText], _LISTED, Tag("<list>")], _kind(text=str, list=list)
+    Annotated[ArchText, Tag("<text>")] | Annotated[list[ArchText], _LISTED, Tag("<list>")],
+    _kind(text=str, list=list),
 ]
 
 
@@ -123,12 +158,14 @@ class OutputTolerance(Wire):
         "dimension 1, or the last of two).",
     )
     iou: Part | None = Field(
-        default=None, description="The least mean intersection over union of the classes of an integer or bool mask."
+        default=None,
+        description="The least mean intersection over union of the classes of an integer or bool mask.",
     )
 
 
 class Tolerance(Wire):
-    """How far a compiled output may be from eager's: |compiled - eager| <= atol + rtol * |eager|."""
+    """How far a compiled output may be from eager's: |compiled - eager| <= atol + rtol *
+    |eager|."""
 
     atol: NotNegative | None = Field(
         default=None, description="Absolute tolerance. Default: chosen from the output's dtype."
@@ -137,7 +174,8 @@ class Tolerance(Wire):
         default=None, description="Relative tolerance. Default: chosen from the output's dtype."
     )
     outputs: dict[str, OutputTolerance] = Field(
-        default={}, description="Exceptions, by the name of an output as `status` and `verify` show it."
+        default={},
+        description="Exceptions, by the name of an output as `status` and `verify` show it.",
     )
 
 
@@ -173,17 +211,27 @@ class Cuda(Wire):
 class Image(Wire):
     """How a picture given to `run` becomes the model's input."""
 
-    resize: Positive | None = Field(default=None, description="Length of the shorter side after resizing.")
-    crop: Positive | None = Field(default=None, description="Side of the square that is cut from the middle.")
-    mean: list[Number] = Field(default=[], description="Subtracted from values between 0 and 1, one a channel.")
+    resize: Positive | None = Field(
+        default=None, description="Length of the shorter side after resizing."
+    )
+    crop: Positive | None = Field(
+        default=None, description="Side of the square that is cut from the middle."
+    )
+    mean: list[Number] = Field(
+        default=[], description="Subtracted from values between 0 and 1, one a channel."
+    )
     std: list[Number] = Field(default=[], description="Divided by, one a channel.")
-    classes: str | None = Field(default=None, description="A text file with the name of a class on each line.")
+    classes: str | None = Field(
+        default=None, description="A text file with the name of a class on each line."
+    )
 
 
 class Baseline(Wire):
     """The model that this one is a quantised, or narrower, form of."""
 
-    source: SourceText = Field(description="The callable that makes it, written like the model's source.")
+    source: SourceText = Field(
+        description="The callable that makes it, written like the model's source."
+    )
     kwargs: dict[str, Any] | None = Field(
         default=None, description="Keyword arguments of that callable. Default: the model's own."
     )
@@ -214,7 +262,9 @@ class Dim(Wire):
         json_schema_extra={"minimum": 1},
     )
     max: int = Field(le=MAX_INT, description="The largest size.", json_schema_extra={"minimum": 2})
-    multiple_of: int = Field(default=1, ge=1, le=MAX_INT, description="Every size is a multiple of this.")
+    multiple_of: int = Field(
+        default=1, ge=1, le=MAX_INT, description="Every size is a multiple of this."
+    )
     example: int | None = Field(
         default=None,
         le=MAX_INT,
@@ -232,24 +282,28 @@ class TensorInput(Wire):
         "scalar tensor."
     )
     dtype: Dtype = Field(
-        default="float32", description="The element type, named as in torch. Default: the model's dtype, or float32."
+        default="float32",
+        description="The element type, named as in torch. Default: the model's dtype, or float32.",
     )
     low: Number | None = Field(
         default=None,
         description="The smallest value drawn. Default: 0 for integers; floats are drawn from a normal distribution.",
     )
     high: Number | None = Field(
-        default=None, description="Values are drawn below this. Default: 2 for integers, 1 for floats that have a low."
+        default=None,
+        description="Values are drawn below this. Default: 2 for integers, 1 for floats that have a low.",
     )
     probability: Part | None = Field(
-        default=None, description="For bool: how probable true is; 1 makes all values true. Default: 0.5."
+        default=None,
+        description="For bool: how probable true is; 1 makes all values true. Default: 0.5.",
     )
 
 
 class ConstantInput(BaseModel):
     """An argument that is no tensor. Its value is compiled in."""
 
-    # Keys of a tensor beside it get a sentence of their own (`aoti_build.models_file.rules`), and null is a value.
+    # Keys of a tensor beside it get a sentence of their own (`aoti_build.models_file.rules`), and
+    # null is a value.
     model_config = ConfigDict(
         extra="allow", strict=True, frozen=True, json_schema_extra={"additionalProperties": False}
     )
@@ -260,11 +314,16 @@ class ConstantInput(BaseModel):
 
 
 def _input_kind(value: object) -> str:
-    return "<constant>" if isinstance(value, (dict, ConstantInput)) and "value" in dict(value) else "<tensor>"
+    return (
+        "<constant>"
+        if isinstance(value, (dict, ConstantInput)) and "value" in dict(value)
+        else "<tensor>"
+    )
 
 
 Input = Annotated[
-    Annotated[TensorInput, Tag("<tensor>")] | Annotated[ConstantInput, Tag("<constant>")], Discriminator(_input_kind)
+    Annotated[TensorInput, Tag("<tensor>")] | Annotated[ConstantInput, Tag("<constant>")],
+    Discriminator(_input_kind),
 ]
 Inputs = Annotated[
     Annotated[list[Input], Field(min_length=1), Tag("<list>")]
@@ -273,7 +332,8 @@ Inputs = Annotated[
     _kind(list=list, mapping=dict, text=str),
 ]
 ModelPresets = Annotated[
-    Annotated[Presets, Tag("<list>")] | Annotated[dict[Device, Presets], Field(min_length=1), Tag("<mapping>")],
+    Annotated[Presets, Tag("<list>")]
+    | Annotated[dict[Device, Presets], Field(min_length=1), Tag("<mapping>")],
     _kind(list=list, mapping=dict),
 ]
 
@@ -283,12 +343,14 @@ WeightsFile = Annotated[str, Field(json_schema_extra={"pattern": WEIGHTS})]
 
 
 ImageField = Annotated[
-    Annotated[SourceText, Tag("<text>")] | Annotated[Image, Tag("<mapping>")], _kind(text=str, mapping=dict)
+    Annotated[SourceText, Tag("<text>")] | Annotated[Image, Tag("<mapping>")],
+    _kind(text=str, mapping=dict),
 ]
 
 
 BaselineField = Annotated[
-    Annotated[SourceText, Tag("<text>")] | Annotated[Baseline, Tag("<mapping>")], _kind(text=str, mapping=dict)
+    Annotated[SourceText, Tag("<text>")] | Annotated[Baseline, Tag("<mapping>")],
+    _kind(text=str, mapping=dict),
 ]
 
 
@@ -301,7 +363,8 @@ class Weights(Wire):
         description="Where the state dict is in a checkpoint: `model`, or `state.model` for one inside another.",
     )
     prefix: NotEmpty | None = Field(
-        default=None, description="Names that begin with this are the model's, without it; others are not loaded."
+        default=None,
+        description="Names that begin with this are the model's, without it; others are not loaded.",
     )
     rename: dict[str, str] = Field(
         default={},
@@ -316,7 +379,8 @@ class Weights(Wire):
 
 
 WeightsField = Annotated[
-    Annotated[WeightsFile, Tag("<text>")] | Annotated[Weights, Tag("<mapping>")], _kind(text=str, mapping=dict)
+    Annotated[WeightsFile, Tag("<text>")] | Annotated[Weights, Tag("<mapping>")],
+    _kind(text=str, mapping=dict),
 ]
 
 
@@ -331,9 +395,15 @@ class Model(Wire):
         description="Example inputs: a list (positional), a mapping (by keyword), or a callable that makes them, "
         "written like source."
     )
-    kwargs: dict[str, Any] = Field(default={}, description="Keyword arguments of the callable in source.")
-    seed: int = Field(default=0, ge=0, le=MAX_INT, description="The seed of random initial weights.")
-    method: Identifier | None = Field(default=None, description="The method to compile in place of forward.")
+    kwargs: dict[str, Any] = Field(
+        default={}, description="Keyword arguments of the callable in source."
+    )
+    seed: int = Field(
+        default=0, ge=0, le=MAX_INT, description="The seed of random initial weights."
+    )
+    method: Identifier | None = Field(
+        default=None, description="The method to compile in place of forward."
+    )
     strict: bool = Field(
         default=False,
         description="Whether torch.export runs in its strict mode, which reads the model's Python code instead of "
@@ -369,17 +439,27 @@ class Model(Wire):
         description="The model that this one is a quantised, or narrower, form of: a callable, or a mapping. What is "
         "lost against it is reported.",
     )
-    dims: dict[Identifier, Dim] = Field(default={}, description="The dynamic sizes that shapes name.")
-    devices: list[Device] = Field(default=["cpu"], min_length=1, description="The devices to build for.")
+    dims: dict[Identifier, Dim] = Field(
+        default={}, description="The dynamic sizes that shapes name."
+    )
+    devices: list[Device] = Field(
+        default=["cpu"], min_length=1, description="The devices to build for."
+    )
     inductor_configs: ModelPresets = Field(
         default=["default"],
         description="The presets to build with: a list for all devices, or a mapping from device to list. A device "
         "that the mapping leaves out is built with [default].",
     )
-    tolerance: Tolerance = Field(default=Tolerance(), description="How far a compiled output may be from eager's.")
+    tolerance: Tolerance = Field(
+        default=Tolerance(), description="How far a compiled output may be from eager's."
+    )
     cpu: Cpu = Field(default=Cpu(), description="What the CPU targets are compiled for.")
-    cuda: Cuda = Field(default=Cuda(), description="What the CUDA targets are compiled for, and how they compute.")
-    golden: Golden = Field(default=Golden(), description="What is kept beside an artifact to verify it by.")
+    cuda: Cuda = Field(
+        default=Cuda(), description="What the CUDA targets are compiled for, and how they compute."
+    )
+    golden: Golden = Field(
+        default=Golden(), description="What is kept beside an artifact to verify it by."
+    )
     image: ImageField | None = Field(
         default=None,
         description="How a picture given to `run` becomes the model's input: a mapping, or a member of one of "
@@ -422,15 +502,20 @@ WIRE_TYPES: dict[tuple[str, ...], type[Wire]] = {
 def wire_type_at(path: tuple[str | int, ...]) -> type[Wire] | None:
     """The wire type of the mapping at `path`; None where keys are free."""
     for pattern, wire in WIRE_TYPES.items():
-        if len(pattern) == len(path) and all(key in ("*", part) for key, part in zip(pattern, path, strict=True)):
+        if len(pattern) == len(path) and all(
+            key in ("*", part) for key, part in zip(pattern, path, strict=True)
+        ):
             return wire
     return None
 
 
 class _EditorSchema(GenerateJsonSchema):
-    """pydantic's schema without what an editor has no use for: titles of fields, and null, which no key may hold."""
+    """pydantic's schema without what an editor has no use for: titles of fields, and null, which no
+    key may hold."""
 
-    def generate(self, schema: core_schema.CoreSchema, mode: JsonSchemaMode = "validation") -> JsonSchemaValue:
+    def generate(
+        self, schema: core_schema.CoreSchema, mode: JsonSchemaMode = "validation"
+    ) -> JsonSchemaValue:
         return {**super().generate(schema, mode), "$schema": self.schema_dialect}
 
     def nullable_schema(self, schema: core_schema.NullableSchema) -> JsonSchemaValue:

@@ -1,4 +1,5 @@
-"""Which targets a command means: ``--target`` globs over target names, in the order of models.yaml."""
+"""Which targets a command means: ``--target`` globs over target names, in the order of
+models.yaml."""
 
 from __future__ import annotations
 
@@ -13,10 +14,11 @@ LISTED_TARGETS = 20
 
 
 def select(targets: Iterable[Target], pattern: str | None) -> tuple[Target, ...]:
-    """The targets that any of the comma separated globs in `pattern` matches; all of them without a pattern.
+    """The targets that any of the comma separated globs in `pattern` matches; all of them without a
+    pattern.
 
-    A model's name alone means all its targets. A glob that matches nothing is an error: in a release script it is
-    a typing mistake, and doing nothing in silence would pass for success.
+    A model's name alone means all its targets. A glob that matches nothing is an error: in a
+    release script it is a typing mistake, and doing nothing in silence would pass for success.
     """
     known = tuple(targets)
     if not pattern:
@@ -35,7 +37,10 @@ def _matches(target: Target, glob: str) -> bool:
 def _no_match(globs: Sequence[str], targets: Sequence[Target]) -> UsageError:
     names = [target.name for target in targets]
     candidates = [*names, *{target.model.name: None for target in targets}]
-    missed = ", ".join(repr(glob) + did_you_mean(nearest(glob, candidates, count=3, among=10_000)) for glob in globs)
+    missed = ", ".join(
+        repr(glob) + did_you_mean(nearest(glob, candidates, count=3, among=10_000))
+        for glob in globs
+    )
     if len(names) <= LISTED_TARGETS:
         hint = "the targets are: " + ", ".join(names)
     else:

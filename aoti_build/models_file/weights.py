@@ -18,9 +18,9 @@ from aoti_build.models_file.rules import INDEX_SUFFIXES
 def weights_files(weights: Weights, root: Path) -> dict[str, str]:
     """Every file that is read for `weights`, by its name in keys and manifests -> its path.
 
-    A name is what models.yaml says, also outside the project: `/models/w.pt`, `~/w.pt` and `../w.pt` stay so. Shards
-    are named like the index beside which they lie. An index that is absent or broken stands alone: whoever loads the
-    weights says what is wrong with it.
+    A name is what models.yaml says, also outside the project: `/models/w.pt`, `~/w.pt` and
+    `../w.pt` stay so. Shards are named like the index beside which they lie. An index that is
+    absent or broken stands alone: whoever loads the weights says what is wrong with it.
     """
     names = [weights.file]
     if weights.file.endswith(INDEX_SUFFIXES):
@@ -38,7 +38,8 @@ def path_of(name: str, root: Path) -> str:
 
 
 def shards_of(index: str) -> list[str]:
-    """The files that hold the tensors of a sharded checkpoint, in order (Hugging Face's ``weight_map``).
+    """The files that hold the tensors of a sharded checkpoint, in order (Hugging Face's
+    ``weight_map``).
 
     Raises OSError or ValueError, also for one that does not lie beside the index.
     """
@@ -54,7 +55,8 @@ def shards_of(index: str) -> list[str]:
 
 
 def renamed(name: str, rules: Iterable[tuple[str, str]]) -> str:
-    """The name after the first rule that fits it: a beginning, or a whole name with * for any text."""
+    """The name after the first rule that fits it: a beginning, or a whole name with * for any
+    text."""
     for old, new in rules:
         if "*" not in old:
             if name.startswith(old):

@@ -1,7 +1,9 @@
-"""The words of the spec layer's errors: what was found, what would be right, and what was probably meant.
+"""The words of the spec layer's errors: what was found, what would be right, and what was probably
+meant.
 
-pydantic says what is wrong in its own terms; `sentence` says it in the terms of models.yaml. Nothing here imports
-pydantic or yaml, so that selection can use the same words without paying for them.
+pydantic says what is wrong in its own terms; `sentence` says it in the terms of models.yaml.
+Nothing here imports pydantic or yaml, so that selection can use the same words without paying for
+them.
 """
 
 from __future__ import annotations
@@ -42,7 +44,9 @@ SYNONYMS = {
 }
 
 
-def nearest(word: str, options: Iterable[str], count: int = 1, *, among: int = COMPARED) -> list[str]:
+def nearest(
+    word: str, options: Iterable[str], count: int = 1, *, among: int = COMPARED
+) -> list[str]:
     """The options that `word` was probably meant to be, best first, letter case aside; none where
     there are more than `among` to compare it with."""
     compared = list(islice(options, among + 1))
@@ -63,7 +67,8 @@ def did_you_mean(matches: Sequence[str]) -> str:
 
 
 def unknown(what: str, word: str, options: Iterable[str]) -> str:
-    """The sentence for a name that is not one of `options`, with the one that was probably meant, or else all."""
+    """The sentence for a name that is not one of `options`, with the one that was probably meant,
+    or else all."""
     known = list(islice(options, COMPARED + 1))
     more = ", and more" if len(known) > LISTED else ""
     listed = f" (known: {', '.join(known[:LISTED])}{more})"
@@ -97,7 +102,8 @@ def label(path: Sequence[str | int]) -> str:
     return f"'{path[last]}'" + "".join(f"[{index}]" for index in path[last + 1 :])
 
 
-# What pydantic's error types (and those that `aoti_build.models_file.schema` adds) mean in models.yaml.
+# What pydantic's error types (and those that `aoti_build.models_file.schema` adds) mean in
+# models.yaml.
 SENTENCES = {
     "string_type": "{name} must be a text, not {found}",
     "int_type": "{name} must be an integer, not {found}",
@@ -123,14 +129,26 @@ def sentence(error: ErrorDetails, path: Sequence[str | int], known_keys: Iterabl
         return unknown("key", str(path[-1]), known_keys)
     if kind == "literal_error":
         return _not_a_choice(name if path[-1] != value else "this key", value, context)
-    answers = {"name": name, "parent": label(path[:-1]), "found": found(value), "value": value, "msg": error["msg"]}
-    return SENTENCES.get(kind, "{name}: {msg}").format(**{**answers, **context}) + _number_hint(kind, value)
+    answers = {
+        "name": name,
+        "parent": label(path[:-1]),
+        "found": found(value),
+        "value": value,
+        "msg": error["msg"],
+    }
+    return SENTENCES.get(kind, "{name}: {msg}").format(**{**answers, **context}) + _number_hint(
+        kind, value
+    )
 
 
 def _number_hint(kind: str, value: object) -> str:
     if kind == "string_type" and isinstance(value, (int, float)):
         return "; to mean the text, put it in quotes"
-    if kind in ("int_type", "number_type") and isinstance(value, str) and re.fullmatch(r"[-+]?[0-9.]+([eE].*)?", value):
+    if (
+        kind in ("int_type", "number_type")
+        and isinstance(value, str)
+        and re.fullmatch(r"[-+]?[0-9.]+([eE].*)?", value)
+    ):
         return "; take the quotes away"
     return ""
 

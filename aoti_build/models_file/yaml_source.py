@@ -1,8 +1,9 @@
 """models.yaml as text -> plain data, with the line and column of every key and value.
 
-PyYAML's parser does the syntax; what its events mean is decided here, because PyYAML itself reads YAML 1.1 (``1e-3``
-is a text, ``on`` is true, ``010`` is eight) and lets the last of two equal keys win in silence. Scalars follow the
-core schema of YAML 1.2, and what a models.yaml has no use for is refused: tags of one's own, merge keys, cycles.
+PyYAML's parser does the syntax; what its events mean is decided here, because PyYAML itself reads
+YAML 1.1 (``1e-3`` is a text, ``on`` is true, ``010`` is eight) and lets the last of two equal keys
+win in silence. Scalars follow the core schema of YAML 1.2, and what a models.yaml has no use for is
+refused: tags of one's own, merge keys, cycles.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ TAG = "tag:yaml.org,2002:"
 NULL = re.compile(r"null|Null|NULL|~|")
 BOOL = re.compile(r"true|True|TRUE|false|False|FALSE")
 INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
-FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
+FLOAT = re.compile(
+    r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"
+)
 CORE = {"null": NULL, "bool": BOOL, "int": INT, "float": FLOAT}
 UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
@@ -38,7 +41,8 @@ HINT_EMPTY = "write `edition: 1` and a `models:` mapping; README.md shows a smal
 
 @dataclass
 class Document:
-    """A parsed file: `data` and where its parts stand. `broken` are places whose data is only a stand-in."""
+    """A parsed file: `data` and where its parts stand. `broken` are places whose data is only a
+    stand-in."""
 
     data: Any = None
     keys: dict[Where, Position] = field(default_factory=dict)
@@ -47,7 +51,8 @@ class Document:
     broken: set[Where] = field(default_factory=set)
 
     def key(self, path: Where) -> Position:
-        """Where the key (or list item) `path` stands; that of the nearest enclosing key for a path that is absent."""
+        """Where the key (or list item) `path` stands; that of the nearest enclosing key for a path
+        that is absent."""
         while path and path not in self.keys:
             path = path[:-1]
         return self.keys.get(path, Position(1, 1))
@@ -57,13 +62,15 @@ class Document:
         return self.values.get(path) or self.key(path)
 
     def place(self, path: Where) -> Position:
-        """Where a reader looks for `path`: its value if that starts on the key's own line, else its key."""
+        """Where a reader looks for `path`: its value if that starts on the key's own line, else its
+        key."""
         key, value = self.key(path), self.value(path)
         return value if value.line == key.line else key
 
 
 def parse(content: str | bytes, file: str) -> Document:
-    """The data of a YAML file. Raises SpecError if it is no YAML; other problems come with the document."""
+    """The data of a YAML file. Raises SpecError if it is no YAML; other problems come with the
+    document."""
     text = _text(content, file)
     builder = _Builder(text)
     try:
@@ -71,7 +78,8 @@ def parse(content: str | bytes, file: str) -> Document:
     except yaml.MarkedYAMLError as error:
         raise SpecError(file, [*builder.result.problems, _syntax_problem(error, text)]) from None
     except (yaml.YAMLError, ValueError, OverflowError) as error:
-        # PyYAML's scanner in Python lets out what chr() says of an impossible escape, without its place.
+        # PyYAML's scanner in Python lets out what chr() says of an impossible escape, without its
+        # place.
         raise SpecError(file, [Problem(1, 1, f"not valid YAML: {error}")]) from None
     except _StopError as stop:
         raise SpecError(file, [*builder.result.problems, stop.problem]) from None
@@ -112,7 +120,8 @@ def _problem_at(text: str, index: int, words: str) -> Problem:
 
 @dataclass(frozen=True)
 class _Anchor:
-    """A value that aliases may repeat: its data, and the slice of the builder's `order` that lists its places."""
+    """A value that aliases may repeat: its data, and the slice of the builder's `order` that lists
+    its places."""
 
     data: Any
     path: Where
@@ -121,11 +130,14 @@ class _Anchor:
 
 
 class _Builder:
-    """Makes a Document of parser events. PyYAML's composer would do, were it not for unbounded depth and aliases."""
+    """Makes a Document of parser events. PyYAML's composer would do, were it not for unbounded
+    depth and aliases."""
 
     def __init__(self, text: str) -> None:
         self.result = Document()
-        self.events: Iterator[yaml.Event] = yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        self.events: Iterator[yaml.Event] = yaml.parse(
+            text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+        )
         self.anchors: dict[str, _Anchor | None] = {}  # None: still being built
         self.order: list[Where] = []
 
@@ -138,7 +150,10 @@ class _Builder:
         next(self.events)  # the end of the document
         following = next(self.events)
         if isinstance(following, yaml.DocumentStartEvent):
-            self._refuse(following, "a second document starts here; one file holds one document, so remove this '---'")
+            self._refuse(
+                following,
+                "a second document starts here; one file holds one document, so remove this '---'",
+            )
         empty = self.result.data is None and not self.result.problems
         return None if empty else self.result
 
@@ -197,7 +212,9 @@ class _Builder:
             name = self._key(event, path, aside)
             if name is not None and name in entries:
                 first = self.result.keys[(*path, name)]
-                self._refuse(event, f"duplicate key {shown(name)}; it stands at line {first.line} already")
+                self._refuse(
+                    event, f"duplicate key {shown(name)}; it stands at line {first.line} already"
+                )
                 name = None
             child = aside if name is None else (*path, name)
             self.result.keys[child] = _position(event)
@@ -218,7 +235,11 @@ class _Builder:
         if isinstance(key, str):
             return key
         if len(self.result.problems) == problems:
-            advice = "; put it in quotes" if not isinstance(key, (list, dict)) and key is not None else ""
+            advice = (
+                "; put it in quotes"
+                if not isinstance(key, (list, dict)) and key is not None
+                else ""
+            )
             self._refuse(event, f"a key must be a text, not {found(key)}{advice}")
         return None
 
@@ -232,7 +253,9 @@ class _Builder:
             self._refuse(event, inside if name in self.anchors else absent, path)
             return None
         if len(self.order) + anchor.end - anchor.start > MAX_VALUES:
-            raise self._stop(event, f"the aliases up to here expand to more than {MAX_VALUES} values")
+            raise self._stop(
+                event, f"the aliases up to here expand to more than {MAX_VALUES} values"
+            )
         for inner in self.order[anchor.start + 1 : anchor.end]:
             copy = (*path, *inner[len(anchor.path) :])
             if len(copy) > MAX_DEPTH:
@@ -252,7 +275,9 @@ class _Builder:
         if event.tag == "!" or not event.implicit[0]:
             return text
         if (INT.fullmatch(text) or FLOAT.fullmatch(text)) and len(text) > MAX_NUMBER_LENGTH:
-            self._refuse(event, f"a number of {len(text)} digits; put it in quotes if it is a text", path)
+            self._refuse(
+                event, f"a number of {len(text)} digits; put it in quotes if it is a text", path
+            )
             return text
         return resolve_plain(text)
 
@@ -293,7 +318,11 @@ def _position(event: yaml.Event) -> Position:
 
 def _ends_at_once(event: yaml.Event) -> bool:
     start, end = event.start_mark, event.end_mark
-    return start is not None and end is not None and (start.line, start.column) == (end.line, end.column)
+    return (
+        start is not None
+        and end is not None
+        and (start.line, start.column) == (end.line, end.column)
+    )
 
 
 def _bad_tag(tag: str) -> str:
@@ -336,7 +365,9 @@ def _syntax_problem(error: yaml.MarkedYAMLError, text: str) -> Problem:
         mark = error.context_mark
     for part, words in SYNTAX:
         if part in said:
-            return Problem(mark.line + 1, mark.column + 1, words.format(opened=opened, character=character))
+            return Problem(
+                mark.line + 1, mark.column + 1, words.format(opened=opened, character=character)
+            )
     words = f"not valid YAML: {said}"
     if said.startswith(INDENT):
         words = "this line does not fit the indentation of the lines above it"

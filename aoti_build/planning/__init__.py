@@ -1,1 +1,2 @@
-"""What has to be done: each target compared with its published artifact, without torch and without a change."""
+"""What has to be done: each target compared with its published artifact, without torch and without
+a change."""

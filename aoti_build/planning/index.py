@@ -1,10 +1,11 @@
-"""The index of what was found up to date: it lets a no-op look at stats only, with no manifest read and no key
-computed.
+"""The index of what was found up to date: it lets a no-op look at stats only, with no manifest read
+and no key computed.
 
-An entry holds all that the long way compared: digests of the target and of the toolchain facts, the versions of the
-distributions, and every file (sources, weights, manifest, the artifact's own) with its content's digest. The stat cache
-says whether a file still has that content. So an entry is good only if the long way would come to the same answer; it
-is made by the long way alone, and deleting the index changes speed, never a result.
+An entry holds all that the long way compared: digests of the target and of the toolchain facts, the
+versions of the distributions, and every file (sources, weights, manifest, the artifact's own) with
+its content's digest. The stat cache says whether a file still has that content. So an entry is good
+only if the long way would come to the same answer; it is made by the long way alone, and deleting
+the index changes speed, never a result.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ FORMAT_VERSION = 1
 
 @dataclass(frozen=True)
 class Published:
-    """What reports say of an up-to-date artifact: its key, and the size of its model.pt2 in bytes."""
+    """What reports say of an up-to-date artifact: its key, and the size of its model.pt2 in
+    bytes."""
 
     key: str
     size: int
@@ -34,9 +36,10 @@ class Published:
 
 @dataclass(frozen=True)
 class Entry:
-    """What makes one target up to date: digests of its spec and of the toolchain's `facts`; version and RECORD of each
-    distribution; modules that were looked for; digests of environment variables; of files, by path below the root or
-    absolute; the `sizes` in bytes of the artifact's own files; and what `Published` says."""
+    """What makes one target up to date: digests of its spec and of the toolchain's `facts`; version
+    and RECORD of each distribution; modules that were looked for; digests of environment variables;
+    of files, by path below the root or absolute; the `sizes` in bytes of the artifact's own files;
+    and what `Published` says."""
 
     spec: str
     facts: str
@@ -50,7 +53,8 @@ class Entry:
 
 
 class Index:
-    """Entries by target name, in the JSON file `record`; `save()` writes it if anything new was learnt."""
+    """Entries by target name, in the JSON file `record`; `save()` writes it if anything new was
+    learnt."""
 
     def __init__(self, record: Path, root: Path, digests: StatCache) -> None:
         self._record = record
@@ -61,7 +65,8 @@ class Index:
         self._seen: dict[str, str | None] = {}
 
     def look_up(self, target: str, spec: str, facts: str) -> Published | None:
-        """The published artifact if it is certainly up to date, else None. `spec` and `facts` are digests."""
+        """The published artifact if it is certainly up to date, else None. `spec` and `facts` are
+        digests."""
         entry = self._entries.get(target)
         try:
             if entry is None or entry["spec"] != spec or entry["facts"] != facts:
@@ -69,12 +74,18 @@ class Index:
             installed = entry["distributions"].items()
             if any(list(distributions.place(name)) != place for name, place in installed):
                 return None
-            if any(distributions.installed_module(name) != found for name, found in entry["modules"].items()):
+            if any(
+                distributions.installed_module(name) != found
+                for name, found in entry["modules"].items()
+            ):
                 return None
             if variable_parts(entry["variables"], os.environ) != entry["variables"]:
                 return None
             sizes = entry.get("sizes", {})  # an earlier release wrote none
-            if any(self._digest(name, sizes.get(name)) != found for name, found in entry["files"].items()):
+            if any(
+                self._digest(name, sizes.get(name)) != found
+                for name, found in entry["files"].items()
+            ):
                 return None
             digest(entry["key"])
             whole()(entry["size"])
@@ -91,11 +102,13 @@ class Index:
         """Persist what was learnt. A read-only or full disk loses speed, not results."""
         if not self._changed:
             return
-        self._changed = not write_kept(self._record, FORMAT, FORMAT_VERSION, {"targets": self._entries})
+        self._changed = not write_kept(
+            self._record, FORMAT, FORMAT_VERSION, {"targets": self._entries}
+        )
 
     def _digest(self, name: str, size: int | None) -> str | None:
-        """Once per run for each file: many targets share sources. Of an artifact's own file nothing is read if it has
-        not its `size`."""
+        """Once per run for each file: many targets share sources. Of an artifact's own file nothing
+        is read if it has not its `size`."""
         if name not in self._seen:
             whole = os.path.expanduser(name) if name.startswith("~/") else name  # a file of weights
             path = whole if whole.startswith("/") else f"{self._root}/{whole}"

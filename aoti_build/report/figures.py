@@ -1,4 +1,5 @@
-"""All figures of one output: tables with a row per case and a column per figure, and the bounds in words."""
+"""All figures of one output: tables with a row per case and a column per figure, and the bounds in
+words."""
 
 from __future__ import annotations
 
@@ -12,12 +13,14 @@ _Column = tuple[str, str, Callable[[Any], str], str]
 
 
 def tables(figures: Sequence[Figures], heads: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """A row per case, which starts with its head; of the columns those that some case has, under their groups'
-    titles."""
+    """A row per case, which starts with its head; of the columns those that some case has, under
+    their groups' titles."""
     made = []
     for groups in _TABLES:
         found = {title: _present(columns, figures) for title, columns in groups.items()}
-        present = [{"title": title, "columns": columns} for title, columns in found.items() if columns]
+        present = [
+            {"title": title, "columns": columns} for title, columns in found.items() if columns
+        ]
         columns = [column for columns in found.values() for column in columns]
         rows = [
             {**head, "cells": [column["spell"](output) for column in columns]}
@@ -63,12 +66,22 @@ def _at(output: Figures, path: str) -> Any:
 def _bound(rule: str, figures: Sequence[Figures]) -> str:
     def between(path: str) -> str:
         values = [_at(output, path) for output in figures if _has(output, path)]
-        ends = list(dict.fromkeys(scientific(value) for value in (min(values), max(values)))) if values else ["?"]
+        ends = (
+            list(dict.fromkeys(scientific(value) for value in (min(values), max(values))))
+            if values
+            else ["?"]
+        )
         return " to ".join(ends)
 
     if rule in {"tolerance", "allclose"}:
-        source = "as models.yaml says" if rule == "tolerance" else "chosen from the dtype and the output's scale"
-        return f"Allowed: atol {between('atol')} plus rtol {between('rtol')} times |eager|, {source}"
+        source = (
+            "as models.yaml says"
+            if rule == "tolerance"
+            else "chosen from the dtype and the output's scale"
+        )
+        return (
+            f"Allowed: atol {between('atol')} plus rtol {between('rtol')} times |eager|, {source}"
+        )
     if rule == "fp64":
         return f"Allowed: RMSE to float64 of {between('fp64.allowed')}; eager's own is {between('fp64.reference_rmse')}"
     known = {
@@ -79,8 +92,8 @@ def _bound(rule: str, figures: Sequence[Figures]) -> str:
     return known.get(rule, f"Decided by {rule}")
 
 
-# Two tables, since one would be wider than a screen.
-# Title of a group -> its columns: label, where it is in the figures, how it is spelt, what it means.
+# Two tables, since one would be wider than a screen. Title of a group -> its columns: label, where
+# it is in the figures, how it is spelt, what it means.
 _ERRORS: Mapping[str, Sequence[_Column]] = {
     "error": (
         ("max abs", "max_abs", scientific, "largest absolute error"),

@@ -14,7 +14,8 @@ _COLUMN, _GAP, _TOP, _BASE, _HEIGHT = 24, 10, 22, 96, 116
 
 
 def histogram_of(figures: Sequence[Figures]) -> dict[str, Any] | None:
-    """Rectangles of the counts of all cases together, with logarithmic heights: one value far out must be seen."""
+    """Rectangles of the counts of all cases together, with logarithmic heights: one value far out
+    must be seen."""
     histograms = [output["histogram"] for output in figures if output.get("histogram")]
     counts: dict[int, int] = {}
     for histogram in histograms:
@@ -25,23 +26,41 @@ def histogram_of(figures: Sequence[Figures]) -> dict[str, Any] | None:
     zero = sum(histogram.get("zero", 0) for histogram in histograms)
     decades = range(min(counts), max(counts) + 1)
     bars = [(0, "none", zero)]
-    bars += [(_COLUMN * place + _GAP, str(decade), counts.get(decade, 0)) for place, decade in enumerate(decades, 1)]
+    bars += [
+        (_COLUMN * place + _GAP, str(decade), counts.get(decade, 0))
+        for place, decade in enumerate(decades, 1)
+    ]
     most = max(count for *_, count in bars)
-    said = [f"{count:,} from 1e{decade} to below 1e{decade + 1}" for decade, count in sorted(counts.items()) if count]
+    said = [
+        f"{count:,} from 1e{decade} to below 1e{decade + 1}"
+        for decade, count in sorted(counts.items())
+        if count
+    ]
     return {
         "width": _COLUMN * (len(decades) + 1) + _GAP,
         "height": _HEIGHT,
         "base": _BASE,
         "bars": [_bar(x, label, count, most) for x, label, count in bars],
         "atol": _marker(figures, decades),
-        "said": f"absolute errors of {len(histograms)} cases: " + ", ".join([f"{zero:,} values without any", *said]),
+        "said": f"absolute errors of {len(histograms)} cases: "
+        + ", ".join([f"{zero:,} values without any", *said]),
     }
 
 
 def _bar(x: int, label: str, count: int, most: int) -> dict[str, Any]:
     height = round((_BASE - _TOP) * math.log1p(count) / math.log1p(most), 1) if count else 0
-    bar = {"x": x + 2, "width": _COLUMN - 4, "middle": x + _COLUMN // 2, "y": _BASE - height, "height": height}
-    return {**bar, "label": label.replace("-", "\N{MINUS SIGN}"), "count": compact(count) if count else ""}
+    bar = {
+        "x": x + 2,
+        "width": _COLUMN - 4,
+        "middle": x + _COLUMN // 2,
+        "y": _BASE - height,
+        "height": height,
+    }
+    return {
+        **bar,
+        "label": label.replace("-", "\N{MINUS SIGN}"),
+        "count": compact(count) if count else "",
+    }
 
 
 def _marker(figures: Sequence[Figures], decades: range) -> float | None:

@@ -1,8 +1,9 @@
-"""The result of `verify` as one page that needs nothing else: no network, no script, no second file.
+"""The result of `verify` as one page that needs nothing else: no network, no script, no second
+file.
 
-This module says what is on the page, `figures`, `histogram` and `spelling` how one output's figures look, and
-`verify.html.j2` where all of it goes. Whether something is well is always a word too, never a colour alone. jinja2,
-which torch brings along, is imported by who asks for a page.
+This module says what is on the page, `figures`, `histogram` and `spelling` how one output's figures
+look, and `verify.html.j2` where all of it goes. Whether something is well is always a word too,
+never a colour alone. jinja2, which torch brings along, is imported by who asks for a page.
 """
 
 from __future__ import annotations
@@ -25,20 +26,28 @@ View = dict[str, Any]
 
 
 def html_page(report: Mapping[str, Any]) -> str:
-    """One page for a document of `verify`. With `provenance` in it, as manifests have, the head says when it was made
-    and from what."""
+    """One page for a document of `verify`. With `provenance` in it, as manifests have, the head
+    says when it was made and from what."""
     from jinja2 import Environment, StrictUndefined
 
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(_page(_printable(report)))
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+        _page(_printable(report))
+    )
 
 
 def _page(report: Mapping[str, Any]) -> View:
     strict = bool(report.get("strict"))
     alone = len(report["targets"]) == 1
-    targets = [_target(number, target, strict, alone) for number, target in enumerate(report["targets"], 1)]
+    targets = [
+        _target(number, target, strict, alone) for number, target in enumerate(report["targets"], 1)
+    ]
     failed = sum(target["state"] == BAD for target in targets)
-    provenance = {name: value for name, value in (report.get("provenance") or {}).items() if value is not None}
+    provenance = {
+        name: value for name, value in (report.get("provenance") or {}).items() if value is not None
+    }
     verdicts = [target["verdict"] for target in targets]
     return {
         "ok": bool(report.get("ok", not failed)),
@@ -47,7 +56,11 @@ def _page(report: Mapping[str, Any]) -> View:
         "cpp": report.get("runtime") == "cpp",
         "targets": targets,
         "totals": [
-            {"verdict": verdict, "count": verdicts.count(verdict), "state": _verdict_state(verdict, strict)}
+            {
+                "verdict": verdict,
+                "count": verdicts.count(verdict),
+                "state": _verdict_state(verdict, strict),
+            }
             for verdict in dict.fromkeys(verdicts)
         ],
         "seconds": duration(sum(target.get("seconds") or 0.0 for target in report["targets"])),
@@ -62,7 +75,11 @@ def _headline(failed: int, verdicts: Sequence[str]) -> str:
     noun = "artifact" if total == 1 else "artifacts"
     if failed:
         return f"{failed} of {total} {noun} failed"
-    return f"{total} {noun} passed" if passed == total else f"{passed} of {total} {noun} passed, none failed"
+    return (
+        f"{total} {noun} passed"
+        if passed == total
+        else f"{passed} of {total} {noun} passed, none failed"
+    )
 
 
 def _target(number: int, target: Mapping[str, Any], strict: bool, alone: bool) -> View:
@@ -93,14 +110,17 @@ def _target(number: int, target: Mapping[str, Any], strict: bool, alone: bool) -
         "outputs": [_output(name, cases, len(names) <= _MANY_OUTPUTS and alone) for name in names],
         "compared": len(figures),
         "failed": sum(not output["ok"] for output in figures),
-        "worst": scientific(max((output.get("max_abs") or 0.0 for output in figures), default=None)),
+        "worst": scientific(
+            max((output.get("max_abs") or 0.0 for output in figures), default=None)
+        ),
         "refusals": refusals,
         "refused": sum(bool(refusal["ok"]) for refusal in refusals),
     }
 
 
 def _verdict_state(verdict: str, strict: bool) -> str:
-    """An unknown verdict is bad: a newer release may have one, and only `passed` means that all is well."""
+    """An unknown verdict is bad: a newer release may have one, and only `passed` means that all is
+    well."""
     if verdict in ("unavailable", "incomplete"):
         return BAD if strict else NEUTRAL
     return GOOD if verdict == "passed" else BAD
@@ -117,14 +137,32 @@ def _error(error: Mapping[str, Any] | None) -> View | None:
 def _deep(deep: Mapping[str, Any] | None) -> View | None:
     if not deep:
         return None
-    left = {"module": "", "class": "", "source": "", "figures": None, "missing": [], **(deep.get("left") or {})}
-    weights = [{"name": entry["name"], "max_abs": scientific(entry["max_abs"])} for entry in deep.get("weights") or ()]
-    answers = [("module", f"{left['module'] or 'the model itself'} [{left['class']}]"), ("source", left["source"])]
-    answers += [("output", (left["figures"] or {}).get("why", "")), ("not run", ", ".join(left["missing"]))]
+    left = {
+        "module": "",
+        "class": "",
+        "source": "",
+        "figures": None,
+        "missing": [],
+        **(deep.get("left") or {}),
+    }
+    weights = [
+        {"name": entry["name"], "max_abs": scientific(entry["max_abs"])}
+        for entry in deep.get("weights") or ()
+    ]
+    answers = [
+        ("module", f"{left['module'] or 'the model itself'} [{left['class']}]"),
+        ("source", left["source"]),
+    ]
+    answers += [
+        ("output", (left["figures"] or {}).get("why", "")),
+        ("not run", ", ".join(left["missing"])),
+    ]
     return {
         "stage": deep.get("stage"),
         "said": deep.get("said", ""),
-        "answers": [(label, answer) for label, answer in answers if answer] if deep.get("left") else [],
+        "answers": [(label, answer) for label, answer in answers if answer]
+        if deep.get("left")
+        else [],
         "weights": weights,
     }
 
@@ -144,7 +182,9 @@ def _row(case: Mapping[str, Any], names: Sequence[str]) -> View:
 def _cell(output: Figures) -> View:
     """The verdict with the one figure that says most about it; the rest is in the title."""
     parts = [("max abs", "max_abs"), ("RMSE", "rmse"), ("atol", "atol"), ("rtol", "rtol")]
-    known = [f"{label} {scientific(output[key])}" for label, key in parts if output.get(key) is not None]
+    known = [
+        f"{label} {scientific(output[key])}" for label, key in parts if output.get(key) is not None
+    ]
     title = "; ".join([*known, *([output["why"]] if output.get("why") else [])])
     figure = ""
     if output.get("by") in {"agreement", "iou"}:
@@ -161,16 +201,28 @@ def _verdict(output: Figures) -> View:
 
 
 def _output(name: str, cases: Iterable[Mapping[str, Any]], few: bool) -> View:
-    """All that is known of one output: a row per case, the bounds in words, and the histogram over all cases."""
-    found = [(case, output) for case in cases for output in case["outputs"] if output["name"] == name]
+    """All that is known of one output: a row per case, the bounds in words, and the histogram over
+    all cases."""
+    found = [
+        (case, output) for case in cases for output in case["outputs"] if output["name"] == name
+    ]
     figures = [output for _, output in found]
-    heads = [{"case": case["name"], "seed": str(case.get("seed", "")), **_verdict(output)} for case, output in found]
-    failed = [f"{case['name']}: {output.get('why', 'out of bounds')}" for case, output in found if not output["ok"]]
+    heads = [
+        {"case": case["name"], "seed": str(case.get("seed", "")), **_verdict(output)}
+        for case, output in found
+    ]
+    failed = [
+        f"{case['name']}: {output.get('why', 'out of bounds')}"
+        for case, output in found
+        if not output["ok"]
+    ]
     return {
         "name": name,
         "kind": _kind(figures),
         "state": BAD if failed else GOOD,
-        "summary": f"failed in {len(failed)} of {len(found)}" if failed else f"ok in {len(found)} of {len(found)}",
+        "summary": f"failed in {len(failed)} of {len(found)}"
+        if failed
+        else f"ok in {len(found)} of {len(found)}",
         "open": few or bool(failed),
         "why": failed,
         "bounds": bounds(figures),
@@ -180,7 +232,8 @@ def _output(name: str, cases: Iterable[Mapping[str, Any]], few: bool) -> View:
 
 
 def _kind(figures: Sequence[Figures]) -> str:
-    """``float32 [1-32, 1000]``: the dtype, and each axis with the range of its sizes over the cases."""
+    """``float32 [1-32, 1000]``: the dtype, and each axis with the range of its sizes over the
+    cases."""
     dtypes = ", ".join(dict.fromkeys(output["dtype"] for output in figures if "dtype" in output))
     shapes = [output["shape"] for output in figures if "shape" in output]
     if len({len(shape) for shape in shapes}) != 1:

@@ -33,9 +33,17 @@ def inspect_lines(report: InspectReport) -> list[str]:
     lines: list[str] = []
     for artifact in report.artifacts:
         lines += [*_lines(_artifact(artifact)), ""]
-        lines += [line for problem in artifact.problems for line in (*f"error: {problem}".splitlines(), "")]
+        lines += [
+            line
+            for problem in artifact.problems
+            for line in (*f"error: {problem}".splitlines(), "")
+        ]
     for choice in report.choices or ():
-        lines += [f"{choice.model} on this host", *(f"  {line}" for line in str(choice).splitlines()), ""]
+        lines += [
+            f"{choice.model} on this host",
+            *(f"  {line}" for line in str(choice).splitlines()),
+            "",
+        ]
     return lines[:-1]
 
 
@@ -70,8 +78,14 @@ def _made_by(package: Mapping[str, Any], manifest: Manifest | None) -> _Node:
     if manifest is not None:
         facts = manifest.provenance
         commit = f"commit {str(facts['git_commit'])[:12]}" if facts.get("git_commit") else ""
-        parts = [str(facts.get("created", "")), commit, "with local changes" if facts.get("git_dirty") else ""]
-        text = ", ".join(part for part in (f"aoti_build {facts.get('aoti_build', '')}".strip(), *parts) if part)
+        parts = [
+            str(facts.get("created", "")),
+            commit,
+            "with local changes" if facts.get("git_dirty") else "",
+        ]
+        text = ", ".join(
+            part for part in (f"aoti_build {facts.get('aoti_build', '')}".strip(), *parts) if part
+        )
     else:
         text = "aoti_build, by its own word" if made_by["aoti_build"] else "not aoti_build"
     key = [_Node(f"key: {made_by['key']}")] if made_by["key"] else []
@@ -88,9 +102,13 @@ def _model(model: Mapping[str, Any], manifest: Manifest | None) -> _Node:
     children += [_library(library) for library in model["libraries"]]
     children += _kernels(model)
     children += _constants(model)
-    extra = {name: value for name, value in model["metadata"].items() if not name.startswith("AOTI_")}
+    extra = {
+        name: value for name, value in model["metadata"].items() if not name.startswith("AOTI_")
+    }
     if extra:
-        children.append(_Node("metadata", [_Node(f"{name}: {value}") for name, value in extra.items()]))
+        children.append(
+            _Node("metadata", [_Node(f"{name}: {value}") for name, value in extra.items()])
+        )
     return _Node(f"model {model['name']}: {', '.join(facts)}", children)
 
 
@@ -99,7 +117,9 @@ def _signature(signature: Mapping[str, Any]) -> Iterator[_Node]:
         if signature[kind]:
             yield _Node(kind, [_Node(_tensor(tensor)) for tensor in signature[kind]])
     if signature["dims"]:
-        yield _Node("sizes", [_Node(f"{name}: {_range(dim)}") for name, dim in signature["dims"].items()])
+        yield _Node(
+            "sizes", [_Node(f"{name}: {_range(dim)}") for name, dim in signature["dims"].items()]
+        )
     mutates = signature.get("mutates")  # a package alone does not say
     if mutates and mutates["inputs"]:
         yield _Node(f"writes into its inputs {', '.join(mutates['inputs'])}")
@@ -111,12 +131,21 @@ def _tensor(tensor: Mapping[str, Any]) -> str:
     if "constant" in tensor:
         return f"{tensor['name']}  always {tensor['constant']}"
     shape = tensor.get("shape")
-    kind = [str(tensor.get("dtype") or ""), "" if shape is None else f"[{', '.join(map(str, shape))}]"]
-    return "  ".join(part for part in (tensor["name"], " ".join(part for part in kind if part)) if part)
+    kind = [
+        str(tensor.get("dtype") or ""),
+        "" if shape is None else f"[{', '.join(map(str, shape))}]",
+    ]
+    return "  ".join(
+        part for part in (tensor["name"], " ".join(part for part in kind if part)) if part
+    )
 
 
 def _range(dim: Mapping[str, int]) -> str:
-    ends = f"{dim.get('min', '?')} to {dim.get('max', '?')}" if dim.get("min") or dim.get("max") else "not limited"
+    ends = (
+        f"{dim.get('min', '?')} to {dim.get('max', '?')}"
+        if dim.get("min") or dim.get("max")
+        else "not limited"
+    )
     step = dim.get("multiple_of", 1)
     return ends if step == 1 else f"{ends}, multiples of {step}"
 
@@ -127,26 +156,42 @@ def _library(library: Mapping[str, Any]) -> _Node:
     facts += [f"needs {', '.join(library['needed'])}"] if library["needed"] else []
     facts += [f"at least {versions}"] if versions else []
     facts += [f"compiled by {library['compiler']}"] if library["compiler"] else []
-    return _Node(f"library: {_file(library['name'])}  {size_text(library['bytes'])}", [_Node(fact) for fact in facts])
+    return _Node(
+        f"library: {_file(library['name'])}  {size_text(library['bytes'])}",
+        [_Node(fact) for fact in facts],
+    )
 
 
 def _kernels(model: Mapping[str, Any]) -> Iterator[_Node]:
     kernels = model["kernels"]
     if kernels:
-        counts = Counter(" ".join(filter(None, (kernel["kind"], kernel["arch"]))) for kernel in kernels)
+        counts = Counter(
+            " ".join(filter(None, (kernel["kind"], kernel["arch"]))) for kernel in kernels
+        )
         rows = [
-            "  ".join(filter(None, (kernel["name"] or _file(kernel["file"]), kernel["arch"], kernel["tool"])))
+            "  ".join(
+                filter(
+                    None, (kernel["name"] or _file(kernel["file"]), kernel["arch"], kernel["tool"])
+                )
+            )
             for kernel in kernels
         ]
-        yield _Node(f"kernels: {', '.join(f'{count} {kind}' for kind, count in counts.items())}", _some(rows))
+        yield _Node(
+            f"kernels: {', '.join(f'{count} {kind}' for kind, count in counts.items())}",
+            _some(rows),
+        )
     if model["operators"]:
         yield _Node(f"operators of torch: {', '.join(model['operators'])}")
 
 
 def _constants(model: Mapping[str, Any]) -> Iterator[_Node]:
     constants, weights = model["constants"], model["weights"]
-    files = ", ".join(f"{_file(file['name'])} {size_text(file['bytes'])}" for file in weights["files"])
-    place = {"files": f"in {files}", "library": "inside the shared library", "none": ""}[weights["where"]]
+    files = ", ".join(
+        f"{_file(file['name'])} {size_text(file['bytes'])}" for file in weights["files"]
+    )
+    place = {"files": f"in {files}", "library": "inside the shared library", "none": ""}[
+        weights["where"]
+    ]
     if not constants and not files:
         return
     rows = [
@@ -164,9 +209,17 @@ def _import(entry: Mapping[str, Any]) -> str:
 
 def _recorded(manifest: Manifest) -> Iterator[_Node]:
     """What only the manifest knows."""
-    needs, check, toolchain = manifest.requires, manifest.check, manifest.source.get("toolchain", {})
+    needs, check, toolchain = (
+        manifest.requires,
+        manifest.check,
+        manifest.source.get("toolchain", {}),
+    )
     yield _Node("keys", [_Node(f"artifact: {manifest.key}"), _Node(f"graph: {manifest.graph_key}")])
-    apart = "apart from the code" if manifest.weights.get("apart") else f"part of the code: {manifest.weights['why']}"
+    apart = (
+        "apart from the code"
+        if manifest.weights.get("apart")
+        else f"part of the code: {manifest.weights['why']}"
+    )
     yield _Node(f"weights: {apart}")
     wants = [f"{needs['device']}, {needs['platform']}, {needs['machine']}, torch {needs['torch']}"]
     if capability := needs.get("compute_capability"):
@@ -181,11 +234,21 @@ def _recorded(manifest: Manifest) -> Iterator[_Node]:
         rows = [f"{name}: {value}" for name, value in toolchain.items() if name != "cpu.features"]
         yield _Node("built with", [_Node(row) for row in rows])
     cases = check.get("cases", [])
-    errors = [output["max_abs"] for case in cases for output in case["outputs"] if output.get("max_abs") is not None]
+    errors = [
+        output["max_abs"]
+        for case in cases
+        for output in case["outputs"]
+        if output.get("max_abs") is not None
+    ]
     worst = f", largest absolute error {max(errors):.4g}" if errors else ""
     checked = f"checked against eager: {len(cases)} cases{worst}"
-    yield _Node(f"never compared with eager: {manifest.unchecked}" if manifest.unchecked else checked)
-    beside = [f"{name}  {size_text(file.size)}  {file.sha256[:12]}" for name, file in sorted(manifest.files.items())]
+    yield _Node(
+        f"never compared with eager: {manifest.unchecked}" if manifest.unchecked else checked
+    )
+    beside = [
+        f"{name}  {size_text(file.size)}  {file.sha256[:12]}"
+        for name, file in sorted(manifest.files.items())
+    ]
     yield _Node("files", [_Node(text) for text in beside])
 
 

@@ -1,8 +1,9 @@
 """The result of `verify` as JUnit XML, which Jenkins, GitLab and GitHub's readers show as tests.
 
-A suite per target. Its tests: one per case and output, and one per input that must be refused; `artifact`, if it could
-not be checked at all; with `strict` also what is stale or vacuous. Some test fails or is in error exactly if the
-document is not `ok`, so that CI's summary and the exit code agree.
+A suite per target. Its tests: one per case and output, and one per input that must be refused;
+`artifact`, if it could not be checked at all; with `strict` also what is stale or vacuous. Some
+test fails or is in error exactly if the document is not `ok`, so that CI's summary and the exit
+code agree.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from aoti_build.artifact.fingerprint import Reason
 from aoti_build.report.spelling import loss
 
 FAILURE, ERROR, SKIPPED = "failure", "error", "skipped"
-# What XML 1.0 cannot hold, not even escaped: control characters, lone surrogates, two non-characters.
+# What XML 1.0 cannot hold, not even escaped: control characters, lone surrogates, two
+# non-characters.
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _FIGURES: Mapping[str, str] = {
     "by": "decided by",
@@ -61,7 +63,8 @@ class _Test:
 
 
 def junit_xml(report: Mapping[str, Any]) -> str:
-    """JUnit XML of a document of `verify`, to be written as UTF-8. With `provenance` in it, suites have its time."""
+    """JUnit XML of a document of `verify`, to be written as UTF-8. With `provenance` in it, suites
+    have its time."""
     strict = bool(report.get("strict"))
     created = (report.get("provenance") or {}).get("created")
     root = Element("testsuites", {"name": "aoti_build verify"})
@@ -82,13 +85,14 @@ def junit_xml(report: Mapping[str, Any]) -> str:
 
 
 def printable(text: str) -> str:
-    """The text with U+FFFD for what neither XML nor a page can hold: messages quote whatever other programs print."""
+    """The text with U+FFFD for what neither XML nor a page can hold: messages quote whatever other
+    programs print."""
     return _NOT_XML.sub("\ufffd", text)
 
 
 def case_names(cases: list[Mapping[str, Any]]) -> list[str]:
-    """A name for each case of a target. The seed is in it from the second of a name on, so that the first keeps its
-    name, and CI its history, however many seeds are tried."""
+    """A name for each case of a target. The seed is in it from the second of a name on, so that the
+    first keeps its name, and CI its history, however many seeds are tried."""
     names: list[str] = []
     for case in cases:
         known = case["name"] in names
@@ -98,7 +102,9 @@ def case_names(cases: list[Mapping[str, Any]]) -> list[str]:
 
 def reason_text(reason: Mapping[str, Any]) -> str:
     """``source-changed: model.py``, as in every other report."""
-    return str(Reason(reason["reason"], reason.get("what", ""), reason.get("old"), reason.get("new")))
+    return str(
+        Reason(reason["reason"], reason.get("what", ""), reason.get("old"), reason.get("new"))
+    )
 
 
 def vacuous_text(entry: Mapping[str, Any]) -> str:
@@ -113,7 +119,8 @@ def error_text(error: Mapping[str, Any]) -> str:
 
 
 def _tests(target: Mapping[str, Any], strict: bool) -> list[_Test]:
-    """The first has the time of all: they are not timed one by one, and some readers add the times up."""
+    """The first has the time of all: they are not timed one by one, and some readers add the times
+    up."""
     tests = [*_outputs(target), *_refusals(target)]
     explained = any(test.result == FAILURE for test in tests)
     tests += [*_artifact(target, strict, explained), *(_demands(target) if strict else ())]
@@ -126,18 +133,26 @@ def _artifact(target: Mapping[str, Any], strict: bool, explained: bool) -> Itera
     verdict = target["verdict"]
     if verdict == "passed" or (verdict == "mismatch" and explained):
         return
-    said = [reason_text(reason) for reason in target.get("stale", ())] if verdict == "unavailable" else []
+    said = (
+        [reason_text(reason) for reason in target.get("stale", ())]
+        if verdict == "unavailable"
+        else []
+    )
     if verdict == "incomplete":
         said = [f"{name} was skipped" for name in _skipped(target)]
     error = target.get("error") or {"message": "; ".join(said) or f"the verdict is {verdict}"}
     lenient = FAILURE if strict else SKIPPED
-    result = {"mismatch": FAILURE, "unavailable": lenient, "incomplete": lenient}.get(verdict, ERROR)
+    result = {"mismatch": FAILURE, "unavailable": lenient, "incomplete": lenient}.get(
+        verdict, ERROR
+    )
     yield _Test("artifact", result, verdict, error["message"], error_text(error))
 
 
 def _skipped(target: Mapping[str, Any]) -> list[str]:
     cases = target.get("cases", [])
-    return [name for name, case in zip(case_names(cases), cases, strict=True) if case.get("skipped")]
+    return [
+        name for name, case in zip(case_names(cases), cases, strict=True) if case.get("skipped")
+    ]
 
 
 def _outputs(target: Mapping[str, Any]) -> Iterator[_Test]:
@@ -149,7 +164,9 @@ def _outputs(target: Mapping[str, Any]) -> Iterator[_Test]:
             yield _output(f"{name}: {output['name']}", case, output, target)
 
 
-def _output(name: str, case: Mapping[str, Any], output: Mapping[str, Any], target: Mapping[str, Any]) -> _Test:
+def _output(
+    name: str, case: Mapping[str, Any], output: Mapping[str, Any], target: Mapping[str, Any]
+) -> _Test:
     figures, doubts = _figures(output), _doubts(target, output["name"])
     if output["ok"]:
         return _Test(name, properties={**figures, **doubts})
@@ -163,9 +180,12 @@ def _output(name: str, case: Mapping[str, Any], output: Mapping[str, Any], targe
 
 
 def _doubts(target: Mapping[str, Any], name: str) -> dict[str, str]:
-    """What somebody should know who reads the figures of this output, whether or not anything failed."""
+    """What somebody should know who reads the figures of this output, whether or not anything
+    failed."""
     stale = "; ".join(reason_text(reason) for reason in target.get("stale", ()))
-    vacuous = "; ".join(vacuous_text(entry) for entry in target.get("vacuous", ()) if entry["output"] == name)
+    vacuous = "; ".join(
+        vacuous_text(entry) for entry in target.get("vacuous", ()) if entry["output"] == name
+    )
     lost = "; ".join(loss(entry) for entry in target.get("baseline") or () if entry["name"] == name)
     doubts = {"stale": stale, "vacuous": vacuous, "no float64 reference": target.get("no_fp64")}
     doubts["against its baseline"] = lost
@@ -174,23 +194,35 @@ def _doubts(target: Mapping[str, Any], name: str) -> dict[str, str]:
 
 def _figures(output: Mapping[str, Any]) -> dict[str, str]:
     found = {label: _figure(key, output[key]) for key, label in _FIGURES.items() if key in output}
-    found |= {label: _spelt(output["fp64"][key]) for key, label in _FP64.items() if key in (output.get("fp64") or {})}
+    found |= {
+        label: _spelt(output["fp64"][key])
+        for key, label in _FP64.items()
+        if key in (output.get("fp64") or {})
+    }
     if worst := output.get("worst"):
         at = _spelt(worst["index"])
-        found["worst"] = f"expected {_spelt(worst['expected'], 9)}, got {_spelt(worst['got'], 9)} at {at}"
+        found["worst"] = (
+            f"expected {_spelt(worst['expected'], 9)}, got {_spelt(worst['got'], 9)} at {at}"
+        )
     return found
 
 
 def _figure(key: str, value: Any) -> str:
     if value is None:
         return _NULL.get(key, "none")
-    return f"{value:.12f}" if key == "cosine" else _spelt(value)  # what matters is how far below 1 it is
+    return (
+        f"{value:.12f}" if key == "cosine" else _spelt(value)
+    )  # what matters is how far below 1 it is
 
 
 def _refusals(target: Mapping[str, Any]) -> Iterator[_Test]:
     for refusal in target.get("refusals", ()):
         name, said = refusal["name"], refusal.get("said") or "it was not refused"
-        yield _Test(name) if refusal["ok"] else _Test(name, FAILURE, "refusal", said, f"{name}\n{said}")
+        yield (
+            _Test(name)
+            if refusal["ok"]
+            else _Test(name, FAILURE, "refusal", said, f"{name}\n{said}")
+        )
 
 
 def _demands(target: Mapping[str, Any]) -> Iterator[_Test]:
@@ -207,12 +239,18 @@ def _demands(target: Mapping[str, Any]) -> Iterator[_Test]:
 
 
 def _testcase(suite: Element, target: str, test: _Test) -> None:
-    names = {"name": printable(test.name), "classname": printable(target), "time": f"{test.seconds:.3f}"}
+    names = {
+        "name": printable(test.name),
+        "classname": printable(target),
+        "time": f"{test.seconds:.3f}",
+    }
     case = SubElement(suite, "testcase", names)
     _properties(case, test.properties)
     if test.result:
         message = next(iter(test.message.splitlines()), "")
-        said = SubElement(case, test.result, {"type": printable(test.kind), "message": printable(message)})
+        said = SubElement(
+            case, test.result, {"type": printable(test.kind), "message": printable(message)}
+        )
         said.text = printable(test.text or test.message)
 
 
@@ -238,4 +276,6 @@ def _spelt(value: Any, digits: int = 6) -> str:
     """9 digits tell two float32 apart."""
     if isinstance(value, float):
         return f"{value:.{digits}g}"
-    return "[" + ", ".join(map(_spelt, value)) + "]" if isinstance(value, list | tuple) else str(value)
+    return (
+        "[" + ", ".join(map(_spelt, value)) + "]" if isinstance(value, list | tuple) else str(value)
+    )

@@ -10,7 +10,9 @@ from aoti_build.artifact.fingerprint import Reason
 from aoti_build.report.spelling import loss
 from aoti_build.work.outcome import FAILED, NOT_STARTED
 
-if TYPE_CHECKING:  # a verb's report is rendered by who has imported that verb; the others need not be
+if (
+    TYPE_CHECKING
+):  # a verb's report is rendered by who has imported that verb; the others need not be
     from aoti_build.commands.build import BuildReport
     from aoti_build.commands.clean import CleanReport
     from aoti_build.commands.doctor import DoctorReport
@@ -42,7 +44,8 @@ def _printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(
-        character if character == "\t" or character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text
+        character if character == "\t" or character.isprintable() else "\N{REPLACEMENT CHARACTER}"
+        for character in text
     )
 
 
@@ -64,7 +67,10 @@ def build_lines(report: BuildReport) -> list[str]:
         )
     lines = table(["target", "action", "time", "size", "why"], rows)
     for outcome in report.outcomes:
-        lines += [f"{outcome.target.name}: against its baseline: {loss(lost)}" for lost in outcome.baseline]
+        lines += [
+            f"{outcome.target.name}: against its baseline: {loss(lost)}"
+            for lost in outcome.baseline
+        ]
         if outcome.error is not None:
             lines += ["", *f"error: {outcome.error}".splitlines()]
     return [*lines, "", _counted((outcome.action for outcome in report.outcomes), "target")]
@@ -72,13 +78,20 @@ def build_lines(report: BuildReport) -> list[str]:
 
 @for_terminal
 def plan_lines(plan: Plan) -> list[str]:
-    rows = [[step.target.name, step.action, why(step.reasons, step.unchecked)] for step in plan.steps]
-    return [*table(["target", "would", "why"], rows), "", _counted((step.action for step in plan.steps), "target")]
+    rows = [
+        [step.target.name, step.action, why(step.reasons, step.unchecked)] for step in plan.steps
+    ]
+    return [
+        *table(["target", "would", "why"], rows),
+        "",
+        _counted((step.action for step in plan.steps), "target"),
+    ]
 
 
 @for_terminal
 def verify_lines(report: VerifyReport) -> list[str]:
-    """A row per target with its worst output, every failed output's figures, then errors and a closing line."""
+    """A row per target with its worst output, every failed output's figures, then errors and a
+    closing line."""
     rows = []
     for verdict in report.verdicts:
         worst = _worst(verdict)
@@ -95,23 +108,40 @@ def verify_lines(report: VerifyReport) -> list[str]:
                 why(verdict.stale),
             ]
         )
-    head = ["target", "verdict", "cases", "max abs", "rmse", "reference rms", "passed by", "refused", "stale because"]
+    head = [
+        "target",
+        "verdict",
+        "cases",
+        "max abs",
+        "rmse",
+        "reference rms",
+        "passed by",
+        "refused",
+        "stale because",
+    ]
     lines = table(head, rows)
     for verdict in report.verdicts:
         lines += [*_failed_outputs(verdict), *_notes(verdict)]
         if verdict.error is not None:
             lines += ["", *f"error: {verdict.error}".splitlines()]
     called = "" if report.runtime == "python" else f", called from {_RUNTIME_NAMES[report.runtime]}"
-    return [*lines, "", _counted((verdict.verdict for verdict in report.verdicts), "artifact") + called]
+    return [
+        *lines,
+        "",
+        _counted((verdict.verdict for verdict in report.verdicts), "artifact") + called,
+    ]
 
 
 @for_terminal
 def run_lines(report: RunReport) -> list[str]:
-    """For each target and input: tensors with statistics, the check's outcome, classes of pictures, times."""
+    """For each target and input: tensors with statistics, the check's outcome, classes of pictures,
+    times."""
     lines: list[str] = []
     for target in report.targets:
         if target.stale:
-            lines.append(f"{target.target.name} is not what the sources say now: {why(target.stale)}")
+            lines.append(
+                f"{target.target.name} is not what the sources say now: {why(target.stale)}"
+            )
         if target.unchecked is not None:
             lines.append(
                 f"{target.target.name} is unchecked, which build or verify can settle here: {target.unchecked}"
@@ -132,11 +162,17 @@ def _one_run(target: str, run: Run) -> list[str]:
     if run.result is None:
         return [head, *f"error: {run.error}".splitlines()]
     result = run.result
-    rows = [[kind, *_tensor_cells(tensor)] for kind in ("input", "output") for tensor in result[f"{kind}s"]]
+    rows = [
+        [kind, *_tensor_cells(tensor)]
+        for kind in ("input", "output")
+        for tensor in result[f"{kind}s"]
+    ]
     lines = [head, *table(["", "name", "dtype", "shape", "min", "max", "mean", "std"], rows)]
     verdict = {"passed": "passed: ", "mismatch": "FAILED: ", "unchecked": ""}[run.verdict]
     lines.append(verdict + _CHECKS[result["check"]])
-    lines += [f"  {output['name']}: {output['why']}" for output in result["verdicts"] if not output["ok"]]
+    lines += [
+        f"  {output['name']}: {output['why']}" for output in result["verdicts"] if not output["ok"]
+    ]
     for top in result["top"]:
         lines += _top_lines(top, run.source)
     if result["saved"]:
@@ -157,15 +193,21 @@ def _top_lines(top: Mapping[str, Any], source: Sequence[str]) -> list[str]:
     for picture, classes in zip(source, top["pictures"], strict=False):
         lines.append(f"{picture}: classes by {top['output']}, probabilities by softmax")
         for one in classes:
-            lines.append(f"  {100 * one['probability']:6.2f} %  {one['index']:4}  {one['name'] or ''}".rstrip())
+            lines.append(
+                f"  {100 * one['probability']:6.2f} %  {one['index']:4}  {one['name'] or ''}".rstrip()
+            )
     return lines + ([f"  no names: {top['unnamed']}"] if "unnamed" in top else [])
 
 
 def _time_lines(result: Mapping[str, Any]) -> list[str]:
     seconds, timing = result["seconds"], result["timing"]
-    once = ", ".join(f"{name} {value * 1000:.1f} ms" for name, value in seconds.items() if value is not None)
+    once = ", ".join(
+        f"{name} {value * 1000:.1f} ms" for name, value in seconds.items() if value is not None
+    )
     calls = "1 call" if timing["repeat"] == 1 else f"{timing['repeat']} calls"
-    parts = ", ".join(f"{name} {timing[name] * 1000:.3f}" for name in ("min", "median", "p90", "p99", "max"))
+    parts = ", ".join(
+        f"{name} {timing[name] * 1000:.3f}" for name in ("min", "median", "p90", "p99", "max")
+    )
     return [f"once: {once}", f"{calls} after a warm-up, on this host as it is now, in ms: {parts}"]
 
 
@@ -186,13 +228,17 @@ def status_lines(report: StatusReport) -> list[str]:
         )
     lines = table(["target", "state", "size", "age", "key", "why"], rows)
     if report.orphans:
-        lines += ["", f"not in models.yaml any more: {', '.join(report.orphans)} (invoke clean --orphans removes them)"]
+        lines += [
+            "",
+            f"not in models.yaml any more: {', '.join(report.orphans)} (invoke clean --orphans removes them)",
+        ]
     return lines
 
 
 @for_terminal
 def why_lines(report: WhyReport) -> list[str]:
-    """For each target the differences from the published artifact, one a line; then from the nearest stored one."""
+    """For each target the differences from the published artifact, one a line; then from the
+    nearest stored one."""
     lines: list[str] = []
     for explanation in report.explanations:
         step, nearest = explanation.step, explanation.nearest
@@ -205,7 +251,9 @@ def why_lines(report: WhyReport) -> list[str]:
             if step.manifest.unchecked:
                 lines.append(f"  and was never compared with eager: {step.manifest.unchecked}")
         if nearest is not None and step.reasons:
-            lines.append(f"  nearest in the store: {nearest.key[:12]}, built for {nearest.target}; different in")
+            lines.append(
+                f"  nearest in the store: {nearest.key[:12]}, built for {nearest.target}; different in"
+            )
             lines += [f"    {reason}" for reason in explanation.nearest_reasons] or ["    nothing"]
     return lines
 
@@ -250,7 +298,10 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """Left-aligned columns two spaces apart; columns without any content are left out."""
     used = [index for index in range(len(head)) if any(row[index] for row in rows)]
     widths = {index: max(len(head[index]), *(len(row[index]) for row in rows)) for index in used}
-    return ["  ".join(row[index].ljust(widths[index]) for index in used).rstrip() for row in (head, *rows)]
+    return [
+        "  ".join(row[index].ljust(widths[index]) for index in used).rstrip()
+        for row in (head, *rows)
+    ]
 
 
 def why(reasons: Sequence[Reason], unchecked: str | None = None) -> str:
@@ -284,7 +335,9 @@ def age_text(seconds: float | None) -> str:
 def _worst(verdict: Verdict) -> Mapping[str, Any]:
     """The output with the largest error in units of its own tolerance."""
     outputs = [output for case in verdict.cases for output in case["outputs"]]
-    return max(outputs, key=lambda output: (not output["ok"], output.get("max_abs", 0.0)), default={})
+    return max(
+        outputs, key=lambda output: (not output["ok"], output.get("max_abs", 0.0)), default={}
+    )
 
 
 def _case_count(verdict: Verdict) -> str:
@@ -297,7 +350,12 @@ def _case_count(verdict: Verdict) -> str:
 
 
 def _failed_outputs(verdict: Verdict) -> list[str]:
-    failed = [(case["name"], output) for case in verdict.cases for output in case["outputs"] if not output["ok"]]
+    failed = [
+        (case["name"], output)
+        for case in verdict.cases
+        for output in case["outputs"]
+        if not output["ok"]
+    ]
     if not failed:
         return []
     rows = [
@@ -311,18 +369,36 @@ def _failed_outputs(verdict: Verdict) -> list[str]:
         ]
         for case, output in failed
     ]
-    return ["", verdict.target.name, *table(["output", "max abs", "max rel", "rmse", "reference rms", "why"], rows)]
+    return [
+        "",
+        verdict.target.name,
+        *table(["output", "max abs", "max rel", "rmse", "reference rms", "why"], rows),
+    ]
 
 
 def _refused(verdict: Verdict) -> str:
-    """How many of the inputs that must not be answered were refused, or answered rightly where that may be."""
-    return f"{sum(probed['ok'] for probed in verdict.refusals)}/{len(verdict.refusals)}" if verdict.refusals else ""
+    """How many of the inputs that must not be answered were refused, or answered rightly where that
+    may be."""
+    return (
+        f"{sum(probed['ok'] for probed in verdict.refusals)}/{len(verdict.refusals)}"
+        if verdict.refusals
+        else ""
+    )
 
 
 def _notes(verdict: Verdict) -> list[str]:
-    """What the figures do not say: inputs not refused, cases left out, comparisons that show nothing."""
-    lines = [f"not refused: {probed['name']}: {probed['said']}" for probed in verdict.refusals if not probed["ok"]]
-    lines += [f"case {case['name']} was skipped: {case['skipped']}" for case in verdict.cases if "skipped" in case]
+    """What the figures do not say: inputs not refused, cases left out, comparisons that show
+    nothing."""
+    lines = [
+        f"not refused: {probed['name']}: {probed['said']}"
+        for probed in verdict.refusals
+        if not probed["ok"]
+    ]
+    lines += [
+        f"case {case['name']} was skipped: {case['skipped']}"
+        for case in verdict.cases
+        if "skipped" in case
+    ]
     unread = {name for case in verdict.cases for name in case.get("unread", ())}
     if unread:
         lines.append(f"not read back, so only seen in later calls: {', '.join(sorted(unread))}")

@@ -1,11 +1,11 @@
-"""Loading artifacts in a service: the best variant for this host, checked before any native code is loaded, in
-milliseconds; or a sentence that says why not.
+"""Loading artifacts in a service: the best variant for this host, checked before any native code is
+loaded, in milliseconds; or a sentence that says why not.
 
     model = aoti_build.load("resnet18", artifacts="/srv/models/artifacts")
     output = model(image)
 
-Needs torch, and of aoti_build neither models.yaml nor sources nor the tools that build. docs/runtime.md describes it.
-`explain` and the modules `choose` and `package` do not import torch.
+Needs torch, and of aoti_build neither models.yaml nor sources nor the tools that build.
+docs/runtime.md describes it. `explain` and the modules `choose` and `package` do not import torch.
 """
 
 from __future__ import annotations
@@ -41,33 +41,34 @@ def load(
 ) -> LoadedModel:
     """The artifact of `model` that suits this host best, checked and loaded.
 
-    Args:
-        model: its name, or a target such as ``"resnet18/cuda-max-autotune"``.
-        artifacts: the directory that builds wrote; else `AOTI_BUILD_ARTIFACTS`, else ``./artifacts``. Only read.
+    Args: model: its name, or a target such as ``"resnet18/cuda-max-autotune"``. artifacts: the
+        directory that builds wrote; else `AOTI_BUILD_ARTIFACTS`, else ``./artifacts``. Only read.
         device: ``"cpu"`` or ``"cuda"``; None takes ``cuda`` where a variant for it fits this host.
-        variant: one variant by name, such as ``"cuda-max-autotune"``.
-        device_index: which CUDA device to run on.
-        verify: what is compared with the manifest before loading: ``"full"`` every byte, ``"stat"`` size, times and
-            inode against an earlier full check, ``"off"`` nothing.
-        num_runners: calls that may be under way at once; each takes memory for its intermediate values. A model with
-            state takes one.
-        single_threaded: leave out the loader's own locks; then at most one call may be under way, and one runner.
-        check_inputs: compare every input with the signature. Off, a wrong one gives wrong numbers or a crash.
-        imports: import the modules that the manifest names (`requires.imports`), as far as what they register is not
+        variant: one variant by name, such as ``"cuda-max-autotune"``. device_index: which CUDA
+        device to run on. verify: what is compared with the manifest before loading: ``"full"``
+        every byte, ``"stat"`` size, times and
+            inode against an earlier full check, ``"off"`` nothing. num_runners: calls that may be
+        under way at once; each takes memory for its intermediate values. A model with
+            state takes one. single_threaded: leave out the loader's own locks; then at most one
+        call may be under way, and one runner. check_inputs: compare every input with the signature.
+        Off, a wrong one gives wrong numbers or a crash. imports: import the modules that the
+        manifest names (`requires.imports`), as far as what they register is not
             here yet. Off, this process must have imported them.
         explain: say on stderr which variant was chosen, and why each of the others was not.
 
-    Raises:
-        ArtifactError: no variant fits this host, the chosen one is damaged, or what it needs to be imported is not
-            here. No native code was loaded.
-        UsageError: there is no such model, variant or option.
-        DirectoryError: AOTI_BUILD_RUNTIME_CACHE or TMPDIR names a directory that code must not be loaded from.
+    Raises: ArtifactError: no variant fits this host, the chosen one is damaged, or what it needs to
+        be imported is not
+            here. No native code was loaded. UsageError: there is no such model, variant or option.
+        DirectoryError: AOTI_BUILD_RUNTIME_CACHE or TMPDIR names a directory that code must not be
+        loaded from.
     """
     is_number = isinstance(num_runners, int)
     if not is_number or num_runners < 1 or (single_threaded and num_runners != 1):
         hint = "at least 1, and exactly 1 with single_threaded"
         raise UsageError(f"num_runners is {num_runners!r}", hint=hint)
-    choice = _explain(model, artifacts=artifacts, device=device, variant=variant, device_index=device_index)
+    choice = _explain(
+        model, artifacts=artifacts, device=device, variant=variant, device_index=device_index
+    )
     if explain and sys.stderr is not None:  # a daemon may have closed it
         sys.stderr.write(f"{choice}\n")
     best = choice.best()

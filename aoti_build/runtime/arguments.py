@@ -1,9 +1,11 @@
-"""What a loaded model is called with: bound to the parameters it was exported with, flattened, checked.
+"""What a loaded model is called with: bound to the parameters it was exported with, flattened,
+checked.
 
-AOTInductor answers inputs that it was not compiled for with wrong numbers, or dies. The manifest's signature says what
-the artifact was exported and checked for, so here each tensor's device, dtype and shape are compared with it: fixed
-sizes, the range and step of every dim, and that inputs which follow a dim agree. Precomputed, because this runs at
-every call. No torch: the types come in through `Kinds`, and nested structures through their pytree spec.
+AOTInductor answers inputs that it was not compiled for with wrong numbers, or dies. The manifest's
+signature says what the artifact was exported and checked for, so here each tensor's device, dtype
+and shape are compared with it: fixed sizes, the range and step of every dim, and that inputs which
+follow a dim agree. Precomputed, because this runs at every call. No torch: the types come in
+through `Kinds`, and nested structures through their pytree spec.
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ from aoti_build.errors import InputError
 
 @dataclass(frozen=True)
 class Parameter:
-    """One argument of the exported call: `leaves` values from it. `spec` flattens it; None if it is a leaf itself."""
+    """One argument of the exported call: `leaves` values from it. `spec` flattens it; None if it is
+    a leaf itself."""
 
     name: str
     keyword: bool
@@ -29,7 +32,8 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Kinds:
-    """What tensors are made of here: their type, the device that all must be on, and dtypes by name."""
+    """What tensors are made of here: their type, the device that all must be on, and dtypes by
+    name."""
 
     tensor: type
     device: Any
@@ -38,8 +42,8 @@ class Kinds:
 
 @dataclass(frozen=True)
 class _Leaf:
-    """A leaf of the call: a constant by its repr, or a tensor with fixed sizes (`exact`) or some that are dims
-    (`dynamic`) or follow dims (`following`)."""
+    """A leaf of the call: a constant by its repr, or a tensor with fixed sizes (`exact`) or some
+    that are dims (`dynamic`) or follow dims (`following`)."""
 
     name: str
     constant: str | None = None
@@ -54,7 +58,8 @@ class _Leaf:
 
 @dataclass(frozen=True)
 class _Following:
-    """Axis `axis` of the tensor at `number` has the size `size`; from it the dim `tells` is known, or none new."""
+    """Axis `axis` of the tensor at `number` has the size `size`; from it the dim `tells` is known,
+    or none new."""
 
     number: int
     leaf: _Leaf
@@ -67,8 +72,8 @@ class _Following:
 class Arguments:
     """Binds, checks and flattens the arguments of calls; made once from the manifest's `signature`.
 
-    `parameters` are the exported call's, positional ones first. `check` off leaves the structure as the only thing
-    that is looked at.
+    `parameters` are the exported call's, positional ones first. `check` off leaves the structure as
+    the only thing that is looked at.
     """
 
     target: str
@@ -91,15 +96,21 @@ class Arguments:
         self._writes = bool(written)  # then `WrittenInputs` compares memory first, and makes copies
         entries = self.signature["inputs"]
         self._leaves = [_leaf(entry, dims, self.kinds, written) for entry in entries]
-        self._tensors = [(at, leaf) for at, leaf in enumerate(self._leaves) if leaf.constant is None]
-        self._constants = [(at, leaf) for at, leaf in enumerate(self._leaves) if leaf.constant is not None]
+        self._tensors = [
+            (at, leaf) for at, leaf in enumerate(self._leaves) if leaf.constant is None
+        ]
+        self._constants = [
+            (at, leaf) for at, leaf in enumerate(self._leaves) if leaf.constant is not None
+        ]
         self._following = list(_in_order([leaf for _, leaf in self._tensors]))
         self._names = tuple(parameter.name for parameter in self.parameters)
         self._known = frozenset(self._names)
         plain = not self._constants and all(parameter.spec is None for parameter in self.parameters)
         kinds = {parameter.keyword for parameter in self.parameters}
         # The common forms, tensors all by position or all by keyword, take no detour.
-        self._plain = ("keyword" if kinds == {True} else "positional") if plain and len(kinds) == 1 else ""
+        self._plain = (
+            ("keyword" if kinds == {True} else "positional") if plain and len(kinds) == 1 else ""
+        )
 
     @property
     def tensor_names(self) -> list[str]:
@@ -129,16 +140,24 @@ class Arguments:
         sizes: dict[str, tuple[int, _Leaf]] = {}
         for at, leaf in self._constants:
             if repr(values[at]) != leaf.constant:
-                raise self._refusal(leaf, f"expected {leaf.constant}, which is compiled in", f"given {values[at]!r}")
+                raise self._refusal(
+                    leaf, f"expected {leaf.constant}, which is compiled in", f"given {values[at]!r}"
+                )
         inputs = []
         for at, leaf in self._tensors:
             value = values[at]
             if not isinstance(value, kinds.tensor):
-                raise self._refusal(leaf, f"expected a tensor, {_said(leaf)}", f"given {type(value).__name__}")
+                raise self._refusal(
+                    leaf, f"expected a tensor, {_said(leaf)}", f"given {type(value).__name__}"
+                )
             if value.dtype != leaf.dtype:
-                raise self._refusal(leaf, f"expected dtype {_short(leaf.dtype)}", f"given {_short(value.dtype)}")
+                raise self._refusal(
+                    leaf, f"expected dtype {_short(leaf.dtype)}", f"given {_short(value.dtype)}"
+                )
             if value.device != kinds.device:
-                raise self._refusal(leaf, f"expected a tensor on {kinds.device}", f"given one on {value.device}")
+                raise self._refusal(
+                    leaf, f"expected a tensor on {kinds.device}", f"given one on {value.device}"
+                )
             if leaf.exact is not None:
                 if value.shape != leaf.exact:
                     raise self._wrong_shape(leaf, value.shape)
@@ -154,15 +173,18 @@ class Arguments:
         return inputs
 
     def _resolved(self, leaf: _Leaf, value: Any) -> Any:
-        """The values themselves of a tensor that torch has only marked as conjugated or negated: compiled code reads
-        memory and knows no marks."""
+        """The values themselves of a tensor that torch has only marked as conjugated or negated:
+        compiled code reads memory and knows no marks."""
         if leaf.written:
             given = "given a conjugated or negated view"
             raise self._refusal(leaf, "expected a tensor that can be written into", given)
         return value.resolve_conj().resolve_neg()
 
-    def _measure(self, leaf: _Leaf, shape: Sequence[int], sizes: dict[str, tuple[int, _Leaf]]) -> None:
-        """Compare the dynamic shape of a tensor with the dims; `sizes` collects those of this call."""
+    def _measure(
+        self, leaf: _Leaf, shape: Sequence[int], sizes: dict[str, tuple[int, _Leaf]]
+    ) -> None:
+        """Compare the dynamic shape of a tensor with the dims; `sizes` collects those of this
+        call."""
         if len(shape) != len(leaf.shape) or any(shape[axis] != size for axis, size in leaf.fixed):
             raise self._wrong_shape(leaf, shape)
         for axis, name in leaf.dynamic:
@@ -170,21 +192,30 @@ class Arguments:
             if name in sizes:
                 if sizes[name][0] != size:
                     other, where = sizes[name]
-                    raise self._wrong_shape(leaf, shape, f"{name} is {other} in {where.name} and {size} here")
+                    raise self._wrong_shape(
+                        leaf, shape, f"{name} is {other} in {where.name} and {size} here"
+                    )
                 continue
             if not dim["min"] <= size <= dim["max"] or size % dim["multiple_of"]:
                 raise self._wrong_shape(leaf, shape, f"{name} is {size}")
             sizes[name] = size, leaf
 
-    def _follow(self, following: _Following, shape: Sequence[int], sizes: dict[str, tuple[int, _Leaf]]) -> None:
-        """Compare a size with the dims that it follows; if it tells one more, that with its range."""
+    def _follow(
+        self, following: _Following, shape: Sequence[int], sizes: dict[str, tuple[int, _Leaf]]
+    ) -> None:
+        """Compare a size with the dims that it follows; if it tells one more, that with its
+        range."""
         leaf, size, given = following.leaf, following.size, shape[following.axis]
         values = {name: sizes[name][0] for name in size.names if name in sizes}
         name = following.tells
         if name is None:
             if (wanted := size.at(values)) != given:
-                known = " and ".join(f"{name} is {value} in {sizes[name][1].name}" for name, value in values.items())
-                raise self._wrong_shape(leaf, shape, f"{known}, so that {size} is {wanted} and not {given}")
+                known = " and ".join(
+                    f"{name} is {value} in {sizes[name][1].name}" for name, value in values.items()
+                )
+                raise self._wrong_shape(
+                    leaf, shape, f"{known}, so that {size} is {wanted} and not {given}"
+                )
             return
         value, dim = size.solved(name, given, values), self.signature["dims"][name]
         if value is None:
@@ -194,8 +225,8 @@ class Arguments:
         sizes[name] = value, leaf
 
     def _bound(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Any]:
-        """Every leaf of a call in order. Positional parameters can be given by keyword too; what consists of constants
-        only can be left out."""
+        """Every leaf of a call in order. Positional parameters can be given by keyword too; what
+        consists of constants only can be left out."""
         if len(args) > sum(not parameter.keyword for parameter in self.parameters):
             raise self._misuse(f"{len(args)} positional arguments were given")
         given = dict(zip(self._names, args, strict=False))
@@ -206,7 +237,9 @@ class Arguments:
                 import difflib
 
                 near = difflib.get_close_matches(name, self._names, n=1)
-                raise self._misuse(f"there is no argument {name}", f"did you mean {near[0]}?" if near else None)
+                raise self._misuse(
+                    f"there is no argument {name}", f"did you mean {near[0]}?" if near else None
+                )
             given[name] = value
         values: list[Any] = []
         for parameter in self.parameters:
@@ -225,15 +258,27 @@ class Arguments:
         try:
             return list(parameter.spec.flatten_up_to(value))
         except ValueError as error:
-            raise self._misuse(f"{parameter.name} has another structure", cause=str(error)) from None
+            raise self._misuse(
+                f"{parameter.name} has another structure", cause=str(error)
+            ) from None
 
-    def _misuse(self, message: str, hint: str | None = None, cause: str | None = None) -> InputError:
-        return InputError(message, target=self.target, cause=cause, hint=hint or f"it is called as {self.form()}")
+    def _misuse(
+        self, message: str, hint: str | None = None, cause: str | None = None
+    ) -> InputError:
+        return InputError(
+            message, target=self.target, cause=cause, hint=hint or f"it is called as {self.form()}"
+        )
 
-    def _refusal(self, leaf: _Leaf, expected: str, given: str, cause: str | None = None) -> InputError:
-        return InputError(f"input {leaf.name}: {expected}, {given}", target=self.target, cause=cause)
+    def _refusal(
+        self, leaf: _Leaf, expected: str, given: str, cause: str | None = None
+    ) -> InputError:
+        return InputError(
+            f"input {leaf.name}: {expected}, {given}", target=self.target, cause=cause
+        )
 
-    def _wrong_shape(self, leaf: _Leaf, shape: Sequence[int], cause: str | None = None) -> InputError:
+    def _wrong_shape(
+        self, leaf: _Leaf, shape: Sequence[int], cause: str | None = None
+    ) -> InputError:
         names = [name for size in leaf.shape if isinstance(size, str) for name in parse(size).names]
         dims = {name: self.signature["dims"][name] for name in names}
         ranges = ", ".join(f"{name} {_range(dim)}" for name, dim in dims.items())
@@ -263,8 +308,9 @@ def state_names(signature: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def parameter_names(signature: Mapping[str, Any], leaves: Sequence[int]) -> list[str]:
-    """The name of each positional parameter, from those of its leaves (``pair[0]`` -> ``pair``); `leaves` counts them.
-    One without leaves, such as an empty list, has none in the signature and is numbered."""
+    """The name of each positional parameter, from those of its leaves (``pair[0]`` -> ``pair``);
+    `leaves` counts them. One without leaves, such as an empty list, has none in the signature and
+    is numbered."""
     names, start = [], 0
     for index, count in enumerate(leaves):
         entry = signature["inputs"][start]["name"] if count else f"argument_{index}"
@@ -283,7 +329,11 @@ def _leaf(
         return _Leaf(entry["name"], constant=entry["constant"])
     shape = tuple(entry["shape"])
     exact = all(isinstance(size, int) for size in shape)
-    following = [(axis, parse(size)) for axis, size in enumerate(shape) if isinstance(size, str) and size not in dims]
+    following = [
+        (axis, parse(size))
+        for axis, size in enumerate(shape)
+        if isinstance(size, str) and size not in dims
+    ]
     return _Leaf(
         entry["name"],
         dtype=kinds.dtype(entry["dtype"]),

@@ -1,9 +1,11 @@
-"""Which variant of a model this host should run, and why the others not. No torch: manifests are read, nothing else.
+"""Which variant of a model this host should run, and why the others not. No torch: manifests are
+read, nothing else.
 
-Among the variants that fit, the best is the first by: the device (`cuda` before `cpu`), the more specific code (for a
-GPU machine code before PTX, then the higher compute capability; more processor features), the preset `default`, the
-variant's name. A tuned preset is not preferred by itself: that it is faster on this host was not shown. Whoever
-measured it names it with `variant`. What was never compared with eager fits no host.
+Among the variants that fit, the best is the first by: the device (`cuda` before `cpu`), the more
+specific code (for a GPU machine code before PTX, then the higher compute capability; more processor
+features), the preset `default`, the variant's name. A tuned preset is not preferred by itself: that
+it is faster on this host was not shown. Whoever measured it names it with `variant`. What was never
+compared with eager fits no host.
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")  # what builds give to d
 
 @dataclass(frozen=True)
 class Candidate:
-    """One variant of a model on disk. `why_not` has a sentence for each reason against it; without one it fits."""
+    """One variant of a model on disk. `why_not` has a sentence for each reason against it; without
+    one it fits."""
 
     target: str
     directory: Path
@@ -49,7 +52,8 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Choice:
-    """Every variant of a model, those that fit first and the best of them foremost. As text: a line for each."""
+    """Every variant of a model, those that fit first and the best of them foremost. As text: a line
+    for each."""
 
     model: str
     artifacts: Path
@@ -72,12 +76,19 @@ class Choice:
         return self.chosen
 
     def __str__(self) -> str:
-        return "\n".join(f"{candidate.target}: {self._verdict(candidate)}" for candidate in self.candidates)
+        return "\n".join(
+            f"{candidate.target}: {self._verdict(candidate)}" for candidate in self.candidates
+        )
 
     def as_json(self) -> list[dict[str, Any]]:
         """A row for each variant: `target`, `fits`, `chosen`, `why_not`."""
         return [
-            {"target": c.target, "fits": c.fits, "chosen": c is self.chosen, "why_not": list(c.why_not)}
+            {
+                "target": c.target,
+                "fits": c.fits,
+                "chosen": c is self.chosen,
+                "why_not": list(c.why_not),
+            }
             for c in self.candidates
         ]
 
@@ -115,16 +126,20 @@ def explain(
     variant: str | None = None,
     device_index: int = 0,
 ) -> Choice:
-    """Look at every variant of `model` (`"resnet18"`, or `"resnet18/cuda"` for one alone); nothing is loaded.
+    """Look at every variant of `model` (`"resnet18"`, or `"resnet18/cuda"` for one alone); nothing
+    is loaded.
 
-    `device` and `variant` turn down what was not asked for. Raises `UsageError` for a name that is not there.
+    `device` and `variant` turn down what was not asked for. Raises `UsageError` for a name that is
+    not there.
     """
     root = artifacts_directory(artifacts)
     name, named = _model_and_variant(model)
     if variant is not None:
         _check_name("variant", variant)
     if named and variant and named != variant:
-        raise UsageError(f"{model!r} and variant={variant!r} name two variants", hint="give one of them")
+        raise UsageError(
+            f"{model!r} and variant={variant!r} name two variants", hint="give one of them"
+        )
     if device is not None and device not in _DEVICES:
         hint = f"it is one of {', '.join(_DEVICES)}, or None"
         raise UsageError(f"there is no device {_brief(device)}", hint=hint)
@@ -135,8 +150,15 @@ def explain(
     wanted = named or variant
     if not variants or (wanted and wanted not in variants):
         raise _unknown(root, name, wanted, variants)
-    candidates = [_candidate(root, name, one, _not_asked_for(one, device, wanted), device_index) for one in variants]
-    return Choice(name, root, tuple(sorted(candidates, key=lambda candidate: (not candidate.fits, _rank(candidate)))))
+    candidates = [
+        _candidate(root, name, one, _not_asked_for(one, device, wanted), device_index)
+        for one in variants
+    ]
+    return Choice(
+        name,
+        root,
+        tuple(sorted(candidates, key=lambda candidate: (not candidate.fits, _rank(candidate)))),
+    )
 
 
 def _model_and_variant(model: str) -> tuple[str, str | None]:
@@ -172,17 +194,29 @@ def _not_asked_for(variant: str, device: str | None, wanted: str | None) -> tupl
     return tuple(said)
 
 
-def _candidate(root: Path, model: str, variant: str, why_not: tuple[str, ...], device_index: int) -> Candidate:
-    """`why_not`: what speaks against it already; then the host is not asked, which for a GPU starts its driver."""
+def _candidate(
+    root: Path, model: str, variant: str, why_not: tuple[str, ...], device_index: int
+) -> Candidate:
+    """`why_not`: what speaks against it already; then the host is not asked, which for a GPU starts
+    its driver."""
     target, directory = f"{model}/{variant}", root / model / variant
     manifest = read_manifest(directory)
     if not isinstance(manifest, Manifest):
         return Candidate(target, directory, None, (*why_not, f"damaged: {manifest.why}"))
     if manifest.target != target:
-        return Candidate(target, directory, None, (*why_not, f"damaged: its manifest is that of {manifest.target}"))
+        return Candidate(
+            target,
+            directory,
+            None,
+            (*why_not, f"damaged: its manifest is that of {manifest.target}"),
+        )
     needs = manifest.requires
     found = why_not or (*compatibility.unfit(needs, device_index), *_unchecked(manifest))
-    rank = compatibility.code_rank(needs, device_index) if needs["device"] == "cuda" and not found else None
+    rank = (
+        compatibility.code_rank(needs, device_index)
+        if needs["device"] == "cuda" and not found
+        else None
+    )
     return Candidate(target, directory, manifest, found, rank or (0, 0, 0))
 
 
@@ -207,7 +241,8 @@ def _rank(candidate: Candidate) -> tuple[Any, ...]:
 
 
 def _has_preset(candidate: Candidate) -> bool:
-    """Whether its name goes on after the device, and the floor if that is in it: `default` is not written."""
+    """Whether its name goes on after the device, and the floor if that is in it: `default` is not
+    written."""
     rest = candidate.variant.partition("-")[2]
     floor = candidate.manifest.floor if candidate.manifest else ""
     return rest not in ("", floor)
@@ -225,7 +260,11 @@ def _reason(better: Candidate, worse: Candidate) -> str:
 
 def _names(directory: Path) -> list[str]:
     try:
-        return sorted(entry.name for entry in directory.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+        return sorted(
+            entry.name
+            for entry in directory.iterdir()
+            if entry.is_dir() and not entry.name.startswith(".")
+        )
     except OSError:
         return []
 

@@ -1,8 +1,10 @@
-"""Importing what an artifact needs: modules that register its operators with torch, and its types with pytree.
+"""Importing what an artifact needs: modules that register its operators with torch, and its types
+with pytree.
 
-The manifest names them (`requires.imports`). They are names of modules in this process's own path; nothing is imported
-from a place that an artifact names, and nothing at all where everything is registered already. After the import each
-operator and type is looked for, so that a module of the same name that does something else is an error and no crash.
+The manifest names them (`requires.imports`). They are names of modules in this process's own path;
+nothing is imported from a place that an artifact names, and nothing at all where everything is
+registered already. After the import each operator and type is looked for, so that a module of the
+same name that does something else is an error and no crash.
 """
 
 from __future__ import annotations
@@ -22,12 +24,15 @@ Imports = Sequence[Mapping[str, Any]]
 
 
 def import_registered(imports: Imports, target: str | None = None, *, allowed: bool = True) -> None:
-    """Import the modules of a manifest that this process needs. With `allowed` off none is imported.
+    """Import the modules of a manifest that this process needs. With `allowed` off none is
+    imported.
 
     Raises `ArtifactError`, which names module, operators and types, if something is still missing.
     """
     # Before the first import: one module may define an operator that another one gives its kernel.
-    wanted = [entry for entry in imports if _missing(entry) or not (entry["operators"] or entry["types"])]
+    wanted = [
+        entry for entry in imports if _missing(entry) or not (entry["operators"] or entry["types"])
+    ]
     for entry in wanted if allowed else ():
         _import(entry, target)
     for entry in imports:
@@ -45,12 +50,19 @@ def import_registered(imports: Imports, target: str | None = None, *, allowed: b
 def _import(entry: Mapping[str, Any], target: str | None) -> None:
     try:
         importlib.import_module(entry["module"])
-    except (Exception, SystemExit) as error:  # code of somebody's own, which raises whatever it likes
+    except (
+        Exception,
+        SystemExit,
+    ) as error:  # code of somebody's own, which raises whatever it likes
         said = traceback.format_exception_only(type(error), error)[-1].strip()
-        raise _lacks(entry, _missing(entry), target, f"{entry['module']} does not import: {said}") from error
+        raise _lacks(
+            entry, _missing(entry), target, f"{entry['module']} does not import: {said}"
+        ) from error
 
 
-def _lacks(entry: Mapping[str, Any], missing: Iterable[str], target: str | None, cause: str) -> ArtifactError:
+def _lacks(
+    entry: Mapping[str, Any], missing: Iterable[str], target: str | None, cause: str
+) -> ArtifactError:
     module = entry["module"]
     wanted = ", ".join(missing)
     return ArtifactError(
@@ -79,7 +91,8 @@ def _has_type(name: str) -> bool:
 
 
 def _name_tuple(module: str, name: str) -> None:
-    """Let pytree find a named tuple: torch knows all of them, and gives none the name that a package has."""
+    """Let pytree find a named tuple: torch knows all of them, and gives none the name that a
+    package has."""
     if _has_type(name):
         return
     kind: Any = sys.modules[module]

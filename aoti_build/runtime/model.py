@@ -23,10 +23,12 @@ from aoti_build.runtime.written import WrittenInputs
 
 
 class LoadedModel:
-    """Call it as the model was exported: by position, by keyword, with nested structures, at any size in the range.
+    """Call it as the model was exported: by position, by keyword, with nested structures, at any
+    size in the range.
 
-    Calls may come from several threads; see `num_runners` of `aoti_build.load`. `close()`, or the end of a ``with``
-    block, waits for calls that are under way and unloads; a call after that raises `ClosedError`.
+    Calls may come from several threads; see `num_runners` of `aoti_build.load`. `close()`, or the
+    end of a ``with`` block, waits for calls that are under way and unloads; a call after that
+    raises `ClosedError`.
     """
 
     def __init__(
@@ -44,11 +46,20 @@ class LoadedModel:
             raise ValueError(candidate.target)
         self._manifest: Manifest = candidate.manifest
         self._admitted = admitted
-        self._release = weakref.finalize(self, admitted.close)  # at the latest when nobody has this any more
+        self._release = weakref.finalize(
+            self, admitted.close
+        )  # at the latest when nobody has this any more
         self._choice = choice
         self._index = device_index if candidate.device == "cuda" else -1
-        self._device = torch.device("cuda", device_index) if candidate.device == "cuda" else torch.device("cpu")
-        self._options: dict[str, Any] = {"single_threaded": single_threaded, "num_runners": num_runners}
+        self._device = (
+            torch.device("cuda", device_index)
+            if candidate.device == "cuda"
+            else torch.device("cpu")
+        )
+        self._options: dict[str, Any] = {
+            "single_threaded": single_threaded,
+            "num_runners": num_runners,
+        }
         self._given: dict[str, torch.Tensor] = {}  # weights exchanged since, of a model with state
         try:
             self._loader: Any = self._open()
@@ -63,17 +74,22 @@ class LoadedModel:
         in_spec, out_spec = map(self._structure, self._loader.get_call_spec())
         for what, spec in (("inputs", in_spec), ("outputs", out_spec)):
             if spec.num_leaves != len(self._manifest.signature[what]):
-                raise self._contradiction(f"the package has another number of {what} than its manifest says")
+                raise self._contradiction(
+                    f"the package has another number of {what} than its manifest says"
+                )
         parameters = _parameters(in_spec, self._manifest.signature)
         kinds = Kinds(torch.Tensor, self._device, self._dtype)
-        self._arguments = Arguments(candidate.target, self._manifest.signature, parameters, kinds, check_inputs)
+        self._arguments = Arguments(
+            candidate.target, self._manifest.signature, parameters, kinds, check_inputs
+        )
         written, names = self._arguments.written, self._arguments.tensor_names
         self._written = WrittenInputs(candidate.target, written, names) if written else None
         self._restore = _with_numbers(_restorer(out_spec), self._manifest.signature["outputs"])
         self._gate = _Gate()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the model. Raises `InputError` for what it was not exported for, `ClosedError` after `close()`."""
+        """Run the model. Raises `InputError` for what it was not exported for, `ClosedError` after
+        `close()`."""
         inputs = self._arguments.flatten(args, kwargs)
         gate = self._gate
         gate.enter()
@@ -91,10 +107,12 @@ class LoadedModel:
         return self._restore(outputs)
 
     def update_weights(self, state: Mapping[str, torch.Tensor], *, partial: bool = False) -> None:
-        """Exchange the weights for those of a state dict with the model's own names; `partial` keeps the ones left out.
+        """Exchange the weights for those of a state dict with the model's own names; `partial`
+        keeps the ones left out.
 
-        The whole of `state` is compared first (names, dtypes, shapes), so a refused one changes nothing. Calls wait
-        meanwhile; each sees the old weights or the new, never some of both. The values are copied.
+        The whole of `state` is compared first (names, dtypes, shapes), so a refused one changes
+        nothing. Calls wait meanwhile; each sees the old weights or the new, never some of both. The
+        values are copied.
 
         Raises:
             InputError: `state` is not what this model takes, or its weights are part of its code.
@@ -102,7 +120,10 @@ class LoadedModel:
         """
         listed = self._manifest.signature.get("weights")
         if not self._manifest.weights["apart"] or listed is None:
-            why = self._manifest.weights.get("why") or "an older release built it and did not list its weights"
+            why = (
+                self._manifest.weights.get("why")
+                or "an older release built it and did not list its weights"
+            )
             raise InputError(
                 "the weights of this artifact cannot be exchanged",
                 target=self.target,
@@ -122,12 +143,14 @@ class LoadedModel:
 
     @property
     def state(self) -> tuple[str, ...]:
-        """The buffers that a call writes into, by name: what the model remembers from call to call. Mostly none."""
+        """The buffers that a call writes into, by name: what the model remembers from call to call.
+        Mostly none."""
         return state_names(self._manifest.signature)
 
     def reset_state(self) -> None:
-        """Let the model forget its calls: its `state` is again what it was after loading, or what `update_weights` has
-        given it since. Weights that were exchanged stay. Calls wait meanwhile; it takes about as long as loading.
+        """Let the model forget its calls: its `state` is again what it was after loading, or what
+        `update_weights` has given it since. Weights that were exchanged stay. Calls wait meanwhile;
+        it takes about as long as loading.
 
         Raises `ClosedError` after `close()`.
         """
@@ -182,8 +205,9 @@ class LoadedModel:
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """The manifest, as docs/formats.md describes it: `signature`, `key`, `requires`, `provenance` and more; under
-        `load` how the package was checked (`verify`) and whether it lay unpacked for all processes (`unpacked`)."""
+        """The manifest, as docs/formats.md describes it: `signature`, `key`, `requires`,
+        `provenance` and more; under `load` how the package was checked (`verify`) and whether it
+        lay unpacked for all processes (`unpacked`)."""
         load = {"verify": self._admitted.how, "unpacked": self._admitted.unpacked}
         return {**self._manifest.as_json(), "load": load}
 
@@ -193,7 +217,9 @@ class LoadedModel:
 
     def _open(self) -> Any:
         """The package, loaded anew, with its first state. RuntimeError if torch refuses it."""
-        return raw_loader(self._admitted.path, self._device.type, device_index=self._index, **self._options)
+        return raw_loader(
+            self._admitted.path, self._device.type, device_index=self._index, **self._options
+        )
 
     def _structure(self, text: str) -> Any:
         """A structure that the package holds."""
@@ -211,7 +237,9 @@ class LoadedModel:
     def _dtype(self, name: str) -> torch.dtype:
         found = getattr(torch, name, None)
         if not isinstance(found, torch.dtype):
-            raise self._contradiction(f"the manifest names the dtype {name}, which torch does not have")
+            raise self._contradiction(
+                f"the manifest names the dtype {name}, which torch does not have"
+            )
         return found
 
     def _contradiction(self, message: str) -> ArtifactError:
@@ -225,8 +253,8 @@ class LoadedModel:
 
 
 class _Gate:
-    """Lets calls through side by side, and what must be alone, alone: it waits for calls under way, and calls that
-    come meanwhile wait for it."""
+    """Lets calls through side by side, and what must be alone, alone: it waits for calls under way,
+    and calls that come meanwhile wait for it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -264,7 +292,8 @@ class _Gate:
 
 
 def _parameters(in_spec: Any, signature: Mapping[str, Any]) -> list[Parameter]:
-    """The arguments of the exported call, from the spec of (args, kwargs) and the names in the signature."""
+    """The arguments of the exported call, from the spec of (args, kwargs) and the names in the
+    signature."""
     positional, keyword = _children(in_spec)
     specs = _children(positional)
     names = parameter_names(signature, [spec.num_leaves for spec in specs])
@@ -278,11 +307,14 @@ def _parameter(name: str, spec: Any, *, keyword: bool) -> Parameter:
 
 
 def _children(spec: Any) -> list[Any]:
-    return list(spec.children() if hasattr(spec, "children") else spec.children_specs)  # the second before torch 2.10
+    return list(
+        spec.children() if hasattr(spec, "children") else spec.children_specs
+    )  # the second before torch 2.10
 
 
 def _restorer(out_spec: Any) -> Callable[[list[Any]], Any]:
-    """From the flat outputs to what the model returned; the common structures without pytree's general way."""
+    """From the flat outputs to what the model returned; the common structures without pytree's
+    general way."""
     children = [] if out_spec.is_leaf() else _children(out_spec)
     if out_spec.is_leaf():
         return lambda outputs: outputs[0]
@@ -296,10 +328,16 @@ def _restorer(out_spec: Any) -> Callable[[list[Any]], Any]:
     return lambda outputs: pytree.tree_unflatten(outputs, out_spec)
 
 
-def _with_numbers(restore: Callable[[list[Any]], Any], entries: Sequence[Mapping[str, Any]]) -> Callable[..., Any]:
-    """`restore` after the outputs that are no tensors have got the types and values that the model gives: a package
-    gives tensors for numbers, and nothing for texts."""
-    constants = [(index, _constant(entry["constant"])) for index, entry in enumerate(entries) if "constant" in entry]
+def _with_numbers(
+    restore: Callable[[list[Any]], Any], entries: Sequence[Mapping[str, Any]]
+) -> Callable[..., Any]:
+    """`restore` after the outputs that are no tensors have got the types and values that the model
+    gives: a package gives tensors for numbers, and nothing for texts."""
+    constants = [
+        (index, _constant(entry["constant"]))
+        for index, entry in enumerate(entries)
+        if "constant" in entry
+    ]
     numbers = [index for index, entry in enumerate(entries) if "number" in entry]
     if not constants and not numbers:
         return restore

@@ -1,18 +1,23 @@
-"""From an artifact's directory to a path that the raw loader may be given: checked, unpacked once for all processes.
+"""From an artifact's directory to a path that the raw loader may be given: checked, unpacked once
+for all processes.
 
 `verify` decides what is compared before that:
 
-- "full": every byte that will be loaded, against digests. Those of a package are the manifest's; those of its unpacked
-  files were taken while a package with the manifest's digest was being unpacked. The package behind unpacked files is
-  read again only if its stat is not what it was then.
-- "stat": size, modification time, change time and inode of the package and of each unpacked file, against what they
-  were after a full check by this user; without a record of one, or after any change, the package is read.
-- "off": nothing of the package but its size. What was unpacked after a check is used if its stat is right.
+- "full": every byte that will be loaded, against digests. Those of a package are the manifest's;
+  those of its unpacked files were taken while a package with the manifest's digest was being
+  unpacked. The package behind unpacked files is read again only if its stat is not what it was
+  then.
+- "stat": size, modification time, change time and inode of the package and of each unpacked file,
+  against what they were after a full check by this user; without a record of one, or after any
+  change, the package is read.
+- "off": nothing of the package but its size. What was unpacked after a check is used if its stat is
+  right.
 
-From torch 2.14 on the raw loader takes a directory. A package is then unpacked once into the private
-directory (`aoti_build.runtime.private`), named by its sha256, and every process loads from there.
-The bytes that are digested are those that are unpacked, so nobody can exchange them between the
-check and the load. What cannot be loaded as a directory is copied there as a file in the same way.
+From torch 2.14 on the raw loader takes a directory. A package is then unpacked once into the
+private directory (`aoti_build.runtime.private`), named by its sha256, and every process loads from
+there. The bytes that are digested are those that are unpacked, so nobody can exchange them between
+the check and the load. What cannot be loaded as a directory is copied there as a file in the same
+way.
 
 Without a private directory a process keeps such copies for itself, one for each package: the loader
 never lets go of a library, so another path at each load would make the process grow.
@@ -50,7 +55,10 @@ FORMAT = "aoti-build/unpacked"
 FORMAT_VERSION = 2
 _RECORD = "unpacked.json"
 _STAT_CACHE = "stat-cache.json"
-_LOADS_DIRECTORIES = (2, 14)  # the first torch whose raw loader was seen to take an unpacked package
+_LOADS_DIRECTORIES = (
+    2,
+    14,
+)  # the first torch whose raw loader was seen to take an unpacked package
 # Seconds after which this process' own copy of a package goes, when it needs room for another.
 _UNUSED_BY_THIS_PROCESS = 3600.0
 _own: tuple[int, Path | None] | None = None
@@ -75,14 +83,15 @@ class Admitted:
 def admit(directory: Path, manifest: Manifest, verify: Verify = "full") -> Admitted:
     """Check the package of an artifact against its manifest, as `verify` says.
 
-    Raises:
-        ArtifactError: it is not there, cannot be read, or is not what the manifest says.
-        UsageError: `verify` is another word.
-        DirectoryError: AOTI_BUILD_RUNTIME_CACHE names an unfit directory, or the package must be unpacked in the
+    Raises: ArtifactError: it is not there, cannot be read, or is not what the manifest says.
+        UsageError: `verify` is another word. DirectoryError: AOTI_BUILD_RUNTIME_CACHE names an
+        unfit directory, or the package must be unpacked in the
             temporary one and that is unfit.
     """
     if verify not in get_args(Verify):
-        raise UsageError(f"verify is {verify!r}", hint=f"it is one of {', '.join(get_args(Verify))}")
+        raise UsageError(
+            f"verify is {verify!r}", hint=f"it is one of {', '.join(get_args(Verify))}"
+        )
     # A signature of a release is checked here, before anything that the manifest says is relied on.
     path = directory / MODEL
     with contextlib.ExitStack() as held:
@@ -185,7 +194,9 @@ def _checked(
     except OSError as error:
         raise _damaged(manifest, path, f"{MODEL} cannot be read", str(error)) from error
     if found != manifest.files[MODEL].sha256:
-        raise _damaged(manifest, path, f"{MODEL} is not the file that was built", "its sha256 is another")
+        raise _damaged(
+            manifest, path, f"{MODEL} is not the file that was built", "its sha256 is another"
+        )
     if entry:
         entry.publish()
     return "full" if read else verify
@@ -282,8 +293,8 @@ class _Entry:
         return self._aside()
 
     def publish(self) -> None:
-        """Put what was unpacked in its place, with a record of the files' stat. If another process was faster, its
-        files are used. Files that are right get a new record if theirs is not."""
+        """Put what was unpacked in its place, with a record of the files' stat. If another process
+        was faster, its files are used. Files that are right get a new record if theirs is not."""
         if self._record is not None:
             self._renew(self._record)
         if self._staged is None:
@@ -295,12 +306,15 @@ class _Entry:
             (self._staged / _RECORD).write_bytes(_record(stats, self._blocks))
             os.rename(self._staged, self.directory)
             self.usable = True
-        except OSError:  # no room; or something is there: made by a faster process, or what could not be removed
+        except (
+            OSError
+        ):  # no room; or something is there: made by a faster process, or what could not be removed
             self.usable = self.is_as_recorded(by_digest=True)
         self._drop()
 
     def is_as_recorded(self, *, by_digest: bool = False) -> bool:
-        """Whether the unpacked files are there and have the stat (and digests) that they had when they were made."""
+        """Whether the unpacked files are there and have the stat (and digests) that they had when
+        they were made."""
         document = read_json(self.directory / _RECORD)
         try:
             if (document["format"], document["format_version"]) != (FORMAT, FORMAT_VERSION):
@@ -311,12 +325,15 @@ class _Entry:
             if any(stat_key(self.directory / name) != file["stat"] for name, file in files.items()):
                 return False
             blocks = {name: file["blocks"] for name, file in files.items()}
-            return not by_digest or (document["block"] == unpack.CHUNK and unpack.agree(self.directory, blocks))
+            return not by_digest or (
+                document["block"] == unpack.CHUNK and unpack.agree(self.directory, blocks)
+            )
         except (OSError, LookupError, TypeError, AttributeError, ValueError):
             return False  # none, or garbled: the package is read
 
     def _renew(self, record: bytes) -> None:
-        """Replace the record unless it says the same. Where it cannot be, the next load reads the package again."""
+        """Replace the record unless it says the same. Where it cannot be, the next load reads the
+        package again."""
         with contextlib.suppress(OSError):
             if read_bytes(self.directory / _RECORD, len(record)) == record:
                 return
@@ -337,7 +354,12 @@ class _Entry:
 
 def _record(stats: Mapping[str, list[int] | None], blocks: Mapping[str, list[str]]) -> bytes:
     files = {name: {"stat": stats[name], "blocks": found} for name, found in blocks.items()}
-    document = {"format": FORMAT, "format_version": FORMAT_VERSION, "block": unpack.CHUNK, "files": files}
+    document = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "block": unpack.CHUNK,
+        "files": files,
+    }
     return json.dumps(document).encode()
 
 

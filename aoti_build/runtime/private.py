@@ -1,9 +1,10 @@
-"""A directory that only this user can write to, for what is unpacked from packages: native code is loaded from there.
+"""A directory that only this user can write to, for what is unpacked from packages: native code is
+loaded from there.
 
 `AOTI_BUILD_RUNTIME_CACHE` names the directory it lies in, or says `off`; otherwise that is
-`aoti_build` in `XDG_CACHE_HOME` or `~/.cache`. `aoti_build.common.directories` has the rules for it;
-besides, its file system must let code be mapped. Where the default is not such a place, packages
-are loaded without it; where a variable names a bad one, that is an error.
+`aoti_build` in `XDG_CACHE_HOME` or `~/.cache`. `aoti_build.common.directories` has the rules for
+it; besides, its file system must let code be mapped. Where the default is not such a place,
+packages are loaded without it; where a variable names a bad one, that is an error.
 """
 
 from __future__ import annotations
@@ -32,13 +33,15 @@ def private_directory() -> Path | None:
     except DirectoryError as error:
         if not named:
             return None
-        error.hint = f"{error.hint or f'let {VARIABLE} name another directory'}; or set {VARIABLE}=off"
+        error.hint = (
+            f"{error.hint or f'let {VARIABLE} name another directory'}; or set {VARIABLE}=off"
+        )
         raise
 
 
 def hold(root: Path, name: str) -> int:
-    """A descriptor that keeps the entry `name` from being removed by `remove_unused`, in any process, until it is
-    closed."""
+    """A descriptor that keeps the entry `name` from being removed by `remove_unused`, in any
+    process, until it is closed."""
     path = root / f"{name}.lock"
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -50,8 +53,8 @@ def hold(root: Path, name: str) -> int:
 
 
 def remove_unused(root: Path, seconds: float = UNUSED_SECONDS) -> None:
-    """Remove entries that no process holds and none has asked for in the last `seconds`, and staging left by killed
-    processes."""
+    """Remove entries that no process holds and none has asked for in the last `seconds`, and
+    staging left by killed processes."""
     oldest = time.time() - seconds
     for path in root.glob("*.lock"):
         try:

@@ -35,7 +35,8 @@ class Contents(NamedTuple):
 
 
 class Sink:
-    """Takes the package's members piece by piece, in order: `CHUNK` bytes each, the last of a member fewer."""
+    """Takes the package's members piece by piece, in order: `CHUNK` bytes each, the last of a
+    member fewer."""
 
     def __init__(self, directory: Path, contents: Contents) -> None:
         self._directory = directory
@@ -67,7 +68,9 @@ def contents_of(descriptor: int) -> Contents | None:
     except (OSError, BadZip):
         return None
     roots = {PurePosixPath(member.name).parts[0] for member in found}
-    if len(roots) != 1 or not all(member.method == STORED and _is_plain(member.name) for member in found):
+    if len(roots) != 1 or not all(
+        member.method == STORED and _is_plain(member.name) for member in found
+    ):
         return None
     return Contents(tuple(sorted(found, key=lambda member: member.start)), tuple(parsed))
 
@@ -129,7 +132,8 @@ def unpack(descriptor: int, contents: Contents, writer: Writer) -> None:
 
 
 def agree(directory: Path, blocks: Mapping[str, list[str]]) -> bool:
-    """Whether the files of a directory have these digests, block by block; asked of all cores at once."""
+    """Whether the files of a directory have these digests, block by block; asked of all cores at
+    once."""
     return digests.agree(
         [
             block
@@ -164,7 +168,9 @@ def _listed(directory: str, below: str) -> Iterator[str]:
                 yield name if entry.is_file(follow_symlinks=False) else f"{name}//"
 
 
-def _pieces(descriptor: int, found: tuple[Member, ...]) -> Iterator[tuple[Member | None, int, bytes]]:
+def _pieces(
+    descriptor: int, found: tuple[Member, ...]
+) -> Iterator[tuple[Member | None, int, bytes]]:
     """The file in order, each piece with its offset, no piece across the border of a member."""
     position = 0
     for member in found:

@@ -1,6 +1,6 @@
-"""New weights for a loaded model. torch's loader compares names only: a wrong dtype corrupts the heap, a smaller shape
-or other strides give wrong output. So all is compared here with the manifest, and what is handed on is a copy with
-exactly the layout that was compiled in.
+"""New weights for a loaded model. torch's loader compares names only: a wrong dtype corrupts the
+heap, a smaller shape or other strides give wrong output. So all is compared here with the manifest,
+and what is handed on is a copy with exactly the layout that was compiled in.
 """
 
 from __future__ import annotations
@@ -15,26 +15,32 @@ from aoti_build.errors import InputError
 
 
 class Weights:
-    """The weights of one artifact: `listed` as in the manifest's signature, `held` the names the package knows.
+    """The weights of one artifact: `listed` as in the manifest's signature, `held` the names the
+    package knows.
 
     Several names may be one tensor (tied weights); the package then knows one of them.
     """
 
     def __init__(
-        self, target: str, listed: Sequence[Mapping[str, Any]], held: Sequence[str], device: torch.device
+        self,
+        target: str,
+        listed: Sequence[Mapping[str, Any]],
+        held: Sequence[str],
+        device: torch.device,
     ) -> None:
         self._target = target
         self._listed = {entry["name"]: entry for entry in listed}
         self._device = device
-        # What the compiler added (lifted constants under names of its own) is no weight of the model.
+        # What the compiler added (lifted constants under names of its own) is no weight of the
+        # model.
         self._held = {name: self._names_of(name) for name in held if name in self._listed}
 
     def ready(self, state: Mapping[str, Any], *, partial: bool) -> dict[str, Tensor]:
         """What the loader is to be given for `state`: the package's names, copies on its device.
 
-        Raises `InputError` for names that are not the model's, ones that are missing (unless `partial`), another shape
-        or dtype, values that cannot be exchanged, and two values for tied names. Names that the compiled code does not
-        use are accepted.
+        Raises `InputError` for names that are not the model's, ones that are missing (unless
+        `partial`), another shape or dtype, values that cannot be exchanged, and two values for tied
+        names. Names that the compiled code does not use are accepted.
         """
         state = self._plain(state)
         if unknown := sorted(set(state) - set(self._listed)):
@@ -42,7 +48,8 @@ class Weights:
 
             near = difflib.get_close_matches(unknown[0], self._listed, n=1)
             raise self._refusal(
-                f"the model has no weight {', '.join(unknown[:5])}", f"did you mean {near[0]}?" if near else None
+                f"the model has no weight {', '.join(unknown[:5])}",
+                f"did you mean {near[0]}?" if near else None,
             )
         for name, value in state.items():
             self._compare(name, value)
@@ -60,8 +67,8 @@ class Weights:
         return ready
 
     def _plain(self, state: Mapping[str, Any]) -> dict[str, Any]:
-        """The state with the plain tensors of quantised weights (tensor subclasses) by the names that the artifact has
-        for them, which torch.nn.utils.parametrize gave them."""
+        """The state with the plain tensors of quantised weights (tensor subclasses) by the names
+        that the artifact has for them, which torch.nn.utils.parametrize gave them."""
         found: dict[str, Any] = {}
         for name, value in state.items():
             module, dot, last = name.rpartition(".")
@@ -75,7 +82,9 @@ class Weights:
     def _names_of(self, name: str) -> list[str]:
         """`name` and the names tied to it."""
         first = self._listed[name].get("tied_to", name)
-        return [other for other, entry in self._listed.items() if first in (other, entry.get("tied_to"))]
+        return [
+            other for other, entry in self._listed.items() if first in (other, entry.get("tied_to"))
+        ]
 
     def _compare(self, name: str, value: Any) -> None:
         entry = self._listed[name]
@@ -84,15 +93,21 @@ class Weights:
         dtype = str(value.dtype).removeprefix("torch.")
         if dtype != entry["dtype"]:
             raise self._refusal(
-                f"weight {name}: expected dtype {entry['dtype']}, given {dtype}", "convert it, or build the model anew"
+                f"weight {name}: expected dtype {entry['dtype']}, given {dtype}",
+                "convert it, or build the model anew",
             )
         if list(value.shape) != entry["shape"]:
-            raise self._refusal(f"weight {name}: expected shape {entry['shape']}, given {list(value.shape)}")
+            raise self._refusal(
+                f"weight {name}: expected shape {entry['shape']}, given {list(value.shape)}"
+            )
         if value.layout != torch.strided or value.is_meta:
-            raise self._refusal(f"weight {name}: expected a tensor with values in strides, given another kind")
+            raise self._refusal(
+                f"weight {name}: expected a tensor with values in strides, given another kind"
+            )
         if entry.get("view"):
             raise self._refusal(
-                f"weight {name} shares memory with others in the artifact and cannot be exchanged", "build it anew"
+                f"weight {name} shares memory with others in the artifact and cannot be exchanged",
+                "build it anew",
             )
 
     def _copy(self, name: str, given: Sequence[str], state: Mapping[str, Tensor]) -> Tensor:
@@ -104,9 +119,13 @@ class Weights:
                     "build the model anew with untied weights",
                 )
         entry = self._listed[name]
-        device = self._device if entry["device"] == self._device.type else torch.device(entry["device"])
+        device = (
+            self._device if entry["device"] == self._device.type else torch.device(entry["device"])
+        )
         if stride := entry.get("stride"):
-            copy = torch.empty_strided(tuple(value.shape), tuple(stride), dtype=value.dtype, device=device)
+            copy = torch.empty_strided(
+                tuple(value.shape), tuple(stride), dtype=value.dtype, device=device
+            )
             return copy.copy_(value)
         # The loader copies the whole storage, so it must hold nothing else.
         return value.to(device).contiguous().clone(memory_format=torch.contiguous_format)

@@ -1,19 +1,20 @@
 """Compiled GPU kernels and autotuning results, kept in the store from build to build.
 
-The inductor cache of a job is private and removed with it (two models with equal graphs would get each other's weights
-from a shared one). What Triton compiles and what autotuning measures has no weights in it and is worth keeping: it is
-found by the kernel, not by the model, so another model with the same convolutions, or this one after a small change,
-need not search again.
+The inductor cache of a job is private and removed with it (two models with equal graphs would get
+each other's weights from a shared one). What Triton compiles and what autotuning measures has no
+weights in it and is worth keeping: it is found by the kernel, not by the model, so another model
+with the same convolutions, or this one after a small change, need not search again.
 
 A directory holds what one toolchain made, below ``kernels/`` in the store:
 
-``<aa>/<key>.kernel``      a kernel's files as Triton keeps them, by Triton's own key: a digest of the kernel's source,
-                           signature, constants and options, of Triton itself, of the assembler's version, of the GPU's
-                           architecture and of Triton's environment
-``tuning/<digest>.json``   what was measured, by the digest of the GPU's name and of torch's switches
+``<aa>/<key>.kernel``      a kernel's files as Triton keeps them, by Triton's own key: a digest of
+                           the kernel's source, signature, constants and options, of Triton itself,
+                           of the assembler's version, of the GPU's architecture and of Triton's
+                           environment ``tuning/<digest>.json``   what was measured, by the digest
+                           of the GPU's name and of torch's switches
 
-Both carry a digest of their content; what is corrupted is a miss, and so is what cannot be read. A disk that refuses to
-write loses the next build's shortcut.
+Both carry a digest of their content; what is corrupted is a miss, and so is what cannot be read. A
+disk that refuses to write loses the next build's shortcut.
 """
 
 from __future__ import annotations
@@ -34,12 +35,14 @@ from aoti_build.common.fields import anything, digest, loads, one_of, spelt, tab
 from aoti_build.common.files import RECORD_LIMIT, lock, read_bytes, write_atomic, write_json
 from aoti_build.common.removal import own_entries
 
-# Names the directory to worker processes, and through them to the processes in which inductor compiles kernels.
+# Names the directory to worker processes, and through them to the processes in which inductor
+# compiles kernels.
 KERNELS_VARIABLE = "AOTI_BUILD_KERNELS"
 TUNING_FORMAT, TUNING_VERSION = "aoti-build/tuning", 1
 SUFFIX = ".kernel"
 _DIGEST_SIZE = sha256().digest_size
-# Timings of the choices of a matrix product or convolution, all in one file; the best configuration of one kernel.
+# Timings of the choices of a matrix product or convolution, all in one file; the best configuration
+# of one kernel.
 _TUNING_FILE = re.compile(r"cache/[0-9a-z]{16,64}|[0-9a-z]{2}/[0-9a-z]{16,64}\.best_config")
 _TIMINGS = "cache/"
 _TUNING = table(
@@ -79,7 +82,11 @@ class KernelCache:
             return None
         try:
             with zipfile.ZipFile(io.BytesIO(data[_DIGEST_SIZE:])) as archive:
-                return {name: archive.read(name) for name in archive.namelist() if Path(name).name == name}
+                return {
+                    name: archive.read(name)
+                    for name in archive.namelist()
+                    if Path(name).name == name
+                }
         except (*_NO_ARCHIVE, zipfile.BadZipFile):
             return None
 
@@ -113,7 +120,11 @@ class KernelCache:
             files = self.tuning(key)
             for name, text in found.items():
                 files[name] = _merged(files.get(name), text) if name.startswith(_TIMINGS) else text
-            record = {"format": TUNING_FORMAT, "format_version": TUNING_VERSION, "digest": digest_json(files)}
+            record = {
+                "format": TUNING_FORMAT,
+                "format_version": TUNING_VERSION,
+                "digest": digest_json(files),
+            }
             write_json(path, {**record, "files": files})
 
     def _path(self, key: str) -> Path:
@@ -127,7 +138,11 @@ def tuning_files(cache: Path) -> dict[str, str]:
     """What a compile left of autotuning results in its inductor cache."""
     found = (*cache.glob("cache/*"), *cache.glob("??/*.best_config"))
     names = {path.relative_to(cache).as_posix(): path for path in found if path.is_file()}
-    return {name: path.read_text(encoding="utf-8") for name, path in names.items() if _TUNING_FILE.fullmatch(name)}
+    return {
+        name: path.read_text(encoding="utf-8")
+        for name, path in names.items()
+        if _TUNING_FILE.fullmatch(name)
+    }
 
 
 def write_tuning(cache: Path, files: Mapping[str, str]) -> None:
@@ -138,7 +153,8 @@ def write_tuning(cache: Path, files: Mapping[str, str]) -> None:
 
 
 def kept_files(kernels: Path) -> Iterator[Path]:
-    """Every file below the store's ``kernels/`` that can be removed by itself; none behind a link."""
+    """Every file below the store's ``kernels/`` that can be removed by itself; none behind a
+    link."""
     yield from own_entries(kernels.parent, kernels.name, "*", "??", f"*{SUFFIX}")
     yield from own_entries(kernels.parent, kernels.name, "*", "tuning", "*.json")
 
@@ -155,5 +171,8 @@ def _merged(old: str | None, new: str) -> str:
 
 def _union(old: Any, new: Any) -> Any:
     if isinstance(old, dict) and isinstance(new, dict):
-        return {**old, **{key: _union(old[key], value) if key in old else value for key, value in new.items()}}
+        return {
+            **old,
+            **{key: _union(old[key], value) if key in old else value for key, value in new.items()},
+        }
     return new

@@ -1,17 +1,21 @@
-"""The content-addressed store: every artifact that was ever published, found again by what it was made from.
+"""The content-addressed store: every artifact that was ever published, found again by what it was
+made from.
 
-Layout below the store's root (``artifacts/.store/v1``, or ``v1`` in the directory that ``AOTI_BUILD_STORE`` names):
+Layout below the store's root (``artifacts/.store/v1``, or ``v1`` in the directory that
+``AOTI_BUILD_STORE`` names):
 
-``objects/<aa>/<sha256>``         files by the digest of their bytes
-``keys/<aa>/<key>.json``          artifact key -> the manifest of an artifact with it
-``graphs/<aa>/<key>.json``        graph key -> the manifest of an artifact whose weights lie apart from its code
-``weights/<aa>/<crc>-<size>``     the weights in a package -> the digest of an object that has them; see `share_weights`
-``traces/<identity>/<key>.json``  source key -> the manifest; `identity` covers what is known without any source
-``roots/<digest>.json``           directories of artifacts that use this store, which `gc` must not starve
-``kernels/<toolchain>/``          compiled GPU kernels and autotuning results; see `kernels`
+``objects/<aa>/<sha256>``         files by the digest of their bytes ``keys/<aa>/<key>.json``
+artifact key -> the manifest of an artifact with it ``graphs/<aa>/<key>.json``        graph key ->
+the manifest of an artifact whose weights lie apart from its code ``weights/<aa>/<crc>-<size>``
+the weights in a package -> the digest of an object that has them; see `share_weights`
+``traces/<identity>/<key>.json``  source key -> the manifest; `identity` covers what is known
+without any source ``roots/<digest>.json``           directories of artifacts that use this store,
+which `gc` must not starve ``kernels/<toolchain>/``          compiled GPU kernels and autotuning
+results; see `kernels`
 
-Objects are digested at every read; a corrupted one is dropped and is a miss. Writes are atomic and idempotent, so
-builds and checkouts share a store without a lock. The store is disposable: deleting it costs time, never a result.
+Objects are digested at every read; a corrupted one is dropped and is a miss. Writes are atomic and
+idempotent, so builds and checkouts share a store without a lock. The store is disposable: deleting
+it costs time, never a result.
 """
 
 from __future__ import annotations
@@ -47,7 +51,8 @@ from aoti_build.host.toolchain import ENVIRONMENT_OF_SOURCES
 ROOT_FORMAT, ROOT_VERSION = "aoti-build/store-root", 1
 STORE_VERSION = "v1"
 STORED = (MODEL, GOLDEN)
-# Groups of the source key that are read off models.yaml and the host; the others name files to look at.
+# Groups of the source key that are read off models.yaml and the host; the others name files to look
+# at.
 _IDENTITY_GROUPS = ("spec", "config", "toolchain", "environment")
 _DIGEST = 64  # bytes of a sha256 as text
 _ABANDONED_SECONDS = 86400.0
@@ -62,8 +67,8 @@ _ROOT = table(
 
 @dataclass(frozen=True)
 class StoredObject:
-    """A file that can be removed by itself, with its size in bytes and when it was last used (seconds since the
-    epoch): an object, whose name is its digest, or a kernel."""
+    """A file that can be removed by itself, with its size in bytes and when it was last used
+    (seconds since the epoch): an object, whose name is its digest, or a kernel."""
 
     path: Path
     size: int
@@ -75,14 +80,15 @@ class StoredObject:
 
 
 class Store:
-    """A store on a local (or mounted) file system. Lookups return None for a miss and never raise for bad content."""
+    """A store on a local (or mounted) file system. Lookups return None for a miss and never raise
+    for bad content."""
 
     def __init__(self, root: Path) -> None:
         self.root = root / STORE_VERSION
 
     def add(self, manifest: Manifest, directory: Path) -> None:
-        """Keep the artifact in `directory`. A full or read-only disk loses the next build's shortcut, not this
-        build."""
+        """Keep the artifact in `directory`. A full or read-only disk loses the next build's
+        shortcut, not this build."""
         try:
             for name in STORED:
                 self._put(directory / name, manifest.files[name].sha256)
@@ -118,8 +124,8 @@ class Store:
         return _read(self._trace_directory(parts) / f"{source_key(parts)}.json")
 
     def traces(self, parts: Parts) -> Iterator[Manifest]:
-        """Artifacts made from the same spec, config, toolchain and environment, newest first, whatever their
-        sources."""
+        """Artifacts made from the same spec, config, toolchain and environment, newest first,
+        whatever their sources."""
         directory = self._trace_directory(parts)
         for path in sorted(directory.glob("*.json"), key=_modified, reverse=True):
             if (manifest := _read(path)) is not None:
@@ -136,12 +142,12 @@ class Store:
         return self.fetch_all({destination: file})
 
     def fetch_all(self, wanted: Mapping[Path, FileRecord], *, to_publish: bool = False) -> bool:
-        """Copy the objects of files to their destinations. False, and none of them is there, if one is absent or
-        corrupted. They are digested on the way: no other bytes can get into a copy.
+        """Copy the objects of files to their destinations. False, and none of them is there, if one
+        is absent or corrupted. They are digested on the way: no other bytes can get into a copy.
 
-        With `to_publish` the disk is told of each file before and begins to write it while it is copied, since
-        publishing is to wait for that. Raises OSError where there is no room for a copy: that is no miss, and whoever
-        took it for one would compile in vain.
+        With `to_publish` the disk is told of each file before and begins to write it while it is
+        copied, since publishing is to wait for that. Raises OSError where there is no room for a
+        copy: that is no miss, and whoever took it for one would compile in vain.
         """
         objects = {file: self.object_path(file.sha256) for file in wanted.values()}
         try:
@@ -163,7 +169,8 @@ class Store:
         return False
 
     def has(self, manifest: Manifest) -> bool:
-        """Whether the objects of an artifact are there (their bytes are checked when they are fetched)."""
+        """Whether the objects of an artifact are there (their bytes are checked when they are
+        fetched)."""
         try:
             found = {name: self.object_path(manifest.files[name].sha256).stat() for name in STORED}
         except OSError:
@@ -174,9 +181,13 @@ class Store:
         )
 
     def share_weights(self, package: Path) -> int:
-        """Let a package that is about to be published have the blocks of a stored one with the same weights, where the
-        file system can do that: targets of one model differ in their code alone. The bytes that are shared now."""
-        from aoti_build.store.shared_weights import named_weights, share_weights  # not on the no-op path
+        """Let a package that is about to be published have the blocks of a stored one with the same
+        weights, where the file system can do that: targets of one model differ in their code alone.
+        The bytes that are shared now."""
+        from aoti_build.store.shared_weights import (
+            named_weights,
+            share_weights,
+        )  # not on the no-op path
 
         try:
             name = named_weights(package)
@@ -210,7 +221,8 @@ class Store:
                 yield StoredObject(path, status.st_size, status.st_mtime)
 
     def remove(self, objects: Iterable[StoredObject]) -> None:
-        """Remove objects, the records that lead to objects which are not there, and what killed writers left."""
+        """Remove objects, the records that lead to objects which are not there, and what killed
+        writers left."""
         from aoti_build.common.removal import remove  # not on the no-op path
 
         for stored in objects:
@@ -240,12 +252,16 @@ class Store:
                 yield directory
 
     def compile_lock(self, graph_key: str) -> Path:
-        """The lock file that whoever compiles this graph holds, so that nobody else does so meanwhile."""
+        """The lock file that whoever compiles this graph holds, so that nobody else does so
+        meanwhile."""
         return self.root / "locks" / f"{graph_key[:32]}.lock"
 
     def kernels(self, parts: Parts) -> Path:
-        """The directory of what the toolchain and environment in `parts` compiled and measured; see `kernels`."""
-        environment = {n: v for n, v in parts["environment"].items() if n not in ENVIRONMENT_OF_SOURCES}
+        """The directory of what the toolchain and environment in `parts` compiled and measured; see
+        `kernels`."""
+        environment = {
+            n: v for n, v in parts["environment"].items() if n not in ENVIRONMENT_OF_SOURCES
+        }
         # Fat binaries are made of kernels, and change none.
         toolchain = {name: fact for name, fact in parts["toolchain"].items() if name != "fatbin"}
         return self.root / "kernels" / digest_json([toolchain, environment])[:32]
@@ -255,7 +271,11 @@ class Store:
         path = self.root / "roots" / f"{digest_bytes(os.fsencode(artifacts.absolute()))[:32]}.json"
         if not path.exists():
             try:
-                root = {"format": ROOT_FORMAT, "format_version": ROOT_VERSION, "artifacts": str(artifacts.absolute())}
+                root = {
+                    "format": ROOT_FORMAT,
+                    "format_version": ROOT_VERSION,
+                    "artifacts": str(artifacts.absolute()),
+                }
                 write_json(path, root)
             except OSError:
                 return
@@ -274,8 +294,8 @@ class Store:
         copy_atomic(file, path)
 
     def _own(self, *patterns: str) -> Iterator[Path]:
-        """Entries of the store that may be removed. The directory that `AOTI_BUILD_STORE` names may be a link; in it
-        none is followed."""
+        """Entries of the store that may be removed. The directory that `AOTI_BUILD_STORE` names may
+        be a link; in it none is followed."""
         from aoti_build.common.removal import own_entries  # not on the no-op path
 
         return own_entries(self.root.parent, self.root.name, *patterns)
@@ -322,7 +342,9 @@ class _Copies:
             begin_writing(destination, 0, found.size)
 
 
-def _copy_checked(wanted: Mapping[Path, FileRecord], objects: Mapping[FileRecord, Path], to_publish: bool) -> _Copies:
+def _copy_checked(
+    wanted: Mapping[Path, FileRecord], objects: Mapping[FileRecord, Path], to_publish: bool
+) -> _Copies:
     """Copy objects to where their files are wanted. Raises OSError."""
     copies = _Copies(to_publish=to_publish)
     if any(path.stat().st_size != file.size for file, path in objects.items()):
@@ -335,7 +357,10 @@ def _copy_checked(wanted: Mapping[Path, FileRecord], objects: Mapping[FileRecord
             path = objects[file]
             target: int | None = descriptor
             if _is_cloned(path, descriptor, file.size):
-                path, target = destination, None  # what is digested is what nobody else can write to
+                path, target = (
+                    destination,
+                    None,
+                )  # what is digested is what nobody else can write to
             elif to_publish:
                 reserve(descriptor, file.size)
             if integrity.is_agreed(file):
@@ -349,8 +374,8 @@ def _copy_checked(wanted: Mapping[Path, FileRecord], objects: Mapping[FileRecord
 
 
 def _is_cloned(path: Path, destination: int, size: int) -> bool:
-    """Whether the open file now shares the blocks of an object. One that has grown meanwhile is copied as far as it is
-    recorded."""
+    """Whether the open file now shares the blocks of an object. One that has grown meanwhile is
+    copied as far as it is recorded."""
     if not clone_file(path, destination):
         return False
     if os.fstat(destination).st_size == size:
@@ -384,4 +409,9 @@ def identity(parts: Parts) -> str:
 
 
 def source_key(parts: Parts) -> str:
-    return digest_json({"key_version": KEY_VERSION, "parts": {group: dict(values) for group, values in parts.items()}})
+    return digest_json(
+        {
+            "key_version": KEY_VERSION,
+            "parts": {group: dict(values) for group, values in parts.items()},
+        }
+    )

@@ -1,7 +1,9 @@
-"""The invoke tasks: parse options, call a verb, print its report, exit with its code. No logic of their own.
+"""The invoke tasks: parse options, call a verb, print its report, exit with its code. No logic of
+their own.
 
-``from aoti_build.tasks import ns`` is a whole tasks.py; ``ns.add_collection(aoti_build.tasks.ns, name="aoti")`` makes
-the same tasks a part of another. Every option has a default: invoke turns a parameter without one into a positional.
+``from aoti_build.tasks import ns`` is a whole tasks.py; ``ns.add_collection(aoti_build.tasks.ns,
+name="aoti")`` makes the same tasks a part of another. Every option has a default: invoke turns a
+parameter without one into a positional.
 """
 
 from __future__ import annotations
@@ -75,8 +77,8 @@ def verify(
     html: str = "",
     debug: bool = False,
 ) -> None:
-    """Load every artifact in a fresh process and compare its outputs with what eager gave, over the whole range of
-    sizes; and see that it refuses what it must."""
+    """Load every artifact in a fresh process and compare its outputs with what eager gave, over the
+    whole range of sizes; and see that it refuses what it must."""
     with contract(json, debug):
         from aoti_build.commands import verify as verb
         from aoti_build.common.outputs import check_output
@@ -137,7 +139,9 @@ def run(
 
 
 @command
-def status(context: Context, target: str = "", file: str = "", json: bool = False, debug: bool = False) -> None:
+def status(
+    context: Context, target: str = "", file: str = "", json: bool = False, debug: bool = False
+) -> None:
     """Say for every target whether its artifact is what the sources say, and why not."""
     with contract(json, debug):
         from aoti_build.commands import status as verb
@@ -149,9 +153,11 @@ def status(context: Context, target: str = "", file: str = "", json: bool = Fals
 
 
 @command
-def why(context: Context, target: str = "", file: str = "", json: bool = False, debug: bool = False) -> None:
-    """Say part by part what differs from the published artifact and the nearest stored one, and why the last build
-    ran."""
+def why(
+    context: Context, target: str = "", file: str = "", json: bool = False, debug: bool = False
+) -> None:
+    """Say part by part what differs from the published artifact and the nearest stored one, and why
+    the last build ran."""
     with contract(json, debug):
         from aoti_build.commands import why as verb
         from aoti_build.report import text
@@ -172,15 +178,21 @@ def inspect(
     json: bool = False,
     debug: bool = False,
 ) -> None:
-    """Say what artifacts or any .pt2 file hold, without loading them; or what two of them differ in."""
+    """Say what artifacts or any .pt2 file hold, without loading them; or what two of them differ
+    in."""
     with contract(json, debug):
         from aoti_build.commands import inspect as verb
         from aoti_build.report import inspect_text
 
         if target and path:
-            raise UsageError("--target and --path name two artifacts", hint="give one of them; --diff names the other")
+            raise UsageError(
+                "--target and --path name two artifacts",
+                hint="give one of them; --diff names the other",
+            )
         if host and (path or diff):
-            raise UsageError("--host asks about the variants of targets", hint="leave out --path and --diff")
+            raise UsageError(
+                "--host asks about the variants of targets", hint="leave out --path and --diff"
+            )
         if diff:
             from aoti_build.tasks.comparison import compared
 
@@ -214,7 +226,8 @@ def gc(
         project, _ = project_of(context, file, "")
         if not (max_size or max_age):
             raise UsageError(
-                "gc needs a limit", hint="--max-size 20g, or --max-age 30d; 0 removes all that nothing uses"
+                "gc needs a limit",
+                hint="--max-size 20g, or --max-age 30d; 0 removes all that nothing uses",
             )
         report = verb.gc(
             project,
@@ -242,7 +255,10 @@ def clean(
 
         project, targets = project_of(context, file, target)
         report = verb.clean(
-            project, targets if target else None, orphans_only=orphans, dry_run=dry_run or context.config.run.dry
+            project,
+            targets if target else None,
+            orphans_only=orphans,
+            dry_run=dry_run or context.config.run.dry,
         )
         show(report, text.clean_lines(report), json)
 
@@ -257,7 +273,8 @@ def doctor(
     json: bool = False,
     debug: bool = False,
 ) -> None:
-    """Check compiler, GPU, directories and memory, then compile, load and run a small model on each device."""
+    """Check compiler, GPU, directories and memory, then compile, load and run a small model on each
+    device."""
     with contract(json, debug):
         from aoti_build.commands import doctor as verb
         from aoti_build.report import text

@@ -99,12 +99,18 @@ def _silence(stream: TextIO) -> None:
 
 
 def _document(error: AotiBuildError) -> str:
-    document = {"format": "aoti-build/error", "format_version": 1, "ok": False, "error": error.as_json()}
+    document = {
+        "format": "aoti-build/error",
+        "format_version": 1,
+        "ok": False,
+        "error": error.as_json(),
+    }
     return jsonlib.dumps(document, indent=2) + "\n"
 
 
 def progress(targets: tuple[Target, ...]) -> Callable[[Target, str], None]:
-    """Prints a line on stderr for each phase that a target enters, in one piece: several threads do so."""
+    """Prints a line on stderr for each phase that a target enters, in one piece: several threads do
+    so."""
     width = max((len(target.name) for target in targets), default=0)
 
     def tell(target: Target, phase: str) -> None:

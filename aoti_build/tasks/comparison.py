@@ -15,7 +15,9 @@ from aoti_build.tasks.project import project_of
 def compared(context: Context, file: str, one: str, path: str, other: str) -> DiffReport:
     """The target `one`, or else the package at `path`, against `other`."""
     first = inspect_file(Path(path)) if path else _inspected(context, file, one)
-    return diff(first, inspect_file(Path(other)) if _is_package(other) else _inspected(context, file, other))
+    return diff(
+        first, inspect_file(Path(other)) if _is_package(other) else _inspected(context, file, other)
+    )
 
 
 def _is_package(word: str) -> bool:

@@ -1,10 +1,11 @@
-"""What Ctrl-C and SIGTERM do to a task: it ends with 130 within five seconds, whatever its threads are doing.
+"""What Ctrl-C and SIGTERM do to a task: it ends with 130 within five seconds, whatever its threads
+are doing.
 
-The first signal raises KeyboardInterrupt in the main thread, and verbs end in good order: workers are
-stopped, temporary directories removed. A thread may be in the middle of something that cannot be
-interrupted, such as digesting a file of 200 GB. So the process also ends itself after a while. That is no
-worse for what it writes than a kill, which every writer here is made for. Either way the programs that the
-task has started end with it.
+The first signal raises KeyboardInterrupt in the main thread, and verbs end in good order: workers
+are stopped, temporary directories removed. A thread may be in the middle of something that cannot
+be interrupted, such as digesting a file of 200 GB. So the process also ends itself after a while.
+That is no worse for what it writes than a kill, which every writer here is made for. Either way the
+programs that the task has started end with it.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ PATIENCE_SECONDS = 3.0
 
 
 class Interruption:
-    """The handler of both signals, from its making until `over`; after a signal, until the process ends: a second one
-    must not change its exit code. `came` says whether there was one.
+    """The handler of both signals, from its making until `over`; after a signal, until the process
+    ends: a second one must not change its exit code. `came` says whether there was one.
 
     `document` is what goes to stdout if the process has to end itself, "" for nothing.
     """
@@ -46,11 +47,13 @@ class Interruption:
         sys.unraisablehook = self._on_ignored
 
     def over(self) -> None:
-        """Give the signals back; or after one end what is left of the programs that the task started."""
+        """Give the signals back; or after one end what is left of the programs that the task
+        started."""
         self._is_over = True
         sys.unraisablehook = self._previous_hook
         for number, handler in self._previous.items():
-            # Python gives up its own handlers before it ends, and a second Ctrl-C would then kill it.
+            # Python gives up its own handlers before it ends, and a second Ctrl-C would then kill
+            # it.
             signal.signal(number, signal.SIG_IGN if self.came else handler)
         if self.came:
             self._end_programs()

@@ -53,9 +53,12 @@ _HELP: Mapping[str, str] = {
 
 
 def command(body: Callable[..., None]) -> Task[Callable[..., None]]:
-    """`invoke.task` for a function each of whose parameters, after the context, is an option that has a help."""
+    """`invoke.task` for a function each of whose parameters, after the context, is an option that
+    has a help."""
     # Not inspect.signature, of which ten cost more than all else in this module.
-    names = [name.replace("_", "-") for name in body.__annotations__ if name not in ("context", "return")]
+    names = [
+        name.replace("_", "-") for name in body.__annotations__ if name not in ("context", "return")
+    ]
     made: Task[Callable[..., None]] = task(
         help={name: _HELP.get(f"{body.__name__}.{name}") or _HELP[name] for name in names}
     )(body)
@@ -63,7 +66,8 @@ def command(body: Callable[..., None]) -> Task[Callable[..., None]]:
 
 
 def whole(option: str, text: str, *, least: int = 1) -> int | None:
-    """A number of at most nine digits, since more is a slip, whatever it counts; None for no text."""
+    """A number of at most nine digits, since more is a slip, whatever it counts; None for no
+    text."""
     if not text:
         return None
     if not (_is_number(text) and len(text) < 10 and int(text) >= least):

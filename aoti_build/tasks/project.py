@@ -35,7 +35,8 @@ def _default_file(context: Context) -> Path:
 
 
 def nearest_models_file(context: Context) -> Path | None:
-    """models.yaml beside the loaded tasks.py; else the nearest one from the current directory upwards."""
+    """models.yaml beside the loaded tasks.py; else the nearest one from the current directory
+    upwards."""
     here = Path.cwd()
     for directory in (*_starts(context), here, *here.parents):
         if (directory / MODELS_FILE).is_file():

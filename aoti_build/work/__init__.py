@@ -1,1 +1,2 @@
-"""Doing what a plan says: workers, their checks, one target from job to publication, several targets at once."""
+"""Doing what a plan says: workers, their checks, one target from job to publication, several
+targets at once."""

@@ -1,4 +1,5 @@
-"""Checking a package in a fresh process before it is published: what it must do, and the worker that tries it."""
+"""Checking a package in a fresh process before it is published: what it must do, and the worker
+that tries it."""
 
 from __future__ import annotations
 
@@ -18,17 +19,19 @@ from aoti_build.work.context import Place, Workshop
 from aoti_build.work.gpu import gpu_environment
 from aoti_build.work.worker import OnPhase, Worker, run_worker
 
-# AOTInductor's own checks of shapes, ranges and dtypes are off unless this is set before the first use.
+# AOTInductor's own checks of shapes, ranges and dtypes are off unless this is set before the first
+# use.
 CHECK_ENVIRONMENT = {"AOTI_RUNTIME_CHECK_INPUTS": "1"}
 _DIRECTORY = "check"
 _MOST_SAID = 8
 
 
 class CheckAhead(contextlib.ExitStack):
-    """The process of a check, started ahead of its package, because importing torch takes seconds: with the compile,
-    which leaves a core idle most of the time; or with the build worker where a repack is likely, so that both import at
-    once and neither disturbs what eager computes later. It has loaded nothing when it gets the package, so it is as
-    fresh as one that is started then. For code that does not run here none is started."""
+    """The process of a check, started ahead of its package, because importing torch takes seconds:
+    with the compile, which leaves a core idle most of the time; or with the build worker where a
+    repack is likely, so that both import at once and neither disturbs what eager computes later. It
+    has loaded nothing when it gets the package, so it is as fresh as one that is started then. For
+    code that does not run here none is started."""
 
     def __init__(self, shop: Workshop, place: Place, *, runs_here: bool) -> None:
         super().__init__()
@@ -39,7 +42,13 @@ class CheckAhead(contextlib.ExitStack):
         if self._runs_here and self.worker is None:
             directory = self._place.work / _DIRECTORY
             self.worker = self.enter_context(
-                Worker("check", self._root, directory=directory, log=self._place.log, environment=CHECK_ENVIRONMENT)
+                Worker(
+                    "check",
+                    self._root,
+                    directory=directory,
+                    log=self._place.log,
+                    environment=CHECK_ENVIRONMENT,
+                )
             )
 
     def on_phase(self, phase: str) -> None:
@@ -57,11 +66,14 @@ def check_or_say(
     signature: Mapping[str, Any],
     worker: Worker | None = None,
 ) -> dict[str, Any]:
-    """As `check_staged`; where this host cannot run code that `requires` what it lacks, a record that says so."""
+    """As `check_staged`; where this host cannot run code that `requires` what it lacks, a record
+    that says so."""
     lacks = compatibility.lacking_floor(requires)
     if lacks:
         return not_run(target, lacks)
-    return check_staged(shop, target, place, package, signature, worker, imports=requires.get("imports", ()))
+    return check_staged(
+        shop, target, place, package, signature, worker, imports=requires.get("imports", ())
+    )
 
 
 def not_run(target: Target, lacks: Sequence[str]) -> dict[str, Any]:
@@ -87,8 +99,8 @@ def check_staged(
     *,
     imports: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
-    """Check the package in the directory `package` and return the record for its manifest. A golden file that had to
-    leave tensors out has a whole one beside it in the workplace.
+    """Check the package in the directory `package` and return the record for its manifest. A golden
+    file that had to leave tensors out has a whole one beside it in the workplace.
 
     Raises `BuildError` if its outputs are not eager's.
     """
@@ -142,11 +154,13 @@ def check_package(
     limit: float | None = None,
     imports: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
-    """Run the `check` job on the package in the directory `package` in a fresh process; its result as it is.
+    """Run the `check` job on the package in the directory `package` in a fresh process; its result
+    as it is.
 
-    `worker` is such a process that was started ahead and waits; `golden` a golden file in place of the package's own;
-    `runner` a C++ program that calls the package in the worker's place; `limit` the most seconds it may take;
-    `imports` the manifest's, of what is imported before the package is loaded.
+    `worker` is such a process that was started ahead and waits; `golden` a golden file in place of
+    the package's own; `runner` a C++ program that calls the package in the worker's place; `limit`
+    the most seconds it may take; `imports` the manifest's, of what is imported before the package
+    is loaded.
     """
     job = {
         "root": str(project.root),
@@ -158,17 +172,28 @@ def check_package(
         "imports": list(imports),
         "runner": str(runner) if runner else None,
     }
-    if worker is not None and not worker.has_ended:  # else a fresh one tries; what was compiled is not lost for that
+    if (
+        worker is not None and not worker.has_ended
+    ):  # else a fresh one tries; what was compiled is not lost for that
         worker.give(job)
         return worker.follow(on_phase)
     return run_worker(
-        "check", job, directory=directory, log=log, on_phase=on_phase, environment=CHECK_ENVIRONMENT, limit=limit
+        "check",
+        job,
+        directory=directory,
+        log=log,
+        on_phase=on_phase,
+        environment=CHECK_ENVIRONMENT,
+        limit=limit,
     )
 
 
 def _brief(case: Mapping[str, Any]) -> dict[str, Any]:
     """Without histograms, which a manifest need not carry."""
-    outputs = [{name: value for name, value in output.items() if name != "histogram"} for output in case["outputs"]]
+    outputs = [
+        {name: value for name, value in output.items() if name != "histogram"}
+        for output in case["outputs"]
+    ]
     return {**case, "outputs": outputs}
 
 
@@ -186,8 +211,8 @@ def find_cause(
 ) -> dict[str, Any]:
     """The `deep` job: where the model and what is made of it part. Needs the model's source.
 
-    `package` is a directory whose weights are looked at too, if they lie apart with `alignment`; with `bisect`,
-    prefixes of the program are compiled.
+    `package` is a directory whose weights are looked at too, if they lie apart with `alignment`;
+    with `bisect`, prefixes of the program are compiled.
     """
     job = {
         "root": str(project.root),
@@ -201,14 +226,23 @@ def find_cause(
     }
     environment = {**CHECK_ENVIRONMENT, **gpu_environment(target, None)}
     return run_worker(
-        "deep", job, directory=directory, log=log, on_phase=on_phase, environment=environment, limit=limit
+        "deep",
+        job,
+        directory=directory,
+        log=log,
+        on_phase=on_phase,
+        environment=environment,
+        limit=limit,
     )
 
 
 def _cause(shop: Workshop, target: Target, place: Place) -> str | None:
-    """What the deep comparison says, without a compile; None if it finds nothing, or cannot be made."""
+    """What the deep comparison says, without a compile; None if it finds nothing, or cannot be
+    made."""
     try:
-        found = find_cause(shop.project, target, None, None, directory=place.work / "deep", log=place.log)
+        found = find_cause(
+            shop.project, target, None, None, directory=place.work / "deep", log=place.log
+        )
     except Interrupted:
         raise
     except AotiBuildError:
@@ -235,7 +269,9 @@ def places(project: Project, target: Target) -> dict[str, str]:
 
 def _incomplete(checked: Mapping[str, Any], log: Path) -> BuildError:
     """A published artifact is checked again, and its golden file does not hold all that decides."""
-    skipped = [f"{case['name']}: {case['skipped']}" for case in checked["cases"] if "skipped" in case]
+    skipped = [
+        f"{case['name']}: {case['skipped']}" for case in checked["cases"] if "skipped" in case
+    ]
     return BuildError(
         f"{len(skipped)} of {len(checked['cases'])} cases cannot be compared with eager",
         cause="\n".join(skipped[:_MOST_SAID]),
@@ -260,7 +296,12 @@ def _lossy(losses: Sequence[Mapping[str, Any]], target: Target, log: Path) -> Bu
 
 
 def _failed(checked: Mapping[str, Any], log: Path, found: str | None) -> BuildError:
-    failed = [(case["name"], output) for case in checked["cases"] for output in case["outputs"] if not output["ok"]]
+    failed = [
+        (case["name"], output)
+        for case in checked["cases"]
+        for output in case["outputs"]
+        if not output["ok"]
+    ]
     failures = [f"{case} inputs: {output['name']}: {output['why']}" for case, output in failed]
     more = len(failures) - _MOST_SAID
     if more > 0:
@@ -274,7 +315,8 @@ def _failed(checked: Mapping[str, Any], log: Path, found: str | None) -> BuildEr
 
 
 def _advice(failed: Sequence[Mapping[str, Any]]) -> str:
-    """The next step after outputs that `failed`: a tolerance is of no use where it is not the size of a number."""
+    """The next step after outputs that `failed`: a tolerance is of no use where it is not the size
+    of a number."""
     if failed and all("eager_nan" in output for output in failed):
         return (
             "this is no fault of the compiler: draw masks that leave something of each row, `probability: 1` for a "

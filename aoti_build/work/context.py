@@ -1,7 +1,9 @@
-"""What every way of making an artifact shares: a place to stage it, a last look at its inputs, and its publication.
+"""What every way of making an artifact shares: a place to stage it, a last look at its inputs, and
+its publication.
 
-The artifact directory is exchanged as a whole and last, so whatever happens before leaves the published one as it was.
-A restore imports this module: its named tuples are made in a seventh of a dataclass' time.
+The artifact directory is exchanged as a whole and last, so whatever happens before leaves the
+published one as it was. A restore imports this module: its named tuples are made in a seventh of a
+dataclass' time.
 """
 
 from __future__ import annotations
@@ -29,7 +31,8 @@ from aoti_build.store.local import Store
 
 
 class Place(NamedTuple):
-    """Where one target is worked on: `work` is removed at the end, `staged` in it becomes the artifact."""
+    """Where one target is worked on: `work` is removed at the end, `staged` in it becomes the
+    artifact."""
 
     work: Path
     staged: Path
@@ -42,8 +45,9 @@ class Place(NamedTuple):
 
 
 class Workshop(NamedTuple):
-    """A project with its caches and store. `on_progress` is told of each phase of a target, from any thread;
-    `before_compile` is called when a target is about to be compiled, and raises `ToolchainError` if it cannot be."""
+    """A project with its caches and store. `on_progress` is told of each phase of a target, from
+    any thread; `before_compile` is called when a target is about to be compiled, and raises
+    `ToolchainError` if it cannot be."""
 
     project: Project
     digests: StatCache
@@ -57,8 +61,8 @@ class Workshop(NamedTuple):
 
     @contextlib.contextmanager
     def place(self, target: Target, *, beside: bool = False) -> Iterator[Place]:
-        """A staging directory and an empty log; what a killed build of this target left is removed first. The caller
-        holds the target's lock. `beside` as for `staging`."""
+        """A staging directory and an empty log; what a killed build of this target left is removed
+        first. The caller holds the target's lock. `beside` as for `staging`."""
         log, root = log_path(self.project, target), staging_root(self.project)
         start_log(log)
         for left in own_entries(root.parent, root.name, f"{staging_prefix(target)}*"):
@@ -71,10 +75,15 @@ class Workshop(NamedTuple):
             yield Place(work, staged, log)
 
     def publish(
-        self, target: Target, place: Place, manifest: Manifest, seconds: Mapping[str, float], started: float
+        self,
+        target: Target,
+        place: Place,
+        manifest: Manifest,
+        seconds: Mapping[str, float],
+        started: float,
     ) -> Manifest:
-        """Put what is staged in the artifact's place, and into the store. A manifest without `files` gets those that
-        are staged. Raises `EditedMeanwhile`."""
+        """Put what is staged in the artifact's place, and into the store. A manifest without
+        `files` gets those that are staged. Raises `EditedMeanwhile`."""
         self._refuse_edited(target, manifest.source)
         self.on_progress(target, "publish")
         shutil.copyfile(place.log, place.staged / LOG)
@@ -96,8 +105,8 @@ class Workshop(NamedTuple):
         return final
 
     def _refuse_edited(self, target: Target, source: Parts) -> None:
-        """What was built is of what was read; publishing it as today's state would be a lie if an input changed
-        since."""
+        """What was built is of what was read; publishing it as today's state would be a lie if an
+        input changed since."""
         now = current_parts(self.project, target, source, self.digests)
         changed = list(now.differences(Fingerprint(source).parts))
         if changed:

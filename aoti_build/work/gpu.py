@@ -1,7 +1,8 @@
-"""What is particular about building for a GPU: what a worker must find in its environment before it imports torch, and
-what the package holds then.
+"""What is particular about building for a GPU: what a worker must find in its environment before it
+imports torch, and what the package holds then.
 
-The variables reach the processes that inductor starts for compiling only if they are there from the beginning.
+The variables reach the processes that inductor starts for compiling only if they are there from the
+beginning.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ from aoti_build.work.context import Place
 def gpu_environment(target: Target, kernels: Path | None) -> dict[str, str]:
     """Variables for a worker of a CUDA target; nothing for others. What the user set stays.
 
-    All processes assemble with one ptxas (see `toolchain.ptxas`). With `kernels`, Triton's cache is backed by that
-    directory. A kernel's bytes must not say where it was compiled, so they hold no line numbers; those would point into
-    a cache that is removed after the job.
+    All processes assemble with one ptxas (see `toolchain.ptxas`). With `kernels`, Triton's cache is
+    backed by that directory. A kernel's bytes must not say where it was compiled, so they hold no
+    line numbers; those would point into a cache that is removed after the job.
     """
     if target.device != "cuda":
         return {}
@@ -39,8 +40,9 @@ def gpu_environment(target: Target, kernels: Path | None) -> dict[str, str]:
 
 
 def gpu_code_of(target: Target, place: Place) -> dict[str, Any]:
-    """For the manifest, the architectures that all kernels of the staged package have code for; nothing for the CPU,
-    and where they cannot be told, as of a package that calls torch's own kernels alone."""
+    """For the manifest, the architectures that all kernels of the staged package have code for;
+    nothing for the CPU, and where they cannot be told, as of a package that calls torch's own
+    kernels alone."""
     if target.device != "cuda":
         return {}
     try:

@@ -1,4 +1,5 @@
-"""A look at the machine code that was compiled: is it for the instruction set that was asked for, and no more?"""
+"""A look at the machine code that was compiled: is it for the instruction set that was asked for,
+and no more?"""
 
 from __future__ import annotations
 
@@ -22,10 +23,12 @@ _BLOCK = 1 << 22
 
 
 class Instructions:
-    """What the code of a staged package uses, found in a thread while the package is being checked. `known` is what is
-    known of it already."""
+    """What the code of a staged package uses, found in a thread while the package is being checked.
+    `known` is what is known of it already."""
 
-    def __init__(self, target: Target, place: Place, known: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, target: Target, place: Place, known: Mapping[str, Any] | None = None
+    ) -> None:
         self._pool = ThreadPoolExecutor(1, "instructions")
         self._found: Future[Mapping[str, Any]] = Future()
         if known and known.get("seen") is not None:
@@ -101,7 +104,12 @@ def _disassembled(tool: str, code: Path) -> dict[str, Use]:
     command = [tool, "-d", "--insn-width=16", str(code)]
     environment = {**os.environ, "LC_ALL": "C"}
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, errors="replace", env=environment
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        errors="replace",
+        env=environment,
     ) as process:
         found = extensions(process.stdout or ())
     if process.returncode != 0:

@@ -95,7 +95,9 @@ def fit_artifact(project: Project, target: Target) -> Iterator[OpenArtifact]:
     with open_artifact(project, target) as artifact:
         manifest = artifact.manifest
         if lacks := compatibility.lacking(manifest.requires):
-            declared = manifest.floor is not None and lacks == compatibility.lacking_floor(manifest.requires)
+            declared = manifest.floor is not None and lacks == compatibility.lacking_floor(
+                manifest.requires
+            )
             raise (FloorLacking if declared else ArtifactError)(
                 "the artifact cannot run on this host",
                 target=target.name,
@@ -159,9 +161,9 @@ def _damage_said(project: Project, target: Target, path: Path) -> Iterator[None]
 
 
 def _copied(source: Path, copy: Path, record: FileRecord) -> list[int] | None:
-    """Copy a file, and compare what was copied with its record: nobody else can write to that. Returns the
-    stat that the file had before. Raises OSError if it is not as recorded, `ToolchainError` if the
-    copy cannot be written."""
+    """Copy a file, and compare what was copied with its record: nobody else can write to that.
+    Returns the stat that the file had before. Raises OSError if it is not as recorded,
+    `ToolchainError` if the copy cannot be written."""
     descriptor = open_recorded(source, record.size)
     try:
         opened = Path(f"/proc/self/fd/{descriptor}")
@@ -170,7 +172,9 @@ def _copied(source: Path, copy: Path, record: FileRecord) -> list[int] | None:
             written = os.open(copy, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             shared = clone(descriptor, written)
-            found = record.copied(copy if shared else opened, partial(_write, None if shared else written))
+            found = record.copied(
+                copy if shared else opened, partial(_write, None if shared else written)
+            )
         finally:
             os.close(written)
     finally:

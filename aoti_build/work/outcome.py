@@ -17,9 +17,9 @@ FAILED, NOT_STARTED, RECHECKED, REPRODUCED = "failed", "not-started", "rechecked
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one target. `action` is of docs/formats.md; `seconds` are wall times by phase; `unchecked` says
-    why the published artifact was never compared with eager, if it was not; `baseline` what the model loses against
-    that, if it was made or checked now."""
+    """What became of one target. `action` is of docs/formats.md; `seconds` are wall times by phase;
+    `unchecked` says why the published artifact was never compared with eager, if it was not;
+    `baseline` what the model loses against that, if it was made or checked now."""
 
     target: Target
     action: str
@@ -40,10 +40,13 @@ def outcome_of(
     seconds: Mapping[str, float] | None = None,
     error: AotiBuildError | None = None,
 ) -> Outcome:
-    """The outcome where an artifact with this `manifest` is published now; None if there is none."""
+    """The outcome where an artifact with this `manifest` is published now; None if there is
+    none."""
     unchecked = manifest.unchecked if manifest else None
     lost = tuple(manifest.check.get("baseline", ())) if manifest else ()
-    return Outcome(target, action, reasons, published_of(manifest), seconds or {}, error, unchecked, lost)
+    return Outcome(
+        target, action, reasons, published_of(manifest), seconds or {}, error, unchecked, lost
+    )
 
 
 def published_of(manifest: Manifest | None) -> Published | None:

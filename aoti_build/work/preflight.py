@@ -1,4 +1,5 @@
-"""The checks that a build makes before it compiles: the quick ones, once for each toolchain, remembered when passed."""
+"""The checks that a build makes before it compiles: the quick ones, once for each toolchain,
+remembered when passed."""
 
 from __future__ import annotations
 
@@ -27,36 +28,62 @@ _KEPT = 16
 _PASSED = table({"format": one_of(FORMAT), "format_version": whole(), "keys": list_of(digest)})
 
 
-def quick_checks(devices: Sequence[str], artifacts: Path | None, *, memory: bool = True) -> list[Finding]:
-    """All checks that compile no model and import no torch; less than a second without a GPU. `artifacts` is a
-    project's directory, None outside one."""
+def quick_checks(
+    devices: Sequence[str], artifacts: Path | None, *, memory: bool = True
+) -> list[Finding]:
+    """All checks that compile no model and import no torch; less than a second without a GPU.
+    `artifacts` is a project's directory, None outside one."""
     if toolchain.torch_directory() is None:
         fix = "pip install torch torchvision, then run again"
         return [Finding("torch", FAIL, "torch is not installed here", fix=fix, stops=True)]
     store = store_beside(artifacts) if artifacts is not None else None
-    found = [check_compiler(), check_openssl(), *check_places(artifacts, store), check_memory(), check_processors()]
+    found = [
+        check_compiler(),
+        check_openssl(),
+        *check_places(artifacts, store),
+        check_memory(),
+        check_processors(),
+    ]
     return [*found, *(check_cuda(memory=memory) if "cuda" in devices else [])]
 
 
-def require_fit_toolchain(project: Project, devices: Sequence[str], on_warning: Callable[[str], None]) -> None:
-    """Raise `ToolchainError` if a compile for one of `devices` is sure to fail; other doubts go to `on_warning`.
+def require_fit_toolchain(
+    project: Project, devices: Sequence[str], on_warning: Callable[[str], None]
+) -> None:
+    """Raise `ToolchainError` if a compile for one of `devices` is sure to fail; other doubts go to
+    `on_warning`.
 
-    What has passed on this host, with this toolchain and in these directories, is not checked again.
+    What has passed on this host, with this toolchain and in these directories, is not checked
+    again.
     """
     record, key = passed_checks_path(project.artifacts), _key(project, devices)
     passed = _read(record)
     if key in passed:
         return
-    failed = [finding for finding in quick_checks(devices, project.artifacts, memory=False) if finding.outcome == FAIL]
+    failed = [
+        finding
+        for finding in quick_checks(devices, project.artifacts, memory=False)
+        if finding.outcome == FAIL
+    ]
     if stopping := [finding for finding in failed if finding.stops]:
         first = stopping[0]
         raise ToolchainError(
             first.said,
-            cause="\n".join(filter(None, [first.cause, *(finding.said for finding in stopping[1:])])) or None,
-            hint="\n".join([*(finding.fix for finding in stopping if finding.fix), "`invoke doctor` shows all checks"]),
+            cause="\n".join(
+                filter(None, [first.cause, *(finding.said for finding in stopping[1:])])
+            )
+            or None,
+            hint="\n".join(
+                [
+                    *(finding.fix for finding in stopping if finding.fix),
+                    "`invoke doctor` shows all checks",
+                ]
+            ),
         )
     for finding in failed:
-        on_warning(f"{finding.check}: {finding.said}" + (f" ({finding.fix})" if finding.fix else ""))
+        on_warning(
+            f"{finding.check}: {finding.said}" + (f" ({finding.fix})" if finding.fix else "")
+        )
     if not failed:
         _write(record, [*passed[-_KEPT + 1 :], key])
 

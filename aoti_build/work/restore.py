@@ -1,7 +1,7 @@
 """Publishing a stored artifact that was made from exactly the present state.
 
-Apart from `aoti_build.work.target`, because going back to an earlier state should cost little more than the copy: no
-worker, none of the modules that start one.
+Apart from `aoti_build.work.target`, because going back to an earlier state should cost little more
+than the copy: no worker, none of the modules that start one.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ def restore(shop: Workshop, step: Step) -> Manifest | None:
         if not is_settled(stored, target):
             from aoti_build.work.check import check_or_say
 
-            check = check_or_say(shop, target, place, place.staged, stored.requires, stored.signature)
+            check = check_or_say(
+                shop, target, place, place.staged, stored.requires, stored.signature
+            )
         reasons = tuple(reason.as_json() for reason in step.reasons)
         manifest = replace(stored, check=check, action="restored", reasons=reasons)
         published = shop.publish(target, place, manifest, {}, started)

@@ -1,4 +1,5 @@
-"""What to do with a graph that a worker has just exported: the store's package, its code, or a compile."""
+"""What to do with a graph that a worker has just exported: the store's package, its code, or a
+compile."""
 
 from __future__ import annotations
 
@@ -19,39 +20,46 @@ TAKE, REPACK, COMPILE = "take", "repack", "compile"
 
 
 class Desk(contextlib.ExitStack):
-    """Answers the worker's question what to do, from its keys: the store's package, its code, or a compile.
+    """Answers the worker's question what to do, from its keys: the store's package, its code, or a
+    compile.
 
-    Who compiles a graph holds its lock until the artifact is in the store (the desk is closed then), so that another
-    target or build with the same graph waits and takes the code from there.
+    Who compiles a graph holds its lock until the artifact is in the store (the desk is closed
+    then), so that another target or build with the same graph waits and takes the code from there.
     """
 
     def __init__(self, shop: Workshop, target: Target, place: Place, *, from_nothing: bool) -> None:
         super().__init__()
         self.store, self.place, self.from_nothing = shop.store, place, from_nothing
-        self._on_phase, self._before_compile = shop.phases_of(target), partial(shop.before_compile, target)
+        self._on_phase, self._before_compile = (
+            shop.phases_of(target),
+            partial(shop.before_compile, target),
+        )
         self.action = COMPILE
         self._hit: Manifest | None = None
 
     @property
     def weights(self) -> Mapping[str, Any] | None:
-        """Where the weights of what was taken or repacked lie; None after a compile, which finds out."""
+        """Where the weights of what was taken or repacked lie; None after a compile, which finds
+        out."""
         return self._hit.weights if self._hit else None
 
     @property
     def known_instructions(self) -> Mapping[str, Any] | None:
-        """What the stored code was seen to use: that of a package taken or repacked is the same, byte for byte."""
+        """What the stored code was seen to use: that of a package taken or repacked is the same,
+        byte for byte."""
         return self._hit.requires.get("instructions") if self._hit else None
 
     def known_check(self, target: Target, *, golden_kept: bool) -> Mapping[str, Any] | None:
-        """An earlier check that still holds: of the package that was taken, against the same tolerance, and the golden
-        file that the worker kept because eager gives the same again."""
+        """An earlier check that still holds: of the package that was taken, against the same
+        tolerance, and the golden file that the worker kept because eager gives the same again."""
         hit = self._hit
         if hit is None or self.action != TAKE or not golden_kept or not is_settled(hit, target):
             return None
         return {**hit.check, "seconds": 0.0}
 
     def answer(self, question: Mapping[str, Any]) -> dict[str, Any]:
-        """Raises `ToolchainError` where a compile is needed and this host's compiler will not do."""
+        """Raises `ToolchainError` where a compile is needed and this host's compiler will not
+        do."""
         stored = None
         if not self.from_nothing:
             stored = self._take(question) or self._repack(question)
@@ -75,7 +83,9 @@ class Desk(contextlib.ExitStack):
         try:
             self.enter_context(lock(path, on_wait))
         except OSError:
-            return False  # a store that cannot be written to: the worst is that two compile the same
+            return (
+                False  # a store that cannot be written to: the worst is that two compile the same
+            )
         return waited
 
     def _take(self, question: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -84,7 +94,10 @@ class Desk(contextlib.ExitStack):
         if hit is None or not self.store.fetch(hit.files[MODEL], self.place.staged / MODEL):
             return None
         self.action, self._hit = TAKE, hit
-        return {"action": TAKE, "golden": self.store.fetch(hit.files[GOLDEN], self.place.staged / GOLDEN)}
+        return {
+            "action": TAKE,
+            "golden": self.store.fetch(hit.files[GOLDEN], self.place.staged / GOLDEN),
+        }
 
     def _repack(self, question: Mapping[str, Any]) -> dict[str, Any] | None:
         """A package of the same graph whose weights can be exchanged."""

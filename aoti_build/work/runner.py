@@ -1,8 +1,8 @@
-"""The C++ program that `verify --runtime cpp` calls packages with: compiled once per toolchain against the installed
-torch, by the compiler directly, and kept in the user's cache.
+"""The C++ program that `verify --runtime cpp` calls packages with: compiled once per toolchain
+against the installed torch, by the compiler directly, and kept in the user's cache.
 
-CMake's `find_package(Torch)` is not used: with a torch built for CUDA it wants the CUDA toolkit, which running a
-package does not need.
+CMake's `find_package(Torch)` is not used: with a torch built for CUDA it wants the CUDA toolkit,
+which running a package does not need.
 """
 
 from __future__ import annotations
@@ -15,23 +15,35 @@ from aoti_build.common.digests import digest_file, digest_json
 from aoti_build.common.files import lock, staging
 from aoti_build.errors import ToolchainError
 from aoti_build.host import toolchain
-from aoti_build.host.checks.inductor import command_words, compiler_command, cpp_standard, include_directories
+from aoti_build.host.checks.inductor import (
+    command_words,
+    compiler_command,
+    cpp_standard,
+    include_directories,
+)
 from aoti_build.work.worker import check_stopping, run_worker
 
 SOURCE = Path(__file__).with_name("runner.cpp")
-_LIBRARIES = {"cpu": ("torch_cpu", "torch", "c10"), "cuda": ("torch_cuda", "torch_cpu", "torch", "c10_cuda", "c10")}
+_LIBRARIES = {
+    "cpu": ("torch_cpu", "torch", "c10"),
+    "cuda": ("torch_cuda", "torch_cpu", "torch", "c10_cuda", "c10"),
+}
 _TIME_LIMIT = 600.0
 
 
 def compile_command(device: str, output: Path) -> list[str]:
     """The words that compile the runner for packages of `device`.
 
-    Libraries register what they bring when they are loaded, so all of them are linked, whether named by code or not.
-    Raises `ToolchainError` without torch, or if CXX is no command.
+    Libraries register what they bring when they are loaded, so all of them are linked, whether
+    named by code or not. Raises `ToolchainError` without torch, or if CXX is no command.
     """
     torch, compiler = toolchain.torch_directory(), command_words(compiler_command())
     if torch is None or not compiler:
-        what = "torch is not installed here" if torch is None else f"CXX={compiler_command()!r} is no command"
+        what = (
+            "torch is not installed here"
+            if torch is None
+            else f"CXX={compiler_command()!r} is no command"
+        )
         raise ToolchainError(what, hint="`invoke doctor` says what this host lacks")
     return [
         *compiler,
@@ -49,15 +61,19 @@ def compile_command(device: str, output: Path) -> list[str]:
 
 
 def runner_key(device: str) -> str:
-    """A digest of all that decides what the program is: its source, the command and the toolchain."""
+    """A digest of all that decides what the program is: its source, the command and the
+    toolchain."""
     command = compile_command(device, Path("runner"))
     facts = {name: fact for name, fact in toolchain.facts("cpu").items() if name != "cpu.count"}
-    searched = {name: os.environ.get(name) for name in ("CPATH", "CPLUS_INCLUDE_PATH", "LIBRARY_PATH")}
+    searched = {
+        name: os.environ.get(name) for name in ("CPATH", "CPLUS_INCLUDE_PATH", "LIBRARY_PATH")
+    }
     return digest_json([digest_file(SOURCE), command, facts, searched])
 
 
 def compiled_runner(device: str) -> Path:
-    """The program for packages of `device` ("cpu" or "cuda"); compiled, in some fifteen seconds, if the cache lacks it.
+    """The program for packages of `device` ("cpu" or "cuda"); compiled, in some fifteen seconds, if
+    the cache lacks it.
 
     Raises `ToolchainError` if it cannot be compiled, `DirectoryError` if there is no private place
     for it, and `Interrupted`.
@@ -66,7 +82,10 @@ def compiled_runner(device: str) -> Path:
     program = cache / f"runner-{device}-{runner_key(device)[:32]}"
     if program.is_file():
         return program
-    with lock(program.with_suffix(".lock"), check_stopping), staging(cache, f"{program.name}@") as staged:
+    with (
+        lock(program.with_suffix(".lock"), check_stopping),
+        staging(cache, f"{program.name}@") as staged,
+    ):
         if not program.is_file():
             made = staged / "runner"
             job = {

@@ -1,4 +1,5 @@
-"""Doing the work of a plan: a pool of threads, each following one target's worker processes under the target's lock.
+"""Doing the work of a plan: a pool of threads, each following one target's worker processes under
+the target's lock.
 
 A no-op never imports this module.
 """
@@ -36,7 +37,8 @@ def default_jobs(work: int) -> int:
 
 @dataclass
 class Builder:
-    """Does one step under its lock; planned again inside it, since another build may just have done the work."""
+    """Does one step under its lock; planned again inside it, since another build may just have done
+    the work."""
 
     shop: Workshop
     force: bool
@@ -58,7 +60,8 @@ class Builder:
         self.shop.on_progress(target, text)
 
     def _failed(self, step: Step, error: AotiBuildError) -> Outcome:
-        """With what is published now: a step may fail after that, as when the outcome cannot be reproduced."""
+        """With what is published now: a step may fail after that, as when the outcome cannot be
+        reproduced."""
         error.target = step.target.name
         found = read_manifest(artifact_directory(self.shop.project, step.target))
         manifest = found if isinstance(found, Manifest) else None
@@ -78,9 +81,13 @@ class Builder:
         with lock(lock_path(project, target), on_wait):
             recover_directory(artifact_directory(project, target))
             fresh = step
-            if waited or step.action != RESTORE:  # a second restore costs less than to look whether it is needed
+            if (
+                waited or step.action != RESTORE
+            ):  # a second restore costs less than to look whether it is needed
                 # What another build has just made is fresh enough even for --force.
-                fresh = plan_target(project, target, digests, store, force=self.force and not waited)
+                fresh = plan_target(
+                    project, target, digests, store, force=self.force and not waited
+                )
             outcome, manifest = self._act(fresh)
             if not self.check_reproducible:
                 return outcome
@@ -100,7 +107,9 @@ class Builder:
         return outcome_of(step.target, made.action, reasons, made, seconds=made.seconds), made
 
     def _target_builder(self) -> TargetBuilder:
-        from aoti_build.work.target import TargetBuilder  # with all it imports; a restore needs none of it
+        from aoti_build.work.target import (
+            TargetBuilder,
+        )  # with all it imports; a restore needs none of it
 
         return TargetBuilder(self.shop)
 
@@ -112,7 +121,8 @@ def run_all(
     keep_going: bool,
     meanwhile: Callable[[], None],
 ) -> dict[str, Outcome]:
-    """Outcomes by target name. `meanwhile` is called once the first steps are on their way; what it raises ends them.
+    """Outcomes by target name. `meanwhile` is called once the first steps are on their way; what it
+    raises ends them.
 
     Raises `Interrupted` on Ctrl-C, after every worker has ended.
     """
@@ -138,7 +148,9 @@ def run_all(
                     builder.progress(outcome.target, outcome.action)
                     if outcome.action == FAILED and not keep_going:
                         outcomes |= {
-                            step.target.name: outcome_of(step.target, NOT_STARTED, step.reasons, step.manifest)
+                            step.target.name: outcome_of(
+                                step.target, NOT_STARTED, step.reasons, step.manifest
+                            )
                             for step in waiting
                         }
                         waiting.clear()
@@ -148,5 +160,7 @@ def run_all(
             raise
         except KeyboardInterrupt:
             stop_all()
-            raise Interrupted("interrupted: every worker has ended, published artifacts are as they were") from None
+            raise Interrupted(
+                "interrupted: every worker has ended, published artifacts are as they were"
+            ) from None
     return outcomes

@@ -1,5 +1,5 @@
-"""Building one target: a worker exports it, its keys decide between taking, repacking and compiling, and another fresh
-process checks the package before it is published."""
+"""Building one target: a worker exports it, its keys decide between taking, repacking and
+compiling, and another fresh process checks the package before it is published."""
 
 from __future__ import annotations
 
@@ -33,26 +33,31 @@ from aoti_build.work.worker import OWN_VARIABLES, WORKER_VARIABLES, OnPhase, Wor
 
 @dataclass(frozen=True)
 class TargetBuilder:
-    """Builds one target after another; the caller holds the target's lock. Raises the worker's errors and
-    `BuildError`."""
+    """Builds one target after another; the caller holds the target's lock. Raises the worker's
+    errors and `BuildError`."""
 
     shop: Workshop
 
     def build(self, step: Step, *, from_nothing: bool = False) -> Manifest:
-        """Export, then take, repack or compile as the keys allow; with `from_nothing` the store is not looked into."""
+        """Export, then take, repack or compile as the keys allow; with `from_nothing` the store is
+        not looked into."""
         started = time.perf_counter()
         target = step.target
         with contextlib.ExitStack() as resources:
             place = resources.enter_context(self.shop.place(target))
             before = self._before(target)
-            desk = resources.enter_context(Desk(self.shop, target, place, from_nothing=from_nothing))
+            desk = resources.enter_context(
+                Desk(self.shop, target, place, from_nothing=from_nothing)
+            )
             runs_here = not compatibility.lacking_floor(compatibility.requirements(target))
             checker = resources.enter_context(CheckAhead(self.shop, place, runs_here=runs_here))
             if _repack_is_likely(step) and not from_nothing:
                 checker.start()
             with _explaining_crashes(target):
                 made = self._work(target, place, before, desk.answer, checker.on_phase)
-            instructions = resources.enter_context(Instructions(target, place, desk.known_instructions))
+            instructions = resources.enter_context(
+                Instructions(target, place, desk.known_instructions)
+            )
             requires = {**compatibility.requirements(target), **gpu_code_of(target, place)}
             if made.get("imports"):
                 requires["imports"] = made["imports"]
@@ -71,14 +76,17 @@ class TargetBuilder:
                 signature=made["signature"],
                 check=check,
                 action=_action(desk.action, step, made["graph_key"]),
-                reasons=tuple(reason.as_json() for reason in _explained(step, desk.action, made["graph_key"])),
+                reasons=tuple(
+                    reason.as_json() for reason in _explained(step, desk.action, made["graph_key"])
+                ),
                 provenance=provenance(self.shop.project.root),
             )
             seconds = {**made["seconds"], "check": check["seconds"]}
             return self.shop.publish(target, place, manifest, seconds, started)
 
     def recheck(self, step: Step) -> Manifest:
-        """Check the published artifact and record that: the tolerance changed, or its host could not run it."""
+        """Check the published artifact and record that: the tolerance changed, or its host could
+        not run it."""
         manifest, target = step.manifest, step.target
         if manifest is None:
             raise ValueError("only a published artifact can be checked again")
@@ -95,14 +103,16 @@ class TargetBuilder:
         return renewed
 
     def reproduce(self, step: Step) -> None:
-        """Compile the published artifact's sources again from nothing; raise `BuildError` unless the bytes are the
-        same."""
+        """Compile the published artifact's sources again from nothing; raise `BuildError` unless
+        the bytes are the same."""
         published, target = step.manifest, step.target
         if published is None:
             raise BuildError("there is no artifact to reproduce", target=target.name)
         with self.shop.place(target) as place:
             with Desk(self.shop, target, place, from_nothing=True) as desk:
-                made = self._work(target, place, self._before(target), desk.answer, from_nothing=True)
+                made = self._work(
+                    target, place, self._before(target), desk.answer, from_nothing=True
+                )
             digest = digest_file(place.staged / MODEL)
             if digest != published.files[MODEL].sha256:
                 raise BuildError(
@@ -142,9 +152,14 @@ class TargetBuilder:
 
     def _before(self, target: Target) -> Parts:
         """The parts of the source key that are known before the worker reports what it used."""
-        return {**toolchain_parts(target), "weights": weight_parts(self.shop.project, target, self.shop.digests)}
+        return {
+            **toolchain_parts(target),
+            "weights": weight_parts(self.shop.project, target, self.shop.digests),
+        }
 
-    def _job(self, target: Target, place: Place, before: Parts, environment: Mapping[str, str]) -> dict[str, Any]:
+    def _job(
+        self, target: Target, place: Place, before: Parts, environment: Mapping[str, str]
+    ) -> dict[str, Any]:
         clock = place.work / "clock"
         clock.touch()
         now_ns = time.time_ns()
@@ -160,14 +175,16 @@ class TargetBuilder:
             "toolchain": before["toolchain"],
             "environment": before["environment"],
             "replaced_variables": {name: os.environ.get(name) for name in replaced},
-            # By how much the clock of the file system that the sources are on is ahead of this host's.
+            # By how much the clock of the file system that the sources are on is ahead of this
+            # host's.
             "skew_ns": clock.stat().st_mtime_ns - now_ns,
         }
 
 
 @contextlib.contextmanager
 def _explaining_crashes(target: Target) -> Iterator[None]:
-    """Compiling needs no processor that can run the code; measuring it, as autotuning does, kills the worker."""
+    """Compiling needs no processor that can run the code; measuring it, as autotuning does, kills
+    the worker."""
     try:
         yield
     except WorkerCrash as crash:
@@ -184,10 +201,15 @@ def _explaining_crashes(target: Target) -> Iterator[None]:
 
 
 def _repack_is_likely(step: Step) -> bool:
-    """The published code could take other weights, and code, options and toolchain seem to be the same."""
+    """The published code could take other weights, and code, options and toolchain seem to be the
+    same."""
     apart = step.manifest is not None and bool(step.manifest.weights.get("apart"))
     kinds = {reason.reason for reason in step.reasons}
-    return apart and not kinds & {"config-changed", "toolchain-changed", "forced"} and not kinds <= {"source-changed"}
+    return (
+        apart
+        and not kinds & {"config-changed", "toolchain-changed", "forced"}
+        and not kinds <= {"source-changed"}
+    )
 
 
 def _action(done: str, step: Step, graph_key: str) -> str:
@@ -204,12 +226,16 @@ def _explained(step: Step, done: str, graph_key: str) -> tuple[Reason, ...]:
     old = step.manifest
     if done != COMPILE or old is None or old.weights.get("apart") is not False:
         return step.reasons
-    if old.graph_key == graph_key or {reason.reason for reason in step.reasons} == {"weights-changed"}:
+    if old.graph_key == graph_key or {reason.reason for reason in step.reasons} == {
+        "weights-changed"
+    }:
         return (*step.reasons, Reason("weights-in-code", str(old.weights.get("why"))))
     return step.reasons
 
 
-def _source_parts(target: Target, root: Path, before: Parts, made: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+def _source_parts(
+    target: Target, root: Path, before: Parts, made: Mapping[str, Any]
+) -> dict[str, Mapping[str, Any]]:
     return {
         "spec": spec_parts(target),
         "config": dict(target.inductor_config),
@@ -222,8 +248,8 @@ def _source_parts(target: Target, root: Path, before: Parts, made: Mapping[str, 
 
 
 def _without_weights(sources: Mapping[str, Any], target: Target, root: Path) -> dict[str, Any]:
-    """The files that were read, without the target's weights, which are a group of their own. A link was
-    noted under its own name, and under that of what it leads to."""
+    """The files that were read, without the target's weights, which are a group of their own. A
+    link was noted under its own name, and under that of what it leads to."""
     weights = target.model.weights
     paths = set() if weights is None else set(weights_files(weights, root).values())
     names = {name for path in paths for name in (os.path.normpath(path), os.path.realpath(path))}

@@ -1,7 +1,8 @@
 """Starting, following and stopping worker processes: one job, one process group, one log.
 
-A worker is its own session, so that a Ctrl-C in the terminal reaches only this process, which then ends the whole
-group, compilers included. If this process dies without saying goodbye the worker sees its stdin close and ends itself.
+A worker is its own session, so that a Ctrl-C in the terminal reaches only this process, which then
+ends the whole group, compilers included. If this process dies without saying goodbye the worker
+sees its stdin close and ends itself.
 """
 
 from __future__ import annotations
@@ -33,7 +34,10 @@ from aoti_build.errors import (
     VerificationError,
 )
 
-_ERRORS = {error.kind: error for error in (ArtifactError, BuildError, ToolchainError, UsageError, VerificationError)}
+_ERRORS = {
+    error.kind: error
+    for error in (ArtifactError, BuildError, ToolchainError, UsageError, VerificationError)
+}
 # Set for every worker, whatever this process' environment says.
 WORKER_VARIABLES: Mapping[str, str] = {
     "PYTHONHASHSEED": "0",
@@ -95,25 +99,32 @@ def run_worker(
         environment: variables set on top of this process's own.
         limit: the most seconds it may take.
 
-    Raises:
-        AotiBuildError: the worker's own error, of its kind, or `WorkerCrash`, `WorkerTimeout`, or `Interrupted`.
-        DirectoryError: the temporary directory, `root` or `directory` is unfit.
+    Raises: AotiBuildError: the worker's own error, of its kind, or `WorkerCrash`, `WorkerTimeout`,
+        or `Interrupted`. DirectoryError: the temporary directory, `root` or `directory` is unfit.
     """
     directory.mkdir(parents=True, exist_ok=True)
     write_json(directory / "job.json", job)
-    with Worker(verb, Path(job["root"]), directory=directory, log=log, environment=environment) as worker:
+    with Worker(
+        verb, Path(job["root"]), directory=directory, log=log, environment=environment
+    ) as worker:
         return worker.follow(on_phase, answer, limit)
 
 
 class Worker:
     """A started worker process; leaving the context ends it and everything it started.
 
-    It does the job in ``directory/job.json``. If that is not there yet the worker imports what it needs and waits for
-    `give`, so that a job which is known to come can be prepared for.
+    It does the job in ``directory/job.json``. If that is not there yet the worker imports what it
+    needs and waits for `give`, so that a job which is known to come can be prepared for.
     """
 
     def __init__(
-        self, verb: str, root: Path, *, directory: Path, log: Path, environment: Mapping[str, str] | None = None
+        self,
+        verb: str,
+        root: Path,
+        *,
+        directory: Path,
+        log: Path,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         # What torch would say of unfit directories helps nobody.
         temporary_directory()
@@ -123,7 +134,14 @@ class Worker:
         directory.mkdir(parents=True, exist_ok=True)
         (directory / "result.json").unlink(missing_ok=True)
         read_end, write_end = os.pipe()
-        command = [sys.executable, "-m", "aoti_build._torch", verb, str(directory / "job.json"), str(write_end)]
+        command = [
+            sys.executable,
+            "-m",
+            "aoti_build._torch",
+            verb,
+            str(directory / "job.json"),
+            str(write_end),
+        ]
         self._events = os.fdopen(read_end)
         try:
             with open(open_log(log), "ab") as output:
@@ -146,7 +164,10 @@ class Worker:
     def has_ended(self) -> bool:
         """Asked without reaping, as in `_await`."""
         try:
-            return os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None
+            return (
+                os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG)
+                is not None
+            )
         except ChildProcessError:
             return True
 
@@ -229,7 +250,9 @@ def _own_variables(directory: Path) -> dict[str, str]:
 def _start(
     command: list[str], root: Path, output: int, events: int, environment: Mapping[str, str]
 ) -> subprocess.Popen[bytes]:
-    with _running_lock:  # so that `stop_all`, from another thread, either ends it or keeps it from being started
+    with (
+        _running_lock
+    ):  # so that `stop_all`, from another thread, either ends it or keeps it from being started
         check_stopping()
         process = subprocess.Popen(
             command,
@@ -248,7 +271,8 @@ def _start(
 def _follow(
     events: Any, process: subprocess.Popen[bytes], on_phase: OnPhase, answer: Answer
 ) -> Mapping[str, Any] | None:
-    """Read events until every holder of the pipe is gone; the error of a worker that could not write one down."""
+    """Read events until every holder of the pipe is gone; the error of a worker that could not
+    write one down."""
     failed: Mapping[str, Any] | None = None
     for line in events:
         try:
@@ -259,7 +283,9 @@ def _follow(
             on_phase(phase)
         if (question := event.get("ask")) is not None and process.stdin is not None:
             said = json.dumps(answer(question)).encode()
-            with contextlib.suppress(BrokenPipeError):  # it died over its question; its result, or none, says how
+            with contextlib.suppress(
+                BrokenPipeError
+            ):  # it died over its question; its result, or none, says how
                 process.stdin.write(said + b"\n")
                 process.stdin.flush()
         failed = event.get("failed", failed)
@@ -267,7 +293,9 @@ def _follow(
 
 
 @contextlib.contextmanager
-def _deadline(process: subprocess.Popen[bytes], limit: float | None, expired: threading.Event) -> Iterator[None]:
+def _deadline(
+    process: subprocess.Popen[bytes], limit: float | None, expired: threading.Event
+) -> Iterator[None]:
     """Kill the group once `limit` seconds are over."""
 
     def stop() -> None:
@@ -285,7 +313,8 @@ def _deadline(process: subprocess.Popen[bytes], limit: float | None, expired: th
 
 
 def _await(process: subprocess.Popen[bytes]) -> None:
-    """Wait for the end without reaping, so that the group's number cannot be reused before `_end` signals it."""
+    """Wait for the end without reaping, so that the group's number cannot be reused before `_end`
+    signals it."""
     try:
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
     except ChildProcessError:
@@ -323,7 +352,8 @@ def _result(status: int, path: Path, log: Path) -> dict[str, Any]:
 
 
 def error_of(record: Mapping[str, Any], log: Path) -> AotiBuildError:
-    """The error that a worker wrote down (`AotiBuildError.as_json`), of its kind, with the worker's `log`."""
+    """The error that a worker wrote down (`AotiBuildError.as_json`), of its kind, with the worker's
+    `log`."""
     answers = {name: record.get(name) for name in ("target", "where", "cause", "hint")}
     return _ERRORS.get(record["kind"], BuildError)(record["message"], **answers, log=log)
 
@@ -339,7 +369,13 @@ def _crash(status: int, log: Path) -> WorkerCrash:
         "SIGSEGV": "native code crashed: `invoke doctor` says whether the compiler is to blame, and which CXX to take",
         "SIGILL": "the code uses instructions this processor lacks; `invoke doctor` tries a small model",
     }
-    return WorkerCrash(message, signal_name=name, cause=_tail(log), hint=hints.get(name or "", "see the log"), log=log)
+    return WorkerCrash(
+        message,
+        signal_name=name,
+        cause=_tail(log),
+        hint=hints.get(name or "", "see the log"),
+        log=log,
+    )
 
 
 def _signal_name(number: int) -> str:

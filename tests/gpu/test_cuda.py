@@ -21,7 +21,9 @@ from aoti_build.host import gpu_architectures, toolchain
 
 pytestmark = [
     pytest.mark.gpu,
-    pytest.mark.skipif(not toolchain.has_device("cuda"), reason="no CUDA device, or a torch without CUDA"),
+    pytest.mark.skipif(
+        not toolchain.has_device("cuda"), reason="no CUDA device, or a torch without CUDA"
+    ),
 ]
 
 SOURCE = """\
@@ -70,7 +72,8 @@ print("same as eager")
 """
 
 
-# The own GPU by name, one that only a torch like 2.14 can package for here, and one that no GPU here is.
+# The own GPU by name, one that only a torch like 2.14 can package for here, and one that no GPU
+# here is.
 ARCHES = """\
 edition: 1
 models:
@@ -84,7 +87,8 @@ models:
     cuda: {{arch: [native, {own}, sm_80, sm_999]}}
 """
 
-# Eager takes TF32 for none of its convolutions on an H200 with cuDNN 9.19, and compiled code for some.
+# Eager takes TF32 for none of its convolutions on an H200 with cuDNN 9.19, and compiled code for
+# some.
 CHOICE = """\
 from torch import nn
 
@@ -105,7 +109,8 @@ SETTINGS = {"default": "", "off": "    cuda: {tf32: false}\n", "on": "    cuda: 
 
 
 def _inv(root: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """With a compile directory of the project's own, so that builds of several projects do not wait for each other."""
+    """With a compile directory of the project's own, so that builds of several projects do not wait
+    for each other."""
     return subprocess.run(
         [sys.executable, "-m", "invoke", *words],
         cwd=root,
@@ -141,7 +146,9 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Fut
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory, together: dict[str, Future[Any]]) -> tuple[Path, dict[str, object]]:
+def built(
+    tmp_path_factory: pytest.TempPathFactory, together: dict[str, Future[Any]]
+) -> tuple[Path, dict[str, object]]:
     assert together  # running already
     root = tmp_path_factory.mktemp("cuda")
     (root / "net.py").write_text(SOURCE)
@@ -152,7 +159,9 @@ def built(tmp_path_factory: pytest.TempPathFactory, together: dict[str, Future[A
     return root, json.loads(finished.stdout)
 
 
-def test_targets_are_compiled_and_record_the_compute_capability(built: tuple[Path, dict[str, object]]) -> None:
+def test_targets_are_compiled_and_record_the_compute_capability(
+    built: tuple[Path, dict[str, object]],
+) -> None:
     root, document = built
     assert [row["action"] for row in document["targets"]] == ["compiled", "compiled"]  # type: ignore[attr-defined]
     manifest = json.loads((root / "artifacts/resnet18/cuda/manifest.json").read_bytes())
@@ -174,7 +183,9 @@ def test_artifacts_verify_from_cpp(built: tuple[Path, dict[str, object]]) -> Non
     verified = _inv(root, "verify", "--strict", "--runtime", "cpp", "--json")
     assert verified.returncode == 0, verified.stdout + verified.stderr
     document = json.loads(verified.stdout)
-    assert [(row["verdict"], row["runtime"]) for row in document["targets"]] == [("passed", "cpp")] * 2
+    assert [(row["verdict"], row["runtime"]) for row in document["targets"]] == [
+        ("passed", "cpp")
+    ] * 2
 
 
 def test_a_second_build_does_nothing(built: tuple[Path, dict[str, object]]) -> None:
@@ -183,7 +194,9 @@ def test_a_second_build_does_nothing(built: tuple[Path, dict[str, object]]) -> N
     assert [row["action"] for row in again["targets"]] == ["up-to-date", "up-to-date"]
 
 
-def test_new_weights_are_repacked_and_their_undo_restored(built: tuple[Path, dict[str, object]]) -> None:
+def test_new_weights_are_repacked_and_their_undo_restored(
+    built: tuple[Path, dict[str, object]],
+) -> None:
     root, _ = built
     models = (root / "models.yaml").read_text()
     (root / "models.yaml").write_text(
@@ -200,11 +213,15 @@ def test_new_weights_are_repacked_and_their_undo_restored(built: tuple[Path, dic
 
 def test_stock_pytorch_gets_eagers_numbers(built: tuple[Path, dict[str, object]]) -> None:
     root, _ = built
-    answer = subprocess.run([sys.executable, "-c", STOCK], cwd=root, capture_output=True, text=True, check=False)
+    answer = subprocess.run(
+        [sys.executable, "-c", STOCK], cwd=root, capture_output=True, text=True, check=False
+    )
     assert answer.stdout.strip().endswith("same as eager"), answer.stderr
 
 
-def test_tf32_is_allowed_for_what_it_costs_and_not_where_it_is_forbidden(together: dict[str, Future[Any]]) -> None:
+def test_tf32_is_allowed_for_what_it_costs_and_not_where_it_is_forbidden(
+    together: dict[str, Future[Any]],
+) -> None:
     figures = {setting: together[setting].result() for setting in SETTINGS}
     print(json.dumps(figures))
     fp64 = {setting: found["fp64"] for setting, found in figures.items()}
@@ -234,9 +251,11 @@ def test_a_package_is_inspected_with_its_kernels(built: tuple[Path, dict[str, ob
 
 
 @pytest.fixture(scope="module")
-def arches(built: tuple[Path, dict[str, object]], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any, str]:
-    """A project of several architectures that shares the store and compile directory of `built`; what its build said,
-    and the name of the own one."""
+def arches(
+    built: tuple[Path, dict[str, object]], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Any, str]:
+    """A project of several architectures that shares the store and compile directory of `built`;
+    what its build said, and the name of the own one."""
     own = f"sm_{toolchain.compute_capabilities()[0].replace('.', '')}"
     if own == "sm_80":
         pytest.skip("the foreign architecture of these tests is this GPU's own")
@@ -253,19 +272,29 @@ def arches(built: tuple[Path, dict[str, object]], tmp_path_factory: pytest.TempP
 
 
 def _requires(root: Path, variant: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((root / f"artifacts/net/{variant}/manifest.json").read_bytes())["requires"]
+    found: dict[str, Any] = json.loads(
+        (root / f"artifacts/net/{variant}/manifest.json").read_bytes()
+    )["requires"]
     return found
 
 
-def test_the_own_architecture_by_name_takes_what_native_compiled(arches: tuple[Path, Any, str]) -> None:
-    """From 9.0 on, and with a torch that compiles for the GPU it finds; else it has PTX beside the machine code."""
+def test_the_own_architecture_by_name_takes_what_native_compiled(
+    arches: tuple[Path, Any, str],
+) -> None:
+    """From 9.0 on, and with a torch that compiles for the GPU it finds; else it has PTX beside the
+    machine code."""
     root, rows, own = arches
     assert rows["net/cuda"]["action"] in ("restored", "reused")  # `built` compiled it
     native, named = _requires(root, "cuda"), _requires(root, f"cuda-{own}")
-    assert native["compute_capability"] == named["compute_capability"] == toolchain.compute_capabilities()[0]
+    assert (
+        native["compute_capability"]
+        == named["compute_capability"]
+        == toolchain.compute_capabilities()[0]
+    )
     assert [code.rstrip("af") for code in native["gpu_code"]] == [own]
     if (
-        gpu_architectures.numbers(toolchain.compute_capabilities()[0]) >= gpu_architectures.OWN_FEATURES
+        gpu_architectures.numbers(toolchain.compute_capabilities()[0])
+        >= gpu_architectures.OWN_FEATURES
         or not toolchain.packages_for_other_gpus()
     ):
         assert rows[f"net/cuda-{own}"]["action"] == "reused"
@@ -289,15 +318,20 @@ def test_a_foreign_architecture_is_built_where_torch_can_and_unavailable_elsewhe
     assert _inv(root, "build", "--strict", "--json").returncode == 1
 
 
-def test_every_architecture_that_was_built_is_verified_and_chosen_by_its_code(arches: tuple[Path, Any, str]) -> None:
+def test_every_architecture_that_was_built_is_verified_and_chosen_by_its_code(
+    arches: tuple[Path, Any, str],
+) -> None:
     root, rows, own = arches
     verified = _inv(root, "verify", "--json")
     assert verified.returncode == 0, verified.stdout + verified.stderr
     verdicts = {row["target"]: row["verdict"] for row in json.loads(verified.stdout)["targets"]}
     assert verdicts == {
-        name: "unavailable" if row["action"] == "unavailable" else "passed" for name, row in rows.items()
+        name: "unavailable" if row["action"] == "unavailable" else "passed"
+        for name, row in rows.items()
     }
-    shown = json.loads(_inv(root, "inspect", "--host", "--target", "net/cuda", "--json").stdout)["host"]["net"]
+    shown = json.loads(_inv(root, "inspect", "--host", "--target", "net/cuda", "--json").stdout)[
+        "host"
+    ]["net"]
     assert [row["target"] for row in shown if row["chosen"]] == ["net/cuda"]
     assert {row["target"] for row in shown if row["fits"]} >= {"net/cuda", f"net/cuda-{own}"}
     ran = _inv(root, "run", "--target", f"net/cuda-{own}", "--json")
@@ -306,10 +340,15 @@ def test_every_architecture_that_was_built_is_verified_and_chosen_by_its_code(ar
 
 @pytest.mark.slow
 def test_a_second_autotuned_build_searches_nothing(tmp_path: Path) -> None:
-    """The first search takes a minute or more of every core; `--force` compiles again, with its results."""
+    """The first search takes a minute or more of every core; `--force` compiles again, with its
+    results."""
     models = MODELS.partition("  resnet18:")[0]
-    models = models.replace("models:\n", "inductor_configs:\n  tuned: {max_autotune: true}\nmodels:\n", 1)
-    models = models.replace("    dims:\n      batch: {min: 1, max: 8, example: 4}\n", "").replace("[batch, 3", "[4, 3")
+    models = models.replace(
+        "models:\n", "inductor_configs:\n  tuned: {max_autotune: true}\nmodels:\n", 1
+    )
+    models = models.replace("    dims:\n      batch: {min: 1, max: 8, example: 4}\n", "").replace(
+        "[batch, 3", "[4, 3"
+    )
     (tmp_path / "net.py").write_text(SOURCE)
     (tmp_path / "models.yaml").write_text(models + "    inductor_configs: [tuned]\n")
     (tmp_path / "tasks.py").write_text("from aoti_build.tasks import ns\n")
@@ -356,9 +395,13 @@ print(json.dumps([said, sorted(name for name in sys.modules if name.startswith("
 """
 
 
-def test_a_service_gets_eagers_numbers_new_weights_and_refusals(built: tuple[Path, dict[str, object]]) -> None:
+def test_a_service_gets_eagers_numbers_new_weights_and_refusals(
+    built: tuple[Path, dict[str, object]],
+) -> None:
     root, _ = built
-    answer = subprocess.run([sys.executable, "-c", LOADED], cwd=root, capture_output=True, text=True, check=False)
+    answer = subprocess.run(
+        [sys.executable, "-c", LOADED], cwd=root, capture_output=True, text=True, check=False
+    )
     assert answer.returncode == 0, answer.stderr
     said, inductor = json.loads(answer.stdout.splitlines()[-1])
     assert inductor == []

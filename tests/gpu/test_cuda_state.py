@@ -1,4 +1,5 @@
-"""Models that write into buffers and inputs, on a GPU: every call compared, from Python and from C++."""
+"""Models that write into buffers and inputs, on a GPU: every call compared, from Python and from
+C++."""
 
 from __future__ import annotations
 
@@ -14,7 +15,9 @@ from aoti_build.host import toolchain
 
 pytestmark = [
     pytest.mark.gpu,
-    pytest.mark.skipif(not toolchain.has_device("cuda"), reason="no CUDA device, or a torch without CUDA"),
+    pytest.mark.skipif(
+        not toolchain.has_device("cuda"), reason="no CUDA device, or a torch without CUDA"
+    ),
 ]
 
 SOURCE = """\
@@ -115,7 +118,9 @@ def test_state_is_compared_on_a_gpu(tmp_path: Path) -> None:
     def inv(*words: str) -> subprocess.CompletedProcess[str]:
         environment = {**os.environ, "AOTI_BUILD_CACHE": str(tmp_path / "compile")}
         command = [sys.executable, "-m", "invoke", *words]
-        return subprocess.run(command, cwd=root, capture_output=True, text=True, check=False, env=environment)
+        return subprocess.run(
+            command, cwd=root, capture_output=True, text=True, check=False, env=environment
+        )
 
     built = inv("build", "--keep-going", "--json")
     assert built.returncode == 0, built.stdout + built.stderr
@@ -126,7 +131,13 @@ def test_state_is_compared_on_a_gpu(tmp_path: Path) -> None:
         delay = rows["delay/cuda"]["cases"]
         names = {output["name"] for output in delay[2]["outputs"]}
         assert names == {"output", "buffer calls", "buffer last", "buffer older"}
-        lower = {one["name"]: one["ok"] for one in rows["both/cuda"]["refusals"] if "below min" in one["name"]}
+        lower = {
+            one["name"]: one["ok"]
+            for one in rows["both/cuda"]["refusals"]
+            if "below min" in one["name"]
+        }
         assert lower == {"batch 0: below min 1": True, "seq 1: below min 2": True}
-    loaded = subprocess.run([sys.executable, "-c", LOADED], cwd=root, capture_output=True, text=True, check=False)
+    loaded = subprocess.run(
+        [sys.executable, "-c", LOADED], cwd=root, capture_output=True, text=True, check=False
+    )
     assert loaded.stdout.strip() == "as eager", loaded.stderr

@@ -1,7 +1,7 @@
 """Architectures that people ship, on a GPU, each in one artifact from a batch of 1.
 
-They are built, verified strictly, loaded, and called at sizes that were not checked. All are built at once, since a
-compile hardly uses the GPU.
+They are built, verified strictly, loaded, and called at sizes that were not checked. All are built
+at once, since a compile hardly uses the GPU.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from aoti_build.host import toolchain
 
 pytestmark = [
     pytest.mark.gpu,
-    pytest.mark.skipif(not toolchain.has_device("cuda"), reason="no CUDA device, or a torch without CUDA"),
+    pytest.mark.skipif(
+        not toolchain.has_device("cuda"), reason="no CUDA device, or a torch without CUDA"
+    ),
 ]
 
 TEXT = "hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=128, vocab_size=100"
@@ -28,7 +30,8 @@ TOKENS = """\
     dims: {batch: {min: 1, max: 8, example: 3}, seq: {min: 2, max: 64, example: 12}}
     inputs: {input_ids: {shape: [batch, seq], dtype: int64, high: 100}}
 """
-# What a service does: load, call with sizes that no case has, compare with eager in float32 or as it is.
+# What a service does: load, call with sizes that no case has, compare with eager in float32 or as
+# it is.
 SERVED = """\
 import sys
 
@@ -57,7 +60,8 @@ print("served")
 
 @dataclass(frozen=True)
 class Entry:
-    """A model: its source, what models.yaml says of it, the library it needs, and how near to eager it must be."""
+    """A model: its source, what models.yaml says of it, the library it needs, and how near to eager
+    it must be."""
 
     source: str
     model: str
@@ -160,7 +164,9 @@ def build():
 def _run(root: Path, *words: str) -> str:
     """The output of a command that succeeds; with a compile directory of the project's own."""
     environment = {**os.environ, "AOTI_BUILD_CACHE": str(root / "compile"), "OMP_NUM_THREADS": "2"}
-    finished = subprocess.run(words, cwd=root, capture_output=True, text=True, check=False, env=environment)
+    finished = subprocess.run(
+        words, cwd=root, capture_output=True, text=True, check=False, env=environment
+    )
     assert finished.returncode == 0, finished.stdout + finished.stderr
     return finished.stdout
 

@@ -38,7 +38,9 @@ class Finished:
 Inv = Callable[..., Finished]
 
 
-def start_inv(root: Path, *words: str, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
+def start_inv(
+    root: Path, *words: str, env: Mapping[str, str] | None = None
+) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "invoke", *words],
         cwd=root,
@@ -50,8 +52,11 @@ def start_inv(root: Path, *words: str, env: Mapping[str, str] | None = None) -> 
     )
 
 
-def run_inv(root: Path, *words: str, env: Mapping[str, str] | None = None, limit: float = 600) -> Finished:
-    """`inv` with `words` in `root`, as a user's shell would start it, for at most `limit` seconds."""
+def run_inv(
+    root: Path, *words: str, env: Mapping[str, str] | None = None, limit: float = 600
+) -> Finished:
+    """`inv` with `words` in `root`, as a user's shell would start it, for at most `limit`
+    seconds."""
     process = start_inv(root, *words, env=env)
     out, err = process.communicate(timeout=limit)
     return Finished(process.returncode, out, err)

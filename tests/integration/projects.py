@@ -1,4 +1,5 @@
-"""Small projects that the integration tests build: models that compile in some twenty seconds each."""
+"""Small projects that the integration tests build: models that compile in some twenty seconds
+each."""
 
 from __future__ import annotations
 
@@ -81,7 +82,8 @@ VOCABULARY = '["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k"]\n'
 
 
 def write_project(root: Path) -> None:
-    """The project of `MODELS_YAML` with all its files; the weights file is made by `write_weights`."""
+    """The project of `MODELS_YAML` with all its files; the weights file is made by
+    `write_weights`."""
     nets = root / "nets"
     nets.mkdir(parents=True)
     for name, text in {
@@ -119,7 +121,9 @@ def write_single(root: Path, source: str, model: str, *, file: str = "net.py") -
     """A project of one source file; `model` is the text below ``models:``."""
     root.mkdir(parents=True, exist_ok=True)
     (root / file).write_text(textwrap.dedent(source))
-    (root / "models.yaml").write_text("edition: 1\nmodels:\n" + textwrap.indent(textwrap.dedent(model), "  "))
+    (root / "models.yaml").write_text(
+        "edition: 1\nmodels:\n" + textwrap.indent(textwrap.dedent(model), "  ")
+    )
     (root / "tasks.py").write_text("from aoti_build.tasks import ns\n")
 
 

@@ -54,7 +54,9 @@ def test_every_target_is_compiled_checked_and_published(built_once: tuple[Path, 
 
 
 def test_stock_pytorch_loads_the_artifacts_and_gets_eagers_numbers(built: Path) -> None:
-    answer = subprocess.run([sys.executable, "-c", STOCK], cwd=built, capture_output=True, text=True, check=False)
+    answer = subprocess.run(
+        [sys.executable, "-c", STOCK], cwd=built, capture_output=True, text=True, check=False
+    )
     assert answer.stdout.strip().endswith("same as eager"), answer.stderr
 
 
@@ -65,9 +67,15 @@ def test_the_manifest_says_what_was_used(built: Path) -> None:
     assert {name for name, digest in sources.items() if digest} == used
     # A package or an extension module of one of these names would be imported instead.
     shadowing = {name for name, digest in sources.items() if not digest}
-    assert {name.partition(".")[0] for name in shadowing} == {"nets/middle", "nets/leaf"} <= shadowing
+    assert (
+        {name.partition(".")[0] for name in shadowing} == {"nets/middle", "nets/leaf"} <= shadowing
+    )
     assert manifest["source"]["distributions"]["torch"].split()[0] == manifest["requires"]["torch"]
-    assert manifest["signature"]["inputs"][0] == {"name": "tokens", "dtype": "int64", "shape": ["batch", 6]}
+    assert manifest["signature"]["inputs"][0] == {
+        "name": "tokens",
+        "dtype": "int64",
+        "shape": ["batch", 6],
+    }
     assert [output["name"] for output in manifest["signature"]["outputs"] if "dtype" in output] == [
         "['labels']",
         "['extra'][0]",
@@ -96,10 +104,16 @@ def test_each_changed_input_is_seen_and_named(built: Path) -> None:
     write_weights(built / "weights/weighted.safetensors", seed=8)
     (built / "nets/vocabulary.json").write_text('["x"]\n')
     finished = run_inv(built, "build", "--dry-run", "--json")
-    found = {row["target"]: {(r["reason"], r["what"]) for r in row["reasons"]} for row in finished.json["targets"]}
+    found = {
+        row["target"]: {(r["reason"], r["what"]) for r in row["reasons"]}
+        for row in finished.json["targets"]
+    }
     assert found == {
         "linear/cpu": set(),
-        "tagger/cpu": {("source-changed", "nets/leaf.py"), ("source-changed", "nets/vocabulary.json")},
+        "tagger/cpu": {
+            ("source-changed", "nets/leaf.py"),
+            ("source-changed", "nets/vocabulary.json"),
+        },
         "weighted/cpu": {("weights-changed", "weights/weighted.safetensors")},
     }
 
@@ -136,8 +150,8 @@ net:
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.slow
 def test_inputs_that_are_easily_overlooked(tmp_path: Path) -> None:
-    """What native code reads; a link, a memory map, a module run by its path, the order of kwargs; what is looked for
-    in vain, listed, or asked of the environment."""
+    """What native code reads; a link, a memory map, a module run by its path, the order of kwargs;
+    what is looked for in vain, listed, or asked of the environment."""
     import torch
 
     source = """\
@@ -180,7 +194,13 @@ def test_inputs_that_are_easily_overlooked(tmp_path: Path) -> None:
     (tmp_path / "v2.txt").write_text("two")
     (tmp_path / "current.txt").symlink_to("v1.txt")
     (tmp_path / "table.bin").write_bytes(bytes(16))
-    for name in ("package/__init__.py", "package/part.py", "data/a.txt", "given/inner/file", "tokenizer.model"):
+    for name in (
+        "package/__init__.py",
+        "package/part.py",
+        "data/a.txt",
+        "given/inner/file",
+        "tokenizer.model",
+    ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     torch.jit.script(torch.nn.Linear(2, 2)).save(tmp_path / "scripted.pt")

@@ -1,4 +1,5 @@
-"""The reference policy: what passes, by which rule, and what the figures say. No model is compiled here."""
+"""The reference policy: what passes, by which rule, and what the figures say. No model is compiled
+here."""
 
 from __future__ import annotations
 
@@ -21,12 +22,16 @@ NONE: dict[str, Any] = {"atol": None, "rtol": None, "outputs": {}}
 
 
 def exact(count: int = 4096, scale: float = 1.0) -> Any:
-    return torch.randn(count, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * scale
+    return (
+        torch.randn(count, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * scale
+    )
 
 
 def off(value: Any, relative: float) -> Any:
     """`value` with noise of that part of its root mean square."""
-    noise = torch.randn(value.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    noise = torch.randn(
+        value.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64
+    )
     return value + noise * relative * value.double().square().mean().sqrt()
 
 
@@ -52,7 +57,9 @@ def test_as_near_to_float64_as_eager_is_good_enough_where_eager_is_far() -> None
 def small_network() -> Any:
     torch.manual_seed(0)
     layers = torch.nn.Conv2d(3, 16, 3), torch.nn.ReLU(), torch.nn.Conv2d(16, 32, 3), torch.nn.ReLU()
-    return torch.nn.Sequential(*layers, torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(32, 10))
+    return torch.nn.Sequential(
+        *layers, torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(32, 10)
+    )
 
 
 def subject(network: Any, device: str) -> reference.Subject:
@@ -60,13 +67,18 @@ def subject(network: Any, device: str) -> reference.Subject:
 
 
 def in_tf32(network: Any, call: Any) -> Any:
-    """What the network's convolutions give in TF32, by the same rounding of operands, with the sums in float64."""
-    with torch.no_grad(), tf32.InTf32(tf32.tf32_operands("cuda", convolutions=True, products=False)):
+    """What the network's convolutions give in TF32, by the same rounding of operands, with the sums
+    in float64."""
+    with (
+        torch.no_grad(),
+        tf32.InTf32(tf32.tf32_operands("cuda", convolutions=True, products=False)),
+    ):
         return network.double()(call.args[0].double()).float()
 
 
 def test_where_tf32_is_allowed_what_it_costs_the_model_is_no_fault_and_a_wrong_weight_is() -> None:
-    """Eager in full float32 and compiled code in TF32, as a GPU's libraries may choose for their layouts."""
+    """Eager in full float32 and compiled code in TF32, as a GPU's libraries may choose for their
+    layouts."""
     network = small_network().eval()
     call = Call((torch.randn(4, 3, 32, 32),), {})
     eager = reference.reference("example", subject(network, "cpu"), call)
@@ -75,13 +87,17 @@ def test_where_tf32_is_allowed_what_it_costs_the_model_is_no_fault_and_a_wrong_w
     assert forbidden.rounded_rmse is None
 
     def verdict(case: Any, candidate: Any) -> Any:
-        return compare("y", case.outputs[0], candidate, NONE, case.exact[0], (case.rounded_rmse or [None])[0])
+        return compare(
+            "y", case.outputs[0], candidate, NONE, case.exact[0], (case.rounded_rmse or [None])[0]
+        )
 
     candidate = in_tf32(small_network().eval(), call)
     assert not verdict(forbidden, candidate)["ok"]
     figures = verdict(allowed, candidate)
     assert (figures["ok"], figures["by"]) == (True, "fp64")
-    assert figures["fp64"]["candidate_rmse"] == pytest.approx(figures["fp64"]["rounded_rmse"], rel=0.1)
+    assert figures["fp64"]["candidate_rmse"] == pytest.approx(
+        figures["fp64"]["rounded_rmse"], rel=0.1
+    )
     for layer in (0, 2, 6):
         faulty = small_network().eval()
         with torch.no_grad():
@@ -93,17 +109,26 @@ def test_where_tf32_is_allowed_what_it_costs_the_model_is_no_fault_and_a_wrong_w
 
 @pytest.mark.parametrize(
     ("device", "convolutions", "products", "count"),
-    [("cpu", True, True, 0), ("cuda", False, False, 0), ("cuda", True, False, 1), ("cuda", False, True, 4)],
+    [
+        ("cpu", True, True, 0),
+        ("cuda", False, False, 0),
+        ("cuda", True, False, 1),
+        ("cuda", False, True, 4),
+    ],
 )
 def test_operands_are_rounded_on_a_gpu_as_the_settings_allow(
     device: str, convolutions: bool, products: bool, count: int
 ) -> None:
     assert len(tf32.tf32_operands(device, convolutions=convolutions, products=products)) == count
-    # No monkeypatch: it takes back what it set by deleting it, which these modules of torch do not know.
+    # No monkeypatch: it takes back what it set by deleting it, which these modules of torch do not
+    # know.
     switches = torch.backends.cudnn, torch.backends.cuda.matmul
     before = [switch.allow_tf32 for switch in switches]
     try:
-        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = convolutions, products
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = (
+            convolutions,
+            products,
+        )
         assert len(tf32.tf32_operands(device)) == count
     finally:
         for switch, value in zip(switches, before, strict=True):
@@ -111,7 +136,9 @@ def test_operands_are_rounded_on_a_gpu_as_the_settings_allow(
 
 
 def test_tf32_has_ten_bits() -> None:
-    values = torch.tensor([1 + 2**-11, 1 + 2**-12, -1 - 2**-11, 1e30, 0.0, float("inf")], dtype=torch.float64)
+    values = torch.tensor(
+        [1 + 2**-11, 1 + 2**-12, -1 - 2**-11, 1e30, 0.0, float("inf")], dtype=torch.float64
+    )
     rounded = tf32.to_tf32(values)
     assert rounded[:3].tolist() == [1 + 2**-10, 1, -1 - 2**-10]
     assert abs(float(rounded[3]) / 1e30 - 1) <= 2**-11
@@ -130,7 +157,9 @@ def test_what_models_yaml_says_wins() -> None:
     eager, far = true.float(), off(true, 1e-2).float()
     assert compare("y", eager, far, {**NONE, "atol": 1.0}, true)["by"] == "tolerance"
     assert compare("y", eager, far, {**NONE, "atol": 1.0}, true)["ok"]
-    assert not compare("y", eager, off(true, 1e-6).float(), {**NONE, "atol": 0.0, "rtol": 0.0}, true)["ok"]
+    assert not compare(
+        "y", eager, off(true, 1e-6).float(), {**NONE, "atol": 0.0, "rtol": 0.0}, true
+    )["ok"]
     one = {**NONE, "outputs": {"y": {"atol": 1.0, "rtol": None, "agreement": None, "iou": None}}}
     assert compare("y", eager, far, one, true)["ok"]
     assert not compare("z", eager, far, one, true)["ok"]
@@ -164,7 +193,9 @@ def test_integers_are_equal_unless_agreement_or_iou_is_declared() -> None:
     ):
         declared = {
             **NONE,
-            "outputs": {"mask": {"atol": None, "rtol": None, "agreement": None, "iou": None, rule: least}},
+            "outputs": {
+                "mask": {"atol": None, "rtol": None, "agreement": None, "iou": None, rule: least}
+            },
         }
         assert compare("mask", eager, candidate, declared)["ok"] is passes
 
@@ -196,7 +227,9 @@ def test_the_figures_of_a_known_error() -> None:
         {
             **NONE,
             "rtol": 0.0,
-            "atol": compare("y", eager, eager + 0.5, {**NONE, "rtol": 0.0, "atol": 0.0})["needed_atol"],
+            "atol": compare("y", eager, eager + 0.5, {**NONE, "rtol": 0.0, "atol": 0.0})[
+                "needed_atol"
+            ],
         },
     )
     assert eased["ok"]
@@ -204,7 +237,11 @@ def test_the_figures_of_a_known_error() -> None:
 
 def test_another_shape_dtype_or_no_tensor_at_all() -> None:
     eager = torch.zeros(2, 3)
-    for candidate, said in ((torch.zeros(3, 2), "shape"), (eager.double(), "dtype"), (None, "no tensor")):
+    for candidate, said in (
+        (torch.zeros(3, 2), "shape"),
+        (eager.double(), "dtype"),
+        (None, "no tensor"),
+    ):
         figures = compare("y", eager, candidate, NONE)
         assert not figures["ok"]
         assert said in figures["why"]
@@ -232,7 +269,9 @@ def test_what_must_be_refused() -> None:
         "dims": {"batch": {"min": 4, "max": 16, "multiple_of": 4}},
     }
     tried = {probe.name: probe for probe in probes([torch.rand(8, 3)], signature, {"batch": 8})}
-    shapes = {name: list(probe.inputs[0].shape) for name, probe in tried.items() if not probe.may_answer}
+    shapes = {
+        name: list(probe.inputs[0].shape) for name, probe in tried.items() if not probe.may_answer
+    }
     assert shapes == {
         "batch 20: above max 16": [20, 3],
         "batch 0: below min 4": [0, 3],
@@ -248,7 +287,17 @@ def test_what_must_be_refused() -> None:
 def test_golden_files_are_read_back_and_keep_their_limit(tmp_path: Path) -> None:
     big, small = torch.rand(1000), torch.rand(10)
     cases = [
-        Case(name, [big], [small, None], [small.double(), None], {"batch": 2}, 0, "a" * 64, "b" * 64, [1e-4, None])
+        Case(
+            name,
+            [big],
+            [small, None],
+            [small.double(), None],
+            {"batch": 2},
+            0,
+            "a" * 64,
+            "b" * 64,
+            [1e-4, None],
+        )
         for name in ("example", "max")
     ]
     golden = Golden(cases, None, {"inputs": [small + 1, None]})
@@ -266,6 +315,10 @@ def test_golden_files_are_read_back_and_keep_their_limit(tmp_path: Path) -> None
     # Without its inputs a case that cannot be drawn again is of no use.
     assert not save_golden(tmp_path / "cut", golden, limit=4500)
     cut = load_golden(tmp_path / "cut")
-    assert (cut.cases[0].inputs is not None, cut.cases[1].inputs, cut.cases[1].outputs) == (True, None, None)
+    assert (cut.cases[0].inputs is not None, cut.cases[1].inputs, cut.cases[1].outputs) == (
+        True,
+        None,
+        None,
+    )
     assert save_golden(tmp_path / "again", golden)
     assert (tmp_path / "again").read_bytes() == (tmp_path / "whole").read_bytes()

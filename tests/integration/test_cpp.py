@@ -24,7 +24,9 @@ def cache(cpp_cache: dict[str, str]) -> dict[str, str]:
     return cpp_cache
 
 
-def test_goldens_and_refusals_pass_from_cpp_as_from_python(built: Path, cache: dict[str, str]) -> None:
+def test_goldens_and_refusals_pass_from_cpp_as_from_python(
+    built: Path, cache: dict[str, str]
+) -> None:
     """The tagger has int64 and bool inputs, a dict of outputs and a dynamic size."""
     reports = {
         runtime: run_inv(built, "verify", "--jobs", "2", "--json", "--runtime", runtime, env=cache)
@@ -34,11 +36,15 @@ def test_goldens_and_refusals_pass_from_cpp_as_from_python(built: Path, cache: d
         assert finished.code == 0, finished.out + finished.err
         assert finished.json["runtime"] == runtime
         assert {row["runtime"] for row in finished.json["targets"]} == {runtime}
-    for one, other in zip(*(finished.json["targets"] for finished in reports.values()), strict=True):
+    for one, other in zip(
+        *(finished.json["targets"] for finished in reports.values()), strict=True
+    ):
         assert said(one) == said(other)
     assert len(reports["cpp"].target("tagger/cpu")["cases"]) > 3
     assert json.loads((built / "artifacts/linear/cpu/verify.json").read_bytes())["runtime"] == "cpp"
-    (program,) = (path for path in Path(cache["AOTI_BUILD_CACHE"]).glob("build/runner/*") if not path.suffix)
+    (program,) = (
+        path for path in Path(cache["AOTI_BUILD_CACHE"]).glob("build/runner/*") if not path.suffix
+    )
     made = program.stat().st_mtime_ns
     again = run_inv(built, "verify", "--target", "linear", "--runtime", "cpp", env=cache)
     assert (again.code, program.stat().st_mtime_ns) == (0, made), "the runner was compiled again"
@@ -47,7 +53,11 @@ def test_goldens_and_refusals_pass_from_cpp_as_from_python(built: Path, cache: d
 
 def said(row: dict[str, Any]) -> tuple[list[object], list[object]]:
     """Which outputs were compared with what result, and which inputs were refused."""
-    outputs = [(case["name"], out["name"], out["ok"], out["by"]) for case in row["cases"] for out in case["outputs"]]
+    outputs = [
+        (case["name"], out["name"], out["ok"], out["by"])
+        for case in row["cases"]
+        for out in case["outputs"]
+    ]
     return outputs, [(probed["name"], probed["ok"]) for probed in row["refusals"]]
 
 
@@ -56,14 +66,22 @@ def test_one_wrong_weight_is_found_from_cpp(built: Path, cache: dict[str, str]) 
         values[3] += 1e-2
 
     tamper(built / "artifacts/weighted/cpu", off)
-    finished = run_inv(built, "verify", "--json", "--runtime", "cpp", "--target", "weighted", env=cache)
+    finished = run_inv(
+        built, "verify", "--json", "--runtime", "cpp", "--target", "weighted", env=cache
+    )
     assert finished.code == 3
     row = finished.target("weighted/cpu")
     assert row["verdict"] == "mismatch"
-    assert any(not output["ok"] and output["max_abs"] > 1e-4 for case in row["cases"] for output in case["outputs"])
+    assert any(
+        not output["ok"] and output["max_abs"] > 1e-4
+        for case in row["cases"]
+        for output in case["outputs"]
+    )
 
 
-def test_a_crash_in_cpp_is_a_verdict_with_the_signals_name(built: Path, cache: dict[str, str], tmp_path: Path) -> None:
+def test_a_crash_in_cpp_is_a_verdict_with_the_signals_name(
+    built: Path, cache: dict[str, str], tmp_path: Path
+) -> None:
     """A library that the runner alone is given, and that dies of SIGSEGV when it is loaded."""
     source, library = tmp_path / "crash.c", tmp_path / "crash.so"
     source.write_text(
@@ -71,7 +89,9 @@ def test_a_crash_in_cpp_is_a_verdict_with_the_signals_name(built: Path, cache: d
         "__attribute__((constructor)) static void crash(void) {\n"
         '  if (!strncmp(program_invocation_short_name, "runner-", 7)) raise(SIGSEGV);\n}\n'
     )
-    subprocess.run(["cc", "-shared", "-fPIC", "-D_GNU_SOURCE", str(source), "-o", str(library)], check=True)
+    subprocess.run(
+        ["cc", "-shared", "-fPIC", "-D_GNU_SOURCE", str(source), "-o", str(library)], check=True
+    )
     run_inv(built, "verify", "--target", "linear", "--runtime", "cpp", env=cache)
     env = {**cache, "LD_PRELOAD": str(library)}
     finished = run_inv(built, "verify", "--json", "--runtime", "cpp", "--target", "linear", env=env)
@@ -108,7 +128,9 @@ class Halves(nn.Module):
 @pytest.mark.slow
 def test_other_dtypes_and_no_rank_go_through_files(tmp_path: Path, cache: dict[str, str]) -> None:
     shapes = {"half": "float16", "brain": "bfloat16", "double": "float64", "count": "int32"}
-    entries = "".join(f"    {name}: {{shape: [3, 8], dtype: {dtype}}}\n" for name, dtype in shapes.items())
+    entries = "".join(
+        f"    {name}: {{shape: [3, 8], dtype: {dtype}}}\n" for name, dtype in shapes.items()
+    )
     write_single(tmp_path, HALVES, f"halves:\n  source: net.py:Halves\n  inputs:\n{entries}")
     built = run_inv(tmp_path, "build", env=cache)
     assert built.code == 0, built.out + built.err
@@ -144,14 +166,20 @@ def test_the_example_service_answers_what_python_answers(
     values = tmp_path / "values.bin"
     expected = call([sys.executable, "-c", EAGER, values, package], env).split()
     request = f"float32 4x8 {values}\nfloat32 4x7 {values}\n"
-    said = call([tmp_path / "service", package], {**env, "AOTI_RUNTIME_CHECK_INPUTS": "1"}, request).splitlines()
+    said = call(
+        [tmp_path / "service", package], {**env, "AOTI_RUNTIME_CHECK_INPUTS": "1"}, request
+    ).splitlines()
     assert said[0].startswith("output 0 float32 4x4:")
-    assert [float(word) for word in said[0].partition(":")[2].split()] == pytest.approx(list(map(float, expected)))
+    assert [float(word) for word in said[0].partition(":")[2].split()] == pytest.approx(
+        list(map(float, expected))
+    )
     assert said[1].startswith("took ")
     assert said[2].startswith("refused: ")
 
 
 def call(words: list[Any], env: dict[str, str], text: str = "") -> str:
-    done = subprocess.run(list(map(str, words)), env=env, input=text, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        list(map(str, words)), env=env, input=text, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

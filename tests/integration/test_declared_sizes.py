@@ -1,5 +1,5 @@
-"""Every declared size is answered: a size of 1, and sizes that torch's tracer takes to be impossible. What cannot be is
-refused before the compile, at the line of the dim."""
+"""Every declared size is answered: a size of 1, and sizes that torch's tracer takes to be
+impossible. What cannot be is refused before the compile, at the line of the dim."""
 
 from __future__ import annotations
 
@@ -27,7 +27,10 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 BATCH = Dim("batch", 1, 6, 2)
 SEQ = Dim("seq", 1, 12, 4)
 T = Dim("t", 2, 12, 5)
-WHERE = {"inputs": "models.yaml:9:1", **{f"dims.{name}": f"models.yaml:{name}" for name in ("batch", "seq", "t")}}
+WHERE = {
+    "inputs": "models.yaml:9:1",
+    **{f"dims.{name}": f"models.yaml:{name}" for name in ("batch", "seq", "t")},
+}
 
 
 def function(call: Callable[..., object]) -> nn.Module:
@@ -45,7 +48,9 @@ def export_of(module: nn.Module, shape: list[int | str], *dims: Dim) -> Exported
     make, axes = from_shapes(inputs), declared_axes(inputs)
     example = make({dim.name: dim.example for dim in dims}, 0)
     with whole_ranges():
-        return exported(Subject(module.eval().requires_grad_(False), make, "cpu"), example, dims, axes, WHERE)
+        return exported(
+            Subject(module.eval().requires_grad_(False), make, "cpu"), example, dims, axes, WHERE
+        )
 
 
 def covers(x: Tensor) -> Tensor:
@@ -57,16 +62,33 @@ def covers(x: Tensor) -> Tensor:
 @pytest.mark.parametrize(
     ("module", "shape", "dims"),
     [
-        (lambda: nn.TransformerEncoderLayer(16, 2, 32, batch_first=True), ["batch", "seq", 16], (BATCH, SEQ)),
+        (
+            lambda: nn.TransformerEncoderLayer(16, 2, 32, batch_first=True),
+            ["batch", "seq", 16],
+            (BATCH, SEQ),
+        ),
         (lambda: nn.TransformerEncoderLayer(16, 2, 32), ["seq", "batch", 16], (BATCH, SEQ)),
         (lambda: nn.LSTMCell(8, 8), ["batch", 8], (BATCH,)),
         (lambda: nn.GRUCell(8, 8), ["batch", 8], (BATCH,)),
         (lambda: nn.LSTM(8, 8, batch_first=True), ["batch", 5, 8], (BATCH,)),
         (lambda: nn.GRU(8, 8, 2, bidirectional=True), [5, "batch", 8], (BATCH,)),
-        (lambda: nn.Conv1d(4, 4, 3, padding=1, padding_mode="circular"), ["batch", 4, "seq"], (BATCH, SEQ)),
+        (
+            lambda: nn.Conv1d(4, 4, 3, padding=1, padding_mode="circular"),
+            ["batch", 4, "seq"],
+            (BATCH, SEQ),
+        ),
         (lambda: function(lambda x: x.mean(0) + x.softmax(1)), ["batch", "seq", 4], (BATCH, SEQ)),
     ],
-    ids=["encoder", "encoder-seq-first", "lstm-cell", "gru-cell", "lstm", "gru", "circular", "mean"],
+    ids=[
+        "encoder",
+        "encoder-seq-first",
+        "lstm-cell",
+        "gru-cell",
+        "lstm",
+        "gru",
+        "circular",
+        "mean",
+    ],
 )
 def test_a_size_of_one_needs_no_care(
     module: Callable[[], nn.Module], shape: list[int | str], dims: tuple[Dim, ...]
@@ -92,12 +114,20 @@ def test_a_question_that_torch_cannot_solve_is_answered_for_each_size() -> None:
     [
         (covers, ["batch", "seq"], (BATCH, SEQ), [{"seq": 12}]),
         (lambda x: x[:-1] - x[1:], ["t", 4], (T,), [{"t": 2}]),
-        (nn.Conv1d(3, 8, 3, padding=1, stride=2), ["batch", 3, "seq"], (BATCH, SEQ), [{"seq": 1}, {"seq": 2}]),
+        (
+            nn.Conv1d(3, 8, 3, padding=1, stride=2),
+            ["batch", 3, "seq"],
+            (BATCH, SEQ),
+            [{"seq": 1}, {"seq": 2}],
+        ),
     ],
     ids=["slice-covers-all", "inner-size-of-one", "strided"],
 )
 def test_sizes_that_the_tracer_assumes_away_are_verified(
-    call: Callable[..., object], shape: list[int | str], dims: tuple[Dim, ...], special: list[dict[str, int]]
+    call: Callable[..., object],
+    shape: list[int | str],
+    dims: tuple[Dim, ...],
+    special: list[dict[str, int]],
 ) -> None:
     module = call if isinstance(call, nn.Module) else function(call)
     found = export_of(module, shape, *dims)
@@ -117,7 +147,9 @@ def test_sizes_that_the_tracer_assumes_away_are_verified(
     ],
     ids=["branch", "squeeze"],
 )
-def test_a_model_that_treats_one_apart_is_refused_at_its_dim(call: Callable[..., object], said: str) -> None:
+def test_a_model_that_treats_one_apart_is_refused_at_its_dim(
+    call: Callable[..., object], said: str
+) -> None:
     with pytest.raises(BuildError) as refused:
         export_of(function(call), ["batch", 8], BATCH)
     assert refused.value.where == WHERE["dims.batch"]
@@ -142,7 +174,10 @@ def kept_unless_lone(x: Tensor) -> Tensor:
 
 
 def test_an_operator_may_keep_nothing_whatever_was_exported_before() -> None:
-    for call, least in ((kept_unless_lone, 2), (kept, 0)):  # what the first decides only from two on is its own matter
+    for call, least in (
+        (kept_unless_lone, 2),
+        (kept, 0),
+    ):  # what the first decides only from two on is its own matter
         program = export_of(function(call), ["t", 4], T).program
         (found,) = [node.meta["val"] for node in program.graph.nodes if "nms" in node.name]
         assert program.range_constraints[found.shape[0].node.expr].lower == least

@@ -39,11 +39,15 @@ def test_a_host_on_which_all_this_works_is_fit(examined: tuple[Path, Finished]) 
 
 def test_phases_are_shown_meanwhile(examined: tuple[Path, Finished]) -> None:
     _, finished = examined
-    phases = [line.split()[-1] for line in finished.err.splitlines() if line.startswith("doctor/cpu")]
+    phases = [
+        line.split()[-1] for line in finished.err.splitlines() if line.startswith("doctor/cpu")
+    ]
     assert phases == ["model", "export", "reference", "compile", "load", "check", "publish"]
 
 
-def test_a_compiler_that_links_libstdcxx_statically_is_found_without_a_crash(tmp_path: Path) -> None:
+def test_a_compiler_that_links_libstdcxx_statically_is_found_without_a_crash(
+    tmp_path: Path,
+) -> None:
     (tmp_path / "tasks.py").write_text("from aoti_build.tasks import ns\n")
     compiler = tmp_path / "g++"
     compiler.write_text(BAD_COMPILER)

@@ -1,4 +1,5 @@
-"""What goes wrong in a worker: each mistake has its exit code, its place and its next step, and publishes nothing."""
+"""What goes wrong in a worker: each mistake has its exit code, its place and its next step, and
+publishes nothing."""
 
 from __future__ import annotations
 
@@ -113,7 +114,10 @@ models:
 
 # target -> exit code of its error, and what the user must be told
 EXPECTED: dict[str, tuple[str, list[str]]] = {
-    "no_import": ("usage", ["models.yaml:5:", "broken.py does not import", "No module named 'not_installed_anywhere'"]),
+    "no_import": (
+        "usage",
+        ["models.yaml:5:", "broken.py does not import", "No module named 'not_installed_anywhere'"],
+    ),
     "no_attribute": ("usage", ["has no 'Liner'", "Linear"]),
     "not_callable": ("usage", ["not callable but int"]),
     "no_module": ("usage", ["returned int, not an nn.Module"]),
@@ -124,7 +128,10 @@ EXPECTED: dict[str, tuple[str, list[str]]] = {
     "writer": ("build", ["writes into weight", "register_buffer"]),
     "offline": ("usage", ["could not be downloaded", "no route to host", "weights: null"]),
     "truncated": ("usage", ["truncated.safetensors cannot be read as weights"]),
-    "wrong_names": ("usage", ["whole.safetensors does not fit the model", "not in the model: a.bias"]),
+    "wrong_names": (
+        "usage",
+        ["whole.safetensors does not fit the model", "not in the model: a.bias"],
+    ),
     "pickled": ("usage", ["pickled.pt cannot be read as weights", "can run code"]),
     "wrong_shape": ("build", ["fails in eager mode", "[2, 9]"]),
     "preset": ("usage", ["no inductor option 'max_autotun'", "max_autotune"]),
@@ -152,7 +159,9 @@ def failed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Finished]:
 
 @pytest.mark.parametrize("model", EXPECTED)
 def test_each_mistake_is_named(failed: tuple[Path, Finished], model: str) -> None:
-    row: dict[str, Any] = next(row for row in failed[1].json["targets"] if row["target"].startswith(f"{model}/"))
+    row: dict[str, Any] = next(
+        row for row in failed[1].json["targets"] if row["target"].startswith(f"{model}/")
+    )
     kind, texts = EXPECTED[model]
     assert row["action"] == "failed"
     error = row["error"]
@@ -185,10 +194,20 @@ def test_a_download_that_fails_says_what_else_can_be_done(tmp_path: Path) -> Non
         "    kwargs: {weights: DEFAULT}\n"
         "    inputs: [{shape: [2, 3, 224, 224]}]\n"
     )
-    nowhere = {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9", "TORCH_HOME": str(tmp_path)}
+    nowhere = {
+        "http_proxy": "http://127.0.0.1:9",
+        "https_proxy": "http://127.0.0.1:9",
+        "TORCH_HOME": str(tmp_path),
+    }
     finished = run_inv(tmp_path, "build", env=nowhere)
     assert finished.code == 2
-    for text in ("resnet18/cpu", "models.yaml:5:", "could not be downloaded", "URLError", "weights: path.safetensors"):
+    for text in (
+        "resnet18/cpu",
+        "models.yaml:5:",
+        "could not be downloaded",
+        "URLError",
+        "weights: path.safetensors",
+    ):
         assert text in finished.out + finished.err
 
 

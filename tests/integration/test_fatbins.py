@@ -1,5 +1,5 @@
-"""What the installed torch makes of the options for another GPU, as far as that goes without one: its own commands, run
-on a kernel that does nothing, and what is read from the outcome."""
+"""What the installed torch makes of the options for another GPU, as far as that goes without one:
+its own commands, run on a kernel that does nothing, and what is read from the outcome."""
 
 from __future__ import annotations
 
@@ -34,7 +34,9 @@ print(json.dumps(command[0]))
 TOOLS = ("nvcc", "fatbinary", "ptxas")
 
 
-@pytest.mark.skipif(not toolchain.packages_for_other_gpus(), reason="this torch cannot package for another GPU")
+@pytest.mark.skipif(
+    not toolchain.packages_for_other_gpus(), reason="this torch cannot package for another GPU"
+)
 @pytest.mark.skipif(not all(map(shutil.which, TOOLS)), reason=f"lacks one of {', '.join(TOOLS)}")
 @pytest.mark.parametrize(
     ("number", "further", "code"),
@@ -49,7 +51,11 @@ def test_torchs_command_makes_what_is_promised(
 ) -> None:
     monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", further)
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, number, further], cwd=tmp_path, capture_output=True, text=True, check=False
+        [sys.executable, "-c", SCRIPT, number, further],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     data = (tmp_path / "k.fatbin").read_bytes()

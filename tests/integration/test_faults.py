@@ -83,7 +83,9 @@ FAULTS = {
 def faulty(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Finished]:
     root = tmp_path_factory.mktemp("faults") / "project"
     common = "  source: net.py:build\n  inputs: [{shape: [8, 8]}]\n"
-    models = (f"{name.replace(' ', '_')}:\n{common}  kwargs: {{fault: {name}}}\n" for name in FAULTS)
+    models = (
+        f"{name.replace(' ', '_')}:\n{common}  kwargs: {{fault: {name}}}\n" for name in FAULTS
+    )
     write_single(root, NET, "".join(models) + f"sound:\n{common}")
     return root, run_inv(root, "build", "--keep-going", "--jobs", "2", "--json")
 
@@ -148,13 +150,16 @@ def test_one_weight_off_is_found_named_and_reproduced(sound: Path, tmp_path: Pat
     assert "<failure" in reports["xml"].read_text()
     assert "sound/cpu" in reports["html"].read_text()
     script = tmp_path / "repro/sound-cpu/repro.py"
-    answer = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False, cwd=tmp_path)
+    answer = subprocess.run(
+        [sys.executable, script], capture_output=True, text=True, check=False, cwd=tmp_path
+    )
     assert answer.returncode == 1, answer.stderr
     assert "differ, max abs" in answer.stdout
 
 
 def tamper(artifact: Path, change: Callable[[Any], object]) -> None:
-    """Change the weights inside a package, and let the manifest say so: an artifact whose digests are right."""
+    """Change the weights inside a package, and let the manifest say so: an artifact whose digests
+    are right."""
     import torch
 
     package = artifact / "model.pt2"
@@ -172,7 +177,10 @@ def tamper(artifact: Path, change: Callable[[Any], object]) -> None:
         writer.write_record(name, entries[name], len(entries[name]))
     writer.write_end_of_file()
     document = json.loads((artifact / "manifest.json").read_bytes())
-    document["files"]["model.pt2"] = {"sha256": digest_file(package), "size": package.stat().st_size}
+    document["files"]["model.pt2"] = {
+        "sha256": digest_file(package),
+        "size": package.stat().st_size,
+    }
     body = {name: value for name, value in document.items() if name != "sha256"}
     (artifact / "manifest.json").write_text(json.dumps({**body, "sha256": digest_json(body)}))
 
@@ -206,7 +214,9 @@ def test_a_fault_of_the_compiler_is_found_by_compiling_prefixes(tmp_path: Path) 
     write_single(tmp_path, MISCOMPILED, "net: {source: net.py:build, inputs: [{shape: [2, 8]}]}\n")
     project = load_project(tmp_path / "models.yaml")
     (target,) = project.targets
-    found = find_cause(project, target, None, None, directory=tmp_path / "work", log=tmp_path / "log", bisect=True)
+    found = find_cause(
+        project, target, None, None, directory=tmp_path / "work", log=tmp_path / "log", bisect=True
+    )
     assert found["stage"] == "compile"
     assert (found["left"]["module"], found["left"]["class"]) == ("3", "Tanh")
     assert "compiled code first leaves the model at the output of 3 [Tanh]" in found["said"]

@@ -1,4 +1,5 @@
-"""Sizes that follow dims, from models.yaml or a callable to the loaded artifact; what is not affine is refused."""
+"""Sizes that follow dims, from models.yaml or a callable to the loaded artifact; what is not affine
+is refused."""
 
 from __future__ import annotations
 
@@ -72,9 +73,11 @@ def shaped(*shapes: list[int | str]) -> tuple[TensorInput, ...]:
     return tuple(TensorInput(tuple(shape), "float32") for shape in shapes)
 
 
-def exported(module: torch.nn.Module, dims: tuple[Dim, ...], *shapes: list[int | str]) -> dict[str, Any]:
-    """The signature of an exported model of these inputs; the exported program is compared with eager at every point
-    that a build checks."""
+def exported(
+    module: torch.nn.Module, dims: tuple[Dim, ...], *shapes: list[int | str]
+) -> dict[str, Any]:
+    """The signature of an exported model of these inputs; the exported program is compared with
+    eager at every point that a build checks."""
     inputs = shaped(*shapes)
     make, axes = from_shapes(inputs), declared_axes(inputs)
     call = make({dim.name: dim.example for dim in dims}, 0)
@@ -123,7 +126,9 @@ def test_a_mask_over_the_past_and_the_present(module: torch.nn.Module) -> None:
         (Each(), (PAST, SEQ), [["2*past + seq"], ["seq + 1"]]),
     ],
 )
-def test_sizes_of_every_kind(module: torch.nn.Module, dims: tuple[Dim, ...], shapes: list[list[int | str]]) -> None:
+def test_sizes_of_every_kind(
+    module: torch.nn.Module, dims: tuple[Dim, ...], shapes: list[list[int | str]]
+) -> None:
     found = exported(module, dims, *shapes)
     assert shapes_of(found, "inputs") == shapes
     if isinstance(module, Each):
@@ -138,7 +143,13 @@ def test_sizes_that_the_model_ties_otherwise_are_refused() -> None:
 
 def test_the_hook_that_asserts_is_gone_after_the_export() -> None:
     module = Apart()
-    exported(module, (BATCH, PAST, SEQ), ["batch", "seq", 4], ["batch", "past", 4], ["batch", "past + seq"])
+    exported(
+        module,
+        (BATCH, PAST, SEQ),
+        ["batch", "seq", 4],
+        ["batch", "past", 4],
+        ["batch", "past + seq"],
+    )
     module(torch.zeros(1, 2, 4), torch.zeros(1, 2, 4), torch.zeros(1, 9))
     assert not module._forward_pre_hooks
 
@@ -154,16 +165,30 @@ def test_a_root_is_no_size_that_torch_would_raise_to_two() -> None:
 
 
 def axes_found(function: Callable[..., Any], *dims: Dim) -> list[Axes]:
-    return found_axes(from_callable(function, "models.yaml:5"), dims, "models.yaml:5", lambda index: f"input_{index}")
+    return found_axes(
+        from_callable(function, "models.yaml:5"),
+        dims,
+        "models.yaml:5",
+        lambda index: f"input_{index}",
+    )
 
 
 def test_affine_sizes_are_found_by_calling() -> None:
     def inputs(batch: int, past: int, seq: int) -> tuple[Any, ...]:
-        return torch.zeros(3 * batch, past + seq), [torch.zeros(2 * seq - 1, 7), None], torch.zeros(batch, past + 1)
+        return (
+            torch.zeros(3 * batch, past + seq),
+            [torch.zeros(2 * seq - 1, 7), None],
+            torch.zeros(batch, past + 1),
+        )
 
     found = axes_found(inputs, BATCH, PAST, SEQ)
     texts = [{axis: str(size) for axis, size in axes.items()} for axes in found]
-    assert texts == [{0: "3*batch", 1: "past + seq"}, {0: "2*seq - 1"}, {}, {0: "batch", 1: "past + 1"}]
+    assert texts == [
+        {0: "3*batch", 1: "past + seq"},
+        {0: "2*seq - 1"},
+        {},
+        {0: "batch", 1: "past + 1"},
+    ]
 
 
 def test_an_exact_division_is_found_by_calling() -> None:
@@ -174,30 +199,72 @@ def test_an_exact_division_is_found_by_calling() -> None:
 @pytest.mark.parametrize(
     ("function", "dims", "said"),
     [
-        (lambda n: torch.zeros(n * n), [Dim("n", 2, 9, 4)], ["axis 0 of input_0 is no affine expression of the dim n"]),
-        (lambda n: torch.zeros(n * n), [Dim("n", 2, 9, 4)], ["it is 4, 9, 16, 25 where n is 2, 3, 4, 5"]),
-        (lambda n: torch.zeros(n, 1 + n // 8), [Dim("n", 2, 64, 4)], ["axis 1 of input_0", "set multiple_of: 8 on"]),
-        (lambda n: torch.zeros(n, -(-n // 2)), [Dim("n", 2, 64, 4)], ["axis 1", "if it is n//2, set multiple_of: 2"]),
-        (lambda n: torch.zeros(n, min(n, 30)), [Dim("n", 2, 64, 4)], ["axis 1 of input_0 is no affine expression"]),
-        (lambda n: torch.zeros(n, max(n, 3)), [Dim("n", 2, 64, 4)], ["axis 1 of input_0 is no affine expression"]),
+        (
+            lambda n: torch.zeros(n * n),
+            [Dim("n", 2, 9, 4)],
+            ["axis 0 of input_0 is no affine expression of the dim n"],
+        ),
+        (
+            lambda n: torch.zeros(n * n),
+            [Dim("n", 2, 9, 4)],
+            ["it is 4, 9, 16, 25 where n is 2, 3, 4, 5"],
+        ),
+        (
+            lambda n: torch.zeros(n, 1 + n // 8),
+            [Dim("n", 2, 64, 4)],
+            ["axis 1 of input_0", "set multiple_of: 8 on"],
+        ),
+        (
+            lambda n: torch.zeros(n, -(-n // 2)),
+            [Dim("n", 2, 64, 4)],
+            ["axis 1", "if it is n//2, set multiple_of: 2"],
+        ),
+        (
+            lambda n: torch.zeros(n, min(n, 30)),
+            [Dim("n", 2, 64, 4)],
+            ["axis 1 of input_0 is no affine expression"],
+        ),
+        (
+            lambda n: torch.zeros(n, max(n, 3)),
+            [Dim("n", 2, 64, 4)],
+            ["axis 1 of input_0 is no affine expression"],
+        ),
         (
             lambda a, b: torch.zeros(a * b),
             [BATCH, PAST],
             ["axis 0 of input_0 is no affine expression of the dims"],
         ),
-        (lambda a, b: torch.zeros(max(a, b), a, b), [PAST, SEQ], ["axis 0 of input_0 is no affine"]),
+        (
+            lambda a, b: torch.zeros(max(a, b), a, b),
+            [PAST, SEQ],
+            ["axis 0 of input_0 is no affine"],
+        ),
         (lambda a, b: torch.zeros(a + b), [PAST, SEQ], ["do not tell the dim a"]),
-        (lambda n: torch.zeros(n - 1, n), [Dim("n", 2, 9, 2)], ["axis 0 of input_0 cannot be exported", "is 1 in the"]),
+        (
+            lambda n: torch.zeros(n - 1, n),
+            [Dim("n", 2, 9, 2)],
+            ["axis 0 of input_0 cannot be exported", "is 1 in the"],
+        ),
         (lambda n: torch.zeros(4), [Dim("n", 2, 9, 4)], ["no input's size follows the dim n"]),
-        (lambda n: torch.zeros((n,) * (1 + n % 2)), [Dim("n", 2, 9, 4)], ["how many axes input_0 has depends on"]),
-        (lambda n: [torch.zeros(n)] * n, [Dim("n", 2, 9, 4)], ["the structure of the inputs depends on the dim n"]),
+        (
+            lambda n: torch.zeros((n,) * (1 + n % 2)),
+            [Dim("n", 2, 9, 4)],
+            ["how many axes input_0 has depends on"],
+        ),
+        (
+            lambda n: [torch.zeros(n)] * n,
+            [Dim("n", 2, 9, 4)],
+            ["the structure of the inputs depends on the dim n"],
+        ),
     ],
 )
 def test_what_is_not_affine_names_input_and_axis(
     function: Callable[..., Any], dims: list[Dim], said: list[str]
 ) -> None:
     if len(dims) > 1:
-        dims = [Dim(name, dim.min, dim.max, dim.example) for name, dim in zip("ab", dims, strict=True)]
+        dims = [
+            Dim(name, dim.min, dim.max, dim.example) for name, dim in zip("ab", dims, strict=True)
+        ]
     with pytest.raises(UsageError) as caught:
         axes_found(function, *dims)
     whole = f"{caught.value} cause: {caught.value.cause} next: {caught.value.hint}"
@@ -323,7 +390,9 @@ def compared(root: Path, target: str, name: str, inputs: dict[str, Tensor]) -> N
     model = aoti_build.load(target, artifacts=root / "artifacts")
     try:
         with torch.no_grad():
-            torch.testing.assert_close(model(**inputs), eager(root, name)(**inputs), atol=1e-5, rtol=1e-4)
+            torch.testing.assert_close(
+                model(**inputs), eager(root, name)(**inputs), atol=1e-5, rtol=1e-4
+            )
     finally:
         model.close()
 
@@ -350,9 +419,15 @@ def test_loaded_models_refuse_what_does_not_follow(built: Path) -> None:
     assert "past is 11 in past and seq is 6 in x, so that past + seq is 17 and not 18" in said
     assert "past is 17" in refused(built, "prefill", decoder_inputs(3, 17, 6))
     step = decoder_inputs(3, 11, 1)
-    assert "past + 1 is 12 and not 11" in refused(built, "decode", {**step, "mask": torch.randn(3, 11)})
-    assert "seq//2 is 5 and not 4" in refused(built, "mixed", {**mixed_inputs(3, 10), "half": torch.randn(3, 4, 4)})
-    assert "3*batch is 9 and not 8" in refused(built, "mixed", {**mixed_inputs(3, 10), "three": torch.randn(8, 4)})
+    assert "past + 1 is 12 and not 11" in refused(
+        built, "decode", {**step, "mask": torch.randn(3, 11)}
+    )
+    assert "seq//2 is 5 and not 4" in refused(
+        built, "mixed", {**mixed_inputs(3, 10), "half": torch.randn(3, 4, 4)}
+    )
+    assert "3*batch is 9 and not 8" in refused(
+        built, "mixed", {**mixed_inputs(3, 10), "three": torch.randn(8, 4)}
+    )
 
 
 @pytest.mark.slow
@@ -360,10 +435,14 @@ def test_verify_compares_and_probes_them(built: Path) -> None:
     finished: Finished = run_inv(built, "verify", "--strict", "--json")
     assert finished.code == 0, finished.out + finished.err
     for target in ("prefill", "decode", "mixed"):
-        refusals = {found["name"]: found["ok"] for found in finished.target(f"{target}/cpu")["refusals"]}
+        refusals = {
+            found["name"]: found["ok"] for found in finished.target(f"{target}/cpu")["refusals"]
+        }
         assert all(refusals.values())
         assert "batch 5: above max 4" in refusals
-    assert "past 17: above max 16" in {found["name"] for found in finished.target("decode/cpu")["refusals"]}
+    assert "past 17: above max 16" in {
+        found["name"] for found in finished.target("decode/cpu")["refusals"]
+    }
 
 
 def test_a_package_itself_asserts_a_size_that_follows_two_dims(built: Path) -> None:
@@ -400,4 +479,6 @@ def test_a_size_that_is_not_affine_ends_before_the_export(tmp_path: Path) -> Non
     assert finished.code == 2
     assert "axis 1 of mask is no affine expression of the dim n" in finished.out
     assert "models.yaml:4:" in finished.out
-    assert "export" not in [line.split()[-1] for line in finished.err.splitlines() if line.startswith("square/cpu  ")]
+    assert "export" not in [
+        line.split()[-1] for line in finished.err.splitlines() if line.startswith("square/cpu  ")
+    ]

@@ -1,4 +1,5 @@
-"""Operators that other packages register, and types that they give: found, kept in the manifest, imported by a load."""
+"""Operators that other packages register, and types that they give: found, kept in the manifest,
+imported by a load."""
 
 from __future__ import annotations
 
@@ -169,7 +170,9 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def manifest(root: Path, model: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((root / "artifacts" / model / "cpu" / "manifest.json").read_text())
+    found: dict[str, Any] = json.loads(
+        (root / "artifacts" / model / "cpu" / "manifest.json").read_text()
+    )
     return found
 
 
@@ -178,7 +181,9 @@ def in_service(root: Path, code: str, *path: Path) -> subprocess.CompletedProces
     head = f"import torch, aoti_build\nartifacts = {str(root / 'artifacts')!r}\n"
     found = os.pathsep.join([*map(str, path), os.environ.get("PYTHONPATH", "")])
     words, environment = [sys.executable, "-c", head + code], {**os.environ, "PYTHONPATH": found}
-    return subprocess.run(words, cwd=root / "artifacts", env=environment, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        words, cwd=root / "artifacts", env=environment, capture_output=True, text=True, check=False
+    )
 
 
 def test_the_manifest_names_who_registered_what(built: Path) -> None:
@@ -240,9 +245,17 @@ def test_plain_outputs_need_no_library(built: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("{'out': {'scores': tensor(")
     assert "'pair': {'left': tensor(" in done.stdout
-    assert "'size': 1, 'half': 0.5, 'many': False, 'tag': 'hello', 'none': None, 'flag': True}" in done.stdout
+    assert (
+        "'size': 1, 'half': 0.5, 'many': False, 'tag': 'hello', 'none': None, 'flag': True}"
+        in done.stdout
+    )
     names = [entry["name"] for entry in manifest(built, "plain")["signature"]["outputs"]]
-    assert names[:4] == ["['out']['scores']", "['out']['count']", "['pair']['left']", "['pair']['right']"]
+    assert names[:4] == [
+        "['out']['scores']",
+        "['out']['count']",
+        "['pair']['left']",
+        "['pair']['right']",
+    ]
 
 
 def test_one_box_is_kept(built: Path) -> None:
@@ -272,7 +285,10 @@ def test_what_cpp_cannot_have_is_unavailable(built: Path, cpp_cache: dict[str, s
     assert done.code == 0, done.err
     typed = done.target("typed/cpu")
     assert (typed["verdict"], typed["stale"][0]["reason"]) == ("unavailable", "not-in-cpp")
-    assert "no C++ library registers the operator mine::bump: Python code does" in typed["stale"][0]["what"]
+    assert (
+        "no C++ library registers the operator mine::bump: Python code does"
+        in typed["stale"][0]["what"]
+    )
     assert done.target("plain/cpu")["verdict"] == "passed"
     # torchvision's library is loaded, or the verdict says why it cannot be.
     assert done.target("boxes/cpu")["verdict"] in ("passed", "unavailable")
@@ -291,7 +307,10 @@ def test_what_cannot_be_is_said_before_the_compile(built: Path) -> None:
     (built / "more.yaml").write_text(MORE)
     done = run_inv(built, "build", "--file", "more.yaml", "--keep-going")
     assert done.code == 1
-    assert "the operator mine::late is registered by a function that the model's source calls" in done.out
+    assert (
+        "the operator mine::late is registered by a function that the model's source calls"
+        in done.out
+    )
     assert "more.yaml:3:" in done.out
     assert "the output [1] became the constant 1 in the export" in done.out
     assert "in eager mode it is 2" in done.out

@@ -1,4 +1,5 @@
-"""The graph key sees whatever compiled code depends on, and neither names, comments nor the values of weights."""
+"""The graph key sees whatever compiled code depends on, and neither names, comments nor the values
+of weights."""
 
 from __future__ import annotations
 
@@ -81,7 +82,12 @@ def test_comments_and_local_names_do_not_count() -> None:
 
 @pytest.mark.parametrize(
     "other",
-    [torch.ones(8, 3), torch.ones(4, 3, dtype=torch.float64), torch.ones(3, 4).t(), torch.ones(4, 3, 1)],
+    [
+        torch.ones(8, 3),
+        torch.ones(4, 3, dtype=torch.float64),
+        torch.ones(3, 4).t(),
+        torch.ones(4, 3, 1),
+    ],
     ids=["batch", "dtype", "strides", "rank"],
 )
 def test_example_inputs_of_another_layout(other: Any) -> None:
@@ -90,14 +96,23 @@ def test_example_inputs_of_another_layout(other: Any) -> None:
 
 def test_the_range_of_a_dynamic_dim() -> None:
     digests = {
-        graph_digest(exported(Call(torch.relu), torch.ones(4, 3), dynamic=[{0: torch.export.Dim("b", min=2, max=top)}]))
+        graph_digest(
+            exported(
+                Call(torch.relu),
+                torch.ones(4, 3),
+                dynamic=[{0: torch.export.Dim("b", min=2, max=top)}],
+            )
+        )
         for top in (8, 16)
     }
     assert len(digests) == 2
 
 
 def test_a_lifted_constant_counts_by_value() -> None:
-    one, two = (digest_of(lambda x, values=values: x + torch.tensor(values)) for values in ([1.0, 2, 3], [1.0, 2, 4]))
+    one, two = (
+        digest_of(lambda x, values=values: x + torch.tensor(values))
+        for values in ([1.0, 2, 3], [1.0, 2, 4])
+    )
     assert one != two
 
 
@@ -159,13 +174,21 @@ def counted(steps: int) -> Callable[..., Any]:
     """A loop that carries a number, which torch's serialiser refuses."""
     from torch._higher_order_ops import while_loop
 
-    return lambda x: while_loop(lambda i, x: i < steps, lambda i, x: (i + 1, torch.tanh(x)), (0, x))[1]
+    return lambda x: while_loop(
+        lambda i, x: i < steps, lambda i, x: (i + 1, torch.tanh(x)), (0, x)
+    )[1]
 
 
 @pytest.mark.parametrize("made", [flex, counted])
-def test_what_the_serialiser_refuses_is_told_apart_by_a_walk(made: Any, capfd: pytest.CaptureFixture[str]) -> None:
+def test_what_the_serialiser_refuses_is_told_apart_by_a_walk(
+    made: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
     example = torch.ones(1, 2, 16, 8)
-    digests = [digest_of(made(2), example), digest_of(made(3), example), digest_of(made(2), torch.ones(2, 2, 16, 8))]
+    digests = [
+        digest_of(made(2), example),
+        digest_of(made(3), example),
+        digest_of(made(2), torch.ones(2, 2, 16, 8)),
+    ]
     assert "torch does not serialise this graph" in capfd.readouterr().err
     assert len(set(digests)) == 3
     assert digest_of(made(2), example) == digests[0]
@@ -173,7 +196,10 @@ def test_what_the_serialiser_refuses_is_told_apart_by_a_walk(made: Any, capfd: p
 
 def test_the_ranges_of_a_walked_graph_count() -> None:
     dims = [torch.export.Dim("b", min=2, max=top) for top in (8, 16)]
-    tops = [graph_digest(exported(Call(flex(2)), torch.ones(4, 2, 16, 8), dynamic=[{0: dim}])) for dim in dims]
+    tops = [
+        graph_digest(exported(Call(flex(2)), torch.ones(4, 2, 16, 8), dynamic=[{0: dim}]))
+        for dim in dims
+    ]
     assert tops[0] != tops[1]
 
 
@@ -183,7 +209,9 @@ def test_types_of_one_name_are_told_apart_by_a_walk() -> None:
 
     digests = []
     for module in ("one", "other"):
-        kind = dataclasses.make_dataclass("Returned", ["y"], namespace={"__module__": f"tests.{module}"})
+        kind = dataclasses.make_dataclass(
+            "Returned", ["y"], namespace={"__module__": f"tests.{module}"}
+        )
         torch.export.register_dataclass(kind, serialized_type_name=f"tests.{module}.Returned")
         digests.append(graph_digest(exported(Call(returning(kind)), torch.ones(3))))
     assert digests[0] != digests[1]
@@ -199,7 +227,8 @@ def test_the_walk_describes_no_graph_of_which_it_knows_a_part_only() -> None:
 
 def test_passes_of_the_users_own_bind_the_code_to_their_sources() -> None:
     assert not own_passes()
-    # By torch's own patch: pytest's would delete the option afterwards, since it is no attribute of the module.
+    # By torch's own patch: pytest's would delete the option afterwards, since it is no attribute of
+    # the module.
     with torch._inductor.config.patch(post_grad_custom_pre_pass=lambda graph: None):
         assert own_passes()
 

@@ -1,4 +1,5 @@
-"""`invoke inspect` on what AOTInductor, torch's own packaging and NVIDIA's assembler really write."""
+"""`invoke inspect` on what AOTInductor, torch's own packaging and NVIDIA's assembler really
+write."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ from aoti_build.artifact.pt2.package import open_archive
 from aoti_build.common.elf import read_gpu_binary
 from aoti_build.errors import ArtifactError
 
-# Packs the files of a compiled model as torch does for everybody, twice into one package; and an exported program.
+# Packs the files of a compiled model as torch does for everybody, twice into one package; and an
+# exported program.
 STOCK = """
 import sys
 from pathlib import Path
@@ -43,8 +45,14 @@ def test_the_facts_of_a_target(built: Path) -> None:
     assert finished.code == 0, finished.err
     (artifact,) = finished.json["artifacts"]
     (model,) = artifact["package"]["models"]
-    assert artifact["package"]["made_by"] == {"aoti_build": True, "key": artifact["manifest"]["key"]}
-    assert (model["device"], model["machine"]) == ("cpu", artifact["manifest"]["requires"]["machine"])
+    assert artifact["package"]["made_by"] == {
+        "aoti_build": True,
+        "key": artifact["manifest"]["key"],
+    }
+    assert (model["device"], model["machine"]) == (
+        "cpu",
+        artifact["manifest"]["requires"]["machine"],
+    )
     assert "libtorch_cpu.so" in model["libraries"][0]["needed"]
     assert [kernel["kind"] for kernel in model["kernels"]] == ["cpp"] * len(model["kernels"]) != []
     assert model["weights"]["where"] == "files"
@@ -55,9 +63,14 @@ def test_the_generated_source_says_what_the_manifest_says(built: Path) -> None:
     """The signature that any package tells, against the one that the export recorded."""
     for target in ("linear", "tagger", "weighted"):
         (artifact,) = run_inv(built, "inspect", "--json", "--target", target).json["artifacts"]
-        told, recorded = artifact["package"]["models"][0]["signature"], artifact["manifest"]["signature"]
+        told, recorded = (
+            artifact["package"]["models"][0]["signature"],
+            artifact["manifest"]["signature"],
+        )
         tensors = [tensor for tensor in recorded["inputs"] if "dtype" in tensor]
-        assert [tensor["dtype"] for tensor in told["inputs"]] == [tensor["dtype"] for tensor in tensors]
+        assert [tensor["dtype"] for tensor in told["inputs"]] == [
+            tensor["dtype"] for tensor in tensors
+        ]
         assert len(told["outputs"]) == len(recorded["outputs"])
         for seen, known in zip(told["inputs"], tensors, strict=True):
             assert len(seen["shape"]) == len(known["shape"])
@@ -66,7 +79,9 @@ def test_the_generated_source_says_what_the_manifest_says(built: Path) -> None:
                     assert here == there
                 else:
                     assert told["dims"][here]["max"] == recorded["dims"][there]["max"]
-    assert [tensor["name"] for tensor in told["outputs"]] == [tensor["name"] for tensor in recorded["outputs"]]
+    assert [tensor["name"] for tensor in told["outputs"]] == [
+        tensor["name"] for tensor in recorded["outputs"]
+    ]
 
 
 def test_a_copy_is_equal_and_another_target_is_not(built: Path) -> None:
@@ -95,7 +110,9 @@ def test_a_package_that_torch_made(built: Path) -> None:
     (artifact,) = finished.json["artifacts"]
     assert artifact["package"]["made_by"] == {"aoti_build": False, "key": None}
     assert [model["name"] for model in artifact["package"]["models"]] == ["one", "two"]
-    assert any(member["name"].endswith("extra/labels.json") for member in artifact["package"]["members"])
+    assert any(
+        member["name"].endswith("extra/labels.json") for member in artifact["package"]["members"]
+    )
 
     exported = run_inv(built, "inspect", "--path", "exported.pt2")
     assert exported.code == 4
@@ -118,14 +135,28 @@ def test_damage_is_found(built: Path) -> None:
 def test_the_architecture_of_real_cubins(tool: str, tmp_path: Path) -> None:
     """As Triton's assemblers write it, of which one is CUDA 13's."""
     spec = importlib.util.find_spec("triton")
-    assembler = Path(spec.origin).parent / f"backends/nvidia/bin/{tool}" if spec and spec.origin else Path(tool)
+    assembler = (
+        Path(spec.origin).parent / f"backends/nvidia/bin/{tool}"
+        if spec and spec.origin
+        else Path(tool)
+    )
     if not assembler.is_file():
         pytest.skip(f"no {tool} here")
-    for arch, version in (("75", "7.0"), ("80", "7.0"), ("90", "8.0"), ("90a", "8.0"), ("100", "8.6"), ("100a", "8.6")):
+    for arch, version in (
+        ("75", "7.0"),
+        ("80", "7.0"),
+        ("90", "8.0"),
+        ("90a", "8.0"),
+        ("100", "8.6"),
+        ("100a", "8.6"),
+    ):
         source, binary = tmp_path / f"{arch}.ptx", tmp_path / f"{arch}.cubin"
         source.write_text(PTX.format(arch=arch, version=version))
         done: Any = subprocess.run(
-            [assembler, f"--gpu-name=sm_{arch}", source, "-o", binary], capture_output=True, text=True, check=False
+            [assembler, f"--gpu-name=sm_{arch}", source, "-o", binary],
+            capture_output=True,
+            text=True,
+            check=False,
         )
         if done.returncode:
             continue  # an architecture that this release does not know, or does not know any more

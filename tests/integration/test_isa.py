@@ -1,5 +1,6 @@
-"""Portable floors: the code of a real model is for the floor and no more, also where inductor has no `cpp.march`; and
-what a host cannot run it can still compile, which is then said until another host has compared it with eager."""
+"""Portable floors: the code of a real model is for the floor and no more, also where inductor has
+no `cpp.march`; and what a host cannot run it can still compile, which is then said until another
+host has compared it with eager."""
 
 from __future__ import annotations
 
@@ -47,7 +48,8 @@ cpp_builder._get_cpu_arch_cflags = lambda compiler: ["march=native"]
 """
 
 
-# What the build worker loads by ctypes or imports as an extension is written down: none of it may be what was compiled.
+# What the build worker loads by ctypes or imports as an extension is written down: none of it may
+# be what was compiled.
 WATCHED = """
 import sys
 
@@ -84,7 +86,9 @@ NATIVE_EXCEEDS_AVX2 = "avx512f" in toolchain.cpu_features()
 
 
 @pytest.mark.skipif(not NATIVE_EXCEEDS_AVX2, reason="native code is AVX-512 on processors with it")
-def test_instruction_sets_are_tried_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_instruction_sets_are_tried_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from torch._inductor import cpu_vec_isa
 
     from aoti_build._torch.compiling.isa import tried_once
@@ -97,12 +101,16 @@ def test_instruction_sets_are_tried_at_once(tmp_path: Path, monkeypatch: pytest.
             return True
 
     monkeypatch.setattr(cpu_vec_isa, "x86_isa_checker", lambda: ["avx2"])
-    monkeypatch.setattr(cpu_vec_isa, "supported_vec_isa_list", [Waiting(), Waiting(), cpu_vec_isa.VecAVX512()])
+    monkeypatch.setattr(
+        cpu_vec_isa, "supported_vec_isa_list", [Waiting(), Waiting(), cpu_vec_isa.VecAVX512()]
+    )
     with tried_once("one", tmp_path):
         assert not together.broken
 
 
-def test_an_instruction_set_that_worked_is_not_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_instruction_set_that_worked_is_not_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from torch._inductor import cpu_vec_isa
 
     from aoti_build._torch.compiling.isa import tried_once
@@ -139,7 +147,9 @@ def test_a_floor_is_kept_and_code_beyond_it_is_not_published(tmp_path: Path) -> 
     assert finished.target("floor/cpu")["action"] == "compiled", finished.err
     assert finished.target("older/cpu")["action"] == "compiled", finished.err
     for model in ("floor", "older"):
-        needs = json.loads((tmp_path / f"artifacts/{model}/cpu/manifest.json").read_bytes())["requires"]
+        needs = json.loads((tmp_path / f"artifacts/{model}/cpu/manifest.json").read_bytes())[
+            "requires"
+        ]
         assert "avx2" in needs["instructions"]["seen"]
         assert set(needs["instructions"]["seen"]) <= toolchain.ISA_FEATURES["avx2"]
     refused = finished.target("floor/cpu-native")
@@ -156,7 +166,8 @@ def test_a_floor_is_kept_and_code_beyond_it_is_not_published(tmp_path: Path) -> 
 def test_a_floor_that_the_host_lacks_is_compiled_and_not_called_good_until_another_host_ran_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One real compile, on a host that says it has AVX2 alone; then the same files on this one, as it is."""
+    """One real compile, on a host that says it has AVX2 alone; then the same files on this one, as
+    it is."""
     (tmp_path / "models.yaml").write_text(WIDE)
     (tmp_path / "tasks.py").write_text("from aoti_build.tasks import ns\n")
     (tmp_path / "net.py").write_text(LINEAR + WATCHED)
@@ -166,12 +177,17 @@ def test_a_floor_that_the_host_lacks_is_compiled_and_not_called_good_until_anoth
     artifact = tmp_path / "artifacts/wide/cpu-avx512"
 
     with monkeypatch.context() as lesser:
-        lesser.setattr(toolchain, "cpu_features", lambda: tuple(sorted(toolchain.ISA_FEATURES["avx2"])))
+        lesser.setattr(
+            toolchain, "cpu_features", lambda: tuple(sorted(toolchain.ISA_FEATURES["avx2"]))
+        )
         (outcome,) = build(project, project.targets).outcomes
         assert (outcome.action, outcome.error) == ("compiled", None)
         loaded = (tmp_path / "loaded.txt").read_text().splitlines()
         assert not [name for name in loaded if str(tmp_path) in name]
-        assert outcome.unchecked == "this processor lacks avx512bw, avx512cd, avx512dq, avx512f, avx512vl"
+        assert (
+            outcome.unchecked
+            == "this processor lacks avx512bw, avx512cd, avx512dq, avx512f, avx512vl"
+        )
         assert status(project).as_json()["targets"][0]["unchecked"] == outcome.unchecked
         (verdict,) = verify(project, project.targets).verdicts
         assert (verdict.verdict, verdict.stale[0].reason) == ("unavailable", "lacks-floor")
@@ -183,7 +199,9 @@ def test_a_floor_that_the_host_lacks_is_compiled_and_not_called_good_until_anoth
 
     with pytest.raises(ArtifactError) as refused:
         load("wide", artifacts=project.artifacts)
-    assert "never compared with eager: where it was built, this processor lacks avx512bw" in str(refused.value.cause)
+    assert "never compared with eager: where it was built, this processor lacks avx512bw" in str(
+        refused.value.cause
+    )
     assert "invoke verify --target wide/cpu-avx512" in str(refused.value.cause)
     assert [step["state"] for step in status(project).as_json()["targets"]] == ["recheck"]
     (verdict,) = verify(project, project.targets).verdicts
@@ -192,12 +210,19 @@ def test_a_floor_that_the_host_lacks_is_compiled_and_not_called_good_until_anoth
     assert isinstance(settled, Manifest)
     assert settled.unchecked is None
     assert settled.check["cases"]
-    answer = subprocess.run([sys.executable, "-c", LOADED], cwd=tmp_path, capture_output=True, text=True, check=False)
+    answer = subprocess.run(
+        [sys.executable, "-c", LOADED], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
     assert answer.stdout.strip() == "loaded wide/cpu-avx512", answer.stderr
 
     clean(project, project.targets)
     with monkeypatch.context() as lesser:
-        lesser.setattr(toolchain, "cpu_features", lambda: tuple(sorted(toolchain.ISA_FEATURES["avx2"])))
+        lesser.setattr(
+            toolchain, "cpu_features", lambda: tuple(sorted(toolchain.ISA_FEATURES["avx2"]))
+        )
         (outcome,) = build(project, project.targets).outcomes
-        assert (outcome.action, outcome.unchecked) == ("restored", None)  # what was found elsewhere holds here
+        assert (outcome.action, outcome.unchecked) == (
+            "restored",
+            None,
+        )  # what was found elsewhere holds here
     assert target.name == "wide/cpu-avx512"

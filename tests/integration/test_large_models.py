@@ -1,5 +1,5 @@
-"""Models whose weights are not copied whole: what is made of one weight at a time is what a whole copy gives. Nothing
-is compiled here."""
+"""Models whose weights are not copied whole: what is made of one weight at a time is what a whole
+copy gives. Nothing is compiled here."""
 
 from __future__ import annotations
 
@@ -95,7 +95,11 @@ def test_weights_widened_one_by_one_give_what_a_float64_copy_gives(
     for mine, other in zip(one_by_one.cases, whole.cases, strict=True):
         assert mine.digest == other.digest
         assert all(value is None or value.dtype == torch.float64 for value in mine.exact)
-        assert all(torch.equal(*pair) for pair in zip(mine.exact, other.exact, strict=True) if None not in pair)
+        assert all(
+            torch.equal(*pair)
+            for pair in zip(mine.exact, other.exact, strict=True)
+            if None not in pair
+        )
 
 
 def test_other_weights_of_a_large_model_are_other_weights(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,7 +129,9 @@ def test_a_model_that_branches_has_a_float64_reference() -> None:
     assert found.cases[0].exact[0].dtype == torch.float64
 
 
-def test_float64_ends_when_it_takes_too_long_and_says_for_how_much(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_float64_ends_when_it_takes_too_long_and_says_for_how_much(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     class Slow(nn.Linear):
         def forward(self, x: Any) -> Any:
             if x.dtype == torch.float64 and len(x) > 2:
@@ -179,8 +185,11 @@ print((after - before) * 1024 / sum(value.nbytes for value in module.parameters(
 
 @pytest.mark.slow
 def test_the_references_of_a_large_model_need_little_memory_beside_it() -> None:
-    """Float64 in a whole copy would need two times the weights, other weights one; a layer or two at a time is 0.5."""
-    done = subprocess.run([sys.executable, "-c", _MEASURED], capture_output=True, text=True, check=True)
+    """Float64 in a whole copy would need two times the weights, other weights one; a layer or two
+    at a time is 0.5."""
+    done = subprocess.run(
+        [sys.executable, "-c", _MEASURED], capture_output=True, text=True, check=True
+    )
     assert float(done.stdout) < 0.8
 
 
@@ -188,7 +197,10 @@ def golden_of(make: Any, described: Model | None = None) -> Any:
     torch.manual_seed(0)
     described = described or model()
     subject = Subject(
-        make().eval().requires_grad_(False), from_shapes(described.inputs), "cpu", WRITES.get(make, Writes())
+        make().eval().requires_grad_(False),
+        from_shapes(described.inputs),
+        "cpu",
+        WRITES.get(make, Writes()),
     )
     return make_golden(subject, described)
 

@@ -1,4 +1,5 @@
-"""Methods in the place of forward, the strict export, and weights that lie outside the project in shards."""
+"""Methods in the place of forward, the strict export, and weights that lie outside the project in
+shards."""
 
 from __future__ import annotations
 
@@ -118,7 +119,9 @@ open("../checkpoints/model.safetensors.index.json", "w").write(json.dumps({{"wei
 
 
 def assert_same_as_eager(root: Path) -> None:
-    answer = subprocess.run([sys.executable, "-c", CHECK], cwd=root, capture_output=True, text=True, check=False)
+    answer = subprocess.run(
+        [sys.executable, "-c", CHECK], cwd=root, capture_output=True, text=True, check=False
+    )
     assert answer.stdout.strip().endswith("same as eager"), answer.stderr
 
 
@@ -144,7 +147,9 @@ def test_each_method_is_compiled_and_a_strict_export_keeps_state(built: Path) ->
     manifest = json.loads((built / "artifacts/decode/cpu/manifest.json").read_text())
     assert [entry["name"] for entry in manifest["signature"]["inputs"]] == ["code", "gain"]
     weights = {entry["name"] for entry in manifest["signature"]["weights"]}
-    assert weights == {f"{part}.{kind}" for part in ("encoder", "middle", "decoder") for kind in ("weight", "bias")}
+    assert weights == {
+        f"{part}.{kind}" for part in ("encoder", "middle", "decoder") for kind in ("weight", "bias")
+    }
     assert set(manifest["source"]["weights"]) == {
         "../checkpoints/model.safetensors.index.json",
         "../checkpoints/model-0.safetensors",
@@ -158,25 +163,45 @@ def test_new_shards_are_repacked_and_a_moved_file_costs_no_compile(built: Path) 
     assert run_inv(built, "build", "--json").target("encode/cpu")["action"] == "up-to-date"
     write_shards(built, seed=2)
     again = run_inv(built, "build", "--json")
-    assert [again.target(f"{name}/cpu")["action"] for name in ("encode", "decode")] == ["repacked"] * 2
+    assert [again.target(f"{name}/cpu")["action"] for name in ("encode", "decode")] == [
+        "repacked"
+    ] * 2
     assert_same_as_eager(built)
     models = built / "models.yaml"
-    models.write_text(models.read_text().replace("../checkpoints", str(built.parent / "checkpoints")))
+    models.write_text(
+        models.read_text().replace("../checkpoints", str(built.parent / "checkpoints"))
+    )
     moved = run_inv(built, "build", "--json")
-    assert [moved.target(f"{name}/cpu")["action"] for name in ("encode", "decode")] == ["reused"] * 2
+    assert [moved.target(f"{name}/cpu")["action"] for name in ("encode", "decode")] == [
+        "reused"
+    ] * 2
     assert_same_as_eager(built)
 
 
 @pytest.mark.parametrize(
     ("old", "new", "target", "code", "said"),
     [
-        ("method: encode", "method: enocde", "encode", 2, ["models.yaml:5:13", "did you mean 'encode'?"]),
+        (
+            "method: encode",
+            "method: enocde",
+            "encode",
+            2,
+            ["models.yaml:5:13", "did you mean 'encode'?"],
+        ),
         ("method: encode", "method: encoder", "encode", 2, ["is no method", "encode, error"]),
-        ('"net."', '"ent."', "encode", 2, ["models.yaml:6:14", "begins with 'ent.'", "they begin with net."]),
+        (
+            '"net."',
+            '"ent."',
+            "encode",
+            2,
+            ["models.yaml:6:14", "begins with 'ent.'", "they begin with net."],
+        ),
         ("strict: true", "strict: false", "remembering", 1, ["lifted_tensor", "`strict: true`"]),
     ],
 )
-def test_what_is_refused(tmp_path: Path, old: str, new: str, target: str, code: int, said: list[str]) -> None:
+def test_what_is_refused(
+    tmp_path: Path, old: str, new: str, target: str, code: int, said: list[str]
+) -> None:
     root = tmp_path / "project"
     write_single(root, SOURCE, MODELS.replace(old, new))
     write_shards(root, seed=1)

@@ -1,4 +1,5 @@
-"""Outputs that are computed in a narrower type than their own: what they may be off by. Nothing is compiled here."""
+"""Outputs that are computed in a narrower type than their own: what they may be off by. Nothing is
+compiled here."""
 
 from __future__ import annotations
 
@@ -32,7 +33,11 @@ class Block(nn.Module):
 
     def forward(self, x: Any) -> Any:
         # As language models do: the norm in float32.
-        hidden = self.norm(x.float()).to(x.dtype) if self.norm.weight.dtype == torch.float32 else self.norm(x)
+        hidden = (
+            self.norm(x.float()).to(x.dtype)
+            if self.norm.weight.dtype == torch.float32
+            else self.norm(x)
+        )
         return x + self.down(nn.functional.gelu(self.up(hidden)))
 
 
@@ -63,7 +68,9 @@ MODEL = Model("model", Source("nets", None, "build"), (TensorInput((48, 64), "fl
 
 def case_of(module: nn.Module, computed: str | None) -> Any:
     assert isinstance(MODEL.inputs, tuple)
-    golden = make_golden(Subject(module, from_shapes(MODEL.inputs), "cpu", computed=[computed]), MODEL)
+    golden = make_golden(
+        Subject(module, from_shapes(MODEL.inputs), "cpu", computed=[computed]), MODEL
+    )
     assert golden.no_exact is None
     return golden.cases[0]
 
@@ -82,7 +89,8 @@ def test_float_outside_is_compared_with_float64_all_the_way(dtype: torch.dtype) 
     case = case_of(module, name)
     (eager,), (exact,) = case.outputs, case.exact
     assert (eager.dtype, exact.dtype) == (torch.float32, torch.float64)
-    # As a kernel that keeps float32 inside: nearer to float64 than eager, and further from eager than float32 may be.
+    # As a kernel that keeps float32 inside: nearer to float64 than eager, and further from eager
+    # than float32 may be.
     nearer = (exact + (eager.double() - exact).flip(0) * 0.5).float()
     figures = compare("y", eager, nearer, NONE, exact, None, name)
     assert (figures["ok"], figures["by"], figures["computed_in"]) == (True, "fp64", name)
@@ -115,7 +123,9 @@ FAULTS = [scaled, one_channel, wrong_layer, dropped_residual, dropped_norm]
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
-def test_faults_are_found_however_narrow_the_type(fault: Callable[[Any], None], dtype: torch.dtype) -> None:
+def test_faults_are_found_however_narrow_the_type(
+    fault: Callable[[Any], None], dtype: torch.dtype
+) -> None:
     name = str(dtype).removeprefix("torch.")
     case, wrong = case_of(made(dtype), name), made(dtype)
     fault(wrong)

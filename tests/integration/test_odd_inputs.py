@@ -1,4 +1,5 @@
-"""What workers read by a library's own means: pipes, directories and files beyond all measure are refused before."""
+"""What workers read by a library's own means: pipes, directories and files beyond all measure are
+refused before."""
 
 from __future__ import annotations
 
@@ -53,7 +54,12 @@ def test_names_of_classes(odd: Callable[[str], Path]) -> None:
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt", ".pth"])
 def test_weights(odd: Callable[[str], Path], suffix: str) -> None:
     path = odd(f"weights{suffix}")
-    refused(lambda: load_weights(torch.nn.Linear(1, 1), Weights(path.name), path.parent, "models.yaml:1:1"), UsageError)
+    refused(
+        lambda: load_weights(
+            torch.nn.Linear(1, 1), Weights(path.name), path.parent, "models.yaml:1:1"
+        ),
+        UsageError,
+    )
 
 
 def test_a_golden_file(odd: Callable[[str], Path]) -> None:
@@ -75,7 +81,9 @@ def test_a_picture_of_two_gigabytes(tmp_path: Path) -> None:
     refused(lambda: image._open(path), UsageError, "are read of such a file")
 
 
-def refused(call: Callable[[], Any], kind: type[AotiBuildError], cause: str = "no regular file|a directory") -> None:
+def refused(
+    call: Callable[[], Any], kind: type[AotiBuildError], cause: str = "no regular file|a directory"
+) -> None:
     """The call raises that soon; a thread, because what waits for a pipe cannot be told to stop."""
     raised: list[BaseException] = []
 

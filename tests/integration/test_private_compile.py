@@ -26,7 +26,9 @@ print(json.dumps([*found, runtime_utils.default_cache_dir()]))
 """
 
 
-def test_a_build_leaves_nothing_in_the_temporary_directory(built_once: tuple[Path, Finished]) -> None:
+def test_a_build_leaves_nothing_in_the_temporary_directory(
+    built_once: tuple[Path, Finished],
+) -> None:
     """Not even inductor's directory with the user's name, which anybody could have made before."""
     assert list((built_once[0].parent / "tmp").iterdir()) == []
 
@@ -34,9 +36,15 @@ def test_a_build_leaves_nothing_in_the_temporary_directory(built_once: tuple[Pat
 def test_headers_and_answers_are_kept_in_the_private_directory(tmp_path: Path) -> None:
     """Whether inductor was imported before or is imported after."""
     for when in ("early", "late"):
-        environment = {**os.environ, "TMPDIR": str(tmp_path), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "job")}
+        environment = {
+            **os.environ,
+            "TMPDIR": str(tmp_path),
+            "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "job"),
+        }
         command = [sys.executable, "-W", "ignore", "-c", SHOW, str(tmp_path / "cache"), when]
-        answer = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=300)
+        answer = subprocess.run(
+            command, env=environment, capture_output=True, text=True, check=True, timeout=300
+        )
         found = json.loads(answer.stdout.splitlines()[-1])
         assert all(path.startswith(str(tmp_path / "cache" / "inductor")) for path in found), found
     assert not list(tmp_path.glob("torchinductor_*"))

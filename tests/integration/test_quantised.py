@@ -1,4 +1,5 @@
-"""Models that torchao quantised: what they are compared with, and from a factory to a verified artifact."""
+"""Models that torchao quantised: what they are compared with, and from a factory to a verified
+artifact."""
 
 from __future__ import annotations
 
@@ -165,7 +166,9 @@ def relative(value: Any, exact: Any) -> float:
 
 
 @pytest.mark.parametrize("name", FACTORIES)
-def test_a_quantised_model_has_a_float64_reference_that_quantises_too(made: Made, name: str) -> None:
+def test_a_quantised_model_has_a_float64_reference_that_quantises_too(
+    made: Made, name: str
+) -> None:
     module, inputs, program = made(name)
     assert is_quantised(module)
     twin = float64_graph(program)
@@ -176,8 +179,12 @@ def test_a_quantised_model_has_a_float64_reference_that_quantises_too(made: Made
     assert relative(eager.double(), exact) < 4e-3
 
 
-@pytest.mark.parametrize(("name", "rounds"), [("dynamic", "int8"), ("exported", "uint8"), ("weights_only", None)])
-def test_only_quantised_activations_make_an_output_coarse(made: Made, name: str, rounds: str | None) -> None:
+@pytest.mark.parametrize(
+    ("name", "rounds"), [("dynamic", "int8"), ("exported", "uint8"), ("weights_only", None)]
+)
+def test_only_quantised_activations_make_an_output_coarse(
+    made: Made, name: str, rounds: str | None
+) -> None:
     _, inputs, program = made(name)
     assert computed_in(functional_form(program), Writes(), ["output"]).get("output") == rounds
     twin = float64_graph(program)
@@ -194,10 +201,14 @@ def faulty(name: str) -> Callable[[nn.Module], None]:
         module.up.parametrizations.weight.original1.mul_(1.02)
 
     def wrong_layer(module: Any) -> None:
-        module.down.parametrizations.weight.original0.copy_(module.down.parametrizations.weight.original0.roll(1, 0))
+        module.down.parametrizations.weight.original0.copy_(
+            module.down.parametrizations.weight.original0.roll(1, 0)
+        )
 
     def dropped_residual(module: Any) -> None:
-        module.forward = lambda x: module.head(module.down(nn.functional.gelu(module.up(module.norm(x)))))
+        module.forward = lambda x: module.head(
+            module.down(nn.functional.gelu(module.up(module.norm(x))))
+        )
 
     def biased(module: Any) -> None:
         module.head.bias.add_(0.02)
@@ -265,7 +276,9 @@ def test_quantised_weights_are_exchanged_by_the_names_that_they_have_in_the_mode
     made: Made, nets: dict[str, Any]
 ) -> None:
     listed = listed_weights(made("dynamic")[2])
-    held = [entry["name"] for entry in listed if not entry["name"].endswith("original2")]  # nobody reads zero points
+    held = [
+        entry["name"] for entry in listed if not entry["name"].endswith("original2")
+    ]  # nobody reads zero points
     weights = Weights("dynamic/cpu", listed, held, torch.device("cpu"))
     ready = weights.ready(make_module(nets["dynamic"], {}, 5, "").state_dict(), partial=False)
     expected = dict(made("dynamic", 5)[0].state_dict())
@@ -327,7 +340,9 @@ def again(root: Path, models: str, *words: str) -> Finished:
 
 
 @pytest.mark.slow
-def test_int8_activations_go_from_the_factory_to_a_verified_artifact(project: tuple[Path, Finished]) -> None:
+def test_int8_activations_go_from_the_factory_to_a_verified_artifact(
+    project: tuple[Path, Finished],
+) -> None:
     root, built = project
     assert built.code == 0, built.err + built.out
     (loss,) = built.target("dynamic/cpu")["baseline"]
@@ -340,9 +355,9 @@ def test_int8_activations_go_from_the_factory_to_a_verified_artifact(project: tu
     assert fresh.target("dynamic/cpu")["baseline"] == [loss]
     ran = again(root, MODELS, "run", "--input", "random", "--json")
     assert ran.code == 0, ran.out + ran.err
-    assert json.loads((root / "artifacts/dynamic/cpu/manifest.json").read_text())["signature"]["computed_in"] == {
-        "output": "int8"
-    }
+    assert json.loads((root / "artifacts/dynamic/cpu/manifest.json").read_text())["signature"][
+        "computed_in"
+    ] == {"output": "int8"}
 
 
 @pytest.mark.slow
@@ -357,11 +372,15 @@ def test_a_limit_is_looked_at_without_a_compile(project: tuple[Path, Finished]) 
 
 
 @pytest.mark.slow
-def test_a_changed_baseline_makes_its_figures_anew_and_compiles_nothing(project: tuple[Path, Finished]) -> None:
+def test_a_changed_baseline_makes_its_figures_anew_and_compiles_nothing(
+    project: tuple[Path, Finished],
+) -> None:
     root, built = project
     (before,) = built.target("dynamic/cpu")["baseline"]
     other = MODELS.replace("source: nets.py:block, limit", "source: other.py:block, limit")
-    (root / "other.py").write_text("import nets\n\n\ndef block():\n    return nets.block().to(nets.torch.bfloat16)\n")
+    (root / "other.py").write_text(
+        "import nets\n\n\ndef block():\n    return nets.block().to(nets.torch.bfloat16)\n"
+    )
     done = again(root, other, "build", "--json")
     assert done.target("dynamic/cpu")["action"] == "reused", done.out
     (after,) = done.target("dynamic/cpu")["baseline"]

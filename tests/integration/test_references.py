@@ -1,4 +1,5 @@
-"""What eager leaves after the calls that an artifact is verified by, and from which state. Nothing is compiled here."""
+"""What eager leaves after the calls that an artifact is verified by, and from which state. Nothing
+is compiled here."""
 
 from __future__ import annotations
 
@@ -20,7 +21,13 @@ from aoti_build._torch.checking.state import kept_state  # noqa: E402
 from aoti_build._torch.program.export import _placeholders  # noqa: E402
 from aoti_build._torch.program.inputs import Call, from_shapes  # noqa: E402
 from aoti_build._torch.program.method import with_method  # noqa: E402
-from aoti_build._torch.program.writes import STATE_CALLS, Writes, functional_form, input_tensors, writes_of  # noqa: E402
+from aoti_build._torch.program.writes import (
+    STATE_CALLS,
+    Writes,
+    functional_form,
+    input_tensors,
+    writes_of,
+)  # noqa: E402
 from aoti_build.errors import BuildError  # noqa: E402
 from aoti_build.models_file.project import Dim, Model, Source, TensorInput  # noqa: E402
 
@@ -56,14 +63,19 @@ def model_of(shape: tuple[int | str, ...], dims: tuple[Dim, ...] = ()) -> Model:
 
 def golden_of(module: nn.Module, model: Model, writes: Writes) -> Any:
     assert isinstance(model.inputs, tuple)
-    return make_golden(Subject(module.eval().requires_grad_(False), from_shapes(model.inputs), "cpu", writes), model)
+    return make_golden(
+        Subject(module.eval().requires_grad_(False), from_shapes(model.inputs), "cpu", writes),
+        model,
+    )
 
 
 def test_each_case_of_a_model_with_state_is_several_calls_from_the_first_state() -> None:
     torch.manual_seed(0)
     golden = golden_of(Total(), model_of(("batch", 8), BATCH), Writes(buffers=("total",)))
     sequences = list(golden.sequences())
-    assert [[case.call for case in calls] for calls in sequences] == [list(range(STATE_CALLS))] * len(sequences)
+    assert [[case.call for case in calls] for calls in sequences] == [
+        list(range(STATE_CALLS))
+    ] * len(sequences)
     assert {tuple(calls[0].sizes.values()) for calls in sequences} == {(4,), (2,), (6,), (3,), (5,)}
     for calls in sequences:
         total = torch.zeros(8, dtype=torch.float64)
@@ -179,7 +191,10 @@ def test_an_output_of_sizes_alone_is_not_taken_for_one_of_the_inputs() -> None:
 def test_a_stored_golden_file_that_is_none_is_made_anew(tmp_path: Path, kind: str) -> None:
     model = model_of((4, 8), ())
     assert isinstance(model.inputs, tuple)
-    subject, path = Subject(nn.Linear(8, 3).eval(), from_shapes(model.inputs), "cpu"), tmp_path / "golden.safetensors"
+    subject, path = (
+        Subject(nn.Linear(8, 3).eval(), from_shapes(model.inputs), "cpu"),
+        tmp_path / "golden.safetensors",
+    )
     if kind == "kept":
         save_golden(path, make_golden(subject, model))
     elif kind == "garbage":
@@ -203,7 +218,9 @@ class Norm(nn.Module):
 
 class InstanceNorm(Norm):
     def forward(self, x: Any) -> Any:
-        return nn.functional.instance_norm(x[..., None], self.mean, self.variance, use_input_stats=True)
+        return nn.functional.instance_norm(
+            x[..., None], self.mean, self.variance, use_input_stats=True
+        )
 
 
 class Sometimes(nn.Module):

@@ -1,5 +1,5 @@
-"""What torch.export cannot take is said in a few lines that name the model's own line and the next step. Only exports
-run here; nothing is compiled."""
+"""What torch.export cannot take is said in a few lines that name the model's own line and the next
+step. Only exports run here; nothing is compiled."""
 
 from __future__ import annotations
 
@@ -99,17 +99,35 @@ def torch_says(module: nn.Module, *inputs: Any) -> BuildError:
     [
         (Dataclass(), ["Result", "does not know"], "torch.export.register_dataclass(Result)"),
         (ReturnsCache(), ["MyCache"], "use_cache: false"),
-        (Branch(), ["test_refusals.py", "in forward: return x + 1 if x.sum() > 0 else x - 1"], "torch.where"),
+        (
+            Branch(),
+            ["test_refusals.py", "in forward: return x + 1 if x.sum() > 0 else x - 1"],
+            "torch.where",
+        ),
         (Count(), ["u0 > 3", "in forward: return found * 2 if found.shape[0] > 3"], "nms"),
         (OneHot(), ["in forward: return nn.functional.one_hot"], "give that size as a number"),
-        (Table(), ["the model fixes the dim batch to 5", "in forward: return x + self.table"], "write 5 in the shape"),
-        (Loop(), ["the model fixes the dim batch to 5", "in forward: for step in range(x.shape[0])"], "a loop"),
+        (
+            Table(),
+            ["the model fixes the dim batch to 5", "in forward: return x + self.table"],
+            "write 5 in the shape",
+        ),
+        (
+            Loop(),
+            ["the model fixes the dim batch to 5", "in forward: for step in range(x.shape[0])"],
+            "a loop",
+        ),
         (Narrow(), ["max=9", "in forward: return x if x.shape[0] < 10"], "declare the range"),
-        (Numpy(), ["NumPy array", "in forward: return torch.from_numpy"], "before or after the call"),
+        (
+            Numpy(),
+            ["NumPy array", "in forward: return torch.from_numpy"],
+            "before or after the call",
+        ),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else "",
 )
-def test_a_refusal_names_the_line_and_the_next_step(module: nn.Module, said: list[str], advice: str) -> None:
+def test_a_refusal_names_the_line_and_the_next_step(
+    module: nn.Module, said: list[str], advice: str
+) -> None:
     error = torch_says(module)
     assert error.message == "the model cannot be exported"
     assert advice in str(error.hint)
@@ -148,11 +166,15 @@ def test_an_operator_without_a_shape_is_named() -> None:
     assert "register_fake" in str(error.hint)
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning", "ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings(
+    "ignore:.*torch.jit:FutureWarning", "ignore:.*torch.jit:DeprecationWarning"
+)
 @pytest.mark.parametrize("how", ["script", "trace", "part"])
 def test_torchscript_is_refused_before_the_export(how: str) -> None:
     linear = nn.Linear(8, 8)
-    scripted = torch.jit.trace(linear, torch.ones(2, 8)) if how == "trace" else torch.jit.script(linear)
+    scripted = (
+        torch.jit.trace(linear, torch.ones(2, 8)) if how == "trace" else torch.jit.script(linear)
+    )
     module = nn.Sequential(nn.ReLU(), scripted) if how == "part" else scripted
     with pytest.raises(UsageError) as caught:
         refuse_scripted(module, "models.yaml:3:5")

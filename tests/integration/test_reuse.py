@@ -1,4 +1,5 @@
-"""Never compile twice, never be wrong: what is taken from the store, what is not, and that its numbers are right."""
+"""Never compile twice, never be wrong: what is taken from the store, what is not, and that its
+numbers are right."""
 
 from __future__ import annotations
 
@@ -97,7 +98,11 @@ def test_a_comment_costs_an_export_and_its_undo_nothing(project: Path) -> None:
     (project / "net.py").write_text(SOURCE)
     undone = run_inv(project, "build", "--target", "one", "--json")
     assert undone.target("one/cpu")["action"] == "restored"
-    assert {line.split()[-1] for line in undone.err.splitlines()} == {"restore", "publish", "restored"}
+    assert {line.split()[-1] for line in undone.err.splitlines()} == {
+        "restore",
+        "publish",
+        "restored",
+    }
 
 
 def test_new_weights_cost_a_repack_and_their_numbers_are_right(project: Path) -> None:
@@ -123,9 +128,13 @@ def test_a_corrupted_store_is_not_believed(project: Path) -> None:
     assert_stock_loads(project, "one", 1)
 
 
-def test_untied_weights_are_compiled_anew_and_an_edit_meanwhile_is_not_published(project: Path) -> None:
+def test_untied_weights_are_compiled_anew_and_an_edit_meanwhile_is_not_published(
+    project: Path,
+) -> None:
     text = (project / "models.yaml").read_text()
-    (project / "models.yaml").write_text(text.replace("  seed: 1", "  seed: 1\n    kwargs: {tied: true}"))
+    (project / "models.yaml").write_text(
+        text.replace("  seed: 1", "  seed: 1\n    kwargs: {tied: true}")
+    )
     before = (project / "artifacts/one/cpu/manifest.json").read_bytes()
     process = start_inv(project, "build", "--target", "one")
     assert process.stderr is not None
@@ -159,7 +168,8 @@ def test_why_names_what_changed(project: Path) -> None:
 
 @pytest.mark.slow
 def test_arithmetic_on_a_one_element_weight_follows_the_weight(tmp_path: Path) -> None:
-    """Inductor folds it into the code, where no golden input may come by; the weight itself stays in the blob."""
+    """Inductor folds it into the code, where no golden input may come by; the weight itself stays
+    in the blob."""
     source = """\
         import torch
         from torch import nn
@@ -185,9 +195,17 @@ def test_arithmetic_on_a_one_element_weight_follows_the_weight(tmp_path: Path) -
     models = (tmp_path / "models.yaml").read_text()
     (tmp_path / "models.yaml").write_text(models.replace("seed: 1", "seed: 2"))
     assert run_inv(tmp_path, "build").code == 0
-    command = [sys.executable, "-c", STOCK.replace("x = torch.randn(2, 8)", "x = 200 * torch.rand(2, 8)")]
+    command = [
+        sys.executable,
+        "-c",
+        STOCK.replace("x = torch.randn(2, 8)", "x = 200 * torch.rand(2, 8)"),
+    ]
     answer = subprocess.run(
-        [*command, "artifacts/net/cpu/model.pt2", "2"], cwd=tmp_path, capture_output=True, text=True, check=False
+        [*command, "artifacts/net/cpu/model.pt2", "2"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert answer.stdout.strip().endswith("same as eager"), answer.stderr
 
@@ -195,14 +213,20 @@ def test_arithmetic_on_a_one_element_weight_follows_the_weight(tmp_path: Path) -
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
-    ["{aot_inductor.package_constants_in_so: true}", "{freezing: true}", "{always_keep_tensor_constants: false}"],
+    [
+        "{aot_inductor.package_constants_in_so: true}",
+        "{freezing: true}",
+        "{always_keep_tensor_constants: false}",
+    ],
 )
 def test_weights_that_are_part_of_the_code_are_compiled_anew(tmp_path: Path, options: str) -> None:
     source = SOURCE.replace("self.scale", "self.scale + 0 * self.c.bias.sum()")
     model = "net:\n  source: net.py:build\n  inputs: [{shape: [2, 8]}]\n  weights: w.safetensors\n"
     write_single(tmp_path, source, model + "  inductor_configs: [own]\n")
     models = (tmp_path / "models.yaml").read_text()
-    (tmp_path / "models.yaml").write_text(models.replace("models:", f"inductor_configs:\n  own: {options}\nmodels:"))
+    (tmp_path / "models.yaml").write_text(
+        models.replace("models:", f"inductor_configs:\n  own: {options}\nmodels:")
+    )
     for seed, action in ((1, "compiled"), (2, "compiled")):
         _write_net_weights(tmp_path / "w.safetensors", seed)
         finished = run_inv(tmp_path, "build", "--json")

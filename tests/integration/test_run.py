@@ -1,6 +1,8 @@
-"""`invoke run` on a real artifact: files, pictures, outputs, the check; one small vision model is compiled for all.
+"""`invoke run` on a real artifact: files, pictures, outputs, the check; one small vision model is
+compiled for all.
 
-What reads files and pictures is also called here without an artifact: it needs torch, and no compiler.
+What reads files and pictures is also called here without an artifact: it needs torch, and no
+compiler.
 """
 
 from __future__ import annotations
@@ -58,7 +60,10 @@ ENUM = Source("ResNet18_Weights.DEFAULT", module="torchvision.models")
 PLACE = "models.yaml:9:9"
 ONE: dict[str, Any] = {"inputs": [{"name": "x", "dtype": "float32", "shape": ["batch", 3]}]}
 ONE["dims"] = {"batch": {"min": 1, "max": 8, "multiple_of": 1}}
-TWO: dict[str, Any] = {"inputs": [*ONE["inputs"], {"name": "n", "dtype": "int64", "shape": []}], "dims": ONE["dims"]}
+TWO: dict[str, Any] = {
+    "inputs": [*ONE["inputs"], {"name": "n", "dtype": "int64", "shape": []}],
+    "dims": ONE["dims"],
+}
 X, N = torch.arange(6, dtype=torch.float32).reshape(2, 3), torch.tensor(5)
 
 
@@ -84,7 +89,9 @@ def vision(vision_once: Path, tmp_path: Path) -> Path:
 
 def picture(path: Path, width: int, height: int, mode: str = "RGB") -> Path:
     """A picture of noise that has some shape when it is made smaller."""
-    values = numpy.random.default_rng(width).integers(0, 255, (height // 5, width // 5, 3), dtype=numpy.uint8)
+    values = numpy.random.default_rng(width).integers(
+        0, 255, (height // 5, width // 5, 3), dtype=numpy.uint8
+    )
     Pillow.fromarray(values).resize((width, height)).convert(mode).save(path)
     return path
 
@@ -122,7 +129,9 @@ def test_what_the_command_line_takes_can_be_read_and_written() -> None:
         ("parameter.pt", lambda path: torch.save(torch.nn.Parameter(X), path)),
     ],
 )
-def test_a_single_tensor_whatever_its_name(tmp_path: Path, name: str, write: Callable[[Path], object]) -> None:
+def test_a_single_tensor_whatever_its_name(
+    tmp_path: Path, name: str, write: Callable[[Path], object]
+) -> None:
     write(tmp_path / name)
     (found,) = read(tmp_path / name, ONE)
     assert torch.equal(found, X)
@@ -140,7 +149,9 @@ def test_a_single_tensor_whatever_its_name(tmp_path: Path, name: str, write: Cal
         ("tuple.pt", lambda path: torch.save((X, N), path)),
     ],
 )
-def test_several_tensors_by_name_or_position(tmp_path: Path, name: str, write: Callable[[Path], object]) -> None:
+def test_several_tensors_by_name_or_position(
+    tmp_path: Path, name: str, write: Callable[[Path], object]
+) -> None:
     write(tmp_path / name)
     x, n = read(tmp_path / name, TWO)
     assert torch.equal(x, X)
@@ -150,20 +161,36 @@ def test_several_tensors_by_name_or_position(tmp_path: Path, name: str, write: C
 @pytest.mark.parametrize(
     ("name", "write", "said"),
     [
-        ("a.npy", lambda path: numpy.save(path, X.double().numpy()), 'numpy.save("a.npy", array.astype("float32"))'),
-        ("a.npz", lambda path: numpy.savez(path, x=X.double().numpy()), 'name=array.astype("float32")'),
+        (
+            "a.npy",
+            lambda path: numpy.save(path, X.double().numpy()),
+            'numpy.save("a.npy", array.astype("float32"))',
+        ),
+        (
+            "a.npz",
+            lambda path: numpy.savez(path, x=X.double().numpy()),
+            'name=array.astype("float32")',
+        ),
         ("a.pt", lambda path: torch.save(X.half(), path), "tensor.to(torch.float32)"),
         ("a.safetensors", lambda path: save_file({"x": X.int()}, path), "x is int32 [2, 3]"),
         ("b.pt", lambda path: torch.save(X[0], path), "x is float32 [3]"),
         ("c.pt", lambda path: torch.save([X, N], path), "2 tensors, the artifact takes 1"),
-        ("d.npz", lambda path: numpy.savez(path, x=X.numpy(), y=X.numpy()), "holds the tensors x, y"),
+        (
+            "d.npz",
+            lambda path: numpy.savez(path, x=X.numpy(), y=X.numpy()),
+            "holds the tensors x, y",
+        ),
         ("e.pt", lambda path: torch.save({}, path), "holds the tensors (none)"),
         ("f.pt", lambda path: torch.save({"x": [X]}, path), "a dict with list"),
         ("g.pt", lambda path: torch.save([X, 3], path), "a list with Tensor, int"),
         ("h.pt", lambda path: torch.save(3, path), "holds int and no tensor"),
         ("i.pt", lambda path: torch.save(X.to_sparse(), path), "to_dense()"),
         ("j.pt", lambda path: torch.save(Path("x"), path), "weights_only=True"),
-        ("k.npy", lambda path: numpy.save(path, numpy.array([{}]), allow_pickle=True), "object arrays are not read"),
+        (
+            "k.npy",
+            lambda path: numpy.save(path, numpy.array([{}]), allow_pickle=True),
+            "object arrays are not read",
+        ),
         ("l.npy", lambda path: numpy.save(path, numpy.array(["text"])), "numpy.str_"),
         ("m.npy", lambda path: numpy.save(path, X.numpy().astype(">f4")), "cannot be read"),
         ("n.npy", lambda path: path.write_bytes(b""), "cannot be read"),
@@ -233,7 +260,10 @@ def test_a_file_that_was_cut_or_garbled_is_named(tmp_path: Path, suffix: str) ->
     content = whole.read_bytes()
     outcomes = set()
     for place in range(0, len(content), max(1, len(content) // 60)):
-        for altered in (content[:place], content[:place] + bytes([content[place] ^ 0x5A]) + content[place + 1 :]):
+        for altered in (
+            content[:place],
+            content[:place] + bytes([content[place] ^ 0x5A]) + content[place + 1 :],
+        ):
             broken.write_bytes(altered)
             try:
                 if suffix in TENSOR_SUFFIXES:
@@ -254,9 +284,14 @@ def test_the_reader_keeps_other_peoples_errors() -> None:
 # Pictures
 
 
-def image_signature(batch: int | str, size: int | str = "side", dtype: str = "float32") -> dict[str, Any]:
+def image_signature(
+    batch: int | str, size: int | str = "side", dtype: str = "float32"
+) -> dict[str, Any]:
     dims = {"batch": {"min": 3, "max": 9, "multiple_of": 3}}
-    return {"inputs": [{"name": "x", "dtype": dtype, "shape": [batch, 3, size, size]}], "dims": dims}
+    return {
+        "inputs": [{"name": "x", "dtype": dtype, "shape": [batch, 3, size, size]}],
+        "dims": dims,
+    }
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P", "1", "LA"])
@@ -287,12 +322,20 @@ def test_a_picture_is_turned_as_its_exif_says(tmp_path: Path) -> None:
     exif[0x0112] = 6  # the camera was held on its side: turn by 270 degrees to see it upright
     turned.save(tmp_path / "b.png", exif=exif)
     use = pictures(Image(), tmp_path, PLACE)
-    assert torch.equal(*(use.batch([tmp_path / name], image_signature(1)) for name in ("a.png", "b.png")))
+    assert torch.equal(
+        *(use.batch([tmp_path / name], image_signature(1)) for name in ("a.png", "b.png"))
+    )
 
 
-@pytest.mark.parametrize(("batch", "rows"), [(1, [0]), (2, [0, 1]), (5, [0, 1, 0, 1, 0]), ("batch", [0, 1, 0])])
-def test_pictures_are_repeated_until_the_batch_is_full(tmp_path: Path, batch: int | str, rows: list[int]) -> None:
-    paths = [picture(tmp_path / "a.png", 30, 20), picture(tmp_path / "b.png", 20, 20)][: 1 if batch == 1 else 2]
+@pytest.mark.parametrize(
+    ("batch", "rows"), [(1, [0]), (2, [0, 1]), (5, [0, 1, 0, 1, 0]), ("batch", [0, 1, 0])]
+)
+def test_pictures_are_repeated_until_the_batch_is_full(
+    tmp_path: Path, batch: int | str, rows: list[int]
+) -> None:
+    paths = [picture(tmp_path / "a.png", 30, 20), picture(tmp_path / "b.png", 20, 20)][
+        : 1 if batch == 1 else 2
+    ]
     use = pictures(Image(crop=8), tmp_path, PLACE)
     made = use.batch(paths, image_signature(batch))
     singles = [use.batch([path], image_signature(1))[0] for path in paths]
@@ -301,7 +344,9 @@ def test_pictures_are_repeated_until_the_batch_is_full(tmp_path: Path, batch: in
 
 def test_a_picture_takes_the_inputs_dtype(tmp_path: Path) -> None:
     path = picture(tmp_path / "a.png", 30, 20)
-    made = pictures(Image(crop=8), tmp_path, PLACE).batch([path], image_signature(1, dtype="bfloat16"))
+    made = pictures(Image(crop=8), tmp_path, PLACE).batch(
+        [path], image_signature(1, dtype="bfloat16")
+    )
     assert made.dtype == torch.bfloat16
 
 
@@ -316,12 +361,32 @@ def test_a_picture_takes_the_inputs_dtype(tmp_path: Path) -> None:
         (Image(crop=8), {"inputs": image_signature(1)["inputs"] * 2}, "one floating point tensor"),
         (Image(crop=8), image_signature("batch", 9), "batch is 3 to 9 in steps of 3"),
         (Image(), image_signature(2), "different sizes"),
-        (Image(classes="absent.txt"), image_signature(1), "absent.txt cannot be read as names of classes"),
+        (
+            Image(classes="absent.txt"),
+            image_signature(1),
+            "absent.txt cannot be read as names of classes",
+        ),
         (Image(classes="a.png"), image_signature(1), "a.png cannot be read as names of classes"),
-        (Source("resnet18", module="torchvision.models"), image_signature(1), "no member of a weights enum"),
-        (Source("ResNet18_Weights.V7", module="torchvision.models"), image_signature(1), "no member"),
-        (Source("ResNet99_Weights.DEFAULT", module="torchvision.models"), image_signature(1), "has no 'ResNet99"),
-        (Source("video.S3D_Weights.DEFAULT", module="torchvision.models"), image_signature(1), "preprocess"),
+        (
+            Source("resnet18", module="torchvision.models"),
+            image_signature(1),
+            "no member of a weights enum",
+        ),
+        (
+            Source("ResNet18_Weights.V7", module="torchvision.models"),
+            image_signature(1),
+            "no member",
+        ),
+        (
+            Source("ResNet99_Weights.DEFAULT", module="torchvision.models"),
+            image_signature(1),
+            "has no 'ResNet99",
+        ),
+        (
+            Source("video.S3D_Weights.DEFAULT", module="torchvision.models"),
+            image_signature(1),
+            "preprocess",
+        ),
     ],
 )
 def test_pictures_that_cannot_become_the_input(
@@ -333,7 +398,9 @@ def test_pictures_that_cannot_become_the_input(
     assert said in str(error.value)
 
 
-@pytest.mark.parametrize(("name", "said"), [("deep.png", "8 bits"), ("animated.png", "cannot be read")])
+@pytest.mark.parametrize(
+    ("name", "said"), [("deep.png", "8 bits"), ("animated.png", "cannot be read")]
+)
 def test_pictures_that_are_none(tmp_path: Path, name: str, said: str) -> None:
     if name == "deep.png":
         Pillow.fromarray(numpy.full((20, 20), 40000, dtype=numpy.uint16)).save(tmp_path / name)
@@ -346,7 +413,9 @@ def test_pictures_that_are_none(tmp_path: Path, name: str, said: str) -> None:
 def test_a_huge_picture_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Pillow, "MAX_IMAGE_PIXELS", 100)
     with pytest.raises(UsageError, match="DecompressionBombError"):
-        pictures(Image(crop=8), tmp_path, PLACE).batch([picture(tmp_path / "a.png", 30, 20)], image_signature(1))
+        pictures(Image(crop=8), tmp_path, PLACE).batch(
+            [picture(tmp_path / "a.png", 30, 20)], image_signature(1)
+        )
 
 
 def test_an_enum_downloads_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -367,7 +436,12 @@ def test_the_most_probable_classes(tmp_path: Path) -> None:
     found = top_classes("output", scores, 1, use)
     assert found is not None
     (classes,) = found["pictures"]
-    assert [(one["index"], one["name"]) for one in classes] == [(1, "dog"), (2, ""), (0, "cat"), (3, "bird")]
+    assert [(one["index"], one["name"]) for one in classes] == [
+        (1, "dog"),
+        (2, ""),
+        (0, "cat"),
+        (3, "bird"),
+    ]
     assert classes[0]["probability"] == pytest.approx(float(scores[0].double().softmax(0)[1]))
     assert "unnamed" not in found
 
@@ -380,7 +454,9 @@ def test_names_that_do_not_fit_the_classes_are_not_used(tmp_path: Path) -> None:
     assert found["unnamed"] == f"{ENUM} names 1000 classes, this output has 7"
 
 
-@pytest.mark.parametrize("output", [torch.zeros(2, 3, 4), torch.zeros(3), torch.zeros(2, 3).int(), torch.zeros(2, 1)])
+@pytest.mark.parametrize(
+    "output", [torch.zeros(2, 3, 4), torch.zeros(3), torch.zeros(2, 3).int(), torch.zeros(2, 1)]
+)
 def test_other_outputs_have_no_classes(tmp_path: Path, output: torch.Tensor) -> None:
     assert top_classes("output", output, 1, pictures(Image(), tmp_path, PLACE)) is None
 
@@ -412,7 +488,9 @@ def test_outputs_that_cannot_be_written(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_write_that_fails_leaves_what_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     save(tmp_path / "out.pt", {"output": X})
     before = (tmp_path / "out.pt").read_bytes()
 
@@ -426,9 +504,12 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path, monkeypatch: p
 
 
 @pytest.mark.parametrize(
-    ("count", "expected"), [(1, (1, 1, 1, 1, 1)), (10, (1, 5, 9, 10, 10)), (200, (1, 100, 180, 198, 200))]
+    ("count", "expected"),
+    [(1, (1, 1, 1, 1, 1)), (10, (1, 5, 9, 10, 10)), (200, (1, 100, 180, 198, 200))],
 )
-def test_figures_of_time_are_calls_that_were_measured(count: int, expected: tuple[float, ...]) -> None:
+def test_figures_of_time_are_calls_that_were_measured(
+    count: int, expected: tuple[float, ...]
+) -> None:
     found = summary([float(value) for value in range(count, 0, -1)])
     assert tuple(found[name] for name in ("min", "median", "p90", "p99", "max")) == expected
     assert found["repeat"] == count
@@ -456,7 +537,15 @@ def test_is_the_source_here(tmp_path: Path, model: Model, here: bool) -> None:
 
 def test_pictures_fill_the_batch_and_outputs_are_eagers(vision: Path) -> None:
     finished = run_inv(
-        vision, "run", "--input", "one.png,two.jpg,one.png,random,golden", "--seed", "3", "--repeat", "4", "--json"
+        vision,
+        "run",
+        "--input",
+        "one.png,two.jpg,one.png,random,golden",
+        "--seed",
+        "3",
+        "--repeat",
+        "4",
+        "--json",
     )
     assert finished.code == 0, finished.out
     (target,) = finished.json["targets"]
@@ -468,9 +557,14 @@ def test_pictures_fill_the_batch_and_outputs_are_eagers(vision: Path) -> None:
         (["golden"], None, "golden"),
     ]
     both, single, *_ = target["runs"]
-    assert [entry["shape"] for entry in both["inputs"] + both["outputs"]] == [[2, 3, 32, 32], [2, 1000]]
+    assert [entry["shape"] for entry in both["inputs"] + both["outputs"]] == [
+        [2, 3, 32, 32],
+        [2, 1000],
+    ]
     assert [len(run["top"][0]["pictures"]) for run in (both, single)] == [2, 1]
-    for one, other in zip(both["top"][0]["pictures"][0], single["top"][0]["pictures"][0], strict=True):
+    for one, other in zip(
+        both["top"][0]["pictures"][0], single["top"][0]["pictures"][0], strict=True
+    ):
         assert one == pytest.approx(other)
     assert all(one["name"] == f"class {one['index']}" for one in both["top"][0]["pictures"][1])
     timing = both["timing"]
@@ -496,7 +590,11 @@ def test_the_written_outputs_are_those_of_the_model(vision: Path) -> None:
 
 def test_an_enum_of_torchvision_as_the_preprocessing(vision: Path) -> None:
     write_single(vision, NET, TINY + f"  image: {ENUM}\n")
-    run = only(run_inv(vision, "run", "--input", "one.png", "--json", env={"TORCH_HOME": str(vision / "hub")}))
+    run = only(
+        run_inv(
+            vision, "run", "--input", "one.png", "--json", env={"TORCH_HOME": str(vision / "hub")}
+        )
+    )
     assert (run["verdict"], run["inputs"][0]["shape"]) == ("passed", [2, 3, 224, 224])
     names = pictures(ENUM, vision, PLACE).names
     assert [one["name"] for one in run["top"][0]["pictures"][0]] == [
@@ -521,9 +619,9 @@ def test_the_seed_decides_random_inputs(vision: Path) -> None:
     (vision / "net.py").unlink()
     runs = {}
     for seed in ("0", "6"):
-        runs[seed] = run_inv(vision, "run", "--input", "random,golden", "--seed", seed, "--json").json["targets"][0][
-            "runs"
-        ]
+        runs[seed] = run_inv(
+            vision, "run", "--input", "random,golden", "--seed", seed, "--json"
+        ).json["targets"][0]["runs"]
     assert runs["0"][0]["inputs"] == runs["0"][1]["inputs"] == runs["6"][1]["inputs"]
     assert runs["6"][0]["inputs"] != runs["0"][0]["inputs"]
 
@@ -536,7 +634,12 @@ def test_a_failure_of_one_input_does_not_end_the_others(vision: Path) -> None:
     finished = run_inv(vision, "run", "--input", "wide.npy,large.npy,bad.png,right.npy", "--json")
     assert finished.code == 2
     wide, large, bad, right = finished.json["targets"][0]["runs"]
-    assert [run["verdict"] for run in (wide, large, bad, right)] == ["failed", "failed", "failed", "passed"]
+    assert [run["verdict"] for run in (wide, large, bad, right)] == [
+        "failed",
+        "failed",
+        "failed",
+        "passed",
+    ]
     assert (wide["error"]["kind"], bad["error"]["kind"]) == ("usage", "usage")
     assert 'array.astype("float32")' in wide["error"]["hint"]
     assert large["error"]["kind"] == "verification"
@@ -590,15 +693,20 @@ def test_an_altered_package_is_never_loaded(vision: Path) -> None:
 
 
 def test_several_targets_each_with_its_own_inputs(built: Path) -> None:
-    """Keyword inputs, a callable that makes them, dynamic batches and outputs that are no tensors."""
-    finished = run_inv(built, "run", "--input", "random,golden", "--output", "{target}/{input}.npz", "--json")
+    """Keyword inputs, a callable that makes them, dynamic batches and outputs that are no
+    tensors."""
+    finished = run_inv(
+        built, "run", "--input", "random,golden", "--output", "{target}/{input}.npz", "--json"
+    )
     assert finished.code == 0, finished.out
     assert [target["verdict"] for target in finished.json["targets"]] == ["passed"] * 3
     checks = [[run["check"] for run in target["runs"]] for target in finished.json["targets"]]
     assert checks == [["eager", "golden"]] * 3
     with numpy.load(built / "tagger/cpu/random.npz") as outputs:
         assert set(outputs) == {"['labels']", "['extra'][0]", "['extra'][1]"}
-    assert sorted(path.name for path in built.glob("*/cpu/*.npz")) == sorted(["golden.npz", "random.npz"] * 3)
+    assert sorted(path.name for path in built.glob("*/cpu/*.npz")) == sorted(
+        ["golden.npz", "random.npz"] * 3
+    )
 
 
 def test_named_inputs_of_a_dynamic_size_are_checked_against_eager(built: Path) -> None:
@@ -616,10 +724,17 @@ def test_named_inputs_of_a_dynamic_size_are_checked_against_eager(built: Path) -
     assert runs[0]["outputs"][0]["shape"] == [7, 6, 3]
 
 
-@pytest.mark.parametrize(("size", "dtype", "code", "said"), [(17, "int64", 3, "too large"), (4, "int32", 2, "int32")])
-def test_inputs_that_do_not_fit_are_refused(built: Path, size: int, dtype: str, code: int, said: str) -> None:
+@pytest.mark.parametrize(
+    ("size", "dtype", "code", "said"), [(17, "int64", 3, "too large"), (4, "int32", 2, "int32")]
+)
+def test_inputs_that_do_not_fit_are_refused(
+    built: Path, size: int, dtype: str, code: int, said: str
+) -> None:
     tokens = torch.zeros(size, 6, dtype=getattr(torch, dtype))
-    save_file({"tokens": tokens, "mask": torch.ones(size, 6, dtype=torch.bool)}, built / "given.safetensors")
+    save_file(
+        {"tokens": tokens, "mask": torch.ones(size, 6, dtype=torch.bool)},
+        built / "given.safetensors",
+    )
     finished = run_inv(built, "run", "--target", "tagger", "--input", "given.safetensors")
     assert finished.code == code
     assert said in finished.out

@@ -1,4 +1,5 @@
-"""`aoti_build.load` on artifacts that were really built: calling them, refusing, new weights, threads, tampering."""
+"""`aoti_build.load` on artifacts that were really built: calling them, refusing, new weights,
+threads, tampering."""
 
 from __future__ import annotations
 
@@ -83,11 +84,14 @@ def tied(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def load(built_once: tuple[Path, Finished]) -> Iterator[Callable[..., LoadedModel]]:
-    """`aoti_build.load` of the shared project's artifacts; what was loaded is closed after the test."""
+    """`aoti_build.load` of the shared project's artifacts; what was loaded is closed after the
+    test."""
     opened: list[LoadedModel] = []
 
     def loaded(model: str, artifacts: Path | None = None, **options: Any) -> LoadedModel:
-        opened.append(aoti_build.load(model, artifacts=artifacts or built_once[0] / "artifacts", **options))
+        opened.append(
+            aoti_build.load(model, artifacts=artifacts or built_once[0] / "artifacts", **options)
+        )
         return opened[-1]
 
     yield loaded
@@ -138,7 +142,9 @@ def test_by_position_and_by_keyword_at_any_size(load: Callable[..., LoadedModel]
     assert repr(model) == "<aoti_build model weighted/cpu, cpu: model(x)>"
 
 
-def test_keywords_give_the_structure_that_the_model_returns(load: Callable[..., LoadedModel]) -> None:
+def test_keywords_give_the_structure_that_the_model_returns(
+    load: Callable[..., LoadedModel],
+) -> None:
     tokens, mask = torch.randint(0, 11, (3, 6)), torch.ones(3, 6, dtype=torch.bool)
     output = load("tagger")(mask=mask, tokens=tokens)
     assert list(output) == ["labels", "extra", "none"]
@@ -170,8 +176,14 @@ def test_strided_inputs_are_answered_rightly(load: Callable[..., LoadedModel]) -
     [
         ({"x": torch.zeros(9, 8)}, ["input x", "[batch, 8] with batch 2..8", "given [9, 8]"]),
         ({"x": torch.zeros(4, 7)}, ["input x", "given [4, 7]"]),
-        ({"x": torch.zeros(4, 8, dtype=torch.float64)}, ["input x", "expected dtype float32, given float64"]),
-        ({"x": torch.zeros(4, 8, device="meta")}, ["input x", "expected a tensor on cpu, given one on meta"]),
+        (
+            {"x": torch.zeros(4, 8, dtype=torch.float64)},
+            ["input x", "expected dtype float32, given float64"],
+        ),
+        (
+            {"x": torch.zeros(4, 8, device="meta")},
+            ["input x", "expected a tensor on cpu, given one on meta"],
+        ),
         ({"x": [[0.0] * 8] * 4}, ["input x", "given list"]),
         ({}, ["x is missing"]),
     ],
@@ -185,10 +197,16 @@ def test_wrong_inputs_are_refused_by_name(
     assert caught.value.target == "weighted/cpu"
 
 
-def test_new_weights_give_the_numbers_of_a_model_that_has_them(load: Callable[..., LoadedModel]) -> None:
+def test_new_weights_give_the_numbers_of_a_model_that_has_them(
+    load: Callable[..., LoadedModel],
+) -> None:
     model, x = load("weighted"), torch.randn(4, 8)
     before = model(x)
-    state = {"a.weight": torch.randn(12, 8), "a.bias": torch.randn(12), "b.weight": torch.randn(4, 12)}
+    state = {
+        "a.weight": torch.randn(12, 8),
+        "a.bias": torch.randn(12),
+        "b.weight": torch.randn(4, 12),
+    }
     state["b.bias"] = torch.randn(4)
 
     def expected() -> torch.Tensor:
@@ -211,7 +229,10 @@ def test_new_weights_give_the_numbers_of_a_model_that_has_them(load: Callable[..
     [
         ({"a.bias": None}, "1 of 4 weights are missing: a.bias"),
         ({"a.bia": torch.zeros(12)}, "the model has no weight a.bia"),
-        ({"a.bias": torch.zeros(12, dtype=torch.float64)}, "weight a.bias: expected dtype float32, given float64"),
+        (
+            {"a.bias": torch.zeros(12, dtype=torch.float64)},
+            "weight a.bias: expected dtype float32, given float64",
+        ),
         ({"a.bias": torch.zeros(11)}, "weight a.bias: expected shape [12], given [11]"),
         ({"a.bias": [0.0] * 12}, "weight a.bias: expected a tensor, given list"),
         ({"a.bias": torch.zeros(12, device="meta")}, "weight a.bias"),
@@ -295,7 +316,9 @@ def test_a_ctrl_c_while_one_waits_to_be_alone_lets_later_calls_through() -> None
     gate.enter()
 
 
-def test_metadata_is_the_manifest(load: Callable[..., LoadedModel], built_once: tuple[Path, Finished]) -> None:
+def test_metadata_is_the_manifest(
+    load: Callable[..., LoadedModel], built_once: tuple[Path, Finished]
+) -> None:
     model = load("linear", verify="stat")
     manifest = json.loads((built_once[0] / "artifacts/linear/cpu/manifest.json").read_text())
     assert {name: model.metadata[name] for name in manifest} == manifest
@@ -303,7 +326,8 @@ def test_metadata_is_the_manifest(load: Callable[..., LoadedModel], built_once: 
     assert str(model.choice) == "linear/cpu: chosen"
 
 
-# Runs in a process of its own: loads what it is told to, and says what was imported, started and opened for it.
+# Runs in a process of its own: loads what it is told to, and says what was imported, started and
+# opened for it.
 LOADER = """
 import json, sys
 import torch
@@ -330,14 +354,21 @@ print(json.dumps({"said": said, "started": started, "heavy": heavy, "native": ".
 def loaded_alone(artifacts: Path, **options: Any) -> dict[str, Any]:
     arguments = json.dumps({"artifacts": str(artifacts), **options})
     answer = subprocess.run(
-        [sys.executable, "-c", LOADER, arguments], capture_output=True, text=True, check=True, timeout=120, cwd="/"
+        [sys.executable, "-c", LOADER, arguments],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+        cwd="/",
     )
     found: dict[str, Any] = json.loads(answer.stdout.splitlines()[-1])
     return found
 
 
 @pytest.mark.parametrize("verify", ["full", "off"])
-def test_loading_starts_nothing_and_imports_no_compiler(built_once: tuple[Path, Finished], verify: str) -> None:
+def test_loading_starts_nothing_and_imports_no_compiler(
+    built_once: tuple[Path, Finished], verify: str
+) -> None:
     answer = loaded_alone(built_once[0] / "artifacts", verify=verify)
     assert answer == {"said": [4, 4], "started": [], "heavy": [], "native": True}
 
@@ -354,7 +385,9 @@ def _edit_manifest(directory: Path, field: str, value: Any) -> None:
     document = json.loads((directory / "manifest.json").read_text())
     document["requires"][field] = value
     del document["sha256"]
-    (directory / "manifest.json").write_text(json.dumps({**document, "sha256": digest_json(document)}))
+    (directory / "manifest.json").write_text(
+        json.dumps({**document, "sha256": digest_json(document)})
+    )
 
 
 @pytest.mark.parametrize(
@@ -363,11 +396,26 @@ def _edit_manifest(directory: Path, field: str, value: Any) -> None:
         (_flip_a_byte, "model.pt2 is not the file that was built"),
         (lambda directory: (directory / "model.pt2").write_bytes(b"PK"), "it has 2 bytes"),
         (lambda directory: (directory / "model.pt2").unlink(), "cannot be read"),
-        (lambda directory: (directory / "manifest.json").write_text("{"), "damaged: manifest.json cannot be read"),
-        (lambda directory: _edit_manifest(directory, "torch", "1.13.0"), "built with torch 1.13.0, this host has"),
-        (lambda directory: _edit_manifest(directory, "machine", "riscv64"), "built for machine riscv64"),
-        (lambda directory: _edit_manifest(directory, "platform", "plan9"), "built for platform plan9"),
-        (lambda directory: _edit_manifest(directory, "cpu_features", ["amx_fp8"]), "this processor lacks amx_fp8"),
+        (
+            lambda directory: (directory / "manifest.json").write_text("{"),
+            "damaged: manifest.json cannot be read",
+        ),
+        (
+            lambda directory: _edit_manifest(directory, "torch", "1.13.0"),
+            "built with torch 1.13.0, this host has",
+        ),
+        (
+            lambda directory: _edit_manifest(directory, "machine", "riscv64"),
+            "built for machine riscv64",
+        ),
+        (
+            lambda directory: _edit_manifest(directory, "platform", "plan9"),
+            "built for platform plan9",
+        ),
+        (
+            lambda directory: _edit_manifest(directory, "cpu_features", ["amx_fp8"]),
+            "this processor lacks amx_fp8",
+        ),
     ],
 )
 def test_what_is_damaged_or_unfit_is_refused_before_any_native_code(
@@ -404,7 +452,9 @@ def test_processes_share_what_was_unpacked(
         before = {path: path.stat() for path in (tmp_path / "shared").rglob("*.so")}
         assert len(before) == 1
         assert loaded_alone(built_once[0] / "artifacts")["said"] == [4, 4]
-        assert {path: path.stat().st_ino for path in before} == {path: st.st_ino for path, st in before.items()}
+        assert {path: path.stat().st_ino for path in before} == {
+            path: st.st_ino for path, st in before.items()
+        }
 
 
 def test_a_package_that_torch_cannot_load_is_an_error_of_ours(built: Path) -> None:
@@ -416,14 +466,24 @@ def test_a_package_that_torch_cannot_load_is_an_error_of_ours(built: Path) -> No
     document = json.loads((directory / "manifest.json").read_text())
     document["files"]["model.pt2"] = {"sha256": digest_bytes(b"not a zip"), "size": 9}
     del document["sha256"]
-    (directory / "manifest.json").write_text(json.dumps({**document, "sha256": digest_json(document)}))
+    (directory / "manifest.json").write_text(
+        json.dumps({**document, "sha256": digest_json(document)})
+    )
     with pytest.raises(ArtifactError, match="torch could not load the package"):
         aoti_build.load("linear", artifacts=built / "artifacts")
 
 
 def test_the_example_service_answers(built_once: tuple[Path, Finished]) -> None:
     example = Path(__file__).parents[2] / "examples" / "serve.py"
-    command = [sys.executable, str(example), "linear", "--artifacts", str(built_once[0] / "artifacts"), "--port", "0"]
+    command = [
+        sys.executable,
+        str(example),
+        "linear",
+        "--artifacts",
+        str(built_once[0] / "artifacts"),
+        "--port",
+        "0",
+    ]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         try:
@@ -442,7 +502,10 @@ def test_the_example_service_answers(built_once: tuple[Path, Finished]) -> None:
     assert answers[0][0] == 200
     assert len(answers[0][1]) == 4
     status, refusal = answers[1]
-    assert (status, refusal["error"]["message"]) == (400, "input x: expected shape [4, 8], given [3, 8]")
+    assert (status, refusal["error"]["message"]) == (
+        400,
+        "input x: expected shape [4, 8], given [3, 8]",
+    )
 
 
 def test_errors_are_all_of_one_family() -> None:

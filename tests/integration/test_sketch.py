@@ -1,4 +1,5 @@
-"""Large outputs that are kept as sketches are compared by the same rules as whole ones. No model is compiled here."""
+"""Large outputs that are kept as sketches are compared by the same rules as whole ones. No model is
+compiled here."""
 
 from __future__ import annotations
 
@@ -19,19 +20,27 @@ SHAPE = (40, 50, 201)
 
 
 def random(seed: int, dtype: Any = torch.float64, shape: tuple[int, ...] = SHAPE) -> Any:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+    return torch.randn(
+        shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    ).to(dtype)
 
 
 def exact_eager_and_candidate(
     eager_error: float, candidate_error: float, dtype: Any = torch.float32
 ) -> tuple[Any, ...]:
     exact = random(0)
-    return exact, (exact + eager_error * random(1)).to(dtype), (exact + candidate_error * random(2)).to(dtype)
+    return (
+        exact,
+        (exact + eager_error * random(1)).to(dtype),
+        (exact + candidate_error * random(2)).to(dtype),
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("with_exact", [True, False])
-@pytest.mark.parametrize(("eager_error", "candidate_error"), [(0, 0), (1e-4, 1e-4), (1e-4, 5e-4), (0, 0.02), (0, 0.2)])
+@pytest.mark.parametrize(
+    ("eager_error", "candidate_error"), [(0, 0), (1e-4, 1e-4), (1e-4, 5e-4), (0, 0.02), (0, 0.2)]
+)
 def test_the_verdict_is_that_of_the_whole_output(
     dtype: Any, with_exact: bool, eager_error: float, candidate_error: float
 ) -> None:
@@ -68,9 +77,15 @@ def test_nan_and_infinity_must_be_where_eager_has_them(value: float) -> None:
 
 @pytest.mark.parametrize(
     ("dtype", "bounds", "error"),
-    [(torch.float32, {"atol": 1e-2, "rtol": 0.0}, 10.0), (torch.float32, {}, 2.0), (torch.bfloat16, {}, 100.0)],
+    [
+        (torch.float32, {"atol": 1e-2, "rtol": 0.0}, 10.0),
+        (torch.float32, {}, 2.0),
+        (torch.bfloat16, {}, 100.0),
+    ],
 )
-def test_one_value_far_off_is_found_without_float64_too(dtype: Any, bounds: dict[str, float], error: float) -> None:
+def test_one_value_far_off_is_found_without_float64_too(
+    dtype: Any, bounds: dict[str, float], error: float
+) -> None:
     """The sums of its bucket are further off than values within the bounds explain."""
     eager = random(0, dtype, (1500, 1500))
     candidate = eager.clone()
@@ -114,11 +129,15 @@ def test_a_tolerance_of_the_users_own_decides() -> None:
 
 def case(name: str, **given: Any) -> Case:
     whole = {"inputs": [random(5, torch.float32, (4,))], "outputs": [random(6, torch.float32)]}
-    return Case(name, **{**whole, "exact": [random(6)], "inputs_digest": "a" * 64, "digest": "b" * 64, **given})
+    return Case(
+        name,
+        **{**whole, "exact": [random(6)], "inputs_digest": "a" * 64, "digest": "b" * 64, **given},
+    )
 
 
 def test_what_has_no_room_is_kept_as_a_sketch(tmp_path: Path) -> None:
-    """Eight cases of 4.8 MB each, in 10 MB: one as it is, the rest by sketches, and none left out."""
+    """Eight cases of 4.8 MB each, in 10 MB: one as it is, the rest by sketches, and none left
+    out."""
     cases = [case(str(number)) for number in range(8)]
     assert not save_golden(tmp_path / "golden", Golden(cases), limit=10 << 20)
     assert (tmp_path / "golden").stat().st_size < 10.1 * (1 << 20)
@@ -133,7 +152,9 @@ def test_what_has_no_room_is_kept_as_a_sketch(tmp_path: Path) -> None:
 
 def test_an_output_that_must_be_whole_is_never_a_sketch(tmp_path: Path) -> None:
     cases = [case(str(number)) for number in range(3)]
-    assert not save_golden(tmp_path / "golden", Golden(cases), limit=9 << 20, whole=lambda index: index == 0)
+    assert not save_golden(
+        tmp_path / "golden", Golden(cases), limit=9 << 20, whole=lambda index: index == 0
+    )
     outputs = [found.outputs for found in load_golden(tmp_path / "golden").cases]
     assert outputs[0] is not None
     assert outputs[1:] == [None, None]
@@ -151,7 +172,9 @@ def test_equal_cases_make_equal_bytes(tmp_path: Path) -> None:
      torch.tensor(3), torch.full((3,), float("-inf")), torch.full((2,), 0.1, dtype=torch.bfloat16)],
 )  # fmt: skip
 def test_the_first_state_is_kept(tmp_path: Path, value: Any) -> None:
-    save_golden(tmp_path / "golden", Golden([case("a", call=0), case("b", call=1)], state={"cache": value}))
+    save_golden(
+        tmp_path / "golden", Golden([case("a", call=0), case("b", call=1)], state={"cache": value})
+    )
     read = load_golden(tmp_path / "golden")
     assert torch.equal(read.state["cache"], value)
     assert read.state["cache"].dtype == value.dtype

@@ -1,6 +1,6 @@
-"""The kinds of state and of writes that models are shipped with, each built, compared and verified: caches of keys and
-values, delay lines, rings, counters, running means, recurrent cells, streams, and views of inputs under dynamic sizes.
-Several of them are miscompiled by torch alone."""
+"""The kinds of state and of writes that models are shipped with, each built, compared and verified:
+caches of keys and values, delay lines, rings, counters, running means, recurrent cells, streams,
+and views of inputs under dynamic sizes. Several of them are miscompiled by torch alone."""
 
 from __future__ import annotations
 
@@ -251,16 +251,30 @@ MODELS = f"""
 
 
 @pytest.mark.slow
-def test_every_kind_of_state_is_built_right_and_verified_from_python_and_cpp(tmp_path: Path) -> None:
+def test_every_kind_of_state_is_built_right_and_verified_from_python_and_cpp(
+    tmp_path: Path,
+) -> None:
     root = tmp_path / "project"
     write_single(root, NETS, MODELS)
     built = run_inv(root, "build", "--keep-going", "--json", limit=1500)
     assert built.code == 0, built.err
     assert {row["action"] for row in built.json["targets"]} <= {"compiled", "reused"}
     # From C++ a process is started for every probe, which takes a minute for four models.
-    for runtime, targets in (("python", "*/cpu"), ("cpp", "statistics,sometimes,queue,written_tail")):
+    for runtime, targets in (
+        ("python", "*/cpu"),
+        ("cpp", "statistics,sometimes,queue,written_tail"),
+    ):
         finished = run_inv(
-            root, "verify", "--jobs", "2", "--target", targets, "--json", "--runtime", runtime, limit=1500
+            root,
+            "verify",
+            "--jobs",
+            "2",
+            "--target",
+            targets,
+            "--json",
+            "--runtime",
+            runtime,
+            limit=1500,
         )
         assert finished.code == 0, finished.out + finished.err
         assert {row["verdict"] for row in finished.json["targets"]} == {"passed"}

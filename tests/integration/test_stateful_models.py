@@ -1,5 +1,5 @@
-"""Models that write into their buffers or inputs, and models whose outputs are large: built, verified from Python and
-C++, run, and loaded. What stock torch miscompiles of them is refused."""
+"""Models that write into their buffers or inputs, and models whose outputs are large: built,
+verified from Python and C++, run, and loaded. What stock torch miscompiles of them is refused."""
 
 from __future__ import annotations
 
@@ -109,19 +109,31 @@ def states(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_state_and_written_inputs_are_compared_after_every_call(
     states: Path, cpp_cache: dict[str, str], runtime: str
 ) -> None:
-    finished = run_inv(states, "verify", "--jobs", "2", "--strict", "--json", "--runtime", runtime, env=cpp_cache)
+    finished = run_inv(
+        states, "verify", "--jobs", "2", "--strict", "--json", "--runtime", runtime, env=cpp_cache
+    )
     assert finished.code == 0, finished.out + finished.err
     delay = finished.target("delay/cpu")["cases"]
     assert [case.get("call", 1) for case in delay] == [1, 2, 3]
-    assert {output["name"] for output in delay[0]["outputs"]} == {"output", "buffer last", "buffer older"}
+    assert {output["name"] for output in delay[0]["outputs"]} == {
+        "output",
+        "buffer last",
+        "buffer older",
+    }
     written = finished.target("written/cpu")["cases"]
-    assert {output["name"] for output in written[0]["outputs"]} == {"output", "input src", "input dst"}
+    assert {output["name"] for output in written[0]["outputs"]} == {
+        "output",
+        "input src",
+        "input dst",
+    }
     assert {case["sizes"]["rows"] for case in written} == {2, 3, 4, 8, 9}
 
 
 def test_the_manifest_says_what_a_call_writes_into(states: Path) -> None:
     def mutates(model: str) -> Any:
-        return json.loads((states / f"artifacts/{model}/cpu/manifest.json").read_text())["signature"]["mutates"]
+        return json.loads((states / f"artifacts/{model}/cpu/manifest.json").read_text())[
+            "signature"
+        ]["mutates"]
 
     assert mutates("delay") == {"inputs": [], "buffers": ["last", "older"]}
     assert mutates("written") == {"inputs": ["src", "dst"], "buffers": []}
@@ -136,7 +148,9 @@ def test_large_outputs_are_all_compared_in_little_room(states: Path) -> None:
     cases = run_inv(states, "verify", "--json", "--target", "wide").target("wide/cpu")["cases"]
     assert len(cases) == 24
     assert not [case for case in cases if "skipped" in case]
-    sampled = [output["sampled"] for case in cases for output in case["outputs"] if "sampled" in output]
+    sampled = [
+        output["sampled"] for case in cases for output in case["outputs"] if "sampled" in output
+    ]
     assert sampled
 
 
@@ -153,13 +167,19 @@ def test_one_wrong_weight_is_found_through_the_sketches(states: Path, tmp_path: 
 
 def test_each_dim_keeps_the_lower_bound_that_it_declares(states: Path) -> None:
     """The package checks both; inductor's own setting has all lower bounds, or none."""
-    refusals = run_inv(states, "verify", "--json", "--target", "wide").target("wide/cpu")["refusals"]
-    lower = {refusal["name"]: refusal["ok"] for refusal in refusals if "below min" in refusal["name"]}
+    refusals = run_inv(states, "verify", "--json", "--target", "wide").target("wide/cpu")[
+        "refusals"
+    ]
+    lower = {
+        refusal["name"]: refusal["ok"] for refusal in refusals if "below min" in refusal["name"]
+    }
     assert lower == {"batch 0: below min 1": True, "seq 1: below min 2": True}
 
 
 def test_a_run_compares_several_calls(states: Path) -> None:
-    finished = run_inv(states, "run", "--json", "--target", "delay,written", "--input", "golden,random")
+    finished = run_inv(
+        states, "run", "--json", "--target", "delay,written", "--input", "golden,random"
+    )
     assert finished.code == 0, finished.out + finished.err
     for row in finished.json["targets"]:
         for one in row["runs"]:
@@ -174,7 +194,9 @@ def test_what_stock_torch_makes_of_state_is_refused(states: Path, tmp_path: Path
     """Its first call looks right."""
     copied = copy_of(states, tmp_path)
     models = (copied / "models.yaml").read_text()
-    (copied / "models.yaml").write_text(models + "  stock: {source: 'net.py:stock', inputs: 'net.py:drawn'}\n")
+    (copied / "models.yaml").write_text(
+        models + "  stock: {source: 'net.py:stock', inputs: 'net.py:drawn'}\n"
+    )
     finished = run_inv(copied, "build", "--json", "--target", "stock", "--force")
     assert finished.code == 1
     error = finished.target("stock/cpu")["error"]
@@ -184,10 +206,18 @@ def test_what_stock_torch_makes_of_state_is_refused(states: Path, tmp_path: Path
 
 
 @pytest.mark.slow
-def test_a_comparison_that_left_cases_out_is_not_called_passed(states: Path, tmp_path: Path) -> None:
+def test_a_comparison_that_left_cases_out_is_not_called_passed(
+    states: Path, tmp_path: Path
+) -> None:
     copied = copy_of(states, tmp_path)
-    models = (copied / "models.yaml").read_text().replace("inputs: [{shape: [4, 8]}]", "inputs: net.py:drawn")
-    (copied / "models.yaml").write_text(models.replace("  delay:\n", "  delay:\n    golden: {limit: 2k}\n"))
+    models = (
+        (copied / "models.yaml")
+        .read_text()
+        .replace("inputs: [{shape: [4, 8]}]", "inputs: net.py:drawn")
+    )
+    (copied / "models.yaml").write_text(
+        models.replace("  delay:\n", "  delay:\n    golden: {limit: 2k}\n")
+    )
     assert run_inv(copied, "build", "--target", "delay").code == 0
     finished = run_inv(copied, "verify", "--target", "delay")
     assert finished.code == 0, finished.out + finished.err
@@ -281,13 +311,23 @@ SILENT = {"inputs": [], "outputs": [], "mutates": {"inputs": [], "buffers": ["he
 def test_a_buffer_that_cannot_be_compared_is_not_passed_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: bool, shown: bool, passed: bool
 ) -> None:
-    """`state`: the golden file has what the buffer holds at first; `shown`: the package lets it be read."""
+    """`state`: the golden file has what the buffer holds at first; `shown`: the package lets it be
+    read."""
     held = torch.randn(10)
     golden = tmp_path / "golden.safetensors"
-    save_golden(golden, Golden([Case("example", [], [held])], state={"held": held} if state else {}))
+    save_golden(
+        golden, Golden([Case("example", [], [held])], state={"held": held} if state else {})
+    )
     model = Model(name="silent", source=Source("Silent", path="net.py"), inputs=())
     target = json.loads(json.dumps(target_to_json(Target(model, "cpu"))))
-    job = {"golden": str(golden), "model": "", "target": target, "tolerance": {}, "signature": SILENT, "runner": None}
+    job = {
+        "golden": str(golden),
+        "model": "",
+        "target": target,
+        "tolerance": {},
+        "signature": SILENT,
+        "runner": None,
+    }
 
     class Package:
         def calls(self, sequence: list[Any]) -> list[list[Any]]:

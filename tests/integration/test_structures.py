@@ -1,5 +1,5 @@
-"""Structures of inputs and outputs, without a compile: names of leaves, types that a load needs, plain outputs; and the
-values that are no tensors."""
+"""Structures of inputs and outputs, without a compile: names of leaves, types that a load needs,
+plain outputs; and the values that are no tensors."""
 
 from __future__ import annotations
 
@@ -83,13 +83,19 @@ def test_leaves_have_names_whatever_their_types_tell() -> None:
     assert names(1) == [""]
     assert names({"a": (1, [2])}) == ["['a'][0]", "['a'][1][0]"]
     assert names(Pair(1, {"b": 2})) == [".left", ".right['b']"]
-    assert names(Record(logits=1, hidden=(2, 3))) == ["['logits']", "['hidden'][0]", "['hidden'][1]"]
+    assert names(Record(logits=1, hidden=(2, 3))) == [
+        "['logits']",
+        "['hidden'][0]",
+        "['hidden'][1]",
+    ]
     assert names(Registered(1)) == [".scores"]
     assert names(Keyless(1, [2])) == ["[0]", "[1][0]"]
     assert names(collections.defaultdict(list, a=[1])) == ["['a'][0]"]
     # The names that torch itself has, where it has some.
     for value in ({"a": (1, [2])}, Pair(1, 2), Registered(1), collections.deque([1])):
-        assert names(value) == [pytree.keystr(path) for path, _ in pytree.tree_flatten_with_path(value)[0]]
+        assert names(value) == [
+            pytree.keystr(path) for path, _ in pytree.tree_flatten_with_path(value)[0]
+        ]
 
 
 def test_plain_outputs_are_named_alike() -> None:
@@ -98,7 +104,13 @@ def test_plain_outputs_are_named_alike() -> None:
         scores: Any
         absent: Any = None
 
-    given = (Record(logits=1, inner=Keyless(2, 3)), Pair(4, [5]), Unregistered(6), Registered(7), None)
+    given = (
+        Record(logits=1, inner=Keyless(2, 3)),
+        Pair(4, [5]),
+        Unregistered(6),
+        Registered(7),
+        None,
+    )
     assert plain(given) == (
         {"logits": 1, "inner": {"first": 2, "second": 3}},
         {"left": 4, "right": [5]},
@@ -114,7 +126,9 @@ class Model(nn.Module):
         self.linear = nn.Linear(3, 3)
 
     def forward(self, x: torch.Tensor, flag: bool = True, names: Any = None) -> Any:
-        return Record(y=self.linear(x) if flag else x, size=x.shape[0], name=names, pair=Pair(x + 1, 0.5))
+        return Record(
+            y=self.linear(x) if flag else x, size=x.shape[0], name=names, pair=Pair(x + 1, 0.5)
+        )
 
 
 def test_a_model_with_plain_outputs_is_the_same_model() -> None:
@@ -205,9 +219,18 @@ def test_inputs_of_types_without_keys_are_exported() -> None:
 
 def test_what_is_no_tensor_is_compared_by_type_and_value() -> None:
     entries = [{"name": "t", "dtype": "float32", "shape": []}, {"name": "c", "constant": "'a'"}]
-    numbers = [{"name": "i", "number": "int", "value": "n"}, {"name": "f", "number": "float", "value": "n/3"}]
+    numbers = [
+        {"name": "i", "number": "int", "value": "n"},
+        {"name": "f", "number": "float", "value": "n/3"},
+    ]
     got = as_returned(
-        [torch.ones(()), None, torch.tensor(4), torch.tensor(1 / 3, dtype=torch.float32), torch.ones(1)],
+        [
+            torch.ones(()),
+            None,
+            torch.tensor(4),
+            torch.tensor(1 / 3, dtype=torch.float32),
+            torch.ones(1),
+        ],
         {"outputs": [*entries, *numbers]},
     )
     assert got[1:3] == [Plain("'a'"), Plain("4")]
@@ -232,7 +255,9 @@ def test_golden_files_keep_what_is_no_tensor(tmp_path: Path) -> None:
 
 def test_a_constant_that_is_another_in_eager_is_refused() -> None:
     found = {"outputs": [{"name": "n", "constant": "4"}]}
-    golden = Golden([Case("example", [], [Plain("4")]), Case("max", [], [Plain("8")], sizes={"n": 8})])
+    golden = Golden(
+        [Case("example", [], [Plain("4")]), Case("max", [], [Plain("8")], sizes={"n": 8})]
+    )
     check_constants(Golden(golden.cases[:1]), found, "here")
     with pytest.raises(BuildError) as refused:
         check_constants(golden, found, "here")
@@ -246,7 +271,10 @@ def test_nan_of_eager_alone_is_called_what_it_is() -> None:
     figures = compare("y", eager, got, {})
     assert not figures["ok"]
     assert figures["eager_nan"] == 2
-    assert "eager is NaN in 2 of 4 values where compiled code is finite, and all others agree" in figures["why"]
+    assert (
+        "eager is NaN in 2 of 4 values where compiled code is finite, and all others agree"
+        in figures["why"]
+    )
     for other in (got + 1, -eager, torch.tensor([[math.nan, 2.0], [0.5, 0.5]])):
         assert "eager_nan" not in compare("y", eager, other, {})
 
@@ -331,7 +359,9 @@ def test_imports_are_listed_with_what_they_register(registrations: Registrations
     ]
 
 
-def test_a_module_that_only_brings_kernels_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_module_that_only_brings_kernels_is_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The operator itself is there as soon as the module that defines it was imported."""
     defines = "import torch\nlibrary = torch.library.Library('two_parts', 'DEF')\n"
     defines += "library.define('f(Tensor x) -> Tensor')"
@@ -341,7 +371,9 @@ def test_a_module_that_only_brings_kernels_is_imported(tmp_path: Path, monkeypat
     (tmp_path / "quits.py").write_text("raise SystemExit(3)")
     monkeypatch.syspath_prepend(tmp_path)
     modules = ("defines_f", "kernels_of_f")
-    import_registered([{"module": name, "operators": ["two_parts::f"], "types": []} for name in modules])
+    import_registered(
+        [{"module": name, "operators": ["two_parts::f"], "types": []} for name in modules]
+    )
     assert torch.ops.two_parts.f(-torch.ones(1)) == 1
     with pytest.raises(ArtifactError, match="quits is not here"):
         import_registered([{"module": "quits", "operators": [], "types": []}])
@@ -349,20 +381,34 @@ def test_a_module_that_only_brings_kernels_is_imported(tmp_path: Path, monkeypat
 
 def test_transformers_outputs_name_their_module() -> None:
     transformers = pytest.importorskip("transformers")
-    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    sizes = {
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 16,
+    }
     model = transformers.BertModel(transformers.BertConfig(vocab_size=20, **sizes)).eval()
     call = Call(kwargs={"input_ids": torch.zeros(2, 4, dtype=torch.int64)})
     program = export(model, call, (), [{}], "here")
     types = foreign_types(program.call_spec.out_spec)
     (entry,) = needed_imports(Registrations(), [], types, ())
     assert entry["module"] == "transformers.modeling_outputs"
-    assert list(leaf_names(program.call_spec.out_spec)) == ["['last_hidden_state']", "['pooler_output']"]
+    assert list(leaf_names(program.call_spec.out_spec)) == [
+        "['last_hidden_state']",
+        "['pooler_output']",
+    ]
 
 
 def test_diffusers_outputs_name_their_module() -> None:
     diffusers = pytest.importorskip("diffusers")
-    blocks = {"down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",), "block_out_channels": (8,)}
-    model = diffusers.UNet2DModel(sample_size=8, layers_per_block=1, norm_num_groups=4, **blocks).eval()
+    blocks = {
+        "down_block_types": ("DownBlock2D",),
+        "up_block_types": ("UpBlock2D",),
+        "block_out_channels": (8,),
+    }
+    model = diffusers.UNet2DModel(
+        sample_size=8, layers_per_block=1, norm_num_groups=4, **blocks
+    ).eval()
     call = Call(args=(torch.zeros(1, 3, 8, 8), torch.tensor(3)))
     program = export(model, call, (), [{}, {}], "here")
     (kind,) = foreign_types(program.call_spec.out_spec).values()

@@ -1,4 +1,5 @@
-"""Triton itself, compiling for a GPU that need not be there, finds in the store what an earlier process compiled."""
+"""Triton itself, compiling for a GPU that need not be there, finds in the store what an earlier
+process compiled."""
 
 from __future__ import annotations
 
@@ -14,7 +15,9 @@ import pytest
 
 from aoti_build.store.kernels import KERNELS_VARIABLE
 
-pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("triton") is None, reason="Triton is not installed"
+)
 
 DOUBLE = """
 import hashlib

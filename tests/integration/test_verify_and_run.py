@@ -27,7 +27,10 @@ def test_needs_neither_source_nor_weights_and_says_stale(built: Path) -> None:
     assert finished.code == 0, finished.err
     weighted = finished.target("weighted/cpu")
     assert weighted["verdict"] == "passed"
-    assert {reason["reason"] for reason in weighted["stale"]} == {"source-changed", "weights-changed"}
+    assert {reason["reason"] for reason in weighted["stale"]} == {
+        "source-changed",
+        "weights-changed",
+    }
     assert run_inv(built, "verify", "--strict", "--target", "weighted").code == 3
 
 
@@ -45,7 +48,10 @@ def test_wrong_numbers_fail_with_figures_per_output(built: Path) -> None:
     golden.unlink()
     save_file(tensors, golden, metadata=header)
     manifest = json.loads((directory / "manifest.json").read_bytes())
-    manifest["files"]["golden.safetensors"] = {"sha256": digest_file(golden), "size": golden.stat().st_size}
+    manifest["files"]["golden.safetensors"] = {
+        "sha256": digest_file(golden),
+        "size": golden.stat().st_size,
+    }
     body = {name: value for name, value in manifest.items() if name != "sha256"}
     (directory / "manifest.json").write_text(json.dumps({**body, "sha256": digest_json(body)}))
 

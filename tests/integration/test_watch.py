@@ -1,6 +1,6 @@
-"""What a worker notices of the files that user code uses, where a build would be a slow way to see it: for each way to
-depend on something, the next build sees its change; for each harmless thing, the build goes through and the next one
-does nothing."""
+"""What a worker notices of the files that user code uses, where a build would be a slow way to see
+it: for each way to depend on something, the next build sees its change; for each harmless thing,
+the build goes through and the next one does nothing."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ EDITED = "was edited while this target was built"
 
 @dataclass(frozen=True)
 class Case:
-    """Project code, and what is done to the project afterwards (`later`) or before the sources are taken
-    (`meanwhile`, as another process does it)."""
+    """Project code, and what is done to the project afterwards (`later`) or before the sources are
+    taken (`meanwhile`, as another process does it)."""
 
     code: str
     later: str = ""
@@ -192,23 +192,37 @@ MEANWHILE = {
     "a link that is only resolved is changed": Case(
         "import os; os.readlink('current')", meanwhile="ln -sfn v2 current"
     ),
-    "what was looked for appears": Case("import os; os.path.exists('flag')", meanwhile="touch -d @1 flag"),
-    "a listed directory gets a file": Case("import os; os.listdir('data')", meanwhile="touch data/c.txt"),
+    "what was looked for appears": Case(
+        "import os; os.path.exists('flag')", meanwhile="touch -d @1 flag"
+    ),
+    "a listed directory gets a file": Case(
+        "import os; os.listdir('data')", meanwhile="touch data/c.txt"
+    ),
     "a listed directory goes": Case("import os; os.listdir('empty')", meanwhile="rmdir empty"),
     "size and time are kept": Case(
-        "open('data/a.txt').read()", meanwhile="cp -p data/a.txt b; printf 2 > data/a.txt; touch -r b data/a.txt; rm b"
+        "open('data/a.txt').read()",
+        meanwhile="cp -p data/a.txt b; printf 2 > data/a.txt; touch -r b data/a.txt; rm b",
     ),
 }
 
 
 def make_site(directory: Path) -> Path:
     """Where distributions are installed: one that does not import, and a part of a namespace."""
-    for name in ("broken_one/__init__.py", "broken_one/data.txt", "broken_one-1.dist-info/RECORD", "spread/a.py"):
+    for name in (
+        "broken_one/__init__.py",
+        "broken_one/data.txt",
+        "broken_one-1.dist-info/RECORD",
+        "spread/a.py",
+    ):
         (directory / name).parent.mkdir(parents=True, exist_ok=True)
         (directory / name).touch()
-    (directory / "broken_one-1.dist-info/METADATA").write_text("Metadata-Version: 2.1\nName: broken_one\nVersion: 1\n")
+    (directory / "broken_one-1.dist-info/METADATA").write_text(
+        "Metadata-Version: 2.1\nName: broken_one\nVersion: 1\n"
+    )
     (directory / "broken_one-1.dist-info/top_level.txt").write_text("broken_one\n")
-    (directory / "broken_one/__init__.py").write_text("raise ImportError('built for another release')\n")
+    (directory / "broken_one/__init__.py").write_text(
+        "raise ImportError('built for another release')\n"
+    )
     return directory
 
 
@@ -216,7 +230,14 @@ def make_project(root: Path) -> None:
     for directory in ("data", "given", "empty", "v1", "v2", "classes/one", "package", "artifacts", ".git", "vendor",
                       "vendor/lib-1.0.dist-info", "__pycache__", "../outside"):  # fmt: skip
         (root / directory).mkdir(parents=True, exist_ok=True)
-    for name in ("data/a.txt", "v1/file", "v2/file", "package/__init__.py", "package/part.py", ".git/HEAD"):
+    for name in (
+        "data/a.txt",
+        "v1/file",
+        "v2/file",
+        "package/__init__.py",
+        "package/part.py",
+        ".git/HEAD",
+    ):
         (root / name).write_text("1")
     (root / "here.py").write_text("K = 1\n")
     (root / "vendor/lib.py").write_text("K = 1\n")
@@ -234,11 +255,18 @@ def make_project(root: Path) -> None:
         py_compile.compile(str(source), cfile=str(root / f"{name}.pyc"))
 
 
-ENVIRONMENT = {**os.environ, "NET": "net", "PYTHONHASHSEED": "0", os.fsdecode(b"BYTES"): os.fsdecode(b"\xff")}
+ENVIRONMENT = {
+    **os.environ,
+    "NET": "net",
+    "PYTHONHASHSEED": "0",
+    os.fsdecode(b"BYTES"): os.fsdecode(b"\xff"),
+}
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, tuple[Path, dict[str, Any]]]]:
+def found(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[dict[str, tuple[Path, dict[str, Any]]]]:
     """What each case's project code was seen to use, and the project as it was then."""
     base = tmp_path_factory.mktemp("watch")
     memory = Path("/dev/shm")  # noqa: S108
@@ -249,7 +277,9 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, tuple[
         make_project(root)
         file = shared / f"aoti_build-test-{os.getpid()}"
         file.write_text("1")
-        code = case.code.replace("SHARED", str(file)).replace("SITE", str(make_site(root.parent / "site")))
+        code = case.code.replace("SHARED", str(file)).replace(
+            "SITE", str(make_site(root.parent / "site"))
+        )
         lines.append(json.dumps([name, str(root), code, case.meanwhile]))
     try:
         answer = subprocess.run(
@@ -261,10 +291,16 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, tuple[
         file.unlink()
 
 
-def named(answer: subprocess.CompletedProcess[str], roots: dict[str, Path]) -> dict[str, tuple[Path, dict[str, Any]]]:
-    results = [json.loads(line) for line in answer.stdout.splitlines() if line.startswith('{"name"')]
+def named(
+    answer: subprocess.CompletedProcess[str], roots: dict[str, Path]
+) -> dict[str, tuple[Path, dict[str, Any]]]:
+    results = [
+        json.loads(line) for line in answer.stdout.splitlines() if line.startswith('{"name"')
+    ]
     by_name = {result["name"]: result for result in results}
-    return {name: (root, by_name.get(name, {"error": answer.stderr})) for name, root in roots.items()}
+    return {
+        name: (root, by_name.get(name, {"error": answer.stderr})) for name, root in roots.items()
+    }
 
 
 def changed(root: Path, used: dict[str, Any], later: str) -> set[str]:
@@ -277,11 +313,19 @@ def changed(root: Path, used: dict[str, Any], later: str) -> set[str]:
         subprocess.run(["sh", "-c", later], cwd=root, check=True)
     distributions._installed.cache_clear()
     digests = StatCache(root / "none.json")
-    now = {name: digests.digest(name if name.startswith("/") else f"{root}/{name}") for name in used["sources"]}
+    now = {
+        name: digests.digest(name if name.startswith("/") else f"{root}/{name}")
+        for name in used["sources"]
+    }
     now |= variable_parts(used["variables"], variables)
     path = (str(root.parent / "site"), *used["path"])
-    now |= {f"{name} (module)": distributions.installed_module(name, path) for name in used["modules"]}
-    now |= {f"{name} (distribution)": distributions.identity(name, path=path) for name in used["distributions"]}
+    now |= {
+        f"{name} (module)": distributions.installed_module(name, path) for name in used["modules"]
+    }
+    now |= {
+        f"{name} (distribution)": distributions.identity(name, path=path)
+        for name in used["distributions"]
+    }
     was = {**used["sources"], **used["variables"]}
     was |= {f"{name} (module)": found for name, found in used["modules"].items()}
     was |= {f"{name} (distribution)": found for name, found in used["distributions"].items()}
@@ -289,7 +333,9 @@ def changed(root: Path, used: dict[str, Any], later: str) -> set[str]:
 
 
 @pytest.mark.parametrize("name", SEEN)
-def test_the_next_build_sees_a_change_of(name: str, found: dict[str, tuple[Path, dict[str, Any]]]) -> None:
+def test_the_next_build_sees_a_change_of(
+    name: str, found: dict[str, tuple[Path, dict[str, Any]]]
+) -> None:
     root, used = found[name]
     assert "sources" in used, used.get("error") or used
     assert not changed(root, used, "true")
@@ -299,7 +345,9 @@ def test_the_next_build_sees_a_change_of(name: str, found: dict[str, tuple[Path,
 
 
 @pytest.mark.parametrize("name", HARMLESS)
-def test_no_build_fails_or_is_repeated_for(name: str, found: dict[str, tuple[Path, dict[str, Any]]]) -> None:
+def test_no_build_fails_or_is_repeated_for(
+    name: str, found: dict[str, tuple[Path, dict[str, Any]]]
+) -> None:
     root, used = found[name]
     assert "sources" in used, used.get("error") or used
     assert not changed(root, used, HARMLESS[name].later or "true"), used
@@ -311,7 +359,9 @@ def test_nothing_is_published_if(name: str, found: dict[str, tuple[Path, dict[st
     assert EDITED in used.get("edited", ""), used.get("error") or used
 
 
-def test_an_optional_dependency_is_seen_when_it_is_installed(found: dict[str, tuple[Path, dict[str, Any]]]) -> None:
+def test_an_optional_dependency_is_seen_when_it_is_installed(
+    found: dict[str, tuple[Path, dict[str, Any]]],
+) -> None:
     _, used = found["an optional module of the project"]
     assert used["modules"]["extra"] is None
 
@@ -332,7 +382,9 @@ os.stat("constants.py", dir_fd=os.open(root, os.O_RDONLY))
 """
 
 
-def test_stale_bytecode_is_not_believed_and_the_standard_library_still_works(tmp_path: Path) -> None:
+def test_stale_bytecode_is_not_believed_and_the_standard_library_still_works(
+    tmp_path: Path,
+) -> None:
     """A .pyc counts as fresh by size and time, and an edit can keep both."""
     source = tmp_path / "constants.py"
     source.write_text("K = 1\n")
@@ -348,6 +400,10 @@ def test_stale_bytecode_is_not_believed_and_the_standard_library_still_works(tmp
     ]
     assert subprocess.check_output([*command, str(tmp_path)], text=True).strip() == "1"
     answer = subprocess.run(
-        [sys.executable, "-c", WATCHED, str(tmp_path)], cwd=tmp_path, capture_output=True, text=True, check=False
+        [sys.executable, "-c", WATCHED, str(tmp_path)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert answer.stdout.strip() == "2", answer.stderr

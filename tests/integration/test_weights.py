@@ -21,7 +21,8 @@ State = Mapping[str, Any]
 
 
 class Net(nn.Module):  # type: ignore[misc]
-    """Layers, a norm with counts, a head, a buffer outside the state dict, and a weight with two names."""
+    """Layers, a norm with counts, a head, a buffer outside the state dict, and a weight with two
+    names."""
 
     def __init__(self, classes: int = 3) -> None:
         super().__init__()
@@ -92,7 +93,9 @@ def without(*names: str) -> Callable[[State], State]:
         (replaced("encoder.", "layers."), {"rename": (("layers.", "encoder."),)}),
     ],
 )  # fmt: skip
-def test_what_is_loaded(tmp_path: Path, state: State, change: Callable[[State], Any], rules: Any) -> None:
+def test_what_is_loaded(
+    tmp_path: Path, state: State, change: Callable[[State], Any], rules: Any
+) -> None:
     loaded = load(tmp_path, change(state), **rules).state_dict()
     assert all(torch.equal(loaded[name], value) for name, value in state.items())
 
@@ -155,7 +158,10 @@ def test_what_is_refused(
 def test_another_floating_dtype_is_converted_and_the_log_says_so(
     tmp_path: Path, state: State, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    halves = {name: value.bfloat16() if value.is_floating_point() else value for name, value in state.items()}
+    halves = {
+        name: value.bfloat16() if value.is_floating_point() else value
+        for name, value in state.items()
+    }
     loaded = load(tmp_path, halves)
     assert loaded.head.weight.dtype == torch.float32
     assert torch.equal(loaded.head.weight, state["head.weight"].bfloat16().float())
@@ -179,7 +185,9 @@ def test_a_model_on_the_meta_device_is_made_of_the_file(tmp_path: Path, state: S
     assert loaded.output.weight is loaded.embed.weight
     with torch.device("meta"):
         incomplete = Net()
-    with pytest.raises(UsageError, match="does not have the buffers that the model has on the meta device"):
+    with pytest.raises(
+        UsageError, match="does not have the buffers that the model has on the meta device"
+    ):
         load(tmp_path, state, module=incomplete)
 
 
@@ -223,7 +231,8 @@ def test_modules_may_rename_what_is_old(tmp_path: Path) -> None:
 
 
 def test_shards_of_two_checkpoints_are_refused(tmp_path: Path, state: State) -> None:
-    """What an index says of a name is not enough: the shard of another name may have it too, with other values."""
+    """What an index says of a name is not enough: the shard of another name may have it too, with
+    other values."""
     suffix = "bin"
     write_shards(tmp_path, state, suffix)
     shards = sorted(path for path in tmp_path.iterdir() if "index" not in path.name)
@@ -250,7 +259,11 @@ def test_tensors_without_plain_values_do_not_fit(
 def test_a_count_that_neither_file_nor_callable_has_is_zero(tmp_path: Path, state: State) -> None:
     with torch.device("meta"):
         module = nn.BatchNorm1d(4)
-    norm = {name.removeprefix("norm."): value for name, value in state.items() if name.startswith("norm.")}
+    norm = {
+        name.removeprefix("norm."): value
+        for name, value in state.items()
+        if name.startswith("norm.")
+    }
     del norm["num_batches_tracked"]
     load(tmp_path, norm, module=module)
     assert int(module.num_batches_tracked) == 0

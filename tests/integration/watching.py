@@ -1,8 +1,9 @@
-"""The other side of test_watch.py: does what a build worker does before it compiles, once for each scenario, in a
-forked child (importing torch takes seconds, and a watch lasts as long as its process).
+"""The other side of test_watch.py: does what a build worker does before it compiles, once for each
+scenario, in a forked child (importing torch takes seconds, and a watch lasts as long as its
+process).
 
-Reads ``[name, root, code, meanwhile]`` lines from stdin: runs `code` as the project's, does `meanwhile` as another
-process would, and prints what was found, or the error.
+Reads ``[name, root, code, meanwhile]`` lines from stdin: runs `code` as the project's, does
+`meanwhile` as another process would, and prints what was found, or the error.
 """
 
 from __future__ import annotations
@@ -29,9 +30,13 @@ def look(root: Path, code: str, meanwhile: str) -> Mapping[str, Any]:
     os.utime(root / "net.py", ns=(1, 1))
     path = list(sys.path)
     sys.path.insert(0, str(root.parent / "site"))
-    discovery = Discovery(root, ignored=(root / "artifacts",), environment={"PYTHONHASHSEED": None}, skew_ns=10**18)
+    discovery = Discovery(
+        root, ignored=(root / "artifacts",), environment={"PYTHONHASHSEED": None}, skew_ns=10**18
+    )
     sys.path.insert(0, str(root))
-    discovery.note_kwargs({"data": "given", "root": ".", "above": "..", "everything": "/", "prompt": "word " * 100})
+    discovery.note_kwargs(
+        {"data": "given", "root": ".", "above": "..", "everything": "/", "prompt": "word " * 100}
+    )
     runpy.run_path(str(root / "net.py"))
     with discovery._watch.quiet():
         subprocess.run(["sh", "-c", meanwhile], check=True)

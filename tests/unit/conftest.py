@@ -1,4 +1,5 @@
-"""Fixtures of the unit tests: no real worker by accident, a small project, and an artifact that looks published."""
+"""Fixtures of the unit tests: no real worker by accident, a small project, and an artifact that
+looks published."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ from aoti_build.work.worker import allow_starts
 
 @pytest.fixture(autouse=True)
 def _no_real_worker() -> Iterator[None]:
-    """A unit test that starts a real worker would compile for minutes: it fails instead, and says why."""
+    """A unit test that starts a real worker would compile for minutes: it fails instead, and says
+    why."""
     real_init = subprocess.Popen.__init__
 
     def guarded(self: Any, command: Any, *args: Any, **kwargs: Any) -> None:
@@ -36,7 +38,8 @@ def _no_real_worker() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _no_compiler_calls(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A build with a pretended worker needs no compiler, so the checks of one find nothing wrong."""
+    """A build with a pretended worker needs no compiler, so the checks of one find nothing
+    wrong."""
     monkeypatch.setattr("aoti_build.work.preflight.quick_checks", lambda *_, **__: [])
 
 

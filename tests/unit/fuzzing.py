@@ -47,7 +47,19 @@ FRAGMENTS = [
     "  ", "- ", "*x", "&x ", "[", "}", ": ", "\t", "'", '"', "!!int ", "~", "{", "]", "---\n", "<<: *x\n", "#", "|",
     ">", "\\x", "\ufeff", "1e400", "0x", ".nan", "? ", "\x85", "..", "9" * 120, "models:", "edition: 2", "../",
 ]  # fmt: skip
-WORDS = ["null", "true", ".inf", "{}", "[]", "[[[[]]]]", "'a\\0b'", '"a\\0b"', '"\\ud800"', "x" * 300, "9" * 5000 + "g"]
+WORDS = [
+    "null",
+    "true",
+    ".inf",
+    "{}",
+    "[]",
+    "[[[[]]]]",
+    "'a\\0b'",
+    '"a\\0b"',
+    '"\\ud800"',
+    "x" * 300,
+    "9" * 5000 + "g",
+]
 
 
 def mutated_bytes(content: bytes, chance: random.Random) -> bytes:
@@ -189,9 +201,13 @@ def _change_member(files: dict[str, bytes], chance: random.Random) -> None:
     elif kind == 1:
         files[name] = mutated_bytes(files.get(name, b"x"), chance)
     elif kind == 2:
-        files[chance.choice([WRAPPER, LIBRARY, METADATA, BLOB, KERNEL, name])] = files.get(name, b"")
+        files[chance.choice([WRAPPER, LIBRARY, METADATA, BLOB, KERNEL, name])] = files.get(
+            name, b""
+        )
     elif kind == 3:
-        told = chance.choice([name for name in NAMES if "\0" not in name and name.isprintable() and name])
+        told = chance.choice(
+            [name for name in NAMES if "\0" not in name and name.isprintable() and name]
+        )
         files[chance.choice([f"{FOLDER}{told}", f"{ROOT}/{told}", told])] = b"x"
     elif kind == 4:
         changed = mutated_json(json.loads(members()[METADATA]), chance)
@@ -200,8 +216,12 @@ def _change_member(files: dict[str, bytes], chance: random.Random) -> None:
         text = mutated_text(members()[WRAPPER].decode(), chance)
         files[WRAPPER] = text.encode(errors="replace")
     elif kind == 6:
-        binary = chance.choice([cubin(0x50 << 8, 8, "sm_80"), fatbin((1, 80), (2, 90)), files.get(LIBRARY, b"")])
+        binary = chance.choice(
+            [cubin(0x50 << 8, 8, "sm_80"), fatbin((1, 80), (2, 90)), files.get(LIBRARY, b"")]
+        )
         end = chance.choice([".cubin", ".fatbin", ".so", ".ptx"])
         files[f"{FOLDER}k{chance.randrange(9)}{end}"] = mutated_bytes(binary, chance)
     else:
-        files[f"{ROOT}/archive_version"] = chance.choice([b"", b"1", b"\xff", b"0" * 100, b"-1", b"0"])
+        files[f"{ROOT}/archive_version"] = chance.choice(
+            [b"", b"1", b"\xff", b"0" * 100, b"-1", b"0"]
+        )

@@ -1,4 +1,5 @@
-"""Packages made by hand, without torch: their ELF files, their generated source, and the zip around them."""
+"""Packages made by hand, without torch: their ELF files, their generated source, and the zip around
+them."""
 
 from __future__ import annotations
 
@@ -21,14 +22,17 @@ X86_64, AARCH64, CUDA = 62, 183, 190
 ROOT = "model"
 FOLDER = f"{ROOT}/data/aotinductor/model/"
 STEM = "c" + "a2" * 25 + "q"  # as inductor names its files: a digest
-LIBRARY, WRAPPER, METADATA = (f"{FOLDER}{STEM}.wrapper{end}" for end in (".so", ".cpp", "_metadata.json"))
+LIBRARY, WRAPPER, METADATA = (
+    f"{FOLDER}{STEM}.wrapper{end}" for end in (".so", ".cpp", "_metadata.json")
+)
 KERNEL = f"{FOLDER}{STEM}.kernel.cpp"
 BLOB = f"{FOLDER}{STEM}.wrapper_weights.blob"
 KEY = "ab" * 32
 # A package of which nothing could run, for whoever reads every byte and understands none.
 OPAQUE = {
     "model/data/aotinductor/model/code.wrapper.so": b"not really code" * 1000,
-    "model/data/aotinductor/model/code.wrapper_weights.blob": bytes(range(256)) * 40_000,  # more than two blocks
+    "model/data/aotinductor/model/code.wrapper_weights.blob": bytes(range(256))
+    * 40_000,  # more than two blocks
     "model/data/aotinductor/model/empty.json": b"",
     "model/archive_format": b"pt2",
 }
@@ -96,7 +100,8 @@ def elf(
     sections: Mapping[str, bytes] | None = None,
     order: str = "<",
 ) -> bytes:
-    """A 64-bit ELF file with the sections that a reader looks at, and none of what would make it run."""
+    """A 64-bit ELF file with the sections that a reader looks at, and none of what would make it
+    run."""
     strings = b"\0" + b"".join(word.encode() + b"\0" for word in (*needed, *versions))
     at = {word: strings.index(b"\0" + word.encode() + b"\0") + 1 for word in (*needed, *versions)}
     dynamic = b"".join(struct.pack(f"{order}2Q", 1, at[name]) for name in needed) + bytes(16)
@@ -112,10 +117,14 @@ def elf(
     body, table = b"", b""
     for name, kind, content, link in parts:
         place = names.index(name.encode() + b"\0") if name else 0
-        table += struct.pack(f"{order}2L4Q2L2Q", place, kind, 0, 0, 64 + len(body), len(content), link, 0, 1, 0)
+        table += struct.pack(
+            f"{order}2L4Q2L2Q", place, kind, 0, 0, 64 + len(body), len(content), link, 0, 1, 0
+        )
         body += content
     ident = b"\x7fELF" + bytes([2, 1 if order == "<" else 2, 1, 0, abi]) + bytes(7)
-    header = struct.pack(f"{order}2HL3QL6H", 3, machine, 1, 0, 0, 64 + len(body), flags, 64, 0, 0, 64, len(parts), 0)
+    header = struct.pack(
+        f"{order}2HL3QL6H", 3, machine, 1, 0, 0, 64 + len(body), flags, 64, 0, 0, 64, len(parts), 0
+    )
     header = header[:-2] + struct.pack(f"{order}H", len(parts) - 1)
     return ident + header + body + table
 
@@ -128,7 +137,9 @@ def cubin(flags: int, abi: int, note: str = "", kernel: str = "triton_poi_fused_
 def fatbin(*entries: tuple[int, int], flags: int = 0x11) -> bytes:
     """A fat binary of (kind, architecture); kind 1 is PTX, 2 a cubin. `flags` hold the mark."""
     body = b"".join(
-        struct.pack("<HHLQLLHHLQQ", kind, 0x101, 64, 8, 0, 0, 0, 0, arch, 0, flags) + bytes(16) + b"the code"
+        struct.pack("<HHLQLLHHLQQ", kind, 0x101, 64, 8, 0, 0, 0, 0, arch, 0, flags)
+        + bytes(16)
+        + b"the code"
         for kind, arch in entries
     )
     return struct.pack("<LHHQ", 0xBA55ED50, 1, 16, len(body)) + body
@@ -166,7 +177,9 @@ def members(machine: int = X86_64, **changes: str) -> dict[str, bytes]:
     }
 
 
-def write(path: Path, files: Mapping[str, bytes] | None = None, *, method: int = zipfile.ZIP_STORED) -> Path:
+def write(
+    path: Path, files: Mapping[str, bytes] | None = None, *, method: int = zipfile.ZIP_STORED
+) -> Path:
     """A zip of `files`, by default of a whole package for this host's machine."""
     with zipfile.ZipFile(path, "w", method) as archive:
         for name, content in (members(here()) if files is None else files).items():
@@ -182,8 +195,8 @@ def here() -> int:
 def publish_zip(
     project: Project, files: Mapping[str, bytes], target: Target | None = None, **changes: Any
 ) -> tuple[Path, Manifest]:
-    """An artifact whose model.pt2 is a zip of `files`: its directory, and a manifest that tells the truth but for
-    `changes`."""
+    """An artifact whose model.pt2 is a zip of `files`: its directory, and a manifest that tells the
+    truth but for `changes`."""
     target = target or project.targets[0]
     package = write(project.root / "package.tmp", files)
     golden = b"golden tensors of " + target.name.encode()
@@ -197,15 +210,26 @@ def publish_zip(
     return directory, manifest
 
 
-def publish_package(project: Project, target: Target | None = None, files: Mapping[str, bytes] | None = None) -> Path:
-    """As `publish_zip`, of a whole package by default, with all that a manifest says. Returns the directory."""
-    case = {"name": "example", "sizes": {}, "seed": 0, "outputs": [{"name": "output", "ok": True, "max_abs": 1e-7}]}
+def publish_package(
+    project: Project, target: Target | None = None, files: Mapping[str, bytes] | None = None
+) -> Path:
+    """As `publish_zip`, of a whole package by default, with all that a manifest says. Returns the
+    directory."""
+    case = {
+        "name": "example",
+        "sizes": {},
+        "seed": 0,
+        "outputs": [{"name": "output", "ok": True, "max_abs": 1e-7}],
+    }
     directory, _ = publish_zip(
         project,
         members(here()) if files is None else files,
         target,
         signature={
-            "inputs": [{"name": "x", "dtype": "float32", "shape": ["batch", 8]}, {"name": "scale", "constant": "2.0"}],
+            "inputs": [
+                {"name": "x", "dtype": "float32", "shape": ["batch", 8]},
+                {"name": "scale", "constant": "2.0"},
+            ],
             "outputs": [{"name": "output", "dtype": "float32", "shape": ["batch", 4]}],
             "dims": {"batch": {"min": 2, "max": 16, "multiple_of": 2}},
             "mutates": {"inputs": [], "buffers": []},

@@ -1,5 +1,5 @@
-"""Small projects, artifacts that look published, and a worker that makes such artifacts: what many tests here start
-from."""
+"""Small projects, artifacts that look published, and a worker that makes such artifacts: what many
+tests here start from."""
 
 from __future__ import annotations
 
@@ -66,7 +66,15 @@ PASSED_CASE = {
     "sizes": {},
     "seed": 0,
     "outputs": [
-        {"name": "output", "ok": True, "max_abs": 1e-7, "max_rel": 1e-6, "rmse": 1e-8, "atol": 1e-4, "rtol": 1e-3}
+        {
+            "name": "output",
+            "ok": True,
+            "max_abs": 1e-7,
+            "max_rel": 1e-6,
+            "rmse": 1e-8,
+            "atol": 1e-4,
+            "rtol": 1e-3,
+        }
     ],
 }
 FAILED_CASE = {
@@ -88,7 +96,8 @@ FAILED_CASE = {
 
 
 def write_project(root: Path, text: str = ONE_MODEL) -> Project:
-    """A models.yaml, the files it may name and a tasks.py in `root`; files that are there already stay as they are."""
+    """A models.yaml, the files it may name and a tasks.py in `root`; files that are there already
+    stay as they are."""
     root.mkdir(parents=True, exist_ok=True)
     (root / "models.yaml").write_text(text)
     defaults = {
@@ -109,8 +118,8 @@ def digests_of(project: Project) -> StatCache:
 
 
 def publish_fake(project: Project, target: Target | None = None, **changes: Any) -> Manifest:
-    """Put an artifact of `target` (default: the only one) in its place, whose manifest tells the truth; `changes` are
-    fields of the manifest that do not."""
+    """Put an artifact of `target` (default: the only one) in its place, whose manifest tells the
+    truth; `changes` are fields of the manifest that do not."""
     forget_installed()
     target = target or project.targets[0]
     directory = artifact_directory(project, target)
@@ -166,11 +175,17 @@ def action_of(project: Project, target: Target | None = None) -> str:
 def contents(directory: Path) -> dict[str, bytes]:
     """Every file below `directory` with its bytes."""
     return {
-        path.relative_to(directory).as_posix(): path.read_bytes() for path in directory.rglob("*") if path.is_file()
+        path.relative_to(directory).as_posix(): path.read_bytes()
+        for path in directory.rglob("*")
+        if path.is_file()
     }
 
 
-def edit(project: Project, manifest_change: Callable[[dict[str, Any]], object], target: Target | None = None) -> None:
+def edit(
+    project: Project,
+    manifest_change: Callable[[dict[str, Any]], object],
+    target: Target | None = None,
+) -> None:
     """Change the JSON of a published manifest in place, its digest of itself included."""
     path = artifact_directory(project, target or project.targets[0]) / "manifest.json"
     document = json.loads(path.read_text())
@@ -209,12 +224,12 @@ Ask = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 class FakeWorker:
     """Stands in for `run_worker`: writes what the real one would, and answers what it is told to.
 
-    `answers` maps a verb, or a verb and a model's name, to the result to give or the error to raise; `during` is called
-    while a job is being done. A build asks what to do as the real one does: its graph key covers what models.yaml
-    says of the graph and the sources without their comments, its artifact key the weights or the seed too. `weights` is
-    what a compile reports of them, `compiler` goes into its bytes, `eager` into golden
-    outputs. `ahead` tells of workers that were started before
-    their job was known; with `ahead_ends` they end before it is.
+    `answers` maps a verb, or a verb and a model's name, to the result to give or the error to
+    raise; `during` is called while a job is being done. A build asks what to do as the real one
+    does: its graph key covers what models.yaml says of the graph and the sources without their
+    comments, its artifact key the weights or the seed too. `weights` is what a compile reports of
+    them, `compiler` goes into its bytes, `eager` into golden outputs. `ahead` tells of workers that
+    were started before their job was known; with `ahead_ends` they end before it is.
     """
 
     answers: dict[str, Answer] = field(default_factory=dict)
@@ -251,7 +266,13 @@ class FakeWorker:
         default = (
             self._built(job, answer, on_phase)
             if verb == "build"
-            else {"check": _checked, "deep": _searched, "fresh": _refreshed, "probe": _probed, "run": _ran}[verb](job)
+            else {
+                "check": _checked,
+                "deep": _searched,
+                "fresh": _refreshed,
+                "probe": _probed,
+                "run": _ran,
+            }[verb](job)
         )
         return {**default, **told}
 
@@ -259,15 +280,33 @@ class FakeWorker:
         self.ahead.append(f"{verb} started")
         return FakeStarted(self, verb, log)
 
-    def _built(self, job: Mapping[str, Any], answer: Ask, on_phase: Callable[[str], None]) -> dict[str, Any]:
+    def _built(
+        self, job: Mapping[str, Any], answer: Ask, on_phase: Callable[[str], None]
+    ) -> dict[str, Any]:
         staged, root, model = Path(job["staged"]), Path(job["root"]), job["target"]["model"]
         files = ("model.py", "helper.py")
-        code = [line for file in files for line in (root / file).read_text().splitlines() if line[:1] != "#"]
+        code = [
+            line
+            for file in files
+            for line in (root / file).read_text().splitlines()
+            if line[:1] != "#"
+        ]
         said = {name: model[name] for name in ("kwargs", "dims", "inputs")}
         graph_key = digest_json(
-            [code, said, job["floor_patches"], job["target"]["inductor_config"], job["toolchain"], job["environment"]]
+            [
+                code,
+                said,
+                job["floor_patches"],
+                job["target"]["inductor_config"],
+                job["toolchain"],
+                job["environment"],
+            ]
         )
-        weights = (root / model["weights"]["file"]).read_bytes() if model["weights"] else str(model["seed"]).encode()
+        weights = (
+            (root / model["weights"]["file"]).read_bytes()
+            if model["weights"]
+            else str(model["seed"]).encode()
+        )
         made: dict[str, Any] = {
             "key": digest_json([graph_key, digest_bytes(weights)]),
             "graph_key": graph_key,
@@ -275,7 +314,9 @@ class FakeWorker:
         decision = answer(made)
         self.decisions.append(decision["action"])
         golden = b"golden tensors of " + made["key"].encode() + self.eager
-        made["golden_kept"] = bool(decision.get("golden")) and (staged / GOLDEN).read_bytes() == golden
+        made["golden_kept"] = (
+            bool(decision.get("golden")) and (staged / GOLDEN).read_bytes() == golden
+        )
         (staged / GOLDEN).write_bytes(golden)
         if decision["action"] == "repack":
             compiled = Path(decision["template"]).read_bytes().partition(b"weights: ")[0]

@@ -20,7 +20,9 @@ from aoti_build.artifact.pt2.contents import contents
 from aoti_build.artifact.pt2.package import open_archive
 from aoti_build.errors import ArtifactError
 
-quick = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+quick = settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 
 
 def refused(path: Path) -> str:
@@ -35,7 +37,12 @@ def test_a_package_is_read(tmp_path: Path) -> None:
     with open_archive(write(tmp_path / "model.pt2", members())) as archive:
         (model,) = archive.models
         assert (archive.root, archive.format_version) == ("model/", 0)
-        assert (model.name, model.device, model.machine, model.isa) == ("model", "cpu", "x86_64", "AVX2")
+        assert (model.name, model.device, model.machine, model.isa) == (
+            "model",
+            "cpu",
+            "x86_64",
+            "AVX2",
+        )
         assert (model.libraries, model.weights) == ((LIBRARY,), (BLOB,))
         archive.check()
 
@@ -105,7 +112,9 @@ def test_something_before_or_behind_a_package_is_refused(tmp_path: Path) -> None
     [f"{ROOT}/../../etc/passwd", "../evil", "/etc/passwd", f"{ROOT}//x", f"{ROOT}/./x", "C:/x"],
 )
 def test_a_name_that_leads_out_is_refused(name: str, tmp_path: Path) -> None:
-    assert "leads out of the archive" in refused(write(tmp_path / "model.pt2", {**members(), name: b""}))
+    assert "leads out of the archive" in refused(
+        write(tmp_path / "model.pt2", {**members(), name: b""})
+    )
 
 
 @pytest.mark.parametrize("name", [f"{ROOT}\\..\\evil", f"{ROOT}/\x1b[2Jx", f"{ROOT}/new\nline"])
@@ -120,13 +129,16 @@ def test_a_name_with_a_nul_is_refused(tmp_path: Path) -> None:
 
 
 def test_two_members_of_one_name_are_refused(tmp_path: Path) -> None:
-    path = write(tmp_path / "model.pt2", {**members(), f"{FOLDER}Xode": b"1", f"{FOLDER}code": b"2"})
+    path = write(
+        tmp_path / "model.pt2", {**members(), f"{FOLDER}Xode": b"1", f"{FOLDER}code": b"2"}
+    )
     path.write_bytes(path.read_bytes().replace(b"Xode", b"code"))
     assert "twice" in refused(path)
 
 
 @pytest.mark.parametrize(
-    ("mode", "word"), [(0o120777, "symbolic link"), (0o010644, "no plain file"), (0o060644, "no plain file")]
+    ("mode", "word"),
+    [(0o120777, "symbolic link"), (0o010644, "no plain file"), (0o060644, "no plain file")],
 )
 def test_a_member_that_is_no_plain_file_is_refused(mode: int, word: str, tmp_path: Path) -> None:
     path = write(tmp_path / "model.pt2", members())
@@ -149,7 +161,9 @@ def test_an_unknown_compression_is_refused(tmp_path: Path) -> None:
 
 def test_a_zip_bomb_is_refused(tmp_path: Path) -> None:
     files = {**members(), f"{FOLDER}bomb": bytes(8 << 20)}
-    assert "a zip bomb" in refused(write(tmp_path / "model.pt2", files, method=zipfile.ZIP_DEFLATED))
+    assert "a zip bomb" in refused(
+        write(tmp_path / "model.pt2", files, method=zipfile.ZIP_DEFLATED)
+    )
 
 
 def test_many_harmless_sizes_that_are_a_bomb_together_are_refused(
@@ -157,7 +171,9 @@ def test_many_harmless_sizes_that_are_a_bomb_together_are_refused(
 ) -> None:
     monkeypatch.setattr("aoti_build.artifact.pt2.directory._LARGEST_INFLATED", 4 << 20)
     files = {**members(), **{f"{FOLDER}{number}": bytes(1 << 20) for number in range(5)}}
-    assert "a zip bomb" in refused(write(tmp_path / "model.pt2", files, method=zipfile.ZIP_DEFLATED))
+    assert "a zip bomb" in refused(
+        write(tmp_path / "model.pt2", files, method=zipfile.ZIP_DEFLATED)
+    )
 
 
 def test_a_member_that_inflates_to_more_than_it_says_is_refused(tmp_path: Path) -> None:
@@ -186,14 +202,19 @@ def test_overlapping_members_are_refused(tmp_path: Path) -> None:
 def test_a_header_that_differs_from_the_directory_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "model.pt2", members())
     data = path.read_bytes()
-    path.write_bytes(data.replace(LIBRARY.encode(), LIBRARY.replace("wrapper.so", "wrapper.sX").encode(), 1))
+    path.write_bytes(
+        data.replace(LIBRARY.encode(), LIBRARY.replace("wrapper.so", "wrapper.sX").encode(), 1)
+    )
     assert "differs from the archive's directory" in refused(path)
 
 
 def test_an_altered_member_is_found_when_it_is_read(tmp_path: Path) -> None:
     path = write(tmp_path / "model.pt2", members())
     path.write_bytes(path.read_bytes().replace(b"cpp_fused_relu_0", b"cpp_fused_evil_0"))
-    with open_archive(path) as archive, pytest.raises(ArtifactError, match=r"kernel\.cpp is damaged"):
+    with (
+        open_archive(path) as archive,
+        pytest.raises(ArtifactError, match=r"kernel\.cpp is damaged"),
+    ):
         archive.check()
 
 
@@ -203,10 +224,16 @@ def test_an_altered_member_is_found_when_it_is_read(tmp_path: Path) -> None:
         (lambda files: files.pop(f"{ROOT}/archive_format"), "lacks archive_format"),
         (lambda files: files.pop(f"{ROOT}/archive_version"), "lacks model/archive_version"),
         (lambda files: files.update({f"{ROOT}/archive_format": b"zip"}), "of the format b'zip'"),
-        (lambda files: files.update({f"{ROOT}/archive_version": b"1"}), "format version 1; this release reads 0"),
+        (
+            lambda files: files.update({f"{ROOT}/archive_version": b"1"}),
+            "format version 1; this release reads 0",
+        ),
         (lambda files: files.update({"other/file": b""}), "lies outside of the package's folder"),
         (lambda files: files.pop(LIBRARY), "there as C++ source only"),
-        (lambda files: [files.pop(name) for name in (*files,) if name.endswith((".so", ".cpp"))], "lacks its shared"),
+        (
+            lambda files: [files.pop(name) for name in (*files,) if name.endswith((".so", ".cpp"))],
+            "lacks its shared",
+        ),
         (lambda files: files.pop(METADATA), "lacks its metadata"),
         (lambda files: files.update({METADATA: b"{"}), "is no JSON"),
         (lambda files: files.update({METADATA: b"[" * 100_000}), "is no JSON"),
@@ -215,8 +242,14 @@ def test_an_altered_member_is_found_when_it_is_read(tmp_path: Path) -> None:
         (lambda files: files.update({METADATA: b"[]"}), "is not a table of texts"),
         (lambda files: files.update({METADATA: bytes(2 << 20)}), "are not believed of such a file"),
         (lambda files: files.update({LIBRARY: b"MZ"}), "is no shared library of Linux"),
-        (lambda files: files.update({LIBRARY: elf(AARCH64)}), "is for aarch64, its metadata for x86_64"),
-        (lambda files: [files.pop(name) for name in (*files,) if FOLDER in name], "no compiled model"),
+        (
+            lambda files: files.update({LIBRARY: elf(AARCH64)}),
+            "is for aarch64, its metadata for x86_64",
+        ),
+        (
+            lambda files: [files.pop(name) for name in (*files,) if FOLDER in name],
+            "no compiled model",
+        ),
         (lambda files: files.clear(), "the archive is empty"),
     ],
 )
@@ -242,7 +275,9 @@ def test_another_machine_is_told(tmp_path: Path) -> None:
             archive.check_machine("x86_64")
 
 
-def test_opening_reads_little_of_a_large_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_opening_reads_little_of_a_large_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = write(tmp_path / "model.pt2", {**members(), BLOB: bytes(32 << 20)})
     read = 0
     pread = os.pread
@@ -277,7 +312,12 @@ def test_a_package_cut_anywhere_is_refused(cut: float, tmp_path: Path) -> None:
 
 
 @quick
-@given(seed=st.integers(0, 2**32), count=st.integers(1, 40), method=st.sampled_from([0, 8]), wide=st.booleans())
+@given(
+    seed=st.integers(0, 2**32),
+    count=st.integers(1, 40),
+    method=st.sampled_from([0, 8]),
+    wide=st.booleans(),
+)
 def test_a_package_with_altered_bytes_is_read_or_refused(
     seed: int, count: int, method: int, wide: bool, tmp_path: Path
 ) -> None:
@@ -287,7 +327,9 @@ def test_a_package_with_altered_bytes_is_read_or_refused(
     for _ in range(count):
         # Records at the end are what a reader steers by: half of the changes go there.
         low = len(data) - 1500 if chance.random() < 0.5 else 0
-        data[chance.randrange(max(0, low), len(data))] = chance.choice([0, 1, 0x7F, 0xFF, chance.randrange(256)])
+        data[chance.randrange(max(0, low), len(data))] = chance.choice(
+            [0, 1, 0x7F, 0xFF, chance.randrange(256)]
+        )
     path.write_bytes(data)
     survives(path)
 
@@ -305,7 +347,10 @@ def test_a_package_with_bytes_spliced_in_is_read_or_refused(
 
 
 @quick
-@given(content=st.binary(max_size=300), head=st.sampled_from([b"", b"PK\x03\x04", b"PK\x05\x06", b"PK\x06\x06"]))
+@given(
+    content=st.binary(max_size=300),
+    head=st.sampled_from([b"", b"PK\x03\x04", b"PK\x05\x06", b"PK\x06\x06"]),
+)
 def test_any_bytes_are_refused(content: bytes, head: bytes, tmp_path: Path) -> None:
     path = tmp_path / "model.pt2"
     path.write_bytes(head + content + b"PK\x05\x06" * bool(len(content) % 2) + content[:18])
@@ -315,13 +360,17 @@ def test_any_bytes_are_refused(content: bytes, head: bytes, tmp_path: Path) -> N
 @quick
 @given(
     changes=st.dictionaries(
-        st.sampled_from([*members(), f"{FOLDER}k.cubin", f"{FOLDER}extra.json", f"{ROOT}/data/weights/weight_0"]),
+        st.sampled_from(
+            [*members(), f"{FOLDER}k.cubin", f"{FOLDER}extra.json", f"{ROOT}/data/weights/weight_0"]
+        ),
         st.binary(max_size=400),
         max_size=8,
     ),
     method=st.sampled_from([zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED]),
 )
-def test_any_contents_are_read_or_refused(changes: dict[str, bytes], method: int, tmp_path: Path) -> None:
+def test_any_contents_are_read_or_refused(
+    changes: dict[str, bytes], method: int, tmp_path: Path
+) -> None:
     survives(write(tmp_path / "model.pt2", {**members(), **changes}, method=method))
 
 

@@ -1,4 +1,5 @@
-"""`build` with a store and a worker that asks: what is restored, reused, repacked, compiled, and never wrongly so."""
+"""`build` with a store and a worker that asks: what is restored, reused, repacked, compiled, and
+never wrongly so."""
 
 from __future__ import annotations
 
@@ -89,10 +90,15 @@ def test_going_back_restores_without_a_worker(project: Project, fake_worker: Fak
     assert plan_of(project).action == "restore"
     report = run(project)
     assert (actions(report), report.exit_code, fake_worker.calls) == (["restored"], 0, [])
-    assert [contents(directory(project))[name] for name in (MODEL, GOLDEN)] == [before[MODEL], before[GOLDEN]]
+    assert [contents(directory(project))[name] for name in (MODEL, GOLDEN)] == [
+        before[MODEL],
+        before[GOLDEN],
+    ]
     restored = manifest_of(project)
     assert (restored.key, restored.source, restored.action) == (first.key, first.source, "restored")
-    assert [(reason["reason"], reason["what"]) for reason in restored.reasons] == [("source-changed", "helper.py")]
+    assert [(reason["reason"], reason["what"]) for reason in restored.reasons] == [
+        ("source-changed", "helper.py")
+    ]
     assert action_of(project) == "up-to-date"
 
 
@@ -149,7 +155,9 @@ def test_a_lost_artifact_is_restored(project: Project, fake_worker: FakeWorker, 
 
 
 @pytest.mark.parametrize("name", [MODEL, GOLDEN])
-def test_a_corrupted_object_is_not_restored_but_built(project: Project, fake_worker: FakeWorker, name: str) -> None:
+def test_a_corrupted_object_is_not_restored_but_built(
+    project: Project, fake_worker: FakeWorker, name: str
+) -> None:
     run(project)
     before = contents(directory(project))
     path = store_of(project).object_path(manifest_of(project).files[name].sha256)
@@ -163,7 +171,10 @@ def test_a_corrupted_object_is_not_restored_but_built(project: Project, fake_wor
     assert report.exit_code == 0
     assert fake_worker.calls[0] == "build small"
     assert actions(report) == ["compiled" if name == MODEL else "reused"]
-    assert [contents(directory(project))[file] for file in (MODEL, GOLDEN)] == [before[MODEL], before[GOLDEN]]
+    assert [contents(directory(project))[file] for file in (MODEL, GOLDEN)] == [
+        before[MODEL],
+        before[GOLDEN],
+    ]
     assert action_of(project) == "up-to-date"
     (directory(project) / MODEL).unlink()
     assert actions(run(project)) == ["restored"]
@@ -195,8 +206,11 @@ def test_a_likely_repacks_check_is_started_ahead(weighty: Project, fake_worker: 
     assert fake_worker.ahead == ["check started", "check given", "check ended"]
 
 
-def test_a_check_started_ahead_for_nothing_is_ended(weighty: Project, fake_worker: FakeWorker) -> None:
-    """What looks like new weights, in a source edited as well, turns out to be an artifact known already."""
+def test_a_check_started_ahead_for_nothing_is_ended(
+    weighty: Project, fake_worker: FakeWorker
+) -> None:
+    """What looks like new weights, in a source edited as well, turns out to be an artifact known
+    already."""
     first = (weighty.root / "weights.safetensors").read_text()
     edit(weighty, "weights.safetensors", "weights, version 2")
     run(weighty)
@@ -212,11 +226,16 @@ def test_a_check_started_ahead_that_died_meanwhile_is_made_by_another(
 ) -> None:
     fake_worker.ahead_ends = True
     assert actions(run(project)) == ["compiled"]
-    assert (fake_worker.ahead, fake_worker.calls) == (["check started", "check ended"], ["build small", "check"])
+    assert (fake_worker.ahead, fake_worker.calls) == (
+        ["check started", "check ended"],
+        ["build small", "check"],
+    )
 
 
 @pytest.mark.parametrize("verb", ["build", "check"])
-def test_a_check_started_ahead_ends_with_a_failure(weighty: Project, fake_worker: FakeWorker, verb: str) -> None:
+def test_a_check_started_ahead_ends_with_a_failure(
+    weighty: Project, fake_worker: FakeWorker, verb: str
+) -> None:
     edit(weighty, "weights.safetensors", "weights, version 2")
     fake_worker.answers[verb] = BuildError("no")
     assert actions(run(weighty)) == ["failed"]
@@ -224,12 +243,17 @@ def test_a_check_started_ahead_ends_with_a_failure(weighty: Project, fake_worker
 
 
 @pytest.mark.parametrize("change", ["a source", "forced"])
-def test_the_check_of_a_compile_is_started_with_it(weighty: Project, fake_worker: FakeWorker, change: str) -> None:
+def test_the_check_of_a_compile_is_started_with_it(
+    weighty: Project, fake_worker: FakeWorker, change: str
+) -> None:
     phases: list[str] = []
     fake_worker.during = lambda verb, job: phases.append(f"{verb}: {fake_worker.ahead}")
     edit(weighty, "helper.py", "edited = 1\n")
     build(weighty, weighty.targets, force=change == "forced")
-    assert (fake_worker.decisions, fake_worker.ahead) == (["compile"], ["check started", "check given", "check ended"])
+    assert (fake_worker.decisions, fake_worker.ahead) == (
+        ["compile"],
+        ["check started", "check given", "check ended"],
+    )
     assert phases[0] == "build: []", "not with the export, which may end without a compile"
 
 
@@ -247,7 +271,9 @@ def test_repacked_bytes_are_the_compiled_bytes(weighty: Project, fake_worker: Fa
     assert contents(directory(weighty))[MODEL] == repacked[MODEL]
 
 
-def test_new_weights_inside_the_code_are_compiled_and_it_is_said(tmp_path: Path, fake_worker: FakeWorker) -> None:
+def test_new_weights_inside_the_code_are_compiled_and_it_is_said(
+    tmp_path: Path, fake_worker: FakeWorker
+) -> None:
     project = write_project(tmp_path, WITH_WEIGHTS)
     run(project)
     edit(project, "weights.safetensors", "weights, version 2")
@@ -259,10 +285,15 @@ def test_new_weights_inside_the_code_are_compiled_and_it_is_said(tmp_path: Path,
     ]
 
 
-def test_code_is_reused_by_another_model_with_the_same_graph(tmp_path: Path, fake_worker: FakeWorker) -> None:
+def test_code_is_reused_by_another_model_with_the_same_graph(
+    tmp_path: Path, fake_worker: FakeWorker
+) -> None:
     project = write_project(tmp_path, TWINS)
     assert actions(run(project)) == ["compiled", "reused"]
-    assert (fake_worker.decisions, fake_worker.calls) == (["compile", "take"], ["build first", "check", "build second"])
+    assert (fake_worker.decisions, fake_worker.calls) == (
+        ["compile", "take"],
+        ["build first", "check", "build second"],
+    )
     assert [manifest_of(project, index).target for index in (0, 1)] == ["first/cpu", "second/cpu"]
 
 
@@ -280,7 +311,9 @@ def test_equal_graphs_and_other_weights_do_not_mix(tmp_path: Path, fake_worker: 
     assert len(keys) == 2
 
 
-def test_one_graph_is_compiled_once_by_two_builds_at_once(tmp_path: Path, fake_worker: FakeWorker) -> None:
+def test_one_graph_is_compiled_once_by_two_builds_at_once(
+    tmp_path: Path, fake_worker: FakeWorker
+) -> None:
     project = write_project(tmp_path, TWINS)
     together = threading.Barrier(2, timeout=20)
     fake_worker.during = lambda verb, job: together.wait() if verb == "build" else None
@@ -289,15 +322,24 @@ def test_one_graph_is_compiled_once_by_two_builds_at_once(tmp_path: Path, fake_w
     assert sorted(fake_worker.decisions) == ["compile", "take"]
 
 
-def test_after_a_failed_compile_the_next_one_compiles(tmp_path: Path, fake_worker: FakeWorker) -> None:
+def test_after_a_failed_compile_the_next_one_compiles(
+    tmp_path: Path, fake_worker: FakeWorker
+) -> None:
     project = write_project(tmp_path, TWINS)
     checks = iter([{"passed": False, "cases": [FAILED_CASE]}, {}])
-    fake_worker.during = lambda verb, job: verb == "check" and fake_worker.answers.update(check=next(checks))
-    assert actions(build(project, project.targets, jobs=1, keep_going=True)) == ["failed", "compiled"]
+    fake_worker.during = lambda verb, job: (
+        verb == "check" and fake_worker.answers.update(check=next(checks))
+    )
+    assert actions(build(project, project.targets, jobs=1, keep_going=True)) == [
+        "failed",
+        "compiled",
+    ]
     assert fake_worker.decisions == ["compile", "compile"]
 
 
-def test_models_that_differ_only_in_name_share_an_artifact(tmp_path: Path, fake_worker: FakeWorker) -> None:
+def test_models_that_differ_only_in_name_share_an_artifact(
+    tmp_path: Path, fake_worker: FakeWorker
+) -> None:
     project = write_project(tmp_path, TWO_MODELS.replace("[3, 4]", "[2, 4]"))
     assert actions(run(project)) == ["compiled", "restored"]
     assert fake_worker.calls == ["build first", "check"]
@@ -331,7 +373,9 @@ def test_what_is_taken_is_checked_again_if_eager_gives_something_else(
     assert (directory(project) / GOLDEN).read_bytes().endswith(fake_worker.eager)
 
 
-def test_a_tolerance_is_checked_again_and_compiles_nothing(project: Project, fake_worker: FakeWorker) -> None:
+def test_a_tolerance_is_checked_again_and_compiles_nothing(
+    project: Project, fake_worker: FakeWorker
+) -> None:
     run(project)
     before = contents(directory(project))
     changed = write_project(project.root, ONE_MODEL + "    tolerance: {atol: 0.5}\n")
@@ -352,7 +396,9 @@ def test_what_is_restored_is_checked_against_todays_tolerance(
     fake_worker.calls.clear()
     fake_worker.answers["check"] = {"passed": passed, "cases": [FAILED_CASE]}
     assert actions(run(changed)) == [action]
-    assert fake_worker.calls == ["check"] + (["deep"] if not passed else [])  # where it leaves the model is looked for
+    assert fake_worker.calls == ["check"] + (
+        ["deep"] if not passed else []
+    )  # where it leaves the model is looked for
     assert directory(project).exists() is passed
 
 
@@ -386,11 +432,17 @@ def test_the_same_bytes_twice_are_reproducible(project: Project, fake_worker: Fa
     assert fake_worker.decisions == ["compile", "compile"]
     fake_worker.decisions.clear()
     report = build(project, project.targets, check_reproducible=True)
-    assert (actions(report), report.exit_code, fake_worker.decisions) == (["reproduced"], 0, ["compile"])
+    assert (actions(report), report.exit_code, fake_worker.decisions) == (
+        ["reproduced"],
+        0,
+        ["compile"],
+    )
 
 
 @pytest.mark.parametrize("built", [False, True])
-def test_other_bytes_are_not_reproducible(project: Project, fake_worker: FakeWorker, *, built: bool) -> None:
+def test_other_bytes_are_not_reproducible(
+    project: Project, fake_worker: FakeWorker, *, built: bool
+) -> None:
     if built:
         run(project)
 
@@ -407,7 +459,9 @@ def test_other_bytes_are_not_reproducible(project: Project, fake_worker: FakeWor
     assert not any((project.artifacts / ".staging").iterdir())
 
 
-def test_two_checkouts_share_a_store(tmp_path: Path, fake_worker: FakeWorker, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_checkouts_share_a_store(
+    tmp_path: Path, fake_worker: FakeWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("AOTI_BUILD_STORE", str(tmp_path / "store"))
     one, other = write_project(tmp_path / "one"), write_project(tmp_path / "other")
     assert actions(run(one)) == ["compiled"]
@@ -417,8 +471,12 @@ def test_two_checkouts_share_a_store(tmp_path: Path, fake_worker: FakeWorker, mo
     assert sorted(store_of(one).roots()) == sorted([one.artifacts, other.artifacts])
 
 
-@pytest.mark.parametrize("state", [".store", ".index.json", ".stat-cache.json", ".project-cache", ".logs", ".locks"])
-def test_working_state_may_be_deleted(project: Project, fake_worker: FakeWorker, state: str) -> None:
+@pytest.mark.parametrize(
+    "state", [".store", ".index.json", ".stat-cache.json", ".project-cache", ".logs", ".locks"]
+)
+def test_working_state_may_be_deleted(
+    project: Project, fake_worker: FakeWorker, state: str
+) -> None:
     run(project)
     path = project.artifacts / state
     shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)

@@ -1,4 +1,5 @@
-"""`build` with a worker that only pretends: what gets published, what does not, and what the report says."""
+"""`build` with a worker that only pretends: what gets published, what does not, and what the report
+says."""
 
 from __future__ import annotations
 
@@ -66,7 +67,9 @@ def test_a_second_build_does_nothing(project: Project, fake_worker: FakeWorker) 
     assert contents(directory(project)) == before
 
 
-def test_an_edit_is_built_and_an_edit_of_one_model_only(tmp_path: Path, fake_worker: FakeWorker) -> None:
+def test_an_edit_is_built_and_an_edit_of_one_model_only(
+    tmp_path: Path, fake_worker: FakeWorker
+) -> None:
     run(write_project(tmp_path, TWO_MODELS))
     fake_worker.calls.clear()
     report = run(write_project(tmp_path, TWO_MODELS.replace("[3, 4]", "[5, 4]")))
@@ -94,13 +97,25 @@ def test_a_failed_check_is_not_published(project: Project, fake_worker: FakeWork
 @pytest.mark.parametrize(
     ("output", "advice"),
     [
-        ({"mismatched": 7, "why": "7 of 8 values differ by more than atol 1e-06, rtol 1e-06"}, "set `tolerance`"),
+        (
+            {"mismatched": 7, "why": "7 of 8 values differ by more than atol 1e-06, rtol 1e-06"},
+            "set `tolerance`",
+        ),
         ({"agreement": 0.5, "why": "agreement 0.5 is less than 0.9"}, "set `tolerance`"),
-        ({"mismatched": 7, "why": "7 of 8 values differ, 7 of them NaN or infinity in one only"}, "hides a whole row"),
-        ({"mismatched": 0, "why": "NaN or infinity is not where eager has it"}, "hides a whole row"),
+        (
+            {"mismatched": 7, "why": "7 of 8 values differ, 7 of them NaN or infinity in one only"},
+            "hides a whole row",
+        ),
+        (
+            {"mismatched": 0, "why": "NaN or infinity is not where eager has it"},
+            "hides a whole row",
+        ),
         ({"why": "2 outputs, expected 3"}, "no tolerance allows this"),
         ({"why": "shape [2, 3], expected [2, 4]"}, "no tolerance allows this"),
-        ({"why": "the package refused inputs of its range: input_handles[0]"}, "no tolerance allows this"),
+        (
+            {"why": "the package refused inputs of its range: input_handles[0]"},
+            "no tolerance allows this",
+        ),
     ],
 )
 def test_the_advice_fits_what_failed(
@@ -125,12 +140,16 @@ def test_a_failed_check_keeps_the_old_artifact(project: Project, fake_worker: Fa
 
 
 @pytest.mark.parametrize("name", ["model.py", "helper.py", "weights.safetensors"])
-def test_an_input_edited_meanwhile_is_not_published(tmp_path: Path, fake_worker: FakeWorker, name: str) -> None:
+def test_an_input_edited_meanwhile_is_not_published(
+    tmp_path: Path, fake_worker: FakeWorker, name: str
+) -> None:
     project = write_project(tmp_path, ONE_MODEL + "    weights: weights.safetensors\n")
     run(project)
     before = contents(directory(project))
     (tmp_path / "model.py").write_text("edited = 1\n")
-    fake_worker.during = lambda verb, _: verb == "check" and (tmp_path / name).write_text("edited meanwhile\n")
+    fake_worker.during = lambda verb, _: (
+        verb == "check" and (tmp_path / name).write_text("edited meanwhile\n")
+    )
     report = run(project)
     assert (actions(report), report.exit_code) == (["failed"], 1)
     assert f"{name} was edited" in str(report.outcomes[0].error)
@@ -163,7 +182,9 @@ def test_after_a_failure_nothing_more_is_started(tmp_path: Path, fake_worker: Fa
     assert "build second" not in fake_worker.calls
 
 
-def test_what_was_not_started_is_reported_with_what_is_published(tmp_path: Path, fake_worker: FakeWorker) -> None:
+def test_what_was_not_started_is_reported_with_what_is_published(
+    tmp_path: Path, fake_worker: FakeWorker
+) -> None:
     project = write_project(tmp_path, TWO_MODELS)
     published = publish_fake(project, project.targets[1])
     (project.root / "helper.py").write_text("edited = 1\n")
@@ -194,7 +215,9 @@ def test_keep_going(tmp_path: Path, fake_worker: FakeWorker) -> None:
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_exit_codes_of_a_worker_error(project: Project, fake_worker: FakeWorker, error: Exception, code: int) -> None:
+def test_exit_codes_of_a_worker_error(
+    project: Project, fake_worker: FakeWorker, error: Exception, code: int
+) -> None:
     fake_worker.answers["build"] = error
     report = run(project)
     assert (actions(report), report.exit_code) == (["failed"], code)
@@ -227,7 +250,9 @@ def test_after_an_interrupt_the_next_build_works(project: Project, fake_worker: 
     assert actions(run(project)) == ["compiled"]
 
 
-def test_work_that_another_build_did_meanwhile_is_not_done_again(project: Project, fake_worker: FakeWorker) -> None:
+def test_work_that_another_build_did_meanwhile_is_not_done_again(
+    project: Project, fake_worker: FakeWorker
+) -> None:
     """Two builds at once: the second waits for the lock and finds it done."""
     import threading
 
@@ -237,19 +262,28 @@ def test_work_that_another_build_did_meanwhile_is_not_done_again(project: Projec
         thread.start()
     for thread in threads:
         thread.join(30)
-    assert sorted(action for report in reports for action in actions(report)) == ["compiled", "up-to-date"]
+    assert sorted(action for report in reports for action in actions(report)) == [
+        "compiled",
+        "up-to-date",
+    ]
     assert fake_worker.calls.count("build small") == 1
 
 
 def test_progress_tells_phases_and_outcome(project: Project, fake_worker: FakeWorker) -> None:
     assert fake_worker
     seen: list[str] = []
-    build(project, project.targets, on_progress=lambda target, phase: seen.append(f"{target.name} {phase}"))
+    build(
+        project,
+        project.targets,
+        on_progress=lambda target, phase: seen.append(f"{target.name} {phase}"),
+    )
     assert seen[0] == "small/cpu build"
     assert seen[-1] == "small/cpu compiled"
 
 
-def test_a_changed_tolerance_is_checked_and_not_compiled(tmp_path: Path, fake_worker: FakeWorker) -> None:
+def test_a_changed_tolerance_is_checked_and_not_compiled(
+    tmp_path: Path, fake_worker: FakeWorker
+) -> None:
     project = write_project(tmp_path, ONE_MODEL)
     run(project)
     before = contents(directory(project))
@@ -261,7 +295,9 @@ def test_a_changed_tolerance_is_checked_and_not_compiled(tmp_path: Path, fake_wo
     assert action_of(changed) == "up-to-date"
 
 
-def test_a_tolerance_that_is_not_met_fails_and_keeps_the_artifact(tmp_path: Path, fake_worker: FakeWorker) -> None:
+def test_a_tolerance_that_is_not_met_fails_and_keeps_the_artifact(
+    tmp_path: Path, fake_worker: FakeWorker
+) -> None:
     project = write_project(tmp_path, ONE_MODEL)
     run(project)
     before = contents(directory(project))
@@ -300,7 +336,17 @@ def test_the_report_as_json(project: Project, fake_worker: FakeWorker) -> None:
     assert json.loads((project.root / "report.json").read_text()) == first
     assert (first["format"], first["format_version"], first["ok"]) == ("aoti-build/build", 1, True)
     (row,) = first["targets"]
-    assert row.keys() == {"target", "action", "reasons", "artifact", "key", "seconds", "baseline", "unchecked", "error"}
+    assert row.keys() == {
+        "target",
+        "action",
+        "reasons",
+        "artifact",
+        "key",
+        "seconds",
+        "baseline",
+        "unchecked",
+        "error",
+    }
     assert row["artifact"] == "artifacts/small/cpu/model.pt2"
     assert row["reasons"] == [{"reason": "no-artifact", "what": "", "old": None, "new": None}]
     assert row["seconds"].keys() == {"total", "export", "compile", "check"}

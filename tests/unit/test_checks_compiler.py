@@ -1,4 +1,5 @@
-"""The check of the C++ compiler, with the host's own and with scripts that are no good in various ways."""
+"""The check of the C++ compiler, with the host's own and with scripts that are no good in various
+ways."""
 
 from __future__ import annotations
 
@@ -63,7 +64,9 @@ def test_a_statically_linked_libstdcxx_is_found_and_a_better_compiler_named(
     assert "libstdc++.so.6" in (finding.cause or "")
 
 
-def test_a_wrapper_that_adds_the_option_to_every_call_is_static_too(script: Script, others: list[str]) -> None:
+def test_a_wrapper_that_adds_the_option_to_every_call_is_static_too(
+    script: Script, others: list[str]
+) -> None:
     finding = check_compiler(script("wrapper", f'exec {GOOD} -static-libstdc++ "$@"'))
     assert "links libstdc++ statically" in finding.said
     assert others == []
@@ -81,12 +84,32 @@ def test_a_c_compiler_is_a_doubt_only(others: list[str]) -> None:
 @pytest.mark.parametrize(
     ("printed", "said", "fix"),
     [
-        ("probe.cpp:4:10: fatal error: omp.h: No such file or directory", "omp.h is missing", "libomp-dev"),
-        ("/usr/bin/ld: cannot find -lgomp: No such file or directory", "libgomp is missing", "libgomp"),
-        ("g++: error: unrecognized command-line option '-std=c++20'", "does not know c++", "install g++"),
+        (
+            "probe.cpp:4:10: fatal error: omp.h: No such file or directory",
+            "omp.h is missing",
+            "libomp-dev",
+        ),
+        (
+            "/usr/bin/ld: cannot find -lgomp: No such file or directory",
+            "libgomp is missing",
+            "libgomp",
+        ),
+        (
+            "g++: error: unrecognized command-line option '-std=c++20'",
+            "does not know c++",
+            "install g++",
+        ),
         ("clang: error: unsupported option '-fopenmp'", "does not know OpenMP", "install g++"),
-        ("probe.cpp:1:10: fatal error: 'iostream' file not found", "standard library's headers", "apt install g++"),
-        ("torch/csrc/inductor/aoti_torch/c/shim.h: No such file or directory", "torch's headers", "install torch"),
+        (
+            "probe.cpp:1:10: fatal error: 'iostream' file not found",
+            "standard library's headers",
+            "apt install g++",
+        ),
+        (
+            "torch/csrc/inductor/aoti_torch/c/shim.h: No such file or directory",
+            "torch's headers",
+            "install torch",
+        ),
         ("fatal error: error writing to /tmp/x.s: No space left on device", "no space", "TMPDIR"),
         ("internal compiler error: Killed", "cannot compile and link", "install g++"),
     ],
@@ -122,7 +145,9 @@ def test_a_compiler_that_makes_nothing(script: Script, others: list[str]) -> Non
     assert "made no shared library" in check_compiler(script("silent", "exit 0")).said
 
 
-def test_a_header_that_cannot_be_precompiled_does_not_stop_a_build(script: Script, others: list[str]) -> None:
+def test_a_header_that_cannot_be_precompiled_does_not_stop_a_build(
+    script: Script, others: list[str]
+) -> None:
     assert others == []
     lines = f'case " $* " in\n*" c++-header "*) echo "error: no" >&2; exit 1 ;;\n*) exec {GOOD} "$@" ;;\nesac'
     finding = check_compiler(script("no-headers", lines))
@@ -134,25 +159,37 @@ def test_a_header_that_cannot_be_precompiled_does_not_stop_a_build(script: Scrip
     ("printed", "said", "stops"),
     [
         ("OSError: probe.so: failed to map segment from shared object", "mounted noexec", True),
-        ("OSError: libstdc++.so.6: version `GLIBCXX_3.4.99' not found (required by probe.so)", "GLIBCXX_3.4.99", False),
+        (
+            "OSError: libstdc++.so.6: version `GLIBCXX_3.4.99' not found (required by probe.so)",
+            "GLIBCXX_3.4.99",
+            False,
+        ),
     ],
     ids=["noexec", "newer"],
 )
-def test_a_library_that_does_not_load(monkeypatch: pytest.MonkeyPatch, printed: str, said: str, stops: bool) -> None:
-    monkeypatch.setattr(compiler, "_load_error", lambda _: f"Traceback (most recent call last):\n{printed}")
+def test_a_library_that_does_not_load(
+    monkeypatch: pytest.MonkeyPatch, printed: str, said: str, stops: bool
+) -> None:
+    monkeypatch.setattr(
+        compiler, "_load_error", lambda _: f"Traceback (most recent call last):\n{printed}"
+    )
     monkeypatch.setattr(compiler, "other_compiler", lambda *_: None)
     finding = check_compiler(GOOD)
     assert (finding.outcome, finding.stops, finding.cause) == (FAIL, stops, printed)
     assert said in finding.said
 
 
-def test_the_same_compiler_under_another_name_is_no_way_out(others: list[str], tmp_path: Path) -> None:
+def test_the_same_compiler_under_another_name_is_no_way_out(
+    others: list[str], tmp_path: Path
+) -> None:
     (tmp_path / "c++").symlink_to(GOOD)
     others += [str(tmp_path / "c++"), GOOD]
     assert other_compiler(GOOD) is None
 
 
-def test_the_sibling_of_the_c_compiler_is_looked_at(monkeypatch: pytest.MonkeyPatch, script: Script) -> None:
+def test_the_sibling_of_the_c_compiler_is_looked_at(
+    monkeypatch: pytest.MonkeyPatch, script: Script
+) -> None:
     monkeypatch.setenv("CC", script("gcc-77", ""))
     monkeypatch.setenv("PATH", str(Path(script("clang++-9", "")).parent))
     found = [Path(path).name for path in compiler._compilers()]

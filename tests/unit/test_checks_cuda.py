@@ -21,7 +21,12 @@ class Driver:
     """Stands in for libcuda: what it answers is set by a test."""
 
     def __init__(
-        self, *, init: int = 0, count: int = 1, version: int = 13000, capability: tuple[int, int] = (9, 0)
+        self,
+        *,
+        init: int = 0,
+        count: int = 1,
+        version: int = 13000,
+        capability: tuple[int, int] = (9, 0),
     ) -> None:
         self.init, self.count, self.version, self.capability = init, count, version, capability
         self.free = 8 << 30
@@ -86,7 +91,9 @@ def test_no_driver_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("driver", [Driver(init=100), Driver(count=0)], ids=["error 100", "none"])
-def test_no_gpu_is_no_failure_and_a_hidden_one_is_said(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_gpu_is_no_failure_and_a_hidden_one_is_said(
+    driver: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     finding = gpu_of(driver)
     assert isinstance(finding, Finding)
@@ -94,7 +101,9 @@ def test_no_gpu_is_no_failure_and_a_hidden_one_is_said(driver: Driver, monkeypat
     assert "CUDA_VISIBLE_DEVICES=''" in finding.said
 
 
-@pytest.mark.parametrize(("code", "said"), [(803, "kernel module differ"), (802, "fabricmanager"), (46, "CUresult")])
+@pytest.mark.parametrize(
+    ("code", "said"), [(803, "kernel module differ"), (802, "fabricmanager"), (46, "CUresult")]
+)
 def test_a_driver_that_does_not_start_fails(code: int, said: str) -> None:
     finding = gpu_of(Driver(init=code))
     assert isinstance(finding, Finding)
@@ -116,7 +125,9 @@ def test_a_gpu_is_read() -> None:
         ((11, 8), "12.1", FAIL),
     ],
 )
-def test_the_driver_against_the_cuda_of_torch(driver: tuple[int, int], built: str, outcome: str) -> None:
+def test_the_driver_against_the_cuda_of_torch(
+    driver: tuple[int, int], built: str, outcome: str
+) -> None:
     finding = cuda._driver(Gpu((9, 0), driver), built)
     assert finding.outcome == outcome
     assert finding.stops is (outcome == FAIL)
@@ -141,7 +152,9 @@ def test_ptxas_must_run_and_know_the_gpu(tmp_path: Path, monkeypatch: pytest.Mon
     assert "TRITON_PTXAS_PATH" in (unknown.fix or "")
 
 
-def test_the_ptxas_that_is_tried_is_the_one_of_builds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_ptxas_that_is_tried_is_the_one_of_builds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Torch's wheel has one, which Triton is given in place of its own."""
     program = tmp_path / "torch/bin/ptxas"
     program.parent.mkdir(parents=True)
@@ -149,9 +162,15 @@ def test_the_ptxas_that_is_tried_is_the_one_of_builds(tmp_path: Path, monkeypatc
     program.chmod(0o755)
     monkeypatch.setattr(
         "importlib.util.find_spec",
-        lambda name: importlib.machinery.ModuleSpec(name, None, origin=str(tmp_path / name / "__init__.py")),
+        lambda name: importlib.machinery.ModuleSpec(
+            name, None, origin=str(tmp_path / name / "__init__.py")
+        ),
     )
-    assert cuda._ptxas(HOPPER).said == f"{toolchain.ptxas('9.0')} knows sm_90" == f"{program} knows sm_90"
+    assert (
+        cuda._ptxas(HOPPER).said
+        == f"{toolchain.ptxas('9.0')} knows sm_90"
+        == f"{program} knows sm_90"
+    )
 
 
 def test_a_missing_triton(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,7 +178,9 @@ def test_a_missing_triton(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cuda._triton().outcome == FAIL
 
 
-def test_the_launcher_needs_a_c_compiler_and_python_h(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_launcher_needs_a_c_compiler_and_python_h(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("CC", "/no/such/gcc")
     assert "no C compiler" in cuda._launcher_compiler().said
     monkeypatch.setenv("CC", shutil.which("gcc") or "gcc")
@@ -178,7 +199,9 @@ def homes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def toolkit(root: Path, *, headers: tuple[str, ...] = ("cuda.h", "cuda_runtime_api.h"), stubs: str = "stubs") -> Path:
+def toolkit(
+    root: Path, *, headers: tuple[str, ...] = ("cuda.h", "cuda_runtime_api.h"), stubs: str = "stubs"
+) -> Path:
     (root / "include").mkdir(parents=True)
     (root / "lib64" / stubs).mkdir(parents=True)
     for name in headers:
@@ -188,12 +211,16 @@ def toolkit(root: Path, *, headers: tuple[str, ...] = ("cuda.h", "cuda_runtime_a
     return root
 
 
-def test_headers_and_stubs_are_used_as_torch_uses_them(homes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_headers_and_stubs_are_used_as_torch_uses_them(
+    homes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("CUDA_HOME", str(toolkit(homes / "cuda-13.0")))
     assert check_headers().outcome == OK
 
 
-def test_stubs_count_only_where_the_variable_names_the_toolkit(homes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stubs_count_only_where_the_variable_names_the_toolkit(
+    homes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     home = toolkit(homes / "cuda-13.0")
     monkeypatch.setattr(cuda, "cuda_home", lambda: home)
     finding = check_headers()
@@ -201,7 +228,9 @@ def test_stubs_count_only_where_the_variable_names_the_toolkit(homes: Path, monk
     assert "libcuda.so" in finding.said
 
 
-def test_a_toolkit_without_headers_and_a_better_one(homes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_toolkit_without_headers_and_a_better_one(
+    homes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As with an nvcc that is a script in /usr/local/bin, or the headers of the wheels."""
     monkeypatch.setenv("CUDA_HOME", str(toolkit(homes / "guess", headers=("cuda.h",))))
     finding = check_headers()
@@ -233,7 +262,16 @@ def test_free_memory_is_asked_and_the_device_given_back(monkeypatch: pytest.Monk
 def test_all_of_it_on_a_host_with_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ctypes.CDLL", lambda _: Driver())
     names = [finding.check for finding in check_cuda()]
-    assert names == ["device", "driver", "triton", "ptxas", "C compiler", "CUDA headers", "nvcc", "GPU memory"]
+    assert names == [
+        "device",
+        "driver",
+        "triton",
+        "ptxas",
+        "C compiler",
+        "CUDA headers",
+        "nvcc",
+        "GPU memory",
+    ]
     assert "GPU memory" not in [finding.check for finding in check_cuda(memory=False)]
 
 

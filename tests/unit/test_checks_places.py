@@ -25,7 +25,9 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Sets what every file system says of itself."""
 
     def answer(*, free: int = 100 * _GIB, inodes: int = 10**6, flags: int = 0) -> None:
-        status = SimpleNamespace(f_flag=flags, f_bavail=free // 512, f_frsize=512, f_files=10**7, f_favail=inodes)
+        status = SimpleNamespace(
+            f_flag=flags, f_bavail=free // 512, f_frsize=512, f_files=10**7, f_favail=inodes
+        )
         monkeypatch.setattr(os, "statvfs", lambda _: status)
 
     return answer
@@ -102,7 +104,10 @@ def test_space_and_inodes(
 
 @pytest.mark.usefixtures("refusing")
 def test_places_that_cannot_be_written_to(tmp_path: Path) -> None:
-    checks: tuple[Callable[[Path], Finding], ...] = (directories.check_cache, directories.check_artifacts)
+    checks: tuple[Callable[[Path], Finding], ...] = (
+        directories.check_cache,
+        directories.check_artifacts,
+    )
     for check in (lambda _: directories.check_temporary(), *checks):
         finding = check(tmp_path)
         assert (finding.outcome, "cannot be written to" in finding.said) == (FAIL, True)
@@ -110,7 +115,9 @@ def test_places_that_cannot_be_written_to(tmp_path: Path) -> None:
     assert directories.check_store(tmp_path).outcome == WARN, "a store is then only read"
 
 
-@pytest.mark.parametrize(("number", "fix"), [(errno.ENOSPC, "make space"), (errno.EACCES, "change its owner")])
+@pytest.mark.parametrize(
+    ("number", "fix"), [(errno.ENOSPC, "make space"), (errno.EACCES, "change its owner")]
+)
 def test_what_to_do_about_artifacts_that_cannot_be_written_to(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, fix: str
 ) -> None:
@@ -121,7 +128,9 @@ def test_what_to_do_about_artifacts_that_cannot_be_written_to(
     assert fix in (directories.check_artifacts(tmp_path).fix or "")
 
 
-def test_a_temporary_directory_that_python_passes_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_temporary_directory_that_python_passes_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path / "absent"))
     first = directories.check_places(None, None)[0]
     assert (first.check, first.outcome) == ("temp directory", FAIL)
@@ -172,7 +181,10 @@ def test_a_load_does_without_an_unfit_directory_that_nobody_named(
     monkeypatch.delenv("AOTI_BUILD_RUNTIME_CACHE", raising=False)
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    assert (directories.check_runtime().outcome, "each process unpacks" in directories.check_runtime().said) == (
+    assert (
+        directories.check_runtime().outcome,
+        "each process unpacks" in directories.check_runtime().said,
+    ) == (
         WARN,
         True,
     )
@@ -188,13 +200,18 @@ def test_artifacts_on_several_file_systems(tmp_path: Path, monkeypatch: pytest.M
 
     def stat(path: Path, **options: Any) -> Any:
         status = real(path, **options)
-        return SimpleNamespace(st_dev=-1, st_mode=status.st_mode) if path.name == elsewhere else status
+        return (
+            SimpleNamespace(st_dev=-1, st_mode=status.st_mode) if path.name == elsewhere else status
+        )
 
     monkeypatch.setattr(Path, "stat", stat)
     assert directories.check_artifacts(tmp_path).outcome == OK, "the store may lie anywhere"
     elsewhere = "small"
     finding = directories.check_artifacts(tmp_path)
-    assert (finding.outcome, f"{tmp_path / 'small'} is on another file system" in finding.said) == (FAIL, True)
+    assert (finding.outcome, f"{tmp_path / 'small'} is on another file system" in finding.said) == (
+        FAIL,
+        True,
+    )
 
 
 def test_locks_hold(tmp_path: Path) -> None:
@@ -203,7 +220,9 @@ def test_locks_hold(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("code", "outcome"), [(errno.ENOLCK, FAIL), (errno.EIO, WARN)])
-def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, outcome: str) -> None:
+def test_a_file_system_without_locks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, outcome: str
+) -> None:
     def refuse(*_: Any) -> None:
         raise OSError(code, os.strerror(code))
 
@@ -212,14 +231,18 @@ def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert (finding.outcome, finding.stops) == (outcome, outcome == FAIL)
 
 
-def test_locks_that_another_process_does_not_see(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_locks_that_another_process_does_not_see(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As on NFS mounted with nolock: each host keeps its own. Here the lock is never taken."""
     monkeypatch.setattr(fcntl, "flock", lambda *_: None)
     finding = directories.check_locks([tmp_path])
     assert (finding.outcome, "does not keep another process out" in finding.said) == (WARN, True)
 
 
-@pytest.mark.parametrize(("available", "outcome"), [(_GIB // 2, FAIL), (2 * _GIB, WARN), (8 * _GIB, OK)])
+@pytest.mark.parametrize(
+    ("available", "outcome"), [(_GIB // 2, FAIL), (2 * _GIB, WARN), (8 * _GIB, OK)]
+)
 def test_memory(monkeypatch: pytest.MonkeyPatch, available: int, outcome: str) -> None:
     monkeypatch.setattr(resources, "available_memory", lambda: available)
     finding = directories.check_memory()

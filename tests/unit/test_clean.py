@@ -41,8 +41,14 @@ def full(tmp_path: Path) -> Project:
 
 def test_everything_goes_but_what_is_not_ours(full: Project) -> None:
     report = clean(full, None)
-    assert contents(full.artifacts).keys() - locks(full) == {".gitignore", "notes.txt", "mine/cpu/data.bin"}
-    assert {"artifacts/first/cpu", "artifacts/second/cpu", "artifacts/gone/cpu"} <= {*report.removed}
+    assert contents(full.artifacts).keys() - locks(full) == {
+        ".gitignore",
+        "notes.txt",
+        "mine/cpu/data.bin",
+    }
+    assert {"artifacts/first/cpu", "artifacts/second/cpu", "artifacts/gone/cpu"} <= {
+        *report.removed
+    }
     assert report.bytes > 0
     assert (full.root / "model.py").exists()
 
@@ -51,7 +57,11 @@ def test_a_chosen_target(full: Project) -> None:
     before = contents(full.artifacts).keys()
     report = clean(full, full.targets[:1])
     gone = before - contents(full.artifacts).keys()
-    assert {name.rpartition("/")[0] for name in gone} == {"first/cpu", ".logs", ".staging/first@cpu@x"}
+    assert {name.rpartition("/")[0] for name in gone} == {
+        "first/cpu",
+        ".logs",
+        ".staging/first@cpu@x",
+    }
     assert sorted(report.removed) == [
         "artifacts/.logs/first@cpu@build.log",
         "artifacts/.staging/first@cpu@x",
@@ -94,7 +104,13 @@ def test_a_dry_run_tells_the_same_and_removes_nothing(full: Project) -> None:
 def test_nothing_there_is_fine(project: Project) -> None:
     report = clean(project, None)
     assert (report.removed, report.bytes) == ((), 0)
-    assert contents(project.root).keys() == {"models.yaml", "tasks.py", "model.py", "helper.py", "weights.safetensors"}
+    assert contents(project.root).keys() == {
+        "models.yaml",
+        "tasks.py",
+        "model.py",
+        "helper.py",
+        "weights.safetensors",
+    }
 
 
 def test_cleaned_is_not_built_yet(full: Project) -> None:
@@ -108,12 +124,18 @@ def test_what_status_calls_an_orphan(full: Project) -> None:
 
 def test_the_report_as_json(full: Project) -> None:
     document = clean(full, None, dry_run=True).as_json()
-    assert (document["format"], document["format_version"], document["ok"]) == ("aoti-build/clean", 1, True)
+    assert (document["format"], document["format_version"], document["ok"]) == (
+        "aoti-build/clean",
+        1,
+        True,
+    )
     assert document["dry_run"] is True
     assert f"artifacts/{ORPHAN}" in document["removed"]
 
 
-def test_it_waits_for_a_build_and_takes_nothing_from_under_it(project: Project, fake_worker: FakeWorker) -> None:
+def test_it_waits_for_a_build_and_takes_nothing_from_under_it(
+    project: Project, fake_worker: FakeWorker
+) -> None:
     staged: list[dict[str, bytes]] = []
     cleaning = threading.Thread(target=lambda: clean(project, None))
 

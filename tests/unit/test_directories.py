@@ -22,7 +22,12 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An own home, and no variables that name other places."""
-    for name in (directories.BUILD_VARIABLE, directories.RUNTIME_VARIABLE, "XDG_CACHE_HOME", "XDG_STATE_HOME"):
+    for name in (
+        directories.BUILD_VARIABLE,
+        directories.RUNTIME_VARIABLE,
+        "XDG_CACHE_HOME",
+        "XDG_STATE_HOME",
+    ):
         monkeypatch.delenv(name, raising=False)
     home = tmp_path / "home"
     home.mkdir(mode=0o700)
@@ -47,14 +52,30 @@ def mode(path: Path) -> int:
 
 
 @pytest.mark.parametrize("mask", [0o000, 0o002, 0o022, 0o077, 0o777], ids=oct)
-def test_what_is_made_is_accepted_whatever_the_umask_is(home: Path, umask: Callable[[int], None], mask: int) -> None:
+def test_what_is_made_is_accepted_whatever_the_umask_is(
+    home: Path, umask: Callable[[int], None], mask: int
+) -> None:
     umask(mask)
-    made = [directories.build_cache(), directories.runtime_cache(), directories.log_directory(), paths.runner_cache()]
-    again = [directories.build_cache(), directories.runtime_cache(), directories.log_directory(), paths.runner_cache()]
+    made = [
+        directories.build_cache(),
+        directories.runtime_cache(),
+        directories.log_directory(),
+        paths.runner_cache(),
+    ]
+    again = [
+        directories.build_cache(),
+        directories.runtime_cache(),
+        directories.log_directory(),
+        paths.runner_cache(),
+    ]
     assert made == again
     for path in made:
         assert mode(path) == 0o700
-        between = [directory for directory in path.parents if directory.is_relative_to(home) and directory != home]
+        between = [
+            directory
+            for directory in path.parents
+            if directory.is_relative_to(home) and directory != home
+        ]
         assert {mode(directory) for directory in between} == {0o700}
 
 
@@ -97,7 +118,9 @@ def test_a_private_directory_that_was_opened_is_refused(bits: int) -> None:
         directories.build_cache()
 
 
-def test_users_who_share_a_sticky_directory_do_not_meet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_users_who_share_a_sticky_directory_do_not_meet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     place = tmp_path / "shared"
     place.mkdir()
     place.chmod(0o1777)
@@ -107,7 +130,9 @@ def test_users_who_share_a_sticky_directory_do_not_meet(tmp_path: Path, monkeypa
 
 @as_root
 @pytest.mark.parametrize("whose", ["above", "own", "link"])
-def test_what_somebody_else_owns_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whose: str) -> None:
+def test_what_somebody_else_owns_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whose: str
+) -> None:
     place = tmp_path / "place"
     (place / "build").mkdir(parents=True, mode=0o700)
     if whose == "link":
@@ -162,7 +187,9 @@ def test_without_a_home_a_private_directory_in_the_systems_temporary_one_serves(
     monkeypatch.chdir(tmp_path)
     if value is None:
         monkeypatch.delenv("HOME")
-        monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as for a number without an entry in passwd
+        monkeypatch.setattr(
+            os.path, "expanduser", lambda path: path
+        )  # as for a number without an entry in passwd
     elif value == "another's":
         monkeypatch.setattr(directories, "_is_own", lambda place: False)
     else:
@@ -179,7 +206,9 @@ def test_without_a_home_a_private_directory_in_the_systems_temporary_one_serves(
     assert not list(tmp_path.glob("~*"))
 
 
-def test_what_somebody_else_made_there_is_refused(monkeypatch: pytest.MonkeyPatch, system_temporary: Path) -> None:
+def test_what_somebody_else_made_there_is_refused(
+    monkeypatch: pytest.MonkeyPatch, system_temporary: Path
+) -> None:
     monkeypatch.setenv("HOME", "")
     planted = system_temporary / f"aoti_build-build-{os.geteuid()}"
     planted.mkdir(mode=0o777)
@@ -213,7 +242,9 @@ def test_a_tilde_that_no_shell_replaced(
 
 
 @pytest.mark.parametrize("kind", ["absent", "open", "relative", "read-only", "noexec"])
-def test_an_unfit_temporary_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+def test_an_unfit_temporary_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
     place = tmp_path / "tmp"
     if kind != "absent":
         place.mkdir()
@@ -236,7 +267,9 @@ def test_fit_temporary_directories(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         assert directories.temporary_directory() == tmp_path
 
 
-def test_names_that_torch_would_take_for_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_names_that_torch_would_take_for_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     directories.require_utf8(tmp_path / "größe")
     with pytest.raises(DirectoryError, match="not UTF-8") as caught:
         directories.require_utf8(tmp_path / os.fsdecode(b"b\xff"))
@@ -247,7 +280,9 @@ def test_names_that_torch_would_take_for_others(tmp_path: Path, monkeypatch: pyt
     assert "LC_ALL=C.UTF-8" in str(caught.value.hint)
 
 
-def test_workers_get_what_libraries_look_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_get_what_libraries_look_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     own = _own_variables(tmp_path)
     assert own["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "inductor")
     assert "HOME" not in own, "there is one"

@@ -37,7 +37,9 @@ def outcomes(report: DoctorReport) -> dict[str, str]:
     return {f"{one.check} {one.device or ''}".strip(): one.outcome for one in report.findings}
 
 
-def test_the_small_model_is_built_checked_and_leaves_nothing(quick: Quick, fake_worker: FakeWorker) -> None:
+def test_the_small_model_is_built_checked_and_leaves_nothing(
+    quick: Quick, fake_worker: FakeWorker
+) -> None:
     quick()
     roots: list[Path] = []
 
@@ -70,7 +72,9 @@ def test_quick_compiles_no_model(quick: Quick, fake_worker: FakeWorker) -> None:
     assert fake_worker.calls == []
 
 
-def test_a_missing_device_fails_only_if_it_was_asked_for(quick: Quick, fake_worker: FakeWorker) -> None:
+def test_a_missing_device_fails_only_if_it_was_asked_for(
+    quick: Quick, fake_worker: FakeWorker
+) -> None:
     quick(ABSENT)
     assert doctor(quick=True).exit_code == 0
     assert doctor(quick=True, strict=True).exit_code == 5
@@ -82,7 +86,10 @@ def test_a_missing_device_fails_only_if_it_was_asked_for(quick: Quick, fake_work
 def test_the_model_is_not_tried_with_a_compiler_that_is_known_to_be_broken(
     quick: Quick, fake_worker: FakeWorker
 ) -> None:
-    quick(Finding("compiler", FAIL, "broken", stops=True), Finding("driver", FAIL, "too old", "cuda", stops=True))
+    quick(
+        Finding("compiler", FAIL, "broken", stops=True),
+        Finding("driver", FAIL, "too old", "cuda", stops=True),
+    )
     report = doctor()
     assert report.exit_code == 5
     assert [one.outcome for one in report.findings if one.check == "model"] == [SKIPPED, SKIPPED]
@@ -93,7 +100,12 @@ def test_the_model_is_not_tried_with_a_compiler_that_is_known_to_be_broken(
 
 @pytest.mark.parametrize(
     ("signal", "fix"),
-    [("SIGSEGV", "CXX=/usr/bin/other"), ("SIGKILL", "memory"), ("SIGILL", "-march"), ("SIGBUS", "TMPDIR")],
+    [
+        ("SIGSEGV", "CXX=/usr/bin/other"),
+        ("SIGKILL", "memory"),
+        ("SIGILL", "-march"),
+        ("SIGBUS", "TMPDIR"),
+    ],
 )
 def test_a_crash_names_signal_phase_cause_and_fix(
     quick: Quick, fake_worker: FakeWorker, monkeypatch: pytest.MonkeyPatch, signal: str, fix: str
@@ -101,7 +113,9 @@ def test_a_crash_names_signal_phase_cause_and_fix(
     quick()
     monkeypatch.setattr(verb, "other_compiler", lambda: "CXX=/usr/bin/other")
     fake_worker.during = lambda _, job: write_helper(Path(job["root"]))
-    fake_worker.answers["check"] = WorkerCrash(f"killed by {signal}", signal_name=signal, cause="the log's end")
+    fake_worker.answers["check"] = WorkerCrash(
+        f"killed by {signal}", signal_name=signal, cause="the log's end"
+    )
     report = doctor(["cpu"])
     finding = report.findings[-1]
     assert (finding.check, finding.outcome, report.exit_code) == ("model", FAIL, 5)
@@ -121,7 +135,9 @@ def test_a_crash_names_signal_phase_cause_and_fix(
         ("something new", "compile", "see the log"),
     ],
 )
-def test_what_torch_says_is_explained(monkeypatch: pytest.MonkeyPatch, cause: str, phase: str, fix: str) -> None:
+def test_what_torch_says_is_explained(
+    monkeypatch: pytest.MonkeyPatch, cause: str, phase: str, fix: str
+) -> None:
     monkeypatch.setattr(verb, "other_compiler", lambda: "CXX=/usr/bin/other")
     error: AotiBuildError = BuildError("it broke", cause=cause, hint="see the log")
     finding = explain(error, "cuda", ["export", phase])
@@ -155,8 +171,12 @@ def test_an_interrupt_ends_it(quick: Quick, fake_worker: FakeWorker) -> None:
 
 
 def test_the_screen_shows_cause_and_fix_below_what_failed() -> None:
-    failed = Finding("compiler", FAIL, "broken", cause="two\nlines", fix="CXX=/usr/bin/g++", stops=True)
-    lines = doctor_lines(DoctorReport((failed, Finding("memory", OK, "enough", cause="not shown"), ABSENT)))
+    failed = Finding(
+        "compiler", FAIL, "broken", cause="two\nlines", fix="CXX=/usr/bin/g++", stops=True
+    )
+    lines = doctor_lines(
+        DoctorReport((failed, Finding("memory", OK, "enough", cause="not shown"), ABSENT))
+    )
     assert lines[0].split() == ["check", "device", "outcome", "found"]
     assert lines[1].split() == ["compiler", "fail", "broken"]
     assert lines[2:5] == ["  cause: two", "         lines", "  fix:   CXX=/usr/bin/g++"]
@@ -178,7 +198,9 @@ def test_it_works_without_a_models_yaml_and_with_a_wrong_one(tmp_path: Path) -> 
     assert not (tmp_path / "artifacts").exists()
 
 
-@pytest.mark.parametrize("words", [["--device", "gpu"], ["--device", ","], ["--file", "absent.yaml"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "words", [["--device", "gpu"], ["--device", ","], ["--file", "absent.yaml"]], ids=" ".join
+)
 def test_wrong_usage(tmp_path: Path, words: list[str]) -> None:
     (tmp_path / "tasks.py").write_text("from aoti_build.tasks import ns\n")
     answer = inv("doctor", *words, cwd=tmp_path)

@@ -1,4 +1,5 @@
-"""ELF files say what they are for; whatever else is in them, nothing but NotElf comes of reading one."""
+"""ELF files say what they are for; whatever else is in them, nothing but NotElf comes of reading
+one."""
 
 from __future__ import annotations
 
@@ -26,7 +27,13 @@ def test_a_library_says_what_it_needs(order: str) -> None:
             elf(
                 AARCH64,
                 needed=("libtorch.so", "libc.so.6"),
-                versions=("GLIBC_2.9", "GLIBC_2.34", "GLIBC_2.17", "GLIBC_PRIVATE", "GLIBCXX_3.4.30"),
+                versions=(
+                    "GLIBC_2.9",
+                    "GLIBC_2.34",
+                    "GLIBC_2.17",
+                    "GLIBC_PRIVATE",
+                    "GLIBCXX_3.4.30",
+                ),
                 sections={".comment": b"GCC: (Some) 12.2.0\0GCC: other\0"},
                 order=order,
             )
@@ -39,7 +46,8 @@ def test_a_library_says_what_it_needs(order: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("machine", "name"), [(X86_64, "x86_64"), (AARCH64, "aarch64"), (CUDA, "cuda"), (21, "ppc64le"), (9999, "elf-9999")]
+    ("machine", "name"),
+    [(X86_64, "x86_64"), (AARCH64, "aarch64"), (CUDA, "cuda"), (21, "ppc64le"), (9999, "elf-9999")],
 )
 def test_machines_have_the_names_that_uname_has(machine: int, name: str) -> None:
     assert read_machine(of(elf(machine))) == name
@@ -116,7 +124,9 @@ def test_garbled_files_are_read_or_refused(
 
 
 @given(st.binary(max_size=200), st.sampled_from([1, 2]), st.sampled_from([1, 2]))
-def test_any_bytes_behind_the_magic_are_read_or_refused(content: bytes, bits: int, order: int) -> None:
+def test_any_bytes_behind_the_magic_are_read_or_refused(
+    content: bytes, bits: int, order: int
+) -> None:
     try:
         read_elf(of(b"\x7fELF" + bytes([bits, order]) + content))
     except NotElf:
@@ -125,7 +135,11 @@ def test_any_bytes_behind_the_magic_are_read_or_refused(content: bytes, bits: in
 
 def test_a_real_library_is_read() -> None:
     """The C library of this host, or whatever Python has loaded in its place."""
-    paths = {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if "libc.so" in line}
+    paths = {
+        line.split()[-1]
+        for line in Path("/proc/self/maps").read_text().splitlines()
+        if "libc.so" in line
+    }
     if not paths:
         pytest.skip("this Python is linked without a shared C library")
     data = Path(paths.pop()).read_bytes()

@@ -1,5 +1,5 @@
-"""Files that share blocks on the disk. The file system that tests run on mostly cannot, so those that need one make it:
-an image in a file, mounted, which takes root and mkfs."""
+"""Files that share blocks on the disk. The file system that tests run on mostly cannot, so those
+that need one make it: an image in a file, mounted, which takes root and mkfs."""
 
 from __future__ import annotations
 
@@ -68,7 +68,9 @@ def test_other_code_with_the_same_weights_shares_them(sharing: Path, project: Pr
     weights = os.urandom(SIZE)
     store = Store(sharing / "store")
     first = artifact(sharing / "first", weights, code=b"a" * 9000)
-    store.add(publish_fake(project, files=records(first), weights={"apart": True, "alignment": 64}), first)
+    store.add(
+        publish_fake(project, files=records(first), weights={"apart": True, "alignment": 64}), first
+    )
     second = artifact(sharing / "second", weights, code=b"b" * 50_000)
     content = (second / MODEL).read_bytes()
     assert store.share_weights(second / MODEL) == SIZE
@@ -88,7 +90,9 @@ def sharing(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
     with image.open("wb") as file:
         file.truncate(512 << 20)
     subprocess.run([make, "-q", str(image)], check=True, capture_output=True)
-    mounted = subprocess.run(["mount", "-o", "loop", str(image), str(directory)], check=False, capture_output=True)
+    mounted = subprocess.run(
+        ["mount", "-o", "loop", str(image), str(directory)], check=False, capture_output=True
+    )
     if mounted.returncode:
         pytest.skip(f"cannot mount {request.param}: {mounted.stderr.decode(errors='replace')}")
     try:
@@ -98,7 +102,8 @@ def sharing(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
 
 
 def package(path: Path, code: bytes, weights: bytes, *, aligned: bool = True) -> Path:
-    """A package whose weights begin at a block, as torch's writer is told to make them, or do not."""
+    """A package whose weights begin at a block, as torch's writer is told to make them, or do
+    not."""
     files = {**members(here()), "more.cpp": code}
     del files[BLOB]
     root = BLOB.split("/")[0]
@@ -126,7 +131,9 @@ def records(directory: Path) -> dict[str, FileRecord]:
 
 def shared(one: Path, other: Path) -> int:
     with one.open("rb") as source, other.open("r+b") as destination:
-        return share_equal(Stretch(source.fileno(), 0, SIZE), Stretch(destination.fileno(), 0, SIZE))
+        return share_equal(
+            Stretch(source.fileno(), 0, SIZE), Stretch(destination.fileno(), 0, SIZE)
+        )
 
 
 def used(directory: Path) -> int:

@@ -41,7 +41,11 @@ def test_what_readers_disagree_on_or_few_expect_is_refused(text: str) -> None:
 
 @given(
     st.recursive(
-        st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+        st.none()
+        | st.booleans()
+        | st.integers()
+        | st.floats(allow_nan=False, allow_infinity=False)
+        | st.text(),
         lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
         max_leaves=9,
     )
@@ -60,21 +64,47 @@ POINT = fields.table({"x": fields.whole()}, {"label": fields.text})
 @pytest.mark.parametrize(
     ("reader", "right", "wrong"),
     [
-        (fields.text, ["", "a", "a\nb"], ["a\0b", 1, None, b"a", ["a"], "x" * (fields.MAX_TEXT + 1)]),
-        (fields.digest, ["0" * 64], ["0" * 63, "A" * 64, "0" * 64 + "\n", "../" * 21 + "x", 0, None]),
+        (
+            fields.text,
+            ["", "a", "a\nb"],
+            ["a\0b", 1, None, b"a", ["a"], "x" * (fields.MAX_TEXT + 1)],
+        ),
+        (
+            fields.digest,
+            ["0" * 64],
+            ["0" * 63, "A" * 64, "0" * 64 + "\n", "../" * 21 + "x", 0, None],
+        ),
         (fields.flag, [True, False], [1, 0, None, "true"]),
-        (fields.number, [0, -1, 0.5, 1e308], [True, None, "1", 10**400, float("nan"), float("inf")]),
+        (
+            fields.number,
+            [0, -1, 0.5, 1e308],
+            [True, None, "1", 10**400, float("nan"), float("inf")],
+        ),
         (fields.whole(1, 3), [1, 3], [0, 4, True, 1.0, "1", None, 10**400]),
         (fields.one_of(True, None), [True, None], [1, False, "x", [], {}]),
         (fields.spelt("[a-c]+", 4), ["abc"], ["", "abd", "abc\n", "aaaaa", 1, None]),
         (fields.or_none(fields.digest), [None, "0" * 64], ["", 0]),
         (fields.either(fields.whole(), fields.text), [1, "a"], [None, 1.5, True, []]),
-        (fields.list_of(fields.flag, 1, 2), [[True], [True, False]], [[], [True] * 3, [1], {}, None, "ab"]),
-        (fields.table_of(fields.digest, fields.flag), [{}, {"0" * 64: True}], [{"x": True}, {"0" * 64: 1}, []]),
-        (POINT, [{"x": 1}, {"x": 1, "label": "a", "more": []}], [{}, {"x": "1"}, {"x": 1, "label": 2}, [], None]),
+        (
+            fields.list_of(fields.flag, 1, 2),
+            [[True], [True, False]],
+            [[], [True] * 3, [1], {}, None, "ab"],
+        ),
+        (
+            fields.table_of(fields.digest, fields.flag),
+            [{}, {"0" * 64: True}],
+            [{"x": True}, {"0" * 64: 1}, []],
+        ),
+        (
+            POINT,
+            [{"x": 1}, {"x": 1, "label": "a", "more": []}],
+            [{}, {"x": "1"}, {"x": 1, "label": 2}, [], None],
+        ),
     ],
 )
-def test_a_reader_takes_its_type_and_nothing_else(reader: fields.Reader, right: list[Any], wrong: list[Any]) -> None:
+def test_a_reader_takes_its_type_and_nothing_else(
+    reader: fields.Reader, right: list[Any], wrong: list[Any]
+) -> None:
     for value in right:
         reader(value)
     for value in wrong:
@@ -94,14 +124,16 @@ def test_names_of_directories(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["", ".", "..", "../a", "a/b", "/a", "a.", ".a", "-a", "a\0", "a\n", "ä", "x" * 300, None]
+    "name",
+    ["", ".", "..", "../a", "a/b", "/a", "a.", ".a", "-a", "a\0", "a\n", "ä", "x" * 300, None],
 )
 def test_what_no_directory_of_ours_is_called(name: Any) -> None:
     assert not fields.is_name(name)
 
 
 def test_a_value_of_another_kind_leaves_no_cycle() -> None:
-    """A kept error would keep the caller's frame, and what it has loaded, until the next collection."""
+    """A kept error would keep the caller's frame, and what it has loaded, until the next
+    collection."""
 
     class Held:
         pass

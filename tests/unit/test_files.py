@@ -1,4 +1,5 @@
-"""Atomic writes, staging, publishing and locks: a reader finds the old content or the new one, whatever happens."""
+"""Atomic writes, staging, publishing and locks: a reader finds the old content or the new one,
+whatever happens."""
 
 from __future__ import annotations
 
@@ -16,7 +17,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_projects import REAL_PYTHON, contents
 
-from aoti_build.common.files import lock, publish_directory, recover_directory, staging, write_atomic, write_json
+from aoti_build.common.files import (
+    lock,
+    publish_directory,
+    recover_directory,
+    staging,
+    write_atomic,
+    write_json,
+)
 
 OLD, NEW = {"model.pt2": b"old", "only-old": b"x"}, {"model.pt2": b"new", "manifest.json": b"{}"}
 
@@ -47,7 +55,9 @@ def test_a_write_replaces_the_content(tmp_path: Path) -> None:
     assert contents(tmp_path) == {"new/directory/file": b"second"}
 
 
-def test_a_failed_write_leaves_the_old_content_and_no_litter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_write_leaves_the_old_content_and_no_litter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "file"
     write_atomic(path, b"old")
     monkeypatch.setattr(os, "fsync", disk_full)
@@ -76,14 +86,20 @@ def test_json_is_readable_by_people_and_has_no_nan(tmp_path: Path) -> None:
 
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
 )
 
 
 @settings(deadline=None)
 @given(st.dictionaries(st.text(), JSON))
-def test_json_is_read_as_it_was_written(tmp_path_factory: pytest.TempPathFactory, value: dict[str, Any]) -> None:
+def test_json_is_read_as_it_was_written(
+    tmp_path_factory: pytest.TempPathFactory, value: dict[str, Any]
+) -> None:
     path = tmp_path_factory.getbasetemp() / "any.json"
     write_json(path, value, durable=False)
     assert json.loads(path.read_bytes()) == value
@@ -133,7 +149,9 @@ def test_a_first_publication(tmp_path: Path, staged: Path) -> None:
 
 
 @pytest.mark.usefixtures("_both_ways")
-def test_a_publication_replaces_the_whole_directory(tmp_path: Path, staged: Path, final: Path) -> None:
+def test_a_publication_replaces_the_whole_directory(
+    tmp_path: Path, staged: Path, final: Path
+) -> None:
     publish_directory(staged, final)
     assert contents(final) == NEW
     assert [path.name for path in final.parent.iterdir()] == ["cpu"]
@@ -141,7 +159,9 @@ def test_a_publication_replaces_the_whole_directory(tmp_path: Path, staged: Path
 
 
 @pytest.mark.usefixtures("_both_ways")
-def test_a_refused_rename_keeps_the_old_one(final: Path, staged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refused_rename_keeps_the_old_one(
+    final: Path, staged: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(os, "fsync", disk_full)
     with pytest.raises(OSError, match="No space"):
         publish_directory(staged, final)
@@ -156,7 +176,9 @@ def test_killed_between_the_two_renames_the_old_one_comes_back(final: Path, stag
     assert [path.name for path in final.parent.iterdir()] == ["cpu"]
 
 
-def test_killed_between_the_two_renames_the_next_publication_is_whole(final: Path, staged: Path) -> None:
+def test_killed_between_the_two_renames_the_next_publication_is_whole(
+    final: Path, staged: Path
+) -> None:
     killed_before_second_rename(staged, final)
     publish_directory(staged, final)
     assert contents(final) == NEW
@@ -255,7 +277,8 @@ def disk_full(_: int) -> None:
 
 
 def killed_before_second_rename(staged: Path, final: Path) -> None:
-    """Publish in a process that has no exchange and is killed when it is about to rename for the second time."""
+    """Publish in a process that has no exchange and is killed when it is about to rename for the
+    second time."""
     script = f"""
 import ctypes, os, signal
 from pathlib import Path
@@ -284,7 +307,9 @@ with lock(Path({str(path)!r})):
     print("held", flush=True)
     sys.stdin.read()
 """
-    holder = subprocess.Popen([REAL_PYTHON, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    holder = subprocess.Popen(
+        [REAL_PYTHON, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
     assert holder.stdout
     assert holder.stdout.readline() == "held\n"
     return holder

@@ -16,11 +16,30 @@ from aoti_build.models_file.project import Weights
 
 VALUES = st.text(max_size=6) | st.integers(-9, 9) | st.lists(st.integers(2, 9), max_size=3)
 ALIKE = st.sampled_from(
-    [None, 0, 0.0, -0.0, False, "", [], 1, 1.0, True, "1", [1], [1.0], [True], {"a": 1}, {"a": True}]
+    [
+        None,
+        0,
+        0.0,
+        -0.0,
+        False,
+        "",
+        [],
+        1,
+        1.0,
+        True,
+        "1",
+        [1],
+        [1.0],
+        [True],
+        {"a": 1},
+        {"a": True},
+    ]
 )
 TEXTS = st.text(min_size=1, max_size=6)
 NAMES = st.sampled_from(["model.py", "helper.py", "torch", "seed", "a.b", "ä"])
-PARTS = st.fixed_dictionaries({group: st.dictionaries(NAMES, VALUES, max_size=3) for group in REASONS})
+PARTS = st.fixed_dictionaries(
+    {group: st.dictionaries(NAMES, VALUES, max_size=3) for group in REASONS}
+)
 
 
 @given(PARTS, st.sampled_from(sorted(REASONS)), NAMES, TEXTS)
@@ -66,7 +85,9 @@ def test_differences_name_exactly_what_differs(
 
 
 @given(st.dictionaries(NAMES, ALIKE, max_size=2), st.dictionaries(NAMES, ALIKE, max_size=2))
-def test_what_gives_another_key_is_named_and_nothing_else(one: dict[str, Any], other: dict[str, Any]) -> None:
+def test_what_gives_another_key_is_named_and_nothing_else(
+    one: dict[str, Any], other: dict[str, Any]
+) -> None:
     """Also where Python takes two values for equal."""
     before, after = Fingerprint({"spec": one}), Fingerprint({"spec": other})
     assert (list(after.differences(before.parts)) == []) is (before.key == after.key)
@@ -74,7 +95,16 @@ def test_what_gives_another_key_is_named_and_nothing_else(one: dict[str, Any], o
 
 @pytest.mark.parametrize(
     ("old", "new"),
-    [(1, True), (1, 1.0), (1.0, True), (0, False), (0.0, -0.0), ([1], [1.0]), ({"a": 1}, {"a": True}), (None, 0)],
+    [
+        (1, True),
+        (1, 1.0),
+        (1.0, True),
+        (0, False),
+        (0.0, -0.0),
+        ([1], [1.0]),
+        ({"a": 1}, {"a": True}),
+        (None, 0),
+    ],
     ids=repr,
 )
 def test_values_that_python_takes_for_equal_are_different(old: object, new: object) -> None:
@@ -138,20 +168,27 @@ MODEL = Model(
 def test_every_field_of_a_model_is_a_part(change: dict[str, Any], name: str) -> None:
     before = spec_parts(Target(MODEL, "cpu"))
     after = spec_parts(Target(replace(MODEL, **change), "cpu"))
-    assert name in {reason.what for reason in Fingerprint({"spec": after}).differences({"spec": before})}
+    assert name in {
+        reason.what for reason in Fingerprint({"spec": after}).differences({"spec": before})
+    }
 
 
 def test_a_floor_is_a_part_of_its_own_device_alone() -> None:
     assert spec_parts(Target(MODEL, "cpu"))["cpu.isa"] == "native"
     assert spec_parts(Target(MODEL, "cpu", floor="avx2", listed=True))["cpu.isa"] == "avx2"
-    native, named = spec_parts(Target(MODEL, "cuda")), spec_parts(Target(MODEL, "cuda", floor="sm_80"))
+    native, named = (
+        spec_parts(Target(MODEL, "cuda")),
+        spec_parts(Target(MODEL, "cuda", floor="sm_80")),
+    )
     assert "cuda.arch" not in native  # as in every manifest before there was one
     assert named == {**native, "cuda.arch": "sm_80"}
     assert not any(name.startswith("cpu.") for name in named)
 
 
 def test_whether_a_floor_is_listed_is_a_matter_of_names() -> None:
-    assert spec_parts(Target(MODEL, "cpu", floor="avx2", listed=True)) == spec_parts(Target(MODEL, "cpu", floor="avx2"))
+    assert spec_parts(Target(MODEL, "cpu", floor="avx2", listed=True)) == spec_parts(
+        Target(MODEL, "cpu", floor="avx2")
+    )
 
 
 def test_an_input_by_position_is_not_the_same_by_keyword() -> None:
@@ -162,8 +199,13 @@ def test_an_input_by_position_is_not_the_same_by_keyword() -> None:
 def test_reasons_read_well() -> None:
     digest = "0123456789ab" + "0" * 52
     assert str(Reason("no-artifact")) == "no-artifact"
-    assert str(Reason("artifact-damaged", "no manifest.json")) == "artifact-damaged: no manifest.json"
-    assert str(Reason("source-changed", "model.py", digest, None)) == "source-changed: model.py 0123456789ab -> (none)"
+    assert (
+        str(Reason("artifact-damaged", "no manifest.json")) == "artifact-damaged: no manifest.json"
+    )
+    assert (
+        str(Reason("source-changed", "model.py", digest, None))
+        == "source-changed: model.py 0123456789ab -> (none)"
+    )
     assert str(Reason("spec-changed", "seed", 0, 1)) == "spec-changed: seed 0 -> 1"
 
 

@@ -1,5 +1,5 @@
-"""docs/formats.md is true: every document has a schema there, real documents fit it, and garbled ones do not; and the
-README names only tasks and options that exist."""
+"""docs/formats.md is true: every document has a schema there, real documents fit it, and garbled
+ones do not; and the README names only tasks and options that exist."""
 
 from __future__ import annotations
 
@@ -23,7 +23,13 @@ from small_projects import RAN, REPOSITORY, TWO_MODELS, publish_fake, write_proj
 import aoti_build
 from aoti_build.artifact.fingerprint import Reason
 from aoti_build.artifact.manifest import GOLDEN, MODEL, VERIFY, FileRecord, Manifest
-from aoti_build.artifact.paths import artifact_directory, index_path, passed_checks_path, project_cache_path, store_root
+from aoti_build.artifact.paths import (
+    artifact_directory,
+    index_path,
+    passed_checks_path,
+    project_cache_path,
+    store_root,
+)
 from aoti_build.commands.build import BuildReport, PlanReport, plan
 from aoti_build.commands.clean import CleanReport
 from aoti_build.commands.doctor import DoctorReport
@@ -55,7 +61,8 @@ FORMATS = (REPOSITORY / "docs" / "formats.md").read_text()
 README = (REPOSITORY / "README.md").read_text()
 PAGES = (REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md")))
 SCHEMAS: Mapping[str, dict[str, Any]] = {
-    name: json.loads(text) for name, text in re.findall(r"^## (\S+)\n.*?^```json\n(.*?)^```", FORMATS, re.M | re.S)
+    name: json.loads(text)
+    for name, text in re.findall(r"^## (\S+)\n.*?^```json\n(.*?)^```", FORMATS, re.M | re.S)
 }
 KINDS = tuple(name for name in SCHEMAS if name.startswith("aoti-build/"))
 REGISTRY: Registry[Any] = Registry().with_resources(
@@ -70,7 +77,10 @@ REASONS = (
 LOSS = {"name": "output", "relative_rmse": 0.0125, "sqnr_db": 38.1}
 CHECK = {
     "passed": True,
-    "baseline": [{**LOSS, "ok": True}, {"name": "['zero']", "relative_rmse": None, "sqnr_db": None, "ok": True}],
+    "baseline": [
+        {**LOSS, "ok": True},
+        {"name": "['zero']", "relative_rmse": None, "sqnr_db": None, "ok": True},
+    ],
     "tolerance": {"atol": None, "rtol": None, "outputs": {}},
     "vacuous": [{"output": "output", "of": "inputs"}],
     "no_fp64": None,
@@ -104,7 +114,10 @@ CASES: tuple[dict[str, Any], ...] = (
         "name": "example",
         "sizes": {"batch": 2},
         "seed": 0,
-        "outputs": [FIGURES, {"name": "['n']", "ok": True, "by": "equal", "dtype": "int64", "mismatched": 0}],
+        "outputs": [
+            FIGURES,
+            {"name": "['n']", "ok": True, "by": "equal", "dtype": "int64", "mismatched": 0},
+        ],
     },
     {"name": "max", "sizes": {"batch": 9}, "seed": 1, "skipped": "no room", "outputs": []},
 )
@@ -112,14 +125,27 @@ DEEP = {
     "stage": "export",
     "said": "it leaves the model",
     "weights": [{"name": "a.weight", "max_abs": None}],
-    "left": {"module": "a", "class": "Linear", "source": "net.py:3", "figures": FIGURES, "missing": ["b"]},
+    "left": {
+        "module": "a",
+        "class": "Linear",
+        "source": "net.py:3",
+        "figures": FIGURES,
+        "missing": ["b"],
+    },
 }
 REFUSALS = ({"name": "batch 10: above max 9", "ok": False, "said": "was answered"},)
 FAILURE = BuildError(
-    "it broke", target="first/cpu", where="models.yaml:3:1", cause="because", hint="mend it", log=Path("build.log")
+    "it broke",
+    target="first/cpu",
+    where="models.yaml:3:1",
+    cause="because",
+    hint="mend it",
+    log=Path("build.log"),
 )
 FINDINGS = (
-    Finding("compiler", "fail", "it is broken", cause="it said so", fix="CXX=/usr/bin/g++", stops=True),
+    Finding(
+        "compiler", "fail", "it is broken", cause="it said so", fix="CXX=/usr/bin/g++", stops=True
+    ),
     Finding("device", "unavailable", "there is none", "cuda"),
 )
 TENSOR = {"name": "x", "dtype": "float32", "shape": [2, 4]}
@@ -131,7 +157,10 @@ RUN = {
         {
             "output": "output",
             "pictures": [
-                [{"index": 1, "name": "cat", "probability": 0.75}, {"index": 0, "name": None, "probability": 0.25}]
+                [
+                    {"index": 1, "name": "cat", "probability": 0.75},
+                    {"index": 0, "name": None, "probability": 0.25},
+                ]
             ],
             "unnamed": "classes.txt names 3 classes, this output has 2",
         }
@@ -142,7 +171,10 @@ RUN = {
     "seconds": {"load": 0.1, "first": 0.01, "reference": 0.2},
 }
 SIGNATURE = {
-    "inputs": [{"name": "x", "dtype": "float32", "shape": ["batch", 4]}, {"name": "scale", "constant": "2.0"}],
+    "inputs": [
+        {"name": "x", "dtype": "float32", "shape": ["batch", 4]},
+        {"name": "scale", "constant": "2.0"},
+    ],
     "outputs": [{"name": "output", "dtype": "float32", "shape": ["batch", 4]}],
     "dims": {"batch": {"min": 1, "max": 8, "multiple_of": 1}},
     "mutates": {"inputs": [], "buffers": ["cache"]},
@@ -171,7 +203,12 @@ def documents(two: Project, tmp_path: Path) -> Mapping[str, list[Document]]:
     manifest = _manifest(two)
     cases = {
         **kept,
-        "aoti-build/manifest": [manifest.as_json(), _cuda(manifest).as_json(), _unchecked(manifest).as_json(), *stored],
+        "aoti-build/manifest": [
+            manifest.as_json(),
+            _cuda(manifest).as_json(),
+            _unchecked(manifest).as_json(),
+            *stored,
+        ],
         "aoti-build/golden": [_golden()],
         "aoti-build/verdict": [_verdict_on_disk(two)],
         "aoti-build/stat-cache": [_stat_cache(tmp_path)],
@@ -216,20 +253,28 @@ def test_a_real_document_fits(kind: str, documents: Mapping[str, list[Document]]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_document_that_lacks_a_field_is_refused(kind: str, documents: Mapping[str, list[Document]]) -> None:
+def test_a_document_that_lacks_a_field_is_refused(
+    kind: str, documents: Mapping[str, list[Document]]
+) -> None:
     document = documents[kind][0]
     optional = set(SCHEMAS[kind]["properties"]) - set(SCHEMAS[kind]["required"])
     for field in set(document) - optional:
-        assert errors(kind, {name: value for name, value in document.items() if name != field}), field
+        assert errors(kind, {name: value for name, value in document.items() if name != field}), (
+            field
+        )
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_document_with_a_surplus_field_is_refused(kind: str, documents: Mapping[str, list[Document]]) -> None:
+def test_a_document_with_a_surplus_field_is_refused(
+    kind: str, documents: Mapping[str, list[Document]]
+) -> None:
     assert errors(kind, {**documents[kind][0], "surplus": 1})
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_document_of_another_version_is_refused(kind: str, documents: Mapping[str, list[Document]]) -> None:
+def test_a_document_of_another_version_is_refused(
+    kind: str, documents: Mapping[str, list[Document]]
+) -> None:
     assert errors(kind, {**documents[kind][0], "format_version": 99})
 
 
@@ -310,7 +355,9 @@ def test_the_options_in_the_readme_are_those_that_exist() -> None:
 def test_commands_in_the_documents_exist(page: Path) -> None:
     """`inv TASK --option ... TASK`: each option belongs to the task before it."""
     seen = 0
-    for command in re.findall(r"\b(?:inv|invoke) ([^\n`|;&#]+)", "\n".join(code_in(page.read_text()))):
+    for command in re.findall(
+        r"\b(?:inv|invoke) ([^\n`|;&#]+)", "\n".join(code_in(page.read_text()))
+    ):
         task = ""
         for word in command.split():
             if word.startswith("--") and task:
@@ -331,11 +378,16 @@ def test_links_lead_somewhere() -> None:
         for target, anchor in re.findall(r"\]\(([^)#:]*)(?:#([^)]*))?\)", page.read_text()):
             file = page.parent / target if target else page
             assert file.exists(), f"{page.name} links to {target}"
-            assert not anchor or anchor in anchors_of(file), f"{page.name} links to {target}#{anchor}"
+            assert not anchor or anchor in anchors_of(file), (
+                f"{page.name} links to {target}#{anchor}"
+            )
 
 
 def errors(kind: str, document: Document) -> list[str]:
-    return [error.message for error in Draft202012Validator(SCHEMAS[kind], registry=REGISTRY).iter_errors(document)]
+    return [
+        error.message
+        for error in Draft202012Validator(SCHEMAS[kind], registry=REGISTRY).iter_errors(document)
+    ]
 
 
 def options_of(task: str) -> set[str]:
@@ -355,7 +407,10 @@ def readme_tasks() -> dict[str, set[str]]:
 
 
 def code_in(text: str) -> list[str]:
-    return [*re.findall(r"^```\w*\n(.*?)^```", text, re.M | re.S), *re.findall(r"`([^`\n]+)`", text)]
+    return [
+        *re.findall(r"^```\w*\n(.*?)^```", text, re.M | re.S),
+        *re.findall(r"`([^`\n]+)`", text),
+    ]
 
 
 def _section(title: str) -> str:
@@ -369,7 +424,12 @@ def _manifest(project: Project) -> Manifest:
         project,
         project.targets[0],
         signature=SIGNATURE,
-        check={**CHECK, "tolerance": {"atol": 1e-4, "rtol": None, "outputs": {}}, "cases": list(CASES), "seconds": 0.1},
+        check={
+            **CHECK,
+            "tolerance": {"atol": 1e-4, "rtol": None, "outputs": {}},
+            "cases": list(CASES),
+            "seconds": 0.1,
+        },
         seconds={"export": 0.5, "compile": 1.0, "check": 0.1, "total": 2.0},
         reasons=tuple(reason.as_json() for reason in REASONS),
         provenance={
@@ -391,7 +451,9 @@ def _cuda(manifest: Manifest) -> Manifest:
 
 def _unchecked(manifest: Manifest) -> Manifest:
     why = "this processor lacks avx512f"
-    return replace(manifest, check={**CHECK, "passed": None, "why": why, "cases": [], "vacuous": []})
+    return replace(
+        manifest, check={**CHECK, "passed": None, "why": why, "cases": [], "vacuous": []}
+    )
 
 
 def _build(project: Project, manifest: Manifest) -> BuildReport:
@@ -402,7 +464,9 @@ def _build(project: Project, manifest: Manifest) -> BuildReport:
         (
             Outcome(first, "compiled", REASONS, published, manifest.seconds),
             Outcome(first, "reproduced", (), published),
-            Outcome(first, "compiled", REASONS, published, unchecked="this processor lacks avx512f"),
+            Outcome(
+                first, "compiled", REASONS, published, unchecked="this processor lacks avx512f"
+            ),
             Outcome(second, "failed", (Reason("forced"),), error=FAILURE),
             Outcome(second, "unavailable", (Reason("no-device", "cuda"),)),
         ),
@@ -412,16 +476,22 @@ def _build(project: Project, manifest: Manifest) -> BuildReport:
 def _verdicts(project: Project) -> tuple[Verdict, ...]:
     first, second = project.targets
     return (
-        Verdict(first, "mismatch", REASONS, CASES, REFUSALS, CHECK["vacuous"], "too large", DEEP, 1.5),
+        Verdict(
+            first, "mismatch", REASONS, CASES, REFUSALS, CHECK["vacuous"], "too large", DEEP, 1.5
+        ),
         Verdict(first, "unavailable", (Reason("lacks-floor", "this processor lacks avx512f"),)),
-        Verdict(second, "missing", error=VerificationError("there is no artifact", target=second.name)),
+        Verdict(
+            second, "missing", error=VerificationError("there is no artifact", target=second.name)
+        ),
     )
 
 
 def _run(project: Project) -> RunReport:
     first, second = project.targets
     runs = (Run(("a.png", "b.png"), None, RUN), Run(("random",), 1, None, FAILURE))
-    return RunReport((TargetRuns(first, runs, REASONS), TargetRuns(second, error=FAILURE, available=False)))
+    return RunReport(
+        (TargetRuns(first, runs, REASONS), TargetRuns(second, error=FAILURE, available=False))
+    )
 
 
 def _inspect(root: Path) -> Document:
@@ -438,7 +508,9 @@ def _inspect(root: Path) -> Document:
 
 def _inspect_diff(directory: Path) -> Document:
     one = write(directory / "one.pt2", members(here(), AOTI_CPU_ISA="NEON"))
-    return diff(inspect_file(one), inspect_file(write(directory / "two.pt2", members(here())))).as_json()
+    return diff(
+        inspect_file(one), inspect_file(write(directory / "two.pt2", members(here())))
+    ).as_json()
 
 
 def _status(project: Project, manifest: Manifest) -> StatusReport:
@@ -451,7 +523,12 @@ def _plan(project: Project, manifest: Manifest) -> Plan:
         (
             Step(first, "build", REASONS, manifest),
             Step(first, "restore", REASONS, manifest, manifest),
-            Step(first, "recheck", (Reason("unchecked", "this processor lacks avx512f"),), _unchecked(manifest)),
+            Step(
+                first,
+                "recheck",
+                (Reason("unchecked", "this processor lacks avx512f"),),
+                _unchecked(manifest),
+            ),
             Step(second, UNAVAILABLE, (Reason("no-device", "cuda"),)),
         )
     )
@@ -465,7 +542,12 @@ def _errors(project: Project) -> Iterator[Document]:
         lambda: ArtifactError("damaged", target=project.targets[0].name),
     )
     for failure in failures:
-        yield {"format": "aoti-build/error", "format_version": 1, "ok": False, "error": failure().as_json()}
+        yield {
+            "format": "aoti-build/error",
+            "format_version": 1,
+            "ok": False,
+            "error": failure().as_json(),
+        }
 
 
 def _unpacked(tmp_path: Path) -> Document:
@@ -516,13 +598,19 @@ def _store_records(project: Project) -> list[Document]:
     """Every record that the store keeps of an artifact."""
     store = Store(store_root(project))
     store.add(_up_to_date(project), artifact_directory(project, project.targets[0]))
-    paths = [path for kind in ("keys", "graphs", "traces") for path in (store.root / kind).glob("*/*.json")]
+    paths = [
+        path
+        for kind in ("keys", "graphs", "traces")
+        for path in (store.root / kind).glob("*/*.json")
+    ]
     assert len(paths) == 3
     return [json.loads(path.read_text()) for path in paths]
 
 
 def _tuning(directory: Path) -> Document:
-    KernelCache(directory).add_tuning("a", {f"cache/{'0' * 64}": '{"system": {}}', f"ab/{'c' * 51}.best_config": "{}"})
+    KernelCache(directory).add_tuning(
+        "a", {f"cache/{'0' * 64}": '{"system": {}}', f"ab/{'c' * 51}.best_config": "{}"}
+    )
     document: Document = json.loads((directory / "tuning" / "a.json").read_text())
     return document
 
@@ -561,7 +649,9 @@ def _verdict_on_disk(project: Project) -> Document:
         patch.setattr("aoti_build.commands.verify.check_package", _no_check)
         patch.setattr("aoti_build.commands.verify._Verifier._refusals", lambda *_: list(REFUSALS))
         verify(project, project.targets[:1])
-    document: Document = json.loads((artifact_directory(project, project.targets[0]) / VERIFY).read_text())
+    document: Document = json.loads(
+        (artifact_directory(project, project.targets[0]) / VERIFY).read_text()
+    )
     return document
 
 
@@ -570,7 +660,8 @@ def _no_check(*_: object, **__: object) -> dict[str, Any]:
 
 
 def _golden() -> Document:
-    """The header of a golden file, of its own constants. That module imports torch, so it is read and not run."""
+    """The header of a golden file, of its own constants. That module imports torch, so it is read
+    and not run."""
     tree = ast.parse((PACKAGE / "_torch" / "checking" / "golden.py").read_text())
     constants = {
         target.id: ast.literal_eval(node.value)
@@ -592,7 +683,13 @@ def _golden() -> Document:
         "digest": "1" * 64,
         "rounded_rmse": [1e-4, None],
     }
-    sketch = {"dtype": "float32", "shape": [2, 70000], "rms": 0.5, "digest": "2" * 64, "nonfinite": "3" * 64}
+    sketch = {
+        "dtype": "float32",
+        "shape": [2, 70000],
+        "rms": 0.5,
+        "digest": "2" * 64,
+        "nonfinite": "3" * 64,
+    }
     kept = {
         "cases": {"example": case},
         "no_exact": None,

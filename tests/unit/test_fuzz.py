@@ -29,7 +29,13 @@ from packages import members, publish_package, write
 from small_projects import contents, publish_fake, sealed, store_of, write_project
 
 from aoti_build.artifact.manifest import MANIFEST, MODEL, Manifest, read_manifest
-from aoti_build.artifact.paths import artifact_directory, index_path, passed_checks_path, stat_cache_path, store_root
+from aoti_build.artifact.paths import (
+    artifact_directory,
+    index_path,
+    passed_checks_path,
+    stat_cache_path,
+    store_root,
+)
 from aoti_build.commands.build import plan
 from aoti_build.commands.clean import clean
 from aoti_build.commands.gc import gc
@@ -108,7 +114,11 @@ def _nothing_foreign_runs(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr("aoti_build.host.toolchain.packages_for_other_gpus", lambda: False)
     monkeypatch.setenv("AOTI_BUILD_RUNTIME_CACHE", "off")
     yield
-    assert not {name for name in {*sys.modules} - before if name.partition(".")[0] in ("model", "helper", "torch")}
+    assert not {
+        name
+        for name in {*sys.modules} - before
+        if name.partition(".")[0] in ("model", "helper", "torch")
+    }
 
 
 def cases(count: int = COUNT) -> Iterator[tuple[int, random.Random]]:
@@ -138,12 +148,17 @@ def said(lines: list[str]) -> None:
 
 
 def test_models_files(tmp_path: Path, counts: Counter[str]) -> None:
-    project, cache = write_project(tmp_path / "project", TEXT), tmp_path / "project/artifacts/.project-cache"
+    project, cache = (
+        write_project(tmp_path / "project", TEXT),
+        tmp_path / "project/artifacts/.project-cache",
+    )
     canary = make_canary(tmp_path)
     for number, chance in cases():
         kind = chance.randrange(4)
         content = (
-            mutated_bytes(TEXT.encode(), chance) if kind == 0 else mutated_text(TEXT, chance).encode(errors="replace")
+            mutated_bytes(TEXT.encode(), chance)
+            if kind == 0
+            else mutated_text(TEXT, chance).encode(errors="replace")
         )
         if kind == 1:
             content = chance.randbytes(chance.randrange(200))
@@ -212,7 +227,9 @@ def test_records_of_a_store(tmp_path: Path, counts: Counter[str]) -> None:
         content = manifest_bytes(document, chance)
         for path in records:
             path.write_bytes(content)
-        root.write_bytes(json_bytes(json.loads(kept[root.relative_to(store.root).as_posix()]), chance))
+        root.write_bytes(
+            json_bytes(json.loads(kept[root.relative_to(store.root).as_posix()]), chance)
+        )
         counts[outcome(number, lambda: use_store(project, store, manifest, tmp_path / "file"))] += 1
         for name, data in kept.items():
             if not (store.root / name).exists():
@@ -222,8 +239,13 @@ def test_records_of_a_store(tmp_path: Path, counts: Counter[str]) -> None:
     assert {*counts} == {READ}  # a bad record is a miss
 
 
-def test_working_state(tmp_path: Path, counts: Counter[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    project, cache = write_project(tmp_path / "project", TEXT), tmp_path / "project/artifacts/.project-cache"
+def test_working_state(
+    tmp_path: Path, counts: Counter[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project, cache = (
+        write_project(tmp_path / "project", TEXT),
+        tmp_path / "project/artifacts/.project-cache",
+    )
     targets = project.targets
     publish_fake(project, targets[0])
     load_project(project.file, cache)
@@ -252,7 +274,9 @@ def test_working_state(tmp_path: Path, counts: Counter[str], monkeypatch: pytest
                 assert artifact_directory(read, target).parent.parent == read.artifacts
             said(plan_lines(plan(read, read.targets[:2], quick=True)))
             said(clean_lines(clean(read, None, dry_run=True)))
-            assert all(len(key) == 64 for key in preflight._read(passed_checks_path(project.artifacts)))
+            assert all(
+                len(key) == 64 for key in preflight._read(passed_checks_path(project.artifacts))
+            )
             assert all(isinstance(text, str) for text in tuning.tuning("gpu").values())
             tuning.add_tuning("gpu", {"cache/aaaaaaaaaaaaaaaa": '{"a": {"c": 1.0}}'})
             tuning.fetch("KEY")

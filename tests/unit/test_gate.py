@@ -20,7 +20,9 @@ from aoti_build.models_file import Project
 from aoti_build.work import preflight
 from aoti_build.work.worker import check_stopping
 
-BROKEN = Finding("compiler", FAIL, "it is broken", cause="it said so", fix="CXX=/usr/bin/g++", stops=True)
+BROKEN = Finding(
+    "compiler", FAIL, "it is broken", cause="it said so", fix="CXX=/usr/bin/g++", stops=True
+)
 DOUBT = Finding("openssl", FAIL, "there is none", fix="install openssl")
 
 
@@ -43,7 +45,9 @@ def checks(monkeypatch: pytest.MonkeyPatch) -> Checks:
     return made
 
 
-def test_nothing_is_compiled_with_a_broken_toolchain(project: Project, fake_worker: FakeWorker, checks: Checks) -> None:
+def test_nothing_is_compiled_with_a_broken_toolchain(
+    project: Project, fake_worker: FakeWorker, checks: Checks
+) -> None:
     checks.found = [DOUBT, BROKEN]
     with pytest.raises(ToolchainError) as caught:
         build(project, project.targets)
@@ -104,14 +108,18 @@ def test_each_target_that_needs_the_compiler_has_an_error_of_its_own(
     build(project, project.targets)
     checks.found, checks.asked = [BROKEN], []
     passed_checks_path(project.artifacts).unlink()
-    (project.root / "model.py").write_text("another = 1\n" + (project.root / "model.py").read_text())
+    (project.root / "model.py").write_text(
+        "another = 1\n" + (project.root / "model.py").read_text()
+    )
     report = build(project, project.targets, jobs=jobs, keep_going=True)
     assert (report.exit_code, len(checks.asked), len(fake_worker.decisions)) == (5, 1, 2)
     errors = [(row["target"], row["error"]["target"]) for row in report.as_json()["targets"]]
     assert errors == [("first/cpu", "first/cpu"), ("second/cpu", "second/cpu")]
 
 
-def test_what_passed_is_not_checked_again(project: Project, fake_worker: FakeWorker, checks: Checks) -> None:
+def test_what_passed_is_not_checked_again(
+    project: Project, fake_worker: FakeWorker, checks: Checks
+) -> None:
     build(project, project.targets)
     assert checks.asked == [("cpu",)]
     build(project, project.targets, force=True)
@@ -119,7 +127,9 @@ def test_what_passed_is_not_checked_again(project: Project, fake_worker: FakeWor
     assert fake_worker.calls.count("build small") == 2
 
 
-def test_a_failure_is_not_remembered(project: Project, fake_worker: FakeWorker, checks: Checks) -> None:
+def test_a_failure_is_not_remembered(
+    project: Project, fake_worker: FakeWorker, checks: Checks
+) -> None:
     checks.found = [BROKEN]
     for _ in range(2):
         with pytest.raises(ToolchainError):
@@ -130,7 +140,9 @@ def test_a_failure_is_not_remembered(project: Project, fake_worker: FakeWorker, 
     assert fake_worker.decisions == ["compile"]
 
 
-@pytest.mark.parametrize("variable", ["CXX", "PATH", "TMPDIR", "AOTI_BUILD_CACHE", "AOTI_BUILD_STORE"])
+@pytest.mark.parametrize(
+    "variable", ["CXX", "PATH", "TMPDIR", "AOTI_BUILD_CACHE", "AOTI_BUILD_STORE"]
+)
 def test_another_toolchain_or_place_is_checked(
     project: Project, fake_worker: FakeWorker, checks: Checks, monkeypatch: pytest.MonkeyPatch, variable: str,
     tmp_path: Path,
@@ -153,7 +165,9 @@ def test_both_of_two_toolchains_are_remembered(
     assert fake_worker.calls
 
 
-def test_what_is_up_to_date_is_not_checked(project: Project, published: Path, checks: Checks) -> None:
+def test_what_is_up_to_date_is_not_checked(
+    project: Project, published: Path, checks: Checks
+) -> None:
     assert published
     build(project, project.targets)
     assert checks.asked == []
@@ -167,20 +181,28 @@ def test_an_edit_under_the_same_toolchain_may_need_no_compile(
     build(project, project.targets)
     checks.found, checks.asked = [BROKEN], []
     passed_checks_path(project.artifacts).unlink()
-    (project.root / "model.py").write_text("# a comment\n" + (project.root / "model.py").read_text())
+    (project.root / "model.py").write_text(
+        "# a comment\n" + (project.root / "model.py").read_text()
+    )
     assert build(project, project.targets).exit_code == 0
     assert (checks.asked, fake_worker.decisions[1:]) == ([], ["take"])
 
 
 def test_code_from_a_store_needs_no_compiler(
-    project: Project, fake_worker: FakeWorker, checks: Checks, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    project: Project,
+    fake_worker: FakeWorker,
+    checks: Checks,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
     """A fresh checkout on a host with a broken compiler, where a shared store has the graph."""
     monkeypatch.setenv("AOTI_BUILD_STORE", str(tmp_path / "shared"))
     build(project, project.targets)
     shutil.rmtree(project.artifacts)
     checks.found = [BROKEN]
-    (project.root / "model.py").write_text("# a comment\n" + (project.root / "model.py").read_text())
+    (project.root / "model.py").write_text(
+        "# a comment\n" + (project.root / "model.py").read_text()
+    )
     report = build(project, project.targets)
     assert (report.exit_code, [outcome.action for outcome in report.outcomes]) == (0, ["reused"])
     with pytest.raises(ToolchainError):
@@ -193,10 +215,14 @@ def test_an_edit_that_turns_out_to_need_a_compile_is_checked_then(
     build(project, project.targets)
     checks.found, checks.asked = [BROKEN], []
     passed_checks_path(project.artifacts).unlink()
-    (project.root / "model.py").write_text("another = 1\n" + (project.root / "model.py").read_text())
+    (project.root / "model.py").write_text(
+        "another = 1\n" + (project.root / "model.py").read_text()
+    )
     report = build(project, project.targets)
     assert (report.exit_code, len(checks.asked)) == (5, 1)
-    assert [error.message for outcome in report.outcomes if (error := outcome.error)] == ["it is broken"]
+    assert [error.message for outcome in report.outcomes if (error := outcome.error)] == [
+        "it is broken"
+    ]
     assert fake_worker.decisions == ["compile"], "the one before"
 
 
@@ -219,7 +245,9 @@ def test_a_preset_with_a_compiler_of_its_own_is_not_judged(
     assert (checks.asked, fake_worker.calls[0]) == ([], "build small")
 
 
-def test_doubts_are_said_and_do_not_stop(project: Project, fake_worker: FakeWorker, checks: Checks) -> None:
+def test_doubts_are_said_and_do_not_stop(
+    project: Project, fake_worker: FakeWorker, checks: Checks
+) -> None:
     checks.found = [DOUBT, Finding("memory", WARN, "little")]
     said: list[str] = []
     report = build(project, project.targets, on_progress=lambda _, text: said.append(text))
@@ -230,7 +258,8 @@ def test_doubts_are_said_and_do_not_stop(project: Project, fake_worker: FakeWork
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"{", b"[]", b'{"format": "aoti-build/passed-checks", "format_version": 2, "keys": []}']
+    "content",
+    [b"", b"{", b"[]", b'{"format": "aoti-build/passed-checks", "format_version": 2, "keys": []}'],
 )
 def test_an_unreadable_record_costs_the_checks(
     project: Project, fake_worker: FakeWorker, checks: Checks, content: bytes
@@ -254,6 +283,9 @@ def test_a_build_with_a_static_libstdcxx_ends_with_5_and_names_the_other_compile
     answer = inv("build", "--json", cwd=project.root, CXX=str(bad))
     assert answer.returncode == 5, answer.stderr
     error = json.loads(answer.stdout)["error"]
-    assert (error["kind"], f"{bad} links libstdc++ statically" in error["message"]) == ("toolchain", True)
+    assert (error["kind"], f"{bad} links libstdc++ statically" in error["message"]) == (
+        "toolchain",
+        True,
+    )
     assert "CXX=/usr/bin/g++" in error["hint"]
     assert not artifact_directory(project, project.targets[0]).exists()

@@ -35,7 +35,8 @@ from aoti_build.store.local import Store
 
 @pytest.fixture
 def history(project: Project, fake_worker: FakeWorker) -> list[Manifest]:
-    """Three builds of one target, oldest first, each used an hour after the one before; the last one is published."""
+    """Three builds of one target, oldest first, each used an hour after the one before; the last
+    one is published."""
     assert fake_worker
     made = []
     for number in range(3):
@@ -47,11 +48,15 @@ def history(project: Project, fake_worker: FakeWorker) -> list[Manifest]:
     return made
 
 
-def test_without_a_limit_all_that_nobody_uses_goes(project: Project, history: list[Manifest]) -> None:
+def test_without_a_limit_all_that_nobody_uses_goes(
+    project: Project, history: list[Manifest]
+) -> None:
     published = contents(artifact_directory(project, project.targets[0]))
     report = gc(project)
     assert (report.removed, report.kept, report.in_use) == (4, 2, 2)
-    assert report.removed_bytes == sum(file.size for old in history[:2] for file in old.files.values())
+    assert report.removed_bytes == sum(
+        file.size for old in history[:2] for file in old.files.values()
+    )
     assert report.kept_bytes == sum(file.size for file in history[2].files.values())
     assert objects(project) == digests(history[2])
     assert list(store_of(project).manifests()) == [history[2]]
@@ -59,7 +64,9 @@ def test_without_a_limit_all_that_nobody_uses_goes(project: Project, history: li
     assert action_of(project) == "up-to-date"
 
 
-def test_what_is_kept_can_be_restored_and_what_went_is_built(project: Project, history: list[Manifest]) -> None:
+def test_what_is_kept_can_be_restored_and_what_went_is_built(
+    project: Project, history: list[Manifest]
+) -> None:
     gc(project)
     (artifact_directory(project, project.targets[0]) / MODEL).unlink()
     assert action_of(project) == "restore"
@@ -68,7 +75,9 @@ def test_what_is_kept_can_be_restored_and_what_went_is_built(project: Project, h
     assert [outcome.action for outcome in build(project, project.targets).outcomes] == ["compiled"]
 
 
-def test_max_size_takes_the_least_recently_used_first(project: Project, history: list[Manifest]) -> None:
+def test_max_size_takes_the_least_recently_used_first(
+    project: Project, history: list[Manifest]
+) -> None:
     size = sum(stored.size for stored in store_of(project).objects())
     assert gc(project, max_size=size).removed == 0
     report = gc(project, max_size=size - 1)
@@ -81,7 +90,9 @@ def test_max_size_takes_the_least_recently_used_first(project: Project, history:
     assert kept.kept_bytes == sum(file.size for file in history[2].files.values())
 
 
-def test_max_size_keeps_what_is_in_use_whatever_its_size(project: Project, history: list[Manifest]) -> None:
+def test_max_size_keeps_what_is_in_use_whatever_its_size(
+    project: Project, history: list[Manifest]
+) -> None:
     assert gc(project, max_size=0).kept == 2
     assert objects(project) == digests(history[2])
 
@@ -130,7 +141,9 @@ def test_nothing_there_is_fine(project: Project) -> None:
     assert (report.removed, report.removed_bytes, report.kept, report.in_use) == (0, 0, 0, 0)
 
 
-def test_what_any_checkout_uses_stays(tmp_path: Path, fake_worker: FakeWorker, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_any_checkout_uses_stays(
+    tmp_path: Path, fake_worker: FakeWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("AOTI_BUILD_STORE", str(tmp_path / "store"))
     one, other = write_project(tmp_path / "one"), write_project(tmp_path / "other", TWO_MODELS)
     for project in (one, other):
@@ -155,7 +168,9 @@ def test_an_artifact_published_elsewhere_before_its_root_was_known_is_kept_by_it
 
 
 @pytest.mark.parametrize("name", [MODEL, GOLDEN])
-def test_records_that_lead_nowhere_are_removed(project: Project, history: list[Manifest], name: str) -> None:
+def test_records_that_lead_nowhere_are_removed(
+    project: Project, history: list[Manifest], name: str
+) -> None:
     store = store_of(project)
     store.object_path(history[0].files[name].sha256).unlink()
     gc(project, max_size=1 << 40)
@@ -211,8 +226,17 @@ def test_exit_codes_of_gc(project: Project, history: list[Manifest], words: str,
 def test_json_of_gc(project: Project, history: list[Manifest]) -> None:
     answer = inv("gc", "--max-size", "0", "--dry-run", "--json", cwd=project.root)
     document = json.loads(answer.stdout)
-    assert (document["format"], document["format_version"], document["ok"]) == ("aoti-build/gc", 1, True)
-    assert (document["removed"], document["kept"], document["in_use"], document["dry_run"]) == (4, 2, 2, True)
+    assert (document["format"], document["format_version"], document["ok"]) == (
+        "aoti-build/gc",
+        1,
+        True,
+    )
+    assert (document["removed"], document["kept"], document["in_use"], document["dry_run"]) == (
+        4,
+        2,
+        2,
+        True,
+    )
 
 
 def test_gc_says_what_it_did(project: Project, history: list[Manifest]) -> None:
@@ -235,7 +259,9 @@ def test_why_of_what_is_up_to_date(project: Project, history: list[Manifest]) ->
 def test_why_names_every_part_with_its_old_and_new_value(
     project: Project, history: list[Manifest], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    changed = write_project(project.root, ONE_MODEL.replace("width: 4", "width: 5") + "    seed: 3\n")
+    changed = write_project(
+        project.root, ONE_MODEL.replace("width: 4", "width: 5") + "    seed: 3\n"
+    )
     (project.root / "model.py").unlink()
     monkeypatch.setenv("TORCHINDUCTOR_SOMETHING", "1")
     step = explain(changed).step
@@ -250,31 +276,44 @@ def test_why_names_every_part_with_its_old_and_new_value(
     assert "toolchain-changed: TORCHINDUCTOR_SOMETHING (none) -> 1" in shown
 
 
-def test_why_compares_with_the_nearest_stored_too(project: Project, history: list[Manifest]) -> None:
-    """Published are other sources and another width; stored is one that differs in the width only."""
+def test_why_compares_with_the_nearest_stored_too(
+    project: Project, history: list[Manifest]
+) -> None:
+    """Published are other sources and another width; stored is one that differs in the width
+    only."""
     (project.root / "helper.py").write_text("number = 0\n")
     changed = write_project(project.root, ONE_MODEL.replace("width: 4", "width: 5"))
     explanation = explain(changed)
     assert {reason.what for reason in explanation.step.reasons} == {"helper.py", "kwargs.width"}
     assert explanation.nearest is not None
     assert explanation.nearest.key == history[0].key
-    assert [str(reason) for reason in explanation.nearest_reasons] == ["spec-changed: kwargs.width 4 -> 5"]
+    assert [str(reason) for reason in explanation.nearest_reasons] == [
+        "spec-changed: kwargs.width 4 -> 5"
+    ]
     shown = text.why_lines(why(changed, changed.targets))
-    assert f"  nearest in the store: {history[0].key[:12]}, built for small/cpu; different in" in shown
+    assert (
+        f"  nearest in the store: {history[0].key[:12]}, built for small/cpu; different in" in shown
+    )
     assert shown[-1].strip() == "spec-changed: kwargs.width 4 -> 5"
 
 
-def test_of_equally_near_ones_the_targets_own_is_shown(tmp_path: Path, fake_worker: FakeWorker) -> None:
+def test_of_equally_near_ones_the_targets_own_is_shown(
+    tmp_path: Path, fake_worker: FakeWorker
+) -> None:
     same = TWO_MODELS.replace("[3, 4]", "[2, 4]")
     project = write_project(tmp_path, same)
     for target in project.targets:
         publish_fake(project, target)
-        store_of(project).add(manifest_of(project, target.name), artifact_directory(project, target))
+        store_of(project).add(
+            manifest_of(project, target.name), artifact_directory(project, target)
+        )
     report = why(project, project.targets)
     assert all(explanation.nearest is not None for explanation in report.explanations)
     other = write_project(tmp_path, same + "    seed: 1\n")
     publish_fake(other, other.targets[1])
-    store_of(other).add(manifest_of(other, "second/cpu"), artifact_directory(other, other.targets[1]))
+    store_of(other).add(
+        manifest_of(other, "second/cpu"), artifact_directory(other, other.targets[1])
+    )
     third = write_project(tmp_path, same + "    seed: 2\n")
     nearest = why(third, third.targets[1:]).explanations[0].nearest
     assert nearest is not None
@@ -293,7 +332,10 @@ def test_why_of_what_was_never_built(project: Project) -> None:
 def test_why_tells_the_last_builds_reasons(project: Project, history: list[Manifest]) -> None:
     row = why(project, project.targets).as_json()["targets"][0]
     assert row["last_build"]["action"] == "compiled"
-    assert (row["last_build"]["key"], row["last_build"]["graph_key"]) == (history[2].key, history[2].graph_key)
+    assert (row["last_build"]["key"], row["last_build"]["graph_key"]) == (
+        history[2].key,
+        history[2].graph_key,
+    )
     assert row["last_build"]["reasons"] == [
         {
             "reason": "source-changed",
@@ -309,10 +351,16 @@ def test_why_as_json(project: Project, history: list[Manifest]) -> None:
     answer = inv("why", "--json", "--target", "small", cwd=project.root)
     assert answer.returncode == 0, answer.stderr
     document = json.loads(answer.stdout)
-    assert (document["format"], document["format_version"], document["ok"]) == ("aoti-build/why", 1, True)
+    assert (document["format"], document["format_version"], document["ok"]) == (
+        "aoti-build/why",
+        1,
+        True,
+    )
     (row,) = document["targets"]
     assert (row["target"], row["state"]) == ("small/cpu", "restore")
-    assert [(reason["reason"], reason["what"]) for reason in row["reasons"]] == [("source-changed", "helper.py")]
+    assert [(reason["reason"], reason["what"]) for reason in row["reasons"]] == [
+        ("source-changed", "helper.py")
+    ]
     assert row["nearest_stored"]["key"] == history[1].key
     assert row["nearest_stored"]["reasons"] == []
 
@@ -327,12 +375,20 @@ def test_why_changes_nothing(project: Project, history: list[Manifest]) -> None:
 def test_why_of_damage(project: Project, history: list[Manifest]) -> None:
     (artifact_directory(project, project.targets[0]) / MODEL).write_bytes(b"damaged")
     (reason,) = explain(project).step.reasons
-    assert (reason.reason, reason.what, reason.old) == ("artifact-damaged", MODEL, history[2].files[MODEL].sha256)
+    assert (reason.reason, reason.what, reason.old) == (
+        "artifact-damaged",
+        MODEL,
+        history[2].files[MODEL].sha256,
+    )
 
 
-def test_recorded_reasons_that_nobody_wrote_are_never_an_exception(project: Project, published: Path) -> None:
+def test_recorded_reasons_that_nobody_wrote_are_never_an_exception(
+    project: Project, published: Path
+) -> None:
     path = published / "manifest.json"
-    path.write_text(json.dumps(sealed({**json.loads(path.read_text()), "reasons": [{"cause": "unknown"}]})))
+    path.write_text(
+        json.dumps(sealed({**json.loads(path.read_text()), "reasons": [{"cause": "unknown"}]}))
+    )
     assert text.why_lines(why(project, project.targets))
 
 

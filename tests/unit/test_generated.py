@@ -16,7 +16,10 @@ from aoti_build.artifact.pt2.generated import Constant, Tensor, read_generated
 
 def test_the_facts_in_a_wrapper() -> None:
     found = read_generated(WRAPPER_TEXT, KERNEL_TEXT)
-    assert found.inputs == (Tensor("args[0]", "float32", ("s31", 8)), Tensor("mask", "bool", ("s31",)))
+    assert found.inputs == (
+        Tensor("args[0]", "float32", ("s31", 8)),
+        Tensor("mask", "bool", ("s31",)),
+    )
     assert found.outputs == (Tensor("output"),)
     assert found.dims == {"s31": {"min": 2, "max": 16}}
     assert found.constants == (
@@ -52,7 +55,9 @@ def test_inputs_that_are_no_tensors_do_not_shift_names() -> None:
     leaf = '{"type": null, "context": null, "children_spec": []}'
     calls = f'{{"type": "builtins.tuple", "context": "null", "children_spec": [{leaf}, {leaf}]}}'
     words = '{"type": "builtins.dict", "context": "[]", "children_spec": []}'
-    spec = f'[1, {{"type": "builtins.tuple", "context": "null", "children_spec": [{calls}, {words}]}}]'
+    spec = (
+        f'[1, {{"type": "builtins.tuple", "context": "null", "children_spec": [{calls}, {words}]}}]'
+    )
     text = f'inputs_info_[0].name = "arg0_1";\nin_spec_ = R"({spec})";\n'
     assert read_generated(text).inputs == (Tensor("arg0_1"),)
 
@@ -71,14 +76,22 @@ def test_long_keys_in_deep_structures_are_given_up_at_once() -> None:
     leaf: dict[str, Any] = {"type": None, "context": None, "children_spec": []}
     tree = {"type": "builtins.tuple", "context": "null", "children_spec": [leaf] * 4_000}
     for _ in range(100):
-        tree = {"type": "builtins.dict", "context": json.dumps(["k" * 20_000]), "children_spec": [tree]}
+        tree = {
+            "type": "builtins.dict",
+            "context": json.dumps(["k" * 20_000]),
+            "children_spec": [tree],
+        }
     spec = json.dumps([1, tree])
     started = time.process_time()
-    assert read_generated(f'outputs_info_[0].name = "o";\nout_spec_ = R"({spec})";\n').outputs == (Tensor("o"),)
+    assert read_generated(f'outputs_info_[0].name = "o";\nout_spec_ = R"({spec})";\n').outputs == (
+        Tensor("o"),
+    )
     assert time.process_time() - started < 2
 
 
-@pytest.mark.parametrize("line", ["    aoti_torch_cpu_mm(a);\n", "(" * 80 + "\n", " " * 80 + "\n", WRAPPER_TEXT])
+@pytest.mark.parametrize(
+    "line", ["    aoti_torch_cpu_mm(a);\n", "(" * 80 + "\n", " " * 80 + "\n", WRAPPER_TEXT]
+)
 def test_a_large_source_takes_a_time_that_grows_with_it(line: str) -> None:
     text = line * (4_000_000 // len(line))
     started = time.process_time()

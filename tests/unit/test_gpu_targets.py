@@ -1,4 +1,5 @@
-"""CUDA targets for a named architecture: which a host can build, what it asks inductor for, and who may load them."""
+"""CUDA targets for a named architecture: which a host can build, what it asks inductor for, and who
+may load them."""
 
 from __future__ import annotations
 
@@ -8,7 +9,16 @@ from typing import Any
 
 import pytest
 from packages import CUDA, FOLDER, cubin, elf, fatbin, here, members, write
-from small_projects import CUDA_MODEL, FakeWorker, action_of, edit, plan_of, publish_fake, store_of, write_project
+from small_projects import (
+    CUDA_MODEL,
+    FakeWorker,
+    action_of,
+    edit,
+    plan_of,
+    publish_fake,
+    store_of,
+    write_project,
+)
 
 from aoti_build.artifact.manifest import MODEL, Manifest, read_manifest
 from aoti_build.artifact.paths import artifact_directory
@@ -34,7 +44,8 @@ PORTABLE = {
 
 @pytest.fixture(autouse=True)
 def gpus(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The compute capabilities of this host's GPUs, for tests to change; its torch is one like 2.14."""
+    """The compute capabilities of this host's GPUs, for tests to change; its torch is one like
+    2.14."""
     found = ["9.0"]
     monkeypatch.setattr(toolchain, "compute_capabilities", lambda: tuple(found))
     torch_can(monkeypatch, tool="fatbinary")
@@ -138,7 +149,11 @@ def test_a_package_for_another_gpu_is_built_checked_and_recorded_by_what_it_hold
     project = project_for(tmp_path, "sm_80")
     holding(monkeypatch, "sm_80", "compute_80")
     report = build(project, project.targets, strict=True)
-    assert (actions(report), report.exit_code, fake_worker.calls) == (["compiled"], 0, ["build small", "check"])
+    assert (actions(report), report.exit_code, fake_worker.calls) == (
+        ["compiled"],
+        0,
+        ["build small", "check"],
+    )
     assert jobs[0]["floor_patches"] == PORTABLE
     needs = manifest_of(project).requires
     assert (needs["compute_capability"], needs["gpu_code"]) == ("8.0", ["sm_80", "compute_80"])
@@ -159,13 +174,20 @@ def test_a_package_that_does_not_run_on_the_gpu_that_built_it_is_unchecked(
     assert ([one.verdict for one in report_.verdicts], report_.exit_code) == (["unavailable"], 0)
 
 
-def test_the_own_arch_by_name_takes_the_code_of_native(tmp_path: Path, fake_worker: FakeWorker) -> None:
+def test_the_own_arch_by_name_takes_the_code_of_native(
+    tmp_path: Path, fake_worker: FakeWorker
+) -> None:
     project = project_for(tmp_path, "[native, sm_90]")
     report = build(project, project.targets)
-    assert [outcome.target.name for outcome in report.outcomes] == ["small/cuda", "small/cuda-sm_90"]
+    assert [outcome.target.name for outcome in report.outcomes] == [
+        "small/cuda",
+        "small/cuda-sm_90",
+    ]
     assert sorted(actions(report)) == ["compiled", "reused"]
     assert sorted(fake_worker.decisions) == ["compile", "take"]
-    assert [manifest_of(project, target).requires["compute_capability"] for target in project.targets] == ["9.0", "9.0"]
+    assert [
+        manifest_of(project, target).requires["compute_capability"] for target in project.targets
+    ] == ["9.0", "9.0"]
 
 
 def test_another_arch_in_the_list_rebuilds_nothing(tmp_path: Path, fake_worker: FakeWorker) -> None:
@@ -177,7 +199,11 @@ def test_another_arch_in_the_list_rebuilds_nothing(tmp_path: Path, fake_worker: 
 
 @pytest.mark.parametrize(
     ("code", "verdict", "code_of_exit"),
-    [(["sm_80", "compute_80"], "passed", 0), (["sm_80"], "unavailable", 0), (None, "unavailable", 0)],
+    [
+        (["sm_80", "compute_80"], "passed", 0),
+        (["sm_80"], "unavailable", 0),
+        (None, "unavailable", 0),
+    ],
 )
 def test_an_artifact_from_elsewhere_is_judged_by_its_code(
     tmp_path: Path,
@@ -195,7 +221,9 @@ def test_an_artifact_from_elsewhere_is_judged_by_its_code(
     report = verify(project, project.targets)
     assert (report.verdicts[0].verdict, report.exit_code) == (verdict, code_of_exit)
     if verdict == "passed":
-        assert report.verdicts[0].stale == ()  # that it could not be built here says nothing of its sources
+        assert (
+            report.verdicts[0].stale == ()
+        )  # that it could not be built here says nothing of its sources
         assert run(project, project.targets).targets[0].stale == ()
         fake_worker.calls.remove("run small")
     chosen = explain("small", artifacts=project.artifacts).chosen
@@ -203,7 +231,9 @@ def test_an_artifact_from_elsewhere_is_judged_by_its_code(
     assert fake_worker.calls == (["check", "probe"] if verdict == "passed" else [])
 
 
-def test_one_for_the_gpu_of_its_builder_is_refused_as_before(tmp_path: Path, gpus: list[str]) -> None:
+def test_one_for_the_gpu_of_its_builder_is_refused_as_before(
+    tmp_path: Path, gpus: list[str]
+) -> None:
     project = project_for(tmp_path, "native")
     publish_fake(project)
     gpus[:] = ["8.0"]
@@ -219,7 +249,9 @@ def test_the_key_has_the_tool_that_makes_fat_binaries(
     build_all(project)
     assert action_of(project) == "up-to-date"
     monkeypatch.setattr(toolchain, "fatbin_tool_version", lambda: "13.1")
-    assert [str(reason) for reason in plan_of(project).reasons] == ["toolchain-changed: fatbin 13.0 -> 13.1"]
+    assert [str(reason) for reason in plan_of(project).reasons] == [
+        "toolchain-changed: fatbin 13.0 -> 13.1"
+    ]
 
 
 def test_kernels_and_tuning_are_shared_with_native(tmp_path: Path) -> None:
@@ -245,7 +277,10 @@ CUBIN_90A = cubin(0x06005A04, 8, "release 13.3, V13.3.33\0-arch sm_90a ")
     ("kernels", "code"),
     [
         ({"a_dot_cubin": CUBIN_90A}, ("sm_90a",)),
-        ({"a_dot_fatbin": fatbin((2, 80), (1, 80)), "b_dot_fatbin": fatbin((2, 80), (1, 80))}, ("sm_80", "compute_80")),
+        (
+            {"a_dot_fatbin": fatbin((2, 80), (1, 80)), "b_dot_fatbin": fatbin((2, 80), (1, 80))},
+            ("sm_80", "compute_80"),
+        ),
         ({"a_dot_fatbin": fatbin((2, 80), (1, 80)), "b_dot_fatbin": fatbin((2, 80))}, ("sm_80",)),
         ({"a_dot_fatbin": fatbin((2, 80)), "b_dot_cubin": CUBIN_90A}, ()),
         ({"a_dot_fatbin": fatbin((2, 80)), "b_dot_cubin": b"of no known kind"}, ()),
@@ -284,7 +319,11 @@ def test_whether_torch_can_package_for_another_gpu_is_read_in_its_source(
     source = tmp_path / "_inductor" / "codegen" / "cuda" / "compile_utils.py"
     source.parent.mkdir(parents=True)
     answers = []
-    for content in (None, "def _nvcc_arch_as_compile_option():\n", "def _aoti_cuda_target_arch() -> str:\n"):
+    for content in (
+        None,
+        "def _nvcc_arch_as_compile_option():\n",
+        "def _aoti_cuda_target_arch() -> str:\n",
+    ):
         if content is not None:
             source.write_text(content)
         toolchain.packages_for_other_gpus.cache_clear()
@@ -293,7 +332,9 @@ def test_whether_torch_can_package_for_another_gpu_is_read_in_its_source(
     assert answers == [False, False, True]
 
 
-def test_the_tool_is_what_inductor_will_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_tool_is_what_inductor_will_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.undo()
     for variable in ("CUDACXX", "TORCH_CUDA_ARCH_LIST"):
         monkeypatch.delenv(variable, raising=False)
@@ -328,7 +369,9 @@ def jobs_of(fake_worker: FakeWorker) -> list[Mapping[str, Any]]:
 
 def holding(monkeypatch: pytest.MonkeyPatch, *code: str) -> None:
     """What the pretended package is found to hold."""
-    monkeypatch.setattr("aoti_build.work.target.gpu_code_of", lambda target, place: {"gpu_code": list(code)})
+    monkeypatch.setattr(
+        "aoti_build.work.target.gpu_code_of", lambda target, place: {"gpu_code": list(code)}
+    )
 
 
 def build_all(project: Project) -> BuildReport:

@@ -32,7 +32,9 @@ CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "9.0", "10.0", "10.3", "12.0")
     ],
 )
 def test_where_code_runs(code: str, runs: str) -> None:
-    assert [here for here in CAPABILITIES if gpu_architectures.best_code([code], here)] == runs.split()
+    assert [
+        here for here in CAPABILITIES if gpu_architectures.best_code([code], here)
+    ] == runs.split()
 
 
 def test_machine_code_comes_before_ptx_and_the_nearest_first() -> None:
@@ -45,13 +47,24 @@ def test_machine_code_comes_before_ptx_and_the_nearest_first() -> None:
 
 @pytest.mark.parametrize(
     ("arch", "capability", "number"),
-    [("sm_80", "8.0", "80"), ("sm_90a", "9.0", "90"), ("sm_103", "10.3", "103"), ("compute_120", "12.0", "120")],
+    [
+        ("sm_80", "8.0", "80"),
+        ("sm_90a", "9.0", "90"),
+        ("sm_103", "10.3", "103"),
+        ("compute_120", "12.0", "120"),
+    ],
 )
 def test_names_and_numbers(arch: str, capability: str, number: str) -> None:
-    assert (gpu_architectures.capability_of(arch), gpu_architectures.number_of(arch)) == (capability, number)
+    assert (gpu_architectures.capability_of(arch), gpu_architectures.number_of(arch)) == (
+        capability,
+        number,
+    )
 
 
-@given(st.lists(st.from_regex(r"(sm|compute)_[0-9]{2,3}[af]?", fullmatch=True)), st.sampled_from(CAPABILITIES))
+@given(
+    st.lists(st.from_regex(r"(sm|compute)_[0-9]{2,3}[af]?", fullmatch=True)),
+    st.sampled_from(CAPABILITIES),
+)
 def test_what_is_chosen_is_there_and_no_better_one_is(codes: list[str], here: str) -> None:
     best = gpu_architectures.best_code(codes, here)
     alone = [rank for code in codes if (rank := gpu_architectures.best_code([code], here))]

@@ -32,21 +32,31 @@ def test_an_artifact_runs_where_it_was_built(needs: dict[str, Any]) -> None:
     assert needs["cpu_features"] == list(BUILT_ON)
 
 
-def test_a_processor_that_can_more_is_fine(needs: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_processor_that_can_more_is_fine(
+    needs: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(toolchain, "cpu_features", lambda: (*BUILT_ON, "avx512f"))
     assert compatibility.lacking(needs) == []
 
 
-def test_a_processor_that_can_less_is_not(needs: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_processor_that_can_less_is_not(
+    needs: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(toolchain, "cpu_features", lambda: ("avx", "sse"))
     assert compatibility.lacking(needs) == ["this processor lacks avx2, fma"]
 
 
-def test_a_portable_floor_needs_that_floor_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    needs = compatibility.requirements(write_project(tmp_path, ONE_MODEL + "    cpu: {isa: avx2}\n").targets[0])
+def test_a_portable_floor_needs_that_floor_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needs = compatibility.requirements(
+        write_project(tmp_path, ONE_MODEL + "    cpu: {isa: avx2}\n").targets[0]
+    )
     monkeypatch.setattr(toolchain, "cpu_features", lambda: tuple(toolchain.ISA_FEATURES["avx2"]))
     assert compatibility.lacking(needs) == []
-    monkeypatch.setattr(toolchain, "cpu_features", lambda: tuple(toolchain.ISA_FEATURES["avx2"] - {"avx2"}))
+    monkeypatch.setattr(
+        toolchain, "cpu_features", lambda: tuple(toolchain.ISA_FEATURES["avx2"] - {"avx2"})
+    )
     assert compatibility.lacking(needs) == ["this processor lacks avx2"]
 
 
@@ -62,9 +72,16 @@ def test_a_portable_floor_needs_that_floor_only(tmp_path: Path, monkeypatch: pyt
     ],
 )
 def test_torch_must_be_of_the_same_minor_release(
-    needs: dict[str, Any], monkeypatch: pytest.MonkeyPatch, built: str, here: str | None, *, fits: bool
+    needs: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    built: str,
+    here: str | None,
+    *,
+    fits: bool,
 ) -> None:
-    monkeypatch.setattr(compatibility, "torch_version", lambda: here)  # torch itself may be loaded already
+    monkeypatch.setattr(
+        compatibility, "torch_version", lambda: here
+    )  # torch itself may be loaded already
     lacks = compatibility.lacking({**needs, "torch": built})
     assert (lacks == []) is fits
     assert all(built in sentence for sentence in lacks)
@@ -82,7 +99,14 @@ def test_another_system(needs: dict[str, Any]) -> None:
 
 
 def test_everything_that_is_lacking_is_said(needs: dict[str, Any]) -> None:
-    assert len(compatibility.lacking({**needs, "machine": "riscv64", "torch": "1.0.0", "cpu_features": ["amx"]})) == 3
+    assert (
+        len(
+            compatibility.lacking(
+                {**needs, "machine": "riscv64", "torch": "1.0.0", "cpu_features": ["amx"]}
+            )
+        )
+        == 3
+    )
 
 
 @pytest.mark.parametrize(
@@ -115,12 +139,17 @@ def test_a_cubin_runs_on_its_major_version_from_its_minor_on(
 def test_what_the_package_holds_decides_and_not_what_it_was_named_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: list[str], here: str, *, fits: bool
 ) -> None:
-    needs = {**compatibility.requirements(write_project(tmp_path, CUDA_MODEL).targets[0]), "gpu_code": code}
+    needs = {
+        **compatibility.requirements(write_project(tmp_path, CUDA_MODEL).targets[0]),
+        "gpu_code": code,
+    }
     monkeypatch.setattr(toolchain, "compute_capabilities", lambda: (here,))
     lacks = compatibility.lacking(needs)
     assert lacks == compatibility.lacking_floor(needs)
     assert (lacks == []) is fits
-    assert all(f"built for compute capability 8.6 ({', '.join(code)})" in sentence for sentence in lacks)
+    assert all(
+        f"built for compute capability 8.6 ({', '.join(code)})" in sentence for sentence in lacks
+    )
 
 
 def test_a_named_arch_is_what_is_needed(tmp_path: Path) -> None:
@@ -137,13 +166,17 @@ def test_a_floor_is_the_processor_or_the_gpu_and_nothing_else(
     cuda = compatibility.requirements(write_project(tmp_path, CUDA_MODEL).targets[0])
     monkeypatch.setattr(toolchain, "cpu_features", lambda: ("avx", "sse"))
     monkeypatch.setattr(toolchain, "compute_capabilities", lambda: ("7.5",))
-    assert compatibility.lacking_floor({**needs, "torch": "1.0.0"}) == ["this processor lacks avx2, fma"]
+    assert compatibility.lacking_floor({**needs, "torch": "1.0.0"}) == [
+        "this processor lacks avx2, fma"
+    ]
     assert compatibility.lacking_floor({**cuda, "torch": "1.0.0"}) == [
         "built for compute capability 8.6, this GPU has 7.5"
     ]
     assert len(compatibility.lacking({**cuda, "torch": "1.0.0"})) == 3
 
 
-def test_a_cpu_artifact_does_not_ask_for_a_gpu(needs: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cpu_artifact_does_not_ask_for_a_gpu(
+    needs: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(toolchain, "compute_capabilities", lambda: ())
     assert compatibility.lacking(needs) == []

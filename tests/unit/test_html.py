@@ -14,7 +14,11 @@ from verify_documents import case, target
 from aoti_build.report.html import html_page
 
 HOSTILE = 'a <script>alert("1")</script> </style> ]]> & {{ 7 * 6 }} \x00\x1b[31m\ud800'
-HISTOGRAM = {"decades": list(range(-12, 2)), "counts": [0, 0, 0, 0, 4321, 40, 1, 0, 0, 0, 0, 0, 0, 0], "zero": 5}
+HISTOGRAM = {
+    "decades": list(range(-12, 2)),
+    "counts": [0, 0, 0, 0, 4321, 40, 1, 0, 0, 0, 0, 0, 0, 0],
+    "zero": 5,
+}
 FIGURES = {
     "name": "output",
     "ok": True,
@@ -38,7 +42,13 @@ FIGURES = {
 }
 WRONG = {**FIGURES, "name": "['n']", "ok": False, "why": "3 of 8 values differ", "max_abs": 0.5}
 STALE = {"reason": "source-changed", "what": "model.py", "old": None, "new": "b"}
-ERROR = {"kind": "artifact", "message": "it is damaged", "where": "a.pt2", "cause": "cut off", "hint": "build it"}
+ERROR = {
+    "kind": "artifact",
+    "message": "it is damaged",
+    "where": "a.pt2",
+    "cause": "cut off",
+    "hint": "build it",
+}
 VOID = {"meta", "link", "br", "hr", "img", "input", "col", "wbr"}
 
 
@@ -76,7 +86,11 @@ class Page(HTMLParser):
         return " ".join(self.text.split())
 
     def having(self, tag: str, attribute: str) -> list[str]:
-        return [attrs[attribute] or "" for found, attrs in self.tags if found == tag and attribute in attrs]
+        return [
+            attrs[attribute] or ""
+            for found, attrs in self.tags
+            if found == tag and attribute in attrs
+        ]
 
 
 def page(*targets: dict[str, Any], **fields: Any) -> Page:
@@ -93,13 +107,25 @@ EVERYTHING = (
         ],
         stale=[STALE],
         vacuous=[{"output": "output", "of": "inputs"}],
-        refusals=[{"name": "rank 3", "ok": True, "said": "unmatched"}, {"name": "rank 1", "ok": False, "said": "came"}],
+        refusals=[
+            {"name": "rank 3", "ok": True, "said": "unmatched"},
+            {"name": "rank 1", "ok": False, "said": "came"},
+        ],
         no_fp64="no kernel",
         deep={
             "stage": "weights",
             "said": "other weights",
-            "weights": [{"name": "fc.bias", "max_abs": None}, {"name": "fc.weight", "max_abs": 0.25}],
-            "left": {"module": "fc", "class": "Linear", "source": "m.py:3", "figures": WRONG, "missing": ["drop"]},
+            "weights": [
+                {"name": "fc.bias", "max_abs": None},
+                {"name": "fc.weight", "max_abs": 0.25},
+            ],
+            "left": {
+                "module": "fc",
+                "class": "Linear",
+                "source": "m.py:3",
+                "figures": WRONG,
+                "missing": ["drop"],
+            },
         },
     ),
     target("refused", target="second/cpu", error=ERROR),
@@ -173,7 +199,10 @@ def test_every_figure_is_in_the_table_of_its_output() -> None:
             {"by": "tolerance", "atol": 0.5, "rtol": 0.25},
             "atol 5.00e-01 plus rtol 2.50e-01 times |eager|, as models.yaml",
         ),
-        ({"by": "fp64", "fp64": FIGURES["fp64"]}, "RMSE to float64 of 7.50e-07; eager's own is 6.50e-07"),
+        (
+            {"by": "fp64", "fp64": FIGURES["fp64"]},
+            "RMSE to float64 of 7.50e-07; eager's own is 6.50e-07",
+        ),
         ({"by": "equal", "mismatched": 0}, "All values must be equal"),
         ({"by": "agreement", "agreement": 0.9975}, "ok 0.997500"),
         ({"by": "iou", "iou": 0.5}, "ok 0.500000"),
@@ -188,7 +217,11 @@ def test_the_bound_is_told_and_figures_may_be_few(figures: dict[str, Any], said:
 
 
 def test_bounds_that_differ_between_cases_are_a_range() -> None:
-    words = page(target(cases=[case(FIGURES), case({**FIGURES, "atol": 2.5e-6, "shape": [32, 8]}, name="max")])).words
+    words = page(
+        target(
+            cases=[case(FIGURES), case({**FIGURES, "atol": 2.5e-6, "shape": [32, 8]}, name="max")]
+        )
+    ).words
     assert "atol 1.50e-06 to 2.50e-06" in words
     assert "float32 [4\N{EN DASH}32, 8]" in words
 
@@ -210,18 +243,27 @@ def test_the_histogram_counts_all_cases() -> None:
     assert max(heights) == heights[1]
     assert min(heights) > 0
     assert "8.6k" in found.words
-    assert len([attrs for tag, attrs in found.tags if tag == "line" and attrs["class"] == "atol"]) == 1
+    assert (
+        len([attrs for tag, attrs in found.tags if tag == "line" and attrs["class"] == "atol"]) == 1
+    )
 
 
 @pytest.mark.parametrize(
-    "histogram", [{**HISTOGRAM, "counts": [0] * 14}, {"decades": [], "counts": [], "zero": 0}, {**HISTOGRAM, "zero": 0}]
+    "histogram",
+    [
+        {**HISTOGRAM, "counts": [0] * 14},
+        {"decades": [], "counts": [], "zero": 0},
+        {**HISTOGRAM, "zero": 0},
+    ],
 )
 def test_histograms_may_be_empty(histogram: dict[str, Any]) -> None:
     assert "ok" in page(target(cases=[case({**FIGURES, "histogram": histogram})])).words
 
 
 def test_doubts_fail_only_with_strict() -> None:
-    doubtful = target(cases=[case(FIGURES)], stale=[STALE], vacuous=[{"output": "output", "of": "weights"}])
+    doubtful = target(
+        cases=[case(FIGURES)], stale=[STALE], vacuous=[{"output": "output", "of": "weights"}]
+    )
     lenient, strict = page(doubtful), page(doubtful, ok=False, strict=True)
     assert "1 artifact passed" in lenient.words
     assert "fails: strict" not in lenient.words
@@ -247,7 +289,10 @@ def test_hostile_texts_are_only_text() -> None:
         target(
             "mismatch",
             target=HOSTILE,
-            cases=[case(hostile, name=HOSTILE, sizes={HOSTILE: 1}), case(name="max", skipped=HOSTILE)],
+            cases=[
+                case(hostile, name=HOSTILE, sizes={HOSTILE: 1}),
+                case(name="max", skipped=HOSTILE),
+            ],
             refusals=[{"name": HOSTILE, "ok": False, "said": HOSTILE}],
             stale=[{"reason": "source-changed", "what": HOSTILE, "old": HOSTILE, "new": None}],
             vacuous=[{"output": HOSTILE, "of": "inputs"}],
@@ -259,12 +304,20 @@ def test_hostile_texts_are_only_text() -> None:
         provenance={"created": HOSTILE, "torch": HOSTILE},
     )
     assert "script" not in {tag for tag, _ in found.tags}
-    assert 'a <script>alert("1")</script> </style> ]]> & {{ 7 * 6 }} \ufffd\ufffd[31m\ufffd' in found.text
+    assert (
+        'a <script>alert("1")</script> </style> ]]> & {{ 7 * 6 }} \ufffd\ufffd[31m\ufffd'
+        in found.text
+    )
     assert not re.search("[\x00-\x08\x0b-\x1f\ud800-\udfff]", found.text)
 
 
 def test_the_head_has_the_time_and_versions_that_are_given() -> None:
-    made = {"created": "2025-03-11T14:02:09+00:00", "aoti_build": "0.9", "git_commit": None, "git_dirty": False}
+    made = {
+        "created": "2025-03-11T14:02:09+00:00",
+        "aoti_build": "0.9",
+        "git_commit": None,
+        "git_dirty": False,
+    }
     words = page(target(), provenance=made).words
     assert "made 2025-03-11T14:02:09+00:00" in words
     assert "aoti build 0.9" in words
@@ -277,5 +330,7 @@ def test_no_targets_make_a_page() -> None:
 
 
 def test_importing_the_module_imports_neither_jinja2_nor_torch() -> None:
-    program = "import sys, aoti_build.report.html; assert not {'jinja2', 'torch'} & set(sys.modules)"
+    program = (
+        "import sys, aoti_build.report.html; assert not {'jinja2', 'torch'} & set(sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)

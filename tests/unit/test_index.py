@@ -14,7 +14,14 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_projects import TWO_MODELS, digests_of, forget_installed, publish_fake, store_of, write_project
+from small_projects import (
+    TWO_MODELS,
+    digests_of,
+    forget_installed,
+    publish_fake,
+    store_of,
+    write_project,
+)
 
 from aoti_build.artifact import manifest as manifests
 from aoti_build.artifact.manifest import GOLDEN, MODEL
@@ -65,7 +72,9 @@ class World:
     def models(self, old: str, new: str) -> None:
         """Change models.yaml, or change it back."""
         text = (self.root / "models.yaml").read_text()
-        self.project = write_project(self.root, text.replace(new, old) if new in text else text.replace(old, new))
+        self.project = write_project(
+            self.root, text.replace(new, old) if new in text else text.replace(old, new)
+        )
 
     def both(self) -> tuple[Plan, Plan]:
         """The plan as `build` makes it, and the one that trusts nothing."""
@@ -101,14 +110,18 @@ def another_release(world: World) -> None:
         world.patch.setattr(module, "FORMAT_VERSION", 99)
 
 
-def _answering(distribution: str, number: str, real: Callable[[str], str | None]) -> Callable[[str], str | None]:
+def _answering(
+    distribution: str, number: str, real: Callable[[str], str | None]
+) -> Callable[[str], str | None]:
     return lambda name, *digests: number if name == distribution else real(name, *digests)
 
 
 def version(number: str) -> Callable[[World], object]:
     def change(world: World) -> None:
         for name, real in world.real_version.items():
-            world.patch.setattr(distributions, name, _answering("sympy", number, real) if number else real)
+            world.patch.setattr(
+                distributions, name, _answering("sympy", number, real) if number else real
+            )
 
     return change
 
@@ -187,7 +200,9 @@ CHANGES: dict[str, Callable[[World], object]] = {
     "install it as it was": lambda world: world.install("print(1)"),
     "set a variable that the model reads": lambda world: world.patch.setenv("SMALL", "1"),
     "a module that was looked for in vain": write("optional.py", "fast = True\n"),
-    "another entry in a listed directory": lambda world: (world.root / "listed" / "more.txt").touch(),
+    "another entry in a listed directory": lambda world: (
+        world.root / "listed" / "more.txt"
+    ).touch(),
     "another hidden entry": lambda world: (world.root / "listed" / ".more").touch(),
     "another recipe": lambda world: world.patch.setattr(toolchain, "FACTS_VERSION", 99),
     "a release with other manifests": another_release,
@@ -201,7 +216,9 @@ CHANGES: dict[str, Callable[[World], object]] = {
     "swap files": swap_files,
     "publish": lambda world: world.publish(),
     "corrupt the index": spoil(index_file, b"[" * 100_000),
-    "cut the index": spoil(index_file, b'{"format": "aoti-build/index", "format_version": 1, "targets": {"'),
+    "cut the index": spoil(
+        index_file, b'{"format": "aoti-build/index", "format_version": 1, "targets": {"'
+    ),
     "delete the index": spoil(index_file, None),
     "corrupt the stat cache": spoil(stat_file, b"\xff"),
     "delete the stat cache": spoil(stat_file, None),
@@ -210,7 +227,9 @@ CHANGES: dict[str, Callable[[World], object]] = {
 
 def turned(world: World) -> Project:
     """The models in the other order."""
-    head, *entries = (world.root / "models.yaml").read_text().replace("\n  ", "\n  SPLIT").split("SPLIT")
+    head, *entries = (
+        (world.root / "models.yaml").read_text().replace("\n  ", "\n  SPLIT").split("SPLIT")
+    )
     blocks: list[str] = []
     for entry in entries:
         if entry.startswith(" "):
@@ -281,7 +300,9 @@ def test_after_any_change_the_plan_is_that_without_index(world: World, name: str
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.lists(st.sampled_from([*CHANGES, "wait", "publish", "edit it back"]), min_size=1, max_size=8))
+@given(
+    st.lists(st.sampled_from([*CHANGES, "wait", "publish", "edit it back"]), min_size=1, max_size=8)
+)
 def test_after_any_changes_the_plan_is_that_without_index(names: list[str]) -> None:
     with tempfile.TemporaryDirectory() as directory, pytest.MonkeyPatch.context() as patch:
         patch.setattr(stat_cache, "RACY_NS", int(TICK * 0.5e9))
@@ -301,7 +322,11 @@ def test_a_no_op_reads_no_manifest(world: World, monkeypatch: pytest.MonkeyPatch
     def refuse(*_: object) -> None:
         raise AssertionError("a no-op looked at more than stats")
 
-    for module, name in ((planning, "read_manifest"), (planning, "current_parts"), (stat_cache, "digest_file")):
+    for module, name in (
+        (planning, "read_manifest"),
+        (planning, "current_parts"),
+        (stat_cache, "digest_file"),
+    ):
         monkeypatch.setattr(module, name, refuse)
     quick = plan(world.project, world.project.targets)
     assert shown(quick) == [("first/cpu", "up-to-date"), ("second/cpu", "up-to-date")]
@@ -309,7 +334,9 @@ def test_a_no_op_reads_no_manifest(world: World, monkeypatch: pytest.MonkeyPatch
 
 
 def test_without_quick_every_step_has_its_manifest(world: World) -> None:
-    assert all(step.manifest for step in plan(world.project, world.project.targets, quick=False).steps)
+    assert all(
+        step.manifest for step in plan(world.project, world.project.targets, quick=False).steps
+    )
 
 
 def test_force_does_not_ask_the_index(world: World) -> None:
@@ -317,7 +344,9 @@ def test_force_does_not_ask_the_index(world: World) -> None:
     assert [step.action for step in made.steps] == ["build", "build"]
 
 
-def test_a_part_of_the_targets_leaves_the_others_known(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_part_of_the_targets_leaves_the_others_known(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     index_path(world.project).unlink()
     plan(world.project, world.project.targets[:1])
     plan(world.project, world.project.targets[1:])
@@ -388,7 +417,9 @@ def test_a_garbled_entry_is_a_miss(tmp_path: Path, entry: object) -> None:
 def look_up(root: Path, entry: object) -> Published | None:
     document = {"format": "aoti-build/index", "format_version": 1, "targets": {"small/cpu": entry}}
     (root / "index.json").write_text(json.dumps(document))
-    return Index(root / "index.json", root, StatCache(root / "cache.json")).look_up("small/cpu", "s", "f")
+    return Index(root / "index.json", root, StatCache(root / "cache.json")).look_up(
+        "small/cpu", "s", "f"
+    )
 
 
 def told(made: Plan) -> list[tuple[Any, ...]]:

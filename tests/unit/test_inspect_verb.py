@@ -1,4 +1,5 @@
-"""`invoke inspect`: what it shows of targets, of foreign files and of damaged ones, and what two packages differ in."""
+"""`invoke inspect`: what it shows of targets, of foreign files and of damaged ones, and what two
+packages differ in."""
 
 from __future__ import annotations
 
@@ -38,7 +39,9 @@ OTHER_MACHINE = AARCH64 if here() == X86_64 else X86_64
 
 
 def text_of(report: InspectReport | DiffReport) -> str:
-    return "\n".join(inspect_lines(report) if isinstance(report, InspectReport) else diff_lines(report))
+    return "\n".join(
+        inspect_lines(report) if isinstance(report, InspectReport) else diff_lines(report)
+    )
 
 
 def test_a_target_with_all_that_is_known_of_it(project: Project) -> None:
@@ -93,13 +96,16 @@ def test_gpu_binaries_say_their_architecture_themselves(tmp_path: Path) -> None:
     }
     report = InspectReport((inspect_file(write(tmp_path / "model.pt2", files)),))
     text = text_of(report)
-    assert "kernels: 1 cpp, 1 cubin sm_90a, 1 cubin, 1 spv, 1 fatbin sm_80, sm_90, compute_90" in text
+    assert (
+        "kernels: 1 cpp, 1 cubin sm_90a, 1 cubin, 1 spv, 1 fatbin sm_80, sm_90, compute_90" in text
+    )
     assert "triton_poi_fused_0  sm_90a  ptxas V13.3.33" in text
     assert "compute capability 80" in text
 
 
 def test_a_damaged_target_is_refused_and_shown(project: Project) -> None:
-    """An altered byte of a weight: the package can be read, and the manifest tells that it is another one."""
+    """An altered byte of a weight: the package can be read, and the manifest tells that it is
+    another one."""
     directory = publish(project)
     data = (directory / MODEL).read_bytes()
     (directory / MODEL).write_bytes(data.replace(bytes(384), b"\1" * 384))
@@ -157,7 +163,9 @@ def test_what_was_never_built_is_no_error_beside_what_was(tmp_path: Path) -> Non
 
 
 def test_a_terminal_is_not_given_orders(tmp_path: Path) -> None:
-    files = members(here(), EVIL="\x1b]0;owned\x07", AOTI_CPU_ISA="AVX2\nmade by: somebody you trust")
+    files = members(
+        here(), EVIL="\x1b]0;owned\x07", AOTI_CPU_ISA="AVX2\nmade by: somebody you trust"
+    )
     text = text_of(InspectReport((inspect_file(write(tmp_path / "model.pt2", files)),)))
     assert "\x1b" not in text
     assert "EVIL: \ufffd]0;owned\ufffd" in text
@@ -166,16 +174,22 @@ def test_a_terminal_is_not_given_orders(tmp_path: Path) -> None:
 
 def test_long_lists_are_cut_for_people_and_whole_for_programs(tmp_path: Path) -> None:
     files = members(here())
-    files[KERNEL] = b"".join(b'extern "C" void cpp_fused_%d(float* x)\n' % number for number in range(40))
+    files[KERNEL] = b"".join(
+        b'extern "C" void cpp_fused_%d(float* x)\n' % number for number in range(40)
+    )
     report = InspectReport((inspect_file(write(tmp_path / "model.pt2", files)),))
     assert "and 28 more" in text_of(report)
     assert len(report.as_json()["artifacts"][0]["package"]["models"][0]["kernels"]) == 40
 
 
 def test_equal_packages_do_not_differ(tmp_path: Path) -> None:
-    """Neither the name of the folder inside nor the file names that inductor derives from contents count."""
+    """Neither the name of the folder inside nor the file names that inductor derives from contents
+    count."""
     files = members(here())
-    other = {name.replace(STEM, STEM[::-1]).replace("model/", "copy/", 1): data for name, data in files.items()}
+    other = {
+        name.replace(STEM, STEM[::-1]).replace("model/", "copy/", 1): data
+        for name, data in files.items()
+    }
     report = compared(tmp_path, files, other)
     assert not report.differences
     assert report.exit_code == 0
@@ -187,7 +201,12 @@ def test_the_facts_that_differ(tmp_path: Path) -> None:
     b[BLOB] = b"\1" * 384
     b[f"{FOLDER}extra.json"] = b"{}"
     name = next(name for name in b if name.endswith(".wrapper.cpp"))
-    b[name] = b[name].replace(b"> 16)", b"> 32)").replace(b"{12, 8}", b"{24, 4}").replace(b"addmm_out", b"mm_out")
+    b[name] = (
+        b[name]
+        .replace(b"> 16)", b"> 32)")
+        .replace(b"{12, 8}", b"{24, 4}")
+        .replace(b"addmm_out", b"mm_out")
+    )
     b[KERNEL] += b'extern "C"  void  cpp_fused_add_1(float* x)\n'
     report = compared(tmp_path, a, b)
     found = {(one.part, one.what) for one in report.differences}
@@ -214,11 +233,16 @@ def test_two_targets_differ_in_the_parts_of_their_keys(tmp_path: Path) -> None:
     for target in project.targets:
         publish(project, target)
     report = diff(*inspect(project, project.targets).artifacts)
-    assert {(one.part, one.what) for one in report.differences} >= {("spec", "inputs.0.shape"), ("keys", "key")}
+    assert {(one.part, one.what) for one in report.differences} >= {
+        ("spec", "inputs.0.shape"),
+        ("keys", "key"),
+    }
     assert not [one for one in report.differences if one.part == "members"]
 
 
-def test_a_package_against_a_target_has_no_keys_to_compare(project: Project, tmp_path: Path) -> None:
+def test_a_package_against_a_target_has_no_keys_to_compare(
+    project: Project, tmp_path: Path
+) -> None:
     publish(project)
     foreign = inspect_file(write(tmp_path / "model.pt2"))
     assert not diff(foreign, inspect(project, project.targets).artifacts[0]).differences
@@ -236,13 +260,18 @@ def test_a_damaged_side_is_compared_as_far_as_it_can_be(tmp_path: Path) -> None:
 
 
 def compared(tmp_path: Path, a: Mapping[str, bytes], b: Mapping[str, bytes]) -> DiffReport:
-    sides = [inspect_file(write(tmp_path / name, files)) for name, files in (("a.pt2", a), ("b.pt2", b))]
+    sides = [
+        inspect_file(write(tmp_path / name, files)) for name, files in (("a.pt2", a), ("b.pt2", b))
+    ]
     return diff(*sides)
 
 
 def test_the_task_through_invoke(project: Project) -> None:
     publish(project)
-    write(project.root / "foreign.pt2", {**members(here()), METADATA: members(here(), AOTI_CPU_ISA="NEON")[METADATA]})
+    write(
+        project.root / "foreign.pt2",
+        {**members(here()), METADATA: members(here(), AOTI_CPU_ISA="NEON")[METADATA]},
+    )
     (project.root / "bad.pt2").write_bytes(b"PK")
 
     def answer(*words: str) -> tuple[int, Any]:

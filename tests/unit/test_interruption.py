@@ -1,4 +1,5 @@
-"""Ctrl-C and SIGTERM end every task with 130 within five seconds, whatever it does, and nothing it started stays."""
+"""Ctrl-C and SIGTERM end every task with 130 within five seconds, whatever it does, and nothing it
+started stays."""
 
 from __future__ import annotations
 
@@ -27,7 +28,8 @@ TERM, INT = signal.SIGTERM, signal.SIGINT
 
 @dataclass
 class Task:
-    """A task that runs in a process of its own, and a word that all it starts has in its command line."""
+    """A task that runs in a process of its own, and a word that all it starts has in its command
+    line."""
 
     process: subprocess.Popen[str]
     mark: str
@@ -40,7 +42,8 @@ class Task:
             time.sleep(0.05)
 
     def end_with(self, number: int) -> tuple[str, str]:
-        """Send the signal; what the task printed. It must have ended in time, with 130, and all it started too."""
+        """Send the signal; what the task printed. It must have ended in time, with 130, and all it
+        started too."""
         began = time.monotonic()
         self.process.send_signal(number)
         try:
@@ -90,7 +93,8 @@ def start(project: Project) -> Iterator[Start]:
 
 @pytest.fixture
 def huge(project: Project) -> Path:
-    """The directory of an artifact whose package is as large as its manifest says, and takes minutes to read."""
+    """The directory of an artifact whose package is as large as its manifest says, and takes
+    minutes to read."""
     recorded = FileRecord.of
     manifest = publish_fake(project)
     directory = artifact_directory(project, project.targets[0])
@@ -128,10 +132,13 @@ def test_while_another_build_is_waited_for(start: Start, project: Project) -> No
 
 
 @pytest.mark.parametrize("number", [TERM, INT])
-def test_workers_that_ignore_it_end_with_their_children(start: Start, project: Project, number: int) -> None:
+def test_workers_that_ignore_it_end_with_their_children(
+    start: Start, project: Project, number: int
+) -> None:
     """Three of them: each is given its time at once, not one after another."""
     models = "".join(
-        f"  m{index}:\n    source: model.py:build\n    inputs: [{{shape: [2, 4]}}]\n" for index in range(3)
+        f"  m{index}:\n    source: model.py:build\n    inputs: [{{shape: [2, 4]}}]\n"
+        for index in range(3)
     )
     (project.root / "models.yaml").write_text(f"edition: 1\nmodels:\n{models}")
     mark = f"37{os.getpid()}"
@@ -175,7 +182,9 @@ def test_where_python_lets_no_exception_through(start: Start, project: Project) 
     task.wait_for((project.root / "removing").exists)
     began = time.monotonic()
     task.end_with(TERM)
-    assert time.monotonic() - began < PATIENCE_SECONDS, "in good order, and not because its time was over"
+    assert time.monotonic() - began < PATIENCE_SECONDS, (
+        "in good order, and not because its time was over"
+    )
 
 
 def test_a_second_signal_does_not_disturb_the_end(start: Start, huge: Path) -> None:
@@ -205,7 +214,8 @@ def test_what_somebody_else_started_goes_on(start: Start, project: Project, tmp_
 
 
 def tasks_with(python: Path | str) -> str:
-    """A tasks.py whose workers are started with another Python, and whose builds check no compiler."""
+    """A tasks.py whose workers are started with another Python, and whose builds check no
+    compiler."""
     return (
         "import sys\n\n"
         "from aoti_build.host.checks import gate\n"
@@ -216,7 +226,8 @@ def tasks_with(python: Path | str) -> str:
 
 
 def deaf_program(directory: Path, mark: str) -> Path:
-    """A program in place of Python or a compiler: it ignores SIGTERM, has a child, and never ends by itself."""
+    """A program in place of Python or a compiler: it ignores SIGTERM, has a child, and never ends
+    by itself."""
     path = directory / "deaf"
     path.write_text(f"#!/bin/sh\ntrap '' TERM INT\nsleep {mark}\nsleep {mark}\n")
     path.chmod(0o755)
@@ -228,7 +239,9 @@ def running(mark: str) -> list[int]:
     found = []
     for entry in Path("/proc").iterdir():
         try:
-            if entry.name.isdecimal() and mark.encode() in (entry / "cmdline").read_bytes().split(b"\0"):
+            if entry.name.isdecimal() and mark.encode() in (entry / "cmdline").read_bytes().split(
+                b"\0"
+            ):
                 found.append(int(entry.name))
         except OSError:
             continue
@@ -238,7 +251,9 @@ def running(mark: str) -> list[int]:
 def reads(process: int, path: Path) -> bool:
     """Whether a process has the file open."""
     try:
-        return any(os.readlink(entry) == str(path) for entry in Path(f"/proc/{process}/fd").iterdir())
+        return any(
+            os.readlink(entry) == str(path) for entry in Path(f"/proc/{process}/fd").iterdir()
+        )
     except OSError:
         return False
 

@@ -1,4 +1,5 @@
-"""JUnit XML of `verify`: what CI counts agrees with the exit code, and whoever reads a failure finds its figures."""
+"""JUnit XML of `verify`: what CI counts agrees with the exit code, and whoever reads a failure
+finds its figures."""
 
 from __future__ import annotations
 
@@ -41,7 +42,9 @@ def suites(*targets: dict[str, Any], **fields: Any) -> ElementTree.Element:
 
 
 def counts(element: ElementTree.Element) -> tuple[int, int, int, int]:
-    tests, failures, errors, skipped = (int(element.attrib[n]) for n in ("tests", "failures", "errors", "skipped"))
+    tests, failures, errors, skipped = (
+        int(element.attrib[n]) for n in ("tests", "failures", "errors", "skipped")
+    )
     return tests, failures, errors, skipped
 
 
@@ -49,7 +52,10 @@ def test_a_suite_per_target_and_a_test_per_case_and_output_and_refusal() -> None
     other = {**FIGURES, "name": "other"}
     root = suites(
         target(cases=[case(FIGURES, other), case(FIGURES, other, name="max")]),
-        target(target="second/cpu", refusals=[{"name": "batch 33: above max 32", "ok": True, "said": "too large"}]),
+        target(
+            target="second/cpu",
+            refusals=[{"name": "batch 33: above max 32", "ok": True, "said": "too large"}],
+        ),
     )
     assert root.tag == "testsuites"
     assert [suite.get("name") for suite in root] == ["small/cpu", "second/cpu"]
@@ -70,7 +76,9 @@ def test_the_counts_are_those_of_the_elements() -> None:
     names = [test.get("name") for test in root.iter("testcase")]
     assert names == ["example: output", "example: ['n']", "max", "artifact", "artifact"]
     for element in (root, *root):
-        found = (sum(1 for _ in element.iter(tag)) for tag in ("testcase", "failure", "error", "skipped"))
+        found = (
+            sum(1 for _ in element.iter(tag)) for tag in ("testcase", "failure", "error", "skipped")
+        )
         assert counts(element) == tuple(found)
 
 
@@ -81,7 +89,9 @@ def test_times_are_seconds_and_add_up() -> None:
 
 
 def test_a_failure_carries_its_figures() -> None:
-    root = suites(target("mismatch", cases=[case(WRONG)], deep={"stage": "compile", "said": "layer1 differs"}))
+    root = suites(
+        target("mismatch", cases=[case(WRONG)], deep={"stage": "compile", "said": "layer1 differs"})
+    )
     (failure,) = root.iter("failure")
     assert failure.get("message") == "3 of 8 values differ"
     lines = (failure.text or "").splitlines()
@@ -103,22 +113,39 @@ def test_a_failure_carries_its_figures() -> None:
 
 def test_a_passed_test_has_its_figures_as_properties() -> None:
     found = properties(suites(target(cases=[case(FIGURES)])))
-    assert (found["max abs"], found["beyond bounds"], found["rmse to float64"]) == ("0.5", "3", "3e-07")
+    assert (found["max abs"], found["beyond bounds"], found["rmse to float64"]) == (
+        "0.5",
+        "3",
+        "3e-07",
+    )
 
 
 def test_doubts_are_seen_without_strict_and_fail_with_it() -> None:
-    doubtful = target(cases=[case(FIGURES)], stale=[STALE], vacuous=[{"output": "output", "of": "weights"}])
+    doubtful = target(
+        cases=[case(FIGURES)], stale=[STALE], vacuous=[{"output": "output", "of": "weights"}]
+    )
     lenient, strict = suites(doubtful), suites(doubtful, strict=True)
     assert counts(lenient) == (1, 0, 0, 0)
     assert properties(lenient)["stale"].startswith("source-changed: model.py")
-    assert properties(lenient)["vacuous"] == "output: the comparison would pass for other weights too"
+    assert (
+        properties(lenient)["vacuous"] == "output: the comparison would pass for other weights too"
+    )
     assert counts(strict) == (3, 2, 0, 0)
     assert [failure.get("type") for failure in strict.iter("failure")] == ["stale", "vacuous"]
 
 
-@pytest.mark.parametrize("verdict", ["crashed", "timeout", "unchecked", "refused", "missing", "not-known-yet"])
+@pytest.mark.parametrize(
+    "verdict", ["crashed", "timeout", "unchecked", "refused", "missing", "not-known-yet"]
+)
 def test_what_could_not_be_checked_is_an_error(verdict: str) -> None:
-    said = {"kind": "artifact", "message": "it broke", "where": "a.pt2", "cause": "x\ny", "hint": "mend it", "log": "l"}
+    said = {
+        "kind": "artifact",
+        "message": "it broke",
+        "where": "a.pt2",
+        "cause": "x\ny",
+        "hint": "mend it",
+        "log": "l",
+    }
     root = suites(target(verdict, error=said))
     assert counts(root) == (1, 0, 1, 0)
     (error,) = root.iter("error")
@@ -128,14 +155,19 @@ def test_what_could_not_be_checked_is_an_error(verdict: str) -> None:
 
 
 def test_an_unavailable_device_is_skipped_unless_strict() -> None:
-    absent = target("unavailable", stale=[{"reason": "no-device", "what": "cuda", "old": None, "new": None}])
+    absent = target(
+        "unavailable", stale=[{"reason": "no-device", "what": "cuda", "old": None, "new": None}]
+    )
     (skipped,) = suites(absent).iter("skipped")
     assert skipped.get("message") == "no-device: cuda"
     assert counts(suites(absent, strict=True)) == (1, 1, 0, 0)
 
 
 def test_an_input_that_was_not_refused_fails() -> None:
-    refusals = [{"name": "rank 3", "ok": False, "said": "was answered"}, {"name": "rank 1", "ok": True, "said": "no"}]
+    refusals = [
+        {"name": "rank 3", "ok": False, "said": "was answered"},
+        {"name": "rank 1", "ok": True, "said": "no"},
+    ]
     root = suites(target("mismatch", cases=[case(FIGURES)], refusals=refusals))
     assert counts(root) == (3, 1, 0, 0)
     (failure,) = root.iter("failure")
@@ -173,10 +205,17 @@ def test_what_xml_cannot_hold_is_replaced_and_the_rest_kept() -> None:
     assert not list(root.iter("script"))
 
 
-@pytest.mark.parametrize("few", [{}, {"shape": [2], "dtype": "int64"}, {"by": "equal", "mismatched": 0}])
+@pytest.mark.parametrize(
+    "few", [{}, {"shape": [2], "dtype": "int64"}, {"by": "equal", "mismatched": 0}]
+)
 @pytest.mark.parametrize("ok", [True, False])
 def test_figures_may_be_few(few: dict[str, Any], ok: bool) -> None:
-    assert counts(suites(target(cases=[{"name": "min", "outputs": [{"name": "n", "ok": ok, **few}]}])))[0] == 1
+    assert (
+        counts(
+            suites(target(cases=[{"name": "min", "outputs": [{"name": "n", "ok": ok, **few}]}]))
+        )[0]
+        == 1
+    )
 
 
 def test_no_targets_is_an_empty_report() -> None:

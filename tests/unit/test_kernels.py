@@ -1,4 +1,5 @@
-"""Kernels and autotuning results are given back as they were kept, or not at all; `gc` takes them like all else."""
+"""Kernels and autotuning results are given back as they were kept, or not at all; `gc` takes them
+like all else."""
 
 from __future__ import annotations
 
@@ -29,7 +30,12 @@ from aoti_build.work.target import TargetBuilder
 
 KEY = "4IKIFY3STH2IBPJGBL2RFAMLELZAXGM6B7X6EQPCOXEQDZFJNSBA"
 FILES = {"double.cubin": b"\x7fELF\0code", "double.json": b'{"shared": 0}'}
-RECORD = {"format": "aoti-build/tuning", "format_version": 1, "digest": digest_json({}), "files": {}}
+RECORD = {
+    "format": "aoti-build/tuning",
+    "format_version": 1,
+    "digest": digest_json({}),
+    "files": {},
+}
 TIMINGS, BEST = f"cache/{'0' * 64}", f"ab/{'c' * 51}.best_config"
 
 
@@ -52,7 +58,9 @@ def test_a_kernel_is_given_back_as_it_was_kept(cache: KernelCache, kept: Path) -
 
 
 @pytest.mark.parametrize("position", [0, 40, -1])
-def test_a_corrupted_kernel_is_a_miss_and_can_be_kept_again(cache: KernelCache, kept: Path, position: int) -> None:
+def test_a_corrupted_kernel_is_a_miss_and_can_be_kept_again(
+    cache: KernelCache, kept: Path, position: int
+) -> None:
     data = bytearray(kept.read_bytes())
     data[position] ^= 1
     kept.write_bytes(data)
@@ -104,9 +112,21 @@ def test_builds_that_end_at_once_lose_nothing(cache: KernelCache) -> None:
         "",
         "[]",
         "{",
-        json.dumps({"format": "aoti-build/tuning", "format_version": 2, "digest": digest_json({}), "files": {}}),
         json.dumps(
-            {"format": "aoti-build/tuning", "format_version": 1, "digest": digest_json({}), "files": {BEST: ""}}
+            {
+                "format": "aoti-build/tuning",
+                "format_version": 2,
+                "digest": digest_json({}),
+                "files": {},
+            }
+        ),
+        json.dumps(
+            {
+                "format": "aoti-build/tuning",
+                "format_version": 1,
+                "digest": digest_json({}),
+                "files": {BEST: ""},
+            }
         ),
     ],
 )
@@ -124,7 +144,9 @@ def test_only_results_of_autotuning_travel_from_one_inductor_cache_to_the_next(
     assert tuning_files(old) == {TIMINGS: "{}", BEST: "{}"}
     cache.add_tuning("gpu", {**tuning_files(old), "../escape": "{}"})
     write_tuning(new, cache.tuning("gpu"))
-    assert sorted(path.relative_to(new).as_posix() for path in new.rglob("*") if path.is_file()) == [BEST, TIMINGS]
+    assert sorted(
+        path.relative_to(new).as_posix() for path in new.rglob("*") if path.is_file()
+    ) == [BEST, TIMINGS]
 
 
 def test_gc_takes_the_kernels_that_were_not_used_for_long(project: Project) -> None:
@@ -141,7 +163,9 @@ def test_gc_takes_the_kernels_that_were_not_used_for_long(project: Project) -> N
     assert (cache.fetch("AAAA"), cache.fetch("BBBB"), cache.tuning("gpu")) == (None, FILES, {})
 
 
-def test_each_toolchain_has_its_own(store_root_parts: dict[str, dict[str, str]], tmp_path: Path) -> None:
+def test_each_toolchain_has_its_own(
+    store_root_parts: dict[str, dict[str, str]], tmp_path: Path
+) -> None:
     store, parts = Store(tmp_path), store_root_parts
     other = {**parts, "toolchain": {**parts["toolchain"], "ptxas": "13.0"}}
     tuned = {**parts, "environment": {"TRITON_DEFAULT_FP_FUSION": "0"}}
@@ -182,7 +206,9 @@ def test_builds_share_kernels_and_a_reproduction_compiles_its_own(
     monkeypatch.setattr("aoti_build.host.toolchain.compute_capabilities", lambda: ("9.0",))
     told: list[str] = []
 
-    def worker(verb: str, *arguments: Any, environment: Mapping[str, str], **_: Any) -> dict[str, Any]:
+    def worker(
+        verb: str, *arguments: Any, environment: Mapping[str, str], **_: Any
+    ) -> dict[str, Any]:
         told.append(environment[KERNELS_VARIABLE])
         raise BuildError("far enough")
 

@@ -1,4 +1,5 @@
-"""Imports point down only, as docs/architecture.md lists the layers, and torch stays inside `_torch` and `runtime`."""
+"""Imports point down only, as docs/architecture.md lists the layers, and torch stays inside
+`_torch` and `runtime`."""
 
 from __future__ import annotations
 
@@ -9,7 +10,8 @@ from pathlib import Path
 import aoti_build
 
 PACKAGE = Path(aoti_build.__file__).parent
-# Top-level module or package of aoti_build -> its layer. An import may go to the same layer or a lower one.
+# Top-level module or package of aoti_build -> its layer. An import may go to the same layer or a
+# lower one.
 LAYERS = {
     "__init__": 0,
     "errors": 0,
@@ -24,13 +26,22 @@ LAYERS = {
     "report": 9,
     "tasks": 10,
 }
-# Two that stand beside the layers, with the highest layer that each may import. `_torch` runs in workers. `runtime`
-# loads packages in services and in workers, and the layers from `work` on may import it.
+# Two that stand beside the layers, with the highest layer that each may import. `_torch` runs in
+# workers. `runtime` loads packages in services and in workers, and the layers from `work` on may
+# import it.
 WORKER_SIDE = "_torch"
 RUNTIME = "runtime"
 MAY_IMPORT = {WORKER_SIDE: LAYERS["store"], RUNTIME: LAYERS["artifact"]}
-# The modules of the runtime that run in a process without torch, for verbs and for refusals before an import.
-RUNTIME_WITHOUT_TORCH = {"__init__.py", "arguments.py", "choose.py", "package.py", "private.py", "unpack.py"}
+# The modules of the runtime that run in a process without torch, for verbs and for refusals before
+# an import.
+RUNTIME_WITHOUT_TORCH = {
+    "__init__.py",
+    "arguments.py",
+    "choose.py",
+    "package.py",
+    "private.py",
+    "unpack.py",
+}
 HEAVY = {"torch", "torchvision", "numpy", "safetensors"}
 
 
@@ -53,7 +64,9 @@ def test_imports_point_down() -> None:
 
 
 def test_nobody_imports_what_runs_in_workers() -> None:
-    importers = [place for importer, imported, place in own_imports() if imported == WORKER_SIDE != importer]
+    importers = [
+        place for importer, imported, place in own_imports() if imported == WORKER_SIDE != importer
+    ]
     assert not importers, "start it with worker.run_worker instead: " + ", ".join(importers)
 
 
@@ -67,9 +80,15 @@ def test_what_runs_in_workers_and_services_imports_the_lower_layers_only() -> No
 
 
 def test_the_runtime_stands_on_its_own_and_nothing_below_work_imports_it() -> None:
-    importers = {importer for importer, imported, _ in own_imports() if imported == RUNTIME and importer != RUNTIME}
+    importers = {
+        importer
+        for importer, imported, _ in own_imports()
+        if imported == RUNTIME and importer != RUNTIME
+    }
     below = {name for name in importers if name != WORKER_SIDE and LAYERS[name] < LAYERS["work"]}
-    assert below <= {"__init__"}, "only the package itself, which hands out `load`, may: it does so when asked"
+    assert below <= {"__init__"}, (
+        "only the package itself, which hands out `load`, may: it does so when asked"
+    )
 
 
 def test_torch_is_imported_in_workers_and_services_only() -> None:
@@ -99,7 +118,8 @@ def own_imports() -> Iterator[tuple[str, str, str]]:
 
 
 def own_module(rest: str) -> str:
-    """The top-level module that ``aoti_build.<rest>`` names; a plain attribute such as __version__ is the package's."""
+    """The top-level module that ``aoti_build.<rest>`` names; a plain attribute such as __version__
+    is the package's."""
     name = rest.partition(".")[0]
     return name if (PACKAGE / name).is_dir() or (PACKAGE / f"{name}.py").is_file() else "__init__"
 

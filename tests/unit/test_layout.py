@@ -9,7 +9,13 @@ from pathlib import Path
 import pytest
 from small_projects import write_project
 
-from aoti_build.artifact.paths import artifact_directory, lock_path, log_path, reader_log_path, staging_prefix
+from aoti_build.artifact.paths import (
+    artifact_directory,
+    lock_path,
+    log_path,
+    reader_log_path,
+    staging_prefix,
+)
 from aoti_build.models_file import Project
 
 
@@ -25,7 +31,9 @@ from aoti_build.models_file import Project
     ],
     ids=str,
 )
-def test_names_that_are_alike_do_not_meet(tmp_path: Path, models: list[str], presets: list[str]) -> None:
+def test_names_that_are_alike_do_not_meet(
+    tmp_path: Path, models: list[str], presets: list[str]
+) -> None:
     project = project_of(tmp_path, models, presets)
     assert len(project.targets) == len(models) * (1 + len(presets))
     paths = [
@@ -45,7 +53,12 @@ def test_names_that_are_alike_do_not_meet(tmp_path: Path, models: list[str], pre
 
 
 def project_of(root: Path, models: list[str], presets: list[str]) -> Project:
-    lines = ["edition: 1", "inductor_configs:", *(f"  {preset}: {{}}" for preset in presets), "models:"]
+    lines = [
+        "edition: 1",
+        "inductor_configs:",
+        *(f"  {preset}: {{}}" for preset in presets),
+        "models:",
+    ]
     for model in models:
         lines += [f"  {model}:", "    source: model.py:build", "    inputs: [{shape: [2, 4]}]"]
         lines += [f"    inductor_configs: [default, {', '.join(presets)}]"]

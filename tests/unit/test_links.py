@@ -1,4 +1,5 @@
-"""`clean`, `gc` and builds remove what is ours and follow no link to it: what is elsewhere stays as it is."""
+"""`clean`, `gc` and builds remove what is ours and follow no link to it: what is elsewhere stays as
+it is."""
 
 from __future__ import annotations
 
@@ -67,7 +68,9 @@ def write(path: Path) -> Path:
         ("", ["objects/aa/" + "a" * 64, "keys/aa/one.json"]),
     ],
 )
-def test_gc_takes_nothing_from_behind_a_link(project: Project, foreign: Path, linked: str, names: list[str]) -> None:
+def test_gc_takes_nothing_from_behind_a_link(
+    project: Project, foreign: Path, linked: str, names: list[str]
+) -> None:
     for name in names:
         write(foreign / name)
     before = contents(foreign)
@@ -75,13 +78,17 @@ def test_gc_takes_nothing_from_behind_a_link(project: Project, foreign: Path, li
     place.parent.mkdir(parents=True)
     place.symlink_to(foreign)
     report = gc(project, max_size=0)
-    after = {name: data for name, data in contents(foreign).items() if not name.startswith("roots/")}
+    after = {
+        name: data for name, data in contents(foreign).items() if not name.startswith("roots/")
+    }
     assert after == before
     assert report.removed == 0
     assert place.is_symlink()
 
 
-def test_gc_removes_a_link_in_an_objects_place_and_not_what_it_leads_to(project: Project, foreign: Path) -> None:
+def test_gc_removes_a_link_in_an_objects_place_and_not_what_it_leads_to(
+    project: Project, foreign: Path
+) -> None:
     precious = write(foreign / "file")
     link = store_of(project).object_path("a" * 64)
     link.parent.mkdir(parents=True)
@@ -120,7 +127,8 @@ def test_a_corrupted_object_behind_a_link_is_a_miss_and_stays(
 
 @pytest.fixture
 def moved(tmp_path: Path, foreign: Path) -> Project:
-    """Two artifacts; the directory of the first one's model was moved away, and a link stands for it."""
+    """Two artifacts; the directory of the first one's model was moved away, and a link stands for
+    it."""
     project = write_project(tmp_path / "project", TWO_MODELS)
     for target in project.targets:
         publish_fake(project, target)
@@ -156,7 +164,9 @@ def test_another_target_than_the_linked_one_is_cleaned(moved: Project, foreign: 
 
 
 @pytest.mark.parametrize("whole", [True, False])
-def test_clean_removes_a_linked_variant_itself(project: Project, published: Path, foreign: Path, whole: bool) -> None:
+def test_clean_removes_a_linked_variant_itself(
+    project: Project, published: Path, foreign: Path, whole: bool
+) -> None:
     shutil.move(published, foreign / "cpu")
     published.symlink_to(foreign / "cpu")
     before = contents(foreign)
@@ -187,8 +197,12 @@ def test_clean_takes_nothing_from_behind_linked_working_state(
     assert contents(foreign) == before
 
 
-@pytest.mark.parametrize("name", [".project-cache", ".stat-cache.json", ".index.json", ".passed-checks.json"])
-def test_clean_removes_linked_working_state_itself(project: Project, published: Path, foreign: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    "name", [".project-cache", ".stat-cache.json", ".index.json", ".passed-checks.json"]
+)
+def test_clean_removes_linked_working_state_itself(
+    project: Project, published: Path, foreign: Path, name: str
+) -> None:
     write(foreign / "file")
     (project.artifacts / name).symlink_to(foreign)
     assert f"artifacts/{name}" in clean(project, None).removed
@@ -196,7 +210,9 @@ def test_clean_removes_linked_working_state_itself(project: Project, published: 
     assert contents(foreign) == {"file": b"precious"}
 
 
-def test_the_artifacts_directory_itself_may_be_a_link(project: Project, published: Path, foreign: Path) -> None:
+def test_the_artifacts_directory_itself_may_be_a_link(
+    project: Project, published: Path, foreign: Path
+) -> None:
     shutil.move(project.artifacts, foreign / "artifacts")
     project.artifacts.symlink_to(foreign / "artifacts")
     assert "artifacts/small/cpu" in clean(project, None).removed
@@ -232,7 +248,9 @@ def test_the_staging_of_a_killed_build_is_not_looked_for_behind_a_link(
     assert contents(foreign) == {"small@cpu@left/file": b"precious"}
 
 
-def test_staging_that_is_a_link_is_removed_itself(project: Project, fake_worker: FakeWorker, foreign: Path) -> None:
+def test_staging_that_is_a_link_is_removed_itself(
+    project: Project, fake_worker: FakeWorker, foreign: Path
+) -> None:
     write(foreign / "file")
     left = project.artifacts / ".staging" / "small@cpu@left"
     left.parent.mkdir(parents=True)
@@ -275,7 +293,9 @@ def test_a_publication_replaces_a_link_itself(
     assert [path.name for path in place.parent.iterdir()] == ["cpu"]
 
 
-def test_a_retired_directory_that_is_a_link_is_removed_itself(tmp_path: Path, foreign: Path) -> None:
+def test_a_retired_directory_that_is_a_link_is_removed_itself(
+    tmp_path: Path, foreign: Path
+) -> None:
     write(foreign / "file")
     (tmp_path / "final").mkdir()
     (tmp_path / ".final.retired").symlink_to(foreign)
@@ -284,7 +304,9 @@ def test_a_retired_directory_that_is_a_link_is_removed_itself(tmp_path: Path, fo
     assert contents(foreign) == {"file": b"precious"}
 
 
-def test_a_retired_link_comes_back_if_the_new_directory_never_came(tmp_path: Path, foreign: Path) -> None:
+def test_a_retired_link_comes_back_if_the_new_directory_never_came(
+    tmp_path: Path, foreign: Path
+) -> None:
     (tmp_path / ".final.retired").symlink_to(foreign)
     (tmp_path / "staged").mkdir()
     recover_directory(tmp_path / "final")
@@ -293,7 +315,9 @@ def test_a_retired_link_comes_back_if_the_new_directory_never_came(tmp_path: Pat
     assert not (tmp_path / "final").is_symlink()
 
 
-def test_entries_are_sorted_and_those_of_real_directories_only(tmp_path: Path, foreign: Path) -> None:
+def test_entries_are_sorted_and_those_of_real_directories_only(
+    tmp_path: Path, foreign: Path
+) -> None:
     for name in ("b/2", "b/1", "a/1", "a/x/deeper"):
         write(tmp_path / "root" / name)
     write(foreign / "1")
@@ -301,7 +325,12 @@ def test_entries_are_sorted_and_those_of_real_directories_only(tmp_path: Path, f
     (tmp_path / "root" / "a" / "3").symlink_to(foreign / "1")
     (tmp_path / "link").symlink_to(tmp_path / "root")
     root = tmp_path / "link"
-    assert list(own_entries(root, "?", "[0-9]")) == [root / "a/1", root / "a/3", root / "b/1", root / "b/2"]
+    assert list(own_entries(root, "?", "[0-9]")) == [
+        root / "a/1",
+        root / "a/3",
+        root / "b/1",
+        root / "b/2",
+    ]
     assert list(own_entries(tmp_path / "absent", "*")) == []
     assert list(own_entries(root / "b" / "1", "*")) == []
 

@@ -1,4 +1,5 @@
-"""manifest.json: what is written is read back, and whatever else lies there is a reason and never an exception."""
+"""manifest.json: what is written is read back, and whatever else lies there is a reason and never
+an exception."""
 
 from __future__ import annotations
 
@@ -15,7 +16,15 @@ from hypothesis import strategies as st
 from small_projects import sealed
 
 from aoti_build.artifact.fingerprint import REASONS
-from aoti_build.artifact.manifest import GOLDEN, MANIFEST, MODEL, FileRecord, Manifest, NoManifest, read_manifest
+from aoti_build.artifact.manifest import (
+    GOLDEN,
+    MANIFEST,
+    MODEL,
+    FileRecord,
+    Manifest,
+    NoManifest,
+    read_manifest,
+)
 from aoti_build.common.digests import block_digest, block_size, digest_bytes
 
 NO_WRITES = {"inputs": [], "buffers": []}
@@ -31,7 +40,13 @@ MANIFEST_VALUE = Manifest(
         "sources": {"model.py": "c" * 64, "gone.py": None},
     },
     files={MODEL: FileRecord("d" * 64, 3), GOLDEN: FileRecord("e" * 64, 4)},
-    requires={"device": "cpu", "platform": "linux", "machine": "x86_64", "torch": "2.14.1", "cpu_features": ["avx2"]},
+    requires={
+        "device": "cpu",
+        "platform": "linux",
+        "machine": "x86_64",
+        "torch": "2.14.1",
+        "cpu_features": ["avx2"],
+    },
     signature={
         "inputs": [],
         "outputs": [{"name": "output", "dtype": "float32", "shape": ["batch", 4]}],
@@ -46,7 +61,9 @@ MANIFEST_VALUE = Manifest(
 DOCUMENT = json.loads(json.dumps(MANIFEST_VALUE.as_json()))
 ANY_JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-9, 9) | st.text(max_size=4),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3)
+    ),
     max_leaves=5,
 )
 
@@ -64,7 +81,9 @@ def test_it_says_what_it_is(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [{"action": "reused"}, {"sha256": "0" * 64}, {"sha256": None}])
-def test_an_edit_that_leaves_it_well_formed_is_damage(tmp_path: Path, change: dict[str, Any]) -> None:
+def test_an_edit_that_leaves_it_well_formed_is_damage(
+    tmp_path: Path, change: dict[str, Any]
+) -> None:
     MANIFEST_VALUE.write(tmp_path)
     document = json.loads((tmp_path / MANIFEST).read_text())
     (tmp_path / MANIFEST).write_text(json.dumps({**document, **change}))
@@ -82,10 +101,15 @@ def test_one_that_was_never_compared_says_why(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "check", [{"passed": False}, {"passed": "yes"}, {"passed": None}, {"passed": None, "why": 1}, {}]
+    "check",
+    [{"passed": False}, {"passed": "yes"}, {"passed": None}, {"passed": None, "why": 1}, {}],
 )
-def test_an_artifact_whose_check_did_not_pass_is_none(tmp_path: Path, check: dict[str, Any]) -> None:
-    assert is_damage(read(tmp_path, {**DOCUMENT, "check": {**DOCUMENT["check"], **check} if check else {}}))
+def test_an_artifact_whose_check_did_not_pass_is_none(
+    tmp_path: Path, check: dict[str, Any]
+) -> None:
+    assert is_damage(
+        read(tmp_path, {**DOCUMENT, "check": {**DOCUMENT["check"], **check} if check else {}})
+    )
 
 
 def test_none_at_all_is_not_damage(tmp_path: Path) -> None:
@@ -106,7 +130,9 @@ def test_a_later_version_is_refused_and_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"[]", b"3", b"null", b'"x"', b"{}", b'{"format": "x"}', b"\xff\xff", b"{"], ids=repr
+    "content",
+    [b"", b"[]", b"3", b"null", b'"x"', b"{}", b'{"format": "x"}', b"\xff\xff", b"{"],
+    ids=repr,
 )
 def test_what_is_no_manifest_is_damage(tmp_path: Path, content: bytes) -> None:
     (tmp_path / MANIFEST).write_bytes(content)
@@ -120,7 +146,9 @@ def test_a_directory_in_its_place_is_damage(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("field", sorted({*DOCUMENT} - {"sha256"}))
 def test_a_missing_field_is_damage(tmp_path: Path, field: str) -> None:
-    assert is_damage(read(tmp_path, {name: value for name, value in DOCUMENT.items() if name != field}))
+    assert is_damage(
+        read(tmp_path, {name: value for name, value in DOCUMENT.items() if name != field})
+    )
 
 
 @pytest.mark.parametrize(
@@ -164,7 +192,12 @@ def test_files_that_no_artifact_has_are_damage(tmp_path: Path, files: dict[str, 
         ("signature", {}),
         (
             "signature",
-            {"inputs": [], "outputs": [{"dtype": "float32"}], "dims": {}, "mutates": {"inputs": [], "buffers": []}},
+            {
+                "inputs": [],
+                "outputs": [{"dtype": "float32"}],
+                "dims": {},
+                "mutates": {"inputs": [], "buffers": []},
+            },
         ),
         ("signature", {"inputs": [{"name": 3}], "outputs": [], "dims": {}, "mutates": NO_WRITES}),
         ("signature", {"inputs": "input", "outputs": [], "dims": {}, "mutates": NO_WRITES}),
@@ -189,12 +222,21 @@ DIM = {"min": 1, "max": 8, "multiple_of": 1}
 IMPORT = {"module": "torchvision.extension", "operators": ["torchvision::nms"], "types": ["a.B"]}
 WEIGHT = {"name": "w", "kind": "parameter", "dtype": "float32", "shape": [2], "device": "cpu"}
 REASON = {"reason": "forced", "what": "", "old": None, "new": None}
-CASE = {"name": "example", "sizes": {}, "seed": 0, "outputs": [{"name": "y", "ok": True, "max_abs": 0.1}]}
+CASE = {
+    "name": "example",
+    "sizes": {},
+    "seed": 0,
+    "outputs": [{"name": "y", "ok": True, "max_abs": 0.1}],
+}
 GOOD: dict[str, Any] = {
     **DOCUMENT,
     "signature": {
         "inputs": [LEAF, {"name": "c", "constant": "2.0"}],
-        "outputs": [LEAF, {"name": "n", "number": "int", "value": "batch"}, {"name": "c", "constant": "None"}],
+        "outputs": [
+            LEAF,
+            {"name": "n", "number": "int", "value": "batch"},
+            {"name": "c", "constant": "None"},
+        ],
         "dims": {"batch": DIM},
         "weights": [{**WEIGHT, "stride": [1], "tied_to": "v", "view": True}],
         "mutates": {"inputs": ["x"], "buffers": ["last"]},
@@ -215,10 +257,20 @@ GOOD: dict[str, Any] = {
         "instructions": {"seen": None, "why": "no objdump"},
     },
     "reasons": [REASON],
-    "provenance": {"aoti_build": "1", "created": "2024-01-01", "git_commit": None, "git_dirty": None},
+    "provenance": {
+        "aoti_build": "1",
+        "created": "2024-01-01",
+        "git_commit": None,
+        "git_dirty": None,
+    },
     "source": {
         **DOCUMENT["source"],
-        "sources": {"model.py": "c" * 64, "gone.py": None, "data": "directory", "/abs/\udcff": "c" * 64},
+        "sources": {
+            "model.py": "c" * 64,
+            "gone.py": None,
+            "data": "directory",
+            "/abs/\udcff": "c" * 64,
+        },
         "distributions": {"*": "d" * 64, "torch": None},
         "modules": {"apex": None, "numpy": "installed"},
         "variables": {"HOME": "c" * 64},
@@ -226,7 +278,22 @@ GOOD: dict[str, Any] = {
     },
 }
 HUGE = 10**400
-MODULES = ["", ".ops", "..", "a/b", "a.b.", "a b", "os;x", "import", "a\0", "\ud800", "/srv/x.py", "a" * 300, 3, None]
+MODULES = [
+    "",
+    ".ops",
+    "..",
+    "a/b",
+    "a.b.",
+    "a b",
+    "os;x",
+    "import",
+    "a\0",
+    "\ud800",
+    "/srv/x.py",
+    "a" * 300,
+    3,
+    None,
+]
 NAMES = [
     "../x/cpu",
     "/cpu",
@@ -247,8 +314,14 @@ CRAFTED: list[tuple[str, Any]] = [
     *(("models_file", name) for name in ["../../x", "", "a\0", "x" * 300, 3, None]),
     *(("key", key) for key in ["../../../../home/x", "", "A" * 64, None, 3]),
     *(("graph_key", key) for key in ["../" * 30, "b" * 63, True]),
-    *(("weights", value) for value in [{}, {"apart": True}, {"apart": 1, "alignment": 64}, {"apart": False}]),
-    *(("weights", {"apart": True, "alignment": value}) for value in [0, -64, True, 64.0, "64", HUGE]),
+    *(
+        ("weights", value)
+        for value in [{}, {"apart": True}, {"apart": 1, "alignment": 64}, {"apart": False}]
+    ),
+    *(
+        ("weights", {"apart": True, "alignment": value})
+        for value in [0, -64, True, 64.0, "64", HUGE]
+    ),
     ("files", {**DOCUMENT["files"], "..": {"sha256": "d" * 64, "size": 3}}),
     ("files", {**DOCUMENT["files"], "manifest.json": {"sha256": "d" * 64, "size": 3}}),
     ("files", {**DOCUMENT["files"], "a\0b": {"sha256": "d" * 64, "size": 3}}),
@@ -262,34 +335,73 @@ CRAFTED: list[tuple[str, Any]] = [
     ("requires.instructions", []),
     *(("requires.imports", value) for value in [[], {}, "os", ["os"], [{"module": "os"}]]),
     *(("requires.imports", [{**IMPORT, "module": value}]) for value in MODULES),
-    *(("requires.imports", [{**IMPORT, "operators": [value]}]) for value in ["nms", "a::b()", "::", "__import__", 3]),
+    *(
+        ("requires.imports", [{**IMPORT, "operators": [value]}])
+        for value in ["nms", "a::b()", "::", "__import__", 3]
+    ),
     ("signature.outputs", [{"name": "n", "number": "tensor", "value": "1"}]),
     ("signature.outputs", [{"name": "n", "number": "int"}]),
     ("signature.inputs", [{"name": "n", "number": "int", "value": "1"}]),
-    *(("signature.dims", value) for value in [None, [], {"batch": 8}, {"batch": {"min": 1, "max": 8}}]),
+    *(
+        ("signature.dims", value)
+        for value in [None, [], {"batch": 8}, {"batch": {"min": 1, "max": 8}}]
+    ),
     *(("signature.dims.batch.multiple_of", value) for value in [0, -1, True, 1.5, "1", HUGE]),
     *(("signature.dims.batch.max", value) for value in [None, "8", HUGE, -1]),
-    *(("signature.inputs", value) for value in [[3], [{}], [{"name": "x"}], [{**LEAF, "constant": 3}], {"x": LEAF}]),
-    *(("signature.inputs", [{**LEAF, "dtype": value}]) for value in ["", "nn.Module", "__class__", 3, None]),
-    *(("signature.inputs", [{**LEAF, "shape": value}]) for value in [3, [-1], [1.5], [None], [[]], [HUGE], [True]]),
-    *(("signature.inputs", [{**LEAF, "shape": [value]}]) for value in ["n", "batch*batch", "", "2", "batch + n"]),
+    *(
+        ("signature.inputs", value)
+        for value in [[3], [{}], [{"name": "x"}], [{**LEAF, "constant": 3}], {"x": LEAF}]
+    ),
+    *(
+        ("signature.inputs", [{**LEAF, "dtype": value}])
+        for value in ["", "nn.Module", "__class__", 3, None]
+    ),
+    *(
+        ("signature.inputs", [{**LEAF, "shape": value}])
+        for value in [3, [-1], [1.5], [None], [[]], [HUGE], [True]]
+    ),
+    *(
+        ("signature.inputs", [{**LEAF, "shape": [value]}])
+        for value in ["n", "batch*batch", "", "2", "batch + n"]
+    ),
     *(("signature.weights", value) for value in [None, {}, [3], [{}], [{**WEIGHT, "kind": "x"}]]),
     *(("signature.weights", [{**WEIGHT, "stride": value}]) for value in [3, [None], ["1"]]),
     *(("signature.weights", [{**WEIGHT, "tied_to": value}]) for value in [3, None, ["w"]]),
-    *(("signature.special", [value]) for value in [{"batch": 0}, {"batch": 10**9}, {"n": 2}, {"batch": "2"}, 3]),
-    *(("signature.computed_in", value) for value in [{"y": "nn"}, {"y": 8}, ["int8"], {"y": "load"}]),
-    *(("signature.mutates", value) for value in [[], {}, {"inputs": [3], "buffers": []}, {"inputs": []}]),
-    *(("check.cases", value) for value in [None, {}, [3], [{}], [{"name": "x"}], [{"name": "x", "outputs": 3}]]),
+    *(
+        ("signature.special", [value])
+        for value in [{"batch": 0}, {"batch": 10**9}, {"n": 2}, {"batch": "2"}, 3]
+    ),
+    *(
+        ("signature.computed_in", value)
+        for value in [{"y": "nn"}, {"y": 8}, ["int8"], {"y": "load"}]
+    ),
+    *(
+        ("signature.mutates", value)
+        for value in [[], {}, {"inputs": [3], "buffers": []}, {"inputs": []}]
+    ),
+    *(
+        ("check.cases", value)
+        for value in [None, {}, [3], [{}], [{"name": "x"}], [{"name": "x", "outputs": 3}]]
+    ),
     ("check.cases", [{"name": "x", "outputs": [{"name": "y", "ok": True, "max_abs": "1"}]}]),
     ("check.cases", [{"name": "x", "outputs": [{"name": "y", "ok": 1}]}]),
-    *(("check.tolerance", value) for value in [None, 3, [], {}, {"atol": "1", "rtol": None, "outputs": {}}]),
+    *(
+        ("check.tolerance", value)
+        for value in [None, 3, [], {}, {"atol": "1", "rtol": None, "outputs": {}}]
+    ),
     ("check.passed", 1),
     *(("seconds.total", value) for value in [None, "1", True, HUGE, []]),
-    *(("reasons", value) for value in [[3], [{}], [{"reason": "forced"}], [{**REASON, "reason": 3}], {"a": REASON}]),
+    *(
+        ("reasons", value)
+        for value in [[3], [{}], [{"reason": "forced"}], [{**REASON, "reason": 3}], {"a": REASON}]
+    ),
     *(("action", value) for value in [None, 3, "", "\x1b[2J", "x" * 100]),
     *(("provenance.git_commit", value) for value in [3, [], True]),
     *(("provenance.created", value) for value in [3, None, {}]),
-    *(("source.sources", value) for value in [[], None, {"a": 3}, {"a": "x"}, {"a\0": None}, {"a": ["c" * 64]}]),
+    *(
+        ("source.sources", value)
+        for value in [[], None, {"a": 3}, {"a": "x"}, {"a\0": None}, {"a": ["c" * 64]}]
+    ),
     *(("source.distributions", value) for value in [{"": "1"}, {"a\0b": 3}, {"torch": 2}, []]),
     *(("source.modules", value) for value in [{"a": "x"}, {"a": True}, []]),
     *(("source.variables", value) for value in [{"A": "secret"}, {"A": 3}, []]),
@@ -322,7 +434,9 @@ def test_fields_of_a_later_release_are_left_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("place", "value"), CRAFTED, ids=lambda value: repr(value)[:40])
-def test_a_crafted_field_is_damage_whatever_digest_it_has(tmp_path: Path, place: str, value: Any) -> None:
+def test_a_crafted_field_is_damage_whatever_digest_it_has(
+    tmp_path: Path, place: str, value: Any
+) -> None:
     assert is_damage(read(tmp_path, changed(place, value)))
 
 
@@ -389,7 +503,9 @@ def test_a_large_file_is_recorded_by_block_as_well(large: Path) -> None:
     content = large.read_bytes()
     assert record.sha256 == digest_bytes(content)
     assert (record.size, record.block) == (len(content), BLOCK)
-    assert record.blocks == tuple(block_digest(content[at : at + BLOCK]) for at in range(0, len(content), BLOCK))
+    assert record.blocks == tuple(
+        block_digest(content[at : at + BLOCK]) for at in range(0, len(content), BLOCK)
+    )
     assert record.matches(large)
     assert FileRecord.parse(json.loads(json.dumps(record.as_json()))) == record
 
@@ -421,7 +537,10 @@ def test_blocks_alone_make_no_match(large: Path, tmp_path: Path) -> None:
 def test_a_small_file_is_recorded_by_one_digest(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"x" * BLOCK)
     record = FileRecord.of(tmp_path / "file")
-    assert (record.blocks, record.as_json()) == ((), {"sha256": digest_bytes(b"x" * BLOCK), "size": BLOCK})
+    assert (record.blocks, record.as_json()) == (
+        (),
+        {"sha256": digest_bytes(b"x" * BLOCK), "size": BLOCK},
+    )
     assert record.matches(tmp_path / "file")
 
 
@@ -437,7 +556,9 @@ def test_a_small_file_is_recorded_by_one_digest(tmp_path: Path) -> None:
         lambda blocks: blocks.update(blake3=7),
     ],
 )
-def test_blocks_that_do_not_cover_the_file_are_no_record(large: Path, change: Callable[[Any], object]) -> None:
+def test_blocks_that_do_not_cover_the_file_are_no_record(
+    large: Path, change: Callable[[Any], object]
+) -> None:
     document = FileRecord.of(large).as_json()
     change(document["blocks"])
     with pytest.raises((KeyError, TypeError, ValueError)):

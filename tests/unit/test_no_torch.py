@@ -1,4 +1,5 @@
-"""What has nothing to compile imports no torch and starts no worker: looked at in processes of their own."""
+"""What has nothing to compile imports no torch and starts no worker: looked at in processes of
+their own."""
 
 from __future__ import annotations
 
@@ -10,7 +11,8 @@ import pytest
 from packages import publish_package
 from small_projects import ONE_MODEL, REAL_PYTHON, write_project
 
-# Runs invoke in its own process and reports, as its last line, what that process imported and which workers it started.
+# Runs invoke in its own process and reports, as its last line, what that process imported and which
+# workers it started.
 RUNNER = """
 import json, sys
 started = []
@@ -65,7 +67,12 @@ def test_planning_a_build_that_has_work_needs_no_torch(root: Path) -> None:
 
 def run(root: Path, words: list[str]) -> dict[str, object]:
     answer = subprocess.run(
-        [REAL_PYTHON, "-c", RUNNER, *words], cwd=root, capture_output=True, text=True, timeout=60, check=True
+        [REAL_PYTHON, "-c", RUNNER, *words],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
     )
     result: dict[str, object] = json.loads(answer.stdout.splitlines()[-1])
     return result

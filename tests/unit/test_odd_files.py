@@ -1,5 +1,5 @@
-"""Pipes, sockets, devices, directories and huge files in the place of every file that is read: nothing waits for them,
-nothing reads them, and each is an error or a miss as its place has it."""
+"""Pipes, sockets, devices, directories and huge files in the place of every file that is read:
+nothing waits for them, nothing reads them, and each is an error or a miss as its place has it."""
 
 from __future__ import annotations
 
@@ -24,14 +24,34 @@ from small_projects import (
     write_project,
 )
 
-from aoti_build.artifact.manifest import GOLDEN, MANIFEST, MODEL, Manifest, NoManifest, read_manifest
-from aoti_build.artifact.paths import artifact_directory, log_path, project_cache_path, stat_cache_path
+from aoti_build.artifact.manifest import (
+    GOLDEN,
+    MANIFEST,
+    MODEL,
+    Manifest,
+    NoManifest,
+    read_manifest,
+)
+from aoti_build.artifact.paths import (
+    artifact_directory,
+    log_path,
+    project_cache_path,
+    stat_cache_path,
+)
 from aoti_build.artifact.pt2.package import open_archive
 from aoti_build.commands.build import build
 from aoti_build.commands.inspect import inspect
 from aoti_build.commands.status import status
 from aoti_build.common.digests import digest_both, digest_file
-from aoti_build.common.files import TEXT_LIMIT, lock, open_regular, read_bytes, read_json, read_kept, write_program
+from aoti_build.common.files import (
+    TEXT_LIMIT,
+    lock,
+    open_regular,
+    read_bytes,
+    read_json,
+    read_kept,
+    write_program,
+)
 from aoti_build.common.outputs import open_log
 from aoti_build.common.stat_cache import StatCache
 from aoti_build.errors import ArtifactError, SpecError, UsageError
@@ -74,7 +94,8 @@ def make_huge_file(path: Path) -> None:
     ids=["pipe", "socket", "device", "directory", "huge"],
 )
 def put(request: pytest.FixtureRequest) -> Iterator[Put]:
-    """Puts something that is not to be read in the place of a file. Whoever waits for a pipe goes on at the end."""
+    """Puts something that is not to be read in the place of a file. Whoever waits for a pipe goes
+    on at the end."""
     made: list[Path] = []
 
     def put_there(path: Path) -> Path:
@@ -110,12 +131,16 @@ def soon(call: Callable[[], Any]) -> Any:
     return found[0]
 
 
-def test_the_reader_refuses_it_and_opens_nothing(put: Put, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_reader_refuses_it_and_opens_nothing(
+    put: Put, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = put(tmp_path / "file")
     opened: list[Path] = []
     real = os.open
     monkeypatch.setattr(
-        os, "open", lambda name, *rest, **named: opened.append(Path(name)) or real(name, *rest, **named)
+        os,
+        "open",
+        lambda name, *rest, **named: opened.append(Path(name)) or real(name, *rest, **named),
     )
     with pytest.raises(OSError, match=r"a pipe|a socket|a device|a directory|at most") as caught:
         soon(lambda: read_bytes(path, TEXT_LIMIT))
@@ -123,7 +148,9 @@ def test_the_reader_refuses_it_and_opens_nothing(put: Put, tmp_path: Path, monke
     assert opened == ([path] if path.is_file() else [])
 
 
-def test_a_pipe_that_appears_after_the_look_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pipe_that_appears_after_the_look_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "file").touch()
     regular = os.stat(tmp_path / "file")
@@ -179,7 +206,10 @@ READERS: dict[str, tuple[Callable[[Path], Any], Any]] = {
     "json": (read_json, None),
     "kept": (lambda path: read_kept(path, "kind", 1, "table"), {}),
     "stat cache": (lambda path: StatCache(path).digest(__file__) is not None, True),
-    "index": (lambda path: Index(path, path.parent, StatCache(path)).look_up("a/cpu", "", ""), None),
+    "index": (
+        lambda path: Index(path, path.parent, StatCache(path)).look_up("a/cpu", "", ""),
+        None,
+    ),
     "passed checks": (preflight._read, []),
     "tuning": (lambda path: KernelCache(path.parent.parent).tuning(path.stem), {}),
 }
@@ -224,7 +254,8 @@ def test_as_models_yaml_it_is_wrong_usage(put: Put, project: Project) -> None:
 
 def test_as_a_file_that_models_yaml_names_it_is_wrong_usage(put: Put, tmp_path: Path) -> None:
     project = write_project(
-        tmp_path, "edition: 1\nmodels:\n  m:\n    source: odd.py:build\n    inputs: [{shape: [1]}]\n"
+        tmp_path,
+        "edition: 1\nmodels:\n  m:\n    source: odd.py:build\n    inputs: [{shape: [1]}]\n",
     )
     path = put(tmp_path / "odd.py")
     if path.is_file():
@@ -234,7 +265,9 @@ def test_as_a_file_that_models_yaml_names_it_is_wrong_usage(put: Put, tmp_path: 
     assert "no regular file: odd.py" in str(caught.value)
 
 
-def test_as_a_manifest_it_is_a_damaged_artifact(put: Put, project: Project, published: Path) -> None:
+def test_as_a_manifest_it_is_a_damaged_artifact(
+    put: Put, project: Project, published: Path
+) -> None:
     put(published / MANIFEST)
     found = soon(lambda: read_manifest(published))
     assert isinstance(found, NoManifest)
@@ -300,7 +333,9 @@ def test_as_an_object_of_the_store_it_is_a_miss(
     assert [outcome.action for outcome in outcomes] == ["compiled"]
 
 
-def test_as_records_of_the_store_they_are_misses(put: Put, project: Project, fake_worker: FakeWorker) -> None:
+def test_as_records_of_the_store_they_are_misses(
+    put: Put, project: Project, fake_worker: FakeWorker
+) -> None:
     build(project, project.targets)
     store = store_of(project)
     for name in contents(store.root):
@@ -313,7 +348,11 @@ def test_as_records_of_the_store_they_are_misses(put: Put, project: Project, fak
 
 
 def test_as_the_root_of_the_store_a_build_goes_without(
-    put: Put, project: Project, fake_worker: FakeWorker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    put: Put,
+    project: Project,
+    fake_worker: FakeWorker,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("AOTI_BUILD_STORE", str(put(tmp_path / "store")))
     report = soon(lambda: build(project, project.targets))
@@ -383,7 +422,12 @@ def test_as_working_state_of_a_published_project_nothing_is_built_anew(
     ],
 )
 def test_the_exit_code_tells_the_kind(
-    project: Project, published: Path, kind: Callable[[Path], None], words: str, place: str, code: int
+    project: Project,
+    published: Path,
+    kind: Callable[[Path], None],
+    words: str,
+    place: str,
+    code: int,
 ) -> None:
     path = project.root / place
     path.unlink(missing_ok=True)

@@ -75,7 +75,12 @@ def plant_programs(place: Path) -> Callable[[], None]:
     """Whatever is asked for in `place` is there already, and is the attacker's."""
 
     def plant() -> None:
-        for name in ("build", f"aoti_build-build-{VICTIM}", f"aoti_build-unpacked-{VICTIM}", "aoti_build"):
+        for name in (
+            "build",
+            f"aoti_build-build-{VICTIM}",
+            f"aoti_build-unpacked-{VICTIM}",
+            "aoti_build",
+        ):
             (place / name / "runner").mkdir(parents=True)
             (place / name).chmod(0o755)
 
@@ -103,7 +108,10 @@ def test_who_makes_the_directory_first_gets_nothing_run(
     as_user(ATTACKER, plant_programs(shared))
     environment = {variable: str(shared)}
     if variable == "named":
-        environment = {directories.BUILD_VARIABLE: str(shared), directories.RUNTIME_VARIABLE: str(shared)}
+        environment = {
+            directories.BUILD_VARIABLE: str(shared),
+            directories.RUNTIME_VARIABLE: str(shared),
+        }
     else:
         environment |= {directories.BUILD_VARIABLE: "", directories.RUNTIME_VARIABLE: ""}
     find = FINDERS[finder]
@@ -121,7 +129,9 @@ def test_a_link_to_the_victims_own_directory_is_not_followed(shared: Path) -> No
     as_user(VICTIM, lambda: mine.mkdir(mode=0o700))
     as_user(ATTACKER, lambda: (shared / "cache").symlink_to(mine))
     variables = {directories.BUILD_VARIABLE: str(shared / "cache")}
-    assert f"symbolic link of user {ATTACKER}" in as_user(VICTIM, lambda: refusal(directories.build_cache), **variables)
+    assert f"symbolic link of user {ATTACKER}" in as_user(
+        VICTIM, lambda: refusal(directories.build_cache), **variables
+    )
     assert list(mine.iterdir()) == []
 
 
@@ -129,14 +139,18 @@ def test_roots_directory_is_nobody_elses(shared: Path) -> None:
     """It would do as a place, but who is not root has nothing of his own there."""
     (shared / "base" / "build").mkdir(parents=True, mode=0o700)
     variables = {directories.BUILD_VARIABLE: str(shared / "base")}
-    assert "belongs to user 0" in as_user(VICTIM, lambda: refusal(directories.build_cache), **variables)
+    assert "belongs to user 0" in as_user(
+        VICTIM, lambda: refusal(directories.build_cache), **variables
+    )
 
 
 def test_nothing_is_made_below_somebody_elses_directory(shared: Path) -> None:
     as_user(ATTACKER, lambda: (shared / "theirs").mkdir(mode=0o777))
     (shared / "theirs").chmod(0o777)
     variables = {directories.BUILD_VARIABLE: str(shared / "theirs" / "a" / "b")}
-    assert f"belongs to user {ATTACKER}" in as_user(VICTIM, lambda: refusal(directories.build_cache), **variables)
+    assert f"belongs to user {ATTACKER}" in as_user(
+        VICTIM, lambda: refusal(directories.build_cache), **variables
+    )
     assert list((shared / "theirs").iterdir()) == []
 
 
@@ -185,7 +199,10 @@ def test_a_temporary_directory_in_which_others_can_move_things(shared: Path, kin
     place.mkdir()
     os.chown(place, ATTACKER if kind == "theirs" else 0, 0)
     place.chmod(0o1777 if kind == "theirs" else 0o777)
-    assert as_user(VICTIM, lambda: refusal(directories.temporary_directory), TMPDIR=str(place)) != "taken"
+    assert (
+        as_user(VICTIM, lambda: refusal(directories.temporary_directory), TMPDIR=str(place))
+        != "taken"
+    )
     found = as_user(VICTIM, lambda: [directories.check_temporary().outcome], TMPDIR=str(place))
     assert found == ["fail"]
 
@@ -220,7 +237,12 @@ def container(shared: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
         return subprocess.run(
             [*become, *reading, REAL_PYTHON, "-m", "invoke", *words],
             cwd=project.root,
-            env={**kept, "PYTHONPATH": str(REPOSITORY), "PYTHONDONTWRITEBYTECODE": "1", **environment},
+            env={
+                **kept,
+                "PYTHONPATH": str(REPOSITORY),
+                "PYTHONDONTWRITEBYTECODE": "1",
+                **environment,
+            },
             capture_output=True,
             text=True,
             check=False,
@@ -258,4 +280,11 @@ def test_a_user_who_is_a_mere_number(
     if code == UNFIT_TOOLCHAIN:
         assert "let AOTI_BUILD_CACHE name a directory of your own" in answer.stdout + answer.stderr
     left = {path.name for path in (shared / "project").iterdir()}
-    assert left <= {"artifacts", "models.yaml", "model.py", "helper.py", "tasks.py", "weights.safetensors"}
+    assert left <= {
+        "artifacts",
+        "models.yaml",
+        "model.py",
+        "helper.py",
+        "tasks.py",
+        "weights.safetensors",
+    }

@@ -1,4 +1,5 @@
-"""What a person named is written as a shell would write it: pipes, devices and links stay what they are."""
+"""What a person named is written as a shell would write it: pipes, devices and links stay what they
+are."""
 
 from __future__ import annotations
 
@@ -94,8 +95,8 @@ def test_a_pipe_whose_reader_has_gone_is_an_error(tmp_path: Path) -> None:
 
 @pytest.fixture
 def full(tmp_path: Path) -> Path:
-    """A device that is always full. Not the system's own: a fault in what is tested here, run by root, would replace
-    it."""
+    """A device that is always full. Not the system's own: a fault in what is tested here, run by
+    root, would replace it."""
     path = tmp_path / "full"
     if os.geteuid() != 0:
         path.symlink_to("/dev/full")
@@ -161,7 +162,8 @@ def test_a_log_begins_anew_in_the_same_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("words", "beginning"), WRITERS)
 def test_stdout_can_be_named(project: Project, words: str, beginning: str) -> None:
-    """As a pipe, and as a file that the table goes into as well. The link is what /dev/stdout is."""
+    """As a pipe, and as a file that the table goes into as well. The link is what /dev/stdout
+    is."""
     (project.root / "stdout").symlink_to("/proc/self/fd/1")
     piped = inv(*words.split(), "stdout", cwd=project.root)
     assert beginning in piped.stdout.lower()
@@ -189,7 +191,9 @@ def test_links_and_pipes_of_each_task_stay(project: Project, words: str, beginni
 
 
 @pytest.mark.parametrize(("words", "_beginning"), WRITERS)
-def test_what_cannot_be_written_is_wrong_usage(project: Project, full: Path, words: str, _beginning: str) -> None:
+def test_what_cannot_be_written_is_wrong_usage(
+    project: Project, full: Path, words: str, _beginning: str
+) -> None:
     for name, said in ((".", "is a directory"), (str(full), "No space left on device")):
         answer = inv(*words.split(), name, cwd=project.root)
         assert answer.returncode == 2

@@ -71,7 +71,11 @@ def test_forced(project: Project, published: Path) -> None:
         ("width: 4", "width: 5", "spec-changed: kwargs.width 4 -> 5"),
         ("width: 4", "width: 4, depth: 2", "spec-changed: kwargs.depth (none) -> 2"),
         ("seed: 0", "seed: 1", "spec-changed: seed 0 -> 1"),
-        ("model.py:build", "model.py:other", "spec-changed: source model.py:build -> model.py:other"),
+        (
+            "model.py:build",
+            "model.py:other",
+            "spec-changed: source model.py:build -> model.py:other",
+        ),
         ("min: 1", "min: 2", "spec-changed: dims.batch.min 1 -> 2"),
         ("max: 8", "max: 9", "spec-changed: dims.batch.max 8 -> 9"),
         ("example: 4", "example: 5", "spec-changed: dims.batch.example 4 -> 5"),
@@ -79,7 +83,11 @@ def test_forced(project: Project, published: Path) -> None:
         ("float32", "float64", "spec-changed: inputs.x.dtype float32 -> float64"),
         ("[batch, 4]", "[batch, 6]", "spec-changed: inputs.x.shape ['batch', 4] -> ['batch', 6]"),
         ("max_autotune: true", "max_autotune: false", "config-changed: max_autotune True -> False"),
-        ("max_autotune: true", "max_autotune: true, freezing: true", "config-changed: freezing (none) -> True"),
+        (
+            "max_autotune: true",
+            "max_autotune: true, freezing: true",
+            "config-changed: freezing (none) -> True",
+        ),
     ],
 )
 def test_an_edit_of_models_yaml(tmp_path: Path, old: str, new: str, expected: str | None) -> None:
@@ -129,10 +137,14 @@ def test_another_version_of_a_library_that_the_model_imports(
     assert published
     real = distributions.identity
     monkeypatch.setattr(
-        distributions, "identity", lambda name, digests: "0.0" if name == "sympy" else real(name, digests)
+        distributions,
+        "identity",
+        lambda name, digests: "0.0" if name == "sympy" else real(name, digests),
     )
     reasons = plan_of(project).reasons
-    assert ("source-changed", "sympy", "0.0") in [(reason.reason, reason.what, reason.new) for reason in reasons]
+    assert ("source-changed", "sympy", "0.0") in [
+        (reason.reason, reason.what, reason.new) for reason in reasons
+    ]
 
 
 @pytest.mark.parametrize("content", ["weights, version 2", "other, longer weights", ""])
@@ -143,31 +155,45 @@ def test_changed_weights(tmp_path: Path, content: str) -> None:
     (tmp_path / "weights.safetensors").write_text(content)
     step = plan_of(project)
     assert step.action == "build"
-    assert [(reason.reason, reason.what) for reason in step.reasons] == [("weights-changed", "weights.safetensors")]
+    assert [(reason.reason, reason.what) for reason in step.reasons] == [
+        ("weights-changed", "weights.safetensors")
+    ]
 
 
 @pytest.mark.parametrize("fact", ["torch", "cxx.version", "python"])
-def test_another_tool(project: Project, published: Path, monkeypatch: pytest.MonkeyPatch, fact: str) -> None:
+def test_another_tool(
+    project: Project, published: Path, monkeypatch: pytest.MonkeyPatch, fact: str
+) -> None:
     assert published
     facts = toolchain.facts("cpu")
-    monkeypatch.setattr(toolchain, "facts", lambda device: {**facts, fact: f"another, for {device}"})
+    monkeypatch.setattr(
+        toolchain, "facts", lambda device: {**facts, fact: f"another, for {device}"}
+    )
     step = plan_of(project)
     assert step.action == "build"
     assert shown(step) == [f"toolchain-changed: {fact} {facts[fact]} -> another, for cpu"]
 
 
-def test_a_tool_that_appears(project: Project, published: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tool_that_appears(
+    project: Project, published: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert published
     facts = toolchain.facts("cpu")
     monkeypatch.setattr(toolchain, "facts", lambda _: {**facts, "new-tool": "1"})
     assert shown(plan_of(project)) == ["toolchain-changed: new-tool (none) -> 1"]
 
 
-def test_another_processor(project: Project, published: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_processor(
+    project: Project, published: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert published
     monkeypatch.setattr(toolchain, "cpu_features", lambda: ("avx", "sse"))
     (reason,) = plan_of(project).reasons
-    assert (reason.reason, reason.what, reason.new) == ("toolchain-changed", "cpu.features", "avx sse")
+    assert (reason.reason, reason.what, reason.new) == (
+        "toolchain-changed",
+        "cpu.features",
+        "avx sse",
+    )
 
 
 def test_another_processor_does_not_matter_above_a_portable_floor(
@@ -179,13 +205,17 @@ def test_another_processor_does_not_matter_above_a_portable_floor(
     assert action_of(project) == "up-to-date"
 
 
-def test_a_variable_that_changes_code(project: Project, published: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_variable_that_changes_code(
+    project: Project, published: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert published
     monkeypatch.setenv("TORCHINDUCTOR_FREEZING", "1")
     assert shown(plan_of(project)) == ["toolchain-changed: TORCHINDUCTOR_FREEZING (none) -> 1"]
 
 
-def test_a_variable_that_changes_no_code(project: Project, published: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_variable_that_changes_no_code(
+    project: Project, published: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert published
     monkeypatch.setenv("TORCH_LOGS", "+all")
     monkeypatch.setenv("SOMETHING_ELSE", "1")
@@ -263,13 +293,19 @@ def test_a_tolerance_needs_a_check_and_no_build(tmp_path: Path) -> None:
     publish_fake(write_project(tmp_path, ONE_MODEL))
     step = plan_of(write_project(tmp_path, ONE_MODEL + "    tolerance: {atol: 0.5}\n"))
     assert step.action == "recheck"
-    assert [(reason.reason, reason.what) for reason in step.reasons] == [("spec-changed", "tolerance")]
+    assert [(reason.reason, reason.what) for reason in step.reasons] == [
+        ("spec-changed", "tolerance")
+    ]
 
 
 def test_a_tolerance_and_an_edit_need_a_build(tmp_path: Path) -> None:
     publish_fake(write_project(tmp_path, ONE_MODEL))
     assert (
-        action_of(write_project(tmp_path, ONE_MODEL.replace("width: 4", "width: 5") + "    tolerance: {atol: 0.5}\n"))
+        action_of(
+            write_project(
+                tmp_path, ONE_MODEL.replace("width: 4", "width: 5") + "    tolerance: {atol: 0.5}\n"
+            )
+        )
         == "build"
     )
 
@@ -297,10 +333,16 @@ def test_another_order_and_comments_change_nothing(tmp_path: Path) -> None:
     for target in project.targets:
         publish_fake(project, target)
     head, first, second = (
-        TWO_MODELS.replace("  second:", "SPLIT  second:").replace("  first:", "SPLIT  first:").split("SPLIT")
+        TWO_MODELS.replace("  second:", "SPLIT  second:")
+        .replace("  first:", "SPLIT  first:")
+        .split("SPLIT")
     )
-    lines = (head + second + "# a comment\n\n" + first).replace("inputs:", "inputs:   ").splitlines()
-    turned = write_project(tmp_path, "\n".join(f"{line}  # {number}" for number, line in enumerate(lines)) + "\n")
+    lines = (
+        (head + second + "# a comment\n\n" + first).replace("inputs:", "inputs:   ").splitlines()
+    )
+    turned = write_project(
+        tmp_path, "\n".join(f"{line}  # {number}" for number, line in enumerate(lines)) + "\n"
+    )
     assert [target.name for target in turned.targets] == ["second/cpu", "first/cpu"]
     assert [action_of(turned, target) for target in turned.targets] == ["up-to-date"] * 2
 
@@ -317,7 +359,11 @@ def test_an_edit_of_one_model_leaves_the_other(tmp_path: Path) -> None:
 
 def test_planning_changes_nothing_but_its_cache(project: Project, published: Path) -> None:
     def contents_but_cache() -> dict[str, bytes]:
-        return {name: data for name, data in contents(project.root).items() if name != "artifacts/.stat-cache.json"}
+        return {
+            name: data
+            for name, data in contents(project.root).items()
+            if name != "artifacts/.stat-cache.json"
+        }
 
     before = contents_but_cache()
     (project.root / "helper.py").touch()
@@ -327,13 +373,17 @@ def test_planning_changes_nothing_but_its_cache(project: Project, published: Pat
     assert contents_but_cache() == before
 
 
-def test_a_copied_project_is_up_to_date_there_too(project: Project, published: Path, tmp_path: Path) -> None:
+def test_a_copied_project_is_up_to_date_there_too(
+    project: Project, published: Path, tmp_path: Path
+) -> None:
     assert published
     shutil.copytree(project.root, tmp_path / "copy")
     assert action_of(write_project(tmp_path / "copy")) == "up-to-date"
 
 
-def test_through_a_symbolic_link_to_the_project(project: Project, published: Path, tmp_path: Path) -> None:
+def test_through_a_symbolic_link_to_the_project(
+    project: Project, published: Path, tmp_path: Path
+) -> None:
     assert published
     (tmp_path / "link").symlink_to(project.root, target_is_directory=True)
     linked = load_project(tmp_path / "link" / "models.yaml")
@@ -357,7 +407,10 @@ def test_a_source_behind_a_symbolic_link(project: Project, tmp_path: Path, edite
     link.rename(real)
     link.symlink_to(real)
     recorded = {"sources": {"model.py": "", str(real): ""}}
-    publish_fake(project, source=current_parts(project, project.targets[0], recorded, digests_of(project)).parts)
+    publish_fake(
+        project,
+        source=current_parts(project, project.targets[0], recorded, digests_of(project)).parts,
+    )
     for _ in range(2):
         assert action_of(project) == "up-to-date"
     if edited == "another link":
@@ -388,7 +441,9 @@ def lacks_a_group(document: dict[str, Any]) -> None:
     del document["source"]["weights"]
 
 
-@pytest.mark.parametrize("harm", [names_no_path, names_no_distribution, has_no_number, lacks_a_group])
+@pytest.mark.parametrize(
+    "harm", [names_no_path, names_no_distribution, has_no_number, lacks_a_group]
+)
 def test_parts_that_nobody_wrote_are_never_an_exception(
     project: Project, published: Path, harm: Callable[[dict[str, Any]], None]
 ) -> None:
@@ -397,12 +452,16 @@ def test_parts_that_nobody_wrote_are_never_an_exception(
     assert plan_of(project).action in ("build", "up-to-date")
 
 
-def test_the_recipe_is_a_part(project: Project, published: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_recipe_is_a_part(
+    project: Project, published: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert published
     monkeypatch.setattr(toolchain, "FACTS_VERSION", 99)
     step = plan_of(project)
     assert step.action == "build"
-    assert [(reason.reason, reason.what) for reason in step.reasons] == [("toolchain-changed", "recipe")]
+    assert [(reason.reason, reason.what) for reason in step.reasons] == [
+        ("toolchain-changed", "recipe")
+    ]
 
 
 def shown(step: Step) -> list[str]:

@@ -1,4 +1,5 @@
-"""A cached project is the parsed one, and whatever else lies in the cache's place costs a parse and nothing more."""
+"""A cached project is the parsed one, and whatever else lies in the cache's place costs a parse and
+nothing more."""
 
 from __future__ import annotations
 
@@ -65,8 +66,14 @@ def record(file: Path, directory: Path) -> Path:
     return found
 
 
-def test_a_cached_project_is_the_parsed_one(file: Path, directory: Path, parses: list[Path]) -> None:
-    parsed, written, cached = load_project(file), load_project(file, directory), load_project(file, directory)
+def test_a_cached_project_is_the_parsed_one(
+    file: Path, directory: Path, parses: list[Path]
+) -> None:
+    parsed, written, cached = (
+        load_project(file),
+        load_project(file, directory),
+        load_project(file, directory),
+    )
     assert len(parses) == 2
     assert everything(parsed) == everything(written) == everything(cached)
     assert cached.file == file
@@ -78,7 +85,9 @@ def test_values_keep_their_types(file: Path, directory: Path) -> None:
     model = load_project(file, directory).targets[0].model
     assert repr(dict(model.kwargs)) == repr(dict(load_project(file).targets[0].model.kwargs))
     assert isinstance(model.inputs, tuple)
-    assert all(isinstance(tensor.shape, tuple) for tensor in model.inputs if not isinstance(tensor, str))
+    assert all(
+        isinstance(tensor.shape, tuple) for tensor in model.inputs if not isinstance(tensor, str)
+    )
 
 
 def test_every_target_carries_its_digest(file: Path, directory: Path) -> None:
@@ -99,13 +108,18 @@ SCALARS = (
 )
 VALUES = st.recursive(
     SCALARS,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("ab.-", max_size=3), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.text("ab.-", max_size=3), inner, max_size=3)
+    ),
     max_leaves=5,
 )
 
 
 @given(st.dictionaries(st.sampled_from(["a", "b"]), VALUES, max_size=2))
-def test_any_kwargs_survive(tmp_path_factory: pytest.TempPathFactory, kwargs: dict[str, Any]) -> None:
+def test_any_kwargs_survive(
+    tmp_path_factory: pytest.TempPathFactory, kwargs: dict[str, Any]
+) -> None:
     root = tmp_path_factory.getbasetemp() / "any-kwargs"
     (root / "artifacts").mkdir(parents=True, exist_ok=True)
     entry = {"source": "model.py:build", "kwargs": kwargs, "inputs": [{"shape": [2]}]}
@@ -116,15 +130,24 @@ def test_any_kwargs_survive(tmp_path_factory: pytest.TempPathFactory, kwargs: di
         return
     directory = root / "artifacts" / "cache"
     load_project(root / "models.yaml", directory)
-    assert repr(everything(load_project(root / "models.yaml", directory))) == repr(everything(parsed))
+    assert repr(everything(load_project(root / "models.yaml", directory))) == repr(
+        everything(parsed)
+    )
 
 
 @pytest.mark.parametrize(
     "edited",
-    [TEXT + "\n", TEXT.replace("seed: 7", "seed: 8"), "# moved\n" + TEXT, TEXT.replace("avx2", "avx512")],
+    [
+        TEXT + "\n",
+        TEXT.replace("seed: 7", "seed: 8"),
+        "# moved\n" + TEXT,
+        TEXT.replace("avx2", "avx512"),
+    ],
     ids=["a line more", "another seed", "a comment above", "another floor"],
 )
-def test_another_content_is_parsed(file: Path, directory: Path, parses: list[Path], edited: str) -> None:
+def test_another_content_is_parsed(
+    file: Path, directory: Path, parses: list[Path], edited: str
+) -> None:
     load_project(file, directory)
     file.write_text(edited)
     assert everything(load_project(file, directory)) == everything(load_project(file))
@@ -133,7 +156,9 @@ def test_another_content_is_parsed(file: Path, directory: Path, parses: list[Pat
     assert len(parses) == 4
 
 
-def test_a_wrong_file_is_not_cached_and_its_problems_come_each_time(file: Path, directory: Path) -> None:
+def test_a_wrong_file_is_not_cached_and_its_problems_come_each_time(
+    file: Path, directory: Path
+) -> None:
     load_project(file, directory)
     before = contents(directory)
     file.write_text(TEXT + "    seed: x\n")
@@ -152,7 +177,12 @@ def test_a_file_that_is_gone_is_an_error_in_spite_of_the_cache(file: Path, direc
 
 @pytest.mark.parametrize(("name", "value"), [("CACHE_VERSION", 99), ("__version__", "0.0.0")])
 def test_another_version_is_parsed(
-    file: Path, directory: Path, parses: list[Path], monkeypatch: pytest.MonkeyPatch, name: str, value: object
+    file: Path,
+    directory: Path,
+    parses: list[Path],
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    value: object,
 ) -> None:
     load_project(file, directory)
     monkeypatch.setattr(cache, name, value)
@@ -185,10 +215,14 @@ HARMS: dict[str, Callable[[Path], object]] = {
     "no targets": rewrite(lambda document: document.pop("targets")),
     "targets of another shape": rewrite(lambda document: document.update(targets=[{}])),
     "targets that are no list": rewrite(lambda document: document.update(targets=3)),
-    "an unknown field": rewrite(lambda document: document["targets"][0]["model"].update(colour="red")),
+    "an unknown field": rewrite(
+        lambda document: document["targets"][0]["model"].update(colour="red")
+    ),
     "a missing field": rewrite(lambda document: document["targets"][0]["model"].pop("source")),
     "positions that are not there": rewrite(lambda document: document.update(positions=[])),
-    "positions of another shape": rewrite(lambda document: document.update(positions=[{"": [1]}, {"": 3}])),
+    "positions of another shape": rewrite(
+        lambda document: document.update(positions=[{"": [1]}, {"": 3}])
+    ),
 }
 
 
@@ -211,7 +245,9 @@ def test_a_cache_cut_anywhere_is_parsed_over(file: Path, directory: Path, record
         assert everything(load_project(file, directory)) == before
 
 
-def test_another_value_in_the_cache_is_not_taken_for_the_files(file: Path, directory: Path, record: Path) -> None:
+def test_another_value_in_the_cache_is_not_taken_for_the_files(
+    file: Path, directory: Path, record: Path
+) -> None:
     before = everything(load_project(file, directory))
     record.write_bytes(record.read_bytes().replace(b'"seed": 7', b'"seed": 6'))
     assert everything(load_project(file, directory)) == before
@@ -259,5 +295,8 @@ def everything(project: Project) -> list[Any]:
     """A project with what its equality leaves out: positions and digests."""
     return [
         project.file,
-        *((target, target.digest, dict(target.model.positions), target.name) for target in project.targets),
+        *(
+            (target, target.digest, dict(target.model.positions), target.name)
+            for target in project.targets
+        ),
     ]

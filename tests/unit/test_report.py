@@ -35,19 +35,39 @@ def two(tmp_path: Path) -> Project:
 
 def test_a_build(two: Project) -> None:
     published = Published("a" * 64, 45 << 20)
-    failure = BuildError("it broke", target="second/cpu", cause="because", hint="mend it", log=Path("build.log"))
+    failure = BuildError(
+        "it broke", target="second/cpu", cause="because", hint="mend it", log=Path("build.log")
+    )
     report = BuildReport(
         two,
         (
-            Outcome(two.targets[0], "compiled", (Reason("source-changed", "model.py"),), published, {"total": 12.34}),
+            Outcome(
+                two.targets[0],
+                "compiled",
+                (Reason("source-changed", "model.py"),),
+                published,
+                {"total": 12.34},
+            ),
             Outcome(two.targets[1], "failed", (Reason("no-artifact"),), error=failure),
         ),
     )
     lines = text.build_lines(report)
-    assert line_of(lines, "first/cpu").split()[:6] == ["first/cpu", "compiled", "12.3", "s", "45.0", "MiB"]
+    assert line_of(lines, "first/cpu").split()[:6] == [
+        "first/cpu",
+        "compiled",
+        "12.3",
+        "s",
+        "45.0",
+        "MiB",
+    ]
     assert "source-changed: model.py" in line_of(lines, "first/cpu")
     assert "failed" in line_of(lines, "second/cpu")
-    assert {"error: second/cpu: it broke", "cause: because", "next:  mend it", "log:   build.log"} <= all_lines(lines)
+    assert {
+        "error: second/cpu: it broke",
+        "cause: because",
+        "next:  mend it",
+        "log:   build.log",
+    } <= all_lines(lines)
     assert lines[-1] == "2 targets: 1 compiled, 1 failed"
 
 
@@ -78,7 +98,13 @@ def test_a_verification(two: Project) -> None:
     error = BuildError("there is no artifact", target="second/cpu", hint="build it first")
     report = VerifyReport(
         (
-            Verdict(two.targets[0], "passed", (Reason("source-changed", "model.py"),), (PASSED_CASE,), seconds=0.5),
+            Verdict(
+                two.targets[0],
+                "passed",
+                (Reason("source-changed", "model.py"),),
+                (PASSED_CASE,),
+                seconds=0.5,
+            ),
             Verdict(two.targets[1], "missing", error=error),
         )
     )
@@ -115,7 +141,9 @@ def test_what_the_figures_do_not_say(two: Project) -> None:
 
 
 def test_a_failed_verification_shows_the_figures_of_each_output(two: Project) -> None:
-    lines = text.verify_lines(VerifyReport((Verdict(two.targets[0], "mismatch", (), (PASSED_CASE, FAILED_CASE)),)))
+    lines = text.verify_lines(
+        VerifyReport((Verdict(two.targets[0], "mismatch", (), (PASSED_CASE, FAILED_CASE)),))
+    )
     row = line_of(lines, "example: output")
     assert {"0.5", "0.25"} <= set(row.split())
     assert "7 of 8 values differ" in row
@@ -145,14 +173,22 @@ def test_many_reasons_are_cut_and_counted() -> None:
 
 @pytest.mark.parametrize(
     ("size", "shown"),
-    [(None, ""), (0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (45 << 20, "45.0 MiB"), (3 << 40, "3072.0 GiB")],
+    [
+        (None, ""),
+        (0, "0 B"),
+        (1023, "1023 B"),
+        (1024, "1.0 KiB"),
+        (45 << 20, "45.0 MiB"),
+        (3 << 40, "3072.0 GiB"),
+    ],
 )
 def test_sizes(size: int | None, shown: str) -> None:
     assert text.size_text(size) == shown
 
 
 @pytest.mark.parametrize(
-    ("seconds", "shown"), [(None, ""), (5.0, "5 s"), (600.0, "10 min"), (36000.0, "10 h"), (864000.0, "10 d")]
+    ("seconds", "shown"),
+    [(None, ""), (5.0, "5 s"), (600.0, "10 min"), (36000.0, "10 h"), (864000.0, "10 d")],
 )
 def test_ages(seconds: float | None, shown: str) -> None:
     assert text.age_text(seconds) == shown

@@ -1,4 +1,5 @@
-"""Memory and processors in containers: their control groups' limits count, as the kernel would apply them."""
+"""Memory and processors in containers: their control groups' limits count, as the kernel would
+apply them."""
 
 from __future__ import annotations
 
@@ -25,8 +26,11 @@ def _sixteen_processors(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def system(root: Path, own: str, files: dict[str, object]) -> Path:
-    """A machine with 64 GiB available; `own` is /proc/self/cgroup, `files` are below /sys/fs/cgroup."""
-    meminfo = f"MemTotal:       {2 * HOST // 1024} kB\nMemAvailable:   {HOST // 1024} kB\nBuffers: 1 kB\n"
+    """A machine with 64 GiB available; `own` is /proc/self/cgroup, `files` are below
+    /sys/fs/cgroup."""
+    meminfo = (
+        f"MemTotal:       {2 * HOST // 1024} kB\nMemAvailable:   {HOST // 1024} kB\nBuffers: 1 kB\n"
+    )
     written = {"proc/meminfo": meminfo, "proc/self/cgroup": own}
     written |= {f"sys/fs/cgroup/{name}": f"{content}\n" for name, content in files.items()}
     for name, content in written.items():
@@ -67,7 +71,10 @@ def test_no_limit_is_none(tmp_path: Path) -> None:
 
 
 def test_cached_files_give_way(tmp_path: Path) -> None:
-    assert available_memory(system(tmp_path, "0::/\n", limited(8 * GIB, 7 * GIB, cached=5 * GIB))) == 6 * GIB
+    assert (
+        available_memory(system(tmp_path, "0::/\n", limited(8 * GIB, 7 * GIB, cached=5 * GIB)))
+        == 6 * GIB
+    )
 
 
 def test_a_group_over_its_limit_has_nothing_left(tmp_path: Path) -> None:
@@ -124,7 +131,13 @@ def test_a_system_that_tells_nothing_is_taken_for_free(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("quota", "processors"),
-    [("max 100000", 16), ("400000 100000", 4), ("150000 100000", 2), ("10000 100000", 1), ("9900000 100000", 16)],
+    [
+        ("max 100000", 16),
+        ("400000 100000", 4),
+        ("150000 100000", 2),
+        ("10000 100000", 1),
+        ("9900000 100000", 16),
+    ],
 )
 def test_a_quota_of_processor_time(tmp_path: Path, quota: str, processors: int) -> None:
     assert usable_processors(system(tmp_path, "0::/\n", {"cpu.max": quota})) == processors
@@ -136,7 +149,10 @@ def test_the_smallest_quota_of_the_groups_above_counts(tmp_path: Path) -> None:
 
 
 def test_a_quota_of_version_1(tmp_path: Path) -> None:
-    files: dict[str, object] = {"cpu,cpuacct/cpu.cfs_quota_us": 250000, "cpu,cpuacct/cpu.cfs_period_us": 100000}
+    files: dict[str, object] = {
+        "cpu,cpuacct/cpu.cfs_quota_us": 250000,
+        "cpu,cpuacct/cpu.cfs_period_us": 100000,
+    }
     own = "3:cpu,cpuacct:/\n"
     assert usable_processors(system(tmp_path, own, files)) == 3
     assert usable_processors(system(tmp_path, own, {"cpu,cpuacct/cpu.cfs_quota_us": -1})) == 16
@@ -158,13 +174,19 @@ def test_a_build_starts_no_more_workers_than_the_container_bears(
 ) -> None:
     root = system(tmp_path, "0::/\n", files)
     monkeypatch.setattr("aoti_build.work.schedule.available_memory", lambda: available_memory(root))
-    monkeypatch.setattr("aoti_build.work.schedule.usable_processors", lambda: usable_processors(root))
+    monkeypatch.setattr(
+        "aoti_build.work.schedule.usable_processors", lambda: usable_processors(root)
+    )
     assert default_jobs(100) == jobs
     assert default_jobs(1) == 1
 
 
-def test_doctor_says_what_the_container_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    root = system(tmp_path, "0::/\n", {"cpu.max": "150000 100000", **limited(2 * GIB, 3 * GIB // 2)})
+def test_doctor_says_what_the_container_leaves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = system(
+        tmp_path, "0::/\n", {"cpu.max": "150000 100000", **limited(2 * GIB, 3 * GIB // 2)}
+    )
     monkeypatch.setattr(resources, "available_memory", lambda: available_memory(root))
     monkeypatch.setattr(resources, "usable_processors", lambda: usable_processors(root))
     monkeypatch.setattr(os, "cpu_count", lambda: 16)

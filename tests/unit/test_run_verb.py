@@ -1,4 +1,5 @@
-"""`run` with a worker that only pretends: the command line, several targets and inputs, verdicts, exit codes and text.
+"""`run` with a worker that only pretends: the command line, several targets and inputs, verdicts,
+exit codes and text.
 
 What the worker itself does with files and pictures is in tests/integration/test_run.py.
 """
@@ -32,7 +33,10 @@ from aoti_build.report import text
 from aoti_build.work.worker import WorkerCrash, check_stopping, stop_all
 
 IMAGE = "    image: {crop: 4, classes: classes.txt}\n"
-MISMATCH = {"passed": False, "verdicts": [{"name": "output", "ok": False, "why": "7 of 8 values differ"}]}
+MISMATCH = {
+    "passed": False,
+    "verdicts": [{"name": "output", "ok": False, "why": "7 of 8 values differ"}],
+}
 
 
 @pytest.fixture
@@ -49,7 +53,16 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A current directory with files of every kind; nobody looks into them here."""
     directory = tmp_path / "files"
     directory.mkdir()
-    for name in ("a.npz", "b.pt", "c.safetensors", "d.npy", "one.png", "two.jpg", "three.PNG", "notes.txt"):
+    for name in (
+        "a.npz",
+        "b.pt",
+        "c.safetensors",
+        "d.npy",
+        "one.png",
+        "two.jpg",
+        "three.PNG",
+        "notes.txt",
+    ):
         (directory / name).write_bytes(b"")
     monkeypatch.chdir(directory)
     return directory
@@ -84,8 +97,12 @@ def test_without_an_input_it_is_the_golden_one(
 
 
 @pytest.mark.usefixtures("published")
-def test_inputs_go_to_the_worker_one_by_one(project: Project, files: Path, jobs: list[Mapping[str, Any]]) -> None:
-    report = run(project, project.targets, inputs=("a.npz", "random", "golden", "./b.pt"), seed=7, repeat=3)
+def test_inputs_go_to_the_worker_one_by_one(
+    project: Project, files: Path, jobs: list[Mapping[str, Any]]
+) -> None:
+    report = run(
+        project, project.targets, inputs=("a.npz", "random", "golden", "./b.pt"), seed=7, repeat=3
+    )
     (job,) = jobs
     assert [(one["kind"], one["paths"]) for one in job["runs"]] == [
         ("tensors", [str(files / "a.npz")]),
@@ -103,7 +120,9 @@ def test_inputs_go_to_the_worker_one_by_one(project: Project, files: Path, jobs:
     ]
 
 
-@pytest.mark.parametrize(("given", "said"), [("absent.npz", "no file"), ("notes.txt", ".safetensors"), ("d", "suffix")])
+@pytest.mark.parametrize(
+    ("given", "said"), [("absent.npz", "no file"), ("notes.txt", ".safetensors"), ("d", "suffix")]
+)
 @pytest.mark.usefixtures("published", "files")
 def test_inputs_that_are_none_are_refused_before_anything_runs(
     project: Project, fake_worker: FakeWorker, given: str, said: str
@@ -116,7 +135,11 @@ def test_inputs_that_are_none_are_refused_before_anything_runs(
 def test_several_targets_in_one_report(two: Project, fake_worker: FakeWorker) -> None:
     document = json.loads(json.dumps(run(two, two.targets).as_json()))
     assert [row["target"] for row in document["targets"]] == ["first/cpu", "second/cpu"]
-    assert (document["format"], document["format_version"], document["ok"]) == ("aoti-build/run", 1, True)
+    assert (document["format"], document["format_version"], document["ok"]) == (
+        "aoti-build/run",
+        1,
+        True,
+    )
     assert fake_worker.calls == ["run first", "run second"]
 
 
@@ -149,16 +172,31 @@ def test_an_error_of_the_worker_is_the_targets(
 ) -> None:
     fake_worker.answers["run"] = error
     report = run(project, project.targets)
-    assert (report.targets[0].verdict, report.exit_code, report.as_json()["ok"]) == ("failed", code, False)
+    assert (report.targets[0].verdict, report.exit_code, report.as_json()["ok"]) == (
+        "failed",
+        code,
+        False,
+    )
     assert str(report.targets[0].error).startswith("small/cpu: ")
 
 
 @pytest.mark.usefixtures("published", "files")
 def test_an_error_of_one_input_is_that_inputs(project: Project, fake_worker: FakeWorker) -> None:
-    refused = {"error": {"kind": "usage", "message": "a.npz: x is float64", "cause": "because", "hint": "convert it"}}
+    refused = {
+        "error": {
+            "kind": "usage",
+            "message": "a.npz: x is float64",
+            "cause": "because",
+            "hint": "convert it",
+        }
+    }
     fake_worker.answers["run"] = {"runs": [refused, RAN]}
     report = run(project, project.targets, inputs=("a.npz", "random"))
-    assert (verdicts(report), report.targets[0].verdict, report.exit_code) == ([["failed", "passed"]], "failed", 2)
+    assert (verdicts(report), report.targets[0].verdict, report.exit_code) == (
+        [["failed", "passed"]],
+        "failed",
+        2,
+    )
     error = report.targets[0].runs[0].error
     assert isinstance(error, UsageError)
     assert (error.target, error.hint, error.log is not None) == ("small/cpu", "convert it", True)
@@ -175,7 +213,9 @@ def test_an_interrupt_ends_it(project: Project, fake_worker: FakeWorker) -> None
 
 
 @pytest.mark.usefixtures("published")
-def test_after_an_interrupted_verb_it_may_start_workers(project: Project, fake_worker: FakeWorker) -> None:
+def test_after_an_interrupted_verb_it_may_start_workers(
+    project: Project, fake_worker: FakeWorker
+) -> None:
     stop_all()
     fake_worker.during = lambda verb, job: check_stopping()
     assert run(project, project.targets).exit_code == 0
@@ -184,7 +224,8 @@ def test_after_an_interrupted_verb_it_may_start_workers(project: Project, fake_w
 
 @pytest.mark.usefixtures("published")
 @pytest.mark.parametrize(
-    ("result", "verdict", "code"), [(MISMATCH, "mismatch", 3), ({"check": "none", "verdicts": []}, "unchecked", 0)]
+    ("result", "verdict", "code"),
+    [(MISMATCH, "mismatch", 3), ({"check": "none", "verdicts": []}, "unchecked", 0)],
 )
 def test_the_workers_verdict_decides(
     project: Project, fake_worker: FakeWorker, result: Mapping[str, Any], verdict: str, code: int
@@ -202,8 +243,14 @@ def test_an_absent_device_fails_only_if_nothing_else_was_chosen(
     project = write_project(tmp_path, CUDA_MODEL.replace("[cuda]", "[cpu, cuda]"))
     publish_fake(project, project.targets[0])
     report = run(project, project.targets)
-    assert ([target.verdict for target in report.targets], report.exit_code) == (["passed", "unavailable"], 0)
-    assert any("unavailable: small/cuda: this host has no cuda device" in line for line in text.run_lines(report))
+    assert ([target.verdict for target in report.targets], report.exit_code) == (
+        ["passed", "unavailable"],
+        0,
+    )
+    assert any(
+        "unavailable: small/cuda: this host has no cuda device" in line
+        for line in text.run_lines(report)
+    )
     assert run(project, project.targets[1:]).exit_code == 4
     assert fake_worker.calls == ["run small"]
 
@@ -212,8 +259,13 @@ def test_an_absent_device_fails_only_if_nothing_else_was_chosen(
 def test_a_stale_artifact_is_run_and_called_so(project: Project) -> None:
     (project.root / "helper.py").write_text("edited = True\n")
     report = run(project, project.targets)
-    assert [(reason.reason, reason.what) for reason in report.targets[0].stale] == [("source-changed", "helper.py")]
-    assert "small/cpu is not what the sources say now: source-changed: helper.py" in text.run_lines(report)[0]
+    assert [(reason.reason, reason.what) for reason in report.targets[0].stale] == [
+        ("source-changed", "helper.py")
+    ]
+    assert (
+        "small/cpu is not what the sources say now: source-changed: helper.py"
+        in text.run_lines(report)[0]
+    )
 
 
 @pytest.mark.usefixtures("fake_worker")
@@ -243,27 +295,40 @@ def test_an_output_that_is_not_one_file_for_each_run_is_refused(
     assert fake_worker.calls == []
 
 
-def test_the_names_of_output_files(two: Project, files: Path, jobs: list[Mapping[str, Any]]) -> None:
+def test_the_names_of_output_files(
+    two: Project, files: Path, jobs: list[Mapping[str, Any]]
+) -> None:
     report = run(two, two.targets, inputs=("a.npz", "random"), output="out/{target}/{input}.PT")
-    wanted = [[files / f"out/{name}/cpu/{label}.PT" for label in ("a", "random")] for name in ("first", "second")]
+    wanted = [
+        [files / f"out/{name}/cpu/{label}.PT" for label in ("a", "random")]
+        for name in ("first", "second")
+    ]
     assert [[Path(one["output"]) for one in job["runs"]] for job in jobs] == wanted
     assert f"outputs are in {wanted[1][1]}" in text.run_lines(report)
 
 
 @pytest.mark.usefixtures("published", "files")
 @pytest.mark.parametrize("output", ["a.npz", "{input}.npz", "../files/a.npz"])
-def test_an_output_does_not_overwrite_an_input(project: Project, fake_worker: FakeWorker, output: str) -> None:
+def test_an_output_does_not_overwrite_an_input(
+    project: Project, fake_worker: FakeWorker, output: str
+) -> None:
     report = run(project, project.targets, inputs=("a.npz",), output=output)
     assert (report.exit_code, fake_worker.calls) == (2, [])
     assert "overwrite the input a.npz" in str(report.targets[0].error)
 
 
 @pytest.mark.usefixtures("published", "files")
-def test_a_picture_for_a_model_without_image_says_what_to_write(project: Project, fake_worker: FakeWorker) -> None:
+def test_a_picture_for_a_model_without_image_says_what_to_write(
+    project: Project, fake_worker: FakeWorker
+) -> None:
     report = run(project, project.targets, inputs=("one.png",))
     assert (report.exit_code, fake_worker.calls) == (2, [])
     said = str(report.targets[0].error)
-    for part in ("models.yaml:3:3", "image: torchvision.models:ResNet18_Weights.DEFAULT", "image: {resize: 256"):
+    for part in (
+        "models.yaml:3:3",
+        "image: torchvision.models:ResNet18_Weights.DEFAULT",
+        "image: {resize: 256",
+    ):
         assert part in said
 
 
@@ -282,7 +347,9 @@ def test_pictures_in_a_row_fill_a_fixed_batch(
     tmp_path: Path, jobs: list[Mapping[str, Any]], batch: int | str, groups: list[list[str]]
 ) -> None:
     project = pictured(tmp_path / "project", batch)
-    report = run(project, project.targets, inputs=("one.png", "two.jpg", "three.PNG", "a.npz", "one.png"))
+    report = run(
+        project, project.targets, inputs=("one.png", "two.jpg", "three.PNG", "a.npz", "one.png")
+    )
     assert report.exit_code == 0
     assert [[Path(path).stem for path in one["paths"]] for one in jobs[0]["runs"]] == groups
     assert jobs[0]["runs"][0]["kind"] == "pictures"
@@ -295,7 +362,10 @@ def test_a_batch_of_pictures_is_written_by_the_name_of_its_first(
 ) -> None:
     project = pictured(tmp_path / "project", 2)
     run(project, project.targets, inputs=("one.png", "two.jpg", "three.PNG"), output="{input}.npz")
-    assert [Path(one["output"]) for one in jobs[0]["runs"]] == [files / "one.npz", files / "three.npz"]
+    assert [Path(one["output"]) for one in jobs[0]["runs"]] == [
+        files / "one.npz",
+        files / "three.npz",
+    ]
 
 
 @pytest.mark.usefixtures("published")
@@ -317,14 +387,23 @@ def test_the_text_of_a_mismatch_and_of_no_check(project: Project, fake_worker: F
     assert "FAILED: checked against eager, run now from the model's source" in lines
     assert "  output: 7 of 8 values differ" in lines
     fake_worker.answers["run"] = {"runs": [{**RAN, "check": "none", "verdicts": []}]}
-    assert any(line.startswith("NOT checked: ") for line in text.run_lines(run(project, project.targets)))
+    assert any(
+        line.startswith("NOT checked: ") for line in text.run_lines(run(project, project.targets))
+    )
 
 
 @pytest.mark.usefixtures("files")
 def test_the_text_of_pictures(tmp_path: Path, fake_worker: FakeWorker) -> None:
     project = pictured(tmp_path / "project", 2)
-    classes = [{"index": 281, "name": "tabby", "probability": 0.5}, {"index": 3, "name": None, "probability": 0.25}]
-    top = {"output": "output", "pictures": [classes, classes[1:]], "unnamed": "classes.txt names 3 classes"}
+    classes = [
+        {"index": 281, "name": "tabby", "probability": 0.5},
+        {"index": 3, "name": None, "probability": 0.25},
+    ]
+    top = {
+        "output": "output",
+        "pictures": [classes, classes[1:]],
+        "unnamed": "classes.txt names 3 classes",
+    }
     fake_worker.answers["run"] = {"runs": [{**RAN, "top": [top]}]}
     lines = text.run_lines(run(project, project.targets, inputs=("one.png", "two.jpg")))
     start = lines.index("one.png: classes by output, probabilities by softmax")
@@ -340,7 +419,10 @@ def test_the_text_of_pictures(tmp_path: Path, fake_worker: FakeWorker) -> None:
 @pytest.mark.usefixtures("fake_worker")
 def test_the_text_of_several_targets_ends_with_a_count(two: Project) -> None:
     lines = text.run_lines(run(two, two.targets))
-    assert [line for line in lines if line.endswith(" on golden")] == ["first/cpu on golden", "second/cpu on golden"]
+    assert [line for line in lines if line.endswith(" on golden")] == [
+        "first/cpu on golden",
+        "second/cpu on golden",
+    ]
     assert lines[-1] == "2 targets: 2 passed"
 
 

@@ -1,5 +1,5 @@
-"""The C++ runner of `verify --runtime cpp`: how it is compiled, when again, and that verdicts say so. No compiler runs
-here."""
+"""The C++ runner of `verify --runtime cpp`: how it is compiled, when again, and that verdicts say
+so. No compiler runs here."""
 
 from __future__ import annotations
 
@@ -65,13 +65,20 @@ def test_the_command_is_words_for_the_installed_torch(monkeypatch: pytest.Monkey
     monkeypatch.setattr(toolchain, "torch_directory", lambda: Path("/a b/torch"))
     words = compile_command("cpu", Path("/out/runner"))
     assert words[:2] == ["ccache", "my g++"]
-    assert {"-I/a b/torch/include", "-L/a b/torch/lib", "-Wl,-rpath,/a b/torch/lib", str(SOURCE)} <= set(words)
+    assert {
+        "-I/a b/torch/include",
+        "-L/a b/torch/lib",
+        "-Wl,-rpath,/a b/torch/lib",
+        str(SOURCE),
+    } <= set(words)
     assert words.index("-Wl,--no-as-needed") < words.index("-ltorch_cpu")
     assert not any("cuda" in word for word in words)
     assert {"-ltorch_cuda", "-lc10_cuda"} <= set(compile_command("cuda", Path("/out/runner")))
 
 
-def test_no_torch_and_no_compiler_are_the_toolchains_faults(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_torch_and_no_compiler_are_the_toolchains_faults(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("CXX", "'")
     with pytest.raises(ToolchainError, match="no command"):
         compile_command("cpu", Path("runner"))
@@ -80,7 +87,9 @@ def test_no_torch_and_no_compiler_are_the_toolchains_faults(monkeypatch: pytest.
         compile_command("cpu", Path("runner"))
 
 
-def test_the_key_follows_source_compiler_and_torch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_key_follows_source_compiler_and_torch(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     keys = [runner_key("cpu"), runner_key("cuda")]
     with monkeypatch.context() as patch:
         patch.setenv("CXX", "another-g++")
@@ -123,7 +132,9 @@ def test_nothing_is_run_from_a_directory_that_others_write_to(compiler: FakeComp
     directory.chmod(0o777)
     with pytest.raises(DirectoryError, match="this user's alone"):
         compiled_runner("cpu")
-    assert oct(os.stat(directory).st_mode & 0o777) == "0o777", "what it holds is not to be trusted any more"
+    assert oct(os.stat(directory).st_mode & 0o777) == "0o777", (
+        "what it holds is not to be trusted any more"
+    )
 
 
 def test_reports_say_what_called_the_package(
@@ -145,7 +156,9 @@ def test_reports_say_what_called_the_package(
 
 
 @pytest.mark.usefixtures("fake_worker")
-def test_nothing_is_compiled_for_artifacts_that_are_not_there(project: Project, compiler: FakeCompiler) -> None:
+def test_nothing_is_compiled_for_artifacts_that_are_not_there(
+    project: Project, compiler: FakeCompiler
+) -> None:
     (verdict,) = verify(project, project.targets, runtime="cpp").verdicts
     assert (verdict.verdict, verdict.runtime) == ("missing", "cpp")
     assert compiler.commands == []

@@ -1,4 +1,5 @@
-"""What a model may be called with, without a model: tensors that have a shape, dtype and device and nothing else."""
+"""What a model may be called with, without a model: tensors that have a shape, dtype and device and
+nothing else."""
 
 from __future__ import annotations
 
@@ -49,7 +50,10 @@ class Pair:
         return list(value)
 
 
-DIMS = {"batch": {"min": 1, "max": 8, "multiple_of": 1}, "seq": {"min": 8, "max": 64, "multiple_of": 8}}
+DIMS = {
+    "batch": {"min": 1, "max": 8, "multiple_of": 1},
+    "seq": {"min": 8, "max": 64, "multiple_of": 8},
+}
 NOTHING: dict[str, list[str]] = {"inputs": [], "buffers": []}
 KINDS = Kinds(Fake, "cpu", lambda name: name)
 
@@ -58,9 +62,15 @@ def entry(name: str, shape: list[int | str], dtype: str = "float32") -> dict[str
     return {"name": name, "dtype": dtype, "shape": shape}
 
 
-def arguments(inputs: list[Mapping[str, Any]], parameters: list[Parameter], *, check: bool = True) -> Arguments:
+def arguments(
+    inputs: list[Mapping[str, Any]], parameters: list[Parameter], *, check: bool = True
+) -> Arguments:
     return Arguments(
-        "m/cpu", {"inputs": inputs, "outputs": [], "dims": DIMS, "mutates": NOTHING}, parameters, KINDS, check
+        "m/cpu",
+        {"inputs": inputs, "outputs": [], "dims": DIMS, "mutates": NOTHING},
+        parameters,
+        KINDS,
+        check,
     )
 
 
@@ -73,7 +83,12 @@ BY_KEYWORD = arguments(
     [Parameter("x", True), Parameter("y", True)],
 )
 NESTED = arguments(
-    [entry("pair[0]", [2]), entry("pair[1]", ["batch"]), {"name": "scale", "constant": "2.0"}, entry("z", ["batch"])],
+    [
+        entry("pair[0]", [2]),
+        entry("pair[1]", ["batch"]),
+        {"name": "scale", "constant": "2.0"},
+        entry("z", ["batch"]),
+    ],
     [Parameter("pair", False, 2, Pair()), Parameter("scale", False), Parameter("z", True)],
 )
 X, MASK = Fake((4, 3)), Fake((4, 16), "bool")
@@ -102,14 +117,26 @@ def test_every_size_in_the_range_is_taken(sizes: tuple[int, int]) -> None:
 @pytest.mark.parametrize(
     ("args", "kwargs", "said"),
     [
-        ((Fake((9, 3)), MASK), {}, ["input x: expected shape [batch, 3] with batch 1..8, given [9, 3]", "batch is 9"]),
+        (
+            (Fake((9, 3)), MASK),
+            {},
+            ["input x: expected shape [batch, 3] with batch 1..8, given [9, 3]", "batch is 9"],
+        ),
         ((Fake((0, 3)), MASK), {}, ["input x", "given [0, 3]"]),
-        ((X, Fake((4, 12), "bool")), {}, ["input mask", "seq 8..64 in steps of 8", "given [4, 12]", "seq is 12"]),
+        (
+            (X, Fake((4, 12), "bool")),
+            {},
+            ["input mask", "seq 8..64 in steps of 8", "given [4, 12]", "seq is 12"],
+        ),
         ((X, Fake((3, 16), "bool")), {}, ["input mask", "batch is 4 in x and 3 here"]),
         ((Fake((4, 5)), MASK), {}, ["input x: expected shape [batch, 3]", "given [4, 5]"]),
         ((Fake((4, 3, 1)), MASK), {}, ["input x", "given [4, 3, 1]"]),
         ((Fake((4, 3), "float64"), MASK), {}, ["input x: expected dtype float32, given float64"]),
-        ((Fake((4, 3), device="cuda:0"), MASK), {}, ["input x: expected a tensor on cpu, given one on cuda:0"]),
+        (
+            (Fake((4, 3), device="cuda:0"), MASK),
+            {},
+            ["input x: expected a tensor on cpu, given one on cuda:0"],
+        ),
         (([1.0], MASK), {}, ["input x: expected a tensor, float32 [batch, 3], given list"]),
         ((X,), {}, ["mask is missing", "model(x, mask)"]),
         ((X, MASK, X), {}, ["3 positional arguments"]),
@@ -140,7 +167,9 @@ def test_a_refusal_names_the_input_what_was_expected_and_what_was_given(
         (((Fake((2,)), Fake((5,))), 2.0, Fake((5,))), {}, "model(pair, scale, *, z)"),
     ],
 )
-def test_structures_and_constants_that_are_others(args: tuple[Any, ...], kwargs: dict[str, Any], said: str) -> None:
+def test_structures_and_constants_that_are_others(
+    args: tuple[Any, ...], kwargs: dict[str, Any], said: str
+) -> None:
     with pytest.raises(InputError) as caught:
         NESTED.flatten(args, kwargs)
     assert said in str(caught.value)
@@ -184,7 +213,9 @@ def test_unchecked_inputs_are_bound_and_nothing_more() -> None:
 
 
 def test_names_of_positional_parameters_come_from_their_leaves() -> None:
-    signature = {"inputs": [entry("pair[0]", []), entry("pair[1]", []), entry("state.h", []), entry("x", [])]}
+    signature = {
+        "inputs": [entry("pair[0]", []), entry("pair[1]", []), entry("state.h", []), entry("x", [])]
+    }
     assert parameter_names(signature, [2, 0, 1, 1]) == ["pair", "argument_1", "state", "x"]
 
 
@@ -222,9 +253,14 @@ def test_sizes_that_follow_dims_are_taken_whichever_input_tells_the_dim() -> Non
     [
         (
             {"mask": (4, 22)},
-            ["input mask: expected shape [batch, past + seq] with batch 1..8, past 2..9, seq 8..64 in"],
+            [
+                "input mask: expected shape [batch, past + seq] with batch 1..8, past 2..9, seq 8..64 in"
+            ],
         ),
-        ({"mask": (4, 22)}, ["past is 5 in wide and seq is 16 in x, so that past + seq is 21 and not 22"]),
+        (
+            {"mask": (4, 22)},
+            ["past is 5 in wide and seq is 16 in x, so that past + seq is 21 and not 22"],
+        ),
         ({"half": (3,)}, ["input half", "seq is 16 in x, so that seq//8 is 2 and not 3"]),
         ({"wide": (17,)}, ["input wide", "there is no past for which 3*past + 1 is 17"]),
         ({"wide": (31,), "mask": (4, 26)}, ["input wide", "past is 10, since 3*past + 1 is 31"]),
@@ -233,7 +269,9 @@ def test_sizes_that_follow_dims_are_taken_whichever_input_tells_the_dim() -> Non
         ({"x": (4, 17, 3)}, ["input x", "seq is 17"]),
     ],
 )
-def test_a_size_that_does_not_follow_its_dims_is_refused(changed: dict[str, Any], said: list[str]) -> None:
+def test_a_size_that_does_not_follow_its_dims_is_refused(
+    changed: dict[str, Any], said: list[str]
+) -> None:
     with pytest.raises(InputError) as caught:
         FOLLOWING.flatten((), following(**changed))
     assert all(words in str(caught.value) for words in said), str(caught.value)

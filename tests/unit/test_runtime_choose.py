@@ -1,4 +1,5 @@
-"""Which variant a host should run: by rules that a reader can repeat, with a reason for every other one."""
+"""Which variant a host should run: by rules that a reader can repeat, with a reason for every other
+one."""
 
 from __future__ import annotations
 
@@ -53,7 +54,9 @@ def test_the_gpu_comes_first_and_the_default_preset_before_a_tuned_one(artifacts
     assert order(artifacts) == ["small/cuda", "small/cuda-fast", "small/cpu", "small/cpu-fast"]
 
 
-def test_code_for_more_of_the_processor_comes_before_code_for_less(artifacts: Path, tmp_path: Path) -> None:
+def test_code_for_more_of_the_processor_comes_before_code_for_less(
+    artifacts: Path, tmp_path: Path
+) -> None:
     project = write_project(tmp_path, MODELS)
     plain = next(target for target in project.targets if target.name == "small/cpu")
     edit(project, lambda document: document["requires"].update(cpu_features=["avx"]), plain)
@@ -61,7 +64,11 @@ def test_code_for_more_of_the_processor_comes_before_code_for_less(artifacts: Pa
 
 
 def test_what_was_asked_for_is_chosen_and_the_others_say_so(artifacts: Path) -> None:
-    assert order(artifacts, "small/cpu-fast") == order(artifacts, variant="cpu-fast") == ["small/cpu-fast"]
+    assert (
+        order(artifacts, "small/cpu-fast")
+        == order(artifacts, variant="cpu-fast")
+        == ["small/cpu-fast"]
+    )
     choice = explain("small", artifacts=artifacts, device="cpu")
     assert str(choice).splitlines() == [
         "small/cpu: chosen",
@@ -69,13 +76,20 @@ def test_what_was_asked_for_is_chosen_and_the_others_say_so(artifacts: Path) -> 
         "small/cuda: not asked for: the device is to be cpu",
         "small/cuda-fast: not asked for: the device is to be cpu",
     ]
-    assert choice.as_json()[0] == {"target": "small/cpu", "fits": True, "chosen": True, "why_not": []}
+    assert choice.as_json()[0] == {
+        "target": "small/cpu",
+        "fits": True,
+        "chosen": True,
+        "why_not": [],
+    }
 
 
 def test_without_a_gpu_the_cpu_variant_is_chosen(artifacts: Path, gpus: list[str]) -> None:
     gpus.clear()
     assert order(artifacts) == ["small/cpu", "small/cpu-fast"]
-    assert "small/cuda: no CUDA device, or a torch without CUDA" in str(explain("small", artifacts=artifacts))
+    assert "small/cuda: no CUDA device, or a torch without CUDA" in str(
+        explain("small", artifacts=artifacts)
+    )
 
 
 def test_the_gpu_that_is_asked_for_counts(artifacts: Path, gpus: list[str]) -> None:
@@ -88,7 +102,9 @@ def test_the_gpu_that_is_asked_for_counts(artifacts: Path, gpus: list[str]) -> N
     assert "no CUDA device 2: this host has 2, counted from 0" in str(caught.value)
 
 
-def test_a_cpu_model_does_not_ask_the_driver(artifacts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cpu_model_does_not_ask_the_driver(
+    artifacts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def asked() -> tuple[str, ...]:
         raise AssertionError("a driver that was asked cannot be used after a fork")
 
@@ -97,14 +113,20 @@ def test_a_cpu_model_does_not_ask_the_driver(artifacts: Path, monkeypatch: pytes
     assert order(artifacts, "small/cpu-fast") == ["small/cpu-fast"]
 
 
-def test_where_nothing_fits_the_error_has_a_reason_for_each(artifacts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_nothing_fits_the_error_has_a_reason_for_each(
+    artifacts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(toolchain, "cpu_features", lambda: ("avx",))
     monkeypatch.setattr(compatibility, "torch_version", lambda: "2.13.0")
-    with pytest.raises(ArtifactError, match="no variant of small can be run on this host") as caught:
+    with pytest.raises(
+        ArtifactError, match="no variant of small can be run on this host"
+    ) as caught:
         load("small", artifacts=artifacts)
     lines = str(caught.value.cause).splitlines()
     assert len(lines) == 4
-    assert all("this processor lacks avx2" in line and "this host has 2.13.0" in line for line in lines)
+    assert all(
+        "this processor lacks avx2" in line and "this host has 2.13.0" in line for line in lines
+    )
 
 
 def test_a_damaged_variant_is_turned_down_with_its_reason(artifacts: Path) -> None:
@@ -132,20 +154,31 @@ CODE = {
 
 @pytest.fixture
 def arches(tmp_path: Path) -> Path:
-    """Variants of `small` for several architectures, whose packages hold what torch 2.14 makes for them."""
+    """Variants of `small` for several architectures, whose packages hold what torch 2.14 makes for
+    them."""
     project = write_project(tmp_path, ARCHES)
     for target in project.targets:
         publish_fake(project, target)
         if code := CODE.get(target.variant):
-            edit(project, lambda document, code=code: document["requires"].update(gpu_code=code), target)
+            edit(
+                project,
+                lambda document, code=code: document["requires"].update(gpu_code=code),
+                target,
+            )
     return project.artifacts
 
 
 @pytest.mark.parametrize(
     ("gpu", "expected"),
     [
-        ("8.6", ["cuda", "cuda-sm_86", "cuda-fast", "cuda-sm_86-fast", "cuda-sm_80", "cuda-sm_80-fast"]),
-        ("8.9", ["cuda", "cuda-sm_86", "cuda-fast", "cuda-sm_86-fast", "cuda-sm_80", "cuda-sm_80-fast"]),
+        (
+            "8.6",
+            ["cuda", "cuda-sm_86", "cuda-fast", "cuda-sm_86-fast", "cuda-sm_80", "cuda-sm_80-fast"],
+        ),
+        (
+            "8.9",
+            ["cuda", "cuda-sm_86", "cuda-fast", "cuda-sm_86-fast", "cuda-sm_80", "cuda-sm_80-fast"],
+        ),
         ("8.0", ["cuda-sm_80", "cuda-sm_80-fast"]),
         ("9.0", ["cuda-sm_86", "cuda-sm_86-fast", "cuda-sm_80", "cuda-sm_80-fast"]),
         ("7.5", []),
@@ -155,22 +188,36 @@ def test_machine_code_for_the_gpu_comes_first_then_ptx_the_nearest_foremost(
     arches: Path, gpus: list[str], gpu: str, expected: list[str]
 ) -> None:
     gpus[:] = [gpu]
-    assert order(arches, device="cuda") == [f"small/{variant}" for variant in expected] if expected else True
+    assert (
+        order(arches, device="cuda") == [f"small/{variant}" for variant in expected]
+        if expected
+        else True
+    )
     assert explain("small", artifacts=arches).best().variant == (expected or ["cpu"])[0]
 
 
-def test_machine_code_is_preferred_to_ptx_of_a_later_one(arches: Path, gpus: list[str], tmp_path: Path) -> None:
+def test_machine_code_is_preferred_to_ptx_of_a_later_one(
+    arches: Path, gpus: list[str], tmp_path: Path
+) -> None:
     gpus[:] = ["9.0"]
     project = write_project(tmp_path, ARCHES)
     plain = next(target for target in project.targets if target.variant == "cuda-sm_80")
     edit(project, lambda document: document["requires"].update(gpu_code=["sm_90"]), plain)
     choice = explain("small", artifacts=arches, device="cuda")
     assert choice.best().variant == "cuda-sm_80"
-    assert "small/cuda-sm_86: fits, but small/cuda-sm_80 comes first: it has machine code for this GPU" in str(choice)
-    assert "small/cuda-sm_80-fast: fits, but small/cuda-sm_80 comes first: it has machine code" in str(choice)
+    assert (
+        "small/cuda-sm_86: fits, but small/cuda-sm_80 comes first: it has machine code for this GPU"
+        in str(choice)
+    )
+    assert (
+        "small/cuda-sm_80-fast: fits, but small/cuda-sm_80 comes first: it has machine code"
+        in str(choice)
+    )
 
 
-def test_the_gpu_that_is_asked_for_decides_among_architectures(arches: Path, gpus: list[str]) -> None:
+def test_the_gpu_that_is_asked_for_decides_among_architectures(
+    arches: Path, gpus: list[str]
+) -> None:
     gpus[:] = ["8.6", "8.0"]
     assert explain("small", artifacts=arches, device_index=1).best().variant == "cuda-sm_80"
 
@@ -198,7 +245,9 @@ def test_a_listed_floor_is_no_preset(artifacts: Path, tmp_path: Path) -> None:
         ("", {}, "there is no artifact"),
     ],
 )
-def test_a_name_that_is_not_there_is_an_error(artifacts: Path, asked: str, options: dict[str, Any], said: str) -> None:
+def test_a_name_that_is_not_there_is_an_error(
+    artifacts: Path, asked: str, options: dict[str, Any], said: str
+) -> None:
     with pytest.raises(UsageError) as caught:
         explain(asked, artifacts=artifacts, **options)
     assert said in str(caught.value)
@@ -216,7 +265,9 @@ def test_the_directory_comes_from_a_variable_or_is_beside_one(
     assert explain("small").chosen is not None
 
 
-@pytest.mark.parametrize("options", [{"num_runners": 0}, {"num_runners": 2, "single_threaded": True}])
+@pytest.mark.parametrize(
+    "options", [{"num_runners": 0}, {"num_runners": 2, "single_threaded": True}]
+)
 def test_runners_that_cannot_be(artifacts: Path, options: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="num_runners"):
         load("small", artifacts=artifacts, **options)
@@ -234,7 +285,9 @@ try:
 except UsageError:
     print(sorted(sys.modules.keys() & {{"torch", "numpy", "yaml", "pydantic", "invoke", "filelock", "subprocess"}}))
 """
-    answer = subprocess.run([REAL_PYTHON, "-c", script], capture_output=True, text=True, check=True, timeout=60)
+    answer = subprocess.run(
+        [REAL_PYTHON, "-c", script], capture_output=True, text=True, check=True, timeout=60
+    )
     assert answer.stdout.splitlines()[1] in ("[]", "['subprocess']")
 
 

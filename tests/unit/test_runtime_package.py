@@ -41,7 +41,8 @@ def load(verify):
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A private directory, a torch that loads directories, and no file too young to be remembered."""
+    """A private directory, a torch that loads directories, and no file too young to be
+    remembered."""
     tmp_path.chmod(0o700)
     monkeypatch.setenv(private.VARIABLE, str(tmp_path / "cache"))
     # Whatever the test's own temporary directory is like.
@@ -93,13 +94,17 @@ def unpacked(path: str) -> dict[str, bytes]:
     }
 
 
-def test_a_package_is_unpacked_once_and_every_byte_of_it(artifact: Artifact, reads: list[int]) -> None:
+def test_a_package_is_unpacked_once_and_every_byte_of_it(
+    artifact: Artifact, reads: list[int]
+) -> None:
     first, second = admit(*artifact), admit(*artifact)
     assert first.path == second.path
     assert unpacked(first.path) == OPAQUE
     assert (first.unpacked, first.how, second.how) == (True, "full", "full")
     assert len(reads) == 1
-    assert all(not os.access(path, os.W_OK) or os.geteuid() == 0 for path in Path(first.path).rglob("*.so"))
+    assert all(
+        not os.access(path, os.W_OK) or os.geteuid() == 0 for path in Path(first.path).rglob("*.so")
+    )
 
 
 @pytest.mark.parametrize("verify", ["full", "stat"])
@@ -121,13 +126,17 @@ def test_a_byte_changed_after_a_good_load_is_refused(artifact: Artifact, verify:
     admit(directory, manifest, verify).close()
     status = (directory / MODEL).stat()
     _write_over(directory / MODEL)
-    os.utime(directory / MODEL, ns=(status.st_atime_ns, status.st_mtime_ns))  # the change time still tells
+    os.utime(
+        directory / MODEL, ns=(status.st_atime_ns, status.st_mtime_ns)
+    )  # the change time still tells
     with pytest.raises(ArtifactError, match="not the file that was built"):
         admit(directory, manifest, verify)
 
 
 @pytest.mark.parametrize("verify", ["full", "stat", "off"])
-def test_another_size_or_no_package_is_refused_in_any_case(artifact: Artifact, verify: Verify) -> None:
+def test_another_size_or_no_package_is_refused_in_any_case(
+    artifact: Artifact, verify: Verify
+) -> None:
     directory, manifest = artifact
     with (directory / MODEL).open("ab") as file:
         file.write(b"x")
@@ -138,7 +147,9 @@ def test_another_size_or_no_package_is_refused_in_any_case(artifact: Artifact, v
         admit(directory, manifest, verify)
 
 
-def test_stat_reads_a_package_once_and_again_when_it_was_touched(artifact: Artifact, reads: list[int]) -> None:
+def test_stat_reads_a_package_once_and_again_when_it_was_touched(
+    artifact: Artifact, reads: list[int]
+) -> None:
     said = [admit(*artifact, "stat").how for _ in range(3)]
     assert (said, len(reads)) == (["full", "stat", "stat"], 1)
     os.utime(artifact[0] / MODEL)
@@ -154,7 +165,9 @@ def test_off_digests_nothing(artifact: Artifact, reads: list[int]) -> None:
     assert again.path == admitted.path, "a path for each load would make the process grow"
     checked = admit(*artifact)
     assert checked.path != admitted.path, "what was not checked never counts as checked"
-    assert admit(*artifact, "off").path == checked.path, "what a checked package was unpacked to is used"
+    assert admit(*artifact, "off").path == checked.path, (
+        "what a checked package was unpacked to is used"
+    )
 
 
 def test_off_sees_that_a_file_is_another_one(artifact: Artifact) -> None:
@@ -168,7 +181,9 @@ def test_off_sees_that_a_file_is_another_one(artifact: Artifact) -> None:
 
 
 @pytest.mark.parametrize("verify", ["full", "stat", "off"])
-def test_unpacked_files_that_were_changed_are_not_loaded(artifact: Artifact, verify: Verify) -> None:
+def test_unpacked_files_that_were_changed_are_not_loaded(
+    artifact: Artifact, verify: Verify
+) -> None:
     path = Path(admit(*artifact, "stat").path)
     code = next(path.rglob("*.so"))
     content = code.read_bytes()
@@ -178,7 +193,9 @@ def test_unpacked_files_that_were_changed_are_not_loaded(artifact: Artifact, ver
     assert not admitted.unpacked if verify == "off" else unpacked(admitted.path) == OPAQUE
 
 
-def test_full_finds_rot_that_no_stat_shows(artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_finds_rot_that_no_stat_shows(
+    artifact: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = Path(admit(*artifact).path)
     blob = next(path.rglob("*.blob"))
     blob.chmod(0o600)
@@ -242,13 +259,17 @@ def test_changed_files_that_cannot_be_removed_are_not_loaded(
     code.chmod(0o600)
     code.write_bytes(b"evil" + content[4:])
     real = shutil.rmtree
-    monkeypatch.setattr(shutil, "rmtree", lambda path, **how: real(path, **how) if ".unpack-" in str(path) else None)
+    monkeypatch.setattr(
+        shutil, "rmtree", lambda path, **how: real(path, **how) if ".unpack-" in str(path) else None
+    )
     admitted = admit(*artifact, verify)
     assert not admitted.unpacked
     assert Path(admitted.path).read_bytes() == (artifact[0] / MODEL).read_bytes()
 
 
-def test_unpacked_files_that_came_from_a_backup_are_read_once(artifact: Artifact, reads: list[int]) -> None:
+def test_unpacked_files_that_came_from_a_backup_are_read_once(
+    artifact: Artifact, reads: list[int]
+) -> None:
     path = Path(admit(*artifact, "stat").path)
     for file in path.rglob("*"):
         os.utime(file)
@@ -484,7 +505,9 @@ def test_another_word_for_verify_is_an_error(artifact: Artifact) -> None:
         admit(*artifact, "fast")  # type: ignore[arg-type]
 
 
-def test_entries_stay_while_a_process_holds_them_and_go_when_unused(artifact: Artifact, cache: Path) -> None:
+def test_entries_stay_while_a_process_holds_them_and_go_when_unused(
+    artifact: Artifact, cache: Path
+) -> None:
     held = admit(*artifact)
     private.remove_unused(cache, seconds=-10)
     assert unpacked(held.path) == OPAQUE
@@ -501,7 +524,9 @@ def test_entries_stay_while_a_process_holds_them_and_go_when_unused(artifact: Ar
 def test_processes_that_start_together_unpack_to_one_place(artifact: Artifact, cache: Path) -> None:
     script = PREAMBLE + "print(load('full'))"
     started = [
-        subprocess.Popen([REAL_PYTHON, "-c", script, str(artifact[0])], stdout=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            [REAL_PYTHON, "-c", script, str(artifact[0])], stdout=subprocess.PIPE, text=True
+        )
         for _ in range(3)
     ]
     paths = {process.communicate(timeout=60)[0].strip() for process in started}
@@ -521,7 +546,9 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return home
 
 
-def test_a_directory_that_others_can_write_to_is_not_used(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_directory_that_others_can_write_to_is_not_used(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (home / "aoti_build").mkdir()
     (home / "aoti_build").chmod(0o777)
     assert private.private_directory() is None
@@ -544,7 +571,9 @@ def test_a_sticky_directory_above_is_fine(home: Path) -> None:
     assert found.stat().st_mode & 0o777 == 0o700
 
 
-def test_a_home_that_cannot_be_made_is_done_without(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_home_that_cannot_be_made_is_done_without(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (home / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(home / "file"))
     assert private.private_directory() is None

@@ -10,7 +10,9 @@ from aoti_build.common.sizes import Size, Term, parse, told
 
 NAMES = ("batch", "past", "seq")
 STEP = 12  # every dim is a multiple of it, so that divisions by its divisors are exact
-VALUES = st.fixed_dictionaries(dict.fromkeys(NAMES, st.integers(1, 50).map(lambda steps: steps * STEP)))
+VALUES = st.fixed_dictionaries(
+    dict.fromkeys(NAMES, st.integers(1, 50).map(lambda steps: steps * STEP))
+)
 SPACE = st.sampled_from(["", " "])
 
 
@@ -23,7 +25,11 @@ def texts(draw: st.DrawFn) -> str:
         factor, divisor = draw(st.integers(1, 9)), draw(st.sampled_from([1, 2, 3, 4, 6]))
         name = draw(st.sampled_from(NAMES))
         product = draw(st.sampled_from([f"{factor}*{name}", f"{name} * {factor}", name]))
-        term = draw(st.sampled_from([str(factor), product, f"{product}//{divisor}", f"{product} // {divisor}"]))
+        term = draw(
+            st.sampled_from(
+                [str(factor), product, f"{product}//{divisor}", f"{product} // {divisor}"]
+            )
+        )
         text += draw(SPACE) + sign + draw(SPACE) + term
     return text
 

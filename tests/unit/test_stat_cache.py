@@ -75,7 +75,9 @@ def test_an_edit_that_keeps_size_and_time_is_seen(file: Path, record: Path) -> N
 
 
 @pytest.mark.usefixtures("_no_racy_files")
-def test_another_file_moved_into_its_place_is_seen(file: Path, record: Path, tmp_path: Path) -> None:
+def test_another_file_moved_into_its_place_is_seen(
+    file: Path, record: Path, tmp_path: Path
+) -> None:
     other = tmp_path / "other"
     other.write_text("two")
     os.utime(other, ns=(file.stat().st_atime_ns, file.stat().st_mtime_ns))
@@ -142,7 +144,9 @@ def test_a_record_that_is_none_of_ours_is_a_miss(file: Path, record: Path, conte
 
 
 @pytest.mark.usefixtures("_no_racy_files")
-@pytest.mark.parametrize("entry", [None, 3, "text", [], ["1", "2", "3", "4"], [1, 2, 3, 4, 5], {"size": 3}], ids=repr)
+@pytest.mark.parametrize(
+    "entry", [None, 3, "text", [], ["1", "2", "3", "4"], [1, 2, 3, 4, 5], {"size": 3}], ids=repr
+)
 def test_a_garbled_entry_is_a_miss(file: Path, record: Path, entry: object) -> None:
     record.parent.mkdir()
     document = {"format": "aoti-build/stat-cache", "format_version": 1, "files": {str(file): entry}}
@@ -198,7 +202,17 @@ def test_a_deleted_file_has_no_digest_any_more(file: Path, record: Path) -> None
 
 STEPS = st.lists(
     st.sampled_from(
-        ["write one", "write two", "write longer", "keep time", "age", "look", "restart", "delete", "forget"]
+        [
+            "write one",
+            "write two",
+            "write longer",
+            "keep time",
+            "age",
+            "look",
+            "restart",
+            "delete",
+            "forget",
+        ]
     ),
     max_size=12,
 )
@@ -207,7 +221,8 @@ STEPS = st.lists(
 @settings(max_examples=60, deadline=None)
 @given(STEPS)
 def test_it_always_gives_the_digest_that_reading_gives(steps: list[str]) -> None:
-    """Files age within the test, so entries are both kept and refused. Racy here means half a tick's time."""
+    """Files age within the test, so entries are both kept and refused. Racy here means half a
+    tick's time."""
     with tempfile.TemporaryDirectory() as directory, pytest.MonkeyPatch.context() as patch:
         patch.setattr(stat_cache, "RACY_NS", int(TICK * 0.5e9))
         file, record = Path(directory) / "file", Path(directory) / "record"

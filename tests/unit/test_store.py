@@ -55,7 +55,9 @@ def kept(project: Project, published: Path, store: Store) -> Manifest:
     return manifest
 
 
-def test_what_was_added_is_found_and_given_back(kept: Manifest, store: Store, published: Path, tmp_path: Path) -> None:
+def test_what_was_added_is_found_and_given_back(
+    kept: Manifest, store: Store, published: Path, tmp_path: Path
+) -> None:
     assert store.by_key(kept.key) == kept
     assert store.by_graph(kept.graph_key) == kept
     assert list(store.traces(kept.source)) == [kept]
@@ -77,7 +79,11 @@ def test_adding_twice_changes_nothing(kept: Manifest, store: Store, published: P
 
 def test_an_empty_store_has_nothing(kept: Manifest, tmp_path: Path) -> None:
     empty = Store(tmp_path / "empty")
-    assert (empty.by_key(kept.key), empty.by_graph(kept.graph_key), empty.has(kept)) == (None, None, False)
+    assert (empty.by_key(kept.key), empty.by_graph(kept.graph_key), empty.has(kept)) == (
+        None,
+        None,
+        False,
+    )
     assert (list(empty.traces(kept.source)), list(empty.manifests())) == ([], [])
     assert (list(empty.objects()), list(empty.roots())) == ([], [])
     assert not empty.fetch(kept.files[MODEL], tmp_path / "file")
@@ -93,7 +99,9 @@ def test_a_graph_is_only_offered_for_code_that_can_take_other_weights(
     assert store.by_graph(manifest.graph_key) is None
 
 
-def test_of_one_key_the_latest_artifact_counts(kept: Manifest, store: Store, published: Path) -> None:
+def test_of_one_key_the_latest_artifact_counts(
+    kept: Manifest, store: Store, published: Path
+) -> None:
     later = replace(kept, action="reused")
     store.add(later, published)
     assert store.by_key(kept.key) == later
@@ -139,7 +147,9 @@ def test_a_damaged_object_is_a_miss_and_replaced(
 GOOD, EVIL = b"good" * (5 << 20), b"evil" * (5 << 20)
 
 
-def large_object(store: Store, tmp_path: Path, named: bytes, content: bytes) -> tuple[FileRecord, Path]:
+def large_object(
+    store: Store, tmp_path: Path, named: bytes, content: bytes
+) -> tuple[FileRecord, Path]:
     """The true record of `named`, in whose object lies `content`."""
     (tmp_path / "large").write_bytes(named)
     record = FileRecord.of(tmp_path / "large")
@@ -149,7 +159,9 @@ def large_object(store: Store, tmp_path: Path, named: bytes, content: bytes) -> 
     return record, path
 
 
-def test_blocks_of_other_bytes_do_not_bring_them_out_of_the_store(store: Store, tmp_path: Path) -> None:
+def test_blocks_of_other_bytes_do_not_bring_them_out_of_the_store(
+    store: Store, tmp_path: Path
+) -> None:
     """Whoever writes to a store can write an object and a record whose blocks agree."""
     record, path = large_object(store, tmp_path, GOOD, EVIL)
     (tmp_path / "large").write_bytes(EVIL)
@@ -159,7 +171,9 @@ def test_blocks_of_other_bytes_do_not_bring_them_out_of_the_store(store: Store, 
     assert not path.exists()
 
 
-def test_a_record_that_lies_of_its_blocks_is_a_miss_and_costs_no_object(store: Store, tmp_path: Path) -> None:
+def test_a_record_that_lies_of_its_blocks_is_a_miss_and_costs_no_object(
+    store: Store, tmp_path: Path
+) -> None:
     record, path = large_object(store, tmp_path, GOOD, GOOD)
     crafted = replace(record, blocks=(*record.blocks[1:], record.blocks[0][::-1]))
     assert not store.fetch(crafted, tmp_path / "file")
@@ -212,13 +226,17 @@ def test_a_record_under_another_key_is_a_miss(kept: Manifest, store: Store) -> N
     assert store.by_key(kept.key) == kept
 
 
-def test_an_object_that_is_a_directory_is_a_miss(kept: Manifest, store: Store, tmp_path: Path) -> None:
+def test_an_object_that_is_a_directory_is_a_miss(
+    kept: Manifest, store: Store, tmp_path: Path
+) -> None:
     make_a_directory(store.object_path(kept.files[MODEL].sha256))
     assert not store.has(kept)
     assert not store.fetch(kept.files[MODEL], tmp_path / "file")
 
 
-def rewrite(change: Callable[[dict[str, Any]], object], *, stamped: bool = False) -> Callable[[Path], None]:
+def rewrite(
+    change: Callable[[dict[str, Any]], object], *, stamped: bool = False
+) -> Callable[[Path], None]:
     """Change a record; `stamped`: with the digest of the changed document."""
 
     def harm(path: Path) -> None:
@@ -245,7 +263,9 @@ RECORD_HARMS = {
     "null": write(b"null"),
     "deeply nested": write(b'{"body":' * 100_000),
     "a directory": make_a_directory,
-    "another format": rewrite(lambda document: document.update(format="aoti-build/index"), stamped=True),
+    "another format": rewrite(
+        lambda document: document.update(format="aoti-build/index"), stamped=True
+    ),
     "a later version": rewrite(lambda document: document.update(format_version=99), stamped=True),
     "an earlier version": rewrite(lambda document: document.update(format_version=1), stamped=True),
     "another target": rewrite(lambda document: document.update(target="other/cpu")),
@@ -261,13 +281,16 @@ RECORD_HARMS = {
         lambda document: document["files"][GOLDEN].update(sha256="/etc/passwd"), stamped=True
     ),
     "a file name that is a path": rewrite(
-        lambda document: document["files"].update({"../x": {"sha256": "0" * 64, "size": 1}}), stamped=True
+        lambda document: document["files"].update({"../x": {"sha256": "0" * 64, "size": 1}}),
+        stamped=True,
     ),
 }
 
 
 @pytest.mark.parametrize("harm", RECORD_HARMS.values(), ids=RECORD_HARMS)
-def test_a_damaged_record_is_a_miss(kept: Manifest, store: Store, harm: Callable[[Path], object]) -> None:
+def test_a_damaged_record_is_a_miss(
+    kept: Manifest, store: Store, harm: Callable[[Path], object]
+) -> None:
     paths = records(store)
     assert len(paths) == 3
     for path in paths:
@@ -278,7 +301,9 @@ def test_a_damaged_record_is_a_miss(kept: Manifest, store: Store, harm: Callable
     assert list(store.manifests()) == []
 
 
-def test_a_record_that_is_damaged_is_written_again(kept: Manifest, store: Store, published: Path) -> None:
+def test_a_record_that_is_damaged_is_written_again(
+    kept: Manifest, store: Store, published: Path
+) -> None:
     for path in records(store):
         path.write_bytes(b"")
     store.add(kept, published)
@@ -288,7 +313,9 @@ def test_a_record_that_is_damaged_is_written_again(kept: Manifest, store: Store,
 
 @settings(max_examples=150, deadline=None)
 @given(st.data())
-def test_no_changed_byte_gives_another_manifest(record: tuple[Store, Manifest], data: st.DataObject) -> None:
+def test_no_changed_byte_gives_another_manifest(
+    record: tuple[Store, Manifest], data: st.DataObject
+) -> None:
     store, manifest = record
     (path,) = (store.root / "keys").rglob("*.json")
     whole = path.read_bytes()
@@ -313,8 +340,12 @@ def record(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Manifest]:
 DEEP = b"[" * 100_000
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b'{"artifacts": 3}', DEEP], ids=lambda text: repr(text[:20]))
-def test_a_damaged_root_is_passed_over(project: Project, published: Path, store: Store, content: bytes) -> None:
+@pytest.mark.parametrize(
+    "content", [b"", b"[]", b'{"artifacts": 3}', DEEP], ids=lambda text: repr(text[:20])
+)
+def test_a_damaged_root_is_passed_over(
+    project: Project, published: Path, store: Store, content: bytes
+) -> None:
     assert published
     store.register(project.artifacts)
     (store.root / "roots" / "bad.json").write_bytes(content)
@@ -353,7 +384,9 @@ def edit_weights(root: Path) -> Callable[[], object]:
 
 def other_version(root: Path) -> Callable[[], object]:
     patch, real = pytest.MonkeyPatch(), distributions.version_of
-    patch.setattr(distributions, "version_of", lambda name: "0.0" if name == "sympy" else real(name))
+    patch.setattr(
+        distributions, "version_of", lambda name: "0.0" if name == "sympy" else real(name)
+    )
     return patch.undo
 
 
@@ -370,7 +403,8 @@ def other_compiler(root: Path) -> Callable[[], object]:
 
 
 @pytest.mark.parametrize(
-    "change", [edit_source, remove_source, edit_weights, other_version, other_variable, other_compiler]
+    "change",
+    [edit_source, remove_source, edit_weights, other_version, other_variable, other_compiler],
 )
 def test_a_trace_counts_only_if_everything_is_as_recorded(
     tmp_path: Path, change: Callable[[Path], Callable[[], object]]
@@ -457,7 +491,11 @@ def test_a_store_that_cannot_be_made_costs_speed_only(
     manifest = publish_fake(project)
     store.add(manifest, artifact_directory(project, project.targets[0]))
     store.register(project.artifacts)
-    assert (store.by_key(manifest.key), list(store.traces(manifest.source)), list(store.roots())) == (None, [], [])
+    assert (
+        store.by_key(manifest.key),
+        list(store.traces(manifest.source)),
+        list(store.roots()),
+    ) == (None, [], [])
     monkeypatch.setenv("AOTI_BUILD_STORE", str(tmp_path / "file"))
     assert action_of(project) == "up-to-date"
 
@@ -468,11 +506,15 @@ def test_a_build_needs_no_store(
     (tmp_path / "file").touch()
     monkeypatch.setenv("AOTI_BUILD_STORE", str(tmp_path / "file"))
     for expected in ("compiled", "up-to-date"):
-        assert [outcome.action for outcome in build(project, project.targets).outcomes] == [expected]
+        assert [outcome.action for outcome in build(project, project.targets).outcomes] == [
+            expected
+        ]
     assert fake_worker.calls == ["build small", "check"]
 
 
-def test_a_read_only_store_gives(kept: Manifest, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_read_only_store_gives(
+    kept: Manifest, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     make_read_only(monkeypatch, store.root)
     before = contents(store.root)
     for name in (MODEL, GOLDEN):
@@ -520,4 +562,8 @@ def keep_in_own_store(project: Project, **changes: Any) -> Manifest:
 
 
 def records(store: Store) -> list[Path]:
-    return [path for kind in ("keys", "graphs", "traces") for path in (store.root / kind).rglob("*.json")]
+    return [
+        path
+        for kind in ("keys", "graphs", "traces")
+        for path in (store.root / kind).rglob("*.json")
+    ]

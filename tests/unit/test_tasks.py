@@ -1,4 +1,5 @@
-"""The command contract, through invoke itself: exit codes, one JSON document, other people's tasks.py, broken pipes."""
+"""The command contract, through invoke itself: exit codes, one JSON document, other people's
+tasks.py, broken pipes."""
 
 from __future__ import annotations
 
@@ -11,7 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_projects import ONE_MODEL, REAL_PYTHON, REPOSITORY, TWO_MODELS, contents, inv, publish_fake, write_project
+from small_projects import (
+    ONE_MODEL,
+    REAL_PYTHON,
+    REPOSITORY,
+    TWO_MODELS,
+    contents,
+    inv,
+    publish_fake,
+    write_project,
+)
 
 from aoti_build.artifact.paths import artifact_directory
 from aoti_build.models_file import Project
@@ -39,7 +49,9 @@ from aoti_build.tasks.answer import progress
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_wrong_usage_exits_with_2_and_touches_nothing(project: Project, words: list[str], said: str) -> None:
+def test_wrong_usage_exits_with_2_and_touches_nothing(
+    project: Project, words: list[str], said: str
+) -> None:
     before = contents(project.root)
     answer = inv(*words, cwd=project.root, PYTHONDONTWRITEBYTECODE="1")
     assert answer.returncode == 2, answer.stderr
@@ -58,7 +70,9 @@ def test_no_models_yaml(tmp_path: Path, verb: str) -> None:
 
 
 def test_a_wrong_models_yaml_names_every_place(project: Project) -> None:
-    (project.root / "models.yaml").write_text(ONE_MODEL.replace("kwargs", "kwarg") + "    seed: x\n")
+    (project.root / "models.yaml").write_text(
+        ONE_MODEL.replace("kwargs", "kwarg") + "    seed: x\n"
+    )
     answer = inv("build", cwd=project.root)
     assert answer.returncode == 2
     assert "models.yaml:5:" in answer.stderr
@@ -75,7 +89,10 @@ def test_run_takes_several_targets_in_one_document(tmp_path: Path) -> None:
 
 
 def test_nothing_built_yet_exits_of_each_verb(project: Project) -> None:
-    codes = {verb: inv(verb, cwd=project.root).returncode for verb in ("status", "verify", "run", "clean")}
+    codes = {
+        verb: inv(verb, cwd=project.root).returncode
+        for verb in ("status", "verify", "run", "clean")
+    }
     assert codes == {"status": 0, "verify": 3, "run": 3, "clean": 0}
 
 
@@ -146,7 +163,12 @@ def test_the_schema_is_json_and_can_be_written(project: Project) -> None:
 def test_dry_runs_change_nothing(project: Project, published: Path) -> None:
     (published / "golden.safetensors").unlink()
     before = artifact_files(project)
-    for words in (["build", "--dry-run"], ["clean", "--dry-run"], ["--dry", "build"], ["--dry", "clean"]):
+    for words in (
+        ["build", "--dry-run"],
+        ["clean", "--dry-run"],
+        ["--dry", "build"],
+        ["--dry", "clean"],
+    ):
         answer = inv(*words, cwd=project.root)
         assert answer.returncode == 0, answer.stderr
         assert artifact_files(project) == before
@@ -192,7 +214,10 @@ def test_the_models_yaml_beside_tasks_py_wins_over_one_below(project: Project) -
     answer = inv("status", "--json", cwd=project.root / "below")
     assert [row["target"] for row in one_document(answer.stdout)["targets"]] == ["small/cpu"]
     answer = inv("status", "--json", "--file", "models.yaml", cwd=project.root / "below")
-    assert [row["target"] for row in one_document(answer.stdout)["targets"]] == ["first/cpu", "second/cpu"]
+    assert [row["target"] for row in one_document(answer.stdout)["targets"]] == [
+        "first/cpu",
+        "second/cpu",
+    ]
 
 
 @pytest.mark.parametrize("words", ["status", "build --dry-run --json"])
@@ -209,8 +234,12 @@ def test_a_reader_that_goes_away_is_no_error(project: Project, words: str) -> No
     assert (answer.returncode, answer.stderr) == (0, "")
 
 
-@pytest.mark.parametrize(("words", "code"), [(["build", "--jobs", "x"], 2), (["run", "--seed", "x"], 2)], ids=str)
-def test_debug_shows_where_an_error_arose_and_exits_the_same(project: Project, words: list[str], code: int) -> None:
+@pytest.mark.parametrize(
+    ("words", "code"), [(["build", "--jobs", "x"], 2), (["run", "--seed", "x"], 2)], ids=str
+)
+def test_debug_shows_where_an_error_arose_and_exits_the_same(
+    project: Project, words: list[str], code: int
+) -> None:
     plain, debug = inv(*words, cwd=project.root), inv(*words, "--debug", cwd=project.root)
     assert (plain.returncode, debug.returncode) == (code, code)
     assert "Traceback" not in plain.stderr
@@ -240,7 +269,9 @@ def artifact_files(project: Project) -> dict[str, bytes]:
     return contents(artifact_directory(project, project.targets[0]))
 
 
-def test_a_line_of_progress_is_written_in_one_piece(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_line_of_progress_is_written_in_one_piece(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Written(list[str]):
         def write(self, text: str) -> None:
             self.append(text)
@@ -264,9 +295,18 @@ def test_a_failure_stays_one_when_nobody_reads(project: Project) -> None:
 @pytest.mark.parametrize("words", ["status", "build --json", "status --file absent.yaml"])
 @pytest.mark.parametrize(
     ("redirection", "code"),
-    [(">&-", 2), (">/dev/full", 5), ("2>&-", 0), ("2>/dev/full", 0), ("<&-", 0), ("<&- >&- 2>&-", 2)],
+    [
+        (">&-", 2),
+        (">/dev/full", 5),
+        ("2>&-", 0),
+        ("2>/dev/full", 0),
+        ("<&-", 0),
+        ("<&- >&- 2>&-", 2),
+    ],
 )
-def test_streams_that_take_nothing(project: Project, published: Path, words: str, redirection: str, code: int) -> None:
+def test_streams_that_take_nothing(
+    project: Project, published: Path, words: str, redirection: str, code: int
+) -> None:
     assert published
     if "absent" in words:
         code = 2  # which says more than what became of the report
@@ -295,10 +335,17 @@ def test_a_closed_stdout_is_no_place_for_the_next_file(project: Project, publish
     ids=str,
 )
 @pytest.mark.parametrize("name", [os.fsencode("größe-✓"), b"b\xffd"], ids=["unicode", "bytes"])
-def test_names_that_stdout_has_no_letters_for(tmp_path: Path, environment: dict[str, str], name: bytes) -> None:
+def test_names_that_stdout_has_no_letters_for(
+    tmp_path: Path, environment: dict[str, str], name: bytes
+) -> None:
     project = write_project(tmp_path / os.fsdecode(name))
     publish_fake(project)
-    for words, code in (("status", 0), ("why", 0), ("status --file größe.yaml", 2), ("inspect --path ö.pt2", 4)):
+    for words, code in (
+        ("status", 0),
+        ("why", 0),
+        ("status --file größe.yaml", 2),
+        ("inspect --path ö.pt2", 4),
+    ):
         answer = inv(*words.split(), cwd=project.root, **environment)
         assert (answer.returncode, "Traceback" in answer.stderr) == (code, False), answer.stderr
 
@@ -306,5 +353,10 @@ def test_names_that_stdout_has_no_letters_for(tmp_path: Path, environment: dict[
 def redirected(project: Project, command: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
     return subprocess.run(
-        ["bash", "-c", command], cwd=project.root, env=environment, capture_output=True, text=True, check=False
+        ["bash", "-c", command],
+        cwd=project.root,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )

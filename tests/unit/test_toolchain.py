@@ -17,7 +17,15 @@ from aoti_build.host import distributions, toolchain
 def test_facts_are_named_strings(device: str) -> None:
     facts = toolchain.facts(device)
     assert all(isinstance(name, str) and isinstance(value, str) for name, value in facts.items())
-    assert {"python", "platform", "machine", "torch", "torch.build", "cxx", "cxx.version"} <= facts.keys()
+    assert {
+        "python",
+        "platform",
+        "machine",
+        "torch",
+        "torch.build",
+        "cxx",
+        "cxx.version",
+    } <= facts.keys()
     assert canonical_json(facts)
     assert facts == toolchain.facts(device)
 
@@ -41,7 +49,9 @@ def test_a_compiler_that_is_absent_is_a_fact(monkeypatch: pytest.MonkeyPatch) ->
     assert (facts["cxx"], facts["cxx.version"]) == ("/no/such/compiler", "absent")
 
 
-def test_a_compiler_is_known_by_what_it_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_compiler_is_known_by_what_it_says(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("CXX", compiler(tmp_path / "cc1", "echo release 1; echo built with love"))
     first = toolchain.facts("cpu")["cxx.version"]
     monkeypatch.setenv("CXX", compiler(tmp_path / "cc2", "echo release 2; echo built with love"))
@@ -57,14 +67,18 @@ def test_a_compiler_with_options(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 
 
 @pytest.mark.parametrize("command", ["g++ '", 'ccache "g++', "g++ \\", " "])
-def test_a_compiler_that_is_no_command_is_a_fact(monkeypatch: pytest.MonkeyPatch, command: str) -> None:
+def test_a_compiler_that_is_no_command_is_a_fact(
+    monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
     monkeypatch.setenv("CXX", command)
     facts = toolchain.facts("cpu")
     assert facts["cxx"] == command
     assert facts["cxx.version"].startswith(("unusable: ", "absent"))
 
 
-def test_a_compiler_that_says_nothing_or_cannot_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_compiler_that_says_nothing_or_cannot_run(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("CXX", compiler(tmp_path / "silent", "exit 3"))
     assert toolchain.facts("cpu")["cxx.version"] == "exit 3"
     broken = tmp_path / "broken"
@@ -127,7 +141,9 @@ def test_the_process_environment_is_the_default(monkeypatch: pytest.MonkeyPatch)
     assert toolchain.environment()["TORCHINDUCTOR_SOMETHING_NEW"] == "1"
 
 
-def test_a_processor_is_always_there_and_a_gpu_if_the_driver_has_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_processor_is_always_there_and_a_gpu_if_the_driver_has_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(toolchain, "compute_capabilities", lambda: ())
     assert toolchain.has_device("cpu")
     assert not toolchain.has_device("cuda")
@@ -174,7 +190,9 @@ def test_the_assembler_is_torchs_before_tritons_unless_the_user_names_one(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.delenv("TRITON_PTXAS_PATH", raising=False)
-    monkeypatch.setattr(toolchain.importlib.util, "find_spec", lambda name: package(tmp_path / name))
+    monkeypatch.setattr(
+        toolchain.importlib.util, "find_spec", lambda name: package(tmp_path / name)
+    )
     assert toolchain.ptxas() is None
     assert toolchain.facts("cuda")["ptxas"] == toolchain._tool_version("ptxas")
     for place in ("triton/backends/nvidia/bin/ptxas", "torch/bin/ptxas"):
@@ -191,7 +209,9 @@ def test_blackwell_has_an_assembler_of_its_own_if_triton_brings_one(
 ) -> None:
     for name in ("TRITON_PTXAS_PATH", "TRITON_PTXAS_BLACKWELL_PATH"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(toolchain.importlib.util, "find_spec", lambda name: package(tmp_path / name))
+    monkeypatch.setattr(
+        toolchain.importlib.util, "find_spec", lambda name: package(tmp_path / name)
+    )
     for place in ("torch/bin/ptxas", "triton/backends/nvidia/bin/ptxas-blackwell"):
         assert toolchain.ptxas("10.0") == toolchain.ptxas("9.0")
         (tmp_path / place).parent.mkdir(parents=True)
@@ -201,8 +221,13 @@ def test_blackwell_has_an_assembler_of_its_own_if_triton_brings_one(
     monkeypatch.setattr(toolchain, "compute_capabilities", lambda: ("10.0",))
     assert toolchain.facts("cuda")["ptxas"] == "triton/backends/nvidia/bin/ptxas-blackwell"
     monkeypatch.setenv("TRITON_PTXAS_BLACKWELL_PATH", "/my/ptxas")
-    assert (toolchain.ptxas("10.0"), toolchain.ptxas("9.0")) == ("/my/ptxas", str(tmp_path / "torch/bin/ptxas"))
+    assert (toolchain.ptxas("10.0"), toolchain.ptxas("9.0")) == (
+        "/my/ptxas",
+        str(tmp_path / "torch/bin/ptxas"),
+    )
 
 
 def package(directory: Path) -> importlib.machinery.ModuleSpec:
-    return importlib.machinery.ModuleSpec(directory.name, None, origin=str(directory / "__init__.py"))
+    return importlib.machinery.ModuleSpec(
+        directory.name, None, origin=str(directory / "__init__.py")
+    )

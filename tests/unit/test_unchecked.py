@@ -1,4 +1,5 @@
-"""What a host can compile and not run: published, said at every turn, never called good, and settled elsewhere."""
+"""What a host can compile and not run: published, said at every turn, never called good, and
+settled elsewhere."""
 
 from __future__ import annotations
 
@@ -51,7 +52,9 @@ def on(monkeypatch: pytest.MonkeyPatch) -> Host:
     """Let this host have a processor with what an isa has; at first, AVX2."""
 
     def change(isa: str) -> None:
-        monkeypatch.setattr(toolchain, "cpu_features", lambda: tuple(sorted(toolchain.ISA_FEATURES[isa])))
+        monkeypatch.setattr(
+            toolchain, "cpu_features", lambda: tuple(sorted(toolchain.ISA_FEATURES[isa]))
+        )
 
     change("avx2")
     return change
@@ -78,7 +81,11 @@ def test_it_is_published_without_a_check_and_says_so(floor: Project) -> None:
 def test_every_report_says_it_as_long_as_it_is_so(floor: Project) -> None:
     for _ in range(2):  # an index must not make it a good one
         report = run_build(floor)
-        assert (actions(report), report.exit_code, report.as_json()["ok"]) == (["up-to-date"], 0, True)
+        assert (actions(report), report.exit_code, report.as_json()["ok"]) == (
+            ["up-to-date"],
+            0,
+            True,
+        )
         assert report.as_json()["targets"][0]["unchecked"] == LACKS
         assert f"unchecked: {LACKS}" in "\n".join(text.build_lines(report))
     made = plan(floor, floor.targets)
@@ -87,8 +94,12 @@ def test_every_report_says_it_as_long_as_it_is_so(floor: Project) -> None:
     assert status(floor).as_json()["targets"][0]["unchecked"] == LACKS
     assert f"unchecked: {LACKS}" in "\n".join(text.status_lines(status(floor)))
     assert why(floor, floor.targets).as_json()["targets"][0]["last_build"]["unchecked"] == LACKS
-    assert f"never compared with eager: {LACKS}" in "\n".join(text.why_lines(why(floor, floor.targets)))
-    assert f"never compared with eager: {LACKS}" in "\n".join(inspect_lines(inspect(floor, floor.targets)))
+    assert f"never compared with eager: {LACKS}" in "\n".join(
+        text.why_lines(why(floor, floor.targets))
+    )
+    assert f"never compared with eager: {LACKS}" in "\n".join(
+        inspect_lines(inspect(floor, floor.targets))
+    )
 
 
 def test_strict_fails_and_leaves_it_published(floor: Project, fake_worker: FakeWorker) -> None:
@@ -110,7 +121,9 @@ def test_it_can_be_neither_verified_nor_run_here_and_that_is_no_failure(
 ) -> None:
     report = verify(floor, floor.targets)
     assert (verdicts(report), report.exit_code) == (["unavailable"], 0)
-    assert [(reason.reason, reason.what) for reason in report.verdicts[0].stale] == [("lacks-floor", LACKS)]
+    assert [(reason.reason, reason.what) for reason in report.verdicts[0].stale] == [
+        ("lacks-floor", LACKS)
+    ]
     assert f"lacks-floor: {LACKS}" in "\n".join(text.verify_lines(report))
     assert verify(floor, floor.targets, strict=True).exit_code == 3
     ran = run(floor, floor.targets)
@@ -123,8 +136,14 @@ def test_a_run_on_a_capable_host_says_that_nothing_was_settled(
 ) -> None:
     on("avx512")
     report = run(floor, floor.targets)
-    assert (report.targets[0].verdict, report.as_json()["targets"][0]["unchecked"]) == ("passed", LACKS)
-    assert f"small/cpu is unchecked, which build or verify can settle here: {LACKS}" in text.run_lines(report)
+    assert (report.targets[0].verdict, report.as_json()["targets"][0]["unchecked"]) == (
+        "passed",
+        LACKS,
+    )
+    assert (
+        f"small/cpu is unchecked, which build or verify can settle here: {LACKS}"
+        in text.run_lines(report)
+    )
     assert manifest_of(floor).unchecked == LACKS
     verify(floor, floor.targets)
     assert run(floor, floor.targets).as_json()["targets"][0]["unchecked"] is None
@@ -175,10 +194,16 @@ def test_another_variant_is_taken_meanwhile(tmp_path: Path, on: Host) -> None:
     assert explain("small", artifacts=project.artifacts).best().target == "small/cpu-avx512"
 
 
-def test_verify_on_a_capable_host_settles_it(floor: Project, on: Host, fake_worker: FakeWorker) -> None:
+def test_verify_on_a_capable_host_settles_it(
+    floor: Project, on: Host, fake_worker: FakeWorker
+) -> None:
     on("avx512")
     report = verify(floor, floor.targets, strict=True)
-    assert (verdicts(report), report.exit_code, fake_worker.calls) == (["passed"], 0, ["check", "probe"])
+    assert (verdicts(report), report.exit_code, fake_worker.calls) == (
+        ["passed"],
+        0,
+        ["check", "probe"],
+    )
     settled = manifest_of(floor)
     assert (settled.unchecked, settled.check["passed"]) == (None, True)
     assert settled.check["cases"]
@@ -186,11 +211,17 @@ def test_verify_on_a_capable_host_settles_it(floor: Project, on: Host, fake_work
     for isa in ("avx512", "avx2"):
         on(isa)
         strict = build(floor, floor.targets, strict=True)
-        assert (actions(strict), strict.exit_code, strict.outcomes[0].unchecked) == (["up-to-date"], 0, None)
+        assert (actions(strict), strict.exit_code, strict.outcomes[0].unchecked) == (
+            ["up-to-date"],
+            0,
+            None,
+        )
     assert fake_worker.calls == ["check", "probe"]
 
 
-def test_fresh_references_settle_nothing_of_a_stale_one(floor: Project, on: Host, fake_worker: FakeWorker) -> None:
+def test_fresh_references_settle_nothing_of_a_stale_one(
+    floor: Project, on: Host, fake_worker: FakeWorker
+) -> None:
     on("avx512")
     helper = (floor.root / "helper.py").read_text()
     (floor.root / "helper.py").write_text("edited = 1\n")
@@ -203,12 +234,18 @@ def test_fresh_references_settle_nothing_of_a_stale_one(floor: Project, on: Host
 
 
 @pytest.mark.parametrize("where", ["manifest", "store"])
-def test_a_verify_that_fails_settles_nothing(floor: Project, on: Host, fake_worker: FakeWorker, where: str) -> None:
+def test_a_verify_that_fails_settles_nothing(
+    floor: Project, on: Host, fake_worker: FakeWorker, where: str
+) -> None:
     on("avx512")
     fake_worker.answers["check"] = {"passed": False, "cases": [FAILED_CASE]}
     report = verify(floor, floor.targets)
     assert (verdicts(report), report.exit_code) == (["mismatch"], 3)
-    found = manifest_of(floor) if where == "manifest" else store_of(floor).by_key(manifest_of(floor).key)
+    found = (
+        manifest_of(floor)
+        if where == "manifest"
+        else store_of(floor).by_key(manifest_of(floor).key)
+    )
     assert found is not None
     assert found.unchecked == LACKS
 
@@ -217,12 +254,16 @@ def test_an_artifact_that_was_exchanged_meanwhile_is_left_alone(
     floor: Project, on: Host, fake_worker: FakeWorker
 ) -> None:
     on("avx512")
-    fake_worker.during = lambda verb, job: edit(floor, lambda document: document.update(action="reused"))
+    fake_worker.during = lambda verb, job: edit(
+        floor, lambda document: document.update(action="reused")
+    )
     assert verdicts(verify(floor, floor.targets)) == ["passed"]
     assert manifest_of(floor).unchecked == LACKS
 
 
-def test_what_cannot_be_written_down_is_said(floor: Project, on: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_written_down_is_said(
+    floor: Project, on: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
     on("avx512")
     said: list[str] = []
 
@@ -235,13 +276,22 @@ def test_what_cannot_be_written_down_is_said(floor: Project, on: Host, monkeypat
     assert "passed, but its manifest cannot be written: Permission denied" in said
 
 
-def test_build_on_a_capable_host_checks_what_is_there(floor: Project, on: Host, fake_worker: FakeWorker) -> None:
+def test_build_on_a_capable_host_checks_what_is_there(
+    floor: Project, on: Host, fake_worker: FakeWorker
+) -> None:
     before = manifest_of(floor)
     on("avx512")
     step = plan_of(floor)
-    assert (step.action, [str(reason) for reason in step.reasons]) == ("recheck", [f"unchecked: {LACKS}"])
+    assert (step.action, [str(reason) for reason in step.reasons]) == (
+        "recheck",
+        [f"unchecked: {LACKS}"],
+    )
     report = run_build(floor)
-    assert (actions(report), report.outcomes[0].unchecked, fake_worker.calls) == (["rechecked"], None, ["check"])
+    assert (actions(report), report.outcomes[0].unchecked, fake_worker.calls) == (
+        ["rechecked"],
+        None,
+        ["check"],
+    )
     assert manifest_of(floor).files == before.files
     assert action_of(floor) == "up-to-date"
     stored = store_of(floor).by_key(before.key)
@@ -249,7 +299,9 @@ def test_build_on_a_capable_host_checks_what_is_there(floor: Project, on: Host, 
     assert stored.unchecked is None  # so that others who have it need not compare it again
 
 
-def test_one_that_fails_there_stays_unchecked(floor: Project, on: Host, fake_worker: FakeWorker) -> None:
+def test_one_that_fails_there_stays_unchecked(
+    floor: Project, on: Host, fake_worker: FakeWorker
+) -> None:
     on("avx512")
     fake_worker.answers["check"] = {"passed": False, "cases": [FAILED_CASE]}
     report = run_build(floor)
@@ -258,7 +310,9 @@ def test_one_that_fails_there_stays_unchecked(floor: Project, on: Host, fake_wor
     assert report.as_json()["targets"][0]["unchecked"] == LACKS
 
 
-def test_a_build_that_fails_still_says_so_of_what_is_published(floor: Project, fake_worker: FakeWorker) -> None:
+def test_a_build_that_fails_still_says_so_of_what_is_published(
+    floor: Project, fake_worker: FakeWorker
+) -> None:
     (floor.root / "helper.py").write_text("edited = 1\n")
     fake_worker.answers["build"] = BuildError("no")
     report = run_build(floor)
@@ -267,22 +321,38 @@ def test_a_build_that_fails_still_says_so_of_what_is_published(floor: Project, f
     assert (row["key"], row["unchecked"]) == (manifest_of(floor).key, LACKS)
 
 
-def test_a_stored_one_is_checked_where_it_is_restored(floor: Project, on: Host, fake_worker: FakeWorker) -> None:
+def test_a_stored_one_is_checked_where_it_is_restored(
+    floor: Project, on: Host, fake_worker: FakeWorker
+) -> None:
     clean(floor, floor.targets)
     on("avx512")
     report = run_build(floor)
-    assert (actions(report), report.outcomes[0].unchecked, fake_worker.calls) == (["restored"], None, ["check"])
+    assert (actions(report), report.outcomes[0].unchecked, fake_worker.calls) == (
+        ["restored"],
+        None,
+        ["check"],
+    )
     fake_worker.calls.clear()
     clean(floor, floor.targets)
     on("avx2")
     again = run_build(floor)
-    assert (actions(again), again.outcomes[0].unchecked, fake_worker.calls) == (["restored"], None, [])
+    assert (actions(again), again.outcomes[0].unchecked, fake_worker.calls) == (
+        ["restored"],
+        None,
+        [],
+    )
 
 
-def test_a_stored_one_stays_unchecked_where_it_cannot_run(floor: Project, fake_worker: FakeWorker) -> None:
+def test_a_stored_one_stays_unchecked_where_it_cannot_run(
+    floor: Project, fake_worker: FakeWorker
+) -> None:
     clean(floor, floor.targets)
     report = run_build(floor)
-    assert (actions(report), report.outcomes[0].unchecked, fake_worker.calls) == (["restored"], LACKS, [])
+    assert (actions(report), report.outcomes[0].unchecked, fake_worker.calls) == (
+        ["restored"],
+        LACKS,
+        [],
+    )
 
 
 def test_what_was_checked_elsewhere_comes_back_through_the_store(
@@ -298,11 +368,17 @@ def test_what_was_checked_elsewhere_comes_back_through_the_store(
     on("avx2")
     fake_worker.calls.clear()
     report = run_build(floor)
-    assert (actions(report), report.outcomes[0].unchecked, fake_worker.calls) == (["restored"], None, [])
+    assert (actions(report), report.outcomes[0].unchecked, fake_worker.calls) == (
+        ["restored"],
+        None,
+        [],
+    )
     assert manifest_of(floor).unchecked is None
 
 
-def test_an_unchecked_record_does_not_replace_a_checked_one(floor: Project, on: Host, fake_worker: FakeWorker) -> None:
+def test_an_unchecked_record_does_not_replace_a_checked_one(
+    floor: Project, on: Host, fake_worker: FakeWorker
+) -> None:
     on("avx512")
     verify(floor, floor.targets)
     on("avx2")
@@ -311,10 +387,16 @@ def test_an_unchecked_record_does_not_replace_a_checked_one(floor: Project, on: 
     clean(floor, floor.targets)
     fake_worker.calls.clear()
     again = run_build(floor)
-    assert (actions(again), again.outcomes[0].unchecked, fake_worker.calls) == (["restored"], None, [])
+    assert (actions(again), again.outcomes[0].unchecked, fake_worker.calls) == (
+        ["restored"],
+        None,
+        [],
+    )
 
 
-def test_it_replaces_a_checked_one_whose_files_are_gone(floor: Project, on: Host, fake_worker: FakeWorker) -> None:
+def test_it_replaces_a_checked_one_whose_files_are_gone(
+    floor: Project, on: Host, fake_worker: FakeWorker
+) -> None:
     on("avx512")
     verify(floor, floor.targets)
     on("avx2")
@@ -324,7 +406,11 @@ def test_it_replaces_a_checked_one_whose_files_are_gone(floor: Project, on: Host
     clean(floor, floor.targets)
     fake_worker.calls.clear()
     report = run_build(floor)
-    assert (actions(report), report.outcomes[0].unchecked, fake_worker.calls) == (["restored"], LACKS, [])
+    assert (actions(report), report.outcomes[0].unchecked, fake_worker.calls) == (
+        ["restored"],
+        LACKS,
+        [],
+    )
 
 
 def test_a_package_that_is_taken_keeps_a_pass_and_nothing_else(
@@ -340,10 +426,16 @@ def test_a_package_that_is_taken_keeps_a_pass_and_nothing_else(
     on("avx2")
     fake_worker.calls.clear()
     report = run_build(floor)
-    assert (actions(report), report.outcomes[0].unchecked, fake_worker.calls) == (["reused"], None, ["build small"])
+    assert (actions(report), report.outcomes[0].unchecked, fake_worker.calls) == (
+        ["reused"],
+        None,
+        ["build small"],
+    )
 
 
-def test_one_that_is_taken_on_a_capable_host_is_checked(floor: Project, on: Host, fake_worker: FakeWorker) -> None:
+def test_one_that_is_taken_on_a_capable_host_is_checked(
+    floor: Project, on: Host, fake_worker: FakeWorker
+) -> None:
     (floor.root / "helper.py").write_text("# a comment\ndef module(width): ...\n")
     on("avx512")
     report = run_build(floor)
@@ -351,7 +443,9 @@ def test_one_that_is_taken_on_a_capable_host_is_checked(floor: Project, on: Host
     assert fake_worker.calls == ["build small", "check"]
 
 
-def test_new_weights_for_checked_code_are_unchecked_here(tmp_path: Path, on: Host, fake_worker: FakeWorker) -> None:
+def test_new_weights_for_checked_code_are_unchecked_here(
+    tmp_path: Path, on: Host, fake_worker: FakeWorker
+) -> None:
     fake_worker.weights = {"apart": True, "alignment": 64}
     project = write_project(tmp_path, FLOOR + "    weights: weights.safetensors\n")
     on("avx512")
@@ -374,11 +468,17 @@ def test_another_tolerance_makes_a_passed_one_unchecked_where_it_cannot_run(
     fake_worker.calls.clear()
     changed = write_project(tmp_path, FLOOR + "    tolerance: {atol: 0.5}\n")
     report = run_build(changed)
-    assert (actions(report), report.outcomes[0].unchecked, fake_worker.calls) == (["rechecked"], LACKS, [])
+    assert (actions(report), report.outcomes[0].unchecked, fake_worker.calls) == (
+        ["rechecked"],
+        LACKS,
+        [],
+    )
     assert action_of(changed) == "up-to-date"
 
 
-def test_another_entry_of_the_list_rebuilds_nothing(tmp_path: Path, on: Host, fake_worker: FakeWorker) -> None:
+def test_another_entry_of_the_list_rebuilds_nothing(
+    tmp_path: Path, on: Host, fake_worker: FakeWorker
+) -> None:
     on("avx512")
     run_build(write_project(tmp_path, ONE_MODEL + "    cpu: {isa: [avx2]}\n"))
     fake_worker.calls.clear()
@@ -402,14 +502,21 @@ def test_a_floor_of_another_machine_cannot_be_built(
         text.build_lines(report)
     )
     assert build(project, project.targets, strict=True).exit_code == 1
-    assert (verdicts(verify(project, project.targets)), run(project, project.targets).targets[0].verdict) == (
+    assert (
+        verdicts(verify(project, project.targets)),
+        run(project, project.targets).targets[0].verdict,
+    ) == (
         ["unavailable"],
         "unavailable",
     )
 
 
-def test_a_compile_that_measures_its_code_here_is_explained(tmp_path: Path, on: Host, fake_worker: FakeWorker) -> None:
-    fake_worker.answers["build"] = WorkerCrash("the worker was killed by SIGILL", signal_name="SIGILL")
+def test_a_compile_that_measures_its_code_here_is_explained(
+    tmp_path: Path, on: Host, fake_worker: FakeWorker
+) -> None:
+    fake_worker.answers["build"] = WorkerCrash(
+        "the worker was killed by SIGILL", signal_name="SIGILL"
+    )
     assert on
     report = run_build(write_project(tmp_path / "below", FLOOR))
     said = str(report.outcomes[0].error)
@@ -425,7 +532,13 @@ def test_a_golden_file_without_room_for_anything_is_said_and_not_called_a_mismat
     floor: Project, on: Host, fake_worker: FakeWorker
 ) -> None:
     on("avx512")
-    skipped = {"name": "example", "sizes": {}, "seed": 0, "skipped": "no room for its outputs", "outputs": []}
+    skipped = {
+        "name": "example",
+        "sizes": {},
+        "seed": 0,
+        "skipped": "no room for its outputs",
+        "outputs": [],
+    }
     fake_worker.answers["check"] = {"passed": False, "cases": [skipped]}
     report = run_build(floor)
     assert (actions(report), report.exit_code) == (["failed"], 1)

@@ -1,4 +1,5 @@
-"""`verify` with a worker that only pretends: every verdict and its exit code, and nothing loaded that is not fit."""
+"""`verify` with a worker that only pretends: every verdict and its exit code, and nothing loaded
+that is not fit."""
 
 from __future__ import annotations
 
@@ -40,7 +41,9 @@ def test_a_good_artifact_passes(project: Project, published: Path, fake_worker: 
     assert json.loads((published / "verify.json").read_text())["verdict"] == "passed"
 
 
-def test_verifying_does_not_make_an_artifact_stale(project: Project, published: Path, fake_worker: FakeWorker) -> None:
+def test_verifying_does_not_make_an_artifact_stale(
+    project: Project, published: Path, fake_worker: FakeWorker
+) -> None:
     for _ in range(2):
         report = verify(project, project.targets, strict=True)
         assert (verdicts(report), report.exit_code) == (["passed"], 0)
@@ -95,7 +98,12 @@ def test_another_targets_artifact_is_refused(tmp_path: Path, fake_worker: FakeWo
 
 @pytest.mark.parametrize(
     ("need", "value"),
-    [("cpu_features", ["no_such_feature"]), ("torch", "1.0.0"), ("machine", "riscv64"), ("platform", "plan9")],
+    [
+        ("cpu_features", ["no_such_feature"]),
+        ("torch", "1.0.0"),
+        ("machine", "riscv64"),
+        ("platform", "plan9"),
+    ],
 )
 def test_an_unfit_host_is_refused(
     project: Project, published: Path, fake_worker: FakeWorker, need: str, value: object
@@ -118,7 +126,9 @@ def test_a_mismatch(project: Project, published: Path, fake_worker: FakeWorker) 
 
 
 @pytest.mark.parametrize("error", [WorkerCrash("no", signal_name="SIGSEGV"), BuildError("no")])
-def test_a_crash(project: Project, published: Path, fake_worker: FakeWorker, error: Exception) -> None:
+def test_a_crash(
+    project: Project, published: Path, fake_worker: FakeWorker, error: Exception
+) -> None:
     assert published
     fake_worker.answers["check"] = error
     report = run_verify(project)
@@ -126,7 +136,9 @@ def test_a_crash(project: Project, published: Path, fake_worker: FakeWorker, err
     assert str(report.verdicts[0].error).startswith("small/cpu: no")
 
 
-def test_a_golden_file_that_the_worker_refuses(project: Project, published: Path, fake_worker: FakeWorker) -> None:
+def test_a_golden_file_that_the_worker_refuses(
+    project: Project, published: Path, fake_worker: FakeWorker
+) -> None:
     assert published
     fake_worker.answers["check"] = ArtifactError("no golden file of this version")
     report = run_verify(project)
@@ -143,7 +155,9 @@ def test_one_failure_does_not_end_the_run(tmp_path: Path, fake_worker: FakeWorke
     assert fake_worker.calls == ["check", "probe"]
 
 
-def test_an_absent_device(tmp_path: Path, fake_worker: FakeWorker, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_absent_device(
+    tmp_path: Path, fake_worker: FakeWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(toolchain, "compute_capabilities", lambda: ())
     project = write_project(tmp_path, CUDA_MODEL)
     report = run_verify(project)
@@ -159,8 +173,14 @@ def test_what_cpp_cannot_run_is_unavailable(
     monkeypatch.setattr(verify_verb, "compiled_runner", lambda device: Path("runner"))
     fake_worker.answers["check"] = {"unavailable": "no C++ library registers the operator a::b"}
     report = verify(project, project.targets, runtime="cpp")
-    assert (verdicts(report), report.exit_code, fake_worker.calls) == (["unavailable"], 0, ["check"])
-    assert str(report.verdicts[0].stale[0]) == "not-in-cpp: no C++ library registers the operator a::b"
+    assert (verdicts(report), report.exit_code, fake_worker.calls) == (
+        ["unavailable"],
+        0,
+        ["check"],
+    )
+    assert (
+        str(report.verdicts[0].stale[0]) == "not-in-cpp: no C++ library registers the operator a::b"
+    )
     assert verify(project, project.targets, runtime="cpp", strict=True).exit_code == 3
 
 
@@ -173,12 +193,16 @@ def test_a_stale_artifact_is_checked_as_what_it_is(
     helper.unlink() if content is None else helper.write_text(content)
     report = run_verify(project)
     assert (verdicts(report), report.exit_code) == (["passed"], 0)
-    assert [(reason.reason, reason.what) for reason in report.verdicts[0].stale] == [("source-changed", "helper.py")]
+    assert [(reason.reason, reason.what) for reason in report.verdicts[0].stale] == [
+        ("source-changed", "helper.py")
+    ]
     assert verify(project, project.targets, strict=True).exit_code == 3
     assert fake_worker.calls == ["check", "probe"] * 2
 
 
-def test_the_models_source_need_not_be_there(project: Project, published: Path, fake_worker: FakeWorker) -> None:
+def test_the_models_source_need_not_be_there(
+    project: Project, published: Path, fake_worker: FakeWorker
+) -> None:
     for name in ("model.py", "helper.py"):
         (project.root / name).unlink()
     bare = load_project(project.file)
@@ -189,7 +213,9 @@ def test_the_models_source_need_not_be_there(project: Project, published: Path, 
     assert fake_worker.calls == ["check", "probe"]
 
 
-def test_another_tolerance_is_no_staleness_and_is_used(tmp_path: Path, fake_worker: FakeWorker) -> None:
+def test_another_tolerance_is_no_staleness_and_is_used(
+    tmp_path: Path, fake_worker: FakeWorker
+) -> None:
     publish_fake(write_project(tmp_path, ONE_MODEL))
     used = []
     fake_worker.during = lambda _, job: used.append(job["tolerance"])
@@ -199,9 +225,13 @@ def test_another_tolerance_is_no_staleness_and_is_used(tmp_path: Path, fake_work
     assert used == [{"atol": 0.5, "rtol": None, "outputs": {}}] * 2
 
 
-def test_an_input_that_is_not_refused_fails(project: Project, published: Path, fake_worker: FakeWorker) -> None:
+def test_an_input_that_is_not_refused_fails(
+    project: Project, published: Path, fake_worker: FakeWorker
+) -> None:
     assert published
-    fake_worker.answers["probe"] = {"results": {"0": {"name": "batch 9", "ok": False, "said": "was answered"}}}
+    fake_worker.answers["probe"] = {
+        "results": {"0": {"name": "batch 9", "ok": False, "said": "was answered"}}
+    }
     report = run_verify(project)
     assert (verdicts(report), report.exit_code) == (["mismatch"], 3)
     assert report.verdicts[0].refusals[0]["name"] == "batch 9"
@@ -213,7 +243,9 @@ def test_a_probe_that_crashes_is_named_and_the_others_are_tried(
     assert published
     names = ["rank 3", "float64", "batch 9"]
 
-    def probe(verb: str, job: dict[str, Any], *, on_phase: Callable[[str], None], **rest: Any) -> dict[str, Any]:
+    def probe(
+        verb: str, job: dict[str, Any], *, on_phase: Callable[[str], None], **rest: Any
+    ) -> dict[str, Any]:
         if verb != "probe":
             return fake_worker(verb, job, on_phase=on_phase, **rest)
         for number, name in enumerate(names):
@@ -222,8 +254,14 @@ def test_a_probe_that_crashes_is_named_and_the_others_are_tried(
             on_phase(f"probe {number} {name}")
             if name == "float64":
                 raise WorkerCrash("the worker was killed by SIGSEGV", signal_name="SIGSEGV")
-        left = {str(n): {"name": name, "ok": True, "said": "refused"} for n, name in enumerate(names)}
-        return {"results": {number: said for number, said in left.items() if int(number) not in job["skip"]}}
+        left = {
+            str(n): {"name": name, "ok": True, "said": "refused"} for n, name in enumerate(names)
+        }
+        return {
+            "results": {
+                number: said for number, said in left.items() if int(number) not in job["skip"]
+            }
+        }
 
     monkeypatch.setattr(verify_verb, "run_worker", probe)
     (verdict,) = run_verify(project).verdicts
@@ -245,7 +283,9 @@ def test_a_vacuous_comparison_fails_only_with_strict(
     assert verify(project, project.targets, strict=True).exit_code == 3
 
 
-def test_nothing_to_compare_with_is_no_pass(project: Project, published: Path, fake_worker: FakeWorker) -> None:
+def test_nothing_to_compare_with_is_no_pass(
+    project: Project, published: Path, fake_worker: FakeWorker
+) -> None:
     assert published
     skipped = {"name": "example", "sizes": {}, "seed": 0, "skipped": "no room", "outputs": []}
     fake_worker.answers["check"] = {"passed": False, "cases": [skipped]}
@@ -253,14 +293,18 @@ def test_nothing_to_compare_with_is_no_pass(project: Project, published: Path, f
     assert (verdicts(report), report.exit_code) == (["unchecked"], 3)
 
 
-def test_what_takes_too_long_is_stopped(project: Project, published: Path, fake_worker: FakeWorker) -> None:
+def test_what_takes_too_long_is_stopped(
+    project: Project, published: Path, fake_worker: FakeWorker
+) -> None:
     assert published
     fake_worker.answers["check"] = WorkerTimeout("it had not ended after 5 s and was stopped")
     report = run_verify(project)
     assert (verdicts(report), report.exit_code) == (["timeout"], 3)
 
 
-def test_fresh_references_need_the_source(project: Project, published: Path, fake_worker: FakeWorker) -> None:
+def test_fresh_references_need_the_source(
+    project: Project, published: Path, fake_worker: FakeWorker
+) -> None:
     assert published
     (project.root / "model.py").unlink()
     report = verify(project, project.targets, fresh=True)
@@ -276,7 +320,9 @@ def test_an_interrupt(project: Project, published: Path, fake_worker: FakeWorker
         run_verify(project)
 
 
-def test_an_old_verdict_is_not_mistaken_for_damage(project: Project, published: Path, fake_worker: FakeWorker) -> None:
+def test_an_old_verdict_is_not_mistaken_for_damage(
+    project: Project, published: Path, fake_worker: FakeWorker
+) -> None:
     (published / "verify.json").write_text("garbage")
     assert run_verify(project).exit_code == 0
     assert fake_worker.calls
@@ -293,7 +339,9 @@ def read_only(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     real_access = os.access
     artifacts = str(tmp_path / "project" / "artifacts")
     monkeypatch.setattr(
-        os, "access", lambda path, mode: not str(path).startswith(artifacts) and real_access(path, mode)
+        os,
+        "access",
+        lambda path, mode: not str(path).startswith(artifacts) and real_access(path, mode),
     )
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
 
@@ -327,9 +375,18 @@ def test_the_report_as_json(project: Project, published: Path, fake_worker: Fake
     assert published
     assert fake_worker.calls == []
     document = json.loads(json.dumps(run_verify(project).as_json()))
-    assert (document["format"], document["format_version"], document["ok"]) == ("aoti-build/verify", 1, True)
+    assert (document["format"], document["format_version"], document["ok"]) == (
+        "aoti-build/verify",
+        1,
+        True,
+    )
     (row,) = document["targets"]
-    assert (row["target"], row["verdict"], row["stale"], row["error"]) == ("small/cpu", "passed", [], None)
+    assert (row["target"], row["verdict"], row["stale"], row["error"]) == (
+        "small/cpu",
+        "passed",
+        [],
+        None,
+    )
 
 
 def run_verify(project: Project) -> VerifyReport:

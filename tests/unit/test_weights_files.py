@@ -1,4 +1,5 @@
-"""Which files the weights of a model are, what a change in one does, and what becomes of names. Without torch."""
+"""Which files the weights of a model are, what a change in one does, and what becomes of names.
+Without torch."""
 
 from __future__ import annotations
 
@@ -55,7 +56,9 @@ def test_a_file_outside_the_project_is_named_as_it_is_written(
     manifest = publish_fake(project)
     assert list(manifest.source["weights"]) == [name.format(absolute=shared)]
     check_files(project, project.targets)
-    assert plan(project, project.targets).steps[0].action == "up-to-date"  # by the long way, which leaves an index
+    assert (
+        plan(project, project.targets).steps[0].action == "up-to-date"
+    )  # by the long way, which leaves an index
     assert plan(project, project.targets).steps[0].action == "up-to-date"
     (shared / "w.pt").write_text("version 2, longer")
     assert plan(project, project.targets).steps[0].action == "build"
@@ -92,7 +95,9 @@ def test_a_missing_shard_is_found_before_the_build(tmp_path: Path) -> None:
     project = project_with(tmp_path, "{file: " + INDEX + "}")
     write_shards(tmp_path, "a.safetensors", "b.safetensors")
     (tmp_path / "b.safetensors").unlink()
-    with pytest.raises(Exception, match=f"8:21: no such file: b.safetensors .looked for {tmp_path}"):
+    with pytest.raises(
+        Exception, match=f"8:21: no such file: b.safetensors .looked for {tmp_path}"
+    ):
         check_files(project, project.targets)
 
 
@@ -119,7 +124,9 @@ def test_a_mapping_survives_the_cache_of_projects(tmp_path: Path) -> None:
     (target,) = project_with(tmp_path, text).targets
     expected = Weights("w.pt", "state.model", "net.", (("b.", "c."), ("a.", "b.")), ("*.ids",))
     assert target.model.weights == expected
-    assert target_from_json(json.loads(json.dumps(target_to_json(target)))).model.weights == expected
+    assert (
+        target_from_json(json.loads(json.dumps(target_to_json(target)))).model.weights == expected
+    )
     (again,) = load_project(tmp_path / "models.yaml").targets
     assert again.model.weights == expected
 

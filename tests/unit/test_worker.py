@@ -1,4 +1,5 @@
-"""Worker processes seen from outside: results, errors, crashes, phases; and nothing of them outlives its parent."""
+"""Worker processes seen from outside: results, errors, crashes, phases; and nothing of them
+outlives its parent."""
 
 from __future__ import annotations
 
@@ -34,7 +35,8 @@ from aoti_build.errors import (
 from aoti_build.work import worker
 from aoti_build.work.worker import Worker, WorkerCrash, allow_starts, run_worker, stop_all
 
-# What a stub worker has: the job, `phase`, `result`, and a pipe that is open as long as any process of its group lives.
+# What a stub worker has: the job, `phase`, `result`, and a pipe that is open as long as any process
+# of its group lives.
 PRELUDE = """\
 import json, os, resource, signal, subprocess, sys, time
 resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -61,13 +63,16 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     def run_script(script: str, **options: Any) -> dict[str, Any]:
         monkeypatch.setattr(sys, "executable", stub(tmp_path / "stub", script))
         job = {"root": str(tmp_path), "number": 7}
-        return run_worker("build", job, directory=tmp_path / "work", log=tmp_path / "logs" / "log", **options)
+        return run_worker(
+            "build", job, directory=tmp_path / "work", log=tmp_path / "logs" / "log", **options
+        )
 
     return run_script
 
 
 class Lifeline:
-    """A pipe by name that a stub's group keeps open; `ended` once every one of its processes is gone."""
+    """A pipe by name that a stub's group keeps open; `ended` once every one of its processes is
+    gone."""
 
     def __init__(self, path: Path) -> None:
         os.mkfifo(path)
@@ -117,7 +122,9 @@ os.write(line, b"started")
 
 
 def test_a_result_comes_back(run: Run, tmp_path: Path) -> None:
-    found = run("result(verb=verb, number=job['number'], cwd=os.getcwd(), stdin=sys.stdin.isatty())")
+    found = run(
+        "result(verb=verb, number=job['number'], cwd=os.getcwd(), stdin=sys.stdin.isatty())"
+    )
     assert found == {"ok": True, "verb": "build", "number": 7, "cwd": str(tmp_path), "stdin": False}
 
 
@@ -132,7 +139,9 @@ def test_everything_printed_is_in_the_log(run: Run, tmp_path: Path) -> None:
 
 def test_variables_are_set_on_top(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("INHERITED", "1")
-    found = run("result(names=[os.environ[n] for n in ('INHERITED', 'GIVEN')])", environment={"GIVEN": "2"})
+    found = run(
+        "result(names=[os.environ[n] for n in ('INHERITED', 'GIVEN')])", environment={"GIVEN": "2"}
+    )
     assert found["names"] == ["1", "2"]
 
 
@@ -143,7 +152,9 @@ def test_phases_arrive_in_order_as_they_begin(run: Run) -> None:
 
 
 def test_a_phase_arrives_before_the_worker_goes_on(run: Run, tmp_path: Path) -> None:
-    script = "phase('one')\nwhile not os.path.exists(job['root'] + '/seen'): time.sleep(0.01)\nresult()"
+    script = (
+        "phase('one')\nwhile not os.path.exists(job['root'] + '/seen'): time.sleep(0.01)\nresult()"
+    )
     run(script, on_phase=lambda _: (tmp_path / "seen").touch())
 
 
@@ -153,20 +164,30 @@ def test_a_cut_event_is_not_an_error(run: Run) -> None:
     assert seen == ["one"]
 
 
-@pytest.mark.parametrize("kind", [ArtifactError, BuildError, ToolchainError, UsageError, VerificationError])
-def test_a_reported_error_is_raised_as_what_it_is(run: Run, tmp_path: Path, kind: type[AotiBuildError]) -> None:
+@pytest.mark.parametrize(
+    "kind", [ArtifactError, BuildError, ToolchainError, UsageError, VerificationError]
+)
+def test_a_reported_error_is_raised_as_what_it_is(
+    run: Run, tmp_path: Path, kind: type[AotiBuildError]
+) -> None:
     with pytest.raises(kind) as caught:
         run(
             f"error(kind={kind.kind!r}, message='no', where='models.yaml:1:2', cause='because', hint='do'); sys.exit(1)"
         )
     error = caught.value
-    assert (error.message, error.where, error.cause, error.hint) == ("no", "models.yaml:1:2", "because", "do")
+    assert (error.message, error.where, error.cause, error.hint) == (
+        "no",
+        "models.yaml:1:2",
+        "because",
+        "do",
+    )
     assert error.log == tmp_path / "logs" / "log"
     assert error.exit_code == kind.exit_code
 
 
 @pytest.mark.parametrize(
-    ("name", "hint"), [("SIGSEGV", "CXX"), ("SIGKILL", "memory"), ("SIGILL", "instructions"), ("SIGABRT", "log")]
+    ("name", "hint"),
+    [("SIGSEGV", "CXX"), ("SIGKILL", "memory"), ("SIGILL", "instructions"), ("SIGABRT", "log")],
 )
 def test_a_crash_names_its_signal(run: Run, name: str, hint: str) -> None:
     with pytest.raises(WorkerCrash) as caught:
@@ -197,7 +218,10 @@ def test_questions_are_answered_in_turn(run: Run) -> None:
 
     found = run("phase('one'); result(told=[ask({'key': 'a'}), ask({})])", answer=answer)
     assert asked == [{"key": "a"}, {}]
-    assert found["told"] == [{"number": 1, "text": "two\nlines"}, {"number": 2, "text": "two\nlines"}]
+    assert found["told"] == [
+        {"number": 1, "text": "two\nlines"},
+        {"number": 2, "text": "two\nlines"},
+    ]
 
 
 def test_an_answer_that_fails_ends_the_worker(run: Run, lifeline: Lifeline) -> None:
@@ -234,7 +258,9 @@ def test_no_result_is_a_crash(run: Run, tmp_path: Path) -> None:
 def test_a_full_disk_is_called_that(run: Run) -> None:
     full = refused(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
     with pytest.raises(BuildError, match="the disk is full") as caught:
-        run(f"os.write(events, json.dumps({{'failed': {full.as_json()!r}}}).encode() + b'\\n'); os._exit(1)")
+        run(
+            f"os.write(events, json.dumps({{'failed': {full.as_json()!r}}}).encode() + b'\\n'); os._exit(1)"
+        )
     assert "make space" in (caught.value.hint or "")
 
 
@@ -254,7 +280,9 @@ def test_a_log_on_a_full_disk_hides_no_error(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_half_a_result_is_a_crash(run: Run) -> None:
     with pytest.raises(WorkerCrash):
-        run("open(os.path.dirname(job_path) + '/result.json', 'w').write('{\"ok\": tr'); os._exit(0)")
+        run(
+            "open(os.path.dirname(job_path) + '/result.json', 'w').write('{\"ok\": tr'); os._exit(0)"
+        )
 
 
 def test_a_long_log_is_not_quoted_whole(run: Run) -> None:
@@ -283,7 +311,9 @@ def test_an_error_of_ours_ends_the_worker(run: Run, lifeline: Lifeline) -> None:
 def test_a_worker_that_waits_for_its_job_tells_whether_it_has_ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys, "executable", stub(tmp_path / "stub", "sys.stdin.readline(); result()"))
+    monkeypatch.setattr(
+        sys, "executable", stub(tmp_path / "stub", "sys.stdin.readline(); result()")
+    )
     work = tmp_path / "work"
     work.mkdir()
     (work / "job.json").write_text("{}")
@@ -298,7 +328,9 @@ def test_a_worker_that_waits_for_its_job_tells_whether_it_has_ended(
             waiting.follow()
 
 
-def test_stop_all_ends_worker_and_children(run: Run, lifeline: Lifeline, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stop_all_ends_worker_and_children(
+    run: Run, lifeline: Lifeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(worker, "_GRACE_SECONDS", 0.1)
     raised: list[BaseException] = []
 
@@ -317,7 +349,9 @@ def test_stop_all_ends_worker_and_children(run: Run, lifeline: Lifeline, monkeyp
     assert lifeline.ended()
 
 
-def test_stop_all_ends_a_worker_that_is_just_being_started(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stop_all_ends_a_worker_that_is_just_being_started(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     real = subprocess.Popen
 
     def start(*args: Any, **options: Any) -> subprocess.Popen[bytes]:
@@ -343,7 +377,9 @@ def test_after_stop_all_nothing_starts_until_allowed(run: Run, tmp_path: Path) -
     assert run("result()") == {"ok": True}
 
 
-def test_a_worker_whose_parent_is_killed_dies_with_its_children(tmp_path: Path, lifeline: Lifeline) -> None:
+def test_a_worker_whose_parent_is_killed_dies_with_its_children(
+    tmp_path: Path, lifeline: Lifeline
+) -> None:
     watching = "from aoti_build._torch.__main__ import _die_with_parent\n_die_with_parent()\n"
     assert_dies_with_parent(tmp_path, lifeline, watching + WITH_CHILD + "time.sleep(1000)")
 
@@ -351,7 +387,9 @@ def test_a_worker_whose_parent_is_killed_dies_with_its_children(tmp_path: Path, 
 def test_a_compiler_cannot_eat_the_watched_stdin(tmp_path: Path, lifeline: Lifeline) -> None:
     watching = "from aoti_build._torch.__main__ import _die_with_parent\n_die_with_parent()\n"
     reading = "assert subprocess.run(['cat'], stdout=subprocess.PIPE).stdout == b''\n"
-    assert_dies_with_parent(tmp_path, lifeline, watching + reading + WITH_CHILD + "time.sleep(1000)")
+    assert_dies_with_parent(
+        tmp_path, lifeline, watching + reading + WITH_CHILD + "time.sleep(1000)"
+    )
 
 
 def assert_dies_with_parent(tmp_path: Path, lifeline: Lifeline, script: str) -> None:

@@ -36,21 +36,48 @@ from aoti_build.work import preflight
 from aoti_build.work.worker import WorkerCrash, _result
 
 Change = Callable[[dict[str, Any]], object]
-BAD_NAMES = ["../../home", "..", ".", "/etc", "a/b", "a\0b", "x" * 300, "", "a.", "\udcff", 3, None, ["a"]]
+BAD_NAMES = [
+    "../../home",
+    "..",
+    ".",
+    "/etc",
+    "a/b",
+    "a\0b",
+    "x" * 300,
+    "",
+    "a.",
+    "\udcff",
+    3,
+    None,
+    ["a"],
+]
 DIM = {"name": "b", "min": 2, "max": 4, "example": 2, "multiple_of": 1}
 CHANGES: dict[str, Change] = {
-    **{f"a model called {name!r:.20}": lambda e, name=name: e["model"].update(name=name) for name in BAD_NAMES},
-    **{f"a preset called {name!r:.20}": lambda e, name=name: e.update(preset=name) for name in BAD_NAMES},
-    **{f"a floor called {name!r:.20}": lambda e, name=name: e.update(floor=name) for name in BAD_NAMES},
+    **{
+        f"a model called {name!r:.20}": lambda e, name=name: e["model"].update(name=name)
+        for name in BAD_NAMES
+    },
+    **{
+        f"a preset called {name!r:.20}": lambda e, name=name: e.update(preset=name)
+        for name in BAD_NAMES
+    },
+    **{
+        f"a floor called {name!r:.20}": lambda e, name=name: e.update(floor=name)
+        for name in BAD_NAMES
+    },
     "another device": lambda e: e.update(device="../cpu"),
     "a floor of another device": lambda e: e.update(floor="sm_80"),
     "listed by a number": lambda e: e.update(listed=1),
     "an option that is none": lambda e: e["inductor_config"].update({"a b": 1}),
     "a source outside": lambda e: e["model"]["source"].update(path="../model.py", module=None),
-    "a source that is absolute": lambda e: e["model"]["source"].update(path="/model.py", module=None),
+    "a source that is absolute": lambda e: e["model"]["source"].update(
+        path="/model.py", module=None
+    ),
     "a source that is nothing": lambda e: e["model"]["source"].update(path=None, module=None),
     "a source that is two": lambda e: e["model"]["source"].update(path="model.py", module="os"),
-    "a module with a space": lambda e: e["model"].update(inputs={"attribute": "f", "module": "a b", "path": None}),
+    "a module with a space": lambda e: e["model"].update(
+        inputs={"attribute": "f", "module": "a b", "path": None}
+    ),
     "a file outside": lambda e: e["model"]["files"].append("../../secret"),
     "a file in another form": lambda e: e["model"]["files"].append("a/../b"),
     "weights outside": lambda e: e["model"].update(weights="../w.safetensors"),
@@ -70,7 +97,8 @@ CHANGES: dict[str, Change] = {
         inputs=[{**e["model"]["inputs"][0], "shape": ["b//2"]}], dims=[dict(DIM)]
     ),
     "dims that no size tells": lambda e: e["model"].update(
-        inputs=[{**e["model"]["inputs"][0], "shape": ["b + c"]}], dims=[dict(DIM), {**DIM, "name": "c"}]
+        inputs=[{**e["model"]["inputs"][0], "shape": ["b + c"]}],
+        dims=[dict(DIM), {**DIM, "name": "c"}],
     ),
     "a dim of steps of 0": lambda e: e["model"].update(
         dims=[{"name": "b", "min": 2, "max": 4, "example": 2, "multiple_of": 0}]
@@ -100,14 +128,20 @@ def record_of(project: Project) -> Path:
 def craft(record: Path, change: Change) -> None:
     """Change the first kept target, with a right digest of itself."""
     document = json.loads(record.read_text())
-    entry = {name: value for name, value in document["targets"][0].items() if name not in ("digest", "positions")}
+    entry = {
+        name: value
+        for name, value in document["targets"][0].items()
+        if name not in ("digest", "positions")
+    }
     change(entry)
     document["targets"][0] = {**entry, "digest": record_digest(entry), "positions": 0}
     record.write_text(json.dumps(document))
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-def test_a_kept_project_fulfils_the_rules_of_its_file(project: Project, parses: list[Path], change: Change) -> None:
+def test_a_kept_project_fulfils_the_rules_of_its_file(
+    project: Project, parses: list[Path], change: Change
+) -> None:
     record = record_of(project)
     craft(record, lambda entry: None)
     parses.clear()
@@ -136,7 +170,10 @@ def test_clean_removes_nothing_that_only_a_record_names(tmp_path: Path) -> None:
 def test_no_path_is_made_of_a_name_that_is_none(project: Project, name: str) -> None:
     """Whatever let it through before."""
     target = project.targets[0]
-    for bad in (replace(target, model=replace(target.model, name=name)), replace(target, preset=f"{name}/")):
+    for bad in (
+        replace(target, model=replace(target.model, name=name)),
+        replace(target, preset=f"{name}/"),
+    ):
         for make in (artifact_directory, lock_path, log_path):
             with pytest.raises(UsageError, match="not usable as the name of a directory"):
                 make(project, bad)
@@ -162,7 +199,12 @@ def write_state(project: Project) -> list[Path]:
     files.write_kept(index_path(project), "aoti-build/index", 1, {"targets": {"a": {}}})
     files.write_kept(stat_cache_path(project), "aoti-build/stat-cache", 1, {"files": {"a": {}}})
     preflight._write(passed_checks_path(project.artifacts), ["a" * 64])
-    return [record, index_path(project), stat_cache_path(project), passed_checks_path(project.artifacts)]
+    return [
+        record,
+        index_path(project),
+        stat_cache_path(project),
+        passed_checks_path(project.artifacts),
+    ]
 
 
 def believed(project: Project, parses: list[Path]) -> list[bool]:
@@ -178,7 +220,9 @@ def believed(project: Project, parses: list[Path]) -> list[bool]:
 
 
 @pytest.mark.parametrize("mode", [0o664, 0o646, 0o666, 0o777])
-def test_state_that_others_may_write_is_not_believed(project: Project, parses: list[Path], mode: int) -> None:
+def test_state_that_others_may_write_is_not_believed(
+    project: Project, parses: list[Path], mode: int
+) -> None:
     state = write_state(project)
     assert believed(project, parses) == [True] * 4
     for path in state:
@@ -222,7 +266,9 @@ def test_what_we_write_is_no_more_open_than_what_we_believe(
     ],
     ids=str,
 )
-def test_a_root_of_a_store_is_a_directory_by_an_absolute_path(project: Project, root: dict[str, Any]) -> None:
+def test_a_root_of_a_store_is_a_directory_by_an_absolute_path(
+    project: Project, root: dict[str, Any]
+) -> None:
     store = store_of(project)
     store.register(project.artifacts)
     project.artifacts.mkdir(exist_ok=True)
@@ -232,11 +278,18 @@ def test_a_root_of_a_store_is_a_directory_by_an_absolute_path(project: Project, 
     assert [*store.roots()] == []
 
 
-@pytest.mark.parametrize("files_", [[], {"cache/aaaaaaaaaaaaaaaa": 3}, {"cache/aaaaaaaaaaaaaaaa": None}, "x", None])
+@pytest.mark.parametrize(
+    "files_", [[], {"cache/aaaaaaaaaaaaaaaa": 3}, {"cache/aaaaaaaaaaaaaaaa": None}, "x", None]
+)
 def test_tuning_results_of_another_type_are_a_miss(tmp_path: Path, files_: Any) -> None:
     kernels = KernelCache(tmp_path)
     kernels.add_tuning("gpu", {"cache/aaaaaaaaaaaaaaaa": "{}"})
-    document = {"format": "aoti-build/tuning", "format_version": 1, "digest": digest_json(files_), "files": files_}
+    document = {
+        "format": "aoti-build/tuning",
+        "format_version": 1,
+        "digest": digest_json(files_),
+        "files": files_,
+    }
     kernels._tuning_path("gpu").write_text(json.dumps(document))
     assert kernels.tuning("gpu") == {}
     kernels.add_tuning("gpu", {"cache/aaaaaaaaaaaaaaaa": '{"a": 1}'})
@@ -244,9 +297,16 @@ def test_tuning_results_of_another_type_are_a_miss(tmp_path: Path, files_: Any) 
 
 
 @pytest.mark.parametrize(
-    "damage", [lambda data: b"no zip", lambda data: data[:-9], lambda data: data.replace(b"PK\1\2", b"PK\1\3")]
+    "damage",
+    [
+        lambda data: b"no zip",
+        lambda data: data[:-9],
+        lambda data: data.replace(b"PK\1\2", b"PK\1\3"),
+    ],
 )
-def test_a_kernel_that_is_no_archive_is_a_miss(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
+def test_a_kernel_that_is_no_archive_is_a_miss(
+    tmp_path: Path, damage: Callable[[bytes], bytes]
+) -> None:
     kernels = KernelCache(tmp_path)
     kernels.add("KEY", {"a.cubin": b"code"})
     path = kernels._path("KEY")

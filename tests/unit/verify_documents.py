@@ -6,7 +6,14 @@ from typing import Any
 
 
 def target(verdict: str = "passed", **fields: Any) -> dict[str, Any]:
-    return {"target": "small/cpu", "verdict": verdict, "seconds": 1.25, "stale": [], "cases": [], **fields}
+    return {
+        "target": "small/cpu",
+        "verdict": verdict,
+        "seconds": 1.25,
+        "stale": [],
+        "cases": [],
+        **fields,
+    }
 
 
 def case(*outputs: dict[str, Any], **fields: Any) -> dict[str, Any]:

@@ -1,6 +1,8 @@
-"""The calls of an entry at sizes that no check of the build used, on eager and on something compiled; and what differs.
+"""The calls of an entry at sizes that no check of the build used, on eager and on something
+compiled; and what differs.
 
-Imported by the two scripts that the zoo starts, `served.py` and `plain.py`, each in a process of its own.
+Imported by the two scripts that the zoo starts, `served.py` and `plain.py`, each in a process of
+its own.
 """
 
 from __future__ import annotations
@@ -26,7 +28,9 @@ SEED = 4711  # the check draws with others
 
 def load_model(root: Path) -> tuple[Model, Prepared]:
     (target,) = load_project(root / "models.yaml").targets
-    return target.model, prepare(target.model, target.device, root, defaultdict(lambda: "models.yaml"))
+    return target.model, prepare(
+        target.model, target.device, root, defaultdict(lambda: "models.yaml")
+    )
 
 
 def sizes(dims: tuple[Dim, ...]) -> list[dict[str, int]]:
@@ -35,7 +39,8 @@ def sizes(dims: tuple[Dim, ...]) -> list[dict[str, int]]:
         return [{}]
     checked = [tuple(point.values()) for point in points(dims).values()]
     free = [
-        [size for size in _steps(dim) if size not in {point[at] for point in checked}] for at, dim in enumerate(dims)
+        [size for size in _steps(dim) if size not in {point[at] for point in checked}]
+        for at, dim in enumerate(dims)
     ]
     low = {dim.name: dim.min for dim in dims}
     others = [

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 class Entry:
     """A real architecture in a small configuration.
 
-    `yaml` is what stands below the model's name in models.yaml, and `python` the file ``nets.py`` beside it, if one is
-    needed at all. `needs` are the modules without which the entry is skipped.
+    `yaml` is what stands below the model's name in models.yaml, and `python` the file ``nets.py``
+    beside it, if one is needed at all. `needs` are the modules without which the entry is skipped.
 
-    `refused` are texts that the build's error must hold, where torch itself cannot: then the row holds torch's reason
-    and the message. `ci` says whether CI runs it. `bound` is the largest error allowed, as a part of the output's root
-    mean square.
+    `refused` are texts that the build's error must hold, where torch itself cannot: then the row
+    holds torch's reason and the message. `ci` says whether CI runs it. `bound` is the largest error
+    allowed, as a part of the output's root mean square.
     """
 
     name: str

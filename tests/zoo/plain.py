@@ -1,4 +1,5 @@
-"""The same with torch alone, as a user would write it by hand: export, compile and package, load, call. Prints JSON.
+"""The same with torch alone, as a user would write it by hand: export, compile and package, load,
+call. Prints JSON.
 
 Every axis that changes with a dim is declared dynamic; nothing else is done to help.
 
@@ -39,7 +40,9 @@ def dynamic_shapes(model: Model, prepared: Prepared) -> Any:
         varied = prepared.make({**sizes, dim.name: dim.max}, 0).leaves()
         for leaf, other, axes in zip(example, varied, found, strict=True):
             if isinstance(leaf, torch.Tensor):
-                changed = [axis for axis in range(leaf.dim()) if leaf.shape[axis] != other.shape[axis]]
+                changed = [
+                    axis for axis in range(leaf.dim()) if leaf.shape[axis] != other.shape[axis]
+                ]
                 axes.update(dict.fromkeys(changed, Dim.DYNAMIC))
     call = Call(prepared.example.args, prepared.example.kwargs)
     _, structure = pytree.tree_flatten((call.args, call.kwargs))
@@ -50,7 +53,9 @@ def dynamic_shapes(model: Model, prepared: Prepared) -> Any:
 root, bound = Path(sys.argv[1]), float(sys.argv[2])
 with (  # what torch says of a ScriptModule is wanted
     mock.patch("aoti_build._torch.program.model.refuse_scripted"),
-    mock.patch.object(torch.jit.RecursiveScriptModule, "requires_grad_", lambda scripted, _: scripted),
+    mock.patch.object(
+        torch.jit.RecursiveScriptModule, "requires_grad_", lambda scripted, _: scripted
+    ),
 ):
     model, prepared = calls.load_model(root)
 answer: dict[str, Any] = {"calls": [], "error": ""}
@@ -63,7 +68,9 @@ try:
             dynamic_shapes=dynamic_shapes(model, prepared),
             strict=getattr(model, "strict", False),
         )
-        package = torch._inductor.aoti_compile_and_package(program, package_path=str(root / "plain.pt2"))
+        package = torch._inductor.aoti_compile_and_package(
+            program, package_path=str(root / "plain.pt2")
+        )
     answer["seconds"] = time.monotonic() - start
     loaded = torch._inductor.aoti_load_package(package)
     answer["calls"] = list(calls.compared(prepared, model.dims, loaded, bound))

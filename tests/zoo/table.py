@@ -1,4 +1,5 @@
-"""results.json, which holds the newest row of each entry, and docs/zoo.md, which is written from it.
+"""results.json, which holds the newest row of each entry, and docs/zoo.md, which is written from
+it.
 
 ``python tests/zoo/table.py`` writes the document anew.
 """
@@ -76,7 +77,18 @@ def document(known: Mapping[str, Row]) -> str:
 
 
 def _served(rows: Sequence[Row]) -> str:
-    heads = ("model", "library", "dims", "build", "plain", "verify", "yaml", "Python", "plain torch", "remarks")
+    heads = (
+        "model",
+        "library",
+        "dims",
+        "build",
+        "plain",
+        "verify",
+        "yaml",
+        "Python",
+        "plain torch",
+        "remarks",
+    )
     return _table(heads, [_served_cells(row) for row in rows])
 
 
@@ -111,7 +123,9 @@ def _plain(plain: Mapping[str, Any]) -> str:
 def _refused(row: Row) -> str:
     plain = row.get("plain", {})
     torch_says = plain.get("error") or "; ".join(
-        f"{_sizes(call['sizes'])}: {call['differs']}" for call in plain.get("calls", []) if call["differs"]
+        f"{_sizes(call['sizes'])}: {call['differs']}"
+        for call in plain.get("calls", [])
+        if call["differs"]
     )
     said = row["said"].strip() or "(nothing)"
     parts = [f"### {row['name']} ({row['library']})\n"]

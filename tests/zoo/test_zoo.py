@@ -1,7 +1,8 @@
-"""Real architectures, each built, verified strictly, loaded, and called at sizes that no check used.
+"""Real architectures, each built, verified strictly, loaded, and called at sizes that no check
+used.
 
-``pytest -m zoo_ci`` runs the part that CI has time for; ``pytest -m zoo`` all of it, with torch alone beside each, and
-writes results.json, of which table.py makes docs/zoo.md.
+``pytest -m zoo_ci`` runs the part that CI has time for; ``pytest -m zoo`` all of it, with torch
+alone beside each, and writes results.json, of which table.py makes docs/zoo.md.
 """
 
 from __future__ import annotations
@@ -31,14 +32,19 @@ def _marked(entry: Entry) -> Any:
 
 
 @pytest.fixture(scope="module")
-def trials(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trials]:
-    """The chosen entries, as many at a time as there are cores: most of a compile is one C++ compiler."""
+def trials(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Trials]:
+    """The chosen entries, as many at a time as there are cores: most of a compile is one C++
+    compiler."""
     calls = [item.callspec for item in request.session.items if hasattr(item, "callspec")]
     chosen = [call.params["entry"] for call in calls if "entry" in call.params]
     full = request.config.option.markexpr == "zoo"
     root = tmp_path_factory.mktemp("zoo")
     if full and chosen:
-        try_entry(ENTRIES[0], root / "first", plain=True)  # what only a machine's first compile does is in no row
+        try_entry(
+            ENTRIES[0], root / "first", plain=True
+        )  # what only a machine's first compile does is in no row
     with ThreadPoolExecutor(int(os.environ.get("ZOO_JOBS", os.cpu_count() or 1))) as pool:
         futures = {
             entry.name: pool.submit(_tried, entry, root / entry.name, full=full)
@@ -79,4 +85,6 @@ def _missing(entry: Entry) -> str:
 
 
 def test_the_document_is_what_the_results_say() -> None:
-    assert table.DOCUMENT.read_text() == table.document(table.read()), "python tests/zoo/table.py writes it"
+    assert table.DOCUMENT.read_text() == table.document(table.read()), (
+        "python tests/zoo/table.py writes it"
+    )

@@ -1,4 +1,5 @@
-"""One entry from models.yaml to compared calls: what a user does, by the same commands, and how long it took."""
+"""One entry from models.yaml to compared calls: what a user does, by the same commands, and how
+long it took."""
 
 from __future__ import annotations
 
@@ -18,10 +19,11 @@ REASON = 600  # characters of torch's reason that are kept
 
 
 def try_entry(entry: Entry, root: Path, *, plain: bool) -> dict[str, Any]:
-    """Write the project of `entry` into `root`, build it, verify it strictly, load it and compare calls with eager.
+    """Write the project of `entry` into `root`, build it, verify it strictly, load it and compare
+    calls with eager.
 
-    Returns the row: `outcome` is "served", or the first step that did not hold ("build", "verify" or "calls"), with
-    `said`, what was said there. `plain` does it with torch alone as well.
+    Returns the row: `outcome` is "served", or the first step that did not hold ("build", "verify"
+    or "calls"), with `said`, what was said there. `plain` does it with torch alone as well.
     """
     root.mkdir(parents=True, exist_ok=True)
     (root / "models.yaml").write_text(entry.models_yaml())
@@ -56,7 +58,12 @@ def _ours(entry: Entry, root: Path) -> dict[str, Any]:
         return {"outcome": "calls", "said": served.stderr[-REASON:], "seconds": seconds}
     calls = json.loads(served.stdout.splitlines()[-1])
     differs = [f"{call['sizes']}: {call['differs']}" for call in calls if call["differs"]]
-    return {"outcome": "calls" if differs else "served", "said": "; ".join(differs), "calls": calls, "seconds": seconds}
+    return {
+        "outcome": "calls" if differs else "served",
+        "said": "; ".join(differs),
+        "calls": calls,
+        "seconds": seconds,
+    }
 
 
 def _plain(entry: Entry, root: Path) -> dict[str, Any]:
@@ -78,7 +85,9 @@ def _dims(root: Path) -> str:
     return ", ".join(f"{dim.name} {dim.min}..{dim.max}" for dim in target.model.dims)
 
 
-def _inv(root: Path, seconds: dict[str, float], verb: str, *words: str) -> subprocess.CompletedProcess[str]:
+def _inv(
+    root: Path, seconds: dict[str, float], verb: str, *words: str
+) -> subprocess.CompletedProcess[str]:
     start = time.monotonic()
     finished = _started(root, "-m", "invoke", verb, *words)
     seconds[verb] = round(time.monotonic() - start, 1)
@@ -101,7 +110,9 @@ def _started(root: Path, *words: str) -> subprocess.CompletedProcess[str]:
             timeout=LIMIT_S,
             check=False,
         )
-    except subprocess.TimeoutExpired:  # an outcome of this entry, which must not cost the rows of the others
+    except (
+        subprocess.TimeoutExpired
+    ):  # an outcome of this entry, which must not cost the rows of the others
         return subprocess.CompletedProcess(words, 124, "", f"not done after {LIMIT_S} seconds")
 
 
@@ -114,8 +125,15 @@ def _error(finished: subprocess.CompletedProcess[str]) -> str:
     rows = document.get("targets", [])
     error = next(filter(None, [document.get("error"), *(row.get("error") for row in rows)]), None)
     if error:
-        return "\n".join(f"{part}: {error[part]}" for part in ("where", "message", "cause", "hint") if error.get(part))
-    told = [{name: row[name] for name in ("verdict", "vacuous", "stale", "refusals") if row.get(name)} for row in rows]
+        return "\n".join(
+            f"{part}: {error[part]}"
+            for part in ("where", "message", "cause", "hint")
+            if error.get(part)
+        )
+    told = [
+        {name: row[name] for name in ("verdict", "vacuous", "stale", "refusals") if row.get(name)}
+        for row in rows
+    ]
     wrong = [
         f"{case['name']} {case['sizes']}: {output['name']}: {output['why']}"
         for row in rows

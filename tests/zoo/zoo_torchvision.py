@@ -5,7 +5,9 @@ from __future__ import annotations
 from entry import Entry
 
 
-def _image_model(name: str, size: int = 64, extra: str = "", highest: int = 12, **how: object) -> Entry:
+def _image_model(
+    name: str, size: int = 64, extra: str = "", highest: int = 12, **how: object
+) -> Entry:
     return Entry(
         name,
         "torchvision",

@@ -13,7 +13,9 @@ inputs: {input_ids: {shape: [batch, seq], dtype: int64, high: 100}}
 """
 
 
-def _from_config(name: str, model: str, config: str, values: str, inputs: str, **how: object) -> Entry:
+def _from_config(
+    name: str, model: str, config: str, values: str, inputs: str, **how: object
+) -> Entry:
     python = f"""
 from transformers import {config}, {model}
 

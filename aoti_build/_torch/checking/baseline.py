@@ -1,9 +1,10 @@
 """What a quantised, or narrower, model loses against the one that it was made of.
 
-Both run in eager mode on the inputs that an artifact is verified by, so what is found is the model's own loss: that of
-the artifact beside its model is compared apart. Over all calls and values of an output: the root mean square of the
-difference, relative to that of the baseline's output, and the same as signal to quantisation noise ratio (SQNR) in dB.
-A value that is NaN or infinite where the baseline's is finite counts as 0.
+Both run in eager mode on the inputs that an artifact is verified by, so what is found is the
+model's own loss: that of the artifact beside its model is compared apart. Over all calls and values
+of an output: the root mean square of the difference, relative to that of the baseline's output, and
+the same as signal to quantisation noise ratio (SQNR) in dB. A value that is NaN or infinite where
+the baseline's is finite counts as 0.
 """
 
 from __future__ import annotations
@@ -29,10 +30,16 @@ Losses = list[dict[str, Any]]
 
 
 def losses(
-    subject: Subject, model: Model, signature: Mapping[str, Any], root: Path, where: Mapping[str, str], seeds: int = 1
+    subject: Subject,
+    model: Model,
+    signature: Mapping[str, Any],
+    root: Path,
+    where: Mapping[str, str],
+    seeds: int = 1,
 ) -> Losses | None:
-    """For each floating point output its `relative_rmse` and `sqnr_db`, None where there is no signal or no noise; None
-    if models.yaml names no baseline. Raises `UsageError` for one that takes or gives something else."""
+    """For each floating point output its `relative_rmse` and `sqnr_db`, None where there is no
+    signal or no noise; None if models.yaml names no baseline. Raises `UsageError` for one that
+    takes or gives something else."""
     if model.baseline is None:
         return None
     names = [output["name"] for output in signature["outputs"]]
@@ -53,28 +60,43 @@ def losses(
                 )
             for total, value, reference in zip(sums, got, wanted, strict=True):
                 total.add(value, reference)
-    return [{"name": name, **total.figures()} for name, total in zip(names, sums, strict=True) if total.count]
+    return [
+        {"name": name, **total.figures()}
+        for name, total in zip(names, sums, strict=True)
+        if total.count
+    ]
 
 
 def judged(found: Losses | None, limit: float | None) -> Losses | None:
     """The losses, each with whether it is `ok` by the limit of its relative RMSE."""
     if found is None:
         return None
-    return [{**loss, "ok": limit is None or (loss["relative_rmse"] or 0.0) <= limit} for loss in found]
+    return [
+        {**loss, "ok": limit is None or (loss["relative_rmse"] or 0.0) <= limit} for loss in found
+    ]
 
 
 def _made(model: Model, device: str, root: Path, where: Mapping[str, str]) -> nn.Module:
     assert model.baseline is not None
     here = dict.fromkeys(("source", "kwargs", "weights", "dtype", "method"), where["baseline"])
-    return assembled(model, model.baseline.source, model.baseline.kwargs, None, root, here).to(device)
+    return assembled(model, model.baseline.source, model.baseline.kwargs, None, root, here).to(
+        device
+    )
 
 
 def _references(base: Subject, calls: list[Any], where: str) -> list[Any]:
-    dtype = next((value.dtype for value in base.module.parameters() if value.is_floating_point()), torch.float32)
+    dtype = next(
+        (value.dtype for value in base.module.parameters() if value.is_floating_point()),
+        torch.float32,
+    )
     try:
-        return references(replace(base, writes=Writes()), [(case, _in_dtype(call, dtype)) for case, call in calls])
+        return references(
+            replace(base, writes=Writes()), [(case, _in_dtype(call, dtype)) for case, call in calls]
+        )
     except BuildError as error:
-        raise UsageError(f"the baseline: {error.message}", where=where, cause=error.cause, hint=error.hint) from error
+        raise UsageError(
+            f"the baseline: {error.message}", where=where, cause=error.cause, hint=error.hint
+        ) from error
 
 
 def _in_dtype(call: Call, dtype: torch.dtype) -> Call:
@@ -98,7 +120,11 @@ class _Sums:
         self.count = 0
 
     def add(self, value: Any, reference: Any) -> None:
-        if not isinstance(value, Tensor) or not isinstance(reference, Tensor) or not reference.is_floating_point():
+        if (
+            not isinstance(value, Tensor)
+            or not isinstance(reference, Tensor)
+            or not reference.is_floating_point()
+        ):
             return
         finite = torch.isfinite(as_float64(reference))
         wanted, got = as_float64(reference)[finite], as_float64(value)[finite]
@@ -112,4 +138,7 @@ class _Sums:
         if not self.signal:
             return {"relative_rmse": None, "sqnr_db": None}
         ratio = self.noise / self.signal
-        return {"relative_rmse": math.sqrt(ratio), "sqnr_db": round(-10 * math.log10(ratio), 2) if ratio else None}
+        return {
+            "relative_rmse": math.sqrt(ratio),
+            "sqnr_db": round(-10 * math.log10(ratio), 2) if ratio else None,
+        }

@@ -1,21 +1,25 @@
 """Is the candidate what the reference is? Statistics of one output, and the verdict.
 
-The reference is eager in the target's own dtype and, where the model can run so, eager in float64 on the same inputs.
-An output passes if either holds:
+The reference is eager in the target's own dtype and, where the model can run so, eager in float64
+on the same inputs. An output passes if either holds:
 
-- every value is within a few roundings of eager's: |candidate - eager| <= atol + rtol * |eager|, with atol relative to
-  the root mean square (RMS) of eager's output, since networks put out values far below any fixed atol;
-- it is about as near to float64 as eager is: RMSE(candidate, float64) <= m * RMSE(eager, float64) + floor. m = 2, more
-  for half types and for few values (the rule of torch._dynamo.utils.same). That is the measure of what reordering and
-  other algorithms may cost: a wrong weight costs more. Where TF32 is allowed, eager counts as no nearer to float64 than
-  the model in TF32 is (`tf32.py`), since eager and compiled code choose for themselves where they take it. Quantised
-  models count as no nearer to float64 than with some values rounded to the next step (`widened.py`).
+- every value is within a few roundings of eager's: |candidate - eager| <= atol + rtol * |eager|,
+  with atol relative to the root mean square (RMS) of eager's output, since networks put out values
+  far below any fixed atol;
+- it is about as near to float64 as eager is: RMSE(candidate, float64) <= m * RMSE(eager, float64) +
+  floor. m = 2, more for half types and for few values (the rule of torch._dynamo.utils.same). That
+  is the measure of what reordering and other algorithms may cost: a wrong weight costs more. Where
+  TF32 is allowed, eager counts as no nearer to float64 than the model in TF32 is (`tf32.py`), since
+  eager and compiled code choose for themselves where they take it. Quantised models count as no
+  nearer to float64 than with some values rounded to the next step (`widened.py`).
 
-An output may be computed in a narrower type than its own (`precision.py`). The bounds of the first rule are those of
-its own type all the same; the second, which measures what computing so narrowly costs, decides.
+An output may be computed in a narrower type than its own (`precision.py`). The bounds of the first
+rule are those of its own type all the same; the second, which measures what computing so narrowly
+costs, decides.
 
-Without a float64 reference wider bounds stand in. What models.yaml says of an output, or of the model, replaces all of
-this. Integers and bools must be equal unless models.yaml says otherwise. NaN and infinity must be where eager has them.
+Without a float64 reference wider bounds stand in. What models.yaml says of an output, or of the
+model, replaces all of this. Integers and bools must be equal unless models.yaml says otherwise. NaN
+and infinity must be where eager has them.
 """
 
 from __future__ import annotations
@@ -37,8 +41,8 @@ _NEAR = {
     torch.float16: (1e-3, 1e-3),
     torch.bfloat16: (8e-3, 8e-3),
 }
-# Where there is nothing better than eager to compare with: reassociation and other algorithms for a convolution, seen
-# on torchvision's models, and still far below the effect of a wrong weight.
+# Where there is nothing better than eager to compare with: reassociation and other algorithms for a
+# convolution, seen on torchvision's models, and still far below the effect of a wrong weight.
 PLAIN = {
     torch.float64: (1e-9, 1e-9),
     torch.complex128: (1e-9, 1e-9),
@@ -47,13 +51,14 @@ PLAIN = {
     torch.float16: (1e-2, 1e-2),
     torch.bfloat16: (5e-2, 5e-2),
 }
-# The same where operands may be rounded to TF32 (10 bits), as those of convolutions on CUDA may unless told otherwise.
-# By a copy with rounded operands, outputs of torchvision's models are off by 1e-4 to 1.6e-3 of their RMS in the root
-# mean square, and by 6e-3 at most.
+# The same where operands may be rounded to TF32 (10 bits), as those of convolutions on CUDA may
+# unless told otherwise. By a copy with rounded operands, outputs of torchvision's models are off by
+# 1e-4 to 1.6e-3 of their RMS in the root mean square, and by 6e-3 at most.
 _PLAIN_TF32 = (5e-3, 2e-3)
 # Where values are rounded to 8-bit integers or floats, by which one step is 1/256 of the range.
 _PLAIN_QUANTISED = (5e-2, 5e-2)
-# Of the dtype's own rounding, in the root mean square: eager may be exact by luck, or by another order of adding up.
+# Of the dtype's own rounding, in the root mean square: eager may be exact by luck, or by another
+# order of adding up.
 _FLOOR = 4
 _AGAIN = 4
 _HALF = (torch.float16, torch.bfloat16)
@@ -72,11 +77,13 @@ def compare(
     rounded_rmse: float | None = None,
     computed: str | None = None,
 ) -> Figures:
-    """Statistics of one output as JSON values, with `ok`, `by` (the rule that decided) and, if not ok, `why`.
+    """Statistics of one output as JSON values, with `ok`, `by` (the rule that decided) and, if not
+    ok, `why`.
 
-    `tolerance` holds atol and rtol (or None) and `outputs`, exceptions by name; `exact` is the float64 reference, and
-    `rounded_rmse` how far the model is from it where it is rounded otherwise: in TF32 where that is allowed, to other
-    steps where it quantises. `computed` is the narrower type that the output is computed in, if it is.
+    `tolerance` holds atol and rtol (or None) and `outputs`, exceptions by name; `exact` is the
+    float64 reference, and `rounded_rmse` how far the model is from it where it is rounded
+    otherwise: in TF32 where that is allowed, to other steps where it quantises. `computed` is the
+    narrower type that the output is computed in, if it is.
     """
     found = kind_figures(name, eager.dtype, eager.shape, candidate)
     if "why" in found:
@@ -87,7 +94,11 @@ def compare(
     for rule, measure in (("agreement", _agreement), ("iou", _iou)):
         if own.get(rule) is not None:
             part = measure(eager, candidate)
-            why = {} if part >= own[rule] else {"why": f"{rule} {part:.4g} is less than {own[rule]:.4g}"}
+            why = (
+                {}
+                if part >= own[rule]
+                else {"why": f"{rule} {part:.4g} is less than {own[rule]:.4g}"}
+            )
             return {**found, "ok": not why, "by": rule, rule: part, **why}
     if eager.dtype not in PLAIN:
         return {**found, **_equal(eager, candidate)}
@@ -97,7 +108,8 @@ def compare(
 
 
 def kind_figures(name: str, dtype: torch.dtype, shape: Sequence[int], candidate: Any) -> Figures:
-    """Name, dtype and shape; with `why` where the candidate is no tensor, or one of another dtype or shape."""
+    """Name, dtype and shape; with `why` where the candidate is no tensor, or one of another dtype
+    or shape."""
     if not hasattr(candidate, "dtype"):
         return {"name": name, "ok": False, "why": f"no tensor but {type(candidate).__name__}"}
     found: Figures = {"name": name, "dtype": _spelt(dtype), "shape": list(shape)}
@@ -111,7 +123,8 @@ def kind_figures(name: str, dtype: torch.dtype, shape: Sequence[int], candidate:
 
 
 def own_bounds(name: str, tolerance: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The atol and rtol that models.yaml gives an output, or all of them; empty where it gives neither."""
+    """The atol and rtol that models.yaml gives an output, or all of them; empty where it gives
+    neither."""
     bounds = tolerance.get("outputs", {}).get(name, {}) or tolerance
     explicit = bounds.get("atol") is not None or bounds.get("rtol") is not None
     return bounds if explicit else {}
@@ -137,11 +150,23 @@ def nearly(name: str, eager: Tensor, candidate: Tensor) -> Figures:
 def _equal(eager: Tensor, candidate: Tensor) -> Figures:
     wrong = eager != candidate
     count = int(wrong.sum())
-    figures: Figures = {"ok": count == 0, "by": "equal", "mismatched": count, "agreement": _agreement(eager, candidate)}
+    figures: Figures = {
+        "ok": count == 0,
+        "by": "equal",
+        "mismatched": count,
+        "agreement": _agreement(eager, candidate),
+    }
     if count:
         index = [int(place) for place in wrong.nonzero()[0]]
-        worst = {"index": index, "expected": int(eager[tuple(index)]), "got": int(candidate[tuple(index)])}
-        figures |= {"worst": worst, "why": f"{count} of {eager.numel()} values differ; they must be equal"}
+        worst = {
+            "index": index,
+            "expected": int(eager[tuple(index)]),
+            "got": int(candidate[tuple(index)]),
+        }
+        figures |= {
+            "worst": worst,
+            "why": f"{count} of {eager.numel()} values differ; they must be equal",
+        }
     return figures
 
 
@@ -175,41 +200,65 @@ def _floating(
         **_worst(expected, got, misplaced),
     }
     if over:
-        nonfinite = f", {int(misplaced.sum())} of them NaN or infinity in one only" if misplaced.any() else ""
+        nonfinite = (
+            f", {int(misplaced.sum())} of them NaN or infinity in one only"
+            if misplaced.any()
+            else ""
+        )
         bound = f"atol {atol:.3g}, rtol {rtol:.3g}"
         figures["why"] = f"{over} of {eager.numel()} values differ by more than {bound}{nonfinite}"
     undefined = int((torch.isnan(expected) & torch.isfinite(got)).sum())
     if over and over == undefined:
-        # torch's fast paths for attention make NaN of a row in which everything is masked; other code does not.
+        # torch's fast paths for attention make NaN of a row in which everything is masked; other
+        # code does not.
         figures["eager_nan"] = undefined
         figures["why"] = (
             f"eager is NaN in {undefined} of {eager.numel()} values where compiled code is finite, and all others "
             "agree: eager's attention gives NaN for a row that a mask leaves nothing of"
         )
     if exact is not None and rule == "allclose":
-        figures["fp64"] = _to_exact(expected, got, exact.cpu().to(wide), eager.dtype, computed, rounded_rmse)
+        figures["fp64"] = _to_exact(
+            expected, got, exact.cpu().to(wide), eager.dtype, computed, rounded_rmse
+        )
         if over and not misplaced.any():
             return by_exact(figures)
     return figures
 
 
 def _to_exact(
-    expected: Tensor, got: Tensor, exact: Tensor, dtype: torch.dtype, computed: str | None, rounded_rmse: float | None
+    expected: Tensor,
+    got: Tensor,
+    exact: Tensor,
+    dtype: torch.dtype,
+    computed: str | None,
+    rounded_rmse: float | None,
 ) -> Figures:
     """How far eager and the candidate are from float64, and how far the candidate may be."""
     finite = torch.isfinite(exact) & torch.isfinite(expected) & torch.isfinite(got)
-    candidate_rmse, eager_rmse = _rms(got[finite] - exact[finite]), _rms(expected[finite] - exact[finite])
-    allowed = allowed_rmse(dtype, computed, expected.numel(), eager_rmse, rounded_rmse, _rms(exact[finite]))
+    candidate_rmse, eager_rmse = (
+        _rms(got[finite] - exact[finite]),
+        _rms(expected[finite] - exact[finite]),
+    )
+    allowed = allowed_rmse(
+        dtype, computed, expected.numel(), eager_rmse, rounded_rmse, _rms(exact[finite])
+    )
     return {"candidate_rmse": candidate_rmse, **allowed}
 
 
 def allowed_rmse(
-    dtype: torch.dtype, computed: str | None, count: int, eager_rmse: float, rounded_rmse: float | None, rms: float
+    dtype: torch.dtype,
+    computed: str | None,
+    count: int,
+    eager_rmse: float,
+    rounded_rmse: float | None,
+    rms: float,
 ) -> Figures:
-    """The RMSE to float64 that is allowed, and what it follows from; `rms` is of the float64 reference."""
+    """The RMSE to float64 that is allowed, and what it follows from; `rms` is of the float64
+    reference."""
     floor = _FLOOR * torch.finfo(dtype).eps * rms
     if computed in _HALF_NAMES and count < _MANY:
-        # Few values may be exact in eager by luck; where there are many, eager's error says what the type costs.
+        # Few values may be exact in eager by luck; where there are many, eager's error says what
+        # the type costs.
         floor = max(floor, torch.finfo(_HALF_NAMES[computed]).eps / 2 * rms)
     allowed = _multiplier(dtype, computed, count) * max(eager_rmse, rounded_rmse or 0.0) + floor
     found = {"reference_rmse": eager_rmse, "allowed": allowed}
@@ -217,12 +266,16 @@ def allowed_rmse(
 
 
 def with_precision(figures: Figures, dtype: torch.dtype, computed: str | None) -> Figures:
-    """The figures with the type that the output is computed in; of a failure that is no more than roundings to a half
-    type between operators, with what makes compiled code round there."""
+    """The figures with the type that the output is computed in; of a failure that is no more than
+    roundings to a half type between operators, with what makes compiled code round there."""
     if computed is not None:
         figures = {**figures, "computed_in": computed}
     half = _HALF_NAMES.get(computed or _spelt(dtype))
-    if figures["ok"] or half is None or figures["rmse"] > _FLOOR * torch.finfo(half).eps * figures["reference_rms"]:
+    if (
+        figures["ok"]
+        or half is None
+        or figures["rmse"] > _FLOOR * torch.finfo(half).eps * figures["reference_rms"]
+    ):
         return figures
     why = (
         f"; these are roundings to {_spelt(half)}, which eager makes after every operator, a compiled kernel at its "
@@ -236,7 +289,11 @@ def by_exact(figures: Figures) -> Figures:
     fp64 = figures["fp64"]
     # Nothing finite to compare makes 0 of both.
     if 0 < fp64["allowed"] >= fp64["candidate_rmse"]:
-        return {**{key: value for key, value in figures.items() if key != "why"}, "by": "fp64", "ok": True}
+        return {
+            **{key: value for key, value in figures.items() if key != "why"},
+            "by": "fp64",
+            "ok": True,
+        }
     eager = f"eager's is {fp64['reference_rmse']:.3g}"
     if "rounded_rmse" in fp64:
         eager += f", rounded otherwise {fp64['rounded_rmse']:.3g}"
@@ -245,13 +302,23 @@ def by_exact(figures: Figures) -> Figures:
 
 
 def rule_of(
-    dtype: torch.dtype, computed: str | None, rms: float, bounds: Mapping[str, Any], has_exact: bool, *, tf32: bool
+    dtype: torch.dtype,
+    computed: str | None,
+    rms: float,
+    bounds: Mapping[str, Any],
+    has_exact: bool,
+    *,
+    tf32: bool,
 ) -> tuple[float, float, str]:
     """rtol, atol and the name of the rule they belong to."""
     plain = _plain(dtype, computed, tf32=tf32)
     if bounds:
         rtol, atol = bounds.get("rtol"), bounds.get("atol")
-        return plain[0] if rtol is None else rtol, plain[1] * rms if atol is None else atol, "tolerance"
+        return (
+            plain[0] if rtol is None else rtol,
+            plain[1] * rms if atol is None else atol,
+            "tolerance",
+        )
     relative = _NEAR[dtype] if has_exact and dtype in _NEAR else plain
     return relative[0], relative[1] * rms, "allclose"
 
@@ -266,7 +333,8 @@ def _plain(dtype: torch.dtype, computed: str | None, *, tf32: bool) -> tuple[flo
 
 
 def _multiplier(dtype: torch.dtype, computed: str | None, count: int) -> float:
-    """How many times eager's own error is allowed; few values make an unsteady RMSE (torch._dynamo.utils.same)."""
+    """How many times eager's own error is allowed; few values make an unsteady RMSE
+    (torch._dynamo.utils.same)."""
     coarse = dtype in _HALF or (computed is not None and computed not in _FINE)
     base = 3.0 if coarse else 2.0
     if count <= 10:
@@ -274,13 +342,17 @@ def _multiplier(dtype: torch.dtype, computed: str | None, count: int) -> float:
     return max(base, 8.0 if count <= 500 else 3.0 if count < _MANY else base)
 
 
-def _statistics(expected: Tensor, got: Tensor, error: Tensor, magnitude: Tensor, rms: float) -> Figures:
+def _statistics(
+    expected: Tensor, got: Tensor, error: Tensor, magnitude: Tensor, rms: float
+) -> Figures:
     rmse, peak = _rms(error), _largest(magnitude)
     norms = float(expected.abs().square().sum().sqrt() * got.abs().square().sum().sqrt())
     product = float((expected.conj() * got).sum().real) if expected.numel() else 0.0
     return {
         "max_abs": _largest(error),
-        "max_rel": _finite_or_none(_largest(error / magnitude.clamp_min(rms * 1e-12))) if rms else 0.0,
+        "max_rel": _finite_or_none(_largest(error / magnitude.clamp_min(rms * 1e-12)))
+        if rms
+        else 0.0,
         "rmse": rmse,
         "cosine": min(1.0, product / norms) if norms else None,
         "snr_db": round(20 * math.log10(rms / rmse), 2) if rms and rmse else None,
@@ -290,20 +362,36 @@ def _statistics(expected: Tensor, got: Tensor, error: Tensor, magnitude: Tensor,
 
 
 def _histogram(error: Tensor) -> dict[str, Any]:
-    """Counts of absolute errors by decade, from 10**decade to below the next; the ends hold what lies beyond."""
+    """Counts of absolute errors by decade, from 10**decade to below the next; the ends hold what
+    lies beyond."""
     positive = error[error > 0]
-    decades = positive.log10().floor().clamp(_DECADES[0], _DECADES[-1]).to(torch.int64) - _DECADES[0]
+    decades = (
+        positive.log10().floor().clamp(_DECADES[0], _DECADES[-1]).to(torch.int64) - _DECADES[0]
+    )
     counts = torch.bincount(decades, minlength=len(_DECADES))
-    return {"decades": list(_DECADES), "counts": counts.tolist(), "zero": error.numel() - positive.numel()}
+    return {
+        "decades": list(_DECADES),
+        "counts": counts.tolist(),
+        "zero": error.numel() - positive.numel(),
+    }
 
 
 def _worst(expected: Tensor, got: Tensor, misplaced: Tensor) -> Figures:
-    """Where the two are furthest apart; a misplaced NaN or infinity before any number. Empty if they are equal."""
-    error = torch.where(misplaced, math.inf, torch.nan_to_num((got - expected).abs(), nan=0.0, posinf=0.0))
+    """Where the two are furthest apart; a misplaced NaN or infinity before any number. Empty if
+    they are equal."""
+    error = torch.where(
+        misplaced, math.inf, torch.nan_to_num((got - expected).abs(), nan=0.0, posinf=0.0)
+    )
     if not error.numel() or float(error.max()) == 0:
         return {}
     index = tuple(int(place) for place in torch.unravel_index(error.argmax(), error.shape))
-    return {"worst": {"index": list(index), "expected": _shown(expected[index]), "got": _shown(got[index])}}
+    return {
+        "worst": {
+            "index": list(index),
+            "expected": _shown(expected[index]),
+            "got": _shown(got[index]),
+        }
+    }
 
 
 def _shown(value: Tensor) -> float | str:

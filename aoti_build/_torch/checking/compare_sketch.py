@@ -1,9 +1,9 @@
 """The verdict of `compare` for an output of which only a sketch was kept (`sketch.py`).
 
-The rules are those of `compare`, over all values at once, over buckets of them, and over the sample one by one: a value
-that is off by more than its bound, in the sample; a bucket that is further off than such values explain; or an error
-whose root mean square is more than such bounds allow, over all. Beside float64, the candidate's error is estimated from
-the sketches, and so is eager's.
+The rules are those of `compare`, over all values at once, over buckets of them, and over the sample
+one by one: a value that is off by more than its bound, in the sample; a bucket that is further off
+than such values explain; or an error whose root mean square is more than such bounds allow, over
+all. Beside float64, the candidate's error is estimated from the sketches, and so is eager's.
 """
 
 from __future__ import annotations
@@ -49,14 +49,22 @@ def compare_sketch(
     if eager.dtype not in PLAIN:
         same = got.digest == eager.digest
         verdict = {"ok": same, "by": "equal"}
-        return {**found, **verdict} if same else {**found, **verdict, "why": "values differ; they must be equal"}
+        return (
+            {**found, **verdict}
+            if same
+            else {**found, **verdict, "why": "values differ; they must be equal"}
+        )
     bounds = own_bounds(name, tolerance)
     tf32 = isinstance(candidate, Tensor) and tf32_is_allowed(candidate)
-    rtol, atol, rule = rule_of(eager.dtype, computed, eager.rms, bounds, exact is not None, tf32=tf32)
+    rtol, atol, rule = rule_of(
+        eager.dtype, computed, eager.rms, bounds, exact is not None, tf32=tf32
+    )
     found |= _figures(eager, got, rtol, atol, rule)
     if exact is not None and rule == "allclose":
         count = eager.sample.numel()
-        allowed = allowed_rmse(eager.dtype, computed, count, eager.rmse(exact), rounded_rmse, exact.rms)
+        allowed = allowed_rmse(
+            eager.dtype, computed, count, eager.rmse(exact), rounded_rmse, exact.rms
+        )
         found["fp64"] = {"candidate_rmse": got.rmse(exact) / _SLACK, **allowed}
         if not found["ok"] and got.nonfinite == eager.nonfinite:
             found = by_exact(found)

@@ -1,16 +1,18 @@
-"""A model as an exported program that is right at every declared size, shown before anything is compiled.
+"""A model as an exported program that is right at every declared size, shown before anything is
+compiled.
 
 Three ways lead there, and the first that passes the proof is taken:
 
-- *plain*: the tracer takes every dynamic size to be 2 or more, as it does by default. The code is nevertheless right
-  at 1 for nearly every model, since most operations do the same there.
-- *oblivious*: the tracer makes no such assumption (`backed_size_oblivious`). Where a model does ask whether a size is
-  1, a guard comes of it, which then excludes sizes.
-- *own*: as before, but no size is one of torch's Dims, each is a symbol of its own (`ExportSizes`). What the model asks
-  of sizes then stands in the graph as an assertion, which is evaluated for all declared sizes (`lift_assertions`).
+- *plain*: the tracer takes every dynamic size to be 2 or more, as it does by default. The code is
+  nevertheless right at 1 for nearly every model, since most operations do the same there.
+- *oblivious*: the tracer makes no such assumption (`backed_size_oblivious`). Where a model does ask
+  whether a size is 1, a guard comes of it, which then excludes sizes.
+- *own*: as before, but no size is one of torch's Dims, each is a symbol of its own (`ExportSizes`).
+  What the model asks of sizes then stands in the graph as an assertion, which is evaluated for all
+  declared sizes (`lift_assertions`).
 
-The proof: the program runs at the sizes that the tracer assumed away, and must leave what eager leaves. The golden
-cases show the same of the compiled code later.
+The proof: the program runs at the sizes that the tracer assumed away, and must leave what eager
+leaves. The golden cases show the same of the compiled code later.
 """
 
 from __future__ import annotations
@@ -42,7 +44,8 @@ _SAME = 1e-2
 
 @dataclass(frozen=True)
 class Exported:
-    """The program, the sizes that are verified beside the usual ones, and whether the tracer assumed nothing."""
+    """The program, the sizes that are verified beside the usual ones, and whether the tracer
+    assumed nothing."""
 
     program: ExportedProgram
     special: tuple[Sizes, ...]
@@ -70,17 +73,19 @@ def exported(
     *,
     strict: bool = False,
 ) -> Exported:
-    """The exported program of the model for every declared size, in torch.export's `strict` mode or not.
+    """The exported program of the model for every declared size, in torch.export's `strict` mode or
+    not.
 
-    Raises:
-        BuildError: torch cannot export the model, or not for all of the sizes. Then the message says which size, and
-        the place is that of its dim.
+    Raises: BuildError: torch cannot export the model, or not for all of the sizes. Then the message
+        says which size, and the place is that of its dim.
     """
     refused: BuildError | None = None
     for oblivious, own in ((False, False), (True, False), (True, True)):
         try:
             with _tracing(oblivious):
-                program = export(subject.module, example, dims, axes, where["inputs"], strict=strict, own=own)
+                program = export(
+                    subject.module, example, dims, axes, where["inputs"], strict=strict, own=own
+                )
                 return _for_all_sizes(program, subject, dims, axes, where, oblivious)
         except BuildError as error:
             refused = refused or error
@@ -114,8 +119,8 @@ def _prove(
     named: Mapping[Any, Any],
     where: Mapping[str, str],
 ) -> None:
-    """Run the program where some size is 1 and at the `special` sizes. Raises `BuildError` if it leaves something else
-    than eager."""
+    """Run the program where some size is 1 and at the `special` sizes. Raises `BuildError` if it
+    leaves something else than eager."""
     every = points(dims, special)
     proved = {
         name: sizes
@@ -125,7 +130,12 @@ def _prove(
     if not proved:
         return
     runs = program.module()
-    told = _Shapes(program, named, _observed(subject.module, subject, every["example"], "example"), every["example"])
+    told = _Shapes(
+        program,
+        named,
+        _observed(subject.module, subject, every["example"], "example"),
+        every["example"],
+    )
     for name, sizes in proved.items():
         wanted = _observed(subject.module, subject, sizes, name)
         try:
@@ -154,16 +164,23 @@ def _observed(module: Any, subject: Subject, sizes: Sizes, name: str) -> list[Ob
 class _Shapes:
     """The shapes of outputs as the export tells them, which compiled code will have.
 
-    Only of outputs that it tells rightly for the example: torch 2.11 gives the states of an LSTM an axis too many.
+    Only of outputs that it tells rightly for the example: torch 2.11 gives the states of an LSTM an
+    axis too many.
     """
 
     def __init__(
-        self, program: ExportedProgram, named: Mapping[Any, Any], example: list[Observed], sizes: Sizes
+        self,
+        program: ExportedProgram,
+        named: Mapping[Any, Any],
+        example: list[Observed],
+        sizes: Sizes,
     ) -> None:
         self.program, self.named = program, named
         told = output_shapes(program, named, sizes)
         self.right = {
-            index for index, (value, shape) in enumerate(zip(example, told, strict=False)) if _shape(value) == shape
+            index
+            for index, (value, shape) in enumerate(zip(example, told, strict=False))
+            if _shape(value) == shape
         }
 
     def misfit(self, wanted: list[Observed], sizes: Sizes) -> str | None:
@@ -171,7 +188,9 @@ class _Shapes:
         told = output_shapes(self.program, self.named, sizes)
         for index, (value, shape) in enumerate(zip(wanted, told, strict=False)):
             if index in self.right and _shape(value) != shape:
-                return f"output {index} has the shape {_shape(value)} there, and {shape} by the export"
+                return (
+                    f"output {index} has the shape {_shape(value)} there, and {shape} by the export"
+                )
         return None
 
 
@@ -202,8 +221,8 @@ def _difference(wanted: list[Observed], got: list[Observed]) -> str | None:
 
 
 def _apart(one: Tensor, other: Tensor) -> float:
-    """The root mean square of the difference, relative to that of the values. Places where one of the two is not
-    finite do not count: what becomes of them is for the golden cases."""
+    """The root mean square of the difference, relative to that of the values. Places where one of
+    the two is not finite do not count: what becomes of them is for the golden cases."""
     dtype = torch.complex128 if one.is_complex() else torch.float64
     wide, candidate = one.to(dtype), other.to(dtype)
     finite = torch.isfinite(wide) & torch.isfinite(candidate)

@@ -1,19 +1,23 @@
-"""Golden files: the inputs of each call and what eager left after it, saved at build time, so that an artifact can be
-verified on a host that has neither the model's source nor its weights.
+"""Golden files: the inputs of each call and what eager left after it, saved at build time, so that
+an artifact can be verified on a host that has neither the model's source nor its weights.
 
-What is compared after a call is one list: the model's outputs, then the inputs that it wrote into, then the buffers
-that it wrote into (`aoti_build._torch.program.writes.observed_names`). A model with such buffers has state, and each of
-its cases is a sequence of calls from the model's first state.
+What is compared after a call is one list: the model's outputs, then the inputs that it wrote into,
+then the buffers that it wrote into (`aoti_build._torch.program.writes.observed_names`). A model
+with such buffers has state, and each of its cases is a sequence of calls from the model's first
+state.
 
-A safetensors file; tensors are named ``<case>/input/<index>``, ``<case>/output/<index>`` (eager in the target's dtype,
-for the list above) and ``<case>/exact/<index>`` (eager in float64), in flattened order; for the first case also
-``other-inputs`` and ``other-weights``, what eager gives for those: a comparison that cannot tell them apart is none;
-``state/<name>`` is what a buffer holds before the first call. One entry of the header's metadata, a JSON document,
-holds the cases: with several entries the library writes them in an order of its own each time, and equal tensors would
-make files of different bytes. Outputs that are no tensors (None, numbers) keep their index; the header has them.
+A safetensors file; tensors are named ``<case>/input/<index>``, ``<case>/output/<index>`` (eager in
+the target's dtype, for the list above) and ``<case>/exact/<index>`` (eager in float64), in
+flattened order; for the first case also ``other-inputs`` and ``other-weights``, what eager gives
+for those: a comparison that cannot tell them apart is none; ``state/<name>`` is what a buffer holds
+before the first call. One entry of the header's metadata, a JSON document, holds the cases: with
+several entries the library writes them in an order of its own each time, and equal tensors would
+make files of different bytes. Outputs that are no tensors (None, numbers) keep their index; the
+header has them.
 
-A file has a limit. Of tensors that do not fit a sketch is kept (`sketch.py`), by which they are compared all the same.
-Inputs that do not fit can be drawn again from the seed, if models.yaml describes them; others come before any output.
+A file has a limit. Of tensors that do not fit a sketch is kept (`sketch.py`), by which they are
+compared all the same. Inputs that do not fit can be drawn again from the seed, if models.yaml
+describes them; others come before any output.
 """
 
 from __future__ import annotations
@@ -66,7 +70,11 @@ class Plain:
             mine, theirs = self.value, other.value
         except (ValueError, SyntaxError):
             return False
-        return isinstance(mine, float) and isinstance(theirs, float) and math.isclose(mine, theirs, rel_tol=1e-6)
+        return (
+            isinstance(mine, float)
+            and isinstance(theirs, float)
+            and math.isclose(mine, theirs, rel_tol=1e-6)
+        )
 
 
 Value: TypeAlias = Tensor | Sketch | Plain | None
@@ -74,13 +82,15 @@ Value: TypeAlias = Tensor | Sketch | Plain | None
 
 @dataclass(frozen=True)
 class Case:
-    """One call, flattened: the tensors that went in, and what eager left (None where there is nothing to compare).
+    """One call, flattened: the tensors that went in, and what eager left (None where there is
+    nothing to compare).
 
-    `outputs` are the model's outputs, then the inputs and the buffers that it wrote into. `inputs` or `outputs` are
-    None where the file did not have room for them. `exact` are the float64 references, None where there is none, and
-    `rounded_rmse` how far each output is from them in TF32, where that is allowed. `sizes` are those of the dims;
-    `inputs_digest` is of the inputs alone, `digest` of them and eager's outputs. `call` counts the calls since the
-    model's first state: cases with a `call` above 0 go on from the case in front of them.
+    `outputs` are the model's outputs, then the inputs and the buffers that it wrote into. `inputs`
+    or `outputs` are None where the file did not have room for them. `exact` are the float64
+    references, None where there is none, and `rounded_rmse` how far each output is from them in
+    TF32, where that is allowed. `sizes` are those of the dims; `inputs_digest` is of the inputs
+    alone, `digest` of them and eager's outputs. `call` counts the calls since the model's first
+    state: cases with a `call` above 0 go on from the case in front of them.
     """
 
     name: str
@@ -97,10 +107,11 @@ class Case:
 
 @dataclass(frozen=True)
 class Golden:
-    """All cases. `no_exact` says why there is no float64 reference. `others` are outputs of the first case's sizes for
-    other "inputs" and with other "weights", None where an output does not depend on those. `state` is what the buffers
-    that the model writes into hold before the first call. `baseline` says what the model loses against the one that it
-    was made of (`baseline.py`), if models.yaml names that."""
+    """All cases. `no_exact` says why there is no float64 reference. `others` are outputs of the
+    first case's sizes for other "inputs" and with other "weights", None where an output does not
+    depend on those. `state` is what the buffers that the model writes into hold before the first
+    call. `baseline` says what the model loses against the one that it was made of (`baseline.py`),
+    if models.yaml names that."""
 
     cases: list[Case]
     no_exact: str | None = None
@@ -109,7 +120,8 @@ class Golden:
     baseline: list[dict[str, Any]] | None = None
 
     def sequences(self) -> Iterator[list[Case]]:
-        """The cases by sequences of calls from the first state: of one case each for a model without state."""
+        """The cases by sequences of calls from the first state: of one case each for a model
+        without state."""
         found: list[Case] = []
         for case in self.cases:
             if case.call == 0 and found:
@@ -121,7 +133,8 @@ class Golden:
 
 
 def with_digests(case: Case) -> Case:
-    """The case with digests of the layouts and values of its inputs, and of those and eager's outputs."""
+    """The case with digests of the layouts and values of its inputs, and of those and eager's
+    outputs."""
     inputs = inputs_digest(case.inputs or [])
     outputs = [value is not None and tensor_digest(value) for value in case.outputs or []]
     return replace(case, inputs_digest=inputs, digest=digest_json([inputs, outputs]))
@@ -141,12 +154,16 @@ def save_golden(
 ) -> bool:
     """Write the file; whether every tensor found room within `limit` bytes as it is.
 
-    What decides is kept of as many cases as possible, and then as much of it as it is, case by case; inputs last if
-    they are `redrawable` from the seed. Of outputs for which `whole` (of the index) holds no sketch is made.
+    What decides is kept of as many cases as possible, and then as much of it as it is, case by
+    case; inputs last if they are `redrawable` from the seed. Of outputs for which `whole` (of the
+    index) holds no sketch is made.
     """
     room = _Room(limit)
     room.keep_state(golden.state)
-    parts = [_Compared(case, golden.others if number == 0 else {}, whole) for number, case in enumerate(golden.cases)]
+    parts = [
+        _Compared(case, golden.others if number == 0 else {}, whole)
+        for number, case in enumerate(golden.cases)
+    ]
     least = [part.least + (0 if redrawable else part.inputs_size) for part in parts]
     kept = room.reserve(least)
     for part in parts[:kept]:
@@ -172,18 +189,27 @@ def save_golden(
 
 
 class _Compared:
-    """What a golden file may keep of a case, and the `least` bytes by which its outputs can be compared."""
+    """What a golden file may keep of a case, and the `least` bytes by which its outputs can be
+    compared."""
 
-    def __init__(self, case: Case, others: Mapping[str, Sequence[Value]], whole: Callable[[int], bool]) -> None:
+    def __init__(
+        self, case: Case, others: Mapping[str, Sequence[Value]], whole: Callable[[int], bool]
+    ) -> None:
         self.case = case
-        self.inputs = {f"{case.name}/input/{index}": value for index, value in enumerate(case.inputs or ())}
+        self.inputs = {
+            f"{case.name}/input/{index}": value for index, value in enumerate(case.inputs or ())
+        }
         self.inputs_size = sum(map(_bytes, self.inputs.values()))
         roles: dict[str, Sequence[Value] | None] = {"output": case.outputs, "exact": case.exact}
         roles |= {f"{_OTHER}{of}": values for of, values in others.items()}
         self.groups: list[dict[str, Tensor]] = []
         self.sketched: list[bool] = []
         for index in range(len(case.outputs or ())):
-            named = {f"{case.name}/{role}/{index}": values[index] for role, values in roles.items() if values}
+            named = {
+                f"{case.name}/{role}/{index}": values[index]
+                for role, values in roles.items()
+                if values
+            }
             group = {name: value for name, value in named.items() if isinstance(value, Tensor)}
             self.groups.append(group)
             large = any(value.numel() >= _SMALLEST_SKETCHED for value in group.values())
@@ -208,13 +234,17 @@ class _Room:
         self.left_out = False
 
     def keep_state(self, state: Mapping[str, Tensor]) -> None:
-        """Tensors as they are, whatever the limit: without the first state no buffer can be compared. In a few bytes
-        where all values are equal, as those of a cache are."""
+        """Tensors as they are, whatever the limit: without the first state no buffer can be
+        compared. In a few bytes where all values are equal, as those of a cache are."""
         for name, value in state.items():
             first = value.reshape(-1)[:1]
             if value.numel() > 1 and bool((value == first).all()):
                 dtype = str(value.dtype).removeprefix("torch.")
-                self.fills[name] = {"dtype": dtype, "shape": list(value.shape), "value": str(first.item())}
+                self.fills[name] = {
+                    "dtype": dtype,
+                    "shape": list(value.shape),
+                    "value": str(first.item()),
+                }
             else:
                 self.put({f"state/{name}": value})
 
@@ -241,7 +271,8 @@ class _Room:
         return True
 
     def keep_compared(self, part: _Compared) -> None:
-        """The outputs of a case, for whose least size there is room: as they are if there is more, else sketches."""
+        """The outputs of a case, for whose least size there is room: as they are if there is more,
+        else sketches."""
         for group, sketched in zip(part.groups, part.sketched, strict=True):
             more = sum(_bytes(value) - sketch_size(value) for value in group.values())
             if not sketched or self._take(more):
@@ -250,7 +281,11 @@ class _Room:
             for name, value in group.items():
                 sketch = Sketch.of(value)
                 self.sketches[name] = sketch.described()
-                parts = {"buckets": sketch.buckets, "energy": sketch.energy, "sample": sketch.sample}
+                parts = {
+                    "buckets": sketch.buckets,
+                    "energy": sketch.energy,
+                    "sample": sketch.sample,
+                }
                 self.tensors |= {f"{name}/{part}": value for part, value in parts.items()}
 
     def _take(self, size: int) -> bool:
@@ -303,8 +338,18 @@ def load_golden(path: Path) -> Golden:
                 raise ValueError("it holds no case")
             others = {of: reader.values(cases[0].name, f"{_OTHER}{of}") for of in header["others"]}
             return Golden(cases, header["no_exact"], others, reader.state(), header["baseline"])
-    except (SafetensorError, OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
-        raise ArtifactError(f"{path.name} cannot be read", cause=str(error), hint="build the target again") from error
+    except (
+        SafetensorError,
+        OSError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        RuntimeError,
+    ) as error:
+        raise ArtifactError(
+            f"{path.name} cannot be read", cause=str(error), hint="build the target again"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -356,7 +401,9 @@ class _Reader:
 
     def _value(self, name: str) -> Value:
         if (described := self.header["sketches"].get(name)) is not None:
-            parts = (self.file.get_tensor(f"{name}/{part}") for part in ("buckets", "energy", "sample"))
+            parts = (
+                self.file.get_tensor(f"{name}/{part}") for part in ("buckets", "energy", "sample")
+            )
             return Sketch.parse(described, *parts)
         return self.file.get_tensor(name) if name in self.names else None
 
@@ -372,8 +419,8 @@ def _number(text: str) -> Any:
 
 
 def digests_of_cases(path: Path) -> dict[str, Any]:
-    """The `digest` of each case by its name, without reading any tensor; empty if it is no golden file of this
-    version."""
+    """The `digest` of each case by its name, without reading any tensor; empty if it is no golden
+    file of this version."""
     try:
         return {name: entry["digest"] for name, entry in _header(path)["cases"].items()}
     except _UNREADABLE:
@@ -381,8 +428,8 @@ def digests_of_cases(path: Path) -> dict[str, Any]:
 
 
 def baseline_of(path: Path) -> Any:
-    """What the file says of the `baseline`, without reading any tensor; None also if it is no golden file of this
-    version."""
+    """What the file says of the `baseline`, without reading any tensor; None also if it is no
+    golden file of this version."""
     try:
         return _header(path)["baseline"]
     except _UNREADABLE:

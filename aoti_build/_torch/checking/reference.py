@@ -1,9 +1,10 @@
-"""What eager gives for the calls that an artifact is verified by: in the target's dtype, in float64, and for other
-inputs and weights, to see whether a comparison could fail at all.
+"""What eager gives for the calls that an artifact is verified by: in the target's dtype, in
+float64, and for other inputs and weights, to see whether a comparison could fail at all.
 
-Of each call all is kept that a caller could notice: the outputs, and the inputs and buffers that were written into. A
-model with state is called several times, with other inputs each time, since a first call does not show what it left
-for the next. Each such sequence starts from the state that the model was made with, in every precision.
+Of each call all is kept that a caller could notice: the outputs, and the inputs and buffers that
+were written into. A model with state is called several times, with other inputs each time, since a
+first call does not show what it left for the next. Each such sequence starts from the state that
+the model was made with, in every precision.
 """
 
 from __future__ import annotations
@@ -34,7 +35,12 @@ from aoti_build._torch.checking.golden import (
     with_digests,
 )
 from aoti_build._torch.checking.state import kept_state
-from aoti_build._torch.checking.substitute import Deadline, Substitutes, can_substitute, sharing_copy
+from aoti_build._torch.checking.substitute import (
+    Deadline,
+    Substitutes,
+    can_substitute,
+    sharing_copy,
+)
 from aoti_build._torch.checking.tf32 import InTf32, tf32_operands
 from aoti_build._torch.checking.widened import Widening, float64_graph, stepping
 from aoti_build._torch.program.inputs import Call, Make, Sizes, pytree_map
@@ -52,11 +58,12 @@ _NOISE = 0.1
 
 @dataclass(frozen=True)
 class Subject:
-    """A model ready to be called, how its calls are made, the type of its device, what a call writes into, and the
-    `special` sizes that are verified beside the usual ones.
+    """A model ready to be called, how its calls are made, the type of its device, what a call
+    writes into, and the `special` sizes that are verified beside the usual ones.
 
-    `computed` says of all that is compared after a call which narrower type it is computed in, if any
-    (`aoti_build._torch.program.precision`); `program` is the exported model, given where its arithmetic is quantised.
+    `computed` says of all that is compared after a call which narrower type it is computed in, if
+    any (`aoti_build._torch.program.precision`); `program` is the exported model, given where its
+    arithmetic is quantised.
     """
 
     module: nn.Module
@@ -69,9 +76,9 @@ class Subject:
 
 
 def points(dims: tuple[Dim, ...], special: Sequence[Sizes] = ()) -> dict[str, dict[str, int]]:
-    """The sizes that are verified, by name: the example, both ends of every range and one step inside them, a point in
-    between, each dim at its minimum while the others are at their maximum, and the `special` sizes of some dims, with
-    the example's of the others. None twice."""
+    """The sizes that are verified, by name: the example, both ends of every range and one step
+    inside them, a point in between, each dim at its minimum while the others are at their maximum,
+    and the `special` sizes of some dims, with the example's of the others. None twice."""
     ends = {dim.name: (dim.min, dim.max, dim.multiple_of) for dim in dims}
     named = {
         "example": {dim.name: dim.example for dim in dims},
@@ -80,7 +87,10 @@ def points(dims: tuple[Dim, ...], special: Sequence[Sizes] = ()) -> dict[str, di
         "interior": {dim.name: _between(dim) for dim in dims},
         "above-min": {name: low + step for name, (low, _, step) in ends.items()},
         "below-max": {name: high - step for name, (_, high, step) in ends.items()},
-        **{f"{one}-min": {name: ends[name][0 if name == one else 1] for name in ends} for one in ends},
+        **{
+            f"{one}-min": {name: ends[name][0 if name == one else 1] for name in ends}
+            for one in ends
+        },
     }
     for sizes in special:
         label = " ".join(f"{name}-{size}" for name, size in sizes.items())
@@ -92,13 +102,17 @@ def points(dims: tuple[Dim, ...], special: Sequence[Sizes] = ()) -> dict[str, di
 
 
 def _between(dim: Dim) -> int:
-    """About the geometric middle: ranges such as 1 to 4096 are used near their lower end more often."""
+    """About the geometric middle: ranges such as 1 to 4096 are used near their lower end more
+    often."""
     steps = round(math.sqrt(dim.min * dim.max) / dim.multiple_of)
     return min(max(steps * dim.multiple_of, dim.min), dim.max)
 
 
-def case_sequences(subject: Subject, dims: tuple[Dim, ...], seeds: int = 1) -> Iterator[list[tuple[Case, Call]]]:
-    """Every point under every seed: the calls of its sequence, each as a case without tensors and its call."""
+def case_sequences(
+    subject: Subject, dims: tuple[Dim, ...], seeds: int = 1
+) -> Iterator[list[tuple[Case, Call]]]:
+    """Every point under every seed: the calls of its sequence, each as a case without tensors and
+    its call."""
     for seed in range(seeds):
         for name, sizes in points(dims, subject.special).items():
             label = name if seed == 0 else f"{name} seed {seed}"
@@ -123,8 +137,8 @@ def make_golden(
     program: ExportedProgram | None = None,
     tell: Callable[[str], None] = lambda text: None,
 ) -> Golden:
-    """Run eager on every case. With the exported `program`, in its functional form, find what other inputs and weights
-    give as well. `tell` is told what is being computed.
+    """Run eager on every case. With the exported `program`, in its functional form, find what other
+    inputs and weights give as well. `tell` is told what is being computed.
 
     Raises `BuildError` if the model fails in eager mode.
     """
@@ -152,10 +166,11 @@ class _Sequence:
 
 
 def _add_exact(subject: Subject, found: list[_Sequence], tell: Callable[[str], None]) -> str | None:
-    """Compute the cases in float64, the cheapest first, for as long as that may take; why some have no reference.
+    """Compute the cases in float64, the cheapest first, for as long as that may take; why some have
+    no reference.
 
-    Operators are several times slower in float64 (a 3 x 3 convolution on a CPU: three times), and there may be a dozen
-    points. What the cheap ones show tells a fault from a rounding.
+    Operators are several times slower in float64 (a 3 x 3 convolution on a CPU: three times), and
+    there may be a dozen points. What the cheap ones show tells a fault from a rounding.
     """
     twin, deadline = Twin(subject), Deadline(EXACT_SECONDS)
     for done, one in enumerate(sorted(found, key=lambda one: one.seconds)):
@@ -168,8 +183,11 @@ def _add_exact(subject: Subject, found: list[_Sequence], tell: Callable[[str], N
     return twin.why_not
 
 
-def save_golden_of(path: Path, golden: Golden, model: Model, names: list[str], *, limited: bool = True) -> bool:
-    """`save_golden` with the limit, and by the tolerances, of `model`; `names` are `observed_names`."""
+def save_golden_of(
+    path: Path, golden: Golden, model: Model, names: list[str], *, limited: bool = True
+) -> bool:
+    """`save_golden` with the limit, and by the tolerances, of `model`; `names` are
+    `observed_names`."""
     bounds = asdict(model.tolerance)
     return save_golden(
         path,
@@ -183,7 +201,9 @@ def save_golden_of(path: Path, golden: Golden, model: Model, names: list[str], *
 def first_state(subject: Subject) -> dict[str, Tensor]:
     """What the buffers that a call writes into hold before the first one."""
     buffers = dict(subject.module.named_buffers(remove_duplicate=False))
-    return {name: buffers[name].detach().clone() for name in subject.writes.buffers if name in buffers}
+    return {
+        name: buffers[name].detach().clone() for name in subject.writes.buffers if name in buffers
+    }
 
 
 def is_golden_of(path: Path, subject: Subject, model: Model) -> bool:
@@ -203,8 +223,8 @@ def reference(name: str, subject: Subject, call: Call) -> Case:
 
 
 def references(subject: Subject, calls: list[tuple[Case, Call]]) -> list[Case]:
-    """The cases with what the model leaves in eager mode after each call, one after another. Its state is afterwards
-    as it was. Raises `BuildError` if it fails."""
+    """The cases with what the model leaves in eager mode after each call, one after another. Its
+    state is afterwards as it was. Raises `BuildError` if it fails."""
     found = []
     with kept_state(subject.module):
         for case, call in calls:
@@ -232,8 +252,8 @@ def eager_failure(name: str, call: Call, error: Exception) -> BuildError:
 
 
 def observe(module: nn.Module, call: Call, writes: Writes) -> list[Tensor | Plain | None]:
-    """All that a caller could notice of one call: the outputs, then the inputs and the buffers written into. The
-    tensors of `call` stay as they are, the state of the model does not."""
+    """All that a caller could notice of one call: the outputs, then the inputs and the buffers
+    written into. The tensors of `call` stay as they are, the state of the model does not."""
     given = call.clone()
     with torch.no_grad():
         leaves = _leaves(module(*given.args, **given.kwargs))
@@ -245,12 +265,15 @@ def observe(module: nn.Module, call: Call, writes: Writes) -> list[Tensor | Plai
 
 
 def _leaves(returned: object) -> list[Tensor | Plain | None]:
-    return [leaf.clone() if isinstance(leaf, Tensor) else Plain(repr(leaf)) for leaf in pytree.tree_leaves(returned)]
+    return [
+        leaf.clone() if isinstance(leaf, Tensor) else Plain(repr(leaf))
+        for leaf in pytree.tree_leaves(returned)
+    ]
 
 
 class Twin:
-    """A model's float64 copy (`module`) as long as it is of use, or `why_not`. The copy of a large model shares its
-    parameters, which are widened one by one."""
+    """A model's float64 copy (`module`) as long as it is of use, or `why_not`. The copy of a large
+    model shares its parameters, which are widened one by one."""
 
     def __init__(self, subject: Subject) -> None:
         self.large = subject.program is None and can_substitute(subject.module)
@@ -260,9 +283,9 @@ class Twin:
         self.quantised = subject.program is not None
 
     def completed(self, eager: list[Case], calls: list[Call]) -> list[Case]:
-        """The cases of a sequence with what the copy leaves after its `calls`, if it is anything that eager's outputs
-        can be near to, and with what other roundings cost it: TF32, where it is allowed, and other steps of quantised
-        values."""
+        """The cases of a sequence with what the copy leaves after its `calls`, if it is anything
+        that eager's outputs can be near to, and with what other roundings cost it: TF32, where it
+        is allowed, and other steps of quantised values."""
         if self.module is None:
             return eager
         try:
@@ -287,9 +310,14 @@ class Twin:
         assert self.module is not None
         default = torch.get_default_dtype()
         try:
-            torch.set_default_dtype(torch.float64)  # for what the model makes while it runs: a mask, positions
+            torch.set_default_dtype(
+                torch.float64
+            )  # for what the model makes while it runs: a mask, positions
             with kept_state(self.module), self._widening():
-                return [only_tensors(observe(self.module, _widened(call), self.writes)) for call in calls]
+                return [
+                    only_tensors(observe(self.module, _widened(call), self.writes))
+                    for call in calls
+                ]
         finally:
             torch.set_default_dtype(default)
 
@@ -310,8 +338,13 @@ def _in_float64(subject: Subject, *, large: bool) -> tuple[nn.Module | None, str
     """A float64 copy, of a `large` model but for the parameters; or None and why there is none."""
     module = subject.module
     if subject.writes.buffers and _share_memory(module):
-        return None, "the model writes into buffers that share memory, which a float64 copy would not"
-    sizes = [value.numel() * 8 for value in module.state_dict().values() if isinstance(value, Tensor)]
+        return (
+            None,
+            "the model writes into buffers that share memory, which a float64 copy would not",
+        )
+    sizes = [
+        value.numel() * 8 for value in module.state_dict().values() if isinstance(value, Tensor)
+    ]
     if (max(sizes, default=0) if large else sum(sizes)) * 2 > available_memory():
         return None, "a float64 copy of the model does not fit into memory"
     try:
@@ -320,7 +353,9 @@ def _in_float64(subject: Subject, *, large: bool) -> tuple[nn.Module | None, str
         if large:
             return _with_wide_buffers(module), None
         return copy.deepcopy(module).to(torch.float64), None
-    except Exception as error:  # whatever a module of the user's own does when it is copied or converted
+    except (
+        Exception
+    ) as error:  # whatever a module of the user's own does when it is copied or converted
         return None, f"the model cannot be converted to float64: {_brief(error)}"
 
 
@@ -336,7 +371,9 @@ def _with_wide_buffers(module: nn.Module) -> nn.Module:
 
 def _share_memory(module: nn.Module) -> bool:
     """Whether two of the buffers lie in one storage."""
-    places = [value.untyped_storage().data_ptr() for _, value in module.named_buffers() if value.numel()]
+    places = [
+        value.untyped_storage().data_ptr() for _, value in module.named_buffers() if value.numel()
+    ]
     return len(set(places)) < len(places)
 
 
@@ -345,17 +382,24 @@ def _brief(error: Exception) -> str:
 
 
 def _widened(call: Call) -> Call:
-    return pytree_map(lambda leaf: as_float64(leaf.clone()) if isinstance(leaf, Tensor) else leaf, call)
+    return pytree_map(
+        lambda leaf: as_float64(leaf.clone()) if isinstance(leaf, Tensor) else leaf, call
+    )
 
 
-def _useless(eager: Case, leaves: list[Tensor | None], computed: Sequence[str | None]) -> str | None:
-    """Why what the float64 copy gave is nothing that eager's outputs can be near to; None if it is."""
+def _useless(
+    eager: Case, leaves: list[Tensor | None], computed: Sequence[str | None]
+) -> str | None:
+    """Why what the float64 copy gave is nothing that eager's outputs can be near to; None if it
+    is."""
     narrow = next((leaf for leaf in leaves if leaf is not None and leaf.dtype in _NARROW), None)
     if narrow is not None:
         return f"the model computes in {str(narrow.dtype).removeprefix('torch.')} whatever its weights are"
     tensors = _tensors(eager)
     narrower = computed if len(computed) == len(tensors) else [None] * len(tensors)
-    apart = (_apart(*parts) for parts in zip(tensors, map(_wide_only, leaves), narrower, strict=True))
+    apart = (
+        _apart(*parts) for parts in zip(tensors, map(_wide_only, leaves), narrower, strict=True)
+    )
     if max(apart, default=0.0) > 1:
         return "the model does something else in float64: eager's outputs are too far from it to be a rounding"
     return None
@@ -375,21 +419,29 @@ def _wide_only(leaf: Tensor | None) -> Tensor | None:
 
 
 def _with_exact(
-    eager: Case, leaves: list[Tensor | None], otherwise: list[Tensor | None] | None, only: torch.dtype | None
+    eager: Case,
+    leaves: list[Tensor | None],
+    otherwise: list[Tensor | None] | None,
+    only: torch.dtype | None,
 ) -> Case:
-    """The case with its float64 reference, and with how far from that the model is where it is rounded `otherwise`: of
-    all outputs, or of those of one dtype."""
+    """The case with its float64 reference, and with how far from that the model is where it is
+    rounded `otherwise`: of all outputs, or of those of one dtype."""
     exact = [_wide_only(leaf) for leaf in leaves]
     made = replace(eager, exact=list(exact))
     if otherwise is None:
         return made
     tensors = _tensors(eager)
-    judged = [value if value is not None and only in (None, value.dtype) else None for value in tensors]
+    judged = [
+        value if value is not None and only in (None, value.dtype) else None for value in tensors
+    ]
     return replace(made, rounded_rmse=list(map(_rounded_rmse, judged, otherwise, exact)))
 
 
-def _rounded_rmse(eager: Tensor | None, rounded: Tensor | None, exact: Tensor | None) -> float | None:
-    """How far an output of the model is from float64 if it is rounded otherwise; None if there is nothing to say."""
+def _rounded_rmse(
+    eager: Tensor | None, rounded: Tensor | None, exact: Tensor | None
+) -> float | None:
+    """How far an output of the model is from float64 if it is rounded otherwise; None if there is
+    nothing to say."""
     if eager is None or rounded is None or exact is None:
         return None
     error = rounded - exact
@@ -408,7 +460,8 @@ def _apart(eager: Tensor | None, exact: Tensor | None, computed: str | None) -> 
     return float(error[finite].square().mean().sqrt()) / (rms * implausible) if rms else 0.0
 
 
-# Relative RMS errors: of float32 with TF32 convolutions they are near 1e-3, of deep networks in half types near 0.1.
+# Relative RMS errors: of float32 with TF32 convolutions they are near 1e-3, of deep networks in
+# half types near 0.1.
 _IMPLAUSIBLE_HALF = 0.5
 _IMPLAUSIBLE = {
     torch.float64: 1e-9,
@@ -422,19 +475,25 @@ _NARROW = (torch.float32, torch.float16, torch.bfloat16, torch.complex64)
 
 
 def _others(subject: Subject, case: Case, functional: ExportedProgram) -> dict[str, list[Value]]:
-    """What eager leaves for other inputs and with other weights, of those outputs that depend on them at all."""
+    """What eager leaves for other inputs and with other weights, of those outputs that depend on
+    them at all."""
     found: dict[str, list[Value]] = {}
     reached = _reached(functional, subject, len(case.outputs or []))
     for of, other in (("inputs", _other_inputs), ("weights", _other_weights)):
         changed = other(subject, case)
         if changed is not None:
-            found[of] = [value if of in reached[index] else None for index, value in enumerate(changed)]
+            found[of] = [
+                value if of in reached[index] else None for index, value in enumerate(changed)
+            ]
     return found
 
 
 def _other_inputs(subject: Subject, case: Case) -> list[Value] | None:
     call = subject.make(case.sizes, SEED + 1).to(subject.device)
-    same = all(torch.equal(one, other) for one, other in zip(call.tensors(), case.inputs or [], strict=True))
+    same = all(
+        torch.equal(one, other)
+        for one, other in zip(call.tensors(), case.inputs or [], strict=True)
+    )
     return None if same else reference("other inputs", subject, call).outputs
 
 
@@ -465,23 +524,34 @@ def _noisy(number: int, value: Tensor) -> Tensor:
 
 
 def _real_weights(module: nn.Module, writes: Writes) -> Iterator[Tensor]:
-    """The parameters that can be multiplied; of a quantised model, whose scales may be buffers, those buffers too that
-    no call writes into."""
+    """The parameters that can be multiplied; of a quantised model, whose scales may be buffers,
+    those buffers too that no call writes into."""
     yield from (value for value in module.parameters() if _is_real(value))
     if is_quantised(module):
-        yield from (value for name, value in module.named_buffers() if name not in writes.buffers and _is_real(value))
+        yield from (
+            value
+            for name, value in module.named_buffers()
+            if name not in writes.buffers and _is_real(value)
+        )
 
 
 def _is_real(value: Tensor) -> bool:
-    return value.is_floating_point() and value.dtype.itemsize > 1  # the 8-bit types know no arithmetic
+    return (
+        value.is_floating_point() and value.dtype.itemsize > 1
+    )  # the 8-bit types know no arithmetic
 
 
 # What follows from the sizes of a tensor alone.
-_OF_SHAPES = (torch.ops.aten.sym_size.int, torch.ops.aten.sym_stride.int, torch.ops.aten.sym_numel.default)
+_OF_SHAPES = (
+    torch.ops.aten.sym_size.int,
+    torch.ops.aten.sym_stride.int,
+    torch.ops.aten.sym_numel.default,
+)
 
 
 def _reached(functional: ExportedProgram, subject: Subject, count: int) -> list[set[str]]:
-    """For each thing that is compared after a call, whether it depends on "inputs" and on "weights" at all."""
+    """For each thing that is compared after a call, whether it depends on "inputs" and on "weights"
+    at all."""
     signature = functional.graph_signature
     kinds = {name: "inputs" for name in signature.user_inputs if isinstance(name, str)}
     kinds |= dict.fromkeys(signature.inputs_to_parameters, "weights")

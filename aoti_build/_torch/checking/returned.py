@@ -1,5 +1,5 @@
-"""What a package gives, as whoever called the model would have it: a package gives tensors alone, and the signature
-says which of them stand for numbers, and what is constant."""
+"""What a package gives, as whoever called the model would have it: a package gives tensors alone,
+and the signature says which of them stand for numbers, and what is constant."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from aoti_build.errors import BuildError
 
 
 def as_returned(got: Sequence[Any], signature: Mapping[str, Any]) -> list[Any]:
-    """The outputs of a package, and what follows them, with `Plain` for what is no tensor. Of outputs that are not as
-    many as the signature's nothing is changed."""
+    """The outputs of a package, and what follows them, with `Plain` for what is no tensor. Of
+    outputs that are not as many as the signature's nothing is changed."""
     found, entries = list(got), signature["outputs"]
     if len(found) < len(entries):
         return found
@@ -34,11 +34,17 @@ def compare_plain(name: str, eager: Plain, candidate: Any) -> Figures:
         return {"name": name, "ok": False, "why": f"a {kind}, expected {eager.text}"}
     if candidate.is_near(eager):
         return {"name": name, "ok": True, "by": "equal"}
-    return {"name": name, "ok": False, "by": "equal", "why": f"{candidate.text}, expected {eager.text}"}
+    return {
+        "name": name,
+        "ok": False,
+        "by": "equal",
+        "why": f"{candidate.text}, expected {eager.text}",
+    }
 
 
 def check_constants(golden: Golden, signature: Mapping[str, Any], where: str) -> None:
-    """Raise `BuildError` if an output that is a constant in the exported program is something else in eager mode."""
+    """Raise `BuildError` if an output that is a constant in the exported program is something else
+    in eager mode."""
     for case in golden.cases:
         for entry, value in zip(signature["outputs"], case.outputs or (), strict=False):
             if "constant" in entry and not _is(value, entry["constant"]):

@@ -1,5 +1,5 @@
-"""What a model does in eager mode that a graph need not show: which buffers and inputs a call changes, and whether the
-model keeps state where no export looks for it."""
+"""What a model does in eager mode that a graph need not show: which buffers and inputs a call
+changes, and whether the model keeps state where no export looks for it."""
 
 from __future__ import annotations
 
@@ -18,16 +18,19 @@ from aoti_build.errors import BuildError
 
 @dataclass(frozen=True)
 class FirstCalls:
-    """What a first call was `seen` to change, and whether a second one with the same inputs gave the same: right after
-    the first, or from the same state if the first changed any."""
+    """What a first call was `seen` to change, and whether a second one with the same inputs gave
+    the same: right after the first, or from the same state if the first changed any."""
 
     seen: Seen
     repeatable: bool
 
     def refuse_hidden_state(self, writes: Writes) -> None:
-        """Raise `BuildError` if a model answers differently the second time although nothing that it is seen to write
-        into explains that: an artifact would answer as the first time for ever."""
-        unseen = not (self.seen.buffers or self.seen.positions) and (writes.buffers or writes.inputs)
+        """Raise `BuildError` if a model answers differently the second time although nothing that
+        it is seen to write into explains that: an artifact would answer as the first time for
+        ever."""
+        unseen = not (self.seen.buffers or self.seen.positions) and (
+            writes.buffers or writes.inputs
+        )
         if self.repeatable or unseen:
             return
         raise BuildError(
@@ -45,11 +48,17 @@ def first_calls(module: nn.Module, call: Call) -> FirstCalls:
         try:
             with torch.no_grad():
                 returned = module(*given.args, **given.kwargs)
-            answers = [leaf.clone() for leaf in torch.utils._pytree.tree_leaves(returned) if isinstance(leaf, Tensor)]
+            answers = [
+                leaf.clone()
+                for leaf in torch.utils._pytree.tree_leaves(returned)
+                if isinstance(leaf, Tensor)
+            ]
         except Exception as error:
             raise eager_failure("example", call, error) from error
         after = _buffers(module)
-        buffers = {name for name, value in before.items() if name in after and _changed(value, after[name])}
+        buffers = {
+            name for name, value in before.items() if name in after and _changed(value, after[name])
+        }
         pairs = enumerate(zip(call.tensors(), given.tensors(), strict=True))
         positions = {at for at, (old, new) in pairs if _changed(old, new)}
         repeatable = not (buffers or positions) and _answers_again(module, call, answers)
@@ -62,11 +71,14 @@ def first_calls(module: nn.Module, call: Call) -> FirstCalls:
 def _answers_again(module: nn.Module, call: Call, answers: list[Tensor]) -> bool:
     again = [leaf for leaf in observe(module, call, Writes()) if isinstance(leaf, Tensor)]
     same_count = len(again) == len(answers)
-    return same_count and all(compare("", *pair, {})["ok"] for pair in zip(answers, again, strict=True))
+    return same_count and all(
+        compare("", *pair, {})["ok"] for pair in zip(answers, again, strict=True)
+    )
 
 
 def _buffers(module: nn.Module) -> dict[str, Tensor]:
-    """Those that can be compared; others, such as sparse ones, are refused when the graph is digested."""
+    """Those that can be compared; others, such as sparse ones, are refused when the graph is
+    digested."""
     found = module.named_buffers(remove_duplicate=False)
     return {name: value for name, value in found if is_plain(value)}
 

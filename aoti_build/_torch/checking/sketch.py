@@ -1,12 +1,13 @@
 """A large tensor in little room, by which it can still be told from another one.
 
-A golden file that kept every output of a language model whole would be larger than its artifact. A sketch keeps, of a
-tensor of any size:
+A golden file that kept every output of a language model whole would be larger than its artifact. A
+sketch keeps, of a tensor of any size:
 
-- sums over buckets, every value added with a sign of its own (the count sketch of Charikar, Chen and Farach-Colton,
-  "Finding frequent items in data streams", 2002). It is linear, so the difference of two sketches is the sketch of the
-  difference, and the sum of its squares is an unbiased estimate of the squared error over *all* values. With 2**13
-  buckets its standard deviation is about 1 %, and one wrong value anywhere counts in full. The sum of squares of each
+- sums over buckets, every value added with a sign of its own (the count sketch of Charikar, Chen
+  and Farach-Colton, "Finding frequent items in data streams", 2002). It is linear, so the
+  difference of two sketches is the sketch of the difference, and the sum of its squares is an
+  unbiased estimate of the squared error over *all* values. With 2**13 buckets its standard
+  deviation is about 1 %, and one wrong value anywhere counts in full. The sum of squares of each
   bucket says how far it may be off if each of its values is within its bounds;
 - some values as they are, spread over the tensor, for the bounds that hold value by value;
 - digests of the bytes, and of where NaN and infinities are.
@@ -33,9 +34,9 @@ _SURE = math.sqrt(2 * math.log(2 * BUCKETS / 1e-9))  # a false alarm in any buck
 
 @dataclass(frozen=True)
 class Sketch:
-    """Of a tensor with `dtype` and `shape`: the float64 sums of its `buckets`, and the `energy` of each (the sum of its
-    squares), a `sample` of its values, the root mean square (`rms`) of the finite ones, the `digest` of all, and one of
-    where the others are (`nonfinite`)."""
+    """Of a tensor with `dtype` and `shape`: the float64 sums of its `buckets`, and the `energy` of
+    each (the sum of its squares), a `sample` of its values, the root mean square (`rms`) of the
+    finite ones, the `digest` of all, and one of where the others are (`nonfinite`)."""
 
     dtype: torch.dtype
     shape: tuple[int, ...]
@@ -64,7 +65,16 @@ class Sketch:
         rms = float(energy.sum() / finite_count) ** 0.5 if finite_count else 0.0
         sample = flat[_places(flat.numel())].clone()
         nonfinite = digest_bytes("".join(kinds).encode())
-        return cls(value.dtype, tuple(value.shape), buckets, energy, sample, rms, tensor_digest(value), nonfinite)
+        return cls(
+            value.dtype,
+            tuple(value.shape),
+            buckets,
+            energy,
+            sample,
+            rms,
+            tensor_digest(value),
+            nonfinite,
+        )
 
     def rmse(self, other: Sketch) -> float:
         """The estimated root mean square of the difference to `other`, over all values of both."""
@@ -72,11 +82,12 @@ class Sketch:
         return float(((self.buckets - other.buckets).square().sum() / count).sqrt())
 
     def far(self, other: Sketch, rtol: float, atol: float) -> int:
-        """How many buckets differ from those of `other` by more than values within atol + rtol * |value| explain.
+        """How many buckets differ from those of `other` by more than values within atol + rtol *
+        |value| explain.
 
-        The sum of n errors with random signs, the i-th at most b_i, exceeds sqrt(2 ln(2 / p) * sum of b_i squared) with
-        a chance of p at most (Hoeffding, 1963), and the root of that sum is at most
-        sqrt(n) * atol + rtol * sqrt(energy) (Minkowski).
+        The sum of n errors with random signs, the i-th at most b_i, exceeds sqrt(2 ln(2 / p) * sum
+        of b_i squared) with a chance of p at most (Hoeffding, 1963), and the root of that sum is at
+        most sqrt(n) * atol + rtol * sqrt(energy) (Minkowski).
         """
         count = -(-_count(self.shape, self.dtype) // BUCKETS)
         spread = count**0.5 * atol + rtol * self.energy.sqrt()
@@ -93,10 +104,17 @@ class Sketch:
         }
 
     @classmethod
-    def parse(cls, described: Mapping[str, Any], buckets: Tensor, energy: Tensor, sample: Tensor) -> Sketch:
+    def parse(
+        cls, described: Mapping[str, Any], buckets: Tensor, energy: Tensor, sample: Tensor
+    ) -> Sketch:
         """Raises KeyError, TypeError, AttributeError or ValueError unless they belong together."""
-        dtype, shape = getattr(torch, described["dtype"]), tuple(int(size) for size in described["shape"])
-        if any(part.shape != (BUCKETS,) or part.dtype != torch.float64 for part in (buckets, energy)):
+        dtype, shape = (
+            getattr(torch, described["dtype"]),
+            tuple(int(size) for size in described["shape"]),
+        )
+        if any(
+            part.shape != (BUCKETS,) or part.dtype != torch.float64 for part in (buckets, energy)
+        ):
             raise ValueError("buckets")
         if sample.shape != (min(SAMPLES, _count(shape, dtype)),):
             raise ValueError("sample")
@@ -106,7 +124,10 @@ class Sketch:
 
 def sketch_size(value: Tensor) -> int:
     """Bytes that the sketch of a tensor takes in a file."""
-    return 2 * BUCKETS * 8 + min(SAMPLES, _count(tuple(value.shape), value.dtype)) * value.element_size()
+    return (
+        2 * BUCKETS * 8
+        + min(SAMPLES, _count(tuple(value.shape), value.dtype)) * value.element_size()
+    )
 
 
 def _count(shape: tuple[int, ...], dtype: torch.dtype) -> int:

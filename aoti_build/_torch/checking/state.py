@@ -1,7 +1,9 @@
-"""The state of a model, as it was: what one case leaves behind must not reach the next one, nor the compile.
+"""The state of a model, as it was: what one case leaves behind must not reach the next one, nor the
+compile.
 
-Buffers are the state that an export knows. User code may also replace a buffer by a new tensor, or keep tensors and
-numbers in plain attributes, lists and dicts of its modules; these are put back as well.
+Buffers are the state that an export knows. User code may also replace a buffer by a new tensor, or
+keep tensors and numbers in plain attributes, lists and dicts of its modules; these are put back as
+well.
 """
 
 from __future__ import annotations
@@ -17,7 +19,9 @@ from torch import Tensor, nn
 @contextlib.contextmanager
 def kept_state(module: nn.Module) -> Iterator[None]:
     """Let the code inside call `module`; afterwards its state is what it was before."""
-    owner = getattr(module.forward, "__self__", module)  # another model where a method has the place of forward
+    owner = getattr(
+        module.forward, "__self__", module
+    )  # another model where a method has the place of forward
     parts = {id(part): part for part in (*module.modules(), owner) if isinstance(part, nn.Module)}
     roots: list[Any] = [table for part in parts.values() for table in (part._buffers, vars(part))]
     containers = list(_containers(roots))
@@ -40,7 +44,8 @@ def kept_tensors(tensors: Sequence[Tensor]) -> Iterator[None]:
     finally:
         with torch.no_grad():
             for tensor, value in zip(tensors, values, strict=True):
-                # A write, even of the same values, would count as one for whoever watches the tensor's version.
+                # A write, even of the same values, would count as one for whoever watches the
+                # tensor's version.
                 if not same_bytes(tensor, value):
                     tensor.copy_(value)
 
@@ -63,7 +68,8 @@ def _values(container: dict[Any, Any] | list[Any]) -> list[Any]:
 
 
 def _put_back(container: Any, content: Any) -> None:
-    """Give a list or dict its former content. Nothing is assigned that is already there: a module reads these too."""
+    """Give a list or dict its former content. Nothing is assigned that is already there: a module
+    reads these too."""
     if isinstance(container, list):
         if len(container) != len(content) or any(map(_differ, container, content)):
             container[:] = content
@@ -80,12 +86,19 @@ def _differ(one: Any, other: Any) -> bool:
 
 
 def is_plain(value: Any) -> bool:
-    """Whether it is a tensor whose values lie in memory of its own kind: no subclass, not sparse, no parameter."""
-    return type(value) is Tensor and value.layout == torch.strided and not value.is_quantized and not value.is_meta
+    """Whether it is a tensor whose values lie in memory of its own kind: no subclass, not sparse,
+    no parameter."""
+    return (
+        type(value) is Tensor
+        and value.layout == torch.strided
+        and not value.is_quantized
+        and not value.is_meta
+    )
 
 
 def same_bytes(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors of one dtype and shape have the same values, bit for bit; NaN equals itself then."""
+    """Whether two tensors of one dtype and shape have the same values, bit for bit; NaN equals
+    itself then."""
     return torch.equal(_raw(one), _raw(other))
 
 

@@ -1,9 +1,10 @@
 """A large model computed with other values of its parameters than it holds, made one at a time.
 
-A float64 copy of a model takes twice its memory beside the model, and its layers are used one after another. So while
-`Substitutes` is entered, a function of torch that is given one of the model's parameters gets what is `made` of it
-instead, and that is freed again. A function sees its arguments as the model's code gave them, whether a layer calls it,
-or code that takes a weight from anywhere: tied weights, lists of weights, `weight.t()` and `weight.dtype` too.
+A float64 copy of a model takes twice its memory beside the model, and its layers are used one after
+another. So while `Substitutes` is entered, a function of torch that is given one of the model's
+parameters gets what is `made` of it instead, and that is freed again. A function sees its arguments
+as the model's code gave them, whether a layer calls it, or code that takes a weight from anywhere:
+tied weights, lists of weights, `weight.t()` and `weight.dtype` too.
 
 Not seen is what torch's interpreter of scripted code does inside of it.
 """
@@ -31,19 +32,25 @@ Made = Callable[[int, Tensor], Tensor]
 
 
 class Substitutes(TorchFunctionMode):
-    """While it is entered, torch's functions get what is `made` of each parameter in its place. `count` is how often
-    something was made."""
+    """While it is entered, torch's functions get what is `made` of each parameter in its place.
+    `count` is how often something was made."""
 
     def __init__(self, module: nn.Module, made: Made) -> None:
         super().__init__()
         # The parameters too, so that no other object gets the identity of one.
-        self._numbered = {id(value): (number, value) for number, value in enumerate(module.parameters())}
+        self._numbered = {
+            id(value): (number, value) for number, value in enumerate(module.parameters())
+        }
         self._made = made
         self.count = 0
         self._kept: OrderedDict[int, Tensor] = OrderedDict()
 
     def __torch_function__(
-        self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+        self,
+        func: Any,
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         args, kwargs = pytree.tree_map_only(nn.Parameter, self._other, (args, dict(kwargs or {})))
         return func(*args, **kwargs)
@@ -64,17 +71,24 @@ class Substitutes(TorchFunctionMode):
 
 
 class Deadline(TorchDispatchMode):
-    """While it is entered, the first operator that begins `seconds` or more after this was made raises TimeoutError. By
-    operator, because some layers compute in another way where functions of torch are looked at."""
+    """While it is entered, the first operator that begins `seconds` or more after this was made
+    raises TimeoutError. By operator, because some layers compute in another way where functions of
+    torch are looked at."""
 
-    supports_higher_order_operators = True  # torch.cond and others, whose branches come here by themselves
+    supports_higher_order_operators = (
+        True  # torch.cond and others, whose branches come here by themselves
+    )
 
     def __init__(self, seconds: float) -> None:
         super().__init__()
         self._end = time.monotonic() + seconds
 
     def __torch_dispatch__(
-        self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+        self,
+        func: Any,
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         if time.monotonic() > self._end:
             raise TimeoutError("it takes too long")
@@ -87,11 +101,15 @@ def parameter_bytes(module: nn.Module) -> int:
 
 
 def can_substitute(module: nn.Module) -> bool:
-    """Whether its parameters are worth it, and plain: what torch does with others need not go through a function."""
-    return parameter_bytes(module) >= LARGE and all(type(value) is nn.Parameter for value in module.parameters())
+    """Whether its parameters are worth it, and plain: what torch does with others need not go
+    through a function."""
+    return parameter_bytes(module) >= LARGE and all(
+        type(value) is nn.Parameter for value in module.parameters()
+    )
 
 
 def sharing_copy(module: nn.Module, own: Callable[[Tensor], bool]) -> nn.Module:
-    """A copy of the module that shares its parameters, and buffers except those that it is to `own`."""
+    """A copy of the module that shares its parameters, and buffers except those that it is to
+    `own`."""
     shared = [*module.parameters(), *(value for value in module.buffers() if not own(value))]
     return copy.deepcopy(module, {id(value): value for value in shared})

@@ -1,15 +1,17 @@
 """A model in float64, where converting its weights is not enough.
 
-Models convert as they run: a bfloat16 model returns `head(h).float()`, or takes a softmax in float32. In float64 such a
-conversion would be one to a narrower type. While `Widening` is entered it is one to float64.
+Models convert as they run: a bfloat16 model returns `head(h).float()`, or takes a softmax in
+float32. In float64 such a conversion would be one to a narrower type. While `Widening` is entered
+it is one to float64.
 
-A quantised model rounds to integers as it runs, by operators that take float32 and no float64. Of its exported program
-`float64_graph` makes a module that computes in float64 and quantises as the model does: operators that quantise get
-float32, all others float64.
+A quantised model rounds to integers as it runs, by operators that take float32 and no float64. Of
+its exported program `float64_graph` makes a module that computes in float64 and quantises as the
+model does: operators that quantise get float32, all others float64.
 
-Where a value lies near the middle between two steps, the last bit before decides which one it is rounded to, and
-compiled code need not decide as eager does. `Stepping` says what that costs: while it is entered, one value of each
-quantised tensor, and one of some ten thousand, goes to a neighbouring step.
+Where a value lies near the middle between two steps, the last bit before decides which one it is
+rounded to, and compiled code need not decide as eager does. `Stepping` says what that costs: while
+it is entered, one value of each quantised tensor, and one of some ten thousand, goes to a
+neighbouring step.
 """
 
 from __future__ import annotations
@@ -38,23 +40,32 @@ _WIDE = {
 # What reads bits as another type is no conversion.
 _BITS = (torch.ops.aten.view.dtype,)
 _ASSERTIONS = frozenset({"_assert_tensor_metadata", "_assert_scalar", "_assert_async"})
-# For values in [0, 255] with errors of some 1e-6 relative, the part that lies so near to the middle of a step is
-# 1e-5 to 1e-4.
+# For values in [0, 255] with errors of some 1e-6 relative, the part that lies so near to the middle
+# of a step is 1e-5 to 1e-4.
 _PART = 1e-4
 _SEED = 0
 
 
 class Widening(TorchDispatchMode):
-    """While it is entered, what operators are told to convert to a floating dtype is converted to float64."""
+    """While it is entered, what operators are told to convert to a floating dtype is converted to
+    float64."""
 
-    supports_higher_order_operators = True  # torch.cond and others, whose branches come here by themselves
+    supports_higher_order_operators = (
+        True  # torch.cond and others, whose branches come here by themselves
+    )
 
     def __torch_dispatch__(
-        self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+        self,
+        func: Any,
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         if func in _BITS:
             return func(*args, **(kwargs or {}))
-        return func(*map(_wide, args), **{name: _wide(value) for name, value in (kwargs or {}).items()})
+        return func(
+            *map(_wide, args), **{name: _wide(value) for name, value in (kwargs or {}).items()}
+        )
 
 
 def _wide(value: Any) -> Any:
@@ -62,8 +73,13 @@ def _wide(value: Any) -> Any:
 
 
 def float64_graph(program: ExportedProgram) -> nn.Module:
-    """The program as a module that computes in float64, with operators that quantise as they are."""
-    options = {"check_guards": False} if "check_guards" in inspect.signature(program.module).parameters else {}
+    """The program as a module that computes in float64, with operators that quantise as they
+    are."""
+    options = (
+        {"check_guards": False}
+        if "check_guards" in inspect.signature(program.module).parameters
+        else {}
+    )
     module = copy.deepcopy(program.module(**options)).to(torch.float64)
     for part in graph_modules(module):
         for node in list(part.graph.nodes):
@@ -104,7 +120,11 @@ def _narrow(value: Any) -> Any:
 
 
 def _back(value: Any) -> Any:
-    return value.to(_WIDE[value.dtype]) if isinstance(value, Tensor) and value.dtype in _WIDE else value
+    return (
+        value.to(_WIDE[value.dtype])
+        if isinstance(value, Tensor) and value.dtype in _WIDE
+        else value
+    )
 
 
 _generators: list[torch.Generator] = []
@@ -122,7 +142,11 @@ def stepping() -> Iterator[None]:
 
 def _stepped(value: Any) -> Any:
     """Small integers with some of them one up or down, within the range they have."""
-    if not _generators or not isinstance(value, Tensor) or value.dtype not in (torch.int8, torch.uint8):
+    if (
+        not _generators
+        or not isinstance(value, Tensor)
+        or value.dtype not in (torch.int8, torch.uint8)
+    ):
         return value
     if not value.numel():
         return value

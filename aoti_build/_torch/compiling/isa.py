@@ -1,17 +1,21 @@
-"""The instruction sets that inductor may use: this host's, found out once, or those of a portable floor.
+"""The instruction sets that inductor may use: this host's, found out once, or those of a portable
+floor.
 
-Left alone, inductor finds out anew in each empty cache directory, and each job has one: for every set that the
-processor has, it compiles programs and loads them in processes of their own. That is 6 of the 15 seconds which a small
-model takes to compile (torch 2.14, two cores; with 2.11 each of these processes imports torch). The answers follow from
-what the keys hold of the toolchain, so a yes is kept beside the cache directories, for the same toolchain.
+Left alone, inductor finds out anew in each empty cache directory, and each job has one: for every
+set that the processor has, it compiles programs and loads them in processes of their own. That is 6
+of the 15 seconds which a small model takes to compile (torch 2.14, two cores; with 2.11 each of
+these processes imports torch). The answers follow from what the keys hold of the toolchain, so a
+yes is kept beside the cache directories, for the same toolchain.
 
-For a portable floor (``cpu: {isa: ...}``) the host must not be asked at all. Of several sets with one vector width
-inductor takes the richest, so that code "for AVX-512" made on a processor with VNNI needs VNNI, and where the host
-lacks the set it makes none (`pick_vec_isa` in torch/_inductor/cpu_vec_isa.py). Here it is told: the sets of the floor
-and no others, without a trial, so a floor can be compiled on a host that cannot run it.
+For a portable floor (``cpu: {isa: ...}``) the host must not be asked at all. Of several sets with
+one vector width inductor takes the richest, so that code "for AVX-512" made on a processor with
+VNNI needs VNNI, and where the host lacks the set it makes none (`pick_vec_isa` in
+torch/_inductor/cpu_vec_isa.py). Here it is told: the sets of the floor and no others, without a
+trial, so a floor can be compiled on a host that cannot run it.
 
-The C++ compiler gets the floor by ``-march``. Where this torch's inductor has no option for that (2.11), it writes
-``-march=native`` into every command, and a program that stands in front of the compiler puts the floor in its place.
+The C++ compiler gets the floor by ``-march``. Where this torch's inductor has no option for that
+(2.11), it writes ``-march=native`` into every command, and a program that stands in front of the
+compiler puts the floor in its place.
 """
 
 from __future__ import annotations
@@ -40,7 +44,8 @@ class _Avx2(cpu_vec_isa.VecAVX2):
 
 
 class _Avx512(cpu_vec_isa.VecAVX512):
-    """AVX-512 F, BW, DQ and VL, without the extensions that torch would add where the host has them."""
+    """AVX-512 F, BW, DQ and VL, without the extensions that torch would add where the host has
+    them."""
 
     def __bool__(self) -> bool:  # type: ignore[override]
         return True
@@ -55,14 +60,20 @@ def floor_options(patches: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def floor_settings(patches: Mapping[str, Any]) -> dict[str, str]:
-    """What of a floor decides about the code and is not among inductor's settings, as text by name."""
-    return {"aoti_build.march": repr(patches[MARCH])} if MARCH in patches and not _knows_march() else {}
+    """What of a floor decides about the code and is not among inductor's settings, as text by
+    name."""
+    return (
+        {"aoti_build.march": repr(patches[MARCH])}
+        if MARCH in patches and not _knows_march()
+        else {}
+    )
 
 
 @contextlib.contextmanager
 def tried_once(toolchain: str, cache_root: Path) -> Iterator[None]:
-    """Let inductor try no instruction set again that has worked with the same `toolchain` (a digest): each leaves an
-    empty file. Those that are new are tried at once, where inductor goes from one to the next."""
+    """Let inductor try no instruction set again that has worked with the same `toolchain` (a
+    digest): each leaves an empty file. Those that are new are tried at once, where inductor goes
+    from one to the next."""
     directory, asked = cache_root / "instruction-sets", cpu_vec_isa.VecISA.check_build
 
     def check_build(isa: cpu_vec_isa.VecISA, code: str) -> bool:
@@ -79,7 +90,8 @@ def tried_once(toolchain: str, cache_root: Path) -> Iterator[None]:
 
     cpu_vec_isa.VecISA.check_build = check_build  # type: ignore[method-assign,assignment]
     try:
-        # Each set keeps its own answer, and tries its extensions in turn; the sets have nothing to do with each other.
+        # Each set keeps its own answer, and tries its extensions in turn; the sets have nothing to
+        # do with each other.
         with ThreadPoolExecutor() as together:
             list(together.map(bool, _sets_of_this_processor()))
         yield
@@ -92,15 +104,19 @@ def _sets_of_this_processor() -> list[cpu_vec_isa.VecISA]:
     if platform.machine() != "x86_64":
         return []
     flags = cpu_vec_isa.x86_isa_checker()
-    return [isa for isa in cpu_vec_isa.supported_vec_isa_list if all(flag in flags for flag in str(isa).split())]
+    return [
+        isa
+        for isa in cpu_vec_isa.supported_vec_isa_list
+        if all(flag in flags for flag in str(isa).split())
+    ]
 
 
 @contextlib.contextmanager
 def compiling_for(
     patches: Mapping[str, Any], options: Mapping[str, Any], cache_root: Path
 ) -> Iterator[Mapping[str, Any]]:
-    """Let inductor compile for the processor floor of `patches` (none: this host); gives the `options` to compile
-    with."""
+    """Let inductor compile for the processor floor of `patches` (none: this host); gives the
+    `options` to compile with."""
     if WIDTH not in patches:
         yield options
         return
@@ -118,9 +134,11 @@ def compiling_for(
 
 
 def compiler_for(compiler: str, march: str, cache_root: Path) -> Path:
-    """A program that calls `compiler` (a command line) with `march` wherever it is told a processor.
+    """A program that calls `compiler` (a command line) with `march` wherever it is told a
+    processor.
 
-    Its path follows from what it does: it is written into generated sources, and compiled headers are kept by it.
+    Its path follows from what it does: it is written into generated sources, and compiled headers
+    are kept by it.
     """
     script = _SCRIPT.format(march=shlex.quote(march), compiler=shlex.join(shlex.split(compiler)))
     # torch tells compilers apart by their names where the version's first line does not.

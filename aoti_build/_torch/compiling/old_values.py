@@ -1,10 +1,12 @@
-"""Keeps a compile from giving a buffer or an input the new value of another one in place of the old.
+"""Keeps a compile from giving a buffer or an input the new value of another one in place of the
+old.
 
-A functional graph ends with a copy into everything that the call writes into. torch 2.14 emits these copies one after
-another and lets each read its source where it lies, so that after ``older.copy_(last); last.copy_(x)`` the buffer
-`older` has what `last` became (pytorch#198131; a ``.clone()`` of the source is taken for a no-op and removed, since a
-buffer is no placeholder there). An output that is such a source is wrong likewise. The pass here copies the old value
-before the first copy into its place.
+A functional graph ends with a copy into everything that the call writes into. torch 2.14 emits
+these copies one after another and lets each read its source where it lies, so that after
+``older.copy_(last); last.copy_(x)`` the buffer `older` has what `last` became (pytorch#198131; a
+``.clone()`` of the source is taken for a no-op and removed, since a buffer is no placeholder
+there). An output that is such a source is wrong likewise. The pass here copies the old value before
+the first copy into its place.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ _COPY = torch.ops.aten.copy_.default
 
 @contextlib.contextmanager
 def keeping_old_values() -> Iterator[None]:
-    """Compiles inside have the pass, after no-ops are removed and before operators are made to work in place."""
+    """Compiles inside have the pass, after no-ops are removed and before operators are made to work
+    in place."""
     from torch._inductor.fx_passes import post_grad
 
     original = post_grad.reinplace_inplaceable_ops
@@ -38,7 +41,8 @@ def keeping_old_values() -> Iterator[None]:
 
 
 def keep_old_values(graph: Graph) -> None:
-    """Let copies and outputs read what their sources held before the graph's own copies into these."""
+    """Let copies and outputs read what their sources held before the graph's own copies into
+    these."""
     written: dict[Node, Node] = {}  # what is written into, and the first copy that does
     for node in list(graph.nodes):
         if node.op == "output":

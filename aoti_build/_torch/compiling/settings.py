@@ -1,5 +1,6 @@
-"""Everything in this process that changes the code a compile makes and is not in the graph: inductor's options,
-resolved over its defaults, environment and whatever user code set at import, and torch's own global switches."""
+"""Everything in this process that changes the code a compile makes and is not in the graph:
+inductor's options, resolved over its defaults, environment and whatever user code set at import,
+and torch's own global switches."""
 
 from __future__ import annotations
 
@@ -26,7 +27,8 @@ _IRRELEVANT = frozenset({
 def inductor_options(
     target: Target, isa: Mapping[str, Any], where: Mapping[str, str], *, apart: bool
 ) -> dict[str, Any]:
-    """The preset's options over our own, those that keep weights `apart` from the code included if wanted.
+    """The preset's options over our own, those that keep weights `apart` from the code included if
+    wanted.
 
     Raises `UsageError` for a name that this torch's inductor does not know.
     """
@@ -40,7 +42,9 @@ def inductor_options(
             raise UsageError(
                 f"torch {torch.__version__} has no inductor option {name!r}",
                 where=where["inductor_configs"],
-                hint=f"did you mean {', '.join(near)}?" if near else "torch._inductor.list_options() lists them",
+                hint=f"did you mean {', '.join(near)}?"
+                if near
+                else "torch._inductor.list_options() lists them",
             )
     return options
 
@@ -49,27 +53,35 @@ def resolved_settings(options: Mapping[str, Any]) -> dict[str, str]:
     """Every inductor setting under `options`, and torch's switches, as text by name."""
     with config.patch(dict(options)):
         inductor = config.save_config_portable(ignore_private_configs=False)
-    settings = {f"inductor.{name}": repr(value) for name, value in inductor.items() if name not in _IRRELEVANT}
+    settings = {
+        f"inductor.{name}": repr(value)
+        for name, value in inductor.items()
+        if name not in _IRRELEVANT
+    }
     autograd = functorch_config.save_config_portable(ignore_private_configs=False)
     settings |= {f"functorch.{name}": repr(value) for name, value in autograd.items()}
     return {**settings, **switches()}
 
 
 def set_precision(target: Target) -> None:
-    """Let this process compute as the target's `cuda` options say. Eager and compiled code read these switches when
-    they run, so whoever compares the two sets them in both."""
+    """Let this process compute as the target's `cuda` options say. Eager and compiled code read
+    these switches when they run, so whoever compares the two sets them in both."""
     options = target.model.cuda
     if options.tf32 is not None:
         torch.backends.cudnn.allow_tf32 = options.tf32
         torch.backends.cuda.matmul.allow_tf32 = options.tf32
     if options.reduced_precision is not None:
-        torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = options.reduced_precision
-        torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = options.reduced_precision
+        torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = (
+            options.reduced_precision
+        )
+        torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = (
+            options.reduced_precision
+        )
 
 
 def own_passes() -> bool:
-    """Whether somebody gave inductor passes of their own to run: callables in its config, which the settings leave out
-    (`_save_config_ignore`) or know by an address only."""
+    """Whether somebody gave inductor passes of their own to run: callables in its config, which the
+    settings leave out (`_save_config_ignore`) or know by an address only."""
     return any(_is_foreign(value) for value in config.get_config_copy().values())
 
 
@@ -81,13 +93,22 @@ def _is_foreign(value: Any) -> bool:
 
 
 def binds_weights(options: Mapping[str, Any]) -> str | None:
-    """The setting, if one is on, by which inductor makes code from the values of weights, so that they belong to it."""
+    """The setting, if one is on, by which inductor makes code from the values of weights, so that
+    they belong to it."""
     with config.patch(dict(options)):
-        return next((name for name in ("freezing", "joint_graph_constant_folding") if getattr(config, name)), None)
+        return next(
+            (
+                name
+                for name in ("freezing", "joint_graph_constant_folding")
+                if getattr(config, name)
+            ),
+            None,
+        )
 
 
 def switches() -> dict[str, str]:
-    """Global state of torch that lowering, code generation and torch's own kernels read, as text by name."""
+    """Global state of torch that lowering, code generation and torch's own kernels read, as text by
+    name."""
     found = {
         "threads": torch.get_num_threads(),  # written into OpenMP loops
         "default_dtype": torch.get_default_dtype(),

@@ -1,7 +1,8 @@
-"""Pictures: from a file to the input of a vision model as `image:` in models.yaml says, and from scores to names.
+"""Pictures: from a file to the input of a vision model as `image:` in models.yaml says, and from
+scores to names.
 
-torchvision does the resizing, cropping and normalising in both forms of `image:`, so that a declared preprocessing
-gives the numbers that torchvision's own would give.
+torchvision does the resizing, cropping and normalising in both forms of `image:`, so that a
+declared preprocessing gives the numbers that torchvision's own would give.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ PICTURE_LIMIT = 1 << 30
 
 @dataclass(frozen=True)
 class Pictures:
-    """A model's `image:`, ready for use: `transform` makes [3, H, W] of an RGB picture. `names` are the classes, from
-    `named_by`."""
+    """A model's `image:`, ready for use: `transform` makes [3, H, W] of an RGB picture. `names` are
+    the classes, from `named_by`."""
 
     transform: Callable[[Any], Any]
     names: tuple[str, ...]
@@ -41,19 +42,30 @@ class Pictures:
     where: str
 
     def batch(self, paths: Sequence[Path], signature: Signature) -> Tensor:
-        """The pictures as the artifact's only input. Where it wants more of them, they are repeated in turn."""
+        """The pictures as the artifact's only input. Where it wants more of them, they are repeated
+        in turn."""
         entry = _only_input(paths[0].name, signature)
         made = [self._tensor(path) for path in paths]
         if len({image.shape for image in made}) > 1:
-            shapes = ", ".join(f"{path.name} {list(image.shape)}" for path, image in zip(paths, made, strict=True))
-            raise UsageError("pictures of one batch have different sizes", where=self.where, cause=shapes, hint=_CROP)
+            shapes = ", ".join(
+                f"{path.name} {list(image.shape)}" for path, image in zip(paths, made, strict=True)
+            )
+            raise UsageError(
+                "pictures of one batch have different sizes",
+                where=self.where,
+                cause=shapes,
+                hint=_CROP,
+            )
         count = max(len(made), _batch_size(entry, signature))
         stacked = torch.stack([made[index % len(made)] for index in range(count)])
         sizes = zip(entry["shape"], stacked.shape, strict=True)
         # A size that is text follows a dim, whose range the package itself checks.
         if any(isinstance(want, int) and want != size for want, size in sizes):
             raise UsageError(
-                f"{paths[0].name} becomes {list(stacked.shape)}", where=self.where, cause=wants(signature), hint=_CROP
+                f"{paths[0].name} becomes {list(stacked.shape)}",
+                where=self.where,
+                cause=wants(signature),
+                hint=_CROP,
             )
         return stacked.to(getattr(torch, entry["dtype"]))
 
@@ -63,7 +75,9 @@ class Pictures:
             made = self.transform(picture)
         except UNREADABLE as error:
             said = f"{type(error).__name__}: {error}"
-            raise UsageError(f"{path.name} cannot be preprocessed", where=self.where, cause=said) from error
+            raise UsageError(
+                f"{path.name} cannot be preprocessed", where=self.where, cause=said
+            ) from error
         if not isinstance(made, Tensor) or made.dim() != _CHANNELS or made.shape[0] != _CHANNELS:
             shape = list(made.shape) if isinstance(made, Tensor) else type(made).__name__
             raise UsageError(
@@ -74,7 +88,9 @@ class Pictures:
         return made
 
 
-_CROP = "`crop` in image: is the side of what the model gets; `resize` is the shorter side before that"
+_CROP = (
+    "`crop` in image: is the side of what the model gets; `resize` is the shorter side before that"
+)
 
 
 def pictures(image: Image | Source, root: Path, where: str) -> Pictures:
@@ -83,34 +99,47 @@ def pictures(image: Image | Source, root: Path, where: str) -> Pictures:
         return _of_enum(image, root, where)
     if len(image.mean) not in (0, _CHANNELS):
         raise UsageError(
-            f"mean and std have {len(image.mean)} values", where=where, hint="pictures are read as RGB: 3 values each"
+            f"mean and std have {len(image.mean)} values",
+            where=where,
+            hint="pictures are read as RGB: 3 values each",
         )
     names = () if image.classes is None else _class_names(root / image.classes, where)
     return Pictures(_declared(image), names, image.classes or "", where)
 
 
 def top_classes(name: str, output: Tensor, count: int, known: Pictures) -> dict[str, Any] | None:
-    """The most probable classes of the first `count` rows of an output [N, C], by softmax; None for any other
-    output."""
+    """The most probable classes of the first `count` rows of an output [N, C], by softmax; None for
+    any other output."""
     if output.dim() != 2 or not output.is_floating_point() or output.shape[1] < 2:
         return None
     classes = output.shape[1]
     fitting = known if len(known.names) == classes else replace(known, names=())
-    values, indices = torch.softmax(output[:count].detach().cpu().double(), dim=1).topk(min(TOP, classes), dim=1)
+    values, indices = torch.softmax(output[:count].detach().cpu().double(), dim=1).topk(
+        min(TOP, classes), dim=1
+    )
     found: dict[str, Any] = {
         "output": name,
         "pictures": [
-            [_class(fitting, int(index), float(value)) for index, value in zip(row_of, row, strict=True)]
+            [
+                _class(fitting, int(index), float(value))
+                for index, value in zip(row_of, row, strict=True)
+            ]
             for row_of, row in zip(indices.tolist(), values.tolist(), strict=True)
         ],
     }
     if known.names and not fitting.names:
-        found["unnamed"] = f"{known.named_by} names {len(known.names)} classes, this output has {classes}"
+        found["unnamed"] = (
+            f"{known.named_by} names {len(known.names)} classes, this output has {classes}"
+        )
     return found
 
 
 def _class(known: Pictures, index: int, probability: float) -> dict[str, Any]:
-    return {"index": index, "name": known.names[index] if known.names else None, "probability": probability}
+    return {
+        "index": index,
+        "name": known.names[index] if known.names else None,
+        "probability": probability,
+    }
 
 
 def _declared(image: Image) -> Callable[[Any], Tensor]:
@@ -120,7 +149,9 @@ def _declared(image: Image) -> Callable[[Any], Tensor]:
 
     def transform(picture: Any) -> Tensor:
         if image.resize is not None:
-            picture = F.resize(picture, [image.resize], interpolation=InterpolationMode.BILINEAR, antialias=True)
+            picture = F.resize(
+                picture, [image.resize], interpolation=InterpolationMode.BILINEAR, antialias=True
+            )
         if image.crop is not None:
             picture = F.center_crop(picture, [image.crop, image.crop])
         values: Tensor = F.convert_image_dtype(F.pil_to_tensor(picture), torch.float32)
@@ -148,7 +179,9 @@ def _class_names(path: Path, where: str) -> tuple[str, ...]:
         text = read_bytes(path, TEXT_LIMIT).decode()
         return tuple(line.strip() for line in text.rstrip().splitlines())
     except (OSError, ValueError) as error:
-        raise UsageError(f"{path.name} cannot be read as names of classes", where=where, cause=str(error)) from error
+        raise UsageError(
+            f"{path.name} cannot be read as names of classes", where=where, cause=str(error)
+        ) from error
 
 
 def _open(path: Path) -> Any:
@@ -158,16 +191,26 @@ def _open(path: Path) -> Any:
 
     with readable(path.name):
         require_regular(path, PICTURE_LIMIT)
-    with readable(path.name, None, Pillow.DecompressionBombError), Pillow.open(path, formats=FORMATS) as picture:
+    with (
+        readable(path.name, None, Pillow.DecompressionBombError),
+        Pillow.open(path, formats=FORMATS) as picture,
+    ):
         if picture.mode == "F" or picture.mode.startswith("I"):
-            raise UsageError(f"{path.name} has more than 8 bits a channel", hint="save it with 8 bits a channel")
+            raise UsageError(
+                f"{path.name} has more than 8 bits a channel", hint="save it with 8 bits a channel"
+            )
         return ImageOps.exif_transpose(picture).convert("RGB")
 
 
 def _only_input(name: str, signature: Signature) -> Mapping[str, Any]:
-    """The input that a picture becomes. Raises `UsageError` if the artifact takes something else."""
+    """The input that a picture becomes. Raises `UsageError` if the artifact takes something
+    else."""
     inputs = tensor_inputs(signature)
-    if len(inputs) != 1 or len(inputs[0]["shape"]) != 4 or not getattr(torch, inputs[0]["dtype"]).is_floating_point:
+    if (
+        len(inputs) != 1
+        or len(inputs[0]["shape"]) != 4
+        or not getattr(torch, inputs[0]["dtype"]).is_floating_point
+    ):
         raise UsageError(
             f"{name} is a picture, which becomes one floating point tensor [batch, 3, height, width]",
             hint=wants(signature) + "; give its tensors in a .npz or .safetensors file",
@@ -180,5 +223,7 @@ def _batch_size(entry: Mapping[str, Any], signature: Signature) -> int:
     size = entry["shape"][0]
     if isinstance(size, int):
         return size
-    low, _ = parse(size).bounds({name: (dim["min"], dim["max"]) for name, dim in signature["dims"].items()})
+    low, _ = parse(size).bounds(
+        {name: (dim["min"], dim["max"]) for name, dim in signature["dims"].items()}
+    )
     return low

@@ -1,8 +1,8 @@
 """Inputs of people's own: tensors from the files they have, fitted to what an artifact takes.
 
-Nothing that is read can run code: numpy without pickles, torch with weights_only. Values are never converted. A dtype
-that is not the artifact's is a mistake to be named, since AOTInductor would read the bytes as if it were; sizes are
-left to the package's own checks, which know the ranges.
+Nothing that is read can run code: numpy without pickles, torch with weights_only. Values are never
+converted. A dtype that is not the artifact's is a mistake to be named, since AOTInductor would read
+the bytes as if it were; sizes are left to the package's own checks, which know the ranges.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ Signature = Mapping[str, Any]
 # One tensor, tensors by position, or tensors by name.
 Found = Tensor | list[Tensor] | dict[str, Tensor]
 
-# What numpy, safetensors, torch's loader and Pillow raise for files that are cut short or something else.
+# What numpy, safetensors, torch's loader and Pillow raise for files that are cut short or something
+# else.
 UNREADABLE = (
     OSError, EOFError, SyntaxError, ValueError, TypeError, LookupError, AttributeError, AssertionError, RuntimeError,
     MemoryError, ArithmeticError, struct.error, tokenize.TokenError, zipfile.BadZipFile, zlib.error,
@@ -38,16 +39,20 @@ UNREADABLE = (
 
 
 def read(path: Path, signature: Signature) -> list[Tensor]:
-    """The tensors in the file, in the order in which the artifact takes them. Raises `UsageError` if they do not fit,
-    or if it is no regular file that memory has room for."""
+    """The tensors in the file, in the order in which the artifact takes them. Raises `UsageError`
+    if they do not fit, or if it is no regular file that memory has room for."""
     with readable(path.name):
         require_regular(path, available_memory())
     return fit(READERS[path.suffix.lower()](path), signature, path.name)
 
 
 def wants(signature: Signature) -> str:
-    """What the artifact takes, for a hint: ``tokens int64 [batch, 6], mask bool [batch, 6]; batch is 1 to 16``."""
-    inputs = [f"{entry['name']} {_spelt(entry['dtype'], entry['shape'])}" for entry in tensor_inputs(signature)]
+    """What the artifact takes, for a hint: ``tokens int64 [batch, 6], mask bool [batch, 6]; batch
+    is 1 to 16``."""
+    inputs = [
+        f"{entry['name']} {_spelt(entry['dtype'], entry['shape'])}"
+        for entry in tensor_inputs(signature)
+    ]
     ranges = [
         f"{name} is {dim['min']} to {dim['max']}"
         + (f" in steps of {dim['multiple_of']}" if dim["multiple_of"] > 1 else "")
@@ -57,7 +62,8 @@ def wants(signature: Signature) -> str:
 
 
 def fit(found: Found, signature: Signature, name: str) -> list[Tensor]:
-    """`found`, which came from `name`, as the artifact's inputs: by name, else by position; dtype and rank agree."""
+    """`found`, which came from `name`, as the artifact's inputs: by name, else by position; dtype
+    and rank agree."""
     wanted = tensor_inputs(signature)
     values = _in_order(found, [entry["name"] for entry in wanted], signature, name)
     for entry, value in zip(wanted, values, strict=True):
@@ -69,7 +75,9 @@ def fit(found: Found, signature: Signature, name: str) -> list[Tensor]:
                 hint=_conversion(name, entry["dtype"]),
             )
         if value.dim() != len(entry["shape"]):
-            raise UsageError(f"{name}: {entry['name']} is {_spelt(dtype, value.shape)}", hint=wants(signature))
+            raise UsageError(
+                f"{name}: {entry['name']} is {_spelt(dtype, value.shape)}", hint=wants(signature)
+            )
     return values
 
 
@@ -78,7 +86,9 @@ def _in_order(found: Found, names: list[str], signature: Signature, name: str) -
         if len(found) == len(names) == 1:
             return list(found.values())
         if set(found) != set(names):
-            raise UsageError(f"{name} holds the tensors {', '.join(found) or '(none)'}", hint=wants(signature))
+            raise UsageError(
+                f"{name} holds the tensors {', '.join(found) or '(none)'}", hint=wants(signature)
+            )
         return [found[input_name] for input_name in names]
     values = [found] if isinstance(found, Tensor) else found
     if len(values) != len(names):
@@ -108,7 +118,9 @@ def readable(name: str, hint: str | None = None, *further: type[Exception]) -> I
         yield
     except errors as error:
         said = (str(error).strip().splitlines() or [""])[0]
-        raise UsageError(f"{name} cannot be read", cause=f"{type(error).__name__}: {said}", hint=hint) from error
+        raise UsageError(
+            f"{name} cannot be read", cause=f"{type(error).__name__}: {said}", hint=hint
+        ) from error
 
 
 def _read_numpy(path: Path) -> Found:
@@ -121,7 +133,9 @@ def _read_numpy(path: Path) -> Found:
         if isinstance(loaded, numpy.ndarray):
             return _plain(torch.from_numpy(loaded), path.name)
         with loaded:
-            return {name: _plain(torch.from_numpy(loaded[name]), path.name) for name in loaded.files}
+            return {
+                name: _plain(torch.from_numpy(loaded[name]), path.name) for name in loaded.files
+            }
 
 
 def _read_safetensors(path: Path) -> Found:
@@ -139,7 +153,9 @@ def _read_torch(path: Path) -> Found:
     if isinstance(loaded, Tensor):
         return _plain(loaded, path.name)
     values = list(loaded.values()) if isinstance(loaded, Mapping) else loaded
-    if not isinstance(values, list | tuple) or not all(isinstance(value, Tensor) for value in values):
+    if not isinstance(values, list | tuple) or not all(
+        isinstance(value, Tensor) for value in values
+    ):
         raise UsageError(f"{path.name} holds {_contents(loaded)}", hint=hint)
     plain = [_plain(value, path.name) for value in values]
     return dict(zip(map(str, loaded), plain, strict=True)) if isinstance(loaded, Mapping) else plain
@@ -155,10 +171,12 @@ READERS: Mapping[str, Callable[[Path], Found]] = {
 
 
 def _plain(value: Tensor, name: str) -> Tensor:
-    """Values in order in memory: compiled code looks at the bytes and not at views, and was compiled for such
-    strides."""
+    """Values in order in memory: compiled code looks at the bytes and not at views, and was
+    compiled for such strides."""
     if value.layout != torch.strided:
-        raise UsageError(f"{name} holds a tensor of layout {value.layout}", hint="save it as tensor.to_dense()")
+        raise UsageError(
+            f"{name} holds a tensor of layout {value.layout}", hint="save it as tensor.to_dense()"
+        )
     return value.detach().resolve_conj().resolve_neg().contiguous()
 
 

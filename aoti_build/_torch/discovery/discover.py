@@ -1,11 +1,13 @@
-"""Which files, distributions and variables an export used, so that a change in any of them is seen next time.
+"""Which files, distributions and variables an export used, so that a change in any of them is seen
+next time.
 
-Files: every module imported from outside site-packages, the standard library and this package, and whatever else
-`watch` beside this saw being read. A name that was looked for and is not there counts as well, with no digest; a
-directory that was listed, under its name with a slash at the end; a link that was resolved, with ``//link`` at the end.
-Distributions: those of all modules imported from site-packages; and modules that were looked for and not loaded. Files
-that the process wrote itself (downloads, caches) are no inputs in the sense of "edited meanwhile"; files of system
-directories are no inputs at all.
+Files: every module imported from outside site-packages, the standard library and this package, and
+whatever else `watch` beside this saw being read. A name that was looked for and is not there counts
+as well, with no digest; a directory that was listed, under its name with a slash at the end; a link
+that was resolved, with ``//link`` at the end. Distributions: those of all modules imported from
+site-packages; and modules that were looked for and not loaded. Files that the process wrote itself
+(downloads, caches) are no inputs in the sense of "edited meanwhile"; files of system directories
+are no inputs at all.
 """
 
 from __future__ import annotations
@@ -27,12 +29,21 @@ from aoti_build._torch.discovery.unaudited import wrap
 from aoti_build._torch.discovery.watch import State, Watch, state
 from aoti_build._torch.started import ENVIRONMENT
 from aoti_build.artifact.fingerprint import variable_parts
-from aoti_build.common.digests import DIRECTORY, LINK, digest_bytes, digest_file, digest_names, is_listed, names_in
+from aoti_build.common.digests import (
+    DIRECTORY,
+    LINK,
+    digest_bytes,
+    digest_file,
+    digest_names,
+    is_listed,
+    names_in,
+)
 from aoti_build.errors import EditedMeanwhile
 from aoti_build.host import distributions as installed
 
 _OWN = Path(__file__).resolve().parents[2]
-# Where the system's own libraries and settings lie; not /usr/local, /var or /opt, where models are kept as well.
+# Where the system's own libraries and settings lie; not /usr/local, /var or /opt, where models are
+# kept as well.
 _SYSTEM = (
     "/proc", "/sys", "/dev", "/etc", "/run", "/bin", "/sbin", "/lib", "/lib64", "/usr/bin", "/usr/include", "/usr/lib",
     "/usr/lib64", "/usr/libexec", "/usr/sbin", "/usr/share/locale", "/usr/share/zoneinfo",
@@ -52,11 +63,12 @@ _TOOLS = frozenset({
 
 @dataclass
 class Discovery:
-    """Collects from its creation on; `sources`, `distributions`, `modules` and `variables` say what was found so far.
+    """Collects from its creation on; `sources`, `distributions`, `modules` and `variables` say what
+    was found so far.
 
-    `declared` are the files that models.yaml names as sources; `environment` says what the build's own environment has
-    for variables that this process was given another value of (None: nothing); `skew_ns` is how far the file system's
-    clock is ahead of this process'."""
+    `declared` are the files that models.yaml names as sources; `environment` says what the build's
+    own environment has for variables that this process was given another value of (None: nothing);
+    `skew_ns` is how far the file system's clock is ahead of this process'."""
 
     root: Path
     declared: tuple[str, ...] = ()
@@ -64,12 +76,16 @@ class Discovery:
     environment: Mapping[str, str | None] = field(default_factory=dict)
     skew_ns: int = 0
     _loaded: set[str] = field(default_factory=lambda: set(sys.modules))
-    _path: tuple[str, ...] = field(default_factory=lambda: tuple(sys.path))  # user code may change it
+    _path: tuple[str, ...] = field(
+        default_factory=lambda: tuple(sys.path)
+    )  # user code may change it
 
     def __post_init__(self) -> None:
         self._started_ns = time.time_ns() + self.skew_ns
         started_with = {**ENVIRONMENT, **self.environment}
-        self._environment = {name: value for name, value in started_with.items() if value is not None}
+        self._environment = {
+            name: value for name, value in started_with.items() if value is not None
+        }
         self._site = _site_directories()
         self._roots = (os.path.realpath(self.root) + os.sep, str(self.root) + os.sep)
         self._temporary = os.path.realpath(tempfile.gettempdir()) + os.sep
@@ -77,7 +93,8 @@ class Discovery:
         self._skip = tuple(
             os.path.realpath(path) + os.sep
             for path in map(str, skipped)
-            # A project may itself lie in a system directory: then only its own ignored parts are skipped.
+            # A project may itself lie in a system directory: then only its own ignored parts are
+            # skipped.
             if not self._roots[0].startswith(os.path.realpath(path) + os.sep)
         )
         self._real = RealPaths()
@@ -87,8 +104,9 @@ class Discovery:
             self._watch.note_opened(self.root / name)
 
     def note_kwargs(self, value: Any) -> None:
-        """A text among the factory's arguments that names a file or directory of the project: whatever it is read
-        with, native code included, it is an input, a directory with all that is in it."""
+        """A text among the factory's arguments that names a file or directory of the project:
+        whatever it is read with, native code included, it is an input, a directory with all that is
+        in it."""
         if isinstance(value, Mapping | list | tuple):
             for inner in value.values() if isinstance(value, Mapping) else value:
                 self.note_kwargs(inner)
@@ -96,28 +114,38 @@ class Discovery:
             path = os.path.join(self.root, value)
             if os.path.isfile(path):
                 self._watch.note_opened(path)
-            elif os.path.isdir(path) and not self._roots[0].startswith(os.path.join(os.path.realpath(path), "")):
+            elif os.path.isdir(path) and not self._roots[0].startswith(
+                os.path.join(os.path.realpath(path), "")
+            ):
                 self._note_tree(path)
 
     def _note_tree(self, top: str) -> None:
         for directory, names, files in os.walk(top):
-            names[:] = [name for name in names if self._is_project(os.path.realpath(Path(directory, name)) + os.sep)]
+            names[:] = [
+                name
+                for name in names
+                if self._is_project(os.path.realpath(Path(directory, name)) + os.sep)
+            ]
             names[:] = [name for name in names if name not in _TOOLS]
             self._watch.note_listed(directory, anyway=True)
             for name in files:
                 self._watch.note_opened(Path(directory, name))
 
     def sources(self) -> dict[str, str | None]:
-        """Path (relative to the root where it lies below it, with POSIX slashes) -> sha256, None if it is absent.
+        """Path (relative to the root where it lies below it, with POSIX slashes) -> sha256, None if
+        it is absent.
 
-        Raises `EditedMeanwhile` if one is not what it was when it was first looked at, or changed so shortly before
-        that a later change need not show: what was used can then not be told from what is there.
+        Raises `EditedMeanwhile` if one is not what it was when it was first looked at, or changed
+        so shortly before that a later change need not show: what was used can then not be told from
+        what is there.
         """
         self._real = RealPaths()
         found: dict[str, str | None] = {**dict(self._listings()), **dict(self._links())}
         invented, written = _invented_names(), self._watch.written
         modules = self._modules()
-        for path in sorted(modules | {path for path in tuple(self._watch.seen) if self._counts(path)}):
+        for path in sorted(
+            modules | {path for path in tuple(self._watch.seen) if self._counts(path)}
+        ):
             own = path in written or self._real(path) in written
             if own and path not in self._watch.opened and path not in modules:
                 continue  # a log, a cache that is only filled
@@ -133,20 +161,29 @@ class Discovery:
 
     def distributions(self) -> dict[str, str | None]:
         """The distributions that imported modules belong to, name -> `distributions.identity`."""
-        used = {module for module, path in _module_files(self._real) if path.startswith(_prefixes(self._site))}
+        used = {
+            module
+            for module, path in _module_files(self._real)
+            if path.startswith(_prefixes(self._site))
+        }
         used |= self._missing()  # one that is installed and did not import, or was only looked for
         names = {name for module in used for name in self._owners.get(module.partition(".")[0], ())}
         names |= set(self._watch.distributions)
         for path in tuple(self._watch.asked):  # their data
             for site_directory in self._site:
                 if path.startswith(site_directory + os.sep):
-                    names |= self._owners_of_entry(path[len(site_directory) + 1 :].partition(os.sep)[0])
+                    names |= self._owners_of_entry(
+                        path[len(site_directory) + 1 :].partition(os.sep)[0]
+                    )
         return {name: installed.identity(name, path=self._path) for name in sorted(names)}
 
     def modules(self) -> dict[str, str | None]:
-        """Modules that were looked for and are not loaded, name -> `installed_module`: an optional dependency
-        that is installed later, or taken away, is seen."""
-        return {name: installed.installed_module(name, path=self._path) for name in sorted(self._missing())}
+        """Modules that were looked for and are not loaded, name -> `installed_module`: an optional
+        dependency that is installed later, or taken away, is seen."""
+        return {
+            name: installed.installed_module(name, path=self._path)
+            for name in sorted(self._missing())
+        }
 
     def _missing(self) -> set[str]:
         """By the top-level name, except in a namespace, which several distributions fill."""
@@ -156,16 +193,20 @@ class Discovery:
             package = sys.modules.get(top)
             if package is None and "." not in name:
                 found.add(top)
-            elif name not in sys.modules and (package is None or getattr(package, "__file__", None) is None):
+            elif name not in sys.modules and (
+                package is None or getattr(package, "__file__", None) is None
+            ):
                 found.add(name)
         return found
 
     def variables(self) -> dict[str, str | None]:
-        """The environment variables that project code asked for, name -> digest of the value it began with."""
+        """The environment variables that project code asked for, name -> digest of the value it
+        began with."""
         return variable_parts(tuple(self._watch.variables), self._environment)
 
     def _changed(self, path: str, now: State) -> bool:
-        """Whether `path` is not what it was at the first look, or could have changed since without showing."""
+        """Whether `path` is not what it was at the first look, or could have changed since without
+        showing."""
         then = self._watch.seen.get(path, now)
         if not isinstance(now, tuple) or not isinstance(then, tuple):
             return now != then
@@ -190,7 +231,9 @@ class Discovery:
             except OSError:
                 raise EditedMeanwhile(self._name(directory) + "/") from None
             real = os.path.realpath(directory)
-            if any((real, name.rstrip("/")) not in own and is_listed(name) for name in before ^ now):
+            if any(
+                (real, name.rstrip("/")) not in own and is_listed(name) for name in before ^ now
+            ):
                 raise EditedMeanwhile(self._name(directory) + "/")
             yield self._name(directory) + "/", digest_names(now)
 
@@ -198,14 +241,23 @@ class Discovery:
         real = os.path.realpath(directory)
         if directory in self._watch.written or real in self._watch.written:
             return False  # made by this process
-        if self._is_temporary(directory) and not (os.path.isdir(real) and os.stat(real).st_ctime_ns < self._started_ns):
+        if self._is_temporary(directory) and not (
+            os.path.isdir(real) and os.stat(real).st_ctime_ns < self._started_ns
+        ):
             return False  # or by one of its own
         return self._is_project(real + os.sep) and not self._is_tools(directory)
 
     def _links(self) -> Iterator[tuple[str, str]]:
         for link, before in tuple(self._watch.links.items()):
-            around = any(root.startswith(link + os.sep) for root in self._roots)  # another checkout has another
-            if around or link in self._watch.written or not self._is_project(link) or self._is_tools(link):
+            around = any(
+                root.startswith(link + os.sep) for root in self._roots
+            )  # another checkout has another
+            if (
+                around
+                or link in self._watch.written
+                or not self._is_project(link)
+                or self._is_tools(link)
+            ):
                 continue
             if not os.path.islink(link) or os.readlink(link) != before:
                 raise EditedMeanwhile(self._name(link))
@@ -218,14 +270,22 @@ class Discovery:
             path
             for name, path in _module_files(self._real)
             if self._counts(path)
-            or (name not in self._loaded and path.startswith(prefixes) and name.partition(".")[0] not in self._owners)
+            or (
+                name not in self._loaded
+                and path.startswith(prefixes)
+                and name.partition(".")[0] not in self._owners
+            )
         }
 
     def _is_project(self, path: str) -> bool:
         return path.startswith(_DATA) or not path.startswith(self._skip)
 
     def _counts(self, path: str) -> bool:
-        if not self._is_project(self._real(path)) or "<" in path or f"{os.sep}__pycache__{os.sep}" in path:
+        if (
+            not self._is_project(self._real(path))
+            or "<" in path
+            or f"{os.sep}__pycache__{os.sep}" in path
+        ):
             return False
         seen, asked = self._watch.seen.get(path), path in self._watch.asked
         if seen == DIRECTORY and not asked:
@@ -239,7 +299,9 @@ class Discovery:
 
     def _is_tools(self, path: str) -> bool:
         """Whether a directory of the project's tools is on the way from the root to `path`."""
-        return self._below_root(path + os.sep) and not _TOOLS.isdisjoint(self._name(path).split("/"))
+        return self._below_root(path + os.sep) and not _TOOLS.isdisjoint(
+            self._name(path).split("/")
+        )
 
     def _below_root(self, path: str) -> bool:
         return path.startswith(self._roots)
@@ -274,8 +336,8 @@ def _prefixes(directories: set[str]) -> tuple[str, ...]:
 
 
 class RealPaths:
-    """`os.path.realpath` for many paths in few directories, each of which is resolved once: 3,000 modules lie in 300
-    directories, ten levels down."""
+    """`os.path.realpath` for many paths in few directories, each of which is resolved once: 3,000
+    modules lie in 300 directories, ten levels down."""
 
     def __init__(self) -> None:
         self._directories: dict[str, str] = {}
@@ -302,10 +364,14 @@ def _module_files(real: RealPaths) -> list[tuple[str, str]]:
 
 
 def _invented_names() -> set[str]:
-    """Names that are asked for and are none of files: torch.ops says its own is "_ops.py", and `inspect` asks for that;
-    the finder of an editable install has an entry on sys.path."""
+    """Names that are asked for and are none of files: torch.ops says its own is "_ops.py", and
+    `inspect` asks for that; the finder of an editable install has an entry on sys.path."""
     names = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
-    relative = [name for name in (*names, *sys.path) if isinstance(name, str) and name and not os.path.isabs(name)]
+    relative = [
+        name
+        for name in (*names, *sys.path)
+        if isinstance(name, str) and name and not os.path.isabs(name)
+    ]
     try:
         return {os.path.abspath(name) for name in relative}
     except OSError:  # the current directory was removed
@@ -313,8 +379,9 @@ def _invented_names() -> set[str]:
 
 
 def _owners(directories: set[str]) -> dict[str, set[str]]:
-    """Top-level module -> distributions, as importlib.metadata.packages_distributions, which takes 0.4 s: where a
-    distribution lists its top-level modules, its record of (torch: 20,000) files need not be read."""
+    """Top-level module -> distributions, as importlib.metadata.packages_distributions, which takes
+    0.4 s: where a distribution lists its top-level modules, its record of (torch: 20,000) files
+    need not be read."""
     owners: dict[str, set[str]] = {}
     for info in (info for directory in directories for info in Path(directory).glob("*.dist-info")):
         top_level, record = info / "top_level.txt", info / "RECORD"
@@ -332,18 +399,25 @@ def _owners(directories: set[str]) -> dict[str, set[str]]:
 
 
 def _site_directories() -> set[str]:
-    """Where installed distributions lie: what `site` says, and any other entry of sys.path that holds some."""
+    """Where installed distributions lie: what `site` says, and any other entry of sys.path that
+    holds some."""
     known = {
         *site.getsitepackages(),
         site.getusersitepackages(),
         sysconfig.get_path("purelib"),
         sysconfig.get_path("platlib"),
     }
-    known |= {entry for entry in sys.path if entry and os.path.isdir(entry) and any(Path(entry).glob("*.dist-info"))}
+    known |= {
+        entry
+        for entry in sys.path
+        if entry and os.path.isdir(entry) and any(Path(entry).glob("*.dist-info"))
+    }
     return {os.path.realpath(path) for path in known}
 
 
 def _stdlib_directories() -> set[str]:
     archive = f"python{sys.version_info.major}{sys.version_info.minor}.zip"  # on sys.path, whether it is there or not
-    libraries = {os.path.join(prefix, sys.platlibdir, archive) for prefix in (sys.base_prefix, sys.prefix)}
+    libraries = {
+        os.path.join(prefix, sys.platlibdir, archive) for prefix in (sys.base_prefix, sys.prefix)
+    }
     return {sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"), *libraries}

@@ -1,5 +1,6 @@
-"""Wraps what tells a `Watch` nothing by itself, because it raises no audit event: existence tests and links, opening
-relative to a directory, the environment, imports, and the native readers and writers of torch and safetensors."""
+"""Wraps what tells a `Watch` nothing by itself, because it raises no audit event: existence tests
+and links, opening relative to a directory, the environment, imports, and the native readers and
+writers of torch and safetensors."""
 
 from __future__ import annotations
 
@@ -25,12 +26,15 @@ def wrap(watch: Watch, is_project: Callable[[str], bool]) -> None:
 
 
 class _Listener:
-    """Hears of every import of what is not loaded, by whatever function, and leaves it to the finders behind it."""
+    """Hears of every import of what is not loaded, by whatever function, and leaves it to the
+    finders behind it."""
 
     def __init__(self, watch: Watch) -> None:
         self._watch = watch
 
-    def find_spec(self, name: str, path: Sequence[str] | None, target: object = None) -> ModuleSpec | None:  # noqa: ARG002
+    def find_spec(
+        self, name: str, path: Sequence[str] | None, target: object = None
+    ) -> ModuleSpec | None:  # noqa: ARG002
         self._watch.note_import(name, list(sys.path if path is None else path))
         return None
 
@@ -42,7 +46,12 @@ def _wrap_existence_tests(watch: Watch) -> None:
                 note(in_directory(path, kwargs.get("dir_fd")))
             return native(path, *args, **kwargs)
 
-        for supporting in (os.supports_dir_fd, os.supports_fd, os.supports_follow_symlinks, os.supports_effective_ids):
+        for supporting in (
+            os.supports_dir_fd,
+            os.supports_fd,
+            os.supports_follow_symlinks,
+            os.supports_effective_ids,
+        ):
             if native in supporting:
                 supporting.add(examine)  # the standard library asks by identity
         examine.__name__ = examine.__qualname__ = native.__name__
@@ -67,11 +76,16 @@ def _wrap_existence_tests(watch: Watch) -> None:
 
 
 def _replace_copies(native: Any, wrapped: Any) -> None:
-    """Classes of the standard library that took the function before: pathlib's accessor (3.10), glob's (3.13 on)."""
-    for module in [sys.modules.get(name) for name in ("glob", "pathlib", "pathlib._local", "pathlib._os")]:
+    """Classes of the standard library that took the function before: pathlib's accessor (3.10),
+    glob's (3.13 on)."""
+    for module in [
+        sys.modules.get(name) for name in ("glob", "pathlib", "pathlib._local", "pathlib._os")
+    ]:
         for kind in [value for value in vars(module or object).values() if isinstance(value, type)]:
             for name, value in list(vars(kind).items()):
-                if value is native or (isinstance(value, staticmethod) and value.__func__ is native):
+                if value is native or (
+                    isinstance(value, staticmethod) and value.__func__ is native
+                ):
                     setattr(kind, name, staticmethod(wrapped))
 
 
@@ -109,7 +123,8 @@ def _wrap_open(watch: Watch) -> None:
 
 
 def _wrap_environment(watch: Watch) -> None:
-    """A variable that is asked for by name. Taking the whole environment, as for a child process, asks for none."""
+    """A variable that is asked for by name. Taking the whole environment, as for a child process,
+    asks for none."""
     from torch.compiler import is_dynamo_compiling
 
     kind: Any = type(os.environ)
@@ -118,9 +133,12 @@ def _wrap_environment(watch: Watch) -> None:
 
     def asked(environment: Any, name: Any) -> Any:
         if is_dynamo_compiling():
-            return get(environment, name)  # the strict export cannot read what follows; eager mode asks again
+            return get(
+                environment, name
+            )  # the strict export cannot read what follows; eager mode asks again
         caller = sys._getframe(1)
-        # Values of a view, or of `dict(os.environ)`: one instruction takes the names and then their values.
+        # Values of a view, or of `dict(os.environ)`: one instruction takes the names and then their
+        # values.
         taken = caller.f_code.co_name == "__iter__" or [_instruction(caller)] == last
         if isinstance(name, str | bytes) and not taken:
             watch.note_variable(os.fsdecode(name))
@@ -168,7 +186,8 @@ def _wrap_native_files(watch: Watch) -> None:
 
 
 def _noting(native: Any, note: Callable[[Path], None], *, as_function: bool = False) -> Any:
-    """`native`, a function or a class, with a `note` of those of its arguments that can be paths."""
+    """`native`, a function or a class, with a `note` of those of its arguments that can be
+    paths."""
 
     def note_paths(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         for value in (*args, *kwargs.values()):
@@ -193,8 +212,9 @@ def _noting(native: Any, note: Callable[[Path], None], *, as_function: bool = Fa
 
 
 def _compile_from_source(is_project: Callable[[str], bool]) -> None:
-    """Believe no bytecode of the project's: a .pyc counts as fresh by size and time, which an edit can keep; and a
-    module run by its path would be read from there only. A loader whose `path_stats` fails compiles the source."""
+    """Believe no bytecode of the project's: a .pyc counts as fresh by size and time, which an edit
+    can keep; and a module run by its path would be read from there only. A loader whose
+    `path_stats` fails compiles the source."""
     stats = SourceFileLoader.path_stats
 
     def checked(loader: SourceFileLoader, path: str) -> Any:

@@ -1,5 +1,6 @@
-"""What this process looks at while user code runs: files it reads or misses, links it resolves, directories it lists,
-variables of the environment, modules it imports. `discover` beside this decides what of that is an input.
+"""What this process looks at while user code runs: files it reads or misses, links it resolves,
+directories it lists, variables of the environment, modules it imports. `discover` beside this
+decides what of that is an input.
 
 Most of it is seen by a Python audit hook; `unaudited` wraps what raises no audit event.
 """
@@ -25,13 +26,19 @@ Parameters = ParamSpec("Parameters")
 _stat, _lstat, _readlink = os.stat, os.lstat, os.readlink
 _STDLIB = os.path.dirname(os.__file__) + os.sep
 _MACHINERY = {__file__, os.path.join(os.path.dirname(__file__), "unaudited.py")}
-# Through which code of anybody's asks for a variable; other modules of the standard library ask for themselves.
+# Through which code of anybody's asks for a variable; other modules of the standard library ask for
+# themselves.
 _ENVIRONMENT: frozenset[str | None] = frozenset({
     os.__file__, sys.modules["_collections_abc"].__file__, os.path.expandvars.__code__.co_filename, threading.__file__,
     os.path.join(_STDLIB, "concurrent", "futures", "thread.py"), os.path.join(_STDLIB, "multiprocessing", "pool.py"),
 })  # fmt: skip
-_SUFFIXES = (*EXTENSION_SUFFIXES, *SOURCE_SUFFIXES, *BYTECODE_SUFFIXES)  # in the import system's order
-# Event -> positions of the paths that it changes or takes away, each with that of its directory's descriptor.
+_SUFFIXES = (
+    *EXTENSION_SUFFIXES,
+    *SOURCE_SUFFIXES,
+    *BYTECODE_SUFFIXES,
+)  # in the import system's order
+# Event -> positions of the paths that it changes or takes away, each with that of its directory's
+# descriptor.
 _WRITES: dict[str, tuple[tuple[int, int | None], ...]] = {
     "os.remove": ((0, 1),),
     "os.rename": ((0, 2), (1, 3)),
@@ -47,15 +54,16 @@ _METADATA = os.path.join(_STDLIB, "importlib", "metadata") + os.sep
 _BETWEEN_WORDS = re.compile(r"""[\s'"=;|&<>()]+""")
 
 Path = str | bytes | os.PathLike[Any]
-# What a file was when it was first looked at: (device, inode, size, mtime_ns, ctime_ns); a directory is just that,
-# since what is in it counts on its own; None: there was nothing.
+# What a file was when it was first looked at: (device, inode, size, mtime_ns, ctime_ns); a
+# directory is just that, since what is in it counts on its own; None: there was nothing.
 State = tuple[int, ...] | str | None
 
 
 def _unless_inside(
     note: Callable[Concatenate[Watch, Parameters], None],
 ) -> Callable[Concatenate[Watch, Parameters], None]:
-    """A method that does nothing if this thread is inside another one: what we look at ourselves is no input."""
+    """A method that does nothing if this thread is inside another one: what we look at ourselves is
+    no input."""
 
     @wraps(note)
     def noted(watch: Watch, /, *args: Parameters.args, **kwargs: Parameters.kwargs) -> None:
@@ -69,28 +77,29 @@ def _unless_inside(
 class Watch:
     """Collects from its creation on, for the rest of the process' life.
 
-    `is_project` says of a real path whether it may be the project's (not installed, not the system's). `roots` are the
-    project's directory under each of its names, with a separator at the end: below them all that is asked for counts,
-    elsewhere what project code asks for itself and every file that is opened.
+    `is_project` says of a real path whether it may be the project's (not installed, not the
+    system's). `roots` are the project's directory under each of its names, with a separator at the
+    end: below them all that is asked for counts, elsewhere what project code asks for itself and
+    every file that is opened.
 
-    Attributes:
-        seen: what was opened, examined or looked for in vain, by absolute path as given and by real path.
-        looked: when that was first, in nanoseconds since the epoch.
-        opened: those of them that were read, or may have been.
-        asked: those of them that project code asked for itself.
-        written: paths of what this process made, changed or took away, as given and real.
-        touched: those of which it changed no more than times and permissions.
-        links: symbolic links that somebody resolved, and what they said then.
-        listed: directories and the names that were in each when it was first listed.
-        variables: names of environment variables that project code asked for.
-        modules: modules that were looked for because they were not loaded.
-        distributions: names of distributions whose metadata project code asked for; ``*`` if it listed them all.
+    Attributes: seen: what was opened, examined or looked for in vain, by absolute path as given and
+        by real path. looked: when that was first, in nanoseconds since the epoch. opened: those of
+        them that were read, or may have been. asked: those of them that project code asked for
+        itself. written: paths of what this process made, changed or took away, as given and real.
+        touched: those of which it changed no more than times and permissions. links: symbolic links
+        that somebody resolved, and what they said then. listed: directories and the names that were
+        in each when it was first listed. variables: names of environment variables that project
+        code asked for. modules: modules that were looked for because they were not loaded.
+        distributions: names of distributions whose metadata project code asked for; ``*`` if it
+        listed them all.
     """
 
     def __init__(self, is_project: Callable[[str], bool], roots: tuple[str, ...]) -> None:
         self._is_project = is_project
         self._roots = roots
-        self._own = threading.local()  # whether this thread is inside: what we look at ourselves is no input
+        self._own = (
+            threading.local()
+        )  # whether this thread is inside: what we look at ourselves is no input
         self._is_project_code = cache(lambda filename: is_project(os.path.realpath(filename)))
         self.seen: dict[str, State] = {}
         self.looked: dict[str, int] = {}
@@ -129,7 +138,8 @@ class Watch:
 
     @_unless_inside
     def note_opened(self, path: Path) -> None:
-        """`path` is read: an input under its own name, which may be a link's, and under that of its target."""
+        """`path` is read: an input under its own name, which may be a link's, and under that of its
+        target."""
         self.opened |= self._see(path)
 
     @_unless_inside
@@ -149,7 +159,8 @@ class Watch:
 
     @_unless_inside
     def note_link(self, path: Path) -> None:
-        """The link `path` is resolved: where it leads may decide something that its content does not."""
+        """The link `path` is resolved: where it leads may decide something that its content does
+        not."""
         with contextlib.suppress(OSError, ValueError):
             name = os.path.abspath(os.fsdecode(path))
             if name not in self.links and (self._below_root(name) or self._asked_by_project()):
@@ -157,7 +168,8 @@ class Watch:
 
     @_unless_inside
     def note_listed(self, path: Path, *, anyway: bool = False) -> None:
-        """The directory `path` is listed: by project code, or (or `anyway`) by a library in the project."""
+        """The directory `path` is listed: by project code, or (or `anyway`) by a library in the
+        project."""
         try:
             directory = os.path.abspath(os.fsdecode(path))
             if directory not in self.listed and (anyway or self._listing_counts(directory)):
@@ -172,9 +184,9 @@ class Watch:
 
     @_unless_inside
     def note_import(self, name: str, path: list[str]) -> None:
-        """Note that `name`, in the directories `path`, was not loaded; for project code also the places where its
-        import would have been, or was, satisfied: a file that appears there shadows the module, or makes an optional
-        import succeed."""
+        """Note that `name`, in the directories `path`, was not loaded; for project code also the
+        places where its import would have been, or was, satisfied: a file that appears there
+        shadows the module, or makes an optional import succeed."""
         self.modules.add(name)
         if self._asked_by_project():
             self._see_places(path, name.rpartition(".")[2])
@@ -196,7 +208,9 @@ class Watch:
     def _on_write(self, event: str, args: tuple[Any, ...]) -> None:
         for position, directory in _WRITES[event]:
             if isinstance(args[position], str | bytes | os.PathLike):
-                self.note_written(in_directory(args[position], args[directory] if directory is not None else None))
+                self.note_written(
+                    in_directory(args[position], args[directory] if directory is not None else None)
+                )
 
     def _on_make(self, event: str, args: tuple[Any, ...]) -> None:
         position, directory = _MAKES[event]
@@ -252,12 +266,16 @@ class Watch:
 
     @_unless_inside
     def _started(self, words: Any, directory: Any) -> None:
-        """Files that a child process is given as arguments: what it reads of them is not seen here."""
+        """Files that a child process is given as arguments: what it reads of them is not seen
+        here."""
         if not isinstance(words, list | tuple) or not self._asked_by_project():
             return
         for word in words:
             whole = os.fsdecode(word) if isinstance(word, str | bytes | os.PathLike) else ""
-            for part in {whole, *_BETWEEN_WORDS.split(whole)}:  # a word may be a shell's whole command
+            for part in {
+                whole,
+                *_BETWEEN_WORDS.split(whole),
+            }:  # a word may be a shell's whole command
                 path = os.path.join(os.fsdecode(directory or "."), part)
                 if part and os.path.isfile(path):
                     self.opened |= self._see(path)
@@ -278,7 +296,9 @@ class Watch:
             if not self._is_project(directory + os.sep):
                 continue
             if not os.path.isdir(directory):
-                if os.path.isabs(entry):  # else the name by which an editable install's finder knows itself
+                if os.path.isabs(
+                    entry
+                ):  # else the name by which an editable install's finder knows itself
                     self.asked |= self._see(directory)  # a zip file, or what may become one
                 continue
             package = os.path.join(directory, leaf)
@@ -312,8 +332,9 @@ class Watch:
         return self._below_root(directory) and directory not in map(os.path.abspath, sys.path)
 
     def _asked_by_project(self, machinery: frozenset[str | None] | None = None) -> bool:
-        """Whether the code that asked, past the standard library's (or past just the files `machinery`), is the
-        project's. A thread that runs nothing else, as those of pools do, counts as the project's."""
+        """Whether the code that asked, past the standard library's (or past just the files
+        `machinery`), is the project's. A thread that runs nothing else, as those of pools do,
+        counts as the project's."""
         frame = sys._getframe(1)
         while frame is not None:
             filename = frame.f_code.co_filename
@@ -335,7 +356,8 @@ def state(path: str) -> State:
 
 
 def in_directory(path: Path, descriptor: Any) -> str:
-    """`path` as one relative to the directory that is open as `descriptor`, where one is given (-1 or None: none)."""
+    """`path` as one relative to the directory that is open as `descriptor`, where one is given (-1
+    or None: none)."""
     name = os.fsdecode(path)
     if not isinstance(descriptor, int) or descriptor < 0 or os.path.isabs(name):
         return name

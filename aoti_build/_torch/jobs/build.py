@@ -1,7 +1,9 @@
-"""The `build` job: model, export, keys; then, as the parent decides from the keys, nothing, a repack or a compile.
+"""The `build` job: model, export, keys; then, as the parent decides from the keys, nothing, a
+repack or a compile.
 
-Writes model.pt2 and golden.safetensors into the staging directory, as far as they are not taken from the store. The
-result says what was made and from what; looking into the store, checking and publishing are the parent's.
+Writes model.pt2 and golden.safetensors into the staging directory, as far as they are not taken
+from the store. The result says what was made and from what; looking into the store, checking and
+publishing are the parent's.
 """
 
 from __future__ import annotations
@@ -47,7 +49,13 @@ from aoti_build._torch.discovery.discover import Discovery
 from aoti_build._torch.discovery.registered import Registrations, needed_imports
 from aoti_build._torch.events import Events
 from aoti_build._torch.packages.imports import called_operators
-from aoti_build._torch.packages.weights import has_weights, repack, separate, shareable_members, used_state
+from aoti_build._torch.packages.weights import (
+    has_weights,
+    repack,
+    separate,
+    shareable_members,
+    used_state,
+)
 from aoti_build._torch.program.assembled import assembled
 from aoti_build._torch.program.axes import Axes, declared_axes, found_axes, held_to
 from aoti_build._torch.program.export import (
@@ -98,9 +106,11 @@ class Prepared:
     dims: tuple[Dim, ...] = ()
     strict: bool = False
 
-    def subject(self, described: Mapping[str, Any] | None = None, program: ExportedProgram | None = None) -> Subject:
-        """The model as it is checked: by its artifact's signature, and by the exported `program`, which is made where
-        it is needed and not given."""
+    def subject(
+        self, described: Mapping[str, Any] | None = None, program: ExportedProgram | None = None
+    ) -> Subject:
+        """The model as it is checked: by its artifact's signature, and by the exported `program`,
+        which is made where it is needed and not given."""
         if described is None:
             return Subject(self.module, self.make, self.device)
         if not is_quantised(self.module):
@@ -119,10 +129,13 @@ class Prepared:
 
     def exported(self, where: Mapping[str, str]) -> Exported:
         """The model's program. Raises `BuildError`."""
-        return exported(self.subject(), self.example, self.dims, self.axes, where, strict=self.strict)
+        return exported(
+            self.subject(), self.example, self.dims, self.axes, where, strict=self.strict
+        )
 
     def _program(self) -> ExportedProgram | None:
-        """The model's program; None if it cannot be exported now, without which there is no float64 reference."""
+        """The model's program; None if it cannot be exported now, without which there is no float64
+        reference."""
         nowhere = {"inputs": "", **{f"dims.{dim.name}": "" for dim in self.dims}}
         try:
             with whole_ranges():
@@ -132,14 +145,15 @@ class Prepared:
 
 
 def build(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
-    """Returns: key, graph_key, undigested (if so), golden_kept, weights, signature, imports, sources, distributions,
-    modules, variables, seconds.
+    """Returns: key, graph_key, undigested (if so), golden_kept, weights, signature, imports,
+    sources, distributions, modules, variables, seconds.
 
-    Asks the parent once, with key and graph_key. The answer's `action` is "take" (the store has this very package),
-    "repack" (with `template`, a package of the same graph, and its `alignment`) or "compile". Eager's outputs are made
-    anew whatever the answer is: the code that the graph came from may do something else when it is not exported. With
-    "take" comes `golden`: whether the stored golden file lies in the staging directory; it is kept if eager still gives
-    what it holds. Golden tensors beyond the limit go to `whole_golden` as well, for the check alone.
+    Asks the parent once, with key and graph_key. The answer's `action` is "take" (the store has
+    this very package), "repack" (with `template`, a package of the same graph, and its `alignment`)
+    or "compile". Eager's outputs are made anew whatever the answer is: the code that the graph came
+    from may do something else when it is not exported. With "take" comes `golden`: whether the
+    stored golden file lies in the staging directory; it is kept if eager still gives what it holds.
+    Golden tensors beyond the limit go to `whole_golden` as well, for the check alone.
     """
     target = target_from_json(job["target"])
     staged, root, where = Path(job["staged"]), Path(job["root"]), job["where"]
@@ -172,7 +186,9 @@ def build(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
                     pass  # what the callable reads for other sizes is a source too
             lost = losses(subject, target.model, described, root, where)
             # Now that the user's code was imported: what it set counts.
-            options = inductor_options(target, job["floor_patches"], where, apart=has_weights(program))
+            options = inductor_options(
+                target, job["floor_patches"], where, apart=has_weights(program)
+            )
             used: dict[str, Any] = {
                 "sources": discovery.sources(),
                 "distributions": discovery.distributions(),
@@ -217,7 +233,9 @@ def _exported(prepared: Prepared, where: Mapping[str, str]) -> Exported:
         raise
 
 
-def _save(golden: Golden, path: Path, model: Model, described: Mapping[str, Any], job: Mapping[str, Any]) -> None:
+def _save(
+    golden: Golden, path: Path, model: Model, described: Mapping[str, Any], job: Mapping[str, Any]
+) -> None:
     """Write the golden file, and what is beyond its limit beside it."""
     names = observed_names(described)
     if not save_golden_of(path, golden, model, names):
@@ -225,8 +243,8 @@ def _save(golden: Golden, path: Path, model: Model, described: Mapping[str, Any]
 
 
 def _stored_types(program: ExportedProgram, where: Mapping[str, str]) -> dict[str, type]:
-    """The types that the package's structures consist of, beside Python's. Raises `BuildError` if it cannot hold
-    them."""
+    """The types that the package's structures consist of, beside Python's. Raises `BuildError` if
+    it cannot hold them."""
     taken, given = program.call_spec.in_spec, program.call_spec.out_spec
     register_named_tuples(taken, given)
     check_can_be_stored(taken, "inputs", where["inputs"])
@@ -237,8 +255,8 @@ def _stored_types(program: ExportedProgram, where: Mapping[str, str]) -> dict[st
 def _described(
     exported: Exported, functional: ExportedProgram, prepared: Prepared, dims: tuple[Dim, ...]
 ) -> tuple[dict[str, Any], Subject]:
-    """The signature, with what a call writes into, and the model as it is checked for that. Raises `BuildError` for a
-    model that writes where no artifact can."""
+    """The signature, with what a call writes into, and the model as it is checked for that. Raises
+    `BuildError` for a model that writes where no artifact can."""
     program, model, example = exported.program, prepared.module, prepared.example
     with _unwritten(program):
         first = first_calls(model, example)
@@ -275,7 +293,9 @@ def _compiled(
         if WIDTH not in job["floor_patches"] and "cpp.cxx" not in options:
             toolchain = digest_json([job["toolchain"], job["environment"]])
             stack.enter_context(tried_once(toolchain, Path(job["cache_root"])))
-        told = stack.enter_context(compiling_for(job["floor_patches"], options, Path(job["cache_root"])))
+        told = stack.enter_context(
+            compiling_for(job["floor_patches"], options, Path(job["cache_root"]))
+        )
         _compile(program, package, {**told, "aot_inductor.metadata": {KEY_METADATA: made["key"]}})
     if setting := binds_weights(options):
         return {"apart": False, "why": f"inductor's {setting} is on"}
@@ -293,20 +313,28 @@ def _own_code(program: ExportedProgram, used: Mapping[str, Any]) -> Mapping[str,
 
 
 def _keys(
-    program: ExportedProgram, options: Mapping[str, Any], job: Mapping[str, Any], used: Mapping[str, Any]
+    program: ExportedProgram,
+    options: Mapping[str, Any],
+    job: Mapping[str, Any],
+    used: Mapping[str, Any],
 ) -> dict[str, str]:
     """The graph key (what compiled code depends on) and the artifact key (that and the weights).
 
-    `used` are the files and distributions: they count where the graph only names code of theirs, and where there is no
-    digest of the graph; why is then said as `undigested`.
+    `used` are the files and distributions: they count where the graph only names code of theirs,
+    and where there is no digest of the graph; why is then said as `undigested`.
     """
     own_code = _own_code(program, used)
-    environment = {name: value for name, value in job["environment"].items() if name not in ENVIRONMENT_OF_SOURCES}
+    environment = {
+        name: value
+        for name, value in job["environment"].items()
+        if name not in ENVIRONMENT_OF_SOURCES
+    }
     keys = {}
     try:
         graph: Any = graph_digest(program)
     except UnknownPart as unknown:
-        # The same sources make the same graph. Among them are the weights: no other weights share this code.
+        # The same sources make the same graph. Among them are the weights: no other weights share
+        # this code.
         graph = {"spec": spec_parts(target_from_json(job["target"])), **used}
         keys["undigested"] = f"the graph has no digest, since it has {unknown}"
     graph_key = digest_json(
@@ -332,7 +360,9 @@ def prepare(model: Model, device: str, root: Path, where: Mapping[str, str]) -> 
     else:
         make, axes = from_shapes(model.inputs), declared_axes(model.inputs)
     example = make({dim.name: dim.example for dim in model.dims}, SEED)
-    return Prepared(module.to(device), make, example.to(device), axes, device, model.dims, model.strict)
+    return Prepared(
+        module.to(device), make, example.to(device), axes, device, model.dims, model.strict
+    )
 
 
 def _called_inputs(
@@ -351,8 +381,9 @@ def _called_inputs(
 
 @contextlib.contextmanager
 def _unwritten(program: ExportedProgram) -> Iterator[None]:
-    """Raise `BuildError` if a call of the model inside wrote into a weight: the keys are of its value before, and the
-    compile would take the one after. Buffers are restored by `reference`, so only their being replaced matters."""
+    """Raise `BuildError` if a call of the model inside wrote into a weight: the keys are of its
+    value before, and the compile would take the one after. Buffers are restored by `reference`, so
+    only their being replaced matters."""
     buffers = set(program.graph_signature.buffers)
     values = {**program.state_dict, **program.constants}
     watched = {n: v for n, v in values.items() if isinstance(v, torch.Tensor) and n not in buffers}
@@ -364,16 +395,18 @@ def _unwritten(program: ExportedProgram) -> Iterator[None]:
             # torch's name for a tensor that is reached by another way than as the module's buffer.
             hint += "; if it is one already, and is used by another reference (Hugging Face's static cache), set "
             hint += "`strict: true` for this model"
-        raise BuildError(f"the model writes into {', '.join(written[:3])} when it is called", hint=hint)
+        raise BuildError(
+            f"the model writes into {', '.join(written[:3])} when it is called", hint=hint
+        )
 
 
 @contextlib.contextmanager
 def _private_cache(cache_root: Path, graph_key: str) -> Iterator[Path]:
     """An empty inductor cache of this job's own, at a path that follows from the key.
 
-    Private, because inductor names its files by the graph's code alone: two models with equal graphs and different
-    weights that share a cache get each other's weights. From the key, because the path ends up inside the shared
-    library.
+    Private, because inductor names its files by the graph's code alone: two models with equal
+    graphs and different weights that share a cache get each other's weights. From the key, because
+    the path ends up inside the shared library.
     """
     cache = cache_root / graph_key[:32]
     with lock(cache_root / f"{graph_key[:32]}.lock"):
@@ -391,7 +424,9 @@ def _compile(program: ExportedProgram, path: Path, options: dict[str, Any]) -> N
 
     try:
         with shareable_members():
-            torch._inductor.aoti_compile_and_package(program, package_path=str(path), inductor_configs=dict(options))
+            torch._inductor.aoti_compile_and_package(
+                program, package_path=str(path), inductor_configs=dict(options)
+            )
     except Exception as error:  # inductor, Triton and the C++ compiler each have their own types
         text = str(error).strip()
         raise BuildError(

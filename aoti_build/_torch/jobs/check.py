@@ -1,4 +1,5 @@
-"""The `check` job: load a package in this fresh process, run every golden case, compare with what eager left."""
+"""The `check` job: load a package in this fresh process, run every golden case, compare with what
+eager left."""
 
 from __future__ import annotations
 
@@ -30,8 +31,9 @@ def check(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
 
     Where the package cannot be run from C++ at all, `unavailable` with the reason is all there is.
 
-    A case for which the golden file had no room is `skipped`, with the reason, and so is one of which nothing could be
-    compared; if that is every case, nothing passed. `unread` are the buffers that could not be read back after a call.
+    A case for which the golden file had no room is `skipped`, with the reason, and so is one of
+    which nothing could be compared; if that is every case, nothing passed. `unread` are the buffers
+    that could not be read back after a call.
     """
     target = target_from_json(job["target"])
     set_precision(target)
@@ -55,7 +57,8 @@ def check(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
 
 @dataclass
 class _Checker:
-    """Runs sequences of calls on one package, which begins each of them with its first state, as eager did."""
+    """Runs sequences of calls on one package, which begins each of them with its first state, as
+    eager did."""
 
     job: Mapping[str, Any]
     model: Model
@@ -69,7 +72,9 @@ class _Checker:
         calls = [_with_inputs(case, self.model) for case in kept]
         missing = [_missing(case, self.names, self.job["tolerance"]) for case in calls]
         # What cannot be called cannot leave its state for the next.
-        able = next((number for number, case in enumerate(calls) if case.inputs is None), len(calls))
+        able = next(
+            (number for number, case in enumerate(calls) if case.inputs is None), len(calls)
+        )
         got, refused = self._observed([case.inputs or [] for case in calls[:able]])
         figures = []
         for number, case in enumerate(calls):
@@ -78,21 +83,25 @@ class _Checker:
                 figures.append({**_head(case), "skipped": why, "outputs": []})
             elif number < len(got):
                 found = verdicts(case, got[number], self.job["signature"], self.job["tolerance"])
-                figures.append({**_head(case), **self._unread(case, got[number], found), "outputs": found})
+                figures.append(
+                    {**_head(case), **self._unread(case, got[number], found), "outputs": found}
+                )
             else:
                 figures.append({**_head(case), "outputs": [refused]})
         return figures
 
     def _unread(self, case: Case, got: list[Any], found: list[Figures]) -> dict[str, Any]:
-        """What to say of buffers that could not be read back after a call. They show in later calls; if nothing else
-        was compared, the case counts as skipped."""
+        """What to say of buffers that could not be read back after a call. They show in later
+        calls; if nothing else was compared, the case counts as skipped."""
         left = zip(self.names, case.outputs or (), got, strict=False)
         unread = [name for name, wanted, value in left if wanted is not None and value is None]
         if not unread:
             return {}
         if found:
             return {"unread": unread}
-        return {"skipped": f"{', '.join(unread)} cannot be read back, and the call leaves nothing else"}
+        return {
+            "skipped": f"{', '.join(unread)} cannot be read back, and the call leaves nothing else"
+        }
 
     def _observed(self, inputs: list[list[Any]]) -> tuple[list[list[Any]], Figures]:
         """What the package left after each call, and what to say of those that it refused."""
@@ -113,14 +122,19 @@ class _Checker:
 def gist(error: RuntimeError) -> str:
     """The sentence of AOTInductor's error, without the C++ trace."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return next((line for line in lines if "input_handles" in line), lines[0] if lines else "")[:300]
+    return next((line for line in lines if "input_handles" in line), lines[0] if lines else "")[
+        :300
+    ]
 
 
-def verdicts(case: Case, got: list[Any], signature: Mapping[str, Any], tolerance: Mapping[str, Any]) -> list[Figures]:
-    """`compare` over all that a call left; a missing or surplus output is a failed verdict of its own.
+def verdicts(
+    case: Case, got: list[Any], signature: Mapping[str, Any], tolerance: Mapping[str, Any]
+) -> list[Figures]:
+    """`compare` over all that a call left; a missing or surplus output is a failed verdict of its
+    own.
 
-    None among `got` is what cannot be read back, such as a buffer that the package does not name: it shows in later
-    calls.
+    None among `got` is what cannot be read back, such as a buffer that the package does not name:
+    it shows in later calls.
     """
     expected, names = case.outputs or [], observed_names(signature)
     if len(got) != len(expected):
@@ -129,7 +143,9 @@ def verdicts(case: Case, got: list[Any], signature: Mapping[str, Any], tolerance
         return [{"name": "outputs", "ok": False, "why": why}]
     return [
         _compared(name, reference, candidate, tolerance, *bases)
-        for name, reference, candidate, *bases in zip(names, expected, got, *_bases(case, signature), strict=True)
+        for name, reference, candidate, *bases in zip(
+            names, expected, got, *_bases(case, signature), strict=True
+        )
         if reference is not None
         and not (candidate is None and name.startswith("buffer "))
         and not (isinstance(reference, Plain) and reference == candidate)  # which shows nothing
@@ -154,8 +170,8 @@ def _compared(
 
 
 def _bases(case: Case, signature: Mapping[str, Any]) -> tuple[list[Any], list[Any], list[Any]]:
-    """What `compare` takes beside eager's outputs, by output: the float64 references, how far other roundings are from
-    them, and the types that outputs are computed in."""
+    """What `compare` takes beside eager's outputs, by output: the float64 references, how far other
+    roundings are from them, and the types that outputs are computed in."""
     computed = computed_of(signature)
     nothing = [None] * len(computed)
     return case.exact or nothing, case.rounded_rmse or nothing, computed
@@ -164,13 +180,16 @@ def _bases(case: Case, signature: Mapping[str, Any]) -> tuple[list[Any], list[An
 def _vacuous(
     golden: Golden, signature: Mapping[str, Any], tolerance: Mapping[str, Any], device: str
 ) -> list[dict[str, str]]:
-    """Outputs that would pass with other inputs, or other weights: their comparison shows nothing."""
+    """Outputs that would pass with other inputs, or other weights: their comparison shows
+    nothing."""
     first, names = golden.cases[0], observed_names(signature)
     found: dict[str, str] = {}
     if first.outputs is None or len(first.outputs) != len(names):
         return []  # the package has other outputs, which fails anyway
     for of, others in golden.others.items():
-        for name, mine, other, *bases in zip(names, first.outputs, others, *_bases(first, signature), strict=True):
+        for name, mine, other, *bases in zip(
+            names, first.outputs, others, *_bases(first, signature), strict=True
+        ):
             if not isinstance(other, Tensor | Sketch) or mine is None or name in found:
                 continue
             # On the device, which may have bounds of its own.
@@ -181,7 +200,8 @@ def _vacuous(
 
 
 def _with_inputs(case: Case, model: Model) -> Case:
-    """The case with inputs drawn again from the seed, where the golden file had no room for them."""
+    """The case with inputs drawn again from the seed, where the golden file had no room for
+    them."""
     if case.inputs is not None or isinstance(model.inputs, Source):
         return case
     inputs = from_shapes(model.inputs)(case.sizes, case.seed).tensors()

@@ -1,4 +1,5 @@
-"""The `compile` job: call a C++ compiler in a process group that ends with the parent. torch is not imported."""
+"""The `compile` job: call a C++ compiler in a process group that ends with the parent. torch is not
+imported."""
 
 from __future__ import annotations
 
@@ -14,17 +15,23 @@ _SHOWN = 3
 
 
 def compile(job: Mapping[str, Any], events: Events) -> dict[str, Any]:  # noqa: A001 - the verb's name
-    """Job: command (words), what (its output, in words). Raises `ToolchainError` if the compiler fails."""
+    """Job: command (words), what (its output, in words). Raises `ToolchainError` if the compiler
+    fails."""
     with events.phase("compile"):
         try:
-            done = subprocess.run(job["command"], capture_output=True, stdin=subprocess.DEVNULL, check=False)
+            done = subprocess.run(
+                job["command"], capture_output=True, stdin=subprocess.DEVNULL, check=False
+            )
         except OSError as error:
             raise _failed(job["what"], str(error)) from error
         printed = (done.stdout + done.stderr).decode(errors="replace")
         print(printed, file=sys.stderr, end="")
     if done.returncode != 0:
         lines = [line for line in printed.splitlines() if "error" in line or "cannot find" in line]
-        raise _failed(job["what"], "\n".join((lines or printed.splitlines())[:_SHOWN]) or f"status {done.returncode}")
+        raise _failed(
+            job["what"],
+            "\n".join((lines or printed.splitlines())[:_SHOWN]) or f"status {done.returncode}",
+        )
     return {"seconds": events.seconds}
 
 

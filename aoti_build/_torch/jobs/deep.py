@@ -1,10 +1,11 @@
-"""The `deep` job: where does an artifact leave its model? Three comparisons, each of which would explain the next.
+"""The `deep` job: where does an artifact leave its model? Three comparisons, each of which would
+explain the next.
 
 1. weights: those in the package against the model's, by name.
-2. export: what the exported program computes in eager mode against the model itself, module by module; a model that
-   does something else while it is exported shows here.
-3. compile: prefixes of the program, each compiled with the target's options, against the same prefix in eager mode,
-   by bisection. This is the only slow one, a compile for each step.
+2. export: what the exported program computes in eager mode against the model itself, module by
+   module; a model that does something else while it is exported shows here.
+3. compile: prefixes of the program, each compiled with the target's options, against the same
+   prefix in eager mode, by bisection. This is the only slow one, a compile for each step.
 
 The outputs of modules are compared as they come and dropped, so that memory stays bounded.
 """
@@ -65,11 +66,11 @@ class Left:
 
 
 def deep(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
-    """Job: target, root, where, floor_patches, cache_root, model (path or None), alignment (of weights in it, or
-    None), bisect.
+    """Job: target, root, where, floor_patches, cache_root, model (path or None), alignment (of
+    weights in it, or None), bisect.
 
-    Returns `stage` ("weights", "export", "compile" or "none"), `said` (a sentence), and of the weights and the module
-    found, where there are any, `weights` and `left`.
+    Returns `stage` ("weights", "export", "compile" or "none"), `said` (a sentence), and of the
+    weights and the module found, where there are any, `weights` and `left`.
     """
     target = target_from_json(job["target"])
     shared.keep_below(Path(job["cache_root"]))
@@ -104,13 +105,24 @@ def deep(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
     return _found("none", said, None)
 
 
-def _found(stage: str, said: str, left: Left | None, weights: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
-    return {"stage": stage, "said": said, "weights": list(weights), "left": left.as_json() if left else None}
+def _found(
+    stage: str, said: str, left: Left | None, weights: Sequence[Mapping[str, Any]] = ()
+) -> dict[str, Any]:
+    return {
+        "stage": stage,
+        "said": said,
+        "weights": list(weights),
+        "left": left.as_json() if left else None,
+    }
 
 
 def _sentence(left: Left, what: str) -> str:
     where = f" ({left.source})" if left.source else ""
-    missing = f"; eager also runs {', '.join(left.missing[:3])}, which the program has not" if left.missing else ""
+    missing = (
+        f"; eager also runs {', '.join(left.missing[:3])}, which the program has not"
+        if left.missing
+        else ""
+    )
     name = f"{left.module or 'the model itself'} [{left.kind}]"
     why = f": {left.figures['why']}" if left.figures and not left.module else ""
     return f"{what} first leaves the model at the output of {name}{where}{why}{missing}"
@@ -120,7 +132,8 @@ def _sentence(left: Left, what: str) -> str:
 
 
 def _wrong_weights(package: Path, program: ExportedProgram, alignment: int) -> list[dict[str, Any]]:
-    """Names of weights whose bytes in the package are not the program's, in the order of the package."""
+    """Names of weights whose bytes in the package are not the program's, in the order of the
+    package."""
     values = {**program.state_dict, **program.constants}
     wrong = []
     with zipfile.ZipFile(package) as archive:
@@ -133,7 +146,11 @@ def _wrong_weights(package: Path, program: ExportedProgram, alignment: int) -> l
 
 def _largest_difference(mine: Tensor, stored: Tensor) -> float | None:
     difference = (mine.to(torch.float64) - stored.to(torch.float64)).abs()
-    return float(difference.max()) if difference.numel() and bool(torch.isfinite(difference).all()) else None
+    return (
+        float(difference.max())
+        if difference.numel() and bool(torch.isfinite(difference).all())
+        else None
+    )
 
 
 # Export
@@ -145,7 +162,8 @@ class _EnoughError(Exception):
 
 @dataclass
 class _Recorder:
-    """Keeps the tensor outputs of module calls number `start` and on, in the order in which they end."""
+    """Keeps the tensor outputs of module calls number `start` and on, in the order in which they
+    end."""
 
     module: nn.Module
     start: int
@@ -188,7 +206,8 @@ class _Recorder:
 
 
 def first_difference(module: nn.Module, program: ExportedProgram, call: Call) -> Left | None:
-    """The first module call whose output the program does not reproduce in eager mode; None if all are reproduced."""
+    """The first module call whose output the program does not reproduce in eager mode; None if all
+    are reproduced."""
     start = 0
     kinds = {path: type(part).__name__ for path, part in module.named_modules()}
     while True:
@@ -199,14 +218,17 @@ def first_difference(module: nn.Module, program: ExportedProgram, call: Call) ->
         if left is not None:
             before = recorder.order[: recorder.order.index((left.module, replay.found_call)) + 1]
             missing = [path for path, _ in before if path and path not in replay.seen]
-            return Left(left.module, left.kind, left.source, left.figures, tuple(dict.fromkeys(missing)))
+            return Left(
+                left.module, left.kind, left.source, left.figures, tuple(dict.fromkeys(missing))
+            )
         if finished:
             return None
         start = len(recorder.order)
 
 
 def outputs_differ(module: nn.Module, program: ExportedProgram, call: Call) -> Left | None:
-    """The first output that the program does not reproduce, where all modules agree: dropped, swapped, changed last."""
+    """The first output that the program does not reproduce, where all modules agree: dropped,
+    swapped, changed last."""
     eager, replayed = _tensors_of(module, call), _tensors_of(program.module(), call)
     kind = type(module).__name__
     if len(eager) != len(replayed):
@@ -215,7 +237,9 @@ def outputs_differ(module: nn.Module, program: ExportedProgram, call: Call) -> L
     for index, (mine, theirs) in enumerate(zip(eager, replayed, strict=True)):
         figures = nearly(f"output {index}", mine, theirs)
         if not figures["ok"]:
-            other = next((i for i, value in enumerate(replayed) if nearly("", mine, value)["ok"]), None)
+            other = next(
+                (i for i, value in enumerate(replayed) if nearly("", mine, value)["ok"]), None
+            )
             if other is not None:
                 figures["why"] += f"; it is output {other} there: the order is another"
             return Left("", kind, "", figures)
@@ -232,10 +256,14 @@ class _FoundError(Exception):
 
 
 class _Replay(Interpreter):
-    """Runs a program node by node and compares each module's last value with what eager gave for that call."""
+    """Runs a program node by node and compares each module's last value with what eager gave for
+    that call."""
 
     def __init__(
-        self, program: ExportedProgram, expected: Mapping[tuple[str, int], Tensor], kinds: Mapping[str, str]
+        self,
+        program: ExportedProgram,
+        expected: Mapping[tuple[str, int], Tensor],
+        kinds: Mapping[str, str],
     ) -> None:
         super().__init__(program.graph_module)
         self._program, self._expected, self._kinds = program, expected, kinds
@@ -261,7 +289,10 @@ class _Replay(Interpreter):
                 continue
             figures = nearly(path or "output", expected, value)
             if not figures["ok"]:
-                self.left, self.found_call = Left(path, self._kinds.get(path, "?"), _source(n), figures), number
+                self.left, self.found_call = (
+                    Left(path, self._kinds.get(path, "?"), _source(n), figures),
+                    number,
+                )
                 raise _FoundError
         return value
 
@@ -301,8 +332,13 @@ def _source(node: Node) -> str:
 
 
 def _bisect(program: ExportedProgram, call: Call, options: Mapping[str, Any]) -> Left | None:
-    """The first module exit at which compiled code is not what the program gives; None if the whole agrees."""
-    exits = [(node, keys[0][0]) for node, keys in _exits(program.graph_module).items() if _is_tensor(node)]
+    """The first module exit at which compiled code is not what the program gives; None if the whole
+    agrees."""
+    exits = [
+        (node, keys[0][0])
+        for node, keys in _exits(program.graph_module).items()
+        if _is_tensor(node)
+    ]
     low, high, found = 0, len(exits) - 1, None
     while low <= high:
         middle = high if found is None and high == len(exits) - 1 else (low + high) // 2
@@ -313,13 +349,18 @@ def _bisect(program: ExportedProgram, call: Call, options: Mapping[str, Any]) ->
                 return None
             low = middle + 1
         else:
-            kind = str(next(reversed((node.meta.get("nn_module_stack") or {"": ("", "?")}).values()))[1])
+            kind = str(
+                next(reversed((node.meta.get("nn_module_stack") or {"": ("", "?")}).values()))[1]
+            )
             found, high = Left(path, kind.rpartition(".")[2], _source(node), figures), middle - 1
     return found
 
 
-def _compiled_prefix(program: ExportedProgram, name: str, call: Call, options: Mapping[str, Any]) -> Figures:
-    """Compile the program up to the node `name`, at the example's sizes, and compare its value with eager's."""
+def _compiled_prefix(
+    program: ExportedProgram, name: str, call: Call, options: Mapping[str, Any]
+) -> Figures:
+    """Compile the program up to the node `name`, at the example's sizes, and compare its value with
+    eager's."""
     import torch._inductor
 
     from aoti_build._torch.packages.loaded import LoadedPackage
@@ -337,7 +378,9 @@ def _compiled_prefix(program: ExportedProgram, name: str, call: Call, options: M
             expected = prefix(*given.args, **given.kwargs)[0].clone()
         cut = torch.export.export(prefix, call.args, call.kwargs, strict=False)
         path = Path(directory) / "prefix.pt2"
-        torch._inductor.aoti_compile_and_package(cut, package_path=str(path), inductor_configs=dict(options))
+        torch._inductor.aoti_compile_and_package(
+            cut, package_path=str(path), inductor_configs=dict(options)
+        )
         (got,) = LoadedPackage(path, expected.device.type)(call.clone().tensors())
     return compare(name, expected, got, {})
 

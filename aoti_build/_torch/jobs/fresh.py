@@ -1,5 +1,5 @@
-"""The `fresh` job: make golden files anew from the model's source, for verification with other seeds, or without what
-was saved at build time."""
+"""The `fresh` job: make golden files anew from the model's source, for verification with other
+seeds, or without what was saved at build time."""
 
 from __future__ import annotations
 
@@ -18,15 +18,21 @@ from aoti_build.models_file.records import target_from_json
 
 
 def fresh(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
-    """Job: target, root, where, golden (path to write), signature (the artifact's), seeds (how many)."""
+    """Job: target, root, where, golden (path to write), signature (the artifact's), seeds (how
+    many)."""
     target = target_from_json(job["target"])
     set_precision(target)
     with events.phase("model"):
         prepared = prepare(target.model, target.device, Path(job["root"]), job["where"])
     with events.phase("reference"), events.progress() as tell:
         subject = prepared.subject(job["signature"])
-        golden, names = make_golden(subject, target.model, job["seeds"], tell=tell), observed_names(job["signature"])
-        lost = losses(subject, target.model, job["signature"], Path(job["root"]), job["where"], job["seeds"])
+        golden, names = (
+            make_golden(subject, target.model, job["seeds"], tell=tell),
+            observed_names(job["signature"]),
+        )
+        lost = losses(
+            subject, target.model, job["signature"], Path(job["root"]), job["where"], job["seeds"]
+        )
         golden = replace(golden, baseline=lost)
         save_golden_of(Path(job["golden"]), golden, target.model, names, limited=False)
     return {"seconds": events.seconds}

@@ -1,7 +1,9 @@
-"""The `probe` job: give a package inputs that it must refuse, and inputs in other memory layouts, which it must refuse
-or answer rightly. In a process of its own, since a package that does not refuse may crash.
+"""The `probe` job: give a package inputs that it must refuse, and inputs in other memory layouts,
+which it must refuse or answer rightly. In a process of its own, since a package that does not
+refuse may crash.
 
-AOTInductor's input checks (AOTI_RUNTIME_CHECK_INPUTS) are on; without them a package answers such inputs with numbers.
+AOTInductor's input checks (AOTI_RUNTIME_CHECK_INPUTS) are on; without them a package answers such
+inputs with numbers.
 """
 
 from __future__ import annotations
@@ -39,8 +41,9 @@ _OTHER_DTYPE = {
 
 @dataclass(frozen=True)
 class Probe:
-    """Inputs, and what a package may do with them beside refusing: nothing; answer "rightly", as it answers the
-    example; or answer "somehow", where AOTInductor has no check and there is no reference.
+    """Inputs, and what a package may do with them beside refusing: nothing; answer "rightly", as it
+    answers the example; or answer "somehow", where AOTInductor has no check and there is no
+    reference.
     """
 
     name: str
@@ -49,10 +52,11 @@ class Probe:
 
 
 def probe(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
-    """Job: model, golden, target, tolerance, signature, runner, skip (indices of probes that crashed before).
-    Returns results by index.
+    """Job: model, golden, target, tolerance, signature, runner, skip (indices of probes that
+    crashed before). Returns results by index.
 
-    Each probe is announced as the phase "probe <index> <name>", so that the parent knows which one a crash belongs to.
+    Each probe is announced as the phase "probe <index> <name>", so that the parent knows which one
+    a crash belongs to.
     """
     target = target_from_json(job["target"])
     set_precision(target)
@@ -86,23 +90,39 @@ def _tried(package: Package, tried: Probe, case: Case, job: Mapping[str, Any]) -
     return {"name": tried.name, "ok": not wrong, "said": said}
 
 
-def probes(inputs: list[Tensor], signature: Mapping[str, Any], sizes: Mapping[str, int]) -> Iterator[Probe]:
-    """Sizes outside each dim's range and between its steps, another size of a fixed axis, another dtype, another rank;
-    then the example's values in other layouts. `sizes` are the dims' in `inputs`."""
+def probes(
+    inputs: list[Tensor], signature: Mapping[str, Any], sizes: Mapping[str, int]
+) -> Iterator[Probe]:
+    """Sizes outside each dim's range and between its steps, another size of a fixed axis, another
+    dtype, another rank; then the example's values in other layouts. `sizes` are the dims' in
+    `inputs`."""
     entries = tensor_inputs(signature)
     for name, dim in signature["dims"].items():
         yield from _outside(inputs, entries, name, dim, sizes)
     for index, (entry, value) in enumerate(zip(entries, inputs, strict=True)):
         label = entry["name"]
-        axis = next((axis for axis, size in enumerate(entry["shape"]) if isinstance(size, int) and size > 0), None)
+        axis = next(
+            (
+                axis
+                for axis, size in enumerate(entry["shape"])
+                if isinstance(size, int) and size > 0
+            ),
+            None,
+        )
         if axis is not None and value.numel():
             longer = _resized(value, axis, value.shape[axis] + 1)
-            yield Probe(f"{label}: size {longer.shape[axis]} on axis {axis}", _with(inputs, index, longer))
+            yield Probe(
+                f"{label}: size {longer.shape[axis]} on axis {axis}", _with(inputs, index, longer)
+            )
         if value.dtype in _OTHER_DTYPE:
             other = value.to(_OTHER_DTYPE[value.dtype])
-            yield Probe(f"{label}: {str(other.dtype).removeprefix('torch.')}", _with(inputs, index, other))
+            yield Probe(
+                f"{label}: {str(other.dtype).removeprefix('torch.')}", _with(inputs, index, other)
+            )
         yield Probe(f"{label}: rank {value.dim() + 1}", _with(inputs, index, value.unsqueeze(0)))
-        yield Probe(f"{label}: at an offset in its storage", _with(inputs, index, _offset(value)), "rightly")
+        yield Probe(
+            f"{label}: at an offset in its storage", _with(inputs, index, _offset(value)), "rightly"
+        )
         strided = _strided(value)
         if strided is not None:
             yield Probe(f"{label}: not contiguous", _with(inputs, index, strided), "rightly")
@@ -148,13 +168,15 @@ def _with(inputs: list[Tensor], index: int, value: Tensor) -> list[Tensor]:
 
 
 def _offset(value: Tensor) -> Tensor:
-    """The same values, contiguous, three elements into a larger storage: not aligned as allocations are."""
+    """The same values, contiguous, three elements into a larger storage: not aligned as allocations
+    are."""
     storage = torch.empty(value.numel() + 3, dtype=value.dtype)
     return storage[3:].view(value.shape).copy_(value)
 
 
 def _strided(value: Tensor) -> Tensor | None:
-    """The same values with the strides of a transposed tensor; None where that makes no difference."""
+    """The same values with the strides of a transposed tensor; None where that makes no
+    difference."""
     if value.dim() < 2:
         return None
     turned = value.transpose(0, -1).contiguous().transpose(0, -1)

@@ -1,4 +1,5 @@
-"""The `run` job: a package on the golden input or on people's own, one after another; checked, described, timed."""
+"""The `run` job: a package on the golden input or on people's own, one after another; checked,
+described, timed."""
 
 from __future__ import annotations
 
@@ -42,10 +43,11 @@ WARM_UP = 3
 
 
 def run(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
-    """Job: root, target, model, golden, tolerance, signature, where, seed, repeat, runs (each with kind, paths,
-    output).
+    """Job: root, target, model, golden, tolerance, signature, where, seed, repeat, runs (each with
+    kind, paths, output).
 
-    Returns `runs`: for each of the job's a report, or `error`; one that fails does not end the others.
+    Returns `runs`: for each of the job's a report, or `error`; one that fails does not end the
+    others.
     """
     target = target_from_json(job["target"])
     set_precision(target)
@@ -55,7 +57,8 @@ def run(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
 
 @dataclass
 class Bench:
-    """What the runs of one job have in common; the eager model is made once, when it is first needed."""
+    """What the runs of one job have in common; the eager model is made once, when it is first
+    needed."""
 
     job: Mapping[str, Any]
     target: Target
@@ -78,7 +81,9 @@ class Bench:
             left = self.call(package, calls[:1])
         if len(calls) > 1:
             left = self.call(package, calls)
-        tensors = {n: v for n, v in zip(self.outputs, left[0], strict=False) if isinstance(v, Tensor)}
+        tensors = {
+            n: v for n, v in zip(self.outputs, left[0], strict=False) if isinstance(v, Tensor)
+        }
         if asked["output"]:
             save(Path(asked["output"]), tensors)
         expected, basis = self.expected(asked, calls)
@@ -95,7 +100,9 @@ class Bench:
             "verdicts": checked,
             "saved": asked["output"],
             "timing": self.timed(package, inputs),
-            "seconds": {name: self.events.seconds.get(name) for name in ("load", "first", "reference")},
+            "seconds": {
+                name: self.events.seconds.get(name) for name in ("load", "first", "reference")
+            },
         }
 
     def verdicts(self, expected: list[Case], left: list[list[Any]]) -> list[Figures]:
@@ -108,15 +115,18 @@ class Bench:
         return found
 
     def calls(self, asked: Mapping[str, Any]) -> list[list[Tensor]]:
-        """The inputs of each call: the golden ones, random ones, those of a file, or pictures. A model with state is
-        called several times, with what there is."""
+        """The inputs of each call: the golden ones, random ones, those of a file, or pictures. A
+        model with state is called several times, with what there is."""
         signature, paths = self.job["signature"], [Path(path) for path in asked["paths"]]
         count = self.writes.calls
         if asked["kind"] == "golden":
             return [self.golden_inputs(case) for case in self.golden]
         if asked["kind"] == "random":
             sizes = {dim.name: dim.example for dim in self.target.model.dims}
-            return [self.drawn(sizes, self.job["seed"] + number, "the random input") for number in range(count)]
+            return [
+                self.drawn(sizes, self.job["seed"] + number, "the random input")
+                for number in range(count)
+            ]
         if asked["kind"] == "tensors":
             return [read(paths[0], signature)] * count
         return [[self.pictures.batch(paths, signature)]] * count
@@ -149,7 +159,8 @@ class Bench:
                 ) from error
 
     def call(self, package: LoadedPackage, sequence: list[list[Tensor]]) -> list[list[Any]]:
-        """All that each call leaves, the first state before the first of them. The inputs stay as they are."""
+        """All that each call leaves, the first state before the first of them. The inputs stay as
+        they are."""
         try:
             return [as_returned(left, self.job["signature"]) for left in package.calls(sequence)]
         except RuntimeError as error:
@@ -159,8 +170,11 @@ class Bench:
                 hint=wants(self.job["signature"]),
             ) from error
 
-    def expected(self, asked: Mapping[str, Any], calls: list[list[Tensor]]) -> tuple[list[Case], str]:
-        """What to compare with: what is golden for the golden input, else eager where the source is here."""
+    def expected(
+        self, asked: Mapping[str, Any], calls: list[list[Tensor]]
+    ) -> tuple[list[Case], str]:
+        """What to compare with: what is golden for the golden input, else eager where the source is
+        here."""
         if asked["kind"] == "golden" and all(case.outputs is not None for case in self.golden):
             return self.golden, "golden"
         if not source_is_here(self.target.model, Path(self.job["root"])):
@@ -170,7 +184,9 @@ class Bench:
                 return self.eager_cases(calls), "eager"
             except BuildError as error:
                 raise VerificationError(
-                    f"there is nothing to compare with: {error.message}", cause=error.cause, hint=error.hint
+                    f"there is nothing to compare with: {error.message}",
+                    cause=error.cause,
+                    hint=error.hint,
                 ) from error
 
     def eager_cases(self, calls: list[list[Tensor]]) -> list[Case]:
@@ -182,13 +198,18 @@ class Bench:
                 hint=f"build it again: invoke build --target {self.target.name}",
             )
         given = [example.with_tensors(inputs).to(self.target.device) for inputs in calls]
-        cases = [(Case("given", None, None, call=number), call) for number, call in enumerate(given)]
+        cases = [
+            (Case("given", None, None, call=number), call) for number, call in enumerate(given)
+        ]
         return self.twin.completed(references(self.subject, cases), given)
 
     def top(self, asked: Mapping[str, Any], outputs: Mapping[str, Tensor]) -> list[dict[str, Any]]:
         if asked["kind"] != "pictures":
             return []
-        found = (top_classes(name, value, len(asked["paths"]), self.pictures) for name, value in outputs.items())
+        found = (
+            top_classes(name, value, len(asked["paths"]), self.pictures)
+            for name, value in outputs.items()
+        )
         return [entry for entry in found if entry is not None]
 
     def timed(self, package: LoadedPackage, inputs: list[Tensor]) -> dict[str, Any]:
@@ -197,7 +218,9 @@ class Bench:
         samples = []
         with self.events.phase("timing"):
             for _ in range(WARM_UP - 1 + self.job["repeat"]):
-                copies = [value.clone() for value in here]  # the model may write into what it is given
+                copies = [
+                    value.clone() for value in here
+                ]  # the model may write into what it is given
                 if self.target.device == "cuda":
                     torch.cuda.synchronize()
                 started = time.perf_counter()
@@ -224,7 +247,9 @@ class Bench:
 
     @cached_property
     def eager(self) -> Prepared:
-        return prepare(self.target.model, self.target.device, Path(self.job["root"]), self.job["where"])
+        return prepare(
+            self.target.model, self.target.device, Path(self.job["root"]), self.job["where"]
+        )
 
     @cached_property
     def subject(self) -> Subject:
@@ -261,7 +286,8 @@ def summary(samples: list[float]) -> dict[str, Any]:
 
 
 def save(path: Path, outputs: Mapping[str, Tensor]) -> None:
-    """Write the outputs by name; a regular file is there whole or not at all. Raises `UsageError`."""
+    """Write the outputs by name; a regular file is there whole or not at all. Raises
+    `UsageError`."""
     plain = {name: value.detach().cpu().contiguous().clone() for name, value in outputs.items()}
     write_output(path, WRITERS[path.suffix.lower()](plain))
 
@@ -281,7 +307,9 @@ def _npz(outputs: dict[str, Tensor]) -> bytes:
             arrays[name] = value.numpy()
         except TypeError as error:
             hint = "write .safetensors or .pt instead"
-            raise UsageError(f"{name} is {value.dtype}, which numpy does not have", hint=hint) from error
+            raise UsageError(
+                f"{name} is {value.dtype}, which numpy does not have", hint=hint
+            ) from error
     numpy.savez(buffer, **arrays)  # type: ignore[arg-type]  # names of outputs, not the stub's own keyword
     return buffer.getvalue()
 
@@ -301,8 +329,8 @@ WRITERS: Mapping[str, Callable[[dict[str, Tensor]], bytes]] = {
 
 
 def describe(name: str, value: Tensor) -> dict[str, Any]:
-    """Shape, dtype and statistics of one tensor as JSON; statistics are of finite values, `nonfinite` counts the
-    rest."""
+    """Shape, dtype and statistics of one tensor as JSON; statistics are of finite values,
+    `nonfinite` counts the rest."""
     found: dict[str, Any] = {
         "name": name,
         "dtype": str(value.dtype).removeprefix("torch."),
@@ -315,7 +343,11 @@ def describe(name: str, value: Tensor) -> dict[str, Any]:
     finite = wide[torch.isfinite(wide)]
     found["nonfinite"] = wide.numel() - finite.numel()
     if finite.numel():
-        found |= {"min": float(finite.min()), "max": float(finite.max()), "mean": float(finite.mean())}
+        found |= {
+            "min": float(finite.min()),
+            "max": float(finite.max()),
+            "mean": float(finite.mean()),
+        }
         found["std"] = float(finite.std(unbiased=False))
     return found
 

@@ -1,1 +1,2 @@
-"""Compiled packages: their weights exchanged, and they themselves loaded, here or in a C++ process."""
+"""Compiled packages: their weights exchanged, and they themselves loaded, here or in a C++
+process."""

@@ -1,4 +1,5 @@
-"""Before a package is loaded in a worker: the modules that it needs, and in them what a C++ process needs."""
+"""Before a package is loaded in a worker: the modules that it needs, and in them what a C++ process
+needs."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ from aoti_build.runtime.imports import import_registered
 
 
 def import_for(job: Mapping[str, Any]) -> None:
-    """Import what the package of a job needs, as models.yaml's own source would find it. Raises `BuildError`."""
+    """Import what the package of a job needs, as models.yaml's own source would find it. Raises
+    `BuildError`."""
     target = target_from_json(job["target"])
     if not job["imports"]:
         return
@@ -33,7 +35,8 @@ def import_for(job: Mapping[str, Any]) -> None:
 
 
 def add_to_path(model: Model, root: Path) -> None:
-    """Put the directories of the files that models.yaml names on the path, where their own imports find them."""
+    """Put the directories of the files that models.yaml names on the path, where their own imports
+    find them."""
     for source in (model.source, model.inputs):
         if isinstance(source, Source) and source.path:
             directory = str((root / source.path).parent)
@@ -42,7 +45,8 @@ def add_to_path(model: Model, root: Path) -> None:
 
 
 def called_operators(package: Path) -> set[str]:
-    """The operators that a package looks up by name when it runs: all that torch's C shim does not have."""
+    """The operators that a package looks up by name when it runs: all that torch's C shim does not
+    have."""
     found = set()
     with zipfile.ZipFile(package) as archive:
         for name in archive.namelist():

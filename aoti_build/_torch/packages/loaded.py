@@ -1,5 +1,5 @@
-"""A compiled package in this process, through torch's raw loader: no inductor import, no compiler, 0.1 s instead of 2
-to 55.
+"""A compiled package in this process, through torch's raw loader: no inductor import, no compiler,
+0.1 s instead of 2 to 55.
 
 Only for packages that were checked before: loading runs native code.
 """
@@ -19,13 +19,19 @@ from aoti_build.runtime.raw import raw_loader
 
 
 class LoadedPackage:
-    """Runs a `.pt2` on flat lists of tensors, the order of `Call.tensors` and of the exported outputs."""
+    """Runs a `.pt2` on flat lists of tensors, the order of `Call.tensors` and of the exported
+    outputs."""
 
     def __init__(
-        self, path: Path, device: str, writes: Writes | None = None, state: Mapping[str, Tensor] | None = None
+        self,
+        path: Path,
+        device: str,
+        writes: Writes | None = None,
+        state: Mapping[str, Tensor] | None = None,
     ) -> None:
-        """`writes` is what is looked at after a call beside the outputs, and `state` what the buffers among it hold
-        before the first one. Raises `BuildError` if torch refuses the package."""
+        """`writes` is what is looked at after a call beside the outputs, and `state` what the
+        buffers among it hold before the first one. Raises `BuildError` if torch refuses the
+        package."""
         self._path, self._device = path, device
         self._writes = writes or Writes()
         self._state = state or {}
@@ -37,16 +43,17 @@ class LoadedPackage:
         return self.run_own([private_copy(value, self._device) for value in inputs])
 
     def run_own(self, inputs: list[Tensor]) -> list[Tensor]:
-        """As a call, without copies: the inputs are on the device, and the package may write into them."""
+        """As a call, without copies: the inputs are on the device, and the package may write into
+        them."""
         if self._loader is None:
             self._loader = self._load()
         self._was_called = True
         return self._run(self._loader, inputs)
 
     def calls(self, sequence: list[list[Tensor]]) -> list[list[Any]]:
-        """What each of several calls leaves: the outputs, then the inputs and the buffers that it writes into, None
-        for a buffer that cannot be read. A package with state begins with the first one. The tensors given stay as they
-        are. RuntimeError for a refusal."""
+        """What each of several calls leaves: the outputs, then the inputs and the buffers that it
+        writes into, None for a buffer that cannot be read. A package with state begins with the
+        first one. The tensors given stay as they are. RuntimeError for a refusal."""
         if not self._writes.buffers:
             return [self._left(inputs) for inputs in sequence]
         if self._was_called:
@@ -59,18 +66,29 @@ class LoadedPackage:
     def _left(self, inputs: list[Tensor]) -> list[Any]:
         """The outputs of a call, and the inputs that it writes into."""
         given = [private_copy(value, self._device) for value in inputs]
-        return [*self.run_own(given), *(given[position].clone() for position in self._writes.positions)]
+        return [
+            *self.run_own(given),
+            *(given[position].clone() for position in self._writes.positions),
+        ]
 
     def _states(self, sequence: list[list[Tensor]]) -> list[list[Tensor | None]]:
-        """The buffers after each call, from the package once more, with its buffers in memory of ours: the raw loader
-        has no way to read those that a package holds itself. None where torch does not do that."""
+        """The buffers after each call, from the package once more, with its buffers in memory of
+        ours: the raw loader has no way to read those that a package holds itself. None where torch
+        does not do that."""
         names, loader = self._writes.buffers, self._load()
         known = set(loader.get_constant_fqns())
-        ours = {name: value.to(self._device, copy=True) for name, value in self._state.items() if name in known}
+        ours = {
+            name: value.to(self._device, copy=True)
+            for name, value in self._state.items()
+            if name in known
+        }
         try:
             if ours:
                 loader.load_constants(ours, False, False, True)
-        except (RuntimeError, TypeError):  # an older torch, or a package that keeps them in its code
+        except (
+            RuntimeError,
+            TypeError,
+        ):  # an older torch, or a package that keeps them in its code
             ours = {}
         if not ours:
             return [[None] * len(names) for _ in sequence]
@@ -98,13 +116,15 @@ class LoadedPackage:
 
 
 def private_copy(value: Tensor, device: str) -> Tensor:
-    """The values on `device`, in the same strides and, on the CPU, as far from an aligned address: a package may look
-    at both, and write into what it gets."""
+    """The values on `device`, in the same strides and, on the CPU, as far from an aligned address:
+    a package may look at both, and write into what it gets."""
     if device != "cpu" or value.device.type != "cpu":
         return value.to(device, copy=True)
     if not value.numel():
         return value.clone()
-    span = 1 + sum((size - 1) * step for size, step in zip(value.shape, value.stride(), strict=True))
+    span = 1 + sum(
+        (size - 1) * step for size, step in zip(value.shape, value.stride(), strict=True)
+    )
     shift = value.data_ptr() % _ALIGNMENT // value.element_size()
     room = torch.empty(shift + span, dtype=value.dtype)
     room[shift:].copy_(value.as_strided((span,), (1,), value.storage_offset()))

@@ -17,15 +17,21 @@ from aoti_build.models_file.project import Model, Source
 
 
 def assembled(
-    model: Model, source: Source, kwargs: Mapping[str, Any], dtype: str | None, root: Path, where: Mapping[str, str]
+    model: Model,
+    source: Source,
+    kwargs: Mapping[str, Any],
+    dtype: str | None,
+    root: Path,
+    where: Mapping[str, str],
 ) -> nn.Module:
-    """What `source` makes of `kwargs`, with the seed, weights, method and outputs of `model`, cast to `dtype`; on the
-    CPU. `where` is the place of each key in models.yaml. Raises `UsageError`."""
+    """What `source` makes of `kwargs`, with the seed, weights, method and outputs of `model`, cast
+    to `dtype`; on the CPU. `where` is the place of each key in models.yaml. Raises `UsageError`."""
     factory = load_callable(source, root, where["source"])
     module = make_module(factory, kwargs, model.seed, where["kwargs"])
     if model.weights is not None:
         load_weights(module, model.weights, root, where["weights"])
-    # Before a method gets the place of forward: parametrized weights are properties of the model itself.
+    # Before a method gets the place of forward: parametrized weights are properties of the model
+    # itself.
     module = taken_apart(cast(module, dtype, where["dtype"]))
     if model.method is not None:
         module = with_method(module, model.method, where["method"])

@@ -1,10 +1,12 @@
-"""Sizes that torch takes to be impossible although models.yaml declares them, and what may be done about it.
+"""Sizes that torch takes to be impossible although models.yaml declares them, and what may be done
+about it.
 
-While torch.export traces a model with symbols for its sizes, it often has to know whether a size is 1, or whether two
-sizes are equal. The answer of the example decides, and the export puts the other answer's sizes out of reach by an
-assertion such as ``Ne(s27, 12)`` in the graph. Often both answers lead to the same operations, for instance where
-`y[:, :n] = x` covers all of `y` for one n. Then the assertion alone stands in the way, and it is lifted here. Whoever
-lifts an assertion shows that the program is right at the sizes it excluded.
+While torch.export traces a model with symbols for its sizes, it often has to know whether a size is
+1, or whether two sizes are equal. The answer of the example decides, and the export puts the other
+answer's sizes out of reach by an assertion such as ``Ne(s27, 12)`` in the graph. Often both answers
+lead to the same operations, for instance where `y[:, :n] = x` covers all of `y` for one n. Then the
+assertion alone stands in the way, and it is lifted here. Whoever lifts an assertion shows that the
+program is right at the sizes it excluded.
 """
 
 from __future__ import annotations
@@ -43,16 +45,20 @@ class Assertion:
 
 
 def lift_assertions(
-    program: ExportedProgram, dims: tuple[Dim, ...], named: Mapping[Any, Any], where: Mapping[str, str]
+    program: ExportedProgram,
+    dims: tuple[Dim, ...],
+    named: Mapping[Any, Any],
+    where: Mapping[str, str],
 ) -> list[Sizes]:
-    """Take the assertions out of the graph that exclude a few declared sizes, or those where two things are equal.
+    """Take the assertions out of the graph that exclude a few declared sizes, or those where two
+    things are equal.
 
-    `named` gives torch's symbols in terms of the dims' names, `where` the place of each dim in models.yaml, by
-    ``dims.NAME``. Returns sizes that were excluded: all of them if they are few, else some from the whole range. Each
-    holds the sizes of the dims that the condition speaks of.
+    `named` gives torch's symbols in terms of the dims' names, `where` the place of each dim in
+    models.yaml, by ``dims.NAME``. Returns sizes that were excluded: all of them if they are few,
+    else some from the whole range. Each holds the sizes of the dims that the condition speaks of.
 
-    Raises:
-        BuildError: an assertion excludes many declared sizes, such as all that are no multiple of 8.
+    Raises: BuildError: an assertion excludes many declared sizes, such as all that are no multiple
+        of 8.
     """
     special: list[Sizes] = []
     known: dict[str, list[Sizes]] = {}
@@ -70,7 +76,8 @@ def lift_assertions(
 def _excluded(
     assertion: Assertion, dims: tuple[Dim, ...], named: Mapping[Any, Any], where: Mapping[str, str]
 ) -> list[Sizes]:
-    """The declared sizes that an assertion excludes, or some of them; none if it may stay. Raises `BuildError`."""
+    """The declared sizes that an assertion excludes, or some of them; none if it may stay. Raises
+    `BuildError`."""
     import sympy
 
     spoken_of = _dims_of(assertion.condition, dims, named)
@@ -79,7 +86,9 @@ def _excluded(
     if is_unequal and not all_of_them:
         possible += _equal(assertion.condition.subs(named), spoken_of, possible)
     holds = _evaluated(assertion.condition, spoken_of, named)
-    excluded = list({tuple(sizes.values()): sizes for sizes in possible if not holds(sizes)}.values())
+    excluded = list(
+        {tuple(sizes.values()): sizes for sizes in possible if not holds(sizes)}.values()
+    )
     few = all_of_them and len(excluded) <= _MOST_SPECIAL
     if excluded and not few and not is_unequal:
         raise _refusal(assertion, spoken_of, excluded, named, where)
@@ -87,8 +96,9 @@ def _excluded(
 
 
 def _equal(condition: Any, dims: list[Dim], some: list[Sizes]) -> Iterator[Sizes]:
-    """Declared sizes at which the two sides of an inequality are equal, where these are linear in one of the dims: with
-    `some` sizes of the others. Among sizes that are only sampled there may be none."""
+    """Declared sizes at which the two sides of an inequality are equal, where these are linear in
+    one of the dims: with `some` sizes of the others. Among sizes that are only sampled there may be
+    none."""
     difference = (condition.lhs - condition.rhs).expand()
     symbols = {symbol.name: symbol for symbol in difference.free_symbols}
     for dim in dims:
@@ -100,7 +110,9 @@ def _equal(condition: Any, dims: list[Dim], some: list[Sizes]) -> Iterator[Sizes
         others = [name for name in symbols if name != dim.name]
         for values in {tuple(sizes[name] for name in others): None for sizes in some}:
             given = dict(zip(others, values, strict=True))
-            rest = difference.subs({symbols[name]: size for name, size in {**given, dim.name: 0}.items()})
+            rest = difference.subs(
+                {symbols[name]: size for name, size in {**given, dim.name: 0}.items()}
+            )
             size = -rest / slope
             if size.is_Integer and dim.min <= size <= dim.max and size % dim.multiple_of == 0:
                 yield {one.name: int(size) if one is dim else given[one.name] for one in dims}
@@ -125,15 +137,17 @@ def _dims_of(condition: Any, dims: tuple[Dim, ...], named: Mapping[Any, Any]) ->
 def _possible(dims: list[Dim]) -> tuple[list[Sizes], bool]:
     """Combinations of declared sizes, and whether these are all.
 
-    If there are too many, each dim is left with fewer sizes: its ends, and others at random, since evenly spaced ones
-    may all be multiples of what a condition asks for.
+    If there are too many, each dim is left with fewer sizes: its ends, and others at random, since
+    evenly spaced ones may all be multiples of what a condition asks for.
     """
     most = int(_MOST_SIZES ** (1 / max(1, len(dims))))
     every = [range(dim.min, dim.max + 1, dim.multiple_of) for dim in dims]
     all_of_them = math.prod(map(len, every)) <= _MOST_SIZES
     taken = every if all_of_them else [_some(sizes, most) for sizes in every]
     names = [dim.name for dim in dims]
-    return [dict(zip(names, sizes, strict=True)) for sizes in itertools.product(*taken)], all_of_them
+    return [
+        dict(zip(names, sizes, strict=True)) for sizes in itertools.product(*taken)
+    ], all_of_them
 
 
 def _some(sizes: range, most: int) -> Sequence[int]:
@@ -150,14 +164,18 @@ def _spread(excluded: list[Sizes]) -> list[Sizes]:
     return [excluded[last * place // (_MOST_SPECIAL - 1)] for place in range(_MOST_SPECIAL)]
 
 
-def _evaluated(condition: Any, dims: list[Dim], named: Mapping[Any, Any]) -> Callable[[Sizes], bool]:
+def _evaluated(
+    condition: Any, dims: list[Dim], named: Mapping[Any, Any]
+) -> Callable[[Sizes], bool]:
     """Whether `condition` holds at given sizes of the dims that it depends on."""
     import sympy
     from torch.utils._sympy.interp import sympy_interp
     from torch.utils._sympy.reference import PythonReferenceAnalysis
 
     names = [sympy.Symbol(dim.name, integer=True, positive=True) for dim in dims]
-    of_dims = {symbol: sympy.lambdify(names, named[symbol], "math") for symbol in condition.free_symbols}
+    of_dims = {
+        symbol: sympy.lambdify(names, named[symbol], "math") for symbol in condition.free_symbols
+    }
 
     def holds(sizes: Sizes) -> bool:
         values = {symbol: int(value(*sizes.values())) for symbol, value in of_dims.items()}
@@ -209,7 +227,9 @@ def _step(dims: list[Dim], excluded: list[Sizes]) -> int | None:
     refused = {sizes[dim.name] for sizes in excluded}
     allowed = [size for size in range(dim.min, dim.max + 1, dim.multiple_of) if size not in refused]
     step = math.gcd(*allowed)
-    whole = [size for size in range(dim.min, dim.max + 1, dim.multiple_of) if step and size % step == 0]
+    whole = [
+        size for size in range(dim.min, dim.max + 1, dim.multiple_of) if step and size % step == 0
+    ]
     return step if allowed and step > dim.multiple_of and allowed == whole else None
 
 

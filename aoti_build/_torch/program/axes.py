@@ -1,9 +1,10 @@
-"""Which axis of which input follows which dims: read from the shapes in models.yaml, or found by calling the user's
-callable with several sizes.
+"""Which axis of which input follows which dims: read from the shapes in models.yaml, or found by
+calling the user's callable with several sizes.
 
-Of a callable nothing is known but what it returns. Every dim is given up to seven sizes while the others keep their
-example, then dims are moved to their ends in pairs and all at once; each size of each tensor must be one affine
-expression of the dims throughout. What the callable makes later, for the golden cases, is held against that as well.
+Of a callable nothing is known but what it returns. Every dim is given up to seven sizes while the
+others keep their example, then dims are moved to their ends in pairs and all at once; each size of
+each tensor must be one affine expression of the dims throughout. What the callable makes later, for
+the golden cases, is held against that as well.
 """
 
 from __future__ import annotations
@@ -46,8 +47,8 @@ def _of_input(entry: TensorInput | ConstantInput) -> list[Axes]:
 def found_axes(make: Make, dims: tuple[Dim, ...], where: str, name: Name) -> list[Axes]:
     """For every leaf of the call, in flattened order: axis -> the size that follows dims.
 
-    Raises `UsageError` for a size that is not affine, one that cannot be exported, a structure or a rank that depends
-    on a dim, and a dim that no size tells.
+    Raises `UsageError` for a size that is not affine, one that cannot be exported, a structure or a
+    rank that depends on a dim, and a dim that no size tells.
     """
     finder = _Finder(make, dims, where, name)
     axes = [finder.axes_of(index) for index in range(len(finder.base))]
@@ -60,7 +61,9 @@ def found_axes(make: Make, dims: tuple[Dim, ...], where: str, name: Name) -> lis
     for index, found in enumerate(axes):
         for axis, size in found.items():
             for complaint in rules.size_complaints(size, by_name):
-                raise UsageError(f"axis {axis} of {name(index)} cannot be exported: {complaint}", where=where)
+                raise UsageError(
+                    f"axis {axis} of {name(index)} cannot be exported: {complaint}", where=where
+                )
     if untold := rules.untold(sizes):
         raise UsageError(
             f"the sizes of the inputs do not tell the dim {untold[0]}",
@@ -81,7 +84,9 @@ def held_to(make: Make, axes: list[Axes], example: Call, where: str, name: Name)
             old = base[index]
             if shape is None or old is None:
                 continue
-            wanted = tuple(found[axis].at(sizes) if axis in found else size for axis, size in enumerate(old))
+            wanted = tuple(
+                found[axis].at(sizes) if axis in found else size for axis, size in enumerate(old)
+            )
             if shape != wanted:
                 told = " and ".join(f"{dim} is {size}" for dim, size in sizes.items())
                 raise UsageError(
@@ -115,14 +120,17 @@ class _Finder:
         self.made[tuple(self.example.values())] = self.base
 
     def shapes(self, changed: Mapping[str, int]) -> Shapes:
-        """What is made where the dims in `changed` have these sizes and the others their example's."""
+        """What is made where the dims in `changed` have these sizes and the others their
+        example's."""
         sizes = {**self.example, **changed}
         key = tuple(sizes.values())
         if key not in self.made:
             made = _shapes(self.make(sizes, 0))
             if len(made) != len(self.base):
                 changing = " or ".join(changed)
-                raise UsageError(f"the structure of the inputs depends on the dim {changing}", where=self.where)
+                raise UsageError(
+                    f"the structure of the inputs depends on the dim {changing}", where=self.where
+                )
             self.made[key] = made
         return self.made[key]
 
@@ -131,7 +139,8 @@ class _Finder:
         shape, base = self.shapes(changed)[index], self.base[index]
         if shape is None or base is None or len(shape) != len(base):
             raise UsageError(
-                f"how many axes {self.name(index)} has depends on the dim {' or '.join(changed)}", where=self.where
+                f"how many axes {self.name(index)} has depends on the dim {' or '.join(changed)}",
+                where=self.where,
             )
         return shape[axis]
 
@@ -148,7 +157,10 @@ class _Finder:
             points = {value: self.size(index, axis, {dim.name: value}) for value in _probes(dim)}
             first, last = min(points), max(points)
             run, rise = last - first, points[last] - points[first]
-            if any((size - points[first]) * run != rise * (value - first) for value, size in points.items()):
+            if any(
+                (size - points[first]) * run != rise * (value - first)
+                for value, size in points.items()
+            ):
                 raise self._not_affine(index, axis, dim, points)
             factors[dim.name] = rise, run
             constant -= rise * dim.example // run
@@ -164,7 +176,11 @@ class _Finder:
                     wanted = old if size is None else size.at(sizes)
                     if (made := self.size(index, axis, changed)) != wanted:
                         told = " and ".join(f"{name} is {value}" for name, value in sizes.items())
-                        what = f"{size}, which fits one dim at a time, is {wanted}" if size else f"{wanted} elsewhere"
+                        what = (
+                            f"{size}, which fits one dim at a time, is {wanted}"
+                            if size
+                            else f"{wanted} elsewhere"
+                        )
                         raise UsageError(
                             f"axis {axis} of {self.name(index)} is no affine expression of the dims",
                             where=self.where,
@@ -174,7 +190,10 @@ class _Finder:
 
     def _not_affine(self, index: int, axis: int, dim: Dim, points: Mapping[int, int]) -> UsageError:
         shown = list(points.items())[:_SHOWN]
-        sizes, values = ", ".join(str(size) for _, size in shown), ", ".join(str(value) for value, _ in shown)
+        sizes, values = (
+            ", ".join(str(size) for _, size in shown),
+            ", ".join(str(value) for value, _ in shown),
+        )
         divisor = _divisor(points)
         hint = f"a size is {FORM}; give this axis a dim of its own"
         if divisor:
@@ -190,7 +209,8 @@ class _Finder:
 
 
 def _probes(dim: Dim) -> list[int]:
-    """Sizes of a dim: its ends, one step inside them, the example, and the geometric and the arithmetic middle."""
+    """Sizes of a dim: its ends, one step inside them, the example, and the geometric and the
+    arithmetic middle."""
     step = dim.multiple_of
     middles = (math.isqrt(dim.min * dim.max), (dim.min + dim.max) // 2)
     inside = (max(dim.min, middle // step * step) for middle in middles)

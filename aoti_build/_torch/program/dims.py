@@ -1,17 +1,18 @@
 """The sizes that follow dims in torch.export's terms, and its symbols in terms of the dims.
 
-torch.export takes ``a * Dim + b`` for sizes that follow one dim, and wants them so: two independent Dims that a model
-relates are refused. Each dim has one root, of which its sizes are made:
+torch.export takes ``a * Dim + b`` for sizes that follow one dim, and wants them so: two independent
+Dims that a model relates are refused. Each dim has one root, of which its sizes are made:
 
-- the dim itself, or the number of its steps (`multiple_of`), where that is 2 or more at the least. A root that is the
-  size of no axis is taken to be at least 2 whatever its declared minimum (seen in 2.14: ``8 * Dim(min=1)`` has the
-  range 16..);
+- the dim itself, or the number of its steps (`multiple_of`), where that is 2 or more at the least.
+  A root that is the size of no axis is taken to be at least 2 whatever its declared minimum (seen
+  in 2.14: ``8 * Dim(min=1)`` has the range 16..);
 - else the size of an axis, the least one that follows the dim.
 
-A size that follows two dims, or is no multiple of the root, gets a symbol of its own, and an assertion that it is what
-was declared, which is compiled into the artifact. So does every size if asked for: torch solves what a model asks of a
-Dim for the sizes where it holds, and gives up where it cannot, even if all declared sizes fulfil it (the halves of
-``torch.cat([x, y]).chunk(2)`` ask for ``(3*s - 1)//s == 2``; seen in 2.14). Of a symbol it only notes the question.
+A size that follows two dims, or is no multiple of the root, gets a symbol of its own, and an
+assertion that it is what was declared, which is compiled into the artifact. So does every size if
+asked for: torch solves what a model asks of a Dim for the sizes where it holds, and gives up where
+it cannot, even if all declared sizes fulfil it (the halves of ``torch.cat([x, y]).chunk(2)`` ask
+for ``(3*s - 1)//s == 2``; seen in 2.14). Of a symbol it only notes the question.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ def ranges(dims: tuple[Dim, ...]) -> dict[str, tuple[int, int]]:
 
 @dataclass(frozen=True)
 class _Root:
-    """torch's Dim, of which the sizes of a dim are made: it is ``slope * n + offset`` where the dim is ``step * n``."""
+    """torch's Dim, of which the sizes of a dim are made: it is ``slope * n + offset`` where the dim
+    is ``step * n``."""
 
     made: Any
     step: int
@@ -47,7 +49,8 @@ class _Root:
 
     @classmethod
     def of(cls, dim: Dim, sizes: Iterable[Size]) -> _Root | None:
-        """The root for a dim that these sizes follow; None where a symbol of its own serves each of them."""
+        """The root for a dim that these sizes follow; None where a symbol of its own serves each of
+        them."""
         step = dim.multiple_of
         if dim.min >= 2 * step:
             name = dim.name if step == 1 else f"_{dim.name}"
@@ -80,7 +83,8 @@ def _in_steps(size: Size, step: int) -> tuple[int, int]:
 
 
 class ExportSizes:
-    """How the sizes of a call that follow dims are exported: as torch's Dims, or each with a symbol of its `own`."""
+    """How the sizes of a call that follow dims are exported: as torch's Dims, or each with a symbol
+    of its `own`."""
 
     def __init__(self, dims: tuple[Dim, ...], axes: list[Axes], *, own: bool = False) -> None:
         self.dims = {dim.name: dim for dim in dims}
@@ -89,7 +93,10 @@ class ExportSizes:
         self._asserted: set[Size] = set()  # those with a symbol of their own
         sizes = dict.fromkeys(size for found in axes for size in found.values())
         single = [size for size in sizes if len(size.terms) == 1]
-        roots = {dim.name: _Root.of(dim, [size for size in single if size.names[0] == dim.name]) for dim in dims}
+        roots = {
+            dim.name: _Root.of(dim, [size for size in single if size.names[0] == dim.name])
+            for dim in dims
+        }
         for size in sizes:
             root = roots[size.names[0]] if len(size.terms) == 1 and not own else None
             made = root and root.derived(size)
@@ -101,11 +108,14 @@ class ExportSizes:
 
     def shapes(self) -> list[dict[int, Any] | None]:
         """For each leaf of the call {axis: what torch.export takes}, or None."""
-        return [{axis: self._made[size] for axis, size in found.items()} or None for found in self.axes]
+        return [
+            {axis: self._made[size] for axis, size in found.items()} or None for found in self.axes
+        ]
 
     @contextmanager
     def asserted(self, module: torch.nn.Module, call: Call) -> Iterator[None]:
-        """Exports of `module` inside assert, of each size with a symbol of its own, that it is what was declared."""
+        """Exports of `module` inside assert, of each size with a symbol of its own, that it is what
+        was declared."""
         if not self._asserted:
             yield
             return
@@ -120,7 +130,11 @@ class ExportSizes:
             handle.remove()
 
     def _assert(self, leaves: list[Any]) -> None:
-        places = [(leaf, axis, size) for leaf, found in enumerate(self.axes) for axis, size in found.items()]
+        places = [
+            (leaf, axis, size)
+            for leaf, found in enumerate(self.axes)
+            for axis, size in found.items()
+        ]
         values: dict[str, Any] = {}
         for index, tells in told([size for _, _, size in places]):
             leaf, axis, size = places[index]
@@ -141,8 +155,8 @@ class ExportSizes:
 
 
 def names_of_symbols(values: list[Any], axes: list[Axes]) -> dict[Any, Any]:
-    """Torch's anonymous symbols in terms of the dims: s17 -> batch, or seq/8 for 8 * s9; `values` are what the inputs
-    were traced as."""
+    """Torch's anonymous symbols in terms of the dims: s17 -> batch, or seq/8 for 8 * s9; `values`
+    are what the inputs were traced as."""
     places = [
         (value.shape[axis].node.expr, size)
         for value, found in zip(values, axes, strict=True)
@@ -156,7 +170,9 @@ def names_of_symbols(values: list[Any], axes: list[Axes]) -> dict[Any, Any]:
         if len(unknown) == 1:
             (symbol,) = unknown
             slope = expression.coeff(symbol)
-            names[symbol] = (expression_of(size) - (expression - slope * symbol).subs(names)) / slope
+            names[symbol] = (
+                expression_of(size) - (expression - slope * symbol).subs(names)
+            ) / slope
     return names
 
 

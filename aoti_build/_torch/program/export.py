@@ -1,8 +1,9 @@
-"""torch.export with the dims of models.yaml, and the proof that the exported program has exactly those ranges.
+"""torch.export with the dims of models.yaml, and the proof that the exported program has exactly
+those ranges.
 
-The mode is the one that models.yaml says (strict and non-strict graphs differ), not torch's default. Pinned is
-`prefer_deferred_runtime_asserts_over_guards=True`: without it guards such as ``size % 8 == 0`` are dropped silently and
-the artifact gives garbage for sizes that break them.
+The mode is the one that models.yaml says (strict and non-strict graphs differ), not torch's
+default. Pinned is `prefer_deferred_runtime_asserts_over_guards=True`: without it guards such as
+``size % 8 == 0`` are dropped silently and the artifact gives garbage for sizes that break them.
 """
 
 from __future__ import annotations
@@ -51,8 +52,8 @@ def export(
     strict: bool = False,
     own: bool = False,
 ) -> ExportedProgram:
-    """The exported program of `module` for `call`, dynamic along `axes` (per leaf of the call: axis -> its size), each
-    with a symbol of its `own` or not (`ExportSizes`).
+    """The exported program of `module` for `call`, dynamic along `axes` (per leaf of the call: axis
+    -> its size), each with a symbol of its `own` or not (`ExportSizes`).
 
     Raises:
         BuildError: the model cannot be exported, with torch's own suggested fix.
@@ -68,7 +69,9 @@ def export(
             except Exception:
                 if not _counted.asked or _counted.least:
                     raise
-                _counted.least = 2  # torch's own: a graph that goes on with such a size may not allow 0 and 1
+                _counted.least = (
+                    2  # torch's own: a graph that goes on with such a size may not allow 0 and 1
+                )
                 return _exported(module, call, shapes, strict)
     except Exception as error:  # torch.export raises some twenty types, and the model's own
         raise refused(error, where, compared) from error
@@ -93,28 +96,33 @@ def _hint(size: int | torch.SymInt) -> Any:
 
 @contextlib.contextmanager
 def whole_ranges() -> Iterator[None]:
-    """Keep convolutions from narrowing a dynamic batch, and operators from narrowing what they count, in both export
-    and compile.
+    """Keep convolutions from narrowing a dynamic batch, and operators from narrowing what they
+    count, in both export and compile.
 
-    To learn the memory format of a convolution's output, the tracer asks torch which backend it would choose, and that
-    choice compares sizes (oneDNN for a batch below 16, for one): each comparison becomes a bound of the compiled code,
-    which then refuses part of the declared range (a batch of 1..16 became 1..15, seen in 2.14). Asked with the
-    example's sizes as plain numbers it answers the same and bounds nothing; that the format is right at the ends of
-    every range is shown by the golden cases.
+    To learn the memory format of a convolution's output, the tracer asks torch which backend it
+    would choose, and that choice compares sizes (oneDNN for a batch below 16, for one): each
+    comparison becomes a bound of the compiled code, which then refuses part of the declared range
+    (a batch of 1..16 became 1..15, seen in 2.14). Asked with the example's sizes as plain numbers
+    it answers the same and bounds nothing; that the format is right at the ends of every range is
+    shown by the golden cases.
     """
     with contextlib.ExitStack() as patches:
         for name in ("_select_conv_backend", "_conv_determine_backend_memory_format"):
-            patches.enter_context(mock.patch.object(torch._C, name, _with_plain_sizes(getattr(torch._C, name))))
+            patches.enter_context(
+                mock.patch.object(torch._C, name, _with_plain_sizes(getattr(torch._C, name)))
+            )
         if hasattr(FakeImplCtx, "create_unbacked_symint"):
-            patches.enter_context(mock.patch.object(FakeImplCtx, "create_unbacked_symint", _any_size))
+            patches.enter_context(
+                mock.patch.object(FakeImplCtx, "create_unbacked_symint", _any_size)
+            )
         yield
 
 
 @dataclass
 class _Counted:
-    """The `least` size of outputs whose size data decide, where an operator does not say it, and whether one has
-    `asked`. Operators that ask in torch's older way (torchvision.ops.nms) get 2 or more, and compiled code then refuses
-    to keep one box, or none."""
+    """The `least` size of outputs whose size data decide, where an operator does not say it, and
+    whether one has `asked`. Operators that ask in torch's older way (torchvision.ops.nms) get 2 or
+    more, and compiled code then refuses to keep one box, or none."""
 
     least: int = 0
     asked: bool = False
@@ -136,7 +144,8 @@ def _with_plain_sizes(ask: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _plain(value: Any) -> Any:
-    """A fake tensor of the example's sizes in place of one with symbolic sizes; anything else as it is."""
+    """A fake tensor of the example's sizes in place of one with symbolic sizes; anything else as it
+    is."""
     if not isinstance(value, FakeTensor) or not value._has_symbolic_sizes_strides:
         return value
     sizes, strides = list(map(_hint, value.size())), list(map(_hint, value.stride()))
@@ -155,39 +164,51 @@ def signature(
     axes: list[Axes],
     seen: Seen,
 ) -> dict[str, Any]:
-    """Inputs and outputs as JSON: name, dtype, shape; a dynamic size is an expression in the names of `dims`. Then
-    the dims, and what a call writes into, by the `functional` form of the program and what was `seen`."""
+    """Inputs and outputs as JSON: name, dtype, shape; a dynamic size is an expression in the names
+    of `dims`. Then the dims, and what a call writes into, by the `functional` form of the program
+    and what was `seen`."""
     named = named_symbols(program, axes)
     inputs = [
         _describe(name, leaf, value, named)
-        for name, leaf, value in zip(input_names(module, call), call.leaves(), _placeholders(program), strict=True)
+        for name, leaf, value in zip(
+            input_names(module, call), call.leaves(), _placeholders(program), strict=True
+        )
     ]
     out_spec = program.call_spec.out_spec
     outputs = [
         _describe(name, None, value, named)
         for name, value in zip(_output_names(out_spec), _output_values(program), strict=True)
     ]
-    ranges = {dim.name: {"min": dim.min, "max": dim.max, "multiple_of": dim.multiple_of} for dim in dims}
+    ranges = {
+        dim.name: {"min": dim.min, "max": dim.max, "multiple_of": dim.multiple_of} for dim in dims
+    }
     tensors = [entry["name"] for entry in inputs if "dtype" in entry]
     mutates = writes_of(functional, tensors, seen).as_json()
     return {"inputs": inputs, "outputs": outputs, "dims": ranges, "mutates": mutates}
 
 
 def _dynamic_shapes(module: torch.nn.Module, call: Call, sizes: ExportSizes) -> Any:
-    """The declared sizes in torch.export's form: the call's structure with {axis: Dim} or None for each leaf."""
+    """The declared sizes in torch.export's form: the call's structure with {axis: Dim} or None for
+    each leaf."""
     _, structure = pytree.tree_flatten((call.args, call.kwargs))
     args, kwargs = shapes_like(structure, iter(sizes.shapes()))
     return dict(inspect.signature(module.forward).bind(*args, **kwargs).arguments)
 
 
 def check_ranges(
-    program: ExportedProgram, dims: tuple[Dim, ...], axes: list[Axes], where: Mapping[str, str], *, from_two: bool
+    program: ExportedProgram,
+    dims: tuple[Dim, ...],
+    axes: list[Axes],
+    where: Mapping[str, str],
+    *,
+    from_two: bool,
 ) -> None:
-    """Refuse a program in which a declared size became a constant, got another range or follows other dims:
-    torch.export may narrow quietly.
+    """Refuse a program in which a declared size became a constant, got another range or follows
+    other dims: torch.export may narrow quietly.
 
-    With `from_two` the tracer took every size to be 2 or more, as it does by default. That is no bound of the program:
-    it still says 1 where 1 is declared (seen in 2.11 and 2.14), and whoever relies on it shows that it is right there.
+    With `from_two` the tracer took every size to be 2 or more, as it does by default. That is no
+    bound of the program: it still says 1 where 1 is declared (seen in 2.11 and 2.14), and whoever
+    relies on it shows that it is right there.
 
     Raises:
         BuildError: the size is not what models.yaml declares, at the place of its dim in `where`.
@@ -238,8 +259,8 @@ def _called(size: Size) -> str:
 
 def _range(program: ExportedProgram, size: torch.SymInt, from_two: bool) -> tuple[int, int]:
     """The sizes that compiled code will take to be possible: the narrower of what the program says
-    (`range_constraints`) and what the tracer assumed, which is what inductor generates code and input checks from; the
-    two can differ.
+    (`range_constraints`) and what the tracer assumed, which is what inductor generates code and
+    input checks from; the two can differ.
     """
     from torch.utils._sympy.value_ranges import ValueRanges, bound_sympy
 
@@ -250,27 +271,44 @@ def _range(program: ExportedProgram, size: torch.SymInt, from_two: bool) -> tupl
             said = program.range_constraints.get(symbol)
             if said is not None and said.lower < 2 == assumed[symbol].lower:
                 assumed[symbol] = ValueRanges(said.lower, assumed[symbol].upper)
-    said, traced = bound_sympy(size.node.expr, program.range_constraints), bound_sympy(size.node.expr, assumed)
+    said, traced = (
+        bound_sympy(size.node.expr, program.range_constraints),
+        bound_sympy(size.node.expr, assumed),
+    )
     return max(int(said.lower), int(traced.lower)), min(int(said.upper), int(traced.upper))
 
 
 def _placeholders(program: ExportedProgram) -> list[Any]:
     """The traced value of every user input, in flattened order; constants as themselves."""
-    values = {node.name: node.meta.get("val") for node in program.graph.nodes if node.op == "placeholder"}
-    given = [spec.arg for spec in program.graph_signature.input_specs if spec.kind == InputKind.USER_INPUT]
+    values = {
+        node.name: node.meta.get("val") for node in program.graph.nodes if node.op == "placeholder"
+    }
+    given = [
+        spec.arg
+        for spec in program.graph_signature.input_specs
+        if spec.kind == InputKind.USER_INPUT
+    ]
     # A constant may be a text that is the name of another input.
-    return [arg.value if isinstance(arg, ConstantArgument) else values.get(arg.name) for arg in given]
+    return [
+        arg.value if isinstance(arg, ConstantArgument) else values.get(arg.name) for arg in given
+    ]
 
 
 def _output_values(program: ExportedProgram) -> list[Any]:
     values = {node.name: node.meta.get("val") for node in program.graph.nodes}
-    given = [spec.arg for spec in program.graph_signature.output_specs if spec.kind == OutputKind.USER_OUTPUT]
-    return [arg.value if isinstance(arg, ConstantArgument) else values.get(arg.name) for arg in given]
+    given = [
+        spec.arg
+        for spec in program.graph_signature.output_specs
+        if spec.kind == OutputKind.USER_OUTPUT
+    ]
+    return [
+        arg.value if isinstance(arg, ConstantArgument) else values.get(arg.name) for arg in given
+    ]
 
 
 def without_odd_constants(program: ExportedProgram) -> None:
-    """Put None in the place of outputs that are texts or floats: inductor compiles none of them. Whoever loads the
-    package has their values from the signature."""
+    """Put None in the place of outputs that are texts or floats: inductor compiles none of them.
+    Whoever loads the package has their values from the signature."""
     output = next(node for node in program.graph.nodes if node.op == "output")
     values = list(output.args[0])
     for index, spec in enumerate(program.graph_signature.output_specs):
@@ -293,12 +331,14 @@ def input_names(module: torch.nn.Module, call: Call) -> list[str]:
 
 
 def _output_names(out_spec: Any) -> list[str]:
-    """A path such as ``['logits']`` or ``[0][1]`` for each output leaf; a lone tensor is called ``output``."""
+    """A path such as ``['logits']`` or ``[0][1]`` for each output leaf; a lone tensor is called
+    ``output``."""
     return [name or "output" for name in leaf_names(out_spec)]
 
 
 def _parameter_names(module: torch.nn.Module, count: int) -> list[str]:
-    """Names of forward's first `count` positional parameters; those of *args are numbered as torch.export does."""
+    """Names of forward's first `count` positional parameters; those of *args are numbered as
+    torch.export does."""
     names: list[str] = []
     for parameter in inspect.signature(module.forward).parameters.values():
         if parameter.kind is parameter.VAR_POSITIONAL:
@@ -311,8 +351,8 @@ def _parameter_names(module: torch.nn.Module, count: int) -> list[str]:
 def output_shapes(
     program: ExportedProgram, named: Mapping[Any, Any], sizes: Mapping[str, int]
 ) -> list[list[int] | None]:
-    """The shape that the export gives each output at these sizes of the dims; None for what is no tensor, and for
-    shapes that depend on data."""
+    """The shape that the export gives each output at these sizes of the dims; None for what is no
+    tensor, and for shapes that depend on data."""
     return [_evaluated(value, named, sizes) for value in _output_values(program)]
 
 
@@ -336,8 +376,11 @@ def at_sizes(expression: Any, named: Mapping[Any, Any], sizes: Mapping[str, int]
     return int(told.subs({name: sizes[str(name)] for name in told.free_symbols}))
 
 
-def declared_minimums(program: ExportedProgram, dims: tuple[Dim, ...], axes: list[Axes]) -> dict[str, int]:
-    """The declared minimum of each of torch's symbols that is the whole size of an axis, by the symbol's name."""
+def declared_minimums(
+    program: ExportedProgram, dims: tuple[Dim, ...], axes: list[Axes]
+) -> dict[str, int]:
+    """The declared minimum of each of torch's symbols that is the whole size of an axis, by the
+    symbol's name."""
     ends = ranges(dims)
     found = {}
     for value, dynamic in zip(_placeholders(program), axes, strict=True):

@@ -1,4 +1,5 @@
-"""Example inputs: made from the shapes in models.yaml or by the user's callable, at any point of the dynamic dims.
+"""Example inputs: made from the shapes in models.yaml or by the user's callable, at any point of
+the dynamic dims.
 
 A `Call` is what a model is called with. Which axis of which tensor follows which dims says
 `aoti_build._torch.program.axes`.
@@ -30,11 +31,15 @@ class Call:
     kwargs: dict[str, Any] = field(default_factory=dict)
 
     def to(self, device: str) -> Call:
-        return pytree_map(lambda leaf: leaf.to(device) if isinstance(leaf, torch.Tensor) else leaf, self)
+        return pytree_map(
+            lambda leaf: leaf.to(device) if isinstance(leaf, torch.Tensor) else leaf, self
+        )
 
     def clone(self) -> Call:
         """A deep copy of the tensors, for models that write to their inputs."""
-        return pytree_map(lambda leaf: leaf.clone() if isinstance(leaf, torch.Tensor) else leaf, self)
+        return pytree_map(
+            lambda leaf: leaf.clone() if isinstance(leaf, torch.Tensor) else leaf, self
+        )
 
     def leaves(self) -> list[Any]:
         return pytree.tree_leaves((self.args, self.kwargs))
@@ -46,7 +51,9 @@ class Call:
     def with_tensors(self, tensors: list[torch.Tensor]) -> Call:
         """The same structure and constants with other tensors, in the order of `tensors()`."""
         given = iter(tensors)
-        return pytree_map(lambda leaf: next(given) if isinstance(leaf, torch.Tensor) else leaf, self)
+        return pytree_map(
+            lambda leaf: next(given) if isinstance(leaf, torch.Tensor) else leaf, self
+        )
 
 
 def pytree_map(function: Callable[[Any], Any], call: Call) -> Call:
@@ -58,7 +65,10 @@ def from_shapes(inputs: Inputs) -> Make:
     """A maker of calls from what models.yaml describes: sizes of dims and a seed -> `Call`."""
 
     def make(sizes: Sizes, seed: int) -> Call:
-        values = {entry.name or str(index): _value(entry, index, sizes, seed) for index, entry in enumerate(inputs)}
+        values = {
+            entry.name or str(index): _value(entry, index, sizes, seed)
+            for index, entry in enumerate(inputs)
+        }
         keyword = any(entry.name for entry in inputs)
         return Call(kwargs=values) if keyword else Call(args=tuple(values.values()))
 
@@ -70,8 +80,9 @@ def _value(entry: TensorInput | ConstantInput, index: int, sizes: Sizes, seed: i
 
 
 def from_callable(function: Callable[..., Any], where: str) -> Make:
-    """A maker of calls from the user's callable, called with each dim's size by keyword under the seed. It returns a
-    tuple or list of positional arguments, a mapping of keyword arguments, or a single tensor.
+    """A maker of calls from the user's callable, called with each dim's size by keyword under the
+    seed. It returns a tuple or list of positional arguments, a mapping of keyword arguments, or a
+    single tensor.
     """
 
     def make(sizes: Sizes, seed: int) -> Call:
@@ -80,8 +91,14 @@ def from_callable(function: Callable[..., Any], where: str) -> Make:
             made = function(**sizes)
         except Exception as error:
             said = f"{type(error).__name__}: {error}"
-            hint = f"it is called with the keywords {', '.join(sizes)}" if sizes else "it is called without arguments"
-            raise UsageError("the inputs callable raised", where=where, cause=said, hint=hint) from error
+            hint = (
+                f"it is called with the keywords {', '.join(sizes)}"
+                if sizes
+                else "it is called without arguments"
+            )
+            raise UsageError(
+                "the inputs callable raised", where=where, cause=said, hint=hint
+            ) from error
         if isinstance(made, Mapping):
             return Call(kwargs=dict(made))
         if isinstance(made, torch.Tensor):
@@ -103,13 +120,21 @@ def _tensor(spec: TensorInput, index: int, sizes: Sizes, seed: int) -> torch.Ten
     # A seed of its own for each input: adding one must not change the others.
     generator = torch.Generator().manual_seed(zlib.crc32(f"{seed}/{spec.name or index}".encode()))
     if dtype == torch.bool:
-        return torch.rand(shape, generator=generator) < (0.5 if spec.probability is None else spec.probability)
+        return torch.rand(shape, generator=generator) < (
+            0.5 if spec.probability is None else spec.probability
+        )
     if not dtype.is_floating_point and not dtype.is_complex:
         return torch.randint(
-            int(spec.low or 0), int(2 if spec.high is None else spec.high), shape, generator=generator, dtype=dtype
+            int(spec.low or 0),
+            int(2 if spec.high is None else spec.high),
+            shape,
+            generator=generator,
+            dtype=dtype,
         )
     if spec.low is None and spec.high is None:
         wide = torch.complex128 if dtype.is_complex else torch.float64
         return torch.randn(shape, generator=generator, dtype=wide).to(dtype)
     low, high = spec.low or 0.0, 1.0 if spec.high is None else spec.high
-    return (torch.rand(shape, generator=generator, dtype=torch.float64) * (high - low) + low).to(dtype)
+    return (torch.rand(shape, generator=generator, dtype=torch.float64) * (high - low) + low).to(
+        dtype
+    )

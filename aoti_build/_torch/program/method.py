@@ -13,9 +13,10 @@ from aoti_build.models_file.wording import did_you_mean, nearest
 class _Method(torch.nn.Module):
     """A module whose forward is a method of `model`, with that method's own signature.
 
-    Its state is the model's, under the model's own names: both have one table of parameters, one of buffers and one of
-    submodules, so that whatever is put into one (a float64 copy, traced values) is in the other. The model itself is no
-    submodule. It keeps its forward, which the method may call.
+    Its state is the model's, under the model's own names: both have one table of parameters, one of
+    buffers and one of submodules, so that whatever is put into one (a float64 copy, traced values)
+    is in the other. The model itself is no submodule. It keeps its forward, which the method may
+    call.
     """
 
     def __init__(self, model: torch.nn.Module, method: Any) -> None:
@@ -32,7 +33,11 @@ def with_method(model: torch.nn.Module, name: str, where: str) -> torch.nn.Modul
     if callable(method) and not isinstance(method, torch.nn.Module):
         return _Method(model, method)
     what = "is no method" if hasattr(model, name) else "is missing"
-    methods = [other for other in dir(type(model)) if not other.startswith("_") and other not in dir(torch.nn.Module)]
+    methods = [
+        other
+        for other in dir(type(model))
+        if not other.startswith("_") and other not in dir(torch.nn.Module)
+    ]
     raise UsageError(
         f"the method {name!r} {what} in {type(model).__name__}",
         where=where,

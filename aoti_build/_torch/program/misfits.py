@@ -1,4 +1,5 @@
-"""What in a file of weights does not fit a model, name by name, and the rule of models.yaml that would mend it."""
+"""What in a file of weights does not fit a model, name by name, and the rule of models.yaml that
+would mend it."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ _RULES = 3
 
 @dataclass(frozen=True)
 class Misfits:
-    """`state` is the model's and `loaded` the file's, both by the model's names; `misshapen` has a sentence each."""
+    """`state` is the model's and `loaded` the file's, both by the model's names; `misshapen` has a
+    sentence each."""
 
     state: Mapping[str, Any]
     loaded: Mapping[str, Any]
@@ -33,7 +35,11 @@ class Misfits:
     def text(self, *, whole: bool = False) -> str:
         """A line for each name, or for the first of each kind."""
         lines = []
-        for kind, names in (("misshapen", list(self.misshapen)), ("missing", self.missing), ("surplus", self.surplus)):
+        for kind, names in (
+            ("misshapen", list(self.misshapen)),
+            ("missing", self.missing),
+            ("surplus", self.surplus),
+        ):
             shown = names if whole else names[:_SHOWN]
             lines += [self._line(kind, name) for name in shown]
             if len(names) > len(shown):
@@ -49,7 +55,9 @@ class Misfits:
         near = self._nearest(name, self.loaded, self.missing, self.state)
         return f"not in the model: {name} {_shape(self.loaded[name])}{near}"
 
-    def _nearest(self, name: str, own: Mapping[str, Any], others: list[str], of: Mapping[str, Any]) -> str:
+    def _nearest(
+        self, name: str, own: Mapping[str, Any], others: list[str], of: Mapping[str, Any]
+    ) -> str:
         """What a name may be called on the other side, where the shape is the same."""
         same = [other for other in others[:_COMPARED] if _shape(of[other]) == _shape(own[name])]
         ends = [other for other in same if other.endswith(f".{name}") or name.endswith(f".{other}")]
@@ -61,7 +69,11 @@ class Misfits:
         missing, surplus = set(self.missing), list(self.surplus)
         if prefix := self._prefix():
             fitting = [name for name in surplus if name.startswith(prefix)]
-            many = f"all {len(surplus)}" if len(fitting) == len(surplus) else f"{len(fitting)} of {len(surplus)}"
+            many = (
+                f"all {len(surplus)}"
+                if len(fitting) == len(surplus)
+                else f"{len(fitting)} of {len(surplus)}"
+            )
             whole = (weights.prefix or "") + prefix
             yield f"{many} names that do not fit begin with {prefix!r}: write `prefix: {json.dumps(whole)}`"
             return
@@ -98,12 +110,16 @@ class Misfits:
         fits_already = any(name in self.state for name in self.loaded)  # and would be taken away
         return prefix if 2 * count > len(missing) and not fits_already else None
 
-    def _rule(self, missing: set[str], surplus: list[str]) -> tuple[str, str, dict[str, str]] | None:
-        """The renaming that brings most names together, each onto a missing one of its shape: (old, new, {name in the
-        file: name in the model})."""
+    def _rule(
+        self, missing: set[str], surplus: list[str]
+    ) -> tuple[str, str, dict[str, str]] | None:
+        """The renaming that brings most names together, each onto a missing one of its shape: (old,
+        new, {name in the file: name in the model})."""
         by_end: dict[Any, list[str]] = {}
         for name in sorted(missing):
-            by_end.setdefault((name.rpartition(".")[2], str(_shape(self.state[name]))), []).append(name)
+            by_end.setdefault((name.rpartition(".")[2], str(_shape(self.state[name]))), []).append(
+                name
+            )
         votes: Counter[tuple[str, str]] = Counter()
         for name in surplus:
             same = by_end.get((name.rpartition(".")[2], str(_shape(self.loaded[name]))), [])
@@ -121,12 +137,15 @@ class Misfits:
         return {
             name: other
             for name, other in moved.items()
-            if other != name and other in missing and _shape(self.loaded[name]) == _shape(self.state[other])
+            if other != name
+            and other in missing
+            and _shape(self.loaded[name]) == _shape(self.state[other])
         }
 
 
 def _possible(name: str, other: str) -> Iterator[tuple[str, str]]:
-    """Rules that make `other` of `name`: another beginning; or, where both count layers, the same for every layer."""
+    """Rules that make `other` of `name`: another beginning; or, where both count layers, the same
+    for every layer."""
     ours, theirs = name.split("."), other.split(".")
     shared = 0
     while shared < min(len(ours), len(theirs)) and ours[-1 - shared] == theirs[-1 - shared]:
@@ -143,7 +162,8 @@ def _layers(parts: list[str]) -> str:
 
 
 def _patterns(names: list[str]) -> list[str]:
-    """Patterns that fit the names: by their last part where that is one, else by their first, else the names."""
+    """Patterns that fit the names: by their last part where that is one, else by their first, else
+    the names."""
     ends = sorted({name.rpartition(".")[2] for name in names})
     if len(ends) == 1 and len(names) > 1:
         return [f"*{ends[0]}"]

@@ -25,9 +25,14 @@ from aoti_build.models_file.project import Source
 
 
 def load_callable(source: Source, root: Path, where: str) -> Callable[..., Any]:
-    """The callable that `source` names. Raises `UsageError` with the import's own last line if it cannot be had."""
+    """The callable that `source` names. Raises `UsageError` with the import's own last line if it
+    cannot be had."""
     try:
-        module = _import_file(root / source.path) if source.path else importlib.import_module(source.module or "")
+        module = (
+            _import_file(root / source.path)
+            if source.path
+            else importlib.import_module(source.module or "")
+        )
     except (Exception, SystemExit) as error:
         hint = "import it with plain Python to see the whole traceback; the log has it too"
         raise _unimportable(source.path or source.module, error, where, hint) from error
@@ -51,12 +56,15 @@ def load_callable(source: Source, root: Path, where: str) -> Callable[..., Any]:
 
 
 def import_declared(names: tuple[str, ...], where: str) -> None:
-    """Import the modules that models.yaml lists. Raises `UsageError` for one that does not import."""
+    """Import the modules that models.yaml lists. Raises `UsageError` for one that does not
+    import."""
     for name in names:
         try:
             importlib.import_module(name)
         except (Exception, SystemExit) as error:
-            hint = "`imports` names modules, as `import` does, found from the directory of models.yaml"
+            hint = (
+                "`imports` names modules, as `import` does, found from the directory of models.yaml"
+            )
             raise _unimportable(name, error, where, hint) from error
 
 
@@ -64,8 +72,11 @@ def _unimportable(name: str | None, error: BaseException, where: str, hint: str)
     return UsageError(f"{name} does not import", where=where, cause=_last_line(error), hint=hint)
 
 
-def make_module(factory: Callable[..., Any], kwargs: Mapping[str, Any], seed: int, where: str) -> torch.nn.Module:
-    """Call the factory under `seed`; the result is in eval mode, on the CPU, and needs no gradients."""
+def make_module(
+    factory: Callable[..., Any], kwargs: Mapping[str, Any], seed: int, where: str
+) -> torch.nn.Module:
+    """Call the factory under `seed`; the result is in eval mode, on the CPU, and needs no
+    gradients."""
     torch.manual_seed(seed)
     try:
         module = factory(**kwargs)
@@ -80,14 +91,16 @@ def make_module(factory: Callable[..., Any], kwargs: Mapping[str, Any], seed: in
             ) from error
         raise UsageError("the factory raised", where=where, cause=_last_line(error)) from error
     if not isinstance(module, torch.nn.Module):
-        raise UsageError(f"the factory returned {type(module).__name__}, not an nn.Module", where=where)
+        raise UsageError(
+            f"the factory returned {type(module).__name__}, not an nn.Module", where=where
+        )
     refuse_scripted(module, where)
     return in_eval_mode(module).requires_grad_(False)
 
 
 def cast(module: torch.nn.Module, dtype: str | None, where: str) -> torch.nn.Module:
-    """The module in the floating point type that models.yaml names, as `module.to(dtype)` makes it; as it is if it
-    names none."""
+    """The module in the floating point type that models.yaml names, as `module.to(dtype)` makes it;
+    as it is if it names none."""
     if dtype is None:
         return module
     if weights := subclassed(module):
@@ -104,7 +117,8 @@ def _at(module: torch.nn.Module, name: str) -> Any:
 
 
 def _import_file(path: Path) -> ModuleType:
-    """Import a file the way running it would: its directory is on sys.path, so that its neighbours import."""
+    """Import a file the way running it would: its directory is on sys.path, so that its neighbours
+    import."""
     directory = str(path.parent)
     if directory not in sys.path:
         sys.path.insert(0, directory)

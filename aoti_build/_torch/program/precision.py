@@ -1,10 +1,12 @@
-"""The narrowest type that an output is computed in, which decides how near two right answers are to each other.
+"""The narrowest type that an output is computed in, which decides how near two right answers are to
+each other.
 
-A model in bfloat16 that returns `head(h).float()` puts out float32, of which only the first 8 bits mean anything. So of
-everything that an output depends on, the operators count that round to a narrower type: those that compute in it, and
-conversions to it. A table that is kept in bfloat16 and converted to float32 before anything is computed has rounded
-nothing. Rounding to 8-bit integers with a scale, as quantised models do with activations, counts as narrower than any
-floating point type of 16 bits.
+A model in bfloat16 that returns `head(h).float()` puts out float32, of which only the first 8 bits
+mean anything. So of everything that an output depends on, the operators count that round to a
+narrower type: those that compute in it, and conversions to it. A table that is kept in bfloat16 and
+converted to float32 before anything is computed has rounded nothing. Rounding to 8-bit integers
+with a scale, as quantised models do with activations, counts as narrower than any floating point
+type of 16 bits.
 """
 
 from __future__ import annotations
@@ -48,13 +50,15 @@ _MOVES = frozenset(
 
 
 def computed_in(functional: ExportedProgram, writes: Writes, names: list[str]) -> dict[str, str]:
-    """By the names of what is compared after a call: the narrowest type that it is computed in, where that is narrower
-    than its own. `functional` is the program in its functional form."""
+    """By the names of what is compared after a call: the narrowest type that it is computed in,
+    where that is narrower than its own. `functional` is the program in its functional form."""
     narrowest: dict[str, str] = {}
     own: dict[str, str] = {}
     for node in functional.graph.nodes:
         own[node.name] = _narrowest(_dtypes(node.meta.get("val")))
-        above = [narrowest[source.name] for source in node.all_input_nodes if source.name in narrowest]
+        above = [
+            narrowest[source.name] for source in node.all_input_nodes if source.name in narrowest
+        ]
         narrowest[node.name] = _narrowest([*above, *_rounds(functional.graph_module, node)])
     found = {}
     for name, node_name in zip(names, observed_nodes(functional, writes), strict=True):
@@ -65,11 +69,19 @@ def computed_in(functional: ExportedProgram, writes: Writes, names: list[str]) -
 
 
 def _rounds(module: GraphModule, node: Node) -> list[str]:
-    """The types that an operator rounds its result to; of one that calls graphs inside this one, those of theirs."""
+    """The types that an operator rounds its result to; of one that calls graphs inside this one,
+    those of theirs."""
     if node.op != "call_function":
         return []
-    inner = [dtype for part in _called(module, node) for each in part.graph.nodes for dtype in _rounds(part, each)]
-    given = _narrowest([dtype for source in node.all_input_nodes for dtype in _dtypes(source.meta.get("val"))])
+    inner = [
+        dtype
+        for part in _called(module, node)
+        for each in part.graph.nodes
+        for dtype in _rounds(part, each)
+    ]
+    given = _narrowest(
+        [dtype for source in node.all_input_nodes for dtype in _dtypes(source.meta.get("val"))]
+    )
     made = _narrowest(_dtypes(node.meta.get("val")))
     integers = _integers(node.meta.get("val"))
     if given and integers and (is_quantiser(node) or _is_move(node)):
@@ -85,7 +97,9 @@ def _is_move(node: Node) -> bool:
 
 def _called(module: GraphModule, node: Node) -> Iterator[GraphModule]:
     for source in node.all_input_nodes:
-        if source.op == "get_attr" and isinstance(part := getattr(module, str(source.target), None), GraphModule):
+        if source.op == "get_attr" and isinstance(
+            part := getattr(module, str(source.target), None), GraphModule
+        ):
             yield part
 
 

@@ -1,8 +1,10 @@
-"""Quantised models as torchao makes them: weights that are tensor subclasses, and modules that an export made (pt2e).
+"""Quantised models as torchao makes them: weights that are tensor subclasses, and modules that an
+export made (pt2e).
 
-A subclass such as torchao's `Int8Tensor` holds plain tensors (the integers, their scales). Before the export each one
-is taken apart, so that the program, its keys, the package and whoever exchanges weights later see these plain tensors:
-the weight ``fc.weight`` becomes ``fc.parametrizations.weight.original0`` and so on, in the order of the subclass's
+A subclass such as torchao's `Int8Tensor` holds plain tensors (the integers, their scales). Before
+the export each one is taken apart, so that the program, its keys, the package and whoever exchanges
+weights later see these plain tensors: the weight ``fc.weight`` becomes
+``fc.parametrizations.weight.original0`` and so on, in the order of the subclass's
 ``__tensor_flatten__``. The module puts the subclass together again whenever it uses the weight.
 """
 
@@ -17,13 +19,14 @@ from torch import nn
 from torch.fx import GraphModule, Node
 from torch.nn.utils import parametrize
 
-# Operators that round floating point values to integers with a scale, and back: torchao's, and those of pt2e.
+# Operators that round floating point values to integers with a scale, and back: torchao's, and
+# those of pt2e.
 NAMESPACES = frozenset({"torchao", "quantized_decomposed"})
 
 
 def in_eval_mode(module: nn.Module) -> nn.Module:
-    """The module, in eval mode. An exported one refuses `eval()`: its dropout and batch norm are operators of a graph,
-    which torchao rewrites."""
+    """The module, in eval mode. An exported one refuses `eval()`: its dropout and batch norm are
+    operators of a graph, which torchao rewrites."""
     try:
         return module.eval()
     except NotImplementedError:
@@ -38,7 +41,8 @@ def in_eval_mode(module: nn.Module) -> nn.Module:
 
 
 def _exported_to_eval() -> Any:
-    """The function for exported modules, of the library that made them; None if neither is there."""
+    """The function for exported modules, of the library that made them; None if neither is
+    there."""
     for name in ("torchao.quantization.pt2e", "torch.ao.quantization"):
         function = getattr(sys.modules.get(name), "move_exported_model_to_eval", None)
         if function is not None:
@@ -56,8 +60,11 @@ def taken_apart(module: nn.Module) -> nn.Module:
     """The module with plain tensors in place of parameters and buffers that are made of several."""
     if not subclassed(module):
         return module
-    # torch's own, which the compile would call later: the names in the program are then those in the package.
-    from torch._functorch._aot_autograd.subclass_parametrization import unwrap_tensor_subclass_parameters
+    # torch's own, which the compile would call later: the names in the program are then those in
+    # the package.
+    from torch._functorch._aot_autograd.subclass_parametrization import (
+        unwrap_tensor_subclass_parameters,
+    )
 
     return unwrap_tensor_subclass_parameters(module).requires_grad_(False)
 
@@ -73,7 +80,8 @@ def is_quantised(module: nn.Module) -> bool:
 
 
 def is_quantiser(node: Node) -> bool:
-    """Whether a node of a graph is one of the operators that round to integers with a scale, or back."""
+    """Whether a node of a graph is one of the operators that round to integers with a scale, or
+    back."""
     return node.op == "call_function" and getattr(node.target, "namespace", None) in NAMESPACES
 
 

@@ -1,7 +1,8 @@
 """What torch.export cannot take, in a sentence on what to change.
 
-torch's own messages run to thousands of characters, most of them about its logging. They go to the log with the
-traceback. What is shown instead is what torch ran into, the line of the model where it did, and the next step.
+torch's own messages run to thousands of characters, most of them about its logging. They go to the
+log with the traceback. What is shown instead is what torch ran into, the line of the model where it
+did, and the next step.
 """
 
 from __future__ import annotations
@@ -44,8 +45,8 @@ class Place:
 
 @dataclass
 class Compared:
-    """Where the model compared the sizes that models.yaml leaves open, as the tracer noted it: torch's expression for
-    what it took to hold from then on, and the place."""
+    """Where the model compared the sizes that models.yaml leaves open, as the tracer noted it:
+    torch's expression for what it took to hold from then on, and the place."""
 
     guards: list[tuple[str, Place]] = field(default_factory=list)
 
@@ -56,7 +57,8 @@ class Compared:
 
 @dataclass(frozen=True)
 class Said:
-    """One of torch's refusals: what of its message is known, the error itself, and the comparisons before it."""
+    """One of torch's refusals: what of its message is known, the error itself, and the comparisons
+    before it."""
 
     match: re.Match[str]
     error: Exception
@@ -67,8 +69,8 @@ class Said:
 def comparisons() -> Iterator[Compared]:
     """Note where the tracer takes a size for more than a symbol, while an export runs inside.
 
-    It says so in its log alone ("[guard added]", at the level INFO; seen from 2.11 to 2.14), and at the end of an
-    export no error knows the place any more.
+    It says so in its log alone ("[guard added]", at the level INFO; seen from 2.11 to 2.14), and at
+    the end of an export no error knows the place any more.
     """
     found = Compared()
     log = logging.getLogger("torch.fx.experimental.symbolic_shapes")
@@ -91,7 +93,8 @@ def comparisons() -> Iterator[Compared]:
 
 
 def refuse_scripted(module: torch.nn.Module, where: str) -> None:
-    """Raise `UsageError` for a module of TorchScript, or one that has such a part: torch.export takes Python code."""
+    """Raise `UsageError` for a module of TorchScript, or one that has such a part: torch.export
+    takes Python code."""
     for name, part in module.named_modules():
         if isinstance(part, torch.jit.ScriptModule):
             what = f"its part {name} is" if name else "the factory returned"
@@ -112,7 +115,10 @@ def refused(error: Exception, where: str, compared: Compared) -> BuildError:
             cause, hint = explain(Said(match, error, compared))
             break
     else:
-        cause, hint = _with_place(_gist(f"{type(error).__name__}: {text}"), error), "the log has the whole traceback"
+        cause, hint = (
+            _with_place(_gist(f"{type(error).__name__}: {text}"), error),
+            "the log has the whole traceback",
+        )
     return BuildError("the model cannot be exported", where=where, cause=cause, hint=hint)
 
 
@@ -120,7 +126,10 @@ def _unknown_output(said: Said) -> tuple[str, str]:
     kind, short = said.match["type"], said.match["type"].rpartition(".")[2]
     cause = f"the model returns a {kind}, a type that torch does not know as a container of tensors"
     if "cache" in short.lower():
-        return cause, "let the model return no cache (`use_cache: false` in its config), or the cache's tensors"
+        return (
+            cause,
+            "let the model return no cache (`use_cache: false` in its config), or the cache's tensors",
+        )
     return cause, (
         f"set `outputs: dict`, which takes dataclasses and named tuples apart; or register the type beside the model "
         f"(torch.export.register_dataclass({short})); or return a tuple or dict of tensors"
@@ -149,7 +158,9 @@ def _depends_on_data(said: Said) -> tuple[str, str]:
 
 def _fixed_dim(said: Said) -> tuple[str, str]:
     name, size = said.match["name"].removeprefix("_"), said.match["size"]
-    places = said.compared.places(lambda guard: re.fullmatch(rf"Eq\(.*\b{size}\)", guard) is not None)
+    places = said.compared.places(
+        lambda guard: re.fullmatch(rf"Eq\(.*\b{size}\)", guard) is not None
+    )
     return f"the model fixes the dim {name} to {size}" + _listed(places), (
         f"if {size} is a constant of the model (a table of that length, a loop over the size, a comparison with it), "
         f"write {size} in the shape; else take the size from the input (x.shape[0])"
@@ -161,15 +172,25 @@ def _suggested(said: Said) -> tuple[str, str]:
     start = next(number for number, line in enumerate(lines) if "Suggested fix" in line)
     reasons = [line for line in lines[1:start] if line.lstrip().startswith("-")][:_CAUSE_LINES]
     fixes = lines[start : start + _CAUSE_LINES]
-    cause = "\n".join([lines[0], *reasons, *fixes]) + _listed(said.compared.places(lambda guard: True))
+    cause = "\n".join([lines[0], *reasons, *fixes]) + _listed(
+        said.compared.places(lambda guard: True)
+    )
     if any("= Dim(" in fix for fix in fixes):
-        return cause, "declare the range that torch suggests in the dims of models.yaml, or change what the model asks"
-    return cause, "apply the suggested fix to the dims in models.yaml (`b = a` means: one dim for both)"
+        return (
+            cause,
+            "declare the range that torch suggests in the dims of models.yaml, or change what the model asks",
+        )
+    return (
+        cause,
+        "apply the suggested fix to the dims in models.yaml (`b = a` means: one dim for both)",
+    )
 
 
 def _no_fake(said: Said) -> tuple[str, str]:
     operator = next(filter(None, said.match.groups()))
-    return _with_place(f"the operator {operator} does not say which shape its result has", said.error), (
+    return _with_place(
+        f"the operator {operator} does not say which shape its result has", said.error
+    ), (
         "if it is your own, register that with torch.library.register_fake; else do this step before or after the call"
     )
 
@@ -181,7 +202,8 @@ def _leaves_torch(said: Said) -> tuple[str, str]:
 
 Explain = Callable[[Said], tuple[str, str]]
 
-# What torch says -> what to say of it. The messages are torch's from 2.11 to 2.14; the first that is found counts.
+# What torch says -> what to say of it. The messages are torch's from 2.11 to 2.14; the first that
+# is found counts.
 _KNOWN: tuple[tuple[str, Explain], ...] = (
     (r"Found <class '(?P<type>[^']+)'> in output, which is not a known type", _unknown_output),
     # torch 2.11 looks an output up by value.
@@ -203,7 +225,9 @@ _KNOWN: tuple[tuple[str, Explain], ...] = (
 
 def place_of(error: BaseException) -> Place | None:
     """The innermost line outside torch that raised the error."""
-    frames = [(frame, line) for frame, line in traceback.walk_tb(error.__traceback__) if _is_models(frame)]
+    frames = [
+        (frame, line) for frame, line in traceback.walk_tb(error.__traceback__) if _is_models(frame)
+    ]
     if not frames:
         return None
     frame, line = frames[-1]
@@ -218,8 +242,8 @@ def _calling_place(frame: FrameType | None) -> Place | None:
 
 
 def _is_models(frame: FrameType) -> bool:
-    """Whether the code is the model's, or its library's: not torch's, this package's or Python's, nor made by torch.fx,
-    whose file names begin with "<"."""
+    """Whether the code is the model's, or its library's: not torch's, this package's or Python's,
+    nor made by torch.fx, whose file names begin with "<"."""
     file = frame.f_code.co_filename
     if file.startswith((_TORCH, _PACKAGE, "<")):
         return False
@@ -245,12 +269,18 @@ _ADVERT = re.compile(r" For more information, run with TORCH_LOGS=\S+$")
 
 def _gist(text: str) -> str:
     """The head of torch's message, without what it says of its own logging."""
-    lines = [_ADVERT.sub("", line) for line in text.splitlines() if line.strip() and not _NOISE.match(line)]
+    lines = [
+        _ADVERT.sub("", line)
+        for line in text.splitlines()
+        if line.strip() and not _NOISE.match(line)
+    ]
     more = [f"... and {len(lines) - _CAUSE_LINES} more lines"] if len(lines) > _CAUSE_LINES else []
     return "\n".join([*lines[:_CAUSE_LINES], *more])
 
 
 def _short(file: str) -> str:
     """The path below the directory that it was imported from, as far as that is known."""
-    above = [entry for entry in sys.path if entry and file.startswith(entry.rstrip(os.sep) + os.sep)]
+    above = [
+        entry for entry in sys.path if entry and file.startswith(entry.rstrip(os.sep) + os.sep)
+    ]
     return os.path.relpath(file, max(above, key=len)) if above else file

@@ -1,8 +1,8 @@
-"""The structures that arguments and outputs come in: names of their leaves, types that pytree must know, and the same
-without those types.
+"""The structures that arguments and outputs come in: names of their leaves, types that pytree must
+know, and the same without those types.
 
-Names come from pytree's specs and not from `tree_flatten_with_path`, which refuses types that were registered without a
-keys function, as those of diffusers are.
+Names come from pytree's specs and not from `tree_flatten_with_path`, which refuses types that were
+registered without a keys function, as those of diffusers are.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ from aoti_build.runtime.imports import register_named_tuple
 
 
 def children_of(spec: Any) -> list[Any]:
-    return list(spec.children() if hasattr(spec, "children") else spec.children_specs)  # the second before torch 2.10
+    return list(
+        spec.children() if hasattr(spec, "children") else spec.children_specs
+    )  # the second before torch 2.10
 
 
 def leaf_names(spec: Any, prefix: str = "") -> Iterator[str]:
@@ -36,8 +38,8 @@ def leaf_names(spec: Any, prefix: str = "") -> Iterator[str]:
 
 
 def _keys(spec: Any) -> list[str]:
-    """How each child is reached: as an entry where the type is a mapping, as an attribute where its context has the
-    names of fields, else by its number."""
+    """How each child is reached: as an entry where the type is a mapping, as an attribute where its
+    context has the names of fields, else by its number."""
     count = len(children_of(spec))
     names = _context_names(spec.context, count)
     if spec.type is namedtuple:
@@ -50,20 +52,25 @@ def _keys(spec: Any) -> list[str]:
 
 
 def _context_names(context: Any, count: int) -> list[Any] | None:
-    """The children's keys, where a context is a list of them, or a list with that list (pytree's for mappings with a
-    default, and for dataclasses)."""
+    """The children's keys, where a context is a list of them, or a list with that list (pytree's
+    for mappings with a default, and for dataclasses)."""
     if not isinstance(context, list | tuple):
         return None
     for candidate in (context, *context):
         is_list = isinstance(candidate, list | tuple) and len(candidate) == count > 0
-        if is_list and all(isinstance(key, str | int) for key in candidate) and len(set(candidate)) == count:
+        if (
+            is_list
+            and all(isinstance(key, str | int) for key in candidate)
+            and len(set(candidate)) == count
+        ):
             return list(candidate)
     return None
 
 
 def shapes_like(spec: Any, leaves: Iterator[Any]) -> Any:
-    """`leaves` in the form that torch.export wants for dynamic shapes: the structure itself for Python's own types, and
-    a list of the children for any other, which need not be able to hold them."""
+    """`leaves` in the form that torch.export wants for dynamic shapes: the structure itself for
+    Python's own types, and a list of the children for any other, which need not be able to hold
+    them."""
     if spec.is_leaf():
         return next(leaves)
     inner = [shapes_like(child, leaves) for child in children_of(spec)]
@@ -73,12 +80,14 @@ def shapes_like(spec: Any, leaves: Iterator[Any]) -> Any:
 
 
 def give_keys(spec: Any) -> None:
-    """Let torch name the parts of types that were registered without a function for keys, by number: of inputs it wants
-    names, in the export as in the compile."""
+    """Let torch name the parts of types that were registered without a function for keys, by
+    number: of inputs it wants names, in the export as in the compile."""
     for node in _nodes(spec):
         known = pytree.SUPPORTED_NODES.get(node.type)
         if known is not None and known.flatten_with_keys_fn is None:
-            pytree.SUPPORTED_NODES[node.type] = known._replace(flatten_with_keys_fn=_numbered(known.flatten_fn))
+            pytree.SUPPORTED_NODES[node.type] = known._replace(
+                flatten_with_keys_fn=_numbered(known.flatten_fn)
+            )
 
 
 def _numbered(flatten: Callable[[Any], tuple[list[Any], Any]]) -> Callable[[Any], Any]:
@@ -98,7 +107,8 @@ def register_named_tuples(*specs: Any) -> None:
 
 
 def foreign_types(spec: Any) -> dict[str, type]:
-    """Types in a structure that are neither Python's nor torch's, by the names that a package has for them."""
+    """Types in a structure that are neither Python's nor torch's, by the names that a package has
+    for them."""
     found = {}
     for node in _nodes(spec):
         kind = node.context if node.type is namedtuple else node.type
@@ -121,7 +131,8 @@ def _serialized_name(kind: type) -> str:
 
 
 def check_can_be_stored(spec: Any, what: str, where: str) -> None:
-    """Raise `BuildError` for a structure that a package cannot hold, before anything is compiled."""
+    """Raise `BuildError` for a structure that a package cannot hold, before anything is
+    compiled."""
     try:
         pytree.treespec_dumps(spec)
     except (NotImplementedError, TypeError) as error:
@@ -136,10 +147,12 @@ def check_can_be_stored(spec: Any, what: str, where: str) -> None:
 
 
 def with_plain_outputs(module: nn.Module) -> nn.Module:
-    """The module itself, whose calls from now on give dicts and lists in place of types of other libraries.
+    """The module itself, whose calls from now on give dicts and lists in place of types of other
+    libraries.
 
-    By a class of its own, which a copy of the module has too; attributes and names of weights stay. A forward of this
-    object alone, such as a method in its place, stays bound to what it is bound to.
+    By a class of its own, which a copy of the module has too; attributes and names of weights stay.
+    A forward of this object alone, such as a method in its place, stays bound to what it is bound
+    to.
     """
     own = vars(module).get("forward")
     if isinstance(own, MethodType):
@@ -149,7 +162,9 @@ def with_plain_outputs(module: nn.Module) -> nn.Module:
     else:
         kind = type(module)
         module.__class__ = type(
-            kind.__name__, (kind,), {"forward": _plainly(kind.forward), "__module__": kind.__module__}
+            kind.__name__,
+            (kind,),
+            {"forward": _plainly(kind.forward), "__module__": kind.__module__},
         )
     return module
 
@@ -163,7 +178,8 @@ def _plainly(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def plain(value: Any) -> Any:
-    """Mappings, named tuples and dataclasses as dicts by key or field, other containers as tuples and lists."""
+    """Mappings, named tuples and dataclasses as dicts by key or field, other containers as tuples
+    and lists."""
     if isinstance(value, Mapping):
         return {key: plain(inner) for key, inner in value.items()}
     if isinstance(value, tuple) and hasattr(value, "_fields"):

@@ -1,8 +1,8 @@
 """A graph as plain data, by walking it: for programs that torch's serialiser refuses.
 
-Seen to be refused in 2.14: FlexAttention's score_mod, and a number that while_loop carries. Everything that compiled
-code depends on is either in what this gives, or of a kind that is not known here; then it raises, and there is no
-digest of the graph.
+Seen to be refused in 2.14: FlexAttention's score_mod, and a number that while_loop carries.
+Everything that compiled code depends on is either in what this gives, or of a kind that is not
+known here; then it raises, and there is no digest of the graph.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from torch.export import ExportedProgram
 from torch.fx import GraphModule, Node
 from torch.utils import _pytree as pytree
 
-# Operators that call graphs, and say all they do in their arguments and those graphs. Not one that names a kernel of
-# the user's own, whose code is elsewhere.
+# Operators that call graphs, and say all they do in their arguments and those graphs. Not one that
+# names a kernel of the user's own, whose code is elsewhere.
 _GRAPH_OPERATORS = frozenset({
     "associative_scan", "cond", "flex_attention", "map_impl", "out_dtype", "scan", "while_loop",
     "wrap_with_set_grad_enabled",
@@ -32,13 +32,18 @@ class UnknownPart(Exception):
 
 
 def walked(program: ExportedProgram, digest: Callable[[torch.Tensor], str]) -> dict[str, Any]:
-    """The program's graphs, signature, ranges and structure of a call, as JSON; tensors inside graphs by their
-    `digest`. The values of its state and constants are not in it. Raises `UnknownPart`."""
+    """The program's graphs, signature, ranges and structure of a call, as JSON; tensors inside
+    graphs by their `digest`. The values of its state and constants are not in it. Raises
+    `UnknownPart`."""
     spec = program.call_spec
     return {
-        "graphs": {name: _graph(module, digest) for name, module in _graph_modules(program.graph_module)},
+        "graphs": {
+            name: _graph(module, digest) for name, module in _graph_modules(program.graph_module)
+        },
         "signature": _text(program.graph_signature),
-        "ranges": {str(symbol): [str(found.lower), str(found.upper)] for symbol, found in _ranges(program)},
+        "ranges": {
+            str(symbol): [str(found.lower), str(found.upper)] for symbol, found in _ranges(program)
+        },
         "call": [_structure(spec.in_spec), _structure(spec.out_spec)],
     }
 
@@ -62,7 +67,14 @@ def _ranges(program: ExportedProgram) -> Iterator[tuple[Any, Any]]:
 
 def _graph(module: GraphModule, digest: Callable[[torch.Tensor], str]) -> list[Any]:
     return [
-        [node.op, node.name, _target(node, module, digest), _value(node.args), _value(node.kwargs), _made(node)]
+        [
+            node.op,
+            node.name,
+            _target(node, module, digest),
+            _value(node.args),
+            _value(node.kwargs),
+            _made(node),
+        ]
         for node in module.graph.nodes
     ]
 
@@ -79,7 +91,10 @@ def _target(node: Node, module: GraphModule, digest: Callable[[torch.Tensor], st
         return [str(target), str(target._schema)]
     if isinstance(target, torch._ops.HigherOrderOperator) and target.name() in _GRAPH_OPERATORS:
         return target.name()
-    if isinstance(target, types.FunctionType | types.BuiltinFunctionType) and "<locals>" not in target.__qualname__:
+    if (
+        isinstance(target, types.FunctionType | types.BuiltinFunctionType)
+        and "<locals>" not in target.__qualname__
+    ):
         module_name = str(target.__module__)
         if module_name.partition(".")[0] in _PACKAGES:
             return f"{module_name}.{target.__qualname__}"
@@ -142,7 +157,8 @@ def _structure(spec: Any) -> str:
 
 
 def _text(value: Any) -> str:
-    """The repr of plain data of torch's. Raises `UnknownPart` where an object in it is only shown by its address."""
+    """The repr of plain data of torch's. Raises `UnknownPart` where an object in it is only shown
+    by its address."""
     text = repr(value)
     if " at 0x" in text:
         raise UnknownPart(f"a {type(value).__name__} that holds an object")

@@ -1,9 +1,10 @@
 """From models.yaml's ``weights`` to the module's state: files as people have them.
 
-A file is mapped into memory and copied into the module tensor by tensor, so that its weights are held once. What does
-not fit is never passed over unless `ignore` says so, with five exceptions that mean the same to every reader: a tied
-weight whose other name is there; a buffer outside the state dict whose value is the model's own; BatchNorm's count of
-batches, which only training reads; and the marks that DataParallel and torch.compile leave in names.
+A file is mapped into memory and copied into the module tensor by tensor, so that its weights are
+held once. What does not fit is never passed over unless `ignore` says so, with five exceptions that
+mean the same to every reader: a tied weight whose other name is there; a buffer outside the state
+dict whose value is the model's own; BatchNorm's count of batches, which only training reads; and
+the marks that DataParallel and torch.compile leave in names.
 """
 
 from __future__ import annotations
@@ -28,7 +29,10 @@ from aoti_build.models_file.project import Weights
 from aoti_build.models_file.rules import INDEX_SUFFIXES
 from aoti_build.models_file.weights import path_of, renamed, shards_of
 
-_PARALLEL, _COMPILED = "module.", "_orig_mod."  # of DataParallel and DistributedDataParallel; of torch.compile
+_PARALLEL, _COMPILED = (
+    "module.",
+    "_orig_mod.",
+)  # of DataParallel and DistributedDataParallel; of torch.compile
 _EXTRA_STATE = "_extra_state"  # of nn.Module.get_extra_state: any data
 _DEEPEST = 4
 _SHOWN = 8
@@ -43,15 +47,24 @@ class _Place:
     weights: Weights
     where: str
 
-    def error(self, message: str, *, cause: str | None = None, hint: str | None = None) -> UsageError:
-        return UsageError(f"{os.path.basename(self.weights.file)} {message}", where=self.where, cause=cause, hint=hint)
+    def error(
+        self, message: str, *, cause: str | None = None, hint: str | None = None
+    ) -> UsageError:
+        return UsageError(
+            f"{os.path.basename(self.weights.file)} {message}",
+            where=self.where,
+            cause=cause,
+            hint=hint,
+        )
 
 
 def load_weights(module: torch.nn.Module, weights: Weights, root: Path, where: str) -> None:
-    """Load what `weights` names into `module`: every name of the module must be there, with its shape, and no other.
+    """Load what `weights` names into `module`: every name of the module must be there, with its
+    shape, and no other.
 
-    Values of another floating dtype are converted, as `load_state_dict` does. Parameters on the meta device are made on
-    the CPU. Raises `UsageError`, which says for each name what would mend it.
+    Values of another floating dtype are converted, as `load_state_dict` does. Parameters on the
+    meta device are made on the CPU. Raises `UsageError`, which says for each name what would mend
+    it.
     """
     place = _Place(weights, where)
     model = _Model.of(module, place)
@@ -59,14 +72,17 @@ def load_weights(module: torch.nn.Module, weights: Weights, root: Path, where: s
     loaded = {name: value for name, value in named.items() if not _fits(name, weights.ignore)}
     if misfits := _copy(module, model, loaded, place):
         print(misfits.text(whole=True), file=sys.stderr)
-        hint = "\n".join([*misfits.rules(weights), "the log names all; docs/models-yaml.md explains the rules"])
+        hint = "\n".join(
+            [*misfits.rules(weights), "the log names all; docs/models-yaml.md explains the rules"]
+        )
         raise place.error("does not fit the model", cause=misfits.text(), hint=hint)
     _say_conversions(model, loaded)
 
 
 @dataclass(frozen=True)
 class _Model:
-    """The names and tensors of a module's state dict (the module's own memory), and the buffers outside it."""
+    """The names and tensors of a module's state dict (the module's own memory), and the buffers
+    outside it."""
 
     state: Mapping[str, Any]
     computed: Mapping[str, torch.Tensor]
@@ -86,8 +102,11 @@ class _Model:
         return cls(state, computed, on_meta)
 
 
-def _copy(module: torch.nn.Module, model: _Model, loaded: Mapping[str, Any], place: _Place) -> Misfits:
-    """Copy what fits; what does not. Modules may know what an old state dict called their tensors: torch asks them."""
+def _copy(
+    module: torch.nn.Module, model: _Model, loaded: Mapping[str, Any], place: _Place
+) -> Misfits:
+    """Copy what fits; what does not. Modules may know what an old state dict called their tensors:
+    torch asks them."""
     misshapen = {**dict(_misshapen(model, loaded)), **dict(_contradictions(model, loaded))}
     misshapen.update(_computed_otherwise(model, loaded))
     missing, surplus = list(model.state), [name for name in loaded if name not in model.state]
@@ -124,42 +143,61 @@ def _contradictions(model: _Model, loaded: Mapping[str, Any]) -> Iterator[tuple[
         if not isinstance(wanted, torch.Tensor) or not isinstance(value, torch.Tensor):
             continue
         other = first.setdefault(_memory(wanted) or name, name)
-        if other != name and loaded[other].shape == value.shape and not _equal(loaded[other], value):
-            yield name, f"it is the same tensor as {other} in the model, and another one in the file"
+        if (
+            other != name
+            and loaded[other].shape == value.shape
+            and not _equal(loaded[other], value)
+        ):
+            yield (
+                name,
+                f"it is the same tensor as {other} in the model, and another one in the file",
+            )
 
 
 def _lacking(model: _Model, loaded: Mapping[str, Any], names: Iterable[str]) -> list[str]:
     """The `names` that the file does not give."""
     given = {_memory(model.state[name]) for name in loaded if name in model.state}
-    absent = [name for name in names if name not in loaded and not name.endswith(".num_batches_tracked")]
+    absent = [
+        name for name in names if name not in loaded and not name.endswith(".num_batches_tracked")
+    ]
     return [name for name in absent if _memory(model.state.get(name)) not in given - {None}]
 
 
 def _computed_otherwise(model: _Model, loaded: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Buffers outside the state dict, such as positions, that old files have all the same. With the model's own values
-    they may be passed over."""
+    """Buffers outside the state dict, such as positions, that old files have all the same. With the
+    model's own values they may be passed over."""
     for name, own in model.computed.items():
         value = loaded.get(name)
-        same = isinstance(value, torch.Tensor) and own.shape == value.shape and _equal(own.to(value.dtype), value)
+        same = (
+            isinstance(value, torch.Tensor)
+            and own.shape == value.shape
+            and _equal(own.to(value.dtype), value)
+        )
         if name in loaded and not same:
             yield name, "the model computes this buffer itself, and not to the file's values"
 
 
 def _equal(one: torch.Tensor, other: torch.Tensor) -> bool:
-    """Whether two tensors of one shape have the same values; torch compares neither sparse ones nor those on meta."""
+    """Whether two tensors of one shape have the same values; torch compares neither sparse ones nor
+    those on meta."""
     comparable = all(value.layout == torch.strided and not value.is_meta for value in (one, other))
     return comparable and torch.equal(one, other)
 
 
 def _memory(value: Any) -> tuple[Any, ...] | None:
     """What two names of one tensor have in common; None where there is nothing to share."""
-    if not isinstance(value, torch.Tensor) or hasattr(value, "__tensor_flatten__") or not value.numel():
+    if (
+        not isinstance(value, torch.Tensor)
+        or hasattr(value, "__tensor_flatten__")
+        or not value.numel()
+    ):
         return None
     return (value.data_ptr(), tuple(value.shape), value.stride(), value.dtype)
 
 
 def _kind(dtype: torch.dtype) -> str:
-    """Dtypes that are converted into each other: a cast to another kind would change what the values mean."""
+    """Dtypes that are converted into each other: a cast to another kind would change what the
+    values mean."""
     return "complex" if dtype.is_complex else "floating" if dtype.is_floating_point else "integer"
 
 
@@ -172,7 +210,11 @@ def _say_conversions(model: _Model, loaded: Mapping[str, Any]) -> None:
     counts: dict[str, int] = {}
     for name, value in loaded.items():
         wanted = model.state.get(name)
-        if isinstance(wanted, torch.Tensor) and isinstance(value, torch.Tensor) and wanted.dtype != value.dtype:
+        if (
+            isinstance(wanted, torch.Tensor)
+            and isinstance(value, torch.Tensor)
+            and wanted.dtype != value.dtype
+        ):
             pair = f"{_word(value.dtype)} to {_word(wanted.dtype)}"
             counts[pair] = counts.get(pair, 0) + 1
     for pair, count in counts.items():
@@ -203,7 +245,8 @@ def _named(state: Mapping[str, Any], place: _Place, model: _Model) -> dict[str, 
 
 
 def _without_marks(names: Mapping[str, str], model: _Model) -> dict[str, str]:
-    """Without what a wrapper of the whole model put in front of every name, unless the model has such names."""
+    """Without what a wrapper of the whole model put in front of every name, unless the model has
+    such names."""
 
     def strip(name: str) -> str:
         return ".".join(part for part in name.split(".") if part + "." != _COMPILED)
@@ -233,7 +276,9 @@ def _read(place: _Place, root: Path) -> Any:
     try:
         shards = shards_of(path)
     except (OSError, ValueError) as error:
-        raise place.error("is no index of shards", cause=str(error), hint="is the file complete?") from error
+        raise place.error(
+            "is no index of shards", cause=str(error), hint="is the file complete?"
+        ) from error
     state: dict[str, Any] = {}
     for shard in shards:
         found = _read_file(os.path.join(os.path.dirname(path), shard), place)
@@ -242,7 +287,9 @@ def _read(place: _Place, root: Path) -> Any:
         for name in state.keys() & found.keys():
             if not _is_same(state[name], found[name]):
                 cause = f"{shard} and a shard before it have other values of it"
-                raise place.error(f"has {name} twice", cause=cause, hint="are all shards of one checkpoint?")
+                raise place.error(
+                    f"has {name} twice", cause=cause, hint="are all shards of one checkpoint?"
+                )
         state.update(found)
     return state
 
@@ -261,18 +308,25 @@ def _read_file(path: str, place: _Place) -> Any:
 
             return load_file(path)
         # The format before 2020 is no zip file, and cannot be mapped.
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        return torch.load(
+            path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
+        )
     except Exception as error:  # safetensors and torch raise types of their own for a bad file
         cause, hint = _why_unreadable(error)
         name = os.path.basename(path)
-        raise UsageError(f"{name} cannot be read as weights", where=place.where, cause=cause, hint=hint) from error
+        raise UsageError(
+            f"{name} cannot be read as weights", where=place.where, cause=cause, hint=hint
+        ) from error
 
 
 def _why_unreadable(error: Exception) -> tuple[str, str]:
     text = str(error)
     if isinstance(error, pickle.UnpicklingError) and (refused := _REFUSED_GLOBAL.search(text)):
         cause = f"it holds an object of {refused[1]}, and reading such an object can run code"
-        return cause, "where you trust the file, save its state dict alone: torch.save(model.state_dict(), path)"
+        return (
+            cause,
+            "where you trust the file, save its state dict alone: torch.save(model.state_dict(), path)",
+        )
     last = next(iter(text.strip().splitlines()), "")
     return (
         f"{type(error).__name__}: {last}",
@@ -295,13 +349,19 @@ def _tensors(document: Any, place: _Place, model: _Model) -> Mapping[str, Any]:
         hint = "save it with torch.save(model.state_dict(), path), or as .safetensors"
         raise place.error(what, cause=holds or f"it holds a {type(document).__name__}", hint=hint)
     if candidates[0][0] is None:
-        raise place.error(f"has no {key!r}", cause=holds, hint="the file is a state dict itself: leave `key` out")
-    lines = [f"write `key: {name}` ({count} of the model's {len(model.state)} names)" for name, count in candidates]
+        raise place.error(
+            f"has no {key!r}", cause=holds, hint="the file is a state dict itself: leave `key` out"
+        )
+    lines = [
+        f"write `key: {name}` ({count} of the model's {len(model.state)} names)"
+        for name, count in candidates
+    ]
     raise place.error(what, cause=holds, hint="\n  or ".join(lines[:_SHOWN]))
 
 
 def _at(document: Any, key: str) -> Any:
-    """What stands at a dotted key, in which a key of one mapping may itself have dots. None if nothing does."""
+    """What stands at a dotted key, in which a key of one mapping may itself have dots. None if
+    nothing does."""
     if not isinstance(document, Mapping):
         return None
     if key in document:
@@ -319,9 +379,11 @@ def _is_state(value: Any) -> bool:
     )
 
 
-def _candidates(value: Any, model: _Model, path: str = "", deep: int = 0) -> Iterator[tuple[str | None, int]]:
-    """Where in a checkpoint a state dict may be, with how many of the model's names it has, whatever is in front of
-    them. An optimiser's state has none."""
+def _candidates(
+    value: Any, model: _Model, path: str = "", deep: int = 0
+) -> Iterator[tuple[str | None, int]]:
+    """Where in a checkpoint a state dict may be, with how many of the model's names it has,
+    whatever is in front of them. An optimiser's state has none."""
     if not isinstance(value, Mapping) or deep > _DEEPEST:
         return
     if _is_state(value):
@@ -345,17 +407,27 @@ def _describe(entry: tuple[Any, Any]) -> str:
 
 
 def _off_meta(module: torch.nn.Module) -> frozenset[str]:
-    """Make what is on the meta device on the CPU, as zeros; the names. One tensor under two names stays one."""
-    named = (*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False))
+    """Make what is on the meta device on the CPU, as zeros; the names. One tensor under two names
+    stays one."""
+    named = (
+        *module.named_parameters(remove_duplicate=False),
+        *module.named_buffers(remove_duplicate=False),
+    )
     values = {id(value): value for _, value in named if value.is_meta}
     made = {key: _zeros(value) for key, value in values.items()}
     for part in module.modules():
         for table in (part._parameters, part._buffers):
-            table.update({name: made[id(value)] for name, value in table.items() if id(value) in made})
+            table.update(
+                {name: made[id(value)] for name, value in table.items() if id(value) in made}
+            )
     return frozenset(name for name, value in named if id(value) in values)
 
 
 def _zeros(value: torch.Tensor) -> Any:
     # BatchNorm's count of batches stays so where a file has none.
     zeros = torch.zeros_like(value, device="cpu")
-    return torch.nn.Parameter(zeros, requires_grad=False) if isinstance(value, torch.nn.Parameter) else zeros
+    return (
+        torch.nn.Parameter(zeros, requires_grad=False)
+        if isinstance(value, torch.nn.Parameter)
+        else zeros
+    )

@@ -1,16 +1,19 @@
-"""What a model writes into when it is called: inputs that the caller gave, and buffers, which are its state.
+"""What a model writes into when it is called: inputs that the caller gave, and buffers, which are
+its state.
 
 No single source knows all of it:
 
-- torch.export keeps in-place operators as they are and lists no writes. Its functional form does, in the signature
-  (``user_inputs_to_mutate``, ``buffers_to_mutate``), because there every write is an output. Making it takes about as
-  long as the export, so it is made only for graphs that hold an operator which writes.
-- torch cannot make that form of a graph that writes inside torch.cond, or into buffers that share memory. Then what
-  such operators are given counts as written.
-- Some operators write without saying so (batch norm with running statistics, operators of the user's own). What a call
-  in eager mode changes counts as well (`aoti_build._torch.checking.seen`).
+- torch.export keeps in-place operators as they are and lists no writes. Its functional form does,
+  in the signature (``user_inputs_to_mutate``, ``buffers_to_mutate``), because there every write is
+  an output. Making it takes about as long as the export, so it is made only for graphs that hold an
+  operator which writes.
+- torch cannot make that form of a graph that writes inside torch.cond, or into buffers that share
+  memory. Then what such operators are given counts as written.
+- Some operators write without saying so (batch norm with running statistics, operators of the
+  user's own). What a call in eager mode changes counts as well (`aoti_build._torch.checking.seen`).
 
-What is taken for written and is not costs a comparison of equal values; what is missed is never compared.
+What is taken for written and is not costs a comparison of equal values; what is missed is never
+compared.
 """
 
 from __future__ import annotations
@@ -26,14 +29,15 @@ from torch.fx import GraphModule, Node
 
 from aoti_build.artifact.manifest import tensor_inputs
 
-# Calls of a model with state: the second sees what the first left, the third what the second made of that.
+# Calls of a model with state: the second sees what the first left, the third what the second made
+# of that.
 STATE_CALLS = 3
 
 
 @dataclass(frozen=True)
 class Writes:
-    """What a call writes into: `inputs` by name, with their positions among the input tensors in the order of the
-    call; `buffers` by their names in the model."""
+    """What a call writes into: `inputs` by name, with their positions among the input tensors in
+    the order of the call; `buffers` by their names in the model."""
 
     inputs: tuple[str, ...] = ()
     positions: tuple[int, ...] = ()
@@ -45,7 +49,9 @@ class Writes:
         written = signature["mutates"]["inputs"]
         names = [entry["name"] for entry in tensor_inputs(signature)]
         positions = tuple(at for at, name in enumerate(names) if name in written)
-        return cls(tuple(names[at] for at in positions), positions, tuple(signature["mutates"]["buffers"]))
+        return cls(
+            tuple(names[at] for at in positions), positions, tuple(signature["mutates"]["buffers"])
+        )
 
     def as_json(self) -> dict[str, Any]:
         return {"inputs": list(self.inputs), "buffers": list(self.buffers)}
@@ -65,7 +71,8 @@ class Seen:
 
 
 def observed_names(signature: Mapping[str, Any]) -> list[str]:
-    """Names of all that is compared after a call: the outputs, then the inputs and the buffers written into."""
+    """Names of all that is compared after a call: the outputs, then the inputs and the buffers
+    written into."""
     writes = Writes.of_signature(signature)
     outputs = [output["name"] for output in signature["outputs"]]
     inputs = [f"input {name}" for name in writes.inputs]
@@ -73,13 +80,15 @@ def observed_names(signature: Mapping[str, Any]) -> list[str]:
 
 
 def computed_of(signature: Mapping[str, Any]) -> list[str | None]:
-    """In the order of `observed_names`: the type that each is computed in, where that is narrower than its own."""
+    """In the order of `observed_names`: the type that each is computed in, where that is narrower
+    than its own."""
     narrower = signature.get("computed_in", {})
     return [narrower.get(name) for name in observed_names(signature)]
 
 
 def functional_form(program: ExportedProgram) -> ExportedProgram:
-    """The program with every write as an output; itself where it has none, or torch cannot make that form."""
+    """The program with every write as an output; itself where it has none, or torch cannot make
+    that form."""
     if not any(True for _ in _writing(program.graph_module)):
         return program
     try:
@@ -89,9 +98,11 @@ def functional_form(program: ExportedProgram) -> ExportedProgram:
     return functional
 
 
-def writes_of(functional: ExportedProgram, names: Sequence[str], seen: Seen | None = None) -> Writes:
-    """What a program in `functional_form` writes into, and what was `seen` to be written; `names` are those of its
-    input tensors in order."""
+def writes_of(
+    functional: ExportedProgram, names: Sequence[str], seen: Seen | None = None
+) -> Writes:
+    """What a program in `functional_form` writes into, and what was `seen` to be written; `names`
+    are those of its input tensors in order."""
     seen, signature = seen or Seen(), functional.graph_signature
     direct = _operands(functional)
     written = set(signature.user_inputs_to_mutate.values()) | direct
@@ -105,15 +116,21 @@ def writes_of(functional: ExportedProgram, names: Sequence[str], seen: Seen | No
 
 def input_tensors(program: ExportedProgram) -> list[str]:
     """The names in the graph of the input tensors, in the order of a call."""
-    values = {node.name: node.meta.get("val") for node in program.graph.nodes if node.op == "placeholder"}
-    given = [spec.arg for spec in program.graph_signature.input_specs if spec.kind == InputKind.USER_INPUT]
+    values = {
+        node.name: node.meta.get("val") for node in program.graph.nodes if node.op == "placeholder"
+    }
+    given = [
+        spec.arg
+        for spec in program.graph_signature.input_specs
+        if spec.kind == InputKind.USER_INPUT
+    ]
     names = [argument.name for argument in given if isinstance(argument, TensorArgument)]
     return [name for name in names if isinstance(values.get(name), torch.Tensor)]
 
 
 def observed_nodes(functional: ExportedProgram, writes: Writes) -> list[str | None]:
-    """The names in the graph of all that is compared after a call, in the order of `observed_names`; None for what the
-    graph does not have as an output."""
+    """The names in the graph of all that is compared after a call, in the order of
+    `observed_names`; None for what the graph does not have as an output."""
     signature = functional.graph_signature
     by_input = {name: output for output, name in signature.user_inputs_to_mutate.items()}
     by_buffer = {name: output for output, name in signature.buffers_to_mutate.items()}
@@ -132,15 +149,22 @@ def root_of(node: Any) -> Any:
 
 def _operands(program: ExportedProgram) -> set[str]:
     """Names of what the writing operators that are left in a graph are given, through views."""
-    return {root_of(source).name for node in _writing(program.graph_module) for source in _targets(node)}
+    return {
+        root_of(source).name for node in _writing(program.graph_module) for source in _targets(node)
+    }
 
 
 def _writing(module: GraphModule) -> Iterator[Node]:
-    """Nodes that write into what they are given; one that calls graphs inside this one, if these do."""
+    """Nodes that write into what they are given; one that calls graphs inside this one, if these
+    do."""
     for node in module.graph.nodes:
         schema = getattr(node.target, "_schema", None)
         text = str(node.target)
-        inner = [part for name in _graphs(node) if isinstance(part := getattr(module, name, None), GraphModule)]
+        inner = [
+            part
+            for name in _graphs(node)
+            if isinstance(part := getattr(module, name, None), GraphModule)
+        ]
         if (
             (schema is not None and schema.is_mutable)
             or "mutation" in text  # a kernel of the user's own, which has no schema
@@ -160,8 +184,14 @@ def _targets(node: Node) -> list[Node]:
     schema = getattr(node.target, "_schema", None)
     if schema is None or not schema.is_mutable:
         return [source for source in node.all_input_nodes if source.op != "get_attr"]
-    given = dict(zip((argument.name for argument in schema.arguments), node.args, strict=False)) | dict(node.kwargs)
-    written = [argument.name for argument in schema.arguments if argument.alias_info and argument.alias_info.is_write]
+    given = dict(
+        zip((argument.name for argument in schema.arguments), node.args, strict=False)
+    ) | dict(node.kwargs)
+    written = [
+        argument.name
+        for argument in schema.arguments
+        if argument.alias_info and argument.alias_info.is_write
+    ]
     return [given[name] for name in written if isinstance(given.get(name), Node)]
 
 

@@ -1,7 +1,9 @@
-"""A zip file read without trust, by whoever has to look into a package before its native code may be loaded.
+"""A zip file read without trust, by whoever has to look into a package before its native code may
+be loaded.
 
-`directory` says what is in it and refuses what no package holds; here its bytes are read: never more of a member than
-it declares, and checked against its CRC-32. All that can be wrong ends in an `ArtifactError`.
+`directory` says what is in it and refuses what no package holds; here its bytes are read: never
+more of a member than it declares, and checked against its CRC-32. All that can be wrong ends in an
+`ArtifactError`.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ _BLOCK = 1 << 20
 
 
 class Container:
-    """An open archive; a context manager. `members` are its files by name, `size` is that of the archive in bytes."""
+    """An open archive; a context manager. `members` are its files by name, `size` is that of the
+    archive in bytes."""
 
     def __init__(self, path: Path) -> None:
         """Raises ArtifactError for whatever is no regular file or no sound zip."""
@@ -51,16 +54,18 @@ class Container:
             self._file = -1
 
     def read(self, name: str, limit: int) -> bytes:
-        """All of a member, checked. Raises ArtifactError if there is none, it is damaged, or has more than `limit`
-        bytes."""
+        """All of a member, checked. Raises ArtifactError if there is none, it is damaged, or has
+        more than `limit` bytes."""
         member = self._member(name)
         if member.size > limit:
-            raise self.refusal(f"{name} has {member.size} bytes; more than {limit} are not believed of such a file")
+            raise self.refusal(
+                f"{name} has {member.size} bytes; more than {limit} are not believed of such a file"
+            )
         return b"".join(self._blocks(member))
 
     def read_at(self, name: str, offset: int, size: int) -> bytes:
-        """Up to `size` bytes of a member from `offset` on, fewer at its end; unchecked. Of a compressed member all
-        before them is inflated too."""
+        """Up to `size` bytes of a member from `offset` on, fewer at its end; unchecked. Of a
+        compressed member all before them is inflated too."""
         member = self._member(name)
         size = max(0, min(size, member.size - offset))
         if member.method == STORED:
@@ -96,7 +101,8 @@ class Container:
         return member
 
     def _blocks(self, member: Member) -> Iterator[bytes]:
-        """The content of a member, a block at a time. The end of the iteration means: size and CRC-32 are right."""
+        """The content of a member, a block at a time. The end of the iteration means: size and
+        CRC-32 are right."""
         crc = size = 0
         for block in self._stored(member) if member.method == STORED else self._inflated(member):
             size += len(block)
@@ -105,7 +111,9 @@ class Container:
             crc = zlib.crc32(block, crc)
             yield block
         if size != member.size or crc != member.crc:
-            raise self.refusal(f"{member.name} is damaged: its size or CRC-32 is not what the archive says")
+            raise self.refusal(
+                f"{member.name} is damaged: its size or CRC-32 is not what the archive says"
+            )
 
     def _stored(self, member: Member) -> Iterator[bytes]:
         for offset in range(0, member.compressed, _BLOCK):
@@ -121,18 +129,24 @@ class Container:
             while block := inflater.decompress(b"", _BLOCK):
                 yield block
         except zlib.error as error:
-            raise self.refusal(f"{member.name} is damaged and cannot be inflated", str(error)) from None
+            raise self.refusal(
+                f"{member.name} is damaged and cannot be inflated", str(error)
+            ) from None
 
     def _pread(self, offset: int, size: int) -> bytes:
         """Exactly so many bytes of the file."""
         found = b""
         try:
-            while len(found) < size and (block := os.pread(self._file, size - len(found), offset + len(found))):
+            while len(found) < size and (
+                block := os.pread(self._file, size - len(found), offset + len(found))
+            ):
                 found += block
         except OSError as error:
             raise self.refusal("the file cannot be read", str(error)) from None
         if len(found) < size:
-            raise self.refusal("the file ends before its content does, or became shorter while it was read")
+            raise self.refusal(
+                "the file ends before its content does, or became shorter while it was read"
+            )
         return found
 
 
@@ -141,7 +155,11 @@ def _open(path: Path) -> int:
     try:
         kind = path.stat().st_mode
         if stat.S_ISDIR(kind):
-            raise ArtifactError("a directory, not a .pt2 file", where=str(path), hint="name the file in it: model.pt2")
+            raise ArtifactError(
+                "a directory, not a .pt2 file",
+                where=str(path),
+                hint="name the file in it: model.pt2",
+            )
         if not stat.S_ISREG(kind):
             raise ArtifactError("no regular file", where=str(path), hint="name a .pt2 file")
         return open_regular(path)
@@ -152,5 +170,8 @@ def _open(path: Path) -> int:
         raise ArtifactError(missing, where=str(path), hint="look at the path") from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         raise ArtifactError(
-            "the file cannot be read", where=str(path), cause=str(error), hint="look at the path and its permissions"
+            "the file cannot be read",
+            where=str(path),
+            cause=str(error),
+            hint="look at the path and its permissions",
         ) from None

@@ -1,4 +1,5 @@
-"""All that a package says of itself, as a JSON value: for people and programs that look at one they did not make."""
+"""All that a package says of itself, as a JSON value: for people and programs that look at one they
+did not make."""
 
 from __future__ import annotations
 
@@ -14,11 +15,14 @@ from aoti_build.artifact.pt2.gpu_code import architectures
 from aoti_build.artifact.pt2.package import Archive, Model
 from aoti_build.common.elf import NotElf, read_elf, read_gpu_binary
 
-_LARGEST_SOURCE = 64 << 20  # bytes of generated C++ that are read; a model of ten thousand kernels has some 20 MiB
+_LARGEST_SOURCE = (
+    64 << 20
+)  # bytes of generated C++ that are read; a model of ten thousand kernels has some 20 MiB
 
 
 def contents(archive: Archive) -> dict[str, Any]:
-    """The table that docs/formats.md describes as `package`. Raises ArtifactError if what it reads is damaged."""
+    """The table that docs/formats.md describes as `package`. Raises ArtifactError if what it reads
+    is damaged."""
     keys = [model.metadata.get(KEY_METADATA) for model in archive.models]
     return {
         "format_version": archive.format_version,
@@ -30,7 +34,12 @@ def contents(archive: Archive) -> dict[str, Any]:
 
 
 def _member(member: Member) -> dict[str, Any]:
-    return {"name": member.name, "bytes": member.size, "compressed": member.compressed, "crc32": f"{member.crc:08x}"}
+    return {
+        "name": member.name,
+        "bytes": member.size,
+        "compressed": member.compressed,
+        "crc32": f"{member.crc:08x}",
+    }
 
 
 def _model(archive: Archive, model: Model) -> dict[str, Any]:
@@ -55,16 +64,22 @@ def _model(archive: Archive, model: Model) -> dict[str, Any]:
             "outputs": [_tensor(tensor) for tensor in generated.outputs],
             "dims": generated.dims,
         },
-        "constants": [{**asdict(constant), "shape": list(constant.shape)} for constant in generated.constants],
+        "constants": [
+            {**asdict(constant), "shape": list(constant.shape)} for constant in generated.constants
+        ],
         "weights": _weights(archive, model, generated),
     }
 
 
 def _text(archive: Archive, names: Sequence[str]) -> str:
-    """The generated sources, one after another; without those that are too large to be looked through. Unchecked: of a
-    damaged one the rest is shown all the same."""
-    small = {name: size for name in names if (size := archive.members[name].size) <= _LARGEST_SOURCE}
-    return "\n".join(archive.reader(name)(0, size).decode("utf-8", "replace") for name, size in small.items())
+    """The generated sources, one after another; without those that are too large to be looked
+    through. Unchecked: of a damaged one the rest is shown all the same."""
+    small = {
+        name: size for name in names if (size := archive.members[name].size) <= _LARGEST_SOURCE
+    }
+    return "\n".join(
+        archive.reader(name)(0, size).decode("utf-8", "replace") for name, size in small.items()
+    )
 
 
 def _library(archive: Archive, name: str) -> dict[str, Any]:
@@ -81,8 +96,8 @@ def _library(archive: Archive, name: str) -> dict[str, Any]:
 
 
 def _kernels(archive: Archive, model: Model, generated: Generated) -> list[dict[str, Any]]:
-    """One for each C++ loop and each file of GPU code; the GPU functions themselves where there are no files, since
-    they are then inside the shared library (`aot_inductor.embed_kernel_binary`)."""
+    """One for each C++ loop and each file of GPU code; the GPU functions themselves where there are
+    no files, since they are then inside the shared library (`aot_inductor.embed_kernel_binary`)."""
     kernels = [_kernel("cpp", name) for name in generated.kernels]
     kernels += [_gpu_code(archive, file) for file in model.kernels]
     if not model.kernels:
@@ -91,7 +106,8 @@ def _kernels(archive: Archive, model: Model, generated: Generated) -> list[dict[
 
 
 def _gpu_code(archive: Archive, file: str) -> dict[str, Any]:
-    """A file that cannot be read is listed all the same: nobody knows the formats of all vendors and years."""
+    """A file that cannot be read is listed all the same: nobody knows the formats of all vendors
+    and years."""
     kind, arch = file.rpartition(".")[2], ", ".join(architectures(archive, file)) or None
     if kind == "cubin":
         with contextlib.suppress(NotElf):
@@ -101,7 +117,11 @@ def _gpu_code(archive: Archive, file: str) -> dict[str, Any]:
 
 
 def _kernel(
-    kind: str, name: str | None, file: str | None = None, arch: str | None = None, tool: str | None = None
+    kind: str,
+    name: str | None,
+    file: str | None = None,
+    arch: str | None = None,
+    tool: str | None = None,
 ) -> dict[str, Any]:
     return {"name": name, "kind": kind, "file": file, "arch": arch, "tool": tool}
 
@@ -112,7 +132,12 @@ def _tensor(tensor: Any) -> dict[str, Any]:
 
 
 def _weights(archive: Archive, model: Model, generated: Generated) -> dict[str, Any]:
-    """Where the values of the constants are: in files of their own, or inside the shared library."""
+    """Where the values of the constants are: in files of their own, or inside the shared
+    library."""
     files = [{"name": name, "bytes": archive.members[name].size} for name in model.weights]
     values = sum(constant.size for constant in generated.constants if not constant.folded)
-    return {"where": "files" if files else "library" if values else "none", "bytes": values, "files": files}
+    return {
+        "where": "files" if files else "library" if values else "none",
+        "bytes": values,
+        "files": files,
+    }

@@ -1,8 +1,10 @@
-"""Which architectures a CUDA fat binary holds code for: one file per kernel, with a cubin or PTX for each.
+"""Which architectures a CUDA fat binary holds code for: one file per kernel, with a cubin or PTX
+for each.
 
-inductor writes them with `aot_inductor.emit_multi_arch_kernel`. NVIDIA describes the container nowhere; this is the
-part of its layout that cuobjdump's listing of libraries of CUDA 13 confirms: headers (magic, version, own size, size of
-what follows), each with entries (kind, version, own size, size of the data, ..., architecture, ..., flags).
+inductor writes them with `aot_inductor.emit_multi_arch_kernel`. NVIDIA describes the container
+nowhere; this is the part of its layout that cuobjdump's listing of libraries of CUDA 13 confirms:
+headers (magic, version, own size, size of what follows), each with entries (kind, version, own
+size, size of the data, ..., architecture, ..., flags).
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ class NotFatbin(ValueError):
 
 
 def read_fatbin(read: Read) -> tuple[str, ...]:
-    """The architectures in order, such as ``sm_80``, ``sm_90a``, ``compute_90a``. Raises NotFatbin."""
+    """The architectures in order, such as ``sm_80``, ``sm_90a``, ``compute_90a``. Raises
+    NotFatbin."""
     found: dict[str, None] = {}
     at = looked = 0
     while header := read(at, _HEADER.size):

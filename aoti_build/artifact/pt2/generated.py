@@ -1,9 +1,10 @@
-"""What the C++ that inductor generated says of a model: its inputs, its constants, its kernels, its compilers.
+"""What the C++ that inductor generated says of a model: its inputs, its constants, its kernels, its
+compilers.
 
-A package carries the source that its shared library was compiled from (`*.wrapper.cpp`, `*.kernel.cpp`). No metadata
-file repeats these facts, so they are read from the statements that inductor writes (torch/_inductor/codegen/
-cpp_wrapper_cpu.py, the same from torch 2.11 on). They are for people: no decision to load anything rests on them, and
-what is not found is left out.
+A package carries the source that its shared library was compiled from (`*.wrapper.cpp`,
+`*.kernel.cpp`). No metadata file repeats these facts, so they are read from the statements that
+inductor writes (torch/_inductor/codegen/ cpp_wrapper_cpu.py, the same from torch 2.11 on). They are
+for people: no decision to load anything rests on them, and what is not found is left out.
 """
 
 from __future__ import annotations
@@ -24,8 +25,12 @@ _DTYPE = re.compile(r"= aoti_torch_dtype_(\w{1,40})\(\)")
 _FIXED = re.compile(r"\((\d{1,20}) != \w{1,200}_size\[(\d{1,3})\]\)")
 _BOUND = re.compile(r"\(\w{1,200}_size\[(\d{1,3})\] ([<>]) (\d{1,20})\)")
 _AXIS = re.compile(r"_(?:size|stride)\[(\d{1,3})\]")
-_SYMBOL = re.compile(r"^ *int64_t (\w{1,200}) = (\w{1,200})(?:_size|\.sizes\(\))\[(\d{1,3})\];", re.M)
-_SHAPE = re.compile(r'assert_size_stride\((\w{1,200}), \{([\w ,]{0,1000})\}, \{[^}\n]{0,1000}\}, "input"\)')
+_SYMBOL = re.compile(
+    r"^ *int64_t (\w{1,200}) = (\w{1,200})(?:_size|\.sizes\(\))\[(\d{1,3})\];", re.M
+)
+_SHAPE = re.compile(
+    r'assert_size_stride\((\w{1,200}), \{([\w ,]{0,1000})\}, \{[^}\n]{0,1000}\}, "input"\)'
+)
 _ALIAS = re.compile(r"^ *int64_t (s\d{1,9}) = (s\d{1,9});", re.M)
 _CPP_KERNEL = re.compile(r'^extern "C" {1,4}void {1,4}(\w{1,500})\(', re.M)
 _GPU_KERNEL = re.compile(r"kernels_?\.(\w{1,500}) = loadKernel\(")
@@ -41,8 +46,8 @@ _LARGEST_SPEC, _LONGEST_PATH = 4 << 20, 1024
 
 @dataclass(frozen=True)
 class Tensor:
-    """An input or output: `dtype` and `shape` are None where the source does not say. A size is an integer or a name
-    in `Generated.dims`."""
+    """An input or output: `dtype` and `shape` are None where the source does not say. A size is an
+    integer or a name in `Generated.dims`."""
 
     name: str
     dtype: str | None = None
@@ -51,7 +56,8 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Constant:
-    """A weight, buffer or constant: `size` in bytes; `folded` if the compiler computed it at load time from others."""
+    """A weight, buffer or constant: `size` in bytes; `folded` if the compiler computed it at load
+    time from others."""
 
     name: str
     dtype: str
@@ -62,9 +68,9 @@ class Constant:
 
 @dataclass(frozen=True)
 class Generated:
-    """All that was found. `dims`: name -> {"min", "max"}, either absent if the code does not check it. `kernels` are
-    C++ loops, `gpu_kernels` the functions loaded from GPU binaries, `operators` torch's own that are called, `march`
-    the values of ``-march=`` of the compiler."""
+    """All that was found. `dims`: name -> {"min", "max"}, either absent if the code does not check
+    it. `kernels` are C++ loops, `gpu_kernels` the functions loaded from GPU binaries, `operators`
+    torch's own that are called, `march` the values of ``-march=`` of the compiler."""
 
     inputs: tuple[Tensor, ...] = ()
     outputs: tuple[Tensor, ...] = ()
@@ -77,7 +83,8 @@ class Generated:
 
 
 def read_generated(wrapper: str, kernels: str = "") -> Generated:
-    """The facts in the text of a model's wrapper and, where it has one of its own, of its kernels."""
+    """The facts in the text of a model's wrapper and, where it has one of its own, of its
+    kernels."""
     dims: dict[str, dict[str, int]] = {}
     names = {(kind, int(index)): name for kind, index, name in _TENSOR.findall(wrapper)}
     inputs = _inputs([names[key] for key in sorted(names) if key[0] == "input"], wrapper, dims)
@@ -91,12 +98,15 @@ def read_generated(wrapper: str, kernels: str = "") -> Generated:
         kernels=_unique(_CPP_KERNEL.findall(wrapper) + _CPP_KERNEL.findall(kernels)),
         gpu_kernels=_unique(_GPU_KERNEL.findall(wrapper)),
         operators=tuple(sorted({*_OPERATOR.findall(wrapper)})),
-        march=_unique(word for command in commands for word in re.findall(r"-march=([\w.+-]{1,80})", command)),
+        march=_unique(
+            word for command in commands for word in re.findall(r"-march=([\w.+-]{1,80})", command)
+        ),
     )
 
 
 def _inputs(names: list[str], text: str, dims: dict[str, dict[str, int]]) -> list[Tensor]:
-    """The inputs by the checks that the code has for each; fills `dims` with the sizes that may vary."""
+    """The inputs by the checks that the code has for each; fills `dims` with the sizes that may
+    vary."""
     starts = list(_CHECK.finditer(text))
     bodies: dict[int, str] = {}
     for position, match in enumerate(starts, 1):
@@ -107,7 +117,9 @@ def _inputs(names: list[str], text: str, dims: dict[str, dict[str, int]]) -> lis
         sizes = (size.strip() for size in shape.split(","))
         symbols |= {(name, axis): size for axis, size in enumerate(sizes) if size.isidentifier()}
     original = {alias: symbol for alias, symbol in _ALIAS.findall(text) if alias != symbol}
-    return [_input(name, bodies.get(index), symbols, original, dims) for index, name in enumerate(names)]
+    return [
+        _input(name, bodies.get(index), symbols, original, dims) for index, name in enumerate(names)
+    ]
 
 
 def _input(
@@ -133,7 +145,8 @@ def _input(
         if axis in fixed:
             shape.append(fixed[axis])
             continue
-        # A size without a symbol of its own is an expression; all that is known then are its bounds.
+        # A size without a symbol of its own is an expression; all that is known then are its
+        # bounds.
         symbol = symbols.get((name, axis), f"{name}.{axis}")
         symbol = original.get(symbol, symbol)
         dims[symbol] = {**dims.get(symbol, {}), **bounds.get(axis, {})}
@@ -151,7 +164,9 @@ def _constants(text: str) -> Iterator[Constant]:
             name=row.get("original_fqn", "").strip('"') or row.get("name", "").strip('"'),
             dtype=dtype[1] if dtype else row.get("dtype", ""),
             shape=tuple(int(size) for size in re.findall(r"\d{1,18}", row.get("shape", ""))),
-            size=int(row["data_size"]) if re.fullmatch(r"\d{1,18}", row.get("data_size", "")) else 0,
+            size=int(row["data_size"])
+            if re.fullmatch(r"\d{1,18}", row.get("data_size", ""))
+            else 0,
             folded=row.get("from_folded") == "true",
         )
 
@@ -160,7 +175,9 @@ def _renamed(tensors: list[Tensor], names: list[str] | None) -> tuple[Tensor, ..
     """With the names that a caller uses, if there is one for each."""
     if names is None or len(names) != len(tensors):
         return tuple(tensors)
-    return tuple(Tensor(name, old.dtype, old.shape) for name, old in zip(names, tensors, strict=True))
+    return tuple(
+        Tensor(name, old.dtype, old.shape) for name, old in zip(names, tensors, strict=True)
+    )
 
 
 def _spec(kind: str, text: str) -> str | None:
@@ -171,10 +188,11 @@ def _spec(kind: str, text: str) -> str | None:
 
 
 def _leaves(spec: str | None, *, call: bool) -> list[str] | None:
-    """Names of the leaves of a serialised pytree (torch.utils._pytree.treespec_dumps), None if it is not understood.
+    """Names of the leaves of a serialised pytree (torch.utils._pytree.treespec_dumps), None if it
+    is not understood.
 
-    Those of a call are a tuple of positional arguments and a dict of keyword ones: ``args[0]``, ``mask``. Those of a
-    result are paths: ``['pooled']['mean']``, or ``output`` for a tensor alone.
+    Those of a call are a tuple of positional arguments and a dict of keyword ones: ``args[0]``,
+    ``mask``. Those of a result are paths: ``['pooled']['mean']``, or ``output`` for a tensor alone.
     """
     if spec is None or len(spec) > _LARGEST_SPEC:
         return None
@@ -187,7 +205,9 @@ def _leaves(spec: str | None, *, call: bool) -> list[str] | None:
         positional, keyword = tree["children_spec"]
         named = [
             path
-            for key, child in zip(json.loads(keyword["context"]), keyword["children_spec"], strict=True)
+            for key, child in zip(
+                json.loads(keyword["context"]), keyword["children_spec"], strict=True
+            )
             for path in _walk(child, str(key))
         ]
         return [*_walk(positional, "args"), *named]

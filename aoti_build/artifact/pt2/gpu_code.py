@@ -8,7 +8,8 @@ from aoti_build.common.elf import NotElf, read_gpu_binary
 
 
 def architectures(archive: Archive, file: str) -> tuple[str, ...]:
-    """Of one file of GPU code; none if it cannot be read: nobody knows the formats of all vendors and years."""
+    """Of one file of GPU code; none if it cannot be read: nobody knows the formats of all vendors
+    and years."""
     read = archive.reader(file)
     try:
         if file.endswith(".cubin"):
@@ -20,6 +21,9 @@ def architectures(archive: Archive, file: str) -> tuple[str, ...]:
 
 
 def common_architectures(archive: Archive) -> tuple[str, ...]:
-    """What every file of GPU code in the package holds, so that a GPU which can run one of these can run them all."""
+    """What every file of GPU code in the package holds, so that a GPU which can run one of these
+    can run them all."""
     found = [architectures(archive, file) for model in archive.models for file in model.kernels]
-    return tuple(arch for arch in found[0] if all(arch in other for other in found)) if found else ()
+    return (
+        tuple(arch for arch in found[0] if all(arch in other for other in found)) if found else ()
+    )

@@ -1,10 +1,11 @@
-"""A `.pt2` package as it lies on disk, opened without torch and without trust: which models it holds, for what device
-and machine they were compiled, and which of its files are what.
+"""A `.pt2` package as it lies on disk, opened without torch and without trust: which models it
+holds, for what device and machine they were compiled, and which of its files are what.
 
-`open_archive` refuses what is no sound package: a broken zip, a missing member, another format version, no compiled
-code, a shared library that is none, or one that is for another machine than its own metadata says. It reads the zip's
-directory, the few small files that describe the package, and the first bytes of each library, whatever the size of the
-rest; so it can stand in front of every load.
+`open_archive` refuses what is no sound package: a broken zip, a missing member, another format
+version, no compiled code, a shared library that is none, or one that is for another machine than
+its own metadata says. It reads the zip's directory, the few small files that describe the package,
+and the first bytes of each library, whatever the size of the rest; so it can stand in front of
+every load.
 
 Layout: torch/csrc/export/pt2_archive_constants.h and torch/export/pt2_archive/_package.py.
 """
@@ -28,7 +29,8 @@ VERSION_FILE, VERSION = "archive_version", 0
 MODELS_FOLDER = "data/aotinductor/"
 WEIGHTS_FOLDERS = ("data/weights/", "data/constants/")
 PROGRAMS_FOLDER = "models/"
-# Endings of the files that hold code for a GPU (GPU_KERNEL_BIN_EXTS in torch/_inductor/utils.py, and multi-arch ones).
+# Endings of the files that hold code for a GPU (GPU_KERNEL_BIN_EXTS in torch/_inductor/utils.py,
+# and multi-arch ones).
 KERNEL_ENDINGS = (".cubin", ".fatbin", ".ptx", ".hsaco", ".spv", ".zebin")
 _MOST_METADATA = 1 << 20  # bytes; real ones have some hundred
 
@@ -37,8 +39,9 @@ _MOST_METADATA = 1 << 20  # bytes; real ones have some hundred
 class Model:
     """One compiled model. Files are names of members; `metadata` is inductor's, all of it text.
 
-    `libraries`: shared libraries; `machine` is theirs, read from their headers. `kernels`: GPU binaries and GPU code.
-    `weights`: values kept apart from the libraries. `sources`: generated C++. `other`: the rest.
+    `libraries`: shared libraries; `machine` is theirs, read from their headers. `kernels`: GPU
+    binaries and GPU code. `weights`: values kept apart from the libraries. `sources`: generated
+    C++. `other`: the rest.
     """
 
     name: str
@@ -68,7 +71,8 @@ class Model:
 
 
 class Archive:
-    """An open package; a context manager. Names of members are those in the zip, `root` (with its slash) in front."""
+    """An open package; a context manager. Names of members are those in the zip, `root` (with its
+    slash) in front."""
 
     def __init__(self, container: Container) -> None:
         self._container = container
@@ -106,7 +110,8 @@ class Archive:
             self._container.check(name)
 
     def check_machine(self, machine: str | None = None) -> None:
-        """Raises ArtifactError if a library in it is for another machine than `machine` (default: this host)."""
+        """Raises ArtifactError if a library in it is for another machine than `machine` (default:
+        this host)."""
         here = machine or os.uname().machine
         for model in self.models:
             if model.machine != here:
@@ -117,16 +122,25 @@ class Archive:
                 )
 
     def _root(self) -> str:
-        """The folder that everything lies in, named after the file that torch wrote first; or none."""
+        """The folder that everything lies in, named after the file that torch wrote first; or
+        none."""
         if not self.members:
             raise self._container.refusal("the archive is empty")
-        roots = {name[: -len(FORMAT_FILE)] for name in self.members if name.rpartition("/")[2] == FORMAT_FILE}
+        roots = {
+            name[: -len(FORMAT_FILE)]
+            for name in self.members
+            if name.rpartition("/")[2] == FORMAT_FILE
+        }
         roots = {root for root in roots if root.count("/") <= 1}
         if not roots:
-            raise self._container.refusal(f"the archive lacks {FORMAT_FILE}, so it is no .pt2 package")
+            raise self._container.refusal(
+                f"the archive lacks {FORMAT_FILE}, so it is no .pt2 package"
+            )
         root = min(roots)
         if strays := [name for name in self.members if not name.startswith(root)]:
-            raise self._container.refusal(f"{strays[0]} lies outside of the package's folder {root}")
+            raise self._container.refusal(
+                f"{strays[0]} lies outside of the package's folder {root}"
+            )
         return root
 
     def _version(self) -> int:
@@ -154,16 +168,22 @@ class Archive:
                 where=str(self.path),
                 hint="torch.export.save wrote it; torch.export.load reads it, and AOTInductor can compile it",
             )
-        raise self._container.refusal(f"the archive has no {MODELS_FOLDER}<model>/, so no compiled model")
+        raise self._container.refusal(
+            f"the archive has no {MODELS_FOLDER}<model>/, so no compiled model"
+        )
 
     def _model(self, name: str) -> Model:
         folder = f"{self.root}{MODELS_FOLDER}{name}/"
         files = [file for file in self.members if file.startswith(folder)]
         libraries = [file for file in files if file.endswith(".so")]
-        described = sorted((file for file in files if file.endswith("_metadata.json")), key=_wrapper_first)
+        described = sorted(
+            (file for file in files if file.endswith("_metadata.json")), key=_wrapper_first
+        )
         if not libraries:
             if any(file.endswith(".cpp") for file in files):
-                raise self._container.refusal(f"model {name} is there as C++ source only, without a shared library")
+                raise self._container.refusal(
+                    f"model {name} is there as C++ source only, without a shared library"
+                )
             raise self._container.refusal(f"model {name} lacks its shared library (*.so)")
         if not described:
             raise self._container.refusal(f"model {name} lacks its metadata (*_metadata.json)")
@@ -171,7 +191,11 @@ class Archive:
         groups = {
             "libraries": libraries,
             "kernels": [file for file in files if file.endswith(KERNEL_ENDINGS)],
-            "weights": [file for file in files if file.endswith((".blob", ".weights", "weights_config.json"))],
+            "weights": [
+                file
+                for file in files
+                if file.endswith((".blob", ".weights", "weights_config.json"))
+            ],
             "sources": [file for file in files if file.endswith((".cpp", ".h"))],
         }
         known = {file for group in groups.values() for file in group} | set(described)
@@ -188,7 +212,9 @@ class Archive:
             document = json.loads(self.read(name, _MOST_METADATA))
         except (ValueError, RecursionError) as error:
             raise self._container.refusal(f"{name} is no JSON", str(error)) from None
-        if not isinstance(document, dict) or not all(isinstance(value, str) for value in document.values()):
+        if not isinstance(document, dict) or not all(
+            isinstance(value, str) for value in document.values()
+        ):
             raise self._container.refusal(f"{name} is not a table of texts")
         return document
 
@@ -198,7 +224,9 @@ class Archive:
             try:
                 machines[read_machine(self.reader(name))] = name
             except NotElf as error:
-                raise self._container.refusal(f"{name} is no shared library of Linux", str(error)) from None
+                raise self._container.refusal(
+                    f"{name} is no shared library of Linux", str(error)
+                ) from None
         if said:
             machines.setdefault(said, "its metadata")
         if len(machines) > 1:
@@ -208,7 +236,8 @@ class Archive:
 
 
 def open_archive(path: Path) -> Archive:
-    """The package at `path`, or at what it links to. Raises ArtifactError, and nothing else, for whatever is none."""
+    """The package at `path`, or at what it links to. Raises ArtifactError, and nothing else, for
+    whatever is none."""
     container = Container(path)
     try:
         return Archive(container)

@@ -1,8 +1,10 @@
-"""The C++ compiler: is it the one that inductor needs? Shown by compiling and loading a few lines in its manner.
+"""The C++ compiler: is it the one that inductor needs? Shown by compiling and loading a few lines
+in its manner.
 
-What AOTInductor's commands ask for, by cpp_builder.py of torch 2.11 to 2.14: the language standard, torch's headers,
-OpenMP's header and libgomp for the loops, precompiled headers, and a shared library that takes libstdc++ from the
-process that loads it. Python.h is not among it: packages for the CPU include none of Python.
+What AOTInductor's commands ask for, by cpp_builder.py of torch 2.11 to 2.14: the language standard,
+torch's headers, OpenMP's header and libgomp for the loops, precompiled headers, and a shared
+library that takes libstdc++ from the process that loads it. Python.h is not among it: packages for
+the CPU include none of Python.
 """
 
 from __future__ import annotations
@@ -58,8 +60,8 @@ _LOAD = "import ctypes, sys; sys.exit(ctypes.CDLL(sys.argv[1]).aoti_build_probe(
 
 @dataclass(frozen=True)
 class Fault:
-    """What is wrong with a compiler: a name, a sentence, what it printed, and a fix that is not another compiler.
-    `outcome` and `stops` as for `Finding`."""
+    """What is wrong with a compiler: a name, a sentence, what it printed, and a fix that is not
+    another compiler. `outcome` and `stops` as for `Finding`."""
 
     name: str
     said: str
@@ -70,16 +72,25 @@ class Fault:
 
 
 def check_compiler(command: str | None = None, *, directory: Path | None = None) -> Finding:
-    """Try the compiler that inductor will call (or `command`) in `directory`, by default the temporary one; if it will
-    not do, look for one that does."""
+    """Try the compiler that inductor will call (or `command`) in `directory`, by default the
+    temporary one; if it will not do, look for one that does."""
     command = compiler_command() if command is None else command
     fault = try_compiler(command, directory)
     if fault is None:
         return Finding(
-            "compiler", OK, f"{_named(command)}: {cpp_standard()}, torch's headers, OpenMP, libstdc++ shared"
+            "compiler",
+            OK,
+            f"{_named(command)}: {cpp_standard()}, torch's headers, OpenMP, libstdc++ shared",
         )
     fix = fault.fix or other_compiler(command, directory) or _INSTALL
-    return Finding("compiler", fault.outcome, fault.said, cause=fault.printed or None, fix=fix, stops=fault.stops)
+    return Finding(
+        "compiler",
+        fault.outcome,
+        fault.said,
+        cause=fault.printed or None,
+        fix=fix,
+        stops=fault.stops,
+    )
 
 
 def check_openssl() -> Finding:
@@ -100,7 +111,9 @@ def try_compiler(command: str, directory: Path | None = None) -> Fault | None:
     """What keeps the compiler from making packages that load; None if nothing was found."""
     words = command_words(command)
     if not words:
-        return Fault("absent", f"CXX={command!r} is no command", fix="unset CXX, or let it name a compiler")
+        return Fault(
+            "absent", f"CXX={command!r} is no command", fix="unset CXX, or let it name a compiler"
+        )
     if shutil.which(words[0]) is None:
         return Fault("absent", f"there is no compiler {words[0]}")
     try:
@@ -116,11 +129,22 @@ def try_compiler(command: str, directory: Path | None = None) -> Fault | None:
 def _try(words: list[str], scratch: Path) -> Fault | None:
     source, library = scratch / "probe.cpp", scratch / "probe.so"
     source.write_text(_PROBE.format(headers=_TORCH_HEADER), encoding="utf-8")
-    intel = re.match(r"ic(c|x|pc|px)\b", Path(words[0]).name)  # for these inductor has options of their own
+    intel = re.match(
+        r"ic(c|x|pc|px)\b", Path(words[0]).name
+    )  # for these inductor has options of their own
     common = [f"-std={cpp_standard()}", "-O1", "-fPIC", "-fiopenmp" if intel else "-fopenmp"]
     includes = [f"-I{path}" for path in include_directories()]
     linked = failure_of(
-        [*words, *common, *includes, "-shared", str(source), "-o", str(library), *([] if intel else ["-lgomp"])]
+        [
+            *words,
+            *common,
+            *includes,
+            "-shared",
+            str(source),
+            "-o",
+            str(library),
+            *([] if intel else ["-lgomp"]),
+        ]
     )
     if linked is not None:
         return _explained(" ".join(words), linked)
@@ -137,10 +161,11 @@ def _try(words: list[str], scratch: Path) -> Fault | None:
 
 
 def _without_libstdcxx(command: str, library: Path, needed: tuple[str, ...]) -> Fault:
-    """A library that does not ask for libstdc++.so: it has it inside, or another one's, or nobody's.
+    """A library that does not ask for libstdc++.so: it has it inside, or another one's, or
+    nobody's.
 
-    With it inside, torch's and the package's locale facets do not know each other: the std::regex that reads the
-    device's name throws std::bad_cast or crashes.
+    With it inside, torch's and the package's locale facets do not know each other: the std::regex
+    that reads the device's name throws std::bad_cast or crashes.
     """
     asks = "a test library does not ask for libstdc++.so.6, but for " + ", ".join(needed)
     fix = "let CXX name a compiler that links libstdc++.so, such as g++"
@@ -155,14 +180,21 @@ def _without_libstdcxx(command: str, library: Path, needed: tuple[str, ...]) -> 
 
 
 def _load(library: Path) -> Fault | None:
-    """Load it in a child: that shows whether its libraries fit, and whether files here may be executed."""
+    """Load it in a child: that shows whether its libraries fit, and whether files here may be
+    executed."""
     refused = _load_error(library)
     if refused is None:
         return None
     printed = refused.rpartition("\n")[2]
     if "failed to map segment" in printed or "Operation not permitted" in printed:
         said = f"a library in {library.parent.parent} cannot be loaded: it lies on a file system mounted noexec"
-        return Fault("noexec", said, printed, fix="let TMPDIR name a directory that allows execution", stops=True)
+        return Fault(
+            "noexec",
+            said,
+            printed,
+            fix="let TMPDIR name a directory that allows execution",
+            stops=True,
+        )
     said = "a library made by the compiler cannot be loaded by this Python"
     if found := re.search(r"version `(\S+)' not found", printed):
         said = f"the compiler is newer than the libstdc++ that this Python finds, which has no {found[1]}"
@@ -202,14 +234,23 @@ def _explained(command: str, printed: str) -> Fault:
     for pattern, said, fix in known:
         if re.search(pattern, first):
             return Fault("compile", f"{command}: {said}", first, fix)
-    return Fault("compile", f"{command} cannot compile and link a few lines with torch's headers", first)
+    return Fault(
+        "compile", f"{command} cannot compile and link a few lines with torch's headers", first
+    )
 
 
 def other_compiler(command: str | None = None, directory: Path | None = None) -> str | None:
-    """``CXX=/usr/bin/g++``: a compiler of this machine that passes, and is not `command` (None: the one that inductor
-    will call)."""
+    """``CXX=/usr/bin/g++``: a compiler of this machine that passes, and is not `command` (None: the
+    one that inductor will call)."""
     command = compiler_command() if command is None else command
-    return next((f"CXX={other}" for other in _candidates(command) if try_compiler(other, directory) is None), None)
+    return next(
+        (
+            f"CXX={other}"
+            for other in _candidates(command)
+            if try_compiler(other, directory) is None
+        ),
+        None,
+    )
 
 
 def _candidates(command: str) -> Iterator[str]:
@@ -236,7 +277,9 @@ def _compilers() -> Iterator[str]:
     directories = [Path(part) for part in os.environ.get("PATH", "").split(os.pathsep) if part]
     for name in ("g++", "c++", "g++-[0-9]*", "clang++", "clang++-[0-9]*"):
         for directory in directories:
-            newest_first = sorted(directory.glob(name), key=lambda path: (len(path.name), path.name), reverse=True)
+            newest_first = sorted(
+                directory.glob(name), key=lambda path: (len(path.name), path.name), reverse=True
+            )
             yield from map(str, newest_first)
 
 

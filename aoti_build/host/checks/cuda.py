@@ -1,10 +1,11 @@
-"""What compiling for a GPU needs beside the C++ compiler: a driver that fits torch's CUDA, a GPU that is not too old,
-Triton with a ptxas and a C compiler, and CUDA's headers.
+"""What compiling for a GPU needs beside the C++ compiler: a driver that fits torch's CUDA, a GPU
+that is not too old, Triton with a ptxas and a C compiler, and CUDA's headers.
 
-By torch's sources, 2.11 to 2.14: the C++ wrapper of a package includes cuda.h and cuda_runtime_api.h and is linked with
--lcuda, both by way of CUDA_HOME; without one `torch.utils.cpp_extension` refuses. Kernels are Triton's, which
-calls a ptxas and compiles a C file against Python.h for its launcher. nvcc, or fatbinary, is called for `max_autotune`
-with CUTLASS and for fat binaries alone.
+By torch's sources, 2.11 to 2.14: the C++ wrapper of a package includes cuda.h and
+cuda_runtime_api.h and is linked with -lcuda, both by way of CUDA_HOME; without one
+`torch.utils.cpp_extension` refuses. Kernels are Triton's, which calls a ptxas and compiles a C file
+against Python.h for its launcher. nvcc, or fatbinary, is called for `max_autotune` with CUTLASS and
+for fat binaries alone.
 """
 
 from __future__ import annotations
@@ -51,17 +52,30 @@ class Gpu:
 
 
 def check_cuda(*, memory: bool = True) -> list[Finding]:
-    """All checks of CUDA, or one finding that says why there is none. `memory` asks the device too, which takes it into
-    use for a moment."""
+    """All checks of CUDA, or one finding that says why there is none. `memory` asks the device too,
+    which takes it into use for a moment."""
     built = toolchain.torch_cuda()
     if built is None:
         return [
-            _finding("device", UNAVAILABLE, "this torch is built without CUDA", fix="install a CUDA build of torch")
+            _finding(
+                "device",
+                UNAVAILABLE,
+                "this torch is built without CUDA",
+                fix="install a CUDA build of torch",
+            )
         ]
     gpu = first_gpu()
     if isinstance(gpu, Finding):
         return [gpu]
-    found = [_device(gpu), _driver(gpu, built), _triton(), _ptxas(gpu), _launcher_compiler(), check_headers(), _nvcc()]
+    found = [
+        _device(gpu),
+        _driver(gpu, built),
+        _triton(),
+        _ptxas(gpu),
+        _launcher_compiler(),
+        check_headers(),
+        _nvcc(),
+    ]
     return [*found, *([_memory()] if memory else [])]
 
 
@@ -82,7 +96,9 @@ def gpu_of(driver: Any) -> Gpu | Finding:
         code = driver.cuDeviceGetCount(ctypes.byref(count))
     if code == 100 or (code == 0 and count.value == 0):
         hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
-        said = "no GPU is visible" + (f": CUDA_VISIBLE_DEVICES={hidden!r}" if hidden is not None else "")
+        said = "no GPU is visible" + (
+            f": CUDA_VISIBLE_DEVICES={hidden!r}" if hidden is not None else ""
+        )
         return _finding("device", UNAVAILABLE, said)
     if code != 0:
         why = _CUDA_ERRORS.get(code, "see CUresult in CUDA's documentation")
@@ -91,7 +107,9 @@ def gpu_of(driver: Any) -> Gpu | Finding:
     version, device, major, minor = (ctypes.c_int() for _ in range(4))
     driver.cuDriverGetVersion(ctypes.byref(version))
     driver.cuDeviceGet(ctypes.byref(device), 0)
-    driver.cuDeviceGetAttribute(ctypes.byref(major), 75, device)  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR
+    driver.cuDeviceGetAttribute(
+        ctypes.byref(major), 75, device
+    )  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR
     driver.cuDeviceGetAttribute(ctypes.byref(minor), 76, device)  # ..._MINOR
     # 1000 * major + 10 * minor, says cuDriverGetVersion's documentation.
     return Gpu((major.value, minor.value), (version.value // 1000, version.value % 1000 // 10))
@@ -102,15 +120,18 @@ def _device(gpu: Gpu) -> Finding:
     if gpu.capability < _OLDEST_CAPABILITY:
         least = _dotted(_OLDEST_CAPABILITY)
         return _finding(
-            "device", FAIL, f"{said}: Triton needs {least} or later", fix="use another GPU, or devices: [cpu]"
+            "device",
+            FAIL,
+            f"{said}: Triton needs {least} or later",
+            fix="use another GPU, or devices: [cpu]",
         )
     return _finding("device", OK, said)
 
 
 def _driver(gpu: Gpu, built: str) -> Finding:
-    """CUDA's rules of compatibility: a driver runs what was built with an older CUDA; within one major version, since
-    11, also what was built with a newer minor one, but PTX of it is refused (which only packages for a named arch
-    hold)."""
+    """CUDA's rules of compatibility: a driver runs what was built with an older CUDA; within one
+    major version, since 11, also what was built with a newer minor one, but PTX of it is refused
+    (which only packages for a named arch hold)."""
     parts = built.split(".")
     wanted = int(parts[0]), int(parts[1]) if len(parts) > 1 else 0
     said = f"driver for CUDA {_dotted(gpu.driver)}, torch built with {built}"
@@ -118,9 +139,14 @@ def _driver(gpu: Gpu, built: str) -> Finding:
         return _finding("driver", OK, said)
     if gpu.driver[0] == wanted[0]:
         return _finding(
-            "driver", WARN, f"{said}: runs by minor version compatibility", fix="a newer driver removes doubt"
+            "driver",
+            WARN,
+            f"{said}: runs by minor version compatibility",
+            fix="a newer driver removes doubt",
         )
-    fix = f"install a driver for CUDA {wanted[0]}, or a torch that is built for CUDA {gpu.driver[0]}"
+    fix = (
+        f"install a driver for CUDA {wanted[0]}, or a torch that is built for CUDA {gpu.driver[0]}"
+    )
     return _finding("driver", FAIL, f"{said}: the driver is too old", fix=fix, stops=True)
 
 
@@ -128,18 +154,25 @@ def _triton() -> Finding:
     version = distributions.version_of("triton") or distributions.version_of("pytorch-triton")
     if importlib.util.find_spec("triton") is None:
         said = "triton is not installed, and inductor writes GPU kernels in it"
-        return _finding("triton", FAIL, said, fix="pip install triton, in the version that this torch asks for")
+        return _finding(
+            "triton", FAIL, said, fix="pip install triton, in the version that this torch asks for"
+        )
     return _finding("triton", OK, f"triton {version or 'of unknown version'}")
 
 
 def _ptxas(gpu: Gpu) -> Finding:
     """The ptxas that builds give Triton must run and know the GPU."""
     capability = _dotted(gpu.capability)
-    variable = "TRITON_PTXAS_BLACKWELL_PATH" if toolchain.is_blackwell(capability) else "TRITON_PTXAS_PATH"
+    variable = (
+        "TRITON_PTXAS_BLACKWELL_PATH" if toolchain.is_blackwell(capability) else "TRITON_PTXAS_PATH"
+    )
     path = toolchain.ptxas(capability)
     if path is None:
         return _finding(
-            "ptxas", WARN, "neither torch nor triton has one in its usual place", fix=f"let {variable} name one"
+            "ptxas",
+            WARN,
+            "neither torch nor triton has one in its usual place",
+            fix=f"let {variable} name one",
         )
     try:
         told = subprocess.run(
@@ -162,18 +195,26 @@ def _ptxas(gpu: Gpu) -> Finding:
 
 
 def _launcher_compiler() -> Finding:
-    """The C compiler that Triton's launcher is made with: $CC, else gcc, else clang; with Python.h."""
+    """The C compiler that Triton's launcher is made with: $CC, else gcc, else clang; with
+    Python.h."""
     command = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
     words = command_words(command or "")
     fix = "install gcc, or let CC name a C compiler"
     if command is None or not words or shutil.which(words[0]) is None:
-        return _finding("C compiler", FAIL, f"Triton finds no C compiler ({command or 'gcc, clang'})", fix=fix)
+        return _finding(
+            "C compiler", FAIL, f"Triton finds no C compiler ({command or 'gcc, clang'})", fix=fix
+        )
     include = sysconfig.get_paths()["include"]
-    printed = _compile_failure([*words, "-fsyntax-only", f"-I{include}"], "probe.c", "#include <Python.h>\n")
+    printed = _compile_failure(
+        [*words, "-fsyntax-only", f"-I{include}"], "probe.c", "#include <Python.h>\n"
+    )
     if printed is None:
         return _finding("C compiler", OK, f"{command}, with Python.h")
     if "Python.h" in printed:
-        said, fix = f"there is no Python.h in {include}, which Triton's launcher includes", "install python3-dev"
+        said, fix = (
+            f"there is no Python.h in {include}, which Triton's launcher includes",
+            "install python3-dev",
+        )
     else:
         said = f"{command} cannot compile C"
     return _finding("C compiler", FAIL, said, cause=gist(printed), fix=fix)
@@ -190,19 +231,22 @@ def check_headers() -> Finding:
         return _finding("CUDA headers", OK, f"{home}/include, libcuda")
     if "lcuda" in printed:
         said = "the linker finds no libcuda.so"
-        fix = (
-            "CUDA_HOME=... with lib64/stubs, or LIBRARY_PATH=... of a directory where libcuda.so links to libcuda.so.1"
-        )
+        fix = "CUDA_HOME=... with lib64/stubs, or LIBRARY_PATH=... of a directory where libcuda.so links to libcuda.so.1"
         if "CUDA_HOME" not in os.environ and (home / "lib64" / "stubs").is_dir():
             fix = f"CUDA_HOME={home}"  # torch adds its stubs only if the variable names it
         return _finding("CUDA headers", FAIL, said, cause=gist(printed), fix=fix, stops=True)
     said = f"the headers in {home}/include, where torch looks, will not do"
-    return _finding("CUDA headers", FAIL, said, cause=gist(printed), fix=_other_home(home), stops=True)
+    return _finding(
+        "CUDA headers", FAIL, said, cause=gist(printed), fix=_other_home(home), stops=True
+    )
 
 
 def _uses(home: Path) -> str | None:
-    """None if a package's includes compile and link with the toolkit in `home`, else what the compiler said."""
-    library = home / "lib64" if (home / "lib64").exists() or not (home / "lib").exists() else home / "lib"
+    """None if a package's includes compile and link with the toolkit in `home`, else what the
+    compiler said."""
+    library = (
+        home / "lib64" if (home / "lib64").exists() or not (home / "lib").exists() else home / "lib"
+    )
     words = command_words(compiler_command())
     if not words or shutil.which(words[0]) is None:
         return None  # another check says so
@@ -223,7 +267,11 @@ def _torch_libraries() -> Path | None:
 
 def _other_home(home: Path | None) -> str:
     for other in _homes():
-        if other != home and (other / "include" / "cuda.h").is_file() and not _headers_missing(other):
+        if (
+            other != home
+            and (other / "include" / "cuda.h").is_file()
+            and not _headers_missing(other)
+        ):
             return f"CUDA_HOME={other}"
     version = toolchain.torch_cuda()
     return f"install the CUDA toolkit {version} (its headers are enough) and let CUDA_HOME name it"
@@ -243,12 +291,19 @@ def _headers_missing(home: Path) -> bool:
 
 
 def _nvcc() -> Finding:
-    """With fatbinary, which does in its place for targets with a named `arch`, where this torch can build those."""
-    found = shutil.which("nvcc") or "none; only CUTLASS kernels and targets for a named arch need it"
+    """With fatbinary, which does in its place for targets with a named `arch`, where this torch can
+    build those."""
+    found = (
+        shutil.which("nvcc") or "none; only CUTLASS kernels and targets for a named arch need it"
+    )
     if not toolchain.packages_for_other_gpus():
         return _finding("nvcc", OK, found)
     tool = toolchain.fatbin_tool()
-    said = f"packages for a named arch are made with {tool}" if tool else "packages for other GPUs cannot be made"
+    said = (
+        f"packages for a named arch are made with {tool}"
+        if tool
+        else "packages for other GPUs cannot be made"
+    )
     return _finding("nvcc", OK, f"{found}; {said}")
 
 
@@ -258,7 +313,9 @@ def _memory() -> Finding:
         return _finding("GPU memory", WARN, "the driver does not tell how much is free")
     said = f"{free / 2**30:.1f} GiB free"
     if free < _ENOUGH_MEMORY:
-        return _finding("GPU memory", WARN, said, fix="see with nvidia-smi what else runs on the GPU")
+        return _finding(
+            "GPU memory", WARN, said, fix="see with nvidia-smi what else runs on the GPU"
+        )
     return _finding("GPU memory", OK, said)
 
 
@@ -271,7 +328,9 @@ def free_memory(driver: Any) -> int | None:
     if driver.cuDevicePrimaryCtxRetain(ctypes.byref(context), device):
         return None
     try:
-        if driver.cuCtxSetCurrent(context) or driver.cuMemGetInfo_v2(ctypes.byref(free), ctypes.byref(total)):
+        if driver.cuCtxSetCurrent(context) or driver.cuMemGetInfo_v2(
+            ctypes.byref(free), ctypes.byref(total)
+        ):
             return None
         return free.value
     finally:

@@ -1,8 +1,9 @@
-"""Where a build writes: the temporary directory, the jobs' inductor cache, the artifacts and the store; with their
-locks, and memory and processors beside them.
+"""Where a build writes: the temporary directory, the jobs' inductor cache, the artifacts and the
+store; with their locks, and memory and processors beside them.
 
-The figures are of torch 2.14 on x86-64: a compile for the CPU peaks near 0.8 GiB in one process and leaves two
-precompiled headers of 138 and 151 MiB in the temporary directory, for each set of compiler flags.
+The figures are of torch 2.14 on x86-64: a compile for the CPU peaks near 0.8 GiB in one process and
+leaves two precompiled headers of 138 and 151 MiB in the temporary directory, for each set of
+compiler flags.
 """
 
 from __future__ import annotations
@@ -87,7 +88,9 @@ def check_cache(directory: Path) -> Finding:
         return Finding(name, FAIL, said, cause=str(refusal), fix=fix, stops=True)
     if directories.is_noexec(directory):
         said = f"{directory} is mounted noexec: inductor's probe cannot be loaded, so code comes out without vectors"
-        return Finding(name, WARN, said, fix="let AOTI_BUILD_CACHE name a directory that allows execution")
+        return Finding(
+            name, WARN, said, fix="let AOTI_BUILD_CACHE name a directory that allows execution"
+        )
     return _room(name, directory, fix)
 
 
@@ -110,7 +113,10 @@ def check_runtime() -> Finding:
 
 
 def check_artifacts(directory: Path) -> Finding:
-    name, fix = "artifacts", "publishing is a rename: make it one writable file system, links and mounts below included"
+    name, fix = (
+        "artifacts",
+        "publishing is a rename: make it one writable file system, links and mounts below included",
+    )
     there = _nearest(directory)
     try:
         directories.require_utf8(directory)
@@ -118,13 +124,21 @@ def check_artifacts(directory: Path) -> Finding:
         return Finding(name, FAIL, f"{directory}: {error.message}", fix=error.hint, stops=True)
     if refusal := _refusal(there):
         fix = refused(refusal).hint or "change its owner"
-        return Finding(name, FAIL, f"{there} cannot be written to", cause=str(refusal), fix=fix, stops=True)
+        return Finding(
+            name, FAIL, f"{there} cannot be written to", cause=str(refusal), fix=fix, stops=True
+        )
     if directory.is_dir():
         device = directory.stat().st_dev
-        elsewhere = [path for path in directory.iterdir() if path.is_dir() and path.stat().st_dev != device]
+        elsewhere = [
+            path for path in directory.iterdir() if path.is_dir() and path.stat().st_dev != device
+        ]
         # A model's own directory, or .staging; the store and working state may lie anywhere.
-        if strange := [path for path in elsewhere if path.name == ".staging" or not path.name.startswith(".")]:
-            return Finding(name, FAIL, f"{strange[0]} is on another file system than {directory}", fix=fix)
+        if strange := [
+            path for path in elsewhere if path.name == ".staging" or not path.name.startswith(".")
+        ]:
+            return Finding(
+                name, FAIL, f"{strange[0]} is on another file system than {directory}", fix=fix
+            )
     return _open_to_all(name, there) or _room(name, there, _MAKE_SPACE, shown=directory)
 
 
@@ -132,7 +146,13 @@ def check_store(directory: Path) -> Finding:
     there = _nearest(directory)
     if refusal := _refusal(there):
         said = f"{directory} cannot be written to: it is read, and nothing new is kept"
-        return Finding("store", WARN, said, cause=str(refusal), fix="let AOTI_BUILD_STORE name a writable directory")
+        return Finding(
+            "store",
+            WARN,
+            said,
+            cause=str(refusal),
+            fix="let AOTI_BUILD_STORE name a writable directory",
+        )
     return _open_to_all("store", there) or _room("store", there, _MAKE_SPACE, shown=directory)
 
 
@@ -160,7 +180,9 @@ def check_locks(directories: list[Path]) -> Finding:
             return Finding(name, WARN, f"no lock could be tried in {directory}", cause=str(error))
         if not kept:
             said = f"a lock in {directory} does not keep another process out: two builds may do the same work"
-            return Finding(name, WARN, said, fix="mount it with locks; do not build twice at once until then")
+            return Finding(
+                name, WARN, said, fix="mount it with locks; do not build twice at once until then"
+            )
     return Finding(name, OK, "hold against another process in " + ", ".join(map(str, directories)))
 
 
@@ -191,16 +213,21 @@ def _room(name: str, directory: Path, fix: str, *, shown: Path | None = None) ->
     said = f"{shown or directory}: {free / _GIB:.1f} GiB free"
     if status.f_files and status.f_favail < _FEW_INODES:
         said = f"{shown or directory}: {status.f_favail} inodes free"
-        return Finding(name, FAIL if status.f_favail < 10 else WARN, said, fix=fix, stops=status.f_favail < 10)
+        return Finding(
+            name, FAIL if status.f_favail < 10 else WARN, said, fix=fix, stops=status.f_favail < 10
+        )
     if free < _LEAST_ROOM:
-        return Finding(name, FAIL, f"{shown or directory}: {free / _MIB:.0f} MiB free", fix=fix, stops=True)
+        return Finding(
+            name, FAIL, f"{shown or directory}: {free / _MIB:.0f} MiB free", fix=fix, stops=True
+        )
     if free < _ROOM:
         return Finding(name, WARN, f"{said}; a compile may take 0.3 GiB and more", fix=fix)
     return Finding(name, OK, said)
 
 
 def _refusal(directory: Path) -> OSError | None:
-    """What the system says to a file written and renamed there; None if it lets us. Permission bits do not tell."""
+    """What the system says to a file written and renamed there; None if it lets us. Permission bits
+    do not tell."""
     try:
         with tempfile.TemporaryDirectory(dir=directory, prefix=".aoti_build-doctor-") as scratch:
             file = Path(scratch, "probe")
@@ -212,7 +239,9 @@ def _refusal(directory: Path) -> OSError | None:
 
 
 def _is_seen(file: str) -> bool:
-    done = subprocess.run([sys.executable, "-I", "-S", "-c", _TRY_LOCK, file], check=False, stdin=subprocess.DEVNULL)
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", _TRY_LOCK, file], check=False, stdin=subprocess.DEVNULL
+    )
     return done.returncode == 0
 
 

@@ -12,8 +12,9 @@ OK, WARN, FAIL, UNAVAILABLE, SKIPPED = "ok", "warn", "fail", "unavailable", "ski
 class Finding:
     """What the check named `check` found; `device` is the only one it matters to, None if all.
 
-    `said` is one line; `cause` what another program said; `fix` what to do. `stops` is set on a failure that no build
-    which compiles can survive, whatever models.yaml says: it alone may keep `build` from starting.
+    `said` is one line; `cause` what another program said; `fix` what to do. `stops` is set on a
+    failure that no build which compiles can survive, whatever models.yaml says: it alone may keep
+    `build` from starting.
     """
 
     check: str

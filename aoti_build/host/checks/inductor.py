@@ -1,5 +1,5 @@
-"""What the installed torch asks of the C++ compiler and of programs beside it, read from its files: torch is not
-imported, and its releases differ."""
+"""What the installed torch asks of the C++ compiler and of programs beside it, read from its files:
+torch is not imported, and its releases differ."""
 
 from __future__ import annotations
 
@@ -19,12 +19,15 @@ _OLDEST_STANDARD = "c++17"  # torch 2.11's
 @cache
 def cpp_standard() -> str:
     """``c++20``: the default of inductor's `_get_cpp_std_cflag`, from cpp_builder.py."""
-    found = re.search(r"def _get_cpp_std_cflag\(std_num: str = \"(c\+\+\w+)\"", _source("cpp_builder.py"))
+    found = re.search(
+        r"def _get_cpp_std_cflag\(std_num: str = \"(c\+\+\w+)\"", _source("cpp_builder.py")
+    )
     return found[1] if found else _OLDEST_STANDARD
 
 
 def calls_openssl() -> bool:
-    """Whether AOTInductor's precompiled headers are named by a digest that the program `openssl` makes."""
+    """Whether AOTInductor's precompiled headers are named by a digest that the program `openssl`
+    makes."""
     return '"openssl", "sha512"' in _source("codecache.py")
 
 
@@ -37,7 +40,8 @@ def include_directories() -> tuple[Path, ...]:
 
 
 def compiler_command() -> str:
-    """The C++ compiler that inductor will call. Unlike a shell, it takes an empty CXX at its word."""
+    """The C++ compiler that inductor will call. Unlike a shell, it takes an empty CXX at its
+    word."""
     return os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
 
 
@@ -50,7 +54,8 @@ def command_words(command: str) -> list[str]:
 
 
 def cuda_home() -> Path | None:
-    """The CUDA toolkit as torch.utils.cpp_extension looks for it: the variables, nvcc's grandparent, /usr/local/cuda.
+    """The CUDA toolkit as torch.utils.cpp_extension looks for it: the variables, nvcc's
+    grandparent, /usr/local/cuda.
 
     AOTInductor takes headers from there and from nowhere else, not from the nvidia wheels.
     """

@@ -51,6 +51,9 @@ def problems(root: Path, text: str) -> list[str]:
 
 
 def model(**fields: str) -> str:
-    """A file with the model `m` at line 3, whose fields stand from line 4 on, two spaces of indent, in order."""
+    """A file with the model `m` at line 3, whose fields stand from line 4 on, two spaces of indent,
+    in order."""
     entries = {"source": "m:f", "inputs": "[{shape: [2]}]", **fields}
-    return "edition: 1\nmodels:\n m:\n" + "".join(f"  {key}: {value}\n" for key, value in entries.items() if value)
+    return "edition: 1\nmodels:\n m:\n" + "".join(
+        f"  {key}: {value}\n" for key, value in entries.items() if value
+    )

@@ -1,4 +1,5 @@
-"""Each thing that can be wrong in models.yaml: its exact line and column, and words that say what would be right."""
+"""Each thing that can be wrong in models.yaml: its exact line and column, and words that say what
+would be right."""
 
 from __future__ import annotations
 
@@ -9,18 +10,54 @@ from spec_files import model, problems
 
 BAD: list[tuple[str, str, list[str]]] = [
     ("empty", "", ["1:1: models.yaml is empty"]),
-    ("tab", "edition: 1\nmodels:\n\tm: 1\n", ["3:1: a tab; YAML forbids tabs for indentation, so use spaces"]),
+    (
+        "tab",
+        "edition: 1\nmodels:\n\tm: 1\n",
+        ["3:1: a tab; YAML forbids tabs for indentation, so use spaces"],
+    ),
     ("not a mapping", "- a\n", ["1:1: the file must be a mapping, not a list"]),
-    ("another edition", "edition: 2\nnonsense: 1\n", ["1:10: edition 2: this version understands edition 1"]),
-    ("no edition", "models: {m: {source: m:f, inputs: x.py:f}}", ["1:1: the file lacks the key 'edition'"]),
-    ("edition as text", model().replace("1", "'1'", 1), ["1:10: 'edition' must be an integer, not the text '1'"]),
-    ("edition true", model().replace("1", "true", 1), ["1:10: 'edition' must be an integer, not true"]),
-    ("no models", "edition: 1\nmodels: {}\n", ["2:9: 'models' is empty; it needs at least one entry"]),
+    (
+        "another edition",
+        "edition: 2\nnonsense: 1\n",
+        ["1:10: edition 2: this version understands edition 1"],
+    ),
+    (
+        "no edition",
+        "models: {m: {source: m:f, inputs: x.py:f}}",
+        ["1:1: the file lacks the key 'edition'"],
+    ),
+    (
+        "edition as text",
+        model().replace("1", "'1'", 1),
+        ["1:10: 'edition' must be an integer, not the text '1'"],
+    ),
+    (
+        "edition true",
+        model().replace("1", "true", 1),
+        ["1:10: 'edition' must be an integer, not true"],
+    ),
+    (
+        "no models",
+        "edition: 1\nmodels: {}\n",
+        ["2:9: 'models' is empty; it needs at least one entry"],
+    ),
     ("models without value", "edition: 1\nmodels:\n", ["2:1: 'models' has no value"]),
-    ("duplicate key", model() + "  source: m:g\n", ["6:3: duplicate key 'source'; it stands at line 4 already"]),
+    (
+        "duplicate key",
+        model() + "  source: m:g\n",
+        ["6:3: duplicate key 'source'; it stands at line 4 already"],
+    ),
     ("unknown key", model(sede="3"), ["6:3: unknown key 'sede' (did you mean 'seed'?)"]),
-    ("unknown key far off", model(zzzzzz="3"), ["6:3: unknown key 'zzzzzz' (known: source, inputs, kwargs"]),
-    ("unknown top key", "model: 1\n" + model(), ["1:1: unknown key 'model' (did you mean 'models'?)"]),
+    (
+        "unknown key far off",
+        model(zzzzzz="3"),
+        ["6:3: unknown key 'zzzzzz' (known: source, inputs, kwargs"],
+    ),
+    (
+        "unknown top key",
+        "model: 1\n" + model(),
+        ["1:1: unknown key 'model' (did you mean 'models'?)"],
+    ),
     (
         "unknown dim key",
         model(inputs="[{shape: [b]}]", dims="{b: {mx: 3, max: 4}}"),
@@ -28,19 +65,43 @@ BAD: list[tuple[str, str, list[str]]] = [
     ),
     ("missing source", model(source=""), ["3:2: 'm' lacks the key 'source'"]),
     ("missing inputs", model(inputs=""), ["3:2: 'm' lacks the key 'inputs'"]),
-    ("missing max", model(inputs="[{shape: [b]}]", dims="{b: {min: 1}}"), ["6:10: 'b' lacks the key 'max'"]),
-    ("model is text", "edition: 1\nmodels: {m: x}", ["2:13: 'm' must be a mapping, not the text 'x'"]),
-    ("unknown preset", model(inductor_configs="[default, fats]"), ["6:31: unknown preset 'fats' (known: default)"]),
+    (
+        "missing max",
+        model(inputs="[{shape: [b]}]", dims="{b: {min: 1}}"),
+        ["6:10: 'b' lacks the key 'max'"],
+    ),
+    (
+        "model is text",
+        "edition: 1\nmodels: {m: x}",
+        ["2:13: 'm' must be a mapping, not the text 'x'"],
+    ),
+    (
+        "unknown preset",
+        model(inductor_configs="[default, fats]"),
+        ["6:31: unknown preset 'fats' (known: default)"],
+    ),
     (
         "preset misspelt",
         "inductor_configs: {fast: {}}\n" + model(inductor_configs="{cpu: [fats]}"),
         ["7:28: unknown preset 'fats' (did you mean 'fast'?)"],
     ),
-    ("a floor that is none", model(cpu="{isa: [{}, native]}"), ["6:15: 'isa'[0] is a mapping; it must be one of"]),
+    (
+        "a floor that is none",
+        model(cpu="{isa: [{}, native]}"),
+        ["6:15: 'isa'[0] is a mapping; it must be one of"],
+    ),
     ("a size of many digits", model(golden="{limit: " + "9" * 5000 + "g}"), ["6:19: '99999"]),
     ("a path of many letters", model(files="[" + "x" * 300 + ".txt]"), ["6:11: the path 'xxxx"]),
-    ("a path with a NUL", model(files='["a\\0b"]'), ["6:11: the path 'a\\x00b' has a character that no path can have"]),
-    ("preset twice", model(inductor_configs="[default, default]"), ["6:31: 'default' is listed already"]),
+    (
+        "a path with a NUL",
+        model(files='["a\\0b"]'),
+        ["6:11: the path 'a\\x00b' has a character that no path can have"],
+    ),
+    (
+        "preset twice",
+        model(inductor_configs="[default, default]"),
+        ["6:31: 'default' is listed already"],
+    ),
     ("no presets", model(inductor_configs="[]"), ["6:21: 'inductor_configs' is empty"]),
     (
         "presets as text",
@@ -57,68 +118,147 @@ BAD: list[tuple[str, str, list[str]]] = [
         model(inductor_configs="{gpu: [default]}"),
         ["6:22: this key is the text 'gpu'; it must be one of"],
     ),
-    ("preset option", "inductor_configs: {q: {a-b: 1}}\n" + model(), ["1:24: 'a-b' is no inductor option"]),
-    ("preset of nan", "inductor_configs: {q: {a: [.nan]}}\n" + model(), ["1:28: nan and inf cannot be used here"]),
+    (
+        "preset option",
+        "inductor_configs: {q: {a-b: 1}}\n" + model(),
+        ["1:24: 'a-b' is no inductor option"],
+    ),
+    (
+        "preset of nan",
+        "inductor_configs: {q: {a: [.nan]}}\n" + model(),
+        ["1:28: nan and inf cannot be used here"],
+    ),
     (
         "device unknown",
         model(devices="[cpu, gpu]"),
-        ["6:18: 'devices'[1] is the text 'gpu'; it must be one of cpu, cuda (did you mean 'cuda'?)"],
+        [
+            "6:18: 'devices'[1] is the text 'gpu'; it must be one of cpu, cuda (did you mean 'cuda'?)"
+        ],
     ),
     (
         "device with index",
         model(devices="['cuda:0']"),
-        ["6:13: 'devices'[0] is the text 'cuda:0'; it must be one of cpu, cuda (did you mean 'cuda'?)"],
+        [
+            "6:13: 'devices'[0] is the text 'cuda:0'; it must be one of cpu, cuda (did you mean 'cuda'?)"
+        ],
     ),
     ("device twice", model(devices="[cpu, cpu]"), ["6:18: 'cpu' is listed already"]),
     ("no device", model(devices="[]"), ["6:12: 'devices' is empty"]),
     ("seed negative", model(seed="-1"), ["6:9: 'seed' is -1; it must be at least 0"]),
     ("seed true", model(seed="true"), ["6:9: 'seed' must be an integer, not true"]),
-    ("seed as text", model(seed="'3'"), ["6:9: 'seed' must be an integer, not the text '3'; take the quotes away"]),
+    (
+        "seed as text",
+        model(seed="'3'"),
+        ["6:9: 'seed' must be an integer, not the text '3'; take the quotes away"],
+    ),
     ("seed as float", model(seed="1.0"), ["6:9: 'seed' must be an integer, not the number 1.0"]),
-    ("seed too large", model(seed="9223372036854775808"), ["6:9: 'seed' is 9223372036854775808; it must be at most"]),
+    (
+        "seed too large",
+        model(seed="9223372036854775808"),
+        ["6:9: 'seed' is 9223372036854775808; it must be at most"],
+    ),
     ("kwargs inf", model(kwargs="{a: {b: .inf}}"), ["6:19: nan and inf cannot be used here"]),
     ("kwargs list", model(kwargs="[1]"), ["6:11: 'kwargs' must be a mapping, not a list"]),
     ("kwargs empty", model(kwargs=" "), ["6:3: 'kwargs' has no value"]),
     ("tolerance negative", model(tolerance="{atol: -1}"), ["6:21: -1 is negative"]),
     ("tolerance inf", model(tolerance="{rtol: .inf}"), ["6:21: inf is not finite"]),
-    ("tolerance text", model(tolerance="{rtol: '1e-3'}"), ["6:21: 'rtol' must be a number, not the text '1e-3'; take"]),
+    (
+        "tolerance text",
+        model(tolerance="{rtol: '1e-3'}"),
+        ["6:21: 'rtol' must be a number, not the text '1e-3'; take"],
+    ),
     ("isas", model(cpu="{isa: []}"), ["6:14: 'isa' is empty; it needs at least one entry"]),
     ("isa twice", model(cpu="{isa: [avx2, native, avx2]}"), ["6:29: 'avx2' is listed already"]),
     (
         "isa in a list",
         model(cpu="{isa: [native, avx51]}"),
-        ["6:23: 'isa'[1] is the text 'avx51'; it must be one of native, avx2, avx512 (did you mean 'avx512'?)"],
+        [
+            "6:23: 'isa'[1] is the text 'avx51'; it must be one of native, avx2, avx512 (did you mean 'avx512'?)"
+        ],
     ),
-    ("isa as number", model(cpu="{isa: 2}"), ["6:14: 'isa' must be a text or list, not the number 2"]),
+    (
+        "isa as number",
+        model(cpu="{isa: 2}"),
+        ["6:14: 'isa' must be a text or list, not the number 2"],
+    ),
     (
         "arch without its prefix",
         model(cuda="{arch: '9.0'}"),
-        ["6:16: '9.0' is no architecture; write native, or sm_80 for compute capability 8.0 (did you mean 'sm_90'?)"],
+        [
+            "6:16: '9.0' is no architecture; write native, or sm_80 for compute capability 8.0 (did you mean 'sm_90'?)"
+        ],
     ),
-    ("arch cut short", model(cuda="{arch: sm_12}"), ["6:16: 'sm_12' is no architecture; write native, or sm_80 for"]),
-    ("arch misspelt", model(cuda="{arch: [SM80]}"), ["6:17: 'SM80' is no architecture; write native, or sm_80 for"]),
-    ("arch of PTX", model(cuda="{arch: compute_90}"), ["6:16: 'compute_90' is no architecture; write native, or"]),
+    (
+        "arch cut short",
+        model(cuda="{arch: sm_12}"),
+        ["6:16: 'sm_12' is no architecture; write native, or sm_80 for"],
+    ),
+    (
+        "arch misspelt",
+        model(cuda="{arch: [SM80]}"),
+        ["6:17: 'SM80' is no architecture; write native, or sm_80 for"],
+    ),
+    (
+        "arch of PTX",
+        model(cuda="{arch: compute_90}"),
+        ["6:16: 'compute_90' is no architecture; write native, or"],
+    ),
     ("arches", model(cuda="{arch: []}"), ["6:16: 'arch' is empty; it needs at least one entry"]),
     ("arch twice", model(cuda="{arch: [sm_80, sm_80]}"), ["6:24: 'sm_80' is listed already"]),
     (
         "preset like an isa",
-        "inductor_configs: {AVX2: {}}\n" + model(inductor_configs="[default, AVX2]", cpu="{isa: [native, avx2]}"),
-        ["8:23: cpu for avx2 with the preset 'default' would be called cpu-avx2, and so is cpu for native with the"],
+        "inductor_configs: {AVX2: {}}\n"
+        + model(inductor_configs="[default, AVX2]", cpu="{isa: [native, avx2]}"),
+        [
+            "8:23: cpu for avx2 with the preset 'default' would be called cpu-avx2, and so is cpu for native with the"
+        ],
     ),
     (
         "preset like an arch and a preset",
         "inductor_configs: {fast: {}, sm_80-fast: {}}\n"
-        + model(devices="[cuda]", inductor_configs="[fast, sm_80-fast]", cuda="{arch: [sm_80, native]}"),
-        ["9:24: cuda for native with the preset 'sm_80-fast' would be called cuda-sm_80-fast, and so is"],
+        + model(
+            devices="[cuda]", inductor_configs="[fast, sm_80-fast]", cuda="{arch: [sm_80, native]}"
+        ),
+        [
+            "9:24: cuda for native with the preset 'sm_80-fast' would be called cuda-sm_80-fast, and so is"
+        ],
     ),
-    ("isa", model(cpu="{isa: avx}"), ["6:14: 'isa' is the text 'avx'; it must be one of native, avx2, avx512 (did"]),
-    ("name with slash", model().replace(" m:\n", " a/b:\n"), ["3:2: the name 'a/b' has a path separator"]),
-    ("name with backslash", model().replace(" m:\n", " 'a\\b':\n"), ["3:2: the name 'a\\\\b' has a path separator"]),
-    ("name with dot last", model().replace(" m:\n", " m.:\n"), ["3:2: the name 'm.' is not usable"]),
-    ("name with dot first", model().replace(" m:\n", " .m:\n"), ["3:2: the name '.m' is not usable"]),
+    (
+        "isa",
+        model(cpu="{isa: avx}"),
+        ["6:14: 'isa' is the text 'avx'; it must be one of native, avx2, avx512 (did"],
+    ),
+    (
+        "name with slash",
+        model().replace(" m:\n", " a/b:\n"),
+        ["3:2: the name 'a/b' has a path separator"],
+    ),
+    (
+        "name with backslash",
+        model().replace(" m:\n", " 'a\\b':\n"),
+        ["3:2: the name 'a\\\\b' has a path separator"],
+    ),
+    (
+        "name with dot last",
+        model().replace(" m:\n", " m.:\n"),
+        ["3:2: the name 'm.' is not usable"],
+    ),
+    (
+        "name with dot first",
+        model().replace(" m:\n", " .m:\n"),
+        ["3:2: the name '.m' is not usable"],
+    ),
     ("name empty", model().replace(" m:\n", " '':\n"), ["3:2: the name '' is not usable"]),
-    ("name with newline", model().replace(" m:\n", ' "m\\n":\n'), ["3:2: the name 'm\\n' is not usable"]),
-    ("name too long", model().replace(" m:\n", f" {'m' * 101}:\n"), ["3:2: a name of 101 characters is too long"]),
+    (
+        "name with newline",
+        model().replace(" m:\n", ' "m\\n":\n'),
+        ["3:2: the name 'm\\n' is not usable"],
+    ),
+    (
+        "name too long",
+        model().replace(" m:\n", f" {'m' * 101}:\n"),
+        ["3:2: a name of 101 characters is too long"],
+    ),
     (
         "names that differ in case",
         model() + " M: {source: m:f, inputs: x.py:f}\n",
@@ -132,20 +272,38 @@ BAD: list[tuple[str, str, list[str]]] = [
     (
         "source without colon",
         model(source="a.b.c"),
-        ["4:11: 'a.b.c' names no callable; write module:callable or path.py:callable (did you mean 'a.b:c'?)"],
+        [
+            "4:11: 'a.b.c' names no callable; write module:callable or path.py:callable (did you mean 'a.b:c'?)"
+        ],
     ),
     (
         "source file only",
         model(source="x.py"),
         ["4:11: 'x.py' names no callable; write module:callable or path.py:callable"],
     ),
-    ("source attribute", model(source="a.b:3c"), ["4:11: '3c' after the ':' is no name of a callable"]),
+    (
+        "source attribute",
+        model(source="a.b:3c"),
+        ["4:11: '3c' after the ':' is no name of a callable"],
+    ),
     ("source module", model(source="a-b:c"), ["4:11: 'a-b' before the ':' is no name of a module"]),
-    ("source path", model(source="a/b:c"), ["4:11: 'a/b' is neither a module nor a path that ends in .py"]),
+    (
+        "source path",
+        model(source="a/b:c"),
+        ["4:11: 'a/b' is neither a module nor a path that ends in .py"],
+    ),
     ("source absolute", model(source="/x.py:c"), ["4:11: the path '/x.py' is absolute"]),
     ("source on a drive", model(source="C:/x.py:c"), ["4:11: the path 'C:/x.py' is absolute"]),
-    ("source outside", model(source="a/../../x.py:c"), ["4:11: the path 'a/../../x.py' leads out of the directory"]),
-    ("source backslash", model(source="a\\x.py:c"), ["4:11: the path 'a\\\\x.py' has backslashes; use '/'"]),
+    (
+        "source outside",
+        model(source="a/../../x.py:c"),
+        ["4:11: the path 'a/../../x.py' leads out of the directory"],
+    ),
+    (
+        "source backslash",
+        model(source="a\\x.py:c"),
+        ["4:11: the path 'a\\\\x.py' has backslashes; use '/'"],
+    ),
     (
         "source number",
         model(source="3"),
@@ -154,11 +312,21 @@ BAD: list[tuple[str, str, list[str]]] = [
     (
         "weights suffix",
         model(weights="x.py"),
-        ["6:12: weights are read from .safetensors, .pt, .pth, .bin, .ckpt, .safetensors.index.json"],
+        [
+            "6:12: weights are read from .safetensors, .pt, .pth, .bin, .ckpt, .safetensors.index.json"
+        ],
     ),
-    ("weights of another user", model(weights="~you/e.pt"), ["6:12: the path '~you/e.pt' names another user's home"]),
+    (
+        "weights of another user",
+        model(weights="~you/e.pt"),
+        ["6:12: the path '~you/e.pt' names another user's home"],
+    ),
     ("weights without a file", model(weights="{key: a}"), ["6:3: 'weights' lacks the key 'file'"]),
-    ("weights of a list", model(weights="[a.pt]"), ["6:12: 'weights' must be a text or mapping, not a list"]),
+    (
+        "weights of a list",
+        model(weights="[a.pt]"),
+        ["6:12: 'weights' must be a text or mapping, not a list"],
+    ),
     (
         "a key in safetensors",
         model(weights="{file: a.safetensors, key: model}"),
@@ -172,27 +340,67 @@ BAD: list[tuple[str, str, list[str]]] = [
     ("ignore nothing", model(weights="{file: a.pt, ignore: ['']}"), ["6:34: 'ignore'[0]"]),
     ("method with arguments", model(method="encode()"), ["6:11: 'encode()' is no Python name"]),
     ("strict as a text", model(strict="'yes'"), ["6:11: 'strict'"]),
-    ("inputs empty list", model(inputs="[]"), ["5:11: 'inputs' is empty; it needs at least one entry"]),
-    ("inputs empty mapping", model(inputs="{}"), ["5:11: 'inputs' is empty; it needs at least one entry"]),
-    ("inputs number", model(inputs="3"), ["5:11: 'inputs' must be a list or mapping or text, not the number 3"]),
+    (
+        "inputs empty list",
+        model(inputs="[]"),
+        ["5:11: 'inputs' is empty; it needs at least one entry"],
+    ),
+    (
+        "inputs empty mapping",
+        model(inputs="{}"),
+        ["5:11: 'inputs' is empty; it needs at least one entry"],
+    ),
+    (
+        "inputs number",
+        model(inputs="3"),
+        ["5:11: 'inputs' must be a list or mapping or text, not the number 3"],
+    ),
     ("input keyword", model(inputs="{for: {shape: []}}"), ["5:12: 'for' is no Python name"]),
-    ("input without shape", model(inputs="[{dtype: bool}]"), ["5:12: 'inputs'[0] lacks the key 'shape'"]),
-    ("shape as number", model(inputs="[{shape: 3}]"), ["5:20: 'shape' must be a list, not the number 3"]),
+    (
+        "input without shape",
+        model(inputs="[{dtype: bool}]"),
+        ["5:12: 'inputs'[0] lacks the key 'shape'"],
+    ),
+    (
+        "shape as number",
+        model(inputs="[{shape: 3}]"),
+        ["5:20: 'shape' must be a list, not the number 3"],
+    ),
     (
         "shape of float",
         model(inputs="[{shape: [2, 2.5]}]"),
         ["5:24: 'shape'[1] must be a size or dim, not the number 2.5"],
     ),
-    ("shape of true", model(inputs="[{shape: [true]}]"), ["5:21: 'shape'[0] must be a size or dim, not true"]),
-    ("shape negative", model(inputs="[{shape: [-1]}]"), ["5:21: 'shape'[0] is -1; it must be at least 0"]),
+    (
+        "shape of true",
+        model(inputs="[{shape: [true]}]"),
+        ["5:21: 'shape'[0] must be a size or dim, not true"],
+    ),
+    (
+        "shape negative",
+        model(inputs="[{shape: [-1]}]"),
+        ["5:21: 'shape'[0] is -1; it must be at least 0"],
+    ),
     (
         "dtype unknown",
         model(inputs="[{shape: [], dtype: flaot32}]"),
         ["5:31: 'dtype' is the text 'flaot32'; it must be one of"],
     ),
-    ("low as text", model(inputs="[{shape: [], low: x}]"), ["5:29: 'low' must be a number, not the text 'x'"]),
-    ("low true", model(inputs="[{shape: [], low: true}]"), ["5:29: 'low' must be a number, not true"]),
-    ("low of bool", model(inputs="[{shape: [], dtype: bool, low: 0}]"), ["5:42: low means nothing for bool"]),
+    (
+        "low as text",
+        model(inputs="[{shape: [], low: x}]"),
+        ["5:29: 'low' must be a number, not the text 'x'"],
+    ),
+    (
+        "low true",
+        model(inputs="[{shape: [], low: true}]"),
+        ["5:29: 'low' must be a number, not true"],
+    ),
+    (
+        "low of bool",
+        model(inputs="[{shape: [], dtype: bool, low: 0}]"),
+        ["5:42: low means nothing for bool"],
+    ),
     (
         "probability of floats",
         model(inputs="[{shape: [], probability: 1}]"),
@@ -203,18 +411,40 @@ BAD: list[tuple[str, str, list[str]]] = [
         model(inputs="[{shape: [], dtype: bool, probability: 1.5}]"),
         ["5:50: 1.5 is not between 0 and 1"],
     ),
-    ("value absent", model(inputs="[{value: }]"), ["5:13: 'value' has no value; for None write null"]),
+    (
+        "value absent",
+        model(inputs="[{value: }]"),
+        ["5:13: 'value' has no value; for None write null"],
+    ),
     ("value nan", model(inputs="[{value: [1, .nan]}]"), ["5:24: nan and inf cannot be used here"]),
-    ("value a mapping", model(inputs="[{value: {a: 1}}]"), ["5:20: a constant is a number, a text, true, false, null"]),
-    ("value too large", model(inputs=f"[{{value: {2**64}}}]"), ["5:20: '18446744073709551616' does not fit"]),
+    (
+        "value a mapping",
+        model(inputs="[{value: {a: 1}}]"),
+        ["5:20: a constant is a number, a text, true, false, null"],
+    ),
+    (
+        "value too large",
+        model(inputs=f"[{{value: {2**64}}}]"),
+        ["5:20: '18446744073709551616' does not fit"],
+    ),
     (
         "value and shape",
         model(inputs="[{value: 1, shape: [2]}]"),
-        ["5:23: value stands alone: the argument is no tensor, so 'shape' means nothing; remove one"],
+        [
+            "5:23: value stands alone: the argument is no tensor, so 'shape' means nothing; remove one"
+        ],
     ),
     ("neither value nor shape", model(inputs="{x: {}}"), ["5:12: 'x' lacks the key 'shape'"]),
-    ("outputs of another kind", model(outputs="list"), ["6:12: 'outputs' is the text 'list'; it must be one of dict"]),
-    ("imports a file", model(imports="[a/ops.py]"), ["6:13: 'a/ops.py' is a file; name the module as it is imported"]),
+    (
+        "outputs of another kind",
+        model(outputs="list"),
+        ["6:12: 'outputs' is the text 'list'; it must be one of dict"],
+    ),
+    (
+        "imports a file",
+        model(imports="[a/ops.py]"),
+        ["6:13: 'a/ops.py' is a file; name the module as it is imported"],
+    ),
     ("imports no name", model(imports="[a-b]"), ["6:13: 'a-b' is no name of a module"]),
     ("imports twice", model(imports="[a, a]"), ["6:16: 'a' is listed already"]),
     (
@@ -222,7 +452,11 @@ BAD: list[tuple[str, str, list[str]]] = [
         model(inputs="[{shape: [], dtype: complex64, high: 3}]"),
         ["5:48: high means nothing for complex64"],
     ),
-    ("low above high", model(inputs="[{shape: [], low: 2, high: 1}]"), ["5:38: low 2 must be less than high 1"]),
+    (
+        "low above high",
+        model(inputs="[{shape: [], low: 2, high: 1}]"),
+        ["5:38: low 2 must be less than high 1"],
+    ),
     (
         "low above default",
         model(inputs="[{shape: [], dtype: int8, low: 5}]"),
@@ -243,10 +477,16 @@ BAD: list[tuple[str, str, list[str]]] = [
         model(inputs="[{shape: [], dtype: uint8, low: -1}]"),
         ["5:43: low -1 is outside the range of uint8, 0 to 255"],
     ),
-    ("dim not declared", model(inputs="[{shape: [batch]}]"), ["5:21: the dim 'batch' is not declared in dims"]),
+    (
+        "dim not declared",
+        model(inputs="[{shape: [batch]}]"),
+        ["5:21: the dim 'batch' is not declared in dims"],
+    ),
     (
         "dim misspelt",
-        model(inputs="[{shape: [b, bach]}, {shape: [batch]}]", dims="{b: {max: 3}, batch: {max: 3}}"),
+        model(
+            inputs="[{shape: [b, bach]}, {shape: [batch]}]", dims="{b: {max: 3}, batch: {max: 3}}"
+        ),
         ["5:24: the dim 'bach' is not declared in dims (did you mean 'batch'?)"],
     ),
     (
@@ -282,11 +522,16 @@ BAD: list[tuple[str, str, list[str]]] = [
     (
         "size of 0",
         model(inputs="[{shape: [seq - 1, seq]}]", dims="{seq: {max: 8, example: 4}}"),
-        ["5:21: seq - 1 is 0 where seq is 1; the least is 1, since torch.export treats the sizes 0 and 1 as fixed"],
+        [
+            "5:21: seq - 1 is 0 where seq is 1; the least is 1, since torch.export treats the sizes 0 and 1 as fixed"
+        ],
     ),
     (
         "size below 0 at another dim's end",
-        model(inputs="[{shape: [past - seq, seq, past]}]", dims="{seq: {max: 8}, past: {max: 8, example: 4}}"),
+        model(
+            inputs="[{shape: [past - seq, seq, past]}]",
+            dims="{seq: {max: 8}, past: {max: 8, example: 4}}",
+        ),
         ["5:21: past - seq is -7 where past is 1 and seq is 8; the least is 1"],
     ),
     (
@@ -305,34 +550,55 @@ BAD: list[tuple[str, str, list[str]]] = [
         ["6:10: no shape tells the dim 'a'", "6:23: no shape tells the dim 'b'"],
     ),
     ("dim unused", model(dims="{b: {max: 3}}"), ["6:10: the dim 'b' is used in no shape"]),
-    ("dim name", model(dims="{a-b: {max: 3}}", inputs="[{shape: [a-b]}]"), ["6:10: 'a-b' is no Python name"]),
+    (
+        "dim name",
+        model(dims="{a-b: {max: 3}}", inputs="[{shape: [a-b]}]"),
+        ["6:10: 'a-b' is no Python name"],
+    ),
     ("names of the null kind", model() + " ~: 3\n", ["6:2: a key must be a text, not nothing"]),
     ("merge key", model() + "  <<: 3\n", ["6:3: merge keys (<<)"]),
 ]
 # The offending key stands first.
 DIMS: list[tuple[str, str]] = [
-    ("{min: 0, max: 5}", "min is 0; the least is 1, since torch.export treats the sizes 0 and 1 as fixed"),
+    (
+        "{min: 0, max: 5}",
+        "min is 0; the least is 1, since torch.export treats the sizes 0 and 1 as fixed",
+    ),
     ("{min: 5, max: 4}", "min 5 is greater than max 4"),
     ("{max: 8, multiple_of: 16}", "max 8 is not a multiple of 16; the nearest is 16"),
     ("{max: 9, min: 4, multiple_of: 4}", "max 9 is not a multiple of 4; the nearest is 8 or 12"),
     ("{min: 3, max: 8, multiple_of: 4}", "min 3 is not a multiple of 4; the nearest is 4"),
-    ("{max: 5, min: 5}", "min and max are both 5: this dim cannot vary, so write 5 in the shapes instead"),
-    ("{max: 8, multiple_of: 8}", "min and max are both 8: this dim cannot vary, so write 8 in the shapes instead"),
+    (
+        "{max: 5, min: 5}",
+        "min and max are both 5: this dim cannot vary, so write 5 in the shapes instead",
+    ),
+    (
+        "{max: 8, multiple_of: 8}",
+        "min and max are both 8: this dim cannot vary, so write 8 in the shapes instead",
+    ),
     ("{max: 1}", "min and max are both 1"),
     ("{max: 0}", "max is 0; the least is 1"),
     ("{example: 9, max: 8}", "example 9 is outside the range 1 to 8"),
     ("{example: 2, max: 8, min: 3}", "example 2 is outside the range 3 to 8"),
-    ("{example: 1, max: 8}", "example 1 on a dynamic dim: torch.export treats the sizes 0 and 1 as fixed, and so the"),
+    (
+        "{example: 1, max: 8}",
+        "example 1 on a dynamic dim: torch.export treats the sizes 0 and 1 as fixed, and so the",
+    ),
     ("{example: 0, max: 8}", "example 0 on a dynamic dim"),
     ("{example: -3, max: 8}", "example -3 is outside the range 1 to 8"),
-    ("{example: 9, max: 16, multiple_of: 4}", "example 9 is not a multiple of 4; the nearest is 8 or 12"),
+    (
+        "{example: 9, max: 16, multiple_of: 4}",
+        "example 9 is not a multiple of 4; the nearest is 8 or 12",
+    ),
     ("{example: 4, max: 16, multiple_of: 4}", "example 4 is 1 * multiple_of"),
     ("{example: x, max: 16}", "'example' must be an integer, not the text 'x'"),
     ("{multiple_of: 0, max: 16}", "'multiple_of' is 0; it must be at least 1"),
 ]
 
 
-@pytest.mark.parametrize(("text", "expected"), [row[1:] for row in BAD], ids=[row[0] for row in BAD])
+@pytest.mark.parametrize(
+    ("text", "expected"), [row[1:] for row in BAD], ids=[row[0] for row in BAD]
+)
 def test_bad_input(root: Path, text: str, expected: list[str]) -> None:
     found = problems(root, text)
     assert len(found) == len(expected), found
@@ -343,7 +609,9 @@ def test_bad_input(root: Path, text: str, expected: list[str]) -> None:
 @pytest.mark.parametrize(("dim", "expected"), DIMS)
 def test_bad_dims(root: Path, dim: str, expected: str) -> None:
     column = dim.index(" ") + 2
-    (found,) = problems(root, model(inputs="[{shape: [d]}]", dims=f"\n   d:\n{dim.rjust(len(dim) + 4)}"))
+    (found,) = problems(
+        root, model(inputs="[{shape: [d]}]", dims=f"\n   d:\n{dim.rjust(len(dim) + 4)}")
+    )
     assert found.startswith(f"8:{column + 4}: {expected}")
 
 

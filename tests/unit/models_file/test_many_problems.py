@@ -16,7 +16,8 @@ HEAD = "edition: 1\nmodels:\n"
 MODEL = f"{HEAD}  m:\n    source: a:b\n    inputs: [{{shape: [2]}}]\n"
 NUMBERS = range(COUNT)
 FILES = {
-    "a mistake in each model": HEAD + "".join(f"  m{n}:\n    sourc: a:b\n    inputs: 3\n" for n in NUMBERS),
+    "a mistake in each model": HEAD
+    + "".join(f"  m{n}:\n    sourc: a:b\n    inputs: 3\n" for n in NUMBERS),
     "unknown keys": MODEL + "".join(f"    key{n}: 1\n" for n in NUMBERS),
     "undeclared dims": f"{HEAD}  m:\n    source: a:b\n"
     f"    inputs: [{{shape: [{', '.join(f'd{n}' for n in NUMBERS)}]}}]\n"
@@ -26,7 +27,9 @@ FILES = {
     + MODEL.removeprefix("edition: 1\n")
     + f"    inductor_configs: [{', '.join(f'q{n}' for n in NUMBERS)}]\n",
     "repeats": MODEL + f"    files: [{', '.join(['a.py'] * COUNT)}]\n",
-    "aliases": MODEL + "    kwargs:\n" + "".join(f"      a{n}: &x{n} 1\n      b{n}: *y{n}\n" for n in NUMBERS),
+    "aliases": MODEL
+    + "    kwargs:\n"
+    + "".join(f"      a{n}: &x{n} 1\n      b{n}: *y{n}\n" for n in NUMBERS),
 }
 
 
@@ -40,4 +43,7 @@ def test_many_problems_take_a_time_that_grows_with_their_number(text: str) -> No
     assert len(caught.value.problems) >= COUNT - 1
     assert len(caught.value.as_json()["problems"]) == len(caught.value.problems)
     assert len(said) == SpecError.shown_problems + 1
-    assert said[-1] == f"models.yaml: and {len(caught.value.problems) - SpecError.shown_problems} problems more"
+    assert (
+        said[-1]
+        == f"models.yaml: and {len(caught.value.problems) - SpecError.shown_problems} problems more"
+    )

@@ -1,4 +1,5 @@
-"""Files that models.yaml names: asked for by a build of the targets that need them, and by nothing else."""
+"""Files that models.yaml names: asked for by a build of the targets that need them, and by nothing
+else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""What holds for every models.yaml, found by hypothesis: it is read or refused, and what is read is legal."""
+"""What holds for every models.yaml, found by hypothesis: it is read or refused, and what is read is
+legal."""
 
 from __future__ import annotations
 
@@ -19,7 +20,10 @@ ANY_JSON = st.recursive(
     | st.integers()
     | st.floats(allow_nan=False, allow_infinity=False)
     | st.text("ab/.:\\ ", max_size=9),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("ab/.<>-", max_size=5), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.text("ab/.<>-", max_size=5), inner, max_size=3)
+    ),
     max_leaves=6,
 )
 NAMES = st.from_regex(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,6}[A-Za-z0-9_-])?", fullmatch=True)
@@ -27,12 +31,20 @@ NAMES = st.from_regex(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,6}[A-Za-z0-9_-])?", fullmat
 
 @given(
     st.lists(NAMES, min_size=1, max_size=4, unique_by=str.casefold),
-    st.lists(NAMES.filter(lambda name: name.casefold() != "default"), max_size=4, unique_by=str.casefold),
+    st.lists(
+        NAMES.filter(lambda name: name.casefold() != "default"), max_size=4, unique_by=str.casefold
+    ),
 )
-def test_valid_names_never_make_two_targets_of_one_directory(root: Path, names: list[str], presets: list[str]) -> None:
+def test_valid_names_never_make_two_targets_of_one_directory(
+    root: Path, names: list[str], presets: list[str]
+) -> None:
     entry = {"source": "m:f", "inputs": [{"shape": [2]}], "devices": ["cpu", "cuda"]}
     entry["inductor_configs"] = ["default", *presets]
-    data = {"edition": 1, "inductor_configs": {name: {} for name in presets}, "models": dict.fromkeys(names, entry)}
+    data = {
+        "edition": 1,
+        "inductor_configs": {name: {} for name in presets},
+        "models": dict.fromkeys(names, entry),
+    }
     project = read(root, json.dumps(data))
     folded = {target.name.casefold() for target in project.targets}
     assert len(folded) == len(project.targets) == len(names) * 2 * (1 + len(presets))
@@ -54,7 +66,11 @@ def test_floors_and_presets_never_make_two_targets_of_one_directory(
         "cpu": {"isa": isas},
         "cuda": {"arch": arches},
     }
-    data = {"edition": 1, "inductor_configs": {name: {} for name in presets}, "models": {"m": entry}}
+    data = {
+        "edition": 1,
+        "inductor_configs": {name: {} for name in presets},
+        "models": {"m": entry},
+    }
     if found := _problems(root, json.dumps(data)):
         assert all("listed already" in one.text or "would be called" in one.text for one in found)
         return
@@ -66,7 +82,20 @@ def test_floors_and_presets_never_make_two_targets_of_one_directory(
 
 FRAGMENTS = st.lists(
     st.sampled_from(
-        [*README.splitlines(keepends=True), "  ", "- ", "*x", "&x ", "[", "}", ": ", "\t", "'", "!!int ", "~"]
+        [
+            *README.splitlines(keepends=True),
+            "  ",
+            "- ",
+            "*x",
+            "&x ",
+            "[",
+            "}",
+            ": ",
+            "\t",
+            "'",
+            "!!int ",
+            "~",
+        ]
     ),
     max_size=20,
 )
@@ -83,7 +112,9 @@ def test_any_value_anywhere_is_a_project_or_a_spec_error(root: Path, data: st.Da
     spec = json.loads(json.dumps(yaml.safe_load(README.replace("1e-", "1.0e-"))))
     place: Any = spec
     while True:
-        key = data.draw(st.sampled_from(list(place) if isinstance(place, dict) else list(range(len(place)))))
+        key = data.draw(
+            st.sampled_from(list(place) if isinstance(place, dict) else list(range(len(place))))
+        )
         if not (isinstance(place[key], (dict, list)) and place[key] and data.draw(st.booleans())):
             break
         place = place[key]
@@ -98,7 +129,10 @@ def test_every_legal_dim_is_read_with_a_legal_example(root: Path, data: st.DataO
     low = step * data.draw(st.integers(1, 50))
     high = low + step * data.draw(st.integers(1, 50))
     project = read(
-        root, model(inputs="[{shape: [d]}]", dims=f"{{d: {{min: {low}, max: {high}, multiple_of: {step}}}}}")
+        root,
+        model(
+            inputs="[{shape: [d]}]", dims=f"{{d: {{min: {low}, max: {high}, multiple_of: {step}}}}}"
+        ),
     )
     (dim,) = project.targets[0].model.dims
     assert (dim.min, dim.max, dim.multiple_of) == (low, high, step)

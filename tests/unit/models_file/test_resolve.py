@@ -29,7 +29,10 @@ def test_the_shipped_shape_of_a_file(root: Path) -> None:
         "resnet18/cuda-max-autotune",
         "encoder/cpu",
     ]
-    assert [dict(target.inductor_config) for target in project.targets] == [{}, {"max_autotune": True}] * 2 + [{}]
+    assert [dict(target.inductor_config) for target in project.targets] == [
+        {},
+        {"max_autotune": True},
+    ] * 2 + [{}]
     resnet, encoder = project.targets[0].model, project.targets[-1].model
     assert resnet.source == Source("resnet18", module="torchvision.models")
     assert resnet.inputs == (TensorInput((2, 3, 224, 224), "float32"),)
@@ -51,8 +54,17 @@ def test_defaults(root: Path) -> None:
     (target,) = read(root, model()).targets
     assert (target.device, target.preset, target.inductor_config) == ("cpu", "default", {})
     assert target.model.inputs == (TensorInput((2,), "float32"),)
-    assert (target.model.kwargs, target.model.seed, target.model.weights, target.model.dims) == ({}, 0, None, ())
-    assert (target.model.tolerance, target.floor, target.has_floor) == (Tolerance(), "native", False)
+    assert (target.model.kwargs, target.model.seed, target.model.weights, target.model.dims) == (
+        {},
+        0,
+        None,
+        (),
+    )
+    assert (target.model.tolerance, target.floor, target.has_floor) == (
+        Tolerance(),
+        "native",
+        False,
+    )
 
 
 def test_positions_are_where_a_reader_looks(root: Path) -> None:
@@ -78,9 +90,15 @@ def test_positions_are_where_a_reader_looks(root: Path) -> None:
 
 def test_presets_per_device(root: Path) -> None:
     text = "inductor_configs: {fast: {a.b: [1, {x: null}]}, default: {c: 1}}\n"
-    project = read(root, text + model(devices="[cuda, cpu]", inductor_configs="{cuda: [fast, default]}"))
+    project = read(
+        root, text + model(devices="[cuda, cpu]", inductor_configs="{cuda: [fast, default]}")
+    )
     configs = {target.name: target.inductor_config for target in project.targets}
-    assert configs == {"m/cuda-fast": {"a.b": [1, {"x": None}]}, "m/cuda": {"c": 1}, "m/cpu": {"c": 1}}
+    assert configs == {
+        "m/cuda-fast": {"a.b": [1, {"x": None}]},
+        "m/cuda": {"c": 1},
+        "m/cpu": {"c": 1},
+    }
 
 
 @pytest.mark.parametrize(
@@ -174,7 +192,9 @@ def test_defaults_of_a_dim(root: Path, dim: str, expected: Dim) -> None:
         ("{shape: [0, 1], dtype: complex64}", None, None),
     ],
 )
-def test_the_range_of_an_input(root: Path, tensor: str, low: float | None, high: float | None) -> None:
+def test_the_range_of_an_input(
+    root: Path, tensor: str, low: float | None, high: float | None
+) -> None:
     inputs = read(root, model(inputs=f"[{tensor}]")).targets[0].model.inputs
     assert isinstance(inputs, tuple)
     assert (inputs[0].low, inputs[0].high) == (low, high)
@@ -182,7 +202,9 @@ def test_the_range_of_an_input(root: Path, tensor: str, low: float | None, high:
 
 
 def test_constants_stand_between_tensors(root: Path) -> None:
-    text = model(inputs="{x: {shape: [2]}, flag: {value: false}, none: {value: null}, list: {value: [1, [a, ~]]}}")
+    text = model(
+        inputs="{x: {shape: [2]}, flag: {value: false}, none: {value: null}, list: {value: [1, [a, ~]]}}"
+    )
     (target,) = read(root, text).targets
     assert target.model.inputs == (
         TensorInput((2,), "float32", "x"),
@@ -198,7 +220,9 @@ def test_constants_stand_between_tensors(root: Path) -> None:
 def test_what_is_not_set_is_in_no_key(root: Path) -> None:
     (bare,) = read(root, model(inputs="[{shape: [2], dtype: bool}]")).targets
     assert not {"imports", "outputs", "inputs.0.probability"} & spec_parts(bare).keys()
-    text = model(inputs="[{shape: [2], dtype: bool, probability: 1}]", imports="[a.b]", outputs="dict")
+    text = model(
+        inputs="[{shape: [2], dtype: bool, probability: 1}]", imports="[a.b]", outputs="dict"
+    )
     (set_,) = read(root, text).targets
     added = {"imports": ["a.b"], "outputs": "dict", "inputs.0.probability": 1}
     assert spec_parts(set_) == {**spec_parts(bare), **added}
@@ -282,7 +306,15 @@ def test_sizes_that_follow_dims_have_one_spelling(root: Path) -> None:
     sizes = "[1+past, batch * 3, seq // 2, 'seq+past', 2*seq - 1, batch, past]"
     (target,) = read(root, model(inputs=f"[{{shape: {sizes}}}]", dims=dims)).targets
     (tensor,) = target.model.inputs
-    assert tensor.shape == ("past + 1", "3*batch", "seq//2", "past + seq", "2*seq - 1", "batch", "past")
+    assert tensor.shape == (
+        "past + 1",
+        "3*batch",
+        "seq//2",
+        "past + seq",
+        "2*seq - 1",
+        "batch",
+        "past",
+    )
 
 
 def test_a_dim_may_be_named_in_a_sum_alone(root: Path) -> None:

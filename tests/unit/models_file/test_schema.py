@@ -44,7 +44,9 @@ def changed(path: tuple[str | int, ...], value: Any) -> dict[str, Any]:
         if not rest:
             return value
         if isinstance(data, list):
-            return [put(item, rest[1:]) if index == rest[0] else item for index, item in enumerate(data)]
+            return [
+                put(item, rest[1:]) if index == rest[0] else item for index, item in enumerate(data)
+            ]
         return {**data, rest[0]: put(data.get(rest[0], {}), rest[1:])}
 
     return dict(put(GOOD, path))
@@ -67,7 +69,10 @@ def test_every_key_has_words_for_an_editor_and_no_default_is_null() -> None:
     types = [made, *made["$defs"].values()]
     for described in types:
         for name, key in described["properties"].items():
-            assert key.get("description") or made["$defs"][key["$ref"].rpartition("/")[2]]["description"], name
+            assert (
+                key.get("description")
+                or made["$defs"][key["$ref"].rpartition("/")[2]]["description"]
+            ), name
     text = schema.json_schema_text()
     assert '"null"' not in text
     assert ": null" not in text

@@ -19,7 +19,13 @@ TARGETS = [
     target("encoder", "cpu"),
     target("resnet180", "cpu"),
 ]
-NAMES = ["resnet18/cpu", "resnet18/cuda", "resnet18/cuda-max-autotune", "encoder/cpu", "resnet180/cpu"]
+NAMES = [
+    "resnet18/cpu",
+    "resnet18/cuda",
+    "resnet18/cuda-max-autotune",
+    "encoder/cpu",
+    "resnet180/cpu",
+]
 
 
 def chosen(pattern: str | None) -> list[str]:

@@ -1,4 +1,5 @@
-"""models.yaml as YAML: what scalars mean, where things stand, and what is refused, with both of PyYAML's parsers."""
+"""models.yaml as YAML: what scalars mean, where things stand, and what is refused, with both of
+PyYAML's parsers."""
 
 from __future__ import annotations
 
@@ -42,12 +43,43 @@ def problems_of(content: str | bytes) -> list[tuple[int, int, str]]:
         *[(text, True) for text in ("true", "True", "TRUE")],
         *[(text, False) for text in ("false", "False", "FALSE")],
         *[("0", 0), ("-7", -7), ("+12", 12), ("010", 10), ("0o17", 15), ("0x1f", 31), ("0x1F", 31)],
-        *[("1e-3", 1e-3), ("1E3", 1000.0), ("1.", 1.0), (".5", 0.5), ("-0.25", -0.25), ("6.02e+23", 6.02e23)],
+        *[
+            ("1e-3", 1e-3),
+            ("1E3", 1000.0),
+            ("1.", 1.0),
+            (".5", 0.5),
+            ("-0.25", -0.25),
+            ("6.02e+23", 6.02e23),
+        ],
         *[(".inf", math.inf), ("-.INF", -math.inf), ("+.Inf", math.inf)],
-        *[(text, text) for text in ("on", "off", "yes", "no", "y", "tRUE", "nUll", "12:30", "1_000", "0b1", "0o8")],
-        *[(text, text) for text in ("2001-12-14", "e3", ".", "+", "0x", "1e", "=", "inf", "nan", "٣")],
+        *[
+            (text, text)
+            for text in (
+                "on",
+                "off",
+                "yes",
+                "no",
+                "y",
+                "tRUE",
+                "nUll",
+                "12:30",
+                "1_000",
+                "0b1",
+                "0o8",
+            )
+        ],
+        *[
+            (text, text)
+            for text in ("2001-12-14", "e3", ".", "+", "0x", "1e", "=", "inf", "nan", "٣")
+        ],
         *[("'1'", "1"), ('"true"', "true"), ("''", ""), ("! 5", "5"), ('! "5"', "5")],
-        *[("!!str 1", "1"), ("!!int '7'", 7), ("!!float 1", 1.0), ("!!null ''", None), ("!!bool 'true'", True)],
+        *[
+            ("!!str 1", "1"),
+            ("!!int '7'", 7),
+            ("!!float 1", 1.0),
+            ("!!null ''", None),
+            ("!!bool 'true'", True),
+        ],
     ],
 )
 def test_scalars_follow_yaml_1_2(text: str, value: Any) -> None:
@@ -62,12 +94,21 @@ def test_nan_is_a_float() -> None:
 
 
 def test_block_texts_are_texts() -> None:
-    assert yaml_source.parse("a: |\n  1\nb: >-\n  true\n", "models.yaml").data == {"a": "1\n", "b": "true"}
+    assert yaml_source.parse("a: |\n  1\nb: >-\n  true\n", "models.yaml").data == {
+        "a": "1\n",
+        "b": "true",
+    }
 
 
 JSON_LIKE = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=9),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=9),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4)
+    ),
     max_leaves=12,
 )
 
@@ -76,7 +117,9 @@ JSON_LIKE = st.recursive(
 def test_json_is_yaml(data: dict[str, Any]) -> None:
     text = json.dumps(data, indent=1, ensure_ascii=False)
     # The last four are line breaks, or no character, to a parser of YAML 1.1.
-    assume(not yaml_source.UNPRINTABLE.search(text) and not set("\x85\u2028\u2029\ufeff") & set(text))
+    assume(
+        not yaml_source.UNPRINTABLE.search(text) and not set("\x85\u2028\u2029\ufeff") & set(text)
+    )
     assert yaml_source.parse(text, "models.yaml").data == data
 
 
@@ -85,7 +128,8 @@ def test_what_pyyaml_writes_reads_back_but_for_its_floats(data: Any) -> None:
     text = yaml.safe_dump({"data": data}, allow_unicode=True)
     expected = yaml.safe_load(text)
     if not _mentions_float(expected):
-        # Texts such as 0E0, which PyYAML writes plain because YAML 1.1 has no such float, and YAML 1.2 has.
+        # Texts such as 0E0, which PyYAML writes plain because YAML 1.1 has no such float, and YAML
+        # 1.2 has.
         assume(not re.search(r"(?m)(^|[\s:?-])[-+]?[0-9.]+[eE][-+]?[0-9]+\s*(:|$)", text))
         assert yaml_source.parse(text, "models.yaml").data == expected
 
@@ -97,7 +141,9 @@ def _mentions_float(data: Any) -> bool:
 
 
 def test_positions_of_keys_and_values() -> None:
-    document = yaml_source.parse("a: 1\nb:\n  - x\n  - {c: 'ä', d: }\ne:\n  f: !!str 2\n", "models.yaml")
+    document = yaml_source.parse(
+        "a: 1\nb:\n  - x\n  - {c: 'ä', d: }\ne:\n  f: !!str 2\n", "models.yaml"
+    )
     expected = {
         ("a",): ((1, 1), (1, 4)),
         ("b",): ((2, 1), (3, 3)),
@@ -217,7 +263,9 @@ def test_any_bytes_are_data_or_a_spec_error(content: bytes) -> None:
     _check_any(content)
 
 
-@pytest.mark.parametrize("text", ['"\\UFFFFFFFF"', '"\\ud800"', "a: \ud800", "%YAML 9.9\n--- a", "\ufeff\ufeffa: 1"])
+@pytest.mark.parametrize(
+    "text", ['"\\UFFFFFFFF"', '"\\ud800"', "a: \ud800", "%YAML 9.9\n--- a", "\ufeff\ufeffa: 1"]
+)
 def test_odd_texts_are_data_or_a_spec_error(text: str) -> None:
     _check_any(text)
 
