@@ -38,7 +38,8 @@ def main() -> None:
                 program, package_path=str(path), inductor_configs=options
             )
             print(
-                f"{name:15} compile {time.perf_counter() - started:6.1f} s  {path.stat().st_size / 2**20:7.2f} MiB"
+                f"{name:15} compile {time.perf_counter() - started:6.1f} s "
+                f" {path.stat().st_size / 2**20:7.2f} MiB"
             )
             loaders[name] = torch._C._aoti.AOTIModelPackageLoader(str(path), "model", False, 1, -1)
         for number in range(calls + 5):

@@ -65,7 +65,10 @@ ended = time.perf_counter()
 print(json.dumps([loaded - started, ended - started]))
 """
 RAW = 'model = torch._C._aoti.AOTIModelPackageLoader({package!r}, "model", False, 1, {index})'
-LOAD = 'model = aoti_build.load("resnet18", device="{device}", artifacts={artifacts!r}, verify="{verify}")'
+LOAD = (
+    'model = aoti_build.load("resnet18", device="{device}", artifacts={artifacts!r},'
+    ' verify="{verify}")'
+)
 EAGER = "model = net.build().eval().to('{device}')"
 # Calls of the raw loader and of ours, in turns, in one process.
 CALLS = """\
@@ -74,10 +77,13 @@ import torch, aoti_build
 torch.set_grad_enabled(False)
 value = torch.randn({shape}, device="{device}")
 raw = torch._C._aoti.AOTIModelPackageLoader({package!r}, "model", False, 1, {index})
-checked = aoti_build.load("{model}", device="{device}", artifacts={artifacts!r})
-unchecked = aoti_build.load("{model}", device="{device}", artifacts={artifacts!r}, check_inputs=False)
+where = {{"device": "{device}", "artifacts": {artifacts!r}}}
+checked = aoti_build.load("{model}", **where)
+unchecked = aoti_build.load("{model}", **where, check_inputs=False)
 calls = {{
-    "raw": lambda: raw.boxed_run([value]), "checked": lambda: checked(value), "unchecked": lambda: unchecked(value)
+    "raw": lambda: raw.boxed_run([value]),
+    "checked": lambda: checked(value),
+    "unchecked": lambda: unchecked(value),
 }}
 seconds = {{name: [] for name in calls}}
 for number in range({calls} + 20):

@@ -28,20 +28,24 @@ from pathlib import Path
 INV = [sys.executable, "-m", "invoke"]
 EVERY = 0.02  # seconds
 KINDS = {
-    "linear": """\
+    "linear": (
+        """\
 from torch import nn
 
 
 def build(layers, width):
     return nn.Sequential(*(nn.Linear(width, width) for _ in range(layers)))
-""",
-    "conv": """\
+"""
+    ),
+    "conv": (
+        """\
 from torch import nn
 
 
 def build(layers, width):
     return nn.Sequential(*(nn.Conv2d(width, width, 3, padding=1) for _ in range(layers)))
-""",
+"""
+    ),
 }
 MODELS = """\
 edition: 1

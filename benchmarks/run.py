@@ -102,7 +102,10 @@ def noops(root: Path, counts: list[int], runs: int) -> list[Row]:
 def compiles(root: Path, runs: int) -> list[Row]:
     """resnet18: the plain script, a cold build, and what each kind of change costs after it."""
     project, store = root / "resnet", root / "resnet-store"
-    models = "edition: 1\nmodels:\n  resnet18:\n    source: net.py:build\n    inputs: [{shape: [2, 3, 224, 224]}]\n"
+    models = (
+        "edition: 1\nmodels:\n  resnet18:\n    source: net.py:build\n    inputs: [{shape: [2, 3,"
+        " 224, 224]}]\n"
+    )
     write(project, {"tasks.py": OURS, "net.py": RESNET, "models.yaml": models})
     plain = root / "plain"
     plain.mkdir()
@@ -241,10 +244,9 @@ def document(rows: list[Row]) -> dict[str, Any]:
 
 def _dodo(count: int) -> str:
     return (
-        "from pathlib import Path\n\n\ndef task_make():\n"
-        f"    for number in range({count}):\n"
-        "        out = f'out{number}'\n"
-        "        yield {'name': out, 'file_dep': ['dodo.py'], 'targets': [out], 'actions': [f'touch {out}']}\n"
+        f"from pathlib import Path\n\n\ndef task_make():\n    for number in range({count}):\n      "
+        "  out = f'out{number}'\n        yield {'name': out, 'file_dep': ['dodo.py'],"
+        " 'targets': [out], 'actions': [f'touch {out}']}\n"
     )
 
 

@@ -35,7 +35,9 @@ def main(verb: str, job_path: Path, events_descriptor: int) -> int:
     run: Callable[[Mapping[str, Any], Events], dict[str, Any]]
     run = getattr(import_module(f"aoti_build._torch.jobs.{verb}"), verb)
     if not job_path.exists():
-        answers.get()  # started ahead of its job, to import torch meanwhile; a line says that the job is there
+        # The parent starts workers ahead of their jobs, so that they import torch early. A line on
+        # stdin says that the job's file is there.
+        answers.get()
     job = json.loads(job_path.read_bytes())
     with os.fdopen(events_descriptor, "w", buffering=1) as stream:
         events = Events(stream, answers)

@@ -18,9 +18,9 @@ def provenance(root: Path) -> dict[str, Any]:
         "aoti_build": __version__,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "git_commit": commit,
-        "git_dirty": bool(_git(root, "status", "--porcelain", "--untracked-files=no"))
-        if commit
-        else None,
+        "git_dirty": (
+            bool(_git(root, "status", "--porcelain", "--untracked-files=no")) if commit else None
+        ),
     }
 
 

@@ -234,9 +234,11 @@ def _strictly(outcome: Outcome) -> Outcome:
     if outcome.action == UNAVAILABLE:
         lacks = outcome.reasons[0].what
         error = BuildError(
-            f"this host has no {target.device} device"
-            if lacks == target.device
-            else "it cannot be built on this host",
+            (
+                f"this host has no {target.device} device"
+                if lacks == target.device
+                else "it cannot be built on this host"
+            ),
             target=target.name,
             cause=None if lacks == target.device else lacks,
             hint="build it on a host that has one, or leave --strict away",
@@ -248,6 +250,9 @@ def _strictly(outcome: Outcome) -> Outcome:
         "the artifact is published, but was never compared with eager",
         target=target.name,
         cause=outcome.unchecked,
-        hint=f"`invoke verify --target {target.name}` on a host that can run it settles that; or leave --strict away",
+        hint=(
+            f"`invoke verify --target {target.name}` on a host that can run it settles that; or"
+            " leave --strict away"
+        ),
     )
     return replace(outcome, error=error)

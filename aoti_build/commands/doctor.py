@@ -49,13 +49,18 @@ def build():
 """
 _SIGNALS = {
     "SIGSEGV": "native code crashed while it was loaded or run",
-    "SIGILL": "the code has instructions that this processor lacks: the compiler took it for another one",
+    "SIGILL": (
+        "the code has instructions that this processor lacks: the compiler took it for another one"
+    ),
     "SIGKILL": "the system ended it, most likely for want of memory",
     "SIGBUS": "a file it had mapped was cut short, most often by a full disk or a small /dev/shm",
     "SIGABRT": "a library gave up by itself; the log says why",
 }
 _SIGNAL_FIXES = {
-    "SIGILL": "unset -march and the like in CXX; under an emulator or a live migration, build on the final host",
+    "SIGILL": (
+        "unset -march and the like in CXX; under an emulator or a live migration, build on the"
+        " final host"
+    ),
     "SIGKILL": "give the container more memory, or end other programs",
     "SIGBUS": "make space in the temporary directory, or set TMPDIR",
 }
@@ -69,7 +74,10 @@ _KNOWN = (
     (r"No space left on device", "make space in the temporary directory, or set TMPDIR"),
     (
         r"cannot find -lcuda",
-        "CUDA_HOME=... of a toolkit with lib64/stubs, or a directory with libcuda.so in LIBRARY_PATH",
+        (
+            "CUDA_HOME=... of a toolkit with lib64/stubs, or a directory with libcuda.so in"
+            " LIBRARY_PATH"
+        ),
     ),
     (r"failed to map segment", "let TMPDIR name a directory that allows execution"),
 )

@@ -82,9 +82,9 @@ class InspectReport:
             "format_version": 1,
             "ok": self.exit_code == OK,
             "artifacts": [artifact.as_json() for artifact in self.artifacts],
-            "host": None
-            if self.choices is None
-            else {one.model: one.as_json() for one in self.choices},
+            "host": (
+                None if self.choices is None else {one.model: one.as_json() for one in self.choices}
+            ),
         }
 
 

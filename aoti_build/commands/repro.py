@@ -17,7 +17,7 @@ SCRIPT = '''\
 
     python repro.py
 
-Needs torch and safetensors. model.pt2 holds native code: run it only if you trust where it comes from.
+Needs torch and safetensors. model.pt2 holds native code: run it only if you trust its source.
 """
 
 import json
@@ -29,6 +29,7 @@ os.environ["AOTI_RUNTIME_CHECK_INPUTS"] = "1"  # read when the first package is 
 import torch
 from safetensors import safe_open
 
+Loader = torch._C._aoti.AOTIModelPackageLoader
 HERE = Path(__file__).parent
 DEVICE = "{device}"
 ATOL, RTOL = 1e-6, 1.3e-6  # ATOL in units of the output's root mean square
@@ -45,7 +46,8 @@ def compare(label, expected, got):
     error = (got.double() - expected.double()).abs()
     over = int((~(error <= ATOL * rms + RTOL * expected.double().abs())).sum())
     largest = error.max().item() if error.numel() else 0
-    print(f"{{label}}: {{over}} of {{error.numel()}} differ, max abs {{largest:.3g}}, rms {{rms:.3g}}")
+    print(f"{{label}}: {{over}} of {{error.numel()}} differ,", end=" ")
+    print(f"max abs {{largest:.3g}}, rms {{rms:.3g}}")
     return over > 0
 
 
@@ -57,8 +59,9 @@ with safe_open(HERE / "golden.safetensors", framework="pt") as golden:
         if not (entry["has_inputs"] and entry["has_outputs"]):
             continue
         if entry["call"] == 0:  # from the first state
-            package = torch._C._aoti.AOTIModelPackageLoader(str(HERE / "model.pt2"), "model", False, 1, -1)
-        inputs = [golden.get_tensor(f"{{case}}/input/{{i}}").to(DEVICE) for i in range(entry["inputs"])]
+            package = Loader(str(HERE / "model.pt2"), "model", False, 1, -1)
+        positions = range(entry["inputs"])
+        inputs = [golden.get_tensor(f"{{case}}/input/{{i}}").to(DEVICE) for i in positions]
         outputs = package.run(inputs)
         wanted = entry["outputs"] - len(WRITTEN) - len(STATE)
         if len(outputs) != wanted:
@@ -66,9 +69,13 @@ with safe_open(HERE / "golden.safetensors", framework="pt") as golden:
             failed = True
             continue
         for index, got in enumerate([*outputs, *(inputs[position] for position in WRITTEN)]):
-            if f"{{case}}/output/{{index}}" in names:  # else it is no tensor, or too large to be kept as it is
-                place = f"output {{index}}" if index < wanted else f"input {{WRITTEN[index - wanted]}} after it"
-                failed |= compare(f"{{case}} {{place}}", golden.get_tensor(f"{{case}}/output/{{index}}"), got.cpu())
+            name = f"{{case}}/output/{{index}}"
+            if name not in names:  # it is no tensor, or too large to be kept as it is
+                continue
+            label = f"{{case}} output {{index}}"
+            if index >= wanted:
+                label = f"{{case}} input {{WRITTEN[index - wanted]}} after the call"
+            failed |= compare(label, golden.get_tensor(name), got.cpu())
 raise SystemExit(1 if failed else 0)
 '''
 

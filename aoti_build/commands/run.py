@@ -215,8 +215,10 @@ def _input(text: str) -> Input:
     if suffix not in (*TENSOR_SUFFIXES, *PICTURE_SUFFIXES):
         raise UsageError(
             f"--input {text}: no kind of input has this suffix",
-            hint=f"tensors are read from {', '.join(TENSOR_SUFFIXES)} files, pictures from "
-            f"{', '.join(PICTURE_SUFFIXES)}; random and golden need no file",
+            hint=(
+                f"tensors are read from {', '.join(TENSOR_SUFFIXES)} files, pictures from "
+                f"{', '.join(PICTURE_SUFFIXES)}; random and golden need no file"
+            ),
         )
     if not Path(text).is_file():
         raise UsageError(
@@ -237,7 +239,10 @@ def _check_output(asked: Asked, targets: int) -> None:
         if count > 1 and placeholder not in asked.output:
             raise UsageError(
                 f"{pattern}: {count} {what} would be written to one file",
-                hint=f"write {placeholder} where the name belongs, as in outputs/{{target}}/{{input}}.npz",
+                hint=(
+                    f"write {placeholder} where the name belongs, as in"
+                    " outputs/{target}/{input}.npz"
+                ),
             )
     labels = [given.label for given in asked.inputs]
     if twice := next((label for label in labels if labels.count(label) > 1), None):
@@ -312,12 +317,14 @@ def _fixed_batch(manifest: Manifest) -> int:
 
 def _no_image(project: Project, target: Target, given: Input) -> UsageError:
     return UsageError(
-        f"{given.text} is a picture, and models.yaml does not say how it becomes the input of {target.model.name}",
+        f"{given.text} is a picture, and models.yaml does not say how it becomes the input of"
+        f" {target.model.name}",
         where=project.where(target.model),
-        hint="add to the model one of\n"
-        "  image: torchvision.models:ResNet18_Weights.DEFAULT\n"
-        "  image: {resize: 256, crop: 224, mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225], "
-        "classes: classes.txt}",
+        hint=(
+            "add to the model one of\n  image: torchvision.models:ResNet18_Weights.DEFAULT\n "
+            " image: {resize: 256, crop: 224, mean: [0.485, 0.456, 0.406], std: [0.229, 0.224,"
+            " 0.225], classes: classes.txt}"
+        ),
     )
 
 

@@ -59,7 +59,8 @@ from aoti_build.work.worker import (
 )
 
 PASSED, INCOMPLETE, MISMATCH, CRASHED, TIMEOUT, UNCHECKED, MISSING, REFUSED, UNAVAILABLE = (
-    "passed", "incomplete", "mismatch", "crashed", "timeout", "unchecked", "missing", "refused", "unavailable",
+    "passed", "incomplete", "mismatch", "crashed", "timeout", "unchecked", "missing", "refused",
+    "unavailable",
 )  # fmt: skip
 PYTHON, CPP = RUNTIMES = ("python", "cpp")
 TIME_LIMIT = 600.0

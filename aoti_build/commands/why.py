@@ -30,24 +30,28 @@ class Explanation:
             "target": self.step.target.name,
             "state": self.step.action,
             "reasons": [reason.as_json() for reason in self.step.reasons],
-            "last_build": {
-                "action": published.action,
-                "reasons": [dict(reason) for reason in published.reasons],
-                "created": published.provenance.get("created"),
-                "key": published.key,
-                "graph_key": published.graph_key,
-                "unchecked": published.unchecked,
-            }
-            if published
-            else None,
-            "nearest_stored": {
-                "target": nearest.target,
-                "key": nearest.key,
-                "created": nearest.provenance.get("created"),
-                "reasons": [reason.as_json() for reason in self.nearest_reasons],
-            }
-            if nearest
-            else None,
+            "last_build": (
+                {
+                    "action": published.action,
+                    "reasons": [dict(reason) for reason in published.reasons],
+                    "created": published.provenance.get("created"),
+                    "key": published.key,
+                    "graph_key": published.graph_key,
+                    "unchecked": published.unchecked,
+                }
+                if published
+                else None
+            ),
+            "nearest_stored": (
+                {
+                    "target": nearest.target,
+                    "key": nearest.key,
+                    "created": nearest.provenance.get("created"),
+                    "reasons": [reason.as_json() for reason in self.nearest_reasons],
+                }
+                if nearest
+                else None
+            ),
         }
 
 

@@ -32,19 +32,22 @@ CODEGEN_DISTRIBUTIONS = ("torch", "triton", "sympy", "numpy", "networkx")
 # beside it), more with each release. Prefixes are safer than their list: an unknown variable costs
 # a rebuild, a forgotten one a wrong artifact.
 ENVIRONMENT_PREFIXES = (
-    "AOTINDUCTOR_", "AOT_INDUCTOR_", "ATEN_", "CUTEDSL_", "CUTLASS_", "ENABLE_PERSISTENT_", "ENABLE_TMA_",
-    "ENABLE_TEMPLATE_", "INDUCTOR_", "PYTORCH_", "TORCHDYNAMO_", "TORCHINDUCTOR_", "TORCH_", "TRITON_",
+    "AOTINDUCTOR_", "AOT_INDUCTOR_", "ATEN_", "CUTEDSL_", "CUTLASS_", "ENABLE_PERSISTENT_",
+    "ENABLE_TMA_", "ENABLE_TEMPLATE_", "INDUCTOR_", "PYTORCH_", "TORCHDYNAMO_", "TORCHINDUCTOR_",
+    "TORCH_", "TRITON_",
 )  # fmt: skip
 ENVIRONMENT_NAMES = (
-    "CC", "CPATH", "CPLUS_INCLUDE_PATH", "CUDA_HOME", "CUDA_PATH", "CXX", "C_INCLUDE_PATH", "ENABLE_HOST_SIDE_TMA",
-    "LD_PRELOAD", "LIBRARY_PATH", "MKL_NUM_THREADS", "NVIDIA_TF32_OVERRIDE", "OMP_NUM_THREADS", "PYTHONPATH",
+    "CC", "CPATH", "CPLUS_INCLUDE_PATH", "CUDA_HOME", "CUDA_PATH", "CXX", "C_INCLUDE_PATH",
+    "ENABLE_HOST_SIDE_TMA", "LD_PRELOAD", "LIBRARY_PATH", "MKL_NUM_THREADS", "NVIDIA_TF32_OVERRIDE",
+    "OMP_NUM_THREADS", "PYTHONPATH",
 )  # fmt: skip
 # Where caches and logs go, how much is printed and how many processes work: none of it reaches the
 # artifact.
 ENVIRONMENT_IGNORED = frozenset({
-    "TORCHINDUCTOR_CACHE_DIR", "TORCHINDUCTOR_COMPILE_THREADS", "TORCHINDUCTOR_COMPILE_WORKER_WAIT_TIMEOUT",
-    "TORCHINDUCTOR_COMPILE_WORKER_WATCHDOG_INTERVAL", "TORCHINDUCTOR_FILE_LOCK_TIMEOUT", "TORCHINDUCTOR_WORKER_START",
-    "TORCH_HOME", "TORCH_LOGS", "TORCH_LOGS_FORMAT", "TORCH_LOGS_OUT", "TORCH_SHOW_CPP_STACKTRACES", "TORCH_TRACE",
+    "TORCHINDUCTOR_CACHE_DIR", "TORCHINDUCTOR_COMPILE_THREADS",
+    "TORCHINDUCTOR_COMPILE_WORKER_WAIT_TIMEOUT", "TORCHINDUCTOR_COMPILE_WORKER_WATCHDOG_INTERVAL",
+    "TORCHINDUCTOR_FILE_LOCK_TIMEOUT", "TORCHINDUCTOR_WORKER_START", "TORCH_HOME", "TORCH_LOGS",
+    "TORCH_LOGS_FORMAT", "TORCH_LOGS_OUT", "TORCH_SHOW_CPP_STACKTRACES", "TORCH_TRACE",
     "TRITON_CACHE_DIR", "TRITON_DUMP_DIR", "TRITON_HOME", "PYTORCH_VERSION",
 })  # fmt: skip
 # Decides which source files are found, and those are known by themselves; its paths differ between
@@ -54,21 +57,23 @@ ENVIRONMENT_OF_SOURCES = frozenset({"PYTHONPATH"})
 # Instruction set extensions that gcc's -march=native may use; other words in /proc/cpuinfo do not
 # change code.
 _X86_FEATURES = frozenset({
-    "adx", "aes", "amx_bf16", "amx_complex", "amx_fp16", "amx_int8", "amx_tile", "apx_f", "avx", "avx2",
-    "avx512_4fmaps", "avx512_4vnniw", "avx512_bf16", "avx512_bitalg", "avx512_fp16", "avx512_ifma", "avx512_vbmi2",
-    "avx512_vnni", "avx512_vp2intersect", "avx512_vpopcntdq", "avx512bw", "avx512cd", "avx512dq", "avx512er", "avx512f",
-    "avx512ifma", "avx512pf", "avx512vbmi", "avx512vl", "avx_ifma", "avx_ne_convert", "avx_vnni", "avx_vnni_int8",
-    "avx_vnni_int16", "avx10", "bmi1", "bmi2", "abm", "clwb", "clzero", "cldemote", "clflushopt", "cx16", "enqcmd",
-    "f16c", "fma", "fma4", "fsgsbase", "fxsr", "gfni", "hle", "kl", "lahf_lm", "movbe", "movdir64b", "movdiri",
-    "mwaitx", "pclmulqdq", "pku", "pni", "popcnt", "prefetchwt1", "ptwrite", "rdpid", "rdrand", "rdseed", "rtm",
-    "serialize", "sha512", "sha_ni", "sm3", "sm4", "sse", "sse2", "sse4_1", "sse4_2", "sse4a", "ssse3", "tbm", "uintr",
-    "vaes", "vpclmulqdq", "waitpkg", "wbnoinvd", "xop", "xsave", "xsavec", "xsaveopt", "xsaves",
+    "adx", "aes", "amx_bf16", "amx_complex", "amx_fp16", "amx_int8", "amx_tile", "apx_f", "avx",
+    "avx2", "avx512_4fmaps", "avx512_4vnniw", "avx512_bf16", "avx512_bitalg", "avx512_fp16",
+    "avx512_ifma", "avx512_vbmi2", "avx512_vnni", "avx512_vp2intersect", "avx512_vpopcntdq",
+    "avx512bw", "avx512cd", "avx512dq", "avx512er", "avx512f", "avx512ifma", "avx512pf",
+    "avx512vbmi", "avx512vl", "avx_ifma", "avx_ne_convert", "avx_vnni", "avx_vnni_int8",
+    "avx_vnni_int16", "avx10", "bmi1", "bmi2", "abm", "clwb", "clzero", "cldemote", "clflushopt",
+    "cx16", "enqcmd", "f16c", "fma", "fma4", "fsgsbase", "fxsr", "gfni", "hle", "kl", "lahf_lm",
+    "movbe", "movdir64b", "movdiri", "mwaitx", "pclmulqdq", "pku", "pni", "popcnt", "prefetchwt1",
+    "ptwrite", "rdpid", "rdrand", "rdseed", "rtm", "serialize", "sha512", "sha_ni", "sm3", "sm4",
+    "sse", "sse2", "sse4_1", "sse4_2", "sse4a", "ssse3", "tbm", "uintr", "vaes", "vpclmulqdq",
+    "waitpkg", "wbnoinvd", "xop", "xsave", "xsavec", "xsaveopt", "xsaves",
 })  # fmt: skip
 # x86-64-v3 and the AVX-512 level inductor asks for, by /proc/cpuinfo's names (psABI x86-64
 # microarchitecture levels).
 _V3 = frozenset({
-    "avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe", "cx16", "lahf_lm", "popcnt", "pni", "sse4_1",
-    "sse4_2", "ssse3", "sse", "sse2", "fxsr",
+    "avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe", "cx16", "lahf_lm", "popcnt",
+    "pni", "sse4_1", "sse4_2", "ssse3", "sse", "sse2", "fxsr",
 })  # fmt: skip
 _V4 = _V3 | frozenset(["avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"])
 ISA_FEATURES: Mapping[str, frozenset[str]] = {"avx2": _V3, "avx512": _V4}

@@ -47,8 +47,9 @@ Presets = Mapping[str, Mapping[str, Any]]
 # What a device's targets are compiled for: the field below the device's own key.
 FLOOR_FIELDS = {"cpu": "isa", "cuda": "arch"}
 MODEL_FIELDS = (
-    "source", "kwargs", "seed", "weights", "files", "inputs", "devices", "inductor_configs", "tolerance", "cpu", "cuda",
-    "golden", "image", "imports", "outputs", "dtype", "baseline", "method", "strict",
+    "source", "kwargs", "seed", "weights", "files", "inputs", "devices", "inductor_configs",
+    "tolerance", "cpu", "cuda", "golden", "image", "imports", "outputs", "dtype", "baseline",
+    "method", "strict",
 )  # fmt: skip
 
 
@@ -179,7 +180,10 @@ class _Resolver:
             if other != name:
                 first = self.document.keys.get((*path, other))
                 where = f" (line {first.line})" if first else ""
-                text = f"{name!r} and {other!r}{where} differ only in case: on some disks they are one directory"
+                text = (
+                    f"{name!r} and {other!r}{where} differ only in case: on some disks they are one"
+                    " directory"
+                )
                 self.add((*path, name), text, at_key=True)
 
     # Models
@@ -225,9 +229,9 @@ class _Resolver:
         """A preset may have the name of a floor; the two targets would be one directory."""
         if other is not target and (other.floor, other.preset) != (target.floor, target.preset):
             text = (
-                f"{target.device} for {target.floor} with the preset {target.preset!r} would be called "
-                f"{target.variant}, and so is {other.device} for {other.floor} with the preset {other.preset!r}; "
-                "rename the preset"
+                f"{target.device} for {target.floor} with the preset {target.preset!r} would be"
+                f" called {target.variant}, and so is {other.device} for {other.floor} with the"
+                f" preset {other.preset!r}; rename the preset"
             )
             self.add(path, text)
 
@@ -430,7 +434,10 @@ class _Resolver:
                     )
                     self.add((*dims, name), text, at_key=True)
                 elif name in untold:
-                    text = f"no shape tells the dim {shown(name)}: where it is named, another dim is not known either; "
+                    text = (
+                        f"no shape tells the dim {shown(name)}: where it is named, another dim is"
+                        " not known either; "
+                    )
                     self.add((*dims, name), text + "name it by itself in a shape", at_key=True)
 
     def _shape_entries(self, inputs: Where) -> Iterator[Where]:

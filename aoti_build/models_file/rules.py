@@ -126,7 +126,8 @@ def arch(text: str) -> str:
         plain = re.sub(r"^(sm|compute)?[_ -]*", "", text.lower()).replace(".", "")
         near = did_you_mean(nearest(f"sm_{plain}" if plain[:1].isdigit() else text, _ARCHES))
         raise RefusedError(
-            f"{shown(text)} is no architecture; write native, or sm_80 for compute capability 8.0{near}"
+            f"{shown(text)} is no architecture; write native, or sm_80 for compute capability"
+            f" 8.0{near}"
         )
     return text
 
@@ -136,7 +137,8 @@ def parse_source(text: str) -> Source:
     location, colon, attribute = text.rpartition(":")
     if not colon:
         raise RefusedError(
-            f"{shown(text)} names no callable; write module:callable or path.py:callable{_split_hint(text)}"
+            f"{shown(text)} names no callable; write module:callable or"
+            f" path.py:callable{_split_hint(text)}"
         )
     if not is_dotted_name(attribute):
         raise RefusedError(f"{shown(attribute)} after the ':' is no name of a callable")
@@ -158,7 +160,8 @@ def module_name(text: str) -> str:
         )
     if len(text) > MAX_DIRECTORY_NAME or not is_dotted_name(text):
         raise RefusedError(
-            f"{shown(text)} is no name of a module; write it as it is imported, such as my_package.ops"
+            f"{shown(text)} is no name of a module; write it as it is imported, such as"
+            " my_package.ops"
         )
     return text
 
@@ -181,7 +184,10 @@ def constant_complaints(wire: schema.ConstantInput) -> Complaints:
     for field in wire.model_extra or ():
         yield (
             field,
-            f"value stands alone: the argument is no tensor, so {shown(field)} means nothing; remove one",
+            (
+                f"value stands alone: the argument is no tensor, so {shown(field)} means nothing;"
+                " remove one"
+            ),
         )
 
 
@@ -238,7 +244,10 @@ def weights_complaints(weights: schema.Weights) -> Complaints:
     if weights.key is not None and ".safetensors" in weights.file:
         yield (
             "key",
-            "a safetensors file has names and no keys; `prefix` chooses the names that begin with something",
+            (
+                "a safetensors file has names and no keys; `prefix` chooses the names that begin"
+                " with something"
+            ),
         )
     for old, new in weights.rename.items():
         if old.count("*") != new.count("*"):
@@ -264,7 +273,10 @@ def bound_complaints(bounds: schema.OutputTolerance) -> Complaints:
         if field in given and given != [field]:
             yield (
                 field,
-                f"{field} stands alone: it replaces {', '.join(name for name in given if name != field)}",
+                (
+                    f"{field} stands alone: it replaces"
+                    f" {', '.join(name for name in given if name != field)}"
+                ),
             )
 
 
@@ -305,14 +317,20 @@ def dim_complaints(dim: schema.Dim | project.Dim) -> Complaints:
         elif size % step:
             yield (
                 field,
-                f"{field} {size} is not a multiple of {step}; the nearest is {_nearest_multiple(size, step)}",
+                (
+                    f"{field} {size} is not a multiple of {step}; the nearest is"
+                    f" {_nearest_multiple(size, step)}"
+                ),
             )
     if dim.min is not None and low > high >= 1:
         yield "min", f"min {low} is greater than max {high}"
     elif low == high:
         yield (
             "max",
-            f"min and max are both {high}: this dim cannot vary, so write {high} in the shapes instead",
+            (
+                f"min and max are both {high}: this dim cannot vary, so write {high} in the shapes"
+                " instead"
+            ),
         )
     elif dim.example is not None and high > low >= 1:
         yield from _example_complaints(dim.example, low, high, step)
@@ -334,10 +352,16 @@ def _example_complaints(size: int, low: int, high: int, step: int) -> Complaints
     elif size % step:
         yield (
             "example",
-            f"example {size} is not a multiple of {step}; the nearest is {_nearest_multiple(size, step)}",
+            (
+                f"example {size} is not a multiple of {step}; the nearest is"
+                f" {_nearest_multiple(size, step)}"
+            ),
         )
     elif size == step:
-        text = f"example {size} is 1 * multiple_of: {SPECIALISES}, this factor 1 too; use {2 * step} or more"
+        text = (
+            f"example {size} is 1 * multiple_of: {SPECIALISES}, this factor 1 too; use {2 * step}"
+            " or more"
+        )
         yield "example", text
 
 
@@ -351,7 +375,10 @@ def size_complaints(size: sizes.Size, dims: Mapping[str, project.Dim]) -> Iterat
     ]
     for term, dim in inexact:
         step = lcm(dim.multiple_of, term.divisor)
-        yield f"{term} is not whole for every {dim.name}; set multiple_of: {step} on the dim {dim.name}"
+        yield (
+            f"{term} is not whole for every {dim.name}; set multiple_of: {step} on the dim"
+            f" {dim.name}"
+        )
     if inexact or size.plain:
         return  # what a dim may be is said at the dim
     low, high = size.bounds({dim.name: (dim.min, dim.max) for dim in used})
@@ -367,7 +394,10 @@ def size_complaints(size: sizes.Size, dims: Mapping[str, project.Dim]) -> Iterat
         yield f"{size} is up to {high}, more than any size can be"
     elif example < 2:
         said = " and ".join(f"{dim.name} is {dim.example}" for dim in used)
-        yield f"{size} is {example} in the example, where {said}: {SPECIALISES}; choose a larger example"
+        yield (
+            f"{size} is {example} in the example, where {said}: {SPECIALISES}; choose a larger"
+            " example"
+        )
 
 
 def untold(found: list[sizes.Size]) -> list[str]:

@@ -154,12 +154,16 @@ class OutputTolerance(Wire):
     rtol: NotNegative | None = Field(default=None, description="Relative tolerance. Default: 0.")
     agreement: Part | None = Field(
         default=None,
-        description="The least part of values that must be equal; for floating point, of largest classes (argmax over "
-        "dimension 1, or the last of two).",
+        description=(
+            "The least part of values that must be equal; for floating point, of largest classes"
+            " (argmax over dimension 1, or the last of two)."
+        ),
     )
     iou: Part | None = Field(
         default=None,
-        description="The least mean intersection over union of the classes of an integer or bool mask.",
+        description=(
+            "The least mean intersection over union of the classes of an integer or bool mask."
+        ),
     )
 
 
@@ -184,8 +188,10 @@ class Golden(Wire):
 
     limit: SizeText = Field(
         default="64m",
-        description="How large the golden file may get, such as 500k or 2g. Beyond it, inputs are made again from "
-        "their seed and outputs from the model's source.",
+        description=(
+            "How large the golden file may get, such as 500k or 2g. Beyond it, inputs are made"
+            " again from their seed and outputs from the model's source."
+        ),
     )
 
 
@@ -194,17 +200,23 @@ class Cuda(Wire):
 
     arch: Arches = Field(
         default="native",
-        description="The GPU that the code is for. `native`: the building host's. `sm_80`: compute capability 8.0. A "
-        "list makes a target of each.",
+        description=(
+            "The GPU that the code is for. `native`: the building host's. `sm_80`: compute"
+            " capability 8.0. A list makes a target of each."
+        ),
     )
     tf32: bool | None = Field(
         default=None,
-        description="Whether float32 convolutions and matrix products may use TF32. Default: torch's, which is yes for "
-        "convolutions and no for matrix products.",
+        description=(
+            "Whether float32 convolutions and matrix products may use TF32. Default: torch's, which"
+            " is yes for convolutions and no for matrix products."
+        ),
     )
     reduced_precision: bool | None = Field(
         default=None,
-        description="Whether half-precision matrix products may add up in half precision. Default: torch's.",
+        description=(
+            "Whether half-precision matrix products may add up in half precision. Default: torch's."
+        ),
     )
 
 
@@ -237,8 +249,11 @@ class Baseline(Wire):
     )
     limit: NotNegative | None = Field(
         default=None,
-        description="The largest loss that is allowed: of each output, the root mean square of its difference to the "
-        "baseline's, divided by that of the baseline's. Default: it is reported only.",
+        description=(
+            "The largest loss that is allowed: of each output, the root mean square of its"
+            " difference to the baseline's, divided by that of the baseline's. Default: it is"
+            " reported only."
+        ),
     )
 
 
@@ -247,8 +262,11 @@ class Cpu(Wire):
 
     isa: Isas = Field(
         default="native",
-        description="The vector instructions that the code may use. `native`: those of the building host. `avx2` and "
-        "`avx512` are portable floors: the artifact runs on every host that has them. A list makes a target of each.",
+        description=(
+            "The vector instructions that the code may use. `native`: those of the building host."
+            " `avx2` and `avx512` are portable floors: the artifact runs on every host that has"
+            " them. A list makes a target of each."
+        ),
     )
 
 
@@ -268,8 +286,11 @@ class Dim(Wire):
     example: int | None = Field(
         default=None,
         le=MAX_INT,
-        description="The size of the example inputs: at least 2, and at least 2 * multiple_of, since torch.export "
-        "fixes a size (or a factor of one) that is 1. Default: the smallest size that is allowed.",
+        description=(
+            "The size of the example inputs: at least 2, and at least 2 * multiple_of, since"
+            " torch.export fixes a size (or a factor of one) that is 1. Default: the smallest size"
+            " that is allowed."
+        ),
         json_schema_extra={"minimum": 2},
     )
 
@@ -278,8 +299,10 @@ class TensorInput(Wire):
     """One example tensor, made from a seed."""
 
     shape: list[ShapeEntry] = Field(
-        description="Integers, dims, and what follows dims: past + 1, 3*batch, 2*seq - 1, seq//2, past + seq; [] is a "
-        "scalar tensor."
+        description=(
+            "Integers, dims, and what follows dims: past + 1, 3*batch, 2*seq - 1, seq//2, past +"
+            " seq; [] is a scalar tensor."
+        )
     )
     dtype: Dtype = Field(
         default="float32",
@@ -287,11 +310,16 @@ class TensorInput(Wire):
     )
     low: Number | None = Field(
         default=None,
-        description="The smallest value drawn. Default: 0 for integers; floats are drawn from a normal distribution.",
+        description=(
+            "The smallest value drawn. Default: 0 for integers; floats are drawn from a normal"
+            " distribution."
+        ),
     )
     high: Number | None = Field(
         default=None,
-        description="Values are drawn below this. Default: 2 for integers, 1 for floats that have a low.",
+        description=(
+            "Values are drawn below this. Default: 2 for integers, 1 for floats that have a low."
+        ),
     )
     probability: Part | None = Field(
         default=None,
@@ -360,21 +388,31 @@ class Weights(Wire):
     file: WeightsFile = Field(description="The file, as `weights` names it when it is a text.")
     key: NotEmpty | None = Field(
         default=None,
-        description="Where the state dict is in a checkpoint: `model`, or `state.model` for one inside another.",
+        description=(
+            "Where the state dict is in a checkpoint: `model`, or `state.model` for one inside"
+            " another."
+        ),
     )
     prefix: NotEmpty | None = Field(
         default=None,
-        description="Names that begin with this are the model's, without it; others are not loaded.",
+        description=(
+            "Names that begin with this are the model's, without it; others are not loaded."
+        ),
     )
     rename: dict[str, str] = Field(
         default={},
-        description="What names begin with, and what they begin with in the model. With a * on both sides: whole "
-        "names, in which * stands for any text. The first rule that fits a name is applied.",
+        description=(
+            "What names begin with, and what they begin with in the model. With a * on both sides:"
+            " whole names, in which * stands for any text. The first rule that fits a name is"
+            " applied."
+        ),
     )
     ignore: list[NotEmpty] = Field(
         default=[],
-        description="Names, or patterns with *, that are not loaded: what the file has more, and what the model keeps "
-        "as the callable made it.",
+        description=(
+            "Names, or patterns with *, that are not loaded: what the file has more, and what the"
+            " model keeps as the callable made it."
+        ),
     )
 
 
@@ -388,12 +426,16 @@ class Model(Wire):
     """A model: where it comes from, its example inputs, and the targets to build of it."""
 
     source: SourceText = Field(
-        description="The callable that makes the torch.nn.Module: `package.module:callable`, or "
-        "`path/to/file.py:callable` with the path relative to models.yaml."
+        description=(
+            "The callable that makes the torch.nn.Module: `package.module:callable`, or "
+            "`path/to/file.py:callable` with the path relative to models.yaml."
+        )
     )
     inputs: Inputs = Field(
-        description="Example inputs: a list (positional), a mapping (by keyword), or a callable that makes them, "
-        "written like source."
+        description=(
+            "Example inputs: a list (positional), a mapping (by keyword), or a callable that makes"
+            " them, written like source."
+        )
     )
     kwargs: dict[str, Any] = Field(
         default={}, description="Keyword arguments of the callable in source."
@@ -406,38 +448,54 @@ class Model(Wire):
     )
     strict: bool = Field(
         default=False,
-        description="Whether torch.export runs in its strict mode, which reads the model's Python code instead of "
-        "running it. Some models need it.",
+        description=(
+            "Whether torch.export runs in its strict mode, which reads the model's Python code"
+            " instead of running it. Some models need it."
+        ),
     )
     weights: WeightsField | None = Field(
         default=None,
-        description="A file of weights: .safetensors, or .pt, .pth, .bin and .ckpt, which are read with "
-        "weights_only=True; or the .index.json of several. A mapping says more of it.",
+        description=(
+            "A file of weights: .safetensors, or .pt, .pth, .bin and .ckpt, which are read with "
+            "weights_only=True; or the .index.json of several. A mapping says more of it."
+        ),
     )
     files: list[str] = Field(
         default=[],
-        description="Further files that the model depends on, relative to models.yaml. Modules, and files that Python "
-        "code opens, are found without this; name those that native code opens, such as a tokenizer's.",
+        description=(
+            "Further files that the model depends on, relative to models.yaml. Modules, and files"
+            " that Python code opens, are found without this; name those that native code opens,"
+            " such as a tokenizer's."
+        ),
     )
     imports: list[Module] = Field(
         default=[],
-        description="Modules that are imported before the source, and by all that load the artifact. Those that "
-        "register operators and types that the model uses are found without this.",
+        description=(
+            "Modules that are imported before the source, and by all that load the artifact. Those"
+            " that register operators and types that the model uses are found without this."
+        ),
     )
     outputs: Outputs | None = Field(
         default=None,
-        description="`dict`: the artifact gives plain dicts and lists, whatever types the model returns, so that who "
-        "loads it needs no library of theirs. Default: the types that the model returns.",
+        description=(
+            "`dict`: the artifact gives plain dicts and lists, whatever types the model returns, so"
+            " that who loads it needs no library of theirs. Default: the types that the model"
+            " returns."
+        ),
     )
     dtype: FloatDtype | None = Field(
         default=None,
-        description="The floating point type that the model is cast to once its weights are there, and that inputs "
-        "without a dtype of their own have.",
+        description=(
+            "The floating point type that the model is cast to once its weights are there, and that"
+            " inputs without a dtype of their own have."
+        ),
     )
     baseline: BaselineField | None = Field(
         default=None,
-        description="The model that this one is a quantised, or narrower, form of: a callable, or a mapping. What is "
-        "lost against it is reported.",
+        description=(
+            "The model that this one is a quantised, or narrower, form of: a callable, or a"
+            " mapping. What is lost against it is reported."
+        ),
     )
     dims: dict[Identifier, Dim] = Field(
         default={}, description="The dynamic sizes that shapes name."
@@ -447,8 +505,10 @@ class Model(Wire):
     )
     inductor_configs: ModelPresets = Field(
         default=["default"],
-        description="The presets to build with: a list for all devices, or a mapping from device to list. A device "
-        "that the mapping leaves out is built with [default].",
+        description=(
+            "The presets to build with: a list for all devices, or a mapping from device to list. A"
+            " device that the mapping leaves out is built with [default]."
+        ),
     )
     tolerance: Tolerance = Field(
         default=Tolerance(), description="How far a compiled output may be from eager's."
@@ -462,8 +522,10 @@ class Model(Wire):
     )
     image: ImageField | None = Field(
         default=None,
-        description="How a picture given to `run` becomes the model's input: a mapping, or a member of one of "
-        "torchvision's weights enums, `torchvision.models:ResNet18_Weights.DEFAULT`.",
+        description=(
+            "How a picture given to `run` becomes the model's input: a mapping, or a member of one"
+            " of torchvision's weights enums, `torchvision.models:ResNet18_Weights.DEFAULT`."
+        ),
     )
 
 
@@ -476,8 +538,10 @@ class File(Wire):
     )
     inductor_configs: dict[Name, dict[Option, Any]] = Field(
         default={},
-        description="Presets: a name, and the inductor options that it sets, such as `max_autotune: true` or "
-        "`cpp.threads: 4`. `default` sets none unless it is given here.",
+        description=(
+            "Presets: a name, and the inductor options that it sets, such as `max_autotune: true`"
+            " or `cpp.threads: 4`. `default` sets none unless it is given here."
+        ),
     )
     models: dict[Name, Model] = Field(min_length=1, description="The models to build, by name.")
 

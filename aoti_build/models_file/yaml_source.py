@@ -226,7 +226,10 @@ class _Builder:
     def _key(self, event: yaml.Event, path: Where, aside: Where) -> str | None:
         """The name that a key event gives, or None if it is refused."""
         if isinstance(event, yaml.ScalarEvent) and event.value == "<<" and event.implicit[0]:
-            text = "merge keys (<<) are not part of YAML 1.2; write the keys out, or use an alias for a whole value"
+            text = (
+                "merge keys (<<) are not part of YAML 1.2; write the keys out, or use an alias for"
+                " a whole value"
+            )
             self._refuse(event, text, path)  # the keys that it would bring are not missed
             self._value(event, aside)
             return None

@@ -83,7 +83,10 @@ def _bound(rule: str, figures: Sequence[Figures]) -> str:
             f"Allowed: atol {between('atol')} plus rtol {between('rtol')} times |eager|, {source}"
         )
     if rule == "fp64":
-        return f"Allowed: RMSE to float64 of {between('fp64.allowed')}; eager's own is {between('fp64.reference_rmse')}"
+        return (
+            f"Allowed: RMSE to float64 of {between('fp64.allowed')}; eager's own is"
+            f" {between('fp64.reference_rmse')}"
+        )
     known = {
         "equal": "All values must be equal",
         "agreement": "Decided by the part of values, or of classes, that agree with eager's",

@@ -42,8 +42,10 @@ def histogram_of(figures: Sequence[Figures]) -> dict[str, Any] | None:
         "base": _BASE,
         "bars": [_bar(x, label, count, most) for x, label, count in bars],
         "atol": _marker(figures, decades),
-        "said": f"absolute errors of {len(histograms)} cases: "
-        + ", ".join([f"{zero:,} values without any", *said]),
+        "said": (
+            f"absolute errors of {len(histograms)} cases: "
+            + ", ".join([f"{zero:,} values without any", *said])
+        ),
     }
 
 

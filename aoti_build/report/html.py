@@ -160,9 +160,9 @@ def _deep(deep: Mapping[str, Any] | None) -> View | None:
     return {
         "stage": deep.get("stage"),
         "said": deep.get("said", ""),
-        "answers": [(label, answer) for label, answer in answers if answer]
-        if deep.get("left")
-        else [],
+        "answers": (
+            [(label, answer) for label, answer in answers if answer] if deep.get("left") else []
+        ),
         "weights": weights,
     }
 
@@ -220,9 +220,11 @@ def _output(name: str, cases: Iterable[Mapping[str, Any]], few: bool) -> View:
         "name": name,
         "kind": _kind(figures),
         "state": BAD if failed else GOOD,
-        "summary": f"failed in {len(failed)} of {len(found)}"
-        if failed
-        else f"ok in {len(found)} of {len(found)}",
+        "summary": (
+            f"failed in {len(failed)} of {len(found)}"
+            if failed
+            else f"ok in {len(found)} of {len(found)}"
+        ),
         "open": few or bool(failed),
         "why": failed,
         "bounds": bounds(figures),

@@ -195,7 +195,8 @@ def _constants(model: Mapping[str, Any]) -> Iterator[_Node]:
     if not constants and not files:
         return
     rows = [
-        f"{_tensor(constant)}  {size_text(constant['size'])}{', folded' if constant['folded'] else ''}"
+        f"{_tensor(constant)} "
+        f" {size_text(constant['size'])}{', folded' if constant['folded'] else ''}"
         for constant in sorted(constants, key=lambda constant: -constant["size"])
     ]
     total = f"constants: {len(constants)}, {size_text(weights['bytes'])}"

@@ -144,7 +144,8 @@ def run_lines(report: RunReport) -> list[str]:
             )
         if target.unchecked is not None:
             lines.append(
-                f"{target.target.name} is unchecked, which build or verify can settle here: {target.unchecked}"
+                f"{target.target.name} is unchecked, which build or verify can settle here:"
+                f" {target.unchecked}"
             )
         if target.error is not None:
             word = "unavailable" if target.verdict == "unavailable" else "error"
@@ -193,9 +194,9 @@ def _top_lines(top: Mapping[str, Any], source: Sequence[str]) -> list[str]:
     for picture, classes in zip(source, top["pictures"], strict=False):
         lines.append(f"{picture}: classes by {top['output']}, probabilities by softmax")
         for one in classes:
-            lines.append(
-                f"  {100 * one['probability']:6.2f} %  {one['index']:4}  {one['name'] or ''}".rstrip()
-            )
+            name = one["name"] or ""
+            line = f"  {100 * one['probability']:6.2f} %  {one['index']:4}  {name}"
+            lines.append(line.rstrip())
     return lines + ([f"  no names: {top['unnamed']}"] if "unnamed" in top else [])
 
 
@@ -230,7 +231,10 @@ def status_lines(report: StatusReport) -> list[str]:
     if report.orphans:
         lines += [
             "",
-            f"not in models.yaml any more: {', '.join(report.orphans)} (invoke clean --orphans removes them)",
+            (
+                f"not in models.yaml any more: {', '.join(report.orphans)} (invoke clean --orphans"
+                " removes them)"
+            ),
         ]
     return lines
 
@@ -252,7 +256,8 @@ def why_lines(report: WhyReport) -> list[str]:
                 lines.append(f"  and was never compared with eager: {step.manifest.unchecked}")
         if nearest is not None and step.reasons:
             lines.append(
-                f"  nearest in the store: {nearest.key[:12]}, built for {nearest.target}; different in"
+                f"  nearest in the store: {nearest.key[:12]}, built for {nearest.target};"
+                " different in"
             )
             lines += [f"    {reason}" for reason in explanation.nearest_reasons] or ["    nothing"]
     return lines
@@ -403,8 +408,8 @@ def _notes(verdict: Verdict) -> list[str]:
     if unread:
         lines.append(f"not read back, so only seen in later calls: {', '.join(sorted(unread))}")
     lines += [
-        f"vacuous: {output['output']} would pass with other {output['of']} too; give trained weights, inputs of a "
-        "realistic range, or a smaller tolerance"
+        f"vacuous: {output['output']} would pass with other {output['of']} too; give trained"
+        " weights, inputs of a realistic range, or a smaller tolerance"
         for output in verdict.vacuous
     ]
     if verdict.deep:

@@ -273,7 +273,10 @@ def _unknown(root: Path, model: str, variant: str | None, variants: list[str]) -
     import difflib
 
     if not os.path.isdir(root):  # unlike Path's it never raises
-        hint = "pass artifacts=, set AOTI_BUILD_ARTIFACTS, or start in the directory that holds artifacts/"
+        hint = (
+            "pass artifacts=, set AOTI_BUILD_ARTIFACTS, or start in the directory that holds"
+            " artifacts/"
+        )
         return UsageError("there is no directory of artifacts", where=str(root), hint=hint)
     asked, there = (variant, variants) if variant and variants else (model, _names(root))
     near = difflib.get_close_matches(str(asked), there, n=1)

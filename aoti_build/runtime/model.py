@@ -69,7 +69,9 @@ class LoadedModel:
                 target=candidate.target,
                 where=str(candidate.directory),
                 cause=str(error).partition("\nException raised from")[0][:2000],
-                hint="build it on a host like this one; `invoke verify` checks that it can be loaded",
+                hint=(
+                    "build it on a host like this one; `invoke verify` checks that it can be loaded"
+                ),
             ) from error
         in_spec, out_spec = map(self._structure, self._loader.get_call_spec())
         for what, spec in (("inputs", in_spec), ("outputs", out_spec)):
@@ -128,7 +130,9 @@ class LoadedModel:
                 "the weights of this artifact cannot be exchanged",
                 target=self.target,
                 cause=str(why),
-                hint="build it anew with the new weights; if an older release built it, with --force",
+                hint=(
+                    "build it anew with the new weights; if an older release built it, with --force"
+                ),
             )
         with self._gate.alone():
             if self._loader is None:
@@ -230,8 +234,11 @@ class LoadedModel:
                 "the model takes or gives types that are not here",
                 target=self.target,
                 cause=str(error),
-                hint="import the module that registers the type with pytree before the load; models.yaml can list it "
-                "under `imports`, and `outputs: dict` makes an artifact that needs no such type for its outputs",
+                hint=(
+                    "import the module that registers the type with pytree before the load;"
+                    " models.yaml can list it under `imports`, and `outputs: dict` makes an"
+                    " artifact that needs no such type for its outputs"
+                ),
             ) from error
 
     def _dtype(self, name: str) -> torch.dtype:

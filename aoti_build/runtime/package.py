@@ -400,5 +400,8 @@ def _damaged(manifest: Manifest, path: Path, message: str, cause: str) -> Artifa
         target=manifest.target,
         where=str(path),
         cause=cause,
-        hint=f"it was not loaded; build it again (invoke build --target {manifest.target}) or copy it again",
+        hint=(
+            f"it was not loaded; build it again (invoke build --target {manifest.target}) or copy"
+            " it again"
+        ),
     )

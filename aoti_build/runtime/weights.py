@@ -57,7 +57,8 @@ class Weights:
         missing = [name for name in needed if not any(tied in state for tied in self._held[name])]
         if missing and not partial:
             raise self._refusal(
-                f"{len(missing)} of {len(needed)} weights are missing: {', '.join(sorted(missing)[:5])}",
+                f"{len(missing)} of {len(needed)} weights are missing:"
+                f" {', '.join(sorted(missing)[:5])}",
                 "pass the whole state dict, or partial=True to keep the others",
             )
         ready = {}
@@ -115,7 +116,8 @@ class Weights:
         for other in given[1:]:
             if not torch.equal(value, state[other].detach().to(value.device)):
                 raise self._refusal(
-                    f"{given[0]} and {other} are one tensor in this artifact, and were given two values",
+                    f"{given[0]} and {other} are one tensor in this artifact, and were given two"
+                    " values",
                     "build the model anew with untied weights",
                 )
         entry = self._listed[name]

@@ -30,7 +30,8 @@ def _inspected(context: Context, file: str, pattern: str) -> Inspected:
     project, targets = project_of(context, file, pattern)
     if len(targets) != 1:
         raise UsageError(
-            f"--diff compares one artifact with one, and {pattern or 'no --target'} means {len(targets)}",
+            f"--diff compares one artifact with one, and {pattern or 'no --target'} means"
+            f" {len(targets)}",
             hint="name one: inv inspect --target model/cpu --diff other.pt2",
         )
     return inspect_target(project, targets[0])

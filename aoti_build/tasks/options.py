@@ -17,7 +17,9 @@ AGES: Mapping[str, int] = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 6
 # Option -> its help, or task.option -> what the option means there.
 _HELP: Mapping[str, str] = {
     "target": "globs over target names, comma separated; a model's name means all its variants",
-    "file": "the models.yaml to use; default: the one beside tasks.py, or above the current directory",
+    "file": (
+        "the models.yaml to use; default: the one beside tasks.py, or above the current directory"
+    ),
     "json": "print one JSON document on stdout, everything else on stderr",
     "jobs": "workers at once; default: as cores and memory allow",
     "force": "build even what is up to date",
@@ -28,14 +30,25 @@ _HELP: Mapping[str, str] = {
     "fresh": "let eager give the references now, from the model's source, not at build time",
     "seeds": "verify with this many random inputs for each size; above 1, as --fresh",
     "timeout": "seconds that each process may take; default: 600",
-    "deep": "of what fails, find the first module that differs, or the weights; may compile prefixes of the model",
-    "runtime": "python, or cpp: call packages from a C++ program made with the installed torch; default: python",
-    "repro": "of what fails, write a script with inputs that shows it with plain torch, below this directory",
+    "deep": (
+        "of what fails, find the first module that differs, or the weights; may compile prefixes of"
+        " the model"
+    ),
+    "runtime": (
+        "python, or cpp: call packages from a C++ program made with the installed torch; default:"
+        " python"
+    ),
+    "repro": (
+        "of what fails, write a script with inputs that shows it with plain torch, below this"
+        " directory"
+    ),
     "junit": "write the result as JUnit XML to this file, for CI",
     "html": "write the result as one page to this file",
     "debug": "show the traceback of an error",
-    "input": "comma separated: random, or files of tensors (.npy .npz .safetensors .pt) or pictures (.png .jpg .jpeg "
-    ".webp .bmp); default: the golden input",
+    "input": (
+        "comma separated: random, or files of tensors (.npy .npz .safetensors .pt) or pictures"
+        " (.png .jpg .jpeg .webp .bmp); default: the golden input"
+    ),
     "seed": "of random inputs; default: 1",
     "repeat": "timed calls; default: 10",
     "max-size": "bytes the store may have, with k, m, g or t: 20g",
@@ -46,9 +59,14 @@ _HELP: Mapping[str, str] = {
     "orphans": "only artifacts that models.yaml no longer lists",
     "output": "where to write the schema; default: stdout",
     "device": "comma separated: cpu, cuda; default: both, and a missing GPU is no failure",
-    "quick": "compile no model: the checks that build makes before its first compile, and a few more",
+    "quick": (
+        "compile no model: the checks that build makes before its first compile, and a few more"
+    ),
     "doctor.strict": "a missing device is a failure",
-    "run.output": "a .safetensors, .npz or .pt file for the outputs; {target} and {input} in it stand for their names",
+    "run.output": (
+        "a .safetensors, .npz or .pt file for the outputs; {target} and {input} in it stand for"
+        " their names"
+    ),
 }
 
 

@@ -275,7 +275,10 @@ def _incomplete(checked: Mapping[str, Any], log: Path) -> BuildError:
     return BuildError(
         f"{len(skipped)} of {len(checked['cases'])} cases cannot be compared with eager",
         cause="\n".join(skipped[:_MOST_SAID]),
-        hint="build it with --force, which compares before anything is left out; `golden: {limit: ...}` keeps more",
+        hint=(
+            "build it with --force, which compares before anything is left out; `golden: {limit:"
+            " ...}` keeps more"
+        ),
         log=log,
     )
 
@@ -284,7 +287,8 @@ def _lossy(losses: Sequence[Mapping[str, Any]], target: Target, log: Path) -> Bu
     """The model itself is further from its baseline than models.yaml allows."""
     limit = tolerance(target)["baseline"]
     said = [
-        f"{loss['name']}: relative RMSE {loss['relative_rmse']:.3g} ({loss['sqnr_db']:.1f} dB), {limit:.3g} is allowed"
+        f"{loss['name']}: relative RMSE {loss['relative_rmse']:.3g} ({loss['sqnr_db']:.1f} dB),"
+        f" {limit:.3g} is allowed"
         for loss in losses
     ]
     return BuildError(
@@ -307,7 +311,8 @@ def _failed(checked: Mapping[str, Any], log: Path, found: str | None) -> BuildEr
     if more > 0:
         failures = [*failures[:_MOST_SAID], f"and {more} more"]
     return BuildError(
-        "the compiled artifact does not do what the model does in eager mode, so it was not published",
+        "the compiled artifact does not do what the model does in eager mode, so it was not"
+        " published",
         cause="\n".join([*failures, *([found] if found else [])]),
         hint=_advice([output for _, output in failed]),
         log=log,
@@ -319,14 +324,21 @@ def _advice(failed: Sequence[Mapping[str, Any]]) -> str:
     of a number."""
     if failed and all("eager_nan" in output for output in failed):
         return (
-            "this is no fault of the compiler: draw masks that leave something of each row, `probability: 1` for a "
-            "bool input, or make the mask in an inputs callable"
+            "this is no fault of the compiler: draw masks that leave something of each row,"
+            " `probability: 1` for a bool input, or make the mask in an inputs callable"
         )
     if not all({"mismatched", "agreement", "iou"} & output.keys() for output in failed):
-        return "no tolerance allows this: the compiled code is at fault, and the log says more than fits here"
+        return (
+            "no tolerance allows this: the compiled code is at fault, and the log says more than"
+            " fits here"
+        )
     if any("NaN or infinity" in output["why"] for output in failed):
         return (
-            "no tolerance allows this: give inputs that the model is made for (`low` and `high`, or a callable); "
-            "a mask that hides a whole row, for one, is NaN in some of eager's attention and not in compiled code"
+            "no tolerance allows this: give inputs that the model is made for (`low` and `high`, or"
+            " a callable); a mask that hides a whole row, for one, is NaN in some of eager's"
+            " attention and not in compiled code"
         )
-    return "set `tolerance` for this model if differences of this size are expected; else this is a compiler fault"
+    return (
+        "set `tolerance` for this model if differences of this size are expected; else this is a"
+        " compiler fault"
+    )

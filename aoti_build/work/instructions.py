@@ -87,8 +87,10 @@ def _refuse_others(isa: str, found: dict[str, Use], log: Path) -> None:
         raise BuildError(
             f"the compiled code uses more than `isa: {isa}` has, so it was not published",
             cause="\n".join(map(str, beyond)),
-            hint="remove what asks for another processor (cpp.march or flags in the preset, CXX or its wrapper), or "
-            "say the isa that is meant",
+            hint=(
+                "remove what asks for another processor (cpp.march or flags in the preset, CXX or"
+                " its wrapper), or say the isa that is meant"
+            ),
             log=log,
         )
 

@@ -102,9 +102,11 @@ def fit_artifact(project: Project, target: Target) -> Iterator[OpenArtifact]:
                 "the artifact cannot run on this host",
                 target=target.name,
                 cause="\n".join(lacks),
-                hint="take it to a host that has it"
-                if declared
-                else "build it here, or for a portable floor such as `cpu: {isa: avx2}`",
+                hint=(
+                    "take it to a host that has it"
+                    if declared
+                    else "build it here, or for a portable floor such as `cpu: {isa: avx2}`"
+                ),
             )
         yield artifact
 

@@ -117,9 +117,14 @@ class TargetBuilder:
             if digest != published.files[MODEL].sha256:
                 raise BuildError(
                     "building it again gave other bytes",
-                    cause=f"{MODEL} was {published.files[MODEL].sha256[:12]}, is {digest[:12]}; "
-                    f"key was {published.key[:12]}, is {made['key'][:12]}",
-                    hint="autotuning on a GPU and memory-mapped weights are not reproducible; see docs/architecture.md",
+                    cause=(
+                        f"{MODEL} was {published.files[MODEL].sha256[:12]}, is {digest[:12]}; "
+                        f"key was {published.key[:12]}, is {made['key'][:12]}"
+                    ),
+                    hint=(
+                        "autotuning on a GPU and memory-mapped weights are not reproducible; see"
+                        " docs/architecture.md"
+                    ),
                     log=place.log,
                 )
 
@@ -195,7 +200,9 @@ def _explaining_crashes(target: Target) -> Iterator[None]:
             f"inductor ran code for isa {target.floor} while it compiled, which this host cannot",
             target=target.name,
             cause="\n".join(lacks),
-            hint="build it on a host that can, or with a preset that measures nothing (max_autotune)",
+            hint=(
+                "build it on a host that can, or with a preset that measures nothing (max_autotune)"
+            ),
             log=crash.log,
         ) from crash
 

@@ -366,8 +366,13 @@ def _crash(status: int, log: Path) -> WorkerCrash:
         message = f"the worker was killed by {name}"
     hints = {
         "SIGKILL": "the system was probably out of memory: try --jobs 1",
-        "SIGSEGV": "native code crashed: `invoke doctor` says whether the compiler is to blame, and which CXX to take",
-        "SIGILL": "the code uses instructions this processor lacks; `invoke doctor` tries a small model",
+        "SIGSEGV": (
+            "native code crashed: `invoke doctor` says whether the compiler is to blame, and which"
+            " CXX to take"
+        ),
+        "SIGILL": (
+            "the code uses instructions this processor lacks; `invoke doctor` tries a small model"
+        ),
     }
     return WorkerCrash(
         message,

@@ -408,6 +408,9 @@ def test_a_service_gets_eagers_numbers_new_weights_and_refusals(
     assert said[:3] == [
         "net/cuda: input image: expected a tensor on cuda:0, given one on cpu",
         "net/cuda: input image: expected dtype float32, given float16",
-        "net/cuda: input image: expected shape [batch, 3, 32, 32] with batch 1..8, given [9, 3, 32, 32]",
+        (
+            "net/cuda: input image: expected shape [batch, 3, 32, 32] with batch 1..8, given [9, 3,"
+            " 32, 32]"
+        ),
     ]
     assert "no CUDA device 99" in said[-1]

@@ -25,7 +25,10 @@ pytestmark = [
     ),
 ]
 
-TEXT = "hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=128, vocab_size=100"
+TEXT = (
+    "hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=128,"
+    " vocab_size=100"
+)
 TOKENS = """\
     dims: {batch: {min: 1, max: 8, example: 3}, seq: {min: 2, max: 64, example: 12}}
     inputs: {input_ids: {shape: [batch, seq], dtype: int64, high: 100}}
@@ -101,9 +104,10 @@ ENTRIES = {
         "transformers",
     ),
     "swin_t": Entry(
-        "import torch\nfrom torchvision.models import swin_t\n\n\ndef build():\n    return swin_t(weights=None)\n"
-        + IMAGES.format(size=224),
-        "    dims: {batch: {min: 1, max: 8, example: 2}}\n    inputs: {x: {shape: [batch, 3, 224, 224]}}\n",
+        "import torch\nfrom torchvision.models import swin_t\n\n\ndef build():\n    return"
+        " swin_t(weights=None)\n" + IMAGES.format(size=224),
+        "    dims: {batch: {min: 1, max: 8, example: 2}}\n    inputs: {x: {shape: [batch, 3, 224,"
+        " 224]}}\n",
         "float16",
     ),
     "attention": Entry(
@@ -153,7 +157,8 @@ def build():
     return Net()
 """
         + IMAGES.format(size=32),
-        "    dims: {batch: {min: 1, max: 8, example: 2}}\n    inputs: {x: {shape: [batch, 3, 32, 32]}}\n",
+        "    dims: {batch: {min: 1, max: 8, example: 2}}\n    inputs: {x: {shape: [batch, 3, 32,"
+        " 32]}}\n",
         "float32",
         bound=0.01,
         presets="    inductor_configs: [tuned]\n",
@@ -178,8 +183,8 @@ def _tried(root: Path, entry: Entry) -> str:
     (root / "tasks.py").write_text("from aoti_build.tasks import ns\n")
     dtype = "" if entry.dtype == "float32" else f"    dtype: {entry.dtype}\n"
     (root / "models.yaml").write_text(
-        "edition: 1\ninductor_configs: {tuned: {max_autotune: true}}\nmodels:\n  model:\n    source: nets.py:build\n"
-        f"    devices: [cuda]\n{entry.model}{dtype}{entry.presets}"
+        "edition: 1\ninductor_configs: {tuned: {max_autotune: true}}\nmodels:\n  model:\n   "
+        f" source: nets.py:build\n    devices: [cuda]\n{entry.model}{dtype}{entry.presets}"
     )
     _run(root, sys.executable, "-m", "invoke", "build", "--strict")
     _run(root, sys.executable, "-m", "invoke", "verify", "--strict")

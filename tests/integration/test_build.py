@@ -121,7 +121,10 @@ def test_each_changed_input_is_seen_and_named(built: Path) -> None:
 @pytest.mark.slow
 def test_a_model_without_weights(tmp_path: Path) -> None:
     """Its package has no weights to keep apart; with an empty blob it would not load."""
-    source = "from torch import nn\n\n\nclass Net(nn.Module):\n    def forward(self, x):\n        return x.relu() * 3\n"
+    source = (
+        "from torch import nn\n\n\nclass Net(nn.Module):\n    def forward(self, x):\n        return"
+        " x.relu() * 3\n"
+    )
     write_single(tmp_path, source, "net:\n  source: net.py:Net\n  inputs: [{shape: [4, 3]}]\n")
     finished = run_inv(tmp_path, "build", "--json")
     assert finished.code == 0, finished.out

@@ -10,7 +10,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from aoti_build._torch.checking import reference, tf32  # noqa: E402 - torch is imported first, with its warnings
+from aoti_build._torch.checking import (  # noqa: E402
+    reference,
+    tf32,
+)
 from aoti_build._torch.checking.compare import compare  # noqa: E402
 from aoti_build._torch.checking.golden import Case, Golden, load_golden, save_golden  # noqa: E402
 from aoti_build._torch.checking.reference import points  # noqa: E402

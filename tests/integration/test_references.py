@@ -21,13 +21,13 @@ from aoti_build._torch.checking.state import kept_state  # noqa: E402
 from aoti_build._torch.program.export import _placeholders  # noqa: E402
 from aoti_build._torch.program.inputs import Call, from_shapes  # noqa: E402
 from aoti_build._torch.program.method import with_method  # noqa: E402
-from aoti_build._torch.program.writes import (
+from aoti_build._torch.program.writes import (  # noqa: E402
     STATE_CALLS,
     Writes,
     functional_form,
     input_tensors,
     writes_of,
-)  # noqa: E402
+)
 from aoti_build.errors import BuildError  # noqa: E402
 from aoti_build.models_file.project import Dim, Model, Source, TensorInput  # noqa: E402
 

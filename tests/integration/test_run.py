@@ -55,7 +55,10 @@ tiny:
   inputs: [{shape: [2, 3, side, side]}]
   tolerance: {atol: 1e-5, rtol: 1e-4}
 """
-DECLARED = "  image: {resize: 40, crop: 32, mean: [0.5, 0.4, 0.3], std: [0.2, 0.3, 0.4], classes: classes.txt}\n"
+DECLARED = (
+    "  image: {resize: 40, crop: 32, mean: [0.5, 0.4, 0.3], std: [0.2, 0.3, 0.4], classes:"
+    " classes.txt}\n"
+)
 ENUM = Source("ResNet18_Weights.DEFAULT", module="torchvision.models")
 PLACE = "models.yaml:9:9"
 ONE: dict[str, Any] = {"inputs": [{"name": "x", "dtype": "float32", "shape": ["batch", 3]}]}

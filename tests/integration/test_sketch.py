@@ -10,7 +10,9 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from aoti_build._torch.checking.compare import compare  # noqa: E402 - torch is imported first, with its warnings
+from aoti_build._torch.checking.compare import (  # noqa: E402
+    compare,
+)
 from aoti_build._torch.checking.compare_sketch import compare_sketch  # noqa: E402
 from aoti_build._torch.checking.golden import Case, Golden, load_golden, save_golden  # noqa: E402
 from aoti_build._torch.checking.sketch import BUCKETS, SAMPLES, Sketch  # noqa: E402
@@ -168,9 +170,17 @@ def test_equal_cases_make_equal_bytes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "value",
-    [torch.zeros(3, 4), torch.full((5,), -7), torch.full((2,), True), torch.full((2, 2), 1 + 2j), torch.arange(5.0),
-     torch.tensor(3), torch.full((3,), float("-inf")), torch.full((2,), 0.1, dtype=torch.bfloat16)],
-)  # fmt: skip
+    [
+        torch.zeros(3, 4),
+        torch.full((5,), -7),
+        torch.full((2,), True),
+        torch.full((2, 2), 1 + 2j),
+        torch.arange(5.0),
+        torch.tensor(3),
+        torch.full((3,), float("-inf")),
+        torch.full((2,), 0.1, dtype=torch.bfloat16),
+    ],
+)
 def test_the_first_state_is_kept(tmp_path: Path, value: Any) -> None:
     save_golden(
         tmp_path / "golden", Golden([case("a", call=0), case("b", call=1)], state={"cache": value})

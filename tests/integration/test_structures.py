@@ -365,7 +365,10 @@ def test_a_module_that_only_brings_kernels_is_imported(
     """The operator itself is there as soon as the module that defines it was imported."""
     defines = "import torch\nlibrary = torch.library.Library('two_parts', 'DEF')\n"
     defines += "library.define('f(Tensor x) -> Tensor')"
-    kernels = "import torch\nlibrary = torch.library.Library('two_parts', 'IMPL')\nlibrary.impl('f', torch.abs, 'CPU')"
+    kernels = (
+        "import torch\nlibrary = torch.library.Library('two_parts', 'IMPL')\nlibrary.impl('f',"
+        " torch.abs, 'CPU')"
+    )
     (tmp_path / "defines_f.py").write_text(defines)
     (tmp_path / "kernels_of_f.py").write_text(kernels)
     (tmp_path / "quits.py").write_text("raise SystemExit(3)")

@@ -39,7 +39,9 @@ SEEN = {
     "a file that is read": Case("open('data/a.txt').read()", "echo other > data/a.txt"),
     "a file whose presence is asked": Case("import os; os.path.exists('flag')", "touch flag"),
     "a file that access() asks for": Case("import os; os.access('flag', os.R_OK)", "touch flag"),
-    "a file that lexists() asks for": Case("import os; os.path.lexists('flag')", "ln -s nowhere flag; touch nowhere"),
+    "a file that lexists() asks for": Case(
+        "import os; os.path.lexists('flag')", "ln -s nowhere flag; touch nowhere"
+    ),
     "a pattern without wildcards": Case("import glob; glob.glob('flag')", "touch flag"),
     "a directory that appears": Case("import os; os.path.isdir('cache')", "mkdir cache"),
     "a directory that goes": Case("import os; os.path.isdir('empty')", "rmdir empty"),
@@ -47,14 +49,21 @@ SEEN = {
     "a directory that is listed by its descriptor": Case(
         "import os; os.listdir(os.open('data', os.O_RDONLY))", "touch data/c.txt"
     ),
-    "a directory behind a link, listed": Case("import os; os.listdir('linked')", "touch ../outside/more"),
-    "a directory outside, listed": Case("import os; os.listdir('../outside')", "touch ../outside/more"),
-    "a directory that a library lists": Case("from torchvision.datasets.folder import find_classes as f; f('classes')",
-                                             "mkdir classes/three"),
+    "a directory behind a link, listed": Case(
+        "import os; os.listdir('linked')", "touch ../outside/more"
+    ),
+    "a directory outside, listed": Case(
+        "import os; os.listdir('../outside')", "touch ../outside/more"
+    ),
+    "a directory that a library lists": Case(
+        "from torchvision.datasets.folder import find_classes as f; f('classes')",
+        "mkdir classes/three",
+    ),
     "a directory in kwargs": Case("pass", "touch given/new"),
     "where a link leads": Case("import os; os.path.realpath('current')", "ln -sfn v2 current"),
     "a file read relative to a directory": Case(
-        "import os; os.open('a.txt', os.O_RDONLY, dir_fd=os.open('data', os.O_RDONLY))", "echo other > data/a.txt"
+        "import os; os.open('a.txt', os.O_RDONLY, dir_fd=os.open('data', os.O_RDONLY))",
+        "echo other > data/a.txt",
     ),
     "an optional module of the project": Case(
         "try:\n    import extra\nexcept ImportError: pass", "touch extra.py"
@@ -63,49 +72,77 @@ SEEN = {
         "try:\n    import extra\nexcept ImportError: pass", "touch extra.abi3.so"
     ),
     "import_module": Case(
-        "import importlib\ntry:\n    importlib.import_module('extra')\nexcept ImportError: pass", "touch extra.py"
+        "import importlib\ntry:\n    importlib.import_module('extra')\nexcept ImportError: pass",
+        "touch extra.py",
     ),
-    "find_spec": Case("import importlib.util as u; u.find_spec('extra')", "mkdir extra; touch extra/__init__.py"),
-    "a module of an absent package": Case("try:\n    import plug.extra\nexcept ImportError: pass",
-                                          "mkdir plug; touch plug/__init__.py"),
-    "a module that would be found sooner": Case("import package.part",
-                                                "mkdir package/part; touch package/part/__init__.py"),
+    "find_spec": Case(
+        "import importlib.util as u; u.find_spec('extra')", "mkdir extra; touch extra/__init__.py"
+    ),
+    "a module of an absent package": Case(
+        "try:\n    import plug.extra\nexcept ImportError: pass",
+        "mkdir plug; touch plug/__init__.py",
+    ),
+    "a module that would be found sooner": Case(
+        "import package.part", "mkdir package/part; touch package/part/__init__.py"
+    ),
     "a module without source": Case("import bare", "cp other.pyc bare.pyc"),
-    "a vendored library": Case("import sys; sys.path.insert(0, 'vendor'); import lib", "echo K=2 > vendor/lib.py"),
+    "a vendored library": Case(
+        "import sys; sys.path.insert(0, 'vendor'); import lib", "echo K=2 > vendor/lib.py"
+    ),
     "a variable": Case("import os; os.environ.get('NET')", "NET=other"),
     "a variable, in bytes": Case("import os; os.environb.get(b'NET')", "NET=other"),
     "a variable in a text": Case("import os; os.path.expandvars('$NET')", "NET=other"),
     "a variable asked for in a pool": Case(
-        "import os\nfrom concurrent.futures import ThreadPoolExecutor as P\nlist(P(1).map(os.getenv, ['NET']))",
+        "import os\nfrom concurrent.futures import ThreadPoolExecutor as"
+        " P\nlist(P(1).map(os.getenv, ['NET']))",
         "NET=other",
     ),
-    "a variable among all": Case("import os\n[os.environ[n] for n in os.environ if n == 'NET']", "NET=other"),
+    "a variable among all": Case(
+        "import os\n[os.environ[n] for n in os.environ if n == 'NET']", "NET=other"
+    ),
     "files read in a pool": Case(
-        "from concurrent.futures import ThreadPoolExecutor as P\nimport os\nlist(P(1).map(os.listdir, ['data']))",
+        "from concurrent.futures import ThreadPoolExecutor as P\nimport"
+        " os\nlist(P(1).map(os.listdir, ['data']))",
         "touch data/c.txt",
     ),
-    "an argument of a child process": Case("import subprocess; subprocess.run(['cat', 'data/a.txt'])",
-                                           "echo other > data/a.txt"),
-    "a memory-mapped storage": Case("import torch; torch.UntypedStorage.from_file('data/a.txt', nbytes=1)",
-                                    "echo other > data/a.txt"),
-    "a memory-mapped tensor": Case("import torch; torch.from_file(filename='data/a.txt', size=1, dtype=torch.int8)",
-                                   "echo other > data/a.txt"),
-    "a library that is loaded": Case("import ctypes\ntry:\n    ctypes.CDLL('./data/a.txt')\nexcept OSError: pass",
-                                     "echo other > data/a.txt"),
+    "an argument of a child process": Case(
+        "import subprocess; subprocess.run(['cat', 'data/a.txt'])", "echo other > data/a.txt"
+    ),
+    "a memory-mapped storage": Case(
+        "import torch; torch.UntypedStorage.from_file('data/a.txt', nbytes=1)",
+        "echo other > data/a.txt",
+    ),
+    "a memory-mapped tensor": Case(
+        "import torch; torch.from_file(filename='data/a.txt', size=1, dtype=torch.int8)",
+        "echo other > data/a.txt",
+    ),
+    "a library that is loaded": Case(
+        "import ctypes\ntry:\n    ctypes.CDLL('./data/a.txt')\nexcept OSError: pass",
+        "echo other > data/a.txt",
+    ),
     "a directory that may be there already": Case(
         "import os; os.makedirs('data', exist_ok=True); os.listdir('data')", "touch data/c.txt"
     ),
     "pathlib's exists()": Case("from pathlib import Path; Path('flag').exists()", "touch flag"),
     "pathlib's is_dir()": Case("from pathlib import Path; Path('cache').is_dir()", "mkdir cache"),
-    "pathlib's glob() without wildcards": Case("from pathlib import Path; list(Path().glob('flag'))", "touch flag"),
-    "a file whose permissions are set": Case("import os; os.path.exists('data/a.txt'); os.chmod('data/a.txt', 0o600)",
-                                             "rm data/a.txt"),
-    "a memory map that can be written": Case("import numpy; numpy.memmap('data/a.txt')", "echo other > data/a.txt"),
-    "a file that becomes a directory": Case("import os; os.listdir('data')", "rm data/a.txt; mkdir data/a.txt"),
+    "pathlib's glob() without wildcards": Case(
+        "from pathlib import Path; list(Path().glob('flag'))", "touch flag"
+    ),
+    "a file whose permissions are set": Case(
+        "import os; os.path.exists('data/a.txt'); os.chmod('data/a.txt', 0o600)", "rm data/a.txt"
+    ),
+    "a memory map that can be written": Case(
+        "import numpy; numpy.memmap('data/a.txt')", "echo other > data/a.txt"
+    ),
+    "a file that becomes a directory": Case(
+        "import os; os.listdir('data')", "rm data/a.txt; mkdir data/a.txt"
+    ),
     "a database": Case("import sqlite3; sqlite3.connect('base.db')", "printf x >> base.db"),
     "a shell's command": Case("import os; os.system('cat <data/a.txt')", "echo other > data/a.txt"),
-    "a hard link's source": Case("import os; os.link('data/a.txt', 'x'); open('x').read(); os.remove('x')",
-                                 "rm data/a.txt; echo other > data/a.txt"),
+    "a hard link's source": Case(
+        "import os; os.link('data/a.txt', 'x'); open('x').read(); os.remove('x')",
+        "rm data/a.txt; echo other > data/a.txt",
+    ),
     "an optional module that does not import": Case(
         "try:\n    import broken_one\nexcept ImportError: pass", UPGRADE
     ),
@@ -113,19 +150,26 @@ SEEN = {
         "import importlib.metadata as m; m.version('broken_one')", UPGRADE
     ),
     "a distribution that is not there": Case(
-        "import importlib.metadata as m\ntry:\n    m.version('extra_one')\nexcept m.PackageNotFoundError: pass",
+        "import importlib.metadata as m\ntry:\n    m.version('extra_one')\nexcept"
+        " m.PackageNotFoundError: pass",
         "mkdir SITE/extra_one-1.dist-info",
     ),
     "a distribution's data": Case("open('SITE/broken_one/data.txt').read()", UPGRADE),
-    "a module in a namespace": Case("try:\n    import spread.b\nexcept ImportError: pass", "touch SITE/spread/b.py"),
-    "a module in a namespace that is loaded": Case(
-        "import spread.a\ntry:\n    import spread.b\nexcept ImportError: pass", "touch SITE/spread/b.py"
+    "a module in a namespace": Case(
+        "try:\n    import spread.b\nexcept ImportError: pass", "touch SITE/spread/b.py"
     ),
-    "an editable distribution": Case("try:\n    import new_one\nexcept ImportError: pass",
-                                     "mkdir SITE/new_one-1.dist-info"),
-    "entry points": Case("import importlib.metadata as m; list(m.entry_points())", "mkdir SITE/new_one-1.dist-info"),
+    "a module in a namespace that is loaded": Case(
+        "import spread.a\ntry:\n    import spread.b\nexcept ImportError: pass",
+        "touch SITE/spread/b.py",
+    ),
+    "an editable distribution": Case(
+        "try:\n    import new_one\nexcept ImportError: pass", "mkdir SITE/new_one-1.dist-info"
+    ),
+    "entry points": Case(
+        "import importlib.metadata as m; list(m.entry_points())", "mkdir SITE/new_one-1.dist-info"
+    ),
     "a file in shared memory": Case("open('SHARED').read()", "echo other > SHARED"),
-}  # fmt: skip
+}
 
 HARMLESS = {
     "taking the whole environment": Case(
@@ -140,21 +184,26 @@ HARMLESS = {
         "s.save_file({'a': torch.ones(1)}, 'own.safetensors'); s.load_file('own.safetensors')"
     ),
     "files and directories made and removed": Case(
-        "import os, shutil, tempfile\nos.mkdir('own'); os.symlink('own', 'own2'); os.listdir('own')\n"
-        "open('own/x', 'w').close(); open('own/x').read(); os.rename('own/x', 'own/y'); os.path.exists('own/y')\n"
-        "os.link('own/y', 'own/z'); os.utime('own/z'); os.chmod('own/z', 0o600); os.remove('own2')\n"
-        "shutil.rmtree('own'); os.path.exists('own/y')\n"
-        "with tempfile.TemporaryDirectory() as t: open(t + '/x', 'w').close(); os.listdir(t); os.path.isdir(t)"
+        "import os, shutil, tempfile\nos.mkdir('own'); os.symlink('own', 'own2');"
+        " os.listdir('own')\nopen('own/x', 'w').close(); open('own/x').read(); os.rename('own/x',"
+        " 'own/y'); os.path.exists('own/y')\nos.link('own/y', 'own/z'); os.utime('own/z');"
+        " os.chmod('own/z', 0o600); os.remove('own2')\nshutil.rmtree('own');"
+        " os.path.exists('own/y')\nwith tempfile.TemporaryDirectory() as t: open(t + '/x',"
+        " 'w').close(); os.listdir(t); os.path.isdir(t)"
     ),
     "a log": Case(
-        "import os\nfor _ in 'ab':\n    os.path.exists('own.log')\n    open('own.log', 'a').write('x')",
+        "import os\nfor _ in 'ab':\n    os.path.exists('own.log')\n    open('own.log',"
+        " 'a').write('x')",
         "echo more >> own.log",
     ),
     "a walk over everything": Case(
-        "from pathlib import Path\nfor p in Path('.').rglob('*'): p.is_file()\nimport os\nlist(os.walk('.'))",
+        "from pathlib import Path\nfor p in Path('.').rglob('*'): p.is_file()\nimport"
+        " os\nlist(os.walk('.'))",
         "touch artifacts/new .git/new; echo x > .git/HEAD; rm -r __pycache__",
     ),
-    "standard modules asking for themselves": Case("import subprocess; subprocess.run(['true'])", "PATH=other"),
+    "standard modules asking for themselves": Case(
+        "import subprocess; subprocess.run(['true'])", "PATH=other"
+    ),
     "a time in the future": Case("open('future.txt').read()"),
     "text in kwargs": Case("pass"),
     "what is no regular file": Case(
@@ -169,19 +218,26 @@ HARMLESS = {
     "temporary files in the project": Case(
         "import tempfile, os\nh, n = tempfile.mkstemp(dir='.'); os.close(h); os.remove(n)"
     ),
-    "one distribution's version": Case("import importlib.metadata as m; m.version('torch')", "touch new.py"),
+    "one distribution's version": Case(
+        "import importlib.metadata as m; m.version('torch')", "touch new.py"
+    ),
     "a current directory that goes": Case(
         "import os\nos.mkdir('gone'); os.chdir('gone'); os.rmdir('../gone'); os.path.exists('x')"
     ),
-    "functions sent to another process": Case("import os, pickle; assert pickle.loads(pickle.dumps(os.stat))"),
+    "functions sent to another process": Case(
+        "import os, pickle; assert pickle.loads(pickle.dumps(os.stat))"
+    ),
     "the name of a finder on sys.path": Case(
-        "import os, sys\nsys.path.append('x.__path_hook__'); os.path.exists('x.__path_hook__')", "touch x.__path_hook__"
+        "import os, sys\nsys.path.append('x.__path_hook__'); os.path.exists('x.__path_hook__')",
+        "touch x.__path_hook__",
     ),
     "a path that is no text": Case(
         "import sys\nsys.path.insert(0, b'x')\ntry:\n    import extra\nexcept ImportError: pass"
     ),
-    "resolving a path": Case("from pathlib import Path; Path('data/a.txt').resolve()", "touch data/c.txt"),
-}  # fmt: skip
+    "resolving a path": Case(
+        "from pathlib import Path; Path('data/a.txt').resolve()", "touch data/c.txt"
+    ),
+}
 
 MEANWHILE = {
     "an input is removed": Case("open('data/a.txt').read()", meanwhile="rm data/a.txt"),
@@ -227,8 +283,21 @@ def make_site(directory: Path) -> Path:
 
 
 def make_project(root: Path) -> None:
-    for directory in ("data", "given", "empty", "v1", "v2", "classes/one", "package", "artifacts", ".git", "vendor",
-                      "vendor/lib-1.0.dist-info", "__pycache__", "../outside"):  # fmt: skip
+    for directory in (
+        "data",
+        "given",
+        "empty",
+        "v1",
+        "v2",
+        "classes/one",
+        "package",
+        "artifacts",
+        ".git",
+        "vendor",
+        "vendor/lib-1.0.dist-info",
+        "__pycache__",
+        "../outside",
+    ):
         (root / directory).mkdir(parents=True, exist_ok=True)
     for name in (
         "data/a.txt",
@@ -284,8 +353,12 @@ def found(
     try:
         answer = subprocess.run(
             [sys.executable, str(Path(__file__).with_name("watching.py"))],
-            input="\n".join(lines), capture_output=True, text=True, check=False, env=ENVIRONMENT,
-        )  # fmt: skip
+            input="\n".join(lines),
+            capture_output=True,
+            text=True,
+            check=False,
+            env=ENVIRONMENT,
+        )
         yield named(answer, roots)
     finally:
         file.unlink()

@@ -31,8 +31,9 @@ KEY = "ab" * 32
 # A package of which nothing could run, for whoever reads every byte and understands none.
 OPAQUE = {
     "model/data/aotinductor/model/code.wrapper.so": b"not really code" * 1000,
-    "model/data/aotinductor/model/code.wrapper_weights.blob": bytes(range(256))
-    * 40_000,  # more than two blocks
+    "model/data/aotinductor/model/code.wrapper_weights.blob": (
+        bytes(range(256)) * 40_000
+    ),  # more than two blocks
     "model/data/aotinductor/model/empty.json": b"",
     "model/archive_format": b"pt2",
 }

@@ -401,7 +401,15 @@ def _probed(_: Mapping[str, Any]) -> dict[str, Any]:
 
 RAN: Mapping[str, Any] = {
     "inputs": [
-        {"name": "input", "dtype": "float32", "shape": [2, 4], "min": -1.0, "max": 1.0, "mean": 0.0, "std": 0.5}
+        {
+            "name": "input",
+            "dtype": "float32",
+            "shape": [2, 4],
+            "min": -1.0,
+            "max": 1.0,
+            "mean": 0.0,
+            "std": 0.5,
+        }
     ],
     "outputs": [{"name": "output", "dtype": "float32", "shape": [2, 4]}],
     "top": [],
@@ -410,10 +418,16 @@ RAN: Mapping[str, Any] = {
     "verdicts": [{"name": "output", "ok": True}],
     "saved": None,
     "timing": {
-        "repeat": 10, "min": 0.001, "median": 0.002, "p90": 0.003, "p99": 0.004, "max": 0.005, "threads": 2,
+        "repeat": 10,
+        "min": 0.001,
+        "median": 0.002,
+        "p90": 0.003,
+        "p99": 0.004,
+        "max": 0.005,
+        "threads": 2,
     },
     "seconds": {"load": 0.1, "first": 0.01, "reference": None},
-}  # fmt: skip
+}
 
 
 def _ran(job: Mapping[str, Any]) -> dict[str, Any]:

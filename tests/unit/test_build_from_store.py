@@ -300,7 +300,10 @@ def test_code_is_reused_by_another_model_with_the_same_graph(
 def test_equal_graphs_and_other_weights_do_not_mix(tmp_path: Path, fake_worker: FakeWorker) -> None:
     fake_worker.weights = APART
     first, second = TWINS.split("  second:")
-    text = f"{first}    weights: weights.safetensors\n  second:{second}    weights: other.safetensors\n"
+    text = (
+        f"{first}    weights: weights.safetensors\n  second:{second}    weights:"
+        " other.safetensors\n"
+    )
     (tmp_path / "other.safetensors").write_text("weights, but others")
     project = write_project(tmp_path, text)
     assert actions(run(project)) == ["compiled", "reused"]

@@ -149,7 +149,10 @@ def test_a_header_that_cannot_be_precompiled_does_not_stop_a_build(
     script: Script, others: list[str]
 ) -> None:
     assert others == []
-    lines = f'case " $* " in\n*" c++-header "*) echo "error: no" >&2; exit 1 ;;\n*) exec {GOOD} "$@" ;;\nesac'
+    lines = (
+        f'case " $* " in\n*" c++-header "*) echo "error: no" >&2; exit 1 ;;\n*) exec {GOOD} "$@"'
+        " ;;\nesac"
+    )
     finding = check_compiler(script("no-headers", lines))
     assert (finding.outcome, finding.stops) == (FAIL, False)
     assert "cannot precompile a header" in finding.said

@@ -48,8 +48,13 @@ def test_places_that_are_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     artifacts = tmp_path / "project" / "artifacts"
     found = directories.check_places(artifacts, artifacts / ".store")
     assert [finding.check for finding in found] == [
-        "temp directory", "compile directory", "unpack directory", "artifacts", "store", "file locks",
-    ]  # fmt: skip
+        "temp directory",
+        "compile directory",
+        "unpack directory",
+        "artifacts",
+        "store",
+        "file locks",
+    ]
     assert {finding.outcome for finding in found} <= {OK, WARN}, found
     assert not artifacts.exists(), "a check makes no artifacts directory"
     assert list(tmp_path.rglob("*doctor*")) == []
@@ -147,10 +152,13 @@ def test_no_temporary_directory_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "No usable" in finding.said
 
 
-@pytest.mark.parametrize(("variable", "name", "stops"), [
-    ("AOTI_BUILD_CACHE", "compile directory", True),
-    ("AOTI_BUILD_RUNTIME_CACHE", "unpack directory", False),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("variable", "name", "stops"),
+    [
+        ("AOTI_BUILD_CACHE", "compile directory", True),
+        ("AOTI_BUILD_RUNTIME_CACHE", "unpack directory", False),
+    ],
+)
 def test_a_directory_that_others_can_change_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, name: str, stops: bool
 ) -> None:

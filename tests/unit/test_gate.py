@@ -144,9 +144,13 @@ def test_a_failure_is_not_remembered(
     "variable", ["CXX", "PATH", "TMPDIR", "AOTI_BUILD_CACHE", "AOTI_BUILD_STORE"]
 )
 def test_another_toolchain_or_place_is_checked(
-    project: Project, fake_worker: FakeWorker, checks: Checks, monkeypatch: pytest.MonkeyPatch, variable: str,
+    project: Project,
+    fake_worker: FakeWorker,
+    checks: Checks,
+    monkeypatch: pytest.MonkeyPatch,
+    variable: str,
     tmp_path: Path,
-) -> None:  # fmt: skip
+) -> None:
     build(project, project.targets)
     monkeypatch.setenv(variable, str(tmp_path))
     build(project, project.targets, force=True)

@@ -32,7 +32,10 @@ def test_the_facts_in_a_wrapper() -> None:
 
 
 def test_functions_loaded_from_gpu_binaries() -> None:
-    text = 'kernels_.triton_poi_fused_0 = loadKernel("a.cubin", "triton_poi_fused_0", 0, this->cubin_dir_);\n'
+    text = (
+        'kernels_.triton_poi_fused_0 = loadKernel("a.cubin", "triton_poi_fused_0", 0,'
+        " this->cubin_dir_);\n"
+    )
     assert read_generated(text * 2).gpu_kernels == ("triton_poi_fused_0",)
 
 

@@ -122,7 +122,7 @@ def test_what_cannot_be_built_here_is_unavailable_and_fails_with_strict_only(
     project = project_for(tmp_path, arch)
     report = build(project, project.targets)
     assert (actions(report), report.exit_code) == (["unavailable"], 0)
-    (reason, _) = report.outcomes[0].reasons
+    reason, _ = report.outcomes[0].reasons
     assert reason.reason == "no-device"
     assert why in reason.what
     strict = build(project, project.targets, strict=True)

@@ -200,9 +200,9 @@ CHANGES: dict[str, Callable[[World], object]] = {
     "install it as it was": lambda world: world.install("print(1)"),
     "set a variable that the model reads": lambda world: world.patch.setenv("SMALL", "1"),
     "a module that was looked for in vain": write("optional.py", "fast = True\n"),
-    "another entry in a listed directory": lambda world: (
-        world.root / "listed" / "more.txt"
-    ).touch(),
+    "another entry in a listed directory": (
+        lambda world: (world.root / "listed" / "more.txt").touch()
+    ),
     "another hidden entry": lambda world: (world.root / "listed" / ".more").touch(),
     "another recipe": lambda world: world.patch.setattr(toolchain, "FACTS_VERSION", 99),
     "a release with other manifests": another_release,
@@ -363,11 +363,18 @@ def test_an_index_that_cannot_be_written_changes_nothing(world: World) -> None:
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"[]", b"null", b"{}", b"[" * 100_000, b'{"format": "aoti-build/index", "format_version": 2, "targets": {}}',
-     b'{"format": "aoti-build/index", "format_version": 1, "targets": [1]}',
-     b'{"format": "aoti-build/index", "format_version": 1, "targets": null}'],
+    [
+        b"",
+        b"[]",
+        b"null",
+        b"{}",
+        b"[" * 100_000,
+        b'{"format": "aoti-build/index", "format_version": 2, "targets": {}}',
+        b'{"format": "aoti-build/index", "format_version": 1, "targets": [1]}',
+        b'{"format": "aoti-build/index", "format_version": 1, "targets": null}',
+    ],
     ids=lambda content: repr(content[:70]),
-)  # fmt: skip
+)
 def test_a_record_that_is_none_of_ours_is_a_miss(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "index.json").write_bytes(content)
     index = Index(tmp_path / "index.json", tmp_path, StatCache(tmp_path / "cache.json"))

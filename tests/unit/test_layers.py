@@ -56,7 +56,8 @@ def test_every_module_has_a_layer() -> None:
 
 def test_imports_point_down() -> None:
     upward = [
-        f"{place}: {importer} (layer {LAYERS[importer]}) imports {imported} (layer {LAYERS[imported]})"
+        f"{place}: {importer} (layer {LAYERS[importer]}) imports {imported} (layer"
+        f" {LAYERS[imported]})"
         for importer, imported, place in own_imports()
         if importer in LAYERS and imported in LAYERS and LAYERS[imported] > LAYERS[importer]
     ]

@@ -210,6 +210,9 @@ def test_a_directory_is_told_before_anything_is_verified(project: Project) -> No
 
 def test_a_report_into_a_process(project: Project) -> None:
     """As `--junit >(cat)` of a shell does it."""
-    shell = f"{REAL_PYTHON} -m invoke verify --junit >(cat >report) 2>/dev/null >/dev/null; wait; sleep 1"
+    shell = (
+        f"{REAL_PYTHON} -m invoke verify --junit >(cat >report) 2>/dev/null >/dev/null; wait;"
+        " sleep 1"
+    )
     subprocess.run(["bash", "-c", shell], cwd=project.root, check=True, timeout=60)
     assert ElementTree.parse(project.root / "report").getroot().tag == "testsuites"  # noqa: S314

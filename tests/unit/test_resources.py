@@ -42,12 +42,18 @@ def system(root: Path, own: str, files: dict[str, object]) -> Path:
 
 def limited(limit: object, current: int, cached: int = 0, at: str = "") -> dict[str, object]:
     """Files of a version 2 group."""
-    stat = f"anon {current - cached}\nfile {cached}\ninactive_anon 0\nactive_file 0\ninactive_file {cached}"
+    stat = (
+        f"anon {current - cached}\nfile {cached}\ninactive_anon 0\nactive_file 0\ninactive_file"
+        f" {cached}"
+    )
     return {f"{at}memory.max": limit, f"{at}memory.current": current, f"{at}memory.stat": stat}
 
 
 def limited_v1(limit: int, usage: int, cached: int = 0, at: str = "") -> dict[str, object]:
-    stat = f"cache {cached}\ninactive_file 0\nhierarchical_memory_limit {limit}\ntotal_inactive_file {cached}"
+    stat = (
+        f"cache {cached}\ninactive_file 0\nhierarchical_memory_limit {limit}\ntotal_inactive_file"
+        f" {cached}"
+    )
     files = {"memory.limit_in_bytes": limit, "memory.usage_in_bytes": usage, "memory.stat": stat}
     return {f"memory/{at}{name}": content for name, content in files.items()}
 

@@ -176,12 +176,12 @@ def test_structures_and_constants_that_are_others(
 
 
 def test_strided_tensors_are_made_contiguous() -> None:
-    (x, _) = BY_POSITION.flatten((Fake((4, 3), contiguous_now=False), MASK), {})
+    x, _ = BY_POSITION.flatten((Fake((4, 3), contiguous_now=False), MASK), {})
     assert x.is_contiguous()
 
 
 def test_marks_that_compiled_code_does_not_know_are_resolved() -> None:
-    (x, _) = BY_KEYWORD.flatten((), {"x": Fake((2, 3), negated=True), "y": Fake((2,))})
+    x, _ = BY_KEYWORD.flatten((), {"x": Fake((2, 3), negated=True), "y": Fake((2,))})
     assert not x.is_neg()
 
 
@@ -254,7 +254,10 @@ def test_sizes_that_follow_dims_are_taken_whichever_input_tells_the_dim() -> Non
         (
             {"mask": (4, 22)},
             [
-                "input mask: expected shape [batch, past + seq] with batch 1..8, past 2..9, seq 8..64 in"
+                (
+                    "input mask: expected shape [batch, past + seq] with batch 1..8, past 2..9, seq"
+                    " 8..64 in"
+                )
             ],
         ),
         (

@@ -294,8 +294,8 @@ def test_without_a_private_directory_a_process_keeps_one_copy(
 
 
 def test_a_processs_own_copies_go_with_it_and_not_with_its_forks(artifact: Artifact) -> None:
-    script = PREAMBLE + (
-        "import multiprocessing, os\n"
+    script = (
+        PREAMBLE + "import multiprocessing, os\n"
         "def again(): print(load('off'), flush=True)\n"
         "print(load('off'), flush=True)\n"
         "child = multiprocessing.get_context('fork').Process(target=again)\n"

@@ -120,7 +120,10 @@ def test_rename(rules: Any, name: str, expected: str) -> None:
 
 
 def test_a_mapping_survives_the_cache_of_projects(tmp_path: Path) -> None:
-    text = '{file: w.pt, key: state.model, prefix: "net.", rename: {b.: c., a.: b.}, ignore: ["*.ids"]}'
+    text = (
+        '{file: w.pt, key: state.model, prefix: "net.", rename: {b.: c., a.: b.}, ignore:'
+        ' ["*.ids"]}'
+    )
     (target,) = project_with(tmp_path, text).targets
     expected = Weights("w.pt", "state.model", "net.", (("b.", "c."), ("a.", "b.")), ("*.ids",))
     assert target.model.weights == expected

@@ -172,7 +172,8 @@ def test_a_reported_error_is_raised_as_what_it_is(
 ) -> None:
     with pytest.raises(kind) as caught:
         run(
-            f"error(kind={kind.kind!r}, message='no', where='models.yaml:1:2', cause='because', hint='do'); sys.exit(1)"
+            f"error(kind={kind.kind!r}, message='no', where='models.yaml:1:2', cause='because',"
+            " hint='do'); sys.exit(1)"
         )
     error = caught.value
     assert (error.message, error.where, error.cause, error.hint) == (
@@ -259,7 +260,8 @@ def test_a_full_disk_is_called_that(run: Run) -> None:
     full = refused(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
     with pytest.raises(BuildError, match="the disk is full") as caught:
         run(
-            f"os.write(events, json.dumps({{'failed': {full.as_json()!r}}}).encode() + b'\\n'); os._exit(1)"
+            f"os.write(events, json.dumps({{'failed': {full.as_json()!r}}}).encode() + b'\\n');"
+            " os._exit(1)"
         )
     assert "make space" in (caught.value.hint or "")
 
@@ -281,7 +283,8 @@ def test_a_log_on_a_full_disk_hides_no_error(monkeypatch: pytest.MonkeyPatch) ->
 def test_half_a_result_is_a_crash(run: Run) -> None:
     with pytest.raises(WorkerCrash):
         run(
-            "open(os.path.dirname(job_path) + '/result.json', 'w').write('{\"ok\": tr'); os._exit(0)"
+            "open(os.path.dirname(job_path) + '/result.json', 'w').write('{\"ok\": tr');"
+            " os._exit(0)"
         )
 
 

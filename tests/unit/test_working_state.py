@@ -70,13 +70,13 @@ CHANGES: dict[str, Change] = {
     "listed by a number": lambda e: e.update(listed=1),
     "an option that is none": lambda e: e["inductor_config"].update({"a b": 1}),
     "a source outside": lambda e: e["model"]["source"].update(path="../model.py", module=None),
-    "a source that is absolute": lambda e: e["model"]["source"].update(
-        path="/model.py", module=None
+    "a source that is absolute": (
+        lambda e: e["model"]["source"].update(path="/model.py", module=None)
     ),
     "a source that is nothing": lambda e: e["model"]["source"].update(path=None, module=None),
     "a source that is two": lambda e: e["model"]["source"].update(path="model.py", module="os"),
-    "a module with a space": lambda e: e["model"].update(
-        inputs={"attribute": "f", "module": "a b", "path": None}
+    "a module with a space": (
+        lambda e: e["model"].update(inputs={"attribute": "f", "module": "a b", "path": None})
     ),
     "a file outside": lambda e: e["model"]["files"].append("../../secret"),
     "a file in another form": lambda e: e["model"]["files"].append("a/../b"),
@@ -87,31 +87,47 @@ CHANGES: dict[str, Change] = {
     "another dtype": lambda e: e["model"]["inputs"][0].update(dtype="nn"),
     "a size below 0": lambda e: e["model"]["inputs"][0].update(shape=[-1]),
     "a dim that is none": lambda e: e["model"]["inputs"][0].update(shape=["batch"]),
-    "a size in another spelling": lambda e: e["model"].update(
-        inputs=[{**e["model"]["inputs"][0], "shape": ["b+1"]}], dims=[dict(DIM)]
+    "a size in another spelling": (
+        lambda e: e["model"].update(
+            inputs=[{**e["model"]["inputs"][0], "shape": ["b+1"]}], dims=[dict(DIM)]
+        )
     ),
-    "a size that is not affine": lambda e: e["model"].update(
-        inputs=[{**e["model"]["inputs"][0], "shape": ["b*b"]}], dims=[dict(DIM)]
+    "a size that is not affine": (
+        lambda e: e["model"].update(
+            inputs=[{**e["model"]["inputs"][0], "shape": ["b*b"]}], dims=[dict(DIM)]
+        )
     ),
-    "a size that is not whole": lambda e: e["model"].update(
-        inputs=[{**e["model"]["inputs"][0], "shape": ["b//2"]}], dims=[dict(DIM)]
+    "a size that is not whole": (
+        lambda e: e["model"].update(
+            inputs=[{**e["model"]["inputs"][0], "shape": ["b//2"]}], dims=[dict(DIM)]
+        )
     ),
-    "dims that no size tells": lambda e: e["model"].update(
-        inputs=[{**e["model"]["inputs"][0], "shape": ["b + c"]}],
-        dims=[dict(DIM), {**DIM, "name": "c"}],
+    "dims that no size tells": (
+        lambda e: e["model"].update(
+            inputs=[{**e["model"]["inputs"][0], "shape": ["b + c"]}],
+            dims=[dict(DIM), {**DIM, "name": "c"}],
+        )
     ),
-    "a dim of steps of 0": lambda e: e["model"].update(
-        dims=[{"name": "b", "min": 2, "max": 4, "example": 2, "multiple_of": 0}]
+    "a dim of steps of 0": (
+        lambda e: e["model"].update(
+            dims=[{"name": "b", "min": 2, "max": 4, "example": 2, "multiple_of": 0}]
+        )
     ),
-    "a dim beyond its end": lambda e: e["model"].update(
-        dims=[{"name": "b", "min": 9, "max": 4, "example": 9, "multiple_of": 1}]
+    "a dim beyond its end": (
+        lambda e: e["model"].update(
+            dims=[{"name": "b", "min": 9, "max": 4, "example": 9, "multiple_of": 1}]
+        )
     ),
     "a tolerance that is text": lambda e: e["model"]["tolerance"].update(atol="1"),
-    "a tolerance of two kinds": lambda e: e["model"]["tolerance"].update(
-        outputs={"o": {"atol": 1.0, "rtol": None, "agreement": 0.5, "iou": None}}
+    "a tolerance of two kinds": (
+        lambda e: e["model"]["tolerance"].update(
+            outputs={"o": {"atol": 1.0, "rtol": None, "agreement": 0.5, "iou": None}}
+        )
     ),
-    "an image beyond itself": lambda e: e["model"].update(
-        image={"resize": 2, "crop": 4, "mean": [], "std": [], "classes": None}
+    "an image beyond itself": (
+        lambda e: e["model"].update(
+            image={"resize": 2, "crop": 4, "mean": [], "std": [], "classes": None}
+        )
     ),
     "nested too deep": lambda e: e["model"]["kwargs"].update(x=json.loads("[" * 300 + "]" * 300)),
 }

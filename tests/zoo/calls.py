@@ -103,4 +103,7 @@ def _leaf(wanted: Any, given: Any, bound: float) -> str:
         return ""
     if wanted.shape != given.shape or wanted.dtype != given.dtype:
         return f"{given.dtype} {list(given.shape)}, not {wanted.dtype} {list(wanted.shape)}"
-    return f"values differ by up to {(given.double() - wanted.double()).abs().max().item():.3g}, rms {scale:.3g}"
+    return (
+        f"values differ by up to {(given.double() - wanted.double()).abs().max().item():.3g}, rms"
+        f" {scale:.3g}"
+    )

@@ -67,7 +67,10 @@ def document(known: Mapping[str, Row]) -> str:
     served = [row for row in rows if row["outcome"] == "served"]
     refused = [row for row in rows if row["outcome"] == "build" and expected[row["name"]]]
     others = [row for row in rows if row not in served and row not in refused]
-    count = f"There are {len(ENTRIES)} entries. Of {len(rows)} with a result here, **{len(served)}** are served.\n"
+    count = (
+        f"There are {len(ENTRIES)} entries. Of {len(rows)} with a result here, **{len(served)}**"
+        " are served.\n"
+    )
     parts = [HEAD, count, COLUMNS, _served(served)]
     if refused:
         parts += ["## What torch cannot\n", *map(_refused, refused)]

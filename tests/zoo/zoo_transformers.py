@@ -6,7 +6,10 @@ import textwrap
 
 from entry import Entry
 
-TEXT = "hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64, vocab_size=100"
+TEXT = (
+    "hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64,"
+    " vocab_size=100"
+)
 TOKENS = """
 dims: {batch: {min: 1, max: 8}, seq: {min: 2, max: 64, example: 12}}
 inputs: {input_ids: {shape: [batch, seq], dtype: int64, high: 100}}
@@ -129,7 +132,8 @@ ENTRIES = [
         "vit_hf",
         "ViTForImageClassification",
         "ViTConfig",
-        "hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64, image_size=32, patch_size=8",
+        "hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64,"
+        " image_size=32, patch_size=8",
         """
         dims: {batch: {min: 1, max: 16}}
         inputs: {pixel_values: {shape: [batch, 3, 32, 32]}}
@@ -158,8 +162,8 @@ ENTRIES = [
         "wav2vec2",
         "Wav2Vec2ForCTC",
         "Wav2Vec2Config",
-        f"{TEXT}, conv_dim=(16, 16, 16), conv_kernel=(10, 3, 3), conv_stride=(5, 2, 2), num_feat_extract_layers=3, "
-        "num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=4",
+        f"{TEXT}, conv_dim=(16, 16, 16), conv_kernel=(10, 3, 3), conv_stride=(5, 2, 2),"
+        " num_feat_extract_layers=3, num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=4",
         """
         dims: {batch: {min: 1, max: 8}, samples: {min: 400, max: 4000, multiple_of: 20, example: 1600}}
         inputs: {input_values: {shape: [batch, samples]}}

@@ -55,7 +55,10 @@ def losses(
                 raise UsageError(
                     "the baseline does not return what the model returns",
                     where=where["baseline"],
-                    cause=f"the model's outputs have the shapes {shapes[0]}, the baseline's {shapes[1]}",
+                    cause=(
+                        f"the model's outputs have the shapes {shapes[0]}, the baseline's"
+                        f" {shapes[1]}"
+                    ),
                     hint="name the model that this one was made of, or remove `baseline`",
                 )
             for total, value, reference in zip(sums, got, wanted, strict=True):

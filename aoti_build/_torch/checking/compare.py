@@ -213,8 +213,9 @@ def _floating(
         # code does not.
         figures["eager_nan"] = undefined
         figures["why"] = (
-            f"eager is NaN in {undefined} of {eager.numel()} values where compiled code is finite, and all others "
-            "agree: eager's attention gives NaN for a row that a mask leaves nothing of"
+            f"eager is NaN in {undefined} of {eager.numel()} values where compiled code is finite,"
+            " and all others agree: eager's attention gives NaN for a row that a mask leaves"
+            " nothing of"
         )
     if exact is not None and rule == "allclose":
         figures["fp64"] = _to_exact(
@@ -278,8 +279,9 @@ def with_precision(figures: Figures, dtype: torch.dtype, computed: str | None) -
     ):
         return figures
     why = (
-        f"; these are roundings to {_spelt(half)}, which eager makes after every operator, a compiled kernel at its "
-        "end: inductor's `emulate_precision_casts: true` makes them as eager does"
+        f"; these are roundings to {_spelt(half)}, which eager makes after every operator, a"
+        " compiled kernel at its end: inductor's `emulate_precision_casts: true` makes them as"
+        " eager does"
     )
     return {**figures, "why": figures["why"] + why}
 
@@ -297,7 +299,10 @@ def by_exact(figures: Figures) -> Figures:
     eager = f"eager's is {fp64['reference_rmse']:.3g}"
     if "rounded_rmse" in fp64:
         eager += f", rounded otherwise {fp64['rounded_rmse']:.3g}"
-    why = f"its RMSE to float64 is {fp64['candidate_rmse']:.3g}: {eager}, {fp64['allowed']:.3g} is allowed"
+    why = (
+        f"its RMSE to float64 is {fp64['candidate_rmse']:.3g}: {eager}, {fp64['allowed']:.3g} is"
+        " allowed"
+    )
     return {**figures, "by": "fp64", "why": f"{figures['why']}, and {why}"}
 
 
@@ -350,9 +355,9 @@ def _statistics(
     product = float((expected.conj() * got).sum().real) if expected.numel() else 0.0
     return {
         "max_abs": _largest(error),
-        "max_rel": _finite_or_none(_largest(error / magnitude.clamp_min(rms * 1e-12)))
-        if rms
-        else 0.0,
+        "max_rel": (
+            _finite_or_none(_largest(error / magnitude.clamp_min(rms * 1e-12))) if rms else 0.0
+        ),
         "rmse": rmse,
         "cosine": min(1.0, product / norms) if norms else None,
         "snr_db": round(20 * math.log10(rms / rmse), 2) if rms and rmse else None,

@@ -91,7 +91,10 @@ def _figures(eager: Sketch, got: Sketch, rtol: float, atol: float, rule: str) ->
     if got.nonfinite != eager.nonfinite:
         return {**figures, "ok": False, "why": "NaN or infinity is not where eager has it"}
     if over:
-        why = f"{over} of {expected.numel()} sampled values differ by more than atol {atol:.3g}, rtol {rtol:.3g}"
+        why = (
+            f"{over} of {expected.numel()} sampled values differ by more than atol {atol:.3g}, rtol"
+            f" {rtol:.3g}"
+        )
         return {**figures, "ok": False, "why": why}
     far = eager.far(got, rtol, atol)
     if far:
@@ -99,7 +102,10 @@ def _figures(eager: Sketch, got: Sketch, rtol: float, atol: float, rule: str) ->
         why = f"{far} of {eager.buckets.numel()} sums of values differ by more than {bound} explain"
         return {**figures, "ok": False, "why": why}
     if rmse > most:
-        why = f"the RMSE over all values is {rmse:.3g}, and at most {most:.3g} within atol {atol:.3g}, rtol {rtol:.3g}"
+        why = (
+            f"the RMSE over all values is {rmse:.3g}, and at most {most:.3g} within atol"
+            f" {atol:.3g}, rtol {rtol:.3g}"
+        )
         return {**figures, "ok": False, "why": why}
     return figures
 

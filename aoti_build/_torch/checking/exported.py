@@ -214,7 +214,10 @@ def _difference(wanted: list[Observed], got: list[Observed]) -> str | None:
                 return f"output {index} is {_said(one)} there, and {_said(other)} by the export"
             continue
         if one.shape != other.shape:
-            return f"output {index} has the shape {list(one.shape)} there, and {list(other.shape)} by the export"
+            return (
+                f"output {index} has the shape {list(one.shape)} there, and {list(other.shape)} by"
+                " the export"
+            )
         if _apart(one, other) > _SAME:
             return f"the values of output {index} differ there"
     return None
@@ -240,8 +243,8 @@ def _refusal(sizes: Sizes, dims: tuple[Dim, ...], why: str, where: Mapping[str, 
     hint = "the model does something of its own at this size: take it out of the range"
     if ones:
         hint = (
-            f"declare `min: 2` for {name}, and give {name} 1 a model of its own in models.yaml, with the number 1 in "
-            "its shapes; or let the model treat 1 as other sizes"
+            f"declare `min: 2` for {name}, and give {name} 1 a model of its own in models.yaml,"
+            " with the number 1 in its shapes; or let the model treat 1 as other sizes"
         )
     return BuildError(
         f"no single export serves all declared sizes of {name}",

@@ -179,7 +179,10 @@ def _add_exact(subject: Subject, found: list[_Sequence], tell: Callable[[str], N
             with deadline:
                 one.cases = twin.completed(one.cases, one.calls)
         except TimeoutError:
-            return f"it would take more than {EXACT_SECONDS:g} s for {len(found) - done} of {len(found)} points"
+            return (
+                f"it would take more than {EXACT_SECONDS:g} s for {len(found) - done} of"
+                f" {len(found)} points"
+            )
     return twin.why_not
 
 
@@ -235,7 +238,10 @@ def references(subject: Subject, calls: list[tuple[Case, Call]]) -> list[Case]:
             if not any(isinstance(output, Tensor) for output in observed):
                 raise BuildError(
                     "the model returns no tensor and writes into none",
-                    hint="a compiled artifact can only return tensors, or write into its inputs and buffers",
+                    hint=(
+                        "a compiled artifact can only return tensors, or write into its inputs and"
+                        " buffers"
+                    ),
                 )
             found.append(replace(case, inputs=call.tensors(), outputs=list(observed)))
     return found
@@ -296,7 +302,9 @@ class Twin:
                     otherwise = self._run(calls)
         except TimeoutError:
             raise
-        except Exception as error:  # the user's model again: a dtype fixed in its code, an operator without float64
+        except Exception as error:
+            # The user's model runs again, and may raise anything: its code may fix a dtype, or an
+            # operator may have no float64.
             return self._given_up(eager, f"the model does not run in float64: {_brief(error)}")
         for case, leaves in zip(eager, exact, strict=True):
             why = _useless(case, leaves, self.computed)
@@ -394,14 +402,20 @@ def _useless(
     is."""
     narrow = next((leaf for leaf in leaves if leaf is not None and leaf.dtype in _NARROW), None)
     if narrow is not None:
-        return f"the model computes in {str(narrow.dtype).removeprefix('torch.')} whatever its weights are"
+        return (
+            f"the model computes in {str(narrow.dtype).removeprefix('torch.')} whatever its"
+            " weights are"
+        )
     tensors = _tensors(eager)
     narrower = computed if len(computed) == len(tensors) else [None] * len(tensors)
     apart = (
         _apart(*parts) for parts in zip(tensors, map(_wide_only, leaves), narrower, strict=True)
     )
     if max(apart, default=0.0) > 1:
-        return "the model does something else in float64: eager's outputs are too far from it to be a rounding"
+        return (
+            "the model does something else in float64: eager's outputs are too far from it to be a"
+            " rounding"
+        )
     return None
 
 

@@ -51,10 +51,14 @@ def check_constants(golden: Golden, signature: Mapping[str, Any], where: str) ->
                 sizes = ", ".join(f"{name} {size}" for name, size in case.sizes.items())
                 given = value.text if isinstance(value, Plain) else "a tensor"
                 raise BuildError(
-                    f"the output {entry['name']} became the constant {entry['constant']} in the export",
+                    f"the output {entry['name']} became the constant {entry['constant']} in the"
+                    " export",
                     where=where,
                     cause=f"in eager mode it is {given}" + (f" at {sizes}" if sizes else ""),
-                    hint="return a tensor, or a number that follows from sizes alone, such as x.shape[0]",
+                    hint=(
+                        "return a tensor, or a number that follows from sizes alone, such as"
+                        " x.shape[0]"
+                    ),
                 )
 
 

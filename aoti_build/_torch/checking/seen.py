@@ -35,8 +35,14 @@ class FirstCalls:
             return
         raise BuildError(
             "the model answers the same inputs differently when it is called again",
-            cause="it keeps state outside of its buffers, or draws random numbers: compiled code would do neither",
-            hint="keep state in buffers (register_buffer) and write into them in place; take random numbers as inputs",
+            cause=(
+                "it keeps state outside of its buffers, or draws random numbers: compiled code"
+                " would do neither"
+            ),
+            hint=(
+                "keep state in buffers (register_buffer) and write into them in place; take random"
+                " numbers as inputs"
+            ),
         )
 
 

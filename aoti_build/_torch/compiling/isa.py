@@ -154,7 +154,7 @@ def _knows_march() -> bool:
 
 _SCRIPT = """\
 #!/bin/sh
-# Written by aoti_build: calls the C++ compiler for {march} instead of the processor that it is told.
+# Written by aoti_build: calls the C++ compiler with -march={march}, whatever it was called with.
 for argument do
     shift
     case $argument in

@@ -19,8 +19,8 @@ from aoti_build.models_file.project import Target
 
 # How many processes compile and how they are started does not reach the code.
 _IRRELEVANT = frozenset({
-    "compile_threads", "quiesce_async_compile_pool", "quiesce_async_compile_time", "worker_start_method",
-    "worker_suppress_logging", "verbose_progress",
+    "compile_threads", "quiesce_async_compile_pool", "quiesce_async_compile_time",
+    "worker_start_method", "worker_suppress_logging", "verbose_progress",
 })  # fmt: skip
 
 
@@ -42,9 +42,11 @@ def inductor_options(
             raise UsageError(
                 f"torch {torch.__version__} has no inductor option {name!r}",
                 where=where["inductor_configs"],
-                hint=f"did you mean {', '.join(near)}?"
-                if near
-                else "torch._inductor.list_options() lists them",
+                hint=(
+                    f"did you mean {', '.join(near)}?"
+                    if near
+                    else "torch._inductor.list_options() lists them"
+                ),
             )
     return options
 

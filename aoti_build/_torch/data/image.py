@@ -83,7 +83,9 @@ class Pictures:
             raise UsageError(
                 f"the preprocessing makes {shape} of a picture",
                 where=self.where,
-                hint="name the weights of an image model, whose transforms() make [3, height, width]",
+                hint=(
+                    "name the weights of an image model, whose transforms() make [3, height, width]"
+                ),
             )
         return made
 
@@ -212,7 +214,8 @@ def _only_input(name: str, signature: Signature) -> Mapping[str, Any]:
         or not getattr(torch, inputs[0]["dtype"]).is_floating_point
     ):
         raise UsageError(
-            f"{name} is a picture, which becomes one floating point tensor [batch, 3, height, width]",
+            f"{name} is a picture, which becomes one floating point tensor [batch, 3, height,"
+            " width]",
             hint=wants(signature) + "; give its tensors in a .npz or .safetensors file",
         )
     return inputs[0]

@@ -32,10 +32,23 @@ Found = Tensor | list[Tensor] | dict[str, Tensor]
 # What numpy, safetensors, torch's loader and Pillow raise for files that are cut short or something
 # else.
 UNREADABLE = (
-    OSError, EOFError, SyntaxError, ValueError, TypeError, LookupError, AttributeError, AssertionError, RuntimeError,
-    MemoryError, ArithmeticError, struct.error, tokenize.TokenError, zipfile.BadZipFile, zlib.error,
+    OSError,
+    EOFError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    AssertionError,
+    RuntimeError,
+    MemoryError,
+    ArithmeticError,
+    struct.error,
+    tokenize.TokenError,
+    zipfile.BadZipFile,
+    zlib.error,
     pickle.UnpicklingError,
-)  # fmt: skip
+)
 
 
 def read(path: Path, signature: Signature) -> list[Tensor]:
@@ -103,7 +116,10 @@ def _conversion(name: str, dtype: str) -> str:
     if not name.endswith((".npy", ".npz")):
         return f"save it as tensor.to(torch.{dtype})"
     if dtype == "bfloat16":
-        return "numpy has no bfloat16: save it as a .safetensors or .pt file with tensor.to(torch.bfloat16)"
+        return (
+            "numpy has no bfloat16: save it as a .safetensors or .pt file with"
+            " tensor.to(torch.bfloat16)"
+        )
     example = f'numpy.save("{name}", array.astype("{dtype}"))'
     if name.endswith(".npz"):
         example = f'numpy.savez("{name}", name=array.astype("{dtype}"))'
@@ -147,7 +163,10 @@ def _read_safetensors(path: Path) -> Found:
 
 
 def _read_torch(path: Path) -> Found:
-    hint = "it must hold a tensor, a list of tensors or a dict of tensors: it is read with weights_only=True"
+    hint = (
+        "it must hold a tensor, a list of tensors or a dict of tensors: it is read with"
+        " weights_only=True"
+    )
     with readable(path.name, hint):
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     if isinstance(loaded, Tensor):
@@ -184,7 +203,10 @@ def _contents(loaded: Any) -> str:
     values = list(loaded.values()) if isinstance(loaded, Mapping) else loaded
     if not isinstance(values, list | tuple):
         return f"{type(loaded).__name__} and no tensor"
-    return f"a {type(loaded).__name__} with {', '.join(sorted({type(value).__name__ for value in values}))}"
+    return (
+        f"a {type(loaded).__name__} with"
+        f" {', '.join(sorted({type(value).__name__ for value in values}))}"
+    )
 
 
 def _spelt(dtype: str, shape: Any) -> str:

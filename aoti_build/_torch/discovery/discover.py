@@ -45,8 +45,9 @@ _OWN = Path(__file__).resolve().parents[2]
 # Where the system's own libraries and settings lie; not /usr/local, /var or /opt, where models are
 # kept as well.
 _SYSTEM = (
-    "/proc", "/sys", "/dev", "/etc", "/run", "/bin", "/sbin", "/lib", "/lib64", "/usr/bin", "/usr/include", "/usr/lib",
-    "/usr/lib64", "/usr/libexec", "/usr/sbin", "/usr/share/locale", "/usr/share/zoneinfo",
+    "/proc", "/sys", "/dev", "/etc", "/run", "/bin", "/sbin", "/lib", "/lib64", "/usr/bin",
+    "/usr/include", "/usr/lib", "/usr/lib64", "/usr/libexec", "/usr/sbin", "/usr/share/locale",
+    "/usr/share/zoneinfo",
 )  # fmt: skip
 # Data may lie here all the same (it is looked at, never written).
 _DATA = ("/dev/shm/", "/run/media/", "/run/user/")  # noqa: S108
@@ -56,8 +57,8 @@ _lstat = os.lstat
 _TICK_NS = 20_000_000
 # Directories of the project's tools: to walk over them is not to depend on them.
 _TOOLS = frozenset({
-    ".git", ".hg", ".hypothesis", ".idea", ".ipynb_checkpoints", ".mypy_cache", ".nox", ".pytest_cache", ".ruff_cache",
-    ".svn", ".tox", ".venv", ".vscode", "__pycache__",
+    ".git", ".hg", ".hypothesis", ".idea", ".ipynb_checkpoints", ".mypy_cache", ".nox",
+    ".pytest_cache", ".ruff_cache", ".svn", ".tox", ".venv", ".vscode", "__pycache__",
 })  # fmt: skip
 
 
@@ -416,7 +417,9 @@ def _site_directories() -> set[str]:
 
 
 def _stdlib_directories() -> set[str]:
-    archive = f"python{sys.version_info.major}{sys.version_info.minor}.zip"  # on sys.path, whether it is there or not
+    archive = (  # on sys.path, whether it is there or not
+        f"python{sys.version_info.major}{sys.version_info.minor}.zip"
+    )
     libraries = {
         os.path.join(prefix, sys.platlibdir, archive) for prefix in (sys.base_prefix, sys.prefix)
     }

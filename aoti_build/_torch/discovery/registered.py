@@ -85,7 +85,8 @@ class Registrations:
             )
             if name not in self.known and self.operators.get(name) == [None]:
                 raise BuildError(
-                    f"the operator {name} is registered by a function that the model's source calls",
+                    f"the operator {name} is registered by a function that the model's source"
+                    " calls",
                     where=where,
                     cause="whoever loads the artifact imports modules and calls no such function",
                     hint="register it at the top level of a module",

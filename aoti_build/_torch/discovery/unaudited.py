@@ -33,8 +33,8 @@ class _Listener:
         self._watch = watch
 
     def find_spec(
-        self, name: str, path: Sequence[str] | None, target: object = None
-    ) -> ModuleSpec | None:  # noqa: ARG002
+        self, name: str, path: Sequence[str] | None, _target: object = None
+    ) -> ModuleSpec | None:
         self._watch.note_import(name, list(sys.path if path is None else path))
         return None
 

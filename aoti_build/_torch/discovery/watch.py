@@ -28,10 +28,16 @@ _STDLIB = os.path.dirname(os.__file__) + os.sep
 _MACHINERY = {__file__, os.path.join(os.path.dirname(__file__), "unaudited.py")}
 # Through which code of anybody's asks for a variable; other modules of the standard library ask for
 # themselves.
-_ENVIRONMENT: frozenset[str | None] = frozenset({
-    os.__file__, sys.modules["_collections_abc"].__file__, os.path.expandvars.__code__.co_filename, threading.__file__,
-    os.path.join(_STDLIB, "concurrent", "futures", "thread.py"), os.path.join(_STDLIB, "multiprocessing", "pool.py"),
-})  # fmt: skip
+_ENVIRONMENT: frozenset[str | None] = frozenset(
+    {
+        os.__file__,
+        sys.modules["_collections_abc"].__file__,
+        os.path.expandvars.__code__.co_filename,
+        threading.__file__,
+        os.path.join(_STDLIB, "concurrent", "futures", "thread.py"),
+        os.path.join(_STDLIB, "multiprocessing", "pool.py"),
+    }
+)
 _SUFFIXES = (
     *EXTENSION_SUFFIXES,
     *SOURCE_SUFFIXES,

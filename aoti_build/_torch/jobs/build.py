@@ -390,10 +390,16 @@ def _unwritten(program: ExportedProgram) -> Iterator[None]:
     before = {name: value._version for name, value in watched.items()}
     yield
     if written := [name for name, value in watched.items() if value._version != before[name]]:
-        hint = "what changes from call to call must be a buffer (register_buffer); parameters must stay as they are"
+        hint = (
+            "what changes from call to call must be a buffer (register_buffer); parameters must"
+            " stay as they are"
+        )
         if any(name.rpartition(".")[2].startswith("lifted_tensor_") for name in written):
             # torch's name for a tensor that is reached by another way than as the module's buffer.
-            hint += "; if it is one already, and is used by another reference (Hugging Face's static cache), set "
+            hint += (
+                "; if it is one already, and is used by another reference (Hugging Face's static"
+                " cache), set "
+            )
             hint += "`strict: true` for this model"
         raise BuildError(
             f"the model writes into {', '.join(written[:3])} when it is called", hint=hint

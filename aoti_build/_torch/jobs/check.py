@@ -220,8 +220,8 @@ def _missing(case: Case, names: Sequence[str], tolerance: Mapping[str, Any]) -> 
     if not absent:
         return ""
     return (
-        f"the golden file had no room for its {' and '.join(absent)}; --fresh makes them from the source, "
-        "and a larger `golden: {limit: ...}` keeps them"
+        f"the golden file had no room for its {' and '.join(absent)}; --fresh makes them from the"
+        " source, and a larger `golden: {limit: ...}` keeps them"
     )
 
 

@@ -87,7 +87,10 @@ def deep(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
             with events.phase("deep: weights"):
                 wrong = _wrong_weights(Path(job["model"]), program, job["alignment"])
             if wrong:
-                said = f"the weights {', '.join(entry['name'] for entry in wrong[:3])} are not the model's"
+                said = (
+                    f"the weights {', '.join(entry['name'] for entry in wrong[:3])} are not the"
+                    " model's"
+                )
                 return _found("weights", said, None, wrong[:20])
         with events.phase("deep: export"):
             parts = prepared.module, program, prepared.example
@@ -101,7 +104,10 @@ def deep(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
                 left = _bisect(program, prepared.example, told)
             if left is not None:
                 return _found("compile", _sentence(left, "compiled code"), left)
-    said = "what the source makes now agrees at every module: the artifact is of another source, graph or compiler"
+    said = (
+        "what the source makes now agrees at every module: the artifact is of another source, graph"
+        " or compiler"
+    )
     return _found("none", said, None)
 
 

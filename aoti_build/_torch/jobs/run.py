@@ -194,7 +194,8 @@ class Bench:
         example = self.eager.example
         if len(example.tensors()) != len(calls[0]):
             raise BuildError(
-                f"models.yaml has {len(example.tensors())} input tensors now, the artifact takes {len(calls[0])}",
+                f"models.yaml has {len(example.tensors())} input tensors now, the artifact takes"
+                f" {len(calls[0])}",
                 hint=f"build it again: invoke build --target {self.target.name}",
             )
         given = [example.with_tensors(inputs).to(self.target.device) for inputs in calls]

@@ -29,8 +29,10 @@ def import_for(job: Mapping[str, Any]) -> None:
         raise BuildError(
             error.message,
             cause=error.cause,
-            hint="what registers it must do so when its module is imported, and not when a function of it is called; "
-            "`imports: [module]` names one that is not found by itself",
+            hint=(
+                "what registers it must do so when its module is imported, and not when a function"
+                " of it is called; `imports: [module]` names one that is not found by itself"
+            ),
         ) from error
 
 

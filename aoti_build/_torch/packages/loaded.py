@@ -111,7 +111,10 @@ class LoadedPackage:
             raise BuildError(
                 "torch cannot load the package",
                 cause=str(error),
-                hint="the log has more; `invoke doctor` says whether compiler, driver or disk are to blame",
+                hint=(
+                    "the log has more; `invoke doctor` says whether compiler, driver or disk are to"
+                    " blame"
+                ),
             ) from error
 
 

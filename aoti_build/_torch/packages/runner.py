@@ -126,7 +126,10 @@ class RunnerPackage:
             raise BuildError(
                 "torch's C++ loader cannot load the package",
                 cause=printed,
-                hint="the log has more; `invoke doctor` says whether compiler, driver or disk are to blame",
+                hint=(
+                    "the log has more; `invoke doctor` says whether compiler, driver or disk are to"
+                    " blame"
+                ),
             )
         if done.returncode != 0:
             tail = "\n".join(printed.splitlines()[-12:])

@@ -212,7 +212,8 @@ def _refusal(
     if step:
         hint = f"give {dims[0].name} `multiple_of: {step}`"
     return BuildError(
-        f"the model cannot be called with {len(excluded)} of the declared sizes of {names}, such as {_words(excluded)}",
+        f"the model cannot be called with {len(excluded)} of the declared sizes of {names}, such as"
+        f" {_words(excluded)}",
         where=where[f"dims.{dims[0].name}"],
         cause=f"the exported program asserts {condition}",
         hint=hint,

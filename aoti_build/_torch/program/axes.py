@@ -92,7 +92,10 @@ def held_to(make: Make, axes: list[Axes], example: Call, where: str, name: Name)
                 raise UsageError(
                     f"the sizes of {name(index)} are no affine expressions of the dims",
                     where=where,
-                    cause=f"they are {list(shape)} where {told}, after calls with other sizes promised {list(wanted)}",
+                    cause=(
+                        f"they are {list(shape)} where {told}, after calls with other sizes"
+                        f" promised {list(wanted)}"
+                    ),
                     hint=f"a size is {FORM}",
                 )
         return call
@@ -182,7 +185,8 @@ class _Finder:
                             else f"{wanted} elsewhere"
                         )
                         raise UsageError(
-                            f"axis {axis} of {self.name(index)} is no affine expression of the dims",
+                            f"axis {axis} of {self.name(index)} is no affine expression of the"
+                            " dims",
                             where=self.where,
                             cause=f"it is {made} where {told}, and {what}",
                             hint=f"a size is {FORM}; give this axis a dim of its own",
@@ -199,7 +203,10 @@ class _Finder:
         if divisor:
             step = math.lcm(dim.multiple_of, divisor)
             quotient = f"{dim.name}//{divisor}"
-            hint = f"if it is {quotient}, set multiple_of: {step} on the dim {dim.name}, so that this is exact"
+            hint = (
+                f"if it is {quotient}, set multiple_of: {step} on the dim {dim.name}, so that this"
+                " is exact"
+            )
         return UsageError(
             f"axis {axis} of {self.name(index)} is no affine expression of the dim {dim.name}",
             where=self.where,

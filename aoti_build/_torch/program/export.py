@@ -221,13 +221,17 @@ def check_ranges(
                 raise BuildError(
                     f"the {what} became the constant {size} in the export",
                     where=_place(declared, where),
-                    hint="something in the model fixes this size: write it as a number, or choose another example",
+                    hint=(
+                        "something in the model fixes this size: write it as a number, or choose"
+                        " another example"
+                    ),
                 )
             least, most = declared.bounds(ends)
             low, high = _range(program, size, from_two)
             if (low, high) != (least, most):
                 raise BuildError(
-                    f"the {what} is declared {least}..{most}, but the exported model allows {low}..{high}",
+                    f"the {what} is declared {least}..{most}, but the exported model allows"
+                    f" {low}..{high}",
                     where=_place(declared, where),
                     hint="declare the range that the model allows",
                 )
@@ -239,7 +243,10 @@ def check_ranges(
                 raise BuildError(
                     f"the {_called(declared)} became {spelt(exported)} in the export",
                     where=_place(declared, where),
-                    hint="something in the model ties these sizes: declare them as the model relates them",
+                    hint=(
+                        "something in the model ties these sizes: declare them as the model relates"
+                        " them"
+                    ),
                 )
 
 

@@ -159,8 +159,12 @@ def tensor_digest(value: Any) -> str:
         )
     if value.layout != torch.strided:
         raise BuildError(
-            f"a weight or constant of the model is a {str(value.layout).removeprefix('torch.')} tensor",
-            hint="AOTInductor compiles dense tensors: convert it with .to_dense() in the model's factory",
+            f"a weight or constant of the model is a {str(value.layout).removeprefix('torch.')}"
+            " tensor",
+            hint=(
+                "AOTInductor compiles dense tensors: convert it with .to_dense() in the model's"
+                " factory"
+            ),
         )
     raw = value.detach().cpu().resolve_conj().resolve_neg().contiguous().reshape(-1)
     content = raw.view(torch.uint8).numpy().data if value.numel() else b""

@@ -41,5 +41,7 @@ def with_method(model: torch.nn.Module, name: str, where: str) -> torch.nn.Modul
     raise UsageError(
         f"the method {name!r} {what} in {type(model).__name__}",
         where=where,
-        hint=f"its own methods: {', '.join(methods) or 'none'}{did_you_mean(nearest(name, methods))}",
+        hint=(
+            f"its own methods: {', '.join(methods) or 'none'}{did_you_mean(nearest(name, methods))}"
+        ),
     )

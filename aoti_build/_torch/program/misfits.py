@@ -75,7 +75,10 @@ class Misfits:
                 else f"{len(fitting)} of {len(surplus)}"
             )
             whole = (weights.prefix or "") + prefix
-            yield f"{many} names that do not fit begin with {prefix!r}: write `prefix: {json.dumps(whole)}`"
+            yield (
+                f"{many} names that do not fit begin with {prefix!r}: write `prefix:"
+                f" {json.dumps(whole)}`"
+            )
             return
         rename: dict[str, str] = {}
         while len(rename) < _RULES and (rule := self._rule(missing, surplus)):
@@ -88,12 +91,18 @@ class Misfits:
             yield f"write `rename: {json.dumps(rename)}`{after}"
         if self.misshapen:
             patterns = json.dumps(_patterns(list(self.misshapen)))
-            yield f"check kwargs (such as num_classes) and the file; `ignore: {patterns}` keeps what the callable makes"
+            yield (
+                f"check kwargs (such as num_classes) and the file; `ignore: {patterns}` keeps what"
+                " the callable makes"
+            )
         if surplus and not missing:
             yield f"to pass over what the file has more: `ignore: {json.dumps(_patterns(surplus))}`"
         if missing and not rename:
             yield "what is missing: is it the right file, and do kwargs make the right model?"
-            yield f"`ignore: {json.dumps(_patterns(sorted(missing)))}` would keep what the callable makes"
+            yield (
+                f"`ignore: {json.dumps(_patterns(sorted(missing)))}` would keep what the callable"
+                " makes"
+            )
 
     def _prefix(self) -> str | None:
         """What stands in front of the names of a whole model, or of most of one."""

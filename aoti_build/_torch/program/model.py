@@ -86,8 +86,11 @@ def make_module(
                 "the pretrained weights could not be downloaded",
                 where=where,
                 cause=download,
-                hint="give a file (`weights: path.safetensors`), or random weights from the seed (`weights: null` in "
-                "kwargs), or put the download into torch.hub's cache directory",
+                hint=(
+                    "give a file (`weights: path.safetensors`), or random weights from the seed"
+                    " (`weights: null` in kwargs), or put the download into torch.hub's cache"
+                    " directory"
+                ),
             ) from error
         raise UsageError("the factory raised", where=where, cause=_last_line(error)) from error
     if not isinstance(module, torch.nn.Module):
@@ -105,7 +108,8 @@ def cast(module: torch.nn.Module, dtype: str | None, where: str) -> torch.nn.Mod
         return module
     if weights := subclassed(module):
         raise UsageError(
-            f"`dtype` cannot cast {weights[0]}, which is a {type(_at(module, weights[0])).__name__}",
+            f"`dtype` cannot cast {weights[0]}, which is a"
+            f" {type(_at(module, weights[0])).__name__}",
             where=where,
             hint="cast the model in its factory, before it is quantised, and remove `dtype`",
         )

@@ -41,10 +41,10 @@ _INTEGERS = (torch.int8, torch.uint8)
 # Operators that hand on values of their operands as they are.
 _MOVES = frozenset(
     {
-        "alias", "cat", "clone", "constant_pad_nd", "contiguous", "detach", "embedding", "expand", "flatten", "flip",
-        "gather", "getitem", "index", "index_select", "narrow", "permute", "repeat", "reshape", "roll", "select",
-        "slice", "split", "split_with_sizes", "squeeze", "stack", "t", "to", "_to_copy", "transpose", "unbind",
-        "unsqueeze", "view", "where",
+        "alias", "cat", "clone", "constant_pad_nd", "contiguous", "detach", "embedding", "expand",
+        "flatten", "flip", "gather", "getitem", "index", "index_select", "narrow", "permute",
+        "repeat", "reshape", "roll", "select", "slice", "split", "split_with_sizes", "squeeze",
+        "stack", "t", "to", "_to_copy", "transpose", "unbind", "unsqueeze", "view", "where",
     }
 )  # fmt: skip
 

@@ -102,8 +102,10 @@ def refuse_scripted(module: torch.nn.Module, where: str) -> None:
                 f"{what} a ScriptModule, which torch.export does not take",
                 where=where,
                 cause="it was made by torch.jit.script, torch.jit.trace or torch.jit.load",
-                hint="return the nn.Module that it was made from; the state_dict of the ScriptModule fits it, and can "
-                "be saved for `weights`",
+                hint=(
+                    "return the nn.Module that it was made from; the state_dict of the ScriptModule"
+                    " fits it, and can be saved for `weights`"
+                ),
             )
 
 
@@ -128,19 +130,29 @@ def _unknown_output(said: Said) -> tuple[str, str]:
     if "cache" in short.lower():
         return (
             cause,
-            "let the model return no cache (`use_cache: false` in its config), or the cache's tensors",
+            (
+                "let the model return no cache (`use_cache: false` in its config), or the cache's"
+                " tensors"
+            ),
         )
-    return cause, (
-        f"set `outputs: dict`, which takes dataclasses and named tuples apart; or register the type beside the model "
-        f"(torch.export.register_dataclass({short})); or return a tuple or dict of tensors"
+    return (
+        cause,
+        (
+            "set `outputs: dict`, which takes dataclasses and named tuples apart; or register the"
+            f" type beside the model (torch.export.register_dataclass({short})); or return a tuple"
+            " or dict of tensors"
+        ),
     )
 
 
 def _unknown_input(said: Said) -> tuple[str, str]:
     kind = said.match["type"]
-    return f"the inputs hold a {kind}, which torch.export does not take", (
-        "pass its tensors, and let forward make the object of them; or register the type beside the model "
-        "(torch.export.register_dataclass)"
+    return (
+        f"the inputs hold a {kind}, which torch.export does not take",
+        (
+            "pass its tensors, and let forward make the object of them; or register the type beside"
+            " the model (torch.export.register_dataclass)"
+        ),
     )
 
 
@@ -148,8 +160,9 @@ def _depends_on_data(said: Said) -> tuple[str, str]:
     place = place_of(said.error)
     cause = f"the model decides by the values of a tensor ({said.match['expression']})"
     hint = (
-        "a branch can be torch.where or torch.cond; steps whose number of results depends on the data (nms, nonzero, "
-        "a mask as index) are left to the caller: let the model return what comes before them"
+        "a branch can be torch.where or torch.cond; steps whose number of results depends on the"
+        " data (nms, nonzero, a mask as index) are left to the caller: let the model return what"
+        " comes before them"
     )
     if said.match["what"] != "guard on":
         hint = "give that size as a number, or take it from the shape of an input"
@@ -161,9 +174,13 @@ def _fixed_dim(said: Said) -> tuple[str, str]:
     places = said.compared.places(
         lambda guard: re.fullmatch(rf"Eq\(.*\b{size}\)", guard) is not None
     )
-    return f"the model fixes the dim {name} to {size}" + _listed(places), (
-        f"if {size} is a constant of the model (a table of that length, a loop over the size, a comparison with it), "
-        f"write {size} in the shape; else take the size from the input (x.shape[0])"
+    return (
+        f"the model fixes the dim {name} to {size}" + _listed(places),
+        (
+            f"if {size} is a constant of the model (a table of that length, a loop over the size, a"
+            f" comparison with it), write {size} in the shape; else take the size from the input"
+            " (x.shape[0])"
+        ),
     )
 
 
@@ -178,7 +195,10 @@ def _suggested(said: Said) -> tuple[str, str]:
     if any("= Dim(" in fix for fix in fixes):
         return (
             cause,
-            "declare the range that torch suggests in the dims of models.yaml, or change what the model asks",
+            (
+                "declare the range that torch suggests in the dims of models.yaml, or change what"
+                " the model asks"
+            ),
         )
     return (
         cause,
@@ -188,10 +208,12 @@ def _suggested(said: Said) -> tuple[str, str]:
 
 def _no_fake(said: Said) -> tuple[str, str]:
     operator = next(filter(None, said.match.groups()))
-    return _with_place(
-        f"the operator {operator} does not say which shape its result has", said.error
-    ), (
-        "if it is your own, register that with torch.library.register_fake; else do this step before or after the call"
+    return (
+        _with_place(f"the operator {operator} does not say which shape its result has", said.error),
+        (
+            "if it is your own, register that with torch.library.register_fake; else do this step"
+            " before or after the call"
+        ),
     )
 
 
@@ -210,13 +232,19 @@ _KNOWN: tuple[tuple[str, Explain], ...] = (
     (r"unhashable type: '(?P<type>(?!list|dict|set)\w+)'", _unknown_output),
     (r"Unsupported input type <class '(?P<type>[^']+)'>", _unknown_input),
     (
-        r"Could not (?P<what>guard on|extract \w+ \w+ from) data-dependent expression (?P<expression>.+?) \(unhinted",
+        (
+            r"Could not (?P<what>guard on|extract \w+ \w+ from) data-dependent expression"
+            r" (?P<expression>.+?) \(unhinted"
+        ),
         _depends_on_data,
     ),
     (r"Suggested fixes:\s+(?P<name>\w+) = (?P<size>\d+)\s*(?:\n\s*\n|\Z)", _fixed_dim),
     (r"Suggested fix", _suggested),
     (
-        r"There was no fake impl registered for (?:<CustomOpDef\()?([\w:.]+)|\A([a-z_]\w*\.\w+\.\w+)\s*(?:\n|\Z)",
+        (
+            r"There was no fake impl registered for"
+            r" (?:<CustomOpDef\()?([\w:.]+)|\A([a-z_]\w*\.\w+\.\w+)\s*(?:\n|\Z)"
+        ),
         _no_fake,
     ),
     (r"\.numpy\(\) is not supported for tensor subclasses", _leaves_torch),

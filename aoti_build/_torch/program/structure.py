@@ -141,7 +141,10 @@ def check_can_be_stored(spec: Any, what: str, where: str) -> None:
             f"the structure of the {what} cannot be stored in a package",
             where=where,
             cause=f"{names}: {str(error).splitlines()[0]}",
-            hint="register the type with a serialized_type_name (torch.export.register_dataclass does it by itself)"
+            hint=(
+                "register the type with a serialized_type_name (torch.export.register_dataclass"
+                " does it by itself)"
+            )
             + (", or set `outputs: dict` for the model" if what == "outputs" else ""),
         ) from error
 

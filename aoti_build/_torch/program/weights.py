@@ -325,12 +325,18 @@ def _why_unreadable(error: Exception) -> tuple[str, str]:
         cause = f"it holds an object of {refused[1]}, and reading such an object can run code"
         return (
             cause,
-            "where you trust the file, save its state dict alone: torch.save(model.state_dict(), path)",
+            (
+                "where you trust the file, save its state dict alone:"
+                " torch.save(model.state_dict(), path)"
+            ),
         )
     last = next(iter(text.strip().splitlines()), "")
     return (
         f"{type(error).__name__}: {last}",
-        "is the file complete? .pt files must hold plain tensors: they are read with weights_only=True",
+        (
+            "is the file complete? .pt files must hold plain tensors: they are read with"
+            " weights_only=True"
+        ),
     )
 
 

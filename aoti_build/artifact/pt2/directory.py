@@ -118,7 +118,8 @@ def _find(read: Exactly, file_size: int) -> tuple[int, int, int]:
     *numbers, comment = struct.unpack_from("<4H2LH", tail, found + 4)
     if found + _END_SIZE + comment != len(tail):
         raise BadZip(
-            "the archive does not end with its end record: it is truncated, or something was appended"
+            "the archive does not end with its end record: it is truncated, or something was"
+            " appended"
         )
     end = file_size - tail_size + found
     if found >= _LOCATOR_SIZE and tail[found - _LOCATOR_SIZE :][:4] == _LOCATOR:
@@ -128,7 +129,8 @@ def _find(read: Exactly, file_size: int) -> tuple[int, int, int]:
         raise BadZip("a part of an archive that was split over several files")
     if start + size != end:
         raise BadZip(
-            "the archive's directory is not where its end record says: it is truncated, or has a foreign head"
+            "the archive's directory is not where its end record says: it is truncated, or has a"
+            " foreign head"
         )
     if count > _MOST_MEMBERS or size > _LARGEST_DIRECTORY:
         raise BadZip(f"a directory of {count} members in {size} bytes is not that of a package")

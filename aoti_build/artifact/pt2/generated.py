@@ -164,9 +164,9 @@ def _constants(text: str) -> Iterator[Constant]:
             name=row.get("original_fqn", "").strip('"') or row.get("name", "").strip('"'),
             dtype=dtype[1] if dtype else row.get("dtype", ""),
             shape=tuple(int(size) for size in re.findall(r"\d{1,18}", row.get("shape", ""))),
-            size=int(row["data_size"])
-            if re.fullmatch(r"\d{1,18}", row.get("data_size", ""))
-            else 0,
+            size=(
+                int(row["data_size"]) if re.fullmatch(r"\d{1,18}", row.get("data_size", "")) else 0
+            ),
             folded=row.get("from_folded") == "true",
         )
 

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 
 UNKNOWN = "unknown"
 _LINE = re.compile(
-    r"\s*([0-9a-f]+):\t((?:[0-9a-f]{2} )+)\s*\t(?:\{\w+\} |(?:lock|repz?|repnz|notrack|bnd|data16) )*(\S+)"
+    r"\s*([0-9a-f]+):\t((?:[0-9a-f]{2} )+)\s*\t(?:\{\w+\} |(?:lock|repz?|repnz|notrack|bnd|data16)"
+    r" )*(\S+)"
 )
 _SYMBOL = re.compile(r"[0-9a-f]+ <(.+)>:$")
 _PREFIXES = frozenset({"26", "2e", "36", "3e", "64", "65", "66", "67", "f0", "f2", "f3"})

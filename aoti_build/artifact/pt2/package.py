@@ -118,7 +118,10 @@ class Archive:
                 raise ArtifactError(
                     f"built for {model.machine}, this host is {here}",
                     where=str(self.path),
-                    hint=f"load it on a host with a {model.machine} processor, or build it on one like this",
+                    hint=(
+                        f"load it on a host with a {model.machine} processor, or build it on one"
+                        " like this"
+                    ),
                 )
 
     def _root(self) -> str:
@@ -150,9 +153,13 @@ class Archive:
         version = self.read(self.root + VERSION_FILE, limit=64).strip()
         if version != str(VERSION).encode():
             raise ArtifactError(
-                f"a package of format version {version.decode('ascii', 'replace')}; this release reads {VERSION}",
+                f"a package of format version {version.decode('ascii', 'replace')}; this release"
+                f" reads {VERSION}",
                 where=str(self.path),
-                hint="use a newer release of aoti_build, or build the package with the torch that will load it",
+                hint=(
+                    "use a newer release of aoti_build, or build the package with the torch that"
+                    " will load it"
+                ),
             )
         return VERSION
 
@@ -166,7 +173,10 @@ class Archive:
             raise ArtifactError(
                 "a package with an exported program and no compiled code",
                 where=str(self.path),
-                hint="torch.export.save wrote it; torch.export.load reads it, and AOTInductor can compile it",
+                hint=(
+                    "torch.export.save wrote it; torch.export.load reads it, and AOTInductor can"
+                    " compile it"
+                ),
             )
         raise self._container.refusal(
             f"the archive has no {MODELS_FOLDER}<model>/, so no compiled model"

@@ -34,8 +34,8 @@ from aoti_build.host.checks.programs import failure_of, gist
 STATIC = "static-libstdc++"
 _MOST_TRIED = 8
 _INSTALL = (
-    "install g++ (Debian, Ubuntu: apt install g++; Fedora: dnf install gcc-c++), or let CXX name another compiler; "
-    "none of those found here will do"
+    "install g++ (Debian, Ubuntu: apt install g++; Fedora: dnf install gcc-c++), or let CXX name"
+    " another compiler; none of those found here will do"
 )
 
 # Names from libstdc++.so, so that a library which does not ask for it has them inside.
@@ -102,7 +102,8 @@ def check_openssl() -> Finding:
     return Finding(
         "openssl",
         FAIL,
-        "inductor calls the program openssl to name its precompiled headers, and there is none on the PATH",
+        "inductor calls the program openssl to name its precompiled headers, and there is none on"
+        " the PATH",
         fix="install openssl, or set aot_inductor.precompile_headers: false in the preset",
     )
 
@@ -175,7 +176,10 @@ def _without_libstdcxx(command: str, library: Path, needed: tuple[str, ...]) -> 
     if "undefined symbol" in (_load_error(library) or ""):
         said = f"{command} does not link libstdc++; that is what a C compiler does"
         return Fault("c-compiler", said, asks, fix, stops=False, outcome=WARN)
-    said = f"{command} links libstdc++ statically: packages made with it crash, or fail, when they are loaded"
+    said = (
+        f"{command} links libstdc++ statically: packages made with it crash, or fail, when they are"
+        " loaded"
+    )
     return Fault(STATIC, said, asks)
 
 
@@ -187,7 +191,10 @@ def _load(library: Path) -> Fault | None:
         return None
     printed = refused.rpartition("\n")[2]
     if "failed to map segment" in printed or "Operation not permitted" in printed:
-        said = f"a library in {library.parent.parent} cannot be loaded: it lies on a file system mounted noexec"
+        said = (
+            f"a library in {library.parent.parent} cannot be loaded: it lies on a file system"
+            " mounted noexec"
+        )
         return Fault(
             "noexec",
             said,
@@ -197,7 +204,10 @@ def _load(library: Path) -> Fault | None:
         )
     said = "a library made by the compiler cannot be loaded by this Python"
     if found := re.search(r"version `(\S+)' not found", printed):
-        said = f"the compiler is newer than the libstdc++ that this Python finds, which has no {found[1]}"
+        said = (
+            "the compiler is newer than the libstdc++ that this Python finds, which has no"
+            f" {found[1]}"
+        )
     return Fault("load", said, printed, stops=False)
 
 
@@ -212,7 +222,10 @@ def _precompile(words: list[str], common: list[str], scratch: Path) -> Fault | N
     printed = failure_of([*words, "-x", "c++-header", str(header), *common, "-o", f"{header}.gch"])
     if printed is None:
         return None
-    said = f"{' '.join(words)} cannot precompile a header; a wrapper that adds linker options to every call does this"
+    said = (
+        f"{' '.join(words)} cannot precompile a header; a wrapper that adds linker options to every"
+        " call does this"
+    )
     return Fault("precompile", said, gist(printed), stops=False)
 
 
@@ -220,16 +233,34 @@ def _explained(command: str, printed: str) -> Fault:
     """A compile or link that failed, by what the compiler said of it."""
     no_standard = f"the compiler does not know {cpp_standard()}, which this torch's headers need"
     known = (
-        (r"omp\.h", "OpenMP's header omp.h is missing", "install it (libgomp comes with gcc; for clang: libomp-dev)"),
-        (r"l?gomp\b|libgomp", "OpenMP's library libgomp is missing", "install libgomp (gcc brings it)"),
+        (
+            r"omp\.h",
+            "OpenMP's header omp.h is missing",
+            "install it (libgomp comes with gcc; for clang: libomp-dev)",
+        ),
+        (
+            r"l?gomp\b|libgomp",
+            "OpenMP's library libgomp is missing",
+            "install libgomp (gcc brings it)",
+        ),
         (r"fopenmp", "the compiler does not know OpenMP (-fopenmp)", None),
         (r"-std=|std=c\+\+", no_standard, None),
-        (r"torch/csrc/\S+: No such file|torch/csrc/\S+' file not found", "torch's headers are missing",
-         "install torch again: its wheel brings them"),
-        (r"(filesystem|iostream|string)(: No such file|' file not found)", "the standard library's headers are missing",
-         "install them (Debian, Ubuntu: apt install g++)"),
-        (r"No space left", "there is no space in the temporary directory", "make space, or set TMPDIR"),
-    )  # fmt: skip
+        (
+            r"torch/csrc/\S+: No such file|torch/csrc/\S+' file not found",
+            "torch's headers are missing",
+            "install torch again: its wheel brings them",
+        ),
+        (
+            r"(filesystem|iostream|string)(: No such file|' file not found)",
+            "the standard library's headers are missing",
+            "install them (Debian, Ubuntu: apt install g++)",
+        ),
+        (
+            r"No space left",
+            "there is no space in the temporary directory",
+            "make space, or set TMPDIR",
+        ),
+    )
     first = gist(printed)
     for pattern, said, fix in known:
         if re.search(pattern, first):

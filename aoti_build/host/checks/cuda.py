@@ -224,14 +224,20 @@ def check_headers() -> Finding:
     """CUDA's headers and libcuda, as the wrapper of a package is compiled and linked with them."""
     home = cuda_home()
     if home is None:
-        said = "torch finds no CUDA toolkit: CUDA_HOME is not set, nvcc not on the PATH, and no /usr/local/cuda"
+        said = (
+            "torch finds no CUDA toolkit: CUDA_HOME is not set, nvcc not on the PATH, and no"
+            " /usr/local/cuda"
+        )
         return _finding("CUDA headers", FAIL, said, fix=_other_home(None), stops=True)
     printed = _uses(home)
     if printed is None:
         return _finding("CUDA headers", OK, f"{home}/include, libcuda")
     if "lcuda" in printed:
         said = "the linker finds no libcuda.so"
-        fix = "CUDA_HOME=... with lib64/stubs, or LIBRARY_PATH=... of a directory where libcuda.so links to libcuda.so.1"
+        fix = (
+            "CUDA_HOME=... with lib64/stubs, or LIBRARY_PATH=... of a directory where libcuda.so"
+            " links to libcuda.so.1"
+        )
         if "CUDA_HOME" not in os.environ and (home / "lib64" / "stubs").is_dir():
             fix = f"CUDA_HOME={home}"  # torch adds its stubs only if the variable names it
         return _finding("CUDA headers", FAIL, said, cause=gist(printed), fix=fix, stops=True)
@@ -256,7 +262,10 @@ def _uses(home: Path) -> str | None:
     places = (library, *stubs, sysconfig.get_config_var("LIBDIR"), _torch_libraries())
     libraries = [f"-L{path}" for path in places if path]
     flags = [f"-std={cpp_standard()}", "-fPIC", "-shared", "-DUSE_CUDA", *includes]
-    text = '#include <cuda.h>\n#include <cuda_runtime_api.h>\nextern "C" int aoti_build_probe() { return 0; }\n'
+    text = (
+        '#include <cuda.h>\n#include <cuda_runtime_api.h>\nextern "C" int aoti_build_probe() {'
+        " return 0; }\n"
+    )
     return _compile_failure([*words, *flags], "probe.cpp", text, *libraries, "-lcuda")
 
 

@@ -87,7 +87,10 @@ def check_cache(directory: Path) -> Finding:
         said = f"{directory} cannot be written to"
         return Finding(name, FAIL, said, cause=str(refusal), fix=fix, stops=True)
     if directories.is_noexec(directory):
-        said = f"{directory} is mounted noexec: inductor's probe cannot be loaded, so code comes out without vectors"
+        said = (
+            f"{directory} is mounted noexec: inductor's probe cannot be loaded, so code comes out"
+            " without vectors"
+        )
         return Finding(
             name, WARN, said, fix="let AOTI_BUILD_CACHE name a directory that allows execution"
         )
@@ -174,12 +177,18 @@ def check_locks(directories: list[Path]) -> Finding:
                 kept = _is_seen(file.name)
         except OSError as error:
             if error.errno in _NO_LOCKS:
-                fix = "mount it with locks (NFS: without nolock, with a running lock service), or use another directory"
+                fix = (
+                    "mount it with locks (NFS: without nolock, with a running lock service), or use"
+                    " another directory"
+                )
                 said = f"the file system of {directory} has no locks"
                 return Finding(name, FAIL, said, cause=str(error), fix=fix, stops=True)
             return Finding(name, WARN, f"no lock could be tried in {directory}", cause=str(error))
         if not kept:
-            said = f"a lock in {directory} does not keep another process out: two builds may do the same work"
+            said = (
+                f"a lock in {directory} does not keep another process out: two builds may do the"
+                " same work"
+            )
             return Finding(
                 name, WARN, said, fix="mount it with locks; do not build twice at once until then"
             )
@@ -188,9 +197,15 @@ def check_locks(directories: list[Path]) -> Finding:
 
 def check_memory() -> Finding:
     available = resources.available_memory()
-    said = f"{available / _GIB:.1f} GiB available; a job is given {resources.JOB_MEMORY / _GIB:.0f} GiB"
+    said = (
+        f"{available / _GIB:.1f} GiB available; a job is given"
+        f" {resources.JOB_MEMORY / _GIB:.0f} GiB"
+    )
     if available < _LEAST_MEMORY:
-        fix = "a compile of the smallest model takes about 0.8 GiB: free some, or raise the container's limit"
+        fix = (
+            "a compile of the smallest model takes about 0.8 GiB: free some, or raise the"
+            " container's limit"
+        )
         return Finding("memory", FAIL, said, fix=fix)
     if available < resources.JOB_MEMORY:
         return Finding("memory", WARN, said, fix="build with --jobs 1")

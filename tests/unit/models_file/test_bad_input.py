@@ -132,14 +132,20 @@ BAD: list[tuple[str, str, list[str]]] = [
         "device unknown",
         model(devices="[cpu, gpu]"),
         [
-            "6:18: 'devices'[1] is the text 'gpu'; it must be one of cpu, cuda (did you mean 'cuda'?)"
+            (
+                "6:18: 'devices'[1] is the text 'gpu'; it must be one of cpu, cuda (did you mean"
+                " 'cuda'?)"
+            )
         ],
     ),
     (
         "device with index",
         model(devices="['cuda:0']"),
         [
-            "6:13: 'devices'[0] is the text 'cuda:0'; it must be one of cpu, cuda (did you mean 'cuda'?)"
+            (
+                "6:13: 'devices'[0] is the text 'cuda:0'; it must be one of cpu, cuda (did you mean"
+                " 'cuda'?)"
+            )
         ],
     ),
     ("device twice", model(devices="[cpu, cpu]"), ["6:18: 'cpu' is listed already"]),
@@ -173,7 +179,10 @@ BAD: list[tuple[str, str, list[str]]] = [
         "isa in a list",
         model(cpu="{isa: [native, avx51]}"),
         [
-            "6:23: 'isa'[1] is the text 'avx51'; it must be one of native, avx2, avx512 (did you mean 'avx512'?)"
+            (
+                "6:23: 'isa'[1] is the text 'avx51'; it must be one of native, avx2, avx512 (did you"
+                " mean 'avx512'?)"
+            )
         ],
     ),
     (
@@ -185,7 +194,10 @@ BAD: list[tuple[str, str, list[str]]] = [
         "arch without its prefix",
         model(cuda="{arch: '9.0'}"),
         [
-            "6:16: '9.0' is no architecture; write native, or sm_80 for compute capability 8.0 (did you mean 'sm_90'?)"
+            (
+                "6:16: '9.0' is no architecture; write native, or sm_80 for compute capability 8.0 (did"
+                " you mean 'sm_90'?)"
+            )
         ],
     ),
     (
@@ -210,7 +222,10 @@ BAD: list[tuple[str, str, list[str]]] = [
         "inductor_configs: {AVX2: {}}\n"
         + model(inductor_configs="[default, AVX2]", cpu="{isa: [native, avx2]}"),
         [
-            "8:23: cpu for avx2 with the preset 'default' would be called cpu-avx2, and so is cpu for native with the"
+            (
+                "8:23: cpu for avx2 with the preset 'default' would be called cpu-avx2, and so is cpu"
+                " for native with the"
+            )
         ],
     ),
     (
@@ -220,7 +235,10 @@ BAD: list[tuple[str, str, list[str]]] = [
             devices="[cuda]", inductor_configs="[fast, sm_80-fast]", cuda="{arch: [sm_80, native]}"
         ),
         [
-            "9:24: cuda for native with the preset 'sm_80-fast' would be called cuda-sm_80-fast, and so is"
+            (
+                "9:24: cuda for native with the preset 'sm_80-fast' would be called cuda-sm_80-fast,"
+                " and so is"
+            )
         ],
     ),
     (
@@ -273,7 +291,10 @@ BAD: list[tuple[str, str, list[str]]] = [
         "source without colon",
         model(source="a.b.c"),
         [
-            "4:11: 'a.b.c' names no callable; write module:callable or path.py:callable (did you mean 'a.b:c'?)"
+            (
+                "4:11: 'a.b.c' names no callable; write module:callable or path.py:callable (did you"
+                " mean 'a.b:c'?)"
+            )
         ],
     ),
     (
@@ -313,7 +334,10 @@ BAD: list[tuple[str, str, list[str]]] = [
         "weights suffix",
         model(weights="x.py"),
         [
-            "6:12: weights are read from .safetensors, .pt, .pth, .bin, .ckpt, .safetensors.index.json"
+            (
+                "6:12: weights are read from .safetensors, .pt, .pth, .bin, .ckpt,"
+                " .safetensors.index.json"
+            )
         ],
     ),
     (
@@ -431,7 +455,10 @@ BAD: list[tuple[str, str, list[str]]] = [
         "value and shape",
         model(inputs="[{value: 1, shape: [2]}]"),
         [
-            "5:23: value stands alone: the argument is no tensor, so 'shape' means nothing; remove one"
+            (
+                "5:23: value stands alone: the argument is no tensor, so 'shape' means nothing;"
+                " remove one"
+            )
         ],
     ),
     ("neither value nor shape", model(inputs="{x: {}}"), ["5:12: 'x' lacks the key 'shape'"]),
@@ -523,7 +550,10 @@ BAD: list[tuple[str, str, list[str]]] = [
         "size of 0",
         model(inputs="[{shape: [seq - 1, seq]}]", dims="{seq: {max: 8, example: 4}}"),
         [
-            "5:21: seq - 1 is 0 where seq is 1; the least is 1, since torch.export treats the sizes 0 and 1 as fixed"
+            (
+                "5:21: seq - 1 is 0 where seq is 1; the least is 1, since torch.export treats the sizes"
+                " 0 and 1 as fixed"
+            )
         ],
     ),
     (

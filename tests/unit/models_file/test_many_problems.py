@@ -16,20 +16,27 @@ HEAD = "edition: 1\nmodels:\n"
 MODEL = f"{HEAD}  m:\n    source: a:b\n    inputs: [{{shape: [2]}}]\n"
 NUMBERS = range(COUNT)
 FILES = {
-    "a mistake in each model": HEAD
-    + "".join(f"  m{n}:\n    sourc: a:b\n    inputs: 3\n" for n in NUMBERS),
+    "a mistake in each model": (
+        HEAD + "".join(f"  m{n}:\n    sourc: a:b\n    inputs: 3\n" for n in NUMBERS)
+    ),
     "unknown keys": MODEL + "".join(f"    key{n}: 1\n" for n in NUMBERS),
-    "undeclared dims": f"{HEAD}  m:\n    source: a:b\n"
-    f"    inputs: [{{shape: [{', '.join(f'd{n}' for n in NUMBERS)}]}}]\n"
-    "    dims:\n" + "".join(f"      e{n}: {{max: 4}}\n" for n in NUMBERS),
-    "unknown presets": "edition: 1\ninductor_configs:\n"
-    + "".join(f"  p{n}: {{}}\n" for n in NUMBERS)
-    + MODEL.removeprefix("edition: 1\n")
-    + f"    inductor_configs: [{', '.join(f'q{n}' for n in NUMBERS)}]\n",
+    "undeclared dims": (
+        f"{HEAD}  m:\n    source: a:b\n"
+        f"    inputs: [{{shape: [{', '.join(f'd{n}' for n in NUMBERS)}]}}]\n"
+        "    dims:\n" + "".join(f"      e{n}: {{max: 4}}\n" for n in NUMBERS)
+    ),
+    "unknown presets": (
+        "edition: 1\ninductor_configs:\n"
+        + "".join(f"  p{n}: {{}}\n" for n in NUMBERS)
+        + MODEL.removeprefix("edition: 1\n")
+        + f"    inductor_configs: [{', '.join(f'q{n}' for n in NUMBERS)}]\n"
+    ),
     "repeats": MODEL + f"    files: [{', '.join(['a.py'] * COUNT)}]\n",
-    "aliases": MODEL
-    + "    kwargs:\n"
-    + "".join(f"      a{n}: &x{n} 1\n      b{n}: *y{n}\n" for n in NUMBERS),
+    "aliases": (
+        MODEL
+        + "    kwargs:\n"
+        + "".join(f"      a{n}: &x{n} 1\n      b{n}: *y{n}\n" for n in NUMBERS)
+    ),
 }
 
 

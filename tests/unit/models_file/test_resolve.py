@@ -203,7 +203,10 @@ def test_the_range_of_an_input(
 
 def test_constants_stand_between_tensors(root: Path) -> None:
     text = model(
-        inputs="{x: {shape: [2]}, flag: {value: false}, none: {value: null}, list: {value: [1, [a, ~]]}}"
+        inputs=(
+            "{x: {shape: [2]}, flag: {value: false}, none: {value: null}, list: {value: [1, [a,"
+            " ~]]}}"
+        )
     )
     (target,) = read(root, text).targets
     assert target.model.inputs == (
@@ -287,16 +290,14 @@ def test_a_relative_path_is_made_absolute(root: Path, monkeypatch: pytest.Monkey
 def test_importing_the_package_imports_no_parser(tmp_path: Path) -> None:
     (tmp_path / "models.yaml").write_text(README)
     script = (
-        "import sys, aoti_build.models_file\n"
-        "from pathlib import Path\n"
-        "parsers, heavy = {'yaml', 'pydantic', 'pydantic_core'}, {'torch', 'torchvision', 'numpy'}\n"
-        "assert not (parsers | heavy) & set(sys.modules), sys.modules.keys()\n"
-        "try: aoti_build.models_file.load_project(Path('absent.yaml'))\n"
-        "except aoti_build.errors.UsageError: pass\n"
-        "assert not (parsers | heavy) & set(sys.modules), sys.modules.keys()\n"
-        "assert aoti_build.models_file.load_project(Path('models.yaml')).targets\n"
-        "assert parsers <= set(sys.modules)\n"
-        "assert not heavy & set(sys.modules), sys.modules.keys()\n"
+        "import sys, aoti_build.models_file\nfrom pathlib import Path\nparsers, heavy = {'yaml',"
+        " 'pydantic', 'pydantic_core'}, {'torch', 'torchvision', 'numpy'}\nassert not (parsers |"
+        " heavy) & set(sys.modules), sys.modules.keys()\ntry:"
+        " aoti_build.models_file.load_project(Path('absent.yaml'))\nexcept"
+        " aoti_build.errors.UsageError: pass\nassert not (parsers | heavy) & set(sys.modules),"
+        " sys.modules.keys()\nassert"
+        " aoti_build.models_file.load_project(Path('models.yaml')).targets\nassert parsers <="
+        " set(sys.modules)\nassert not heavy & set(sys.modules), sys.modules.keys()\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True, cwd=tmp_path)
 
