@@ -168,8 +168,7 @@ class OutputTolerance(Wire):
 
 
 class Tolerance(Wire):
-    """How far a compiled output may be from eager's: |compiled - eager| <= atol + rtol *
-    |eager|."""
+    """How far an output may be from eager's: |compiled - eager| <= atol + rtol * |eager|."""
 
     atol: NotNegative | None = Field(
         default=None, description="Absolute tolerance. Default: chosen from the output's dtype."

@@ -218,10 +218,10 @@ def tasks_with(python: Path | str) -> str:
     compiler."""
     return (
         "import sys\n\n"
-        "from aoti_build.host.checks import gate\n"
-        "from aoti_build.tasks import ns\n\n"
+        "from aoti_build.tasks import ns\n"
+        "from aoti_build.work import preflight\n\n"
         f"sys.executable = {str(python)!r}\n"
-        "gate.require_fit_toolchain = lambda *_: None\n"
+        "preflight.require_fit_toolchain = lambda *_: None\n"
     )
 
 

@@ -21,6 +21,7 @@ from small_projects import REAL_PYTHON, REPOSITORY, write_project
 from aoti_build.artifact import paths
 from aoti_build.common import directories, files, outputs
 from aoti_build.errors import UNFIT_TOOLCHAIN, VERIFICATION_FAILED, DirectoryError
+from aoti_build.host.checks import directories as directory_checks
 from aoti_build.runtime import private
 from aoti_build.work import runner
 
@@ -203,7 +204,7 @@ def test_a_temporary_directory_in_which_others_can_move_things(shared: Path, kin
         as_user(VICTIM, lambda: refusal(directories.temporary_directory), TMPDIR=str(place))
         != "taken"
     )
-    found = as_user(VICTIM, lambda: [directories.check_temporary().outcome], TMPDIR=str(place))
+    found = as_user(VICTIM, lambda: [directory_checks.check_temporary().outcome], TMPDIR=str(place))
     assert found == ["fail"]
 
 
