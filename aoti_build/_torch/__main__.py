@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from aoti_build._torch.events import Events
-from aoti_build.common.files import NO_ROOM, refused, write_json
+from aoti_build.common.records import write_json
+from aoti_build.common.writing import NO_SPACE, disk_error
 from aoti_build.errors import AotiBuildError, BuildError
 
 
@@ -45,7 +46,7 @@ def main(verb: str, job_path: Path, events_descriptor: int) -> int:
         try:
             write_json(job_path.with_name("result.json"), result)
         except OSError as error:
-            events.fail(refused(error))
+            events.fail(disk_error(error))
             return 1
     return status
 
@@ -68,8 +69,8 @@ def _guarded(
 def _failure(error: BaseException) -> AotiBuildError:
     if isinstance(error, AotiBuildError):
         return error
-    if isinstance(error, OSError) and error.errno in NO_ROOM:
-        return refused(error)
+    if isinstance(error, OSError) and error.errno in NO_SPACE:
+        return disk_error(error)
     return BuildError(
         f"unexpected {type(error).__name__} in the worker",
         cause=traceback.format_exception_only(type(error), error)[-1],

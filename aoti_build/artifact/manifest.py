@@ -19,7 +19,8 @@ from aoti_build.artifact import manifest_shape
 from aoti_build.artifact.fingerprint import REASONS, Parts
 from aoti_build.common.digests import Block, Take, block_size, blocks_of, digest_both, digest_json
 from aoti_build.common.fields import loads
-from aoti_build.common.files import RECORD_LIMIT, read_bytes, write_json
+from aoti_build.common.reading import RECORD_LIMIT, read_bytes
+from aoti_build.common.records import write_json
 
 FORMAT = "aoti-build/manifest"
 FORMAT_VERSION = 4
@@ -166,8 +167,8 @@ class Manifest:
         }
         return {**body, "sha256": digest_json(body)}
 
-    def write(self, directory: Path, *, durable: bool = True) -> None:
-        write_json(directory / MANIFEST, self.as_json(), durable=durable)
+    def write(self, directory: Path, *, sync: bool = True) -> None:
+        write_json(directory / MANIFEST, self.as_json(), sync=sync)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from typing import Any
 
 from aoti_build.artifact.paths import artifact_directory, lock_path, staging_prefix, staging_root
 from aoti_build.commands.status import orphans
-from aoti_build.common.files import lock
+from aoti_build.common.locks import lock
 from aoti_build.common.removal import is_real_directory, own_entries, remove
 from aoti_build.errors import UsageError
 from aoti_build.models_file.project import Project, Target

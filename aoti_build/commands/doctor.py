@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from aoti_build.artifact.paths import outside_logs
-from aoti_build.common.files import copy_atomic
 from aoti_build.common.stat_cache import StatCache
+from aoti_build.common.writing import copy_atomic
 from aoti_build.errors import OK as EXIT_OK
 from aoti_build.errors import UNFIT_TOOLCHAIN, AotiBuildError, DirectoryError, Interrupted
 from aoti_build.host.checks.compiler import other_compiler

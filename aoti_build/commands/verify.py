@@ -28,7 +28,8 @@ from aoti_build.artifact.paths import (
 )
 from aoti_build.commands.repro import write_repro
 from aoti_build.common.directories import temporary_directory
-from aoti_build.common.files import lock, write_json
+from aoti_build.common.locks import lock
+from aoti_build.common.records import write_json
 from aoti_build.common.stat_cache import StatCache
 from aoti_build.errors import (
     OK,

@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from aoti_build.common.files import open_regular, write_at
+from aoti_build.common.reading import open_regular
+from aoti_build.common.writing import write_at
 
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor

@@ -13,7 +13,7 @@ import stat
 import sys
 from pathlib import Path
 
-from aoti_build.common.files import write_atomic
+from aoti_build.common.writing import write_atomic
 from aoti_build.errors import UsageError
 
 _DESCRIPTOR = re.compile(r"/(?:dev|proc/self)/fd/(\d{1,9})")

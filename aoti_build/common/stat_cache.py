@@ -25,7 +25,7 @@ from aoti_build.common.digests import (
     names_in,
 )
 from aoti_build.common.fields import is_digest
-from aoti_build.common.files import read_kept, write_kept
+from aoti_build.common.records import read_cache_record, write_cache_record
 
 FORMAT = "aoti-build/stat-cache"
 FORMAT_VERSION = 1
@@ -87,7 +87,9 @@ class StatCache:
         """Persist what was learnt. A read-only or full disk loses speed, not results."""
         if not self._changed:
             return
-        self._changed = not write_kept(self._record, FORMAT, FORMAT_VERSION, {"files": self._known})
+        self._changed = not write_cache_record(
+            self._record, FORMAT, FORMAT_VERSION, {"files": self._known}
+        )
 
 
 def _digest(path: str) -> str:
@@ -115,7 +117,7 @@ def stat_key(path: str | Path) -> list[int] | None:
 
 
 def _read(record: Path) -> dict[str, list[Any]]:
-    entries = read_kept(record, FORMAT, FORMAT_VERSION, "files").items()
+    entries = read_cache_record(record, FORMAT, FORMAT_VERSION, "files").items()
     return {
         name: entry
         for name, entry in entries

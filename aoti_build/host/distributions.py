@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from aoti_build.common.digests import digest_bytes, digest_json
-from aoti_build.common.files import RECORD_LIMIT, read_bytes
+from aoti_build.common.reading import RECORD_LIMIT, read_bytes
 from aoti_build.common.stat_cache import StatCache
 
 

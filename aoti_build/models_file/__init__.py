@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from aoti_build.common.files import TEXT_LIMIT, read_bytes
+from aoti_build.common.reading import TEXT_LIMIT, read_bytes
 from aoti_build.errors import UsageError
 from aoti_build.models_file.presence import check_files
 from aoti_build.models_file.project import (

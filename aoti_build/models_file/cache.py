@@ -19,7 +19,8 @@ from typing import Any
 from aoti_build import __version__
 from aoti_build.common.digests import digest_bytes
 from aoti_build.common.fields import anything, list_of, loads, table_of, whole
-from aoti_build.common.files import OWN, read_own, write_atomic
+from aoti_build.common.records import OWNER_WRITES, read_owned
+from aoti_build.common.writing import write_atomic
 from aoti_build.models_file.project import Position, Project, Target
 from aoti_build.models_file.records import record_digest, target_from_json, target_to_json
 
@@ -33,7 +34,7 @@ _PLACES = table_of(anything, list_of(whole(1), 2, 2))
 def read_cache(directory: Path, file: Path, content: bytes) -> Project | None:
     """The project that was parsed from exactly `content`, or None."""
     try:
-        document = loads(read_own(_record(directory, content)))
+        document = loads(read_owned(_record(directory, content)))
         if document["format"] != FORMAT or document["stamp"] != _stamp(content):
             return None
         positions = [_places(places) for places in document["positions"]]
@@ -65,7 +66,7 @@ def write_cache(directory: Path, project: Project, content: bytes) -> None:
         "targets": targets,
     }
     try:
-        write_atomic(_record(directory, content), json.dumps(document).encode(), mode=OWN)
+        write_atomic(_record(directory, content), json.dumps(document).encode(), mode=OWNER_WRITES)
         records = sorted(directory.glob("*.json"), key=lambda record: record.stat().st_mtime_ns)
         for record in records[:-KEPT]:
             record.unlink(missing_ok=True)

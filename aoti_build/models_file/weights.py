@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from aoti_build.common.fields import loads
-from aoti_build.common.files import RECORD_LIMIT, read_bytes
+from aoti_build.common.reading import RECORD_LIMIT, read_bytes
 from aoti_build.models_file.project import Weights
 from aoti_build.models_file.rules import INDEX_SUFFIXES
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from aoti_build.artifact.fingerprint import variable_parts
 from aoti_build.common.fields import digest, whole
-from aoti_build.common.files import read_kept, write_kept
+from aoti_build.common.records import read_cache_record, write_cache_record
 from aoti_build.common.stat_cache import StatCache
 from aoti_build.host import distributions
 
@@ -60,7 +60,7 @@ class Index:
         self._record = record
         self._root = str(root)
         self._digests = digests
-        self._entries = read_kept(record, FORMAT, FORMAT_VERSION, "targets")
+        self._entries = read_cache_record(record, FORMAT, FORMAT_VERSION, "targets")
         self._changed = False
         self._seen: dict[str, str | None] = {}
 
@@ -102,7 +102,7 @@ class Index:
         """Persist what was learnt. A read-only or full disk loses speed, not results."""
         if not self._changed:
             return
-        self._changed = not write_kept(
+        self._changed = not write_cache_record(
             self._record, FORMAT, FORMAT_VERSION, {"targets": self._entries}
         )
 

@@ -25,7 +25,7 @@ from aoti_build.artifact.fingerprint import (
 from aoti_build.artifact.manifest import FORMAT_VERSION, MANIFEST, MODEL, Manifest, read_manifest
 from aoti_build.artifact.paths import artifact_directory
 from aoti_build.common.digests import digest_json
-from aoti_build.common.files import RECORD_LIMIT
+from aoti_build.common.reading import RECORD_LIMIT
 from aoti_build.common.stat_cache import StatCache, stat_key
 from aoti_build.host import compatibility, distributions, gpu_architectures, toolchain
 from aoti_build.models_file.project import Project, Target

@@ -44,7 +44,8 @@ from typing import Literal, get_args
 from aoti_build.artifact.manifest import MODEL, Manifest
 from aoti_build.common.digests import digest_json
 from aoti_build.common.directories import temporary_directory
-from aoti_build.common.files import open_regular, read_bytes, read_json
+from aoti_build.common.reading import open_regular, read_bytes
+from aoti_build.common.records import read_json
 from aoti_build.common.stat_cache import StatCache, stat_key
 from aoti_build.errors import ArtifactError, UsageError
 from aoti_build.host import compatibility

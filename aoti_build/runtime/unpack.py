@@ -19,8 +19,9 @@ from typing import NamedTuple
 
 from aoti_build.artifact.pt2.directory import STORED, BadZip, Member, read_directory
 from aoti_build.common import digests
-from aoti_build.common.files import open_regular, write_at
+from aoti_build.common.reading import open_regular
 from aoti_build.common.stat_cache import stat_key
+from aoti_build.common.writing import write_at
 
 CHUNK = 4 << 20
 WHOLE = "package.pt2"

@@ -32,8 +32,11 @@ from typing import Any
 
 from aoti_build.common.digests import digest_json
 from aoti_build.common.fields import anything, digest, loads, one_of, spelt, table, table_of, whole
-from aoti_build.common.files import RECORD_LIMIT, lock, read_bytes, write_atomic, write_json
+from aoti_build.common.locks import lock
+from aoti_build.common.reading import RECORD_LIMIT, read_bytes
+from aoti_build.common.records import write_json
 from aoti_build.common.removal import own_entries
+from aoti_build.common.writing import write_atomic
 
 # Names the directory to worker processes, and through them to the processes in which inductor
 # compiles kernels.

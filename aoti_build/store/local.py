@@ -34,17 +34,16 @@ from aoti_build.artifact.fingerprint import KEY_VERSION, Parts
 from aoti_build.artifact.manifest import GOLDEN, MODEL, FileRecord, Manifest, read_record
 from aoti_build.common.digests import Block, all_cores, copy_block, digest_bytes, digest_json
 from aoti_build.common.fields import MAX_PATH, is_digest, loads, one_of, spelt, table, whole
-from aoti_build.common.files import (
-    NO_ROOM,
-    RECORD_LIMIT,
+from aoti_build.common.reading import RECORD_LIMIT, read_bytes
+from aoti_build.common.records import write_json
+from aoti_build.common.writing import (
+    NO_SPACE,
     begin_writing,
     clone_file,
     copy_atomic,
-    read_bytes,
     reserve,
     write_at,
     write_atomic,
-    write_json,
 )
 from aoti_build.host.toolchain import ENVIRONMENT_OF_SOURCES
 
@@ -154,7 +153,7 @@ class Store:
             copies = _copy_checked(wanted, objects, to_publish)
         except OSError as error:
             _remove(wanted)
-            if error.errno in NO_ROOM:
+            if error.errno in NO_SPACE:
                 raise
             return False
         if copies.right:
@@ -200,7 +199,7 @@ class Store:
         from aoti_build.store.shared_weights import named_weights  # not on the no-op path
 
         if name := named_weights(package):
-            write_atomic(self._weights_path(name), digest.encode(), durable=False)
+            write_atomic(self._weights_path(name), digest.encode(), sync=False)
 
     def _weights_path(self, name: str) -> Path:
         return self.root / "weights" / name[:2] / name

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from aoti_build.artifact.pt2.directory import STORED, BadZip, Member, read_directory
 from aoti_build.common.extents import SHAREABLE, Stretch, share_equal
-from aoti_build.common.files import open_regular
+from aoti_build.common.reading import open_regular
 
 _ENDING = "_weights.blob"
 _LEAST = 1 << 20  # bytes

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TextIO
 
 from invoke import Exit
 
-from aoti_build.common.files import refused
+from aoti_build.common.writing import disk_error
 from aoti_build.errors import OK, AotiBuildError, Interrupted, ToolchainError, UsageError
 from aoti_build.models_file import Target
 from aoti_build.tasks.interruption import Interruption
@@ -46,7 +46,7 @@ def contract(json: bool, debug: bool) -> Iterator[None]:
         _fail(interrupted, json)
     except OSError as error:
         # After an interruption, what was left half done may fail as well.
-        _fail(interrupted if interruption.came else refused(error), json)
+        _fail(interrupted if interruption.came else disk_error(error), json)
     finally:
         interruption.over()
 

@@ -20,8 +20,8 @@ from aoti_build.artifact import integrity
 from aoti_build.artifact.fingerprint import Fingerprint, Parts
 from aoti_build.artifact.manifest import GOLDEN, LOG, MODEL, FileRecord, Manifest
 from aoti_build.artifact.paths import artifact_directory, log_path, staging_prefix, staging_root
-from aoti_build.common.files import publish_directory, staging
 from aoti_build.common.outputs import start_log
+from aoti_build.common.publication import publish_directory, staging
 from aoti_build.common.removal import own_entries, remove
 from aoti_build.common.stat_cache import StatCache
 from aoti_build.errors import EditedMeanwhile
@@ -60,15 +60,15 @@ class Workshop(NamedTuple):
         return lambda phase: self.on_progress(target, phase)
 
     @contextlib.contextmanager
-    def place(self, target: Target, *, beside: bool = False) -> Iterator[Place]:
+    def place(self, target: Target, *, free_later: bool = False) -> Iterator[Place]:
         """A staging directory and an empty log; what a killed build of this target left is removed
-        first. The caller holds the target's lock. `beside` as for `staging`."""
+        first. The caller holds the target's lock. `free_later` as for `staging`."""
         log, root = log_path(self.project, target), staging_root(self.project)
         start_log(log)
         for left in own_entries(root.parent, root.name, f"{staging_prefix(target)}*"):
             with contextlib.suppress(OSError):
                 remove(left)
-        with staging(root, staging_prefix(target), beside=beside) as work:
+        with staging(root, staging_prefix(target), free_later=free_later) as work:
             work.chmod(0o700)  # so that what was checked in it is what is published
             staged = work / "artifact"
             staged.mkdir()
@@ -94,7 +94,7 @@ class Workshop(NamedTuple):
             files=manifest.files or _recorded(place.staged),
             seconds={**seconds, "total": round(time.perf_counter() - started, 3)},
         )
-        final.write(place.staged, durable=False)  # which publishing makes it
+        final.write(place.staged, sync=False)  # which publishing makes it
         directory = artifact_directory(self.project, target)
         if final.action != "restored":
             self.store.share_weights(place.staged / MODEL)

@@ -20,8 +20,8 @@ from typing import NamedTuple
 from aoti_build.artifact.manifest import FileRecord, Manifest, NoManifest, read_manifest
 from aoti_build.artifact.paths import artifact_directory
 from aoti_build.common.extents import clone
-from aoti_build.common.files import write_at
 from aoti_build.common.stat_cache import stat_key
+from aoti_build.common.writing import write_at
 from aoti_build.errors import ArtifactError, ToolchainError, VerificationError
 from aoti_build.host import compatibility
 from aoti_build.models_file.project import Project, Target

@@ -11,7 +11,7 @@ from pathlib import Path
 from aoti_build.artifact.paths import inductor_cache_root, passed_checks_path, store_beside
 from aoti_build.common.digests import digest_json
 from aoti_build.common.fields import digest, list_of, loads, one_of, table, whole
-from aoti_build.common.files import read_own, write_kept
+from aoti_build.common.records import read_owned, write_cache_record
 from aoti_build.errors import DirectoryError, ToolchainError
 from aoti_build.host import toolchain
 from aoti_build.host.checks.compiler import check_compiler, check_openssl
@@ -112,7 +112,7 @@ def _temporary() -> str:
 def _read(record: Path) -> list[str]:
     """The keys that passed, oldest first."""
     try:
-        document = loads(read_own(record))
+        document = loads(read_owned(record))
         _PASSED(document)
     except (OSError, ValueError):
         return []
@@ -122,4 +122,4 @@ def _read(record: Path) -> list[str]:
 
 def _write(record: Path, keys: Sequence[str]) -> None:
     """A directory that refuses costs the next build its checks, no more."""
-    write_kept(record, FORMAT, FORMAT_VERSION, {"keys": list(keys)})
+    write_cache_record(record, FORMAT, FORMAT_VERSION, {"keys": list(keys)})

@@ -21,7 +21,7 @@ def restore(shop: Workshop, step: Step) -> Manifest | None:
     stored, target = step.stored, step.target
     if stored is None:
         return None
-    with shop.place(target, beside=True) as place:
+    with shop.place(target, free_later=True) as place:
         shop.on_progress(target, "restore")
         files = {place.staged / name: file for name, file in stored.files.items()}
         if not shop.store.fetch_all(files, to_publish=True):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from aoti_build.artifact.manifest import GOLDEN, MODEL, Manifest
-from aoti_build.common.files import lock
+from aoti_build.common.locks import lock
 from aoti_build.models_file.project import Target
 from aoti_build.planning.plan import is_settled
 from aoti_build.work.context import Place, Workshop

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from aoti_build.artifact.paths import runner_cache
 from aoti_build.common.digests import digest_file, digest_json
-from aoti_build.common.files import lock, staging
+from aoti_build.common.locks import lock
+from aoti_build.common.publication import staging
 from aoti_build.errors import ToolchainError
 from aoti_build.host import toolchain
 from aoti_build.host.checks.inductor import (

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING
 from aoti_build.artifact.fingerprint import Reason
 from aoti_build.artifact.manifest import Manifest, read_manifest
 from aoti_build.artifact.paths import artifact_directory, inductor_cache_root, lock_path
-from aoti_build.common.files import lock, recover_directory, refused
+from aoti_build.common.locks import lock
+from aoti_build.common.publication import recover_directory
 from aoti_build.common.resources import JOB_MEMORY, available_memory, usable_processors
+from aoti_build.common.writing import disk_error
 from aoti_build.errors import AotiBuildError, Interrupted
 from aoti_build.models_file.project import Target
 from aoti_build.planning.plan import RECHECK, RESTORE, UP_TO_DATE, Step, plan_target
@@ -54,7 +56,7 @@ class Builder:
         except AotiBuildError as error:
             return self._failed(step, error)
         except OSError as error:
-            return self._failed(step, refused(error))
+            return self._failed(step, disk_error(error))
 
     def progress(self, target: Target, text: str) -> None:
         self.shop.on_progress(target, text)

@@ -22,8 +22,9 @@ from typing import Any
 
 from aoti_build.common.directories import home, require_utf8, temporary_directory
 from aoti_build.common.fields import either, one_of, or_none, spelt, table
-from aoti_build.common.files import RECORD_LIMIT, open_regular, read_bytes, write_json
 from aoti_build.common.outputs import open_log
+from aoti_build.common.reading import RECORD_LIMIT, open_regular, read_bytes
+from aoti_build.common.records import write_json
 from aoti_build.errors import (
     AotiBuildError,
     ArtifactError,

@@ -22,7 +22,7 @@ from small_projects import (
 from aoti_build.artifact.manifest import GOLDEN, LOG, MODEL, Manifest, read_manifest
 from aoti_build.artifact.paths import artifact_directory
 from aoti_build.commands.build import BuildReport, build, plan
-from aoti_build.common.files import write_json
+from aoti_build.common.records import write_json
 from aoti_build.errors import ArtifactError, BuildError, Interrupted, ToolchainError, UsageError
 from aoti_build.host import toolchain
 from aoti_build.models_file import Project

@@ -17,7 +17,7 @@ from small_projects import publish_fake
 
 from aoti_build.artifact.manifest import GOLDEN, MODEL, FileRecord
 from aoti_build.common.extents import SHAREABLE, Stretch, share_equal
-from aoti_build.common.files import copy_atomic
+from aoti_build.common.writing import copy_atomic
 from aoti_build.models_file import Project
 from aoti_build.store.local import Store
 from aoti_build.store.shared_weights import named_weights

@@ -17,14 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_projects import REAL_PYTHON, contents
 
-from aoti_build.common.files import (
-    lock,
-    publish_directory,
-    recover_directory,
-    staging,
-    write_atomic,
-    write_json,
-)
+from aoti_build.common.locks import lock
+from aoti_build.common.publication import publish_directory, recover_directory, staging
+from aoti_build.common.records import write_json
+from aoti_build.common.writing import write_atomic
 
 OLD, NEW = {"model.pt2": b"old", "only-old": b"x"}, {"model.pt2": b"new", "manifest.json": b"{}"}
 
@@ -101,7 +97,7 @@ def test_json_is_read_as_it_was_written(
     tmp_path_factory: pytest.TempPathFactory, value: dict[str, Any]
 ) -> None:
     path = tmp_path_factory.getbasetemp() / "any.json"
-    write_json(path, value, durable=False)
+    write_json(path, value, sync=False)
     assert json.loads(path.read_bytes()) == value
 
 
@@ -282,7 +278,7 @@ def killed_before_second_rename(staged: Path, final: Path) -> None:
     script = f"""
 import ctypes, os, signal
 from pathlib import Path
-from aoti_build.common.files import publish_directory
+from aoti_build.common.publication import publish_directory
 def no_library(*args, **kwargs):
     raise OSError
 def rename(one, other, rename=os.rename, calls=[]):
@@ -302,7 +298,7 @@ def hold_in_other_process(path: Path) -> subprocess.Popen[str]:
     script = f"""
 import sys
 from pathlib import Path
-from aoti_build.common.files import lock
+from aoti_build.common.locks import lock
 with lock(Path({str(path)!r})):
     print("held", flush=True)
     sys.stdin.read()

@@ -17,7 +17,7 @@ from small_projects import REAL_PYTHON, publish_fake
 
 from aoti_build.artifact.manifest import GOLDEN, MODEL, FileRecord
 from aoti_build.artifact.paths import artifact_directory, lock_path
-from aoti_build.common.files import lock
+from aoti_build.common.locks import lock
 from aoti_build.models_file import Project
 from aoti_build.tasks.interruption import PATIENCE_SECONDS
 

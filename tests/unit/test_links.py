@@ -27,7 +27,7 @@ from aoti_build.commands.build import build
 from aoti_build.commands.clean import clean
 from aoti_build.commands.gc import gc
 from aoti_build.commands.status import orphans
-from aoti_build.common.files import publish_directory, recover_directory
+from aoti_build.common.publication import publish_directory, recover_directory
 from aoti_build.common.removal import own_entries, remove
 from aoti_build.errors import UsageError
 from aoti_build.models_file import Project, load_project
@@ -281,7 +281,7 @@ def test_a_publication_replaces_a_link_itself(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     if not exchanges:
-        monkeypatch.setattr("aoti_build.common.files._exchange", lambda *_: False)
+        monkeypatch.setattr("aoti_build.common.publication._exchange", lambda *_: False)
     write(foreign / "file")
     place = artifact_directory(project, project.targets[0])
     place.parent.mkdir(parents=True)

@@ -43,17 +43,12 @@ from aoti_build.commands.build import build
 from aoti_build.commands.inspect import inspect
 from aoti_build.commands.status import status
 from aoti_build.common.digests import digest_both, digest_file
-from aoti_build.common.files import (
-    TEXT_LIMIT,
-    lock,
-    open_regular,
-    read_bytes,
-    read_json,
-    read_kept,
-    write_program,
-)
+from aoti_build.common.locks import lock
 from aoti_build.common.outputs import open_log
+from aoti_build.common.reading import TEXT_LIMIT, open_regular, read_bytes
+from aoti_build.common.records import read_cache_record, read_json
 from aoti_build.common.stat_cache import StatCache
+from aoti_build.common.writing import write_program
 from aoti_build.errors import ArtifactError, SpecError, UsageError
 from aoti_build.models_file import Project, check_files, load_project
 from aoti_build.models_file.cache import read_cache
@@ -204,7 +199,7 @@ def test_links_to_files_are_followed(tmp_path: Path) -> None:
 
 READERS: dict[str, tuple[Callable[[Path], Any], Any]] = {
     "json": (read_json, None),
-    "kept": (lambda path: read_kept(path, "kind", 1, "table"), {}),
+    "kept": (lambda path: read_cache_record(path, "kind", 1, "table"), {}),
     "stat cache": (lambda path: StatCache(path).digest(__file__) is not None, True),
     "index": (
         lambda path: Index(path, path.parent, StatCache(path)).look_up("a/cpu", "", ""),
@@ -387,7 +382,7 @@ def test_as_a_lock_it_is_an_error(put: Put, tmp_path: Path) -> None:
         with lock(path):
             pass
 
-    with pytest.raises(OSError, match=r"a pipe|a device|directory|No such device|symbolic link"):
+    with pytest.raises(OSError, match=r"a pipe|a socket|a device|directory|No such device|symbolic link"):
         soon(take)
 
 

@@ -19,7 +19,8 @@ import pytest
 from small_projects import REAL_PYTHON, REPOSITORY, write_project
 
 from aoti_build.artifact import paths
-from aoti_build.common import directories, files, outputs
+from aoti_build.common import directories, outputs
+from aoti_build.common.publication import staging
 from aoti_build.errors import UNFIT_TOOLCHAIN, VERIFICATION_FAILED, DirectoryError
 from aoti_build.host.checks import directories as directory_checks
 from aoti_build.runtime import private
@@ -214,7 +215,7 @@ def test_staged_files_are_this_users_alone_until_they_are_published(shared: Path
 
     def stage() -> int:
         os.umask(0)
-        with files.staging(shared / "staging", "small@") as work:
+        with staging(shared / "staging", "small@") as work:
             return stat.S_IMODE(work.stat().st_mode)
 
     assert as_user(VICTIM, stage) == 0o700

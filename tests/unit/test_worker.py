@@ -22,7 +22,7 @@ from small_projects import REAL_PYTHON
 
 from aoti_build._torch.__main__ import _guarded
 from aoti_build._torch.events import Events
-from aoti_build.common.files import refused
+from aoti_build.common.writing import disk_error
 from aoti_build.errors import (
     AotiBuildError,
     ArtifactError,
@@ -257,7 +257,7 @@ def test_no_result_is_a_crash(run: Run, tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_called_that(run: Run) -> None:
-    full = refused(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+    full = disk_error(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
     with pytest.raises(BuildError, match="the disk is full") as caught:
         run(
             f"os.write(events, json.dumps({{'failed': {full.as_json()!r}}}).encode() + b'\\n');"

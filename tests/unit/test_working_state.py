@@ -26,7 +26,7 @@ from aoti_build.artifact.paths import (
     stat_cache_path,
 )
 from aoti_build.commands.clean import clean
-from aoti_build.common import files
+from aoti_build.common import records, writing
 from aoti_build.common.digests import digest_json
 from aoti_build.errors import UsageError
 from aoti_build.models_file import Project, load_project, rules, schema
@@ -212,8 +212,10 @@ def write_state(project: Project) -> list[Path]:
     for path in (project.root, artifact_directory(project, project.targets[0])):
         for file in path.iterdir():
             os.utime(file, (1, 1))
-    files.write_kept(index_path(project), "aoti-build/index", 1, {"targets": {"a": {}}})
-    files.write_kept(stat_cache_path(project), "aoti-build/stat-cache", 1, {"files": {"a": {}}})
+    records.write_cache_record(index_path(project), "aoti-build/index", 1, {"targets": {"a": {}}})
+    records.write_cache_record(
+        stat_cache_path(project), "aoti-build/stat-cache", 1, {"files": {"a": {}}}
+    )
     preflight._write(passed_checks_path(project.artifacts), ["a" * 64])
     return [
         record,
@@ -229,8 +231,10 @@ def believed(project: Project, parses: list[Path]) -> list[bool]:
     load_project(project.file, project_cache_path(project.file))
     return [
         not parses,
-        bool(files.read_kept(index_path(project), "aoti-build/index", 1, "targets")),
-        bool(files.read_kept(stat_cache_path(project), "aoti-build/stat-cache", 1, "files")),
+        bool(records.read_cache_record(index_path(project), "aoti-build/index", 1, "targets")),
+        bool(
+            records.read_cache_record(stat_cache_path(project), "aoti-build/stat-cache", 1, "files")
+        ),
         bool(preflight._read(passed_checks_path(project.artifacts))),
     ]
 
@@ -264,7 +268,7 @@ def test_state_behind_a_link_is_not_believed(project: Project, parses: list[Path
 def test_what_we_write_is_no_more_open_than_what_we_believe(
     project: Project, parses: list[Path], monkeypatch: pytest.MonkeyPatch, umask: int
 ) -> None:
-    monkeypatch.setattr(files, "_UMASK", umask)
+    monkeypatch.setattr(writing, "UMASK", umask)
     write_state(project)
     assert believed(project, parses) == [True] * 4
 

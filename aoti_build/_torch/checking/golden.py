@@ -38,7 +38,7 @@ from torch import Tensor
 from aoti_build._torch.checking.sketch import Sketch, sketch_size
 from aoti_build._torch.program.graph import tensor_digest
 from aoti_build.common.digests import digest_json
-from aoti_build.common.files import require_regular
+from aoti_build.common.reading import require_regular
 from aoti_build.errors import ArtifactError
 
 FORMAT = "aoti-build/golden"

@@ -31,7 +31,7 @@ from typing import Any
 from torch._inductor import config, cpp_builder, cpu_vec_isa
 
 from aoti_build.common.digests import digest_bytes, digest_json
-from aoti_build.common.files import write_program
+from aoti_build.common.writing import write_program
 
 MARCH, WIDTH = "cpp.march", "cpp.simdlen"
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from aoti_build._torch.data.read import UNREADABLE, Signature, readable, wants
 from aoti_build._torch.program.model import load_callable
 from aoti_build.artifact.manifest import tensor_inputs
-from aoti_build.common.files import TEXT_LIMIT, read_bytes, require_regular
+from aoti_build.common.reading import TEXT_LIMIT, read_bytes, require_regular
 from aoti_build.common.sizes import parse
 from aoti_build.errors import UsageError
 from aoti_build.models_file.project import Image, Source

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from aoti_build.artifact.manifest import tensor_inputs
-from aoti_build.common.files import require_regular
+from aoti_build.common.reading import require_regular
 from aoti_build.common.resources import available_memory
 from aoti_build.errors import UsageError
 

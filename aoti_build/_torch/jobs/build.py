@@ -87,7 +87,7 @@ from aoti_build._torch.program.writes import Writes, computed_of, functional_for
 from aoti_build.artifact.fingerprint import KEY_VERSION, declared_files, spec_parts
 from aoti_build.artifact.manifest import GOLDEN, KEY_METADATA, MODEL
 from aoti_build.common.digests import digest_json
-from aoti_build.common.files import lock
+from aoti_build.common.locks import lock
 from aoti_build.errors import BuildError
 from aoti_build.host.toolchain import ENVIRONMENT_OF_SOURCES
 from aoti_build.models_file.project import Dim, Model, Source

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from aoti_build._torch.program.misfits import Misfits
-from aoti_build.common.files import require_regular
+from aoti_build.common.reading import require_regular
 from aoti_build.errors import UsageError
 from aoti_build.models_file.project import Weights
 from aoti_build.models_file.rules import INDEX_SUFFIXES

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from aoti_build.artifact.pt2.directory import STORED, BadZip, Member, read_directory
-from aoti_build.common.files import open_regular
+from aoti_build.common.reading import open_regular
 from aoti_build.errors import ArtifactError
 
 HINT = "get the file anew from where it was made, or build it again; nothing of it was loaded"

@@ -20,7 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from aoti_build.common import directories, resources
-from aoti_build.common.files import refused
+from aoti_build.common.writing import disk_error
 from aoti_build.errors import DirectoryError
 from aoti_build.host.checks.finding import FAIL, OK, WARN, Finding
 
@@ -126,7 +126,7 @@ def check_artifacts(directory: Path) -> Finding:
     except DirectoryError as error:
         return Finding(name, FAIL, f"{directory}: {error.message}", fix=error.hint, stops=True)
     if refusal := _refusal(there):
-        fix = refused(refusal).hint or "change its owner"
+        fix = disk_error(refusal).hint or "change its owner"
         return Finding(
             name, FAIL, f"{there} cannot be written to", cause=str(refusal), fix=fix, stops=True
         )
