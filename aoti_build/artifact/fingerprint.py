@@ -19,7 +19,7 @@ from aoti_build.common.digests import canonical_json, digest_bytes, digest_json
 if TYPE_CHECKING:  # whoever only reads manifests, a service that loads one, needs no models.yaml
     from aoti_build.models_file.project import ConstantInput, Model, Target, TensorInput
 
-KEY_VERSION = 8
+KEY_VERSION = 9
 
 # group -> the reason a difference in it is reported as; the order is the order of reports.
 REASONS: Mapping[str, str] = {
@@ -128,12 +128,9 @@ def spec_parts(target: Target) -> dict[str, Any]:
         for index, entry in enumerate(model.inputs):
             for field, value in {**_input_parts(entry), "position": index}.items():
                 parts[f"inputs.{entry.name or index}.{field}"] = value
-    if target.device == "cpu":
-        parts["cpu.isa"] = target.floor
-    else:
-        parts.update({f"cuda.{field}": value for field, value in asdict(model.cuda).items()})
-        if target.has_floor:
-            parts["cuda.arch"] = target.floor
+    parts[f"{target.device}.{target.hardware.architecture_key}"] = target.floor
+    for option, value in target.device_options.items():
+        parts[f"{target.device}.{option}"] = value
     return parts
 
 

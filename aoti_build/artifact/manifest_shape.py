@@ -32,6 +32,7 @@ from aoti_build.common.fields import (
     whole,
 )
 from aoti_build.common.sizes import parse, told
+from aoti_build.host.devices import device_names
 
 # Words of torch and of ours, such as a dtype, a device or an action.
 _WORD = spelt("[a-z][a-z0-9_-]{0,39}")
@@ -56,9 +57,14 @@ _WEIGHTS = either(
     table({"apart": one_of(False), "why": text}),
 )
 
+
+def _device(value: Any) -> None:
+    one_of(*device_names())(value)
+
+
 _REQUIRES = table(
     {
-        "device": one_of("cpu", "cuda"),
+        "device": _device,
         "platform": _PLAIN,
         "machine": _PLAIN,
         "torch": _PLAIN,

@@ -19,6 +19,7 @@ from aoti_build.errors import OK as EXIT_OK
 from aoti_build.errors import UNFIT_TOOLCHAIN, AotiBuildError, DirectoryError, Interrupted
 from aoti_build.host.checks.compiler import other_compiler
 from aoti_build.host.checks.finding import FAIL, OK, SKIPPED, UNAVAILABLE, Finding
+from aoti_build.host.devices import device_names
 from aoti_build.models_file import load_project
 from aoti_build.models_file.project import Target
 from aoti_build.planning.plan import BUILD, Step
@@ -28,7 +29,6 @@ from aoti_build.work.preflight import quick_checks
 from aoti_build.work.schedule import Builder
 from aoti_build.work.worker import WorkerCrash, allow_starts
 
-DEVICES = ("cpu", "cuda")
 OnProgress = Callable[[Target, str], None]
 
 _MODELS = """\
@@ -121,7 +121,7 @@ def doctor(
     With `quick` nothing is compiled but a few lines. A device that is not there fails if it is in
     `devices`, or with `strict`. Raises `Interrupted`.
     """
-    chosen = tuple(devices) or DEVICES
+    chosen = tuple(devices) or device_names()
     found = quick_checks(chosen, artifacts)
     if strict or devices:
         found = [replace(one, outcome=FAIL) if one.outcome == UNAVAILABLE else one for one in found]
@@ -134,7 +134,7 @@ def doctor(
 
 def _is_absent(device: str, found: Sequence[Finding]) -> bool:
     """Whether the only thing known of the device is that it is not there."""
-    return device != "cpu" and [one.check for one in found if one.device == device] == ["device"]
+    return [one.check for one in found if one.device == device] == ["device"]
 
 
 def _model(device: str, found: Sequence[Finding], on_progress: OnProgress) -> Finding:

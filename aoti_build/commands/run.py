@@ -18,6 +18,7 @@ from typing import Any
 from aoti_build.artifact.fingerprint import Reason
 from aoti_build.artifact.manifest import GOLDEN, MODEL, Manifest, tensor_inputs
 from aoti_build.artifact.paths import reader_log_path, stat_cache_path, store_root
+from aoti_build.artifact.verification import required_tolerance
 from aoti_build.common.directories import temporary_directory
 from aoti_build.common.outputs import check_output
 from aoti_build.common.stat_cache import StatCache
@@ -32,10 +33,9 @@ from aoti_build.errors import (
     UsageError,
     VerificationError,
 )
-from aoti_build.host import compatibility, toolchain
 from aoti_build.models_file.project import Project, Target
 from aoti_build.models_file.records import target_to_json
-from aoti_build.planning.plan import plan_target, stale, tolerance
+from aoti_build.planning.plan import plan_target, stale
 from aoti_build.store.local import Store
 from aoti_build.work.check import CHECK_ENVIRONMENT, places
 from aoti_build.work.opened import FloorLacking, OpenArtifact, fit_artifact
@@ -254,7 +254,7 @@ def _check_output(asked: Asked, targets: int) -> None:
 def _run_target(
     project: Project, target: Target, asked: Asked, digests: StatCache, on_progress: OnProgress
 ) -> TargetRuns:
-    if not toolchain.has_device(target.device):
+    if not target.hardware.count():
         lacks = ArtifactError(f"this host has no {target.device} device", target=target.name)
         return TargetRuns(target, error=lacks, available=False)
     try:
@@ -288,7 +288,7 @@ def _fit_artifact(project: Project, target: Target) -> Iterator[OpenArtifact]:
         try:
             artifact = opened.enter_context(fit_artifact(project, target))
         except VerificationError:
-            if why := compatibility.cannot_build(target):
+            if why := target.hardware.cannot_build(target.floor):
                 message = "it cannot be built on this host"
                 raise FloorLacking(message, target=target.name, cause=why) from None
             raise
@@ -357,7 +357,7 @@ def _job(
         "target": target_to_json(target),
         "model": str(artifact.files / MODEL),
         "golden": str(artifact.files / GOLDEN),
-        "tolerance": tolerance(target),
+        "tolerance": required_tolerance(target),
         "signature": dict(artifact.manifest.signature),
         "imports": artifact.manifest.imports,
         "where": {**places(project, target), "image": project.where(target.model, "image")},

@@ -26,6 +26,7 @@ from aoti_build.artifact.paths import (
     stat_cache_path,
     store_root,
 )
+from aoti_build.artifact.verification import required_tolerance
 from aoti_build.commands.repro import write_repro
 from aoti_build.common.directories import temporary_directory
 from aoti_build.common.locks import lock
@@ -41,11 +42,10 @@ from aoti_build.errors import (
     Interrupted,
     VerificationError,
 )
-from aoti_build.host import compatibility, toolchain
 from aoti_build.models_file.presence import source_is_here
 from aoti_build.models_file.project import Project, Target
 from aoti_build.models_file.records import target_to_json
-from aoti_build.planning.plan import plan_target, stale, tolerance
+from aoti_build.planning.plan import plan_target, stale
 from aoti_build.store.local import Store
 from aoti_build.work.check import CHECK_ENVIRONMENT, check_package, check_record, find_cause, places
 from aoti_build.work.opened import FloorLacking, OpenArtifact, fit_artifact
@@ -194,8 +194,7 @@ def _runners(
     runners: dict[str, Path] = {}
     for target in targets:
         present = (
-            toolchain.has_device(target.device)
-            and (artifact_directory(project, target) / MODEL).is_file()
+            target.hardware.count() and (artifact_directory(project, target) / MODEL).is_file()
         )
         if present and target.device not in runners:
             on_progress(target, "runner")
@@ -222,13 +221,13 @@ class _Verifier:
         return replace(self._verdict(target), runtime=self.runtime)
 
     def _verdict(self, target: Target) -> Verdict:
-        if not toolchain.has_device(target.device):
+        if not target.hardware.count():
             return Verdict(target, UNAVAILABLE, (Reason("no-device", target.device),))
         with contextlib.ExitStack() as opened:
             try:
                 artifact = opened.enter_context(fit_artifact(self.project, target))
             except VerificationError as error:
-                if why := compatibility.cannot_build(target):
+                if why := target.hardware.cannot_build(target.floor):
                     return Verdict(target, UNAVAILABLE, (Reason("no-device", why),))
                 return Verdict(target, MISSING, error=error)
             except FloorLacking as error:
@@ -379,7 +378,7 @@ class _Verifier:
             "model": str(artifact.files / MODEL),
             "golden": str(artifact.files / GOLDEN),
             "target": target_to_json(target),
-            "tolerance": tolerance(target),
+            "tolerance": required_tolerance(target),
             "signature": dict(artifact.manifest.signature),
             "imports": artifact.manifest.imports,
             "runner": str(runner) if (runner := self.runners.get(target.device)) else None,

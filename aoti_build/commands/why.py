@@ -11,7 +11,8 @@ from aoti_build.artifact.manifest import Manifest
 from aoti_build.artifact.paths import stat_cache_path, store_root
 from aoti_build.common.stat_cache import StatCache
 from aoti_build.models_file.project import Project, Target
-from aoti_build.planning.plan import Step, current_parts, plan_target
+from aoti_build.planning.current_state import current_parts
+from aoti_build.planning.plan import Step, plan_target
 from aoti_build.store.local import Store
 
 

@@ -1,4 +1,4 @@
-"""JSON records: those of artifacts and of the store, and caches, which may be deleted at any time."""
+"""JSON records of artifacts and of the store, and caches, which may be deleted at any time."""
 
 from __future__ import annotations
 
@@ -76,8 +76,8 @@ def write_cache_record(path: Path, kind: str, version: int, content: Mapping[str
 
 
 def read_cache_record(path: Path, kind: str, version: int, name: str) -> dict[str, Any]:
-    """The table `name` of what `write_cache_record` wrote; empty if there is none, none of this format and
-    version, or one that somebody else may have written."""
+    """The table `name` of what `write_cache_record` wrote; empty if there is none, none of this
+    format and version, or one that somebody else may have written."""
     try:
         document = json.loads(read_owned(path))
     except (OSError, ValueError, RecursionError):

@@ -123,3 +123,12 @@ def _read(record: Path) -> dict[str, list[Any]]:
         for name, entry in entries
         if isinstance(entry, list) and list(map(type, entry)) == _ENTRY
     }
+
+
+def file_size(path: Path) -> int | None:
+    """The bytes of a regular file; None if there is none."""
+    try:
+        key = stat_key(path)
+    except OSError:
+        return None
+    return key[0] if key else None

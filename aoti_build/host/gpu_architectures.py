@@ -15,9 +15,18 @@ from collections.abc import Iterable
 # `compute_90a`).
 OWN_FEATURES = (9, 0)
 _NAME = re.compile(r"(sm|compute)_(\d{1,3})(\d)([af]?)")
+# What models.yaml may name: NVIDIA names each architecture by its compute capability without the
+# dot.
+ARCHITECTURE_PATTERN = "sm_([5-9][0-9]|[1-9][0-9]{2})a?"
 
 # How good code is for a GPU: 1 for machine code and 0 for PTX, then its capability. More is better.
 Rank = tuple[int, int, int]
+
+
+def require_architecture(name: str) -> None:
+    """Raise ValueError unless `name` is an architecture that models.yaml may name."""
+    if not re.fullmatch(ARCHITECTURE_PATTERN, name):
+        raise ValueError(f"{name!r} is no GPU architecture")
 
 
 def capability_of(arch: str) -> str:

@@ -13,8 +13,6 @@ from aoti_build.errors import UsageError
 from aoti_build.models_file.presence import check_files
 from aoti_build.models_file.project import (
     DEFAULT_PRESET,
-    DEVICES,
-    NATIVE,
     Dim,
     Model,
     Position,
@@ -28,8 +26,6 @@ from aoti_build.models_file.select import select
 
 __all__ = [
     "DEFAULT_PRESET",
-    "DEVICES",
-    "NATIVE",
     "Dim",
     "Model",
     "Position",

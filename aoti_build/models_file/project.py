@@ -9,14 +9,13 @@ process which only looks at a known project never pays for parsing.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
-DEVICES = ("cpu", "cuda")
+from aoti_build.host.devices import NATIVE, Device, device_named
+
 DEFAULT_PRESET = "default"
-# The isa of CPU code, or the arch of GPU code, that is whatever the building host has.
-NATIVE = "native"
 GOLDEN_LIMIT = 64 << 20
 
 
@@ -221,6 +220,23 @@ class Target:
         """Whether it is compiled for something that models.yaml names, and not for what the
         building host has."""
         return self.floor != NATIVE
+
+    @property
+    def hardware(self) -> Device:
+        """The device, as an object."""
+        return device_named(self.device)
+
+    @property
+    def device_options(self) -> Mapping[str, Any]:
+        """What models.yaml says of computing on the device."""
+        options = {"cuda": self.model.cuda}.get(self.device)
+        return {} if options is None else asdict(options)
+
+    @property
+    def compile_options(self) -> dict[str, Any]:
+        """The inductor options by which it is compiled for `floor`; none for what inductor finds
+        here."""
+        return self.hardware.compile_options(self.floor)
 
     @property
     def variant(self) -> str:

@@ -16,9 +16,9 @@ from typing import Any
 from aoti_build.common import fields, sizes
 from aoti_build.common.digests import digest_bytes
 from aoti_build.common.fields import flag, number, one_of, or_none, table, table_of, whole
+from aoti_build.host.devices import device_named, device_names
 from aoti_build.models_file import rules
 from aoti_build.models_file.project import (
-    DEVICES,
     Baseline,
     ConstantInput,
     CudaOptions,
@@ -66,7 +66,7 @@ def target_from_json(
     """The target that `target_to_json` recorded. Raises KeyError, TypeError or ValueError for
     anything else, and for what models.yaml may not say."""
     _TARGET(record)
-    (_ISA if record["device"] == "cpu" else _ARCH)(record["floor"])
+    device_named(record["device"]).require_architecture(record["floor"])
     parts = dict(record["model"])
     dims = tuple(_ruled(Dim(**dim), rules.dim_complaints) for dim in parts["dims"])
     parts.update(
@@ -105,6 +105,12 @@ def _by(rule: Callable[[str], Any]) -> fields.Reader:
 
 
 _POSITIVE, _BOUND = or_none(whole(1)), or_none(number)
+
+
+def _device(value: Any) -> None:
+    one_of(*device_names())(value)
+
+
 _PATH = _by(rules.project_path)
 _ISA, _ARCH = one_of(*rules.ISAS), _by(rules.arch)
 _SOURCE = table(
@@ -182,7 +188,7 @@ _TARGET = table(
                 "image": or_none(fields.either(_IMAGE, _SOURCE)),
             }
         ),
-        "device": one_of(*DEVICES),
+        "device": _device,
         "preset": _by(rules.directory_name),
         "inductor_config": table_of(_by(rules.option), fields.anything),
         "listed": flag,

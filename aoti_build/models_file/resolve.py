@@ -16,11 +16,10 @@ from pydantic_core import ErrorDetails
 
 from aoti_build.common import sizes
 from aoti_build.errors import Problem, SpecError
+from aoti_build.host.devices import NATIVE, device_named, device_names
 from aoti_build.models_file import rules, schema, yaml_source
 from aoti_build.models_file.project import (
     DEFAULT_PRESET,
-    DEVICES,
-    NATIVE,
     Baseline,
     ConstantInput,
     CudaOptions,
@@ -45,7 +44,6 @@ WireT = TypeVar("WireT", bound=schema.Wire)
 Presets = Mapping[str, Mapping[str, Any]]
 
 # What a device's targets are compiled for: the field below the device's own key.
-FLOOR_FIELDS = {"cpu": "isa", "cuda": "arch"}
 MODEL_FIELDS = (
     "source", "kwargs", "seed", "weights", "files", "inputs", "devices", "inductor_configs",
     "tolerance", "cpu", "cuda", "golden", "image", "imports", "outputs", "dtype", "baseline",
@@ -200,7 +198,8 @@ class _Resolver:
         self._check_repeats((*at, "devices"), devices)
         chosen = self._chosen_presets((*at, "inductor_configs"), devices, presets)
         floors = {
-            device: self._floors((*at, device, field)) for device, field in FLOOR_FIELDS.items()
+            device: self._floors((*at, device, device_named(device).architecture_key))
+            for device in devices
         }
         seen: dict[str, Target] = {}
         for device in devices:
@@ -460,7 +459,7 @@ class _Resolver:
             return dict.fromkeys(devices, names)
         devices_known = self.sound((*path[:-1], "devices"), throughout=True)
         for device in chosen:
-            if devices_known and device in DEVICES and device not in devices:
+            if devices_known and device in device_names() and device not in devices:
                 text = f"{shown(device)} is not in devices (which are: {', '.join(devices)})"
                 self.add((*path, device), text, at_key=True)
         return {device: self._known_presets((*path, device), presets) for device in chosen}

@@ -27,7 +27,9 @@ from aoti_build.common.fields import (
     is_dotted_name,
     is_name,
 )
-from aoti_build.models_file.project import NATIVE, Source
+from aoti_build.host.devices import NATIVE
+from aoti_build.host.gpu_architectures import ARCHITECTURE_PATTERN
+from aoti_build.models_file.project import Source
 from aoti_build.models_file.wording import did_you_mean, nearest, shown
 
 if TYPE_CHECKING:
@@ -51,8 +53,7 @@ ISAS = (NATIVE, "avx2", "avx512")
 MODULE = r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*$"
 OPTION = r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*"
 SIZE = "[0-9]{1,15}[kmg]?"
-# NVIDIA names each architecture by its compute capability without the dot.
-ARCH = "(native|sm_([5-9][0-9]|[1-9][0-9]{2})a?)"
+ARCH = f"({NATIVE}|{ARCHITECTURE_PATTERN})"
 _ARCHES = (
     NATIVE,
     *(f"sm_{number}" for number in (75, 80, 86, 87, 89, 90, 100, 103, 110, 120, 121)),

@@ -26,10 +26,11 @@ from pydantic import (
     field_validator,
 )
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, JsonSchemaValue
-from pydantic_core import PydanticCustomError, core_schema
+from pydantic_core import PydanticCustomError, PydanticKnownError, core_schema
 
 from aoti_build.common import fields
 from aoti_build.common.fields import MAX_INT
+from aoti_build.host.devices import device_names
 from aoti_build.models_file import rules
 
 EDITION = 1
@@ -39,7 +40,20 @@ NAME, OPTION = f"^{fields.NAME}$", f"^{rules.OPTION}$"
 WEIGHTS = f"({'|'.join(re.escape(suffix) for suffix in rules.WEIGHT_SUFFIXES)})$"
 ARCH, SIZE = f"^{rules.ARCH}$", f"^{rules.SIZE}$"
 
-Device = Literal["cpu", "cuda"]
+
+def _device(text: str) -> str:
+    """A registered device; refused as pydantic refuses a value that a `Literal` does not have."""
+    if text not in device_names():
+        expected = " or ".join(map(repr, device_names()))
+        raise PydanticKnownError("literal_error", {"expected": expected})
+    return text
+
+
+Device = Annotated[
+    str,
+    AfterValidator(_device),
+    WithJsonSchema({"enum": [*device_names()], "type": "string"}),
+]
 Outputs = Literal["dict"]
 Dtype = Literal[
     "float32",

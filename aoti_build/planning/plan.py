@@ -7,29 +7,25 @@ show exactly what `build` acts on.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from aoti_build.artifact.damage import damage
 from aoti_build.artifact.fingerprint import (
-    KEY_VERSION,
     Fingerprint,
-    Parts,
     Reason,
-    declared_files,
-    spec_parts,
-    variable_parts,
 )
 from aoti_build.artifact.manifest import FORMAT_VERSION, MANIFEST, MODEL, Manifest, read_manifest
 from aoti_build.artifact.paths import artifact_directory
+from aoti_build.artifact.verification import is_verified, required_tolerance
 from aoti_build.common.digests import digest_json
 from aoti_build.common.reading import RECORD_LIMIT
-from aoti_build.common.stat_cache import StatCache, stat_key
-from aoti_build.host import compatibility, distributions, gpu_architectures, toolchain
+from aoti_build.common.stat_cache import StatCache, file_size
+from aoti_build.host import compatibility, distributions
 from aoti_build.models_file.project import Project, Target
-from aoti_build.models_file.weights import weights_files
+from aoti_build.planning.current_state import current_parts, toolchain_parts
 from aoti_build.planning.index import Entry, Index, Published
 from aoti_build.store.local import Store
 
@@ -112,7 +108,7 @@ def make_plan(
                 [FORMAT_VERSION, toolchain_parts(target)]
             )  # an older manifest is not read
         published = None
-        if index is not None and not force and compatibility.cannot_build(target) is None:
+        if index is not None and not force and target.hardware.cannot_build(target.floor) is None:
             published = index.look_up(target.name, target.digest, facts[kind])
         if published is not None:
             steps.append(Step(target, UP_TO_DATE, (), published=published))
@@ -157,7 +153,7 @@ def _plan_recorded(
     """The step, and the digest that manifest.json had before it was read; None if it is too large
     to be one."""
     path = artifact_directory(project, target) / MANIFEST
-    record = digests.digest(path) if (_size(path) or 0) <= RECORD_LIMIT else None
+    record = digests.digest(path) if (file_size(path) or 0) <= RECORD_LIMIT else None
     return _step(project, target, digests, store, force=force), record
 
 
@@ -185,7 +181,7 @@ def _note(
     }
     files |= {f"{directory}/{name}": file.sha256 for name, file in manifest.files.items()}
     sizes = {f"{directory}/{name}": file.size for name, file in manifest.files.items()}
-    if (size := _size(artifact_directory(project, step.target) / MANIFEST)) is not None:
+    if (size := file_size(artifact_directory(project, step.target) / MANIFEST)) is not None:
         sizes[f"{directory}/{MANIFEST}"] = size
     index.note(
         step.target.name,
@@ -216,19 +212,14 @@ def _step(
         reasons = (
             Reason("artifact-damaged", manifest.why) if manifest.damaged else Reason("no-artifact"),
         )
-    if why := compatibility.cannot_build(target):
+    if why := target.hardware.cannot_build(target.floor):
         return Step(target, UNAVAILABLE, (Reason("no-device", why), *reasons), known)
     if reasons:
         stored = None if force else find_stored(project, target, digests, store, now)
         return Step(target, RESTORE if stored else BUILD, reasons, known, stored)
-    if known is None or now is None or is_settled(known, target):
+    if known is None or now is None or is_verified(known, target):
         return Step(target, UP_TO_DATE, (), known)
     return _unsettled(project, target, known, now, digests, store)
-
-
-def is_settled(manifest: Manifest, target: Target) -> bool:
-    """Whether the artifact was compared with eager, by the tolerance that models.yaml has now."""
-    return manifest.unchecked is None and manifest.check.get("tolerance") == tolerance(target)
 
 
 def stale(step: Step) -> tuple[Reason, ...]:
@@ -251,9 +242,9 @@ def _unsettled(
 ) -> Step:
     """The step for an artifact that is what the sources say, and was not shown to do what it
     must."""
-    if known.check.get("tolerance") != tolerance(target):
+    if known.check.get("tolerance") != required_tolerance(target):
         changed = Reason(
-            "spec-changed", "tolerance", known.check.get("tolerance"), tolerance(target)
+            "spec-changed", "tolerance", known.check.get("tolerance"), required_tolerance(target)
         )
         return Step(target, RECHECK, (changed,), known)
     unchecked = Reason("unchecked", str(known.unchecked))
@@ -262,7 +253,7 @@ def _unsettled(
     stored = find_stored(
         project, target, digests, store, now
     )  # another host may have checked it since
-    if stored is not None and is_settled(stored, target):
+    if stored is not None and is_verified(stored, target):
         return Step(target, RESTORE, (unchecked,), known, stored)
     return Step(target, UP_TO_DATE, (), known)
 
@@ -285,106 +276,6 @@ def find_stored(
         if not any(by_its_files.differences(candidate.source)) and store.has(candidate):
             return candidate
     return None
-
-
-def tolerance(target: Target) -> dict[str, Any]:
-    """All that an artifact must fulfil: how near to eager it is, and how near to its baseline, if
-    that has a limit."""
-    baseline = target.model.baseline
-    limit = {} if baseline is None or baseline.limit is None else {"baseline": baseline.limit}
-    return {**asdict(target.model.tolerance), **limit}
-
-
-def current_parts(
-    project: Project, target: Target, recorded: Parts, digests: StatCache
-) -> Fingerprint:
-    """The parts of the source key as they are now; `recorded` names the discovered files and
-    distributions to look at."""
-    names = {**recorded.get("sources", {}), **dict.fromkeys(declared_files(target.model))}
-    # Not with Path, which drops the slash that marks a directory.
-    sources = {
-        name: digests.digest(name if name.startswith("/") else f"{project.root}/{name}")
-        for name in names
-    }
-    return Fingerprint(
-        {
-            "spec": spec_parts(target),
-            "config": dict(target.inductor_config),
-            "sources": sources,
-            "distributions": {
-                name: distributions.identity(name, digests)
-                for name in recorded.get("distributions", {})
-            },
-            "modules": {
-                name: distributions.installed_module(name) for name in recorded.get("modules", {})
-            },
-            "variables": variable_parts(recorded.get("variables", {}), os.environ),
-            "weights": weight_parts(project, target, digests),
-            **toolchain_parts(target),
-        }
-    )
-
-
-def toolchain_parts(target: Target) -> dict[str, dict[str, str]]:
-    """The groups `toolchain` and `environment` for a target on this host."""
-    facts = {"recipe": f"{KEY_VERSION}.{toolchain.FACTS_VERSION}", **toolchain.facts(target.device)}
-    # A CUDA target's host code is always compiled for this processor.
-    if target.device == "cuda" or not target.has_floor:
-        facts["cpu.features"] = " ".join(toolchain.cpu_features())
-    if makes_fatbins(target):
-        facts["fatbin"] = toolchain.fatbin_tool_version()
-    return {"toolchain": facts, "environment": toolchain.environment()}
-
-
-def floor_patches(target: Target) -> dict[str, Any]:
-    """The inductor options by which a target is compiled for its floor; none if that is what
-    inductor finds here."""
-    if target.device == "cpu":
-        return dict(ISA_OPTIONS[target.floor])
-    if not makes_fatbins(target):
-        return {}
-    return {"cuda.arch": gpu_architectures.number_of(target.floor), **FATBIN_OPTIONS}
-
-
-def makes_fatbins(target: Target) -> bool:
-    """Whether kernels are packaged with machine code and PTX for the arch of models.yaml, so that
-    later GPUs take them too. Of the GPU's own arch that is no gain from 9.0 on: torch compiles for
-    the features of that one alone."""
-    if target.device != "cuda" or not target.has_floor:
-        return False
-    if not toolchain.packages_for_other_gpus() or toolchain.fatbin_tool() is None:
-        return False
-    here = next(iter(toolchain.compute_capabilities()), "")
-    wanted = gpu_architectures.capability_of(target.floor)
-    return wanted != here or gpu_architectures.numbers(wanted) < gpu_architectures.OWN_FEATURES
-
-
-def weight_parts(project: Project, target: Target, digests: StatCache) -> dict[str, str | None]:
-    """The files of a target's weights, as models.yaml names them, with their digests."""
-    weights = target.model.weights
-    files = {} if weights is None else weights_files(weights, project.root)
-    return {name: digests.digest(path) for name, path in files.items()}
-
-
-def damage(directory: Path, manifest: Manifest, digests: StatCache) -> list[Reason]:
-    """Files of an artifact that are not what its manifest says. One of another size is not read."""
-    found = []
-    for name, record in manifest.files.items():
-        digest = digests.digest(directory / name, record.size)
-        if digest != record.sha256:
-            size = _size(directory / name) if digest is None else None
-            now = digest if size is None else f"{size} bytes"
-            found.append(Reason("artifact-damaged", name, record.sha256, now))
-    return found
-
-
-def _size(path: Path) -> int | None:
-    """The bytes of a regular file; None if there is none."""
-    try:
-        key = stat_key(path)
-    except OSError:
-        return None
-    return key[0] if key else None
 
 
 def _reasons(

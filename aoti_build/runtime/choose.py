@@ -20,8 +20,8 @@ from typing import Any
 from aoti_build.artifact.manifest import Manifest, read_manifest
 from aoti_build.errors import ArtifactError, UsageError
 from aoti_build.host import compatibility, gpu_architectures
+from aoti_build.host.devices import device_named, device_names
 
-_DEVICES = ("cuda", "cpu")  # the preferred first
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")  # what builds give to directories
 
 
@@ -140,8 +140,8 @@ def explain(
         raise UsageError(
             f"{model!r} and variant={variant!r} name two variants", hint="give one of them"
         )
-    if device is not None and device not in _DEVICES:
-        hint = f"it is one of {', '.join(_DEVICES)}, or None"
+    if device is not None and device not in device_names():
+        hint = f"it is one of {', '.join(device_names())}, or None"
         raise UsageError(f"there is no device {_brief(device)}", hint=hint)
     if not isinstance(device_index, int):
         hint = "it is a number, counted from 0"
@@ -212,11 +212,7 @@ def _candidate(
         )
     needs = manifest.requires
     found = why_not or (*compatibility.unfit(needs, device_index), *_unchecked(manifest))
-    rank = (
-        compatibility.code_rank(needs, device_index)
-        if needs["device"] == "cuda" and not found
-        else None
-    )
+    rank = None if found else compatibility.code_rank(needs, device_index)
     return Candidate(target, directory, manifest, found, rank or (0, 0, 0))
 
 
@@ -231,13 +227,18 @@ def _rank(candidate: Candidate) -> tuple[Any, ...]:
     requires = candidate.manifest.requires if candidate.manifest else {}
     machine, *capability = candidate.gpu_code
     return (
-        _DEVICES.index(candidate.device) if candidate.device in _DEVICES else len(_DEVICES),
+        -_preference(candidate.device),
         -machine,
         [-part for part in capability],
         -len(requires.get("cpu_features", ())),
         _has_preset(candidate),
         candidate.variant,
     )
+
+
+def _preference(device: str) -> int:
+    """The device's, and the least for a directory that is named after none."""
+    return device_named(device).preference if device in device_names() else -1
 
 
 def _has_preset(candidate: Candidate) -> bool:

@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 
 from aoti_build.artifact.manifest import Manifest
 from aoti_build.errors import ArtifactError, ClosedError, CopyError, InputError
+from aoti_build.host.devices import device_named
 from aoti_build.runtime.arguments import Arguments, Kinds, Parameter, parameter_names, state_names
 from aoti_build.runtime.choose import Candidate, Choice
 from aoti_build.runtime.package import Admitted
@@ -50,12 +51,11 @@ class LoadedModel:
             self, admitted.close
         )  # at the latest when nobody has this any more
         self._choice = choice
-        self._index = device_index if candidate.device == "cuda" else -1
-        self._device = (
-            torch.device("cuda", device_index)
-            if candidate.device == "cuda"
-            else torch.device("cpu")
-        )
+        self._index = -1
+        self._device = torch.device(candidate.device)
+        if device_named(candidate.device).is_indexed:
+            self._index = device_index
+            self._device = torch.device(candidate.device, device_index)
         self._options: dict[str, Any] = {
             "single_threaded": single_threaded,
             "num_runners": num_runners,

@@ -277,11 +277,12 @@ def doctor(
     device."""
     with contract(json, debug):
         from aoti_build.commands import doctor as verb
+        from aoti_build.host.devices import device_names
         from aoti_build.report import text
 
         devices = words("--device", device)
-        if unknown := sorted(set(devices) - set(verb.DEVICES)):
-            raise UsageError(f"--device {unknown[0]}: not one of {', '.join(verb.DEVICES)}")
+        if unknown := sorted(set(devices) - set(device_names())):
+            raise UsageError(f"--device {unknown[0]}: not one of {', '.join(device_names())}")
         models_file = Path(file).absolute() if file else nearest_models_file(context)
         if file and not (models_file and models_file.is_file()):
             raise UsageError(f"there is no file {file}")

@@ -10,11 +10,11 @@ from typing import Any
 
 from aoti_build.artifact.manifest import GOLDEN, MODEL
 from aoti_build.artifact.paths import inductor_cache_root
+from aoti_build.artifact.verification import required_tolerance
 from aoti_build.errors import AotiBuildError, BuildError, Interrupted
 from aoti_build.host import compatibility
 from aoti_build.models_file.project import Project, Target
 from aoti_build.models_file.records import target_to_json
-from aoti_build.planning.plan import floor_patches, tolerance
 from aoti_build.work.context import Place, Workshop
 from aoti_build.work.gpu import gpu_environment
 from aoti_build.work.worker import OnPhase, Worker, run_worker
@@ -81,7 +81,7 @@ def not_run(target: Target, lacks: Sequence[str]) -> dict[str, Any]:
     return {
         "passed": None,
         "why": "; ".join(lacks),
-        "tolerance": tolerance(target),
+        "tolerance": required_tolerance(target),
         "cases": [],
         "vacuous": [],
         "no_fp64": None,
@@ -130,7 +130,7 @@ def check_record(target: Target, result: Mapping[str, Any]) -> dict[str, Any]:
     """The record of a check that passed, for a manifest, of what the `check` job found."""
     return {
         "passed": True,
-        "tolerance": tolerance(target),
+        "tolerance": required_tolerance(target),
         "cases": [_brief(case) for case in result["cases"]],
         "vacuous": result["vacuous"],
         "no_fp64": result["no_fp64"],
@@ -167,7 +167,7 @@ def check_package(
         "model": str(package / MODEL),
         "golden": str(golden or package / GOLDEN),
         "target": target_to_json(target),
-        "tolerance": tolerance(target),
+        "tolerance": required_tolerance(target),
         "signature": dict(signature),
         "imports": list(imports),
         "runner": str(runner) if runner else None,
@@ -218,7 +218,7 @@ def find_cause(
         "root": str(project.root),
         "target": target_to_json(target),
         "where": places(project, target),
-        "floor_patches": floor_patches(target),
+        "floor_patches": target.compile_options,
         "cache_root": str(inductor_cache_root()),
         "model": str(package / MODEL) if package else None,
         "alignment": alignment,
@@ -285,7 +285,7 @@ def _incomplete(checked: Mapping[str, Any], log: Path) -> BuildError:
 
 def _lossy(losses: Sequence[Mapping[str, Any]], target: Target, log: Path) -> BuildError:
     """The model itself is further from its baseline than models.yaml allows."""
-    limit = tolerance(target)["baseline"]
+    limit = required_tolerance(target)["baseline"]
     said = [
         f"{loss['name']}: relative RMSE {loss['relative_rmse']:.3g} ({loss['sqnr_db']:.1f} dB),"
         f" {limit:.3g} is allowed"

@@ -26,7 +26,7 @@ from aoti_build.common.removal import own_entries, remove
 from aoti_build.common.stat_cache import StatCache
 from aoti_build.errors import EditedMeanwhile
 from aoti_build.models_file.project import Project, Target
-from aoti_build.planning.plan import current_parts
+from aoti_build.planning.current_state import current_parts
 from aoti_build.store.local import Store
 
 

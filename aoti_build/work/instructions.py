@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,6 @@ from aoti_build.artifact.manifest import MODEL
 from aoti_build.artifact.pt2.instructions import Use, extensions
 from aoti_build.artifact.pt2.package import Archive, open_archive
 from aoti_build.errors import ArtifactError, BuildError
-from aoti_build.host import toolchain
 from aoti_build.models_file.project import Target
 from aoti_build.work.context import Place
 
@@ -65,8 +64,9 @@ def instructions_of(target: Target, place: Place) -> dict[str, Any]:
         found = _found(tool, place)
     except (ArtifactError, OSError, ValueError) as error:
         return {"seen": None, "why": f"the code cannot be read: {error}"}
-    if target.device == "cpu" and target.has_floor:
-        _refuse_others(target.floor, found, place.log)
+    allowed = target.hardware.allowed_instructions(target.floor)
+    if allowed is not None:
+        _refuse_others(target.floor, allowed, found, place.log)
     return {"seen": sorted(found)}
 
 
@@ -81,8 +81,8 @@ def _found(tool: str, place: Place) -> dict[str, Use]:
     return found
 
 
-def _refuse_others(isa: str, found: dict[str, Use], log: Path) -> None:
-    beyond = [use for name, use in sorted(found.items()) if name not in toolchain.ISA_FEATURES[isa]]
+def _refuse_others(isa: str, allowed: Set[str], found: dict[str, Use], log: Path) -> None:
+    beyond = [use for name, use in sorted(found.items()) if name not in allowed]
     if beyond:
         raise BuildError(
             f"the compiled code uses more than `isa: {isa}` has, so it was not published",

@@ -13,11 +13,11 @@ from aoti_build.common.digests import digest_json
 from aoti_build.common.fields import digest, list_of, loads, one_of, table, whole
 from aoti_build.common.records import read_owned, write_cache_record
 from aoti_build.errors import DirectoryError, ToolchainError
-from aoti_build.host import toolchain
+from aoti_build.host import installed_torch, toolchain
 from aoti_build.host.checks.compiler import check_compiler, check_openssl
-from aoti_build.host.checks.cuda import check_cuda
 from aoti_build.host.checks.directories import check_memory, check_places, check_processors
 from aoti_build.host.checks.finding import FAIL, Finding
+from aoti_build.host.devices import device_named
 from aoti_build.models_file.project import Project
 
 FORMAT = "aoti-build/passed-checks"
@@ -33,18 +33,20 @@ def quick_checks(
 ) -> list[Finding]:
     """All checks that compile no model and import no torch; less than a second without a GPU.
     `artifacts` is a project's directory, None outside one."""
-    if toolchain.torch_directory() is None:
+    if installed_torch.torch_directory() is None:
         fix = "pip install torch torchvision, then run again"
         return [Finding("torch", FAIL, "torch is not installed here", fix=fix, stops=True)]
     store = store_beside(artifacts) if artifacts is not None else None
-    found = [
+    findings = [
         check_compiler(),
         check_openssl(),
         *check_places(artifacts, store),
         check_memory(),
         check_processors(),
     ]
-    return [*found, *(check_cuda(memory=memory) if "cuda" in devices else [])]
+    for device in devices:
+        findings += device_named(device).checks(memory=memory)
+    return findings
 
 
 def require_fit_toolchain(

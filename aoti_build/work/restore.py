@@ -11,7 +11,8 @@ from dataclasses import replace
 
 from aoti_build.artifact.manifest import Manifest
 from aoti_build.artifact.paths import artifact_directory
-from aoti_build.planning.plan import Step, is_settled
+from aoti_build.artifact.verification import is_verified
+from aoti_build.planning.plan import Step
 from aoti_build.work.context import Workshop
 
 
@@ -28,7 +29,7 @@ def restore(shop: Workshop, step: Step) -> Manifest | None:
             return None
         place.log.write_text(f"restored from the store: {stored.key}\n")
         check = stored.check
-        if not is_settled(stored, target):
+        if not is_verified(stored, target):
             from aoti_build.work.check import check_or_say
 
             check = check_or_say(

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from aoti_build.artifact.manifest import GOLDEN, MODEL, Manifest
+from aoti_build.artifact.verification import is_verified
 from aoti_build.common.locks import lock
 from aoti_build.models_file.project import Target
-from aoti_build.planning.plan import is_settled
 from aoti_build.work.context import Place, Workshop
 from aoti_build.work.worker import check_stopping
 
@@ -53,7 +53,7 @@ class Desk(contextlib.ExitStack):
         """An earlier check that still holds: of the package that was taken, against the same
         tolerance, and the golden file that the worker kept because eager gives the same again."""
         hit = self._hit
-        if hit is None or self.action != TAKE or not golden_kept or not is_settled(hit, target):
+        if hit is None or self.action != TAKE or not golden_kept or not is_verified(hit, target):
             return None
         return {**hit.check, "seconds": 0.0}
 

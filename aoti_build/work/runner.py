@@ -15,20 +15,17 @@ from aoti_build.common.digests import digest_file, digest_json
 from aoti_build.common.locks import lock
 from aoti_build.common.publication import staging
 from aoti_build.errors import ToolchainError
-from aoti_build.host import toolchain
+from aoti_build.host import installed_torch, toolchain
 from aoti_build.host.checks.inductor import (
     command_words,
     compiler_command,
     cpp_standard,
     include_directories,
 )
+from aoti_build.host.devices import device_named
 from aoti_build.work.worker import check_stopping, run_worker
 
 SOURCE = Path(__file__).with_name("runner.cpp")
-_LIBRARIES = {
-    "cpu": ("torch_cpu", "torch", "c10"),
-    "cuda": ("torch_cuda", "torch_cpu", "torch", "c10_cuda", "c10"),
-}
 _TIME_LIMIT = 600.0
 
 
@@ -38,7 +35,7 @@ def compile_command(device: str, output: Path) -> list[str]:
     Libraries register what they bring when they are loaded, so all of them are linked, whether
     named by code or not. Raises `ToolchainError` without torch, or if CXX is no command.
     """
-    torch, compiler = toolchain.torch_directory(), command_words(compiler_command())
+    torch, compiler = installed_torch.torch_directory(), command_words(compiler_command())
     if torch is None or not compiler:
         what = (
             "torch is not installed here"
@@ -57,7 +54,7 @@ def compile_command(device: str, output: Path) -> list[str]:
         f"-L{torch / 'lib'}",
         f"-Wl,-rpath,{torch / 'lib'}",
         "-Wl,--no-as-needed",
-        *(f"-l{name}" for name in _LIBRARIES[device]),
+        *(f"-l{name}" for name in device_named(device).torch_libraries),
     ]
 
 

@@ -48,7 +48,7 @@ class Builder:
 
     def __call__(self, step: Step) -> Outcome:
         try:
-            if step.target.device == "cuda":
+            if step.target.hardware.builds_alone:
                 # Two autotuning runs on one GPU measure each other, whichever process they are of.
                 with lock(inductor_cache_root() / "gpu.lock", check_stopping):
                     return self._locked(step)

@@ -21,7 +21,8 @@ from aoti_build.host import compatibility
 from aoti_build.models_file.project import Target
 from aoti_build.models_file.records import target_to_json
 from aoti_build.models_file.weights import weights_files
-from aoti_build.planning.plan import Step, floor_patches, toolchain_parts, weight_parts
+from aoti_build.planning.current_state import toolchain_parts, weight_parts
+from aoti_build.planning.plan import Step
 from aoti_build.work.check import CheckAhead, check_or_say, places
 from aoti_build.work.context import Place, Workshop
 from aoti_build.work.gpu import gpu_code_of, gpu_environment
@@ -49,7 +50,9 @@ class TargetBuilder:
             desk = resources.enter_context(
                 Desk(self.shop, target, place, from_nothing=from_nothing)
             )
-            runs_here = not compatibility.lacking_floor(compatibility.requirements(target))
+            runs_here = not compatibility.lacking_floor(
+                compatibility.requirements(target.device, target.floor)
+            )
             checker = resources.enter_context(CheckAhead(self.shop, place, runs_here=runs_here))
             if _repack_is_likely(step) and not from_nothing:
                 checker.start()
@@ -58,7 +61,10 @@ class TargetBuilder:
             instructions = resources.enter_context(
                 Instructions(target, place, desk.known_instructions)
             )
-            requires = {**compatibility.requirements(target), **gpu_code_of(target, place)}
+            requires = {
+                **compatibility.requirements(target.device, target.floor),
+                **gpu_code_of(target, place),
+            }
             if made.get("imports"):
                 requires["imports"] = made["imports"]
             check = desk.known_check(target, golden_kept=made["golden_kept"]) or check_or_say(
@@ -175,7 +181,7 @@ class TargetBuilder:
             "staged": str(place.staged),
             "whole_golden": str(place.whole_golden),
             "cache_root": str(inductor_cache_root()),
-            "floor_patches": floor_patches(target),
+            "floor_patches": target.compile_options,
             "where": places(self.shop.project, target),
             "toolchain": before["toolchain"],
             "environment": before["environment"],
@@ -193,8 +199,8 @@ def _explaining_crashes(target: Target) -> Iterator[None]:
     try:
         yield
     except WorkerCrash as crash:
-        lacks = compatibility.lacking_floor(compatibility.requirements(target))
-        if crash.signal_name != "SIGILL" or target.device != "cpu" or not lacks:
+        lacks = compatibility.lacking_floor(compatibility.requirements(target.device, target.floor))
+        if crash.signal_name != "SIGILL" or target.hardware.has_kernels or not lacks:
             raise
         raise BuildError(
             f"inductor ran code for isa {target.floor} while it compiled, which this host cannot",

@@ -17,12 +17,13 @@ from typing import Any
 
 import pytest
 
-from aoti_build.host import gpu_architectures, toolchain
+from aoti_build.host import cuda, gpu_architectures
+from aoti_build.host.devices import device_named
 
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(
-        not toolchain.has_device("cuda"), reason="no CUDA device, or a torch without CUDA"
+        not device_named("cuda").count(), reason="no CUDA device, or a torch without CUDA"
     ),
 ]
 
@@ -165,7 +166,7 @@ def test_targets_are_compiled_and_record_the_compute_capability(
     root, document = built
     assert [row["action"] for row in document["targets"]] == ["compiled", "compiled"]  # type: ignore[attr-defined]
     manifest = json.loads((root / "artifacts/resnet18/cuda/manifest.json").read_bytes())
-    assert manifest["requires"]["compute_capability"] == toolchain.compute_capabilities()[0]
+    assert manifest["requires"]["compute_capability"] == cuda.compute_capabilities()[0]
     print(json.dumps({row["target"]: row["seconds"] for row in document["targets"]}))  # type: ignore[attr-defined]
 
 
@@ -244,7 +245,7 @@ def test_a_package_is_inspected_with_its_kernels(built: tuple[Path, dict[str, ob
     root, _ = built
     shown = _inv(root, "inspect", "--target", "net")
     assert shown.returncode == 0, shown.stdout + shown.stderr
-    capability = toolchain.compute_capabilities()[0]
+    capability = cuda.compute_capabilities()[0]
     assert f"sm_{capability.replace('.', '')}" in shown.stdout
     assert "triton_" in shown.stdout
     assert f"compute capability {capability}" in shown.stdout
@@ -256,7 +257,7 @@ def arches(
 ) -> tuple[Path, Any, str]:
     """A project of several architectures that shares the store and compile directory of `built`;
     what its build said, and the name of the own one."""
-    own = f"sm_{toolchain.compute_capabilities()[0].replace('.', '')}"
+    own = f"sm_{cuda.compute_capabilities()[0].replace('.', '')}"
     if own == "sm_80":
         pytest.skip("the foreign architecture of these tests is this GPU's own")
     root = tmp_path_factory.mktemp("arches")
@@ -289,13 +290,12 @@ def test_the_own_architecture_by_name_takes_what_native_compiled(
     assert (
         native["compute_capability"]
         == named["compute_capability"]
-        == toolchain.compute_capabilities()[0]
+        == cuda.compute_capabilities()[0]
     )
     assert [code.rstrip("af") for code in native["gpu_code"]] == [own]
     if (
-        gpu_architectures.numbers(toolchain.compute_capabilities()[0])
-        >= gpu_architectures.OWN_FEATURES
-        or not toolchain.packages_for_other_gpus()
+        gpu_architectures.numbers(cuda.compute_capabilities()[0]) >= gpu_architectures.OWN_FEATURES
+        or not cuda.packages_for_other_gpus()
     ):
         assert rows[f"net/cuda-{own}"]["action"] == "reused"
         assert named["gpu_code"] == native["gpu_code"]
@@ -308,10 +308,10 @@ def test_a_foreign_architecture_is_built_where_torch_can_and_unavailable_elsewhe
 ) -> None:
     root, rows, _ = arches
     foreign = rows["net/cuda-sm_80"]
-    if not toolchain.packages_for_other_gpus():
+    if not cuda.packages_for_other_gpus():
         assert foreign["action"] == "unavailable"
         assert "compiles for the GPU it finds" in foreign["reasons"][0]["what"]
-    elif toolchain.fatbin_tool():
+    elif cuda.fatbin_tool():
         assert (foreign["action"], foreign["unchecked"]) == ("compiled", None)
         assert {"sm_80", "compute_80"} <= set(_requires(root, "cuda-sm_80")["gpu_code"])
     assert rows["net/cuda-sm_999"]["action"] == "unavailable"
@@ -372,7 +372,7 @@ from net import Net
 
 torch.manual_seed(3)
 eager, said = Net().eval().cuda(), []
-for number in range(len(toolchain.compute_capabilities())):
+for number in range(len(cuda.compute_capabilities())):
     with aoti_build.load("net", artifacts="artifacts", device_index=number) as model, torch.no_grad():
         assert str(model.device) == f"cuda:{number}", model.device
         here = eager.to(model.device)

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from aoti_build.host import toolchain
+from aoti_build.host.devices import device_named
 
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(
-        not toolchain.has_device("cuda"), reason="no CUDA device, or a torch without CUDA"
+        not device_named("cuda").count(), reason="no CUDA device, or a torch without CUDA"
     ),
 ]
 

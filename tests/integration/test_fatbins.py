@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from aoti_build.artifact.pt2.fatbin import read_fatbin
-from aoti_build.host import toolchain
+from aoti_build.host import cuda
 
 SCRIPT = """
 import json, shutil, subprocess, sys
@@ -35,7 +35,7 @@ TOOLS = ("nvcc", "fatbinary", "ptxas")
 
 
 @pytest.mark.skipif(
-    not toolchain.packages_for_other_gpus(), reason="this torch cannot package for another GPU"
+    not cuda.packages_for_other_gpus(), reason="this torch cannot package for another GPU"
 )
 @pytest.mark.skipif(not all(map(shutil.which, TOOLS)), reason=f"lacks one of {', '.join(TOOLS)}")
 @pytest.mark.parametrize(
@@ -60,4 +60,4 @@ def test_torchs_command_makes_what_is_promised(
     assert done.returncode == 0, done.stderr
     data = (tmp_path / "k.fatbin").read_bytes()
     assert set(read_fatbin(lambda offset, size: data[offset : offset + size])) == code
-    assert json.loads(done.stdout) == toolchain.fatbin_tool()
+    assert json.loads(done.stdout) == cuda.fatbin_tool()

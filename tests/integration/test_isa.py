@@ -21,7 +21,7 @@ from aoti_build.commands.clean import clean
 from aoti_build.commands.status import status
 from aoti_build.commands.verify import verify
 from aoti_build.errors import ArtifactError
-from aoti_build.host import toolchain
+from aoti_build.host import cpu
 from aoti_build.models_file import load_project
 
 MODELS = """\
@@ -81,8 +81,8 @@ with aoti_build.load("wide") as model, torch.no_grad():
     torch.testing.assert_close(model(x), build().eval()(x), atol=1e-5, rtol=1e-5)
     print("loaded", model.target)
 """
-CAPABLE = toolchain.ISA_FEATURES["avx512"] <= set(toolchain.cpu_features())
-NATIVE_EXCEEDS_AVX2 = "avx512f" in toolchain.cpu_features()
+CAPABLE = cpu.ISA_FEATURES["avx512"] <= set(cpu.cpu_features())
+NATIVE_EXCEEDS_AVX2 = "avx512f" in cpu.cpu_features()
 
 
 @pytest.mark.skipif(not NATIVE_EXCEEDS_AVX2, reason="native code is AVX-512 on processors with it")
@@ -151,7 +151,7 @@ def test_a_floor_is_kept_and_code_beyond_it_is_not_published(tmp_path: Path) -> 
             "requires"
         ]
         assert "avx2" in needs["instructions"]["seen"]
-        assert set(needs["instructions"]["seen"]) <= toolchain.ISA_FEATURES["avx2"]
+        assert set(needs["instructions"]["seen"]) <= cpu.ISA_FEATURES["avx2"]
     refused = finished.target("floor/cpu-native")
     if not NATIVE_EXCEEDS_AVX2:
         assert refused["action"] == "compiled", "what this processor has is the floor"
@@ -177,9 +177,7 @@ def test_a_floor_that_the_host_lacks_is_compiled_and_not_called_good_until_anoth
     artifact = tmp_path / "artifacts/wide/cpu-avx512"
 
     with monkeypatch.context() as lesser:
-        lesser.setattr(
-            toolchain, "cpu_features", lambda: tuple(sorted(toolchain.ISA_FEATURES["avx2"]))
-        )
+        lesser.setattr(cpu, "cpu_features", lambda: tuple(sorted(cpu.ISA_FEATURES["avx2"])))
         (outcome,) = build(project, project.targets).outcomes
         assert (outcome.action, outcome.error) == ("compiled", None)
         loaded = (tmp_path / "loaded.txt").read_text().splitlines()
@@ -195,7 +193,7 @@ def test_a_floor_that_the_host_lacks_is_compiled_and_not_called_good_until_anoth
     assert isinstance(made, Manifest)
     seen = set(made.requires["instructions"]["seen"])
     assert "avx512f" in seen
-    assert seen <= toolchain.ISA_FEATURES["avx512"]
+    assert seen <= cpu.ISA_FEATURES["avx512"]
 
     with pytest.raises(ArtifactError) as refused:
         load("wide", artifacts=project.artifacts)
@@ -217,9 +215,7 @@ def test_a_floor_that_the_host_lacks_is_compiled_and_not_called_good_until_anoth
 
     clean(project, project.targets)
     with monkeypatch.context() as lesser:
-        lesser.setattr(
-            toolchain, "cpu_features", lambda: tuple(sorted(toolchain.ISA_FEATURES["avx2"]))
-        )
+        lesser.setattr(cpu, "cpu_features", lambda: tuple(sorted(cpu.ISA_FEATURES["avx2"])))
         (outcome,) = build(project, project.targets).outcomes
         assert (outcome.action, outcome.unchecked) == (
             "restored",

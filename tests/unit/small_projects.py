@@ -16,12 +16,14 @@ import pytest
 
 from aoti_build.artifact.manifest import GOLDEN, MODEL, FileRecord, Manifest
 from aoti_build.artifact.paths import artifact_directory, store_root
+from aoti_build.artifact.verification import required_tolerance
 from aoti_build.commands import build as build_verb
 from aoti_build.common.digests import digest_bytes, digest_file, digest_json
 from aoti_build.common.stat_cache import StatCache
 from aoti_build.host import compatibility, distributions
 from aoti_build.models_file import Project, Target, load_project
-from aoti_build.planning.plan import Step, current_parts, tolerance
+from aoti_build.planning.current_state import current_parts
+from aoti_build.planning.plan import Step
 from aoti_build.store.local import Store
 
 REAL_PYTHON = sys.executable
@@ -140,9 +142,9 @@ def publish_fake(project: Project, target: Target | None = None, **changes: Any)
         "weights": {"apart": False, "why": "a fake"},
         "source": current_parts(project, target, recorded, digests_of(project)).parts,
         "files": {name: _record(directory / name) for name in (MODEL, GOLDEN)},
-        "requires": compatibility.requirements(target),
+        "requires": compatibility.requirements(target.device, target.floor),
         "signature": SIGNATURE,
-        "check": {"passed": True, "tolerance": tolerance(target), "cases": [PASSED_CASE]},
+        "check": {"passed": True, "tolerance": required_tolerance(target), "cases": [PASSED_CASE]},
         "seconds": {"total": 1.5},
         "provenance": {"created": "2024-01-01T00:00:00+00:00"},
     }

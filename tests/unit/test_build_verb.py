@@ -24,7 +24,7 @@ from aoti_build.artifact.paths import artifact_directory
 from aoti_build.commands.build import BuildReport, build, plan
 from aoti_build.common.records import write_json
 from aoti_build.errors import ArtifactError, BuildError, Interrupted, ToolchainError, UsageError
-from aoti_build.host import toolchain
+from aoti_build.host import cuda
 from aoti_build.models_file import Project
 from aoti_build.planning.index import Published
 from aoti_build.work.worker import WorkerCrash
@@ -310,7 +310,7 @@ def test_a_tolerance_that_is_not_met_fails_and_keeps_the_artifact(
 def test_an_absent_device_is_said_and_fails_with_strict_only(
     tmp_path: Path, fake_worker: FakeWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(toolchain, "compute_capabilities", lambda: ())
+    monkeypatch.setattr(cuda, "compute_capabilities", lambda: ())
     project = write_project(tmp_path, CUDA_MODEL)
     report = run(project)
     assert (actions(report), report.exit_code) == (["unavailable"], 0)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from aoti_build.host import toolchain
+from aoti_build.host import installed_torch
 from aoti_build.host.checks import cuda
 from aoti_build.host.checks.cuda import Gpu, check_cuda, check_headers, free_memory, gpu_of
 from aoti_build.host.checks.finding import FAIL, OK, UNAVAILABLE, WARN, Finding
@@ -69,13 +69,13 @@ class Driver:
 
 @pytest.fixture(autouse=True)
 def _torch_with_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(toolchain, "torch_cuda", lambda: "13.0")
+    monkeypatch.setattr(installed_torch, "torch_cuda", lambda: "13.0")
     for variable in ("CUDA_HOME", "CUDA_PATH", "TRITON_PTXAS_PATH", "TRITON_PTXAS_BLACKWELL_PATH"):
         monkeypatch.delenv(variable, raising=False)
 
 
 def test_a_torch_without_cuda_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(toolchain, "torch_cuda", lambda: None)
+    monkeypatch.setattr(installed_torch, "torch_cuda", lambda: None)
     (finding,) = check_cuda()
     assert (finding.outcome, finding.device) == (UNAVAILABLE, "cuda")
 
@@ -167,9 +167,7 @@ def test_the_ptxas_that_is_tried_is_the_one_of_builds(
         ),
     )
     assert (
-        cuda._ptxas(HOPPER).said
-        == f"{toolchain.ptxas('9.0')} knows sm_90"
-        == f"{program} knows sm_90"
+        cuda._ptxas(HOPPER).said == f"{cuda.ptxas('9.0')} knows sm_90" == f"{program} knows sm_90"
     )
 
 
@@ -286,8 +284,8 @@ def test_all_of_it_on_a_host_with_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None
 def test_what_makes_fat_binaries_is_named_where_torch_can_use_it(
     monkeypatch: pytest.MonkeyPatch, tool: str | None, said: str | None, *, can: bool
 ) -> None:
-    monkeypatch.setattr(toolchain, "packages_for_other_gpus", lambda: can)
-    monkeypatch.setattr(toolchain, "fatbin_tool", lambda: tool)
+    monkeypatch.setattr(cuda, "packages_for_other_gpus", lambda: can)
+    monkeypatch.setattr(cuda, "fatbin_tool", lambda: tool)
     found = cuda._nvcc()
     assert found.outcome == OK
     assert (said or "") in found.said

@@ -27,9 +27,9 @@ from aoti_build.artifact.pt2.package import open_archive
 from aoti_build.commands.build import BuildReport, build
 from aoti_build.commands.run import run
 from aoti_build.commands.verify import verify
-from aoti_build.host import compatibility, toolchain
+from aoti_build.host import cuda, installed_torch
 from aoti_build.models_file import Project, Target
-from aoti_build.planning.plan import floor_patches, toolchain_parts
+from aoti_build.planning.current_state import toolchain_parts
 from aoti_build.report import text
 from aoti_build.runtime import explain
 from aoti_build.work.context import Place
@@ -47,14 +47,14 @@ def gpus(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The compute capabilities of this host's GPUs, for tests to change; its torch is one like
     2.14."""
     found = ["9.0"]
-    monkeypatch.setattr(toolchain, "compute_capabilities", lambda: tuple(found))
+    monkeypatch.setattr(cuda, "compute_capabilities", lambda: tuple(found))
     torch_can(monkeypatch, tool="fatbinary")
     return found
 
 
 def torch_can(monkeypatch: pytest.MonkeyPatch, *, can: bool = True, tool: str | None) -> None:
-    monkeypatch.setattr(toolchain, "packages_for_other_gpus", lambda: can)
-    monkeypatch.setattr(toolchain, "fatbin_tool", lambda: tool)
+    monkeypatch.setattr(cuda, "packages_for_other_gpus", lambda: can)
+    monkeypatch.setattr(cuda, "fatbin_tool", lambda: tool)
 
 
 def project_for(root: Path, arch: str) -> Project:
@@ -84,8 +84,8 @@ def test_what_inductor_is_asked_for(
 ) -> None:
     gpus[:] = [gpu]
     target = only(project_for(tmp_path, arch))
-    assert compatibility.cannot_build(target) is None
-    assert floor_patches(target) == patches
+    assert target.hardware.cannot_build(target.floor) is None
+    assert target.compile_options == patches
     assert ("fatbin" in toolchain_parts(target)["toolchain"]) is bool(patches)
     assert toolchain_parts(target)["toolchain"]["cuda.compute_capability"] == gpu
 
@@ -97,7 +97,7 @@ def test_without_the_means_the_own_arch_is_compiled_as_inductor_finds_it(
     gpus[:] = ["8.0"]
     torch_can(monkeypatch, can=can, tool=tool)
     target = only(project_for(tmp_path, "sm_80"))
-    assert (compatibility.cannot_build(target), floor_patches(target)) == (None, {})
+    assert (target.hardware.cannot_build(target.floor), target.compile_options) == (None, {})
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_what_cannot_be_built_here_is_unavailable_and_fails_with_strict_only(
 def test_without_any_gpu_the_word_is_the_device(tmp_path: Path, gpus: list[str]) -> None:
     gpus.clear()
     target = only(project_for(tmp_path, "sm_80"))
-    assert compatibility.cannot_build(target) == "cuda"
+    assert target.hardware.cannot_build(target.floor) == "cuda"
 
 
 def test_a_package_for_another_gpu_is_built_checked_and_recorded_by_what_it_holds(
@@ -245,10 +245,10 @@ def test_the_key_has_the_tool_that_makes_fat_binaries(
 ) -> None:
     project = project_for(tmp_path, "sm_80")
     assert fake_worker
-    monkeypatch.setattr(toolchain, "fatbin_tool_version", lambda: "13.0")
+    monkeypatch.setattr(cuda, "fatbin_tool_version", lambda: "13.0")
     build_all(project)
     assert action_of(project) == "up-to-date"
-    monkeypatch.setattr(toolchain, "fatbin_tool_version", lambda: "13.1")
+    monkeypatch.setattr(cuda, "fatbin_tool_version", lambda: "13.1")
     assert [str(reason) for reason in plan_of(project).reasons] == [
         "toolchain-changed: fatbin 13.0 -> 13.1"
     ]
@@ -315,7 +315,7 @@ def test_whether_torch_can_package_for_another_gpu_is_read_in_its_source(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.undo()
-    monkeypatch.setattr(toolchain, "torch_directory", lambda: tmp_path)
+    monkeypatch.setattr(installed_torch, "torch_directory", lambda: tmp_path)
     source = tmp_path / "_inductor" / "codegen" / "cuda" / "compile_utils.py"
     source.parent.mkdir(parents=True)
     answers = []
@@ -326,9 +326,9 @@ def test_whether_torch_can_package_for_another_gpu_is_read_in_its_source(
     ):
         if content is not None:
             source.write_text(content)
-        toolchain.packages_for_other_gpus.cache_clear()
-        answers.append(toolchain.packages_for_other_gpus())
-    toolchain.packages_for_other_gpus.cache_clear()
+        cuda.packages_for_other_gpus.cache_clear()
+        answers.append(cuda.packages_for_other_gpus())
+    cuda.packages_for_other_gpus.cache_clear()
     assert answers == [False, False, True]
 
 
@@ -347,18 +347,18 @@ def test_the_tool_is_what_inductor_will_call(
         return str(path)
 
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
-    assert toolchain.fatbin_tool() is None
+    assert cuda.fatbin_tool() is None
     nvcc = program("bin", "nvcc")
-    assert toolchain.fatbin_tool() == nvcc
+    assert cuda.fatbin_tool() == nvcc
     fatbinary = program("bin", "fatbinary")
-    assert toolchain.fatbin_tool() == fatbinary
+    assert cuda.fatbin_tool() == fatbinary
     monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "8.0 9.0")
-    assert toolchain.fatbin_tool() == nvcc  # which alone makes machine code for further GPUs
+    assert cuda.fatbin_tool() == nvcc  # which alone makes machine code for further GPUs
     monkeypatch.delenv("TORCH_CUDA_ARCH_LIST")
     monkeypatch.setenv("CUDACXX", program("cuda", "nvcc"))
-    assert toolchain.fatbin_tool() == fatbinary
+    assert cuda.fatbin_tool() == fatbinary
     beside = program("cuda", "fatbinary")
-    assert toolchain.fatbin_tool() == beside
+    assert cuda.fatbin_tool() == beside
 
 
 def jobs_of(fake_worker: FakeWorker) -> list[Mapping[str, Any]]:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from small_projects import CUDA_MODEL, ONE_MODEL, write_project
 
-from aoti_build.host import compatibility, toolchain
+from aoti_build.host import compatibility, cpu, cuda
 
 BUILT_ON = ("avx", "avx2", "fma", "sse")
 
@@ -17,8 +17,8 @@ BUILT_ON = ("avx", "avx2", "fma", "sse")
 @pytest.fixture(autouse=True)
 def _host(monkeypatch: pytest.MonkeyPatch) -> None:
     """A host whose processor and GPU are known."""
-    monkeypatch.setattr(toolchain, "cpu_features", lambda: BUILT_ON)
-    monkeypatch.setattr(toolchain, "compute_capabilities", lambda: ("8.6",))
+    monkeypatch.setattr(cpu, "cpu_features", lambda: BUILT_ON)
+    monkeypatch.setattr(cuda, "compute_capabilities", lambda: ("8.6",))
 
 
 @pytest.fixture
@@ -35,14 +35,14 @@ def test_an_artifact_runs_where_it_was_built(needs: dict[str, Any]) -> None:
 def test_a_processor_that_can_more_is_fine(
     needs: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(toolchain, "cpu_features", lambda: (*BUILT_ON, "avx512f"))
+    monkeypatch.setattr(cpu, "cpu_features", lambda: (*BUILT_ON, "avx512f"))
     assert compatibility.lacking(needs) == []
 
 
 def test_a_processor_that_can_less_is_not(
     needs: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(toolchain, "cpu_features", lambda: ("avx", "sse"))
+    monkeypatch.setattr(cpu, "cpu_features", lambda: ("avx", "sse"))
     assert compatibility.lacking(needs) == ["this processor lacks avx2, fma"]
 
 
@@ -52,11 +52,9 @@ def test_a_portable_floor_needs_that_floor_only(
     needs = compatibility.requirements(
         write_project(tmp_path, ONE_MODEL + "    cpu: {isa: avx2}\n").targets[0]
     )
-    monkeypatch.setattr(toolchain, "cpu_features", lambda: tuple(toolchain.ISA_FEATURES["avx2"]))
+    monkeypatch.setattr(cpu, "cpu_features", lambda: tuple(cpu.ISA_FEATURES["avx2"]))
     assert compatibility.lacking(needs) == []
-    monkeypatch.setattr(
-        toolchain, "cpu_features", lambda: tuple(toolchain.ISA_FEATURES["avx2"] - {"avx2"})
-    )
+    monkeypatch.setattr(cpu, "cpu_features", lambda: tuple(cpu.ISA_FEATURES["avx2"] - {"avx2"}))
     assert compatibility.lacking(needs) == ["this processor lacks avx2"]
 
 
@@ -117,7 +115,7 @@ def test_a_cubin_runs_on_its_major_version_from_its_minor_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, here: str, *, fits: bool
 ) -> None:
     needs = compatibility.requirements(write_project(tmp_path, CUDA_MODEL).targets[0])
-    monkeypatch.setattr(toolchain, "compute_capabilities", lambda: (here,))
+    monkeypatch.setattr(cuda, "compute_capabilities", lambda: (here,))
     lacks = compatibility.lacking(needs)
     assert (lacks == []) is fits
     assert all("8.6" in sentence and here in sentence for sentence in lacks)
@@ -143,7 +141,7 @@ def test_what_the_package_holds_decides_and_not_what_it_was_named_for(
         **compatibility.requirements(write_project(tmp_path, CUDA_MODEL).targets[0]),
         "gpu_code": code,
     }
-    monkeypatch.setattr(toolchain, "compute_capabilities", lambda: (here,))
+    monkeypatch.setattr(cuda, "compute_capabilities", lambda: (here,))
     lacks = compatibility.lacking(needs)
     assert lacks == compatibility.lacking_floor(needs)
     assert (lacks == []) is fits
@@ -164,8 +162,8 @@ def test_a_floor_is_the_processor_or_the_gpu_and_nothing_else(
     needs: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cuda = compatibility.requirements(write_project(tmp_path, CUDA_MODEL).targets[0])
-    monkeypatch.setattr(toolchain, "cpu_features", lambda: ("avx", "sse"))
-    monkeypatch.setattr(toolchain, "compute_capabilities", lambda: ("7.5",))
+    monkeypatch.setattr(cpu, "cpu_features", lambda: ("avx", "sse"))
+    monkeypatch.setattr(cuda, "compute_capabilities", lambda: ("7.5",))
     assert compatibility.lacking_floor({**needs, "torch": "1.0.0"}) == [
         "this processor lacks avx2, fma"
     ]
@@ -178,5 +176,5 @@ def test_a_floor_is_the_processor_or_the_gpu_and_nothing_else(
 def test_a_cpu_artifact_does_not_ask_for_a_gpu(
     needs: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(toolchain, "compute_capabilities", lambda: ())
+    monkeypatch.setattr(cuda, "compute_capabilities", lambda: ())
     assert compatibility.lacking(needs) == []

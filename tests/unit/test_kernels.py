@@ -190,7 +190,7 @@ def test_one_assembler_for_all_processes_and_what_the_user_set_stays(
     cuda = on_gpu.targets[0]
     for name in ("TRITON_PTXAS_PATH", "TRITON_CACHE_MANAGER", "TRITON_DISABLE_LINE_INFO"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr("aoti_build.host.toolchain.ptxas", lambda: "/opt/ptxas")
+    monkeypatch.setattr("aoti_build.host.cuda.ptxas", lambda: "/opt/ptxas")
     with_store = gpu_environment(cuda, tmp_path)
     assert with_store["TRITON_PTXAS_PATH"] == "/opt/ptxas"
     assert with_store[KERNELS_VARIABLE] == str(tmp_path)
@@ -203,7 +203,7 @@ def test_one_assembler_for_all_processes_and_what_the_user_set_stays(
 def test_builds_share_kernels_and_a_reproduction_compiles_its_own(
     on_gpu: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aoti_build.host.toolchain.compute_capabilities", lambda: ("9.0",))
+    monkeypatch.setattr("aoti_build.host.cuda.compute_capabilities", lambda: ("9.0",))
     told: list[str] = []
 
     def worker(

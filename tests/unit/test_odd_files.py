@@ -382,7 +382,9 @@ def test_as_a_lock_it_is_an_error(put: Put, tmp_path: Path) -> None:
         with lock(path):
             pass
 
-    with pytest.raises(OSError, match=r"a pipe|a socket|a device|directory|No such device|symbolic link"):
+    with pytest.raises(
+        OSError, match=r"a pipe|a socket|a device|directory|No such device|symbolic link"
+    ):
         soon(take)
 
 

@@ -25,9 +25,10 @@ from small_projects import (
 from aoti_build.artifact.manifest import GOLDEN, MODEL
 from aoti_build.artifact.paths import artifact_directory
 from aoti_build.commands.build import plan
-from aoti_build.host import distributions, toolchain
+from aoti_build.host import cpu, cuda, distributions, toolchain
 from aoti_build.models_file import Project, load_project
-from aoti_build.planning.plan import Step, current_parts
+from aoti_build.planning.current_state import current_parts
+from aoti_build.planning.plan import Step
 
 WITH_WEIGHTS = ONE_MODEL + "    weights: weights.safetensors\n"
 RICH = """\
@@ -187,7 +188,7 @@ def test_another_processor(
     project: Project, published: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert published
-    monkeypatch.setattr(toolchain, "cpu_features", lambda: ("avx", "sse"))
+    monkeypatch.setattr(cpu, "cpu_features", lambda: ("avx", "sse"))
     (reason,) = plan_of(project).reasons
     assert (reason.reason, reason.what, reason.new) == (
         "toolchain-changed",
@@ -201,7 +202,7 @@ def test_another_processor_does_not_matter_above_a_portable_floor(
 ) -> None:
     project = write_project(tmp_path, ONE_MODEL + "    cpu: {isa: avx2}\n")
     publish_fake(project)
-    monkeypatch.setattr(toolchain, "cpu_features", lambda: ("avx", "sse"))
+    monkeypatch.setattr(cpu, "cpu_features", lambda: ("avx", "sse"))
     assert action_of(project) == "up-to-date"
 
 
@@ -311,7 +312,7 @@ def test_a_tolerance_and_an_edit_need_a_build(tmp_path: Path) -> None:
 
 
 def test_a_device_that_is_not_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(toolchain, "compute_capabilities", lambda: ())
+    monkeypatch.setattr(cuda, "compute_capabilities", lambda: ())
     made = plan(project := write_project(tmp_path, CUDA_MODEL), project.targets)
     assert [step.action for step in made.steps] == ["unavailable"]
     assert "no-device: cuda" in shown(made.steps[0])
@@ -319,12 +320,12 @@ def test_a_device_that_is_not_here(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_device_that_is_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(toolchain, "compute_capabilities", lambda: ("9.0",))
+    monkeypatch.setattr(cuda, "compute_capabilities", lambda: ("9.0",))
     project = write_project(tmp_path, CUDA_MODEL)
     assert shown(plan_of(project)) == ["no-artifact"]
     publish_fake(project)
     assert action_of(project) == "up-to-date"
-    monkeypatch.setattr(toolchain, "compute_capabilities", lambda: ("8.9",))
+    monkeypatch.setattr(cuda, "compute_capabilities", lambda: ("8.9",))
     assert shown(plan_of(project)) == ["toolchain-changed: cuda.compute_capability 9.0 -> 8.9"]
 
 

@@ -27,7 +27,7 @@ from aoti_build.artifact.manifest import MODEL
 from aoti_build.artifact.paths import artifact_directory
 from aoti_build.commands.run import RunReport, run
 from aoti_build.errors import ArtifactError, BuildError, Interrupted, UsageError
-from aoti_build.host import toolchain
+from aoti_build.host import cuda
 from aoti_build.models_file import Project
 from aoti_build.report import text
 from aoti_build.work.worker import WorkerCrash, check_stopping, stop_all
@@ -239,7 +239,7 @@ def test_the_workers_verdict_decides(
 def test_an_absent_device_fails_only_if_nothing_else_was_chosen(
     tmp_path: Path, fake_worker: FakeWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(toolchain, "compute_capabilities", lambda: ())
+    monkeypatch.setattr(cuda, "compute_capabilities", lambda: ())
     project = write_project(tmp_path, CUDA_MODEL.replace("[cuda]", "[cpu, cuda]"))
     publish_fake(project, project.targets[0])
     report = run(project, project.targets)

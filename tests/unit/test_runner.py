@@ -16,7 +16,7 @@ from aoti_build.artifact.paths import runner_cache
 from aoti_build.commands import verify as verify_verb
 from aoti_build.commands.verify import verify
 from aoti_build.errors import DirectoryError, ToolchainError
-from aoti_build.host import toolchain
+from aoti_build.host import installed_torch, toolchain
 from aoti_build.models_file import Project
 from aoti_build.report.html import html_page
 from aoti_build.report.junit import junit_xml
@@ -62,7 +62,7 @@ def test_the_source_is_in_the_package() -> None:
 
 def test_the_command_is_words_for_the_installed_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "ccache 'my g++'")
-    monkeypatch.setattr(toolchain, "torch_directory", lambda: Path("/a b/torch"))
+    monkeypatch.setattr(installed_torch, "torch_directory", lambda: Path("/a b/torch"))
     words = compile_command("cpu", Path("/out/runner"))
     assert words[:2] == ["ccache", "my g++"]
     assert {
@@ -82,7 +82,7 @@ def test_no_torch_and_no_compiler_are_the_toolchains_faults(
     monkeypatch.setenv("CXX", "'")
     with pytest.raises(ToolchainError, match="no command"):
         compile_command("cpu", Path("runner"))
-    monkeypatch.setattr(toolchain, "torch_directory", lambda: None)
+    monkeypatch.setattr(installed_torch, "torch_directory", lambda: None)
     with pytest.raises(ToolchainError, match="torch is not installed"):
         compile_command("cpu", Path("runner"))
 

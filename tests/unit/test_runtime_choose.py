@@ -11,7 +11,7 @@ import pytest
 from small_projects import REAL_PYTHON, edit, publish_fake, write_project
 
 from aoti_build.errors import ArtifactError, UsageError
-from aoti_build.host import compatibility, toolchain
+from aoti_build.host import compatibility, cpu, cuda
 from aoti_build.runtime import explain, load
 
 FEATURES = ("avx", "avx2")
@@ -32,8 +32,8 @@ models:
 def gpus(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The compute capabilities of this host's GPUs, for tests to change; its processor is known."""
     found = ["8.6"]
-    monkeypatch.setattr(toolchain, "compute_capabilities", lambda: tuple(found))
-    monkeypatch.setattr(toolchain, "cpu_features", lambda: FEATURES)
+    monkeypatch.setattr(cuda, "compute_capabilities", lambda: tuple(found))
+    monkeypatch.setattr(cpu, "cpu_features", lambda: FEATURES)
     return found
 
 
@@ -108,7 +108,7 @@ def test_a_cpu_model_does_not_ask_the_driver(
     def asked() -> tuple[str, ...]:
         raise AssertionError("a driver that was asked cannot be used after a fork")
 
-    monkeypatch.setattr(toolchain, "compute_capabilities", asked)
+    monkeypatch.setattr(cuda, "compute_capabilities", asked)
     assert order(artifacts, device="cpu")[0] == "small/cpu"
     assert order(artifacts, "small/cpu-fast") == ["small/cpu-fast"]
 
@@ -116,7 +116,7 @@ def test_a_cpu_model_does_not_ask_the_driver(
 def test_where_nothing_fits_the_error_has_a_reason_for_each(
     artifacts: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(toolchain, "cpu_features", lambda: ("avx",))
+    monkeypatch.setattr(cpu, "cpu_features", lambda: ("avx",))
     monkeypatch.setattr(compatibility, "torch_version", lambda: "2.13.0")
     with pytest.raises(
         ArtifactError, match="no variant of small can be run on this host"

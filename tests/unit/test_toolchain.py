@@ -10,7 +10,8 @@ from small_projects import forget_installed
 
 from aoti_build.common.digests import canonical_json
 from aoti_build.errors import UNFIT_TOOLCHAIN, ToolchainError
-from aoti_build.host import distributions, toolchain
+from aoti_build.host import cuda, distributions, programs, toolchain
+from aoti_build.host.devices import device_named
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
@@ -144,11 +145,11 @@ def test_the_process_environment_is_the_default(monkeypatch: pytest.MonkeyPatch)
 def test_a_processor_is_always_there_and_a_gpu_if_the_driver_has_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(toolchain, "compute_capabilities", lambda: ())
-    assert toolchain.has_device("cpu")
-    assert not toolchain.has_device("cuda")
-    monkeypatch.setattr(toolchain, "compute_capabilities", lambda: ("9.0",))
-    assert toolchain.has_device("cuda")
+    monkeypatch.setattr(cuda, "compute_capabilities", lambda: ())
+    assert device_named("cpu").count()
+    assert not device_named("cuda").count()
+    monkeypatch.setattr(cuda, "compute_capabilities", lambda: ("9.0",))
+    assert device_named("cuda").count()
 
 
 def test_a_distribution_that_is_not_installed_has_no_version() -> None:
@@ -193,12 +194,12 @@ def test_the_assembler_is_torchs_before_tritons_unless_the_user_names_one(
     monkeypatch.setattr(
         toolchain.importlib.util, "find_spec", lambda name: package(tmp_path / name)
     )
-    assert toolchain.ptxas() is None
-    assert toolchain.facts("cuda")["ptxas"] == toolchain._tool_version("ptxas")
+    assert cuda.ptxas() is None
+    assert toolchain.facts("cuda")["ptxas"] == programs.program_version("ptxas")
     for place in ("triton/backends/nvidia/bin/ptxas", "torch/bin/ptxas"):
         (tmp_path / place).parent.mkdir(parents=True)
         compiler(tmp_path / place, f"echo {place}")
-        assert toolchain.ptxas() == str(tmp_path / place)
+        assert cuda.ptxas() == str(tmp_path / place)
         assert toolchain.facts("cuda")["ptxas"] == place
     monkeypatch.setenv("TRITON_PTXAS_PATH", compiler(tmp_path / "mine", "echo mine"))
     assert toolchain.facts("cuda")["ptxas"] == "mine"
@@ -213,15 +214,15 @@ def test_blackwell_has_an_assembler_of_its_own_if_triton_brings_one(
         toolchain.importlib.util, "find_spec", lambda name: package(tmp_path / name)
     )
     for place in ("torch/bin/ptxas", "triton/backends/nvidia/bin/ptxas-blackwell"):
-        assert toolchain.ptxas("10.0") == toolchain.ptxas("9.0")
+        assert cuda.ptxas("10.0") == cuda.ptxas("9.0")
         (tmp_path / place).parent.mkdir(parents=True)
         compiler(tmp_path / place, f"echo {place}")
-    assert toolchain.ptxas("9.0") == str(tmp_path / "torch/bin/ptxas")
-    assert toolchain.ptxas("12.0") == str(tmp_path / "triton/backends/nvidia/bin/ptxas-blackwell")
-    monkeypatch.setattr(toolchain, "compute_capabilities", lambda: ("10.0",))
+    assert cuda.ptxas("9.0") == str(tmp_path / "torch/bin/ptxas")
+    assert cuda.ptxas("12.0") == str(tmp_path / "triton/backends/nvidia/bin/ptxas-blackwell")
+    monkeypatch.setattr(cuda, "compute_capabilities", lambda: ("10.0",))
     assert toolchain.facts("cuda")["ptxas"] == "triton/backends/nvidia/bin/ptxas-blackwell"
     monkeypatch.setenv("TRITON_PTXAS_BLACKWELL_PATH", "/my/ptxas")
-    assert (toolchain.ptxas("10.0"), toolchain.ptxas("9.0")) == (
+    assert (cuda.ptxas("10.0"), cuda.ptxas("9.0")) == (
         "/my/ptxas",
         str(tmp_path / "torch/bin/ptxas"),
     )

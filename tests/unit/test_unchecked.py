@@ -33,7 +33,7 @@ from aoti_build.commands.status import status
 from aoti_build.commands.verify import VerifyReport, verify
 from aoti_build.commands.why import why
 from aoti_build.errors import ArtifactError, BuildError
-from aoti_build.host import toolchain
+from aoti_build.host import cpu
 from aoti_build.models_file import Project, Target
 from aoti_build.report import text
 from aoti_build.report.inspect_text import inspect_lines
@@ -52,9 +52,7 @@ def on(monkeypatch: pytest.MonkeyPatch) -> Host:
     """Let this host have a processor with what an isa has; at first, AVX2."""
 
     def change(isa: str) -> None:
-        monkeypatch.setattr(
-            toolchain, "cpu_features", lambda: tuple(sorted(toolchain.ISA_FEATURES[isa]))
-        )
+        monkeypatch.setattr(cpu, "cpu_features", lambda: tuple(sorted(cpu.ISA_FEATURES[isa])))
 
     change("avx2")
     return change
@@ -75,7 +73,7 @@ def test_it_is_published_without_a_check_and_says_so(floor: Project) -> None:
     manifest = manifest_of(floor)
     assert manifest.unchecked == LACKS
     assert (manifest.check["cases"], manifest.check["seconds"]) == ([], 0.0)
-    assert manifest.requires["cpu_features"] == sorted(toolchain.ISA_FEATURES["avx512"])
+    assert manifest.requires["cpu_features"] == sorted(cpu.ISA_FEATURES["avx512"])
 
 
 def test_every_report_says_it_as_long_as_it_is_so(floor: Project) -> None:

@@ -29,7 +29,7 @@ from aoti_build.commands import verify as verify_verb
 from aoti_build.commands.run import run
 from aoti_build.commands.verify import VerifyReport, verify
 from aoti_build.errors import ArtifactError, BuildError, Interrupted
-from aoti_build.host import toolchain
+from aoti_build.host import cuda
 from aoti_build.models_file import Project, load_project
 from aoti_build.work.worker import WorkerCrash, WorkerTimeout, check_stopping, stop_all
 
@@ -158,7 +158,7 @@ def test_one_failure_does_not_end_the_run(tmp_path: Path, fake_worker: FakeWorke
 def test_an_absent_device(
     tmp_path: Path, fake_worker: FakeWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(toolchain, "compute_capabilities", lambda: ())
+    monkeypatch.setattr(cuda, "compute_capabilities", lambda: ())
     project = write_project(tmp_path, CUDA_MODEL)
     report = run_verify(project)
     assert (verdicts(report), report.exit_code) == (["unavailable"], 0)

@@ -24,7 +24,7 @@ from typing import Any
 
 from aoti_build.common.directories import temporary_directory
 from aoti_build.errors import DirectoryError
-from aoti_build.host import distributions, toolchain
+from aoti_build.host import cuda, distributions, installed_torch
 from aoti_build.host.checks.finding import FAIL, OK, UNAVAILABLE, WARN, Finding
 from aoti_build.host.checks.inductor import command_words, compiler_command, cpp_standard, cuda_home
 from aoti_build.host.checks.programs import failure_of, gist
@@ -54,7 +54,7 @@ class Gpu:
 def check_cuda(*, memory: bool = True) -> list[Finding]:
     """All checks of CUDA, or one finding that says why there is none. `memory` asks the device too,
     which takes it into use for a moment."""
-    built = toolchain.torch_cuda()
+    built = installed_torch.torch_cuda()
     if built is None:
         return [
             _finding(
@@ -164,9 +164,9 @@ def _ptxas(gpu: Gpu) -> Finding:
     """The ptxas that builds give Triton must run and know the GPU."""
     capability = _dotted(gpu.capability)
     variable = (
-        "TRITON_PTXAS_BLACKWELL_PATH" if toolchain.is_blackwell(capability) else "TRITON_PTXAS_PATH"
+        "TRITON_PTXAS_BLACKWELL_PATH" if cuda.is_blackwell(capability) else "TRITON_PTXAS_PATH"
     )
-    path = toolchain.ptxas(capability)
+    path = cuda.ptxas(capability)
     if path is None:
         return _finding(
             "ptxas",
@@ -270,7 +270,7 @@ def _uses(home: Path) -> str | None:
 
 
 def _torch_libraries() -> Path | None:
-    torch = toolchain.torch_directory()
+    torch = installed_torch.torch_directory()
     return torch / "lib" if torch else None
 
 
@@ -282,7 +282,7 @@ def _other_home(home: Path | None) -> str:
             and not _headers_missing(other)
         ):
             return f"CUDA_HOME={other}"
-    version = toolchain.torch_cuda()
+    version = installed_torch.torch_cuda()
     return f"install the CUDA toolkit {version} (its headers are enough) and let CUDA_HOME name it"
 
 
@@ -290,7 +290,7 @@ def _homes() -> Iterator[Path]:
     yield Path("/usr/local/cuda")
     yield from sorted(Path("/usr/local").glob("cuda-*"), reverse=True)
     yield Path("/opt/cuda")
-    if torch := toolchain.torch_directory():
+    if torch := installed_torch.torch_directory():
         yield from sorted((torch.parent / "nvidia").glob("cu[0-9]*"), reverse=True)
 
 
@@ -305,9 +305,9 @@ def _nvcc() -> Finding:
     found = (
         shutil.which("nvcc") or "none; only CUTLASS kernels and targets for a named arch need it"
     )
-    if not toolchain.packages_for_other_gpus():
+    if not cuda.packages_for_other_gpus():
         return _finding("nvcc", OK, found)
-    tool = toolchain.fatbin_tool()
+    tool = cuda.fatbin_tool()
     said = (
         f"packages for a named arch are made with {tool}"
         if tool

@@ -11,7 +11,7 @@ import sys
 from functools import cache
 from pathlib import Path
 
-from aoti_build.host import toolchain
+from aoti_build.host import installed_torch
 
 _OLDEST_STANDARD = "c++17"  # torch 2.11's
 
@@ -33,7 +33,7 @@ def calls_openssl() -> bool:
 
 def include_directories() -> tuple[Path, ...]:
     """Where inductor's own compile commands look for torch's headers."""
-    directory = toolchain.torch_directory()
+    directory = installed_torch.torch_directory()
     if directory is None:
         return ()
     return directory / "include", directory / "include" / "torch" / "csrc" / "api" / "include"
@@ -69,7 +69,7 @@ def cuda_home() -> Path | None:
 
 @cache
 def _source(name: str) -> str:
-    directory = toolchain.torch_directory()
+    directory = installed_torch.torch_directory()
     if directory is None:
         return ""
     try:

@@ -1,0 +1,37 @@
+"""Programs of this host and their versions."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import subprocess
+from functools import cache
+
+
+@cache
+def program_version(command: str) -> str:
+    """The part of ``command --version`` that names the release: every line, joined; "absent" if it
+    cannot run."""
+    try:
+        words = shlex.split(command)
+    except ValueError as error:
+        return f"unusable: {error}"
+    if not words or shutil.which(words[0]) is None:
+        return "absent"
+    try:
+        answer = subprocess.run(
+            [*words, "--version"],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=30,
+            check=False,
+            stdin=subprocess.DEVNULL,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"unusable: {error}"
+    lines = [line.strip() for line in answer.stdout.splitlines() if line.strip()]
+    return (
+        " | ".join(lines[:1] if "g++" in command or "clang" in command else lines)
+        or f"exit {answer.returncode}"
+    )
