@@ -68,7 +68,8 @@ torch.manual_seed(0)
 eager, loaded = Net().eval().cuda(), aoti_load_package("artifacts/net/cuda/model.pt2")
 for batch in (1, 3, 8):
     image = torch.randn(batch, 3, 32, 32, device="cuda")
-    torch.testing.assert_close(loaded(image=image)["scores"], eager(image)["scores"], atol=1e-3, rtol=1e-3)
+    scores, expected = loaded(image=image)["scores"], eager(image)["scores"]
+    torch.testing.assert_close(scores, expected, atol=1e-3, rtol=1e-3)
 print("same as eager")
 """
 
@@ -366,22 +367,29 @@ LOADED = """
 import json, sys
 import torch
 import aoti_build
-from aoti_build.host import toolchain
+from aoti_build.host import cuda
 from aoti_build.errors import AotiBuildError, InputError
 from net import Net
+
+
+def assert_same(model, eager, image):
+    scores, expected = model(image=image)["scores"], eager(image)["scores"]
+    torch.testing.assert_close(scores, expected, atol=1e-3, rtol=1e-3)
+
 
 torch.manual_seed(3)
 eager, said = Net().eval().cuda(), []
 for number in range(len(cuda.compute_capabilities())):
-    with aoti_build.load("net", artifacts="artifacts", device_index=number) as model, torch.no_grad():
+    loaded = aoti_build.load("net", artifacts="artifacts", device_index=number)
+    with loaded as model, torch.no_grad():
         assert str(model.device) == f"cuda:{number}", model.device
         here = eager.to(model.device)
         model.update_weights(here.state_dict())
         for batch in (1, 3, 8):
             image = torch.randn(batch, 3, 32, 32, device=model.device)
-            torch.testing.assert_close(model(image=image)["scores"], here(image)["scores"], atol=1e-3, rtol=1e-3)
+            assert_same(model, here, image)
         model.update_weights({name: value.cpu() for name, value in here.state_dict().items()})
-        torch.testing.assert_close(model(image=image)["scores"], here(image)["scores"], atol=1e-3, rtol=1e-3)
+        assert_same(model, here, image)
         for wrong in (image.cpu(), image.half(), torch.randn(9, 3, 32, 32, device=model.device)):
             try:
                 model(image=wrong)
@@ -391,7 +399,8 @@ try:
     aoti_build.load("net", artifacts="artifacts", device="cuda", device_index=99)
 except AotiBuildError as error:
     said.append(str(error.cause))
-print(json.dumps([said, sorted(name for name in sys.modules if name.startswith("torch._inductor"))]))
+inductor = sorted(name for name in sys.modules if name.startswith("torch._inductor"))
+print(json.dumps([said, inductor]))
 """
 
 
@@ -409,8 +418,8 @@ def test_a_service_gets_eagers_numbers_new_weights_and_refusals(
         "net/cuda: input image: expected a tensor on cuda:0, given one on cpu",
         "net/cuda: input image: expected dtype float32, given float16",
         (
-            "net/cuda: input image: expected shape [batch, 3, 32, 32] with batch 1..8, given [9, 3,"
-            " 32, 32]"
+            "net/cuda: input image: expected shape [batch, 3, 32, 32] with batch 1..8,"
+            " given [9, 3, 32, 32]"
         ),
     ]
     assert "no CUDA device 99" in said[-1]

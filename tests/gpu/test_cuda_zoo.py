@@ -44,18 +44,24 @@ from torch.utils import _pytree as pytree
 import aoti_build
 import nets
 
+
+def root_mean_square(value):
+    return value.square().mean().sqrt()
+
+
 torch.manual_seed(0)
 dtype, bound = getattr(torch, sys.argv[1]), float(sys.argv[2])
 eager = nets.build().eval().to(dtype).cuda()
 with aoti_build.load("model", artifacts="artifacts", device="cuda") as loaded, torch.no_grad():
     for sizes in ([1, 3], [1, 61], [5, 2], [7, 33]):
-        call = nets.example(*sizes)
-        call = {k: v.cuda().to(dtype) if v.is_floating_point() else v.cuda() for k, v in call.items()}
+        call = {name: value.cuda() for name, value in nets.example(*sizes).items()}
+        call = {k: v.to(dtype) if v.is_floating_point() else v for k, v in call.items()}
         got, wanted = pytree.tree_leaves(loaded(**call)), pytree.tree_leaves(eager(**call))
         for one, other in zip(got, wanted, strict=True):
             if isinstance(other, torch.Tensor):
                 assert one.shape == other.shape and one.dtype == other.dtype
-                error = (one.double() - other.double()).square().mean().sqrt() / other.double().square().mean().sqrt()
+                one, other = one.double(), other.double()
+                error = root_mean_square(one - other) / root_mean_square(other)
                 assert error < bound, f"{sizes}: {error}"
 print("served")
 """
@@ -104,10 +110,17 @@ ENTRIES = {
         "transformers",
     ),
     "swin_t": Entry(
-        "import torch\nfrom torchvision.models import swin_t\n\n\ndef build():\n    return"
-        " swin_t(weights=None)\n" + IMAGES.format(size=224),
-        "    dims: {batch: {min: 1, max: 8, example: 2}}\n    inputs: {x: {shape: [batch, 3, 224,"
-        " 224]}}\n",
+        """\
+import torch
+from torchvision.models import swin_t
+
+
+def build():
+    return swin_t(weights=None)
+"""
+        + IMAGES.format(size=224),
+        "    dims: {batch: {min: 1, max: 8, example: 2}}\n"
+        "    inputs: {x: {shape: [batch, 3, 224, 224]}}\n",
         "float16",
     ),
     "attention": Entry(
@@ -123,7 +136,8 @@ class Attention(nn.Module):
 
     def forward(self, x):
         q, k, v = self.qkv(x).unflatten(-1, (3, 4, 16)).permute(2, 0, 3, 1, 4)
-        return self.out(nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2))
+        x = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return self.out(x.transpose(1, 2).flatten(2))
 
 
 def build():
@@ -157,8 +171,8 @@ def build():
     return Net()
 """
         + IMAGES.format(size=32),
-        "    dims: {batch: {min: 1, max: 8, example: 2}}\n    inputs: {x: {shape: [batch, 3, 32,"
-        " 32]}}\n",
+        "    dims: {batch: {min: 1, max: 8, example: 2}}\n"
+        "    inputs: {x: {shape: [batch, 3, 32, 32]}}\n",
         "float32",
         bound=0.01,
         presets="    inductor_configs: [tuned]\n",
@@ -183,8 +197,8 @@ def _tried(root: Path, entry: Entry) -> str:
     (root / "tasks.py").write_text("from aoti_build.tasks import ns\n")
     dtype = "" if entry.dtype == "float32" else f"    dtype: {entry.dtype}\n"
     (root / "models.yaml").write_text(
-        "edition: 1\ninductor_configs: {tuned: {max_autotune: true}}\nmodels:\n  model:\n   "
-        f" source: nets.py:build\n    devices: [cuda]\n{entry.model}{dtype}{entry.presets}"
+        "edition: 1\ninductor_configs: {tuned: {max_autotune: true}}\nmodels:\n  model:\n"
+        f"    source: nets.py:build\n    devices: [cuda]\n{entry.model}{dtype}{entry.presets}"
     )
     _run(root, sys.executable, "-m", "invoke", "build", "--strict")
     _run(root, sys.executable, "-m", "invoke", "verify", "--strict")

@@ -145,7 +145,8 @@ EAGER = """
 import sys, torch
 values = torch.arange(32, dtype=torch.float32).view(4, 8) / 7
 values.numpy().tofile(sys.argv[1])
-print(*torch._C._aoti.AOTIModelPackageLoader(sys.argv[2], "model", False, 1, -1).run([values])[0].flatten().tolist())
+loader = torch._C._aoti.AOTIModelPackageLoader(sys.argv[2], "model", False, 1, -1)
+print(*loader.run([values])[0].flatten().tolist())
 """
 
 

@@ -100,7 +100,11 @@ models:
   writer: {source: "nets.py:Writer", inputs: [{shape: [2, 8]}]}
   offline: {source: "nets.py:offline", inputs: [{shape: [2, 8]}]}
   truncated: {source: "nets.py:Linear", weights: truncated.safetensors, inputs: [{shape: [2, 8]}]}
-  wrong_names: {source: "nets.py:Linear", kwargs: {bias: false}, weights: whole.safetensors, inputs: [{shape: [2, 8]}]}
+  wrong_names:
+    source: nets.py:Linear
+    kwargs: {bias: false}
+    weights: whole.safetensors
+    inputs: [{shape: [2, 8]}]
   pickled: {source: "nets.py:Linear", weights: pickled.pt, inputs: [{shape: [2, 8]}]}
   wrong_shape: {source: "nets.py:Linear", inputs: [{shape: [2, 9]}]}
   preset: {source: "nets.py:Linear", inputs: [{shape: [2, 8]}], inductor_configs: [misspelt]}

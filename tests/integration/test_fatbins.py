@@ -24,7 +24,8 @@ number, further = sys.argv[1:]
 with config.patch({"cuda.arch": number, **FATBIN_OPTIONS}):
     arch = compile_utils._aoti_cuda_target_arch()
     with open("k.ptx", "w") as file:
-        file.write(f".version 8.8\\n.target sm_{arch}\\n.address_size 64\\n.visible .entry k() {{ ret; }}\\n")
+        file.write(f".version 8.8\\n.target sm_{arch}\\n.address_size 64\\n")
+        file.write(".visible .entry k() { ret; }\\n")
     subprocess.run(["ptxas", f"-arch=sm_{arch}", "k.ptx", "-o", "k.cubin"], check=True)
     tools = shutil.which("nvcc"), shutil.which("fatbinary")
     command = codecache._cuda_fatbin_command("k.ptx", "k.fatbin", "k.cubin", *tools, arch)

@@ -35,15 +35,20 @@ class Block(nn.Module):
         self.down = nn.Linear(8, 8)
 
     def forward(self, x):
-        # What a fault in export or compiler would do: compiled code computes something else than eager.
+        # What a fault in export or compiler would do: compiled code computes something else than
+        # eager.
         fault = self.fault if torch.compiler.is_exporting() else ""
         up, down = (self.down, self.up) if fault == "swapped weights" else (self.up, self.down)
-        h = F.layer_norm(x, (8,), self.norm.weight, self.norm.bias, 1e-3) if fault == "eps" else self.norm(x)
+        if fault == "eps":
+            h = F.layer_norm(x, (8,), self.norm.weight, self.norm.bias, 1e-3)
+        else:
+            h = self.norm(x)
         h = up(h)
         if fault != "no activation":
             h = self.act(h)
         if fault == "overflow":
-            # Products of matrices, since inductor computes fused half arithmetic in float32, where nothing overflows.
+            # Products of matrices, since inductor computes fused half arithmetic in float32, where
+            # nothing overflows.
             large = 60000.0 * torch.eye(8, dtype=torch.float16)
             h = (h.half() @ large @ large).float() / 60000.0**2
         return x + down(h)
@@ -204,7 +209,9 @@ class Wrong(CustomGraphPass):
 
 def build():
     config.post_grad_custom_post_pass = Wrong()
-    return nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 8), nn.Softmax(-1))
+    return nn.Sequential(
+        nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 8), nn.Softmax(-1)
+    )
 """
 
 

@@ -325,7 +325,11 @@ class Mixed(nn.Module):
 
 
 def step(batch, past):
-    return {"x": torch.randn(batch, 1, 4), "past": torch.randn(batch, past, 4), "mask": torch.randn(batch, past + 1)}
+    return {
+        "x": torch.randn(batch, 1, 4),
+        "past": torch.randn(batch, past, 4),
+        "mask": torch.randn(batch, past + 1),
+    }
 
 
 def square(n):
@@ -334,7 +338,10 @@ def square(n):
 MODELS = """
 prefill:
   source: net.py:Decoder
-  dims: {batch: {min: 2, max: 4}, past: {min: 2, max: 16, example: 5}, seq: {min: 2, max: 8, example: 3}}
+  dims:
+    batch: {min: 2, max: 4}
+    past: {min: 2, max: 16, example: 5}
+    seq: {min: 2, max: 8, example: 3}
   inputs:
     x: {shape: [batch, seq, 4]}
     past: {shape: [batch, past, 4]}

@@ -207,7 +207,8 @@ with aoti_build.load("typed", artifacts=artifacts) as model:
     for n in (1, 2, 7):
         given = {"x": torch.randn(n, 4), "mask": torch.rand(n, 1) < 0.5}
         got, wanted = model(**given), eager(**given, tag="hello", flag=False)
-        torch.testing.assert_close([got["out"].scores, *got["pair"]], [wanted["out"].scores, *wanted["pair"]])
+        tensors = [got["out"].scores, *got["pair"]]
+        torch.testing.assert_close(tensors, [wanted["out"].scores, *wanted["pair"]])
         for name in wanted:
             assert type(got[name]) is type(wanted[name]), name
         rest = ("size", "half", "many", "tag", "none", "flag")

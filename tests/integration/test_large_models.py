@@ -171,7 +171,8 @@ from aoti_build.models_file.project import Model, Source, TensorInput
 width = 2048
 layers = [nn.Linear(width, width, bias=False) for _ in range(24)]
 module = nn.Sequential(*layers).eval().requires_grad_(False)
-model = Model("model", Source("nets", None, "build"), (TensorInput(shape=(2, width), dtype="float32"),))
+inputs = (TensorInput(shape=(2, width), dtype="float32"),)
+model = Model("model", Source("nets", None, "build"), inputs)
 subject = Subject(module, from_shapes(model.inputs), "cpu")
 module(torch.zeros(2, width))
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -45,7 +45,8 @@ class Cache:
 
 
 class Remembering(nn.Module):
-    \"\"\"Its buffer is also held by an object that is no module, as in Hugging Face's static cache.\"\"\"
+    \"\"\"Its buffer is also held by an object that is no module, as in Hugging Face's static
+    cache.\"\"\"
 
     def __init__(self):
         super().__init__()
@@ -111,7 +112,8 @@ torch.manual_seed({seed})
 state = {{"net." + name: value for name, value in Autoencoder().state_dict().items()}}
 where = {{name: f"model-{{at % 2}}.safetensors" for at, name in enumerate(state)}}
 for shard in set(where.values()):
-    save_file({{name: state[name] for name in state if where[name] == shard}}, f"../checkpoints/{{shard}}")
+    part = {{name: state[name] for name in state if where[name] == shard}}
+    save_file(part, f"../checkpoints/{{shard}}")
 open("../checkpoints/model.safetensors.index.json", "w").write(json.dumps({{"weight_map": where}}))
 """
     (root.parent / "checkpoints").mkdir(exist_ok=True)
@@ -163,18 +165,16 @@ def test_new_shards_are_repacked_and_a_moved_file_costs_no_compile(built: Path) 
     assert run_inv(built, "build", "--json").target("encode/cpu")["action"] == "up-to-date"
     write_shards(built, seed=2)
     again = run_inv(built, "build", "--json")
-    assert [again.target(f"{name}/cpu")["action"] for name in ("encode", "decode")] == [
-        "repacked"
-    ] * 2
+    actions = [again.target(f"{name}/cpu")["action"] for name in ("encode", "decode")]
+    assert actions == ["repacked"] * 2
     assert_same_as_eager(built)
     models = built / "models.yaml"
     models.write_text(
         models.read_text().replace("../checkpoints", str(built.parent / "checkpoints"))
     )
     moved = run_inv(built, "build", "--json")
-    assert [moved.target(f"{name}/cpu")["action"] for name in ("encode", "decode")] == [
-        "reused"
-    ] * 2
+    actions = [moved.target(f"{name}/cpu")["action"] for name in ("encode", "decode")]
+    assert actions == ["reused"] * 2
     assert_same_as_eager(built)
 
 

@@ -43,7 +43,8 @@ TIED = """
         def forward(self, pair, scale=2.0, *, options):
             x, y = pair
             hidden = self.b(torch.relu(self.a(x))) + self.shift.reshape(8) + self.step
-            return {"hidden": hidden, "rest": [y * scale, (options["mask"] * x).sum()], "none": options["bias"]}
+            rest = [y * scale, (options["mask"] * x).sum()]
+            return {"hidden": hidden, "rest": rest, "none": options["bias"]}
 
 
     def inputs(batch, width):
@@ -346,8 +347,10 @@ try:
 except AotiBuildError as error:
     said = f"{type(error).__name__}: {error}"
 maps = open("/proc/self/maps").read()
-heavy = sorted({"torch._inductor", "torch._dynamo", "yaml", "pydantic", "invoke"} & set(sys.modules) - before)
-print(json.dumps({"said": said, "started": started, "heavy": heavy, "native": ".wrapper.so" in maps}))
+native = ".wrapper.so" in maps
+unwanted = {"torch._inductor", "torch._dynamo", "yaml", "pydantic", "invoke"}
+heavy = sorted(unwanted & set(sys.modules) - before)
+print(json.dumps({"said": said, "started": started, "heavy": heavy, "native": native}))
 """
 
 

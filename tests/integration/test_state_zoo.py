@@ -155,7 +155,9 @@ NETS = '''
         """State in another dtype than the inputs."""
 
         def __init__(self):
-            super().__init__(sum=torch.zeros(8, dtype=torch.bfloat16), seen=torch.zeros(8, dtype=torch.bool))
+            super().__init__(
+                sum=torch.zeros(8, dtype=torch.bfloat16), seen=torch.zeros(8, dtype=torch.bool)
+            )
 
         def forward(self, x):
             self.sum.add_(x.sum(0).bfloat16())
@@ -230,7 +232,10 @@ NETS = '''
 ROWS = "dims: {rows: {min: 4, max: 9, example: 5}}"
 MODELS = f"""
     counter: {{source: "net.py:Counter", inputs: [{{shape: [4, 8]}}]}}
-    mean: {{source: "net.py:Mean", dims: {{batch: {{min: 1, max: 9, example: 4}}}}, inputs: [{{shape: [batch, 8]}}]}}
+    mean:
+      source: net.py:Mean
+      dims: {{batch: {{min: 1, max: 9, example: 4}}}}
+      inputs: [{{shape: [batch, 8]}}]
     cache: {{source: "net.py:Cache", inputs: "net.py:cache_inputs"}}
     stream: {{source: "net.py:Stream", inputs: [{{shape: [1, 4, 10]}}]}}
     cell: {{source: "net.py:Cell", inputs: [{{shape: [2, 8]}}]}}
@@ -245,7 +250,10 @@ MODELS = f"""
     statistics: {{source: "net.py:Statistics", inputs: [{{shape: [6, 4]}}]}}
     sometimes: {{source: "net.py:Sometimes", inputs: [{{shape: [6, 4]}}]}}
     written_view: {{source: "net.py:WrittenView", {ROWS}, inputs: [{{shape: [rows, 4]}}]}}
-    written_tail: {{source: "net.py:WrittenTail", {ROWS}, inputs: [{{shape: [rows, 6]}}, {{shape: [rows, 6]}}]}}
+    written_tail:
+      source: net.py:WrittenTail
+      {ROWS}
+      inputs: [{{shape: [rows, 6]}}, {{shape: [rows, 6]}}]
     queue: {{source: "net.py:Queue", {ROWS}, inputs: [{{shape: [rows, 4]}}]}}
 """
 

@@ -33,10 +33,17 @@ class Case:
     meanwhile: str = "true"
 
 
+def optional(module: str) -> str:
+    """Code that imports `module` if it can."""
+    return f"try:\n    import {module}\nexcept ImportError: pass"
+
+
+OTHER_TEXT = "echo other > data/a.txt"
+ANOTHER_FILE = "touch data/c.txt"
 UPGRADE = "mv SITE/broken_one-1.dist-info SITE/broken_one-2.dist-info"
 SEEN = {
     "a module": Case("import here", "echo K=2 > here.py"),
-    "a file that is read": Case("open('data/a.txt').read()", "echo other > data/a.txt"),
+    "a file that is read": Case("open('data/a.txt').read()", OTHER_TEXT),
     "a file whose presence is asked": Case("import os; os.path.exists('flag')", "touch flag"),
     "a file that access() asks for": Case("import os; os.access('flag', os.R_OK)", "touch flag"),
     "a file that lexists() asks for": Case(
@@ -45,9 +52,9 @@ SEEN = {
     "a pattern without wildcards": Case("import glob; glob.glob('flag')", "touch flag"),
     "a directory that appears": Case("import os; os.path.isdir('cache')", "mkdir cache"),
     "a directory that goes": Case("import os; os.path.isdir('empty')", "rmdir empty"),
-    "a directory that is listed": Case("import os; os.listdir('data')", "touch data/c.txt"),
+    "a directory that is listed": Case("import os; os.listdir('data')", ANOTHER_FILE),
     "a directory that is listed by its descriptor": Case(
-        "import os; os.listdir(os.open('data', os.O_RDONLY))", "touch data/c.txt"
+        "import os; os.listdir(os.open('data', os.O_RDONLY))", ANOTHER_FILE
     ),
     "a directory behind a link, listed": Case(
         "import os; os.listdir('linked')", "touch ../outside/more"
@@ -62,15 +69,10 @@ SEEN = {
     "a directory in kwargs": Case("pass", "touch given/new"),
     "where a link leads": Case("import os; os.path.realpath('current')", "ln -sfn v2 current"),
     "a file read relative to a directory": Case(
-        "import os; os.open('a.txt', os.O_RDONLY, dir_fd=os.open('data', os.O_RDONLY))",
-        "echo other > data/a.txt",
+        "import os; os.open('a.txt', os.O_RDONLY, dir_fd=os.open('data', os.O_RDONLY))", OTHER_TEXT
     ),
-    "an optional module of the project": Case(
-        "try:\n    import extra\nexcept ImportError: pass", "touch extra.py"
-    ),
-    "an optional extension module": Case(
-        "try:\n    import extra\nexcept ImportError: pass", "touch extra.abi3.so"
-    ),
+    "an optional module of the project": Case(optional("extra"), "touch extra.py"),
+    "an optional extension module": Case(optional("extra"), "touch extra.abi3.so"),
     "import_module": Case(
         "import importlib\ntry:\n    importlib.import_module('extra')\nexcept ImportError: pass",
         "touch extra.py",
@@ -79,8 +81,7 @@ SEEN = {
         "import importlib.util as u; u.find_spec('extra')", "mkdir extra; touch extra/__init__.py"
     ),
     "a module of an absent package": Case(
-        "try:\n    import plug.extra\nexcept ImportError: pass",
-        "mkdir plug; touch plug/__init__.py",
+        optional("plug.extra"), "mkdir plug; touch plug/__init__.py"
     ),
     "a module that would be found sooner": Case(
         "import package.part", "mkdir package/part; touch package/part/__init__.py"
@@ -93,35 +94,34 @@ SEEN = {
     "a variable, in bytes": Case("import os; os.environb.get(b'NET')", "NET=other"),
     "a variable in a text": Case("import os; os.path.expandvars('$NET')", "NET=other"),
     "a variable asked for in a pool": Case(
-        "import os\nfrom concurrent.futures import ThreadPoolExecutor as"
-        " P\nlist(P(1).map(os.getenv, ['NET']))",
+        "import os\n"
+        "from concurrent.futures import ThreadPoolExecutor as P\n"
+        "list(P(1).map(os.getenv, ['NET']))",
         "NET=other",
     ),
     "a variable among all": Case(
         "import os\n[os.environ[n] for n in os.environ if n == 'NET']", "NET=other"
     ),
     "files read in a pool": Case(
-        "from concurrent.futures import ThreadPoolExecutor as P\nimport"
-        " os\nlist(P(1).map(os.listdir, ['data']))",
-        "touch data/c.txt",
+        "import os\n"
+        "from concurrent.futures import ThreadPoolExecutor as P\n"
+        "list(P(1).map(os.listdir, ['data']))",
+        ANOTHER_FILE,
     ),
     "an argument of a child process": Case(
-        "import subprocess; subprocess.run(['cat', 'data/a.txt'])", "echo other > data/a.txt"
+        "import subprocess; subprocess.run(['cat', 'data/a.txt'])", OTHER_TEXT
     ),
     "a memory-mapped storage": Case(
-        "import torch; torch.UntypedStorage.from_file('data/a.txt', nbytes=1)",
-        "echo other > data/a.txt",
+        "import torch; torch.UntypedStorage.from_file('data/a.txt', nbytes=1)", OTHER_TEXT
     ),
     "a memory-mapped tensor": Case(
-        "import torch; torch.from_file(filename='data/a.txt', size=1, dtype=torch.int8)",
-        "echo other > data/a.txt",
+        "import torch; torch.from_file(filename='data/a.txt', size=1, dtype=torch.int8)", OTHER_TEXT
     ),
     "a library that is loaded": Case(
-        "import ctypes\ntry:\n    ctypes.CDLL('./data/a.txt')\nexcept OSError: pass",
-        "echo other > data/a.txt",
+        "import ctypes\ntry:\n    ctypes.CDLL('./data/a.txt')\nexcept OSError: pass", OTHER_TEXT
     ),
     "a directory that may be there already": Case(
-        "import os; os.makedirs('data', exist_ok=True); os.listdir('data')", "touch data/c.txt"
+        "import os; os.makedirs('data', exist_ok=True); os.listdir('data')", ANOTHER_FILE
     ),
     "pathlib's exists()": Case("from pathlib import Path; Path('flag').exists()", "touch flag"),
     "pathlib's is_dir()": Case("from pathlib import Path; Path('cache').is_dir()", "mkdir cache"),
@@ -132,39 +132,34 @@ SEEN = {
         "import os; os.path.exists('data/a.txt'); os.chmod('data/a.txt', 0o600)", "rm data/a.txt"
     ),
     "a memory map that can be written": Case(
-        "import numpy; numpy.memmap('data/a.txt')", "echo other > data/a.txt"
+        "import numpy; numpy.memmap('data/a.txt')", OTHER_TEXT
     ),
     "a file that becomes a directory": Case(
         "import os; os.listdir('data')", "rm data/a.txt; mkdir data/a.txt"
     ),
     "a database": Case("import sqlite3; sqlite3.connect('base.db')", "printf x >> base.db"),
-    "a shell's command": Case("import os; os.system('cat <data/a.txt')", "echo other > data/a.txt"),
+    "a shell's command": Case("import os; os.system('cat <data/a.txt')", OTHER_TEXT),
     "a hard link's source": Case(
         "import os; os.link('data/a.txt', 'x'); open('x').read(); os.remove('x')",
         "rm data/a.txt; echo other > data/a.txt",
     ),
-    "an optional module that does not import": Case(
-        "try:\n    import broken_one\nexcept ImportError: pass", UPGRADE
-    ),
+    "an optional module that does not import": Case(optional("broken_one"), UPGRADE),
     "a distribution's version": Case(
         "import importlib.metadata as m; m.version('broken_one')", UPGRADE
     ),
     "a distribution that is not there": Case(
-        "import importlib.metadata as m\ntry:\n    m.version('extra_one')\nexcept"
-        " m.PackageNotFoundError: pass",
+        "import importlib.metadata as m\n"
+        "try:\n"
+        "    m.version('extra_one')\n"
+        "except m.PackageNotFoundError: pass",
         "mkdir SITE/extra_one-1.dist-info",
     ),
     "a distribution's data": Case("open('SITE/broken_one/data.txt').read()", UPGRADE),
-    "a module in a namespace": Case(
-        "try:\n    import spread.b\nexcept ImportError: pass", "touch SITE/spread/b.py"
-    ),
+    "a module in a namespace": Case(optional("spread.b"), "touch SITE/spread/b.py"),
     "a module in a namespace that is loaded": Case(
-        "import spread.a\ntry:\n    import spread.b\nexcept ImportError: pass",
-        "touch SITE/spread/b.py",
+        "import spread.a\n" + optional("spread.b"), "touch SITE/spread/b.py"
     ),
-    "an editable distribution": Case(
-        "try:\n    import new_one\nexcept ImportError: pass", "mkdir SITE/new_one-1.dist-info"
-    ),
+    "an editable distribution": Case(optional("new_one"), "mkdir SITE/new_one-1.dist-info"),
     "entry points": Case(
         "import importlib.metadata as m; list(m.entry_points())", "mkdir SITE/new_one-1.dist-info"
     ),
@@ -173,32 +168,37 @@ SEEN = {
 
 HARMLESS = {
     "taking the whole environment": Case(
-        "import os\ndict(os.environ); os.environ.copy(); {**os.environ}; list(os.environ.items())\n"
-        "import subprocess\nsubprocess.run(['true'], env={**os.environ, 'A': '1'})",
+        "import os, subprocess\n"
+        "dict(os.environ); os.environ.copy(); {**os.environ}; list(os.environ.items())\n"
+        "subprocess.run(['true'], env={**os.environ, 'A': '1'})",
         "NET=other",
     ),
     "a variable that is no text": Case("import os; os.environ.get('BYTES')"),
     "a hash seed of the workers' own": Case("import os; os.environ.get('PYTHONHASHSEED')"),
     "files written natively": Case(
-        "import torch, safetensors.torch as s\ntorch.save({}, 'own.pt'); torch.load('own.pt')\n"
+        "import torch, safetensors.torch as s\n"
+        "torch.save({}, 'own.pt'); torch.load('own.pt')\n"
         "s.save_file({'a': torch.ones(1)}, 'own.safetensors'); s.load_file('own.safetensors')"
     ),
     "files and directories made and removed": Case(
-        "import os, shutil, tempfile\nos.mkdir('own'); os.symlink('own', 'own2');"
-        " os.listdir('own')\nopen('own/x', 'w').close(); open('own/x').read(); os.rename('own/x',"
-        " 'own/y'); os.path.exists('own/y')\nos.link('own/y', 'own/z'); os.utime('own/z');"
-        " os.chmod('own/z', 0o600); os.remove('own2')\nshutil.rmtree('own');"
-        " os.path.exists('own/y')\nwith tempfile.TemporaryDirectory() as t: open(t + '/x',"
-        " 'w').close(); os.listdir(t); os.path.isdir(t)"
+        "import os, shutil, tempfile\n"
+        "os.mkdir('own'); os.symlink('own', 'own2'); os.listdir('own')\n"
+        "open('own/x', 'w').close(); open('own/x').read()\n"
+        "os.rename('own/x', 'own/y'); os.path.exists('own/y')\n"
+        "os.link('own/y', 'own/z'); os.utime('own/z'); os.chmod('own/z', 0o600)\n"
+        "os.remove('own2'); shutil.rmtree('own'); os.path.exists('own/y')\n"
+        "with tempfile.TemporaryDirectory() as t:\n"
+        "    open(t + '/x', 'w').close(); os.listdir(t); os.path.isdir(t)"
     ),
     "a log": Case(
-        "import os\nfor _ in 'ab':\n    os.path.exists('own.log')\n    open('own.log',"
-        " 'a').write('x')",
+        "import os\nfor _ in 'ab':\n    os.path.exists('own.log'); open('own.log', 'a').write('x')",
         "echo more >> own.log",
     ),
     "a walk over everything": Case(
-        "from pathlib import Path\nfor p in Path('.').rglob('*'): p.is_file()\nimport"
-        " os\nlist(os.walk('.'))",
+        "import os\n"
+        "from pathlib import Path\n"
+        "for p in Path('.').rglob('*'): p.is_file()\n"
+        "list(os.walk('.'))",
         "touch artifacts/new .git/new; echo x > .git/HEAD; rm -r __pycache__",
     ),
     "standard modules asking for themselves": Case(
@@ -231,11 +231,9 @@ HARMLESS = {
         "import os, sys\nsys.path.append('x.__path_hook__'); os.path.exists('x.__path_hook__')",
         "touch x.__path_hook__",
     ),
-    "a path that is no text": Case(
-        "import sys\nsys.path.insert(0, b'x')\ntry:\n    import extra\nexcept ImportError: pass"
-    ),
+    "a path that is no text": Case("import sys; sys.path.insert(0, b'x')\n" + optional("extra")),
     "resolving a path": Case(
-        "from pathlib import Path; Path('data/a.txt').resolve()", "touch data/c.txt"
+        "from pathlib import Path; Path('data/a.txt').resolve()", ANOTHER_FILE
     ),
 }
 
@@ -251,9 +249,7 @@ MEANWHILE = {
     "what was looked for appears": Case(
         "import os; os.path.exists('flag')", meanwhile="touch -d @1 flag"
     ),
-    "a listed directory gets a file": Case(
-        "import os; os.listdir('data')", meanwhile="touch data/c.txt"
-    ),
+    "a listed directory gets a file": Case("import os; os.listdir('data')", meanwhile=ANOTHER_FILE),
     "a listed directory goes": Case("import os; os.listdir('empty')", meanwhile="rmdir empty"),
     "size and time are kept": Case(
         "open('data/a.txt').read()",
@@ -332,10 +328,11 @@ ENVIRONMENT = {
 }
 
 
+Observed = dict[str, tuple[Path, dict[str, Any]]]
+
+
 @pytest.fixture(scope="module")
-def found(
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[dict[str, tuple[Path, dict[str, Any]]]]:
+def found(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Observed]:
     """What each case's project code was seen to use, and the project as it was then."""
     base = tmp_path_factory.mktemp("watch")
     memory = Path("/dev/shm")  # noqa: S108
@@ -364,9 +361,7 @@ def found(
         file.unlink()
 
 
-def named(
-    answer: subprocess.CompletedProcess[str], roots: dict[str, Path]
-) -> dict[str, tuple[Path, dict[str, Any]]]:
+def named(answer: subprocess.CompletedProcess[str], roots: dict[str, Path]) -> Observed:
     results = [
         json.loads(line) for line in answer.stdout.splitlines() if line.startswith('{"name"')
     ]
@@ -406,9 +401,7 @@ def changed(root: Path, used: dict[str, Any], later: str) -> set[str]:
 
 
 @pytest.mark.parametrize("name", SEEN)
-def test_the_next_build_sees_a_change_of(
-    name: str, found: dict[str, tuple[Path, dict[str, Any]]]
-) -> None:
+def test_the_next_build_sees_a_change_of(name: str, found: Observed) -> None:
     root, used = found[name]
     assert "sources" in used, used.get("error") or used
     assert not changed(root, used, "true")
@@ -418,22 +411,20 @@ def test_the_next_build_sees_a_change_of(
 
 
 @pytest.mark.parametrize("name", HARMLESS)
-def test_no_build_fails_or_is_repeated_for(
-    name: str, found: dict[str, tuple[Path, dict[str, Any]]]
-) -> None:
+def test_no_build_fails_or_is_repeated_for(name: str, found: Observed) -> None:
     root, used = found[name]
     assert "sources" in used, used.get("error") or used
     assert not changed(root, used, HARMLESS[name].later or "true"), used
 
 
 @pytest.mark.parametrize("name", MEANWHILE)
-def test_nothing_is_published_if(name: str, found: dict[str, tuple[Path, dict[str, Any]]]) -> None:
+def test_nothing_is_published_if(name: str, found: Observed) -> None:
     _, used = found[name]
     assert EDITED in used.get("edited", ""), used.get("error") or used
 
 
 def test_an_optional_dependency_is_seen_when_it_is_installed(
-    found: dict[str, tuple[Path, dict[str, Any]]],
+    found: Observed,
 ) -> None:
     _, used = found["an optional module of the project"]
     assert used["modules"]["extra"] is None

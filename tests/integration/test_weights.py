@@ -83,16 +83,22 @@ def without(*names: str) -> Callable[[State], State]:
         (prefixed("_orig_mod."), {}),
         (prefixed("_orig_mod.module."), {}),
         (prefixed("model._orig_mod."), {"prefix": "model."}),
-        (lambda state: {**prefixed("student.")(state), "teacher.w": torch.ones(1)}, {"prefix": "student."}),
+        (
+            lambda state: {**prefixed("student.")(state), "teacher.w": torch.ones(1)},
+            {"prefix": "student."},
+        ),
         (lambda state: {"model": state, "epoch": 3}, {"key": "model"}),
         (lambda state: {"state": {"ema.model": state}}, {"key": "state.ema.model"}),
         (without("output.weight"), {}),
         (without("norm.num_batches_tracked"), {}),
         (lambda state: {**state, "position_ids": torch.arange(4)}, {}),
-        (lambda state: {**state, "position_ids": torch.ones(1, 512)}, {"ignore": ("*position_ids",)}),
+        (
+            lambda state: {**state, "position_ids": torch.ones(1, 512)},
+            {"ignore": ("*position_ids",)},
+        ),
         (replaced("encoder.", "layers."), {"rename": (("layers.", "encoder."),)}),
     ],
-)  # fmt: skip
+)
 def test_what_is_loaded(
     tmp_path: Path, state: State, change: Callable[[State], Any], rules: Any
 ) -> None:
@@ -103,21 +109,39 @@ def test_what_is_loaded(
 @pytest.mark.parametrize(
     ("change", "rules", "said"),
     [
-        (prefixed("model."), {}, ["all 15 names that do not fit begin with 'model.': write `prefix: \"model.\"`"]),
-        (prefixed("a.model."), {"prefix": "a."}, ['write `prefix: "a.model."`']),
-        (lambda state: {"net": prefixed("m.")(state)}, {}, ["write `key: net` (15 of the model's 15 names)"]),
         (
-            lambda state: {"a": {"model": state, "ema": state}, "optimizer": {"state": {0: {"step": torch.ones(1)}}}},
+            prefixed("model."),
+            {},
+            ["all 15 names that do not fit begin with 'model.': write `prefix: \"model.\"`"],
+        ),
+        (prefixed("a.model."), {"prefix": "a."}, ['write `prefix: "a.model."`']),
+        (
+            lambda state: {"net": prefixed("m.")(state)},
+            {},
+            ["write `key: net` (15 of the model's 15 names)"],
+        ),
+        (
+            lambda state: {
+                "a": {"model": state, "ema": state},
+                "optimizer": {"state": {0: {"step": torch.ones(1)}}},
+            },
             {},
             ["write `key: a.model`", "or write `key: a.ema`"],
         ),
-        (lambda state: {"state": {"model": state}}, {"key": "state.modle"}, ["at 'state.modle'", "`key: state.model`"]),
+        (
+            lambda state: {"state": {"model": state}},
+            {"key": "state.modle"},
+            ["at 'state.modle'", "`key: state.model`"],
+        ),
         (dict, {"key": "model"}, ["has no 'model'", "leave `key` out"]),
         (dict, {"prefix": "x."}, ["no name that begins with 'x.'", "embed., encoder., head."]),
         (
             replaced("encoder.", "layers."),
             {},
-            ["encoder.0.weight [4, 4] (perhaps layers.0.weight)", '`rename: {"layers.": "encoder."}`'],
+            [
+                "encoder.0.weight [4, 4] (perhaps layers.0.weight)",
+                '`rename: {"layers.": "encoder."}`',
+            ],
         ),
         (
             replaced(".weight", ".gamma"),
@@ -132,14 +156,37 @@ def test_what_is_loaded(
         (
             added("head.weight", torch.ones(10, 4)),
             {},
-            ["head.weight: the file has [10, 4], the model wants [3, 4]", '`ignore: ["head.weight"]`'],
+            [
+                "head.weight: the file has [10, 4], the model wants [3, 4]",
+                '`ignore: ["head.weight"]`',
+            ],
         ),
-        (added("head.bias", torch.ones(3, dtype=torch.int8)), {}, ["has int8, the model wants float32"]),
-        (added("output.weight", torch.ones(5, 4)), {}, ["output.weight: it is the same tensor as embed"]),
+        (
+            added("head.bias", torch.ones(3, dtype=torch.int8)),
+            {},
+            ["has int8, the model wants float32"],
+        ),
+        (
+            added("output.weight", torch.ones(5, 4)),
+            {},
+            ["output.weight: it is the same tensor as embed"],
+        ),
         (added("position_ids", torch.ones(4)), {}, ["the model computes this buffer itself"]),
-        (without("norm.weight", "norm.bias"), {}, ["missing from the file: norm.weight [4]", "is it the right file"]),
-        (added("extra.w", torch.ones(1)), {}, ["not in the model: extra.w [1]", '`ignore: ["extra.w"]`']),
-        (lambda _: nn.Linear(2, 2), {}, ["an object of torch.nn.modules.linear.Linear", "save its state dict alone"]),
+        (
+            without("norm.weight", "norm.bias"),
+            {},
+            ["missing from the file: norm.weight [4]", "is it the right file"],
+        ),
+        (
+            added("extra.w", torch.ones(1)),
+            {},
+            ["not in the model: extra.w [1]", '`ignore: ["extra.w"]`'],
+        ),
+        (
+            lambda _: nn.Linear(2, 2),
+            {},
+            ["an object of torch.nn.modules.linear.Linear", "save its state dict alone"],
+        ),
         (lambda _: [1, 2], {}, ["it holds a list", "torch.save(model.state_dict(), path)"]),
         (
             lambda state: {**state, "a.head.bias": torch.ones(3)},
@@ -147,7 +194,7 @@ def test_what_is_loaded(
             ["two tensors for one name", "head.bias and a.head.bias both become head.bias"],
         ),
     ],
-)  # fmt: skip
+)
 def test_what_is_refused(
     tmp_path: Path, state: State, change: Callable[[State], Any], rules: Any, said: list[str]
 ) -> None:

@@ -67,14 +67,9 @@ def published(project: Project) -> Path:
 @pytest.fixture
 def fake_worker(monkeypatch: pytest.MonkeyPatch) -> FakeWorker:
     """In place of every worker; tell it what to answer."""
-    for starter in (
-        "work.check",
-        "work.schedule",
-        "work.target",
-        "commands.run",
-        "commands.verify",
-    ):
-        importlib.import_module(f"aoti_build.{starter}")  # must be here to be replaced
+    modules = ("work.check", "work.schedule", "work.target", "commands.run", "commands.verify")
+    for module in modules:
+        importlib.import_module(f"aoti_build.{module}")  # must be here to be replaced
     fake = FakeWorker()
     replace_worker(monkeypatch, fake)
     return fake

@@ -27,7 +27,8 @@ try:
 except SystemExit as exit:
     code = exit.code or 0
 heavy = sorted({"torch", "torchvision", "numpy", "safetensors"} & set(sys.modules))
-print(json.dumps({"code": code, "heavy": heavy, "workers": len(started), "own": "aoti_build.tasks" in sys.modules}))
+own = "aoti_build.tasks" in sys.modules
+print(json.dumps({"code": code, "heavy": heavy, "workers": len(started), "own": own}))
 """
 
 

@@ -27,7 +27,8 @@ inductor_configs:
 models:
   rich:
     source: model.py:build
-    kwargs: {one: 1, half: 0.5, none: null, yes: true, minus: -0.0, list: [1, 1.0, [x]], table: {a: {b: "ä"}}}
+    kwargs: {one: 1, half: 0.5, none: null, yes: true, minus: -0.0, list: [1, 1.0, [x]],
+             table: {a: {b: "ä"}}}
     weights: weights.safetensors
     seed: 7
     dims:
@@ -163,7 +164,7 @@ def test_a_wrong_file_is_not_cached_and_its_problems_come_each_time(
     before = contents(directory)
     file.write_text(TEXT + "    seed: x\n")
     for _ in range(2):
-        with pytest.raises(SpecError, match=r"models\.yaml:22:11"):
+        with pytest.raises(SpecError, match=r"models\.yaml:23:11"):
             load_project(file, directory)
     assert contents(directory) == before
 

@@ -21,10 +21,10 @@ Row = Mapping[str, Any]
 HEAD = """\
 # The zoo
 
-Real architectures in small configurations, from the libraries that people use, each through the whole way: built,
-verified with `--strict`, loaded with `aoti_build.load`, and called at its smallest sizes and at sizes that no check
-used, where outputs and their structure are compared with eager's. Where the task has a batch, one artifact serves all
-of its range, from 1 on.
+Real architectures in small configurations, from the libraries that people use, each through the
+whole way: built, verified with `--strict`, loaded with `aoti_build.load`, and called at its
+smallest sizes and at sizes that no check used, where outputs and their structure are compared with
+eager's. Where the task has a batch, one artifact serves all of its range, from 1 on.
 
 ```sh
 pip install -e '.[test,zoo]' && pip install --no-deps facenet-pytorch
@@ -32,18 +32,22 @@ pytest -m zoo_ci   # the part that CI runs
 pytest -m zoo      # all, with torch alone beside each; writes this document
 ```
 
-The entries are in `tests/zoo`: what stands in models.yaml, and the factory's file where one is needed.
+The entries are in `tests/zoo`: what stands in models.yaml, and the factory's file where one is
+needed.
 
 <!-- written by tests/zoo/table.py -->
 """
 
 COLUMNS = """\
 - **dims**: the sizes that one artifact serves.
-- **build**: seconds of `inv build`, with its checks against eager. **plain**: seconds of a script that does the least
-  with torch alone: import, export, `aoti_compile_and_package`. **verify**: seconds of `inv verify --strict`. Two cores,
-  shared with other work: compare the columns and not the machine.
-- **yaml**, **Python**: lines that a user writes for this model, in models.yaml and in a file of his own.
-- **plain torch**: at how many of the same sizes the package of the plain script gives what eager gives.
+- **build**: seconds of `inv build`, with its checks against eager. **plain**: seconds of a script
+  that does the least with torch alone: import, export, `aoti_compile_and_package`. **verify**:
+  seconds of `inv verify --strict`. Two cores, shared with other work: compare the columns and not
+  the machine.
+- **yaml**, **Python**: lines that a user writes for this model, in models.yaml and in a file of his
+  own.
+- **plain torch**: at how many of the same sizes the package of the plain script gives what eager
+  gives.
 """
 
 

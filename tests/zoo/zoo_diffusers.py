@@ -19,7 +19,9 @@ ENTRIES = [
           up_block_types: [AttnUpBlock2D, UpBlock2D]
           attention_head_dim: 8
         dims: {batch: {min: 1, max: 8}}
-        inputs: {sample: {shape: [batch, 3, 16, 16]}, timestep: {shape: [batch], dtype: int64, high: 1000}}
+        inputs:
+          sample: {shape: [batch, 3, 16, 16]}
+          timestep: {shape: [batch], dtype: int64, high: 1000}
         """,
         needs=("diffusers",),
     ),
@@ -60,8 +62,13 @@ ENTRIES = [
         class Decoder(nn.Module):
             def __init__(self):
                 super().__init__()
-                blocks = {"down_block_types": ["DownEncoderBlock2D"] * 2, "up_block_types": ["UpDecoderBlock2D"] * 2}
-                self.vae = AutoencoderKL(block_out_channels=[8, 16], norm_num_groups=4, latent_channels=4, **blocks)
+                self.vae = AutoencoderKL(
+                    down_block_types=["DownEncoderBlock2D"] * 2,
+                    up_block_types=["UpDecoderBlock2D"] * 2,
+                    block_out_channels=[8, 16],
+                    norm_num_groups=4,
+                    latent_channels=4,
+                )
 
             def forward(self, latents):
                 return self.vae.decode(latents).sample
@@ -73,7 +80,12 @@ ENTRIES = [
         "diffusers",
         """
         source: diffusers:DiTTransformer2DModel
-        kwargs: {num_attention_heads: 2, attention_head_dim: 16, num_layers: 2, sample_size: 8, norm_num_groups: 8}
+        kwargs:
+          num_attention_heads: 2
+          attention_head_dim: 16
+          num_layers: 2
+          sample_size: 8
+          norm_num_groups: 8
         outputs: dict
         dims: {batch: {min: 1, max: 8}}
         inputs:

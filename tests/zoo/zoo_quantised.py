@@ -11,7 +11,9 @@ from torch import nn
 class Net(nn.Module):
     def __init__(self):
         super().__init__()
-        self.layers = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, 32))
+        self.layers = nn.Sequential(
+            nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, 32)
+        )
 
     def forward(self, x):
         return self.layers(x)
@@ -58,7 +60,13 @@ ENTRIES = [
             from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
             from torchao.quantization.pt2e.quantizer import x86_inductor_quantizer as x86
 
-            net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.Flatten(), nn.Linear(1152, 10))
+            net = nn.Sequential(
+                nn.Conv2d(3, 8, 3),
+                nn.ReLU(),
+                nn.Conv2d(8, 8, 3),
+                nn.Flatten(),
+                nn.Linear(1152, 10),
+            )
             example = (torch.randn(4, 3, 16, 16),)
             batch = torch.export.Dim("batch", min=1, max=16)
             graph = torch.export.export(net.eval(), example, dynamic_shapes=({0: batch},)).module()

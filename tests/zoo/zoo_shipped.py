@@ -11,7 +11,10 @@ ENTRIES = [
         """
         source: nets.py:build
         dims: {batch: {min: 1, max: 16}}
-        inputs: [{shape: [batch, 576], low: -0.5, high: 0.5}, {shape: [batch, 128]}, {shape: [batch, 128]}]
+        inputs:
+          - {shape: [batch, 576], low: -0.5, high: 0.5}
+          - {shape: [batch, 128]}
+          - {shape: [batch, 128]}
         """,
         """
         import importlib.util
@@ -26,8 +29,10 @@ ENTRIES = [
             def __init__(self):
                 super().__init__()
                 self.stft_conv = nn.Conv1d(1, 258, 256, stride=128, bias=False)
-                self.conv1, self.conv2 = nn.Conv1d(129, 128, 3, padding=1), nn.Conv1d(128, 64, 3, 2, padding=1)
-                self.conv3, self.conv4 = nn.Conv1d(64, 64, 3, 2, padding=1), nn.Conv1d(64, 128, 3, padding=1)
+                self.conv1 = nn.Conv1d(129, 128, 3, padding=1)
+                self.conv2 = nn.Conv1d(128, 64, 3, 2, padding=1)
+                self.conv3 = nn.Conv1d(64, 64, 3, 2, padding=1)
+                self.conv4 = nn.Conv1d(64, 128, 3, padding=1)
                 self.lstm_cell, self.final_conv = nn.LSTMCell(128, 128), nn.Conv1d(128, 1, 1)
 
             def forward(self, x, h, c):
@@ -36,7 +41,8 @@ ENTRIES = [
                 for conv in (self.conv1, self.conv2, self.conv3, self.conv4):
                     x = conv(x).relu()
                 h, c = self.lstm_cell(x.squeeze(-1), (h, c))
-                return self.final_conv(h.unsqueeze(-1).relu()).sigmoid().squeeze(1).mean(1, keepdim=True), h, c
+                speech = self.final_conv(h.unsqueeze(-1).relu()).sigmoid()
+                return speech.squeeze(1).mean(1, keepdim=True), h, c
 
         def build():
             package = Path(importlib.util.find_spec("silero_vad").submodule_search_locations[0])
@@ -66,7 +72,10 @@ ENTRIES = [
         "facenet-pytorch",
         """
         source: facenet_pytorch:PNet
-        dims: {batch: {min: 1, max: 8}, height: {min: 12, max: 64, example: 24}, width: {min: 12, max: 64, example: 32}}
+        dims:
+          batch: {min: 1, max: 8}
+          height: {min: 12, max: 64, example: 24}
+          width: {min: 12, max: 64, example: 32}
         inputs: [{shape: [batch, 3, height, width], low: -1, high: 1}]
         """,
         needs=("facenet_pytorch",),

@@ -58,7 +58,8 @@ ENTRIES = [
                 self.keys.index_copy_(1, positions, k)
                 self.values.index_copy_(1, positions, v)
                 seen = torch.arange(64)[None] <= positions[:, None]
-                return self.out(F.scaled_dot_product_attention(q, self.keys, self.values, attn_mask=seen))
+                x = F.scaled_dot_product_attention(q, self.keys, self.values, attn_mask=seen)
+                return self.out(x)
 
         def inputs(seq):
             return torch.randn(1, seq, 32), torch.arange(seq) + torch.randint(0, 64 - seq, ())
@@ -80,15 +81,23 @@ ENTRIES = [
         from transformers.integrations.executorch import TorchExportableModuleWithStaticCache
 
         def build():
-            config = LlamaConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-                                 intermediate_size=64, vocab_size=100)
+            config = LlamaConfig(
+                hidden_size=32,
+                num_hidden_layers=2,
+                num_attention_heads=4,
+                num_key_value_heads=2,
+                intermediate_size=64,
+                vocab_size=100,
+            )
+            cache = {"batch_size": 1, "max_cache_len": 32, "device": "cpu"}
             model = LlamaForCausalLM(config)
             model.generation_config.cache_implementation = "static"
-            model.generation_config.cache_config = {"batch_size": 1, "max_cache_len": 32, "device": "cpu"}
-            return TorchExportableModuleWithStaticCache(model, batch_size=1, max_cache_len=32, device="cpu")
+            model.generation_config.cache_config = cache
+            return TorchExportableModuleWithStaticCache(model, **cache)
 
         def inputs():
-            return {"input_ids": torch.randint(0, 100, (1, 1)), "cache_position": torch.randint(0, 32, (1,))}
+            ids, position = torch.randint(0, 100, (1, 1)), torch.randint(0, 32, (1,))
+            return {"input_ids": ids, "cache_position": position}
         """,
         needs=("transformers",),
         kind="stateful",

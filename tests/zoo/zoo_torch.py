@@ -21,7 +21,12 @@ ENTRIES = [
         "torch",
         """
         source: torch.nn:LSTM
-        kwargs: {input_size: 8, hidden_size: 16, num_layers: 2, batch_first: true, bidirectional: true}
+        kwargs:
+          input_size: 8
+          hidden_size: 16
+          num_layers: 2
+          batch_first: true
+          bidirectional: true
         dims: {batch: {min: 1, max: 16}}
         inputs: [{shape: [batch, 6, 8]}]
         """,
@@ -84,7 +89,12 @@ ENTRIES = [
         "torch",
         """
         source: torch.nn:Conv1d
-        kwargs: {in_channels: 4, out_channels: 8, kernel_size: 5, padding: 2, padding_mode: circular}
+        kwargs:
+          in_channels: 4
+          out_channels: 8
+          kernel_size: 5
+          padding: 2
+          padding_mode: circular
         dims: {batch: {min: 1, max: 16}, length: {min: 4, max: 64}}
         inputs: [{shape: [batch, 4, length]}]
         """,

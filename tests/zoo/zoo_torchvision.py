@@ -25,7 +25,8 @@ DETECTOR = """
 from torchvision.models import detection
 
 def build(name):
-    return getattr(detection, name)(weights=None, weights_backbone=None, num_classes=5, min_size=64, max_size=64)
+    make = getattr(detection, name)
+    return make(weights=None, weights_backbone=None, num_classes=5, min_size=64, max_size=64)
 
 def images():
     import torch
@@ -55,8 +56,11 @@ ENTRIES = [
         from torchvision.models import VisionTransformer
 
         def build():
-            model = VisionTransformer(32, 8, num_layers=2, num_heads=2, hidden_dim=32, mlp_dim=64, num_classes=10)
-            nn.init.normal_(model.heads.head.weight)  # torchvision makes it zero, and every output with it
+            model = VisionTransformer(
+                32, 8, num_layers=2, num_heads=2, hidden_dim=32, mlp_dim=64, num_classes=10
+            )
+            # torchvision makes this weight zero, and every output with it.
+            nn.init.normal_(model.heads.head.weight)
             return model
         """,
         ci=True,
@@ -77,8 +81,16 @@ ENTRIES = [
                 MSBlockConfig(heads, width, out, [3, 3, 3], [3, 3, 3], [1, step, step], [1, 4, 4])
                 for heads, width, out, step in [(1, 32, 32, 1), (2, 32, 64, 2), (2, 64, 64, 1)]
             ]
-            return MViT((32, 32), 4, blocks, residual_pool=True, residual_with_cls_embed=False, rel_pos_embed=True,
-                        proj_after_attn=True, num_classes=10)
+            return MViT(
+                (32, 32),
+                4,
+                blocks,
+                residual_pool=True,
+                residual_with_cls_embed=False,
+                rel_pos_embed=True,
+                proj_after_attn=True,
+                num_classes=10,
+            )
         """,
     ),
     Entry(
@@ -107,7 +119,9 @@ ENTRIES = [
         """
         source: nets.py:build
         dims: {batch: {min: 1, max: 6}}
-        inputs: [{shape: [batch, 3, 128, 128], low: -1, high: 1}, {shape: [batch, 3, 128, 128], low: -1, high: 1}]
+        inputs:
+          - {shape: [batch, 3, 128, 128], low: -1, high: 1}
+          - {shape: [batch, 3, 128, 128], low: -1, high: 1}
         """,
         """
         from torchvision.models.optical_flow import raft_small
@@ -168,7 +182,8 @@ ENTRIES = [
         class Head(nn.Module):
             def __init__(self):
                 super().__init__()
-                self.offset, self.deform = nn.Conv2d(8, 18, 3, padding=1), DeformConv2d(8, 8, 3, padding=1)
+                self.offset = nn.Conv2d(8, 18, 3, padding=1)
+                self.deform = DeformConv2d(8, 8, 3, padding=1)
                 self.classes = nn.Linear(8 * 9, 4)
 
             def forward(self, features, boxes):
@@ -178,7 +193,9 @@ ENTRIES = [
 
         def inputs(boxes):
             corners = torch.rand(boxes, 2) * 8
-            return torch.randn(2, 8, 16, 16), torch.cat([torch.randint(0, 2, (boxes, 1)), corners, corners + 6], 1)
+            features = torch.randn(2, 8, 16, 16)
+            image = torch.randint(0, 2, (boxes, 1))
+            return features, torch.cat([image, corners, corners + 6], 1)
         """,
         kind="custom operators",
         ci=True,
@@ -201,7 +218,8 @@ ENTRIES = [
                 return nms(boxes, scores, 0.5)
 
         def inputs(boxes):
-            corners = torch.rand(boxes, 2) * 8 + torch.arange(boxes)[:, None] % max(2, boxes // 2) * 20  # two overlap
+            corners = torch.rand(boxes, 2) * 8
+            corners += torch.arange(boxes)[:, None] % max(2, boxes // 2) * 20  # two overlap
             return torch.cat([corners, corners + 10], 1), torch.rand(boxes)
         """,
         kind="custom operators",

@@ -65,7 +65,8 @@ ENTRIES = [
 
         def inputs(batch, seq):
             mask = torch.arange(seq)[None] < torch.randint(1, seq + 1, (batch, 1))
-            return {{"input_ids": torch.randint(0, 100, (batch, seq)), "attention_mask": mask.to(torch.int64)}}
+            ids = torch.randint(0, 100, (batch, seq))
+            return {{"input_ids": ids, "attention_mask": mask.to(torch.int64)}}
         """,
         needs=("transformers",),
         ci=True,
@@ -93,7 +94,10 @@ ENTRIES = [
         "T5Config",
         "d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4, vocab_size=100, use_cache=False",
         """
-        dims: {batch: {min: 1, max: 8}, seq: {min: 2, max: 64, example: 12}, out: {min: 2, max: 32, example: 5}}
+        dims:
+          batch: {min: 1, max: 8}
+          seq: {min: 2, max: 64, example: 12}
+          out: {min: 2, max: 32, example: 5}
         inputs:
           input_ids: {shape: [batch, seq], dtype: int64, high: 100}
           decoder_input_ids: {shape: [batch, out], dtype: int64, high: 100}
@@ -119,7 +123,12 @@ ENTRIES = [
         """
         from transformers import CLIPConfig, CLIPModel
 
-        SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+        SIZES = {
+            "hidden_size": 32,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "intermediate_size": 64,
+        }
 
         def build():
             text = {**SIZES, "vocab_size": 100, "max_position_embeddings": 16, "eos_token_id": 99}
@@ -151,10 +160,23 @@ ENTRIES = [
         from transformers import WhisperConfig, WhisperModel
 
         def build():
-            return WhisperModel(WhisperConfig(
-                d_model=32, encoder_layers=2, decoder_layers=1, encoder_attention_heads=4, decoder_attention_heads=4,
-                encoder_ffn_dim=64, decoder_ffn_dim=64, num_mel_bins=16, max_source_positions=50, vocab_size=100,
-                pad_token_id=0, bos_token_id=1, eos_token_id=2, decoder_start_token_id=1)).get_encoder()
+            config = WhisperConfig(
+                d_model=32,
+                encoder_layers=2,
+                decoder_layers=1,
+                encoder_attention_heads=4,
+                decoder_attention_heads=4,
+                encoder_ffn_dim=64,
+                decoder_ffn_dim=64,
+                num_mel_bins=16,
+                max_source_positions=50,
+                vocab_size=100,
+                pad_token_id=0,
+                bos_token_id=1,
+                eos_token_id=2,
+                decoder_start_token_id=1,
+            )
+            return WhisperModel(config).get_encoder()
         """,
         needs=("transformers",),
     ),
@@ -165,7 +187,9 @@ ENTRIES = [
         f"{TEXT}, conv_dim=(16, 16, 16), conv_kernel=(10, 3, 3), conv_stride=(5, 2, 2),"
         " num_feat_extract_layers=3, num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=4",
         """
-        dims: {batch: {min: 1, max: 8}, samples: {min: 400, max: 4000, multiple_of: 20, example: 1600}}
+        dims:
+          batch: {min: 1, max: 8}
+          samples: {min: 400, max: 4000, multiple_of: 20, example: 1600}
         inputs: {input_values: {shape: [batch, samples]}}
         """,
     ),
@@ -192,12 +216,28 @@ ENTRIES = [
         from transformers import DetrConfig, DetrForObjectDetection, ResNetConfig
 
         def build():
-            backbone = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16, 16, 32], depths=[1, 1, 1, 1],
-                                    layer_type="basic", out_features=["stage4"])
-            return DetrForObjectDetection(DetrConfig(
-                use_timm_backbone=False, use_pretrained_backbone=False, backbone=None, backbone_config=backbone,
-                d_model=32, encoder_layers=1, decoder_layers=1, encoder_attention_heads=4, decoder_attention_heads=4,
-                encoder_ffn_dim=64, decoder_ffn_dim=64, num_queries=10))
+            backbone = ResNetConfig(
+                embedding_size=8,
+                hidden_sizes=[8, 16, 16, 32],
+                depths=[1, 1, 1, 1],
+                layer_type="basic",
+                out_features=["stage4"],
+            )
+            config = DetrConfig(
+                use_timm_backbone=False,
+                use_pretrained_backbone=False,
+                backbone=None,
+                backbone_config=backbone,
+                d_model=32,
+                encoder_layers=1,
+                decoder_layers=1,
+                encoder_attention_heads=4,
+                decoder_attention_heads=4,
+                encoder_ffn_dim=64,
+                decoder_ffn_dim=64,
+                num_queries=10,
+            )
+            return DetrForObjectDetection(config)
         """,
         needs=("transformers",),
     ),
@@ -229,7 +269,8 @@ ENTRIES = [
                 return found.logits, [(layer.keys, layer.values) for layer in cache.layers]
 
         def inputs(batch, past):
-            layers = [(torch.randn(batch, 2, past, 8), torch.randn(batch, 2, past, 8)) for _ in range(2)]
+            shape = (batch, 2, past, 8)
+            layers = [(torch.randn(shape), torch.randn(shape)) for _ in range(2)]
             ids = torch.randint(0, 100, (batch, 1))
             return ids, torch.ones(batch, past + 1, dtype=torch.int64), layers
         """,
