@@ -199,7 +199,7 @@ class _Resolver:
         chosen = self._chosen_presets((*at, "inductor_configs"), devices, presets)
         floors = {
             device: self._floors((*at, device, device_named(device).architecture_key))
-            for device in devices
+            for device in device_names()
         }
         seen: dict[str, Target] = {}
         for device in devices:

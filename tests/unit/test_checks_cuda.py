@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from aoti_build.host import cuda as host_cuda
 from aoti_build.host import installed_torch
 from aoti_build.host.checks import cuda
 from aoti_build.host.checks.cuda import Gpu, check_cuda, check_headers, free_memory, gpu_of
@@ -167,7 +168,9 @@ def test_the_ptxas_that_is_tried_is_the_one_of_builds(
         ),
     )
     assert (
-        cuda._ptxas(HOPPER).said == f"{cuda.ptxas('9.0')} knows sm_90" == f"{program} knows sm_90"
+        cuda._ptxas(HOPPER).said
+        == f"{host_cuda.ptxas('9.0')} knows sm_90"
+        == f"{program} knows sm_90"
     )
 
 
@@ -284,8 +287,8 @@ def test_all_of_it_on_a_host_with_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None
 def test_what_makes_fat_binaries_is_named_where_torch_can_use_it(
     monkeypatch: pytest.MonkeyPatch, tool: str | None, said: str | None, *, can: bool
 ) -> None:
-    monkeypatch.setattr(cuda, "packages_for_other_gpus", lambda: can)
-    monkeypatch.setattr(cuda, "fatbin_tool", lambda: tool)
+    monkeypatch.setattr(host_cuda, "packages_for_other_gpus", lambda: can)
+    monkeypatch.setattr(host_cuda, "fatbin_tool", lambda: tool)
     found = cuda._nvcc()
     assert found.outcome == OK
     assert (said or "") in found.said

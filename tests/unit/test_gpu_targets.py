@@ -27,7 +27,7 @@ from aoti_build.artifact.pt2.package import open_archive
 from aoti_build.commands.build import BuildReport, build
 from aoti_build.commands.run import run
 from aoti_build.commands.verify import verify
-from aoti_build.host import cuda, installed_torch
+from aoti_build.host import cuda
 from aoti_build.models_file import Project, Target
 from aoti_build.planning.current_state import toolchain_parts
 from aoti_build.report import text
@@ -315,7 +315,7 @@ def test_whether_torch_can_package_for_another_gpu_is_read_in_its_source(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.undo()
-    monkeypatch.setattr(installed_torch, "torch_directory", lambda: tmp_path)
+    monkeypatch.setattr(cuda, "torch_directory", lambda: tmp_path)
     source = tmp_path / "_inductor" / "codegen" / "cuda" / "compile_utils.py"
     source.parent.mkdir(parents=True)
     answers = []

@@ -10,6 +10,7 @@ import pytest
 from small_projects import CUDA_MODEL, ONE_MODEL, write_project
 
 from aoti_build.host import compatibility, cpu, cuda
+from aoti_build.models_file.project import Target
 
 BUILT_ON = ("avx", "avx2", "fma", "sse")
 
@@ -24,7 +25,11 @@ def _host(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def needs(tmp_path: Path) -> dict[str, Any]:
     """What a CPU artifact built on this host needs."""
-    return compatibility.requirements(write_project(tmp_path, ONE_MODEL).targets[0])
+    return requirements_of(write_project(tmp_path, ONE_MODEL).targets[0])
+
+
+def requirements_of(target: Target) -> dict[str, Any]:
+    return compatibility.requirements(target.device, target.floor)
 
 
 def test_an_artifact_runs_where_it_was_built(needs: dict[str, Any]) -> None:
@@ -49,7 +54,7 @@ def test_a_processor_that_can_less_is_not(
 def test_a_portable_floor_needs_that_floor_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    needs = compatibility.requirements(
+    needs = requirements_of(
         write_project(tmp_path, ONE_MODEL + "    cpu: {isa: avx2}\n").targets[0]
     )
     monkeypatch.setattr(cpu, "cpu_features", lambda: tuple(cpu.ISA_FEATURES["avx2"]))
@@ -114,7 +119,7 @@ def test_everything_that_is_lacking_is_said(needs: dict[str, Any]) -> None:
 def test_a_cubin_runs_on_its_major_version_from_its_minor_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, here: str, *, fits: bool
 ) -> None:
-    needs = compatibility.requirements(write_project(tmp_path, CUDA_MODEL).targets[0])
+    needs = requirements_of(write_project(tmp_path, CUDA_MODEL).targets[0])
     monkeypatch.setattr(cuda, "compute_capabilities", lambda: (here,))
     lacks = compatibility.lacking(needs)
     assert (lacks == []) is fits
@@ -138,7 +143,7 @@ def test_what_the_package_holds_decides_and_not_what_it_was_named_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: list[str], here: str, *, fits: bool
 ) -> None:
     needs = {
-        **compatibility.requirements(write_project(tmp_path, CUDA_MODEL).targets[0]),
+        **requirements_of(write_project(tmp_path, CUDA_MODEL).targets[0]),
         "gpu_code": code,
     }
     monkeypatch.setattr(cuda, "compute_capabilities", lambda: (here,))
@@ -152,7 +157,7 @@ def test_what_the_package_holds_decides_and_not_what_it_was_named_for(
 
 def test_a_named_arch_is_what_is_needed(tmp_path: Path) -> None:
     project = write_project(tmp_path, CUDA_MODEL + "    cuda: {arch: sm_80}\n")
-    needs = compatibility.requirements(project.targets[0])
+    needs = requirements_of(project.targets[0])
     assert (needs["compute_capability"], needs["cpu_features"]) == ("8.0", list(BUILT_ON))
     assert compatibility.code_rank(needs) == (1, 8, 0)
     assert compatibility.code_rank(needs, 1) is None
@@ -161,16 +166,16 @@ def test_a_named_arch_is_what_is_needed(tmp_path: Path) -> None:
 def test_a_floor_is_the_processor_or_the_gpu_and_nothing_else(
     needs: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cuda = compatibility.requirements(write_project(tmp_path, CUDA_MODEL).targets[0])
+    cuda_needs = requirements_of(write_project(tmp_path, CUDA_MODEL).targets[0])
     monkeypatch.setattr(cpu, "cpu_features", lambda: ("avx", "sse"))
     monkeypatch.setattr(cuda, "compute_capabilities", lambda: ("7.5",))
     assert compatibility.lacking_floor({**needs, "torch": "1.0.0"}) == [
         "this processor lacks avx2, fma"
     ]
-    assert compatibility.lacking_floor({**cuda, "torch": "1.0.0"}) == [
+    assert compatibility.lacking_floor({**cuda_needs, "torch": "1.0.0"}) == [
         "built for compute capability 8.6, this GPU has 7.5"
     ]
-    assert len(compatibility.lacking({**cuda, "torch": "1.0.0"})) == 3
+    assert len(compatibility.lacking({**cuda_needs, "torch": "1.0.0"})) == 3
 
 
 def test_a_cpu_artifact_does_not_ask_for_a_gpu(

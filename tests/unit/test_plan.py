@@ -168,7 +168,7 @@ def test_another_tool(
     assert published
     facts = toolchain.facts("cpu")
     monkeypatch.setattr(
-        toolchain, "facts", lambda device: {**facts, fact: f"another, for {device}"}
+        toolchain, "facts", lambda device, _: {**facts, fact: f"another, for {device}"}
     )
     step = plan_of(project)
     assert step.action == "build"
@@ -180,7 +180,7 @@ def test_a_tool_that_appears(
 ) -> None:
     assert published
     facts = toolchain.facts("cpu")
-    monkeypatch.setattr(toolchain, "facts", lambda _: {**facts, "new-tool": "1"})
+    monkeypatch.setattr(toolchain, "facts", lambda *_: {**facts, "new-tool": "1"})
     assert shown(plan_of(project)) == ["toolchain-changed: new-tool (none) -> 1"]
 
 

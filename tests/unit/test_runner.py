@@ -98,7 +98,7 @@ def test_the_key_follows_source_compiler_and_torch(
         patch.setenv("CPATH", "/include")
         keys.append(runner_key("cpu"))
     with monkeypatch.context() as patch:
-        patch.setattr(toolchain, "facts", lambda device: {"torch": "9.9"})
+        patch.setattr(toolchain, "facts", lambda *_: {"torch": "9.9"})
         keys.append(runner_key("cpu"))
     with monkeypatch.context() as patch:
         (tmp_path / "other.cpp").write_text("int main() {}\n")

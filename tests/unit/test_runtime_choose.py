@@ -240,7 +240,7 @@ def test_a_listed_floor_is_no_preset(artifacts: Path, tmp_path: Path) -> None:
         ("small/cdua", {}, "did you mean cuda?"),
         ("small", {"variant": "tpu"}, "there are cpu, cpu-fast, cuda, cuda-fast"),
         ("small/cpu", {"variant": "cuda"}, "name two variants"),
-        ("small", {"device": "tpu"}, "cuda, cpu"),
+        ("small", {"device": "tpu"}, "cpu, cuda"),
         ("../small", {}, "there is no artifact"),
         ("", {}, "there is no artifact"),
     ],

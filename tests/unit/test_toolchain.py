@@ -10,7 +10,7 @@ from small_projects import forget_installed
 
 from aoti_build.common.digests import canonical_json
 from aoti_build.errors import UNFIT_TOOLCHAIN, ToolchainError
-from aoti_build.host import cuda, distributions, programs, toolchain
+from aoti_build.host import cuda, distributions, installed_torch, programs, toolchain
 from aoti_build.host.devices import device_named
 
 
@@ -192,7 +192,7 @@ def test_the_assembler_is_torchs_before_tritons_unless_the_user_names_one(
 ) -> None:
     monkeypatch.delenv("TRITON_PTXAS_PATH", raising=False)
     monkeypatch.setattr(
-        toolchain.importlib.util, "find_spec", lambda name: package(tmp_path / name)
+        installed_torch.importlib.util, "find_spec", lambda name: package(tmp_path / name)
     )
     assert cuda.ptxas() is None
     assert toolchain.facts("cuda")["ptxas"] == programs.program_version("ptxas")
@@ -211,7 +211,7 @@ def test_blackwell_has_an_assembler_of_its_own_if_triton_brings_one(
     for name in ("TRITON_PTXAS_PATH", "TRITON_PTXAS_BLACKWELL_PATH"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(
-        toolchain.importlib.util, "find_spec", lambda name: package(tmp_path / name)
+        installed_torch.importlib.util, "find_spec", lambda name: package(tmp_path / name)
     )
     for place in ("torch/bin/ptxas", "triton/backends/nvidia/bin/ptxas-blackwell"):
         assert cuda.ptxas("10.0") == cuda.ptxas("9.0")
