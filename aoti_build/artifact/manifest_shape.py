@@ -36,7 +36,7 @@ from aoti_build.host.devices import device_names
 
 # Words of torch and of ours, such as a dtype, a device or an action.
 _WORD = spelt("[a-z][a-z0-9_-]{0,39}")
-_TARGET = spelt(f"{NAME}/(cpu|cuda)(-{NAME})?", 2 * MAX_DIRECTORY_NAME)
+_TARGET = spelt(f"{NAME}/{NAME}", 2 * MAX_DIRECTORY_NAME)
 _FILE_NAME = spelt("[A-Za-z0-9][A-Za-z0-9._-]*", MAX_DIRECTORY_NAME)
 _MODELS_FILE = spelt(r"[^/\0]+", MAX_DIRECTORY_NAME)
 _TEXTS = list_of(text)
