@@ -4,6 +4,7 @@ state and may be deleted."""
 from __future__ import annotations
 
 import os
+import re
 from functools import cache
 from pathlib import Path
 
@@ -66,13 +67,19 @@ def passed_checks_path(artifacts: Path) -> Path:
     return artifacts / ".passed-checks.json"
 
 
-def store_root(project: Project) -> Path:
-    return store_beside(project.artifacts)
-
-
 def store_beside(artifacts: Path) -> Path:
-    """The store lies with the artifacts, or where `AOTI_BUILD_STORE` says, to be shared between
-    checkouts."""
+    """The directory of the store: in `artifacts`, or what `AOTI_BUILD_STORE` names, so that
+    checkouts share it.
+
+    Raises `UsageError` if that names a store that is not a directory, such as ``s3://bucket``.
+    """
+    address = os.environ.get("AOTI_BUILD_STORE", "")
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", address):
+        raise UsageError(
+            f"AOTI_BUILD_STORE={address} is not a directory",
+            cause="only directories can be stores",
+            hint="set AOTI_BUILD_STORE to an absolute path, or unset it to use artifacts/.store",
+        )
     return directories.named("AOTI_BUILD_STORE") or artifacts / ".store"
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from aoti_build.artifact.manifest import MODEL
-from aoti_build.artifact.paths import artifact_directory, index_path, stat_cache_path, store_root
+from aoti_build.artifact.paths import artifact_directory, index_path, stat_cache_path
 from aoti_build.common.stat_cache import StatCache
 from aoti_build.errors import BUILD_FAILED, OK, BuildError, ToolchainError
 from aoti_build.models_file.project import Project, Target
@@ -27,7 +27,7 @@ from aoti_build.planning.plan import (
     make_plan,
     probably_compiles,
 )
-from aoti_build.store.local import Store
+from aoti_build.store.selection import open_store
 from aoti_build.work.outcome import Outcome, outcome_of
 
 OnProgress = Callable[[Target, str], None]
@@ -100,7 +100,7 @@ def plan(
     digests = StatCache(stat_cache_path(project))
     index = Index(index_path(project), project.root, digests) if quick else None
     made = make_plan(
-        project, targets, digests, Store(store_root(project)), force=force, index=index
+        project, targets, digests, open_store(project.artifacts), force=force, index=index
     )
     digests.save()
     if index is not None:
@@ -128,7 +128,7 @@ def build(
     and sure to fail here, and `Interrupted` on Ctrl-C, both after every worker has ended.
     """
     digests = StatCache(stat_cache_path(project))
-    store = Store(store_root(project))
+    store = open_store(project.artifacts)
     index = Index(index_path(project), project.root, digests)
     steps = make_plan(project, targets, digests, store, force=force, index=index)
     work = (

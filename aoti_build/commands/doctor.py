@@ -23,7 +23,7 @@ from aoti_build.host.devices import device_names
 from aoti_build.models_file import load_project
 from aoti_build.models_file.project import Target
 from aoti_build.planning.plan import BUILD, Step
-from aoti_build.store.local import Store
+from aoti_build.store.local import LocalStore
 from aoti_build.work.context import Workshop
 from aoti_build.work.preflight import quick_checks
 from aoti_build.work.schedule import Builder
@@ -181,7 +181,7 @@ def _build_small(device: str, on_progress: OnProgress) -> AotiBuildError | None:
         (root / "models.yaml").write_text(_MODELS.format(device=device))
         (root / "model.py").write_text(_NET)
         project = load_project(root / "models.yaml")
-        digests, store = StatCache(root / "stat-cache.json"), Store(root / "store")
+        digests, store = StatCache(root / "stat-cache.json"), LocalStore(root / "store")
         allow_starts()
         builder = Builder(
             Workshop(project, digests, store, on_progress), force=True, check_reproducible=False

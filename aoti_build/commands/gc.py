@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from aoti_build.artifact.manifest import Manifest, read_manifest
-from aoti_build.artifact.paths import store_root
 from aoti_build.models_file.project import Project
-from aoti_build.store.local import Store, StoredObject
+from aoti_build.store.interface import Store, StoredObject
+from aoti_build.store.selection import open_store
 
 
 @dataclass(frozen=True)
@@ -49,10 +49,10 @@ def gc(
     """Remove objects that nobody uses: those last used more than `max_age` seconds ago, then the
     least recently used until the store has at most `max_size` bytes. With neither, all that nobody
     uses."""
-    store = Store(store_root(project))
+    store = open_store(project.artifacts)
     if not dry_run:
         store.register(project.artifacts)
-    objects = sorted(store.objects(), key=lambda stored: stored.last_used)
+    objects = sorted(store.list_objects(), key=lambda stored: stored.last_used)
     used = _used(store, project)
     total = sum(stored.size for stored in objects)
     oldest = time.time() - max_age if max_age is not None else None

@@ -17,7 +17,7 @@ from typing import Any
 
 from aoti_build.artifact.fingerprint import Reason
 from aoti_build.artifact.manifest import GOLDEN, MODEL, Manifest, tensor_inputs
-from aoti_build.artifact.paths import reader_log_path, stat_cache_path, store_root
+from aoti_build.artifact.paths import reader_log_path, stat_cache_path
 from aoti_build.artifact.verification import required_tolerance
 from aoti_build.common.directories import temporary_directory
 from aoti_build.common.outputs import check_output
@@ -36,7 +36,7 @@ from aoti_build.errors import (
 from aoti_build.models_file.project import Project, Target
 from aoti_build.models_file.records import target_to_json
 from aoti_build.planning.plan import plan_target, stale
-from aoti_build.store.local import Store
+from aoti_build.store.selection import open_store
 from aoti_build.work.check import CHECK_ENVIRONMENT, places
 from aoti_build.work.opened import FloorLacking, OpenArtifact, fit_artifact
 from aoti_build.work.worker import WorkerCrash, allow_starts, error_of, run_worker
@@ -262,7 +262,7 @@ def _run_target(
             manifest = artifact.manifest
             groups = list(_groups(project, target, asked.inputs, manifest))
             outputs = [_output_path(target, asked, group) for group in groups]
-            step = plan_target(project, target, digests, Store(store_root(project)))
+            step = plan_target(project, target, digests, open_store(project.artifacts))
             job = _job(project, target, artifact, asked, groups, outputs)
             found = _worked(project, target, job, on_progress)
     except (Interrupted, DirectoryError):

@@ -24,7 +24,6 @@ from aoti_build.artifact.paths import (
     lock_path,
     reader_log_path,
     stat_cache_path,
-    store_root,
 )
 from aoti_build.artifact.verification import required_tolerance
 from aoti_build.commands.repro import write_repro
@@ -46,7 +45,7 @@ from aoti_build.models_file.presence import source_is_here
 from aoti_build.models_file.project import Project, Target
 from aoti_build.models_file.records import target_to_json
 from aoti_build.planning.plan import plan_target, stale
-from aoti_build.store.local import Store
+from aoti_build.store.selection import open_store
 from aoti_build.work.check import CHECK_ENVIRONMENT, check_package, check_record, find_cause, places
 from aoti_build.work.opened import FloorLacking, OpenArtifact, fit_artifact
 from aoti_build.work.runner import compiled_runner
@@ -240,7 +239,7 @@ class _Verifier:
         """The verdict on an open artifact, written beside it; refused if another one has taken its
         place meanwhile."""
         manifest = artifact.manifest
-        step = plan_target(self.project, target, self.digests, Store(store_root(self.project)))
+        step = plan_target(self.project, target, self.digests, open_store(self.project.artifacts))
         checked = self._checked(target, artifact)
         verdict = replace(checked, runtime=self.runtime, stale=(*checked.stale, *stale(step)))
         if not artifact.is_still_published():
@@ -275,7 +274,7 @@ class _Verifier:
                     return  # a build has just published another one
                 renewed = replace(artifact.manifest, check=check)
                 renewed.write(artifact.place)
-                Store(store_root(self.project)).add(renewed, artifact.files)
+                open_store(self.project.artifacts).put(renewed, artifact.files)
             self.on_progress(
                 target, "compared with eager for the first time; the manifest says so now"
             )

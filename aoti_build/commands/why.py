@@ -8,12 +8,13 @@ from typing import Any
 
 from aoti_build.artifact.fingerprint import Reason
 from aoti_build.artifact.manifest import Manifest
-from aoti_build.artifact.paths import stat_cache_path, store_root
+from aoti_build.artifact.paths import stat_cache_path
 from aoti_build.common.stat_cache import StatCache
 from aoti_build.models_file.project import Project, Target
 from aoti_build.planning.current_state import current_parts
 from aoti_build.planning.plan import Step, plan_target
-from aoti_build.store.local import Store
+from aoti_build.store.interface import Store
+from aoti_build.store.selection import open_store
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class WhyReport:
 
 
 def why(project: Project, targets: tuple[Target, ...]) -> WhyReport:
-    digests, store = StatCache(stat_cache_path(project)), Store(store_root(project))
+    digests, store = StatCache(stat_cache_path(project)), open_store(project.artifacts)
     return WhyReport(tuple(_explain(project, target, digests, store) for target in targets))
 
 

@@ -27,7 +27,7 @@ from aoti_build.host import compatibility, distributions
 from aoti_build.models_file.project import Project, Target
 from aoti_build.planning.current_state import current_parts, toolchain_parts
 from aoti_build.planning.index import Entry, Index, Published
-from aoti_build.store.local import Store
+from aoti_build.store.interface import Store
 
 UP_TO_DATE, BUILD, RESTORE, RECHECK, UNAVAILABLE = (
     "up-to-date",
@@ -268,10 +268,10 @@ def find_stored(
     key, any other by looking at all of the same spec and toolchain.
     """
     if now is not None:
-        named = store.trace(now.parts)
+        named = store.by_sources(now.parts)
         if named is not None and not any(now.differences(named.source)) and store.has(named):
             return named
-    for candidate in store.traces(current_parts(project, target, {}, digests).parts):
+    for candidate in store.candidates(current_parts(project, target, {}, digests).parts):
         by_its_files = current_parts(project, target, candidate.source, digests)
         if not any(by_its_files.differences(candidate.source)) and store.has(candidate):
             return candidate

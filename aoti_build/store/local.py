@@ -1,21 +1,20 @@
-"""The content-addressed store: every artifact that was ever published, found again by what it was
-made from.
+"""A store in a directory, addressed by content.
 
-Layout below the store's root (``artifacts/.store/v1``, or ``v1`` in the directory that
+Layout below the root of the store (``artifacts/.store/v1``, or ``v1`` in the directory that
 ``AOTI_BUILD_STORE`` names):
 
-``objects/<aa>/<sha256>``         files by the digest of their bytes ``keys/<aa>/<key>.json``
-artifact key -> the manifest of an artifact with it ``graphs/<aa>/<key>.json``        graph key ->
-the manifest of an artifact whose weights lie apart from its code ``weights/<aa>/<crc>-<size>``
-the weights in a package -> the digest of an object that has them; see `share_weights`
-``traces/<identity>/<key>.json``  source key -> the manifest; `identity` covers what is known
-without any source ``roots/<digest>.json``           directories of artifacts that use this store,
-which `gc` must not starve ``kernels/<toolchain>/``          compiled GPU kernels and autotuning
-results; see `kernels`
+- ``objects/<aa>/<sha256>``: files by the digest of their bytes.
+- ``keys/<aa>/<key>.json``: artifact key -> the manifest of an artifact with it.
+- ``graphs/<aa>/<key>.json``: graph key -> the manifest of an artifact with external weights.
+- ``weights/<aa>/<crc>-<size>``: the weights in a package -> the digest of an object that has them;
+  see `share_weights`.
+- ``traces/<identity>/<key>.json``: source key -> the manifest. `identity` covers what is known
+  without any source.
+- ``roots/<digest>.json``: the directories of artifacts that use this store, which `gc` keeps.
+- ``kernels/<toolchain>/``: compiled GPU kernels and autotuning results; see `kernels`.
 
-Objects are digested at every read; a corrupted one is dropped and is a miss. Writes are atomic and
-idempotent, so builds and checkouts share a store without a lock. The store is disposable: deleting
-it costs time, never a result.
+Objects are digested at every read. A corrupted one is removed and counts as a miss. Writes are
+atomic and idempotent, so builds and checkouts share a store without a lock.
 """
 
 from __future__ import annotations
@@ -24,8 +23,8 @@ import contextlib
 import os
 import stat
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 
@@ -34,6 +33,7 @@ from aoti_build.artifact.fingerprint import KEY_VERSION, Parts
 from aoti_build.artifact.manifest import GOLDEN, MODEL, FileRecord, Manifest, read_record
 from aoti_build.common.digests import Block, all_cores, copy_block, digest_bytes, digest_json
 from aoti_build.common.fields import MAX_PATH, is_digest, loads, one_of, spelt, table, whole
+from aoti_build.common.locks import lock
 from aoti_build.common.reading import RECORD_LIMIT, read_bytes
 from aoti_build.common.records import write_json
 from aoti_build.common.writing import (
@@ -46,6 +46,7 @@ from aoti_build.common.writing import (
     write_atomic,
 )
 from aoti_build.host.toolchain import ENVIRONMENT_OF_SOURCES
+from aoti_build.store.interface import StoredObject
 
 ROOT_FORMAT, ROOT_VERSION = "aoti-build/store-root", 1
 STORE_VERSION = "v1"
@@ -64,28 +65,14 @@ _ROOT = table(
 )
 
 
-@dataclass(frozen=True)
-class StoredObject:
-    """A file that can be removed by itself, with its size in bytes and when it was last used
-    (seconds since the epoch): an object, whose name is its digest, or a kernel."""
-
-    path: Path
-    size: int
-    last_used: float
-
-    @property
-    def digest(self) -> str:
-        return self.path.name
-
-
-class Store:
-    """A store on a local (or mounted) file system. Lookups return None for a miss and never raise
-    for bad content."""
+class LocalStore:
+    """A store in a directory, which may be on a network file system. See `Store` for what each
+    method promises."""
 
     def __init__(self, root: Path) -> None:
         self.root = root / STORE_VERSION
 
-    def add(self, manifest: Manifest, directory: Path) -> None:
+    def put(self, manifest: Manifest, directory: Path) -> None:
         """Keep the artifact in `directory`. A full or read-only disk loses the next build's
         shortcut, not this build."""
         try:
@@ -118,11 +105,11 @@ class Store:
         fits = found is not None and found.graph_key == graph_key and found.weights["apart"]
         return found if fits else None
 
-    def trace(self, parts: Parts) -> Manifest | None:
+    def by_sources(self, parts: Parts) -> Manifest | None:
         """The artifact made from exactly these parts."""
         return _read(self._trace_directory(parts) / f"{source_key(parts)}.json")
 
-    def traces(self, parts: Parts) -> Iterator[Manifest]:
+    def candidates(self, parts: Parts) -> Iterator[Manifest]:
         """Artifacts made from the same spec, config, toolchain and environment, newest first,
         whatever their sources."""
         directory = self._trace_directory(parts)
@@ -136,11 +123,11 @@ class Store:
             if (manifest := _read(path)) is not None:
                 yield manifest
 
-    def fetch(self, file: FileRecord, destination: Path) -> bool:
-        """`fetch_all` of one file."""
-        return self.fetch_all({destination: file})
+    def get(self, file: FileRecord, destination: Path) -> bool:
+        """`get_all` of one file."""
+        return self.get_all({destination: file})
 
-    def fetch_all(self, wanted: Mapping[Path, FileRecord], *, to_publish: bool = False) -> bool:
+    def get_all(self, wanted: Mapping[Path, FileRecord], *, to_publish: bool = False) -> bool:
         """Copy the objects of files to their destinations. False, and none of them is there, if one
         is absent or corrupted. They are digested on the way: no other bytes can get into a copy.
 
@@ -207,7 +194,7 @@ class Store:
     def object_path(self, digest: str) -> Path:
         return self.root / "objects" / digest[:2] / digest
 
-    def objects(self) -> Iterator[StoredObject]:
+    def list_objects(self) -> Iterator[StoredObject]:
         """Every object and every kernel, in no order."""
         from aoti_build.store.kernels import kept_files  # not on the no-op path
 
@@ -250,10 +237,8 @@ class Store:
             if document["format_version"] == ROOT_VERSION and directory.is_dir():
                 yield directory
 
-    def compile_lock(self, graph_key: str) -> Path:
-        """The lock file that whoever compiles this graph holds, so that nobody else does so
-        meanwhile."""
-        return self.root / "locks" / f"{graph_key[:32]}.lock"
+    def lock(self, graph_key: str, on_wait: Callable[[], None]) -> AbstractContextManager[None]:
+        return lock(self.root / "locks" / f"{graph_key[:32]}.lock", on_wait)
 
     def kernels(self, parts: Parts) -> Path:
         """The directory of what the toolchain and environment in `parts` compiled and measured; see

@@ -27,7 +27,7 @@ from aoti_build.common.stat_cache import StatCache
 from aoti_build.errors import EditedMeanwhile
 from aoti_build.models_file.project import Project, Target
 from aoti_build.planning.current_state import current_parts
-from aoti_build.store.local import Store
+from aoti_build.store.interface import Store
 
 
 class Place(NamedTuple):
@@ -100,7 +100,7 @@ class Workshop(NamedTuple):
             self.store.share_weights(place.staged / MODEL)
         publish_directory(place.staged, directory)
         if final.action != "restored":
-            self.store.add(final, directory)
+            self.store.put(final, directory)
         self.store.register(self.project.artifacts)
         return final
 

@@ -25,7 +25,7 @@ def restore(shop: Workshop, step: Step) -> Manifest | None:
     with shop.place(target, free_later=True) as place:
         shop.on_progress(target, "restore")
         files = {place.staged / name: file for name, file in stored.files.items()}
-        if not shop.store.fetch_all(files, to_publish=True):
+        if not shop.store.get_all(files, to_publish=True):
             return None
         place.log.write_text(f"restored from the store: {stored.key}\n")
         check = stored.check
@@ -39,5 +39,5 @@ def restore(shop: Workshop, step: Step) -> Manifest | None:
         manifest = replace(stored, check=check, action="restored", reasons=reasons)
         published = shop.publish(target, place, manifest, {}, started)
         if stored.unchecked and not published.unchecked:
-            shop.store.add(published, artifact_directory(shop.project, target))
+            shop.store.put(published, artifact_directory(shop.project, target))
         return published

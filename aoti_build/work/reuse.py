@@ -6,12 +6,10 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from aoti_build.artifact.manifest import GOLDEN, MODEL, Manifest
 from aoti_build.artifact.verification import is_verified
-from aoti_build.common.locks import lock
 from aoti_build.models_file.project import Target
 from aoti_build.work.context import Place, Workshop
 from aoti_build.work.worker import check_stopping
@@ -63,14 +61,14 @@ class Desk(contextlib.ExitStack):
         stored = None
         if not self.from_nothing:
             stored = self._take(question) or self._repack(question)
-            if stored is None and self._wait_for(self.store.compile_lock(question["graph_key"])):
+            if stored is None and self._wait_for(question["graph_key"]):
                 stored = self._take(question) or self._repack(question)
         if stored is None:
             self._before_compile()
         return stored or {"action": COMPILE}
 
-    def _wait_for(self, path: Path) -> bool:
-        """Take the lock; whether somebody else held it."""
+    def _wait_for(self, graph_key: str) -> bool:
+        """Take the lock of a graph's compile. Returns whether another build held it."""
         waited = False
 
         def on_wait() -> None:
@@ -81,28 +79,26 @@ class Desk(contextlib.ExitStack):
             waited = True
 
         try:
-            self.enter_context(lock(path, on_wait))
+            self.enter_context(self.store.lock(graph_key, on_wait))
         except OSError:
-            return (
-                False  # a store that cannot be written to: the worst is that two compile the same
-            )
+            return False  # the store cannot be written to; at worst two builds compile this graph
         return waited
 
     def _take(self, question: Mapping[str, Any]) -> dict[str, Any] | None:
         """The very package, and its golden file if that can be had."""
         hit = self.store.by_key(question["key"])
-        if hit is None or not self.store.fetch(hit.files[MODEL], self.place.staged / MODEL):
+        if hit is None or not self.store.get(hit.files[MODEL], self.place.staged / MODEL):
             return None
         self.action, self._hit = TAKE, hit
         return {
             "action": TAKE,
-            "golden": self.store.fetch(hit.files[GOLDEN], self.place.staged / GOLDEN),
+            "golden": self.store.get(hit.files[GOLDEN], self.place.staged / GOLDEN),
         }
 
     def _repack(self, question: Mapping[str, Any]) -> dict[str, Any] | None:
         """A package of the same graph whose weights can be exchanged."""
         hit, template = self.store.by_graph(question["graph_key"]), self.place.work / "template.pt2"
-        if hit is None or not self.store.fetch(hit.files[MODEL], template):
+        if hit is None or not self.store.get(hit.files[MODEL], template):
             return None
         self.action, self._hit = REPACK, hit
         return {"action": REPACK, "template": str(template), "alignment": hit.weights["alignment"]}

@@ -105,7 +105,7 @@ class TargetBuilder:
             renewed = replace(manifest, check=check)
             renewed.write(artifact.place)
             if manifest.unchecked:
-                self.shop.store.add(renewed, artifact.files)
+                self.shop.store.put(renewed, artifact.files)
         return renewed
 
     def reproduce(self, step: Step) -> None:

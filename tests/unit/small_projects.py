@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from aoti_build.artifact.manifest import GOLDEN, MODEL, FileRecord, Manifest
-from aoti_build.artifact.paths import artifact_directory, store_root
+from aoti_build.artifact.paths import artifact_directory
 from aoti_build.artifact.verification import required_tolerance
 from aoti_build.commands import build as build_verb
 from aoti_build.common.digests import digest_bytes, digest_file, digest_json
@@ -24,7 +24,8 @@ from aoti_build.host import compatibility, distributions
 from aoti_build.models_file import Project, Target, load_project
 from aoti_build.planning.current_state import current_parts
 from aoti_build.planning.plan import Step
-from aoti_build.store.local import Store
+from aoti_build.store.interface import Store
+from aoti_build.store.selection import open_store
 
 REAL_PYTHON = sys.executable
 REPOSITORY = Path(__file__).parents[2]
@@ -160,7 +161,7 @@ def forget_installed() -> None:
 
 
 def store_of(project: Project) -> Store:
-    return Store(store_root(project))
+    return open_store(project.artifacts)
 
 
 def plan_of(project: Project, target: Target | None = None, *, force: bool = False) -> Step:

@@ -35,7 +35,7 @@ from aoti_build.commands.why import why
 from aoti_build.errors import BuildError
 from aoti_build.models_file import Project
 from aoti_build.store import local as stores
-from aoti_build.store.local import Store
+from aoti_build.store.local import LocalStore
 
 APART = {"apart": True, "alignment": 64}
 WITH_WEIGHTS = ONE_MODEL + "    weights: weights.safetensors\n"
@@ -127,13 +127,13 @@ def test_the_time_of_a_restore_has_the_copy_in_it(
 ) -> None:
     run(project)
     clean(project, None)
-    real = Store.fetch_all
+    real = LocalStore.get_all
 
     def slow(*args: Any, **options: Any) -> bool:
         time.sleep(0.3)
         return real(*args, **options)
 
-    monkeypatch.setattr(Store, "fetch_all", slow)
+    monkeypatch.setattr(LocalStore, "get_all", slow)
     report = run(project)
     assert actions(report) == ["restored"]
     assert report.as_json()["targets"][0]["seconds"]["total"] >= 0.3

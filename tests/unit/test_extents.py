@@ -19,7 +19,7 @@ from aoti_build.artifact.manifest import GOLDEN, MODEL, FileRecord
 from aoti_build.common.extents import SHAREABLE, Stretch, share_equal
 from aoti_build.common.writing import copy_atomic
 from aoti_build.models_file import Project
-from aoti_build.store.local import Store
+from aoti_build.store.local import LocalStore
 from aoti_build.store.shared_weights import named_weights
 
 SIZE = 8 << 20
@@ -52,23 +52,23 @@ def test_a_stored_file_and_its_copies_take_the_room_of_one(sharing: Path, projec
     content = os.urandom(SIZE)
     directory = artifact(sharing / "artifact", content)
     before = used(sharing)
-    store = Store(sharing / "store")
+    store = LocalStore(sharing / "store")
     manifest = publish_fake(project, files=records(directory))
-    store.add(manifest, directory)
-    assert store.fetch(manifest.files[MODEL], sharing / "fetched")
+    store.put(manifest, directory)
+    assert store.get(manifest.files[MODEL], sharing / "fetched")
     assert (sharing / "fetched").read_bytes() == (directory / MODEL).read_bytes()
     assert used(sharing) - before < SIZE // 4
     with (directory / MODEL).open("r+b") as file:
         file.write(b"something else")
-    assert store.fetch(manifest.files[MODEL], sharing / "again")
+    assert store.get(manifest.files[MODEL], sharing / "again")
 
 
 @pytest.mark.slow
 def test_other_code_with_the_same_weights_shares_them(sharing: Path, project: Project) -> None:
     weights = os.urandom(SIZE)
-    store = Store(sharing / "store")
+    store = LocalStore(sharing / "store")
     first = artifact(sharing / "first", weights, code=b"a" * 9000)
-    store.add(
+    store.put(
         publish_fake(project, files=records(first), weights={"apart": True, "alignment": 64}), first
     )
     second = artifact(sharing / "second", weights, code=b"b" * 50_000)

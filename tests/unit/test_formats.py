@@ -28,7 +28,6 @@ from aoti_build.artifact.paths import (
     index_path,
     passed_checks_path,
     project_cache_path,
-    store_root,
 )
 from aoti_build.commands.build import BuildReport, PlanReport, plan
 from aoti_build.commands.clean import CleanReport
@@ -51,7 +50,7 @@ from aoti_build.planning.plan import UNAVAILABLE, Plan, Step
 from aoti_build.runtime import private
 from aoti_build.runtime.package import admit
 from aoti_build.store.kernels import KernelCache
-from aoti_build.store.local import Store
+from aoti_build.store.selection import open_store
 from aoti_build.tasks import ns
 from aoti_build.work.outcome import Outcome
 from aoti_build.work.preflight import require_fit_toolchain
@@ -596,8 +595,8 @@ def _up_to_date(project: Project) -> Manifest:
 
 def _store_records(project: Project) -> list[Document]:
     """Every record that the store keeps of an artifact."""
-    store = Store(store_root(project))
-    store.add(_up_to_date(project), artifact_directory(project, project.targets[0]))
+    store = open_store(project.artifacts)
+    store.put(_up_to_date(project), artifact_directory(project, project.targets[0]))
     paths = [
         path
         for kind in ("keys", "graphs", "traces")
@@ -616,7 +615,7 @@ def _tuning(directory: Path) -> Document:
 
 
 def _store_roots(project: Project) -> list[Document]:
-    store = Store(store_root(project))
+    store = open_store(project.artifacts)
     store.register(project.artifacts)
     return [json.loads(path.read_text()) for path in (store.root / "roots").glob("*.json")]
 

@@ -34,7 +34,7 @@ from aoti_build.artifact.paths import (
     index_path,
     passed_checks_path,
     stat_cache_path,
-    store_root,
+    store_beside,
 )
 from aoti_build.commands.build import plan
 from aoti_build.commands.clean import clean
@@ -49,8 +49,9 @@ from aoti_build.report.inspect_text import diff_lines, inspect_lines
 from aoti_build.report.text import clean_lines, gc_lines, plan_lines, status_lines, why_lines
 from aoti_build.runtime.choose import explain
 from aoti_build.runtime.package import admit
+from aoti_build.store.interface import Store
 from aoti_build.store.kernels import KernelCache
-from aoti_build.store.local import Store
+from aoti_build.store.selection import open_store
 from aoti_build.work import preflight
 from aoti_build.work.opened import fit_artifact
 
@@ -215,9 +216,9 @@ def test_records_of_a_store(tmp_path: Path, counts: Counter[str]) -> None:
     project = write_project(tmp_path / "project")
     manifest = publish_fake(project, weights={"apart": True, "alignment": 64})
     directory = artifact_directory(project, project.targets[0])
-    store_of(project).add(manifest, directory)
+    store_of(project).put(manifest, directory)
     shutil.rmtree(directory)
-    store = Store(store_root(project))
+    store = open_store(project.artifacts)
     store.register(project.artifacts)
     records = [path for path in store.root.rglob("*.json") if path.parent.name != "roots"]
     (root,) = (store.root / "roots").glob("*.json")
@@ -251,7 +252,7 @@ def test_working_state(
     load_project(project.file, cache)
     plan(project, targets[:2], quick=True)
     preflight._write(passed_checks_path(project.artifacts), ["a" * 64])
-    tuning = KernelCache(store_root(project) / "v1/kernels/x")
+    tuning = KernelCache(store_beside(project.artifacts) / "v1/kernels/x")
     tuning.add_tuning("gpu", {"cache/aaaaaaaaaaaaaaaa": '{"a": {"b": 1.0}}'})
     tuning.add("KEY", {"a.cubin": b"code"})
     files = [
@@ -315,7 +316,7 @@ def use_store(project: Project, store: Store, manifest: Manifest, file: Path) ->
     for found in (store.by_key(manifest.key), store.by_graph(manifest.graph_key)):
         if found is not None:
             assert found.weights["apart"] in (True, False)
-            store.fetch(found.files[MODEL], file)
+            store.get(found.files[MODEL], file)
     assert all(root.is_absolute() for root in store.roots())
     gc(project, max_size=1 << 30)
 

@@ -30,7 +30,7 @@ from aoti_build.commands.why import Explanation, why
 from aoti_build.errors import USAGE
 from aoti_build.models_file import Project
 from aoti_build.report import text
-from aoti_build.store.local import Store
+from aoti_build.store.interface import Store
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def test_what_is_kept_can_be_restored_and_what_went_is_built(
 def test_max_size_takes_the_least_recently_used_first(
     project: Project, history: list[Manifest]
 ) -> None:
-    size = sum(stored.size for stored in store_of(project).objects())
+    size = sum(stored.size for stored in store_of(project).list_objects())
     assert gc(project, max_size=size).removed == 0
     report = gc(project, max_size=size - 1)
     assert report.removed == 1
@@ -99,7 +99,7 @@ def test_max_size_keeps_what_is_in_use_whatever_its_size(
 
 def test_being_used_makes_young(project: Project, history: list[Manifest], tmp_path: Path) -> None:
     for file in history[0].files.values():
-        assert store_of(project).fetch(file, tmp_path / "file")
+        assert store_of(project).get(file, tmp_path / "file")
     gc(project, max_age=1800)
     assert objects(project) == digests(history[0]) | digests(history[2])
 
@@ -161,7 +161,7 @@ def test_an_artifact_published_elsewhere_before_its_root_was_known_is_kept_by_it
     project: Project, published: Path
 ) -> None:
     manifest = manifest_of(project)
-    store_of(project).add(manifest, published)
+    store_of(project).put(manifest, published)
     assert list(store_of(project).roots()) == []
     assert gc(project, max_size=0).removed == 0
     assert objects(project) == digests(manifest)
@@ -304,14 +304,14 @@ def test_of_equally_near_ones_the_targets_own_is_shown(
     project = write_project(tmp_path, same)
     for target in project.targets:
         publish_fake(project, target)
-        store_of(project).add(
+        store_of(project).put(
             manifest_of(project, target.name), artifact_directory(project, target)
         )
     report = why(project, project.targets)
     assert all(explanation.nearest is not None for explanation in report.explanations)
     other = write_project(tmp_path, same + "    seed: 1\n")
     publish_fake(other, other.targets[1])
-    store_of(other).add(
+    store_of(other).put(
         manifest_of(other, "second/cpu"), artifact_directory(other, other.targets[1])
     )
     third = write_project(tmp_path, same + "    seed: 2\n")
@@ -404,7 +404,7 @@ def manifest_of(project: Project, name: str = "small/cpu") -> Manifest:
 
 
 def objects(project: Project) -> set[str]:
-    return {stored.digest for stored in store_of(project).objects()}
+    return {stored.digest for stored in store_of(project).list_objects()}
 
 
 def digests(manifest: Manifest) -> set[str]:

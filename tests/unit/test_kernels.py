@@ -23,7 +23,7 @@ from aoti_build.errors import BuildError
 from aoti_build.models_file import Project
 from aoti_build.planning.plan import Step
 from aoti_build.store.kernels import KERNELS_VARIABLE, KernelCache, tuning_files, write_tuning
-from aoti_build.store.local import Store
+from aoti_build.store.local import LocalStore
 from aoti_build.work.context import Workshop
 from aoti_build.work.gpu import gpu_environment
 from aoti_build.work.target import TargetBuilder
@@ -166,7 +166,7 @@ def test_gc_takes_the_kernels_that_were_not_used_for_long(project: Project) -> N
 def test_each_toolchain_has_its_own(
     store_root_parts: dict[str, dict[str, str]], tmp_path: Path
 ) -> None:
-    store, parts = Store(tmp_path), store_root_parts
+    store, parts = LocalStore(tmp_path), store_root_parts
     other = {**parts, "toolchain": {**parts["toolchain"], "ptxas": "13.0"}}
     tuned = {**parts, "environment": {"TRITON_DEFAULT_FP_FUSION": "0"}}
     elsewhere = {**parts, "environment": {"PYTHONPATH": "/another/checkout"}}

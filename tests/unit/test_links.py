@@ -121,7 +121,7 @@ def test_a_corrupted_object_behind_a_link_is_a_miss_and_stays(
     shutil.rmtree(there)
     (foreign / file.sha256).write_bytes(b"x" * file.size)
     there.symlink_to(foreign)
-    assert not store_of(project).fetch(file, tmp_path / "copy")
+    assert not store_of(project).get(file, tmp_path / "copy")
     assert contents(foreign) == {file.sha256: b"x" * file.size}
 
 

@@ -322,7 +322,7 @@ def test_as_an_object_of_the_store_it_is_a_miss(
     (manifest,) = store_of(project).manifests()
     put(store_of(project).object_path(manifest.files[MODEL].sha256))
     assert not soon(lambda: store_of(project).has(manifest))
-    assert not soon(lambda: store_of(project).fetch(manifest.files[MODEL], tmp_path / "copy"))
+    assert not soon(lambda: store_of(project).get(manifest.files[MODEL], tmp_path / "copy"))
     (artifact_directory(project, project.targets[0]) / MODEL).unlink()
     outcomes = soon(lambda: build(project, project.targets)).outcomes
     assert [outcome.action for outcome in outcomes] == ["compiled"]

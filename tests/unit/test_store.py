@@ -22,6 +22,7 @@ from small_projects import (
     FakeWorker,
     action_of,
     contents,
+    inv,
     plan_of,
     publish_fake,
     sealed,
@@ -36,7 +37,8 @@ from aoti_build.commands.build import build
 from aoti_build.common.digests import digest_bytes, digest_file
 from aoti_build.host import distributions, toolchain
 from aoti_build.models_file import Project
-from aoti_build.store.local import Store
+from aoti_build.store.interface import Store
+from aoti_build.store.local import LocalStore
 
 WITH_WEIGHTS = ONE_MODEL + "    weights: weights.safetensors\n"
 APART = {"apart": True, "alignment": 64}
@@ -44,14 +46,14 @@ APART = {"apart": True, "alignment": 64}
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "store")
+    return LocalStore(tmp_path / "store")
 
 
 @pytest.fixture
 def kept(project: Project, published: Path, store: Store) -> Manifest:
     """The manifest of an artifact that is in the store."""
     manifest = publish_fake(project, weights=APART)
-    store.add(manifest, published)
+    store.put(manifest, published)
     return manifest
 
 
@@ -60,33 +62,33 @@ def test_what_was_added_is_found_and_given_back(
 ) -> None:
     assert store.by_key(kept.key) == kept
     assert store.by_graph(kept.graph_key) == kept
-    assert list(store.traces(kept.source)) == [kept]
+    assert list(store.candidates(kept.source)) == [kept]
     assert list(store.manifests()) == [kept]
     assert store.has(kept)
     for name in (MODEL, GOLDEN):
-        assert store.fetch(kept.files[name], tmp_path / name)
+        assert store.get(kept.files[name], tmp_path / name)
         assert (tmp_path / name).read_bytes() == (published / name).read_bytes()
-    assert {stored.digest: stored.size for stored in store.objects()} == {
+    assert {stored.digest: stored.size for stored in store.list_objects()} == {
         file.sha256: file.size for file in kept.files.values()
     }
 
 
 def test_adding_twice_changes_nothing(kept: Manifest, store: Store, published: Path) -> None:
     before = contents(store.root)
-    store.add(kept, published)
+    store.put(kept, published)
     assert contents(store.root) == before
 
 
 def test_an_empty_store_has_nothing(kept: Manifest, tmp_path: Path) -> None:
-    empty = Store(tmp_path / "empty")
+    empty = LocalStore(tmp_path / "empty")
     assert (empty.by_key(kept.key), empty.by_graph(kept.graph_key), empty.has(kept)) == (
         None,
         None,
         False,
     )
-    assert (list(empty.traces(kept.source)), list(empty.manifests())) == ([], [])
-    assert (list(empty.objects()), list(empty.roots())) == ([], [])
-    assert not empty.fetch(kept.files[MODEL], tmp_path / "file")
+    assert (list(empty.candidates(kept.source)), list(empty.manifests())) == ([], [])
+    assert (list(empty.list_objects()), list(empty.roots())) == ([], [])
+    assert not empty.get(kept.files[MODEL], tmp_path / "file")
     assert not empty.root.exists()
 
 
@@ -94,7 +96,7 @@ def test_a_graph_is_only_offered_for_code_that_can_take_other_weights(
     project: Project, published: Path, store: Store
 ) -> None:
     manifest = publish_fake(project, weights={"apart": False, "why": "folded"})
-    store.add(manifest, published)
+    store.put(manifest, published)
     assert store.by_key(manifest.key) == manifest
     assert store.by_graph(manifest.graph_key) is None
 
@@ -103,7 +105,7 @@ def test_of_one_key_the_latest_artifact_counts(
     kept: Manifest, store: Store, published: Path
 ) -> None:
     later = replace(kept, action="reused")
-    store.add(later, published)
+    store.put(later, published)
     assert store.by_key(kept.key) == later
 
 
@@ -136,11 +138,11 @@ def test_a_damaged_object_is_a_miss_and_replaced(
 ) -> None:
     digest = kept.files[MODEL].sha256
     harm(store.object_path(digest))
-    assert not store.fetch(kept.files[MODEL], tmp_path / "file")
+    assert not store.get(kept.files[MODEL], tmp_path / "file")
     assert not (tmp_path / "file").exists()
     assert not store.has(kept)
-    store.add(kept, published)
-    assert store.fetch(kept.files[MODEL], tmp_path / "file")
+    store.put(kept, published)
+    assert store.get(kept.files[MODEL], tmp_path / "file")
     assert digest_file(tmp_path / "file") == digest
 
 
@@ -166,7 +168,7 @@ def test_blocks_of_other_bytes_do_not_bring_them_out_of_the_store(
     record, path = large_object(store, tmp_path, GOOD, EVIL)
     (tmp_path / "large").write_bytes(EVIL)
     crafted = replace(FileRecord.of(tmp_path / "large"), sha256=record.sha256)
-    assert not store.fetch(crafted, tmp_path / "file")
+    assert not store.get(crafted, tmp_path / "file")
     assert not (tmp_path / "file").exists()
     assert not path.exists()
 
@@ -176,9 +178,9 @@ def test_a_record_that_lies_of_its_blocks_is_a_miss_and_costs_no_object(
 ) -> None:
     record, path = large_object(store, tmp_path, GOOD, GOOD)
     crafted = replace(record, blocks=(*record.blocks[1:], record.blocks[0][::-1]))
-    assert not store.fetch(crafted, tmp_path / "file")
+    assert not store.get(crafted, tmp_path / "file")
     assert path.exists()
-    assert store.fetch(record, tmp_path / "file")
+    assert store.get(record, tmp_path / "file")
     assert (tmp_path / "file").read_bytes() == GOOD
 
 
@@ -195,13 +197,13 @@ def test_blocks_count_once_they_were_seen_to_be_true(
 
     monkeypatch.setattr(FileRecord, "copied", counting)
     assert not integrity.is_agreed(record)
-    assert store.fetch(record, tmp_path / "one")
+    assert store.get(record, tmp_path / "one")
     assert integrity.is_agreed(record)
-    assert store.fetch(record, tmp_path / "two")
+    assert store.get(record, tmp_path / "two")
     assert read_in_full == [path]
     assert (tmp_path / "two").read_bytes() == GOOD
     path.write_bytes(EVIL)
-    assert not store.fetch(record, tmp_path / "three")
+    assert not store.get(record, tmp_path / "three")
     assert not path.exists()
 
 
@@ -231,7 +233,7 @@ def test_an_object_that_is_a_directory_is_a_miss(
 ) -> None:
     make_a_directory(store.object_path(kept.files[MODEL].sha256))
     assert not store.has(kept)
-    assert not store.fetch(kept.files[MODEL], tmp_path / "file")
+    assert not store.get(kept.files[MODEL], tmp_path / "file")
 
 
 def rewrite(
@@ -297,7 +299,7 @@ def test_a_damaged_record_is_a_miss(
         harm(path)
     assert store.by_key(kept.key) is None
     assert store.by_graph(kept.graph_key) is None
-    assert list(store.traces(kept.source)) == []
+    assert list(store.candidates(kept.source)) == []
     assert list(store.manifests()) == []
 
 
@@ -306,9 +308,9 @@ def test_a_record_that_is_damaged_is_written_again(
 ) -> None:
     for path in records(store):
         path.write_bytes(b"")
-    store.add(kept, published)
+    store.put(kept, published)
     assert store.by_key(kept.key) == store.by_graph(kept.graph_key) == kept
-    assert list(store.traces(kept.source)) == [kept]
+    assert list(store.candidates(kept.source)) == [kept]
 
 
 @settings(max_examples=150, deadline=None)
@@ -332,8 +334,8 @@ def test_no_changed_byte_gives_another_manifest(
 @pytest.fixture(scope="module")
 def record(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Manifest]:
     project = write_project(tmp_path_factory.mktemp("project"))
-    manifest, store = publish_fake(project), Store(tmp_path_factory.mktemp("store"))
-    store.add(manifest, artifact_directory(project, project.targets[0]))
+    manifest, store = publish_fake(project), LocalStore(tmp_path_factory.mktemp("store"))
+    store.put(manifest, artifact_directory(project, project.targets[0]))
     return store, manifest
 
 
@@ -442,7 +444,7 @@ def test_one_of_many_traces_is_found(project: Project) -> None:
         (project.root / "helper.py").write_text(f"number = {number}\n")
         kept.append(keep_in_own_store(project, key=digest_bytes(str(number).encode())))
         time.sleep(0.01)
-    assert list(store_of(project).traces(kept[0].source)) == kept[::-1]
+    assert list(store_of(project).candidates(kept[0].source)) == kept[::-1]
     (project.root / "helper.py").write_text("number = 1\n")
     assert plan_of(project).stored == kept[1]
 
@@ -460,12 +462,12 @@ from pathlib import Path
 from aoti_build.artifact.paths import artifact_directory
 from aoti_build.artifact.manifest import read_manifest
 from aoti_build.models_file import load_project
-from aoti_build.store.local import Store
+from aoti_build.store.local import LocalStore
 project = load_project(Path(sys.argv[1]) / "models.yaml")
 for _ in range(30):
     for target in project.targets:
         directory = artifact_directory(project, target)
-        Store(Path(sys.argv[2])).add(read_manifest(directory), directory)
+        LocalStore(Path(sys.argv[2])).put(read_manifest(directory), directory)
 """
 
 
@@ -477,9 +479,9 @@ def test_two_processes_may_add_at_once(tmp_path: Path, store: Store) -> None:
     assert [adder.wait(60) for adder in adders] == [0, 0]
     for manifest in made:
         assert store.by_key(manifest.key) == manifest
-        assert list(store.traces(manifest.source)) == [manifest]
+        assert list(store.candidates(manifest.source)) == [manifest]
         for file in manifest.files.values():
-            assert store.fetch(file, tmp_path / "file")
+            assert store.get(file, tmp_path / "file")
     assert [path for path in store.root.rglob(".*") if path.is_file()] == []
 
 
@@ -487,13 +489,13 @@ def test_a_store_that_cannot_be_made_costs_speed_only(
     project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").touch()
-    store = Store(tmp_path / "file")
+    store = LocalStore(tmp_path / "file")
     manifest = publish_fake(project)
-    store.add(manifest, artifact_directory(project, project.targets[0]))
+    store.put(manifest, artifact_directory(project, project.targets[0]))
     store.register(project.artifacts)
     assert (
         store.by_key(manifest.key),
-        list(store.traces(manifest.source)),
+        list(store.candidates(manifest.source)),
         list(store.roots()),
     ) == (None, [], [])
     monkeypatch.setenv("AOTI_BUILD_STORE", str(tmp_path / "file"))
@@ -518,9 +520,9 @@ def test_a_read_only_store_gives(
     make_read_only(monkeypatch, store.root)
     before = contents(store.root)
     for name in (MODEL, GOLDEN):
-        assert store.fetch(kept.files[name], tmp_path / name)
+        assert store.get(kept.files[name], tmp_path / name)
     assert store.by_key(kept.key) == kept
-    store.add(kept, tmp_path)
+    store.put(kept, tmp_path)
     assert contents(store.root) == before
 
 
@@ -530,7 +532,7 @@ def test_a_damaged_object_in_a_read_only_store_is_a_miss(
     digest = kept.files[MODEL].sha256
     flip_a_bit(store.object_path(digest))
     make_read_only(monkeypatch, store.root)
-    assert not store.fetch(kept.files[MODEL], tmp_path / "file")
+    assert not store.get(kept.files[MODEL], tmp_path / "file")
     assert not (tmp_path / "file").exists()
 
 
@@ -554,7 +556,7 @@ def keep_in_own_store(project: Project, **changes: Any) -> Manifest:
     """Publish an artifact of the only target, put it into the project's store, and take it away."""
     directory = artifact_directory(project, project.targets[0])
     manifest = publish_fake(project, **changes)
-    store_of(project).add(manifest, directory)
+    store_of(project).put(manifest, directory)
     for path in directory.iterdir():
         path.unlink()
     directory.rmdir()
@@ -567,3 +569,12 @@ def records(store: Store) -> list[Path]:
         for kind in ("keys", "graphs", "traces")
         for path in (store.root / kind).rglob("*.json")
     ]
+
+
+@pytest.mark.parametrize("command", ["build", "status", "gc --max-age 0"])
+def test_a_store_that_is_no_directory_is_refused(project: Project, command: str) -> None:
+    answer = inv(*command.split(), cwd=project.root, AOTI_BUILD_STORE="s3://bucket/models")
+    assert answer.returncode == 2
+    assert "AOTI_BUILD_STORE=s3://bucket/models is not a directory" in answer.stderr
+    assert "next:" in answer.stderr
+    assert not (project.root / "s3:").exists()
