@@ -10,23 +10,28 @@ module only carries the answers.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from enum import IntEnum
 from pathlib import Path
 from typing import Any, NamedTuple
 
-OK = 0
-BUILD_FAILED = 1
-USAGE = 2
-VERIFICATION_FAILED = 3
-UNFIT_ARTIFACT = 4
-UNFIT_TOOLCHAIN = 5
-INTERRUPTED = 130
+
+class ExitCode(IntEnum):
+    """The exit statuses of all tasks."""
+
+    OK = 0
+    BUILD_FAILED = 1
+    USAGE = 2
+    VERIFICATION_FAILED = 3
+    UNFIT_ARTIFACT = 4
+    UNFIT_TOOLCHAIN = 5
+    INTERRUPTED = 130
 
 
 class AotiBuildError(Exception):
     """Base of every error this package raises on purpose. `exit_code` is the process's exit
     status."""
 
-    exit_code = BUILD_FAILED
+    exit_code = ExitCode.BUILD_FAILED
     kind = "build"
 
     def __init__(
@@ -88,7 +93,7 @@ class UsageError(AotiBuildError):
     """The command line, models.yaml, or what models.yaml points at is wrong. Nothing was
     touched."""
 
-    exit_code = USAGE
+    exit_code = ExitCode.USAGE
     kind = "usage"
 
 
@@ -108,7 +113,7 @@ class CopyError(UsageError, TypeError):
 class VerificationError(AotiBuildError):
     """An artifact ran and does not do what its model does, or there is none to run."""
 
-    exit_code = VERIFICATION_FAILED
+    exit_code = ExitCode.VERIFICATION_FAILED
     kind = "verification"
 
 
@@ -116,7 +121,7 @@ class ArtifactError(AotiBuildError):
     """An artifact is damaged, not what its manifest says, or unfit for this host. It was not
     loaded."""
 
-    exit_code = UNFIT_ARTIFACT
+    exit_code = ExitCode.UNFIT_ARTIFACT
     kind = "artifact"
 
 
@@ -124,7 +129,7 @@ class ToolchainError(AotiBuildError):
     """The compiler, driver or torch installation, or something else of the host's, cannot do the
     work."""
 
-    exit_code = UNFIT_TOOLCHAIN
+    exit_code = ExitCode.UNFIT_TOOLCHAIN
     kind = "toolchain"
 
 
@@ -136,7 +141,7 @@ class DirectoryError(ToolchainError):
 class Interrupted(AotiBuildError):
     """The user asked to stop."""
 
-    exit_code = INTERRUPTED
+    exit_code = ExitCode.INTERRUPTED
     kind = "interrupted"
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from aoti_build.artifact.fingerprint import Reason
 from aoti_build.artifact.manifest import Manifest
+from aoti_build.artifact.reasons import Reason, ReasonKind
 from aoti_build.common.stat_cache import StatCache, file_size
 
 
@@ -17,5 +17,5 @@ def damage(directory: Path, manifest: Manifest, digests: StatCache) -> list[Reas
         if digest != record.sha256:
             size = file_size(directory / name) if digest is None else None
             now = digest if size is None else f"{size} bytes"
-            found.append(Reason("artifact-damaged", name, record.sha256, now))
+            found.append(Reason(ReasonKind.ARTIFACT_DAMAGED, name, record.sha256, now))
     return found

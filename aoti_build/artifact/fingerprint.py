@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from aoti_build.artifact.reasons import REASON_OF_GROUP, Reason
 from aoti_build.common.digests import canonical_json, digest_bytes, digest_json
 
 if TYPE_CHECKING:  # whoever only reads manifests, a service that loads one, needs no models.yaml
@@ -21,44 +22,8 @@ if TYPE_CHECKING:  # whoever only reads manifests, a service that loads one, nee
 
 KEY_VERSION = 9
 
-# group -> the reason a difference in it is reported as; the order is the order of reports.
-REASONS: Mapping[str, str] = {
-    "spec": "spec-changed",
-    "config": "config-changed",
-    "sources": "source-changed",
-    "distributions": "source-changed",
-    "modules": "source-changed",
-    "variables": "source-changed",
-    "weights": "weights-changed",
-    "toolchain": "toolchain-changed",
-    "environment": "toolchain-changed",
-}
 _KWARGS_ORDER = "kwargs order"
 Parts = Mapping[str, Mapping[str, Any]]
-
-
-@dataclass(frozen=True)
-class Reason:
-    """Why a target is not up to date: `what` is the file, field or fact; `old` and `new` its values
-    where it has any."""
-
-    reason: str
-    what: str = ""
-    old: Any = None
-    new: Any = None
-
-    @classmethod
-    def of(cls, record: Mapping[str, Any]) -> Reason:
-        """The reason that `as_json` made."""
-        return cls(record["reason"], record["what"], record["old"], record["new"])
-
-    def __str__(self) -> str:
-        if self.old is None and self.new is None:
-            return f"{self.reason}: {self.what}" if self.what else self.reason
-        return f"{self.reason}: {self.what} {_show(self.old)} -> {_show(self.new)}"
-
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -74,7 +39,7 @@ class Fingerprint:
     def differences(self, older: Parts) -> Iterator[Reason]:
         """Reasons why an artifact made from `older` parts is not what these parts ask for; none if
         they are equal."""
-        for group, reason in REASONS.items():
+        for group, reason in REASON_OF_GROUP.items():
             was, now = older.get(group, {}), self.parts.get(group, {})
             changed = [name for name in sorted({*was, *now}) if _differs(was, now, name)]
             if any(name.startswith("kwargs.") for name in changed) and _KWARGS_ORDER in changed:
@@ -196,12 +161,3 @@ def _differs(was: Mapping[str, Any], now: Mapping[str, Any], name: str) -> bool:
     if isinstance(old, str) and isinstance(new, str):
         return old != new  # most are, and spelling them takes its time
     return canonical_json(old) != canonical_json(new)
-
-
-def _show(value: Any) -> str:
-    if value is None:
-        return "(none)"
-    text = value if isinstance(value, str) else repr(value)
-    if len(text) == 64 and all(character in "0123456789abcdef" for character in text):
-        return text[:12]
-    return text

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from aoti_build.artifact import manifest_shape
-from aoti_build.artifact.fingerprint import REASONS, Parts
+from aoti_build.artifact.fingerprint import Parts
+from aoti_build.artifact.reasons import REASON_OF_GROUP
 from aoti_build.common.digests import Block, Take, block_size, blocks_of, digest_both, digest_json
 from aoti_build.common.fields import loads
 from aoti_build.common.reading import RECORD_LIMIT, read_bytes
@@ -240,7 +241,7 @@ def parse_manifest(document: Mapping[str, Any]) -> Manifest:
         key=document["key"],
         graph_key=document["graph_key"],
         weights=document["weights"],
-        source={group: document["source"][group] for group in REASONS},
+        source={group: document["source"].get(group, {}) for group in REASON_OF_GROUP},
         files=files,
         requires=document["requires"],
         signature=signature,

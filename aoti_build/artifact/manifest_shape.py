@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from aoti_build.artifact.fingerprint import REASONS
+from aoti_build.artifact.reasons import REASON_OF_GROUP
 from aoti_build.common.digests import DIRECTORY, MOST_BLOCKS
 from aoti_build.common.fields import (
     MAX_DIRECTORY_NAME,
@@ -193,6 +193,7 @@ MANIFEST = table(
         "action": _WORD,
         "reasons": list_of(_REASON),
         "provenance": _PROVENANCE,
-        "source": table({group: _GROUPS[group] for group in REASONS}),
+        # A manifest of a release that did not have a group is out of date and not damaged.
+        "source": table({}, {group: _GROUPS[group] for group in REASON_OF_GROUP}),
     }
 )

@@ -15,12 +15,11 @@ from typing import Any
 from aoti_build.artifact.manifest import MODEL
 from aoti_build.artifact.paths import artifact_directory, index_path, stat_cache_path
 from aoti_build.common.stat_cache import StatCache
-from aoti_build.errors import BUILD_FAILED, OK, BuildError, ToolchainError
+from aoti_build.errors import BuildError, ExitCode, ToolchainError
 from aoti_build.models_file.project import Project, Target
+from aoti_build.planning.actions import Action, Done
 from aoti_build.planning.index import Index
 from aoti_build.planning.plan import (
-    UNAVAILABLE,
-    UP_TO_DATE,
     Plan,
     Step,
     has_own_compiler,
@@ -45,13 +44,19 @@ class BuildReport:
         """0 if nothing failed; 1 if any build failed; else the first error's (2 where models.yaml's
         contents are wrong)."""
         codes = [outcome.error.exit_code for outcome in self.outcomes if outcome.error is not None]
-        return BUILD_FAILED if BUILD_FAILED in codes else codes[0] if codes else OK
+        return (
+            ExitCode.BUILD_FAILED
+            if ExitCode.BUILD_FAILED in codes
+            else codes[0]
+            if codes
+            else ExitCode.OK
+        )
 
     def as_json(self) -> dict[str, Any]:
         return {
             "format": "aoti-build/build",
             "format_version": 1,
-            "ok": self.exit_code == OK,
+            "ok": self.exit_code == ExitCode.OK,
             "targets": [self._outcome_json(outcome) for outcome in self.outcomes],
         }
 
@@ -132,7 +137,9 @@ def build(
     index = Index(index_path(project), project.root, digests)
     steps = make_plan(project, targets, digests, store, force=force, index=index)
     work = (
-        tuple(step for step in steps.steps if check_reproducible and step.action == UP_TO_DATE)
+        tuple(
+            step for step in steps.steps if check_reproducible and step.action == Action.UP_TO_DATE
+        )
         + steps.work
     )
     outcomes = {step.target.name: _settled(step) for step in steps.steps if step not in work}
@@ -222,8 +229,8 @@ def _keep_bytecode() -> None:
 def _settled(step: Step) -> Outcome:
     """The outcome of a step that needs no work."""
     if step.published is not None:  # the index knew it, and no manifest was read
-        return Outcome(step.target, step.action, step.reasons, step.published)
-    return outcome_of(step.target, step.action, step.reasons, step.manifest)
+        return Outcome(step.target, Done(step.action), step.reasons, step.published)
+    return outcome_of(step.target, Done(step.action), step.reasons, step.manifest)
 
 
 def _strictly(outcome: Outcome) -> Outcome:
@@ -231,7 +238,7 @@ def _strictly(outcome: Outcome) -> Outcome:
     target = outcome.target
     if outcome.error is not None:
         return outcome
-    if outcome.action == UNAVAILABLE:
+    if outcome.action == Done.UNAVAILABLE:
         lacks = outcome.reasons[0].what
         error = BuildError(
             (

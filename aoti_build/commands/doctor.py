@@ -15,14 +15,14 @@ from typing import Any
 from aoti_build.artifact.paths import outside_logs
 from aoti_build.common.stat_cache import StatCache
 from aoti_build.common.writing import copy_atomic
-from aoti_build.errors import OK as EXIT_OK
-from aoti_build.errors import UNFIT_TOOLCHAIN, AotiBuildError, DirectoryError, Interrupted
+from aoti_build.errors import AotiBuildError, DirectoryError, ExitCode, Interrupted
 from aoti_build.host.checks.compiler import other_compiler
 from aoti_build.host.checks.finding import FAIL, OK, SKIPPED, UNAVAILABLE, Finding
 from aoti_build.host.devices import device_names
 from aoti_build.models_file import load_project
 from aoti_build.models_file.project import Target
-from aoti_build.planning.plan import BUILD, Step
+from aoti_build.planning.actions import Action
+from aoti_build.planning.plan import Step
 from aoti_build.store.local import LocalStore
 from aoti_build.work.context import Workshop
 from aoti_build.work.preflight import quick_checks
@@ -93,16 +93,16 @@ class DoctorReport:
     @property
     def exit_code(self) -> int:
         return (
-            UNFIT_TOOLCHAIN
+            ExitCode.UNFIT_TOOLCHAIN
             if any(finding.outcome == FAIL for finding in self.findings)
-            else EXIT_OK
+            else ExitCode.OK
         )
 
     def as_json(self) -> dict[str, Any]:
         return {
             "format": "aoti-build/doctor",
             "format_version": 1,
-            "ok": self.exit_code == EXIT_OK,
+            "ok": self.exit_code == ExitCode.OK,
             "checks": [finding.as_json() for finding in self.findings],
         }
 
@@ -187,7 +187,7 @@ def _build_small(device: str, on_progress: OnProgress) -> AotiBuildError | None:
             Workshop(project, digests, store, on_progress), force=True, check_reproducible=False
         )
         try:
-            error = builder(Step(project.targets[0], BUILD, ())).error
+            error = builder(Step(project.targets[0], Action.BUILD, ())).error
         except KeyboardInterrupt:
             raise Interrupted("interrupted") from None
         if isinstance(error, Interrupted):

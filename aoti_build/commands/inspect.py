@@ -17,14 +17,7 @@ from aoti_build.artifact.manifest import MODEL, Manifest, NoManifest, read_manif
 from aoti_build.artifact.paths import artifact_directory
 from aoti_build.artifact.pt2.contents import contents
 from aoti_build.artifact.pt2.package import open_archive
-from aoti_build.errors import (
-    OK,
-    UNFIT_ARTIFACT,
-    VERIFICATION_FAILED,
-    AotiBuildError,
-    ArtifactError,
-    VerificationError,
-)
+from aoti_build.errors import AotiBuildError, ArtifactError, ExitCode, VerificationError
 from aoti_build.models_file.project import Project, Target
 from aoti_build.runtime.choose import Choice, explain
 
@@ -73,14 +66,14 @@ class InspectReport:
         """A target that was never built is no error beside others that were."""
         states = {artifact.state for artifact in self.artifacts}
         if REFUSED in states:
-            return UNFIT_ARTIFACT
-        return OK if SOUND in states or not states else VERIFICATION_FAILED
+            return ExitCode.UNFIT_ARTIFACT
+        return ExitCode.OK if SOUND in states or not states else ExitCode.VERIFICATION_FAILED
 
     def as_json(self) -> dict[str, Any]:
         return {
             "format": "aoti-build/inspect",
             "format_version": 1,
-            "ok": self.exit_code == OK,
+            "ok": self.exit_code == ExitCode.OK,
             "artifacts": [artifact.as_json() for artifact in self.artifacts],
             "host": (
                 None if self.choices is None else {one.model: one.as_json() for one in self.choices}

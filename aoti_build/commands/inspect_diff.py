@@ -13,11 +13,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from aoti_build.artifact.fingerprint import REASONS
 from aoti_build.artifact.manifest import Manifest
 from aoti_build.artifact.pt2.package import Archive, open_archive
+from aoti_build.artifact.reasons import REASON_OF_GROUP
 from aoti_build.commands.inspect import Inspected
-from aoti_build.errors import OK, UNFIT_ARTIFACT
+from aoti_build.errors import ExitCode
 
 _DIGEST_NAME = re.compile(
     r"(?<![a-z2-7])[a-z2-7]{51,52}(?![a-z2-7])"
@@ -49,13 +49,13 @@ class DiffReport:
 
     @property
     def exit_code(self) -> int:
-        return UNFIT_ARTIFACT if self.a.problems or self.b.problems else OK
+        return ExitCode.UNFIT_ARTIFACT if self.a.problems or self.b.problems else ExitCode.OK
 
     def as_json(self) -> dict[str, Any]:
         return {
             "format": "aoti-build/inspect-diff",
             "format_version": 1,
-            "ok": self.exit_code == OK,
+            "ok": self.exit_code == ExitCode.OK,
             "a": _side(self.a),
             "b": _side(self.b),
             "equal": not self.differences,
@@ -111,7 +111,7 @@ def _facts(side: Inspected, *, keys: bool) -> Facts:
 
 
 def _recorded(manifest: Manifest) -> Facts:
-    facts: Facts = {group: dict(manifest.source.get(group, {})) for group in REASONS}
+    facts: Facts = {group: dict(manifest.source.get(group, {})) for group in REASON_OF_GROUP}
     facts["requires"] = dict(manifest.requires)
     facts["keys"] = {
         "key": manifest.key,

@@ -15,20 +15,19 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from aoti_build.artifact.fingerprint import Reason
 from aoti_build.artifact.manifest import GOLDEN, MODEL, Manifest, tensor_inputs
 from aoti_build.artifact.paths import reader_log_path, stat_cache_path
+from aoti_build.artifact.reasons import Reason
 from aoti_build.artifact.verification import required_tolerance
+from aoti_build.commands.verdicts import VerdictKind
 from aoti_build.common.directories import temporary_directory
 from aoti_build.common.outputs import check_output
 from aoti_build.common.stat_cache import StatCache
 from aoti_build.errors import (
-    OK,
-    UNFIT_ARTIFACT,
-    VERIFICATION_FAILED,
     AotiBuildError,
     ArtifactError,
     DirectoryError,
+    ExitCode,
     Interrupted,
     UsageError,
     VerificationError,
@@ -41,13 +40,6 @@ from aoti_build.work.check import CHECK_ENVIRONMENT, places
 from aoti_build.work.opened import FloorLacking, OpenArtifact, fit_artifact
 from aoti_build.work.worker import WorkerCrash, allow_starts, error_of, run_worker
 
-PASSED, UNCHECKED, MISMATCH, FAILED, UNAVAILABLE = (
-    "passed",
-    "unchecked",
-    "mismatch",
-    "failed",
-    "unavailable",
-)
 GOLDEN_INPUT, RANDOM, TENSORS, PICTURES = "golden", "random", "tensors", "pictures"
 # Each has a reader in `aoti_build._torch.data` or a writer in `aoti_build._torch.jobs.run`.
 TENSOR_SUFFIXES = (".npy", ".npz", ".safetensors", ".pt")
@@ -94,18 +86,18 @@ class Run:
     error: AotiBuildError | None = None
 
     @property
-    def verdict(self) -> str:
+    def verdict(self) -> VerdictKind:
         if self.result is None:
-            return FAILED
+            return VerdictKind.FAILED
         if self.result["check"] == "none":
-            return UNCHECKED
-        return PASSED if self.result["passed"] else MISMATCH
+            return VerdictKind.UNCHECKED
+        return VerdictKind.PASSED if self.result["passed"] else VerdictKind.MISMATCH
 
     @property
     def exit_code(self) -> int:
         if self.error is not None:
             return self.error.exit_code
-        return VERIFICATION_FAILED if self.verdict == MISMATCH else OK
+        return ExitCode.VERIFICATION_FAILED if self.verdict == VerdictKind.MISMATCH else ExitCode.OK
 
     def as_json(self) -> dict[str, Any]:
         common = {"source": list(self.source), "seed": self.seed, "verdict": self.verdict}
@@ -130,21 +122,28 @@ class TargetRuns:
     unchecked: str | None = None
 
     @property
-    def verdict(self) -> str:
+    def verdict(self) -> VerdictKind:
         """The worst of its runs."""
         if self.error is not None:
-            return FAILED if self.available else UNAVAILABLE
+            return VerdictKind.FAILED if self.available else VerdictKind.UNAVAILABLE
         found = {run.verdict for run in self.runs}
         return next(
-            (verdict for verdict in (FAILED, MISMATCH, UNCHECKED) if verdict in found), PASSED
+            (
+                verdict
+                for verdict in (VerdictKind.FAILED, VerdictKind.MISMATCH, VerdictKind.UNCHECKED)
+                if verdict in found
+            ),
+            VerdictKind.PASSED,
         )
 
     @property
     def exit_code(self) -> int:
         """The first failure's; that of an absent device is the report's to decide on."""
         if self.error is not None:
-            return self.error.exit_code if self.available else OK
-        return next((run.exit_code for run in self.runs if run.exit_code != OK), OK)
+            return self.error.exit_code if self.available else ExitCode.OK
+        return next(
+            (run.exit_code for run in self.runs if run.exit_code != ExitCode.OK), ExitCode.OK
+        )
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -167,14 +166,17 @@ class RunReport:
     def exit_code(self) -> int:
         """The first failure's. An absent device is one only if no target could be run for it."""
         if self.targets and not any(target.available for target in self.targets):
-            return UNFIT_ARTIFACT
-        return next((target.exit_code for target in self.targets if target.exit_code != OK), OK)
+            return ExitCode.UNFIT_ARTIFACT
+        return next(
+            (target.exit_code for target in self.targets if target.exit_code != ExitCode.OK),
+            ExitCode.OK,
+        )
 
     def as_json(self) -> dict[str, Any]:
         return {
             "format": "aoti-build/run",
             "format_version": 1,
-            "ok": self.exit_code == OK,
+            "ok": self.exit_code == ExitCode.OK,
             "targets": [target.as_json() for target in self.targets],
         }
 

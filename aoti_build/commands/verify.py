@@ -17,7 +17,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from aoti_build.artifact.fingerprint import Reason
 from aoti_build.artifact.manifest import GOLDEN, MODEL, VERIFY, Manifest, read_manifest
 from aoti_build.artifact.paths import (
     artifact_directory,
@@ -25,19 +24,19 @@ from aoti_build.artifact.paths import (
     reader_log_path,
     stat_cache_path,
 )
+from aoti_build.artifact.reasons import Reason, ReasonKind
 from aoti_build.artifact.verification import required_tolerance
 from aoti_build.commands.repro import write_repro
+from aoti_build.commands.verdicts import VerdictKind
 from aoti_build.common.directories import temporary_directory
 from aoti_build.common.locks import lock
 from aoti_build.common.records import write_json
 from aoti_build.common.stat_cache import StatCache
 from aoti_build.errors import (
-    OK,
-    UNFIT_ARTIFACT,
-    VERIFICATION_FAILED,
     AotiBuildError,
     ArtifactError,
     DirectoryError,
+    ExitCode,
     Interrupted,
     VerificationError,
 )
@@ -58,10 +57,6 @@ from aoti_build.work.worker import (
     stop_all,
 )
 
-PASSED, INCOMPLETE, MISMATCH, CRASHED, TIMEOUT, UNCHECKED, MISSING, REFUSED, UNAVAILABLE = (
-    "passed", "incomplete", "mismatch", "crashed", "timeout", "unchecked", "missing", "refused",
-    "unavailable",
-)  # fmt: skip
 PYTHON, CPP = RUNTIMES = ("python", "cpp")
 TIME_LIMIT = 600.0
 OnProgress = Callable[[Target, str], None]
@@ -75,7 +70,7 @@ class Verdict:
     `baseline` what the model loses against that; `deep` where it leaves its model."""
 
     target: Target
-    verdict: str
+    verdict: VerdictKind
     stale: tuple[Reason, ...] = ()
     cases: tuple[Mapping[str, Any], ...] = ()
     refusals: tuple[Mapping[str, Any], ...] = ()
@@ -116,20 +111,22 @@ class VerifyReport:
     @property
     def exit_code(self) -> int:
         """4 if an artifact was refused, else 3 if one failed, else 0."""
-        if any(verdict.verdict == REFUSED for verdict in self.verdicts):
-            return UNFIT_ARTIFACT
-        return VERIFICATION_FAILED if any(map(self.failed, self.verdicts)) else OK
+        if any(verdict.verdict == VerdictKind.REFUSED for verdict in self.verdicts):
+            return ExitCode.UNFIT_ARTIFACT
+        return ExitCode.VERIFICATION_FAILED if any(map(self.failed, self.verdicts)) else ExitCode.OK
 
     def failed(self, verdict: Verdict) -> bool:
-        if verdict.verdict in (UNAVAILABLE, INCOMPLETE):
+        if verdict.verdict in (VerdictKind.UNAVAILABLE, VerdictKind.INCOMPLETE):
             return self.strict
-        return verdict.verdict != PASSED or (self.strict and bool(verdict.stale or verdict.vacuous))
+        return verdict.verdict != VerdictKind.PASSED or (
+            self.strict and bool(verdict.stale or verdict.vacuous)
+        )
 
     def as_json(self) -> dict[str, Any]:
         return {
             "format": "aoti-build/verify",
             "format_version": 1,
-            "ok": self.exit_code == OK,
+            "ok": self.exit_code == ExitCode.OK,
             "strict": self.strict,
             "runtime": self.runtime,
             "targets": [verdict.as_json() for verdict in self.verdicts],
@@ -221,18 +218,26 @@ class _Verifier:
 
     def _verdict(self, target: Target) -> Verdict:
         if not target.hardware.count():
-            return Verdict(target, UNAVAILABLE, (Reason("no-device", target.device),))
+            return Verdict(
+                target, VerdictKind.UNAVAILABLE, (Reason(ReasonKind.NO_DEVICE, target.device),)
+            )
         with contextlib.ExitStack() as opened:
             try:
                 artifact = opened.enter_context(fit_artifact(self.project, target))
             except VerificationError as error:
                 if why := target.hardware.cannot_build(target.floor):
-                    return Verdict(target, UNAVAILABLE, (Reason("no-device", why),))
-                return Verdict(target, MISSING, error=error)
+                    return Verdict(
+                        target, VerdictKind.UNAVAILABLE, (Reason(ReasonKind.NO_DEVICE, why),)
+                    )
+                return Verdict(target, VerdictKind.MISSING, error=error)
             except FloorLacking as error:
-                return Verdict(target, UNAVAILABLE, (Reason("lacks-floor", error.cause or ""),))
+                return Verdict(
+                    target,
+                    VerdictKind.UNAVAILABLE,
+                    (Reason(ReasonKind.LACKS_FLOOR, error.cause or ""),),
+                )
             except ArtifactError as error:
-                return Verdict(target, REFUSED, error=error)
+                return Verdict(target, VerdictKind.REFUSED, error=error)
             return self._recorded(target, artifact)
 
     def _recorded(self, target: Target, artifact: OpenArtifact) -> Verdict:
@@ -243,7 +248,7 @@ class _Verifier:
         checked = self._checked(target, artifact)
         verdict = replace(checked, runtime=self.runtime, stale=(*checked.stale, *stale(step)))
         if not artifact.is_still_published():
-            return _exchanged(target) if verdict.verdict == PASSED else verdict
+            return _exchanged(target) if verdict.verdict == VerdictKind.PASSED else verdict
         document = {
             "format": "aoti-build/verdict",
             "format_version": 1,
@@ -253,7 +258,11 @@ class _Verifier:
         with contextlib.suppress(OSError):  # a serving host's artifacts may be read-only
             write_json(artifact.place / VERIFY, document)
         # With fresh references a stale artifact was compared with another state of its model.
-        if manifest.unchecked and verdict.verdict == PASSED and not (self.fresh and verdict.stale):
+        if (
+            manifest.unchecked
+            and verdict.verdict == VerdictKind.PASSED
+            and not (self.fresh and verdict.stale)
+        ):
             self._settle(target, artifact, verdict)
         return verdict
 
@@ -309,10 +318,10 @@ class _Verifier:
             imports=artifact.manifest.imports,
         )
         if why := result.get("unavailable"):
-            return Verdict(target, UNAVAILABLE, (Reason("not-in-cpp", why),))
+            return Verdict(target, VerdictKind.UNAVAILABLE, (Reason(ReasonKind.NOT_IN_CPP, why),))
         refusals = self._refusals(target, artifact, work)
         verdict = _verdict(result, refusals)
-        if verdict == MISMATCH and self.repro is not None:
+        if verdict == VerdictKind.MISMATCH and self.repro is not None:
             manifest = artifact.manifest
             write_repro(
                 self.repro, target, artifact.files, golden, manifest.signature, manifest.imports
@@ -325,7 +334,9 @@ class _Verifier:
             vacuous=tuple(result["vacuous"]),
             no_fp64=result["no_fp64"],
             baseline=tuple(result.get("baseline", ())),
-            deep=self._cause(target, artifact, work) if verdict == MISMATCH and self.deep else None,
+            deep=self._cause(target, artifact, work)
+            if verdict == VerdictKind.MISMATCH and self.deep
+            else None,
             seconds=round(sum(result["seconds"].values()), 3),
         )
 
@@ -431,19 +442,25 @@ class _Verifier:
         return reader_log_path(self.project, target, "verify")
 
 
-def _verdict(result: Mapping[str, Any], refusals: Sequence[Mapping[str, Any]]) -> str:
+def _verdict(result: Mapping[str, Any], refusals: Sequence[Mapping[str, Any]]) -> VerdictKind:
     """What the figures of a check and of the probes come to. A case that was left out did not
     pass."""
     skipped = ["skipped" in case for case in result["cases"]]
     unread = any("unread" in case for case in result["cases"])
     if result["passed"] and all(refusal["ok"] for refusal in refusals):
-        return INCOMPLETE if unread or any(skipped) else PASSED
-    return UNCHECKED if all(skipped) else MISMATCH
+        return VerdictKind.INCOMPLETE if unread or any(skipped) else VerdictKind.PASSED
+    return VerdictKind.UNCHECKED if all(skipped) else VerdictKind.MISMATCH
 
 
-def _verdict_of(error: AotiBuildError) -> str:
-    kinds = {ArtifactError: REFUSED, WorkerTimeout: TIMEOUT, VerificationError: UNCHECKED}
-    return next((verdict for kind, verdict in kinds.items() if isinstance(error, kind)), CRASHED)
+def _verdict_of(error: AotiBuildError) -> VerdictKind:
+    kinds = {
+        ArtifactError: VerdictKind.REFUSED,
+        WorkerTimeout: VerdictKind.TIMEOUT,
+        VerificationError: VerdictKind.UNCHECKED,
+    }
+    return next(
+        (verdict for kind, verdict in kinds.items() if isinstance(error, kind)), VerdictKind.CRASHED
+    )
 
 
 def _exchanged(target: Target) -> Verdict:
@@ -453,4 +470,4 @@ def _exchanged(target: Target) -> Verdict:
         cause="the one that was verified passed; nothing is known of what is there now",
         hint=f"verify it: invoke verify --target {target.name}",
     )
-    return Verdict(target, REFUSED, error=error)
+    return Verdict(target, VerdictKind.REFUSED, error=error)

@@ -6,9 +6,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from aoti_build.artifact.fingerprint import Reason
 from aoti_build.artifact.manifest import Manifest
 from aoti_build.artifact.paths import stat_cache_path
+from aoti_build.artifact.reasons import Reason
 from aoti_build.common.stat_cache import StatCache
 from aoti_build.models_file.project import Project, Target
 from aoti_build.planning.current_state import current_parts

@@ -13,29 +13,20 @@ from pathlib import Path
 from typing import Any
 
 from aoti_build.artifact.damage import damage
-from aoti_build.artifact.fingerprint import (
-    Fingerprint,
-    Reason,
-)
+from aoti_build.artifact.fingerprint import Fingerprint
 from aoti_build.artifact.manifest import FORMAT_VERSION, MANIFEST, MODEL, Manifest, read_manifest
 from aoti_build.artifact.paths import artifact_directory
+from aoti_build.artifact.reasons import Reason, ReasonKind
 from aoti_build.artifact.verification import is_verified, required_tolerance
 from aoti_build.common.digests import digest_json
 from aoti_build.common.reading import RECORD_LIMIT
 from aoti_build.common.stat_cache import StatCache, file_size
 from aoti_build.host import compatibility, distributions
 from aoti_build.models_file.project import Project, Target
+from aoti_build.planning.actions import Action
 from aoti_build.planning.current_state import current_parts, toolchain_parts
 from aoti_build.planning.index import Entry, Index, Published
 from aoti_build.store.interface import Store
-
-UP_TO_DATE, BUILD, RESTORE, RECHECK, UNAVAILABLE = (
-    "up-to-date",
-    "build",
-    "restore",
-    "recheck",
-    "unavailable",
-)
 
 # isa of models.yaml -> inductor options. The march values are psABI levels; simdlen keeps
 # inductor's own vector width to it.
@@ -64,7 +55,7 @@ class Step:
     """
 
     target: Target
-    action: str
+    action: Action
     reasons: tuple[Reason, ...]
     manifest: Manifest | None = None
     stored: Manifest | None = None
@@ -85,7 +76,11 @@ class Plan:
 
     @property
     def work(self) -> tuple[Step, ...]:
-        return tuple(step for step in self.steps if step.action in (BUILD, RESTORE, RECHECK))
+        return tuple(
+            step
+            for step in self.steps
+            if step.action in (Action.BUILD, Action.RESTORE, Action.RECHECK)
+        )
 
 
 def make_plan(
@@ -111,12 +106,12 @@ def make_plan(
         if index is not None and not force and target.hardware.cannot_build(target.floor) is None:
             published = index.look_up(target.name, target.digest, facts[kind])
         if published is not None:
-            steps.append(Step(target, UP_TO_DATE, (), published=published))
+            steps.append(Step(target, Action.UP_TO_DATE, (), published=published))
             continue
         step, record = _plan_recorded(project, target, digests, store, force=force)
         if (
             index is not None
-            and step.action == UP_TO_DATE
+            and step.action == Action.UP_TO_DATE
             and step.unchecked is None
             and record is not None
         ):
@@ -129,10 +124,12 @@ def probably_compiles(step: Step) -> bool:
     """Whether this step will end in a compile by the host's compiler, unless the store has its
     code. An artifact whose toolchain is the same probably gets it from there; a preset may name a
     compiler of its own."""
-    if step.action != BUILD or has_own_compiler(step.target):
+    if step.action != Action.BUILD or has_own_compiler(step.target):
         return False
     kinds = {reason.reason for reason in step.reasons}
-    return step.manifest is None or not kinds.isdisjoint(("toolchain-changed", "forced"))
+    return step.manifest is None or not kinds.isdisjoint(
+        (ReasonKind.TOOLCHAIN_CHANGED, ReasonKind.FORCED)
+    )
 
 
 def has_own_compiler(target: Target) -> bool:
@@ -210,25 +207,31 @@ def _step(
         reasons = tuple(_reasons(target, directory, known, now, digests, force=force))
     else:
         reasons = (
-            Reason("artifact-damaged", manifest.why) if manifest.damaged else Reason("no-artifact"),
+            Reason(ReasonKind.ARTIFACT_DAMAGED, manifest.why)
+            if manifest.damaged
+            else Reason(ReasonKind.NO_ARTIFACT),
         )
     if why := target.hardware.cannot_build(target.floor):
-        return Step(target, UNAVAILABLE, (Reason("no-device", why), *reasons), known)
+        return Step(
+            target, Action.UNAVAILABLE, (Reason(ReasonKind.NO_DEVICE, why), *reasons), known
+        )
     if reasons:
         stored = None if force else find_stored(project, target, digests, store, now)
-        return Step(target, RESTORE if stored else BUILD, reasons, known, stored)
+        return Step(target, Action.RESTORE if stored else Action.BUILD, reasons, known, stored)
     if known is None or now is None or is_verified(known, target):
-        return Step(target, UP_TO_DATE, (), known)
+        return Step(target, Action.UP_TO_DATE, (), known)
     return _unsettled(project, target, known, now, digests, store)
 
 
 def stale(step: Step) -> tuple[Reason, ...]:
     """Of a step's reasons, those by which the artifact is not what the sources say now: not that it
     could not be built here, nor that nobody has compared it."""
-    if step.action == RECHECK:
+    if step.action == Action.RECHECK:
         return ()
     return tuple(
-        reason for reason in step.reasons if reason.reason not in ("no-device", "unchecked")
+        reason
+        for reason in step.reasons
+        if reason.reason not in (ReasonKind.NO_DEVICE, ReasonKind.UNCHECKED)
     )
 
 
@@ -244,18 +247,21 @@ def _unsettled(
     must."""
     if known.check.get("tolerance") != required_tolerance(target):
         changed = Reason(
-            "spec-changed", "tolerance", known.check.get("tolerance"), required_tolerance(target)
+            ReasonKind.SPEC_CHANGED,
+            "tolerance",
+            known.check.get("tolerance"),
+            required_tolerance(target),
         )
-        return Step(target, RECHECK, (changed,), known)
-    unchecked = Reason("unchecked", str(known.unchecked))
+        return Step(target, Action.RECHECK, (changed,), known)
+    unchecked = Reason(ReasonKind.UNCHECKED, str(known.unchecked))
     if not compatibility.lacking_floor(known.requires):
-        return Step(target, RECHECK, (unchecked,), known)
+        return Step(target, Action.RECHECK, (unchecked,), known)
     stored = find_stored(
         project, target, digests, store, now
     )  # another host may have checked it since
     if stored is not None and is_verified(stored, target):
-        return Step(target, RESTORE, (unchecked,), known, stored)
-    return Step(target, UP_TO_DATE, (), known)
+        return Step(target, Action.RESTORE, (unchecked,), known, stored)
+    return Step(target, Action.UP_TO_DATE, (), known)
 
 
 def find_stored(
@@ -290,13 +296,13 @@ def _reasons(
     if manifest.target != target.name:
         return [
             Reason(
-                "artifact-damaged",
+                ReasonKind.ARTIFACT_DAMAGED,
                 "manifest.json is another target's",
                 manifest.target,
                 target.name,
             )
         ]
-    reasons = [Reason("forced")] if force else []
+    reasons = [Reason(ReasonKind.FORCED)] if force else []
     reasons += now.differences(manifest.source)
     # Hashing a large artifact is the dearest part, and needless once it is to be replaced.
     return reasons or damage(directory, manifest, digests)

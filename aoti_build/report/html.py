@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from aoti_build import __version__
+from aoti_build.commands.verdicts import VerdictKind
 from aoti_build.report.figures import Figures, bounds, tables
 from aoti_build.report.histogram import histogram_of
 from aoti_build.report.junit import printable, reason_text, vacuous_text
@@ -71,7 +72,7 @@ def _page(report: Mapping[str, Any]) -> View:
 
 
 def _headline(failed: int, verdicts: Sequence[str]) -> str:
-    total, passed = len(verdicts), verdicts.count("passed")
+    total, passed = len(verdicts), verdicts.count(VerdictKind.PASSED)
     noun = "artifact" if total == 1 else "artifacts"
     if failed:
         return f"{failed} of {total} {noun} failed"
@@ -121,9 +122,9 @@ def _target(number: int, target: Mapping[str, Any], strict: bool, alone: bool) -
 def _verdict_state(verdict: str, strict: bool) -> str:
     """An unknown verdict is bad: a newer release may have one, and only `passed` means that all is
     well."""
-    if verdict in ("unavailable", "incomplete"):
+    if verdict in (VerdictKind.UNAVAILABLE, VerdictKind.INCOMPLETE):
         return BAD if strict else NEUTRAL
-    return GOOD if verdict == "passed" else BAD
+    return GOOD if verdict == VerdictKind.PASSED else BAD
 
 
 def _error(error: Mapping[str, Any] | None) -> View | None:

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
-from aoti_build.artifact.fingerprint import Reason
+from aoti_build.artifact.reasons import Reason
+from aoti_build.commands.verdicts import VerdictKind
 from aoti_build.report.spelling import loss
 
 FAILURE, ERROR, SKIPPED = "failure", "error", "skipped"
@@ -131,20 +132,22 @@ def _tests(target: Mapping[str, Any], strict: bool) -> list[_Test]:
 def _artifact(target: Mapping[str, Any], strict: bool, explained: bool) -> Iterator[_Test]:
     """A verdict that no figure explains."""
     verdict = target["verdict"]
-    if verdict == "passed" or (verdict == "mismatch" and explained):
+    if verdict == VerdictKind.PASSED or (verdict == VerdictKind.MISMATCH and explained):
         return
     said = (
         [reason_text(reason) for reason in target.get("stale", ())]
-        if verdict == "unavailable"
+        if verdict == VerdictKind.UNAVAILABLE
         else []
     )
-    if verdict == "incomplete":
+    if verdict == VerdictKind.INCOMPLETE:
         said = [f"{name} was skipped" for name in _skipped(target)]
     error = target.get("error") or {"message": "; ".join(said) or f"the verdict is {verdict}"}
     lenient = FAILURE if strict else SKIPPED
-    result = {"mismatch": FAILURE, "unavailable": lenient, "incomplete": lenient}.get(
-        verdict, ERROR
-    )
+    result = {
+        VerdictKind.MISMATCH: FAILURE,
+        VerdictKind.UNAVAILABLE: lenient,
+        VerdictKind.INCOMPLETE: lenient,
+    }.get(verdict, ERROR)
     yield _Test("artifact", result, verdict, error["message"], error_text(error))
 
 
@@ -227,7 +230,7 @@ def _refusals(target: Mapping[str, Any]) -> Iterator[_Test]:
 
 def _demands(target: Mapping[str, Any]) -> Iterator[_Test]:
     """What `strict` minds beside the verdict, of artifacts that could be looked at."""
-    if target["verdict"] == "unavailable":
+    if target["verdict"] == VerdictKind.UNAVAILABLE:
         return
     demands = {
         "stale": [reason_text(reason) for reason in target.get("stale", ())],

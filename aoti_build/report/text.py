@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from aoti_build.artifact.fingerprint import Reason
+from aoti_build.artifact.reasons import Reason, ReasonKind
+from aoti_build.commands.verdicts import VerdictKind
+from aoti_build.planning.actions import Done
 from aoti_build.report.spelling import loss
-from aoti_build.work.outcome import FAILED, NOT_STARTED
 
 if (
     TYPE_CHECKING
@@ -55,7 +56,7 @@ def build_lines(report: BuildReport) -> list[str]:
     rows = []
     for outcome in report.outcomes:
         seconds = outcome.seconds.get("total")
-        made = outcome.published if outcome.action not in (FAILED, NOT_STARTED) else None
+        made = outcome.published if outcome.action not in (Done.FAILED, Done.NOT_STARTED) else None
         rows.append(
             [
                 outcome.target.name,
@@ -148,7 +149,7 @@ def run_lines(report: RunReport) -> list[str]:
                 f" {target.unchecked}"
             )
         if target.error is not None:
-            word = "unavailable" if target.verdict == "unavailable" else "error"
+            word = "unavailable" if target.verdict == VerdictKind.UNAVAILABLE else "error"
             lines += [*f"{word}: {target.error}".splitlines(), ""]
         for run in target.runs:
             lines += [*_one_run(target.target.name, run), ""]
@@ -169,7 +170,11 @@ def _one_run(target: str, run: Run) -> list[str]:
         for tensor in result[f"{kind}s"]
     ]
     lines = [head, *table(["", "name", "dtype", "shape", "min", "max", "mean", "std"], rows)]
-    verdict = {"passed": "passed: ", "mismatch": "FAILED: ", "unchecked": ""}[run.verdict]
+    verdict = {
+        VerdictKind.PASSED: "passed: ",
+        VerdictKind.MISMATCH: "FAILED: ",
+        VerdictKind.UNCHECKED: "",
+    }[run.verdict]
     lines.append(verdict + _CHECKS[result["check"]])
     lines += [
         f"  {output['name']}: {output['why']}" for output in result["verdicts"] if not output["ok"]
@@ -312,7 +317,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 def why(reasons: Sequence[Reason], unchecked: str | None = None) -> str:
     """The first few reasons on one line, and why the artifact was never compared with eager."""
     more = [f"and {len(reasons) - _REASONS_SHOWN} more"] if len(reasons) > _REASONS_SHOWN else []
-    said = unchecked is None or any(reason.reason == "unchecked" for reason in reasons)
+    said = unchecked is None or any(reason.reason == ReasonKind.UNCHECKED for reason in reasons)
     last = [] if said else [f"unchecked: {unchecked}"]
     return "; ".join([*map(str, reasons[:_REASONS_SHOWN]), *more, *last])
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TextIO
 from invoke import Exit
 
 from aoti_build.common.writing import disk_error
-from aoti_build.errors import OK, AotiBuildError, Interrupted, ToolchainError, UsageError
+from aoti_build.errors import AotiBuildError, ExitCode, Interrupted, ToolchainError, UsageError
 from aoti_build.models_file import Target
 from aoti_build.tasks.interruption import Interruption
 
@@ -138,7 +138,7 @@ def say(text: str) -> None:
 
 
 def finish(code: int) -> None:
-    if code != OK:
+    if code != ExitCode.OK:
         raise Exit(code=code)
 
 

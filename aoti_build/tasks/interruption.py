@@ -19,7 +19,7 @@ import sys
 import time
 from collections.abc import Iterator
 
-from aoti_build.errors import INTERRUPTED
+from aoti_build.errors import ExitCode
 
 # More than workers are given to end by themselves, and with what follows less than five seconds.
 PATIENCE_SECONDS = 3.0
@@ -94,7 +94,7 @@ class Interruption:
             _write_at_once(2, "error: interrupted\n")
             _write_at_once(1, self._document)
         finally:
-            os._exit(INTERRUPTED)
+            os._exit(ExitCode.INTERRUPTED)
 
     def _programs(self) -> Iterator[tuple[int, int]]:
         """Number and start of each process that the task, or a program of the task, has started."""

@@ -26,6 +26,7 @@ from aoti_build.common.removal import own_entries, remove
 from aoti_build.common.stat_cache import StatCache
 from aoti_build.errors import EditedMeanwhile
 from aoti_build.models_file.project import Project, Target
+from aoti_build.planning.actions import Done
 from aoti_build.planning.current_state import current_parts
 from aoti_build.store.interface import Store
 
@@ -96,10 +97,10 @@ class Workshop(NamedTuple):
         )
         final.write(place.staged, sync=False)  # which publishing makes it
         directory = artifact_directory(self.project, target)
-        if final.action != "restored":
+        if final.action != Done.RESTORED:
             self.store.share_weights(place.staged / MODEL)
         publish_directory(place.staged, directory)
-        if final.action != "restored":
+        if final.action != Done.RESTORED:
             self.store.put(final, directory)
         self.store.register(self.project.artifacts)
         return final

@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from aoti_build.artifact.fingerprint import Reason
 from aoti_build.artifact.manifest import MODEL, Manifest
+from aoti_build.artifact.reasons import Reason
 from aoti_build.errors import AotiBuildError
 from aoti_build.models_file.project import Target
+from aoti_build.planning.actions import Done
 from aoti_build.planning.index import Published
-
-FAILED, NOT_STARTED, RECHECKED, REPRODUCED = "failed", "not-started", "rechecked", "reproduced"
 
 
 @dataclass(frozen=True)
@@ -22,7 +21,7 @@ class Outcome:
     `baseline` what the model loses against that, if it was made or checked now."""
 
     target: Target
-    action: str
+    action: Done
     reasons: tuple[Reason, ...] = ()
     published: Published | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
@@ -33,7 +32,7 @@ class Outcome:
 
 def outcome_of(
     target: Target,
-    action: str,
+    action: Done,
     reasons: tuple[Reason, ...],
     manifest: Manifest | None,
     *,

@@ -12,6 +12,7 @@ from dataclasses import replace
 from aoti_build.artifact.manifest import Manifest
 from aoti_build.artifact.paths import artifact_directory
 from aoti_build.artifact.verification import is_verified
+from aoti_build.planning.actions import Done
 from aoti_build.planning.plan import Step
 from aoti_build.work.context import Workshop
 
@@ -36,7 +37,7 @@ def restore(shop: Workshop, step: Step) -> Manifest | None:
                 shop, target, place, place.staged, stored.requires, stored.signature
             )
         reasons = tuple(reason.as_json() for reason in step.reasons)
-        manifest = replace(stored, check=check, action="restored", reasons=reasons)
+        manifest = replace(stored, check=check, action=Done.RESTORED, reasons=reasons)
         published = shop.publish(target, place, manifest, {}, started)
         if stored.unchecked and not published.unchecked:
             shop.store.put(published, artifact_directory(shop.project, target))

@@ -11,18 +11,19 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from aoti_build.artifact.fingerprint import Reason
 from aoti_build.artifact.manifest import Manifest, read_manifest
 from aoti_build.artifact.paths import artifact_directory, inductor_cache_root, lock_path
+from aoti_build.artifact.reasons import Reason
 from aoti_build.common.locks import lock
 from aoti_build.common.publication import recover_directory
 from aoti_build.common.resources import JOB_MEMORY, available_memory, usable_processors
 from aoti_build.common.writing import disk_error
 from aoti_build.errors import AotiBuildError, Interrupted
 from aoti_build.models_file.project import Target
-from aoti_build.planning.plan import RECHECK, RESTORE, UP_TO_DATE, Step, plan_target
+from aoti_build.planning.actions import Action, Done
+from aoti_build.planning.plan import Step, plan_target
 from aoti_build.work.context import Workshop
-from aoti_build.work.outcome import FAILED, NOT_STARTED, RECHECKED, REPRODUCED, Outcome, outcome_of
+from aoti_build.work.outcome import Outcome, outcome_of
 from aoti_build.work.restore import restore
 from aoti_build.work.worker import allow_starts, check_stopping, stop_all
 
@@ -67,7 +68,7 @@ class Builder:
         error.target = step.target.name
         found = read_manifest(artifact_directory(self.shop.project, step.target))
         manifest = found if isinstance(found, Manifest) else None
-        return outcome_of(step.target, FAILED, step.reasons, manifest, error=error)
+        return outcome_of(step.target, Done.FAILED, step.reasons, manifest, error=error)
 
     def _locked(self, step: Step) -> Outcome:
         target, waited = step.target, False
@@ -84,7 +85,7 @@ class Builder:
             recover_directory(artifact_directory(project, target))
             fresh = step
             if (
-                waited or step.action != RESTORE
+                waited or step.action != Action.RESTORE
             ):  # a second restore costs less than to look whether it is needed
                 # What another build has just made is fresh enough even for --force.
                 fresh = plan_target(
@@ -94,24 +95,23 @@ class Builder:
             if not self.check_reproducible:
                 return outcome
             self._target_builder().reproduce(replace(fresh, manifest=manifest))
-            return replace(outcome, action=REPRODUCED)
+            return replace(outcome, action=Done.REPRODUCED)
 
     def _act(self, step: Step) -> tuple[Outcome, Manifest | None]:
         """Do what the step says; its outcome and the manifest that is published then."""
-        if step.action == UP_TO_DATE:
-            return outcome_of(step.target, UP_TO_DATE, (), step.manifest), step.manifest
-        if step.action == RECHECK:
+        if step.action == Action.UP_TO_DATE:
+            return outcome_of(step.target, Done.UP_TO_DATE, (), step.manifest), step.manifest
+        if step.action == Action.RECHECK:
             manifest = self._target_builder().recheck(step)
-            return outcome_of(step.target, RECHECKED, step.reasons, manifest), manifest
-        restored = restore(self.shop, step) if step.action == RESTORE else None
+            return outcome_of(step.target, Done.RECHECKED, step.reasons, manifest), manifest
+        restored = restore(self.shop, step) if step.action == Action.RESTORE else None
         made = restored or self._target_builder().build(step, from_nothing=self.force)
         reasons = tuple(Reason(**reason) for reason in made.reasons)
-        return outcome_of(step.target, made.action, reasons, made, seconds=made.seconds), made
+        return outcome_of(step.target, Done(made.action), reasons, made, seconds=made.seconds), made
 
     def _target_builder(self) -> TargetBuilder:
-        from aoti_build.work.target import (
-            TargetBuilder,
-        )  # with all it imports; a restore needs none of it
+        # Imported here because a restore needs nothing of it.
+        from aoti_build.work.target import TargetBuilder
 
         return TargetBuilder(self.shop)
 
@@ -148,10 +148,10 @@ def run_all(
                     outcome = future.result()
                     outcomes[running.pop(future).target.name] = outcome
                     builder.progress(outcome.target, outcome.action)
-                    if outcome.action == FAILED and not keep_going:
+                    if outcome.action == Done.FAILED and not keep_going:
                         outcomes |= {
                             step.target.name: outcome_of(
-                                step.target, NOT_STARTED, step.reasons, step.manifest
+                                step.target, Done.NOT_STARTED, step.reasons, step.manifest
                             )
                             for step in waiting
                         }

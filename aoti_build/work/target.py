@@ -11,16 +11,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from aoti_build.artifact.fingerprint import Parts, Reason, spec_parts
+from aoti_build.artifact.fingerprint import Parts, spec_parts
 from aoti_build.artifact.manifest import MODEL, Manifest
 from aoti_build.artifact.paths import inductor_cache_root
 from aoti_build.artifact.provenance import provenance
+from aoti_build.artifact.reasons import Reason, ReasonKind
 from aoti_build.common.digests import digest_file
 from aoti_build.errors import BuildError, EditedMeanwhile
 from aoti_build.host import compatibility
 from aoti_build.models_file.project import Target
 from aoti_build.models_file.records import target_to_json
 from aoti_build.models_file.weights import weights_files
+from aoti_build.planning.actions import Done
 from aoti_build.planning.current_state import toolchain_parts, weight_parts
 from aoti_build.planning.plan import Step
 from aoti_build.work.check import CheckAhead, check_or_say, places
@@ -220,18 +222,18 @@ def _repack_is_likely(step: Step) -> bool:
     kinds = {reason.reason for reason in step.reasons}
     return (
         apart
-        and not kinds & {"config-changed", "toolchain-changed", "forced"}
-        and not kinds <= {"source-changed"}
+        and not kinds & {ReasonKind.CONFIG_CHANGED, ReasonKind.TOOLCHAIN_CHANGED, ReasonKind.FORCED}
+        and not kinds <= {ReasonKind.SOURCE_CHANGED}
     )
 
 
-def _action(done: str, step: Step, graph_key: str) -> str:
+def _action(done: str, step: Step, graph_key: str) -> Done:
     """The contract's word for what was done: weights-only when this target's own code was kept."""
     if done == COMPILE:
-        return "compiled"
+        return Done.COMPILED
     if done == REPACK and step.manifest is not None and step.manifest.graph_key == graph_key:
-        return "repacked"
-    return "reused"
+        return Done.REPACKED
+    return Done.REUSED
 
 
 def _explained(step: Step, done: str, graph_key: str) -> tuple[Reason, ...]:
@@ -240,9 +242,9 @@ def _explained(step: Step, done: str, graph_key: str) -> tuple[Reason, ...]:
     if done != COMPILE or old is None or old.weights.get("apart") is not False:
         return step.reasons
     if old.graph_key == graph_key or {reason.reason for reason in step.reasons} == {
-        "weights-changed"
+        ReasonKind.WEIGHTS_CHANGED
     }:
-        return (*step.reasons, Reason("weights-in-code", str(old.weights.get("why"))))
+        return (*step.reasons, Reason(ReasonKind.WEIGHTS_IN_CODE, str(old.weights.get("why"))))
     return step.reasons
 
 

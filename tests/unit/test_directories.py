@@ -12,7 +12,7 @@ import pytest
 
 from aoti_build.artifact import paths
 from aoti_build.common import directories
-from aoti_build.errors import UNFIT_TOOLCHAIN, DirectoryError
+from aoti_build.errors import DirectoryError, ExitCode
 from aoti_build.work.worker import _own_variables
 
 OTHER = 20001  # a user that owns nothing here
@@ -103,7 +103,7 @@ def test_nothing_is_made_below_what_others_can_change(
     monkeypatch.setenv(directories.BUILD_VARIABLE, str(place / above))
     with pytest.raises(DirectoryError) as caught:
         directories.build_cache()
-    assert caught.value.exit_code == UNFIT_TOOLCHAIN
+    assert caught.value.exit_code == ExitCode.UNFIT_TOOLCHAIN
     assert f"{place} can be written to by others (mode {bits:04o})" in str(caught.value.cause)
     assert f"chmod go-w {place}" in str(caught.value.hint)
     assert f"let {directories.BUILD_VARIABLE} name" in str(caught.value.hint)

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from aoti_build.artifact.fingerprint import REASONS, Fingerprint, Reason, spec_parts
+from aoti_build.artifact.fingerprint import Fingerprint, spec_parts
+from aoti_build.artifact.reasons import REASON_OF_GROUP, Reason
 from aoti_build.models_file import Dim, Model, Source, Target, TensorInput
 from aoti_build.models_file.project import Weights
 
@@ -38,11 +39,11 @@ ALIKE = st.sampled_from(
 TEXTS = st.text(min_size=1, max_size=6)
 NAMES = st.sampled_from(["model.py", "helper.py", "torch", "seed", "a.b", "ä"])
 PARTS = st.fixed_dictionaries(
-    {group: st.dictionaries(NAMES, VALUES, max_size=3) for group in REASONS}
+    {group: st.dictionaries(NAMES, VALUES, max_size=3) for group in REASON_OF_GROUP}
 )
 
 
-@given(PARTS, st.sampled_from(sorted(REASONS)), NAMES, TEXTS)
+@given(PARTS, st.sampled_from(sorted(REASON_OF_GROUP)), NAMES, TEXTS)
 def test_any_single_change_changes_the_key_and_is_named(
     parts: dict[str, dict[str, Any]], group: str, name: str, value: str
 ) -> None:
@@ -51,8 +52,8 @@ def test_any_single_change_changes_the_key_and_is_named(
     changed = {**parts, group: {**parts[group], name: value}}
     before, after = Fingerprint(parts), Fingerprint(changed)
     assert before.key != after.key
-    assert list(after.differences(parts)) == [Reason(REASONS[group], name, old, value)]
-    assert list(before.differences(changed)) == [Reason(REASONS[group], name, value, old)]
+    assert list(after.differences(parts)) == [Reason(REASON_OF_GROUP[group], name, old, value)]
+    assert list(before.differences(changed)) == [Reason(REASON_OF_GROUP[group], name, value, old)]
 
 
 @given(PARTS)
@@ -75,8 +76,8 @@ def test_differences_name_exactly_what_differs(
 ) -> None:
     found = {(reason.reason, reason.what) for reason in Fingerprint(one).differences(other)}
     expected = {
-        (REASONS[group], name)
-        for group in REASONS
+        (REASON_OF_GROUP[group], name)
+        for group in REASON_OF_GROUP
         for name in {*one[group], *other[group]}
         if one[group].get(name) != other[group].get(name)
     }

@@ -21,7 +21,6 @@ from referencing import Registry, Resource
 from small_projects import RAN, REPOSITORY, TWO_MODELS, publish_fake, write_project
 
 import aoti_build
-from aoti_build.artifact.fingerprint import Reason
 from aoti_build.artifact.manifest import GOLDEN, MODEL, VERIFY, FileRecord, Manifest
 from aoti_build.artifact.paths import (
     artifact_directory,
@@ -29,6 +28,7 @@ from aoti_build.artifact.paths import (
     passed_checks_path,
     project_cache_path,
 )
+from aoti_build.artifact.reasons import Reason
 from aoti_build.commands.build import BuildReport, PlanReport, plan
 from aoti_build.commands.clean import CleanReport
 from aoti_build.commands.doctor import DoctorReport
@@ -45,8 +45,9 @@ from aoti_build.errors import ArtifactError, BuildError, Problem, SpecError, Ver
 from aoti_build.host import compatibility
 from aoti_build.host.checks.finding import Finding
 from aoti_build.models_file import Project, load_project
+from aoti_build.planning.actions import Action
 from aoti_build.planning.index import Published
-from aoti_build.planning.plan import UNAVAILABLE, Plan, Step
+from aoti_build.planning.plan import Plan, Step
 from aoti_build.runtime import private
 from aoti_build.runtime.package import admit
 from aoti_build.store.kernels import KernelCache
@@ -528,7 +529,7 @@ def _plan(project: Project, manifest: Manifest) -> Plan:
                 (Reason("unchecked", "this processor lacks avx512f"),),
                 _unchecked(manifest),
             ),
-            Step(second, UNAVAILABLE, (Reason("no-device", "cuda"),)),
+            Step(second, Action.UNAVAILABLE, (Reason("no-device", "cuda"),)),
         )
     )
 

@@ -27,7 +27,7 @@ from aoti_build.artifact.paths import artifact_directory
 from aoti_build.commands.build import build
 from aoti_build.commands.gc import gc
 from aoti_build.commands.why import Explanation, why
-from aoti_build.errors import USAGE
+from aoti_build.errors import ExitCode
 from aoti_build.models_file import Project
 from aoti_build.report import text
 from aoti_build.store.interface import Store
@@ -201,7 +201,7 @@ def test_an_amount_that_is_none_is_wrong_usage(option: str, typed: str) -> None:
 
     with pytest.raises(UsageError, match=option) as caught:
         amount(option, typed, SIZES if option == "--max-size" else AGES)
-    assert caught.value.exit_code == USAGE
+    assert caught.value.exit_code == ExitCode.USAGE
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_projects import sealed
 
-from aoti_build.artifact.fingerprint import REASONS
 from aoti_build.artifact.manifest import (
     GOLDEN,
     MANIFEST,
@@ -25,6 +24,7 @@ from aoti_build.artifact.manifest import (
     NoManifest,
     read_manifest,
 )
+from aoti_build.artifact.reasons import REASON_OF_GROUP
 from aoti_build.common.digests import block_digest, block_size, digest_bytes
 
 NO_WRITES = {"inputs": [], "buffers": []}
@@ -35,7 +35,7 @@ MANIFEST_VALUE = Manifest(
     graph_key="b" * 64,
     weights={"apart": True, "alignment": 64},
     source={
-        **{group: {} for group in REASONS},
+        **{group: {} for group in REASON_OF_GROUP},
         "spec": {"seed": 0, "kwargs.width": [1, 2]},
         "sources": {"model.py": "c" * 64, "gone.py": None},
     },
@@ -570,3 +570,16 @@ def test_no_file_has_more_than_64_blocks(size: int) -> None:
     block = block_size(size)
     assert block >= BLOCK
     assert -(-size // block) <= 64
+
+
+def test_a_manifest_without_a_later_group_is_out_of_date_and_not_damaged(
+    project: Project, published: Path
+) -> None:
+    """What a release that adds a group to the source key finds of earlier artifacts."""
+    document = json.loads((published / MANIFEST).read_text())
+    assert document["source"].pop("variables") == {}
+    document["source"].pop("modules")
+    (published / MANIFEST).write_text(json.dumps(sealed(document)))
+    manifest = read_manifest(published)
+    assert isinstance(manifest, Manifest)
+    assert manifest.source["modules"] == {}

@@ -21,7 +21,7 @@ from small_projects import REAL_PYTHON, REPOSITORY, write_project
 from aoti_build.artifact import paths
 from aoti_build.common import directories, outputs
 from aoti_build.common.publication import staging
-from aoti_build.errors import UNFIT_TOOLCHAIN, VERIFICATION_FAILED, DirectoryError
+from aoti_build.errors import DirectoryError, ExitCode
 from aoti_build.host.checks import directories as directory_checks
 from aoti_build.runtime import private
 from aoti_build.work import runner
@@ -121,7 +121,7 @@ def test_who_makes_the_directory_first_gets_nothing_run(
         assert as_user(VICTIM, find, **environment) is None, "packages are loaded without it"
         return
     said = as_user(VICTIM, lambda: refusal(find), **environment)
-    assert said.startswith(f"{UNFIT_TOOLCHAIN}: ")
+    assert said.startswith(f"{ExitCode.UNFIT_TOOLCHAIN}: ")
     assert f"belongs to user {ATTACKER}" in said
     assert "AOTI_BUILD" in said
 
@@ -259,15 +259,15 @@ def container(shared: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     [
         ("status", 0, {}),
         ("why", 0, {}),
-        ("inspect", VERIFICATION_FAILED, {}),
+        ("inspect", ExitCode.VERIFICATION_FAILED, {}),
         ("schema", 0, {}),
         ("clean", 0, {}),
         ("gc --max-size 1g", 0, {}),
         ("build --dry-run", 0, {}),
-        ("build", UNFIT_TOOLCHAIN, {"XDG_CACHE_HOME": "/"}),
-        ("verify", VERIFICATION_FAILED, {}),
-        ("run", VERIFICATION_FAILED, {}),
-        ("doctor --quick --device cpu", UNFIT_TOOLCHAIN, {"XDG_CACHE_HOME": "/"}),
+        ("build", ExitCode.UNFIT_TOOLCHAIN, {"XDG_CACHE_HOME": "/"}),
+        ("verify", ExitCode.VERIFICATION_FAILED, {}),
+        ("run", ExitCode.VERIFICATION_FAILED, {}),
+        ("doctor --quick --device cpu", ExitCode.UNFIT_TOOLCHAIN, {"XDG_CACHE_HOME": "/"}),
     ],
 )
 def test_a_user_who_is_a_mere_number(
@@ -279,7 +279,7 @@ def test_a_user_who_is_a_mere_number(
 ) -> None:
     answer = container(*words.split(), **home)
     assert (answer.returncode, "Traceback" in answer.stderr) == (code, False), answer.stderr
-    if code == UNFIT_TOOLCHAIN:
+    if code == ExitCode.UNFIT_TOOLCHAIN:
         assert "let AOTI_BUILD_CACHE name a directory of your own" in answer.stdout + answer.stderr
     left = {path.name for path in (shared / "project").iterdir()}
     assert left <= {

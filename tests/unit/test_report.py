@@ -13,7 +13,7 @@ from small_projects import (
     write_project,
 )
 
-from aoti_build.artifact.fingerprint import Reason
+from aoti_build.artifact.reasons import Reason
 from aoti_build.commands.build import BuildReport, plan
 from aoti_build.commands.clean import CleanReport
 from aoti_build.commands.status import StatusReport, status

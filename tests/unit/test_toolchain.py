@@ -9,7 +9,7 @@ import pytest
 from small_projects import forget_installed
 
 from aoti_build.common.digests import canonical_json
-from aoti_build.errors import UNFIT_TOOLCHAIN, ToolchainError
+from aoti_build.errors import ExitCode, ToolchainError
 from aoti_build.host import cuda, distributions, installed_torch, programs, toolchain
 from aoti_build.host.devices import device_named
 
@@ -40,7 +40,7 @@ def test_without_torch_there_is_nothing_to_build_with(monkeypatch: pytest.Monkey
     monkeypatch.setattr(distributions, "version_of", lambda _: None)
     with pytest.raises(ToolchainError, match="torch is not installed") as caught:
         toolchain.facts("cpu")
-    assert caught.value.exit_code == UNFIT_TOOLCHAIN
+    assert caught.value.exit_code == ExitCode.UNFIT_TOOLCHAIN
     assert caught.value.hint
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from aoti_build.errors import USAGE, SpecError
+from aoti_build.errors import ExitCode, SpecError
 from aoti_build.models_file import Project
 from aoti_build.models_file.resolve import parse
 
@@ -45,7 +45,7 @@ def read(root: Path, text: str) -> Project:
 def problems(root: Path, text: str) -> list[str]:
     with pytest.raises(SpecError) as caught:
         read(root, text)
-    assert caught.value.exit_code == USAGE
+    assert caught.value.exit_code == ExitCode.USAGE
     assert caught.value.file == "models.yaml"
     return [f"{problem.line}:{problem.column}: {problem.text}" for problem in caught.value.problems]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from aoti_build.errors import USAGE, UsageError
+from aoti_build.errors import ExitCode, UsageError
 from aoti_build.models_file import Model, Source, Target, select
 
 
@@ -56,7 +56,7 @@ def test_globs_keep_the_order_of_the_file(pattern: str | None, indices: list[int
 def test_a_glob_that_matches_nothing_names_what_is_near_and_what_there_is() -> None:
     with pytest.raises(UsageError) as caught:
         select(TARGETS, "encoder,resnt18/cpu,zzz,Encoder")
-    assert caught.value.exit_code == USAGE
+    assert caught.value.exit_code == ExitCode.USAGE
     assert "'resnt18/cpu' (did you mean 'resnet18/cpu' or " in caught.value.message
     assert "'Encoder' (did you mean 'encoder'?)" in caught.value.message
     assert "'zzz'" in caught.value.message
