@@ -46,11 +46,8 @@ Presets = Mapping[str, Mapping[str, Any]]
 
 # What a device's targets are compiled for: the field below the device's own key.
 FLOOR_FIELDS = {"cpu": "isa", "cuda": "arch"}
-MODEL_FIELDS = (
-    "source", "kwargs", "seed", "weights", "files", "inputs", "devices", "inductor_configs",
-    "tolerance", "cpu", "cuda", "golden", "image", "imports", "outputs", "dtype", "baseline",
-    "method", "strict",
-)  # fmt: skip
+# Fields of a model whose entries have their own positions.
+FIELDS_WITH_PARTS = ("inputs", "dims", "files", "imports", "weights")
 
 
 def parse(content: str | bytes, file: Path) -> Project:
@@ -92,13 +89,12 @@ class _Resolver:
 
     def __init__(self, document: yaml_source.Document) -> None:
         self.document = document
+        self.data = document.root.data
         self.problems = list(document.problems)
         self.broken = _Broken(document.broken)
 
     def targets(self) -> tuple[Target, ...]:
-        edition = (
-            self.document.data.get("edition") if isinstance(self.document.data, dict) else None
-        )
+        edition = self.data.get("edition") if isinstance(self.data, dict) else None
         if type(edition) is int and edition != schema.EDITION:
             # Whatever else seems wrong may be right in that edition.
             self.add(
@@ -122,8 +118,9 @@ class _Resolver:
     # Reading what is there and sound
 
     def add(self, path: Where, text: str, *, at_key: bool = False) -> None:
-        place = self.document.key(path) if at_key else self.document.value(path)
-        self.problems.append(Problem(place.line, place.column, text))
+        node = self.document.at(path)
+        position = node.key if at_key else node.value
+        self.problems.append(Problem(position.line, position.column, text))
 
     def sound(self, path: Where, *, throughout: bool = False) -> bool:
         """Whether nothing is wrong with `path` itself or around it; `throughout`: nor with anything
@@ -134,7 +131,7 @@ class _Resolver:
         """The data at `path`, or `default` if it is absent or broken."""
         if not self.sound(path, throughout=throughout):
             return default
-        data = self.document.data
+        data = self.data
         for part in path:
             if isinstance(data, dict) and part not in data:
                 return default
@@ -152,7 +149,7 @@ class _Resolver:
 
     def _check_types(self) -> None:
         try:
-            schema.File.model_validate(self.document.data)
+            schema.File.model_validate(self.data)
         except ValidationError as errors:
             for error in errors.errors(include_url=False):
                 self._add_type_error(error)
@@ -175,11 +172,11 @@ class _Resolver:
     def _check_case(self, path: Where, taken: tuple[str, ...]) -> None:
         """Names become directories, and on many disks two that differ only in case are one."""
         seen = {name.casefold(): name for name in taken}
+        entries = self.document.at(path).parts
         for name in self.keys(path):
             other = seen.setdefault(name.casefold(), name)
             if other != name:
-                first = self.document.keys.get((*path, other))
-                where = f" (line {first.line})" if first else ""
+                where = f" (line {entries[other].key.line})" if other in entries else ""
                 text = (
                     f"{name!r} and {other!r}{where} differ only in case: on some disks they are one"
                     " directory"
@@ -383,7 +380,8 @@ class _Resolver:
         at = (*path, "value")
         for field, text in rules.constant_complaints(schema.ConstantInput.model_validate(data)):
             self.add((*path, field), text, at_key=True)
-        if data["value"] is None and self.document.values[at] == self.document.keys[at]:
+        node = self.document.at(at)
+        if node.data is None and node.value == node.key:
             self.add(at, "'value' has no value; for None write null")
         for bad in rules.not_finite(data["value"], at):
             self.add(
@@ -475,23 +473,13 @@ class _Resolver:
 
     def _positions(self, at: Where) -> dict[str, Position]:
         """Where the parts of a model stand, for errors found after parsing."""
-        paths: dict[str, Where] = {"": at, **{field: (*at, field) for field in MODEL_FIELDS}}
-        for field in ("inputs", "dims", "files", "imports", "weights"):
-            value = self.get((*at, field))
-            parts = (
-                value
-                if isinstance(value, dict)
-                else range(len(value))
-                if isinstance(value, list)
-                else ()
-            )
-            paths.update({f"{field}.{part}": (*at, field, part) for part in parts})
-        place = {
-            name: self.document.place(path)
-            for name, path in paths.items()
-            if path in self.document.keys
-        }
-        return {**place, "": self.document.key(at)}
+        model = self.document.at(at)
+        positions = {"": model.key}
+        for field, node in model.parts.items():
+            positions[str(field)] = node.seen
+            if field in FIELDS_WITH_PARTS:
+                positions |= {f"{field}.{name}": part.seen for name, part in node.parts.items()}
+        return positions
 
 
 def _is_mark(part: str | int) -> bool:

@@ -80,7 +80,7 @@ def shown(text: str) -> str:
     return repr(text if len(text) <= SHOWN_TEXT else text[: SHOWN_TEXT - 3] + "...")
 
 
-def found(value: object) -> str:
+def in_words(value: object) -> str:
     """What stands in the file, in YAML's terms."""
     if value is None:
         return "nothing"
@@ -132,7 +132,7 @@ def sentence(error: ErrorDetails, path: Sequence[str | int], known_keys: Iterabl
     answers = {
         "name": name,
         "parent": label(path[:-1]),
-        "found": found(value),
+        "found": in_words(value),
         "value": value,
         "msg": error["msg"],
     }
@@ -156,4 +156,4 @@ def _number_hint(kind: str, value: object) -> str:
 def _not_a_choice(name: str, value: object, context: Mapping[str, Any]) -> str:
     choices = re.findall(r"'([^']*)'", context["expected"])
     near = did_you_mean(nearest(value, choices)) if isinstance(value, str) else ""
-    return f"{name} is {found(value)}; it must be one of {', '.join(choices)}{near}"
+    return f"{name} is {in_words(value)}; it must be one of {', '.join(choices)}{near}"
