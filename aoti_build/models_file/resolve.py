@@ -162,10 +162,10 @@ class _Resolver:
         if not self.sound(path):
             return
         wire = schema.wire_type_at(path[:-1])
-        known = wire.model_fields if wire else ()
-        place = path[:-1] if error["type"] == "missing" else path
+        fields = wire.model_fields if wire else ()
+        at = path[:-1] if error["type"] == "missing" else path
         at_key = is_key or error["type"] in ("extra_forbidden", "missing", "no_value")
-        self.add(place, sentence(error, path, known), at_key=at_key)
+        self.add(at, sentence(error, path, fields), at_key=at_key)
         if not is_key:
             self.broken.add(path)
 
@@ -213,14 +213,12 @@ class _Resolver:
     def _floors(self, path: Where) -> dict[str, Where]:
         """What a device's targets are compiled for, each with its place: one value, or the entries
         of a list."""
-        given = self.get(path, NATIVE, throughout=False)
-        if isinstance(given, str):
-            return {given: path}
-        self._check_repeats(path, given)
-        entries = {
-            name: (*path, index) for index, name in enumerate(given) if self.sound((*path, index))
-        }
-        return entries or {NATIVE: path}
+        floors = self.get(path, NATIVE, throughout=False)
+        if isinstance(floors, str):
+            return {floors: path}
+        self._check_repeats(path, floors)
+        sound = [index for index in range(len(floors)) if self.sound((*path, index))]
+        return {floors[index]: (*path, index) for index in sound} or {NATIVE: path}
 
     def _check_variant(self, target: Target, other: Target, path: Where) -> None:
         """A preset may have the name of a floor; the two targets would be one directory."""
@@ -365,10 +363,7 @@ class _Resolver:
         data = self.get(path, [], throughout=False)
         if isinstance(data, str):
             return self._source(path)
-        names: list[str] | list[int] = (
-            list(data) if isinstance(data, dict) else list(range(len(data)))
-        )
-        inputs = (self._input((*path, name)) for name in names)
+        inputs = (self._input((*path, name)) for name in _names_in(data))
         return tuple(one for one in inputs if one)
 
     def _input(self, path: Where) -> TensorInput | ConstantInput | None:
@@ -407,14 +402,14 @@ class _Resolver:
         dims, tensors = (*at, "dims"), (*at, "inputs")
         declared = dict.fromkeys(self.keys(dims))
         valid = {dim.name: dim for dim in sound if not any(rules.dim_complaints(dim))}
-        found = []
+        varying = []
         for path in self._shape_entries(tensors):
             text = self.get(path)
             if not isinstance(text, str):
                 continue
             # A declared name that is no Python name is wrong at the dim.
             size = sizes.Size((sizes.Term(text),)) if text in declared else sizes.parse(text)
-            found.append(size)
+            varying.append(size)
             for name in size.names:
                 if name not in declared and self.sound(dims):
                     near = did_you_mean(nearest(name, declared))
@@ -424,25 +419,29 @@ class _Resolver:
                     self.add(path, complaint)
         # A callable may use any dim, and a broken input may be the one that does.
         if isinstance(inputs, tuple) and self.sound(tensors, throughout=True):
-            used, untold = {name for size in found for name in size.names}, rules.untold(found)
-            for name in declared:
-                if name not in used:
-                    text = (
-                        f"the dim {shown(name)} is used in no shape; remove it, or name it in one"
-                    )
-                    self.add((*dims, name), text, at_key=True)
-                elif name in untold:
-                    text = (
-                        f"no shape tells the dim {shown(name)}: where it is named, another dim is"
-                        " not known either; "
-                    )
-                    self.add((*dims, name), text + "name it by itself in a shape", at_key=True)
+            self._check_determined(dims, declared, varying)
+
+    def _check_determined(
+        self, dims: Where, declared: Iterable[str], varying: list[sizes.Size]
+    ) -> None:
+        """Every declared dim is named in a shape, and follows from the shapes of a call."""
+        used, untold = {name for size in varying for name in size.names}, rules.untold(varying)
+        for name in declared:
+            if name not in used:
+                text = f"the dim {shown(name)} is used in no shape; remove it, or name it in one"
+                self.add((*dims, name), text, at_key=True)
+            elif name in untold:
+                text = (
+                    f"no shape tells the dim {shown(name)}: where it is named, another dim is not"
+                    " known either; name it by itself in a shape"
+                )
+                self.add((*dims, name), text, at_key=True)
 
     def _shape_entries(self, inputs: Where) -> Iterator[Where]:
         data = self.get(inputs, [], throughout=False)
         if isinstance(data, str):
             return
-        for name in data if isinstance(data, dict) else range(len(data)):
+        for name in _names_in(data):
             shape: Where = (*inputs, name, "shape")
             for index in range(len(self.get(shape, [], throughout=False))):
                 yield (*shape, index)
@@ -480,6 +479,11 @@ class _Resolver:
             if field in FIELDS_WITH_PARTS:
                 positions |= {f"{field}.{name}": part.seen for name, part in node.parts.items()}
         return positions
+
+
+def _names_in(data: dict[str, Any] | list[Any]) -> Iterable[str | int]:
+    """The keys of a mapping, or the indices of a list."""
+    return data if isinstance(data, dict) else range(len(data))
 
 
 def _is_mark(part: str | int) -> bool:

@@ -69,10 +69,10 @@ def did_you_mean(matches: Sequence[str]) -> str:
 def unknown(what: str, word: str, options: Iterable[str]) -> str:
     """The sentence for a name that is not one of `options`, with the one that was probably meant,
     or else all."""
-    known = list(islice(options, COMPARED + 1))
-    more = ", and more" if len(known) > LISTED else ""
-    listed = f" (known: {', '.join(known[:LISTED])}{more})"
-    return f"unknown {what} {shown(word)}" + (did_you_mean(nearest(word, known)) or listed)
+    compared = list(islice(options, COMPARED + 1))
+    more = ", and more" if len(compared) > LISTED else ""
+    listed = f" (known: {', '.join(compared[:LISTED])}{more})"
+    return f"unknown {what} {shown(word)}" + (did_you_mean(nearest(word, compared)) or listed)
 
 
 def shown(text: str) -> str:
