@@ -20,7 +20,7 @@ from aoti_build.common.digests import canonical_json, digest_bytes, digest_json
 if TYPE_CHECKING:  # whoever only reads manifests, a service that loads one, needs no models.yaml
     from aoti_build.models_file.project import ConstantInput, Model, Target, TensorInput
 
-KEY_VERSION = 9
+KEY_VERSION = 10
 
 _KWARGS_ORDER = "kwargs order"
 Parts = Mapping[str, Mapping[str, Any]]
@@ -74,6 +74,7 @@ def spec_parts(target: Target) -> dict[str, Any]:
         "device": target.device,
         "source": str(model.source),
         "seed": model.seed,
+        "golden.limit": model.golden_limit,
     }
     parts.update({f"kwargs.{name}": value for name, value in model.kwargs.items()})
     if order := _key_order(model.kwargs):

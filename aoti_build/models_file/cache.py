@@ -28,7 +28,7 @@ FORMAT = "aoti-build/project-cache"
 # Bump when the meaning of a field of the domain types changes, or what the parser makes of a file.
 CACHE_VERSION = 4
 KEPT = 8
-_PLACES = table_of(anything, list_of(whole(1), 2, 2))
+_POSITIONS = table_of(anything, list_of(whole(1), 2, 2))
 
 
 def read_cache(directory: Path, file: Path, content: bytes) -> Project | None:
@@ -37,7 +37,7 @@ def read_cache(directory: Path, file: Path, content: bytes) -> Project | None:
         document = loads(read_owned(_record(directory, content)))
         if document["format"] != FORMAT or document["stamp"] != _stamp(content):
             return None
-        positions = [_places(places) for places in document["positions"]]
+        positions = [_positions(record) for record in document["positions"]]
         targets = tuple(_target(entry, positions) for entry in document["targets"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
         return None
@@ -47,14 +47,13 @@ def read_cache(directory: Path, file: Path, content: bytes) -> Project | None:
 def write_cache(directory: Path, project: Project, content: bytes) -> None:
     """Keep `project`. A disk that refuses loses speed only; nothing is written where `artifacts/`
     is not there yet."""
-    if (
-        not directory.parent.is_dir() or directory.is_symlink()
-    ):  # older records are removed, and not from elsewhere
+    # Older records are removed below, which must not happen where a link leads.
+    if not directory.parent.is_dir() or directory.is_symlink():
         return
     models = list({id(target.model): target.model for target in project.targets}.values())
     index = {id(model): number for number, model in enumerate(models)}
     positions = [
-        {name: [place.line, place.column] for name, place in model.positions.items()}
+        {name: [position.line, position.column] for name, position in model.positions.items()}
         for model in models
     ]
     targets = [_entry(target, index[id(target.model)]) for target in project.targets]
@@ -78,17 +77,17 @@ def _record(directory: Path, content: bytes) -> Path:
     return directory / f"{digest_bytes(content)[:32]}.json"
 
 
-def _places(record: Mapping[str, Any]) -> dict[str, Position]:
-    _PLACES(record)
-    return {name: Position(*place) for name, place in record.items()}
+def _positions(record: Mapping[str, Any]) -> dict[str, Position]:
+    _POSITIONS(record)
+    return {name: Position(*position) for name, position in record.items()}
 
 
 def _target(entry: dict[str, Any], positions: list[dict[str, Position]]) -> Target:
     """Raises what `target_from_json` does, and ValueError for one that is not what was kept."""
-    digest, place = entry.pop("digest"), entry.pop("positions")
+    digest, model_index = entry.pop("digest"), entry.pop("positions")
     if record_digest(entry) != digest:
         raise ValueError("digest")
-    return target_from_json(entry, positions[place], digest)
+    return target_from_json(entry, positions[model_index], digest)
 
 
 def _entry(target: Target, positions: int) -> dict[str, object]:

@@ -215,10 +215,11 @@ def _inputs(record: Any, dims: Mapping[str, Dim]) -> Inputs | Source:
         return _source(record)
     inputs = tuple(map(_tensor_or_constant, record))
     shapes = [tensor.shape for tensor in inputs if isinstance(tensor, TensorInput)]
-    found = [sizes.parse(size) for shape in shapes for size in shape if isinstance(size, str)]
-    if not all(name in dims for size in found for name in size.names) or rules.untold(found):
+    texts = [size for shape in shapes for size in shape if isinstance(size, str)]
+    varying = [sizes.parse(text) for text in texts]
+    if not all(name in dims for size in varying for name in size.names) or rules.untold(varying):
         raise ValueError("shape")
-    for size in found:
+    for size in varying:
         for complaint in rules.size_complaints(size, dims):
             raise ValueError(complaint)
     return inputs

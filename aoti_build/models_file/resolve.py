@@ -43,12 +43,8 @@ from aoti_build.models_file.yaml_source import Where
 WireT = TypeVar("WireT", bound=schema.Wire)
 Presets = Mapping[str, Mapping[str, Any]]
 
-# What a device's targets are compiled for: the field below the device's own key.
-MODEL_FIELDS = (
-    "source", "kwargs", "seed", "weights", "files", "inputs", "devices", "inductor_configs",
-    "tolerance", "cpu", "cuda", "golden", "image", "imports", "outputs", "dtype", "baseline",
-    "method", "strict",
-)  # fmt: skip
+# Fields of a model whose entries have their own positions.
+FIELDS_WITH_PARTS = ("inputs", "dims", "files", "imports", "weights")
 
 
 def parse(content: str | bytes, file: Path) -> Project:
@@ -90,13 +86,12 @@ class _Resolver:
 
     def __init__(self, document: yaml_source.Document) -> None:
         self.document = document
+        self.data = document.root.data
         self.problems = list(document.problems)
         self.broken = _Broken(document.broken)
 
     def targets(self) -> tuple[Target, ...]:
-        edition = (
-            self.document.data.get("edition") if isinstance(self.document.data, dict) else None
-        )
+        edition = self.data.get("edition") if isinstance(self.data, dict) else None
         if type(edition) is int and edition != schema.EDITION:
             # Whatever else seems wrong may be right in that edition.
             self.add(
@@ -120,8 +115,9 @@ class _Resolver:
     # Reading what is there and sound
 
     def add(self, path: Where, text: str, *, at_key: bool = False) -> None:
-        place = self.document.key(path) if at_key else self.document.value(path)
-        self.problems.append(Problem(place.line, place.column, text))
+        node = self.document.at(path)
+        position = node.key if at_key else node.value
+        self.problems.append(Problem(position.line, position.column, text))
 
     def sound(self, path: Where, *, throughout: bool = False) -> bool:
         """Whether nothing is wrong with `path` itself or around it; `throughout`: nor with anything
@@ -132,7 +128,7 @@ class _Resolver:
         """The data at `path`, or `default` if it is absent or broken."""
         if not self.sound(path, throughout=throughout):
             return default
-        data = self.document.data
+        data = self.data
         for part in path:
             if isinstance(data, dict) and part not in data:
                 return default
@@ -150,7 +146,7 @@ class _Resolver:
 
     def _check_types(self) -> None:
         try:
-            schema.File.model_validate(self.document.data)
+            schema.File.model_validate(self.data)
         except ValidationError as errors:
             for error in errors.errors(include_url=False):
                 self._add_type_error(error)
@@ -163,21 +159,21 @@ class _Resolver:
         if not self.sound(path):
             return
         wire = schema.wire_type_at(path[:-1])
-        known = wire.model_fields if wire else ()
-        place = path[:-1] if error["type"] == "missing" else path
+        fields = wire.model_fields if wire else ()
+        at = path[:-1] if error["type"] == "missing" else path
         at_key = is_key or error["type"] in ("extra_forbidden", "missing", "no_value")
-        self.add(place, sentence(error, path, known), at_key=at_key)
+        self.add(at, sentence(error, path, fields), at_key=at_key)
         if not is_key:
             self.broken.add(path)
 
     def _check_case(self, path: Where, taken: tuple[str, ...]) -> None:
         """Names become directories, and on many disks two that differ only in case are one."""
         seen = {name.casefold(): name for name in taken}
+        entries = self.document.at(path).parts
         for name in self.keys(path):
             other = seen.setdefault(name.casefold(), name)
             if other != name:
-                first = self.document.keys.get((*path, other))
-                where = f" (line {first.line})" if first else ""
+                where = f" (line {entries[other].key.line})" if other in entries else ""
                 text = (
                     f"{name!r} and {other!r}{where} differ only in case: on some disks they are one"
                     " directory"
@@ -215,14 +211,12 @@ class _Resolver:
     def _floors(self, path: Where) -> dict[str, Where]:
         """What a device's targets are compiled for, each with its place: one value, or the entries
         of a list."""
-        given = self.get(path, NATIVE, throughout=False)
-        if isinstance(given, str):
-            return {given: path}
-        self._check_repeats(path, given)
-        entries = {
-            name: (*path, index) for index, name in enumerate(given) if self.sound((*path, index))
-        }
-        return entries or {NATIVE: path}
+        floors = self.get(path, NATIVE, throughout=False)
+        if isinstance(floors, str):
+            return {floors: path}
+        self._check_repeats(path, floors)
+        sound = [index for index in range(len(floors)) if self.sound((*path, index))]
+        return {floors[index]: (*path, index) for index in sound} or {NATIVE: path}
 
     def _check_variant(self, target: Target, other: Target, path: Where) -> None:
         """A preset may have the name of a floor; the two targets would be one directory."""
@@ -367,10 +361,7 @@ class _Resolver:
         data = self.get(path, [], throughout=False)
         if isinstance(data, str):
             return self._source(path)
-        names: list[str] | list[int] = (
-            list(data) if isinstance(data, dict) else list(range(len(data)))
-        )
-        inputs = (self._input((*path, name)) for name in names)
+        inputs = (self._input((*path, name)) for name in _names_in(data))
         return tuple(one for one in inputs if one)
 
     def _input(self, path: Where) -> TensorInput | ConstantInput | None:
@@ -382,7 +373,8 @@ class _Resolver:
         at = (*path, "value")
         for field, text in rules.constant_complaints(schema.ConstantInput.model_validate(data)):
             self.add((*path, field), text, at_key=True)
-        if data["value"] is None and self.document.values[at] == self.document.keys[at]:
+        node = self.document.at(at)
+        if node.data is None and node.value == node.key:
             self.add(at, "'value' has no value; for None write null")
         for bad in rules.not_finite(data["value"], at):
             self.add(
@@ -408,14 +400,14 @@ class _Resolver:
         dims, tensors = (*at, "dims"), (*at, "inputs")
         declared = dict.fromkeys(self.keys(dims))
         valid = {dim.name: dim for dim in sound if not any(rules.dim_complaints(dim))}
-        found = []
+        varying = []
         for path in self._shape_entries(tensors):
             text = self.get(path)
             if not isinstance(text, str):
                 continue
             # A declared name that is no Python name is wrong at the dim.
             size = sizes.Size((sizes.Term(text),)) if text in declared else sizes.parse(text)
-            found.append(size)
+            varying.append(size)
             for name in size.names:
                 if name not in declared and self.sound(dims):
                     near = did_you_mean(nearest(name, declared))
@@ -425,25 +417,29 @@ class _Resolver:
                     self.add(path, complaint)
         # A callable may use any dim, and a broken input may be the one that does.
         if isinstance(inputs, tuple) and self.sound(tensors, throughout=True):
-            used, untold = {name for size in found for name in size.names}, rules.untold(found)
-            for name in declared:
-                if name not in used:
-                    text = (
-                        f"the dim {shown(name)} is used in no shape; remove it, or name it in one"
-                    )
-                    self.add((*dims, name), text, at_key=True)
-                elif name in untold:
-                    text = (
-                        f"no shape tells the dim {shown(name)}: where it is named, another dim is"
-                        " not known either; "
-                    )
-                    self.add((*dims, name), text + "name it by itself in a shape", at_key=True)
+            self._check_determined(dims, declared, varying)
+
+    def _check_determined(
+        self, dims: Where, declared: Iterable[str], varying: list[sizes.Size]
+    ) -> None:
+        """Every declared dim is named in a shape, and follows from the shapes of a call."""
+        used, untold = {name for size in varying for name in size.names}, rules.untold(varying)
+        for name in declared:
+            if name not in used:
+                text = f"the dim {shown(name)} is used in no shape; remove it, or name it in one"
+                self.add((*dims, name), text, at_key=True)
+            elif name in untold:
+                text = (
+                    f"no shape tells the dim {shown(name)}: where it is named, another dim is not"
+                    " known either; name it by itself in a shape"
+                )
+                self.add((*dims, name), text, at_key=True)
 
     def _shape_entries(self, inputs: Where) -> Iterator[Where]:
         data = self.get(inputs, [], throughout=False)
         if isinstance(data, str):
             return
-        for name in data if isinstance(data, dict) else range(len(data)):
+        for name in _names_in(data):
             shape: Where = (*inputs, name, "shape")
             for index in range(len(self.get(shape, [], throughout=False))):
                 yield (*shape, index)
@@ -474,23 +470,18 @@ class _Resolver:
 
     def _positions(self, at: Where) -> dict[str, Position]:
         """Where the parts of a model stand, for errors found after parsing."""
-        paths: dict[str, Where] = {"": at, **{field: (*at, field) for field in MODEL_FIELDS}}
-        for field in ("inputs", "dims", "files", "imports", "weights"):
-            value = self.get((*at, field))
-            parts = (
-                value
-                if isinstance(value, dict)
-                else range(len(value))
-                if isinstance(value, list)
-                else ()
-            )
-            paths.update({f"{field}.{part}": (*at, field, part) for part in parts})
-        place = {
-            name: self.document.place(path)
-            for name, path in paths.items()
-            if path in self.document.keys
-        }
-        return {**place, "": self.document.key(at)}
+        model = self.document.at(at)
+        positions = {"": model.key}
+        for field, node in model.parts.items():
+            positions[str(field)] = node.seen
+            if field in FIELDS_WITH_PARTS:
+                positions |= {f"{field}.{name}": part.seen for name, part in node.parts.items()}
+        return positions
+
+
+def _names_in(data: dict[str, Any] | list[Any]) -> Iterable[str | int]:
+    """The keys of a mapping, or the indices of a list."""
+    return data if isinstance(data, dict) else range(len(data))
 
 
 def _is_mark(part: str | int) -> bool:

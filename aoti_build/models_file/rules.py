@@ -111,14 +111,14 @@ def size(text: str) -> str:
 def shape_size(text: str) -> str:
     """A size that follows dims, in its one spelling."""
     try:
-        found = sizes.parse(text)
+        parsed = sizes.parse(text)
     except ValueError as error:
         raise RefusedError(f"{shown(text)} is no size: {error}") from None
-    if not found.terms:
-        raise RefusedError(f"{shown(text)} names no dim; write the number {found.constant}")
-    for name in found.names:
+    if not parsed.terms:
+        raise RefusedError(f"{shown(text)} names no dim; write the number {parsed.constant}")
+    for name in parsed.names:
         identifier(name)
-    return str(found)
+    return str(parsed)
 
 
 def arch(text: str) -> str:
@@ -183,20 +183,18 @@ def constant(value: Any) -> Any:
 def constant_complaints(wire: schema.ConstantInput) -> Complaints:
     """What is wrong with an entry that has a value: other keys describe tensors."""
     for field in wire.model_extra or ():
-        yield (
-            field,
-            (
-                f"value stands alone: the argument is no tensor, so {shown(field)} means nothing;"
-                " remove one"
-            ),
+        text = (
+            f"value stands alone: the argument is no tensor, so {shown(field)} means nothing;"
+            " remove one"
         )
+        yield field, text
 
 
 def _split_hint(text: str) -> str:
-    head, dot, last = text.rpartition(".")
-    return (
-        f" (did you mean '{head}:{last}'?)" if dot and is_dotted_name(text) and last != "py" else ""
-    )
+    if "." not in text or text.endswith(".py") or not is_dotted_name(text):
+        return ""
+    head, _, last = text.rpartition(".")
+    return f" (did you mean '{head}:{last}'?)"
 
 
 def project_path(text: str) -> str:
@@ -243,13 +241,11 @@ def weights_path(text: str) -> str:
 def weights_complaints(weights: schema.Weights) -> Complaints:
     """What is wrong with the rules of a file of weights."""
     if weights.key is not None and ".safetensors" in weights.file:
-        yield (
-            "key",
-            (
-                "a safetensors file has names and no keys; `prefix` chooses the names that begin"
-                " with something"
-            ),
+        text = (
+            "a safetensors file has names and no keys; `prefix` chooses the names that begin with"
+            " something"
         )
+        yield "key", text
     for old, new in weights.rename.items():
         if old.count("*") != new.count("*"):
             counts = f"{shown(old)} has {old.count('*')} * and {shown(new)} has {new.count('*')}"
@@ -265,20 +261,12 @@ def size_in_bytes(text: str) -> int:
 
 def bound_complaints(bounds: schema.OutputTolerance) -> Complaints:
     """What is wrong with the tolerance of one output."""
-    given = [
-        field
-        for field in ("atol", "rtol", "agreement", "iou")
-        if getattr(bounds, field) is not None
-    ]
+    fields = ("atol", "rtol", "agreement", "iou")
+    present = [field for field in fields if getattr(bounds, field) is not None]
     for field in ("agreement", "iou"):
-        if field in given and given != [field]:
-            yield (
-                field,
-                (
-                    f"{field} stands alone: it replaces"
-                    f" {', '.join(name for name in given if name != field)}"
-                ),
-            )
+        others = [name for name in present if name != field]
+        if field in present and others:
+            yield field, f"{field} stands alone: it replaces {', '.join(others)}"
 
 
 def image_complaints(image: schema.Image) -> Complaints:
@@ -316,28 +304,24 @@ def dim_complaints(dim: schema.Dim | project.Dim) -> Complaints:
         if size < 1:
             yield field, f"{field} is {size}; the least is 1, since {SPECIALISES}"
         elif size % step:
+            nearest_sizes = _nearest_multiples(size, step)
             yield (
                 field,
-                (
-                    f"{field} {size} is not a multiple of {step}; the nearest is"
-                    f" {_nearest_multiple(size, step)}"
-                ),
+                f"{field} {size} is not a multiple of {step}; the nearest is {nearest_sizes}",
             )
     if dim.min is not None and low > high >= 1:
         yield "min", f"min {low} is greater than max {high}"
     elif low == high:
-        yield (
-            "max",
-            (
-                f"min and max are both {high}: this dim cannot vary, so write {high} in the shapes"
-                " instead"
-            ),
+        text = (
+            f"min and max are both {high}: this dim cannot vary, so write {high} in the shapes"
+            " instead"
         )
+        yield "max", text
     elif dim.example is not None and high > low >= 1:
         yield from _example_complaints(dim.example, low, high, step)
 
 
-def _nearest_multiple(size: int, step: int) -> str:
+def _nearest_multiples(size: int, step: int) -> str:
     below = size // step * step
     return f"{below} or {below + step}" if below else str(step)
 
@@ -351,12 +335,10 @@ def _example_complaints(size: int, low: int, high: int, step: int) -> Complaints
     elif not low <= size <= high:
         yield "example", f"example {size} is outside the range {low} to {high}"
     elif size % step:
+        nearest_sizes = _nearest_multiples(size, step)
         yield (
             "example",
-            (
-                f"example {size} is not a multiple of {step}; the nearest is"
-                f" {_nearest_multiple(size, step)}"
-            ),
+            f"example {size} is not a multiple of {step}; the nearest is {nearest_sizes}",
         )
     elif size == step:
         text = (
@@ -381,7 +363,7 @@ def size_complaints(size: sizes.Size, dims: Mapping[str, project.Dim]) -> Iterat
             f" {dim.name}"
         )
     if inexact or size.plain:
-        return  # what a dim may be is said at the dim
+        return  # a size that is a dim alone is judged at the dim
     low, high = size.bounds({dim.name: (dim.min, dim.max) for dim in used})
     example = size.at({dim.name: dim.example for dim in used})
     if low < 1:
@@ -389,53 +371,52 @@ def size_complaints(size: sizes.Size, dims: Mapping[str, project.Dim]) -> Iterat
             (dim.name, dim.min if term.factor > 0 else dim.max)
             for term, dim in zip(size.terms, used, strict=True)
         ]
-        said = " and ".join(f"{name} is {end}" for name, end in ends)
-        yield f"{size} is {low} where {said}; the least is 1, since {SPECIALISES}"
+        where = " and ".join(f"{name} is {end}" for name, end in ends)
+        yield f"{size} is {low} where {where}; the least is 1, since {SPECIALISES}"
     elif high > MAX_INT:
         yield f"{size} is up to {high}, more than any size can be"
     elif example < 2:
-        said = " and ".join(f"{dim.name} is {dim.example}" for dim in used)
+        where = " and ".join(f"{dim.name} is {dim.example}" for dim in used)
         yield (
-            f"{size} is {example} in the example, where {said}: {SPECIALISES}; choose a larger"
+            f"{size} is {example} in the example, where {where}: {SPECIALISES}; choose a larger"
             " example"
         )
 
 
-def untold(found: list[sizes.Size]) -> list[str]:
-    """The dims that the sizes of tensors, which are `found`, do not tell, in the order of their
+def untold(tensor_sizes: list[sizes.Size]) -> list[str]:
+    """The dims that these sizes of tensors name and do not determine, in the order of their
     names."""
-    known = {name for _, name in sizes.told(found)}
-    return sorted({name for size in found for name in size.names} - known)
+    determined = {name for _, name in sizes.told(tensor_sizes)}
+    return sorted({name for size in tensor_sizes for name in size.names} - determined)
 
 
 def range_complaints(tensor: schema.TensorInput) -> Complaints:
     """What is wrong with the range that a tensor's values are drawn from."""
     if tensor.probability is not None and tensor.dtype != "bool":
         yield "probability", f"probability means nothing for {tensor.dtype}; it is of bool inputs"
-    given = [
-        (field, value) for field in ("low", "high") if (value := getattr(tensor, field)) is not None
-    ]
-    if not given:
+    bounds = {"low": tensor.low, "high": tensor.high}
+    bounds = {field: value for field, value in bounds.items() if value is not None}
+    if not bounds:
         return
     if tensor.dtype in UNORDERED:
-        yield from (
-            (field, f"{field} means nothing for {tensor.dtype}; remove it") for field, _ in given
-        )
+        for field in bounds:
+            yield field, f"{field} means nothing for {tensor.dtype}; remove it"
         return
     if tensor.dtype in INTEGER_RANGES:
-        complaints = list(_integer_complaints(tensor.dtype, given))
+        complaints = list(_integer_complaints(tensor.dtype, bounds))
         if complaints:
             yield from complaints
             return
     low, high = drawn_from(tensor)
     if low is not None and high is not None and low >= high:
-        words = {"low": f"{low:g} (the default)", "high": f"{high:g} (the default)", **dict(given)}
-        yield given[-1][0], f"low {words['low']} must be less than high {words['high']}"
+        words = {"low": f"{low:g} (the default)", "high": f"{high:g} (the default)", **bounds}
+        last = "high" if "high" in bounds else "low"
+        yield last, f"low {words['low']} must be less than high {words['high']}"
 
 
-def _integer_complaints(dtype: str, given: list[tuple[str, Any]]) -> Complaints:
+def _integer_complaints(dtype: str, bounds: Mapping[str, Any]) -> Complaints:
     least, beyond = INTEGER_RANGES[dtype]
-    for field, value in given:
+    for field, value in bounds.items():
         most = beyond - 1 if field == "low" else beyond
         if not isinstance(value, int):
             yield field, f"{field} is {value}; for {dtype} it must be an integer"
@@ -449,7 +430,9 @@ def drawn_from(tensor: schema.TensorInput) -> tuple[float | int | None, float | 
     if tensor.low is None and tensor.high is None:
         return None, None
     if tensor.dtype in INTEGER_RANGES:
-        return 0 if tensor.low is None else tensor.low, 2 if tensor.high is None else tensor.high
+        low = 0 if tensor.low is None else tensor.low
+        high = 2 if tensor.high is None else tensor.high
+        return low, high
     return float(tensor.low or 0), float(1 if tensor.high is None else tensor.high)
 
 

@@ -355,11 +355,9 @@ class ConstantInput(BaseModel):
 
 
 def _input_kind(value: object) -> str:
-    return (
-        "<constant>"
-        if isinstance(value, (dict, ConstantInput)) and "value" in dict(value)
-        else "<tensor>"
-    )
+    if isinstance(value, (dict, ConstantInput)) and "value" in dict(value):
+        return "<constant>"
+    return "<tensor>"
 
 
 Input = Annotated[

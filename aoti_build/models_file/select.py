@@ -20,14 +20,14 @@ def select(targets: Iterable[Target], pattern: str | None) -> tuple[Target, ...]
     A model's name alone means all its targets. A glob that matches nothing is an error: in a
     release script it is a typing mistake, and doing nothing in silence would pass for success.
     """
-    known = tuple(targets)
+    candidates = tuple(targets)
     if not pattern:
-        return known
+        return candidates
     globs = [glob for part in pattern.split(",") if (glob := part.strip())]
-    idle = [glob for glob in globs if not any(_matches(target, glob) for target in known)]
+    idle = [glob for glob in globs if not any(_matches(target, glob) for target in candidates)]
     if idle or not globs:
-        raise _no_match(idle or [pattern], known)
-    return tuple(target for target in known if any(_matches(target, glob) for glob in globs))
+        raise _no_match(idle or [pattern], candidates)
+    return tuple(target for target in candidates if any(_matches(target, glob) for glob in globs))
 
 
 def _matches(target: Target, glob: str) -> bool:
@@ -36,10 +36,9 @@ def _matches(target: Target, glob: str) -> bool:
 
 def _no_match(globs: Sequence[str], targets: Sequence[Target]) -> UsageError:
     names = [target.name for target in targets]
-    candidates = [*names, *{target.model.name: None for target in targets}]
+    options = [*names, *{target.model.name: None for target in targets}]
     missed = ", ".join(
-        repr(glob) + did_you_mean(nearest(glob, candidates, count=3, among=10_000))
-        for glob in globs
+        repr(glob) + did_you_mean(nearest(glob, options, count=3, among=10_000)) for glob in globs
     )
     if len(names) <= LISTED_TARGETS:
         hint = "the targets are: " + ", ".join(names)

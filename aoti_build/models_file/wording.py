@@ -69,10 +69,10 @@ def did_you_mean(matches: Sequence[str]) -> str:
 def unknown(what: str, word: str, options: Iterable[str]) -> str:
     """The sentence for a name that is not one of `options`, with the one that was probably meant,
     or else all."""
-    known = list(islice(options, COMPARED + 1))
-    more = ", and more" if len(known) > LISTED else ""
-    listed = f" (known: {', '.join(known[:LISTED])}{more})"
-    return f"unknown {what} {shown(word)}" + (did_you_mean(nearest(word, known)) or listed)
+    compared = list(islice(options, COMPARED + 1))
+    more = ", and more" if len(compared) > LISTED else ""
+    listed = f" (known: {', '.join(compared[:LISTED])}{more})"
+    return f"unknown {what} {shown(word)}" + (did_you_mean(nearest(word, compared)) or listed)
 
 
 def shown(text: str) -> str:
@@ -80,7 +80,7 @@ def shown(text: str) -> str:
     return repr(text if len(text) <= SHOWN_TEXT else text[: SHOWN_TEXT - 3] + "...")
 
 
-def found(value: object) -> str:
+def in_words(value: object) -> str:
     """What stands in the file, in YAML's terms."""
     if value is None:
         return "nothing"
@@ -132,7 +132,7 @@ def sentence(error: ErrorDetails, path: Sequence[str | int], known_keys: Iterabl
     answers = {
         "name": name,
         "parent": label(path[:-1]),
-        "found": found(value),
+        "found": in_words(value),
         "value": value,
         "msg": error["msg"],
     }
@@ -156,4 +156,4 @@ def _number_hint(kind: str, value: object) -> str:
 def _not_a_choice(name: str, value: object, context: Mapping[str, Any]) -> str:
     choices = re.findall(r"'([^']*)'", context["expected"])
     near = did_you_mean(nearest(value, choices)) if isinstance(value, str) else ""
-    return f"{name} is {found(value)}; it must be one of {', '.join(choices)}{near}"
+    return f"{name} is {in_words(value)}; it must be one of {', '.join(choices)}{near}"

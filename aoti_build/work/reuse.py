@@ -28,6 +28,7 @@ class Desk(contextlib.ExitStack):
     def __init__(self, shop: Workshop, target: Target, place: Place, *, from_nothing: bool) -> None:
         super().__init__()
         self.store, self.place, self.from_nothing = shop.store, place, from_nothing
+        self.golden_limit = target.model.golden_limit
         self._on_phase, self._before_compile = (
             shop.phases_of(target),
             partial(shop.before_compile, target),
@@ -90,9 +91,12 @@ class Desk(contextlib.ExitStack):
         if hit is None or not self.store.get(hit.files[MODEL], self.place.staged / MODEL):
             return None
         self.action, self._hit = TAKE, hit
+        # With another limit, the golden file held less or more than models.yaml now asks for.
+        same_limit = hit.source["spec"].get("golden.limit") == self.golden_limit
+        golden = self.place.staged / GOLDEN
         return {
             "action": TAKE,
-            "golden": self.store.get(hit.files[GOLDEN], self.place.staged / GOLDEN),
+            "golden": same_limit and self.store.get(hit.files[GOLDEN], golden),
         }
 
     def _repack(self, question: Mapping[str, Any]) -> dict[str, Any] | None:

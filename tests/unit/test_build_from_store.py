@@ -376,6 +376,22 @@ def test_what_is_taken_is_checked_again_if_eager_gives_something_else(
     assert (directory(project) / GOLDEN).read_bytes().endswith(fake_worker.eager)
 
 
+def test_another_golden_limit_makes_the_golden_file_anew_and_compiles_nothing(
+    project: Project, fake_worker: FakeWorker
+) -> None:
+    run(project)
+    fake_worker.calls.clear()
+    smaller = write_project(project.root, ONE_MODEL + "    golden: {limit: 1k}\n")
+    (reason,) = plan_of(smaller).reasons
+    assert (reason.reason, reason.what, reason.new) == ("spec-changed", "golden.limit", 1024)
+    assert actions(run(smaller)) == ["reused"]
+    assert (fake_worker.decisions, fake_worker.calls) == (
+        ["compile", "take"],
+        ["build small", "check"],
+    )
+    assert action_of(smaller) == "up-to-date"
+
+
 def test_a_tolerance_is_checked_again_and_compiles_nothing(
     project: Project, fake_worker: FakeWorker
 ) -> None:
@@ -521,7 +537,6 @@ def edit(project: Project, name: str, text: str) -> None:
         {"reasons": [{"reason": "forced"}]},
         {"seconds": {"total": True}},
         {"key": "../../../outside"},
-        {"source": {}},
     ],
     ids=str,
 )

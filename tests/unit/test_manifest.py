@@ -26,6 +26,7 @@ from aoti_build.artifact.manifest import (
 )
 from aoti_build.artifact.reasons import REASON_OF_GROUP
 from aoti_build.common.digests import block_digest, block_size, digest_bytes
+from aoti_build.models_file.project import Project
 
 NO_WRITES = {"inputs": [], "buffers": []}
 MANIFEST_VALUE = Manifest(

@@ -71,8 +71,9 @@ def test_floors_and_presets_never_make_two_targets_of_one_directory(
         "inductor_configs": {name: {} for name in presets},
         "models": {"m": entry},
     }
-    if found := _problems(root, json.dumps(data)):
-        assert all("listed already" in one.text or "would be called" in one.text for one in found)
+    if problems := _problems(root, json.dumps(data)):
+        texts = [problem.text for problem in problems]
+        assert all("listed already" in text or "would be called" in text for text in texts)
         return
     targets = read(root, json.dumps(data)).targets
     names = {target.name for target in targets}
@@ -110,17 +111,17 @@ def test_any_text_is_a_project_or_a_spec_error(root: Path, text: str) -> None:
 def test_any_value_anywhere_is_a_project_or_a_spec_error(root: Path, data: st.DataObject) -> None:
     """A valid file, with one value replaced by any JSON."""
     spec = json.loads(json.dumps(yaml.safe_load(README.replace("1e-", "1.0e-"))))
-    place: Any = spec
+    entries: Any = spec
     while True:
-        key = data.draw(
-            st.sampled_from(list(place) if isinstance(place, dict) else list(range(len(place))))
-        )
-        if not (isinstance(place[key], (dict, list)) and place[key] and data.draw(st.booleans())):
+        keys = list(entries) if isinstance(entries, dict) else list(range(len(entries)))
+        key = data.draw(st.sampled_from(keys))
+        inner = entries[key]
+        if not (isinstance(inner, (dict, list)) and inner and data.draw(st.booleans())):
             break
-        place = place[key]
-    place[key] = data.draw(ANY_JSON)
-    found = _problems(root, json.dumps(spec))
-    assert all(problem.line == 1 and problem.column >= 1 and problem.text for problem in found)
+        entries = inner
+    entries[key] = data.draw(ANY_JSON)
+    problems = _problems(root, json.dumps(spec))
+    assert all(problem.line == 1 and problem.column >= 1 and problem.text for problem in problems)
 
 
 @given(st.data())

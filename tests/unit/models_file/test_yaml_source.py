@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 from aoti_build.errors import Problem, SpecError
 from aoti_build.models_file import yaml_source
 from aoti_build.models_file.project import Position
+from aoti_build.models_file.yaml_scalars import scalar_value
+from aoti_build.models_file.yaml_syntax import UNPRINTABLE
 
 
 @pytest.fixture(autouse=True, params=["C", "Python"])
@@ -30,10 +32,10 @@ def parser(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
 def problems_of(content: str | bytes) -> list[tuple[int, int, str]]:
     """All problems, whether or not the parse went on after them."""
     try:
-        found = sorted(yaml_source.parse(content, "models.yaml").problems)
+        problems = sorted(yaml_source.parse(content, "models.yaml").problems)
     except SpecError as error:
-        found = error.problems
-    return [(problem.line, problem.column, problem.text) for problem in found]
+        problems = error.problems
+    return [(problem.line, problem.column, problem.text) for problem in problems]
 
 
 @pytest.mark.parametrize(
@@ -85,16 +87,16 @@ def problems_of(content: str | bytes) -> list[tuple[int, int, str]]:
 def test_scalars_follow_yaml_1_2(text: str, value: Any) -> None:
     document = yaml_source.parse(f"key: {text}\n", "models.yaml")
     assert document.problems == []
-    assert document.data == {"key": value}
-    assert type(document.data["key"]) is type(value)
+    assert document.root.data == {"key": value}
+    assert type(document.root.data["key"]) is type(value)
 
 
 def test_nan_is_a_float() -> None:
-    assert all(math.isnan(yaml_source.resolve_plain(text)) for text in (".nan", ".NaN", ".NAN"))
+    assert all(math.isnan(scalar_value(text, None)) for text in (".nan", ".NaN", ".NAN"))
 
 
 def test_block_texts_are_texts() -> None:
-    assert yaml_source.parse("a: |\n  1\nb: >-\n  true\n", "models.yaml").data == {
+    assert yaml_source.parse("a: |\n  1\nb: >-\n  true\n", "models.yaml").root.data == {
         "a": "1\n",
         "b": "true",
     }
@@ -117,10 +119,8 @@ JSON_LIKE = st.recursive(
 def test_json_is_yaml(data: dict[str, Any]) -> None:
     text = json.dumps(data, indent=1, ensure_ascii=False)
     # The last four are line breaks, or no character, to a parser of YAML 1.1.
-    assume(
-        not yaml_source.UNPRINTABLE.search(text) and not set("\x85\u2028\u2029\ufeff") & set(text)
-    )
-    assert yaml_source.parse(text, "models.yaml").data == data
+    assume(not UNPRINTABLE.search(text) and not set("\x85\u2028\u2029\ufeff") & set(text))
+    assert yaml_source.parse(text, "models.yaml").root.data == data
 
 
 @given(JSON_LIKE.filter(lambda data: data is not None))
@@ -131,7 +131,7 @@ def test_what_pyyaml_writes_reads_back_but_for_its_floats(data: Any) -> None:
         # Texts such as 0E0, which PyYAML writes plain because YAML 1.1 has no such float, and YAML
         # 1.2 has.
         assume(not re.search(r"(?m)(^|[\s:?-])[-+]?[0-9.]+[eE][-+]?[0-9]+\s*(:|$)", text))
-        assert yaml_source.parse(text, "models.yaml").data == expected
+        assert yaml_source.parse(text, "models.yaml").root.data == expected
 
 
 def _mentions_float(data: Any) -> bool:
@@ -155,18 +155,18 @@ def test_positions_of_keys_and_values() -> None:
         ("e", "f"): ((6, 3), (6, 6)),
     }
     for path, (key, value) in expected.items():
-        assert document.key(path) == Position(*key), path
-        assert document.value(path) == Position(*value), path
-    assert document.place(("a",)) == Position(1, 4)
-    assert document.place(("b",)) == Position(2, 1)
-    assert document.key(("e", "g", "h")) == Position(5, 1)
+        assert document.at(path).key == Position(*key), path
+        assert document.at(path).value == Position(*value), path
+    assert document.at(("a",)).seen == Position(1, 4)
+    assert document.at(("b",)).seen == Position(2, 1)
+    assert document.at(("e", "g", "h")).key == Position(5, 1)
 
 
 def test_aliases_repeat_values_and_have_their_own_place() -> None:
     document = yaml_source.parse("a: &x {b: [1, 2]}\nc: *x\nd: &y 3\n*y : 4\n", "models.yaml")
-    assert document.data == {"a": {"b": [1, 2]}, "c": {"b": [1, 2]}, "d": 3}
-    assert document.value(("c",)) == Position(2, 4)
-    assert document.value(("c", "b", 1)) == Position(1, 15)
+    assert document.root.data == {"a": {"b": [1, 2]}, "c": {"b": [1, 2]}, "d": 3}
+    assert document.at(("c",)).value == Position(2, 4)
+    assert document.at(("c", "b", 1)).value == Position(1, 15)
     assert [problem.text for problem in document.problems] == [
         "a key must be a text, not the number 3; put it in quotes"
     ]
@@ -187,12 +187,15 @@ def test_aliases_repeat_values_and_have_their_own_place() -> None:
         ("b: 1\na: {x: 1\n", 3, 1, "the '{' of line 2 is not closed"),
         ("a: 'x\nb: 1\n", 1, 4, "this quote is never closed"),
         ("a: @x\n", 1, 4, "a text cannot start with '@'"),
+        ('a: "\\xzz"\n', 1, 7, "not valid YAML: "),
         ("a:\n  - b\n c: d\n", 3, 2, "does not fit the indentation"),
         ("  a: 1\nb: 2\n", 2, 1, "does not fit the indentation"),
         ("a: ]\n", 1, 4, "a value is missing before here"),
         ("a: !x!y z\n", 1, 4, "tags of one's own"),
         ("a: 1\n---\nb: 2\n", 2, 1, "a second document starts here"),
         (b"a: 1\nb: \xff\n", 2, 4, "byte 0xff is not UTF-8"),
+        (b"a: \xe4\xb8\n", 1, 4, "byte 0xe4 is not UTF-8"),
+        (b"a: \x00\nb: \xff\n", 1, 4, "U+0000 is not allowed"),  # what comes first
         ("a: 1\nb: x\x00\n", 2, 5, "U+0000 is not allowed"),
         ("a: *x\n", 1, 4, "the alias *x has no anchor &x before it"),
         ("a: &anchor 1\nb: *ancor\n", 2, 4, "did you mean 'anchor'?"),
@@ -224,11 +227,23 @@ def test_all_duplicate_keys_are_reported_with_both_lines() -> None:
         (4, 1, "duplicate key 'a'; it stands at line 1 already"),
         (4, 13, "duplicate key 'd'; it stands at line 4 already"),
     ]
-    assert yaml_source.parse(text, "models.yaml").data == {"a": 1, "b": {"c": 1}}
+    assert yaml_source.parse(text, "models.yaml").root.data == {"a": 1, "b": {"c": 1}}
 
 
 def test_a_duplicate_before_a_syntax_error_is_not_forgotten() -> None:
     assert [line for line, _, _ in problems_of("a: 1\na: 2\nb: ]\n")] == [2, 3]
+
+
+def test_problems_before_an_impossible_escape_are_not_forgotten() -> None:
+    problems = problems_of('a: 1\na: 2\nb: "\\U00110000"\n')
+    assert len(problems) == 2
+    assert "duplicate key 'a'; it stands at line 1 already" in [text for _, _, text in problems]
+
+
+def test_an_alias_repeats_the_last_value_of_its_anchor() -> None:
+    document = yaml_source.parse("a: &x 1\nb: *x\nc: &x 2\nd: *x\n", "models.yaml")
+    assert document.problems == []
+    assert document.root.data == {"a": 1, "b": 1, "c": 2, "d": 2}
 
 
 def test_aliases_of_aliases_do_not_explode() -> None:
@@ -246,11 +261,11 @@ def test_an_alias_nested_deep_by_aliases_is_refused() -> None:
 
 @pytest.mark.parametrize("start", ["", "---\n", "%YAML 1.2\n---\n", "\ufeff", "# comment\r\n"])
 def test_what_may_stand_before_the_data(start: str) -> None:
-    assert yaml_source.parse((start + "a: 1\n...\n").encode(), "models.yaml").data == {"a": 1}
+    assert yaml_source.parse((start + "a: 1\n...\n").encode(), "models.yaml").root.data == {"a": 1}
 
 
 def test_a_byte_order_mark_moves_no_column() -> None:
-    assert yaml_source.parse(b"\xef\xbb\xbfa: 1\n", "models.yaml").key(("a",)) == Position(1, 1)
+    assert yaml_source.parse(b"\xef\xbb\xbfa: 1\n", "models.yaml").at(("a",)).key == Position(1, 1)
 
 
 @given(st.text() | st.text(alphabet="ab:-[]{}#&*!|>'\"%@`, \n\t?~0.<"))
@@ -272,12 +287,12 @@ def test_odd_texts_are_data_or_a_spec_error(text: str) -> None:
 
 def _check_any(content: str | bytes) -> None:
     try:
-        found: list[Problem] = yaml_source.parse(content, "models.yaml").problems
+        problems: list[Problem] = yaml_source.parse(content, "models.yaml").problems
     except SpecError as error:
-        found = error.problems
-        assert found
+        problems = error.problems
+        assert problems
     text = content if isinstance(content, str) else content.decode("utf-8", errors="replace")
-    for problem in found:
+    for problem in problems:
         assert problem.text
         assert 1 <= problem.column <= len(text) + 1
         assert 1 <= problem.line <= len(text.splitlines()) + 1
