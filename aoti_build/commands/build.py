@@ -3,28 +3,22 @@ publishing only what was checked."""
 
 from __future__ import annotations
 
-import os
-import sys
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from aoti_build.artifact.manifest import MODEL
 from aoti_build.artifact.paths import artifact_directory, index_path, stat_cache_path
 from aoti_build.common.stat_cache import StatCache
-from aoti_build.errors import BuildError, ExitCode, ToolchainError
+from aoti_build.errors import BuildError, ExitCode
 from aoti_build.models_file.project import Project, Target
 from aoti_build.planning.actions import Action, Done
 from aoti_build.planning.index import Index
 from aoti_build.planning.plan import (
     Plan,
     Step,
-    has_own_compiler,
     make_plan,
-    probably_compiles,
 )
 from aoti_build.store.selection import open_store
 from aoti_build.work.outcome import Outcome, outcome_of
@@ -136,94 +130,26 @@ def build(
     store = open_store(project.artifacts)
     index = Index(index_path(project), project.root, digests)
     steps = make_plan(project, targets, digests, store, force=force, index=index)
-    work = (
-        tuple(
-            step for step in steps.steps if check_reproducible and step.action == Action.UP_TO_DATE
-        )
-        + steps.work
-    )
+    work = steps.work
+    if check_reproducible:
+        unchanged = (step for step in steps.steps if step.action == Action.UP_TO_DATE)
+        work = (*unchanged, *work)
     outcomes = {step.target.name: _settled(step) for step in steps.steps if step not in work}
     if work:
-        from aoti_build.work.context import Workshop
+        # Imported here because a no-op needs none of it.
+        from aoti_build.work.context import BuildContext
+        from aoti_build.work.preflight import Preflight
         from aoti_build.work.schedule import Builder, default_jobs, run_all
 
-        gate = _Gate(project, work, on_progress)
-        builder = Builder(
-            Workshop(project, digests, store, on_progress, gate), force, check_reproducible
-        )
-        # The workers import torch and export meanwhile, which needs no compiler and takes longer
-        # than the checks.
-        meanwhile = partial(_check_early, gate, work, certain=lambda: force or store.is_empty())
-        outcomes |= run_all(builder, work, jobs or default_jobs(len(work)), keep_going, meanwhile)
-        if any("compile" in outcome.seconds for outcome in outcomes.values()):
-            _keep_bytecode()
+        preflight = Preflight(project, work, on_progress)
+        context = BuildContext(project, digests, store, on_progress, preflight)
+        builder = Builder(context, force, check_reproducible)
+        check_early = partial(preflight.check_early, certain=lambda: force or store.is_empty())
+        outcomes |= run_all(builder, work, jobs or default_jobs(len(work)), keep_going, check_early)
     digests.save()
     index.save()
     found = (outcomes[step.target.name] for step in steps.steps)
     return BuildReport(project, tuple(map(_strictly, found) if strict else found))
-
-
-class _Gate:
-    """What stands before the first compile of a build, whichever target it is of: the host's
-    compiler must be fit."""
-
-    def __init__(self, project: Project, work: tuple[Step, ...], on_progress: OnProgress) -> None:
-        self._project, self._on_progress = project, on_progress
-        self._devices = sorted({step.target.device for step in work})
-        self._lock = threading.Lock()
-        self._checked = False
-        self._unfit: ToolchainError | None = None
-
-    def __call__(self, target: Target) -> None:
-        """Raises `ToolchainError` if a compile of `target` is sure to fail. The first who asks has
-        it checked, the others wait for the answer. The checks are Linux's."""
-        if sys.platform != "linux" or has_own_compiler(target):
-            return
-        with self._lock:
-            if not self._checked:
-                self._check(target)
-        if (unfit := self._unfit) is not None:
-            # One for each who asks: whoever catches it writes a target's name into it.
-            raise ToolchainError(unfit.message, cause=unfit.cause, hint=unfit.hint)
-
-    def _check(self, target: Target) -> None:
-        from aoti_build.work.preflight import require_fit_toolchain  # not for a restore
-
-        try:
-            require_fit_toolchain(
-                self._project,
-                self._devices,
-                lambda text: self._on_progress(target, f"warning: {text}"),
-            )
-        except ToolchainError as error:
-            self._unfit = error
-        self._checked = True
-
-
-def _check_early(gate: _Gate, work: tuple[Step, ...], *, certain: Callable[[], bool]) -> None:
-    """Ask the gate if there will probably be a compile. What it says ends the build only where a
-    compile is `certain`: code from a store needs no compiler, and who comes to need one asks
-    again."""
-    probable = next((step.target for step in work if probably_compiles(step)), None)
-    if probable is None:
-        return
-    try:
-        gate(probable)
-    except ToolchainError:
-        if certain():
-            raise
-
-
-def _keep_bytecode() -> None:
-    """Compile this package's own modules to bytecode once there was a compile to wait for anyway.
-
-    `inv` switches the writing of bytecode off, and without it every later no-op pays 100 ms for
-    compiling us again.
-    """
-    if "PYTHONDONTWRITEBYTECODE" not in os.environ:
-        import compileall
-
-        compileall.compile_dir(Path(__file__).parents[1], quiet=2)
 
 
 def _settled(step: Step) -> Outcome:

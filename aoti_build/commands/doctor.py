@@ -24,8 +24,8 @@ from aoti_build.models_file.project import Target
 from aoti_build.planning.actions import Action
 from aoti_build.planning.plan import Step
 from aoti_build.store.local import LocalStore
-from aoti_build.work.context import Workshop
-from aoti_build.work.preflight import quick_checks
+from aoti_build.work.context import BuildContext
+from aoti_build.work.host_checks import quick_checks
 from aoti_build.work.schedule import Builder
 from aoti_build.work.worker import WorkerCrash, allow_starts
 
@@ -184,7 +184,7 @@ def _build_small(device: str, on_progress: OnProgress) -> AotiBuildError | None:
         digests, store = StatCache(root / "stat-cache.json"), LocalStore(root / "store")
         allow_starts()
         builder = Builder(
-            Workshop(project, digests, store, on_progress), force=True, check_reproducible=False
+            BuildContext(project, digests, store, on_progress), force=True, check_reproducible=False
         )
         try:
             error = builder(Step(project.targets[0], Action.BUILD, ())).error

@@ -8,9 +8,15 @@ parameter without one into a positional.
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 
 from invoke import Collection, Context
+
+# invoke switches the writing of bytecode off. Without bytecode, every task would compile the
+# modules of this package again, which takes longer than a build with nothing to do.
+sys.dont_write_bytecode = bool(os.environ.get("PYTHONDONTWRITEBYTECODE"))
 
 from aoti_build.errors import UsageError
 from aoti_build.models_file import check_files

@@ -15,7 +15,7 @@ from aoti_build.errors import AotiBuildError, BuildError, Interrupted
 from aoti_build.host import compatibility
 from aoti_build.models_file.project import Project, Target
 from aoti_build.models_file.records import target_to_json
-from aoti_build.work.context import Place, Workshop
+from aoti_build.work.context import BuildContext, Place
 from aoti_build.work.gpu import gpu_environment
 from aoti_build.work.worker import OnPhase, Worker, run_worker
 
@@ -33,9 +33,9 @@ class CheckAhead(contextlib.ExitStack):
     has loaded nothing when it gets the package, so it is as fresh as one that is started then. For
     code that does not run here none is started."""
 
-    def __init__(self, shop: Workshop, place: Place, *, runs_here: bool) -> None:
+    def __init__(self, context: BuildContext, place: Place, *, runs_here: bool) -> None:
         super().__init__()
-        self._root, self._place, self._runs_here = shop.project.root, place, runs_here
+        self._root, self._place, self._runs_here = context.project.root, place, runs_here
         self.worker: Worker | None = None
 
     def start(self) -> None:
@@ -58,7 +58,7 @@ class CheckAhead(contextlib.ExitStack):
 
 
 def check_or_say(
-    shop: Workshop,
+    context: BuildContext,
     target: Target,
     place: Place,
     package: Path,
@@ -72,7 +72,7 @@ def check_or_say(
     if lacks:
         return not_run(target, lacks)
     return check_staged(
-        shop, target, place, package, signature, worker, imports=requires.get("imports", ())
+        context, target, place, package, signature, worker, imports=requires.get("imports", ())
     )
 
 
@@ -90,7 +90,7 @@ def not_run(target: Target, lacks: Sequence[str]) -> dict[str, Any]:
 
 
 def check_staged(
-    shop: Workshop,
+    context: BuildContext,
     target: Target,
     place: Place,
     package: Path,
@@ -105,13 +105,13 @@ def check_staged(
     Raises `BuildError` if its outputs are not eager's.
     """
     result = check_package(
-        shop.project,
+        context.project,
         target,
         package,
         signature,
         directory=place.work / _DIRECTORY,
         log=place.log,
-        on_phase=shop.phases_of(target),
+        on_phase=context.phases_of(target),
         worker=worker,
         golden=place.whole_golden if place.whole_golden.exists() else None,
         imports=imports,
@@ -121,8 +121,8 @@ def check_staged(
     if lossy := [loss for loss in result.get("baseline", ()) if not loss["ok"]]:
         raise _lossy(lossy, target, place.log)
     if not result["passed"]:
-        shop.on_progress(target, "deep")
-        raise _failed(result, place.log, _cause(shop, target, place))
+        context.on_progress(target, "deep")
+        raise _failed(result, place.log, _cause(context, target, place))
     return check_record(target, result)
 
 
@@ -236,12 +236,12 @@ def find_cause(
     )
 
 
-def _cause(shop: Workshop, target: Target, place: Place) -> str | None:
+def _cause(context: BuildContext, target: Target, place: Place) -> str | None:
     """What the deep comparison says, without a compile; None if it finds nothing, or cannot be
     made."""
     try:
         found = find_cause(
-            shop.project, target, None, None, directory=place.work / "deep", log=place.log
+            context.project, target, None, None, directory=place.work / "deep", log=place.log
         )
     except Interrupted:
         raise

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from aoti_build.artifact import integrity
 from aoti_build.artifact.fingerprint import Fingerprint, Parts
@@ -29,6 +29,9 @@ from aoti_build.models_file.project import Project, Target
 from aoti_build.planning.actions import Done
 from aoti_build.planning.current_state import current_parts
 from aoti_build.store.interface import Store
+
+if TYPE_CHECKING:
+    from aoti_build.work.preflight import Preflight
 
 
 class Place(NamedTuple):
@@ -45,16 +48,18 @@ class Place(NamedTuple):
         return self.work / "golden-whole.safetensors"
 
 
-class Workshop(NamedTuple):
-    """A project with its caches and store. `on_progress` is told of each phase of a target, from
-    any thread; `before_compile` is called when a target is about to be compiled, and raises
-    `ToolchainError` if it cannot be."""
+class BuildContext(NamedTuple):
+    """A project with its caches and its store.
+
+    `on_progress` is called with each phase of a target, from any thread. `preflight` is asked
+    before a target is compiled, if there is one.
+    """
 
     project: Project
     digests: StatCache
     store: Store
     on_progress: Callable[[Target, str], None]
-    before_compile: Callable[[Target], None] = lambda target: None
+    preflight: Preflight | None = None
 
     def phases_of(self, target: Target) -> Callable[[str], None]:
         """`on_progress` for one target."""

@@ -1,127 +1,71 @@
-"""The checks that a build makes before it compiles: the quick ones, once for each toolchain,
-remembered when passed."""
+"""The step before the first compile of a build: is this host's compiler fit?"""
 
 from __future__ import annotations
 
-import os
-import tempfile
+import sys
+import threading
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
-from aoti_build.artifact.paths import inductor_cache_root, passed_checks_path, store_beside
-from aoti_build.common.digests import digest_json
-from aoti_build.common.fields import digest, list_of, loads, one_of, table, whole
-from aoti_build.common.records import read_owned, write_cache_record
-from aoti_build.errors import DirectoryError, ToolchainError
-from aoti_build.host import installed_torch, toolchain
-from aoti_build.host.checks.compiler import check_compiler, check_openssl
-from aoti_build.host.checks.directories import check_memory, check_places, check_processors
-from aoti_build.host.checks.finding import FAIL, Finding
-from aoti_build.host.devices import device_named
-from aoti_build.models_file.project import Project
+from aoti_build.errors import ToolchainError
+from aoti_build.models_file.project import Project, Target
+from aoti_build.planning.plan import Step, has_own_compiler, probably_compiles
 
-FORMAT = "aoti-build/passed-checks"
-FORMAT_VERSION = 1
-# Raise it when the checks see more than before: what passed the old ones is then checked again.
-CHECKS_VERSION = 2
-_KEPT = 16
-_PASSED = table({"format": one_of(FORMAT), "format_version": whole(), "keys": list_of(digest)})
+OnProgress = Callable[[Target, str], None]
 
 
-def quick_checks(
-    devices: Sequence[str], artifacts: Path | None, *, memory: bool = True
-) -> list[Finding]:
-    """All checks that compile no model and import no torch; less than a second without a GPU.
-    `artifacts` is a project's directory, None outside one."""
-    if installed_torch.torch_directory() is None:
-        fix = "pip install torch torchvision, then run again"
-        return [Finding("torch", FAIL, "torch is not installed here", fix=fix, stops=True)]
-    store = store_beside(artifacts) if artifacts is not None else None
-    findings = [
-        check_compiler(),
-        check_openssl(),
-        *check_places(artifacts, store),
-        check_memory(),
-        check_processors(),
-    ]
-    for device in devices:
-        findings += device_named(device).checks(memory=memory)
-    return findings
+class Preflight:
+    """Checks the host once for a whole build, when the first target needs a compile.
 
-
-def require_fit_toolchain(
-    project: Project, devices: Sequence[str], on_warning: Callable[[str], None]
-) -> None:
-    """Raise `ToolchainError` if a compile for one of `devices` is sure to fail; other doubts go to
-    `on_warning`.
-
-    What has passed on this host, with this toolchain and in these directories, is not checked
-    again.
+    A restore needs no compiler, and most targets of a warm store do not, so `require` is called by
+    the target that is about to be compiled. Threads that ask at the same time wait for one answer.
+    The checks are Linux's.
     """
-    record, key = passed_checks_path(project.artifacts), _key(project, devices)
-    passed = _read(record)
-    if key in passed:
-        return
-    failed = [
-        finding
-        for finding in quick_checks(devices, project.artifacts, memory=False)
-        if finding.outcome == FAIL
-    ]
-    if stopping := [finding for finding in failed if finding.stops]:
-        first = stopping[0]
-        raise ToolchainError(
-            first.said,
-            cause="\n".join(
-                filter(None, [first.cause, *(finding.said for finding in stopping[1:])])
+
+    def __init__(self, project: Project, steps: Sequence[Step], on_progress: OnProgress) -> None:
+        self._project, self._steps, self._on_progress = project, steps, on_progress
+        self._lock = threading.Lock()
+        self._checked = False
+        self._error: ToolchainError | None = None
+
+    def require(self, target: Target) -> None:
+        """Raise `ToolchainError` if a compile of `target` is sure to fail."""
+        if sys.platform != "linux" or has_own_compiler(target):
+            return
+        with self._lock:
+            if not self._checked:
+                self._check(target)
+                self._checked = True
+        if self._error is not None:
+            # Each caller gets an error of its own, since it writes its target's name into it.
+            raise ToolchainError(
+                self._error.message, cause=self._error.cause, hint=self._error.hint
             )
-            or None,
-            hint="\n".join(
-                [
-                    *(finding.fix for finding in stopping if finding.fix),
-                    "`invoke doctor` shows all checks",
-                ]
-            ),
-        )
-    for finding in failed:
-        on_warning(
-            f"{finding.check}: {finding.said}" + (f" ({finding.fix})" if finding.fix else "")
-        )
-    if not failed:
-        _write(record, [*passed[-_KEPT + 1 :], key])
 
+    def check_early(self, *, certain: Callable[[], bool]) -> None:
+        """Check now if a target will probably be compiled, while workers import torch.
 
-def _key(project: Project, devices: Sequence[str]) -> str:
-    """Everything that the checks look at and that can be told cheaply."""
-    return digest_json(
-        {
-            "version": CHECKS_VERSION,
-            "host": os.uname().nodename,
-            "toolchain": {device: toolchain.facts(device) for device in devices},
-            "environment": toolchain.environment(),
-            "PATH": os.environ.get("PATH", ""),
-            "places": [_temporary(), str(project.artifacts), str(store_beside(project.artifacts))],
-        }
-    )
+        An unfit host ends the build here only if a compile is `certain`. Otherwise the store may
+        have the code, and a target that needs a compile after all asks again.
+        """
+        probable = next((step.target for step in self._steps if probably_compiles(step)), None)
+        if probable is None:
+            return
+        try:
+            self.require(probable)
+        except ToolchainError:
+            if certain():
+                raise
 
+    def _check(self, target: Target) -> None:
+        # Imported here because a restore needs none of the checks.
+        from aoti_build.work.host_checks import require_fit_toolchain
 
-def _temporary() -> str:
-    try:
-        return f"{os.environ.get('TMPDIR')} {tempfile.gettempdir()} {inductor_cache_root()}"
-    except (OSError, DirectoryError):
-        return "none"
-
-
-def _read(record: Path) -> list[str]:
-    """The keys that passed, oldest first."""
-    try:
-        document = loads(read_owned(record))
-        _PASSED(document)
-    except (OSError, ValueError):
-        return []
-    keys: list[str] = document["keys"]
-    return keys if document["format_version"] == FORMAT_VERSION else []
-
-
-def _write(record: Path, keys: Sequence[str]) -> None:
-    """A directory that refuses costs the next build its checks, no more."""
-    write_cache_record(record, FORMAT, FORMAT_VERSION, {"keys": list(keys)})
+        devices = sorted({step.target.device for step in self._steps})
+        try:
+            require_fit_toolchain(
+                self._project,
+                devices,
+                lambda text: self._on_progress(target, f"warning: {text}"),
+            )
+        except ToolchainError as error:
+            self._error = error

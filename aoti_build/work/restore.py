@@ -14,19 +14,19 @@ from aoti_build.artifact.paths import artifact_directory
 from aoti_build.artifact.verification import is_verified
 from aoti_build.planning.actions import Done
 from aoti_build.planning.plan import Step
-from aoti_build.work.context import Workshop
+from aoti_build.work.context import BuildContext
 
 
-def restore(shop: Workshop, step: Step) -> Manifest | None:
+def restore(context: BuildContext, step: Step) -> Manifest | None:
     """None if the stored files turn out corrupted or gone. The caller holds the target's lock."""
     started = time.perf_counter()
     stored, target = step.stored, step.target
     if stored is None:
         return None
-    with shop.place(target, free_later=True) as place:
-        shop.on_progress(target, "restore")
+    with context.place(target, free_later=True) as place:
+        context.on_progress(target, "restore")
         files = {place.staged / name: file for name, file in stored.files.items()}
-        if not shop.store.get_all(files, to_publish=True):
+        if not context.store.get_all(files, to_publish=True):
             return None
         place.log.write_text(f"restored from the store: {stored.key}\n")
         check = stored.check
@@ -34,11 +34,11 @@ def restore(shop: Workshop, step: Step) -> Manifest | None:
             from aoti_build.work.check import check_or_say
 
             check = check_or_say(
-                shop, target, place, place.staged, stored.requires, stored.signature
+                context, target, place, place.staged, stored.requires, stored.signature
             )
         reasons = tuple(reason.as_json() for reason in step.reasons)
         manifest = replace(stored, check=check, action=Done.RESTORED, reasons=reasons)
-        published = shop.publish(target, place, manifest, {}, started)
+        published = context.publish(target, place, manifest, {}, started)
         if stored.unchecked and not published.unchecked:
-            shop.store.put(published, artifact_directory(shop.project, target))
+            context.store.put(published, artifact_directory(context.project, target))
         return published

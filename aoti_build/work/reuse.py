@@ -5,34 +5,33 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 from aoti_build.artifact.manifest import GOLDEN, MODEL, Manifest
 from aoti_build.artifact.verification import is_verified
 from aoti_build.models_file.project import Target
-from aoti_build.work.context import Place, Workshop
+from aoti_build.work.context import BuildContext, Place
 from aoti_build.work.worker import check_stopping
 
 TAKE, REPACK, COMPILE = "take", "repack", "compile"
 
 
-class Desk(contextlib.ExitStack):
+class ReuseDecision(contextlib.ExitStack):
     """Answers the worker's question what to do, from its keys: the store's package, its code, or a
     compile.
 
-    Who compiles a graph holds its lock until the artifact is in the store (the desk is closed
+    Who compiles a graph holds its lock until the artifact is in the store (the decision is closed
     then), so that another target or build with the same graph waits and takes the code from there.
     """
 
-    def __init__(self, shop: Workshop, target: Target, place: Place, *, from_nothing: bool) -> None:
+    def __init__(
+        self, context: BuildContext, target: Target, place: Place, *, from_nothing: bool
+    ) -> None:
         super().__init__()
-        self.store, self.place, self.from_nothing = shop.store, place, from_nothing
+        self.store, self.place, self.from_nothing = context.store, place, from_nothing
         self.golden_limit = target.model.golden_limit
-        self._on_phase, self._before_compile = (
-            shop.phases_of(target),
-            partial(shop.before_compile, target),
-        )
+        self._on_phase, self._preflight = context.phases_of(target), context.preflight
+        self._target = target
         self.action = COMPILE
         self._hit: Manifest | None = None
 
@@ -64,8 +63,8 @@ class Desk(contextlib.ExitStack):
             stored = self._take(question) or self._repack(question)
             if stored is None and self._wait_for(question["graph_key"]):
                 stored = self._take(question) or self._repack(question)
-        if stored is None:
-            self._before_compile()
+        if stored is None and self._preflight is not None:
+            self._preflight.require(self._target)
         return stored or {"action": COMPILE}
 
     def _wait_for(self, graph_key: str) -> bool:

@@ -22,7 +22,7 @@ from aoti_build.errors import AotiBuildError, Interrupted
 from aoti_build.models_file.project import Target
 from aoti_build.planning.actions import Action, Done
 from aoti_build.planning.plan import Step, plan_target
-from aoti_build.work.context import Workshop
+from aoti_build.work.context import BuildContext
 from aoti_build.work.outcome import Outcome, outcome_of
 from aoti_build.work.restore import restore
 from aoti_build.work.worker import allow_starts, check_stopping, stop_all
@@ -43,7 +43,7 @@ class Builder:
     """Does one step under its lock; planned again inside it, since another build may just have done
     the work."""
 
-    shop: Workshop
+    context: BuildContext
     force: bool
     check_reproducible: bool
 
@@ -60,19 +60,19 @@ class Builder:
             return self._failed(step, disk_error(error))
 
     def progress(self, target: Target, text: str) -> None:
-        self.shop.on_progress(target, text)
+        self.context.on_progress(target, text)
 
     def _failed(self, step: Step, error: AotiBuildError) -> Outcome:
         """With what is published now: a step may fail after that, as when the outcome cannot be
         reproduced."""
         error.target = step.target.name
-        found = read_manifest(artifact_directory(self.shop.project, step.target))
+        found = read_manifest(artifact_directory(self.context.project, step.target))
         manifest = found if isinstance(found, Manifest) else None
         return outcome_of(step.target, Done.FAILED, step.reasons, manifest, error=error)
 
     def _locked(self, step: Step) -> Outcome:
         target, waited = step.target, False
-        project, digests, store = self.shop.project, self.shop.digests, self.shop.store
+        project, digests, store = self.context.project, self.context.digests, self.context.store
 
         def on_wait() -> None:
             nonlocal waited
@@ -104,7 +104,7 @@ class Builder:
         if step.action == Action.RECHECK:
             manifest = self._target_builder().recheck(step)
             return outcome_of(step.target, Done.RECHECKED, step.reasons, manifest), manifest
-        restored = restore(self.shop, step) if step.action == Action.RESTORE else None
+        restored = restore(self.context, step) if step.action == Action.RESTORE else None
         made = restored or self._target_builder().build(step, from_nothing=self.force)
         reasons = tuple(Reason(**reason) for reason in made.reasons)
         return outcome_of(step.target, Done(made.action), reasons, made, seconds=made.seconds), made
@@ -113,7 +113,7 @@ class Builder:
         # Imported here because a restore needs nothing of it.
         from aoti_build.work.target import TargetBuilder
 
-        return TargetBuilder(self.shop)
+        return TargetBuilder(self.context)
 
 
 def run_all(
@@ -121,10 +121,10 @@ def run_all(
     steps: tuple[Step, ...],
     jobs: int,
     keep_going: bool,
-    meanwhile: Callable[[], None],
+    check_early: Callable[[], None],
 ) -> dict[str, Outcome]:
-    """Outcomes by target name. `meanwhile` is called once the first steps are on their way; what it
-    raises ends them.
+    """Outcomes by target name. `check_early` is called once the first steps are running; an
+    exception that it raises ends them.
 
     Raises `Interrupted` on Ctrl-C, after every worker has ended.
     """
@@ -141,7 +141,7 @@ def run_all(
 
         try:
             start()
-            meanwhile()
+            check_early()
             while running:
                 done, _ = wait(running, timeout=1.0, return_when=FIRST_COMPLETED)
                 for future in done:

@@ -26,11 +26,11 @@ from aoti_build.planning.actions import Done
 from aoti_build.planning.current_state import toolchain_parts, weight_parts
 from aoti_build.planning.plan import Step
 from aoti_build.work.check import CheckAhead, check_or_say, places
-from aoti_build.work.context import Place, Workshop
+from aoti_build.work.context import BuildContext, Place
 from aoti_build.work.gpu import gpu_code_of, gpu_environment
 from aoti_build.work.instructions import Instructions
 from aoti_build.work.opened import open_artifact
-from aoti_build.work.reuse import COMPILE, REPACK, Desk
+from aoti_build.work.reuse import COMPILE, REPACK, ReuseDecision
 from aoti_build.work.worker import OWN_VARIABLES, WORKER_VARIABLES, OnPhase, WorkerCrash, run_worker
 
 
@@ -39,7 +39,7 @@ class TargetBuilder:
     """Builds one target after another; the caller holds the target's lock. Raises the worker's
     errors and `BuildError`."""
 
-    shop: Workshop
+    context: BuildContext
 
     def build(self, step: Step, *, from_nothing: bool = False) -> Manifest:
         """Export, then take, repack or compile as the keys allow; with `from_nothing` the store is
@@ -47,21 +47,21 @@ class TargetBuilder:
         started = time.perf_counter()
         target = step.target
         with contextlib.ExitStack() as resources:
-            place = resources.enter_context(self.shop.place(target))
+            place = resources.enter_context(self.context.place(target))
             before = self._before(target)
-            desk = resources.enter_context(
-                Desk(self.shop, target, place, from_nothing=from_nothing)
+            decision = resources.enter_context(
+                ReuseDecision(self.context, target, place, from_nothing=from_nothing)
             )
             runs_here = not compatibility.lacking_floor(
                 compatibility.requirements(target.device, target.floor)
             )
-            checker = resources.enter_context(CheckAhead(self.shop, place, runs_here=runs_here))
+            checker = resources.enter_context(CheckAhead(self.context, place, runs_here=runs_here))
             if _repack_is_likely(step) and not from_nothing:
                 checker.start()
             with _explaining_crashes(target):
-                made = self._work(target, place, before, desk.answer, checker.on_phase)
+                made = self._work(target, place, before, decision.answer, checker.on_phase)
             instructions = resources.enter_context(
-                Instructions(target, place, desk.known_instructions)
+                Instructions(target, place, decision.known_instructions)
             )
             requires = {
                 **compatibility.requirements(target.device, target.floor),
@@ -69,28 +69,35 @@ class TargetBuilder:
             }
             if made.get("imports"):
                 requires["imports"] = made["imports"]
-            check = desk.known_check(target, golden_kept=made["golden_kept"]) or check_or_say(
-                self.shop, target, place, place.staged, requires, made["signature"], checker.worker
+            check = decision.known_check(target, golden_kept=made["golden_kept"]) or check_or_say(
+                self.context,
+                target,
+                place,
+                place.staged,
+                requires,
+                made["signature"],
+                checker.worker,
             )
             manifest = Manifest(
                 target=target.name,
-                models_file=self.shop.project.file.name,
+                models_file=self.context.project.file.name,
                 key=made["key"],
                 graph_key=made["graph_key"],
-                weights=desk.weights if desk.weights is not None else made["weights"],
-                source=_source_parts(target, self.shop.project.root, before, made),
+                weights=decision.weights if decision.weights is not None else made["weights"],
+                source=_source_parts(target, self.context.project.root, before, made),
                 files={},
                 requires={**requires, "instructions": instructions.result()},
                 signature=made["signature"],
                 check=check,
-                action=_action(desk.action, step, made["graph_key"]),
+                action=_action(decision.action, step, made["graph_key"]),
                 reasons=tuple(
-                    reason.as_json() for reason in _explained(step, desk.action, made["graph_key"])
+                    reason.as_json()
+                    for reason in _explained(step, decision.action, made["graph_key"])
                 ),
-                provenance=provenance(self.shop.project.root),
+                provenance=provenance(self.context.project.root),
             )
             seconds = {**made["seconds"], "check": check["seconds"]}
-            return self.shop.publish(target, place, manifest, seconds, started)
+            return self.context.publish(target, place, manifest, seconds, started)
 
     def recheck(self, step: Step) -> Manifest:
         """Check the published artifact and record that: the tolerance changed, or its host could
@@ -98,16 +105,19 @@ class TargetBuilder:
         manifest, target = step.manifest, step.target
         if manifest is None:
             raise ValueError("only a published artifact can be checked again")
-        with self.shop.place(target) as place, open_artifact(self.shop.project, target) as artifact:
+        with (
+            self.context.place(target) as place,
+            open_artifact(self.context.project, target) as artifact,
+        ):
             needs, signature = manifest.requires, manifest.signature
-            check = check_or_say(self.shop, target, place, artifact.files, needs, signature)
+            check = check_or_say(self.context, target, place, artifact.files, needs, signature)
             # Whoever copies artifacts by hand takes no lock.
             if artifact.manifest != manifest or not artifact.is_still_published():
                 raise EditedMeanwhile(f"the artifact of {target.name}")
             renewed = replace(manifest, check=check)
             renewed.write(artifact.place)
             if manifest.unchecked:
-                self.shop.store.put(renewed, artifact.files)
+                self.context.store.put(renewed, artifact.files)
         return renewed
 
     def reproduce(self, step: Step) -> None:
@@ -116,10 +126,10 @@ class TargetBuilder:
         published, target = step.manifest, step.target
         if published is None:
             raise BuildError("there is no artifact to reproduce", target=target.name)
-        with self.shop.place(target) as place:
-            with Desk(self.shop, target, place, from_nothing=True) as desk:
+        with self.context.place(target) as place:
+            with ReuseDecision(self.context, target, place, from_nothing=True) as decision:
                 made = self._work(
-                    target, place, self._before(target), desk.answer, from_nothing=True
+                    target, place, self._before(target), decision.answer, from_nothing=True
                 )
             digest = digest_file(place.staged / MODEL)
             if digest != published.files[MODEL].sha256:
@@ -147,10 +157,10 @@ class TargetBuilder:
         from_nothing: bool = False,
     ) -> dict[str, Any]:
         def on_phase(phase: str) -> None:
-            self.shop.on_progress(target, phase)
+            self.context.on_progress(target, phase)
             also(phase)
 
-        kernels = None if from_nothing else self.shop.store.kernels(before)
+        kernels = None if from_nothing else self.context.store.kernels(before)
         environment = gpu_environment(target, kernels)
         job = self._job(target, place, before, environment)
         return run_worker(
@@ -167,7 +177,7 @@ class TargetBuilder:
         """The parts of the source key that are known before the worker reports what it used."""
         return {
             **toolchain_parts(target),
-            "weights": weight_parts(self.shop.project, target, self.shop.digests),
+            "weights": weight_parts(self.context.project, target, self.context.digests),
         }
 
     def _job(
@@ -178,13 +188,13 @@ class TargetBuilder:
         now_ns = time.time_ns()
         replaced = (*WORKER_VARIABLES, *OWN_VARIABLES, *environment)
         return {
-            "root": str(self.shop.project.root),
+            "root": str(self.context.project.root),
             "target": target_to_json(target),
             "staged": str(place.staged),
             "whole_golden": str(place.whole_golden),
             "cache_root": str(inductor_cache_root()),
             "floor_patches": target.compile_options,
-            "where": places(self.shop.project, target),
+            "where": places(self.context.project, target),
             "toolchain": before["toolchain"],
             "environment": before["environment"],
             "replaced_variables": {name: os.environ.get(name) for name in replaced},

@@ -40,7 +40,7 @@ def _no_real_worker() -> Iterator[None]:
 def _no_compiler_calls(monkeypatch: pytest.MonkeyPatch) -> None:
     """A build with a pretended worker needs no compiler, so the checks of one find nothing
     wrong."""
-    monkeypatch.setattr("aoti_build.work.preflight.quick_checks", lambda *_, **__: [])
+    monkeypatch.setattr("aoti_build.work.host_checks.quick_checks", lambda *_, **__: [])
 
 
 @pytest.fixture(autouse=True)

@@ -53,8 +53,8 @@ from aoti_build.runtime.package import admit
 from aoti_build.store.kernels import KernelCache
 from aoti_build.store.selection import open_store
 from aoti_build.tasks import ns
+from aoti_build.work.host_checks import require_fit_toolchain
 from aoti_build.work.outcome import Outcome
-from aoti_build.work.preflight import require_fit_toolchain
 
 PACKAGE = Path(aoti_build.__file__).parent
 FORMATS = (REPOSITORY / "docs" / "formats.md").read_text()

@@ -52,7 +52,7 @@ from aoti_build.runtime.package import admit
 from aoti_build.store.interface import Store
 from aoti_build.store.kernels import KernelCache
 from aoti_build.store.selection import open_store
-from aoti_build.work import preflight
+from aoti_build.work import host_checks
 from aoti_build.work.opened import fit_artifact
 
 pytestmark = pytest.mark.slow
@@ -251,7 +251,7 @@ def test_working_state(
     publish_fake(project, targets[0])
     load_project(project.file, cache)
     plan(project, targets[:2], quick=True)
-    preflight._write(passed_checks_path(project.artifacts), ["a" * 64])
+    host_checks._write(passed_checks_path(project.artifacts), ["a" * 64])
     tuning = KernelCache(store_beside(project.artifacts) / "v1/kernels/x")
     tuning.add_tuning("gpu", {"cache/aaaaaaaaaaaaaaaa": '{"a": {"b": 1.0}}'})
     tuning.add("KEY", {"a.cubin": b"code"})
@@ -276,7 +276,7 @@ def test_working_state(
             said(plan_lines(plan(read, read.targets[:2], quick=True)))
             said(clean_lines(clean(read, None, dry_run=True)))
             assert all(
-                len(key) == 64 for key in preflight._read(passed_checks_path(project.artifacts))
+                len(key) == 64 for key in host_checks._read(passed_checks_path(project.artifacts))
             )
             assert all(isinstance(text, str) for text in tuning.tuning("gpu").values())
             tuning.add_tuning("gpu", {"cache/aaaaaaaaaaaaaaaa": '{"a": {"c": 1.0}}'})

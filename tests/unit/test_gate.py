@@ -17,7 +17,7 @@ from aoti_build.commands.build import build
 from aoti_build.errors import Interrupted, ToolchainError
 from aoti_build.host.checks.finding import FAIL, OK, WARN, Finding
 from aoti_build.models_file import Project
-from aoti_build.work import preflight
+from aoti_build.work import host_checks
 from aoti_build.work.worker import check_stopping
 
 BROKEN = Finding(
@@ -41,7 +41,7 @@ class Checks:
 @pytest.fixture
 def checks(monkeypatch: pytest.MonkeyPatch) -> Checks:
     made = Checks()
-    monkeypatch.setattr(preflight, "quick_checks", made)
+    monkeypatch.setattr(host_checks, "quick_checks", made)
     return made
 
 
@@ -92,7 +92,7 @@ def test_whatever_ends_the_checks_ends_the_workers(
             check_stopping()
             time.sleep(0.01)
 
-    monkeypatch.setattr(preflight, "quick_checks", refuse)
+    monkeypatch.setattr(host_checks, "quick_checks", refuse)
     fake_worker.during = export
     before = time.monotonic()
     with pytest.raises(OSError, match="no space left"):

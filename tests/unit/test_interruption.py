@@ -219,9 +219,9 @@ def tasks_with(python: Path | str) -> str:
     return (
         "import sys\n\n"
         "from aoti_build.tasks import ns\n"
-        "from aoti_build.work import preflight\n\n"
+        "from aoti_build.work import host_checks\n\n"
         f"sys.executable = {str(python)!r}\n"
-        "preflight.require_fit_toolchain = lambda *_: None\n"
+        "host_checks.require_fit_toolchain = lambda *_: None\n"
     )
 
 

@@ -24,7 +24,7 @@ from aoti_build.models_file import Project
 from aoti_build.planning.plan import Step
 from aoti_build.store.kernels import KERNELS_VARIABLE, KernelCache, tuning_files, write_tuning
 from aoti_build.store.local import LocalStore
-from aoti_build.work.context import Workshop
+from aoti_build.work.context import BuildContext
 from aoti_build.work.gpu import gpu_environment
 from aoti_build.work.target import TargetBuilder
 
@@ -213,11 +213,13 @@ def test_builds_share_kernels_and_a_reproduction_compiles_its_own(
         raise BuildError("far enough")
 
     monkeypatch.setattr("aoti_build.work.target.run_worker", worker)
-    shop = Workshop(on_gpu, StatCache(stat_cache_path(on_gpu)), store_of(on_gpu), lambda *_: None)
+    context = BuildContext(
+        on_gpu, StatCache(stat_cache_path(on_gpu)), store_of(on_gpu), lambda *_: None
+    )
     step = Step(on_gpu.targets[0], "build", (), manifest=publish_fake(on_gpu))
     with pytest.raises(BuildError, match="far enough"):
-        TargetBuilder(shop).build(step, from_nothing=True)
+        TargetBuilder(context).build(step, from_nothing=True)
     with pytest.raises(BuildError, match="far enough"):
-        TargetBuilder(shop).reproduce(step)
+        TargetBuilder(context).reproduce(step)
     assert Path(told[0]).parent == store_of(on_gpu).root / "kernels"
     assert told[1] == ""

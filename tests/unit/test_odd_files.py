@@ -55,7 +55,7 @@ from aoti_build.models_file.cache import read_cache
 from aoti_build.planning.index import Index
 from aoti_build.runtime.package import admit
 from aoti_build.store.kernels import KernelCache
-from aoti_build.work import preflight
+from aoti_build.work import host_checks
 from aoti_build.work.opened import fit_artifact
 
 HUGE = 200 << 30
@@ -205,7 +205,7 @@ READERS: dict[str, tuple[Callable[[Path], Any], Any]] = {
         lambda path: Index(path, path.parent, StatCache(path)).look_up("a/cpu", "", ""),
         None,
     ),
-    "passed checks": (preflight._read, []),
+    "passed checks": (host_checks._read, []),
     "tuning": (lambda path: KernelCache(path.parent.parent).tuning(path.stem), {}),
 }
 

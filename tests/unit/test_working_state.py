@@ -32,7 +32,7 @@ from aoti_build.errors import UsageError
 from aoti_build.models_file import Project, load_project, rules, schema
 from aoti_build.models_file.records import record_digest
 from aoti_build.store.kernels import KernelCache
-from aoti_build.work import preflight
+from aoti_build.work import host_checks
 from aoti_build.work.worker import WorkerCrash, _result
 
 Change = Callable[[dict[str, Any]], object]
@@ -216,7 +216,7 @@ def write_state(project: Project) -> list[Path]:
     records.write_cache_record(
         stat_cache_path(project), "aoti-build/stat-cache", 1, {"files": {"a": {}}}
     )
-    preflight._write(passed_checks_path(project.artifacts), ["a" * 64])
+    host_checks._write(passed_checks_path(project.artifacts), ["a" * 64])
     return [
         record,
         index_path(project),
@@ -235,7 +235,7 @@ def believed(project: Project, parses: list[Path]) -> list[bool]:
         bool(
             records.read_cache_record(stat_cache_path(project), "aoti-build/stat-cache", 1, "files")
         ),
-        bool(preflight._read(passed_checks_path(project.artifacts))),
+        bool(host_checks._read(passed_checks_path(project.artifacts))),
     ]
 
 
