@@ -578,8 +578,7 @@ def test_a_manifest_without_a_later_group_is_out_of_date_and_not_damaged(
 ) -> None:
     """What a release that adds a group to the source key finds of earlier artifacts."""
     document = json.loads((published / MANIFEST).read_text())
-    assert document["source"].pop("variables") == {}
-    document["source"].pop("modules")
+    del document["source"]["modules"]
     (published / MANIFEST).write_text(json.dumps(sealed(document)))
     manifest = read_manifest(published)
     assert isinstance(manifest, Manifest)
