@@ -200,9 +200,8 @@ def first_inference(
             measure(name, way)
     for name in ("aoti_load_package", "torch.compile"):
         for way in ("cold", "warm"):
-            measure(
-                f"{name}, {way}", slow[f"{name}, {way}"]
-            )  # the first fills the cache of the second
+            # The first fills the cache of the second.
+            measure(f"{name}, {way}", slow[f"{name}, {way}"])
     load_package_limit = 1 / (50 if device == "cuda" else 10)
     limits = {
         "load, full": ("raw loader", 1.1),

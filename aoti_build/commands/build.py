@@ -38,13 +38,9 @@ class BuildReport:
         """0 if nothing failed; 1 if any build failed; else the first error's (2 where models.yaml's
         contents are wrong)."""
         codes = [outcome.error.exit_code for outcome in self.outcomes if outcome.error is not None]
-        return (
-            ExitCode.BUILD_FAILED
-            if ExitCode.BUILD_FAILED in codes
-            else codes[0]
-            if codes
-            else ExitCode.OK
-        )
+        if ExitCode.BUILD_FAILED in codes:
+            return ExitCode.BUILD_FAILED
+        return codes[0] if codes else ExitCode.OK
 
     def as_json(self) -> dict[str, Any]:
         return {

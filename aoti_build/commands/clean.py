@@ -57,7 +57,9 @@ def clean(
 
     Raises `UsageError`, and nothing is removed, if a model's directory is a link.
     """
-    chosen = () if orphans_only else project.targets if targets is None else targets
+    chosen = project.targets if targets is None else targets
+    if orphans_only:
+        chosen = ()
     for target in chosen:
         _refuse_link(artifact_directory(project, target).parent)
     removed: list[Path] = []

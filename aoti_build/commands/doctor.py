@@ -166,9 +166,8 @@ def _model(device: str, found: Sequence[Finding], on_progress: OnProgress) -> Fi
             f"compiled, loaded in a fresh process and equal to eager in {took:.0f} s",
             device,
         )
-    return explain(
-        error, device, [phase for phase in phases if phase != "deep"]
-    )  # which looks for the cause
+    # Which looks for the cause.
+    return explain(error, device, [phase for phase in phases if phase != "deep"])
 
 
 def _build_small(device: str, on_progress: OnProgress) -> AotiBuildError | None:

@@ -19,9 +19,8 @@ from aoti_build.artifact.reasons import REASON_OF_GROUP
 from aoti_build.commands.inspect import Inspected
 from aoti_build.errors import ExitCode
 
-_DIGEST_NAME = re.compile(
-    r"(?<![a-z2-7])[a-z2-7]{51,52}(?![a-z2-7])"
-)  # base32 of a sha256, as inductor writes it
+# Base32 of a sha256, as inductor writes it.
+_DIGEST_NAME = re.compile(r"(?<![a-z2-7])[a-z2-7]{51,52}(?![a-z2-7])")
 Facts = dict[str, dict[str, Any]]
 
 

@@ -40,9 +40,8 @@ def own_entries(root: Path, *patterns: str) -> Iterator[Path]:
 def remove(path: Path) -> None:
     """Remove a file, a link or a whole directory; none is fine. Raises OSError."""
     if is_real_directory(path):
-        shutil.rmtree(
-            path
-        )  # which enters no link, and is none the worse for one that appears meanwhile
+        # Which enters no link, and is none the worse for one that appears meanwhile.
+        shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
 

@@ -13,9 +13,8 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-JOB_MEMORY = (
-    3 << 30
-)  # bytes: a worker with torch, an export and one C++ compiler; resnet18 peaks near 2 GiB
+# Bytes: a worker with torch, an export and one C++ compiler; resnet18 peaks near 2 GiB.
+JOB_MEMORY = 3 << 30
 _ROOT = Path("/")
 _MOUNTS = Path("sys/fs/cgroup")
 

@@ -91,12 +91,17 @@ class Size:
         return None if left else value
 
     def __str__(self) -> str:
-        # What is added stands first: past + 1, but also 16 - seq.
-        parts = [(term.factor > 0, str(term)) for term in self.terms]
-        parts += [(self.constant > 0, str(abs(self.constant)))] if self.constant else []
-        parts.sort(key=lambda part: not part[0])
-        head = ("" if parts[0][0] else "-") + parts[0][1] if parts else "0"
-        return head + "".join(f" {'+' if plus else '-'} {text}" for plus, text in parts[1:])
+        # What is added comes first: past + 1, but also 16 - seq.
+        added = [str(term) for term in self.terms if term.factor > 0]
+        subtracted = [str(term) for term in self.terms if term.factor <= 0]
+        if self.constant > 0:
+            added.append(str(self.constant))
+        elif self.constant < 0:
+            subtracted.append(str(-self.constant))
+        text = " + ".join(added)
+        for part in subtracted:
+            text = f"{text} - {part}" if text else f"-{part}"
+        return text or "0"
 
 
 def parse(text: str) -> Size:

@@ -36,9 +36,8 @@ def _compute_capability(driver: Any, index: int) -> str:
 
     handle, major, minor = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
     driver.cuDeviceGet(ctypes.byref(handle), index)
-    driver.cuDeviceGetAttribute(
-        ctypes.byref(major), 75, handle
-    )  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR
+    # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR of cuda.h.
+    driver.cuDeviceGetAttribute(ctypes.byref(major), 75, handle)
     driver.cuDeviceGetAttribute(ctypes.byref(minor), 76, handle)  # ..._MINOR
     return f"{major.value}.{minor.value}"
 

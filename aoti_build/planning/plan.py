@@ -99,9 +99,8 @@ def make_plan(
     for target in targets:
         kind = target.device, target.floor
         if kind not in facts:
-            facts[kind] = digest_json(
-                [FORMAT_VERSION, toolchain_parts(target)]
-            )  # an older manifest is not read
+            # An older manifest is not read.
+            facts[kind] = digest_json([FORMAT_VERSION, toolchain_parts(target)])
         published = None
         if index is not None and not force and target.hardware.cannot_build(target.floor) is None:
             published = index.look_up(target.name, target.digest, facts[kind])
@@ -256,9 +255,8 @@ def _unsettled(
     unchecked = Reason(ReasonKind.UNCHECKED, str(known.unchecked))
     if not compatibility.lacking_floor(known.requires):
         return Step(target, Action.RECHECK, (unchecked,), known)
-    stored = find_stored(
-        project, target, digests, store, now
-    )  # another host may have checked it since
+    # Another host may have checked it since.
+    stored = find_stored(project, target, digests, store, now)
     if stored is not None and is_verified(stored, target):
         return Step(target, Action.RESTORE, (unchecked,), known, stored)
     return Step(target, Action.UP_TO_DATE, (), known)

@@ -90,7 +90,11 @@ def _target(number: int, target: Mapping[str, Any], strict: bool, alone: bool) -
     stale = [reason_text(reason) for reason in target.get("stale") or ()]
     vacuous = [vacuous_text(entry) for entry in target.get("vacuous") or ()]
     state = _verdict_state(target["verdict"], strict)
-    doubts = ["stale"] * bool(stale and state != NEUTRAL) + ["vacuous"] * bool(vacuous)
+    doubts = []
+    if stale and state != NEUTRAL:
+        doubts.append("stale")
+    if vacuous:
+        doubts.append("vacuous")
     return {
         "id": f"t{number}",
         "name": target["target"],

@@ -213,9 +213,8 @@ def _figures(output: Mapping[str, Any]) -> dict[str, str]:
 def _figure(key: str, value: Any) -> str:
     if value is None:
         return _NULL.get(key, "none")
-    return (
-        f"{value:.12f}" if key == "cosine" else _spelt(value)
-    )  # what matters is how far below 1 it is
+    # What matters is how far below 1 it is.
+    return f"{value:.12f}" if key == "cosine" else _spelt(value)
 
 
 def _refusals(target: Mapping[str, Any]) -> Iterator[_Test]:

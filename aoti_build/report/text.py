@@ -11,9 +11,8 @@ from aoti_build.commands.verdicts import VerdictKind
 from aoti_build.planning.actions import Done
 from aoti_build.report.spelling import loss
 
-if (
-    TYPE_CHECKING
-):  # a verb's report is rendered by who has imported that verb; the others need not be
+# A verb's report is rendered by who has imported that verb; the others need not be.
+if TYPE_CHECKING:
     from aoti_build.commands.build import BuildReport
     from aoti_build.commands.clean import CleanReport
     from aoti_build.commands.doctor import DoctorReport

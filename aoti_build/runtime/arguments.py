@@ -105,12 +105,14 @@ class Arguments:
         self._following = list(_in_order([leaf for _, leaf in self._tensors]))
         self._names = tuple(parameter.name for parameter in self.parameters)
         self._known = frozenset(self._names)
+        # The common forms, tensors all by position or all by keyword, take a shorter way.
+        self._plain = ""
         plain = not self._constants and all(parameter.spec is None for parameter in self.parameters)
         kinds = {parameter.keyword for parameter in self.parameters}
-        # The common forms, tensors all by position or all by keyword, take no detour.
-        self._plain = (
-            ("keyword" if kinds == {True} else "positional") if plain and len(kinds) == 1 else ""
-        )
+        if plain and kinds == {True}:
+            self._plain = "keyword"
+        elif plain and kinds == {False}:
+            self._plain = "positional"
 
     @property
     def tensor_names(self) -> list[str]:

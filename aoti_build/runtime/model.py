@@ -47,9 +47,8 @@ class LoadedModel:
             raise ValueError(candidate.target)
         self._manifest: Manifest = candidate.manifest
         self._admitted = admitted
-        self._release = weakref.finalize(
-            self, admitted.close
-        )  # at the latest when nobody has this any more
+        # At the latest when nobody has this any more.
+        self._release = weakref.finalize(self, admitted.close)
         self._choice = choice
         self._index = -1
         self._device = torch.device(candidate.device)
@@ -314,9 +313,8 @@ def _parameter(name: str, spec: Any, *, keyword: bool) -> Parameter:
 
 
 def _children(spec: Any) -> list[Any]:
-    return list(
-        spec.children() if hasattr(spec, "children") else spec.children_specs
-    )  # the second before torch 2.10
+    # The second before torch 2.10.
+    return list(spec.children() if hasattr(spec, "children") else spec.children_specs)
 
 
 def _restorer(out_spec: Any) -> Callable[[list[Any]], Any]:

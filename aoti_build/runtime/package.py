@@ -56,10 +56,11 @@ FORMAT = "aoti-build/unpacked"
 FORMAT_VERSION = 2
 _RECORD = "unpacked.json"
 _STAT_CACHE = "stat-cache.json"
+# The first torch whose raw loader was seen to take an unpacked package.
 _LOADS_DIRECTORIES = (
     2,
     14,
-)  # the first torch whose raw loader was seen to take an unpacked package
+)
 # Seconds after which this process' own copy of a package goes, when it needs room for another.
 _UNUSED_BY_THIS_PROCESS = 3600.0
 _own: tuple[int, Path | None] | None = None
@@ -307,9 +308,9 @@ class _Entry:
             (self._staged / _RECORD).write_bytes(_record(stats, self._blocks))
             os.rename(self._staged, self.directory)
             self.usable = True
-        except (
-            OSError
-        ):  # no room; or something is there: made by a faster process, or what could not be removed
+        except OSError:
+            # There is no space, or a directory is there already: a faster process made it, or it
+            # could not be removed.
             self.usable = self.is_as_recorded(by_digest=True)
         self._drop()
 

@@ -170,10 +170,8 @@ class LocalStore:
         """Let a package that is about to be published have the blocks of a stored one with the same
         weights, where the file system can do that: targets of one model differ in their code alone.
         The bytes that are shared now."""
-        from aoti_build.store.shared_weights import (
-            named_weights,
-            share_weights,
-        )  # not on the no-op path
+        # Imported here to keep it off the no-op path.
+        from aoti_build.store.shared_weights import named_weights, share_weights
 
         try:
             name = named_weights(package)
@@ -341,10 +339,8 @@ def _copy_checked(
             path = objects[file]
             target: int | None = descriptor
             if _is_cloned(path, descriptor, file.size):
-                path, target = (
-                    destination,
-                    None,
-                )  # what is digested is what nobody else can write to
+                # The clone is digested: other processes cannot write to it.
+                path, target = destination, None
             elif to_publish:
                 reserve(descriptor, file.size)
             if integrity.is_agreed(file):

@@ -84,9 +84,8 @@ class Builder:
         with lock(lock_path(project, target), on_wait):
             recover_directory(artifact_directory(project, target))
             fresh = step
-            if (
-                waited or step.action != Action.RESTORE
-            ):  # a second restore costs less than to look whether it is needed
+            # A second restore costs less than to look whether it is needed.
+            if waited or step.action != Action.RESTORE:
                 # What another build has just made is fresh enough even for --force.
                 fresh = plan_target(
                     project, target, digests, store, force=self.force and not waited

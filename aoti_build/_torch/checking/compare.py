@@ -341,10 +341,13 @@ def _multiplier(dtype: torch.dtype, computed: str | None, count: int) -> float:
     """How many times eager's own error is allowed; few values make an unsteady RMSE
     (torch._dynamo.utils.same)."""
     coarse = dtype in _HALF or (computed is not None and computed not in _FINE)
-    base = 3.0 if coarse else 2.0
     if count <= 10:
         return 10.0
-    return max(base, 8.0 if count <= 500 else 3.0 if count < _MANY else base)
+    if count <= 500:
+        return 8.0
+    if count < _MANY or coarse:
+        return 3.0
+    return 2.0
 
 
 def _statistics(

@@ -318,9 +318,8 @@ class Twin:
         assert self.module is not None
         default = torch.get_default_dtype()
         try:
-            torch.set_default_dtype(
-                torch.float64
-            )  # for what the model makes while it runs: a mask, positions
+            # For what the model makes while it runs: a mask, positions.
+            torch.set_default_dtype(torch.float64)
             with kept_state(self.module), self._widening():
                 return [
                     only_tensors(observe(self.module, _widened(call), self.writes))
@@ -550,9 +549,8 @@ def _real_weights(module: nn.Module, writes: Writes) -> Iterator[Tensor]:
 
 
 def _is_real(value: Tensor) -> bool:
-    return (
-        value.is_floating_point() and value.dtype.itemsize > 1
-    )  # the 8-bit types know no arithmetic
+    # The 8-bit types know no arithmetic.
+    return value.is_floating_point() and value.dtype.itemsize > 1
 
 
 # What follows from the sizes of a tensor alone.

@@ -19,9 +19,8 @@ from torch import Tensor, nn
 @contextlib.contextmanager
 def kept_state(module: nn.Module) -> Iterator[None]:
     """Let the code inside call `module`; afterwards its state is what it was before."""
-    owner = getattr(
-        module.forward, "__self__", module
-    )  # another model where a method has the place of forward
+    # Another model where a method has the place of forward.
+    owner = getattr(module.forward, "__self__", module)
     parts = {id(part): part for part in (*module.modules(), owner) if isinstance(part, nn.Module)}
     roots: list[Any] = [table for part in parts.values() for table in (part._buffers, vars(part))]
     containers = list(_containers(roots))

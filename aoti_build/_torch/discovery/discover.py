@@ -77,9 +77,8 @@ class Discovery:
     environment: Mapping[str, str | None] = field(default_factory=dict)
     skew_ns: int = 0
     _loaded: set[str] = field(default_factory=lambda: set(sys.modules))
-    _path: tuple[str, ...] = field(
-        default_factory=lambda: tuple(sys.path)
-    )  # user code may change it
+    # User code may change it.
+    _path: tuple[str, ...] = field(default_factory=lambda: tuple(sys.path))
 
     def __post_init__(self) -> None:
         self._started_ns = time.time_ns() + self.skew_ns
@@ -250,9 +249,8 @@ class Discovery:
 
     def _links(self) -> Iterator[tuple[str, str]]:
         for link, before in tuple(self._watch.links.items()):
-            around = any(
-                root.startswith(link + os.sep) for root in self._roots
-            )  # another checkout has another
+            # Another checkout has another.
+            around = any(root.startswith(link + os.sep) for root in self._roots)
             if (
                 around
                 or link in self._watch.written

@@ -133,9 +133,8 @@ def _wrap_environment(watch: Watch) -> None:
 
     def asked(environment: Any, name: Any) -> Any:
         if is_dynamo_compiling():
-            return get(
-                environment, name
-            )  # the strict export cannot read what follows; eager mode asks again
+            # The strict export cannot read what follows; eager mode asks again.
+            return get(environment, name)
         caller = sys._getframe(1)
         # Values of a view, or of `dict(os.environ)`: one instruction takes the names and then their
         # values.

@@ -38,11 +38,12 @@ _ENVIRONMENT: frozenset[str | None] = frozenset(
         os.path.join(_STDLIB, "multiprocessing", "pool.py"),
     }
 )
+# In the import system's order.
 _SUFFIXES = (
     *EXTENSION_SUFFIXES,
     *SOURCE_SUFFIXES,
     *BYTECODE_SUFFIXES,
-)  # in the import system's order
+)
 # Event -> positions of the paths that it changes or takes away, each with that of its directory's
 # descriptor.
 _WRITES: dict[str, tuple[tuple[int, int | None], ...]] = {
@@ -103,9 +104,8 @@ class Watch:
     def __init__(self, is_project: Callable[[str], bool], roots: tuple[str, ...]) -> None:
         self._is_project = is_project
         self._roots = roots
-        self._own = (
-            threading.local()
-        )  # whether this thread is inside: what we look at ourselves is no input
+        # Whether this thread is inside: what we look at ourselves is no input.
+        self._own = threading.local()
         self._is_project_code = cache(lambda filename: is_project(os.path.realpath(filename)))
         self.seen: dict[str, State] = {}
         self.looked: dict[str, int] = {}
@@ -278,10 +278,11 @@ class Watch:
             return
         for word in words:
             whole = os.fsdecode(word) if isinstance(word, str | bytes | os.PathLike) else ""
+            # A word may be a shell's whole command.
             for part in {
                 whole,
                 *_BETWEEN_WORDS.split(whole),
-            }:  # a word may be a shell's whole command
+            }:
                 path = os.path.join(os.fsdecode(directory or "."), part)
                 if part and os.path.isfile(path):
                     self.opened |= self._see(path)
@@ -302,9 +303,8 @@ class Watch:
             if not self._is_project(directory + os.sep):
                 continue
             if not os.path.isdir(directory):
-                if os.path.isabs(
-                    entry
-                ):  # else the name by which an editable install's finder knows itself
+                # Else the name by which an editable install's finder knows itself.
+                if os.path.isabs(entry):
                     self.asked |= self._see(directory)  # a zip file, or what may become one
                 continue
             package = os.path.join(directory, leaf)

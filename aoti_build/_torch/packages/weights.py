@@ -91,9 +91,8 @@ def repack(
     ):
         names = [name for name, _ in _constants(archive)]
         writer = package_writer(str(destination))
-        writer.set_min_version(
-            6
-        )  # as torch.export.pt2_archive does: the zip layout with .data/version
+        # As torch.export.pt2_archive does: the zip layout with .data/version.
+        writer.set_min_version(6)
         for entry in archive.infolist():
             record = entry.filename.partition("/")[2]
             if record in (".data/version", ".data/serialization_id", "byteorder") or not record:

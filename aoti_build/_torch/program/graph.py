@@ -189,13 +189,12 @@ def listed_weights(program: ExportedProgram) -> list[dict[str, Any]]:
     first: dict[int, str] = {}
     listed = []
     for name, value in tensors.items():
-        kind = (
-            "parameter"
-            if name in signature.parameters
-            else "buffer"
-            if name in program.state_dict
-            else "constant"
-        )
+        if name in signature.parameters:
+            kind = "parameter"
+        elif name in program.state_dict:
+            kind = "buffer"
+        else:
+            kind = "constant"
         entry: dict[str, Any] = {
             "name": name,
             "kind": kind,

@@ -23,9 +23,8 @@ from aoti_build.runtime.imports import register_named_tuple
 
 
 def children_of(spec: Any) -> list[Any]:
-    return list(
-        spec.children() if hasattr(spec, "children") else spec.children_specs
-    )  # the second before torch 2.10
+    # The second before torch 2.10.
+    return list(spec.children() if hasattr(spec, "children") else spec.children_specs)
 
 
 def leaf_names(spec: Any, prefix: str = "") -> Iterator[str]:

@@ -29,10 +29,11 @@ from aoti_build.models_file.project import Weights
 from aoti_build.models_file.rules import INDEX_SUFFIXES
 from aoti_build.models_file.weights import path_of, renamed, shards_of
 
+# Of DataParallel and DistributedDataParallel; of torch.compile.
 _PARALLEL, _COMPILED = (
     "module.",
     "_orig_mod.",
-)  # of DataParallel and DistributedDataParallel; of torch.compile
+)
 _EXTRA_STATE = "_extra_state"  # of nn.Module.get_extra_state: any data
 _DEEPEST = 4
 _SHOWN = 8
@@ -198,7 +199,9 @@ def _memory(value: Any) -> tuple[Any, ...] | None:
 def _kind(dtype: torch.dtype) -> str:
     """Dtypes that are converted into each other: a cast to another kind would change what the
     values mean."""
-    return "complex" if dtype.is_complex else "floating" if dtype.is_floating_point else "integer"
+    if dtype.is_complex:
+        return "complex"
+    return "floating" if dtype.is_floating_point else "integer"
 
 
 def _word(dtype: torch.dtype) -> str:

@@ -15,9 +15,8 @@ from aoti_build.artifact.pt2.gpu_code import architectures
 from aoti_build.artifact.pt2.package import Archive, Model
 from aoti_build.common.elf import NotElf, read_elf, read_gpu_binary
 
-_LARGEST_SOURCE = (
-    64 << 20
-)  # bytes of generated C++ that are read; a model of ten thousand kernels has some 20 MiB
+# Bytes of generated C++ that are read; a model of ten thousand kernels has some 20 MiB.
+_LARGEST_SOURCE = 64 << 20
 
 
 def contents(archive: Archive) -> dict[str, Any]:
@@ -136,8 +135,12 @@ def _weights(archive: Archive, model: Model, generated: Generated) -> dict[str, 
     library."""
     files = [{"name": name, "bytes": archive.members[name].size} for name in model.weights]
     values = sum(constant.size for constant in generated.constants if not constant.folded)
+    if files:
+        where = "files"
+    else:
+        where = "library" if values else "none"
     return {
-        "where": "files" if files else "library" if values else "none",
+        "where": where,
         "bytes": values,
         "files": files,
     }

@@ -37,9 +37,8 @@ _LARGEST_RATIO = 200
 _HARMLESS = 1 << 20  # bytes; below, the ratio is not asked
 _LARGEST_INFLATED = 16 << 30  # bytes, all compressed members together
 
-Exactly = Callable[
-    [int, int], bytes
-]  # (offset, size) -> exactly so many bytes of the file, or it raises
+# (offset, size) -> exactly so many bytes of the file, or it raises.
+Exactly = Callable[[int, int], bytes]
 
 
 class BadZip(ValueError):

@@ -130,9 +130,8 @@ def try_compiler(command: str, directory: Path | None = None) -> Fault | None:
 def _try(words: list[str], scratch: Path) -> Fault | None:
     source, library = scratch / "probe.cpp", scratch / "probe.so"
     source.write_text(_PROBE.format(headers=_TORCH_HEADER), encoding="utf-8")
-    intel = re.match(
-        r"ic(c|x|pc|px)\b", Path(words[0]).name
-    )  # for these inductor has options of their own
+    # For these inductor has options of their own.
+    intel = re.match(r"ic(c|x|pc|px)\b", Path(words[0]).name)
     common = [f"-std={cpp_standard()}", "-O1", "-fPIC", "-fiopenmp" if intel else "-fopenmp"]
     includes = [f"-I{path}" for path in include_directories()]
     linked = failure_of(

@@ -107,9 +107,8 @@ def gpu_of(driver: Any) -> Gpu | Finding:
     version, device, major, minor = (ctypes.c_int() for _ in range(4))
     driver.cuDriverGetVersion(ctypes.byref(version))
     driver.cuDeviceGet(ctypes.byref(device), 0)
-    driver.cuDeviceGetAttribute(
-        ctypes.byref(major), 75, device
-    )  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR
+    # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR.
+    driver.cuDeviceGetAttribute(ctypes.byref(major), 75, device)
     driver.cuDeviceGetAttribute(ctypes.byref(minor), 76, device)  # ..._MINOR
     # 1000 * major + 10 * minor, says cuDriverGetVersion's documentation.
     return Gpu((major.value, minor.value), (version.value // 1000, version.value % 1000 // 10))
