@@ -275,7 +275,7 @@ RECORD_HARMS = {
     "a number more": rewrite(lambda document: document["source"]["spec"].update(seed=1)),
     "infinity": rewrite(lambda document: document["source"]["spec"].update(seed=float("inf"))),
     "no digest": rewrite(lambda document: document.pop("sha256")),
-    "no manifest": rewrite(lambda document: document.update(source={}), stamped=True),
+    "no manifest": rewrite(lambda document: document.update(source=[]), stamped=True),
     "a digest that is a path": rewrite(
         lambda document: document["files"][MODEL].update(sha256="../../../outside"), stamped=True
     ),

@@ -135,10 +135,9 @@ def _weights(archive: Archive, model: Model, generated: Generated) -> dict[str, 
     library."""
     files = [{"name": name, "bytes": archive.members[name].size} for name in model.weights]
     values = sum(constant.size for constant in generated.constants if not constant.folded)
+    where = "library" if values else "none"
     if files:
         where = "files"
-    else:
-        where = "library" if values else "none"
     return {
         "where": where,
         "bytes": values,
