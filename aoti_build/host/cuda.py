@@ -7,7 +7,6 @@ import shlex
 import shutil
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from aoti_build.host.installed_torch import bundled_program, torch_build, torch_directory
 from aoti_build.host.programs import program_version
@@ -19,27 +18,17 @@ def compute_capabilities() -> tuple[str, ...]:
     there is none."""
     if not torch_build().get("torch.cuda"):
         return ()
-    import ctypes
+    from aoti_build.host.cuda_driver import CudaDriver  # not on the no-op path of a CPU project
 
     try:
-        driver = ctypes.CDLL("libcuda.so.1")
+        driver = CudaDriver.load()
     except OSError:
         return ()
-    count = ctypes.c_int()
-    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
+    code, count = driver.start()
+    if code != 0:
         return ()
-    return tuple(_compute_capability(driver, index) for index in range(count.value))
-
-
-def _compute_capability(driver: Any, index: int) -> str:
-    import ctypes
-
-    handle, major, minor = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
-    driver.cuDeviceGet(ctypes.byref(handle), index)
-    # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR of cuda.h.
-    driver.cuDeviceGetAttribute(ctypes.byref(major), 75, handle)
-    driver.cuDeviceGetAttribute(ctypes.byref(minor), 76, handle)  # ..._MINOR
-    return f"{major.value}.{minor.value}"
+    capabilities = [driver.capability(index) for index in range(count)]
+    return tuple(f"{major}.{minor}" for major, minor in capabilities)
 
 
 def ptxas(capability: str = "") -> str | None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import shutil
 import subprocess
+import sys
 from functools import cache
 
 
@@ -35,3 +37,11 @@ def program_version(command: str) -> str:
         " | ".join(lines[:1] if "g++" in command or "clang" in command else lines)
         or f"exit {answer.returncode}"
     )
+
+
+def compiler_command() -> str:
+    """The C++ compiler that inductor will call: CXX, else the platform's.
+
+    Unlike a shell, inductor takes an empty CXX as it is.
+    """
+    return os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")

@@ -17,7 +17,7 @@ from aoti_build.errors import ToolchainError
 from aoti_build.host import distributions
 from aoti_build.host.devices import NATIVE, device_named
 from aoti_build.host.installed_torch import torch_build
-from aoti_build.host.programs import program_version
+from aoti_build.host.programs import compiler_command, program_version
 
 FACTS_VERSION = 2
 
@@ -85,6 +85,6 @@ def environment(variables: Mapping[str, str] | None = None) -> dict[str, str]:
 
 
 def _compiler() -> dict[str, str]:
-    """The C++ compiler inductor will call (its cpp.cxx: $CXX, else the platform's)."""
-    command = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
+    """The C++ compiler that inductor will call, unless a preset sets its option cpp.cxx."""
+    command = compiler_command()
     return {"cxx": command, "cxx.version": program_version(command)}

@@ -16,13 +16,9 @@ from aoti_build.common.locks import lock
 from aoti_build.common.publication import staging
 from aoti_build.errors import ToolchainError
 from aoti_build.host import installed_torch, toolchain
-from aoti_build.host.checks.inductor import (
-    command_words,
-    compiler_command,
-    cpp_standard,
-    include_directories,
-)
+from aoti_build.host.checks.inductor import command_words, cpp_standard, include_directories
 from aoti_build.host.devices import device_named
+from aoti_build.host.programs import compiler_command
 from aoti_build.work.worker import check_stopping, run_worker
 
 SOURCE = Path(__file__).with_name("runner.cpp")

@@ -12,8 +12,9 @@ import pytest
 from aoti_build.host import cuda as host_cuda
 from aoti_build.host import installed_torch
 from aoti_build.host.checks import cuda
-from aoti_build.host.checks.cuda import Gpu, check_cuda, check_headers, free_memory, gpu_of
+from aoti_build.host.checks.cuda import Gpu, check_cuda, check_headers, gpu_of
 from aoti_build.host.checks.finding import FAIL, OK, UNAVAILABLE, WARN, Finding
+from aoti_build.host.cuda_driver import CudaDriver
 
 HOPPER = Gpu((9, 0), (13, 0))
 
@@ -96,7 +97,7 @@ def test_no_gpu_is_no_failure_and_a_hidden_one_is_said(
     driver: Driver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    finding = gpu_of(driver)
+    finding = gpu_of(CudaDriver(driver))
     assert isinstance(finding, Finding)
     assert finding.outcome == UNAVAILABLE
     assert "CUDA_VISIBLE_DEVICES=''" in finding.said
@@ -106,14 +107,14 @@ def test_no_gpu_is_no_failure_and_a_hidden_one_is_said(
     ("code", "said"), [(803, "kernel module differ"), (802, "fabricmanager"), (46, "CUresult")]
 )
 def test_a_driver_that_does_not_start_fails(code: int, said: str) -> None:
-    finding = gpu_of(Driver(init=code))
+    finding = gpu_of(CudaDriver(Driver(init=code)))
     assert isinstance(finding, Finding)
     assert (finding.outcome, finding.stops) == (FAIL, True)
     assert said in finding.said
 
 
 def test_a_gpu_is_read() -> None:
-    assert gpu_of(Driver(version=12080, capability=(8, 6))) == Gpu((8, 6), (12, 8))
+    assert gpu_of(CudaDriver(Driver(version=12080, capability=(8, 6)))) == Gpu((8, 6), (12, 8))
 
 
 @pytest.mark.parametrize(
@@ -252,12 +253,12 @@ def test_no_toolkit_at_all(homes: Path, monkeypatch: pytest.MonkeyPatch) -> None
 def test_free_memory_is_asked_and_the_device_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
     driver = Driver()
     monkeypatch.setattr("ctypes.CDLL", lambda _: driver)
-    assert (free_memory(driver), driver.held) == (8 << 30, 0)
+    assert (CudaDriver(driver).free_memory(), driver.held) == (8 << 30, 0)
     assert cuda._memory().outcome == OK
     driver.free = 1 << 30
     assert cuda._memory().outcome == WARN
     driver.free = 0
-    assert (free_memory(driver), driver.held) == (None, 0)
+    assert (CudaDriver(driver).free_memory(), driver.held) == (None, 0)
 
 
 def test_all_of_it_on_a_host_with_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,11 +25,11 @@ from aoti_build.host.checks.finding import FAIL, OK, WARN, Finding
 from aoti_build.host.checks.inductor import (
     calls_openssl,
     command_words,
-    compiler_command,
     cpp_standard,
     include_directories,
 )
 from aoti_build.host.checks.programs import failure_of, gist
+from aoti_build.host.programs import compiler_command
 
 STATIC = "static-libstdc++"
 _MOST_TRIED = 8

@@ -10,7 +10,6 @@ for fat binaries alone.
 
 from __future__ import annotations
 
-import ctypes
 import importlib.util
 import os
 import shutil
@@ -26,8 +25,10 @@ from aoti_build.common.directories import temporary_directory
 from aoti_build.errors import DirectoryError
 from aoti_build.host import cuda, distributions, installed_torch
 from aoti_build.host.checks.finding import FAIL, OK, UNAVAILABLE, WARN, Finding
-from aoti_build.host.checks.inductor import command_words, compiler_command, cpp_standard, cuda_home
+from aoti_build.host.checks.inductor import command_words, cpp_standard, cuda_home
 from aoti_build.host.checks.programs import failure_of, gist
+from aoti_build.host.cuda_driver import CudaDriver
+from aoti_build.host.programs import compiler_command
 
 _OLDEST_CAPABILITY = (7, 0)  # Triton's; torch._inductor refuses older GPUs with GPUTooOldForTriton
 _ENOUGH_MEMORY = 2 << 30
@@ -82,19 +83,16 @@ def check_cuda(*, memory: bool = True) -> list[Finding]:
 def first_gpu() -> Gpu | Finding:
     """The device that models are compiled for, or why there is none."""
     try:
-        driver = ctypes.CDLL("libcuda.so.1")
+        driver = CudaDriver.load()
     except OSError as error:
         return _finding("device", UNAVAILABLE, "there is no NVIDIA driver here", cause=str(error))
     return gpu_of(driver)
 
 
-def gpu_of(driver: Any) -> Gpu | Finding:
-    """As `first_gpu`, of a loaded libcuda."""
-    code = driver.cuInit(0)
-    count = ctypes.c_int()
-    if code == 0:
-        code = driver.cuDeviceGetCount(ctypes.byref(count))
-    if code == 100 or (code == 0 and count.value == 0):
+def gpu_of(driver: CudaDriver) -> Gpu | Finding:
+    """As `first_gpu`, of a loaded driver."""
+    code, count = driver.start()
+    if code == 100 or (code == 0 and count == 0):
         hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
         said = "no GPU is visible" + (
             f": CUDA_VISIBLE_DEVICES={hidden!r}" if hidden is not None else ""
@@ -104,14 +102,7 @@ def gpu_of(driver: Any) -> Gpu | Finding:
         why = _CUDA_ERRORS.get(code, "see CUresult in CUDA's documentation")
         said = f"the driver does not start: error {code}, {why}"
         return _finding("device", FAIL, said, fix="nvidia-smi must work first", stops=True)
-    version, device, major, minor = (ctypes.c_int() for _ in range(4))
-    driver.cuDriverGetVersion(ctypes.byref(version))
-    driver.cuDeviceGet(ctypes.byref(device), 0)
-    # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR.
-    driver.cuDeviceGetAttribute(ctypes.byref(major), 75, device)
-    driver.cuDeviceGetAttribute(ctypes.byref(minor), 76, device)  # ..._MINOR
-    # 1000 * major + 10 * minor, says cuDriverGetVersion's documentation.
-    return Gpu((major.value, minor.value), (version.value // 1000, version.value % 1000 // 10))
+    return Gpu(driver.capability(0), driver.version())
 
 
 def _device(gpu: Gpu) -> Finding:
@@ -316,7 +307,7 @@ def _nvcc() -> Finding:
 
 
 def _memory() -> Finding:
-    free = free_memory(ctypes.CDLL("libcuda.so.1"))
+    free = CudaDriver.load().free_memory()
     if free is None:
         return _finding("GPU memory", WARN, "the driver does not tell how much is free")
     said = f"{free / 2**30:.1f} GiB free"
@@ -325,25 +316,6 @@ def _memory() -> Finding:
             "GPU memory", WARN, said, fix="see with nvidia-smi what else runs on the GPU"
         )
     return _finding("GPU memory", OK, said)
-
-
-def free_memory(driver: Any) -> int | None:
-    """Bytes free on the first device, or None if the driver (a loaded libcuda) does not say."""
-    device, context = ctypes.c_int(), ctypes.c_void_p()
-    free, total = ctypes.c_size_t(), ctypes.c_size_t()
-    if driver.cuInit(0) or driver.cuDeviceGet(ctypes.byref(device), 0):
-        return None
-    if driver.cuDevicePrimaryCtxRetain(ctypes.byref(context), device):
-        return None
-    try:
-        if driver.cuCtxSetCurrent(context) or driver.cuMemGetInfo_v2(
-            ctypes.byref(free), ctypes.byref(total)
-        ):
-            return None
-        return free.value
-    finally:
-        driver.cuCtxSetCurrent(None)
-        driver.cuDevicePrimaryCtxRelease_v2(device)
 
 
 def _compile_failure(words: list[str], name: str, text: str, *after: str) -> str | None:

@@ -7,7 +7,6 @@ import os
 import re
 import shlex
 import shutil
-import sys
 from functools import cache
 from pathlib import Path
 
@@ -37,12 +36,6 @@ def include_directories() -> tuple[Path, ...]:
     if directory is None:
         return ()
     return directory / "include", directory / "include" / "torch" / "csrc" / "api" / "include"
-
-
-def compiler_command() -> str:
-    """The C++ compiler that inductor will call. Unlike a shell, it takes an empty CXX at its
-    word."""
-    return os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
 
 
 def command_words(command: str) -> list[str]:
