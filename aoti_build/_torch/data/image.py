@@ -144,20 +144,20 @@ def _class(known: Pictures, index: int, probability: float) -> dict[str, Any]:
     }
 
 
-def _declared(image: Image) -> Callable[[Any], Tensor]:
+def _declared(declared: Image) -> Callable[[Any], Tensor]:
     """Resize, crop, 0 to 1, normalise; each only where it is given."""
     from torchvision.transforms import InterpolationMode  # type: ignore[import-untyped]
     from torchvision.transforms import functional as F
 
     def transform(picture: Any) -> Tensor:
-        if image.resize is not None:
+        if declared.resize is not None:
             picture = F.resize(
-                picture, [image.resize], interpolation=InterpolationMode.BILINEAR, antialias=True
+                picture, [declared.resize], interpolation=InterpolationMode.BILINEAR, antialias=True
             )
-        if image.crop is not None:
-            picture = F.center_crop(picture, [image.crop, image.crop])
+        if declared.crop is not None:
+            picture = F.center_crop(picture, [declared.crop, declared.crop])
         values: Tensor = F.convert_image_dtype(F.pil_to_tensor(picture), torch.float32)
-        return F.normalize(values, list(image.mean), list(image.std)) if image.mean else values
+        return F.normalize(values, list(declared.mean), list(declared.std)) if declared.mean else values
 
     return transform
 
