@@ -157,7 +157,9 @@ def _declared(declared: Image) -> Callable[[Any], Tensor]:
         if declared.crop is not None:
             picture = F.center_crop(picture, [declared.crop, declared.crop])
         values: Tensor = F.convert_image_dtype(F.pil_to_tensor(picture), torch.float32)
-        return F.normalize(values, list(declared.mean), list(declared.std)) if declared.mean else values
+        if not declared.mean:
+            return values
+        return F.normalize(values, list(declared.mean), list(declared.std))
 
     return transform
 
