@@ -159,7 +159,8 @@ def _declared(declared: Image) -> Callable[[Any], Tensor]:
         values: Tensor = F.convert_image_dtype(F.pil_to_tensor(picture), torch.float32)
         if not declared.mean:
             return values
-        return F.normalize(values, list(declared.mean), list(declared.std))
+        normalised: Tensor = F.normalize(values, list(declared.mean), list(declared.std))
+        return normalised
 
     return transform
 
