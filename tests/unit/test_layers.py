@@ -15,8 +15,10 @@ PACKAGE = Path(aoti_build.__file__).parent
 LAYERS = {
     "__init__": 0,
     "errors": 0,
+    "figures": 0,
     "common": 1,
     "models_file": 2,
+    "messages": 3,
     "host": 3,
     "artifact": 4,
     "store": 5,
