@@ -17,6 +17,8 @@ from msgspec import UNSET, UnsetType
 TYPE = "type"  # the field that a message has and a part does not: what it is
 # Null where there is no such number, UNSET where it was not looked for.
 NumberOrNull: TypeAlias = float | UnsetType | None
+# What the outputs of a run are compared with.
+Basis: TypeAlias = Literal["golden", "eager", "none"]
 
 
 class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -188,12 +190,12 @@ class RunSeconds(Part, frozen=True):
 
 
 class RunFigures(Part, frozen=True):
-    """What one run found. `check` says what the outputs were compared with."""
+    """What one run found: `ran` in docs/formats.md."""
 
     inputs: tuple[TensorFacts, ...]
     outputs: tuple[TensorFacts, ...]
     top: tuple[TopClasses, ...]
-    check: Literal["golden", "eager", "none"]
+    check: Basis
     passed: bool
     verdicts: tuple[OutputFigures, ...]
     saved: str | None

@@ -57,6 +57,7 @@ Recorded: TypeAlias = Mapping[str, str | None]
 # Where things are in models.yaml, for errors; by field, as `work.check.places` makes it.
 Where: TypeAlias = Mapping[str, str]
 Seconds: TypeAlias = Mapping[str, float]  # by phase
+InputKind: TypeAlias = Literal["golden", "random", "tensors", "pictures"]  # of a run
 
 
 def _type_name(class_name: str) -> str:
@@ -264,7 +265,7 @@ class RunRequest(Part, frozen=True):
     """One run: on the files `paths`, or none for golden and random inputs. Outputs go to the file
     `output`."""
 
-    kind: Literal["golden", "random", "tensors", "pictures"]
+    kind: InputKind
     paths: tuple[str, ...]
     output: str | None
 
@@ -339,14 +340,25 @@ class Compile(Message, frozen=True):
 
 
 Event: TypeAlias = Phase | Failure | KeysQuestion
-EVENTS = (Phase, Failure, KeysQuestion)
+EVENTS: tuple[type[Event], ...] = (Phase, Failure, KeysQuestion)
 Answer: TypeAlias = Take | Repack | Compile
-ANSWERS = (Take, Repack, Compile)
+ANSWERS: tuple[type[Answer], ...] = (Take, Repack, Compile)
 
 
 def encode(message: Message) -> dict[str, Json]:
     """The JSON document of a message."""
-    return {**_HEAD, **msgspec.to_builtins(message)}
+    return {**_HEAD, **msgspec.to_builtins(message, enc_hook=_plain)}
+
+
+def _plain(value: Any) -> str | int | float:
+    """What `json` takes and msgspec does not: texts and numbers of a type of their own."""
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float):
+        return float(value)
+    raise NotImplementedError(f"a message cannot hold a {type(value).__name__}")
 
 
 def decode(document: Json, *kinds: type[AnyMessage], where: str | None = None) -> AnyMessage:

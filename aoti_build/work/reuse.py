@@ -11,6 +11,7 @@ from typing import Any
 
 from aoti_build.artifact.manifest import GOLDEN, MODEL, Manifest
 from aoti_build.common.files import lock
+from aoti_build.messages import Answer, Compile, KeysQuestion, Repack, Take
 from aoti_build.models_file.project import Target
 from aoti_build.planning.plan import is_settled
 from aoti_build.work.context import Place, Workshop
@@ -57,17 +58,17 @@ class Desk(contextlib.ExitStack):
             return None
         return {**hit.check, "seconds": 0.0}
 
-    def answer(self, question: Mapping[str, Any]) -> dict[str, Any]:
+    def answer(self, question: KeysQuestion) -> Answer:
         """Raises `ToolchainError` where a compile is needed and this host's compiler will not
         do."""
-        stored = None
+        stored: Answer | None = None
         if not self.from_nothing:
             stored = self._take(question) or self._repack(question)
-            if stored is None and self._wait_for(self.store.compile_lock(question["graph_key"])):
+            if stored is None and self._wait_for(self.store.compile_lock(question.graph_key)):
                 stored = self._take(question) or self._repack(question)
         if stored is None:
             self._before_compile()
-        return stored or {"action": COMPILE}
+        return stored or Compile()
 
     def _wait_for(self, path: Path) -> bool:
         """Take the lock; whether somebody else held it."""
@@ -88,21 +89,18 @@ class Desk(contextlib.ExitStack):
             )
         return waited
 
-    def _take(self, question: Mapping[str, Any]) -> dict[str, Any] | None:
+    def _take(self, question: KeysQuestion) -> Take | None:
         """The very package, and its golden file if that can be had."""
-        hit = self.store.by_key(question["key"])
+        hit = self.store.by_key(question.key)
         if hit is None or not self.store.fetch(hit.files[MODEL], self.place.staged / MODEL):
             return None
         self.action, self._hit = TAKE, hit
-        return {
-            "action": TAKE,
-            "golden": self.store.fetch(hit.files[GOLDEN], self.place.staged / GOLDEN),
-        }
+        return Take(golden=self.store.fetch(hit.files[GOLDEN], self.place.staged / GOLDEN))
 
-    def _repack(self, question: Mapping[str, Any]) -> dict[str, Any] | None:
+    def _repack(self, question: KeysQuestion) -> Repack | None:
         """A package of the same graph whose weights can be exchanged."""
-        hit, template = self.store.by_graph(question["graph_key"]), self.place.work / "template.pt2"
+        hit, template = self.store.by_graph(question.graph_key), self.place.work / "template.pt2"
         if hit is None or not self.store.fetch(hit.files[MODEL], template):
             return None
         self.action, self._hit = REPACK, hit
-        return {"action": REPACK, "template": str(template), "alignment": hit.weights["alignment"]}
+        return Repack(template=str(template), alignment=hit.weights["alignment"])
