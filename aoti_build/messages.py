@@ -1,5 +1,4 @@
-"""What the build process and its workers tell each other: jobs, results, events, questions and
-answers.
+"""Jobs, results, events, questions and answers between the build process and its workers.
 
 Each message is one JSON document, in a file or on one line of a pipe, and says what it is:
 
@@ -108,9 +107,8 @@ class Job(Message, Generic[ResultT], frozen=True):
     @classmethod
     def result_type(cls) -> type[ResultT]:
         """The type that the class names in its base."""
-        (base,) = cls.__orig_bases__  # type: ignore[attr-defined]  # set by typing for a Generic
-        (result,) = get_args(base)
-        return result  # type: ignore[no-any-return]
+        base = cls.__orig_bases__[0]  # type: ignore[attr-defined]  # as typing left it
+        return get_args(base)[0]  # type: ignore[no-any-return]
 
 
 class TargetJob(Job[ResultT], frozen=True):
@@ -354,10 +352,8 @@ def _plain(value: Any) -> str | int | float:
     """What `json` takes and msgspec does not: texts and numbers of a type of their own."""
     if isinstance(value, str):
         return str.__str__(value)
-    if isinstance(value, int):
-        return int(value)
-    if isinstance(value, float):
-        return float(value)
+    if isinstance(value, int | float):
+        return int(value) if isinstance(value, int) else float(value)
     raise NotImplementedError(f"a message cannot hold a {type(value).__name__}")
 
 

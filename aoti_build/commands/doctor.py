@@ -24,9 +24,10 @@ from aoti_build.models_file.project import Target
 from aoti_build.planning.plan import BUILD, Step
 from aoti_build.store.local import Store
 from aoti_build.work.context import Workshop
+from aoti_build.work.crash import WorkerCrash
 from aoti_build.work.preflight import quick_checks
 from aoti_build.work.schedule import Builder
-from aoti_build.work.worker import WorkerCrash, allow_starts
+from aoti_build.work.worker import allow_starts
 
 DEVICES = ("cpu", "cuda")
 OnProgress = Callable[[Target, str], None]

@@ -42,8 +42,9 @@ from aoti_build.models_file.records import target_to_json
 from aoti_build.planning.plan import plan_target, stale, tolerance
 from aoti_build.store.local import Store
 from aoti_build.work.check import CHECK_ENVIRONMENT, places
+from aoti_build.work.crash import WorkerCrash
 from aoti_build.work.opened import FloorLacking, OpenArtifact, fit_artifact
-from aoti_build.work.worker import WorkerCrash, allow_starts, error_of, run_worker
+from aoti_build.work.worker import allow_starts, error_of, run_worker
 
 PASSED, UNCHECKED, MISMATCH, FAILED, UNAVAILABLE = (
     "passed",

@@ -51,16 +51,10 @@ from aoti_build.models_file.records import target_to_json
 from aoti_build.planning.plan import plan_target, stale, tolerance
 from aoti_build.store.local import Store
 from aoti_build.work.check import CHECK_ENVIRONMENT, check_package, check_record, find_cause, places
+from aoti_build.work.crash import WorkerCrash
 from aoti_build.work.opened import FloorLacking, OpenArtifact, fit_artifact
 from aoti_build.work.runner import compiled_runner
-from aoti_build.work.worker import (
-    WorkerCrash,
-    WorkerTimeout,
-    allow_starts,
-    check_stopping,
-    run_worker,
-    stop_all,
-)
+from aoti_build.work.worker import WorkerTimeout, allow_starts, check_stopping, run_worker, stop_all
 
 PASSED, INCOMPLETE, MISMATCH, CRASHED, TIMEOUT, UNCHECKED, MISSING, REFUSED, UNAVAILABLE = (
     "passed", "incomplete", "mismatch", "crashed", "timeout", "unchecked", "missing", "refused",

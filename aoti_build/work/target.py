@@ -25,18 +25,12 @@ from aoti_build.models_file.weights import weights_files
 from aoti_build.planning.plan import Step, floor_patches, toolchain_parts, weight_parts
 from aoti_build.work.check import CheckAhead, check_or_say, places
 from aoti_build.work.context import Place, Workshop
+from aoti_build.work.crash import WorkerCrash
 from aoti_build.work.gpu import gpu_code_of, gpu_environment
 from aoti_build.work.instructions import Instructions
 from aoti_build.work.opened import open_artifact
 from aoti_build.work.reuse import COMPILE, REPACK, Desk
-from aoti_build.work.worker import (
-    OWN_VARIABLES,
-    WORKER_VARIABLES,
-    OnPhase,
-    OnQuestion,
-    WorkerCrash,
-    run_worker,
-)
+from aoti_build.work.worker import OWN_VARIABLES, WORKER_VARIABLES, OnPhase, OnQuestion, run_worker
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
 from aoti_build.common.directories import home, require_utf8, temporary_directory
-from aoti_build.common.files import RECORD_LIMIT, open_regular, read_bytes, write_json
+from aoti_build.common.files import RECORD_LIMIT, read_bytes, write_json
 from aoti_build.common.outputs import open_log
 from aoti_build.errors import (
     AotiBuildError,
@@ -33,6 +33,7 @@ from aoti_build.errors import (
     UsageError,
     VerificationError,
 )
+from aoti_build.work.crash import crash_of
 
 if TYPE_CHECKING:  # a restore imports this module, and sends no messages
     from aoti_build.messages import Answer, ErrorRecord, Failure, Job, KeysQuestion, Message
@@ -50,7 +51,6 @@ WORKER_VARIABLES: Mapping[str, str] = {
 }
 # Set too, for each worker as it needs them.
 OWN_VARIABLES = ("TORCHINDUCTOR_CACHE_DIR", "HOME", "LOGNAME")
-_TAIL, _TAIL_BYTES = 12, 1 << 16
 _GRACE_SECONDS = 2.0  # of all workers together; the task ends within five
 
 _running: set[subprocess.Popen[bytes]] = set()
@@ -60,14 +60,6 @@ _stopping = threading.Event()
 ResultT = TypeVar("ResultT", bound="Message")
 OnPhase = Callable[[str], None]
 OnQuestion = Callable[["KeysQuestion"], "Answer"]
-
-
-class WorkerCrash(BuildError):
-    """A worker ended without a result; `signal_name` says by which signal, if by one."""
-
-    def __init__(self, message: str, *, signal_name: str | None, **answers: Any) -> None:
-        super().__init__(message, **answers)
-        self.signal_name = signal_name
 
 
 class WorkerTimeout(BuildError):
@@ -369,7 +361,7 @@ def _result(kind: type[ResultT], status: int, path: Path, log: Path) -> ResultT:
     try:
         document = json.loads(read_bytes(path, RECORD_LIMIT))
     except (OSError, ValueError, RecursionError):
-        raise _crash(status, log) from None
+        raise crash_of(status, log) from None
     kinds: tuple[type[ResultT | Failure], ...] = (kind, Failure)
     result = decode(document, *kinds, where=path.name)
     if isinstance(result, Failure):
@@ -387,46 +379,3 @@ def error_of(record: ErrorRecord, log: Path) -> AotiBuildError:
         hint=record.hint,
         log=log,
     )
-
-
-def _crash(status: int, log: Path) -> WorkerCrash:
-    if status >= 0:
-        message, name = f"the worker ended with status {status} and no result", None
-    else:
-        name = _signal_name(-status)
-        message = f"the worker was killed by {name}"
-    hints = {
-        "SIGKILL": "the system was probably out of memory: try --jobs 1",
-        "SIGSEGV": (
-            "native code crashed: `invoke doctor` says whether the compiler is to blame, and which"
-            " CXX to take"
-        ),
-        "SIGILL": (
-            "the code uses instructions this processor lacks; `invoke doctor` tries a small model"
-        ),
-    }
-    return WorkerCrash(
-        message,
-        signal_name=name,
-        cause=_tail(log),
-        hint=hints.get(name or "", "see the log"),
-        log=log,
-    )
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:  # a real-time signal
-        return f"signal {number}"
-
-
-def _tail(log: Path) -> str | None:
-    """The last lines of the log, however long it is."""
-    try:
-        with open(open_regular(log), "rb") as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL_BYTES))
-            lines = file.read(_TAIL_BYTES).decode(errors="replace").splitlines()
-    except OSError:
-        return None
-    return "\n".join(lines[-_TAIL:]) or None

@@ -15,7 +15,7 @@ from aoti_build.commands.doctor import DoctorReport, doctor, explain
 from aoti_build.errors import AotiBuildError, BuildError, Interrupted
 from aoti_build.host.checks.finding import FAIL, OK, SKIPPED, UNAVAILABLE, Finding
 from aoti_build.report.text import doctor_lines
-from aoti_build.work.worker import WorkerCrash
+from aoti_build.work.crash import WorkerCrash
 
 ABSENT = Finding("device", UNAVAILABLE, "there is no driver", "cuda")
 Quick = Callable[..., None]

@@ -16,11 +16,11 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_projects import ONE_MODEL, write_project
+from small_projects import ONE_MODEL, PASSED_CASE, write_project
 
 from aoti_build import messages
 from aoti_build.errors import UNFIT_TOOLCHAIN, ArtifactError, MessageError
-from aoti_build.figures import OutputFigures, Part, as_json, typed
+from aoti_build.figures import CallFigures, OutputFigures, Part, as_json, typed
 from aoti_build.messages import (
     JOBS,
     CheckJob,
@@ -236,6 +236,7 @@ def test_figures_stand_in_documents_as_they_were_found() -> None:
         "why": "it differs",
     }
     assert as_json(typed(found, OutputFigures)) == found
+    assert as_json(typed(PASSED_CASE, CallFigures)) == PASSED_CASE
     with pytest.raises(ValueError, match="unknown field `colour`"):
         typed({**found, "colour": "red"}, OutputFigures)
 

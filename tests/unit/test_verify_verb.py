@@ -33,7 +33,8 @@ from aoti_build.figures import Refusal
 from aoti_build.host import toolchain
 from aoti_build.messages import Job, Message, ProbeJob, ProbeResult
 from aoti_build.models_file import Project, load_project
-from aoti_build.work.worker import WorkerCrash, WorkerTimeout, check_stopping, stop_all
+from aoti_build.work.crash import WorkerCrash
+from aoti_build.work.worker import WorkerTimeout, check_stopping, stop_all
 
 
 def test_a_good_artifact_passes(project: Project, published: Path, fake_worker: FakeWorker) -> None:

@@ -46,7 +46,8 @@ from aoti_build.messages import (
     encode,
 )
 from aoti_build.work import worker
-from aoti_build.work.worker import Worker, WorkerCrash, allow_starts, run_worker, stop_all
+from aoti_build.work.crash import WorkerCrash
+from aoti_build.work.worker import Worker, allow_starts, run_worker, stop_all
 
 # What a stub worker has: the job, `phase`, `result`, and a pipe that is open as long as any process
 # of its group lives.

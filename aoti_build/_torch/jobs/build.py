@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch.export import ExportedProgram
@@ -35,13 +35,12 @@ from aoti_build._torch.checking.returned import check_constants
 from aoti_build._torch.checking.seen import first_calls
 from aoti_build._torch.compiling import shared
 from aoti_build._torch.compiling.bounds import declared_bounds
-from aoti_build._torch.compiling.isa import WIDTH, compiling_for, floor_settings, tried_once
+from aoti_build._torch.compiling.isa import WIDTH, compiling_for, tried_once
+from aoti_build._torch.compiling.keys import Keys, keys_of
 from aoti_build._torch.compiling.old_values import keeping_old_values
 from aoti_build._torch.compiling.settings import (
     binds_weights,
     inductor_options,
-    own_passes,
-    resolved_settings,
     set_precision,
     switches,
 )
@@ -67,11 +66,7 @@ from aoti_build._torch.program.export import (
 )
 from aoti_build._torch.program.graph import (
     called,
-    graph_digest,
-    library_code,
     listed_weights,
-    state_digest,
-    uses_own_code,
 )
 from aoti_build._torch.program.inputs import Call, Make, from_callable, from_shapes
 from aoti_build._torch.program.model import import_declared, load_callable
@@ -82,14 +77,12 @@ from aoti_build._torch.program.structure import (
     foreign_types,
     register_named_tuples,
 )
-from aoti_build._torch.program.walk import UnknownPart
 from aoti_build._torch.program.writes import Writes, computed_of, functional_form, observed_names
-from aoti_build.artifact.fingerprint import KEY_VERSION, declared_files, spec_parts
+from aoti_build.artifact.fingerprint import declared_files
 from aoti_build.artifact.manifest import GOLDEN, KEY_METADATA, MODEL
 from aoti_build.common.digests import digest_json
 from aoti_build.common.files import lock
 from aoti_build.errors import BuildError
-from aoti_build.host.toolchain import ENVIRONMENT_OF_SOURCES
 from aoti_build.messages import (
     BuildJob,
     BuildResult,
@@ -154,14 +147,6 @@ class Prepared:
             return None
 
 
-class Keys(NamedTuple):
-    """The artifact key, the graph key, and why the graph has no digest, if it has none."""
-
-    key: str
-    graph_key: str
-    undigested: str | None
-
-
 def build(job: BuildJob, events: Events) -> BuildResult:
     """Asks the parent once, with the keys. Eager's outputs are made anew whatever the answer is:
     the code that the graph came from may do something else when it is not exported."""
@@ -196,7 +181,7 @@ def build(job: BuildJob, events: Events) -> BuildResult:
                 "modules": discovery.modules(),
                 "variables": discovery.variables(),
             }
-            keys = _keys(program, options, job, used)
+            keys = keys_of(program, options, job, used)
             listed = listed_weights(program)  # before the compile changes the program
         answer = events.ask(KeysQuestion(key=keys.key, graph_key=keys.graph_key))
         with events.phase("reference"), events.progress() as tell, _unwritten(program):
@@ -329,51 +314,6 @@ def _compiled(
     if keys.undigested is not None:
         return {"apart": False, "why": keys.undigested}
     return separate(package, *state)
-
-
-def _own_code(program: ExportedProgram, used: Mapping[str, Recorded]) -> Mapping[str, Any]:
-    """The code beside torch's that the compile may run, by what it is known by."""
-    library = library_code(used["distributions"])
-    if uses_own_code(program) or own_passes() or library is None:
-        return used
-    return library
-
-
-def _keys(
-    program: ExportedProgram,
-    options: Mapping[str, Any],
-    job: BuildJob,
-    used: Mapping[str, Recorded],
-) -> Keys:
-    """The graph key (what compiled code depends on) and the artifact key (that and the weights).
-
-    `used` are the files and distributions: they count where the graph only names code of theirs,
-    and where there is no digest of the graph.
-    """
-    own_code = _own_code(program, used)
-    environment = {
-        name: value for name, value in job.environment.items() if name not in ENVIRONMENT_OF_SOURCES
-    }
-    undigested = None
-    try:
-        graph: Any = graph_digest(program)
-    except UnknownPart as unknown:
-        # The same sources make the same graph. Among them are the weights: no other weights share
-        # this code.
-        graph = {"spec": spec_parts(job.target), **used}
-        undigested = f"the graph has no digest, since it has {unknown}"
-    graph_key = digest_json(
-        {
-            "key_version": KEY_VERSION,
-            "graph": graph,
-            "settings": {**resolved_settings(options), **floor_settings(job.floor_patches)},
-            "own_code": own_code,
-            "toolchain": job.toolchain,
-            "environment": environment,
-        }
-    )
-    key = digest_json({"graph_key": graph_key, "weights": state_digest(program)})
-    return Keys(key, graph_key, undigested)
 
 
 def prepare(model: Model, device: str, root: Path, where: Mapping[str, str]) -> Prepared:
