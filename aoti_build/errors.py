@@ -138,6 +138,10 @@ class DirectoryError(ToolchainError):
     users could change it, or torch cannot use it."""
 
 
+class MessageError(ToolchainError):
+    """A message between the build process and a worker is none that this release knows."""
+
+
 class Interrupted(AotiBuildError):
     """The user asked to stop."""
 

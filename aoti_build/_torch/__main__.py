@@ -16,7 +16,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from aoti_build._torch.events import Events
 from aoti_build.common.records import write_json
 from aoti_build.common.writing import NO_SPACE, disk_error
 from aoti_build.errors import AotiBuildError, BuildError
+from aoti_build.messages import JOBS, ErrorRecord, Failure, Job, Message, decode, encode
 
 
 def main(verb: str, job_path: Path, events_descriptor: int) -> int:
@@ -33,37 +34,37 @@ def main(verb: str, job_path: Path, events_descriptor: int) -> int:
     # The parent reads events until the last holder of the pipe is gone: a child that user code
     # forks must not hold it.
     os.register_at_fork(after_in_child=lambda: os.close(events_descriptor))
-    run: Callable[[Mapping[str, Any], Events], dict[str, Any]]
+    run: Callable[[Job[Any], Events], Message]
     run = getattr(import_module(f"aoti_build._torch.jobs.{verb}"), verb)
     if not job_path.exists():
         # The parent starts workers ahead of their jobs, so that they import torch early. A line on
         # stdin says that the job's file is there.
         answers.get()
-    job = json.loads(job_path.read_bytes())
     with os.fdopen(events_descriptor, "w", buffering=1) as stream:
         events = Events(stream, answers)
-        result, status = _guarded(run, job, events)
+        result = _guarded(lambda: run(_job(verb, job_path), events))
         try:
-            write_json(job_path.with_name("result.json"), result)
+            write_json(job_path.with_name("result.json"), encode(result))
         except OSError as error:
             events.fail(disk_error(error))
             return 1
-    return status
+    return 1 if isinstance(result, Failure) else 0
 
 
-def _guarded(
-    run: Callable[[Mapping[str, Any], Events], dict[str, Any]],
-    job: Mapping[str, Any],
-    events: Events,
-) -> tuple[dict[str, Any], int]:
-    """The verb's result, or its error: this is the worker boundary, the one place that catches
+def _job(verb: str, path: Path) -> Job[Any]:
+    """Raises `MessageError` for the job of another release."""
+    return decode(json.loads(path.read_bytes()), JOBS[verb], where=path.name)
+
+
+def _guarded(work: Callable[[], Message]) -> Message:
+    """The result of `work`, or its error: this is the worker boundary, the one place that catches
     whatever user code raises."""
     try:
-        return {"ok": True, **run(job, events)}, 0
+        return work()
     except BaseException as error:  # user code may raise KeyboardInterrupt or call sys.exit as well
         with contextlib.suppress(OSError):  # a log on a full disk
             traceback.print_exc()
-        return {"ok": False, "error": _failure(error).as_json()}, 1
+        return Failure(error=ErrorRecord.of(_failure(error)))
 
 
 def _failure(error: BaseException) -> AotiBuildError:

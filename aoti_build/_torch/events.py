@@ -1,4 +1,4 @@
-"""What a worker tells and asks its parent while it works: one JSON object a line, out on the events
+"""What a worker tells and asks its parent while it works: one message a line, out on the events
 pipe, in on stdin."""
 
 from __future__ import annotations
@@ -9,10 +9,21 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from typing import IO, Any
+from collections.abc import Callable, Iterator
+from typing import IO
 
 from aoti_build.errors import AotiBuildError
+from aoti_build.messages import (
+    ANSWERS,
+    Answer,
+    ErrorRecord,
+    Event,
+    Failure,
+    KeysQuestion,
+    Phase,
+    decode,
+    encode,
+)
 
 PROGRESS_SECONDS = 10.0
 
@@ -31,7 +42,7 @@ class Events:
     def phase(self, name: str) -> Iterator[None]:
         """Time the phase `name`, in seconds of wall time, and announce it the first time."""
         if name not in self.seconds:
-            self._send({"phase": name})
+            self._send(Phase(name=name))
         with contextlib.suppress(OSError):  # a log on a full disk
             print(f"--- {name}", file=sys.stderr, flush=True)
         started = time.perf_counter()
@@ -55,7 +66,7 @@ class Events:
 
         def announce() -> None:
             while not ended.wait(PROGRESS_SECONDS):
-                self._send({"phase": f"{told}, {time.perf_counter() - started:.0f} s"})
+                self._send(Phase(name=f"{told}, {time.perf_counter() - started:.0f} s"))
 
         thread = threading.Thread(target=announce, daemon=True)
         thread.start()
@@ -65,17 +76,16 @@ class Events:
             ended.set()
             thread.join()
 
-    def ask(self, question: Mapping[str, Any]) -> dict[str, Any]:
+    def ask(self, question: KeysQuestion) -> Answer:
         """Send `question` and wait for the parent's answer."""
-        self._send({"ask": question})
-        answer: dict[str, Any] = json.loads(self._answers.get())
-        return answer
+        self._send(question)
+        return decode(json.loads(self._answers.get()), *ANSWERS, where="an answer")
 
     def fail(self, error: AotiBuildError) -> None:
         """Hand over the error of a worker that cannot write its result."""
-        self._send({"failed": error.as_json()})
+        self._send(Failure(error=ErrorRecord.of(error)))
 
-    def _send(self, event: Mapping[str, Any]) -> None:
+    def _send(self, event: Event) -> None:
         # A broken pipe: a parent that is gone is stdin's business, see __main__.
         with self._sending, contextlib.suppress(BrokenPipeError):
-            self._stream.write(json.dumps(event) + "\n")
+            self._stream.write(json.dumps(encode(event)) + "\n")

@@ -25,9 +25,10 @@ from aoti_build.planning.actions import Action
 from aoti_build.planning.plan import Step
 from aoti_build.store.local import LocalStore
 from aoti_build.work.context import BuildContext
+from aoti_build.work.crash import WorkerCrash
 from aoti_build.work.host_checks import quick_checks
 from aoti_build.work.schedule import Builder
-from aoti_build.work.worker import WorkerCrash, allow_starts
+from aoti_build.work.worker import allow_starts
 
 OnProgress = Callable[[Target, str], None]
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+
+from msgspec.structs import replace
 
 from aoti_build.artifact.manifest import GOLDEN, MODEL, Manifest, tensor_inputs
 from aoti_build.artifact.paths import reader_log_path, stat_cache_path
@@ -32,15 +34,21 @@ from aoti_build.errors import (
     UsageError,
     VerificationError,
 )
+from aoti_build.figures import RunFigures, as_json
+from aoti_build.messages import InputKind, RunJob, RunOutcome, RunRequest
 from aoti_build.models_file.project import Project, Target
 from aoti_build.models_file.records import target_to_json
 from aoti_build.planning.plan import plan_target, stale
 from aoti_build.store.selection import open_store
 from aoti_build.work.check import CHECK_ENVIRONMENT, places
+from aoti_build.work.crash import WorkerCrash
 from aoti_build.work.opened import FloorLacking, OpenArtifact, fit_artifact
-from aoti_build.work.worker import WorkerCrash, allow_starts, error_of, run_worker
+from aoti_build.work.worker import allow_starts, error_of, run_worker
 
-GOLDEN_INPUT, RANDOM, TENSORS, PICTURES = "golden", "random", "tensors", "pictures"
+GOLDEN_INPUT: Final = "golden"
+RANDOM: Final = "random"
+TENSORS: Final = "tensors"
+PICTURES: Final = "pictures"
 # Each has a reader in `aoti_build._torch.data` or a writer in `aoti_build._torch.jobs.run`.
 TENSOR_SUFFIXES = (".npy", ".npz", ".safetensors", ".pt")
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
@@ -56,7 +64,7 @@ class Input:
     """One word of ``--input``: a file, or what is drawn or kept without one."""
 
     text: str
-    kind: str
+    kind: InputKind
 
     @property
     def label(self) -> str:
@@ -82,16 +90,16 @@ class Run:
 
     source: tuple[str, ...]
     seed: int | None
-    result: Mapping[str, Any] | None
+    result: RunFigures | None
     error: AotiBuildError | None = None
 
     @property
     def verdict(self) -> VerdictKind:
         if self.result is None:
             return VerdictKind.FAILED
-        if self.result["check"] == "none":
+        if self.result.check == "none":
             return VerdictKind.UNCHECKED
-        return VerdictKind.PASSED if self.result["passed"] else VerdictKind.MISMATCH
+        return VerdictKind.PASSED if self.result.passed else VerdictKind.MISMATCH
 
     @property
     def exit_code(self) -> int:
@@ -103,7 +111,7 @@ class Run:
         common = {"source": list(self.source), "seed": self.seed, "verdict": self.verdict}
         return {
             **common,
-            **(self.result or {}),
+            **(as_json(self.result) if self.result else {}),
             "error": self.error.as_json() if self.error else None,
         }
 
@@ -211,8 +219,10 @@ def run(
 
 
 def _input(text: str) -> Input:
-    if text in (GOLDEN_INPUT, RANDOM):
-        return Input(text, text)
+    if text == GOLDEN_INPUT:
+        return Input(text, GOLDEN_INPUT)
+    if text == RANDOM:
+        return Input(text, RANDOM)
     suffix = Path(text).suffix.lower()
     if suffix not in (*TENSOR_SUFFIXES, *PICTURE_SUFFIXES):
         raise UsageError(
@@ -353,40 +363,34 @@ def _job(
     asked: Asked,
     groups: list[tuple[Input, ...]],
     outputs: list[str | None],
-) -> dict[str, Any]:
-    return {
-        "root": str(project.root),
-        "target": target_to_json(target),
-        "model": str(artifact.files / MODEL),
-        "golden": str(artifact.files / GOLDEN),
-        "tolerance": required_tolerance(target),
-        "signature": dict(artifact.manifest.signature),
-        "imports": artifact.manifest.imports,
-        "where": {**places(project, target), "image": project.where(target.model, "image")},
-        "seed": asked.seed,
-        "repeat": asked.repeat,
-        "runs": [
-            {
-                "kind": group[0].kind,
-                "paths": [
-                    str(Path(given.text).absolute())
-                    for given in group
-                    if given.kind in (TENSORS, PICTURES)
-                ],
-                "output": output,
-            }
-            for group, output in zip(groups, outputs, strict=True)
-        ],
-    }
+) -> RunJob:
+    return RunJob(
+        root=str(project.root),
+        target_document=target_to_json(target),
+        model=str(artifact.files / MODEL),
+        golden=str(artifact.files / GOLDEN),
+        tolerance=required_tolerance(target),
+        signature=artifact.manifest.signature,
+        imports=tuple(artifact.manifest.imports),
+        where={**places(project, target), "image": project.where(target.model, "image")},
+        seed=asked.seed,
+        repeat=asked.repeat,
+        runs=tuple(_request(group, output) for group, output in zip(groups, outputs, strict=True)),
+    )
+
+
+def _request(group: tuple[Input, ...], output: str | None) -> RunRequest:
+    files = [given.text for given in group if given.kind in (TENSORS, PICTURES)]
+    paths = tuple(str(Path(file).absolute()) for file in files)
+    return RunRequest(kind=group[0].kind, paths=paths, output=output)
 
 
 def _worked(
-    project: Project, target: Target, job: Mapping[str, Any], on_progress: OnProgress
-) -> list[Mapping[str, Any]]:
+    project: Project, target: Target, job: RunJob, on_progress: OnProgress
+) -> tuple[RunOutcome, ...]:
     try:
         with tempfile.TemporaryDirectory(prefix="aoti_build-") as work:
             result = run_worker(
-                "run",
                 job,
                 directory=Path(work),
                 log=reader_log_path(project, target, "run"),
@@ -397,15 +401,15 @@ def _worked(
         raise VerificationError(
             f"running it failed: {crash.message}", cause=crash.cause, hint=crash.hint, log=crash.log
         ) from crash
-    found: list[Mapping[str, Any]] = result["runs"]
-    return found
+    return result.runs
 
 
 def _run(
-    group: tuple[Input, ...], seed: int, result: Mapping[str, Any], target: Target, log: Path
+    group: tuple[Input, ...], seed: int, outcome: RunOutcome, target: Target, log: Path
 ) -> Run:
     source = tuple(given.text for given in group)
     drawn = seed if group[0].kind == RANDOM else None
-    if "error" not in result:
-        return Run(source, drawn, result)
-    return Run(source, drawn, None, error_of({**result["error"], "target": target.name}, log))
+    if outcome.error is None:
+        return Run(source, drawn, outcome.figures)
+    error = error_of(replace(outcome.error, target=target.name), log)
+    return Run(source, drawn, None, error)

@@ -17,6 +17,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from msgspec import structs
+
 from aoti_build.artifact.manifest import GOLDEN, MODEL, VERIFY, Manifest, read_manifest
 from aoti_build.artifact.paths import (
     artifact_directory,
@@ -40,22 +42,18 @@ from aoti_build.errors import (
     Interrupted,
     VerificationError,
 )
+from aoti_build.figures import CallFigures, Loss, Refusal, Vacuous, as_json
+from aoti_build.messages import CheckResult, DeepResult, FreshJob, Job, ProbeJob, ResultT
 from aoti_build.models_file.presence import source_is_here
 from aoti_build.models_file.project import Project, Target
 from aoti_build.models_file.records import target_to_json
 from aoti_build.planning.plan import plan_target, stale
 from aoti_build.store.selection import open_store
 from aoti_build.work.check import CHECK_ENVIRONMENT, check_package, check_record, find_cause, places
+from aoti_build.work.crash import WorkerCrash
 from aoti_build.work.opened import FloorLacking, OpenArtifact, fit_artifact
 from aoti_build.work.runner import compiled_runner
-from aoti_build.work.worker import (
-    WorkerCrash,
-    WorkerTimeout,
-    allow_starts,
-    check_stopping,
-    run_worker,
-    stop_all,
-)
+from aoti_build.work.worker import WorkerTimeout, allow_starts, check_stopping, run_worker, stop_all
 
 PYTHON, CPP = RUNTIMES = ("python", "cpp")
 TIME_LIMIT = 600.0
@@ -72,15 +70,15 @@ class Verdict:
     target: Target
     verdict: VerdictKind
     stale: tuple[Reason, ...] = ()
-    cases: tuple[Mapping[str, Any], ...] = ()
-    refusals: tuple[Mapping[str, Any], ...] = ()
-    vacuous: tuple[Mapping[str, Any], ...] = ()
+    cases: tuple[CallFigures, ...] = ()
+    refusals: tuple[Refusal, ...] = ()
+    vacuous: tuple[Vacuous, ...] = ()
     no_fp64: str | None = None
-    deep: Mapping[str, Any] | None = None
+    deep: DeepResult | None = None
     seconds: float = 0.0
     error: AotiBuildError | None = None
     runtime: str = PYTHON
-    baseline: tuple[Mapping[str, Any], ...] = ()
+    baseline: tuple[Loss, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -88,12 +86,12 @@ class Verdict:
             "verdict": self.verdict,
             "runtime": self.runtime,
             "stale": [reason.as_json() for reason in self.stale],
-            "cases": [dict(case) for case in self.cases],
-            "refusals": [dict(refusal) for refusal in self.refusals],
-            "vacuous": [dict(output) for output in self.vacuous],
+            "cases": [as_json(case) for case in self.cases],
+            "refusals": [as_json(refusal) for refusal in self.refusals],
+            "vacuous": [as_json(output) for output in self.vacuous],
             "no_fp64": self.no_fp64,
-            "baseline": [dict(loss) for loss in self.baseline],
-            "deep": dict(self.deep) if self.deep else None,
+            "baseline": [as_json(loss) for loss in self.baseline],
+            "deep": as_json(self.deep) if self.deep else None,
             "seconds": self.seconds,
             "error": self.error.as_json() if self.error else None,
         }
@@ -269,14 +267,15 @@ class _Verifier:
     def _settle(self, target: Target, artifact: OpenArtifact, verdict: Verdict) -> None:
         """Let the manifest of an artifact that its build host could not run say that it is
         right."""
-        found = {
-            "cases": verdict.cases,
-            "vacuous": list(verdict.vacuous),
-            "no_fp64": verdict.no_fp64,
-        }
-        if verdict.baseline:
-            found["baseline"] = list(verdict.baseline)
-        check = check_record(target, {**found, "seconds": {"verify": verdict.seconds}})
+        found = CheckResult(
+            passed=True,
+            cases=verdict.cases,
+            vacuous=verdict.vacuous,
+            no_fp64=verdict.no_fp64,
+            baseline=verdict.baseline or None,
+            seconds={"verify": verdict.seconds},
+        )
+        check = check_record(target, found)
         try:
             with lock(lock_path(self.project, target), check_stopping):
                 if read_manifest(artifact.directory) != artifact.manifest:
@@ -317,8 +316,12 @@ class _Verifier:
             limit=self.limit,
             imports=artifact.manifest.imports,
         )
-        if why := result.get("unavailable"):
-            return Verdict(target, VerdictKind.UNAVAILABLE, (Reason(ReasonKind.NOT_IN_CPP, why),))
+        if result.unavailable is not None:
+            return Verdict(
+                target,
+                VerdictKind.UNAVAILABLE,
+                (Reason(ReasonKind.NOT_IN_CPP, result.unavailable),),
+            )
         refusals = self._refusals(target, artifact, work)
         verdict = _verdict(result, refusals)
         if verdict == VerdictKind.MISMATCH and self.repro is not None:
@@ -329,26 +332,22 @@ class _Verifier:
         return Verdict(
             target,
             verdict,
-            cases=tuple(result["cases"]),
+            cases=result.cases,
             refusals=tuple(refusals),
-            vacuous=tuple(result["vacuous"]),
-            no_fp64=result["no_fp64"],
-            baseline=tuple(result.get("baseline", ())),
+            vacuous=result.vacuous,
+            no_fp64=result.no_fp64,
+            baseline=result.baseline or (),
             deep=self._cause(target, artifact, work)
             if verdict == VerdictKind.MISMATCH and self.deep
             else None,
-            seconds=round(sum(result["seconds"].values()), 3),
+            seconds=round(sum(result.seconds.values()), 3),
         )
 
-    def _cause(self, target: Target, artifact: OpenArtifact, work: Path) -> dict[str, Any] | None:
+    def _cause(self, target: Target, artifact: OpenArtifact, work: Path) -> DeepResult:
         if not source_is_here(target.model, self.project.root):
-            return {
-                "stage": "none",
-                "said": "the model's source is not here",
-                "weights": [],
-                "left": None,
-            }
-        found = find_cause(
+            said = "the model's source is not here"
+            return DeepResult(stage="none", said=said, weights=(), left=None)
+        return find_cause(
             self.project,
             target,
             artifact.files,
@@ -359,7 +358,6 @@ class _Verifier:
             limit=self.limit,
             on_phase=lambda phase: self.on_progress(target, phase),
         )
-        return {name: found[name] for name in ("stage", "said", "weights", "left")}
 
     def _fresh_golden(self, target: Target, manifest: Manifest, work: Path) -> Path:
         """Golden files made now. Raises `VerificationError` without the model's source."""
@@ -369,67 +367,61 @@ class _Verifier:
                 hint="verify without --fresh and --seeds, against what was saved at build time",
             )
         golden = work / "golden.safetensors"
-        job = {
-            "root": str(self.project.root),
-            "target": target_to_json(target),
-            "where": places(self.project, target),
-            "golden": str(golden),
-            "signature": dict(manifest.signature),
-            "seeds": self.seeds,
-        }
-        self._run("fresh", target, job, work / "fresh")
+        job = FreshJob(
+            root=str(self.project.root),
+            target_document=target_to_json(target),
+            where=places(self.project, target),
+            golden=str(golden),
+            signature=manifest.signature,
+            seeds=self.seeds,
+        )
+        self._run(target, job, work / "fresh")
         return golden
 
-    def _refusals(self, target: Target, artifact: OpenArtifact, work: Path) -> list[dict[str, Any]]:
+    def _refusals(self, target: Target, artifact: OpenArtifact, work: Path) -> list[Refusal]:
         """What became of each probe. One that crashes takes its process with it; another tries the
         rest."""
-        job = {
-            "root": str(self.project.root),
-            "model": str(artifact.files / MODEL),
-            "golden": str(artifact.files / GOLDEN),
-            "target": target_to_json(target),
-            "tolerance": required_tolerance(target),
-            "signature": dict(artifact.manifest.signature),
-            "imports": artifact.manifest.imports,
-            "runner": str(runner) if (runner := self.runners.get(target.device)) else None,
-        }
-        crashed: dict[int, dict[str, Any]] = {}
+        runner = self.runners.get(target.device)
+        job = ProbeJob(
+            root=str(self.project.root),
+            model=str(artifact.files / MODEL),
+            golden=str(artifact.files / GOLDEN),
+            target_document=target_to_json(target),
+            tolerance=required_tolerance(target),
+            signature=artifact.manifest.signature,
+            imports=tuple(artifact.manifest.imports),
+            runner=str(runner) if runner else None,
+            skip=(),
+        )
+        crashed: dict[int, Refusal] = {}
         while True:
             begun: list[str] = []
+            rest = structs.replace(job, skip=tuple(crashed))
             try:
-                given = {**job, "skip": list(crashed)}
-                result = self._run(
-                    "probe", target, given, work / f"probe-{len(crashed)}", begun.append
-                )
+                self.on_progress(target, "probe")
+                result = self._run(target, rest, work / f"probe-{len(crashed)}", begun.append)
             except (WorkerCrash, WorkerTimeout) as crash:
                 if not begun:
                     raise
                 _, number, name = begun[-1].split(" ", 2)
-                crashed[int(number)] = {"name": name, "ok": False, "said": crash.message}
+                crashed[int(number)] = Refusal(name=name, ok=False, said=crash.message)
                 continue
-            found = {
-                **{int(number): probed for number, probed in result["results"].items()},
-                **crashed,
-            }
+            found = {**dict(result.probes), **crashed}
             return [found[number] for number in sorted(found)]
 
     def _run(
         self,
-        verb: str,
         target: Target,
-        job: Mapping[str, Any],
+        job: Job[ResultT],
         directory: Path,
         also: Callable[[str], None] = lambda phase: None,
-    ) -> dict[str, Any]:
+    ) -> ResultT:
         def on_phase(phase: str) -> None:
             also(phase)
             if not phase.startswith("probe "):
                 self.on_progress(target, phase)
 
-        if verb == "probe":
-            self.on_progress(target, "probe")
         return run_worker(
-            verb,
             job,
             directory=directory,
             log=self._log(target),
@@ -442,12 +434,12 @@ class _Verifier:
         return reader_log_path(self.project, target, "verify")
 
 
-def _verdict(result: Mapping[str, Any], refusals: Sequence[Mapping[str, Any]]) -> VerdictKind:
+def _verdict(result: CheckResult, refusals: Sequence[Refusal]) -> VerdictKind:
     """What the figures of a check and of the probes come to. A case that was left out did not
     pass."""
-    skipped = ["skipped" in case for case in result["cases"]]
-    unread = any("unread" in case for case in result["cases"])
-    if result["passed"] and all(refusal["ok"] for refusal in refusals):
+    skipped = [case.skipped is not None for case in result.cases]
+    unread = any(case.unread for case in result.cases)
+    if result.passed and all(refusal.ok for refusal in refusals):
         return VerdictKind.INCOMPLETE if unread or any(skipped) else VerdictKind.PASSED
     return VerdictKind.UNCHECKED if all(skipped) else VerdictKind.MISMATCH
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import wraps
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from aoti_build.artifact.reasons import Reason, ReasonKind
 from aoti_build.commands.verdicts import VerdictKind
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from aoti_build.commands.status import StatusReport
     from aoti_build.commands.verify import Verdict, VerifyReport
     from aoti_build.commands.why import WhyReport
+    from aoti_build.figures import NumberOrNull, RunFigures, TensorFacts, TopClasses
     from aoti_build.planning.plan import Plan
 
 
@@ -94,16 +95,12 @@ def verify_lines(report: VerifyReport) -> list[str]:
     closing line."""
     rows = []
     for verdict in report.verdicts:
-        worst = _worst(verdict)
         rows.append(
             [
                 verdict.target.name,
                 verdict.verdict + (" (stale)" if verdict.stale and verdict.cases else ""),
                 _case_count(verdict),
-                _number(worst.get("max_abs")),
-                _number(worst.get("rmse")),
-                _number(worst.get("reference_rms")),
-                worst.get("by", ""),
+                *_worst_cells(verdict),
                 _refused(verdict),
                 why(verdict.stale),
             ]
@@ -163,25 +160,20 @@ def _one_run(target: str, run: Run) -> list[str]:
     if run.result is None:
         return [head, *f"error: {run.error}".splitlines()]
     result = run.result
-    rows = [
-        [kind, *_tensor_cells(tensor)]
-        for kind in ("input", "output")
-        for tensor in result[f"{kind}s"]
-    ]
+    rows = [["input", *_tensor_cells(tensor)] for tensor in result.inputs]
+    rows += [["output", *_tensor_cells(tensor)] for tensor in result.outputs]
     lines = [head, *table(["", "name", "dtype", "shape", "min", "max", "mean", "std"], rows)]
     verdict = {
         VerdictKind.PASSED: "passed: ",
         VerdictKind.MISMATCH: "FAILED: ",
         VerdictKind.UNCHECKED: "",
     }[run.verdict]
-    lines.append(verdict + _CHECKS[result["check"]])
-    lines += [
-        f"  {output['name']}: {output['why']}" for output in result["verdicts"] if not output["ok"]
-    ]
-    for top in result["top"]:
+    lines.append(verdict + _CHECKS[result.check])
+    lines += [f"  {output.name}: {output.why}" for output in result.verdicts if not output.ok]
+    for top in result.top:
         lines += _top_lines(top, run.source)
-    if result["saved"]:
-        lines.append(f"outputs are in {result['saved']}")
+    if result.saved:
+        lines.append(f"outputs are in {result.saved}")
     return [*lines, *_time_lines(result)]
 
 
@@ -192,26 +184,27 @@ _CHECKS = {
 }
 
 
-def _top_lines(top: Mapping[str, Any], source: Sequence[str]) -> list[str]:
+def _top_lines(top: TopClasses, source: Sequence[str]) -> list[str]:
     """The most probable classes of each picture; an index where the class has no name."""
     lines = []
-    for picture, classes in zip(source, top["pictures"], strict=False):
-        lines.append(f"{picture}: classes by {top['output']}, probabilities by softmax")
+    for picture, classes in zip(source, top.pictures, strict=False):
+        lines.append(f"{picture}: classes by {top.output}, probabilities by softmax")
         for one in classes:
-            name = one["name"] or ""
-            line = f"  {100 * one['probability']:6.2f} %  {one['index']:4}  {name}"
+            line = f"  {100 * one.probability:6.2f} %  {one.index:4}  {one.name or ''}"
             lines.append(line.rstrip())
-    return lines + ([f"  no names: {top['unnamed']}"] if "unnamed" in top else [])
+    return lines + ([f"  no names: {top.unnamed}"] if top.unnamed is not None else [])
 
 
-def _time_lines(result: Mapping[str, Any]) -> list[str]:
-    seconds, timing = result["seconds"], result["timing"]
+def _time_lines(result: RunFigures) -> list[str]:
+    timing, seconds = result.timing, result.seconds
+    spent = {"load": seconds.load, "first": seconds.first, "reference": seconds.reference}
     once = ", ".join(
-        f"{name} {value * 1000:.1f} ms" for name, value in seconds.items() if value is not None
+        f"{name} {value * 1000:.1f} ms" for name, value in spent.items() if value is not None
     )
-    calls = "1 call" if timing["repeat"] == 1 else f"{timing['repeat']} calls"
+    calls = "1 call" if timing.repeat == 1 else f"{timing.repeat} calls"
     parts = ", ".join(
-        f"{name} {timing[name] * 1000:.3f}" for name in ("min", "median", "p90", "p99", "max")
+        f"{name} {getattr(timing, name) * 1000:.3f}"
+        for name in ("min", "median", "p90", "p99", "max")
     )
     return [f"once: {once}", f"{calls} after a warm-up, on this host as it is now, in ms: {parts}"]
 
@@ -341,18 +334,20 @@ def age_text(seconds: float | None) -> str:
     return f"{seconds / 86400:.0f} d"
 
 
-def _worst(verdict: Verdict) -> Mapping[str, Any]:
-    """The output with the largest error in units of its own tolerance."""
-    outputs = [output for case in verdict.cases for output in case["outputs"]]
-    return max(
-        outputs, key=lambda output: (not output["ok"], output.get("max_abs", 0.0)), default={}
-    )
+def _worst_cells(verdict: Verdict) -> list[str]:
+    """Of the output with the largest error, or the largest of those that failed if any did."""
+    outputs = [output for case in verdict.cases for output in case.outputs]
+    if not outputs:
+        return [""] * 4
+    worst = max(outputs, key=lambda output: (not output.ok, output.max_abs or 0.0))
+    numbers = (worst.max_abs, worst.rmse, worst.reference_rms)
+    return [*map(_number, numbers), worst.by or ""]
 
 
 def _case_count(verdict: Verdict) -> str:
     """How many cases were compared, and of how many, if some were left out."""
     total = len(verdict.cases)
-    compared = sum("skipped" not in case for case in verdict.cases)
+    compared = sum(case.skipped is None for case in verdict.cases)
     if compared < total:
         return f"{compared} of {total}"
     return str(total or "")
@@ -360,21 +355,18 @@ def _case_count(verdict: Verdict) -> str:
 
 def _failed_outputs(verdict: Verdict) -> list[str]:
     failed = [
-        (case["name"], output)
-        for case in verdict.cases
-        for output in case["outputs"]
-        if not output["ok"]
+        (case.name, output) for case in verdict.cases for output in case.outputs if not output.ok
     ]
     if not failed:
         return []
     rows = [
         [
-            f"{case}: {output['name']}",
-            _number(output.get("max_abs")),
-            _number(output.get("max_rel")),
-            _number(output.get("rmse")),
-            _number(output.get("reference_rms")),
-            output["why"],
+            f"{case}: {output.name}",
+            _number(output.max_abs),
+            _number(output.max_rel),
+            _number(output.rmse),
+            _number(output.reference_rms),
+            output.why or "",
         ]
         for case, output in failed
     ]
@@ -389,7 +381,7 @@ def _refused(verdict: Verdict) -> str:
     """How many of the inputs that must not be answered were refused, or answered rightly where that
     may be."""
     return (
-        f"{sum(probed['ok'] for probed in verdict.refusals)}/{len(verdict.refusals)}"
+        f"{sum(probed.ok for probed in verdict.refusals)}/{len(verdict.refusals)}"
         if verdict.refusals
         else ""
     )
@@ -398,44 +390,40 @@ def _refused(verdict: Verdict) -> str:
 def _notes(verdict: Verdict) -> list[str]:
     """What the figures do not say: inputs not refused, cases left out, comparisons that show
     nothing."""
+    from aoti_build.figures import as_json
+
     lines = [
-        f"not refused: {probed['name']}: {probed['said']}"
-        for probed in verdict.refusals
-        if not probed["ok"]
+        f"not refused: {probed.name}: {probed.said}" for probed in verdict.refusals if not probed.ok
     ]
     lines += [
-        f"case {case['name']} was skipped: {case['skipped']}"
+        f"case {case.name} was skipped: {case.skipped}"
         for case in verdict.cases
-        if "skipped" in case
+        if case.skipped is not None
     ]
-    unread = {name for case in verdict.cases for name in case.get("unread", ())}
+    unread = {name for case in verdict.cases for name in case.unread}
     if unread:
         lines.append(f"not read back, so only seen in later calls: {', '.join(sorted(unread))}")
     lines += [
-        f"vacuous: {output['output']} would pass with other {output['of']} too; give trained"
+        f"vacuous: {output.output} would pass with other {output.of} too; give trained"
         " weights, inputs of a realistic range, or a smaller tolerance"
         for output in verdict.vacuous
     ]
     if verdict.deep:
-        lines.append(f"deep: {verdict.deep['said']}")
+        lines.append(f"deep: {verdict.deep.said}")
     if verdict.no_fp64:
         lines.append(f"no float64 reference, so the plain tolerances decide: {verdict.no_fp64}")
-    lines += [f"against its baseline: {loss(lost)}" for lost in verdict.baseline]
+    lines += [f"against its baseline: {loss(as_json(lost))}" for lost in verdict.baseline]
     return [f"{verdict.target.name}: {line}" for line in lines]
 
 
-def _tensor_cells(tensor: Mapping[str, Any]) -> list[str]:
-    shape = "[" + ", ".join(map(str, tensor["shape"])) + "]"
-    return [
-        tensor["name"],
-        tensor["dtype"],
-        shape,
-        *(_number(tensor.get(name)) for name in ("min", "max", "mean", "std")),
-    ]
+def _tensor_cells(tensor: TensorFacts) -> list[str]:
+    shape = "[" + ", ".join(map(str, tensor.shape)) + "]"
+    statistics = (tensor.min, tensor.max, tensor.mean, tensor.std)
+    return [tensor.name, tensor.dtype, shape, *map(_number, statistics)]
 
 
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.4g}"
+def _number(value: NumberOrNull) -> str:
+    return f"{value:.4g}" if isinstance(value, float | int) else ""
 
 
 def _counted(words: Iterable[str], noun: str) -> str:

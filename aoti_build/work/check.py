@@ -8,11 +8,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from msgspec.structs import replace
+
 from aoti_build.artifact.manifest import GOLDEN, MODEL
 from aoti_build.artifact.paths import inductor_cache_root
 from aoti_build.artifact.verification import required_tolerance
 from aoti_build.errors import AotiBuildError, BuildError, Interrupted
+from aoti_build.figures import CallFigures, Loss, OutputFigures, as_json
 from aoti_build.host import compatibility
+from aoti_build.messages import CheckJob, CheckResult, DeepJob, DeepResult, Import, Signature
 from aoti_build.models_file.project import Project, Target
 from aoti_build.models_file.records import target_to_json
 from aoti_build.work.context import BuildContext, Place
@@ -36,14 +40,14 @@ class CheckAhead(contextlib.ExitStack):
     def __init__(self, context: BuildContext, place: Place, *, runs_here: bool) -> None:
         super().__init__()
         self._root, self._place, self._runs_here = context.project.root, place, runs_here
-        self.worker: Worker | None = None
+        self.worker: Worker[CheckResult] | None = None
 
     def start(self) -> None:
         if self._runs_here and self.worker is None:
             directory = self._place.work / _DIRECTORY
             self.worker = self.enter_context(
                 Worker(
-                    "check",
+                    CheckJob,
                     self._root,
                     directory=directory,
                     log=self._place.log,
@@ -63,8 +67,8 @@ def check_or_say(
     place: Place,
     package: Path,
     requires: Mapping[str, Any],
-    signature: Mapping[str, Any],
-    worker: Worker | None = None,
+    signature: Signature,
+    worker: Worker[CheckResult] | None = None,
 ) -> dict[str, Any]:
     """As `check_staged`; where this host cannot run code that `requires` what it lacks, a record
     that says so."""
@@ -94,10 +98,10 @@ def check_staged(
     target: Target,
     place: Place,
     package: Path,
-    signature: Mapping[str, Any],
-    worker: Worker | None = None,
+    signature: Signature,
+    worker: Worker[CheckResult] | None = None,
     *,
-    imports: Sequence[Mapping[str, Any]] = (),
+    imports: Sequence[Import] = (),
 ) -> dict[str, Any]:
     """Check the package in the directory `package` and return the record for its manifest. A golden
     file that had to leave tensors out has a whole one beside it in the workplace.
@@ -116,69 +120,69 @@ def check_staged(
         golden=place.whole_golden if place.whole_golden.exists() else None,
         imports=imports,
     )
-    if any("skipped" in case for case in result["cases"]):
-        raise _incomplete(result, place.log)
-    if lossy := [loss for loss in result.get("baseline", ()) if not loss["ok"]]:
+    if any(case.skipped is not None for case in result.cases):
+        raise _incomplete(result.cases, place.log)
+    if lossy := [loss for loss in result.baseline or () if not loss.ok]:
         raise _lossy(lossy, target, place.log)
-    if not result["passed"]:
+    if not result.passed:
         context.on_progress(target, "deep")
-        raise _failed(result, place.log, _cause(context, target, place))
+        raise _failed(result.cases, place.log, _cause(context, target, place))
     return check_record(target, result)
 
 
-def check_record(target: Target, result: Mapping[str, Any]) -> dict[str, Any]:
-    """The record of a check that passed, for a manifest, of what the `check` job found."""
-    return {
+def check_record(target: Target, result: CheckResult) -> dict[str, Any]:
+    """The record of a check that passed, for a manifest."""
+    record = {
         "passed": True,
         "tolerance": required_tolerance(target),
-        "cases": [_brief(case) for case in result["cases"]],
-        "vacuous": result["vacuous"],
-        "no_fp64": result["no_fp64"],
-        **({"baseline": result["baseline"]} if "baseline" in result else {}),
-        "seconds": round(sum(result["seconds"].values()), 3),
+        "cases": [as_json(_brief(case)) for case in result.cases],
+        "vacuous": [as_json(output) for output in result.vacuous],
+        "no_fp64": result.no_fp64,
+        "seconds": round(sum(result.seconds.values()), 3),
     }
+    if result.baseline is not None:
+        record["baseline"] = [as_json(loss) for loss in result.baseline]
+    return record
 
 
 def check_package(
     project: Project,
     target: Target,
     package: Path,
-    signature: Mapping[str, Any],
+    signature: Signature,
     *,
     directory: Path,
     log: Path,
     on_phase: OnPhase = lambda phase: None,
-    worker: Worker | None = None,
+    worker: Worker[CheckResult] | None = None,
     golden: Path | None = None,
     runner: Path | None = None,
     limit: float | None = None,
-    imports: Sequence[Mapping[str, Any]] = (),
-) -> dict[str, Any]:
-    """Run the `check` job on the package in the directory `package` in a fresh process; its result
-    as it is.
+    imports: Sequence[Import] = (),
+) -> CheckResult:
+    """Run the `check` job on the package in the directory `package` in a fresh process.
 
     `worker` is such a process that was started ahead and waits; `golden` a golden file in place of
     the package's own; `runner` a C++ program that calls the package in the worker's place; `limit`
     the most seconds it may take; `imports` the manifest's, of what is imported before the package
     is loaded.
     """
-    job = {
-        "root": str(project.root),
-        "model": str(package / MODEL),
-        "golden": str(golden or package / GOLDEN),
-        "target": target_to_json(target),
-        "tolerance": required_tolerance(target),
-        "signature": dict(signature),
-        "imports": list(imports),
-        "runner": str(runner) if runner else None,
-    }
+    job = CheckJob(
+        root=str(project.root),
+        model=str(package / MODEL),
+        golden=str(golden or package / GOLDEN),
+        target_document=target_to_json(target),
+        tolerance=required_tolerance(target),
+        signature=signature,
+        imports=tuple(imports),
+        runner=str(runner) if runner else None,
+    )
     if (
         worker is not None and not worker.has_ended
     ):  # else a fresh one tries; what was compiled is not lost for that
         worker.give(job)
         return worker.follow(on_phase)
     return run_worker(
-        "check",
         job,
         directory=directory,
         log=log,
@@ -188,13 +192,9 @@ def check_package(
     )
 
 
-def _brief(case: Mapping[str, Any]) -> dict[str, Any]:
+def _brief(case: CallFigures) -> CallFigures:
     """Without histograms, which a manifest need not carry."""
-    outputs = [
-        {name: value for name, value in output.items() if name != "histogram"}
-        for output in case["outputs"]
-    ]
-    return {**case, "outputs": outputs}
+    return replace(case, outputs=tuple(replace(output, histogram=None) for output in case.outputs))
 
 
 def find_cause(
@@ -208,25 +208,24 @@ def find_cause(
     bisect: bool = False,
     limit: float | None = None,
     on_phase: OnPhase = lambda phase: None,
-) -> dict[str, Any]:
+) -> DeepResult:
     """The `deep` job: where the model and what is made of it part. Needs the model's source.
 
     `package` is a directory whose weights are looked at too, if they lie apart with `alignment`;
     with `bisect`, prefixes of the program are compiled.
     """
-    job = {
-        "root": str(project.root),
-        "target": target_to_json(target),
-        "where": places(project, target),
-        "floor_patches": target.compile_options,
-        "cache_root": str(inductor_cache_root()),
-        "model": str(package / MODEL) if package else None,
-        "alignment": alignment,
-        "bisect": bisect,
-    }
+    job = DeepJob(
+        root=str(project.root),
+        target_document=target_to_json(target),
+        where=places(project, target),
+        floor_patches=target.compile_options,
+        cache_root=str(inductor_cache_root()),
+        model=str(package / MODEL) if package else None,
+        alignment=alignment,
+        bisect=bisect,
+    )
     environment = {**CHECK_ENVIRONMENT, **gpu_environment(target, None)}
     return run_worker(
-        "deep",
         job,
         directory=directory,
         log=log,
@@ -247,7 +246,7 @@ def _cause(context: BuildContext, target: Target, place: Place) -> str | None:
         raise
     except AotiBuildError:
         return None  # an explanation is welcome and never needed
-    return None if found["stage"] == "none" else str(found["said"])
+    return None if found.stage == "none" else found.said
 
 
 def places(project: Project, target: Target) -> dict[str, str]:
@@ -267,13 +266,11 @@ def places(project: Project, target: Target) -> dict[str, str]:
     return {name: project.where(target.model, *path) for name, path in fields.items()}
 
 
-def _incomplete(checked: Mapping[str, Any], log: Path) -> BuildError:
+def _incomplete(cases: Sequence[CallFigures], log: Path) -> BuildError:
     """A published artifact is checked again, and its golden file does not hold all that decides."""
-    skipped = [
-        f"{case['name']}: {case['skipped']}" for case in checked["cases"] if "skipped" in case
-    ]
+    skipped = [f"{case.name}: {case.skipped}" for case in cases if case.skipped is not None]
     return BuildError(
-        f"{len(skipped)} of {len(checked['cases'])} cases cannot be compared with eager",
+        f"{len(skipped)} of {len(cases)} cases cannot be compared with eager",
         cause="\n".join(skipped[:_MOST_SAID]),
         hint=(
             "build it with --force, which compares before anything is left out; `golden: {limit:"
@@ -283,11 +280,11 @@ def _incomplete(checked: Mapping[str, Any], log: Path) -> BuildError:
     )
 
 
-def _lossy(losses: Sequence[Mapping[str, Any]], target: Target, log: Path) -> BuildError:
+def _lossy(losses: Sequence[Loss], target: Target, log: Path) -> BuildError:
     """The model itself is further from its baseline than models.yaml allows."""
     limit = required_tolerance(target)["baseline"]
     said = [
-        f"{loss['name']}: relative RMSE {loss['relative_rmse']:.3g} ({loss['sqnr_db']:.1f} dB),"
+        f"{loss.name}: relative RMSE {loss.relative_rmse:.3g} ({loss.sqnr_db:.1f} dB),"
         f" {limit:.3g} is allowed"
         for loss in losses
     ]
@@ -299,14 +296,9 @@ def _lossy(losses: Sequence[Mapping[str, Any]], target: Target, log: Path) -> Bu
     )
 
 
-def _failed(checked: Mapping[str, Any], log: Path, found: str | None) -> BuildError:
-    failed = [
-        (case["name"], output)
-        for case in checked["cases"]
-        for output in case["outputs"]
-        if not output["ok"]
-    ]
-    failures = [f"{case} inputs: {output['name']}: {output['why']}" for case, output in failed]
+def _failed(cases: Sequence[CallFigures], log: Path, found: str | None) -> BuildError:
+    failed = [(case.name, output) for case in cases for output in case.outputs if not output.ok]
+    failures = [f"{case} inputs: {output.name}: {output.why}" for case, output in failed]
     more = len(failures) - _MOST_SAID
     if more > 0:
         failures = [*failures[:_MOST_SAID], f"and {more} more"]
@@ -319,20 +311,20 @@ def _failed(checked: Mapping[str, Any], log: Path, found: str | None) -> BuildEr
     )
 
 
-def _advice(failed: Sequence[Mapping[str, Any]]) -> str:
+def _advice(failed: Sequence[OutputFigures]) -> str:
     """The next step after outputs that `failed`: a tolerance is of no use where it is not the size
     of a number."""
-    if failed and all("eager_nan" in output for output in failed):
+    if failed and all(output.eager_nan is not None for output in failed):
         return (
             "this is no fault of the compiler: draw masks that leave something of each row,"
             " `probability: 1` for a bool input, or make the mask in an inputs callable"
         )
-    if not all({"mismatched", "agreement", "iou"} & output.keys() for output in failed):
+    if not all(_is_of_size(output) for output in failed):
         return (
             "no tolerance allows this: the compiled code is at fault, and the log says more than"
             " fits here"
         )
-    if any("NaN or infinity" in output["why"] for output in failed):
+    if any("NaN or infinity" in (output.why or "") for output in failed):
         return (
             "no tolerance allows this: give inputs that the model is made for (`low` and `high`, or"
             " a callable); a mask that hides a whole row, for one, is NaN in some of eager's"
@@ -342,3 +334,8 @@ def _advice(failed: Sequence[Mapping[str, Any]]) -> str:
         "set `tolerance` for this model if differences of this size are expected; else this is a"
         " compiler fault"
     )
+
+
+def _is_of_size(output: OutputFigures) -> bool:
+    """Whether values were compared, so that how far they may be apart is a question."""
+    return any(part is not None for part in (output.mismatched, output.agreement, output.iou))

@@ -9,6 +9,7 @@ from typing import Any
 
 from aoti_build.artifact.manifest import GOLDEN, MODEL, Manifest
 from aoti_build.artifact.verification import is_verified
+from aoti_build.messages import Answer, Compile, KeysQuestion, Repack, Take
 from aoti_build.models_file.project import Target
 from aoti_build.work.context import BuildContext, Place
 from aoti_build.work.worker import check_stopping
@@ -55,17 +56,17 @@ class ReuseDecision(contextlib.ExitStack):
             return None
         return {**hit.check, "seconds": 0.0}
 
-    def answer(self, question: Mapping[str, Any]) -> dict[str, Any]:
+    def answer(self, question: KeysQuestion) -> Answer:
         """Raises `ToolchainError` where a compile is needed and this host's compiler will not
         do."""
-        stored = None
+        stored: Answer | None = None
         if not self.from_nothing:
             stored = self._take(question) or self._repack(question)
-            if stored is None and self._wait_for(question["graph_key"]):
+            if stored is None and self._wait_for(question.graph_key):
                 stored = self._take(question) or self._repack(question)
         if stored is None and self._preflight is not None:
             self._preflight.require(self._target)
-        return stored or {"action": COMPILE}
+        return stored or Compile()
 
     def _wait_for(self, graph_key: str) -> bool:
         """Take the lock of a graph's compile. Returns whether another build held it."""
@@ -84,24 +85,21 @@ class ReuseDecision(contextlib.ExitStack):
             return False  # the store cannot be written to; at worst two builds compile this graph
         return waited
 
-    def _take(self, question: Mapping[str, Any]) -> dict[str, Any] | None:
+    def _take(self, question: KeysQuestion) -> Take | None:
         """The very package, and its golden file if that can be had."""
-        hit = self.store.by_key(question["key"])
+        hit = self.store.by_key(question.key)
         if hit is None or not self.store.get(hit.files[MODEL], self.place.staged / MODEL):
             return None
         self.action, self._hit = TAKE, hit
         # With another limit, the golden file held less or more than models.yaml now asks for.
         same_limit = hit.source["spec"].get("golden.limit") == self.golden_limit
         golden = self.place.staged / GOLDEN
-        return {
-            "action": TAKE,
-            "golden": same_limit and self.store.get(hit.files[GOLDEN], golden),
-        }
+        return Take(golden=same_limit and self.store.get(hit.files[GOLDEN], golden))
 
-    def _repack(self, question: Mapping[str, Any]) -> dict[str, Any] | None:
+    def _repack(self, question: KeysQuestion) -> Repack | None:
         """A package of the same graph whose weights can be exchanged."""
-        hit, template = self.store.by_graph(question["graph_key"]), self.place.work / "template.pt2"
+        hit, template = self.store.by_graph(question.graph_key), self.place.work / "template.pt2"
         if hit is None or not self.store.get(hit.files[MODEL], template):
             return None
         self.action, self._hit = REPACK, hit
-        return {"action": REPACK, "template": str(template), "alignment": hit.weights["alignment"]}
+        return Repack(template=str(template), alignment=hit.weights["alignment"])

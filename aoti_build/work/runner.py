@@ -19,6 +19,7 @@ from aoti_build.host import installed_torch, toolchain
 from aoti_build.host.checks.inductor import command_words, cpp_standard, include_directories
 from aoti_build.host.devices import device_named
 from aoti_build.host.programs import compiler_command
+from aoti_build.messages import CompileJob
 from aoti_build.work.worker import check_stopping, run_worker
 
 SOURCE = Path(__file__).with_name("runner.cpp")
@@ -82,13 +83,13 @@ def compiled_runner(device: str) -> Path:
     ):
         if not program.is_file():
             made = staged / "runner"
-            job = {
-                "root": str(staged),
-                "command": compile_command(device, made),
-                "what": f"the C++ runner for {device} packages",
-            }
+            job = CompileJob(
+                root=str(staged),
+                command=tuple(compile_command(device, made)),
+                what=f"the C++ runner for {device} packages",
+            )
             log = program.with_suffix(".log")
             log.unlink(missing_ok=True)
-            run_worker("compile", job, directory=staged / "job", log=log, limit=_TIME_LIMIT)
+            run_worker(job, directory=staged / "job", log=log, limit=_TIME_LIMIT)
             os.replace(made, program)
     return program

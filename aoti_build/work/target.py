@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,9 @@ from aoti_build.artifact.paths import inductor_cache_root
 from aoti_build.artifact.provenance import provenance
 from aoti_build.artifact.reasons import Reason, ReasonKind
 from aoti_build.common.digests import digest_file
-from aoti_build.errors import BuildError, EditedMeanwhile
+from aoti_build.errors import BuildError, EditedMeanwhile, MessageError
 from aoti_build.host import compatibility
+from aoti_build.messages import BuildJob, BuildResult, Recorded
 from aoti_build.models_file.project import Target
 from aoti_build.models_file.records import target_to_json
 from aoti_build.models_file.weights import weights_files
@@ -27,11 +28,12 @@ from aoti_build.planning.current_state import toolchain_parts, weight_parts
 from aoti_build.planning.plan import Step
 from aoti_build.work.check import CheckAhead, check_or_say, places
 from aoti_build.work.context import BuildContext, Place
+from aoti_build.work.crash import WorkerCrash
 from aoti_build.work.gpu import gpu_code_of, gpu_environment
 from aoti_build.work.instructions import Instructions
 from aoti_build.work.opened import open_artifact
 from aoti_build.work.reuse import COMPILE, REPACK, ReuseDecision
-from aoti_build.work.worker import OWN_VARIABLES, WORKER_VARIABLES, OnPhase, WorkerCrash, run_worker
+from aoti_build.work.worker import OWN_VARIABLES, WORKER_VARIABLES, OnPhase, OnQuestion, run_worker
 
 
 @dataclass(frozen=True)
@@ -67,36 +69,29 @@ class TargetBuilder:
                 **compatibility.requirements(target.device, target.floor),
                 **gpu_code_of(target, place),
             }
-            if made.get("imports"):
-                requires["imports"] = made["imports"]
-            check = decision.known_check(target, golden_kept=made["golden_kept"]) or check_or_say(
-                self.context,
-                target,
-                place,
-                place.staged,
-                requires,
-                made["signature"],
-                checker.worker,
+            if made.imports:
+                requires["imports"] = list(made.imports)
+            check = decision.known_check(target, golden_kept=made.golden_kept) or check_or_say(
+                self.context, target, place, place.staged, requires, made.signature, checker.worker
             )
             manifest = Manifest(
                 target=target.name,
                 models_file=self.context.project.file.name,
-                key=made["key"],
-                graph_key=made["graph_key"],
-                weights=decision.weights if decision.weights is not None else made["weights"],
+                key=made.key,
+                graph_key=made.graph_key,
+                weights=_weights(made, decision),
                 source=_source_parts(target, self.context.project.root, before, made),
                 files={},
                 requires={**requires, "instructions": instructions.result()},
-                signature=made["signature"],
+                signature=made.signature,
                 check=check,
-                action=_action(decision.action, step, made["graph_key"]),
+                action=_action(decision.action, step, made.graph_key),
                 reasons=tuple(
-                    reason.as_json()
-                    for reason in _explained(step, decision.action, made["graph_key"])
+                    reason.as_json() for reason in _explained(step, decision.action, made.graph_key)
                 ),
                 provenance=provenance(self.context.project.root),
             )
-            seconds = {**made["seconds"], "check": check["seconds"]}
+            seconds = {**made.seconds, "check": check["seconds"]}
             return self.context.publish(target, place, manifest, seconds, started)
 
     def recheck(self, step: Step) -> Manifest:
@@ -137,7 +132,7 @@ class TargetBuilder:
                     "building it again gave other bytes",
                     cause=(
                         f"{MODEL} was {published.files[MODEL].sha256[:12]}, is {digest[:12]}; "
-                        f"key was {published.key[:12]}, is {made['key'][:12]}"
+                        f"key was {published.key[:12]}, is {made.key[:12]}"
                     ),
                     hint=(
                         "autotuning on a GPU and memory-mapped weights are not reproducible; see"
@@ -151,21 +146,19 @@ class TargetBuilder:
         target: Target,
         place: Place,
         before: Parts,
-        answer: Callable[..., Any],
+        answer: OnQuestion,
         also: OnPhase = lambda phase: None,
         *,
         from_nothing: bool = False,
-    ) -> dict[str, Any]:
+    ) -> BuildResult:
         def on_phase(phase: str) -> None:
             self.context.on_progress(target, phase)
             also(phase)
 
         kernels = None if from_nothing else self.context.store.kernels(before)
         environment = gpu_environment(target, kernels)
-        job = self._job(target, place, before, environment)
         return run_worker(
-            "build",
-            job,
+            self._job(target, place, before, environment),
             directory=place.work / "build",
             log=place.log,
             on_phase=on_phase,
@@ -182,26 +175,24 @@ class TargetBuilder:
 
     def _job(
         self, target: Target, place: Place, before: Parts, environment: Mapping[str, str]
-    ) -> dict[str, Any]:
+    ) -> BuildJob:
         clock = place.work / "clock"
         clock.touch()
         now_ns = time.time_ns()
         replaced = (*WORKER_VARIABLES, *OWN_VARIABLES, *environment)
-        return {
-            "root": str(self.context.project.root),
-            "target": target_to_json(target),
-            "staged": str(place.staged),
-            "whole_golden": str(place.whole_golden),
-            "cache_root": str(inductor_cache_root()),
-            "floor_patches": target.compile_options,
-            "where": places(self.context.project, target),
-            "toolchain": before["toolchain"],
-            "environment": before["environment"],
-            "replaced_variables": {name: os.environ.get(name) for name in replaced},
-            # By how much the clock of the file system that the sources are on is ahead of this
-            # host's.
-            "skew_ns": clock.stat().st_mtime_ns - now_ns,
-        }
+        return BuildJob(
+            root=str(self.context.project.root),
+            target_document=target_to_json(target),
+            staged=str(place.staged),
+            whole_golden=str(place.whole_golden),
+            cache_root=str(inductor_cache_root()),
+            floor_patches=target.compile_options,
+            where=places(self.context.project, target),
+            toolchain=before["toolchain"],
+            environment=before["environment"],
+            replaced_variables={name: os.environ.get(name) for name in replaced},
+            skew_ns=clock.stat().st_mtime_ns - now_ns,
+        )
 
 
 @contextlib.contextmanager
@@ -258,21 +249,29 @@ def _explained(step: Step, done: str, graph_key: str) -> tuple[Reason, ...]:
     return step.reasons
 
 
+def _weights(made: BuildResult, decision: ReuseDecision) -> Mapping[str, Any]:
+    """Where the weights lie: as in the stored package, or as the compile found out."""
+    found = decision.weights if decision.weights is not None else made.weights
+    if found is None:
+        raise MessageError("a worker compiled a graph and does not say where its weights lie")
+    return found
+
+
 def _source_parts(
-    target: Target, root: Path, before: Parts, made: Mapping[str, Any]
+    target: Target, root: Path, before: Parts, made: BuildResult
 ) -> dict[str, Mapping[str, Any]]:
     return {
         "spec": spec_parts(target),
         "config": dict(target.inductor_config),
-        "sources": _without_weights(made["sources"], target, root),
-        "distributions": made["distributions"],
-        "modules": made["modules"],
-        "variables": made["variables"],
+        "sources": _without_weights(made.sources, target, root),
+        "distributions": made.distributions,
+        "modules": made.modules,
+        "variables": made.variables,
         **before,
     }
 
 
-def _without_weights(sources: Mapping[str, Any], target: Target, root: Path) -> dict[str, Any]:
+def _without_weights(sources: Recorded, target: Target, root: Path) -> Recorded:
     """The files that were read, without the target's weights, which are a group of their own. A
     link was noted under its own name, and under that of what it leads to."""
     weights = target.model.weights

@@ -18,22 +18,26 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
 from aoti_build.common.directories import home, require_utf8, temporary_directory
-from aoti_build.common.fields import either, one_of, or_none, spelt, table
 from aoti_build.common.outputs import open_log
-from aoti_build.common.reading import RECORD_LIMIT, open_regular, read_bytes
+from aoti_build.common.reading import RECORD_LIMIT, read_bytes
 from aoti_build.common.records import write_json
 from aoti_build.errors import (
     AotiBuildError,
     ArtifactError,
     BuildError,
     Interrupted,
+    MessageError,
     ToolchainError,
     UsageError,
     VerificationError,
 )
+from aoti_build.work.crash import crash_of
+
+if TYPE_CHECKING:  # a restore imports this module, and sends no messages
+    from aoti_build.messages import Answer, ErrorRecord, Failure, Job, KeysQuestion, Message
 
 _ERRORS = {
     error.kind: error
@@ -48,70 +52,64 @@ WORKER_VARIABLES: Mapping[str, str] = {
 }
 # Set too, for each worker as it needs them.
 OWN_VARIABLES = ("TORCHINDUCTOR_CACHE_DIR", "HOME", "LOGNAME")
-# What a worker writes down: user code runs in it, and its exceptions say whatever they say.
-_SAID = spelt("(?s).*")
-_ERROR = table(
-    {"kind": _SAID, "message": _SAID},
-    dict.fromkeys(("target", "where", "cause", "hint"), or_none(_SAID)),
-)
-_RESULT = either(table({"ok": one_of(True)}), table({"ok": one_of(False), "error": _ERROR}))
-_TAIL, _TAIL_BYTES = 12, 1 << 16
 _GRACE_SECONDS = 2.0  # of all workers together; the task ends within five
 
 _running: set[subprocess.Popen[bytes]] = set()
 _running_lock = threading.Lock()
 _stopping = threading.Event()
 
+ResultT = TypeVar("ResultT", bound="Message")
 OnPhase = Callable[[str], None]
-Answer = Callable[[Mapping[str, Any]], Mapping[str, Any]]
-
-
-class WorkerCrash(BuildError):
-    """A worker ended without a result; `signal_name` says by which signal, if by one."""
-
-    def __init__(self, message: str, *, signal_name: str | None, **answers: Any) -> None:
-        super().__init__(message, **answers)
-        self.signal_name = signal_name
+OnQuestion = Callable[["KeysQuestion"], "Answer"]
 
 
 class WorkerTimeout(BuildError):
     """A worker was stopped because its time was over."""
 
 
+def _no_answer(question: KeysQuestion) -> NoReturn:
+    raise MessageError(f"a worker asked what only a build may ask: {question.type_name()}")
+
+
 def run_worker(
-    verb: str,
-    job: Mapping[str, Any],
+    job: Job[ResultT],
     *,
     directory: Path,
     log: Path,
     on_phase: OnPhase = lambda phase: None,
-    answer: Answer = lambda question: {},
+    answer: OnQuestion = _no_answer,
     environment: Mapping[str, str] | None = None,
     limit: float | None = None,
-) -> dict[str, Any]:
+) -> ResultT:
     """Do `job` in a fresh process and return its result.
 
     Args:
-        verb: a verb of `aoti_build._torch`.
         directory: where job.json and result.json go; the caller's to remove.
         log: gets everything the worker, its compilers and user code print; appended to.
         on_phase: called with the name of each phase as it begins, from this thread.
-        answer: called with each question the worker asks; what it returns is sent back.
+        answer: called with each question that the worker asks; what it returns is sent back.
         environment: variables set on top of this process's own.
         limit: the most seconds it may take.
 
     Raises: AotiBuildError: the worker's own error, of its kind, or `WorkerCrash`, `WorkerTimeout`,
-        or `Interrupted`. DirectoryError: the temporary directory, `root` or `directory` is unfit.
+        or `Interrupted`. MessageError: the worker is of another release. DirectoryError: the
+        temporary directory, the job's `root` or `directory` is unfit.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    write_json(directory / "job.json", job)
+    _write_job(directory, job)
     with Worker(
-        verb, Path(job["root"]), directory=directory, log=log, environment=environment
+        type(job), Path(job.root), directory=directory, log=log, environment=environment
     ) as worker:
         return worker.follow(on_phase, answer, limit)
 
 
-class Worker:
+def _write_job(directory: Path, job: Job[Any]) -> None:
+    from aoti_build.messages import encode
+
+    write_json(directory / "job.json", encode(job))
+
+
+class Worker(Generic[ResultT]):
     """A started worker process; leaving the context ends it and everything it started.
 
     It does the job in ``directory/job.json``. If that is not there yet the worker imports what it
@@ -120,7 +118,7 @@ class Worker:
 
     def __init__(
         self,
-        verb: str,
+        kind: type[Job[ResultT]],
         root: Path,
         *,
         directory: Path,
@@ -131,7 +129,7 @@ class Worker:
         temporary_directory()
         require_utf8(root)
         require_utf8(directory)
-        self._directory, self._log = directory, log
+        self._kind, self._directory, self._log = kind, directory, log
         directory.mkdir(parents=True, exist_ok=True)
         (directory / "result.json").unlink(missing_ok=True)
         read_end, write_end = os.pipe()
@@ -139,7 +137,7 @@ class Worker:
             sys.executable,
             "-m",
             "aoti_build._torch",
-            verb,
+            kind.verb(),
             str(directory / "job.json"),
             str(write_end),
         ]
@@ -154,7 +152,7 @@ class Worker:
         finally:
             os.close(write_end)
 
-    def __enter__(self) -> Worker:
+    def __enter__(self) -> Worker[ResultT]:
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -172,9 +170,9 @@ class Worker:
         except ChildProcessError:
             return True
 
-    def give(self, job: Mapping[str, Any]) -> None:
+    def give(self, job: Job[ResultT]) -> None:
         """Hand the job to a worker that was started without one."""
-        write_json(self._directory / "job.json", job)
+        _write_job(self._directory, job)
         if self._process.stdin is not None:
             with contextlib.suppress(BrokenPipeError):  # it crashed; `follow` says how
                 self._process.stdin.write(b"\n")
@@ -183,10 +181,17 @@ class Worker:
     def follow(
         self,
         on_phase: OnPhase = lambda phase: None,
-        answer: Answer = lambda question: {},
+        answer: OnQuestion = _no_answer,
         limit: float | None = None,
-    ) -> dict[str, Any]:
+    ) -> ResultT:
         """Wait for the end and return the result; see `run_worker`."""
+        try:
+            return self._follow(on_phase, answer, limit)
+        except MessageError as error:
+            error.log = self._log
+            raise
+
+    def _follow(self, on_phase: OnPhase, answer: OnQuestion, limit: float | None) -> ResultT:
         expired = threading.Event()
         with _deadline(self._process, limit, expired):
             failed = _follow(self._events, self._process, on_phase, answer)
@@ -200,8 +205,9 @@ class Worker:
                 log=self._log,
             )
         if failed is not None:
-            raise error_of(failed, self._log)
-        return _result(self._process.returncode, self._directory / "result.json", self._log)
+            raise error_of(failed.error, self._log)
+        path = self._directory / "result.json"
+        return _result(self._kind.result_type(), self._process.returncode, path, self._log)
 
 
 def stop_all() -> None:
@@ -270,27 +276,36 @@ def _start(
 
 
 def _follow(
-    events: Any, process: subprocess.Popen[bytes], on_phase: OnPhase, answer: Answer
-) -> Mapping[str, Any] | None:
+    events: IO[str], process: subprocess.Popen[bytes], on_phase: OnPhase, answer: OnQuestion
+) -> Failure | None:
     """Read events until every holder of the pipe is gone; the error of a worker that could not
     write one down."""
-    failed: Mapping[str, Any] | None = None
+    from aoti_build.messages import EVENTS, Failure, Phase, decode
+
+    failed: Failure | None = None
     for line in events:
         try:
-            event = json.loads(line)
+            document = json.loads(line)
         except ValueError:
             continue  # a line cut by a crash
-        if phase := event.get("phase"):
-            on_phase(phase)
-        if (question := event.get("ask")) is not None and process.stdin is not None:
-            said = json.dumps(answer(question)).encode()
-            with contextlib.suppress(
-                BrokenPipeError
-            ):  # it died over its question; its result, or none, says how
-                process.stdin.write(said + b"\n")
-                process.stdin.flush()
-        failed = event.get("failed", failed)
+        event = decode(document, *EVENTS, where="a worker's event")
+        if isinstance(event, Phase):
+            on_phase(event.name)
+        elif isinstance(event, Failure):
+            failed = event
+        else:
+            _send(process, answer(event))
     return failed
+
+
+def _send(process: subprocess.Popen[bytes], answer: Answer) -> None:
+    from aoti_build.messages import encode
+
+    assert process.stdin is not None
+    line = json.dumps(encode(answer)).encode() + b"\n"
+    with contextlib.suppress(BrokenPipeError):  # it died over its question; its result says how
+        process.stdin.write(line)
+        process.stdin.flush()
 
 
 @contextlib.contextmanager
@@ -341,62 +356,27 @@ def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> N
         pass
 
 
-def _result(status: int, path: Path, log: Path) -> dict[str, Any]:
+def _result(kind: type[ResultT], status: int, path: Path, log: Path) -> ResultT:
+    from aoti_build.messages import Failure, decode
+
     try:
-        result: dict[str, Any] = json.loads(read_bytes(path, RECORD_LIMIT))
-        _RESULT(result)
+        document = json.loads(read_bytes(path, RECORD_LIMIT))
     except (OSError, ValueError, RecursionError):
-        raise _crash(status, log) from None
-    if result["ok"]:
-        return result
-    raise error_of(result["error"], log)
+        raise crash_of(status, log) from None
+    kinds: tuple[type[ResultT | Failure], ...] = (kind, Failure)
+    result = decode(document, *kinds, where=path.name)
+    if isinstance(result, Failure):
+        raise error_of(result.error, log)
+    return result
 
 
-def error_of(record: Mapping[str, Any], log: Path) -> AotiBuildError:
-    """The error that a worker wrote down (`AotiBuildError.as_json`), of its kind, with the worker's
-    `log`."""
-    answers = {name: record.get(name) for name in ("target", "where", "cause", "hint")}
-    return _ERRORS.get(record["kind"], BuildError)(record["message"], **answers, log=log)
-
-
-def _crash(status: int, log: Path) -> WorkerCrash:
-    if status >= 0:
-        message, name = f"the worker ended with status {status} and no result", None
-    else:
-        name = _signal_name(-status)
-        message = f"the worker was killed by {name}"
-    hints = {
-        "SIGKILL": "the system was probably out of memory: try --jobs 1",
-        "SIGSEGV": (
-            "native code crashed: `invoke doctor` says whether the compiler is to blame, and which"
-            " CXX to take"
-        ),
-        "SIGILL": (
-            "the code uses instructions this processor lacks; `invoke doctor` tries a small model"
-        ),
-    }
-    return WorkerCrash(
-        message,
-        signal_name=name,
-        cause=_tail(log),
-        hint=hints.get(name or "", "see the log"),
+def error_of(record: ErrorRecord, log: Path) -> AotiBuildError:
+    """The error that a worker wrote down, of its kind, with the worker's `log`."""
+    return _ERRORS.get(record.kind, BuildError)(
+        record.message,
+        target=record.target,
+        where=record.where,
+        cause=record.cause,
+        hint=record.hint,
         log=log,
     )
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:  # a real-time signal
-        return f"signal {number}"
-
-
-def _tail(log: Path) -> str | None:
-    """The last lines of the log, however long it is."""
-    try:
-        with open(open_regular(log), "rb") as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL_BYTES))
-            lines = file.read(_TAIL_BYTES).decode(errors="replace").splitlines()
-    except OSError:
-        return None
-    return "\n".join(lines[-_TAIL:]) or None

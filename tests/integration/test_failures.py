@@ -11,6 +11,7 @@ from conftest import Finished, run_inv
 from projects import write_weights
 
 from aoti_build.errors import BuildError
+from aoti_build.messages import CompileJob
 from aoti_build.work.worker import run_worker
 
 NETS = '''
@@ -217,9 +218,9 @@ def test_a_download_that_fails_says_what_else_can_be_done(tmp_path: Path) -> Non
 
 def test_a_worker_that_cannot_write_its_result_says_why(tmp_path: Path) -> None:
     directory = tmp_path / "work"
-    command = ["sh", "-c", f"rm -r {directory}; touch {directory}"]
-    job = {"root": str(tmp_path), "command": command, "what": "nothing"}
+    command = ("sh", "-c", f"rm -r {directory}; touch {directory}")
+    job = CompileJob(root=str(tmp_path), command=command, what="nothing")
     with pytest.raises(BuildError, match="the disk refused") as caught:
-        run_worker("compile", job, directory=directory, log=tmp_path / "log")
+        run_worker(job, directory=directory, log=tmp_path / "log")
     assert str(directory) in str(caught.value.cause)
     assert caught.value.log == tmp_path / "log"

@@ -154,7 +154,7 @@ def test_a_long_phase_says_what_it_does(monkeypatch: pytest.MonkeyPatch) -> None
     with events.phase("reference"), events.progress() as tell:
         tell("the max inputs in float64")
         time.sleep(0.2)
-    said = [json.loads(line)["phase"] for line in stream.getvalue().splitlines()]
+    said = [json.loads(line)["name"] for line in stream.getvalue().splitlines()]
     assert said[0] == "reference"
     assert said[1].startswith("the max inputs in float64, ")
     assert list(events.seconds) == ["reference"]

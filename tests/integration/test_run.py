@@ -514,8 +514,8 @@ def test_figures_of_time_are_calls_that_were_measured(
     count: int, expected: tuple[float, ...]
 ) -> None:
     found = summary([float(value) for value in range(count, 0, -1)])
-    assert tuple(found[name] for name in ("min", "median", "p90", "p99", "max")) == expected
-    assert found["repeat"] == count
+    assert (found.min, found.median, found.p90, found.p99, found.max) == expected
+    assert found.repeat == count
 
 
 @pytest.mark.parametrize(

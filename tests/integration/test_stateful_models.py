@@ -21,6 +21,7 @@ from aoti_build._torch.jobs import check
 from aoti_build._torch.jobs.deep import _compiled_prefix
 from aoti_build._torch.program.inputs import Call
 from aoti_build._torch.program.writes import functional_form, writes_of
+from aoti_build.messages import CheckJob
 from aoti_build.models_file.project import Model, Source, Target
 from aoti_build.models_file.records import target_to_json
 
@@ -320,14 +321,16 @@ def test_a_buffer_that_cannot_be_compared_is_not_passed_over(
     )
     model = Model(name="silent", source=Source("Silent", path="net.py"), inputs=())
     target = json.loads(json.dumps(target_to_json(Target(model, "cpu"))))
-    job = {
-        "golden": str(golden),
-        "model": "",
-        "target": target,
-        "tolerance": {},
-        "signature": SILENT,
-        "runner": None,
-    }
+    job = CheckJob(
+        root=str(tmp_path),
+        golden=str(golden),
+        model="",
+        target_document=target,
+        tolerance={},
+        signature=SILENT,
+        imports=(),
+        runner=None,
+    )
 
     class Package:
         def calls(self, sequence: list[Any]) -> list[list[Any]]:
@@ -335,8 +338,8 @@ def test_a_buffer_that_cannot_be_compared_is_not_passed_over(
 
     monkeypatch.setattr(check, "open_package", lambda job, state: Package())
     found = check.check(job, Events(io.StringIO(), queue.Queue()))
-    assert found["passed"] is passed
-    assert [("skipped" in case) for case in found["cases"]] == [not passed]
+    assert found.passed is passed
+    assert [case.skipped is not None for case in found.cases] == [not passed]
 
 
 class Tied(torch.nn.Module):

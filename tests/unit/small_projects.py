@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from aoti_build.artifact.manifest import GOLDEN, MODEL, FileRecord, Manifest
 from aoti_build.artifact.paths import artifact_directory
@@ -20,12 +21,39 @@ from aoti_build.artifact.verification import required_tolerance
 from aoti_build.commands import build as build_verb
 from aoti_build.common.digests import digest_bytes, digest_file, digest_json
 from aoti_build.common.stat_cache import StatCache
+from aoti_build.figures import CallFigures, Refusal, RunFigures, typed
 from aoti_build.host import compatibility, distributions
+from aoti_build.messages import (
+    BuildJob,
+    BuildResult,
+    CheckJob,
+    CheckResult,
+    Compile,
+    DeepJob,
+    DeepResult,
+    FreshJob,
+    FreshResult,
+    Job,
+    KeysQuestion,
+    Message,
+    ProbeJob,
+    ProbeResult,
+    Repack,
+    ResultT,
+    RunJob,
+    RunOutcome,
+    RunResult,
+    Take,
+    TargetJob,
+    decode,
+    encode,
+)
 from aoti_build.models_file import Project, Target, load_project
 from aoti_build.planning.current_state import current_parts
 from aoti_build.planning.plan import Step
 from aoti_build.store.interface import Store
 from aoti_build.store.selection import open_store
+from aoti_build.work.worker import OnPhase, OnQuestion
 
 REAL_PYTHON = sys.executable
 REPOSITORY = Path(__file__).parents[2]
@@ -219,24 +247,26 @@ def inv(*words: str, cwd: Path, **environment: str) -> subprocess.CompletedProce
     )
 
 
-Answer = Mapping[str, Any] | BaseException
-Ask = Callable[[Mapping[str, Any]], Mapping[str, Any]]
+# Fields of a result, as JSON, in place of those that the fake would give; or what it raises.
+Told = Mapping[str, Any] | BaseException
 
 
 @dataclass
 class FakeWorker:
     """Stands in for `run_worker`: writes what the real one would, and answers what it is told to.
 
-    `answers` maps a verb, or a verb and a model's name, to the result to give or the error to
-    raise; `during` is called while a job is being done. A build asks what to do as the real one
-    does: its graph key covers what models.yaml says of the graph and the sources without their
-    comments, its artifact key the weights or the seed too. `weights` is what a compile reports of
-    them, `compiler` goes into its bytes, `eager` into golden outputs. `ahead` tells of workers that
-    were started before their job was known; with `ahead_ends` they end before it is.
+    Jobs and results go through the JSON of their messages, so no test gets what a worker could not
+    send. `answers` maps a verb, or a verb and a model's name, to fields of the result, or to the
+    error to raise; `during` is called with verb and job while a job is being done. A build asks
+    what to do as the real one does: its graph key covers what models.yaml says of the graph and the
+    sources without their comments, its artifact key the weights or the seed too. `weights` is what
+    a compile reports of them, `compiler` goes into its bytes, `eager` into golden outputs. `ahead`
+    tells of workers that were started before their job was known; with `ahead_ends` they end before
+    it is.
     """
 
-    answers: dict[str, Answer] = field(default_factory=dict)
-    during: Callable[[str, Mapping[str, Any]], object] = lambda verb, job: None
+    answers: dict[str, Told] = field(default_factory=dict)
+    during: Callable[[str, Any], object] = lambda verb, job: None
     calls: list[str] = field(default_factory=list)
     decisions: list[str] = field(default_factory=list)
     weights: Mapping[str, Any] = field(default_factory=lambda: {"apart": False, "why": "a fake"})
@@ -247,15 +277,16 @@ class FakeWorker:
 
     def __call__(
         self,
-        verb: str,
-        job: Mapping[str, Any],
+        job: Job[ResultT],
         *,
         log: Path,
-        on_phase: Callable[[str], None],
-        answer: Ask = lambda question: {},
+        on_phase: OnPhase,
+        answer: OnQuestion | None = None,
         **_: Any,
-    ) -> dict[str, Any]:
-        name = job["target"]["model"]["name"] if job.get("target") else ""
+    ) -> ResultT:
+        job = decode(_sent(encode(job)), type(job))
+        verb = job.verb()
+        name = job.target.model.name if isinstance(job, TargetJob) else ""
         self.calls.append(verb if verb in ("check", "deep", "probe") else f"{verb} {name}".strip())
         on_phase(verb)
         if verb == "build":
@@ -266,27 +297,19 @@ class FakeWorker:
         told = self.answers.get(f"{verb} {name}", self.answers.get(verb, {}))
         if isinstance(told, BaseException):
             raise told
-        default = (
-            self._built(job, answer, on_phase)
-            if verb == "build"
-            else {
-                "check": _checked,
-                "deep": _searched,
-                "fresh": _refreshed,
-                "probe": _probed,
-                "run": _ran,
-            }[verb](job)
-        )
-        return {**default, **told}
+        if isinstance(job, BuildJob):
+            assert answer is not None
+            default: Message = self._built(job, answer, on_phase)
+        else:
+            default = _default_result(job)
+        return decode(_sent({**encode(default), **told}), job.result_type())
 
-    def start(self, verb: str, root: Path, *, log: Path, **_: Any) -> FakeStarted:
-        self.ahead.append(f"{verb} started")
-        return FakeStarted(self, verb, log)
+    def start(self, kind: type[Job[Any]], root: Path, *, log: Path, **_: Any) -> FakeStarted:
+        self.ahead.append(f"{kind.verb()} started")
+        return FakeStarted(self, kind, log)
 
-    def _built(
-        self, job: Mapping[str, Any], answer: Ask, on_phase: Callable[[str], None]
-    ) -> dict[str, Any]:
-        staged, root, model = Path(job["staged"]), Path(job["root"]), job["target"]["model"]
+    def _built(self, job: BuildJob, answer: OnQuestion, on_phase: OnPhase) -> BuildResult:
+        staged, root, model = Path(job.staged), Path(job.root), job.target_document["model"]
         files = ("model.py", "helper.py")
         code = [
             line
@@ -295,50 +318,43 @@ class FakeWorker:
             if line[:1] != "#"
         ]
         said = {name: model[name] for name in ("kwargs", "dims", "inputs")}
-        graph_key = digest_json(
-            [
-                code,
-                said,
-                job["floor_patches"],
-                job["target"]["inductor_config"],
-                job["toolchain"],
-                job["environment"],
-            ]
-        )
+        settings = [job.floor_patches, job.target_document["inductor_config"]]
+        graph_key = digest_json([code, said, *settings, job.toolchain, job.environment])
         weights = (
             (root / model["weights"]["file"]).read_bytes()
             if model["weights"]
             else str(model["seed"]).encode()
         )
-        made: dict[str, Any] = {
-            "key": digest_json([graph_key, digest_bytes(weights)]),
-            "graph_key": graph_key,
-        }
-        decision = answer(made)
-        self.decisions.append(decision["action"])
-        golden = b"golden tensors of " + made["key"].encode() + self.eager
-        made["golden_kept"] = (
-            bool(decision.get("golden")) and (staged / GOLDEN).read_bytes() == golden
+        key = digest_json([graph_key, digest_bytes(weights)])
+        decision = answer(KeysQuestion(key=key, graph_key=graph_key))
+        self.decisions.append(decision.type_name())
+        golden = b"golden tensors of " + key.encode() + self.eager
+        kept = (
+            isinstance(decision, Take)
+            and decision.golden
+            and (staged / GOLDEN).read_bytes() == golden
         )
         (staged / GOLDEN).write_bytes(golden)
-        if decision["action"] == "repack":
-            compiled = Path(decision["template"]).read_bytes().partition(b"weights: ")[0]
+        if isinstance(decision, Repack):
+            compiled = Path(decision.template).read_bytes().partition(b"weights: ")[0]
             (staged / MODEL).write_bytes(compiled + b"weights: " + weights)
-        elif decision["action"] == "compile":
+        elif isinstance(decision, Compile):
             on_phase("compile")
             compiled = b"compiled code of " + graph_key.encode() + self.compiler
             (staged / MODEL).write_bytes(compiled + b"weights: " + weights)
-            made["weights"] = self.weights
-        return {
-            "ok": True,
-            **made,
-            "signature": SIGNATURE,
-            "sources": {file: digest_file(root / file) for file in files},
-            "distributions": {},
-            "modules": {},
-            "variables": {},
-            "seconds": {"export": 0.25, "compile": 0.5},
-        }
+        return BuildResult(
+            key=key,
+            graph_key=graph_key,
+            golden_kept=kept,
+            weights=self.weights if isinstance(decision, Compile) else None,
+            signature=SIGNATURE,
+            imports=(),
+            sources={file: digest_file(root / file) for file in files},
+            distributions={},
+            modules={},
+            variables={},
+            seconds={"export": 0.25, "compile": 0.5},
+        )
 
 
 @dataclass
@@ -346,26 +362,34 @@ class FakeStarted:
     """Stands in for a `Worker` that waits for its job."""
 
     worker: FakeWorker
-    verb: str
+    kind: type[Job[Any]]
     log: Path
-    job: Mapping[str, Any] = field(default_factory=dict)
+    job: Job[Any] | None = None
 
     def __enter__(self) -> FakeStarted:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.worker.ahead.append(f"{self.verb} ended")
+        self.worker.ahead.append(f"{self.kind.verb()} ended")
 
     @property
     def has_ended(self) -> bool:
         return self.worker.ahead_ends
 
-    def give(self, job: Mapping[str, Any]) -> None:
-        self.worker.ahead.append(f"{self.verb} given")
+    def give(self, job: Job[Any]) -> None:
+        assert type(job) is self.kind
+        self.worker.ahead.append(f"{self.kind.verb()} given")
         self.job = job
 
-    def follow(self, on_phase: Callable[[str], None]) -> dict[str, Any]:
-        return self.worker(self.verb, self.job, log=self.log, on_phase=on_phase)
+    def follow(self, on_phase: OnPhase) -> Message:
+        assert self.job is not None
+        result: Message = self.worker(self.job, log=self.log, on_phase=on_phase)
+        return result
+
+
+def _sent(document: Mapping[str, Any]) -> Any:
+    """A message's document as the other side reads it."""
+    return json.loads(json.dumps(document))
 
 
 def replace_worker(monkeypatch: pytest.MonkeyPatch, fake: FakeWorker) -> None:
@@ -379,27 +403,26 @@ def replace_worker(monkeypatch: pytest.MonkeyPatch, fake: FakeWorker) -> None:
                 monkeypatch.setattr(module, attribute, stand_in)
 
 
-def _checked(_: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "ok": True,
-        "passed": True,
-        "cases": [PASSED_CASE],
-        "vacuous": [],
-        "no_fp64": None,
-        "seconds": {"load": 0.1, "check": 0.1},
-    }
-
-
-def _searched(_: Mapping[str, Any]) -> dict[str, Any]:
-    return {"ok": True, "stage": "none", "said": "nothing was found", "weights": [], "left": None}
-
-
-def _refreshed(_: Mapping[str, Any]) -> dict[str, Any]:
-    return {"ok": True}
-
-
-def _probed(_: Mapping[str, Any]) -> dict[str, Any]:
-    return {"ok": True, "results": {"0": {"name": "input: rank 3", "ok": True, "said": "refused"}}}
+def _default_result(job: Job[Any]) -> Message:
+    if isinstance(job, CheckJob):
+        return CheckResult(
+            passed=True,
+            cases=(typed(PASSED_CASE, CallFigures),),
+            vacuous=(),
+            no_fp64=None,
+            seconds={"load": 0.1, "check": 0.1},
+        )
+    if isinstance(job, ProbeJob):
+        return ProbeResult(probes=((0, Refusal(name="input: rank 3", ok=True, said="refused")),))
+    if isinstance(job, DeepJob):
+        return DeepResult(stage="none", said="nothing was found", weights=(), left=None)
+    if isinstance(job, FreshJob):
+        return FreshResult(seconds={})
+    assert isinstance(job, RunJob)
+    figures = typed(RAN, RunFigures)
+    return RunResult(
+        runs=tuple(RunOutcome(figures=replace(figures, saved=run.output)) for run in job.runs)
+    )
 
 
 RAN: Mapping[str, Any] = {
@@ -431,10 +454,6 @@ RAN: Mapping[str, Any] = {
     },
     "seconds": {"load": 0.1, "first": 0.01, "reference": None},
 }
-
-
-def _ran(job: Mapping[str, Any]) -> dict[str, Any]:
-    return {"ok": True, "runs": [{**RAN, "saved": asked["output"]} for asked in job["runs"]]}
 
 
 def _record(path: Path) -> FileRecord:

@@ -429,7 +429,7 @@ def test_an_input_edited_meanwhile_is_neither_published_nor_stored(
     edit(weighty, "model.py", "edited = 1\n")
     before, stored = contents(directory(weighty)), contents(store_of(weighty).root / "objects")
 
-    def during(verb: str, job: Mapping[str, Any]) -> None:
+    def during(verb: str, job: Any) -> None:
         if verb == moment:
             edit(weighty, name, "edited meanwhile\n")
 
@@ -465,7 +465,7 @@ def test_other_bytes_are_not_reproducible(
     if built:
         run(project)
 
-    def during(verb: str, job: Mapping[str, Any]) -> None:
+    def during(verb: str, job: Any) -> None:
         fake_worker.compiler = os.urandom(8)
 
     fake_worker.during = during

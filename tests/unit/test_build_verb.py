@@ -27,7 +27,7 @@ from aoti_build.errors import ArtifactError, BuildError, Interrupted, ToolchainE
 from aoti_build.host import cuda
 from aoti_build.models_file import Project
 from aoti_build.planning.index import Published
-from aoti_build.work.worker import WorkerCrash
+from aoti_build.work.crash import WorkerCrash
 
 FAILED_CHECK = {"passed": False, "cases": [FAILED_CASE]}
 

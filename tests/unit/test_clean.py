@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -139,11 +138,11 @@ def test_it_waits_for_a_build_and_takes_nothing_from_under_it(
     staged: list[dict[str, bytes]] = []
     cleaning = threading.Thread(target=lambda: clean(project, None))
 
-    def during(verb: str, job: Mapping[str, Any]) -> None:
+    def during(verb: str, job: Any) -> None:
         if verb == "check":
             cleaning.start()
             cleaning.join(0.3)
-            staged.append(contents(Path(job["model"]).parent))
+            staged.append(contents(Path(job.model).parent))
 
     fake_worker.during = during
     report = build(project, project.targets)

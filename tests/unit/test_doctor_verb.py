@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from aoti_build.commands.doctor import DoctorReport, doctor, explain
 from aoti_build.errors import AotiBuildError, BuildError, Interrupted
 from aoti_build.host.checks.finding import FAIL, OK, SKIPPED, UNAVAILABLE, Finding
 from aoti_build.report.text import doctor_lines
-from aoti_build.work.worker import WorkerCrash
+from aoti_build.work.crash import WorkerCrash
 
 ABSENT = Finding("device", UNAVAILABLE, "there is no driver", "cuda")
 Quick = Callable[..., None]
@@ -43,8 +43,8 @@ def test_the_small_model_is_built_checked_and_leaves_nothing(
     quick()
     roots: list[Path] = []
 
-    def during(_: str, job: Mapping[str, Any]) -> None:
-        roots.append(Path(job["root"]))
+    def during(_: str, job: Any) -> None:
+        roots.append(Path(job.root))
         write_helper(roots[-1])
 
     fake_worker.during = during
@@ -59,7 +59,7 @@ def test_a_shared_store_is_left_alone(
 ) -> None:
     quick()
     monkeypatch.setenv("AOTI_BUILD_STORE", str(tmp_path / "store"))
-    fake_worker.during = lambda _, job: write_helper(Path(job["root"]))
+    fake_worker.during = lambda _, job: write_helper(Path(job.root))
     assert doctor(["cpu"]).exit_code == 0
     assert fake_worker.decisions == ["compile"]
     assert not (tmp_path / "store").exists()
@@ -112,7 +112,7 @@ def test_a_crash_names_signal_phase_cause_and_fix(
 ) -> None:
     quick()
     monkeypatch.setattr(verb, "other_compiler", lambda: "CXX=/usr/bin/other")
-    fake_worker.during = lambda _, job: write_helper(Path(job["root"]))
+    fake_worker.during = lambda _, job: write_helper(Path(job.root))
     fake_worker.answers["check"] = WorkerCrash(
         f"killed by {signal}", signal_name=signal, cause="the log's end"
     )
@@ -152,8 +152,8 @@ def test_the_log_of_a_failure_is_kept(
     quick()
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
 
-    def fail(_: str, job: Mapping[str, Any]) -> None:
-        (log,) = Path(job["root"], "artifacts", ".logs").iterdir()
+    def fail(_: str, job: Any) -> None:
+        (log,) = Path(job.root, "artifacts", ".logs").iterdir()
         raise BuildError("it broke", cause="because", hint="the log has more", log=log)
 
     fake_worker.during = fail

@@ -42,8 +42,10 @@ from aoti_build.commands.why import why
 from aoti_build.common import directories
 from aoti_build.common.stat_cache import StatCache
 from aoti_build.errors import ArtifactError, BuildError, Problem, SpecError, VerificationError
+from aoti_build.figures import CallFigures, Loss, Refusal, RunFigures, Vacuous, typed
 from aoti_build.host import compatibility
 from aoti_build.host.checks.finding import Finding
+from aoti_build.messages import CheckResult, DeepResult
 from aoti_build.models_file import Project, load_project
 from aoti_build.planning.actions import Action
 from aoti_build.planning.index import Published
@@ -75,12 +77,13 @@ REASONS = (
     Reason("weights-in-code", "the weights are inside the shared library"),
 )
 LOSS = {"name": "output", "relative_rmse": 0.0125, "sqnr_db": 38.1}
+LOSSES = [
+    {**LOSS, "ok": True},
+    {"name": "['zero']", "relative_rmse": None, "sqnr_db": None, "ok": True},
+]
 CHECK = {
     "passed": True,
-    "baseline": [
-        {**LOSS, "ok": True},
-        {"name": "['zero']", "relative_rmse": None, "sqnr_db": None, "ok": True},
-    ],
+    "baseline": LOSSES,
     "tolerance": {"atol": None, "rtol": None, "outputs": {}},
     "vacuous": [{"output": "output", "of": "inputs"}],
     "no_fp64": None,
@@ -107,6 +110,7 @@ FIGURES = {
     "rmse": 0.25,
     "reference_rms": 1.0,
     "mismatched": 1,
+    "eager_nan": 1,
     "why": "1 of 8 values differ by more than atol 0.0001, rtol 0.001",
 }
 CASES: tuple[dict[str, Any], ...] = (
@@ -133,7 +137,7 @@ DEEP = {
         "missing": ["b"],
     },
 }
-REFUSALS = ({"name": "batch 10: above max 9", "ok": False, "said": "was answered"},)
+REFUSALS = (Refusal(name="batch 10: above max 9", ok=False, said="was answered"),)
 FAILURE = BuildError(
     "it broke",
     target="first/cpu",
@@ -236,9 +240,9 @@ def test_every_schema_is_one() -> None:
 def test_every_format_in_the_source_has_a_schema() -> None:
     sources = [path.read_text() for path in PACKAGE.rglob("*.py")]
     named = {name for source in sources for name in re.findall(r'"(aoti-build/[\w-]+)"', source)}
-    reserved = set(re.findall(r"`(aoti-build/[\w-]+)`", _section("Versions")))
-    assert named - reserved == set(KINDS)
-    assert not reserved & set(KINDS), "a format with a schema is not reserved any more"
+    without = set(re.findall(r"`(aoti-build/[\w-]+)`", _section("Versions")))
+    assert named - without == set(KINDS)
+    assert not without & set(KINDS), "a format with a schema is not one of those without"
 
 
 def test_every_format_is_held_against_a_document(documents: Mapping[str, list[Document]]) -> None:
@@ -477,7 +481,15 @@ def _verdicts(project: Project) -> tuple[Verdict, ...]:
     first, second = project.targets
     return (
         Verdict(
-            first, "mismatch", REASONS, CASES, REFUSALS, CHECK["vacuous"], "too large", DEEP, 1.5
+            first,
+            "mismatch",
+            REASONS,
+            cases=tuple(typed(case, CallFigures) for case in CASES),
+            refusals=REFUSALS,
+            vacuous=(Vacuous(output="output", of="inputs"),),
+            no_fp64="too large",
+            deep=typed({"type": "deep-result", **DEEP}, DeepResult),
+            seconds=1.5,
         ),
         Verdict(first, "unavailable", (Reason("lacks-floor", "this processor lacks avx512f"),)),
         Verdict(
@@ -488,7 +500,10 @@ def _verdicts(project: Project) -> tuple[Verdict, ...]:
 
 def _run(project: Project) -> RunReport:
     first, second = project.targets
-    runs = (Run(("a.png", "b.png"), None, RUN), Run(("random",), 1, None, FAILURE))
+    runs = (
+        Run(("a.png", "b.png"), None, typed(RUN, RunFigures)),
+        Run(("random",), 1, None, FAILURE),
+    )
     return RunReport(
         (TargetRuns(first, runs, REASONS), TargetRuns(second, error=FAILURE, available=False))
     )
@@ -655,8 +670,15 @@ def _verdict_on_disk(project: Project) -> Document:
     return document
 
 
-def _no_check(*_: object, **__: object) -> dict[str, Any]:
-    return {**CHECK, "passed": False, "cases": list(CASES), "seconds": {"load": 0.1, "check": 0.2}}
+def _no_check(*_: object, **__: object) -> CheckResult:
+    return CheckResult(
+        passed=False,
+        cases=tuple(typed(case, CallFigures) for case in CASES),
+        vacuous=(Vacuous(output="output", of="inputs"),),
+        no_fp64=None,
+        baseline=tuple(typed(loss, Loss) for loss in LOSSES),
+        seconds={"load": 0.1, "check": 0.2},
+    )
 
 
 def _golden() -> Document:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +66,7 @@ def test_workers_end_as_soon_as_the_toolchain_is_known_to_be_broken(
     checks.found = [BROKEN]
     ended = []
 
-    def export(verb: str, job: Mapping[str, Any]) -> None:
+    def export(verb: str, job: Any) -> None:
         for _ in range(1000):  # an export of ten seconds
             try:
                 check_stopping()
@@ -87,7 +87,7 @@ def test_whatever_ends_the_checks_ends_the_workers(
     def refuse(*_: Any, **__: Any) -> None:
         raise OSError("no space left")
 
-    def export(verb: str, job: Mapping[str, Any]) -> None:
+    def export(verb: str, job: Any) -> None:
         for _ in range(1000):  # an export of ten seconds
             check_stopping()
             time.sleep(0.01)

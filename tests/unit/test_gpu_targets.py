@@ -28,6 +28,7 @@ from aoti_build.commands.build import BuildReport, build
 from aoti_build.commands.run import run
 from aoti_build.commands.verify import verify
 from aoti_build.host import cuda
+from aoti_build.messages import BuildJob, Job
 from aoti_build.models_file import Project, Target
 from aoti_build.planning.current_state import toolchain_parts
 from aoti_build.report import text
@@ -154,7 +155,8 @@ def test_a_package_for_another_gpu_is_built_checked_and_recorded_by_what_it_hold
         0,
         ["build small", "check"],
     )
-    assert jobs[0]["floor_patches"] == PORTABLE
+    assert isinstance(jobs[0], BuildJob)
+    assert jobs[0].floor_patches == PORTABLE
     needs = manifest_of(project).requires
     assert (needs["compute_capability"], needs["gpu_code"]) == ("8.0", ["sm_80", "compute_80"])
 
@@ -361,8 +363,8 @@ def test_the_tool_is_what_inductor_will_call(
     assert cuda.fatbin_tool() == beside
 
 
-def jobs_of(fake_worker: FakeWorker) -> list[Mapping[str, Any]]:
-    jobs: list[Mapping[str, Any]] = []
+def jobs_of(fake_worker: FakeWorker) -> list[Job[Any]]:
+    jobs: list[Job[Any]] = []
     fake_worker.during = lambda verb, job: jobs.append(job)
     return jobs
 

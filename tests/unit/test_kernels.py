@@ -20,6 +20,7 @@ from aoti_build.commands.gc import gc
 from aoti_build.common.digests import digest_json
 from aoti_build.common.stat_cache import StatCache
 from aoti_build.errors import BuildError
+from aoti_build.messages import BuildJob, BuildResult
 from aoti_build.models_file import Project
 from aoti_build.planning.plan import Step
 from aoti_build.store.kernels import KERNELS_VARIABLE, KernelCache, tuning_files, write_tuning
@@ -206,9 +207,7 @@ def test_builds_share_kernels_and_a_reproduction_compiles_its_own(
     monkeypatch.setattr("aoti_build.host.cuda.compute_capabilities", lambda: ("9.0",))
     told: list[str] = []
 
-    def worker(
-        verb: str, *arguments: Any, environment: Mapping[str, str], **_: Any
-    ) -> dict[str, Any]:
+    def worker(job: BuildJob, *, environment: Mapping[str, str], **_: Any) -> BuildResult:
         told.append(environment[KERNELS_VARIABLE])
         raise BuildError("far enough")
 

@@ -15,9 +15,11 @@ PACKAGE = Path(aoti_build.__file__).parent
 LAYERS = {
     "__init__": 0,
     "errors": 0,
+    "figures": 0,
     "common": 1,
     "host": 2,
     "models_file": 3,
+    "messages": 4,
     "artifact": 4,
     "store": 5,
     "planning": 6,

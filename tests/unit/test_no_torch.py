@@ -26,7 +26,7 @@ try:
     code = 0
 except SystemExit as exit:
     code = exit.code or 0
-heavy = sorted({"torch", "torchvision", "numpy", "safetensors"} & set(sys.modules))
+heavy = sorted({"torch", "torchvision", "numpy", "safetensors", "msgspec"} & set(sys.modules))
 own = "aoti_build.tasks" in sys.modules
 print(json.dumps({"code": code, "heavy": heavy, "workers": len(started), "own": own}))
 """
@@ -64,6 +64,14 @@ def test_planning_a_build_that_has_work_needs_no_torch(root: Path) -> None:
     (root / "model.py").write_text("changed = True\n")
     assert run(root, ["build", "--dry-run"]) == {"code": 0, "heavy": [], "workers": 0, "own": True}
     assert run(root, ["status"]) == {"code": 0, "heavy": [], "workers": 0, "own": True}
+
+
+def test_a_restore_imports_nothing_that_only_workers_need() -> None:
+    modules = "aoti_build.commands.build, aoti_build.work.schedule, aoti_build.work.restore"
+    script = f"import sys, {modules}; print('msgspec' in sys.modules)"
+    command = [REAL_PYTHON, "-c", script]
+    answer = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert answer.stdout == "False\n"
 
 
 def run(root: Path, words: list[str]) -> dict[str, object]:

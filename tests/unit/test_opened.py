@@ -7,7 +7,7 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -96,10 +96,10 @@ def given(published: Path, fake_worker: FakeWorker, exchange: Exchange) -> Read:
     """What each worker read. The exchange happens as soon as the first one starts."""
     found: Read = []
 
-    def during(verb: str, job: Mapping[str, Any]) -> None:
+    def during(verb: str, job: Any) -> None:
         if not found:
             exchange(published)
-        found.append((Path(job["model"]).read_bytes(), Path(job["golden"]).read_bytes()))
+        found.append((Path(job.model).read_bytes(), Path(job.golden).read_bytes()))
 
     fake_worker.during = during
     return found
@@ -146,11 +146,11 @@ def test_a_reproduction_and_the_search_for_a_cause_have_what_was_verified(
     before = (published / MODEL).read_bytes()
     searched = []
 
-    def during(verb: str, job: Mapping[str, Any]) -> None:
+    def during(verb: str, job: Any) -> None:
         if verb == "check":
             _replace(MODEL)(published)
         if verb == "deep":
-            searched.append(Path(job["model"]).read_bytes())
+            searched.append(Path(job.model).read_bytes())
 
     fake_worker.during = during
     fake_worker.answers["check"] = {"passed": False, "cases": [FAILED_CASE]}
@@ -180,9 +180,9 @@ def test_copies_lie_where_nobody_else_can_write(project: Project, published: Pat
 def test_builds_check_where_no_other_can_write(project: Project, fake_worker: FakeWorker) -> None:
     modes = []
 
-    def during(verb: str, job: Mapping[str, Any]) -> None:
+    def during(verb: str, job: Any) -> None:
         if verb == "check":
-            work = Path(job["model"]).parents[1]
+            work = Path(job.model).parents[1]
             modes.append(stat.S_IMODE(work.stat().st_mode))
 
     fake_worker.during = during

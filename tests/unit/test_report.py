@@ -19,10 +19,13 @@ from aoti_build.commands.clean import CleanReport
 from aoti_build.commands.status import StatusReport, status
 from aoti_build.commands.verify import Verdict, VerifyReport
 from aoti_build.errors import BuildError
+from aoti_build.figures import CallFigures, Refusal, Vacuous, typed
 from aoti_build.models_file import Project
 from aoti_build.planning.index import Published
 from aoti_build.report import text
 from aoti_build.work.outcome import Outcome
+
+PASSED, FAILED = (typed(case, CallFigures) for case in (PASSED_CASE, FAILED_CASE))
 
 
 @pytest.fixture
@@ -102,7 +105,7 @@ def test_a_verification(two: Project) -> None:
                 two.targets[0],
                 "passed",
                 (Reason("source-changed", "model.py"),),
-                (PASSED_CASE,),
+                (PASSED,),
                 seconds=0.5,
             ),
             Verdict(two.targets[1], "missing", error=error),
@@ -120,12 +123,12 @@ def test_what_the_figures_do_not_say(two: Project) -> None:
     verdict = Verdict(
         two.targets[0],
         "mismatch",
-        cases=(PASSED_CASE, {**PASSED_CASE, "name": "max", "skipped": "no room", "outputs": []}),
+        cases=(PASSED, CallFigures(name="max", sizes={}, seed=0, outputs=(), skipped="no room")),
         refusals=(
-            {"name": "batch 9", "ok": False, "said": "was answered"},
-            {"name": "rank 3", "ok": True, "said": "no"},
+            Refusal(name="batch 9", ok=False, said="was answered"),
+            Refusal(name="rank 3", ok=True, said="no"),
         ),
-        vacuous=({"output": "output", "of": "inputs"},),
+        vacuous=(Vacuous(output="output", of="inputs"),),
         no_fp64="the model does not run in float64",
     )
     lines = text.verify_lines(VerifyReport((verdict,)))
@@ -142,7 +145,7 @@ def test_what_the_figures_do_not_say(two: Project) -> None:
 
 def test_a_failed_verification_shows_the_figures_of_each_output(two: Project) -> None:
     lines = text.verify_lines(
-        VerifyReport((Verdict(two.targets[0], "mismatch", (), (PASSED_CASE, FAILED_CASE)),))
+        VerifyReport((Verdict(two.targets[0], "mismatch", (), (PASSED, FAILED)),))
     )
     row = line_of(lines, "example: output")
     assert {"0.5", "0.25"} <= set(row.split())

@@ -28,11 +28,14 @@ from aoti_build.artifact.paths import artifact_directory
 from aoti_build.commands.run import RunReport, run
 from aoti_build.errors import ArtifactError, BuildError, Interrupted, UsageError
 from aoti_build.host import cuda
+from aoti_build.messages import RunJob, RunRequest
 from aoti_build.models_file import Project
 from aoti_build.report import text
-from aoti_build.work.worker import WorkerCrash, check_stopping, stop_all
+from aoti_build.work.crash import WorkerCrash
+from aoti_build.work.worker import check_stopping, stop_all
 
 IMAGE = "    image: {crop: 4, classes: classes.txt}\n"
+NO_CHECK: Mapping[str, Any] = {"check": "none", "verdicts": []}
 MISMATCH = {
     "passed": False,
     "verdicts": [{"name": "output", "ok": False, "why": "7 of 8 values differ"}],
@@ -69,9 +72,9 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def jobs(fake_worker: FakeWorker) -> list[Mapping[str, Any]]:
+def jobs(fake_worker: FakeWorker) -> list[RunJob]:
     """The jobs that workers got."""
-    found: list[Mapping[str, Any]] = []
+    found: list[RunJob] = []
     fake_worker.during = lambda _, job: found.append(job)
     return found
 
@@ -86,31 +89,31 @@ def pictured(root: Path, batch: int | str) -> Project:
 
 
 def test_without_an_input_it_is_the_golden_one(
-    project: Project, published: Path, jobs: list[Mapping[str, Any]]
+    project: Project, published: Path, jobs: list[RunJob]
 ) -> None:
     report = run(project, project.targets)
     assert (verdicts(report), report.exit_code) == ([["passed"]], 0)
     (job,) = jobs
-    assert job["runs"] == [{"kind": "golden", "paths": [], "output": None}]
-    assert (job["seed"], job["repeat"]) == (1, 10)
-    assert Path(job["model"]).parent != published, "a worker is given a private copy"
+    assert job.runs == (RunRequest(kind="golden", paths=(), output=None),)
+    assert (job.seed, job.repeat) == (1, 10)
+    assert Path(job.model).parent != published, "a worker is given a private copy"
 
 
 @pytest.mark.usefixtures("published")
 def test_inputs_go_to_the_worker_one_by_one(
-    project: Project, files: Path, jobs: list[Mapping[str, Any]]
+    project: Project, files: Path, jobs: list[RunJob]
 ) -> None:
     report = run(
         project, project.targets, inputs=("a.npz", "random", "golden", "./b.pt"), seed=7, repeat=3
     )
     (job,) = jobs
-    assert [(one["kind"], one["paths"]) for one in job["runs"]] == [
-        ("tensors", [str(files / "a.npz")]),
-        ("random", []),
-        ("golden", []),
-        ("tensors", [str(files / "b.pt")]),
+    assert [(one.kind, one.paths) for one in job.runs] == [
+        ("tensors", (str(files / "a.npz"),)),
+        ("random", ()),
+        ("golden", ()),
+        ("tensors", (str(files / "b.pt"),)),
     ]
-    assert (job["seed"], job["repeat"]) == (7, 3)
+    assert (job.seed, job.repeat) == (7, 3)
     runs = report.as_json()["targets"][0]["runs"]
     assert [(row["source"], row["seed"]) for row in runs] == [
         (["a.npz"], None),
@@ -190,7 +193,7 @@ def test_an_error_of_one_input_is_that_inputs(project: Project, fake_worker: Fak
             "hint": "convert it",
         }
     }
-    fake_worker.answers["run"] = {"runs": [refused, RAN]}
+    fake_worker.answers["run"] = {"runs": [refused, {"figures": RAN}]}
     report = run(project, project.targets, inputs=("a.npz", "random"))
     assert (verdicts(report), report.targets[0].verdict, report.exit_code) == (
         [["failed", "passed"]],
@@ -225,12 +228,12 @@ def test_after_an_interrupted_verb_it_may_start_workers(
 @pytest.mark.usefixtures("published")
 @pytest.mark.parametrize(
     ("result", "verdict", "code"),
-    [(MISMATCH, "mismatch", 3), ({"check": "none", "verdicts": []}, "unchecked", 0)],
+    [(MISMATCH, "mismatch", 3), (NO_CHECK, "unchecked", 0)],
 )
 def test_the_workers_verdict_decides(
     project: Project, fake_worker: FakeWorker, result: Mapping[str, Any], verdict: str, code: int
 ) -> None:
-    fake_worker.answers["run"] = {"runs": [{**RAN, **result}]}
+    fake_worker.answers["run"] = {"runs": [{"figures": {**RAN, **result}}]}
     report = run(project, project.targets)
     assert (report.targets[0].verdict, report.exit_code) == (verdict, code)
     assert report.as_json()["ok"] is (code == 0)
@@ -295,15 +298,13 @@ def test_an_output_that_is_not_one_file_for_each_run_is_refused(
     assert fake_worker.calls == []
 
 
-def test_the_names_of_output_files(
-    two: Project, files: Path, jobs: list[Mapping[str, Any]]
-) -> None:
+def test_the_names_of_output_files(two: Project, files: Path, jobs: list[RunJob]) -> None:
     report = run(two, two.targets, inputs=("a.npz", "random"), output="out/{target}/{input}.PT")
     wanted = [
         [files / f"out/{name}/cpu/{label}.PT" for label in ("a", "random")]
         for name in ("first", "second")
     ]
-    assert [[Path(one["output"]) for one in job["runs"]] for job in jobs] == wanted
+    assert [[Path(str(one.output)) for one in job.runs] for job in jobs] == wanted
     assert f"outputs are in {wanted[1][1]}" in text.run_lines(report)
 
 
@@ -344,25 +345,25 @@ def test_a_picture_for_a_model_without_image_says_what_to_write(
 )
 @pytest.mark.usefixtures("files")
 def test_pictures_in_a_row_fill_a_fixed_batch(
-    tmp_path: Path, jobs: list[Mapping[str, Any]], batch: int | str, groups: list[list[str]]
+    tmp_path: Path, jobs: list[RunJob], batch: int | str, groups: list[list[str]]
 ) -> None:
     project = pictured(tmp_path / "project", batch)
     report = run(
         project, project.targets, inputs=("one.png", "two.jpg", "three.PNG", "a.npz", "one.png")
     )
     assert report.exit_code == 0
-    assert [[Path(path).stem for path in one["paths"]] for one in jobs[0]["runs"]] == groups
-    assert jobs[0]["runs"][0]["kind"] == "pictures"
-    assert jobs[0]["where"]["image"] == "models.yaml:8:12"
+    assert [[Path(path).stem for path in one.paths] for one in jobs[0].runs] == groups
+    assert jobs[0].runs[0].kind == "pictures"
+    assert jobs[0].where["image"] == "models.yaml:8:12"
 
 
 @pytest.mark.usefixtures("files")
 def test_a_batch_of_pictures_is_written_by_the_name_of_its_first(
-    tmp_path: Path, files: Path, jobs: list[Mapping[str, Any]]
+    tmp_path: Path, files: Path, jobs: list[RunJob]
 ) -> None:
     project = pictured(tmp_path / "project", 2)
     run(project, project.targets, inputs=("one.png", "two.jpg", "three.PNG"), output="{input}.npz")
-    assert [Path(one["output"]) for one in jobs[0]["runs"]] == [
+    assert [Path(str(one.output)) for one in jobs[0].runs] == [
         files / "one.npz",
         files / "three.npz",
     ]
@@ -382,11 +383,11 @@ def test_the_text_of_one_run(project: Project, fake_worker: FakeWorker) -> None:
 
 @pytest.mark.usefixtures("published")
 def test_the_text_of_a_mismatch_and_of_no_check(project: Project, fake_worker: FakeWorker) -> None:
-    fake_worker.answers["run"] = {"runs": [{**RAN, **MISMATCH, "check": "eager"}]}
+    fake_worker.answers["run"] = {"runs": [{"figures": {**RAN, **MISMATCH, "check": "eager"}}]}
     lines = text.run_lines(run(project, project.targets))
     assert "FAILED: checked against eager, run now from the model's source" in lines
     assert "  output: 7 of 8 values differ" in lines
-    fake_worker.answers["run"] = {"runs": [{**RAN, "check": "none", "verdicts": []}]}
+    fake_worker.answers["run"] = {"runs": [{"figures": {**RAN, **NO_CHECK}}]}
     assert any(
         line.startswith("NOT checked: ") for line in text.run_lines(run(project, project.targets))
     )
@@ -404,7 +405,7 @@ def test_the_text_of_pictures(tmp_path: Path, fake_worker: FakeWorker) -> None:
         "pictures": [classes, classes[1:]],
         "unnamed": "classes.txt names 3 classes",
     }
-    fake_worker.answers["run"] = {"runs": [{**RAN, "top": [top]}]}
+    fake_worker.answers["run"] = {"runs": [{"figures": {**RAN, "top": [top]}}]}
     lines = text.run_lines(run(project, project.targets, inputs=("one.png", "two.jpg")))
     start = lines.index("one.png: classes by output, probabilities by softmax")
     assert lines[start + 1 : start + 6] == [

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from aoti_build.commands import verify as verify_verb
 from aoti_build.commands.verify import verify
 from aoti_build.errors import DirectoryError, ToolchainError
 from aoti_build.host import installed_torch, toolchain
+from aoti_build.messages import CompileJob, CompileResult
 from aoti_build.models_file import Project
 from aoti_build.report.html import html_page
 from aoti_build.report.junit import junit_xml
@@ -36,16 +36,15 @@ class FakeCompiler:
     """Stands in for the `compile` worker."""
 
     def __init__(self) -> None:
-        self.commands: list[list[str]] = []
+        self.commands: list[tuple[str, ...]] = []
         self.error: Exception | None = None
 
-    def __call__(self, verb: str, job: Mapping[str, Any], **_: Any) -> dict[str, Any]:
-        assert verb == "compile"
-        self.commands.append(job["command"])
+    def __call__(self, job: CompileJob, **_: Any) -> CompileResult:
+        self.commands.append(job.command)
         if self.error:
             raise self.error
-        Path(job["command"][job["command"].index("-o") + 1]).write_text("a program")
-        return {"ok": True}
+        Path(job.command[job.command.index("-o") + 1]).write_text("a program")
+        return CompileResult(seconds={})
 
 
 @pytest.fixture
@@ -142,7 +141,7 @@ def test_reports_say_what_called_the_package(
 ) -> None:
     monkeypatch.setattr(verify_verb, "compiled_runner", lambda device: Path(f"/runner-{device}"))
     jobs = []
-    fake_worker.during = lambda verb, job: jobs.append((verb, job["runner"]))
+    fake_worker.during = lambda verb, job: jobs.append((verb, job.runner))
     report = verify(project, project.targets, runtime="cpp")
     assert jobs == [("check", "/runner-cpu"), ("probe", "/runner-cpu")]
     document = report.as_json()

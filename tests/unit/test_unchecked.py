@@ -38,7 +38,7 @@ from aoti_build.models_file import Project, Target
 from aoti_build.report import text
 from aoti_build.report.inspect_text import inspect_lines
 from aoti_build.runtime import explain, load
-from aoti_build.work.worker import WorkerCrash
+from aoti_build.work.crash import WorkerCrash
 
 FLOOR = ONE_MODEL + "    cpu: {isa: avx512}\n"
 LACKS = "this processor lacks avx512bw, avx512cd, avx512dq, avx512f, avx512vl"

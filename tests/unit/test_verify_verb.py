@@ -29,9 +29,12 @@ from aoti_build.commands import verify as verify_verb
 from aoti_build.commands.run import run
 from aoti_build.commands.verify import VerifyReport, verify
 from aoti_build.errors import ArtifactError, BuildError, Interrupted
+from aoti_build.figures import Refusal
 from aoti_build.host import cuda
+from aoti_build.messages import Job, Message, ProbeJob, ProbeResult
 from aoti_build.models_file import Project, load_project
-from aoti_build.work.worker import WorkerCrash, WorkerTimeout, check_stopping, stop_all
+from aoti_build.work.crash import WorkerCrash
+from aoti_build.work.worker import WorkerTimeout, check_stopping, stop_all
 
 
 def test_a_good_artifact_passes(project: Project, published: Path, fake_worker: FakeWorker) -> None:
@@ -171,7 +174,8 @@ def test_what_cpp_cannot_run_is_unavailable(
 ) -> None:
     assert published
     monkeypatch.setattr(verify_verb, "compiled_runner", lambda device: Path("runner"))
-    fake_worker.answers["check"] = {"unavailable": "no C++ library registers the operator a::b"}
+    why = "no C++ library registers the operator a::b"
+    fake_worker.answers["check"] = {"passed": False, "cases": [], "unavailable": why}
     report = verify(project, project.targets, runtime="cpp")
     assert (verdicts(report), report.exit_code, fake_worker.calls) == (
         ["unavailable"],
@@ -218,7 +222,7 @@ def test_another_tolerance_is_no_staleness_and_is_used(
 ) -> None:
     publish_fake(write_project(tmp_path, ONE_MODEL))
     used = []
-    fake_worker.during = lambda _, job: used.append(job["tolerance"])
+    fake_worker.during = lambda _, job: used.append(job.tolerance)
     changed = write_project(tmp_path, ONE_MODEL + "    tolerance: {atol: 0.5}\n")
     report = verify(changed, changed.targets, strict=True)
     assert (verdicts(report), report.exit_code, report.verdicts[0].stale) == (["passed"], 0, ())
@@ -230,11 +234,11 @@ def test_an_input_that_is_not_refused_fails(
 ) -> None:
     assert published
     fake_worker.answers["probe"] = {
-        "results": {"0": {"name": "batch 9", "ok": False, "said": "was answered"}}
+        "probes": [[0, {"name": "batch 9", "ok": False, "said": "was answered"}]]
     }
     report = run_verify(project)
     assert (verdicts(report), report.exit_code) == (["mismatch"], 3)
-    assert report.verdicts[0].refusals[0]["name"] == "batch 9"
+    assert report.verdicts[0].refusals[0].name == "batch 9"
 
 
 def test_a_probe_that_crashes_is_named_and_the_others_are_tried(
@@ -243,34 +247,29 @@ def test_a_probe_that_crashes_is_named_and_the_others_are_tried(
     assert published
     names = ["rank 3", "float64", "batch 9"]
 
-    def probe(
-        verb: str, job: dict[str, Any], *, on_phase: Callable[[str], None], **rest: Any
-    ) -> dict[str, Any]:
-        if verb != "probe":
-            return fake_worker(verb, job, on_phase=on_phase, **rest)
+    def probe(job: Job[Any], *, on_phase: Callable[[str], None], **rest: Any) -> Message:
+        if not isinstance(job, ProbeJob):
+            result: Message = fake_worker(job, on_phase=on_phase, **rest)
+            return result
         for number, name in enumerate(names):
-            if number in job["skip"]:
+            if number in job.skip:
                 continue
             on_phase(f"probe {number} {name}")
             if name == "float64":
                 raise WorkerCrash("the worker was killed by SIGSEGV", signal_name="SIGSEGV")
-        left = {
-            str(n): {"name": name, "ok": True, "said": "refused"} for n, name in enumerate(names)
-        }
-        return {
-            "results": {
-                number: said for number, said in left.items() if int(number) not in job["skip"]
-            }
-        }
+        left = [(n, name) for n, name in enumerate(names) if n not in job.skip]
+        return ProbeResult(
+            probes=tuple((n, Refusal(name=name, ok=True, said="refused")) for n, name in left)
+        )
 
     monkeypatch.setattr(verify_verb, "run_worker", probe)
     (verdict,) = run_verify(project).verdicts
-    assert [(probed["name"], probed["ok"]) for probed in verdict.refusals] == [
+    assert [(probed.name, probed.ok) for probed in verdict.refusals] == [
         ("rank 3", True),
         ("float64", False),
         ("batch 9", True),
     ]
-    assert "SIGSEGV" in verdict.refusals[1]["said"]
+    assert "SIGSEGV" in verdict.refusals[1].said
     assert verdict.verdict == "mismatch"
 
 

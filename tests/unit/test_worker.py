@@ -13,27 +13,42 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from small_projects import REAL_PYTHON
 
 from aoti_build._torch.__main__ import _guarded
 from aoti_build._torch.events import Events
+from aoti_build.common.records import write_json
 from aoti_build.common.writing import disk_error
 from aoti_build.errors import (
     AotiBuildError,
     ArtifactError,
     BuildError,
     Interrupted,
+    MessageError,
     ToolchainError,
     UsageError,
     VerificationError,
 )
+from aoti_build.messages import (
+    Answer,
+    Compile,
+    CompileJob,
+    CompileResult,
+    Failure,
+    KeysQuestion,
+    Message,
+    Repack,
+    encode,
+)
 from aoti_build.work import worker
-from aoti_build.work.worker import Worker, WorkerCrash, allow_starts, run_worker, stop_all
+from aoti_build.work.crash import WorkerCrash
+from aoti_build.work.worker import Worker, allow_starts, run_worker, stop_all
 
 # What a stub worker has: the job, `phase`, `result`, and a pipe that is open as long as any process
 # of its group lives.
@@ -42,32 +57,41 @@ import json, os, resource, signal, subprocess, sys, time
 resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 verb, job_path, events = sys.argv[3], sys.argv[4], int(sys.argv[5])
 job = json.load(open(job_path))
-def phase(name):
-    os.write(events, (json.dumps({"phase": name}) + chr(10)).encode())
-def ask(question):
-    os.write(events, (json.dumps({"ask": question}) + chr(10)).encode())
-    return json.loads(sys.stdin.readline())
-def result(**value):
+def message(kind, **fields):
+    return {"format": "aoti-build/message", "format_version": 1, "type": kind, **fields}
+def send(kind, **fields):
+    os.write(events, (json.dumps(message(kind, **fields)) + chr(10)).encode())
+def write(kind, **fields):
     with open(os.path.join(os.path.dirname(job_path), "result.json"), "w") as file:
-        json.dump({"ok": True, **value}, file)
+        json.dump(message(kind, **fields), file)
+def phase(name):
+    send("phase", name=name)
+def ask():
+    send("keys-question", key="a", graph_key=str(os.getpid()))
+    return json.loads(sys.stdin.readline())
+def result(**seconds):
+    write("compile-result", seconds=seconds)
 def error(**value):
-    result(ok=False, error=value)
+    write("failure", error=value)
 """
-Run = Callable[..., dict[str, Any]]
+Run = Callable[..., CompileResult]
 
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Runs a script as the worker of a job."""
 
-    def run_script(script: str, **options: Any) -> dict[str, Any]:
+    def run_script(script: str, **options: Any) -> CompileResult:
         monkeypatch.setattr(sys, "executable", stub(tmp_path / "stub", script))
-        job = {"root": str(tmp_path), "number": 7}
         return run_worker(
-            "build", job, directory=tmp_path / "work", log=tmp_path / "logs" / "log", **options
+            job_in(tmp_path), directory=tmp_path / "work", log=tmp_path / "logs" / "log", **options
         )
 
     return run_script
+
+
+def job_in(root: Path) -> CompileJob:
+    return CompileJob(root=str(root), command=("c++",), what="the runner")
 
 
 class Lifeline:
@@ -123,9 +147,11 @@ os.write(line, b"started")
 
 def test_a_result_comes_back(run: Run, tmp_path: Path) -> None:
     found = run(
-        "result(verb=verb, number=job['number'], cwd=os.getcwd(), stdin=sys.stdin.isatty())"
+        "print(verb, job['command'], os.getcwd(), sys.stdin.isatty(), flush=True);"
+        " result(compile=1.5)"
     )
-    assert found == {"ok": True, "verb": "build", "number": 7, "cwd": str(tmp_path), "stdin": False}
+    assert found == CompileResult(seconds={"compile": 1.5})
+    assert (tmp_path / "logs" / "log").read_text() == f"compile ['c++'] {tmp_path} False\n"
 
 
 def test_everything_printed_is_in_the_log(run: Run, tmp_path: Path) -> None:
@@ -140,9 +166,10 @@ def test_everything_printed_is_in_the_log(run: Run, tmp_path: Path) -> None:
 def test_variables_are_set_on_top(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("INHERITED", "1")
     found = run(
-        "result(names=[os.environ[n] for n in ('INHERITED', 'GIVEN')])", environment={"GIVEN": "2"}
+        "result(**{name: float(os.environ[name]) for name in ('INHERITED', 'GIVEN')})",
+        environment={"GIVEN": "2"},
     )
-    assert found["names"] == ["1", "2"]
+    assert found.seconds == {"INHERITED": 1, "GIVEN": 2}
 
 
 def test_phases_arrive_in_order_as_they_begin(run: Run) -> None:
@@ -211,37 +238,105 @@ def test_a_result_of_an_earlier_job_in_the_same_directory_is_not_taken(run: Run)
 
 
 def test_questions_are_answered_in_turn(run: Run) -> None:
-    asked: list[object] = []
+    asked: list[KeysQuestion] = []
 
-    def answer(question: Mapping[str, Any]) -> dict[str, Any]:
+    def answer(question: KeysQuestion) -> Answer:
         asked.append(question)
-        return {"number": len(asked), "text": "two\nlines"}
+        return Repack(template="two\nlines", alignment=len(asked))
 
-    found = run("phase('one'); result(told=[ask({'key': 'a'}), ask({})])", answer=answer)
-    assert asked == [{"key": "a"}, {}]
-    assert found["told"] == [
-        {"number": 1, "text": "two\nlines"},
-        {"number": 2, "text": "two\nlines"},
-    ]
+    script = """
+phase('one')
+first, second = ask(), ask()
+assert first["type"] == second["type"] == "repack"
+assert first["template"] == second["template"] == "two\\nlines"
+result(first=first["alignment"], second=second["alignment"])
+"""
+    assert run(script, answer=answer).seconds == {"first": 1, "second": 2}
+    assert [question.key for question in asked] == ["a", "a"]
+
+
+def test_a_question_that_nobody_can_answer_ends_the_worker(run: Run, lifeline: Lifeline) -> None:
+    with pytest.raises(MessageError, match="keys-question"):
+        run(WITH_CHILD + "ask()")
+    lifeline.wait_for_start()
+    assert lifeline.ended()
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        ("send('phase', name='one', colour='red')", "phase: .* unknown field `colour`"),
+        ("send('phase', name=1)", r"phase: Expected `str`, got `int` - at `\$\.name`"),
+        ("send('story')", "it is a story, where a phase"),
+        ("os.write(events, b'[]' + bytes([10]))", "its format is not"),
+        ("send('phase', name='one', format_version=2)", "it has format version 2"),
+        ("write('compile-result', seconds={}, format_version=2)", "it has format version 2"),
+        ("write('build-result')", "it is a build-result, where a compile-result or failure"),
+        ("write('compile-result')", "compile-result: .* missing required field `seconds`"),
+    ],
+)
+def test_a_worker_of_another_release_is_refused(
+    run: Run, lifeline: Lifeline, tmp_path: Path, script: str, said: str
+) -> None:
+    with pytest.raises(MessageError, match=said) as caught:
+        run(WITH_CHILD + script)
+    assert "one release" in (caught.value.hint or "")
+    assert caught.value.log == tmp_path / "logs" / "log"
+    lifeline.wait_for_start()
+    assert lifeline.ended()
+
+
+# The worker's own side of the messages, in the place of a stub.
+REAL = """
+from pathlib import Path
+from aoti_build._torch.__main__ import main
+os._exit(main(verb, Path(job_path), events))
+"""
+
+
+def test_both_sides_understand_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", stub(tmp_path / "stub", REAL))
+    seen: list[str] = []
+    job = CompileJob(root=str(tmp_path), command=("touch", "made"), what="a file")
+    work, log = tmp_path / "work", tmp_path / "log"
+    found = run_worker(job, directory=work, log=log, on_phase=seen.append)
+    assert found.seconds.keys() == {"compile"}
+    assert (seen, (tmp_path / "made").exists()) == (["compile"], True)
+    with pytest.raises(ToolchainError, match="a file could not be compiled"):
+        run_worker(replace(job, command=("false",)), directory=work, log=log)
+
+
+def test_a_job_of_another_release_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", stub(tmp_path / "stub", REAL))
+    work = tmp_path / "work"
+    write_json(work / "job.json", {**encode(job_in(tmp_path)), "format_version": 99})
+    with (
+        Worker(CompileJob, tmp_path, directory=work, log=tmp_path / "log") as waiting,
+        pytest.raises(ToolchainError, match="format version 99") as caught,
+    ):
+        waiting.follow()
+    assert "job.json" in str(caught.value)
 
 
 def test_an_answer_that_fails_ends_the_worker(run: Run, lifeline: Lifeline) -> None:
-    def fail(_: Mapping[str, Any]) -> dict[str, Any]:
+    def fail(_: KeysQuestion) -> Answer:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        run(WITH_CHILD + "ask({})", answer=fail)
+        run(WITH_CHILD + "ask()", answer=fail)
     lifeline.wait_for_start()
     assert lifeline.ended()
 
 
 def test_a_worker_that_dies_over_its_question_is_a_crash(run: Run) -> None:
-    def answer(question: Mapping[str, Any]) -> dict[str, Any]:
-        os.waitid(os.P_PID, question["pid"], os.WEXITED | os.WNOWAIT)
-        return {}
+    def answer(question: KeysQuestion) -> Answer:
+        os.waitid(os.P_PID, int(question.graph_key), os.WEXITED | os.WNOWAIT)
+        return Compile()
 
     script = (
-        "os.write(events, json.dumps({'ask': {'pid': os.getpid()}}).encode() + bytes([10]))\n"
+        "send('keys-question', key='a', graph_key=str(os.getpid()))\n"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
     with pytest.raises(WorkerCrash, match="SIGKILL"):
@@ -259,10 +354,7 @@ def test_no_result_is_a_crash(run: Run, tmp_path: Path) -> None:
 def test_a_full_disk_is_called_that(run: Run) -> None:
     full = disk_error(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
     with pytest.raises(BuildError, match="the disk is full") as caught:
-        run(
-            f"os.write(events, json.dumps({{'failed': {full.as_json()!r}}}).encode() + b'\\n');"
-            " os._exit(1)"
-        )
+        run(f"send('failure', error={full.as_json()!r}); os._exit(1)")
     assert "make space" in (caught.value.hint or "")
 
 
@@ -271,19 +363,20 @@ def test_a_log_on_a_full_disk_hides_no_error(monkeypatch: pytest.MonkeyPatch) ->
         def write(self, _: str) -> int:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    def verb(_: Mapping[str, Any], events: Events) -> dict[str, Any]:
-        with events.phase("compile"):
+    def work() -> Message:
+        with Events(io.StringIO(), queue.Queue()).phase("compile"):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(sys, "stderr", Full())
-    result, status = _guarded(verb, {}, Events(io.StringIO(), queue.Queue()))
-    assert (result["error"]["message"], status) == ("the disk is full", 1)
+    result = _guarded(work)
+    assert isinstance(result, Failure)
+    assert result.error.message == "the disk is full"
 
 
 def test_half_a_result_is_a_crash(run: Run) -> None:
     with pytest.raises(WorkerCrash):
         run(
-            "open(os.path.dirname(job_path) + '/result.json', 'w').write('{\"ok\": tr');"
+            "open(os.path.dirname(job_path) + '/result.json', 'w').write('{\"format\": \"ao');"
             " os._exit(0)"
         )
 
@@ -320,7 +413,7 @@ def test_a_worker_that_waits_for_its_job_tells_whether_it_has_ended(
     work = tmp_path / "work"
     work.mkdir()
     (work / "job.json").write_text("{}")
-    with Worker("check", tmp_path, directory=work, log=tmp_path / "log") as waiting:
+    with Worker(CompileJob, tmp_path, directory=work, log=tmp_path / "log") as waiting:
         assert not waiting.has_ended
         os.killpg(waiting._process.pid, signal.SIGKILL)
         deadline = time.monotonic() + 10
@@ -377,7 +470,7 @@ def test_after_stop_all_nothing_starts_until_allowed(run: Run, tmp_path: Path) -
     assert caught.value.exit_code == 130
     assert not (tmp_path / "started").exists()
     allow_starts()
-    assert run("result()") == {"ok": True}
+    assert run("result()") == CompileResult(seconds={})
 
 
 def test_a_worker_whose_parent_is_killed_dies_with_its_children(
@@ -400,10 +493,12 @@ def assert_dies_with_parent(tmp_path: Path, lifeline: Lifeline, script: str) -> 
     parent_script = f"""
 import sys
 from pathlib import Path
+from aoti_build.messages import CompileJob
 from aoti_build.work.worker import run_worker
 sys.executable = {stub(tmp_path / "stub", script)!r}
 root = Path({str(tmp_path)!r})
-run_worker("build", {{"root": str(root)}}, directory=root / "work", log=root / "log")
+job = CompileJob(root=str(root), command=(), what="nothing")
+run_worker(job, directory=root / "work", log=root / "log")
 """
     parent = subprocess.Popen([REAL_PYTHON, "-c", parent_script])
     try:

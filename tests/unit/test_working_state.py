@@ -28,12 +28,13 @@ from aoti_build.artifact.paths import (
 from aoti_build.commands.clean import clean
 from aoti_build.common import records, writing
 from aoti_build.common.digests import digest_json
-from aoti_build.errors import UsageError
+from aoti_build.errors import MessageError, UsageError
+from aoti_build.messages import CompileResult
 from aoti_build.models_file import Project, load_project, rules, schema
 from aoti_build.models_file.records import record_digest
 from aoti_build.store.kernels import KernelCache
 from aoti_build.work import host_checks
-from aoti_build.work.worker import WorkerCrash, _result
+from aoti_build.work.worker import _result
 
 Change = Callable[[dict[str, Any]], object]
 BAD_NAMES = [
@@ -335,20 +336,26 @@ def test_a_kernel_that_is_no_archive_is_a_miss(
     assert kernels.fetch("KEY") is None
 
 
+HEAD = {"format": "aoti-build/message", "format_version": 1}
+
+
 @pytest.mark.parametrize(
     "result",
     [
         3,
         [],
         {},
-        {"ok": 1},
-        {"ok": False},
-        {"ok": False, "error": {}},
-        {"ok": False, "error": {"kind": 1, "message": "x"}},
+        {"ok": True},
+        {**HEAD, "type": "compile-result"},
+        {**HEAD, "type": "compile-result", "seconds": {"compile": "1"}},
+        {**HEAD, "type": "probe-result", "probes": []},
+        {**HEAD, "type": "failure"},
+        {**HEAD, "type": "failure", "error": {}},
+        {**HEAD, "type": "failure", "error": {"kind": 1, "message": "x"}},
     ],
     ids=str,
 )
-def test_a_result_that_is_none_is_a_crash_of_the_worker(tmp_path: Path, result: Any) -> None:
+def test_a_result_that_is_none_is_refused(tmp_path: Path, result: Any) -> None:
     (tmp_path / "result.json").write_text(json.dumps(result))
-    with pytest.raises(WorkerCrash):
-        _result(0, tmp_path / "result.json", tmp_path / "log")
+    with pytest.raises(MessageError, match=r"result\.json: "):
+        _result(CompileResult, 0, tmp_path / "result.json", tmp_path / "log")

@@ -35,13 +35,12 @@ from aoti_build._torch.checking.returned import check_constants
 from aoti_build._torch.checking.seen import first_calls
 from aoti_build._torch.compiling import shared
 from aoti_build._torch.compiling.bounds import declared_bounds
-from aoti_build._torch.compiling.isa import WIDTH, compiling_for, floor_settings, tried_once
+from aoti_build._torch.compiling.isa import WIDTH, compiling_for, tried_once
+from aoti_build._torch.compiling.keys import Keys, keys_of
 from aoti_build._torch.compiling.old_values import keeping_old_values
 from aoti_build._torch.compiling.settings import (
     binds_weights,
     inductor_options,
-    own_passes,
-    resolved_settings,
     set_precision,
     switches,
 )
@@ -67,11 +66,7 @@ from aoti_build._torch.program.export import (
 )
 from aoti_build._torch.program.graph import (
     called,
-    graph_digest,
-    library_code,
     listed_weights,
-    state_digest,
-    uses_own_code,
 )
 from aoti_build._torch.program.inputs import Call, Make, from_callable, from_shapes
 from aoti_build._torch.program.model import import_declared, load_callable
@@ -82,16 +77,24 @@ from aoti_build._torch.program.structure import (
     foreign_types,
     register_named_tuples,
 )
-from aoti_build._torch.program.walk import UnknownPart
 from aoti_build._torch.program.writes import Writes, computed_of, functional_form, observed_names
-from aoti_build.artifact.fingerprint import KEY_VERSION, declared_files, spec_parts
+from aoti_build.artifact.fingerprint import declared_files
 from aoti_build.artifact.manifest import GOLDEN, KEY_METADATA, MODEL
 from aoti_build.common.digests import digest_json
 from aoti_build.common.locks import lock
 from aoti_build.errors import BuildError
-from aoti_build.host.toolchain import ENVIRONMENT_OF_SOURCES
+from aoti_build.messages import (
+    BuildJob,
+    BuildResult,
+    Compile,
+    KeysQuestion,
+    Recorded,
+    Repack,
+    Signature,
+    Take,
+    WeightsPlace,
+)
 from aoti_build.models_file.project import Dim, Model, Source
-from aoti_build.models_file.records import target_from_json
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,7 @@ class Prepared:
     strict: bool = False
 
     def subject(
-        self, described: Mapping[str, Any] | None = None, program: ExportedProgram | None = None
+        self, described: Signature | None = None, program: ExportedProgram | None = None
     ) -> Subject:
         """The model as it is checked: by its artifact's signature, and by the exported `program`,
         which is made where it is needed and not given."""
@@ -144,28 +147,13 @@ class Prepared:
             return None
 
 
-def build(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
-    """Returns: key, graph_key, undigested (if so), golden_kept, weights, signature, imports,
-    sources, distributions, modules, variables, seconds.
-
-    Asks the parent once, with key and graph_key. The answer's `action` is "take" (the store has
-    this very package), "repack" (with `template`, a package of the same graph, and its `alignment`)
-    or "compile". Eager's outputs are made anew whatever the answer is: the code that the graph came
-    from may do something else when it is not exported. With "take" comes `golden`: whether the
-    stored golden file lies in the staging directory; it is kept if eager still gives what it holds.
-    Golden tensors beyond the limit go to `whole_golden` as well, for the check alone.
-    """
-    target = target_from_json(job["target"])
-    staged, root, where = Path(job["staged"]), Path(job["root"]), job["where"]
-    shared.keep_below(Path(job["cache_root"]))
-    discovery = Discovery(
-        root,
-        declared_files(target.model),
-        ignored=(root / "artifacts", Path(job["cache_root"])),
-        environment=job["replaced_variables"],
-        skew_ns=job["skew_ns"],
-    )
-    discovery.note_kwargs(target.model.kwargs)
+def build(job: BuildJob, events: Events) -> BuildResult:
+    """Asks the parent once, with the keys. Eager's outputs are made anew whatever the answer is:
+    the code that the graph came from may do something else when it is not exported."""
+    target = job.target
+    staged, root, where = Path(job.staged), Path(job.root), job.where
+    shared.keep_below(Path(job.cache_root))
+    discovery = _discovery(job, target.model)
     registrations = Registrations()
     set_precision(target)
     with events.phase("model"):
@@ -186,42 +174,64 @@ def build(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
                     pass  # what the callable reads for other sizes is a source too
             lost = losses(subject, target.model, described, root, where)
             # Now that the user's code was imported: what it set counts.
-            options = inductor_options(
-                target, job["floor_patches"], where, apart=has_weights(program)
-            )
-            used: dict[str, Any] = {
+            options = inductor_options(target, job.floor_patches, where, apart=has_weights(program))
+            used: dict[str, Recorded] = {
                 "sources": discovery.sources(),
                 "distributions": discovery.distributions(),
                 "modules": discovery.modules(),
                 "variables": discovery.variables(),
             }
-            made: dict[str, Any] = {
-                **_keys(program, options, job, used),
-                "signature": {**described, "weights": listed_weights(program)},
-                **used,
-            }
-        answer = events.ask({name: made[name] for name in ("key", "graph_key")})
+            keys = keys_of(program, options, job, used)
+            listed = listed_weights(program)  # before the compile changes the program
+        answer = events.ask(KeysQuestion(key=keys.key, graph_key=keys.graph_key))
         with events.phase("reference"), events.progress() as tell, _unwritten(program):
-            kept = answer.get("golden", False) and baseline_of(staged / GOLDEN) == lost
-            made["golden_kept"] = kept and is_golden_of(staged / GOLDEN, subject, target.model)
-            if not made["golden_kept"]:
+            stored = staged / GOLDEN
+            kept = isinstance(answer, Take) and answer.golden and baseline_of(stored) == lost
+            golden_kept = kept and is_golden_of(stored, subject, target.model)
+            if not golden_kept:
                 golden = make_golden(subject, target.model, program=functional, tell=tell)
                 golden = replace(golden, baseline=lost)
                 check_constants(golden, described, where["source"])
-                _save(golden, staged / GOLDEN, target.model, described, job)
-        if answer["action"] == "repack":
+                _save(golden, stored, target.model, described, job)
+        weights = None
+        if isinstance(answer, Repack):
             with events.phase("repack"):
-                template = Path(answer["template"])
-                repack(template, staged / MODEL, program, answer["alignment"], made["key"])
-                template.unlink()  # as large as what was made from it
-        elif answer["action"] == "compile":
+                _repack(answer, program, staged / MODEL, keys)
+        elif isinstance(answer, Compile):
             minimums = declared_minimums(program, dims, prepared.axes)
             with declared_bounds(minimums), keeping_old_values():
                 without_odd_constants(program)
-                made["weights"] = _compiled(program, options, job, made, events)
+                weights = _compiled(program, options, job, keys, events)
     operators = called_operators(staged / MODEL)
-    made["imports"] = needed_imports(registrations, operators, types, target.model.imports)
-    return {**made, "seconds": events.seconds}
+    imports = needed_imports(registrations, operators, types, target.model.imports)
+    return BuildResult(
+        key=keys.key,
+        graph_key=keys.graph_key,
+        undigested=keys.undigested,
+        golden_kept=golden_kept,
+        weights=weights,
+        signature={**described, "weights": listed},
+        imports=tuple(imports),
+        sources=used["sources"],
+        distributions=used["distributions"],
+        modules=used["modules"],
+        variables=used["variables"],
+        seconds=events.seconds,
+    )
+
+
+def _discovery(job: BuildJob, model: Model) -> Discovery:
+    """What the model uses, noted from now on."""
+    root = Path(job.root)
+    discovery = Discovery(
+        root,
+        declared_files(model),
+        ignored=(root / "artifacts", Path(job.cache_root)),
+        environment=job.replaced_variables,
+        skew_ns=job.skew_ns,
+    )
+    discovery.note_kwargs(model.kwargs)
+    return discovery
 
 
 def _exported(prepared: Prepared, where: Mapping[str, str]) -> Exported:
@@ -233,13 +243,11 @@ def _exported(prepared: Prepared, where: Mapping[str, str]) -> Exported:
         raise
 
 
-def _save(
-    golden: Golden, path: Path, model: Model, described: Mapping[str, Any], job: Mapping[str, Any]
-) -> None:
+def _save(golden: Golden, path: Path, model: Model, described: Signature, job: BuildJob) -> None:
     """Write the golden file, and what is beyond its limit beside it."""
     names = observed_names(described)
     if not save_golden_of(path, golden, model, names):
-        save_golden_of(Path(job["whole_golden"]), golden, model, names, limited=False)
+        save_golden_of(Path(job.whole_golden), golden, model, names, limited=False)
 
 
 def _stored_types(program: ExportedProgram, where: Mapping[str, str]) -> dict[str, type]:
@@ -271,84 +279,41 @@ def _described(
     return described, subject
 
 
+def _repack(answer: Repack, program: ExportedProgram, package: Path, keys: Keys) -> None:
+    template = Path(answer.template)
+    repack(template, package, program, answer.alignment, keys.key)
+    template.unlink()  # as large as what was made from it
+
+
 def _compiled(
     program: ExportedProgram,
     options: Mapping[str, Any],
-    job: Mapping[str, Any],
-    made: Mapping[str, Any],
+    job: BuildJob,
+    keys: Keys,
     events: Events,
-) -> dict[str, Any]:
+) -> WeightsPlace:
     """Compile into the staging directory; whether the package's weights can be exchanged later."""
-    package = Path(job["staged"]) / MODEL
+    package, cache_root = Path(job.staged) / MODEL, Path(job.cache_root)
     # Before the compile, which changes the program in place.
     state = dict(program.state_dict), dict(program.constants), used_state(program)
     with contextlib.ExitStack() as stack:
         stack.enter_context(events.phase("compile"))
-        cache = stack.enter_context(_private_cache(Path(job["cache_root"]), made["graph_key"]))
-        if torch.device(job["target"]["device"]).type == "cuda":
+        cache = stack.enter_context(_private_cache(cache_root, keys.graph_key))
+        if job.target.device == "cuda":
             from aoti_build._torch.compiling.kernels import kept_tuning  # imports Triton
 
             stack.enter_context(kept_tuning(cache, switches()))
         # Else nothing is tried, or by another compiler than the toolchain's.
-        if WIDTH not in job["floor_patches"] and "cpp.cxx" not in options:
-            toolchain = digest_json([job["toolchain"], job["environment"]])
-            stack.enter_context(tried_once(toolchain, Path(job["cache_root"])))
-        told = stack.enter_context(
-            compiling_for(job["floor_patches"], options, Path(job["cache_root"]))
-        )
-        _compile(program, package, {**told, "aot_inductor.metadata": {KEY_METADATA: made["key"]}})
+        if WIDTH not in job.floor_patches and "cpp.cxx" not in options:
+            toolchain = digest_json([job.toolchain, job.environment])
+            stack.enter_context(tried_once(toolchain, cache_root))
+        told = stack.enter_context(compiling_for(job.floor_patches, options, cache_root))
+        _compile(program, package, {**told, "aot_inductor.metadata": {KEY_METADATA: keys.key}})
     if setting := binds_weights(options):
         return {"apart": False, "why": f"inductor's {setting} is on"}
-    if "undigested" in made:
-        return {"apart": False, "why": made["undigested"]}
+    if keys.undigested is not None:
+        return {"apart": False, "why": keys.undigested}
     return separate(package, *state)
-
-
-def _own_code(program: ExportedProgram, used: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The code beside torch's that the compile may run, by what it is known by."""
-    library = library_code(used["distributions"])
-    if uses_own_code(program) or own_passes() or library is None:
-        return used
-    return library
-
-
-def _keys(
-    program: ExportedProgram,
-    options: Mapping[str, Any],
-    job: Mapping[str, Any],
-    used: Mapping[str, Any],
-) -> dict[str, str]:
-    """The graph key (what compiled code depends on) and the artifact key (that and the weights).
-
-    `used` are the files and distributions: they count where the graph only names code of theirs,
-    and where there is no digest of the graph; why is then said as `undigested`.
-    """
-    own_code = _own_code(program, used)
-    environment = {
-        name: value
-        for name, value in job["environment"].items()
-        if name not in ENVIRONMENT_OF_SOURCES
-    }
-    keys = {}
-    try:
-        graph: Any = graph_digest(program)
-    except UnknownPart as unknown:
-        # The same sources make the same graph. Among them are the weights: no other weights share
-        # this code.
-        graph = {"spec": spec_parts(target_from_json(job["target"])), **used}
-        keys["undigested"] = f"the graph has no digest, since it has {unknown}"
-    graph_key = digest_json(
-        {
-            "key_version": KEY_VERSION,
-            "graph": graph,
-            "settings": {**resolved_settings(options), **floor_settings(job["floor_patches"])},
-            "own_code": own_code,
-            "toolchain": job["toolchain"],
-            "environment": environment,
-        }
-    )
-    key = digest_json({"graph_key": graph_key, "weights": state_digest(program)})
-    return {**keys, "graph_key": graph_key, "key": key}
 
 
 def prepare(model: Model, device: str, root: Path, where: Mapping[str, str]) -> Prepared:

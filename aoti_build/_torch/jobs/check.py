@@ -3,7 +3,7 @@ eager left."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from aoti_build._torch.checking.baseline import judged
-from aoti_build._torch.checking.compare import Figures, compare, needs_whole
+from aoti_build._torch.checking.compare import compare, needs_whole
 from aoti_build._torch.checking.compare_sketch import compare_sketch
 from aoti_build._torch.checking.golden import Case, Golden, Plain, Value, inputs_digest, load_golden
 from aoti_build._torch.checking.returned import as_returned, compare_plain
@@ -21,38 +21,45 @@ from aoti_build._torch.events import Events
 from aoti_build._torch.packages.runner import Package, RunnerLacks, open_package
 from aoti_build._torch.program.inputs import from_shapes
 from aoti_build._torch.program.writes import computed_of, observed_names
+from aoti_build.figures import CallFigures, Loss, OutputFigures, Vacuous, typed
+from aoti_build.messages import CheckJob, CheckResult, Signature, Tolerance
 from aoti_build.models_file.project import Model, Source
-from aoti_build.models_file.records import target_from_json
 
 
-def check(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
-    """Job: model, golden (paths), target, tolerance, signature, runner (path, or null). Returns
-    passed, cases, vacuous, baseline (if there is one), seconds.
-
-    Where the package cannot be run from C++ at all, `unavailable` with the reason is all there is.
-
-    A case for which the golden file had no room is `skipped`, with the reason, and so is one of
+def check(job: CheckJob, events: Events) -> CheckResult:
+    """A case for which the golden file had no room is `skipped`, with the reason, and so is one of
     which nothing could be compared; if that is every case, nothing passed. `unread` are the buffers
     that could not be read back after a call.
     """
-    target = target_from_json(job["target"])
+    target = job.target
     set_precision(target)
-    golden = load_golden(Path(job["golden"]))
-    checker = _Checker(job, target.model, golden, events, observed_names(job["signature"]))
+    golden = load_golden(Path(job.golden))
+    checker = _Checker(job, target.model, golden, events, observed_names(job.signature))
     try:
-        checked = [figures for calls in golden.sequences() for figures in checker.sequence(calls)]
+        cases = [figures for calls in golden.sequences() for figures in checker.sequence(calls)]
     except RunnerLacks as error:
-        return {"unavailable": error.message}
-    outputs = [output for verdict in checked for output in verdict["outputs"]]
-    lost = judged(golden.baseline, job["tolerance"].get("baseline"))
-    return {
-        "passed": bool(outputs) and all(found["ok"] for found in [*outputs, *(lost or [])]),
-        "cases": checked,
-        "no_fp64": golden.no_exact,
-        "vacuous": _vacuous(golden, job["signature"], job["tolerance"], target.device),
-        **({} if lost is None else {"baseline": lost}),
-        "seconds": events.seconds,
-    }
+        return _unavailable(error.message, events)
+    outputs = [output for case in cases for output in case.outputs]
+    losses = _losses(golden, job.tolerance)
+    return CheckResult(
+        passed=bool(outputs) and all(found.ok for found in [*outputs, *(losses or ())]),
+        cases=tuple(cases),
+        no_fp64=golden.no_exact,
+        vacuous=_vacuous(golden, job.signature, job.tolerance, target.device),
+        baseline=losses,
+        seconds=events.seconds,
+    )
+
+
+def _unavailable(why: str, events: Events) -> CheckResult:
+    return CheckResult(
+        passed=False, cases=(), no_fp64=None, vacuous=(), seconds=events.seconds, unavailable=why
+    )
+
+
+def _losses(golden: Golden, tolerance: Tolerance) -> tuple[Loss, ...] | None:
+    found = judged(golden.baseline, tolerance.get("baseline"))
+    return None if found is None else tuple(typed(loss, Loss) for loss in found)
 
 
 @dataclass
@@ -60,17 +67,17 @@ class _Checker:
     """Runs sequences of calls on one package, which begins each of them with its first state, as
     eager did."""
 
-    job: Mapping[str, Any]
+    job: CheckJob
     model: Model
     golden: Golden
     events: Events
     names: list[str]
     _package: Package | None = None
 
-    def sequence(self, kept: Sequence[Case]) -> list[dict[str, Any]]:
+    def sequence(self, kept: Sequence[Case]) -> list[CallFigures]:
         """The figures of each call."""
         calls = [_with_inputs(case, self.model) for case in kept]
-        missing = [_missing(case, self.names, self.job["tolerance"]) for case in calls]
+        missing = [_missing(case, self.names, self.job.tolerance) for case in calls]
         # What cannot be called cannot leave its state for the next.
         able = next(
             (number for number, case in enumerate(calls) if case.inputs is None), len(calls)
@@ -80,43 +87,38 @@ class _Checker:
         for number, case in enumerate(calls):
             why = missing[number] or (missing[able] if number > able else "")
             if why:
-                figures.append({**_head(case), "skipped": why, "outputs": []})
+                figures.append(_figures(case, skipped=why))
             elif number < len(got):
-                found = verdicts(case, got[number], self.job["signature"], self.job["tolerance"])
-                figures.append(
-                    {**_head(case), **self._unread(case, got[number], found), "outputs": found}
-                )
+                figures.append(self._compared(case, got[number]))
             else:
-                figures.append({**_head(case), "outputs": [refused]})
+                figures.append(_figures(case, refused))
         return figures
 
-    def _unread(self, case: Case, got: list[Any], found: list[Figures]) -> dict[str, Any]:
-        """What to say of buffers that could not be read back after a call. They show in later
-        calls; if nothing else was compared, the case counts as skipped."""
+    def _compared(self, case: Case, got: list[Any]) -> CallFigures:
+        """Buffers that could not be read back show in later calls; if nothing else was compared,
+        the case counts as skipped."""
+        found = verdicts(case, got, self.job.signature, self.job.tolerance)
         left = zip(self.names, case.outputs or (), got, strict=False)
         unread = [name for name, wanted, value in left if wanted is not None and value is None]
-        if not unread:
-            return {}
-        if found:
-            return {"unread": unread}
-        return {
-            "skipped": f"{', '.join(unread)} cannot be read back, and the call leaves nothing else"
-        }
+        if found or not unread:
+            return _figures(case, found, unread=unread)
+        why = f"{', '.join(unread)} cannot be read back, and the call leaves nothing else"
+        return _figures(case, skipped=why)
 
-    def _observed(self, inputs: list[list[Any]]) -> tuple[list[list[Any]], Figures]:
+    def _observed(self, inputs: list[list[Any]]) -> tuple[list[list[Any]], list[OutputFigures]]:
         """What the package left after each call, and what to say of those that it refused."""
         if not inputs:
-            return [], {}
+            return [], []
         if self._package is None:
             with self.events.phase("load"):
                 self._package = open_package(self.job, self.golden.state)
         with self.events.phase("check"):
             try:
                 left = self._package.calls(inputs)
-                return [as_returned(one, self.job["signature"]) for one in left], {}
+                return [as_returned(one, self.job.signature) for one in left], []
             except RuntimeError as error:
                 why = f"the package refused inputs of its range: {gist(error)}"
-                return [], {"name": "(call)", "ok": False, "why": why}
+                return [], [OutputFigures(name="(call)", ok=False, why=why)]
 
 
 def gist(error: RuntimeError) -> str:
@@ -128,8 +130,8 @@ def gist(error: RuntimeError) -> str:
 
 
 def verdicts(
-    case: Case, got: list[Any], signature: Mapping[str, Any], tolerance: Mapping[str, Any]
-) -> list[Figures]:
+    case: Case, got: list[Any], signature: Signature, tolerance: Tolerance
+) -> list[OutputFigures]:
     """`compare` over all that a call left; a missing or surplus output is a failed verdict of its
     own.
 
@@ -140,7 +142,7 @@ def verdicts(
     if len(got) != len(expected):
         beside = sum(name.startswith(("input ", "buffer ")) for name in names)
         why = f"{len(got) - beside} outputs, expected {len(expected) - beside}"
-        return [{"name": "outputs", "ok": False, "why": why}]
+        return [OutputFigures(name="outputs", ok=False, why=why)]
     return [
         _compared(name, reference, candidate, tolerance, *bases)
         for name, reference, candidate, *bases in zip(
@@ -156,20 +158,23 @@ def _compared(
     name: str,
     reference: Value,
     candidate: Any,
-    tolerance: Mapping[str, Any],
+    tolerance: Tolerance,
     exact: Any,
     rounded_rmse: float | None,
     computed: str | None,
-) -> Figures:
-    if isinstance(reference, Plain):
-        return compare_plain(name, reference, candidate)
-    if isinstance(reference, Sketch):
-        return compare_sketch(name, reference, candidate, tolerance, exact, rounded_rmse, computed)
+) -> OutputFigures:
     assert reference is not None
-    return compare(name, reference, candidate, tolerance, exact, rounded_rmse, computed)
+    bases = exact, rounded_rmse, computed
+    if isinstance(reference, Plain):
+        found = compare_plain(name, reference, candidate)
+    elif isinstance(reference, Sketch):
+        found = compare_sketch(name, reference, candidate, tolerance, *bases)
+    else:
+        found = compare(name, reference, candidate, tolerance, *bases)
+    return typed(found, OutputFigures)
 
 
-def _bases(case: Case, signature: Mapping[str, Any]) -> tuple[list[Any], list[Any], list[Any]]:
+def _bases(case: Case, signature: Signature) -> tuple[list[Any], list[Any], list[Any]]:
     """What `compare` takes beside eager's outputs, by output: the float64 references, how far other
     roundings are from them, and the types that outputs are computed in."""
     computed = computed_of(signature)
@@ -178,14 +183,14 @@ def _bases(case: Case, signature: Mapping[str, Any]) -> tuple[list[Any], list[An
 
 
 def _vacuous(
-    golden: Golden, signature: Mapping[str, Any], tolerance: Mapping[str, Any], device: str
-) -> list[dict[str, str]]:
+    golden: Golden, signature: Signature, tolerance: Tolerance, device: str
+) -> tuple[Vacuous, ...]:
     """Outputs that would pass with other inputs, or other weights: their comparison shows
     nothing."""
     first, names = golden.cases[0], observed_names(signature)
     found: dict[str, str] = {}
     if first.outputs is None or len(first.outputs) != len(names):
-        return []  # the package has other outputs, which fails anyway
+        return ()  # the package has other outputs, which fails anyway
     for of, others in golden.others.items():
         for name, mine, other, *bases in zip(
             names, first.outputs, others, *_bases(first, signature), strict=True
@@ -194,9 +199,9 @@ def _vacuous(
                 continue
             # On the device, which may have bounds of its own.
             moved = other if isinstance(other, Sketch) else other.to(device)
-            if _compared(name, mine, moved, tolerance, *bases)["ok"]:
+            if _compared(name, mine, moved, tolerance, *bases).ok:
                 found[name] = of
-    return [{"output": name, "of": of} for name, of in found.items()]
+    return tuple(typed({"output": name, "of": of}, Vacuous) for name, of in found.items())
 
 
 def _with_inputs(case: Case, model: Model) -> Case:
@@ -209,7 +214,7 @@ def _with_inputs(case: Case, model: Model) -> Case:
     return replace(case, inputs=inputs) if inputs_digest(inputs) == case.inputs_digest else case
 
 
-def _missing(case: Case, names: Sequence[str], tolerance: Mapping[str, Any]) -> str:
+def _missing(case: Case, names: Sequence[str], tolerance: Tolerance) -> str:
     """Why a case cannot be compared; empty if it can."""
     sides = {"inputs": case.inputs, "outputs": case.outputs}
     absent = [name for name, there in sides.items() if there is None]
@@ -225,6 +230,19 @@ def _missing(case: Case, names: Sequence[str], tolerance: Mapping[str, Any]) -> 
     )
 
 
-def _head(case: Case) -> dict[str, Any]:
-    call = {"call": case.call + 1} if case.call else {}
-    return {"name": case.name, "sizes": dict(case.sizes), "seed": case.seed, **call}
+def _figures(
+    case: Case,
+    outputs: Sequence[OutputFigures] = (),
+    *,
+    skipped: str | None = None,
+    unread: Sequence[str] = (),
+) -> CallFigures:
+    return CallFigures(
+        name=case.name,
+        sizes=dict(case.sizes),
+        seed=case.seed,
+        call=case.call + 1 if case.call else None,
+        outputs=tuple(outputs),
+        skipped=skipped,
+        unread=tuple(unread),
+    )

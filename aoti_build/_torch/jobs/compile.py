@@ -5,34 +5,32 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Mapping
-from typing import Any
 
 from aoti_build._torch.events import Events
 from aoti_build.errors import ToolchainError
+from aoti_build.messages import CompileJob, CompileResult
 
 _SHOWN = 3
 
 
-def compile(job: Mapping[str, Any], events: Events) -> dict[str, Any]:  # noqa: A001 - the verb's name
-    """Job: command (words), what (its output, in words). Raises `ToolchainError` if the compiler
-    fails."""
+def compile(job: CompileJob, events: Events) -> CompileResult:  # noqa: A001 - the verb's name
+    """Raises `ToolchainError` if the compiler fails."""
     with events.phase("compile"):
         try:
             done = subprocess.run(
-                job["command"], capture_output=True, stdin=subprocess.DEVNULL, check=False
+                job.command, capture_output=True, stdin=subprocess.DEVNULL, check=False
             )
         except OSError as error:
-            raise _failed(job["what"], str(error)) from error
+            raise _failed(job.what, str(error)) from error
         printed = (done.stdout + done.stderr).decode(errors="replace")
         print(printed, file=sys.stderr, end="")
     if done.returncode != 0:
         lines = [line for line in printed.splitlines() if "error" in line or "cannot find" in line]
         raise _failed(
-            job["what"],
+            job.what,
             "\n".join((lines or printed.splitlines())[:_SHOWN]) or f"status {done.returncode}",
         )
-    return {"seconds": events.seconds}
+    return CompileResult(seconds=events.seconds)
 
 
 def _failed(what: str, cause: str) -> ToolchainError:

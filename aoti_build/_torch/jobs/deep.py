@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from msgspec.structs import replace
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.fx import GraphModule, Interpreter, Node
@@ -39,105 +40,81 @@ from aoti_build._torch.packages.weights import read_weights
 from aoti_build._torch.program.export import whole_ranges
 from aoti_build._torch.program.inputs import Call
 from aoti_build._torch.program.writes import Writes
-from aoti_build.models_file.records import target_from_json
+from aoti_build.figures import ModuleDifference, OutputFigures, WrongWeight, typed
+from aoti_build.messages import DeepJob, DeepResult
 
 _BUDGET = 256 << 20  # bytes of eager outputs that are kept at a time
 _FRAME = re.compile(r'File "([^"]+)", line (\d+)')
 
 
-@dataclass(frozen=True)
-class Left:
-    """A module call of eager whose output the other side does not have as it is."""
-
-    module: str
-    kind: str
-    source: str
-    figures: Figures | None
-    missing: tuple[str, ...] = ()
-
-    def as_json(self) -> dict[str, Any]:
-        return {
-            "module": self.module,
-            "class": self.kind,
-            "source": self.source,
-            "figures": self.figures,
-            "missing": list(self.missing),
-        }
-
-
-def deep(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
-    """Job: target, root, where, floor_patches, cache_root, model (path or None), alignment (of
-    weights in it, or None), bisect.
-
-    Returns `stage` ("weights", "export", "compile" or "none"), `said` (a sentence), and of the
-    weights and the module found, where there are any, `weights` and `left`.
-    """
-    target = target_from_json(job["target"])
-    shared.keep_below(Path(job["cache_root"]))
+def deep(job: DeepJob, events: Events) -> DeepResult:
+    target, cache_root = job.target, Path(job.cache_root)
+    shared.keep_below(cache_root)
     set_precision(target)
     with events.phase("model"):
-        prepared = prepare(target.model, target.device, Path(job["root"]), job["where"])
+        prepared = prepare(target.model, target.device, Path(job.root), job.where)
     with contextlib.ExitStack() as stack:
         stack.enter_context(whole_ranges())
         with events.phase("export"):
-            exported = prepared.exported(job["where"])
+            exported = prepared.exported(job.where)
             program = exported.program
             stack.enter_context(exported.tracing())
-        if job["model"] and job["alignment"]:
+        if job.model and job.alignment:
             with events.phase("deep: weights"):
-                wrong = _wrong_weights(Path(job["model"]), program, job["alignment"])
+                wrong = _wrong_weights(Path(job.model), program, job.alignment)
             if wrong:
-                said = (
-                    f"the weights {', '.join(entry['name'] for entry in wrong[:3])} are not the"
-                    " model's"
-                )
-                return _found("weights", said, None, wrong[:20])
+                names = ", ".join(weight.name for weight in wrong[:3])
+                said = f"the weights {names} are not the model's"
+                return DeepResult(stage="weights", said=said, weights=tuple(wrong[:20]), left=None)
         with events.phase("deep: export"):
             parts = prepared.module, program, prepared.example
             left = first_difference(*parts) or outputs_differ(*parts)
         if left is not None:
-            return _found("export", _sentence(left, "the exported program"), left)
-        if job["bisect"]:
-            options = inductor_options(target, job["floor_patches"], job["where"], apart=False)
-            floor = compiling_for(job["floor_patches"], options, Path(job["cache_root"]))
+            said = _sentence(left, "the exported program")
+            return DeepResult(stage="export", said=said, weights=(), left=left)
+        if job.bisect:
+            options = inductor_options(target, job.floor_patches, job.where, apart=False)
+            floor = compiling_for(job.floor_patches, options, cache_root)
             with events.phase("deep: compile"), floor as told, keeping_old_values():
                 left = _bisect(program, prepared.example, told)
             if left is not None:
-                return _found("compile", _sentence(left, "compiled code"), left)
+                said = _sentence(left, "compiled code")
+                return DeepResult(stage="compile", said=said, weights=(), left=left)
     said = (
         "what the source makes now agrees at every module: the artifact is of another source, graph"
         " or compiler"
     )
-    return _found("none", said, None)
+    return DeepResult(stage="none", said=said, weights=(), left=None)
 
 
-def _found(
-    stage: str, said: str, left: Left | None, weights: Sequence[Mapping[str, Any]] = ()
-) -> dict[str, Any]:
-    return {
-        "stage": stage,
-        "said": said,
-        "weights": list(weights),
-        "left": left.as_json() if left else None,
-    }
+def _difference(
+    module: str, class_name: str, source: str, figures: Figures, missing: Sequence[str] = ()
+) -> ModuleDifference:
+    return ModuleDifference(
+        module=module,
+        class_name=class_name,
+        source=source,
+        figures=typed(figures, OutputFigures),
+        missing=tuple(missing),
+    )
 
 
-def _sentence(left: Left, what: str) -> str:
+def _sentence(left: ModuleDifference, what: str) -> str:
     where = f" ({left.source})" if left.source else ""
     missing = (
         f"; eager also runs {', '.join(left.missing[:3])}, which the program has not"
         if left.missing
         else ""
     )
-    name = f"{left.module or 'the model itself'} [{left.kind}]"
-    why = f": {left.figures['why']}" if left.figures and not left.module else ""
+    name = f"{left.module or 'the model itself'} [{left.class_name}]"
+    why = f": {left.figures.why}" if left.figures and not left.module else ""
     return f"{what} first leaves the model at the output of {name}{where}{why}{missing}"
 
 
 # Weights
 
 
-def _wrong_weights(package: Path, program: ExportedProgram, alignment: int) -> list[dict[str, Any]]:
+def _wrong_weights(package: Path, program: ExportedProgram, alignment: int) -> list[WrongWeight]:
     """Names of weights whose bytes in the package are not the program's, in the order of the
     package."""
     values = {**program.state_dict, **program.constants}
@@ -146,7 +123,7 @@ def _wrong_weights(package: Path, program: ExportedProgram, alignment: int) -> l
         for name, stored in read_weights(archive, values, alignment):
             mine = values[name].detach().cpu().contiguous().view(-1)
             if not torch.equal(stored.view(torch.uint8), mine.view(torch.uint8)):
-                wrong.append({"name": name, "max_abs": _largest_difference(mine, stored)})
+                wrong.append(WrongWeight(name=name, max_abs=_largest_difference(mine, stored)))
     return wrong
 
 
@@ -211,7 +188,9 @@ class _Recorder:
         return ended
 
 
-def first_difference(module: nn.Module, program: ExportedProgram, call: Call) -> Left | None:
+def first_difference(
+    module: nn.Module, program: ExportedProgram, call: Call
+) -> ModuleDifference | None:
     """The first module call whose output the program does not reproduce in eager mode; None if all
     are reproduced."""
     start = 0
@@ -224,22 +203,22 @@ def first_difference(module: nn.Module, program: ExportedProgram, call: Call) ->
         if left is not None:
             before = recorder.order[: recorder.order.index((left.module, replay.found_call)) + 1]
             missing = [path for path, _ in before if path and path not in replay.seen]
-            return Left(
-                left.module, left.kind, left.source, left.figures, tuple(dict.fromkeys(missing))
-            )
+            return replace(left, missing=tuple(dict.fromkeys(missing)))
         if finished:
             return None
         start = len(recorder.order)
 
 
-def outputs_differ(module: nn.Module, program: ExportedProgram, call: Call) -> Left | None:
+def outputs_differ(
+    module: nn.Module, program: ExportedProgram, call: Call
+) -> ModuleDifference | None:
     """The first output that the program does not reproduce, where all modules agree: dropped,
     swapped, changed last."""
     eager, replayed = _tensors_of(module, call), _tensors_of(program.module(), call)
     kind = type(module).__name__
     if len(eager) != len(replayed):
         why = f"{len(replayed)} outputs, expected {len(eager)}"
-        return Left("", kind, "", {"name": "outputs", "ok": False, "why": why})
+        return _difference("", kind, "", {"name": "outputs", "ok": False, "why": why})
     for index, (mine, theirs) in enumerate(zip(eager, replayed, strict=True)):
         figures = nearly(f"output {index}", mine, theirs)
         if not figures["ok"]:
@@ -248,7 +227,7 @@ def outputs_differ(module: nn.Module, program: ExportedProgram, call: Call) -> L
             )
             if other is not None:
                 figures["why"] += f"; it is output {other} there: the order is another"
-            return Left("", kind, "", figures)
+            return _difference("", kind, "", figures)
     return None
 
 
@@ -275,10 +254,10 @@ class _Replay(Interpreter):
         self._program, self._expected, self._kinds = program, expected, kinds
         self._exits = _exits(program.graph_module)
         self.seen = {path for keys in self._exits.values() for path, _ in keys}
-        self.left: Left | None = None
+        self.left: ModuleDifference | None = None
         self.found_call = 0
 
-    def compare(self, call: Call) -> Left | None:
+    def compare(self, call: Call) -> ModuleDifference | None:
         given = call.clone()
         flat = self._program._graph_module_flat_inputs(given.args, given.kwargs)
         state = [value for value in self._program.state_dict.values() if isinstance(value, Tensor)]
@@ -295,10 +274,8 @@ class _Replay(Interpreter):
                 continue
             figures = nearly(path or "output", expected, value)
             if not figures["ok"]:
-                self.left, self.found_call = (
-                    Left(path, self._kinds.get(path, "?"), _source(n), figures),
-                    number,
-                )
+                self.left = _difference(path, self._kinds.get(path, "?"), _source(n), figures)
+                self.found_call = number
                 raise _FoundError
         return value
 
@@ -337,7 +314,9 @@ def _source(node: Node) -> str:
 # Compile
 
 
-def _bisect(program: ExportedProgram, call: Call, options: Mapping[str, Any]) -> Left | None:
+def _bisect(
+    program: ExportedProgram, call: Call, options: Mapping[str, Any]
+) -> ModuleDifference | None:
     """The first module exit at which compiled code is not what the program gives; None if the whole
     agrees."""
     exits = [
@@ -358,7 +337,8 @@ def _bisect(program: ExportedProgram, call: Call, options: Mapping[str, Any]) ->
             kind = str(
                 next(reversed((node.meta.get("nn_module_stack") or {"": ("", "?")}).values()))[1]
             )
-            found, high = Left(path, kind.rpartition(".")[2], _source(node), figures), middle - 1
+            found = _difference(path, kind.rpartition(".")[2], _source(node), figures)
+            high = middle - 1
     return found
 
 

@@ -24,7 +24,8 @@ from aoti_build._torch.jobs.check import gist, verdicts
 from aoti_build._torch.packages.runner import Package, RunnerCrash, open_package
 from aoti_build.artifact.manifest import tensor_inputs
 from aoti_build.common.sizes import Size, parse
-from aoti_build.models_file.records import target_from_json
+from aoti_build.figures import Refusal
+from aoti_build.messages import ProbeJob, ProbeResult, Signature
 
 _MOST_ELEMENTS = 1 << 26
 _OTHER_DTYPE = {
@@ -51,48 +52,38 @@ class Probe:
     may_answer: str = ""
 
 
-def probe(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
-    """Job: model, golden, target, tolerance, signature, runner, skip (indices of probes that
-    crashed before). Returns results by index.
-
-    Each probe is announced as the phase "probe <index> <name>", so that the parent knows which one
-    a crash belongs to.
-    """
-    target = target_from_json(job["target"])
-    set_precision(target)
-    golden = load_golden(Path(job["golden"]))
+def probe(job: ProbeJob, events: Events) -> ProbeResult:
+    set_precision(job.target)
+    golden = load_golden(Path(job.golden))
     case = golden.cases[0]
     if case.inputs is None or case.outputs is None:
-        return {"results": {}}
-    results = {}
-    for index, tried in enumerate(probes(case.inputs, job["signature"], case.sizes)):
-        if index in job["skip"]:
-            continue
-        with events.phase(f"probe {index} {tried.name}"):
-            results[index] = _tried(open_package(job, golden.state), tried, case, job)
-    return {"results": results}
+        return ProbeResult(probes=())
+    tried = []
+    for number, one in enumerate(probes(case.inputs, job.signature, case.sizes)):
+        if number not in job.skip:
+            with events.phase(f"probe {number} {one.name}"):
+                tried.append((number, _tried(open_package(job, golden.state), one, case, job)))
+    return ProbeResult(probes=tuple(tried))
 
 
-def _tried(package: Package, tried: Probe, case: Case, job: Mapping[str, Any]) -> dict[str, Any]:
+def _tried(package: Package, tried: Probe, case: Case, job: ProbeJob) -> Refusal:
     try:
         (left,) = package.calls([tried.inputs])
     except RuntimeError as error:
-        return {"name": tried.name, "ok": True, "said": gist(error)}
+        return Refusal(name=tried.name, ok=True, said=gist(error))
     except RunnerCrash as crash:
-        return {"name": tried.name, "ok": False, "said": crash.message}
-    got = as_returned(left, job["signature"])
+        return Refusal(name=tried.name, ok=False, said=crash.message)
+    got = as_returned(left, job.signature)
     if tried.may_answer != "rightly":
         shapes = ", ".join(str(list(value.shape)) for value in got if isinstance(value, Tensor))
         said = f"was answered, with outputs of shape {shapes}"
-        return {"name": tried.name, "ok": tried.may_answer == "somehow", "said": said}
-    wrong = [v for v in verdicts(case, got, job["signature"], job["tolerance"]) if not v["ok"]]
-    said = f"{wrong[0]['name']}: {wrong[0]['why']}" if wrong else "answered rightly"
-    return {"name": tried.name, "ok": not wrong, "said": said}
+        return Refusal(name=tried.name, ok=tried.may_answer == "somehow", said=said)
+    wrong = [one for one in verdicts(case, got, job.signature, job.tolerance) if not one.ok]
+    said = f"{wrong[0].name}: {wrong[0].why}" if wrong else "answered rightly"
+    return Refusal(name=tried.name, ok=not wrong, said=said)
 
 
-def probes(
-    inputs: list[Tensor], signature: Mapping[str, Any], sizes: Mapping[str, int]
-) -> Iterator[Probe]:
+def probes(inputs: list[Tensor], signature: Signature, sizes: Mapping[str, int]) -> Iterator[Probe]:
     """Sizes outside each dim's range and between its steps, another size of a fixed axis, another
     dtype, another rank; then the example's values in other layouts. `sizes` are the dims' in
     `inputs`."""

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from msgspec.structs import replace
 from torch import Tensor
 
-from aoti_build._torch.checking.compare import Figures
 from aoti_build._torch.checking.golden import Case, Golden, load_golden
 from aoti_build._torch.checking.reference import Subject, Twin, references
 from aoti_build._torch.checking.returned import as_returned
@@ -34,25 +34,30 @@ from aoti_build._torch.program.writes import Writes
 from aoti_build.artifact.manifest import tensor_inputs
 from aoti_build.common.outputs import write_output
 from aoti_build.errors import AotiBuildError, BuildError, UsageError, VerificationError
+from aoti_build.figures import (
+    Basis,
+    OutputFigures,
+    RunFigures,
+    RunSeconds,
+    TensorFacts,
+    Timing,
+    TopClasses,
+    typed,
+)
+from aoti_build.messages import ErrorRecord, RunJob, RunOutcome, RunRequest, RunResult
 from aoti_build.models_file.presence import source_is_here
 from aoti_build.models_file.project import Source, Target
-from aoti_build.models_file.records import target_from_json
 
 # Calls before the timed ones, the first included: caches, thread pools and CUDA's allocator settle.
 WARM_UP = 3
 
 
-def run(job: Mapping[str, Any], events: Events) -> dict[str, Any]:
-    """Job: root, target, model, golden, tolerance, signature, where, seed, repeat, runs (each with
-    kind, paths, output).
-
-    Returns `runs`: for each of the job's a report, or `error`; one that fails does not end the
-    others.
-    """
-    target = target_from_json(job["target"])
+def run(job: RunJob, events: Events) -> RunResult:
+    """A run that fails does not end the others."""
+    target = job.target
     set_precision(target)
     bench = Bench(job, target, events)
-    return {"runs": [bench.attempt(asked) for asked in job["runs"]]}
+    return RunResult(runs=tuple(bench.attempt(asked) for asked in job.runs))
 
 
 @dataclass
@@ -60,19 +65,19 @@ class Bench:
     """What the runs of one job have in common; the eager model is made once, when it is first
     needed."""
 
-    job: Mapping[str, Any]
+    job: RunJob
     target: Target
     events: Events
 
-    def attempt(self, asked: Mapping[str, Any]) -> dict[str, Any]:
+    def attempt(self, asked: RunRequest) -> RunOutcome:
         self.events.seconds = {}
         try:
-            return self.run(asked)
+            return RunOutcome(figures=self.run(asked))
         except AotiBuildError as error:
             traceback.print_exc()
-            return {"error": error.as_json()}
+            return RunOutcome(error=ErrorRecord.of(error))
 
-    def run(self, asked: Mapping[str, Any]) -> dict[str, Any]:
+    def run(self, asked: RunRequest) -> RunFigures:
         calls = self.calls(asked)
         inputs = calls[0]
         # Anew for each input: a model may keep state in its buffers.
@@ -84,50 +89,54 @@ class Bench:
         tensors = {
             n: v for n, v in zip(self.outputs, left[0], strict=False) if isinstance(v, Tensor)
         }
-        if asked["output"]:
-            save(Path(asked["output"]), tensors)
+        if asked.output:
+            save(Path(asked.output), tensors)
         expected, basis = self.expected(asked, calls)
         checked = self.verdicts(expected, left)
-        return {
-            "inputs": [
-                describe(entry["name"], value)
-                for entry, value in zip(tensor_inputs(self.job["signature"]), inputs, strict=True)
-            ],
-            "outputs": [describe(name, value) for name, value in tensors.items()],
-            "top": self.top(asked, tensors),
-            "check": basis,
-            "passed": all(verdict["ok"] for verdict in checked),
-            "verdicts": checked,
-            "saved": asked["output"],
-            "timing": self.timed(package, inputs),
-            "seconds": {
-                name: self.events.seconds.get(name) for name in ("load", "first", "reference")
-            },
-        }
+        entries = tensor_inputs(self.job.signature)
+        named_inputs = [
+            (entry["name"], value) for entry, value in zip(entries, inputs, strict=True)
+        ]
+        seconds = self.events.seconds
+        return RunFigures(
+            inputs=tuple(describe(name, value) for name, value in named_inputs),
+            outputs=tuple(describe(name, value) for name, value in tensors.items()),
+            top=self.top(asked, tensors),
+            check=basis,
+            passed=all(verdict.ok for verdict in checked),
+            verdicts=checked,
+            saved=asked.output,
+            timing=self.timed(package, inputs),
+            seconds=RunSeconds(
+                load=seconds.get("load"),
+                first=seconds.get("first"),
+                reference=seconds.get("reference"),
+            ),
+        )
 
-    def verdicts(self, expected: list[Case], left: list[list[Any]]) -> list[Figures]:
+    def verdicts(self, expected: list[Case], left: list[list[Any]]) -> tuple[OutputFigures, ...]:
         """The figures of all that each call left; those of a later call say which one."""
         found = []
         for case, values in zip(expected, left, strict=False):
-            for figures in verdicts(case, values, self.job["signature"], self.job["tolerance"]):
-                later = f" (call {case.call + 1})" if case.call else ""
-                found.append({**figures, "name": f"{figures['name']}{later}"})
-        return found
+            later = f" (call {case.call + 1})" if case.call else ""
+            for figures in verdicts(case, values, self.job.signature, self.job.tolerance):
+                found.append(replace(figures, name=f"{figures.name}{later}"))
+        return tuple(found)
 
-    def calls(self, asked: Mapping[str, Any]) -> list[list[Tensor]]:
+    def calls(self, asked: RunRequest) -> list[list[Tensor]]:
         """The inputs of each call: the golden ones, random ones, those of a file, or pictures. A
         model with state is called several times, with what there is."""
-        signature, paths = self.job["signature"], [Path(path) for path in asked["paths"]]
+        signature, paths = self.job.signature, [Path(path) for path in asked.paths]
         count = self.writes.calls
-        if asked["kind"] == "golden":
+        if asked.kind == "golden":
             return [self.golden_inputs(case) for case in self.golden]
-        if asked["kind"] == "random":
+        if asked.kind == "random":
             sizes = {dim.name: dim.example for dim in self.target.model.dims}
             return [
-                self.drawn(sizes, self.job["seed"] + number, "the random input")
+                self.drawn(sizes, self.job.seed + number, "the random input")
                 for number in range(count)
             ]
-        if asked["kind"] == "tensors":
+        if asked.kind == "tensors":
             return [read(paths[0], signature)] * count
         return [[self.pictures.batch(paths, signature)]] * count
 
@@ -138,20 +147,20 @@ class Bench:
 
     def drawn(self, sizes: Sizes, seed: int, name: str) -> list[Tensor]:
         """Inputs made as the build makes them, from models.yaml's shapes or callable."""
-        model, where = self.target.model, self.job["where"]["inputs"]
+        model, where = self.target.model, self.job.where["inputs"]
         if isinstance(model.inputs, Source):
-            make = from_callable(load_callable(model.inputs, Path(self.job["root"]), where), where)
+            make = from_callable(load_callable(model.inputs, Path(self.job.root), where), where)
         else:
             make = from_shapes(model.inputs)
         call = make(sizes, seed)
         by_name = not call.args and all(isinstance(value, Tensor) for value in call.kwargs.values())
-        return fit(dict(call.kwargs) if by_name else call.tensors(), self.job["signature"], name)
+        return fit(dict(call.kwargs) if by_name else call.tensors(), self.job.signature, name)
 
     def load(self) -> LoadedPackage:
         with self.events.phase("load"):
             import_for(self.job)
             try:
-                path, device = Path(self.job["model"]), self.target.device
+                path, device = Path(self.job.model), self.target.device
                 return LoadedPackage(path, device, self.writes, self.golden_file.state)
             except RuntimeError as error:
                 raise VerificationError(
@@ -162,22 +171,20 @@ class Bench:
         """All that each call leaves, the first state before the first of them. The inputs stay as
         they are."""
         try:
-            return [as_returned(left, self.job["signature"]) for left in package.calls(sequence)]
+            return [as_returned(left, self.job.signature) for left in package.calls(sequence)]
         except RuntimeError as error:
             raise VerificationError(
                 "the artifact refused or failed on these inputs",
                 cause=_first_line(error),
-                hint=wants(self.job["signature"]),
+                hint=wants(self.job.signature),
             ) from error
 
-    def expected(
-        self, asked: Mapping[str, Any], calls: list[list[Tensor]]
-    ) -> tuple[list[Case], str]:
+    def expected(self, asked: RunRequest, calls: list[list[Tensor]]) -> tuple[list[Case], Basis]:
         """What to compare with: what is golden for the golden input, else eager where the source is
         here."""
-        if asked["kind"] == "golden" and all(case.outputs is not None for case in self.golden):
+        if asked.kind == "golden" and all(case.outputs is not None for case in self.golden):
             return self.golden, "golden"
-        if not source_is_here(self.target.model, Path(self.job["root"])):
+        if not source_is_here(self.target.model, Path(self.job.root)):
             return [], "none"
         with self.events.phase("reference"):
             try:
@@ -204,21 +211,21 @@ class Bench:
         ]
         return self.twin.completed(references(self.subject, cases), given)
 
-    def top(self, asked: Mapping[str, Any], outputs: Mapping[str, Tensor]) -> list[dict[str, Any]]:
-        if asked["kind"] != "pictures":
-            return []
+    def top(self, asked: RunRequest, outputs: Mapping[str, Tensor]) -> tuple[TopClasses, ...]:
+        if asked.kind != "pictures":
+            return ()
         found = (
-            top_classes(name, value, len(asked["paths"]), self.pictures)
+            top_classes(name, value, len(asked.paths), self.pictures)
             for name, value in outputs.items()
         )
-        return [entry for entry in found if entry is not None]
+        return tuple(typed(entry, TopClasses) for entry in found if entry is not None)
 
-    def timed(self, package: LoadedPackage, inputs: list[Tensor]) -> dict[str, Any]:
+    def timed(self, package: LoadedPackage, inputs: list[Tensor]) -> Timing:
         """Seconds of `repeat` calls, with the inputs on the device already."""
         here = [value.to(self.target.device) for value in inputs]
         samples = []
         with self.events.phase("timing"):
-            for _ in range(WARM_UP - 1 + self.job["repeat"]):
+            for _ in range(WARM_UP - 1 + self.job.repeat):
                 copies = [
                     value.clone() for value in here
                 ]  # the model may write into what it is given
@@ -231,15 +238,15 @@ class Bench:
 
     @property
     def writes(self) -> Writes:
-        return Writes.of_signature(self.job["signature"])
+        return Writes.of_signature(self.job.signature)
 
     @property
     def outputs(self) -> list[str]:
-        return [entry["name"] for entry in self.job["signature"]["outputs"]]
+        return [entry["name"] for entry in self.job.signature["outputs"]]
 
     @cached_property
     def golden_file(self) -> Golden:
-        return load_golden(Path(self.job["golden"]))
+        return load_golden(Path(self.job.golden))
 
     @property
     def golden(self) -> list[Case]:
@@ -248,13 +255,11 @@ class Bench:
 
     @cached_property
     def eager(self) -> Prepared:
-        return prepare(
-            self.target.model, self.target.device, Path(self.job["root"]), self.job["where"]
-        )
+        return prepare(self.target.model, self.target.device, Path(self.job.root), self.job.where)
 
     @cached_property
     def subject(self) -> Subject:
-        return self.eager.subject(self.job["signature"])
+        return self.eager.subject(self.job.signature)
 
     @cached_property
     def twin(self) -> Twin:
@@ -265,25 +270,25 @@ class Bench:
         image = self.target.model.image
         if image is None:
             raise UsageError(f"{self.target.model.name} has no `image:`")
-        return pictures(image, Path(self.job["root"]), self.job["where"]["image"])
+        return pictures(image, Path(self.job.root), self.job.where["image"])
 
 
-def summary(samples: list[float]) -> dict[str, Any]:
+def summary(samples: list[float]) -> Timing:
     """Order statistics by nearest rank: every figure is a call that was measured."""
     ordered = sorted(samples)
 
     def rank(part: float) -> float:
         return round(ordered[math.ceil(part * len(ordered)) - 1], 7)
 
-    return {
-        "repeat": len(samples),
-        "min": rank(1 / len(ordered)),
-        "median": rank(0.5),
-        "p90": rank(0.9),
-        "p99": rank(0.99),
-        "max": rank(1.0),
-        "threads": torch.get_num_threads(),
-    }
+    return Timing(
+        repeat=len(samples),
+        min=rank(1 / len(ordered)),
+        median=rank(0.5),
+        p90=rank(0.9),
+        p99=rank(0.99),
+        max=rank(1.0),
+        threads=torch.get_num_threads(),
+    )
 
 
 def save(path: Path, outputs: Mapping[str, Tensor]) -> None:
@@ -329,28 +334,26 @@ WRITERS: Mapping[str, Callable[[dict[str, Tensor]], bytes]] = {
 }
 
 
-def describe(name: str, value: Tensor) -> dict[str, Any]:
-    """Shape, dtype and statistics of one tensor as JSON; statistics are of finite values,
-    `nonfinite` counts the rest."""
-    found: dict[str, Any] = {
-        "name": name,
-        "dtype": str(value.dtype).removeprefix("torch."),
-        "shape": list(value.shape),
-    }
+def describe(name: str, value: Tensor) -> TensorFacts:
+    """Shape, dtype and statistics of one tensor; statistics are of finite values, `nonfinite`
+    counts the rest."""
+    dtype = str(value.dtype).removeprefix("torch.")
+    facts = TensorFacts(name=name, dtype=dtype, shape=tuple(value.shape))
     numbers = value.detach().cpu()
     if numbers.is_complex() or not numbers.numel():
-        return found
+        return facts
     wide = numbers.to(torch.float64).reshape(-1)
     finite = wide[torch.isfinite(wide)]
-    found["nonfinite"] = wide.numel() - finite.numel()
-    if finite.numel():
-        found |= {
-            "min": float(finite.min()),
-            "max": float(finite.max()),
-            "mean": float(finite.mean()),
-        }
-        found["std"] = float(finite.std(unbiased=False))
-    return found
+    facts = replace(facts, nonfinite=wide.numel() - finite.numel())
+    if not finite.numel():
+        return facts
+    return replace(
+        facts,
+        min=float(finite.min()),
+        max=float(finite.max()),
+        mean=float(finite.mean()),
+        std=float(finite.std(unbiased=False)),
+    )
 
 
 def _first_line(error: Exception) -> str:

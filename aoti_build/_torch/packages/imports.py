@@ -6,25 +6,24 @@ from __future__ import annotations
 import json
 import sys
 import zipfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from aoti_build.errors import ArtifactError, BuildError
+from aoti_build.messages import PackageJob
 from aoti_build.models_file.project import Model, Source
-from aoti_build.models_file.records import target_from_json
 from aoti_build.runtime.imports import import_registered
 
 
-def import_for(job: Mapping[str, Any]) -> None:
+def import_for(job: PackageJob[Any]) -> None:
     """Import what the package of a job needs, as models.yaml's own source would find it. Raises
     `BuildError`."""
-    target = target_from_json(job["target"])
-    if not job["imports"]:
+    target = job.target
+    if not job.imports:
         return
-    add_to_path(target.model, Path(job["root"]))
+    add_to_path(target.model, Path(job.root))
     try:
-        import_registered(job["imports"], target.name)
+        import_registered(job.imports, target.name)
     except ArtifactError as error:
         raise BuildError(
             error.message,

@@ -25,8 +25,8 @@ from aoti_build._torch.packages.imports import import_for
 from aoti_build._torch.packages.loaded import LoadedPackage
 from aoti_build._torch.program.writes import Writes
 from aoti_build.errors import BuildError
+from aoti_build.messages import CheckJob, ProbeJob
 from aoti_build.models_file.project import Target
-from aoti_build.models_file.records import target_from_json
 
 _HEAD = ("aoti_build-tensors", "1")
 _MOST_HEAD = 1 << 20
@@ -50,15 +50,15 @@ class RunnerCrash(BuildError):
     """The runner ended without a reply."""
 
 
-def open_package(job: Mapping[str, Any], state: Mapping[str, Tensor]) -> Package:
+def open_package(job: CheckJob | ProbeJob, state: Mapping[str, Tensor]) -> Package:
     """The package of a job, in this process, or in the C++ runner that the job names. `state` is
     what the buffers that it writes into hold before the first call. Raises `BuildError`."""
-    target, writes = target_from_json(job["target"]), Writes.of_signature(job["signature"])
+    target, writes, path = job.target, Writes.of_signature(job.signature), Path(job.model)
     import_for(job)
-    if job.get("runner"):
-        operators = [name for entry in job["imports"] for name in entry["operators"]]
-        return RunnerPackage(Path(job["model"]), target, Path(job["runner"]), writes, operators)
-    return LoadedPackage(Path(job["model"]), target.device, writes, state)
+    if job.runner is not None:
+        operators = [name for entry in job.imports for name in entry["operators"]]
+        return RunnerPackage(path, target, Path(job.runner), writes, operators)
+    return LoadedPackage(path, target.device, writes, state)
 
 
 class RunnerPackage:
