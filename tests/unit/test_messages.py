@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from small_projects import ONE_MODEL, PASSED_CASE, write_project
 
 from aoti_build import messages
-from aoti_build.errors import UNFIT_TOOLCHAIN, ArtifactError, MessageError
+from aoti_build.errors import ExitCode, ArtifactError, MessageError
 from aoti_build.figures import CallFigures, OutputFigures, Part, as_json, typed
 from aoti_build.messages import (
     JOBS,
@@ -166,7 +166,7 @@ def test_another_message_is_refused_by_type_and_field(change: Mapping[str, Any],
         decode({**on_the_way(COMPILE), **change}, CompileJob, where="job.json")
     error = caught.value
     assert re.search(said, error.cause or ""), error.cause
-    assert (error.where, error.exit_code) == ("job.json", UNFIT_TOOLCHAIN)
+    assert (error.where, error.exit_code) == ("job.json", ExitCode.UNFIT_TOOLCHAIN)
     assert "one release" in (error.hint or "")
 
 
