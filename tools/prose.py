@@ -20,7 +20,8 @@ SKIPPED = re.compile(
 LINK = re.compile(r"\[([^\]]*)\]\([^)]*\)")
 INLINE_CODE = re.compile(r"`[^`]*`")
 PARAGRAPH = re.compile(r"\n\s*\n|\n(?=\s*(?:[-*]|\d+\.) )")
-SENTENCE_END = re.compile(r"(?<=[.!?:])[\"')*]*\s+(?=[A-Z0-9`*\"(])")
+LIST_MARK = re.compile(r"^(?:[-*]|\d+\.) ")
+SENTENCE_END = re.compile(r"(?<!e\.g)(?<!i\.e)[.!?][\"')*]*\s+")
 
 
 class Counts(NamedTuple):
@@ -42,7 +43,7 @@ class Counts(NamedTuple):
 def sentences_of(text: str) -> list[str]:
     """The sentences of a Markdown text, with one word in place of each piece of inline code."""
     prose = INLINE_CODE.sub("code", LINK.sub(r"\1", SKIPPED.sub("\n", text)))
-    paragraphs = [" ".join(part.split()) for part in PARAGRAPH.split(prose)]
+    paragraphs = [LIST_MARK.sub("", " ".join(part.split())) for part in PARAGRAPH.split(prose)]
     return [
         sentence
         for paragraph in paragraphs
