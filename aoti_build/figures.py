@@ -1,8 +1,8 @@
 """What checks, searches and runs found, as typed values. They travel in messages, and stand as
 JSON in manifests and reports.
 
-A field that was not found out is None, and left out of the JSON; docs/formats.md says what the
-fields are.
+A field that was not found out is None, and left out of the JSON; docs/reference/formats.md says
+what the fields are.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ TYPE = "type"  # the field that a message has and a part does not: what it is
 # Null where there is no such number, UNSET where it was not looked for.
 NumberOrNull: TypeAlias = float | UnsetType | None
 # What the outputs of a run are compared with.
-Basis: TypeAlias = Literal["golden", "eager", "none"]
+Basis: TypeAlias = Literal["reference_data", "eager", "none"]
 
 
 class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -54,8 +54,8 @@ class Histogram(Part, frozen=True):
 
 
 class OutputFigures(Part, frozen=True):
-    """The comparison of one output: `figures` in docs/formats.md. `eager_nan` counts values where
-    eager alone is NaN, if these are all that differ."""
+    """The comparison of one output: `figures` in docs/reference/formats.md. `eager_nan` counts
+    values where eager alone is NaN, if these are all that differ."""
 
     name: str
     ok: bool
@@ -85,8 +85,8 @@ class OutputFigures(Part, frozen=True):
 
 
 class CallFigures(Part, frozen=True):
-    """The comparison of one call: `case` in docs/formats.md. `skipped` says why nothing could be
-    compared; `unread` are buffers that could not be read back. `call` counts from 2."""
+    """The comparison of one call: `case` in docs/reference/formats.md. `skipped` says why nothing
+    could be compared; `unread` are buffers that could not be read back. `call` counts from 2."""
 
     name: str
     sizes: Mapping[str, int]
@@ -153,7 +153,7 @@ class TensorFacts(Part, frozen=True):
 
 
 class PictureClass(Part, frozen=True):
-    """A class that the model gives a picture."""
+    """A class that the model gives an image."""
 
     index: int
     name: str | None
@@ -161,11 +161,11 @@ class PictureClass(Part, frozen=True):
 
 
 class TopClasses(Part, frozen=True):
-    """The most probable classes of each picture by one output; `unnamed` says why they have no
+    """The most probable classes of each image by one output; `unnamed` says why they have no
     names."""
 
     output: str
-    pictures: tuple[tuple[PictureClass, ...], ...]
+    images: tuple[tuple[PictureClass, ...], ...]
     unnamed: str | None = None
 
 
@@ -190,7 +190,7 @@ class RunSeconds(Part, frozen=True):
 
 
 class RunFigures(Part, frozen=True):
-    """What one run found: `ran` in docs/formats.md."""
+    """What one run found: `ran` in docs/reference/formats.md."""
 
     inputs: tuple[TensorFacts, ...]
     outputs: tuple[TensorFacts, ...]

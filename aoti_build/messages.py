@@ -56,7 +56,7 @@ Recorded: TypeAlias = Mapping[str, str | None]
 # Where things are in models.yaml, for errors; by field, as `work.check.places` makes it.
 Where: TypeAlias = Mapping[str, str]
 Seconds: TypeAlias = Mapping[str, float]  # by phase
-InputKind: TypeAlias = Literal["golden", "random", "tensors", "pictures"]  # of a run
+InputKind: TypeAlias = Literal["reference_data", "random", "tensors", "images"]  # of a run
 
 
 def _type_name(class_name: str) -> str:
@@ -122,10 +122,10 @@ class TargetJob(Job[ResultT], frozen=True):
 
 
 class PackageJob(TargetJob[ResultT], frozen=True):
-    """A job that loads the package `model`, after `imports`, and has its `golden` file."""
+    """A job that loads the package `model`, after `imports`, and has its `reference_data` file."""
 
     model: str
-    golden: str
+    reference_data: str
     tolerance: Tolerance
     signature: Signature
     imports: tuple[Import, ...]
@@ -147,14 +147,14 @@ class CompileJob(Job[CompileResult], frozen=True):
 class BuildResult(Message, frozen=True):
     """What the staging directory holds, and what it was made from.
 
-    `undigested` says why the graph has no digest, if it has none. `golden_kept`: the golden file is
-    the stored one. `weights` is set after a compile only. `sources` and what follows are what the
-    model's code used.
+    `undigested` says why the graph has no digest, if it has none. `reference_data_kept`: the
+    reference data is the stored one. `weights` is set after a compile only. `sources` and what
+    follows are what the model's code used.
     """
 
     key: str
     graph_key: str
-    golden_kept: bool
+    reference_data_kept: bool
     signature: Signature
     imports: tuple[Import, ...]
     sources: Recorded
@@ -170,16 +170,17 @@ class BuildJob(TargetJob[BuildResult], frozen=True):
     """Make an artifact of the target in the directory `staged`, as the answer to a `KeysQuestion`
     says.
 
-    Golden tensors beyond the limit go to the file `whole_golden` as well. `floor_patches` are
-    settings of inductor for the floor; `toolchain` and `environment` parts of the source key.
-    `replaced_variables` have the values that were set before the parent set its own. `skew_ns`:
-    nanoseconds that the clock of the sources' file system is ahead of this host's.
+    reference data beyond the limit go to the file `whole_reference_data` as well.
+    `architecture_options` are settings of inductor for the architecture; `toolchain` and
+    `environment` parts of the source key. `replaced_variables` have the values that were set before
+    the parent set its own. `skew_ns`: nanoseconds that the clock of the sources' file system is
+    ahead of this host's.
     """
 
     staged: str
-    whole_golden: str
+    whole_reference_data: str
     cache_root: str
-    floor_patches: JsonObject
+    architecture_options: JsonObject
     where: Where
     toolchain: Mapping[str, str]
     environment: Mapping[str, str]
@@ -202,7 +203,7 @@ class CheckResult(Message, frozen=True):
 
 
 class CheckJob(PackageJob[CheckResult], frozen=True):
-    """Compare the package with the golden file. With `runner`, a C++ program calls it."""
+    """Compare the package with the reference data. With `runner`, a C++ program calls it."""
 
     runner: str | None
 
@@ -223,22 +224,22 @@ class ProbeJob(PackageJob[ProbeResult], frozen=True):
 
 
 class FreshResult(Message, frozen=True):
-    """The golden file was written."""
+    """The reference data was written."""
 
     seconds: Seconds
 
 
 class FreshJob(TargetJob[FreshResult], frozen=True):
-    """Make the file `golden` anew from the model's source, with this many `seeds`, for an artifact
-    with this signature."""
+    """Make the file `reference_data` anew from the model's source, with this many `seeds`, for an
+    artifact with this signature."""
 
     where: Where
-    golden: str
+    reference_data: str
     signature: Signature
     seeds: int
 
 
-class DeepResult(Message, frozen=True):
+class LocalizeResult(Message, frozen=True):
     """Where the artifact leaves its model, in a sentence, with what was found there."""
 
     stage: Literal["weights", "export", "compile", "none"]
@@ -247,12 +248,12 @@ class DeepResult(Message, frozen=True):
     left: ModuleDifference | None
 
 
-class DeepJob(TargetJob[DeepResult], frozen=True):
+class LocalizeJob(TargetJob[LocalizeResult], frozen=True):
     """Find out where the artifact leaves its model. The weights in the package `model` are looked
     at if they lie apart, with `alignment` in bytes; with `bisect`, prefixes are compiled."""
 
     where: Where
-    floor_patches: JsonObject
+    architecture_options: JsonObject
     cache_root: str
     model: str | None
     alignment: int | None
@@ -260,8 +261,8 @@ class DeepJob(TargetJob[DeepResult], frozen=True):
 
 
 class RunRequest(Part, frozen=True):
-    """One run: on the files `paths`, or none for golden and random inputs. Outputs go to the file
-    `output`."""
+    """One run: on the files `paths`, or none for reference data and random inputs. Outputs go to
+    the file `output`."""
 
     kind: InputKind
     paths: tuple[str, ...]
@@ -291,7 +292,8 @@ class RunJob(PackageJob[RunResult], frozen=True):
 
 
 JOBS: Mapping[str, type[Job[Any]]] = {
-    job.verb(): job for job in (BuildJob, CheckJob, CompileJob, DeepJob, FreshJob, ProbeJob, RunJob)
+    job.verb(): job
+    for job in (BuildJob, CheckJob, CompileJob, LocalizeJob, FreshJob, ProbeJob, RunJob)
 }
 
 
@@ -319,10 +321,10 @@ class KeysQuestion(Message, frozen=True):
 
 
 class Take(Message, frozen=True):
-    """The package is in the staging directory, taken from the store; with `golden`, its golden file
-    as well, which is kept if eager still gives what it holds."""
+    """The package is in the staging directory, taken from the store; with `reference_data`, its
+    reference data as well, which is kept if eager still gives what it holds."""
 
-    golden: bool
+    reference_data: bool
 
 
 class Repack(Message, frozen=True):

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 import torchvision
 
-from aoti_build._torch.packages.weights import APART_OPTIONS
+from aoti_build._torch.packages.weights import EXTERNAL_OPTIONS
 
 
 def main() -> None:
@@ -27,10 +27,10 @@ def main() -> None:
     parser.add_argument("--calls", type=int, default=60)
     calls = parser.parse_args().calls
     image = torch.randn(2, 3, 224, 224)
-    seconds: dict[str, list[float]] = {"inside the .so": [], "apart": []}
+    seconds: dict[str, list[float]] = {"inside the .so": [], "external": []}
     with tempfile.TemporaryDirectory() as directory, torch.no_grad():
         loaders = {}
-        for name, options in (("inside the .so", {}), ("apart", dict(APART_OPTIONS))):
+        for name, options in (("inside the .so", {}), ("external", dict(EXTERNAL_OPTIONS))):
             program = torch.export.export(torchvision.models.resnet18().eval(), (image,))
             path = Path(directory) / f"{len(loaders)}.pt2"
             started = time.perf_counter()
@@ -51,7 +51,7 @@ def main() -> None:
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     for name, value in medians.items():
         print(f"{name:15} {value * 1000:8.3f} ms per call (median of {calls})")
-    print(f"apart / inside: {medians['apart'] / medians['inside the .so']:.3f}")
+    print(f"apart / inside: {medians['external'] / medians['inside the .so']:.3f}")
 
 
 if __name__ == "__main__":

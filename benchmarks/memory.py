@@ -48,7 +48,7 @@ def build(layers, width):
     ),
 }
 MODELS = """\
-edition: 1
+version: 1
 models:
   large:
     source: net.py:build

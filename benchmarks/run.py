@@ -77,7 +77,7 @@ def noops(root: Path, counts: list[int], runs: int) -> list[Row]:
         )
         write(
             project,
-            {"tasks.py": OURS, "net.py": TINY, "models.yaml": f"edition: 1\nmodels:\n{models}"},
+            {"tasks.py": OURS, "net.py": TINY, "models.yaml": f"version: 1\nmodels:\n{models}"},
         )
         build(project, store)  # one compile; every other target is restored from the store
         time.sleep(2.5)  # files younger than the racy margin are not remembered
@@ -103,7 +103,7 @@ def compiles(root: Path, runs: int) -> list[Row]:
     """resnet18: the plain script, a cold build, and what each kind of change costs after it."""
     project, store = root / "resnet", root / "resnet-store"
     models = (
-        "edition: 1\nmodels:\n  resnet18:\n    source: net.py:build\n    inputs: [{shape: [2, 3,"
+        "version: 1\nmodels:\n  resnet18:\n    source: net.py:build\n    inputs: [{shape: [2, 3,"
         " 224, 224]}]\n"
     )
     write(project, {"tasks.py": OURS, "net.py": RESNET, "models.yaml": models})

@@ -20,7 +20,7 @@ from aoti_build.common.digests import canonical_json, digest_bytes, digest_json
 if TYPE_CHECKING:  # whoever only reads manifests, a service that loads one, needs no models.yaml
     from aoti_build.models_file.project import ConstantInput, Model, Target, TensorInput
 
-KEY_VERSION = 10
+KEY_VERSION = 11
 
 _KWARGS_ORDER = "kwargs order"
 Parts = Mapping[str, Mapping[str, Any]]
@@ -74,7 +74,7 @@ def spec_parts(target: Target) -> dict[str, Any]:
         "device": target.device,
         "source": str(model.source),
         "seed": model.seed,
-        "golden.limit": model.golden_limit,
+        "reference_data.limit": model.reference_data_limit,
     }
     parts.update({f"kwargs.{name}": value for name, value in model.kwargs.items()})
     if order := _key_order(model.kwargs):
@@ -94,7 +94,7 @@ def spec_parts(target: Target) -> dict[str, Any]:
         for index, entry in enumerate(model.inputs):
             for field, value in {**_input_parts(entry), "position": index}.items():
                 parts[f"inputs.{entry.name or index}.{field}"] = value
-    parts[f"{target.device}.{target.hardware.architecture_key}"] = target.floor
+    parts[f"{target.device}.{target.hardware.architecture_key}"] = target.architecture
     for option, value in target.device_options.items():
         parts[f"{target.device}.{option}"] = value
     return parts

@@ -1,11 +1,11 @@
 """The record beside each artifact: what it was built from, what it needs, what it is, and that it
 was checked.
 
-`manifest.json` is the only record there is; docs/formats.md describes it. It is written last, so an
-artifact without a readable one does not exist. It carries a digest of itself, so that one edited by
-hand is told from one that a build wrote (against accidents; it is no signature). Reading never
-raises for bad content: an unreadable or unknown record is a value with a reason. What is read has
-the types that all code relies on (`manifest_shape`).
+`manifest.json` is the only record there is; docs/reference/formats.md describes it. It is written
+last, so an artifact without a readable one does not exist. It carries a digest of itself, so that
+one edited by hand is told from one that a build wrote (against accidents; it is no signature).
+Reading never raises for bad content: an unreadable or unknown record is a value with a reason. What
+is read has the types that all code relies on (`manifest_shape`).
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from aoti_build.common.reading import RECORD_LIMIT, read_bytes
 from aoti_build.common.records import write_json
 
 FORMAT = "aoti-build/manifest"
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 KEY_METADATA = "AOTI_BUILD_KEY"  # the artifact key, in the metadata inside the package
-MANIFEST, MODEL, GOLDEN, LOG, VERIFY = (
+MANIFEST, MODEL, REFERENCE_DATA, LOG, VERIFY = (
     "manifest.json",
     "model.pt2",
-    "golden.safetensors",
+    "reference.safetensors",
     "build.log",
     "verify.json",
 )
@@ -129,7 +129,7 @@ class Manifest:
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def unchecked(self) -> str | None:
+    def unverified(self) -> str | None:
         """Why the artifact was never compared with eager; None if it was. Such a one is kept and
         never called good."""
         return str(self.check["why"]) if self.check["passed"] is None else None
@@ -141,7 +141,7 @@ class Manifest:
         return list(self.requires.get("imports", ()))
 
     @property
-    def floor(self) -> str | None:
+    def architecture(self) -> str | None:
         """The isa or arch that models.yaml named; None if it was compiled for what its host had."""
         spec = self.source["spec"]
         named = str(spec.get("cuda.arch") or spec.get("cpu.isa") or "native")
@@ -226,7 +226,9 @@ def parse_manifest(document: Mapping[str, Any]) -> Manifest:
     whole, not who wrote it."""
     manifest_shape.MANIFEST(document)
     files = {name: FileRecord.parse(file) for name, file in document["files"].items()}
-    if not {MODEL, GOLDEN} <= files.keys() or not files.keys().isdisjoint((MANIFEST, LOG, VERIFY)):
+    if not {MODEL, REFERENCE_DATA} <= files.keys() or not files.keys().isdisjoint(
+        (MANIFEST, LOG, VERIFY)
+    ):
         raise ValueError("files are not those of an artifact")
     target, device = document["target"], document["requires"]["device"]
     if target.partition("/")[2].partition("-")[0] != device:

@@ -1,5 +1,5 @@
-"""What the fields of a manifest must be, as docs/formats.md describes them: every field that any
-module reads.
+"""What the fields of a manifest must be, as docs/reference/formats.md describes them: every field
+that any module reads.
 
 A manifest may be anybody's: it comes with artifacts from elsewhere, or out of a store that others
 write to. Its digest of itself says that it is whole, and nothing of who made it. Names and digests
@@ -53,8 +53,8 @@ FILE = table(
 )
 
 _WEIGHTS = either(
-    table({"apart": one_of(True), "alignment": whole(1, 1 << 20)}),
-    table({"apart": one_of(False), "why": text}),
+    table({"external": one_of(True), "alignment": whole(1, 1 << 20)}),
+    table({"external": one_of(False), "why": text}),
 )
 
 

@@ -22,15 +22,15 @@ class ReasonKind(TextEnum):
     WEIGHTS_CHANGED = "weights-changed"
     WEIGHTS_IN_CODE = "weights-in-code"
     TOOLCHAIN_CHANGED = "toolchain-changed"
-    UNCHECKED = "unchecked"
+    UNVERIFIED = "unverified"
     NO_DEVICE = "no-device"
-    LACKS_FLOOR = "lacks-floor"
+    LACKS_ARCHITECTURE = "lacks-architecture"
     NOT_IN_CPP = "not-in-cpp"
 
     @property
     def means_unavailable(self) -> bool:
         """Whether it concerns this host, and not what the artifact was made from."""
-        return self in (ReasonKind.NO_DEVICE, ReasonKind.LACKS_FLOOR, ReasonKind.NOT_IN_CPP)
+        return self in (ReasonKind.NO_DEVICE, ReasonKind.LACKS_ARCHITECTURE, ReasonKind.NOT_IN_CPP)
 
 
 # Group of the source key -> the reason by which a difference in it is reported. The order is the

@@ -19,6 +19,6 @@ def required_tolerance(target: Target) -> dict[str, Any]:
 
 def is_verified(manifest: Manifest, target: Target) -> bool:
     """Whether the artifact was compared with eager, by the tolerance that models.yaml has now."""
-    return manifest.unchecked is None and manifest.check.get("tolerance") == required_tolerance(
+    return manifest.unverified is None and manifest.check.get("tolerance") == required_tolerance(
         target
     )

@@ -45,7 +45,7 @@ class BuildReport:
     def as_json(self) -> dict[str, Any]:
         return {
             "format": "aoti-build/build",
-            "format_version": 1,
+            "format_version": 2,
             "ok": self.exit_code == ExitCode.OK,
             "targets": [self._outcome_json(outcome) for outcome in self.outcomes],
         }
@@ -63,7 +63,7 @@ class BuildReport:
                 name: outcome.seconds.get(name) for name in ("total", "export", "compile", "check")
             },
             "baseline": [dict(loss) for loss in outcome.baseline],
-            "unchecked": outcome.unchecked,
+            "unverified": outcome.unverified,
             "error": outcome.error.as_json() if outcome.error else None,
         }
 
@@ -80,11 +80,11 @@ class PlanReport:
                 "target": step.target.name,
                 "action": step.action,
                 "reasons": [reason.as_json() for reason in step.reasons],
-                "unchecked": step.unchecked,
+                "unverified": step.unverified,
             }
             for step in self.plan.steps
         ]
-        return {"format": "aoti-build/plan", "format_version": 1, "ok": True, "targets": targets}
+        return {"format": "aoti-build/plan", "format_version": 2, "ok": True, "targets": targets}
 
 
 def plan(
@@ -173,12 +173,12 @@ def _strictly(outcome: Outcome) -> Outcome:
             hint="build it on a host that has one, or leave --strict away",
         )
         return replace(outcome, error=error)
-    if outcome.unchecked is None:
+    if outcome.unverified is None:
         return outcome
     error = BuildError(
         "the artifact is published, but was never compared with eager",
         target=target.name,
-        cause=outcome.unchecked,
+        cause=outcome.unverified,
         hint=(
             f"`invoke verify --target {target.name}` on a host that can run it settles that; or"
             " leave --strict away"

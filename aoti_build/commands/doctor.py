@@ -33,7 +33,7 @@ from aoti_build.work.worker import allow_starts
 OnProgress = Callable[[Target, str], None]
 
 _MODELS = """\
-edition: 1
+version: 1
 models:
   doctor:
     source: model.py:build
@@ -168,7 +168,7 @@ def _model(device: str, found: Sequence[Finding], on_progress: OnProgress) -> Fi
             device,
         )
     # Which looks for the cause.
-    return explain(error, device, [phase for phase in phases if phase != "deep"])
+    return explain(error, device, [phase for phase in phases if phase != "localize"])
 
 
 def _build_small(device: str, on_progress: OnProgress) -> AotiBuildError | None:

@@ -1,4 +1,4 @@
-"""A stand-alone reproduction of a failed verification: the package, its golden file and a script
+"""A stand-alone reproduction of a failed verification: the package, its reference file and a script
 that needs torch and safetensors only, so that it can be attached to a bug report."""
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from aoti_build.artifact.manifest import GOLDEN, MODEL, tensor_inputs
+from aoti_build.artifact.manifest import MODEL, REFERENCE_DATA, tensor_inputs
 from aoti_build.common.outputs import write_output
 from aoti_build.models_file.project import Target
 
@@ -53,15 +53,15 @@ def compare(label, expected, got):
 
 print("torch", torch.__version__, DEVICE)
 failed, package = False, None
-with safe_open(HERE / "golden.safetensors", framework="pt") as golden:
-    names = set(golden.keys())
-    for case, entry in json.loads(golden.metadata()["aoti_build"])["cases"].items():
+with safe_open(HERE / "reference.safetensors", framework="pt") as reference:
+    names = set(reference.keys())
+    for case, entry in json.loads(reference.metadata()["aoti_build"])["cases"].items():
         if not (entry["has_inputs"] and entry["has_outputs"]):
             continue
         if entry["call"] == 0:  # from the first state
             package = Loader(str(HERE / "model.pt2"), "model", False, 1, -1)
         positions = range(entry["inputs"])
-        inputs = [golden.get_tensor(f"{{case}}/input/{{i}}").to(DEVICE) for i in positions]
+        inputs = [reference.get_tensor(f"{{case}}/input/{{i}}").to(DEVICE) for i in positions]
         outputs = package.run(inputs)
         wanted = entry["outputs"] - len(WRITTEN) - len(STATE)
         if len(outputs) != wanted:
@@ -75,7 +75,7 @@ with safe_open(HERE / "golden.safetensors", framework="pt") as golden:
             label = f"{{case}} output {{index}}"
             if index >= wanted:
                 label = f"{{case}} input {{WRITTEN[index - wanted]}} after the call"
-            failed |= compare(label, golden.get_tensor(name), got.cpu())
+            failed |= compare(label, reference.get_tensor(name), got.cpu())
 raise SystemExit(1 if failed else 0)
 '''
 
@@ -84,7 +84,7 @@ def write_repro(
     directory: Path,
     target: Target,
     artifact: Path,
-    golden: Path | None,
+    reference_data: Path | None,
     signature: Mapping[str, Any],
     imports: Sequence[Mapping[str, Any]] = (),
 ) -> Path:
@@ -93,7 +93,7 @@ def write_repro(
     place = directory / target.name.replace("/", "-")
     place.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(artifact / MODEL, place / MODEL)
-    shutil.copyfile(golden or artifact / GOLDEN, place / GOLDEN)
+    shutil.copyfile(reference_data or artifact / REFERENCE_DATA, place / REFERENCE_DATA)
     lines = [f"import {entry['module']}" for entry in imports]
     if target.device == "cuda" and target.model.cuda.tf32 is not None:
         value = target.model.cuda.tf32

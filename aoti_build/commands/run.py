@@ -1,5 +1,5 @@
-"""`run`: artifacts on the golden input or on people's own, each target in a fresh process; checked,
-described, timed.
+"""`run`: artifacts on the reference input or on people's own, each target in a fresh process;
+checked, described, timed.
 
 What can be said of the command line without an artifact is said before anything runs. After that a
 failure belongs to its target, or to its input, and ends nothing else.
@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from msgspec.structs import replace
 
-from aoti_build.artifact.manifest import GOLDEN, MODEL, Manifest, tensor_inputs
+from aoti_build.artifact.manifest import MODEL, REFERENCE_DATA, Manifest, tensor_inputs
 from aoti_build.artifact.paths import reader_log_path, stat_cache_path
 from aoti_build.artifact.reasons import Reason
 from aoti_build.artifact.verification import required_tolerance
@@ -38,22 +38,22 @@ from aoti_build.figures import RunFigures, as_json
 from aoti_build.messages import InputKind, RunJob, RunOutcome, RunRequest
 from aoti_build.models_file.project import Project, Target
 from aoti_build.models_file.records import target_to_json
-from aoti_build.planning.plan import plan_target, stale
+from aoti_build.planning.plan import out_of_date, plan_target
 from aoti_build.store.selection import open_store
 from aoti_build.work.check import CHECK_ENVIRONMENT, places
 from aoti_build.work.crash import WorkerCrash
-from aoti_build.work.opened import FloorLacking, OpenArtifact, fit_artifact
+from aoti_build.work.opened import ArchitectureMissing, OpenArtifact, fit_artifact
 from aoti_build.work.worker import allow_starts, error_of, run_worker
 
-GOLDEN_INPUT: Final = "golden"
+REFERENCE_INPUT: Final = "reference_data"
 RANDOM: Final = "random"
 TENSORS: Final = "tensors"
-PICTURES: Final = "pictures"
+IMAGES: Final = "images"
 # Each has a reader in `aoti_build._torch.data` or a writer in `aoti_build._torch.jobs.run`.
 TENSOR_SUFFIXES = (".npy", ".npz", ".safetensors", ".pt")
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 OUTPUT_SUFFIXES = (".safetensors", ".npz", ".pt")
-# The golden input was drawn with 0: another one shows more.
+# The reference input was drawn with 0: another one shows more.
 SEED = 1
 REPEAT = 10
 OnProgress = Callable[[Target, str], None]
@@ -69,7 +69,7 @@ class Input:
     @property
     def label(self) -> str:
         """What stands for {input} in the name of an output file."""
-        return Path(self.text).stem if self.kind in (TENSORS, PICTURES) else self.kind
+        return Path(self.text).stem if self.kind in (TENSORS, IMAGES) else self.kind
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class Run:
         if self.result is None:
             return VerdictKind.FAILED
         if self.result.check == "none":
-            return VerdictKind.UNCHECKED
+            return VerdictKind.UNVERIFIED
         return VerdictKind.PASSED if self.result.passed else VerdictKind.MISMATCH
 
     @property
@@ -118,16 +118,16 @@ class Run:
 
 @dataclass(frozen=True)
 class TargetRuns:
-    """What became of one target: its runs, or the error for which there is none. `stale` are the
-    reasons why the artifact is not what the sources say now; `unchecked` says why no build or
+    """What became of one target: its runs, or the error for which there is none. `out_of_date` are
+    the reasons why the artifact is not what the sources say now; `unverified` says why no build or
     verify has compared it with eager."""
 
     target: Target
     runs: tuple[Run, ...] = ()
-    stale: tuple[Reason, ...] = ()
+    out_of_date: tuple[Reason, ...] = ()
     error: AotiBuildError | None = None
     available: bool = True
-    unchecked: str | None = None
+    unverified: str | None = None
 
     @property
     def verdict(self) -> VerdictKind:
@@ -138,7 +138,7 @@ class TargetRuns:
         return next(
             (
                 verdict
-                for verdict in (VerdictKind.FAILED, VerdictKind.MISMATCH, VerdictKind.UNCHECKED)
+                for verdict in (VerdictKind.FAILED, VerdictKind.MISMATCH, VerdictKind.UNVERIFIED)
                 if verdict in found
             ),
             VerdictKind.PASSED,
@@ -157,8 +157,8 @@ class TargetRuns:
         return {
             "target": self.target.name,
             "verdict": self.verdict,
-            "stale": [reason.as_json() for reason in self.stale],
-            "unchecked": self.unchecked,
+            "out_of_date": [reason.as_json() for reason in self.out_of_date],
+            "unverified": self.unverified,
             "runs": [run.as_json() for run in self.runs],
             "error": self.error.as_json() if self.error else None,
         }
@@ -183,7 +183,7 @@ class RunReport:
     def as_json(self) -> dict[str, Any]:
         return {
             "format": "aoti-build/run",
-            "format_version": 1,
+            "format_version": 2,
             "ok": self.exit_code == ExitCode.OK,
             "targets": [target.as_json() for target in self.targets],
         }
@@ -199,14 +199,17 @@ def run(
     repeat: int = REPEAT,
     on_progress: OnProgress = lambda target, phase: None,
 ) -> RunReport:
-    """Run the artifacts of `targets` one after another, each on every one of `inputs` ("golden",
-    "random" or a file; none means the golden input).
+    """Run the artifacts of `targets` one after another, each on every one of `inputs` ("reference
+    data", "random" or a file; none means the reference input).
 
     Raises: UsageError: an input is absent or of no known kind, or `output` is not the name of one
         file for each run. DirectoryError: the temporary directory is unfit.
     """
     asked = Asked(
-        tuple(map(_input, inputs)) or (Input(GOLDEN_INPUT, GOLDEN_INPUT),), output, seed, repeat
+        tuple(map(_input, inputs)) or (Input(REFERENCE_INPUT, REFERENCE_INPUT),),
+        output,
+        seed,
+        repeat,
     )
     if output:
         _check_output(asked, len(targets))
@@ -219,24 +222,24 @@ def run(
 
 
 def _input(text: str) -> Input:
-    if text == GOLDEN_INPUT:
-        return Input(text, GOLDEN_INPUT)
+    if text == REFERENCE_INPUT:
+        return Input(text, REFERENCE_INPUT)
     if text == RANDOM:
         return Input(text, RANDOM)
     suffix = Path(text).suffix.lower()
-    if suffix not in (*TENSOR_SUFFIXES, *PICTURE_SUFFIXES):
+    if suffix not in (*TENSOR_SUFFIXES, *IMAGE_SUFFIXES):
         raise UsageError(
             f"--input {text}: no kind of input has this suffix",
             hint=(
-                f"tensors are read from {', '.join(TENSOR_SUFFIXES)} files, pictures from "
-                f"{', '.join(PICTURE_SUFFIXES)}; random and golden need no file"
+                f"tensors are read from {', '.join(TENSOR_SUFFIXES)} files, images from "
+                f"{', '.join(IMAGE_SUFFIXES)}; random and reference data need no file"
             ),
         )
     if not Path(text).is_file():
         raise UsageError(
             f"there is no file {text}" if not Path(text).exists() else f"{text} is no regular file"
         )
-    return Input(text, PICTURES if suffix in PICTURE_SUFFIXES else TENSORS)
+    return Input(text, IMAGES if suffix in IMAGE_SUFFIXES else TENSORS)
 
 
 def _check_output(asked: Asked, targets: int) -> None:
@@ -279,7 +282,7 @@ def _run_target(
             found = _worked(project, target, job, on_progress)
     except (Interrupted, DirectoryError):
         raise
-    except FloorLacking as error:
+    except ArchitectureMissing as error:
         return TargetRuns(target, error=error, available=False)
     except AotiBuildError as error:
         error.target = target.name
@@ -289,20 +292,20 @@ def _run_target(
         _run(group, asked.seed, result, target, log)
         for group, result in zip(groups, found, strict=True)
     )
-    return TargetRuns(target, tuple(runs), stale(step), unchecked=manifest.unchecked)
+    return TargetRuns(target, tuple(runs), out_of_date(step), unverified=manifest.unverified)
 
 
 @contextlib.contextmanager
 def _fit_artifact(project: Project, target: Target) -> Iterator[OpenArtifact]:
-    """As `fit_artifact`. Raises `FloorLacking` as well where there is no artifact because none can
-    be built here."""
+    """As `fit_artifact`. Raises `ArchitectureMissing` as well where there is no artifact because
+    none can be built here."""
     with contextlib.ExitStack() as opened:
         try:
             artifact = opened.enter_context(fit_artifact(project, target))
         except VerificationError:
-            if why := target.hardware.cannot_build(target.floor):
+            if why := target.hardware.cannot_build(target.architecture):
                 message = "it cannot be built on this host"
-                raise FloorLacking(message, target=target.name, cause=why) from None
+                raise ArchitectureMissing(message, target=target.name, cause=why) from None
             raise
         yield artifact
 
@@ -310,13 +313,13 @@ def _fit_artifact(project: Project, target: Target) -> Iterator[OpenArtifact]:
 def _groups(
     project: Project, target: Target, inputs: tuple[Input, ...], manifest: Manifest
 ) -> Iterator[tuple[Input, ...]]:
-    """What goes into one call: each input by itself, but pictures that follow one another fill a
+    """What goes into one call: each input by itself, but images that follow one another fill a
     fixed batch."""
-    for is_picture, group in groupby(inputs, key=lambda given: given.kind == PICTURES):
+    for is_image, group in groupby(inputs, key=lambda given: given.kind == IMAGES):
         given = tuple(group)
-        if is_picture and target.model.image is None:
+        if is_image and target.model.image is None:
             raise _no_image(project, target, given[0])
-        size = _fixed_batch(manifest) if is_picture else 1
+        size = _fixed_batch(manifest) if is_image else 1
         for start in range(0, len(given), size):
             yield given[start : start + size]
 
@@ -329,7 +332,7 @@ def _fixed_batch(manifest: Manifest) -> int:
 
 def _no_image(project: Project, target: Target, given: Input) -> UsageError:
     return UsageError(
-        f"{given.text} is a picture, and models.yaml does not say how it becomes the input of"
+        f"{given.text} is an image, and models.yaml does not say how it becomes the input of"
         f" {target.model.name}",
         where=project.where(target.model),
         hint=(
@@ -345,7 +348,7 @@ def _output_path(target: Target, asked: Asked, group: tuple[Input, ...]) -> str 
     directory."""
     if not asked.output:
         return None
-    # Of pictures that fill a batch the first gives the name: labels differ, and no picture is in
+    # Of images that fill a batch the first gives the name: labels differ, and no image is in
     # two batches.
     path = Path(
         asked.output.replace("{target}", target.name).replace("{input}", group[0].label)
@@ -368,7 +371,7 @@ def _job(
         root=str(project.root),
         target_document=target_to_json(target),
         model=str(artifact.files / MODEL),
-        golden=str(artifact.files / GOLDEN),
+        reference_data=str(artifact.files / REFERENCE_DATA),
         tolerance=required_tolerance(target),
         signature=artifact.manifest.signature,
         imports=tuple(artifact.manifest.imports),
@@ -380,7 +383,7 @@ def _job(
 
 
 def _request(group: tuple[Input, ...], output: str | None) -> RunRequest:
-    files = [given.text for given in group if given.kind in (TENSORS, PICTURES)]
+    files = [given.text for given in group if given.kind in (TENSORS, IMAGES)]
     paths = tuple(str(Path(file).absolute()) for file in files)
     return RunRequest(kind=group[0].kind, paths=paths, output=output)
 

@@ -26,7 +26,7 @@ class StatusReport:
     def as_json(self) -> dict[str, Any]:
         return {
             "format": "aoti-build/status",
-            "format_version": 1,
+            "format_version": 2,
             "ok": True,
             "targets": [_row(step) for step in self.plan.steps],
             "orphans": list(self.orphans),
@@ -79,7 +79,7 @@ def _row(step: Step) -> dict[str, Any]:
         "created": manifest.provenance.get("created") if manifest else None,
         "age_seconds": _age(manifest.provenance.get("created")) if manifest else None,
         "key": manifest.key if manifest else None,
-        "unchecked": step.unchecked,
+        "unverified": step.unverified,
     }
 
 

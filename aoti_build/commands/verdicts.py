@@ -15,7 +15,7 @@ class VerdictKind(TextEnum):
     CRASHED = "crashed"
     TIMEOUT = "timeout"
     # There was nothing to compare with.
-    UNCHECKED = "unchecked"
+    UNVERIFIED = "unverified"
     MISSING = "missing"
     REFUSED = "refused"
     FAILED = "failed"

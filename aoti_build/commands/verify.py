@@ -19,7 +19,7 @@ from typing import Any
 
 from msgspec import structs
 
-from aoti_build.artifact.manifest import GOLDEN, MODEL, VERIFY, Manifest, read_manifest
+from aoti_build.artifact.manifest import MODEL, REFERENCE_DATA, VERIFY, Manifest, read_manifest
 from aoti_build.artifact.paths import (
     artifact_directory,
     lock_path,
@@ -43,15 +43,15 @@ from aoti_build.errors import (
     VerificationError,
 )
 from aoti_build.figures import CallFigures, Loss, Refusal, Vacuous, as_json
-from aoti_build.messages import CheckResult, DeepResult, FreshJob, Job, ProbeJob, ResultT
+from aoti_build.messages import CheckResult, FreshJob, Job, LocalizeResult, ProbeJob, ResultT
 from aoti_build.models_file.presence import source_is_here
 from aoti_build.models_file.project import Project, Target
 from aoti_build.models_file.records import target_to_json
-from aoti_build.planning.plan import plan_target, stale
+from aoti_build.planning.plan import out_of_date, plan_target
 from aoti_build.store.selection import open_store
 from aoti_build.work.check import CHECK_ENVIRONMENT, check_package, check_record, find_cause, places
 from aoti_build.work.crash import WorkerCrash
-from aoti_build.work.opened import FloorLacking, OpenArtifact, fit_artifact
+from aoti_build.work.opened import ArchitectureMissing, OpenArtifact, fit_artifact
 from aoti_build.work.runner import compiled_runner
 from aoti_build.work.worker import WorkerTimeout, allow_starts, check_stopping, run_worker, stop_all
 
@@ -62,19 +62,20 @@ OnProgress = Callable[[Target, str], None]
 
 @dataclass(frozen=True)
 class Verdict:
-    """One target's result. `stale` are the reasons why the artifact is not what the sources say
-    now; `cases` the figures; `refusals` what became of inputs that must not be answered; `vacuous`
-    outputs whose comparison shows nothing; `no_fp64` says why there was no float64 reference;
-    `baseline` what the model loses against that; `deep` where it leaves its model."""
+    """One target's result. `out_of_date` are the reasons why the artifact is not what the sources
+    say now; `cases` the figures; `refusals` what became of inputs that must not be answered;
+    `vacuous` outputs whose comparison shows nothing; `no_fp64` says why there was no float64
+    reference; `baseline` what the model loses against that; `localization` where it differs from
+    its model."""
 
     target: Target
     verdict: VerdictKind
-    stale: tuple[Reason, ...] = ()
+    out_of_date: tuple[Reason, ...] = ()
     cases: tuple[CallFigures, ...] = ()
     refusals: tuple[Refusal, ...] = ()
     vacuous: tuple[Vacuous, ...] = ()
     no_fp64: str | None = None
-    deep: DeepResult | None = None
+    localization: LocalizeResult | None = None
     seconds: float = 0.0
     error: AotiBuildError | None = None
     runtime: str = PYTHON
@@ -85,13 +86,13 @@ class Verdict:
             "target": self.target.name,
             "verdict": self.verdict,
             "runtime": self.runtime,
-            "stale": [reason.as_json() for reason in self.stale],
+            "out_of_date": [reason.as_json() for reason in self.out_of_date],
             "cases": [as_json(case) for case in self.cases],
             "refusals": [as_json(refusal) for refusal in self.refusals],
             "vacuous": [as_json(output) for output in self.vacuous],
             "no_fp64": self.no_fp64,
             "baseline": [as_json(loss) for loss in self.baseline],
-            "deep": as_json(self.deep) if self.deep else None,
+            "localization": as_json(self.localization) if self.localization else None,
             "seconds": self.seconds,
             "error": self.error.as_json() if self.error else None,
         }
@@ -99,7 +100,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class VerifyReport:
-    """Verdicts in the order of models.yaml. With `strict`, stale, vacuous, incomplete and
+    """Verdicts in the order of models.yaml. With `strict`, out of date, vacuous, incomplete and
     unavailable count as failed."""
 
     verdicts: tuple[Verdict, ...]
@@ -117,13 +118,13 @@ class VerifyReport:
         if verdict.verdict in (VerdictKind.UNAVAILABLE, VerdictKind.INCOMPLETE):
             return self.strict
         return verdict.verdict != VerdictKind.PASSED or (
-            self.strict and bool(verdict.stale or verdict.vacuous)
+            self.strict and bool(verdict.out_of_date or verdict.vacuous)
         )
 
     def as_json(self) -> dict[str, Any]:
         return {
             "format": "aoti-build/verify",
-            "format_version": 1,
+            "format_version": 2,
             "ok": self.exit_code == ExitCode.OK,
             "strict": self.strict,
             "runtime": self.runtime,
@@ -140,19 +141,19 @@ def verify(
     fresh: bool = False,
     seeds: int = 1,
     limit: float = TIME_LIMIT,
-    deep: bool = False,
+    localize: bool = False,
     repro: Path | None = None,
     runtime: str = PYTHON,
     on_progress: OnProgress = lambda target, phase: None,
 ) -> VerifyReport:
     """Verify the artifacts of `targets`, `jobs` at a time. A failed artifact never ends the run.
 
-    Of a failed one, `deep` finds where it leaves its model, and a reproduction is written below the
-    directory `repro`. With `fresh`, or more than one of `seeds`, eager gives the references now,
-    which needs the model's source. Each process may take `limit` seconds. With the `runtime` "cpp"
-    packages are called from C++. Raises `Interrupted` on Ctrl-C, after every worker has ended,
-    `ToolchainError` if the C++ runner cannot be compiled, and `DirectoryError` if the temporary
-    directory is unfit.
+    Of a failed one, `localize` finds where it differs from its model, and a reproduction is written
+    below the directory `repro`. With `fresh`, or more than one of `seeds`, eager gives the
+    references now, which needs the model's source. Each process may take `limit` seconds. With the
+    `runtime` "cpp" packages are called from C++. Raises `Interrupted` on Ctrl-C, after every worker
+    has ended, `ToolchainError` if the C++ runner cannot be compiled, and `DirectoryError` if the
+    temporary directory is unfit.
     """
     allow_starts()
     temporary_directory()
@@ -164,7 +165,7 @@ def verify(
         fresh or seeds > 1,
         seeds,
         limit,
-        deep,
+        localize,
         repro,
         on_progress,
         runtime,
@@ -205,7 +206,7 @@ class _Verifier:
     fresh: bool
     seeds: int
     limit: float
-    deep: bool
+    localize: bool
     repro: Path | None
     on_progress: OnProgress
     runtime: str
@@ -223,16 +224,16 @@ class _Verifier:
             try:
                 artifact = opened.enter_context(fit_artifact(self.project, target))
             except VerificationError as error:
-                if why := target.hardware.cannot_build(target.floor):
+                if why := target.hardware.cannot_build(target.architecture):
                     return Verdict(
                         target, VerdictKind.UNAVAILABLE, (Reason(ReasonKind.NO_DEVICE, why),)
                     )
                 return Verdict(target, VerdictKind.MISSING, error=error)
-            except FloorLacking as error:
+            except ArchitectureMissing as error:
                 return Verdict(
                     target,
                     VerdictKind.UNAVAILABLE,
-                    (Reason(ReasonKind.LACKS_FLOOR, error.cause or ""),),
+                    (Reason(ReasonKind.LACKS_ARCHITECTURE, error.cause or ""),),
                 )
             except ArtifactError as error:
                 return Verdict(target, VerdictKind.REFUSED, error=error)
@@ -244,22 +245,25 @@ class _Verifier:
         manifest = artifact.manifest
         step = plan_target(self.project, target, self.digests, open_store(self.project.artifacts))
         checked = self._checked(target, artifact)
-        verdict = replace(checked, runtime=self.runtime, stale=(*checked.stale, *stale(step)))
+        verdict = replace(
+            checked, runtime=self.runtime, out_of_date=(*checked.out_of_date, *out_of_date(step))
+        )
         if not artifact.is_still_published():
             return _exchanged(target) if verdict.verdict == VerdictKind.PASSED else verdict
         document = {
             "format": "aoti-build/verdict",
-            "format_version": 1,
+            "format_version": 2,
             "key": manifest.key,
             **verdict.as_json(),
         }
         with contextlib.suppress(OSError):  # a serving host's artifacts may be read-only
             write_json(artifact.place / VERIFY, document)
-        # With fresh references a stale artifact was compared with another state of its model.
+        # With fresh references an out-of-date artifact was compared with another state of its
+        # model.
         if (
-            manifest.unchecked
+            manifest.unverified
             and verdict.verdict == VerdictKind.PASSED
-            and not (self.fresh and verdict.stale)
+            and not (self.fresh and verdict.out_of_date)
         ):
             self._settle(target, artifact, verdict)
         return verdict
@@ -302,7 +306,9 @@ class _Verifier:
             return Verdict(target, _verdict_of(error), error=error)
 
     def _figures(self, target: Target, artifact: OpenArtifact, work: Path) -> Verdict:
-        golden = self._fresh_golden(target, artifact.manifest, work) if self.fresh else None
+        reference_data = (
+            self._fresh_reference_data(target, artifact.manifest, work) if self.fresh else None
+        )
         result = check_package(
             self.project,
             target,
@@ -311,7 +317,7 @@ class _Verifier:
             directory=work / "check",
             log=self._log(target),
             on_phase=lambda phase: self.on_progress(target, phase),
-            golden=golden,
+            reference_data=reference_data,
             runner=self.runners.get(target.device),
             limit=self.limit,
             imports=artifact.manifest.imports,
@@ -327,7 +333,12 @@ class _Verifier:
         if verdict == VerdictKind.MISMATCH and self.repro is not None:
             manifest = artifact.manifest
             write_repro(
-                self.repro, target, artifact.files, golden, manifest.signature, manifest.imports
+                self.repro,
+                target,
+                artifact.files,
+                reference_data,
+                manifest.signature,
+                manifest.imports,
             )
         return Verdict(
             target,
@@ -337,46 +348,46 @@ class _Verifier:
             vacuous=result.vacuous,
             no_fp64=result.no_fp64,
             baseline=result.baseline or (),
-            deep=self._cause(target, artifact, work)
-            if verdict == VerdictKind.MISMATCH and self.deep
+            localization=self._cause(target, artifact, work)
+            if verdict == VerdictKind.MISMATCH and self.localize
             else None,
             seconds=round(sum(result.seconds.values()), 3),
         )
 
-    def _cause(self, target: Target, artifact: OpenArtifact, work: Path) -> DeepResult:
+    def _cause(self, target: Target, artifact: OpenArtifact, work: Path) -> LocalizeResult:
         if not source_is_here(target.model, self.project.root):
             said = "the model's source is not here"
-            return DeepResult(stage="none", said=said, weights=(), left=None)
+            return LocalizeResult(stage="none", said=said, weights=(), left=None)
         return find_cause(
             self.project,
             target,
             artifact.files,
             artifact.manifest.weights.get("alignment"),
-            directory=work / "deep",
+            directory=work / "localize",
             log=self._log(target),
             bisect=True,
             limit=self.limit,
             on_phase=lambda phase: self.on_progress(target, phase),
         )
 
-    def _fresh_golden(self, target: Target, manifest: Manifest, work: Path) -> Path:
-        """Golden files made now. Raises `VerificationError` without the model's source."""
+    def _fresh_reference_data(self, target: Target, manifest: Manifest, work: Path) -> Path:
+        """Reference data made now. Raises `VerificationError` without the model's source."""
         if not source_is_here(target.model, self.project.root):
             raise VerificationError(
                 "references cannot be made: the model's source or weights are not here",
                 hint="verify without --fresh and --seeds, against what was saved at build time",
             )
-        golden = work / "golden.safetensors"
+        reference_data = work / "reference.safetensors"
         job = FreshJob(
             root=str(self.project.root),
             target_document=target_to_json(target),
             where=places(self.project, target),
-            golden=str(golden),
+            reference_data=str(reference_data),
             signature=manifest.signature,
             seeds=self.seeds,
         )
         self._run(target, job, work / "fresh")
-        return golden
+        return reference_data
 
     def _refusals(self, target: Target, artifact: OpenArtifact, work: Path) -> list[Refusal]:
         """What became of each probe. One that crashes takes its process with it; another tries the
@@ -385,7 +396,7 @@ class _Verifier:
         job = ProbeJob(
             root=str(self.project.root),
             model=str(artifact.files / MODEL),
-            golden=str(artifact.files / GOLDEN),
+            reference_data=str(artifact.files / REFERENCE_DATA),
             target_document=target_to_json(target),
             tolerance=required_tolerance(target),
             signature=artifact.manifest.signature,
@@ -441,14 +452,14 @@ def _verdict(result: CheckResult, refusals: Sequence[Refusal]) -> VerdictKind:
     unread = any(case.unread for case in result.cases)
     if result.passed and all(refusal.ok for refusal in refusals):
         return VerdictKind.INCOMPLETE if unread or any(skipped) else VerdictKind.PASSED
-    return VerdictKind.UNCHECKED if all(skipped) else VerdictKind.MISMATCH
+    return VerdictKind.UNVERIFIED if all(skipped) else VerdictKind.MISMATCH
 
 
 def _verdict_of(error: AotiBuildError) -> VerdictKind:
     kinds = {
         ArtifactError: VerdictKind.REFUSED,
         WorkerTimeout: VerdictKind.TIMEOUT,
-        VerificationError: VerdictKind.UNCHECKED,
+        VerificationError: VerdictKind.UNVERIFIED,
     }
     return next(
         (verdict for kind, verdict in kinds.items() if isinstance(error, kind)), VerdictKind.CRASHED

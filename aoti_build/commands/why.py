@@ -39,7 +39,7 @@ class Explanation:
                     "created": published.provenance.get("created"),
                     "key": published.key,
                     "graph_key": published.graph_key,
-                    "unchecked": published.unchecked,
+                    "unverified": published.unverified,
                 }
                 if published
                 else None
@@ -66,7 +66,7 @@ class WhyReport:
     def as_json(self) -> dict[str, Any]:
         return {
             "format": "aoti-build/why",
-            "format_version": 1,
+            "format_version": 2,
             "ok": True,
             "targets": [explanation.as_json() for explanation in self.explanations],
         }

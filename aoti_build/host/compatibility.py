@@ -53,7 +53,7 @@ def lacking(needs: Mapping[str, Any], device_index: int = 0) -> list[str]:
     return [*sentences, *device_named(needs["device"]).missing(needs, device_index)]
 
 
-def lacking_floor(needs: Mapping[str, Any], device_index: int = 0) -> list[str]:
+def lacking_architecture(needs: Mapping[str, Any], device_index: int = 0) -> list[str]:
     """Of `lacking`, what concerns the architecture that a target names."""
     return device_named(needs["device"]).missing_for_architecture(needs, device_index)
 

@@ -26,7 +26,7 @@ from aoti_build.models_file.records import record_digest, target_from_json, targ
 
 FORMAT = "aoti-build/project-cache"
 # Bump when the meaning of a field of the domain types changes, or what the parser makes of a file.
-CACHE_VERSION = 4
+CACHE_VERSION = 5
 KEPT = 8
 _POSITIONS = table_of(anything, list_of(whole(1), 2, 2))
 

@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 from aoti_build.host.devices import NATIVE, Device, device_named
 
 DEFAULT_PRESET = "default"
-GOLDEN_LIMIT = 64 << 20
+REFERENCE_DATA_LIMIT = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ class CudaOptions:
 
 @dataclass(frozen=True)
 class Image:
-    """How a picture becomes the input of a vision model: the shorter side to `resize`, the middle
+    """How an image becomes the input of a vision model: the shorter side to `resize`, the middle
     `crop`, values from 0 to 1 minus `mean`, divided by `std`, per channel. `classes` is a file with
     a name a line."""
 
@@ -186,8 +186,8 @@ class Model:
     baseline: Baseline | None = None
     tolerance: Tolerance = Tolerance()
     cuda: CudaOptions = CudaOptions()
-    # Bytes of golden tensors that are kept beside an artifact.
-    golden_limit: int = GOLDEN_LIMIT
+    # Bytes of reference data that are kept beside an artifact.
+    reference_data_limit: int = REFERENCE_DATA_LIMIT
     # Modules that are imported before the source, and wherever the artifact is loaded.
     imports: tuple[str, ...] = ()
     # "dict": outputs are plain dicts and lists, whatever types the model returns.
@@ -202,24 +202,24 @@ class Model:
 @dataclass(frozen=True)
 class Target:
     """One artifact to be: a model on a device with a preset's inductor config, compiled for a
-    floor: the `isa` of models.yaml for the CPU, the `arch` for CUDA."""
+    architecture: the `isa` of models.yaml for the CPU, the `arch` for CUDA."""
 
     model: Model
     device: str
     preset: str = DEFAULT_PRESET
     inductor_config: Mapping[str, Any] = field(default_factory=dict)
-    floor: str = NATIVE
-    # Whether the floor was one entry of a list, whose targets are told apart by it.
+    architecture: str = NATIVE
+    # Whether the architecture was one entry of a list, whose targets are told apart by it.
     listed: bool = False
     # Digest of everything above (`aoti_build.models_file.records`), carried along because it is
     # asked for at every no-op.
     digest: str = field(default="", compare=False, repr=False)
 
     @property
-    def has_floor(self) -> bool:
+    def names_architecture(self) -> bool:
         """Whether it is compiled for something that models.yaml names, and not for what the
         building host has."""
-        return self.floor != NATIVE
+        return self.architecture != NATIVE
 
     @property
     def hardware(self) -> Device:
@@ -234,17 +234,17 @@ class Target:
 
     @property
     def compile_options(self) -> dict[str, Any]:
-        """The inductor options by which it is compiled for `floor`; none for what inductor finds
-        here."""
-        return self.hardware.compile_options(self.floor)
+        """The inductor options by which it is compiled for `architecture`; none for what inductor
+        finds here."""
+        return self.hardware.compile_options(self.architecture)
 
     @property
     def variant(self) -> str:
-        """``cpu``; then ``-<floor>`` if it is listed and not native; then ``-<preset>`` unless that
-        is the default."""
-        floor = [self.floor] if self.listed and self.has_floor else []
+        """``cpu``; then ``-<architecture>`` if it is listed and not native; then ``-<preset>``
+        unless that is the default."""
+        architecture = [self.architecture] if self.listed and self.names_architecture else []
         preset = [self.preset] if self.preset != DEFAULT_PRESET else []
-        return "-".join([self.device, *floor, *preset])
+        return "-".join([self.device, *architecture, *preset])
 
     @property
     def name(self) -> str:

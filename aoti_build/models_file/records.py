@@ -44,7 +44,7 @@ def target_to_json(target: Target) -> dict[str, Any]:
         "device": target.device,
         "preset": target.preset,
         "inductor_config": dict(target.inductor_config),
-        "floor": target.floor,
+        "architecture": target.architecture,
         "listed": target.listed,
     }
 
@@ -66,7 +66,7 @@ def target_from_json(
     """The target that `target_to_json` recorded. Raises KeyError, TypeError or ValueError for
     anything else, and for what models.yaml may not say."""
     _TARGET(record)
-    device_named(record["device"]).require_architecture(record["floor"])
+    device_named(record["device"]).require_architecture(record["architecture"])
     parts = dict(record["model"])
     dims = tuple(_ruled(Dim(**dim), rules.dim_complaints) for dim in parts["dims"])
     parts.update(
@@ -87,7 +87,7 @@ def target_from_json(
         record["device"],
         record["preset"],
         record["inductor_config"],
-        record["floor"],
+        record["architecture"],
         record["listed"],
         digest,
     )
@@ -184,7 +184,7 @@ _TARGET = table(
                     {"atol": _BOUND, "rtol": _BOUND, "outputs": table_of(fields.anything, _BOUNDS)},
                 ),
                 "cuda": table(dict.fromkeys(("tf32", "reduced_precision"), or_none(flag))),
-                "golden_limit": whole(),
+                "reference_data_limit": whole(),
                 "image": or_none(fields.either(_IMAGE, _SOURCE)),
             }
         ),

@@ -91,12 +91,12 @@ class _Resolver:
         self.broken = _Broken(document.broken)
 
     def targets(self) -> tuple[Target, ...]:
-        edition = self.data.get("edition") if isinstance(self.data, dict) else None
-        if type(edition) is int and edition != schema.EDITION:
-            # Whatever else seems wrong may be right in that edition.
+        version = self.data.get("version") if isinstance(self.data, dict) else None
+        if type(version) is int and version != schema.VERSION:
+            # Whatever else seems wrong may be right in that version.
             self.add(
-                ("edition",),
-                f"edition {edition}: this version understands edition {schema.EDITION}",
+                ("version",),
+                f"version {version}: this version understands version {schema.VERSION}",
             )
             return ()
         self._check_types()
@@ -193,38 +193,43 @@ class _Resolver:
         devices = self.get((*at, "devices"), ["cpu"])
         self._check_repeats((*at, "devices"), devices)
         chosen = self._chosen_presets((*at, "inductor_configs"), devices, presets)
-        floors = {
-            device: self._floors((*at, device, device_named(device).architecture_key))
+        architectures = {
+            device: self._architectures((*at, device, device_named(device).architecture_key))
             for device in device_names()
         }
         seen: dict[str, Target] = {}
         for device in devices:
-            for floor, path in floors[device].items():
+            for architecture, path in architectures[device].items():
                 for preset in chosen.get(device, [DEFAULT_PRESET]):
                     listed = isinstance(path[-1], int)
-                    target = Target(model, device, preset, presets.get(preset, {}), floor, listed)
+                    target = Target(
+                        model, device, preset, presets.get(preset, {}), architecture, listed
+                    )
                     self._check_variant(
                         target, seen.setdefault(target.variant.casefold(), target), path
                     )
                     yield target
 
-    def _floors(self, path: Where) -> dict[str, Where]:
+    def _architectures(self, path: Where) -> dict[str, Where]:
         """What a device's targets are compiled for, each with its place: one value, or the entries
         of a list."""
-        floors = self.get(path, NATIVE, throughout=False)
-        if isinstance(floors, str):
-            return {floors: path}
-        self._check_repeats(path, floors)
-        sound = [index for index in range(len(floors)) if self.sound((*path, index))]
-        return {floors[index]: (*path, index) for index in sound} or {NATIVE: path}
+        architectures = self.get(path, NATIVE, throughout=False)
+        if isinstance(architectures, str):
+            return {architectures: path}
+        self._check_repeats(path, architectures)
+        sound = [index for index in range(len(architectures)) if self.sound((*path, index))]
+        return {architectures[index]: (*path, index) for index in sound} or {NATIVE: path}
 
     def _check_variant(self, target: Target, other: Target, path: Where) -> None:
-        """A preset may have the name of a floor; the two targets would be one directory."""
-        if other is not target and (other.floor, other.preset) != (target.floor, target.preset):
+        """A preset may have the name of an architecture; the two targets would be one directory."""
+        if other is not target and (other.architecture, other.preset) != (
+            target.architecture,
+            target.preset,
+        ):
             text = (
-                f"{target.device} for {target.floor} with the preset {target.preset!r} would be"
-                f" called {target.variant}, and so is {other.device} for {other.floor} with the"
-                f" preset {other.preset!r}; rename the preset"
+                f"{target.device} for {target.architecture} with the preset {target.preset!r}"
+                f" would be called {target.variant}, and so is {other.device} for"
+                f" {other.architecture} with the preset {other.preset!r}; rename the preset"
             )
             self.add(path, text)
 
@@ -233,7 +238,9 @@ class _Resolver:
         inputs = self._inputs((*at, "inputs"))
         self._check_dims(at, inputs, dims)
         cuda = self.read(schema.Cuda, (*at, "cuda")) or schema.Cuda()
-        golden = self.read(schema.Golden, (*at, "golden")) or schema.Golden()
+        reference_data = (
+            self.read(schema.ReferenceData, (*at, "reference_data")) or schema.ReferenceData()
+        )
         return Model(
             name=name,
             source=self._source((*at, "source")),
@@ -247,7 +254,7 @@ class _Resolver:
             dims=dims,
             tolerance=self._tolerance((*at, "tolerance")),
             cuda=CudaOptions(cuda.tf32, cuda.reduced_precision),
-            golden_limit=rules.size_in_bytes(golden.limit),
+            reference_data_limit=rules.size_in_bytes(reference_data.limit),
             image=self._image((*at, "image")),
             imports=self._imports((*at, "imports")),
             outputs=self.get((*at, "outputs")),

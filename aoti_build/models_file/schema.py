@@ -1,4 +1,4 @@
-"""models.yaml, edition 1, as it is written: the wire types, and the JSON schema for editors, made
+"""models.yaml, version 1, as it is written: the wire types, and the JSON schema for editors, made
 of the same types.
 
 They say which keys exist and what type each value has, strictly: a text is no number, and true is
@@ -33,7 +33,7 @@ from aoti_build.common.fields import MAX_INT
 from aoti_build.host.devices import device_names
 from aoti_build.models_file import rules
 
-EDITION = 1
+VERSION = 1
 SOURCE = r"^[^:]+:[^:]+$"
 # As an editor reads patterns.
 NAME, OPTION = f"^{fields.NAME}$", f"^{rules.OPTION}$"
@@ -196,13 +196,13 @@ class Tolerance(Wire):
     )
 
 
-class Golden(Wire):
+class ReferenceData(Wire):
     """What is kept beside an artifact to verify it by."""
 
     limit: SizeText = Field(
         default="64m",
         description=(
-            "How large the golden file may get, such as 500k or 2g. Beyond it, inputs are made"
+            "How large the reference data may get, such as 500k or 2g. Beyond it, inputs are made"
             " again from their seed and outputs from the model's source."
         ),
     )
@@ -234,7 +234,7 @@ class Cuda(Wire):
 
 
 class Image(Wire):
-    """How a picture given to `run` becomes the model's input."""
+    """How an image given to `run` becomes the model's input."""
 
     resize: Positive | None = Field(
         default=None, description="Length of the shorter side after resizing."
@@ -277,8 +277,8 @@ class Cpu(Wire):
         default="native",
         description=(
             "The vector instructions that the code may use. `native`: those of the building host."
-            " `avx2` and `avx512` are portable floors: the artifact runs on every host that has"
-            " them. A list makes a target of each."
+            " `avx2` and `avx512` are portable: the artifact runs on every host that has them. A"
+            " list makes a target of each."
         ),
     )
 
@@ -528,13 +528,13 @@ class Model(Wire):
     cuda: Cuda = Field(
         default=Cuda(), description="What the CUDA targets are compiled for, and how they compute."
     )
-    golden: Golden = Field(
-        default=Golden(), description="What is kept beside an artifact to verify it by."
+    reference_data: ReferenceData = Field(
+        default=ReferenceData(), description="What is kept beside an artifact to verify it by."
     )
     image: ImageField | None = Field(
         default=None,
         description=(
-            "How a picture given to `run` becomes the model's input: a mapping, or a member of one"
+            "How an image given to `run` becomes the model's input: a mapping, or a member of one"
             " of torchvision's weights enums, `torchvision.models:ResNet18_Weights.DEFAULT`."
         ),
     )
@@ -543,9 +543,9 @@ class Model(Wire):
 class File(Wire):
     """The models to build, and how."""
 
-    # The type is wider than the schema: another edition gets a sentence of its own.
-    edition: Annotated[int, WithJsonSchema({"type": "integer", "const": EDITION})] = Field(
-        description=f"The edition of this file's format: {EDITION}."
+    # The type is wider than the schema: another version gets a sentence of its own.
+    version: Annotated[int, WithJsonSchema({"type": "integer", "const": VERSION})] = Field(
+        description=f"The version of this file's format: {VERSION}."
     )
     inductor_configs: dict[Name, dict[Option, Any]] = Field(
         default={},
@@ -566,7 +566,7 @@ WIRE_TYPES: dict[tuple[str, ...], type[Wire]] = {
     ("models", "*", "tolerance"): Tolerance,
     ("models", "*", "tolerance", "outputs", "*"): OutputTolerance,
     ("models", "*", "cuda"): Cuda,
-    ("models", "*", "golden"): Golden,
+    ("models", "*", "reference_data"): ReferenceData,
     ("models", "*", "weights"): Weights,
     ("models", "*", "image"): Image,
     ("models", "*", "cpu"): Cpu,
@@ -615,7 +615,7 @@ class _EditorSchema(GenerateJsonSchema):
 def json_schema() -> dict[str, Any]:
     """The JSON schema (draft 2020-12) of models.yaml."""
     schema = File.model_json_schema(schema_generator=_EditorSchema)
-    return {**schema, "title": f"models.yaml of aoti_build, edition {EDITION}"}
+    return {**schema, "title": f"models.yaml of aoti_build, version {VERSION}"}
 
 
 def json_schema_text() -> str:

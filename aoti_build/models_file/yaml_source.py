@@ -82,7 +82,7 @@ def parse(content: str | bytes, file: str) -> Document:
         # The scanner in Python passes on what chr() says of an impossible escape.
         raise SpecError(file, [*problems, syntax_problem(error, text)]) from None
     if root is None or (root.data is None and not problems):
-        hint = "write `edition: 1` and a `models:` mapping; README.md shows a small one"
+        hint = "write `version: 1` and a `models:` mapping; README.md shows a small one"
         raise SpecError(file, [Problem(1, 1, f"{file} is empty")], hint=hint)
     return Document(root, problems, composer.broken)
 

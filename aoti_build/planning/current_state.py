@@ -50,7 +50,7 @@ def current_parts(
 
 def toolchain_parts(target: Target) -> dict[str, dict[str, str]]:
     """The groups `toolchain` and `environment` for a target on this host."""
-    facts = toolchain.facts(target.device, target.floor)
+    facts = toolchain.facts(target.device, target.architecture)
     facts["recipe"] = f"{KEY_VERSION}.{toolchain.FACTS_VERSION}"
     return {"toolchain": facts, "environment": toolchain.environment()}
 

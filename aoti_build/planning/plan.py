@@ -62,10 +62,10 @@ class Step:
     published: Published | None = None
 
     @property
-    def unchecked(self) -> str | None:
+    def unverified(self) -> str | None:
         """Why the published artifact was never compared with eager; None if it was, or there is
         none."""
-        return self.manifest.unchecked if self.manifest else None
+        return self.manifest.unverified if self.manifest else None
 
 
 @dataclass(frozen=True)
@@ -97,12 +97,16 @@ def make_plan(
     facts: dict[tuple[str, str], str] = {}
     steps = []
     for target in targets:
-        kind = target.device, target.floor
+        kind = target.device, target.architecture
         if kind not in facts:
             # An older manifest is not read.
             facts[kind] = digest_json([FORMAT_VERSION, toolchain_parts(target)])
         published = None
-        if index is not None and not force and target.hardware.cannot_build(target.floor) is None:
+        if (
+            index is not None
+            and not force
+            and target.hardware.cannot_build(target.architecture) is None
+        ):
             published = index.look_up(target.name, target.digest, facts[kind])
         if published is not None:
             steps.append(Step(target, Action.UP_TO_DATE, (), published=published))
@@ -111,7 +115,7 @@ def make_plan(
         if (
             index is not None
             and step.action == Action.UP_TO_DATE
-            and step.unchecked is None
+            and step.unverified is None
             and record is not None
         ):
             _note(project, index, digests, step, record, facts[kind])
@@ -210,7 +214,7 @@ def _step(
             if manifest.damaged
             else Reason(ReasonKind.NO_ARTIFACT),
         )
-    if why := target.hardware.cannot_build(target.floor):
+    if why := target.hardware.cannot_build(target.architecture):
         return Step(
             target, Action.UNAVAILABLE, (Reason(ReasonKind.NO_DEVICE, why), *reasons), known
         )
@@ -222,7 +226,7 @@ def _step(
     return _unsettled(project, target, known, now, digests, store)
 
 
-def stale(step: Step) -> tuple[Reason, ...]:
+def out_of_date(step: Step) -> tuple[Reason, ...]:
     """Of a step's reasons, those by which the artifact is not what the sources say now: not that it
     could not be built here, nor that nobody has compared it."""
     if step.action == Action.RECHECK:
@@ -230,7 +234,7 @@ def stale(step: Step) -> tuple[Reason, ...]:
     return tuple(
         reason
         for reason in step.reasons
-        if reason.reason not in (ReasonKind.NO_DEVICE, ReasonKind.UNCHECKED)
+        if reason.reason not in (ReasonKind.NO_DEVICE, ReasonKind.UNVERIFIED)
     )
 
 
@@ -252,13 +256,13 @@ def _unsettled(
             required_tolerance(target),
         )
         return Step(target, Action.RECHECK, (changed,), known)
-    unchecked = Reason(ReasonKind.UNCHECKED, str(known.unchecked))
-    if not compatibility.lacking_floor(known.requires):
-        return Step(target, Action.RECHECK, (unchecked,), known)
+    unverified = Reason(ReasonKind.UNVERIFIED, str(known.unverified))
+    if not compatibility.lacking_architecture(known.requires):
+        return Step(target, Action.RECHECK, (unverified,), known)
     # Another host may have checked it since.
     stored = find_stored(project, target, digests, store, now)
     if stored is not None and is_verified(stored, target):
-        return Step(target, Action.RESTORE, (unchecked,), known, stored)
+        return Step(target, Action.RESTORE, (unverified,), known, stored)
     return Step(target, Action.UP_TO_DATE, (), known)
 
 

@@ -87,12 +87,12 @@ def _target(number: int, target: Mapping[str, Any], strict: bool, alone: bool) -
     cases, refusals = target.get("cases") or [], target.get("refusals") or []
     figures = [output for case in cases for output in case["outputs"]]
     names = list(dict.fromkeys(output["name"] for output in figures))
-    stale = [reason_text(reason) for reason in target.get("stale") or ()]
+    out_of_date = [reason_text(reason) for reason in target.get("out_of_date") or ()]
     vacuous = [vacuous_text(entry) for entry in target.get("vacuous") or ()]
     state = _verdict_state(target["verdict"], strict)
     doubts = []
-    if stale and state != NEUTRAL:
-        doubts.append("stale")
+    if out_of_date and state != NEUTRAL:
+        doubts.append("out_of_date")
     if vacuous:
         doubts.append("vacuous")
     return {
@@ -103,12 +103,12 @@ def _target(number: int, target: Mapping[str, Any], strict: bool, alone: bool) -
         "verdict_state": state,
         "doubts": [{"word": word, "state": BAD if strict else WARNING} for word in doubts],
         "seconds": duration(target.get("seconds") or 0.0),
-        "stale": stale,
+        "out_of_date": out_of_date,
         "vacuous": vacuous,
         "no_fp64": target.get("no_fp64"),
         "baseline": [loss(lost) for lost in target.get("baseline") or ()],
         "error": _error(target.get("error")),
-        "deep": _deep(target.get("deep")),
+        "localization": _localization(target.get("localization")),
         "names": names,
         "has_seeds": any("seed" in case for case in cases),
         "rows": [_row(case, names) for case in cases],
@@ -139,8 +139,8 @@ def _error(error: Mapping[str, Any] | None) -> View | None:
     return {"message": str(error["message"]), "answers": answers}
 
 
-def _deep(deep: Mapping[str, Any] | None) -> View | None:
-    if not deep:
+def _localization(localization: Mapping[str, Any] | None) -> View | None:
+    if not localization:
         return None
     left = {
         "module": "",
@@ -148,11 +148,11 @@ def _deep(deep: Mapping[str, Any] | None) -> View | None:
         "source": "",
         "figures": None,
         "missing": [],
-        **(deep.get("left") or {}),
+        **(localization.get("left") or {}),
     }
     weights = [
         {"name": entry["name"], "max_abs": scientific(entry["max_abs"])}
-        for entry in deep.get("weights") or ()
+        for entry in localization.get("weights") or ()
     ]
     answers = [
         ("module", f"{left['module'] or 'the model itself'} [{left['class']}]"),
@@ -163,10 +163,12 @@ def _deep(deep: Mapping[str, Any] | None) -> View | None:
         ("not run", ", ".join(left["missing"])),
     ]
     return {
-        "stage": deep.get("stage"),
-        "said": deep.get("said", ""),
+        "stage": localization.get("stage"),
+        "said": localization.get("said", ""),
         "answers": (
-            [(label, answer) for label, answer in answers if answer] if deep.get("left") else []
+            [(label, answer) for label, answer in answers if answer]
+            if localization.get("left")
+            else []
         ),
         "weights": weights,
     }

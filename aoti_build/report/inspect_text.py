@@ -218,7 +218,7 @@ def _recorded(manifest: Manifest) -> Iterator[_Node]:
     yield _Node("keys", [_Node(f"artifact: {manifest.key}"), _Node(f"graph: {manifest.graph_key}")])
     apart = (
         "apart from the code"
-        if manifest.weights.get("apart")
+        if manifest.weights.get("external")
         else f"part of the code: {manifest.weights['why']}"
     )
     yield _Node(f"weights: {apart}")
@@ -244,7 +244,7 @@ def _recorded(manifest: Manifest) -> Iterator[_Node]:
     worst = f", largest absolute error {max(errors):.4g}" if errors else ""
     checked = f"checked against eager: {len(cases)} cases{worst}"
     yield _Node(
-        f"never compared with eager: {manifest.unchecked}" if manifest.unchecked else checked
+        f"never compared with eager: {manifest.unverified}" if manifest.unverified else checked
     )
     beside = [
         f"{name}  {size_text(file.size)}  {file.sha256[:12]}"

@@ -1,9 +1,9 @@
 """The result of `verify` as JUnit XML, which Jenkins, GitLab and GitHub's readers show as tests.
 
 A suite per target. Its tests: one per case and output, and one per input that must be refused;
-`artifact`, if it could not be checked at all; with `strict` also what is stale or vacuous. Some
-test fails or is in error exactly if the document is not `ok`, so that CI's summary and the exit
-code agree.
+`artifact`, if it could not be checked at all; with `strict` also what is out of date or vacuous.
+Some test fails or is in error exactly if the document is not `ok`, so that CI's summary and the
+exit code agree.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ def _artifact(target: Mapping[str, Any], strict: bool, explained: bool) -> Itera
     if verdict == VerdictKind.PASSED or (verdict == VerdictKind.MISMATCH and explained):
         return
     said = (
-        [reason_text(reason) for reason in target.get("stale", ())]
+        [reason_text(reason) for reason in target.get("out_of_date", ())]
         if verdict == VerdictKind.UNAVAILABLE
         else []
     )
@@ -174,9 +174,13 @@ def _output(
     if output["ok"]:
         return _Test(name, properties={**figures, **doubts})
     sizes = ", ".join(f"{dim} {size}" for dim, size in case.get("sizes", {}).items())
-    deep = target.get("deep") or {}
+    localization = target.get("localization") or {}
     why = output.get("why", "out of bounds")
-    context = {"sizes": sizes, "seed": str(case.get("seed", "")), "cause": deep.get("said", "")}
+    context = {
+        "sizes": sizes,
+        "seed": str(case.get("seed", "")),
+        "cause": localization.get("said", ""),
+    }
     lines = {"why": why, **figures, **context, **doubts}
     text = "\n".join(f"{label}: {value}" for label, value in lines.items() if value)
     return _Test(name, FAILURE, "mismatch", why, text, properties={**figures, **doubts})
@@ -185,12 +189,16 @@ def _output(
 def _doubts(target: Mapping[str, Any], name: str) -> dict[str, str]:
     """What somebody should know who reads the figures of this output, whether or not anything
     failed."""
-    stale = "; ".join(reason_text(reason) for reason in target.get("stale", ()))
+    out_of_date = "; ".join(reason_text(reason) for reason in target.get("out_of_date", ()))
     vacuous = "; ".join(
         vacuous_text(entry) for entry in target.get("vacuous", ()) if entry["output"] == name
     )
     lost = "; ".join(loss(entry) for entry in target.get("baseline") or () if entry["name"] == name)
-    doubts = {"stale": stale, "vacuous": vacuous, "no float64 reference": target.get("no_fp64")}
+    doubts = {
+        "out_of_date": out_of_date,
+        "vacuous": vacuous,
+        "no float64 reference": target.get("no_fp64"),
+    }
     doubts["against its baseline"] = lost
     return {label: text for label, text in doubts.items() if text}
 
@@ -232,7 +240,7 @@ def _demands(target: Mapping[str, Any]) -> Iterator[_Test]:
     if target["verdict"] == VerdictKind.UNAVAILABLE:
         return
     demands = {
-        "stale": [reason_text(reason) for reason in target.get("stale", ())],
+        "out_of_date": [reason_text(reason) for reason in target.get("out_of_date", ())],
         "vacuous": [vacuous_text(entry) for entry in target.get("vacuous", ())],
     }
     for kind, lines in demands.items():

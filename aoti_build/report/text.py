@@ -63,7 +63,7 @@ def build_lines(report: BuildReport) -> list[str]:
                 outcome.action,
                 f"{seconds:.1f} s" if seconds else "",
                 size_text(made.size if made else None),
-                why(outcome.reasons, outcome.unchecked),
+                why(outcome.reasons, outcome.unverified),
             ]
         )
     lines = table(["target", "action", "time", "size", "why"], rows)
@@ -80,7 +80,7 @@ def build_lines(report: BuildReport) -> list[str]:
 @for_terminal
 def plan_lines(plan: Plan) -> list[str]:
     rows = [
-        [step.target.name, step.action, why(step.reasons, step.unchecked)] for step in plan.steps
+        [step.target.name, step.action, why(step.reasons, step.unverified)] for step in plan.steps
     ]
     return [
         *table(["target", "would", "why"], rows),
@@ -98,11 +98,12 @@ def verify_lines(report: VerifyReport) -> list[str]:
         rows.append(
             [
                 verdict.target.name,
-                verdict.verdict + (" (stale)" if verdict.stale and verdict.cases else ""),
+                verdict.verdict
+                + (" (out of date)" if verdict.out_of_date and verdict.cases else ""),
                 _case_count(verdict),
                 *_worst_cells(verdict),
                 _refused(verdict),
-                why(verdict.stale),
+                why(verdict.out_of_date),
             ]
         )
     head = [
@@ -114,7 +115,7 @@ def verify_lines(report: VerifyReport) -> list[str]:
         "reference rms",
         "passed by",
         "refused",
-        "stale because",
+        "out of date because",
     ]
     lines = table(head, rows)
     for verdict in report.verdicts:
@@ -131,18 +132,18 @@ def verify_lines(report: VerifyReport) -> list[str]:
 
 @for_terminal
 def run_lines(report: RunReport) -> list[str]:
-    """For each target and input: tensors with statistics, the check's outcome, classes of pictures,
+    """For each target and input: tensors with statistics, the check's outcome, classes of images,
     times."""
     lines: list[str] = []
     for target in report.targets:
-        if target.stale:
+        if target.out_of_date:
             lines.append(
-                f"{target.target.name} is not what the sources say now: {why(target.stale)}"
+                f"{target.target.name} is not what the sources say now: {why(target.out_of_date)}"
             )
-        if target.unchecked is not None:
+        if target.unverified is not None:
             lines.append(
-                f"{target.target.name} is unchecked, which build or verify can settle here:"
-                f" {target.unchecked}"
+                f"{target.target.name} is unverified, which build or verify can settle here:"
+                f" {target.unverified}"
             )
         if target.error is not None:
             word = "unavailable" if target.verdict == VerdictKind.UNAVAILABLE else "error"
@@ -166,7 +167,7 @@ def _one_run(target: str, run: Run) -> list[str]:
     verdict = {
         VerdictKind.PASSED: "passed: ",
         VerdictKind.MISMATCH: "FAILED: ",
-        VerdictKind.UNCHECKED: "",
+        VerdictKind.UNVERIFIED: "",
     }[run.verdict]
     lines.append(verdict + _CHECKS[result.check])
     lines += [f"  {output.name}: {output.why}" for output in result.verdicts if not output.ok]
@@ -178,17 +179,17 @@ def _one_run(target: str, run: Run) -> list[str]:
 
 
 _CHECKS = {
-    "golden": "checked against the outputs that eager gave at build time",
+    "reference_data": "checked against the outputs that eager gave at build time",
     "eager": "checked against eager, run now from the model's source",
     "none": "NOT checked: the model's source is not here, so there is nothing to compare with",
 }
 
 
 def _top_lines(top: TopClasses, source: Sequence[str]) -> list[str]:
-    """The most probable classes of each picture; an index where the class has no name."""
+    """The most probable classes of each image; an index where the class has no name."""
     lines = []
-    for picture, classes in zip(source, top.pictures, strict=False):
-        lines.append(f"{picture}: classes by {top.output}, probabilities by softmax")
+    for image, classes in zip(source, top.images, strict=False):
+        lines.append(f"{image}: classes by {top.output}, probabilities by softmax")
         for one in classes:
             line = f"  {100 * one.probability:6.2f} %  {one.index:4}  {one.name or ''}"
             lines.append(line.rstrip())
@@ -221,7 +222,7 @@ def status_lines(report: StatusReport) -> list[str]:
                 size_text(row["bytes"]),
                 age_text(row["age_seconds"]),
                 key[:12],
-                why(step.reasons, step.unchecked),
+                why(step.reasons, step.unverified),
             ]
         )
     lines = table(["target", "state", "size", "age", "key", "why"], rows)
@@ -249,8 +250,8 @@ def why_lines(report: WhyReport) -> list[str]:
             past = [Reason.of(reason) for reason in step.manifest.reasons]
             lines.append(f"  the published artifact was {step.manifest.action} because of")
             lines += [f"    {reason}" for reason in past]
-            if step.manifest.unchecked:
-                lines.append(f"  and was never compared with eager: {step.manifest.unchecked}")
+            if step.manifest.unverified:
+                lines.append(f"  and was never compared with eager: {step.manifest.unverified}")
         if nearest is not None and step.reasons:
             lines.append(
                 f"  nearest in the store: {nearest.key[:12]}, built for {nearest.target};"
@@ -306,11 +307,11 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
-def why(reasons: Sequence[Reason], unchecked: str | None = None) -> str:
+def why(reasons: Sequence[Reason], unverified: str | None = None) -> str:
     """The first few reasons on one line, and why the artifact was never compared with eager."""
     more = [f"and {len(reasons) - _REASONS_SHOWN} more"] if len(reasons) > _REASONS_SHOWN else []
-    said = unchecked is None or any(reason.reason == ReasonKind.UNCHECKED for reason in reasons)
-    last = [] if said else [f"unchecked: {unchecked}"]
+    said = unverified is None or any(reason.reason == ReasonKind.UNVERIFIED for reason in reasons)
+    last = [] if said else [f"unverified: {unverified}"]
     return "; ".join([*map(str, reasons[:_REASONS_SHOWN]), *more, *last])
 
 
@@ -408,8 +409,8 @@ def _notes(verdict: Verdict) -> list[str]:
         " weights, inputs of a realistic range, or a smaller tolerance"
         for output in verdict.vacuous
     ]
-    if verdict.deep:
-        lines.append(f"deep: {verdict.deep.said}")
+    if verdict.localization:
+        lines.append(f"localize: {verdict.localization.said}")
     if verdict.no_fp64:
         lines.append(f"no float64 reference, so the plain tolerances decide: {verdict.no_fp64}")
     lines += [f"against its baseline: {loss(as_json(lost))}" for lost in verdict.baseline]

@@ -5,7 +5,8 @@ loaded, in milliseconds; or a sentence that says why not.
     output = model(image)
 
 Needs torch, and of aoti_build neither models.yaml nor sources nor the tools that build.
-docs/runtime.md describes it. `explain` and the modules `choose` and `package` do not import torch.
+docs/reference/loader.md describes it. `explain` and the modules `choose` and `package` do not
+import torch.
 """
 
 from __future__ import annotations

@@ -211,16 +211,16 @@ def _candidate(
             (*why_not, f"damaged: its manifest is that of {manifest.target}"),
         )
     needs = manifest.requires
-    found = why_not or (*compatibility.unfit(needs, device_index), *_unchecked(manifest))
+    found = why_not or (*compatibility.unfit(needs, device_index), *_unverified(manifest))
     rank = None if found else compatibility.code_rank(needs, device_index)
     return Candidate(target, directory, manifest, found, rank or (0, 0, 0))
 
 
-def _unchecked(manifest: Manifest) -> tuple[str, ...]:
-    if manifest.unchecked is None:
+def _unverified(manifest: Manifest) -> tuple[str, ...]:
+    if manifest.unverified is None:
         return ()
     again = f"run `invoke verify --target {manifest.target}` on a host that can run it"
-    return (f"never compared with eager: where it was built, {manifest.unchecked}; {again}",)
+    return (f"never compared with eager: where it was built, {manifest.unverified}; {again}",)
 
 
 def _rank(candidate: Candidate) -> tuple[Any, ...]:
@@ -242,11 +242,11 @@ def _preference(device: str) -> int:
 
 
 def _has_preset(candidate: Candidate) -> bool:
-    """Whether its name goes on after the device, and the floor if that is in it: `default` is not
-    written."""
+    """Whether its name goes on after the device, and the architecture if that is in it: `default`
+    is not written."""
     rest = candidate.variant.partition("-")[2]
-    floor = candidate.manifest.floor if candidate.manifest else ""
-    return rest not in ("", floor)
+    architecture = candidate.manifest.architecture if candidate.manifest else ""
+    return rest not in ("", architecture)
 
 
 def _reason(better: Candidate, worse: Candidate) -> str:

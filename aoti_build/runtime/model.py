@@ -120,7 +120,7 @@ class LoadedModel:
             ClosedError: after `close()`.
         """
         listed = self._manifest.signature.get("weights")
-        if not self._manifest.weights["apart"] or listed is None:
+        if not self._manifest.weights["external"] or listed is None:
             why = (
                 self._manifest.weights.get("why")
                 or "an older release built it and did not list its weights"
@@ -208,7 +208,7 @@ class LoadedModel:
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """The manifest, as docs/formats.md describes it: `signature`, `key`, `requires`,
+        """The manifest, as docs/reference/formats.md describes it: `signature`, `key`, `requires`,
         `provenance` and more; under `load` how the package was checked (`verify`) and whether it
         lay unpacked for all processes (`unpacked`)."""
         load = {"verify": self._admitted.how, "unpacked": self._admitted.unpacked}

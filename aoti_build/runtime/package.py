@@ -100,7 +100,7 @@ def admit(directory: Path, manifest: Manifest, verify: Verify = "full") -> Admit
         package = _open(path, manifest)
         held.callback(os.close, package)
         if verify == "off":
-            entry, how = _unchecked(package, manifest, held), "off"
+            entry, how = _unverified(package, manifest, held), "off"
         else:
             entry = _entry(manifest.files[MODEL].sha256, held)
             how = _checked(path, package, manifest, verify, entry)
@@ -150,7 +150,7 @@ def _own_entry(name: str, held: contextlib.ExitStack, *, unpacks: bool) -> _Entr
     return None
 
 
-def _unchecked(package: int, manifest: Manifest, held: contextlib.ExitStack) -> _Entry | None:
+def _unverified(package: int, manifest: Manifest, held: contextlib.ExitStack) -> _Entry | None:
     """What was unpacked after an earlier check, if it still has the stat that it had then; else
     what this process unpacks of the file as it is, named by its stat."""
     if not _loads_directories():
@@ -162,9 +162,9 @@ def _unchecked(package: int, manifest: Manifest, held: contextlib.ExitStack) -> 
     status = os.fstat(package)
     identity = [status.st_dev, status.st_ino, status.st_size]
     identity += [status.st_mtime_ns, status.st_ctime_ns]
-    own = _own_entry(f"unchecked-{digest_json(identity)}", held, unpacks=True)
+    own = _own_entry(f"unverified-{digest_json(identity)}", held, unpacks=True)
     if own:
-        own.bring_up_unchecked(package)
+        own.bring_up_unverified(package)
     return own
 
 
@@ -256,7 +256,7 @@ class _Entry:
         self._remove()
         return self._unpack(package, contents)
 
-    def bring_up_unchecked(self, package: int) -> None:
+    def bring_up_unverified(self, package: int) -> None:
         """Unpack the package as it is, unless that was done before; not usable if it cannot be."""
         self.usable = self.is_as_recorded()
         contents = None if self.usable else unpack.contents_of(package)

@@ -30,7 +30,7 @@ from pathlib import Path
 
 from aoti_build.artifact import integrity
 from aoti_build.artifact.fingerprint import KEY_VERSION, Parts
-from aoti_build.artifact.manifest import GOLDEN, MODEL, FileRecord, Manifest, read_record
+from aoti_build.artifact.manifest import MODEL, REFERENCE_DATA, FileRecord, Manifest, read_record
 from aoti_build.common.digests import Block, all_cores, copy_block, digest_bytes, digest_json
 from aoti_build.common.fields import MAX_PATH, is_digest, loads, one_of, spelt, table, whole
 from aoti_build.common.locks import lock
@@ -50,7 +50,7 @@ from aoti_build.store.interface import StoredObject
 
 ROOT_FORMAT, ROOT_VERSION = "aoti-build/store-root", 1
 STORE_VERSION = "v1"
-STORED = (MODEL, GOLDEN)
+STORED = (MODEL, REFERENCE_DATA)
 # Groups of the source key that are read off models.yaml and the host; the others name files to look
 # at.
 _IDENTITY_GROUPS = ("spec", "config", "toolchain", "environment")
@@ -80,14 +80,14 @@ class LocalStore:
                 self._put(directory / name, manifest.files[name].sha256)
             paths = [self._trace_directory(manifest.source) / f"{source_key(manifest.source)}.json"]
             paths.append(self._shard("keys", manifest.key))
-            if manifest.weights.get("apart"):
+            if manifest.weights.get("external"):
                 paths.append(self._shard("graphs", manifest.graph_key))
                 self._note_weights(directory / MODEL, manifest.files[MODEL].sha256)
             record = manifest.as_json()
             for path in paths:
                 # What was compared with eager stays known where another host could not compare it.
-                known = _read(path) if manifest.unchecked else None
-                if known is None or known.unchecked or not self.has(known):
+                known = _read(path) if manifest.unverified else None
+                if known is None or known.unverified or not self.has(known):
                     write_json(path, record)
         except OSError:
             return
@@ -102,7 +102,7 @@ class LocalStore:
 
     def by_graph(self, graph_key: str) -> Manifest | None:
         found = _read(self._shard("graphs", graph_key))
-        fits = found is not None and found.graph_key == graph_key and found.weights["apart"]
+        fits = found is not None and found.graph_key == graph_key and found.weights["external"]
         return found if fits else None
 
     def by_sources(self, parts: Parts) -> Manifest | None:

@@ -1,9 +1,9 @@
 """Packages that hold the same weights, on a file system where files can share blocks.
 
-Several targets of one model (methods, presets, floors) have other code and the same weights, byte
-for byte, in a member of their own that begins at a block. Which packages these are is only guessed,
-by the size and the CRC-32 that the zip file says; the system compares the bytes before it lets two
-files share them.
+Several targets of one model (methods, presets, architectures) have other code and the same weights,
+byte for byte, in a member of their own that begins at a block. Which packages these are is only
+guessed, by the size and the CRC-32 that the zip file says; the system compares the bytes before it
+lets two files share them.
 """
 
 from __future__ import annotations

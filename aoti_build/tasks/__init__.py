@@ -76,7 +76,7 @@ def verify(
     fresh: bool = False,
     seeds: str = "",
     timeout: str = "",
-    deep: bool = False,
+    localize: bool = False,
     repro: str = "",
     runtime: str = "",
     junit: str = "",
@@ -103,7 +103,7 @@ def verify(
             fresh=fresh,
             seeds=whole("--seeds", seeds) or 1,
             limit=float(whole("--timeout", timeout) or verb.TIME_LIMIT),
-            deep=deep,
+            localize=localize,
             repro=Path(repro).absolute() if repro else None,
             runtime=runtime or verb.PYTHON,
             on_progress=progress(targets),
@@ -125,7 +125,7 @@ def run(
     json: bool = False,
     debug: bool = False,
 ) -> None:
-    """Load artifacts, run them on the golden or on given inputs, check and time them."""
+    """Load artifacts, run them on the reference data or on given inputs, check and time them."""
     with contract(json, debug):
         from aoti_build.commands import run as verb
         from aoti_build.report import text

@@ -1,4 +1,5 @@
-"""What a task prints, writes and ends with, whatever its verb: docs/formats.md has the contract."""
+"""What a task prints, writes and ends with, whatever its verb: docs/reference/formats.md has the
+contract."""
 
 from __future__ import annotations
 

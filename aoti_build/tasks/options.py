@@ -25,12 +25,12 @@ _HELP: Mapping[str, str] = {
     "force": "build even what is up to date",
     "keep-going": "after a failure go on with the other targets",
     "dry-run": "only say what would be done",
-    "strict": "a missing device or check (and, in verify, a stale artifact) is a failure",
+    "strict": "a missing device or check (and, in verify, an out-of-date artifact) is a failure",
     "check-reproducible": "compile every target once more from nothing; other bytes are a failure",
     "fresh": "let eager give the references now, from the model's source, not at build time",
     "seeds": "verify with this many random inputs for each size; above 1, as --fresh",
     "timeout": "seconds that each process may take; default: 600",
-    "deep": (
+    "localize": (
         "of what fails, find the first module that differs, or the weights; may compile prefixes of"
         " the model"
     ),
@@ -46,8 +46,8 @@ _HELP: Mapping[str, str] = {
     "html": "write the result as one page to this file",
     "debug": "show the traceback of an error",
     "input": (
-        "comma separated: random, or files of tensors (.npy .npz .safetensors .pt) or pictures"
-        " (.png .jpg .jpeg .webp .bmp); default: the golden input"
+        "comma separated: random, or files of tensors (.npy .npz .safetensors .pt) or images"
+        " (.png .jpg .jpeg .webp .bmp); default: the reference input"
     ),
     "seed": "of random inputs; default: 1",
     "repeat": "timed calls; default: 10",

@@ -10,13 +10,20 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from aoti_build.artifact.manifest import GOLDEN, MODEL
+from aoti_build.artifact.manifest import MODEL, REFERENCE_DATA
 from aoti_build.artifact.paths import inductor_cache_root
 from aoti_build.artifact.verification import required_tolerance
 from aoti_build.errors import AotiBuildError, BuildError, Interrupted
 from aoti_build.figures import CallFigures, Loss, OutputFigures, as_json
 from aoti_build.host import compatibility
-from aoti_build.messages import CheckJob, CheckResult, DeepJob, DeepResult, Import, Signature
+from aoti_build.messages import (
+    CheckJob,
+    CheckResult,
+    Import,
+    LocalizeJob,
+    LocalizeResult,
+    Signature,
+)
 from aoti_build.models_file.project import Project, Target
 from aoti_build.models_file.records import target_to_json
 from aoti_build.work.context import BuildContext, Place
@@ -72,7 +79,7 @@ def check_or_say(
 ) -> dict[str, Any]:
     """As `check_staged`; where this host cannot run code that `requires` what it lacks, a record
     that says so."""
-    lacks = compatibility.lacking_floor(requires)
+    lacks = compatibility.lacking_architecture(requires)
     if lacks:
         return not_run(target, lacks)
     return check_staged(
@@ -103,8 +110,8 @@ def check_staged(
     *,
     imports: Sequence[Import] = (),
 ) -> dict[str, Any]:
-    """Check the package in the directory `package` and return the record for its manifest. A golden
-    file that had to leave tensors out has a whole one beside it in the workplace.
+    """Check the package in the directory `package` and return the record for its manifest. A
+    reference data file that had to leave tensors out has a whole one beside it in the workplace.
 
     Raises `BuildError` if its outputs are not eager's.
     """
@@ -117,7 +124,7 @@ def check_staged(
         log=place.log,
         on_phase=context.phases_of(target),
         worker=worker,
-        golden=place.whole_golden if place.whole_golden.exists() else None,
+        reference_data=place.whole_reference_data if place.whole_reference_data.exists() else None,
         imports=imports,
     )
     if any(case.skipped is not None for case in result.cases):
@@ -125,7 +132,7 @@ def check_staged(
     if lossy := [loss for loss in result.baseline or () if not loss.ok]:
         raise _lossy(lossy, target, place.log)
     if not result.passed:
-        context.on_progress(target, "deep")
+        context.on_progress(target, "localize")
         raise _failed(result.cases, place.log, _cause(context, target, place))
     return check_record(target, result)
 
@@ -155,22 +162,22 @@ def check_package(
     log: Path,
     on_phase: OnPhase = lambda phase: None,
     worker: Worker[CheckResult] | None = None,
-    golden: Path | None = None,
+    reference_data: Path | None = None,
     runner: Path | None = None,
     limit: float | None = None,
     imports: Sequence[Import] = (),
 ) -> CheckResult:
     """Run the `check` job on the package in the directory `package` in a fresh process.
 
-    `worker` is such a process that was started ahead and waits; `golden` a golden file in place of
-    the package's own; `runner` a C++ program that calls the package in the worker's place; `limit`
-    the most seconds it may take; `imports` the manifest's, of what is imported before the package
-    is loaded.
+    `worker` is such a process that was started ahead and waits; `reference_data` a reference file
+    in place of the package's own; `runner` a C++ program that calls the package in the worker's
+    place; `limit` the most seconds it may take; `imports` the manifest's, of what is imported
+    before the package is loaded.
     """
     job = CheckJob(
         root=str(project.root),
         model=str(package / MODEL),
-        golden=str(golden or package / GOLDEN),
+        reference_data=str(reference_data or package / REFERENCE_DATA),
         target_document=target_to_json(target),
         tolerance=required_tolerance(target),
         signature=signature,
@@ -208,17 +215,17 @@ def find_cause(
     bisect: bool = False,
     limit: float | None = None,
     on_phase: OnPhase = lambda phase: None,
-) -> DeepResult:
-    """The `deep` job: where the model and what is made of it part. Needs the model's source.
+) -> LocalizeResult:
+    """The `localize` job: where the artifact differs from its model. Needs the model's source.
 
     `package` is a directory whose weights are looked at too, if they lie apart with `alignment`;
     with `bisect`, prefixes of the program are compiled.
     """
-    job = DeepJob(
+    job = LocalizeJob(
         root=str(project.root),
         target_document=target_to_json(target),
         where=places(project, target),
-        floor_patches=target.compile_options,
+        architecture_options=target.compile_options,
         cache_root=str(inductor_cache_root()),
         model=str(package / MODEL) if package else None,
         alignment=alignment,
@@ -236,11 +243,11 @@ def find_cause(
 
 
 def _cause(context: BuildContext, target: Target, place: Place) -> str | None:
-    """What the deep comparison says, without a compile; None if it finds nothing, or cannot be
+    """What the localization says, without a compile; None if it finds nothing, or cannot be
     made."""
     try:
         found = find_cause(
-            context.project, target, None, None, directory=place.work / "deep", log=place.log
+            context.project, target, None, None, directory=place.work / "localize", log=place.log
         )
     except Interrupted:
         raise
@@ -267,14 +274,15 @@ def places(project: Project, target: Target) -> dict[str, str]:
 
 
 def _incomplete(cases: Sequence[CallFigures], log: Path) -> BuildError:
-    """A published artifact is checked again, and its golden file does not hold all that decides."""
+    """A published artifact is checked again, and its reference data does not hold all that
+    decides."""
     skipped = [f"{case.name}: {case.skipped}" for case in cases if case.skipped is not None]
     return BuildError(
         f"{len(skipped)} of {len(cases)} cases cannot be compared with eager",
         cause="\n".join(skipped[:_MOST_SAID]),
         hint=(
-            "build it with --force, which compares before anything is left out; `golden: {limit:"
-            " ...}` keeps more"
+            "build it with --force, which compares before anything is left out;"
+            " `reference_data: {limit: ...}` keeps more"
         ),
         log=log,
     )

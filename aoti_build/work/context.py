@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from aoti_build.artifact import integrity
 from aoti_build.artifact.fingerprint import Fingerprint, Parts
-from aoti_build.artifact.manifest import GOLDEN, LOG, MODEL, FileRecord, Manifest
+from aoti_build.artifact.manifest import LOG, MODEL, REFERENCE_DATA, FileRecord, Manifest
 from aoti_build.artifact.paths import artifact_directory, log_path, staging_prefix, staging_root
 from aoti_build.common.outputs import start_log
 from aoti_build.common.publication import publish_directory, staging
@@ -43,9 +43,9 @@ class Place(NamedTuple):
     log: Path
 
     @property
-    def whole_golden(self) -> Path:
-        """Where golden tensors go if the artifact's own file has no room for all of them."""
-        return self.work / "golden-whole.safetensors"
+    def whole_reference_data(self) -> Path:
+        """Where reference data go if the artifact's own file has no room for all of them."""
+        return self.work / "reference-whole.safetensors"
 
 
 class BuildContext(NamedTuple):
@@ -121,7 +121,7 @@ class BuildContext(NamedTuple):
 
 def _recorded(staged: Path) -> dict[str, FileRecord]:
     """The records of the files of an artifact that was just made."""
-    files = {name: FileRecord.of(staged / name) for name in (MODEL, GOLDEN)}
+    files = {name: FileRecord.of(staged / name) for name in (MODEL, REFERENCE_DATA)}
     for file in files.values():
         integrity.note(file)
     return files

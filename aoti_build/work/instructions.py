@@ -52,7 +52,7 @@ class Instructions:
 def instructions_of(target: Target, place: Place) -> dict[str, Any]:
     """What the code of the staged package uses, for the manifest: `seen`, or null and `why` not.
 
-    Raises `BuildError` if a target with a portable floor uses more than that.
+    Raises `BuildError` if a target with a portable architecture uses more than that.
     """
     machine = os.uname().machine
     if machine != "x86_64":
@@ -64,9 +64,9 @@ def instructions_of(target: Target, place: Place) -> dict[str, Any]:
         found = _found(tool, place)
     except (ArtifactError, OSError, ValueError) as error:
         return {"seen": None, "why": f"the code cannot be read: {error}"}
-    allowed = target.hardware.allowed_instructions(target.floor)
+    allowed = target.hardware.allowed_instructions(target.architecture)
     if allowed is not None:
-        _refuse_others(target.floor, allowed, found, place.log)
+        _refuse_others(target.architecture, allowed, found, place.log)
     return {"seen": sorted(found)}
 
 

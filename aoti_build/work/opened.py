@@ -29,8 +29,9 @@ from aoti_build.runtime.package import open_recorded
 from aoti_build.work.worker import check_stopping
 
 
-class FloorLacking(ArtifactError):
-    """The artifact is sound and for a floor that models.yaml names, which this host is below."""
+class ArchitectureMissing(ArtifactError):
+    """The artifact is sound and for an architecture that models.yaml names, which this host is
+    below."""
 
 
 class OpenArtifact(NamedTuple):
@@ -90,22 +91,23 @@ def open_artifact(project: Project, target: Target) -> Iterator[OpenArtifact]:
 @contextlib.contextmanager
 def fit_artifact(project: Project, target: Target) -> Iterator[OpenArtifact]:
     """As `open_artifact`, once it is certain that loading the artifact is safe on this host. Raises
-    `ArtifactError` for an unfit host as well; `FloorLacking` where nothing but the declared floor
-    is in the way."""
+    `ArtifactError` for an unfit host as well; `ArchitectureMissing` where nothing but the declared
+    architecture is in the way."""
     with open_artifact(project, target) as artifact:
         manifest = artifact.manifest
         if lacks := compatibility.lacking(manifest.requires):
-            declared = manifest.floor is not None and lacks == compatibility.lacking_floor(
-                manifest.requires
+            declared = (
+                manifest.architecture is not None
+                and lacks == compatibility.lacking_architecture(manifest.requires)
             )
-            raise (FloorLacking if declared else ArtifactError)(
+            raise (ArchitectureMissing if declared else ArtifactError)(
                 "the artifact cannot run on this host",
                 target=target.name,
                 cause="\n".join(lacks),
                 hint=(
                     "take it to a host that has it"
                     if declared
-                    else "build it here, or for a portable floor such as `cpu: {isa: avx2}`"
+                    else "build it here, or for a portable architecture such as `cpu: {isa: avx2}`"
                 ),
             )
         yield artifact

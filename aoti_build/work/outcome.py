@@ -16,9 +16,9 @@ from aoti_build.planning.index import Published
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one target. `action` is of docs/formats.md; `seconds` are wall times by phase;
-    `unchecked` says why the published artifact was never compared with eager, if it was not;
-    `baseline` what the model loses against that, if it was made or checked now."""
+    """What became of one target. `action` is of docs/reference/formats.md; `seconds` are wall times
+    by phase; `unverified` says why the published artifact was never compared with eager, if it was
+    not; `baseline` what the model loses against that, if it was made or checked now."""
 
     target: Target
     action: Done
@@ -26,7 +26,7 @@ class Outcome:
     published: Published | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
     error: AotiBuildError | None = None
-    unchecked: str | None = None
+    unverified: str | None = None
     baseline: tuple[Mapping[str, Any], ...] = ()
 
 
@@ -41,10 +41,10 @@ def outcome_of(
 ) -> Outcome:
     """The outcome where an artifact with this `manifest` is published now; None if there is
     none."""
-    unchecked = manifest.unchecked if manifest else None
+    unverified = manifest.unverified if manifest else None
     lost = tuple(manifest.check.get("baseline", ())) if manifest else ()
     return Outcome(
-        target, action, reasons, published_of(manifest), seconds or {}, error, unchecked, lost
+        target, action, reasons, published_of(manifest), seconds or {}, error, unverified, lost
     )
 
 

@@ -39,6 +39,6 @@ def restore(context: BuildContext, step: Step) -> Manifest | None:
         reasons = tuple(reason.as_json() for reason in step.reasons)
         manifest = replace(stored, check=check, action=Done.RESTORED, reasons=reasons)
         published = context.publish(target, place, manifest, {}, started)
-        if stored.unchecked and not published.unchecked:
+        if stored.unverified and not published.unverified:
             context.store.put(published, artifact_directory(context.project, target))
         return published

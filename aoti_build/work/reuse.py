@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Mapping
 from typing import Any
 
-from aoti_build.artifact.manifest import GOLDEN, MODEL, Manifest
+from aoti_build.artifact.manifest import MODEL, REFERENCE_DATA, Manifest
 from aoti_build.artifact.verification import is_verified
 from aoti_build.messages import Answer, Compile, KeysQuestion, Repack, Take
 from aoti_build.models_file.project import Target
@@ -30,7 +30,7 @@ class ReuseDecision(contextlib.ExitStack):
     ) -> None:
         super().__init__()
         self.store, self.place, self.from_nothing = context.store, place, from_nothing
-        self.golden_limit = target.model.golden_limit
+        self.reference_data_limit = target.model.reference_data_limit
         self._on_phase, self._preflight = context.phases_of(target), context.preflight
         self._target = target
         self.action = COMPILE
@@ -48,11 +48,17 @@ class ReuseDecision(contextlib.ExitStack):
         byte for byte."""
         return self._hit.requires.get("instructions") if self._hit else None
 
-    def known_check(self, target: Target, *, golden_kept: bool) -> Mapping[str, Any] | None:
+    def known_check(self, target: Target, *, reference_data_kept: bool) -> Mapping[str, Any] | None:
         """An earlier check that still holds: of the package that was taken, against the same
-        tolerance, and the golden file that the worker kept because eager gives the same again."""
+        tolerance, and the reference data that the worker kept because eager gives the same
+        again."""
         hit = self._hit
-        if hit is None or self.action != TAKE or not golden_kept or not is_verified(hit, target):
+        if (
+            hit is None
+            or self.action != TAKE
+            or not reference_data_kept
+            or not is_verified(hit, target)
+        ):
             return None
         return {**hit.check, "seconds": 0.0}
 
@@ -86,15 +92,17 @@ class ReuseDecision(contextlib.ExitStack):
         return waited
 
     def _take(self, question: KeysQuestion) -> Take | None:
-        """The very package, and its golden file if that can be had."""
+        """The very package, and its reference data if that can be had."""
         hit = self.store.by_key(question.key)
         if hit is None or not self.store.get(hit.files[MODEL], self.place.staged / MODEL):
             return None
         self.action, self._hit = TAKE, hit
-        # With another limit, the golden file held less or more than models.yaml now asks for.
-        same_limit = hit.source["spec"].get("golden.limit") == self.golden_limit
-        golden = self.place.staged / GOLDEN
-        return Take(golden=same_limit and self.store.get(hit.files[GOLDEN], golden))
+        # With another limit, the reference data held less or more than models.yaml now asks for.
+        same_limit = hit.source["spec"].get("reference_data.limit") == self.reference_data_limit
+        reference_data = self.place.staged / REFERENCE_DATA
+        return Take(
+            reference_data=same_limit and self.store.get(hit.files[REFERENCE_DATA], reference_data)
+        )
 
     def _repack(self, question: KeysQuestion) -> Repack | None:
         """A package of the same graph whose weights can be exchanged."""

@@ -54,8 +54,8 @@ class TargetBuilder:
             decision = resources.enter_context(
                 ReuseDecision(self.context, target, place, from_nothing=from_nothing)
             )
-            runs_here = not compatibility.lacking_floor(
-                compatibility.requirements(target.device, target.floor)
+            runs_here = not compatibility.lacking_architecture(
+                compatibility.requirements(target.device, target.architecture)
             )
             checker = resources.enter_context(CheckAhead(self.context, place, runs_here=runs_here))
             if _repack_is_likely(step) and not from_nothing:
@@ -66,12 +66,14 @@ class TargetBuilder:
                 Instructions(target, place, decision.known_instructions)
             )
             requires = {
-                **compatibility.requirements(target.device, target.floor),
+                **compatibility.requirements(target.device, target.architecture),
                 **gpu_code_of(target, place),
             }
             if made.imports:
                 requires["imports"] = list(made.imports)
-            check = decision.known_check(target, golden_kept=made.golden_kept) or check_or_say(
+            check = decision.known_check(
+                target, reference_data_kept=made.reference_data_kept
+            ) or check_or_say(
                 self.context, target, place, place.staged, requires, made.signature, checker.worker
             )
             manifest = Manifest(
@@ -111,7 +113,7 @@ class TargetBuilder:
                 raise EditedMeanwhile(f"the artifact of {target.name}")
             renewed = replace(manifest, check=check)
             renewed.write(artifact.place)
-            if manifest.unchecked:
+            if manifest.unverified:
                 self.context.store.put(renewed, artifact.files)
         return renewed
 
@@ -136,7 +138,7 @@ class TargetBuilder:
                     ),
                     hint=(
                         "autotuning on a GPU and memory-mapped weights are not reproducible; see"
-                        " docs/architecture.md"
+                        " docs/how-to/reproducible-builds.md"
                     ),
                     log=place.log,
                 )
@@ -184,9 +186,9 @@ class TargetBuilder:
             root=str(self.context.project.root),
             target_document=target_to_json(target),
             staged=str(place.staged),
-            whole_golden=str(place.whole_golden),
+            whole_reference_data=str(place.whole_reference_data),
             cache_root=str(inductor_cache_root()),
-            floor_patches=target.compile_options,
+            architecture_options=target.compile_options,
             where=places(self.context.project, target),
             toolchain=before["toolchain"],
             environment=before["environment"],
@@ -202,11 +204,14 @@ def _explaining_crashes(target: Target) -> Iterator[None]:
     try:
         yield
     except WorkerCrash as crash:
-        lacks = compatibility.lacking_floor(compatibility.requirements(target.device, target.floor))
+        lacks = compatibility.lacking_architecture(
+            compatibility.requirements(target.device, target.architecture)
+        )
         if crash.signal_name != "SIGILL" or target.hardware.has_kernels or not lacks:
             raise
         raise BuildError(
-            f"inductor ran code for isa {target.floor} while it compiled, which this host cannot",
+            f"this host cannot run code for isa {target.architecture}, which inductor ran while it"
+            " compiled",
             target=target.name,
             cause="\n".join(lacks),
             hint=(
@@ -219,7 +224,7 @@ def _explaining_crashes(target: Target) -> Iterator[None]:
 def _repack_is_likely(step: Step) -> bool:
     """The published code could take other weights, and code, options and toolchain seem to be the
     same."""
-    apart = step.manifest is not None and bool(step.manifest.weights.get("apart"))
+    apart = step.manifest is not None and bool(step.manifest.weights.get("external"))
     kinds = {reason.reason for reason in step.reasons}
     return (
         apart
@@ -240,7 +245,7 @@ def _action(done: str, step: Step, graph_key: str) -> Done:
 def _explained(step: Step, done: str, graph_key: str) -> tuple[Reason, ...]:
     """The step's reasons, and why new weights needed a compile where only they are new."""
     old = step.manifest
-    if done != COMPILE or old is None or old.weights.get("apart") is not False:
+    if done != COMPILE or old is None or old.weights.get("external") is not False:
         return step.reasons
     if old.graph_key == graph_key or {reason.reason for reason in step.reasons} == {
         ReasonKind.WEIGHTS_CHANGED

@@ -44,7 +44,7 @@ class Net(nn.Module):
         return {"scores": self.head(hidden.mean((2, 3))), "hidden": hidden}
 """
 MODELS = """\
-edition: 1
+version: 1
 models:
   net:
     source: net.py:Net
@@ -77,7 +77,7 @@ print("same as eager")
 # The own GPU by name, one that only a torch like 2.14 can package for here, and one that no GPU
 # here is.
 ARCHES = """\
-edition: 1
+version: 1
 models:
   net:
     source: net.py:Net
@@ -100,7 +100,7 @@ def build():
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10))
 """
 CHOICE_MODELS = """\
-edition: 1
+version: 1
 models:
   choice:
     source: choice.py:build
@@ -313,7 +313,7 @@ def test_a_foreign_architecture_is_built_where_torch_can_and_unavailable_elsewhe
         assert foreign["action"] == "unavailable"
         assert "compiles for the GPU it finds" in foreign["reasons"][0]["what"]
     elif cuda.fatbin_tool():
-        assert (foreign["action"], foreign["unchecked"]) == ("compiled", None)
+        assert (foreign["action"], foreign["unverified"]) == ("compiled", None)
         assert {"sm_80", "compute_80"} <= set(_requires(root, "cuda-sm_80")["gpu_code"])
     assert rows["net/cuda-sm_999"]["action"] == "unavailable"
     assert _inv(root, "build", "--strict", "--json").returncode == 1

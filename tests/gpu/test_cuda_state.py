@@ -76,7 +76,7 @@ class Both(nn.Module):
         return torch.softmax(hidden @ hidden.transpose(1, 2), -1) @ hidden
 """
 MODELS = """\
-edition: 1
+version: 1
 models:
   delay: {source: "net.py:Delay", inputs: [{shape: [4, 8]}], devices: [cuda]}
   written:

@@ -197,7 +197,7 @@ def _tried(root: Path, entry: Entry) -> str:
     (root / "tasks.py").write_text("from aoti_build.tasks import ns\n")
     dtype = "" if entry.dtype == "float32" else f"    dtype: {entry.dtype}\n"
     (root / "models.yaml").write_text(
-        "edition: 1\ninductor_configs: {tuned: {max_autotune: true}}\nmodels:\n  model:\n"
+        "version: 1\ninductor_configs: {tuned: {max_autotune: true}}\nmodels:\n  model:\n"
         f"    source: nets.py:build\n    devices: [cuda]\n{entry.model}{dtype}{entry.presets}"
     )
     _run(root, sys.executable, "-m", "invoke", "build", "--strict")

@@ -7,7 +7,7 @@ import textwrap
 from pathlib import Path
 
 MODELS_YAML = """\
-edition: 1
+version: 1
 models:
   linear:
     source: nets/linear.py:build
@@ -122,7 +122,7 @@ def write_single(root: Path, source: str, model: str, *, file: str = "net.py") -
     root.mkdir(parents=True, exist_ok=True)
     (root / file).write_text(textwrap.dedent(source))
     (root / "models.yaml").write_text(
-        "edition: 1\nmodels:\n" + textwrap.indent(textwrap.dedent(model), "  ")
+        "version: 1\nmodels:\n" + textwrap.indent(textwrap.dedent(model), "  ")
     )
     (root / "tasks.py").write_text("from aoti_build.tasks import ns\n")
 

@@ -15,8 +15,13 @@ from aoti_build._torch.checking import (  # noqa: E402
     tf32,
 )
 from aoti_build._torch.checking.compare import compare  # noqa: E402
-from aoti_build._torch.checking.golden import Case, Golden, load_golden, save_golden  # noqa: E402
 from aoti_build._torch.checking.reference import points  # noqa: E402
+from aoti_build._torch.checking.reference_data import (  # noqa: E402
+    Case,
+    ReferenceData,
+    load_reference_data,
+    save_reference_data,
+)
 from aoti_build._torch.jobs.probe import probes  # noqa: E402
 from aoti_build._torch.program.inputs import Call  # noqa: E402
 from aoti_build.models_file.project import Dim  # noqa: E402
@@ -287,7 +292,7 @@ def test_what_must_be_refused() -> None:
     assert tried["x: at an offset in its storage"].inputs[0].storage_offset() == 3
 
 
-def test_golden_files_are_read_back_and_keep_their_limit(tmp_path: Path) -> None:
+def test_reference_files_are_read_back_and_keep_their_limit(tmp_path: Path) -> None:
     big, small = torch.rand(1000), torch.rand(10)
     cases = [
         Case(
@@ -303,25 +308,25 @@ def test_golden_files_are_read_back_and_keep_their_limit(tmp_path: Path) -> None
         )
         for name in ("example", "max")
     ]
-    golden = Golden(cases, None, {"inputs": [small + 1, None]})
-    assert save_golden(tmp_path / "whole", golden)
-    read = load_golden(tmp_path / "whole")
+    reference_data = ReferenceData(cases, None, {"inputs": [small + 1, None]})
+    assert save_reference_data(tmp_path / "whole", reference_data)
+    read = load_reference_data(tmp_path / "whole")
     assert (read.cases[1].sizes, read.cases[1].rounded_rmse) == ({"batch": 2}, [1e-4, None])
     assert torch.equal(read.cases[1].inputs[0], big)
     assert torch.equal(read.others["inputs"][0], small + 1)
     assert read.cases[0].outputs[1] is None
     # What decides is kept of every case; inputs that can be drawn again come last.
-    assert not save_golden(tmp_path / "cut", golden, limit=4500, redrawable=True)
-    cut = load_golden(tmp_path / "cut")
+    assert not save_reference_data(tmp_path / "cut", reference_data, limit=4500, redrawable=True)
+    cut = load_reference_data(tmp_path / "cut")
     assert cut.cases[0].inputs is not None
     assert (cut.cases[1].inputs, cut.cases[1].outputs is not None) == (None, True)
     # Without its inputs a case that cannot be drawn again is of no use.
-    assert not save_golden(tmp_path / "cut", golden, limit=4500)
-    cut = load_golden(tmp_path / "cut")
+    assert not save_reference_data(tmp_path / "cut", reference_data, limit=4500)
+    cut = load_reference_data(tmp_path / "cut")
     assert (cut.cases[0].inputs is not None, cut.cases[1].inputs, cut.cases[1].outputs) == (
         True,
         None,
         None,
     )
-    assert save_golden(tmp_path / "again", golden)
+    assert save_reference_data(tmp_path / "again", reference_data)
     assert (tmp_path / "again").read_bytes() == (tmp_path / "whole").read_bytes()

@@ -24,7 +24,7 @@ def cache(cpp_cache: dict[str, str]) -> dict[str, str]:
     return cpp_cache
 
 
-def test_goldens_and_refusals_pass_from_cpp_as_from_python(
+def test_references_and_refusals_pass_from_cpp_as_from_python(
     built: Path, cache: dict[str, str]
 ) -> None:
     """The tagger has int64 and bool inputs, a dict of outputs and a dynamic size."""

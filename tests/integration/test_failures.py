@@ -86,7 +86,7 @@ class Liar(nn.Module):
         return x * 2.0 if torch.compiler.is_compiling() else x * 2.01
 '''
 MODELS = """\
-edition: 1
+version: 1
 inductor_configs:
   misspelt: {max_autotun: true}
 models:
@@ -192,7 +192,7 @@ def test_a_mistake_in_the_models_own_files_exits_2(failed: tuple[Path, Finished]
 def test_a_download_that_fails_says_what_else_can_be_done(tmp_path: Path) -> None:
     (tmp_path / "tasks.py").write_text("from aoti_build.tasks import ns\n")
     (tmp_path / "models.yaml").write_text(
-        "edition: 1\n"
+        "version: 1\n"
         "models:\n"
         "  resnet18:\n"
         "    source: torchvision.models:resnet18\n"

@@ -136,7 +136,7 @@ def test_one_weight_off_is_found_named_and_reproduced(sound: Path, tmp_path: Pat
     tamper(sound / "artifacts/sound/cpu", off)
     reports = {kind: tmp_path / f"report.{kind}" for kind in ("xml", "html")}
     options = (
-        "--deep",
+        "--localize",
         "--repro",
         str(tmp_path / "repro"),
         "--junit",
@@ -148,9 +148,9 @@ def test_one_weight_off_is_found_named_and_reproduced(sound: Path, tmp_path: Pat
     assert finished.code == 3
     row = finished.target("sound/cpu")
     assert row["verdict"] == "mismatch"
-    assert row["deep"]["stage"] == "weights"
-    (weight,) = row["deep"]["weights"]
-    assert weight["name"] in row["deep"]["said"]
+    assert row["localization"]["stage"] == "weights"
+    (weight,) = row["localization"]["weights"]
+    assert weight["name"] in row["localization"]["said"]
     assert weight["max_abs"] == pytest.approx(1e-2, rel=1e-3)
     assert "<failure" in reports["xml"].read_text()
     assert "sound/cpu" in reports["html"].read_text()

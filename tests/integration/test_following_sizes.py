@@ -39,7 +39,7 @@ class Attend(torch.nn.Module):
         return {"out": torch.softmax(scores, -1) @ keys, "keys": keys}
 
 
-class Apart(torch.nn.Module):
+class External(torch.nn.Module):
     """Takes what the cache has and what the mask has without relating them."""
 
     def forward(self, x: Tensor, past: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -103,7 +103,7 @@ def test_a_cache_of_past_sizes_and_a_mask_of_one_more() -> None:
     assert shapes_of(found, "outputs") == [["batch", 1, 4], ["batch", "past + 1", 4]]
 
 
-@pytest.mark.parametrize("module", [Attend(), Apart()])
+@pytest.mark.parametrize("module", [Attend(), External()])
 def test_a_mask_over_the_past_and_the_present(module: torch.nn.Module) -> None:
     shapes = [["batch", "seq", 4], ["batch", "past", 4], ["batch", "past + seq"]]
     assert shapes_of(exported(module, (BATCH, PAST, SEQ), *shapes), "inputs") == shapes
@@ -142,7 +142,7 @@ def test_sizes_that_the_model_ties_otherwise_are_refused() -> None:
 
 
 def test_the_hook_that_asserts_is_gone_after_the_export() -> None:
-    module = Apart()
+    module = External()
     exported(
         module,
         (BATCH, PAST, SEQ),

@@ -132,7 +132,7 @@ class Boxes(nn.Module):
         return torchvision.ops.nms(corners, scores, 0.5)
 """
 YAML = """\
-edition: 1
+version: 1
 models:
   typed:
     source: nets/net.py:Net
@@ -285,10 +285,10 @@ def test_what_cpp_cannot_have_is_unavailable(built: Path, cpp_cache: dict[str, s
     done = run_inv(built, "verify", "--runtime", "cpp", "--json", env=cpp_cache)
     assert done.code == 0, done.err
     typed = done.target("typed/cpu")
-    assert (typed["verdict"], typed["stale"][0]["reason"]) == ("unavailable", "not-in-cpp")
+    assert (typed["verdict"], typed["out_of_date"][0]["reason"]) == ("unavailable", "not-in-cpp")
     assert (
         "no C++ library registers the operator mine::bump: Python code does"
-        in typed["stale"][0]["what"]
+        in typed["out_of_date"][0]["what"]
     )
     assert done.target("plain/cpu")["verdict"] == "passed"
     # torchvision's library is loaded, or the verdict says why it cannot be.
@@ -296,7 +296,7 @@ def test_what_cpp_cannot_have_is_unavailable(built: Path, cpp_cache: dict[str, s
 
 
 MORE = """\
-edition: 1
+version: 1
 models:
   late: {source: nets/net.py:late, inputs: [{shape: [2, 4]}]}
   constant: {source: nets/net.py:Constant, inputs: [{shape: [2, 4]}]}

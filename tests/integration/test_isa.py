@@ -1,6 +1,6 @@
-"""Portable floors: the code of a real model is for the floor and no more, also where inductor has
-no `cpp.march`; and what a host cannot run it can still compile, which is then said until another
-host has compared it with eager."""
+"""Portable architectures: the code of a real model is for the architecture and no more, also where
+inductor has no `cpp.march`; and what a host cannot run it can still compile, which is then said
+until another host has compared it with eager."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from aoti_build.host import cpu
 from aoti_build.models_file import load_project
 
 MODELS = """\
-edition: 1
+version: 1
 inductor_configs:
   native: {cpp.march: native}
 models:
-  floor:
+  architecture:
     source: net.py:build
     inputs: [{shape: [4, 8]}]
     cpu: {isa: avx2}
@@ -63,7 +63,7 @@ def _note(event, arguments):
 sys.addaudithook(_note)
 """
 WIDE = """\
-edition: 1
+version: 1
 models:
   wide:
     source: net.py:build
@@ -138,32 +138,32 @@ def test_an_instruction_set_that_worked_is_not_tried_again(
 
 
 @pytest.mark.slow
-def test_a_floor_is_kept_and_code_beyond_it_is_not_published(tmp_path: Path) -> None:
+def test_a_architecture_is_kept_and_code_beyond_it_is_not_published(tmp_path: Path) -> None:
     (tmp_path / "models.yaml").write_text(MODELS)
     (tmp_path / "tasks.py").write_text("from aoti_build.tasks import ns\n")
     (tmp_path / "net.py").write_text(LINEAR)
     (tmp_path / "older.py").write_text(LINEAR + OLDER)
     finished = run_inv(tmp_path, "build", "--json", "--keep-going")
-    assert finished.target("floor/cpu")["action"] == "compiled", finished.err
+    assert finished.target("architecture/cpu")["action"] == "compiled", finished.err
     assert finished.target("older/cpu")["action"] == "compiled", finished.err
-    for model in ("floor", "older"):
+    for model in ("architecture", "older"):
         needs = json.loads((tmp_path / f"artifacts/{model}/cpu/manifest.json").read_bytes())[
             "requires"
         ]
         assert "avx2" in needs["instructions"]["seen"]
         assert set(needs["instructions"]["seen"]) <= cpu.ISA_FEATURES["avx2"]
-    refused = finished.target("floor/cpu-native")
+    refused = finished.target("architecture/cpu-native")
     if not NATIVE_EXCEEDS_AVX2:
-        assert refused["action"] == "compiled", "what this processor has is the floor"
+        assert refused["action"] == "compiled", "what this processor has is the architecture"
         return
     assert refused["action"] == "failed"
     assert "avx512f: " in refused["error"]["cause"]
-    assert not (tmp_path / "artifacts/floor/cpu-native/model.pt2").exists()
+    assert not (tmp_path / "artifacts/architecture/cpu-native/model.pt2").exists()
 
 
 @pytest.mark.skipif(not CAPABLE, reason="the artifact is run as well, by a processor with AVX-512")
 @pytest.mark.slow
-def test_a_floor_that_the_host_lacks_is_compiled_and_not_called_good_until_another_host_ran_it(
+def test_an_architecture_that_the_host_lacks_is_compiled_and_unverified(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One real compile, on a host that says it has AVX2 alone; then the same files on this one, as
@@ -183,12 +183,15 @@ def test_a_floor_that_the_host_lacks_is_compiled_and_not_called_good_until_anoth
         loaded = (tmp_path / "loaded.txt").read_text().splitlines()
         assert not [name for name in loaded if str(tmp_path) in name]
         assert (
-            outcome.unchecked
+            outcome.unverified
             == "this processor lacks avx512bw, avx512cd, avx512dq, avx512f, avx512vl"
         )
-        assert status(project).as_json()["targets"][0]["unchecked"] == outcome.unchecked
+        assert status(project).as_json()["targets"][0]["unverified"] == outcome.unverified
         (verdict,) = verify(project, project.targets).verdicts
-        assert (verdict.verdict, verdict.stale[0].reason) == ("unavailable", "lacks-floor")
+        assert (verdict.verdict, verdict.out_of_date[0].reason) == (
+            "unavailable",
+            "lacks-architecture",
+        )
     made = read_manifest(artifact)
     assert isinstance(made, Manifest)
     seen = set(made.requires["instructions"]["seen"])
@@ -206,7 +209,7 @@ def test_a_floor_that_the_host_lacks_is_compiled_and_not_called_good_until_anoth
     assert (verdict.verdict, verdict.error) == ("passed", None)
     settled = read_manifest(artifact)
     assert isinstance(settled, Manifest)
-    assert settled.unchecked is None
+    assert settled.unverified is None
     assert settled.check["cases"]
     answer = subprocess.run(
         [sys.executable, "-c", LOADED], cwd=tmp_path, capture_output=True, text=True, check=False
@@ -217,7 +220,7 @@ def test_a_floor_that_the_host_lacks_is_compiled_and_not_called_good_until_anoth
     with monkeypatch.context() as lesser:
         lesser.setattr(cpu, "cpu_features", lambda: tuple(sorted(cpu.ISA_FEATURES["avx2"])))
         (outcome,) = build(project, project.targets).outcomes
-        assert (outcome.action, outcome.unchecked) == (
+        assert (outcome.action, outcome.unverified) == (
             "restored",
             None,
         )  # what was found elsewhere holds here

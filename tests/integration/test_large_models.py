@@ -21,7 +21,7 @@ from torch.nn import functional  # noqa: E402
 
 from aoti_build._torch import events as events_module  # noqa: E402
 from aoti_build._torch.checking import reference, substitute  # noqa: E402
-from aoti_build._torch.checking.reference import Subject, make_golden  # noqa: E402
+from aoti_build._torch.checking.reference import Subject, make_reference_data  # noqa: E402
 from aoti_build._torch.events import Events  # noqa: E402
 from aoti_build._torch.program.inputs import from_shapes  # noqa: E402
 from aoti_build._torch.program.writes import Writes  # noqa: E402
@@ -87,10 +87,10 @@ WRITES = {Normed: Writes(buffers=("count",)), Total: Writes(buffers=("total",))}
 def test_weights_widened_one_by_one_give_what_a_float64_copy_gives(
     kind: type[nn.Module], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = golden_of(kind)
+    whole = reference_data_of(kind)
     monkeypatch.setattr(substitute, "LARGE", 0)
     monkeypatch.setattr(substitute, "_KEPT", 0)
-    one_by_one = golden_of(kind)
+    one_by_one = reference_data_of(kind)
     assert one_by_one.no_exact is None
     for mine, other in zip(one_by_one.cases, whole.cases, strict=True):
         assert mine.digest == other.digest
@@ -108,7 +108,7 @@ def test_other_weights_of_a_large_model_are_other_weights(monkeypatch: pytest.Mo
     module = Tied().eval().requires_grad_(False)
     before = {name: value.clone() for name, value in module.state_dict().items()}
     subject = Subject(module, from_shapes(model().inputs), "cpu")
-    case = reference.make_golden(subject, model()).cases[0]
+    case = reference.make_reference_data(subject, model()).cases[0]
     changed = reference._other_weights(subject, case)
     assert changed is not None
     assert not torch.allclose(changed[0], case.outputs[0], rtol=1e-2)
@@ -124,7 +124,7 @@ def test_a_model_that_branches_has_a_float64_reference() -> None:
         def forward(self, x: Any) -> Any:
             return torch.cond(x.sum() > 0, lambda x: self.layer(x).sin(), lambda x: x.cos(), (x,))
 
-    found = golden_of(Branches)
+    found = reference_data_of(Branches)
     assert found.no_exact is None
     assert found.cases[0].exact[0].dtype == torch.float64
 
@@ -140,11 +140,14 @@ def test_float64_ends_when_it_takes_too_long_and_says_for_how_much(
 
     monkeypatch.setattr(reference, "EXACT_SECONDS", 0.25)
     batch = Dim("batch", min=2, max=64, example=4)
-    golden = golden_of(lambda: Slow(8, 8), model("batch", dims=(batch,)))
-    known = {case.name for case in golden.cases if case.exact is not None}
-    assert len(known) < len(golden.cases)
-    assert golden.no_exact
-    assert f"{len(golden.cases) - len(known)} of {len(golden.cases)} points" in golden.no_exact
+    reference_data = reference_data_of(lambda: Slow(8, 8), model("batch", dims=(batch,)))
+    known = {case.name for case in reference_data.cases if case.exact is not None}
+    assert len(known) < len(reference_data.cases)
+    assert reference_data.no_exact
+    assert (
+        f"{len(reference_data.cases) - len(known)} of {len(reference_data.cases)} points"
+        in reference_data.no_exact
+    )
 
 
 def test_a_long_phase_says_what_it_does(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,7 +167,7 @@ _MEASURED = """\
 import resource, sys
 import torch
 from torch import nn
-from aoti_build._torch.checking.reference import Subject, _other_weights, make_golden
+from aoti_build._torch.checking.reference import Subject, _other_weights, make_reference_data
 from aoti_build._torch.program.inputs import from_shapes
 from aoti_build.models_file.project import Model, Source, TensorInput
 
@@ -176,9 +179,9 @@ model = Model("model", Source("nets", None, "build"), inputs)
 subject = Subject(module, from_shapes(model.inputs), "cpu")
 module(torch.zeros(2, width))
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-golden = make_golden(subject, model)
-assert golden.no_exact is None and golden.cases[0].exact[0].dtype == torch.float64
-_other_weights(subject, golden.cases[0])
+reference data = make_reference_data(subject, model)
+assert reference data.no_exact is None and reference data.cases[0].exact[0].dtype == torch.float64
+_other_weights(subject, reference data.cases[0])
 after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 print((after - before) * 1024 / sum(value.nbytes for value in module.parameters()))
 """
@@ -194,7 +197,7 @@ def test_the_references_of_a_large_model_need_little_memory_beside_it() -> None:
     assert float(done.stdout) < 0.8
 
 
-def golden_of(make: Any, described: Model | None = None) -> Any:
+def reference_data_of(make: Any, described: Model | None = None) -> Any:
     torch.manual_seed(0)
     described = described or model()
     subject = Subject(
@@ -203,7 +206,7 @@ def golden_of(make: Any, described: Model | None = None) -> Any:
         "cpu",
         WRITES.get(make, Writes()),
     )
-    return make_golden(subject, described)
+    return make_reference_data(subject, described)
 
 
 def model(rows: int | str = 4, dims: tuple[Dim, ...] = ()) -> Model:

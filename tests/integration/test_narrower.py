@@ -16,7 +16,7 @@ from torch import nn  # noqa: E402 - torch is imported first, with its warnings
 
 from aoti_build._torch.checking.baseline import judged, losses  # noqa: E402
 from aoti_build._torch.checking.compare import compare  # noqa: E402
-from aoti_build._torch.checking.reference import Subject, make_golden  # noqa: E402
+from aoti_build._torch.checking.reference import Subject, make_reference_data  # noqa: E402
 from aoti_build._torch.program.inputs import from_shapes  # noqa: E402
 from aoti_build._torch.program.precision import computed_in  # noqa: E402
 from aoti_build._torch.program.writes import Writes, functional_form  # noqa: E402
@@ -68,11 +68,11 @@ MODEL = Model("model", Source("nets", None, "build"), (TensorInput((48, 64), "fl
 
 def case_of(module: nn.Module, computed: str | None) -> Any:
     assert isinstance(MODEL.inputs, tuple)
-    golden = make_golden(
+    reference_data = make_reference_data(
         Subject(module, from_shapes(MODEL.inputs), "cpu", computed=[computed]), MODEL
     )
-    assert golden.no_exact is None
-    return golden.cases[0]
+    assert reference_data.no_exact is None
+    return reference_data.cases[0]
 
 
 def found_in(module: nn.Module, *inputs: Any) -> dict[str, str]:

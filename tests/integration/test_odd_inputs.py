@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from aoti_build._torch.checking.golden import load_golden
+from aoti_build._torch.checking.reference_data import load_reference_data
 from aoti_build._torch.data import image
 from aoti_build._torch.data.read import READERS, read
 from aoti_build._torch.program.weights import load_weights
@@ -43,8 +43,8 @@ def test_an_input_of_a_run(odd: Callable[[str], Path], suffix: str) -> None:
     refused(lambda: read(odd(f"input{suffix}"), SIGNATURE), UsageError)
 
 
-def test_a_picture(odd: Callable[[str], Path]) -> None:
-    refused(lambda: image._open(odd("picture.png")), UsageError)
+def test_a_image(odd: Callable[[str], Path]) -> None:
+    refused(lambda: image._open(odd("image.png")), UsageError)
 
 
 def test_names_of_classes(odd: Callable[[str], Path]) -> None:
@@ -62,8 +62,8 @@ def test_weights(odd: Callable[[str], Path], suffix: str) -> None:
     )
 
 
-def test_a_golden_file(odd: Callable[[str], Path]) -> None:
-    refused(lambda: load_golden(odd("golden.safetensors")), ArtifactError)
+def test_a_reference_file(odd: Callable[[str], Path]) -> None:
+    refused(lambda: load_reference_data(odd("reference.safetensors")), ArtifactError)
 
 
 @pytest.mark.parametrize("suffix", READERS)
@@ -74,10 +74,10 @@ def test_an_input_that_memory_has_no_room_for(tmp_path: Path, suffix: str) -> No
     refused(lambda: read(path, SIGNATURE), UsageError, "are read of such a file")
 
 
-def test_a_picture_of_two_gigabytes(tmp_path: Path) -> None:
-    path = tmp_path / "picture.png"
+def test_a_image_of_two_gigabytes(tmp_path: Path) -> None:
+    path = tmp_path / "image.png"
     path.touch()
-    os.truncate(path, 2 * image.PICTURE_LIMIT)
+    os.truncate(path, 2 * image.IMAGE_LIMIT)
     refused(lambda: image._open(path), UsageError, "are read of such a file")
 
 

@@ -13,7 +13,7 @@ from conftest import Finished
 SHOW = """
 import json, sys
 from pathlib import Path
-from aoti_build._torch.jobs import build, deep
+from aoti_build._torch.jobs import build, localize
 from aoti_build._torch.compiling.shared import keep_below
 if "early" in sys.argv:
     keep_below(Path(sys.argv[1]))

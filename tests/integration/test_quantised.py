@@ -127,14 +127,14 @@ class Around(nn.Module):
 def around():
     return Around()
 """
-VECTORS, PICTURES = (16, 64), (16, 3, 8, 8)
+VECTORS, IMAGES = (16, 64), (16, 3, 8, 8)
 FACTORIES = {
     "weights_only": VECTORS,
     "dynamic": VECTORS,
     "float8": VECTORS,
     "int4": VECTORS,
-    "exported": PICTURES,
-    "around": PICTURES,
+    "exported": IMAGES,
+    "around": IMAGES,
 }
 NONE = {"atol": None, "rtol": None, "outputs": {}}
 
@@ -315,7 +315,7 @@ def test_a_method_finds_the_quantised_weights_of_the_model_itself(tmp_path: Path
 
 
 MODELS = """\
-edition: 1
+version: 1
 models:
   dynamic:
     source: nets.py:dynamic

@@ -14,8 +14,8 @@ from safetensors.torch import save_file  # noqa: E402 - torch is imported first,
 from small_modules import Total  # noqa: E402
 from torch import nn  # noqa: E402
 
-from aoti_build._torch.checking.golden import save_golden  # noqa: E402
-from aoti_build._torch.checking.reference import Subject, is_golden_of, make_golden  # noqa: E402
+from aoti_build._torch.checking.reference import Subject, is_reference_data_of, make_reference_data  # noqa: E402
+from aoti_build._torch.checking.reference_data import save_reference_data  # noqa: E402
 from aoti_build._torch.checking.seen import first_calls  # noqa: E402
 from aoti_build._torch.checking.state import kept_state  # noqa: E402
 from aoti_build._torch.program.export import _placeholders  # noqa: E402
@@ -61,9 +61,9 @@ def model_of(shape: tuple[int | str, ...], dims: tuple[Dim, ...] = ()) -> Model:
     return Model("model", Source("nets", None, "build"), inputs, dims=dims)
 
 
-def golden_of(module: nn.Module, model: Model, writes: Writes) -> Any:
+def reference_data_of(module: nn.Module, model: Model, writes: Writes) -> Any:
     assert isinstance(model.inputs, tuple)
-    return make_golden(
+    return make_reference_data(
         Subject(module.eval().requires_grad_(False), from_shapes(model.inputs), "cpu", writes),
         model,
     )
@@ -71,8 +71,10 @@ def golden_of(module: nn.Module, model: Model, writes: Writes) -> Any:
 
 def test_each_case_of_a_model_with_state_is_several_calls_from_the_first_state() -> None:
     torch.manual_seed(0)
-    golden = golden_of(Total(), model_of(("batch", 8), BATCH), Writes(buffers=("total",)))
-    sequences = list(golden.sequences())
+    reference_data = reference_data_of(
+        Total(), model_of(("batch", 8), BATCH), Writes(buffers=("total",))
+    )
+    sequences = list(reference_data.sequences())
     assert [[case.call for case in calls] for calls in sequences] == [
         list(range(STATE_CALLS))
     ] * len(sequences)
@@ -87,20 +89,20 @@ def test_each_case_of_a_model_with_state_is_several_calls_from_the_first_state()
             assert torch.allclose(exact_output, exact_buffer * 2)
             assert not torch.equal(buffer.double(), total)
             total = buffer.double()
-    assert golden.no_exact is None
-    assert torch.equal(golden.state["total"], torch.zeros(8))
+    assert reference_data.no_exact is None
+    assert torch.equal(reference_data.state["total"], torch.zeros(8))
 
 
 def test_the_calls_of_a_sequence_have_inputs_of_their_own() -> None:
-    golden = golden_of(Total(), model_of((4, 8)), Writes(buffers=("total",)))
-    (calls,) = golden.sequences()
+    reference_data = reference_data_of(Total(), model_of((4, 8)), Writes(buffers=("total",)))
+    (calls,) = reference_data.sequences()
     assert not torch.equal(calls[0].inputs[0], calls[1].inputs[0])
     assert len({case.name for case in calls}) == STATE_CALLS
 
 
 def test_a_model_without_state_is_called_once() -> None:
-    golden = golden_of(nn.Linear(8, 2), model_of((4, 8)), Writes())
-    assert [case.call for case in golden.cases] == [0]
+    reference_data = reference_data_of(nn.Linear(8, 2), model_of((4, 8)), Writes())
+    assert [case.call for case in reference_data.cases] == [0]
 
 
 def test_inputs_that_are_written_into_are_kept_as_they_are_before_and_after() -> None:
@@ -109,8 +111,8 @@ def test_inputs_that_are_written_into_are_kept_as_they_are_before_and_after() ->
             x.add_(1)
             return x.sum()
 
-    golden = golden_of(Shifts(), model_of((4,)), Writes(("x",), (0,)))
-    (case,) = golden.cases
+    reference_data = reference_data_of(Shifts(), model_of((4,)), Writes(("x",), (0,)))
+    (case,) = reference_data.cases
     assert torch.equal(case.outputs[1], case.inputs[0] + 1)
 
 
@@ -183,25 +185,27 @@ def test_an_output_of_sizes_alone_is_not_taken_for_one_of_the_inputs() -> None:
     sizes = ({0: torch.export.Dim("batch", min=2, max=6)},)
     module, args = Counts().eval(), (torch.ones(4, 8),)
     program = torch.export.export(module, args, dynamic_shapes=sizes, strict=False)
-    golden = make_golden(Subject(module, from_shapes(model.inputs), "cpu"), model, program=program)
-    assert [value is None for value in golden.others["inputs"]] == [True, False]
+    reference_data = make_reference_data(
+        Subject(module, from_shapes(model.inputs), "cpu"), model, program=program
+    )
+    assert [value is None for value in reference_data.others["inputs"]] == [True, False]
 
 
 @pytest.mark.parametrize("kind", ["kept", "garbage", "headless", "absent"])
-def test_a_stored_golden_file_that_is_none_is_made_anew(tmp_path: Path, kind: str) -> None:
+def test_a_stored_reference_file_that_is_none_is_made_anew(tmp_path: Path, kind: str) -> None:
     model = model_of((4, 8), ())
     assert isinstance(model.inputs, tuple)
     subject, path = (
         Subject(nn.Linear(8, 3).eval(), from_shapes(model.inputs), "cpu"),
-        tmp_path / "golden.safetensors",
+        tmp_path / "reference.safetensors",
     )
     if kind == "kept":
-        save_golden(path, make_golden(subject, model))
+        save_reference_data(path, make_reference_data(subject, model))
     elif kind == "garbage":
         path.write_bytes(b"garbage")
     elif kind == "headless":
         save_file({"x": torch.zeros(1)}, path)
-    assert is_golden_of(path, subject, model) is (kind == "kept")
+    assert is_reference_data_of(path, subject, model) is (kind == "kept")
 
 
 class Norm(nn.Module):
@@ -303,8 +307,8 @@ def test_state_that_shares_memory_has_no_float64_reference() -> None:
             self.one.add_(0.005)
             return x + self.part.sum()
 
-    golden = golden_of(Tied(), model_of((4, 8)), Writes(buffers=("one",)))
-    assert "share memory" in golden.no_exact
+    reference_data = reference_data_of(Tied(), model_of((4, 8)), Writes(buffers=("one",)))
+    assert "share memory" in reference_data.no_exact
 
 
 def test_a_constant_that_is_named_like_an_input_is_a_constant() -> None:

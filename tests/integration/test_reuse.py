@@ -168,8 +168,8 @@ def test_why_names_what_changed(project: Path) -> None:
 
 @pytest.mark.slow
 def test_arithmetic_on_a_one_element_weight_follows_the_weight(tmp_path: Path) -> None:
-    """Inductor folds it into the code, where no golden input may come by; the weight itself stays
-    in the blob."""
+    """Inductor folds it into the code, where no reference input may come by; the weight itself
+    stays in the blob."""
     source = """\
         import torch
         from torch import nn
@@ -235,7 +235,7 @@ def test_weights_that_are_part_of_the_code_are_compiled_anew(tmp_path: Path, opt
         assert row["action"] == action
     assert [reason["reason"] for reason in row["reasons"]] == ["weights-changed", "weights-in-code"]
     manifest = json.loads((tmp_path / "artifacts/net/cpu-own/manifest.json").read_bytes())
-    assert manifest["weights"]["apart"] is False
+    assert manifest["weights"]["external"] is False
     assert run_inv(tmp_path, "verify").code == 0
 
 

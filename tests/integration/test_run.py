@@ -1,7 +1,7 @@
-"""`invoke run` on a real artifact: files, pictures, outputs, the check; one small vision model is
+"""`invoke run` on a real artifact: files, images, outputs, the check; one small vision model is
 compiled for all.
 
-What reads files and pictures is also called here without an artifact: it needs torch, and no
+What reads files and images is also called here without an artifact: it needs torch, and no
 compiler.
 """
 
@@ -22,7 +22,7 @@ from projects import flip_a_bit, write_single
 from safetensors.torch import load_file, save_file
 
 from aoti_build._torch.data import read as reading
-from aoti_build._torch.data.image import pictures, top_classes
+from aoti_build._torch.data.image import images, top_classes
 from aoti_build._torch.data.read import READERS, read
 from aoti_build._torch.jobs.run import WRITERS, save, summary
 from aoti_build.commands.run import OUTPUT_SUFFIXES, TENSOR_SUFFIXES
@@ -40,8 +40,8 @@ class Net(nn.Module):
         self.conv = nn.Conv2d(3, 8, 3, stride=2)
         self.head = nn.Linear(8, 1000)
 
-    def forward(self, picture):
-        return self.head(self.conv(picture).relu().mean((2, 3)))
+    def forward(self, image):
+        return self.head(self.conv(image).relu().mean((2, 3)))
 
 
 def build():
@@ -75,8 +75,8 @@ def vision_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("vision") / "project"
     write_single(root, NET, TINY + DECLARED)
     (root / "classes.txt").write_text("".join(f"class {index}\n" for index in range(1000)))
-    picture(root / "one.png", 60, 50)
-    picture(root / "two.jpg", 70, 90)
+    image(root / "one.png", 60, 50)
+    image(root / "two.jpg", 70, 90)
     finished = run_inv(root, "build")
     assert finished.code == 0, finished.out
     return root
@@ -90,8 +90,8 @@ def vision(vision_once: Path, tmp_path: Path) -> Path:
     return root
 
 
-def picture(path: Path, width: int, height: int, mode: str = "RGB") -> Path:
-    """A picture of noise that has some shape when it is made smaller."""
+def image(path: Path, width: int, height: int, mode: str = "RGB") -> Path:
+    """An image of noise that has some shape when it is made smaller."""
     values = numpy.random.default_rng(width).integers(
         0, 255, (height // 5, width // 5, 3), dtype=numpy.uint8
     )
@@ -259,7 +259,7 @@ def test_a_file_that_was_cut_or_garbled_is_named(tmp_path: Path, suffix: str) ->
         }
         writers[suffix]()
     else:
-        picture(whole, 20, 15)
+        image(whole, 20, 15)
     content = whole.read_bytes()
     outcomes = set()
     for place in range(0, len(content), max(1, len(content) // 60)):
@@ -272,7 +272,7 @@ def test_a_file_that_was_cut_or_garbled_is_named(tmp_path: Path, suffix: str) ->
                 if suffix in TENSOR_SUFFIXES:
                     read(broken, ONE)
                 else:
-                    pictures(Image(crop=8), tmp_path, PLACE).batch([broken], image_signature(1))
+                    images(Image(crop=8), tmp_path, PLACE).batch([broken], image_signature(1))
                 outcomes.add("read")
             except UsageError:
                 outcomes.add("refused")
@@ -284,7 +284,7 @@ def test_the_reader_keeps_other_peoples_errors() -> None:
         raise KeyboardInterrupt
 
 
-# Pictures
+# Images
 
 
 def image_signature(
@@ -301,30 +301,30 @@ def image_signature(
 def test_a_declared_preprocessing_is_torchvisions(tmp_path: Path, mode: str) -> None:
     from torchvision.transforms._presets import ImageClassification
 
-    path = picture(tmp_path / "a.png", 300, 260, mode)
+    path = image(tmp_path / "a.png", 300, 260, mode)
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    made = pictures(Image(256, 224, mean, std), tmp_path, PLACE).batch([path], image_signature(1))
+    made = images(Image(256, 224, mean, std), tmp_path, PLACE).batch([path], image_signature(1))
     with Pillow.open(path) as opened:
         expected = ImageClassification(crop_size=224, mean=mean, std=std)(opened.convert("RGB"))
     assert torch.equal(made, expected[None])
-    assert torch.equal(pictures(ENUM, tmp_path, PLACE).batch([path], image_signature(1)), made)
+    assert torch.equal(images(ENUM, tmp_path, PLACE).batch([path], image_signature(1)), made)
 
 
 def test_what_is_not_declared_is_not_done(tmp_path: Path) -> None:
-    path = picture(tmp_path / "a.bmp", 30, 20)
-    made = pictures(Image(), tmp_path, PLACE).batch([path], image_signature(1))
+    path = image(tmp_path / "a.bmp", 30, 20)
+    made = images(Image(), tmp_path, PLACE).batch([path], image_signature(1))
     with Pillow.open(path) as opened:
         expected = torch.from_numpy(numpy.array(opened)).permute(2, 0, 1).float() / 255
     assert torch.equal(made, expected[None])
 
 
-def test_a_picture_is_turned_as_its_exif_says(tmp_path: Path) -> None:
-    upright = Pillow.open(picture(tmp_path / "a.png", 30, 20))
+def test_a_image_is_turned_as_its_exif_says(tmp_path: Path) -> None:
+    upright = Pillow.open(image(tmp_path / "a.png", 30, 20))
     turned = upright.transpose(Pillow.Transpose.ROTATE_90)
     exif = turned.getexif()
     exif[0x0112] = 6  # the camera was held on its side: turn by 270 degrees to see it upright
     turned.save(tmp_path / "b.png", exif=exif)
-    use = pictures(Image(), tmp_path, PLACE)
+    use = images(Image(), tmp_path, PLACE)
     assert torch.equal(
         *(use.batch([tmp_path / name], image_signature(1)) for name in ("a.png", "b.png"))
     )
@@ -333,21 +333,21 @@ def test_a_picture_is_turned_as_its_exif_says(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("batch", "rows"), [(1, [0]), (2, [0, 1]), (5, [0, 1, 0, 1, 0]), ("batch", [0, 1, 0])]
 )
-def test_pictures_are_repeated_until_the_batch_is_full(
+def test_images_are_repeated_until_the_batch_is_full(
     tmp_path: Path, batch: int | str, rows: list[int]
 ) -> None:
-    paths = [picture(tmp_path / "a.png", 30, 20), picture(tmp_path / "b.png", 20, 20)][
+    paths = [image(tmp_path / "a.png", 30, 20), image(tmp_path / "b.png", 20, 20)][
         : 1 if batch == 1 else 2
     ]
-    use = pictures(Image(crop=8), tmp_path, PLACE)
+    use = images(Image(crop=8), tmp_path, PLACE)
     made = use.batch(paths, image_signature(batch))
     singles = [use.batch([path], image_signature(1))[0] for path in paths]
     assert torch.equal(made, torch.stack([singles[row] for row in rows]))
 
 
-def test_a_picture_takes_the_inputs_dtype(tmp_path: Path) -> None:
-    path = picture(tmp_path / "a.png", 30, 20)
-    made = pictures(Image(crop=8), tmp_path, PLACE).batch(
+def test_a_image_takes_the_inputs_dtype(tmp_path: Path) -> None:
+    path = image(tmp_path / "a.png", 30, 20)
+    made = images(Image(crop=8), tmp_path, PLACE).batch(
         [path], image_signature(1, dtype="bfloat16")
     )
     assert made.dtype == torch.bfloat16
@@ -392,32 +392,32 @@ def test_a_picture_takes_the_inputs_dtype(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_pictures_that_cannot_become_the_input(
+def test_images_that_cannot_become_the_input(
     tmp_path: Path, image: Image | Source, signature: Mapping[str, Any], said: str
 ) -> None:
-    paths = [picture(tmp_path / "a.png", 30, 20), picture(tmp_path / "b.png", 20, 20)]
+    paths = [image(tmp_path / "a.png", 30, 20), image(tmp_path / "b.png", 20, 20)]
     with pytest.raises(UsageError) as error:
-        pictures(image, tmp_path, PLACE).batch(paths, signature)
+        images(image, tmp_path, PLACE).batch(paths, signature)
     assert said in str(error.value)
 
 
 @pytest.mark.parametrize(
     ("name", "said"), [("deep.png", "8 bits"), ("animated.png", "cannot be read")]
 )
-def test_pictures_that_are_none(tmp_path: Path, name: str, said: str) -> None:
+def test_images_that_are_none(tmp_path: Path, name: str, said: str) -> None:
     if name == "deep.png":
         Pillow.fromarray(numpy.full((20, 20), 40000, dtype=numpy.uint16)).save(tmp_path / name)
     else:
         Pillow.new("RGB", (20, 20)).save(tmp_path / name, format="GIF")
     with pytest.raises(UsageError, match=said):
-        pictures(Image(crop=8), tmp_path, PLACE).batch([tmp_path / name], image_signature(1))
+        images(Image(crop=8), tmp_path, PLACE).batch([tmp_path / name], image_signature(1))
 
 
-def test_a_huge_picture_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_huge_image_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Pillow, "MAX_IMAGE_PIXELS", 100)
     with pytest.raises(UsageError, match="DecompressionBombError"):
-        pictures(Image(crop=8), tmp_path, PLACE).batch(
-            [picture(tmp_path / "a.png", 30, 20)], image_signature(1)
+        images(Image(crop=8), tmp_path, PLACE).batch(
+            [image(tmp_path / "a.png", 30, 20)], image_signature(1)
         )
 
 
@@ -427,18 +427,18 @@ def test_an_enum_downloads_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr("torch.hub.download_url_to_file", refuse)
     monkeypatch.setattr("urllib.request.urlopen", refuse)
-    use = pictures(ENUM, tmp_path, PLACE)
+    use = images(ENUM, tmp_path, PLACE)
     assert (len(use.names), use.names[281], use.named_by) == (1000, "tabby", str(ENUM))
 
 
 def test_the_most_probable_classes(tmp_path: Path) -> None:
     (tmp_path / "classes.txt").write_text("cat\ndog\n\nbird\n\n")
-    use = pictures(Image(classes="classes.txt"), tmp_path, PLACE)
+    use = images(Image(classes="classes.txt"), tmp_path, PLACE)
     assert use.names == ("cat", "dog", "", "bird")
     scores = torch.tensor([[0.0, 2.0, 1.0, -1.0], [9.0, 0.0, 0.0, 0.0]], dtype=torch.float16)
     found = top_classes("output", scores, 1, use)
     assert found is not None
-    (classes,) = found["pictures"]
+    (classes,) = found["images"]
     assert [(one["index"], one["name"]) for one in classes] == [
         (1, "dog"),
         (2, ""),
@@ -450,10 +450,10 @@ def test_the_most_probable_classes(tmp_path: Path) -> None:
 
 
 def test_names_that_do_not_fit_the_classes_are_not_used(tmp_path: Path) -> None:
-    found = top_classes("output", torch.randn(1, 7), 1, pictures(ENUM, tmp_path, PLACE))
+    found = top_classes("output", torch.randn(1, 7), 1, images(ENUM, tmp_path, PLACE))
     assert found is not None
-    assert len(found["pictures"][0]) == 5
-    assert {one["name"] for one in found["pictures"][0]} == {None}
+    assert len(found["images"][0]) == 5
+    assert {one["name"] for one in found["images"][0]} == {None}
     assert found["unnamed"] == f"{ENUM} names 1000 classes, this output has 7"
 
 
@@ -461,7 +461,7 @@ def test_names_that_do_not_fit_the_classes_are_not_used(tmp_path: Path) -> None:
     "output", [torch.zeros(2, 3, 4), torch.zeros(3), torch.zeros(2, 3).int(), torch.zeros(2, 1)]
 )
 def test_other_outputs_have_no_classes(tmp_path: Path, output: torch.Tensor) -> None:
-    assert top_classes("output", output, 1, pictures(Image(), tmp_path, PLACE)) is None
+    assert top_classes("output", output, 1, images(Image(), tmp_path, PLACE)) is None
 
 
 # Writing, timing, eager
@@ -538,12 +538,12 @@ def test_is_the_source_here(tmp_path: Path, model: Model, here: bool) -> None:
 # The whole way
 
 
-def test_pictures_fill_the_batch_and_outputs_are_eagers(vision: Path) -> None:
+def test_images_fill_the_batch_and_outputs_are_eagers(vision: Path) -> None:
     finished = run_inv(
         vision,
         "run",
         "--input",
-        "one.png,two.jpg,one.png,random,golden",
+        "one.png,two.jpg,one.png,random,reference data",
         "--seed",
         "3",
         "--repeat",
@@ -552,24 +552,26 @@ def test_pictures_fill_the_batch_and_outputs_are_eagers(vision: Path) -> None:
     )
     assert finished.code == 0, finished.out
     (target,) = finished.json["targets"]
-    assert (target["target"], target["verdict"], target["stale"]) == ("tiny/cpu", "passed", [])
+    assert (target["target"], target["verdict"], target["out_of_date"]) == (
+        "tiny/cpu",
+        "passed",
+        [],
+    )
     assert [(run["source"], run["seed"], run["check"]) for run in target["runs"]] == [
         (["one.png", "two.jpg"], None, "eager"),
         (["one.png"], None, "eager"),
         (["random"], 3, "eager"),
-        (["golden"], None, "golden"),
+        (["reference_data"], None, "reference_data"),
     ]
     both, single, *_ = target["runs"]
     assert [entry["shape"] for entry in both["inputs"] + both["outputs"]] == [
         [2, 3, 32, 32],
         [2, 1000],
     ]
-    assert [len(run["top"][0]["pictures"]) for run in (both, single)] == [2, 1]
-    for one, other in zip(
-        both["top"][0]["pictures"][0], single["top"][0]["pictures"][0], strict=True
-    ):
+    assert [len(run["top"][0]["images"]) for run in (both, single)] == [2, 1]
+    for one, other in zip(both["top"][0]["images"][0], single["top"][0]["images"][0], strict=True):
         assert one == pytest.approx(other)
-    assert all(one["name"] == f"class {one['index']}" for one in both["top"][0]["pictures"][1])
+    assert all(one["name"] == f"class {one['index']}" for one in both["top"][0]["images"][1])
     timing = both["timing"]
     assert timing["repeat"] == 4
     assert 0 < timing["min"] <= timing["median"] <= timing["p90"] <= timing["p99"] <= timing["max"]
@@ -584,7 +586,7 @@ def test_the_written_outputs_are_those_of_the_model(vision: Path) -> None:
     exec(NET, scope)  # noqa: S102 - the text above
     torch.manual_seed(0)
     net = scope["build"]()
-    use = pictures(Image(40, 32, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)), vision, PLACE)
+    use = images(Image(40, 32, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)), vision, PLACE)
     with torch.no_grad():
         expected = net(use.batch([vision / "two.jpg"], image_signature(2)))
     found = load_file(vision / "out/two.safetensors")
@@ -599,23 +601,26 @@ def test_an_enum_of_torchvision_as_the_preprocessing(vision: Path) -> None:
         )
     )
     assert (run["verdict"], run["inputs"][0]["shape"]) == ("passed", [2, 3, 224, 224])
-    names = pictures(ENUM, vision, PLACE).names
-    assert [one["name"] for one in run["top"][0]["pictures"][0]] == [
-        names[one["index"]] for one in run["top"][0]["pictures"][0]
+    names = images(ENUM, vision, PLACE).names
+    assert [one["name"] for one in run["top"][0]["images"][0]] == [
+        names[one["index"]] for one in run["top"][0]["images"][0]
     ]
     assert not (vision / "hub").exists()
 
 
-def test_without_the_source_random_inputs_run_unchecked(vision: Path) -> None:
+def test_without_the_source_random_inputs_run_unverified(vision: Path) -> None:
     (vision / "net.py").unlink()
-    finished = run_inv(vision, "run", "--input", "random,golden", "--output", "{input}.npz")
+    finished = run_inv(vision, "run", "--input", "random,reference data", "--output", "{input}.npz")
     assert finished.code == 0, finished.out
     assert finished.out.count("NOT checked: the model's source is not here") == 1
     assert "passed: checked against the outputs that eager gave at build time" in finished.out
     document = run_inv(vision, "run", "--input", "random", "--json").json
-    assert (document["ok"], document["targets"][0]["verdict"]) == (True, "unchecked")
-    with numpy.load(vision / "random.npz") as drawn, numpy.load(vision / "golden.npz") as golden:
-        assert not numpy.array_equal(drawn["output"], golden["output"])
+    assert (document["ok"], document["targets"][0]["verdict"]) == (True, "unverified")
+    with (
+        numpy.load(vision / "random.npz") as drawn,
+        numpy.load(vision / "reference data.npz") as reference_data,
+    ):
+        assert not numpy.array_equal(drawn["output"], reference_data["output"])
 
 
 def test_the_seed_decides_random_inputs(vision: Path) -> None:
@@ -623,7 +628,7 @@ def test_the_seed_decides_random_inputs(vision: Path) -> None:
     runs = {}
     for seed in ("0", "6"):
         runs[seed] = run_inv(
-            vision, "run", "--input", "random,golden", "--seed", seed, "--json"
+            vision, "run", "--input", "random,reference data", "--seed", seed, "--json"
         ).json["targets"][0]["runs"]
     assert runs["0"][0]["inputs"] == runs["0"][1]["inputs"] == runs["6"][1]["inputs"]
     assert runs["6"][0]["inputs"] != runs["0"][0]["inputs"]
@@ -633,7 +638,7 @@ def test_a_failure_of_one_input_does_not_end_the_others(vision: Path) -> None:
     numpy.save(vision / "wide.npy", numpy.zeros((2, 3, 16, 16)))
     numpy.save(vision / "large.npy", numpy.zeros((2, 3, 264, 264), dtype=numpy.float32))
     numpy.save(vision / "right.npy", numpy.zeros((2, 3, 16, 16), dtype=numpy.float32))
-    (vision / "bad.png").write_bytes(b"no picture")
+    (vision / "bad.png").write_bytes(b"no image")
     finished = run_inv(vision, "run", "--input", "wide.npy,large.npy,bad.png,right.npy", "--json")
     assert finished.code == 2
     wide, large, bad, right = finished.json["targets"][0]["runs"]
@@ -662,7 +667,7 @@ def test_another_model_in_the_source_fails_the_check(vision: Path) -> None:
     assert finished.code == 3
     run = only(finished)
     assert (run["verdict"], run["passed"], run["verdicts"][0]["ok"]) == ("mismatch", False, False)
-    assert [reason["what"] for reason in finished.json["targets"][0]["stale"]] == ["net.py"]
+    assert [reason["what"] for reason in finished.json["targets"][0]["out_of_date"]] == ["net.py"]
     assert torch.load(vision / "out.pt", weights_only=True)["output"].shape == (2, 1000)
     assert "FAILED: checked against eager" in run_inv(vision, "run", "--input", "one.png").out
 
@@ -673,7 +678,7 @@ def test_a_source_that_does_not_import_or_takes_other_inputs(vision: Path) -> No
     assert finished.code == 2
     assert "net.py does not import" in finished.out
     two = TINY.replace("side, side]}]", "side, side]}, {shape: [1]}]")
-    write_single(vision, NET.replace("self, picture", "self, picture, other"), two)
+    write_single(vision, NET.replace("self, image", "self, image, other"), two)
     numpy.save(vision / "right.npy", numpy.zeros((2, 3, 16, 16), dtype=numpy.float32))
     finished = run_inv(vision, "run", "--input", "right.npy,random")
     assert finished.code == 3
@@ -681,7 +686,7 @@ def test_a_source_that_does_not_import_or_takes_other_inputs(vision: Path) -> No
     assert "the random input holds 2 tensors" in finished.out
 
 
-def test_a_picture_for_a_model_without_image(vision: Path) -> None:
+def test_a_image_for_a_model_without_image(vision: Path) -> None:
     write_single(vision, NET, TINY)
     finished = run_inv(vision, "run", "--input", "one.png")
     assert finished.code == 2
@@ -699,16 +704,22 @@ def test_several_targets_each_with_its_own_inputs(built: Path) -> None:
     """Keyword inputs, a callable that makes them, dynamic batches and outputs that are no
     tensors."""
     finished = run_inv(
-        built, "run", "--input", "random,golden", "--output", "{target}/{input}.npz", "--json"
+        built,
+        "run",
+        "--input",
+        "random,reference data",
+        "--output",
+        "{target}/{input}.npz",
+        "--json",
     )
     assert finished.code == 0, finished.out
     assert [target["verdict"] for target in finished.json["targets"]] == ["passed"] * 3
     checks = [[run["check"] for run in target["runs"]] for target in finished.json["targets"]]
-    assert checks == [["eager", "golden"]] * 3
+    assert checks == [["eager", "reference_data"]] * 3
     with numpy.load(built / "tagger/cpu/random.npz") as outputs:
         assert set(outputs) == {"['labels']", "['extra'][0]", "['extra'][1]"}
     assert sorted(path.name for path in built.glob("*/cpu/*.npz")) == sorted(
-        ["golden.npz", "random.npz"] * 3
+        ["reference data.npz", "random.npz"] * 3
     )
 
 

@@ -14,7 +14,12 @@ from aoti_build._torch.checking.compare import (  # noqa: E402
     compare,
 )
 from aoti_build._torch.checking.compare_sketch import compare_sketch  # noqa: E402
-from aoti_build._torch.checking.golden import Case, Golden, load_golden, save_golden  # noqa: E402
+from aoti_build._torch.checking.reference_data import (  # noqa: E402
+    Case,
+    ReferenceData,
+    load_reference_data,
+    save_reference_data,
+)
 from aoti_build._torch.checking.sketch import BUCKETS, SAMPLES, Sketch  # noqa: E402
 
 NONE: dict[str, Any] = {"atol": None, "rtol": None, "outputs": {}}
@@ -141,9 +146,11 @@ def test_what_has_no_room_is_kept_as_a_sketch(tmp_path: Path) -> None:
     """Eight cases of 4.8 MB each, in 10 MB: one as it is, the rest by sketches, and none left
     out."""
     cases = [case(str(number)) for number in range(8)]
-    assert not save_golden(tmp_path / "golden", Golden(cases), limit=10 << 20)
-    assert (tmp_path / "golden").stat().st_size < 10.1 * (1 << 20)
-    read = load_golden(tmp_path / "golden")
+    assert not save_reference_data(
+        tmp_path / "reference_data", ReferenceData(cases), limit=10 << 20
+    )
+    assert (tmp_path / "reference_data").stat().st_size < 10.1 * (1 << 20)
+    read = load_reference_data(tmp_path / "reference_data")
     kinds = [type(found.outputs[0]).__name__ for found in read.cases if found.outputs]
     assert kinds == ["Tensor"] + 7 * ["Sketch"]
     for found in read.cases[1:]:
@@ -154,17 +161,20 @@ def test_what_has_no_room_is_kept_as_a_sketch(tmp_path: Path) -> None:
 
 def test_an_output_that_must_be_whole_is_never_a_sketch(tmp_path: Path) -> None:
     cases = [case(str(number)) for number in range(3)]
-    assert not save_golden(
-        tmp_path / "golden", Golden(cases), limit=9 << 20, whole=lambda index: index == 0
+    assert not save_reference_data(
+        tmp_path / "reference_data",
+        ReferenceData(cases),
+        limit=9 << 20,
+        whole=lambda index: index == 0,
     )
-    outputs = [found.outputs for found in load_golden(tmp_path / "golden").cases]
+    outputs = [found.outputs for found in load_reference_data(tmp_path / "reference_data").cases]
     assert outputs[0] is not None
     assert outputs[1:] == [None, None]
 
 
 def test_equal_cases_make_equal_bytes(tmp_path: Path) -> None:
     for name in ("one", "other"):
-        save_golden(tmp_path / name, Golden([case("a"), case("b")]), limit=4 << 20)
+        save_reference_data(tmp_path / name, ReferenceData([case("a"), case("b")]), limit=4 << 20)
     assert (tmp_path / "one").read_bytes() == (tmp_path / "other").read_bytes()
 
 
@@ -182,10 +192,11 @@ def test_equal_cases_make_equal_bytes(tmp_path: Path) -> None:
     ],
 )
 def test_the_first_state_is_kept(tmp_path: Path, value: Any) -> None:
-    save_golden(
-        tmp_path / "golden", Golden([case("a", call=0), case("b", call=1)], state={"cache": value})
+    save_reference_data(
+        tmp_path / "reference_data",
+        ReferenceData([case("a", call=0), case("b", call=1)], state={"cache": value}),
     )
-    read = load_golden(tmp_path / "golden")
+    read = load_reference_data(tmp_path / "reference_data")
     assert torch.equal(read.state["cache"], value)
     assert read.state["cache"].dtype == value.dtype
     assert [[found.name for found in calls] for calls in read.sequences()] == [["a", "b"]]

@@ -15,10 +15,10 @@ from conftest import run_inv
 from projects import write_single
 from test_faults import tamper
 
-from aoti_build._torch.checking.golden import Case, Golden, save_golden
+from aoti_build._torch.checking.reference_data import Case, ReferenceData, save_reference_data
 from aoti_build._torch.events import Events
 from aoti_build._torch.jobs import check
-from aoti_build._torch.jobs.deep import _compiled_prefix
+from aoti_build._torch.jobs.localize import _compiled_prefix
 from aoti_build._torch.program.inputs import Call
 from aoti_build._torch.program.writes import functional_form, writes_of
 from aoti_build.messages import CheckJob
@@ -93,7 +93,7 @@ MODELS = """
       source: net.py:Wide
       dims: {batch: {min: 1, max: 3, example: 2}, seq: {min: 2, max: 16, example: 7}}
       inputs: {tokens: {shape: [batch, seq], dtype: int64, high: 50}}
-      golden: {limit: 12m}
+      reference_data: {limit: 12m}
 """
 
 
@@ -145,7 +145,7 @@ def test_the_manifest_says_what_a_call_writes_into(states: Path) -> None:
 
 def test_large_outputs_are_all_compared_in_little_room(states: Path) -> None:
     """Eight sequences of three calls, up to 3 x 16 x 9,000 values each, in 12 MB."""
-    assert (states / "artifacts/wide/cpu/golden.safetensors").stat().st_size < 12.5 * (1 << 20)
+    assert (states / "artifacts/wide/cpu/reference.safetensors").stat().st_size < 12.5 * (1 << 20)
     cases = run_inv(states, "verify", "--json", "--target", "wide").target("wide/cpu")["cases"]
     assert len(cases) == 24
     assert not [case for case in cases if "skipped" in case]
@@ -179,7 +179,7 @@ def test_each_dim_keeps_the_lower_bound_that_it_declares(states: Path) -> None:
 
 def test_a_run_compares_several_calls(states: Path) -> None:
     finished = run_inv(
-        states, "run", "--json", "--target", "delay,written", "--input", "golden,random"
+        states, "run", "--json", "--target", "delay,written", "--input", "reference data,random"
     )
     assert finished.code == 0, finished.out + finished.err
     for row in finished.json["targets"]:
@@ -217,7 +217,7 @@ def test_a_comparison_that_left_cases_out_is_not_called_passed(
         .replace("inputs: [{shape: [4, 8]}]", "inputs: net.py:drawn")
     )
     (copied / "models.yaml").write_text(
-        models.replace("  delay:\n", "  delay:\n    golden: {limit: 2k}\n")
+        models.replace("  delay:\n", "  delay:\n    reference_data: {limit: 2k}\n")
     )
     assert run_inv(copied, "build", "--target", "delay").code == 0
     finished = run_inv(copied, "verify", "--target", "delay")
@@ -312,18 +312,19 @@ SILENT = {"inputs": [], "outputs": [], "mutates": {"inputs": [], "buffers": ["he
 def test_a_buffer_that_cannot_be_compared_is_not_passed_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: bool, shown: bool, passed: bool
 ) -> None:
-    """`state`: the golden file has what the buffer holds at first; `shown`: the package lets it be
-    read."""
+    """`state`: the reference data has what the buffer holds at first; `shown`: the package lets it
+    be read."""
     held = torch.randn(10)
-    golden = tmp_path / "golden.safetensors"
-    save_golden(
-        golden, Golden([Case("example", [], [held])], state={"held": held} if state else {})
+    reference_data = tmp_path / "reference.safetensors"
+    save_reference_data(
+        reference_data,
+        ReferenceData([Case("example", [], [held])], state={"held": held} if state else {}),
     )
     model = Model(name="silent", source=Source("Silent", path="net.py"), inputs=())
     target = json.loads(json.dumps(target_to_json(Target(model, "cpu"))))
     job = CheckJob(
         root=str(tmp_path),
-        golden=str(golden),
+        reference_data=str(reference_data),
         model="",
         target_document=target,
         tolerance={},

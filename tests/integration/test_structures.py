@@ -20,7 +20,13 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from aoti_build._torch.checking.compare import compare
-from aoti_build._torch.checking.golden import Case, Golden, Plain, load_golden, save_golden
+from aoti_build._torch.checking.reference_data import (
+    Case,
+    Plain,
+    ReferenceData,
+    load_reference_data,
+    save_reference_data,
+)
 from aoti_build._torch.checking.returned import as_returned, check_constants, compare_plain
 from aoti_build._torch.checking.seen import Seen
 from aoti_build._torch.discovery.registered import Registrations, needed_imports
@@ -245,22 +251,22 @@ def test_what_is_no_tensor_is_compared_by_type_and_value() -> None:
     assert not compare_plain("x", Plain("1"), torch.ones(()))["ok"]
 
 
-def test_golden_files_keep_what_is_no_tensor(tmp_path: Path) -> None:
+def test_reference_files_keep_what_is_no_tensor(tmp_path: Path) -> None:
     case = Case("example", [torch.ones(2)], [torch.ones(2), Plain("None"), Plain("'é'")])
-    save_golden(tmp_path / "golden.safetensors", Golden([case]))
-    (kept,) = load_golden(tmp_path / "golden.safetensors").cases
+    save_reference_data(tmp_path / "reference.safetensors", ReferenceData([case]))
+    (kept,) = load_reference_data(tmp_path / "reference.safetensors").cases
     assert kept.outputs is not None
     assert kept.outputs[1:] == [Plain("None"), Plain("'é'")]
 
 
 def test_a_constant_that_is_another_in_eager_is_refused() -> None:
     found = {"outputs": [{"name": "n", "constant": "4"}]}
-    golden = Golden(
+    reference_data = ReferenceData(
         [Case("example", [], [Plain("4")]), Case("max", [], [Plain("8")], sizes={"n": 8})]
     )
-    check_constants(Golden(golden.cases[:1]), found, "here")
+    check_constants(ReferenceData(reference_data.cases[:1]), found, "here")
     with pytest.raises(BuildError) as refused:
-        check_constants(golden, found, "here")
+        check_constants(reference_data, found, "here")
     assert "the output n became the constant 4 in the export" in str(refused.value)
     assert "in eager mode it is 8 at n 8" in str(refused.value)
 

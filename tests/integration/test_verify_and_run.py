@@ -16,10 +16,10 @@ def test_all_artifacts_pass(built: Path) -> None:
     finished = run_inv(built, "verify", "--jobs", "2", "--json")
     assert finished.code == 0, finished.err
     assert {row["verdict"] for row in finished.json["targets"]} == {"passed"}
-    assert all(row["cases"] and not row["stale"] for row in finished.json["targets"])
+    assert all(row["cases"] and not row["out_of_date"] for row in finished.json["targets"])
 
 
-def test_needs_neither_source_nor_weights_and_says_stale(built: Path) -> None:
+def test_needs_neither_source_nor_weights_and_says_out_of_date(built: Path) -> None:
     for path in (built / "nets").iterdir():
         path.unlink()
     (built / "weights/weighted.safetensors").unlink()
@@ -27,7 +27,7 @@ def test_needs_neither_source_nor_weights_and_says_stale(built: Path) -> None:
     assert finished.code == 0, finished.err
     weighted = finished.target("weighted/cpu")
     assert weighted["verdict"] == "passed"
-    assert {reason["reason"] for reason in weighted["stale"]} == {
+    assert {reason["reason"] for reason in weighted["out_of_date"]} == {
         "source-changed",
         "weights-changed",
     }
@@ -39,18 +39,18 @@ def test_wrong_numbers_fail_with_figures_per_output(built: Path) -> None:
     from safetensors.torch import save_file
 
     directory = built / "artifacts/linear/cpu"
-    golden = directory / "golden.safetensors"
-    with safe_open(golden, framework="pt") as file:
+    reference_data = directory / "reference.safetensors"
+    with safe_open(reference_data, framework="pt") as file:
         header = file.metadata()
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
     for role in ("output", "exact"):
         tensors[f"example/{role}/0"][1, 2] += 0.5
-    golden.unlink()
-    save_file(tensors, golden, metadata=header)
+    reference_data.unlink()
+    save_file(tensors, reference_data, metadata=header)
     manifest = json.loads((directory / "manifest.json").read_bytes())
-    manifest["files"]["golden.safetensors"] = {
-        "sha256": digest_file(golden),
-        "size": golden.stat().st_size,
+    manifest["files"]["reference.safetensors"] = {
+        "sha256": digest_file(reference_data),
+        "size": reference_data.stat().st_size,
     }
     body = {name: value for name, value in manifest.items() if name != "sha256"}
     (directory / "manifest.json").write_text(json.dumps({**body, "sha256": digest_json(body)}))

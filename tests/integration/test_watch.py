@@ -446,7 +446,7 @@ os.stat("constants.py", dir_fd=os.open(root, os.O_RDONLY))
 """
 
 
-def test_stale_bytecode_is_not_believed_and_the_standard_library_still_works(
+def test_out_of_date_bytecode_is_not_believed_and_the_standard_library_still_works(
     tmp_path: Path,
 ) -> None:
     """A .pyc counts as fresh by size and time, and an edit can keep both."""

@@ -13,7 +13,7 @@ from typing import Any
 
 from small_projects import publish_fake
 
-from aoti_build.artifact.manifest import GOLDEN, MODEL, FileRecord, Manifest
+from aoti_build.artifact.manifest import MODEL, REFERENCE_DATA, FileRecord, Manifest
 from aoti_build.artifact.paths import artifact_directory
 from aoti_build.common.digests import digest_bytes, digest_file
 from aoti_build.models_file import Project, Target
@@ -200,10 +200,10 @@ def publish_zip(
     truth but for `changes`."""
     target = target or project.targets[0]
     package = write(project.root / "package.tmp", files)
-    golden = b"golden tensors of " + target.name.encode()
+    reference_data = b"reference data of " + target.name.encode()
     recorded = {
         MODEL: FileRecord(digest_file(package), package.stat().st_size),
-        GOLDEN: FileRecord(digest_bytes(golden), len(golden)),
+        REFERENCE_DATA: FileRecord(digest_bytes(reference_data), len(reference_data)),
     }
     manifest = publish_fake(project, target, **{"files": recorded, **changes})
     directory = artifact_directory(project, target)

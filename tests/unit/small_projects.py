@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from aoti_build.artifact.manifest import GOLDEN, MODEL, FileRecord, Manifest
+from aoti_build.artifact.manifest import MODEL, REFERENCE_DATA, FileRecord, Manifest
 from aoti_build.artifact.paths import artifact_directory
 from aoti_build.artifact.verification import required_tolerance
 from aoti_build.commands import build as build_verb
@@ -29,12 +29,12 @@ from aoti_build.messages import (
     CheckJob,
     CheckResult,
     Compile,
-    DeepJob,
-    DeepResult,
     FreshJob,
     FreshResult,
     Job,
     KeysQuestion,
+    LocalizeJob,
+    LocalizeResult,
     Message,
     ProbeJob,
     ProbeResult,
@@ -59,7 +59,7 @@ REAL_PYTHON = sys.executable
 REPOSITORY = Path(__file__).parents[2]
 
 ONE_MODEL = """\
-edition: 1
+version: 1
 models:
   small:
     source: model.py:build
@@ -68,7 +68,7 @@ models:
       - {shape: [2, 4]}
 """
 TWO_MODELS = """\
-edition: 1
+version: 1
 models:
   first:
     source: model.py:build
@@ -78,7 +78,7 @@ models:
     inputs: [{shape: [3, 4]}]
 """
 CUDA_MODEL = """\
-edition: 1
+version: 1
 models:
   small:
     source: model.py:build
@@ -156,7 +156,7 @@ def publish_fake(project: Project, target: Target | None = None, **changes: Any)
     directory = artifact_directory(project, target)
     directory.mkdir(parents=True, exist_ok=True)
     (directory / MODEL).write_bytes(b"compiled code of " + target.name.encode())
-    (directory / GOLDEN).write_bytes(b"golden tensors of " + target.name.encode())
+    (directory / REFERENCE_DATA).write_bytes(b"reference data of " + target.name.encode())
     recorded = {
         "sources": dict.fromkeys(["model.py", "helper.py", "optional.py", "listed/"]),
         "distributions": dict.fromkeys(["sympy", "small_library"]),
@@ -168,10 +168,10 @@ def publish_fake(project: Project, target: Target | None = None, **changes: Any)
         "models_file": project.file.name,
         "key": digest_bytes(target.name.encode()),
         "graph_key": digest_bytes(b"graph"),
-        "weights": {"apart": False, "why": "a fake"},
+        "weights": {"external": False, "why": "a fake"},
         "source": current_parts(project, target, recorded, digests_of(project)).parts,
-        "files": {name: _record(directory / name) for name in (MODEL, GOLDEN)},
-        "requires": compatibility.requirements(target.device, target.floor),
+        "files": {name: _record(directory / name) for name in (MODEL, REFERENCE_DATA)},
+        "requires": compatibility.requirements(target.device, target.architecture),
         "signature": SIGNATURE,
         "check": {"passed": True, "tolerance": required_tolerance(target), "cases": [PASSED_CASE]},
         "seconds": {"total": 1.5},
@@ -260,16 +260,16 @@ class FakeWorker:
     error to raise; `during` is called with verb and job while a job is being done. A build asks
     what to do as the real one does: its graph key covers what models.yaml says of the graph and the
     sources without their comments, its artifact key the weights or the seed too. `weights` is what
-    a compile reports of them, `compiler` goes into its bytes, `eager` into golden outputs. `ahead`
-    tells of workers that were started before their job was known; with `ahead_ends` they end before
-    it is.
+    a compile reports of them, `compiler` goes into its bytes, `eager` into reference data outputs.
+    `ahead` tells of workers that were started before their job was known; with `ahead_ends` they
+    end before it is.
     """
 
     answers: dict[str, Told] = field(default_factory=dict)
     during: Callable[[str, Any], object] = lambda verb, job: None
     calls: list[str] = field(default_factory=list)
     decisions: list[str] = field(default_factory=list)
-    weights: Mapping[str, Any] = field(default_factory=lambda: {"apart": False, "why": "a fake"})
+    weights: Mapping[str, Any] = field(default_factory=lambda: {"external": False, "why": "a fake"})
     compiler: bytes = b""
     eager: bytes = b""
     ahead: list[str] = field(default_factory=list)
@@ -287,7 +287,9 @@ class FakeWorker:
         job = decode(_sent(encode(job)), type(job))
         verb = job.verb()
         name = job.target.model.name if isinstance(job, TargetJob) else ""
-        self.calls.append(verb if verb in ("check", "deep", "probe") else f"{verb} {name}".strip())
+        self.calls.append(
+            verb if verb in ("check", "localize", "probe") else f"{verb} {name}".strip()
+        )
         on_phase(verb)
         if verb == "build":
             on_phase("export")
@@ -318,7 +320,7 @@ class FakeWorker:
             if line[:1] != "#"
         ]
         said = {name: model[name] for name in ("kwargs", "dims", "inputs")}
-        settings = [job.floor_patches, job.target_document["inductor_config"]]
+        settings = [job.architecture_options, job.target_document["inductor_config"]]
         graph_key = digest_json([code, said, *settings, job.toolchain, job.environment])
         weights = (
             (root / model["weights"]["file"]).read_bytes()
@@ -328,13 +330,13 @@ class FakeWorker:
         key = digest_json([graph_key, digest_bytes(weights)])
         decision = answer(KeysQuestion(key=key, graph_key=graph_key))
         self.decisions.append(decision.type_name())
-        golden = b"golden tensors of " + key.encode() + self.eager
+        reference_data = b"reference data of " + key.encode() + self.eager
         kept = (
             isinstance(decision, Take)
-            and decision.golden
-            and (staged / GOLDEN).read_bytes() == golden
+            and decision.reference_data
+            and (staged / REFERENCE_DATA).read_bytes() == reference_data
         )
-        (staged / GOLDEN).write_bytes(golden)
+        (staged / REFERENCE_DATA).write_bytes(reference_data)
         if isinstance(decision, Repack):
             compiled = Path(decision.template).read_bytes().partition(b"weights: ")[0]
             (staged / MODEL).write_bytes(compiled + b"weights: " + weights)
@@ -345,7 +347,7 @@ class FakeWorker:
         return BuildResult(
             key=key,
             graph_key=graph_key,
-            golden_kept=kept,
+            reference_data_kept=kept,
             weights=self.weights if isinstance(decision, Compile) else None,
             signature=SIGNATURE,
             imports=(),
@@ -414,8 +416,8 @@ def _default_result(job: Job[Any]) -> Message:
         )
     if isinstance(job, ProbeJob):
         return ProbeResult(probes=((0, Refusal(name="input: rank 3", ok=True, said="refused")),))
-    if isinstance(job, DeepJob):
-        return DeepResult(stage="none", said="nothing was found", weights=(), left=None)
+    if isinstance(job, LocalizeJob):
+        return LocalizeResult(stage="none", said="nothing was found", weights=(), left=None)
     if isinstance(job, FreshJob):
         return FreshResult(seconds={})
     assert isinstance(job, RunJob)
@@ -439,7 +441,7 @@ RAN: Mapping[str, Any] = {
     ],
     "outputs": [{"name": "output", "dtype": "float32", "shape": [2, 4]}],
     "top": [],
-    "check": "golden",
+    "check": "reference_data",
     "passed": True,
     "verdicts": [{"name": "output", "ok": True}],
     "saved": None,

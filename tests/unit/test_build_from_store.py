@@ -27,7 +27,7 @@ from small_projects import (
     write_project,
 )
 
-from aoti_build.artifact.manifest import GOLDEN, MODEL, Manifest, read_manifest
+from aoti_build.artifact.manifest import MODEL, REFERENCE_DATA, Manifest, read_manifest
 from aoti_build.artifact.paths import artifact_directory
 from aoti_build.commands.build import BuildReport, build
 from aoti_build.commands.clean import clean
@@ -37,11 +37,11 @@ from aoti_build.models_file import Project
 from aoti_build.store import local as stores
 from aoti_build.store.local import LocalStore
 
-APART = {"apart": True, "alignment": 64}
+EXTERNAL = {"external": True, "alignment": 64}
 WITH_WEIGHTS = ONE_MODEL + "    weights: weights.safetensors\n"
 # Two factories that make the same graph.
 TWINS = """\
-edition: 1
+version: 1
 models:
   first:
     source: model.py:build
@@ -55,7 +55,7 @@ models:
 @pytest.fixture
 def weighty(tmp_path: Path, fake_worker: FakeWorker) -> Project:
     """A built project with a weights file apart from its code."""
-    fake_worker.weights = APART
+    fake_worker.weights = EXTERNAL
     project = write_project(tmp_path / "weighty", WITH_WEIGHTS)
     run(project)
     fake_worker.calls.clear()
@@ -90,9 +90,9 @@ def test_going_back_restores_without_a_worker(project: Project, fake_worker: Fak
     assert plan_of(project).action == "restore"
     report = run(project)
     assert (actions(report), report.exit_code, fake_worker.calls) == (["restored"], 0, [])
-    assert [contents(directory(project))[name] for name in (MODEL, GOLDEN)] == [
+    assert [contents(directory(project))[name] for name in (MODEL, REFERENCE_DATA)] == [
         before[MODEL],
-        before[GOLDEN],
+        before[REFERENCE_DATA],
     ]
     restored = manifest_of(project)
     assert (restored.key, restored.source, restored.action) == (first.key, first.source, "restored")
@@ -154,7 +154,7 @@ def test_a_lost_artifact_is_restored(project: Project, fake_worker: FakeWorker, 
     assert contents(directory(project))[MODEL] == before[MODEL]
 
 
-@pytest.mark.parametrize("name", [MODEL, GOLDEN])
+@pytest.mark.parametrize("name", [MODEL, REFERENCE_DATA])
 def test_a_corrupted_object_is_not_restored_but_built(
     project: Project, fake_worker: FakeWorker, name: str
 ) -> None:
@@ -171,9 +171,9 @@ def test_a_corrupted_object_is_not_restored_but_built(
     assert report.exit_code == 0
     assert fake_worker.calls[0] == "build small"
     assert actions(report) == ["compiled" if name == MODEL else "reused"]
-    assert [contents(directory(project))[file] for file in (MODEL, GOLDEN)] == [
+    assert [contents(directory(project))[file] for file in (MODEL, REFERENCE_DATA)] == [
         before[MODEL],
-        before[GOLDEN],
+        before[REFERENCE_DATA],
     ]
     assert action_of(project) == "up-to-date"
     (directory(project) / MODEL).unlink()
@@ -196,7 +196,7 @@ def test_new_weights_are_put_into_the_same_code(weighty: Project, fake_worker: F
     assert actions(run(weighty)) == ["repacked"]
     assert (fake_worker.decisions, fake_worker.calls) == (["repack"], ["build small", "check"])
     assert contents(directory(weighty))[MODEL].endswith(b"weights: weights, version 2")
-    assert manifest_of(weighty).weights == APART
+    assert manifest_of(weighty).weights == EXTERNAL
     assert action_of(weighty) == "up-to-date"
 
 
@@ -258,7 +258,7 @@ def test_the_check_of_a_compile_is_started_with_it(
 
 
 def test_a_record_without_alignment_is_a_miss(project: Project, fake_worker: FakeWorker) -> None:
-    fake_worker.weights = {"apart": True}
+    fake_worker.weights = {"external": True}
     run(project)
     assert actions(run(write_project(project.root, ONE_MODEL + "    seed: 1\n"))) == ["compiled"]
 
@@ -298,7 +298,7 @@ def test_code_is_reused_by_another_model_with_the_same_graph(
 
 
 def test_equal_graphs_and_other_weights_do_not_mix(tmp_path: Path, fake_worker: FakeWorker) -> None:
-    fake_worker.weights = APART
+    fake_worker.weights = EXTERNAL
     first, second = TWINS.split("  second:")
     text = (
         f"{first}    weights: weights.safetensors\n  second:{second}    weights:"
@@ -350,7 +350,7 @@ def test_models_that_differ_only_in_name_share_an_artifact(
 
 
 def test_another_seed_is_other_weights(tmp_path: Path, fake_worker: FakeWorker) -> None:
-    fake_worker.weights = APART
+    fake_worker.weights = EXTERNAL
     run(write_project(tmp_path, ONE_MODEL))
     assert actions(run(write_project(tmp_path, ONE_MODEL + "    seed: 1\n"))) == ["repacked"]
 
@@ -373,17 +373,21 @@ def test_what_is_taken_is_checked_again_if_eager_gives_something_else(
     edit(project, "helper.py", "# another comment\ndef module(width): ...\n")
     assert actions(run(project)) == ["reused"]
     assert fake_worker.calls == ["build small", "build small", "check"]
-    assert (directory(project) / GOLDEN).read_bytes().endswith(fake_worker.eager)
+    assert (directory(project) / REFERENCE_DATA).read_bytes().endswith(fake_worker.eager)
 
 
-def test_another_golden_limit_makes_the_golden_file_anew_and_compiles_nothing(
+def test_another_reference_limit_makes_the_reference_file_anew_and_compiles_nothing(
     project: Project, fake_worker: FakeWorker
 ) -> None:
     run(project)
     fake_worker.calls.clear()
-    smaller = write_project(project.root, ONE_MODEL + "    golden: {limit: 1k}\n")
+    smaller = write_project(project.root, ONE_MODEL + "    reference_data: {limit: 1k}\n")
     (reason,) = plan_of(smaller).reasons
-    assert (reason.reason, reason.what, reason.new) == ("spec-changed", "golden.limit", 1024)
+    assert (reason.reason, reason.what, reason.new) == (
+        "spec-changed",
+        "reference_data.limit",
+        1024,
+    )
     assert actions(run(smaller)) == ["reused"]
     assert (fake_worker.decisions, fake_worker.calls) == (
         ["compile", "take"],
@@ -401,7 +405,10 @@ def test_a_tolerance_is_checked_again_and_compiles_nothing(
     fake_worker.calls.clear()
     assert (actions(run(changed)), fake_worker.calls) == (["rechecked"], ["check"])
     after = contents(directory(project))
-    assert [after[name] for name in (MODEL, GOLDEN)] == [before[MODEL], before[GOLDEN]]
+    assert [after[name] for name in (MODEL, REFERENCE_DATA)] == [
+        before[MODEL],
+        before[REFERENCE_DATA],
+    ]
     assert manifest_of(changed).check["tolerance"] == {"atol": 0.5, "rtol": None, "outputs": {}}
 
 
@@ -416,7 +423,7 @@ def test_what_is_restored_is_checked_against_todays_tolerance(
     fake_worker.answers["check"] = {"passed": passed, "cases": [FAILED_CASE]}
     assert actions(run(changed)) == [action]
     assert fake_worker.calls == ["check"] + (
-        ["deep"] if not passed else []
+        ["localize"] if not passed else []
     )  # where it leaves the model is looked for
     assert directory(project).exists() is passed
 
@@ -530,7 +537,7 @@ def edit(project: Project, name: str, text: str) -> None:
     "change",
     [
         {"weights": {}},
-        {"weights": {"apart": True}},
+        {"weights": {"external": True}},
         {"signature": {"inputs": [{}], "outputs": [], "dims": {}}},
         {"requires": {"device": "cpu"}},
         {"check": {"passed": True, "cases": [{}]}},
@@ -544,7 +551,7 @@ def test_a_crafted_record_in_the_store_is_a_miss(
     project: Project, fake_worker: FakeWorker, change: Mapping[str, Any]
 ) -> None:
     """Its digest of itself is right; what it says is none of a manifest."""
-    fake_worker.weights = APART
+    fake_worker.weights = EXTERNAL
     run(project)
     store = store_of(project)
     for kind in ("keys", "graphs", "traces"):

@@ -19,7 +19,7 @@ from small_projects import (
     write_project,
 )
 
-from aoti_build.artifact.manifest import GOLDEN, LOG, MODEL, Manifest, read_manifest
+from aoti_build.artifact.manifest import LOG, MODEL, REFERENCE_DATA, Manifest, read_manifest
 from aoti_build.artifact.paths import artifact_directory
 from aoti_build.commands.build import BuildReport, build, plan
 from aoti_build.common.records import write_json
@@ -37,7 +37,7 @@ def test_a_first_build_publishes(project: Project, fake_worker: FakeWorker) -> N
     assert (actions(report), report.exit_code) == (["compiled"], 0)
     assert fake_worker.calls == ["build small", "check"]
     published = contents(directory(project))
-    assert {MODEL, GOLDEN, LOG, "manifest.json"} == published.keys()
+    assert {MODEL, REFERENCE_DATA, LOG, "manifest.json"} == published.keys()
     assert published[LOG]
     assert action_of(project) == "up-to-date"
 
@@ -160,7 +160,7 @@ def test_nothing_is_left_behind_by_a_failure(project: Project, fake_worker: Fake
     fake_worker.answers["build"] = BuildError("no")
     run(project)
     left = {path.name for path in project.artifacts.rglob("*") if path.is_file()}
-    assert not {MODEL, GOLDEN, "manifest.json"} & left
+    assert not {MODEL, REFERENCE_DATA, "manifest.json"} & left
     assert not any(project.artifacts.glob(".staging/*"))
 
 
@@ -344,7 +344,7 @@ def test_the_report_as_json(project: Project, fake_worker: FakeWorker) -> None:
         "key",
         "seconds",
         "baseline",
-        "unchecked",
+        "unverified",
         "error",
     }
     assert row["artifact"] == "artifacts/small/cpu/model.pt2"

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from small_projects import TWO_MODELS, FakeWorker, action_of, contents, publish_fake, write_project
 
-from aoti_build.artifact.manifest import GOLDEN, MODEL
+from aoti_build.artifact.manifest import MODEL, REFERENCE_DATA
 from aoti_build.commands.build import build
 from aoti_build.commands.clean import clean
 from aoti_build.commands.status import status
@@ -149,7 +149,7 @@ def test_it_waits_for_a_build_and_takes_nothing_from_under_it(
     cleaning.join(30)
     assert not cleaning.is_alive()
     assert [outcome.error for outcome in report.outcomes] == [None]
-    assert staged[0].keys() >= {MODEL, GOLDEN}
+    assert staged[0].keys() >= {MODEL, REFERENCE_DATA}
     assert action_of(project) in ("restore", "up-to-date")
     assert list((project.artifacts / ".staging").iterdir()) == []
 

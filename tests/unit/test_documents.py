@@ -14,7 +14,7 @@ from small_projects import REPOSITORY
 import aoti_build
 from aoti_build.artifact.reasons import ReasonKind
 from aoti_build.errors import ExitCode
-from aoti_build.models_file import load_project, schema
+from aoti_build.models_file import load_project
 from aoti_build.tasks import ns
 
 DOCS = REPOSITORY / "docs"
@@ -22,12 +22,6 @@ README = REPOSITORY / "README.md"
 COMMANDS = DOCS / "reference" / "commands.md"
 ENVIRONMENT = DOCS / "reference" / "environment.md"
 PAGES = (README, REPOSITORY / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md")))
-
-# What the documents call by the name that it gets next. Remove an entry, and its use, when the code
-# has the new name: the tests do without it already.
-RENAMED_OPTIONS = {"--deep": "--localize"}
-RENAMED_REASONS = {"unchecked": "unverified", "lacks-floor": "lacks-architecture"}
-RENAMED_KEYS = {"version:": "edition:", "reference_data:": "golden:"}
 
 FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```", re.M | re.S)
 INLINE_CODE = re.compile(r"`[^`\n]+`")
@@ -107,13 +101,13 @@ def test_every_exit_code_is_explained(page: Path) -> None:
 def test_every_reason_is_explained() -> None:
     section = COMMANDS.read_text().partition("\n## Reasons\n")[2].partition("\n## ")[0]
     explained = set(re.findall(r"^\| `([a-z-]+)` \|", section, re.M))
-    assert explained == {RENAMED_REASONS.get(kind.value, kind.value) for kind in ReasonKind}
+    assert explained == {kind.value for kind in ReasonKind}
 
 
 @pytest.mark.parametrize(("page", "text"), EXAMPLES)
 def test_examples_of_models_yaml_are_valid(page: str, text: str, tmp_path: Path) -> None:
     file = tmp_path / "models.yaml"
-    file.write_text(as_the_loader_knows_it(text))
+    file.write_text(text)
     assert load_project(file).targets, page
 
 
@@ -191,14 +185,4 @@ def options_of(task: str, *, with_value: bool = False) -> set[str]:
         for argument in ns.tasks[task].get_arguments()
         if argument.takes_value or not with_value
     ]
-    names = [f"--{argument.names[0]}" for argument in arguments]
-    return {RENAMED_OPTIONS.get(name, name) for name in names}
-
-
-def as_the_loader_knows_it(text: str) -> str:
-    """An example with the keys that this release reads."""
-    if not hasattr(schema, "EDITION"):
-        return text
-    for new, old in RENAMED_KEYS.items():
-        text = re.sub(rf"^( *){new}", rf"\1{old}", text, flags=re.M)
-    return text
+    return {f"--{argument.names[0]}" for argument in arguments}

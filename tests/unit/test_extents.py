@@ -15,7 +15,7 @@ import pytest
 from packages import BLOB, here, members
 from small_projects import publish_fake
 
-from aoti_build.artifact.manifest import GOLDEN, MODEL, FileRecord
+from aoti_build.artifact.manifest import MODEL, REFERENCE_DATA, FileRecord
 from aoti_build.common.extents import SHAREABLE, Stretch, share_equal
 from aoti_build.common.writing import copy_atomic
 from aoti_build.models_file import Project
@@ -69,7 +69,8 @@ def test_other_code_with_the_same_weights_shares_them(sharing: Path, project: Pr
     store = LocalStore(sharing / "store")
     first = artifact(sharing / "first", weights, code=b"a" * 9000)
     store.put(
-        publish_fake(project, files=records(first), weights={"apart": True, "alignment": 64}), first
+        publish_fake(project, files=records(first), weights={"external": True, "alignment": 64}),
+        first,
     )
     second = artifact(sharing / "second", weights, code=b"b" * 50_000)
     content = (second / MODEL).read_bytes()
@@ -121,12 +122,12 @@ def package(path: Path, code: bytes, weights: bytes, *, aligned: bool = True) ->
 def artifact(directory: Path, weights: bytes, code: bytes = b"code") -> Path:
     directory.mkdir()
     package(directory / MODEL, code, weights)
-    (directory / GOLDEN).write_bytes(b"golden")
+    (directory / REFERENCE_DATA).write_bytes(b"reference data")
     return directory
 
 
 def records(directory: Path) -> dict[str, FileRecord]:
-    return {name: FileRecord.of(directory / name) for name in (MODEL, GOLDEN)}
+    return {name: FileRecord.of(directory / name) for name in (MODEL, REFERENCE_DATA)}
 
 
 def shared(one: Path, other: Path) -> int:

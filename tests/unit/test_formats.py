@@ -1,5 +1,5 @@
-"""docs/formats.md is true: every document has a schema there, real documents fit it, and garbled
-ones do not; and the README names only tasks and options that exist."""
+"""docs/reference/formats.md is true: every document has a schema there, real documents fit it, and
+garbled ones do not; and the README names only tasks and options that exist."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from referencing import Registry, Resource
 from small_projects import RAN, REPOSITORY, TWO_MODELS, publish_fake, write_project
 
 import aoti_build
-from aoti_build.artifact.manifest import GOLDEN, MODEL, VERIFY, FileRecord, Manifest
+from aoti_build.artifact.manifest import MODEL, REFERENCE_DATA, VERIFY, FileRecord, Manifest
 from aoti_build.artifact.paths import (
     artifact_directory,
     index_path,
@@ -45,7 +45,7 @@ from aoti_build.errors import ArtifactError, BuildError, Problem, SpecError, Ver
 from aoti_build.figures import CallFigures, Loss, Refusal, RunFigures, Vacuous, typed
 from aoti_build.host import compatibility
 from aoti_build.host.checks.finding import Finding
-from aoti_build.messages import CheckResult, DeepResult
+from aoti_build.messages import CheckResult, LocalizeResult
 from aoti_build.models_file import Project, load_project
 from aoti_build.planning.actions import Action
 from aoti_build.planning.index import Published
@@ -54,14 +54,12 @@ from aoti_build.runtime import private
 from aoti_build.runtime.package import admit
 from aoti_build.store.kernels import KernelCache
 from aoti_build.store.selection import open_store
-from aoti_build.tasks import ns
 from aoti_build.work.host_checks import require_fit_toolchain
 from aoti_build.work.outcome import Outcome
 
 PACKAGE = Path(aoti_build.__file__).parent
-FORMATS = (REPOSITORY / "docs" / "formats.md").read_text()
+FORMATS = (REPOSITORY / "docs" / "reference" / "formats.md").read_text()
 README = (REPOSITORY / "README.md").read_text()
-PAGES = (REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md")))
 SCHEMAS: Mapping[str, dict[str, Any]] = {
     name: json.loads(text)
     for name, text in re.findall(r"^## (\S+)\n.*?^```json\n(.*?)^```", FORMATS, re.M | re.S)
@@ -125,7 +123,7 @@ CASES: tuple[dict[str, Any], ...] = (
     },
     {"name": "max", "sizes": {"batch": 9}, "seed": 1, "skipped": "no room", "outputs": []},
 )
-DEEP = {
+LOCALIZATION = {
     "stage": "export",
     "said": "it leaves the model",
     "weights": [{"name": "a.weight", "max_abs": None}],
@@ -160,7 +158,7 @@ RUN = {
     "top": [
         {
             "output": "output",
-            "pictures": [
+            "images": [
                 [
                     {"index": 1, "name": "cat", "probability": 0.75},
                     {"index": 0, "name": None, "probability": 0.25},
@@ -210,10 +208,10 @@ def documents(two: Project, tmp_path: Path) -> Mapping[str, list[Document]]:
         "aoti-build/manifest": [
             manifest.as_json(),
             _cuda(manifest).as_json(),
-            _unchecked(manifest).as_json(),
+            _unverified(manifest).as_json(),
             *stored,
         ],
-        "aoti-build/golden": [_golden()],
+        "aoti-build/reference-data": [_reference_data()],
         "aoti-build/verdict": [_verdict_on_disk(two)],
         "aoti-build/stat-cache": [_stat_cache(tmp_path)],
         "aoti-build/unpacked": [_unpacked(tmp_path)],
@@ -292,7 +290,7 @@ def test_a_document_of_another_version_is_refused(
         ("aoti-build/manifest", ("check", "why"), "this processor lacks amx_tile"),
         ("aoti-build/manifest", ("source", "surplus"), {}),
         ("aoti-build/manifest", ("signature", "dims", "batch", "example"), 2),
-        ("aoti-build/manifest", ("weights", "apart"), True),
+        ("aoti-build/manifest", ("weights", "external"), True),
         ("aoti-build/manifest", ("action",), "rechecked"),
         ("aoti-build/stat-cache", ("files", "/old", 1), "1"),
         ("aoti-build/index", ("targets", "first/cpu", "files", "model.py"), 1),
@@ -313,7 +311,7 @@ def test_a_document_of_another_version_is_refused(
         ("aoti-build/run", ("targets", 0, "verdict"), "fine"),
         ("aoti-build/run", ("targets", 0, "runs", 0, "surplus"), 1),
         ("aoti-build/run", ("targets", 0, "runs", 0, "inputs", 0, "shape", 0), "batch"),
-        ("aoti-build/run", ("targets", 0, "runs", 0, "top", 0, "pictures", 0, 0, "probability"), 2),
+        ("aoti-build/run", ("targets", 0, "runs", 0, "top", 0, "images", 0, 0, "probability"), 2),
         ("aoti-build/run", ("targets", 0, "runs", 0, "timing", "surplus"), 1.0),
         ("aoti-build/run", ("targets", 0, "runs", 0, "error"), {}),
         ("aoti-build/run", ("targets", 0, "runs", 1, "error"), None),
@@ -328,7 +326,7 @@ def test_a_document_of_another_version_is_refused(
         ("aoti-build/inspect-diff", ("differences", 0, "what"), None),
         ("aoti-build/error", ("ok",), True),
         ("aoti-build/error", ("error", "surplus"), 1),
-        ("aoti-build/golden", ("cases", "example", "outputs"), "1"),
+        ("aoti-build/reference-data", ("cases", "example", "outputs"), "1"),
     ],
 )
 def test_a_wrong_value_inside_is_refused(
@@ -343,77 +341,15 @@ def test_a_wrong_value_inside_is_refused(
     assert errors(kind, document)
 
 
-def test_the_tasks_in_the_readme_are_those_that_exist() -> None:
-    rows = readme_tasks()
-    assert set(rows) == set(ns.tasks)
-    for task, options in rows.items():
-        assert options == options_of(task)
-
-
-def test_the_options_in_the_readme_are_those_that_exist() -> None:
-    explained = set(re.findall(r"^\| `(--[a-z-]+)[^`]*` \|", README, re.M))
-    assert explained == {option for task in ns.tasks for option in options_of(task)}
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_commands_in_the_documents_exist(page: Path) -> None:
-    """`inv TASK --option ... TASK`: each option belongs to the task before it."""
-    seen = 0
-    for command in re.findall(
-        r"\b(?:inv|invoke) ([^\n`|;&#]+)", "\n".join(code_in(page.read_text()))
-    ):
-        task = ""
-        for word in command.split():
-            if word.startswith("--") and task:
-                assert word in options_of(task), command
-                seen += 1
-            elif word in ns.tasks:
-                task = word
-    assert seen or page.name != "README.md", "the README shows no option in use"
-
-
 def test_the_readme_has_the_commands_that_ci_runs() -> None:
     for marker in ("build-command", "test-command"):
         assert len(re.findall(rf"^<!-- {marker} -->\n```sh\n[^\n]+\n```$", README, re.M)) == 1
-
-
-def test_links_lead_somewhere() -> None:
-    for page in PAGES:
-        for target, anchor in re.findall(r"\]\(([^)#:]*)(?:#([^)]*))?\)", page.read_text()):
-            file = page.parent / target if target else page
-            assert file.exists(), f"{page.name} links to {target}"
-            assert not anchor or anchor in anchors_of(file), (
-                f"{page.name} links to {target}#{anchor}"
-            )
 
 
 def errors(kind: str, document: Document) -> list[str]:
     return [
         error.message
         for error in Draft202012Validator(SCHEMAS[kind], registry=REGISTRY).iter_errors(document)
-    ]
-
-
-def options_of(task: str) -> set[str]:
-    return {f"--{argument.names[0]}" for argument in ns.tasks[task].get_arguments()}
-
-
-def anchors_of(page: Path) -> set[str]:
-    """What a link can name on a page: its headings, as the usual renderers spell them."""
-    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.M)
-    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
-
-
-def readme_tasks() -> dict[str, set[str]]:
-    """Task -> options, of the README's table of tasks."""
-    rows = re.findall(r"^\| `(\w+)` \|[^|\n]*\|([^|\n]*)\|$", README, re.M)
-    return {task: set(re.findall(r"--[a-z-]+", options)) for task, options in rows}
-
-
-def code_in(text: str) -> list[str]:
-    return [
-        *re.findall(r"^```\w*\n(.*?)^```", text, re.M | re.S),
-        *re.findall(r"`([^`\n]+)`", text),
     ]
 
 
@@ -449,11 +385,11 @@ def _cuda(manifest: Manifest) -> Manifest:
     fields = dict(manifest.__dict__)
     fields["requires"] = {**manifest.requires, "device": "cuda", "compute_capability": "8.0"}
     fields["requires"]["gpu_code"] = ["sm_80", "compute_80"]
-    fields["files"] = {name: FileRecord("0" * 64, 0) for name in (MODEL, GOLDEN)}
+    fields["files"] = {name: FileRecord("0" * 64, 0) for name in (MODEL, REFERENCE_DATA)}
     return Manifest(**fields)
 
 
-def _unchecked(manifest: Manifest) -> Manifest:
+def _unverified(manifest: Manifest) -> Manifest:
     why = "this processor lacks avx512f"
     return replace(
         manifest, check={**CHECK, "passed": None, "why": why, "cases": [], "vacuous": []}
@@ -469,7 +405,7 @@ def _build(project: Project, manifest: Manifest) -> BuildReport:
             Outcome(first, "compiled", REASONS, published, manifest.seconds),
             Outcome(first, "reproduced", (), published),
             Outcome(
-                first, "compiled", REASONS, published, unchecked="this processor lacks avx512f"
+                first, "compiled", REASONS, published, unverified="this processor lacks avx512f"
             ),
             Outcome(second, "failed", (Reason("forced"),), error=FAILURE),
             Outcome(second, "unavailable", (Reason("no-device", "cuda"),)),
@@ -488,10 +424,12 @@ def _verdicts(project: Project) -> tuple[Verdict, ...]:
             refusals=REFUSALS,
             vacuous=(Vacuous(output="output", of="inputs"),),
             no_fp64="too large",
-            deep=typed({"type": "deep-result", **DEEP}, DeepResult),
+            localization=typed({"type": "localize-result", **LOCALIZATION}, LocalizeResult),
             seconds=1.5,
         ),
-        Verdict(first, "unavailable", (Reason("lacks-floor", "this processor lacks avx512f"),)),
+        Verdict(
+            first, "unavailable", (Reason("lacks-architecture", "this processor lacks avx512f"),)
+        ),
         Verdict(
             second, "missing", error=VerificationError("there is no artifact", target=second.name)
         ),
@@ -541,8 +479,8 @@ def _plan(project: Project, manifest: Manifest) -> Plan:
             Step(
                 first,
                 "recheck",
-                (Reason("unchecked", "this processor lacks avx512f"),),
-                _unchecked(manifest),
+                (Reason("unverified", "this processor lacks avx512f"),),
+                _unverified(manifest),
             ),
             Step(second, Action.UNAVAILABLE, (Reason("no-device", "cuda"),)),
         )
@@ -597,7 +535,7 @@ def _up_to_date(project: Project) -> Manifest:
         project,
         project.targets[0],
         signature=SIGNATURE,
-        weights={"apart": True, "alignment": 64},
+        weights={"external": True, "alignment": 64},
         check={**CHECK, "cases": list(CASES)},
         provenance={
             "aoti_build": "0.1.0",
@@ -681,10 +619,10 @@ def _no_check(*_: object, **__: object) -> CheckResult:
     )
 
 
-def _golden() -> Document:
-    """The header of a golden file, of its own constants. That module imports torch, so it is read
-    and not run."""
-    tree = ast.parse((PACKAGE / "_torch" / "checking" / "golden.py").read_text())
+def _reference_data() -> Document:
+    """The header of a reference file, of its own constants. That module imports torch, so it is
+    read and not run."""
+    tree = ast.parse((PACKAGE / "_torch" / "checking" / "reference_data.py").read_text())
     constants = {
         target.id: ast.literal_eval(node.value)
         for node in tree.body

@@ -61,7 +61,7 @@ COUNT = int(os.environ.get("AOTI_BUILD_FUZZ", "10000"))
 ONLY = os.environ.get("AOTI_BUILD_FUZZ_ONLY")
 READ = "read"
 TEXT = """\
-edition: 1
+version: 1
 inductor_configs:
   tuned: {max_autotune: true, cpp.threads: 4}
 models:
@@ -79,7 +79,7 @@ models:
     devices: [cpu, cuda]
     inductor_configs: [default, tuned]
     tolerance: {atol: 1e-4, rtol: 1e-3, outputs: {mask: {agreement: 0.9}}}
-    golden: {limit: 64m}
+    reference_data: {limit: 64m}
     image: {resize: 8, crop: 4, mean: [0.5], std: [0.5]}
     cpu: {isa: [native, avx2]}
     cuda: {arch: [native, sm_80], tf32: true}
@@ -214,7 +214,7 @@ def test_manifests(tmp_path: Path, counts: Counter[str]) -> None:
 
 def test_records_of_a_store(tmp_path: Path, counts: Counter[str]) -> None:
     project = write_project(tmp_path / "project")
-    manifest = publish_fake(project, weights={"apart": True, "alignment": 64})
+    manifest = publish_fake(project, weights={"external": True, "alignment": 64})
     directory = artifact_directory(project, project.targets[0])
     store_of(project).put(manifest, directory)
     shutil.rmtree(directory)
@@ -315,7 +315,7 @@ def use_store(project: Project, store: Store, manifest: Manifest, file: Path) ->
     said(why_lines(why(project, project.targets)))
     for found in (store.by_key(manifest.key), store.by_graph(manifest.graph_key)):
         if found is not None:
-            assert found.weights["apart"] in (True, False)
+            assert found.weights["external"] in (True, False)
             store.get(found.files[MODEL], file)
     assert all(root.is_absolute() for root in store.roots())
     gc(project, max_size=1 << 30)

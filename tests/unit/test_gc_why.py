@@ -22,7 +22,7 @@ from small_projects import (
     write_project,
 )
 
-from aoti_build.artifact.manifest import GOLDEN, MODEL, Manifest, read_manifest
+from aoti_build.artifact.manifest import MODEL, REFERENCE_DATA, Manifest, read_manifest
 from aoti_build.artifact.paths import artifact_directory
 from aoti_build.commands.build import build
 from aoti_build.commands.gc import gc
@@ -167,7 +167,7 @@ def test_an_artifact_published_elsewhere_before_its_root_was_known_is_kept_by_it
     assert objects(project) == digests(manifest)
 
 
-@pytest.mark.parametrize("name", [MODEL, GOLDEN])
+@pytest.mark.parametrize("name", [MODEL, REFERENCE_DATA])
 def test_records_that_lead_nowhere_are_removed(
     project: Project, history: list[Manifest], name: str
 ) -> None:

@@ -85,7 +85,7 @@ def test_what_inductor_is_asked_for(
 ) -> None:
     gpus[:] = [gpu]
     target = only(project_for(tmp_path, arch))
-    assert target.hardware.cannot_build(target.floor) is None
+    assert target.hardware.cannot_build(target.architecture) is None
     assert target.compile_options == patches
     assert ("fatbin" in toolchain_parts(target)["toolchain"]) is bool(patches)
     assert toolchain_parts(target)["toolchain"]["cuda.compute_capability"] == gpu
@@ -98,7 +98,7 @@ def test_without_the_means_the_own_arch_is_compiled_as_inductor_finds_it(
     gpus[:] = ["8.0"]
     torch_can(monkeypatch, can=can, tool=tool)
     target = only(project_for(tmp_path, "sm_80"))
-    assert (target.hardware.cannot_build(target.floor), target.compile_options) == (None, {})
+    assert (target.hardware.cannot_build(target.architecture), target.compile_options) == (None, {})
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_what_cannot_be_built_here_is_unavailable_and_fails_with_strict_only(
 def test_without_any_gpu_the_word_is_the_device(tmp_path: Path, gpus: list[str]) -> None:
     gpus.clear()
     target = only(project_for(tmp_path, "sm_80"))
-    assert target.hardware.cannot_build(target.floor) == "cuda"
+    assert target.hardware.cannot_build(target.architecture) == "cuda"
 
 
 def test_a_package_for_another_gpu_is_built_checked_and_recorded_by_what_it_holds(
@@ -156,12 +156,12 @@ def test_a_package_for_another_gpu_is_built_checked_and_recorded_by_what_it_hold
         ["build small", "check"],
     )
     assert isinstance(jobs[0], BuildJob)
-    assert jobs[0].floor_patches == PORTABLE
+    assert jobs[0].architecture_options == PORTABLE
     needs = manifest_of(project).requires
     assert (needs["compute_capability"], needs["gpu_code"]) == ("8.0", ["sm_80", "compute_80"])
 
 
-def test_a_package_that_does_not_run_on_the_gpu_that_built_it_is_unchecked(
+def test_a_package_that_does_not_run_on_the_gpu_that_built_it_is_unverified(
     tmp_path: Path, gpus: list[str], fake_worker: FakeWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gpus[:] = ["10.0"]
@@ -169,7 +169,7 @@ def test_a_package_that_does_not_run_on_the_gpu_that_built_it_is_unchecked(
     holding(monkeypatch, "sm_90a", "compute_90a")
     report = build(project, project.targets)
     lacks = "built for compute capability 9.0 (sm_90a, compute_90a), this GPU has 10.0"
-    assert (actions(report), report.outcomes[0].unchecked) == (["compiled"], lacks)
+    assert (actions(report), report.outcomes[0].unverified) == (["compiled"], lacks)
     assert fake_worker.calls == ["build small"]
     assert build(project, project.targets, strict=True).exit_code == 1
     report_ = verify(project, project.targets)
@@ -224,9 +224,9 @@ def test_an_artifact_from_elsewhere_is_judged_by_its_code(
     assert (report.verdicts[0].verdict, report.exit_code) == (verdict, code_of_exit)
     if verdict == "passed":
         assert (
-            report.verdicts[0].stale == ()
+            report.verdicts[0].out_of_date == ()
         )  # that it could not be built here says nothing of its sources
-        assert run(project, project.targets).targets[0].stale == ()
+        assert run(project, project.targets).targets[0].out_of_date == ()
         fake_worker.calls.remove("run small")
     chosen = explain("small", artifacts=project.artifacts).chosen
     assert (chosen is not None) is (verdict == "passed")

@@ -29,7 +29,7 @@ def needs(tmp_path: Path) -> dict[str, Any]:
 
 
 def requirements_of(target: Target) -> dict[str, Any]:
-    return compatibility.requirements(target.device, target.floor)
+    return compatibility.requirements(target.device, target.architecture)
 
 
 def test_an_artifact_runs_where_it_was_built(needs: dict[str, Any]) -> None:
@@ -51,7 +51,7 @@ def test_a_processor_that_can_less_is_not(
     assert compatibility.lacking(needs) == ["this processor lacks avx2, fma"]
 
 
-def test_a_portable_floor_needs_that_floor_only(
+def test_a_portable_architecture_needs_that_architecture_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     needs = requirements_of(
@@ -148,7 +148,7 @@ def test_what_the_package_holds_decides_and_not_what_it_was_named_for(
     }
     monkeypatch.setattr(cuda, "compute_capabilities", lambda: (here,))
     lacks = compatibility.lacking(needs)
-    assert lacks == compatibility.lacking_floor(needs)
+    assert lacks == compatibility.lacking_architecture(needs)
     assert (lacks == []) is fits
     assert all(
         f"built for compute capability 8.6 ({', '.join(code)})" in sentence for sentence in lacks
@@ -163,16 +163,16 @@ def test_a_named_arch_is_what_is_needed(tmp_path: Path) -> None:
     assert compatibility.code_rank(needs, 1) is None
 
 
-def test_a_floor_is_the_processor_or_the_gpu_and_nothing_else(
+def test_a_architecture_is_the_processor_or_the_gpu_and_nothing_else(
     needs: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cuda_needs = requirements_of(write_project(tmp_path, CUDA_MODEL).targets[0])
     monkeypatch.setattr(cpu, "cpu_features", lambda: ("avx", "sse"))
     monkeypatch.setattr(cuda, "compute_capabilities", lambda: ("7.5",))
-    assert compatibility.lacking_floor({**needs, "torch": "1.0.0"}) == [
+    assert compatibility.lacking_architecture({**needs, "torch": "1.0.0"}) == [
         "this processor lacks avx2, fma"
     ]
-    assert compatibility.lacking_floor({**cuda_needs, "torch": "1.0.0"}) == [
+    assert compatibility.lacking_architecture({**cuda_needs, "torch": "1.0.0"}) == [
         "built for compute capability 8.6, this GPU has 7.5"
     ]
     assert len(compatibility.lacking({**cuda_needs, "torch": "1.0.0"})) == 3

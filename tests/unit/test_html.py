@@ -41,7 +41,7 @@ FIGURES = {
     "histogram": HISTOGRAM,
 }
 WRONG = {**FIGURES, "name": "['n']", "ok": False, "why": "3 of 8 values differ", "max_abs": 0.5}
-STALE = {"reason": "source-changed", "what": "model.py", "old": None, "new": "b"}
+OUT_OF_DATE = {"reason": "source-changed", "what": "model.py", "old": None, "new": "b"}
 ERROR = {
     "kind": "artifact",
     "message": "it is damaged",
@@ -105,14 +105,14 @@ EVERYTHING = (
             case(FIGURES, name="max", sizes={"batch": 32}),
             case(name="min", skipped="no room"),
         ],
-        stale=[STALE],
+        out_of_date=[OUT_OF_DATE],
         vacuous=[{"output": "output", "of": "inputs"}],
         refusals=[
             {"name": "rank 3", "ok": True, "said": "unmatched"},
             {"name": "rank 1", "ok": False, "said": "came"},
         ],
         no_fp64="no kernel",
-        deep={
+        localization={
             "stage": "weights",
             "said": "other weights",
             "weights": [
@@ -129,7 +129,9 @@ EVERYTHING = (
         },
     ),
     target("refused", target="second/cpu", error=ERROR),
-    target("unavailable", target="third/cuda", stale=[{"reason": "no-device", "what": "cuda"}]),
+    target(
+        "unavailable", target="third/cuda", out_of_date=[{"reason": "no-device", "what": "cuda"}]
+    ),
 )
 
 
@@ -262,7 +264,9 @@ def test_histograms_may_be_empty(histogram: dict[str, Any]) -> None:
 
 def test_doubts_fail_only_with_strict() -> None:
     doubtful = target(
-        cases=[case(FIGURES)], stale=[STALE], vacuous=[{"output": "output", "of": "weights"}]
+        cases=[case(FIGURES)],
+        out_of_date=[OUT_OF_DATE],
+        vacuous=[{"output": "output", "of": "weights"}],
     )
     lenient, strict = page(doubtful), page(doubtful, ok=False, strict=True)
     assert "1 artifact passed" in lenient.words
@@ -276,7 +280,9 @@ def test_an_unavailable_device_fails_only_with_strict() -> None:
     assert "1 of 1 artifact failed" in page(target("unavailable"), ok=False, strict=True).words
 
 
-@pytest.mark.parametrize("verdict", ["crashed", "timeout", "unchecked", "missing", "not-known-yet"])
+@pytest.mark.parametrize(
+    "verdict", ["crashed", "timeout", "unverified", "missing", "not-known-yet"]
+)
 def test_any_other_verdict_is_a_failure(verdict: str) -> None:
     words = page(target(verdict, error=ERROR), ok=False).words
     assert "1 of 1 artifact failed" in words
@@ -294,10 +300,12 @@ def test_hostile_texts_are_only_text() -> None:
                 case(name="max", skipped=HOSTILE),
             ],
             refusals=[{"name": HOSTILE, "ok": False, "said": HOSTILE}],
-            stale=[{"reason": "source-changed", "what": HOSTILE, "old": HOSTILE, "new": None}],
+            out_of_date=[
+                {"reason": "source-changed", "what": HOSTILE, "old": HOSTILE, "new": None}
+            ],
             vacuous=[{"output": HOSTILE, "of": "inputs"}],
             no_fp64=HOSTILE,
-            deep={"stage": "none", "said": HOSTILE, "weights": [], "left": None},
+            localization={"stage": "none", "said": HOSTILE, "weights": [], "left": None},
             error={"message": HOSTILE, "cause": HOSTILE},
         ),
         ok=False,

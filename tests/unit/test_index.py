@@ -24,7 +24,7 @@ from small_projects import (
 )
 
 from aoti_build.artifact import manifest as manifests
-from aoti_build.artifact.manifest import GOLDEN, MODEL
+from aoti_build.artifact.manifest import MODEL, REFERENCE_DATA
 from aoti_build.artifact.paths import artifact_directory, index_path, stat_cache_path
 from aoti_build.commands.build import plan
 from aoti_build.common import stat_cache
@@ -159,8 +159,8 @@ def model_file(world: World) -> Path:
     return world.file(0, MODEL)
 
 
-def golden_file(world: World) -> Path:
-    return world.file(1, GOLDEN)
+def reference_data_file(world: World) -> Path:
+    return world.file(1, REFERENCE_DATA)
 
 
 def manifest_file(world: World) -> Path:
@@ -187,7 +187,7 @@ CHANGES: dict[str, Callable[[World], object]] = {
     "a tolerance": models("width: 4}", "width: 4}\n    tolerance: {atol: 0.5}"),
     "a seed": models("[2, 4]}]", "[2, 4]}]\n    seed: 1"),
     "other weights": models("weights.safetensors", "helper.py.safetensors"),
-    "a portable floor": models("[3, 4]}]", "[3, 4]}]\n    cpu: {isa: avx2}"),
+    "a portable architecture": models("[3, 4]}]", "[3, 4]}]\n    cpu: {isa: avx2}"),
     "comments": models("models:", "# a comment\n\nmodels:  # another"),
     "another order": lambda world: world.__setattr__("project", turned(world)),
     "a renamed model": models("  second:", "  renamed:"),
@@ -208,7 +208,7 @@ CHANGES: dict[str, Callable[[World], object]] = {
     "a release with other manifests": another_release,
     "damage the model": spoil(model_file, b"damaged"),
     "delete the model": spoil(model_file, None),
-    "delete a golden file": spoil(golden_file, None),
+    "delete a reference file": spoil(reference_data_file, None),
     "damage a manifest": spoil(manifest_file, b"{}"),
     "delete a manifest": spoil(manifest_file, None),
     "edit the model and keep size and time": keep_time("artifacts/first/cpu/model.pt2"),
@@ -279,7 +279,7 @@ SEEN = {
     "another entry in a listed directory": "build build",
     "another hidden entry": "up-to-date up-to-date",
     "damage the model": "build up-to-date",
-    "delete a golden file": "up-to-date build",
+    "delete a reference file": "up-to-date build",
     "damage a manifest": "build up-to-date",
     "edit the model and keep size and time": "build up-to-date",
     "swap artifacts": "build build",

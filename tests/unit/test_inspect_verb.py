@@ -63,7 +63,7 @@ def test_a_target_with_all_that_is_known_of_it(project: Project) -> None:
         "a.weight  float32 [12, 8]  384 B",
         "wrapper_weights.blob 384 B",
         "checked against eager: 1 cases, largest absolute error 1e-07",
-        "golden.safetensors  27 B",
+        "reference.safetensors  27 B",
     ):
         assert said in text
     assert report.artifacts[0].manifest is not None

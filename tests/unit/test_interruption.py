@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from small_projects import REAL_PYTHON, publish_fake
 
-from aoti_build.artifact.manifest import GOLDEN, MODEL, FileRecord
+from aoti_build.artifact.manifest import MODEL, REFERENCE_DATA, FileRecord
 from aoti_build.artifact.paths import artifact_directory, lock_path
 from aoti_build.common.locks import lock
 from aoti_build.models_file import Project
@@ -99,7 +99,10 @@ def huge(project: Project) -> Path:
     manifest = publish_fake(project)
     directory = artifact_directory(project, project.targets[0])
     os.truncate(directory / MODEL, HUGE)
-    files = {MODEL: FileRecord("0" * 64, HUGE), GOLDEN: recorded(directory / GOLDEN)}
+    files = {
+        MODEL: FileRecord("0" * 64, HUGE),
+        REFERENCE_DATA: recorded(directory / REFERENCE_DATA),
+    }
     replace(manifest, files=files).write(directory)
     return directory
 
@@ -140,7 +143,7 @@ def test_workers_that_ignore_it_end_with_their_children(
         f"  m{index}:\n    source: model.py:build\n    inputs: [{{shape: [2, 4]}}]\n"
         for index in range(3)
     )
-    (project.root / "models.yaml").write_text(f"edition: 1\nmodels:\n{models}")
+    (project.root / "models.yaml").write_text(f"version: 1\nmodels:\n{models}")
     mark = f"37{os.getpid()}"
     (project.root / "tasks.py").write_text(tasks_with(deaf_program(project.root, mark)))
     task = start("build", "--jobs", "3")

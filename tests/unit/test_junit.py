@@ -33,7 +33,7 @@ FIGURES = {
     "histogram": {"decades": [-2, -1], "counts": [3, 1], "zero": 4},
 }
 WRONG = {**FIGURES, "name": "['n']", "ok": False, "why": "3 of 8 values differ"}
-STALE = {"reason": "source-changed", "what": "model.py", "old": None, "new": "b" * 64}
+OUT_OF_DATE = {"reason": "source-changed", "what": "model.py", "old": None, "new": "b" * 64}
 
 
 def suites(*targets: dict[str, Any], **fields: Any) -> ElementTree.Element:
@@ -90,7 +90,11 @@ def test_times_are_seconds_and_add_up() -> None:
 
 def test_a_failure_carries_its_figures() -> None:
     root = suites(
-        target("mismatch", cases=[case(WRONG)], deep={"stage": "compile", "said": "layer1 differs"})
+        target(
+            "mismatch",
+            cases=[case(WRONG)],
+            localization={"stage": "compile", "said": "layer1 differs"},
+        )
     )
     (failure,) = root.iter("failure")
     assert failure.get("message") == "3 of 8 values differ"
@@ -122,20 +126,22 @@ def test_a_passed_test_has_its_figures_as_properties() -> None:
 
 def test_doubts_are_seen_without_strict_and_fail_with_it() -> None:
     doubtful = target(
-        cases=[case(FIGURES)], stale=[STALE], vacuous=[{"output": "output", "of": "weights"}]
+        cases=[case(FIGURES)],
+        out_of_date=[OUT_OF_DATE],
+        vacuous=[{"output": "output", "of": "weights"}],
     )
     lenient, strict = suites(doubtful), suites(doubtful, strict=True)
     assert counts(lenient) == (1, 0, 0, 0)
-    assert properties(lenient)["stale"].startswith("source-changed: model.py")
+    assert properties(lenient)["out_of_date"].startswith("source-changed: model.py")
     assert (
         properties(lenient)["vacuous"] == "output: the comparison would pass for other weights too"
     )
     assert counts(strict) == (3, 2, 0, 0)
-    assert [failure.get("type") for failure in strict.iter("failure")] == ["stale", "vacuous"]
+    assert [failure.get("type") for failure in strict.iter("failure")] == ["out_of_date", "vacuous"]
 
 
 @pytest.mark.parametrize(
-    "verdict", ["crashed", "timeout", "unchecked", "refused", "missing", "not-known-yet"]
+    "verdict", ["crashed", "timeout", "unverified", "refused", "missing", "not-known-yet"]
 )
 def test_what_could_not_be_checked_is_an_error(verdict: str) -> None:
     said = {
@@ -156,7 +162,8 @@ def test_what_could_not_be_checked_is_an_error(verdict: str) -> None:
 
 def test_an_unavailable_device_is_skipped_unless_strict() -> None:
     absent = target(
-        "unavailable", stale=[{"reason": "no-device", "what": "cuda", "old": None, "new": None}]
+        "unavailable",
+        out_of_date=[{"reason": "no-device", "what": "cuda", "old": None, "new": None}],
     )
     (skipped,) = suites(absent).iter("skipped")
     assert skipped.get("message") == "no-device: cuda"
@@ -192,7 +199,9 @@ def test_what_xml_cannot_hold_is_replaced_and_the_rest_kept() -> None:
             target=HOSTILE,
             cases=[case(hostile, name=HOSTILE), case(name="max", skipped=HOSTILE)],
             refusals=[{"name": HOSTILE, "ok": False, "said": HOSTILE}],
-            stale=[{"reason": "source-changed", "what": HOSTILE, "old": HOSTILE, "new": None}],
+            out_of_date=[
+                {"reason": "source-changed", "what": HOSTILE, "old": HOSTILE, "new": None}
+            ],
             vacuous=[{"output": HOSTILE, "of": "inputs"}],
             no_fp64=HOSTILE,
         ),

@@ -1,5 +1,5 @@
-"""Imports point down only, as docs/architecture.md lists the layers, and torch stays inside
-`_torch` and `runtime`."""
+"""Imports point down only, as docs/explanation/architecture.md lists the layers, and torch stays
+inside `_torch` and `runtime`."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_every_module_has_a_layer() -> None:
     unknown = sorted(present - {*LAYERS, WORKER_SIDE, RUNTIME})
     assert not unknown, (
         f"aoti_build.{unknown[0]} is in no layer: add it to LAYERS in {Path(__file__).name} and to "
-        "docs/architecture.md, in the lowest layer that its imports allow"
+        "docs/explanation/architecture.md, in the lowest layer that its imports allow"
     )
 
 

@@ -54,7 +54,7 @@ def test_names_that_are_alike_do_not_meet(
 
 def project_of(root: Path, models: list[str], presets: list[str]) -> Project:
     lines = [
-        "edition: 1",
+        "version: 1",
         "inductor_configs:",
         *(f"  {preset}: {{}}" for preset in presets),
         "models:",

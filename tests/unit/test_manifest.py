@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from small_projects import sealed
 
 from aoti_build.artifact.manifest import (
-    GOLDEN,
     MANIFEST,
     MODEL,
+    REFERENCE_DATA,
     FileRecord,
     Manifest,
     NoManifest,
@@ -34,13 +34,13 @@ MANIFEST_VALUE = Manifest(
     models_file="models.yaml",
     key="a" * 64,
     graph_key="b" * 64,
-    weights={"apart": True, "alignment": 64},
+    weights={"external": True, "alignment": 64},
     source={
         **{group: {} for group in REASON_OF_GROUP},
         "spec": {"seed": 0, "kwargs.width": [1, 2]},
         "sources": {"model.py": "c" * 64, "gone.py": None},
     },
-    files={MODEL: FileRecord("d" * 64, 3), GOLDEN: FileRecord("e" * 64, 4)},
+    files={MODEL: FileRecord("d" * 64, 3), REFERENCE_DATA: FileRecord("e" * 64, 4)},
     requires={
         "device": "cpu",
         "platform": "linux",
@@ -94,11 +94,11 @@ def test_an_edit_that_leaves_it_well_formed_is_damage(
 
 
 def test_one_that_was_never_compared_says_why(tmp_path: Path) -> None:
-    unchecked = {**DOCUMENT["check"], "passed": None, "why": "this processor lacks avx512f"}
-    found = read(tmp_path, {**DOCUMENT, "check": unchecked})
+    unverified = {**DOCUMENT["check"], "passed": None, "why": "this processor lacks avx512f"}
+    found = read(tmp_path, {**DOCUMENT, "check": unverified})
     assert isinstance(found, Manifest)
-    assert found.unchecked == "this processor lacks avx512f"
-    assert MANIFEST_VALUE.unchecked is None
+    assert found.unverified == "this processor lacks avx512f"
+    assert MANIFEST_VALUE.unverified is None
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,7 @@ def test_a_field_of_another_type_is_damage(tmp_path: Path, field: str, value: ob
     [
         {},
         {MODEL: {"sha256": "d" * 64, "size": 3}},
-        {GOLDEN: {"sha256": "d" * 64, "size": 3}},
+        {REFERENCE_DATA: {"sha256": "d" * 64, "size": 3}},
         {**DOCUMENT["files"], MODEL: {"sha256": "d" * 64}},
         {**DOCUMENT["files"], MODEL: {"sha256": "d" * 64, "size": "large"}},
         {**DOCUMENT["files"], "../../outside": {"sha256": "d" * 64, "size": 3}},
@@ -177,7 +177,7 @@ def test_a_field_of_another_type_is_damage(tmp_path: Path, field: str, value: ob
         {**DOCUMENT["files"], MODEL: {"sha256": "d" * 64, "size": float("inf")}},
         {**DOCUMENT["files"], MODEL: {"sha256": "d" * 64, "size": float("nan")}},
         {MODEL: DOCUMENT["files"][MODEL]},
-        {GOLDEN: DOCUMENT["files"][GOLDEN]},
+        {REFERENCE_DATA: DOCUMENT["files"][REFERENCE_DATA]},
     ],
     ids=lambda files: ",".join(files) or "none",
 )
@@ -317,10 +317,10 @@ CRAFTED: list[tuple[str, Any]] = [
     *(("graph_key", key) for key in ["../" * 30, "b" * 63, True]),
     *(
         ("weights", value)
-        for value in [{}, {"apart": True}, {"apart": 1, "alignment": 64}, {"apart": False}]
+        for value in [{}, {"external": True}, {"external": 1, "alignment": 64}, {"external": False}]
     ),
     *(
-        ("weights", {"apart": True, "alignment": value})
+        ("weights", {"external": True, "alignment": value})
         for value in [0, -64, True, 64.0, "64", HUGE]
     ),
     ("files", {**DOCUMENT["files"], "..": {"sha256": "d" * 64, "size": 3}}),

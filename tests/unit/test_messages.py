@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from small_projects import ONE_MODEL, PASSED_CASE, write_project
 
 from aoti_build import messages
-from aoti_build.errors import ExitCode, ArtifactError, MessageError
+from aoti_build.errors import ArtifactError, ExitCode, MessageError
 from aoti_build.figures import CallFigures, OutputFigures, Part, as_json, typed
 from aoti_build.messages import (
     JOBS,
@@ -128,7 +128,9 @@ def test_the_types_are_all_there() -> None:
 def test_a_target_arrives_as_the_target_it_is(tmp_path: Path) -> None:
     (target,) = write_project(tmp_path).targets
     document = target_to_json(target)
-    job = FreshJob(root="/", target_document=document, where={}, golden="/g", signature={}, seeds=1)
+    job = FreshJob(
+        root="/", target_document=document, where={}, reference_data="/g", signature={}, seeds=1
+    )
     assert decode(on_the_way(job), FreshJob).target == target
 
 
@@ -187,7 +189,9 @@ def test_other_json_is_refused(document: Any) -> None:
 )
 def test_a_job_with_a_target_that_is_none_is_refused(change: Mapping[str, Any]) -> None:
     document = {**targets()[0], **change}
-    job = FreshJob(root="/", target_document=document, where={}, golden="/g", signature={}, seeds=1)
+    job = FreshJob(
+        root="/", target_document=document, where={}, reference_data="/g", signature={}, seeds=1
+    )
     assert refusal(on_the_way(job), FreshJob).startswith("fresh-job: $.target: ")
 
 
@@ -198,7 +202,7 @@ def test_a_place_deep_inside_is_named(tmp_path: Path) -> None:
             root="/",
             target_document=target_to_json(target),
             model="/m",
-            golden="/g",
+            reference_data="/g",
             tolerance={},
             signature={},
             imports=(),
@@ -209,10 +213,12 @@ def test_a_place_deep_inside_is_named(tmp_path: Path) -> None:
 
 
 def test_one_of_several_types_is_read_as_what_it_is() -> None:
-    assert decode(on_the_way(Take(golden=True)), *messages.ANSWERS) == Take(golden=True)
+    assert decode(on_the_way(Take(reference_data=True)), *messages.ANSWERS) == Take(
+        reference_data=True
+    )
     assert decode(on_the_way(Phase(name="export")), *messages.EVENTS) == Phase(name="export")
     assert "a phase or failure or keys-question was expected" in refusal(
-        on_the_way(Take(golden=True)), *messages.EVENTS
+        on_the_way(Take(reference_data=True)), *messages.EVENTS
     )
 
 

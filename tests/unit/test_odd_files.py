@@ -25,9 +25,9 @@ from small_projects import (
 )
 
 from aoti_build.artifact.manifest import (
-    GOLDEN,
     MANIFEST,
     MODEL,
+    REFERENCE_DATA,
     Manifest,
     NoManifest,
     read_manifest,
@@ -250,7 +250,7 @@ def test_as_models_yaml_it_is_wrong_usage(put: Put, project: Project) -> None:
 def test_as_a_file_that_models_yaml_names_it_is_wrong_usage(put: Put, tmp_path: Path) -> None:
     project = write_project(
         tmp_path,
-        "edition: 1\nmodels:\n  m:\n    source: odd.py:build\n    inputs: [{shape: [1]}]\n",
+        "version: 1\nmodels:\n  m:\n    source: odd.py:build\n    inputs: [{shape: [1]}]\n",
     )
     path = put(tmp_path / "odd.py")
     if path.is_file():
@@ -273,7 +273,7 @@ def test_as_a_manifest_it_is_a_damaged_artifact(
     assert soon(lambda: action_of(project)) == "build"
 
 
-@pytest.mark.parametrize("name", [MODEL, GOLDEN])
+@pytest.mark.parametrize("name", [MODEL, REFERENCE_DATA])
 def test_as_a_file_of_an_artifact_it_is_refused_unread(
     put: Put, project: Project, published: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -414,7 +414,7 @@ def test_as_working_state_of_a_published_project_nothing_is_built_anew(
         ("build --file odd.yaml --json", "odd.yaml", 2),
         ("inspect --path odd.pt2", "odd.pt2", 4),
         ("verify", f"artifacts/small/cpu/{MODEL}", 4),
-        ("verify --json", f"artifacts/small/cpu/{GOLDEN}", 4),
+        ("verify --json", f"artifacts/small/cpu/{REFERENCE_DATA}", 4),
         ("run", f"artifacts/small/cpu/{MANIFEST}", 4),
     ],
 )

@@ -21,7 +21,7 @@ from small_projects import (
     write_project,
 )
 
-from aoti_build.artifact.manifest import GOLDEN, MODEL, VERIFY
+from aoti_build.artifact.manifest import MODEL, REFERENCE_DATA, VERIFY
 from aoti_build.artifact.paths import artifact_directory
 from aoti_build.commands.build import build
 from aoti_build.commands.run import run
@@ -77,9 +77,9 @@ def _remove(published: Path) -> None:
 
 EXCHANGES = {
     "another package": _replace(MODEL),
-    "other golden values": _replace(GOLDEN),
+    "other reference data values": _replace(REFERENCE_DATA),
     "written in place": _overwrite(MODEL),
-    "golden values written in place": _overwrite(GOLDEN),
+    "reference data values written in place": _overwrite(REFERENCE_DATA),
     "another directory": _exchange_directory,
     "removed": _remove,
 }
@@ -99,7 +99,7 @@ def given(published: Path, fake_worker: FakeWorker, exchange: Exchange) -> Read:
     def during(verb: str, job: Any) -> None:
         if not found:
             exchange(published)
-        found.append((Path(job.model).read_bytes(), Path(job.golden).read_bytes()))
+        found.append((Path(job.model).read_bytes(), Path(job.reference_data).read_bytes()))
 
     fake_worker.during = during
     return found
@@ -110,7 +110,7 @@ def test_verify_hands_on_what_it_digested(
     published: Path,
     given: Read,
 ) -> None:
-    before = (published / MODEL).read_bytes(), (published / GOLDEN).read_bytes()
+    before = (published / MODEL).read_bytes(), (published / REFERENCE_DATA).read_bytes()
     report = verify(project, project.targets)
     assert given == [before] * 2, "check and probe"
     assert (report.verdicts[0].verdict, report.exit_code) == ("refused", 4)
@@ -123,7 +123,7 @@ def test_run_hands_on_what_it_digested(
     published: Path,
     given: Read,
 ) -> None:
-    before = (published / MODEL).read_bytes(), (published / GOLDEN).read_bytes()
+    before = (published / MODEL).read_bytes(), (published / REFERENCE_DATA).read_bytes()
     assert run(project, project.targets).exit_code == 0
     assert given == [before]
 
@@ -133,7 +133,7 @@ def test_rechecks_hand_on_what_they_digested(
     published: Path,
     given: Read,
 ) -> None:
-    before = (published / MODEL).read_bytes(), (published / GOLDEN).read_bytes()
+    before = (published / MODEL).read_bytes(), (published / REFERENCE_DATA).read_bytes()
     changed = write_project(project.root, ONE_MODEL + "    tolerance: {atol: 0.5}\n")
     report = build(changed, changed.targets)
     assert given == [before]
@@ -149,12 +149,12 @@ def test_a_reproduction_and_the_search_for_a_cause_have_what_was_verified(
     def during(verb: str, job: Any) -> None:
         if verb == "check":
             _replace(MODEL)(published)
-        if verb == "deep":
+        if verb == "localize":
             searched.append(Path(job.model).read_bytes())
 
     fake_worker.during = during
     fake_worker.answers["check"] = {"passed": False, "cases": [FAILED_CASE]}
-    report = verify(project, project.targets, deep=True, repro=tmp_path / "repro")
+    report = verify(project, project.targets, localize=True, repro=tmp_path / "repro")
     assert _verdict(report) == "mismatch", "which says more than that it was exchanged"
     assert searched == [before]
     assert (tmp_path / "repro" / "small-cpu" / MODEL).read_bytes() == before
@@ -172,7 +172,7 @@ def test_copies_lie_where_nobody_else_can_write(project: Project, published: Pat
     assert published
     with fit_artifact(project, project.targets[0]) as artifact:
         assert stat.S_IMODE(artifact.files.stat().st_mode) == 0o700
-        expected = {name: (published / name).read_bytes() for name in (MODEL, GOLDEN)}
+        expected = {name: (published / name).read_bytes() for name in (MODEL, REFERENCE_DATA)}
         assert contents(artifact.files) == expected
     assert not artifact.files.exists()
 
@@ -192,7 +192,7 @@ def test_builds_check_where_no_other_can_write(project: Project, fake_worker: Fa
     assert stat.S_IMODE(mode) & 0o055 == 0o055, "and what is published can be read"
 
 
-@pytest.mark.parametrize("name", [MODEL, GOLDEN])
+@pytest.mark.parametrize("name", [MODEL, REFERENCE_DATA])
 @pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir, lambda path: path.symlink_to("/dev/zero")])
 def test_what_is_no_file_is_damage_and_not_waited_for(
     project: Project, published: Path, name: str, make: Callable[[Path], object]

@@ -22,7 +22,7 @@ from small_projects import (
     write_project,
 )
 
-from aoti_build.artifact.manifest import GOLDEN, MODEL
+from aoti_build.artifact.manifest import MODEL, REFERENCE_DATA
 from aoti_build.artifact.paths import artifact_directory
 from aoti_build.commands.build import plan
 from aoti_build.host import cpu, cuda, distributions, toolchain
@@ -32,7 +32,7 @@ from aoti_build.planning.plan import Step
 
 WITH_WEIGHTS = ONE_MODEL + "    weights: weights.safetensors\n"
 RICH = """\
-edition: 1
+version: 1
 inductor_configs:
   fast: {max_autotune: true}
 models:
@@ -98,7 +98,7 @@ def test_an_edit_of_models_yaml(tmp_path: Path, old: str, new: str, expected: st
     assert step.action == ("build" if expected else "up-to-date")
 
 
-def test_a_portable_floor_is_another_artifact(tmp_path: Path) -> None:
+def test_a_portable_architecture_is_another_artifact(tmp_path: Path) -> None:
     publish_fake(write_project(tmp_path, RICH))
     step = plan_of(write_project(tmp_path, RICH + "    cpu: {isa: avx2}\n"))
     assert step.action == "build"
@@ -197,7 +197,7 @@ def test_another_processor(
     )
 
 
-def test_another_processor_does_not_matter_above_a_portable_floor(
+def test_another_processor_does_not_matter_above_a_portable_architecture(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     project = write_project(tmp_path, ONE_MODEL + "    cpu: {isa: avx2}\n")
@@ -243,7 +243,7 @@ def flip_a_bit(path: Path) -> None:
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize("name", [MODEL, GOLDEN])
+@pytest.mark.parametrize("name", [MODEL, REFERENCE_DATA])
 @pytest.mark.parametrize("harm", [truncate, flip_a_bit, Path.unlink])
 def test_a_damaged_file(project: Project, published: Path, harm: Any, name: str) -> None:
     harm(published / name)

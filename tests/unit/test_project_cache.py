@@ -21,7 +21,7 @@ from aoti_build.models_file import Project, cache, load_project
 from aoti_build.models_file.records import target_to_json
 
 TEXT = """\
-edition: 1
+version: 1
 inductor_configs:
   tuned: {max_autotune: true, cpp.threads: 4, shape_padding: false}
 models:
@@ -124,7 +124,7 @@ def test_any_kwargs_survive(
     root = tmp_path_factory.getbasetemp() / "any-kwargs"
     (root / "artifacts").mkdir(parents=True, exist_ok=True)
     entry = {"source": "model.py:build", "kwargs": kwargs, "inputs": [{"shape": [2]}]}
-    (root / "models.yaml").write_text(json.dumps({"edition": 1, "models": {"m": entry}}))
+    (root / "models.yaml").write_text(json.dumps({"version": 1, "models": {"m": entry}}))
     try:
         parsed = load_project(root / "models.yaml")
     except SpecError:
@@ -144,7 +144,7 @@ def test_any_kwargs_survive(
         "# moved\n" + TEXT,
         TEXT.replace("avx2", "avx512"),
     ],
-    ids=["a line more", "another seed", "a comment above", "another floor"],
+    ids=["a line more", "another seed", "a comment above", "another architecture"],
 )
 def test_another_content_is_parsed(
     file: Path, directory: Path, parses: list[Path], edited: str

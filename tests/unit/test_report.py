@@ -112,7 +112,7 @@ def test_a_verification(two: Project) -> None:
         )
     )
     lines = text.verify_lines(report)
-    assert "passed (stale)" in line_of(lines, "first/cpu")
+    assert "passed (out of date)" in line_of(lines, "first/cpu")
     assert "source-changed: model.py" in line_of(lines, "first/cpu")
     assert {"1e-07", "1e-08"} <= set(line_of(lines, "first/cpu").split())
     assert "error: second/cpu: there is no artifact" in all_lines(lines)

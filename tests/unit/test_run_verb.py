@@ -1,7 +1,7 @@
 """`run` with a worker that only pretends: the command line, several targets and inputs, verdicts,
 exit codes and text.
 
-What the worker itself does with files and pictures is in tests/integration/test_run.py.
+What the worker itself does with files and images is in tests/integration/test_run.py.
 """
 
 from __future__ import annotations
@@ -88,13 +88,13 @@ def pictured(root: Path, batch: int | str) -> Project:
     return project
 
 
-def test_without_an_input_it_is_the_golden_one(
+def test_without_an_input_it_is_the_reference_one(
     project: Project, published: Path, jobs: list[RunJob]
 ) -> None:
     report = run(project, project.targets)
     assert (verdicts(report), report.exit_code) == ([["passed"]], 0)
     (job,) = jobs
-    assert job.runs == (RunRequest(kind="golden", paths=(), output=None),)
+    assert job.runs == (RunRequest(kind="reference_data", paths=(), output=None),)
     assert (job.seed, job.repeat) == (1, 10)
     assert Path(job.model).parent != published, "a worker is given a private copy"
 
@@ -104,13 +104,17 @@ def test_inputs_go_to_the_worker_one_by_one(
     project: Project, files: Path, jobs: list[RunJob]
 ) -> None:
     report = run(
-        project, project.targets, inputs=("a.npz", "random", "golden", "./b.pt"), seed=7, repeat=3
+        project,
+        project.targets,
+        inputs=("a.npz", "random", "reference_data", "./b.pt"),
+        seed=7,
+        repeat=3,
     )
     (job,) = jobs
     assert [(one.kind, one.paths) for one in job.runs] == [
         ("tensors", (str(files / "a.npz"),)),
         ("random", ()),
-        ("golden", ()),
+        ("reference_data", ()),
         ("tensors", (str(files / "b.pt"),)),
     ]
     assert (job.seed, job.repeat) == (7, 3)
@@ -118,7 +122,7 @@ def test_inputs_go_to_the_worker_one_by_one(
     assert [(row["source"], row["seed"]) for row in runs] == [
         (["a.npz"], None),
         (["random"], 7),
-        (["golden"], None),
+        (["reference_data"], None),
         (["./b.pt"], None),
     ]
 
@@ -166,7 +170,7 @@ def test_a_missing_artifact(project: Project, fake_worker: FakeWorker) -> None:
     ("error", "code"),
     [
         (WorkerCrash("killed", signal_name="SIGSEGV"), 3),
-        (ArtifactError("no golden file of this version"), 4),
+        (ArtifactError("no reference data of this version"), 4),
         (BuildError("unexpected"), 1),
     ],
 )
@@ -228,7 +232,7 @@ def test_after_an_interrupted_verb_it_may_start_workers(
 @pytest.mark.usefixtures("published")
 @pytest.mark.parametrize(
     ("result", "verdict", "code"),
-    [(MISMATCH, "mismatch", 3), (NO_CHECK, "unchecked", 0)],
+    [(MISMATCH, "mismatch", 3), (NO_CHECK, "unverified", 0)],
 )
 def test_the_workers_verdict_decides(
     project: Project, fake_worker: FakeWorker, result: Mapping[str, Any], verdict: str, code: int
@@ -259,10 +263,10 @@ def test_an_absent_device_fails_only_if_nothing_else_was_chosen(
 
 
 @pytest.mark.usefixtures("published", "fake_worker")
-def test_a_stale_artifact_is_run_and_called_so(project: Project) -> None:
+def test_a_out_of_date_artifact_is_run_and_called_so(project: Project) -> None:
     (project.root / "helper.py").write_text("edited = True\n")
     report = run(project, project.targets)
-    assert [(reason.reason, reason.what) for reason in report.targets[0].stale] == [
+    assert [(reason.reason, reason.what) for reason in report.targets[0].out_of_date] == [
         ("source-changed", "helper.py")
     ]
     assert (
@@ -272,18 +276,18 @@ def test_a_stale_artifact_is_run_and_called_so(project: Project) -> None:
 
 
 @pytest.mark.usefixtures("fake_worker")
-def test_another_tolerance_is_no_staleness(tmp_path: Path) -> None:
+def test_another_tolerance_is_no_difference(tmp_path: Path) -> None:
     publish_fake(write_project(tmp_path, ONE_MODEL))
     changed = write_project(tmp_path, ONE_MODEL + "    tolerance: {atol: 0.5}\n")
-    assert run(changed, changed.targets).targets[0].stale == ()
+    assert run(changed, changed.targets).targets[0].out_of_date == ()
 
 
 @pytest.mark.parametrize(
     ("inputs", "output", "said"),
     [
-        (("golden",), "out.txt", ".safetensors"),
-        (("golden",), "out", ".safetensors"),
-        (("golden",), "{input}.npz", "2 targets would be written to one file"),
+        (("reference_data",), "out.txt", ".safetensors"),
+        (("reference_data",), "out", ".safetensors"),
+        (("reference_data",), "{input}.npz", "2 targets would be written to one file"),
         (("a.npz", "b.pt"), "{target}.npz", "2 inputs would be written to one file"),
         (("one.png", "two.jpg"), "{target}.npz", "2 inputs"),
         (("a.npz", "./a.npz"), "{target}/{input}.npz", "written as a"),
@@ -319,7 +323,7 @@ def test_an_output_does_not_overwrite_an_input(
 
 
 @pytest.mark.usefixtures("published", "files")
-def test_a_picture_for_a_model_without_image_says_what_to_write(
+def test_a_image_for_a_model_without_image_says_what_to_write(
     project: Project, fake_worker: FakeWorker
 ) -> None:
     report = run(project, project.targets, inputs=("one.png",))
@@ -344,7 +348,7 @@ def test_a_picture_for_a_model_without_image_says_what_to_write(
     ],
 )
 @pytest.mark.usefixtures("files")
-def test_pictures_in_a_row_fill_a_fixed_batch(
+def test_images_in_a_row_fill_a_fixed_batch(
     tmp_path: Path, jobs: list[RunJob], batch: int | str, groups: list[list[str]]
 ) -> None:
     project = pictured(tmp_path / "project", batch)
@@ -353,12 +357,12 @@ def test_pictures_in_a_row_fill_a_fixed_batch(
     )
     assert report.exit_code == 0
     assert [[Path(path).stem for path in one.paths] for one in jobs[0].runs] == groups
-    assert jobs[0].runs[0].kind == "pictures"
+    assert jobs[0].runs[0].kind == "images"
     assert jobs[0].where["image"] == "models.yaml:8:12"
 
 
 @pytest.mark.usefixtures("files")
-def test_a_batch_of_pictures_is_written_by_the_name_of_its_first(
+def test_a_batch_of_images_is_written_by_the_name_of_its_first(
     tmp_path: Path, files: Path, jobs: list[RunJob]
 ) -> None:
     project = pictured(tmp_path / "project", 2)
@@ -373,7 +377,7 @@ def test_a_batch_of_pictures_is_written_by_the_name_of_its_first(
 def test_the_text_of_one_run(project: Project, fake_worker: FakeWorker) -> None:
     lines = text.run_lines(run(project, project.targets))
     assert fake_worker.calls
-    assert lines[0] == "small/cpu on golden"
+    assert lines[0] == "small/cpu on reference data"
     assert any(line.startswith("input ") and "[2, 4]" in line for line in lines)
     assert "passed: checked against the outputs that eager gave at build time" in lines
     assert lines[-2] == "once: load 100.0 ms, first 10.0 ms"
@@ -394,7 +398,7 @@ def test_the_text_of_a_mismatch_and_of_no_check(project: Project, fake_worker: F
 
 
 @pytest.mark.usefixtures("files")
-def test_the_text_of_pictures(tmp_path: Path, fake_worker: FakeWorker) -> None:
+def test_the_text_of_images(tmp_path: Path, fake_worker: FakeWorker) -> None:
     project = pictured(tmp_path / "project", 2)
     classes = [
         {"index": 281, "name": "tabby", "probability": 0.5},
@@ -402,7 +406,7 @@ def test_the_text_of_pictures(tmp_path: Path, fake_worker: FakeWorker) -> None:
     ]
     top = {
         "output": "output",
-        "pictures": [classes, classes[1:]],
+        "images": [classes, classes[1:]],
         "unnamed": "classes.txt names 3 classes",
     }
     fake_worker.answers["run"] = {"runs": [{"figures": {**RAN, "top": [top]}}]}
@@ -420,9 +424,9 @@ def test_the_text_of_pictures(tmp_path: Path, fake_worker: FakeWorker) -> None:
 @pytest.mark.usefixtures("fake_worker")
 def test_the_text_of_several_targets_ends_with_a_count(two: Project) -> None:
     lines = text.run_lines(run(two, two.targets))
-    assert [line for line in lines if line.endswith(" on golden")] == [
-        "first/cpu on golden",
-        "second/cpu on golden",
+    assert [line for line in lines if line.endswith(" on reference data")] == [
+        "first/cpu on reference data",
+        "second/cpu on reference data",
     ]
     assert lines[-1] == "2 targets: 2 passed"
 

@@ -204,7 +204,7 @@ def test_what_the_model_writes_into_is_handed_on_as_it_is() -> None:
     assert all(value.is_contiguous() for value in silent.flatten((2.0, *strided), {}))
 
 
-def test_unchecked_inputs_are_bound_and_nothing_more() -> None:
+def test_unverified_inputs_are_bound_and_nothing_more() -> None:
     loose = arguments([entry("x", [2, 3])], [Parameter("x", False)], check=False)
     wrong = Fake((9,), "int8")
     assert loose.flatten((wrong,), {}) == [wrong]

@@ -16,7 +16,7 @@ from aoti_build.runtime import explain, load
 
 FEATURES = ("avx", "avx2")
 MODELS = """\
-edition: 1
+version: 1
 inductor_configs:
   fast: {max_autotune: true}
 models:
@@ -222,7 +222,7 @@ def test_the_gpu_that_is_asked_for_decides_among_architectures(
     assert explain("small", artifacts=arches, device_index=1).best().variant == "cuda-sm_80"
 
 
-def test_a_listed_floor_is_no_preset(artifacts: Path, tmp_path: Path) -> None:
+def test_a_listed_architecture_is_no_preset(artifacts: Path, tmp_path: Path) -> None:
     assert artifacts
     text = MODELS.replace("devices: [cpu, cuda]", "devices: [cpu]") + "    cpu: {isa: [avx2]}\n"
     project = write_project(tmp_path / "listed", text)

@@ -469,7 +469,7 @@ def test_a_damaged_entry_is_made_anew(
 
 
 @pytest.mark.parametrize("damage", STRAYS, ids=lambda damage: damage.__name__)
-def test_a_damaged_entry_is_not_loaded_unchecked(
+def test_a_damaged_entry_is_not_loaded_unverified(
     tmp_path: Path,
     damage: Callable[[Path], None],
 ) -> None:

@@ -31,7 +31,7 @@ from small_projects import (
 )
 
 from aoti_build.artifact import integrity
-from aoti_build.artifact.manifest import GOLDEN, MODEL, FileRecord, Manifest
+from aoti_build.artifact.manifest import MODEL, REFERENCE_DATA, FileRecord, Manifest
 from aoti_build.artifact.paths import artifact_directory
 from aoti_build.commands.build import build
 from aoti_build.common.digests import digest_bytes, digest_file
@@ -41,7 +41,7 @@ from aoti_build.store.interface import Store
 from aoti_build.store.local import LocalStore
 
 WITH_WEIGHTS = ONE_MODEL + "    weights: weights.safetensors\n"
-APART = {"apart": True, "alignment": 64}
+EXTERNAL = {"external": True, "alignment": 64}
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def store(tmp_path: Path) -> Store:
 @pytest.fixture
 def kept(project: Project, published: Path, store: Store) -> Manifest:
     """The manifest of an artifact that is in the store."""
-    manifest = publish_fake(project, weights=APART)
+    manifest = publish_fake(project, weights=EXTERNAL)
     store.put(manifest, published)
     return manifest
 
@@ -65,7 +65,7 @@ def test_what_was_added_is_found_and_given_back(
     assert list(store.candidates(kept.source)) == [kept]
     assert list(store.manifests()) == [kept]
     assert store.has(kept)
-    for name in (MODEL, GOLDEN):
+    for name in (MODEL, REFERENCE_DATA):
         assert store.get(kept.files[name], tmp_path / name)
         assert (tmp_path / name).read_bytes() == (published / name).read_bytes()
     assert {stored.digest: stored.size for stored in store.list_objects()} == {
@@ -95,7 +95,7 @@ def test_an_empty_store_has_nothing(kept: Manifest, tmp_path: Path) -> None:
 def test_a_graph_is_only_offered_for_code_that_can_take_other_weights(
     project: Project, published: Path, store: Store
 ) -> None:
-    manifest = publish_fake(project, weights={"apart": False, "why": "folded"})
+    manifest = publish_fake(project, weights={"external": False, "why": "folded"})
     store.put(manifest, published)
     assert store.by_key(manifest.key) == manifest
     assert store.by_graph(manifest.graph_key) is None
@@ -280,7 +280,8 @@ RECORD_HARMS = {
         lambda document: document["files"][MODEL].update(sha256="../../../outside"), stamped=True
     ),
     "a digest that is an absolute path": rewrite(
-        lambda document: document["files"][GOLDEN].update(sha256="/etc/passwd"), stamped=True
+        lambda document: document["files"][REFERENCE_DATA].update(sha256="/etc/passwd"),
+        stamped=True,
     ),
     "a file name that is a path": rewrite(
         lambda document: document["files"].update({"../x": {"sha256": "0" * 64, "size": 1}}),
@@ -428,7 +429,7 @@ def test_a_trace_of_another_spec_does_not_count(tmp_path: Path, edited: str) -> 
     assert action_of(write_project(tmp_path, ONE_MODEL.replace("width: 4", edited))) == "build"
 
 
-@pytest.mark.parametrize("name", [MODEL, GOLDEN])
+@pytest.mark.parametrize("name", [MODEL, REFERENCE_DATA])
 @pytest.mark.parametrize("harm", [truncate, Path.unlink])
 def test_a_trace_whose_objects_are_not_there_does_not_count(
     project: Project, name: str, harm: Callable[[Path], None]
@@ -473,7 +474,7 @@ for _ in range(30):
 
 def test_two_processes_may_add_at_once(tmp_path: Path, store: Store) -> None:
     project = write_project(tmp_path / "project", TWO_MODELS)
-    made = [publish_fake(project, target, weights=APART) for target in project.targets]
+    made = [publish_fake(project, target, weights=EXTERNAL) for target in project.targets]
     command = [REAL_PYTHON, "-c", ADDER, str(project.root), str(store.root.parent)]
     adders = [subprocess.Popen(command) for _ in range(2)]
     assert [adder.wait(60) for adder in adders] == [0, 0]
@@ -519,7 +520,7 @@ def test_a_read_only_store_gives(
 ) -> None:
     make_read_only(monkeypatch, store.root)
     before = contents(store.root)
-    for name in (MODEL, GOLDEN):
+    for name in (MODEL, REFERENCE_DATA):
         assert store.get(kept.files[name], tmp_path / name)
     assert store.by_key(kept.key) == kept
     store.put(kept, tmp_path)

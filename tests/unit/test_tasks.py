@@ -45,7 +45,7 @@ from aoti_build.tasks.answer import progress
         (["run", "--seed", "-1"], "--seed -1"),
         (["run", "--seed", "1e3"], "--seed 1e3"),
         (["run", "--output", "out.csv"], ".safetensors, .npz, .pt"),
-        (["run", "--input", "random,golden", "--output", "out.npz"], "{input}"),
+        (["run", "--input", "random,reference data", "--output", "out.npz"], "{input}"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -161,7 +161,7 @@ def test_the_schema_is_json_and_can_be_written(project: Project) -> None:
 
 
 def test_dry_runs_change_nothing(project: Project, published: Path) -> None:
-    (published / "golden.safetensors").unlink()
+    (published / "reference.safetensors").unlink()
     before = artifact_files(project)
     for words in (
         ["build", "--dry-run"],

@@ -16,7 +16,7 @@ from aoti_build.host.devices.cpu import Cpu
 from aoti_build.runtime import explain
 
 MODELS = """\
-edition: 1
+version: 1
 models:
   small:
     source: model.py:build

@@ -40,11 +40,13 @@ from aoti_build.report.inspect_text import inspect_lines
 from aoti_build.runtime import explain, load
 from aoti_build.work.crash import WorkerCrash
 
-FLOOR = ONE_MODEL + "    cpu: {isa: avx512}\n"
+ARCHITECTURE = ONE_MODEL + "    cpu: {isa: avx512}\n"
 LACKS = "this processor lacks avx512bw, avx512cd, avx512dq, avx512f, avx512vl"
 Host = Callable[[str], None]
 
-pytestmark = pytest.mark.skipif(os.uname().machine != "x86_64", reason="the floors are of x86_64")
+pytestmark = pytest.mark.skipif(
+    os.uname().machine != "x86_64", reason="the architectures are of x86_64"
+)
 
 
 @pytest.fixture
@@ -59,96 +61,101 @@ def on(monkeypatch: pytest.MonkeyPatch) -> Host:
 
 
 @pytest.fixture
-def floor(tmp_path: Path, on: Host, fake_worker: FakeWorker) -> Project:
+def architecture(tmp_path: Path, on: Host, fake_worker: FakeWorker) -> Project:
     """A project whose only target is for more than this host has; built."""
     assert on
-    project = write_project(tmp_path / "floor", FLOOR)
+    project = write_project(tmp_path / "architecture", ARCHITECTURE)
     assert actions(run_build(project)) == ["compiled"]
     assert fake_worker.calls == ["build small"]
     fake_worker.calls.clear()
     return project
 
 
-def test_it_is_published_without_a_check_and_says_so(floor: Project) -> None:
-    manifest = manifest_of(floor)
-    assert manifest.unchecked == LACKS
+def test_it_is_published_without_a_check_and_says_so(architecture: Project) -> None:
+    manifest = manifest_of(architecture)
+    assert manifest.unverified == LACKS
     assert (manifest.check["cases"], manifest.check["seconds"]) == ([], 0.0)
     assert manifest.requires["cpu_features"] == sorted(cpu.ISA_FEATURES["avx512"])
 
 
-def test_every_report_says_it_as_long_as_it_is_so(floor: Project) -> None:
+def test_every_report_says_it_as_long_as_it_is_so(architecture: Project) -> None:
     for _ in range(2):  # an index must not make it a good one
-        report = run_build(floor)
+        report = run_build(architecture)
         assert (actions(report), report.exit_code, report.as_json()["ok"]) == (
             ["up-to-date"],
             0,
             True,
         )
-        assert report.as_json()["targets"][0]["unchecked"] == LACKS
-        assert f"unchecked: {LACKS}" in "\n".join(text.build_lines(report))
-    made = plan(floor, floor.targets)
-    assert PlanReport(made).as_json()["targets"][0]["unchecked"] == LACKS
-    assert f"unchecked: {LACKS}" in "\n".join(text.plan_lines(made))
-    assert status(floor).as_json()["targets"][0]["unchecked"] == LACKS
-    assert f"unchecked: {LACKS}" in "\n".join(text.status_lines(status(floor)))
-    assert why(floor, floor.targets).as_json()["targets"][0]["last_build"]["unchecked"] == LACKS
-    assert f"never compared with eager: {LACKS}" in "\n".join(
-        text.why_lines(why(floor, floor.targets))
+        assert report.as_json()["targets"][0]["unverified"] == LACKS
+        assert f"unverified: {LACKS}" in "\n".join(text.build_lines(report))
+    made = plan(architecture, architecture.targets)
+    assert PlanReport(made).as_json()["targets"][0]["unverified"] == LACKS
+    assert f"unverified: {LACKS}" in "\n".join(text.plan_lines(made))
+    assert status(architecture).as_json()["targets"][0]["unverified"] == LACKS
+    assert f"unverified: {LACKS}" in "\n".join(text.status_lines(status(architecture)))
+    assert (
+        why(architecture, architecture.targets).as_json()["targets"][0]["last_build"]["unverified"]
+        == LACKS
     )
     assert f"never compared with eager: {LACKS}" in "\n".join(
-        inspect_lines(inspect(floor, floor.targets))
+        text.why_lines(why(architecture, architecture.targets))
+    )
+    assert f"never compared with eager: {LACKS}" in "\n".join(
+        inspect_lines(inspect(architecture, architecture.targets))
     )
 
 
-def test_strict_fails_and_leaves_it_published(floor: Project, fake_worker: FakeWorker) -> None:
-    (artifact_directory(floor, floor.targets[0]) / MODEL).unlink()
-    report = build(floor, floor.targets, strict=True)
+def test_strict_fails_and_leaves_it_published(
+    architecture: Project, fake_worker: FakeWorker
+) -> None:
+    (artifact_directory(architecture, architecture.targets[0]) / MODEL).unlink()
+    report = build(architecture, architecture.targets, strict=True)
     assert (actions(report), report.exit_code, report.as_json()["ok"]) == (["restored"], 1, False)
     said = str(report.outcomes[0].error)
     assert LACKS in said
     assert "invoke verify --target small/cpu" in said
-    assert manifest_of(floor).unchecked == LACKS
+    assert manifest_of(architecture).unverified == LACKS
     assert "error: small/cpu: the artifact is published, but" in "\n".join(text.build_lines(report))
-    again = build(floor, floor.targets, strict=True)
+    again = build(architecture, architecture.targets, strict=True)
     assert (actions(again), again.exit_code) == (["up-to-date"], 1)
     assert fake_worker.calls == []
 
 
 def test_it_can_be_neither_verified_nor_run_here_and_that_is_no_failure(
-    floor: Project, fake_worker: FakeWorker
+    architecture: Project, fake_worker: FakeWorker
 ) -> None:
-    report = verify(floor, floor.targets)
+    report = verify(architecture, architecture.targets)
     assert (verdicts(report), report.exit_code) == (["unavailable"], 0)
-    assert [(reason.reason, reason.what) for reason in report.verdicts[0].stale] == [
-        ("lacks-floor", LACKS)
+    assert [(reason.reason, reason.what) for reason in report.verdicts[0].out_of_date] == [
+        ("lacks-architecture", LACKS)
     ]
-    assert f"lacks-floor: {LACKS}" in "\n".join(text.verify_lines(report))
-    assert verify(floor, floor.targets, strict=True).exit_code == 3
-    ran = run(floor, floor.targets)
+    assert f"lacks-architecture: {LACKS}" in "\n".join(text.verify_lines(report))
+    assert verify(architecture, architecture.targets, strict=True).exit_code == 3
+    ran = run(architecture, architecture.targets)
     assert ran.targets[0].verdict == "unavailable"
     assert fake_worker.calls == []
 
 
 def test_a_run_on_a_capable_host_says_that_nothing_was_settled(
-    floor: Project, on: Host, fake_worker: FakeWorker
+    architecture: Project, on: Host, fake_worker: FakeWorker
 ) -> None:
     on("avx512")
-    report = run(floor, floor.targets)
-    assert (report.targets[0].verdict, report.as_json()["targets"][0]["unchecked"]) == (
+    report = run(architecture, architecture.targets)
+    assert (report.targets[0].verdict, report.as_json()["targets"][0]["unverified"]) == (
         "passed",
         LACKS,
     )
     assert (
-        f"small/cpu is unchecked, which build or verify can settle here: {LACKS}"
+        f"small/cpu is unverified, which build or verify can settle here: {LACKS}"
         in text.run_lines(report)
     )
-    assert manifest_of(floor).unchecked == LACKS
-    verify(floor, floor.targets)
-    assert run(floor, floor.targets).as_json()["targets"][0]["unchecked"] is None
+    assert manifest_of(architecture).unverified == LACKS
+    verify(architecture, architecture.targets)
+    assert run(architecture, architecture.targets).as_json()["targets"][0]["unverified"] is None
     assert fake_worker.calls == ["run small", "check", "probe", "run small"]
 
 
-def test_an_unfit_artifact_that_declares_no_floor_is_still_refused(
+def test_an_unfit_artifact_that_declares_no_architecture_is_still_refused(
     tmp_path: Path, on: Host, fake_worker: FakeWorker
 ) -> None:
     on("avx512")
@@ -159,27 +166,29 @@ def test_an_unfit_artifact_that_declares_no_floor_is_still_refused(
     assert (verdicts(report), report.exit_code, fake_worker.calls) == (["refused"], 4, [])
 
 
-def test_more_than_the_floor_in_the_way_is_refused(floor: Project) -> None:
-    edit(floor, lambda document: document["requires"].update(torch="1.0.0"))
-    report = verify(floor, floor.targets)
+def test_more_than_the_architecture_in_the_way_is_refused(architecture: Project) -> None:
+    edit(architecture, lambda document: document["requires"].update(torch="1.0.0"))
+    report = verify(architecture, architecture.targets)
     assert (verdicts(report), report.exit_code) == (["refused"], 4)
     assert "built with torch 1.0.0" in str(report.verdicts[0].error)
     assert LACKS in str(report.verdicts[0].error)
 
 
-def test_a_damaged_one_is_refused_whatever_the_host_lacks(floor: Project) -> None:
-    (artifact_directory(floor, floor.targets[0]) / MODEL).write_bytes(b"damaged")
-    assert verify(floor, floor.targets).exit_code == 4
+def test_a_damaged_one_is_refused_whatever_the_host_lacks(architecture: Project) -> None:
+    (artifact_directory(architecture, architecture.targets[0]) / MODEL).write_bytes(b"damaged")
+    assert verify(architecture, architecture.targets).exit_code == 4
 
 
-def test_a_service_does_not_take_it_before_it_was_checked(floor: Project, on: Host) -> None:
+def test_a_service_does_not_take_it_before_it_was_checked(architecture: Project, on: Host) -> None:
     on("avx512")
     with pytest.raises(ArtifactError) as caught:
-        load("small", artifacts=floor.artifacts)
+        load("small", artifacts=architecture.artifacts)
     cause = str(caught.value.cause)
     assert f"small/cpu: never compared with eager: where it was built, {LACKS}" in cause
     assert "run `invoke verify --target small/cpu` on a host that can run it" in cause
-    assert "never compared" in "\n".join(inspect_lines(inspect(floor, floor.targets, host=True)))
+    assert "never compared" in "\n".join(
+        inspect_lines(inspect(architecture, architecture.targets, host=True))
+    )
 
 
 @pytest.mark.usefixtures("fake_worker")
@@ -193,23 +202,23 @@ def test_another_variant_is_taken_meanwhile(tmp_path: Path, on: Host) -> None:
 
 
 def test_verify_on_a_capable_host_settles_it(
-    floor: Project, on: Host, fake_worker: FakeWorker
+    architecture: Project, on: Host, fake_worker: FakeWorker
 ) -> None:
     on("avx512")
-    report = verify(floor, floor.targets, strict=True)
+    report = verify(architecture, architecture.targets, strict=True)
     assert (verdicts(report), report.exit_code, fake_worker.calls) == (
         ["passed"],
         0,
         ["check", "probe"],
     )
-    settled = manifest_of(floor)
-    assert (settled.unchecked, settled.check["passed"]) == (None, True)
+    settled = manifest_of(architecture)
+    assert (settled.unverified, settled.check["passed"]) == (None, True)
     assert settled.check["cases"]
-    assert explain("small", artifacts=floor.artifacts).best().target == "small/cpu"
+    assert explain("small", artifacts=architecture.artifacts).best().target == "small/cpu"
     for isa in ("avx512", "avx2"):
         on(isa)
-        strict = build(floor, floor.targets, strict=True)
-        assert (actions(strict), strict.exit_code, strict.outcomes[0].unchecked) == (
+        strict = build(architecture, architecture.targets, strict=True)
+        assert (actions(strict), strict.exit_code, strict.outcomes[0].unverified) == (
             ["up-to-date"],
             0,
             None,
@@ -217,50 +226,50 @@ def test_verify_on_a_capable_host_settles_it(
     assert fake_worker.calls == ["check", "probe"]
 
 
-def test_fresh_references_settle_nothing_of_a_stale_one(
-    floor: Project, on: Host, fake_worker: FakeWorker
+def test_fresh_references_settle_nothing_of_a_out_of_date_one(
+    architecture: Project, on: Host, fake_worker: FakeWorker
 ) -> None:
     on("avx512")
-    helper = (floor.root / "helper.py").read_text()
-    (floor.root / "helper.py").write_text("edited = 1\n")
-    assert verdicts(verify(floor, floor.targets, fresh=True)) == ["passed"]
-    assert manifest_of(floor).unchecked == LACKS
-    (floor.root / "helper.py").write_text(helper)
-    assert verdicts(verify(floor, floor.targets, fresh=True)) == ["passed"]
-    assert manifest_of(floor).unchecked is None
+    helper = (architecture.root / "helper.py").read_text()
+    (architecture.root / "helper.py").write_text("edited = 1\n")
+    assert verdicts(verify(architecture, architecture.targets, fresh=True)) == ["passed"]
+    assert manifest_of(architecture).unverified == LACKS
+    (architecture.root / "helper.py").write_text(helper)
+    assert verdicts(verify(architecture, architecture.targets, fresh=True)) == ["passed"]
+    assert manifest_of(architecture).unverified is None
     assert fake_worker.calls.count("fresh small") == 2
 
 
 @pytest.mark.parametrize("where", ["manifest", "store"])
 def test_a_verify_that_fails_settles_nothing(
-    floor: Project, on: Host, fake_worker: FakeWorker, where: str
+    architecture: Project, on: Host, fake_worker: FakeWorker, where: str
 ) -> None:
     on("avx512")
     fake_worker.answers["check"] = {"passed": False, "cases": [FAILED_CASE]}
-    report = verify(floor, floor.targets)
+    report = verify(architecture, architecture.targets)
     assert (verdicts(report), report.exit_code) == (["mismatch"], 3)
     found = (
-        manifest_of(floor)
+        manifest_of(architecture)
         if where == "manifest"
-        else store_of(floor).by_key(manifest_of(floor).key)
+        else store_of(architecture).by_key(manifest_of(architecture).key)
     )
     assert found is not None
-    assert found.unchecked == LACKS
+    assert found.unverified == LACKS
 
 
 def test_an_artifact_that_was_exchanged_meanwhile_is_left_alone(
-    floor: Project, on: Host, fake_worker: FakeWorker
+    architecture: Project, on: Host, fake_worker: FakeWorker
 ) -> None:
     on("avx512")
     fake_worker.during = lambda verb, job: edit(
-        floor, lambda document: document.update(action="reused")
+        architecture, lambda document: document.update(action="reused")
     )
-    assert verdicts(verify(floor, floor.targets)) == ["passed"]
-    assert manifest_of(floor).unchecked == LACKS
+    assert verdicts(verify(architecture, architecture.targets)) == ["passed"]
+    assert manifest_of(architecture).unverified == LACKS
 
 
 def test_what_cannot_be_written_down_is_said(
-    floor: Project, on: Host, monkeypatch: pytest.MonkeyPatch
+    architecture: Project, on: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     on("avx512")
     said: list[str] = []
@@ -269,84 +278,86 @@ def test_what_cannot_be_written_down_is_said(
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Manifest, "write", refuse)
-    report = verify(floor, floor.targets, on_progress=lambda target, phase: said.append(phase))
+    report = verify(
+        architecture, architecture.targets, on_progress=lambda target, phase: said.append(phase)
+    )
     assert (verdicts(report), report.exit_code) == (["passed"], 0)
     assert "passed, but its manifest cannot be written: Permission denied" in said
 
 
 def test_build_on_a_capable_host_checks_what_is_there(
-    floor: Project, on: Host, fake_worker: FakeWorker
+    architecture: Project, on: Host, fake_worker: FakeWorker
 ) -> None:
-    before = manifest_of(floor)
+    before = manifest_of(architecture)
     on("avx512")
-    step = plan_of(floor)
+    step = plan_of(architecture)
     assert (step.action, [str(reason) for reason in step.reasons]) == (
         "recheck",
-        [f"unchecked: {LACKS}"],
+        [f"unverified: {LACKS}"],
     )
-    report = run_build(floor)
-    assert (actions(report), report.outcomes[0].unchecked, fake_worker.calls) == (
+    report = run_build(architecture)
+    assert (actions(report), report.outcomes[0].unverified, fake_worker.calls) == (
         ["rechecked"],
         None,
         ["check"],
     )
-    assert manifest_of(floor).files == before.files
-    assert action_of(floor) == "up-to-date"
-    stored = store_of(floor).by_key(before.key)
+    assert manifest_of(architecture).files == before.files
+    assert action_of(architecture) == "up-to-date"
+    stored = store_of(architecture).by_key(before.key)
     assert stored is not None
-    assert stored.unchecked is None  # so that others who have it need not compare it again
+    assert stored.unverified is None  # so that others who have it need not compare it again
 
 
-def test_one_that_fails_there_stays_unchecked(
-    floor: Project, on: Host, fake_worker: FakeWorker
+def test_one_that_fails_there_stays_unverified(
+    architecture: Project, on: Host, fake_worker: FakeWorker
 ) -> None:
     on("avx512")
     fake_worker.answers["check"] = {"passed": False, "cases": [FAILED_CASE]}
-    report = run_build(floor)
+    report = run_build(architecture)
     assert (actions(report), report.exit_code) == (["failed"], 1)
-    assert manifest_of(floor).unchecked == LACKS
-    assert report.as_json()["targets"][0]["unchecked"] == LACKS
+    assert manifest_of(architecture).unverified == LACKS
+    assert report.as_json()["targets"][0]["unverified"] == LACKS
 
 
 def test_a_build_that_fails_still_says_so_of_what_is_published(
-    floor: Project, fake_worker: FakeWorker
+    architecture: Project, fake_worker: FakeWorker
 ) -> None:
-    (floor.root / "helper.py").write_text("edited = 1\n")
+    (architecture.root / "helper.py").write_text("edited = 1\n")
     fake_worker.answers["build"] = BuildError("no")
-    report = run_build(floor)
+    report = run_build(architecture)
     assert (actions(report), report.exit_code) == (["failed"], 1)
     row = report.as_json()["targets"][0]
-    assert (row["key"], row["unchecked"]) == (manifest_of(floor).key, LACKS)
+    assert (row["key"], row["unverified"]) == (manifest_of(architecture).key, LACKS)
 
 
 def test_a_stored_one_is_checked_where_it_is_restored(
-    floor: Project, on: Host, fake_worker: FakeWorker
+    architecture: Project, on: Host, fake_worker: FakeWorker
 ) -> None:
-    clean(floor, floor.targets)
+    clean(architecture, architecture.targets)
     on("avx512")
-    report = run_build(floor)
-    assert (actions(report), report.outcomes[0].unchecked, fake_worker.calls) == (
+    report = run_build(architecture)
+    assert (actions(report), report.outcomes[0].unverified, fake_worker.calls) == (
         ["restored"],
         None,
         ["check"],
     )
     fake_worker.calls.clear()
-    clean(floor, floor.targets)
+    clean(architecture, architecture.targets)
     on("avx2")
-    again = run_build(floor)
-    assert (actions(again), again.outcomes[0].unchecked, fake_worker.calls) == (
+    again = run_build(architecture)
+    assert (actions(again), again.outcomes[0].unverified, fake_worker.calls) == (
         ["restored"],
         None,
         [],
     )
 
 
-def test_a_stored_one_stays_unchecked_where_it_cannot_run(
-    floor: Project, fake_worker: FakeWorker
+def test_a_stored_one_stays_unverified_where_it_cannot_run(
+    architecture: Project, fake_worker: FakeWorker
 ) -> None:
-    clean(floor, floor.targets)
-    report = run_build(floor)
-    assert (actions(report), report.outcomes[0].unchecked, fake_worker.calls) == (
+    clean(architecture, architecture.targets)
+    report = run_build(architecture)
+    assert (actions(report), report.outcomes[0].unverified, fake_worker.calls) == (
         ["restored"],
         LACKS,
         [],
@@ -354,38 +365,38 @@ def test_a_stored_one_stays_unchecked_where_it_cannot_run(
 
 
 def test_what_was_checked_elsewhere_comes_back_through_the_store(
-    floor: Project, on: Host, fake_worker: FakeWorker, tmp_path: Path
+    architecture: Project, on: Host, fake_worker: FakeWorker, tmp_path: Path
 ) -> None:
     elsewhere = tmp_path / "elsewhere"
-    shutil.copytree(floor.root, elsewhere)
+    shutil.copytree(architecture.root, elsewhere)
     shutil.rmtree(elsewhere / "artifacts" / ".store")
-    (elsewhere / "artifacts" / ".store").symlink_to(floor.artifacts / ".store")
+    (elsewhere / "artifacts" / ".store").symlink_to(architecture.artifacts / ".store")
     on("avx512")
-    other = write_project(elsewhere, FLOOR)
+    other = write_project(elsewhere, ARCHITECTURE)
     verify(other, other.targets)
     on("avx2")
     fake_worker.calls.clear()
-    report = run_build(floor)
-    assert (actions(report), report.outcomes[0].unchecked, fake_worker.calls) == (
+    report = run_build(architecture)
+    assert (actions(report), report.outcomes[0].unverified, fake_worker.calls) == (
         ["restored"],
         None,
         [],
     )
-    assert manifest_of(floor).unchecked is None
+    assert manifest_of(architecture).unverified is None
 
 
-def test_an_unchecked_record_does_not_replace_a_checked_one(
-    floor: Project, on: Host, fake_worker: FakeWorker
+def test_an_unverified_record_does_not_replace_a_checked_one(
+    architecture: Project, on: Host, fake_worker: FakeWorker
 ) -> None:
     on("avx512")
-    verify(floor, floor.targets)
+    verify(architecture, architecture.targets)
     on("avx2")
-    report = run_build(floor, force=True)
-    assert (actions(report), report.outcomes[0].unchecked) == (["compiled"], LACKS)
-    clean(floor, floor.targets)
+    report = run_build(architecture, force=True)
+    assert (actions(report), report.outcomes[0].unverified) == (["compiled"], LACKS)
+    clean(architecture, architecture.targets)
     fake_worker.calls.clear()
-    again = run_build(floor)
-    assert (actions(again), again.outcomes[0].unchecked, fake_worker.calls) == (
+    again = run_build(architecture)
+    assert (actions(again), again.outcomes[0].unverified, fake_worker.calls) == (
         ["restored"],
         None,
         [],
@@ -393,18 +404,18 @@ def test_an_unchecked_record_does_not_replace_a_checked_one(
 
 
 def test_it_replaces_a_checked_one_whose_files_are_gone(
-    floor: Project, on: Host, fake_worker: FakeWorker
+    architecture: Project, on: Host, fake_worker: FakeWorker
 ) -> None:
     on("avx512")
-    verify(floor, floor.targets)
+    verify(architecture, architecture.targets)
     on("avx2")
-    store_of(floor).object_path(manifest_of(floor).files[MODEL].sha256).unlink()
+    store_of(architecture).object_path(manifest_of(architecture).files[MODEL].sha256).unlink()
     fake_worker.compiler = b"of other bytes"
-    run_build(floor, force=True)
-    clean(floor, floor.targets)
+    run_build(architecture, force=True)
+    clean(architecture, architecture.targets)
     fake_worker.calls.clear()
-    report = run_build(floor)
-    assert (actions(report), report.outcomes[0].unchecked, fake_worker.calls) == (
+    report = run_build(architecture)
+    assert (actions(report), report.outcomes[0].unverified, fake_worker.calls) == (
         ["restored"],
         LACKS,
         [],
@@ -412,19 +423,19 @@ def test_it_replaces_a_checked_one_whose_files_are_gone(
 
 
 def test_a_package_that_is_taken_keeps_a_pass_and_nothing_else(
-    floor: Project, on: Host, fake_worker: FakeWorker
+    architecture: Project, on: Host, fake_worker: FakeWorker
 ) -> None:
     comment = "# a comment\ndef module(width): ...\n"
-    (floor.root / "helper.py").write_text(comment)
-    assert (actions(run_build(floor)), fake_worker.calls) == (["reused"], ["build small"])
-    assert manifest_of(floor).unchecked == LACKS
+    (architecture.root / "helper.py").write_text(comment)
+    assert (actions(run_build(architecture)), fake_worker.calls) == (["reused"], ["build small"])
+    assert manifest_of(architecture).unverified == LACKS
     on("avx512")
-    verify(floor, floor.targets)
-    (floor.root / "helper.py").write_text("# another\n" + comment)
+    verify(architecture, architecture.targets)
+    (architecture.root / "helper.py").write_text("# another\n" + comment)
     on("avx2")
     fake_worker.calls.clear()
-    report = run_build(floor)
-    assert (actions(report), report.outcomes[0].unchecked, fake_worker.calls) == (
+    report = run_build(architecture)
+    assert (actions(report), report.outcomes[0].unverified, fake_worker.calls) == (
         ["reused"],
         None,
         ["build small"],
@@ -432,41 +443,41 @@ def test_a_package_that_is_taken_keeps_a_pass_and_nothing_else(
 
 
 def test_one_that_is_taken_on_a_capable_host_is_checked(
-    floor: Project, on: Host, fake_worker: FakeWorker
+    architecture: Project, on: Host, fake_worker: FakeWorker
 ) -> None:
-    (floor.root / "helper.py").write_text("# a comment\ndef module(width): ...\n")
+    (architecture.root / "helper.py").write_text("# a comment\ndef module(width): ...\n")
     on("avx512")
-    report = run_build(floor)
-    assert (actions(report), report.outcomes[0].unchecked) == (["reused"], None)
+    report = run_build(architecture)
+    assert (actions(report), report.outcomes[0].unverified) == (["reused"], None)
     assert fake_worker.calls == ["build small", "check"]
 
 
-def test_new_weights_for_checked_code_are_unchecked_here(
+def test_new_weights_for_checked_code_are_unverified_here(
     tmp_path: Path, on: Host, fake_worker: FakeWorker
 ) -> None:
-    fake_worker.weights = {"apart": True, "alignment": 64}
-    project = write_project(tmp_path, FLOOR + "    weights: weights.safetensors\n")
+    fake_worker.weights = {"external": True, "alignment": 64}
+    project = write_project(tmp_path, ARCHITECTURE + "    weights: weights.safetensors\n")
     on("avx512")
     run_build(project)
     on("avx2")
     (project.root / "weights.safetensors").write_text("weights, version 2")
     fake_worker.ahead.clear()
     report = run_build(project)
-    assert (actions(report), report.outcomes[0].unchecked) == (["repacked"], LACKS)
+    assert (actions(report), report.outcomes[0].unverified) == (["repacked"], LACKS)
     assert fake_worker.ahead == []  # no process waits for a check that will not be made
 
 
-def test_another_tolerance_makes_a_passed_one_unchecked_where_it_cannot_run(
+def test_another_tolerance_makes_a_passed_one_unverified_where_it_cannot_run(
     tmp_path: Path, on: Host, fake_worker: FakeWorker
 ) -> None:
     on("avx512")
-    project = write_project(tmp_path, FLOOR)
+    project = write_project(tmp_path, ARCHITECTURE)
     run_build(project)
     on("avx2")
     fake_worker.calls.clear()
-    changed = write_project(tmp_path, FLOOR + "    tolerance: {atol: 0.5}\n")
+    changed = write_project(tmp_path, ARCHITECTURE + "    tolerance: {atol: 0.5}\n")
     report = run_build(changed)
-    assert (actions(report), report.outcomes[0].unchecked, fake_worker.calls) == (
+    assert (actions(report), report.outcomes[0].unverified, fake_worker.calls) == (
         ["rechecked"],
         LACKS,
         [],
@@ -488,12 +499,12 @@ def test_another_entry_of_the_list_rebuilds_nothing(
     assert actions(report) == ["up-to-date", "compiled", "compiled"]
 
 
-def test_a_floor_of_another_machine_cannot_be_built(
+def test_a_architecture_of_another_machine_cannot_be_built(
     tmp_path: Path, fake_worker: FakeWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here = os.uname()
     monkeypatch.setattr(os, "uname", lambda: type(here)((*here[:4], "aarch64")))
-    project = write_project(tmp_path, FLOOR)
+    project = write_project(tmp_path, ARCHITECTURE)
     report = run_build(project)
     assert (actions(report), report.exit_code, fake_worker.calls) == (["unavailable"], 0, [])
     assert "no-device: cpu with isa avx512, which is of x86_64; this host is aarch64" in "\n".join(
@@ -516,18 +527,18 @@ def test_a_compile_that_measures_its_code_here_is_explained(
         "the worker was killed by SIGILL", signal_name="SIGILL"
     )
     assert on
-    report = run_build(write_project(tmp_path / "below", FLOOR))
+    report = run_build(write_project(tmp_path / "below", ARCHITECTURE))
     said = str(report.outcomes[0].error)
     assert report.exit_code == 1
     assert "inductor ran code for isa avx512 while it compiled" in said
     assert "max_autotune" in said
     on("avx512")
-    again = run_build(write_project(tmp_path / "above", FLOOR))
+    again = run_build(write_project(tmp_path / "above", ARCHITECTURE))
     assert "killed by SIGILL" in str(again.outcomes[0].error)
 
 
-def test_a_golden_file_without_room_for_anything_is_said_and_not_called_a_mismatch(
-    floor: Project, on: Host, fake_worker: FakeWorker
+def test_a_reference_file_without_room_for_anything_is_said_and_not_called_a_mismatch(
+    architecture: Project, on: Host, fake_worker: FakeWorker
 ) -> None:
     on("avx512")
     skipped = {
@@ -538,7 +549,7 @@ def test_a_golden_file_without_room_for_anything_is_said_and_not_called_a_mismat
         "outputs": [],
     }
     fake_worker.answers["check"] = {"passed": False, "cases": [skipped]}
-    report = run_build(floor)
+    report = run_build(architecture)
     assert (actions(report), report.exit_code) == (["failed"], 1)
     assert "cannot be compared with eager" in str(report.outcomes[0].error)
     assert "--force" in str(report.outcomes[0].error)

@@ -23,7 +23,7 @@ from small_projects import (
     write_project,
 )
 
-from aoti_build.artifact.manifest import GOLDEN, MODEL
+from aoti_build.artifact.manifest import MODEL, REFERENCE_DATA
 from aoti_build.artifact.paths import artifact_directory
 from aoti_build.commands import verify as verify_verb
 from aoti_build.commands.run import run
@@ -44,7 +44,7 @@ def test_a_good_artifact_passes(project: Project, published: Path, fake_worker: 
     assert json.loads((published / "verify.json").read_text())["verdict"] == "passed"
 
 
-def test_verifying_does_not_make_an_artifact_stale(
+def test_verifying_does_not_make_an_artifact_out_of_date(
     project: Project, published: Path, fake_worker: FakeWorker
 ) -> None:
     for _ in range(2):
@@ -63,7 +63,7 @@ def test_no_artifact(project: Project, fake_worker: FakeWorker) -> None:
     assert not (project.artifacts / "small").exists()
 
 
-@pytest.mark.parametrize("name", [MODEL, GOLDEN])
+@pytest.mark.parametrize("name", [MODEL, REFERENCE_DATA])
 @pytest.mark.parametrize("content", [None, b"", b"compiled code of small/cpV"])
 def test_a_damaged_file_is_refused(
     project: Project, published: Path, fake_worker: FakeWorker, name: str, content: bytes | None
@@ -139,11 +139,11 @@ def test_a_crash(
     assert str(report.verdicts[0].error).startswith("small/cpu: no")
 
 
-def test_a_golden_file_that_the_worker_refuses(
+def test_a_reference_file_that_the_worker_refuses(
     project: Project, published: Path, fake_worker: FakeWorker
 ) -> None:
     assert published
-    fake_worker.answers["check"] = ArtifactError("no golden file of this version")
+    fake_worker.answers["check"] = ArtifactError("no reference data of this version")
     report = run_verify(project)
     assert (verdicts(report), report.exit_code) == (["refused"], 4)
 
@@ -183,13 +183,14 @@ def test_what_cpp_cannot_run_is_unavailable(
         ["check"],
     )
     assert (
-        str(report.verdicts[0].stale[0]) == "not-in-cpp: no C++ library registers the operator a::b"
+        str(report.verdicts[0].out_of_date[0])
+        == "not-in-cpp: no C++ library registers the operator a::b"
     )
     assert verify(project, project.targets, runtime="cpp", strict=True).exit_code == 3
 
 
 @pytest.mark.parametrize("content", [None, "edited = True\n"])
-def test_a_stale_artifact_is_checked_as_what_it_is(
+def test_a_out_of_date_artifact_is_checked_as_what_it_is(
     project: Project, published: Path, fake_worker: FakeWorker, content: str | None
 ) -> None:
     assert published
@@ -197,7 +198,7 @@ def test_a_stale_artifact_is_checked_as_what_it_is(
     helper.unlink() if content is None else helper.write_text(content)
     report = run_verify(project)
     assert (verdicts(report), report.exit_code) == (["passed"], 0)
-    assert [(reason.reason, reason.what) for reason in report.verdicts[0].stale] == [
+    assert [(reason.reason, reason.what) for reason in report.verdicts[0].out_of_date] == [
         ("source-changed", "helper.py")
     ]
     assert verify(project, project.targets, strict=True).exit_code == 3
@@ -212,12 +213,12 @@ def test_the_models_source_need_not_be_there(
     bare = load_project(project.file)
     report = run_verify(bare)
     assert (verdicts(report), report.exit_code) == (["passed"], 0)
-    assert {reason.what for reason in report.verdicts[0].stale} == {"model.py", "helper.py"}
+    assert {reason.what for reason in report.verdicts[0].out_of_date} == {"model.py", "helper.py"}
     assert published
     assert fake_worker.calls == ["check", "probe"]
 
 
-def test_another_tolerance_is_no_staleness_and_is_used(
+def test_another_tolerance_is_no_difference_and_is_used(
     tmp_path: Path, fake_worker: FakeWorker
 ) -> None:
     publish_fake(write_project(tmp_path, ONE_MODEL))
@@ -225,7 +226,11 @@ def test_another_tolerance_is_no_staleness_and_is_used(
     fake_worker.during = lambda _, job: used.append(job.tolerance)
     changed = write_project(tmp_path, ONE_MODEL + "    tolerance: {atol: 0.5}\n")
     report = verify(changed, changed.targets, strict=True)
-    assert (verdicts(report), report.exit_code, report.verdicts[0].stale) == (["passed"], 0, ())
+    assert (verdicts(report), report.exit_code, report.verdicts[0].out_of_date) == (
+        ["passed"],
+        0,
+        (),
+    )
     assert used == [{"atol": 0.5, "rtol": None, "outputs": {}}] * 2
 
 
@@ -289,7 +294,7 @@ def test_nothing_to_compare_with_is_no_pass(
     skipped = {"name": "example", "sizes": {}, "seed": 0, "skipped": "no room", "outputs": []}
     fake_worker.answers["check"] = {"passed": False, "cases": [skipped]}
     report = run_verify(project)
-    assert (verdicts(report), report.exit_code) == (["unchecked"], 3)
+    assert (verdicts(report), report.exit_code) == (["unverified"], 3)
 
 
 def test_what_takes_too_long_is_stopped(
@@ -307,7 +312,7 @@ def test_fresh_references_need_the_source(
     assert published
     (project.root / "model.py").unlink()
     report = verify(project, project.targets, fresh=True)
-    assert (verdicts(report), report.exit_code) == (["unchecked"], 3)
+    assert (verdicts(report), report.exit_code) == (["unverified"], 3)
     assert "--fresh" in str(report.verdicts[0].error)
     assert fake_worker.calls == []
 
@@ -380,7 +385,7 @@ def test_the_report_as_json(project: Project, published: Path, fake_worker: Fake
         True,
     )
     (row,) = document["targets"]
-    assert (row["target"], row["verdict"], row["stale"], row["error"]) == (
+    assert (row["target"], row["verdict"], row["out_of_date"], row["error"]) == (
         "small/cpu",
         "passed",
         [],

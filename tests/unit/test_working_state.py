@@ -63,11 +63,11 @@ CHANGES: dict[str, Change] = {
         for name in BAD_NAMES
     },
     **{
-        f"a floor called {name!r:.20}": lambda e, name=name: e.update(floor=name)
+        f"an architecture called {name!r:.20}": lambda e, name=name: e.update(architecture=name)
         for name in BAD_NAMES
     },
     "another device": lambda e: e.update(device="../cpu"),
-    "a floor of another device": lambda e: e.update(floor="sm_80"),
+    "an architecture of another device": lambda e: e.update(architecture="sm_80"),
     "listed by a number": lambda e: e.update(listed=1),
     "an option that is none": lambda e: e["inductor_config"].update({"a b": 1}),
     "a source outside": lambda e: e["model"]["source"].update(path="../model.py", module=None),

@@ -10,7 +10,7 @@ def target(verdict: str = "passed", **fields: Any) -> dict[str, Any]:
         "target": "small/cpu",
         "verdict": verdict,
         "seconds": 1.25,
-        "stale": [],
+        "out_of_date": [],
         "cases": [],
         **fields,
     }

@@ -31,7 +31,7 @@ class Entry:
 
     def models_yaml(self) -> str:
         return (
-            f"edition: 1\nmodels:\n  {self.name}:\n"
+            f"version: 1\nmodels:\n  {self.name}:\n"
             + textwrap.indent(textwrap.dedent(self.yaml).strip("\n"), "    ")
             + "\n"
         )

@@ -131,7 +131,11 @@ def _error(finished: subprocess.CompletedProcess[str]) -> str:
             if error.get(part)
         )
     told = [
-        {name: row[name] for name in ("verdict", "vacuous", "stale", "refusals") if row.get(name)}
+        {
+            name: row[name]
+            for name in ("verdict", "vacuous", "out_of_date", "refusals")
+            if row.get(name)
+        }
         for row in rows
     ]
     wrong = [

@@ -1,1 +1,1 @@
-"""What eager gives, kept as golden files, and whether something else is that."""
+"""What eager gives, kept as reference data, and whether something else is that."""

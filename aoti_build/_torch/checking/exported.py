@@ -12,7 +12,7 @@ Three ways lead there, and the first that passes the proof is taken:
   declared sizes (`lift_assertions`).
 
 The proof: the program runs at the sizes that the tracer assumed away, and must leave what eager
-leaves. The golden cases show the same of the compiled code later.
+leaves. The reference cases show the same of the compiled code later.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
-from aoti_build._torch.checking.golden import Plain
 from aoti_build._torch.checking.reference import SEED, Subject, eager_failure, observe, points
+from aoti_build._torch.checking.reference_data import Plain
 from aoti_build._torch.checking.state import kept_state
 from aoti_build._torch.program.assertions import lift_assertions
 from aoti_build._torch.program.axes import Axes
@@ -225,7 +225,7 @@ def _difference(wanted: list[Observed], got: list[Observed]) -> str | None:
 
 def _apart(one: Tensor, other: Tensor) -> float:
     """The root mean square of the difference, relative to that of the values. Places where one of
-    the two is not finite do not count: what becomes of them is for the golden cases."""
+    the two is not finite do not count: what becomes of them is for the reference cases."""
     dtype = torch.complex128 if one.is_complex() else torch.float64
     wide, candidate = one.to(dtype), other.to(dtype)
     finite = torch.isfinite(wide) & torch.isfinite(candidate)

@@ -24,14 +24,14 @@ from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
 from aoti_build._torch.checking.compare import needs_whole
-from aoti_build._torch.checking.golden import (
+from aoti_build._torch.checking.reference_data import (
     Case,
-    Golden,
     Plain,
+    ReferenceData,
     Value,
     as_float64,
     digests_of_cases,
-    save_golden,
+    save_reference_data,
     with_digests,
 )
 from aoti_build._torch.checking.state import kept_state
@@ -130,13 +130,13 @@ def sequence(subject: Subject, label: str, sizes: Sizes, seed: int) -> list[tupl
     return found
 
 
-def make_golden(
+def make_reference_data(
     subject: Subject,
     model: Model,
     seeds: int = 1,
     program: ExportedProgram | None = None,
     tell: Callable[[str], None] = lambda text: None,
-) -> Golden:
+) -> ReferenceData:
     """Run eager on every case. With the exported `program`, in its functional form, find what other
     inputs and weights give as well. `tell` is told what is being computed.
 
@@ -153,7 +153,7 @@ def make_golden(
     if program is not None:
         tell("other inputs and weights")
     others = {} if program is None else _others(subject, cases[0], program)
-    return Golden(cases, no_exact, others, first_state(subject))
+    return ReferenceData(cases, no_exact, others, first_state(subject))
 
 
 @dataclass
@@ -186,16 +186,21 @@ def _add_exact(subject: Subject, found: list[_Sequence], tell: Callable[[str], N
     return twin.why_not
 
 
-def save_golden_of(
-    path: Path, golden: Golden, model: Model, names: list[str], *, limited: bool = True
+def save_reference_data_of(
+    path: Path,
+    reference_data: ReferenceData,
+    model: Model,
+    names: list[str],
+    *,
+    limited: bool = True,
 ) -> bool:
-    """`save_golden` with the limit, and by the tolerances, of `model`; `names` are
+    """`save_reference_data` with the limit, and by the tolerances, of `model`; `names` are
     `observed_names`."""
     bounds = asdict(model.tolerance)
-    return save_golden(
+    return save_reference_data(
         path,
-        golden,
-        model.golden_limit if limited else None,
+        reference_data,
+        model.reference_data_limit if limited else None,
         redrawable=not isinstance(model.inputs, Source),
         whole=lambda index: index < len(names) and needs_whole(names[index], bounds),
     )
@@ -209,8 +214,8 @@ def first_state(subject: Subject) -> dict[str, Tensor]:
     }
 
 
-def is_golden_of(path: Path, subject: Subject, model: Model) -> bool:
-    """Whether the golden file `path` was made with what eager gives now, bit for bit."""
+def is_reference_data_of(path: Path, subject: Subject, model: Model) -> bool:
+    """Whether the reference data `path` was made with what eager gives now, bit for bit."""
     digests = digests_of_cases(path)
     for calls in case_sequences(subject, model.dims):
         for case in references(subject, calls):
@@ -220,7 +225,7 @@ def is_golden_of(path: Path, subject: Subject, model: Model) -> bool:
 
 
 def reference(name: str, subject: Subject, call: Call) -> Case:
-    """What the model leaves in eager mode after one `call`, as the golden case `name`."""
+    """What the model leaves in eager mode after one `call`, as the reference case `name`."""
     (case,) = references(subject, [(Case(name, None, None), call)])
     return case
 

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from aoti_build._torch.checking.compare import Figures
-from aoti_build._torch.checking.golden import Golden, Plain, Value
+from aoti_build._torch.checking.reference_data import Plain, ReferenceData, Value
 from aoti_build.errors import BuildError
 
 
@@ -42,10 +42,12 @@ def compare_plain(name: str, eager: Plain, candidate: Any) -> Figures:
     }
 
 
-def check_constants(golden: Golden, signature: Mapping[str, Any], where: str) -> None:
+def check_constants(
+    reference_data: ReferenceData, signature: Mapping[str, Any], where: str
+) -> None:
     """Raise `BuildError` if an output that is a constant in the exported program is something else
     in eager mode."""
-    for case in golden.cases:
+    for case in reference_data.cases:
         for entry, value in zip(signature["outputs"], case.outputs or (), strict=False):
             if "constant" in entry and not _is(value, entry["constant"]):
                 sizes = ", ".join(f"{name} {size}" for name, size in case.sizes.items())

@@ -1,6 +1,6 @@
 """A large tensor in little room, by which it can still be told from another one.
 
-A golden file that kept every output of a language model whole would be larger than its artifact. A
+Reference data that kept every output of a language model whole would be larger than its artifact. A
 sketch keeps, of a tensor of any size:
 
 - sums over buckets, every value added with a sign of its own (the count sketch of Charikar, Chen

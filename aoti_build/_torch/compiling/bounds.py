@@ -4,8 +4,8 @@ Lowering may assume "not 1" of a size where it picks strides, and the range that
 check from then begins at 2, whatever was declared: the package refuses a batch of 1 that it answers
 rightly. inductor's only setting for that (`aot_inductor.check_lowerbound`) turns the lower bounds
 of *all* dims off, so that a sequence of 1 is answered where 2 was the least. Here each check begins
-at the declared minimum. That sizes down to it are answered rightly is what the golden cases at the
-ends of every range show.
+at the declared minimum. That sizes down to it are answered rightly is what the reference cases at
+the ends of every range show.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """The instruction sets that inductor may use: this host's, found out once, or those of a portable
-floor.
+architecture.
 
 Left alone, inductor finds out anew in each empty cache directory, and each job has one: for every
 set that the processor has, it compiles programs and loads them in processes of their own. That is 6
@@ -7,15 +7,15 @@ of the 15 seconds which a small model takes to compile (torch 2.14, two cores; w
 these processes imports torch). The answers follow from what the keys hold of the toolchain, so a
 yes is kept beside the cache directories, for the same toolchain.
 
-For a portable floor (``cpu: {isa: ...}``) the host must not be asked at all. Of several sets with
-one vector width inductor takes the richest, so that code "for AVX-512" made on a processor with
-VNNI needs VNNI, and where the host lacks the set it makes none (`pick_vec_isa` in
-torch/_inductor/cpu_vec_isa.py). Here it is told: the sets of the floor and no others, without a
-trial, so a floor can be compiled on a host that cannot run it.
+For a portable architecture (``cpu: {isa: ...}``) the host must not be asked at all. Of several sets
+with one vector width inductor takes the richest, so that code "for AVX-512" made on a processor
+with VNNI needs VNNI, and where the host lacks the set it makes none (`pick_vec_isa` in
+torch/_inductor/cpu_vec_isa.py). Here it is told: the sets of the architecture and no others,
+without a trial, so an architecture can be compiled on a host that cannot run it.
 
-The C++ compiler gets the floor by ``-march``. Where this torch's inductor has no option for that
-(2.11), it writes ``-march=native`` into every command, and a program that stands in front of the
-compiler puts the floor in its place.
+The C++ compiler gets the architecture by ``-march``. Where this torch's inductor has no option for
+that (2.11), it writes ``-march=native`` into every command, and a program that stands in front of
+the compiler puts the architecture in its place.
 """
 
 from __future__ import annotations
@@ -51,17 +51,20 @@ class _Avx512(cpu_vec_isa.VecAVX512):
         return True
 
 
-_FLOORS: Mapping[int, tuple[type[cpu_vec_isa.VecISA], ...]] = {256: (_Avx2,), 512: (_Avx512, _Avx2)}
+_ARCHITECTURES: Mapping[int, tuple[type[cpu_vec_isa.VecISA], ...]] = {
+    256: (_Avx2,),
+    512: (_Avx512, _Avx2),
+}
 
 
-def floor_options(patches: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a floor's `patches` inductor has options for."""
+def architecture_options(patches: Mapping[str, Any]) -> dict[str, Any]:
+    """What of an architecture's `patches` inductor has options for."""
     return {name: value for name, value in patches.items() if name != MARCH or _knows_march()}
 
 
-def floor_settings(patches: Mapping[str, Any]) -> dict[str, str]:
-    """What of a floor decides about the code and is not among inductor's settings, as text by
-    name."""
+def architecture_settings(patches: Mapping[str, Any]) -> dict[str, str]:
+    """What of an architecture decides about the code and is not among inductor's settings, as text
+    by name."""
     return (
         {"aoti_build.march": repr(patches[MARCH])}
         if MARCH in patches and not _knows_march()
@@ -115,7 +118,7 @@ def _sets_of_this_processor() -> list[cpu_vec_isa.VecISA]:
 def compiling_for(
     patches: Mapping[str, Any], options: Mapping[str, Any], cache_root: Path
 ) -> Iterator[Mapping[str, Any]]:
-    """Let inductor compile for the processor floor of `patches` (none: this host); gives the
+    """Let inductor compile for the processor architecture of `patches` (none: this host); gives the
     `options` to compile with."""
     if WIDTH not in patches:
         yield options
@@ -124,7 +127,7 @@ def compiling_for(
         with config.patch(dict(options)):
             compiler = cpp_builder.get_cpp_compiler()
         options = {**options, "cpp.cxx": (str(compiler_for(compiler, patches[MARCH], cache_root)),)}
-    sets = [kind() for kind in _FLOORS[patches[WIDTH]]]
+    sets = [kind() for kind in _ARCHITECTURES[patches[WIDTH]]]
     asked = cpu_vec_isa.valid_vec_isa_list
     cpu_vec_isa.valid_vec_isa_list = lambda: sets  # type: ignore[assignment]
     try:

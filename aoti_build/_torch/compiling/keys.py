@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from torch.export import ExportedProgram
 
-from aoti_build._torch.compiling.isa import floor_settings
+from aoti_build._torch.compiling.isa import architecture_settings
 from aoti_build._torch.compiling.settings import own_passes, resolved_settings
 from aoti_build._torch.program.graph import (
     graph_digest,
@@ -65,7 +65,10 @@ def keys_of(
         {
             "key_version": KEY_VERSION,
             "graph": graph,
-            "settings": {**resolved_settings(options), **floor_settings(job.floor_patches)},
+            "settings": {
+                **resolved_settings(options),
+                **architecture_settings(job.architecture_options),
+            },
             "own_code": own_code,
             "toolchain": job.toolchain,
             "environment": environment,

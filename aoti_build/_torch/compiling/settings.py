@@ -12,8 +12,8 @@ import torch
 from torch._functorch import config as functorch_config
 from torch._inductor import config
 
-from aoti_build._torch.compiling.isa import floor_options
-from aoti_build._torch.packages.weights import APART_OPTIONS
+from aoti_build._torch.compiling.isa import architecture_options
+from aoti_build._torch.packages.weights import EXTERNAL_OPTIONS
 from aoti_build.errors import UsageError
 from aoti_build.models_file.project import Target
 
@@ -32,7 +32,11 @@ def inductor_options(
 
     Raises `UsageError` for a name that this torch's inductor does not know.
     """
-    options = {**(APART_OPTIONS if apart else {}), **floor_options(isa), **target.inductor_config}
+    options = {
+        **(EXTERNAL_OPTIONS if apart else {}),
+        **architecture_options(isa),
+        **target.inductor_config,
+    }
     if options.get("aot_inductor.package_constants_in_so"):
         options.pop("aot_inductor.package_constants_on_disk_format", None)
     known = config.get_config_copy()

@@ -1,1 +1,1 @@
-"""Inputs that people bring: tensors and pictures from files."""
+"""Inputs that people bring: tensors and images from files."""

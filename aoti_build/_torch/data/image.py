@@ -1,4 +1,4 @@
-"""Pictures: from a file to the input of a vision model as `image:` in models.yaml says, and from
+"""Images: from a file to the input of a vision model as `image:` in models.yaml says, and from
 scores to names.
 
 torchvision does the resizing, cropping and normalising in both forms of `image:`, so that a
@@ -27,13 +27,13 @@ TOP = 5
 # Only these of Pillow's decoders, whatever the suffix says: some of the others start programs.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
 _CHANNELS = 3
-# Bytes of a picture's file: as many as the largest that Pillow decodes has as a bitmap.
-PICTURE_LIMIT = 1 << 30
+# Bytes of an image's file: as many as the largest that Pillow decodes has as a bitmap.
+IMAGE_LIMIT = 1 << 30
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """A model's `image:`, ready for use: `transform` makes [3, H, W] of an RGB picture. `names` are
+class Images:
+    """A model's `image:`, ready for use: `transform` makes [3, H, W] of an RGB image. `names` are
     the classes, from `named_by`."""
 
     transform: Callable[[Any], Any]
@@ -42,7 +42,7 @@ class Pictures:
     where: str
 
     def batch(self, paths: Sequence[Path], signature: Signature) -> Tensor:
-        """The pictures as the artifact's only input. Where it wants more of them, they are repeated
+        """The images as the artifact's only input. Where it wants more of them, they are repeated
         in turn."""
         entry = _only_input(paths[0].name, signature)
         made = [self._tensor(path) for path in paths]
@@ -51,7 +51,7 @@ class Pictures:
                 f"{path.name} {list(image.shape)}" for path, image in zip(paths, made, strict=True)
             )
             raise UsageError(
-                "pictures of one batch have different sizes",
+                "images of one batch have different sizes",
                 where=self.where,
                 cause=shapes,
                 hint=_CROP,
@@ -70,9 +70,9 @@ class Pictures:
         return stacked.to(getattr(torch, entry["dtype"]))
 
     def _tensor(self, path: Path) -> Tensor:
-        picture = _open(path)
+        image = _open(path)
         try:
-            made = self.transform(picture)
+            made = self.transform(image)
         except UNREADABLE as error:
             said = f"{type(error).__name__}: {error}"
             raise UsageError(
@@ -81,7 +81,7 @@ class Pictures:
         if not isinstance(made, Tensor) or made.dim() != _CHANNELS or made.shape[0] != _CHANNELS:
             shape = list(made.shape) if isinstance(made, Tensor) else type(made).__name__
             raise UsageError(
-                f"the preprocessing makes {shape} of a picture",
+                f"the preprocessing makes {shape} of an image",
                 where=self.where,
                 hint=(
                     "name the weights of an image model, whose transforms() make [3, height, width]"
@@ -95,7 +95,7 @@ _CROP = (
 )
 
 
-def pictures(image: Image | Source, root: Path, where: str) -> Pictures:
+def images(image: Image | Source, root: Path, where: str) -> Images:
     """What models.yaml says under `image:`. No weights are downloaded for the enum of a model."""
     if isinstance(image, Source):
         return _of_enum(image, root, where)
@@ -103,13 +103,13 @@ def pictures(image: Image | Source, root: Path, where: str) -> Pictures:
         raise UsageError(
             f"mean and std have {len(image.mean)} values",
             where=where,
-            hint="pictures are read as RGB: 3 values each",
+            hint="images are read as RGB: 3 values each",
         )
     names = () if image.classes is None else _class_names(root / image.classes, where)
-    return Pictures(_declared(image), names, image.classes or "", where)
+    return Images(_declared(image), names, image.classes or "", where)
 
 
-def top_classes(name: str, output: Tensor, count: int, known: Pictures) -> dict[str, Any] | None:
+def top_classes(name: str, output: Tensor, count: int, known: Images) -> dict[str, Any] | None:
     """The most probable classes of the first `count` rows of an output [N, C], by softmax; None for
     any other output."""
     if output.dim() != 2 or not output.is_floating_point() or output.shape[1] < 2:
@@ -121,7 +121,7 @@ def top_classes(name: str, output: Tensor, count: int, known: Pictures) -> dict[
     )
     found: dict[str, Any] = {
         "output": name,
-        "pictures": [
+        "images": [
             [
                 _class(fitting, int(index), float(value))
                 for index, value in zip(row_of, row, strict=True)
@@ -136,7 +136,7 @@ def top_classes(name: str, output: Tensor, count: int, known: Pictures) -> dict[
     return found
 
 
-def _class(known: Pictures, index: int, probability: float) -> dict[str, Any]:
+def _class(known: Images, index: int, probability: float) -> dict[str, Any]:
     return {
         "index": index,
         "name": known.names[index] if known.names else None,
@@ -149,14 +149,14 @@ def _declared(declared: Image) -> Callable[[Any], Tensor]:
     from torchvision.transforms import InterpolationMode  # type: ignore[import-untyped]
     from torchvision.transforms import functional as F
 
-    def transform(picture: Any) -> Tensor:
+    def transform(image: Any) -> Tensor:
         if declared.resize is not None:
-            picture = F.resize(
-                picture, [declared.resize], interpolation=InterpolationMode.BILINEAR, antialias=True
+            image = F.resize(
+                image, [declared.resize], interpolation=InterpolationMode.BILINEAR, antialias=True
             )
         if declared.crop is not None:
-            picture = F.center_crop(picture, [declared.crop, declared.crop])
-        values: Tensor = F.convert_image_dtype(F.pil_to_tensor(picture), torch.float32)
+            image = F.center_crop(image, [declared.crop, declared.crop])
+        values: Tensor = F.convert_image_dtype(F.pil_to_tensor(image), torch.float32)
         if not declared.mean:
             return values
         normalised: Tensor = F.normalize(values, list(declared.mean), list(declared.std))
@@ -165,7 +165,7 @@ def _declared(declared: Image) -> Callable[[Any], Tensor]:
     return transform
 
 
-def _of_enum(source: Source, root: Path, where: str) -> Pictures:
+def _of_enum(source: Source, root: Path, where: str) -> Images:
     from torchvision.models import WeightsEnum  # type: ignore[import-untyped]
 
     owner, _, member = source.attribute.rpartition(".")
@@ -176,7 +176,7 @@ def _of_enum(source: Source, root: Path, where: str) -> Pictures:
     if not isinstance(found, WeightsEnum):
         raise UsageError(f"{source} is no member of a weights enum", where=where, hint=hint)
     names = tuple(str(name) for name in found.meta.get("categories", ()))
-    return Pictures(found.transforms(), names, str(source), where)
+    return Images(found.transforms(), names, str(source), where)
 
 
 def _class_names(path: Path, where: str) -> tuple[str, ...]:
@@ -190,25 +190,25 @@ def _class_names(path: Path, where: str) -> tuple[str, ...]:
 
 
 def _open(path: Path) -> Any:
-    """The picture as a person sees it: in RGB, turned as its EXIF says."""
+    """The image as a person sees it: in RGB, turned as its EXIF says."""
     from PIL import Image as Pillow
     from PIL import ImageOps
 
     with readable(path.name):
-        require_regular(path, PICTURE_LIMIT)
+        require_regular(path, IMAGE_LIMIT)
     with (
         readable(path.name, None, Pillow.DecompressionBombError),
-        Pillow.open(path, formats=FORMATS) as picture,
+        Pillow.open(path, formats=FORMATS) as image,
     ):
-        if picture.mode == "F" or picture.mode.startswith("I"):
+        if image.mode == "F" or image.mode.startswith("I"):
             raise UsageError(
                 f"{path.name} has more than 8 bits a channel", hint="save it with 8 bits a channel"
             )
-        return ImageOps.exif_transpose(picture).convert("RGB")
+        return ImageOps.exif_transpose(image).convert("RGB")
 
 
 def _only_input(name: str, signature: Signature) -> Mapping[str, Any]:
-    """The input that a picture becomes. Raises `UsageError` if the artifact takes something
+    """The input that an image becomes. Raises `UsageError` if the artifact takes something
     else."""
     inputs = tensor_inputs(signature)
     if (
@@ -217,7 +217,7 @@ def _only_input(name: str, signature: Signature) -> Mapping[str, Any]:
         or not getattr(torch, inputs[0]["dtype"]).is_floating_point
     ):
         raise UsageError(
-            f"{name} is a picture, which becomes one floating point tensor [batch, 3, height,"
+            f"{name} is an image, which becomes one floating point tensor [batch, 3, height,"
             " width]",
             hint=wants(signature) + "; give its tensors in a .npz or .safetensors file",
         )

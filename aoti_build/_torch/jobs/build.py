@@ -1,7 +1,7 @@
 """The `build` job: model, export, keys; then, as the parent decides from the keys, nothing, a
 repack or a compile.
 
-Writes model.pt2 and golden.safetensors into the staging directory, as far as they are not taken
+Writes model.pt2 and reference.safetensors into the staging directory, as far as they are not taken
 from the store. The result says what was made and from what; looking into the store, checking and
 publishing are the parent's.
 """
@@ -21,16 +21,16 @@ from torch.export import ExportedProgram
 
 from aoti_build._torch.checking.baseline import losses
 from aoti_build._torch.checking.exported import Exported, exported
-from aoti_build._torch.checking.golden import Golden, baseline_of
 from aoti_build._torch.checking.reference import (
     SEED,
     Subject,
     case_sequences,
-    is_golden_of,
-    make_golden,
+    is_reference_data_of,
+    make_reference_data,
     reference,
-    save_golden_of,
+    save_reference_data_of,
 )
+from aoti_build._torch.checking.reference_data import ReferenceData, baseline_of
 from aoti_build._torch.checking.returned import check_constants
 from aoti_build._torch.checking.seen import first_calls
 from aoti_build._torch.compiling import shared
@@ -79,7 +79,7 @@ from aoti_build._torch.program.structure import (
 )
 from aoti_build._torch.program.writes import Writes, computed_of, functional_form, observed_names
 from aoti_build.artifact.fingerprint import declared_files
-from aoti_build.artifact.manifest import GOLDEN, KEY_METADATA, MODEL
+from aoti_build.artifact.manifest import KEY_METADATA, MODEL, REFERENCE_DATA
 from aoti_build.common.digests import digest_json
 from aoti_build.common.locks import lock
 from aoti_build.errors import BuildError
@@ -174,7 +174,9 @@ def build(job: BuildJob, events: Events) -> BuildResult:
                     pass  # what the callable reads for other sizes is a source too
             lost = losses(subject, target.model, described, root, where)
             # Now that the user's code was imported: what it set counts.
-            options = inductor_options(target, job.floor_patches, where, apart=has_weights(program))
+            options = inductor_options(
+                target, job.architecture_options, where, apart=has_weights(program)
+            )
             used: dict[str, Recorded] = {
                 "sources": discovery.sources(),
                 "distributions": discovery.distributions(),
@@ -185,14 +187,18 @@ def build(job: BuildJob, events: Events) -> BuildResult:
             listed = listed_weights(program)  # before the compile changes the program
         answer = events.ask(KeysQuestion(key=keys.key, graph_key=keys.graph_key))
         with events.phase("reference"), events.progress() as tell, _unwritten(program):
-            stored = staged / GOLDEN
-            kept = isinstance(answer, Take) and answer.golden and baseline_of(stored) == lost
-            golden_kept = kept and is_golden_of(stored, subject, target.model)
-            if not golden_kept:
-                golden = make_golden(subject, target.model, program=functional, tell=tell)
-                golden = replace(golden, baseline=lost)
-                check_constants(golden, described, where["source"])
-                _save(golden, stored, target.model, described, job)
+            stored = staged / REFERENCE_DATA
+            kept = (
+                isinstance(answer, Take) and answer.reference_data and baseline_of(stored) == lost
+            )
+            reference_data_kept = kept and is_reference_data_of(stored, subject, target.model)
+            if not reference_data_kept:
+                reference_data = make_reference_data(
+                    subject, target.model, program=functional, tell=tell
+                )
+                reference_data = replace(reference_data, baseline=lost)
+                check_constants(reference_data, described, where["source"])
+                _save(reference_data, stored, target.model, described, job)
         weights = None
         if isinstance(answer, Repack):
             with events.phase("repack"):
@@ -208,7 +214,7 @@ def build(job: BuildJob, events: Events) -> BuildResult:
         key=keys.key,
         graph_key=keys.graph_key,
         undigested=keys.undigested,
-        golden_kept=golden_kept,
+        reference_data_kept=reference_data_kept,
         weights=weights,
         signature={**described, "weights": listed},
         imports=tuple(imports),
@@ -243,11 +249,15 @@ def _exported(prepared: Prepared, where: Mapping[str, str]) -> Exported:
         raise
 
 
-def _save(golden: Golden, path: Path, model: Model, described: Signature, job: BuildJob) -> None:
-    """Write the golden file, and what is beyond its limit beside it."""
+def _save(
+    reference_data: ReferenceData, path: Path, model: Model, described: Signature, job: BuildJob
+) -> None:
+    """Write the reference data, and what is beyond its limit beside it."""
     names = observed_names(described)
-    if not save_golden_of(path, golden, model, names):
-        save_golden_of(Path(job.whole_golden), golden, model, names, limited=False)
+    if not save_reference_data_of(path, reference_data, model, names):
+        save_reference_data_of(
+            Path(job.whole_reference_data), reference_data, model, names, limited=False
+        )
 
 
 def _stored_types(program: ExportedProgram, where: Mapping[str, str]) -> dict[str, type]:
@@ -304,15 +314,15 @@ def _compiled(
 
             stack.enter_context(kept_tuning(cache, switches()))
         # Else nothing is tried, or by another compiler than the toolchain's.
-        if WIDTH not in job.floor_patches and "cpp.cxx" not in options:
+        if WIDTH not in job.architecture_options and "cpp.cxx" not in options:
             toolchain = digest_json([job.toolchain, job.environment])
             stack.enter_context(tried_once(toolchain, cache_root))
-        told = stack.enter_context(compiling_for(job.floor_patches, options, cache_root))
+        told = stack.enter_context(compiling_for(job.architecture_options, options, cache_root))
         _compile(program, package, {**told, "aot_inductor.metadata": {KEY_METADATA: keys.key}})
     if setting := binds_weights(options):
-        return {"apart": False, "why": f"inductor's {setting} is on"}
+        return {"external": False, "why": f"inductor's {setting} is on"}
     if keys.undigested is not None:
-        return {"apart": False, "why": keys.undigested}
+        return {"external": False, "why": keys.undigested}
     return separate(package, *state)
 
 

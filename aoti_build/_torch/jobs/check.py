@@ -1,5 +1,5 @@
-"""The `check` job: load a package in this fresh process, run every golden case, compare with what
-eager left."""
+"""The `check` job: load a package in this fresh process, run every reference case, compare with
+what eager left."""
 
 from __future__ import annotations
 
@@ -13,7 +13,14 @@ from torch import Tensor
 from aoti_build._torch.checking.baseline import judged
 from aoti_build._torch.checking.compare import compare, needs_whole
 from aoti_build._torch.checking.compare_sketch import compare_sketch
-from aoti_build._torch.checking.golden import Case, Golden, Plain, Value, inputs_digest, load_golden
+from aoti_build._torch.checking.reference_data import (
+    Case,
+    Plain,
+    ReferenceData,
+    Value,
+    inputs_digest,
+    load_reference_data,
+)
 from aoti_build._torch.checking.returned import as_returned, compare_plain
 from aoti_build._torch.checking.sketch import Sketch
 from aoti_build._torch.compiling.settings import set_precision
@@ -27,25 +34,27 @@ from aoti_build.models_file.project import Model, Source
 
 
 def check(job: CheckJob, events: Events) -> CheckResult:
-    """A case for which the golden file had no room is `skipped`, with the reason, and so is one of
-    which nothing could be compared; if that is every case, nothing passed. `unread` are the buffers
-    that could not be read back after a call.
+    """A case for which the reference data had no room is `skipped`, with the reason, and so is one
+    of which nothing could be compared; if that is every case, nothing passed. `unread` are the
+    buffers that could not be read back after a call.
     """
     target = job.target
     set_precision(target)
-    golden = load_golden(Path(job.golden))
-    checker = _Checker(job, target.model, golden, events, observed_names(job.signature))
+    reference_data = load_reference_data(Path(job.reference_data))
+    checker = _Checker(job, target.model, reference_data, events, observed_names(job.signature))
     try:
-        cases = [figures for calls in golden.sequences() for figures in checker.sequence(calls)]
+        cases = [
+            figures for calls in reference_data.sequences() for figures in checker.sequence(calls)
+        ]
     except RunnerLacks as error:
         return _unavailable(error.message, events)
     outputs = [output for case in cases for output in case.outputs]
-    losses = _losses(golden, job.tolerance)
+    losses = _losses(reference_data, job.tolerance)
     return CheckResult(
         passed=bool(outputs) and all(found.ok for found in [*outputs, *(losses or ())]),
         cases=tuple(cases),
-        no_fp64=golden.no_exact,
-        vacuous=_vacuous(golden, job.signature, job.tolerance, target.device),
+        no_fp64=reference_data.no_exact,
+        vacuous=_vacuous(reference_data, job.signature, job.tolerance, target.device),
         baseline=losses,
         seconds=events.seconds,
     )
@@ -57,8 +66,8 @@ def _unavailable(why: str, events: Events) -> CheckResult:
     )
 
 
-def _losses(golden: Golden, tolerance: Tolerance) -> tuple[Loss, ...] | None:
-    found = judged(golden.baseline, tolerance.get("baseline"))
+def _losses(reference_data: ReferenceData, tolerance: Tolerance) -> tuple[Loss, ...] | None:
+    found = judged(reference_data.baseline, tolerance.get("baseline"))
     return None if found is None else tuple(typed(loss, Loss) for loss in found)
 
 
@@ -69,7 +78,7 @@ class _Checker:
 
     job: CheckJob
     model: Model
-    golden: Golden
+    reference_data: ReferenceData
     events: Events
     names: list[str]
     _package: Package | None = None
@@ -111,7 +120,7 @@ class _Checker:
             return [], []
         if self._package is None:
             with self.events.phase("load"):
-                self._package = open_package(self.job, self.golden.state)
+                self._package = open_package(self.job, self.reference_data.state)
         with self.events.phase("check"):
             try:
                 left = self._package.calls(inputs)
@@ -183,15 +192,15 @@ def _bases(case: Case, signature: Signature) -> tuple[list[Any], list[Any], list
 
 
 def _vacuous(
-    golden: Golden, signature: Signature, tolerance: Tolerance, device: str
+    reference_data: ReferenceData, signature: Signature, tolerance: Tolerance, device: str
 ) -> tuple[Vacuous, ...]:
     """Outputs that would pass with other inputs, or other weights: their comparison shows
     nothing."""
-    first, names = golden.cases[0], observed_names(signature)
+    first, names = reference_data.cases[0], observed_names(signature)
     found: dict[str, str] = {}
     if first.outputs is None or len(first.outputs) != len(names):
         return ()  # the package has other outputs, which fails anyway
-    for of, others in golden.others.items():
+    for of, others in reference_data.others.items():
         for name, mine, other, *bases in zip(
             names, first.outputs, others, *_bases(first, signature), strict=True
         ):
@@ -205,7 +214,7 @@ def _vacuous(
 
 
 def _with_inputs(case: Case, model: Model) -> Case:
-    """The case with inputs drawn again from the seed, where the golden file had no room for
+    """The case with inputs drawn again from the seed, where the reference data had no room for
     them."""
     if case.inputs is not None or isinstance(model.inputs, Source):
         return case
@@ -225,8 +234,8 @@ def _missing(case: Case, names: Sequence[str], tolerance: Tolerance) -> str:
     if not absent:
         return ""
     return (
-        f"the golden file had no room for its {' and '.join(absent)}; --fresh makes them from the"
-        " source, and a larger `golden: {limit: ...}` keeps them"
+        f"the reference data had no room for its {' and '.join(absent)}; --fresh makes them from"
+        " the model's source, and a larger `reference_data: {limit: ...}` keeps them"
     )
 
 

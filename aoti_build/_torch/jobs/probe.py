@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aoti_build._torch.checking.golden import Case, load_golden
+from aoti_build._torch.checking.reference_data import Case, load_reference_data
 from aoti_build._torch.checking.returned import as_returned
 from aoti_build._torch.compiling.settings import set_precision
 from aoti_build._torch.events import Events
@@ -54,15 +54,17 @@ class Probe:
 
 def probe(job: ProbeJob, events: Events) -> ProbeResult:
     set_precision(job.target)
-    golden = load_golden(Path(job.golden))
-    case = golden.cases[0]
+    reference_data = load_reference_data(Path(job.reference_data))
+    case = reference_data.cases[0]
     if case.inputs is None or case.outputs is None:
         return ProbeResult(probes=())
     tried = []
     for number, one in enumerate(probes(case.inputs, job.signature, case.sizes)):
         if number not in job.skip:
             with events.phase(f"probe {number} {one.name}"):
-                tried.append((number, _tried(open_package(job, golden.state), one, case, job)))
+                tried.append(
+                    (number, _tried(open_package(job, reference_data.state), one, case, job))
+                )
     return ProbeResult(probes=tuple(tried))
 
 

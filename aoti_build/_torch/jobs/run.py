@@ -1,4 +1,4 @@
-"""The `run` job: a package on the golden input or on people's own, one after another; checked,
+"""The `run` job: a package on the reference input or on people's own, one after another; checked,
 described, timed."""
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ import torch
 from msgspec.structs import replace
 from torch import Tensor
 
-from aoti_build._torch.checking.golden import Case, Golden, load_golden
 from aoti_build._torch.checking.reference import Subject, Twin, references
+from aoti_build._torch.checking.reference_data import Case, ReferenceData, load_reference_data
 from aoti_build._torch.checking.returned import as_returned
 from aoti_build._torch.compiling.settings import set_precision
-from aoti_build._torch.data.image import Pictures, pictures, top_classes
+from aoti_build._torch.data.image import Images, images, top_classes
 from aoti_build._torch.data.read import fit, read, wants
 from aoti_build._torch.events import Events
 from aoti_build._torch.jobs.build import Prepared, prepare
@@ -124,12 +124,12 @@ class Bench:
         return tuple(found)
 
     def calls(self, asked: RunRequest) -> list[list[Tensor]]:
-        """The inputs of each call: the golden ones, random ones, those of a file, or pictures. A
-        model with state is called several times, with what there is."""
+        """The inputs of each call: the reference data ones, random ones, those of a file, or
+        images. A model with state is called several times, with what there is."""
         signature, paths = self.job.signature, [Path(path) for path in asked.paths]
         count = self.writes.calls
-        if asked.kind == "golden":
-            return [self.golden_inputs(case) for case in self.golden]
+        if asked.kind == "reference_data":
+            return [self.reference_inputs(case) for case in self.reference_data]
         if asked.kind == "random":
             sizes = {dim.name: dim.example for dim in self.target.model.dims}
             return [
@@ -138,12 +138,12 @@ class Bench:
             ]
         if asked.kind == "tensors":
             return [read(paths[0], signature)] * count
-        return [[self.pictures.batch(paths, signature)]] * count
+        return [[self.images.batch(paths, signature)]] * count
 
-    def golden_inputs(self, case: Case) -> list[Tensor]:
+    def reference_inputs(self, case: Case) -> list[Tensor]:
         if case.inputs is not None:
             return case.inputs
-        return self.drawn(case.sizes, case.seed, "the golden input")
+        return self.drawn(case.sizes, case.seed, "the reference input")
 
     def drawn(self, sizes: Sizes, seed: int, name: str) -> list[Tensor]:
         """Inputs made as the build makes them, from models.yaml's shapes or callable."""
@@ -161,7 +161,7 @@ class Bench:
             import_for(self.job)
             try:
                 path, device = Path(self.job.model), self.target.device
-                return LoadedPackage(path, device, self.writes, self.golden_file.state)
+                return LoadedPackage(path, device, self.writes, self.reference_data_file.state)
             except RuntimeError as error:
                 raise VerificationError(
                     "the package cannot be loaded", cause=_first_line(error), hint="see the log"
@@ -180,10 +180,12 @@ class Bench:
             ) from error
 
     def expected(self, asked: RunRequest, calls: list[list[Tensor]]) -> tuple[list[Case], Basis]:
-        """What to compare with: what is golden for the golden input, else eager where the source is
-        here."""
-        if asked.kind == "golden" and all(case.outputs is not None for case in self.golden):
-            return self.golden, "golden"
+        """What to compare with: what is reference data for the reference input, else eager where
+        the source is here."""
+        if asked.kind == "reference_data" and all(
+            case.outputs is not None for case in self.reference_data
+        ):
+            return self.reference_data, "reference_data"
         if not source_is_here(self.target.model, Path(self.job.root)):
             return [], "none"
         with self.events.phase("reference"):
@@ -212,10 +214,10 @@ class Bench:
         return self.twin.completed(references(self.subject, cases), given)
 
     def top(self, asked: RunRequest, outputs: Mapping[str, Tensor]) -> tuple[TopClasses, ...]:
-        if asked.kind != "pictures":
+        if asked.kind != "images":
             return ()
         found = (
-            top_classes(name, value, len(asked.paths), self.pictures)
+            top_classes(name, value, len(asked.paths), self.images)
             for name, value in outputs.items()
         )
         return tuple(typed(entry, TopClasses) for entry in found if entry is not None)
@@ -245,13 +247,13 @@ class Bench:
         return [entry["name"] for entry in self.job.signature["outputs"]]
 
     @cached_property
-    def golden_file(self) -> Golden:
-        return load_golden(Path(self.job.golden))
+    def reference_data_file(self) -> ReferenceData:
+        return load_reference_data(Path(self.job.reference_data))
 
     @property
-    def golden(self) -> list[Case]:
+    def reference_data(self) -> list[Case]:
         """The calls of the first case."""
-        return next(self.golden_file.sequences())
+        return next(self.reference_data_file.sequences())
 
     @cached_property
     def eager(self) -> Prepared:
@@ -266,11 +268,11 @@ class Bench:
         return Twin(self.subject)
 
     @cached_property
-    def pictures(self) -> Pictures:
+    def images(self) -> Images:
         image = self.target.model.image
         if image is None:
             raise UsageError(f"{self.target.model.name} has no `image:`")
-        return pictures(image, Path(self.job.root), self.job.where["image"])
+        return images(image, Path(self.job.root), self.job.where["image"])
 
 
 def summary(samples: list[float]) -> Timing:

@@ -31,7 +31,7 @@ from aoti_build.common.extents import SHAREABLE
 # constants (0-d, and 1-d up to 8 elements) into the code as literals, the fourth from folding
 # arithmetic on one-element weights into them, which leaves the weight itself in the blob and so
 # would go unseen.
-APART_OPTIONS: Mapping[str, Any] = {
+EXTERNAL_OPTIONS: Mapping[str, Any] = {
     "aot_inductor.package_constants_in_so": False,
     "aot_inductor.package_constants_on_disk_format": "binary_blob",
     "always_keep_tensor_constants": True,
@@ -56,23 +56,23 @@ def separate(
     with zipfile.ZipFile(package) as archive:
         blobs = [name for name in archive.namelist() if name.endswith(_BLOB)]
         if len(blobs) != 1:
-            return {"apart": False, "why": "the weights are inside the shared library"}
+            return {"external": False, "why": "the weights are inside the shared library"}
         table = _constants(archive)
         values = {**state, **constants}
         if any(folded for _, folded in table) or any(name not in values for name, _ in table):
-            return {"apart": False, "why": "the compiler folded or renamed constants"}
+            return {"external": False, "why": "the compiler folded or renamed constants"}
         if unseen := used - {name for name, _ in table} - _tied_to(table, state):
             return {
-                "apart": False,
+                "external": False,
                 "why": f"the compiler put {', '.join(sorted(unseen)[:3])} into the code",
             }
         if any(type(values[name]) not in (torch.Tensor, torch.nn.Parameter) for name, _ in table):
-            return {"apart": False, "why": "a weight is a tensor subclass"}
+            return {"external": False, "why": "a weight is a tensor subclass"}
         for alignment in _ALIGNMENTS:
             with archive.open(blobs[0]) as blob:
                 if _holds(blob, packed([name for name, _ in table], values, alignment)):
-                    return {"apart": True, "alignment": alignment}
-    return {"apart": False, "why": "the compiler transformed weights"}
+                    return {"external": True, "alignment": alignment}
+    return {"external": False, "why": "the compiler transformed weights"}
 
 
 def repack(

@@ -26,7 +26,7 @@ from aoti_build.models_file.project import Dim
 
 # At most so many combinations of sizes are evaluated for one assertion.
 _MOST_SIZES = 5_000
-# At most so many of the excluded ones become golden cases.
+# At most so many of the excluded ones become reference cases.
 _MOST_SPECIAL = 4
 
 Sizes = dict[str, int]

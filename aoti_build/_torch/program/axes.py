@@ -4,7 +4,7 @@ calling the user's callable with several sizes.
 Of a callable nothing is known but what it returns. Every dim is given up to seven sizes while the
 others keep their example, then dims are moved to their ends in pairs and all at once; each size of
 each tensor must be one affine expression of the dims throughout. What the callable makes later, for
-the golden cases, is held against that as well.
+the reference cases, is held against that as well.
 """
 
 from __future__ import annotations

@@ -104,7 +104,7 @@ def whole_ranges() -> Iterator[None]:
     comparison becomes a bound of the compiled code, which then refuses part of the declared range
     (a batch of 1..16 became 1..15, seen in 2.14). Asked with the example's sizes as plain numbers
     it answers the same and bounds nothing; that the format is right at the ends of every range is
-    shown by the golden cases.
+    shown by the reference cases.
     """
     with contextlib.ExitStack() as patches:
         for name in ("_select_conv_backend", "_conv_determine_backend_memory_format"):

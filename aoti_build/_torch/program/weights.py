@@ -74,7 +74,10 @@ def load_weights(module: torch.nn.Module, weights: Weights, root: Path, where: s
     if misfits := _copy(module, model, loaded, place):
         print(misfits.text(whole=True), file=sys.stderr)
         hint = "\n".join(
-            [*misfits.rules(weights), "the log names all; docs/models-yaml.md explains the rules"]
+            [
+                *misfits.rules(weights),
+                "the log names all; docs/reference/models-yaml.md explains the rules",
+            ]
         )
         raise place.error("does not fit the model", cause=misfits.text(), hint=hint)
     _say_conversions(model, loaded)

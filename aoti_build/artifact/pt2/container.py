@@ -64,7 +64,7 @@ class Container:
         return b"".join(self._blocks(member))
 
     def read_at(self, name: str, offset: int, size: int) -> bytes:
-        """Up to `size` bytes of a member from `offset` on, fewer at its end; unchecked. Of a
+        """Up to `size` bytes of a member from `offset` on, fewer at its end; unverified. Of a
         compressed member all before them is inflated too."""
         member = self._member(name)
         size = max(0, min(size, member.size - offset))

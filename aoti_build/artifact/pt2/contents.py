@@ -20,8 +20,8 @@ _LARGEST_SOURCE = 64 << 20
 
 
 def contents(archive: Archive) -> dict[str, Any]:
-    """The table that docs/formats.md describes as `package`. Raises ArtifactError if what it reads
-    is damaged."""
+    """The table that docs/reference/formats.md describes as `package`. Raises ArtifactError if what
+    it reads is damaged."""
     keys = [model.metadata.get(KEY_METADATA) for model in archive.models]
     return {
         "format_version": archive.format_version,
@@ -72,7 +72,7 @@ def _model(archive: Archive, model: Model) -> dict[str, Any]:
 
 def _text(archive: Archive, names: Sequence[str]) -> str:
     """The generated sources, one after another; without those that are too large to be looked
-    through. Unchecked: of a damaged one the rest is shown all the same."""
+    through. Unverified: of a damaged one the rest is shown all the same."""
     small = {
         name: size for name in names if (size := archive.members[name].size) <= _LARGEST_SOURCE
     }

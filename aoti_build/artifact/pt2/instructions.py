@@ -4,9 +4,9 @@ prints of it.
 The encoding decides first: in 64-bit mode the byte 62 begins an EVEX instruction (AVX-512 and
 later), C4 and C5 a VEX one (AVX, AVX2 and what came with and after them), D5 an APX one (Intel 64
 SDM, volume 2, chapter 2). The mnemonic says which extension it is where an encoding has several.
-Instructions of older encodings up to SSE4.2, POPCNT, LZCNT and MOVBE belong to every portable floor
-and are not told apart. Names are those of /proc/cpuinfo, except that ``avx512f`` stands for F, BW,
-CD, DQ and VL together, and ``avx2`` for AVX as well.
+Instructions of older encodings up to SSE4.2, POPCNT, LZCNT and MOVBE belong to every portable
+architecture and are not told apart. Names are those of /proc/cpuinfo, except that ``avx512f``
+stands for F, BW, CD, DQ and VL together, and ``avx2`` for AVX as well.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from aoti_build.models_file.resolve import parse
 
 README = """\
 # yaml-language-server: $schema=aoti_build/models_file/models.schema.json
-edition: 1
+version: 1
 inductor_configs:
   max-autotune: {max_autotune: true}
 models:
@@ -54,6 +54,6 @@ def model(**fields: str) -> str:
     """A file with the model `m` at line 3, whose fields stand from line 4 on, two spaces of indent,
     in order."""
     entries = {"source": "m:f", "inputs": "[{shape: [2]}]", **fields}
-    return "edition: 1\nmodels:\n m:\n" + "".join(
+    return "version: 1\nmodels:\n m:\n" + "".join(
         f"  {key}: {value}\n" for key, value in entries.items() if value
     )

@@ -20,36 +20,36 @@ BAD: list[tuple[str, str, list[str]]] = [
     ("empty", "", ["1:1: models.yaml is empty"]),
     (
         "tab",
-        "edition: 1\nmodels:\n\tm: 1\n",
+        "version: 1\nmodels:\n\tm: 1\n",
         ["3:1: a tab; YAML forbids tabs for indentation, so use spaces"],
     ),
     ("not a mapping", "- a\n", ["1:1: the file must be a mapping, not a list"]),
     (
-        "another edition",
-        "edition: 2\nnonsense: 1\n",
-        ["1:10: edition 2: this version understands edition 1"],
+        "another version",
+        "version: 2\nnonsense: 1\n",
+        ["1:10: version 2: this version understands version 1"],
     ),
     (
-        "no edition",
+        "no version",
         "models: {m: {source: m:f, inputs: x.py:f}}",
-        ["1:1: the file lacks the key 'edition'"],
+        ["1:1: the file lacks the key 'version'"],
     ),
     (
-        "edition as text",
+        "version as text",
         model().replace("1", "'1'", 1),
-        ["1:10: 'edition' must be an integer, not the text '1'"],
+        ["1:10: 'version' must be an integer, not the text '1'"],
     ),
     (
-        "edition true",
+        "version true",
         model().replace("1", "true", 1),
-        ["1:10: 'edition' must be an integer, not true"],
+        ["1:10: 'version' must be an integer, not true"],
     ),
     (
         "no models",
-        "edition: 1\nmodels: {}\n",
+        "version: 1\nmodels: {}\n",
         ["2:9: 'models' is empty; it needs at least one entry"],
     ),
-    ("models without value", "edition: 1\nmodels:\n", ["2:1: 'models' has no value"]),
+    ("models without value", "version: 1\nmodels:\n", ["2:1: 'models' has no value"]),
     (
         "duplicate key",
         model() + "  source: m:g\n",
@@ -80,7 +80,7 @@ BAD: list[tuple[str, str, list[str]]] = [
     ),
     (
         "model is text",
-        "edition: 1\nmodels: {m: x}",
+        "version: 1\nmodels: {m: x}",
         ["2:13: 'm' must be a mapping, not the text 'x'"],
     ),
     (
@@ -94,11 +94,15 @@ BAD: list[tuple[str, str, list[str]]] = [
         ["7:28: unknown preset 'fats' (did you mean 'fast'?)"],
     ),
     (
-        "a floor that is none",
+        "an architecture that is none",
         model(cpu="{isa: [{}, native]}"),
         ["6:15: 'isa'[0] is a mapping; it must be one of"],
     ),
-    ("a size of many digits", model(golden="{limit: " + "9" * 5000 + "g}"), ["6:19: '99999"]),
+    (
+        "a size of many digits",
+        model(reference_data="{limit: " + "9" * 5000 + "g}"),
+        ["6:19: '99999"],
+    ),
     ("a path of many letters", model(files="[" + "x" * 300 + ".txt]"), ["6:11: the path 'xxxx"]),
     (
         "a path with a NUL",
@@ -624,7 +628,7 @@ def test_other_words_for_dtypes(root: Path, word: str, dtype: str) -> None:
 
 def test_all_problems_at_once_each_in_its_place(root: Path) -> None:
     text = """\
-edition: 1
+version: 1
 models:
   a:
     source: nowhere.py:f
@@ -661,5 +665,5 @@ def test_a_refused_value_brings_no_second_problem(root: Path) -> None:
         "7:9: the alias *nope has no anchor &nope before it",
         "8:13: the tag '!y' means nothing here; remove it",
     ]
-    merged = "edition: 1\nmodels:\n m:\n  <<: {source: m:f}\n  inputs: [{shape: [2]}]\n"
+    merged = "version: 1\nmodels:\n m:\n  <<: {source: m:f}\n  inputs: [{shape: [2]}]\n"
     assert [line[:4] for line in problems(root, merged)] == ["4:3:"]

@@ -12,7 +12,7 @@ from aoti_build.errors import SpecError
 from aoti_build.models_file.resolve import parse
 
 COUNT = 10_000
-HEAD = "edition: 1\nmodels:\n"
+HEAD = "version: 1\nmodels:\n"
 MODEL = f"{HEAD}  m:\n    source: a:b\n    inputs: [{{shape: [2]}}]\n"
 NUMBERS = range(COUNT)
 FILES = {
@@ -26,9 +26,9 @@ FILES = {
         "    dims:\n" + "".join(f"      e{n}: {{max: 4}}\n" for n in NUMBERS)
     ),
     "unknown presets": (
-        "edition: 1\ninductor_configs:\n"
+        "version: 1\ninductor_configs:\n"
         + "".join(f"  p{n}: {{}}\n" for n in NUMBERS)
-        + MODEL.removeprefix("edition: 1\n")
+        + MODEL.removeprefix("version: 1\n")
         + f"    inductor_configs: [{', '.join(f'q{n}' for n in NUMBERS)}]\n"
     ),
     "repeats": MODEL + f"    files: [{', '.join(['a.py'] * COUNT)}]\n",

@@ -11,7 +11,7 @@ from aoti_build.errors import SpecError
 from aoti_build.models_file import check_files, load_project, select
 
 MODELS = """\
-edition: 1
+version: 1
 models:
   one: {source: "y.py:c", inputs: "z.py:c", weights: w.pt}
   two: {source: "there.py:c", inputs: [{shape: [1]}]}

@@ -41,7 +41,7 @@ def test_valid_names_never_make_two_targets_of_one_directory(
     entry = {"source": "m:f", "inputs": [{"shape": [2]}], "devices": ["cpu", "cuda"]}
     entry["inductor_configs"] = ["default", *presets]
     data = {
-        "edition": 1,
+        "version": 1,
         "inductor_configs": {name: {} for name in presets},
         "models": dict.fromkeys(names, entry),
     }
@@ -55,7 +55,7 @@ def test_valid_names_never_make_two_targets_of_one_directory(
     st.lists(st.sampled_from(["native", "sm_80", "sm_90", "sm_90a"]), min_size=1, max_size=4),
     st.lists(st.sampled_from(["avx2", "sm_90", "avx512-avx2", "x"]), max_size=3, unique=True),
 )
-def test_floors_and_presets_never_make_two_targets_of_one_directory(
+def test_architectures_and_presets_never_make_two_targets_of_one_directory(
     root: Path, isas: list[str], arches: list[str], presets: list[str]
 ) -> None:
     entry = {
@@ -67,7 +67,7 @@ def test_floors_and_presets_never_make_two_targets_of_one_directory(
         "cuda": {"arch": arches},
     }
     data = {
-        "edition": 1,
+        "version": 1,
         "inductor_configs": {name: {} for name in presets},
         "models": {"m": entry},
     }
@@ -78,7 +78,7 @@ def test_floors_and_presets_never_make_two_targets_of_one_directory(
     targets = read(root, json.dumps(data)).targets
     names = {target.name for target in targets}
     assert len(names) == len(targets) == (len(isas) + len(arches)) * (1 + len(presets))
-    assert {target.floor for target in targets} == {*isas, *arches}
+    assert {target.architecture for target in targets} == {*isas, *arches}
 
 
 FRAGMENTS = st.lists(

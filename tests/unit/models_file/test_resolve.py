@@ -46,7 +46,10 @@ def test_the_shipped_shape_of_a_file(root: Path) -> None:
         TensorInput(("batch", "seq"), "int64", "tokens", low=0, high=1000),
         TensorInput(("batch", "seq"), "bool", "mask"),
     )
-    assert (project.targets[-1].floor, project.targets[-1].has_floor) == ("avx2", True)
+    assert (project.targets[-1].architecture, project.targets[-1].names_architecture) == (
+        "avx2",
+        True,
+    )
     assert (project.file, project.root) == (root / "models.yaml", root)
 
 
@@ -60,7 +63,7 @@ def test_defaults(root: Path) -> None:
         None,
         (),
     )
-    assert (target.model.tolerance, target.floor, target.has_floor) == (
+    assert (target.model.tolerance, target.architecture, target.names_architecture) == (
         Tolerance(),
         "native",
         False,
@@ -110,15 +113,15 @@ def test_presets_per_device(root: Path) -> None:
         ("[native, avx512, avx2]", ["m/cpu", "m/cpu-avx512", "m/cpu-avx2"]),
     ],
 )
-def test_a_list_of_floors_makes_a_target_of_each_and_one_value_keeps_the_name(
+def test_a_list_of_architectures_makes_a_target_of_each_and_one_value_keeps_the_name(
     root: Path, cpu: str, names: list[str]
 ) -> None:
     targets = read(root, model(cpu=f"{{isa: {cpu}}}")).targets
     assert [target.name for target in targets] == names
-    assert [target.floor for target in targets] == cpu.strip("[]").split(", ")
+    assert [target.architecture for target in targets] == cpu.strip("[]").split(", ")
 
 
-def test_the_preset_comes_after_the_floor_and_each_device_has_its_own(root: Path) -> None:
+def test_the_preset_comes_after_the_architecture_and_each_device_has_its_own(root: Path) -> None:
     text = model(
         devices="[cpu, cuda]",
         inductor_configs="{cuda: [default, fast]}",
@@ -126,7 +129,9 @@ def test_the_preset_comes_after_the_floor_and_each_device_has_its_own(root: Path
         cuda="{arch: [native, sm_90, sm_80]}",
     )
     targets = read(root, "inductor_configs: {fast: {a: 1}}\n" + text).targets
-    assert {target.variant: (target.device, target.floor, target.preset) for target in targets} == {
+    assert {
+        target.variant: (target.device, target.architecture, target.preset) for target in targets
+    } == {
         "cpu-avx2": ("cpu", "avx2", "default"),
         "cpu": ("cpu", "native", "default"),
         "cuda": ("cuda", "native", "default"),
@@ -138,7 +143,7 @@ def test_the_preset_comes_after_the_floor_and_each_device_has_its_own(root: Path
     }
 
 
-def test_floors_survive_the_way_to_a_worker_and_count_in_the_digest(root: Path) -> None:
+def test_architectures_survive_the_way_to_a_worker_and_count_in_the_digest(root: Path) -> None:
     listed = read(root, model(cpu="{isa: [native, avx2]}")).targets
     for target in listed:
         assert target_from_json(json.loads(json.dumps(target_to_json(target)))) == target
@@ -244,7 +249,7 @@ def test_comments_order_and_style_change_nothing(root: Path) -> None:
         return [reversed_everywhere(item) for item in data] if isinstance(data, list) else data
 
     project = read(root, README)
-    commented = README.replace("\n", "  # a comment\n\n").replace("edition: 1", "edition:    0x1")
+    commented = README.replace("\n", "  # a comment\n\n").replace("version: 1", "version:    0x1")
     assert read(root, commented) == project
     data = yaml.safe_load(README.replace("1e-4", "1.0e-4").replace("1e-3", "1.0e-3"))
     again = read(root, yaml.safe_dump(reversed_everywhere(data), sort_keys=False))

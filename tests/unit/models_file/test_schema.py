@@ -12,7 +12,7 @@ import aoti_build
 from aoti_build.models_file import schema
 
 GOOD: dict[str, Any] = {
-    "edition": 1,
+    "version": 1,
     "inductor_configs": {"fast": {"max_autotune": True, "cpp.threads": 4}},
     "models": {
         "a": {
@@ -89,7 +89,7 @@ MODEL = ("models", "a")
 @pytest.mark.parametrize(
     ("path", "value"),
     [
-        (("edition",), 2),
+        (("version",), 2),
         (("extra",), 1),
         (("models",), {}),
         (("models", "a/b"), GOOD["models"]["b"]),
@@ -131,7 +131,7 @@ MODEL = ("models", "a")
 def test_what_one_refuses_the_other_refuses(path: tuple[str | int, ...], value: Any) -> None:
     data = changed(path, value)
     assert not Draft202012Validator(schema.json_schema()).is_valid(data)
-    if path != ("edition",):  # refused by the resolver, with a sentence of its own
+    if path != ("version",):  # refused by the resolver, with a sentence of its own
         with pytest.raises(ValueError, match="validation error"):
             schema.File.model_validate(data)
 

@@ -1,5 +1,5 @@
-"""The `deep` job: where does an artifact leave its model? Three comparisons, each of which would
-explain the next.
+"""The `localize` job: where does an artifact differ from its model? Three comparisons, each of
+which would explain the next.
 
 1. weights: those in the package against the model's, by name.
 2. export: what the exported program computes in eager mode against the model itself, module by
@@ -41,13 +41,13 @@ from aoti_build._torch.program.export import whole_ranges
 from aoti_build._torch.program.inputs import Call
 from aoti_build._torch.program.writes import Writes
 from aoti_build.figures import ModuleDifference, OutputFigures, WrongWeight, typed
-from aoti_build.messages import DeepJob, DeepResult
+from aoti_build.messages import LocalizeJob, LocalizeResult
 
 _BUDGET = 256 << 20  # bytes of eager outputs that are kept at a time
 _FRAME = re.compile(r'File "([^"]+)", line (\d+)')
 
 
-def deep(job: DeepJob, events: Events) -> DeepResult:
+def localize(job: LocalizeJob, events: Events) -> LocalizeResult:
     target, cache_root = job.target, Path(job.cache_root)
     shared.keep_below(cache_root)
     set_precision(target)
@@ -60,31 +60,33 @@ def deep(job: DeepJob, events: Events) -> DeepResult:
             program = exported.program
             stack.enter_context(exported.tracing())
         if job.model and job.alignment:
-            with events.phase("deep: weights"):
+            with events.phase("localize: weights"):
                 wrong = _wrong_weights(Path(job.model), program, job.alignment)
             if wrong:
                 names = ", ".join(weight.name for weight in wrong[:3])
                 said = f"the weights {names} are not the model's"
-                return DeepResult(stage="weights", said=said, weights=tuple(wrong[:20]), left=None)
-        with events.phase("deep: export"):
+                return LocalizeResult(
+                    stage="weights", said=said, weights=tuple(wrong[:20]), left=None
+                )
+        with events.phase("localize: export"):
             parts = prepared.module, program, prepared.example
             left = first_difference(*parts) or outputs_differ(*parts)
         if left is not None:
             said = _sentence(left, "the exported program")
-            return DeepResult(stage="export", said=said, weights=(), left=left)
+            return LocalizeResult(stage="export", said=said, weights=(), left=left)
         if job.bisect:
-            options = inductor_options(target, job.floor_patches, job.where, apart=False)
-            floor = compiling_for(job.floor_patches, options, cache_root)
-            with events.phase("deep: compile"), floor as told, keeping_old_values():
+            options = inductor_options(target, job.architecture_options, job.where, apart=False)
+            architecture = compiling_for(job.architecture_options, options, cache_root)
+            with events.phase("localize: compile"), architecture as told, keeping_old_values():
                 left = _bisect(program, prepared.example, told)
             if left is not None:
                 said = _sentence(left, "compiled code")
-                return DeepResult(stage="compile", said=said, weights=(), left=left)
+                return LocalizeResult(stage="compile", said=said, weights=(), left=left)
     said = (
         "what the source makes now agrees at every module: the artifact is of another source, graph"
         " or compiler"
     )
-    return DeepResult(stage="none", said=said, weights=(), left=None)
+    return LocalizeResult(stage="none", said=said, weights=(), left=None)
 
 
 def _difference(

@@ -1,5 +1,5 @@
-"""Golden files: the inputs of each call and what eager left after it, saved at build time, so that
-an artifact can be verified on a host that has neither the model's source nor its weights.
+"""reference data: the inputs of each call and what eager left after it, saved at build time, so
+that an artifact can be verified on a host that has neither the model's source nor its weights.
 
 What is compared after a call is one list: the model's outputs, then the inputs that it wrote into,
 then the buffers that it wrote into (`aoti_build._torch.program.writes.observed_names`). A model
@@ -41,8 +41,8 @@ from aoti_build.common.digests import digest_json
 from aoti_build.common.reading import require_regular
 from aoti_build.errors import ArtifactError
 
-FORMAT = "aoti-build/golden"
-FORMAT_VERSION = 3
+FORMAT = "aoti-build/reference-data"
+FORMAT_VERSION = 4
 _HEADER = "aoti_build"
 _OTHER = "other-"
 _SMALLEST_SKETCHED = 65_536  # elements; a smaller tensor takes no more room than its sketch
@@ -106,7 +106,7 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Golden:
+class ReferenceData:
     """All cases. `no_exact` says why there is no float64 reference. `others` are outputs of the
     first case's sizes for other "inputs" and with other "weights", None where an output does not
     depend on those. `state` is what the buffers that the model writes into hold before the first
@@ -144,9 +144,9 @@ def inputs_digest(inputs: Sequence[Tensor]) -> str:
     return digest_json([tensor_digest(value) for value in inputs])
 
 
-def save_golden(
+def save_reference_data(
     path: Path,
-    golden: Golden,
+    reference_data: ReferenceData,
     limit: int | None = None,
     *,
     redrawable: bool = False,
@@ -159,10 +159,10 @@ def save_golden(
     index) holds no sketch is made.
     """
     room = _Room(limit)
-    room.keep_state(golden.state)
+    room.keep_state(reference_data.state)
     parts = [
-        _Compared(case, golden.others if number == 0 else {}, whole)
-        for number, case in enumerate(golden.cases)
+        _Compared(case, reference_data.others if number == 0 else {}, whole)
+        for number, case in enumerate(reference_data.cases)
     ]
     least = [part.least + (0 if redrawable else part.inputs_size) for part in parts]
     kept = room.reserve(least)
@@ -178,10 +178,10 @@ def save_golden(
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "cases": entries,
-        "no_exact": golden.no_exact,
-        "others": list(golden.others),
-        "baseline": golden.baseline,
-        "state": {name: room.fills.get(name) for name in golden.state},
+        "no_exact": reference_data.no_exact,
+        "others": list(reference_data.others),
+        "baseline": reference_data.baseline,
+        "state": {name: room.fills.get(name) for name in reference_data.state},
         "sketches": room.sketches,
     }
     save_file(room.tensors, path, metadata={_HEADER: json.dumps(header)})
@@ -189,7 +189,7 @@ def save_golden(
 
 
 class _Compared:
-    """What a golden file may keep of a case, and the `least` bytes by which its outputs can be
+    """What a reference file may keep of a case, and the `least` bytes by which its outputs can be
     compared."""
 
     def __init__(
@@ -324,20 +324,24 @@ def _entry(case: Case, has_inputs: bool, has_outputs: bool) -> dict[str, Any]:
     }
 
 
-def load_golden(path: Path) -> Golden:
-    """What the file holds. Raises `ArtifactError` if it is not a golden file of this version."""
+def load_reference_data(path: Path) -> ReferenceData:
+    """What the file holds. Raises `ArtifactError` if it is not a reference file of this version."""
     try:
         require_regular(path)
         with safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {}).get(_HEADER, "{}"))
             if header.get("format") != FORMAT or header.get("format_version") != FORMAT_VERSION:
-                raise ArtifactError(f"{path.name} is not a golden file of version {FORMAT_VERSION}")
+                raise ArtifactError(
+                    f"{path.name} is not a reference file of version {FORMAT_VERSION}"
+                )
             reader = _Reader(file, set(file.keys()), header)
             cases = [reader.case(name) for name in header["cases"]]
             if not cases:
                 raise ValueError("it holds no case")
             others = {of: reader.values(cases[0].name, f"{_OTHER}{of}") for of in header["others"]}
-            return Golden(cases, header["no_exact"], others, reader.state(), header["baseline"])
+            return ReferenceData(
+                cases, header["no_exact"], others, reader.state(), header["baseline"]
+            )
     except (
         SafetensorError,
         OSError,
@@ -354,7 +358,7 @@ def load_golden(path: Path) -> Golden:
 
 @dataclass(frozen=True)
 class _Reader:
-    """Reads the tensors of an open golden file as its header names them."""
+    """Reads the tensors of an open reference data as its header names them."""
 
     file: Any
     names: set[str]
@@ -419,8 +423,8 @@ def _number(text: str) -> Any:
 
 
 def digests_of_cases(path: Path) -> dict[str, Any]:
-    """The `digest` of each case by its name, without reading any tensor; empty if it is no golden
-    file of this version."""
+    """The `digest` of each case by its name, without reading any tensor; empty if it is no
+    reference data file of this version."""
     try:
         return {name: entry["digest"] for name, entry in _header(path)["cases"].items()}
     except _UNREADABLE:
@@ -429,7 +433,7 @@ def digests_of_cases(path: Path) -> dict[str, Any]:
 
 def baseline_of(path: Path) -> Any:
     """What the file says of the `baseline`, without reading any tensor; None also if it is no
-    golden file of this version."""
+    reference data of this version."""
     try:
         return _header(path)["baseline"]
     except _UNREADABLE:
@@ -448,7 +452,7 @@ _UNREADABLE: tuple[type[Exception], ...] = (
 
 
 def _header(path: Path) -> Any:
-    """Raises one of `_UNREADABLE` for what is no golden file of this version."""
+    """Raises one of `_UNREADABLE` for what is no reference data of this version."""
     require_regular(path)
     with safe_open(path, framework="pt") as file:
         header = json.loads((file.metadata() or {}).get(_HEADER, "{}"))
