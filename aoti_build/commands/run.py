@@ -232,7 +232,7 @@ def _input(text: str) -> Input:
             f"--input {text}: no kind of input has this suffix",
             hint=(
                 f"tensors are read from {', '.join(TENSOR_SUFFIXES)} files, images from "
-                f"{', '.join(IMAGE_SUFFIXES)}; random and reference data need no file"
+                f"{', '.join(IMAGE_SUFFIXES)}; random and reference_data need no file"
             ),
         )
     if not Path(text).is_file():

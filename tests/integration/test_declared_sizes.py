@@ -240,6 +240,12 @@ class Cell(nn.Module):
         return self.cell(x)[0]
 
 
+class Pooled(nn.Module):
+    def forward(self, x):
+        # Each second size is rounded up; lowering sees an example that is not.
+        return nn.functional.max_pool2d(x, 2, 2, ceil_mode=True)
+
+
 class Branch(nn.Module):
     def forward(self, x):
         return x * 2 if x.shape[0] == 1 else x * 3
@@ -253,6 +259,10 @@ cell:
   source: net.py:Cell
   dims: {batch: {min: 1, max: 6}}
   inputs: [{shape: [batch, 8]}]
+pooled:
+  source: net.py:Pooled
+  dims: {length: {min: 2, max: 12, example: 4}}
+  inputs: [{shape: [3, 2, length, 8]}]
 """
 BRANCH = """\
 branch:
@@ -278,6 +288,10 @@ def test_packages_answer_each_size(tmp_path: Path) -> None:
         for batch, seq in [(1, 1), (1, 12), (6, 12), (3, 12), (5, 1), (4, 7)]:
             x = torch.randn(batch, seq)
             assert torch.equal(model(x), covers(x))
+    with aoti_build.load("pooled", artifacts=tmp_path / "artifacts") as model:
+        for length in range(2, 13):
+            x = torch.randn(3, 2, length, 8)
+            assert torch.equal(model(x), nn.functional.max_pool2d(x, 2, 2, ceil_mode=True))
 
 
 def test_a_refusal_names_the_line_of_the_dim(tmp_path: Path) -> None:

@@ -334,7 +334,7 @@ def test_the_report_as_json(project: Project, fake_worker: FakeWorker) -> None:
     first = run(project).as_json()
     write_json(project.root / "report.json", first)
     assert json.loads((project.root / "report.json").read_text()) == first
-    assert (first["format"], first["format_version"], first["ok"]) == ("aoti-build/build", 1, True)
+    assert (first["format"], first["format_version"], first["ok"]) == ("aoti-build/build", 2, True)
     (row,) = first["targets"]
     assert row.keys() == {
         "target",

@@ -353,7 +353,7 @@ def test_why_as_json(project: Project, history: list[Manifest]) -> None:
     document = json.loads(answer.stdout)
     assert (document["format"], document["format_version"], document["ok"]) == (
         "aoti-build/why",
-        1,
+        2,
         True,
     )
     (row,) = document["targets"]

@@ -172,7 +172,7 @@ def test_everything_is_told_in_words() -> None:
         "rank 3 ok unmatched",
         "rank 1 failed came",
         "1 of 2 ok",
-        "Where it leaves the model: weights",
+        "Where it differs from the model: weights",
         "fc [Linear]",
         "fc.bias none fc.weight 2.50e-01",
         "m.py:3",

@@ -78,7 +78,7 @@ def test_it_says_what_it_is(tmp_path: Path) -> None:
     MANIFEST_VALUE.write(tmp_path)
     document = json.loads((tmp_path / MANIFEST).read_text())
     assert document["format"] == "aoti-build/manifest"
-    assert document["format_version"] == 4
+    assert document["format_version"] == 5
 
 
 @pytest.mark.parametrize("change", [{"action": "reused"}, {"sha256": "0" * 64}, {"sha256": None}])

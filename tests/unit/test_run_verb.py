@@ -144,7 +144,7 @@ def test_several_targets_in_one_report(two: Project, fake_worker: FakeWorker) ->
     assert [row["target"] for row in document["targets"]] == ["first/cpu", "second/cpu"]
     assert (document["format"], document["format_version"], document["ok"]) == (
         "aoti-build/run",
-        1,
+        2,
         True,
     )
     assert fake_worker.calls == ["run first", "run second"]
@@ -377,7 +377,7 @@ def test_a_batch_of_images_is_written_by_the_name_of_its_first(
 def test_the_text_of_one_run(project: Project, fake_worker: FakeWorker) -> None:
     lines = text.run_lines(run(project, project.targets))
     assert fake_worker.calls
-    assert lines[0] == "small/cpu on reference data"
+    assert lines[0] == "small/cpu on reference_data"
     assert any(line.startswith("input ") and "[2, 4]" in line for line in lines)
     assert "passed: checked against the outputs that eager gave at build time" in lines
     assert lines[-2] == "once: load 100.0 ms, first 10.0 ms"
@@ -425,8 +425,8 @@ def test_the_text_of_images(tmp_path: Path, fake_worker: FakeWorker) -> None:
 def test_the_text_of_several_targets_ends_with_a_count(two: Project) -> None:
     lines = text.run_lines(run(two, two.targets))
     assert [line for line in lines if line.endswith(" on reference data")] == [
-        "first/cpu on reference data",
-        "second/cpu on reference data",
+        "first/cpu on reference_data",
+        "second/cpu on reference_data",
     ]
     assert lines[-1] == "2 targets: 2 passed"
 

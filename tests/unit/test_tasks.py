@@ -45,7 +45,7 @@ from aoti_build.tasks.answer import progress
         (["run", "--seed", "-1"], "--seed -1"),
         (["run", "--seed", "1e3"], "--seed 1e3"),
         (["run", "--output", "out.csv"], ".safetensors, .npz, .pt"),
-        (["run", "--input", "random,reference data", "--output", "out.npz"], "{input}"),
+        (["run", "--input", "random,reference_data", "--output", "out.npz"], "{input}"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -137,7 +137,7 @@ def test_json_is_exactly_one_document(
     answer = inv(*words, "--json", cwd=project.root)
     assert answer.returncode == code
     document = one_document(answer.stdout)
-    assert (document["format"], document["format_version"]) == (f"aoti-build/{kind}", 1)
+    assert document["format"] == f"aoti-build/{kind}"
     assert document["ok"] is (code == 0)
 
 

@@ -381,7 +381,7 @@ def test_the_report_as_json(project: Project, published: Path, fake_worker: Fake
     document = json.loads(json.dumps(run_verify(project).as_json()))
     assert (document["format"], document["format_version"], document["ok"]) == (
         "aoti-build/verify",
-        1,
+        2,
         True,
     )
     (row,) = document["targets"]

@@ -80,9 +80,6 @@ ENTRIES = [
         """,
         needs=("facenet_pytorch",),
         kind="shipped weights",
-        # Inductor computes the size of a pooling with ceil_mode from the example's, so that its
-        # package is wrong at other sizes without a word.
-        refused=("the compiled artifact does not do what the model does", "shape [2, 4, 1, 1]"),
         note="MIT",
     ),
     Entry(

@@ -35,9 +35,9 @@ from aoti_build._torch.checking.returned import check_constants
 from aoti_build._torch.checking.seen import first_calls
 from aoti_build._torch.compiling import shared
 from aoti_build._torch.compiling.bounds import declared_bounds
+from aoti_build._torch.compiling.corrections import corrected
 from aoti_build._torch.compiling.isa import WIDTH, compiling_for, tried_once
 from aoti_build._torch.compiling.keys import Keys, keys_of
-from aoti_build._torch.compiling.old_values import keeping_old_values
 from aoti_build._torch.compiling.settings import (
     binds_weights,
     inductor_options,
@@ -205,7 +205,7 @@ def build(job: BuildJob, events: Events) -> BuildResult:
                 _repack(answer, program, staged / MODEL, keys)
         elif isinstance(answer, Compile):
             minimums = declared_minimums(program, dims, prepared.axes)
-            with declared_bounds(minimums), keeping_old_values():
+            with declared_bounds(minimums), corrected():
                 without_odd_constants(program)
                 weights = _compiled(program, options, job, keys, events)
     operators = called_operators(staged / MODEL)

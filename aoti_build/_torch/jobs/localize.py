@@ -31,8 +31,8 @@ from aoti_build._torch.checking.compare import Figures, compare, nearly
 from aoti_build._torch.checking.reference import observe
 from aoti_build._torch.checking.state import kept_state, kept_tensors
 from aoti_build._torch.compiling import shared
+from aoti_build._torch.compiling.corrections import corrected
 from aoti_build._torch.compiling.isa import compiling_for
-from aoti_build._torch.compiling.old_values import keeping_old_values
 from aoti_build._torch.compiling.settings import inductor_options, set_precision
 from aoti_build._torch.events import Events
 from aoti_build._torch.jobs.build import prepare
@@ -77,7 +77,7 @@ def localize(job: LocalizeJob, events: Events) -> LocalizeResult:
         if job.bisect:
             options = inductor_options(target, job.architecture_options, job.where, apart=False)
             architecture = compiling_for(job.architecture_options, options, cache_root)
-            with events.phase("localize: compile"), architecture as told, keeping_old_values():
+            with events.phase("localize: compile"), architecture as told, corrected():
                 left = _bisect(program, prepared.example, told)
             if left is not None:
                 said = _sentence(left, "compiled code")

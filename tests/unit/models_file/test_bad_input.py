@@ -101,7 +101,7 @@ BAD: list[tuple[str, str, list[str]]] = [
     (
         "a size of many digits",
         model(reference_data="{limit: " + "9" * 5000 + "g}"),
-        ["6:19: '99999"],
+        ["6:27: '99999"],
     ),
     ("a path of many letters", model(files="[" + "x" * 300 + ".txt]"), ["6:11: the path 'xxxx"]),
     (
