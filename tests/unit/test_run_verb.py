@@ -424,7 +424,7 @@ def test_the_text_of_images(tmp_path: Path, fake_worker: FakeWorker) -> None:
 @pytest.mark.usefixtures("fake_worker")
 def test_the_text_of_several_targets_ends_with_a_count(two: Project) -> None:
     lines = text.run_lines(run(two, two.targets))
-    assert [line for line in lines if line.endswith(" on reference data")] == [
+    assert [line for line in lines if line.endswith(" on reference_data")] == [
         "first/cpu on reference_data",
         "second/cpu on reference_data",
     ]
