@@ -23,6 +23,7 @@ from aoti_build.models_file.project import (
     Tolerance,
 )
 from aoti_build.models_file.select import select
+from aoti_build.models_file.wording import SMALL_EXAMPLE
 
 __all__ = [
     "DEFAULT_PRESET",
@@ -65,7 +66,7 @@ def read_models_file(file: Path) -> bytes:
     try:
         return read_bytes(file, TEXT_LIMIT)
     except FileNotFoundError:
-        hint = "write one (README.md shows a small one), or name another with --file"
+        hint = f"name another with --file, or write it:\n{SMALL_EXAMPLE}"
         raise UsageError(f"{file}: no such file", hint=hint) from None
     except OSError as error:
         raise UsageError(f"{file} cannot be read", cause=error.strerror or str(error)) from None

@@ -608,7 +608,8 @@ class _EditorSchema(GenerateJsonSchema):
             result.update(propertyNames={"pattern": pattern}, additionalProperties=values)
         return result
 
-    def field_title_should_be_set(self, schema: Any) -> bool:  # noqa: ARG002 - the signature is pydantic's
+    # The signature is pydantic's.
+    def field_title_should_be_set(self, schema: Any) -> bool:  # noqa: ARG002
         return False
 
 

@@ -18,6 +18,13 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 SHOWN_TEXT = 40
+# In hints to a user who has no models.yaml yet.
+SMALL_EXAMPLE = """\
+version: 1
+models:
+  net:
+    source: net.py:build
+    inputs: [{shape: [1, 8]}]"""
 # Options that a name is compared with, letters of one, and options that a sentence lists. Each
 # comparison takes its time, and a file with thousands of names can have as many mistakes.
 COMPARED, LONGEST_COMPARED, LISTED = 200, 200, 20

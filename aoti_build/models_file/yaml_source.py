@@ -16,7 +16,7 @@ import yaml
 from aoti_build.errors import Problem, SpecError
 from aoti_build.models_file.project import Position
 from aoti_build.models_file.rules import RefusedError
-from aoti_build.models_file.wording import did_you_mean, in_words, nearest, shown
+from aoti_build.models_file.wording import SMALL_EXAMPLE, did_you_mean, in_words, nearest, shown
 from aoti_build.models_file.yaml_scalars import SURROGATE, TAG, bad_tag, scalar_value
 from aoti_build.models_file.yaml_syntax import decoded, syntax_problem
 
@@ -82,7 +82,7 @@ def parse(content: str | bytes, file: str) -> Document:
         # The scanner in Python passes on what chr() says of an impossible escape.
         raise SpecError(file, [*problems, syntax_problem(error, text)]) from None
     if root is None or (root.data is None and not problems):
-        hint = "write `version: 1` and a `models:` mapping; README.md shows a small one"
+        hint = f"write `version: 1` and a `models:` mapping:\n{SMALL_EXAMPLE}"
         raise SpecError(file, [Problem(1, 1, f"{file} is empty")], hint=hint)
     return Document(root, problems, composer.broken)
 

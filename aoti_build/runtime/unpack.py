@@ -44,7 +44,9 @@ class Sink:
         names = [member.name for member in contents.members]
         self._blocks: dict[str, list[Future[str]]] = {name: [] for name in names}
 
-    def take(self, member: Member, offset: int, piece: bytes, executor: ThreadPoolExecutor) -> None:  # noqa: ARG002
+    def take(
+        self, member: Member, _offset: int, piece: bytes, executor: ThreadPoolExecutor
+    ) -> None:
         self._blocks[member.name].append(executor.submit(digests.block_digest, piece))
 
     def blocks(self) -> dict[str, list[str]]:

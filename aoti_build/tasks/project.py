@@ -13,6 +13,7 @@ from invoke import Context
 from aoti_build.artifact.paths import project_cache_path
 from aoti_build.errors import UsageError
 from aoti_build.models_file import Project, Target, load_project, select
+from aoti_build.models_file.wording import SMALL_EXAMPLE
 
 MODELS_FILE = "models.yaml"
 
@@ -30,7 +31,7 @@ def _default_file(context: Context) -> Path:
     starts = _starts(context)
     raise UsageError(
         f"there is no {MODELS_FILE} in {starts[0] if starts else Path.cwd()}",
-        hint="write one (the README has a small one to start from), or name it with --file",
+        hint=f"name it with --file, or write one:\n{SMALL_EXAMPLE}",
     )
 
 

@@ -137,8 +137,8 @@ class TargetBuilder:
                         f"key was {published.key[:12]}, is {made.key[:12]}"
                     ),
                     hint=(
-                        "autotuning on a GPU and memory-mapped weights are not reproducible; see"
-                        " docs/how-to/reproducible-builds.md"
+                        "autotuning on a GPU and memory-mapped weights are not reproducible; use"
+                        " a preset without max_autotune, and load weights without mmap"
                     ),
                     log=place.log,
                 )

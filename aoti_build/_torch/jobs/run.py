@@ -318,7 +318,8 @@ def _npz(outputs: dict[str, Tensor]) -> bytes:
             raise UsageError(
                 f"{name} is {value.dtype}, which numpy does not have", hint=hint
             ) from error
-    numpy.savez(buffer, **arrays)  # type: ignore[arg-type]  # names of outputs, not the stub's own keyword
+    # The keywords are names of outputs; the stub takes one of them for an option.
+    numpy.savez(buffer, **arrays)  # type: ignore[arg-type]
     return buffer.getvalue()
 
 

@@ -153,7 +153,8 @@ def _possible(dims: list[Dim]) -> tuple[list[Sizes], bool]:
 def _some(sizes: range, most: int) -> Sequence[int]:
     if len(sizes) <= most:
         return sizes
-    return sorted({sizes[0], sizes[-1], *random.Random(0).sample(sizes, most - 2)})  # noqa: S311 - the same ones every time
+    same_each_time = random.Random(0)  # noqa: S311 - not for secrets
+    return sorted({sizes[0], sizes[-1], *same_each_time.sample(sizes, most - 2)})
 
 
 def _spread(excluded: list[Sizes]) -> list[Sizes]:

@@ -131,7 +131,12 @@ class _Counted:
 _counted = _Counted()
 
 
-def _any_size(context: Any, *, min: int | None = None, max: int | None = None) -> Any:  # noqa: A002 - torch's names
+def _any_size(
+    context: Any,
+    *,
+    min: int | None = None,  # noqa: A002 - torch's names
+    max: int | None = None,  # noqa: A002
+) -> Any:
     _counted.asked = True
     return context.new_dynamic_size(min=_counted.least if min is None else min, max=max)
 

@@ -73,12 +73,7 @@ def load_weights(module: torch.nn.Module, weights: Weights, root: Path, where: s
     loaded = {name: value for name, value in named.items() if not _fits(name, weights.ignore)}
     if misfits := _copy(module, model, loaded, place):
         print(misfits.text(whole=True), file=sys.stderr)
-        hint = "\n".join(
-            [
-                *misfits.rules(weights),
-                "the log names all; docs/reference/models-yaml.md explains the rules",
-            ]
-        )
+        hint = "\n".join([*misfits.rules(weights), "the log names all of them"])
         raise place.error("does not fit the model", cause=misfits.text(), hint=hint)
     _say_conversions(model, loaded)
 
