@@ -19,7 +19,7 @@ from torch import nn  # noqa: E402
 
 from aoti_build._torch.checking.compare import compare  # noqa: E402
 from aoti_build._torch.checking.widened import float64_graph, stepping  # noqa: E402
-from aoti_build._torch.jobs.build import prepare  # noqa: E402
+from aoti_build._torch.jobs.prepared import prepare  # noqa: E402
 from aoti_build._torch.program.graph import listed_weights, state_digest  # noqa: E402
 from aoti_build._torch.program.model import cast, make_module  # noqa: E402
 from aoti_build._torch.program.precision import computed_in  # noqa: E402

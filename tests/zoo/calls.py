@@ -17,7 +17,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from aoti_build._torch.checking.reference import points
-from aoti_build._torch.jobs.build import Prepared, prepare
+from aoti_build._torch.jobs.prepared import Prepared, prepare
 from aoti_build._torch.program.inputs import Call
 from aoti_build.models_file import load_project
 from aoti_build.models_file.project import Dim, Model

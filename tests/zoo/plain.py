@@ -24,7 +24,7 @@ import torch._inductor  # noqa: E402
 from torch.export import Dim  # noqa: E402
 from torch.utils import _pytree as pytree  # noqa: E402
 
-from aoti_build._torch.jobs.build import Prepared  # noqa: E402
+from aoti_build._torch.jobs.prepared import Prepared  # noqa: E402
 from aoti_build._torch.program.inputs import Call  # noqa: E402
 from aoti_build.models_file.project import Model  # noqa: E402
 

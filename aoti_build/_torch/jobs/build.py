@@ -9,8 +9,6 @@ publishing are the parent's.
 from __future__ import annotations
 
 import contextlib
-import os
-import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,9 +18,8 @@ import torch
 from torch.export import ExportedProgram
 
 from aoti_build._torch.checking.baseline import losses
-from aoti_build._torch.checking.exported import Exported, exported
+from aoti_build._torch.checking.exported import Exported
 from aoti_build._torch.checking.reference import (
-    SEED,
     Subject,
     case_sequences,
     is_reference_data_of,
@@ -36,30 +33,23 @@ from aoti_build._torch.checking.seen import first_calls
 from aoti_build._torch.compiling import shared
 from aoti_build._torch.compiling.bounds import declared_bounds
 from aoti_build._torch.compiling.corrections import corrected
-from aoti_build._torch.compiling.isa import WIDTH, compiling_for, tried_once
 from aoti_build._torch.compiling.keys import Keys, keys_of
+from aoti_build._torch.compiling.package import compile_package
 from aoti_build._torch.compiling.settings import (
-    binds_weights,
     inductor_options,
     set_precision,
-    switches,
 )
 from aoti_build._torch.discovery.discover import Discovery
 from aoti_build._torch.discovery.registered import Registrations, needed_imports
 from aoti_build._torch.events import Events
+from aoti_build._torch.jobs.prepared import Prepared, prepare
 from aoti_build._torch.packages.imports import called_operators
 from aoti_build._torch.packages.weights import (
     has_weights,
     repack,
-    separate,
-    shareable_members,
-    used_state,
 )
-from aoti_build._torch.program.assembled import assembled
-from aoti_build._torch.program.axes import Axes, declared_axes, found_axes, held_to
 from aoti_build._torch.program.export import (
     declared_minimums,
-    input_names,
     signature,
     whole_ranges,
     without_odd_constants,
@@ -68,22 +58,18 @@ from aoti_build._torch.program.graph import (
     called,
     listed_weights,
 )
-from aoti_build._torch.program.inputs import Call, Make, from_callable, from_shapes
-from aoti_build._torch.program.model import import_declared, load_callable
 from aoti_build._torch.program.precision import computed_in
-from aoti_build._torch.program.quantised import is_quantised
 from aoti_build._torch.program.structure import (
     check_can_be_stored,
     foreign_types,
     register_named_tuples,
 )
-from aoti_build._torch.program.writes import Writes, computed_of, functional_form, observed_names
+from aoti_build._torch.program.writes import Writes, functional_form, observed_names
 from aoti_build.artifact.fingerprint import declared_files
-from aoti_build.artifact.manifest import KEY_METADATA, MODEL, REFERENCE_DATA
-from aoti_build.common.digests import digest_json
-from aoti_build.common.locks import lock
+from aoti_build.artifact.manifest import MODEL, REFERENCE_DATA
 from aoti_build.errors import BuildError
 from aoti_build.messages import (
+    Answer,
     BuildJob,
     BuildResult,
     Compile,
@@ -92,64 +78,36 @@ from aoti_build.messages import (
     Repack,
     Signature,
     Take,
-    WeightsPlace,
 )
 from aoti_build.models_file.project import Dim, Model, Source
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """A model ready to be called on its device, with its example call."""
+class _Graph:
+    """An exported program, with all that the keys and the reference data depend on.
 
-    module: torch.nn.Module
-    make: Make
-    example: Call
-    axes: list[Axes]
-    device: str
-    dims: tuple[Dim, ...] = ()
-    strict: bool = False
+    `lost` is what the model loses against its baseline, `listed` its weights as manifests list
+    them, `types` the types that its structures consist of, `used` the recorded sources.
+    """
 
-    def subject(
-        self, described: Signature | None = None, program: ExportedProgram | None = None
-    ) -> Subject:
-        """The model as it is checked: by its artifact's signature, and by the exported `program`,
-        which is made where it is needed and not given."""
-        if described is None:
-            return Subject(self.module, self.make, self.device)
-        if not is_quantised(self.module):
-            program = None
-        elif program is None:
-            program = self._program()
-        return Subject(
-            self.module,
-            self.make,
-            self.device,
-            Writes.of_signature(described),
-            described.get("special", ()),
-            computed_of(described),
-            program,
-        )
-
-    def exported(self, where: Mapping[str, str]) -> Exported:
-        """The model's program. Raises `BuildError`."""
-        return exported(
-            self.subject(), self.example, self.dims, self.axes, where, strict=self.strict
-        )
-
-    def _program(self) -> ExportedProgram | None:
-        """The model's program; None if it cannot be exported now, without which there is no float64
-        reference."""
-        nowhere = {"inputs": "", **{f"dims.{dim.name}": "" for dim in self.dims}}
-        try:
-            with whole_ranges():
-                return self.exported(nowhere).program
-        except BuildError:
-            return None
+    program: ExportedProgram
+    functional: ExportedProgram
+    described: dict[str, Any]
+    subject: Subject
+    lost: Any
+    options: dict[str, Any]
+    used: Mapping[str, Recorded]
+    keys: Keys
+    listed: Any
+    types: Mapping[str, type]
 
 
 def build(job: BuildJob, events: Events) -> BuildResult:
-    """Asks the parent once, with the keys. Eager's outputs are made anew whatever the answer is:
-    the code that the graph came from may do something else when it is not exported."""
+    """Ask the parent once, with the keys, and do what it answers.
+
+    The eager-mode outputs are made anew whatever the answer is: the code that the graph came from
+    may do something else when it is not exported.
+    """
     target = job.target
     staged, root, where = Path(job.staged), Path(job.root), job.where
     shared.keep_below(Path(job.cache_root))
@@ -158,72 +116,83 @@ def build(job: BuildJob, events: Events) -> BuildResult:
     set_precision(target)
     with events.phase("model"):
         prepared = prepare(target.model, target.device, root, where)
-    dims = target.model.dims
     with contextlib.ExitStack() as stack:
         stack.enter_context(whole_ranges())
         with events.phase("export"):
-            found = _exported(prepared, where)
-            program = found.program
-            stack.enter_context(found.tracing())
-            types = _stored_types(program, where)
-            registrations.refuse_unimportable(called(program), where["source"])
-            functional = functional_form(program)
-            described, subject = _described(found, functional, prepared, dims)
-            if isinstance(target.model.inputs, Source):
-                for _ in case_sequences(subject, dims):
-                    pass  # what the callable reads for other sizes is a source too
-            lost = losses(subject, target.model, described, root, where)
-            # Now that the user's code was imported: what it set counts.
-            options = inductor_options(
-                target, job.architecture_options, where, apart=has_weights(program)
-            )
-            used: dict[str, Recorded] = {
-                "sources": discovery.sources(),
-                "distributions": discovery.distributions(),
-                "modules": discovery.modules(),
-                "variables": discovery.variables(),
-            }
-            keys = keys_of(program, options, job, used)
-            listed = listed_weights(program)  # before the compile changes the program
-        answer = events.ask(KeysQuestion(key=keys.key, graph_key=keys.graph_key))
-        with events.phase("reference"), events.progress() as tell, _unwritten(program):
-            stored = staged / REFERENCE_DATA
-            kept = (
-                isinstance(answer, Take) and answer.reference_data and baseline_of(stored) == lost
-            )
-            reference_data_kept = kept and is_reference_data_of(stored, subject, target.model)
-            if not reference_data_kept:
-                reference_data = make_reference_data(
-                    subject, target.model, program=functional, tell=tell
-                )
-                reference_data = replace(reference_data, baseline=lost)
-                check_constants(reference_data, described, where["source"])
-                _save(reference_data, stored, target.model, described, job)
+            export = _exported(prepared, where)
+            stack.enter_context(export.tracing())
+            registrations.refuse_unimportable(called(export.program), where["source"])
+            graph = _graph(export, prepared, job, discovery)
+        answer = events.ask(KeysQuestion(key=graph.keys.key, graph_key=graph.keys.graph_key))
+        kept = _keep_or_make_reference_data(graph, answer, job, events)
         weights = None
         if isinstance(answer, Repack):
             with events.phase("repack"):
-                _repack(answer, program, staged / MODEL, keys)
+                _repack(answer, graph.program, staged / MODEL, graph.keys)
         elif isinstance(answer, Compile):
-            minimums = declared_minimums(program, dims, prepared.axes)
+            minimums = declared_minimums(graph.program, target.model.dims, prepared.axes)
             with declared_bounds(minimums), corrected():
-                without_odd_constants(program)
-                weights = _compiled(program, options, job, keys, events)
+                without_odd_constants(graph.program)
+                weights = compile_package(graph.program, graph.options, job, graph.keys, events)
     operators = called_operators(staged / MODEL)
-    imports = needed_imports(registrations, operators, types, target.model.imports)
+    imports = needed_imports(registrations, operators, graph.types, target.model.imports)
     return BuildResult(
-        key=keys.key,
-        graph_key=keys.graph_key,
-        undigested=keys.undigested,
-        reference_data_kept=reference_data_kept,
+        key=graph.keys.key,
+        graph_key=graph.keys.graph_key,
+        undigested=graph.keys.undigested,
+        reference_data_kept=kept,
         weights=weights,
-        signature={**described, "weights": listed},
+        signature={**graph.described, "weights": graph.listed},
         imports=tuple(imports),
-        sources=used["sources"],
-        distributions=used["distributions"],
-        modules=used["modules"],
-        variables=used["variables"],
+        sources=graph.used["sources"],
+        distributions=graph.used["distributions"],
+        modules=graph.used["modules"],
+        variables=graph.used["variables"],
         seconds=events.seconds,
     )
+
+
+def _graph(exported: Exported, prepared: Prepared, job: BuildJob, discovery: Discovery) -> _Graph:
+    """Describe the exported program and compute its keys. Raises `BuildError` for a model that no
+    package can hold, and `UsageError` for a baseline that does not fit."""
+    model, program, where = job.target.model, exported.program, job.where
+    types = _stored_types(program, where)
+    functional = functional_form(program)
+    described, subject = _described(exported, functional, prepared, model.dims)
+    if isinstance(model.inputs, Source):
+        for _ in case_sequences(subject, model.dims):
+            pass  # a file that the callable reads for another size is a source as well
+    lost = losses(subject, model, described, Path(job.root), where)
+    # The user's code was imported, so its settings of inductor and torch count from here on.
+    options = inductor_options(
+        job.target, job.architecture_options, where, apart=has_weights(program)
+    )
+    used: dict[str, Recorded] = {
+        "sources": discovery.sources(),
+        "distributions": discovery.distributions(),
+        "modules": discovery.modules(),
+        "variables": discovery.variables(),
+    }
+    keys = keys_of(program, options, job, used)
+    listed = listed_weights(program)  # before the compile changes the program
+    return _Graph(program, functional, described, subject, lost, options, used, keys, listed, types)
+
+
+def _keep_or_make_reference_data(
+    graph: _Graph, answer: Answer, job: BuildJob, events: Events
+) -> bool:
+    """Keep the stored reference data if eager mode still gives it, else make it anew. Returns
+    whether it was kept."""
+    model, stored = job.target.model, Path(job.staged) / REFERENCE_DATA
+    with events.phase("reference"), events.progress() as tell, _unwritten(graph.program):
+        if isinstance(answer, Take) and answer.reference_data:
+            same_loss = baseline_of(stored) == graph.lost
+            if same_loss and is_reference_data_of(stored, graph.subject, model):
+                return True
+        made = make_reference_data(graph.subject, model, program=graph.functional, tell=tell)
+        check_constants(made, graph.described, job.where["source"])
+        _save(replace(made, baseline=graph.lost), stored, model, graph.described, job)
+        return False
 
 
 def _discovery(job: BuildJob, model: Model) -> Discovery:
@@ -295,65 +264,6 @@ def _repack(answer: Repack, program: ExportedProgram, package: Path, keys: Keys)
     template.unlink()  # as large as what was made from it
 
 
-def _compiled(
-    program: ExportedProgram,
-    options: Mapping[str, Any],
-    job: BuildJob,
-    keys: Keys,
-    events: Events,
-) -> WeightsPlace:
-    """Compile into the staging directory; whether the package's weights can be exchanged later."""
-    package, cache_root = Path(job.staged) / MODEL, Path(job.cache_root)
-    # Before the compile, which changes the program in place.
-    state = dict(program.state_dict), dict(program.constants), used_state(program)
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(events.phase("compile"))
-        cache = stack.enter_context(_private_cache(cache_root, keys.graph_key))
-        if job.target.device == "cuda":
-            from aoti_build._torch.compiling.kernels import kept_tuning  # imports Triton
-
-            stack.enter_context(kept_tuning(cache, switches()))
-        # Else nothing is tried, or by another compiler than the toolchain's.
-        if WIDTH not in job.architecture_options and "cpp.cxx" not in options:
-            toolchain = digest_json([job.toolchain, job.environment])
-            stack.enter_context(tried_once(toolchain, cache_root))
-        told = stack.enter_context(compiling_for(job.architecture_options, options, cache_root))
-        _compile(program, package, {**told, "aot_inductor.metadata": {KEY_METADATA: keys.key}})
-    if setting := binds_weights(options):
-        return {"external": False, "why": f"inductor's {setting} is on"}
-    if keys.undigested is not None:
-        return {"external": False, "why": keys.undigested}
-    return separate(package, *state)
-
-
-def prepare(model: Model, device: str, root: Path, where: Mapping[str, str]) -> Prepared:
-    """Import, make, load weights, make the example inputs, and move all to the device."""
-    import_declared(model.imports, where["imports"])
-    module = assembled(model, model.source, model.kwargs, model.dtype, root, where)
-    if isinstance(model.inputs, Source):
-        make, axes = _called_inputs(model.inputs, model.dims, module, root, where["inputs"])
-    else:
-        make, axes = from_shapes(model.inputs), declared_axes(model.inputs)
-    example = make({dim.name: dim.example for dim in model.dims}, SEED)
-    return Prepared(
-        module.to(device), make, example.to(device), axes, device, model.dims, model.strict
-    )
-
-
-def _called_inputs(
-    source: Source, dims: tuple[Dim, ...], module: torch.nn.Module, root: Path, where: str
-) -> tuple[Make, list[Axes]]:
-    """How the user's callable makes calls, and the sizes in them that follow dims."""
-    make = from_callable(load_callable(source, root, where), where)
-    example = make({dim.name: dim.example for dim in dims}, SEED)
-
-    def name(index: int) -> str:
-        return input_names(module, example)[index]
-
-    axes = found_axes(make, dims, where, name)
-    return held_to(make, axes, example, where, name), axes
-
-
 @contextlib.contextmanager
 def _unwritten(program: ExportedProgram) -> Iterator[None]:
     """Raise `BuildError` if a call of the model inside wrote into a weight: the keys are of its
@@ -379,39 +289,3 @@ def _unwritten(program: ExportedProgram) -> Iterator[None]:
         raise BuildError(
             f"the model writes into {', '.join(written[:3])} when it is called", hint=hint
         )
-
-
-@contextlib.contextmanager
-def _private_cache(cache_root: Path, graph_key: str) -> Iterator[Path]:
-    """An empty inductor cache of this job's own, at a path that follows from the key.
-
-    Private, because inductor names its files by the graph's code alone: two models with equal
-    graphs and different weights that share a cache get each other's weights. From the key, because
-    the path ends up inside the shared library.
-    """
-    cache = cache_root / graph_key[:32]
-    with lock(cache_root / f"{graph_key[:32]}.lock"):
-        shutil.rmtree(cache, ignore_errors=True)
-        cache.mkdir(parents=True)
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache)
-        try:
-            yield cache
-        finally:
-            shutil.rmtree(cache, ignore_errors=True)
-
-
-def _compile(program: ExportedProgram, path: Path, options: dict[str, Any]) -> None:
-    import torch._inductor
-
-    try:
-        with shareable_members():
-            torch._inductor.aoti_compile_and_package(
-                program, package_path=str(path), inductor_configs=dict(options)
-            )
-    except Exception as error:  # inductor, Triton and the C++ compiler each have their own types
-        text = str(error).strip()
-        raise BuildError(
-            "inductor could not compile the exported program",
-            cause=f"{type(error).__name__}: {text[:2000]}",
-            hint="the log has the compiler's whole output",
-        ) from error

@@ -35,7 +35,7 @@ from aoti_build._torch.compiling.corrections import corrected
 from aoti_build._torch.compiling.isa import compiling_for
 from aoti_build._torch.compiling.settings import inductor_options, set_precision
 from aoti_build._torch.events import Events
-from aoti_build._torch.jobs.build import prepare
+from aoti_build._torch.jobs.prepared import prepare
 from aoti_build._torch.packages.weights import read_weights
 from aoti_build._torch.program.export import whole_ranges
 from aoti_build._torch.program.inputs import Call

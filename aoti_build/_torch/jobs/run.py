@@ -24,8 +24,8 @@ from aoti_build._torch.compiling.settings import set_precision
 from aoti_build._torch.data.image import Images, images, top_classes
 from aoti_build._torch.data.read import fit, read, wants
 from aoti_build._torch.events import Events
-from aoti_build._torch.jobs.build import Prepared, prepare
 from aoti_build._torch.jobs.check import verdicts
+from aoti_build._torch.jobs.prepared import Prepared, prepare
 from aoti_build._torch.packages.imports import import_for
 from aoti_build._torch.packages.loaded import LoadedPackage
 from aoti_build._torch.program.inputs import Sizes, from_callable, from_shapes

@@ -1,0 +1,90 @@
+"""The compile of an exported program into a package, with a private cache of inductor."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch.export import ExportedProgram
+
+from aoti_build._torch.compiling.isa import WIDTH, compiling_for, tried_once
+from aoti_build._torch.compiling.keys import Keys
+from aoti_build._torch.compiling.settings import binds_weights, switches
+from aoti_build._torch.events import Events
+from aoti_build._torch.packages.weights import separate, shareable_members, used_state
+from aoti_build.artifact.manifest import KEY_METADATA, MODEL
+from aoti_build.common.digests import digest_json
+from aoti_build.common.locks import lock
+from aoti_build.errors import BuildError
+from aoti_build.messages import BuildJob, WeightsPlace
+
+
+def compile_package(
+    program: ExportedProgram,
+    options: Mapping[str, Any],
+    job: BuildJob,
+    keys: Keys,
+    events: Events,
+) -> WeightsPlace:
+    """Compile into the staging directory; whether the package's weights can be exchanged later."""
+    package, cache_root = Path(job.staged) / MODEL, Path(job.cache_root)
+    # Before the compile, which changes the program in place.
+    state = dict(program.state_dict), dict(program.constants), used_state(program)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(events.phase("compile"))
+        cache = stack.enter_context(_private_cache(cache_root, keys.graph_key))
+        if job.target.device == "cuda":
+            from aoti_build._torch.compiling.kernels import kept_tuning  # imports Triton
+
+            stack.enter_context(kept_tuning(cache, switches()))
+        # Else nothing is tried, or by another compiler than the toolchain's.
+        if WIDTH not in job.architecture_options and "cpp.cxx" not in options:
+            toolchain = digest_json([job.toolchain, job.environment])
+            stack.enter_context(tried_once(toolchain, cache_root))
+        told = stack.enter_context(compiling_for(job.architecture_options, options, cache_root))
+        _compile(program, package, {**told, "aot_inductor.metadata": {KEY_METADATA: keys.key}})
+    if setting := binds_weights(options):
+        return {"external": False, "why": f"inductor's {setting} is on"}
+    if keys.undigested is not None:
+        return {"external": False, "why": keys.undigested}
+    return separate(package, *state)
+
+
+@contextlib.contextmanager
+def _private_cache(cache_root: Path, graph_key: str) -> Iterator[Path]:
+    """An empty inductor cache of this job's own, at a path that follows from the key.
+
+    Private, because inductor names its files by the graph's code alone: two models with equal
+    graphs and different weights that share a cache get each other's weights. From the key, because
+    the path ends up inside the shared library.
+    """
+    cache = cache_root / graph_key[:32]
+    with lock(cache_root / f"{graph_key[:32]}.lock"):
+        shutil.rmtree(cache, ignore_errors=True)
+        cache.mkdir(parents=True)
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache)
+        try:
+            yield cache
+        finally:
+            shutil.rmtree(cache, ignore_errors=True)
+
+
+def _compile(program: ExportedProgram, path: Path, options: dict[str, Any]) -> None:
+    import torch._inductor
+
+    try:
+        with shareable_members():
+            torch._inductor.aoti_compile_and_package(
+                program, package_path=str(path), inductor_configs=dict(options)
+            )
+    except Exception as error:  # inductor, Triton and the C++ compiler each have their own types
+        text = str(error).strip()
+        raise BuildError(
+            "inductor could not compile the exported program",
+            cause=f"{type(error).__name__}: {text[:2000]}",
+            hint="the log has the compiler's whole output",
+        ) from error

@@ -1,0 +1,101 @@
+"""A model ready to be called: imported, made, with its weights and an example call."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch.export import ExportedProgram
+
+from aoti_build._torch.checking.exported import Exported, exported
+from aoti_build._torch.checking.reference import SEED, Subject
+from aoti_build._torch.program.assembled import assembled
+from aoti_build._torch.program.axes import Axes, declared_axes, found_axes, held_to
+from aoti_build._torch.program.export import input_names, whole_ranges
+from aoti_build._torch.program.inputs import Call, Make, from_callable, from_shapes
+from aoti_build._torch.program.model import import_declared, load_callable
+from aoti_build._torch.program.quantised import is_quantised
+from aoti_build._torch.program.writes import Writes, computed_of
+from aoti_build.errors import BuildError
+from aoti_build.messages import Signature
+from aoti_build.models_file.project import Dim, Model, Source
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A model ready to be called on its device, with its example call."""
+
+    module: torch.nn.Module
+    make: Make
+    example: Call
+    axes: list[Axes]
+    device: str
+    dims: tuple[Dim, ...] = ()
+    strict: bool = False
+
+    def subject(
+        self, described: Signature | None = None, program: ExportedProgram | None = None
+    ) -> Subject:
+        """The model as it is checked: by its artifact's signature, and by the exported `program`,
+        which is made where it is needed and not given."""
+        if described is None:
+            return Subject(self.module, self.make, self.device)
+        if not is_quantised(self.module):
+            program = None
+        elif program is None:
+            program = self._program()
+        return Subject(
+            self.module,
+            self.make,
+            self.device,
+            Writes.of_signature(described),
+            described.get("special", ()),
+            computed_of(described),
+            program,
+        )
+
+    def exported(self, where: Mapping[str, str]) -> Exported:
+        """The model's program. Raises `BuildError`."""
+        return exported(
+            self.subject(), self.example, self.dims, self.axes, where, strict=self.strict
+        )
+
+    def _program(self) -> ExportedProgram | None:
+        """The model's program; None if it cannot be exported now, without which there is no float64
+        reference."""
+        nowhere = {"inputs": "", **{f"dims.{dim.name}": "" for dim in self.dims}}
+        try:
+            with whole_ranges():
+                return self.exported(nowhere).program
+        except BuildError:
+            return None
+
+
+def prepare(model: Model, device: str, root: Path, where: Mapping[str, str]) -> Prepared:
+    """Import, make, load weights, make the example inputs, and move all to the device."""
+    import_declared(model.imports, where["imports"])
+    module = assembled(model, model.source, model.kwargs, model.dtype, root, where)
+    if isinstance(model.inputs, Source):
+        make, axes = _called_inputs(model.inputs, model.dims, module, root, where["inputs"])
+    else:
+        make, axes = from_shapes(model.inputs), declared_axes(model.inputs)
+    example = make({dim.name: dim.example for dim in model.dims}, SEED)
+    return Prepared(
+        module.to(device), make, example.to(device), axes, device, model.dims, model.strict
+    )
+
+
+def _called_inputs(
+    source: Source, dims: tuple[Dim, ...], module: torch.nn.Module, root: Path, where: str
+) -> tuple[Make, list[Axes]]:
+    """How the user's callable makes calls, and the sizes in them that follow dims."""
+    make = from_callable(load_callable(source, root, where), where)
+    example = make({dim.name: dim.example for dim in dims}, SEED)
+
+    def name(index: int) -> str:
+        return input_names(module, example)[index]
+
+    axes = found_axes(make, dims, where, name)
+    return held_to(make, axes, example, where, name), axes
