@@ -14,8 +14,8 @@ torch = pytest.importorskip("torch")
 
 from torch import Tensor, nn  # noqa: E402
 
+from aoti_build._torch.checking.eager import Subject  # noqa: E402
 from aoti_build._torch.checking.exported import Exported, exported  # noqa: E402
-from aoti_build._torch.checking.reference import Subject  # noqa: E402
 from aoti_build._torch.program.axes import declared_axes  # noqa: E402
 from aoti_build._torch.program.export import whole_ranges  # noqa: E402
 from aoti_build._torch.program.inputs import from_shapes  # noqa: E402

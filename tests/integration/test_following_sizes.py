@@ -15,8 +15,9 @@ from projects import write_single
 from torch import Tensor
 
 import aoti_build
+from aoti_build._torch.checking.eager import Subject
 from aoti_build._torch.checking.exported import exported as for_every_size
-from aoti_build._torch.checking.reference import Subject, points
+from aoti_build._torch.checking.reference import points
 from aoti_build._torch.program.axes import Axes, declared_axes, found_axes, held_to
 from aoti_build._torch.program.dims import ExportSizes
 from aoti_build._torch.program.export import signature

@@ -20,8 +20,9 @@ from torch import nn  # noqa: E402 - torch is imported first, with its warnings
 from torch.nn import functional  # noqa: E402
 
 from aoti_build._torch import events as events_module  # noqa: E402
-from aoti_build._torch.checking import reference, substitute  # noqa: E402
-from aoti_build._torch.checking.reference import Subject, make_reference_data  # noqa: E402
+from aoti_build._torch.checking import perturbed, reference, substitute  # noqa: E402
+from aoti_build._torch.checking.eager import Subject  # noqa: E402
+from aoti_build._torch.checking.reference import make_reference_data  # noqa: E402
 from aoti_build._torch.events import Events  # noqa: E402
 from aoti_build._torch.program.inputs import from_shapes  # noqa: E402
 from aoti_build._torch.program.writes import Writes  # noqa: E402
@@ -109,7 +110,7 @@ def test_other_weights_of_a_large_model_are_other_weights(monkeypatch: pytest.Mo
     before = {name: value.clone() for name, value in module.state_dict().items()}
     subject = Subject(module, from_shapes(model().inputs), "cpu")
     case = reference.make_reference_data(subject, model()).cases[0]
-    changed = reference._other_weights(subject, case)
+    changed = perturbed._other_weights(subject, case)
     assert changed is not None
     assert not torch.allclose(changed[0], case.outputs[0], rtol=1e-2)
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
@@ -167,7 +168,9 @@ _MEASURED = """\
 import resource, sys
 import torch
 from torch import nn
-from aoti_build._torch.checking.reference import Subject, _other_weights, make_reference_data
+from aoti_build._torch.checking.eager import Subject
+from aoti_build._torch.checking.perturbed import _other_weights
+from aoti_build._torch.checking.reference import make_reference_data
 from aoti_build._torch.program.inputs import from_shapes
 from aoti_build.models_file.project import Model, Source, TensorInput
 

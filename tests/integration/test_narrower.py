@@ -16,7 +16,8 @@ from torch import nn  # noqa: E402 - torch is imported first, with its warnings
 
 from aoti_build._torch.checking.baseline import judged, losses  # noqa: E402
 from aoti_build._torch.checking.compare import compare  # noqa: E402
-from aoti_build._torch.checking.reference import Subject, make_reference_data  # noqa: E402
+from aoti_build._torch.checking.eager import Subject  # noqa: E402
+from aoti_build._torch.checking.reference import make_reference_data  # noqa: E402
 from aoti_build._torch.program.inputs import from_shapes  # noqa: E402
 from aoti_build._torch.program.precision import computed_in  # noqa: E402
 from aoti_build._torch.program.writes import Writes, functional_form  # noqa: E402

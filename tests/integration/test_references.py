@@ -14,7 +14,8 @@ from safetensors.torch import save_file  # noqa: E402 - torch is imported first,
 from small_modules import Total  # noqa: E402
 from torch import nn  # noqa: E402
 
-from aoti_build._torch.checking.reference import Subject, is_reference_data_of, make_reference_data  # noqa: E402
+from aoti_build._torch.checking.eager import Subject  # noqa: E402
+from aoti_build._torch.checking.reference import is_reference_data_of, make_reference_data  # noqa: E402
 from aoti_build._torch.checking.reference_data import save_reference_data  # noqa: E402
 from aoti_build._torch.checking.seen import first_calls  # noqa: E402
 from aoti_build._torch.checking.state import kept_state  # noqa: E402

@@ -18,7 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from aoti_build._torch.checking.reference import Subject, case_sequences, references
+from aoti_build._torch.checking.eager import Subject, references
+from aoti_build._torch.checking.reference import case_sequences
 from aoti_build._torch.checking.reference_data import as_float64
 from aoti_build._torch.program.assembled import assembled
 from aoti_build._torch.program.inputs import Call, pytree_map

@@ -26,7 +26,8 @@ import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
-from aoti_build._torch.checking.reference import SEED, Subject, eager_failure, observe, points
+from aoti_build._torch.checking.eager import SEED, Subject, eager_failure, observe
+from aoti_build._torch.checking.reference import points
 from aoti_build._torch.checking.reference_data import Plain
 from aoti_build._torch.checking.state import kept_state
 from aoti_build._torch.program.assertions import lift_assertions

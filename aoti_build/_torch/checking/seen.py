@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from aoti_build._torch.checking.compare import compare
-from aoti_build._torch.checking.reference import eager_failure, observe
+from aoti_build._torch.checking.eager import eager_failure, observe
 from aoti_build._torch.checking.state import is_plain, kept_state, same_bytes
 from aoti_build._torch.program.inputs import Call
 from aoti_build._torch.program.writes import Seen, Writes

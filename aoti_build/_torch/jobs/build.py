@@ -18,13 +18,12 @@ import torch
 from torch.export import ExportedProgram
 
 from aoti_build._torch.checking.baseline import losses
+from aoti_build._torch.checking.eager import Subject, reference
 from aoti_build._torch.checking.exported import Exported
 from aoti_build._torch.checking.reference import (
-    Subject,
     case_sequences,
     is_reference_data_of,
     make_reference_data,
-    reference,
     save_reference_data_of,
 )
 from aoti_build._torch.checking.reference_data import ReferenceData, baseline_of

@@ -28,7 +28,7 @@ from torch.export import ExportedProgram
 from torch.fx import GraphModule, Interpreter, Node
 
 from aoti_build._torch.checking.compare import Figures, compare, nearly
-from aoti_build._torch.checking.reference import observe
+from aoti_build._torch.checking.eager import observe
 from aoti_build._torch.checking.state import kept_state, kept_tensors
 from aoti_build._torch.compiling import shared
 from aoti_build._torch.compiling.corrections import corrected

@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from torch.export import ExportedProgram
 
+from aoti_build._torch.checking.eager import SEED, Subject
 from aoti_build._torch.checking.exported import Exported, exported
-from aoti_build._torch.checking.reference import SEED, Subject
 from aoti_build._torch.program.assembled import assembled
 from aoti_build._torch.program.axes import Axes, declared_axes, found_axes, held_to
 from aoti_build._torch.program.export import input_names, whole_ranges

@@ -17,7 +17,8 @@ import torch
 from msgspec.structs import replace
 from torch import Tensor
 
-from aoti_build._torch.checking.reference import Subject, Twin, references
+from aoti_build._torch.checking.eager import Subject, references
+from aoti_build._torch.checking.float64 import Twin
 from aoti_build._torch.checking.reference_data import Case, ReferenceData, load_reference_data
 from aoti_build._torch.checking.returned import as_returned
 from aoti_build._torch.compiling.settings import set_precision
