@@ -10,10 +10,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from aoti_build._torch.checking import (  # noqa: E402
-    reference,
-    tf32,
-)
+from aoti_build._torch.checking import float64, tf32  # noqa: E402
 from aoti_build._torch.checking.compare import compare  # noqa: E402
 from aoti_build._torch.checking.reference import points  # noqa: E402
 from aoti_build._torch.checking.reference_data import (  # noqa: E402
@@ -90,8 +87,8 @@ def test_where_tf32_is_allowed_what_it_costs_the_model_is_no_fault_and_a_wrong_w
     network = small_network().eval()
     call = Call((torch.randn(4, 3, 32, 32),), {})
     eager = reference.reference("example", subject(network, "cpu"), call)
-    (allowed,) = reference.Twin(subject(network, "cuda")).completed([eager], [call])
-    (forbidden,) = reference.Twin(subject(network, "cpu")).completed([eager], [call])
+    (allowed,) = float64.Twin(subject(network, "cuda")).completed([eager], [call])
+    (forbidden,) = float64.Twin(subject(network, "cpu")).completed([eager], [call])
     assert forbidden.rounded_rmse is None
 
     def verdict(case: Any, candidate: Any) -> Any:

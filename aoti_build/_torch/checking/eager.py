@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
-from torch.utils import pytree
+from torch.utils import _pytree as pytree
 
 from aoti_build._torch.checking.reference_data import Case, Plain
 from aoti_build._torch.checking.state import kept_state
