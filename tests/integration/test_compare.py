@@ -10,6 +10,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from aoti_build._torch.checking import eager as eager_mode  # noqa: E402
 from aoti_build._torch.checking import float64, tf32  # noqa: E402
 from aoti_build._torch.checking.compare import compare  # noqa: E402
 from aoti_build._torch.checking.reference import points  # noqa: E402
@@ -67,8 +68,8 @@ def small_network() -> Any:
     )
 
 
-def subject(network: Any, device: str) -> reference.Subject:
-    return reference.Subject(network, lambda _sizes, _seed: Call(), device)
+def subject(network: Any, device: str) -> eager_mode.Subject:
+    return eager_mode.Subject(network, lambda _sizes, _seed: Call(), device)
 
 
 def in_tf32(network: Any, call: Any) -> Any:
@@ -86,7 +87,7 @@ def test_where_tf32_is_allowed_what_it_costs_the_model_is_no_fault_and_a_wrong_w
     layouts."""
     network = small_network().eval()
     call = Call((torch.randn(4, 3, 32, 32),), {})
-    eager = reference.reference("example", subject(network, "cpu"), call)
+    eager = eager_mode.reference("example", subject(network, "cpu"), call)
     (allowed,) = float64.Twin(subject(network, "cuda")).completed([eager], [call])
     (forbidden,) = float64.Twin(subject(network, "cpu")).completed([eager], [call])
     assert forbidden.rounded_rmse is None
