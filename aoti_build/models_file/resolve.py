@@ -18,6 +18,7 @@ from aoti_build.common import sizes
 from aoti_build.errors import Problem, SpecError
 from aoti_build.host.devices import NATIVE, device_named, device_names
 from aoti_build.models_file import rules, schema, yaml_source
+from aoti_build.models_file.field_types import Wire
 from aoti_build.models_file.project import (
     DEFAULT_PRESET,
     Baseline,
@@ -40,7 +41,7 @@ from aoti_build.models_file.records import with_digest
 from aoti_build.models_file.wording import did_you_mean, nearest, sentence, shown, unknown
 from aoti_build.models_file.yaml_source import Where
 
-WireT = TypeVar("WireT", bound=schema.Wire)
+WireT = TypeVar("WireT", bound=Wire)
 Presets = Mapping[str, Mapping[str, Any]]
 
 # Fields of a model whose entries have their own positions.

@@ -1,164 +1,50 @@
-"""models.yaml, version 1, as it is written: the wire types, and the JSON schema for editors, made
-of the same types.
+"""models.yaml, version 1, as it is written: which keys exist, and the type of each value.
 
-They say which keys exist and what type each value has, strictly: a text is no number, and true is
-no integer. What several fields must agree on is in `aoti_build.models_file.rules`; what the file
-means once it is valid is in `aoti_build.models_file.project`. The descriptions are what an editor
-shows.
+What several fields must agree on is in `aoti_build.models_file.rules`. What the file means once it
+is valid is in `aoti_build.models_file.project`. The descriptions are what an editor shows.
 """
 
 from __future__ import annotations
 
-import json
-import math
-import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import (
     AfterValidator,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
     Tag,
     WithJsonSchema,
-    field_validator,
 )
-from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, JsonSchemaValue
-from pydantic_core import PydanticCustomError, PydanticKnownError, core_schema
 
-from aoti_build.common import fields
 from aoti_build.common.fields import MAX_INT
-from aoti_build.host.devices import device_names
 from aoti_build.models_file import rules
+from aoti_build.models_file.field_types import (
+    WEIGHTS,
+    Arches,
+    Device,
+    Dtype,
+    FloatDtype,
+    Identifier,
+    Isas,
+    Module,
+    Name,
+    NotNegative,
+    Number,
+    Option,
+    Outputs,
+    Part,
+    Positive,
+    Presets,
+    ShapeEntry,
+    SizeText,
+    SourceText,
+    Wire,
+    kind_of,
+)
 
 VERSION = 1
-SOURCE = r"^[^:]+:[^:]+$"
-# As an editor reads patterns.
-NAME, OPTION = f"^{fields.NAME}$", f"^{rules.OPTION}$"
-WEIGHTS = f"({'|'.join(re.escape(suffix) for suffix in rules.WEIGHT_SUFFIXES)})$"
-ARCH, SIZE = f"^{rules.ARCH}$", f"^{rules.SIZE}$"
-
-
-def _device(text: str) -> str:
-    """A registered device; refused as pydantic refuses a value that a `Literal` does not have."""
-    if text not in device_names():
-        expected = " or ".join(map(repr, device_names()))
-        raise PydanticKnownError("literal_error", {"expected": expected})
-    return text
-
-
-Device = Annotated[
-    str,
-    AfterValidator(_device),
-    WithJsonSchema({"enum": [*device_names()], "type": "string"}),
-]
-Outputs = Literal["dict"]
-Dtype = Literal[
-    "float32",
-    "float64",
-    "float16",
-    "bfloat16",
-    "int8",
-    "int16",
-    "int32",
-    "int64",
-    "uint8",
-    "bool",
-    "complex64",
-]
-FloatDtype = Literal["float32", "float64", "float16", "bfloat16"]
-Isa = Literal["native", "avx2", "avx512"]
-
-
-def _number(value: object) -> object:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise PydanticCustomError("number_type", "must be a number")
-    if not math.isfinite(value):
-        raise ValueError(f"{value} is not finite; write a number")
-    return value
-
-
-def _not_negative(value: float) -> float:
-    if value < 0:
-        raise ValueError(f"{value} is negative; write 0 or more")
-    return value
-
-
-def _part(value: float) -> float:
-    if not 0 <= value <= 1:
-        raise ValueError(f"{value} is not between 0 and 1")
-    return value
-
-
-def _kind(**tags: type) -> Discriminator:
-    """Which member of a union a value is, by its Python type. Tags are in angle brackets: no key is
-    written so."""
-
-    def tag(value: object) -> str | None:
-        return next((f"<{name}>" for name, kind in tags.items() if type(value) is kind), None)
-
-    return Discriminator(
-        tag, custom_error_type="value_kind", custom_error_message=" or ".join(tags)
-    )
-
-
-Name = Annotated[
-    str, AfterValidator(rules.directory_name), WithJsonSchema({"type": "string", "pattern": NAME})
-]
-Identifier = Annotated[str, AfterValidator(rules.identifier), WithJsonSchema({"type": "string"})]
-Option = Annotated[
-    str, AfterValidator(rules.option), WithJsonSchema({"type": "string", "pattern": OPTION})
-]
-Number = Annotated[int | float, BeforeValidator(_number), WithJsonSchema({"type": "number"})]
-NotNegative = Annotated[
-    Number, AfterValidator(_not_negative), WithJsonSchema({"type": "number", "minimum": 0})
-]
-Part = Annotated[
-    Number, AfterValidator(_part), WithJsonSchema({"type": "number", "minimum": 0, "maximum": 1})
-]
-Positive = Annotated[int, Field(ge=1, le=MAX_INT)]
-SizeText = Annotated[
-    str, AfterValidator(rules.size), WithJsonSchema({"type": "string", "pattern": SIZE})
-]
-SourceText = Annotated[str, Field(json_schema_extra={"pattern": SOURCE})]
-Size = Annotated[int, Field(ge=0, le=MAX_INT)]
-DimText = Annotated[str, AfterValidator(rules.shape_size), WithJsonSchema({"type": "string"})]
-ShapeEntry = Annotated[
-    Annotated[Size, Tag("<size>")] | Annotated[DimText, Tag("<dim>")], _kind(size=int, dim=str)
-]
-Presets = Annotated[list[str], Field(min_length=1)]
-Module = Annotated[
-    str,
-    AfterValidator(rules.module_name),
-    WithJsonSchema({"type": "string", "pattern": rules.MODULE}),
-]
-ArchText = Annotated[
-    str, AfterValidator(rules.arch), WithJsonSchema({"type": "string", "pattern": ARCH})
-]
-_LISTED = Field(min_length=1, json_schema_extra={"uniqueItems": True})
-Isas = Annotated[
-    Annotated[Isa, Tag("<text>")] | Annotated[list[Isa], _LISTED, Tag("<list>")],
-    _kind(text=str, list=list),
-]
-Arches = Annotated[
-    Annotated[ArchText, Tag("<text>")] | Annotated[list[ArchText], _LISTED, Tag("<list>")],
-    _kind(text=str, list=list),
-]
-
-
-class Wire(BaseModel):
-    """A mapping of models.yaml: known keys only, strict types, and no key without a value."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _has_value(cls, value: object) -> object:
-        if value is None:
-            raise PydanticCustomError("no_value", "has no value")
-        return value
 
 
 class OutputTolerance(Wire):
@@ -368,12 +254,12 @@ Inputs = Annotated[
     Annotated[list[Input], Field(min_length=1), Tag("<list>")]
     | Annotated[dict[Identifier, Input], Field(min_length=1), Tag("<mapping>")]
     | Annotated[SourceText, Tag("<text>")],
-    _kind(list=list, mapping=dict, text=str),
+    kind_of(list=list, mapping=dict, text=str),
 ]
 ModelPresets = Annotated[
     Annotated[Presets, Tag("<list>")]
     | Annotated[dict[Device, Presets], Field(min_length=1), Tag("<mapping>")],
-    _kind(list=list, mapping=dict),
+    kind_of(list=list, mapping=dict),
 ]
 
 
@@ -383,13 +269,13 @@ WeightsFile = Annotated[str, Field(json_schema_extra={"pattern": WEIGHTS})]
 
 ImageField = Annotated[
     Annotated[SourceText, Tag("<text>")] | Annotated[Image, Tag("<mapping>")],
-    _kind(text=str, mapping=dict),
+    kind_of(text=str, mapping=dict),
 ]
 
 
 BaselineField = Annotated[
     Annotated[SourceText, Tag("<text>")] | Annotated[Baseline, Tag("<mapping>")],
-    _kind(text=str, mapping=dict),
+    kind_of(text=str, mapping=dict),
 ]
 
 
@@ -429,7 +315,7 @@ class Weights(Wire):
 
 WeightsField = Annotated[
     Annotated[WeightsFile, Tag("<text>")] | Annotated[Weights, Tag("<mapping>")],
-    _kind(text=str, mapping=dict),
+    kind_of(text=str, mapping=dict),
 ]
 
 
@@ -582,43 +468,3 @@ def wire_type_at(path: tuple[str | int, ...]) -> type[Wire] | None:
         ):
             return wire
     return None
-
-
-class _EditorSchema(GenerateJsonSchema):
-    """pydantic's schema without what an editor has no use for: titles of fields, and null, which no
-    key may hold."""
-
-    def generate(
-        self, schema: core_schema.CoreSchema, mode: JsonSchemaMode = "validation"
-    ) -> JsonSchemaValue:
-        return {**super().generate(schema, mode), "$schema": self.schema_dialect}
-
-    def nullable_schema(self, schema: core_schema.NullableSchema) -> JsonSchemaValue:
-        return self.generate_inner(schema["schema"])
-
-    def default_schema(self, schema: core_schema.WithDefaultSchema) -> JsonSchemaValue:
-        if schema.get("default") is None or isinstance(schema["default"], Wire):
-            return self.generate_inner(schema["schema"])
-        return super().default_schema(schema)
-
-    def dict_schema(self, schema: core_schema.DictSchema) -> JsonSchemaValue:
-        # Patterned keys, as pydantic writes them, let every other key pass.
-        result = super().dict_schema(schema)
-        for pattern, values in result.pop("patternProperties", {}).items():
-            result.update(propertyNames={"pattern": pattern}, additionalProperties=values)
-        return result
-
-    # The signature is pydantic's.
-    def field_title_should_be_set(self, schema: Any) -> bool:  # noqa: ARG002
-        return False
-
-
-def json_schema() -> dict[str, Any]:
-    """The JSON schema (draft 2020-12) of models.yaml."""
-    schema = File.model_json_schema(schema_generator=_EditorSchema)
-    return {**schema, "title": f"models.yaml of aoti_build, version {VERSION}"}
-
-
-def json_schema_text() -> str:
-    """The content of models.schema.json."""
-    return json.dumps(json_schema(), indent=2, sort_keys=True) + "\n"

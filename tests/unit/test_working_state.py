@@ -30,7 +30,7 @@ from aoti_build.common import records, writing
 from aoti_build.common.digests import digest_json
 from aoti_build.errors import MessageError, UsageError
 from aoti_build.messages import CompileResult
-from aoti_build.models_file import Project, load_project, rules, schema
+from aoti_build.models_file import Project, field_types, load_project, rules
 from aoti_build.models_file.records import record_digest
 from aoti_build.store.kernels import KernelCache
 from aoti_build.work import host_checks
@@ -201,8 +201,8 @@ def test_no_path_is_made_of_a_name_that_is_none(project: Project, name: str) -> 
 
 
 def test_the_rules_and_the_schema_name_the_same(project: Project) -> None:
-    assert {*rules.DTYPES} == {*get_args(schema.Dtype)}
-    assert {*rules.ISAS} == {*get_args(schema.Isa)}
+    assert {*rules.DTYPES} == {*get_args(field_types.Dtype)}
+    assert {*rules.ISAS} == {*get_args(field_types.Isa)}
 
 
 def write_state(project: Project) -> list[Path]:

@@ -9,7 +9,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 import aoti_build
-from aoti_build.models_file import schema
+from aoti_build.models_file import editor_schema, field_types, schema
 
 GOOD: dict[str, Any] = {
     "version": 1,
@@ -54,18 +54,18 @@ def changed(path: tuple[str | int, ...], value: Any) -> dict[str, Any]:
 
 def test_the_committed_file_is_what_the_types_say() -> None:
     file = Path(aoti_build.__file__).with_name("models_file") / "models.schema.json"
-    assert file.read_text(encoding="utf-8") == schema.json_schema_text()
+    assert file.read_text(encoding="utf-8") == editor_schema.json_schema_text()
 
 
 def test_it_is_a_schema_of_draft_2020_12() -> None:
-    made = schema.json_schema()
+    made = editor_schema.json_schema()
     Draft202012Validator.check_schema(made)
     assert made["$schema"] == "https://json-schema.org/draft/2020-12/schema"
     assert "$id" not in made
 
 
 def test_every_key_has_words_for_an_editor_and_no_default_is_null() -> None:
-    made = schema.json_schema()
+    made = editor_schema.json_schema()
     types = [made, *made["$defs"].values()]
     for described in types:
         for name, key in described["properties"].items():
@@ -73,13 +73,13 @@ def test_every_key_has_words_for_an_editor_and_no_default_is_null() -> None:
                 key.get("description")
                 or made["$defs"][key["$ref"].rpartition("/")[2]]["description"]
             ), name
-    text = schema.json_schema_text()
+    text = editor_schema.json_schema_text()
     assert '"null"' not in text
     assert ": null" not in text
 
 
 def test_a_good_file_passes() -> None:
-    Draft202012Validator(schema.json_schema()).validate(GOOD)
+    Draft202012Validator(editor_schema.json_schema()).validate(GOOD)
     schema.File.model_validate(GOOD)
 
 
@@ -130,13 +130,13 @@ MODEL = ("models", "a")
 )
 def test_what_one_refuses_the_other_refuses(path: tuple[str | int, ...], value: Any) -> None:
     data = changed(path, value)
-    assert not Draft202012Validator(schema.json_schema()).is_valid(data)
+    assert not Draft202012Validator(editor_schema.json_schema()).is_valid(data)
     if path != ("version",):  # refused by the resolver, with a sentence of its own
         with pytest.raises(ValueError, match="validation error"):
             schema.File.model_validate(data)
 
 
 def test_every_wire_type_has_its_place() -> None:
-    assert set(schema.WIRE_TYPES.values()) == set(schema.Wire.__subclasses__())
+    assert set(schema.WIRE_TYPES.values()) == set(field_types.Wire.__subclasses__())
     assert schema.wire_type_at(("models", "a", "dims", "*")) is schema.Dim
     assert schema.wire_type_at(("models", "a", "kwargs")) is None
