@@ -20,6 +20,7 @@ from aoti_build.artifact.fingerprint import Parts
 from aoti_build.artifact.reasons import REASON_OF_GROUP
 from aoti_build.common.digests import Block, Take, block_size, blocks_of, digest_both, digest_json
 from aoti_build.common.fields import loads
+from aoti_build.common.json_object import JsonObject
 from aoti_build.common.reading import RECORD_LIMIT, read_bytes
 from aoti_build.common.records import write_json
 
@@ -76,7 +77,7 @@ class FileRecord:
         this one. Raises OSError."""
         return self._read(path, self.block, take)
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> JsonObject:
         found: dict[str, Any] = {"sha256": self.sha256, "size": self.size}
         return (
             {**found, "blocks": {"size": self.block, "blake3": list(self.blocks)}}
@@ -147,7 +148,7 @@ class Manifest:
         named = str(spec.get("cuda.arch") or spec.get("cpu.isa") or "native")
         return None if named == "native" else named
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> JsonObject:
         body = {
             "format": FORMAT,
             "format_version": FORMAT_VERSION,

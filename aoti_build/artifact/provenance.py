@@ -5,12 +5,12 @@ from __future__ import annotations
 import subprocess
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
 from aoti_build import __version__
+from aoti_build.common.json_object import JsonObject
 
 
-def provenance(root: Path) -> dict[str, Any]:
+def provenance(root: Path) -> JsonObject:
     """The release of aoti_build, the time (UTC, ISO 8601), and git's commit and dirty flag where
     `root` is in a checkout."""
     commit = _git(root, "rev-parse", "HEAD")

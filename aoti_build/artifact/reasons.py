@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from aoti_build.common.json_object import JsonObject
 from aoti_build.common.text_enum import TextEnum
 
 
@@ -68,7 +69,7 @@ class Reason:
             return f"{self.reason}: {self.what}" if self.what else str(self.reason)
         return f"{self.reason}: {self.what} {_shown(self.old)} -> {_shown(self.new)}"
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> JsonObject:
         return asdict(self)
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any
 
 from aoti_build.artifact.manifest import Manifest
+from aoti_build.common.json_object import JsonObject
 from aoti_build.models_file.project import Target
 
 
-def required_tolerance(target: Target) -> dict[str, Any]:
+def required_tolerance(target: Target) -> JsonObject:
     """All that an artifact must fulfil: how near to eager it is, and how near to its baseline, if
     that has a limit."""
     baseline = target.model.baseline

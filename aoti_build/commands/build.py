@@ -10,6 +10,7 @@ from typing import Any
 
 from aoti_build.artifact.manifest import MODEL
 from aoti_build.artifact.paths import artifact_directory, index_path, stat_cache_path
+from aoti_build.common.json_object import JsonObject
 from aoti_build.common.stat_cache import StatCache
 from aoti_build.errors import BuildError, ExitCode
 from aoti_build.models_file.project import Project, Target
@@ -42,7 +43,7 @@ class BuildReport:
             return ExitCode.BUILD_FAILED
         return codes[0] if codes else ExitCode.OK
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> JsonObject:
         return {
             "format": "aoti-build/build",
             "format_version": 2,
@@ -74,7 +75,7 @@ class PlanReport:
 
     plan: Plan
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> JsonObject:
         targets = [
             {
                 "target": step.target.name,

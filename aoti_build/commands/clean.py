@@ -13,10 +13,10 @@ import os
 import stat
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from aoti_build.artifact.paths import artifact_directory, lock_path, staging_prefix, staging_root
 from aoti_build.commands.status import orphans
+from aoti_build.common.json_object import JsonObject
 from aoti_build.common.locks import lock
 from aoti_build.common.removal import is_real_directory, own_entries, remove
 from aoti_build.errors import UsageError
@@ -34,7 +34,7 @@ class CleanReport:
     bytes: int
     dry_run: bool
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> JsonObject:
         return {
             "format": "aoti-build/clean",
             "format_version": 1,

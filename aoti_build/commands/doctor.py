@@ -10,9 +10,9 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from aoti_build.artifact.paths import outside_logs
+from aoti_build.common.json_object import JsonObject
 from aoti_build.common.stat_cache import StatCache
 from aoti_build.common.writing import copy_atomic
 from aoti_build.errors import AotiBuildError, DirectoryError, ExitCode, Interrupted
@@ -99,7 +99,7 @@ class DoctorReport:
             else ExitCode.OK
         )
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> JsonObject:
         return {
             "format": "aoti-build/doctor",
             "format_version": 1,

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Any
 
 from aoti_build.artifact.manifest import Manifest, read_manifest
+from aoti_build.common.json_object import JsonObject
 from aoti_build.models_file.project import Project
 from aoti_build.store.interface import Store, StoredObject
 from aoti_build.store.selection import open_store
@@ -25,7 +25,7 @@ class GcReport:
     in_use: int
     dry_run: bool
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> JsonObject:
         return {
             "format": "aoti-build/gc",
             "format_version": 1,

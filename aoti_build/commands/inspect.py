@@ -17,6 +17,7 @@ from aoti_build.artifact.manifest import MODEL, Manifest, NoManifest, read_manif
 from aoti_build.artifact.paths import artifact_directory
 from aoti_build.artifact.pt2.contents import contents
 from aoti_build.artifact.pt2.package import open_archive
+from aoti_build.common.json_object import JsonObject
 from aoti_build.errors import AotiBuildError, ArtifactError, ExitCode, VerificationError
 from aoti_build.models_file.project import Project, Target
 from aoti_build.runtime.choose import Choice, explain
@@ -43,7 +44,7 @@ class Inspected:
             return MISSING
         return REFUSED if self.problems else SOUND
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> JsonObject:
         return {
             "name": self.name,
             "path": self.path,
@@ -69,7 +70,7 @@ class InspectReport:
             return ExitCode.UNFIT_ARTIFACT
         return ExitCode.OK if SOUND in states or not states else ExitCode.VERIFICATION_FAILED
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> JsonObject:
         return {
             "format": "aoti-build/inspect",
             "format_version": 1,

@@ -17,6 +17,7 @@ from aoti_build.artifact.manifest import Manifest
 from aoti_build.artifact.pt2.package import Archive, open_archive
 from aoti_build.artifact.reasons import REASON_OF_GROUP
 from aoti_build.commands.inspect import Inspected
+from aoti_build.common.json_object import JsonObject
 from aoti_build.errors import ExitCode
 
 # Base32 of a sha256, as inductor writes it.
@@ -34,7 +35,7 @@ class Difference:
     a: Any
     b: Any
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> JsonObject:
         return {"part": self.part, "what": self.what, "a": self.a, "b": self.b}
 
 
@@ -50,7 +51,7 @@ class DiffReport:
     def exit_code(self) -> int:
         return ExitCode.UNFIT_ARTIFACT if self.a.problems or self.b.problems else ExitCode.OK
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> JsonObject:
         return {
             "format": "aoti-build/inspect-diff",
             "format_version": 1,

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from msgspec.structs import replace
 
@@ -23,6 +23,7 @@ from aoti_build.artifact.reasons import Reason
 from aoti_build.artifact.verification import required_tolerance
 from aoti_build.commands.verdicts import VerdictKind
 from aoti_build.common.directories import temporary_directory
+from aoti_build.common.json_object import JsonObject
 from aoti_build.common.outputs import check_output
 from aoti_build.common.stat_cache import StatCache
 from aoti_build.errors import (
@@ -107,7 +108,7 @@ class Run:
             return self.error.exit_code
         return ExitCode.VERIFICATION_FAILED if self.verdict == VerdictKind.MISMATCH else ExitCode.OK
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> JsonObject:
         common = {"source": list(self.source), "seed": self.seed, "verdict": self.verdict}
         return {
             **common,
@@ -153,7 +154,7 @@ class TargetRuns:
             (run.exit_code for run in self.runs if run.exit_code != ExitCode.OK), ExitCode.OK
         )
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> JsonObject:
         return {
             "target": self.target.name,
             "verdict": self.verdict,
@@ -180,7 +181,7 @@ class RunReport:
             ExitCode.OK,
         )
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> JsonObject:
         return {
             "format": "aoti-build/run",
             "format_version": 2,

@@ -11,6 +11,7 @@ from typing import Any
 from aoti_build.artifact.manifest import MANIFEST, MODEL, Manifest, read_manifest
 from aoti_build.artifact.paths import artifact_directory
 from aoti_build.commands.build import plan
+from aoti_build.common.json_object import JsonObject
 from aoti_build.common.removal import own_entries
 from aoti_build.models_file.project import Project
 from aoti_build.planning.plan import Plan, Step
@@ -23,7 +24,7 @@ class StatusReport:
     plan: Plan
     orphans: tuple[str, ...]
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> JsonObject:
         return {
             "format": "aoti-build/status",
             "format_version": 2,

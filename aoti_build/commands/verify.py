@@ -15,7 +15,6 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from msgspec import structs
 
@@ -31,6 +30,7 @@ from aoti_build.artifact.verification import required_tolerance
 from aoti_build.commands.repro import write_repro
 from aoti_build.commands.verdicts import VerdictKind
 from aoti_build.common.directories import temporary_directory
+from aoti_build.common.json_object import JsonObject
 from aoti_build.common.locks import lock
 from aoti_build.common.records import write_json
 from aoti_build.common.stat_cache import StatCache
@@ -81,7 +81,7 @@ class Verdict:
     runtime: str = PYTHON
     baseline: tuple[Loss, ...] = ()
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> JsonObject:
         return {
             "target": self.target.name,
             "verdict": self.verdict,
@@ -121,7 +121,7 @@ class VerifyReport:
             self.strict and bool(verdict.out_of_date or verdict.vacuous)
         )
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> JsonObject:
         return {
             "format": "aoti-build/verify",
             "format_version": 2,

@@ -4,11 +4,11 @@ the last build did what it did. A diff of recorded parts, never a guess."""
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from aoti_build.artifact.manifest import Manifest
 from aoti_build.artifact.paths import stat_cache_path
 from aoti_build.artifact.reasons import Reason
+from aoti_build.common.json_object import JsonObject
 from aoti_build.common.stat_cache import StatCache
 from aoti_build.models_file.project import Project, Target
 from aoti_build.planning.current_state import current_parts
@@ -26,7 +26,7 @@ class Explanation:
     nearest: Manifest | None
     nearest_reasons: tuple[Reason, ...]
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> JsonObject:
         published, nearest = self.step.manifest, self.nearest
         return {
             "target": self.step.target.name,
@@ -63,7 +63,7 @@ class WhyReport:
 
     explanations: tuple[Explanation, ...]
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> JsonObject:
         return {
             "format": "aoti-build/why",
             "format_version": 2,

@@ -8,6 +8,7 @@ from typing import Any
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, JsonSchemaValue
 from pydantic_core import core_schema
 
+from aoti_build.common.json_object import JsonObject
 from aoti_build.models_file.field_types import Wire
 from aoti_build.models_file.schema import VERSION, File
 
@@ -41,7 +42,7 @@ class _EditorSchema(GenerateJsonSchema):
         return False
 
 
-def json_schema() -> dict[str, Any]:
+def json_schema() -> JsonObject:
     """The JSON schema (draft 2020-12) of models.yaml."""
     schema = File.model_json_schema(schema_generator=_EditorSchema)
     return {**schema, "title": f"models.yaml of aoti_build, version {VERSION}"}

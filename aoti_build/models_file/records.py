@@ -16,6 +16,7 @@ from typing import Any
 from aoti_build.common import fields, sizes
 from aoti_build.common.digests import digest_bytes
 from aoti_build.common.fields import flag, number, one_of, or_none, table, table_of, whole
+from aoti_build.common.json_object import JsonObject
 from aoti_build.host.devices import device_named, device_names
 from aoti_build.models_file import rules
 from aoti_build.models_file.project import (
@@ -36,7 +37,7 @@ from aoti_build.models_file.project import (
 )
 
 
-def target_to_json(target: Target) -> dict[str, Any]:
+def target_to_json(target: Target) -> JsonObject:
     model = asdict(replace(target.model, positions={}))
     del model["positions"]
     return {

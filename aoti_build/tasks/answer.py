@@ -11,10 +11,11 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TextIO
+from typing import TYPE_CHECKING, NoReturn, Protocol, TextIO
 
 from invoke import Exit
 
+from aoti_build.common.json_object import JsonObject
 from aoti_build.common.writing import disk_error
 from aoti_build.errors import AotiBuildError, ExitCode, Interrupted, ToolchainError, UsageError
 from aoti_build.models_file import Target
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     class Report(Protocol):
         """What every verb returns."""
 
-        def as_json(self) -> dict[str, Any]: ...
+        def as_json(self) -> JsonObject: ...
 
 
 @contextlib.contextmanager

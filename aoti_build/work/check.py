@@ -13,6 +13,7 @@ from msgspec.structs import replace
 from aoti_build.artifact.manifest import MODEL, REFERENCE_DATA
 from aoti_build.artifact.paths import inductor_cache_root
 from aoti_build.artifact.verification import required_tolerance
+from aoti_build.common.json_object import JsonObject
 from aoti_build.errors import AotiBuildError, BuildError, Interrupted
 from aoti_build.figures import CallFigures, Loss, OutputFigures, as_json
 from aoti_build.host import compatibility
@@ -87,7 +88,7 @@ def check_or_say(
     )
 
 
-def not_run(target: Target, lacks: Sequence[str]) -> dict[str, Any]:
+def not_run(target: Target, lacks: Sequence[str]) -> JsonObject:
     """The record of a check that this host cannot make."""
     return {
         "passed": None,

@@ -14,6 +14,7 @@ from typing import Any
 from aoti_build.artifact.manifest import MODEL
 from aoti_build.artifact.pt2.instructions import Use, extensions
 from aoti_build.artifact.pt2.package import Archive, open_archive
+from aoti_build.common.json_object import JsonObject
 from aoti_build.errors import ArtifactError, BuildError
 from aoti_build.models_file.project import Target
 from aoti_build.work.context import Place
@@ -49,7 +50,7 @@ class Instructions:
             raise own from error
 
 
-def instructions_of(target: Target, place: Place) -> dict[str, Any]:
+def instructions_of(target: Target, place: Place) -> JsonObject:
     """What the code of the staged package uses, for the manifest: `seen`, or null and `why` not.
 
     Raises `BuildError` if a target with a portable architecture uses more than that.

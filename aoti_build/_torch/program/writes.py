@@ -28,6 +28,7 @@ from torch.export.graph_signature import InputKind, TensorArgument
 from torch.fx import GraphModule, Node
 
 from aoti_build.artifact.manifest import tensor_inputs
+from aoti_build.common.json_object import JsonObject
 
 # Calls of a model with state: the second sees what the first left, the third what the second made
 # of that.
@@ -53,7 +54,7 @@ class Writes:
             tuple(names[at] for at in positions), positions, tuple(signature["mutates"]["buffers"])
         )
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> JsonObject:
         return {"inputs": list(self.inputs), "buffers": list(self.buffers)}
 
     @property

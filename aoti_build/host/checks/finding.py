@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+
+from aoti_build.common.json_object import JsonObject
 
 OK, WARN, FAIL, UNAVAILABLE, SKIPPED = "ok", "warn", "fail", "unavailable", "skipped"
 
@@ -25,5 +26,5 @@ class Finding:
     fix: str | None = None
     stops: bool = False
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> JsonObject:
         return {name: value for name, value in asdict(self).items() if name != "stops"}
