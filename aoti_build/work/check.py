@@ -38,22 +38,31 @@ _DIRECTORY = "check"
 _MOST_SAID = 8
 
 
-class CheckAhead(contextlib.ExitStack):
-    """The process of a check, started ahead of its package, because importing torch takes seconds:
-    with the compile, which leaves a core idle most of the time; or with the build worker where a
-    repack is likely, so that both import at once and neither disturbs what eager computes later. It
-    has loaded nothing when it gets the package, so it is as fresh as one that is started then. For
-    code that does not run here none is started."""
+class CheckAhead:
+    """The process of a check, started before its package is there, because it imports torch first.
 
-    def __init__(self, context: BuildContext, place: Place, *, runs_here: bool) -> None:
-        super().__init__()
+    It starts with the compile, which leaves a core idle most of the time. Where new weights are
+    likely to be all that is needed, it starts with the build worker, so that both import at once
+    and neither disturbs what eager mode computes later. It has loaded nothing when it gets the
+    package. For code that does not run here none is started. `resources` ends it.
+    """
+
+    def __init__(
+        self,
+        context: BuildContext,
+        place: Place,
+        resources: contextlib.ExitStack,
+        *,
+        runs_here: bool,
+    ) -> None:
+        self._resources = resources
         self._root, self._place, self._runs_here = context.project.root, place, runs_here
         self.worker: Worker[CheckResult] | None = None
 
     def start(self) -> None:
         if self._runs_here and self.worker is None:
             directory = self._place.work / _DIRECTORY
-            self.worker = self.enter_context(
+            self.worker = self._resources.enter_context(
                 Worker(
                     CheckJob,
                     self._root,

@@ -17,18 +17,25 @@ from aoti_build.work.worker import check_stopping
 TAKE, REPACK, COMPILE = "take", "repack", "compile"
 
 
-class ReuseDecision(contextlib.ExitStack):
+class ReuseDecision:
     """Answers the worker's question what to do, from its keys: the store's package, its code, or a
     compile.
 
-    Who compiles a graph holds its lock until the artifact is in the store (the decision is closed
-    then), so that another target or build with the same graph waits and takes the code from there.
+    The lock of a graph's compile is held until `resources` is closed, which is after the artifact
+    is in the store. Another target or build with the same graph waits, and then takes the code from
+    there.
     """
 
     def __init__(
-        self, context: BuildContext, target: Target, place: Place, *, from_nothing: bool
+        self,
+        context: BuildContext,
+        target: Target,
+        place: Place,
+        resources: contextlib.ExitStack,
+        *,
+        from_nothing: bool,
     ) -> None:
-        super().__init__()
+        self._resources = resources
         self.store, self.place, self.from_nothing = context.store, place, from_nothing
         self.reference_data_limit = target.model.reference_data_limit
         self._on_phase, self._preflight = context.phases_of(target), context.preflight
@@ -86,7 +93,7 @@ class ReuseDecision(contextlib.ExitStack):
             waited = True
 
         try:
-            self.enter_context(self.store.lock(graph_key, on_wait))
+            self._resources.enter_context(self.store.lock(graph_key, on_wait))
         except OSError:
             return False  # the store cannot be written to; at worst two builds compile this graph
         return waited

@@ -51,13 +51,13 @@ class TargetBuilder:
         with contextlib.ExitStack() as resources:
             place = resources.enter_context(self.context.place(target))
             before = self._before(target)
-            decision = resources.enter_context(
-                ReuseDecision(self.context, target, place, from_nothing=from_nothing)
+            decision = ReuseDecision(
+                self.context, target, place, resources, from_nothing=from_nothing
             )
             runs_here = not compatibility.lacking_architecture(
                 compatibility.requirements(target.device, target.architecture)
             )
-            checker = resources.enter_context(CheckAhead(self.context, place, runs_here=runs_here))
+            checker = CheckAhead(self.context, place, resources, runs_here=runs_here)
             if _repack_is_likely(step) and not from_nothing:
                 checker.start()
             with _explaining_crashes(target):
@@ -124,7 +124,8 @@ class TargetBuilder:
         if published is None:
             raise BuildError("there is no artifact to reproduce", target=target.name)
         with self.context.place(target) as place:
-            with ReuseDecision(self.context, target, place, from_nothing=True) as decision:
+            with contextlib.ExitStack() as resources:
+                decision = ReuseDecision(self.context, target, place, resources, from_nothing=True)
                 made = self._work(
                     target, place, self._before(target), decision.answer, from_nothing=True
                 )
