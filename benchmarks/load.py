@@ -238,7 +238,7 @@ def overhead(project: Path, artifacts: Path, device: str, calls: int) -> tuple[l
         calls=calls,
     )
     seconds, binding = json.loads(_python(script, project, {}))
-    limits = {"checked": 1.05, "unverified": 1.05}
+    limits = {"checked": 1.05, "unchecked": 1.05}
     rows = [
         Row(f"call, {name}", values, "call, raw", limits.get(name))
         for name, values in seconds.items()
