@@ -18,7 +18,7 @@ from aoti_build.common.digests import digest_bytes
 from aoti_build.common.fields import flag, number, one_of, or_none, table, table_of, whole
 from aoti_build.common.json_object import JsonObject
 from aoti_build.host.devices import device_named, device_names
-from aoti_build.models_file import rules
+from aoti_build.models_file import agreements, rules
 from aoti_build.models_file.project import (
     Baseline,
     ConstantInput,
@@ -69,7 +69,7 @@ def target_from_json(
     _TARGET(record)
     device_named(record["device"]).require_architecture(record["architecture"])
     parts = dict(record["model"])
-    dims = tuple(_ruled(Dim(**dim), rules.dim_complaints) for dim in parts["dims"])
+    dims = tuple(_ruled(Dim(**dim), agreements.dim_complaints) for dim in parts["dims"])
     parts.update(
         source=_source(parts["source"]),
         inputs=_inputs(parts["inputs"], {dim.name: dim for dim in dims}),
@@ -218,10 +218,12 @@ def _inputs(record: Any, dims: Mapping[str, Dim]) -> Inputs | Source:
     shapes = [tensor.shape for tensor in inputs if isinstance(tensor, TensorInput)]
     texts = [size for shape in shapes for size in shape if isinstance(size, str)]
     varying = [sizes.parse(text) for text in texts]
-    if not all(name in dims for size in varying for name in size.names) or rules.untold(varying):
+    if not all(name in dims for size in varying for name in size.names) or agreements.untold(
+        varying
+    ):
         raise ValueError("shape")
     for size in varying:
-        for complaint in rules.size_complaints(size, dims):
+        for complaint in agreements.size_complaints(size, dims):
             raise ValueError(complaint)
     return inputs
 
@@ -230,12 +232,12 @@ def _tensor_or_constant(record: Mapping[str, Any]) -> TensorInput | ConstantInpu
     if "value" in record:
         return ConstantInput(rules.constant(record["value"]), record["name"])
     tensor = TensorInput(**{**record, "shape": tuple(record["shape"])})
-    return _ruled(tensor, rules.range_complaints)  # type: ignore[no-any-return]
+    return _ruled(tensor, agreements.range_complaints)  # type: ignore[no-any-return]
 
 
 def _tolerance(record: Mapping[str, Any]) -> Tolerance:
     outputs = {
-        name: _ruled(OutputTolerance(**bounds), rules.bound_complaints)
+        name: _ruled(OutputTolerance(**bounds), agreements.bound_complaints)
         for name, bounds in record["outputs"].items()
     }
     return Tolerance(record["atol"], record["rtol"], outputs)
@@ -254,7 +256,7 @@ def _image(record: Mapping[str, Any] | None) -> Image | Source | None:
     if "attribute" in record:
         return _source(record)
     image = Image(**{**record, "mean": tuple(record["mean"]), "std": tuple(record["std"])})
-    return _ruled(image, rules.image_complaints)  # type: ignore[no-any-return]
+    return _ruled(image, agreements.image_complaints)  # type: ignore[no-any-return]
 
 
 def _baseline(record: Mapping[str, Any] | None) -> Baseline | None:

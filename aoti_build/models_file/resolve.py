@@ -17,7 +17,7 @@ from pydantic_core import ErrorDetails
 from aoti_build.common import sizes
 from aoti_build.errors import Problem, SpecError
 from aoti_build.host.devices import NATIVE, device_named, device_names
-from aoti_build.models_file import rules, schema, yaml_source
+from aoti_build.models_file import agreements, rules, schema, yaml_source
 from aoti_build.models_file.field_types import Wire
 from aoti_build.models_file.project import (
     DEFAULT_PRESET,
@@ -267,7 +267,7 @@ class _Resolver:
     def _tolerance(self, path: Where) -> Tolerance:
         wire = self.read(schema.Tolerance, path) or schema.Tolerance()
         for name, bounds in wire.outputs.items():
-            for field, text in rules.bound_complaints(bounds):
+            for field, text in agreements.bound_complaints(bounds):
                 self.add((*path, "outputs", name, field), text)
         outputs = {
             name: OutputTolerance(**bounds.model_dump()) for name, bounds in wire.outputs.items()
@@ -294,7 +294,7 @@ class _Resolver:
         wire = self.read(schema.Image, path)
         if wire is None:
             return None
-        for field, text in rules.image_complaints(wire):
+        for field, text in agreements.image_complaints(wire):
             self.add((*path, field), text)
         classes = self._parsed((*path, "classes"), rules.project_path)
         return Image(wire.resize, wire.crop, tuple(wire.mean), tuple(wire.std), classes)
@@ -327,7 +327,7 @@ class _Resolver:
         wire = self.read(schema.Weights, path)
         if wire is None:
             return None
-        for field, text in rules.weights_complaints(wire):
+        for field, text in agreements.weights_complaints(wire):
             self.add((*path, *field.split(".", 1)), text)
         file = self._parsed((*path, "file"), rules.weights_path) or "stand_in.pt"
         return Weights(file, wire.key, wire.prefix, tuple(wire.rename.items()), tuple(wire.ignore))
@@ -358,10 +358,16 @@ class _Resolver:
         dims = []
         for name in self.keys(path):
             if wire := self.read(schema.Dim, (*path, name)):
-                for field, text in rules.dim_complaints(wire):
+                for field, text in agreements.dim_complaints(wire):
                     self.add((*path, name, field), text)
                 dims.append(
-                    Dim(name, rules.smallest(wire), wire.max, rules.example(wire), wire.multiple_of)
+                    Dim(
+                        name,
+                        agreements.smallest(wire),
+                        wire.max,
+                        agreements.example(wire),
+                        wire.multiple_of,
+                    )
                 )
         return tuple(dims)
 
@@ -379,7 +385,9 @@ class _Resolver:
 
     def _constant(self, path: Where, data: Mapping[str, Any]) -> ConstantInput:
         at = (*path, "value")
-        for field, text in rules.constant_complaints(schema.ConstantInput.model_validate(data)):
+        for field, text in agreements.constant_complaints(
+            schema.ConstantInput.model_validate(data)
+        ):
             self.add((*path, field), text, at_key=True)
         node = self.document.at(at)
         if node.data is None and node.value == node.key:
@@ -394,9 +402,9 @@ class _Resolver:
         wire = self.read(schema.TensorInput, path)
         if wire is None:
             return None
-        for field, text in rules.range_complaints(wire):
+        for field, text in agreements.range_complaints(wire):
             self.add((*path, field), text)
-        low, high = rules.drawn_from(wire)
+        low, high = agreements.drawn_from(wire)
         name = path[-1] if isinstance(path[-1], str) else None
         own = "dtype" in wire.model_fields_set
         cast = None if own else self.get((*path[:2], "dtype"))
@@ -407,7 +415,7 @@ class _Resolver:
         one for all sizes of its dims, which are valid if they are among the `sound`."""
         dims, tensors = (*at, "dims"), (*at, "inputs")
         declared = dict.fromkeys(self.keys(dims))
-        valid = {dim.name: dim for dim in sound if not any(rules.dim_complaints(dim))}
+        valid = {dim.name: dim for dim in sound if not any(agreements.dim_complaints(dim))}
         varying = []
         for path in self._shape_entries(tensors):
             text = self.get(path)
@@ -421,7 +429,7 @@ class _Resolver:
                     near = did_you_mean(nearest(name, declared))
                     self.add(path, f"the dim {shown(name)} is not declared in dims{near}")
             if all(name in valid for name in size.names):
-                for complaint in rules.size_complaints(size, valid):
+                for complaint in agreements.size_complaints(size, valid):
                     self.add(path, complaint)
         # A callable may use any dim, and a broken input may be the one that does.
         if isinstance(inputs, tuple) and self.sound(tensors, throughout=True):
@@ -431,7 +439,7 @@ class _Resolver:
         self, dims: Where, declared: Iterable[str], varying: list[sizes.Size]
     ) -> None:
         """Every declared dim is named in a shape, and follows from the shapes of a call."""
-        used, untold = {name for size in varying for name in size.names}, rules.untold(varying)
+        used, untold = {name for size in varying for name in size.names}, agreements.untold(varying)
         for name in declared:
             if name not in used:
                 text = f"the dim {shown(name)} is used in no shape; remove it, or name it in one"

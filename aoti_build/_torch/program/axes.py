@@ -21,7 +21,7 @@ from torch.utils import _pytree as pytree
 from aoti_build._torch.program.inputs import Call, Make, Sizes
 from aoti_build.common.sizes import FORM, Size, parse
 from aoti_build.errors import UsageError
-from aoti_build.models_file import rules
+from aoti_build.models_file import agreements
 from aoti_build.models_file.project import ConstantInput, Dim, TensorInput
 
 Axes: TypeAlias = dict[int, Size]
@@ -60,11 +60,11 @@ def found_axes(make: Make, dims: tuple[Dim, ...], where: str, name: Name) -> lis
     by_name = {dim.name: dim for dim in dims}
     for index, found in enumerate(axes):
         for axis, size in found.items():
-            for complaint in rules.size_complaints(size, by_name):
+            for complaint in agreements.size_complaints(size, by_name):
                 raise UsageError(
                     f"axis {axis} of {name(index)} cannot be exported: {complaint}", where=where
                 )
-    if untold := rules.untold(sizes):
+    if untold := agreements.untold(sizes):
         raise UsageError(
             f"the sizes of the inputs do not tell the dim {untold[0]}",
             where=where,
