@@ -4,7 +4,8 @@ inside `_torch` and `runtime`."""
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import aoti_build
@@ -104,6 +105,32 @@ def test_torch_is_imported_in_workers_and_services_only() -> None:
         if name.partition(".")[0] in HEAVY
     ]
     assert not places, "\n".join(places)
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    """Imports inside functions and for type checkers count: a cycle of names is a cycle of ideas."""
+    modules = {dotted(path): path for path in PACKAGE.rglob("*.py")}
+    graph = {}
+    for name, path in modules.items():
+        if path.name != "__init__.py":
+            found = {nearest(imported, modules) for imported, _ in imported_names(path)}
+            graph[name] = found - {name, None}
+    try:
+        tuple(TopologicalSorter(graph).static_order())
+    except CycleError as error:
+        raise AssertionError(" -> ".join(error.args[1])) from None
+
+
+def dotted(path: Path) -> str:
+    return ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts)
+
+
+def nearest(imported: str, modules: Mapping[str, Path]) -> str | None:
+    """The module that ``imported`` is, or is an attribute of; None for a package."""
+    if imported in modules:
+        return imported
+    parent = imported.rpartition(".")[0]
+    return parent if parent in modules else None
 
 
 def module_of(path: Path) -> str:
