@@ -108,7 +108,7 @@ def test_torch_is_imported_in_workers_and_services_only() -> None:
 
 
 def test_no_module_imports_itself_by_way_of_others() -> None:
-    """Imports inside functions and for type checkers count: a cycle of names is a cycle of ideas."""
+    """Imports inside functions and for type checkers count as well."""
     modules = {dotted(path): path for path in PACKAGE.rglob("*.py")}
     graph = {}
     for name, path in modules.items():
