@@ -1,0 +1,127 @@
+"""Builds at the same time: of one target, and on one GPU."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from small_projects import TWO_MODELS, FakeWorker, publish_fake, write_project
+
+from aoti_build.artifact.manifest import MODEL, Manifest, read_manifest
+from aoti_build.artifact.paths import (
+    artifact_directory,
+    inductor_cache_root,
+    lock_path,
+    store_beside,
+)
+from aoti_build.commands.build import build
+from aoti_build.common.locks import lock
+from aoti_build.host import cuda
+from aoti_build.models_file import Project
+from aoti_build.planning.actions import Done
+from aoti_build.store.local import LocalStore
+
+TIMEOUT_S = 30
+
+
+class Progress:
+    """Knows when a target said something that begins with `beginning`."""
+
+    def __init__(self, beginning: str) -> None:
+        self._beginning = beginning
+        self.said = threading.Event()
+
+    def __call__(self, _target: object, text: str) -> None:
+        if text.startswith(self._beginning):
+            self.said.set()
+
+
+def test_a_forced_build_takes_what_another_build_made_while_it_waited(
+    project: Project, fake_worker: FakeWorker
+) -> None:
+    target = project.targets[0]
+    progress = Progress("waiting for another build")
+    with ThreadPoolExecutor(1) as pool:
+        with lock(lock_path(project, target)):
+            waiting = pool.submit(build, project, project.targets, force=True, on_progress=progress)
+            assert progress.said.wait(TIMEOUT_S)
+            publish_fake(project)
+        (outcome,) = waiting.result(TIMEOUT_S).outcomes
+    assert (outcome.action, fake_worker.calls) == (Done.UP_TO_DATE, [])
+
+
+def test_a_forced_build_that_did_not_wait_builds(project: Project, fake_worker: FakeWorker) -> None:
+    publish_fake(project)
+    (outcome,) = build(project, project.targets, force=True).outcomes
+    assert outcome.action == Done.COMPILED
+
+
+@pytest.mark.parametrize(("device", "most"), [("cuda", 1), ("cpu", 2)])
+def test_builds_on_a_gpu_take_turns(
+    tmp_path: Path,
+    fake_worker: FakeWorker,
+    monkeypatch: pytest.MonkeyPatch,
+    device: str,
+    most: int,
+) -> None:
+    """Two autotuning runs on one GPU would measure each other."""
+    monkeypatch.setattr(cuda, "compute_capabilities", lambda: ("9.0",))
+    project = write_project(tmp_path / device, two_on(device))
+    together = Together(most)
+    fake_worker.during = lambda verb, job: together.meet() if verb == "build" else None
+    report = build(project, project.targets, jobs=2)
+    assert report.exit_code == 0
+    assert together.most == most
+
+
+class Together:
+    """Counts who is inside at the same time; waits a little for as many as may come."""
+
+    def __init__(self, expected: int) -> None:
+        self._lock, self._inside, self.most = threading.Lock(), 0, 0
+        self._all = threading.Event()
+        self._expected = expected
+
+    def meet(self) -> None:
+        with self._lock:
+            self._inside += 1
+            self.most = max(self.most, self._inside)
+            if self._inside >= self._expected and self._expected > 1:
+                self._all.set()
+        self._all.wait(TIMEOUT_S if self._expected > 1 else 0.2)
+        with self._lock:
+            self._inside -= 1
+
+
+def test_a_gpu_is_waited_for_across_processes(
+    tmp_path: Path, fake_worker: FakeWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cuda, "compute_capabilities", lambda: ("9.0",))
+    project = write_project(tmp_path / "gpu", two_on("cuda"))
+    begun = threading.Event()
+    fake_worker.during = lambda *_: begun.set()
+    with ThreadPoolExecutor(1) as pool:
+        with lock(inductor_cache_root() / "gpu.lock"):
+            waiting = pool.submit(build, project, project.targets)
+            assert not begun.wait(0.5)
+        assert waiting.result(TIMEOUT_S).exit_code == 0
+    assert begun.is_set()
+
+
+def test_an_object_that_was_cut_short_is_replaced(
+    project: Project, fake_worker: FakeWorker
+) -> None:
+    build(project, project.targets)
+    manifest = read_manifest(artifact_directory(project, project.targets[0]))
+    assert isinstance(manifest, Manifest)
+    path = LocalStore(store_beside(project.artifacts)).object_path(manifest.files[MODEL].sha256)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1])
+    build(project, project.targets, force=True)
+    assert path.read_bytes() == whole
+
+
+def two_on(device: str) -> str:
+    return TWO_MODELS.replace("    source:", f"    devices: [{device}]\n    source:")
