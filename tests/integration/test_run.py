@@ -354,7 +354,7 @@ def test_a_image_takes_the_inputs_dtype(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("image", "signature", "said"),
+    ("declared", "signature", "said"),
     [
         (Image(crop=8, mean=(0.5,), std=(0.5,)), image_signature(1), "1 values"),
         (Image(crop=8), image_signature(1, 9), "a.png becomes [2, 3, 8, 8]"),
@@ -393,11 +393,11 @@ def test_a_image_takes_the_inputs_dtype(tmp_path: Path) -> None:
     ],
 )
 def test_images_that_cannot_become_the_input(
-    tmp_path: Path, image: Image | Source, signature: Mapping[str, Any], said: str
+    tmp_path: Path, declared: Image | Source, signature: Mapping[str, Any], said: str
 ) -> None:
     paths = [image(tmp_path / "a.png", 30, 20), image(tmp_path / "b.png", 20, 20)]
     with pytest.raises(UsageError) as error:
-        images(image, tmp_path, PLACE).batch(paths, signature)
+        images(declared, tmp_path, PLACE).batch(paths, signature)
     assert said in str(error.value)
 
 
@@ -543,7 +543,7 @@ def test_images_fill_the_batch_and_outputs_are_eagers(vision: Path) -> None:
         vision,
         "run",
         "--input",
-        "one.png,two.jpg,one.png,random,reference data",
+        "one.png,two.jpg,one.png,random,reference_data",
         "--seed",
         "3",
         "--repeat",
@@ -610,7 +610,7 @@ def test_an_enum_of_torchvision_as_the_preprocessing(vision: Path) -> None:
 
 def test_without_the_source_random_inputs_run_unverified(vision: Path) -> None:
     (vision / "net.py").unlink()
-    finished = run_inv(vision, "run", "--input", "random,reference data", "--output", "{input}.npz")
+    finished = run_inv(vision, "run", "--input", "random,reference_data", "--output", "{input}.npz")
     assert finished.code == 0, finished.out
     assert finished.out.count("NOT checked: the model's source is not here") == 1
     assert "passed: checked against the outputs that eager gave at build time" in finished.out
@@ -618,7 +618,7 @@ def test_without_the_source_random_inputs_run_unverified(vision: Path) -> None:
     assert (document["ok"], document["targets"][0]["verdict"]) == (True, "unverified")
     with (
         numpy.load(vision / "random.npz") as drawn,
-        numpy.load(vision / "reference data.npz") as reference_data,
+        numpy.load(vision / "reference_data.npz") as reference_data,
     ):
         assert not numpy.array_equal(drawn["output"], reference_data["output"])
 
@@ -628,7 +628,7 @@ def test_the_seed_decides_random_inputs(vision: Path) -> None:
     runs = {}
     for seed in ("0", "6"):
         runs[seed] = run_inv(
-            vision, "run", "--input", "random,reference data", "--seed", seed, "--json"
+            vision, "run", "--input", "random,reference_data", "--seed", seed, "--json"
         ).json["targets"][0]["runs"]
     assert runs["0"][0]["inputs"] == runs["0"][1]["inputs"] == runs["6"][1]["inputs"]
     assert runs["6"][0]["inputs"] != runs["0"][0]["inputs"]
@@ -707,7 +707,7 @@ def test_several_targets_each_with_its_own_inputs(built: Path) -> None:
         built,
         "run",
         "--input",
-        "random,reference data",
+        "random,reference_data",
         "--output",
         "{target}/{input}.npz",
         "--json",
@@ -719,7 +719,7 @@ def test_several_targets_each_with_its_own_inputs(built: Path) -> None:
     with numpy.load(built / "tagger/cpu/random.npz") as outputs:
         assert set(outputs) == {"['labels']", "['extra'][0]", "['extra'][1]"}
     assert sorted(path.name for path in built.glob("*/cpu/*.npz")) == sorted(
-        ["reference data.npz", "random.npz"] * 3
+        ["reference_data.npz", "random.npz"] * 3
     )
 
 

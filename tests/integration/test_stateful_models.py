@@ -179,7 +179,7 @@ def test_each_dim_keeps_the_lower_bound_that_it_declares(states: Path) -> None:
 
 def test_a_run_compares_several_calls(states: Path) -> None:
     finished = run_inv(
-        states, "run", "--json", "--target", "delay,written", "--input", "reference data,random"
+        states, "run", "--json", "--target", "delay,written", "--input", "reference_data,random"
     )
     assert finished.code == 0, finished.out + finished.err
     for row in finished.json["targets"]:
