@@ -182,9 +182,9 @@ model = Model("model", Source("nets", None, "build"), inputs)
 subject = Subject(module, from_shapes(model.inputs), "cpu")
 module(torch.zeros(2, width))
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-reference data = make_reference_data(subject, model)
-assert reference data.no_exact is None and reference data.cases[0].exact[0].dtype == torch.float64
-_other_weights(subject, reference data.cases[0])
+reference_data = make_reference_data(subject, model)
+assert reference_data.no_exact is None and reference_data.cases[0].exact[0].dtype == torch.float64
+_other_weights(subject, reference_data.cases[0])
 after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 print((after - before) * 1024 / sum(value.nbytes for value in module.parameters()))
 """
