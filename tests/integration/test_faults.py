@@ -224,6 +224,7 @@ def test_a_fault_of_the_compiler_is_found_by_compiling_prefixes(tmp_path: Path) 
     found = find_cause(
         project, target, None, None, directory=tmp_path / "work", log=tmp_path / "log", bisect=True
     )
-    assert found["stage"] == "compile"
-    assert (found["left"]["module"], found["left"]["class"]) == ("3", "Tanh")
-    assert "compiled code first leaves the model at the output of 3 [Tanh]" in found["said"]
+    assert found.stage == "compile"
+    assert found.left is not None
+    assert (found.left.module, found.left.class_name) == ("3", "Tanh")
+    assert "compiled code first leaves the model at the output of 3 [Tanh]" in found.said
