@@ -138,7 +138,7 @@ def test_an_instruction_set_that_worked_is_not_tried_again(
 
 
 @pytest.mark.slow
-def test_a_architecture_is_kept_and_code_beyond_it_is_not_published(tmp_path: Path) -> None:
+def test_an_architecture_is_kept_and_code_beyond_it_is_not_published(tmp_path: Path) -> None:
     (tmp_path / "models.yaml").write_text(MODELS)
     (tmp_path / "tasks.py").write_text("from aoti_build.tasks import ns\n")
     (tmp_path / "net.py").write_text(LINEAR)

@@ -43,7 +43,7 @@ def test_an_input_of_a_run(odd: Callable[[str], Path], suffix: str) -> None:
     refused(lambda: read(odd(f"input{suffix}"), SIGNATURE), UsageError)
 
 
-def test_a_image(odd: Callable[[str], Path]) -> None:
+def test_an_image(odd: Callable[[str], Path]) -> None:
     refused(lambda: image._open(odd("image.png")), UsageError)
 
 
@@ -74,7 +74,7 @@ def test_an_input_that_memory_has_no_room_for(tmp_path: Path, suffix: str) -> No
     refused(lambda: read(path, SIGNATURE), UsageError, "are read of such a file")
 
 
-def test_a_image_of_two_gigabytes(tmp_path: Path) -> None:
+def test_an_image_of_two_gigabytes(tmp_path: Path) -> None:
     path = tmp_path / "image.png"
     path.touch()
     os.truncate(path, 2 * image.IMAGE_LIMIT)

@@ -318,7 +318,7 @@ def test_what_is_not_declared_is_not_done(tmp_path: Path) -> None:
     assert torch.equal(made, expected[None])
 
 
-def test_a_image_is_turned_as_its_exif_says(tmp_path: Path) -> None:
+def test_an_image_is_turned_as_its_exif_says(tmp_path: Path) -> None:
     upright = Pillow.open(image(tmp_path / "a.png", 30, 20))
     turned = upright.transpose(Pillow.Transpose.ROTATE_90)
     exif = turned.getexif()
@@ -345,7 +345,7 @@ def test_images_are_repeated_until_the_batch_is_full(
     assert torch.equal(made, torch.stack([singles[row] for row in rows]))
 
 
-def test_a_image_takes_the_inputs_dtype(tmp_path: Path) -> None:
+def test_an_image_takes_the_inputs_dtype(tmp_path: Path) -> None:
     path = image(tmp_path / "a.png", 30, 20)
     made = images(Image(crop=8), tmp_path, PLACE).batch(
         [path], image_signature(1, dtype="bfloat16")
@@ -686,7 +686,7 @@ def test_a_source_that_does_not_import_or_takes_other_inputs(vision: Path) -> No
     assert "the random input holds 2 tensors" in finished.out
 
 
-def test_a_image_for_a_model_without_image(vision: Path) -> None:
+def test_an_image_for_a_model_without_image(vision: Path) -> None:
     write_single(vision, NET, TINY)
     finished = run_inv(vision, "run", "--input", "one.png")
     assert finished.code == 2

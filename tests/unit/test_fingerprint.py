@@ -174,7 +174,7 @@ def test_every_field_of_a_model_is_a_part(change: dict[str, Any], name: str) -> 
     }
 
 
-def test_a_architecture_is_a_part_of_its_own_device_alone() -> None:
+def test_an_architecture_is_a_part_of_its_own_device_alone() -> None:
     assert spec_parts(Target(MODEL, "cpu"))["cpu.isa"] == "native"
     assert spec_parts(Target(MODEL, "cpu", architecture="avx2", listed=True))["cpu.isa"] == "avx2"
     native, named = (
@@ -186,7 +186,7 @@ def test_a_architecture_is_a_part_of_its_own_device_alone() -> None:
     assert not any(name.startswith("cpu.") for name in named)
 
 
-def test_whether_a_architecture_is_listed_is_a_matter_of_names() -> None:
+def test_whether_an_architecture_is_listed_is_a_matter_of_names() -> None:
     assert spec_parts(Target(MODEL, "cpu", architecture="avx2", listed=True)) == spec_parts(
         Target(MODEL, "cpu", architecture="avx2")
     )

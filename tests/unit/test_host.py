@@ -163,7 +163,7 @@ def test_a_named_arch_is_what_is_needed(tmp_path: Path) -> None:
     assert compatibility.code_rank(needs, 1) is None
 
 
-def test_a_architecture_is_the_processor_or_the_gpu_and_nothing_else(
+def test_an_architecture_is_the_processor_or_the_gpu_and_nothing_else(
     needs: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cuda_needs = requirements_of(write_project(tmp_path, CUDA_MODEL).targets[0])

@@ -263,7 +263,7 @@ def test_an_absent_device_fails_only_if_nothing_else_was_chosen(
 
 
 @pytest.mark.usefixtures("published", "fake_worker")
-def test_a_out_of_date_artifact_is_run_and_called_so(project: Project) -> None:
+def test_an_out_of_date_artifact_is_run_and_called_so(project: Project) -> None:
     (project.root / "helper.py").write_text("edited = True\n")
     report = run(project, project.targets)
     assert [(reason.reason, reason.what) for reason in report.targets[0].out_of_date] == [
@@ -323,7 +323,7 @@ def test_an_output_does_not_overwrite_an_input(
 
 
 @pytest.mark.usefixtures("published", "files")
-def test_a_image_for_a_model_without_image_says_what_to_write(
+def test_an_image_for_a_model_without_image_says_what_to_write(
     project: Project, fake_worker: FakeWorker
 ) -> None:
     report = run(project, project.targets, inputs=("one.png",))

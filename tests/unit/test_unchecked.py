@@ -226,7 +226,7 @@ def test_verify_on_a_capable_host_settles_it(
     assert fake_worker.calls == ["check", "probe"]
 
 
-def test_fresh_references_settle_nothing_of_a_out_of_date_one(
+def test_fresh_references_settle_nothing_of_an_out_of_date_one(
     architecture: Project, on: Host, fake_worker: FakeWorker
 ) -> None:
     on("avx512")
@@ -499,7 +499,7 @@ def test_another_entry_of_the_list_rebuilds_nothing(
     assert actions(report) == ["up-to-date", "compiled", "compiled"]
 
 
-def test_a_architecture_of_another_machine_cannot_be_built(
+def test_an_architecture_of_another_machine_cannot_be_built(
     tmp_path: Path, fake_worker: FakeWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here = os.uname()

@@ -190,7 +190,7 @@ def test_what_cpp_cannot_run_is_unavailable(
 
 
 @pytest.mark.parametrize("content", [None, "edited = True\n"])
-def test_a_out_of_date_artifact_is_checked_as_what_it_is(
+def test_an_out_of_date_artifact_is_checked_as_what_it_is(
     project: Project, published: Path, fake_worker: FakeWorker, content: str | None
 ) -> None:
     assert published
