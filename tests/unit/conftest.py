@@ -10,12 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 from small_projects import REAL_PYTHON, FakeWorker, publish_fake, replace_worker, write_project
 
 import aoti_build.models_file.resolve
 from aoti_build.artifact.paths import artifact_directory
 from aoti_build.models_file import Project
 from aoti_build.work.worker import allow_starts
+
+# How long an example takes says nothing of it: machines are shared.
+settings.register_profile("any machine", deadline=None)
+settings.load_profile("any machine")
 
 
 @pytest.fixture(autouse=True)
