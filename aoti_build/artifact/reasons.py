@@ -28,11 +28,6 @@ class ReasonKind(TextEnum):
     LACKS_ARCHITECTURE = "lacks-architecture"
     NOT_IN_CPP = "not-in-cpp"
 
-    @property
-    def means_unavailable(self) -> bool:
-        """Whether it concerns this host, and not what the artifact was made from."""
-        return self in (ReasonKind.NO_DEVICE, ReasonKind.LACKS_ARCHITECTURE, ReasonKind.NOT_IN_CPP)
-
 
 # Group of the source key -> the reason by which a difference in it is reported. The order is the
 # order of reports.

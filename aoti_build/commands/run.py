@@ -40,6 +40,7 @@ from aoti_build.messages import InputKind, RunJob, RunOutcome, RunRequest
 from aoti_build.models_file.project import Project, Target
 from aoti_build.models_file.records import target_to_json
 from aoti_build.planning.plan import out_of_date, plan_target
+from aoti_build.store.interface import Store
 from aoti_build.store.selection import open_store
 from aoti_build.work.check import CHECK_ENVIRONMENT, places
 from aoti_build.work.crash import WorkerCrash
@@ -216,9 +217,11 @@ def run(
         _check_output(asked, len(targets))
     allow_starts()
     temporary_directory()
-    digests = StatCache(stat_cache_path(project))
+    digests, store = StatCache(stat_cache_path(project)), open_store(project.artifacts)
     return RunReport(
-        tuple(_run_target(project, target, asked, digests, on_progress) for target in targets)
+        tuple(
+            _run_target(project, target, asked, digests, store, on_progress) for target in targets
+        )
     )
 
 
@@ -268,7 +271,12 @@ def _check_output(asked: Asked, targets: int) -> None:
 
 
 def _run_target(
-    project: Project, target: Target, asked: Asked, digests: StatCache, on_progress: OnProgress
+    project: Project,
+    target: Target,
+    asked: Asked,
+    digests: StatCache,
+    store: Store,
+    on_progress: OnProgress,
 ) -> TargetRuns:
     if not target.hardware.count():
         lacks = ArtifactError(f"this host has no {target.device} device", target=target.name)
@@ -278,7 +286,7 @@ def _run_target(
             manifest = artifact.manifest
             groups = list(_groups(project, target, asked.inputs, manifest))
             outputs = [_output_path(target, asked, group) for group in groups]
-            step = plan_target(project, target, digests, open_store(project.artifacts))
+            step = plan_target(project, target, digests, store)
             job = _job(project, target, artifact, asked, groups, outputs)
             found = _worked(project, target, job, on_progress)
     except (Interrupted, DirectoryError):

@@ -48,6 +48,7 @@ from aoti_build.models_file.presence import source_is_here
 from aoti_build.models_file.project import Project, Target
 from aoti_build.models_file.records import target_to_json
 from aoti_build.planning.plan import out_of_date, plan_target
+from aoti_build.store.interface import Store
 from aoti_build.store.selection import open_store
 from aoti_build.work.check import CHECK_ENVIRONMENT, check_package, check_record, find_cause, places
 from aoti_build.work.crash import WorkerCrash
@@ -162,6 +163,7 @@ def verify(
     verifier = _Verifier(
         project,
         digests,
+        open_store(project.artifacts),
         fresh or seeds > 1,
         seeds,
         limit,
@@ -203,6 +205,7 @@ class _Verifier:
 
     project: Project
     digests: StatCache
+    store: Store
     fresh: bool
     seeds: int
     limit: float
@@ -243,7 +246,7 @@ class _Verifier:
         """The verdict on an open artifact, written beside it; refused if another one has taken its
         place meanwhile."""
         manifest = artifact.manifest
-        step = plan_target(self.project, target, self.digests, open_store(self.project.artifacts))
+        step = plan_target(self.project, target, self.digests, self.store)
         checked = self._checked(target, artifact)
         verdict = replace(
             checked, runtime=self.runtime, out_of_date=(*checked.out_of_date, *out_of_date(step))
@@ -286,7 +289,7 @@ class _Verifier:
                     return  # a build has just published another one
                 renewed = replace(artifact.manifest, check=check)
                 renewed.write(artifact.place)
-                open_store(self.project.artifacts).put(renewed, artifact.files)
+                self.store.put(renewed, artifact.files)
             self.on_progress(
                 target, "compared with eager for the first time; the manifest says so now"
             )

@@ -113,7 +113,6 @@ def _device(value: Any) -> None:
 
 
 _PATH = _by(rules.project_path)
-_ISA, _ARCH = one_of(*rules.ISAS), _by(rules.arch)
 _SOURCE = table(
     {"attribute": fields.text, "module": or_none(fields.text), "path": or_none(fields.text)}
 )

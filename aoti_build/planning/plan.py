@@ -7,10 +7,8 @@ show exactly what `build` acts on.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from aoti_build.artifact.damage import damage
 from aoti_build.artifact.fingerprint import Fingerprint
@@ -27,23 +25,6 @@ from aoti_build.planning.actions import Action
 from aoti_build.planning.current_state import current_parts, toolchain_parts
 from aoti_build.planning.index import Entry, Index, Published
 from aoti_build.store.interface import Store
-
-# isa of models.yaml -> inductor options. The march values are psABI levels; simdlen keeps
-# inductor's own vector width to it.
-ISA_OPTIONS: Mapping[str, Mapping[str, Any]] = {
-    "native": {},
-    "avx2": {"cpp.march": "x86-64-v3", "cpp.simdlen": 256},
-    "avx512": {"cpp.march": "x86-64-v4", "cpp.simdlen": 512},
-}
-
-
-# Together with the arch. Kernels are tuned while torch compiles, by what it compiled for the GPU
-# that is there: the other way, a first run of the whole model, would load what is for the arch
-# asked for (triton_lazy_compile.py).
-FATBIN_OPTIONS = {
-    "aot_inductor.emit_multi_arch_kernel": True,
-    "triton.autotune_at_compile_time": True,
-}
 
 
 @dataclass(frozen=True)

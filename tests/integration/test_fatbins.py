@@ -18,7 +18,7 @@ SCRIPT = """
 import json, shutil, subprocess, sys
 from torch._inductor import codecache, config
 from torch._inductor.codegen.cuda import compile_utils
-from aoti_build.planning.plan import FATBIN_OPTIONS
+from aoti_build.host.devices.cuda import FATBIN_OPTIONS
 
 number, further = sys.argv[1:]
 with config.patch({"cuda.arch": number, **FATBIN_OPTIONS}):

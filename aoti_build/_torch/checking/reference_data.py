@@ -342,15 +342,7 @@ def load_reference_data(path: Path) -> ReferenceData:
             return ReferenceData(
                 cases, header["no_exact"], others, reader.state(), header["baseline"]
             )
-    except (
-        SafetensorError,
-        OSError,
-        ValueError,
-        LookupError,
-        TypeError,
-        AttributeError,
-        RuntimeError,
-    ) as error:
+    except _UNLOADABLE as error:
         raise ArtifactError(
             f"{path.name} cannot be read", cause=str(error), hint="build the target again"
         ) from error
@@ -449,6 +441,8 @@ _UNREADABLE: tuple[type[Exception], ...] = (
     AttributeError,
     RecursionError,
 )
+# A load makes tensors as well, and torch may raise RuntimeError for those.
+_UNLOADABLE: tuple[type[Exception], ...] = (*_UNREADABLE, RuntimeError)
 
 
 def _header(path: Path) -> Any:

@@ -19,7 +19,7 @@ import torch
 from torch._library.fake_impl import FakeImplCtx
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.export import ExportedProgram
-from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
+from torch.export.graph_signature import ConstantArgument, OutputKind
 from torch.utils import _pytree as pytree
 
 from aoti_build._torch.program.axes import Axes
@@ -33,7 +33,7 @@ from aoti_build._torch.program.dims import (
 from aoti_build._torch.program.inputs import Call
 from aoti_build._torch.program.refusals import comparisons, refused
 from aoti_build._torch.program.structure import give_keys, leaf_names, shapes_like
-from aoti_build._torch.program.writes import Seen, writes_of
+from aoti_build._torch.program.writes import Seen, input_arguments, traced_values, writes_of
 from aoti_build.common.sizes import Size
 from aoti_build.errors import BuildError
 from aoti_build.models_file.project import Dim
@@ -292,29 +292,21 @@ def _range(program: ExportedProgram, size: torch.SymInt, from_two: bool) -> tupl
 
 def _placeholders(program: ExportedProgram) -> list[Any]:
     """The traced value of every user input, in flattened order; constants as themselves."""
-    values = {
-        node.name: node.meta.get("val") for node in program.graph.nodes if node.op == "placeholder"
-    }
-    given = [
-        spec.arg
-        for spec in program.graph_signature.input_specs
-        if spec.kind == InputKind.USER_INPUT
-    ]
-    # A constant may be a text that is the name of another input.
-    return [
-        arg.value if isinstance(arg, ConstantArgument) else values.get(arg.name) for arg in given
-    ]
+    return _values_of(input_arguments(program), program)
 
 
 def _output_values(program: ExportedProgram) -> list[Any]:
-    values = {node.name: node.meta.get("val") for node in program.graph.nodes}
-    given = [
-        spec.arg
-        for spec in program.graph_signature.output_specs
-        if spec.kind == OutputKind.USER_OUTPUT
-    ]
+    specs = program.graph_signature.output_specs
+    returned = [spec.arg for spec in specs if spec.kind == OutputKind.USER_OUTPUT]
+    return _values_of(returned, program)
+
+
+def _values_of(arguments: list[Any], program: ExportedProgram) -> list[Any]:
+    values = traced_values(program)
+    # A constant may be a text that is the name of another input.
     return [
-        arg.value if isinstance(arg, ConstantArgument) else values.get(arg.name) for arg in given
+        argument.value if isinstance(argument, ConstantArgument) else values.get(argument.name)
+        for argument in arguments
     ]
 
 

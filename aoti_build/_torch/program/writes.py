@@ -117,16 +117,21 @@ def writes_of(
 
 def input_tensors(program: ExportedProgram) -> list[str]:
     """The names in the graph of the input tensors, in the order of a call."""
-    values = {
-        node.name: node.meta.get("val") for node in program.graph.nodes if node.op == "placeholder"
-    }
-    given = [
-        spec.arg
-        for spec in program.graph_signature.input_specs
-        if spec.kind == InputKind.USER_INPUT
-    ]
-    names = [argument.name for argument in given if isinstance(argument, TensorArgument)]
+    values = traced_values(program)
+    arguments = input_arguments(program)
+    names = [argument.name for argument in arguments if isinstance(argument, TensorArgument)]
     return [name for name in names if isinstance(values.get(name), torch.Tensor)]
+
+
+def input_arguments(program: ExportedProgram) -> list[Any]:
+    """What the signature says of every user input, in flattened order."""
+    specs = program.graph_signature.input_specs
+    return [spec.arg for spec in specs if spec.kind == InputKind.USER_INPUT]
+
+
+def traced_values(program: ExportedProgram) -> dict[str, Any]:
+    """The value with which each node of the graph was traced, by the node's name."""
+    return {node.name: node.meta.get("val") for node in program.graph.nodes}
 
 
 def observed_nodes(functional: ExportedProgram, writes: Writes) -> list[str | None]:
