@@ -4,6 +4,7 @@ looks published."""
 from __future__ import annotations
 
 import importlib
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -54,6 +55,12 @@ def _own_caches(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mo
     caches = tmp_path_factory.mktemp("caches")
     monkeypatch.setenv("AOTI_BUILD_CACHE", str(caches / "build"))
     monkeypatch.setenv("XDG_STATE_HOME", str(caches / "state"))
+
+
+@pytest.fixture(autouse=True)
+def _no_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk is not waited for. A test of durability puts its own function in this place."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
 @pytest.fixture

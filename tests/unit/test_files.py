@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from filelock import FileLock, Timeout
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from small_projects import REAL_PYTHON, contents
 
@@ -88,11 +88,11 @@ JSON = st.recursive(
     | st.floats(allow_nan=False, allow_infinity=False)
     | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=15,
 )
 
 
-@settings(deadline=None)
-@given(st.dictionaries(st.text(), JSON))
+@given(st.dictionaries(st.text(), JSON, max_size=5))
 def test_json_is_read_as_it_was_written(
     tmp_path_factory: pytest.TempPathFactory, value: dict[str, Any]
 ) -> None:

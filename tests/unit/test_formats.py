@@ -190,11 +190,27 @@ def two(tmp_path: Path) -> Project:
     return write_project(tmp_path / "project", TWO_MODELS)
 
 
+@pytest.fixture(scope="module")
+def documents_as_json(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """What `documents` holds, made once for all tests."""
+    tmp_path = tmp_path_factory.mktemp("documents")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AOTI_BUILD_CACHE", str(tmp_path / "build"))
+        patch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+        return json.dumps(_documents(tmp_path))
+
+
 @pytest.fixture
-def documents(two: Project, tmp_path: Path) -> Mapping[str, list[Document]]:
+def documents(documents_as_json: str) -> Mapping[str, list[Document]]:
     """Format -> documents as the package makes them, with values that use every field."""
+    documents: dict[str, list[Document]] = json.loads(documents_as_json)
+    return documents
+
+
+def _documents(tmp_path: Path) -> dict[str, list[Document]]:
+    two = write_project(tmp_path / "project", TWO_MODELS)
     stored = _store_records(two)
-    kept = {
+    working_state = {
         "aoti-build/store-root": _store_roots(two),
         "aoti-build/index": [_index(two)],
         "aoti-build/tuning": [_tuning(tmp_path)],
@@ -203,8 +219,8 @@ def documents(two: Project, tmp_path: Path) -> Mapping[str, list[Document]]:
         "aoti-build/gc": [gc(two, max_size=0, dry_run=True).as_json()],
     }
     manifest = _manifest(two)
-    cases = {
-        **kept,
+    return {
+        **working_state,
         "aoti-build/manifest": [
             manifest.as_json(),
             _cuda(manifest).as_json(),
@@ -227,7 +243,6 @@ def documents(two: Project, tmp_path: Path) -> Mapping[str, list[Document]]:
         "aoti-build/doctor": [DoctorReport(FINDINGS).as_json()],
         "aoti-build/passed-checks": [_passed_checks(two)],
     }
-    return {kind: json.loads(json.dumps(made)) for kind, made in cases.items()}
 
 
 def test_every_schema_is_one() -> None:
