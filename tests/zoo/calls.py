@@ -84,8 +84,8 @@ def difference(wanted: Any, given: Any, bound: float) -> str:
     if wanted_structure != given_structure:
         return f"structure {given_structure}, not {wanted_structure}"[:300]
     for number, pair in enumerate(zip(wanted_leaves, given_leaves, strict=True)):
-        if said := _leaf(*pair, bound):
-            return f"output {number}: {said}"
+        if difference := _leaf(*pair, bound):
+            return f"output {number}: {difference}"
     return ""
 
 

@@ -60,11 +60,11 @@ def test_is_served(entry: Entry, trials: Trials) -> None:
         pytest.skip(f"needs {missing}: pip install -e '.[zoo]'")
     row = trials[entry.name].result()
     if not entry.refused:
-        assert row["outcome"] == "served", row["said"]
+        assert row["outcome"] == "served", row["message"]
         return
     assert row["outcome"] == "build"
     for text in entry.refused:
-        assert text in row["said"]
+        assert text in row["message"]
     if "plain" in row:
         assert row["plain"]["error"] or any(call["differs"] for call in row["plain"]["calls"])
 

@@ -23,7 +23,7 @@ def try_entry(entry: Entry, root: Path, *, plain: bool) -> dict[str, Any]:
     calls with eager.
 
     Returns the row: `outcome` is "served", or the first step that did not hold ("build", "verify"
-    or "calls"), with `said`, what was said there. `plain` does it with torch alone as well.
+    or "calls"), with `message`, the error there. `plain` does it with torch alone as well.
     """
     root.mkdir(parents=True, exist_ok=True)
     (root / "models.yaml").write_text(entry.models_yaml())
@@ -49,18 +49,18 @@ def _ours(entry: Entry, root: Path) -> dict[str, Any]:
     seconds: dict[str, float] = {}
     built = _inv(root, seconds, "build", "--json")
     if built.returncode:
-        return {"outcome": "build", "said": _error(built), "seconds": seconds}
+        return {"outcome": "build", "message": _error(built), "seconds": seconds}
     verified = _inv(root, seconds, "verify", "--strict", "--json")
     if verified.returncode:
-        return {"outcome": "verify", "said": _error(verified), "seconds": seconds}
+        return {"outcome": "verify", "message": _error(verified), "seconds": seconds}
     served = _python(root, "served.py", str(root), str(entry.bound))
     if served.returncode:
-        return {"outcome": "calls", "said": served.stderr[-REASON:], "seconds": seconds}
+        return {"outcome": "calls", "message": served.stderr[-REASON:], "seconds": seconds}
     calls = json.loads(served.stdout.splitlines()[-1])
     differs = [f"{call['sizes']}: {call['differs']}" for call in calls if call["differs"]]
     return {
         "outcome": "calls" if differs else "served",
-        "said": "; ".join(differs),
+        "message": "; ".join(differs),
         "calls": calls,
         "seconds": seconds,
     }
