@@ -51,7 +51,7 @@ REFERENCE_INPUT: Final = "reference_data"
 RANDOM: Final = "random"
 TENSORS: Final = "tensors"
 IMAGES: Final = "images"
-# Each has a reader in `aoti_build._torch.data` or a writer in `aoti_build._torch.jobs.run`.
+# Each has a reader in `aoti_build._torch.data` or a writer in `aoti_build._torch.jobs.saving`.
 TENSOR_SUFFIXES = (".npy", ".npz", ".safetensors", ".pt")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 OUTPUT_SUFFIXES = (".safetensors", ".npz", ".pt")

@@ -24,7 +24,8 @@ from safetensors.torch import load_file, save_file
 from aoti_build._torch.data import read as reading
 from aoti_build._torch.data.image import images, top_classes
 from aoti_build._torch.data.read import READERS, read
-from aoti_build._torch.jobs.run import WRITERS, save, summary
+from aoti_build._torch.jobs.run import summary
+from aoti_build._torch.jobs.saving import WRITERS, save
 from aoti_build.commands.run import OUTPUT_SUFFIXES, TENSOR_SUFFIXES
 from aoti_build.errors import UsageError
 from aoti_build.models_file.presence import source_is_here

@@ -285,7 +285,7 @@ def test_what_we_write_is_no_more_open_than_what_we_believe(
         {"artifacts": "/", "format_version": 2},
         {"artifacts": "/", "format_version": True},
     ],
-    ids=str,
+    ids=["empty", "relative", "nul", "a list", "format", "version", "a boolean version"],
 )
 def test_a_root_of_a_store_is_a_directory_by_an_absolute_path(
     project: Project, root: dict[str, Any]

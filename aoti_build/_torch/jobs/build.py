@@ -1,9 +1,8 @@
-"""The `build` job: model, export, keys; then, as the parent decides from the keys, nothing, a
-repack or a compile.
+"""The `build` job: make the model, export it, and compute the keys.
 
-Writes model.pt2 and reference.safetensors into the staging directory, as far as they are not taken
-from the store. The result says what was made and from what; looking into the store, checking and
-publishing are the parent's.
+The parent looks the keys up in the store. By its answer the job reuses a package, replaces the
+weights of one, or compiles. It writes model.pt2 and reference.safetensors into the staging
+directory, unless they came from the store. The parent checks and publishes them.
 """
 
 from __future__ import annotations
@@ -83,119 +82,162 @@ from aoti_build.models_file.project import Dim, Model, Source
 
 @dataclass(frozen=True)
 class _Graph:
-    """An exported program, with all that the keys and the reference data depend on.
-
-    `lost` is what the model loses against its baseline, `listed` its weights as manifests list
-    them, `types` the types that its structures consist of, `used` the recorded sources.
-    """
+    """An exported program, with all that the keys and the reference data depend on."""
 
     program: ExportedProgram
     functional: ExportedProgram
-    described: dict[str, Any]
+    signature: dict[str, Any]
     subject: Subject
-    lost: Any
+    # How much of the accuracy of its baseline the model loses, by output.
+    baseline_losses: Any
     options: dict[str, Any]
-    used: Mapping[str, Recorded]
+    # The recorded sources, distributions, modules and variables.
+    dependencies: Mapping[str, Recorded]
     keys: Keys
-    listed: Any
+    # The weights, as manifests list them.
+    weights: Any
+    # The types that the structures of inputs and outputs consist of, by name.
     types: Mapping[str, type]
 
 
 def build(job: BuildJob, events: Events) -> BuildResult:
     """Ask the parent once, with the keys, and do what it answers.
 
-    The eager-mode outputs are made anew whatever the answer is: the code that the graph came from
-    may do something else when it is not exported.
+    The eager-mode outputs are always made again. The code that the graph was exported from may do
+    something else in eager mode.
     """
     target = job.target
-    staged, root, where = Path(job.staged), Path(job.root), job.where
+    package = Path(job.staged) / MODEL
     shared.keep_below(Path(job.cache_root))
+    # Both record what the user's code does from here on.
     discovery = _discovery(job, target.model)
     registrations = Registrations()
     set_precision(target)
     with events.phase("model"):
-        prepared = prepare(target.model, target.device, root, where)
+        prepared = prepare(target.model, target.device, Path(job.root), job.where)
     with contextlib.ExitStack() as stack:
         stack.enter_context(whole_ranges())
         with events.phase("export"):
-            export = _exported(prepared, where)
+            export = _exported(prepared, job.where)
             stack.enter_context(export.tracing())
-            registrations.refuse_unimportable(called(export.program), where["source"])
+            registrations.refuse_unimportable(called(export.program), job.where["source"])
             graph = _graph(export, prepared, job, discovery)
         answer = events.ask(KeysQuestion(key=graph.keys.key, graph_key=graph.keys.graph_key))
-        kept = _keep_or_make_reference_data(graph, answer, job, events)
-        weights = None
-        if isinstance(answer, Repack):
-            with events.phase("repack"):
-                _repack(answer, graph.program, staged / MODEL, graph.keys)
-        elif isinstance(answer, Compile):
-            minimums = declared_minimums(graph.program, target.model.dims, prepared.axes)
-            with declared_bounds(minimums), corrected():
-                without_odd_constants(graph.program)
-                weights = compile_package(graph.program, graph.options, job, graph.keys, events)
-    operators = called_operators(staged / MODEL)
-    imports = needed_imports(registrations, operators, graph.types, target.model.imports)
+        reference_data_kept = _keep_or_make_reference_data(graph, answer, job, events)
+        weights = _make_package(answer, graph, prepared, job, events)
+    imports = needed_imports(
+        registrations,
+        called_operators(package),
+        graph.types,
+        target.model.imports,
+    )
     return BuildResult(
         key=graph.keys.key,
         graph_key=graph.keys.graph_key,
         undigested=graph.keys.undigested,
-        reference_data_kept=kept,
+        reference_data_kept=reference_data_kept,
         weights=weights,
-        signature={**graph.described, "weights": graph.listed},
+        signature={**graph.signature, "weights": graph.weights},
         imports=tuple(imports),
-        sources=graph.used["sources"],
-        distributions=graph.used["distributions"],
-        modules=graph.used["modules"],
-        variables=graph.used["variables"],
+        sources=graph.dependencies["sources"],
+        distributions=graph.dependencies["distributions"],
+        modules=graph.dependencies["modules"],
+        variables=graph.dependencies["variables"],
         seconds=events.seconds,
     )
 
 
+def _make_package(
+    answer: Answer,
+    graph: _Graph,
+    prepared: Prepared,
+    job: BuildJob,
+    events: Events,
+) -> Any:
+    """Make model.pt2 as the parent answered. Returns how a compiled package holds its weights, and
+    None if nothing was compiled."""
+    if isinstance(answer, Repack):
+        with events.phase("repack"):
+            _replace_weights(answer, graph.program, Path(job.staged) / MODEL, graph.keys)
+        return None
+    if not isinstance(answer, Compile):
+        return None
+    minimums = declared_minimums(graph.program, job.target.model.dims, prepared.axes)
+    with declared_bounds(minimums), corrected():
+        without_odd_constants(graph.program)
+        return compile_package(graph.program, graph.options, job, graph.keys, events)
+
+
 def _graph(exported: Exported, prepared: Prepared, job: BuildJob, discovery: Discovery) -> _Graph:
-    """Describe the exported program and compute its keys. Raises `BuildError` for a model that no
-    package can hold, and `UsageError` for a baseline that does not fit."""
-    model, program, where = job.target.model, exported.program, job.where
-    types = _stored_types(program, where)
+    """Describe the exported program and compute its keys.
+
+    Raises:
+        BuildError: no package can hold the model.
+        UsageError: its baseline does not fit.
+    """
+    model = job.target.model
+    program = exported.program
+    types = _stored_types(program, job.where)
     functional = functional_form(program)
     described, subject = _described(exported, functional, prepared, model.dims)
     if isinstance(model.inputs, Source):
+        # The callable may read another file for another size. That file is a source too.
         for _ in case_sequences(subject, model.dims):
-            pass  # a file that the callable reads for another size is a source as well
-    lost = losses(subject, model, described, Path(job.root), where)
+            pass
+    baseline_losses = losses(subject, model, described, Path(job.root), job.where)
     # The user's code was imported, so its settings of inductor and torch count from here on.
     options = inductor_options(
-        job.target, job.architecture_options, where, apart=has_weights(program)
+        job.target,
+        job.architecture_options,
+        job.where,
+        apart=has_weights(program),
     )
-    used: dict[str, Recorded] = {
+    dependencies: dict[str, Recorded] = {
         "sources": discovery.sources(),
         "distributions": discovery.distributions(),
         "modules": discovery.modules(),
         "variables": discovery.variables(),
     }
-    keys = keys_of(program, options, job, used)
-    listed = listed_weights(program)  # before the compile changes the program
-    return _Graph(program, functional, described, subject, lost, options, used, keys, listed, types)
+    return _Graph(
+        program=program,
+        functional=functional,
+        signature=described,
+        subject=subject,
+        baseline_losses=baseline_losses,
+        options=options,
+        dependencies=dependencies,
+        keys=keys_of(program, options, job, dependencies),
+        weights=listed_weights(program),  # before the compile changes the program
+        types=types,
+    )
 
 
 def _keep_or_make_reference_data(
     graph: _Graph, answer: Answer, job: BuildJob, events: Events
 ) -> bool:
-    """Keep the stored reference data if eager mode still gives it, else make it anew. Returns
+    """Keep the stored reference data if eager mode still gives it, else make it again. Returns
     whether it was kept."""
-    model, stored = job.target.model, Path(job.staged) / REFERENCE_DATA
-    with events.phase("reference"), events.progress() as tell, _unwritten(graph.program):
+    model = job.target.model
+    stored = Path(job.staged) / REFERENCE_DATA
+    with events.phase("reference"), events.progress() as tell, _refuse_writes(graph.program):
         if isinstance(answer, Take) and answer.reference_data:
-            same_loss = baseline_of(stored) == graph.lost
-            if same_loss and is_reference_data_of(stored, graph.subject, model):
+            same_losses = baseline_of(stored) == graph.baseline_losses
+            if same_losses and is_reference_data_of(stored, graph.subject, model):
                 return True
-        made = make_reference_data(graph.subject, model, program=graph.functional, tell=tell)
-        check_constants(made, graph.described, job.where["source"])
-        _save(replace(made, baseline=graph.lost), stored, model, graph.described, job)
+        reference_data = make_reference_data(
+            graph.subject,
+            model,
+            program=graph.functional,
+            tell=tell,
+        )
+        check_constants(reference_data, graph.signature, job.where["source"])
+        complete = replace(reference_data, baseline=graph.baseline_losses)
+        _save(complete, stored, model, graph.signature, job)
         return False
 
 
 def _discovery(job: BuildJob, model: Model) -> Discovery:
-    """What the model uses, noted from now on."""
+    """A recorder of what the model uses, from now on."""
     root = Path(job.root)
     discovery = Discovery(
         root,
@@ -212,79 +254,113 @@ def _exported(prepared: Prepared, where: Mapping[str, str]) -> Exported:
     try:
         return prepared.exported(where)
     except BuildError:
-        # If the model fails by itself, that says more than the export's words for it.
+        # A model that fails in eager mode too raises its own error here, which says more.
         reference("example", prepared.subject(), prepared.example)
         raise
 
 
 def _save(
-    reference_data: ReferenceData, path: Path, model: Model, described: Signature, job: BuildJob
+    reference_data: ReferenceData,
+    path: Path,
+    model: Model,
+    described: Signature,
+    job: BuildJob,
 ) -> None:
-    """Write the reference data, and what is beyond its limit beside it."""
+    """Write the reference data. If its limit leaves something out, write all of it to the job's
+    own file as well, for the check of this build."""
     names = observed_names(described)
-    if not save_reference_data_of(path, reference_data, model, names):
-        save_reference_data_of(
-            Path(job.whole_reference_data), reference_data, model, names, limited=False
-        )
+    if save_reference_data_of(path, reference_data, model, names):
+        return
+    save_reference_data_of(
+        Path(job.whole_reference_data),
+        reference_data,
+        model,
+        names,
+        limited=False,
+    )
 
 
 def _stored_types(program: ExportedProgram, where: Mapping[str, str]) -> dict[str, type]:
-    """The types that the package's structures consist of, beside Python's. Raises `BuildError` if
-    it cannot hold them."""
-    taken, given = program.call_spec.in_spec, program.call_spec.out_spec
-    register_named_tuples(taken, given)
-    check_can_be_stored(taken, "inputs", where["inputs"])
-    check_can_be_stored(given, "outputs", where["source"])
-    return {**foreign_types(taken), **foreign_types(given)}
+    """The types of inputs and outputs that are not Python's own. Raises `BuildError` if a package
+    cannot hold them."""
+    inputs = program.call_spec.in_spec
+    outputs = program.call_spec.out_spec
+    register_named_tuples(inputs, outputs)
+    check_can_be_stored(inputs, "inputs", where["inputs"])
+    check_can_be_stored(outputs, "outputs", where["source"])
+    return {**foreign_types(inputs), **foreign_types(outputs)}
 
 
 def _described(
-    exported: Exported, functional: ExportedProgram, prepared: Prepared, dims: tuple[Dim, ...]
+    exported: Exported,
+    functional: ExportedProgram,
+    prepared: Prepared,
+    dims: tuple[Dim, ...],
 ) -> tuple[dict[str, Any], Subject]:
-    """The signature, with what a call writes into, and the model as it is checked for that. Raises
-    `BuildError` for a model that writes where no artifact can."""
-    program, model, example = exported.program, prepared.module, prepared.example
-    with _unwritten(program):
-        first = first_calls(model, example)
-    described = signature(program, functional, model, example, dims, prepared.axes, first.seen)
+    """The signature, which also lists what a call writes into, and the model as the checks use it.
+    Raises `BuildError` for a model that writes where no artifact can."""
+    program = exported.program
+    with _refuse_writes(program):
+        first = first_calls(prepared.module, prepared.example)
+    described = signature(
+        program,
+        functional,
+        prepared.module,
+        prepared.example,
+        dims,
+        prepared.axes,
+        first.seen,
+    )
     if exported.special:
         described["special"] = list(exported.special)
-    narrower = computed_in(functional, Writes.of_signature(described), observed_names(described))
-    if narrower:
-        described["computed_in"] = narrower
+    narrower_types = computed_in(
+        functional,
+        Writes.of_signature(described),
+        observed_names(described),
+    )
+    if narrower_types:
+        described["computed_in"] = narrower_types
     subject = prepared.subject(described, program)
     first.refuse_hidden_state(subject.writes)
     return described, subject
 
 
-def _repack(answer: Repack, program: ExportedProgram, package: Path, keys: Keys) -> None:
+def _replace_weights(answer: Repack, program: ExportedProgram, package: Path, keys: Keys) -> None:
     template = Path(answer.template)
     repack(template, package, program, answer.alignment, keys.key)
-    template.unlink()  # as large as what was made from it
+    template.unlink()  # it takes as much disk space as the new package
 
 
 @contextlib.contextmanager
-def _unwritten(program: ExportedProgram) -> Iterator[None]:
-    """Raise `BuildError` if a call of the model inside wrote into a weight: the keys are of its
-    value before, and the compile would take the one after. Buffers are restored by `reference`, so
-    only their being replaced matters."""
+def _refuse_writes(program: ExportedProgram) -> Iterator[None]:
+    """Raise `BuildError` if a call of the model inside writes into a weight.
+
+    The keys are of the value before the call, and the compile would take the value after it.
+    Buffers may change: `reference` restores them.
+    """
     buffers = set(program.graph_signature.buffers)
-    values = {**program.state_dict, **program.constants}
-    watched = {n: v for n, v in values.items() if isinstance(v, torch.Tensor) and n not in buffers}
-    before = {name: value._version for name, value in watched.items()}
+    weights = {
+        name: value
+        for name, value in {**program.state_dict, **program.constants}.items()
+        if isinstance(value, torch.Tensor) and name not in buffers
+    }
+    # torch increases a tensor's version at every write.
+    versions = {name: value._version for name, value in weights.items()}
     yield
-    if written := [name for name, value in watched.items() if value._version != before[name]]:
-        hint = (
-            "what changes from call to call must be a buffer (register_buffer); parameters must"
-            " stay as they are"
+    written = [name for name, value in weights.items() if value._version != versions[name]]
+    if written:
+        raise _writes_into_weights(written)
+
+
+def _writes_into_weights(names: list[str]) -> BuildError:
+    hint = (
+        "register what changes from call to call as a buffer (register_buffer); a call must not"
+        " change parameters"
+    )
+    # torch's name for a tensor that the code reaches by another way than as the module's buffer.
+    if any(name.rpartition(".")[2].startswith("lifted_tensor_") for name in names):
+        hint += (
+            ". If it is a buffer already, the code uses it by another reference (Hugging Face's"
+            " static cache does). Set `strict: true` for this model"
         )
-        if any(name.rpartition(".")[2].startswith("lifted_tensor_") for name in written):
-            # torch's name for a tensor that is reached by another way than as the module's buffer.
-            hint += (
-                "; if it is one already, and is used by another reference (Hugging Face's static"
-                " cache), set "
-            )
-            hint += "`strict: true` for this model"
-        raise BuildError(
-            f"the model writes into {', '.join(written[:3])} when it is called", hint=hint
-        )
+    return BuildError(f"the model writes into {', '.join(names[:3])} when it is called", hint=hint)

@@ -1,5 +1,5 @@
-"""The `check` job: load a package in this fresh process, run every reference case, compare with
-what eager left."""
+"""The `check` job: load a package in this fresh process, run all reference cases, and compare with
+the eager-mode outputs."""
 
 from __future__ import annotations
 
@@ -34,24 +34,28 @@ from aoti_build.models_file.project import Model, Source
 
 
 def check(job: CheckJob, events: Events) -> CheckResult:
-    """A case for which the reference data had no room is `skipped`, with the reason, and so is one
-    of which nothing could be compared; if that is every case, nothing passed. `unread` are the
+    """Compare the package with the reference data, case by case.
+
+    A case is `skipped`, with the reason, if the reference data had no room for it, or if nothing
+    of it could be compared. If all cases are skipped, the check has not passed. `unread` lists the
     buffers that could not be read back after a call.
     """
     target = job.target
     set_precision(target)
     reference_data = load_reference_data(Path(job.reference_data))
     checker = _Checker(job, target.model, reference_data, events, observed_names(job.signature))
+    cases: list[CallFigures] = []
     try:
-        cases = [
-            figures for calls in reference_data.sequences() for figures in checker.sequence(calls)
-        ]
+        for calls in reference_data.sequences():
+            cases += checker.sequence(calls)
     except RunnerLacks as error:
         return _unavailable(error.message, events)
     outputs = [output for case in cases for output in case.outputs]
     losses = _losses(reference_data, job.tolerance)
+    outputs_pass = bool(outputs) and all(output.ok for output in outputs)
+    losses_pass = all(loss.ok for loss in losses or ())
     return CheckResult(
-        passed=bool(outputs) and all(found.ok for found in [*outputs, *(losses or ())]),
+        passed=outputs_pass and losses_pass,
         cases=tuple(cases),
         no_fp64=reference_data.no_exact,
         vacuous=_vacuous(reference_data, job.signature, job.tolerance, target.device),
@@ -62,60 +66,74 @@ def check(job: CheckJob, events: Events) -> CheckResult:
 
 def _unavailable(why: str, events: Events) -> CheckResult:
     return CheckResult(
-        passed=False, cases=(), no_fp64=None, vacuous=(), seconds=events.seconds, unavailable=why
+        passed=False,
+        cases=(),
+        no_fp64=None,
+        vacuous=(),
+        seconds=events.seconds,
+        unavailable=why,
     )
 
 
 def _losses(reference_data: ReferenceData, tolerance: Tolerance) -> tuple[Loss, ...] | None:
-    found = judged(reference_data.baseline, tolerance.get("baseline"))
-    return None if found is None else tuple(typed(loss, Loss) for loss in found)
+    """How much the model loses against its baseline, judged by the tolerance; None without one."""
+    losses = judged(reference_data.baseline, tolerance.get("baseline"))
+    if losses is None:
+        return None
+    return tuple(typed(loss, Loss) for loss in losses)
 
 
 @dataclass
 class _Checker:
-    """Runs sequences of calls on one package, which begins each of them with its first state, as
-    eager did."""
+    """Runs sequences of calls on one package. Each sequence begins with the package's first state,
+    as the eager-mode calls did."""
 
     job: CheckJob
     model: Model
     reference_data: ReferenceData
     events: Events
+    # What is compared after a call: outputs, and the inputs and buffers that the call writes into.
     names: list[str]
     _package: Package | None = None
 
-    def sequence(self, kept: Sequence[Case]) -> list[CallFigures]:
+    def sequence(self, stored: Sequence[Case]) -> list[CallFigures]:
         """The figures of each call."""
-        calls = [_with_inputs(case, self.model) for case in kept]
-        missing = [_missing(case, self.names, self.job.tolerance) for case in calls]
-        # What cannot be called cannot leave its state for the next.
-        able = next(
-            (number for number, case in enumerate(calls) if case.inputs is None), len(calls)
-        )
-        got, refused = self._observed([case.inputs or [] for case in calls[:able]])
+        calls = [_with_inputs(case, self.model) for case in stored]
+        reasons = [_missing(case, self.names, self.job.tolerance) for case in calls]
+        # A call without inputs is not made. Later calls would begin with another state than the
+        # eager-mode ones did, so they are not made either.
+        callable_count = _count_until_missing_inputs(calls)
+        callable_inputs = [case.inputs or [] for case in calls[:callable_count]]
+        observed, refusals = self._observed(callable_inputs)
         figures = []
         for number, case in enumerate(calls):
-            why = missing[number] or (missing[able] if number > able else "")
-            if why:
-                figures.append(_figures(case, skipped=why))
-            elif number < len(got):
-                figures.append(self._compared(case, got[number]))
+            reason = reasons[number]
+            if not reason and number > callable_count:
+                reason = reasons[callable_count]
+            if reason:
+                figures.append(_figures(case, skipped=reason))
+            elif number < len(observed):
+                figures.append(self._compared(case, observed[number]))
             else:
-                figures.append(_figures(case, refused))
+                figures.append(_figures(case, refusals))
         return figures
 
-    def _compared(self, case: Case, got: list[Any]) -> CallFigures:
-        """Buffers that could not be read back show in later calls; if nothing else was compared,
-        the case counts as skipped."""
-        found = verdicts(case, got, self.job.signature, self.job.tolerance)
-        left = zip(self.names, case.outputs or (), got, strict=False)
-        unread = [name for name, wanted, value in left if wanted is not None and value is None]
-        if found or not unread:
-            return _figures(case, found, unread=unread)
+    def _compared(self, case: Case, observed: list[Any]) -> CallFigures:
+        """The figures of one call. A buffer that cannot be read back shows in later calls. If the
+        call leaves nothing else to compare, it counts as skipped."""
+        outputs = verdicts(case, observed, self.job.signature, self.job.tolerance)
+        unread = []
+        for name, reference, value in zip(self.names, case.outputs or (), observed, strict=False):
+            if reference is not None and value is None:
+                unread.append(name)
+        if outputs or not unread:
+            return _figures(case, outputs, unread=unread)
         why = f"{', '.join(unread)} cannot be read back, and the call leaves nothing else"
         return _figures(case, skipped=why)
 
     def _observed(self, inputs: list[list[Any]]) -> tuple[list[list[Any]], list[OutputFigures]]:
-        """What the package left after each call, and what to say of those that it refused."""
+        """The values after each call. If the package refuses a call, there are none, and the
+        figures say why."""
         if not inputs:
             return [], []
         if self._package is None:
@@ -123,44 +141,54 @@ class _Checker:
                 self._package = open_package(self.job, self.reference_data.state)
         with self.events.phase("check"):
             try:
-                left = self._package.calls(inputs)
-                return [as_returned(one, self.job.signature) for one in left], []
+                results = self._package.calls(inputs)
             except RuntimeError as error:
                 why = f"the package refused inputs of its range: {gist(error)}"
                 return [], [OutputFigures(name="(call)", ok=False, why=why)]
+            return [as_returned(result, self.job.signature) for result in results], []
+
+
+def _count_until_missing_inputs(calls: Sequence[Case]) -> int:
+    """The number of calls before the first one whose inputs are missing."""
+    for number, case in enumerate(calls):
+        if case.inputs is None:
+            return number
+    return len(calls)
 
 
 def gist(error: RuntimeError) -> str:
-    """The sentence of AOTInductor's error, without the C++ trace."""
+    """The sentence of AOTInductor's error, without the C++ trace. At most 300 characters."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return next((line for line in lines if "input_handles" in line), lines[0] if lines else "")[
-        :300
-    ]
+    about_inputs = [line for line in lines if "input_handles" in line]
+    candidates = about_inputs or lines
+    return candidates[0][:300] if candidates else ""
 
 
 def verdicts(
-    case: Case, got: list[Any], signature: Signature, tolerance: Tolerance
+    case: Case, observed: list[Any], signature: Signature, tolerance: Tolerance
 ) -> list[OutputFigures]:
-    """`compare` over all that a call left; a missing or surplus output is a failed verdict of its
-    own.
+    """Compare all values after a call with those of eager mode. A missing or surplus output is a
+    failed verdict of its own.
 
-    None among `got` is what cannot be read back, such as a buffer that the package does not name:
-    it shows in later calls.
+    `observed` holds None for what cannot be read back, such as a buffer that the package does not
+    name. It shows in later calls.
     """
-    expected, names = case.outputs or [], observed_names(signature)
-    if len(got) != len(expected):
-        beside = sum(name.startswith(("input ", "buffer ")) for name in names)
-        why = f"{len(got) - beside} outputs, expected {len(expected) - beside}"
+    expected = case.outputs or []
+    names = observed_names(signature)
+    if len(observed) != len(expected):
+        written = sum(name.startswith(("input ", "buffer ")) for name in names)
+        why = f"{len(observed) - written} outputs, expected {len(expected) - written}"
         return [OutputFigures(name="outputs", ok=False, why=why)]
-    return [
-        _compared(name, reference, candidate, tolerance, *bases)
-        for name, reference, candidate, *bases in zip(
-            names, expected, got, *_bases(case, signature), strict=True
-        )
-        if reference is not None
-        and not (candidate is None and name.startswith("buffer "))
-        and not (isinstance(reference, Plain) and reference == candidate)  # which shows nothing
-    ]
+    figures = []
+    rows = zip(names, expected, observed, *_bases(case, signature), strict=True)
+    for name, reference, candidate, *bases in rows:
+        not_stored = reference is None
+        unreadable = candidate is None and name.startswith("buffer ")
+        # An equal number, text or None shows nothing.
+        equal_constant = isinstance(reference, Plain) and reference == candidate
+        if not (not_stored or unreadable or equal_constant):
+            figures.append(_compared(name, reference, candidate, tolerance, *bases))
+    return figures
 
 
 def _compared(
@@ -172,20 +200,21 @@ def _compared(
     rounded_rmse: float | None,
     computed: str | None,
 ) -> OutputFigures:
+    """Compare one value, by the way that suits how the reference data holds it."""
     assert reference is not None
     bases = exact, rounded_rmse, computed
     if isinstance(reference, Plain):
-        found = compare_plain(name, reference, candidate)
+        figures = compare_plain(name, reference, candidate)
     elif isinstance(reference, Sketch):
-        found = compare_sketch(name, reference, candidate, tolerance, *bases)
+        figures = compare_sketch(name, reference, candidate, tolerance, *bases)
     else:
-        found = compare(name, reference, candidate, tolerance, *bases)
-    return typed(found, OutputFigures)
+        figures = compare(name, reference, candidate, tolerance, *bases)
+    return typed(figures, OutputFigures)
 
 
 def _bases(case: Case, signature: Signature) -> tuple[list[Any], list[Any], list[Any]]:
-    """What `compare` takes beside eager's outputs, by output: the float64 references, how far other
-    roundings are from them, and the types that outputs are computed in."""
+    """Three lists for `compare`, each by output: float64 references, the RMSE of other roundings
+    to them, and the types that outputs are computed in."""
     computed = computed_of(signature)
     nothing = [None] * len(computed)
     return case.exact or nothing, case.rounded_rmse or nothing, computed
@@ -194,47 +223,53 @@ def _bases(case: Case, signature: Signature) -> tuple[list[Any], list[Any], list
 def _vacuous(
     reference_data: ReferenceData, signature: Signature, tolerance: Tolerance, device: str
 ) -> tuple[Vacuous, ...]:
-    """Outputs that would pass with other inputs, or other weights: their comparison shows
+    """Outputs that would also pass with other inputs or other weights. Their comparison shows
     nothing."""
-    first, names = reference_data.cases[0], observed_names(signature)
-    found: dict[str, str] = {}
+    first = reference_data.cases[0]
+    names = observed_names(signature)
     if first.outputs is None or len(first.outputs) != len(names):
-        return ()  # the package has other outputs, which fails anyway
-    for of, others in reference_data.others.items():
-        for name, mine, other, *bases in zip(
-            names, first.outputs, others, *_bases(first, signature), strict=True
-        ):
-            if not isinstance(other, Tensor | Sketch) or mine is None or name in found:
+        return ()  # the package has other outputs, and fails for that
+    vacuous: dict[str, str] = {}
+    for changed, outputs in reference_data.others.items():
+        rows = zip(names, first.outputs, outputs, *_bases(first, signature), strict=True)
+        for name, reference, other, *bases in rows:
+            comparable = isinstance(other, Tensor | Sketch) and reference is not None
+            if not comparable or name in vacuous:
                 continue
-            # On the device, which may have bounds of its own.
-            moved = other if isinstance(other, Sketch) else other.to(device)
-            if _compared(name, mine, moved, tolerance, *bases).ok:
-                found[name] = of
-    return tuple(typed({"output": name, "of": of}, Vacuous) for name, of in found.items())
+            # The comparison runs on the device, whose bounds may differ from the CPU's.
+            candidate = other if isinstance(other, Sketch) else other.to(device)
+            if _compared(name, reference, candidate, tolerance, *bases).ok:
+                vacuous[name] = changed
+    return tuple(typed({"output": name, "of": of}, Vacuous) for name, of in vacuous.items())
 
 
 def _with_inputs(case: Case, model: Model) -> Case:
-    """The case with inputs drawn again from the seed, where the reference data had no room for
-    them."""
+    """The case with its inputs. They are drawn again from the seed if the reference data had no
+    room for them."""
     if case.inputs is not None or isinstance(model.inputs, Source):
         return case
     inputs = from_shapes(model.inputs)(case.sizes, case.seed).tensors()
     # Another release of torch may draw other numbers, and models.yaml may have changed.
-    return replace(case, inputs=inputs) if inputs_digest(inputs) == case.inputs_digest else case
+    if inputs_digest(inputs) != case.inputs_digest:
+        return case
+    return replace(case, inputs=inputs)
 
 
 def _missing(case: Case, names: Sequence[str], tolerance: Tolerance) -> str:
     """Why a case cannot be compared; empty if it can."""
-    sides = {"inputs": case.inputs, "outputs": case.outputs}
-    absent = [name for name, there in sides.items() if there is None]
-    # models.yaml may have got another tolerance since the file was written.
+    missing = []
+    if case.inputs is None:
+        missing.append("inputs")
+    if case.outputs is None:
+        missing.append("outputs")
+    # models.yaml may set another tolerance than when the reference data was written.
     for name, value in zip(names, case.outputs or (), strict=False):
         if isinstance(value, Sketch) and needs_whole(name, tolerance):
-            absent.append(f"whole output {name}, which its tolerance needs")
-    if not absent:
+            missing.append(f"whole output {name}, which its tolerance needs")
+    if not missing:
         return ""
     return (
-        f"the reference data had no room for its {' and '.join(absent)}; --fresh makes them from"
+        f"the reference data had no room for its {' and '.join(missing)}; --fresh makes them from"
         " the model's source, and a larger `reference_data: {limit: ...}` keeps them"
     )
 

@@ -1,5 +1,5 @@
-"""The `fresh` job: make reference data anew from the model's source, for verification with other
-seeds, or without what was saved at build time."""
+"""The `fresh` job: make reference data again from the model's source, for a verification with other
+seeds, or without the reference data of the build."""
 
 from __future__ import annotations
 
@@ -16,19 +16,21 @@ from aoti_build.messages import FreshJob, FreshResult
 
 
 def fresh(job: FreshJob, events: Events) -> FreshResult:
-    target, root = job.target, Path(job.root)
-    set_precision(target)
+    """Write reference data for the job's seeds, without a size limit."""
+    model = job.target.model
+    root = Path(job.root)
+    set_precision(job.target)
     with events.phase("model"):
-        prepared = prepare(target.model, target.device, root, job.where)
+        prepared = prepare(model, job.target.device, root, job.where)
     with events.phase("reference"), events.progress() as tell:
         subject = prepared.subject(job.signature)
-        reference_data = make_reference_data(subject, target.model, job.seeds, tell=tell)
-        lost = losses(subject, target.model, job.signature, root, job.where, job.seeds)
-        reference_data, names = (
-            replace(reference_data, baseline=lost),
-            observed_names(job.signature),
-        )
+        reference_data = make_reference_data(subject, model, job.seeds, tell=tell)
+        baseline_losses = losses(subject, model, job.signature, root, job.where, job.seeds)
         save_reference_data_of(
-            Path(job.reference_data), reference_data, target.model, names, limited=False
+            Path(job.reference_data),
+            replace(reference_data, baseline=baseline_losses),
+            model,
+            observed_names(job.signature),
+            limited=False,
         )
     return FreshResult(seconds=events.seconds)

@@ -1,4 +1,4 @@
-"""A model ready to be called: imported, made, with its weights and an example call."""
+"""Makes a model ready to be called: imported, built, with its weights and an example call."""
 
 from __future__ import annotations
 
@@ -38,8 +38,11 @@ class Prepared:
     def subject(
         self, described: Signature | None = None, program: ExportedProgram | None = None
     ) -> Subject:
-        """The model as it is checked: by its artifact's signature, and by the exported `program`,
-        which is made where it is needed and not given."""
+        """The model as the checks use it.
+
+        `described` is its artifact's signature, and `program` its exported program. Only quantised
+        models need a program. It is exported again if it is not passed.
+        """
         if described is None:
             return Subject(self.module, self.make, self.device)
         if not is_quantised(self.module):
@@ -59,11 +62,16 @@ class Prepared:
     def exported(self, where: Mapping[str, str]) -> Exported:
         """The model's program. Raises `BuildError`."""
         return exported(
-            self.subject(), self.example, self.dims, self.axes, where, strict=self.strict
+            self.subject(),
+            self.example,
+            self.dims,
+            self.axes,
+            where,
+            strict=self.strict,
         )
 
     def _program(self) -> ExportedProgram | None:
-        """The model's program; None if it cannot be exported now, without which there is no float64
+        """The model's program. None if it cannot be exported now; then there is no float64
         reference."""
         nowhere = {"inputs": "", **{f"dims.{dim.name}": "" for dim in self.dims}}
         try:
@@ -74,23 +82,32 @@ class Prepared:
 
 
 def prepare(model: Model, device: str, root: Path, where: Mapping[str, str]) -> Prepared:
-    """Import, make, load weights, make the example inputs, and move all to the device."""
+    """Import and build the model, load its weights, make its example inputs, and move all to the
+    device."""
     import_declared(model.imports, where["imports"])
     module = assembled(model, model.source, model.kwargs, model.dtype, root, where)
     if isinstance(model.inputs, Source):
         make, axes = _called_inputs(model.inputs, model.dims, module, root, where["inputs"])
     else:
-        make, axes = from_shapes(model.inputs), declared_axes(model.inputs)
+        make = from_shapes(model.inputs)
+        axes = declared_axes(model.inputs)
     example = make({dim.name: dim.example for dim in model.dims}, SEED)
     return Prepared(
-        module.to(device), make, example.to(device), axes, device, model.dims, model.strict
+        module=module.to(device),
+        make=make,
+        example=example.to(device),
+        axes=axes,
+        device=device,
+        dims=model.dims,
+        strict=model.strict,
     )
 
 
 def _called_inputs(
     source: Source, dims: tuple[Dim, ...], module: torch.nn.Module, root: Path, where: str
 ) -> tuple[Make, list[Axes]]:
-    """How the user's callable makes calls, and the sizes in them that follow dims."""
+    """A function that makes calls with the user's callable, and the axes in them that follow
+    dims."""
     make = from_callable(load_callable(source, root, where), where)
     example = make({dim.name: dim.example for dim in dims}, SEED)
 

@@ -1,13 +1,12 @@
-"""The `run` job: a package on the reference input or on people's own, one after another; checked,
-described, timed."""
+"""The `run` job: call a package with inputs of the reference data or of the user, compare the
+outputs, describe them, and time the calls."""
 
 from __future__ import annotations
 
-import io
 import math
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -27,13 +26,13 @@ from aoti_build._torch.data.read import fit, read, wants
 from aoti_build._torch.events import Events
 from aoti_build._torch.jobs.check import verdicts
 from aoti_build._torch.jobs.prepared import Prepared, prepare
+from aoti_build._torch.jobs.saving import save
 from aoti_build._torch.packages.imports import import_for
 from aoti_build._torch.packages.loaded import LoadedPackage
 from aoti_build._torch.program.inputs import Sizes, from_callable, from_shapes
 from aoti_build._torch.program.model import load_callable
 from aoti_build._torch.program.writes import Writes
 from aoti_build.artifact.manifest import tensor_inputs
-from aoti_build.common.outputs import write_output
 from aoti_build.errors import AotiBuildError, BuildError, UsageError, VerificationError
 from aoti_build.figures import (
     Basis,
@@ -49,65 +48,60 @@ from aoti_build.messages import ErrorRecord, RunJob, RunOutcome, RunRequest, Run
 from aoti_build.models_file.presence import source_is_here
 from aoti_build.models_file.project import Source, Target
 
-# Calls before the timed ones, the first included: caches, thread pools and CUDA's allocator settle.
+# Calls before the timed ones, including the first. Caches, thread pools and the allocator of CUDA
+# settle in them.
 WARM_UP = 3
 
 
 def run(job: RunJob, events: Events) -> RunResult:
-    """A run that fails does not end the others."""
-    target = job.target
-    set_precision(target)
-    bench = Bench(job, target, events)
-    return RunResult(runs=tuple(bench.attempt(asked) for asked in job.runs))
+    """Run the package once for each request. A run that fails does not end the others."""
+    set_precision(job.target)
+    session = Session(job, job.target, events)
+    outcomes = [session.outcome(request) for request in job.runs]
+    return RunResult(runs=tuple(outcomes))
 
 
 @dataclass
-class Bench:
-    """What the runs of one job have in common; the eager model is made once, when it is first
-    needed."""
+class Session:
+    """The runs of one job. They share the eager model, which is made when it is first needed."""
 
     job: RunJob
     target: Target
     events: Events
 
-    def attempt(self, asked: RunRequest) -> RunOutcome:
+    def outcome(self, request: RunRequest) -> RunOutcome:
         self.events.seconds = {}
         try:
-            return RunOutcome(figures=self.run(asked))
+            return RunOutcome(figures=self.run(request))
         except AotiBuildError as error:
             traceback.print_exc()
             return RunOutcome(error=ErrorRecord.of(error))
 
-    def run(self, asked: RunRequest) -> RunFigures:
-        calls = self.calls(asked)
-        inputs = calls[0]
-        # Anew for each input: a model may keep state in its buffers.
+    def run(self, request: RunRequest) -> RunFigures:
+        calls = self.calls(request)
+        # Loaded again for each request: a model may keep state in its buffers.
         package = self.load()
         with self.events.phase("first"):
-            left = self.call(package, calls[:1])
+            observed = self.call(package, calls[:1])
         if len(calls) > 1:
-            left = self.call(package, calls)
-        tensors = {
-            n: v for n, v in zip(self.outputs, left[0], strict=False) if isinstance(v, Tensor)
-        }
-        if asked.output:
-            save(Path(asked.output), tensors)
-        expected, basis = self.expected(asked, calls)
-        checked = self.verdicts(expected, left)
+            observed = self.call(package, calls)
+        outputs = self.output_tensors(observed[0])
+        if request.output:
+            save(Path(request.output), outputs)
+        expected, basis = self.expected(request, calls)
+        checked = self.verdicts(expected, observed)
         entries = tensor_inputs(self.job.signature)
-        named_inputs = [
-            (entry["name"], value) for entry, value in zip(entries, inputs, strict=True)
-        ]
+        inputs = zip(entries, calls[0], strict=True)
         seconds = self.events.seconds
         return RunFigures(
-            inputs=tuple(describe(name, value) for name, value in named_inputs),
-            outputs=tuple(describe(name, value) for name, value in tensors.items()),
-            top=self.top(asked, tensors),
+            inputs=tuple(describe(entry["name"], value) for entry, value in inputs),
+            outputs=tuple(describe(name, value) for name, value in outputs.items()),
+            top=self.top(request, outputs),
             check=basis,
-            passed=all(verdict.ok for verdict in checked),
+            passed=all(figures.ok for figures in checked),
             verdicts=checked,
-            saved=asked.output,
-            timing=self.timed(package, inputs),
+            saved=request.output,
+            timing=self.timed(package, calls[0]),
             seconds=RunSeconds(
                 load=seconds.get("load"),
                 first=seconds.get("first"),
@@ -115,29 +109,40 @@ class Bench:
             ),
         )
 
-    def verdicts(self, expected: list[Case], left: list[list[Any]]) -> tuple[OutputFigures, ...]:
-        """The figures of all that each call left; those of a later call say which one."""
-        found = []
-        for case, values in zip(expected, left, strict=False):
-            later = f" (call {case.call + 1})" if case.call else ""
-            for figures in verdicts(case, values, self.job.signature, self.job.tolerance):
-                found.append(replace(figures, name=f"{figures.name}{later}"))
-        return tuple(found)
+    def output_tensors(self, observed: list[Any]) -> dict[str, Tensor]:
+        """The tensors among the outputs of one call, by name."""
+        tensors = {}
+        names = [entry["name"] for entry in self.job.signature["outputs"]]
+        # `observed` goes on with the inputs and buffers that the call wrote into.
+        for name, value in zip(names, observed, strict=False):
+            if isinstance(value, Tensor):
+                tensors[name] = value
+        return tensors
 
-    def calls(self, asked: RunRequest) -> list[list[Tensor]]:
-        """The inputs of each call: the reference data ones, random ones, those of a file, or
-        images. A model with state is called several times, with what there is."""
-        signature, paths = self.job.signature, [Path(path) for path in asked.paths]
+    def verdicts(
+        self, expected: list[Case], observed: list[list[Any]]
+    ) -> tuple[OutputFigures, ...]:
+        """The figures of all values after each call. Those of a later call name the call."""
+        figures = []
+        for case, values in zip(expected, observed, strict=False):
+            suffix = f" (call {case.call + 1})" if case.call else ""
+            for entry in verdicts(case, values, self.job.signature, self.job.tolerance):
+                figures.append(replace(entry, name=f"{entry.name}{suffix}"))
+        return tuple(figures)
+
+    def calls(self, request: RunRequest) -> list[list[Tensor]]:
+        """The inputs of each call: those of the reference data, random ones, those of a file, or
+        images. A model with state is called several times, with the same inputs if need be."""
+        signature = self.job.signature
+        paths = [Path(path) for path in request.paths]
         count = self.writes.calls
-        if asked.kind == "reference_data":
-            return [self.reference_inputs(case) for case in self.reference_data]
-        if asked.kind == "random":
+        if request.kind == "reference_data":
+            return [self.reference_inputs(case) for case in self.reference_cases]
+        if request.kind == "random":
             sizes = {dim.name: dim.example for dim in self.target.model.dims}
-            return [
-                self.drawn(sizes, self.job.seed + number, "the random input")
-                for number in range(count)
-            ]
-        if asked.kind == "tensors":
+            seeds = [self.job.seed + number for number in range(count)]
+            return [self.drawn(sizes, seed, "the random input") for seed in seeds]
+        if request.kind == "tensors":
             return [read(paths[0], signature)] * count
         return [[self.images.batch(paths, signature)]] * count
 
@@ -148,31 +153,42 @@ class Bench:
 
     def drawn(self, sizes: Sizes, seed: int, name: str) -> list[Tensor]:
         """Inputs made as the build makes them, from models.yaml's shapes or callable."""
-        model, where = self.target.model, self.job.where["inputs"]
-        if isinstance(model.inputs, Source):
-            make = from_callable(load_callable(model.inputs, Path(self.job.root), where), where)
+        inputs = self.target.model.inputs
+        where = self.job.where["inputs"]
+        if isinstance(inputs, Source):
+            make = from_callable(load_callable(inputs, Path(self.job.root), where), where)
         else:
-            make = from_shapes(model.inputs)
+            make = from_shapes(inputs)
         call = make(sizes, seed)
-        by_name = not call.args and all(isinstance(value, Tensor) for value in call.kwargs.values())
-        return fit(dict(call.kwargs) if by_name else call.tensors(), self.job.signature, name)
+        only_names = not call.args
+        only_tensors = all(isinstance(value, Tensor) for value in call.kwargs.values())
+        if only_names and only_tensors:
+            return fit(dict(call.kwargs), self.job.signature, name)
+        return fit(call.tensors(), self.job.signature, name)
 
     def load(self) -> LoadedPackage:
         with self.events.phase("load"):
             import_for(self.job)
             try:
-                path, device = Path(self.job.model), self.target.device
-                return LoadedPackage(path, device, self.writes, self.reference_data_file.state)
+                return LoadedPackage(
+                    Path(self.job.model),
+                    self.target.device,
+                    self.writes,
+                    self.reference_data.state,
+                )
             except RuntimeError as error:
                 raise VerificationError(
-                    "the package cannot be loaded", cause=_first_line(error), hint="see the log"
+                    "the package cannot be loaded",
+                    cause=_first_line(error),
+                    hint="see the log",
                 ) from error
 
     def call(self, package: LoadedPackage, sequence: list[list[Tensor]]) -> list[list[Any]]:
-        """All that each call leaves, the first state before the first of them. The inputs stay as
-        they are."""
+        """The values after each call, beginning with the package's first state. The inputs do not
+        change."""
         try:
-            return [as_returned(left, self.job.signature) for left in package.calls(sequence)]
+            results = package.calls(sequence)
+            return [as_returned(result, self.job.signature) for result in results]
         except RuntimeError as error:
             raise VerificationError(
                 "the artifact refused or failed on these inputs",
@@ -180,13 +196,13 @@ class Bench:
                 hint=wants(self.job.signature),
             ) from error
 
-    def expected(self, asked: RunRequest, calls: list[list[Tensor]]) -> tuple[list[Case], Basis]:
-        """What to compare with: what is reference data for the reference input, else eager where
-        the source is here."""
-        if asked.kind == "reference_data" and all(
-            case.outputs is not None for case in self.reference_data
-        ):
-            return self.reference_data, "reference_data"
+    def expected(self, request: RunRequest, calls: list[list[Tensor]]) -> tuple[list[Case], Basis]:
+        """The cases to compare with, and where they come from: the reference data for its own
+        inputs, else eager mode if the source is here."""
+        if request.kind == "reference_data":
+            cases = self.reference_cases
+            if all(case.outputs is not None for case in cases):
+                return cases, "reference_data"
         if not source_is_here(self.target.model, Path(self.job.root)):
             return [], "none"
         with self.events.phase("reference"):
@@ -200,38 +216,40 @@ class Bench:
                 ) from error
 
     def eager_cases(self, calls: list[list[Tensor]]) -> list[Case]:
-        """What eager leaves now after each of the calls, in float64 as well where it can."""
+        """The eager-mode values after each call, in float64 as well where the model can."""
         example = self.eager.example
-        if len(example.tensors()) != len(calls[0]):
+        declared_count = len(example.tensors())
+        if declared_count != len(calls[0]):
             raise BuildError(
-                f"models.yaml has {len(example.tensors())} input tensors now, the artifact takes"
+                f"models.yaml has {declared_count} input tensors now, the artifact takes"
                 f" {len(calls[0])}",
                 hint=f"build it again: invoke build --target {self.target.name}",
             )
-        given = [example.with_tensors(inputs).to(self.target.device) for inputs in calls]
-        cases = [
-            (Case("given", None, None, call=number), call) for number, call in enumerate(given)
-        ]
-        return self.twin.completed(references(self.subject, cases), given)
+        on_device = [example.with_tensors(inputs).to(self.target.device) for inputs in calls]
+        cases = []
+        for number, call in enumerate(on_device):
+            cases.append((Case("given", None, None, call=number), call))
+        return self.twin.completed(references(self.subject, cases), on_device)
 
-    def top(self, asked: RunRequest, outputs: Mapping[str, Tensor]) -> tuple[TopClasses, ...]:
-        if asked.kind != "images":
+    def top(self, request: RunRequest, outputs: Mapping[str, Tensor]) -> tuple[TopClasses, ...]:
+        """The most probable classes of images; none for other inputs."""
+        if request.kind != "images":
             return ()
-        found = (
-            top_classes(name, value, len(asked.paths), self.images)
-            for name, value in outputs.items()
-        )
-        return tuple(typed(entry, TopClasses) for entry in found if entry is not None)
+        classes = []
+        for name, value in outputs.items():
+            entry = top_classes(name, value, len(request.paths), self.images)
+            if entry is not None:
+                classes.append(typed(entry, TopClasses))
+        return tuple(classes)
 
     def timed(self, package: LoadedPackage, inputs: list[Tensor]) -> Timing:
-        """Seconds of `repeat` calls, with the inputs on the device already."""
-        here = [value.to(self.target.device) for value in inputs]
+        """Seconds of `repeat` calls, with inputs that are on the device before."""
+        on_device = [value.to(self.target.device) for value in inputs]
         samples = []
         with self.events.phase("timing"):
             for _ in range(WARM_UP - 1 + self.job.repeat):
-                copies = [
-                    value.clone() for value in here
-                ]  # the model may write into what it is given
+                # The model may write into its inputs.
+                copies = [value.clone() for value in on_device]
                 if self.target.device == "cuda":
                     torch.cuda.synchronize()
                 started = time.perf_counter()
@@ -243,18 +261,14 @@ class Bench:
     def writes(self) -> Writes:
         return Writes.of_signature(self.job.signature)
 
-    @property
-    def outputs(self) -> list[str]:
-        return [entry["name"] for entry in self.job.signature["outputs"]]
-
     @cached_property
-    def reference_data_file(self) -> ReferenceData:
+    def reference_data(self) -> ReferenceData:
         return load_reference_data(Path(self.job.reference_data))
 
     @property
-    def reference_data(self) -> list[Case]:
+    def reference_cases(self) -> list[Case]:
         """The calls of the first case."""
-        return next(self.reference_data_file.sequences())
+        return next(self.reference_data.sequences())
 
     @cached_property
     def eager(self) -> Prepared:
@@ -277,7 +291,7 @@ class Bench:
 
 
 def summary(samples: list[float]) -> Timing:
-    """Order statistics by nearest rank: every figure is a call that was measured."""
+    """Order statistics in seconds. They are by nearest rank, so every figure was measured."""
     ordered = sorted(samples)
 
     def rank(part: float) -> float:
@@ -294,53 +308,9 @@ def summary(samples: list[float]) -> Timing:
     )
 
 
-def save(path: Path, outputs: Mapping[str, Tensor]) -> None:
-    """Write the outputs by name; a regular file is there whole or not at all. Raises
-    `UsageError`."""
-    plain = {name: value.detach().cpu().contiguous().clone() for name, value in outputs.items()}
-    write_output(path, WRITERS[path.suffix.lower()](plain))
-
-
-def _safetensors(outputs: dict[str, Tensor]) -> bytes:
-    from safetensors.torch import save as packed
-
-    return packed(outputs)
-
-
-def _npz(outputs: dict[str, Tensor]) -> bytes:
-    import numpy
-
-    buffer, arrays = io.BytesIO(), {}
-    for name, value in outputs.items():
-        try:
-            arrays[name] = value.numpy()
-        except TypeError as error:
-            hint = "write .safetensors or .pt instead"
-            raise UsageError(
-                f"{name} is {value.dtype}, which numpy does not have", hint=hint
-            ) from error
-    # The keywords are names of outputs; the stub takes one of them for an option.
-    numpy.savez(buffer, **arrays)  # type: ignore[arg-type]
-    return buffer.getvalue()
-
-
-def _torch(outputs: dict[str, Tensor]) -> bytes:
-    buffer = io.BytesIO()
-    torch.save(outputs, buffer)
-    return buffer.getvalue()
-
-
-# suffix -> the content of a file; a further format registers here and in `aoti_build.commands.run`.
-WRITERS: Mapping[str, Callable[[dict[str, Tensor]], bytes]] = {
-    ".safetensors": _safetensors,
-    ".npz": _npz,
-    ".pt": _torch,
-}
-
-
 def describe(name: str, value: Tensor) -> TensorFacts:
-    """Shape, dtype and statistics of one tensor; statistics are of finite values, `nonfinite`
-    counts the rest."""
+    """Shape, dtype and statistics of one tensor. The statistics are of the finite values;
+    `nonfinite` counts the others."""
     dtype = str(value.dtype).removeprefix("torch.")
     facts = TensorFacts(name=name, dtype=dtype, shape=tuple(value.shape))
     numbers = value.detach().cpu()
