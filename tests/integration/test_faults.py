@@ -227,4 +227,4 @@ def test_a_fault_of_the_compiler_is_found_by_compiling_prefixes(tmp_path: Path) 
     assert found.stage == "compile"
     assert found.left is not None
     assert (found.left.module, found.left.class_name) == ("3", "Tanh")
-    assert "compiled code first leaves the model at the output of 3 [Tanh]" in found.said
+    assert "compiled code first differs from the model at the output of 3 [Tanh]" in found.said

@@ -18,7 +18,7 @@ from test_faults import tamper
 from aoti_build._torch.checking.reference_data import Case, ReferenceData, save_reference_data
 from aoti_build._torch.events import Events
 from aoti_build._torch.jobs import check
-from aoti_build._torch.jobs.localize import _compiled_prefix
+from aoti_build._torch.jobs.localize_compile import compiled_prefix
 from aoti_build._torch.program.inputs import Call
 from aoti_build._torch.program.writes import functional_form, writes_of
 from aoti_build.messages import CheckJob
@@ -300,7 +300,7 @@ def test_a_bisection_compiles_each_prefix_with_the_first_state() -> None:
     with torch.no_grad():
         program = torch.export.export(Summed(), call.args, strict=False)
     (layer,) = (node.name for node in program.graph.nodes if "linear" in node.name)
-    assert _compiled_prefix(program, layer, call, {})["ok"]
+    assert compiled_prefix(program, layer, call, {})["ok"]
 
 
 SILENT = {"inputs": [], "outputs": [], "mutates": {"inputs": [], "buffers": ["held"]}}

@@ -1,17 +1,17 @@
-"""The `probe` job: give a package inputs that it must refuse, and inputs in other memory layouts,
-which it must refuse or answer rightly. In a process of its own, since a package that does not
-refuse may crash.
+"""The `probe` job: call a package with inputs that it must refuse, and with inputs in other memory
+layouts, which it must refuse or answer correctly.
 
-AOTInductor's input checks (AOTI_RUNTIME_CHECK_INPUTS) are on; without them a package answers such
-inputs with numbers.
+The job has a process of its own, because a package that does not refuse may crash. AOTInductor's
+input checks (AOTI_RUNTIME_CHECK_INPUTS) are on. Without them a package answers such inputs with
+numbers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -27,6 +27,7 @@ from aoti_build.common.sizes import Size, parse
 from aoti_build.figures import Refusal
 from aoti_build.messages import ProbeJob, ProbeResult, Signature
 
+# Elements of all inputs of a probe together. A larger one is not made: it would take gigabytes.
 _MOST_ELEMENTS = 1 << 26
 _OTHER_DTYPE = {
     torch.float32: torch.float64,
@@ -42,83 +43,93 @@ _OTHER_DTYPE = {
 
 @dataclass(frozen=True)
 class Probe:
-    """Inputs, and what a package may do with them beside refusing: nothing; answer "rightly", as it
-    answers the example; or answer "somehow", where AOTInductor has no check and there is no
-    reference.
+    """Inputs that a package may always refuse, and the answer that it may give instead.
+
+    `may_answer` is "" for none, "rightly" for the answer to the example, and "somehow" for any
+    answer, where AOTInductor has no check and there is no reference.
     """
 
     name: str
     inputs: list[Tensor]
-    may_answer: str = ""
+    may_answer: Literal["", "rightly", "somehow"] = ""
 
 
 def probe(job: ProbeJob, events: Events) -> ProbeResult:
+    """Make all probes whose numbers are not in the job's `skip`."""
     set_precision(job.target)
     reference_data = load_reference_data(Path(job.reference_data))
     case = reference_data.cases[0]
     if case.inputs is None or case.outputs is None:
         return ProbeResult(probes=())
-    tried = []
-    for number, one in enumerate(probes(case.inputs, job.signature, case.sizes)):
-        if number not in job.skip:
-            with events.phase(f"probe {number} {one.name}"):
-                tried.append(
-                    (number, _tried(open_package(job, reference_data.state), one, case, job))
-                )
-    return ProbeResult(probes=tuple(tried))
+    results = []
+    for number, attempt in enumerate(probes(case.inputs, job.signature, case.sizes)):
+        if number in job.skip:
+            continue
+        with events.phase(f"probe {number} {attempt.name}"):
+            package = open_package(job, reference_data.state)
+            results.append((number, _refusal(package, attempt, case, job)))
+    return ProbeResult(probes=tuple(results))
 
 
-def _tried(package: Package, tried: Probe, case: Case, job: ProbeJob) -> Refusal:
+def _refusal(package: Package, attempt: Probe, case: Case, job: ProbeJob) -> Refusal:
+    """Call the package, and judge whether it refused or answered as it may."""
     try:
-        (left,) = package.calls([tried.inputs])
+        (result,) = package.calls([attempt.inputs])
     except RuntimeError as error:
-        return Refusal(name=tried.name, ok=True, said=gist(error))
+        return Refusal(name=attempt.name, ok=True, said=gist(error))
     except RunnerCrash as crash:
-        return Refusal(name=tried.name, ok=False, said=crash.message)
-    got = as_returned(left, job.signature)
-    if tried.may_answer != "rightly":
-        shapes = ", ".join(str(list(value.shape)) for value in got if isinstance(value, Tensor))
-        said = f"was answered, with outputs of shape {shapes}"
-        return Refusal(name=tried.name, ok=tried.may_answer == "somehow", said=said)
-    wrong = [one for one in verdicts(case, got, job.signature, job.tolerance) if not one.ok]
-    said = f"{wrong[0].name}: {wrong[0].why}" if wrong else "answered rightly"
-    return Refusal(name=tried.name, ok=not wrong, said=said)
+        return Refusal(name=attempt.name, ok=False, said=crash.message)
+    outputs = as_returned(result, job.signature)
+    if attempt.may_answer != "rightly":
+        shapes = ", ".join(str(list(value.shape)) for value in outputs if isinstance(value, Tensor))
+        message = f"was answered, with outputs of shape {shapes}"
+        return Refusal(name=attempt.name, ok=attempt.may_answer == "somehow", said=message)
+    for figures in verdicts(case, outputs, job.signature, job.tolerance):
+        if not figures.ok:
+            message = f"{figures.name}: {figures.why}"
+            return Refusal(name=attempt.name, ok=False, said=message)
+    return Refusal(name=attempt.name, ok=True, said="answered rightly")
 
 
 def probes(inputs: list[Tensor], signature: Signature, sizes: Mapping[str, int]) -> Iterator[Probe]:
-    """Sizes outside each dim's range and between its steps, another size of a fixed axis, another
-    dtype, another rank; then the example's values in other layouts. `sizes` are the dims' in
-    `inputs`."""
+    """All probes of a package.
+
+    First come inputs of wrong sizes, dtypes and ranks, then the values of the example in other
+    memory layouts. `sizes` are those of the dims in `inputs`.
+    """
     entries = tensor_inputs(signature)
     for name, dim in signature["dims"].items():
         yield from _outside(inputs, entries, name, dim, sizes)
     for index, (entry, value) in enumerate(zip(entries, inputs, strict=True)):
-        label = entry["name"]
-        axis = next(
-            (
-                axis
-                for axis, size in enumerate(entry["shape"])
-                if isinstance(size, int) and size > 0
-            ),
-            None,
-        )
-        if axis is not None and value.numel():
-            longer = _resized(value, axis, value.shape[axis] + 1)
-            yield Probe(
-                f"{label}: size {longer.shape[axis]} on axis {axis}", _with(inputs, index, longer)
-            )
-        if value.dtype in _OTHER_DTYPE:
-            other = value.to(_OTHER_DTYPE[value.dtype])
-            yield Probe(
-                f"{label}: {str(other.dtype).removeprefix('torch.')}", _with(inputs, index, other)
-            )
-        yield Probe(f"{label}: rank {value.dim() + 1}", _with(inputs, index, value.unsqueeze(0)))
-        yield Probe(
-            f"{label}: at an offset in its storage", _with(inputs, index, _offset(value)), "rightly"
-        )
-        strided = _strided(value)
-        if strided is not None:
-            yield Probe(f"{label}: not contiguous", _with(inputs, index, strided), "rightly")
+        for description, changed, may_answer in _changed(entry, value):
+            replaced = [*inputs[:index], changed, *inputs[index + 1 :]]
+            yield Probe(f"{entry['name']}: {description}", replaced, may_answer)
+
+
+def _changed(
+    entry: Mapping[str, Any], value: Tensor
+) -> Iterator[tuple[str, Tensor, Literal["", "rightly"]]]:
+    """Variants of one input, each with a description and the answer that it may get."""
+    axis = _fixed_axis(entry["shape"])
+    if axis is not None and value.numel():
+        longer = _resized(value, axis, value.shape[axis] + 1)
+        yield f"size {longer.shape[axis]} on axis {axis}", longer, ""
+    if value.dtype in _OTHER_DTYPE:
+        converted = value.to(_OTHER_DTYPE[value.dtype])
+        yield str(converted.dtype).removeprefix("torch."), converted, ""
+    yield f"rank {value.dim() + 1}", value.unsqueeze(0), ""
+    yield "at an offset in its storage", _offset(value), "rightly"
+    strided = _strided(value)
+    if strided is not None:
+        yield "not contiguous", strided, "rightly"
+
+
+def _fixed_axis(shape: Sequence[int | str]) -> int | None:
+    """The first axis whose size is fixed and not 0."""
+    for axis, size in enumerate(shape):
+        if isinstance(size, int) and size > 0:
+            return axis
+    return None
 
 
 def _outside(
@@ -128,49 +139,52 @@ def _outside(
     dim: Mapping[str, int],
     sizes: Mapping[str, int],
 ) -> Iterator[Probe]:
+    """Inputs with sizes of the dim `name` beyond its range and between its steps."""
     low, high, step = dim["min"], dim["max"], dim["multiple_of"]
-    values = [(high + step, f"above max {high}", "")]
-    values += [(low - step, f"below min {low}", "")] if low - step >= 0 else []
-    # Packages check bounds, not steps; where the model itself needs the step, the code asserts it.
-    values += [(low + 1, f"no multiple of {step}", "somehow")] if step > 1 else []
-    for value, why, may_answer in values:
-        sized = list(inputs)
-        for index, axis, size in _following(entries, name):
-            sized[index] = _resized(sized[index], axis, max(0, size.at({**sizes, name: value})))
-        if sum(value.numel() for value in sized) <= _MOST_ELEMENTS:
-            yield Probe(f"{name} {value}: {why}", sized, may_answer)
+    attempts: list[tuple[int, str, Literal["", "somehow"]]] = []
+    attempts.append((high + step, f"above max {high}", ""))
+    if low - step >= 0:
+        attempts.append((low - step, f"below min {low}", ""))
+    if step > 1:
+        # Packages check bounds and not steps. If the model itself needs the step, its code
+        # asserts it.
+        attempts.append((low + 1, f"no multiple of {step}", "somehow"))
+    for value, why, may_answer in attempts:
+        resized = list(inputs)
+        for index, axis, size in _axes_of(entries, name):
+            new_size = max(0, size.at({**sizes, name: value}))
+            resized[index] = _resized(resized[index], axis, new_size)
+        if sum(tensor.numel() for tensor in resized) <= _MOST_ELEMENTS:
+            yield Probe(f"{name} {value}: {why}", resized, may_answer)
 
 
-def _following(entries: list[Mapping[str, Any]], name: str) -> Iterator[tuple[int, int, Size]]:
-    """The input, axis and size of each axis that follows the dim `name`."""
+def _axes_of(entries: list[Mapping[str, Any]], name: str) -> Iterator[tuple[int, int, Size]]:
+    """The input, axis and size of each axis that depends on the dim `name`."""
     for index, entry in enumerate(entries):
         for axis, text in enumerate(entry["shape"]):
-            size = parse(text) if isinstance(text, str) else None
-            if size is not None and name in size.names:
+            if not isinstance(text, str):
+                continue
+            size = parse(text)
+            if name in size.names:
                 yield index, axis, size
 
 
 def _resized(value: Tensor, axis: int, size: int) -> Tensor:
-    """Its beginning, or its values again and again, along one axis."""
+    """The tensor cut, or repeated, along one axis."""
     index = torch.arange(size) % max(1, value.shape[axis])
     return value.index_select(axis, index).contiguous()
 
 
-def _with(inputs: list[Tensor], index: int, value: Tensor) -> list[Tensor]:
-    return [*inputs[:index], value, *inputs[index + 1 :]]
-
-
 def _offset(value: Tensor) -> Tensor:
-    """The same values, contiguous, three elements into a larger storage: not aligned as allocations
-    are."""
+    """The same values, contiguous, three elements into a larger storage. Their address is not
+    aligned as that of an allocation is."""
     storage = torch.empty(value.numel() + 3, dtype=value.dtype)
     return storage[3:].view(value.shape).copy_(value)
 
 
 def _strided(value: Tensor) -> Tensor | None:
-    """The same values with the strides of a transposed tensor; None where that makes no
-    difference."""
+    """The same values with the strides of a transposed tensor; None if those are the same."""
     if value.dim() < 2:
         return None
-    turned = value.transpose(0, -1).contiguous().transpose(0, -1)
-    return None if turned.is_contiguous() else turned
+    transposed = value.transpose(0, -1).contiguous().transpose(0, -1)
+    return None if transposed.is_contiguous() else transposed
