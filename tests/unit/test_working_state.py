@@ -30,7 +30,8 @@ from aoti_build.common import records, writing
 from aoti_build.common.digests import digest_json
 from aoti_build.errors import MessageError, UsageError
 from aoti_build.messages import CompileResult
-from aoti_build.models_file import Project, field_types, load_project, rules
+from aoti_build.models_file import Project, load_project, rules
+from aoti_build.models_file.parsing import field_types
 from aoti_build.models_file.records import record_digest
 from aoti_build.store.kernels import KernelCache
 from aoti_build.work import host_checks

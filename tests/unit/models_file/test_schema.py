@@ -9,7 +9,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 import aoti_build
-from aoti_build.models_file import editor_schema, field_types, schema
+from aoti_build.models_file.parsing import editor_schema, field_types, schema
 
 GOOD: dict[str, Any] = {
     "version": 1,
@@ -136,7 +136,7 @@ def test_what_one_refuses_the_other_refuses(path: tuple[str | int, ...], value: 
             schema.File.model_validate(data)
 
 
-def test_every_wire_type_has_its_place() -> None:
-    assert set(schema.WIRE_TYPES.values()) == set(field_types.Wire.__subclasses__())
-    assert schema.wire_type_at(("models", "a", "dims", "*")) is schema.Dim
-    assert schema.wire_type_at(("models", "a", "kwargs")) is None
+def test_every_mapping_type_has_its_place() -> None:
+    assert set(schema.MAPPING_TYPES.values()) == set(field_types.YamlMapping.__subclasses__())
+    assert schema.mapping_type_at(("models", "a", "dims", "*")) is schema.Dim
+    assert schema.mapping_type_at(("models", "a", "kwargs")) is None
