@@ -105,6 +105,24 @@ def _follows(rule: Callable[[str], object]) -> fields.Reader:
     return read
 
 
+def _check_not_empty(value: Any) -> None:
+    fields.text(value)
+    if not value:
+        raise ValueError("is empty")
+
+
+def _check_not_negative(value: Any) -> None:
+    number(value)
+    if value < 0:
+        raise ValueError("is negative")
+
+
+def _check_fraction(value: Any) -> None:
+    number(value)
+    if not 0 <= value <= 1:
+        raise ValueError("is not between 0 and 1")
+
+
 def _check_device(value: Any) -> None:
     # The names are looked up at each call, because a device may be registered later.
     one_of(*device_names())(value)
@@ -119,7 +137,8 @@ def _check_input(value: Any) -> None:
 _NAME = _follows(rules.directory_name)
 _IDENTIFIER = _follows(rules.identifier)
 _PROJECT_PATH = _follows(rules.project_path)
-_BOUND = or_none(number)
+_BOUND = or_none(_check_not_negative)
+_FRACTION = or_none(_check_fraction)
 _PIXELS = or_none(whole(1))
 _ANY_TABLE = table_of(fields.anything, fields.anything)
 _SOURCE = table(
@@ -134,9 +153,9 @@ _check_tensor = table(
         "shape": fields.list_of(fields.either(whole(), _follows(rules.shape_size))),
         "dtype": one_of(*rules.DTYPES),
         "name": or_none(_IDENTIFIER),
-        "low": _BOUND,
-        "high": _BOUND,
-        "probability": _BOUND,
+        "low": or_none(number),
+        "high": or_none(number),
+        "probability": _FRACTION,
     }
 )
 _check_constant = table(
@@ -158,8 +177,8 @@ _OUTPUT_TOLERANCE = table(
     {
         "atol": _BOUND,
         "rtol": _BOUND,
-        "agreement": _BOUND,
-        "iou": _BOUND,
+        "agreement": _FRACTION,
+        "iou": _FRACTION,
     }
 )
 _TOLERANCE = table(
@@ -188,16 +207,16 @@ _BASELINE = table(
     {
         "source": _SOURCE,
         "kwargs": _ANY_TABLE,
-        "limit": or_none(number),
+        "limit": _BOUND,
     }
 )
 _WEIGHTS = table(
     {
         "file": _follows(rules.weights_path),
-        "key": or_none(fields.text),
-        "prefix": or_none(fields.text),
-        "rename": fields.list_of(fields.list_of(fields.text)),
-        "ignore": fields.list_of(fields.text),
+        "key": or_none(_check_not_empty),
+        "prefix": or_none(_check_not_empty),
+        "rename": fields.list_of(fields.list_of(fields.text, 2, 2)),
+        "ignore": fields.list_of(_check_not_empty),
     }
 )
 _MODEL = table(
@@ -321,7 +340,9 @@ def _weights(record: JsonObject | None) -> Weights | None:
         return None
     rename = tuple((old, new) for old, new in record["rename"])
     ignore = tuple(record["ignore"])
-    return Weights(**{**record, "rename": rename, "ignore": ignore})
+    weights = Weights(**{**record, "rename": rename, "ignore": ignore})
+    _refuse_complaints(agreements.weights_complaints(weights.file, weights.key, rename))
+    return weights
 
 
 def _image(record: JsonObject | None) -> Image | Source | None:
@@ -339,7 +360,4 @@ def _image(record: JsonObject | None) -> Image | Source | None:
 def _baseline(record: JsonObject | None) -> Baseline | None:
     if record is None:
         return None
-    limit = record["limit"]
-    if limit is not None and limit < 0:
-        raise ValueError("the limit of the baseline is negative")
-    return Baseline(_source(record["source"]), record["kwargs"], limit)
+    return Baseline(_source(record["source"]), record["kwargs"], record["limit"])

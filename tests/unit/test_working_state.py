@@ -54,6 +54,7 @@ BAD_NAMES = [
     ["a"],
 ]
 DIM = {"name": "b", "min": 2, "max": 4, "example": 2, "multiple_of": 1}
+WEIGHTS = {"file": "w.pt", "key": None, "prefix": None, "rename": [], "ignore": []}
 CHANGES: dict[str, Change] = {
     **{
         f"a model called {name!r:.20}": lambda e, name=name: e["model"].update(name=name)
@@ -126,6 +127,27 @@ CHANGES: dict[str, Change] = {
             outputs={"o": {"atol": 1.0, "rtol": None, "agreement": 0.5, "iou": None}}
         )
     ),
+    "a tolerance below 0": lambda e: e["model"]["tolerance"].update(rtol=-1),
+    "an agreement above 1": (
+        lambda e: e["model"]["tolerance"].update(
+            outputs={"o": {"atol": None, "rtol": None, "agreement": 2, "iou": None}}
+        )
+    ),
+    "a probability above 1": (
+        lambda e: e["model"]["inputs"][0].update(dtype="bool", probability=1.5)
+    ),
+    "a baseline with a limit below 0": (
+        lambda e: e["model"].update(
+            baseline={"source": e["model"]["source"], "kwargs": {}, "limit": -1}
+        )
+    ),
+    "a key of a safetensors file": (
+        lambda e: e["model"].update(weights={**WEIGHTS, "file": "w.safetensors", "key": "model"})
+    ),
+    "a rename with another number of stars": (
+        lambda e: e["model"].update(weights={**WEIGHTS, "rename": [["a.*", "b"]]})
+    ),
+    "an empty prefix": lambda e: e["model"].update(weights={**WEIGHTS, "prefix": ""}),
     "an image beyond itself": (
         lambda e: e["model"].update(
             image={"resize": 2, "crop": 4, "mean": [], "std": [], "classes": None}
