@@ -79,6 +79,8 @@ def _read_constant(
     entry = schema_inputs.ConstantInput.model_validate(data)
     for field, message in agreements.constant_complaints(entry):
         reader.add((*path, field), message, at_key=True)
+        # The types of these fields are not checked, so nothing may read them.
+        reader.broken.add((*path, field))
     value_path = (*path, "value")
     node = reader.document.at(value_path)
     # An explicit null has a position of its own.
