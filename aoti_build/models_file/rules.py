@@ -178,9 +178,10 @@ def module_name(text: str) -> str:
     """Check the name of a module to import."""
     if text.endswith(".py") or "/" in text:
         dotted = text.removesuffix(".py").replace("/", ".")
+        example = dotted if is_dotted_name(dotted) else "my_package.ops"
         raise RefusedError(
             f"{quoted(text)} is a file; write the module name as in an import statement, such as"
-            f" {dotted}"
+            f" {example}"
         )
     if len(text) > MAX_DIRECTORY_NAME or not is_dotted_name(text):
         raise RefusedError(

@@ -18,6 +18,7 @@ from aoti_build.models_file.wording import did_you_mean, in_words, nearest, unkn
 # `le` are from pydantic.
 TEMPLATES = {
     "string_type": "{name} must be a string, not {value_in_words}",
+    "bool_type": "{name} must be true or false, not {value_in_words}",
     "int_type": "{name} must be an integer, not {value_in_words}",
     "number_type": "{name} must be a number, not {value_in_words}",
     "list_type": "{name} must be a list, not {value_in_words}",
@@ -26,6 +27,7 @@ TEMPLATES = {
     "value_kind": "{name} must be a {reason}, not {value_in_words}",
     "no_value": "{name} has no value; write one, or remove the key",
     "missing": "{parent} is missing the required key {name}",
+    "string_too_short": "{name} is an empty string; write a text, or remove it",
     "too_short": "{name} is empty; it needs at least one entry",
     "greater_than_equal": "{name} is {value}; it must be at least {ge}",
     "less_than_equal": "{name} is {value}; it must be at most {le}",

@@ -341,9 +341,17 @@ BAD: list[tuple[str, str, list[str]]] = [
         model(weights="{file: a.pt, rename: {'a.*.b': 'a.b'}}"),
         ["6:43: 'a.*.b' has 1 * and 'a.b' has 0; use the same number in both"],
     ),
-    ("ignore nothing", model(weights="{file: a.pt, ignore: ['']}"), ["6:34: 'ignore'[0]"]),
+    (
+        "ignore nothing",
+        model(weights="{file: a.pt, ignore: ['']}"),
+        ["6:34: 'ignore'[0] is an empty string"],
+    ),
     ("method with arguments", model(method="encode()"), ["6:11: 'encode()' is not a Python name"]),
-    ("strict as a text", model(strict="'yes'"), ["6:11: 'strict'"]),
+    (
+        "strict as a text",
+        model(strict="'yes'"),
+        ["6:11: 'strict' must be true or false, not the string 'yes'"],
+    ),
     (
         "inputs empty list",
         model(inputs="[]"),
@@ -451,6 +459,7 @@ BAD: list[tuple[str, str, list[str]]] = [
         model(imports="[a/ops.py]"),
         ["6:13: 'a/ops.py' is a file; write the module name"],
     ),
+    ("imports a path", model(imports="[/ops]"), ["6:13: '/ops' is a file; write the module name"]),
     ("imports no name", model(imports="[a-b]"), ["6:13: 'a-b' is not a module name"]),
     ("imports twice", model(imports="[a, a]"), ["6:16: 'a' is listed twice"]),
     (
