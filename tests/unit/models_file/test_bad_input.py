@@ -445,6 +445,20 @@ BAD: list[tuple[str, str, list[str]]] = [
         ["5:23: an input with `value` is not a tensor, so it cannot have 'shape'"],
     ),
     (
+        "value and a shape of another type",
+        model(inputs="[{value: 1, shape: a*b}, {value: 1, shape: 5}, {value: 1, shape: [b*b]}]"),
+        [
+            "5:23: an input with `value` is not a tensor",
+            "5:47: an input with `value` is not a tensor",
+            "5:69: an input with `value` is not a tensor",
+        ],
+    ),
+    (
+        "value and a shape with a dim",
+        model(inputs="[{value: 1, shape: [b]}]", dims="{b: {max: 3}}"),
+        ["5:23: an input with `value` is not a tensor"],
+    ),
+    (
         "neither value nor shape",
         model(inputs="{x: {}}"),
         ["5:12: 'x' is missing the required key 'shape'"],
