@@ -1,2 +1,5 @@
-"""The parser of models.yaml. These modules import yaml and pydantic, which take a tenth of a second
-to load. The other modules of `aoti_build.models_file` therefore import them only to read a file."""
+"""The parser of models.yaml.
+
+These modules import yaml and pydantic, which are slow to import. The other modules of
+`aoti_build.models_file` therefore import this package only to parse a file.
+"""

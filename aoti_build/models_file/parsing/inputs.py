@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from aoti_build.common import sizes
@@ -152,7 +152,7 @@ def _shape_entries(reader: DocumentReader, inputs_path: FieldPath) -> Iterator[F
             yield (*shape_path, index)
 
 
-def _parse_size(text: str, declared: Iterable[str]) -> sizes.Size:
+def _parse_size(text: str, declared: Collection[str]) -> sizes.Size:
     # The name of a dim may be invalid, such as `a-b`. That is reported at the dim only.
     if text in declared:
         return sizes.Size((sizes.Term(text),))
@@ -163,7 +163,7 @@ def _check_size(
     reader: DocumentReader,
     path: FieldPath,
     size: sizes.Size,
-    declared: Iterable[str],
+    declared: Collection[str],
     valid_dims: Mapping[str, Dim],
 ) -> None:
     dims_path = (*path[:2], "dims")
@@ -181,14 +181,14 @@ def _check_size(
 def _check_dims_are_determined(
     reader: DocumentReader,
     dims_path: FieldPath,
-    declared: Iterable[str],
+    declared: Collection[str],
     dynamic_sizes: Sequence[sizes.Size],
 ) -> None:
     """Check that the shapes of a call determine every declared dim."""
     used: set[str] = set()
     for size in dynamic_sizes:
         used.update(size.names)
-    undetermined = agreements.undetermined_dims(dynamic_sizes)
+    undetermined = set(agreements.undetermined_dims(dynamic_sizes))
     for name in declared:
         if name not in used:
             message = f"no shape uses the dim {quoted(name)}; use it in a shape, or remove it"
