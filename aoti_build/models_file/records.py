@@ -10,16 +10,15 @@ Records have no positions: only the process that read models.yaml reports them.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
-from aoti_build.common import fields, sizes
+from aoti_build.common import sizes
 from aoti_build.common.digests import digest_bytes
-from aoti_build.common.fields import flag, number, one_of, or_none, table, table_of, whole
 from aoti_build.common.json_object import JsonObject
-from aoti_build.host.devices import device_named, device_names
-from aoti_build.models_file import agreements, rules
+from aoti_build.host.devices import device_named
+from aoti_build.models_file import agreements, rules, target_shape
 from aoti_build.models_file.agreements import Complaints
 from aoti_build.models_file.project import (
     Baseline,
@@ -78,7 +77,7 @@ def target_from_json(
         KeyError, TypeError, ValueError: `target_to_json` did not make the record, or it breaks a
             rule of models.yaml.
     """
-    _check_target(record)
+    target_shape.TARGET(record)
     device_named(record["device"]).require_architecture(record["architecture"])
     return Target(
         model=_model(record["model"], positions or {}),
@@ -89,170 +88,6 @@ def target_from_json(
         listed=record["listed"],
         digest=digest,
     )
-
-
-# Types of the fields. A reader raises ValueError for a value of another type.
-
-
-def _follows(rule: Callable[[str], object]) -> fields.Reader:
-    """Return a reader for texts that `rule` accepts and leaves unchanged."""
-
-    def read(value: Any) -> None:
-        fields.text(value)
-        if rule(value) != value:
-            raise ValueError("is not in its normal form")
-
-    return read
-
-
-def _check_not_empty(value: Any) -> None:
-    fields.text(value)
-    if not value:
-        raise ValueError("is empty")
-
-
-def _check_not_negative(value: Any) -> None:
-    number(value)
-    if value < 0:
-        raise ValueError("is negative")
-
-
-def _check_fraction(value: Any) -> None:
-    number(value)
-    if not 0 <= value <= 1:
-        raise ValueError("is not between 0 and 1")
-
-
-def _check_device(value: Any) -> None:
-    # The names are looked up at each call, because a device may be registered later.
-    one_of(*device_names())(value)
-
-
-def _check_input(value: Any) -> None:
-    is_constant = type(value) is dict and "value" in value
-    check = _check_constant if is_constant else _check_tensor
-    check(value)
-
-
-_NAME = _follows(rules.directory_name)
-_IDENTIFIER = _follows(rules.identifier)
-_PROJECT_PATH = _follows(rules.project_path)
-_BOUND = or_none(_check_not_negative)
-_FRACTION = or_none(_check_fraction)
-_PIXELS = or_none(whole(1))
-_ANY_TABLE = table_of(fields.anything, fields.anything)
-_SOURCE = table(
-    {
-        "attribute": fields.text,
-        "module": or_none(fields.text),
-        "path": or_none(fields.text),
-    }
-)
-_check_tensor = table(
-    {
-        "shape": fields.list_of(fields.either(whole(), _follows(rules.shape_size))),
-        "dtype": one_of(*rules.DTYPES),
-        "name": or_none(_IDENTIFIER),
-        "low": or_none(number),
-        "high": or_none(number),
-        "probability": _FRACTION,
-    }
-)
-_check_constant = table(
-    {
-        "value": fields.anything,
-        "name": or_none(_IDENTIFIER),
-    }
-)
-_DIM = table(
-    {
-        "name": _IDENTIFIER,
-        "min": whole(1),
-        "max": whole(1),
-        "example": whole(1),
-        "multiple_of": whole(1),
-    }
-)
-_OUTPUT_TOLERANCE = table(
-    {
-        "atol": _BOUND,
-        "rtol": _BOUND,
-        "agreement": _FRACTION,
-        "iou": _FRACTION,
-    }
-)
-_TOLERANCE = table(
-    {
-        "atol": _BOUND,
-        "rtol": _BOUND,
-        "outputs": table_of(fields.anything, _OUTPUT_TOLERANCE),
-    }
-)
-_CUDA = table(
-    {
-        "tf32": or_none(flag),
-        "reduced_precision": or_none(flag),
-    }
-)
-_IMAGE = table(
-    {
-        "resize": _PIXELS,
-        "crop": _PIXELS,
-        "mean": fields.list_of(number),
-        "std": fields.list_of(number),
-        "classes": or_none(_PROJECT_PATH),
-    }
-)
-_BASELINE = table(
-    {
-        "source": _SOURCE,
-        "kwargs": _ANY_TABLE,
-        "limit": _BOUND,
-    }
-)
-_WEIGHTS = table(
-    {
-        "file": _follows(rules.weights_path),
-        "key": or_none(_check_not_empty),
-        "prefix": or_none(_check_not_empty),
-        "rename": fields.list_of(fields.list_of(fields.text, 2, 2)),
-        "ignore": fields.list_of(_check_not_empty),
-    }
-)
-_MODEL = table(
-    {
-        "name": _NAME,
-        "source": _SOURCE,
-        "inputs": fields.either(fields.list_of(_check_input), _SOURCE),
-        "kwargs": _ANY_TABLE,
-        "seed": whole(),
-        "method": or_none(_IDENTIFIER),
-        "strict": flag,
-        "weights": or_none(_WEIGHTS),
-        "files": fields.list_of(_PROJECT_PATH),
-        "imports": fields.list_of(fields.module_name),
-        "outputs": one_of(None, "dict"),
-        "dims": fields.list_of(_DIM),
-        "dtype": or_none(one_of(*rules.FLOATS)),
-        "baseline": or_none(_BASELINE),
-        "tolerance": _TOLERANCE,
-        "cuda": _CUDA,
-        "reference_data_limit": whole(),
-        "image": or_none(fields.either(_IMAGE, _SOURCE)),
-    }
-)
-_check_target = table(
-    {
-        "model": _MODEL,
-        "device": _check_device,
-        "preset": _NAME,
-        "inductor_config": table_of(_follows(rules.option), fields.anything),
-        "listed": flag,
-    }
-)
-
-
-# Values of the fields, whose types are checked.
 
 
 def _refuse_complaints(complaints: Complaints) -> None:
