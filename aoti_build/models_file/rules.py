@@ -26,7 +26,6 @@ from aoti_build.common.fields import (
     is_name,
 )
 from aoti_build.host.devices import NATIVE
-from aoti_build.host.devices.cpu import ISA_OPTIONS
 from aoti_build.host.gpu_architectures import ARCHITECTURE_PATTERN
 from aoti_build.models_file.project import Source
 from aoti_build.models_file.wording import did_you_mean, nearest, quoted
@@ -44,7 +43,6 @@ INTEGER_RANGES = {
 UNORDERED = ("bool", "complex64")
 FLOATS = ("float32", "float64", "float16", "bfloat16")
 DTYPES = (*INTEGER_RANGES, *UNORDERED, *FLOATS)
-ISAS = tuple(ISA_OPTIONS)
 MODULE = r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*$"
 OPTION = r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*"
 SIZE = "[0-9]{1,15}[kmg]?"

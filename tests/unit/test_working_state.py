@@ -29,6 +29,7 @@ from aoti_build.commands.clean import clean
 from aoti_build.common import records, writing
 from aoti_build.common.digests import digest_json
 from aoti_build.errors import MessageError, UsageError
+from aoti_build.host.devices.cpu import ISA_OPTIONS
 from aoti_build.messages import CompileResult
 from aoti_build.models_file import Project, load_project, rules
 from aoti_build.models_file.parsing import field_types
@@ -225,7 +226,7 @@ def test_no_path_is_made_of_a_name_that_is_none(project: Project, name: str) -> 
 
 def test_the_rules_and_the_schema_name_the_same(project: Project) -> None:
     assert {*rules.DTYPES} == {*get_args(field_types.Dtype)}
-    assert {*rules.ISAS} == {*get_args(field_types.Isa)}
+    assert {*ISA_OPTIONS} == {*get_args(field_types.Isa)}
 
 
 def write_state(project: Project) -> list[Path]:

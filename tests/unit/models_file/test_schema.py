@@ -54,7 +54,9 @@ def changed(path: tuple[str | int, ...], value: Any) -> dict[str, Any]:
 
 def test_the_committed_file_is_what_the_types_say() -> None:
     file = Path(aoti_build.__file__).with_name("models_file") / "models.schema.json"
-    assert file.read_text(encoding="utf-8") == editor_schema.json_schema_text()
+    assert file.read_text(encoding="utf-8") == editor_schema.json_schema_text(), (
+        "write it again with `inv schema --output aoti_build/models_file/models.schema.json`"
+    )
 
 
 def test_it_is_a_schema_of_draft_2020_12() -> None:
