@@ -12,7 +12,7 @@ from aoti_build.common import directories
 from aoti_build.common.fields import is_name
 from aoti_build.errors import DirectoryError, UsageError
 from aoti_build.models_file.project import Project, Target
-from aoti_build.models_file.wording import shown
+from aoti_build.models_file.wording import quoted
 
 
 def artifact_directory(project: Project, target: Target) -> Path:
@@ -119,5 +119,5 @@ def _flat(target: Target) -> str:
 
 def _component(name: str) -> str:
     if not is_name(name):
-        raise UsageError(f"{shown(name)} is not usable as the name of a directory of artifacts")
+        raise UsageError(f"{quoted(name)} is not usable as the name of a directory of artifacts")
     return name

@@ -343,7 +343,7 @@ def _no_image(project: Project, target: Target, given: Input) -> UsageError:
     return UsageError(
         f"{given.text} is an image, and models.yaml does not say how it becomes the input of"
         f" {target.model.name}",
-        where=project.where(target.model),
+        where=project.location(target.model),
         hint=(
             "add to the model one of\n  image: torchvision.models:ResNet18_Weights.DEFAULT\n "
             " image: {resize: 256, crop: 224, mean: [0.485, 0.456, 0.406], std: [0.229, 0.224,"
@@ -384,7 +384,7 @@ def _job(
         tolerance=required_tolerance(target),
         signature=artifact.manifest.signature,
         imports=tuple(artifact.manifest.imports),
-        where={**places(project, target), "image": project.where(target.model, "image")},
+        where={**places(project, target), "image": project.location(target.model, "image")},
         seed=asked.seed,
         repeat=asked.repeat,
         runs=tuple(_request(group, output) for group, output in zip(groups, outputs, strict=True)),

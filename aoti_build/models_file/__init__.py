@@ -1,7 +1,7 @@
-"""The spec layer: models.yaml -> a typed `Project` of `Target`s, or every problem in it with its
-line and column.
+"""models.yaml, read into a `Project` with its `Target`s, or refused with all its problems.
 
-Importing this package is cheap: yaml and pydantic are imported when a file is read, not before.
+This package imports yaml and pydantic only when it parses a file. Commands that find a parsed
+project in the cache start faster without them.
 """
 
 from __future__ import annotations
@@ -42,18 +42,24 @@ __all__ = [
 
 
 def load_project(file: Path, cache: Path | None = None) -> Project:
-    """The project that `file` describes; `cache` is the directory where parsed ones are kept, if
-    any.
+    """Return the project that `file` describes.
 
-    Raises SpecError with all problems, UsageError when the file cannot be read.
+    `cache` is the directory of parsed projects. Without it, the file is always parsed.
+
+    Raises:
+        SpecError: the file has problems. The error has all of them, with line and column.
+        UsageError: the file cannot be read.
     """
     from aoti_build.models_file.cache import read_cache, write_cache
 
     content = read_models_file(file)
     file = file.absolute()
-    if cache is not None and (project := read_cache(cache, file, content)) is not None:
-        return project
-    from aoti_build.models_file.resolve import parse
+    if cache is not None:
+        project = read_cache(cache, file, content)
+        if project is not None:
+            return project
+    # Imported here, because the parser imports yaml and pydantic.
+    from aoti_build.models_file.parsing.resolve import parse
 
     project = parse(content, file)
     if cache is not None:
@@ -62,11 +68,12 @@ def load_project(file: Path, cache: Path | None = None) -> Project:
 
 
 def read_models_file(file: Path) -> bytes:
-    """The bytes of models.yaml. Raises UsageError when there is none or it cannot be read."""
+    """Return the bytes of models.yaml. Raises UsageError if the file cannot be read."""
     try:
         return read_bytes(file, TEXT_LIMIT)
     except FileNotFoundError:
-        hint = f"name another with --file, or write it:\n{SMALL_EXAMPLE}"
+        hint = f"choose another file with --file, or create this one:\n{SMALL_EXAMPLE}"
         raise UsageError(f"{file}: no such file", hint=hint) from None
     except OSError as error:
-        raise UsageError(f"{file} cannot be read", cause=error.strerror or str(error)) from None
+        cause = error.strerror or str(error)
+        raise UsageError(f"{file} cannot be read", cause=cause) from None

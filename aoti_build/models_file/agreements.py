@@ -1,223 +1,279 @@
-"""What several fields of models.yaml must agree on: each complaint is a field and a sentence.
+"""The rules for several fields of models.yaml that must agree with each other.
 
-Nothing here imports pydantic or yaml, so that a kept project is held against the same rules.
+A rule yields complaints. A complaint is the name of a field and a message for the user.
+
+This module imports neither pydantic nor yaml, so that `aoti_build.models_file.records` can apply
+the same rules to cached targets.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from math import lcm
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeAlias
 
 from aoti_build.common import sizes
 from aoti_build.common.fields import MAX_INT
 from aoti_build.models_file.rules import INTEGER_RANGES, UNORDERED
-from aoti_build.models_file.wording import shown
+from aoti_build.models_file.wording import quoted
 
 if TYPE_CHECKING:
-    from aoti_build.models_file import project, schema
+    from aoti_build.models_file import project
+    from aoti_build.models_file.parsing import schema_inputs, schema_parts
 
-Complaints = Iterator[tuple[str, str]]
-SPECIALISES = "torch.export treats the sizes 0 and 1 as fixed"
+Complaints: TypeAlias = Iterator[tuple[str, str]]
+Number: TypeAlias = int | float
+FIXED_SIZES = "torch.export treats the sizes 0 and 1 as fixed"
+OUTPUT_CRITERIA = ("atol", "rtol", "agreement", "iou")
 
 
-def constant_complaints(wire: schema.ConstantInput) -> Complaints:
-    """What is wrong with an entry that has a value: other keys describe tensors."""
-    for field in wire.model_extra or ():
-        text = (
-            f"value stands alone: the argument is no tensor, so {shown(field)} means nothing;"
-            " remove one"
+# Parts of a model
+
+
+def constant_complaints(constant: schema_inputs.ConstantInput) -> Complaints:
+    """Check that an input with a value has no keys of a tensor."""
+    for field in constant.model_extra or ():
+        message = (
+            f"an input with `value` is not a tensor, so it cannot have {quoted(field)}; remove one"
+            " of the two"
         )
-        yield field, text
+        yield field, message
 
 
-def weights_complaints(weights: schema.Weights) -> Complaints:
-    """What is wrong with the rules of a file of weights."""
-    if weights.key is not None and ".safetensors" in weights.file:
-        text = (
-            "a safetensors file has names and no keys; `prefix` chooses the names that begin with"
-            " something"
-        )
-        yield "key", text
-    for old, new in weights.rename.items():
-        if old.count("*") != new.count("*"):
-            counts = f"{shown(old)} has {old.count('*')} * and {shown(new)} has {new.count('*')}"
-            text = f"{counts}; each * stands for one text"
-            yield f"rename.{old}", text
+def weights_complaints(
+    file: str,
+    key: str | None,
+    rename: Sequence[tuple[str, str]],
+) -> Complaints:
+    """Check the fields of `weights`."""
+    # The suffix may also be in the middle: model.safetensors.index.json.
+    if key is not None and ".safetensors" in file:
+        message = "a safetensors file has no keys; remove `key`, or select names with `prefix`"
+        yield "key", message
+    for old, new in rename:
+        old_count = old.count("*")
+        new_count = new.count("*")
+        if old_count != new_count:
+            message = (
+                f"{quoted(old)} has {old_count} * and {quoted(new)} has {new_count}; use the same"
+                " number in both"
+            )
+            yield f"rename.{old}", message
 
 
-def bound_complaints(bounds: schema.OutputTolerance) -> Complaints:
-    """What is wrong with the tolerance of one output."""
-    fields = ("atol", "rtol", "agreement", "iou")
-    present = [field for field in fields if getattr(bounds, field) is not None]
+def output_complaints(
+    tolerance: schema_parts.OutputTolerance | project.OutputTolerance,
+) -> Complaints:
+    """Check that the tolerance of an output has one kind of criterion."""
+    present = [name for name in OUTPUT_CRITERIA if getattr(tolerance, name) is not None]
     for field in ("agreement", "iou"):
         others = [name for name in present if name != field]
         if field in present and others:
-            yield field, f"{field} stands alone: it replaces {', '.join(others)}"
+            yield field, f"{field} replaces the other criteria; remove {', '.join(others)}"
 
 
-def image_complaints(image: schema.Image) -> Complaints:
-    """What is wrong with a preprocessing of valid types."""
+def image_complaints(image: schema_parts.Image | project.Image) -> Complaints:
+    """Check the preprocessing of images."""
     if len(image.mean) != len(image.std):
-        yield (
-            "std" if image.std else "mean",
-            f"mean has {len(image.mean)} values and std {len(image.std)}",
+        field = "std" if image.std else "mean"
+        message = (
+            f"mean has {len(image.mean)} values and std has {len(image.std)}; write one value for"
+            " each channel in both"
         )
+        yield field, message
     if any(value <= 0 for value in image.std):
-        yield "std", "a standard deviation is greater than 0"
+        yield "std", "a value of std is not positive; write values greater than 0"
     if image.crop is not None and image.resize is not None and image.crop > image.resize:
-        yield (
-            "crop",
-            f"crop {image.crop} is larger than the shorter side after resize, {image.resize}",
+        message = (
+            f"crop {image.crop} is larger than the shorter side after resize, {image.resize};"
+            " reduce crop or increase resize"
         )
+        yield "crop", message
 
 
-def smallest(dim: schema.Dim | project.Dim) -> int:
-    """The least size of a dim."""
+# Dims
+
+
+def smallest_size(dim: schema_inputs.Dim | project.Dim) -> int:
+    """Return the smallest size of a dim."""
     return dim.multiple_of if dim.min is None else dim.min
 
 
-def example(dim: schema.Dim) -> int:
-    """The size of the example inputs: as given, or the smallest that torch.export does not fix."""
-    least = max(2 * dim.multiple_of, smallest(dim))
-    return least if dim.example is None else dim.example
+def example_size(dim: schema_inputs.Dim) -> int:
+    """Return the size of the example inputs.
+
+    The default is the smallest allowed size that torch.export does not treat as fixed.
+    """
+    if dim.example is not None:
+        return dim.example
+    return max(2 * dim.multiple_of, smallest_size(dim))
 
 
-def dim_complaints(dim: schema.Dim | project.Dim) -> Complaints:
-    """What is wrong with a dim of valid types."""
-    low, high, step = smallest(dim), dim.max, dim.multiple_of
-    sizes = [("min", low)] if dim.min is not None else []
-    for field, size in [*sizes, ("max", high)]:
-        if size < 1:
-            yield field, f"{field} is {size}; the least is 1, since {SPECIALISES}"
-        elif size % step:
-            nearest_sizes = _nearest_multiples(size, step)
-            yield (
-                field,
-                f"{field} {size} is not a multiple of {step}; the nearest is {nearest_sizes}",
-            )
+def dim_complaints(dim: schema_inputs.Dim | project.Dim) -> Complaints:
+    """Check the sizes of a dim. Their types must be valid."""
+    if dim.min is not None:
+        yield from _end_complaints("min", dim.min, dim.multiple_of)
+    yield from _end_complaints("max", dim.max, dim.multiple_of)
+    low = smallest_size(dim)
+    high = dim.max
     if dim.min is not None and low > high >= 1:
-        yield "min", f"min {low} is greater than max {high}"
+        yield "min", f"min {low} is greater than max {high}; reduce min or increase max"
     elif low == high:
-        text = (
-            f"min and max are both {high}: this dim cannot vary, so write {high} in the shapes"
+        message = (
+            f"min and max are both {high}, so this dim cannot vary; write {high} in the shapes"
             " instead"
         )
-        yield "max", text
+        yield "max", message
     elif dim.example is not None and high > low >= 1:
-        yield from _example_complaints(dim.example, low, high, step)
+        yield from _example_complaints(dim.example, low, high, dim.multiple_of)
 
 
-def _nearest_multiples(size: int, step: int) -> str:
+def _end_complaints(field: str, size: int, step: int) -> Complaints:
+    if size < 1:
+        yield field, f"{field} is {size}, but must be at least 1: {FIXED_SIZES}"
+    elif size % step:
+        yield field, f"{field} {size} is not a multiple of {step}; {_use_nearest(size, step)}"
+
+
+def _use_nearest(size: int, step: int) -> str:
     below = size // step * step
-    return f"{below} or {below + step}" if below else str(step)
+    if below == 0:
+        return f"use {step}"
+    return f"use {below} or {below + step}"
 
 
 def _example_complaints(size: int, low: int, high: int, step: int) -> Complaints:
+    field = "example"
     if size in (0, 1):
-        yield (
-            "example",
-            f"example {size} on a dynamic dim: {SPECIALISES}, and so the artifact; use 2 or more",
-        )
+        yield field, f"example {size} would fix this dim: {FIXED_SIZES}; use 2 or more"
     elif not low <= size <= high:
-        yield "example", f"example {size} is outside the range {low} to {high}"
+        yield field, f"example {size} is outside the range {low} to {high}; use a size in the range"
     elif size % step:
-        nearest_sizes = _nearest_multiples(size, step)
-        yield (
-            "example",
-            f"example {size} is not a multiple of {step}; the nearest is {nearest_sizes}",
-        )
+        yield field, f"example {size} is not a multiple of {step}; {_use_nearest(size, step)}"
     elif size == step:
-        text = (
-            f"example {size} is 1 * multiple_of: {SPECIALISES}, this factor 1 too; use {2 * step}"
-            " or more"
+        # The export computes with the factor size / step, which would be 1.
+        message = (
+            f"example {size} is 1 * multiple_of, and torch.export would fix the factor 1 like a"
+            f" size of 1; use {2 * step} or more"
         )
-        yield "example", text
+        yield field, message
+
+
+# Sizes that depend on dims
 
 
 def size_complaints(size: sizes.Size, dims: Mapping[str, project.Dim]) -> Iterator[str]:
-    """What is wrong with a size that follows valid dims, all of which are in `dims`."""
-    used = [dims[name] for name in size.names]
-    inexact = [
-        (term, dim)
-        for term, dim in zip(size.terms, used, strict=True)
-        if dim.multiple_of % term.divisor
-    ]
-    for term, dim in inexact:
-        step = lcm(dim.multiple_of, term.divisor)
-        yield (
-            f"{term} is not whole for every {dim.name}; set multiple_of: {step} on the dim"
-            f" {dim.name}"
-        )
-    if inexact or size.plain:
-        return  # a size that is a dim alone is judged at the dim
-    low, high = size.bounds({dim.name: (dim.min, dim.max) for dim in used})
-    example = size.at({dim.name: dim.example for dim in used})
+    """Yield messages about a size that depends on dims. `dims` has all of them, and is valid."""
+    has_inexact_terms = False
+    for term in size.terms:
+        dim = dims[term.name]
+        if dim.multiple_of % term.divisor:
+            has_inexact_terms = True
+            step = lcm(dim.multiple_of, term.divisor)
+            yield (
+                f"{term} is not an integer for every {dim.name}; set multiple_of: {step} on the dim"
+                f" {dim.name}"
+            )
+    # `dim_complaints` already checks a size that is a dim and nothing else.
+    if not has_inexact_terms and not size.plain:
+        yield from _range_of_size_complaints(size, dims)
+
+
+def _range_of_size_complaints(size: sizes.Size, dims: Mapping[str, project.Dim]) -> Iterator[str]:
+    ranges = {name: (dims[name].min, dims[name].max) for name in size.names}
+    examples = {name: dims[name].example for name in size.names}
+    low, high = size.bounds(ranges)
+    example = size.at(examples)
     if low < 1:
-        ends = [
-            (dim.name, dim.min if term.factor > 0 else dim.max)
-            for term, dim in zip(size.terms, used, strict=True)
-        ]
-        where = " and ".join(f"{name} is {end}" for name, end in ends)
-        yield f"{size} is {low} where {where}; the least is 1, since {SPECIALISES}"
-    elif high > MAX_INT:
-        yield f"{size} is up to {high}, more than any size can be"
-    elif example < 2:
-        where = " and ".join(f"{dim.name} is {dim.example}" for dim in used)
+        # The size is smallest at the lower end of a dim that it grows with, and otherwise at the
+        # upper end.
+        ends = {}
+        for term in size.terms:
+            smallest, largest = ranges[term.name]
+            ends[term.name] = smallest if term.factor > 0 else largest
         yield (
-            f"{size} is {example} in the example, where {where}: {SPECIALISES}; choose a larger"
-            " example"
+            f"{size} is {low} when {_values_in_words(ends)}, but must be at least 1: {FIXED_SIZES}"
+        )
+    elif high > MAX_INT:
+        yield f"{size} can be {high}, which exceeds the largest 64-bit integer; reduce max"
+    elif example < 2:
+        yield (
+            f"{size} is {example} in the example, where {_values_in_words(examples)}:"
+            f" {FIXED_SIZES}; use a larger example"
         )
 
 
-def untold(tensor_sizes: list[sizes.Size]) -> list[str]:
-    """The dims that these sizes of tensors name and do not determine, in the order of their
-    names."""
+def _values_in_words(values: Mapping[str, int]) -> str:
+    return " and ".join(f"{name} is {value}" for name, value in values.items())
+
+
+def undetermined_dims(tensor_sizes: Sequence[sizes.Size]) -> list[str]:
+    """Return the sorted names of dims that these sizes of tensors use but do not determine.
+
+    An example is `a + b`, if no other size tells `a` or `b`.
+    """
+    used: set[str] = set()
+    for size in tensor_sizes:
+        used.update(size.names)
     determined = {name for _, name in sizes.told(tensor_sizes)}
-    return sorted({name for size in tensor_sizes for name in size.names} - determined)
+    return sorted(used - determined)
 
 
-def range_complaints(tensor: schema.TensorInput) -> Complaints:
-    """What is wrong with the range that a tensor's values are drawn from."""
+# Ranges of values
+
+
+def range_complaints(tensor: schema_inputs.TensorInput | project.TensorInput) -> Complaints:
+    """Check the range of the random values of a tensor."""
     if tensor.probability is not None and tensor.dtype != "bool":
-        yield "probability", f"probability means nothing for {tensor.dtype}; it is of bool inputs"
-    bounds = {"low": tensor.low, "high": tensor.high}
-    bounds = {field: value for field, value in bounds.items() if value is not None}
+        yield "probability", f"probability is for bool inputs, not for {tensor.dtype}; remove it"
+    bounds = {}
+    if tensor.low is not None:
+        bounds["low"] = tensor.low
+    if tensor.high is not None:
+        bounds["high"] = tensor.high
     if not bounds:
         return
     if tensor.dtype in UNORDERED:
         for field in bounds:
-            yield field, f"{field} means nothing for {tensor.dtype}; remove it"
+            yield field, f"{field} does not apply to {tensor.dtype}; remove it"
         return
     if tensor.dtype in INTEGER_RANGES:
         complaints = list(_integer_complaints(tensor.dtype, bounds))
+        yield from complaints
         if complaints:
-            yield from complaints
             return
-    low, high = drawn_from(tensor)
+    low, high = value_range(tensor)
     if low is not None and high is not None and low >= high:
-        words = {"low": f"{low:g} (the default)", "high": f"{high:g} (the default)", **bounds}
-        last = "high" if "high" in bounds else "low"
-        yield last, f"low {words['low']} must be less than high {words['high']}"
+        low_text = str(bounds.get("low", f"{low:g} (the default)"))
+        high_text = str(bounds.get("high", f"{high:g} (the default)"))
+        field = "high" if "high" in bounds else "low"
+        yield field, f"low {low_text} must be less than high {high_text}"
 
 
-def _integer_complaints(dtype: str, bounds: Mapping[str, Any]) -> Complaints:
-    least, beyond = INTEGER_RANGES[dtype]
+def _integer_complaints(dtype: str, bounds: Mapping[str, Number]) -> Complaints:
+    smallest, end = INTEGER_RANGES[dtype]
     for field, value in bounds.items():
-        most = beyond - 1 if field == "low" else beyond
+        # The range excludes `high`, so `high` may be one more than the largest value.
+        largest = end - 1 if field == "low" else end
         if not isinstance(value, int):
             yield field, f"{field} is {value}; for {dtype} it must be an integer"
-        elif not least <= value <= most:
-            yield field, f"{field} {value} is outside the range of {dtype}, {least} to {most}"
+        elif not smallest <= value <= largest:
+            yield field, f"{field} {value} is outside the range of {dtype}, {smallest} to {largest}"
 
 
-def drawn_from(tensor: schema.TensorInput) -> tuple[float | int | None, float | int | None]:
-    """The range [low, high) with its defaults filled in once either is given; (None, None) if
-    neither is."""
-    if tensor.low is None and tensor.high is None:
+def value_range(
+    tensor: schema_inputs.TensorInput | project.TensorInput,
+) -> tuple[Number | None, Number | None]:
+    """Return the range [low, high) of the random values of a tensor, with defaults filled in.
+
+    Return (None, None) if the tensor has neither bound. Its values then have the default
+    distribution of the dtype.
+    """
+    low = tensor.low
+    high = tensor.high
+    if low is None and high is None:
         return None, None
     if tensor.dtype in INTEGER_RANGES:
-        low = 0 if tensor.low is None else tensor.low
-        high = 2 if tensor.high is None else tensor.high
-        return low, high
-    return float(tensor.low or 0), float(1 if tensor.high is None else tensor.high)
+        return 0 if low is None else low, 2 if high is None else high
+    # A `low` of -0.0 becomes 0.0: they mean the same, but have different digests.
+    return float(low) if low else 0.0, 1.0 if high is None else float(high)

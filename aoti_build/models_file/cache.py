@@ -1,12 +1,11 @@
-"""A parsed models.yaml, kept as JSON: a process that finds it pays neither for yaml nor for
-pydantic.
+"""The cache of parsed models.yaml files. A process that reads it needs neither yaml nor pydantic.
 
-A directory with a record for each of the last few contents of the file (so that an undo finds its
-own again), named by the digest of the bytes. It holds valid projects only, and is disposable:
-deleting it, or finding a record unreadable or of another version, costs a parse.
+The cache is a directory with one JSON record for each of the last few contents of the file. The
+digest of the content names the record, so an edit that is undone finds its old record again. Only
+valid projects are cached. A record that is missing, damaged or of another version costs a parse.
 
-A record is no other way into the project: its targets fulfil the rules of models.yaml
-(`aoti_build.models_file.records`), and it is believed only if nobody else may have written it.
+A record cannot bring in a project that the parser would refuse: its targets must follow the rules
+of models.yaml (`aoti_build.models_file.records`), and no other user may be able to write the file.
 """
 
 from __future__ import annotations
@@ -19,80 +18,101 @@ from typing import Any
 from aoti_build import __version__
 from aoti_build.common.digests import digest_bytes
 from aoti_build.common.fields import anything, list_of, loads, table_of, whole
+from aoti_build.common.json_object import JsonObject
 from aoti_build.common.records import OWNER_WRITES, read_owned
 from aoti_build.common.writing import write_atomic
 from aoti_build.models_file.project import Position, Project, Target
 from aoti_build.models_file.records import record_digest, target_from_json, target_to_json
 
 FORMAT = "aoti-build/project-cache"
-# Bump when the meaning of a field of the domain types changes, or what the parser makes of a file.
+# Increase this when a field of the domain types changes its meaning, or when the parser makes
+# something else of the same file.
 CACHE_VERSION = 5
-KEPT = 8
-_POSITIONS = table_of(anything, list_of(whole(1), 2, 2))
+MAX_RECORDS = 8
+_check_positions = table_of(anything, list_of(whole(1), 2, 2))
 
 
 def read_cache(directory: Path, file: Path, content: bytes) -> Project | None:
-    """The project that was parsed from exactly `content`, or None."""
+    """Return the cached project for exactly this content, or None."""
     try:
-        document = loads(read_owned(_record(directory, content)))
+        document = loads(read_owned(_record_path(directory, content)))
         if document["format"] != FORMAT or document["stamp"] != _stamp(content):
             return None
-        positions = [_positions(record) for record in document["positions"]]
-        targets = tuple(_target(entry, positions) for entry in document["targets"])
+        positions = [_positions_from_json(record) for record in document["positions"]]
+        targets = [_target_from_json(record, positions) for record in document["targets"]]
+    # Another program may have written anything here, so a record may have any shape.
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
         return None
-    return Project(file, targets) if targets else None
+    if not targets:
+        return None
+    return Project(file, tuple(targets))
 
 
 def write_cache(directory: Path, project: Project, content: bytes) -> None:
-    """Keep `project`. A disk that refuses loses speed only; nothing is written where `artifacts/`
-    is not there yet."""
-    # Older records are removed below, which must not happen where a link leads.
+    """Write a record for `project`, and remove the oldest records.
+
+    A write that fails is ignored, because it only costs time. `directory` is created if its parent
+    exists: a command that only reads must not create `artifacts/`.
+    """
+    # A link could make the code below remove files elsewhere.
     if not directory.parent.is_dir() or directory.is_symlink():
         return
-    models = list({id(target.model): target.model for target in project.targets}.values())
-    index = {id(model): number for number, model in enumerate(models)}
-    positions = [
-        {name: [position.line, position.column] for name, position in model.positions.items()}
-        for model in models
-    ]
-    targets = [_entry(target, index[id(target.model)]) for target in project.targets]
-    document = {
+    data = json.dumps(_document(project, content)).encode()
+    try:
+        write_atomic(_record_path(directory, content), data, mode=OWNER_WRITES)
+        records = sorted(directory.glob("*.json"), key=lambda path: path.stat().st_mtime_ns)
+        for record in records[:-MAX_RECORDS]:
+            record.unlink(missing_ok=True)
+    except OSError:
+        return
+
+
+def _document(project: Project, content: bytes) -> JsonObject:
+    """Return the record of `project`. The targets of a model share one table of positions."""
+    positions: list[dict[str, list[int]]] = []
+    index_of_model: dict[int, int] = {}  # by the model's id: its content may be unhashable
+    targets = []
+    for target in project.targets:
+        model = target.model
+        if id(model) not in index_of_model:
+            index_of_model[id(model)] = len(positions)
+            positions.append(_positions_to_json(model.positions))
+        record = target_to_json(target)
+        record["digest"] = target.digest
+        record["positions"] = index_of_model[id(model)]
+        targets.append(record)
+    return {
         "format": FORMAT,
         "format_version": CACHE_VERSION,
         "stamp": _stamp(content),
         "positions": positions,
         "targets": targets,
     }
-    try:
-        write_atomic(_record(directory, content), json.dumps(document).encode(), mode=OWNER_WRITES)
-        records = sorted(directory.glob("*.json"), key=lambda record: record.stat().st_mtime_ns)
-        for record in records[:-KEPT]:
-            record.unlink(missing_ok=True)
-    except OSError:
-        return
 
 
-def _record(directory: Path, content: bytes) -> Path:
+def _record_path(directory: Path, content: bytes) -> Path:
     return directory / f"{digest_bytes(content)[:32]}.json"
-
-
-def _positions(record: Mapping[str, Any]) -> dict[str, Position]:
-    _POSITIONS(record)
-    return {name: Position(*position) for name, position in record.items()}
-
-
-def _target(entry: dict[str, Any], positions: list[dict[str, Position]]) -> Target:
-    """Raises what `target_from_json` does, and ValueError for one that is not what was kept."""
-    digest, model_index = entry.pop("digest"), entry.pop("positions")
-    if record_digest(entry) != digest:
-        raise ValueError("digest")
-    return target_from_json(entry, positions[model_index], digest)
-
-
-def _entry(target: Target, positions: int) -> dict[str, object]:
-    return {**target_to_json(target), "digest": target.digest, "positions": positions}
 
 
 def _stamp(content: bytes) -> list[object]:
     return [CACHE_VERSION, __version__, digest_bytes(content)]
+
+
+def _positions_to_json(positions: Mapping[str, Position]) -> dict[str, list[int]]:
+    return {name: [position.line, position.column] for name, position in positions.items()}
+
+
+def _positions_from_json(record: Mapping[str, Any]) -> dict[str, Position]:
+    _check_positions(record)
+    return {name: Position(line, column) for name, (line, column) in record.items()}
+
+
+def _target_from_json(record: JsonObject, positions: list[dict[str, Position]]) -> Target:
+    """Return the target of a record. Raises ValueError if it does not have its recorded digest, and
+    the errors of `target_from_json`."""
+    # The digest was made of the record without these two fields.
+    digest = record.pop("digest")
+    model_index = record.pop("positions")
+    if record_digest(record) != digest:
+        raise ValueError("the digest of a target does not match")
+    return target_from_json(record, positions[model_index], digest)

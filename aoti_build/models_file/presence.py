@@ -1,6 +1,8 @@
-"""Are the files that models.yaml names there? Apart from parsing, because only a build needs them:
-an artifact is verified and run on hosts that have neither the model's source nor its weights, and
-one target is built where another's are absent.
+"""Checks that the files which models.yaml names exist.
+
+The parser does not check this, because only a build needs the files. Artifacts are verified and run
+on hosts without the source and the weights, and a user can build one target while the files of
+others are missing.
 """
 
 from __future__ import annotations
@@ -13,51 +15,55 @@ from aoti_build.errors import Problem, SpecError
 from aoti_build.models_file.project import Image, Model, Project, Source, Target
 from aoti_build.models_file.weights import path_of, weights_files
 
-# Files that the model in eager mode does not need: names of classes, and another model.
-_NOT_FOR_EAGER = ("image", "baseline")
+# Fields with files that the model in eager mode does not need.
+_FIELDS_NOT_FOR_EAGER = ("image", "baseline")
 
 
 def check_files(project: Project, targets: tuple[Target, ...]) -> None:
-    """Raises `SpecError` with the place of every file that `targets` need and that is not there."""
+    """Raise SpecError with the position of every file that `targets` need and that is missing."""
     problems = []
-    for model in (target.model for target in targets):
+    for target in targets:
+        model = target.model
         for name, field in _files(model, project.root):
             path = Path(path_of(name, project.root))
-            if not path.is_file():
-                what = "no regular file" if path.exists() else "no such file"
-                text = f"{what}: {name} (looked for {path})"
-                problems.append(
-                    Problem(model.positions[field].line, model.positions[field].column, text)
-                )
+            if path.is_file():
+                continue
+            reason = "not a regular file" if path.exists() else "no such file"
+            message = f"{reason}: {name} (looked for {path})"
+            position = model.positions[field]
+            problems.append(Problem(position.line, position.column, message))
     if problems:
         raise SpecError(project.file.name, problems)
 
 
 def source_is_here(model: Model, root: Path) -> bool:
-    """Whether the model could be made here: its files are there, and the packages of its modules
-    can be found."""
-    sources = (source for source in (model.source, model.inputs) if isinstance(source, Source))
-    packages = [source.module.partition(".")[0] for source in sources if source.module]
-    files = [name for name, field in _files(model, root) if field not in _NOT_FOR_EAGER]
-    if not all(Path(path_of(name, root)).is_file() for name in files):
-        return False
-    return all(_is_importable(name, root) for name in packages)
+    """Return whether this host has the files and packages that make the model in eager mode."""
+    for name, field in _files(model, root):
+        if field not in _FIELDS_NOT_FOR_EAGER and not Path(path_of(name, root)).is_file():
+            return False
+    for source in (model.source, model.inputs):
+        if isinstance(source, Source) and source.module:
+            package = source.module.partition(".")[0]
+            if not _is_importable(package, root):
+                return False
+    return True
 
 
 def _is_importable(package: str, root: Path) -> bool:
+    # Imported here, because only `run` and `verify` need it.
     from importlib.machinery import PathFinder
 
-    return (
-        package in sys.builtin_module_names
-        or PathFinder.find_spec(package, [str(root), *sys.path]) is not None
-    )
+    if package in sys.builtin_module_names:
+        return True
+    return PathFinder.find_spec(package, [str(root), *sys.path]) is not None
 
 
 def _files(model: Model, root: Path) -> Iterator[tuple[str, str]]:
-    """Files that models.yaml names, each with the field that names it."""
-    for field, source in (("source", model.source), ("inputs", model.inputs)):
-        if isinstance(source, Source) and source.path:
-            yield source.path, field
+    """Yield the name of each file in models.yaml, and the field that names it."""
+    if model.source.path:
+        yield model.source.path, "source"
+    if isinstance(model.inputs, Source) and model.inputs.path:
+        yield model.inputs.path, "inputs"
     for index, name in enumerate(model.files):
         yield name, f"files.{index}"
     if isinstance(model.image, Image) and model.image.classes:

@@ -1,9 +1,8 @@
-"""The domain of a models.yaml: what a `Project`, its models and its targets are, once everything in
-the file is valid.
+"""The content of a valid models.yaml: a `Project`, its models and its targets.
 
-These are plain frozen dataclasses that take valid values only;
-`aoti_build.models_file.load_project` makes them. They import neither pydantic nor yaml, so that a
-process which only looks at a known project never pays for parsing.
+`aoti_build.models_file.load_project` makes these frozen dataclasses, which therefore check nothing.
+This module imports neither pydantic nor yaml, so a command that finds a cached project never pays
+for parsing.
 """
 
 from __future__ import annotations
@@ -16,12 +15,12 @@ from typing import Any, TypeAlias
 from aoti_build.host.devices import NATIVE, Device, device_named
 
 DEFAULT_PRESET = "default"
-REFERENCE_DATA_LIMIT = 64 << 20
+REFERENCE_DATA_LIMIT = 64 << 20  # bytes
 
 
 @dataclass(frozen=True)
 class Position:
-    """A 1-based place in models.yaml."""
+    """A position in models.yaml. `line` and `column` start at 1."""
 
     line: int
     column: int
@@ -29,10 +28,10 @@ class Position:
 
 @dataclass(frozen=True)
 class Source:
-    """A callable named in models.yaml: ``package.module:attribute`` or
-    ``path/to/file.py:attribute``.
+    """A callable that models.yaml names.
 
-    Exactly one of `module` and `path` is set; `path` is relative to the directory of models.yaml.
+    It is written ``package.module:attribute`` or ``path/to/file.py:attribute``. Exactly one of
+    `module` and `path` is set. `path` is relative to the directory of models.yaml.
     """
 
     attribute: str
@@ -45,8 +44,10 @@ class Source:
 
 @dataclass(frozen=True)
 class Dim:
-    """A named dynamic size: min <= size <= max, a multiple of `multiple_of`; `example` is used for
-    the export."""
+    """A named dynamic size between `min` and `max`, both included.
+
+    Every size is a multiple of `multiple_of`. The export uses the size `example`.
+    """
 
     name: str
     min: int
@@ -57,12 +58,15 @@ class Dim:
 
 @dataclass(frozen=True)
 class TensorInput:
-    """One example tensor: `shape` holds integers, and sizes that follow dims as
-    `aoti_build.common.sizes` spells them; `name` is None for a positional input.
+    """One example tensor. `name` is None for a positional input.
 
-    Floats are drawn from a normal distribution, or uniformly from [low, high) when either is given;
-    integers uniformly from [low, high) with the defaults 0 and 2; bools are true with
-    `probability`, fairly where that is None.
+    `shape` holds integers, and expressions of dims as `aoti_build.common.sizes` writes them.
+
+    The values depend on the dtype:
+
+    - Floats have a normal distribution. With `low` and `high` they are uniform over [low, high).
+    - Integers are uniform over [low, high). The defaults are 0 and 2.
+    - Bools are true with `probability`. The default is 0.5.
     """
 
     shape: tuple[int | str, ...]
@@ -75,8 +79,11 @@ class TensorInput:
 
 @dataclass(frozen=True)
 class ConstantInput:
-    """An argument that is no tensor: a number, a text, a bool, None, or a list of these. It is
-    compiled in."""
+    """An argument that is not a tensor. Its value is compiled into the artifact.
+
+    `value` is a number, a text, a bool, None, or a list of these. `name` is None for a positional
+    argument.
+    """
 
     value: Any
     name: str | None = None
@@ -87,11 +94,14 @@ Inputs: TypeAlias = tuple[TensorInput | ConstantInput, ...]
 
 @dataclass(frozen=True)
 class OutputTolerance:
-    """What one output must fulfil, in place of the model's tolerance.
+    """The criterion of one output, in place of the model's tolerance.
 
-    `atol` and `rtol` bound each value; `agreement` is the least part of equal values (of equal
-    largest classes, for floating point); `iou` the least mean intersection over union of the
-    classes. Either bounds or one of the others.
+    It is one of three: bounds of each value, `agreement` or `iou`.
+
+    - `atol` and `rtol` bound the difference of each value.
+    - `agreement` is the smallest fraction of values that must be equal. For floating point it
+      compares the largest classes (argmax).
+    - `iou` is the smallest mean intersection over union of the classes.
     """
 
     atol: float | None = None
@@ -102,9 +112,11 @@ class OutputTolerance:
 
 @dataclass(frozen=True)
 class Tolerance:
-    """Bounds of numpy's allclose: |candidate - reference| <= atol + rtol * |reference|. None: the
-    reference policy of `aoti_build._torch.checking.compare` decides. `outputs` are exceptions by
-    the output's name in the signature."""
+    """The bounds of numpy's allclose: |candidate - reference| <= atol + rtol * |reference|.
+
+    For a bound that is None, `aoti_build._torch.checking.compare` chooses the value. `outputs` has
+    exceptions, by the name of the output in the signature.
+    """
 
     atol: float | None = None
     rtol: float | None = None
@@ -113,10 +125,11 @@ class Tolerance:
 
 @dataclass(frozen=True)
 class CudaOptions:
-    """Reduced precision on CUDA; None leaves torch's own default.
+    """Permissions to compute with reduced precision on CUDA. None leaves torch's default.
 
-    `tf32`: float32 convolutions and matrix products may round their operands to TF32 (10 bits).
-    `reduced_precision`: half-precision matrix products may add up in half precision.
+    `tf32` allows float32 convolutions and matrix products to round their operands to TF32, which
+    has a mantissa of 10 bits. `reduced_precision` allows half-precision matrix products to
+    accumulate in half precision.
     """
 
     tf32: bool | None = None
@@ -125,9 +138,12 @@ class CudaOptions:
 
 @dataclass(frozen=True)
 class Image:
-    """How an image becomes the input of a vision model: the shorter side to `resize`, the middle
-    `crop`, values from 0 to 1 minus `mean`, divided by `std`, per channel. `classes` is a file with
-    a name a line."""
+    """The preprocessing that turns an image into the input of a vision model.
+
+    The shorter side is resized to `resize` pixels. A square of `crop` pixels is cut from the
+    middle. Values from 0 to 1 are normalised with the `mean` and `std` of their channel. `classes`
+    is a text file with the name of one class on each line.
+    """
 
     resize: int | None = None
     crop: int | None = None
@@ -138,8 +154,10 @@ class Image:
 
 @dataclass(frozen=True)
 class Baseline:
-    """The model that another is a quantised, or narrower, form of, and the largest relative RMSE
-    that this may cost an output; None: any."""
+    """The unquantised, or wider, model with which a model is compared.
+
+    `limit` is the largest relative RMSE that an output may have against it. None means any.
+    """
 
     source: Source
     kwargs: Mapping[str, Any] = field(default_factory=dict)
@@ -148,12 +166,17 @@ class Baseline:
 
 @dataclass(frozen=True)
 class Weights:
-    """Where a model's weights are, and how the names in there become the model's.
+    """The file with the weights, and the rules that map its names to the model's names.
 
-    `file` is relative to the directory of models.yaml, which it may leave, absolute, or below
-    ``~/``; in its plainest form. `key` is the dotted way to the state dict in a checkpoint. Names
-    with `prefix` are taken, without it; then the first pair of `rename` that fits is applied; names
-    that fit a pattern of `ignore` are not loaded.
+    `file` is a normalised path. It may lie outside the project: it is relative to the directory of
+    models.yaml, absolute, or begins with ``~/``. `key` is the dotted path of the state dict inside
+    a checkpoint.
+
+    A name passes through these rules in order:
+
+    1. With `prefix`, only names with this prefix are loaded. The prefix is removed.
+    2. The first pair (old, new) of `rename` that matches the name is applied.
+    3. A name that matches a pattern of `ignore` is not loaded.
     """
 
     file: str
@@ -165,98 +188,102 @@ class Weights:
 
 @dataclass(frozen=True)
 class Model:
-    """One entry of ``models:``. `inputs` is a tuple of tensors and constants, or the callable that
-    makes them."""
+    """One entry of ``models:``."""
 
     name: str
     source: Source
+    # The example inputs, or the callable that makes them.
     inputs: Inputs | Source
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
-    # The method that is compiled in place of forward.
+    # The method to compile. None means forward.
     method: str | None = None
     # Whether torch.export runs in its strict mode.
     strict: bool = False
     weights: Weights | None = None
-    # Further files that the model depends on, relative to models.yaml.
+    # More files that the model depends on, relative to the directory of models.yaml.
     files: tuple[str, ...] = ()
     dims: tuple[Dim, ...] = ()
-    # What the module is cast to; None: it stays as the source makes it.
+    # The dtype to cast the module to. None leaves the dtypes that the source chooses.
     dtype: str | None = None
     baseline: Baseline | None = None
     tolerance: Tolerance = Tolerance()
     cuda: CudaOptions = CudaOptions()
-    # Bytes of reference data that are kept beside an artifact.
+    # The largest size of an artifact's reference data, in bytes.
     reference_data_limit: int = REFERENCE_DATA_LIMIT
-    # Modules that are imported before the source, and wherever the artifact is loaded.
+    # Modules to import before the source, and wherever the artifact is loaded.
     imports: tuple[str, ...] = ()
-    # "dict": outputs are plain dicts and lists, whatever types the model returns.
+    # "dict" replaces the output types of the model by plain dicts and lists.
     outputs: str | None = None
-    # A declared preprocessing, or a member of one of torchvision's weights enums.
+    # The preprocessing, or the name of a member of one of torchvision's weights enums.
     image: Image | Source | None = None
-    # Field path such as "source" or "dims.batch" -> where it stands, for errors found after
-    # parsing.
+    # The position of each field, such as "source" or "dims.batch". Errors that are detected after
+    # parsing use it. The key "" has the position of the model's name.
     positions: Mapping[str, Position] = field(default_factory=dict, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
 class Target:
-    """One artifact to be: a model on a device with a preset's inductor config, compiled for a
-    architecture: the `isa` of models.yaml for the CPU, the `arch` for CUDA."""
+    """One artifact to build: a model on a device, for an architecture, with a preset."""
 
     model: Model
     device: str
     preset: str = DEFAULT_PRESET
     inductor_config: Mapping[str, Any] = field(default_factory=dict)
+    # A value of `isa` for the CPU, or of `arch` for CUDA.
     architecture: str = NATIVE
-    # Whether the architecture was one entry of a list, whose targets are told apart by it.
+    # Whether models.yaml has a list of architectures. The name of the target then includes its own.
     listed: bool = False
-    # Digest of everything above (`aoti_build.models_file.records`), carried along because it is
-    # asked for at every no-op.
+    # The digest of all fields above, as `aoti_build.models_file.records` computes it. It is stored,
+    # because every no-op build needs it.
     digest: str = field(default="", compare=False, repr=False)
 
     @property
     def names_architecture(self) -> bool:
-        """Whether it is compiled for something that models.yaml names, and not for what the
-        building host has."""
+        """Whether models.yaml names the architecture. Otherwise it is that of the building host."""
         return self.architecture != NATIVE
 
     @property
     def hardware(self) -> Device:
-        """The device, as an object."""
+        """The device as an object."""
         return device_named(self.device)
 
     @property
     def device_options(self) -> Mapping[str, Any]:
-        """What models.yaml says of computing on the device."""
-        options = {"cuda": self.model.cuda}.get(self.device)
-        return {} if options is None else asdict(options)
+        """The settings in models.yaml for computing on the device."""
+        # Only CUDA has settings today.
+        if self.device == "cuda":
+            return asdict(self.model.cuda)
+        return {}
 
     @property
     def compile_options(self) -> dict[str, Any]:
-        """The inductor options by which it is compiled for `architecture`; none for what inductor
-        finds here."""
+        """The inductor options that select `architecture`. Empty for the native architecture."""
         return self.hardware.compile_options(self.architecture)
 
     @property
     def variant(self) -> str:
-        """``cpu``; then ``-<architecture>`` if it is listed and not native; then ``-<preset>``
-        unless that is the default."""
-        architecture = [self.architecture] if self.listed and self.names_architecture else []
-        preset = [self.preset] if self.preset != DEFAULT_PRESET else []
-        return "-".join([self.device, *architecture, *preset])
+        """The name of the target without the model: ``device[-architecture][-preset]``.
+
+        It includes the architecture if that is from a list and not native. It includes the preset
+        if that is not the default.
+        """
+        parts = [self.device]
+        if self.listed and self.names_architecture:
+            parts.append(self.architecture)
+        if self.preset != DEFAULT_PRESET:
+            parts.append(self.preset)
+        return "-".join(parts)
 
     @property
     def name(self) -> str:
-        """The stable identifier ``model/variant``: on disk, on the command line, in every
-        report."""
+        """The identifier ``model/variant`` on disk, on the command line and in every report."""
         return f"{self.model.name}/{self.variant}"
 
 
 @dataclass(frozen=True)
 class Project:
-    """A whole models.yaml. `file` is its path; everything in it is relative to `root`, the
-    directory it lies in."""
+    """The content of one models.yaml. Its paths are relative to `root`, the directory of `file`."""
 
     file: Path
     targets: tuple[Target, ...]
@@ -269,10 +296,13 @@ class Project:
     def artifacts(self) -> Path:
         return self.root / "artifacts"
 
-    def where(self, model: Model, *fields: str) -> str:
-        """``models.yaml:LINE:COL`` of the first of `fields` that the file has; else of the model's
-        own entry."""
+    def location(self, model: Model, *fields: str) -> str:
+        """Return ``models.yaml:LINE:COLUMN`` of the first of `fields` that the file contains.
+
+        If the file contains none of them, return the position of the model's name.
+        """
         for name in (*fields, ""):
-            if position := model.positions.get(name):
+            position = model.positions.get(name)
+            if position is not None:
                 return f"{self.file.name}:{position.line}:{position.column}"
         return self.file.name

@@ -1,24 +1,25 @@
-"""Targets as JSON and back: how a target travels to a worker, and how one is kept. Positions do not
-travel; places are resolved before.
+"""Targets as JSON, and back. Workers and the project cache receive targets in this form.
 
-A target that is read here fulfils the rules of models.yaml: a record decides nothing that they
-would refuse, whoever wrote it. They are asked without pydantic, which a process that finds a known
-project does not import.
+A target that is read here follows the rules of models.yaml. Another program may have written the
+record, and it must not bring in what the parser would refuse. The rules need no pydantic, which a
+process with a cached project does not import.
+
+Records have no positions: only the process that read models.yaml reports them.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
-from aoti_build.common import fields, sizes
+from aoti_build.common import sizes
 from aoti_build.common.digests import digest_bytes
-from aoti_build.common.fields import flag, number, one_of, or_none, table, table_of, whole
 from aoti_build.common.json_object import JsonObject
-from aoti_build.host.devices import device_named, device_names
-from aoti_build.models_file import agreements, rules
+from aoti_build.host.devices import device_named
+from aoti_build.models_file import agreements, rules, target_shape
+from aoti_build.models_file.agreements import Complaints
 from aoti_build.models_file.project import (
     Baseline,
     ConstantInput,
@@ -38,10 +39,12 @@ from aoti_build.models_file.project import (
 
 
 def target_to_json(target: Target) -> JsonObject:
+    """Return the record of `target`, without its positions and its digest."""
     model = asdict(replace(target.model, positions={}))
     del model["positions"]
+    model["kwargs"] = dict(target.model.kwargs)
     return {
-        "model": {**model, "kwargs": dict(target.model.kwargs)},
+        "model": model,
         "device": target.device,
         "preset": target.preset,
         "inductor_config": dict(target.inductor_config),
@@ -51,216 +54,145 @@ def target_to_json(target: Target) -> JsonObject:
 
 
 def with_digest(target: Target) -> Target:
-    """The target with its `digest` set."""
+    """Return the target with its `digest` set."""
     return replace(target, digest=record_digest(target_to_json(target)))
 
 
-def record_digest(record: Mapping[str, Any]) -> str:
-    """The digest of what `target_to_json` made. Not of the canonical spelling: the order of kwargs
-    counts."""
+def record_digest(record: JsonObject) -> str:
+    """Return the digest of a record of `target_to_json`.
+
+    The keys are not sorted, because the order of kwargs counts.
+    """
     return digest_bytes(json.dumps(record).encode())
 
 
 def target_from_json(
-    record: Mapping[str, Any], positions: Mapping[str, Position] | None = None, digest: str = ""
+    record: Mapping[str, Any],
+    positions: Mapping[str, Position] | None = None,
+    digest: str = "",
 ) -> Target:
-    """The target that `target_to_json` recorded. Raises KeyError, TypeError or ValueError for
-    anything else, and for what models.yaml may not say."""
-    _TARGET(record)
+    """Return the target of a record.
+
+    Raises:
+        KeyError, TypeError, ValueError: `target_to_json` did not make the record, or it breaks a
+            rule of models.yaml.
+    """
+    target_shape.TARGET(record)
     device_named(record["device"]).require_architecture(record["architecture"])
-    parts = dict(record["model"])
-    dims = tuple(_ruled(Dim(**dim), agreements.dim_complaints) for dim in parts["dims"])
-    parts.update(
-        source=_source(parts["source"]),
-        inputs=_inputs(parts["inputs"], {dim.name: dim for dim in dims}),
-        files=tuple(parts["files"]),
-        imports=tuple(parts["imports"]),
-        weights=_weights(parts["weights"]),
-        dims=dims,
-        tolerance=_tolerance(parts["tolerance"]),
-        cuda=CudaOptions(**parts["cuda"]),
-        image=_image(parts["image"]),
-        baseline=_baseline(parts["baseline"]),
-    )
-    model = Model(**parts, positions=positions or {})
     return Target(
-        model,
-        record["device"],
-        record["preset"],
-        record["inductor_config"],
-        record["architecture"],
-        record["listed"],
-        digest,
+        model=_model(record["model"], positions or {}),
+        device=record["device"],
+        preset=record["preset"],
+        inductor_config=record["inductor_config"],
+        architecture=record["architecture"],
+        listed=record["listed"],
+        digest=digest,
     )
 
 
-def _by(rule: Callable[[str], Any]) -> fields.Reader:
-    """A text as `rule` of models.yaml leaves it."""
-
-    def read(value: Any) -> None:
-        fields.text(value)
-        if rule(value) != value:
-            raise ValueError("is not in its plainest form")
-
-    return read
+def _refuse_complaints(complaints: Complaints) -> None:
+    """Raise ValueError for the first complaint."""
+    for field, message in complaints:
+        raise ValueError(f"{field}: {message}")
 
 
-_POSITIVE, _BOUND = or_none(whole(1)), or_none(number)
-
-
-def _device(value: Any) -> None:
-    one_of(*device_names())(value)
-
-
-_PATH = _by(rules.project_path)
-_SOURCE = table(
-    {"attribute": fields.text, "module": or_none(fields.text), "path": or_none(fields.text)}
-)
-_SHAPE = fields.list_of(fields.either(whole(), _by(rules.shape_size)))
-_TENSOR = table(
-    {
-        "shape": _SHAPE,
-        "dtype": one_of(*rules.DTYPES),
-        "name": or_none(_by(rules.identifier)),
-        "low": _BOUND,
-        "high": _BOUND,
-        "probability": _BOUND,
+def _model(record: JsonObject, positions: Mapping[str, Position]) -> Model:
+    dims = tuple(_dim(dim) for dim in record["dims"])
+    values = {
+        **record,
+        "source": _source(record["source"]),
+        "inputs": _inputs(record["inputs"], dims),
+        "files": tuple(record["files"]),
+        "imports": tuple(record["imports"]),
+        "weights": _weights(record["weights"]),
+        "dims": dims,
+        "tolerance": _tolerance(record["tolerance"]),
+        "cuda": CudaOptions(**record["cuda"]),
+        "image": _image(record["image"]),
+        "baseline": _baseline(record["baseline"]),
     }
-)
-_CONSTANT = table({"value": fields.anything, "name": or_none(_by(rules.identifier))})
+    return Model(**values, positions=positions)
 
 
-def _input(value: Any) -> None:
-    (_CONSTANT if type(value) is dict and "value" in value else _TENSOR)(value)
+def _dim(record: JsonObject) -> Dim:
+    dim = Dim(**record)
+    _refuse_complaints(agreements.dim_complaints(dim))
+    return dim
 
 
-_DIM = table(
-    {
-        "name": _by(rules.identifier),
-        **dict.fromkeys(("min", "max", "example", "multiple_of"), whole(1)),
-    }
-)
-_BOUNDS = table(dict.fromkeys(("atol", "rtol", "agreement", "iou"), _BOUND))
-_IMAGE = table(
-    {
-        "resize": _POSITIVE,
-        "crop": _POSITIVE,
-        "mean": fields.list_of(number),
-        "std": fields.list_of(number),
-        "classes": or_none(_PATH),
-    }
-)
-_BASELINE = table(
-    {"source": _SOURCE, "kwargs": table_of(fields.anything, fields.anything), "limit": _BOUND}
-)
-_WEIGHTS = table(
-    {
-        "file": _by(rules.weights_path),
-        "key": or_none(fields.text),
-        "prefix": or_none(fields.text),
-        "rename": fields.list_of(fields.list_of(fields.text)),
-        "ignore": fields.list_of(fields.text),
-    }
-)
-_TARGET = table(
-    {
-        "model": table(
-            {
-                "name": _by(rules.directory_name),
-                "source": _SOURCE,
-                "inputs": fields.either(fields.list_of(_input), _SOURCE),
-                "kwargs": table_of(fields.anything, fields.anything),
-                "seed": whole(),
-                "method": or_none(_by(rules.identifier)),
-                "strict": flag,
-                "weights": or_none(_WEIGHTS),
-                "files": fields.list_of(_PATH),
-                "imports": fields.list_of(fields.module_name),
-                "outputs": one_of(None, "dict"),
-                "dims": fields.list_of(_DIM),
-                "dtype": or_none(one_of(*rules.FLOATS)),
-                "baseline": or_none(_BASELINE),
-                "tolerance": table(
-                    {"atol": _BOUND, "rtol": _BOUND, "outputs": table_of(fields.anything, _BOUNDS)},
-                ),
-                "cuda": table(dict.fromkeys(("tf32", "reduced_precision"), or_none(flag))),
-                "reference_data_limit": whole(),
-                "image": or_none(fields.either(_IMAGE, _SOURCE)),
-            }
-        ),
-        "device": _device,
-        "preset": _by(rules.directory_name),
-        "inductor_config": table_of(_by(rules.option), fields.anything),
-        "listed": flag,
-    }
-)
-
-
-def _ruled(value: Any, rule: Callable[[Any], Iterable[tuple[str, str]]]) -> Any:
-    """The value if `rule` has no complaint of it. Raises ValueError."""
-    for _, complaint in rule(value):
-        raise ValueError(complaint)
-    return value
-
-
-def _source(record: Mapping[str, Any]) -> Source:
+def _source(record: JsonObject) -> Source:
     source = Source(**record)
+    # The text has only one of module and path, so a source with both does not parse to itself.
     if rules.parse_source(str(source)) != source:
-        raise ValueError("source")  # it names a module and a file, or none
+        raise ValueError("a source must have either a module or a path")
     return source
 
 
-def _inputs(record: Any, dims: Mapping[str, Dim]) -> Inputs | Source:
-    if isinstance(record, Mapping):
+def _inputs(record: Any, dims: tuple[Dim, ...]) -> Inputs | Source:
+    if isinstance(record, dict):
         return _source(record)
-    inputs = tuple(map(_tensor_or_constant, record))
-    shapes = [tensor.shape for tensor in inputs if isinstance(tensor, TensorInput)]
-    texts = [size for shape in shapes for size in shape if isinstance(size, str)]
-    varying = [sizes.parse(text) for text in texts]
-    if not all(name in dims for size in varying for name in size.names) or agreements.untold(
-        varying
-    ):
-        raise ValueError("shape")
-    for size in varying:
-        for complaint in agreements.size_complaints(size, dims):
-            raise ValueError(complaint)
+    inputs = tuple(_input(entry) for entry in record)
+    _check_shapes(inputs, {dim.name: dim for dim in dims})
     return inputs
 
 
-def _tensor_or_constant(record: Mapping[str, Any]) -> TensorInput | ConstantInput:
+def _check_shapes(inputs: Inputs, dims: Mapping[str, Dim]) -> None:
+    """Raise ValueError unless all shapes follow the rules of dims."""
+    dynamic_sizes = []
+    for tensor in inputs:
+        if isinstance(tensor, TensorInput):
+            texts = [entry for entry in tensor.shape if isinstance(entry, str)]
+            dynamic_sizes += [sizes.parse(text) for text in texts]
+    for size in dynamic_sizes:
+        for name in size.names:
+            if name not in dims:
+                raise ValueError(f"the dim {name} is not declared")
+        for message in agreements.size_complaints(size, dims):
+            raise ValueError(message)
+    if agreements.undetermined_dims(dynamic_sizes):
+        raise ValueError("the shapes do not determine every dim")
+
+
+def _input(record: JsonObject) -> TensorInput | ConstantInput:
     if "value" in record:
         return ConstantInput(rules.constant(record["value"]), record["name"])
-    tensor = TensorInput(**{**record, "shape": tuple(record["shape"])})
-    return _ruled(tensor, agreements.range_complaints)  # type: ignore[no-any-return]
+    shape = tuple(record["shape"])
+    tensor = TensorInput(**{**record, "shape": shape})
+    _refuse_complaints(agreements.range_complaints(tensor))
+    return tensor
 
 
-def _tolerance(record: Mapping[str, Any]) -> Tolerance:
-    outputs = {
-        name: _ruled(OutputTolerance(**bounds), agreements.bound_complaints)
-        for name, bounds in record["outputs"].items()
-    }
+def _tolerance(record: JsonObject) -> Tolerance:
+    outputs = {}
+    for name, bounds in record["outputs"].items():
+        outputs[name] = OutputTolerance(**bounds)
+        _refuse_complaints(agreements.output_complaints(outputs[name]))
     return Tolerance(record["atol"], record["rtol"], outputs)
 
 
-def _weights(record: Mapping[str, Any] | None) -> Weights | None:
+def _weights(record: JsonObject | None) -> Weights | None:
     if record is None:
         return None
     rename = tuple((old, new) for old, new in record["rename"])
-    return Weights(**{**record, "rename": rename, "ignore": tuple(record["ignore"])})
+    ignore = tuple(record["ignore"])
+    weights = Weights(**{**record, "rename": rename, "ignore": ignore})
+    _refuse_complaints(agreements.weights_complaints(weights.file, weights.key, rename))
+    return weights
 
 
-def _image(record: Mapping[str, Any] | None) -> Image | Source | None:
+def _image(record: JsonObject | None) -> Image | Source | None:
     if record is None:
         return None
     if "attribute" in record:
         return _source(record)
-    image = Image(**{**record, "mean": tuple(record["mean"]), "std": tuple(record["std"])})
-    return _ruled(image, agreements.image_complaints)  # type: ignore[no-any-return]
+    mean = tuple(record["mean"])
+    std = tuple(record["std"])
+    image = Image(**{**record, "mean": mean, "std": std})
+    _refuse_complaints(agreements.image_complaints(image))
+    return image
 
 
-def _baseline(record: Mapping[str, Any] | None) -> Baseline | None:
+def _baseline(record: JsonObject | None) -> Baseline | None:
     if record is None:
         return None
-    if record["limit"] is not None and record["limit"] < 0:
-        raise ValueError("limit")
     return Baseline(_source(record["source"]), record["kwargs"], record["limit"])

@@ -1,8 +1,10 @@
-"""What a single value of models.yaml must be beyond its type. A rule raises `RefusedError`.
+"""The rules for single values of models.yaml, beyond their types.
 
-Nothing here imports pydantic or yaml, so that targets which are read from a record
-(`aoti_build.models_file.records`) obey the same rules. What several fields must agree on is in
-`aoti_build.models_file.agreements`. `aoti_build.models_file.resolve` knows lines and columns.
+A rule returns the value in its normal form, or raises `RefusedError` with a message for the user.
+`aoti_build.models_file.agreements` has the rules that compare several fields.
+
+This module imports neither pydantic nor yaml, so that `aoti_build.models_file.records` can apply
+the same rules to cached targets.
 """
 
 from __future__ import annotations
@@ -24,13 +26,13 @@ from aoti_build.common.fields import (
     is_name,
 )
 from aoti_build.host.devices import NATIVE
-from aoti_build.host.devices.cpu import ISA_OPTIONS
 from aoti_build.host.gpu_architectures import ARCHITECTURE_PATTERN
 from aoti_build.models_file.project import Source
-from aoti_build.models_file.wording import did_you_mean, nearest, shown
+from aoti_build.models_file.wording import did_you_mean, nearest, quoted
 
 INDEX_SUFFIXES = (".safetensors.index.json", ".bin.index.json")
 WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", *INDEX_SUFFIXES)
+# For each integer dtype, its smallest value and the value after its largest.
 INTEGER_RANGES = {
     "int8": (-(2**7), 2**7),
     "int16": (-(2**15), 2**15),
@@ -41,197 +43,230 @@ INTEGER_RANGES = {
 UNORDERED = ("bool", "complex64")
 FLOATS = ("float32", "float64", "float16", "bfloat16")
 DTYPES = (*INTEGER_RANGES, *UNORDERED, *FLOATS)
-ISAS = tuple(ISA_OPTIONS)
 MODULE = r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*$"
 OPTION = r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*"
 SIZE = "[0-9]{1,15}[kmg]?"
 ARCH = f"({NATIVE}|{ARCHITECTURE_PATTERN})"
-_ARCHES = (
-    NATIVE,
-    *(f"sm_{number}" for number in (75, 80, 86, 87, 89, 90, 100, 103, 110, 120, 121)),
-)
+# NVIDIA's current compute capabilities, for suggestions only.
+_COMPUTE_CAPABILITIES = (75, 80, 86, 87, 89, 90, 100, 103, 110, 120, 121)
+_SUGGESTED_ARCHES = (NATIVE, *(f"sm_{number}" for number in _COMPUTE_CAPABILITIES))
+_UNITS = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 
 
 class RefusedError(ValueError):
-    """A text of models.yaml that cannot mean anything; its message says what would."""
+    """A value of models.yaml is invalid. The message says what to write instead."""
 
 
 def directory_name(text: str) -> str:
-    """The name of a model or a preset."""
+    """Check the name of a model or a preset."""
     if "/" in text or "\\" in text:
         raise RefusedError(
-            f"the name {shown(text)} has a path separator; it becomes the name of a directory"
+            f"the name {quoted(text)} becomes a directory name, so it cannot have a path separator"
         )
     if len(text) > MAX_NAME:
-        raise RefusedError(f"a name of {len(text)} characters is too long; {MAX_NAME} are the most")
+        raise RefusedError(f"a name of {len(text)} characters exceeds the limit of {MAX_NAME}")
     if not is_name(text):
-        rule = "letters, digits, '.', '_' and '-', with a letter or digit first and no '.' last"
         raise RefusedError(
-            f"the name {shown(text)} is not usable as that of a directory; use {rule}"
+            f"the name {quoted(text)} cannot be a directory name; use letters, digits, '.', '_' and"
+            " '-', begin with a letter or digit, and do not end with '.'"
         )
     return text
 
 
 def identifier(text: str) -> str:
-    """The name of an input or a dim."""
+    """Check the name of an input or a dim."""
     if not text.isidentifier() or iskeyword(text):
         raise RefusedError(
-            f"{shown(text)} is no Python name; use letters, digits and '_', with no digit first"
+            f"{quoted(text)} is not a Python name; use letters, digits and '_', and do not begin"
+            " with a digit"
         )
     return text
 
 
 def option(text: str) -> str:
-    """The name of an inductor option."""
+    """Check the name of an inductor option."""
     if not re.fullmatch(OPTION, text):
         raise RefusedError(
-            f"{shown(text)} is no inductor option; write it as `max_autotune` or `cpp.threads`"
+            f"{quoted(text)} is not an inductor option; write it like `max_autotune` or"
+            " `cpp.threads`"
         )
     return text
 
 
 def size(text: str) -> str:
-    """A number of bytes."""
+    """Check a number of bytes with an optional unit."""
     if not re.fullmatch(SIZE, text):
         raise RefusedError(
-            f"{shown(text)} is no size; write a whole number with k, m or g, such as 64m"
+            f"{quoted(text)} is not a size; write an integer with k, m or g, such as 64m"
         )
     return text
 
 
+def size_in_bytes(text: str) -> int:
+    """Convert a valid size to bytes. The units k, m and g are powers of 1024."""
+    factor = _UNITS.get(text[-1])
+    if factor is None:
+        return int(text)
+    return int(text[:-1]) * factor
+
+
 def shape_size(text: str) -> str:
-    """A size that follows dims, in its one spelling."""
+    """Check an entry of a shape that depends on dims, and return its canonical spelling."""
     try:
         parsed = sizes.parse(text)
     except ValueError as error:
-        raise RefusedError(f"{shown(text)} is no size: {error}") from None
+        raise RefusedError(f"{quoted(text)} is not a size: {error}") from None
     if not parsed.terms:
-        raise RefusedError(f"{shown(text)} names no dim; write the number {parsed.constant}")
+        raise RefusedError(f"{quoted(text)} uses no dim; write the number {parsed.constant}")
     for name in parsed.names:
         identifier(name)
     return str(parsed)
 
 
 def arch(text: str) -> str:
-    """A GPU architecture."""
-    if not re.fullmatch(ARCH, text):
-        plain = re.sub(r"^(sm|compute)?[_ -]*", "", text.lower()).replace(".", "")
-        near = did_you_mean(nearest(f"sm_{plain}" if plain[:1].isdigit() else text, _ARCHES))
-        raise RefusedError(
-            f"{shown(text)} is no architecture; write native, or sm_80 for compute capability"
-            f" 8.0{near}"
-        )
-    return text
+    """Check the name of a GPU architecture."""
+    if re.fullmatch(ARCH, text):
+        return text
+    # Users write `9.0`, `SM80` or `compute_90` for sm_90 and sm_80.
+    capability = re.sub(r"^(sm|compute)?[_ -]*", "", text.lower()).replace(".", "")
+    word = f"sm_{capability}" if capability[:1].isdigit() else text
+    suggestion = did_you_mean(nearest(word, _SUGGESTED_ARCHES))
+    raise RefusedError(
+        f"{quoted(text)} is not an architecture; write native, or sm_80 for compute capability"
+        f" 8.0{suggestion}"
+    )
 
 
 def parse_source(text: str) -> Source:
-    """``package.module:callable`` or ``path/to/file.py:callable``."""
+    """Parse ``package.module:callable`` or ``path/to/file.py:callable``."""
     location, colon, attribute = text.rpartition(":")
     if not colon:
         raise RefusedError(
-            f"{shown(text)} names no callable; write module:callable or"
-            f" path.py:callable{_split_hint(text)}"
+            f"{quoted(text)} does not name a callable; write module:callable or"
+            f" path.py:callable{_suggested_source(text)}"
         )
     if not is_dotted_name(attribute):
-        raise RefusedError(f"{shown(attribute)} after the ':' is no name of a callable")
+        raise RefusedError(
+            f"{quoted(attribute)} after the ':' is not a Python name; write the name of a callable"
+        )
     if location.endswith(".py"):
         return Source(attribute, path=project_path(location))
     if "/" in location or "\\" in location:
-        raise RefusedError(f"{shown(location)} is neither a module nor a path that ends in .py")
+        raise RefusedError(
+            f"{quoted(location)} is neither a module nor a path that ends in .py; write"
+            " module:callable or path.py:callable"
+        )
     if not is_dotted_name(location):
-        raise RefusedError(f"{shown(location)} before the ':' is no name of a module")
+        raise RefusedError(
+            f"{quoted(location)} before the ':' is not a module name; write it as in an import"
+            " statement"
+        )
     return Source(attribute, module=location)
 
 
+def _suggested_source(text: str) -> str:
+    """Suggest `a.b:c` for the dotted name `a.b.c`."""
+    if "." not in text or text.endswith(".py") or not is_dotted_name(text):
+        return ""
+    module, _, attribute = text.rpartition(".")
+    return f" (did you mean '{module}:{attribute}'?)"
+
+
 def module_name(text: str) -> str:
-    """The name of a module to import."""
+    """Check the name of a module to import."""
     if text.endswith(".py") or "/" in text:
-        plain = text.removesuffix(".py").replace("/", ".")
+        dotted = text.removesuffix(".py").replace("/", ".")
+        example = dotted if is_dotted_name(dotted) else "my_package.ops"
         raise RefusedError(
-            f"{shown(text)} is a file; name the module as it is imported, such as {plain}"
+            f"{quoted(text)} is a file; write the module name as in an import statement, such as"
+            f" {example}"
         )
     if len(text) > MAX_DIRECTORY_NAME or not is_dotted_name(text):
         raise RefusedError(
-            f"{shown(text)} is no name of a module; write it as it is imported, such as"
+            f"{quoted(text)} is not a module name; write it as in an import statement, such as"
             " my_package.ops"
         )
     return text
 
 
 def constant(value: Any) -> Any:
-    """The value of an argument that is no tensor."""
+    """Check the value of an argument that is not a tensor."""
     if isinstance(value, list):
-        return [constant(inner) for inner in value]
+        return [constant(item) for item in value]
     if isinstance(value, dict):
         raise RefusedError(
-            "a constant is a number, a text, true, false, null or a list of these, not a mapping"
+            "a constant must be a number, a string, true, false, null or a list of these, not a"
+            " mapping"
         )
     if isinstance(value, int) and not -MAX_INT <= value <= MAX_INT:
-        raise RefusedError(f"{shown(str(value))} does not fit into 64 bits")
+        raise RefusedError(
+            f"{quoted(str(value))} does not fit into a 64-bit integer; use a smaller number"
+        )
     return value
 
 
-def _split_hint(text: str) -> str:
-    if "." not in text or text.endswith(".py") or not is_dotted_name(text):
-        return ""
-    head, _, last = text.rpartition(".")
-    return f" (did you mean '{head}:{last}'?)"
-
-
 def project_path(text: str) -> str:
-    """A path below the directory of models.yaml, in its plainest form."""
-    _refuse_no_path(text)
+    """Check a path inside the directory of models.yaml, and normalise it."""
+    _check_path_text(text)
+    # The pattern matches the drive letter of a Windows path.
     if text.startswith(("/", "~")) or re.match("[A-Za-z]:", text):
-        raise RefusedError(f"the path {shown(text)} is absolute; write it relative to models.yaml")
+        raise RefusedError(f"the path {quoted(text)} is absolute; write it relative to models.yaml")
     path = posixpath.normpath(text)
-    if path == ".." or path.startswith("../"):
-        raise RefusedError(f"the path {shown(text)} leads out of the directory of models.yaml")
+    if _leads_up(path):
+        raise RefusedError(
+            f"the path {quoted(text)} leads out of the directory of models.yaml; use a file in it"
+        )
     return path
 
 
-def _refuse_no_path(text: str) -> None:
-    if "\\" in text:
-        raise RefusedError(f"the path {shown(text)} has backslashes; use '/'")
-    if "\0" in text:
-        raise RefusedError(f"the path {shown(text)} has a character that no path can have")
-    if len(text) > MAX_PATH or any(len(part) > MAX_DIRECTORY_NAME for part in text.split("/")):
-        raise RefusedError(f"the path {shown(text)} is longer than a file system takes")
-
-
 def weights_path(text: str) -> str:
-    """The path of a file of weights, in its plainest form. It may lie outside the project: weights
-    are large, and several projects share them."""
+    """Check the path of a file with weights, and normalise it.
+
+    It may lie outside the project, because weights are large and projects share them.
+    """
     if not text.endswith(WEIGHT_SUFFIXES):
         raise RefusedError(
-            f"weights are read from {', '.join(WEIGHT_SUFFIXES)} files, not from {shown(text)}"
+            f"weights must be a file that ends in {', '.join(WEIGHT_SUFFIXES)}, not {quoted(text)}"
         )
-    _refuse_no_path(text)
-    if text.startswith("~") and not text.startswith("~/"):
-        raise RefusedError(f"the path {shown(text)} names another user's home; write it in full")
-    if text.startswith("~/"):
-        below = posixpath.normpath(text.removeprefix("~").lstrip("/"))
-        if below == ".." or below.startswith("../"):
-            raise RefusedError(
-                f"the path {shown(text)} leads out of the home directory; write it in full"
-            )
-        return f"~/{below}"
-    # Two slashes at the beginning mean something of their own in POSIX; nobody means that here.
-    return posixpath.normpath(re.sub("^/+", "/", text))
+    _check_path_text(text)
+    if not text.startswith("~"):
+        # POSIX leaves the meaning of exactly two leading slashes to the system, and normpath keeps
+        # them. Here they mean one.
+        return posixpath.normpath(re.sub("^/+", "/", text))
+    if not text.startswith("~/"):
+        raise RefusedError(
+            f"the path {quoted(text)} is in another user's home directory; write its full path"
+        )
+    path = posixpath.normpath(text.removeprefix("~").lstrip("/"))
+    if _leads_up(path):
+        raise RefusedError(
+            f"the path {quoted(text)} leads out of the home directory; write its full path"
+        )
+    return f"~/{path}"
 
 
-def size_in_bytes(text: str) -> int:
-    """``64m`` in bytes: k, m and g are powers of 1024."""
-    units = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
-    return int(text[:-1]) * units[text[-1]] if text[-1] in units else int(text)
+def _check_path_text(text: str) -> None:
+    if "\\" in text:
+        raise RefusedError(f"the path {quoted(text)} has backslashes; use '/'")
+    if "\0" in text:
+        raise RefusedError(f"the path {quoted(text)} has a NUL character; remove it")
+    longest_part = max(len(part) for part in text.split("/"))
+    if len(text) > MAX_PATH or longest_part > MAX_DIRECTORY_NAME:
+        raise RefusedError(f"the path {quoted(text)} is longer than file systems allow; shorten it")
+
+
+def _leads_up(path: str) -> bool:
+    """Return whether a normalised relative path leaves the directory that it is relative to."""
+    return path == ".." or path.startswith("../")
 
 
 def not_finite(value: Any, path: tuple[str | int, ...]) -> Iterator[tuple[str | int, ...]]:
-    """The paths of all nan and inf in JSON-like data."""
+    """Yield the path of each nan and infinity in JSON-like data. `path` is that of `value`."""
     if isinstance(value, float) and not math.isfinite(value):
         yield path
     elif isinstance(value, dict):
-        for key, inner in value.items():
-            yield from not_finite(inner, (*path, key))
+        for key, entry in value.items():
+            yield from not_finite(entry, (*path, key))
     elif isinstance(value, list):
-        for index, inner in enumerate(value):
-            yield from not_finite(inner, (*path, index))
+        for index, item in enumerate(value):
+            yield from not_finite(item, (*path, index))

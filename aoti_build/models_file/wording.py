@@ -1,23 +1,14 @@
-"""The words of the spec layer's errors: what was found, what would be right, and what was probably
-meant.
+"""Words that several error messages share: suggestions for misspelt names, and quoted values.
 
-pydantic says what is wrong in its own terms; `sentence` says it in the terms of models.yaml.
-Nothing here imports pydantic or yaml, so that selection can use the same words without paying for
-them.
+This module imports neither pydantic nor yaml, so that commands which parse nothing can use it.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from itertools import islice
-from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from pydantic_core import ErrorDetails
-
-SHOWN_TEXT = 40
 # In hints to a user who has no models.yaml yet.
 SMALL_EXAMPLE = """\
 version: 1
@@ -25,11 +16,15 @@ models:
   net:
     source: net.py:build
     inputs: [{shape: [1, 8]}]"""
-# Options that a name is compared with, letters of one, and options that a sentence lists. Each
-# comparison takes its time, and a file with thousands of names can have as many mistakes.
-COMPARED, LONGEST_COMPARED, LISTED = 200, 200, 20
 
-# What people write for a choice, and what this project calls it.
+MAX_QUOTED_LENGTH = 40
+# A comparison of two names is slow, and a file with thousands of names can have as many mistakes.
+# These two limits keep the time for all messages proportional to their number.
+MAX_COMPARED_OPTIONS = 200
+MAX_COMPARED_LENGTH = 200
+MAX_LISTED_OPTIONS = 20
+
+# Other common names of dtypes and devices.
 SYNONYMS = {
     "float": "float32",
     "double": "float64",
@@ -52,115 +47,73 @@ SYNONYMS = {
 
 
 def nearest(
-    word: str, options: Iterable[str], count: int = 1, *, among: int = COMPARED
+    word: str,
+    options: Iterable[str],
+    count: int = 1,
+    *,
+    max_options: int = MAX_COMPARED_OPTIONS,
 ) -> list[str]:
-    """The options that `word` was probably meant to be, best first, letter case aside; none where
-    there are more than `among` to compare it with."""
-    compared = list(islice(options, among + 1))
-    if len(compared) > among or len(word) > LONGEST_COMPARED:
+    """Return up to `count` options that are similar to `word`, the most similar first.
+
+    Letter case does not count. The result is empty if there are more than `max_options` options.
+    """
+    compared = list(islice(options, max_options + 1))
+    if len(compared) > max_options or len(word) > MAX_COMPARED_LENGTH:
         return []
-    by_lower: dict[str, str] = {}
+    options_by_lower_case: dict[str, str] = {}
     for option in compared:
-        by_lower.setdefault(option.lower(), option)
-    plain = word.lower().removeprefix("torch.").partition(":")[0] or word.lower()
-    if (synonym := SYNONYMS.get(plain, plain)) in by_lower:
-        return [by_lower[synonym]]
-    return [by_lower[match] for match in get_close_matches(word.lower(), by_lower, n=count)]
+        options_by_lower_case.setdefault(option.lower(), option)
+    lower_word = word.lower()
+    # `torch.float` means float32, and `cuda:0` means cuda.
+    plain_word = lower_word.removeprefix("torch.").partition(":")[0] or lower_word
+    synonym = SYNONYMS.get(plain_word, plain_word)
+    if synonym in options_by_lower_case:
+        return [options_by_lower_case[synonym]]
+    matches = get_close_matches(lower_word, options_by_lower_case, n=count)
+    return [options_by_lower_case[match] for match in matches]
 
 
 def did_you_mean(matches: Sequence[str]) -> str:
-    """`` (did you mean 'x'?)``, or nothing when there is nothing near."""
-    return f" (did you mean {' or '.join(repr(match) for match in matches)}?)" if matches else ""
+    """Return `` (did you mean 'x'?)``, or an empty text if there are no matches."""
+    if not matches:
+        return ""
+    quoted_matches = [repr(match) for match in matches]
+    return f" (did you mean {' or '.join(quoted_matches)}?)"
 
 
-def unknown(what: str, word: str, options: Iterable[str]) -> str:
-    """The sentence for a name that is not one of `options`, with the one that was probably meant,
-    or else all."""
-    compared = list(islice(options, COMPARED + 1))
-    more = ", and more" if len(compared) > LISTED else ""
-    listed = f" (known: {', '.join(compared[:LISTED])}{more})"
-    return f"unknown {what} {shown(word)}" + (did_you_mean(nearest(word, compared)) or listed)
+def unknown(kind: str, word: str, options: Iterable[str]) -> str:
+    """Return the message for a `word` that is not an option.
+
+    It suggests the most similar option. If none is similar, it lists the options.
+    """
+    compared = list(islice(options, MAX_COMPARED_OPTIONS + 1))
+    suggestion = did_you_mean(nearest(word, compared))
+    if not suggestion:
+        listed = ", ".join(compared[:MAX_LISTED_OPTIONS])
+        ending = ", and more" if len(compared) > MAX_LISTED_OPTIONS else ""
+        suggestion = f" (known: {listed}{ending})"
+    return f"unknown {kind} {quoted(word)}{suggestion}"
 
 
-def shown(text: str) -> str:
-    """A user's own text, quoted, and cut where it would drown the sentence around it."""
-    return repr(text if len(text) <= SHOWN_TEXT else text[: SHOWN_TEXT - 3] + "...")
+def quoted(text: str) -> str:
+    """Return the user's text in quotes, cut to a length that leaves the message readable."""
+    if len(text) > MAX_QUOTED_LENGTH:
+        text = text[: MAX_QUOTED_LENGTH - 3] + "..."
+    return repr(text)
 
 
 def in_words(value: object) -> str:
-    """What stands in the file, in YAML's terms."""
+    """Describe a value of the file in terms of YAML."""
     if value is None:
         return "nothing"
-    if isinstance(value, bool):
-        return "true" if value else "false"
+    if value is True:
+        return "true"
+    if value is False:
+        return "false"
     if isinstance(value, (int, float)):
         return f"the number {value}"
     if isinstance(value, str):
-        return f"the text {shown(value)}"
-    return "a mapping" if isinstance(value, Mapping) else "a list"
-
-
-def label(path: Sequence[str | int]) -> str:
-    """How a sentence names the place `path`: its last key, with the indices that follow it."""
-    names = [index for index, part in enumerate(path) if isinstance(part, str)]
-    if not names:
-        return "the file"
-    last = names[-1]
-    return f"'{path[last]}'" + "".join(f"[{index}]" for index in path[last + 1 :])
-
-
-# What pydantic's error types (and those that `aoti_build.models_file.schema` adds) mean in
-# models.yaml.
-SENTENCES = {
-    "string_type": "{name} must be a text, not {found}",
-    "int_type": "{name} must be an integer, not {found}",
-    "number_type": "{name} must be a number, not {found}",
-    "list_type": "{name} must be a list, not {found}",
-    "dict_type": "{name} must be a mapping, not {found}",
-    "model_type": "{name} must be a mapping, not {found}",
-    "value_kind": "{name} must be a {msg}, not {found}",
-    "no_value": "{name} has no value; write one, or remove the key",
-    "missing": "{parent} lacks the key {name}",
-    "too_short": "{name} is empty; it needs at least one entry",
-    "greater_than_equal": "{name} is {value}; it must be at least {ge}",
-    "less_than_equal": "{name} is {value}; it must be at most {le}",
-    "value_error": "{error}",
-}
-
-
-def sentence(error: ErrorDetails, path: Sequence[str | int], known_keys: Iterable[str]) -> str:
-    """What pydantic's `error` at `path` means to somebody who writes models.yaml."""
-    kind, value, name = error["type"], error["input"], label(path)
-    context: Mapping[str, Any] = error.get("ctx", {})
-    if kind == "extra_forbidden":
-        return unknown("key", str(path[-1]), known_keys)
-    if kind == "literal_error":
-        return _not_a_choice(name if path[-1] != value else "this key", value, context)
-    answers = {
-        "name": name,
-        "parent": label(path[:-1]),
-        "found": in_words(value),
-        "value": value,
-        "msg": error["msg"],
-    }
-    return SENTENCES.get(kind, "{name}: {msg}").format(**{**answers, **context}) + _number_hint(
-        kind, value
-    )
-
-
-def _number_hint(kind: str, value: object) -> str:
-    if kind == "string_type" and isinstance(value, (int, float)):
-        return "; to mean the text, put it in quotes"
-    if (
-        kind in ("int_type", "number_type")
-        and isinstance(value, str)
-        and re.fullmatch(r"[-+]?[0-9.]+([eE].*)?", value)
-    ):
-        return "; take the quotes away"
-    return ""
-
-
-def _not_a_choice(name: str, value: object, context: Mapping[str, Any]) -> str:
-    choices = re.findall(r"'([^']*)'", context["expected"])
-    near = did_you_mean(nearest(value, choices)) if isinstance(value, str) else ""
-    return f"{name} is {in_words(value)}; it must be one of {', '.join(choices)}{near}"
+        return f"the string {quoted(value)}"
+    if isinstance(value, Mapping):
+        return "a mapping"
+    return "a list"

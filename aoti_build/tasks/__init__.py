@@ -308,7 +308,7 @@ def schema(context: Context, output: str = "", debug: bool = False) -> None:
     """Write the JSON schema of models.yaml, which editors use for completion and checks."""
     with contract(False, debug):
         from aoti_build.common.outputs import write_output
-        from aoti_build.models_file.editor_schema import json_schema_text
+        from aoti_build.models_file.parsing.editor_schema import json_schema_text
 
         if output:
             write_output(Path(output), json_schema_text().encode())

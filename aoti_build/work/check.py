@@ -280,7 +280,7 @@ def places(project: Project, target: Target) -> dict[str, str]:
         "imports": ("imports",),
     }
     fields |= {f"dims.{dim.name}": (f"dims.{dim.name}", "dims") for dim in target.model.dims}
-    return {name: project.where(target.model, *path) for name, path in fields.items()}
+    return {name: project.location(target.model, *path) for name, path in fields.items()}
 
 
 def _incomplete(cases: Sequence[CallFigures], log: Path) -> BuildError:

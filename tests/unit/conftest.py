@@ -14,7 +14,7 @@ import pytest
 from hypothesis import settings
 from small_projects import REAL_PYTHON, FakeWorker, publish_fake, replace_worker, write_project
 
-import aoti_build.models_file.resolve
+import aoti_build.models_file.parsing.resolve
 from aoti_build.artifact.paths import artifact_directory
 from aoti_build.models_file import Project
 from aoti_build.work.worker import allow_starts
@@ -91,11 +91,11 @@ def fake_worker(monkeypatch: pytest.MonkeyPatch) -> FakeWorker:
 def parses(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The files that were really parsed."""
     found: list[Path] = []
-    real = aoti_build.models_file.resolve.parse
+    real = aoti_build.models_file.parsing.resolve.parse
 
     def counting(content: bytes, file: Path) -> Project:
         found.append(file)
         return real(content, file)
 
-    monkeypatch.setattr(aoti_build.models_file.resolve, "parse", counting)
+    monkeypatch.setattr(aoti_build.models_file.parsing.resolve, "parse", counting)
     return found

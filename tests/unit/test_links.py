@@ -31,7 +31,7 @@ from aoti_build.common.publication import publish_directory, recover_directory
 from aoti_build.common.removal import own_entries, remove
 from aoti_build.errors import UsageError
 from aoti_build.models_file import Project, load_project
-from aoti_build.models_file.cache import KEPT
+from aoti_build.models_file.cache import MAX_RECORDS
 
 OLD = time.time() - 100 * 86400
 
@@ -261,7 +261,7 @@ def test_staging_that_is_a_link_is_removed_itself(
 
 
 def test_kept_parses_are_not_removed_behind_a_link(project: Project, foreign: Path) -> None:
-    for number in range(2 * KEPT):
+    for number in range(2 * MAX_RECORDS):
         write(foreign / f"{number}.json")
     project.artifacts.mkdir()
     (project.artifacts / ".project-cache").symlink_to(foreign)

@@ -257,7 +257,7 @@ def test_as_a_file_that_models_yaml_names_it_is_wrong_usage(put: Put, tmp_path: 
         return  # it may be of any size
     with pytest.raises(SpecError) as caught:
         soon(lambda: check_files(project, project.targets))
-    assert "no regular file: odd.py" in str(caught.value)
+    assert "not a regular file: odd.py" in str(caught.value)
 
 
 def test_as_a_manifest_it_is_a_damaged_artifact(

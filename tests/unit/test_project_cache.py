@@ -78,7 +78,7 @@ def test_a_cached_project_is_the_parsed_one(
     assert len(parses) == 2
     assert everything(parsed) == everything(written) == everything(cached)
     assert cached.file == file
-    assert cached.where(cached.targets[0].model, "kwargs") == "models.yaml:7:13"
+    assert cached.location(cached.targets[0].model, "kwargs") == "models.yaml:7:13"
 
 
 def test_values_keep_their_types(file: Path, directory: Path) -> None:
@@ -265,14 +265,14 @@ def test_a_cache_that_cannot_be_written_changes_nothing(file: Path, tmp_path: Pa
 
 
 def test_the_last_few_contents_are_kept(file: Path, directory: Path, parses: list[Path]) -> None:
-    texts = [f"{TEXT}# {number}\n" for number in range(cache.KEPT + 3)]
+    texts = [f"{TEXT}# {number}\n" for number in range(cache.MAX_RECORDS + 3)]
     for text in texts:
         file.write_text(text)
         load_project(file, directory)
         time.sleep(0.01)
-    assert len(contents(directory)) == cache.KEPT
+    assert len(contents(directory)) == cache.MAX_RECORDS
     parses.clear()
-    for text in reversed(texts[-cache.KEPT :]):
+    for text in reversed(texts[-cache.MAX_RECORDS :]):
         file.write_text(text)
         load_project(file, directory)
     assert parses == []

@@ -95,7 +95,7 @@ def test_a_changed_driver_is_a_reason_to_rebuild(
 
 
 def test_a_device_that_is_not_registered_is_an_error_with_its_place(tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match=r"'devices'.1. is the text 'npu'; it must be one of"):
+    with pytest.raises(SpecError, match=r"'devices'.1. is the string 'npu'; it must be one of"):
         write_project(tmp_path, MODELS)
 
 

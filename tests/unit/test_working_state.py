@@ -29,8 +29,10 @@ from aoti_build.commands.clean import clean
 from aoti_build.common import records, writing
 from aoti_build.common.digests import digest_json
 from aoti_build.errors import MessageError, UsageError
+from aoti_build.host.devices.cpu import ISA_OPTIONS
 from aoti_build.messages import CompileResult
-from aoti_build.models_file import Project, field_types, load_project, rules
+from aoti_build.models_file import Project, load_project, rules
+from aoti_build.models_file.parsing import field_types
 from aoti_build.models_file.records import record_digest
 from aoti_build.store.kernels import KernelCache
 from aoti_build.work import host_checks
@@ -53,6 +55,7 @@ BAD_NAMES = [
     ["a"],
 ]
 DIM = {"name": "b", "min": 2, "max": 4, "example": 2, "multiple_of": 1}
+WEIGHTS = {"file": "w.pt", "key": None, "prefix": None, "rename": [], "ignore": []}
 CHANGES: dict[str, Change] = {
     **{
         f"a model called {name!r:.20}": lambda e, name=name: e["model"].update(name=name)
@@ -125,6 +128,27 @@ CHANGES: dict[str, Change] = {
             outputs={"o": {"atol": 1.0, "rtol": None, "agreement": 0.5, "iou": None}}
         )
     ),
+    "a tolerance below 0": lambda e: e["model"]["tolerance"].update(rtol=-1),
+    "an agreement above 1": (
+        lambda e: e["model"]["tolerance"].update(
+            outputs={"o": {"atol": None, "rtol": None, "agreement": 2, "iou": None}}
+        )
+    ),
+    "a probability above 1": (
+        lambda e: e["model"]["inputs"][0].update(dtype="bool", probability=1.5)
+    ),
+    "a baseline with a limit below 0": (
+        lambda e: e["model"].update(
+            baseline={"source": e["model"]["source"], "kwargs": {}, "limit": -1}
+        )
+    ),
+    "a key of a safetensors file": (
+        lambda e: e["model"].update(weights={**WEIGHTS, "file": "w.safetensors", "key": "model"})
+    ),
+    "a rename with another number of stars": (
+        lambda e: e["model"].update(weights={**WEIGHTS, "rename": [["a.*", "b"]]})
+    ),
+    "an empty prefix": lambda e: e["model"].update(weights={**WEIGHTS, "prefix": ""}),
     "an image beyond itself": (
         lambda e: e["model"].update(
             image={"resize": 2, "crop": 4, "mean": [], "std": [], "classes": None}
@@ -202,7 +226,7 @@ def test_no_path_is_made_of_a_name_that_is_none(project: Project, name: str) -> 
 
 def test_the_rules_and_the_schema_name_the_same(project: Project) -> None:
     assert {*rules.DTYPES} == {*get_args(field_types.Dtype)}
-    assert {*rules.ISAS} == {*get_args(field_types.Isa)}
+    assert {*ISA_OPTIONS} == {*get_args(field_types.Isa)}
 
 
 def write_state(project: Project) -> list[Path]:

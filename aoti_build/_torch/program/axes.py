@@ -64,7 +64,7 @@ def found_axes(make: Make, dims: tuple[Dim, ...], where: str, name: Name) -> lis
                 raise UsageError(
                     f"axis {axis} of {name(index)} cannot be exported: {complaint}", where=where
                 )
-    if untold := agreements.untold(sizes):
+    if untold := agreements.undetermined_dims(sizes):
         raise UsageError(
             f"the sizes of the inputs do not tell the dim {untold[0]}",
             where=where,

@@ -8,7 +8,7 @@ import pytest
 
 from aoti_build.errors import ExitCode, SpecError
 from aoti_build.models_file import Project
-from aoti_build.models_file.resolve import parse
+from aoti_build.models_file.parsing.resolve import parse
 
 README = """\
 # yaml-language-server: $schema=aoti_build/models_file/models.schema.json

@@ -11,8 +11,8 @@ from spec_files import model, problems
 # What several messages say.
 ONE_OF_THE_DEVICES = "it must be one of cpu, cuda"
 ONE_OF_THE_ISAS = "it must be one of native, avx2, avx512"
-NO_ARCHITECTURE = "is no architecture; write native, or sm_80 for compute capability 8.0"
-NO_CALLABLE = "names no callable; write module:callable or path.py:callable"
+NO_ARCHITECTURE = "is not an architecture; write native, or sm_80 for compute capability 8.0"
+NO_CALLABLE = "does not name a callable; write module:callable or path.py:callable"
 FIXED_SIZES = "torch.export treats the sizes 0 and 1 as fixed"
 
 # A name for the case, the file, and how each of its problems begins.
@@ -27,17 +27,17 @@ BAD: list[tuple[str, str, list[str]]] = [
     (
         "another version",
         "version: 2\nnonsense: 1\n",
-        ["1:10: version 2: this version understands version 1"],
+        ["1:10: version 2 is not supported; write version 1"],
     ),
     (
         "no version",
         "models: {m: {source: m:f, inputs: x.py:f}}",
-        ["1:1: the file lacks the key 'version'"],
+        ["1:1: the file is missing the required key 'version'"],
     ),
     (
         "version as text",
         model().replace("1", "'1'", 1),
-        ["1:10: 'version' must be an integer, not the text '1'"],
+        ["1:10: 'version' must be an integer, not the string '1'"],
     ),
     (
         "version true",
@@ -53,7 +53,7 @@ BAD: list[tuple[str, str, list[str]]] = [
     (
         "duplicate key",
         model() + "  source: m:g\n",
-        ["6:3: duplicate key 'source'; it stands at line 4 already"],
+        ["6:3: duplicate key 'source'; line 4 already has it, so remove one"],
     ),
     ("unknown key", model(sede="3"), ["6:3: unknown key 'sede' (did you mean 'seed'?)"]),
     (
@@ -71,17 +71,17 @@ BAD: list[tuple[str, str, list[str]]] = [
         model(inputs="[{shape: [b]}]", dims="{b: {mx: 3, max: 4}}"),
         ["6:14: unknown key 'mx' (did you mean 'max'?)"],
     ),
-    ("missing source", model(source=""), ["3:2: 'm' lacks the key 'source'"]),
-    ("missing inputs", model(inputs=""), ["3:2: 'm' lacks the key 'inputs'"]),
+    ("missing source", model(source=""), ["3:2: 'm' is missing the required key 'source'"]),
+    ("missing inputs", model(inputs=""), ["3:2: 'm' is missing the required key 'inputs'"]),
     (
         "missing max",
         model(inputs="[{shape: [b]}]", dims="{b: {min: 1}}"),
-        ["6:10: 'b' lacks the key 'max'"],
+        ["6:10: 'b' is missing the required key 'max'"],
     ),
     (
         "model is text",
         "version: 1\nmodels: {m: x}",
-        ["2:13: 'm' must be a mapping, not the text 'x'"],
+        ["2:13: 'm' must be a mapping, not the string 'x'"],
     ),
     (
         "unknown preset",
@@ -107,12 +107,12 @@ BAD: list[tuple[str, str, list[str]]] = [
     (
         "a path with a NUL",
         model(files='["a\\0b"]'),
-        ["6:11: the path 'a\\x00b' has a character that no path can have"],
+        ["6:11: the path 'a\\x00b' has a NUL character; remove it"],
     ),
     (
         "preset twice",
         model(inductor_configs="[default, default]"),
-        ["6:31: 'default' is listed already"],
+        ["6:31: 'default' is listed twice"],
     ),
     ("no presets", model(inductor_configs="[]"), ["6:21: 'inductor_configs' is empty"]),
     (
@@ -123,41 +123,41 @@ BAD: list[tuple[str, str, list[str]]] = [
     (
         "presets of no device",
         model(inductor_configs="{cuda: [default]}"),
-        ["6:22: 'cuda' is not in devices (which are: cpu)"],
+        ["6:22: 'cuda' is not in devices (cpu); add it there"],
     ),
     (
         "presets of gpu",
         model(inductor_configs="{gpu: [default]}"),
-        ["6:22: this key is the text 'gpu'; it must be one of"],
+        ["6:22: this key is the string 'gpu'; it must be one of"],
     ),
     (
         "preset option",
         "inductor_configs: {q: {a-b: 1}}\n" + model(),
-        ["1:24: 'a-b' is no inductor option"],
+        ["1:24: 'a-b' is not an inductor option"],
     ),
     (
         "preset of nan",
         "inductor_configs: {q: {a: [.nan]}}\n" + model(),
-        ["1:28: nan and inf cannot be used here"],
+        ["1:28: nan and inf are not allowed here"],
     ),
     (
         "device unknown",
         model(devices="[cpu, gpu]"),
-        [f"6:18: 'devices'[1] is the text 'gpu'; {ONE_OF_THE_DEVICES} (did you mean 'cuda'?)"],
+        [f"6:18: 'devices'[1] is the string 'gpu'; {ONE_OF_THE_DEVICES} (did you mean 'cuda'?)"],
     ),
     (
         "device with index",
         model(devices="['cuda:0']"),
-        [f"6:13: 'devices'[0] is the text 'cuda:0'; {ONE_OF_THE_DEVICES} (did you mean 'cuda'?)"],
+        [f"6:13: 'devices'[0] is the string 'cuda:0'; {ONE_OF_THE_DEVICES} (did you mean 'cuda'?)"],
     ),
-    ("device twice", model(devices="[cpu, cpu]"), ["6:18: 'cpu' is listed already"]),
+    ("device twice", model(devices="[cpu, cpu]"), ["6:18: 'cpu' is listed twice"]),
     ("no device", model(devices="[]"), ["6:12: 'devices' is empty"]),
     ("seed negative", model(seed="-1"), ["6:9: 'seed' is -1; it must be at least 0"]),
     ("seed true", model(seed="true"), ["6:9: 'seed' must be an integer, not true"]),
     (
         "seed as text",
         model(seed="'3'"),
-        ["6:9: 'seed' must be an integer, not the text '3'; take the quotes away"],
+        ["6:9: 'seed' must be an integer, not the string '3'; remove the quotes"],
     ),
     ("seed as float", model(seed="1.0"), ["6:9: 'seed' must be an integer, not the number 1.0"]),
     (
@@ -165,7 +165,7 @@ BAD: list[tuple[str, str, list[str]]] = [
         model(seed="9223372036854775808"),
         ["6:9: 'seed' is 9223372036854775808; it must be at most"],
     ),
-    ("kwargs inf", model(kwargs="{a: {b: .inf}}"), ["6:19: nan and inf cannot be used here"]),
+    ("kwargs inf", model(kwargs="{a: {b: .inf}}"), ["6:19: nan and inf are not allowed here"]),
     ("kwargs list", model(kwargs="[1]"), ["6:11: 'kwargs' must be a mapping, not a list"]),
     ("kwargs empty", model(kwargs=" "), ["6:3: 'kwargs' has no value"]),
     ("tolerance negative", model(tolerance="{atol: -1}"), ["6:21: -1 is negative"]),
@@ -173,19 +173,19 @@ BAD: list[tuple[str, str, list[str]]] = [
     (
         "tolerance text",
         model(tolerance="{rtol: '1e-3'}"),
-        ["6:21: 'rtol' must be a number, not the text '1e-3'; take"],
+        ["6:21: 'rtol' must be a number, not the string '1e-3'; remove"],
     ),
     ("isas", model(cpu="{isa: []}"), ["6:14: 'isa' is empty; it needs at least one entry"]),
-    ("isa twice", model(cpu="{isa: [avx2, native, avx2]}"), ["6:29: 'avx2' is listed already"]),
+    ("isa twice", model(cpu="{isa: [avx2, native, avx2]}"), ["6:29: 'avx2' is listed twice"]),
     (
         "isa in a list",
         model(cpu="{isa: [native, avx51]}"),
-        [f"6:23: 'isa'[1] is the text 'avx51'; {ONE_OF_THE_ISAS} (did you mean 'avx512'?)"],
+        [f"6:23: 'isa'[1] is the string 'avx51'; {ONE_OF_THE_ISAS} (did you mean 'avx512'?)"],
     ),
     (
         "isa as number",
         model(cpu="{isa: 2}"),
-        ["6:14: 'isa' must be a text or list, not the number 2"],
+        ["6:14: 'isa' must be a string or list, not the number 2"],
     ),
     (
         "arch without its prefix",
@@ -208,12 +208,12 @@ BAD: list[tuple[str, str, list[str]]] = [
         [f"6:16: 'compute_90' {NO_ARCHITECTURE}"],
     ),
     ("arches", model(cuda="{arch: []}"), ["6:16: 'arch' is empty; it needs at least one entry"]),
-    ("arch twice", model(cuda="{arch: [sm_80, sm_80]}"), ["6:24: 'sm_80' is listed already"]),
+    ("arch twice", model(cuda="{arch: [sm_80, sm_80]}"), ["6:24: 'sm_80' is listed twice"]),
     (
         "preset like an isa",
         "inductor_configs: {AVX2: {}}\n"
         + model(inductor_configs="[default, AVX2]", cpu="{isa: [native, avx2]}"),
-        ["8:23: cpu for avx2 with the preset 'default' would be called cpu-avx2, and so is cpu"],
+        ["8:23: cpu for avx2 with the preset 'default', and cpu for native with"],
     ),
     (
         "preset like an arch and a preset",
@@ -221,43 +221,47 @@ BAD: list[tuple[str, str, list[str]]] = [
         + model(
             devices="[cuda]", inductor_configs="[fast, sm_80-fast]", cuda="{arch: [sm_80, native]}"
         ),
-        ["9:24: cuda for native with the preset 'sm_80-fast' would be called cuda-sm_80-fast"],
+        ["9:24: cuda for native with the preset 'sm_80-fast', and cuda for"],
     ),
     (
         "isa",
         model(cpu="{isa: avx}"),
-        [f"6:14: 'isa' is the text 'avx'; {ONE_OF_THE_ISAS} (did you mean 'avx2'?)"],
+        [f"6:14: 'isa' is the string 'avx'; {ONE_OF_THE_ISAS} (did you mean 'avx2'?)"],
     ),
     (
         "name with slash",
         model().replace(" m:\n", " a/b:\n"),
-        ["3:2: the name 'a/b' has a path separator"],
+        ["3:2: the name 'a/b' becomes a directory name, so it cannot"],
     ),
     (
         "name with backslash",
         model().replace(" m:\n", " 'a\\b':\n"),
-        ["3:2: the name 'a\\\\b' has a path separator"],
+        ["3:2: the name 'a\\\\b' becomes a directory name, so it cannot"],
     ),
     (
         "name with dot last",
         model().replace(" m:\n", " m.:\n"),
-        ["3:2: the name 'm.' is not usable"],
+        ["3:2: the name 'm.' cannot be a directory name"],
     ),
     (
         "name with dot first",
         model().replace(" m:\n", " .m:\n"),
-        ["3:2: the name '.m' is not usable"],
+        ["3:2: the name '.m' cannot be a directory name"],
     ),
-    ("name empty", model().replace(" m:\n", " '':\n"), ["3:2: the name '' is not usable"]),
+    (
+        "name empty",
+        model().replace(" m:\n", " '':\n"),
+        ["3:2: the name '' cannot be a directory name"],
+    ),
     (
         "name with newline",
         model().replace(" m:\n", ' "m\\n":\n'),
-        ["3:2: the name 'm\\n' is not usable"],
+        ["3:2: the name 'm\\n' cannot be a directory name"],
     ),
     (
         "name too long",
         model().replace(" m:\n", f" {'m' * 101}:\n"),
-        ["3:2: a name of 101 characters is too long"],
+        ["3:2: a name of 101 characters exceeds the limit of 100"],
     ),
     (
         "names that differ in case",
@@ -282,9 +286,9 @@ BAD: list[tuple[str, str, list[str]]] = [
     (
         "source attribute",
         model(source="a.b:3c"),
-        ["4:11: '3c' after the ':' is no name of a callable"],
+        ["4:11: '3c' after the ':' is not a Python name"],
     ),
-    ("source module", model(source="a-b:c"), ["4:11: 'a-b' before the ':' is no name of a module"]),
+    ("source module", model(source="a-b:c"), ["4:11: 'a-b' before the ':' is not a module name"]),
     (
         "source path",
         model(source="a/b:c"),
@@ -305,37 +309,49 @@ BAD: list[tuple[str, str, list[str]]] = [
     (
         "source number",
         model(source="3"),
-        ["4:11: 'source' must be a text, not the number 3; to mean the text, put it in"],
+        ["4:11: 'source' must be a string, not the number 3; put it in quotes"],
     ),
     (
         "weights suffix",
         model(weights="x.py"),
-        ["6:12: weights are read from .safetensors, .pt, .pth, .bin, .ckpt,"],
+        ["6:12: weights must be a file that ends in .safetensors, .pt, .pth, .bin, .ckpt,"],
     ),
     (
         "weights of another user",
         model(weights="~you/e.pt"),
-        ["6:12: the path '~you/e.pt' names another user's home"],
+        ["6:12: the path '~you/e.pt' is in another user's home directory"],
     ),
-    ("weights without a file", model(weights="{key: a}"), ["6:3: 'weights' lacks the key 'file'"]),
+    (
+        "weights without a file",
+        model(weights="{key: a}"),
+        ["6:3: 'weights' is missing the required key 'file'"],
+    ),
     (
         "weights of a list",
         model(weights="[a.pt]"),
-        ["6:12: 'weights' must be a text or mapping, not a list"],
+        ["6:12: 'weights' must be a string or mapping, not a list"],
     ),
     (
         "a key in safetensors",
         model(weights="{file: a.safetensors, key: model}"),
-        ["6:39: a safetensors file has names and no keys; `prefix` chooses the names"],
+        ["6:39: a safetensors file has no keys; remove `key`, or select names"],
     ),
     (
         "stars that do not match",
         model(weights="{file: a.pt, rename: {'a.*.b': 'a.b'}}"),
-        ["6:43: 'a.*.b' has 1 * and 'a.b' has 0; each * stands for one text"],
+        ["6:43: 'a.*.b' has 1 * and 'a.b' has 0; use the same number in both"],
     ),
-    ("ignore nothing", model(weights="{file: a.pt, ignore: ['']}"), ["6:34: 'ignore'[0]"]),
-    ("method with arguments", model(method="encode()"), ["6:11: 'encode()' is no Python name"]),
-    ("strict as a text", model(strict="'yes'"), ["6:11: 'strict'"]),
+    (
+        "ignore nothing",
+        model(weights="{file: a.pt, ignore: ['']}"),
+        ["6:34: 'ignore'[0] is an empty string"],
+    ),
+    ("method with arguments", model(method="encode()"), ["6:11: 'encode()' is not a Python name"]),
+    (
+        "strict as a text",
+        model(strict="'yes'"),
+        ["6:11: 'strict' must be true or false, not the string 'yes'"],
+    ),
     (
         "inputs empty list",
         model(inputs="[]"),
@@ -349,13 +365,13 @@ BAD: list[tuple[str, str, list[str]]] = [
     (
         "inputs number",
         model(inputs="3"),
-        ["5:11: 'inputs' must be a list or mapping or text, not the number 3"],
+        ["5:11: 'inputs' must be a list or mapping or string, not the number 3"],
     ),
-    ("input keyword", model(inputs="{for: {shape: []}}"), ["5:12: 'for' is no Python name"]),
+    ("input keyword", model(inputs="{for: {shape: []}}"), ["5:12: 'for' is not a Python name"]),
     (
         "input without shape",
         model(inputs="[{dtype: bool}]"),
-        ["5:12: 'inputs'[0] lacks the key 'shape'"],
+        ["5:12: 'inputs'[0] is missing the required key 'shape'"],
     ),
     (
         "shape as number",
@@ -380,12 +396,12 @@ BAD: list[tuple[str, str, list[str]]] = [
     (
         "dtype unknown",
         model(inputs="[{shape: [], dtype: flaot32}]"),
-        ["5:31: 'dtype' is the text 'flaot32'; it must be one of"],
+        ["5:31: 'dtype' is the string 'flaot32'; it must be one of"],
     ),
     (
         "low as text",
         model(inputs="[{shape: [], low: x}]"),
-        ["5:29: 'low' must be a number, not the text 'x'"],
+        ["5:29: 'low' must be a number, not the string 'x'"],
     ),
     (
         "low true",
@@ -395,12 +411,12 @@ BAD: list[tuple[str, str, list[str]]] = [
     (
         "low of bool",
         model(inputs="[{shape: [], dtype: bool, low: 0}]"),
-        ["5:42: low means nothing for bool"],
+        ["5:42: low does not apply to bool"],
     ),
     (
         "probability of floats",
         model(inputs="[{shape: [], probability: 1}]"),
-        ["5:37: probability means nothing for float32; it is of bool inputs"],
+        ["5:37: probability is for bool inputs, not for float32; remove it"],
     ),
     (
         "probability above 1",
@@ -410,13 +426,13 @@ BAD: list[tuple[str, str, list[str]]] = [
     (
         "value absent",
         model(inputs="[{value: }]"),
-        ["5:13: 'value' has no value; for None write null"],
+        ["5:13: 'value' has no value; write null for None"],
     ),
-    ("value nan", model(inputs="[{value: [1, .nan]}]"), ["5:24: nan and inf cannot be used here"]),
+    ("value nan", model(inputs="[{value: [1, .nan]}]"), ["5:24: nan and inf are not allowed here"]),
     (
         "value a mapping",
         model(inputs="[{value: {a: 1}}]"),
-        ["5:20: a constant is a number, a text, true, false, null"],
+        ["5:20: a constant must be a number, a string, true, false, null"],
     ),
     (
         "value too large",
@@ -426,25 +442,44 @@ BAD: list[tuple[str, str, list[str]]] = [
     (
         "value and shape",
         model(inputs="[{value: 1, shape: [2]}]"),
-        ["5:23: value stands alone: the argument is no tensor, so 'shape' means nothing"],
+        ["5:23: an input with `value` is not a tensor, so it cannot have 'shape'"],
     ),
-    ("neither value nor shape", model(inputs="{x: {}}"), ["5:12: 'x' lacks the key 'shape'"]),
+    (
+        "value and a shape of another type",
+        model(inputs="[{value: 1, shape: a*b}, {value: 1, shape: 5}, {value: 1, shape: [b*b]}]"),
+        [
+            "5:23: an input with `value` is not a tensor",
+            "5:47: an input with `value` is not a tensor",
+            "5:69: an input with `value` is not a tensor",
+        ],
+    ),
+    (
+        "value and a shape with a dim",
+        model(inputs="[{value: 1, shape: [b]}]", dims="{b: {max: 3}}"),
+        ["5:23: an input with `value` is not a tensor"],
+    ),
+    (
+        "neither value nor shape",
+        model(inputs="{x: {}}"),
+        ["5:12: 'x' is missing the required key 'shape'"],
+    ),
     (
         "outputs of another kind",
         model(outputs="list"),
-        ["6:12: 'outputs' is the text 'list'; it must be one of dict"],
+        ["6:12: 'outputs' is the string 'list'; it must be one of dict"],
     ),
     (
         "imports a file",
         model(imports="[a/ops.py]"),
-        ["6:13: 'a/ops.py' is a file; name the module as it is imported"],
+        ["6:13: 'a/ops.py' is a file; write the module name"],
     ),
-    ("imports no name", model(imports="[a-b]"), ["6:13: 'a-b' is no name of a module"]),
-    ("imports twice", model(imports="[a, a]"), ["6:16: 'a' is listed already"]),
+    ("imports a path", model(imports="[/ops]"), ["6:13: '/ops' is a file; write the module name"]),
+    ("imports no name", model(imports="[a-b]"), ["6:13: 'a-b' is not a module name"]),
+    ("imports twice", model(imports="[a, a]"), ["6:16: 'a' is listed twice"]),
     (
         "high of complex",
         model(inputs="[{shape: [], dtype: complex64, high: 3}]"),
-        ["5:48: high means nothing for complex64"],
+        ["5:48: high does not apply to complex64"],
     ),
     (
         "low above high",
@@ -491,32 +526,32 @@ BAD: list[tuple[str, str, list[str]]] = [
     (
         "size not affine",
         model(inputs="[{shape: [n*n, n]}]", dims="{n: {max: 3}}"),
-        ["5:21: 'n*n' is no size: write a sum of dims and integers, such as past + 1"],
+        ["5:21: 'n*n' is not a size: write a sum of dims and integers, such as past + 1"],
     ),
     (
         "size without a dim",
         model(inputs="[{shape: ['2 + 3']}]"),
-        ["5:21: '2 + 3' names no dim; write the number 5"],
+        ["5:21: '2 + 3' uses no dim; write the number 5"],
     ),
     (
         "size that cancels out",
         model(inputs="[{shape: [n - n + 4, n]}]", dims="{n: {max: 3}}"),
-        ["5:21: 'n - n + 4' names no dim; write the number 4"],
+        ["5:21: 'n - n + 4' uses no dim; write the number 4"],
     ),
     (
         "size of a keyword",
         model(inputs="[{shape: [lambda + 1]}]"),
-        ["5:21: 'lambda' is no Python name"],
+        ["5:21: 'lambda' is not a Python name"],
     ),
     (
         "size not whole",
         model(inputs="[{shape: [seq // 4, seq]}]", dims="{seq: {max: 12, multiple_of: 6}}"),
-        ["5:21: seq//4 is not whole for every seq; set multiple_of: 12 on the dim seq"],
+        ["5:21: seq//4 is not an integer for every seq; set multiple_of: 12 on the dim seq"],
     ),
     (
         "size of 0",
         model(inputs="[{shape: [seq - 1, seq]}]", dims="{seq: {max: 8, example: 4}}"),
-        [f"5:21: seq - 1 is 0 where seq is 1; the least is 1, since {FIXED_SIZES}"],
+        [f"5:21: seq - 1 is 0 when seq is 1, but must be at least 1: {FIXED_SIZES}"],
     ),
     (
         "size below 0 at another dim's end",
@@ -524,7 +559,7 @@ BAD: list[tuple[str, str, list[str]]] = [
             inputs="[{shape: [past - seq, seq, past]}]",
             dims="{seq: {max: 8}, past: {max: 8, example: 4}}",
         ),
-        ["5:21: past - seq is -7 where past is 1 and seq is 8; the least is 1"],
+        ["5:21: past - seq is -7 when past is 1 and seq is 8, but must be at least 1"],
     ),
     (
         "size of 1 in the example",
@@ -534,56 +569,59 @@ BAD: list[tuple[str, str, list[str]]] = [
     (
         "size too large",
         model(inputs="[{shape: [3*seq, seq]}]", dims=f"{{seq: {{max: {2**62}}}}}"),
-        [f"5:21: 3*seq is up to {3 * 2**62}, more than any size can be"],
+        [f"5:21: 3*seq can be {3 * 2**62}, which exceeds the largest 64-bit integer"],
     ),
     (
         "dims told by no shape",
         model(inputs="[{shape: [a + b, c]}]", dims="{a: {max: 3}, b: {max: 3}, c: {max: 3}}"),
-        ["6:10: no shape tells the dim 'a'", "6:23: no shape tells the dim 'b'"],
+        [
+            "6:10: the shapes do not determine the dim 'a'",
+            "6:23: the shapes do not determine the dim 'b'",
+        ],
     ),
-    ("dim unused", model(dims="{b: {max: 3}}"), ["6:10: the dim 'b' is used in no shape"]),
+    ("dim unused", model(dims="{b: {max: 3}}"), ["6:10: no shape uses the dim 'b'"]),
     (
         "dim name",
         model(dims="{a-b: {max: 3}}", inputs="[{shape: [a-b]}]"),
-        ["6:10: 'a-b' is no Python name"],
+        ["6:10: 'a-b' is not a Python name"],
     ),
-    ("names of the null kind", model() + " ~: 3\n", ["6:2: a key must be a text, not nothing"]),
+    ("names of the null kind", model() + " ~: 3\n", ["6:2: a key must be a string, not nothing"]),
     ("merge key", model() + "  <<: 3\n", ["6:3: merge keys (<<)"]),
 ]
 # The offending key stands first.
 DIMS: list[tuple[str, str]] = [
     (
         "{min: 0, max: 5}",
-        f"min is 0; the least is 1, since {FIXED_SIZES}",
+        f"min is 0, but must be at least 1: {FIXED_SIZES}",
     ),
     ("{min: 5, max: 4}", "min 5 is greater than max 4"),
-    ("{max: 8, multiple_of: 16}", "max 8 is not a multiple of 16; the nearest is 16"),
-    ("{max: 9, min: 4, multiple_of: 4}", "max 9 is not a multiple of 4; the nearest is 8 or 12"),
-    ("{min: 3, max: 8, multiple_of: 4}", "min 3 is not a multiple of 4; the nearest is 4"),
+    ("{max: 8, multiple_of: 16}", "max 8 is not a multiple of 16; use 16"),
+    ("{max: 9, min: 4, multiple_of: 4}", "max 9 is not a multiple of 4; use 8 or 12"),
+    ("{min: 3, max: 8, multiple_of: 4}", "min 3 is not a multiple of 4; use 4"),
     (
         "{max: 5, min: 5}",
-        "min and max are both 5: this dim cannot vary, so write 5 in the shapes instead",
+        "min and max are both 5, so this dim cannot vary; write 5 in the shapes instead",
     ),
     (
         "{max: 8, multiple_of: 8}",
-        "min and max are both 8: this dim cannot vary, so write 8 in the shapes instead",
+        "min and max are both 8, so this dim cannot vary; write 8 in the shapes instead",
     ),
     ("{max: 1}", "min and max are both 1"),
-    ("{max: 0}", "max is 0; the least is 1"),
+    ("{max: 0}", "max is 0, but must be at least 1"),
     ("{example: 9, max: 8}", "example 9 is outside the range 1 to 8"),
     ("{example: 2, max: 8, min: 3}", "example 2 is outside the range 3 to 8"),
     (
         "{example: 1, max: 8}",
-        f"example 1 on a dynamic dim: {FIXED_SIZES}, and so the",
+        f"example 1 would fix this dim: {FIXED_SIZES}; use 2",
     ),
-    ("{example: 0, max: 8}", "example 0 on a dynamic dim"),
+    ("{example: 0, max: 8}", "example 0 would fix this dim"),
     ("{example: -3, max: 8}", "example -3 is outside the range 1 to 8"),
     (
         "{example: 9, max: 16, multiple_of: 4}",
-        "example 9 is not a multiple of 4; the nearest is 8 or 12",
+        "example 9 is not a multiple of 4; use 8 or 12",
     ),
     ("{example: 4, max: 16, multiple_of: 4}", "example 4 is 1 * multiple_of"),
-    ("{example: x, max: 16}", "'example' must be an integer, not the text 'x'"),
+    ("{example: x, max: 16}", "'example' must be an integer, not the string 'x'"),
     ("{multiple_of: 0, max: 16}", "'multiple_of' is 0; it must be at least 1"),
 ]
 
@@ -661,9 +699,9 @@ models:
 
 def test_a_refused_value_brings_no_second_problem(root: Path) -> None:
     assert problems(root, model(seed="!x 3", dims="*nope", devices="[!y cpu]")) == [
-        "6:9: the tag '!x' means nothing here; remove it",
+        "6:9: the tag '!x' is not supported; remove it",
         "7:9: the alias *nope has no anchor &nope before it",
-        "8:13: the tag '!y' means nothing here; remove it",
+        "8:13: the tag '!y' is not supported; remove it",
     ]
     merged = "version: 1\nmodels:\n m:\n  <<: {source: m:f}\n  inputs: [{shape: [2]}]\n"
     assert [line[:4] for line in problems(root, merged)] == ["4:3:"]

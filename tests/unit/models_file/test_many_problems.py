@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from aoti_build.errors import SpecError
-from aoti_build.models_file.resolve import parse
+from aoti_build.models_file.parsing.resolve import parse
 
 COUNT = 10_000
 HEAD = "version: 1\nmodels:\n"

@@ -15,9 +15,9 @@ from spec_files import README, model, read
 from aoti_build.artifact.fingerprint import spec_parts
 from aoti_build.errors import UsageError
 from aoti_build.models_file import Dim, Position, Source, TensorInput, Tolerance, load_project
+from aoti_build.models_file.parsing.resolve import parse
 from aoti_build.models_file.project import Baseline, ConstantInput, Weights
 from aoti_build.models_file.records import target_from_json, target_to_json
-from aoti_build.models_file.resolve import parse
 
 
 def test_the_shipped_shape_of_a_file(root: Path) -> None:
@@ -88,7 +88,7 @@ def test_positions_are_where_a_reader_looks(root: Path) -> None:
     assert encoder["dims.seq"] == Position(20, 14)
     assert encoder["inputs.mask"] == Position(23, 15)
     assert encoder["cpu"] == Position(24, 10)
-    assert project.where(project.targets[0].model, "weights", "kwargs") == "models.yaml:8:13"
+    assert project.location(project.targets[0].model, "weights", "kwargs") == "models.yaml:8:13"
 
 
 def test_presets_per_device(root: Path) -> None:
@@ -347,5 +347,5 @@ def test_a_baseline_is_a_callable_or_a_mapping(root: Path) -> None:
     assert target_from_json(json.loads(json.dumps(target_to_json(target)))) == target
     with pytest.raises(UsageError, match="negative"):
         read(root, model(baseline="{source: nets:plain, limit: -1}"))
-    with pytest.raises(UsageError, match="names no callable"):
+    with pytest.raises(UsageError, match="does not name a callable"):
         read(root, model(baseline="{source: nets}"))

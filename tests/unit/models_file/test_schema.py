@@ -9,7 +9,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 import aoti_build
-from aoti_build.models_file import editor_schema, field_types, schema
+from aoti_build.models_file.parsing import editor_schema, field_types, schema
 
 GOOD: dict[str, Any] = {
     "version": 1,
@@ -54,7 +54,9 @@ def changed(path: tuple[str | int, ...], value: Any) -> dict[str, Any]:
 
 def test_the_committed_file_is_what_the_types_say() -> None:
     file = Path(aoti_build.__file__).with_name("models_file") / "models.schema.json"
-    assert file.read_text(encoding="utf-8") == editor_schema.json_schema_text()
+    assert file.read_text(encoding="utf-8") == editor_schema.json_schema_text(), (
+        "write it again with `inv schema --output aoti_build/models_file/models.schema.json`"
+    )
 
 
 def test_it_is_a_schema_of_draft_2020_12() -> None:
@@ -136,7 +138,7 @@ def test_what_one_refuses_the_other_refuses(path: tuple[str | int, ...], value: 
             schema.File.model_validate(data)
 
 
-def test_every_wire_type_has_its_place() -> None:
-    assert set(schema.WIRE_TYPES.values()) == set(field_types.Wire.__subclasses__())
-    assert schema.wire_type_at(("models", "a", "dims", "*")) is schema.Dim
-    assert schema.wire_type_at(("models", "a", "kwargs")) is None
+def test_every_mapping_type_has_its_place() -> None:
+    assert set(schema.MAPPING_TYPES.values()) == set(field_types.YamlMapping.__subclasses__())
+    assert schema.mapping_type_at(("models", "a", "dims", "*")) is schema.Dim
+    assert schema.mapping_type_at(("models", "a", "kwargs")) is None

@@ -1,4 +1,7 @@
-"""The JSON schema of models.yaml for editors, made of the same types as the parser."""
+"""The JSON Schema of models.yaml, generated from the types that the parser uses.
+
+Editors use it for completion and checks.
+"""
 
 from __future__ import annotations
 
@@ -9,16 +12,20 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, JsonSchemaV
 from pydantic_core import core_schema
 
 from aoti_build.common.json_object import JsonObject
-from aoti_build.models_file.field_types import Wire
-from aoti_build.models_file.schema import VERSION, File
+from aoti_build.models_file.parsing.field_types import YamlMapping
+from aoti_build.models_file.parsing.schema import VERSION, File
 
 
 class _EditorSchema(GenerateJsonSchema):
-    """pydantic's schema without what an editor has no use for: titles of fields, and null, which no
-    key may hold."""
+    """pydantic's generator, without titles of fields and without null.
+
+    Titles repeat the keys. null is a default in the Python types, but the file may not contain it.
+    """
 
     def generate(
-        self, schema: core_schema.CoreSchema, mode: JsonSchemaMode = "validation"
+        self,
+        schema: core_schema.CoreSchema,
+        mode: JsonSchemaMode = "validation",
     ) -> JsonSchemaValue:
         return {**super().generate(schema, mode), "$schema": self.schema_dialect}
 
@@ -26,15 +33,18 @@ class _EditorSchema(GenerateJsonSchema):
         return self.generate_inner(schema["schema"])
 
     def default_schema(self, schema: core_schema.WithDefaultSchema) -> JsonSchemaValue:
-        if schema.get("default") is None or isinstance(schema["default"], Wire):
+        default = schema.get("default")
+        if default is None or isinstance(default, YamlMapping):
             return self.generate_inner(schema["schema"])
         return super().default_schema(schema)
 
     def dict_schema(self, schema: core_schema.DictSchema) -> JsonSchemaValue:
-        # Patterned keys, as pydantic writes them, let every other key pass.
+        # pydantic's patternProperties would accept every key that does not match the pattern.
         result = super().dict_schema(schema)
-        for pattern, values in result.pop("patternProperties", {}).items():
-            result.update(propertyNames={"pattern": pattern}, additionalProperties=values)
+        patterns = result.pop("patternProperties", {})
+        for pattern, values in patterns.items():
+            result["propertyNames"] = {"pattern": pattern}
+            result["additionalProperties"] = values
         return result
 
     # The signature is pydantic's.
@@ -43,11 +53,11 @@ class _EditorSchema(GenerateJsonSchema):
 
 
 def json_schema() -> JsonObject:
-    """The JSON schema (draft 2020-12) of models.yaml."""
+    """Return the JSON Schema (draft 2020-12) of models.yaml."""
     schema = File.model_json_schema(schema_generator=_EditorSchema)
     return {**schema, "title": f"models.yaml of aoti_build, version {VERSION}"}
 
 
 def json_schema_text() -> str:
-    """The content of models.schema.json."""
+    """Return the content of models.schema.json."""
     return json.dumps(json_schema(), indent=2, sort_keys=True) + "\n"

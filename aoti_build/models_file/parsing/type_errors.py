@@ -1,0 +1,124 @@
+"""Converts the validation errors of pydantic to messages in the terms of models.yaml."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from aoti_build.models_file.parsing.reader import DocumentReader
+from aoti_build.models_file.parsing.schema import File, mapping_type_at
+from aoti_build.models_file.parsing.yaml_document import FieldPath
+from aoti_build.models_file.wording import did_you_mean, in_words, nearest, unknown
+
+# The message for each of pydantic's error types, and for those that `field_types` adds. `ge` and
+# `le` are from pydantic.
+TEMPLATES = {
+    "string_type": "{name} must be a string, not {value_in_words}",
+    "bool_type": "{name} must be true or false, not {value_in_words}",
+    "int_type": "{name} must be an integer, not {value_in_words}",
+    "number_type": "{name} must be a number, not {value_in_words}",
+    "list_type": "{name} must be a list, not {value_in_words}",
+    "dict_type": "{name} must be a mapping, not {value_in_words}",
+    "model_type": "{name} must be a mapping, not {value_in_words}",
+    "value_kind": "{name} must be a {reason}, not {value_in_words}",
+    "no_value": "{name} has no value; write one, or remove the key",
+    "missing": "{parent} is missing the required key {name}",
+    "string_too_short": "{name} is an empty string; write a text, or remove it",
+    "too_short": "{name} is empty; it needs at least one entry",
+    "greater_than_equal": "{name} is {value}; it must be at least {ge}",
+    "less_than_equal": "{name} is {value}; it must be at most {le}",
+    "value_error": "{error}",
+}
+# Errors that are about a key, and are therefore reported at the key.
+KEY_ERRORS = ("extra_forbidden", "missing", "no_value")
+# The part of a path in pydantic's errors that says that the key itself is invalid.
+KEY_MARK = "[key]"
+
+
+def check_types(reader: DocumentReader) -> None:
+    """Add a problem for each value or key of a wrong type."""
+    try:
+        File.model_validate(reader.data)
+    except ValidationError as validation_error:
+        for error in validation_error.errors(include_url=False):
+            _add_problem(reader, error)
+
+
+def _add_problem(reader: DocumentReader, error: ErrorDetails) -> None:
+    # pydantic's paths also contain the tags of union members and a mark for keys.
+    path = tuple(part for part in error["loc"] if not _is_mark(part))
+    if not reader.is_sound(path):
+        return
+    is_invalid_key = error["loc"][-1:] == (KEY_MARK,)
+    # A missing key has no position, so the problem is reported at its mapping.
+    reported_path = path[:-1] if error["type"] == "missing" else path
+    at_key = is_invalid_key or error["type"] in KEY_ERRORS
+    reader.add(reported_path, _message(error, path), at_key=at_key)
+    if not is_invalid_key:
+        reader.broken.add(path)
+
+
+def _is_mark(part: str | int) -> bool:
+    if not isinstance(part, str):
+        return False
+    is_tag = part.startswith("<") and part.endswith(">")
+    return is_tag or part == KEY_MARK
+
+
+def _message(error: ErrorDetails, path: FieldPath) -> str:
+    error_type = error["type"]
+    value = error["input"]
+    context: Mapping[str, Any] = error.get("ctx", {})
+    if error_type == "extra_forbidden":
+        return unknown("key", str(path[-1]), _keys_at(path[:-1]))
+    if error_type == "literal_error":
+        # An invalid key is its own name, so naming it would repeat it.
+        name = "this key" if path[-1] == value else _label(path)
+        return _not_a_choice(name, value, context["expected"])
+    values = {
+        "name": _label(path),
+        "parent": _label(path[:-1]),
+        "value": value,
+        "value_in_words": in_words(value),
+        "reason": error["msg"],
+        **context,
+    }
+    template = TEMPLATES.get(error_type, "{name}: {reason}")
+    return template.format(**values) + _advice_on_quotes(error_type, value)
+
+
+def _keys_at(path: FieldPath) -> Iterable[str]:
+    mapping_type = mapping_type_at(path)
+    if mapping_type is None:
+        return ()
+    return mapping_type.model_fields
+
+
+def _label(path: Sequence[str | int]) -> str:
+    """Return the name of a value for a message: its last key, with the indices that follow it."""
+    indices = ""
+    for part in reversed(path):
+        if isinstance(part, str):
+            return f"'{part}'{indices}"
+        indices = f"[{part}]{indices}"
+    return "the file"
+
+
+def _not_a_choice(name: str, value: object, expected: str) -> str:
+    # pydantic lists the choices as a text: 'cpu' or 'cuda'.
+    choices = re.findall(r"'([^']*)'", expected)
+    suggestion = did_you_mean(nearest(value, choices)) if isinstance(value, str) else ""
+    return f"{name} is {in_words(value)}; it must be one of {', '.join(choices)}{suggestion}"
+
+
+def _advice_on_quotes(error_type: str, value: object) -> str:
+    if error_type == "string_type" and isinstance(value, (int, float)):
+        return "; put it in quotes to make it a string"
+    if error_type not in ("int_type", "number_type") or not isinstance(value, str):
+        return ""
+    looks_like_number = re.fullmatch(r"[-+]?[0-9.]+([eE].*)?", value)
+    return "; remove the quotes" if looks_like_number else ""
