@@ -76,7 +76,7 @@ def build(fault=""):
 FAULTS = {
     "swapped weights": ["block.down"],
     "eps": ["block.up", "net.py:"],
-    "no activation": ["block.down", "eager also runs block.act"],
+    "no activation": ["block.down", "eager mode also runs block.act"],
     "transposed": ["first [Linear]"],
     "overflow": ["NaN or infinity"],
     "dropped": ["1 outputs, expected 2"],
