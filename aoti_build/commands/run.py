@@ -45,7 +45,8 @@ from aoti_build.store.selection import open_store
 from aoti_build.work.check import CHECK_ENVIRONMENT, places
 from aoti_build.work.crash import WorkerCrash
 from aoti_build.work.opened import ArchitectureMissing, OpenArtifact, fit_artifact
-from aoti_build.work.worker import allow_starts, error_of, run_worker
+from aoti_build.work.processes import allow_starts
+from aoti_build.work.worker import error_of, run_worker
 
 REFERENCE_INPUT: Final = "reference_data"
 RANDOM: Final = "random"

@@ -53,8 +53,9 @@ from aoti_build.store.selection import open_store
 from aoti_build.work.check import CHECK_ENVIRONMENT, check_package, check_record, find_cause, places
 from aoti_build.work.crash import WorkerCrash
 from aoti_build.work.opened import ArchitectureMissing, OpenArtifact, fit_artifact
+from aoti_build.work.processes import allow_starts, check_stopping, stop_all
 from aoti_build.work.runner import compiled_runner
-from aoti_build.work.worker import WorkerTimeout, allow_starts, check_stopping, run_worker, stop_all
+from aoti_build.work.worker import WorkerTimeout, run_worker
 
 PYTHON, CPP = RUNTIMES = ("python", "cpp")
 TIME_LIMIT = 600.0

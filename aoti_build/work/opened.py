@@ -26,7 +26,7 @@ from aoti_build.errors import ArtifactError, ToolchainError, VerificationError
 from aoti_build.host import compatibility
 from aoti_build.models_file.project import Project, Target
 from aoti_build.runtime.package import open_recorded
-from aoti_build.work.worker import check_stopping
+from aoti_build.work.processes import check_stopping
 
 
 class ArchitectureMissing(ArtifactError):

@@ -12,7 +12,7 @@ from aoti_build.artifact.verification import is_verified
 from aoti_build.messages import Answer, Compile, KeysQuestion, Repack, Take
 from aoti_build.models_file.project import Target
 from aoti_build.work.context import BuildContext, Place
-from aoti_build.work.worker import check_stopping
+from aoti_build.work.processes import check_stopping
 
 TAKE, REPACK, COMPILE = "take", "repack", "compile"
 

@@ -20,7 +20,8 @@ from aoti_build.host.checks.inductor import command_words, cpp_standard, include
 from aoti_build.host.devices import device_named
 from aoti_build.host.programs import compiler_command
 from aoti_build.messages import CompileJob
-from aoti_build.work.worker import check_stopping, run_worker
+from aoti_build.work.processes import check_stopping
+from aoti_build.work.worker import run_worker
 
 SOURCE = Path(__file__).with_name("runner.cpp")
 _TIME_LIMIT = 600.0

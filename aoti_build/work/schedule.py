@@ -24,8 +24,8 @@ from aoti_build.planning.actions import Action, Done
 from aoti_build.planning.plan import Step, plan_target
 from aoti_build.work.context import BuildContext
 from aoti_build.work.outcome import Outcome, outcome_of
+from aoti_build.work.processes import allow_starts, check_stopping, stop_all
 from aoti_build.work.restore import restore
-from aoti_build.work.worker import allow_starts, check_stopping, stop_all
 
 if TYPE_CHECKING:
     from aoti_build.work.target import TargetBuilder

@@ -33,7 +33,7 @@ from aoti_build.work.gpu import gpu_code_of, gpu_environment
 from aoti_build.work.instructions import Instructions
 from aoti_build.work.opened import open_artifact
 from aoti_build.work.reuse import COMPILE, REPACK, ReuseDecision
-from aoti_build.work.worker import OWN_VARIABLES, WORKER_VARIABLES, OnPhase, OnQuestion, run_worker
+from aoti_build.work.worker import JOB_VARIABLES, WORKER_VARIABLES, OnPhase, OnQuestion, run_worker
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,7 @@ class TargetBuilder:
         clock = place.work / "clock"
         clock.touch()
         now_ns = time.time_ns()
-        replaced = (*WORKER_VARIABLES, *OWN_VARIABLES, *environment)
+        replaced = (*WORKER_VARIABLES, *JOB_VARIABLES, *environment)
         return BuildJob(
             root=str(self.context.project.root),
             target_document=target_to_json(target),

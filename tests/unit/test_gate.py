@@ -18,7 +18,7 @@ from aoti_build.errors import Interrupted, ToolchainError
 from aoti_build.host.checks.finding import FAIL, OK, WARN, Finding
 from aoti_build.models_file import Project
 from aoti_build.work import host_checks
-from aoti_build.work.worker import check_stopping
+from aoti_build.work.processes import check_stopping
 
 BROKEN = Finding(
     "compiler", FAIL, "it is broken", cause="it said so", fix="CXX=/usr/bin/g++", stops=True

@@ -34,7 +34,7 @@ from aoti_build.models_file import Project, field_types, load_project, rules
 from aoti_build.models_file.records import record_digest
 from aoti_build.store.kernels import KernelCache
 from aoti_build.work import host_checks
-from aoti_build.work.worker import _result
+from aoti_build.work.worker import read_result
 
 Change = Callable[[dict[str, Any]], object]
 BAD_NAMES = [
@@ -358,4 +358,4 @@ HEAD = {"format": "aoti-build/message", "format_version": 1}
 def test_a_result_that_is_none_is_refused(tmp_path: Path, result: Any) -> None:
     (tmp_path / "result.json").write_text(json.dumps(result))
     with pytest.raises(MessageError, match=r"result\.json: "):
-        _result(CompileResult, 0, tmp_path / "result.json", tmp_path / "log")
+        read_result(CompileResult, tmp_path / "result.json", status=0, log=tmp_path / "log")
