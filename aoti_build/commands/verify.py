@@ -50,12 +50,13 @@ from aoti_build.models_file.records import target_to_json
 from aoti_build.planning.plan import out_of_date, plan_target
 from aoti_build.store.interface import Store
 from aoti_build.store.selection import open_store
-from aoti_build.work.check import CHECK_ENVIRONMENT, check_package, check_record, find_cause, places
+from aoti_build.work.check import check_package, check_record
+from aoti_build.work.check_failure import find_cause
 from aoti_build.work.crash import WorkerCrash
 from aoti_build.work.opened import ArchitectureMissing, OpenArtifact, fit_artifact
 from aoti_build.work.processes import allow_starts, check_stopping, stop_all
 from aoti_build.work.runner import compiled_runner
-from aoti_build.work.worker import WorkerTimeout, run_worker
+from aoti_build.work.worker import CHECK_ENVIRONMENT, WorkerTimeout, run_worker, yaml_positions
 
 PYTHON, CPP = RUNTIMES = ("python", "cpp")
 TIME_LIMIT = 600.0
@@ -385,7 +386,7 @@ class _Verifier:
         job = FreshJob(
             root=str(self.project.root),
             target_document=target_to_json(target),
-            where=places(self.project, target),
+            where=yaml_positions(self.project, target),
             reference_data=str(reference_data),
             signature=manifest.signature,
             seeds=self.seeds,

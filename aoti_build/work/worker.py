@@ -41,6 +41,7 @@ from aoti_build.messages import (
     decode,
     encode,
 )
+from aoti_build.models_file.project import Project, Target
 from aoti_build.work.crash import crash_of
 from aoti_build.work.processes import (
     check_stopping,
@@ -60,6 +61,20 @@ WORKER_VARIABLES: Mapping[str, str] = {
 }
 # Set as well, with values that depend on the job; see `job_variables`.
 JOB_VARIABLES = ("TORCHINDUCTOR_CACHE_DIR", "HOME", "LOGNAME")
+# For workers that load packages. AOTInductor checks shapes, ranges and dtypes of inputs only if
+# this is set before the first package is loaded.
+CHECK_ENVIRONMENT: Mapping[str, str] = {"AOTI_RUNTIME_CHECK_INPUTS": "1"}
+# Fields of models.yaml whose values only a worker can check.
+_CHECKED_BY_WORKERS = (
+    "source",
+    "weights",
+    "method",
+    "inputs",
+    "dtype",
+    "baseline",
+    "inductor_configs",
+    "imports",
+)
 _ERROR_TYPES = {
     error.kind: error
     for error in (ArtifactError, BuildError, ToolchainError, UsageError, VerificationError)
@@ -315,3 +330,18 @@ def error_of(record: ErrorRecord, log: Path) -> AotiBuildError:
         hint=record.hint,
         log=log,
     )
+
+
+def yaml_positions(project: Project, target: Target) -> dict[str, str]:
+    """Where in models.yaml each field of a target is, as ``models.yaml:LINE:COLUMN``.
+
+    Workers get them for their errors. Without `kwargs` in the file, their position is that of the
+    source. A dim has the name ``dims.NAME``.
+    """
+    model = target.model
+    positions = {field: project.where(model, field) for field in _CHECKED_BY_WORKERS}
+    positions["kwargs"] = project.where(model, "kwargs", "source")
+    for dim in model.dims:
+        name = f"dims.{dim.name}"
+        positions[name] = project.where(model, name, "dims")
+    return positions

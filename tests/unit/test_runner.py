@@ -79,7 +79,7 @@ def test_no_torch_and_no_compiler_are_the_toolchains_faults(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("CXX", "'")
-    with pytest.raises(ToolchainError, match="no command"):
+    with pytest.raises(ToolchainError, match="is not a command"):
         compile_command("cpu", Path("runner"))
     monkeypatch.setattr(installed_torch, "torch_directory", lambda: None)
     with pytest.raises(ToolchainError, match="torch is not installed"):

@@ -217,7 +217,7 @@ def write_state(project: Project) -> list[Path]:
     records.write_cache_record(
         stat_cache_path(project), "aoti-build/stat-cache", 1, {"files": {"a": {}}}
     )
-    host_checks._write(passed_checks_path(project.artifacts), ["a" * 64])
+    host_checks.write_passed_keys(passed_checks_path(project.artifacts), ["a" * 64])
     return [
         record,
         index_path(project),
@@ -236,7 +236,7 @@ def believed(project: Project, parses: list[Path]) -> list[bool]:
         bool(
             records.read_cache_record(stat_cache_path(project), "aoti-build/stat-cache", 1, "files")
         ),
-        bool(host_checks._read(passed_checks_path(project.artifacts))),
+        bool(host_checks.read_passed_keys(passed_checks_path(project.artifacts))),
     ]
 
 
