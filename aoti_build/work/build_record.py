@@ -12,12 +12,12 @@ from aoti_build.artifact.manifest import Manifest
 from aoti_build.artifact.provenance import provenance
 from aoti_build.artifact.reasons import Reason, ReasonKind
 from aoti_build.errors import MessageError
-from aoti_build.messages import BuildResult, Recorded
+from aoti_build.messages import Answer, BuildResult, Compile, Recorded, Repack
 from aoti_build.models_file.project import Project, Target
 from aoti_build.models_file.weights import weights_files
 from aoti_build.planning.actions import Done
 from aoti_build.planning.plan import Step
-from aoti_build.work.reuse import Choice, ReuseDecision
+from aoti_build.work.reuse import ReuseDecision
 
 
 def built_manifest(
@@ -38,7 +38,7 @@ def built_manifest(
         check: the record of the check.
     """
     target = step.target
-    reasons = _reasons(step, decision.choice, result.graph_key)
+    reasons = _reasons(step, decision.chosen, result.graph_key)
     return Manifest(
         target=target.name,
         models_file=project.file.name,
@@ -50,30 +50,30 @@ def built_manifest(
         requires=requires,
         signature=result.signature,
         check=check,
-        action=_action(decision.choice, step, result.graph_key),
+        action=_action(decision.chosen, step, result.graph_key),
         reasons=tuple(reason.as_json() for reason in reasons),
         provenance=provenance(project.root),
     )
 
 
-def _action(choice: Choice, step: Step, graph_key: str) -> Done:
+def _action(answer: Answer, step: Step, graph_key: str) -> Done:
     """What was done, in the words of the reports.
 
     It is `repacked` if the target kept its own code and `reused` if the code came from elsewhere.
     """
-    if choice is Choice.COMPILE:
+    if isinstance(answer, Compile):
         return Done.COMPILED
     published = step.manifest
     has_same_graph = published is not None and published.graph_key == graph_key
-    if choice is Choice.REPLACE_WEIGHTS and has_same_graph:
+    if isinstance(answer, Repack) and has_same_graph:
         return Done.REPACKED
     return Done.REUSED
 
 
-def _reasons(step: Step, choice: Choice, graph_key: str) -> tuple[Reason, ...]:
+def _reasons(step: Step, answer: Answer, graph_key: str) -> tuple[Reason, ...]:
     """The reasons of the step. `weights-in-code` is added if only new weights led to a compile."""
     published = step.manifest
-    if choice is not Choice.COMPILE or published is None:
+    if not isinstance(answer, Compile) or published is None:
         return step.reasons
     if published.weights.get("external") is not False:
         return step.reasons

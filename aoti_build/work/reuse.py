@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
-from enum import Enum
 from typing import Any
 
 from aoti_build.artifact.manifest import MODEL, REFERENCE_DATA, Manifest
@@ -15,18 +14,10 @@ from aoti_build.work.context import BuildContext, Staging
 from aoti_build.work.processes import check_stopping
 
 
-class Choice(Enum):
-    """How a package is made."""
-
-    REUSE_PACKAGE = "reuse-package"
-    REPLACE_WEIGHTS = "replace-weights"
-    COMPILE = "compile"
-
-
 class ReuseDecision:
     """Decides for one target, when a worker has exported its graph and computed the keys.
 
-    `choice` is the decision. Before it is made, and without a stored package, it is `COMPILE`.
+    `chosen` is the answer to the worker. It is `Compile` for a worker that does not ask.
 
     The lock of a graph's compile is held until `resources` is closed, which is after the artifact
     is in the store. Another build of the same graph waits for the lock and then reuses the code.
@@ -42,7 +33,7 @@ class ReuseDecision:
         from_nothing: bool,
     ) -> None:
         """With `from_nothing`, nothing is looked up in the store."""
-        self.choice = Choice.COMPILE
+        self.chosen: Answer = Compile()
         self._store = context.store
         self._preflight = context.preflight
         self._on_phase = context.phases_of(target)
@@ -73,7 +64,7 @@ class ReuseDecision:
         worker says with `reference_data_kept` whether eager mode gave the stored ones again.
         """
         stored = self._stored
-        if stored is None or self.choice is not Choice.REUSE_PACKAGE or not reference_data_kept:
+        if stored is None or not isinstance(self.chosen, Take) or not reference_data_kept:
             return None
         if not is_verified(stored, self._target):
             return None
@@ -84,13 +75,13 @@ class ReuseDecision:
 
         Raises `ToolchainError` if a compile is necessary and the host's compiler is unfit.
         """
-        if not self._from_nothing:
-            answer = self._answer_from_store(question)
-            if answer is not None:
-                return answer
-        if self._preflight is not None:
-            self._preflight.require(self._target)
-        return Compile()
+        answer = None if self._from_nothing else self._answer_from_store(question)
+        if answer is None:
+            if self._preflight is not None:
+                self._preflight.require(self._target)
+            answer = Compile()
+        self.chosen = answer
+        return answer
 
     def _answer_from_store(self, question: KeysQuestion) -> Answer | None:
         answer = self._look_up(question)
@@ -128,7 +119,6 @@ class ReuseDecision:
             return None
         if not self._store.get(stored.files[MODEL], self._staging.artifact / MODEL):
             return None
-        self.choice = Choice.REUSE_PACKAGE
         self._stored = stored
         # With another limit, the stored file has fewer or more tensors than models.yaml asks for.
         stored_limit = stored.source["spec"].get("reference_data.limit")
@@ -143,6 +133,5 @@ class ReuseDecision:
         template = self._staging.directory / "template.pt2"
         if stored is None or not self._store.get(stored.files[MODEL], template):
             return None
-        self.choice = Choice.REPLACE_WEIGHTS
         self._stored = stored
         return Repack(template=str(template), alignment=stored.weights["alignment"])
