@@ -166,4 +166,4 @@ def test_nothing_is_compiled_for_artifacts_that_are_not_there(
 def test_a_runtime_that_is_none(project: Project) -> None:
     answer = inv("verify", "--runtime", "rust", cwd=project.root)
     assert answer.returncode == 2
-    assert "--runtime rust: not one of python, cpp" in answer.stderr
+    assert "--runtime rust is not one of python, cpp" in answer.stderr
