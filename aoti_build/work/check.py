@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,105 +25,90 @@ from aoti_build.work.check_failure import (
 from aoti_build.work.context import BuildContext, Staging
 from aoti_build.work.worker import CHECK_ENVIRONMENT, OnPhase, Worker, ignore_phase, run_worker
 
-_DIRECTORY = "check"
 
+class Checker:
+    """Checks the package of one target before it is published. Leaving the context ends the worker.
 
-class EarlyCheckWorker:
-    """The worker of a check, started before the package exists, because it imports torch first.
-
-    A compile leaves a core idle most of the time, so the worker starts with it. It starts with the
-    build worker if probably only weights will be replaced. Both then import torch at the same time,
-    and neither disturbs what eager mode computes later.
-
-    The worker has loaded nothing when it gets the package. `resources` ends it.
+    A worker imports torch first, so it may be started before the package exists. A compile leaves a
+    core idle most of the time, and the worker starts with it. If probably only weights will be
+    replaced, it starts with the build worker. Both then import torch at the same time, and neither
+    disturbs what eager mode computes later.
     """
 
-    def __init__(
-        self,
-        context: BuildContext,
-        staging: Staging,
-        resources: contextlib.ExitStack,
-        *,
-        runs_here: bool,
-    ) -> None:
-        """No worker is started unless the code `runs_here`."""
-        self.worker: Worker[CheckResult] | None = None
-        self._root = context.project.root
+    def __init__(self, context: BuildContext, target: Target, staging: Staging) -> None:
+        self._context = context
+        self._target = target
         self._staging = staging
-        self._resources = resources
-        self._runs_here = runs_here
+        self._directory = staging.directory / "check"
+        self._worker: Worker[CheckResult] | None = None
 
-    def start(self) -> None:
-        """Start the worker if there is none yet."""
-        if self.worker is not None or not self._runs_here:
+    def __enter__(self) -> Checker:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._worker is not None:
+            self._worker.__exit__(*error)
+
+    def start_worker(self) -> None:
+        """Start the worker now, unless it has been started or this host cannot run the code."""
+        requires = compatibility.requirements(self._target.device, self._target.architecture)
+        if self._worker is not None or compatibility.lacking_architecture(requires):
             return
-        worker = Worker(
+        self._worker = Worker(
             CheckJob,
-            self._root,
-            directory=self._staging.directory / _DIRECTORY,
+            self._context.project.root,
+            directory=self._directory,
             log=self._staging.log,
             environment=CHECK_ENVIRONMENT,
         )
-        self.worker = self._resources.enter_context(worker)
 
     def on_phase(self, phase: str) -> None:
         """Call this with each phase of the build worker."""
         if phase == "compile":
-            self.start()
+            self.start_worker()
 
+    def check(
+        self,
+        package: Path,
+        requires: Mapping[str, Any],
+        signature: Signature,
+    ) -> JsonObject:
+        """Check the package in the directory `package`, and return the record for its manifest.
 
-def check_if_possible(
-    context: BuildContext,
-    target: Target,
-    staging: Staging,
-    package: Path,
-    requires: Mapping[str, Any],
-    signature: Signature,
-    worker: Worker[CheckResult] | None = None,
-) -> JsonObject:
-    """Check the package in the directory `package`, and return the record for its manifest.
+        If this host lacks the architecture that the code `requires`, nothing is checked and the
+        record says so. Raises `BuildError` if the package fails the check.
+        """
+        missing = compatibility.lacking_architecture(requires)
+        if missing:
+            return _unverified_record(self._target, missing)
+        # The artifact's own file may have no room for all reference data.
+        reference_data = self._staging.whole_reference_data
+        result = check_package(
+            self._context.project,
+            self._target,
+            package,
+            signature,
+            directory=self._directory,
+            log=self._staging.log,
+            on_phase=self._context.phases_of(self._target),
+            worker=self._worker,
+            reference_data=reference_data if reference_data.exists() else None,
+            imports=requires.get("imports", ()),
+        )
+        self._raise_failure(result)
+        return check_record(self._target, result)
 
-    If this host lacks the architecture that the code `requires`, nothing is checked and the record
-    says so. `worker` is as for `check_package`.
-
-    Raises `BuildError` if the package fails the check.
-    """
-    missing = compatibility.lacking_architecture(requires)
-    if missing:
-        return _unverified_record(target, missing)
-    # The artifact's own file may have no room for all reference data.
-    reference_data = staging.whole_reference_data
-    result = check_package(
-        context.project,
-        target,
-        package,
-        signature,
-        directory=staging.directory / _DIRECTORY,
-        log=staging.log,
-        on_phase=context.phases_of(target),
-        worker=worker,
-        reference_data=reference_data if reference_data.exists() else None,
-        imports=requires.get("imports", ()),
-    )
-    _raise_failure(context, target, staging, result)
-    return check_record(target, result)
-
-
-def _raise_failure(
-    context: BuildContext,
-    target: Target,
-    staging: Staging,
-    result: CheckResult,
-) -> None:
-    if any(case.skipped is not None for case in result.cases):
-        raise skipped_cases_error(result.cases, staging.log)
-    excessive = [loss for loss in result.baseline or () if not loss.ok]
-    if excessive:
-        raise baseline_error(excessive, target, staging.log)
-    if not result.passed:
-        context.on_progress(target, "localize")
-        explanation = find_cause_quickly(context, target, staging)
-        raise comparison_error(result.cases, staging.log, explanation)
+    def _raise_failure(self, result: CheckResult) -> None:
+        target, log = self._target, self._staging.log
+        if any(case.skipped is not None for case in result.cases):
+            raise skipped_cases_error(result.cases, log)
+        excessive = [loss for loss in result.baseline or () if not loss.ok]
+        if excessive:
+            raise baseline_error(excessive, target, log)
+        if not result.passed:
+            self._context.on_progress(target, "localize")
+            explanation = find_cause_quickly(self._context, target, self._staging)
+            raise comparison_error(result.cases, log, explanation)
 
 
 def _unverified_record(target: Target, missing: Sequence[str]) -> JsonObject:

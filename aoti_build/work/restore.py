@@ -35,16 +35,10 @@ def restore(context: BuildContext, step: Step) -> Manifest | None:
         check = stored.check
         if not is_verified(stored, target):
             # Imported here because most restores need no check.
-            from aoti_build.work.check import check_if_possible
+            from aoti_build.work.check import Checker
 
-            check = check_if_possible(
-                context,
-                target,
-                staging,
-                staging.artifact,
-                stored.requires,
-                stored.signature,
-            )
+            checker = Checker(context, target, staging)
+            check = checker.check(staging.artifact, stored.requires, stored.signature)
         reasons = tuple(reason.as_json() for reason in step.reasons)
         manifest = replace(stored, check=check, action=Done.RESTORED, reasons=reasons)
         published = context.publish(target, staging, manifest, {}, started)

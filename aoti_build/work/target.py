@@ -22,7 +22,7 @@ from aoti_build.models_file.records import target_to_json
 from aoti_build.planning.current_state import toolchain_parts, weight_parts
 from aoti_build.planning.plan import Step
 from aoti_build.work.build_record import built_manifest
-from aoti_build.work.check import EarlyCheckWorker, check_if_possible
+from aoti_build.work.check import Checker
 from aoti_build.work.context import BuildContext, Staging
 from aoti_build.work.crash import WorkerCrash
 from aoti_build.work.gpu import gpu_code_of, gpu_environment
@@ -66,14 +66,9 @@ class TargetBuilder:
                 resources,
                 from_nothing=from_nothing,
             )
-            checker = EarlyCheckWorker(
-                self.context,
-                staging,
-                resources,
-                runs_here=not _missing_architecture(target),
-            )
+            checker = resources.enter_context(Checker(self.context, target, staging))
             if _repack_is_likely(step) and not from_nothing:
-                checker.start()
+                checker.start_worker()
             with _explain_illegal_instruction(target):
                 result = self._run_build_job(
                     target,
@@ -89,15 +84,7 @@ class TargetBuilder:
             requires = _requirements(target, staging, result)
             check = decision.valid_check(reference_data_kept=result.reference_data_kept)
             if check is None:
-                check = check_if_possible(
-                    self.context,
-                    target,
-                    staging,
-                    staging.artifact,
-                    requires,
-                    result.signature,
-                    checker.worker,
-                )
+                check = checker.check(staging.artifact, requires, result.signature)
             manifest = built_manifest(
                 self.context.project,
                 step,
@@ -123,14 +110,8 @@ class TargetBuilder:
             self.context.stage(target) as staging,
             open_artifact(self.context.project, target) as artifact,
         ):
-            check = check_if_possible(
-                self.context,
-                target,
-                staging,
-                artifact.files,
-                manifest.requires,
-                manifest.signature,
-            )
+            checker = Checker(self.context, target, staging)
+            check = checker.check(artifact.files, manifest.requires, manifest.signature)
             # A user who copies artifacts by hand takes no lock.
             if artifact.manifest != manifest or not artifact.is_still_published():
                 raise EditedMeanwhile(f"the artifact of {target.name}")

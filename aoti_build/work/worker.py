@@ -11,6 +11,7 @@ import contextlib
 import getpass
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -170,25 +171,14 @@ class Worker(Generic[ResultT]):
         self._log = log
         directory.mkdir(parents=True, exist_ok=True)
         self._result_path.unlink(missing_ok=True)
+        variables = _environment(directory, environment)
         read_end, write_end = os.pipe()
         self._events: IO[str] = os.fdopen(read_end)
-        command = [
-            sys.executable,
-            "-m",
-            "aoti_build._torch",
-            kind.verb(),
-            str(directory / "job.json"),
-            str(write_end),
-        ]
+        job_path = str(directory / "job.json")
+        module = "aoti_build._torch"
+        command = [sys.executable, "-m", module, kind.verb(), job_path, str(write_end)]
         try:
-            with open(open_log(log), "ab") as output:
-                self._process = start_process(
-                    command,
-                    root,
-                    output=output.fileno(),
-                    events=write_end,
-                    environment=_environment(directory, environment),
-                )
+            self._process = _start_logged(command, root, log, write_end, variables)
         except BaseException:
             self._events.close()
             raise
@@ -275,6 +265,23 @@ class Worker(Generic[ResultT]):
         with contextlib.suppress(BrokenPipeError):
             stdin.write(line)
             stdin.flush()
+
+
+def _start_logged(
+    command: list[str],
+    root: Path,
+    log: Path,
+    events: int,
+    environment: Mapping[str, str],
+) -> subprocess.Popen[bytes]:
+    with open(open_log(log), "ab") as output:
+        return start_process(
+            command,
+            root,
+            output=output.fileno(),
+            events=events,
+            environment=environment,
+        )
 
 
 def _environment(directory: Path, variables: Mapping[str, str] | None) -> dict[str, str]:
