@@ -262,7 +262,7 @@ class _Verifier:
             **verdict.as_json(),
         }
         with contextlib.suppress(OSError):  # a serving host's artifacts may be read-only
-            write_json(artifact.place / VERIFY, document)
+            write_json(artifact.opened / VERIFY, document)
         # With fresh references an out-of-date artifact was compared with another state of its
         # model.
         if (
@@ -290,7 +290,7 @@ class _Verifier:
                 if read_manifest(artifact.directory) != artifact.manifest:
                     return  # a build has just published another one
                 renewed = replace(artifact.manifest, check=check)
-                renewed.write(artifact.place)
+                renewed.write(artifact.opened)
                 self.store.put(renewed, artifact.files)
             self.on_progress(
                 target, "compared with eager for the first time; the manifest says so now"

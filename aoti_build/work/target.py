@@ -116,7 +116,7 @@ class TargetBuilder:
             if artifact.manifest != manifest or not artifact.is_still_published():
                 raise EditedMeanwhile(f"the artifact of {target.name}")
             renewed = replace(manifest, check=check)
-            renewed.write(artifact.place)
+            renewed.write(artifact.opened)
             if manifest.unverified:
                 self.context.store.put(renewed, artifact.files)
         return renewed
