@@ -136,6 +136,7 @@ class BuildContext(NamedTuple):
         publication.publish_directory(staging.artifact, directory)
         if is_new:
             self.store.put(final, directory)
+        # `gc` keeps what the artifacts in registered directories need.
         self.store.register(self.project.artifacts)
         return final
 

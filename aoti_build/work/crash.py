@@ -14,6 +14,7 @@ from aoti_build.errors import BuildError
 _TAIL_LINES = 12
 _TAIL_BYTES = 1 << 16
 _HINTS: Mapping[str, str] = {
+    # The system's out-of-memory killer sends this signal.
     "SIGKILL": "the system was probably out of memory: try --jobs 1",
     "SIGSEGV": (
         "native code crashed: `invoke doctor` tells whether the compiler is the cause, and which"

@@ -41,6 +41,7 @@ def gpu_environment(target: Target, kernels: Path | None) -> dict[str, str]:
     if kernels is not None:
         defaults["TRITON_CACHE_MANAGER"] = _STORED_KERNELS
     variables = {name: value for name, value in defaults.items() if name not in os.environ}
+    # Always set, because the environment of this process must not choose the kernels.
     variables[KERNELS_VARIABLE] = str(kernels or "")
     return variables
 

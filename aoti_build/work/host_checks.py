@@ -74,6 +74,7 @@ def require_fit_toolchain(
     passed_keys = read_passed_keys(record)
     if key in passed_keys:
         return
+    # The free memory of a GPU changes all the time, so it says nothing about the toolchain.
     findings = quick_checks(devices, project.artifacts, memory=False)
     failures = [finding for finding in findings if finding.outcome == FAIL]
     fatal = [finding for finding in failures if finding.stops]
@@ -83,6 +84,7 @@ def require_fit_toolchain(
         remedy = f" ({finding.fix})" if finding.fix else ""
         on_warning(f"{finding.check}: {finding.said}{remedy}")
     if not failures:
+        # The record must not grow without limit. The oldest keys are dropped.
         newest = passed_keys[-(_MAX_KEYS - 1) :]
         write_passed_keys(record, [*newest, key])
 

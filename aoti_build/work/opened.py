@@ -84,6 +84,7 @@ def open_artifact(project: Project, target: Target) -> Iterator[OpenArtifact]:
     with contextlib.ExitStack() as resources:
         descriptor = _open_directory(project, target, directory)
         resources.callback(os.close, descriptor)
+        # Paths below this one lead into the opened directory, whatever has its name now.
         opened = Path(f"/proc/self/fd/{descriptor}")
         manifest = _manifest(project, target, directory, opened)
         with _room_needed():

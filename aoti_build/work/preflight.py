@@ -76,6 +76,7 @@ class Preflight:
         def on_warning(text: str) -> None:
             self._on_progress(target, f"warning: {text}")
 
+        # One check covers all targets of the build, because its result is kept for all of them.
         devices = sorted({step.target.device for step in self._steps})
         try:
             require_fit_toolchain(self._project, devices, on_warning)

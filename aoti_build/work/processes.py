@@ -53,6 +53,7 @@ def start_process(
             cwd=directory,
             env={**os.environ, **environment},
             pass_fds=[events],
+            # This also makes a process group, which has the number of the process.
             start_new_session=True,
         )
         _running.add(process)

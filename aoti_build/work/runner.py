@@ -51,6 +51,7 @@ def compile_command(device: str, output: Path) -> list[str]:
         "-o",
         str(output),
         f"-L{torch / 'lib'}",
+        # The program then finds torch's libraries without LD_LIBRARY_PATH.
         f"-Wl,-rpath,{torch / 'lib'}",
         # A library registers its operators when it is loaded. The linker would omit one that the
         # code does not call.
@@ -67,6 +68,7 @@ def runner_key(device: str) -> str:
     """A digest of everything that determines the program: source, command and toolchain."""
     command = compile_command(device, Path("runner"))
     facts = toolchain.facts("cpu")
+    # The number of processors does not change the program.
     facts = {name: fact for name, fact in facts.items() if name != "cpu.count"}
     search_paths = {name: os.environ.get(name) for name in _SEARCH_VARIABLES}
     return digest_json([digest_file(SOURCE), command, facts, search_paths])

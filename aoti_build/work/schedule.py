@@ -93,6 +93,7 @@ class Builder:
             waited = True
 
         with lock(lock_path(project, target), on_wait):
+            # A build that was killed may have left the artifact under another name.
             recover_directory(artifact_directory(project, target))
             current_step = self._plan_again(step, waited=waited)
             outcome, manifest = self._do(current_step)
@@ -164,11 +165,13 @@ def run_all(
 
     Raises `Interrupted` on Ctrl-C, after every worker has ended.
     """
+    # An earlier command of this Python process may have been interrupted.
     allow_starts()
     with ThreadPoolExecutor(max_workers=jobs, thread_name_prefix="build") as pool:
         try:
             return _Run(builder, pool, list(steps), jobs, keep_going).finish(check_early)
         except Exception:
+            # The pool waits for its threads, and they wait for their workers.
             stop_all()
             raise
         except KeyboardInterrupt:

@@ -58,6 +58,8 @@ class TargetBuilder:
         target = step.target
         with contextlib.ExitStack() as resources:
             staging = resources.enter_context(self.context.stage(target))
+            # Read before the worker starts. An input that is edited during the build then differs
+            # when it is compared before the publication.
             early_parts = self._early_parts(target)
             decision = ReuseDecision(
                 self.context,
@@ -77,7 +79,8 @@ class TargetBuilder:
                     decision.answer,
                     checker.on_phase,
                 )
-            # They are looked up in a thread while the package is checked.
+            # A thread reads the code while the package is checked. If the check fails because of
+            # an instruction, leaving this context replaces the error with one that says so.
             instructions = resources.enter_context(
                 Instructions(target, staging, decision.known_instructions)
             )
@@ -118,6 +121,7 @@ class TargetBuilder:
             renewed = replace(manifest, check=check)
             renewed.write(artifact.opened)
             if manifest.unverified:
+                # Other checkouts that restore it need not check it again.
                 self.context.store.put(renewed, artifact.files)
         return renewed
 

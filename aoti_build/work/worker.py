@@ -170,6 +170,7 @@ class Worker(Generic[ResultT]):
         self._directory = directory
         self._log = log
         directory.mkdir(parents=True, exist_ok=True)
+        # After a crash, the result of an earlier job would be read.
         self._result_path.unlink(missing_ok=True)
         variables = _environment(directory, environment)
         read_end, write_end = os.pipe()
