@@ -29,6 +29,7 @@ from aoti_build.tasks.options import (
     read_amount,
     read_integer,
     read_list,
+    require_choice,
 )
 from aoti_build.tasks.project import nearest_models_file, project_of
 
@@ -100,9 +101,8 @@ def verify(
         from aoti_build.common.outputs import check_output
         from aoti_build.report import text
 
-        if runtime and runtime not in command.RUNTIMES:
-            names = ", ".join(command.RUNTIMES)
-            raise UsageError(f"--runtime {runtime} is not one of {names}")
+        runtime = runtime or command.PYTHON
+        require_choice("--runtime", runtime, command.RUNTIMES)
         # A verification takes long, so a file that cannot be written is refused before it.
         for path in (junit, html):
             if path:
@@ -118,7 +118,7 @@ def verify(
             limit=float(read_integer("--timeout", timeout) or command.TIME_LIMIT),
             localize=localize,
             repro=Path(repro).absolute() if repro else None,
-            runtime=runtime or command.PYTHON,
+            runtime=runtime,
             on_progress=progress(targets),
         )
         write_reports(report, junit, html)
@@ -307,10 +307,8 @@ def doctor(
         from aoti_build.report import text
 
         devices = read_list("--device", device)
-        unknown = sorted(set(devices) - set(device_names()))
-        if unknown:
-            names = ", ".join(device_names())
-            raise UsageError(f"--device {unknown[0]} is not one of {names}")
+        for name in devices:
+            require_choice("--device", name, device_names())
         if file and not Path(file).is_file():
             raise UsageError(f"there is no file {file}")
         models_file = Path(file).absolute() if file else nearest_models_file(context)

@@ -6,7 +6,7 @@ traceback.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from invoke import Task, task
 
@@ -139,6 +139,12 @@ def read_amount(option: str, text: str, units: Mapping[str, int]) -> int | None:
         names = ", ".join(name for name in units if name)
         raise UsageError(f"{option} {text} is not an integer with one of the units {names}")
     return int(number) * units[unit]
+
+
+def require_choice(option: str, word: str, choices: Sequence[str]) -> None:
+    """Raise `UsageError` if the word is not one of the choices."""
+    if word not in choices:
+        raise UsageError(f"{option} {word} is not one of {', '.join(choices)}")
 
 
 def _is_number(text: str) -> bool:

@@ -40,14 +40,7 @@ def quick_checks(
     """
     if installed_torch.torch_directory() is None:
         # The other checks need the files of torch.
-        missing = Finding(
-            "torch",
-            FAIL,
-            "torch is not installed here",
-            fix="pip install torch torchvision, then run again",
-            stops=True,
-        )
-        return [missing]
+        return [_torch_missing()]
     store = store_beside(artifacts) if artifacts is not None else None
     findings = [check_compiler(), check_openssl()]
     findings += check_places(artifacts, store)
@@ -55,6 +48,16 @@ def quick_checks(
     for device in devices:
         findings += device_named(device).checks(memory=memory)
     return findings
+
+
+def _torch_missing() -> Finding:
+    return Finding(
+        "torch",
+        FAIL,
+        "torch is not installed here",
+        fix="pip install torch torchvision, then run again",
+        stops=True,
+    )
 
 
 def require_fit_toolchain(
