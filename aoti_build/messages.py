@@ -53,7 +53,7 @@ Import: TypeAlias = JsonObject
 WeightsPlace: TypeAlias = JsonObject
 # Digests, or versions, by path, distribution, module or variable; None: it is not there.
 Recorded: TypeAlias = Mapping[str, str | None]
-# Where things are in models.yaml, for errors; by field, as `work.check.places` makes it.
+# Where things are in models.yaml, for errors; by field, as `work.worker.yaml_positions` makes it.
 Where: TypeAlias = Mapping[str, str]
 Seconds: TypeAlias = Mapping[str, float]  # by phase
 InputKind: TypeAlias = Literal["reference_data", "random", "tensors", "images"]  # of a run

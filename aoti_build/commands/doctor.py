@@ -27,8 +27,8 @@ from aoti_build.store.local import LocalStore
 from aoti_build.work.context import BuildContext
 from aoti_build.work.crash import WorkerCrash
 from aoti_build.work.host_checks import quick_checks
+from aoti_build.work.processes import allow_starts
 from aoti_build.work.schedule import Builder
-from aoti_build.work.worker import allow_starts
 
 OnProgress = Callable[[Target, str], None]
 

@@ -42,10 +42,10 @@ from aoti_build.models_file.records import target_to_json
 from aoti_build.planning.plan import out_of_date, plan_target
 from aoti_build.store.interface import Store
 from aoti_build.store.selection import open_store
-from aoti_build.work.check import CHECK_ENVIRONMENT, places
 from aoti_build.work.crash import WorkerCrash
 from aoti_build.work.opened import ArchitectureMissing, OpenArtifact, fit_artifact
-from aoti_build.work.worker import allow_starts, error_of, run_worker
+from aoti_build.work.processes import allow_starts
+from aoti_build.work.worker import CHECK_ENVIRONMENT, error_of, run_worker, yaml_positions
 
 REFERENCE_INPUT: Final = "reference_data"
 RANDOM: Final = "random"
@@ -384,7 +384,7 @@ def _job(
         tolerance=required_tolerance(target),
         signature=artifact.manifest.signature,
         imports=tuple(artifact.manifest.imports),
-        where={**places(project, target), "image": project.location(target.model, "image")},
+        where={**yaml_positions(project, target), "image": project.location(target.model, "image")},
         seed=asked.seed,
         repeat=asked.repeat,
         runs=tuple(_request(group, output) for group, output in zip(groups, outputs, strict=True)),

@@ -50,11 +50,13 @@ from aoti_build.models_file.records import target_to_json
 from aoti_build.planning.plan import out_of_date, plan_target
 from aoti_build.store.interface import Store
 from aoti_build.store.selection import open_store
-from aoti_build.work.check import CHECK_ENVIRONMENT, check_package, check_record, find_cause, places
+from aoti_build.work.check import check_package, check_record
+from aoti_build.work.check_failure import find_cause
 from aoti_build.work.crash import WorkerCrash
 from aoti_build.work.opened import ArchitectureMissing, OpenArtifact, fit_artifact
+from aoti_build.work.processes import allow_starts, check_stopping, stop_all
 from aoti_build.work.runner import compiled_runner
-from aoti_build.work.worker import WorkerTimeout, allow_starts, check_stopping, run_worker, stop_all
+from aoti_build.work.worker import CHECK_ENVIRONMENT, WorkerTimeout, run_worker, yaml_positions
 
 PYTHON, CPP = RUNTIMES = ("python", "cpp")
 TIME_LIMIT = 600.0
@@ -260,7 +262,7 @@ class _Verifier:
             **verdict.as_json(),
         }
         with contextlib.suppress(OSError):  # a serving host's artifacts may be read-only
-            write_json(artifact.place / VERIFY, document)
+            write_json(artifact.opened / VERIFY, document)
         # With fresh references an out-of-date artifact was compared with another state of its
         # model.
         if (
@@ -288,7 +290,7 @@ class _Verifier:
                 if read_manifest(artifact.directory) != artifact.manifest:
                     return  # a build has just published another one
                 renewed = replace(artifact.manifest, check=check)
-                renewed.write(artifact.place)
+                renewed.write(artifact.opened)
                 self.store.put(renewed, artifact.files)
             self.on_progress(
                 target, "compared with eager for the first time; the manifest says so now"
@@ -384,7 +386,7 @@ class _Verifier:
         job = FreshJob(
             root=str(self.project.root),
             target_document=target_to_json(target),
-            where=places(self.project, target),
+            where=yaml_positions(self.project, target),
             reference_data=str(reference_data),
             signature=manifest.signature,
             seeds=self.seeds,

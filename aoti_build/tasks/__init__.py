@@ -1,9 +1,10 @@
-"""The invoke tasks: parse options, call a verb, print its report, exit with its code. No logic of
-their own.
+"""The invoke tasks. Each reads its options, calls a command, prints the report and exits.
 
-``from aoti_build.tasks import ns`` is a whole tasks.py; ``ns.add_collection(aoti_build.tasks.ns,
-name="aoti")`` makes the same tasks a part of another. Every option has a default: invoke turns a
-parameter without one into a positional.
+A tasks.py needs one line: ``from aoti_build.tasks import ns``. To add the tasks to others, it calls
+``ns.add_collection(aoti_build.tasks.ns, name="aoti")``.
+
+Every option has a default value. invoke makes a parameter without one positional. Commands are
+imported in the tasks, so that a task loads only what it uses.
 """
 
 from __future__ import annotations
@@ -14,18 +15,26 @@ from pathlib import Path
 
 from invoke import Collection, Context
 
-# invoke switches the writing of bytecode off. Without bytecode, every task would compile the
-# modules of this package again, which takes longer than a build with nothing to do.
+# invoke turns off the writing of bytecode. Every task would then compile the modules of this
+# package again, which takes longer than a build with nothing to do.
 sys.dont_write_bytecode = bool(os.environ.get("PYTHONDONTWRITEBYTECODE"))
 
 from aoti_build.errors import UsageError
 from aoti_build.models_file import check_files
-from aoti_build.tasks.answer import contract, finish, progress, say, show, write_reports
-from aoti_build.tasks.options import AGES, SIZES, amount, command, whole, words
+from aoti_build.tasks.answer import contract, finish, progress, show, write_reports, write_stdout
+from aoti_build.tasks.options import (
+    AGES,
+    SIZES,
+    documented_task,
+    read_amount,
+    read_integer,
+    read_list,
+    require_choice,
+)
 from aoti_build.tasks.project import nearest_models_file, project_of
 
 
-@command
+@documented_task
 def build(
     context: Context,
     target: str = "",
@@ -39,22 +48,22 @@ def build(
     check_reproducible: bool = False,
     debug: bool = False,
 ) -> None:
-    """Bring every artifact up to date: compile what changed, check it against eager, publish it."""
+    """Bring every artifact up to date: compile what changed, check it, and publish it."""
     with contract(json, debug):
-        from aoti_build.commands import build as verb
+        from aoti_build.commands import build as command
         from aoti_build.report import text
 
         project, targets = project_of(context, file, target)
         check_files(project, targets)
-        count = whole("--jobs", jobs)
+        worker_count = read_integer("--jobs", jobs)
         if dry_run or context.config.run.dry:
-            plan = verb.plan(project, targets, force=force)
-            show(verb.PlanReport(plan), text.plan_lines(plan), json)
+            plan = command.plan(project, targets, force=force)
+            show(command.PlanReport(plan), text.plan_lines(plan), json)
             return
-        report = verb.build(
+        report = command.build(
             project,
             targets,
-            jobs=count,
+            jobs=worker_count,
             force=force,
             keep_going=keep_going,
             strict=strict,
@@ -65,7 +74,7 @@ def build(
         finish(report.exit_code)
 
 
-@command
+@documented_task
 def verify(
     context: Context,
     target: str = "",
@@ -83,29 +92,33 @@ def verify(
     html: str = "",
     debug: bool = False,
 ) -> None:
-    """Load every artifact in a fresh process and compare its outputs with what eager gave, over the
-    whole range of sizes; and see that it refuses what it must."""
+    """Compare every artifact with eager mode in a fresh process.
+
+    The comparison covers the whole range of sizes. Each artifact must also refuse invalid inputs.
+    """
     with contract(json, debug):
-        from aoti_build.commands import verify as verb
+        from aoti_build.commands import verify as command
         from aoti_build.common.outputs import check_output
         from aoti_build.report import text
 
-        if runtime and runtime not in verb.RUNTIMES:
-            raise UsageError(f"--runtime {runtime}: not one of {', '.join(verb.RUNTIMES)}")
-        for named in filter(None, (junit, html)):
-            check_output(Path(named))
+        runtime = runtime or command.PYTHON
+        require_choice("--runtime", runtime, command.RUNTIMES)
+        # A verification takes long, so a file that cannot be written is refused before it.
+        for path in (junit, html):
+            if path:
+                check_output(Path(path))
         project, targets = project_of(context, file, target)
-        report = verb.verify(
+        report = command.verify(
             project,
             targets,
-            jobs=whole("--jobs", jobs) or 1,
+            jobs=read_integer("--jobs", jobs) or 1,
             strict=strict,
             fresh=fresh,
-            seeds=whole("--seeds", seeds) or 1,
-            limit=float(whole("--timeout", timeout) or verb.TIME_LIMIT),
+            seeds=read_integer("--seeds", seeds) or 1,
+            limit=float(read_integer("--timeout", timeout) or command.TIME_LIMIT),
             localize=localize,
             repro=Path(repro).absolute() if repro else None,
-            runtime=runtime or verb.PYTHON,
+            runtime=runtime,
             on_progress=progress(targets),
         )
         write_reports(report, junit, html)
@@ -113,7 +126,7 @@ def verify(
         finish(report.exit_code)
 
 
-@command
+@documented_task
 def run(
     context: Context,
     target: str = "",
@@ -125,55 +138,60 @@ def run(
     json: bool = False,
     debug: bool = False,
 ) -> None:
-    """Load artifacts, run them on the reference data or on given inputs, check and time them."""
+    """Run artifacts on the reference data or on other inputs, then check and time them."""
     with contract(json, debug):
-        from aoti_build.commands import run as verb
+        from aoti_build.commands import run as command
         from aoti_build.report import text
 
         project, targets = project_of(context, file, target)
-        report = verb.run(
+        seed_number = read_integer("--seed", seed, least=0)
+        if seed_number is None:  # 0 is a seed
+            seed_number = command.SEED
+        report = command.run(
             project,
             targets,
-            inputs=words("--input", input),
+            inputs=read_list("--input", input),
             output=output,
-            seed=verb.SEED if (given := whole("--seed", seed, least=0)) is None else given,
-            repeat=whole("--repeat", repeat) or verb.REPEAT,
+            seed=seed_number,
+            repeat=read_integer("--repeat", repeat) or command.REPEAT,
             on_progress=progress(targets),
         )
         show(report, text.run_lines(report), json)
         finish(report.exit_code)
 
 
-@command
+@documented_task
 def status(
     context: Context, target: str = "", file: str = "", json: bool = False, debug: bool = False
 ) -> None:
-    """Say for every target whether its artifact is what the sources say, and why not."""
+    """Show for every target whether its artifact is up to date, and why not."""
     with contract(json, debug):
-        from aoti_build.commands import status as verb
+        from aoti_build.commands import status as command
         from aoti_build.report import text
 
         project, targets = project_of(context, file, target)
-        report = verb.status(project, targets=targets)
+        report = command.status(project, targets=targets)
         show(report, text.status_lines(report), json)
 
 
-@command
+@documented_task
 def why(
     context: Context, target: str = "", file: str = "", json: bool = False, debug: bool = False
 ) -> None:
-    """Say part by part what differs from the published artifact and the nearest stored one, and why
-    the last build ran."""
+    """Show in detail why artifacts are out of date, and why the last build ran.
+
+    Every part that differs from the published artifact and from the nearest stored one is shown.
+    """
     with contract(json, debug):
-        from aoti_build.commands import why as verb
+        from aoti_build.commands import why as command
         from aoti_build.report import text
 
         project, targets = project_of(context, file, target)
-        report = verb.why(project, targets)
+        report = command.why(project, targets)
         show(report, text.why_lines(report), json)
 
 
-@command
+@documented_task
 def inspect(
     context: Context,
     target: str = "",
@@ -184,37 +202,37 @@ def inspect(
     json: bool = False,
     debug: bool = False,
 ) -> None:
-    """Say what artifacts or any .pt2 file hold, without loading them; or what two of them differ
-    in."""
+    """Show what artifacts or a .pt2 file contain, or compare two of them, without loading them."""
     with contract(json, debug):
-        from aoti_build.commands import inspect as verb
+        from aoti_build.commands import inspect as command
         from aoti_build.report import inspect_text
 
         if target and path:
             raise UsageError(
                 "--target and --path name two artifacts",
-                hint="give one of them; --diff names the other",
+                hint="omit one of them; use --diff to compare with another artifact",
             )
         if host and (path or diff):
             raise UsageError(
-                "--host asks about the variants of targets", hint="leave out --path and --diff"
+                "--host shows the variants of targets",
+                hint="omit --path and --diff",
             )
         if diff:
-            from aoti_build.tasks.comparison import compared
+            from aoti_build.tasks.comparison import compare
 
-            difference = compared(context, file, target, path, diff)
+            difference = compare(context, file, target, path, diff)
             show(difference, inspect_text.diff_lines(difference), json)
             finish(difference.exit_code)
             return
         if path:
-            report = verb.InspectReport((verb.inspect_file(Path(path)),))
+            report = command.InspectReport((command.inspect_file(Path(path)),))
         else:
-            report = verb.inspect(*project_of(context, file, target), host=host)
+            report = command.inspect(*project_of(context, file, target), host=host)
         show(report, inspect_text.inspect_lines(report), json)
         finish(report.exit_code)
 
 
-@command
+@documented_task
 def gc(
     context: Context,
     max_size: str = "",
@@ -224,27 +242,27 @@ def gc(
     json: bool = False,
     debug: bool = False,
 ) -> None:
-    """Make the store smaller; what a published artifact needs stays."""
+    """Make the store smaller. Files of published artifacts stay."""
     with contract(json, debug):
-        from aoti_build.commands import gc as verb
+        from aoti_build.commands import gc as command
         from aoti_build.report import text
 
         project, _ = project_of(context, file, "")
         if not (max_size or max_age):
             raise UsageError(
                 "gc needs a limit",
-                hint="--max-size 20g, or --max-age 30d; 0 removes all that nothing uses",
+                hint="set --max-size 20g or --max-age 30d; 0 removes all that is not in use",
             )
-        report = verb.gc(
+        report = command.gc(
             project,
-            max_size=amount("--max-size", max_size, SIZES),
-            max_age=amount("--max-age", max_age, AGES),
+            max_size=read_amount("--max-size", max_size, SIZES),
+            max_age=read_amount("--max-age", max_age, AGES),
             dry_run=dry_run or context.config.run.dry,
         )
         show(report, text.gc_lines(report), json)
 
 
-@command
+@documented_task
 def clean(
     context: Context,
     target: str = "",
@@ -254,13 +272,13 @@ def clean(
     json: bool = False,
     debug: bool = False,
 ) -> None:
-    """Remove artifacts: those of --target, the --orphans, or all of them with the working state."""
+    """Remove artifacts: those of --target, the --orphans, or all of them and the working state."""
     with contract(json, debug):
-        from aoti_build.commands import clean as verb
+        from aoti_build.commands import clean as command
         from aoti_build.report import text
 
         project, targets = project_of(context, file, target)
-        report = verb.clean(
+        report = command.clean(
             project,
             targets if target else None,
             orphans_only=orphans,
@@ -269,7 +287,7 @@ def clean(
         show(report, text.clean_lines(report), json)
 
 
-@command
+@documented_task
 def doctor(
     context: Context,
     device: str = "",
@@ -279,20 +297,22 @@ def doctor(
     json: bool = False,
     debug: bool = False,
 ) -> None:
-    """Check compiler, GPU, directories and memory, then compile, load and run a small model on each
-    device."""
+    """Check this host, then compile, load and run a small model on each device.
+
+    The checks cover the compiler, the GPU, directories and memory.
+    """
     with contract(json, debug):
-        from aoti_build.commands import doctor as verb
+        from aoti_build.commands import doctor as command
         from aoti_build.host.devices import device_names
         from aoti_build.report import text
 
-        devices = words("--device", device)
-        if unknown := sorted(set(devices) - set(device_names())):
-            raise UsageError(f"--device {unknown[0]}: not one of {', '.join(device_names())}")
-        models_file = Path(file).absolute() if file else nearest_models_file(context)
-        if file and not (models_file and models_file.is_file()):
+        devices = read_list("--device", device)
+        for name in devices:
+            require_choice("--device", name, device_names())
+        if file and not Path(file).is_file():
             raise UsageError(f"there is no file {file}")
-        report = verb.doctor(
+        models_file = Path(file).absolute() if file else nearest_models_file(context)
+        report = command.doctor(
             devices,
             artifacts=models_file.parent / "artifacts" if models_file else None,
             quick=quick,
@@ -303,9 +323,9 @@ def doctor(
         finish(report.exit_code)
 
 
-@command
+@documented_task
 def schema(context: Context, output: str = "", debug: bool = False) -> None:
-    """Write the JSON schema of models.yaml, which editors use for completion and checks."""
+    """Print the JSON Schema of models.yaml, which editors use for completion and checks."""
     with contract(False, debug):
         from aoti_build.common.outputs import write_output
         from aoti_build.models_file.parsing.editor_schema import json_schema_text
@@ -313,7 +333,7 @@ def schema(context: Context, output: str = "", debug: bool = False) -> None:
         if output:
             write_output(Path(output), json_schema_text().encode())
         else:
-            say(json_schema_text())
+            write_stdout(json_schema_text())
 
 
 ns = Collection("aoti", build, verify, run, status, why, inspect, clean, gc, doctor, schema)

@@ -1,5 +1,4 @@
-"""What a task prints, writes and ends with, whatever its verb: docs/reference/formats.md has the
-contract."""
+"""The output and the exit code of a task, which docs/reference/formats.md specifies."""
 
 from __future__ import annotations
 
@@ -24,83 +23,70 @@ from aoti_build.tasks.interruption import Interruption
 if TYPE_CHECKING:
 
     class Report(Protocol):
-        """What every verb returns."""
+        """The return value of every command."""
 
         def as_json(self) -> JsonObject: ...
 
 
 @contextlib.contextmanager
 def contract(json: bool, debug: bool) -> Iterator[None]:
-    """The command contract around a verb: errors as text or JSON with their exit code, 130 for
-    SIGINT and SIGTERM."""
+    """Runs a command. An error is printed as text or JSON, and the task ends with its exit code.
+
+    SIGINT and SIGTERM end the task with 130. With `debug`, the traceback of an error is printed.
+    """
     interrupted = Interrupted("interrupted")
-    interruption = Interruption(_document(interrupted) if json else "")
+    interruption = Interruption(_error_document(interrupted) if json else "")
     try:
         _prepare_streams()
         yield
-        if interruption.came:  # and something on its way was not let through
+        # Some code, such as a callback of a weak reference, lets no exception through.
+        if interruption.has_signal:
             _fail(interrupted, json)
     except AotiBuildError as error:
         if debug:
-            _complain(traceback.format_exc())
+            _write_stderr(traceback.format_exc())
         _fail(error, json)
     except KeyboardInterrupt:
         _fail(interrupted, json)
     except OSError as error:
-        # After an interruption, what was left half done may fail as well.
-        _fail(interrupted if interruption.came else disk_error(error), json)
+        # After an interruption, unfinished work may fail as well.
+        _fail(interrupted if interruption.has_signal else disk_error(error), json)
     finally:
-        interruption.over()
+        interruption.end()
 
 
 def _prepare_streams() -> None:
-    """See to it that whatever a verb prints can be printed, before it does anything. Raises
-    `UsageError`.
+    """Make stdout and stderr usable before the command does anything.
 
-    A closed stream's number would go to the next file that is opened, which would then get what is
-    printed.
+    Raises `UsageError` if stdout is closed.
     """
+    # The next file that is opened would get the number of a closed stream. All that is printed
+    # would then go into that file.
     for number in (0, 1, 2):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free: this one
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, which is this one
     if sys.stderr is None:
         sys.stderr = open(2, "w", errors="backslashreplace", closefd=False)  # noqa: SIM115
     if sys.stdout is None:
-        raise UsageError("stdout is closed", hint="send it somewhere, for instance to /dev/null")
-    # A locale without the letters of a path is no reason to fail.
+        raise UsageError("stdout is closed", hint="redirect it, for example to /dev/null")
+    # A path may contain letters that the encoding of the locale lacks.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _fail(error: AotiBuildError, json: bool) -> NoReturn:
-    """End with the error's text on stderr, and with its document on stdout if one was asked for."""
+    """End the task with the error as text on stderr and, with `json`, as a document on stdout."""
     if json and sys.stdout is not None:
-        with contextlib.suppress(ToolchainError):  # the error itself says more
-            say(_document(error))
-    _complain(f"error: {error}\n")
+        # If stdout cannot be written to, the error itself is more important.
+        with contextlib.suppress(ToolchainError):
+            write_stdout(_error_document(error))
+    _write_stderr(f"error: {error}\n")
     raise Exit(code=error.exit_code) from None
 
 
-def _complain(text: str) -> None:
-    """Write to stderr, as far as it can be written to: the exit code says the rest."""
-    try:
-        sys.stderr.write(text)
-        sys.stderr.flush()
-    except OSError:
-        _silence(sys.stderr)
-
-
-def _silence(stream: TextIO) -> None:
-    """Let a stream that cannot be written to lead nowhere: Python would complain again when it
-    flushes at exit."""
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, stream.fileno())
-    os.close(null)
-
-
-def _document(error: AotiBuildError) -> str:
+def _error_document(error: AotiBuildError) -> str:
     document = {
         "format": "aoti-build/error",
         "format_version": 1,
@@ -110,50 +96,80 @@ def _document(error: AotiBuildError) -> str:
     return jsonlib.dumps(document, indent=2) + "\n"
 
 
+def _write_stderr(text: str) -> None:
+    """Write to stderr if possible. The exit code tells the result in any case."""
+    try:
+        sys.stderr.write(text)
+        sys.stderr.flush()
+    except OSError:
+        _discard_output(sys.stderr)
+
+
+def _discard_output(stream: TextIO) -> None:
+    """Redirect a broken stream to /dev/null. Otherwise Python reports it again when it flushes at
+    exit."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, stream.fileno())
+    os.close(null)
+
+
 def progress(targets: tuple[Target, ...]) -> Callable[[Target, str], None]:
-    """Prints a line on stderr for each phase that a target enters, in one piece: several threads do
-    so."""
+    """A function that prints a line on stderr for each phase of a target."""
     width = max((len(target.name) for target in targets), default=0)
 
-    def tell(target: Target, phase: str) -> None:
-        _complain(f"{target.name.ljust(width)}  {phase}\n")
+    def print_phase(target: Target, phase: str) -> None:
+        # Several threads print, so each line is written with one call.
+        _write_stderr(f"{target.name.ljust(width)}  {phase}\n")
 
-    return tell
+    return print_phase
 
 
 def show(report: Report, lines: list[str], json: bool) -> None:
-    say((jsonlib.dumps(report.as_json(), indent=2) if json else "\n".join(lines)) + "\n")
+    """Print the report as JSON, or else its `lines`."""
+    text = jsonlib.dumps(report.as_json(), indent=2) if json else "\n".join(lines)
+    write_stdout(text + "\n")
 
 
-def say(text: str) -> None:
-    """Write to stdout. That its reader has gone (`inv status | head`) is no error; raises
-    `ToolchainError` for a stdout that takes nothing."""
+def write_stdout(text: str) -> None:
+    """Write to stdout.
+
+    It is no error if the reader has closed its pipe, as in `inv status | head`. Raises
+    `ToolchainError` if stdout cannot be written to.
+    """
     try:
         sys.stdout.write(text)
         sys.stdout.flush()
     except BrokenPipeError:
-        _silence(sys.stdout)
+        _discard_output(sys.stdout)
     except OSError as error:
-        _silence(sys.stdout)
-        hint = "what was asked for is done, only the report is lost; send stdout somewhere else"
-        raise ToolchainError("stdout cannot be written to", cause=str(error), hint=hint) from error
+        _discard_output(sys.stdout)
+        raise ToolchainError(
+            "stdout cannot be written to",
+            cause=str(error),
+            hint="the work is done and only its report is lost; redirect stdout to another file",
+        ) from error
 
 
 def finish(code: int) -> None:
+    """End the task with this exit code."""
     if code != ExitCode.OK:
         raise Exit(code=code)
 
 
 def write_reports(report: Report, junit: str, html: str) -> None:
-    """The report as JUnit XML and as a page, where files for them were named."""
-    from aoti_build.common.outputs import write_output
-
+    """Write the report as JUnit XML and as an HTML page to the files with these names, if any."""
     document = report.as_json()
     if junit:
         from aoti_build.report.junit import junit_xml
 
-        write_output(Path(junit).absolute(), junit_xml(document).encode(errors="backslashreplace"))
+        _write_report(junit, junit_xml(document))
     if html:
         from aoti_build.report.html import html_page
 
-        write_output(Path(html).absolute(), html_page(document).encode(errors="backslashreplace"))
+        _write_report(html, html_page(document))
+
+
+def _write_report(file: str, text: str) -> None:
+    from aoti_build.common.outputs import write_output
+
+    write_output(Path(file).absolute(), text.encode(errors="backslashreplace"))

@@ -1,4 +1,4 @@
-"""What `inspect --diff` compares: two packages, each named as a file or as a target."""
+"""Finds the two packages that `inspect --diff` compares."""
 
 from __future__ import annotations
 
@@ -12,26 +12,28 @@ from aoti_build.errors import UsageError
 from aoti_build.tasks.project import project_of
 
 
-def compared(context: Context, file: str, one: str, path: str, other: str) -> DiffReport:
-    """The target `one`, or else the package at `path`, against `other`."""
-    first = inspect_file(Path(path)) if path else _inspected(context, file, one)
-    return diff(
-        first, inspect_file(Path(other)) if _is_package(other) else _inspected(context, file, other)
-    )
+def compare(context: Context, file: str, target: str, path: str, second: str) -> DiffReport:
+    """Compare the package at `path`, or that of `target`, with the `second`, which is the value of
+    --diff."""
+    first_package = inspect_file(Path(path)) if path else _inspect_target(context, file, target)
+    if _is_package(second):
+        return diff(first_package, inspect_file(Path(second)))
+    return diff(first_package, _inspect_target(context, file, second))
 
 
 def _is_package(word: str) -> bool:
-    """Whether --diff names a file. Targets look like paths too, and theirs is a directory."""
+    """Whether --diff names a file. A target's name may be the path of a directory."""
     return word.endswith(".pt2") or Path(word).is_file()
 
 
-def _inspected(context: Context, file: str, pattern: str) -> Inspected:
-    """The one artifact of a target that --diff compares."""
+def _inspect_target(context: Context, file: str, pattern: str) -> Inspected:
+    """Raises `UsageError` if the pattern does not select exactly one target."""
     project, targets = project_of(context, file, pattern)
     if len(targets) != 1:
+        selector = f" by {pattern}" if pattern else ""
         raise UsageError(
-            f"--diff compares one artifact with one, and {pattern or 'no --target'} means"
-            f" {len(targets)}",
-            hint="name one: inv inspect --target model/cpu --diff other.pt2",
+            "--diff compares one artifact with another,"
+            f" but {len(targets)} targets are selected{selector}",
+            hint="select one target: inv inspect --target model/cpu --diff other.pt2",
         )
     return inspect_target(project, targets[0])

@@ -1,116 +1,152 @@
-"""The options of the tasks: what `--help` says of each, and readers for their texts.
+"""The options of the tasks: their help texts, and functions that read their values.
 
-An option is a string or a flag: invoke's own conversion of a bad number ends in a traceback.
+Every option is a string or a flag. If invoke itself converted a wrong number, it would print a
+traceback.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from invoke import Task, task
 
 from aoti_build.errors import UsageError
 
+# Bytes, and seconds, by the unit that ends an amount.
 SIZES: Mapping[str, int] = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 AGES: Mapping[str, int] = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 
-# Option -> its help, or task.option -> what the option means there.
+# The help of each option. A name such as task.option is for an option with another meaning there.
 _HELP: Mapping[str, str] = {
-    "target": "globs over target names, comma separated; a model's name means all its variants",
-    "file": (
-        "the models.yaml to use; default: the one beside tasks.py, or above the current directory"
+    "target": (
+        "Choose targets by globs, separated by commas. The name of a model means all its variants."
     ),
-    "json": "print one JSON document on stdout, everything else on stderr",
-    "jobs": "workers at once; default: as cores and memory allow",
-    "force": "build even what is up to date",
-    "keep-going": "after a failure go on with the other targets",
-    "dry-run": "only say what would be done",
-    "strict": "a missing device or check (and, in verify, an out-of-date artifact) is a failure",
-    "check-reproducible": "compile every target once more from nothing; other bytes are a failure",
-    "fresh": "let eager give the references now, from the model's source, not at build time",
-    "seeds": "verify with this many random inputs for each size; above 1, as --fresh",
-    "timeout": "seconds that each process may take; default: 600",
+    "file": (
+        "Use this models.yaml. Default: the one next to tasks.py, or the nearest one from the"
+        " current directory upwards."
+    ),
+    "json": "Print one JSON document on stdout, and everything else on stderr.",
+    "jobs": (
+        "Run this many workers at once. Default: for build as many as cores and memory allow, for"
+        " verify one."
+    ),
+    "force": "Compile even what is up to date or in the store.",
+    "keep-going": "Continue with the other targets after a failure.",
+    "dry-run": "Only show what would be done.",
+    "strict": (
+        "Treat a missing device and a missing comparison as a failure. In verify also an artifact"
+        " that is out of date, a vacuous comparison, and skipped cases."
+    ),
+    "check-reproducible": (
+        "Compile every target once more without the store. Different bytes are a failure."
+    ),
+    "fresh": (
+        "Compute the eager-mode references now, from the model's source. Default: use those from"
+        " build time."
+    ),
+    "seeds": "Verify with this many random inputs for each size. More than 1 implies --fresh.",
+    "timeout": "Stop each process after this many seconds. Default: 600.",
     "localize": (
-        "of what fails, find the first module that differs, or the weights; may compile prefixes of"
-        " the model"
+        "For an artifact that fails, find the weights or the first module that differ. This may"
+        " compile parts of the model."
     ),
     "runtime": (
-        "python, or cpp: call packages from a C++ program made with the installed torch; default:"
-        " python"
+        "Call packages from Python (python), or from a C++ program that uses the installed torch"
+        " (cpp). Default: python."
     ),
     "repro": (
-        "of what fails, write a script with inputs that shows it with plain torch, below this"
-        " directory"
+        "For an artifact that fails, write a script below this directory. It shows the failure with"
+        " plain torch."
     ),
-    "junit": "write the result as JUnit XML to this file, for CI",
-    "html": "write the result as one page to this file",
-    "debug": "show the traceback of an error",
+    "junit": "Write the result as JUnit XML to this file, for CI.",
+    "html": "Write the result as an HTML page to this file.",
+    "debug": "Print the traceback of an error.",
     "input": (
-        "comma separated: random, or files of tensors (.npy .npz .safetensors .pt) or images"
-        " (.png .jpg .jpeg .webp .bmp); default: the reference input"
+        "Run on these inputs, separated by commas: random, files of tensors (.npy .npz .safetensors"
+        " .pt), or images (.png .jpg .jpeg .webp .bmp). Default: the reference input."
     ),
-    "seed": "of random inputs; default: 1",
-    "repeat": "timed calls; default: 10",
-    "max-size": "bytes the store may have, with k, m, g or t: 20g",
-    "max-age": "remove what was not used for this long, with s, m, h, d or w: 30d",
-    "path": "a .pt2 file, made by whomever",
-    "host": "also which variant of each model this host would load, and why not the others",
-    "diff": "compare with this one: a .pt2 file, or a target",
-    "orphans": "only artifacts that models.yaml no longer lists",
-    "output": "where to write the schema; default: stdout",
-    "device": "comma separated: cpu, cuda; default: both, and a missing GPU is no failure",
+    "seed": "Draw random inputs with this seed. Default: 1.",
+    "repeat": "Time this many calls. Default: 10.",
+    "max-size": "Limit the store to this many bytes, with a unit of k, m, g or t: 20g.",
+    "max-age": "Remove what was not used for this long, with a unit of s, m, h, d or w: 30d.",
+    "path": "Inspect this .pt2 file, from any source.",
+    "host": "Also show which variant of each model this host would load, and why not the others.",
+    "diff": "Compare with this .pt2 file or target.",
+    "orphans": "Remove only artifacts that models.yaml no longer lists.",
+    "output": "Write the schema to this file. Default: stdout.",
+    "device": (
+        "Check for these devices, separated by commas: cpu, cuda. Default: both, and a missing GPU"
+        " is no failure."
+    ),
     "quick": (
-        "compile no model: the checks that build makes before its first compile, and a few more"
+        "Compile no model. Make only the checks that build makes before its first compile, and a"
+        " few more."
     ),
-    "doctor.strict": "a missing device is a failure",
+    "doctor.strict": "Treat a missing device as a failure.",
     "run.output": (
-        "a .safetensors, .npz or .pt file for the outputs; {target} and {input} in it stand for"
-        " their names"
+        "Write the outputs to this .safetensors, .npz or .pt file. {target} and {input} in its name"
+        " are replaced."
     ),
 }
 
 
-def command(body: Callable[..., None]) -> Task[Callable[..., None]]:
-    """`invoke.task` for a function each of whose parameters, after the context, is an option that
-    has a help."""
-    # Not inspect.signature, of which ten cost more than all else in this module.
-    names = [
-        name.replace("_", "-") for name in body.__annotations__ if name not in ("context", "return")
-    ]
-    made: Task[Callable[..., None]] = task(
-        help={name: _HELP.get(f"{body.__name__}.{name}") or _HELP[name] for name in names}
-    )(body)
-    return made
+def documented_task(body: Callable[..., None]) -> Task[Callable[..., None]]:
+    """Make an invoke task of a function, with a help for each option.
+
+    The first parameter of the function is invoke's context. All others are options.
+    """
+    helps: dict[str, str] = {}
+    # inspect.signature would take longer for ten tasks than all else in this module.
+    for parameter in body.__annotations__:
+        if parameter not in ("context", "return"):
+            option = parameter.replace("_", "-")
+            helps[option] = _HELP.get(f"{body.__name__}.{option}") or _HELP[option]
+    result: Task[Callable[..., None]] = task(help=helps)(body)
+    return result
 
 
-def whole(option: str, text: str, *, least: int = 1) -> int | None:
-    """A number of at most nine digits, since more is a slip, whatever it counts; None for no
-    text."""
+def read_integer(option: str, text: str, *, least: int = 1) -> int | None:
+    """The integer in `text`; None if the option is not set.
+
+    Raises `UsageError` for a number below `least`, and for more than nine digits, which can only be
+    a mistake.
+    """
     if not text:
         return None
-    if not (_is_number(text) and len(text) < 10 and int(text) >= least):
-        raise UsageError(f"{option} {text}: not a whole number from {least} to 999999999")
+    if not _is_number(text) or len(text) > 9 or int(text) < least:
+        raise UsageError(f"{option} {text} is not an integer from {least} to 999999999")
     return int(text)
 
 
-def words(option: str, text: str) -> tuple[str, ...]:
-    found = tuple(word for part in text.split(",") if (word := part.strip()))
-    if text and not found:
-        raise UsageError(f"{option} {text}: names nothing")
-    return found
+def read_list(option: str, text: str) -> tuple[str, ...]:
+    """The words in `text`, which commas separate; () if the option is not set."""
+    words = [word.strip() for word in text.split(",")]
+    words = [word for word in words if word]
+    if text and not words:
+        raise UsageError(f"{option} {text} contains no name")
+    return tuple(words)
 
 
-def amount(option: str, text: str, units: Mapping[str, int]) -> int | None:
-    """``10G`` or ``30d`` in bytes or seconds; None for no text."""
+def read_amount(option: str, text: str, units: Mapping[str, int]) -> int | None:
+    """``10G`` or ``30d`` in bytes or seconds; None if the option is not set."""
     if not text:
         return None
-    number, unit = (text[:-1], text[-1].lower()) if not text[-1].isdigit() else (text, "")
+    number, unit = text, ""
+    if not text[-1].isdigit():
+        number, unit = text[:-1], text[-1].lower()
+    # 18 digits are far below the limit of int(), and above every real size.
     if not _is_number(number) or len(number) > 18 or unit not in units:
-        known = ", ".join(name for name in units if name)
-        raise UsageError(f"{option} {text}: not a whole number with one of the units {known}")
+        names = ", ".join(name for name in units if name)
+        raise UsageError(f"{option} {text} is not an integer with one of the units {names}")
     return int(number) * units[unit]
 
 
+def require_choice(option: str, word: str, choices: Sequence[str]) -> None:
+    """Raise `UsageError` if the word is not one of the choices."""
+    if word not in choices:
+        raise UsageError(f"{option} {word} is not one of {', '.join(choices)}")
+
+
 def _is_number(text: str) -> bool:
-    """Digits as one types them; int() takes other scripts' too."""
+    """Whether the text consists of the digits 0 to 9. int() also accepts those of other scripts."""
     return text.isascii() and text.isdecimal()

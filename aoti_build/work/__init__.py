@@ -1,2 +1,1 @@
-"""Doing what a plan says: workers, their checks, one target from job to publication, several
-targets at once."""
+"""Executes a plan: workers, their checks, and the steps from an export to a publication."""

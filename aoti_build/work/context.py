@@ -1,9 +1,10 @@
-"""What every way of making an artifact shares: a place to stage it, a last look at its inputs, and
-its publication.
+"""The build context: staging, a last comparison of the inputs, and publication.
 
-The artifact directory is exchanged as a whole and last, so whatever happens before leaves the
-published one as it was. A restore imports this module: its named tuples are made in a seventh of a
-dataclass' time.
+All ways of making an artifact share it. The artifact directory is exchanged last and in one step. A
+failure before that leaves the published artifact unchanged.
+
+A restore imports this module, so it has named tuples. Python makes one in a seventh of the time
+that a dataclass takes.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from aoti_build.artifact import integrity
 from aoti_build.artifact.fingerprint import Fingerprint, Parts
 from aoti_build.artifact.manifest import LOG, MODEL, REFERENCE_DATA, FileRecord, Manifest
 from aoti_build.artifact.paths import artifact_directory, log_path, staging_prefix, staging_root
+from aoti_build.common import publication
 from aoti_build.common.outputs import start_log
-from aoti_build.common.publication import publish_directory, staging
 from aoti_build.common.removal import own_entries, remove
 from aoti_build.common.stat_cache import StatCache
 from aoti_build.errors import EditedMeanwhile
@@ -34,25 +35,28 @@ if TYPE_CHECKING:
     from aoti_build.work.preflight import Preflight
 
 
-class Place(NamedTuple):
-    """Where one target is worked on: `work` is removed at the end, `staged` in it becomes the
-    artifact."""
+class Staging(NamedTuple):
+    """The staging directory of one target.
 
-    work: Path
-    staged: Path
+    `directory` is removed at the end. `artifact` is a directory in it, which becomes the published
+    artifact. `log` is the build log, outside of both.
+    """
+
+    directory: Path
+    artifact: Path
     log: Path
 
     @property
     def whole_reference_data(self) -> Path:
-        """Where reference data go if the artifact's own file has no room for all of them."""
-        return self.work / "reference-whole.safetensors"
+        """The file for all reference data, if they exceed the limit of the artifact's own file."""
+        return self.directory / "reference-whole.safetensors"
 
 
 class BuildContext(NamedTuple):
     """A project with its caches and its store.
 
-    `on_progress` is called with each phase of a target, from any thread. `preflight` is asked
-    before a target is compiled, if there is one.
+    `on_progress` is called with each phase of a target, from any thread. `preflight` checks the
+    host before the first compile; None: the host is not checked.
     """
 
     project: Project
@@ -63,65 +67,91 @@ class BuildContext(NamedTuple):
 
     def phases_of(self, target: Target) -> Callable[[str], None]:
         """`on_progress` for one target."""
-        return lambda phase: self.on_progress(target, phase)
+
+        def on_phase(phase: str) -> None:
+            self.on_progress(target, phase)
+
+        return on_phase
 
     @contextlib.contextmanager
-    def place(self, target: Target, *, free_later: bool = False) -> Iterator[Place]:
-        """A staging directory and an empty log; what a killed build of this target left is removed
-        first. The caller holds the target's lock. `free_later` as for `staging`."""
-        log, root = log_path(self.project, target), staging_root(self.project)
+    def stage(self, target: Target, *, free_later: bool = False) -> Iterator[Staging]:
+        """A new staging directory and an empty log. The caller holds the target's lock.
+
+        With `free_later`, a thread frees the disk space at the end; see `publication.staging`.
+        """
+        log = log_path(self.project, target)
+        root = staging_root(self.project)
         start_log(log)
-        for left in own_entries(root.parent, root.name, f"{staging_prefix(target)}*"):
+        self._remove_stale_staging(target)
+        prefix = staging_prefix(target)
+        with publication.staging(root, prefix, free_later=free_later) as directory:
+            # No other user may change files between their check and their publication.
+            directory.chmod(0o700)
+            artifact = directory / "artifact"
+            artifact.mkdir()
+            yield Staging(directory, artifact, log)
+
+    def _remove_stale_staging(self, target: Target) -> None:
+        """Remove staging directories of killed builds of this target."""
+        root = staging_root(self.project)
+        for entry in own_entries(root.parent, root.name, f"{staging_prefix(target)}*"):
+            # What cannot be removed wastes space and is in no build's way.
             with contextlib.suppress(OSError):
-                remove(left)
-        with staging(root, staging_prefix(target), free_later=free_later) as work:
-            work.chmod(0o700)  # so that what was checked in it is what is published
-            staged = work / "artifact"
-            staged.mkdir()
-            yield Place(work, staged, log)
+                remove(entry)
 
     def publish(
         self,
         target: Target,
-        place: Place,
+        staging: Staging,
         manifest: Manifest,
         seconds: Mapping[str, float],
         started: float,
     ) -> Manifest:
-        """Put what is staged in the artifact's place, and into the store. A manifest without
-        `files` gets those that are staged. Raises `EditedMeanwhile`."""
+        """Publish the staged artifact, store it, and return its manifest.
+
+        Args:
+            manifest: if it has no `files`, they are recorded from the staged ones.
+            seconds: wall times by phase.
+            started: when the work began, by `time.perf_counter`.
+
+        Raises `EditedMeanwhile` if an input of the build has changed. Nothing is published then.
+        """
         self._refuse_edited(target, manifest.source)
         self.on_progress(target, "publish")
-        shutil.copyfile(place.log, place.staged / LOG)
+        shutil.copyfile(staging.log, staging.artifact / LOG)
+        total = round(time.perf_counter() - started, 3)
         final = replace(
             manifest,
             target=target.name,
             models_file=self.project.file.name,
-            files=manifest.files or _recorded(place.staged),
-            seconds={**seconds, "total": round(time.perf_counter() - started, 3)},
+            files=manifest.files or _record_files(staging.artifact),
+            seconds={**seconds, "total": total},
         )
-        final.write(place.staged, sync=False)  # which publishing makes it
+        final.write(staging.artifact, sync=False)  # `publish_directory` syncs it
         directory = artifact_directory(self.project, target)
-        if final.action != Done.RESTORED:
-            self.store.share_weights(place.staged / MODEL)
-        publish_directory(place.staged, directory)
-        if final.action != Done.RESTORED:
+        # The store already has a restored artifact.
+        is_new = final.action != Done.RESTORED
+        if is_new:
+            self.store.share_weights(staging.artifact / MODEL)
+        publication.publish_directory(staging.artifact, directory)
+        if is_new:
             self.store.put(final, directory)
+        # `gc` keeps what the artifacts in registered directories need.
         self.store.register(self.project.artifacts)
         return final
 
     def _refuse_edited(self, target: Target, source: Parts) -> None:
-        """What was built is of what was read; publishing it as today's state would be a lie if an
-        input changed since."""
+        """Raise `EditedMeanwhile` if the inputs differ from the `source` that was built."""
         now = current_parts(self.project, target, source, self.digests)
         changed = list(now.differences(Fingerprint(source).parts))
         if changed:
             raise EditedMeanwhile(changed[0].what, cause="\n".join(map(str, changed)))
 
 
-def _recorded(staged: Path) -> dict[str, FileRecord]:
+def _record_files(artifact: Path) -> dict[str, FileRecord]:
     """The records of the files of an artifact that was just made."""
-    files = {name: FileRecord.of(staged / name) for name in (MODEL, REFERENCE_DATA)}
-    for file in files.values():
-        integrity.note(file)
+    files: dict[str, FileRecord] = {}
+    for name in (MODEL, REFERENCE_DATA):
+        files[name] = FileRecord.of(artifact / name)
+        integrity.note(files[name])
     return files

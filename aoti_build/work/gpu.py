@@ -1,8 +1,8 @@
-"""What is particular about building for a GPU: what a worker must find in its environment before it
-imports torch, and what the package holds then.
+"""Builds for a GPU: variables that a worker needs before it imports torch, and the GPU code of the
+package.
 
-The variables reach the processes that inductor starts for compiling only if they are there from the
-beginning.
+inductor compiles in processes of its own. They get the variables only if the worker is started with
+them.
 """
 
 from __future__ import annotations
@@ -18,36 +18,46 @@ from aoti_build.errors import ArtifactError
 from aoti_build.host import cuda
 from aoti_build.models_file.project import Target
 from aoti_build.store.kernels import KERNELS_VARIABLE
-from aoti_build.work.context import Place
+from aoti_build.work.context import Staging
+
+_STORED_KERNELS = "aoti_build._torch.compiling.kernels:StoredKernels"
 
 
 def gpu_environment(target: Target, kernels: Path | None) -> dict[str, str]:
-    """Variables for a worker of a CUDA target; nothing for others. What the user set stays.
+    """Variables for the worker of a CUDA target; none for other targets.
 
-    All processes assemble with one ptxas (see `cuda.ptxas`). With `kernels`, Triton's cache is
-    backed by that directory. A kernel's bytes must not say where it was compiled, so they hold no
-    line numbers; those would point into a cache that is removed after the job.
+    `kernels` is a directory of stored kernels for Triton's cache; None: no kernel is reused. A
+    variable that the user has set is not changed.
     """
     if not target.hardware.has_kernels:
         return {}
-    wanted = {"TRITON_DISABLE_LINE_INFO": "1"}
-    if (ptxas := cuda.ptxas()) is not None:
-        wanted["TRITON_PTXAS_PATH"] = ptxas
+    # Line numbers name a path in a cache that is removed after the job. They would also make the
+    # bytes of a kernel depend on where it was compiled.
+    defaults = {"TRITON_DISABLE_LINE_INFO": "1"}
+    # All processes must assemble with the same ptxas; see `cuda.ptxas`.
+    ptxas = cuda.ptxas()
+    if ptxas is not None:
+        defaults["TRITON_PTXAS_PATH"] = ptxas
     if kernels is not None:
-        wanted["TRITON_CACHE_MANAGER"] = "aoti_build._torch.compiling.kernels:StoredKernels"
-    chosen = {name: value for name, value in wanted.items() if name not in os.environ}
-    return {**chosen, KERNELS_VARIABLE: str(kernels or "")}
+        defaults["TRITON_CACHE_MANAGER"] = _STORED_KERNELS
+    variables = {name: value for name, value in defaults.items() if name not in os.environ}
+    # Always set, because the environment of this process must not choose the kernels.
+    variables[KERNELS_VARIABLE] = str(kernels or "")
+    return variables
 
 
-def gpu_code_of(target: Target, place: Place) -> dict[str, Any]:
-    """For the manifest, the architectures that all kernels of the staged package have code for;
-    nothing for the CPU, and where they cannot be told, as of a package that calls torch's own
-    kernels alone."""
+def gpu_code_of(target: Target, staging: Staging) -> dict[str, Any]:
+    """`gpu_code` for the manifest: the architectures that all kernels of the staged package have
+    code for.
+
+    Returns {} for the CPU and where they are unknown. A package that calls only torch's own kernels
+    is an example.
+    """
     if not target.hardware.has_kernels:
         return {}
     try:
-        with open_archive(place.staged / MODEL) as archive:
-            code = list(common_architectures(archive))
+        with open_archive(staging.artifact / MODEL) as archive:
+            architectures = list(common_architectures(archive))
     except (ArtifactError, OSError):
         return {}
-    return {"gpu_code": code} if code else {}
+    return {"gpu_code": architectures} if architectures else {}

@@ -1,5 +1,4 @@
-"""The checks that a build makes before it compiles: the quick ones, once for each toolchain,
-remembered when passed."""
+"""The host checks of the preflight. A toolchain that has passed them is not checked again."""
 
 from __future__ import annotations
 
@@ -22,76 +21,101 @@ from aoti_build.models_file.project import Project
 
 FORMAT = "aoti-build/passed-checks"
 FORMAT_VERSION = 1
-# Raise it when the checks see more than before: what passed the old ones is then checked again.
+# Increase this number when a check covers more. All toolchains are then checked again.
 CHECKS_VERSION = 2
-_KEPT = 16
+_MAX_KEYS = 16  # one for each toolchain and set of directories that is in use, and some spare
 _PASSED = table({"format": one_of(FORMAT), "format_version": whole(), "keys": list_of(digest)})
 
 
 def quick_checks(
-    devices: Sequence[str], artifacts: Path | None, *, memory: bool = True
+    devices: Sequence[str],
+    artifacts: Path | None,
+    *,
+    memory: bool = True,
 ) -> list[Finding]:
-    """All checks that compile no model and import no torch; less than a second without a GPU.
-    `artifacts` is a project's directory, None outside one."""
+    """The findings of all checks that compile no model and do not import torch.
+
+    They take less than a second without a GPU. `artifacts` is the artifacts directory of a project;
+    None: there is no project. With `memory`, the free memory of GPUs is checked as well.
+    """
     if installed_torch.torch_directory() is None:
-        fix = "pip install torch torchvision, then run again"
-        return [Finding("torch", FAIL, "torch is not installed here", fix=fix, stops=True)]
+        # The other checks need the files of torch.
+        return [_torch_missing()]
     store = store_beside(artifacts) if artifacts is not None else None
-    findings = [
-        check_compiler(),
-        check_openssl(),
-        *check_places(artifacts, store),
-        check_memory(),
-        check_processors(),
-    ]
+    findings = [check_compiler(), check_openssl()]
+    findings += check_places(artifacts, store)
+    findings += [check_memory(), check_processors()]
     for device in devices:
         findings += device_named(device).checks(memory=memory)
     return findings
 
 
-def require_fit_toolchain(
-    project: Project, devices: Sequence[str], on_warning: Callable[[str], None]
-) -> None:
-    """Raise `ToolchainError` if a compile for one of `devices` is sure to fail; other doubts go to
-    `on_warning`.
+def _torch_missing() -> Finding:
+    return Finding(
+        "torch",
+        FAIL,
+        "torch is not installed here",
+        fix="pip install torch torchvision, then run again",
+        stops=True,
+    )
 
-    What has passed on this host, with this toolchain and in these directories, is not checked
-    again.
+
+def require_fit_toolchain(
+    project: Project,
+    devices: Sequence[str],
+    on_warning: Callable[[str], None],
+) -> None:
+    """Check that this host can compile for `devices`.
+
+    Nothing is checked if this host has passed with the same toolchain and directories before. Each
+    failure that may not stop a compile is passed to `on_warning`, as one line.
+
+    Raises `ToolchainError` if every compile would fail.
     """
-    record, key = passed_checks_path(project.artifacts), _key(project, devices)
-    passed = _read(record)
-    if key in passed:
+    record = passed_checks_path(project.artifacts)
+    key = _key(project, devices)
+    passed_keys = read_passed_keys(record)
+    if key in passed_keys:
         return
-    failed = [
-        finding
-        for finding in quick_checks(devices, project.artifacts, memory=False)
-        if finding.outcome == FAIL
-    ]
-    if stopping := [finding for finding in failed if finding.stops]:
-        first = stopping[0]
-        raise ToolchainError(
-            first.said,
-            cause="\n".join(
-                filter(None, [first.cause, *(finding.said for finding in stopping[1:])])
-            )
-            or None,
-            hint="\n".join(
-                [
-                    *(finding.fix for finding in stopping if finding.fix),
-                    "`invoke doctor` shows all checks",
-                ]
-            ),
-        )
-    for finding in failed:
-        on_warning(
-            f"{finding.check}: {finding.said}" + (f" ({finding.fix})" if finding.fix else "")
-        )
-    if not failed:
-        _write(record, [*passed[-_KEPT + 1 :], key])
+    # The free memory of a GPU changes all the time, so it says nothing about the toolchain.
+    findings = quick_checks(devices, project.artifacts, memory=False)
+    failures = [finding for finding in findings if finding.outcome == FAIL]
+    fatal = [finding for finding in failures if finding.stops]
+    if fatal:
+        raise _unfit_toolchain(fatal)
+    for finding in failures:
+        remedy = f" ({finding.fix})" if finding.fix else ""
+        on_warning(f"{finding.check}: {finding.said}{remedy}")
+    if not failures:
+        # The record must not grow without limit. The oldest keys are dropped.
+        newest = passed_keys[-(_MAX_KEYS - 1) :]
+        write_passed_keys(record, [*newest, key])
+
+
+def _unfit_toolchain(fatal: Sequence[Finding]) -> ToolchainError:
+    """The error for one or more failures that stop every compile. The first is its message."""
+    first, *others = fatal
+    causes = []
+    if first.cause:
+        causes.append(first.cause)
+    for finding in others:
+        causes.append(finding.said)
+    remedies = [finding.fix for finding in fatal if finding.fix]
+    remedies.append("`invoke doctor` shows all checks")
+    return ToolchainError(
+        first.said,
+        cause="\n".join(causes) or None,
+        hint="\n".join(remedies),
+    )
 
 
 def _key(project: Project, devices: Sequence[str]) -> str:
-    """Everything that the checks look at and that can be told cheaply."""
+    """A digest of everything that the checks depend on and that is quick to read."""
+    directories = [
+        _temporary_directories(),
+        str(project.artifacts),
+        str(store_beside(project.artifacts)),
+    ]
     return digest_json(
         {
             "version": CHECKS_VERSION,
@@ -99,29 +123,32 @@ def _key(project: Project, devices: Sequence[str]) -> str:
             "toolchain": {device: toolchain.facts(device) for device in devices},
             "environment": toolchain.environment(),
             "PATH": os.environ.get("PATH", ""),
-            "places": [_temporary(), str(project.artifacts), str(store_beside(project.artifacts))],
+            "places": directories,
         }
     )
 
 
-def _temporary() -> str:
+def _temporary_directories() -> str:
     try:
         return f"{os.environ.get('TMPDIR')} {tempfile.gettempdir()} {inductor_cache_root()}"
     except (OSError, DirectoryError):
+        # A check reports the unfit directory.
         return "none"
 
 
-def _read(record: Path) -> list[str]:
-    """The keys that passed, oldest first."""
+def read_passed_keys(record: Path) -> list[str]:
+    """The keys that have passed, oldest first. An unreadable record has none."""
     try:
         document = loads(read_owned(record))
         _PASSED(document)
     except (OSError, ValueError):
         return []
+    if document["format_version"] != FORMAT_VERSION:
+        return []
     keys: list[str] = document["keys"]
-    return keys if document["format_version"] == FORMAT_VERSION else []
+    return keys
 
 
-def _write(record: Path, keys: Sequence[str]) -> None:
-    """A directory that refuses costs the next build its checks, no more."""
+def write_passed_keys(record: Path, keys: Sequence[str]) -> None:
+    """If the directory is read-only, nothing is written, and the next build checks again."""
     write_cache_record(record, FORMAT, FORMAT_VERSION, {"keys": list(keys)})

@@ -17,7 +17,7 @@ from aoti_build.artifact.pt2.package import Archive, open_archive
 from aoti_build.common.json_object import JsonObject
 from aoti_build.errors import ArtifactError, BuildError
 from aoti_build.models_file.project import Target
-from aoti_build.work.context import Place
+from aoti_build.work.context import Staging
 
 _BLOCK = 1 << 22
 
@@ -27,14 +27,14 @@ class Instructions:
     `known` is what is known of it already."""
 
     def __init__(
-        self, target: Target, place: Place, known: Mapping[str, Any] | None = None
+        self, target: Target, staging: Staging, known: Mapping[str, Any] | None = None
     ) -> None:
         self._pool = ThreadPoolExecutor(1, "instructions")
         self._found: Future[Mapping[str, Any]] = Future()
         if known and known.get("seen") is not None:
             self._found.set_result(known)
         else:
-            self._found = self._pool.submit(instructions_of, target, place)
+            self._found = self._pool.submit(instructions_of, target, staging)
 
     def result(self) -> Mapping[str, Any]:
         """As `instructions_of`, and what it raises."""
@@ -50,7 +50,7 @@ class Instructions:
             raise own from error
 
 
-def instructions_of(target: Target, place: Place) -> JsonObject:
+def instructions_of(target: Target, staging: Staging) -> JsonObject:
     """What the code of the staged package uses, for the manifest: `seen`, or null and `why` not.
 
     Raises `BuildError` if a target with a portable architecture uses more than that.
@@ -62,21 +62,21 @@ def instructions_of(target: Target, place: Place) -> JsonObject:
     if tool is None:
         return {"seen": None, "why": "there is no objdump here (it is part of binutils)"}
     try:
-        found = _found(tool, place)
+        found = _found(tool, staging)
     except (ArtifactError, OSError, ValueError) as error:
         return {"seen": None, "why": f"the code cannot be read: {error}"}
     allowed = target.hardware.allowed_instructions(target.architecture)
     if allowed is not None:
-        _refuse_others(target.architecture, allowed, found, place.log)
+        _refuse_others(target.architecture, allowed, found, staging.log)
     return {"seen": sorted(found)}
 
 
-def _found(tool: str, place: Place) -> dict[str, Use]:
+def _found(tool: str, staging: Staging) -> dict[str, Use]:
     found: dict[str, Use] = {}
-    with open_archive(place.staged / MODEL) as archive:
+    with open_archive(staging.artifact / MODEL) as archive:
         for model in archive.models:
             for name in model.libraries:
-                code = place.work / "library.so"
+                code = staging.directory / "library.so"
                 _extract(archive, name, code)
                 found = {**_disassembled(tool, code), **found}
     return found

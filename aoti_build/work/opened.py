@@ -1,10 +1,11 @@
-"""An artifact opened once, for everything that a verb does with it.
+"""Private copies of an artifact, for everything that a command does with it.
 
-A verb loads a package several times, seconds after it was checked. Whoever exchanges files
-meanwhile must neither get them executed nor get the verdict of the earlier ones. So the directory
-is opened once, what the manifest lists is copied from it into a private directory, and the copies
-are digested. Workers are given the copies and nothing else: no path into the published directory
-ever reaches a loader.
+A command loads a package several times, seconds after it was checked. If another process exchanges
+files in that time, they must not be executed, and they must not get the verdict of the old ones.
+
+So the directory is opened once. The files that the manifest lists are copied from it into a private
+directory, and the copies are digested. Workers get only the copies. No path into the published
+directory reaches a loader.
 """
 
 from __future__ import annotations
@@ -26,46 +27,52 @@ from aoti_build.errors import ArtifactError, ToolchainError, VerificationError
 from aoti_build.host import compatibility
 from aoti_build.models_file.project import Project, Target
 from aoti_build.runtime.package import open_recorded
-from aoti_build.work.worker import check_stopping
+from aoti_build.work.processes import check_stopping
 
 
 class ArchitectureMissing(ArtifactError):
-    """The artifact is sound and for an architecture that models.yaml names, which this host is
-    below."""
+    """The artifact is undamaged, but this host lacks the architecture that models.yaml names."""
 
 
 class OpenArtifact(NamedTuple):
-    """A published artifact whose bytes cannot change any more.
+    """A published artifact with private copies of its files.
 
-    `directory` is where it was found; `place` the directory that was opened, whatever has its name
-    now; `files` a private directory with copies of what the manifest lists; `seen` the stat of each
-    published file when it was copied."""
+    `directory` is the path of the published artifact. `opened` leads to the directory that was
+    opened, even if another one has its path now. `files` is the private directory with the copies.
+    `stat_keys` tell whether a published file has changed since it was copied.
+    """
 
     directory: Path
-    place: Path
+    opened: Path
     files: Path
     manifest: Manifest
-    seen: Mapping[str, list[int] | None]
+    stat_keys: Mapping[str, list[int] | None]
 
     def is_still_published(self) -> bool:
-        """Whether the files in its directory are the ones that were opened: what was found out is
-        of what is there now. What its manifest says of its check may have been renewed."""
-        found = read_manifest(self.directory)
-        if isinstance(found, NoManifest) or found.files != self.manifest.files:
-            return False
-        return all(self._is_as_copied(name, record) for name, record in self.manifest.files.items())
+        """Whether the published files are the ones that were copied.
 
-    def _is_as_copied(self, name: str, record: FileRecord) -> bool:
+        The record of the check may differ, because another `verify` can renew it.
+        """
+        current = read_manifest(self.directory)
+        if isinstance(current, NoManifest) or current.files != self.manifest.files:
+            return False
+        files = self.manifest.files.items()
+        return all(self._is_unchanged(name, record) for name, record in files)
+
+    def _is_unchanged(self, name: str, record: FileRecord) -> bool:
         path = self.directory / name
-        with contextlib.suppress(OSError):
-            return stat_key(path) == self.seen[name] or record.matches(path)
-        return False
+        try:
+            # An equal file may have replaced it, so the digest decides.
+            return stat_key(path) == self.stat_keys[name] or record.matches(path)
+        except OSError:
+            return False
 
 
 @contextlib.contextmanager
 def open_artifact(project: Project, target: Target) -> Iterator[OpenArtifact]:
-    """The target's artifact, whole and private until the context ends. Whether this host can run it
-    was not asked.
+    """Copy the target's artifact. The copies are removed when the context ends.
+
+    It is not checked whether this host can run the artifact; see `fit_artifact`.
 
     Raises:
         VerificationError: there is no artifact.
@@ -74,43 +81,54 @@ def open_artifact(project: Project, target: Target) -> Iterator[OpenArtifact]:
         Interrupted: on Ctrl-C, while files are copied.
     """
     directory = artifact_directory(project, target)
-    with contextlib.ExitStack() as opened:
+    with contextlib.ExitStack() as resources:
         descriptor = _open_directory(project, target, directory)
-        opened.callback(os.close, descriptor)
-        place = Path(f"/proc/self/fd/{descriptor}")
-        manifest = _manifest(project, target, directory, place)
+        resources.callback(os.close, descriptor)
+        # Paths below this one lead into the opened directory, whatever has its name now.
+        opened = Path(f"/proc/self/fd/{descriptor}")
+        manifest = _manifest(project, target, directory, opened)
         with _room_needed():
-            files = Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="aoti_build-")))
-        seen = {}
+            files = Path(resources.enter_context(tempfile.TemporaryDirectory(prefix="aoti_build-")))
+        stat_keys = {}
         for name, record in manifest.files.items():
             with _damage_said(project, target, directory / name):
-                seen[name] = _copied(place / name, files / name, record)
-        yield OpenArtifact(directory, place, files, manifest, seen)
+                stat_keys[name] = _copy_checked(opened / name, files / name, record)
+        yield OpenArtifact(directory, opened, files, manifest, stat_keys)
 
 
 @contextlib.contextmanager
 def fit_artifact(project: Project, target: Target) -> Iterator[OpenArtifact]:
-    """As `open_artifact`, once it is certain that loading the artifact is safe on this host. Raises
-    `ArtifactError` for an unfit host as well; `ArchitectureMissing` where nothing but the declared
-    architecture is in the way."""
+    """As `open_artifact`, for an artifact that this host can load safely.
+
+    Raises `ArtifactError` if it cannot. The error is an `ArchitectureMissing` if the host lacks
+    only the architecture that the target names.
+    """
     with open_artifact(project, target) as artifact:
-        manifest = artifact.manifest
-        if lacks := compatibility.lacking(manifest.requires):
-            declared = (
-                manifest.architecture is not None
-                and lacks == compatibility.lacking_architecture(manifest.requires)
+        requires = artifact.manifest.requires
+        missing = compatibility.lacking(requires)
+        if missing:
+            lacks_only_architecture = (
+                artifact.manifest.architecture is not None
+                and missing == compatibility.lacking_architecture(requires)
             )
-            raise (ArchitectureMissing if declared else ArtifactError)(
-                "the artifact cannot run on this host",
-                target=target.name,
-                cause="\n".join(lacks),
-                hint=(
-                    "take it to a host that has it"
-                    if declared
-                    else "build it here, or for a portable architecture such as `cpu: {isa: avx2}`"
-                ),
-            )
+            raise _incompatible(target, missing, lacks_only_architecture)
         yield artifact
+
+
+def _incompatible(
+    target: Target, missing: list[str], lacks_only_architecture: bool
+) -> ArtifactError:
+    error_type = ArtifactError
+    hint = "build it here, or for a portable architecture such as `cpu: {isa: avx2}`"
+    if lacks_only_architecture:
+        error_type = ArchitectureMissing
+        hint = "use a host that has this architecture"
+    return error_type(
+        "the artifact cannot run on this host",
+        target=target.name,
+        cause="\n".join(missing),
+        hint=hint,
+    )
 
 
 def _open_directory(project: Project, target: Target, directory: Path) -> int:
@@ -119,23 +137,22 @@ def _open_directory(project: Project, target: Target, directory: Path) -> int:
     except (FileNotFoundError, NotADirectoryError):
         raise _none_there(target) from None
     except OSError as error:
-        where = _shown(project, directory)
         raise ArtifactError(
             "the artifact cannot be read",
             target=target.name,
-            where=where,
+            where=_shown(project, directory),
             cause=error.strerror,
-            hint="look at its permissions",
+            hint="check its permissions",
         ) from error
 
 
-def _manifest(project: Project, target: Target, directory: Path, place: Path) -> Manifest:
-    manifest = read_manifest(place)
+def _manifest(project: Project, target: Target, directory: Path, opened: Path) -> Manifest:
+    manifest = read_manifest(opened)
     again = f"invoke build --target {target.name}"
     if isinstance(manifest, NoManifest):
         if not manifest.damaged:
             raise _none_there(target)
-        why = manifest.why.replace(str(place), _shown(project, directory))
+        why = manifest.why.replace(str(opened), _shown(project, directory))
         where = _shown(project, directory)
         message = f"the artifact is damaged: {why}"
         raise ArtifactError(message, target=target.name, where=where, hint=again)
@@ -164,47 +181,55 @@ def _damage_said(project: Project, target: Target, path: Path) -> Iterator[None]
         ) from error
 
 
-def _copied(source: Path, copy: Path, record: FileRecord) -> list[int] | None:
-    """Copy a file, and compare what was copied with its record: nobody else can write to that.
-    Returns the stat that the file had before. Raises OSError if it is not as recorded,
-    `ToolchainError` if the copy cannot be written."""
+def _copy_checked(source: Path, copy: Path, record: FileRecord) -> list[int] | None:
+    """Copy a file and compare the copy with its record. Returns the stat key of the source.
+
+    Only this user can write to the copy, so it cannot change after that. Raises OSError if it is
+    not as recorded, and `ToolchainError` if it cannot be written.
+    """
     descriptor = open_recorded(source, record.size)
     try:
-        opened = Path(f"/proc/self/fd/{descriptor}")
-        seen = stat_key(opened)
+        opened_source = Path(f"/proc/self/fd/{descriptor}")
+        # Taken before the copy, so that a change during the copy is noticed.
+        source_key = stat_key(opened_source)
         with _room_needed():
-            written = os.open(copy, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            destination = os.open(copy, flags, 0o600)
         try:
-            shared = clone(descriptor, written)
-            found = record.copied(
-                copy if shared else opened, partial(_write, None if shared else written)
-            )
+            if clone(descriptor, destination):
+                # The file system shares the blocks, so only the digest is missing.
+                copied = record.copied(copy, _check_interruption)
+            else:
+                copied = record.copied(opened_source, partial(_write, destination))
         finally:
-            os.close(written)
+            os.close(destination)
     finally:
         os.close(descriptor)
-    if found != record:
+    if copied != record:
         raise OSError("its digest is another")
-    return seen
+    return source_key
 
 
-def _write(destination: int | None, piece: memoryview, offset: int) -> None:
+def _check_interruption(*_: object) -> None:
     check_stopping()
-    if destination is not None:
-        with _room_needed():
-            write_at(destination, piece, offset)
+
+
+def _write(destination: int, piece: memoryview, offset: int) -> None:
+    check_stopping()
+    with _room_needed():
+        write_at(destination, piece, offset)
 
 
 @contextlib.contextmanager
 def _room_needed() -> Iterator[None]:
-    """Where the system refuses a copy it is the environment's fault, not the artifact's."""
+    """If a copy cannot be written, report an unfit environment and not a damaged artifact."""
     try:
         yield
     except OSError as error:
         raise ToolchainError(
             "there is no place for a private copy of the artifact, which it is loaded from",
             cause=str(error),
-            hint="make room in the directory for temporary files, or let TMPDIR name another",
+            hint="free space in the temporary directory, or set TMPDIR to another one",
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""What became of one target in a build, as a value."""
+"""The outcome of a build for one target, as a value."""
 
 from __future__ import annotations
 
@@ -16,9 +16,12 @@ from aoti_build.planning.index import Published
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one target. `action` is of docs/reference/formats.md; `seconds` are wall times
-    by phase; `unverified` says why the published artifact was never compared with eager, if it was
-    not; `baseline` what the model loses against that, if it was made or checked now."""
+    """What a build did with one target, and what is published now.
+
+    `action` is a word of docs/reference/formats.md. `seconds` are wall times by phase. `unverified`
+    is the reason why the published artifact was never compared with eager mode; None if it was.
+    `baseline` has the loss of each output against the model's baseline, from the artifact's check.
+    """
 
     target: Target
     action: Done
@@ -39,15 +42,26 @@ def outcome_of(
     seconds: Mapping[str, float] | None = None,
     error: AotiBuildError | None = None,
 ) -> Outcome:
-    """The outcome where an artifact with this `manifest` is published now; None if there is
-    none."""
-    unverified = manifest.unverified if manifest else None
-    lost = tuple(manifest.check.get("baseline", ())) if manifest else ()
+    """The outcome if the published artifact has this `manifest`; None if there is no artifact."""
+    unverified = None
+    baseline: tuple[Mapping[str, Any], ...] = ()
+    if manifest is not None:
+        unverified = manifest.unverified
+        baseline = tuple(manifest.check.get("baseline", ()))
     return Outcome(
-        target, action, reasons, published_of(manifest), seconds or {}, error, unverified, lost
+        target=target,
+        action=action,
+        reasons=reasons,
+        published=published_of(manifest),
+        seconds=seconds or {},
+        error=error,
+        unverified=unverified,
+        baseline=baseline,
     )
 
 
 def published_of(manifest: Manifest | None) -> Published | None:
-    """What reports say of an artifact with this manifest."""
-    return Published(manifest.key, manifest.files[MODEL].size) if manifest else None
+    """The facts about a published artifact that reports show."""
+    if manifest is None:
+        return None
+    return Published(manifest.key, manifest.files[MODEL].size)

@@ -1,7 +1,7 @@
-"""Publishing a stored artifact that was made from exactly the present state.
+"""Restores a stored artifact that was made from exactly the present state.
 
-Apart from `aoti_build.work.target`, because going back to an earlier state should cost little more
-than the copy: no worker, none of the modules that start one.
+This is not a part of `aoti_build.work.target`. To go back to an earlier state should cost little
+more than the copy, so it starts no worker and imports no module that starts one.
 """
 
 from __future__ import annotations
@@ -18,27 +18,32 @@ from aoti_build.work.context import BuildContext
 
 
 def restore(context: BuildContext, step: Step) -> Manifest | None:
-    """None if the stored files turn out corrupted or gone. The caller holds the target's lock."""
+    """Publish the stored artifact of a step and return its manifest.
+
+    Returns None if stored files are missing or corrupted. The caller holds the target's lock.
+    """
     started = time.perf_counter()
     stored, target = step.stored, step.target
     if stored is None:
         return None
-    with context.place(target, free_later=True) as place:
+    with context.stage(target, free_later=True) as staging:
         context.on_progress(target, "restore")
-        files = {place.staged / name: file for name, file in stored.files.items()}
+        files = {staging.artifact / name: record for name, record in stored.files.items()}
+        # Each file is digested while it is copied, so a corrupted store is noticed here.
         if not context.store.get_all(files, to_publish=True):
             return None
-        place.log.write_text(f"restored from the store: {stored.key}\n")
+        staging.log.write_text(f"restored from the store: {stored.key}\n")
         check = stored.check
         if not is_verified(stored, target):
-            from aoti_build.work.check import check_or_say
+            # Imported here because most restores need no check.
+            from aoti_build.work.check import Checker
 
-            check = check_or_say(
-                context, target, place, place.staged, stored.requires, stored.signature
-            )
+            checker = Checker(context, target, staging)
+            check = checker.check(staging.artifact, stored.requires, stored.signature)
         reasons = tuple(reason.as_json() for reason in step.reasons)
         manifest = replace(stored, check=check, action=Done.RESTORED, reasons=reasons)
-        published = context.publish(target, place, manifest, {}, started)
+        published = context.publish(target, staging, manifest, {}, started)
         if stored.unverified and not published.unverified:
+            # Another restore need not make this check again.
             context.store.put(published, artifact_directory(context.project, target))
         return published

@@ -1,5 +1,4 @@
-"""What to do with a graph that a worker has just exported: the store's package, its code, or a
-compile."""
+"""The reuse decision: the store's package, its code with new weights, or a compile."""
 
 from __future__ import annotations
 
@@ -11,78 +10,91 @@ from aoti_build.artifact.manifest import MODEL, REFERENCE_DATA, Manifest
 from aoti_build.artifact.verification import is_verified
 from aoti_build.messages import Answer, Compile, KeysQuestion, Repack, Take
 from aoti_build.models_file.project import Target
-from aoti_build.work.context import BuildContext, Place
-from aoti_build.work.worker import check_stopping
-
-TAKE, REPACK, COMPILE = "take", "repack", "compile"
+from aoti_build.work.context import BuildContext, Staging
+from aoti_build.work.processes import check_stopping
 
 
 class ReuseDecision:
-    """Answers the worker's question what to do, from its keys: the store's package, its code, or a
-    compile.
+    """Decides for one target, when a worker has exported its graph and computed the keys.
+
+    `chosen` is the answer to the worker. It is `Compile` for a worker that does not ask.
 
     The lock of a graph's compile is held until `resources` is closed, which is after the artifact
-    is in the store. Another target or build with the same graph waits, and then takes the code from
-    there.
+    is in the store. Another build of the same graph waits for the lock and then reuses the code.
     """
 
     def __init__(
         self,
         context: BuildContext,
         target: Target,
-        place: Place,
+        staging: Staging,
         resources: contextlib.ExitStack,
         *,
         from_nothing: bool,
     ) -> None:
-        self._resources = resources
-        self.store, self.place, self.from_nothing = context.store, place, from_nothing
-        self.reference_data_limit = target.model.reference_data_limit
-        self._on_phase, self._preflight = context.phases_of(target), context.preflight
+        """With `from_nothing`, nothing is looked up in the store."""
+        self.chosen: Answer = Compile()
+        self._store = context.store
+        self._preflight = context.preflight
+        self._on_phase = context.phases_of(target)
         self._target = target
-        self.action = COMPILE
-        self._hit: Manifest | None = None
+        self._staging = staging
+        self._resources = resources
+        self._from_nothing = from_nothing
+        self._stored: Manifest | None = None
 
     @property
     def weights(self) -> Mapping[str, Any] | None:
-        """Where the weights of what was taken or repacked lie; None after a compile, which finds
-        out."""
-        return self._hit.weights if self._hit else None
+        """Where the weights of the stored package are; None after a compile, which reports that
+        itself."""
+        return self._stored.weights if self._stored else None
 
     @property
     def known_instructions(self) -> Mapping[str, Any] | None:
-        """What the stored code was seen to use: that of a package taken or repacked is the same,
-        byte for byte."""
-        return self._hit.requires.get("instructions") if self._hit else None
+        """The record of the instructions in the stored code; None after a compile.
 
-    def known_check(self, target: Target, *, reference_data_kept: bool) -> Mapping[str, Any] | None:
-        """An earlier check that still holds: of the package that was taken, against the same
-        tolerance, and the reference data that the worker kept because eager gives the same
-        again."""
-        hit = self._hit
-        if (
-            hit is None
-            or self.action != TAKE
-            or not reference_data_kept
-            or not is_verified(hit, target)
-        ):
+        A reused or repacked package has the same code, byte for byte.
+        """
+        return self._stored.requires.get("instructions") if self._stored else None
+
+    def valid_check(self, *, reference_data_kept: bool) -> Mapping[str, Any] | None:
+        """The record of an earlier check that is still valid; None if the package must be checked.
+
+        A check is valid for the same package, the same tolerance and the same reference data. The
+        worker says with `reference_data_kept` whether eager mode gave the stored ones again.
+        """
+        stored = self._stored
+        if stored is None or not isinstance(self.chosen, Take) or not reference_data_kept:
             return None
-        return {**hit.check, "seconds": 0.0}
+        if not is_verified(stored, self._target):
+            return None
+        return {**stored.check, "seconds": 0.0}
 
     def answer(self, question: KeysQuestion) -> Answer:
-        """Raises `ToolchainError` where a compile is needed and this host's compiler will not
-        do."""
-        stored: Answer | None = None
-        if not self.from_nothing:
-            stored = self._take(question) or self._repack(question)
-            if stored is None and self._wait_for(question.graph_key):
-                stored = self._take(question) or self._repack(question)
-        if stored is None and self._preflight is not None:
-            self._preflight.require(self._target)
-        return stored or Compile()
+        """Decide, and return the answer for the worker.
 
-    def _wait_for(self, graph_key: str) -> bool:
-        """Take the lock of a graph's compile. Returns whether another build held it."""
+        Raises `ToolchainError` if a compile is necessary and the host's compiler is unfit.
+        """
+        answer = None if self._from_nothing else self._answer_from_store(question)
+        if answer is None:
+            if self._preflight is not None:
+                self._preflight.require(self._target)
+            answer = Compile()
+        self.chosen = answer
+        return answer
+
+    def _answer_from_store(self, question: KeysQuestion) -> Answer | None:
+        answer = self._look_up(question)
+        if answer is None and self._lock_compile(question.graph_key):
+            # The build that held the lock may have stored the code.
+            answer = self._look_up(question)
+        return answer
+
+    def _look_up(self, question: KeysQuestion) -> Answer | None:
+        return self._reuse_package(question) or self._replace_weights(question)
+
+    def _lock_compile(self, graph_key: str) -> bool:
+        """Acquire the lock of a graph's compile. Returns whether another build held it."""
         waited = False
 
         def on_wait() -> None:
@@ -93,28 +105,33 @@ class ReuseDecision:
             waited = True
 
         try:
-            self._resources.enter_context(self.store.lock(graph_key, on_wait))
+            self._resources.enter_context(self._store.lock(graph_key, on_wait))
         except OSError:
-            return False  # the store cannot be written to; at worst two builds compile this graph
+            # The store is read-only. At worst two builds compile this graph.
+            return False
         return waited
 
-    def _take(self, question: KeysQuestion) -> Take | None:
-        """The very package, and its reference data if that can be had."""
-        hit = self.store.by_key(question.key)
-        if hit is None or not self.store.get(hit.files[MODEL], self.place.staged / MODEL):
+    def _reuse_package(self, question: KeysQuestion) -> Take | None:
+        """Stage the stored package of the same graph and weights, and its reference data if
+        possible."""
+        stored = self._store.by_key(question.key)
+        if stored is None:
             return None
-        self.action, self._hit = TAKE, hit
-        # With another limit, the reference data held less or more than models.yaml now asks for.
-        same_limit = hit.source["spec"].get("reference_data.limit") == self.reference_data_limit
-        reference_data = self.place.staged / REFERENCE_DATA
-        return Take(
-            reference_data=same_limit and self.store.get(hit.files[REFERENCE_DATA], reference_data)
-        )
+        if not self._store.get(stored.files[MODEL], self._staging.artifact / MODEL):
+            return None
+        self._stored = stored
+        # With another limit, the stored file has fewer or more tensors than models.yaml asks for.
+        stored_limit = stored.source["spec"].get("reference_data.limit")
+        if stored_limit != self._target.model.reference_data_limit:
+            return Take(reference_data=False)
+        path = self._staging.artifact / REFERENCE_DATA
+        return Take(reference_data=self._store.get(stored.files[REFERENCE_DATA], path))
 
-    def _repack(self, question: KeysQuestion) -> Repack | None:
-        """A package of the same graph whose weights can be exchanged."""
-        hit, template = self.store.by_graph(question.graph_key), self.place.work / "template.pt2"
-        if hit is None or not self.store.get(hit.files[MODEL], template):
+    def _replace_weights(self, question: KeysQuestion) -> Repack | None:
+        """Stage a package of the same graph whose weights can be replaced."""
+        stored = self._store.by_graph(question.graph_key)
+        template = self._staging.directory / "template.pt2"
+        if stored is None or not self._store.get(stored.files[MODEL], template):
             return None
-        self.action, self._hit = REPACK, hit
-        return Repack(template=str(template), alignment=hit.weights["alignment"])
+        self._stored = stored
+        return Repack(template=str(template), alignment=stored.weights["alignment"])

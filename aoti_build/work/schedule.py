@@ -1,7 +1,7 @@
-"""Doing the work of a plan: a pool of threads, each following one target's worker processes under
-the target's lock.
+"""Executes a plan with a pool of threads.
 
-A no-op never imports this module.
+Each thread does one step under its target's lock and follows the workers of that step. A build with
+nothing to do does not import this module.
 """
 
 from __future__ import annotations
@@ -24,55 +24,66 @@ from aoti_build.planning.actions import Action, Done
 from aoti_build.planning.plan import Step, plan_target
 from aoti_build.work.context import BuildContext
 from aoti_build.work.outcome import Outcome, outcome_of
+from aoti_build.work.processes import allow_starts, check_stopping, stop_all
 from aoti_build.work.restore import restore
-from aoti_build.work.worker import allow_starts, check_stopping, stop_all
 
 if TYPE_CHECKING:
     from aoti_build.work.target import TargetBuilder
 
 
-def default_jobs(work: int) -> int:
-    """Workers at once: one for each processor that they may use, as long as each finds memory."""
-    if work == 1:
+def default_jobs(steps: int) -> int:
+    """How many steps to do at once: as many as processors and memory allow, and at least one."""
+    if steps == 1:
         return 1
-    return max(1, min(usable_processors(), available_memory() // JOB_MEMORY, work))
+    return max(1, min(usable_processors(), available_memory() // JOB_MEMORY, steps))
 
 
 @dataclass
 class Builder:
-    """Does one step under its lock; planned again inside it, since another build may just have done
-    the work."""
+    """Does one step under its target's lock, and returns the outcome.
+
+    `force` ignores the published artifact and the store. With `check_reproducible`, each target is
+    compiled once more and compared.
+    """
 
     context: BuildContext
     force: bool
     check_reproducible: bool
 
     def __call__(self, step: Step) -> Outcome:
+        """If the step fails, the outcome has the error."""
         try:
-            if step.target.hardware.builds_alone:
-                # Two autotuning runs on one GPU measure each other, whichever process they are of.
-                with lock(inductor_cache_root() / "gpu.lock", check_stopping):
-                    return self._locked(step)
-            return self._locked(step)
+            if not step.target.hardware.builds_alone:
+                return self._do_locked(step)
+            # Two autotuning runs on one GPU would measure each other, also those of two builds.
+            with lock(inductor_cache_root() / "gpu.lock", check_stopping):
+                return self._do_locked(step)
         except AotiBuildError as error:
-            return self._failed(step, error)
+            return self._failure(step, error)
         except OSError as error:
-            return self._failed(step, disk_error(error))
+            return self._failure(step, disk_error(error))
 
     def progress(self, target: Target, text: str) -> None:
         self.context.on_progress(target, text)
 
-    def _failed(self, step: Step, error: AotiBuildError) -> Outcome:
-        """With what is published now: a step may fail after that, as when the outcome cannot be
-        reproduced."""
-        error.target = step.target.name
-        found = read_manifest(artifact_directory(self.context.project, step.target))
-        manifest = found if isinstance(found, Manifest) else None
-        return outcome_of(step.target, Done.FAILED, step.reasons, manifest, error=error)
+    def _failure(self, step: Step, error: AotiBuildError) -> Outcome:
+        """The outcome of a failed step, with what is published now.
 
-    def _locked(self, step: Step) -> Outcome:
-        target, waited = step.target, False
-        project, digests, store = self.context.project, self.context.digests, self.context.store
+        A step may publish before it fails. This happens if the artifact cannot be reproduced.
+        """
+        error.target = step.target.name
+        manifest = read_manifest(artifact_directory(self.context.project, step.target))
+        return outcome_of(
+            step.target,
+            Done.FAILED,
+            step.reasons,
+            manifest if isinstance(manifest, Manifest) else None,
+            error=error,
+        )
+
+    def _do_locked(self, step: Step) -> Outcome:
+        project, target = self.context.project, step.target
+        waited = False
 
         def on_wait() -> None:
             nonlocal waited
@@ -82,34 +93,59 @@ class Builder:
             waited = True
 
         with lock(lock_path(project, target), on_wait):
+            # A build that was killed may have left the artifact under another name.
             recover_directory(artifact_directory(project, target))
-            fresh = step
-            # A second restore costs less than to look whether it is needed.
-            if waited or step.action != Action.RESTORE:
-                # What another build has just made is fresh enough even for --force.
-                fresh = plan_target(
-                    project, target, digests, store, force=self.force and not waited
-                )
-            outcome, manifest = self._act(fresh)
+            current_step = self._plan_again(step, waited=waited)
+            outcome, manifest = self._do(current_step)
             if not self.check_reproducible:
                 return outcome
-            self._target_builder().reproduce(replace(fresh, manifest=manifest))
+            self._target_builder().reproduce(replace(current_step, manifest=manifest))
             return replace(outcome, action=Done.REPRODUCED)
 
-    def _act(self, step: Step) -> tuple[Outcome, Manifest | None]:
-        """Do what the step says; its outcome and the manifest that is published then."""
+    def _plan_again(self, step: Step, *, waited: bool) -> Step:
+        """The step as planned under the lock. Another build may have done the work since the plan
+        was made."""
+        # A second restore costs less than a second plan.
+        if step.action == Action.RESTORE and not waited:
+            return step
+        # The artifact of a build that held the lock is new, so it is enough for --force.
+        force = self.force and not waited
+        context = self.context
+        return plan_target(
+            context.project,
+            step.target,
+            context.digests,
+            context.store,
+            force=force,
+        )
+
+    def _do(self, step: Step) -> tuple[Outcome, Manifest | None]:
+        """Do the action of a step. Returns the outcome, and the manifest that is published then."""
+        target = step.target
         if step.action == Action.UP_TO_DATE:
-            return outcome_of(step.target, Done.UP_TO_DATE, (), step.manifest), step.manifest
+            return outcome_of(target, Done.UP_TO_DATE, (), step.manifest), step.manifest
         if step.action == Action.RECHECK:
             manifest = self._target_builder().recheck(step)
-            return outcome_of(step.target, Done.RECHECKED, step.reasons, manifest), manifest
-        restored = restore(self.context, step) if step.action == Action.RESTORE else None
-        made = restored or self._target_builder().build(step, from_nothing=self.force)
-        reasons = tuple(Reason(**reason) for reason in made.reasons)
-        return outcome_of(step.target, Done(made.action), reasons, made, seconds=made.seconds), made
+            return outcome_of(target, Done.RECHECKED, step.reasons, manifest), manifest
+        manifest = self._restore_or_build(step)
+        outcome = outcome_of(
+            target,
+            Done(manifest.action),
+            tuple(Reason(**reason) for reason in manifest.reasons),
+            manifest,
+            seconds=manifest.seconds,
+        )
+        return outcome, manifest
+
+    def _restore_or_build(self, step: Step) -> Manifest:
+        if step.action == Action.RESTORE:
+            restored = restore(self.context, step)
+            if restored is not None:
+                return restored
+        return self._target_builder().build(step, from_nothing=self.force)
 
     def _target_builder(self) -> TargetBuilder:
-        # Imported here because a restore needs nothing of it.
+        # Imported here because a restore needs none of it.
         from aoti_build.work.target import TargetBuilder
 
         return TargetBuilder(self.context)
@@ -122,46 +158,76 @@ def run_all(
     keep_going: bool,
     check_early: Callable[[], None],
 ) -> dict[str, Outcome]:
-    """Outcomes by target name. `check_early` is called once the first steps are running; an
-    exception that it raises ends them.
+    """Do all steps, up to `jobs` at once, and return the outcomes by target name.
+
+    After a failure no further step is started unless `keep_going`. `check_early` is called when the
+    first steps are running. If it raises an exception, all workers are ended.
 
     Raises `Interrupted` on Ctrl-C, after every worker has ended.
     """
-    outcomes: dict[str, Outcome] = {}
-    waiting = list(steps)
-    running: dict[Future[Outcome], Step] = {}
+    # An earlier command of this Python process may have been interrupted.
     allow_starts()
     with ThreadPoolExecutor(max_workers=jobs, thread_name_prefix="build") as pool:
-
-        def start() -> None:
-            while waiting and len(running) < jobs:
-                step = waiting.pop(0)
-                running[pool.submit(builder, step)] = step
-
         try:
-            start()
-            check_early()
-            while running:
-                done, _ = wait(running, timeout=1.0, return_when=FIRST_COMPLETED)
-                for future in done:
-                    outcome = future.result()
-                    outcomes[running.pop(future).target.name] = outcome
-                    builder.progress(outcome.target, outcome.action)
-                    if outcome.action == Done.FAILED and not keep_going:
-                        outcomes |= {
-                            step.target.name: outcome_of(
-                                step.target, Done.NOT_STARTED, step.reasons, step.manifest
-                            )
-                            for step in waiting
-                        }
-                        waiting.clear()
-                start()
+            return _Run(builder, pool, list(steps), jobs, keep_going).finish(check_early)
         except Exception:
+            # The pool waits for its threads, and they wait for their workers.
             stop_all()
             raise
         except KeyboardInterrupt:
             stop_all()
             raise Interrupted(
-                "interrupted: every worker has ended, published artifacts are as they were"
+                "interrupted: every worker has ended, and published artifacts are unchanged"
             ) from None
-    return outcomes
+
+
+class _Run:
+    """The steps that wait and those that run."""
+
+    def __init__(
+        self,
+        builder: Builder,
+        pool: ThreadPoolExecutor,
+        waiting: list[Step],
+        jobs: int,
+        keep_going: bool,
+    ) -> None:
+        self._builder = builder
+        self._pool = pool
+        self._waiting = waiting
+        self._jobs = jobs
+        self._keep_going = keep_going
+        self._running: dict[Future[Outcome], Step] = {}
+        self._outcomes: dict[str, Outcome] = {}
+
+    def finish(self, check_early: Callable[[], None]) -> dict[str, Outcome]:
+        self._start_steps()
+        check_early()
+        while self._running:
+            done, _ = wait(self._running, timeout=1.0, return_when=FIRST_COMPLETED)
+            for future in done:
+                step = self._running.pop(future)
+                self._record(step, future.result())
+            self._start_steps()
+        return self._outcomes
+
+    def _start_steps(self) -> None:
+        while self._waiting and len(self._running) < self._jobs:
+            step = self._waiting.pop(0)
+            self._running[self._pool.submit(self._builder, step)] = step
+
+    def _record(self, step: Step, outcome: Outcome) -> None:
+        self._outcomes[step.target.name] = outcome
+        self._builder.progress(outcome.target, outcome.action)
+        if outcome.action == Done.FAILED and not self._keep_going:
+            self._cancel_waiting()
+
+    def _cancel_waiting(self) -> None:
+        for step in self._waiting:
+            self._outcomes[step.target.name] = outcome_of(
+                step.target,
+                Done.NOT_STARTED,
+                step.reasons,
+                step.manifest,
+            )
+        self._waiting.clear()

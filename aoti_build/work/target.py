@@ -1,5 +1,4 @@
-"""Building one target: a worker exports it, its keys decide between taking, repacking and
-compiling, and another fresh process checks the package before it is published."""
+"""Builds one target, from its export to its publication."""
 
 from __future__ import annotations
 
@@ -8,284 +7,280 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-from aoti_build.artifact.fingerprint import Parts, spec_parts
+from aoti_build.artifact.fingerprint import Parts
 from aoti_build.artifact.manifest import MODEL, Manifest
 from aoti_build.artifact.paths import inductor_cache_root
-from aoti_build.artifact.provenance import provenance
-from aoti_build.artifact.reasons import Reason, ReasonKind
+from aoti_build.artifact.reasons import ReasonKind
 from aoti_build.common.digests import digest_file
-from aoti_build.errors import BuildError, EditedMeanwhile, MessageError
+from aoti_build.errors import BuildError, EditedMeanwhile
 from aoti_build.host import compatibility
-from aoti_build.messages import BuildJob, BuildResult, Recorded
+from aoti_build.messages import BuildJob, BuildResult
 from aoti_build.models_file.project import Target
 from aoti_build.models_file.records import target_to_json
-from aoti_build.models_file.weights import weights_files
-from aoti_build.planning.actions import Done
 from aoti_build.planning.current_state import toolchain_parts, weight_parts
 from aoti_build.planning.plan import Step
-from aoti_build.work.check import CheckAhead, check_or_say, places
-from aoti_build.work.context import BuildContext, Place
+from aoti_build.work.build_record import built_manifest
+from aoti_build.work.check import Checker
+from aoti_build.work.context import BuildContext, Staging
 from aoti_build.work.crash import WorkerCrash
 from aoti_build.work.gpu import gpu_code_of, gpu_environment
 from aoti_build.work.instructions import Instructions
 from aoti_build.work.opened import open_artifact
-from aoti_build.work.reuse import COMPILE, REPACK, ReuseDecision
-from aoti_build.work.worker import OWN_VARIABLES, WORKER_VARIABLES, OnPhase, OnQuestion, run_worker
+from aoti_build.work.reuse import ReuseDecision
+from aoti_build.work.worker import (
+    JOB_VARIABLES,
+    WORKER_VARIABLES,
+    OnPhase,
+    OnQuestion,
+    ignore_phase,
+    run_worker,
+    yaml_positions,
+)
 
 
 @dataclass(frozen=True)
 class TargetBuilder:
-    """Builds one target after another; the caller holds the target's lock. Raises the worker's
-    errors and `BuildError`."""
+    """Builds, rechecks and reproduces targets. The caller holds the target's lock.
+
+    All methods raise `BuildError`, and the errors of workers.
+    """
 
     context: BuildContext
 
     def build(self, step: Step, *, from_nothing: bool = False) -> Manifest:
-        """Export, then take, repack or compile as the keys allow; with `from_nothing` the store is
-        not looked into."""
+        """Export the target, then reuse, repack or compile its package. Check and publish it.
+
+        With `from_nothing`, no artifact is looked up in the store.
+        """
         started = time.perf_counter()
         target = step.target
         with contextlib.ExitStack() as resources:
-            place = resources.enter_context(self.context.place(target))
-            before = self._before(target)
+            staging = resources.enter_context(self.context.stage(target))
+            # Read before the worker starts. An input that is edited during the build then differs
+            # when it is compared before the publication.
+            early_parts = self._early_parts(target)
             decision = ReuseDecision(
-                self.context, target, place, resources, from_nothing=from_nothing
+                self.context,
+                target,
+                staging,
+                resources,
+                from_nothing=from_nothing,
             )
-            runs_here = not compatibility.lacking_architecture(
-                compatibility.requirements(target.device, target.architecture)
-            )
-            checker = CheckAhead(self.context, place, resources, runs_here=runs_here)
+            checker = resources.enter_context(Checker(self.context, target, staging))
             if _repack_is_likely(step) and not from_nothing:
-                checker.start()
-            with _explaining_crashes(target):
-                made = self._work(target, place, before, decision.answer, checker.on_phase)
+                checker.start_worker()
+            with _explain_illegal_instruction(target):
+                result = self._run_build_job(
+                    target,
+                    staging,
+                    early_parts,
+                    decision.answer,
+                    checker.on_phase,
+                )
+            # A thread reads the code while the package is checked. If the check fails because of
+            # an instruction, leaving this context replaces the error with one that says so.
             instructions = resources.enter_context(
-                Instructions(target, place, decision.known_instructions)
+                Instructions(target, staging, decision.known_instructions)
             )
-            requires = {
-                **compatibility.requirements(target.device, target.architecture),
-                **gpu_code_of(target, place),
-            }
-            if made.imports:
-                requires["imports"] = list(made.imports)
-            check = decision.known_check(
-                target, reference_data_kept=made.reference_data_kept
-            ) or check_or_say(
-                self.context, target, place, place.staged, requires, made.signature, checker.worker
-            )
-            manifest = Manifest(
-                target=target.name,
-                models_file=self.context.project.file.name,
-                key=made.key,
-                graph_key=made.graph_key,
-                weights=_weights(made, decision),
-                source=_source_parts(target, self.context.project.root, before, made),
-                files={},
+            requires = _requirements(target, staging, result)
+            check = decision.valid_check(reference_data_kept=result.reference_data_kept)
+            if check is None:
+                check = checker.check(staging.artifact, requires, result.signature)
+            manifest = built_manifest(
+                self.context.project,
+                step,
+                result,
+                decision,
+                early_parts=early_parts,
                 requires={**requires, "instructions": instructions.result()},
-                signature=made.signature,
                 check=check,
-                action=_action(decision.action, step, made.graph_key),
-                reasons=tuple(
-                    reason.as_json() for reason in _explained(step, decision.action, made.graph_key)
-                ),
-                provenance=provenance(self.context.project.root),
             )
-            seconds = {**made.seconds, "check": check["seconds"]}
-            return self.context.publish(target, place, manifest, seconds, started)
+            seconds = {**result.seconds, "check": check["seconds"]}
+            return self.context.publish(target, staging, manifest, seconds, started)
 
     def recheck(self, step: Step) -> Manifest:
-        """Check the published artifact and record that: the tolerance changed, or its host could
-        not run it."""
+        """Check the published artifact again and write the result into its manifest.
+
+        This is for an artifact with another tolerance, or one that its building host could not run.
+        Raises `EditedMeanwhile` if the artifact was exchanged during the check.
+        """
         manifest, target = step.manifest, step.target
         if manifest is None:
             raise ValueError("only a published artifact can be checked again")
         with (
-            self.context.place(target) as place,
+            self.context.stage(target) as staging,
             open_artifact(self.context.project, target) as artifact,
         ):
-            needs, signature = manifest.requires, manifest.signature
-            check = check_or_say(self.context, target, place, artifact.files, needs, signature)
-            # Whoever copies artifacts by hand takes no lock.
+            checker = Checker(self.context, target, staging)
+            check = checker.check(artifact.files, manifest.requires, manifest.signature)
+            # A user who copies artifacts by hand takes no lock.
             if artifact.manifest != manifest or not artifact.is_still_published():
                 raise EditedMeanwhile(f"the artifact of {target.name}")
             renewed = replace(manifest, check=check)
-            renewed.write(artifact.place)
+            renewed.write(artifact.opened)
             if manifest.unverified:
+                # Other checkouts that restore it need not check it again.
                 self.context.store.put(renewed, artifact.files)
         return renewed
 
     def reproduce(self, step: Step) -> None:
-        """Compile the published artifact's sources again from nothing; raise `BuildError` unless
-        the bytes are the same."""
+        """Compile the target once more, without the store, and compare the package's bytes with the
+        published ones.
+
+        Raises `BuildError` if they differ, or if no artifact is published.
+        """
         published, target = step.manifest, step.target
         if published is None:
             raise BuildError("there is no artifact to reproduce", target=target.name)
-        with self.context.place(target) as place:
-            with contextlib.ExitStack() as resources:
-                decision = ReuseDecision(self.context, target, place, resources, from_nothing=True)
-                made = self._work(
-                    target, place, self._before(target), decision.answer, from_nothing=True
-                )
-            digest = digest_file(place.staged / MODEL)
+        with contextlib.ExitStack() as resources:
+            staging = resources.enter_context(self.context.stage(target))
+            decision = ReuseDecision(self.context, target, staging, resources, from_nothing=True)
+            result = self._run_build_job(
+                target,
+                staging,
+                self._early_parts(target),
+                decision.answer,
+                use_stored_kernels=False,
+            )
+            digest = digest_file(staging.artifact / MODEL)
             if digest != published.files[MODEL].sha256:
-                raise BuildError(
-                    "building it again gave other bytes",
-                    cause=(
-                        f"{MODEL} was {published.files[MODEL].sha256[:12]}, is {digest[:12]}; "
-                        f"key was {published.key[:12]}, is {made.key[:12]}"
-                    ),
-                    hint=(
-                        "autotuning on a GPU and memory-mapped weights are not reproducible; use"
-                        " a preset without max_autotune, and load weights without mmap"
-                    ),
-                    log=place.log,
-                )
+                raise _reproduction_error(published, digest, result.key, staging)
 
-    def _work(
+    def _run_build_job(
         self,
         target: Target,
-        place: Place,
-        before: Parts,
+        staging: Staging,
+        early_parts: Parts,
         answer: OnQuestion,
-        also: OnPhase = lambda phase: None,
+        on_phase: OnPhase = ignore_phase,
         *,
-        from_nothing: bool = False,
+        use_stored_kernels: bool = True,
     ) -> BuildResult:
-        def on_phase(phase: str) -> None:
-            self.context.on_progress(target, phase)
-            also(phase)
+        """Run the worker that makes the package in the staging directory.
 
-        kernels = None if from_nothing else self.context.store.kernels(before)
+        Phases are reported as progress, and then to `on_phase`.
+        """
+
+        def report_phase(phase: str) -> None:
+            self.context.on_progress(target, phase)
+            on_phase(phase)
+
+        kernels = self.context.store.kernels(early_parts) if use_stored_kernels else None
         environment = gpu_environment(target, kernels)
         return run_worker(
-            self._job(target, place, before, environment),
-            directory=place.work / "build",
-            log=place.log,
-            on_phase=on_phase,
+            self._build_job(target, staging, early_parts, environment),
+            directory=staging.directory / "build",
+            log=staging.log,
+            on_phase=report_phase,
             answer=answer,
             environment=environment,
         )
 
-    def _before(self, target: Target) -> Parts:
-        """The parts of the source key that are known before the worker reports what it used."""
-        return {
-            **toolchain_parts(target),
-            "weights": weight_parts(self.context.project, target, self.context.digests),
-        }
-
-    def _job(
-        self, target: Target, place: Place, before: Parts, environment: Mapping[str, str]
+    def _build_job(
+        self,
+        target: Target,
+        staging: Staging,
+        early_parts: Parts,
+        environment: Mapping[str, str],
     ) -> BuildJob:
-        clock = place.work / "clock"
-        clock.touch()
-        now_ns = time.time_ns()
-        replaced = (*WORKER_VARIABLES, *OWN_VARIABLES, *environment)
+        replaced = (*WORKER_VARIABLES, *JOB_VARIABLES, *environment)
         return BuildJob(
             root=str(self.context.project.root),
             target_document=target_to_json(target),
-            staged=str(place.staged),
-            whole_reference_data=str(place.whole_reference_data),
+            staged=str(staging.artifact),
+            whole_reference_data=str(staging.whole_reference_data),
             cache_root=str(inductor_cache_root()),
             architecture_options=target.compile_options,
-            where=places(self.context.project, target),
-            toolchain=before["toolchain"],
-            environment=before["environment"],
+            where=yaml_positions(self.context.project, target),
+            toolchain=early_parts["toolchain"],
+            environment=early_parts["environment"],
             replaced_variables={name: os.environ.get(name) for name in replaced},
-            skew_ns=clock.stat().st_mtime_ns - now_ns,
+            skew_ns=_clock_skew(staging),
         )
+
+    def _early_parts(self, target: Target) -> Parts:
+        """The parts of the source key that are known before the worker reports what it used."""
+        weights = weight_parts(self.context.project, target, self.context.digests)
+        return {**toolchain_parts(target), "weights": weights}
+
+
+def _clock_skew(staging: Staging) -> int:
+    """Nanoseconds that the file system's clock is ahead of this host's, as on a network drive."""
+    file = staging.directory / "clock"
+    file.touch()
+    now_ns = time.time_ns()
+    return file.stat().st_mtime_ns - now_ns
+
+
+def _missing_architecture(target: Target) -> list[str]:
+    """What this host lacks to run the target's code, as sentences."""
+    requires = compatibility.requirements(target.device, target.architecture)
+    return compatibility.lacking_architecture(requires)
+
+
+def _requirements(target: Target, staging: Staging, result: BuildResult) -> dict[str, Any]:
+    """What a host must have to run the staged package, for the manifest."""
+    requires = compatibility.requirements(target.device, target.architecture)
+    requires.update(gpu_code_of(target, staging))
+    if result.imports:
+        requires["imports"] = list(result.imports)
+    return requires
 
 
 @contextlib.contextmanager
-def _explaining_crashes(target: Target) -> Iterator[None]:
-    """Compiling needs no processor that can run the code; measuring it, as autotuning does, kills
-    the worker."""
+def _explain_illegal_instruction(target: Target) -> Iterator[None]:
+    """Explain a worker that died because it ran code for an architecture that this host lacks.
+
+    A host can compile such code. But autotuning measures it, and so has to run it.
+    """
     try:
         yield
     except WorkerCrash as crash:
-        lacks = compatibility.lacking_architecture(
-            compatibility.requirements(target.device, target.architecture)
-        )
-        if crash.signal_name != "SIGILL" or target.hardware.has_kernels or not lacks:
+        missing = _missing_architecture(target)
+        if crash.signal_name != "SIGILL" or target.hardware.has_kernels or not missing:
             raise
         raise BuildError(
             f"this host cannot run code for isa {target.architecture}, which inductor ran while it"
             " compiled",
             target=target.name,
-            cause="\n".join(lacks),
+            cause="\n".join(missing),
             hint=(
-                "build it on a host that can, or with a preset that measures nothing (max_autotune)"
+                "build it on a host with this architecture, or with a preset that measures no code"
+                " (without max_autotune)"
             ),
             log=crash.log,
         ) from crash
 
 
 def _repack_is_likely(step: Step) -> bool:
-    """The published code could take other weights, and code, options and toolchain seem to be the
-    same."""
-    apart = step.manifest is not None and bool(step.manifest.weights.get("external"))
+    """Whether probably only weights have to be replaced.
+
+    That is so if the published code can take other weights, and nothing that is known without an
+    export requires other code.
+    """
+    published = step.manifest
+    if published is None or not published.weights.get("external"):
+        return False
     kinds = {reason.reason for reason in step.reasons}
-    return (
-        apart
-        and not kinds & {ReasonKind.CONFIG_CHANGED, ReasonKind.TOOLCHAIN_CHANGED, ReasonKind.FORCED}
-        and not kinds <= {ReasonKind.SOURCE_CHANGED}
+    if kinds & {ReasonKind.CONFIG_CHANGED, ReasonKind.TOOLCHAIN_CHANGED, ReasonKind.FORCED}:
+        return False
+    # An edited source alone mostly leads to the same package or to another graph.
+    return not kinds <= {ReasonKind.SOURCE_CHANGED}
+
+
+def _reproduction_error(published: Manifest, digest: str, key: str, staging: Staging) -> BuildError:
+    old_digest = published.files[MODEL].sha256
+    return BuildError(
+        "building it again gave other bytes",
+        cause=(
+            f"{MODEL} was {old_digest[:12]}, is {digest[:12]}; "
+            f"key was {published.key[:12]}, is {key[:12]}"
+        ),
+        hint=(
+            "autotuning on a GPU and memory-mapped weights are not reproducible; use a preset"
+            " without max_autotune, and load weights without mmap"
+        ),
+        log=staging.log,
     )
-
-
-def _action(done: str, step: Step, graph_key: str) -> Done:
-    """The contract's word for what was done: weights-only when this target's own code was kept."""
-    if done == COMPILE:
-        return Done.COMPILED
-    if done == REPACK and step.manifest is not None and step.manifest.graph_key == graph_key:
-        return Done.REPACKED
-    return Done.REUSED
-
-
-def _explained(step: Step, done: str, graph_key: str) -> tuple[Reason, ...]:
-    """The step's reasons, and why new weights needed a compile where only they are new."""
-    old = step.manifest
-    if done != COMPILE or old is None or old.weights.get("external") is not False:
-        return step.reasons
-    if old.graph_key == graph_key or {reason.reason for reason in step.reasons} == {
-        ReasonKind.WEIGHTS_CHANGED
-    }:
-        return (*step.reasons, Reason(ReasonKind.WEIGHTS_IN_CODE, str(old.weights.get("why"))))
-    return step.reasons
-
-
-def _weights(made: BuildResult, decision: ReuseDecision) -> Mapping[str, Any]:
-    """Where the weights lie: as in the stored package, or as the compile found out."""
-    found = decision.weights if decision.weights is not None else made.weights
-    if found is None:
-        raise MessageError("a worker compiled a graph and does not say where its weights lie")
-    return found
-
-
-def _source_parts(
-    target: Target, root: Path, before: Parts, made: BuildResult
-) -> dict[str, Mapping[str, Any]]:
-    return {
-        "spec": spec_parts(target),
-        "config": dict(target.inductor_config),
-        "sources": _without_weights(made.sources, target, root),
-        "distributions": made.distributions,
-        "modules": made.modules,
-        "variables": made.variables,
-        **before,
-    }
-
-
-def _without_weights(sources: Recorded, target: Target, root: Path) -> Recorded:
-    """The files that were read, without the target's weights, which are a group of their own. A
-    link was noted under its own name, and under that of what it leads to."""
-    weights = target.model.weights
-    paths = set() if weights is None else set(weights_files(weights, root).values())
-    names = {name for path in paths for name in (os.path.normpath(path), os.path.realpath(path))}
-    roots = root, os.path.realpath(root)
-    return {
-        name: digest
-        for name, digest in sources.items()
-        if not any(os.path.join(above, name) in names for above in roots)
-    }

@@ -17,7 +17,7 @@ from projects import write_single
 
 from aoti_build.common.digests import digest_file, digest_json
 from aoti_build.models_file import load_project
-from aoti_build.work.check import find_cause
+from aoti_build.work.check_failure import find_cause
 
 NET = """\
 import torch

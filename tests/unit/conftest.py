@@ -17,7 +17,7 @@ from small_projects import REAL_PYTHON, FakeWorker, publish_fake, replace_worker
 import aoti_build.models_file.parsing.resolve
 from aoti_build.artifact.paths import artifact_directory
 from aoti_build.models_file import Project
-from aoti_build.work.worker import allow_starts
+from aoti_build.work.processes import allow_starts
 
 # How long an example takes says nothing of it: machines are shared.
 settings.register_profile("any machine", deadline=None)

@@ -13,7 +13,7 @@ import pytest
 from aoti_build.artifact import paths
 from aoti_build.common import directories
 from aoti_build.errors import DirectoryError, ExitCode
-from aoti_build.work.worker import _own_variables
+from aoti_build.work.worker import job_variables
 
 OTHER = 20001  # a user that owns nothing here
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to another user")
@@ -283,14 +283,14 @@ def test_names_that_torch_would_take_for_others(
 def test_workers_get_what_libraries_look_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    own = _own_variables(tmp_path)
-    assert own["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "inductor")
-    assert "HOME" not in own, "there is one"
+    variables = job_variables(tmp_path)
+    assert variables["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "inductor")
+    assert "HOME" not in variables, "there is one"
 
     def none() -> str:
         raise KeyError("getpwuid(): uid not found: 12345")
 
     monkeypatch.setenv("HOME", "")
     monkeypatch.setattr("getpass.getuser", none)
-    own = _own_variables(tmp_path)
-    assert (own["HOME"], own["LOGNAME"]) == (str(tmp_path), f"user-{os.geteuid()}")
+    variables = job_variables(tmp_path)
+    assert (variables["HOME"], variables["LOGNAME"]) == (str(tmp_path), f"user-{os.geteuid()}")

@@ -251,7 +251,7 @@ def test_working_state(
     publish_fake(project, targets[0])
     load_project(project.file, cache)
     plan(project, targets[:2], quick=True)
-    host_checks._write(passed_checks_path(project.artifacts), ["a" * 64])
+    host_checks.write_passed_keys(passed_checks_path(project.artifacts), ["a" * 64])
     tuning = KernelCache(store_beside(project.artifacts) / "v1/kernels/x")
     tuning.add_tuning("gpu", {"cache/aaaaaaaaaaaaaaaa": '{"a": {"b": 1.0}}'})
     tuning.add("KEY", {"a.cubin": b"code"})
@@ -275,9 +275,8 @@ def test_working_state(
                 assert artifact_directory(read, target).parent.parent == read.artifacts
             said(plan_lines(plan(read, read.targets[:2], quick=True)))
             said(clean_lines(clean(read, None, dry_run=True)))
-            assert all(
-                len(key) == 64 for key in host_checks._read(passed_checks_path(project.artifacts))
-            )
+            keys = host_checks.read_passed_keys(passed_checks_path(project.artifacts))
+            assert all(len(key) == 64 for key in keys)
             assert all(isinstance(text, str) for text in tuning.tuning("gpu").values())
             tuning.add_tuning("gpu", {"cache/aaaaaaaaaaaaaaaa": '{"a": {"c": 1.0}}'})
             tuning.fetch("KEY")

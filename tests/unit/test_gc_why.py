@@ -197,10 +197,10 @@ def test_damaged_records_are_removed(project: Project, history: list[Manifest]) 
 )
 def test_an_amount_that_is_none_is_wrong_usage(option: str, typed: str) -> None:
     from aoti_build.errors import UsageError
-    from aoti_build.tasks.options import AGES, SIZES, amount
+    from aoti_build.tasks.options import AGES, SIZES, read_amount
 
     with pytest.raises(UsageError, match=option) as caught:
-        amount(option, typed, SIZES if option == "--max-size" else AGES)
+        read_amount(option, typed, SIZES if option == "--max-size" else AGES)
     assert caught.value.exit_code == ExitCode.USAGE
 
 

@@ -33,7 +33,7 @@ from aoti_build.models_file import Project, Target
 from aoti_build.planning.current_state import toolchain_parts
 from aoti_build.report import text
 from aoti_build.runtime import explain
-from aoti_build.work.context import Place
+from aoti_build.work.context import Staging
 from aoti_build.work.gpu import gpu_code_of
 
 PORTABLE = {
@@ -295,19 +295,19 @@ def test_the_code_of_a_package_is_what_all_its_kernels_have(
 ) -> None:
     with open_archive(package(tmp_path / MODEL, **kernels)) as archive:
         assert common_architectures(archive) == code
-    place = Place(tmp_path, tmp_path, tmp_path / "log")
-    found = gpu_code_of(only(project_for(tmp_path / "project", "sm_80")), place)
+    staging = Staging(tmp_path, tmp_path, tmp_path / "log")
+    found = gpu_code_of(only(project_for(tmp_path / "project", "sm_80")), staging)
     assert found == ({"gpu_code": list(code)} if code else {})
 
 
 def test_packages_for_the_cpu_and_unreadable_ones_have_none(tmp_path: Path) -> None:
-    place = Place(tmp_path, tmp_path, tmp_path / "log")
+    staging = Staging(tmp_path, tmp_path, tmp_path / "log")
     cuda = only(project_for(tmp_path / "project", "sm_80"))
-    assert gpu_code_of(cuda, place) == {}
+    assert gpu_code_of(cuda, staging) == {}
     (tmp_path / MODEL).write_bytes(b"no package")
-    assert gpu_code_of(cuda, place) == {}
+    assert gpu_code_of(cuda, staging) == {}
     package(tmp_path / MODEL, a_dot_cubin=CUBIN_90A)
-    assert gpu_code_of(Target(cuda.model, "cpu"), place) == {}
+    assert gpu_code_of(Target(cuda.model, "cpu"), staging) == {}
 
 
 # What the toolchain tells
@@ -372,7 +372,7 @@ def jobs_of(fake_worker: FakeWorker) -> list[Job[Any]]:
 def holding(monkeypatch: pytest.MonkeyPatch, *code: str) -> None:
     """What the pretended package is found to hold."""
     monkeypatch.setattr(
-        "aoti_build.work.target.gpu_code_of", lambda target, place: {"gpu_code": list(code)}
+        "aoti_build.work.target.gpu_code_of", lambda target, staging: {"gpu_code": list(code)}
     )
 
 

@@ -299,7 +299,7 @@ def test_one_artifact_is_compared_with_one(tmp_path: Path) -> None:
     project = write_project(tmp_path / "project", TWO_MODELS)
     done = inv("inspect", "--diff", "first/cpu", cwd=project.root)
     assert done.returncode == 2
-    assert "means 2" in done.stderr
+    assert "2 targets are selected" in done.stderr
 
 
 def test_a_file_needs_no_project(tmp_path: Path) -> None:

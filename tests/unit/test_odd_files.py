@@ -205,7 +205,7 @@ READERS: dict[str, tuple[Callable[[Path], Any], Any]] = {
         lambda path: Index(path, path.parent, StatCache(path)).look_up("a/cpu", "", ""),
         None,
     ),
-    "passed checks": (host_checks._read, []),
+    "passed checks": (host_checks.read_passed_keys, []),
     "tuning": (lambda path: KernelCache(path.parent.parent).tuning(path.stem), {}),
 }
 

@@ -32,7 +32,7 @@ from aoti_build.messages import RunJob, RunRequest
 from aoti_build.models_file import Project
 from aoti_build.report import text
 from aoti_build.work.crash import WorkerCrash
-from aoti_build.work.worker import check_stopping, stop_all
+from aoti_build.work.processes import check_stopping, stop_all
 
 IMAGE = "    image: {crop: 4, classes: classes.txt}\n"
 NO_CHECK: Mapping[str, Any] = {"check": "none", "verdicts": []}

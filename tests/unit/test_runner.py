@@ -79,7 +79,7 @@ def test_no_torch_and_no_compiler_are_the_toolchains_faults(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("CXX", "'")
-    with pytest.raises(ToolchainError, match="no command"):
+    with pytest.raises(ToolchainError, match="is not a command"):
         compile_command("cpu", Path("runner"))
     monkeypatch.setattr(installed_torch, "torch_directory", lambda: None)
     with pytest.raises(ToolchainError, match="torch is not installed"):
@@ -166,4 +166,4 @@ def test_nothing_is_compiled_for_artifacts_that_are_not_there(
 def test_a_runtime_that_is_none(project: Project) -> None:
     answer = inv("verify", "--runtime", "rust", cwd=project.root)
     assert answer.returncode == 2
-    assert "--runtime rust: not one of python, cpp" in answer.stderr
+    assert "--runtime rust is not one of python, cpp" in answer.stderr

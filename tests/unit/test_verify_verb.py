@@ -34,7 +34,8 @@ from aoti_build.host import cuda
 from aoti_build.messages import Job, Message, ProbeJob, ProbeResult
 from aoti_build.models_file import Project, load_project
 from aoti_build.work.crash import WorkerCrash
-from aoti_build.work.worker import WorkerTimeout, check_stopping, stop_all
+from aoti_build.work.processes import check_stopping, stop_all
+from aoti_build.work.worker import WorkerTimeout
 
 
 def test_a_good_artifact_passes(project: Project, published: Path, fake_worker: FakeWorker) -> None:
@@ -301,7 +302,9 @@ def test_what_takes_too_long_is_stopped(
     project: Project, published: Path, fake_worker: FakeWorker
 ) -> None:
     assert published
-    fake_worker.answers["check"] = WorkerTimeout("it had not ended after 5 s and was stopped")
+    fake_worker.answers["check"] = WorkerTimeout(
+        "the worker had not ended after 5 s and was stopped"
+    )
     report = run_verify(project)
     assert (verdicts(report), report.exit_code) == (["timeout"], 3)
 

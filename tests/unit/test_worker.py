@@ -46,9 +46,10 @@ from aoti_build.messages import (
     Repack,
     encode,
 )
-from aoti_build.work import worker
+from aoti_build.work import processes
 from aoti_build.work.crash import WorkerCrash
-from aoti_build.work.worker import Worker, allow_starts, run_worker, stop_all
+from aoti_build.work.processes import allow_starts, stop_all
+from aoti_build.work.worker import Worker, run_worker
 
 # What a stub worker has: the job, `phase`, `result`, and a pipe that is open as long as any process
 # of its group lives.
@@ -427,7 +428,7 @@ def test_a_worker_that_waits_for_its_job_tells_whether_it_has_ended(
 def test_stop_all_ends_worker_and_children(
     run: Run, lifeline: Lifeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker, "_GRACE_SECONDS", 0.1)
+    monkeypatch.setattr(processes, "_GRACE_SECONDS", 0.1)
     raised: list[BaseException] = []
 
     def work() -> None:

@@ -36,7 +36,7 @@ from aoti_build.models_file.parsing import field_types
 from aoti_build.models_file.records import record_digest
 from aoti_build.store.kernels import KernelCache
 from aoti_build.work import host_checks
-from aoti_build.work.worker import _result
+from aoti_build.work.worker import read_result
 
 Change = Callable[[dict[str, Any]], object]
 BAD_NAMES = [
@@ -241,7 +241,7 @@ def write_state(project: Project) -> list[Path]:
     records.write_cache_record(
         stat_cache_path(project), "aoti-build/stat-cache", 1, {"files": {"a": {}}}
     )
-    host_checks._write(passed_checks_path(project.artifacts), ["a" * 64])
+    host_checks.write_passed_keys(passed_checks_path(project.artifacts), ["a" * 64])
     return [
         record,
         index_path(project),
@@ -260,7 +260,7 @@ def believed(project: Project, parses: list[Path]) -> list[bool]:
         bool(
             records.read_cache_record(stat_cache_path(project), "aoti-build/stat-cache", 1, "files")
         ),
-        bool(host_checks._read(passed_checks_path(project.artifacts))),
+        bool(host_checks.read_passed_keys(passed_checks_path(project.artifacts))),
     ]
 
 
@@ -382,4 +382,4 @@ HEAD = {"format": "aoti-build/message", "format_version": 1}
 def test_a_result_that_is_none_is_refused(tmp_path: Path, result: Any) -> None:
     (tmp_path / "result.json").write_text(json.dumps(result))
     with pytest.raises(MessageError, match=r"result\.json: "):
-        _result(CompileResult, 0, tmp_path / "result.json", tmp_path / "log")
+        read_result(CompileResult, tmp_path / "result.json", status=0, log=tmp_path / "log")

@@ -1,4 +1,4 @@
-"""What `build` checks before it compiles: once per toolchain, and never where nothing compiles."""
+"""The preflight: it checks each toolchain once, and only before a compile."""
 
 from __future__ import annotations
 
@@ -18,37 +18,37 @@ from aoti_build.errors import Interrupted, ToolchainError
 from aoti_build.host.checks.finding import FAIL, OK, WARN, Finding
 from aoti_build.models_file import Project
 from aoti_build.work import host_checks
-from aoti_build.work.worker import check_stopping
+from aoti_build.work.processes import check_stopping
 
-BROKEN = Finding(
+FATAL = Finding(
     "compiler", FAIL, "it is broken", cause="it said so", fix="CXX=/usr/bin/g++", stops=True
 )
-DOUBT = Finding("openssl", FAIL, "there is none", fix="install openssl")
+NOT_FATAL = Finding("openssl", FAIL, "there is none", fix="install openssl")
 
 
 class Checks:
-    """In place of the real ones: counts, and finds what a test says."""
+    """Replaces the real checks: records each call, and returns the findings of a test."""
 
     def __init__(self) -> None:
-        self.found: list[Finding] = [Finding("compiler", OK, "fit")]
-        self.asked: list[tuple[str, ...]] = []
+        self.findings: list[Finding] = [Finding("compiler", OK, "fit")]
+        self.device_lists: list[tuple[str, ...]] = []
 
     def __call__(self, devices: Sequence[str], artifacts: Path | None, **_: Any) -> list[Finding]:
-        self.asked.append(tuple(devices))
-        return self.found
+        self.device_lists.append(tuple(devices))
+        return self.findings
 
 
 @pytest.fixture
 def checks(monkeypatch: pytest.MonkeyPatch) -> Checks:
-    made = Checks()
-    monkeypatch.setattr(host_checks, "quick_checks", made)
-    return made
+    checks = Checks()
+    monkeypatch.setattr(host_checks, "quick_checks", checks)
+    return checks
 
 
 def test_nothing_is_compiled_with_a_broken_toolchain(
     project: Project, fake_worker: FakeWorker, checks: Checks
 ) -> None:
-    checks.found = [DOUBT, BROKEN]
+    checks.findings = [NOT_FATAL, FATAL]
     with pytest.raises(ToolchainError) as caught:
         build(project, project.targets)
     error = caught.value
@@ -63,7 +63,7 @@ def test_nothing_is_compiled_with_a_broken_toolchain(
 def test_workers_end_as_soon_as_the_toolchain_is_known_to_be_broken(
     project: Project, fake_worker: FakeWorker, checks: Checks
 ) -> None:
-    checks.found = [BROKEN]
+    checks.findings = [FATAL]
     ended = []
 
     def export(verb: str, job: Any) -> None:
@@ -106,13 +106,13 @@ def test_each_target_that_needs_the_compiler_has_an_error_of_its_own(
 ) -> None:
     project = write_project(tmp_path, TWO_MODELS)
     build(project, project.targets)
-    checks.found, checks.asked = [BROKEN], []
+    checks.findings, checks.device_lists = [FATAL], []
     passed_checks_path(project.artifacts).unlink()
     (project.root / "model.py").write_text(
         "another = 1\n" + (project.root / "model.py").read_text()
     )
     report = build(project, project.targets, jobs=jobs, keep_going=True)
-    assert (report.exit_code, len(checks.asked), len(fake_worker.decisions)) == (5, 1, 2)
+    assert (report.exit_code, len(checks.device_lists), len(fake_worker.decisions)) == (5, 1, 2)
     errors = [(row["target"], row["error"]["target"]) for row in report.as_json()["targets"]]
     assert errors == [("first/cpu", "first/cpu"), ("second/cpu", "second/cpu")]
 
@@ -121,22 +121,22 @@ def test_what_passed_is_not_checked_again(
     project: Project, fake_worker: FakeWorker, checks: Checks
 ) -> None:
     build(project, project.targets)
-    assert checks.asked == [("cpu",)]
+    assert checks.device_lists == [("cpu",)]
     build(project, project.targets, force=True)
-    assert len(checks.asked) == 1
+    assert len(checks.device_lists) == 1
     assert fake_worker.calls.count("build small") == 2
 
 
 def test_a_failure_is_not_remembered(
     project: Project, fake_worker: FakeWorker, checks: Checks
 ) -> None:
-    checks.found = [BROKEN]
+    checks.findings = [FATAL]
     for _ in range(2):
         with pytest.raises(ToolchainError):
             build(project, project.targets)
-    checks.found = []
+    checks.findings = []
     assert build(project, project.targets).exit_code == 0
-    assert len(checks.asked) == 3
+    assert len(checks.device_lists) == 3
     assert fake_worker.decisions == ["compile"]
 
 
@@ -154,7 +154,7 @@ def test_another_toolchain_or_place_is_checked(
     build(project, project.targets)
     monkeypatch.setenv(variable, str(tmp_path))
     build(project, project.targets, force=True)
-    assert len(checks.asked) == 2
+    assert len(checks.device_lists) == 2
     monkeypatch.undo()
     assert fake_worker.calls
 
@@ -165,7 +165,7 @@ def test_both_of_two_toolchains_are_remembered(
     for value in ("g++", "/no/such/compiler", "g++", "/no/such/compiler"):
         monkeypatch.setenv("CXX", value)
         build(project, project.targets, force=True)
-    assert len(checks.asked) == 2
+    assert len(checks.device_lists) == 2
     assert fake_worker.calls
 
 
@@ -174,7 +174,7 @@ def test_what_is_up_to_date_is_not_checked(
 ) -> None:
     assert published
     build(project, project.targets)
-    assert checks.asked == []
+    assert checks.device_lists == []
     assert not passed_checks_path(project.artifacts).exists()
 
 
@@ -183,13 +183,13 @@ def test_an_edit_under_the_same_toolchain_may_need_no_compile(
 ) -> None:
     """Its code can come from the store, so a broken compiler must not be in its way."""
     build(project, project.targets)
-    checks.found, checks.asked = [BROKEN], []
+    checks.findings, checks.device_lists = [FATAL], []
     passed_checks_path(project.artifacts).unlink()
     (project.root / "model.py").write_text(
         "# a comment\n" + (project.root / "model.py").read_text()
     )
     assert build(project, project.targets).exit_code == 0
-    assert (checks.asked, fake_worker.decisions[1:]) == ([], ["take"])
+    assert (checks.device_lists, fake_worker.decisions[1:]) == ([], ["take"])
 
 
 def test_code_from_a_store_needs_no_compiler(
@@ -203,7 +203,7 @@ def test_code_from_a_store_needs_no_compiler(
     monkeypatch.setenv("AOTI_BUILD_STORE", str(tmp_path / "shared"))
     build(project, project.targets)
     shutil.rmtree(project.artifacts)
-    checks.found = [BROKEN]
+    checks.findings = [FATAL]
     (project.root / "model.py").write_text(
         "# a comment\n" + (project.root / "model.py").read_text()
     )
@@ -217,13 +217,13 @@ def test_an_edit_that_turns_out_to_need_a_compile_is_checked_then(
     project: Project, fake_worker: FakeWorker, checks: Checks
 ) -> None:
     build(project, project.targets)
-    checks.found, checks.asked = [BROKEN], []
+    checks.findings, checks.device_lists = [FATAL], []
     passed_checks_path(project.artifacts).unlink()
     (project.root / "model.py").write_text(
         "another = 1\n" + (project.root / "model.py").read_text()
     )
     report = build(project, project.targets)
-    assert (report.exit_code, len(checks.asked)) == (5, 1)
+    assert (report.exit_code, len(checks.device_lists)) == (5, 1)
     assert [error.message for outcome in report.outcomes if (error := outcome.error)] == [
         "it is broken"
     ]
@@ -236,7 +236,7 @@ def test_a_changed_toolchain_is_checked(
     assert published
     edit(project, lambda document: document["source"]["toolchain"].update({"cxx.version": "older"}))
     build(project, project.targets)
-    assert (len(checks.asked), len(fake_worker.calls)) == (1, 2)
+    assert (len(checks.device_lists), len(fake_worker.calls)) == (1, 2)
 
 
 def test_a_preset_with_a_compiler_of_its_own_is_not_judged(
@@ -244,21 +244,23 @@ def test_a_preset_with_a_compiler_of_its_own_is_not_judged(
 ) -> None:
     own = "inductor_configs:\n  own: {cpp.cxx: g++-77}\n"
     project = write_project(tmp_path, ONE_MODEL + "    inductor_configs: [own]\n" + own)
-    checks.found = [BROKEN]
+    checks.findings = [FATAL]
     assert build(project, project.targets).exit_code == 0
-    assert (checks.asked, fake_worker.calls[0]) == ([], "build small")
+    assert (checks.device_lists, fake_worker.calls[0]) == ([], "build small")
 
 
-def test_doubts_are_said_and_do_not_stop(
+def test_failures_that_may_not_stop_a_compile_are_warnings(
     project: Project, fake_worker: FakeWorker, checks: Checks
 ) -> None:
-    checks.found = [DOUBT, Finding("memory", WARN, "little")]
-    said: list[str] = []
-    report = build(project, project.targets, on_progress=lambda _, text: said.append(text))
+    checks.findings = [NOT_FATAL, Finding("memory", WARN, "little")]
+    progress: list[str] = []
+    report = build(project, project.targets, on_progress=lambda _, text: progress.append(text))
     assert report.exit_code == 0
-    assert "warning: openssl: there is none (install openssl)" in said  # a worker may be faster
+    assert "warning: openssl: there is none (install openssl)" in progress  # a worker may be faster
     assert fake_worker.calls
-    assert not passed_checks_path(project.artifacts).exists(), "said again until it is mended"
+    assert not passed_checks_path(project.artifacts).exists(), (
+        "the warning comes again until the host is repaired"
+    )
 
 
 @pytest.mark.parametrize(
@@ -272,7 +274,7 @@ def test_an_unreadable_record_costs_the_checks(
     record.parent.mkdir(parents=True)
     record.write_bytes(content)
     build(project, project.targets)
-    assert len(checks.asked) == 1
+    assert len(checks.device_lists) == 1
     assert json.loads(record.read_bytes())["format_version"] == 1
     assert fake_worker.calls
 

@@ -1,5 +1,5 @@
-"""What a host can compile and not run: published, said at every turn, never called good, and
-settled elsewhere."""
+"""Artifacts that their building host cannot run: they are published as unverified, and another host
+verifies them."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture
 def on(monkeypatch: pytest.MonkeyPatch) -> Host:
-    """Let this host have a processor with what an isa has; at first, AVX2."""
+    """Sets the architecture of this host's processor. The first one is AVX2."""
 
     def change(isa: str) -> None:
         monkeypatch.setattr(cpu, "cpu_features", lambda: tuple(sorted(cpu.ISA_FEATURES[isa])))
@@ -71,14 +71,14 @@ def architecture(tmp_path: Path, on: Host, fake_worker: FakeWorker) -> Project:
     return project
 
 
-def test_it_is_published_without_a_check_and_says_so(architecture: Project) -> None:
+def test_a_build_publishes_it_and_reports_that_it_is_unverified(architecture: Project) -> None:
     manifest = manifest_of(architecture)
     assert manifest.unverified == LACKS
     assert (manifest.check["cases"], manifest.check["seconds"]) == ([], 0.0)
     assert manifest.requires["cpu_features"] == sorted(cpu.ISA_FEATURES["avx512"])
 
 
-def test_every_report_says_it_as_long_as_it_is_so(architecture: Project) -> None:
+def test_every_report_shows_that_it_is_unverified(architecture: Project) -> None:
     for _ in range(2):  # an index must not make it a good one
         report = run_build(architecture)
         assert (actions(report), report.exit_code, report.as_json()["ok"]) == (
@@ -105,7 +105,7 @@ def test_every_report_says_it_as_long_as_it_is_so(architecture: Project) -> None
     )
 
 
-def test_strict_fails_and_leaves_it_published(
+def test_strict_fails_and_the_artifact_stays_published(
     architecture: Project, fake_worker: FakeWorker
 ) -> None:
     (artifact_directory(architecture, architecture.targets[0]) / MODEL).unlink()
@@ -121,7 +121,7 @@ def test_strict_fails_and_leaves_it_published(
     assert fake_worker.calls == []
 
 
-def test_it_can_be_neither_verified_nor_run_here_and_that_is_no_failure(
+def test_verify_and_run_are_unavailable_without_a_failure(
     architecture: Project, fake_worker: FakeWorker
 ) -> None:
     report = verify(architecture, architecture.targets)
@@ -136,7 +136,7 @@ def test_it_can_be_neither_verified_nor_run_here_and_that_is_no_failure(
     assert fake_worker.calls == []
 
 
-def test_a_run_on_a_capable_host_says_that_nothing_was_settled(
+def test_a_run_on_a_capable_host_does_not_verify_it(
     architecture: Project, on: Host, fake_worker: FakeWorker
 ) -> None:
     on("avx512")
@@ -166,7 +166,7 @@ def test_an_unfit_artifact_that_declares_no_architecture_is_still_refused(
     assert (verdicts(report), report.exit_code, fake_worker.calls) == (["refused"], 4, [])
 
 
-def test_more_than_the_architecture_in_the_way_is_refused(architecture: Project) -> None:
+def test_a_host_that_lacks_more_than_the_architecture_refuses_it(architecture: Project) -> None:
     edit(architecture, lambda document: document["requires"].update(torch="1.0.0"))
     report = verify(architecture, architecture.targets)
     assert (verdicts(report), report.exit_code) == (["refused"], 4)
@@ -174,12 +174,12 @@ def test_more_than_the_architecture_in_the_way_is_refused(architecture: Project)
     assert LACKS in str(report.verdicts[0].error)
 
 
-def test_a_damaged_one_is_refused_whatever_the_host_lacks(architecture: Project) -> None:
+def test_a_damaged_artifact_is_refused_on_every_host(architecture: Project) -> None:
     (artifact_directory(architecture, architecture.targets[0]) / MODEL).write_bytes(b"damaged")
     assert verify(architecture, architecture.targets).exit_code == 4
 
 
-def test_a_service_does_not_take_it_before_it_was_checked(architecture: Project, on: Host) -> None:
+def test_a_service_does_not_load_it_before_it_is_verified(architecture: Project, on: Host) -> None:
     on("avx512")
     with pytest.raises(ArtifactError) as caught:
         load("small", artifacts=architecture.artifacts)
@@ -192,7 +192,7 @@ def test_a_service_does_not_take_it_before_it_was_checked(architecture: Project,
 
 
 @pytest.mark.usefixtures("fake_worker")
-def test_another_variant_is_taken_meanwhile(tmp_path: Path, on: Host) -> None:
+def test_a_service_loads_another_variant_until_then(tmp_path: Path, on: Host) -> None:
     project = write_project(tmp_path / "two", ONE_MODEL + "    cpu: {isa: [avx2, avx512]}\n")
     run_build(project)
     on("avx512")
@@ -201,7 +201,7 @@ def test_another_variant_is_taken_meanwhile(tmp_path: Path, on: Host) -> None:
     assert explain("small", artifacts=project.artifacts).best().target == "small/cpu-avx512"
 
 
-def test_verify_on_a_capable_host_settles_it(
+def test_verify_on_a_capable_host_verifies_it(
     architecture: Project, on: Host, fake_worker: FakeWorker
 ) -> None:
     on("avx512")
@@ -226,7 +226,7 @@ def test_verify_on_a_capable_host_settles_it(
     assert fake_worker.calls == ["check", "probe"]
 
 
-def test_fresh_references_settle_nothing_of_an_out_of_date_one(
+def test_fresh_references_do_not_verify_an_out_of_date_artifact(
     architecture: Project, on: Host, fake_worker: FakeWorker
 ) -> None:
     on("avx512")
@@ -241,7 +241,7 @@ def test_fresh_references_settle_nothing_of_an_out_of_date_one(
 
 
 @pytest.mark.parametrize("where", ["manifest", "store"])
-def test_a_verify_that_fails_settles_nothing(
+def test_a_failed_verify_does_not_verify_it(
     architecture: Project, on: Host, fake_worker: FakeWorker, where: str
 ) -> None:
     on("avx512")
@@ -257,7 +257,7 @@ def test_a_verify_that_fails_settles_nothing(
     assert found.unverified == LACKS
 
 
-def test_an_artifact_that_was_exchanged_meanwhile_is_left_alone(
+def test_an_artifact_that_was_exchanged_during_verify_is_not_changed(
     architecture: Project, on: Host, fake_worker: FakeWorker
 ) -> None:
     on("avx512")
@@ -268,7 +268,7 @@ def test_an_artifact_that_was_exchanged_meanwhile_is_left_alone(
     assert manifest_of(architecture).unverified == LACKS
 
 
-def test_what_cannot_be_written_down_is_said(
+def test_a_manifest_that_cannot_be_written_is_reported(
     architecture: Project, on: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     on("avx512")
@@ -285,7 +285,7 @@ def test_what_cannot_be_written_down_is_said(
     assert "passed, but its manifest cannot be written: Permission denied" in said
 
 
-def test_build_on_a_capable_host_checks_what_is_there(
+def test_build_on_a_capable_host_checks_the_published_artifact(
     architecture: Project, on: Host, fake_worker: FakeWorker
 ) -> None:
     before = manifest_of(architecture)
@@ -308,7 +308,7 @@ def test_build_on_a_capable_host_checks_what_is_there(
     assert stored.unverified is None  # so that others who have it need not compare it again
 
 
-def test_one_that_fails_there_stays_unverified(
+def test_an_artifact_that_fails_there_stays_unverified(
     architecture: Project, on: Host, fake_worker: FakeWorker
 ) -> None:
     on("avx512")
@@ -319,7 +319,7 @@ def test_one_that_fails_there_stays_unverified(
     assert report.as_json()["targets"][0]["unverified"] == LACKS
 
 
-def test_a_build_that_fails_still_says_so_of_what_is_published(
+def test_a_failed_build_reports_that_the_published_artifact_is_unverified(
     architecture: Project, fake_worker: FakeWorker
 ) -> None:
     (architecture.root / "helper.py").write_text("edited = 1\n")
@@ -330,7 +330,7 @@ def test_a_build_that_fails_still_says_so_of_what_is_published(
     assert (row["key"], row["unverified"]) == (manifest_of(architecture).key, LACKS)
 
 
-def test_a_stored_one_is_checked_where_it_is_restored(
+def test_a_stored_artifact_is_checked_on_a_capable_host(
     architecture: Project, on: Host, fake_worker: FakeWorker
 ) -> None:
     clean(architecture, architecture.targets)
@@ -352,7 +352,7 @@ def test_a_stored_one_is_checked_where_it_is_restored(
     )
 
 
-def test_a_stored_one_stays_unverified_where_it_cannot_run(
+def test_a_stored_artifact_stays_unverified_on_another_host(
     architecture: Project, fake_worker: FakeWorker
 ) -> None:
     clean(architecture, architecture.targets)
@@ -364,7 +364,7 @@ def test_a_stored_one_stays_unverified_where_it_cannot_run(
     )
 
 
-def test_what_was_checked_elsewhere_comes_back_through_the_store(
+def test_a_check_on_another_host_is_found_in_the_store(
     architecture: Project, on: Host, fake_worker: FakeWorker, tmp_path: Path
 ) -> None:
     elsewhere = tmp_path / "elsewhere"
@@ -385,7 +385,7 @@ def test_what_was_checked_elsewhere_comes_back_through_the_store(
     assert manifest_of(architecture).unverified is None
 
 
-def test_an_unverified_record_does_not_replace_a_checked_one(
+def test_an_unverified_manifest_does_not_replace_a_verified_one(
     architecture: Project, on: Host, fake_worker: FakeWorker
 ) -> None:
     on("avx512")
@@ -403,7 +403,7 @@ def test_an_unverified_record_does_not_replace_a_checked_one(
     )
 
 
-def test_it_replaces_a_checked_one_whose_files_are_gone(
+def test_it_replaces_a_verified_one_without_files(
     architecture: Project, on: Host, fake_worker: FakeWorker
 ) -> None:
     on("avx512")
@@ -422,7 +422,7 @@ def test_it_replaces_a_checked_one_whose_files_are_gone(
     )
 
 
-def test_a_package_that_is_taken_keeps_a_pass_and_nothing_else(
+def test_a_reused_package_keeps_only_a_check_that_passed(
     architecture: Project, on: Host, fake_worker: FakeWorker
 ) -> None:
     comment = "# a comment\ndef module(width): ...\n"
@@ -442,7 +442,7 @@ def test_a_package_that_is_taken_keeps_a_pass_and_nothing_else(
     )
 
 
-def test_one_that_is_taken_on_a_capable_host_is_checked(
+def test_a_package_that_is_reused_on_a_capable_host_is_checked(
     architecture: Project, on: Host, fake_worker: FakeWorker
 ) -> None:
     (architecture.root / "helper.py").write_text("# a comment\ndef module(width): ...\n")
@@ -452,7 +452,7 @@ def test_one_that_is_taken_on_a_capable_host_is_checked(
     assert fake_worker.calls == ["build small", "check"]
 
 
-def test_new_weights_for_checked_code_are_unverified_here(
+def test_verified_code_with_new_weights_is_unverified(
     tmp_path: Path, on: Host, fake_worker: FakeWorker
 ) -> None:
     fake_worker.weights = {"external": True, "alignment": 64}
@@ -467,7 +467,7 @@ def test_new_weights_for_checked_code_are_unverified_here(
     assert fake_worker.ahead == []  # no process waits for a check that will not be made
 
 
-def test_another_tolerance_makes_a_passed_one_unverified_where_it_cannot_run(
+def test_another_tolerance_makes_a_verified_artifact_unverified(
     tmp_path: Path, on: Host, fake_worker: FakeWorker
 ) -> None:
     on("avx512")
@@ -520,7 +520,7 @@ def test_an_architecture_of_another_machine_cannot_be_built(
     )
 
 
-def test_a_compile_that_measures_its_code_here_is_explained(
+def test_a_compile_that_runs_code_for_another_architecture_is_explained(
     tmp_path: Path, on: Host, fake_worker: FakeWorker
 ) -> None:
     fake_worker.answers["build"] = WorkerCrash(
@@ -537,7 +537,7 @@ def test_a_compile_that_measures_its_code_here_is_explained(
     assert "killed by SIGILL" in str(again.outcomes[0].error)
 
 
-def test_a_reference_file_without_room_for_anything_is_said_and_not_called_a_mismatch(
+def test_reference_data_without_tensors_are_reported_and_no_mismatch(
     architecture: Project, on: Host, fake_worker: FakeWorker
 ) -> None:
     on("avx512")
