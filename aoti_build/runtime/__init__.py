@@ -16,8 +16,8 @@ import sys
 from typing import TYPE_CHECKING
 
 from aoti_build.errors import UsageError
-from aoti_build.runtime.arguments import state_names
 from aoti_build.runtime.choose import Candidate, Choice, explain
+from aoti_build.runtime.leaves import state_names
 from aoti_build.runtime.package import Verify, admit
 
 if TYPE_CHECKING:

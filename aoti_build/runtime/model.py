@@ -15,8 +15,9 @@ from torch.utils import _pytree as pytree
 from aoti_build.artifact.manifest import Manifest
 from aoti_build.errors import ArtifactError, ClosedError, CopyError, InputError
 from aoti_build.host.devices import device_named
-from aoti_build.runtime.arguments import Arguments, Kinds, Parameter, parameter_names, state_names
+from aoti_build.runtime.arguments import Arguments, Parameter, parameter_names
 from aoti_build.runtime.choose import Candidate, Choice
+from aoti_build.runtime.leaves import Kinds, state_names
 from aoti_build.runtime.package import Admitted
 from aoti_build.runtime.raw import raw_loader
 from aoti_build.runtime.weights import Weights

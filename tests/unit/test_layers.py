@@ -42,6 +42,7 @@ RUNTIME_WITHOUT_TORCH = {
     "arguments.py",
     "cache_entry.py",
     "choose.py",
+    "leaves.py",
     "package.py",
     "private.py",
     "process_directory.py",
