@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
@@ -56,6 +57,15 @@ class Admitted:
 
     def close(self) -> None:
         self._resources.close()
+
+    @contextlib.contextmanager
+    def closed_on_error(self) -> Iterator[None]:
+        """Close the package if the block raises."""
+        try:
+            yield
+        except BaseException:
+            self.close()
+            raise
 
 
 def admit(directory: Path, manifest: Manifest, verify: Verify = "full") -> Admitted:
