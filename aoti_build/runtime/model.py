@@ -20,7 +20,7 @@ from aoti_build.runtime.leaves import Kinds, state_names
 from aoti_build.runtime.package import Admitted
 from aoti_build.runtime.raw import raw_loader
 from aoti_build.runtime.structures import exported_parameters, output_restorer
-from aoti_build.runtime.weights import Weights
+from aoti_build.runtime.weights import ReplaceableWeights
 from aoti_build.runtime.written import WrittenInputs
 
 _LONGEST_CAUSE = 2000  # characters of a message from torch
@@ -115,13 +115,14 @@ class LoadedModel:
             raise self._embedded_weights()
         with self._gate.alone():
             loader = self._open_loader()
-            weights = Weights(self.target, listed, loader.get_constant_fqns(), self._device)
-            ready = weights.ready(state, partial=partial)
+            names = loader.get_constant_fqns()
+            weights = ReplaceableWeights(self.target, listed, names, self._device)
+            prepared = weights.prepare(state, partial=partial)
             self._synchronize()  # kernels of earlier calls may still read the old weights
-            loader.load_constants(ready, False, False)
+            loader.load_constants(prepared, False, False)
             self._synchronize()
             if self.state:
-                self._replaced_weights |= ready
+                self._replaced_weights |= prepared
 
     @property
     def state(self) -> tuple[str, ...]:
