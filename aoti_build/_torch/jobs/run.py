@@ -235,7 +235,7 @@ class Bench:
                 if self.target.device == "cuda":
                     torch.cuda.synchronize()
                 started = time.perf_counter()
-                package.run_own(copies)
+                package.run_in_place(copies)
                 samples.append(time.perf_counter() - started)
         return summary(samples[WARM_UP - 1 :])
 
