@@ -49,9 +49,9 @@ def read_tensors(path: Path) -> list[Tensor | None]:
     with path.open("rb") as file:
         try:
             entries = _read_head(file)
+            return [_read_tensor(entry, file) for entry in entries]
         except (StopIteration, AttributeError) as error:  # too few words, or no dtype of torch
             raise ValueError(f"its head is damaged: {error!r}") from error
-        return [_read_tensor(entry, file) for entry in entries]
 
 
 def _read_head(file: BufferedReader) -> list[_Entry | None]:
