@@ -23,7 +23,7 @@ from aoti_build._torch.checking.reference_data import Case, ReferenceData, load_
 from aoti_build._torch.checking.returned import as_returned
 from aoti_build._torch.compiling.settings import set_precision
 from aoti_build._torch.data.image import Images, images, top_classes
-from aoti_build._torch.data.read import fit, read, wants
+from aoti_build._torch.data.read import describe_inputs, fit, read
 from aoti_build._torch.events import Events
 from aoti_build._torch.jobs.check import verdicts
 from aoti_build._torch.jobs.prepared import Prepared, prepare
@@ -177,7 +177,7 @@ class Bench:
             raise VerificationError(
                 "the artifact refused or failed on these inputs",
                 cause=_first_line(error),
-                hint=wants(self.job.signature),
+                hint=describe_inputs(self.job.signature),
             ) from error
 
     def expected(self, asked: RunRequest, calls: list[list[Tensor]]) -> tuple[list[Case], Basis]:
