@@ -10,7 +10,6 @@ imported here: its types come through `Kinds`, and nested structures through the
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +19,7 @@ from aoti_build.runtime.leaves import (
     FollowingSize,
     Kinds,
     Leaf,
+    Parameter,
     dims_of,
     following_sizes,
     leaf_of,
@@ -27,19 +27,6 @@ from aoti_build.runtime.leaves import (
 
 # The size of each dim in one call, with the leaf that it comes from.
 _Sizes = dict[str, tuple[int, Leaf]]
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """One parameter of the exported call, which has `leaves` leaves.
-
-    `spec` flattens its argument; None if the argument is a leaf itself.
-    """
-
-    name: str
-    keyword: bool
-    leaves: int = 1
-    spec: Any = None
 
 
 @dataclass
@@ -71,14 +58,16 @@ class Arguments:
         written = frozenset(self.signature["mutates"]["inputs"])
         # Then `WrittenInputs` makes inputs contiguous, after it has compared their memory.
         self._writes = bool(written)
-        self._leaves = [
-            leaf_of(entry, dims, self.kinds, written) for entry in self.signature["inputs"]
-        ]
+        self._leaves = []
         self._tensors = []
         self._constants = []
-        for index, leaf in enumerate(self._leaves):
-            group = self._tensors if leaf.constant is None else self._constants
-            group.append((index, leaf))
+        for index, entry in enumerate(self.signature["inputs"]):
+            leaf = leaf_of(entry, dims, self.kinds, written)
+            self._leaves.append(leaf)
+            if leaf.constant is None:
+                self._tensors.append((index, leaf))
+            else:
+                self._constants.append((index, leaf))
         self._following = list(following_sizes([leaf for _, leaf in self._tensors]))
         self._names = tuple(parameter.name for parameter in self.parameters)
         self._name_set = frozenset(self._names)
@@ -113,7 +102,7 @@ class Arguments:
         Raises `InputError`.
         """
         values: Sequence[Any]
-        # The first two cases are the most common ones, and faster than `_bind`.
+        # The first two cases are the most common ones, and do without the slower `_bind`.
         if self._direct_form == "positional" and not kwargs and len(args) == len(self._names):
             values = args
         elif self._direct_form == "keyword" and not args and kwargs.keys() == self._name_set:
@@ -168,7 +157,12 @@ class Arguments:
             )
         return value.resolve_conj().resolve_neg()
 
-    def _measure(self, leaf: Leaf, shape: Sequence[int], sizes: _Sizes) -> None:
+    def _measure(
+        self,
+        leaf: Leaf,
+        shape: Sequence[int],
+        sizes: _Sizes,
+    ) -> None:
         """Compare a tensor's shape with a leaf that has dims, and add these dims to `sizes`."""
         if len(shape) != len(leaf.shape):
             raise self._wrong_shape(leaf, shape)
@@ -188,7 +182,12 @@ class Arguments:
                 raise self._wrong_shape(leaf, shape, f"{name} is {size}")
             sizes[name] = size, leaf
 
-    def _follow(self, following: FollowingSize, shape: Sequence[int], sizes: _Sizes) -> None:
+    def _follow(
+        self,
+        following: FollowingSize,
+        shape: Sequence[int],
+        sizes: _Sizes,
+    ) -> None:
         """Compare a size with the expression of dims that it follows.
 
         If the expression has one dim that is not in `sizes`, compute it and compare its range.
@@ -201,10 +200,7 @@ class Arguments:
         if name is None:
             expected = size.at(values)
             if expected != actual:
-                sources = " and ".join(
-                    f"{name} is {value} in {sizes[name][1].name}" for name, value in values.items()
-                )
-                cause = f"{sources}, so that {size} is {expected} and not {actual}"
+                cause = f"{_sources(values, sizes)}, so that {size} is {expected} and not {actual}"
                 raise self._wrong_shape(leaf, shape, cause)
             return
         solved = size.solved(name, actual, values)
@@ -238,7 +234,12 @@ class Arguments:
             values += self._leaves_of(parameter, bound, len(values))
         return values
 
-    def _leaves_of(self, parameter: Parameter, bound: Mapping[str, Any], start: int) -> list[Any]:
+    def _leaves_of(
+        self,
+        parameter: Parameter,
+        bound: Mapping[str, Any],
+        start: int,
+    ) -> list[Any]:
         """The leaves of a parameter, which has those from `start` on."""
         if parameter.name not in bound:
             return self._constants_of(parameter, start)
@@ -261,8 +262,10 @@ class Arguments:
     def _unknown_name(self, name: str) -> InputError:
         import difflib
 
+        hint = None
         matches = difflib.get_close_matches(name, self._names, n=1)
-        hint = f"did you mean {matches[0]}?" if matches else None
+        if matches:
+            hint = f"did you mean {matches[0]}?"
         return self._misuse(f"there is no argument {name}", hint)
 
     def _misuse(
@@ -271,8 +274,14 @@ class Arguments:
         hint: str | None = None,
         cause: str | None = None,
     ) -> InputError:
-        call_hint = f"it is called as {self.form()}"
-        return InputError(message, target=self.target, cause=cause, hint=hint or call_hint)
+        if hint is None:
+            hint = f"it is called as {self.form()}"
+        return InputError(
+            message,
+            target=self.target,
+            cause=cause,
+            hint=hint,
+        )
 
     def _wrong_constant(self, leaf: Leaf, value: Any) -> InputError:
         expected = f"expected {leaf.constant}, which is compiled in"
@@ -301,7 +310,8 @@ class Arguments:
         ranges = ", ".join(f"{name} {_range_text(dim)}" for name, dim in dims.items())
         if ranges:
             expected += f" with {ranges}"
-        return self._refusal(leaf, expected, f"given {_shape_text(shape)}", cause)
+        actual = f"given {_shape_text(shape)}"
+        return self._refusal(leaf, expected, actual, cause)
 
     def _refusal(
         self,
@@ -315,10 +325,13 @@ class Arguments:
 
     def form(self) -> str:
         """The exported call, such as ``model(x, *, mask)``."""
-        words = [parameter.name for parameter in self.parameters if not parameter.keyword]
-        keywords = [parameter.name for parameter in self.parameters if parameter.keyword]
-        if keywords:
-            words += ["*", *keywords]
+        words = []
+        has_keywords = False
+        for parameter in self.parameters:
+            if parameter.keyword and not has_keywords:
+                has_keywords = True
+                words.append("*")
+            words.append(parameter.name)
         return f"model({', '.join(words)})"
 
 
@@ -332,29 +345,21 @@ class _CompiledIn:
         return self._text
 
 
-def parameter_names(signature: Mapping[str, Any], leaves: Sequence[int]) -> list[str]:
-    """The name of each positional parameter, from that of its first leaf (``pair[0]`` -> ``pair``).
-
-    `leaves` counts the leaves of each. A parameter without any, such as an empty list, is not in
-    the signature, so it gets a number.
-    """
-    names = []
-    start = 0
-    for index, count in enumerate(leaves):
-        leaf_name = f"argument_{index}"
-        if count:
-            leaf_name = signature["inputs"][start]["name"]
-        names.append(re.split(r"[\[.]", leaf_name, maxsplit=1)[0])
-        start += count
-    return names
-
-
 def _dtype_name(dtype: Any) -> str:
     return str(dtype).removeprefix("torch.")
 
 
 def _shape_text(shape: Sequence[Any]) -> str:
     return f"[{', '.join(map(str, shape))}]"
+
+
+def _sources(values: Mapping[str, int], sizes: _Sizes) -> str:
+    """The inputs that the sizes of dims come from, for a message."""
+    parts = []
+    for name, value in values.items():
+        _, leaf = sizes[name]
+        parts.append(f"{name} is {value} in {leaf.name}")
+    return " and ".join(parts)
 
 
 def _range_text(dim: Mapping[str, int]) -> str:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -55,6 +55,10 @@ class Candidate:
     @property
     def device(self) -> str:
         return self.variant.partition("-")[0]
+
+    def rejected(self, *reasons: str) -> Candidate:
+        """This candidate with further reasons against it."""
+        return replace(self, why_not=(*self.why_not, *reasons))
 
 
 @dataclass(frozen=True)
@@ -159,7 +163,8 @@ def explain(
     candidates = []
     for variant_name in variants:
         excluded = _exclusion(variant_name, device, requested)
-        candidates.append(_candidate(root, name, variant_name, excluded, device_index))
+        target = f"{name}/{variant_name}"
+        candidates.append(_candidate(root, target, excluded, device_index))
     candidates.sort(key=lambda candidate: (not candidate.fits, _rank(candidate)))
     return Choice(name, root, tuple(candidates))
 
@@ -221,36 +226,36 @@ def _exclusion(variant: str, device: str | None, requested: str | None) -> tuple
 
 def _candidate(
     root: Path,
-    model: str,
-    variant: str,
+    target: str,
     excluded: tuple[str, ...],
     device_index: int,
 ) -> Candidate:
-    """The candidate in a directory, which `excluded` may already speak against."""
-    target = f"{model}/{variant}"
-    directory = root / model / variant
-    manifest = read_manifest(directory)
+    """The candidate of a target. `excluded` has reasons against it from the arguments."""
+    candidate = Candidate(target, root / target, None, excluded)
+    manifest = read_manifest(candidate.directory)
     if not isinstance(manifest, Manifest):
-        return Candidate(target, directory, None, (*excluded, f"damaged: {manifest.why}"))
+        return candidate.rejected(f"damaged: {manifest.why}")
     if manifest.target != target:
-        reason = f"damaged: its manifest is that of {manifest.target}"
-        return Candidate(target, directory, None, (*excluded, reason))
+        return candidate.rejected(f"damaged: its manifest is that of {manifest.target}")
+    candidate = replace(candidate, manifest=manifest)
     if excluded:
-        # The host is not asked: for a GPU that would start its driver.
-        return Candidate(target, directory, manifest, excluded)
+        # The host is not examined: for a GPU that would start its driver.
+        return candidate
     needs = manifest.requires
-    why_not = (*compatibility.unfit(needs, device_index), *_unverified(manifest))
-    if why_not:
-        return Candidate(target, directory, manifest, why_not)
-    gpu_code = compatibility.code_rank(needs, device_index) or (0, 0, 0)
-    return Candidate(target, directory, manifest, gpu_code=gpu_code)
+    candidate = candidate.rejected(*compatibility.unfit(needs, device_index))
+    if manifest.unverified is not None:
+        candidate = candidate.rejected(_unverified_reason(manifest))
+    if not candidate.fits:
+        return candidate
+    gpu_code = compatibility.code_rank(needs, device_index)
+    if gpu_code is None:
+        return candidate
+    return replace(candidate, gpu_code=gpu_code)
 
 
-def _unverified(manifest: Manifest) -> tuple[str, ...]:
-    if manifest.unverified is None:
-        return ()
+def _unverified_reason(manifest: Manifest) -> str:
     remedy = f"run `invoke verify --target {manifest.target}` on a host that can run it"
-    return (f"never compared with eager: where it was built, {manifest.unverified}; {remedy}",)
+    return f"never compared with eager: where it was built, {manifest.unverified}; {remedy}"
 
 
 class _Rank(NamedTuple):
@@ -264,7 +269,7 @@ class _Rank(NamedTuple):
     variant: str
 
 
-# Why a candidate is better, by the first field of the rank that differs.
+# Why a candidate is better, by the first field of its rank that differs, in the order of `_Rank`.
 _REASONS = {
     "device": "its device",
     "machine_code": "it has machine code for this GPU",
@@ -303,8 +308,12 @@ def _has_preset(candidate: Candidate) -> bool:
 
 
 def _reason(better: Candidate, worse: Candidate) -> str:
-    pairs = zip(_Rank._fields, _rank(better), _rank(worse), strict=True)
-    return next(_REASONS[field] for field, first, second in pairs if first != second)
+    better_rank = _rank(better)
+    worse_rank = _rank(worse)
+    for field, reason in _REASONS.items():
+        if getattr(better_rank, field) != getattr(worse_rank, field):
+            return reason
+    raise AssertionError("two variants have one name")
 
 
 def _directory_names(parent: Path) -> list[str]:
@@ -315,7 +324,12 @@ def _directory_names(parent: Path) -> list[str]:
     return sorted(entry.name for entry in entries if not entry.name.startswith("."))
 
 
-def _unknown(root: Path, model: str, variant: str | None, variants: list[str]) -> UsageError:
+def _unknown(
+    root: Path,
+    model: str,
+    variant: str | None,
+    variants: list[str],
+) -> UsageError:
     import difflib
 
     if not os.path.isdir(root):  # unlike Path.is_dir it never raises
@@ -324,21 +338,24 @@ def _unknown(root: Path, model: str, variant: str | None, variants: list[str]) -
             " artifacts/"
         )
         return UsageError("there is no directory of artifacts", where=str(root), hint=hint)
-    if variant and variants:
-        requested = variant
-        names = variants
+    name = model
+    requested = model
+    existing = _directory_names(root)
+    if variant:
         name = f"{model}/{variant}"
-    else:
-        requested = model
-        names = _directory_names(root)
-        name = f"{model}/{variant}" if variant else model
-    matches = difflib.get_close_matches(requested, names, n=1)
+        if variants:  # the model is right, so the variant is wrong
+            requested = variant
+            existing = variants
+    cause = "there are no artifacts"
+    if existing:
+        cause = f"there are {', '.join(existing)}"
     hint = f"build it: invoke build --target {model}"
+    matches = difflib.get_close_matches(requested, existing, n=1)
     if matches:
         hint = f"did you mean {matches[0]}?"
     return UsageError(
         f"there is no artifact {name}",
         where=str(root),
-        cause=f"there are {', '.join(names)}" if names else "there are no artifacts",
+        cause=cause,
         hint=hint,
     )

@@ -41,7 +41,8 @@ def import_registered(imports: Imports, target: str | None = None, *, allowed: b
     for entry in imports:
         missing = _missing(entry)
         if missing:
-            raise _missing_error(entry, missing, target, _absence(entry["module"]))
+            cause = _absence(entry["module"])
+            raise _missing_error(entry, missing, target, cause)
 
 
 def _is_needed(entry: ModuleEntry) -> bool:
@@ -56,7 +57,8 @@ def _import(entry: ModuleEntry, target: str | None) -> None:
     except (Exception, SystemExit) as error:  # a user's module may raise anything
         last_line = traceback.format_exception_only(type(error), error)[-1].strip()
         cause = f"{module} does not import: {last_line}"
-        raise _missing_error(entry, _missing(entry), target, cause) from error
+        missing = _missing(entry)
+        raise _missing_error(entry, missing, target, cause) from error
 
 
 def _absence(module: str) -> str:
@@ -78,7 +80,12 @@ def _missing_error(
     if missing:
         message = f"the artifact needs {', '.join(missing)}, not registered in this process"
         hint += "; or import another module that registers it before the load"
-    return ArtifactError(message, target=target, cause=cause, hint=hint)
+    return ArtifactError(
+        message,
+        target=target,
+        cause=cause,
+        hint=hint,
+    )
 
 
 def _missing(entry: ModuleEntry) -> list[str]:

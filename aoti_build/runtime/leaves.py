@@ -1,17 +1,31 @@
-"""The values that an artifact was exported for, from its manifest's signature.
+"""The parameters that an artifact was exported with and their leaves, from its signature.
 
-A call is flattened into leaves: tensors and compiled-in constants. `Leaf` holds what the signature
+A call is flattened into leaves: tensors and compiled-in constants. A `Leaf` has what the signature
 says about one of them, prepared for the comparison that runs at every call. No torch is imported
 here; `Kinds` passes in its types.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from aoti_build.common.sizes import Size, parse, told
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter of the exported call, which has `leaves` leaves.
+
+    `spec` flattens its argument; None if the argument is a leaf itself.
+    """
+
+    name: str
+    keyword: bool
+    leaves: int = 1
+    spec: Any = None
 
 
 @dataclass(frozen=True)
@@ -107,7 +121,13 @@ def following_sizes(tensors: Sequence[Leaf]) -> Iterator[FollowingSize]:
     for index, solves in told([entry.size for entry in axes]):
         position, axis, size = axes[index]
         if size.plain is None:
-            yield FollowingSize(position, tensors[position], axis, size, solves)
+            yield FollowingSize(
+                position=position,
+                leaf=tensors[position],
+                axis=axis,
+                size=size,
+                solves=solves,
+            )
 
 
 def dims_of(leaf: Leaf) -> list[str]:
@@ -116,6 +136,23 @@ def dims_of(leaf: Leaf) -> list[str]:
     for size in leaf.shape:
         if isinstance(size, str):
             names += parse(size).names
+    return names
+
+
+def parameter_names(signature: Mapping[str, Any], leaves: Sequence[int]) -> list[str]:
+    """The name of each positional parameter, from that of its first leaf (``pair[0]`` -> ``pair``).
+
+    `leaves` counts the leaves of each. A parameter without any, such as an empty list, is not in
+    the signature, so it gets a number.
+    """
+    names = []
+    start = 0
+    for index, count in enumerate(leaves):
+        leaf_name = f"argument_{index}"
+        if count:
+            leaf_name = signature["inputs"][start]["name"]
+        names.append(re.split(r"[\[.]", leaf_name, maxsplit=1)[0])
+        start += count
     return names
 
 

@@ -97,7 +97,12 @@ def admit(directory: Path, manifest: Manifest, verify: Verify = "full") -> Admit
         if entry is not None and entry.usable:
             load_path = str(entry.load_path)
             unpacked = entry.is_shared_directory
-        return Admitted(load_path, checked, unpacked, resources.pop_all())
+        return Admitted(
+            path=load_path,
+            how=checked,
+            unpacked=unpacked,
+            _resources=resources.pop_all(),
+        )
 
 
 def open_recorded(path: Path, size: int) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch.utils import _pytree as pytree
 
-from aoti_build.runtime.arguments import Parameter, parameter_names
+from aoti_build.runtime.leaves import Parameter, parameter_names
 
 Restore = Callable[[list[Any]], Any]
 
@@ -36,8 +36,12 @@ def output_restorer(out_spec: Any, outputs: Sequence[Mapping[str, Any]]) -> Rest
 
 
 def _parameter(name: str, spec: Any, *, keyword: bool) -> Parameter:
-    own_spec = None if spec.is_leaf() else spec
-    return Parameter(name, keyword, spec.num_leaves, own_spec)
+    return Parameter(
+        name=name,
+        keyword=keyword,
+        leaves=spec.num_leaves,
+        spec=None if spec.is_leaf() else spec,
+    )
 
 
 def _children(spec: Any) -> list[Any]:

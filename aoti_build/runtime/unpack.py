@@ -110,17 +110,25 @@ class Sink:
 
     def __init__(self, directory: Path, contents: Contents) -> None:
         self._directory = directory
-        self._blocks: dict[str, list[Future[str]]] = {
-            member.name: [] for member in contents.members
-        }
+        self._blocks: dict[str, list[Future[str]]] = {}
+        for member in contents.members:
+            self._blocks[member.name] = []
 
-    def take(self, member: Member, piece: Piece, executor: ThreadPoolExecutor) -> None:
+    def take(
+        self,
+        member: Member,
+        piece: Piece,
+        executor: ThreadPoolExecutor,
+    ) -> None:
         block = executor.submit(digests.block_digest, piece.data)
         self._blocks[member.name].append(block)
 
     def blocks(self) -> dict[str, list[str]]:
         """The digest of each block of each file. Call it after the last piece."""
-        return {name: [block.result() for block in blocks] for name, blocks in self._blocks.items()}
+        digested = {}
+        for name, blocks in self._blocks.items():
+            digested[name] = [block.result() for block in blocks]
+        return digested
 
 
 class Writer(Sink):
@@ -134,9 +142,15 @@ class Writer(Sink):
             # A member without bytes has no piece, so every file is made here.
             path = directory / member.name
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            os.close(descriptor)
 
-    def take(self, member: Member, piece: Piece, executor: ThreadPoolExecutor) -> None:
+    def take(
+        self,
+        member: Member,
+        piece: Piece,
+        executor: ThreadPoolExecutor,
+    ) -> None:
         super().take(member, piece, executor)
         self.write(member, piece)
 
@@ -145,7 +159,8 @@ class Writer(Sink):
             self.close()
             self._descriptor = os.open(self._directory / member.name, os.O_WRONLY)
             self._name = member.name
-        write_at(self._descriptor, memoryview(piece.data), piece.offset - member.start)
+        offset = piece.offset - member.start
+        write_at(self._descriptor, memoryview(piece.data), offset)
 
     def close(self) -> None:
         if self._name:
@@ -160,7 +175,12 @@ class Comparer(Sink):
     file had before it was read. The directory may also hold the file `record`, and nothing else.
     """
 
-    def __init__(self, directory: Path, contents: Contents, record: str) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        contents: Contents,
+        record: str,
+    ) -> None:
         super().__init__(directory, contents)
         self.stats: dict[str, list[int]] = {}
         try:
@@ -180,7 +200,12 @@ class Comparer(Sink):
             self.stats[member.name] = stat
         return True
 
-    def take(self, member: Member, piece: Piece, executor: ThreadPoolExecutor) -> None:
+    def take(
+        self,
+        member: Member,
+        piece: Piece,
+        executor: ThreadPoolExecutor,
+    ) -> None:
         if not self.same:
             return
         super().take(member, piece, executor)
@@ -193,13 +218,18 @@ class Comparer(Sink):
 
     def _read(self, member: Member, piece: Piece) -> bytes:
         descriptor = open_regular(self._directory / member.name)
+        offset = piece.offset - member.start
         try:
-            return os.pread(descriptor, len(piece.data), piece.offset - member.start)
+            return os.pread(descriptor, len(piece.data), offset)
         finally:
             os.close(descriptor)
 
 
-def digest(descriptor: int, contents: Contents | None = None, sink: Sink | None = None) -> str:
+def digest(
+    descriptor: int,
+    contents: Contents | None = None,
+    sink: Sink | None = None,
+) -> str:
     """The sha256 of an open file; `sink` receives each piece of a member.
 
     Empty if the file changed since `contents` was parsed from it.
@@ -216,7 +246,9 @@ def digest(descriptor: int, contents: Contents | None = None, sink: Sink | None 
             parsed.compare(piece)
             if piece.member and sink:
                 sink.take(piece.member, piece, executor)
-    return sha256.hexdigest() if parsed.same else ""
+    if not parsed.same:
+        return ""
+    return sha256.hexdigest()
 
 
 class _ParsedComparison:
@@ -262,11 +294,13 @@ def _pieces(descriptor: int, members: Iterable[Member]) -> Iterator[Piece]:
     position = 0
     for member in members:
         end = member.start + member.size
+        # First what lies between two members: headers and padding.
         yield from _range_pieces(descriptor, None, position, member.start)
         yield from _range_pieces(descriptor, member, member.start, end)
         position = end
-    size = os.fstat(descriptor).st_size
-    yield from _range_pieces(descriptor, None, position, size)
+    # The zip's directory, which ends the file.
+    file_size = os.fstat(descriptor).st_size
+    yield from _range_pieces(descriptor, None, position, file_size)
 
 
 def _range_pieces(
@@ -276,7 +310,8 @@ def _range_pieces(
     end: int,
 ) -> Iterator[Piece]:
     while start < end:
-        data = os.pread(descriptor, min(CHUNK, end - start), start)
+        size = min(CHUNK, end - start)
+        data = os.pread(descriptor, size, start)
         if not data:  # the file was truncated during the read
             return
         yield Piece(member, start, data)
@@ -294,7 +329,8 @@ def has_only(directory: Path, files: Collection[str]) -> bool:
         while folder:
             expected.add(f"{folder}/")
             folder = folder.rpartition("/")[0]
-    return expected == set(_entries_below(str(directory), ""))
+    entries = _entries_below(str(directory), "")
+    return expected == set(entries)
 
 
 def _entries_below(directory: str, prefix: str) -> Iterator[str]:

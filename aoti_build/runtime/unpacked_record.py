@@ -21,9 +21,14 @@ FORMAT = "aoti-build/unpacked"
 FORMAT_VERSION = 2
 
 
-def encode_record(stats: Mapping[str, list[int] | None], blocks: Mapping[str, list[str]]) -> bytes:
+def encode_record(
+    stats: Mapping[str, list[int] | None],
+    blocks: Mapping[str, list[str]],
+) -> bytes:
     """The record of files with these stats and block digests, by relative path."""
-    files = {name: {"stat": stats[name], "blocks": blocks[name]} for name in blocks}
+    files = {}
+    for name in blocks:
+        files[name] = {"stat": stats[name], "blocks": blocks[name]}
     document = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -66,4 +71,9 @@ def _recorded_blocks(directory: Path, files: Any) -> Iterator[digests.Block]:
     for name, file in files.items():
         blocks = file["blocks"]
         size = len(blocks) * unpack.CHUNK  # the last block may be shorter than that
-        yield from digests.blocks_of(directory / name, size, unpack.CHUNK, blocks)
+        yield from digests.blocks_of(
+            directory / name,
+            size,
+            unpack.CHUNK,
+            blocks,
+        )

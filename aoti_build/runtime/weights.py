@@ -35,9 +35,10 @@ class ReplaceableWeights:
         self._listed = {entry["name"]: entry for entry in listed}
         self._device = device
         # The package also has constants that the compiler added. They are no weights of the model.
-        self._tied_names = {
-            name: self._names_tied_to(name) for name in in_package if name in self._listed
-        }
+        self._tied_names = {}
+        for name in in_package:
+            if name in self._listed:
+                self._tied_names[name] = self._names_tied_to(name)
 
     def prepare(self, state: Mapping[str, Any], *, partial: bool) -> dict[str, Tensor]:
         """Copies of the values in `state` for torch's loader, by the package's names.
@@ -83,18 +84,21 @@ class ReplaceableWeights:
     def _names_tied_to(self, name: str) -> list[str]:
         """`name` and the names of the same tensor."""
         first = self._listed[name].get("tied_to", name)
-        return [
-            tied
-            for tied, entry in self._listed.items()
-            if tied == first or entry.get("tied_to") == first
-        ]
+        names = []
+        for tied, entry in self._listed.items():
+            if tied == first or entry.get("tied_to") == first:
+                names.append(tied)
+        return names
 
     def _unknown_names(self, names: Sequence[str]) -> InputError:
         import difflib
 
+        hint = None
         matches = difflib.get_close_matches(names[0], self._listed, n=1)
-        hint = f"did you mean {matches[0]}?" if matches else None
-        return self._refusal(f"the model has no weight {', '.join(names[:_MOST_NAMES])}", hint)
+        if matches:
+            hint = f"did you mean {matches[0]}?"
+        examples = ", ".join(names[:_MOST_NAMES])
+        return self._refusal(f"the model has no weight {examples}", hint)
 
     def _require_all(self, state: Mapping[str, Any]) -> None:
         """Raise `InputError` unless `state` has every weight of the package under some name."""
@@ -108,9 +112,9 @@ class ReplaceableWeights:
                 missing.append(name)
         if missing:
             missing.sort()
+            examples = ", ".join(missing[:_MOST_NAMES])
             raise self._refusal(
-                f"{len(missing)} of {needed} weights are missing:"
-                f" {', '.join(missing[:_MOST_NAMES])}",
+                f"{len(missing)} of {needed} weights are missing: {examples}",
                 "pass the whole state dict, or partial=True to keep the others",
             )
 
@@ -136,7 +140,12 @@ class ReplaceableWeights:
                 "build it again",
             )
 
-    def _copy(self, name: str, present: Sequence[str], state: Mapping[str, Tensor]) -> Tensor:
+    def _copy(
+        self,
+        name: str,
+        present: Sequence[str],
+        state: Mapping[str, Tensor],
+    ) -> Tensor:
         """A copy, in the compiled-in layout, of the value that the names `present` have."""
         value = self._common_value(present, state)
         entry = self._listed[name]
@@ -153,7 +162,8 @@ class ReplaceableWeights:
             )
             return copy.copy_(value)
         # The loader copies the whole storage, so it must hold nothing else.
-        return value.to(device).contiguous().clone(memory_format=torch.contiguous_format)
+        on_device = value.to(device).contiguous()
+        return on_device.clone(memory_format=torch.contiguous_format)
 
     def _common_value(self, names: Sequence[str], state: Mapping[str, Tensor]) -> Tensor:
         """The value of tied names. Raises `InputError` if they differ."""

@@ -22,7 +22,12 @@ Copies = list[tuple[Tensor, Tensor]]
 class WrittenInputs:
     """The inputs that one model writes into: `written` by position, among the tensors `names`."""
 
-    def __init__(self, target: str, written: Sequence[int], names: Sequence[str]) -> None:
+    def __init__(
+        self,
+        target: str,
+        written: Sequence[int],
+        names: Sequence[str],
+    ) -> None:
         self._target = target
         self._written = frozenset(written)
         self._names = names

@@ -47,7 +47,7 @@ class LoadedPackage:
 
     def __call__(self, inputs: list[Tensor]) -> list[Tensor]:
         """The outputs of one call. Raises RuntimeError if the package refuses the inputs."""
-        return self.run_in_place([private_copy(value, self._device) for value in inputs])
+        return self.run_in_place(self._copies(inputs))
 
     def run_in_place(self, inputs: list[Tensor]) -> list[Tensor]:
         """The outputs of one call on the tensors themselves, which the package may write into.
@@ -72,12 +72,13 @@ class LoadedPackage:
         results = [self._call(inputs) for inputs in sequence]
         # Frees memory: this loader holds all weights, and so will the one that is loaded next.
         self._loader = None
-        states = self._states(sequence)
-        return [result + state for result, state in zip(results, states, strict=True)]
+        for result, state in zip(results, self._states(sequence), strict=True):
+            result.extend(state)
+        return results
 
     def _call(self, inputs: list[Tensor]) -> list[Any]:
         """The outputs of a call, and the inputs that it writes into."""
-        copies = [private_copy(value, self._device) for value in inputs]
+        copies = self._copies(inputs)
         outputs = self.run_in_place(copies)
         written = [copies[position].clone() for position in self._writes.positions]
         return [*outputs, *written]
@@ -95,10 +96,11 @@ class LoadedPackage:
             return [[None] * len(names) for _ in sequence]
         states = []
         for inputs in sequence:
-            self._run(loader, [private_copy(value, self._device) for value in inputs])
-            state: list[Tensor | None] = []
-            for name in names:
-                state.append(buffers[name].clone() if name in buffers else None)
+            self._run(loader, self._copies(inputs))
+            state: list[Tensor | None] = [None] * len(names)
+            for index, name in enumerate(names):
+                if name in buffers:
+                    state[index] = buffers[name].clone()
             states.append(state)
         return states
 
@@ -112,11 +114,18 @@ class LoadedPackage:
         if not buffers:
             return {}
         try:
-            # The last argument lets the package use these tensors instead of copies.
-            loader.load_constants(buffers, False, False, True)
+            loader.load_constants(
+                buffers,
+                False,  # use_inactive
+                False,  # check_full_update
+                True,  # user_managed: the package uses these tensors instead of copies
+            )
         except (RuntimeError, TypeError):
             return {}  # an older torch, or a package with the buffers in its code
         return buffers
+
+    def _copies(self, inputs: list[Tensor]) -> list[Tensor]:
+        return [private_copy(value, self._device) for value in inputs]
 
     def _run(self, loader: Any, inputs: list[Tensor]) -> list[Tensor]:
         outputs = list(loader.run(inputs))
@@ -150,7 +159,9 @@ def private_copy(value: Tensor, device: str) -> Tensor:
     span = 1  # elements of memory, from the first to the last one
     for size, stride in zip(value.shape, value.stride(), strict=True):
         span += (size - 1) * stride
-    shift = value.data_ptr() % _ALIGNMENT // value.element_size()
+    misalignment = value.data_ptr() % _ALIGNMENT
+    shift = misalignment // value.element_size()
     memory = torch.empty(shift + span, dtype=value.dtype)
-    memory[shift:].copy_(value.as_strided((span,), (1,), value.storage_offset()))
+    flat = value.as_strided((span,), (1,), value.storage_offset())
+    memory[shift:].copy_(flat)
     return memory.as_strided(value.shape, value.stride(), shift)

@@ -67,7 +67,13 @@ def open_package(job: CheckJob | ProbeJob, state: Mapping[str, Tensor]) -> Packa
     operators = []
     for entry in job.imports:
         operators += entry["operators"]
-    return RunnerPackage(path, target, Path(job.runner), writes, operators)
+    return RunnerPackage(
+        path,
+        target,
+        Path(job.runner),
+        writes,
+        operators,
+    )
 
 
 class RunnerPackage:
@@ -107,21 +113,25 @@ class RunnerPackage:
             write_tensors(request, [value for inputs in sequence for value in inputs])
             _run([*self._command, str(request), str(reply), *options])
             tensors = _read_reply(reply)
-        on_device = [None if value is None else value.to(self._device) for value in tensors]
         count = len(tensors) // len(sequence)  # of tensors for each call
         results = []
         for number, inputs in enumerate(sequence):
-            of_call = on_device[number * count : (number + 1) * count]
-            results.append(self._result(of_call, len(inputs)))
+            start = number * count
+            reply_of_call = tensors[start : start + count]
+            results.append(self._result(reply_of_call, len(inputs)))
         return results
 
     def _result(self, tensors: list[Tensor | None], inputs: int) -> list[Tensor | None]:
         """The outputs, written inputs and buffers of a call, whose reply has all its inputs."""
-        outputs = len(tensors) - inputs - len(self._writes.buffers)
-        inputs_after = tensors[outputs : outputs + inputs]
-        written = [inputs_after[position] for position in self._writes.positions]
-        buffers = tensors[outputs + inputs :]
-        return [*tensors[:outputs], *written, *buffers]
+        on_device: list[Tensor | None] = []
+        for value in tensors:
+            on_device.append(None if value is None else value.to(self._device))
+        first_input = len(on_device) - inputs - len(self._writes.buffers)
+        first_buffer = first_input + inputs
+        outputs = on_device[:first_input]
+        written = [on_device[first_input + position] for position in self._writes.positions]
+        buffers = on_device[first_buffer:]
+        return outputs + written + buffers
 
 
 def _precision_options(target: Target) -> list[str]:
@@ -138,7 +148,11 @@ def _precision_options(target: Target) -> list[str]:
 def _run(command: Sequence[str]) -> None:
     """Run the program, and raise the error that its exit status stands for."""
     process = subprocess.run(
-        command, stdin=subprocess.DEVNULL, stdout=sys.stderr, stderr=subprocess.PIPE, check=False
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=sys.stderr,
+        stderr=subprocess.PIPE,
+        check=False,
     )
     printed = process.stderr.decode(errors="replace")
     print(printed, file=sys.stderr, end="", flush=True)
@@ -158,7 +172,8 @@ def _run(command: Sequence[str]) -> None:
                 " blame"
             ),
         )
-    tail = "\n".join(printed.splitlines()[-_TAIL_LINES:])
+    last_lines = printed.splitlines()[-_TAIL_LINES:]
+    tail = "\n".join(last_lines)
     raise RunnerCrash(f"the C++ runner {_end(status)}", cause=tail or None, hint="see the log")
 
 

@@ -29,14 +29,18 @@ def write_tensors(path: Path, tensors: Sequence[Tensor]) -> None:
     words = [_MAGIC, _VERSION, str(len(tensors))]
     storages = [_storage_bytes(value) for value in tensors]
     for value, storage in zip(tensors, storages, strict=True):
+        numbers = [
+            value.dim(),
+            *value.shape,
+            *value.stride(),
+            value.storage_offset(),
+            storage.numel(),
+        ]
         words.append(str(value.dtype).removeprefix("torch."))
-        words.append(str(value.dim()))
-        words += map(str, value.shape)
-        words += map(str, value.stride())
-        words.append(str(value.storage_offset()))
-        words.append(str(storage.numel()))
+        words += map(str, numbers)
     with path.open("wb") as file:
-        file.write(" ".join(words).encode() + b"\n")
+        head = " ".join(words)
+        file.write(f"{head}\n".encode())
         for storage in storages:
             file.write(storage.numpy().data)
 
@@ -59,10 +63,7 @@ def _read_head(file: BufferedReader) -> list[_Entry | None]:
     if next(words) != _MAGIC or next(words) != _VERSION:
         raise ValueError("it does not begin as a file of tensors")
     count = int(next(words))
-    entries = []
-    for _ in range(count):
-        entries.append(_parse_entry(words))
-    return entries
+    return [_parse_entry(words) for _ in range(count)]
 
 
 def _parse_entry(words: Iterator[str]) -> _Entry | None:

@@ -174,8 +174,7 @@ def read_weights(
     `values` has a tensor with the dtype and layout of each weight. One that is empty or not
     contiguous is left out.
     """
-    (entry,) = (name for name in archive.namelist() if name.endswith(_BLOB))
-    with archive.open(entry) as blob:
+    with archive.open(_only_member(archive, _BLOB)) as blob:
         for name, _ in _constants(archive):
             value = values[name]
             size = value.untyped_storage().nbytes()
@@ -184,7 +183,12 @@ def read_weights(
             count = value.numel() * value.element_size()
             start = int(value.storage_offset()) * value.element_size()
             if count and value.is_contiguous():
-                content = torch.frombuffer(stored, dtype=torch.uint8, count=count, offset=start)
+                content = torch.frombuffer(
+                    stored,
+                    dtype=torch.uint8,
+                    count=count,
+                    offset=start,
+                )
                 yield name, content.view(value.dtype)
 
 
@@ -221,14 +225,19 @@ def _write_and_map(path: Path, pieces: Iterable[memoryview]) -> torch.Tensor:
 
 def _map(path: Path) -> torch.Tensor:
     """The bytes of a file, mapped into memory."""
-    return torch.from_file(str(path), shared=False, size=path.stat().st_size, dtype=torch.uint8)
+    return torch.from_file(
+        str(path),
+        shared=False,
+        size=path.stat().st_size,
+        dtype=torch.uint8,
+    )
 
 
 def _constants(archive: zipfile.ZipFile) -> list[_Constant]:
     """The constants in the order of the blob, from the source that inductor generated."""
-    (source,) = (name for name in archive.namelist() if name.endswith(".wrapper.cpp"))
+    source = archive.read(_only_member(archive, ".wrapper.cpp")).decode()
     rows: dict[int, dict[str, str]] = {}
-    for index, field, value in _ROW.findall(archive.read(source).decode()):
+    for index, field, value in _ROW.findall(source):
         row = rows.setdefault(int(index), {})
         row[field] = value
     constants = []
@@ -236,6 +245,11 @@ def _constants(archive: zipfile.ZipFile) -> list[_Constant]:
         name = json.loads(row["original_fqn"])
         constants.append(_Constant(name, folded=row["from_folded"] != "false"))
     return constants
+
+
+def _only_member(archive: zipfile.ZipFile, suffix: str) -> str:
+    (name,) = (name for name in archive.namelist() if name.endswith(suffix))
+    return name
 
 
 def used_state(program: ExportedProgram) -> set[str]:
@@ -259,12 +273,19 @@ def has_weights(program: ExportedProgram) -> bool:
 
 
 def _used_placeholders(program: ExportedProgram) -> set[str]:
-    return {node.name for node in program.graph.nodes if node.op == "placeholder" and node.users}
+    names = set()
+    for node in program.graph.nodes:
+        if node.op == "placeholder" and node.users:
+            names.add(node.name)
+    return names
 
 
 def _tied_to(names: Iterable[str], state: Mapping[str, torch.Tensor]) -> set[str]:
     """The names in `state` that share memory with one of `names`: the compiler keeps only one."""
-    addresses = {_address(state[name]) for name in names if name in state}
+    addresses = set()
+    for name in names:
+        if name in state:
+            addresses.add(_address(state[name]))
     tied = set()
     for name, value in state.items():
         if value.numel() and _address(value) in addresses:
@@ -277,4 +298,6 @@ def _address(value: torch.Tensor) -> int:
 
 
 def _with_key(metadata: bytes, key: str) -> bytes:
-    return json.dumps({**json.loads(metadata), KEY_METADATA: key}).encode()
+    document = json.loads(metadata)
+    document[KEY_METADATA] = key
+    return json.dumps(document).encode()
