@@ -20,6 +20,7 @@ from aoti_build.runtime.leaves import (
     Kinds,
     Leaf,
     Parameter,
+    Signature,
     dims_of,
     following_sizes,
     leaf_of,
@@ -38,7 +39,7 @@ class Arguments:
     """
 
     target: str
-    signature: Mapping[str, Any]
+    signature: Signature
     parameters: Sequence[Parameter]
     kinds: Kinds
     check: bool = True
@@ -68,7 +69,8 @@ class Arguments:
                 self._tensors.append((index, leaf))
             else:
                 self._constants.append((index, leaf))
-        self._following = list(following_sizes([leaf for _, leaf in self._tensors]))
+        tensors = [leaf for _, leaf in self._tensors]
+        self._following = list(following_sizes(tensors))
         self._names = tuple(parameter.name for parameter in self.parameters)
         self._name_set = frozenset(self._names)
         self._direct_form = self._find_direct_form()
@@ -93,7 +95,11 @@ class Arguments:
     @property
     def written(self) -> list[int]:
         """The positions of the tensors that the model writes into, among those of `flatten`."""
-        return [position for position, (_, leaf) in enumerate(self._tensors) if leaf.written]
+        positions = []
+        for position, (_, leaf) in enumerate(self._tensors):
+            if leaf.written:
+                positions.append(position)
+        return positions
 
     def flatten(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
         """The checked tensors of a call, in the order of the compiled code.
@@ -118,6 +124,7 @@ class Arguments:
         kinds = self.kinds
         sizes: _Sizes = {}
         for index, leaf in self._constants:
+            # By repr, as the manifest has it: 1 and True are equal but compiled differently.
             if repr(values[index]) != leaf.constant:
                 raise self._wrong_constant(leaf, values[index])
         inputs = []
@@ -140,6 +147,7 @@ class Arguments:
             if not value.is_contiguous() and not self._writes:
                 value = value.contiguous()
             inputs.append(value)
+        # Only now are the sizes of all plain dims known.
         for following in self._following:
             self._follow(following, inputs[following.position].shape, sizes)
         return inputs
@@ -222,6 +230,7 @@ class Arguments:
         positional = [parameter for parameter in self.parameters if not parameter.keyword]
         if len(args) > len(positional):
             raise self._misuse(f"{len(args)} positional arguments were given")
+        # Positional names come first, and a call may pass fewer arguments.
         bound = dict(zip(self._names, args, strict=False))
         for name, value in kwargs.items():
             if name in bound:
@@ -249,6 +258,7 @@ class Arguments:
         try:
             return list(parameter.spec.flatten_up_to(value))
         except ValueError as error:
+            # Its message is enough: the traceback ends inside of pytree.
             message = f"{parameter.name} has another structure"
             raise self._misuse(message, cause=str(error)) from None
 
@@ -306,10 +316,12 @@ class Arguments:
         cause: str | None = None,
     ) -> InputError:
         expected = f"expected shape {_shape_text(leaf.shape)}"
-        dims = {name: self.signature["dims"][name] for name in dims_of(leaf)}
-        ranges = ", ".join(f"{name} {_range_text(dim)}" for name, dim in dims.items())
+        ranges = []
+        for name in dims_of(leaf):
+            dim = self.signature["dims"][name]
+            ranges.append(f"{name} {_range_text(dim)}")
         if ranges:
-            expected += f" with {ranges}"
+            expected += f" with {', '.join(ranges)}"
         actual = f"given {_shape_text(shape)}"
         return self._refusal(leaf, expected, actual, cause)
 

@@ -74,6 +74,7 @@ class CacheEntry:
         packed = self.directory / unpack.WHOLE
         if packed.exists():
             return packed
+        # The other entry of the directory is the record.
         (root,) = (path for path in self.directory.iterdir() if path.is_dir())
         return root
 
@@ -197,7 +198,8 @@ class CacheEntry:
 
     def _make_staging(self) -> Path:
         # `private.remove_unused` knows this prefix.
-        return Path(tempfile.mkdtemp(dir=self.directory.parent, prefix=".unpack-"))
+        path = tempfile.mkdtemp(dir=self.directory.parent, prefix=".unpack-")
+        return Path(path)
 
     def _remove_staging(self) -> None:
         if self._staging is not None:

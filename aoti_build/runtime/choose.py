@@ -150,6 +150,7 @@ def explain(
     root = artifacts_directory(artifacts)
     name, variant_in_model = _split_target(model)
     if variant is not None:
+        # An empty variant is an error too, and does not mean all of them.
         _check_name("variant", variant)
     if variant_in_model and variant and variant_in_model != variant:
         raise UsageError(
@@ -214,7 +215,11 @@ def _brief(value: object) -> str:
     return f"{text[: _LONGEST_REPR - 3]}..."
 
 
-def _exclusion(variant: str, device: str | None, requested: str | None) -> tuple[str, ...]:
+def _exclusion(
+    variant: str,
+    device: str | None,
+    requested: str | None,
+) -> tuple[str, ...]:
     """A sentence for each argument of `explain` that excludes this variant."""
     reasons = []
     if requested and variant != requested:
@@ -283,6 +288,7 @@ _REASONS = {
 def _rank(candidate: Candidate) -> _Rank:
     requires = candidate.manifest.requires if candidate.manifest else {}
     machine_code, *capability = candidate.gpu_code
+    # Negated where more is better.
     return _Rank(
         device=-_preference(candidate.device),
         machine_code=-machine_code,

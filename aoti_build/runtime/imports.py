@@ -23,7 +23,12 @@ ModuleEntry = Mapping[str, Any]
 Imports = Sequence[ModuleEntry]
 
 
-def import_registered(imports: Imports, target: str | None = None, *, allowed: bool = True) -> None:
+def import_registered(
+    imports: Imports,
+    target: str | None = None,
+    *,
+    allowed: bool = True,
+) -> None:
     """Import the modules of a manifest that this process needs; none unless `allowed`.
 
     Raises `ArtifactError` if an operator or type is still missing. It names them and the module.

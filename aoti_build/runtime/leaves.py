@@ -10,9 +10,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from aoti_build.common.sizes import Size, parse, told
+
+# The `signature` of a manifest.
+Signature: TypeAlias = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -113,6 +116,7 @@ def leaf_of(
 def following_sizes(tensors: Sequence[Leaf]) -> Iterator[FollowingSize]:
     """The sizes that are expressions of dims, each after the sizes that give it its dims."""
     axes = []
+    # Plain dims are included, because the expressions are solved with their values.
     for position, leaf in enumerate(tensors):
         for axis, name in leaf.dynamic:
             axes.append(_Axis(position, axis, parse(name)))
@@ -131,15 +135,15 @@ def following_sizes(tensors: Sequence[Leaf]) -> Iterator[FollowingSize]:
 
 
 def dims_of(leaf: Leaf) -> list[str]:
-    """The names of the dims in a leaf's shape, in their order."""
+    """The names of the dims in a leaf's shape, in their order and each once."""
     names: list[str] = []
     for size in leaf.shape:
         if isinstance(size, str):
             names += parse(size).names
-    return names
+    return list(dict.fromkeys(names))
 
 
-def parameter_names(signature: Mapping[str, Any], leaves: Sequence[int]) -> list[str]:
+def parameter_names(signature: Signature, leaves: Sequence[int]) -> list[str]:
     """The name of each positional parameter, from that of its first leaf (``pair[0]`` -> ``pair``).
 
     `leaves` counts the leaves of each. A parameter without any, such as an empty list, is not in
@@ -151,11 +155,12 @@ def parameter_names(signature: Mapping[str, Any], leaves: Sequence[int]) -> list
         leaf_name = f"argument_{index}"
         if count:
             leaf_name = signature["inputs"][start]["name"]
+        # `pair[0]` and `config.size` are leaves of `pair` and `config`.
         names.append(re.split(r"[\[.]", leaf_name, maxsplit=1)[0])
         start += count
     return names
 
 
-def state_names(signature: Mapping[str, Any]) -> tuple[str, ...]:
+def state_names(signature: Signature) -> tuple[str, ...]:
     """The buffers that a call writes into, so that it changes the results of later calls."""
     return tuple(signature["mutates"]["buffers"])

@@ -45,7 +45,7 @@ class LoadedModel:
         single_threaded: bool,
         check_inputs: bool,
     ) -> None:
-        if candidate.manifest is None:
+        if candidate.manifest is None:  # then it does not fit this host
             raise ValueError(candidate.target)
         self._manifest: Manifest = candidate.manifest
         self._admitted = admitted
@@ -62,7 +62,7 @@ class LoadedModel:
         # Weights from `update_weights`, kept for `reset_state` if the model has state.
         self._replaced_weights: dict[str, torch.Tensor] = {}
         self._gate = _Gate()
-        # None once the model is closed.
+        # Native code is loaded here. None once the model is closed.
         self._loader: Any = self._first_load(candidate)
         in_spec, out_spec = self._call_specs()
         signature = self._manifest.signature
@@ -325,7 +325,7 @@ class _Gate:
             while self._alone:
                 self._changed.wait()
             self._alone = True
-        # From here on an interrupt must open the gate again, also while it waits for calls.
+        # From here on an interrupt must open the gate again, even during the wait for calls.
         try:
             with self._lock:
                 while self._calls:

@@ -39,10 +39,17 @@ def _make_directory() -> Path | None:
 
     parent = temporary_directory()
     try:
-        path = Path(tempfile.mkdtemp(dir=parent, prefix="aoti_build-")).resolve()
+        name = tempfile.mkdtemp(dir=parent, prefix="aoti_build-")
+        path = Path(name).resolve()
     except OSError:
         return None
     # Unlike atexit, Finalize also runs in a process that multiprocessing forked. It does not run in
     # a fork of the process that registered it.
-    Finalize(None, shutil.rmtree, (path,), {"ignore_errors": True}, exitpriority=0)
+    Finalize(
+        None,
+        shutil.rmtree,
+        (path,),
+        {"ignore_errors": True},
+        exitpriority=0,
+    )
     return path

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from torch.utils import _pytree as pytree
 
-from aoti_build.runtime.leaves import Parameter, parameter_names
+from aoti_build.runtime.leaves import Parameter, Signature, parameter_names
 
-Restore = Callable[[list[Any]], Any]
+Restore: TypeAlias = Callable[[list[Any]], Any]
+# Entries of the outputs in a manifest's signature.
+Entries: TypeAlias = Sequence[Mapping[str, Any]]
 
 
-def exported_parameters(in_spec: Any, signature: Mapping[str, Any]) -> list[Parameter]:
+def exported_parameters(in_spec: Any, signature: Signature) -> list[Parameter]:
     """The parameters of the exported call, from the spec of (args, kwargs) and the signature."""
     args_spec, kwargs_spec = _children(in_spec)
     specs = _children(args_spec)
@@ -21,13 +23,14 @@ def exported_parameters(in_spec: Any, signature: Mapping[str, Any]) -> list[Para
     parameters = []
     for name, spec in zip(names, specs, strict=True):
         parameters.append(_parameter(name, spec, keyword=False))
+    # The context of a dict's spec is the list of its keys.
     keywords = kwargs_spec.context or ()
     for name, spec in zip(keywords, _children(kwargs_spec), strict=True):
         parameters.append(_parameter(name, spec, keyword=True))
     return parameters
 
 
-def output_restorer(out_spec: Any, outputs: Sequence[Mapping[str, Any]]) -> Restore:
+def output_restorer(out_spec: Any, outputs: Entries) -> Restore:
     """A function from the flat outputs of a package to the result that the model returned.
 
     `outputs` are those of the signature.
@@ -64,7 +67,7 @@ def _unflattener(out_spec: Any) -> Restore:
     return lambda outputs: pytree.tree_unflatten(outputs, out_spec)
 
 
-def _with_plain_values(restore: Restore, entries: Sequence[Mapping[str, Any]]) -> Restore:
+def _with_plain_values(restore: Restore, entries: Entries) -> Restore:
     """`restore`, with the outputs that are no tensors replaced by the model's own values first.
 
     A package returns a tensor for a number, and no value for a text.

@@ -78,6 +78,7 @@ def contents_of(descriptor: int) -> Contents | None:
         members = read_directory(read_exactly, os.fstat(descriptor).st_size)
     except (OSError, BadZip):
         return None
+    # `read_directory` refuses names that leave the directory, so a root is a plain name.
     roots = {PurePosixPath(member.name).parts[0] for member in members}
     if len(roots) != 1 or not all(_loads_unpacked(member) for member in members):
         return None
@@ -235,6 +236,7 @@ def digest(
     Empty if the file changed since `contents` was parsed from it.
     """
     contents = contents or Contents(())
+    # Two threads: sha256 of one piece runs during the read of the next one and its block digest.
     sha256 = hashlib.sha256()
     parsed = _ParsedComparison(contents.parsed)
     with ThreadPoolExecutor(2, "digest") as executor:

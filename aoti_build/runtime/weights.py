@@ -40,7 +40,12 @@ class ReplaceableWeights:
             if name in self._listed:
                 self._tied_names[name] = self._names_tied_to(name)
 
-    def prepare(self, state: Mapping[str, Any], *, partial: bool) -> dict[str, Tensor]:
+    def prepare(
+        self,
+        state: Mapping[str, Any],
+        *,
+        partial: bool,
+    ) -> dict[str, Tensor]:
         """Copies of the values in `state` for torch's loader, by the package's names.
 
         Names that the compiled code does not use are accepted and ignored. Raises `InputError` for:
@@ -50,6 +55,7 @@ class ReplaceableWeights:
         - a weight that cannot be replaced;
         - different values for tied names.
         """
+        # Everything is compared before the first copy, so a refusal changes nothing.
         state = self._with_plain_tensors(state)
         unknown = sorted(set(state) - set(self._listed))
         if unknown:

@@ -7,6 +7,7 @@ gives the same numbers as torchvision's own.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -40,13 +41,13 @@ class Images:
     """The preprocessing and the classes that a model's `image:` names.
 
     `transform` makes a tensor [3, height, width] of an RGB image. `names` are those of the classes,
-    and `named_by` is their source. `where` is the place of `image:` in models.yaml.
+    and `named_by` is their source. `location` is that of `image:` in models.yaml.
     """
 
     transform: Callable[[Any], Any]
     names: tuple[str, ...]
     named_by: str
-    where: str
+    location: str
 
     def batch(self, paths: Sequence[Path], signature: Signature) -> Tensor:
         """The images as the artifact's only input, [batch, 3, height, width].
@@ -59,13 +60,14 @@ class Images:
         images = [self._preprocessed(path) for path in paths]
         self._require_one_size(paths, images)
         count = max(len(images), _smallest_batch(entry, signature))
-        batch = torch.stack([images[index % len(images)] for index in range(count)])
+        repeated = itertools.islice(itertools.cycle(images), count)
+        batch = torch.stack(list(repeated))
         for size, actual in zip(entry["shape"], batch.shape, strict=True):
             # A size that is text depends on a dim, whose range the package itself checks.
             if isinstance(size, int) and size != actual:
                 raise UsageError(
                     f"{first} becomes {list(batch.shape)}",
-                    where=self.where,
+                    where=self.location,
                     cause=describe_inputs(signature),
                     hint=_CROP_HINT,
                 )
@@ -78,7 +80,7 @@ class Images:
         except UNREADABLE as error:
             raise UsageError(
                 f"{path.name} cannot be preprocessed",
-                where=self.where,
+                where=self.location,
                 cause=f"{type(error).__name__}: {error}",
             ) from error
         if not isinstance(tensor, Tensor):
@@ -90,67 +92,94 @@ class Images:
     def _bad_transform(self, result: str) -> UsageError:
         return UsageError(
             f"the preprocessing makes {result} of an image",
-            where=self.where,
+            where=self.location,
             hint="name the weights of an image model, whose transforms() make [3, height, width]",
         )
 
-    def _require_one_size(self, paths: Sequence[Path], images: Sequence[Tensor]) -> None:
-        if len({image.shape for image in images}) <= 1:
+    def _require_one_size(
+        self,
+        paths: Sequence[Path],
+        images: Sequence[Tensor],
+    ) -> None:
+        sizes = {image.shape for image in images}
+        if len(sizes) == 1:
             return
         shapes = []
         for path, image in zip(paths, images, strict=True):
             shapes.append(f"{path.name} {list(image.shape)}")
         raise UsageError(
             "images of one batch have different sizes",
-            where=self.where,
+            where=self.location,
             cause=", ".join(shapes),
             hint=_CROP_HINT,
         )
 
 
-def images(image: Image | Source, root: Path, where: str) -> Images:
+def images(image: Image | Source, root: Path, location: str) -> Images:
     """The preprocessing and the classes of `image:` in models.yaml.
 
     The weights that an enum names are not downloaded. Raises `UsageError`.
     """
+    # A source is a member of an enum, anything else declares the steps.
     if isinstance(image, Source):
-        return _of_weights_enum(image, root, where)
+        return _of_weights_enum(image, root, location)
     if len(image.mean) not in (0, _CHANNELS):
         raise UsageError(
             f"mean and std have {len(image.mean)} values",
-            where=where,
+            where=location,
             hint="images are read as RGB: 3 values each",
         )
     names: tuple[str, ...] = ()
     if image.classes is not None:
-        names = _class_names(root / image.classes, where)
-    return Images(_declared_transform(image), names, image.classes or "", where)
+        names = _class_names(root / image.classes, location)
+    return Images(
+        transform=_declared_transform(image),
+        names=names,
+        named_by=image.classes or "",
+        location=location,
+    )
 
 
-def top_classes(name: str, output: Tensor, count: int, images: Images) -> JsonObject | None:
+def top_classes(
+    name: str,
+    output: Tensor,
+    count: int,
+    images: Images,
+) -> JsonObject | None:
     """The most probable classes of the first `count` images, by softmax, as `TopClasses` has them.
 
     The output `name` must be floating point [batch, classes]; None for any other output.
     """
-    if output.dim() != 2 or not output.is_floating_point() or output.shape[1] < 2:
+    if output.dim() != 2 or not output.is_floating_point():
         return None
     classes = output.shape[1]
-    names = images.names if len(images.names) == classes else ()
+    if classes < 2:
+        return None
+    # Another number of names belongs to another output, or to another model.
+    names: Sequence[str | None] = images.names
+    has_names = len(names) == classes
+    if not has_names:
+        names = [None] * classes
     scores = output[:count].detach().cpu().double()
-    top = torch.softmax(scores, dim=1).topk(min(TOP, classes), dim=1)
+    probabilities = torch.softmax(scores, dim=1)
+    top = probabilities.topk(min(TOP, classes), dim=1)
     rows = []
-    for indices, values in zip(top.indices.tolist(), top.values.tolist(), strict=True):
-        row = []
-        for index, probability in zip(indices, values, strict=True):
-            class_name = names[index] if names else None
-            row.append({"index": index, "name": class_name, "probability": probability})
-        rows.append(row)
+    for indices, row in zip(top.indices.tolist(), probabilities.tolist(), strict=True):
+        rows.append([_class_entry(index, names[index], row[index]) for index in indices])
     document: JsonObject = {"output": name, "images": rows}
-    if images.names and not names:
+    if images.names and not has_names:
         document["unnamed"] = (
             f"{images.named_by} names {len(images.names)} classes, this output has {classes}"
         )
     return document
+
+
+def _class_entry(index: int, name: str | None, probability: float) -> JsonObject:
+    return {
+        "index": index,
+        "name": name,
+        "probability": probability,
+    }
 
 
 def _declared_transform(declared: Image) -> Callable[[Any], Tensor]:
@@ -168,47 +197,56 @@ def _declared_transform(declared: Image) -> Callable[[Any], Tensor]:
             )
         if declared.crop is not None:
             image = F.center_crop(image, [declared.crop, declared.crop])
-        values: Tensor = F.convert_image_dtype(F.pil_to_tensor(image), torch.float32)
+        pixels = F.pil_to_tensor(image)
+        values: Tensor = F.convert_image_dtype(pixels, torch.float32)
         if declared.mean:
-            values = F.normalize(values, list(declared.mean), list(declared.std))
+            mean = list(declared.mean)
+            std = list(declared.std)
+            values = F.normalize(values, mean, std)
         return values
 
     return transform
 
 
-def _of_weights_enum(source: Source, root: Path, where: str) -> Images:
+def _of_weights_enum(source: Source, root: Path, location: str) -> Images:
     """The transforms and categories of a member of a torchvision weights enum."""
     from torchvision.models import WeightsEnum  # type: ignore[import-untyped]
 
     owner, _, member = source.attribute.rpartition(".")
     weights = None
     if owner:
-        enum = load_callable(replace(source, attribute=owner), root, where)
+        enum = load_callable(replace(source, attribute=owner), root, location)
         weights = getattr(enum, member, None)
     if not isinstance(weights, WeightsEnum):
         raise UsageError(
             f"{source} is no member of a weights enum",
-            where=where,
+            where=location,
             hint=(
                 "name a member of a weights enum, such as"
                 " torchvision.models:ResNet18_Weights.DEFAULT"
             ),
         )
-    names = tuple(str(name) for name in weights.meta.get("categories", ()))
-    return Images(weights.transforms(), names, str(source), where)
+    categories = weights.meta.get("categories", ())
+    return Images(
+        transform=weights.transforms(),
+        names=tuple(str(name) for name in categories),
+        named_by=str(source),
+        location=location,
+    )
 
 
-def _class_names(path: Path, where: str) -> tuple[str, ...]:
+def _class_names(path: Path, location: str) -> tuple[str, ...]:
     """The names in a text file, one on each line. An empty line is an empty name."""
     try:
         text = read_bytes(path, TEXT_LIMIT).decode()
     except (OSError, ValueError) as error:
         raise UsageError(
             f"{path.name} cannot be read as names of classes",
-            where=where,
+            where=location,
             cause=str(error),
         ) from error
-    return tuple(line.strip() for line in text.rstrip().splitlines())
+    lines = text.rstrip().splitlines()
+    return tuple(line.strip() for line in lines)
 
 
 def _open(path: Path) -> Any:
@@ -222,6 +260,7 @@ def _open(path: Path) -> Any:
         readable(path.name, None, Pillow.DecompressionBombError),
         Pillow.open(path, formats=FORMATS) as image,
     ):
+        # Pillow would clip the values of these modes when it converts them to RGB.
         if image.mode == "F" or image.mode.startswith("I"):
             raise UsageError(
                 f"{path.name} has more than 8 bits a channel",
@@ -249,6 +288,8 @@ def _smallest_batch(entry: Mapping[str, Any], signature: Signature) -> int:
     size = entry["shape"][0]
     if isinstance(size, int):
         return size
-    ranges = {name: (dim["min"], dim["max"]) for name, dim in signature["dims"].items()}
+    ranges = {}
+    for name, dim in signature["dims"].items():
+        ranges[name] = (dim["min"], dim["max"])
     smallest, _ = parse(size).bounds(ranges)
     return smallest

@@ -85,7 +85,13 @@ def fit(tensors: FileTensors, signature: Signature, source: str) -> list[Tensor]
     Raises `UsageError`, which names `source`, if their number, a name, dtype or rank differs.
     """
     entries = tensor_inputs(signature)
-    values = _in_order(tensors, [entry["name"] for entry in entries], signature, source)
+    names = [entry["name"] for entry in entries]
+    values = _in_order(
+        tensors,
+        names,
+        signature,
+        source,
+    )
     for entry, value in zip(entries, values, strict=True):
         dtype = _dtype_name(value)
         message = f"{source}: {entry['name']} is {_type_text(dtype, value.shape)}"
@@ -142,7 +148,11 @@ def _conversion(source: str, dtype: str) -> str:
 
 
 @contextlib.contextmanager
-def readable(name: str, hint: str | None = None, *further: type[Exception]) -> Iterator[None]:
+def readable(
+    name: str,
+    hint: str | None = None,
+    *further: type[Exception],
+) -> Iterator[None]:
     """Turn the exceptions that a library raises for a bad file into a `UsageError`.
 
     `further` adds types to `UNREADABLE`.
@@ -169,7 +179,8 @@ def _read_numpy(path: Path) -> FileTensors:
         tensors = {}
         with loaded:
             for name in loaded.files:
-                tensors[name] = _plain(torch.from_numpy(loaded[name]), path.name)
+                array = loaded[name]
+                tensors[name] = _plain(torch.from_numpy(array), path.name)
         return tensors
 
 
@@ -177,6 +188,7 @@ def _read_safetensors(path: Path) -> FileTensors:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    # The format has only contiguous tensors, so `_plain` is not needed.
     with readable(path.name, None, SafetensorError):
         return load_file(path)
 
@@ -195,7 +207,7 @@ def _read_torch(path: Path) -> FileTensors:
         raise UsageError(f"{path.name} holds {_contents(loaded)}", hint=hint)
     tensors = [_plain(value, path.name) for value in values]
     if isinstance(loaded, Mapping):
-        names = [str(name) for name in loaded]
+        names = [str(name) for name in loaded]  # torch saves keys of any type
         return dict(zip(names, tensors, strict=True))
     return tensors
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -18,6 +18,9 @@ from aoti_build.errors import BuildError
 from aoti_build.runtime.raw import raw_loader
 
 _ALIGNMENT = 64  # bytes; of the memory that torch allocates
+
+
+Tensors: TypeAlias = list[Tensor]
 
 
 class LoadedPackage:
@@ -45,11 +48,11 @@ class LoadedPackage:
         self._loader: Any = self._load()
         self._was_called = False
 
-    def __call__(self, inputs: list[Tensor]) -> list[Tensor]:
+    def __call__(self, inputs: Tensors) -> Tensors:
         """The outputs of one call. Raises RuntimeError if the package refuses the inputs."""
         return self.run_in_place(self._copies(inputs))
 
-    def run_in_place(self, inputs: list[Tensor]) -> list[Tensor]:
+    def run_in_place(self, inputs: Tensors) -> Tensors:
         """The outputs of one call on the tensors themselves, which the package may write into.
 
         They must be on the device. Raises RuntimeError if the package refuses them.
@@ -59,7 +62,7 @@ class LoadedPackage:
         self._was_called = True
         return self._run(self._loader, inputs)
 
-    def calls(self, sequence: list[list[Tensor]]) -> list[list[Any]]:
+    def calls(self, sequence: list[Tensors]) -> list[list[Any]]:
         """The results of several calls: the outputs, then the written inputs and buffers.
 
         A buffer that cannot be read is None. A package with state starts from its first state. The
@@ -76,14 +79,14 @@ class LoadedPackage:
             result.extend(state)
         return results
 
-    def _call(self, inputs: list[Tensor]) -> list[Any]:
+    def _call(self, inputs: Tensors) -> list[Any]:
         """The outputs of a call, and the inputs that it writes into."""
         copies = self._copies(inputs)
         outputs = self.run_in_place(copies)
         written = [copies[position].clone() for position in self._writes.positions]
         return [*outputs, *written]
 
-    def _states(self, sequence: list[list[Tensor]]) -> list[list[Tensor | None]]:
+    def _states(self, sequence: list[Tensors]) -> list[list[Tensor | None]]:
         """The buffers after each call, from another load of the package.
 
         The raw loader cannot read the buffers of a package. So the package gets buffers in memory
@@ -124,10 +127,10 @@ class LoadedPackage:
             return {}  # an older torch, or a package with the buffers in its code
         return buffers
 
-    def _copies(self, inputs: list[Tensor]) -> list[Tensor]:
+    def _copies(self, inputs: Tensors) -> Tensors:
         return [private_copy(value, self._device) for value in inputs]
 
-    def _run(self, loader: Any, inputs: list[Tensor]) -> list[Tensor]:
+    def _run(self, loader: Any, inputs: Tensors) -> Tensors:
         outputs = list(loader.run(inputs))
         if self._device == "cuda":
             torch.cuda.synchronize()

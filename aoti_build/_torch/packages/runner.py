@@ -7,6 +7,7 @@ worker.
 
 from __future__ import annotations
 
+import itertools
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from aoti_build._torch.discovery.registered import libraries_with
 from aoti_build._torch.packages.imports import import_for
-from aoti_build._torch.packages.loaded import LoadedPackage
+from aoti_build._torch.packages.loaded import LoadedPackage, Tensors
 from aoti_build._torch.packages.tensor_file import read_tensors, write_tensors
 from aoti_build._torch.program.writes import Writes
 from aoti_build.errors import BuildError
@@ -36,7 +37,7 @@ _LACKS = 5
 class Package(Protocol):
     """A loaded package, which takes and returns flat lists of tensors."""
 
-    def calls(self, sequence: list[list[Tensor]]) -> list[list[Any]]:
+    def calls(self, sequence: list[Tensors]) -> list[list[Any]]:
         """The results of several calls: the outputs, then the written inputs and buffers.
 
         The calls start from the first state. A buffer that cannot be read is None. Raises
@@ -98,7 +99,7 @@ class RunnerPackage:
         for name in operators:
             self._options.append(f"operator={name}")
 
-    def calls(self, sequence: list[list[Tensor]]) -> list[list[Tensor | None]]:
+    def calls(self, sequence: list[Tensors]) -> list[list[Tensor | None]]:
         """The results of several calls, as `Package.calls` returns them.
 
         Raises RuntimeError if the package refuses inputs, `BuildError` if it cannot be loaded, and
@@ -110,8 +111,9 @@ class RunnerPackage:
         with tempfile.TemporaryDirectory(prefix="aoti_build-runner-") as directory:
             request = Path(directory, "request")
             reply = Path(directory, "reply")
-            write_tensors(request, [value for inputs in sequence for value in inputs])
-            _run([*self._command, str(request), str(reply), *options])
+            write_tensors(request, list(itertools.chain.from_iterable(sequence)))
+            files = [str(request), str(reply)]
+            _run(self._command + files + options)
             tensors = _read_reply(reply)
         count = len(tensors) // len(sequence)  # of tensors for each call
         results = []

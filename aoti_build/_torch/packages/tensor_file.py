@@ -59,7 +59,8 @@ def read_tensors(path: Path) -> list[Tensor | None]:
 
 
 def _read_head(file: BufferedReader) -> list[_Entry | None]:
-    words = iter(file.readline(_LONGEST_HEAD).decode().split())
+    head = file.readline(_LONGEST_HEAD).decode()
+    words = iter(head.split())
     if next(words) != _MAGIC or next(words) != _VERSION:
         raise ValueError("it does not begin as a file of tensors")
     count = int(next(words))

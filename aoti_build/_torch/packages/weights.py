@@ -19,7 +19,7 @@ import tempfile
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, NamedTuple, TypeAlias
 from unittest import mock
 
 import torch
@@ -44,8 +44,12 @@ _PIECE = 8 << 20  # bytes
 _ARCHIVE_VERSION = 6  # as torch.export.pt2_archive: the zip layout with .data/version
 # Records that torch's writer adds by itself.
 _OWN_RECORDS = (".data/version", ".data/serialization_id", "byteorder")
+_PLAIN_TENSORS = (torch.Tensor, torch.nn.Parameter)
 _Writer = torch._C.PyTorchFileWriter
 _ROW = re.compile(r"constants_info_\[(\d+)\]\.(original_fqn|from_folded) = (.*);")
+
+
+State: TypeAlias = Mapping[str, torch.Tensor]
 
 
 class _Constant(NamedTuple):
@@ -57,7 +61,7 @@ class _Constant(NamedTuple):
 
 def separate(
     package: Path,
-    state: Mapping[str, torch.Tensor],
+    state: State,
     constants: Mapping[str, Any],
     used: set[str],
 ) -> dict[str, Any]:
@@ -76,12 +80,14 @@ def separate(
         is_folded = any(constant.folded for constant in table)
         if is_folded or any(name not in values for name in names):
             return _embedded("the compiler folded or renamed constants")
+        # A weight that the graph reads and the table lacks was inlined.
         unseen = used - set(names) - _tied_to(names, state)
         if unseen:
             examples = ", ".join(sorted(unseen)[:3])
             return _embedded(f"the compiler put {examples} into the code")
-        if any(type(values[name]) not in (torch.Tensor, torch.nn.Parameter) for name in names):
+        if not all(type(values[name]) in _PLAIN_TENSORS for name in names):
             return _embedded("a weight is a tensor subclass")
+        # The package does not say which alignment it has, so both are tried.
         for alignment in _ALIGNMENTS:
             with archive.open(blobs[0]) as blob:
                 if _is_content(blob, blob_pieces(names, values, alignment)):
@@ -166,7 +172,7 @@ def _write_file(writer: Any, name: str, path: str) -> None:
 
 def read_weights(
     archive: zipfile.ZipFile,
-    values: Mapping[str, torch.Tensor],
+    values: State,
     alignment: int,
 ) -> Iterator[tuple[str, torch.Tensor]]:
     """Each weight in a package with external weights: its name and its flat values.
@@ -194,7 +200,7 @@ def read_weights(
 
 def blob_pieces(
     names: Sequence[str],
-    state: Mapping[str, torch.Tensor],
+    state: State,
     alignment: int,
 ) -> Iterator[memoryview]:
     """The content of the blob: the storage of each constant, padded to `alignment` bytes."""
@@ -237,6 +243,7 @@ def _constants(archive: zipfile.ZipFile) -> list[_Constant]:
     """The constants in the order of the blob, from the source that inductor generated."""
     source = archive.read(_only_member(archive, ".wrapper.cpp")).decode()
     rows: dict[int, dict[str, str]] = {}
+    # Each constant has a line of C++ for each field.
     for index, field, value in _ROW.findall(source):
         row = rows.setdefault(int(index), {})
         row[field] = value
@@ -256,7 +263,11 @@ def used_state(program: ExportedProgram) -> set[str]:
     """The names of the parameters and buffers that the graph reads."""
     signature = program.graph_signature
     names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
-    return {names[placeholder] for placeholder in _used_placeholders(program) & set(names)}
+    used = set()
+    for placeholder in _used_placeholders(program):
+        if placeholder in names:
+            used.add(names[placeholder])
+    return used
 
 
 def has_weights(program: ExportedProgram) -> bool:
@@ -267,8 +278,9 @@ def has_weights(program: ExportedProgram) -> bool:
     values = {**program.state_dict, **program.constants}
     lifted = program.graph_signature.inputs_to_lifted_tensor_constants
     names = used_state(program)
-    for placeholder in _used_placeholders(program) & set(lifted):
-        names.add(lifted[placeholder])
+    for placeholder in _used_placeholders(program):
+        if placeholder in lifted:
+            names.add(lifted[placeholder])
     return any(values[name].numel() for name in names if name in values)
 
 
@@ -280,7 +292,7 @@ def _used_placeholders(program: ExportedProgram) -> set[str]:
     return names
 
 
-def _tied_to(names: Iterable[str], state: Mapping[str, torch.Tensor]) -> set[str]:
+def _tied_to(names: Iterable[str], state: State) -> set[str]:
     """The names in `state` that share memory with one of `names`: the compiler keeps only one."""
     addresses = set()
     for name in names:
