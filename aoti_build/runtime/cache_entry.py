@@ -36,9 +36,10 @@ _UNUSED_BY_THIS_PROCESS = 3600.0
 class CacheEntry:
     """The files of a package that `unpacks`, else a copy of it, in `directory`.
 
-    Processes use a `shared` entry together. A lock keeps it from being removed. A new entry is
-    made in a staging directory beside `directory`. `publish` moves it, which is for a package
-    whose digest is right. Only a `usable` entry may be loaded.
+    Processes use a `shared` entry together. A lock keeps it from being removed. `read_package`
+    makes a new entry in a staging directory next to `directory`. The caller compares the digest
+    that it returns, and only then calls `publish`, which moves the entry into place. Only a
+    `usable` entry may be loaded.
     """
 
     directory: Path

@@ -262,7 +262,7 @@ class _ParsedComparison:
     def __init__(self, ranges: Iterable[ParsedRange]) -> None:
         self.same = True
         self._ahead = sorted(ranges, reverse=True)  # the first range is the last entry
-        self._current: list[ParsedRange] = []  # ranges that a piece reached and none ended
+        self._current: list[ParsedRange] = []  # ranges that began and have not ended
 
     def compare(self, piece: Piece) -> None:
         while self._ahead and self._ahead[-1].offset < piece.end:
