@@ -100,11 +100,9 @@ class LoadedPackage:
         states = []
         for inputs in sequence:
             self._run(loader, self._copies(inputs))
-            state: list[Tensor | None] = [None] * len(names)
-            for index, name in enumerate(names):
-                if name in buffers:
-                    state[index] = buffers[name].clone()
-            states.append(state)
+            # Cloned, because the next call writes into the buffers.
+            after = {name: value.clone() for name, value in buffers.items()}
+            states.append([after.get(name) for name in names])
         return states
 
     def _load_buffers(self, loader: Any) -> dict[str, Tensor]:
@@ -159,12 +157,19 @@ def private_copy(value: Tensor, device: str) -> Tensor:
         return value.to(device, copy=True)
     if not value.numel():
         return value.clone()
-    span = 1  # elements of memory, from the first to the last one
-    for size, stride in zip(value.shape, value.stride(), strict=True):
-        span += (size - 1) * stride
     misalignment = value.data_ptr() % _ALIGNMENT
     shift = misalignment // value.element_size()
+    span = _span(value)
     memory = torch.empty(shift + span, dtype=value.dtype)
+    # All of the memory that the value spans, also what lies between its elements.
     flat = value.as_strided((span,), (1,), value.storage_offset())
     memory[shift:].copy_(flat)
     return memory.as_strided(value.shape, value.stride(), shift)
+
+
+def _span(value: Tensor) -> int:
+    """The elements of memory from the first to the last one of a tensor."""
+    span = 1
+    for size, stride in zip(value.shape, value.stride(), strict=True):
+        span += (size - 1) * stride
+    return span

@@ -29,20 +29,24 @@ def write_tensors(path: Path, tensors: Sequence[Tensor]) -> None:
     words = [_MAGIC, _VERSION, str(len(tensors))]
     storages = [_storage_bytes(value) for value in tensors]
     for value, storage in zip(tensors, storages, strict=True):
-        numbers = [
-            value.dim(),
-            *value.shape,
-            *value.stride(),
-            value.storage_offset(),
-            storage.numel(),
-        ]
-        words.append(str(value.dtype).removeprefix("torch."))
-        words += map(str, numbers)
+        words += _entry_words(value, storage)
     with path.open("wb") as file:
         head = " ".join(words)
         file.write(f"{head}\n".encode())
         for storage in storages:
             file.write(storage.numpy().data)
+
+
+def _entry_words(value: Tensor, storage: Tensor) -> list[str]:
+    dtype = str(value.dtype).removeprefix("torch.")
+    numbers = [
+        value.dim(),
+        *value.shape,
+        *value.stride(),
+        value.storage_offset(),
+        storage.numel(),
+    ]
+    return [dtype, *map(str, numbers)]
 
 
 def read_tensors(path: Path) -> list[Tensor | None]:

@@ -126,9 +126,9 @@ def repack(
             if record.endswith(_BLOB):
                 # The writer takes a record in one piece. A mapped file does not need to fit into
                 # memory.
-                pieces = blob_pieces(names, state, alignment)
-                blob = _write_and_map(Path(directory, "blob"), pieces)
-                writer.write_record(record, blob.untyped_storage(), blob.nbytes)
+                path = Path(directory, "blob")
+                _write_pieces(path, blob_pieces(names, state, alignment))
+                _write_mapped(writer, record, path)
                 continue
             content = archive.read(entry)
             if record.endswith("_metadata.json"):
@@ -162,12 +162,10 @@ def shareable_members() -> Iterator[None]:
 
 def _write_file(writer: Any, name: str, path: str) -> None:
     """Replaces `PT2ArchiveWriter.write_file`."""
-    size = Path(path).stat().st_size
-    if not size:  # an empty file cannot be mapped
+    if Path(path).stat().st_size:
+        _write_mapped(writer.archive_file, name, Path(path))
+    else:  # an empty file cannot be mapped
         writer.write_bytes(name, b"")
-        return
-    content = _map(Path(path))
-    writer.archive_file.write_record(name, content.untyped_storage(), size)
 
 
 def read_weights(
@@ -222,21 +220,22 @@ def _is_content(file: IO[bytes], pieces: Iterable[memoryview]) -> bool:
     return not file.read(1)
 
 
-def _write_and_map(path: Path, pieces: Iterable[memoryview]) -> torch.Tensor:
+def _write_pieces(path: Path, pieces: Iterable[memoryview]) -> None:
     with path.open("wb") as file:
         for piece in pieces:
             file.write(piece)
-    return _map(path)
 
 
-def _map(path: Path) -> torch.Tensor:
-    """The bytes of a file, mapped into memory."""
-    return torch.from_file(
+def _write_mapped(writer: Any, record: str, path: Path) -> None:
+    """Write a file into a package from a mapping, without a copy in memory."""
+    size = path.stat().st_size
+    content = torch.from_file(
         str(path),
         shared=False,
-        size=path.stat().st_size,
+        size=size,
         dtype=torch.uint8,
     )
+    writer.write_record(record, content.untyped_storage(), size)
 
 
 def _constants(archive: zipfile.ZipFile) -> list[_Constant]:
@@ -263,11 +262,7 @@ def used_state(program: ExportedProgram) -> set[str]:
     """The names of the parameters and buffers that the graph reads."""
     signature = program.graph_signature
     names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
-    used = set()
-    for placeholder in _used_placeholders(program):
-        if placeholder in names:
-            used.add(names[placeholder])
-    return used
+    return _used_names(program, names)
 
 
 def has_weights(program: ExportedProgram) -> bool:
@@ -275,21 +270,20 @@ def has_weights(program: ExportedProgram) -> bool:
 
     Without them the blob would be empty, and torch fails to map an empty file (seen in 2.14).
     """
+    constants = program.graph_signature.inputs_to_lifted_tensor_constants
+    names = used_state(program) | _used_names(program, constants)
     values = {**program.state_dict, **program.constants}
-    lifted = program.graph_signature.inputs_to_lifted_tensor_constants
-    names = used_state(program)
-    for placeholder in _used_placeholders(program):
-        if placeholder in lifted:
-            names.add(lifted[placeholder])
     return any(values[name].numel() for name in names if name in values)
 
 
-def _used_placeholders(program: ExportedProgram) -> set[str]:
-    names = set()
+def _used_names(program: ExportedProgram, names: Mapping[str, str]) -> set[str]:
+    """The names of the graph's placeholders that it reads; `names` has those of interest."""
+    used = set()
     for node in program.graph.nodes:
-        if node.op == "placeholder" and node.users:
-            names.add(node.name)
-    return names
+        is_read = node.op == "placeholder" and node.users
+        if is_read and node.name in names:
+            used.add(names[node.name])
+    return used
 
 
 def _tied_to(names: Iterable[str], state: State) -> set[str]:
