@@ -1,12 +1,12 @@
-"""Loading artifacts in a service: the best variant for this host, checked before any native code is
-loaded, in milliseconds; or a sentence that says why not.
+"""Loads artifacts in a service: the best variant for this host, checked before its native code is
+loaded, in milliseconds.
 
     model = aoti_build.load("resnet18", artifacts="/srv/models/artifacts")
     output = model(image)
 
-Needs torch, and of aoti_build neither models.yaml nor sources nor the tools that build.
-docs/reference/loader.md describes it. `explain` and the modules `choose` and `package` do not
-import torch.
+This takes torch and the artifacts directory, but neither models.yaml, sources nor a compiler.
+`explain` and the modules `choose` and `package` do not import torch. docs/reference/loader.md
+describes the interface.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ import sys
 from typing import TYPE_CHECKING
 
 from aoti_build.errors import UsageError
-from aoti_build.runtime.arguments import state_names
 from aoti_build.runtime.choose import Candidate, Choice, explain
+from aoti_build.runtime.leaves import state_names
 from aoti_build.runtime.package import Verify, admit
 
 if TYPE_CHECKING:
+    from aoti_build.artifact.manifest import Manifest
     from aoti_build.runtime.model import LoadedModel
 
 __all__ = ["Candidate", "Choice", "explain", "load"]
@@ -40,49 +41,39 @@ def load(
     imports: bool = True,
     explain: bool = False,
 ) -> LoadedModel:
-    """The artifact of `model` that suits this host best, checked and loaded.
+    """Check and load the artifact of `model` that suits this host best.
 
-    Args: model: its name, or a target such as ``"resnet18/cuda-max-autotune"``. artifacts: the
-        directory that builds wrote; else `AOTI_BUILD_ARTIFACTS`, else ``./artifacts``. Only read.
-        device: ``"cpu"`` or ``"cuda"``; None takes ``cuda`` where a variant for it fits this host.
-        variant: one variant by name, such as ``"cuda-max-autotune"``. device_index: which CUDA
-        device to run on. verify: what is compared with the manifest before loading: ``"full"``
-        every byte, ``"stat"`` size, times and
-            inode against an earlier full check, ``"off"`` nothing. num_runners: calls that may be
-        under way at once; each takes memory for its intermediate values. A model with
-            state takes one. single_threaded: leave out the loader's own locks; then at most one
-        call may be under way, and one runner. check_inputs: compare every input with the signature.
-        Off, a wrong one gives wrong numbers or a crash. imports: import the modules that the
-        manifest names (`requires.imports`), as far as what they register is not
-            here yet. Off, this process must have imported them.
-        explain: say on stderr which variant was chosen, and why each of the others was not.
+    Args:
+        model: the name of a model, or a target such as ``"resnet18/cuda-max-autotune"``.
+        artifacts: the directory of artifacts, else `AOTI_BUILD_ARTIFACTS`, else ``./artifacts``.
+        device: ``"cpu"`` or ``"cuda"``. None prefers ``cuda`` if a variant for it fits this host.
+        variant: the name of one variant, such as ``"cuda-max-autotune"``.
+        device_index: the CUDA device to run on, counted from 0.
+        verify: the comparison with the manifest before loading. ``"full"`` compares every byte,
+            ``"stat"`` size, times and inode with an earlier full check, ``"off"`` the size.
+        num_runners: the number of simultaneous calls. A model with state takes one.
+        single_threaded: omit the loader's own locks. Then only one call may run at a time.
+        check_inputs: compare inputs with the signature. Unchecked, wrong ones may crash the call.
+        imports: import the modules in the manifest's `requires.imports` that are still missing.
+        explain: print on stderr why this variant was chosen and the others were not.
 
-    Raises: ArtifactError: no variant fits this host, the chosen one is damaged, or what it needs to
-        be imported is not
-            here. No native code was loaded. UsageError: there is no such model, variant or option.
-        DirectoryError: AOTI_BUILD_RUNTIME_CACHE or TMPDIR names a directory that code must not be
-        loaded from.
+    Raises:
+        ArtifactError: no variant fits, the chosen one is damaged, or an import is missing.
+        UsageError: there is no such model, variant or option.
+        DirectoryError: AOTI_BUILD_RUNTIME_CACHE or TMPDIR names a directory unfit for code.
     """
-    is_number = isinstance(num_runners, int)
-    if not is_number or num_runners < 1 or (single_threaded and num_runners != 1):
-        hint = "at least 1, and exactly 1 with single_threaded"
-        raise UsageError(f"num_runners is {num_runners!r}", hint=hint)
+    _check_runners(num_runners, single_threaded=single_threaded)
     choice = _explain(
         model, artifacts=artifacts, device=device, variant=variant, device_index=device_index
     )
     if explain and sys.stderr is not None:  # a daemon may have closed it
         sys.stderr.write(f"{choice}\n")
     best = choice.best()
-    assert best.manifest is not None  # one that fits has a manifest
-    if num_runners > 1 and state_names(best.manifest.signature):
-        raise UsageError(
-            f"num_runners is {num_runners}, and the model has state",
-            target=best.target,
-            cause="calls side by side would write into the same buffers",
-            hint="load it once for each stream of calls, with one runner",
-        )
+    assert best.manifest is not None  # a candidate that fits has a manifest
+    _check_state(best.manifest, num_runners)
     admitted = admit(best.directory, best.manifest, verify)
-    try:
+    with admitted.closed_on_error():
+        # These import torch, which a refusal does not need.
         from aoti_build.runtime.imports import import_registered
         from aoti_build.runtime.model import LoadedModel
 
@@ -96,9 +87,28 @@ def load(
             single_threaded=single_threaded,
             check_inputs=check_inputs,
         )
-    except BaseException:
-        admitted.close()
-        raise
 
 
+# A parameter of `load` has the name of the function.
 _explain = explain
+
+
+def _check_runners(num_runners: int, *, single_threaded: bool) -> None:
+    """Raise `UsageError` for a number of runners that torch's loader does not take."""
+    valid = isinstance(num_runners, int) and num_runners >= 1
+    if single_threaded:
+        valid = valid and num_runners == 1
+    if not valid:
+        hint = "at least 1, and exactly 1 with single_threaded"
+        raise UsageError(f"num_runners is {num_runners!r}", hint=hint)
+
+
+def _check_state(manifest: Manifest, num_runners: int) -> None:
+    """Raise `UsageError` for simultaneous calls of a model that writes into its buffers."""
+    if num_runners > 1 and state_names(manifest.signature):
+        raise UsageError(
+            f"num_runners is {num_runners}, and the model has state",
+            target=manifest.target,
+            cause="simultaneous calls would write into the same buffers",
+            hint="load it once for each stream of calls, with one runner",
+        )

@@ -1,165 +1,141 @@
-"""What a loaded model is called with: bound to the parameters it was exported with, flattened,
-checked.
+"""Binds the arguments of a call to the exported parameters, flattens and checks them.
 
-AOTInductor answers inputs that it was not compiled for with wrong numbers, or dies. The manifest's
-signature says what the artifact was exported and checked for, so here each tensor's device, dtype
-and shape are compared with it: fixed sizes, the range and step of every dim, and that inputs which
-follow a dim agree. Precomputed, because this runs at every call. No torch: the types come in
-through `Kinds`, and nested structures through their pytree spec.
+AOTInductor code gives wrong numbers or crashes on inputs that it was not compiled for. So each
+tensor's device, dtype and shape are compared with the manifest's signature: fixed sizes, the range
+and step of each dim, and inputs that follow a dim.
+
+The comparison runs at every call, so as much as possible is computed beforehand. No torch is
+imported here: its types come through `Kinds`, and nested structures through their pytree spec.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from aoti_build.common.sizes import Size, parse, told
 from aoti_build.errors import InputError
+from aoti_build.runtime.leaves import (
+    FollowingSize,
+    Kinds,
+    Leaf,
+    Parameter,
+    Signature,
+    dims_of,
+    following_sizes,
+    leaf_of,
+)
 
-
-@dataclass(frozen=True)
-class Parameter:
-    """One argument of the exported call: `leaves` values from it. `spec` flattens it; None if it is
-    a leaf itself."""
-
-    name: str
-    keyword: bool
-    leaves: int = 1
-    spec: Any = None
-
-
-@dataclass(frozen=True)
-class Kinds:
-    """What tensors are made of here: their type, the device that all must be on, and dtypes by
-    name."""
-
-    tensor: type
-    device: Any
-    dtype: Callable[[str], Any]
-
-
-@dataclass(frozen=True)
-class _Leaf:
-    """A leaf of the call: a constant by its repr, or a tensor with fixed sizes (`exact`) or some
-    that are dims (`dynamic`) or follow dims (`following`)."""
-
-    name: str
-    constant: str | None = None
-    dtype: Any = None
-    shape: tuple[Any, ...] = ()
-    exact: tuple[int, ...] | None = None
-    fixed: tuple[tuple[int, int], ...] = ()
-    dynamic: tuple[tuple[int, str], ...] = ()
-    following: tuple[tuple[int, Size], ...] = ()
-    written: bool = False
-
-
-@dataclass(frozen=True)
-class _Following:
-    """Axis `axis` of the tensor at `number` has the size `size`; from it the dim `tells` is known,
-    or none new."""
-
-    number: int
-    leaf: _Leaf
-    axis: int
-    size: Size
-    tells: str | None
+# The size of each dim in one call, with the leaf that it comes from.
+_Sizes = dict[str, tuple[int, Leaf]]
 
 
 @dataclass
 class Arguments:
     """Binds, checks and flattens the arguments of calls; made once from the manifest's `signature`.
 
-    `parameters` are the exported call's, positional ones first. `check` off leaves the structure as
-    the only thing that is looked at.
+    Positional parameters come first in `parameters`. Without `check` only the structure of the
+    arguments is compared.
     """
 
     target: str
-    signature: Mapping[str, Any]
+    signature: Signature
     parameters: Sequence[Parameter]
     kinds: Kinds
     check: bool = True
-    _leaves: list[_Leaf] = field(init=False)
-    _tensors: list[tuple[int, _Leaf]] = field(init=False)
-    _constants: list[tuple[int, _Leaf]] = field(init=False)
-    _following: list[_Following] = field(init=False)
+    _leaves: list[Leaf] = field(init=False)
+    # The leaves that are tensors, and those that are constants, with their index in `_leaves`.
+    _tensors: list[tuple[int, Leaf]] = field(init=False)
+    _constants: list[tuple[int, Leaf]] = field(init=False)
+    _following: list[FollowingSize] = field(init=False)
     _names: tuple[str, ...] = field(init=False)
-    _known: frozenset[str] = field(init=False)
-    _plain: str = field(init=False)
+    _name_set: frozenset[str] = field(init=False)
+    # "positional" or "keyword" if every argument is a tensor and passed in that way, else empty.
+    _direct_form: str = field(init=False)
     _writes: bool = field(init=False)
 
     def __post_init__(self) -> None:
         dims = self.signature["dims"]
         written = frozenset(self.signature["mutates"]["inputs"])
-        self._writes = bool(written)  # then `WrittenInputs` compares memory first, and makes copies
-        entries = self.signature["inputs"]
-        self._leaves = [_leaf(entry, dims, self.kinds, written) for entry in entries]
-        self._tensors = [
-            (at, leaf) for at, leaf in enumerate(self._leaves) if leaf.constant is None
-        ]
-        self._constants = [
-            (at, leaf) for at, leaf in enumerate(self._leaves) if leaf.constant is not None
-        ]
-        self._following = list(_in_order([leaf for _, leaf in self._tensors]))
+        # Then `WrittenInputs` makes inputs contiguous, after it has compared their memory.
+        self._writes = bool(written)
+        self._leaves = []
+        self._tensors = []
+        self._constants = []
+        for index, entry in enumerate(self.signature["inputs"]):
+            leaf = leaf_of(entry, dims, self.kinds, written)
+            self._leaves.append(leaf)
+            if leaf.constant is None:
+                self._tensors.append((index, leaf))
+            else:
+                self._constants.append((index, leaf))
+        tensors = [leaf for _, leaf in self._tensors]
+        self._following = list(following_sizes(tensors))
         self._names = tuple(parameter.name for parameter in self.parameters)
-        self._known = frozenset(self._names)
-        # The common forms, tensors all by position or all by keyword, take a shorter way.
-        self._plain = ""
-        plain = not self._constants and all(parameter.spec is None for parameter in self.parameters)
-        kinds = {parameter.keyword for parameter in self.parameters}
-        if plain and kinds == {True}:
-            self._plain = "keyword"
-        elif plain and kinds == {False}:
-            self._plain = "positional"
+        self._name_set = frozenset(self._names)
+        self._direct_form = self._find_direct_form()
+
+    def _find_direct_form(self) -> str:
+        if self._constants:
+            return ""
+        if any(parameter.spec is not None for parameter in self.parameters):
+            return ""
+        by_keyword = {parameter.keyword for parameter in self.parameters}
+        if by_keyword == {True}:
+            return "keyword"
+        if by_keyword == {False}:
+            return "positional"
+        return ""
 
     @property
     def tensor_names(self) -> list[str]:
-        """The names of the tensors that `flatten` gives."""
+        """The names of the tensors that `flatten` returns."""
         return [leaf.name for _, leaf in self._tensors]
 
     @property
     def written(self) -> list[int]:
-        """Which of them the model writes into."""
-        return [number for number, (_, leaf) in enumerate(self._tensors) if leaf.written]
+        """The positions of the tensors that the model writes into, among those of `flatten`."""
+        positions = []
+        for position, (_, leaf) in enumerate(self._tensors):
+            if leaf.written:
+                positions.append(position)
+        return positions
 
     def flatten(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
-        """The tensors of a call in the order of the compiled code, checked. They are contiguous,
-        but for those that the model writes into, which are as they were given. Raises
-        `InputError`."""
+        """The checked tensors of a call, in the order of the compiled code.
+
+        They are contiguous, unless the model writes into any input: then all stay as they are.
+        Raises `InputError`.
+        """
         values: Sequence[Any]
-        if self._plain == "positional" and not kwargs and len(args) == len(self._names):
+        # The first two cases are the most common ones, and do without the slower `_bind`.
+        if self._direct_form == "positional" and not kwargs and len(args) == len(self._names):
             values = args
-        elif self._plain == "keyword" and not args and kwargs.keys() == self._known:
+        elif self._direct_form == "keyword" and not args and kwargs.keys() == self._name_set:
             values = [kwargs[name] for name in self._names]
         else:
-            values = self._bound(args, kwargs)
-        return self._checked(values) if self.check else [values[at] for at, _ in self._tensors]
+            values = self._bind(args, kwargs)
+        if self.check:
+            return self._checked(values)
+        return [values[index] for index, _ in self._tensors]
 
     def _checked(self, values: Sequence[Any]) -> list[Any]:
+        # Every statement costs time at each call: errors are put together in functions.
         kinds = self.kinds
-        sizes: dict[str, tuple[int, _Leaf]] = {}
-        for at, leaf in self._constants:
-            if repr(values[at]) != leaf.constant:
-                raise self._refusal(
-                    leaf, f"expected {leaf.constant}, which is compiled in", f"given {values[at]!r}"
-                )
+        sizes: _Sizes = {}
+        for index, leaf in self._constants:
+            # By repr, as the manifest has it: 1 and True are equal but compiled differently.
+            if repr(values[index]) != leaf.constant:
+                raise self._wrong_constant(leaf, values[index])
         inputs = []
-        for at, leaf in self._tensors:
-            value = values[at]
+        for index, leaf in self._tensors:
+            value = values[index]
             if not isinstance(value, kinds.tensor):
-                raise self._refusal(
-                    leaf, f"expected a tensor, {_said(leaf)}", f"given {type(value).__name__}"
-                )
+                raise self._wrong_type(leaf, value)
             if value.dtype != leaf.dtype:
-                raise self._refusal(
-                    leaf, f"expected dtype {_short(leaf.dtype)}", f"given {_short(value.dtype)}"
-                )
+                raise self._wrong_dtype(leaf, value.dtype)
             if value.device != kinds.device:
-                raise self._refusal(
-                    leaf, f"expected a tensor on {kinds.device}", f"given one on {value.device}"
-                )
+                raise self._wrong_device(leaf, value.device)
             if leaf.exact is not None:
                 if value.shape != leaf.exact:
                     raise self._wrong_shape(leaf, value.shape)
@@ -167,135 +143,212 @@ class Arguments:
                 self._measure(leaf, value.shape, sizes)
             if value.is_conj() or value.is_neg():
                 value = self._resolved(leaf, value)
-            # Compiled code goes by the strides of the example, which the artifact was checked with.
-            as_it_is = value.is_contiguous() or self._writes
-            inputs.append(value if as_it_is else value.contiguous())
+            # Compiled code relies on the strides of the example, with which it was checked.
+            if not value.is_contiguous() and not self._writes:
+                value = value.contiguous()
+            inputs.append(value)
+        # Only now are the sizes of all plain dims known.
         for following in self._following:
-            self._follow(following, inputs[following.number].shape, sizes)
+            self._follow(following, inputs[following.position].shape, sizes)
         return inputs
 
-    def _resolved(self, leaf: _Leaf, value: Any) -> Any:
-        """The values themselves of a tensor that torch has only marked as conjugated or negated:
-        compiled code reads memory and knows no marks."""
+    def _resolved(self, leaf: Leaf, value: Any) -> Any:
+        """The values of a tensor that torch only marks as conjugated or negated.
+
+        Compiled code reads the memory of a tensor and ignores these marks.
+        """
         if leaf.written:
-            given = "given a conjugated or negated view"
-            raise self._refusal(leaf, "expected a tensor that can be written into", given)
+            raise self._refusal(
+                leaf,
+                "expected a tensor that can be written into",
+                "given a conjugated or negated view",
+            )
         return value.resolve_conj().resolve_neg()
 
     def _measure(
-        self, leaf: _Leaf, shape: Sequence[int], sizes: dict[str, tuple[int, _Leaf]]
+        self,
+        leaf: Leaf,
+        shape: Sequence[int],
+        sizes: _Sizes,
     ) -> None:
-        """Compare the dynamic shape of a tensor with the dims; `sizes` collects those of this
-        call."""
-        if len(shape) != len(leaf.shape) or any(shape[axis] != size for axis, size in leaf.fixed):
+        """Compare a tensor's shape with a leaf that has dims, and add these dims to `sizes`."""
+        if len(shape) != len(leaf.shape):
             raise self._wrong_shape(leaf, shape)
+        for axis, fixed in leaf.fixed:
+            if shape[axis] != fixed:
+                raise self._wrong_shape(leaf, shape)
         for axis, name in leaf.dynamic:
-            size, dim = shape[axis], self.signature["dims"][name]
+            size = shape[axis]
             if name in sizes:
-                if sizes[name][0] != size:
-                    other, where = sizes[name]
-                    raise self._wrong_shape(
-                        leaf, shape, f"{name} is {other} in {where.name} and {size} here"
-                    )
+                earlier, source = sizes[name]
+                if earlier != size:
+                    cause = f"{name} is {earlier} in {source.name} and {size} here"
+                    raise self._wrong_shape(leaf, shape, cause)
                 continue
+            dim = self.signature["dims"][name]
             if not dim["min"] <= size <= dim["max"] or size % dim["multiple_of"]:
                 raise self._wrong_shape(leaf, shape, f"{name} is {size}")
             sizes[name] = size, leaf
 
     def _follow(
-        self, following: _Following, shape: Sequence[int], sizes: dict[str, tuple[int, _Leaf]]
+        self,
+        following: FollowingSize,
+        shape: Sequence[int],
+        sizes: _Sizes,
     ) -> None:
-        """Compare a size with the dims that it follows; if it tells one more, that with its
-        range."""
-        leaf, size, given = following.leaf, following.size, shape[following.axis]
+        """Compare a size with the expression of dims that it follows.
+
+        If the expression has one dim that is not in `sizes`, compute it and compare its range.
+        """
+        leaf = following.leaf
+        size = following.size
+        actual = shape[following.axis]
         values = {name: sizes[name][0] for name in size.names if name in sizes}
-        name = following.tells
+        name = following.solves
         if name is None:
-            if (wanted := size.at(values)) != given:
-                known = " and ".join(
-                    f"{name} is {value} in {sizes[name][1].name}" for name, value in values.items()
-                )
-                raise self._wrong_shape(
-                    leaf, shape, f"{known}, so that {size} is {wanted} and not {given}"
-                )
+            expected = size.at(values)
+            if expected != actual:
+                cause = f"{_sources(values, sizes)}, so that {size} is {expected} and not {actual}"
+                raise self._wrong_shape(leaf, shape, cause)
             return
-        value, dim = size.solved(name, given, values), self.signature["dims"][name]
-        if value is None:
-            raise self._wrong_shape(leaf, shape, f"there is no {name} for which {size} is {given}")
-        if not dim["min"] <= value <= dim["max"] or value % dim["multiple_of"]:
-            raise self._wrong_shape(leaf, shape, f"{name} is {value}, since {size} is {given}")
-        sizes[name] = value, leaf
+        solved = size.solved(name, actual, values)
+        if solved is None:
+            cause = f"there is no {name} for which {size} is {actual}"
+            raise self._wrong_shape(leaf, shape, cause)
+        dim = self.signature["dims"][name]
+        if not dim["min"] <= solved <= dim["max"] or solved % dim["multiple_of"]:
+            cause = f"{name} is {solved}, since {size} is {actual}"
+            raise self._wrong_shape(leaf, shape, cause)
+        sizes[name] = solved, leaf
 
-    def _bound(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Any]:
-        """Every leaf of a call in order. Positional parameters can be given by keyword too; what
-        consists of constants only can be left out."""
-        if len(args) > sum(not parameter.keyword for parameter in self.parameters):
+    def _bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Any]:
+        """Every leaf of a call in order.
+
+        Positional parameters may be passed by keyword. Parameters that consist of constants may be
+        omitted.
+        """
+        positional = [parameter for parameter in self.parameters if not parameter.keyword]
+        if len(args) > len(positional):
             raise self._misuse(f"{len(args)} positional arguments were given")
-        given = dict(zip(self._names, args, strict=False))
+        # Positional names come first, and a call may pass fewer arguments.
+        bound = dict(zip(self._names, args, strict=False))
         for name, value in kwargs.items():
-            if name in given:
+            if name in bound:
                 raise self._misuse(f"{name} was given twice")
-            if name not in self._known:
-                import difflib
-
-                near = difflib.get_close_matches(name, self._names, n=1)
-                raise self._misuse(
-                    f"there is no argument {name}", f"did you mean {near[0]}?" if near else None
-                )
-            given[name] = value
+            if name not in self._name_set:
+                raise self._unknown_name(name)
+            bound[name] = value
         values: list[Any] = []
         for parameter in self.parameters:
-            values += self._leaves_of(parameter, given, len(values))
+            values += self._leaves_of(parameter, bound, len(values))
         return values
 
-    def _leaves_of(self, parameter: Parameter, given: Mapping[str, Any], start: int) -> list[Any]:
-        if parameter.name not in given:
-            own = self._leaves[start : start + parameter.leaves]
-            if any(leaf.constant is None for leaf in own):
-                raise self._misuse(f"{parameter.name} is missing")
-            return [_AsCompiled(str(leaf.constant)) for leaf in own]
-        value = given[parameter.name]
+    def _leaves_of(
+        self,
+        parameter: Parameter,
+        bound: Mapping[str, Any],
+        start: int,
+    ) -> list[Any]:
+        """The leaves of a parameter, which has those from `start` on."""
+        if parameter.name not in bound:
+            return self._constants_of(parameter, start)
+        value = bound[parameter.name]
         if parameter.spec is None:
             return [value]
         try:
             return list(parameter.spec.flatten_up_to(value))
         except ValueError as error:
-            raise self._misuse(
-                f"{parameter.name} has another structure", cause=str(error)
-            ) from None
+            # Its message is enough: the traceback ends inside of pytree.
+            message = f"{parameter.name} has another structure"
+            raise self._misuse(message, cause=str(error)) from None
+
+    def _constants_of(self, parameter: Parameter, start: int) -> list[Any]:
+        """The compiled-in values of a parameter that was omitted."""
+        leaves = self._leaves[start : start + parameter.leaves]
+        if any(leaf.constant is None for leaf in leaves):
+            raise self._misuse(f"{parameter.name} is missing")
+        return [_CompiledIn(str(leaf.constant)) for leaf in leaves]
+
+    def _unknown_name(self, name: str) -> InputError:
+        import difflib
+
+        hint = None
+        matches = difflib.get_close_matches(name, self._names, n=1)
+        if matches:
+            hint = f"did you mean {matches[0]}?"
+        return self._misuse(f"there is no argument {name}", hint)
 
     def _misuse(
-        self, message: str, hint: str | None = None, cause: str | None = None
+        self,
+        message: str,
+        hint: str | None = None,
+        cause: str | None = None,
     ) -> InputError:
+        if hint is None:
+            hint = f"it is called as {self.form()}"
         return InputError(
-            message, target=self.target, cause=cause, hint=hint or f"it is called as {self.form()}"
+            message,
+            target=self.target,
+            cause=cause,
+            hint=hint,
         )
 
-    def _refusal(
-        self, leaf: _Leaf, expected: str, given: str, cause: str | None = None
-    ) -> InputError:
-        return InputError(
-            f"input {leaf.name}: {expected}, {given}", target=self.target, cause=cause
-        )
+    def _wrong_constant(self, leaf: Leaf, value: Any) -> InputError:
+        expected = f"expected {leaf.constant}, which is compiled in"
+        return self._refusal(leaf, expected, f"given {value!r}")
+
+    def _wrong_type(self, leaf: Leaf, value: Any) -> InputError:
+        expected = f"expected a tensor, {_dtype_name(leaf.dtype)} {_shape_text(leaf.shape)}"
+        return self._refusal(leaf, expected, f"given {type(value).__name__}")
+
+    def _wrong_dtype(self, leaf: Leaf, dtype: Any) -> InputError:
+        expected = f"expected dtype {_dtype_name(leaf.dtype)}"
+        return self._refusal(leaf, expected, f"given {_dtype_name(dtype)}")
+
+    def _wrong_device(self, leaf: Leaf, device: Any) -> InputError:
+        expected = f"expected a tensor on {self.kinds.device}"
+        return self._refusal(leaf, expected, f"given one on {device}")
 
     def _wrong_shape(
-        self, leaf: _Leaf, shape: Sequence[int], cause: str | None = None
+        self,
+        leaf: Leaf,
+        shape: Sequence[int],
+        cause: str | None = None,
     ) -> InputError:
-        names = [name for size in leaf.shape if isinstance(size, str) for name in parse(size).names]
-        dims = {name: self.signature["dims"][name] for name in names}
-        ranges = ", ".join(f"{name} {_range(dim)}" for name, dim in dims.items())
-        expected = f"expected shape {_shape(leaf.shape)}" + (f" with {ranges}" if ranges else "")
-        return self._refusal(leaf, expected, f"given {_shape(shape)}", cause)
+        expected = f"expected shape {_shape_text(leaf.shape)}"
+        ranges = []
+        for name in dims_of(leaf):
+            dim = self.signature["dims"][name]
+            ranges.append(f"{name} {_range_text(dim)}")
+        if ranges:
+            expected += f" with {', '.join(ranges)}"
+        actual = f"given {_shape_text(shape)}"
+        return self._refusal(leaf, expected, actual, cause)
+
+    def _refusal(
+        self,
+        leaf: Leaf,
+        expected: str,
+        actual: str,
+        cause: str | None = None,
+    ) -> InputError:
+        message = f"input {leaf.name}: {expected}, {actual}"
+        return InputError(message, target=self.target, cause=cause)
 
     def form(self) -> str:
         """The exported call, such as ``model(x, *, mask)``."""
-        words = [parameter.name for parameter in self.parameters if not parameter.keyword]
-        keywords = [parameter.name for parameter in self.parameters if parameter.keyword]
-        return f"model({', '.join([*words, *(['*', *keywords] if keywords else [])])})"
+        words = []
+        has_keywords = False
+        for parameter in self.parameters:
+            if parameter.keyword and not has_keywords:
+                has_keywords = True
+                words.append("*")
+            words.append(parameter.name)
+        return f"model({', '.join(words)})"
 
 
-class _AsCompiled:
-    """Stands for a constant that was left out of a call: it is what was compiled in."""
+class _CompiledIn:
+    """Stands for a constant that a call omitted: its repr is that of the compiled-in value."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -304,74 +357,25 @@ class _AsCompiled:
         return self._text
 
 
-def state_names(signature: Mapping[str, Any]) -> tuple[str, ...]:
-    """The buffers that a call writes into, so that it changes what later ones answer."""
-    return tuple(signature["mutates"]["buffers"])
-
-
-def parameter_names(signature: Mapping[str, Any], leaves: Sequence[int]) -> list[str]:
-    """The name of each positional parameter, from those of its leaves (``pair[0]`` -> ``pair``);
-    `leaves` counts them. One without leaves, such as an empty list, has none in the signature and
-    is numbered."""
-    names, start = [], 0
-    for index, count in enumerate(leaves):
-        entry = signature["inputs"][start]["name"] if count else f"argument_{index}"
-        names.append(re.split(r"[\[.]", entry, maxsplit=1)[0])
-        start += count
-    return names
-
-
-def _leaf(
-    entry: Mapping[str, Any],
-    dims: Mapping[str, Any],
-    kinds: Kinds,
-    written: frozenset[str],
-) -> _Leaf:
-    if "constant" in entry:
-        return _Leaf(entry["name"], constant=entry["constant"])
-    shape = tuple(entry["shape"])
-    exact = all(isinstance(size, int) for size in shape)
-    following = [
-        (axis, parse(size))
-        for axis, size in enumerate(shape)
-        if isinstance(size, str) and size not in dims
-    ]
-    return _Leaf(
-        entry["name"],
-        dtype=kinds.dtype(entry["dtype"]),
-        shape=shape,
-        exact=shape if exact else None,
-        fixed=tuple((axis, size) for axis, size in enumerate(shape) if isinstance(size, int)),
-        dynamic=tuple((axis, size) for axis, size in enumerate(shape) if size in dims),
-        following=tuple(following),
-        written=entry["name"] in written,
-    )
-
-
-def _in_order(leaves: Sequence[_Leaf]) -> Iterator[_Following]:
-    """The sizes that follow dims without being one, each after those that it needs."""
-    found: list[tuple[int, int, Size]] = []
-    for number, leaf in enumerate(leaves):
-        found += [(number, axis, parse(name)) for axis, name in leaf.dynamic]
-        found += [(number, axis, size) for axis, size in leaf.following]
-    for index, tells in told([size for _, _, size in found]):
-        number, axis, size = found[index]
-        if size.plain is None:
-            yield _Following(number, leaves[number], axis, size, tells)
-
-
-def _said(leaf: _Leaf) -> str:
-    return f"{_short(leaf.dtype)} {_shape(leaf.shape)}"
-
-
-def _short(dtype: Any) -> str:
+def _dtype_name(dtype: Any) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _shape(shape: Sequence[Any]) -> str:
+def _shape_text(shape: Sequence[Any]) -> str:
     return f"[{', '.join(map(str, shape))}]"
 
 
-def _range(dim: Mapping[str, int]) -> str:
-    step = f" in steps of {dim['multiple_of']}" if dim["multiple_of"] > 1 else ""
-    return f"{dim['min']}..{dim['max']}{step}"
+def _sources(values: Mapping[str, int], sizes: _Sizes) -> str:
+    """The inputs that the sizes of dims come from, for a message."""
+    parts = []
+    for name, value in values.items():
+        _, leaf = sizes[name]
+        parts.append(f"{name} is {value} in {leaf.name}")
+    return " and ".join(parts)
+
+
+def _range_text(dim: Mapping[str, int]) -> str:
+    text = f"{dim['min']}..{dim['max']}"
+    if dim["multiple_of"] > 1:
+        text += f" in steps of {dim['multiple_of']}"
+    return text

@@ -1,40 +1,47 @@
-"""Which variant of a model this host should run, and why the others not. No torch: manifests are
-read, nothing else.
+"""Chooses the variant of a model that this host should run, and says why not the others.
 
-Among the variants that fit, the best is the first by: the device (`cuda` before `cpu`), the more
-specific code (for a GPU machine code before PTX, then the higher compute capability; more processor
-features), the preset `default`, the variant's name. A tuned preset is not preferred by itself: that
-it is faster on this host was not shown. Whoever measured it names it with `variant`. What was never
-compared with eager fits no host.
+Only manifests are read, and torch is not imported. Variants that fit this host are ordered by:
+
+1. the device: `cuda` before `cpu`;
+2. the more specific code: on a GPU machine code before PTX, then the higher compute capability;
+   then more processor features;
+3. the preset `default`, then the name of the variant.
+
+A tuned preset has no priority, because no build shows that it is faster on this host. After
+measuring it, name it with `variant`. An artifact that was never compared with eager mode fits no
+host.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from aoti_build.artifact.manifest import Manifest, read_manifest
 from aoti_build.errors import ArtifactError, UsageError
 from aoti_build.host import compatibility, gpu_architectures
 from aoti_build.host.devices import device_named, device_names
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")  # what builds give to directories
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")  # of directories that builds make
+_LONGEST_REPR = 80  # characters of a wrong value in a message
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One variant of a model on disk. `why_not` has a sentence for each reason against it; without
-    one it fits."""
+    """One variant of a model on disk.
+
+    `why_not` has a sentence for each reason against it; it fits if there is none.
+    """
 
     target: str
     directory: Path
     manifest: Manifest | None
     why_not: tuple[str, ...] = ()
-    # How good its GPU code is for the GPU that was asked about.
+    # How good its code is for the requested GPU.
     gpu_code: gpu_architectures.Rank = (0, 0, 0)
 
     @property
@@ -49,11 +56,17 @@ class Candidate:
     def device(self) -> str:
         return self.variant.partition("-")[0]
 
+    def rejected(self, *reasons: str) -> Candidate:
+        """This candidate with further reasons against it."""
+        return replace(self, why_not=(*self.why_not, *reasons))
+
 
 @dataclass(frozen=True)
 class Choice:
-    """Every variant of a model, those that fit first and the best of them foremost. As text: a line
-    for each."""
+    """Every variant of a model, the best first and those that do not fit last.
+
+    As text it has a line for each.
+    """
 
     model: str
     artifacts: Path
@@ -76,20 +89,21 @@ class Choice:
         return self.chosen
 
     def __str__(self) -> str:
-        return "\n".join(
-            f"{candidate.target}: {self._verdict(candidate)}" for candidate in self.candidates
-        )
+        lines = []
+        for candidate in self.candidates:
+            lines.append(f"{candidate.target}: {self._verdict(candidate)}")
+        return "\n".join(lines)
 
     def as_json(self) -> list[dict[str, Any]]:
         """A row for each variant: `target`, `fits`, `chosen`, `why_not`."""
         return [
             {
-                "target": c.target,
-                "fits": c.fits,
-                "chosen": c is self.chosen,
-                "why_not": list(c.why_not),
+                "target": candidate.target,
+                "fits": candidate.fits,
+                "chosen": candidate is self.chosen,
+                "why_not": list(candidate.why_not),
             }
-            for c in self.candidates
+            for candidate in self.candidates
         ]
 
     def _verdict(self, candidate: Candidate) -> str:
@@ -100,19 +114,21 @@ class Choice:
         return "; ".join(candidate.why_not)
 
 
-def artifacts_directory(given: str | os.PathLike[str] | None) -> Path:
-    """The directory of artifacts: the one given, `AOTI_BUILD_ARTIFACTS`, or `artifacts` in the
-    current directory. Raises `UsageError` for what cannot be a path."""
-    if given is None:
-        given = os.environ.get("AOTI_BUILD_ARTIFACTS") or "artifacts"
+def artifacts_directory(argument: str | os.PathLike[str] | None) -> Path:
+    """The directory of artifacts: `argument`, `AOTI_BUILD_ARTIFACTS`, or `artifacts` here.
+
+    Raises `UsageError` for a value that cannot be a path.
+    """
+    if argument is None:
+        argument = os.environ.get("AOTI_BUILD_ARTIFACTS") or "artifacts"
     try:
-        path = os.fspath(given)
+        path = os.fspath(argument)
         if isinstance(path, bytes) or b"\0" in os.fsencode(path):
             raise ValueError("it is no text of a path")
         return Path(path).absolute()
     except (TypeError, ValueError, OSError) as error:  # OSError: the current directory is gone
         raise UsageError(
-            f"the directory of artifacts is {_brief(given)}",
+            f"the directory of artifacts is {_brief(argument)}",
             cause=str(error),
             hint="give a path to artifacts=",
         ) from error
@@ -126,164 +142,226 @@ def explain(
     variant: str | None = None,
     device_index: int = 0,
 ) -> Choice:
-    """Look at every variant of `model` (`"resnet18"`, or `"resnet18/cuda"` for one alone); nothing
-    is loaded.
+    """Choose among the variants of `model` without loading any.
 
-    `device` and `variant` turn down what was not asked for. Raises `UsageError` for a name that is
-    not there.
+    `model` is a name such as `"resnet18"`, or `"resnet18/cuda"` for one variant. `device` and
+    `variant` exclude all others. Raises `UsageError` for a name that does not exist.
     """
     root = artifacts_directory(artifacts)
-    name, named = _model_and_variant(model)
+    name, variant_in_model = _split_target(model)
     if variant is not None:
+        # An empty variant is an error too, and does not mean all of them.
         _check_name("variant", variant)
-    if named and variant and named != variant:
+    if variant_in_model and variant and variant_in_model != variant:
         raise UsageError(
             f"{model!r} and variant={variant!r} name two variants", hint="give one of them"
         )
+    _check_device(device, device_index)
+    variants = _directory_names(root / name)
+    requested = variant_in_model or variant
+    if not variants or (requested and requested not in variants):
+        raise _unknown(root, name, requested, variants)
+    candidates = []
+    for variant_name in variants:
+        excluded = _exclusion(variant_name, device, requested)
+        target = f"{name}/{variant_name}"
+        candidates.append(_candidate(root, target, excluded, device_index))
+    candidates.sort(key=lambda candidate: (not candidate.fits, _rank(candidate)))
+    return Choice(name, root, tuple(candidates))
+
+
+def _split_target(model: str) -> tuple[str, str | None]:
+    """The model and the variant of a target, or a model's name and None.
+
+    Raises `UsageError` for anything else.
+    """
+    if not isinstance(model, str):
+        raise _bad_name("model", model)
+    name, slash, variant = model.partition("/")
+    _check_name("model", name)
+    if not slash:
+        return name, None
+    _check_name("variant", variant)
+    return name, variant
+
+
+def _check_name(kind: str, name: object) -> None:
+    """Raise `UsageError` unless a build can give this name: names become paths."""
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise _bad_name(kind, name)
+
+
+def _bad_name(kind: str, name: object) -> UsageError:
+    return UsageError(
+        f"there is no artifact {_brief(name)}",
+        cause=f"that is not the name of a {kind}",
+        hint='names are such as "resnet18", "cuda" or "resnet18/cuda"',
+    )
+
+
+def _check_device(device: str | None, device_index: int) -> None:
     if device is not None and device not in device_names():
         hint = f"it is one of {', '.join(device_names())}, or None"
         raise UsageError(f"there is no device {_brief(device)}", hint=hint)
     if not isinstance(device_index, int):
         hint = "it is a number, counted from 0"
         raise UsageError(f"device_index is {_brief(device_index)}", hint=hint)
-    variants = _names(root / name)
-    wanted = named or variant
-    if not variants or (wanted and wanted not in variants):
-        raise _unknown(root, name, wanted, variants)
-    candidates = [
-        _candidate(root, name, one, _not_asked_for(one, device, wanted), device_index)
-        for one in variants
-    ]
-    return Choice(
-        name,
-        root,
-        tuple(sorted(candidates, key=lambda candidate: (not candidate.fits, _rank(candidate)))),
-    )
-
-
-def _model_and_variant(model: str) -> tuple[str, str | None]:
-    """Both parts of a target's name, or a model's name alone. Raises `UsageError` for anything
-    else."""
-    name, slash, variant = model.partition("/") if isinstance(model, str) else (model, "", "")
-    _check_name("model", name)
-    if slash:
-        _check_name("variant", variant)
-    return name, variant or None
-
-
-def _check_name(what: str, name: object) -> None:
-    """Names become paths, so what no build gives as one is never looked for."""
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise UsageError(
-            f"there is no artifact {_brief(name)}",
-            cause=f"that is not the name of a {what}",
-            hint='names are such as "resnet18", "cuda" or "resnet18/cuda"',
-        )
 
 
 def _brief(value: object) -> str:
-    return repr(value) if len(repr(value)) <= 80 else f"{repr(value)[:77]}..."
+    text = repr(value)
+    if len(text) <= _LONGEST_REPR:
+        return text
+    return f"{text[: _LONGEST_REPR - 3]}..."
 
 
-def _not_asked_for(variant: str, device: str | None, wanted: str | None) -> tuple[str, ...]:
-    said = []
-    if wanted and variant != wanted:
-        said.append(f"not asked for: the variant is to be {wanted}")
+def _exclusion(
+    variant: str,
+    device: str | None,
+    requested: str | None,
+) -> tuple[str, ...]:
+    """A sentence for each argument of `explain` that excludes this variant."""
+    reasons = []
+    if requested and variant != requested:
+        reasons.append(f"not requested: the requested variant is {requested}")
     if device and variant.partition("-")[0] != device:
-        said.append(f"not asked for: the device is to be {device}")
-    return tuple(said)
+        reasons.append(f"not requested: the requested device is {device}")
+    return tuple(reasons)
 
 
 def _candidate(
-    root: Path, model: str, variant: str, why_not: tuple[str, ...], device_index: int
+    root: Path,
+    target: str,
+    excluded: tuple[str, ...],
+    device_index: int,
 ) -> Candidate:
-    """`why_not`: what speaks against it already; then the host is not asked, which for a GPU starts
-    its driver."""
-    target, directory = f"{model}/{variant}", root / model / variant
-    manifest = read_manifest(directory)
+    """The candidate of a target. `excluded` has reasons against it from the arguments."""
+    candidate = Candidate(target, root / target, None, excluded)
+    manifest = read_manifest(candidate.directory)
     if not isinstance(manifest, Manifest):
-        return Candidate(target, directory, None, (*why_not, f"damaged: {manifest.why}"))
+        return candidate.rejected(f"damaged: {manifest.why}")
     if manifest.target != target:
-        return Candidate(
-            target,
-            directory,
-            None,
-            (*why_not, f"damaged: its manifest is that of {manifest.target}"),
-        )
+        return candidate.rejected(f"damaged: its manifest is that of {manifest.target}")
+    candidate = replace(candidate, manifest=manifest)
+    if excluded:
+        # The host is not examined: for a GPU that would start its driver.
+        return candidate
     needs = manifest.requires
-    found = why_not or (*compatibility.unfit(needs, device_index), *_unverified(manifest))
-    rank = None if found else compatibility.code_rank(needs, device_index)
-    return Candidate(target, directory, manifest, found, rank or (0, 0, 0))
+    candidate = candidate.rejected(*compatibility.unfit(needs, device_index))
+    if manifest.unverified is not None:
+        candidate = candidate.rejected(_unverified_reason(manifest))
+    if not candidate.fits:
+        return candidate
+    gpu_code = compatibility.code_rank(needs, device_index)
+    if gpu_code is None:
+        return candidate
+    return replace(candidate, gpu_code=gpu_code)
 
 
-def _unverified(manifest: Manifest) -> tuple[str, ...]:
-    if manifest.unverified is None:
-        return ()
-    again = f"run `invoke verify --target {manifest.target}` on a host that can run it"
-    return (f"never compared with eager: where it was built, {manifest.unverified}; {again}",)
+def _unverified_reason(manifest: Manifest) -> str:
+    remedy = f"run `invoke verify --target {manifest.target}` on a host that can run it"
+    return f"never compared with eager: where it was built, {manifest.unverified}; {remedy}"
 
 
-def _rank(candidate: Candidate) -> tuple[Any, ...]:
+class _Rank(NamedTuple):
+    """Orders the candidates that fit: the smallest is the best."""
+
+    device: int
+    machine_code: int
+    capability: tuple[int, ...]
+    cpu_features: int
+    has_preset: bool
+    variant: str
+
+
+# Why a candidate is better, by the first field of its rank that differs, in the order of `_Rank`.
+_REASONS = {
+    "device": "its device",
+    "machine_code": "it has machine code for this GPU",
+    "capability": "a higher compute capability",
+    "cpu_features": "it uses more of this processor",
+    "has_preset": "it is the default preset",
+    "variant": "by name",
+}
+
+
+def _rank(candidate: Candidate) -> _Rank:
     requires = candidate.manifest.requires if candidate.manifest else {}
-    machine, *capability = candidate.gpu_code
-    return (
-        -_preference(candidate.device),
-        -machine,
-        [-part for part in capability],
-        -len(requires.get("cpu_features", ())),
-        _has_preset(candidate),
-        candidate.variant,
+    machine_code, *capability = candidate.gpu_code
+    # Negated where more is better.
+    return _Rank(
+        device=-_preference(candidate.device),
+        machine_code=-machine_code,
+        capability=tuple(-number for number in capability),
+        cpu_features=-len(requires.get("cpu_features", ())),
+        has_preset=_has_preset(candidate),
+        variant=candidate.variant,
     )
 
 
 def _preference(device: str) -> int:
-    """The device's, and the least for a directory that is named after none."""
-    return device_named(device).preference if device in device_names() else -1
+    """The preference of a device. A directory can have a name without any: that is the last."""
+    if device not in device_names():
+        return -1
+    return device_named(device).preference
 
 
 def _has_preset(candidate: Candidate) -> bool:
-    """Whether its name goes on after the device, and the architecture if that is in it: `default`
-    is not written."""
+    """Whether the name of the variant ends with a preset. The preset `default` is not written."""
     rest = candidate.variant.partition("-")[2]
     architecture = candidate.manifest.architecture if candidate.manifest else ""
     return rest not in ("", architecture)
 
 
 def _reason(better: Candidate, worse: Candidate) -> str:
-    """The first part of the rank in which the two differ, in words."""
-    words = (
-        "its device", "it has machine code for this GPU", "a higher compute capability",
-        "it uses more of this processor", "it is the default preset", "by name",
-    )  # fmt: skip
-    ranks = zip(words, _rank(better), _rank(worse), strict=True)
-    return next(word for word, one, other in ranks if one != other)
+    better_rank = _rank(better)
+    worse_rank = _rank(worse)
+    for field, reason in _REASONS.items():
+        if getattr(better_rank, field) != getattr(worse_rank, field):
+            return reason
+    raise AssertionError("two variants have one name")
 
 
-def _names(directory: Path) -> list[str]:
+def _directory_names(parent: Path) -> list[str]:
     try:
-        return sorted(
-            entry.name
-            for entry in directory.iterdir()
-            if entry.is_dir() and not entry.name.startswith(".")
-        )
+        entries = [entry for entry in parent.iterdir() if entry.is_dir()]
     except OSError:
         return []
+    return sorted(entry.name for entry in entries if not entry.name.startswith("."))
 
 
-def _unknown(root: Path, model: str, variant: str | None, variants: list[str]) -> UsageError:
+def _unknown(
+    root: Path,
+    model: str,
+    variant: str | None,
+    variants: list[str],
+) -> UsageError:
     import difflib
 
-    if not os.path.isdir(root):  # unlike Path's it never raises
+    if not os.path.isdir(root):  # unlike Path.is_dir it never raises
         hint = (
             "pass artifacts=, set AOTI_BUILD_ARTIFACTS, or start in the directory that holds"
             " artifacts/"
         )
         return UsageError("there is no directory of artifacts", where=str(root), hint=hint)
-    asked, there = (variant, variants) if variant and variants else (model, _names(root))
-    near = difflib.get_close_matches(str(asked), there, n=1)
+    name = model
+    requested = model
+    existing = _directory_names(root)
+    if variant:
+        name = f"{model}/{variant}"
+        if variants:  # the model is right, so the variant is wrong
+            requested = variant
+            existing = variants
+    cause = "there are no artifacts"
+    if existing:
+        cause = f"there are {', '.join(existing)}"
+    hint = f"build it: invoke build --target {model}"
+    matches = difflib.get_close_matches(requested, existing, n=1)
+    if matches:
+        hint = f"did you mean {matches[0]}?"
     return UsageError(
-        f"there is no artifact {model}{'/' + variant if variant else ''}",
+        f"there is no artifact {name}",
         where=str(root),
-        cause=f"there are {', '.join(there)}" if there else "there is none at all",
-        hint=f"did you mean {near[0]}?" if near else f"build it: invoke build --target {model}",
+        cause=cause,
+        hint=hint,
     )

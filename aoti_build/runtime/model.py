@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import ast
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,21 +14,24 @@ from torch.utils import _pytree as pytree
 from aoti_build.artifact.manifest import Manifest
 from aoti_build.errors import ArtifactError, ClosedError, CopyError, InputError
 from aoti_build.host.devices import device_named
-from aoti_build.runtime.arguments import Arguments, Kinds, Parameter, parameter_names, state_names
+from aoti_build.runtime.arguments import Arguments
 from aoti_build.runtime.choose import Candidate, Choice
+from aoti_build.runtime.leaves import Kinds, state_names
 from aoti_build.runtime.package import Admitted
 from aoti_build.runtime.raw import raw_loader
-from aoti_build.runtime.weights import Weights
+from aoti_build.runtime.structures import exported_parameters, output_restorer
+from aoti_build.runtime.weights import ReplaceableWeights
 from aoti_build.runtime.written import WrittenInputs
+
+_LONGEST_CAUSE = 2000  # characters of a message from torch
 
 
 class LoadedModel:
-    """Call it as the model was exported: by position, by keyword, with nested structures, at any
-    size in the range.
+    """A compiled model, called as it was exported: by position, by keyword or with nested
+    structures, at any size in the range.
 
-    Calls may come from several threads; see `num_runners` of `aoti_build.load`. `close()`, or the
-    end of a ``with`` block, waits for calls that are under way and unloads; a call after that
-    raises `ClosedError`.
+    Several threads may call it; see `num_runners` of `aoti_build.load`. `close()`, or the end of a
+    ``with`` block, waits for running calls and unloads the model. Later calls raise `ClosedError`.
     """
 
     def __init__(
@@ -43,11 +45,11 @@ class LoadedModel:
         single_threaded: bool,
         check_inputs: bool,
     ) -> None:
-        if candidate.manifest is None:
+        if candidate.manifest is None:  # then it does not fit this host
             raise ValueError(candidate.target)
         self._manifest: Manifest = candidate.manifest
         self._admitted = admitted
-        # At the latest when nobody has this any more.
+        # Garbage collection releases the package too, if `close` is never called.
         self._release = weakref.finalize(self, admitted.close)
         self._choice = choice
         self._index = -1
@@ -55,42 +57,32 @@ class LoadedModel:
         if device_named(candidate.device).is_indexed:
             self._index = device_index
             self._device = torch.device(candidate.device, device_index)
-        self._options: dict[str, Any] = {
-            "single_threaded": single_threaded,
-            "num_runners": num_runners,
-        }
-        self._given: dict[str, torch.Tensor] = {}  # weights exchanged since, of a model with state
-        try:
-            self._loader: Any = self._open()
-        except RuntimeError as error:
-            raise ArtifactError(
-                "torch could not load the package",
-                target=candidate.target,
-                where=str(candidate.directory),
-                cause=str(error).partition("\nException raised from")[0][:2000],
-                hint=(
-                    "build it on a host like this one; `invoke verify` checks that it can be loaded"
-                ),
-            ) from error
-        in_spec, out_spec = map(self._structure, self._loader.get_call_spec())
-        for what, spec in (("inputs", in_spec), ("outputs", out_spec)):
-            if spec.num_leaves != len(self._manifest.signature[what]):
-                raise self._contradiction(
-                    f"the package has another number of {what} than its manifest says"
-                )
-        parameters = _parameters(in_spec, self._manifest.signature)
+        self._num_runners = num_runners
+        self._single_threaded = single_threaded
+        # Weights from `update_weights`, kept for `reset_state` if the model has state.
+        self._replaced_weights: dict[str, torch.Tensor] = {}
+        self._gate = _Gate()
+        # Native code is loaded here. None once the model is closed.
+        self._loader: Any = self._first_load(candidate)
+        in_spec, out_spec = self._call_specs()
+        signature = self._manifest.signature
         kinds = Kinds(torch.Tensor, self._device, self._dtype)
         self._arguments = Arguments(
-            candidate.target, self._manifest.signature, parameters, kinds, check_inputs
+            candidate.target,
+            signature,
+            exported_parameters(in_spec, signature),
+            kinds,
+            check_inputs,
         )
-        written, names = self._arguments.written, self._arguments.tensor_names
-        self._written = WrittenInputs(candidate.target, written, names) if written else None
-        self._restore = _with_numbers(_restorer(out_spec), self._manifest.signature["outputs"])
-        self._gate = _Gate()
+        self._written = self._written_inputs()
+        self._restore = output_restorer(out_spec, signature["outputs"])
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the model. Raises `InputError` for what it was not exported for, `ClosedError` after
-        `close()`."""
+        """Run the model.
+
+        Raises `InputError` for arguments that it was not exported for, and `ClosedError` after
+        `close()`.
+        """
         inputs = self._arguments.flatten(args, kwargs)
         gate = self._gate
         gate.enter()
@@ -108,68 +100,57 @@ class LoadedModel:
         return self._restore(outputs)
 
     def update_weights(self, state: Mapping[str, torch.Tensor], *, partial: bool = False) -> None:
-        """Exchange the weights for those of a state dict with the model's own names; `partial`
-        keeps the ones left out.
+        """Replace the weights with copies of those in a state dict of the original model.
 
-        The whole of `state` is compared first (names, dtypes, shapes), so a refused one changes
-        nothing. Calls wait meanwhile; each sees the old weights or the new, never some of both. The
-        values are copied.
+        With `partial` the weights that `state` omits stay. Names, dtypes and shapes are compared
+        first, so a rejected `state` changes nothing. New calls wait for the update. Each call sees
+        either the old weights or the new ones.
 
         Raises:
-            InputError: `state` is not what this model takes, or its weights are part of its code.
+            InputError: `state` does not fit this model, or its weights are part of its code.
             ClosedError: after `close()`.
         """
         listed = self._manifest.signature.get("weights")
-        if not self._manifest.weights["external"] or listed is None:
-            why = (
-                self._manifest.weights.get("why")
-                or "an older release built it and did not list its weights"
-            )
-            raise InputError(
-                "the weights of this artifact cannot be exchanged",
-                target=self.target,
-                cause=str(why),
-                hint=(
-                    "build it anew with the new weights; if an older release built it, with --force"
-                ),
-            )
+        if listed is None or not self._manifest.weights["external"]:
+            raise self._embedded_weights()
         with self._gate.alone():
-            if self._loader is None:
-                raise ClosedError("this model was closed", target=self.target)
-            weights = Weights(self.target, listed, self._loader.get_constant_fqns(), self._device)
-            ready = weights.ready(state, partial=partial)
-            self._synchronize()  # kernels of earlier calls may still read the old ones
-            self._loader.load_constants(ready, False, False)
+            loader = self._open_loader()
+            names = loader.get_constant_fqns()
+            weights = ReplaceableWeights(self.target, listed, names, self._device)
+            prepared = weights.prepare(state, partial=partial)
+            self._synchronize()  # kernels of earlier calls may still read the old weights
+            loader.load_constants(prepared, False, False)
             self._synchronize()
             if self.state:
-                self._given |= ready
+                self._replaced_weights |= prepared
 
     @property
     def state(self) -> tuple[str, ...]:
-        """The buffers that a call writes into, by name: what the model remembers from call to call.
-        Mostly none."""
+        """The names of the buffers that a call writes into: what the model remembers between calls.
+
+        Most models have none.
+        """
         return state_names(self._manifest.signature)
 
     def reset_state(self) -> None:
-        """Let the model forget its calls: its `state` is again what it was after loading, or what
-        `update_weights` has given it since. Weights that were exchanged stay. Calls wait meanwhile;
-        it takes about as long as loading.
+        """Restore the `state` that the model had after loading or from `update_weights`.
 
+        Replaced weights stay. New calls wait for the reset, which takes about as long as loading.
         Raises `ClosedError` after `close()`.
         """
         with self._gate.alone():
-            if self._loader is None:
-                raise ClosedError("this model was closed", target=self.target)
+            self._open_loader()
             if not self.state:
                 return
             self._synchronize()  # kernels of earlier calls may still write
-            loader = self._open()
-            if self._given:
-                loader.load_constants(self._given, False, False)
+            # torch's loader has no reset, so the package is loaded again.
+            loader = self._load()
+            if self._replaced_weights:
+                loader.load_constants(self._replaced_weights, False, False)
             self._loader = loader
 
     def close(self) -> None:
-        """Wait for calls that are under way, then unload. May be called again."""
+        """Wait for running calls, then unload the model. A second call does nothing."""
         with self._gate.alone():
             if self._loader is not None:
                 self._synchronize()
@@ -183,8 +164,7 @@ class LoadedModel:
         self.close()
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        """What `copy` and `pickle` ask for. A copy would share the locks and the native model of
-        this one."""
+        """Refuse `copy` and `pickle`: a copy would share the locks and the native model."""
         raise CopyError(
             "a loaded model cannot be copied or pickled",
             target=self.target,
@@ -198,19 +178,21 @@ class LoadedModel:
 
     @property
     def device(self) -> torch.device:
-        """Where inputs must be and outputs are."""
+        """The device of inputs and outputs."""
         return self._device
 
     @property
     def choice(self) -> Choice:
-        """Why this variant, and why none of the others; as text, a line for each."""
+        """Why this variant was chosen and the others were not. As text it has a line for each."""
         return self._choice
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """The manifest, as docs/reference/formats.md describes it: `signature`, `key`, `requires`,
-        `provenance` and more; under `load` how the package was checked (`verify`) and whether it
-        lay unpacked for all processes (`unpacked`)."""
+        """The manifest as JSON values: `signature`, `key`, `requires`, `provenance` and more.
+
+        docs/reference/formats.md describes it. `load` is added: how the package was checked
+        (`verify`), and whether processes share its unpacked files (`unpacked`).
+        """
         load = {"verify": self._admitted.how, "unpacked": self._admitted.unpacked}
         return {**self._manifest.as_json(), "load": load}
 
@@ -218,19 +200,55 @@ class LoadedModel:
         state = "closed" if self._loader is None else str(self._device)
         return f"<aoti_build model {self.target}, {state}: {self._arguments.form()}>"
 
-    def _open(self) -> Any:
-        """The package, loaded anew, with its first state. RuntimeError if torch refuses it."""
+    def _open_loader(self) -> Any:
+        """The loader of torch. Raises `ClosedError` after `close()`."""
+        if self._loader is None:
+            raise ClosedError("this model was closed", target=self.target)
+        return self._loader
+
+    def _load(self) -> Any:
+        """Load the package with its first state. Raises RuntimeError if torch cannot."""
         return raw_loader(
-            self._admitted.path, self._device.type, device_index=self._index, **self._options
+            self._admitted.path,
+            self._device.type,
+            single_threaded=self._single_threaded,
+            num_runners=self._num_runners,
+            device_index=self._index,
         )
 
-    def _structure(self, text: str) -> Any:
-        """A structure that the package holds."""
+    def _first_load(self, candidate: Candidate) -> Any:
+        try:
+            return self._load()
+        except RuntimeError as error:
+            message, _, _stack = str(error).partition("\nException raised from")
+            raise ArtifactError(
+                "torch could not load the package",
+                target=candidate.target,
+                where=str(candidate.directory),
+                cause=message[:_LONGEST_CAUSE],
+                hint=(
+                    "build it on a host like this one; `invoke verify` checks that it can be loaded"
+                ),
+            ) from error
+
+    def _call_specs(self) -> list[Any]:
+        """The package's pytree specs of inputs and outputs, which must fit the manifest."""
+        specs = [self._treespec(text) for text in self._loader.get_call_spec()]
+        for name, spec in zip(("inputs", "outputs"), specs, strict=True):
+            listed = len(self._manifest.signature[name])
+            if spec.num_leaves != listed:
+                raise self._contradiction(
+                    f"the package has {spec.num_leaves} {name}, but its manifest lists {listed}"
+                )
+        return specs
+
+    def _treespec(self, text: str) -> Any:
+        """The pytree spec of a structure, from its text in the package."""
         try:
             return pytree.treespec_loads(text)
         except (NotImplementedError, KeyError) as error:
             raise ArtifactError(
-                "the model takes or gives types that are not here",
+                "the model takes or returns types that are not registered with pytree",
                 target=self.target,
                 cause=str(error),
                 hint=(
@@ -240,16 +258,35 @@ class LoadedModel:
                 ),
             ) from error
 
+    def _written_inputs(self) -> WrittenInputs | None:
+        positions = self._arguments.written
+        if not positions:
+            return None
+        return WrittenInputs(self.target, positions, self._arguments.tensor_names)
+
+    def _embedded_weights(self) -> InputError:
+        reason = self._manifest.weights.get("why")
+        if not reason:
+            reason = "an older release built it and did not list its weights"
+        return InputError(
+            "the weights of this artifact cannot be replaced",
+            target=self.target,
+            cause=str(reason),
+            hint=(
+                "build it again with the new weights; if an older release built it, with --force"
+            ),
+        )
+
     def _dtype(self, name: str) -> torch.dtype:
-        found = getattr(torch, name, None)
-        if not isinstance(found, torch.dtype):
+        dtype = getattr(torch, name, None)
+        if not isinstance(dtype, torch.dtype):
             raise self._contradiction(
                 f"the manifest names the dtype {name}, which torch does not have"
             )
-        return found
+        return dtype
 
     def _contradiction(self, message: str) -> ArtifactError:
-        """What a manifest says that no build writes."""
+        """The error for a manifest that no build writes."""
         hint = f"build it again: invoke build --target {self.target}"
         return ArtifactError(message, target=self.target, hint=hint)
 
@@ -259,8 +296,10 @@ class LoadedModel:
 
 
 class _Gate:
-    """Lets calls through side by side, and what must be alone, alone: it waits for calls under way,
-    and calls that come meanwhile wait for it."""
+    """Lets calls run side by side, and an exclusive operation alone.
+
+    `alone` waits for running calls, and calls that start then wait until it ends.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -286,6 +325,7 @@ class _Gate:
             while self._alone:
                 self._changed.wait()
             self._alone = True
+        # From here on an interrupt must open the gate again, even during the wait for calls.
         try:
             with self._lock:
                 while self._calls:
@@ -295,76 +335,3 @@ class _Gate:
             with self._lock:
                 self._alone = False
                 self._changed.notify_all()
-
-
-def _parameters(in_spec: Any, signature: Mapping[str, Any]) -> list[Parameter]:
-    """The arguments of the exported call, from the spec of (args, kwargs) and the names in the
-    signature."""
-    positional, keyword = _children(in_spec)
-    specs = _children(positional)
-    names = parameter_names(signature, [spec.num_leaves for spec in specs])
-    made = [_parameter(name, spec, keyword=False) for name, spec in zip(names, specs, strict=True)]
-    named = zip(keyword.context or (), _children(keyword), strict=True)
-    return made + [_parameter(name, spec, keyword=True) for name, spec in named]
-
-
-def _parameter(name: str, spec: Any, *, keyword: bool) -> Parameter:
-    return Parameter(name, keyword, spec.num_leaves, None if spec.is_leaf() else spec)
-
-
-def _children(spec: Any) -> list[Any]:
-    # The second before torch 2.10.
-    return list(spec.children() if hasattr(spec, "children") else spec.children_specs)
-
-
-def _restorer(out_spec: Any) -> Callable[[list[Any]], Any]:
-    """From the flat outputs to what the model returned; the common structures without pytree's
-    general way."""
-    children = [] if out_spec.is_leaf() else _children(out_spec)
-    if out_spec.is_leaf():
-        return lambda outputs: outputs[0]
-    if all(child.is_leaf() for child in children):
-        if out_spec.type is tuple:
-            return tuple
-        if out_spec.type is list:
-            return list
-        if out_spec.type is dict:
-            return lambda outputs: dict(zip(out_spec.context, outputs, strict=True))
-    return lambda outputs: pytree.tree_unflatten(outputs, out_spec)
-
-
-def _with_numbers(
-    restore: Callable[[list[Any]], Any], entries: Sequence[Mapping[str, Any]]
-) -> Callable[..., Any]:
-    """`restore` after the outputs that are no tensors have got the types and values that the model
-    gives: a package gives tensors for numbers, and nothing for texts."""
-    constants = [
-        (index, _constant(entry["constant"]))
-        for index, entry in enumerate(entries)
-        if "constant" in entry
-    ]
-    numbers = [index for index, entry in enumerate(entries) if "number" in entry]
-    if not constants and not numbers:
-        return restore
-
-    def restored(outputs: Sequence[Any]) -> Any:
-        values = list(outputs)
-        for index in numbers:
-            values[index] = values[index].item()
-        for index, constant in constants:
-            values[index] = constant
-        return restore(values)
-
-    return restored
-
-
-def _constant(text: str) -> Any:
-    """The value of what Python wrote as `text`."""
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError, RecursionError, MemoryError):  # the last two for deep nesting
-        pass
-    try:
-        return float(text)  # nan, inf
-    except ValueError:
-        return text

@@ -40,21 +40,26 @@ def private_directory() -> Path | None:
 
 
 def hold(root: Path, name: str) -> int:
-    """A descriptor that keeps the entry `name` from being removed by `remove_unused`, in any
-    process, until it is closed."""
+    """A descriptor that locks the entry `name` until it is closed.
+
+    While it is open, no process can remove the entry with `remove_unused`.
+    """
     path = root / f"{name}.lock"
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         fcntl.flock(descriptor, fcntl.LOCK_SH)
         if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
-            os.utime(descriptor)
+            os.utime(descriptor)  # the time of the last use
             return descriptor
-        os.close(descriptor)  # removed between open and flock
+        # `remove_unused` removed the lock file between open and flock.
+        os.close(descriptor)
 
 
 def remove_unused(root: Path, seconds: float = UNUSED_SECONDS) -> None:
-    """Remove entries that no process holds and none has asked for in the last `seconds`, and
-    staging left by killed processes."""
+    """Remove entries that are not locked and were not used in the last `seconds`.
+
+    Staging directories of killed processes are removed too.
+    """
     oldest = time.time() - seconds
     for path in root.glob("*.lock"):
         try:
@@ -68,7 +73,7 @@ def remove_unused(root: Path, seconds: float = UNUSED_SECONDS) -> None:
             shutil.rmtree(path.with_suffix(""), ignore_errors=True)
             path.unlink(missing_ok=True)
         except OSError:
-            pass  # somebody holds it
+            pass  # another process has it locked
         finally:
             os.close(descriptor)
     for path in root.glob(".unpack-*"):

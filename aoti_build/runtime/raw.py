@@ -1,8 +1,8 @@
-"""torch's raw loader: runs a package on flat lists of tensors; no inductor import, no compiler.
+"""The raw loader of torch, which runs a package on flat lists of tensors.
 
-`torch._inductor.aoti_load_package` reads the same file but imports inductor and compiles a probe
-first, which costs seconds to a minute. Only for packages that were checked before: loading runs
-native code.
+`torch._inductor.aoti_load_package` reads the same file, but first imports inductor and compiles a
+probe. That takes seconds to a minute. Loading runs native code, so the package must be checked
+before.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-MODEL_NAME = "model"
+MODEL_NAME = "model"  # of the only model in a package: the default of torch
 
 
 def raw_loader(
@@ -22,8 +22,10 @@ def raw_loader(
     num_runners: int = 1,
     device_index: int = -1,
 ) -> Any:
-    """The package at `path`, a `.pt2` or (torch 2.14) what one unpacks to. Raises RuntimeError if
-    it cannot be loaded."""
+    """Load the package at `path`: a `.pt2`, or from torch 2.14 on the root of an unpacked one.
+
+    `device_index` is -1 for a device without an index. Raises RuntimeError if torch cannot load it.
+    """
     if device == "cuda":
         torch.cuda.init()
     return torch._C._aoti.AOTIModelPackageLoader(

@@ -1,9 +1,9 @@
-"""Inputs that a model writes into: what is written must reach the tensor that the caller gave.
+"""Inputs that a model writes into: its writes must reach the caller's tensors.
 
-Compiled code is given contiguous tensors. Of one that is not, it gets a copy, so what it writes
-there is copied back after the call. Where memory is shared a write has no defined result, and the
-code was not checked for it: that is refused. Only models whose manifest names such inputs come
-here.
+Compiled code takes contiguous tensors. Of any other tensor it gets a copy, so writes into that copy
+are copied back after the call. If inputs share memory, a write has no defined result, and the code
+was not checked for that: such inputs are refused. Only models whose manifest names written inputs
+use this module.
 """
 
 from __future__ import annotations
@@ -15,60 +15,70 @@ from torch import Tensor
 
 from aoti_build.errors import InputError
 
+# Tensors of the caller, each with the contiguous copy that the model writes into.
 Copies = list[tuple[Tensor, Tensor]]
 
 
 class WrittenInputs:
-    """The inputs of one model that it writes into: `written` by their place among its input
-    tensors, `names` of all of those."""
+    """The inputs that one model writes into: `written` by position, among the tensors `names`."""
 
-    def __init__(self, target: str, written: Sequence[int], names: Sequence[str]) -> None:
+    def __init__(
+        self,
+        target: str,
+        written: Sequence[int],
+        names: Sequence[str],
+    ) -> None:
         self._target = target
         self._written = frozenset(written)
         self._names = names
 
     def made_contiguous(self, inputs: list[Tensor]) -> Copies:
-        """Put a contiguous copy in the place of each input that is not; (given, copy) of each that
-        is written.
+        """Replace each input that is not contiguous by a copy; returns the copies to copy back.
 
-        Raises `InputError` for one whose elements share memory with each other, or with another
-        input."""
+        Raises `InputError` for a written input whose elements share memory with each other or with
+        another input.
+        """
         self._refuse_shared(inputs)
         copies = []
-        for at, given in enumerate(inputs):
-            if given.is_contiguous():
+        for position, original in enumerate(inputs):
+            if original.is_contiguous():
                 continue
-            is_written = at in self._written
-            if is_written and _may_overlap(given):
-                raise self._refusal(at, "some of its elements are one and the same in memory")
-            inputs[at] = given.contiguous()
+            is_written = position in self._written
+            if is_written and _may_overlap(original):
+                cause = "some of its elements are one and the same in memory"
+                raise self._refusal(position, cause)
+            copy = original.contiguous()
+            inputs[position] = copy
             if is_written:
-                copies.append((given, inputs[at]))
+                copies.append((original, copy))
         return copies
 
     @staticmethod
     def copy_back(copies: Copies) -> None:
-        """Give the callers' tensors what the model wrote."""
-        if copies:
-            # Which may also write into a parameter, or a tensor that was made in this mode.
-            with torch.inference_mode():
-                for given, copy in copies:
-                    given.copy_(copy)
+        """Copy what the model wrote into the caller's tensors."""
+        if not copies:
+            return
+        # Only in this mode may a parameter, or a tensor that was made in it, be written into.
+        with torch.inference_mode():
+            for original, copy in copies:
+                original.copy_(copy)
 
     def _refuse_shared(self, inputs: Sequence[Tensor]) -> None:
         """Refuse a written input that has an element in common with another input."""
         spans = [_span(value) for value in inputs]
-        for at in self._written:
-            start, end = spans[at]
-            for other, (first, last) in enumerate(spans):
-                apart = other == at or end <= first or last <= start
-                if not apart and _common(inputs[at], inputs[other]):
+        for written in self._written:
+            start, end = spans[written]
+            for position, (other_start, other_end) in enumerate(spans):
+                if position == written or end <= other_start or other_end <= start:
+                    continue
+                if _have_common_element(inputs[written], inputs[position]):
                     cause = "it shares memory with another input, and one is written"
-                    raise self._refusal(at, cause)
+                    raise self._refusal(written, cause)
 
-    def _refusal(self, at: int, cause: str) -> InputError:
+    def _refusal(self, position: int, cause: str) -> InputError:
+        name = self._names[position]
         return InputError(
-            f"input {self._names[at]}: what the model writes into it would have no defined result",
+            f"input {name}: what the model writes into it would have no defined result",
             target=self._target,
             cause=cause,
             hint="pass one with memory of its own: clone(memory_format=torch.contiguous_format)",
@@ -76,37 +86,48 @@ class WrittenInputs:
 
 
 def _span(value: Tensor) -> tuple[int, int]:
-    """Where the first and behind the last byte of a tensor lies."""
+    """The addresses of the first byte of a tensor and of the byte behind its last one."""
     if not value.numel():
         return 0, 0
-    steps = zip(value.shape, value.stride(), strict=True)
-    reach = sum((size - 1) * step for size, step in steps)
-    return value.data_ptr(), value.data_ptr() + (reach + 1) * value.itemsize
+    reach = 0  # elements from the first to the last one
+    for size, stride in zip(value.shape, value.stride(), strict=True):
+        reach += (size - 1) * stride
+    start = value.data_ptr()
+    return start, start + (reach + 1) * value.itemsize
 
 
-def _common(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors whose spans overlap have an element in common. Rows of one matrix do not,
-    so each of the smaller one's elements is looked for."""
-    if one.is_contiguous() and other.is_contiguous():
+def _have_common_element(first: Tensor, second: Tensor) -> bool:
+    """Whether two tensors with overlapping spans have an element in common.
+
+    Columns of one matrix overlap without that, so the addresses of all elements are compared.
+    """
+    if first.is_contiguous() and second.is_contiguous():
         return True
-    if one.itemsize != other.itemsize:
-        return True  # as far as that is worth knowing
-    places = [value.data_ptr() + _offsets(value) * value.itemsize for value in (one, other)]
-    return bool(torch.isin(places[0], places[1]).any())
+    if first.itemsize != second.itemsize:
+        return True  # it could be false, but views of one memory with two item sizes are rare
+    return bool(torch.isin(_addresses(first), _addresses(second)).any())
+
+
+def _addresses(value: Tensor) -> Tensor:
+    return value.data_ptr() + _offsets(value) * value.itemsize
 
 
 def _offsets(value: Tensor) -> Tensor:
-    """The place of each element, counted in elements from the first."""
-    found = torch.zeros((), dtype=torch.int64)
-    for size, step in zip(value.shape, value.stride(), strict=True):
-        found = found.unsqueeze(-1) + torch.arange(size) * step
-    return found.reshape(-1)
+    """The distance of each element from the first one, in elements."""
+    offsets = torch.zeros((), dtype=torch.int64)
+    for size, stride in zip(value.shape, value.stride(), strict=True):
+        steps = torch.arange(size) * stride
+        offsets = offsets.unsqueeze(-1) + steps
+    return offsets.reshape(-1)
 
 
 def _may_overlap(value: Tensor) -> bool:
-    """Whether two elements may be one in memory; certain where it is not said. Every slice and
-    transposition of a contiguous tensor is free of it."""
-    reach = 0
+    """Whether two elements of a tensor may be one in memory.
+
+    Never True for a slice or transposition of a contiguous tensor. It can be True for a tensor
+    with unusual strides although no elements overlap.
+    """
+    reach = 0  # of the axes so far, in elements
     for stride, size in sorted(zip(value.stride(), value.shape, strict=True)):
         if size > 1:
             if stride <= reach:

@@ -29,7 +29,7 @@ from aoti_build._torch.program.writes import Writes, functional_form  # noqa: E4
 from aoti_build.errors import UsageError  # noqa: E402
 from aoti_build.models_file.project import Model, Source, TensorInput  # noqa: E402
 from aoti_build.models_file.project import Weights as WeightsSpec  # noqa: E402
-from aoti_build.runtime.weights import Weights  # noqa: E402
+from aoti_build.runtime.weights import ReplaceableWeights  # noqa: E402
 
 # torch and torchao warn of each other; in a worker nobody sees it.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -280,8 +280,8 @@ def test_quantised_weights_are_exchanged_by_the_names_that_they_have_in_the_mode
     held = [
         entry["name"] for entry in listed if not entry["name"].endswith("original2")
     ]  # nobody reads zero points
-    weights = Weights("dynamic/cpu", listed, held, torch.device("cpu"))
-    ready = weights.ready(make_module(nets["dynamic"], {}, 5, "").state_dict(), partial=False)
+    weights = ReplaceableWeights("dynamic/cpu", listed, held, torch.device("cpu"))
+    ready = weights.prepare(make_module(nets["dynamic"], {}, 5, "").state_dict(), partial=False)
     expected = dict(made("dynamic", 5)[0].state_dict())
     assert sorted(ready) == sorted(held)
     assert all(torch.equal(ready[name], expected[name]) for name in held)

@@ -115,8 +115,8 @@ def same(got: torch.Tensor, expected: torch.Tensor) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda signature: signature["inputs"].pop(), "another number of inputs"),
-        (lambda signature: signature["outputs"].pop(), "another number of outputs"),
+        (lambda signature: signature["inputs"].pop(), "inputs, but its manifest lists"),
+        (lambda signature: signature["outputs"].pop(), "outputs, but its manifest lists"),
         (lambda signature: signature["inputs"][0].update(dtype="float99"), "the dtype float99"),
         (lambda signature: signature["inputs"][0].update(dtype="nn"), "the dtype nn"),
     ],
@@ -267,7 +267,7 @@ def test_what_an_older_release_built_says_why_its_weights_stay(
 ) -> None:
     model = load("linear")
     monkeypatch.delitem(model._manifest.signature, "weights")  # type: ignore[attr-defined]
-    with pytest.raises(InputError, match="cannot be exchanged"):
+    with pytest.raises(InputError, match="cannot be replaced"):
         model.update_weights({})
 
 

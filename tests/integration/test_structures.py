@@ -384,7 +384,7 @@ def test_a_module_that_only_brings_kernels_is_imported(
         [{"module": name, "operators": ["two_parts::f"], "types": []} for name in modules]
     )
     assert torch.ops.two_parts.f(-torch.ones(1)) == 1
-    with pytest.raises(ArtifactError, match="quits is not here"):
+    with pytest.raises(ArtifactError, match="the module quits, which cannot be imported"):
         import_registered([{"module": "quits", "operators": [], "types": []}])
 
 

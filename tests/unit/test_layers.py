@@ -40,10 +40,14 @@ MAY_IMPORT = {WORKER_SIDE: LAYERS["store"], RUNTIME: LAYERS["artifact"]}
 RUNTIME_WITHOUT_TORCH = {
     "__init__.py",
     "arguments.py",
+    "cache_entry.py",
     "choose.py",
+    "leaves.py",
     "package.py",
     "private.py",
+    "process_directory.py",
     "unpack.py",
+    "unpacked_record.py",
 }
 HEAVY = {"torch", "torchvision", "numpy", "safetensors"}
 

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from aoti_build.errors import InputError, UsageError
-from aoti_build.runtime.arguments import Arguments, Kinds, Parameter, parameter_names
+from aoti_build.runtime.arguments import Arguments
+from aoti_build.runtime.leaves import Kinds, Parameter, parameter_names
 
 
 @dataclass

@@ -73,8 +73,8 @@ def test_what_was_asked_for_is_chosen_and_the_others_say_so(artifacts: Path) -> 
     assert str(choice).splitlines() == [
         "small/cpu: chosen",
         "small/cpu-fast: fits, but small/cpu comes first: it is the default preset",
-        "small/cuda: not asked for: the device is to be cpu",
-        "small/cuda-fast: not asked for: the device is to be cpu",
+        "small/cuda: not requested: the requested device is cpu",
+        "small/cuda-fast: not requested: the requested device is cpu",
     ]
     assert choice.as_json()[0] == {
         "target": "small/cpu",

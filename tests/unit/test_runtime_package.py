@@ -19,7 +19,7 @@ from aoti_build.artifact.manifest import MODEL, Manifest
 from aoti_build.common import directories, stat_cache
 from aoti_build.errors import ArtifactError, DirectoryError, UsageError
 from aoti_build.host import compatibility
-from aoti_build.runtime import package, private, unpack
+from aoti_build.runtime import cache_entry, private, process_directory, unpack
 from aoti_build.runtime.package import Verify, admit
 
 Artifact = tuple[Path, Manifest]
@@ -54,7 +54,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(autouse=True)
 def _own_copies_of_this_test(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(package, "_own", None)
+    monkeypatch.setattr(process_directory, "_current", None)
 
 
 def _write_over(path: Path) -> None:
@@ -322,7 +322,7 @@ def test_copies_that_were_not_used_for_long_make_room_for_others(
     artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(private.VARIABLE, "off")
-    monkeypatch.setattr(package, "_UNUSED_BY_THIS_PROCESS", -10.0)
+    monkeypatch.setattr(cache_entry, "_UNUSED_BY_THIS_PROCESS", -10.0)
     kept, closed = admit(*artifact), admit(*artifact, "off")
     other = publish_zip(write_project(tmp_path / "other"), {**OPAQUE, "model/more": b"1"})
     closed.close()
@@ -361,7 +361,7 @@ def test_without_any_room_the_checked_file_itself_is_loaded(
     artifact: Artifact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(private.VARIABLE, "off")
-    monkeypatch.setattr(package, "process_directory", lambda: None)
+    monkeypatch.setattr(cache_entry, "process_directory", lambda: None)
     admitted = admit(*artifact)
     content = (artifact[0] / MODEL).read_bytes()
     (artifact[0] / "other").write_bytes(b"something else")

@@ -1,1 +1,1 @@
-"""Inputs that people bring: tensors and images from files."""
+"""Inputs from users' files: tensors and images."""

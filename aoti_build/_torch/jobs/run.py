@@ -22,7 +22,7 @@ from aoti_build._torch.checking.reference_data import Case, ReferenceData, load_
 from aoti_build._torch.checking.returned import as_returned
 from aoti_build._torch.compiling.settings import set_precision
 from aoti_build._torch.data.image import Images, images, top_classes
-from aoti_build._torch.data.read import fit, read, wants
+from aoti_build._torch.data.read import describe_inputs, fit, read
 from aoti_build._torch.events import Events
 from aoti_build._torch.jobs.check import verdicts
 from aoti_build._torch.jobs.prepared import Prepared, prepare
@@ -193,7 +193,7 @@ class Session:
             raise VerificationError(
                 "the artifact refused or failed on these inputs",
                 cause=_first_line(error),
-                hint=wants(self.job.signature),
+                hint=describe_inputs(self.job.signature),
             ) from error
 
     def expected(self, request: RunRequest, calls: list[list[Tensor]]) -> tuple[list[Case], Basis]:
@@ -253,7 +253,7 @@ class Session:
                 if self.target.device == "cuda":
                     torch.cuda.synchronize()
                 started = time.perf_counter()
-                package.run_own(copies)
+                package.run_in_place(copies)
                 samples.append(time.perf_counter() - started)
         return summary(samples[WARM_UP - 1 :])
 

@@ -1,2 +1,1 @@
-"""Compiled packages: their weights exchanged, and they themselves loaded, here or in a C++
-process."""
+"""Compiled packages: replaces their weights, and loads them here or in a C++ process."""

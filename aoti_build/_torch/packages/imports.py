@@ -1,5 +1,4 @@
-"""Before a package is loaded in a worker: the modules that it needs, and in them what a C++ process
-needs."""
+"""Imports the modules that a package needs, before a worker loads it."""
 
 from __future__ import annotations
 
@@ -16,8 +15,10 @@ from aoti_build.runtime.imports import import_registered
 
 
 def import_for(job: PackageJob[Any]) -> None:
-    """Import what the package of a job needs, as models.yaml's own source would find it. Raises
-    `BuildError`."""
+    """Import the modules that the package of a job needs. Raises `BuildError`.
+
+    The path is the one that the sources in models.yaml have.
+    """
     target = job.target
     if not job.imports:
         return
@@ -29,15 +30,14 @@ def import_for(job: PackageJob[Any]) -> None:
             error.message,
             cause=error.cause,
             hint=(
-                "what registers it must do so when its module is imported, and not when a function"
-                " of it is called; `imports: [module]` names one that is not found by itself"
+                "register it when the module is imported, not in a call of one of its functions;"
+                " `imports: [module]` names a module that is not found by itself"
             ),
         ) from error
 
 
 def add_to_path(model: Model, root: Path) -> None:
-    """Put the directories of the files that models.yaml names on the path, where their own imports
-    find them."""
+    """Put the directories of the files in models.yaml on the path, for the imports in them."""
     for source in (model.source, model.inputs):
         if isinstance(source, Source) and source.path:
             directory = str((root / source.path).parent)
@@ -46,12 +46,17 @@ def add_to_path(model: Model, root: Path) -> None:
 
 
 def called_operators(package: Path) -> set[str]:
-    """The operators that a package looks up by name when it runs: all that torch's C shim does not
-    have."""
-    found = set()
+    """The operators that a package looks up by name when it runs.
+
+    These are all operators that torch's C shim does not have.
+    """
+    operators = set()
     with zipfile.ZipFile(package) as archive:
         for name in archive.namelist():
-            if name.endswith(".wrapper.json"):
-                nodes = json.loads(archive.read(name)).get("nodes", ())
-                found |= {node["node"]["target"].partition(".")[0] for node in nodes}
-    return found
+            if not name.endswith(".wrapper.json"):
+                continue
+            document = json.loads(archive.read(name))
+            for node in document.get("nodes", ()):
+                operator = node["node"]["target"]
+                operators.add(operator.partition(".")[0])  # without its overload
+    return operators

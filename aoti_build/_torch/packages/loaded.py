@@ -1,14 +1,14 @@
-"""A compiled package in this process, through torch's raw loader: no inductor import, no compiler,
-0.1 s instead of 2 to 55.
+"""A compiled package in this process, through torch's raw loader.
 
-Only for packages that were checked before: loading runs native code.
+It takes 0.1 s instead of the 2 to 55 s of `aoti_load_package`, because it neither imports inductor
+nor compiles a probe. Loading runs native code, so the package must be checked before.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -17,10 +17,17 @@ from aoti_build._torch.program.writes import Writes
 from aoti_build.errors import BuildError
 from aoti_build.runtime.raw import raw_loader
 
+_ALIGNMENT = 64  # bytes; of the memory that torch allocates
+
+
+Tensors: TypeAlias = list[Tensor]
+
 
 class LoadedPackage:
-    """Runs a `.pt2` on flat lists of tensors, the order of `Call.tensors` and of the exported
-    outputs."""
+    """Runs a `.pt2` on flat lists of tensors.
+
+    Inputs have the order of `Call.tensors`, outputs that of the exported outputs.
+    """
 
     def __init__(
         self,
@@ -29,76 +36,99 @@ class LoadedPackage:
         writes: Writes | None = None,
         state: Mapping[str, Tensor] | None = None,
     ) -> None:
-        """`writes` is what is looked at after a call beside the outputs, and `state` what the
-        buffers among it hold before the first one. Raises `BuildError` if torch refuses the
-        package."""
-        self._path, self._device = path, device
+        """Load the package at `path`. Raises `BuildError` if torch cannot.
+
+        `writes` names the inputs and buffers that `calls` returns too, and `state` holds the values
+        of these buffers before the first call.
+        """
+        self._path = path
+        self._device = device
         self._writes = writes or Writes()
         self._state = state or {}
         self._loader: Any = self._load()
         self._was_called = False
 
-    def __call__(self, inputs: list[Tensor]) -> list[Tensor]:
-        """The outputs of one call. RuntimeError if the package refuses the inputs."""
-        return self.run_own([private_copy(value, self._device) for value in inputs])
+    def __call__(self, inputs: Tensors) -> Tensors:
+        """The outputs of one call. Raises RuntimeError if the package refuses the inputs."""
+        return self.run_in_place(self._copies(inputs))
 
-    def run_own(self, inputs: list[Tensor]) -> list[Tensor]:
-        """As a call, without copies: the inputs are on the device, and the package may write into
-        them."""
+    def run_in_place(self, inputs: Tensors) -> Tensors:
+        """The outputs of one call on the tensors themselves, which the package may write into.
+
+        They must be on the device. Raises RuntimeError if the package refuses them.
+        """
         if self._loader is None:
             self._loader = self._load()
         self._was_called = True
         return self._run(self._loader, inputs)
 
-    def calls(self, sequence: list[list[Tensor]]) -> list[list[Any]]:
-        """What each of several calls leaves: the outputs, then the inputs and the buffers that it
-        writes into, None for a buffer that cannot be read. A package with state begins with the
-        first one. The tensors given stay as they are. RuntimeError for a refusal."""
+    def calls(self, sequence: list[Tensors]) -> list[list[Any]]:
+        """The results of several calls: the outputs, then the written inputs and buffers.
+
+        A buffer that cannot be read is None. A package with state starts from its first state. The
+        inputs stay unchanged. Raises RuntimeError if the package refuses them.
+        """
         if not self._writes.buffers:
-            return [self._left(inputs) for inputs in sequence]
+            return [self._call(inputs) for inputs in sequence]
         if self._was_called:
-            self._loader = None
-        found = [self._left(inputs) for inputs in sequence]
-        self._loader = None  # its memory: it holds all weights, and so does the witness
-        states = self._states(sequence)
-        return [[*left, *state] for left, state in zip(found, states, strict=True)]
+            self._loader = None  # a new load has the first state
+        results = [self._call(inputs) for inputs in sequence]
+        # Frees memory: this loader holds all weights, and so will the one that is loaded next.
+        self._loader = None
+        for result, state in zip(results, self._states(sequence), strict=True):
+            result.extend(state)
+        return results
 
-    def _left(self, inputs: list[Tensor]) -> list[Any]:
+    def _call(self, inputs: Tensors) -> list[Any]:
         """The outputs of a call, and the inputs that it writes into."""
-        given = [private_copy(value, self._device) for value in inputs]
-        return [
-            *self.run_own(given),
-            *(given[position].clone() for position in self._writes.positions),
-        ]
+        copies = self._copies(inputs)
+        outputs = self.run_in_place(copies)
+        written = [copies[position].clone() for position in self._writes.positions]
+        return [*outputs, *written]
 
-    def _states(self, sequence: list[list[Tensor]]) -> list[list[Tensor | None]]:
-        """The buffers after each call, from the package once more, with its buffers in memory of
-        ours: the raw loader has no way to read those that a package holds itself. None where torch
-        does not do that."""
-        names, loader = self._writes.buffers, self._load()
-        known = set(loader.get_constant_fqns())
-        ours = {
-            name: value.to(self._device, copy=True)
-            for name, value in self._state.items()
-            if name in known
-        }
-        try:
-            if ours:
-                loader.load_constants(ours, False, False, True)
-        except (
-            RuntimeError,
-            TypeError,
-        ):  # an older torch, or a package that keeps them in its code
-            ours = {}
-        if not ours:
+    def _states(self, sequence: list[Tensors]) -> list[list[Tensor | None]]:
+        """The buffers after each call, from another load of the package.
+
+        The raw loader cannot read the buffers of a package. So the package gets buffers in memory
+        of this process. They are None if torch cannot do that.
+        """
+        names = self._writes.buffers
+        loader = self._load()
+        buffers = self._load_buffers(loader)
+        if not buffers:
             return [[None] * len(names) for _ in sequence]
-        states: list[list[Tensor | None]] = []
+        states = []
         for inputs in sequence:
-            self._run(loader, [private_copy(value, self._device) for value in inputs])
-            states.append([ours[name].clone() if name in ours else None for name in names])
+            self._run(loader, self._copies(inputs))
+            # Cloned, because the next call writes into the buffers.
+            after = {name: value.clone() for name, value in buffers.items()}
+            states.append([after.get(name) for name in names])
         return states
 
-    def _run(self, loader: Any, inputs: list[Tensor]) -> list[Tensor]:
+    def _load_buffers(self, loader: Any) -> dict[str, Tensor]:
+        """Copies of the first state, in which the loaded package now keeps its buffers."""
+        names = set(loader.get_constant_fqns())
+        buffers = {}
+        for name, value in self._state.items():
+            if name in names:
+                buffers[name] = value.to(self._device, copy=True)
+        if not buffers:
+            return {}
+        try:
+            loader.load_constants(
+                buffers,
+                False,  # use_inactive
+                False,  # check_full_update
+                True,  # user_managed: the package uses these tensors instead of copies
+            )
+        except (RuntimeError, TypeError):
+            return {}  # an older torch, or a package with the buffers in its code
+        return buffers
+
+    def _copies(self, inputs: Tensors) -> Tensors:
+        return [private_copy(value, self._device) for value in inputs]
+
+    def _run(self, loader: Any, inputs: Tensors) -> Tensors:
         outputs = list(loader.run(inputs))
         if self._device == "cuda":
             torch.cuda.synchronize()
@@ -119,19 +149,27 @@ class LoadedPackage:
 
 
 def private_copy(value: Tensor, device: str) -> Tensor:
-    """The values on `device`, in the same strides and, on the CPU, as far from an aligned address:
-    a package may look at both, and write into what it gets."""
+    """A copy of a tensor on `device` with the same strides.
+
+    On the CPU it also has the same distance from an aligned address. A package may depend on both.
+    """
     if device != "cpu" or value.device.type != "cpu":
         return value.to(device, copy=True)
     if not value.numel():
         return value.clone()
-    span = 1 + sum(
-        (size - 1) * step for size, step in zip(value.shape, value.stride(), strict=True)
-    )
-    shift = value.data_ptr() % _ALIGNMENT // value.element_size()
-    room = torch.empty(shift + span, dtype=value.dtype)
-    room[shift:].copy_(value.as_strided((span,), (1,), value.storage_offset()))
-    return room.as_strided(value.shape, value.stride(), shift)
+    misalignment = value.data_ptr() % _ALIGNMENT
+    shift = misalignment // value.element_size()
+    span = _span(value)
+    memory = torch.empty(shift + span, dtype=value.dtype)
+    # All of the memory that the value spans, also what lies between its elements.
+    flat = value.as_strided((span,), (1,), value.storage_offset())
+    memory[shift:].copy_(flat)
+    return memory.as_strided(value.shape, value.stride(), shift)
 
 
-_ALIGNMENT = 64  # of what torch allocates
+def _span(value: Tensor) -> int:
+    """The elements of memory from the first to the last one of a tensor."""
+    span = 1
+    for size, stride in zip(value.shape, value.stride(), strict=True):
+        span += (size - 1) * stride
+    return span
