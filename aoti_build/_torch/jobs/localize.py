@@ -29,7 +29,7 @@ from torch.fx import GraphModule, Interpreter, Node
 
 from aoti_build._torch.checking.compare import Figures, compare, nearly
 from aoti_build._torch.checking.eager import observe
-from aoti_build._torch.checking.state import kept_state, kept_tensors
+from aoti_build._torch.checking.state import restored_state, restored_tensors
 from aoti_build._torch.compiling import shared
 from aoti_build._torch.compiling.corrections import corrected
 from aoti_build._torch.compiling.isa import compiling_for
@@ -164,7 +164,7 @@ class _Recorder:
         ]
         given = call.clone()
         try:
-            with torch.no_grad(), kept_state(self.module):
+            with torch.no_grad(), restored_state(self.module):
                 self.module(*given.args, **given.kwargs)
             return True
         except _EnoughError:
@@ -234,7 +234,7 @@ def outputs_differ(
 
 
 def _tensors_of(module: nn.Module, call: Call) -> list[Tensor]:
-    with kept_state(module):
+    with restored_state(module):
         return [value for value in observe(module, call, Writes()) if isinstance(value, Tensor)]
 
 
@@ -264,7 +264,7 @@ class _Replay(Interpreter):
         flat = self._program._graph_module_flat_inputs(given.args, given.kwargs)
         state = [value for value in self._program.state_dict.values() if isinstance(value, Tensor)]
         # The graph writes into the program's own buffers.
-        with torch.no_grad(), kept_tensors(state), contextlib.suppress(_FoundError):
+        with torch.no_grad(), restored_tensors(state), contextlib.suppress(_FoundError):
             self.run(*flat)
         return self.left
 
@@ -362,7 +362,7 @@ def _compiled_prefix(
     prefix.recompile()
     given = call.clone()
     with torch.no_grad(), tempfile.TemporaryDirectory(prefix="aoti_build-") as directory:
-        with kept_state(prefix):  # which the package must begin with too
+        with restored_state(prefix):  # which the package must begin with too
             expected = prefix(*given.args, **given.kwargs)[0].clone()
         cut = torch.export.export(prefix, call.args, call.kwargs, strict=False)
         path = Path(directory) / "prefix.pt2"

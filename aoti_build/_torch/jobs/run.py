@@ -18,8 +18,9 @@ from msgspec.structs import replace
 from torch import Tensor
 
 from aoti_build._torch.checking.eager import Subject, references
-from aoti_build._torch.checking.float64 import Twin
-from aoti_build._torch.checking.reference_data import Case, ReferenceData, load_reference_data
+from aoti_build._torch.checking.float64 import Float64Model
+from aoti_build._torch.checking.reference_data import Case, ReferenceData
+from aoti_build._torch.checking.reference_reader import load_reference_data
 from aoti_build._torch.checking.returned import as_returned
 from aoti_build._torch.compiling.settings import set_precision
 from aoti_build._torch.data.image import Images, images, top_classes
@@ -212,7 +213,7 @@ class Bench:
         cases = [
             (Case("given", None, None, call=number), call) for number, call in enumerate(given)
         ]
-        return self.twin.completed(references(self.subject, cases), given)
+        return self.float64_model.add_references(references(self.subject, cases), given)
 
     def top(self, asked: RunRequest, outputs: Mapping[str, Tensor]) -> tuple[TopClasses, ...]:
         if asked.kind != "images":
@@ -265,8 +266,8 @@ class Bench:
         return self.eager.subject(self.job.signature)
 
     @cached_property
-    def twin(self) -> Twin:
-        return Twin(self.subject)
+    def float64_model(self) -> Float64Model:
+        return Float64Model(self.subject)
 
     @cached_property
     def images(self) -> Images:
