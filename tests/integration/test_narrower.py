@@ -169,6 +169,15 @@ def test_roundings_between_operators_are_named() -> None:
     assert "emulate_precision_casts" not in wrong["why"]
 
 
+def test_a_misplaced_nan_is_not_called_a_rounding() -> None:
+    case = case_of(made(), "bfloat16")
+    candidate = case.outputs[0].clone()
+    candidate[0, 0] = torch.nan
+    figures = compare("y", case.outputs[0], candidate, NONE, case.exact[0], None, "bfloat16")
+    assert "NaN or infinity in one only" in figures["why"]
+    assert "emulate_precision_casts" not in figures["why"]
+
+
 BASED = """
 from dataclasses import dataclass
 import torch

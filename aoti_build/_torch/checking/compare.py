@@ -94,6 +94,7 @@ def compare(
         tf32=tf32,
     )
     figures |= _floating_figures(difference, bounds, rms)
+    same_nonfinite = not difference.misplaced.any()
     if exact is not None and bounds.rule == ALLCLOSE:
         errors = _float64_errors(
             difference,
@@ -103,9 +104,14 @@ def compare(
             computed,
         )
         figures["fp64"] = errors.as_json()
-        if not figures["ok"] and not difference.misplaced.any():
+        if not figures["ok"] and same_nonfinite:
             figures = with_float64_verdict(figures, errors)
-    return with_precision(figures, eager.dtype, computed)
+    return with_precision(
+        figures,
+        eager.dtype,
+        computed,
+        same_nonfinite=same_nonfinite,
+    )
 
 
 def kind_figures(
@@ -271,12 +277,15 @@ def with_precision(
     figures: Figures,
     dtype: torch.dtype,
     computed: str | None,
+    *,
+    same_nonfinite: bool,
 ) -> Figures:
     """The figures with the type in which the output is computed. If the output failed by no more
-    than roundings to a half type, `why` names the option that avoids them."""
+    than roundings to a half type, `why` names the option that avoids them. `same_nonfinite`: NaN
+    and infinity are where eager has them."""
     if computed is not None:
         figures = {**figures, "computed_in": computed}
-    if figures["ok"]:
+    if figures["ok"] or not same_nonfinite:
         return figures
     note = rounding_note(
         dtype,

@@ -67,6 +67,7 @@ def compare_sketch(
         tf32=isinstance(candidate, Tensor) and tf32_is_allowed(candidate),
     )
     figures |= _floating_figures(eager, sketch, bounds)
+    same_nonfinite = sketch.nonfinite == eager.nonfinite
     if exact is not None and bounds.rule == ALLCLOSE:
         errors = _float64_errors(
             eager,
@@ -76,9 +77,14 @@ def compare_sketch(
             computed,
         )
         figures["fp64"] = errors.as_json()
-        if not figures["ok"] and sketch.nonfinite == eager.nonfinite:
+        if not figures["ok"] and same_nonfinite:
             figures = with_float64_verdict(figures, errors)
-    return with_precision(figures, eager.dtype, computed)
+    return with_precision(
+        figures,
+        eager.dtype,
+        computed,
+        same_nonfinite=same_nonfinite,
+    )
 
 
 def _float64_errors(
