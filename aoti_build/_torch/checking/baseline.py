@@ -82,7 +82,8 @@ def with_verdicts(measured: Losses | None, limit: float | None) -> Losses | None
     judged = []
     for loss in measured:
         relative_rmse = loss["relative_rmse"] or 0.0
-        judged.append({**loss, "ok": limit is None or relative_rmse <= limit})
+        is_within = limit is None or relative_rmse <= limit
+        judged.append({**loss, "ok": is_within})
     return judged
 
 
@@ -115,7 +116,9 @@ def _baseline_references(
         if parameter.is_floating_point():
             dtype = parameter.dtype
             break
-    converted = [(case, _in_dtype(call, dtype)) for case, call in calls]
+    converted = []
+    for case, call in calls:
+        converted.append((case, _in_dtype(call, dtype)))
     try:
         return references(replace(baseline, writes=Writes()), converted)
     except BuildError as error:
@@ -185,8 +188,9 @@ class _Sums:
         actual = actual[finite]
         # An overflow loses the value completely.
         actual = torch.where(torch.isfinite(actual), actual, 0.0)
+        error = actual - expected
         self.signal += float(expected.square().sum())
-        self.noise += float((actual - expected).square().sum())
+        self.noise += float(error.square().sum())
         self.count += expected.numel()
 
     def figures(self) -> dict[str, float | None]:

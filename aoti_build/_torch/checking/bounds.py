@@ -15,13 +15,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
 from aoti_build._torch.checking.tf32 import tf32_operands
 from aoti_build.common.json_object import JsonObject
+
+# `tolerance` of models.yaml: `atol`, `rtol`, `agreement` and `iou`, or None, and in `outputs` the
+# same for single outputs by name.
+Tolerance: TypeAlias = Mapping[str, Any]
 
 
 class RelativeBounds(NamedTuple):
@@ -103,11 +107,17 @@ def tf32_is_allowed(candidate: Tensor) -> bool:
     return candidate.dtype == torch.float32 and bool(operands)
 
 
-def declared_bounds(name: str, tolerance: Mapping[str, Any]) -> Mapping[str, Any]:
+def output_tolerance(name: str, tolerance: Tolerance) -> Tolerance:
+    """The rules that models.yaml sets for one output. Empty if it sets none."""
+    by_output = tolerance.get("outputs", {})
+    rules: Tolerance = by_output.get(name, {})
+    return rules
+
+
+def declared_bounds(name: str, tolerance: Tolerance) -> Tolerance:
     """The atol and rtol that models.yaml sets for an output, or for all outputs. Empty if it sets
     neither."""
-    of_output = tolerance.get("outputs", {}).get(name, {})
-    bounds = of_output or tolerance
+    bounds = output_tolerance(name, tolerance) or tolerance
     if bounds.get("atol") is None and bounds.get("rtol") is None:
         return {}
     return bounds
@@ -117,7 +127,7 @@ def value_bounds(
     dtype: torch.dtype,
     computed: str | None,
     rms: float,
-    declared: Mapping[str, Any],
+    declared: Tolerance,
     *,
     has_float64: bool,
     tf32: bool,

@@ -26,11 +26,13 @@ from torch import Tensor
 from aoti_build._torch.checking.bounds import (
     ALLCLOSE,
     Float64Errors,
+    Tolerance,
     ValueBounds,
     allowed_rmse,
     declared_bounds,
     dtype_name,
     is_bounded,
+    output_tolerance,
     rounding_bounds,
     rounding_note,
     tf32_is_allowed,
@@ -56,7 +58,7 @@ def compare(
     name: str,
     eager: Tensor,
     candidate: Any,
-    tolerance: Mapping[str, Any],
+    tolerance: Tolerance,
     exact: Tensor | None = None,
     rounded_rmse: float | None = None,
     computed: str | None = None,
@@ -64,11 +66,10 @@ def compare(
     """Statistics of one output as JSON values, with `ok`, `by` (the rule that decided) and, if not
     ok, `why`.
 
-    `tolerance` holds atol and rtol (or None), and in `outputs` exceptions by name. `exact` is the
-    float64 reference, of the shape of the output. `rounded_rmse` is the RMSE to `exact`, in the
-    unit of the output, of the model with other roundings: in TF32 where that is allowed, or with
-    quantised values on the next step. `computed` is the narrower type in which the output is
-    computed, if there is one.
+    `tolerance` is that of models.yaml. `exact` is the float64 reference, of the shape of the
+    output. `rounded_rmse` is the RMSE to `exact`, in the unit of the output, of the model with
+    other roundings: in TF32 where that is allowed, or with quantised values on the next step.
+    `computed` is the narrower type in which the output is computed, if there is one.
     """
     figures = kind_figures(name, eager.dtype, eager.shape, candidate)
     if "why" in figures:
@@ -76,9 +77,9 @@ def compare(
     tf32 = tf32_is_allowed(candidate)
     eager = eager.cpu()
     candidate = candidate.cpu()
-    output_tolerance = tolerance.get("outputs", {}).get(name, {})
+    declared_rules = output_tolerance(name, tolerance)
     for rule, measure in _CLASS_RULES.items():
-        least = output_tolerance.get(rule)
+        least = declared_rules.get(rule)
         if least is not None:
             return figures | _class_figures(rule, measure(eager, candidate), least)
     if not is_bounded(eager.dtype):
@@ -139,10 +140,10 @@ def kind_figures(
     return figures
 
 
-def needs_every_value(name: str, tolerance: Mapping[str, Any]) -> bool:
+def needs_every_value(name: str, tolerance: Tolerance) -> bool:
     """Whether models.yaml has a rule for the output that a sketch cannot decide."""
-    output_tolerance = tolerance.get("outputs", {}).get(name, {})
-    return any(output_tolerance.get(rule) is not None for rule in _CLASS_RULES)
+    declared_rules = output_tolerance(name, tolerance)
+    return any(declared_rules.get(rule) is not None for rule in _CLASS_RULES)
 
 
 def nearly(name: str, eager: Tensor, candidate: Tensor) -> Figures:

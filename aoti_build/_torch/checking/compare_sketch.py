@@ -7,7 +7,6 @@ values. The errors to float64 are estimated from the sketches.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor
 from aoti_build._torch.checking.bounds import (
     ALLCLOSE,
     Float64Errors,
+    Tolerance,
     ValueBounds,
     allowed_rmse,
     declared_bounds,
@@ -40,7 +40,7 @@ def compare_sketch(
     name: str,
     eager: Sketch,
     candidate: Any,
-    tolerance: Mapping[str, Any],
+    tolerance: Tolerance,
     exact: Sketch | None = None,
     rounded_rmse: float | None = None,
     computed: str | None = None,

@@ -21,7 +21,7 @@ import contextlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -39,8 +39,20 @@ from aoti_build._torch.program.inputs import Call, Sizes
 from aoti_build.errors import BuildError
 from aoti_build.models_file.project import Dim
 
-# (oblivious, own symbols), in the order in which they are tried.
-_WAYS = ((False, False), (True, False), (True, True))
+
+class _Way(NamedTuple):
+    """A way to export."""
+
+    oblivious: bool
+    own_symbols: bool
+
+
+# In the order in which they are tried.
+_WAYS = (
+    _Way(oblivious=False, own_symbols=False),
+    _Way(oblivious=True, own_symbols=False),
+    _Way(oblivious=True, own_symbols=True),
+)
 # The largest RMSE, relative to the RMS of eager's values, at which two outputs count as equal. The
 # program runs the operations that eager runs, so they hardly differ.
 _SAME = 1e-2
@@ -87,9 +99,9 @@ def exported(
         names the size, and the position is that of its dim.
     """
     first_error: BuildError | None = None
-    for oblivious, own_symbols in _WAYS:
+    for way in _WAYS:
         try:
-            with _tracing(oblivious):
+            with _tracing(way.oblivious):
                 program = export(
                     subject.module,
                     example,
@@ -97,14 +109,14 @@ def exported(
                     axes,
                     where["inputs"],
                     strict=strict,
-                    own=own_symbols,
+                    own=way.own_symbols,
                 )
                 check_ranges(
                     program,
                     dims,
                     axes,
                     where,
-                    from_two=not oblivious,
+                    from_two=not way.oblivious,
                 )
                 symbols = named_symbols(program, axes)
                 special = lift_assertions(program, dims, symbols, where)
@@ -117,7 +129,7 @@ def exported(
                     symbols=symbols,
                 )
                 proof.check(where)
-                return Exported(program, tuple(special), oblivious)
+                return Exported(program, tuple(special), way.oblivious)
         except BuildError as error:
             # The error of the plain export is the easiest to understand.
             if first_error is None:
@@ -169,9 +181,10 @@ class _Proof:
                 raise _refusal(sizes, self.dims, why, where)
 
     def _is_excluded(self, sizes: Sizes) -> bool:
-        for sizes_by_axis in self.axes:
-            if any(size.at(sizes) == 1 for size in sizes_by_axis.values()):
-                return True
+        for size_by_axis in self.axes:
+            for size in size_by_axis.values():
+                if size.at(sizes) == 1:
+                    return True
         return any(special.items() <= sizes.items() for special in self.special)
 
     def _observe(

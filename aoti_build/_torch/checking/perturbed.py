@@ -48,7 +48,8 @@ def other_outputs(
 
 def _other_inputs(subject: Subject, case: Case) -> list[Value] | None:
     call = subject.call(case.sizes, SEED + 1)
-    for changed, value in zip(call.tensors(), case.inputs or [], strict=True):
+    inputs = case.inputs or []
+    for changed, value in zip(call.tensors(), inputs, strict=True):
         if not torch.equal(changed, value):
             return reference("other inputs", subject, call).outputs
     return None  # the model has no inputs that depend on the seed
@@ -130,7 +131,8 @@ def _kinds_of_placeholders(functional: ExportedProgram, subject: Subject) -> dic
     signature = functional.graph_signature
     kinds: dict[str, str] = {}
     for name in signature.user_inputs:
-        if isinstance(name, str):  # else it is a constant
+        # Constants have no name.
+        if isinstance(name, str):
             kinds[name] = "inputs"
     kinds |= dict.fromkeys(signature.inputs_to_parameters, "weights")
     if is_quantised(subject.module):

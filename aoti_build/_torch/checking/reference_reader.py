@@ -50,11 +50,13 @@ def load_reference_data(path: Path) -> ReferenceData:
         require_regular(path)
         with safe_open(path, framework="pt") as file:
             header = _metadata(file)
-            if header.get("format") != FORMAT or header.get("format_version") != FORMAT_VERSION:
+            version = (header.get("format"), header.get("format_version"))
+            if version != (FORMAT, FORMAT_VERSION):
                 raise ArtifactError(
                     f"{path.name} is not a reference file of version {FORMAT_VERSION}"
                 )
-            return _Reader(file, set(file.keys()), header).reference_data()
+            reader = _Reader(file, set(file.keys()), header)
+            return reader.reference_data()
     except _UNLOADABLE as error:
         raise ArtifactError(
             f"{path.name} cannot be read",

@@ -58,7 +58,8 @@ def check_constants(
     """Raise `BuildError` if an output is a constant in the exported program and has another value
     in eager mode. `where` is the position in models.yaml for the message."""
     for case in reference_data.cases:
-        for entry, value in zip(signature["outputs"], case.outputs or (), strict=False):
+        outputs = case.outputs or ()
+        for entry, value in zip(signature["outputs"], outputs, strict=False):
             if "constant" in entry and not _is_constant(value, entry["constant"]):
                 raise _wrong_constant(entry, value, case, where)
 
@@ -76,8 +77,8 @@ def _wrong_constant(
     actual = value.text if isinstance(value, Plain) else "a tensor"
     cause = f"in eager mode it is {actual}"
     if case.sizes:
-        sizes = ", ".join(f"{name} {size}" for name, size in case.sizes.items())
-        cause += f" at {sizes}"
+        sizes = [f"{name} {size}" for name, size in case.sizes.items()]
+        cause += f" at {', '.join(sizes)}"
     return BuildError(
         f"the output {entry['name']} became the constant {entry['constant']} in the export",
         where=where,

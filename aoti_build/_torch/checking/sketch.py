@@ -87,12 +87,17 @@ class Sketch:
             nonfinite=digest_bytes("".join(kinds).encode()),
         )
 
+    @property
+    def count(self) -> int:
+        """The number of real values."""
+        return _real_count(self.shape, self.dtype)
+
     def rmse(self, reference: Sketch) -> float:
         """The estimated root mean square of the difference to `reference`, over all values."""
-        count = _real_count(self.shape, self.dtype)
         difference = self.buckets - reference.buckets
         squared_error = difference.square().sum()
-        return float((squared_error / max(1, count)).sqrt())
+        mean = squared_error / max(1, self.count)
+        return float(mean.sqrt())
 
     def count_far_buckets(
         self,
@@ -107,8 +112,7 @@ class Sketch:
         sqrt(2 ln(2 / p) * sum of b_i**2) with a chance of at most p (Hoeffding, 1963). The root of
         that sum of squares is at most sqrt(n) * atol + rtol * sqrt(energy) (Minkowski).
         """
-        count = _real_count(self.shape, self.dtype)
-        values_per_bucket = -(-count // BUCKETS)  # rounded up
+        values_per_bucket = -(-self.count // BUCKETS)  # rounded up
         spread = values_per_bucket**0.5 * atol + rtol * self.energy.sqrt()
         # The chance of a false alarm is shared by all buckets.
         factor = math.sqrt(2 * math.log(2 * BUCKETS / _FALSE_ALARM))

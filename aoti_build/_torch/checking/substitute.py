@@ -68,9 +68,12 @@ class Substitutes(TorchFunctionMode):
         if replacement.nbytes <= _CACHE_LIMIT:
             # At the end of the cache: the least recently used ones are dropped first.
             self._cache[number] = replacement
-        while sum(cached.nbytes for cached in self._cache.values()) > _CACHE_LIMIT:
+        while self._cached_bytes() > _CACHE_LIMIT:
             self._cache.popitem(last=False)
         return replacement
+
+    def _cached_bytes(self) -> int:
+        return sum(replacement.nbytes for replacement in self._cache.values())
 
 
 class Deadline(TorchDispatchMode):
@@ -111,9 +114,17 @@ def can_substitute(module: nn.Module) -> bool:
     return size >= LARGE
 
 
-def sharing_copy(module: nn.Module, is_copied: Callable[[Tensor], bool]) -> nn.Module:
+def sharing_copy(
+    module: nn.Module,
+    is_copied: Callable[[Tensor], bool],
+) -> nn.Module:
     """A copy of the module that shares its parameters, and its buffers except those for which
     `is_copied` holds."""
-    shared: list[Tensor] = list(module.parameters())
-    shared += [value for value in module.buffers() if not is_copied(value)]
-    return copy.deepcopy(module, {id(value): value for value in shared})
+    # What the memo has already is not copied.
+    memo: dict[int, Any] = {}
+    for parameter in module.parameters():
+        memo[id(parameter)] = parameter
+    for buffer in module.buffers():
+        if not is_copied(buffer):
+            memo[id(buffer)] = buffer
+    return copy.deepcopy(module, memo)

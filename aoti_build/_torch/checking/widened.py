@@ -88,9 +88,8 @@ def _wide_dtype(argument: Any) -> Any:
 def float64_graph(program: ExportedProgram) -> nn.Module:
     """The program as a module that computes in float64, except for operators that quantise."""
     options = {}
-    if (
-        "check_guards" in inspect.signature(program.module).parameters
-    ):  # older releases of torch lack it
+    # Older releases of torch have no such option.
+    if "check_guards" in inspect.signature(program.module).parameters:
         options["check_guards"] = False
     module = copy.deepcopy(program.module(**options))
     module = module.to(torch.float64)
@@ -103,13 +102,15 @@ def float64_graph(program: ExportedProgram) -> nn.Module:
 
 
 def _widen(part: GraphModule, node: Node) -> None:
-    name = str(getattr(node.target, "__name__", "")).partition(".")[0]
+    full_name = str(getattr(node.target, "__name__", ""))
+    name, _, _overload = full_name.partition(".")
     if name in _ASSERTIONS and not node.users:
         part.graph.erase_node(node)  # it may assert the narrow dtype
     elif is_quantiser(node):
         node.target = _Float64Quantiser(node.target)
     elif node.target not in _BIT_VIEWS:
-        node.args, node.kwargs = pytree.tree_map(_wide_dtype, (node.args, node.kwargs))
+        node.args = pytree.tree_map(_wide_dtype, node.args)
+        node.kwargs = pytree.tree_map(_wide_dtype, node.kwargs)
 
 
 class _Float64Quantiser:
@@ -124,8 +125,9 @@ class _Float64Quantiser:
         self.__module__ = __name__
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        args, kwargs = pytree.tree_map(_narrow, (args, kwargs))
-        result = self.operator(*args, **kwargs)
+        narrow_args = pytree.tree_map(_narrow, args)
+        narrow_kwargs = pytree.tree_map(_narrow, kwargs)
+        result = self.operator(*narrow_args, **narrow_kwargs)
         return pytree.tree_map(_wide_result, result)
 
 
