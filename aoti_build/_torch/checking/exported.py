@@ -28,13 +28,24 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from aoti_build._torch.checking.difference import rms_of
-from aoti_build._torch.checking.eager import SEED, Observed, Subject, eager_failure, observe
+from aoti_build._torch.checking.eager import (
+    SEED,
+    Observed,
+    Subject,
+    eager_failure,
+    observe,
+)
 from aoti_build._torch.checking.reference import points
 from aoti_build._torch.checking.reference_data import Plain
 from aoti_build._torch.checking.state import restored_state
 from aoti_build._torch.program.assertions import lift_assertions
 from aoti_build._torch.program.axes import Axes
-from aoti_build._torch.program.export import check_ranges, export, named_symbols, output_shapes
+from aoti_build._torch.program.export import (
+    check_ranges,
+    export,
+    named_symbols,
+    output_shapes,
+)
 from aoti_build._torch.program.inputs import Call, Sizes
 from aoti_build.errors import BuildError
 from aoti_build.models_file.project import Dim

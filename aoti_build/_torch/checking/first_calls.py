@@ -11,7 +11,11 @@ from torch.utils import _pytree as pytree
 
 from aoti_build._torch.checking.compare import compare
 from aoti_build._torch.checking.eager import eager_failure, observe
-from aoti_build._torch.checking.state import is_plain_tensor, restored_state, same_bytes
+from aoti_build._torch.checking.state import (
+    is_plain_tensor,
+    restored_state,
+    same_bytes,
+)
 from aoti_build._torch.program.inputs import Call
 from aoti_build._torch.program.writes import Seen, Writes
 from aoti_build.errors import BuildError

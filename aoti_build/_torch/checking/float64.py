@@ -15,9 +15,18 @@ from aoti_build._torch.checking.difference import rms_of
 from aoti_build._torch.checking.eager import Subject, observe
 from aoti_build._torch.checking.reference_data import Case, Value
 from aoti_build._torch.checking.state import restored_state
-from aoti_build._torch.checking.substitute import Substitutes, can_substitute, sharing_copy
+from aoti_build._torch.checking.substitute import (
+    Substitutes,
+    can_substitute,
+    sharing_copy,
+)
 from aoti_build._torch.checking.tf32 import InTf32, tf32_operands
-from aoti_build._torch.checking.widened import Widening, as_float64, float64_graph, stepping
+from aoti_build._torch.checking.widened import (
+    Widening,
+    as_float64,
+    float64_graph,
+    stepping,
+)
 from aoti_build._torch.program.inputs import Call, pytree_map
 from aoti_build.common.resources import available_memory
 
@@ -149,7 +158,7 @@ def _obstacle(subject: Subject, *, large: bool) -> str | None:
     for value in subject.module.state_dict().values():
         if isinstance(value, Tensor):
             sizes.append(value.numel() * torch.float64.itemsize)
-    # Of a large model, one parameter exists in float64 at a time.
+    # Of a large model, about one parameter exists in float64 at a time.
     needed = max(sizes, default=0) if large else sum(sizes)
     if needed * 2 > available_memory():
         return "a float64 copy of the model does not fit into memory"

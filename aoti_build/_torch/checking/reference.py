@@ -21,10 +21,20 @@ from typing import TypeAlias
 from torch.export import ExportedProgram
 
 from aoti_build._torch.checking.compare import needs_every_value
-from aoti_build._torch.checking.eager import CaseCalls, Subject, first_state, references
+from aoti_build._torch.checking.eager import (
+    CaseCalls,
+    Subject,
+    first_state,
+    references,
+)
 from aoti_build._torch.checking.float64 import Float64Model
 from aoti_build._torch.checking.perturbed import other_outputs
-from aoti_build._torch.checking.reference_data import Case, ReferenceData, Value, with_digests
+from aoti_build._torch.checking.reference_data import (
+    Case,
+    ReferenceData,
+    Value,
+    with_digests,
+)
 from aoti_build._torch.checking.reference_reader import digests_of_cases
 from aoti_build._torch.checking.reference_writer import save_reference_data
 from aoti_build._torch.checking.substitute import Deadline

@@ -11,7 +11,12 @@ from typing import Any
 from torch import Tensor
 
 from aoti_build._torch.checking.compare import Figures
-from aoti_build._torch.checking.reference_data import Case, Plain, ReferenceData, Value
+from aoti_build._torch.checking.reference_data import (
+    Case,
+    Plain,
+    ReferenceData,
+    Value,
+)
 from aoti_build.errors import BuildError
 
 

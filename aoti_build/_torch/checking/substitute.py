@@ -53,9 +53,12 @@ class Substitutes(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        arguments = (args, dict(kwargs or {}))
-        args, kwargs = pytree.tree_map_only(nn.Parameter, self._replacement, arguments)
-        return func(*args, **kwargs)
+        replaced_args, replaced_kwargs = pytree.tree_map_only(
+            nn.Parameter,
+            self._replacement,
+            (args, dict(kwargs or {})),
+        )
+        return func(*replaced_args, **replaced_kwargs)
 
     def _replacement(self, value: nn.Parameter) -> Tensor:
         number = self._numbers.get(id(value))

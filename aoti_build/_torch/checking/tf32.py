@@ -89,6 +89,7 @@ def to_tf32(value: Tensor) -> Tensor:
     bits = value.contiguous().view(torch.int64)
     half_step = 1 << (_DROPPED_BITS - 1)
     kept_bits = -1 << _DROPPED_BITS
-    nearest = (bits + half_step).bitwise_and(kept_bits).view(torch.float64)
-    # The addition above may turn infinity into NaN, and NaN into a number.
+    rounded = (bits + half_step) & kept_bits
+    nearest = rounded.view(torch.float64)
+    # The addition may turn infinity into NaN, and NaN into a number.
     return torch.where(torch.isfinite(value), nearest, value)

@@ -168,7 +168,9 @@ def stepping() -> Iterator[None]:
 
 def _stepped(value: Tensor, generator: torch.Generator) -> Tensor:
     """8-bit integers with some of them one up or down, within the range that they have."""
-    chosen = torch.rand(value.shape, generator=generator) < _STEPPED_FRACTION
+    chances = torch.rand(value.shape, generator=generator)
+    chosen = chances < _STEPPED_FRACTION
+    # At least one value, however small the tensor is.
     certain = torch.randint(value.numel(), (1,), generator=generator)
     chosen.view(-1)[certain] = True
     is_up = torch.randint(0, 2, value.shape, generator=generator)
