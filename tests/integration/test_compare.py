@@ -17,9 +17,9 @@ from aoti_build._torch.checking.reference import points  # noqa: E402
 from aoti_build._torch.checking.reference_data import (  # noqa: E402
     Case,
     ReferenceData,
-    load_reference_data,
-    save_reference_data,
 )
+from aoti_build._torch.checking.reference_reader import load_reference_data  # noqa: E402
+from aoti_build._torch.checking.reference_writer import save_reference_data  # noqa: E402
 from aoti_build._torch.jobs.probe import probes  # noqa: E402
 from aoti_build._torch.program.inputs import Call  # noqa: E402
 from aoti_build.models_file.project import Dim  # noqa: E402
@@ -88,8 +88,8 @@ def test_where_tf32_is_allowed_what_it_costs_the_model_is_no_fault_and_a_wrong_w
     network = small_network().eval()
     call = Call((torch.randn(4, 3, 32, 32),), {})
     eager = eager_mode.reference("example", subject(network, "cpu"), call)
-    (allowed,) = float64.Twin(subject(network, "cuda")).completed([eager], [call])
-    (forbidden,) = float64.Twin(subject(network, "cpu")).completed([eager], [call])
+    (allowed,) = float64.Float64Model(subject(network, "cuda")).add_references([eager], [call])
+    (forbidden,) = float64.Float64Model(subject(network, "cpu")).add_references([eager], [call])
     assert forbidden.rounded_rmse is None
 
     def verdict(case: Any, candidate: Any) -> Any:
@@ -246,7 +246,7 @@ def test_another_shape_dtype_or_no_tensor_at_all() -> None:
     for candidate, said in (
         (torch.zeros(3, 2), "shape"),
         (eager.double(), "dtype"),
-        (None, "no tensor"),
+        (None, "not a tensor"),
     ):
         figures = compare("y", eager, candidate, NONE)
         assert not figures["ok"]

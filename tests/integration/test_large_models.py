@@ -90,7 +90,7 @@ def test_weights_widened_one_by_one_give_what_a_float64_copy_gives(
 ) -> None:
     whole = reference_data_of(kind)
     monkeypatch.setattr(substitute, "LARGE", 0)
-    monkeypatch.setattr(substitute, "_KEPT", 0)
+    monkeypatch.setattr(substitute, "_CACHE_LIMIT", 0)
     one_by_one = reference_data_of(kind)
     assert one_by_one.no_exact is None
     for mine, other in zip(one_by_one.cases, whole.cases, strict=True):

@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch")
 
 from torch import nn  # noqa: E402 - torch is imported first, with its warnings
 
-from aoti_build._torch.checking.baseline import judged, losses  # noqa: E402
+from aoti_build._torch.checking.baseline import losses, with_verdicts  # noqa: E402
 from aoti_build._torch.checking.compare import compare  # noqa: E402
 from aoti_build._torch.checking.eager import Subject  # noqa: E402
 from aoti_build._torch.checking.reference import make_reference_data  # noqa: E402
@@ -169,6 +169,15 @@ def test_roundings_between_operators_are_named() -> None:
     assert "emulate_precision_casts" not in wrong["why"]
 
 
+def test_a_misplaced_nan_is_not_called_a_rounding() -> None:
+    case = case_of(made(), "bfloat16")
+    candidate = case.outputs[0].clone()
+    candidate[0, 0] = torch.nan
+    figures = compare("y", case.outputs[0], candidate, NONE, case.exact[0], None, "bfloat16")
+    assert "NaN or infinity in one only" in figures["why"]
+    assert "emulate_precision_casts" not in figures["why"]
+
+
 BASED = """
 from dataclasses import dataclass
 import torch
@@ -200,6 +209,6 @@ def test_what_overflows_is_lost(tmp_path: Path) -> None:
     assert isinstance(MODEL.inputs, tuple)
     subject = Subject(Overflowing(), from_shapes(MODEL.inputs), "cpu")
     found = losses(subject, model, {"outputs": [{"name": "y"}]}, tmp_path, {"baseline": "here"})
-    (loss,) = judged(found, 0.1) or []
+    (loss,) = with_verdicts(found, 0.1) or []
     assert not loss["ok"]
     assert loss["relative_rmse"] == pytest.approx(1.0, abs=1e-2)

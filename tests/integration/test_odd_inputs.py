@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from aoti_build._torch.checking.reference_data import load_reference_data
+from aoti_build._torch.checking.reference_reader import load_reference_data
 from aoti_build._torch.data import image
 from aoti_build._torch.data.read import READERS, read
 from aoti_build._torch.program.weights import load_weights

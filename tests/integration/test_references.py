@@ -15,10 +15,10 @@ from small_modules import Total  # noqa: E402
 from torch import nn  # noqa: E402
 
 from aoti_build._torch.checking.eager import Subject  # noqa: E402
+from aoti_build._torch.checking.first_calls import first_calls  # noqa: E402
 from aoti_build._torch.checking.reference import is_reference_data_of, make_reference_data  # noqa: E402
-from aoti_build._torch.checking.reference_data import save_reference_data  # noqa: E402
-from aoti_build._torch.checking.seen import first_calls  # noqa: E402
-from aoti_build._torch.checking.state import kept_state  # noqa: E402
+from aoti_build._torch.checking.reference_writer import save_reference_data  # noqa: E402
+from aoti_build._torch.checking.state import restored_state  # noqa: E402
 from aoti_build._torch.program.export import _placeholders  # noqa: E402
 from aoti_build._torch.program.inputs import Call, from_shapes  # noqa: E402
 from aoti_build._torch.program.method import with_method  # noqa: E402
@@ -124,7 +124,7 @@ def test_state_in_buffers_lists_dicts_and_numbers_is_put_back(by_method: bool) -
     seen, history = module.seen, module.history
     first = module.table["last"]
     for _ in range(2):
-        with kept_state(called):
+        with restored_state(called):
             assert called(torch.ones(2)).tolist() == [3, 3]
             assert called(torch.ones(2)).tolist() == [8, 8]
     assert module.seen is seen
@@ -139,7 +139,7 @@ def test_what_was_not_written_is_not_touched() -> None:
     module = nn.BatchNorm1d(4)
     module.register_buffer("odd", torch.tensor([float("nan"), 1.0]))
     versions = {name: buffer._version for name, buffer in module.named_buffers()}
-    with kept_state(module):
+    with restored_state(module):
         module.eval()(torch.ones(2, 4))
     assert {name: buffer._version for name, buffer in module.named_buffers()} == versions
 
@@ -249,7 +249,7 @@ def written_by(module: nn.Module, call: Call) -> Writes:
     with torch.no_grad():
         program = torch.export.export(module, call.args, strict=False)
     names = [f"input{index}" for index in range(len(call.args))]
-    return writes_of(functional_form(program), names, first_calls(module, call).seen)
+    return writes_of(functional_form(program), names, first_calls(module, call).changes)
 
 
 @pytest.mark.parametrize("kind", [Norm, InstanceNorm])

@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch")
 
 from torch import nn  # noqa: E402 - torch is imported first, with its warnings
 
-from aoti_build._torch.checking.seen import first_calls  # noqa: E402
+from aoti_build._torch.checking.first_calls import first_calls  # noqa: E402
 from aoti_build._torch.program.export import export  # noqa: E402
 from aoti_build._torch.program.inputs import Call  # noqa: E402
 from aoti_build._torch.program.refusals import refuse_scripted  # noqa: E402

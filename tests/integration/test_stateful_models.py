@@ -15,7 +15,8 @@ from conftest import run_inv
 from projects import write_single
 from test_faults import tamper
 
-from aoti_build._torch.checking.reference_data import Case, ReferenceData, save_reference_data
+from aoti_build._torch.checking.reference_data import Case, ReferenceData
+from aoti_build._torch.checking.reference_writer import save_reference_data
 from aoti_build._torch.events import Events
 from aoti_build._torch.jobs import check
 from aoti_build._torch.jobs.localize_compile import compiled_prefix

@@ -1,1 +1,1 @@
-"""What eager gives, kept as reference data, and whether something else is that."""
+"""Makes reference data from eager mode, and compares other results with it."""

@@ -6,219 +6,37 @@ import contextlib
 import copy
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
+from aoti_build._torch.checking.difference import rms_of
 from aoti_build._torch.checking.eager import Subject, observe
-from aoti_build._torch.checking.reference_data import Case, Value, as_float64
-from aoti_build._torch.checking.state import kept_state
-from aoti_build._torch.checking.substitute import Substitutes, can_substitute, sharing_copy
+from aoti_build._torch.checking.reference_data import Case, Value
+from aoti_build._torch.checking.state import restored_state
+from aoti_build._torch.checking.substitute import (
+    Substitutes,
+    can_substitute,
+    sharing_copy,
+)
 from aoti_build._torch.checking.tf32 import InTf32, tf32_operands
-from aoti_build._torch.checking.widened import Widening, float64_graph, stepping
+from aoti_build._torch.checking.widened import (
+    Widening,
+    as_float64,
+    float64_graph,
+    stepping,
+)
 from aoti_build._torch.program.inputs import Call, pytree_map
 from aoti_build.common.resources import available_memory
 
+# The tensors that a call leaves. None: not a tensor.
+Tensors: TypeAlias = list[Tensor | None]
 
-class Twin:
-    """A model's float64 copy (`module`) as long as it is of use, or `why_not`. The copy of a large
-    model shares its parameters, which are widened one by one."""
-
-    def __init__(self, subject: Subject) -> None:
-        self.large = subject.program is None and can_substitute(subject.module)
-        self.module, self.why_not = _in_float64(subject, large=self.large)
-        self.rounded = tf32_operands(subject.device)
-        self.writes, self.computed = subject.writes, subject.computed
-        self.quantised = subject.program is not None
-
-    def completed(self, eager: list[Case], calls: list[Call]) -> list[Case]:
-        """The cases of a sequence with what the copy leaves after its `calls`, if it is anything
-        that eager's outputs can be near to, and with what other roundings cost it: TF32, where it
-        is allowed, and other steps of quantised values."""
-        if self.module is None:
-            return eager
-        try:
-            exact = self._run(calls)
-            otherwise = [None] * len(calls)
-            if self.rounded or self.quantised:
-                with InTf32(self.rounded), stepping():
-                    otherwise = self._run(calls)
-        except TimeoutError:
-            raise
-        except Exception as error:
-            # The user's model runs again, and may raise anything: its code may fix a dtype, or an
-            # operator may have no float64.
-            return self._given_up(eager, f"the model does not run in float64: {_brief(error)}")
-        for case, leaves in zip(eager, exact, strict=True):
-            why = _useless(case, leaves, self.computed)
-            if why:
-                return self._given_up(eager, why)
-        rounded = torch.float32 if not self.quantised else None
-        return [_with_exact(*parts, rounded) for parts in zip(eager, exact, otherwise, strict=True)]
-
-    def _run(self, calls: list[Call]) -> list[Any]:
-        """What the copy leaves after each call, from its first state."""
-        assert self.module is not None
-        default = torch.get_default_dtype()
-        try:
-            # For what the model makes while it runs: a mask, positions.
-            torch.set_default_dtype(torch.float64)
-            with kept_state(self.module), self._widening():
-                return [
-                    only_tensors(observe(self.module, _widened(call), self.writes))
-                    for call in calls
-                ]
-        finally:
-            torch.set_default_dtype(default)
-
-    def _widening(self) -> contextlib.AbstractContextManager[Any]:
-        found = contextlib.ExitStack()
-        if not self.quantised:  # a graph has its conversions widened already
-            found.enter_context(Widening())
-        if self.module is not None and self.large:
-            found.enter_context(Substitutes(self.module, lambda number, value: as_float64(value)))
-        return found
-
-    def _given_up(self, eager: list[Case], why: str) -> list[Case]:
-        self.module, self.why_not = None, why
-        return eager
-
-
-def _in_float64(subject: Subject, *, large: bool) -> tuple[nn.Module | None, str | None]:
-    """A float64 copy, of a `large` model but for the parameters; or None and why there is none."""
-    module = subject.module
-    if subject.writes.buffers and _share_memory(module):
-        return (
-            None,
-            "the model writes into buffers that share memory, which a float64 copy would not",
-        )
-    sizes = [
-        value.numel() * 8 for value in module.state_dict().values() if isinstance(value, Tensor)
-    ]
-    if (max(sizes, default=0) if large else sum(sizes)) * 2 > available_memory():
-        return None, "a float64 copy of the model does not fit into memory"
-    try:
-        if subject.program is not None:
-            return float64_graph(subject.program), None
-        if large:
-            return _with_wide_buffers(module), None
-        return copy.deepcopy(module).to(torch.float64), None
-    except (
-        Exception
-    ) as error:  # whatever a module of the user's own does when it is copied or converted
-        return None, f"the model cannot be converted to float64: {_brief(error)}"
-
-
-def _with_wide_buffers(module: nn.Module) -> nn.Module:
-    twin = sharing_copy(module, own=lambda value: value.is_floating_point() or value.is_complex())
-    wide: dict[int, Tensor] = {}
-    for part in twin.modules():
-        for name, value in part._buffers.items():
-            if value is not None:
-                part._buffers[name] = wide.setdefault(id(value), as_float64(value))
-    return twin
-
-
-def _share_memory(module: nn.Module) -> bool:
-    """Whether two of the buffers lie in one storage."""
-    places = [
-        value.untyped_storage().data_ptr() for _, value in module.named_buffers() if value.numel()
-    ]
-    return len(set(places)) < len(places)
-
-
-def _brief(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error)[:200]}"
-
-
-def _widened(call: Call) -> Call:
-    return pytree_map(
-        lambda leaf: as_float64(leaf.clone()) if isinstance(leaf, Tensor) else leaf, call
-    )
-
-
-def _useless(
-    eager: Case, leaves: list[Tensor | None], computed: Sequence[str | None]
-) -> str | None:
-    """Why what the float64 copy gave is nothing that eager's outputs can be near to; None if it
-    is."""
-    narrow = next((leaf for leaf in leaves if leaf is not None and leaf.dtype in _NARROW), None)
-    if narrow is not None:
-        return (
-            f"the model computes in {str(narrow.dtype).removeprefix('torch.')} whatever its"
-            " weights are"
-        )
-    tensors = _tensors(eager)
-    narrower = computed if len(computed) == len(tensors) else [None] * len(tensors)
-    apart = (
-        _apart(*parts) for parts in zip(tensors, map(_wide_only, leaves), narrower, strict=True)
-    )
-    if max(apart, default=0.0) > 1:
-        return (
-            "the model does something else in float64: eager's outputs are too far from it to be a"
-            " rounding"
-        )
-    return None
-
-
-def _tensors(eager: Case) -> list[Tensor | None]:
-    """What eager left, just now, so that nothing of it is a sketch."""
-    return only_tensors(eager.outputs or [])
-
-
-def only_tensors(values: Sequence[Value]) -> list[Tensor | None]:
-    return [value if isinstance(value, Tensor) else None for value in values]
-
-
-def _wide_only(leaf: Tensor | None) -> Tensor | None:
-    return leaf if leaf is not None and leaf.dtype in (torch.float64, torch.complex128) else None
-
-
-def _with_exact(
-    eager: Case,
-    leaves: list[Tensor | None],
-    otherwise: list[Tensor | None] | None,
-    only: torch.dtype | None,
-) -> Case:
-    """The case with its float64 reference, and with how far from that the model is where it is
-    rounded `otherwise`: of all outputs, or of those of one dtype."""
-    exact = [_wide_only(leaf) for leaf in leaves]
-    made = replace(eager, exact=list(exact))
-    if otherwise is None:
-        return made
-    tensors = _tensors(eager)
-    judged = [
-        value if value is not None and only in (None, value.dtype) else None for value in tensors
-    ]
-    return replace(made, rounded_rmse=list(map(_rounded_rmse, judged, otherwise, exact)))
-
-
-def _rounded_rmse(
-    eager: Tensor | None, rounded: Tensor | None, exact: Tensor | None
-) -> float | None:
-    """How far an output of the model is from float64 if it is rounded otherwise; None if there is
-    nothing to say."""
-    if eager is None or rounded is None or exact is None:
-        return None
-    error = rounded - exact
-    finite = error[torch.isfinite(error)]
-    return float(finite.abs().square().mean().sqrt()) if finite.numel() else None
-
-
-def _apart(eager: Tensor | None, exact: Tensor | None, computed: str | None) -> float:
-    """How far eager is from float64, in units of what no rounding explains."""
-    if eager is None or exact is None or not exact.numel():
-        return 0.0
-    error, scale = (as_float64(eager) - exact).abs(), exact.abs()
-    finite = torch.isfinite(error)
-    rms = float(scale[finite].square().mean().sqrt()) if finite.any() else 0.0
-    implausible = _IMPLAUSIBLE[eager.dtype] if computed is None else _IMPLAUSIBLE_HALF
-    return float(error[finite].square().mean().sqrt()) / (rms * implausible) if rms else 0.0
-
-
-# Relative RMS errors: of float32 with TF32 convolutions they are near 1e-3, of deep networks in
-# half types near 0.1.
+_WIDE_TYPES = (torch.float64, torch.complex128)
+_NARROW_TYPES = (torch.float32, torch.float16, torch.bfloat16, torch.complex64)
+# The largest RMSE of eager, relative to the RMS of the output, that roundings may explain. For
+# float32 with TF32 convolutions it is near 1e-3, for deep networks in half types near 0.1.
 _IMPLAUSIBLE_HALF = 0.5
 _IMPLAUSIBLE = {
     torch.float64: 1e-9,
@@ -228,4 +46,240 @@ _IMPLAUSIBLE = {
     torch.float16: _IMPLAUSIBLE_HALF,
     torch.bfloat16: _IMPLAUSIBLE_HALF,
 }
-_NARROW = (torch.float32, torch.float16, torch.bfloat16, torch.complex64)
+
+
+class Float64Model:
+    """A model's float64 copy (`module`). `module` is None if there is no copy or it is of no use,
+    and `why_not` is then the reason. The copy of a large model shares its parameters, which are
+    widened one at a time."""
+
+    def __init__(self, subject: Subject) -> None:
+        self.writes = subject.writes
+        self.computed = subject.computed
+        self.tf32_operands = tf32_operands(subject.device)
+        self.quantised = subject.program is not None
+        self.large = not self.quantised and can_substitute(subject.module)
+        self.module: nn.Module | None = None
+        self.why_not = _obstacle(subject, large=self.large)
+        if self.why_not is None:
+            try:
+                self.module = _in_float64(subject, large=self.large)
+            except Exception as error:  # of user code, which a copy or conversion may call
+                self.why_not = f"the model cannot be converted to float64: {_brief(error)}"
+
+    def add_references(self, eager: list[Case], calls: list[Call]) -> list[Case]:
+        """The cases of a sequence with what the copy leaves after each of `calls`, and with the
+        cost of other roundings: TF32 where it is allowed, or other steps of quantised values. The
+        cases stay as they are if eager's outputs cannot be near to what the copy leaves.
+
+        Raises: TimeoutError: a `Deadline` was entered, and has passed.
+        """
+        if self.module is None:
+            return eager
+        rounded: Sequence[Tensors | None] = [None] * len(calls)
+        try:
+            exact = self._run(calls)
+            if self.tf32_operands or self.quantised:
+                with InTf32(self.tf32_operands), stepping():
+                    rounded = self._run(calls)
+        except TimeoutError:
+            raise
+        except Exception as error:
+            # The user's model runs again and may raise anything: its code may require a dtype, or
+            # an operator may have no float64.
+            return self._give_up(eager, f"the model does not run in float64: {_brief(error)}")
+        for case, tensors in zip(eager, exact, strict=True):
+            why = _why_useless(case, tensors, self.computed)
+            if why is not None:
+                return self._give_up(eager, why)
+        return [
+            self._with_references(case, tensors, rounded_tensors)
+            for case, tensors, rounded_tensors in zip(eager, exact, rounded, strict=True)
+        ]
+
+    def _run(self, calls: list[Call]) -> list[Tensors]:
+        """The tensors that the copy leaves after each call, from its first state."""
+        assert self.module is not None
+        default = torch.get_default_dtype()
+        results = []
+        try:
+            # For tensors that the model makes while it runs: a mask, positions.
+            torch.set_default_dtype(torch.float64)
+            with restored_state(self.module), self._widening():
+                for call in calls:
+                    observed = observe(self.module, _widened_call(call), self.writes)
+                    results.append(_only_tensors(observed))
+        finally:
+            torch.set_default_dtype(default)
+        return results
+
+    def _widening(self) -> contextlib.ExitStack:
+        """The modes in which the copy runs."""
+        modes = contextlib.ExitStack()
+        if not self.quantised:  # in a graph, the conversions are widened already
+            modes.enter_context(Widening())
+        if self.module is not None and self.large:
+            modes.enter_context(Substitutes(self.module, _widened_parameter))
+        return modes
+
+    def _give_up(self, eager: list[Case], why: str) -> list[Case]:
+        self.module = None
+        self.why_not = why
+        return eager
+
+    def _with_references(
+        self,
+        case: Case,
+        tensors: Tensors,
+        rounded: Tensors | None,
+    ) -> Case:
+        """The case with its float64 references and the RMSE to them with other roundings."""
+        exact = [_if_wide(value) for value in tensors]
+        case = replace(case, exact=list(exact))
+        if rounded is None:
+            return case
+        errors = []
+        eager_tensors = _tensors_of(case)
+        for eager, value, reference in zip(eager_tensors, rounded, exact, strict=True):
+            error = None
+            # TF32 concerns float32 outputs only.
+            if eager is not None and (self.quantised or eager.dtype == torch.float32):
+                error = _rmse(value, reference)
+            errors.append(error)
+        return replace(case, rounded_rmse=errors)
+
+
+def _obstacle(subject: Subject, *, large: bool) -> str | None:
+    """Why no float64 copy can be made; None if nothing is known to prevent it. Of a `large` model,
+    the parameters are not copied."""
+    if subject.writes.buffers and _buffers_share_memory(subject.module):
+        return "the model writes into buffers that share memory, which a float64 copy would not"
+    sizes = []
+    for value in subject.module.state_dict().values():
+        if isinstance(value, Tensor):
+            sizes.append(value.numel() * torch.float64.itemsize)
+    # Of a large model, about one parameter exists in float64 at a time.
+    needed = max(sizes, default=0) if large else sum(sizes)
+    if needed * 2 > available_memory():
+        return "a float64 copy of the model does not fit into memory"
+    return None
+
+
+def _in_float64(subject: Subject, *, large: bool) -> nn.Module:
+    """The float64 copy. Of a `large` model, only the buffers are copied."""
+    if subject.program is not None:
+        return float64_graph(subject.program)
+    if large:
+        return _with_wide_buffers(subject.module)
+    return copy.deepcopy(subject.module).to(torch.float64)
+
+
+def _with_wide_buffers(module: nn.Module) -> nn.Module:
+    """A copy that shares the parameters, with its floating buffers in float64."""
+    shared = sharing_copy(
+        module,
+        is_copied=lambda value: value.is_floating_point() or value.is_complex(),
+    )
+    # By identity, so that buffers that are one tensor stay one.
+    wide: dict[int, Tensor] = {}
+    for part in shared.modules():
+        for name, value in part._buffers.items():
+            if value is not None:
+                if id(value) not in wide:
+                    wide[id(value)] = as_float64(value)
+                part._buffers[name] = wide[id(value)]
+    return shared
+
+
+def _buffers_share_memory(module: nn.Module) -> bool:
+    """Whether two of the buffers are in one storage."""
+    storages = []
+    for value in module.buffers():
+        if value.numel():
+            storages.append(value.untyped_storage().data_ptr())
+    return len(set(storages)) < len(storages)
+
+
+def _brief(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error)[:200]}"
+
+
+def _widened_parameter(_number: int, value: Tensor) -> Tensor:
+    return as_float64(value)
+
+
+def _widened_call(call: Call) -> Call:
+    def widen(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor):
+            return leaf
+        # `as_float64` alone returns a float64 tensor itself, and the model may write into it.
+        return as_float64(leaf.clone())
+
+    return pytree_map(widen, call)
+
+
+def _why_useless(
+    case: Case,
+    tensors: Tensors,
+    computed: Sequence[str | None],
+) -> str | None:
+    """Why eager's outputs cannot be near to the tensors of the float64 copy; None if they can."""
+    for value in tensors:
+        if value is not None and value.dtype in _NARROW_TYPES:
+            dtype = str(value.dtype).removeprefix("torch.")
+            return f"the model computes in {dtype} whatever its weights are"
+    eager = _tensors_of(case)
+    if len(computed) != len(eager):
+        computed = [None] * len(eager)
+    for expected, value, narrower in zip(eager, tensors, computed, strict=True):
+        if _is_implausible(expected, _if_wide(value), narrower):
+            return (
+                "the model does something else in float64: eager's outputs are too far from it to"
+                " be a rounding"
+            )
+    return None
+
+
+def _is_implausible(
+    eager: Tensor | None,
+    exact: Tensor | None,
+    computed: str | None,
+) -> bool:
+    """Whether eager is further from float64 than any rounding explains."""
+    if eager is None or exact is None or not exact.numel():
+        return False
+    error = as_float64(eager) - exact
+    finite = torch.isfinite(error)
+    rms = rms_of(exact[finite])
+    if not rms:
+        return False
+    limit = _IMPLAUSIBLE_HALF
+    if computed is None:
+        limit = _IMPLAUSIBLE[eager.dtype]
+    return rms_of(error[finite]) / (rms * limit) > 1
+
+
+def _rmse(value: Tensor | None, exact: Tensor | None) -> float | None:
+    """The RMSE over the finite values; None if there are none."""
+    if value is None or exact is None:
+        return None
+    error = value - exact
+    finite_error = error[torch.isfinite(error)]
+    if not finite_error.numel():
+        return None
+    return rms_of(finite_error)
+
+
+def _tensors_of(case: Case) -> Tensors:
+    """What eager left. The case was made just now, so none of it is a sketch."""
+    return _only_tensors(case.outputs or [])
+
+
+def _only_tensors(values: Sequence[Value]) -> Tensors:
+    return [value if isinstance(value, Tensor) else None for value in values]
+
+
+def _if_wide(value: Tensor | None) -> Tensor | None:
+    if value is None or value.dtype not in _WIDE_TYPES:
+        return None
+    return value

@@ -1,11 +1,10 @@
-"""The outputs for other inputs and with other weights.
+"""What eager returns for other inputs and with other weights.
 
-A comparison shows something only where an output depends on what goes in."""
+A comparison shows something only where an output depends on the inputs or the weights."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
@@ -18,8 +17,9 @@ from aoti_build._torch.checking.substitute import Substitutes, can_substitute
 from aoti_build._torch.program.quantised import is_quantised
 from aoti_build._torch.program.writes import Writes, observed_nodes
 
-_NOISE = 0.1
-_OF_SHAPES = (
+_RELATIVE_NOISE = 0.1
+# Operators whose results follow from the sizes of a tensor alone.
+_SHAPE_OPERATORS = (
     torch.ops.aten.sym_size.int,
     torch.ops.aten.sym_stride.int,
     torch.ops.aten.sym_numel.default,
@@ -27,92 +27,116 @@ _OF_SHAPES = (
 
 
 def other_outputs(
-    subject: Subject, case: Case, functional: ExportedProgram
+    subject: Subject,
+    case: Case,
+    functional: ExportedProgram,
 ) -> dict[str, list[Value]]:
-    """What eager leaves for other inputs and with other weights, of those outputs that depend on
-    them at all."""
-    found: dict[str, list[Value]] = {}
-    reached = _reached(functional, subject, len(case.outputs or []))
-    for of, other in (("inputs", _other_inputs), ("weights", _other_weights)):
-        changed = other(subject, case)
-        if changed is not None:
-            found[of] = [
-                value if of in reached[index] else None for index, value in enumerate(changed)
-            ]
-    return found
+    """What eager leaves for other "inputs" and with other "weights", at the sizes of `case`. None
+    for an output that does not depend on them by the graph `functional`. An entry is missing if
+    there are no other inputs, or no weights."""
+    dependencies = _dependencies(functional, subject, len(case.outputs or []))
+    results: dict[str, list[Value]] = {}
+    for kind, run in (("inputs", _other_inputs), ("weights", _other_weights)):
+        values = run(subject, case)
+        if values is None:
+            continue
+        results[kind] = []
+        for value, depends_on in zip(values, dependencies, strict=False):
+            results[kind].append(value if kind in depends_on else None)
+    return results
 
 
 def _other_inputs(subject: Subject, case: Case) -> list[Value] | None:
-    call = subject.make(case.sizes, SEED + 1).to(subject.device)
-    same = all(
-        torch.equal(one, other)
-        for one, other in zip(call.tensors(), case.inputs or [], strict=True)
-    )
-    return None if same else reference("other inputs", subject, call).outputs
+    call = subject.call(case.sizes, SEED + 1)
+    inputs = case.inputs or []
+    for changed, value in zip(call.tensors(), inputs, strict=True):
+        if not torch.equal(changed, value):
+            return reference("other inputs", subject, call).outputs
+    return None  # the model has no inputs that depend on the seed
 
 
 def _other_weights(subject: Subject, case: Case) -> list[Value] | None:
-    if not any(True for _ in _real_weights(subject.module, subject.writes)):
+    if not _changeable_weights(subject.module, subject.writes):
         return None
-    call = subject.make(case.sizes, SEED).to(subject.device)
+    call = subject.call(case.sizes, SEED)
     if can_substitute(subject.module) and not is_quantised(subject.module):
-        with Substitutes(subject.module, _noisy) as noise:
+        with Substitutes(subject.module, _with_noise) as noise:
             changed = reference("other weights", subject, call).outputs
-        return changed if noise.count else None
+        if not noise.count:
+            return None  # no function got one of the parameters
+        return changed
     try:
-        other = copy.deepcopy(subject.module)
-    except Exception:
+        module = copy.deepcopy(subject.module)
+    except Exception:  # of a module that cannot be copied
         return None
     with torch.no_grad():
-        for number, value in enumerate(_real_weights(other, subject.writes)):
-            value.copy_(_noisy(number, value))
-    return reference("other weights", replace(subject, module=other), call).outputs
+        for number, value in enumerate(_changeable_weights(module, subject.writes)):
+            value.copy_(_with_noise(number, value))
+    changed_subject = replace(subject, module=module)
+    return reference("other weights", changed_subject, call).outputs
 
 
-def _noisy(number: int, value: Tensor) -> Tensor:
-    """The values of parameter `number`, each off by some tenth; the same every time."""
-    if not _is_real(value):
+def _with_noise(number: int, value: Tensor) -> Tensor:
+    """The values of parameter `number` with relative noise, the same in every call."""
+    if not _has_arithmetic(value):
         return value
-    noise = torch.randn(value.shape, generator=torch.Generator().manual_seed(SEED + number))
-    return noise.mul_(_NOISE).add_(1).to(value.device, value.dtype) * value
+    generator = torch.Generator().manual_seed(SEED + number)
+    factors = torch.randn(value.shape, generator=generator)
+    factors.mul_(_RELATIVE_NOISE).add_(1)
+    return factors.to(value.device, value.dtype) * value
 
 
-def _real_weights(module: nn.Module, writes: Writes) -> Iterator[Tensor]:
-    """The parameters that can be multiplied; of a quantised model, whose scales may be buffers,
-    those buffers too that no call writes into."""
-    yield from (value for value in module.parameters() if _is_real(value))
+def _changeable_weights(module: nn.Module, writes: Writes) -> list[Tensor]:
+    """The parameters that can be multiplied. Of a quantised model, whose scales may be buffers,
+    also the buffers that no call writes into."""
+    values: list[Tensor] = list(module.parameters())
     if is_quantised(module):
-        yield from (
-            value
-            for name, value in module.named_buffers()
-            if name not in writes.buffers and _is_real(value)
-        )
+        for name, buffer in module.named_buffers():
+            if name not in writes.buffers:
+                values.append(buffer)
+    return [value for value in values if _has_arithmetic(value)]
 
 
-def _is_real(value: Tensor) -> bool:
-    # The 8-bit types know no arithmetic.
+def _has_arithmetic(value: Tensor) -> bool:
+    # The 8-bit floating point types have none.
     return value.is_floating_point() and value.dtype.itemsize > 1
 
 
-# What follows from the sizes of a tensor alone.
+def _dependencies(
+    functional: ExportedProgram,
+    subject: Subject,
+    count: int,
+) -> list[set[str]]:
+    """For each of the `count` values that are compared after a call: "inputs" and "weights", if it
+    depends on them."""
+    kinds = _kinds_of_placeholders(functional, subject)
+    depends_on: dict[str, set[str]] = {}
+    for node in functional.graph.nodes:
+        reached: set[str] = set()
+        if node.name in kinds:
+            reached.add(kinds[node.name])
+        if node.target not in _SHAPE_OPERATORS:
+            for source in node.all_input_nodes:
+                reached |= depends_on[source.name]
+        depends_on[node.name] = reached
+    names = observed_nodes(functional, subject.writes)
+    if len(names) != count:
+        # The graph does not show which value is which, so each may depend on everything.
+        return [{"inputs", "weights"}] * count
+    return [depends_on.get(name or "", set()) for name in names]
 
 
-def _reached(functional: ExportedProgram, subject: Subject, count: int) -> list[set[str]]:
-    """For each thing that is compared after a call, whether it depends on "inputs" and on "weights"
-    at all."""
+def _kinds_of_placeholders(functional: ExportedProgram, subject: Subject) -> dict[str, str]:
+    """Which nodes of the graph are "inputs" and which are "weights", by the node's name."""
     signature = functional.graph_signature
-    kinds = {name: "inputs" for name in signature.user_inputs if isinstance(name, str)}
+    kinds: dict[str, str] = {}
+    for name in signature.user_inputs:
+        # Constants have no name.
+        if isinstance(name, str):
+            kinds[name] = "inputs"
     kinds |= dict.fromkeys(signature.inputs_to_parameters, "weights")
     if is_quantised(subject.module):
-        constant = signature.inputs_to_buffers.items()
-        kinds |= {node: "weights" for node, name in constant if name not in subject.writes.buffers}
-    above: dict[str, set[str]] = {}
-    for node in functional.graph.nodes:
-        above[node.name] = {kinds[node.name]} if node.name in kinds else set()
-        if node.target in _OF_SHAPES:
-            continue
-        for source in node.all_input_nodes:
-            above[node.name] |= above[source.name]
-    names = observed_nodes(functional, subject.writes)
-    found = [above.get(name, set()) if name else set() for name in names]
-    return found if len(found) == count else [{"inputs", "weights"}] * count
+        for node, buffer in signature.inputs_to_buffers.items():
+            if buffer not in subject.writes.buffers:
+                kinds[node] = "weights"
+    return kinds

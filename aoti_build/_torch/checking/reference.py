@@ -1,10 +1,12 @@
-"""What eager gives for the calls that an artifact is verified by: in the target's dtype, in
-float64, and for other inputs and weights, to see whether a comparison could fail at all.
+"""Makes reference data: eager's results for the calls by which an artifact is verified.
 
-Of each call all is kept that a caller could notice: the outputs, and the inputs and buffers that
-were written into. A model with state is called several times, with other inputs each time, since a
-first call does not show what it left for the next. Each such sequence starts from the state that
-the model was made with, in every precision.
+Eager runs in the dtype of the target and in float64. It also runs for other inputs and weights, to
+see whether a comparison could fail at all.
+
+All that a caller could notice of a call is recorded: the outputs, and the inputs and buffers that
+were written into. A model with state is called several times, each time with other inputs, because
+the first call does not show what it left for the next. Each such sequence starts from the state
+that the model was made with, in every precision.
 """
 
 from __future__ import annotations
@@ -14,83 +16,110 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 from torch.export import ExportedProgram
 
-from aoti_build._torch.checking.compare import needs_whole
-from aoti_build._torch.checking.eager import Subject, first_state, references
-from aoti_build._torch.checking.float64 import Twin
+from aoti_build._torch.checking.compare import needs_every_value
+from aoti_build._torch.checking.eager import (
+    CaseCalls,
+    Subject,
+    first_state,
+    references,
+)
+from aoti_build._torch.checking.float64 import Float64Model
 from aoti_build._torch.checking.perturbed import other_outputs
 from aoti_build._torch.checking.reference_data import (
     Case,
     ReferenceData,
-    digests_of_cases,
-    save_reference_data,
+    Value,
     with_digests,
 )
-from aoti_build._torch.checking.substitute import (
-    Deadline,
-)
+from aoti_build._torch.checking.reference_reader import digests_of_cases
+from aoti_build._torch.checking.reference_writer import save_reference_data
+from aoti_build._torch.checking.substitute import Deadline
 from aoti_build._torch.program.inputs import Call, Sizes
 from aoti_build.models_file.project import Dim, Model, Source
 
 EXACT_SECONDS = 60.0  # for all cases of a model together
+Point: TypeAlias = dict[str, int]  # the size of each dim
 _NEXT_CALL = 1_000_003  # from the seed of one call's inputs to that of the next
 
 
-def points(dims: tuple[Dim, ...], special: Sequence[Sizes] = ()) -> dict[str, dict[str, int]]:
-    """The sizes that are verified, by name: the example, both ends of every range and one step
-    inside them, a point in between, each dim at its minimum while the others are at their maximum,
-    and the `special` sizes of some dims, with the example's of the others. None twice."""
-    ends = {dim.name: (dim.min, dim.max, dim.multiple_of) for dim in dims}
-    named = {
-        "example": {dim.name: dim.example for dim in dims},
-        "min": {name: low for name, (low, _, _) in ends.items()},
-        "max": {name: high for name, (_, high, _) in ends.items()},
+def points(dims: tuple[Dim, ...], special: Sequence[Sizes] = ()) -> dict[str, Point]:
+    """The sizes of the dims that are verified, by the name of the case. None occurs twice.
+
+    These are the example, both ends of every range and one step inside them, a point in between,
+    each dim at its minimum while the others are at their maximum, and the `special` sizes of some
+    dims with the example's of the others.
+    """
+    lowest = {dim.name: dim.min for dim in dims}
+    highest = {dim.name: dim.max for dim in dims}
+    example = {dim.name: dim.example for dim in dims}
+    sizes_by_name = {
+        "example": example,
+        "min": lowest,
+        "max": highest,
         "interior": {dim.name: _between(dim) for dim in dims},
-        "above-min": {name: low + step for name, (low, _, step) in ends.items()},
-        "below-max": {name: high - step for name, (_, high, step) in ends.items()},
-        **{
-            f"{one}-min": {name: ends[name][0 if name == one else 1] for name in ends}
-            for one in ends
-        },
+        "above-min": {dim.name: dim.min + dim.multiple_of for dim in dims},
+        "below-max": {dim.name: dim.max - dim.multiple_of for dim in dims},
     }
+    for dim in dims:
+        sizes_by_name[f"{dim.name}-min"] = {**highest, dim.name: dim.min}
     for sizes in special:
         label = " ".join(f"{name}-{size}" for name, size in sizes.items())
-        named[label] = {**named["example"], **sizes}
-    first: dict[tuple[int, ...], str] = {}
-    for name, sizes in named.items():
-        first.setdefault(tuple(sizes.values()), name)
-    return {name: named[name] for name in first.values()}
+        sizes_by_name[label] = {**example, **sizes}
+    unique: dict[str, Point] = {}
+    for name, named_sizes in sizes_by_name.items():
+        if named_sizes not in unique.values():
+            unique[name] = named_sizes
+    return unique
 
 
 def _between(dim: Dim) -> int:
-    """About the geometric middle: ranges such as 1 to 4096 are used near their lower end more
+    """About the geometric middle. Ranges such as 1 to 4096 are used near their lower end more
     often."""
-    steps = round(math.sqrt(dim.min * dim.max) / dim.multiple_of)
+    middle = math.sqrt(dim.min * dim.max)
+    steps = round(middle / dim.multiple_of)
     return min(max(steps * dim.multiple_of, dim.min), dim.max)
 
 
 def case_sequences(
-    subject: Subject, dims: tuple[Dim, ...], seeds: int = 1
-) -> Iterator[list[tuple[Case, Call]]]:
-    """Every point under every seed: the calls of its sequence, each as a case without tensors and
-    its call."""
+    subject: Subject,
+    dims: tuple[Dim, ...],
+    seeds: int = 1,
+) -> Iterator[CaseCalls]:
+    """The calls of a sequence, for every point and every seed."""
     for seed in range(seeds):
         for name, sizes in points(dims, subject.special).items():
-            label = name if seed == 0 else f"{name} seed {seed}"
-            yield sequence(subject, label, sizes, seed)
+            label = name
+            if seed > 0:
+                label += f" seed {seed}"
+            yield _sequence(subject, label, sizes, seed)
 
 
-def sequence(subject: Subject, label: str, sizes: Sizes, seed: int) -> list[tuple[Case, Call]]:
+def _sequence(
+    subject: Subject,
+    label: str,
+    sizes: Sizes,
+    seed: int,
+) -> CaseCalls:
     """The calls at one point, each with inputs of its own."""
-    found = []
+    calls = []
     for number in range(subject.writes.calls):
-        name = label if number == 0 else f"{label} call {number + 1}"
-        drawn = seed + number * _NEXT_CALL
-        case = Case(name, None, None, sizes=sizes, seed=drawn, call=number)
-        found.append((case, subject.make(sizes, drawn).to(subject.device)))
-    return found
+        name = label
+        if number > 0:
+            name += f" call {number + 1}"
+        case = Case(
+            name,
+            inputs=None,
+            outputs=None,
+            sizes=sizes,
+            seed=seed + number * _NEXT_CALL,
+            call=number,
+        )
+        calls.append((case, subject.call(sizes, case.seed)))
+    return calls
 
 
 def make_reference_data(
@@ -100,27 +129,42 @@ def make_reference_data(
     program: ExportedProgram | None = None,
     tell: Callable[[str], None] = lambda text: None,
 ) -> ReferenceData:
-    """Run eager on every case. With the exported `program`, in its functional form, find what other
-    inputs and weights give as well. `tell` is told what is being computed.
+    """Run eager on every case. With the exported `program`, in its functional form, also for other
+    inputs and weights. `tell` gets a text for each step of the computation.
 
     Raises `BuildError` if the model fails in eager mode.
     """
-    found = []
+    sequences = []
     for calls in case_sequences(subject, model.dims, seeds):
         tell(f"the {calls[0][0].name} inputs in eager mode")
         started = time.perf_counter()
-        eager = references(subject, calls)
-        found.append(_Sequence(eager, [call for _, call in calls], time.perf_counter() - started))
-    no_exact = _add_exact(subject, found, tell)
-    cases = [with_digests(case) for one in found for case in one.cases]
+        cases = references(subject, calls)
+        seconds = time.perf_counter() - started
+        sequences.append(
+            _EagerSequence(
+                cases=cases,
+                calls=[call for _, call in calls],
+                seconds=seconds,
+            )
+        )
+    no_exact = _add_float64(subject, sequences, tell)
+    cases = []
+    for sequence in sequences:
+        cases += [with_digests(case) for case in sequence.cases]
+    others: dict[str, list[Value]] = {}
     if program is not None:
         tell("other inputs and weights")
-    others = {} if program is None else other_outputs(subject, cases[0], program)
-    return ReferenceData(cases, no_exact, others, first_state(subject))
+        others = other_outputs(subject, cases[0], program)
+    return ReferenceData(
+        cases=cases,
+        no_exact=no_exact,
+        others=others,
+        state=first_state(subject),
+    )
 
 
 @dataclass
-class _Sequence:
+class _EagerSequence:
     """The cases of one sequence, their calls, and how long eager took for them."""
 
     cases: list[Case]
@@ -128,25 +172,33 @@ class _Sequence:
     seconds: float
 
 
-def _add_exact(subject: Subject, found: list[_Sequence], tell: Callable[[str], None]) -> str | None:
-    """Compute the cases in float64, the cheapest first, for as long as that may take; why some have
-    no reference.
+def _add_float64(
+    subject: Subject,
+    sequences: list[_EagerSequence],
+    tell: Callable[[str], None],
+) -> str | None:
+    """Add float64 references to the sequences until the time is up. Returns the reason if some have
+    none.
 
-    Operators are several times slower in float64 (a 3 x 3 convolution on a CPU: three times), and
-    there may be a dozen points. What the cheap ones show tells a fault from a rounding.
+    The cheapest come first. Operators are several times slower in float64 (a 3 x 3 convolution on a
+    CPU: three times), and there may be a dozen points. The cheap ones suffice to tell a fault from
+    a rounding.
     """
-    twin, deadline = Twin(subject), Deadline(EXACT_SECONDS)
-    for done, one in enumerate(sorted(found, key=lambda one: one.seconds)):
-        tell(f"the {one.cases[0].name} inputs in float64")
+    model = Float64Model(subject)
+    deadline = Deadline(EXACT_SECONDS)
+    by_cost = sorted(sequences, key=lambda sequence: sequence.seconds)
+    for number, sequence in enumerate(by_cost):
+        tell(f"the {sequence.cases[0].name} inputs in float64")
         try:
             with deadline:
-                one.cases = twin.completed(one.cases, one.calls)
+                sequence.cases = model.add_references(sequence.cases, sequence.calls)
         except TimeoutError:
+            missing = len(sequences) - number
             return (
-                f"it would take more than {EXACT_SECONDS:g} s for {len(found) - done} of"
-                f" {len(found)} points"
+                f"it would take more than {EXACT_SECONDS:g} s for {missing} of"
+                f" {len(sequences)} points"
             )
-    return twin.why_not
+    return model.why_not
 
 
 def save_reference_data_of(
@@ -157,20 +209,24 @@ def save_reference_data_of(
     *,
     limited: bool = True,
 ) -> bool:
-    """`save_reference_data` with the limit, and by the tolerances, of `model`; `names` are
+    """`save_reference_data` with the limit and the tolerances of `model`. `names` are
     `observed_names`."""
-    bounds = asdict(model.tolerance)
+    tolerance = asdict(model.tolerance)
+
+    def must_be_complete(index: int) -> bool:
+        return index < len(names) and needs_every_value(names[index], tolerance)
+
     return save_reference_data(
         path,
         reference_data,
-        model.reference_data_limit if limited else None,
+        limit=model.reference_data_limit if limited else None,
         redrawable=not isinstance(model.inputs, Source),
-        whole=lambda index: index < len(names) and needs_whole(names[index], bounds),
+        needs_every_value=must_be_complete,
     )
 
 
 def is_reference_data_of(path: Path, subject: Subject, model: Model) -> bool:
-    """Whether the reference data `path` was made with what eager gives now, bit for bit."""
+    """Whether the reference data in `path` is what eager gives now, bit for bit."""
     digests = digests_of_cases(path)
     for calls in case_sequences(subject, model.dims):
         for case in references(subject, calls):

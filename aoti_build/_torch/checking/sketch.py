@@ -1,15 +1,16 @@
-"""A large tensor in little room, by which it can still be told from another one.
+"""A small summary of a large tensor, by which another tensor can still be told from it.
 
-Reference data that kept every output of a language model whole would be larger than its artifact. A
-sketch keeps, of a tensor of any size:
+Reference data with every output of a language model would be larger than its artifact. A sketch
+holds, of a tensor of any size:
 
-- sums over buckets, every value added with a sign of its own (the count sketch of Charikar, Chen
+- sums over buckets, to which each value is added with a sign (the count sketch of Charikar, Chen
   and Farach-Colton, "Finding frequent items in data streams", 2002). It is linear, so the
-  difference of two sketches is the sketch of the difference, and the sum of its squares is an
-  unbiased estimate of the squared error over *all* values. With 2**13 buckets its standard
-  deviation is about 1 %, and one wrong value anywhere counts in full. The sum of squares of each
-  bucket says how far it may be off if each of its values is within its bounds;
-- some values as they are, spread over the tensor, for the bounds that hold value by value;
+  difference of two sketches is the sketch of the difference. The sum of its squares is an unbiased
+  estimate of the squared error over *all* values. With 2**13 buckets its standard deviation is
+  about 1 %, and one wrong value counts in full wherever it is;
+- the sum of squares of each bucket, which limits how far the bucket may be off if each of its
+  values is within its bounds;
+- some values as they are, spread over the tensor, for the bounds on each value;
 - digests of the bytes, and of where NaN and infinities are.
 """
 
@@ -25,18 +26,26 @@ from torch import Tensor
 
 from aoti_build._torch.program.graph import tensor_digest
 from aoti_build.common.digests import digest_bytes
+from aoti_build.common.json_object import JsonObject
 
 BUCKETS = 1 << 13
 SAMPLES = 1 << 13
-_PIECE = 1 << 22  # values at a time; a multiple of the buckets
-_SURE = math.sqrt(2 * math.log(2 * BUCKETS / 1e-9))  # a false alarm in any bucket: one in a billion
+# Values that are read at a time. A multiple of BUCKETS, so that each piece begins at bucket 0.
+_PIECE = 1 << 22
+_UINT32 = 0xFFFFFFFF  # the bits of a hash
+# The chance that any bucket of a correct tensor counts as too far: one in a billion.
+_FALSE_ALARM = 1e-9
 
 
 @dataclass(frozen=True)
 class Sketch:
-    """Of a tensor with `dtype` and `shape`: the float64 sums of its `buckets`, and the `energy` of
-    each (the sum of its squares), a `sample` of its values, the root mean square (`rms`) of the
-    finite ones, the `digest` of all, and one of where the others are (`nonfinite`)."""
+    """The summary of a tensor with `dtype` and `shape`.
+
+    `buckets` and `energy` are float64 tensors of shape [BUCKETS]: sums of the values with signs,
+    and sums of their squares. NaN and infinities count as 0 there. `sample` has up to SAMPLES
+    values. `rms` is the root mean square of the finite values. `digest` is of all bytes,
+    `nonfinite` of where NaN and infinities are. Complex values count as two real ones.
+    """
 
     dtype: torch.dtype
     shape: tuple[int, ...]
@@ -50,8 +59,9 @@ class Sketch:
     @classmethod
     def of(cls, value: Tensor) -> Sketch:
         value = value.detach().cpu().contiguous()
-        flat = _real(value)
-        buckets, energy = torch.zeros(2, BUCKETS, dtype=torch.float64)
+        flat = _flat_real(value)
+        buckets = torch.zeros(BUCKETS, dtype=torch.float64)
+        energy = torch.zeros(BUCKETS, dtype=torch.float64)
         finite_count = 0
         kinds = []
         for start in range(0, flat.numel(), _PIECE):
@@ -59,42 +69,66 @@ class Sketch:
             finite = torch.isfinite(piece)
             kinds.append(digest_bytes(_kinds(piece, finite)))
             piece = torch.where(finite, piece, 0.0)
-            energy += _summed(piece.square())
+            signs = _signs(start, piece.numel())
+            buckets += _bucket_sums(piece * signs)
+            energy += _bucket_sums(piece.square())
             finite_count += int(finite.sum())
-            buckets += _summed(piece * _signs(start, piece.numel()))
-        rms = float(energy.sum() / finite_count) ** 0.5 if finite_count else 0.0
-        sample = flat[_places(flat.numel())].clone()
-        nonfinite = digest_bytes("".join(kinds).encode())
+        rms = 0.0
+        if finite_count:
+            rms = float(energy.sum() / finite_count) ** 0.5
         return cls(
-            value.dtype,
-            tuple(value.shape),
-            buckets,
-            energy,
-            sample,
-            rms,
-            tensor_digest(value),
-            nonfinite,
+            dtype=value.dtype,
+            shape=tuple(value.shape),
+            buckets=buckets,
+            energy=energy,
+            sample=flat[_sample_positions(flat.numel())].clone(),
+            rms=rms,
+            digest=tensor_digest(value),
+            nonfinite=digest_bytes("".join(kinds).encode()),
         )
 
-    def rmse(self, other: Sketch) -> float:
-        """The estimated root mean square of the difference to `other`, over all values of both."""
-        count = max(1, _count(self.shape, self.dtype))
-        return float(((self.buckets - other.buckets).square().sum() / count).sqrt())
+    @property
+    def count(self) -> int:
+        """The number of real values."""
+        return _real_count(self.shape, self.dtype)
 
-    def far(self, other: Sketch, rtol: float, atol: float) -> int:
-        """How many buckets differ from those of `other` by more than values within atol + rtol *
-        |value| explain.
+    def rmse(self, reference: Sketch) -> float:
+        """The estimated root mean square of the difference to `reference`, over all values."""
+        difference = self.buckets - reference.buckets
+        squared_error = difference.square().sum()
+        mean = squared_error / max(1, self.count)
+        return float(mean.sqrt())
 
-        The sum of n errors with random signs, the i-th at most b_i, exceeds sqrt(2 ln(2 / p) * sum
-        of b_i squared) with a chance of p at most (Hoeffding, 1963), and the root of that sum is at
-        most sqrt(n) * atol + rtol * sqrt(energy) (Minkowski).
+    def count_far_buckets(
+        self,
+        candidate: Sketch,
+        rtol: float,
+        atol: float,
+    ) -> int:
+        """How many buckets differ from those of `candidate` by more than can be explained by values
+        within `atol + rtol * |value|`.
+
+        Let the i-th of n errors be at most b_i. Their sum with random signs exceeds
+        sqrt(2 ln(2 / p) * sum of b_i**2) with a chance of at most p (Hoeffding, 1963). The root of
+        that sum of squares is at most sqrt(n) * atol + rtol * sqrt(energy) (Minkowski).
         """
-        count = -(-_count(self.shape, self.dtype) // BUCKETS)
-        spread = count**0.5 * atol + rtol * self.energy.sqrt()
-        return int(((self.buckets - other.buckets).abs() > _SURE * spread).sum())
+        values_per_bucket = -(-self.count // BUCKETS)  # rounded up
+        spread = values_per_bucket**0.5 * atol + rtol * self.energy.sqrt()
+        # The chance of a false alarm is shared by all buckets.
+        factor = math.sqrt(2 * math.log(2 * BUCKETS / _FALSE_ALARM))
+        distance = (self.buckets - candidate.buckets).abs()
+        return int((distance > factor * spread).sum())
 
-    def described(self) -> dict[str, Any]:
-        """All but the tensors, as JSON."""
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors by the names that they have in a reference file."""
+        return {
+            "buckets": self.buckets,
+            "energy": self.energy,
+            "sample": self.sample,
+        }
+
+    def described(self) -> JsonObject:
+        """All fields except the tensors, as JSON."""
         return {
             "dtype": str(self.dtype).removeprefix("torch."),
             "shape": list(self.shape),
@@ -105,67 +139,95 @@ class Sketch:
 
     @classmethod
     def parse(
-        cls, described: Mapping[str, Any], buckets: Tensor, energy: Tensor, sample: Tensor
+        cls,
+        described: Mapping[str, Any],
+        buckets: Tensor,
+        energy: Tensor,
+        sample: Tensor,
     ) -> Sketch:
-        """Raises KeyError, TypeError, AttributeError or ValueError unless they belong together."""
-        dtype, shape = (
-            getattr(torch, described["dtype"]),
-            tuple(int(size) for size in described["shape"]),
-        )
-        if any(
-            part.shape != (BUCKETS,) or part.dtype != torch.float64 for part in (buckets, energy)
-        ):
-            raise ValueError("buckets")
-        if sample.shape != (min(SAMPLES, _count(shape, dtype)),):
+        """The sketch of `described()` and `tensors()`.
+
+        Raises: KeyError, TypeError, AttributeError, ValueError: they do not belong together.
+        """
+        dtype = getattr(torch, described["dtype"])
+        shape = tuple(map(int, described["shape"]))
+        for sums in (buckets, energy):
+            if sums.shape != (BUCKETS,) or sums.dtype != torch.float64:
+                raise ValueError("buckets")
+        if sample.shape != (_sample_count(shape, dtype),):
             raise ValueError("sample")
-        texts = str(described["digest"]), str(described["nonfinite"])
-        return cls(dtype, shape, buckets, energy, sample, float(described["rms"]), *texts)
+        return cls(
+            dtype=dtype,
+            shape=shape,
+            buckets=buckets,
+            energy=energy,
+            sample=sample,
+            rms=float(described["rms"]),
+            digest=str(described["digest"]),
+            nonfinite=str(described["nonfinite"]),
+        )
 
 
 def sketch_size(value: Tensor) -> int:
     """Bytes that the sketch of a tensor takes in a file."""
-    return (
-        2 * BUCKETS * 8
-        + min(SAMPLES, _count(tuple(value.shape), value.dtype)) * value.element_size()
-    )
+    bucket_bytes = 2 * BUCKETS * torch.float64.itemsize
+    samples = _sample_count(tuple(value.shape), value.dtype)
+    return bucket_bytes + samples * value.element_size()
 
 
-def _count(shape: tuple[int, ...], dtype: torch.dtype) -> int:
-    return torch.Size(shape).numel() * (2 if dtype.is_complex else 1)
+def _real_count(shape: tuple[int, ...], dtype: torch.dtype) -> int:
+    """The number of real values. A complex value is two."""
+    parts = 2 if dtype.is_complex else 1
+    return torch.Size(shape).numel() * parts
 
 
-def _real(value: Tensor) -> Tensor:
-    """Its values in order; of complex ones the real and imaginary parts."""
-    return (torch.view_as_real(value.resolve_conj()) if value.is_complex() else value).reshape(-1)
+def _sample_count(shape: tuple[int, ...], dtype: torch.dtype) -> int:
+    return min(SAMPLES, _real_count(shape, dtype))
+
+
+def _flat_real(value: Tensor) -> Tensor:
+    """The values in order, in one dimension. Of complex values the real and imaginary parts."""
+    if value.is_complex():
+        value = torch.view_as_real(value.resolve_conj())
+    return value.reshape(-1)
 
 
 def _kinds(piece: Tensor, finite: Tensor) -> bytes:
-    """Of every value whether it is finite, NaN, or which infinity, a byte each."""
+    """One byte for each value: finite, NaN, +infinity or -infinity. Only the number of values if
+    all are finite."""
     if bool(finite.all()):
         return str(piece.numel()).encode()
-    kinds = torch.where(finite, 0, torch.where(torch.isnan(piece), 1, torch.where(piece > 0, 2, 3)))
+    infinities = torch.where(piece > 0, 2, 3)
+    nonfinite = torch.where(torch.isnan(piece), 1, infinities)
+    kinds = torch.where(finite, 0, nonfinite)
     return kinds.to(torch.uint8).numpy().tobytes()
 
 
 def _signs(start: int, count: int) -> Tensor:
     """+1 or -1 for each position, from a hash of it (after Ellis' and Mueller's integer hashes)."""
-    mixed = torch.arange(start, start + count, dtype=torch.int64) & 0xFFFFFFFF
+    mixed = torch.arange(start, start + count, dtype=torch.int64) & _UINT32
     for multiplier in (0x7FEB352D, 0x46A7AC7D):
-        mixed = ((mixed ^ (mixed >> 16)) * multiplier) & 0xFFFFFFFF
-    return (1 - 2 * ((mixed >> 13) & 1)).to(torch.float64)
+        mixed ^= mixed >> 16
+        mixed = (mixed * multiplier) & _UINT32
+    bit = (mixed >> 13) & 1
+    signs = 1 - 2 * bit
+    return signs.to(torch.float64)
 
 
-def _summed(values: Tensor) -> Tensor:
-    """Sums over the positions that are equal modulo the number of buckets."""
-    missing = -values.numel() % BUCKETS
-    return torch.nn.functional.pad(values, (0, missing)).view(-1, BUCKETS).sum(0)
+def _bucket_sums(values: Tensor) -> Tensor:
+    """Sums over the positions that are equal modulo BUCKETS."""
+    padding = -values.numel() % BUCKETS
+    padded = torch.nn.functional.pad(values, (0, padding))
+    return padded.view(-1, BUCKETS).sum(0)
 
 
-def _places(count: int) -> Tensor:
-    """Positions of the sample, spread over `count` values: equal steps and a step aside by hash."""
+def _sample_positions(count: int) -> Tensor:
+    """Positions of the sample, spread over `count` values: equal steps, each moved by a hash so
+    that they share no period with the tensor's axes."""
     if count <= SAMPLES:
         return torch.arange(count)
-    wide = count // SAMPLES
+    step = count // SAMPLES
     base = torch.arange(SAMPLES, dtype=torch.int64) * count // SAMPLES
-    aside = ((base * 0x9E3779B1) & 0xFFFFFFFF) % wide
-    return torch.clamp(base + aside, max=count - 1)
+    mixed = (base * 0x9E3779B1) & _UINT32
+    offset = mixed % step
+    return torch.clamp(base + offset, max=count - 1)

@@ -1,92 +1,110 @@
-"""The state of a model, as it was: what one case leaves behind must not reach the next one, nor the
-compile.
+"""Restores the state of a model. A case must not affect the next one, nor the compile.
 
-Buffers are the state that an export knows. User code may also replace a buffer by a new tensor, or
-keep tensors and numbers in plain attributes, lists and dicts of its modules; these are put back as
-well.
+An export knows of state in buffers. User code may also replace a buffer by a new tensor, or keep
+tensors and numbers in attributes, lists and dicts of its modules. These are restored as well.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
+# What user code may keep state in, besides buffers.
+Container: TypeAlias = dict[Any, Any] | list[Any]
+
 
 @contextlib.contextmanager
-def kept_state(module: nn.Module) -> Iterator[None]:
-    """Let the code inside call `module`; afterwards its state is what it was before."""
-    # Another model where a method has the place of forward.
-    owner = getattr(module.forward, "__self__", module)
-    parts = {id(part): part for part in (*module.modules(), owner) if isinstance(part, nn.Module)}
-    roots: list[Any] = [table for part in parts.values() for table in (part._buffers, vars(part))]
-    containers = list(_containers(roots))
+def restored_state(module: nn.Module) -> Iterator[None]:
+    """Let the code inside call `module`, and restore the state of the module afterwards."""
+    containers = list(_containers(_state_tables(module)))
     contents = [container.copy() for container in containers]
-    tensors = [value for container in containers for value in _values(container) if is_plain(value)]
-    with kept_tensors(tensors):
+    tensors = []
+    for container in containers:
+        tensors += [value for value in _values(container) if is_plain_tensor(value)]
+    with restored_tensors(tensors):
         try:
             yield
         finally:
             for container, content in zip(containers, contents, strict=True):
-                _put_back(container, content)
+                _restore(container, content)
 
 
 @contextlib.contextmanager
-def kept_tensors(tensors: Sequence[Tensor]) -> Iterator[None]:
-    """Let the code inside write into the tensors; afterwards they hold what they held before."""
+def restored_tensors(tensors: Sequence[Tensor]) -> Iterator[None]:
+    """Let the code inside write into the tensors, and restore their values afterwards."""
     values = [tensor.detach().clone() for tensor in tensors]
     try:
         yield
     finally:
         with torch.no_grad():
             for tensor, value in zip(tensors, values, strict=True):
-                # A write, even of the same values, would count as one for whoever watches the
-                # tensor's version.
+                # Even a write of equal values would raise the version of the tensor, by which the
+                # build job finds writes into weights.
                 if not same_bytes(tensor, value):
                     tensor.copy_(value)
 
 
-def _containers(found: list[Any]) -> Iterator[dict[Any, Any] | list[Any]]:
-    """The lists and dicts in `found`, and those inside them, each once."""
-    seen: set[int] = set()
-    waiting = list(found)
-    while waiting:
-        value = waiting.pop()
-        if type(value) not in (dict, list) or id(value) in seen:
+def _state_tables(module: nn.Module) -> list[Any]:
+    """The dicts that hold the buffers and attributes of the module and its parts."""
+    # `forward` may be a method of another module: `method:` in models.yaml puts it there.
+    owner = getattr(module.forward, "__self__", module)
+    parts = {id(part): part for part in module.modules()}
+    if isinstance(owner, nn.Module):
+        parts[id(owner)] = owner
+    tables: list[Any] = []
+    for part in parts.values():
+        tables += [part._buffers, vars(part)]
+    return tables
+
+
+def _containers(roots: list[Any]) -> Iterator[Container]:
+    """The lists and dicts in `roots`, and those inside them, each once."""
+    visited: set[int] = set()
+    pending = list(roots)
+    while pending:
+        value = pending.pop()
+        if type(value) not in (dict, list) or id(value) in visited:
             continue
-        seen.add(id(value))
+        visited.add(id(value))
         yield value
-        waiting += _values(value)
+        pending += _values(value)
 
 
-def _values(container: dict[Any, Any] | list[Any]) -> list[Any]:
-    return list(container.values()) if isinstance(container, dict) else container
+def _values(container: Container) -> list[Any]:
+    if isinstance(container, dict):
+        return list(container.values())
+    return container
 
 
-def _put_back(container: Any, content: Any) -> None:
-    """Give a list or dict its former content. Nothing is assigned that is already there: a module
-    reads these too."""
+def _restore(container: Any, content: Any) -> None:
+    """Give a list or dict its former content. What is still there is not assigned again, because
+    modules read these containers too."""
     if isinstance(container, list):
-        if len(container) != len(content) or any(map(_differ, container, content)):
-            container[:] = content
+        _restore_list(container, content)
         return
-    for name in [name for name in container if name not in content]:
-        del container[name]
+    for name in list(container):
+        if name not in content:
+            del container[name]
     for name, value in content.items():
         if name not in container or container[name] is not value:
             container[name] = value
 
 
-def _differ(one: Any, other: Any) -> bool:
-    return one is not other
+def _restore_list(container: list[Any], content: list[Any]) -> None:
+    # By identity: two tensors compare to a tensor and not to a bool.
+    current = [id(value) for value in container]
+    former = [id(value) for value in content]
+    if current != former:
+        container[:] = content
 
 
-def is_plain(value: Any) -> bool:
-    """Whether it is a tensor whose values lie in memory of its own kind: no subclass, not sparse,
-    no parameter."""
+def is_plain_tensor(value: Any) -> bool:
+    """Whether the value is a tensor that holds its values in strided memory. False for subclasses,
+    parameters, and sparse, quantised and meta tensors."""
     return (
         type(value) is Tensor
         and value.layout == torch.strided
@@ -95,11 +113,12 @@ def is_plain(value: Any) -> bool:
     )
 
 
-def same_bytes(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors of one dtype and shape have the same values, bit for bit; NaN equals
-    itself then."""
-    return torch.equal(_raw(one), _raw(other))
+def same_bytes(first: Tensor, second: Tensor) -> bool:
+    """Whether two tensors of one dtype and shape have the same values, bit for bit. NaN then equals
+    itself."""
+    return torch.equal(_bytes_of(first), _bytes_of(second))
 
 
-def _raw(value: Tensor) -> Tensor:
-    return value.detach().contiguous().reshape(-1).view(torch.uint8)
+def _bytes_of(value: Tensor) -> Tensor:
+    flat = value.detach().contiguous().reshape(-1)
+    return flat.view(torch.uint8)

@@ -19,15 +19,16 @@ from torch.export import ExportedProgram
 from aoti_build._torch.checking.baseline import losses
 from aoti_build._torch.checking.eager import Subject, reference
 from aoti_build._torch.checking.exported import Exported
+from aoti_build._torch.checking.first_calls import first_calls
 from aoti_build._torch.checking.reference import (
     case_sequences,
     is_reference_data_of,
     make_reference_data,
     save_reference_data_of,
 )
-from aoti_build._torch.checking.reference_data import ReferenceData, baseline_of
+from aoti_build._torch.checking.reference_data import ReferenceData
+from aoti_build._torch.checking.reference_reader import baseline_of
 from aoti_build._torch.checking.returned import check_constants
-from aoti_build._torch.checking.seen import first_calls
 from aoti_build._torch.compiling import shared
 from aoti_build._torch.compiling.bounds import declared_bounds
 from aoti_build._torch.compiling.corrections import corrected
@@ -309,7 +310,7 @@ def _described(
         prepared.example,
         dims,
         prepared.axes,
-        first.seen,
+        first.changes,
     )
     if exported.special:
         described["special"] = list(exported.special)

@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
-from aoti_build._torch.checking.baseline import judged
-from aoti_build._torch.checking.compare import compare, needs_whole
+from aoti_build._torch.checking.baseline import with_verdicts
+from aoti_build._torch.checking.compare import compare, needs_every_value
 from aoti_build._torch.checking.compare_sketch import compare_sketch
 from aoti_build._torch.checking.reference_data import (
     Case,
@@ -19,8 +19,8 @@ from aoti_build._torch.checking.reference_data import (
     ReferenceData,
     Value,
     inputs_digest,
-    load_reference_data,
 )
+from aoti_build._torch.checking.reference_reader import load_reference_data
 from aoti_build._torch.checking.returned import as_returned, compare_plain
 from aoti_build._torch.checking.sketch import Sketch
 from aoti_build._torch.compiling.settings import set_precision
@@ -77,7 +77,7 @@ def _unavailable(why: str, events: Events) -> CheckResult:
 
 def _losses(reference_data: ReferenceData, tolerance: Tolerance) -> tuple[Loss, ...] | None:
     """How much the model loses against its baseline, judged by the tolerance; None without one."""
-    losses = judged(reference_data.baseline, tolerance.get("baseline"))
+    losses = with_verdicts(reference_data.baseline, tolerance.get("baseline"))
     if losses is None:
         return None
     return tuple(typed(loss, Loss) for loss in losses)
@@ -264,7 +264,7 @@ def _missing(case: Case, names: Sequence[str], tolerance: Tolerance) -> str:
         missing.append("outputs")
     # models.yaml may set another tolerance than when the reference data was written.
     for name, value in zip(names, case.outputs or (), strict=False):
-        if isinstance(value, Sketch) and needs_whole(name, tolerance):
+        if isinstance(value, Sketch) and needs_every_value(name, tolerance):
             missing.append(f"whole output {name}, which its tolerance needs")
     if not missing:
         return ""

@@ -12,7 +12,7 @@ from torch.export import ExportedProgram
 from torch.fx import Node
 
 from aoti_build._torch.checking.compare import Figures, compare
-from aoti_build._torch.checking.state import kept_state
+from aoti_build._torch.checking.state import restored_state
 from aoti_build._torch.jobs.localize_export import difference_at, module_exits, source_line
 from aoti_build._torch.program.inputs import Call
 from aoti_build.figures import ModuleDifference
@@ -79,7 +79,7 @@ def compiled_prefix(
     prefix.recompile()
     inputs = call.clone()
     with torch.no_grad(), tempfile.TemporaryDirectory(prefix="aoti_build-") as directory:
-        with kept_state(prefix):  # the package must begin with the same state
+        with restored_state(prefix):  # the package must begin with the same state
             expected = prefix(*inputs.args, **inputs.kwargs)[0].clone()
         exported = torch.export.export(prefix, call.args, call.kwargs, strict=False)
         path = Path(directory) / "prefix.pt2"

@@ -19,7 +19,7 @@ from torch.fx import GraphModule, Interpreter, Node
 
 from aoti_build._torch.checking.compare import Figures, nearly
 from aoti_build._torch.checking.eager import observe
-from aoti_build._torch.checking.state import kept_state, kept_tensors
+from aoti_build._torch.checking.state import restored_state, restored_tensors
 from aoti_build._torch.program.inputs import Call
 from aoti_build._torch.program.writes import Writes
 from aoti_build.figures import ModuleDifference, OutputFigures, typed
@@ -54,7 +54,7 @@ class _Recorder:
             hooks.append(module.register_forward_hook(self._hook(path), always_call=False))
         inputs = call.clone()
         try:
-            with torch.no_grad(), kept_state(self.module):
+            with torch.no_grad(), restored_state(self.module):
                 self.module(*inputs.args, **inputs.kwargs)
             return True
         except _EnoughError:
@@ -136,7 +136,7 @@ def _position(value: Tensor, values: Sequence[Tensor]) -> int | None:
 
 
 def _tensors_of(module: nn.Module, call: Call) -> list[Tensor]:
-    with kept_state(module):
+    with restored_state(module):
         return [value for value in observe(module, call, Writes()) if isinstance(value, Tensor)]
 
 
@@ -170,7 +170,7 @@ class _Replay(Interpreter):
         flat_inputs = self._program._graph_module_flat_inputs(inputs.args, inputs.kwargs)
         state = [value for value in self._program.state_dict.values() if isinstance(value, Tensor)]
         # The graph writes into the program's own buffers.
-        with torch.no_grad(), kept_tensors(state), contextlib.suppress(_DifferenceFoundError):
+        with torch.no_grad(), restored_tensors(state), contextlib.suppress(_DifferenceFoundError):
             self.run(*flat_inputs)
         return self._difference
 

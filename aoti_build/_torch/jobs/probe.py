@@ -16,7 +16,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from aoti_build._torch.checking.reference_data import Case, load_reference_data
+from aoti_build._torch.checking.reference_data import Case
+from aoti_build._torch.checking.reference_reader import load_reference_data
 from aoti_build._torch.checking.returned import as_returned
 from aoti_build._torch.compiling.settings import set_precision
 from aoti_build._torch.events import Events

@@ -17,8 +17,9 @@ from msgspec.structs import replace
 from torch import Tensor
 
 from aoti_build._torch.checking.eager import Subject, references
-from aoti_build._torch.checking.float64 import Twin
-from aoti_build._torch.checking.reference_data import Case, ReferenceData, load_reference_data
+from aoti_build._torch.checking.float64 import Float64Model
+from aoti_build._torch.checking.reference_data import Case, ReferenceData
+from aoti_build._torch.checking.reference_reader import load_reference_data
 from aoti_build._torch.checking.returned import as_returned
 from aoti_build._torch.compiling.settings import set_precision
 from aoti_build._torch.data.image import Images, images, top_classes
@@ -229,7 +230,8 @@ class Session:
         cases = []
         for number, call in enumerate(on_device):
             cases.append((Case("given", None, None, call=number), call))
-        return self.twin.completed(references(self.subject, cases), on_device)
+        references_of_calls = references(self.subject, cases)
+        return self.float64_model.add_references(references_of_calls, on_device)
 
     def top(self, request: RunRequest, outputs: Mapping[str, Tensor]) -> tuple[TopClasses, ...]:
         """The most probable classes of images; none for other inputs."""
@@ -279,8 +281,8 @@ class Session:
         return self.eager.subject(self.job.signature)
 
     @cached_property
-    def twin(self) -> Twin:
-        return Twin(self.subject)
+    def float64_model(self) -> Float64Model:
+        return Float64Model(self.subject)
 
     @cached_property
     def images(self) -> Images:

@@ -10,7 +10,8 @@ No single source knows all of it:
 - torch cannot make that form of a graph that writes inside torch.cond, or into buffers that share
   memory. Then what such operators are given counts as written.
 - Some operators write without saying so (batch norm with running statistics, operators of the
-  user's own). What a call in eager mode changes counts as well (`aoti_build._torch.checking.seen`).
+  user's own). What a call in eager mode changes counts as well
+  (`aoti_build._torch.checking.first_calls`).
 
 What is taken for written and is not costs a comparison of equal values; what is missed is never
 compared.
