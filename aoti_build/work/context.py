@@ -75,7 +75,6 @@ class BuildContext(NamedTuple):
             with contextlib.suppress(OSError):
                 remove(left)
         with staging(root, staging_prefix(target), free_later=free_later) as work:
-            work.chmod(0o700)  # so that what was checked in it is what is published
             staged = work / "artifact"
             staged.mkdir()
             yield Place(work, staged, log)

@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 from aoti_build.artifact.manifest import FileRecord, Manifest, NoManifest, read_manifest
 from aoti_build.artifact.paths import artifact_directory
+from aoti_build.common.directories import temporary_directory
 from aoti_build.common.extents import clone
 from aoti_build.common.stat_cache import stat_key
 from aoti_build.common.writing import write_at
@@ -70,7 +71,7 @@ def open_artifact(project: Project, target: Target) -> Iterator[OpenArtifact]:
     Raises:
         VerificationError: there is no artifact.
         ArtifactError: it is damaged, or not what its manifest says.
-        ToolchainError: there is no room for copies.
+        ToolchainError: there is no room for copies, or the temporary directory is unfit.
         Interrupted: on Ctrl-C, while files are copied.
     """
     directory = artifact_directory(project, target)
@@ -79,8 +80,10 @@ def open_artifact(project: Project, target: Target) -> Iterator[OpenArtifact]:
         opened.callback(os.close, descriptor)
         place = Path(f"/proc/self/fd/{descriptor}")
         manifest = _manifest(project, target, directory, place)
+        temporary = temporary_directory()
         with _room_needed():
-            files = Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="aoti_build-")))
+            copies = tempfile.TemporaryDirectory(dir=temporary, prefix="aoti_build-")
+            files = Path(opened.enter_context(copies))
         seen = {}
         for name, record in manifest.files.items():
             with _damage_said(project, target, directory / name):

@@ -169,7 +169,7 @@ def test_a_directory_that_others_can_change_is_named(
     assert (finding.outcome, finding.stops) == (FAIL, stops)
     assert f"{tmp_path / 'open'} can be written to by others" in (finding.cause or "")
     assert f"chmod go-w {tmp_path / 'open'}" in (finding.fix or "")
-    assert f"let {variable} name" in (finding.fix or "")
+    assert f"set {variable} to" in (finding.fix or "")
     assert list((tmp_path / "open").iterdir()) == [], "nothing is made where others could change it"
 
 
