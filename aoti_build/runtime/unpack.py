@@ -137,7 +137,7 @@ def unpack(descriptor: int, contents: Contents, writer: Writer) -> None:
 def agree(directory: Path, blocks: Mapping[str, list[str]]) -> bool:
     """Whether the files of a directory have these digests, block by block; asked of all cores at
     once."""
-    return digests.agree(
+    return digests.all_match(
         [
             block
             for name, found in blocks.items()

@@ -42,7 +42,7 @@ from aoti_build.artifact.pt2.package import open_archive
 from aoti_build.commands.build import build
 from aoti_build.commands.inspect import inspect
 from aoti_build.commands.status import status
-from aoti_build.common.digests import digest_both, digest_file
+from aoti_build.common.digests import digest_file, digest_with_blocks
 from aoti_build.common.locks import lock
 from aoti_build.common.outputs import open_log
 from aoti_build.common.reading import TEXT_LIMIT, open_regular, read_bytes
@@ -310,7 +310,7 @@ def test_digests_of_it_are_refused(put: Put, tmp_path: Path) -> None:
     path = put(tmp_path / "file")
     if path.is_file():
         return
-    for digest in (lambda: digest_file(path), lambda: digest_both(path, 1)):
+    for digest in (lambda: digest_file(path), lambda: digest_with_blocks(path, 1)):
         with pytest.raises(OSError, match=r"a pipe|a socket|a device|a directory"):
             soon(digest)
 
