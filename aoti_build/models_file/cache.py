@@ -18,7 +18,7 @@ from typing import Any
 
 from aoti_build import __version__
 from aoti_build.common.digests import digest_bytes
-from aoti_build.common.fields import anything, list_of, loads, table_of, whole
+from aoti_build.common.fields import anything, integer, list_of, loads, table_of
 from aoti_build.common.records import OWNER_WRITES, read_owned
 from aoti_build.common.writing import write_atomic
 from aoti_build.models_file.project import Position, Project, Target
@@ -28,7 +28,7 @@ FORMAT = "aoti-build/project-cache"
 # Bump when the meaning of a field of the domain types changes, or what the parser makes of a file.
 CACHE_VERSION = 5
 KEPT = 8
-_POSITIONS = table_of(anything, list_of(whole(1), 2, 2))
+_POSITIONS = table_of(anything, list_of(integer(1), 2, 2))
 
 
 def read_cache(directory: Path, file: Path, content: bytes) -> Project | None:

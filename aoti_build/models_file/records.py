@@ -15,7 +15,7 @@ from typing import Any
 
 from aoti_build.common import fields, sizes
 from aoti_build.common.digests import digest_bytes
-from aoti_build.common.fields import flag, number, one_of, or_none, table, table_of, whole
+from aoti_build.common.fields import flag, integer, number, one_of, or_none, table, table_of
 from aoti_build.common.json_object import JsonObject
 from aoti_build.host.devices import device_named, device_names
 from aoti_build.models_file import agreements, rules
@@ -105,7 +105,7 @@ def _by(rule: Callable[[str], Any]) -> fields.Reader:
     return read
 
 
-_POSITIVE, _BOUND = or_none(whole(1)), or_none(number)
+_POSITIVE, _BOUND = or_none(integer(1)), or_none(number)
 
 
 def _device(value: Any) -> None:
@@ -116,7 +116,7 @@ _PATH = _by(rules.project_path)
 _SOURCE = table(
     {"attribute": fields.text, "module": or_none(fields.text), "path": or_none(fields.text)}
 )
-_SHAPE = fields.list_of(fields.either(whole(), _by(rules.shape_size)))
+_SHAPE = fields.list_of(fields.either(integer(), _by(rules.shape_size)))
 _TENSOR = table(
     {
         "shape": _SHAPE,
@@ -137,7 +137,7 @@ def _input(value: Any) -> None:
 _DIM = table(
     {
         "name": _by(rules.identifier),
-        **dict.fromkeys(("min", "max", "example", "multiple_of"), whole(1)),
+        **dict.fromkeys(("min", "max", "example", "multiple_of"), integer(1)),
     }
 )
 _BOUNDS = table(dict.fromkeys(("atol", "rtol", "agreement", "iou"), _BOUND))
@@ -170,7 +170,7 @@ _TARGET = table(
                 "source": _SOURCE,
                 "inputs": fields.either(fields.list_of(_input), _SOURCE),
                 "kwargs": table_of(fields.anything, fields.anything),
-                "seed": whole(),
+                "seed": integer(),
                 "method": or_none(_by(rules.identifier)),
                 "strict": flag,
                 "weights": or_none(_WEIGHTS),
@@ -184,7 +184,7 @@ _TARGET = table(
                     {"atol": _BOUND, "rtol": _BOUND, "outputs": table_of(fields.anything, _BOUNDS)},
                 ),
                 "cuda": table(dict.fromkeys(("tf32", "reduced_precision"), or_none(flag))),
-                "reference_data_limit": whole(),
+                "reference_data_limit": integer(),
                 "image": or_none(fields.either(_IMAGE, _SOURCE)),
             }
         ),

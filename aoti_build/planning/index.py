@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from aoti_build.artifact.fingerprint import variable_parts
-from aoti_build.common.fields import digest, whole
+from aoti_build.common.fields import digest, integer
 from aoti_build.common.records import read_cache_record, write_cache_record
 from aoti_build.common.stat_cache import StatCache
 from aoti_build.host import distributions
@@ -88,7 +88,7 @@ class Index:
             ):
                 return None
             digest(entry["key"])
-            whole()(entry["size"])
+            integer()(entry["size"])
             return Published(entry["key"], entry["size"])
         except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
             return None

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from aoti_build.artifact.paths import inductor_cache_root, passed_checks_path, store_beside
 from aoti_build.common.digests import digest_json
-from aoti_build.common.fields import digest, list_of, loads, one_of, table, whole
+from aoti_build.common.fields import digest, integer, list_of, loads, one_of, table
 from aoti_build.common.records import read_owned, write_cache_record
 from aoti_build.errors import DirectoryError, ToolchainError
 from aoti_build.host import installed_torch, toolchain
@@ -25,7 +25,7 @@ FORMAT_VERSION = 1
 # Raise it when the checks see more than before: what passed the old ones is then checked again.
 CHECKS_VERSION = 2
 _KEPT = 16
-_PASSED = table({"format": one_of(FORMAT), "format_version": whole(), "keys": list_of(digest)})
+_PASSED = table({"format": one_of(FORMAT), "format_version": integer(), "keys": list_of(digest)})
 
 
 def quick_checks(
