@@ -31,7 +31,7 @@ from aoti_build.common.fields import (
     table_of,
     text,
 )
-from aoti_build.common.sizes import parse, told
+from aoti_build.common.sizes import parse, solution_order
 from aoti_build.host.devices import device_names
 
 # Words of torch and of ours, such as a dtype, a device or an action.
@@ -102,7 +102,7 @@ def _signature(value: Any) -> None:
         if type(size) is str
     ]
     follow = all(size.terms and value["dims"].keys() >= set(size.names) for size in found)
-    if not follow or len(told(found)) != len(found):
+    if not follow or len(solution_order(found)) != len(found):
         raise ValueError("has a size that its dims do not tell")
     for sizes in value.get("special", ()):
         dims = {name: value["dims"].get(name) for name in sizes}

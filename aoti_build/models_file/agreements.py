@@ -173,7 +173,7 @@ def size_complaints(size: sizes.Size, dims: Mapping[str, project.Dim]) -> Iterat
 def untold(tensor_sizes: list[sizes.Size]) -> list[str]:
     """The dims that these sizes of tensors name and do not determine, in the order of their
     names."""
-    determined = {name for _, name in sizes.told(tensor_sizes)}
+    determined = {name for _, name in sizes.solution_order(tensor_sizes)}
     return sorted({name for size in tensor_sizes for name in size.names} - determined)
 
 

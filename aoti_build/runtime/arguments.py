@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from aoti_build.common.sizes import Size, parse, told
+from aoti_build.common.sizes import Size, parse, solution_order
 from aoti_build.errors import InputError
 
 
@@ -354,7 +354,7 @@ def _in_order(leaves: Sequence[_Leaf]) -> Iterator[_Following]:
     for number, leaf in enumerate(leaves):
         found += [(number, axis, parse(name)) for axis, name in leaf.dynamic]
         found += [(number, axis, size) for axis, size in leaf.following]
-    for index, tells in told([size for _, _, size in found]):
+    for index, tells in solution_order([size for _, _, size in found]):
         number, axis, size = found[index]
         if size.plain is None:
             yield _Following(number, leaves[number], axis, size, tells)
