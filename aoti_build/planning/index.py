@@ -72,7 +72,7 @@ class Index:
             if entry is None or entry["spec"] != spec or entry["facts"] != facts:
                 return None
             installed = entry["distributions"].items()
-            if any(list(distributions.place(name)) != place for name, place in installed):
+            if any(list(distributions.installation(name)) != place for name, place in installed):
                 return None
             if any(
                 distributions.installed_module(name) != found

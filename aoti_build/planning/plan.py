@@ -169,7 +169,7 @@ def _note(
         Entry(
             spec=step.target.digest,
             facts=facts,
-            distributions={name: list(distributions.place(name)) for name in used},
+            distributions={name: list(distributions.installation(name)) for name in used},
             modules=manifest.source["modules"],
             variables=manifest.source["variables"],
             files=files,

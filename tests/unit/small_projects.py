@@ -184,7 +184,11 @@ def publish_fake(project: Project, target: Target | None = None, **changes: Any)
 
 def forget_installed() -> None:
     """Look for distributions anew, as another process would."""
-    for function in (distributions.version_of, distributions.place, distributions._installed):
+    for function in (
+        distributions.version_of,
+        distributions.installation,
+        distributions._installed,
+    ):
         getattr(function, "cache_clear", lambda: None)()  # a test may have put another in its place
 
 
