@@ -70,9 +70,9 @@ def require_fit_toolchain(
     if stopping := [finding for finding in failed if finding.stops]:
         first = stopping[0]
         raise ToolchainError(
-            first.said,
+            first.message,
             cause="\n".join(
-                filter(None, [first.cause, *(finding.said for finding in stopping[1:])])
+                filter(None, [first.cause, *(finding.message for finding in stopping[1:])])
             )
             or None,
             hint="\n".join(
@@ -84,7 +84,7 @@ def require_fit_toolchain(
         )
     for finding in failed:
         on_warning(
-            f"{finding.check}: {finding.said}" + (f" ({finding.fix})" if finding.fix else "")
+            f"{finding.check}: {finding.message}" + (f" ({finding.fix})" if finding.fix else "")
         )
     if not failed:
         _write(record, [*passed[-_KEPT + 1 :], key])
