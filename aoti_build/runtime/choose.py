@@ -210,9 +210,12 @@ def _candidate(
             None,
             (*why_not, f"damaged: its manifest is that of {manifest.target}"),
         )
+    if why_not:
+        return Candidate(target, directory, manifest, why_not, (0, 0, 0))
     needs = manifest.requires
-    found = why_not or (*compatibility.unfit(needs, device_index), *_unverified(manifest))
-    rank = None if found else compatibility.code_rank(needs, device_index)
+    host = compatibility.this_host(needs["device"])
+    found = (*compatibility.obstacles(needs, host, device_index), *_unverified(manifest))
+    rank = None if found else compatibility.code_rank(needs, host, device_index)
     return Candidate(target, directory, manifest, found, rank or (0, 0, 0))
 
 

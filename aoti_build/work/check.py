@@ -89,7 +89,8 @@ def check_or_say(
 ) -> dict[str, Any]:
     """As `check_staged`; where this host cannot run code that `requires` what it lacks, a record
     that says so."""
-    lacks = compatibility.lacking_architecture(requires)
+    host = compatibility.this_host(requires["device"])
+    lacks = compatibility.missing_for_architecture(requires, host)
     if lacks:
         return not_run(target, lacks)
     return check_staged(

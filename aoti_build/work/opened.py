@@ -98,10 +98,11 @@ def fit_artifact(project: Project, target: Target) -> Iterator[OpenArtifact]:
     architecture is in the way."""
     with open_artifact(project, target) as artifact:
         manifest = artifact.manifest
-        if lacks := compatibility.lacking(manifest.requires):
+        host = compatibility.this_host(manifest.requires["device"])
+        if lacks := compatibility.missing(manifest.requires, host):
             declared = (
                 manifest.architecture is not None
-                and lacks == compatibility.lacking_architecture(manifest.requires)
+                and lacks == compatibility.missing_for_architecture(manifest.requires, host)
             )
             raise (ArchitectureMissing if declared else ArtifactError)(
                 "the artifact cannot run on this host",

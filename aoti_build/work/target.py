@@ -54,9 +54,9 @@ class TargetBuilder:
             decision = ReuseDecision(
                 self.context, target, place, resources, from_nothing=from_nothing
             )
-            runs_here = not compatibility.lacking_architecture(
-                compatibility.requirements(target.device, target.architecture)
-            )
+            host = compatibility.this_host(target.device)
+            needs = compatibility.requirements(target.device, target.architecture, host)
+            runs_here = not compatibility.missing_for_architecture(needs, host)
             checker = CheckAhead(self.context, place, resources, runs_here=runs_here)
             if _repack_is_likely(step) and not from_nothing:
                 checker.start()
@@ -65,10 +65,7 @@ class TargetBuilder:
             instructions = resources.enter_context(
                 Instructions(target, place, decision.known_instructions)
             )
-            requires = {
-                **compatibility.requirements(target.device, target.architecture),
-                **gpu_code_of(target, place),
-            }
+            requires = {**needs, **gpu_code_of(target, place)}
             if made.imports:
                 requires["imports"] = list(made.imports)
             check = decision.known_check(
@@ -205,9 +202,9 @@ def _explaining_crashes(target: Target) -> Iterator[None]:
     try:
         yield
     except WorkerCrash as crash:
-        lacks = compatibility.lacking_architecture(
-            compatibility.requirements(target.device, target.architecture)
-        )
+        host = compatibility.this_host(target.device)
+        needs = compatibility.requirements(target.device, target.architecture, host)
+        lacks = compatibility.missing_for_architecture(needs, host)
         if crash.signal_name != "SIGILL" or target.hardware.has_kernels or not lacks:
             raise
         raise BuildError(
