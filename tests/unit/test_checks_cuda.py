@@ -11,8 +11,9 @@ import pytest
 
 from aoti_build.host import cuda as host_cuda
 from aoti_build.host import installed_torch
-from aoti_build.host.checks import cuda
-from aoti_build.host.checks.cuda import Gpu, check_cuda, check_headers, gpu_of
+from aoti_build.host.checks import cuda, cuda_headers
+from aoti_build.host.checks.cuda import Gpu, check_cuda, gpu_of
+from aoti_build.host.checks.cuda_headers import check_headers
 from aoti_build.host.checks.finding import FAIL, OK, UNAVAILABLE, WARN, Finding
 from aoti_build.host.cuda_driver import CudaDriver
 
@@ -197,7 +198,7 @@ def test_the_launcher_needs_a_c_compiler_and_python_h(
 @pytest.fixture
 def homes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A directory for toolkits; those in it are all that there are."""
-    monkeypatch.setattr(cuda, "_homes", lambda: iter(sorted(tmp_path.iterdir())))
+    monkeypatch.setattr(cuda_headers, "_homes", lambda: iter(sorted(tmp_path.iterdir())))
     return tmp_path
 
 
@@ -224,7 +225,7 @@ def test_stubs_count_only_where_the_variable_names_the_toolkit(
     homes: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home = toolkit(homes / "cuda-13.0")
-    monkeypatch.setattr(cuda, "cuda_home", lambda: home)
+    monkeypatch.setattr(cuda_headers, "cuda_home", lambda: home)
     finding = check_headers()
     assert (finding.outcome, finding.stops, finding.fix) == (FAIL, True, f"CUDA_HOME={home}")
     assert "libcuda.so" in finding.message
@@ -244,7 +245,7 @@ def test_a_toolkit_without_headers_and_a_better_one(
 
 
 def test_no_toolkit_at_all(homes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cuda, "cuda_home", lambda: None)
+    monkeypatch.setattr(cuda_headers, "cuda_home", lambda: None)
     finding = check_headers()
     assert homes.is_dir()
     assert (finding.outcome, finding.stops) == (FAIL, True)

@@ -1,12 +1,8 @@
-"""The checks of what a compile for a GPU needs: driver, GPU, Triton, C compiler, CUDA's headers.
+"""The checks of what a compile for a GPU needs: driver, GPU, Triton, ptxas, C compiler, headers.
 
-By torch's sources, 2.11 to 2.14:
-
-- the C++ wrapper of a package includes cuda.h and cuda_runtime_api.h and is linked with -lcuda.
-  Both are found through CUDA_HOME; without it `torch.utils.cpp_extension` refuses;
-- Triton compiles the kernels. It calls a ptxas, and compiles a C file with Python.h for its
-  launcher;
-- nvcc or fatbinary is only called for `max_autotune` with CUTLASS, and for fat binaries.
+By torch's sources, 2.11 to 2.14, Triton compiles the kernels. It calls a ptxas, and compiles a C
+file with Python.h for its launcher. nvcc or fatbinary is only called for `max_autotune` with
+CUTLASS, and for fat binaries. The headers are in `cuda_headers`.
 """
 
 from __future__ import annotations
@@ -16,19 +12,14 @@ import os
 import shutil
 import subprocess
 import sysconfig
-import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
-from aoti_build.common.directories import temporary_directory
-from aoti_build.errors import DirectoryError
 from aoti_build.host import cuda, distributions, installed_torch
+from aoti_build.host.checks.cuda_headers import check_headers
 from aoti_build.host.checks.finding import FAIL, OK, UNAVAILABLE, WARN, Finding
-from aoti_build.host.checks.inductor import command_words, cpp_standard, cuda_home
-from aoti_build.host.checks.programs import failure_of, gist
+from aoti_build.host.checks.inductor import command_words
+from aoti_build.host.checks.programs import compile_failure, gist
 from aoti_build.host.cuda_driver import CudaDriver
-from aoti_build.host.programs import compiler_command
 
 _OLDEST_CAPABILITY = (7, 0)  # Triton's; torch._inductor refuses older GPUs with GPUTooOldForTriton
 _ENOUGH_MEMORY = 2 << 30
@@ -45,11 +36,6 @@ _CUDA_ERRORS = {
     804: "forward compatibility is not supported on this GPU",
     999: "unknown; often a kernel module that is missing or needs a reload",
 }
-_HEADER_PROBE = """\
-#include <cuda.h>
-#include <cuda_runtime_api.h>
-extern "C" int aoti_build_probe() { return 0; }
-"""
 
 
 @dataclass(frozen=True)
@@ -232,7 +218,7 @@ def _launcher_compiler() -> Finding:
         return _finding("C compiler", FAIL, message, fix=fix)
     include = sysconfig.get_paths()["include"]
     call = [*words, "-fsyntax-only", f"-I{include}"]
-    output = _compile_failure(call, "probe.c", "#include <Python.h>\n")
+    output = compile_failure(call, "probe.c", "#include <Python.h>\n")
     if output is None:
         return _finding("C compiler", OK, f"{command}, with Python.h")
     message = f"{command} cannot compile C"
@@ -240,103 +226,6 @@ def _launcher_compiler() -> Finding:
         message = f"there is no Python.h in {include}, which Triton's launcher includes"
         fix = "install python3-dev"
     return _finding("C compiler", FAIL, message, cause=gist(output), fix=fix)
-
-
-def check_headers() -> Finding:
-    """Whether the wrapper of a package compiles with CUDA's headers and links with libcuda."""
-    name = "CUDA headers"
-    home = cuda_home()
-    if home is None:
-        return _finding(
-            name,
-            FAIL,
-            "torch finds no CUDA toolkit: CUDA_HOME is not set, nvcc not on the PATH, and no"
-            " /usr/local/cuda",
-            fix=_fix_with_other_home(None),
-            stops=True,
-        )
-    output = _wrapper_failure(home)
-    if output is None:
-        return _finding(name, OK, f"{home}/include, libcuda")
-    if _is_about_libcuda(output):
-        message = "the linker finds no libcuda.so"
-        fix = _fix_for_libcuda(home)
-    else:
-        message = f"the headers in {home}/include, which torch uses, cannot be compiled"
-        fix = _fix_with_other_home(home)
-    return _finding(name, FAIL, message, cause=gist(output), fix=fix, stops=True)
-
-
-def _is_about_libcuda(output: str) -> bool:
-    """Whether the headers compiled, and only the linker failed: for ``-lcuda``."""
-    return "lcuda" in output
-
-
-def _fix_for_libcuda(home: Path) -> str:
-    # torch looks for the stubs only if the variable names the toolkit.
-    if "CUDA_HOME" not in os.environ and (home / "lib64" / "stubs").is_dir():
-        return f"CUDA_HOME={home}"
-    return (
-        "CUDA_HOME=... with lib64/stubs, or LIBRARY_PATH=... of a directory where libcuda.so"
-        " links to libcuda.so.1"
-    )
-
-
-def _wrapper_failure(home: Path) -> str | None:
-    """The compiler's output if a package's includes and libraries fail with the toolkit in `home`.
-
-    Returns None if they compile and link, or if there is no compiler: another check reports that.
-    """
-    words = command_words(compiler_command())
-    if not words or shutil.which(words[0]) is None:
-        return None
-    call = [*words, f"-std={cpp_standard()}", "-fPIC", "-shared", "-DUSE_CUDA"]
-    call.append(f"-I{home / 'include'}")
-    further_include = os.environ.get("CUDA_INC_PATH")
-    if further_include:
-        call.append(f"-I{further_include}")
-    libraries = [f"-L{path}" for path in _library_directories(home)]
-    return _compile_failure(call, "probe.cpp", _HEADER_PROBE, *libraries, "-lcuda")
-
-
-def _library_directories(home: Path) -> Iterator[Path | str]:
-    """The directories in which torch's own command looks for libraries."""
-    library = home / "lib64"
-    if not library.exists() and (home / "lib").exists():
-        library = home / "lib"
-    yield library
-    if os.environ.get("CUDA_HOME") == str(home):
-        yield from sorted(library.rglob("stubs"))
-    # A conda environment may have libcuda there.
-    python_library = sysconfig.get_config_var("LIBDIR")
-    if python_library:
-        yield python_library
-    torch = installed_torch.torch_directory()
-    if torch is not None:
-        yield torch / "lib"
-
-
-def _fix_with_other_home(home: Path | None) -> str:
-    """The remedy for headers that are missing or unfit in `home`: another toolkit, if any."""
-    for candidate in _homes():
-        if candidate == home or not (candidate / "include" / "cuda.h").is_file():
-            continue
-        output = _wrapper_failure(candidate)
-        if output is None or _is_about_libcuda(output):
-            return f"CUDA_HOME={candidate}"
-    version = installed_torch.torch_cuda()
-    return f"install the CUDA toolkit {version} (its headers are enough) and set CUDA_HOME to it"
-
-
-def _homes() -> Iterator[Path]:
-    """Directories that may hold a CUDA toolkit, the newest first."""
-    yield Path("/usr/local/cuda")
-    yield from sorted(Path("/usr/local").glob("cuda-*"), reverse=True)
-    yield Path("/opt/cuda")
-    torch = installed_torch.torch_directory()
-    if torch is not None:
-        # The nvidia wheels.
-        yield from sorted((torch.parent / "nvidia").glob("cu[0-9]*"), reverse=True)
 
 
 def _nvcc() -> Finding:
@@ -361,19 +250,6 @@ def _memory() -> Finding:
         fix = "see with nvidia-smi what else runs on the GPU"
         return _finding("GPU memory", WARN, message, fix=fix)
     return _finding("GPU memory", OK, message)
-
-
-def _compile_failure(words: list[str], name: str, text: str, *last_words: str) -> str | None:
-    """The compiler's output if a file of this name and text does not compile, else None."""
-    try:
-        parent = temporary_directory()
-        with tempfile.TemporaryDirectory(dir=parent, prefix="aoti_build-doctor-") as scratch:
-            source = Path(scratch, name)
-            source.write_text(text, encoding="utf-8")
-            output = source.with_suffix(".so")
-            return failure_of([*words, str(source), "-o", str(output), *last_words])
-    except (OSError, DirectoryError) as error:
-        return str(error)
 
 
 def _finding(

@@ -5,7 +5,12 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
+
+from aoti_build.common.directories import temporary_directory
+from aoti_build.errors import DirectoryError
 
 _TIMEOUT_SECONDS = 60.0  # a first call on a cold network disk is slow
 _ERROR = re.compile(r"error|cannot find|undefined reference|not found|No such file|No space")
@@ -32,6 +37,19 @@ def failure_of(words: Sequence[str]) -> str | None:
         return None
     output = process.stdout.strip()
     return output or f"it ended with status {process.returncode} and printed nothing"
+
+
+def compile_failure(words: list[str], name: str, text: str, *last_words: str) -> str | None:
+    """The compiler's output if a file of this name and text does not compile, else None."""
+    try:
+        parent = temporary_directory()
+        with tempfile.TemporaryDirectory(dir=parent, prefix="aoti_build-doctor-") as scratch:
+            source = Path(scratch, name)
+            source.write_text(text, encoding="utf-8")
+            output = source.with_suffix(".so")
+            return failure_of([*words, str(source), "-o", str(output), *last_words])
+    except (OSError, DirectoryError) as error:
+        return str(error)
 
 
 def gist(output: str) -> str:
