@@ -84,12 +84,18 @@ def block_size(size: int) -> int:
     return block
 
 
-def blocks_of(path: Path, size: int, block: int, digests: Sequence[str]) -> list[Block]:
+def blocks_of(
+    path: Path,
+    size: int,
+    block: int,
+    digests: Sequence[str],
+) -> list[Block]:
     """The blocks of a file of `size` bytes, with `block` bytes each except the last."""
     blocks = []
     for index, digest in enumerate(digests):
         start = index * block
-        blocks.append(Block(path, start, min(block, size - start), digest))
+        block_bytes = min(block, size - start)
+        blocks.append(Block(path, start, block_bytes, digest))
     return blocks
 
 

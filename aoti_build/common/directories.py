@@ -205,7 +205,12 @@ def _either(remedy: str | None, alternative: str) -> str:
     return f"{remedy}; or {alternative}" if remedy else alternative
 
 
-def _private_cache(variable: str, xdg_variable: str, below_home: str, name: str) -> Path:
+def _private_cache(
+    variable: str,
+    xdg_variable: str,
+    below_home: str,
+    name: str,
+) -> Path:
     """The private directory `name`, in the directory that `variable` names.
 
     Without the variable, it is in the user's cache or state directory.

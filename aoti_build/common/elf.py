@@ -195,11 +195,15 @@ def _read_header(read: Read) -> _Header:
     start = read(0, _HEADER_SIZE)
     if start[:4] != b"\x7fELF":
         raise NotElf("not an ELF file")
-    # Bytes 4 and 5: 1 is 32 bits and little-endian, 2 is 64 bits and big-endian.
-    if len(start) < _HEADER_SIZE or start[4] not in (1, 2) or start[5] not in (1, 2):
+    if len(start) < _HEADER_SIZE:
         raise NotElf("an ELF file with a damaged header")
-    is_64_bit = start[4] == 2
-    little = start[5] == 1
+    # EI_CLASS is 1 for 32 bits, 2 for 64. EI_DATA is 1 for little-endian, 2 for big-endian.
+    word_class = start[4]
+    byte_order = start[5]
+    if word_class not in (1, 2) or byte_order not in (1, 2):
+        raise NotElf("an ELF file with a damaged header")
+    is_64_bit = word_class == 2
+    little = byte_order == 1
     order = "<" if little else ">"
     (machine,) = struct.unpack_from(f"{order}H", start, 18)
     # From e_shoff to e_shstrndx.
@@ -238,15 +242,17 @@ def _read_sections(header: _Header, read: Read) -> list[_Section]:
     table = read(header.table_offset, entry_size * header.section_count)
     rows = []
     for index in range(len(table) // entry_size):
-        name, kind, _, _, offset, size, link, _ = layout.unpack_from(table, entry_size * index)
-        rows.append((name, kind, offset, size, link))
+        row = layout.unpack_from(table, entry_size * index)
+        name_offset, kind, _, _, offset, size, link, _ = row
+        rows.append((name_offset, kind, offset, size, link))
     names = b""
     if header.names_index < len(rows):
         _, _, offset, size, _ = rows[header.names_index]
         names = read(offset, min(size, _MAX_SECTION_SIZE))
     sections = []
-    for name, kind, offset, size, link in rows:
-        sections.append(_Section(_string(names, name), kind, offset, size, link))
+    for name_offset, kind, offset, size, link in rows:
+        name = _string(names, name_offset)
+        sections.append(_Section(name, kind, offset, size, link))
     return sections
 
 
@@ -272,7 +278,8 @@ def _needed_libraries(file: _ElfFile) -> list[str]:
         return []
     content = file.content_of(section)
     strings = file.strings_of(section)
-    entry = struct.Struct(file.header.byte_order + ("2Q" if file.header.bits == 64 else "2L"))
+    fields = "2Q" if file.header.bits == 64 else "2L"
+    entry = struct.Struct(file.header.byte_order + fields)
     complete_size = len(content) // entry.size * entry.size
     names = []
     for tag, value in entry.iter_unpack(content[:complete_size]):

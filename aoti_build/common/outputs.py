@@ -90,8 +90,9 @@ def _own_descriptor(path: Path) -> int | None:
             return int(match[1])
         if not os.path.islink(name):
             return None
-        link_target = os.readlink(name)
-        name = os.path.normpath(os.path.join(os.path.dirname(name), link_target))
+        directory = os.path.dirname(name)
+        link_target = os.path.join(directory, os.readlink(name))
+        name = os.path.normpath(link_target)
     return None
 
 

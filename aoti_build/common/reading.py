@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from typing import TypeAlias
 
+FilePath: TypeAlias = "str | os.PathLike[str]"
 _PIECE_BYTES = 1 << 16
 _KINDS = {
     stat.S_IFIFO: "a pipe",
@@ -22,7 +24,7 @@ RECORD_LIMIT = 64 << 20
 TEXT_LIMIT = 16 << 20
 
 
-def open_regular(path: str | os.PathLike[str], limit: int | None = None) -> int:
+def open_regular(path: FilePath, limit: int | None = None) -> int:
     """Open the regular file at `path`, or the one it links to, and return its descriptor.
 
     Raises:
@@ -43,12 +45,12 @@ def open_regular(path: str | os.PathLike[str], limit: int | None = None) -> int:
     return descriptor
 
 
-def require_regular(path: str | os.PathLike[str], limit: int | None = None) -> None:
+def require_regular(path: FilePath, limit: int | None = None) -> None:
     """Raise what `open_regular` raises. For files that a library opens by their name."""
     os.close(open_regular(path, limit))
 
 
-def read_bytes(path: str | os.PathLike[str], limit: int) -> bytes:
+def read_bytes(path: FilePath, limit: int) -> bytes:
     """All bytes of a regular file.
 
     Raises:
@@ -74,7 +76,7 @@ def read_bytes(path: str | os.PathLike[str], limit: int) -> bytes:
     return b"".join(pieces)
 
 
-def _require_regular(status: os.stat_result, path: str | os.PathLike[str]) -> None:
+def _require_regular(status: os.stat_result, path: FilePath) -> None:
     if stat.S_ISDIR(status.st_mode):
         raise IsADirectoryError(errno.EISDIR, "a directory, not a file", os.fspath(path))
     if not stat.S_ISREG(status.st_mode):
@@ -82,6 +84,6 @@ def _require_regular(status: os.stat_result, path: str | os.PathLike[str]) -> No
         raise OSError(errno.EINVAL, f"{kind}, not a regular file", os.fspath(path))
 
 
-def _too_large(path: str | os.PathLike[str], size: int, limit: int) -> OSError:
+def _too_large(path: FilePath, size: int, limit: int) -> OSError:
     message = f"its size of {size} bytes exceeds the {limit}-byte limit"
     return OSError(errno.EFBIG, message, os.fspath(path))

@@ -67,21 +67,32 @@ def read_owned(path: Path) -> bytes:
     return read_bytes(path, RECORD_LIMIT)
 
 
-def write_cache_record(path: Path, kind: str, version: int, content: Mapping[str, Any]) -> bool:
+def write_cache_record(
+    path: Path,
+    kind: str,
+    version: int,
+    content: Mapping[str, Any],
+) -> bool:
     """Write a record that may be deleted at any time. Returns False if the disk refuses it."""
     document = {
         "format": kind,
         "format_version": version,
         **content,
     }
+    data = json.dumps(document).encode()
     try:
-        write_atomic(path, json.dumps(document).encode(), sync=False, mode=OWNER_WRITES)
+        write_atomic(path, data, sync=False, mode=OWNER_WRITES)
     except OSError:
         return False
     return True
 
 
-def read_cache_record(path: Path, kind: str, version: int, name: str) -> JsonObject:
+def read_cache_record(
+    path: Path,
+    kind: str,
+    version: int,
+    name: str,
+) -> JsonObject:
     """The table `name` of a record that `write_cache_record` wrote.
 
     The table is empty if the record cannot be read, has another format or version, or may have been

@@ -95,7 +95,12 @@ class Size:
             high_values[term.name] = high
         return self.at(low_values), self.at(high_values)
 
-    def solved(self, name: str, size: int, values: Mapping[str, int]) -> int | None:
+    def solved(
+        self,
+        name: str,
+        size: int,
+        values: Mapping[str, int],
+    ) -> int | None:
         """The value of the dim `name` for which this size is `size`, or None if there is none.
 
         `values` holds the values of all other dims.
@@ -139,7 +144,9 @@ def parse(text: str) -> Size:
         divisor = int(match["divisor"] or 1)
         if divisor == 0:
             raise ValueError("it divides by 0")
-        factor = sign * int(match["before"] or 1) * int(match["after"] or 1)
+        before = int(match["before"] or 1)
+        after = int(match["after"] or 1)
+        factor = sign * before * after
         # Add fractions of the same dim; `Size.of` reduces them.
         name = match["name"]
         old_factor, old_divisor = factors.get(name, (0, 1))

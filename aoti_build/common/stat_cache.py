@@ -122,7 +122,12 @@ def stat_key(path: str | Path) -> list[int] | None:
     is_expected_kind = stat.S_ISDIR if str(path).endswith("/") else stat.S_ISREG
     if not is_expected_kind(status.st_mode):
         return None
-    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
+    return [
+        status.st_size,
+        status.st_mtime_ns,
+        status.st_ctime_ns,
+        status.st_ino,
+    ]
 
 
 def _read_entries(record: Path) -> dict[str, list[Any]]:

@@ -37,7 +37,13 @@ def disk_error(error: OSError) -> BuildError:
     return BuildError("the disk refused", cause=str(error))
 
 
-def write_atomic(path: Path, data: bytes, *, sync: bool = True, mode: int = 0o666) -> None:
+def write_atomic(
+    path: Path,
+    data: bytes,
+    *,
+    sync: bool = True,
+    mode: int = 0o666,
+) -> None:
     """Replace the content of `path` in one step. A missing parent directory is created.
 
     With `sync`, the content is on the disk when the call returns. `mode` holds the permissions
@@ -133,7 +139,8 @@ def write_program(path: Path, text: str) -> None:
     """
     content = text.encode()
     with contextlib.suppress(OSError):
-        if os.access(path, os.X_OK) and read_bytes(path, len(content)) == content:
+        is_executable = os.access(path, os.X_OK)
+        if is_executable and read_bytes(path, len(content)) == content:
             return
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as directory:
