@@ -84,9 +84,9 @@ class BuildError(AotiBuildError):
 class EditedMeanwhile(BuildError):
     """An input changed during the build, so the result does not belong to the present inputs."""
 
-    def __init__(self, what: str, *, cause: str | None = None) -> None:
+    def __init__(self, name: str, *, cause: str | None = None) -> None:
         super().__init__(
-            f"{what} was edited while this target was built, so nothing was published",
+            f"{name} was edited while this target was built, so nothing was published",
             cause=cause,
             hint="build again; it may be done already",
         )

@@ -27,7 +27,7 @@ def staging(parent: Path, prefix: str, *, free_later: bool = False) -> Iterator[
     long as a copy. Raises OSError.
     """
     # Not a private directory as in `directories`: artifacts may belong to a group, which can write
-    # to the parent. The mode keeps other users out, so what was checked in it is what is published.
+    # to the parent. The mode keeps other users out, so a build publishes the files that it checked.
     parent.mkdir(parents=True, exist_ok=True)
     directory = Path(tempfile.mkdtemp(dir=parent, prefix=prefix))
     # The umask can take even the owner's permissions away.

@@ -1,4 +1,4 @@
-"""What an artifact requires of a host, and what a host lacks. Judged before native code is loaded.
+"""Requirements of artifacts, and whether a host meets them. Judged before native code is loaded.
 
 AOTInductor itself only logs a mismatch, and the process then dies of SIGILL or a CUDA error. A
 better instruction set than required is fine, a lesser one is not. Torch must have the same

@@ -308,10 +308,10 @@ _KNOWN_ERRORS = (
 def _compile_fault(command: str, output: str) -> Fault:
     """The fault of a failed compile or link, by the compiler's messages."""
     first_lines = gist(output)
-    for known in _KNOWN_ERRORS:
-        if re.search(known.pattern, first_lines):
-            message = known.message.format(standard=cpp_standard())
-            return Fault("compile", f"{command}: {message}", first_lines, known.fix)
+    for entry in _KNOWN_ERRORS:
+        if re.search(entry.pattern, first_lines):
+            message = entry.message.format(standard=cpp_standard())
+            return Fault("compile", f"{command}: {message}", first_lines, entry.fix)
     message = f"{command} cannot compile and link a few lines with torch's headers"
     return Fault("compile", message, first_lines)
 

@@ -201,7 +201,7 @@ def _open_to_all_finding(name: str, directory: Path) -> Finding | None:
     # members are trusted.
     if not directory.stat().st_mode & stat.S_IWOTH:
         return None
-    message = f"everybody can write to {directory}, and code from there is loaded"
+    message = f"all users can write to {directory}, and code from there is loaded"
     return Finding(name, WARN, message, fix=f"chmod o-w {directory}")
 
 
@@ -259,7 +259,7 @@ def check_processors() -> Finding:
     allowed = resources.processors()
     total = os.cpu_count() or allowed
     message = f"{allowed} CPUs" if allowed == total else f"{allowed} of {total} CPUs"
-    message += "; the number is part of what is compiled"
+    message += "; the number affects compiled code"
     usable = resources.usable_processors()
     if usable < allowed:
         message += f"; a quota has time for {usable} of them"
