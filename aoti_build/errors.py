@@ -1,10 +1,8 @@
-"""Everything that can go wrong, as one hierarchy; each class carries the exit code that a release
-script sees.
+"""All errors of this package, as one hierarchy; each class has the exit code of the process.
 
 An error answers four questions: *what* failed (`message`, with the target's name), *where*
-(`where`, a place such as ``models.yaml:12:7``), *why* (`cause`, usually what another program said)
-and *what next* (`hint`, and `log` for the whole story). Rendering is the report layer's work; this
-module only carries the answers.
+(`where`, a position such as ``models.yaml:12:7``), *why* (`cause`, usually another program's
+message) and *what next* (`hint`, and `log` for details). The report layer renders the answers.
 """
 
 from __future__ import annotations
@@ -28,8 +26,10 @@ class ExitCode(IntEnum):
 
 
 class AotiBuildError(Exception):
-    """Base of every error this package raises on purpose. `exit_code` is the process's exit
-    status."""
+    """The base class of all errors of this package.
+
+    `exit_code` is the exit status of the process. `kind` is the error's kind in JSON.
+    """
 
     exit_code = ExitCode.BUILD_FAILED
     kind = "build"
@@ -53,8 +53,8 @@ class AotiBuildError(Exception):
         self.log = log
 
     def __str__(self) -> str:
-        head = ": ".join(part for part in (self.target, self.where, self.message) if part)
-        lines = [head]
+        head = [part for part in (self.target, self.where, self.message) if part]
+        lines = [": ".join(head)]
         if self.cause:
             lines.append("  cause: " + self.cause.strip().replace("\n", "\n         "))
         if self.hint:
@@ -64,7 +64,7 @@ class AotiBuildError(Exception):
         return "\n".join(lines)
 
     def as_json(self) -> dict[str, Any]:
-        """The error as a JSON object: every answer that is known, none that is not."""
+        """The error as a JSON object, without the answers that are not known."""
         answers = {
             "kind": self.kind,
             "message": self.message,
@@ -82,24 +82,32 @@ class BuildError(AotiBuildError):
 
 
 class EditedMeanwhile(BuildError):
-    """An input changed during the build: what was built is not of what is there now."""
+    """An input changed during the build, so the result does not belong to the present inputs."""
 
-    def __init__(self, what: str, *, cause: str | None = None) -> None:
-        message = f"{what} was edited while this target was built, so nothing was published"
-        super().__init__(message, cause=cause, hint="build again; it may be done already")
+    def __init__(self, name: str, *, cause: str | None = None) -> None:
+        super().__init__(
+            f"{name} was edited while this target was built, so nothing was published",
+            cause=cause,
+            hint="build again; it may be done already",
+        )
 
 
 class UsageError(AotiBuildError):
-    """The command line, models.yaml, or what models.yaml points at is wrong. Nothing was
-    touched."""
+    """The command line, models.yaml or a file named in models.yaml is wrong.
+
+    Nothing was changed.
+    """
 
     exit_code = ExitCode.USAGE
     kind = "usage"
 
 
 class InputError(UsageError, ValueError):
-    """A loaded model was given what it was not exported for: another structure, shape, dtype or
-    device, or weights that are not its own. Nothing was run, nothing was changed."""
+    """A loaded model was called with inputs that it was not exported for.
+
+    Their structure, shape, dtype or device differ, or the weights are of another model. Nothing was
+    run and nothing was changed.
+    """
 
 
 class ClosedError(UsageError, RuntimeError):
@@ -107,39 +115,42 @@ class ClosedError(UsageError, RuntimeError):
 
 
 class CopyError(UsageError, TypeError):
-    """A loaded model was to be copied or pickled."""
+    """A loaded model cannot be copied or pickled."""
 
 
 class VerificationError(AotiBuildError):
-    """An artifact ran and does not do what its model does, or there is none to run."""
+    """An artifact ran and its results differ from the model's, or there is no artifact to run."""
 
     exit_code = ExitCode.VERIFICATION_FAILED
     kind = "verification"
 
 
 class ArtifactError(AotiBuildError):
-    """An artifact is damaged, not what its manifest says, or unfit for this host. It was not
-    loaded."""
+    """An artifact is damaged, differs from its manifest, or is unfit for this host.
+
+    It was not loaded.
+    """
 
     exit_code = ExitCode.UNFIT_ARTIFACT
     kind = "artifact"
 
 
 class ToolchainError(AotiBuildError):
-    """The compiler, driver or torch installation, or something else of the host's, cannot do the
-    work."""
+    """The compiler, driver, torch installation or another part of the host cannot do the work."""
 
     exit_code = ExitCode.UNFIT_TOOLCHAIN
     kind = "toolchain"
 
 
 class DirectoryError(ToolchainError):
-    """A directory that code is made in, kept in or loaded from is unfit: it cannot be made, other
-    users could change it, or torch cannot use it."""
+    """A directory in which code is made, stored or loaded is unfit.
+
+    It cannot be created, other users could change it, or torch cannot use it.
+    """
 
 
 class MessageError(ToolchainError):
-    """A message between the build process and a worker is none that this release knows."""
+    """A message between the build process and a worker is unknown to this release."""
 
 
 class Interrupted(AotiBuildError):
@@ -150,7 +161,7 @@ class Interrupted(AotiBuildError):
 
 
 class Problem(NamedTuple):
-    """One thing wrong in a file, at a 1-based line and column."""
+    """A problem in a file, at a 1-based line and column."""
 
     line: int
     column: int
@@ -162,8 +173,10 @@ class Problem(NamedTuple):
 
 
 class SpecError(UsageError):
-    """models.yaml is wrong; `problems` holds all that was found, in file order. As text it has the
-    first `shown_problems` of them."""
+    """models.yaml is wrong. `problems` are all problems, in the order of the file.
+
+    The text of the error has the first `shown_problems` of them.
+    """
 
     kind = "spec"
     shown_problems = 100
@@ -171,17 +184,23 @@ class SpecError(UsageError):
     def __init__(self, file: str, problems: Iterable[Problem], *, hint: str | None = None) -> None:
         self.file = file
         self.problems = sorted(set(problems))
-        count = len(self.problems)
-        super().__init__(f"{file}: {count} problem{'s' if count != 1 else ''}", hint=hint)
+        super().__init__(f"{file}: {_counted(len(self.problems))}", hint=hint)
 
     def __str__(self) -> str:
-        lines = [problem.at(self.file) for problem in self.problems[: self.shown_problems]]
-        if (left := len(self.problems) - len(lines)) > 0:
-            lines.append(f"{self.file}: and {left} problem{'s' if left != 1 else ''} more")
+        shown = self.problems[: self.shown_problems]
+        lines = [problem.at(self.file) for problem in shown]
+        hidden_count = len(self.problems) - len(shown)
+        if hidden_count > 0:
+            lines.append(f"{self.file}: and {_counted(hidden_count)} more")
         if self.hint:
             lines.append("  next:  " + self.hint)
         return "\n".join(lines)
 
     def as_json(self) -> dict[str, Any]:
-        problems = [{"line": p.line, "column": p.column, "text": p.text} for p in self.problems]
-        return {**super().as_json(), "problems": problems}
+        document = super().as_json()
+        document["problems"] = [problem._asdict() for problem in self.problems]
+        return document
+
+
+def _counted(count: int) -> str:
+    return f"{count} problem" if count == 1 else f"{count} problems"

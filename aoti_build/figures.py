@@ -1,8 +1,7 @@
-"""What checks, searches and runs found, as typed values. They travel in messages, and stand as
-JSON in manifests and reports.
+"""Results of checks, searches and runs, as typed values.
 
-A field that was not found out is None, and left out of the JSON; docs/reference/formats.md says
-what the fields are.
+They travel in messages, and stand as JSON in manifests and reports. An unknown field is None, and
+left out of the JSON. docs/reference/formats.md describes the fields.
 """
 
 from __future__ import annotations
@@ -14,22 +13,23 @@ from typing import Any, Literal, TypeAlias, TypeVar
 import msgspec
 from msgspec import UNSET, UnsetType
 
-TYPE = "type"  # the field that a message has and a part does not: what it is
-# Null where there is no such number, UNSET where it was not looked for.
+# The field with the kind of a message. Parts of a message do not have it.
+TYPE = "type"
+# None if there is no such number, UNSET if it was not computed.
 NumberOrNull: TypeAlias = float | UnsetType | None
-# What the outputs of a run are compared with.
+# The outputs that the outputs of a run are compared with.
 Basis: TypeAlias = Literal["reference_data", "eager", "none"]
 
 
 class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Something in a message. A field that has its default is left out of the JSON."""
+    """A part of a message. A field with its default value is left out of the JSON."""
 
 
 AnyPart = TypeVar("AnyPart", bound=Part)
 
 
 class Worst(Part, frozen=True):
-    """Where two outputs are furthest apart."""
+    """The element at which two outputs differ most."""
 
     index: tuple[int, ...]
     expected: int | float | str
@@ -37,7 +37,7 @@ class Worst(Part, frozen=True):
 
 
 class Float64Figures(Part, frozen=True):
-    """Root mean square errors to eager in float64."""
+    """Root mean square errors against eager mode in float64."""
 
     candidate_rmse: float
     reference_rmse: float
@@ -46,7 +46,7 @@ class Float64Figures(Part, frozen=True):
 
 
 class Histogram(Part, frozen=True):
-    """Counts of absolute errors by decade."""
+    """Counts of absolute errors by decade. `zero` counts the elements without an error."""
 
     decades: tuple[int, ...]
     counts: tuple[int, ...]
@@ -54,8 +54,10 @@ class Histogram(Part, frozen=True):
 
 
 class OutputFigures(Part, frozen=True):
-    """The comparison of one output: `figures` in docs/reference/formats.md. `eager_nan` counts
-    values where eager alone is NaN, if these are all that differ."""
+    """The comparison of one output: `figures` in docs/reference/formats.md.
+
+    `eager_nan` counts the elements where only eager mode is NaN, if no others differ.
+    """
 
     name: str
     ok: bool
@@ -85,8 +87,11 @@ class OutputFigures(Part, frozen=True):
 
 
 class CallFigures(Part, frozen=True):
-    """The comparison of one call: `case` in docs/reference/formats.md. `skipped` says why nothing
-    could be compared; `unread` are buffers that could not be read back. `call` counts from 2."""
+    """The comparison of one call: `case` in docs/reference/formats.md.
+
+    `skipped` is the reason if nothing could be compared. `unread` are the buffers that could not be
+    read back. `call` is set for further calls of a case, and counts from 2.
+    """
 
     name: str
     sizes: Mapping[str, int]
@@ -98,14 +103,14 @@ class CallFigures(Part, frozen=True):
 
 
 class Vacuous(Part, frozen=True):
-    """An output that would pass with other inputs, or other weights."""
+    """An output that would also pass with other inputs, or with other weights."""
 
     output: str
     of: Literal["inputs", "weights"]
 
 
 class Loss(Part, frozen=True):
-    """What an output of the model loses against its baseline."""
+    """The loss of an output of the model against its baseline."""
 
     name: str
     relative_rmse: float | None
@@ -114,7 +119,10 @@ class Loss(Part, frozen=True):
 
 
 class Refusal(Part, frozen=True):
-    """What became of an input that the package must not answer. `ok`: it refused, or was right."""
+    """The result of an input that the package must refuse.
+
+    `ok` is set if the package refused it, or if its answer was right.
+    """
 
     name: str
     ok: bool
@@ -122,15 +130,20 @@ class Refusal(Part, frozen=True):
 
 
 class WrongWeight(Part, frozen=True):
-    """A weight in the package that is not the model's; the largest difference, if it is finite."""
+    """A weight in the package that differs from the model's.
+
+    `max_abs` is the largest difference, if it is finite.
+    """
 
     name: str
     max_abs: float | None
 
 
 class ModuleDifference(Part, frozen=True):
-    """A module call whose output the other side does not have as eager has it. `missing` are
-    modules that eager ran before, and the exported program does not have."""
+    """A call of a module whose output differs from eager mode.
+
+    `missing` are modules that eager mode ran before it, and that the exported program lacks.
+    """
 
     module: str
     class_name: str = msgspec.field(name="class")
@@ -140,7 +153,7 @@ class ModuleDifference(Part, frozen=True):
 
 
 class TensorFacts(Part, frozen=True):
-    """A tensor with statistics of its finite values."""
+    """A tensor, with statistics of its finite elements. `nonfinite` counts the others."""
 
     name: str
     dtype: str
@@ -153,7 +166,7 @@ class TensorFacts(Part, frozen=True):
 
 
 class PictureClass(Part, frozen=True):
-    """A class that the model gives an image."""
+    """A class that the model assigns to an image."""
 
     index: int
     name: str | None
@@ -161,8 +174,10 @@ class PictureClass(Part, frozen=True):
 
 
 class TopClasses(Part, frozen=True):
-    """The most probable classes of each image by one output; `unnamed` says why they have no
-    names."""
+    """The most probable classes of each image, by one output.
+
+    `unnamed` is the reason if the classes have no names.
+    """
 
     output: str
     images: tuple[tuple[PictureClass, ...], ...]
@@ -170,7 +185,7 @@ class TopClasses(Part, frozen=True):
 
 
 class Timing(Part, frozen=True):
-    """Seconds of `repeat` calls, as order statistics."""
+    """The seconds of one call, as order statistics over `repeat` calls."""
 
     repeat: int
     min: float
@@ -182,7 +197,7 @@ class Timing(Part, frozen=True):
 
 
 class RunSeconds(Part, frozen=True):
-    """Of what is done once; None if it was not."""
+    """The seconds of the steps that are done once; None for a step that was not done."""
 
     load: float | None
     first: float | None
@@ -190,7 +205,7 @@ class RunSeconds(Part, frozen=True):
 
 
 class RunFigures(Part, frozen=True):
-    """What one run found: `ran` in docs/reference/formats.md."""
+    """The results of one run: `ran` in docs/reference/formats.md."""
 
     inputs: tuple[TensorFacts, ...]
     outputs: tuple[TensorFacts, ...]
@@ -204,12 +219,13 @@ class RunFigures(Part, frozen=True):
 
 
 def typed(document: Any, kind: type[AnyPart]) -> AnyPart:
-    """A part of a message from JSON that another module made. Raises ValueError if it is none."""
+    """A part of a message from its JSON. Raises ValueError if the JSON has another shape."""
     return msgspec.convert(document, kind)
 
 
 def as_json(part: Part) -> dict[str, Any]:
-    """A part, or the content of a message, as it stands in manifests and reports."""
+    """The JSON of a part, or of a message without its kind, for manifests and reports."""
+    # The detour over text turns tuples into lists.
     document: dict[str, Any] = json.loads(json.dumps(msgspec.to_builtins(part)))
     document.pop(TYPE, None)
     return document

@@ -18,7 +18,14 @@ from typing import Any
 from aoti_build.artifact import manifest_shape
 from aoti_build.artifact.fingerprint import Parts
 from aoti_build.artifact.reasons import REASON_OF_GROUP
-from aoti_build.common.digests import Block, Take, block_size, blocks_of, digest_both, digest_json
+from aoti_build.common.digests import (
+    Block,
+    Take,
+    block_size,
+    blocks_of,
+    digest_json,
+    digest_with_blocks,
+)
 from aoti_build.common.fields import loads
 from aoti_build.common.json_object import JsonObject
 from aoti_build.common.reading import RECORD_LIMIT, read_bytes
@@ -56,7 +63,7 @@ class FileRecord:
 
     @classmethod
     def _read(cls, path: Path, block: int, take: Take | None = None) -> FileRecord:
-        sha256, blocks, size = digest_both(path, block, take)
+        sha256, blocks, size = digest_with_blocks(path, block, take)
         return cls(sha256, size, block, blocks)
 
     def blocks_in(self, path: Path) -> list[Block]:

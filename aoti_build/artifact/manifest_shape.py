@@ -20,40 +20,40 @@ from aoti_build.common.fields import (
     digest,
     either,
     flag,
+    integer,
     list_of,
+    matching,
     module_name,
     number,
     one_of,
     or_none,
-    spelt,
     table,
     table_of,
     text,
-    whole,
 )
-from aoti_build.common.sizes import parse, told
+from aoti_build.common.sizes import parse, solution_order
 from aoti_build.host.devices import device_names
 
 # Words of torch and of ours, such as a dtype, a device or an action.
-_WORD = spelt("[a-z][a-z0-9_-]{0,39}")
-_TARGET = spelt(f"{NAME}/{NAME}", 2 * MAX_DIRECTORY_NAME)
-_FILE_NAME = spelt("[A-Za-z0-9][A-Za-z0-9._-]*", MAX_DIRECTORY_NAME)
-_MODELS_FILE = spelt(r"[^/\0]+", MAX_DIRECTORY_NAME)
+_WORD = matching("[a-z][a-z0-9_-]{0,39}")
+_TARGET = matching(f"{NAME}/{NAME}", 2 * MAX_DIRECTORY_NAME)
+_FILE_NAME = matching("[A-Za-z0-9][A-Za-z0-9._-]*", MAX_DIRECTORY_NAME)
+_MODELS_FILE = matching(r"[^/\0]+", MAX_DIRECTORY_NAME)
 _TEXTS = list_of(text)
-_PLAIN = spelt("[ -~]+", MAX_DIRECTORY_NAME)  # what errors say to a terminal
+_PLAIN = matching("[ -~]+", MAX_DIRECTORY_NAME)  # what errors say to a terminal
 _BOUND = or_none(number)
 # Types that an output of a wider one may be computed in; a comparison has bounds for these.
 _FLOAT8 = ("float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz")
 _NARROWER = ("float32", "complex64", "float16", "bfloat16", *_FLOAT8, "int8", "uint8")
-_OPERATOR = spelt("[A-Za-z0-9_]+::[A-Za-z0-9_.]+", MAX_DIRECTORY_NAME)
+_OPERATOR = matching("[A-Za-z0-9_]+::[A-Za-z0-9_.]+", MAX_DIRECTORY_NAME)
 
 FILE = table(
-    {"sha256": digest, "size": whole()},
-    {"blocks": table({"size": whole(1), "blake3": list_of(digest, 2, MOST_BLOCKS)})},
+    {"sha256": digest, "size": integer()},
+    {"blocks": table({"size": integer(1), "blake3": list_of(digest, 2, MOST_BLOCKS)})},
 )
 
 _WEIGHTS = either(
-    table({"external": one_of(True), "alignment": whole(1, 1 << 20)}),
+    table({"external": one_of(True), "alignment": integer(1, 1 << 20)}),
     table({"external": one_of(False), "why": text}),
 )
 
@@ -71,7 +71,7 @@ _REQUIRES = table(
         "cpu_features": list_of(_PLAIN),
     },
     {
-        "compute_capability": spelt("[0-9]{1,3}[.][0-9]{1,3}"),
+        "compute_capability": matching("[0-9]{1,3}[.][0-9]{1,3}"),
         "gpu_code": list_of(_PLAIN, 1),
         "imports": list_of(
             table({"module": module_name, "operators": list_of(_OPERATOR), "types": _TEXTS}), 1
@@ -80,7 +80,7 @@ _REQUIRES = table(
     },
 )
 
-_SHAPE = list_of(either(whole(), text))  # sizes, and expressions in the names of dims
+_SHAPE = list_of(either(integer(), text))  # sizes, and expressions in the names of dims
 _TENSOR = table({"name": text, "dtype": _WORD, "shape": _SHAPE})
 _CONSTANT = table({"name": text, "constant": text})
 _NUMBER = table({"name": text, "number": one_of("int", "float", "bool"), "value": text})
@@ -102,7 +102,7 @@ def _signature(value: Any) -> None:
         if type(size) is str
     ]
     follow = all(size.terms and value["dims"].keys() >= set(size.names) for size in found)
-    if not follow or len(told(found)) != len(found):
+    if not follow or len(solution_order(found)) != len(found):
         raise ValueError("has a size that its dims do not tell")
     for sizes in value.get("special", ()):
         dims = {name: value["dims"].get(name) for name in sizes}
@@ -120,21 +120,23 @@ _WEIGHT = table(
         "name": text,
         "kind": one_of("parameter", "buffer", "constant"),
         "dtype": _WORD,
-        "shape": list_of(whole()),
+        "shape": list_of(integer()),
         "device": _WORD,
     },
-    {"stride": list_of(whole()), "tied_to": text, "view": one_of(True)},
+    {"stride": list_of(integer()), "tied_to": text, "view": one_of(True)},
 )
 _SIGNATURE = table(
     {
         "inputs": list_of(_leaf),
         "outputs": list_of(_output),
-        "dims": table_of(text, table({"min": whole(), "max": whole(), "multiple_of": whole(1)})),
+        "dims": table_of(
+            text, table({"min": integer(), "max": integer(), "multiple_of": integer(1)})
+        ),
         "mutates": table({"inputs": _TEXTS, "buffers": _TEXTS}),
     },
     {
         "weights": list_of(_WEIGHT),
-        "special": list_of(table_of(text, whole())),
+        "special": list_of(table_of(text, integer())),
         "computed_in": table_of(text, one_of(*_NARROWER)),
     },
 )
@@ -170,7 +172,7 @@ _GROUPS = {
     "spec": table_of(text, anything),
     "config": table_of(text, anything),
     "sources": _SEEN,
-    "distributions": table_of(spelt("(?s).+", MAX_DIRECTORY_NAME), or_none(text)),
+    "distributions": table_of(matching("(?s).+", MAX_DIRECTORY_NAME), or_none(text)),
     "modules": table_of(text, or_none(one_of("installed"))),
     "variables": table_of(text, or_none(digest)),
     "weights": _SEEN,

@@ -80,7 +80,7 @@ def store_beside(artifacts: Path) -> Path:
             cause="only directories can be stores",
             hint="set AOTI_BUILD_STORE to an absolute path, or unset it to use artifacts/.store",
         )
-    return directories.named("AOTI_BUILD_STORE") or artifacts / ".store"
+    return directories.path_in_variable("AOTI_BUILD_STORE") or artifacts / ".store"
 
 
 def outside_logs() -> Path:

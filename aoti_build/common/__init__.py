@@ -1,2 +1,1 @@
-"""What every other part uses: files on disk, locks, JSON records, digests, and what the host lets a
-process use."""
+"""Shared tools: files, directories, locks, JSON records, digests, and resources of the host."""

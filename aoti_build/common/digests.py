@@ -1,8 +1,8 @@
 """Digests of bytes, files and JSON values, as 64 lower-case hex digits.
 
-They are sha256, which every system has a tool for. Blocks of large files, which are digested
-whenever an artifact is restored or loaded in full, are BLAKE3: a third of the time of sha256 on
-x86-64, its hardware support included.
+They are sha256, for which every system has a tool. Blocks of large files are BLAKE3: they are
+digested whenever an artifact is restored or loaded in full, and BLAKE3 takes a third of the time of
+sha256 on x86-64, even with that processor's instructions for sha256.
 """
 
 from __future__ import annotations
@@ -23,20 +23,19 @@ if TYPE_CHECKING:
 
     from blake3 import blake3
 
-# At the end of a recorded name, where no path has two slashes: what the symbolic link of that name
-# says.
+# The end of a recorded name that stands for the target of a symbolic link. No path has two slashes.
 LINK = "//link"
-# In place of a digest: there is a directory of that name.
+# Stands in place of a digest for a name that is a directory.
 DIRECTORY = "directory"
 
 
-# Bytes read at a time where digests by block are made: few calls, and small enough for a core's own
-# cache.
+# Bytes of one read where blocks are digested: few calls, and small enough for a core's own cache.
 _PIECE = 1 << 19
-_LEAST_BLOCK, MOST_BLOCKS = 4 << 20, 64
+_LEAST_BLOCK = 4 << 20
+MOST_BLOCKS = 64
 _MOST_THREADS = 16
-_own = threading.local()
-# Takes a piece of a file and where it began. What it was given is overwritten later.
+_thread_data = threading.local()
+# Receives a piece of a file and its offset. The memory of the piece is reused after the call.
 Take = Callable[[memoryview, int], None]
 
 
@@ -45,21 +44,22 @@ def digest_bytes(data: bytes | memoryview) -> str:
 
 
 def digest_file(path: Path) -> str:
-    """The digest of a file's bytes. Raises OSError if it cannot be read, or is no regular file."""
-    state, buffer, done = hashlib.sha256(), _buffer(), 0
+    """The digest of a file's bytes. Raises OSError, also if it is not a regular file."""
+    state = hashlib.sha256()
+    buffer = _buffer()
+    offset = 0
     descriptor = open_regular(path)
     try:
-        while count := os.preadv(descriptor, [buffer], done):
+        while count := os.preadv(descriptor, [buffer], offset):
             state.update(buffer[:count])
-            done += count
+            offset += count
     finally:
         os.close(descriptor)
     return state.hexdigest()
 
 
 class Block(NamedTuple):
-    """A stretch of a file, in bytes from its beginning, and the `block_digest` that it should
-    have."""
+    """A part of a file with its expected `block_digest`. `start` and `size` are in bytes."""
 
     path: Path
     start: int
@@ -73,11 +73,10 @@ def block_digest(data: bytes) -> str:
 
 
 def block_size(size: int) -> int:
-    """Bytes of each block but the last of a file of `size` bytes, for digests by block: at most 64
-    blocks.
+    """Bytes of each block, except the last, of a file of `size` bytes: at most 64 blocks.
 
-    One sha256 over a large file takes a core its time (0.7 s for a gigabyte); digests of its blocks
-    are checked by all cores at once.
+    One sha256 over a large file keeps one core busy (0.7 s for a gigabyte). The blocks can be
+    digested by all cores at once.
     """
     block = _LEAST_BLOCK
     while block * MOST_BLOCKS < size:
@@ -85,83 +84,117 @@ def block_size(size: int) -> int:
     return block
 
 
-def blocks_of(path: Path, size: int, block: int, digests: Sequence[str]) -> list[Block]:
-    """The blocks of a file of `size` bytes, `block` bytes each but the last."""
-    return [
-        Block(path, n * block, min(block, size - n * block), digest)
-        for n, digest in enumerate(digests)
-    ]
+def blocks_of(
+    path: Path,
+    size: int,
+    block: int,
+    digests: Sequence[str],
+) -> list[Block]:
+    """The blocks of a file of `size` bytes, with `block` bytes each except the last."""
+    blocks = []
+    for index, digest in enumerate(digests):
+        start = index * block
+        block_bytes = min(block, size - start)
+        blocks.append(Block(path, start, block_bytes, digest))
+    return blocks
 
 
-def digest_both(
-    path: Path, block: int = 0, take: Take | None = None
-) -> tuple[str, tuple[str, ...], int]:
-    """The digest of a file, those of its blocks of `block` bytes (none without), and how many bytes
-    it has: all of the same bytes, which are read once. With `take` they are handed to that as well.
-    Raises OSError.
+class FileDigests(NamedTuple):
+    """The digest of a file, the digests of its blocks, and its size in bytes."""
+
+    file: str
+    blocks: tuple[str, ...]
+    size: int
+
+
+def digest_with_blocks(path: Path, block: int = 0, take: Take | None = None) -> FileDigests:
+    """The digest of a file and those of its blocks of `block` bytes, all from one read.
+
+    Without `block` there are no blocks. `take` also receives each piece. Raises OSError.
     """
     from concurrent.futures import ThreadPoolExecutor  # not on the no-op path
 
-    whole, blocks, done = hashlib.sha256(), [], 0
-    state = _blake3()
+    file_state = hashlib.sha256()
+    block_state = _blake3()
+    blocks = []
+    offset = 0
+    buffer = _buffer()
+    # hashlib and blake3 release the GIL, so the sha256 runs while this thread digests the block.
     with (
         open(open_regular(path), "rb", buffering=0) as file,
-        ThreadPoolExecutor(1, "digest") as beside,
+        ThreadPoolExecutor(1, "digest") as executor,
     ):
-        buffer = _buffer()
-        while count := file.readinto(
-            buffer[: min(_PIECE, block - done % block) if block else _PIECE]
-        ):
-            piece = buffer[:count]
-            digested = beside.submit(whole.update, piece)
+        while True:
+            to_read = _PIECE
             if block:
-                state.update(piece)
+                to_read = min(_PIECE, block - offset % block)
+            count = file.readinto(buffer[:to_read])
+            if not count:
+                break
+            piece = buffer[:count]
+            file_digest = executor.submit(file_state.update, piece)
+            if block:
+                block_state.update(piece)
             if take is not None:
-                take(piece, done)
-            done += count
-            digested.result()
-            if block and done % block == 0:
-                blocks.append(state.hexdigest())
-                state = _blake3()
-    if block and done % block:
-        blocks.append(state.hexdigest())
-    return whole.hexdigest(), tuple(blocks), done
+                take(piece, offset)
+            offset += count
+            file_digest.result()
+            if block and offset % block == 0:
+                blocks.append(block_state.hexdigest())
+                block_state = _blake3()
+    if block and offset % block:
+        blocks.append(block_state.hexdigest())
+    return FileDigests(file_state.hexdigest(), tuple(blocks), offset)
 
 
-def agree(blocks: Sequence[Block]) -> bool:
+def all_match(blocks: Sequence[Block]) -> bool:
     """Whether every block has its digest. Raises OSError."""
     with all_cores() as executor:
-        return all(executor.map(lambda block: _digest_block(block) == block.digest, blocks))
+        return all(executor.map(_matches, blocks))
 
 
 def copy_block(block: Block, destination: int | None) -> bool:
-    """Copy a block to its place in the open file `destination`, if there is one; whether what was
-    copied has its digest. Raises OSError."""
+    """Copy a block to its offset in the open file `destination`, if there is one.
+
+    Returns whether the copied bytes have the block's digest. Raises OSError.
+    """
     return _digest_block(block, destination) == block.digest
 
 
 def all_cores() -> ThreadPoolExecutor:
-    """A thread for each core: what digests, reads and writes lets go of the GIL."""
-    from concurrent.futures import ThreadPoolExecutor  # not on the no-op path
+    """A pool with one thread per core: digests, reads and writes release the GIL."""
+    # Imported here to keep it off the no-op path.
+    from concurrent.futures import ThreadPoolExecutor
 
     from aoti_build.common.resources import processors
 
     return ThreadPoolExecutor(min(processors(), _MOST_THREADS), "digest")
 
 
+def _matches(block: Block) -> bool:
+    return _digest_block(block) == block.digest
+
+
 def _digest_block(block: Block, destination: int | None = None) -> str:
-    """Of fewer bytes if the file ends before the block does. With `destination` they are written
-    there as well."""
-    state, buffer, done = _blake3(), _buffer(), 0
+    """The digest of a block's bytes, which are also written to `destination` if there is one.
+
+    If the file ends inside the block, the digest is that of the bytes before.
+    """
+    state = _blake3()
+    buffer = _buffer()
+    done = 0
     descriptor = open_regular(block.path)
     try:
-        while wanted := min(_PIECE, block.size - done):
-            count = os.preadv(descriptor, [buffer[:wanted]], block.start + done)
+        while done < block.size:
+            to_read = min(_PIECE, block.size - done)
+            offset = block.start + done
+            count = os.preadv(descriptor, [buffer[:to_read]], offset)
             if not count:
                 break
-            state.update(buffer[:count])
+            piece = buffer[:count]
+            state.update(piece)
             if destination is not None:
-                write_at(destination, buffer[:count], block.start + done)
+                write_at(destination, piece, offset)
             done += count
     finally:
         os.close(descriptor)
@@ -175,36 +208,48 @@ def _blake3(data: bytes = b"") -> blake3:
 
 
 def _buffer() -> memoryview:
-    """This thread's own: the pages of a new one cost as much as reading into it."""
-    if not hasattr(_own, "buffer"):
-        _own.buffer = memoryview(bytearray(_PIECE))
-    found: memoryview = _own.buffer
-    return found
+    """This thread's buffer. To touch the pages of a new one costs as much as the read itself."""
+    if not hasattr(_thread_data, "buffer"):
+        _thread_data.buffer = memoryview(bytearray(_PIECE))
+    buffer: memoryview = _thread_data.buffer
+    return buffer
 
 
 def is_listed(name: str) -> bool:
-    """Whether an entry of `names_in` counts in a directory's digest: not what is hidden, and not
-    Python's bytecode."""
+    """Whether a name of `names_in` counts in a directory's digest.
+
+    Hidden entries and Python's bytecode do not.
+    """
     return not name.startswith(".") and name != "__pycache__/"
 
 
 def names_in(directory: str) -> frozenset[str]:
-    """The names in a directory, those of directories with a slash at the end. Raises OSError."""
+    """The names in a directory; names of directories end with a slash. Raises OSError."""
+    names = set()
     with os.scandir(directory) as entries:
-        return frozenset(f"{entry.name}/" if entry.is_dir() else entry.name for entry in entries)
+        for entry in entries:
+            names.add(f"{entry.name}/" if entry.is_dir() else entry.name)
+    return frozenset(names)
 
 
 def digest_names(names: Iterable[str]) -> str:
-    """The digest of a directory's listing: of what is in it by name, not of what they hold."""
+    """The digest of a directory's listing: of the names, and not of the content."""
     return digest_json(sorted(filter(is_listed, names)))
 
 
 def canonical_json(value: Any) -> bytes:
-    """The one spelling of a JSON value: sorted keys, no spaces, ASCII. NaN and infinity are refused
-    (ValueError)."""
-    return json.dumps(
-        value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False
-    ).encode()
+    """The canonical text of a JSON value: sorted keys, no spaces, ASCII.
+
+    Raises ValueError for NaN and infinity.
+    """
+    text = json.dumps(
+        value,
+        sort_keys=True,
+        separators=(",", ":"),
+        ensure_ascii=True,
+        allow_nan=False,
+    )
+    return text.encode()
 
 
 def digest_json(value: Any) -> str:

@@ -1,14 +1,14 @@
-"""Directories that nobody but this user can change: code is compiled there, loaded from there and
-executed.
+"""Private directories: code is compiled there, loaded from there and executed.
 
-A directory is fit as a *place* if it, and every directory above it, belongs to this user or root,
-and nobody else may write there. A sticky directory such as /tmp may be written to by all, since
-nobody can move what others made in it. Links count too: one that somebody else owns could lead
-elsewhere tomorrow. A directory is *private* if it lies in such a place, belongs to this user and
-has mode 0700.
+A directory is *safe* if it, and every directory above it, belongs to this user or root, and no
+other user may write there. A sticky directory such as /tmp may be writable for all, since users
+cannot move each other's entries there. The symbolic links on the way are judged as well: the owner
+of a link can let it point elsewhere tomorrow. A directory is *private* if it is safe, belongs to
+this user and has mode 0700.
 
-The walk starts at the root and opens one name after another without following a link, so that what
-is judged is what is there. Nothing is made before the directory above it was judged.
+The walk to a directory starts at the root and opens one name after another without following a
+link. So the directory that is judged is the directory that is used. No directory is created before
+the one above it was judged.
 """
 
 from __future__ import annotations
@@ -24,28 +24,30 @@ BUILD_VARIABLE = "AOTI_BUILD_CACHE"
 RUNTIME_VARIABLE = "AOTI_BUILD_RUNTIME_CACHE"
 _SYSTEM_TEMPORARY = Path("/tmp")  # noqa: S108 - only for a directory that is judged to be private
 _MOST_LINKS = 40  # as many as Linux follows
-_LOOK = getattr(os, "O_PATH", os.O_RDONLY) | os.O_NOFOLLOW | os.O_CLOEXEC
+_INSPECT = getattr(os, "O_PATH", os.O_RDONLY) | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def build_cache() -> Path:
-    """Where builds compile and keep what they compiled, made if need be. Raises
-    `DirectoryError`."""
-    return _kept(BUILD_VARIABLE, "XDG_CACHE_HOME", ".cache", "build")
+    """The directory in which builds compile and keep compiled code. Raises `DirectoryError`."""
+    return _private_cache(BUILD_VARIABLE, "XDG_CACHE_HOME", ".cache", "build")
 
 
 def runtime_cache() -> Path:
-    """Where packages are unpacked to be loaded, made if need be. Raises `DirectoryError`."""
-    path = _kept(RUNTIME_VARIABLE, "XDG_CACHE_HOME", ".cache", "unpacked")
-    if fault := code_fault(path):
-        hint = f"let {RUNTIME_VARIABLE} name another directory"
+    """The directory in which packages are unpacked to be loaded. Raises `DirectoryError`."""
+    path = _private_cache(RUNTIME_VARIABLE, "XDG_CACHE_HOME", ".cache", "unpacked")
+    fault = code_fault(path)
+    if fault:
         raise DirectoryError(
-            "code cannot be loaded from here", where=str(path), cause=fault, hint=hint
+            "code cannot be loaded from here",
+            where=str(path),
+            cause=fault,
+            hint=f"set {RUNTIME_VARIABLE} to another directory",
         )
     return path
 
 
 def code_fault(path: Path) -> str:
-    """Why nothing can be put into a directory and loaded from there; empty if it can."""
+    """Why code cannot be written to a directory and loaded from there; empty if it can."""
     if not os.access(path, os.W_OK | os.X_OK):
         return f"{path} cannot be written to"
     if is_noexec(path):
@@ -54,86 +56,101 @@ def code_fault(path: Path) -> str:
 
 
 def log_directory() -> Path:
-    """Where logs go that have no place in a project, made if need be. Raises `DirectoryError`."""
-    return _kept("", "XDG_STATE_HOME", ".local/state", "logs")
+    """The directory for logs that belong to no project. Raises `DirectoryError`."""
+    return _private_cache("", "XDG_STATE_HOME", ".local/state", "logs")
 
 
 def agreed_directory() -> Path:
-    """Where it is remembered which records were seen to be right, made if need be. Raises
-    `DirectoryError`."""
-    return _kept("", "XDG_STATE_HOME", ".local/state", "agreed")
+    """The directory that remembers which records were verified. Raises `DirectoryError`."""
+    return _private_cache("", "XDG_STATE_HOME", ".local/state", "agreed")
 
 
-def named(variable: str) -> Path | None:
-    """The absolute path that an environment variable names; None if it names none. A shell leaves
-    "~" alone in some places, and a directory of that name is never meant. Raises
-    `DirectoryError`."""
-    given = os.environ.get(variable) if variable else None
-    if not given:
+def path_in_variable(variable: str) -> Path | None:
+    """The absolute path in an environment variable, or None if the variable is unset or empty.
+
+    Raises:
+        DirectoryError: the path begins with the home of a user that does not exist.
+    """
+    text = os.environ.get(variable) if variable else None
+    if not text:
         return None
-    path = os.path.expanduser(given)
+    # A shell leaves "~" unexpanded in some positions. A directory of that name is never meant.
+    path = os.path.expanduser(text)
     if path.startswith("~"):
-        raise DirectoryError(f"{variable} names a home directory that cannot be found", where=given)
+        message = f"{variable} names a home directory that cannot be found"
+        raise DirectoryError(message, where=text)
     return Path(path).absolute()
 
 
 def home() -> Path | None:
-    """This user's home directory, if the environment or the user database names one by an absolute
-    path."""
-    path = os.path.expanduser("~") if os.environ.get("HOME", "unset") else ""
+    """This user's home directory, or None if there is no absolute path for it.
+
+    The path comes from the environment or the user database.
+    """
+    # An empty HOME is not an unset one: expanduser would then give "/".
+    if os.environ.get("HOME") == "":
+        return None
+    path = os.path.expanduser("~")
     return Path(path) if os.path.isabs(path) else None
 
 
 def private_below(base: Path, name: str) -> Path:
-    """The private directory `name` in `base`, made if need be; a path without links.
+    """The private directory `name` in `base`, created if it is missing; a path without links.
 
-    Where all may write to `base`, as in /tmp, the name gets the user's number, so that users do not
-    meet there. Raises `DirectoryError`.
+    If other users may write to `base`, as in /tmp, the name contains the user's number, so that
+    users do not meet there. Raises `DirectoryError`.
     """
-    real, status = _walk(base, make=True)
-    if _is_open(status):
+    real_base, base_status = _walk(base, create=True)
+    if others_may_write(base_status):
         name = f"aoti_build-{name}-{os.geteuid()}"
-    real, status = _walk(real / name, make=True)
-    mode = stat.S_IMODE(status.st_mode)
+    path, status = _walk(real_base / name, create=True)
     if status.st_uid != os.geteuid():
-        raise _unfit(real, f"{real} belongs to user {status.st_uid}")
+        raise _unfit(path, f"{path} belongs to user {status.st_uid}")
+    mode = stat.S_IMODE(status.st_mode)
     if mode & 0o077:
-        said = f"{real} is open to others (mode {mode:04o})"
-        raise _unfit(real, said, f"chmod 700 {real}, if you trust what it holds")
-    return real
+        raise _unfit(
+            path,
+            f"{path} is open to others (mode {mode:04o})",
+            f"chmod 700 {path}, if you trust what it holds",
+        )
+    return path
 
 
 def temporary_directory() -> Path:
-    """The directory for temporary files, fit for packages to be unpacked in and loaded from. Raises
-    `DirectoryError`.
+    """The directory for temporary files, safe for packages to be unpacked and loaded from.
 
-    Python passes over a TMPDIR that it cannot write to, torch's loader does not: so the variable is
-    taken at its word.
+    Raises `DirectoryError`.
     """
     import tempfile
 
+    # Python ignores a TMPDIR that it cannot write to, but torch's loader does not. So the variable
+    # is judged as it is.
     try:
-        given = Path(os.environ.get("TMPDIR") or tempfile.gettempdir())
+        directory = Path(os.environ.get("TMPDIR") or tempfile.gettempdir())
     except OSError as error:
-        raise _no_temporary(str(error)) from error
-    if not given.is_absolute():
-        said = f"TMPDIR={given} is relative, and worker processes run in another directory"
-        raise _no_temporary(said)
+        raise _unfit_temporary(str(error)) from error
+    if not directory.is_absolute():
+        raise _unfit_temporary(
+            f"TMPDIR={directory} is relative, and worker processes run in another directory"
+        )
     try:
-        path, _ = _walk(given, make=False)
+        path, _ = _walk(directory, create=False)
     except DirectoryError as error:
-        raise _no_temporary(error.cause or error.message, error.hint) from error
+        raise _unfit_temporary(error.cause or error.message, error.hint) from error
     if not os.access(path, os.W_OK | os.X_OK):
-        raise _no_temporary(f"{path} cannot be written to")
+        raise _unfit_temporary(f"{path} cannot be written to")
     if is_noexec(path):
-        said = f"{path} is mounted noexec, and packages are unpacked there to be loaded"
-        raise _no_temporary(said)
+        raise _unfit_temporary(
+            f"{path} is mounted noexec, and packages are unpacked there to be loaded"
+        )
     return path
 
 
 def require_utf8(path: Path) -> None:
-    """Raise `DirectoryError` if torch, which takes every path for UTF-8, would look for another one
-    than the system."""
+    """Raise `DirectoryError` if torch and the system would not mean the same file by a path.
+
+    Torch takes every path for UTF-8. Python decodes paths by the locale.
+    """
     name = os.fsencode(path)
     if str(path).encode(errors="replace") == name:
         return
@@ -142,122 +159,174 @@ def require_utf8(path: Path) -> None:
         hint = "set LC_ALL=C.UTF-8, or leave PYTHONUTF8 and PYTHONCOERCECLOCALE alone"
     except UnicodeDecodeError:
         hint = "give the directory another name"
-    said = "torch finds no files below a directory whose name is not UTF-8"
-    raise DirectoryError(said, where=str(path), hint=hint)
+    raise DirectoryError(
+        "torch finds no files below a directory whose name is not UTF-8",
+        where=str(path),
+        hint=hint,
+    )
 
 
 def is_noexec(directory: Path) -> bool:
-    """Whether code in the directory can be neither executed nor mapped."""
-    return bool(os.statvfs(directory).f_flag & getattr(os, "ST_NOEXEC", 0))
+    """Whether the file system refuses to execute and to map code."""
+    flags = os.statvfs(directory).f_flag
+    return bool(flags & getattr(os, "ST_NOEXEC", 0))
 
 
-def _no_temporary(cause: str, fix: str | None = None) -> DirectoryError:
-    other = "let TMPDIR name a directory of your own, on a file system that allows execution"
-    return DirectoryError("the temporary directory is unfit", cause=cause, hint=_either(fix, other))
+def is_trustworthy(status: os.stat_result) -> bool:
+    """Whether only this user and root could have written what a path holds.
 
-
-def _either(fix: str | None, other: str) -> str:
-    return f"{fix}; or {other}" if fix else other
-
-
-def _kept(variable: str, xdg: str, usual: str, name: str) -> Path:
-    """The private directory `name` in the one that `variable` names; else in aoti_build's own."""
-    try:
-        return private_below(named(variable) or _own_base(xdg, usual), name)
-    except DirectoryError as error:
-        error.hint = _either(error.hint, f"let {variable or xdg} name a directory of your own")
-        raise
-
-
-def _own_base(xdg: str, usual: str) -> Path:
-    """aoti_build's own directory: in the one that the variable `xdg` names, else in `usual` in the
-    home. Containers often run with no home, or with somebody else's: then it is /tmp, where the
-    user's private directory has a name of its own, and is refused if somebody else made it."""
-    given = os.environ.get(xdg, "")
-    if os.path.isabs(given):  # others are to be ignored, by the XDG specification
-        return Path(given) / "aoti_build"
-    found = home()
-    if found is None or not _is_own(found):
-        return _SYSTEM_TEMPORARY
-    return found / usual / "aoti_build"
-
-
-def _is_own(place: Path) -> bool:
-    """Whether this user can keep files there, as far as its owner is concerned."""
-    try:
-        owner = place.stat().st_uid
-    except OSError:
-        return False
-    return owner in (os.geteuid(), 0) and os.access(place, os.W_OK | os.X_OK)
-
-
-def _walk(path: Path, *, make: bool) -> tuple[Path, os.stat_result]:
-    """Go down to the absolute `path` from the root; the path without links, and what is there.
-
-    What is absent is made with mode 0700 if it is to be made. Raises `DirectoryError`.
+    `status` is of the path itself (`lstat`): a link is not trustworthy.
     """
-    waiting, links = [*reversed(path.parts)], 0
-    real, here = Path("/"), os.open("/", _LOOK)
-    try:
-        while waiting:
-            name = waiting.pop()
-            there = _entered(name, here, make)
-            status = os.fstat(there)
-            if stat.S_ISLNK(status.st_mode):
-                leads_to = os.readlink("", dir_fd=there)
-                os.close(there)
-                links += 1
-                _judge_link(real / name, status, links)
-                waiting += reversed(PurePosixPath(leads_to).parts)
-                continue
-            os.close(here)
-            here = there
-            real = real.parent if name == ".." else real / name
-            _judge(real, status)
-        require_utf8(real)
-        return real, os.fstat(here)
-    except OSError as error:
-        cause = f"{real / (error.filename or '')}: {error.strerror}"
-        said = "the directory is not there and cannot be made"
-        raise DirectoryError(said, where=str(path), cause=cause) from error
-    finally:
-        os.close(here)
+    if stat.S_ISLNK(status.st_mode):
+        return False
+    return _is_owner_trusted(status) and not others_may_write(status)
 
 
-def _entered(name: str, here: int, make: bool) -> int:
-    """A descriptor of what `name` is in the open directory `here`; a link is opened itself."""
-    try:
-        return os.open(name, _LOOK, dir_fd=here)
-    except FileNotFoundError:
-        if not make:
-            raise
-    with contextlib.suppress(FileExistsError):  # another process was faster
-        os.mkdir(name, 0o700, dir_fd=here)
-        os.chmod(name, 0o700, dir_fd=here)  # a umask can take even the user's own rights away
-    return os.open(name, _LOOK, dir_fd=here)
-
-
-def _judge(path: Path, status: os.stat_result) -> None:
-    if not stat.S_ISDIR(status.st_mode):
-        raise _unfit(path, f"{path} is no directory")
-    if status.st_uid not in (os.geteuid(), 0):
-        raise _unfit(path, f"{path} belongs to user {status.st_uid}")
-    if _is_open(status) and not status.st_mode & stat.S_ISVTX:
-        said = f"{path} can be written to by others (mode {stat.S_IMODE(status.st_mode):04o})"
-        raise _unfit(path, said, f"chmod go-w {path}, if you trust what it holds")
-
-
-def _judge_link(path: Path, status: os.stat_result, links: int) -> None:
-    if status.st_uid not in (os.geteuid(), 0):
-        raise _unfit(path, f"{path} is a symbolic link of user {status.st_uid}")
-    if links > _MOST_LINKS:
-        raise _unfit(path, f"{path} is one of too many symbolic links")
-
-
-def _is_open(status: os.stat_result) -> bool:
+def others_may_write(status: os.stat_result) -> bool:
+    """Whether the group or all users may write."""
     return bool(status.st_mode & (stat.S_IWGRP | stat.S_IWOTH))
 
 
-def _unfit(path: Path, cause: str, fix: str | None = None) -> DirectoryError:
-    said = "a directory for code must be this user's alone"
-    return DirectoryError(said, where=str(path), cause=cause, hint=fix)
+def _is_owner_trusted(status: os.stat_result) -> bool:
+    """Whether this user or root is the owner."""
+    return status.st_uid in (os.geteuid(), 0)
+
+
+def _unfit_temporary(cause: str, remedy: str | None = None) -> DirectoryError:
+    alternative = "set TMPDIR to a directory of your own, on a file system that allows execution"
+    return DirectoryError(
+        "the temporary directory is unfit",
+        cause=cause,
+        hint=_either(remedy, alternative),
+    )
+
+
+def _either(remedy: str | None, alternative: str) -> str:
+    return f"{remedy}; or {alternative}" if remedy else alternative
+
+
+def _private_cache(
+    variable: str,
+    xdg_variable: str,
+    below_home: str,
+    name: str,
+) -> Path:
+    """The private directory `name`, in the directory that `variable` names.
+
+    Without the variable, it is in the user's cache or state directory.
+    """
+    try:
+        base = path_in_variable(variable) or _default_base(xdg_variable, below_home)
+        return private_below(base, name)
+    except DirectoryError as error:
+        alternative = f"set {variable or xdg_variable} to a directory of your own"
+        error.hint = _either(error.hint, alternative)
+        raise
+
+
+def _default_base(xdg_variable: str, below_home: str) -> Path:
+    """``aoti_build`` in the directory that the XDG variable names, else in `below_home`.
+
+    Containers often run without a home, or with another user's home. Then the base is /tmp, where
+    the name of the private directory contains the user's number.
+    """
+    xdg_directory = os.environ.get(xdg_variable, "")
+    # The XDG specification says to ignore relative paths.
+    if os.path.isabs(xdg_directory):
+        return Path(xdg_directory) / "aoti_build"
+    home_directory = home()
+    if home_directory is None or not _is_usable_home(home_directory):
+        return _SYSTEM_TEMPORARY
+    return home_directory / below_home / "aoti_build"
+
+
+def _is_usable_home(directory: Path) -> bool:
+    try:
+        status = directory.stat()
+    except OSError:
+        return False
+    return _is_owner_trusted(status) and os.access(directory, os.W_OK | os.X_OK)
+
+
+def _walk(path: Path, *, create: bool) -> tuple[Path, os.stat_result]:
+    """Go down to the absolute `path` from the root, and judge every directory and link.
+
+    Returns the path without links, and its status. With `create`, missing directories are created
+    with mode 0700. Raises `DirectoryError`.
+    """
+    # A stack: the next name is the last. A link pushes the names that it leads to.
+    names = [*reversed(path.parts)]
+    link_count = 0
+    real = Path("/")
+    current = os.open("/", _INSPECT)
+    try:
+        while names:
+            name = names.pop()
+            entry = _open_entry(name, current, create)
+            status = os.fstat(entry)
+            if stat.S_ISLNK(status.st_mode):
+                link_target = os.readlink("", dir_fd=entry)
+                os.close(entry)
+                link_count += 1
+                _judge_link(real / name, status, link_count)
+                names += reversed(PurePosixPath(link_target).parts)
+                continue
+            os.close(current)
+            current = entry
+            real = real.parent if name == ".." else real / name
+            _judge_directory(real, status)
+        require_utf8(real)
+        return real, os.fstat(current)
+    except OSError as error:
+        raise DirectoryError(
+            "the directory does not exist and cannot be created",
+            where=str(path),
+            cause=f"{real / (error.filename or '')}: {error.strerror}",
+        ) from error
+    finally:
+        os.close(current)
+
+
+def _open_entry(name: str, directory: int, create: bool) -> int:
+    """A descriptor of the entry `name` of an open directory. A link is opened itself."""
+    try:
+        return os.open(name, _INSPECT, dir_fd=directory)
+    except FileNotFoundError:
+        if not create:
+            raise
+    # Another process may create it at the same time; the caller judges that one too.
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(name, 0o700, dir_fd=directory)
+        # The umask can take even the owner's permissions away.
+        os.chmod(name, 0o700, dir_fd=directory)
+    return os.open(name, _INSPECT, dir_fd=directory)
+
+
+def _judge_directory(path: Path, status: os.stat_result) -> None:
+    if not stat.S_ISDIR(status.st_mode):
+        raise _unfit(path, f"{path} is not a directory")
+    if not _is_owner_trusted(status):
+        raise _unfit(path, f"{path} belongs to user {status.st_uid}")
+    if others_may_write(status) and not status.st_mode & stat.S_ISVTX:
+        mode = stat.S_IMODE(status.st_mode)
+        raise _unfit(
+            path,
+            f"{path} can be written to by others (mode {mode:04o})",
+            f"chmod go-w {path}, if you trust what it holds",
+        )
+
+
+def _judge_link(path: Path, status: os.stat_result, link_count: int) -> None:
+    if not _is_owner_trusted(status):
+        raise _unfit(path, f"{path} is a symbolic link of user {status.st_uid}")
+    if link_count > _MOST_LINKS:
+        raise _unfit(path, f"{path} is one of too many symbolic links")
+
+
+def _unfit(path: Path, cause: str, remedy: str | None = None) -> DirectoryError:
+    return DirectoryError(
+        "a directory for code must be this user's alone",
+        where=str(path),
+        cause=cause,
+        hint=remedy,
+    )

@@ -1,11 +1,10 @@
-"""Files that share blocks on the disk, where the file system can (Btrfs, XFS and others; not ext4,
-not tmpfs).
+"""Files that share blocks on the disk, on file systems with support (Btrfs, XFS; not ext4, tmpfs).
 
-Two files with the same blocks take the room of one. Whoever writes to one of them gets blocks of
-their own, so the other stays as it is; that is the difference to a hard link. Nothing here ever
-changes what a file holds, and all of it may fail: then there are two copies.
+Two files with the same blocks take the space of one. A write to one of them allocates new blocks,
+so the other does not change; that is the difference from a hard link. Nothing here ever changes the
+content of a file. Every call may fail; then there are two copies.
 
-The calls are ioctl_ficlonerange(2) and ioctl_fideduperange(2) of Linux; the numbers are from
+The calls are ioctl_ficlonerange(2) and ioctl_fideduperange(2) of Linux. The numbers are from
 linux/fs.h.
 """
 
@@ -14,17 +13,18 @@ from __future__ import annotations
 import struct
 from typing import NamedTuple
 
-# Bytes. Blocks of most file systems have this size, and a stretch of a file can only be shared in
-# whole blocks.
+# Bytes: the block size of most file systems. Only complete blocks can be shared.
 SHAREABLE = 4096
 _CLONE = 0x40049409  # FICLONE
 _DEDUPE = 0xC0189436  # FIDEDUPERANGE
-_REQUEST = "=QQHHIqQQiI"  # struct file_dedupe_range with one file_dedupe_range_info
-_MOST = 16 << 20  # bytes that Btrfs takes at a time
+_MOST_AT_ONCE = 16 << 20  # bytes; Btrfs takes no more in one call
+# struct file_dedupe_range: source offset, length, number of targets, two reserved fields; then one
+# file_dedupe_range_info: target descriptor, target offset, shared bytes, status, reserved.
+_REQUEST = struct.Struct("=QQHHIqQQiI")
 
 
 class Stretch(NamedTuple):
-    """A part of an open file, from `start` on, in bytes."""
+    """A part of an open file. `start` and `size` are in bytes."""
 
     descriptor: int
     start: int
@@ -32,8 +32,7 @@ class Stretch(NamedTuple):
 
 
 def clone(source: int, destination: int) -> bool:
-    """Let the open file `destination`, which is empty, have what `source` has, without a copy;
-    False where that cannot be."""
+    """Let the empty open file `destination` share all blocks of `source`; False if it cannot."""
     try:
         import fcntl
     except ImportError:
@@ -45,25 +44,36 @@ def clone(source: int, destination: int) -> bool:
     return True
 
 
-def share_equal(known: Stretch, new: Stretch) -> int:
-    """Let `new` have the blocks of `known` where both hold the same; how many bytes now do. The
-    system compares them, so nothing else can happen to either. Both must start at multiples of
-    `SHAREABLE`; a block that is not whole is left alone."""
+def share_equal(source: Stretch, target: Stretch) -> int:
+    """Let `target` share the blocks of `source` where both hold the same bytes.
+
+    The system compares the bytes itself. Both must start at multiples of `SHAREABLE`. An incomplete
+    block at the end is not shared. Returns the number of shared bytes.
+    """
     try:
         import fcntl
     except ImportError:
         return 0
-    size, done = min(known.size, new.size) // SHAREABLE * SHAREABLE, 0
+    size = min(source.size, target.size) // SHAREABLE * SHAREABLE
+    done = 0
     while done < size:
-        wanted = min(_MOST, size - done)
-        request = struct.pack(
-            _REQUEST, known.start + done, wanted, 1, 0, 0, new.descriptor, new.start + done, 0, 0, 0
+        request = _REQUEST.pack(
+            source.start + done,
+            min(_MOST_AT_ONCE, size - done),
+            1,
+            0,
+            0,
+            target.descriptor,
+            target.start + done,
+            0,
+            0,
+            0,
         )
         try:
-            answer = fcntl.ioctl(known.descriptor, _DEDUPE, request)
+            answer = fcntl.ioctl(source.descriptor, _DEDUPE, request)
         except OSError:
             break
-        *_, shared, status, _ = struct.unpack(_REQUEST, answer)
+        *_, shared, status, _ = _REQUEST.unpack(answer)
         if status != 0 or not shared:
             break
         done += shared

@@ -1,9 +1,8 @@
-"""JSON that anybody may have written, read by type: each value is what the code relies on, or the
-record is none.
+"""Untrusted JSON, checked by type: a record has the shape that the code relies on, or is refused.
 
-`loads` reads the text. A `Reader` looks at one value and raises `ValueError` with the place of what
-is wrong in it; readers are put together to the shape of a whole record. Fields that a shape does
-not name are left alone: a later release may have written them.
+`loads` parses the text. A `Reader` checks one value, and raises `ValueError` with the position and
+the problem. Readers are combined to the shape of a whole record. Fields that a shape does not name
+are ignored: a later release may have written them.
 """
 
 from __future__ import annotations
@@ -12,101 +11,109 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping
+from functools import cache
 from keyword import iskeyword
 from typing import Any
 
+from aoti_build.common.json_object import JsonObject
+
 Reader = Callable[[Any], None]
 
-# What a model, a preset or a variant may be called: it becomes the name of a directory.
+# The name of a model, a preset or a variant. It becomes the name of a directory.
 NAME = "[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9_-])?"
 MAX_NAME = 100
-# A variant is made of up to three names.
+# The name of a variant consists of up to three names.
 MAX_DIRECTORY_NAME = 255
 MAX_PATH = 4000
-MAX_INT = 2**63 - 1  # what fits torch's, and the system's, 64-bit integers
+MAX_INT = 2**63 - 1  # torch and the system have 64-bit integers
 MAX_TEXT = 1 << 20  # characters of one text
-_MOST_DEPTH = 200  # models.yaml may nest 64 levels, which the record of its order doubles
+_MAX_DEPTH = 200  # models.yaml may nest 64 levels, which the record of its order doubles
 _NAME = re.compile(NAME)
 _DIGEST = re.compile("[0-9a-f]{64}")
 
 
 def loads(data: bytes | str) -> Any:
-    """The JSON value that is written in `data`. Raises ValueError for what is none, and for what
-    readers disagree on or few expect: a name that stands twice in a table, infinite numbers, values
-    nested deeper than any record, and text that cannot be encoded.
+    """The JSON value in a text.
+
+    Raises:
+        ValueError: the text is not JSON, or is JSON that parsers treat differently: a name that
+            occurs twice in a table, infinite numbers, very deep nesting, text that cannot be
+            encoded.
     """
     try:
         value = json.loads(
-            data, object_pairs_hook=_table, parse_constant=_infinite, parse_float=_finite
+            data,
+            object_pairs_hook=_unique_table,
+            parse_constant=_refuse_constant,
+            parse_float=_finite_float,
         )
     except RecursionError:
         raise ValueError("nested too deep") from None
-    _check_plain(value)
+    _check_depth_and_texts(value)
     return value
 
 
-def _table(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a name stands twice in a table")
-    return found
+def _unique_table(pairs: list[tuple[str, Any]]) -> JsonObject:
+    table = dict(pairs)
+    if len(table) != len(pairs):
+        raise ValueError("a name occurs twice in a table")
+    return table
 
 
-def _infinite(text: str) -> float:
-    raise ValueError(f"{text} is no number of JSON")
+def _refuse_constant(text: str) -> float:
+    raise ValueError(f"{text} is not a JSON number")
 
 
-def _finite(text: str) -> float:
+def _finite_float(text: str) -> float:
     number = float(text)
     if not math.isfinite(number):
         raise ValueError(f"{text[:20]} is too large")
     return number
 
 
-def _check_plain(value: Any) -> None:
-    """Raises ValueError for a value that is nested too deep or holds half a surrogate pair. Level
-    by level: a recursion would meet its own limit first."""
+def _check_depth_and_texts(value: Any) -> None:
+    """Raise ValueError if a value is nested too deep, or a text holds half a surrogate pair."""
+    # One level of nesting after the other: a recursive function would meet Python's limit first.
     level: list[Any] = [value]
     texts: list[str] = []
-    for _ in range(_MOST_DEPTH):
-        inner: list[Any] = []
-        for one in level:
-            if type(one) is dict:
-                texts += one
-                inner += one.values()
-            elif type(one) is list:
-                inner += one
-            elif type(one) is str:
-                texts.append(one)
-        if not inner:
+    for _ in range(_MAX_DEPTH):
+        next_level: list[Any] = []
+        for item in level:
+            if type(item) is dict:
+                texts += item
+                next_level += item.values()
+            elif type(item) is list:
+                next_level += item
+            elif type(item) is str:
+                texts.append(item)
+        if not next_level:
             break
-        level = inner
+        level = next_level
     else:
         raise ValueError("nested too deep")
-    text = "".join(texts)
-    if not text.isascii():
-        text.encode("utf-8", "surrogateescape")  # file names that are no UTF-8 are kept in escapes
+    all_text = "".join(texts)
+    if not all_text.isascii():
+        # Python keeps bytes of file names that are not UTF-8 in escapes, which are allowed.
+        all_text.encode("utf-8", "surrogateescape")
 
 
 def is_name(value: Any) -> bool:
-    """Whether a directory of ours may be called so."""
-    return (
-        type(value) is str
-        and len(value) <= MAX_DIRECTORY_NAME
-        and _NAME.fullmatch(value) is not None
-    )
+    """Whether a value may become the name of one of our directories."""
+    if type(value) is not str or len(value) > MAX_DIRECTORY_NAME:
+        return False
+    return _NAME.fullmatch(value) is not None
 
 
 def is_dotted_name(text: str) -> bool:
-    """Whether it can name a module, or something in one."""
+    """Whether a text can name a module, or something in a module."""
     return all(part.isidentifier() and not iskeyword(part) for part in text.split("."))
 
 
 def module_name(value: Any) -> None:
-    """The name of a module that may be imported: no path, and nothing relative."""
+    """The absolute name of a module."""
     text(value)
     if len(value) > MAX_DIRECTORY_NAME or not is_dotted_name(value):
-        raise ValueError("is no name of a module")
+        raise ValueError("is not a name of a module")
 
 
 def is_digest(value: Any) -> bool:
@@ -115,12 +122,12 @@ def is_digest(value: Any) -> bool:
 
 def text(value: Any) -> None:
     if type(value) is not str or "\0" in value or len(value) > MAX_TEXT:
-        raise ValueError("is no text")
+        raise ValueError("is not a text")
 
 
 def digest(value: Any) -> None:
     if not is_digest(value):
-        raise ValueError("is no digest")
+        raise ValueError("is not a digest")
 
 
 def flag(value: Any) -> None:
@@ -133,56 +140,61 @@ def number(value: Any) -> None:
         if not -MAX_INT <= value <= MAX_INT:
             raise ValueError("is too large")
     elif type(value) is not float or not math.isfinite(value):
-        raise ValueError("is no number")
+        raise ValueError("is not a number")
 
 
 def anything(value: Any) -> None:
-    """For values that are compared and shown, and otherwise not used."""
+    """Any value. For values that are only compared and shown."""
 
 
-def whole(least: int = 0, most: int = MAX_INT) -> Reader:
+def integer(least: int = 0, most: int = MAX_INT) -> Reader:
+    """An integer from `least` to `most`."""
+
     def read(value: Any) -> None:
         if type(value) is not int or not least <= value <= most:
-            raise ValueError(f"is no whole number from {least} to {most}")
+            raise ValueError(f"is not an integer from {least} to {most}")
 
     return read
 
 
 def one_of(*choices: str | bool | None) -> Reader:
-    kinds = [(type(choice), choice) for choice in choices]
+    # With the types, since 1 equals True.
+    typed_choices = [(type(choice), choice) for choice in choices]
 
     def read(value: Any) -> None:
-        if (type(value), value) not in kinds:
-            raise ValueError(f"is none of {', '.join(map(repr, choices))}")
+        if (type(value), value) not in typed_choices:
+            raise ValueError(f"is not one of {', '.join(map(repr, choices))}")
 
     return read
 
 
-def spelt(pattern: str, most: int = MAX_TEXT) -> Reader:
-    """A text that the regular expression `pattern` describes as a whole."""
-    known: list[re.Pattern[str]] = []  # compiled when it is first needed: a no-op reads no record
+def matching(pattern: str, most: int = MAX_TEXT) -> Reader:
+    """A text that matches a regular expression from start to end."""
+
+    # Compiled on the first use: a no-op reads no record.
+    @cache
+    def compiled() -> re.Pattern[str]:
+        return re.compile(pattern)
 
     def read(value: Any) -> None:
-        if not known:
-            known.append(re.compile(pattern))
-        if type(value) is not str or len(value) > most or not known[0].fullmatch(value):
-            raise ValueError("is not spelt as it should be")
+        if type(value) is not str or len(value) > most or not compiled().fullmatch(value):
+            raise ValueError("does not have the expected form")
 
     return read
 
 
 def either(*readers: Reader) -> Reader:
-    """What one of the readers takes."""
+    """A value that at least one of the readers accepts."""
 
     def read(value: Any) -> None:
-        said = ""
+        problem = ""
         for reader in readers:
             try:
                 return reader(value)
             except ValueError as error:
-                # An error that is kept keeps its frames, and all that the callers' frames hold.
-                said = str(error)
-        raise ValueError(said)
+                # Not the error itself: it would keep the frames of all callers alive.
+                problem = str(error)
+        raise ValueError(problem)
 
     return read
 
@@ -196,26 +208,28 @@ def or_none(reader: Reader) -> Reader:
 
 
 def list_of(reader: Reader, least: int = 0, most: int = MAX_INT) -> Reader:
+    """A list with `least` to `most` items."""
+
     def read(value: Any) -> None:
         if type(value) is not list or not least <= len(value) <= most:
-            raise ValueError("is no list of the right length")
-        read_so_far = 0
+            raise ValueError("is not a list of the right length")
+        index = 0
         try:
             for item in value:
                 reader(item)
-                read_so_far += 1
+                index += 1
         except ValueError as error:
-            raise ValueError(f"[{read_so_far}] {error}") from None
+            raise ValueError(f"[{index}] {error}") from None
 
     return read
 
 
 def table_of(names: Reader, values: Reader) -> Reader:
-    """A table of any length: what its names and its values must be."""
+    """A table with any number of entries, by readers for its names and its values."""
 
     def read(value: Any) -> None:
         if type(value) is not dict:
-            raise ValueError("is no table")
+            raise ValueError("is not a table")
         name = ""
         try:
             for name, item in value.items():
@@ -228,17 +242,18 @@ def table_of(names: Reader, values: Reader) -> Reader:
 
 
 def table(required: Mapping[str, Reader], optional: Mapping[str, Reader] | None = None) -> Reader:
-    """A table with these fields; others are not looked at."""
-    needed, further = list(required.items()), list((optional or {}).items())
+    """A table with these fields. Further fields are ignored."""
+    required_fields = list(required.items())
+    optional_fields = list((optional or {}).items())
 
     def read(value: Any) -> None:
         if type(value) is not dict:
-            raise ValueError("is no table")
+            raise ValueError("is not a table")
         name = ""
         try:
-            for name, reader in needed:
+            for name, reader in required_fields:
                 reader(value[name])
-            for name, reader in further:
+            for name, reader in optional_fields:
                 if name in value:
                     reader(value[name])
         except KeyError:

@@ -1,4 +1,4 @@
-"""Functions of the C library that Python does not have."""
+"""Functions of the C library that Python does not offer."""
 
 from __future__ import annotations
 
@@ -7,17 +7,23 @@ from typing import Any
 
 
 @cache
-def libc_function(name: str, arguments: str) -> Any:
-    """A function of the C library, for what Python has none for; None where the library has none
-    either.
+def libc_function(name: str, argument_types: str) -> Any:
+    """A function of the C library, or None if this library does not have it.
 
-    `arguments` spells the types: an int (i), 64 bits (q), a string of bytes (z)."""
+    `argument_types` has one letter for each argument: ``i`` is an int, ``q`` a 64-bit integer,
+    ``z`` a byte string.
+    """
     import ctypes  # not on the no-op path
 
+    types = {
+        "i": ctypes.c_int,
+        "q": ctypes.c_int64,
+        "z": ctypes.c_char_p,
+    }
     try:
-        function = getattr(ctypes.CDLL(None, use_errno=True), name)
+        library = ctypes.CDLL(None, use_errno=True)
+        function = getattr(library, name)
     except (OSError, AttributeError):
         return None
-    types = {"i": ctypes.c_int, "q": ctypes.c_int64, "z": ctypes.c_char_p}
-    function.argtypes = [types[one] for one in arguments]
+    function.argtypes = [types[letter] for letter in argument_types]
     return function

@@ -1,4 +1,4 @@
-"""Locks between processes. They save work: a lock that is lost corrupts nothing."""
+"""Locks between processes. They save work; a lock that is lost corrupts nothing."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ _POLL_SECONDS = 0.2
 def lock(path: Path, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
     """Hold the lock file `path`.
 
-    While another process holds it, `on_wait` is called about five times a second. An exception that
-    it raises ends the wait.
+    While another process holds it, `on_wait` is called about five times a second. An exception of
+    `on_wait` ends the wait. Raises OSError if `path` is not a regular file.
     """
     from filelock import FileLock, Timeout  # not on the no-op path
 
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists():
         require_regular(path)
-    mutex = FileLock(path)
+    file_lock = FileLock(path)
     timeout = 0.0
     while True:
         try:
-            mutex.acquire(timeout=timeout)
+            file_lock.acquire(timeout=timeout)
             break
         except Timeout:
             on_wait()
@@ -35,4 +35,4 @@ def lock(path: Path, on_wait: Callable[[], None] = lambda: None) -> Iterator[Non
     try:
         yield
     finally:
-        mutex.release()
+        file_lock.release()

@@ -1,4 +1,4 @@
-"""Directories that appear whole: staged in the same file system, synced, and exchanged by name."""
+"""Publication of directories in one step: staged in the same file system, synced, and exchanged."""
 
 from __future__ import annotations
 
@@ -21,33 +21,38 @@ _RETIRED = ".retired"
 
 @contextlib.contextmanager
 def staging(parent: Path, prefix: str, *, free_later: bool = False) -> Iterator[Path]:
-    """A new directory in `parent`, private to this user. It is removed at the end, unless it was
-    moved away before.
+    """A new directory in `parent` with mode 0700, removed at the end unless it was moved away.
 
     With `free_later`, a thread frees the space of its files. For a large file that takes about as
-    long as a copy.
+    long as a copy. Raises OSError.
     """
+    # Not a private directory as in `directories`: artifacts may belong to a group, which can write
+    # to the parent. The mode keeps other users out, so a build publishes the files that it checked.
     parent.mkdir(parents=True, exist_ok=True)
     directory = Path(tempfile.mkdtemp(dir=parent, prefix=prefix))
+    # The umask can take even the owner's permissions away.
+    directory.chmod(0o700)
     try:
         yield directory
     finally:
         descriptors = _open_files(directory) if free_later else []
         shutil.rmtree(directory, ignore_errors=True)
         if descriptors:
-            # The system frees a removed file when its last descriptor is closed. Python does not
-            # wait for a daemon thread at its end; then the system closes what is still open.
-            threading.Thread(target=_close, args=(descriptors,), daemon=True).start()
+            # The system frees a removed file when its last descriptor is closed. At its end Python
+            # does not wait for a daemon thread; the system then closes the open descriptors.
+            thread = threading.Thread(target=_close, args=(descriptors,), daemon=True)
+            thread.start()
 
 
 def _open_files(directory: Path) -> list[int]:
-    """Descriptors of the files in a directory, the largest first, as far as they can be opened."""
-    held: list[int] = []
+    """Descriptors of the files in a directory, the largest first, up to the first failure."""
+    descriptors: list[int] = []
     with contextlib.suppress(OSError):
-        files = (path for path in directory.rglob("*") if path.is_file())
-        for file in sorted(files, key=lambda path: -path.stat().st_size):
-            held.append(os.open(file, os.O_RDONLY | os.O_CLOEXEC))
-    return held
+        files = [path for path in directory.rglob("*") if path.is_file()]
+        files.sort(key=lambda path: path.stat().st_size, reverse=True)
+        for file in files:
+            descriptors.append(os.open(file, os.O_RDONLY | os.O_CLOEXEC))
+    return descriptors
 
 
 def _close(descriptors: list[int]) -> None:
@@ -56,27 +61,28 @@ def _close(descriptors: list[int]) -> None:
 
 
 def publish_directory(staged: Path, final: Path) -> None:
-    """Sync the directory `staged` and put it in the place of `final`. Both must be on one file
-    system.
+    """Sync the directory `staged` and rename it to `final`, which it replaces.
 
-    The exchange is one step where the system has renameat2 and the file system supports it.
-    Otherwise two renames leave a moment in which `final` is absent; `recover_directory` repairs a
-    crash in that moment.
+    Both must be on one file system. Raises OSError.
     """
-    from concurrent.futures import ThreadPoolExecutor  # not on the no-op path
+    # Imported here to keep it off the no-op path.
+    from concurrent.futures import ThreadPoolExecutor
 
     from aoti_build.common.removal import remove
 
     files = [path for path in staged.rglob("*") if path.is_file()]
     for file in files:
-        file.chmod(0o666 & ~UMASK)  # libraries that write 0600 would hide it from others
-    with ThreadPoolExecutor() as pool:  # at once: a journalling file system commits them together
+        # Some libraries write files with mode 0600, which other users could not read.
+        file.chmod(0o666 & ~UMASK)
+    # Sync all at once: a journalling file system then commits them together.
+    with ThreadPoolExecutor() as pool:
         list(pool.map(fsync, [*files, staged]))
     final.parent.mkdir(parents=True, exist_ok=True)
     recover_directory(final)
     if not os.path.lexists(final):
         os.rename(staged, final)
     elif not _exchange(staged, final):
+        # `final` is absent between the two renames. `recover_directory` repairs a crash there.
         retired = _retired(final)
         os.rename(final, retired)
         os.rename(staged, final)
@@ -85,8 +91,10 @@ def publish_directory(staged: Path, final: Path) -> None:
 
 
 def recover_directory(final: Path) -> None:
-    """Finish or undo a `publish_directory` that was killed between its two renames. Call it under
-    the target's lock."""
+    """Complete or undo a `publish_directory` that was killed between its two renames.
+
+    The caller holds the target's lock. Raises OSError.
+    """
     from aoti_build.common.removal import remove  # not on the no-op path
 
     retired = _retired(final)
@@ -102,17 +110,26 @@ def _retired(final: Path) -> Path:
     return final.with_name(f".{final.name}{_RETIRED}")
 
 
-def _exchange(one: Path, other: Path) -> bool:
-    """Swap two names atomically with Linux' renameat2(RENAME_EXCHANGE); False where that does not
-    exist."""
+def _exchange(staged: Path, final: Path) -> bool:
+    """Swap two directories atomically with Linux' renameat2(RENAME_EXCHANGE).
+
+    Returns False if the system or the file system does not support it. Raises OSError.
+    """
     renameat2 = libc_function("renameat2", "izizi")
     if renameat2 is None:
         return False
-    if renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0:
+    status = renameat2(
+        _AT_FDCWD,
+        os.fsencode(staged),
+        _AT_FDCWD,
+        os.fsencode(final),
+        _RENAME_EXCHANGE,
+    )
+    if status == 0:
         return True
-    import ctypes
+    import ctypes  # loaded by `libc_function`
 
     code = ctypes.get_errno()
     if code in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
         return False
-    raise OSError(code, os.strerror(code), str(other))
+    raise OSError(code, os.strerror(code), str(final))

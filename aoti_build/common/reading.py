@@ -1,11 +1,13 @@
-"""Reading files: whatever a path leads to, a read neither waits nor takes more than its limit."""
+"""Reading of files. A read never waits, and never takes more bytes than its limit."""
 
 from __future__ import annotations
 
 import errno
 import os
 import stat
+from typing import TypeAlias
 
+FilePath: TypeAlias = "str | os.PathLike[str]"
 _PIECE_BYTES = 1 << 16
 _KINDS = {
     stat.S_IFIFO: "a pipe",
@@ -13,23 +15,24 @@ _KINDS = {
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
 }
-# The most bytes that are read of one of our own records: manifests, the store's, working state.
-# Each source file takes some 130 bytes there, so this is half a million of them. JSON of this size
+# Limit in bytes of our own records: manifests, records of the store, working state. Each source
+# file takes some 130 bytes in a record, so the limit is half a million sources. JSON of this size
 # still fits into memory when it is parsed.
 RECORD_LIMIT = 64 << 20
-# The most bytes of a text that people write: models.yaml with a hundred thousand models, names of
-# classes.
+# Limit in bytes of texts that people write, such as models.yaml with a hundred thousand models, or
+# a list of class names.
 TEXT_LIMIT = 16 << 20
 
 
-def open_regular(path: str | os.PathLike[str], limit: int | None = None) -> int:
-    """A descriptor for reading the regular file that `path` is or links to.
+def open_regular(path: FilePath, limit: int | None = None) -> int:
+    """Open the regular file at `path`, or the one it links to, and return its descriptor.
 
-    Raises OSError for whatever else there is, and for a file of more than `limit` bytes. What is no
-    file is not even opened: a pipe would block, and a device might act. One that takes the file's
-    place after the look is opened without waiting, and refused.
+    Raises:
+        OSError: `path` is not a regular file, or has more than `limit` bytes.
     """
+    # Look before opening: a pipe would block, and a device might act.
     _require_regular(os.stat(path), path)
+    # The file can be replaced after the look. O_NONBLOCK keeps the open from waiting in that case.
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     try:
         status = os.fstat(descriptor)
@@ -42,38 +45,45 @@ def open_regular(path: str | os.PathLike[str], limit: int | None = None) -> int:
     return descriptor
 
 
-def require_regular(path: str | os.PathLike[str], limit: int | None = None) -> None:
-    """Raise what `open_regular` raises: for files that a library opens by their name."""
+def require_regular(path: FilePath, limit: int | None = None) -> None:
+    """Raise what `open_regular` raises. For files that a library opens by their name."""
     os.close(open_regular(path, limit))
 
 
-def read_bytes(path: str | os.PathLike[str], limit: int) -> bytes:
-    """All bytes of a regular file. Raises OSError as `open_regular`, before anything is read."""
+def read_bytes(path: FilePath, limit: int) -> bytes:
+    """All bytes of a regular file.
+
+    Raises:
+        OSError: as `open_regular`, or the file grew beyond `limit` bytes during the read.
+    """
     descriptor = open_regular(path, limit)
     try:
-        size = os.fstat(descriptor).st_size
-        pieces, left = [], limit + 1  # one more, to see that it grows; those in /proc have no size
-        while left and (piece := os.read(descriptor, min(left, max(size + 1, _PIECE_BYTES)))):
+        # Files in /proc report a size of 0, hence the minimum.
+        piece_size = max(os.fstat(descriptor).st_size + 1, _PIECE_BYTES)
+        pieces = []
+        # One byte more than the limit shows that the file grew.
+        remaining = limit + 1
+        while remaining:
+            piece = os.read(descriptor, min(remaining, piece_size))
+            if not piece:
+                break
             pieces.append(piece)
-            left -= len(piece)
+            remaining -= len(piece)
     finally:
         os.close(descriptor)
-    if not left:
+    if not remaining:
         raise _too_large(path, limit + 1, limit)
     return b"".join(pieces)
 
 
-def _require_regular(status: os.stat_result, path: str | os.PathLike[str]) -> None:
+def _require_regular(status: os.stat_result, path: FilePath) -> None:
     if stat.S_ISDIR(status.st_mode):
-        raise IsADirectoryError(errno.EISDIR, "a directory, no file", os.fspath(path))
+        raise IsADirectoryError(errno.EISDIR, "a directory, not a file", os.fspath(path))
     if not stat.S_ISREG(status.st_mode):
         kind = _KINDS.get(stat.S_IFMT(status.st_mode), "something else")
-        raise OSError(errno.EINVAL, f"{kind}, no regular file", os.fspath(path))
+        raise OSError(errno.EINVAL, f"{kind}, not a regular file", os.fspath(path))
 
 
-def _too_large(path: str | os.PathLike[str], size: int, limit: int) -> OSError:
-    return OSError(
-        errno.EFBIG,
-        f"it has {size} bytes, and at most {limit} are read of such a file",
-        os.fspath(path),
-    )
+def _too_large(path: FilePath, size: int, limit: int) -> OSError:
+    message = f"its size of {size} bytes exceeds the {limit}-byte limit"
+    return OSError(errno.EFBIG, message, os.fspath(path))

@@ -1,7 +1,6 @@
-"""Finding and removing what is ours: no symbolic link on the way is followed, whoever put it there.
+"""Listing and removal of our own files, without following any symbolic link.
 
-A link that has the name of something of ours is removed itself, and what it leads to stays as it
-is.
+A link that has the name of one of our entries is removed itself. Its target is left alone.
 """
 
 from __future__ import annotations
@@ -11,44 +10,44 @@ import shutil
 import stat
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
+from operator import attrgetter
 from pathlib import Path
 
 
 def own_entries(root: Path, *patterns: str) -> Iterator[Path]:
-    """Entries below `root`, sorted, by a pattern for the name at each level: ``("objects", "??",
-    "*")``.
+    """Entries below `root`, sorted, by one name pattern for each level: ``("objects", "??", "*")``.
 
-    `root` itself may be a link. Below it only real directories are entered. What cannot be listed
-    is empty.
+    `root` itself may be a link. Below it only real directories are entered. A directory that cannot
+    be listed counts as empty.
     """
-    pattern, *further = patterns
+    pattern, *deeper_patterns = patterns
     try:
         with os.scandir(root) as entries:
-            found = sorted(
-                (entry for entry in entries if fnmatchcase(entry.name, pattern)),
-                key=lambda entry: entry.name,
-            )
+            matches = [entry for entry in entries if fnmatchcase(entry.name, pattern)]
     except OSError:
         return
-    for entry in found:
-        if not further:
-            yield root / entry.name
+    matches.sort(key=attrgetter("name"))
+    for entry in matches:
+        path = root / entry.name
+        if not deeper_patterns:
+            yield path
         elif entry.is_dir(follow_symlinks=False):
-            yield from own_entries(root / entry.name, *further)
+            yield from own_entries(path, *deeper_patterns)
 
 
 def remove(path: Path) -> None:
-    """Remove a file, a link or a whole directory; none is fine. Raises OSError."""
+    """Remove a file, a link or a directory with its content; nothing if absent. Raises OSError."""
     if is_real_directory(path):
-        # Which enters no link, and is none the worse for one that appears meanwhile.
+        # rmtree enters no link, and is safe against one that appears while it works.
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
 
 
 def is_real_directory(path: Path) -> bool:
-    """Whether there is a directory, and no link to one."""
+    """Whether `path` is a directory, and not a link to one."""
     try:
-        return stat.S_ISDIR(path.lstat().st_mode)
+        status = path.lstat()
     except OSError:
         return False
+    return stat.S_ISDIR(status.st_mode)

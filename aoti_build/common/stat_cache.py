@@ -1,10 +1,8 @@
-"""Digests of files, and of listings of directories, that cost a stat when nothing has changed.
+"""Digests of files and of directory listings that cost one stat while nothing has changed.
 
-An entry is (size, mtime_ns, ctime_ns, inode) -> digest. The change time cannot be set by programs,
-so an edit that keeps size and mtime is still seen. An entry is only kept for a file that was
-already older than `RACY_NS` when it was read (git's "racy" rule): a file written in the same clock
-tick as the record could change again without its stat changing. The cache is disposable: deleting
-it, or finding it unreadable, changes speed and never a digest.
+An entry maps (size, mtime_ns, ctime_ns, inode) to a digest. Programs cannot set the change time, so
+an edit that keeps size and mtime is still noticed. The cache may be deleted at any time: it changes
+speed and never a digest.
 """
 
 from __future__ import annotations
@@ -29,67 +27,75 @@ from aoti_build.common.records import read_cache_record, write_cache_record
 
 FORMAT = "aoti-build/stat-cache"
 FORMAT_VERSION = 1
-_ENTRY = [int, int, int, int, str]
+_ENTRY_TYPES = [int, int, int, int, str]
+# Only files that were already this old when they were read are remembered (git's "racy" rule). A
+# younger file could change again within the same tick of the clock without a change of its stat.
 RACY_NS = 2_000_000_000  # the coarsest timestamps in use (FAT) have 2 s
 
 
 class StatCache:
-    """Digests of files, remembered in the JSON file `record`; `save()` writes it if anything new
-    was learnt."""
+    """Digests of files, remembered in the JSON file `record`. `save()` writes new entries to it."""
 
     def __init__(self, record: Path) -> None:
         self._record = record
-        self._known = _read(record)
-        self._changed = False
+        self._entries = _read_entries(record)
+        self._is_changed = False
 
     def digest(self, path: Path | str, size: int | None = None) -> str | None:
-        """The sha256 of the regular file at the absolute `path`, or None if there is none or it
-        cannot be read. With a `size` in bytes also None, and nothing is read, if the file has
-        another one.
+        """The sha256 of the regular file at the absolute `path`, or None if it cannot be read.
 
-        For a path with a slash at the end, of the names in that directory; with ``//link`` at the
-        end, of what the symbolic link says. A directory without a slash is just that:
-        ``directory``.
+        With a `size` in bytes, the digest of a file of another size is None, and it is not read.
+        Other forms of `path`:
+
+        - ``directory/`` gives the digest of the names in the directory;
+        - ``name//link`` gives the digest of the target of a symbolic link;
+        - a directory without a slash gives the constant `DIRECTORY`.
         """
         name = os.fspath(path)
         if name.endswith(LINK):
             return _digest_link(name.removesuffix(LINK))
-        digest = self.remember(name, name, _digest_listing if name.endswith("/") else _digest, size)
-        return (
-            DIRECTORY
-            if digest is None and not name.endswith("/") and os.path.isdir(name)
-            else digest
-        )
+        if name.endswith("/"):
+            return self.remember(name, name, _digest_listing, size)
+        digest = self.remember(name, name, _digest, size)
+        if digest is None and os.path.isdir(name):
+            return DIRECTORY
+        return digest
 
     def remember(
-        self, entry: str, path: str, digest: Callable[[str], str], size: int | None = None
+        self,
+        entry: str,
+        path: str,
+        digest: Callable[[str], str],
+        size: int | None = None,
     ) -> str | None:
-        """What `digest` makes of the file (or, with a slash at the end, the directory) `path`, kept
-        as `entry`; None as for `digest`."""
+        """The result of `digest` for the file or ``directory/`` at `path`, remembered as `entry`.
+
+        Returns None if the path cannot be read, or the file has another size than `size`.
+        """
         try:
             before = stat_key(path)
             if before is None or size not in (None, before[0]):
                 return None
-            known = self._known.get(entry)
-            if known is not None and known[:-1] == before and is_digest(known[-1]):
-                return str(known[-1])
+            recorded = self._entries.get(entry)
+            if recorded is not None and recorded[:-1] == before and is_digest(recorded[-1]):
+                return str(recorded[-1])
             settled = time.time_ns() - RACY_NS
-            made = digest(path)
+            result = digest(path)
             _, modified, changed, _ = before
             if stat_key(path) == before and modified < settled and changed < settled:
-                self._known[entry] = [*before, made]
-                self._changed = True
-            return made
+                self._entries[entry] = [*before, result]
+                self._is_changed = True
+            return result
         except (OSError, ValueError):  # ValueError: a recorded name that cannot be a path
             return None
 
     def save(self) -> None:
-        """Persist what was learnt. A read-only or full disk loses speed, not results."""
-        if not self._changed:
+        """Write new entries to the record. If the disk refuses, only speed is lost."""
+        if not self._is_changed:
             return
-        self._changed = not write_cache_record(
-            self._record, FORMAT, FORMAT_VERSION, {"files": self._known}
-        )
+        content = {"files": self._entries}
+        is_written = write_cache_record(self._record, FORMAT, FORMAT_VERSION, content)
+        self._is_changed = not is_written
 
 
 def _digest(path: str) -> str:
@@ -108,25 +114,32 @@ def _digest_listing(path: str) -> str:
 
 
 def stat_key(path: str | Path) -> list[int] | None:
-    """[size, mtime_ns, ctime_ns, inode] of a regular file (or, with a slash at the end, a
-    directory); None for anything else. Raises OSError if there is nothing."""
+    """[size, mtime_ns, ctime_ns, inode] of a regular file, or of a directory for ``directory/``.
+
+    Returns None if the path is of another kind. Raises OSError if it does not exist.
+    """
     status = os.stat(path)
-    if not (stat.S_ISDIR if str(path).endswith("/") else stat.S_ISREG)(status.st_mode):
+    is_expected_kind = stat.S_ISDIR if str(path).endswith("/") else stat.S_ISREG
+    if not is_expected_kind(status.st_mode):
         return None
-    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
+    return [
+        status.st_size,
+        status.st_mtime_ns,
+        status.st_ctime_ns,
+        status.st_ino,
+    ]
 
 
-def _read(record: Path) -> dict[str, list[Any]]:
-    entries = read_cache_record(record, FORMAT, FORMAT_VERSION, "files").items()
-    return {
-        name: entry
-        for name, entry in entries
-        if isinstance(entry, list) and list(map(type, entry)) == _ENTRY
-    }
+def _read_entries(record: Path) -> dict[str, list[Any]]:
+    entries = {}
+    for name, entry in read_cache_record(record, FORMAT, FORMAT_VERSION, "files").items():
+        if isinstance(entry, list) and list(map(type, entry)) == _ENTRY_TYPES:
+            entries[name] = entry
+    return entries
 
 
 def file_size(path: Path) -> int | None:
-    """The bytes of a regular file; None if there is none."""
+    """The size of a regular file in bytes, or None if there is no such file."""
     try:
         key = stat_key(path)
     except OSError:

@@ -6,7 +6,7 @@ from enum import Enum
 
 
 class TextEnum(str, Enum):
-    """Python's StrEnum, which 3.10 does not have."""
+    """Python's StrEnum, which Python 3.10 does not have."""
 
     def __str__(self) -> str:
         return str.__str__(self)

@@ -1,6 +1,6 @@
-"""Writing files so that a reader finds the old content or the new content, also after a power cut.
+"""Atomic writes: a reader finds the old content or the new content, also after a power cut.
 
-Each write goes to a temporary file in the same directory. It is synced to the disk, and
+Each write goes to a temporary file in the same directory. The file is synced to the disk, and
 `os.replace` gives it its name.
 """
 
@@ -20,31 +20,39 @@ from aoti_build.errors import BuildError
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _SYNC_FILE_RANGE_WRITE = 2  # linux/fs.h
-# No call reads the umask without setting it. While it is set here, a file that another thread
-# creates is closed to other users.
+# No call reads the umask without setting it. The value set here is the strictest, so a file that
+# another thread creates at this moment is closed to other users.
 UMASK = os.umask(0o077)
 os.umask(UMASK)
 
 
 def disk_error(error: OSError) -> BuildError:
-    """What to tell a person when the system does not take what was to be written."""
+    """The error to report when the system refuses a write."""
     if error.errno in NO_SPACE:
         return BuildError(
-            "the disk is full", cause=str(error), hint="make space, for instance with invoke gc"
+            "the disk is full",
+            cause=str(error),
+            hint="make space, for instance with invoke gc",
         )
     return BuildError("the disk refused", cause=str(error))
 
 
-def write_atomic(path: Path, data: bytes, *, sync: bool = True, mode: int = 0o666) -> None:
-    """Replace the content of `path` in one step; its directory is made if it is missing.
+def write_atomic(
+    path: Path,
+    data: bytes,
+    *,
+    sync: bool = True,
+    mode: int = 0o666,
+) -> None:
+    """Replace the content of `path` in one step. A missing parent directory is created.
 
-    With `sync` the call returns when the content is on the disk. `mode` are the permissions before
-    the umask.
+    With `sync`, the content is on the disk when the call returns. `mode` holds the permissions
+    before the umask. Raises OSError.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with os.fdopen(descriptor, "wb") as file:
             # mkstemp's 0600 would hide the file from other users of a shared checkout.
             os.fchmod(file.fileno(), mode & ~UMASK)
             file.write(data)
@@ -60,17 +68,24 @@ def write_atomic(path: Path, data: bytes, *, sync: bool = True, mode: int = 0o66
 
 
 def copy_atomic(source: Path, destination: Path) -> None:
-    """Copy a file so that `destination` appears whole. The two share blocks where the file system
-    can. The copy is not synced: this is for files whose content is checked when they are read."""
+    """Copy a file so that `destination` appears complete, in one step. Raises OSError.
+
+    The two files share blocks where the file system supports it. The copy is not synced: this is
+    for files whose content is checked when they are read.
+    """
     destination.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=destination.parent, prefix=f".{destination.name}.")
+    descriptor, temporary = tempfile.mkstemp(
+        dir=destination.parent,
+        prefix=f".{destination.name}.",
+    )
     try:
         try:
-            shared = clone_file(source, handle)
+            is_cloned = clone_file(source, descriptor)
         finally:
-            os.close(handle)
-        if not shared:
+            os.close(descriptor)
+        if not is_cloned:
             shutil.copyfile(source, temporary)
+        # As in `write_atomic`.
         os.chmod(temporary, 0o666 & ~UMASK)
         os.replace(temporary, destination)
     except BaseException:
@@ -79,7 +94,10 @@ def copy_atomic(source: Path, destination: Path) -> None:
 
 
 def clone_file(source: Path, destination: int) -> bool:
-    """`extents.clone` of a regular file. Raises OSError if it cannot be read."""
+    """Let the empty open file `destination` share all blocks of a regular file.
+
+    Returns False if the file system cannot. Raises OSError if `source` cannot be read.
+    """
     descriptor = open_regular(source)
     try:
         return clone(descriptor, destination)
@@ -88,7 +106,7 @@ def clone_file(source: Path, destination: int) -> bool:
 
 
 def reserve(descriptor: int, size: int) -> None:
-    """Let the file system allocate `size` bytes at once, which costs less than piece by piece.
+    """Let the file system allocate `size` bytes at once, which is faster than piece by piece.
 
     A failure is not reported, since the write that follows reports it.
     """
@@ -99,36 +117,41 @@ def reserve(descriptor: int, size: int) -> None:
 
 
 def begin_writing(descriptor: int, start: int, size: int) -> None:
-    """Start to write a range of a file to the disk, so that a later fsync waits for less."""
+    """Start to write a range of a file to the disk, so that a later fsync waits less."""
     sync_file_range = libc_function("sync_file_range", "iqqi")
     if sync_file_range is not None:
         sync_file_range(descriptor, start, size, _SYNC_FILE_RANGE_WRITE)
 
 
 def write_at(descriptor: int, piece: memoryview, offset: int) -> None:
-    """Write all of a piece to its place in an open file; a system call may take less."""
+    """Write all of `piece` to an open file, from `offset` on. Raises OSError."""
     while piece:
-        written = os.pwrite(descriptor, piece, offset)
-        piece, offset = piece[written:], offset + written
+        # A system call may write less than it was asked to.
+        count = os.pwrite(descriptor, piece, offset)
+        piece = piece[count:]
+        offset += count
 
 
 def write_program(path: Path, text: str) -> None:
-    """Put a program at `path` unless it is there already. Other processes may run it at any time:
-    they find it whole and executable."""
+    """Write an executable script to `path`, unless the same script is there already.
+
+    Other processes may run the script at any time: it is never incomplete. Raises OSError.
+    """
     content = text.encode()
     with contextlib.suppress(OSError):
-        if os.access(path, os.X_OK) and read_bytes(path, len(content)) == content:
+        is_executable = os.access(path, os.X_OK)
+        if is_executable and read_bytes(path, len(content)) == content:
             return
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as directory:
-        made = Path(directory, path.name)
-        made.write_bytes(content)
-        made.chmod(0o700)
-        os.replace(made, path)
+        script = Path(directory, path.name)
+        script.write_bytes(content)
+        script.chmod(0o700)
+        os.replace(script, path)
 
 
 def fsync(path: Path) -> None:
-    """Wait until a file or a directory is on the disk."""
+    """Wait until a file or a directory is on the disk. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

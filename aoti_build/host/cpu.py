@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
-# Instruction set extensions that gcc's -march=native may use; other words in /proc/cpuinfo do not
-# change code.
+# Instruction set extensions that gcc's -march=native may use. The other words in /proc/cpuinfo do
+# not change code.
 _X86_FEATURES = frozenset({
     "adx", "aes", "amx_bf16", "amx_complex", "amx_fp16", "amx_int8", "amx_tile", "apx_f", "avx",
     "avx2", "avx512_4fmaps", "avx512_4vnniw", "avx512_bf16", "avx512_bitalg", "avx512_fp16",
@@ -21,28 +21,35 @@ _X86_FEATURES = frozenset({
     "sse", "sse2", "sse4_1", "sse4_2", "sse4a", "ssse3", "tbm", "uintr", "vaes", "vpclmulqdq",
     "waitpkg", "wbnoinvd", "xop", "xsave", "xsavec", "xsaveopt", "xsaves",
 })  # fmt: skip
-# x86-64-v3 and the AVX-512 level inductor asks for, by /proc/cpuinfo's names (psABI x86-64
-# microarchitecture levels).
+# The levels x86-64-v3 and x86-64-v4 (psABI, microarchitecture levels), in the words of
+# /proc/cpuinfo. Level v4 is what inductor's AVX-512 code needs.
 _V3 = frozenset({
     "avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe", "cx16", "lahf_lm", "popcnt",
     "pni", "sse4_1", "sse4_2", "ssse3", "sse", "sse2", "fxsr",
 })  # fmt: skip
 _V4 = _V3 | frozenset(["avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"])
-ISA_FEATURES: Mapping[str, frozenset[str]] = {"avx2": _V3, "avx512": _V4}
+ISA_FEATURES: Mapping[str, frozenset[str]] = {
+    "avx2": _V3,
+    "avx512": _V4,
+}
 
 
 @cache
 def cpu_features() -> tuple[str, ...]:
-    """This processor's instruction set extensions, in /proc/cpuinfo's words, sorted. Empty where
-    Linux does not tell."""
+    """This processor's instruction set extensions, in the words of /proc/cpuinfo, sorted.
+
+    Empty if /proc/cpuinfo does not list them.
+    """
     try:
         text = Path("/proc/cpuinfo").read_text(errors="replace")
     except OSError:
         return ()
     for line in text.splitlines():
-        name, _, words = line.partition(":")
+        name, _, value = line.partition(":")
+        words = value.split()
         if name.strip() == "flags":
-            return tuple(sorted(_X86_FEATURES.intersection(words.split())))
-        if name.strip() == "Features":  # aarch64: every word is an extension
-            return tuple(sorted(words.split()))
+            return tuple(sorted(_X86_FEATURES.intersection(words)))
+        # aarch64 has "Features", and every word is an extension.
+        if name.strip() == "Features":
+            return tuple(sorted(words))
     return ()

@@ -1,15 +1,17 @@
-"""NVIDIA's driver library, libcuda, called by ctypes."""
+"""NVIDIA's driver library, libcuda, called through ctypes."""
 
 from __future__ import annotations
 
 import ctypes
 from typing import Any
 
-_CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76  # CUdevice_attribute of cuda.h
+# CUdevice_attribute in cuda.h.
+_CAPABILITY_MAJOR = 75
+_CAPABILITY_MINOR = 76
 
 
 class CudaDriver:
-    """A loaded libcuda. Call `start` first."""
+    """A loaded libcuda. Call `start` before anything else."""
 
     def __init__(self, library: Any) -> None:
         self._library = library
@@ -20,8 +22,10 @@ class CudaDriver:
         return cls(ctypes.CDLL("libcuda.so.1"))
 
     def start(self) -> tuple[int, int]:
-        """Start the driver. Returns its error code (CUresult, 0 for success) and the number of
-        devices that are visible."""
+        """Start the driver.
+
+        Returns its error code (CUresult, 0 for success) and the number of visible devices.
+        """
         count = ctypes.c_int()
         code = self._library.cuInit(0)
         if code == 0:
@@ -29,35 +33,47 @@ class CudaDriver:
         return int(code), count.value
 
     def version(self) -> tuple[int, int]:
-        """The newest CUDA version that the driver supports: (13, 0)."""
+        """The newest CUDA version that the driver supports, such as (13, 0)."""
         version = ctypes.c_int()
         self._library.cuDriverGetVersion(ctypes.byref(version))
-        # cuDriverGetVersion's documentation: 1000 * major + 10 * minor.
-        return version.value // 1000, version.value % 1000 // 10
+        # By the documentation of cuDriverGetVersion: 1000 * major + 10 * minor.
+        major, rest = divmod(version.value, 1000)
+        return major, rest // 10
 
     def capability(self, index: int) -> tuple[int, int]:
-        """The compute capability of a device: (9, 0)."""
-        device, major, minor = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
-        attribute = self._library.cuDeviceGetAttribute
+        """The compute capability of a device, such as (9, 0)."""
+        device = ctypes.c_int()
+        major = ctypes.c_int()
+        minor = ctypes.c_int()
         self._library.cuDeviceGet(ctypes.byref(device), index)
-        attribute(ctypes.byref(major), _CAPABILITY_MAJOR, device)
-        attribute(ctypes.byref(minor), _CAPABILITY_MINOR, device)
+        get_attribute = self._library.cuDeviceGetAttribute
+        get_attribute(ctypes.byref(major), _CAPABILITY_MAJOR, device)
+        get_attribute(ctypes.byref(minor), _CAPABILITY_MINOR, device)
         return major.value, minor.value
 
     def free_memory(self) -> int | None:
-        """Bytes free on the first device; None if the driver does not say."""
-        device, context = ctypes.c_int(), ctypes.c_void_p()
-        free, total = ctypes.c_size_t(), ctypes.c_size_t()
-        if self._library.cuInit(0) or self._library.cuDeviceGet(ctypes.byref(device), 0):
+        """Free bytes on the first device, or None if the driver does not report them.
+
+        The device is in use for a moment.
+        """
+        library = self._library
+        device = ctypes.c_int()
+        context = ctypes.c_void_p()
+        free = ctypes.c_size_t()
+        total = ctypes.c_size_t()
+        # Each call returns 0 on success.
+        if library.cuInit(0):
             return None
-        if self._library.cuDevicePrimaryCtxRetain(ctypes.byref(context), device):
+        if library.cuDeviceGet(ctypes.byref(device), 0):
+            return None
+        if library.cuDevicePrimaryCtxRetain(ctypes.byref(context), device):
             return None
         try:
-            if self._library.cuCtxSetCurrent(context):
+            if library.cuCtxSetCurrent(context):
                 return None
-            if self._library.cuMemGetInfo_v2(ctypes.byref(free), ctypes.byref(total)):
+            if library.cuMemGetInfo_v2(ctypes.byref(free), ctypes.byref(total)):
                 return None
             return free.value
         finally:
-            self._library.cuCtxSetCurrent(None)
-            self._library.cuDevicePrimaryCtxRelease_v2(device)
+            library.cuCtxSetCurrent(None)
+            library.cuDevicePrimaryCtxRelease_v2(device)

@@ -215,7 +215,7 @@ def undetermined_dims(tensor_sizes: Sequence[sizes.Size]) -> list[str]:
     used: set[str] = set()
     for size in tensor_sizes:
         used.update(size.names)
-    determined = {name for _, name in sizes.told(tensor_sizes)}
+    determined = {name for _, name in sizes.solution_order(tensor_sizes)}
     return sorted(used - determined)
 
 

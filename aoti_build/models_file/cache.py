@@ -17,7 +17,7 @@ from typing import Any
 
 from aoti_build import __version__
 from aoti_build.common.digests import digest_bytes
-from aoti_build.common.fields import anything, list_of, loads, table_of, whole
+from aoti_build.common.fields import anything, integer, list_of, loads, table_of
 from aoti_build.common.json_object import JsonObject
 from aoti_build.common.records import OWNER_WRITES, read_owned
 from aoti_build.common.writing import write_atomic
@@ -29,7 +29,7 @@ FORMAT = "aoti-build/project-cache"
 # something else of the same file.
 CACHE_VERSION = 5
 MAX_RECORDS = 8
-_check_positions = table_of(anything, list_of(whole(1), 2, 2))
+_check_positions = table_of(anything, list_of(integer(1), 2, 2))
 
 
 def read_cache(directory: Path, file: Path, content: bytes) -> Project | None:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from aoti_build.common import fields
-from aoti_build.common.fields import flag, number, one_of, or_none, table, table_of, whole
+from aoti_build.common.fields import flag, integer, number, one_of, or_none, table, table_of
 from aoti_build.host.devices import device_names
 from aoti_build.models_file import rules
 
@@ -60,7 +60,7 @@ _IDENTIFIER = _follows(rules.identifier)
 _PROJECT_PATH = _follows(rules.project_path)
 _BOUND = or_none(_not_negative)
 _FRACTION = or_none(_fraction)
-_PIXELS = or_none(whole(1))
+_PIXELS = or_none(integer(1))
 _ANY_TABLE = table_of(fields.anything, fields.anything)
 _SOURCE = table(
     {
@@ -71,7 +71,7 @@ _SOURCE = table(
 )
 _TENSOR = table(
     {
-        "shape": fields.list_of(fields.either(whole(), _follows(rules.shape_size))),
+        "shape": fields.list_of(fields.either(integer(), _follows(rules.shape_size))),
         "dtype": one_of(*rules.DTYPES),
         "name": or_none(_IDENTIFIER),
         "low": or_none(number),
@@ -88,10 +88,10 @@ _CONSTANT = table(
 _DIM = table(
     {
         "name": _IDENTIFIER,
-        "min": whole(1),
-        "max": whole(1),
-        "example": whole(1),
-        "multiple_of": whole(1),
+        "min": integer(1),
+        "max": integer(1),
+        "example": integer(1),
+        "multiple_of": integer(1),
     }
 )
 _OUTPUT_TOLERANCE = table(
@@ -146,7 +146,7 @@ _MODEL = table(
         "source": _SOURCE,
         "inputs": fields.either(fields.list_of(_input), _SOURCE),
         "kwargs": _ANY_TABLE,
-        "seed": whole(),
+        "seed": integer(),
         "method": or_none(_IDENTIFIER),
         "strict": flag,
         "weights": or_none(_WEIGHTS),
@@ -158,7 +158,7 @@ _MODEL = table(
         "baseline": or_none(_BASELINE),
         "tolerance": _TOLERANCE,
         "cuda": _CUDA,
-        "reference_data_limit": whole(),
+        "reference_data_limit": integer(),
         "image": or_none(fields.either(_IMAGE, _SOURCE)),
     }
 )

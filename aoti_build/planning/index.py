@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from aoti_build.artifact.fingerprint import variable_parts
-from aoti_build.common.fields import digest, whole
+from aoti_build.common.fields import digest, integer
 from aoti_build.common.records import read_cache_record, write_cache_record
 from aoti_build.common.stat_cache import StatCache
 from aoti_build.host import distributions
@@ -72,7 +72,7 @@ class Index:
             if entry is None or entry["spec"] != spec or entry["facts"] != facts:
                 return None
             installed = entry["distributions"].items()
-            if any(list(distributions.place(name)) != place for name, place in installed):
+            if any(list(distributions.installation(name)) != place for name, place in installed):
                 return None
             if any(
                 distributions.installed_module(name) != found
@@ -88,7 +88,7 @@ class Index:
             ):
                 return None
             digest(entry["key"])
-            whole()(entry["size"])
+            integer()(entry["size"])
             return Published(entry["key"], entry["size"])
         except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
             return None

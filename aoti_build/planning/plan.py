@@ -169,7 +169,7 @@ def _note(
         Entry(
             spec=step.target.digest,
             facts=facts,
-            distributions={name: list(distributions.place(name)) for name in used},
+            distributions={name: list(distributions.installation(name)) for name in used},
             modules=manifest.source["modules"],
             variables=manifest.source["variables"],
             files=files,
@@ -238,7 +238,8 @@ def _unsettled(
         )
         return Step(target, Action.RECHECK, (changed,), known)
     unverified = Reason(ReasonKind.UNVERIFIED, str(known.unverified))
-    if not compatibility.lacking_architecture(known.requires):
+    host = compatibility.this_host(known.requires["device"])
+    if not compatibility.missing_for_architecture(known.requires, host):
         return Step(target, Action.RECHECK, (unverified,), known)
     # Another host may have checked it since.
     stored = find_stored(project, target, digests, store, now)

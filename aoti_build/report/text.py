@@ -279,7 +279,7 @@ def clean_lines(report: CleanReport) -> list[str]:
 @for_terminal
 def doctor_lines(report: DoctorReport) -> list[str]:
     """A row per check, with cause and fix below those that are not well; then one closing line."""
-    rows = [[one.check, one.device or "", one.outcome, one.said] for one in report.findings]
+    rows = [[one.check, one.device or "", one.outcome, one.message] for one in report.findings]
     head, *rendered = table(["check", "device", "outcome", "found"], rows)
     lines = [head]
     for one, line in zip(report.findings, rendered, strict=True):

@@ -247,12 +247,13 @@ def _candidate(
         # The host is not examined: for a GPU that would start its driver.
         return candidate
     needs = manifest.requires
-    candidate = candidate.rejected(*compatibility.unfit(needs, device_index))
+    host = compatibility.this_host(needs["device"])
+    candidate = candidate.rejected(*compatibility.obstacles(needs, host, device_index))
     if manifest.unverified is not None:
         candidate = candidate.rejected(_unverified_reason(manifest))
     if not candidate.fits:
         return candidate
-    gpu_code = compatibility.code_rank(needs, device_index)
+    gpu_code = compatibility.code_rank(needs, host, device_index)
     if gpu_code is None:
         return candidate
     return replace(candidate, gpu_code=gpu_code)

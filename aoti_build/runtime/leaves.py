@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
-from aoti_build.common.sizes import Size, parse, told
+from aoti_build.common.sizes import Size, parse, solution_order
 
 # The `signature` of a manifest.
 Signature: TypeAlias = Mapping[str, Any]
@@ -122,7 +122,7 @@ def following_sizes(tensors: Sequence[Leaf]) -> Iterator[FollowingSize]:
             axes.append(_Axis(position, axis, parse(name)))
         for axis, size in leaf.following:
             axes.append(_Axis(position, axis, size))
-    for index, solves in told([entry.size for entry in axes]):
+    for index, solves in solution_order([entry.size for entry in axes]):
         position, axis, size = axes[index]
         if size.plain is None:
             yield FollowingSize(

@@ -77,5 +77,9 @@ def remove_unused(root: Path, seconds: float = UNUSED_SECONDS) -> None:
         finally:
             os.close(descriptor)
     for path in root.glob(".unpack-*"):
-        if path.lstat().st_mtime < oldest:
+        try:
+            is_unused = path.lstat().st_mtime < oldest
+        except OSError:
+            continue  # another process removed or published it
+        if is_unused:
             shutil.rmtree(path, ignore_errors=True)

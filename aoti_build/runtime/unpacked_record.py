@@ -64,7 +64,7 @@ def _has_recorded_stats(directory: Path, document: Any) -> bool:
 def _has_recorded_digests(directory: Path, document: Any) -> bool:
     if document["block"] != unpack.CHUNK:
         return False
-    return digests.agree(list(_recorded_blocks(directory, document["files"])))
+    return digests.all_match(list(_recorded_blocks(directory, document["files"])))
 
 
 def _recorded_blocks(directory: Path, files: Any) -> Iterator[digests.Block]:

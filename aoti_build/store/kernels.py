@@ -31,7 +31,16 @@ from pathlib import Path
 from typing import Any
 
 from aoti_build.common.digests import digest_json
-from aoti_build.common.fields import anything, digest, loads, one_of, spelt, table, table_of, whole
+from aoti_build.common.fields import (
+    anything,
+    digest,
+    integer,
+    loads,
+    matching,
+    one_of,
+    table,
+    table_of,
+)
 from aoti_build.common.locks import lock
 from aoti_build.common.reading import RECORD_LIMIT, read_bytes
 from aoti_build.common.records import write_json
@@ -51,9 +60,9 @@ _TIMINGS = "cache/"
 _TUNING = table(
     {
         "format": one_of(TUNING_FORMAT),
-        "format_version": whole(),
+        "format_version": integer(),
         "digest": digest,
-        "files": table_of(anything, spelt("(?s).*")),
+        "files": table_of(anything, matching("(?s).*")),
     }
 )
 # What Python's reader of zip files lets out, beside its own error, of one whose digest is right.

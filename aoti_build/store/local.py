@@ -32,7 +32,7 @@ from aoti_build.artifact import integrity
 from aoti_build.artifact.fingerprint import KEY_VERSION, Parts
 from aoti_build.artifact.manifest import MODEL, REFERENCE_DATA, FileRecord, Manifest, read_record
 from aoti_build.common.digests import Block, all_cores, copy_block, digest_bytes, digest_json
-from aoti_build.common.fields import MAX_PATH, is_digest, loads, one_of, spelt, table, whole
+from aoti_build.common.fields import MAX_PATH, integer, is_digest, loads, matching, one_of, table
 from aoti_build.common.locks import lock
 from aoti_build.common.reading import RECORD_LIMIT, read_bytes
 from aoti_build.common.records import write_json
@@ -59,8 +59,8 @@ _ABANDONED_SECONDS = 86400.0
 _ROOT = table(
     {
         "format": one_of(ROOT_FORMAT),
-        "format_version": whole(),
-        "artifacts": spelt(r"/[^\0]*", MAX_PATH),
+        "format_version": integer(),
+        "artifacts": matching(r"/[^\0]*", MAX_PATH),
     }
 )
 

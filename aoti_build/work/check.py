@@ -51,8 +51,7 @@ class Checker:
 
     def start_worker(self) -> None:
         """Start the worker now, unless it has been started or this host cannot run the code."""
-        requires = compatibility.requirements(self._target.device, self._target.architecture)
-        if self._worker is not None or compatibility.lacking_architecture(requires):
+        if self._worker is not None or missing_architecture(self._target):
             return
         self._worker = Worker(
             CheckJob,
@@ -78,7 +77,8 @@ class Checker:
         If this host lacks the architecture that the code `requires`, nothing is checked and the
         record says so. Raises `BuildError` if the package fails the check.
         """
-        missing = compatibility.lacking_architecture(requires)
+        host = compatibility.this_host(self._target.device)
+        missing = compatibility.missing_for_architecture(requires, host)
         if missing:
             return _unverified_record(self._target, missing)
         # The artifact's own file may have no room for all reference data.
@@ -109,6 +109,13 @@ class Checker:
             self._context.on_progress(target, "localize")
             explanation = find_cause_quickly(self._context, target, self._staging)
             raise comparison_error(result.cases, log, explanation)
+
+
+def missing_architecture(target: Target) -> list[str]:
+    """What this host lacks to run the target's code, as sentences."""
+    host = compatibility.this_host(target.device)
+    requires = compatibility.requirements(target.device, target.architecture, host)
+    return compatibility.missing_for_architecture(requires, host)
 
 
 def _unverified_record(target: Target, missing: Sequence[str]) -> JsonObject:

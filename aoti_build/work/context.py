@@ -86,7 +86,6 @@ class BuildContext(NamedTuple):
         prefix = staging_prefix(target)
         with publication.staging(root, prefix, free_later=free_later) as directory:
             # No other user may change files between their check and their publication.
-            directory.chmod(0o700)
             artifact = directory / "artifact"
             artifact.mkdir()
             yield Staging(directory, artifact, log)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from aoti_build.artifact.paths import inductor_cache_root, passed_checks_path, store_beside
 from aoti_build.common.digests import digest_json
-from aoti_build.common.fields import digest, list_of, loads, one_of, table, whole
+from aoti_build.common.fields import digest, integer, list_of, loads, one_of, table
 from aoti_build.common.records import read_owned, write_cache_record
 from aoti_build.errors import DirectoryError, ToolchainError
 from aoti_build.host import installed_torch, toolchain
@@ -24,7 +24,7 @@ FORMAT_VERSION = 1
 # Increase this number when a check covers more. All toolchains are then checked again.
 CHECKS_VERSION = 2
 _MAX_KEYS = 16  # one for each toolchain and set of directories that is in use, and some spare
-_PASSED = table({"format": one_of(FORMAT), "format_version": whole(), "keys": list_of(digest)})
+_PASSED = table({"format": one_of(FORMAT), "format_version": integer(), "keys": list_of(digest)})
 
 
 def quick_checks(
@@ -85,7 +85,7 @@ def require_fit_toolchain(
         raise _unfit_toolchain(fatal)
     for finding in failures:
         remedy = f" ({finding.fix})" if finding.fix else ""
-        on_warning(f"{finding.check}: {finding.said}{remedy}")
+        on_warning(f"{finding.check}: {finding.message}{remedy}")
     if not failures:
         # The record must not grow without limit. The oldest keys are dropped.
         newest = passed_keys[-(_MAX_KEYS - 1) :]
@@ -99,11 +99,11 @@ def _unfit_toolchain(fatal: Sequence[Finding]) -> ToolchainError:
     if first.cause:
         causes.append(first.cause)
     for finding in others:
-        causes.append(finding.said)
+        causes.append(finding.message)
     remedies = [finding.fix for finding in fatal if finding.fix]
     remedies.append("`invoke doctor` shows all checks")
     return ToolchainError(
-        first.said,
+        first.message,
         cause="\n".join(causes) or None,
         hint="\n".join(remedies),
     )

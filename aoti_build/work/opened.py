@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 from aoti_build.artifact.manifest import FileRecord, Manifest, NoManifest, read_manifest
 from aoti_build.artifact.paths import artifact_directory
+from aoti_build.common.directories import temporary_directory
 from aoti_build.common.extents import clone
 from aoti_build.common.stat_cache import stat_key
 from aoti_build.common.writing import write_at
@@ -77,7 +78,7 @@ def open_artifact(project: Project, target: Target) -> Iterator[OpenArtifact]:
     Raises:
         VerificationError: there is no artifact.
         ArtifactError: it is damaged, or not what its manifest says.
-        ToolchainError: there is no room for copies.
+        ToolchainError: there is no room for copies, or the temporary directory is unfit.
         Interrupted: on Ctrl-C, while files are copied.
     """
     directory = artifact_directory(project, target)
@@ -87,8 +88,10 @@ def open_artifact(project: Project, target: Target) -> Iterator[OpenArtifact]:
         # Paths below this one lead into the opened directory, whatever has its name now.
         opened = Path(f"/proc/self/fd/{descriptor}")
         manifest = _manifest(project, target, directory, opened)
+        temporary = temporary_directory()
         with _room_needed():
-            files = Path(resources.enter_context(tempfile.TemporaryDirectory(prefix="aoti_build-")))
+            copies = tempfile.TemporaryDirectory(dir=temporary, prefix="aoti_build-")
+            files = Path(resources.enter_context(copies))
         stat_keys = {}
         for name, record in manifest.files.items():
             with _damage_said(project, target, directory / name):
@@ -105,11 +108,12 @@ def fit_artifact(project: Project, target: Target) -> Iterator[OpenArtifact]:
     """
     with open_artifact(project, target) as artifact:
         requires = artifact.manifest.requires
-        missing = compatibility.lacking(requires)
+        host = compatibility.this_host(requires["device"])
+        missing = compatibility.missing(requires, host)
         if missing:
             lacks_only_architecture = (
                 artifact.manifest.architecture is not None
-                and missing == compatibility.lacking_architecture(requires)
+                and missing == compatibility.missing_for_architecture(requires, host)
             )
             raise _incompatible(target, missing, lacks_only_architecture)
         yield artifact

@@ -22,7 +22,7 @@ from aoti_build.models_file.records import target_to_json
 from aoti_build.planning.current_state import toolchain_parts, weight_parts
 from aoti_build.planning.plan import Step
 from aoti_build.work.build_record import built_manifest
-from aoti_build.work.check import Checker
+from aoti_build.work.check import Checker, missing_architecture
 from aoti_build.work.context import BuildContext, Staging
 from aoti_build.work.crash import WorkerCrash
 from aoti_build.work.gpu import gpu_code_of, gpu_environment
@@ -214,15 +214,10 @@ def _clock_skew(staging: Staging) -> int:
     return file.stat().st_mtime_ns - now_ns
 
 
-def _missing_architecture(target: Target) -> list[str]:
-    """What this host lacks to run the target's code, as sentences."""
-    requires = compatibility.requirements(target.device, target.architecture)
-    return compatibility.lacking_architecture(requires)
-
-
 def _requirements(target: Target, staging: Staging, result: BuildResult) -> dict[str, Any]:
     """What a host must have to run the staged package, for the manifest."""
-    requires = compatibility.requirements(target.device, target.architecture)
+    host = compatibility.this_host(target.device)
+    requires = compatibility.requirements(target.device, target.architecture, host)
     requires.update(gpu_code_of(target, staging))
     if result.imports:
         requires["imports"] = list(result.imports)
@@ -238,7 +233,7 @@ def _explain_illegal_instruction(target: Target) -> Iterator[None]:
     try:
         yield
     except WorkerCrash as crash:
-        missing = _missing_architecture(target)
+        missing = missing_architecture(target)
         if crash.signal_name != "SIGILL" or target.hardware.has_kernels or not missing:
             raise
         raise BuildError(

@@ -171,7 +171,9 @@ def publish_fake(project: Project, target: Target | None = None, **changes: Any)
         "weights": {"external": False, "why": "a fake"},
         "source": current_parts(project, target, recorded, digests_of(project)).parts,
         "files": {name: _record(directory / name) for name in (MODEL, REFERENCE_DATA)},
-        "requires": compatibility.requirements(target.device, target.architecture),
+        "requires": compatibility.requirements(
+            target.device, target.architecture, compatibility.this_host(target.device)
+        ),
         "signature": SIGNATURE,
         "check": {"passed": True, "tolerance": required_tolerance(target), "cases": [PASSED_CASE]},
         "seconds": {"total": 1.5},
@@ -184,7 +186,11 @@ def publish_fake(project: Project, target: Target | None = None, **changes: Any)
 
 def forget_installed() -> None:
     """Look for distributions anew, as another process would."""
-    for function in (distributions.version_of, distributions.place, distributions._installed):
+    for function in (
+        distributions.version_of,
+        distributions.installation,
+        distributions._installed,
+    ):
         getattr(function, "cache_clear", lambda: None)()  # a test may have put another in its place
 
 

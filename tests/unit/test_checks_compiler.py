@@ -49,7 +49,7 @@ def test_the_compiler_of_this_host_is_fit(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.delenv("CXX", raising=False)
     finding = check_compiler()
     assert (finding.outcome, finding.fix) == (OK, None), finding
-    assert GOOD in finding.said
+    assert GOOD in finding.message
 
 
 def test_a_statically_linked_libstdcxx_is_found_and_a_better_compiler_named(
@@ -60,7 +60,7 @@ def test_a_statically_linked_libstdcxx_is_found_and_a_better_compiler_named(
     others += [bad, script("g++-broken", "exit 1"), "/no/such/g++", GOOD]
     finding = check_compiler()
     assert (finding.outcome, finding.stops, finding.fix) == (FAIL, True, f"CXX={GOOD}")
-    assert f"{bad} links libstdc++ statically" in finding.said
+    assert f"{bad} links libstdc++ statically" in finding.message
     assert "libstdc++.so.6" in (finding.cause or "")
 
 
@@ -68,9 +68,9 @@ def test_a_wrapper_that_adds_the_option_to_every_call_is_static_too(
     script: Script, others: list[str]
 ) -> None:
     finding = check_compiler(script("wrapper", f'exec {GOOD} -static-libstdc++ "$@"'))
-    assert "links libstdc++ statically" in finding.said
+    assert "links libstdc++ statically" in finding.message
     assert others == []
-    assert "none of those found here will do" in (finding.fix or "")
+    assert "none of those found here passes" in (finding.fix or "")
 
 
 def test_a_c_compiler_is_a_doubt_only(others: list[str]) -> None:
@@ -78,7 +78,7 @@ def test_a_c_compiler_is_a_doubt_only(others: list[str]) -> None:
     assert others == []
     finding = check_compiler(shutil.which("gcc") or "gcc")
     assert (finding.outcome, finding.stops) == (WARN, False)
-    assert "does not link libstdc++" in finding.said
+    assert "does not link libstdc++" in finding.message
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_what_a_compiler_says_is_understood(
     assert others == []
     finding = check_compiler(script("cxx", f'echo "some context"; echo "{printed}" >&2; exit 1'))
     assert (finding.outcome, finding.stops) == (FAIL, True)
-    assert said in finding.said
+    assert said in finding.message
     assert fix in (finding.fix or "")
     assert finding.cause == printed
 
@@ -129,7 +129,7 @@ def test_a_compiler_that_is_not_there(others: list[str]) -> None:
     others.append(GOOD)
     finding = check_compiler("/no/such/compiler --option")
     assert (finding.outcome, finding.stops, finding.fix) == (FAIL, True, f"CXX={GOOD}")
-    assert "there is no compiler /no/such/compiler" in finding.said
+    assert "there is no compiler /no/such/compiler" in finding.message
 
 
 @pytest.mark.parametrize("command", ["", " ", "g++ '"])
@@ -142,7 +142,7 @@ def test_a_variable_that_is_no_command(monkeypatch: pytest.MonkeyPatch, command:
 
 def test_a_compiler_that_makes_nothing(script: Script, others: list[str]) -> None:
     assert others == []
-    assert "made no shared library" in check_compiler(script("silent", "exit 0")).said
+    assert "made no shared library" in check_compiler(script("silent", "exit 0")).message
 
 
 def test_a_header_that_cannot_be_precompiled_does_not_stop_a_build(
@@ -155,7 +155,7 @@ def test_a_header_that_cannot_be_precompiled_does_not_stop_a_build(
     )
     finding = check_compiler(script("no-headers", lines))
     assert (finding.outcome, finding.stops) == (FAIL, False)
-    assert "cannot precompile a header" in finding.said
+    assert "cannot precompile a header" in finding.message
 
 
 @pytest.mark.parametrize(
@@ -179,7 +179,7 @@ def test_a_library_that_does_not_load(
     monkeypatch.setattr(compiler, "other_compiler", lambda *_: None)
     finding = check_compiler(GOOD)
     assert (finding.outcome, finding.stops, finding.cause) == (FAIL, stops, printed)
-    assert said in finding.said
+    assert said in finding.message
 
 
 def test_the_same_compiler_under_another_name_is_no_way_out(

@@ -11,8 +11,9 @@ import pytest
 
 from aoti_build.host import cuda as host_cuda
 from aoti_build.host import installed_torch
-from aoti_build.host.checks import cuda
-from aoti_build.host.checks.cuda import Gpu, check_cuda, check_headers, gpu_of
+from aoti_build.host.checks import cuda, cuda_headers
+from aoti_build.host.checks.cuda import Gpu, check_cuda, gpu_of
+from aoti_build.host.checks.cuda_headers import check_headers
 from aoti_build.host.checks.finding import FAIL, OK, UNAVAILABLE, WARN, Finding
 from aoti_build.host.cuda_driver import CudaDriver
 
@@ -100,7 +101,7 @@ def test_no_gpu_is_no_failure_and_a_hidden_one_is_said(
     finding = gpu_of(CudaDriver(driver))
     assert isinstance(finding, Finding)
     assert finding.outcome == UNAVAILABLE
-    assert "CUDA_VISIBLE_DEVICES=''" in finding.said
+    assert "CUDA_VISIBLE_DEVICES=''" in finding.message
 
 
 @pytest.mark.parametrize(
@@ -110,7 +111,7 @@ def test_a_driver_that_does_not_start_fails(code: int, said: str) -> None:
     finding = gpu_of(CudaDriver(Driver(init=code)))
     assert isinstance(finding, Finding)
     assert (finding.outcome, finding.stops) == (FAIL, True)
-    assert said in finding.said
+    assert said in finding.message
 
 
 def test_a_gpu_is_read() -> None:
@@ -146,11 +147,11 @@ def test_ptxas_must_run_and_know_the_gpu(tmp_path: Path, monkeypatch: pytest.Mon
     program.write_text("#!/bin/sh\necho \"'sm_80','sm_90','sm_90a'\"\n")
     monkeypatch.setenv("TRITON_PTXAS_PATH", str(program))
     refused = cuda._ptxas(HOPPER)
-    assert (refused.outcome, "does not run" in refused.said) == (FAIL, True)
+    assert (refused.outcome, "does not run" in refused.message) == (FAIL, True)
     program.chmod(0o755)
     assert cuda._ptxas(HOPPER).outcome == OK
     unknown = cuda._ptxas(Gpu((8, 9), (13, 0)))
-    assert (unknown.outcome, "sm_89" in unknown.said) == (FAIL, True)
+    assert (unknown.outcome, "sm_89" in unknown.message) == (FAIL, True)
     assert "TRITON_PTXAS_PATH" in (unknown.fix or "")
 
 
@@ -169,7 +170,7 @@ def test_the_ptxas_that_is_tried_is_the_one_of_builds(
         ),
     )
     assert (
-        cuda._ptxas(HOPPER).said
+        cuda._ptxas(HOPPER).message
         == f"{host_cuda.ptxas('9.0')} knows sm_90"
         == f"{program} knows sm_90"
     )
@@ -184,11 +185,11 @@ def test_the_launcher_needs_a_c_compiler_and_python_h(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("CC", "/no/such/gcc")
-    assert "no C compiler" in cuda._launcher_compiler().said
+    assert "no C compiler" in cuda._launcher_compiler().message
     monkeypatch.setenv("CC", shutil.which("gcc") or "gcc")
     monkeypatch.setattr("sysconfig.get_paths", lambda: {"include": str(tmp_path)})
     finding = cuda._launcher_compiler()
-    assert (finding.outcome, "no Python.h" in finding.said) == (FAIL, True)
+    assert (finding.outcome, "no Python.h" in finding.message) == (FAIL, True)
     assert finding.fix == "install python3-dev"
     (tmp_path / "Python.h").touch()
     assert cuda._launcher_compiler().outcome == OK
@@ -197,7 +198,7 @@ def test_the_launcher_needs_a_c_compiler_and_python_h(
 @pytest.fixture
 def homes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A directory for toolkits; those in it are all that there are."""
-    monkeypatch.setattr(cuda, "_homes", lambda: iter(sorted(tmp_path.iterdir())))
+    monkeypatch.setattr(cuda_headers, "_homes", lambda: iter(sorted(tmp_path.iterdir())))
     return tmp_path
 
 
@@ -224,10 +225,10 @@ def test_stubs_count_only_where_the_variable_names_the_toolkit(
     homes: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home = toolkit(homes / "cuda-13.0")
-    monkeypatch.setattr(cuda, "cuda_home", lambda: home)
+    monkeypatch.setattr(cuda_headers, "cuda_home", lambda: home)
     finding = check_headers()
     assert (finding.outcome, finding.stops, finding.fix) == (FAIL, True, f"CUDA_HOME={home}")
-    assert "libcuda.so" in finding.said
+    assert "libcuda.so" in finding.message
 
 
 def test_a_toolkit_without_headers_and_a_better_one(
@@ -244,7 +245,7 @@ def test_a_toolkit_without_headers_and_a_better_one(
 
 
 def test_no_toolkit_at_all(homes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cuda, "cuda_home", lambda: None)
+    monkeypatch.setattr(cuda_headers, "cuda_home", lambda: None)
     finding = check_headers()
     assert homes.is_dir()
     assert (finding.outcome, finding.stops) == (FAIL, True)
@@ -292,5 +293,5 @@ def test_what_makes_fat_binaries_is_named_where_torch_can_use_it(
     monkeypatch.setattr(host_cuda, "fatbin_tool", lambda: tool)
     found = cuda._nvcc()
     assert found.outcome == OK
-    assert (said or "") in found.said
-    assert said or "for a named arch are" not in found.said
+    assert (said or "") in found.message
+    assert said or "for a named arch are" not in found.message

@@ -106,7 +106,7 @@ def test_nothing_is_made_below_what_others_can_change(
     assert caught.value.exit_code == ExitCode.UNFIT_TOOLCHAIN
     assert f"{place} can be written to by others (mode {bits:04o})" in str(caught.value.cause)
     assert f"chmod go-w {place}" in str(caught.value.hint)
-    assert f"let {directories.BUILD_VARIABLE} name" in str(caught.value.hint)
+    assert f"set {directories.BUILD_VARIABLE} to" in str(caught.value.hint)
     assert list(place.iterdir()) == []
 
 
@@ -191,7 +191,7 @@ def test_without_a_home_a_private_directory_in_the_systems_temporary_one_serves(
             os.path, "expanduser", lambda path: path
         )  # as for a number without an entry in passwd
     elif value == "another's":
-        monkeypatch.setattr(directories, "_is_own", lambda place: False)
+        monkeypatch.setattr(directories, "_is_usable_home", lambda place: False)
     else:
         monkeypatch.setenv("HOME", value)
     for find, name in (
@@ -235,10 +235,10 @@ def test_a_tilde_that_no_shell_replaced(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str
 ) -> None:
     monkeypatch.setenv(variable, "~/mine")
-    assert directories.named(variable) == home / "mine"
+    assert directories.path_in_variable(variable) == home / "mine"
     monkeypatch.setenv(variable, "~no-such-user-anywhere/mine")
     with pytest.raises(DirectoryError, match=variable):
-        directories.named(variable)
+        directories.path_in_variable(variable)
 
 
 @pytest.mark.parametrize("kind", ["absent", "open", "relative", "read-only", "noexec"])

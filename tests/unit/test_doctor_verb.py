@@ -93,8 +93,8 @@ def test_the_model_is_not_tried_with_a_compiler_that_is_known_to_be_broken(
     report = doctor()
     assert report.exit_code == 5
     assert [one.outcome for one in report.findings if one.check == "model"] == [SKIPPED, SKIPPED]
-    assert "compiler failed" in report.findings[-2].said
-    assert "compiler, driver failed" in report.findings[-1].said
+    assert "compiler failed" in report.findings[-2].message
+    assert "compiler, driver failed" in report.findings[-1].message
     assert fake_worker.calls == []
 
 
@@ -119,7 +119,7 @@ def test_a_crash_names_signal_phase_cause_and_fix(
     report = doctor(["cpu"])
     finding = report.findings[-1]
     assert (finding.check, finding.outcome, report.exit_code) == ("model", FAIL, 5)
-    assert f"ended by {signal} when it was run: " in finding.said
+    assert f"ended by {signal} when it was run: " in finding.message
     assert (finding.cause or "").startswith("the log's end")
     assert fix in (finding.fix or "")
 
@@ -142,7 +142,7 @@ def test_what_torch_says_is_explained(
     error: AotiBuildError = BuildError("it broke", cause=cause, hint="see the log")
     finding = explain(error, "cuda", ["export", phase])
     assert (finding.outcome, finding.device, finding.cause) == (FAIL, "cuda", cause)
-    assert "it broke" in finding.said
+    assert "it broke" in finding.message
     assert fix in (finding.fix or "")
 
 

@@ -280,7 +280,7 @@ def test_a_user_who_is_a_mere_number(
     answer = container(*words.split(), **home)
     assert (answer.returncode, "Traceback" in answer.stderr) == (code, False), answer.stderr
     if code == ExitCode.UNFIT_TOOLCHAIN:
-        assert "let AOTI_BUILD_CACHE name a directory of your own" in answer.stdout + answer.stderr
+        assert "set AOTI_BUILD_CACHE to a directory of your own" in answer.stdout + answer.stderr
     left = {path.name for path in (shared / "project").iterdir()}
     assert left <= {
         "artifacts",

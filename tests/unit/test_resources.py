@@ -198,5 +198,5 @@ def test_doctor_says_what_the_container_leaves(
     monkeypatch.setattr(os, "cpu_count", lambda: 16)
     finding = directories.check_memory()
     assert finding.outcome == FAIL
-    assert finding.said.startswith("0.5 GiB available")
-    assert "a quota has time for 2 of them" in directories.check_processors().said
+    assert finding.message.startswith("0.5 GiB available")
+    assert "a quota has time for 2 of them" in directories.check_processors().message

@@ -521,6 +521,14 @@ def test_entries_stay_while_a_process_holds_them_and_go_when_unused(
     assert [path.name for path in cache.iterdir() if path.is_dir()] == []
 
 
+def test_staging_that_another_process_removes_first_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    removed = tmp_path / ".unpack-removed"
+    monkeypatch.setattr(Path, "glob", lambda _, pattern: [removed] if "unpack" in pattern else [])
+    private.remove_unused(tmp_path)
+
+
 def test_processes_that_start_together_unpack_to_one_place(artifact: Artifact, cache: Path) -> None:
     script = PREAMBLE + "print(load('full'))"
     started = [

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aoti_build.common.sizes import Size, Term, parse, told
+from aoti_build.common.sizes import Size, Term, parse, solution_order
 
 NAMES = ("batch", "past", "seq")
 STEP = 12  # every dim is a multiple of it, so that divisions by its divisors are exact
@@ -132,7 +132,9 @@ def test_sums_of_one_dim_are_in_lowest_terms() -> None:
 
 
 def order(*texts: str) -> list[tuple[str, str | None]]:
-    return [(texts[index], tells) for index, tells in told([parse(text) for text in texts])]
+    return [
+        (texts[index], tells) for index, tells in solution_order([parse(text) for text in texts])
+    ]
 
 
 def test_dims_are_told_by_the_plainest_size_first() -> None:
@@ -156,4 +158,4 @@ def test_two_unknown_dims_in_one_size_are_not_told() -> None:
 def test_long_chains_are_told_in_a_moment() -> None:
     count = 20_000  # told from the last to the first
     sizes = [parse(f"n{number} + n{number + 1}") for number in range(count)] + [parse(f"n{count}")]
-    assert len(told(sizes)) == count + 1
+    assert len(solution_order(sizes)) == count + 1

@@ -13,6 +13,7 @@ from aoti_build.commands.status import status
 from aoti_build.errors import SpecError
 from aoti_build.host.devices import NATIVE, register, unregister
 from aoti_build.host.devices.cpu import Cpu
+from aoti_build.host.facts import HostFacts
 from aoti_build.runtime import explain
 
 MODELS = """\
@@ -49,10 +50,10 @@ class Npu(Cpu):
     def cannot_build(self, architecture: str) -> str | None:
         return None if self.units else "npu"
 
-    def requirements(self, architecture: str) -> dict[str, Any]:
+    def requirements(self, architecture: str, host: HostFacts) -> dict[str, Any]:
         return {"cpu_features": []}
 
-    def missing_device(self, index: int) -> str | None:
+    def missing_device(self, host: HostFacts, index: int) -> str | None:
         return None if index < self.units else f"no NPU {index}"
 
 

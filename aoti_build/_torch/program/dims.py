@@ -28,7 +28,7 @@ from torch.utils import _pytree as pytree
 
 from aoti_build._torch.program.axes import Axes
 from aoti_build._torch.program.inputs import Call
-from aoti_build.common.sizes import Size, told
+from aoti_build.common.sizes import Size, solution_order
 from aoti_build.models_file.project import Dim
 
 
@@ -136,7 +136,7 @@ class ExportSizes:
             for axis, size in found.items()
         ]
         values: dict[str, Any] = {}
-        for index, tells in told([size for _, _, size in places]):
+        for index, tells in solution_order([size for _, _, size in places]):
             leaf, axis, size = places[index]
             given = leaves[leaf].shape[axis]
             if tells is None:

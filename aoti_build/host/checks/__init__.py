@@ -1,2 +1,4 @@
-"""What a host must have so that compiling, loading and publishing can work; each check names cause
-and fix. Asked by `doctor`, and by `build` before it compiles."""
+"""Checks of the host's needs for compiling, loading and publishing, with cause and remedy.
+
+`doctor` runs them, and `build` before it compiles.
+"""

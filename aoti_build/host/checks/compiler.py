@@ -1,10 +1,9 @@
-"""The C++ compiler: is it the one that inductor needs? Shown by compiling and loading a few lines
-in its manner.
+"""The check of the C++ compiler: it compiles and loads a few lines as inductor does.
 
-What AOTInductor's commands ask for, by cpp_builder.py of torch 2.11 to 2.14: the language standard,
-torch's headers, OpenMP's header and libgomp for the loops, precompiled headers, and a shared
-library that takes libstdc++ from the process that loads it. Python.h is not among it: packages for
-the CPU include none of Python.
+By cpp_builder.py of torch 2.11 to 2.14, AOTInductor's commands need the language standard, torch's
+headers, OpenMP's header and libgomp for the loops, precompiled headers, and a shared library that
+takes libstdc++ from the process that loads it. They do not need Python.h: packages for the CPU
+include nothing of Python.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from aoti_build.common.directories import temporary_directory
 from aoti_build.common.elf import NotElf, read_elf
@@ -32,13 +32,13 @@ from aoti_build.host.checks.programs import failure_of, gist
 from aoti_build.host.programs import compiler_command
 
 STATIC = "static-libstdc++"
-_MOST_TRIED = 8
+_MAX_CANDIDATES = 8
 _INSTALL = (
-    "install g++ (Debian, Ubuntu: apt install g++; Fedora: dnf install gcc-c++), or let CXX name"
-    " another compiler; none of those found here will do"
+    "install g++ (Debian, Ubuntu: apt install g++; Fedora: dnf install gcc-c++), or set CXX to"
+    " another compiler; none of those found here passes"
 )
 
-# Names from libstdc++.so, so that a library which does not ask for it has them inside.
+# Uses names from libstdc++.so. A library that does not need libstdc++.so has them inside.
 _PROBE = """\
 #include <filesystem>
 #include <iostream>
@@ -60,34 +60,36 @@ _LOAD = "import ctypes, sys; sys.exit(ctypes.CDLL(sys.argv[1]).aoti_build_probe(
 
 @dataclass(frozen=True)
 class Fault:
-    """What is wrong with a compiler: a name, a sentence, what it printed, and a fix that is not
-    another compiler. `outcome` and `stops` as for `Finding`."""
+    """A fault of a compiler.
+
+    `output` is what the compiler printed. `fix` is a remedy other than another compiler. `outcome`
+    and `stops` are as for `Finding`.
+    """
 
     name: str
-    said: str
-    printed: str = ""
+    message: str
+    output: str = ""
     fix: str | None = None
     stops: bool = True
     outcome: str = FAIL
 
 
 def check_compiler(command: str | None = None, *, directory: Path | None = None) -> Finding:
-    """Try the compiler that inductor will call (or `command`) in `directory`, by default the
-    temporary one; if it will not do, look for one that does."""
+    """Try the compiler that inductor will call, or `command`; if it fails, find one that passes.
+
+    The probe is compiled in `directory`, by default the temporary directory.
+    """
     command = compiler_command() if command is None else command
     fault = try_compiler(command, directory)
     if fault is None:
-        return Finding(
-            "compiler",
-            OK,
-            f"{_named(command)}: {cpp_standard()}, torch's headers, OpenMP, libstdc++ shared",
-        )
+        parts = f"{cpp_standard()}, torch's headers, OpenMP, libstdc++ shared"
+        return Finding("compiler", OK, f"{_with_path(command)}: {parts}")
     fix = fault.fix or other_compiler(command, directory) or _INSTALL
     return Finding(
         "compiler",
         fault.outcome,
-        fault.said,
-        cause=fault.printed or None,
+        fault.message,
+        cause=fault.output or None,
         fix=fix,
         stops=fault.stops,
     )
@@ -96,9 +98,9 @@ def check_compiler(command: str | None = None, *, directory: Path | None = None)
 def check_openssl() -> Finding:
     if not calls_openssl():
         return Finding("openssl", OK, "not needed by this torch")
-    found = shutil.which("openssl")
-    if found:
-        return Finding("openssl", OK, found)
+    path = shutil.which("openssl")
+    if path:
+        return Finding("openssl", OK, path)
     return Finding(
         "openssl",
         FAIL,
@@ -109,212 +111,274 @@ def check_openssl() -> Finding:
 
 
 def try_compiler(command: str, directory: Path | None = None) -> Fault | None:
-    """What keeps the compiler from making packages that load; None if nothing was found."""
+    """The first fault that keeps the compiler from making packages that load, or None."""
     words = command_words(command)
     if not words:
         return Fault(
-            "absent", f"CXX={command!r} is no command", fix="unset CXX, or let it name a compiler"
+            "absent",
+            f"CXX={command!r} is not a command",
+            fix="unset CXX, or set it to a compiler",
         )
     if shutil.which(words[0]) is None:
         return Fault("absent", f"there is no compiler {words[0]}")
     try:
-        # What is compiled there is loaded, so nobody else may write there.
-        place = directory or temporary_directory()
-        with tempfile.TemporaryDirectory(dir=place, prefix="aoti_build-doctor-") as scratch:
-            return _try(words, Path(scratch))
+        # The compiled library is loaded, so other users must not be able to write there.
+        parent = directory or temporary_directory()
+        with tempfile.TemporaryDirectory(dir=parent, prefix="aoti_build-doctor-") as scratch:
+            return _try_in(Path(scratch), words)
     except (OSError, DirectoryError) as error:
-        said = f"the compiler could not be tried in {directory or 'the temporary directory'}"
-        return Fault("place", said, str(error), fix="see `temp directory`", stops=False)
+        return Fault(
+            "place",
+            f"the compiler could not be tried in {directory or 'the temporary directory'}",
+            str(error),
+            fix="see `temp directory`",
+            stops=False,
+        )
 
 
-def _try(words: list[str], scratch: Path) -> Fault | None:
-    source, library = scratch / "probe.cpp", scratch / "probe.so"
+def _try_in(scratch: Path, words: list[str]) -> Fault | None:
+    command = " ".join(words)
+    source = scratch / "probe.cpp"
     source.write_text(_PROBE.format(headers=_TORCH_HEADER), encoding="utf-8")
-    # For these inductor has options of their own.
-    intel = re.match(r"ic(c|x|pc|px)\b", Path(words[0]).name)
-    common = [f"-std={cpp_standard()}", "-O1", "-fPIC", "-fiopenmp" if intel else "-fopenmp"]
-    includes = [f"-I{path}" for path in include_directories()]
-    linked = failure_of(
-        [
-            *words,
-            *common,
-            *includes,
-            "-shared",
-            str(source),
-            "-o",
-            str(library),
-            *([] if intel else ["-lgomp"]),
-        ]
-    )
-    if linked is not None:
-        return _explained(" ".join(words), linked)
+    library = scratch / "probe.so"
+    # Inductor has options of its own for Intel's compilers.
+    is_intel = re.match(r"ic(c|x|pc|px)\b", Path(words[0]).name) is not None
+    openmp = "-fiopenmp" if is_intel else "-fopenmp"
+    flags = [f"-std={cpp_standard()}", "-O1", "-fPIC", openmp]
+    call = [*words, *flags]
+    call += [f"-I{path}" for path in include_directories()]
+    call += ["-shared", str(source), "-o", str(library)]
+    if not is_intel:
+        call.append("-lgomp")
+    output = failure_of(call)
+    if output is not None:
+        return _compile_fault(command, output)
     if not library.exists():
-        return Fault("output", f"{' '.join(words)} made no shared library")
+        return Fault("output", f"{command} made no shared library")
+    needed = _needed_libraries(library)
+    if not any(name.startswith("libstdc++.so") for name in needed):
+        return _libstdcxx_fault(command, library, needed)
+    return _load_fault(library) or _precompile_fault(words, flags, scratch)
+
+
+def _needed_libraries(library: Path) -> tuple[str, ...]:
     content = library.read_bytes()
     try:
-        needed = read_elf(lambda offset, size: content[offset : offset + size]).needed
+        return read_elf(lambda offset, size: content[offset : offset + size]).needed
     except NotElf:
-        needed = ("libstdc++.so",)  # no ELF file, about which nothing is known
-    if not any(name.startswith("libstdc++.so") for name in needed):
-        return _without_libstdcxx(" ".join(words), library, needed)
-    return _load(library) or _precompile(words, common, scratch)
+        # Nothing is known about another format, so do not report a fault.
+        return ("libstdc++.so",)
 
 
-def _without_libstdcxx(command: str, library: Path, needed: tuple[str, ...]) -> Fault:
-    """A library that does not ask for libstdc++.so: it has it inside, or another one's, or
-    nobody's.
+def _libstdcxx_fault(command: str, library: Path, needed: tuple[str, ...]) -> Fault:
+    """The fault of a library that does not need libstdc++.so.
 
-    With it inside, torch's and the package's locale facets do not know each other: the std::regex
-    that reads the device's name throws std::bad_cast or crashes.
+    It has libstdc++ inside, uses another standard library, or uses none.
     """
-    asks = "a test library does not ask for libstdc++.so.6, but for " + ", ".join(needed)
-    fix = "let CXX name a compiler that links libstdc++.so, such as g++"
+    cause = f"a test library does not need libstdc++.so.6, but {', '.join(needed)}"
+    fix = "set CXX to a compiler that links libstdc++.so, such as g++"
     if any(name.startswith("libc++.so") for name in needed):
-        said = f"{command} uses libc++, and torch libstdc++; nobody tests packages made so"
-        return Fault("libc++", said, asks, fix, stops=False, outcome=WARN)
-    if "undefined symbol" in (_load_error(library) or ""):
-        said = f"{command} does not link libstdc++; that is what a C compiler does"
-        return Fault("c-compiler", said, asks, fix, stops=False, outcome=WARN)
-    said = (
-        f"{command} links libstdc++ statically: packages made with it crash, or fail, when they are"
-        " loaded"
-    )
-    return Fault(STATIC, said, asks)
-
-
-def _load(library: Path) -> Fault | None:
-    """Load it in a child: that shows whether its libraries fit, and whether files here may be
-    executed."""
-    refused = _load_error(library)
-    if refused is None:
-        return None
-    printed = refused.rpartition("\n")[2]
-    if "failed to map segment" in printed or "Operation not permitted" in printed:
-        said = (
-            f"a library in {library.parent.parent} cannot be loaded: it lies on a file system"
-            " mounted noexec"
+        return Fault(
+            "libc++",
+            f"{command} uses libc++, and torch libstdc++; such packages are not tested",
+            cause,
+            fix,
+            stops=False,
+            outcome=WARN,
         )
+    if "undefined symbol" in (_load_error(library) or ""):
+        return Fault(
+            "c-compiler",
+            f"{command} does not link libstdc++; it seems to be a C compiler",
+            cause,
+            fix,
+            stops=False,
+            outcome=WARN,
+        )
+    # With libstdc++ inside, torch and the package have locale facets of their own. The std::regex
+    # that reads the device's name then throws std::bad_cast or crashes.
+    return Fault(
+        STATIC,
+        f"{command} links libstdc++ statically: packages made with it crash, or fail, when they are"
+        " loaded",
+        cause,
+    )
+
+
+def _load_fault(library: Path) -> Fault | None:
+    """The fault of a library that a new process cannot load.
+
+    Its libraries do not fit, or files in this directory cannot be executed.
+    """
+    error = _load_error(library)
+    if error is None:
+        return None
+    last_line = error.rpartition("\n")[2]
+    if "failed to map segment" in last_line or "Operation not permitted" in last_line:
         return Fault(
             "noexec",
-            said,
-            printed,
-            fix="let TMPDIR name a directory that allows execution",
+            f"a library in {library.parent.parent} cannot be loaded: the file system is mounted"
+            " noexec",
+            last_line,
+            fix="set TMPDIR to a directory that allows execution",
             stops=True,
         )
-    said = "a library made by the compiler cannot be loaded by this Python"
-    if found := re.search(r"version `(\S+)' not found", printed):
-        said = (
+    message = "a library made by the compiler cannot be loaded by this Python"
+    missing_version = re.search(r"version `(\S+)' not found", last_line)
+    if missing_version:
+        message = (
             "the compiler is newer than the libstdc++ that this Python finds, which has no"
-            f" {found[1]}"
+            f" {missing_version[1]}"
         )
-    return Fault("load", said, printed, stops=False)
+    return Fault("load", message, last_line, stops=False)
 
 
 def _load_error(library: Path) -> str | None:
     return failure_of([sys.executable, "-I", "-S", "-c", _LOAD, str(library)])
 
 
-def _precompile(words: list[str], common: list[str], scratch: Path) -> Fault | None:
-    """A precompiled header, as AOTInductor makes two of unless a preset forbids it."""
+def _precompile_fault(words: list[str], flags: list[str], scratch: Path) -> Fault | None:
+    """The fault of a compiler that cannot precompile a header.
+
+    AOTInductor precompiles two, unless a preset forbids it.
+    """
     header = scratch / "probe.h"
     header.write_text("#include <string>\n")
-    printed = failure_of([*words, "-x", "c++-header", str(header), *common, "-o", f"{header}.gch"])
-    if printed is None:
+    call = [*words, "-x", "c++-header", str(header), *flags, "-o", f"{header}.gch"]
+    output = failure_of(call)
+    if output is None:
         return None
-    said = (
-        f"{' '.join(words)} cannot precompile a header; a wrapper that adds linker options to every"
-        " call does this"
-    )
-    return Fault("precompile", said, gist(printed), stops=False)
-
-
-def _explained(command: str, printed: str) -> Fault:
-    """A compile or link that failed, by what the compiler said of it."""
-    no_standard = f"the compiler does not know {cpp_standard()}, which this torch's headers need"
-    known = (
-        (
-            r"omp\.h",
-            "OpenMP's header omp.h is missing",
-            "install it (libgomp comes with gcc; for clang: libomp-dev)",
-        ),
-        (
-            r"l?gomp\b|libgomp",
-            "OpenMP's library libgomp is missing",
-            "install libgomp (gcc brings it)",
-        ),
-        (r"fopenmp", "the compiler does not know OpenMP (-fopenmp)", None),
-        (r"-std=|std=c\+\+", no_standard, None),
-        (
-            r"torch/csrc/\S+: No such file|torch/csrc/\S+' file not found",
-            "torch's headers are missing",
-            "install torch again: its wheel brings them",
-        ),
-        (
-            r"(filesystem|iostream|string)(: No such file|' file not found)",
-            "the standard library's headers are missing",
-            "install them (Debian, Ubuntu: apt install g++)",
-        ),
-        (
-            r"No space left",
-            "there is no space in the temporary directory",
-            "make space, or set TMPDIR",
-        ),
-    )
-    first = gist(printed)
-    for pattern, said, fix in known:
-        if re.search(pattern, first):
-            return Fault("compile", f"{command}: {said}", first, fix)
+    command = " ".join(words)
     return Fault(
-        "compile", f"{command} cannot compile and link a few lines with torch's headers", first
+        "precompile",
+        f"{command} cannot precompile a header; a wrapper that adds linker options to every call"
+        " causes this",
+        gist(output),
+        stops=False,
     )
+
+
+class _KnownError(NamedTuple):
+    """A pattern of a compiler's errors, with its meaning and remedy."""
+
+    pattern: str
+    message: str
+    fix: str | None
+
+
+_KNOWN_ERRORS = (
+    _KnownError(
+        r"omp\.h",
+        "OpenMP's header omp.h is missing",
+        "install it (libgomp comes with gcc; for clang: libomp-dev)",
+    ),
+    _KnownError(
+        r"l?gomp\b|libgomp",
+        "OpenMP's library libgomp is missing",
+        "install libgomp (gcc brings it)",
+    ),
+    _KnownError(
+        r"fopenmp",
+        "the compiler does not know OpenMP (-fopenmp)",
+        None,
+    ),
+    _KnownError(
+        r"-std=|std=c\+\+",
+        "the compiler does not know {standard}, which this torch's headers need",
+        None,
+    ),
+    _KnownError(
+        r"torch/csrc/\S+: No such file|torch/csrc/\S+' file not found",
+        "torch's headers are missing",
+        "install torch again: its wheel brings them",
+    ),
+    _KnownError(
+        r"(filesystem|iostream|string)(: No such file|' file not found)",
+        "the standard library's headers are missing",
+        "install them (Debian, Ubuntu: apt install g++)",
+    ),
+    _KnownError(
+        r"No space left",
+        "there is no space in the temporary directory",
+        "make space, or set TMPDIR",
+    ),
+)
+
+
+def _compile_fault(command: str, output: str) -> Fault:
+    """The fault of a failed compile or link, by the compiler's messages."""
+    first_lines = gist(output)
+    for entry in _KNOWN_ERRORS:
+        if re.search(entry.pattern, first_lines):
+            message = entry.message.format(standard=cpp_standard())
+            return Fault("compile", f"{command}: {message}", first_lines, entry.fix)
+    message = f"{command} cannot compile and link a few lines with torch's headers"
+    return Fault("compile", message, first_lines)
 
 
 def other_compiler(command: str | None = None, directory: Path | None = None) -> str | None:
-    """``CXX=/usr/bin/g++``: a compiler of this machine that passes, and is not `command` (None: the
-    one that inductor will call)."""
+    """``CXX=/usr/bin/g++`` for another compiler of this host that passes, or None.
+
+    It is another one than `command`, by default the one that inductor will call.
+    """
     command = compiler_command() if command is None else command
-    return next(
-        (
-            f"CXX={other}"
-            for other in _candidates(command)
-            if try_compiler(other, directory) is None
-        ),
-        None,
-    )
+    for candidate in _candidates(command):
+        if try_compiler(candidate, directory) is None:
+            return f"CXX={candidate}"
+    return None
 
 
 def _candidates(command: str) -> Iterator[str]:
-    """Other C++ compilers of this machine, the system's own first, each once."""
+    """Other C++ compilers of this host, each once, the system's own first."""
+    tried = set()
     words = command_words(command)
-    seen = {os.path.realpath(shutil.which(words[0]) or words[0])} if words else set()
-    tried = 0
+    if words:
+        tried.add(os.path.realpath(shutil.which(words[0]) or words[0]))
+    count = 0
     for path in _compilers():
         real = os.path.realpath(path)
-        if real not in seen and os.access(path, os.X_OK) and tried < _MOST_TRIED:
-            seen.add(real)
-            tried += 1
-            yield path
+        if real in tried or not os.access(path, os.X_OK):
+            continue
+        if count == _MAX_CANDIDATES:
+            return
+        tried.add(real)
+        count += 1
+        yield path
 
 
 def _compilers() -> Iterator[str]:
-    yield from ("/usr/bin/g++", "/usr/bin/c++")
-    if words := command_words(os.environ.get("CC", "")):
-        c_compiler = Path(shutil.which(words[0]) or words[0])
-        for c_name, cpp_name in (("gcc", "g++"), ("clang", "clang++"), ("cc", "c++")):
-            if c_name in c_compiler.name:
-                yield str(c_compiler.with_name(c_compiler.name.replace(c_name, cpp_name)))
-                break
+    """Paths at which there may be a C++ compiler."""
+    yield "/usr/bin/g++"
+    yield "/usr/bin/c++"
+    neighbour = _neighbour_of_c_compiler()
+    if neighbour is not None:
+        yield neighbour
     directories = [Path(part) for part in os.environ.get("PATH", "").split(os.pathsep) if part]
-    for name in ("g++", "c++", "g++-[0-9]*", "clang++", "clang++-[0-9]*"):
+    for pattern in ("g++", "c++", "g++-[0-9]*", "clang++", "clang++-[0-9]*"):
         for directory in directories:
-            newest_first = sorted(
-                directory.glob(name), key=lambda path: (len(path.name), path.name), reverse=True
-            )
-            yield from map(str, newest_first)
+            # The newest first: g++-14, g++-9.
+            paths = sorted(directory.glob(pattern), key=_name_length_and_name, reverse=True)
+            yield from map(str, paths)
 
 
-def _named(command: str) -> str:
-    """The command, with the path of a bare name."""
+def _neighbour_of_c_compiler() -> str | None:
+    """The C++ compiler that belongs to the C compiler in CC, such as clang++ for clang."""
+    words = command_words(os.environ.get("CC", ""))
+    if not words:
+        return None
+    c_compiler = Path(shutil.which(words[0]) or words[0])
+    for c_name, cpp_name in (("gcc", "g++"), ("clang", "clang++"), ("cc", "c++")):
+        if c_name in c_compiler.name:
+            return str(c_compiler.with_name(c_compiler.name.replace(c_name, cpp_name)))
+    return None
+
+
+def _name_length_and_name(path: Path) -> tuple[int, str]:
+    return len(path.name), path.name
+
+
+def _with_path(command: str) -> str:
+    """The command, with the path of a program that is named without one."""
     words = command_words(command)
-    found = shutil.which(words[0]) if words else None
-    return " ".join([found, *words[1:]]) if found else command
+    path = shutil.which(words[0]) if words else None
+    return " ".join([path, *words[1:]]) if path else command

@@ -1,9 +1,9 @@
-"""Where a build writes: the temporary directory, the jobs' inductor cache, the artifacts and the
-store; with their locks, and memory and processors beside them.
+"""Checks of the directories that a build writes to, and of file locks, memory and processors.
 
-The figures are of torch 2.14 on x86-64: a compile for the CPU peaks near 0.8 GiB in one process and
-leaves two precompiled headers of 138 and 151 MiB in the temporary directory, for each set of
-compiler flags.
+The directories are the temporary one, the compile directory, the unpack directory, the artifacts
+and the store. The numbers are of torch 2.14 on x86-64: a compile for the CPU peaks near 0.8 GiB in
+one process. For each set of compiler flags it leaves two precompiled headers, of 138 and 151 MiB,
+in the temporary directory.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import stat
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,14 +24,18 @@ from aoti_build.common.writing import disk_error
 from aoti_build.errors import DirectoryError
 from aoti_build.host.checks.finding import FAIL, OK, WARN, Finding
 
-_MIB, _GIB = 1 << 20, 1 << 30
+_MIB = 1 << 20
+_GIB = 1 << 30
 _MAKE_SPACE = "make space, for instance with invoke gc"
-_LEAST_ROOM = 32 * _MIB  # not even the smallest package with its objects
-_ROOM = _GIB
-_FEW_INODES = 1000
+# Less space does not hold even the smallest package with its objects.
+_LEAST_SPACE = 32 * _MIB
+_ENOUGH_SPACE = _GIB
+_LEAST_INODES = 10
+_ENOUGH_INODES = 1000
 _LEAST_MEMORY = _GIB
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
-# Ends with 0 if somebody else holds the lock of the file it is given.
+_SCRATCH_PREFIX = ".aoti_build-doctor-"
+# Exits with 0 if another process holds the lock of the file.
 _TRY_LOCK = """\
 import fcntl, sys
 with open(sys.argv[1], "r+") as file:
@@ -44,207 +48,262 @@ sys.exit(1)
 
 
 def check_places(artifacts: Path | None, store: Path | None) -> list[Finding]:
-    """`artifacts` and `store` are a project's; None outside one."""
+    """Check all directories. `artifacts` and `store` are a project's, or None outside a project."""
     cache = check_private("compile directory", directories.build_cache, check_cache)
-    found = [check_temporary(), cache, check_runtime()]
+    findings = [check_temporary(), cache, check_runtime()]
     if artifacts is not None:
-        found.append(check_artifacts(artifacts))
+        findings.append(check_artifacts(artifacts))
     if store is not None:
-        found.append(check_store(store))
-    locked = [artifacts] if artifacts is not None else []
+        findings.append(check_store(store))
+    locked = []
     if cache.outcome != FAIL:
-        locked.insert(0, directories.build_cache())
-    return [*found, check_locks(locked)] if locked else found
+        locked.append(directories.build_cache())
+    if artifacts is not None:
+        locked.append(artifacts)
+    if locked:
+        findings.append(check_locks(locked))
+    return findings
 
 
 def check_temporary() -> Finding:
-    """Packages are unpacked here to be loaded, and compilers work here."""
-    name, fix = "temp directory", "let TMPDIR name another directory"
+    """Check the directory in which packages are unpacked and compilers work."""
+    name = "temp directory"
+    fix = "set TMPDIR to another directory"
     try:
         directory = directories.temporary_directory()
     except DirectoryError as error:
-        return Finding(name, FAIL, error.cause or error.message, fix=error.hint, stops=True)
-    if refusal := _refusal(directory):
-        said = f"{directory} cannot be written to"
-        return Finding(name, FAIL, said, cause=str(refusal), fix=fix, stops=True)
-    return _room(name, directory, fix)
+        message = error.cause or error.message
+        return Finding(name, FAIL, message, fix=error.hint, stops=True)
+    return _refused_finding(name, directory, fix) or _space_finding(name, directory, fix)
 
 
-def check_private(name: str, find: Callable[[], Path], more: Callable[[Path], Finding]) -> Finding:
-    """The directory that `find` makes or judges: nobody else may change it. If so, what `more`
-    finds."""
+def check_private(
+    name: str,
+    find: Callable[[], Path],
+    check: Callable[[Path], Finding],
+) -> Finding:
+    """Check a private directory: that it is private, then with `check`.
+
+    `find` returns the directory, and creates it if it is missing.
+    """
     try:
-        return more(find())
+        return check(find())
     except DirectoryError as error:
-        said = f"{error.where}: {error.message}" if error.where else error.message
-        return Finding(name, FAIL, said, cause=error.cause, fix=error.hint, stops=True)
+        message = f"{error.where}: {error.message}" if error.where else error.message
+        return Finding(name, FAIL, message, cause=error.cause, fix=error.hint, stops=True)
 
 
 def check_cache(directory: Path) -> Finding:
-    """Inductor's own cache for each job, and what is compiled for all."""
-    name, fix = "compile directory", "let AOTI_BUILD_CACHE name a directory of your own"
-    if refusal := _refusal(directory):
-        said = f"{directory} cannot be written to"
-        return Finding(name, FAIL, said, cause=str(refusal), fix=fix, stops=True)
+    """Check the directory for inductor's cache of each job, and for code that jobs share."""
+    name = "compile directory"
+    fix = f"set {directories.BUILD_VARIABLE} to a directory of your own"
+    refused = _refused_finding(name, directory, fix)
+    if refused is not None:
+        return refused
     if directories.is_noexec(directory):
-        said = (
-            f"{directory} is mounted noexec: inductor's probe cannot be loaded, so code comes out"
-            " without vectors"
-        )
         return Finding(
-            name, WARN, said, fix="let AOTI_BUILD_CACHE name a directory that allows execution"
+            name,
+            WARN,
+            f"{directory} is mounted noexec: inductor's probe cannot be loaded, so code comes out"
+            " without vectors",
+            fix=f"set {directories.BUILD_VARIABLE} to a directory that allows execution",
         )
-    return _room(name, directory, fix)
+    return _space_finding(name, directory, fix)
 
 
 def check_runtime() -> Finding:
-    """Where `aoti_build.load` unpacks packages. Builds do without it, and so does a load if no
-    variable names it."""
-    name, variable = "unpack directory", directories.RUNTIME_VARIABLE
-    named = os.environ.get(variable)
-    if named == "off":
+    """Check the directory in which `aoti_build.load` unpacks packages.
+
+    Builds do not need it. A load needs it only if a variable names it.
+    """
+    name = "unpack directory"
+    variable = directories.RUNTIME_VARIABLE
+    value = os.environ.get(variable)
+    if value == "off":
         return Finding(name, OK, f"{variable}=off: each process unpacks for itself")
 
-    def fit(directory: Path) -> Finding:
+    def accept(directory: Path) -> Finding:
         return Finding(name, OK, str(directory))
 
-    finding = check_private(name, directories.runtime_cache, fit)
-    if finding.outcome == OK or named:
+    finding = check_private(name, directories.runtime_cache, accept)
+    if finding.outcome == OK or value:
         return replace(finding, stops=False)
-    said = f"{finding.said}; each process unpacks for itself"
-    return replace(finding, outcome=WARN, said=said, stops=False)
+    message = f"{finding.message}; each process unpacks for itself"
+    return replace(finding, outcome=WARN, message=message, stops=False)
 
 
 def check_artifacts(directory: Path) -> Finding:
-    name, fix = (
-        "artifacts",
-        "publishing is a rename: make it one writable file system, links and mounts below included",
-    )
-    there = _nearest(directory)
+    name = "artifacts"
+    existing = _nearest_existing(directory)
     try:
         directories.require_utf8(directory)
     except DirectoryError as error:
-        return Finding(name, FAIL, f"{directory}: {error.message}", fix=error.hint, stops=True)
-    if refusal := _refusal(there):
-        fix = disk_error(refusal).hint or "change its owner"
+        message = f"{directory}: {error.message}"
+        return Finding(name, FAIL, message, fix=error.hint, stops=True)
+    refusal = _write_refusal(existing)
+    if refusal:
         return Finding(
-            name, FAIL, f"{there} cannot be written to", cause=str(refusal), fix=fix, stops=True
+            name,
+            FAIL,
+            f"{existing} cannot be written to",
+            cause=str(refusal),
+            fix=disk_error(refusal).hint or "change its owner",
+            stops=True,
         )
-    if directory.is_dir():
-        device = directory.stat().st_dev
-        elsewhere = [
-            path for path in directory.iterdir() if path.is_dir() and path.stat().st_dev != device
-        ]
-        # A model's own directory, or .staging; the store and working state may lie anywhere.
-        if strange := [
-            path for path in elsewhere if path.name == ".staging" or not path.name.startswith(".")
-        ]:
-            return Finding(
-                name, FAIL, f"{strange[0]} is on another file system than {directory}", fix=fix
-            )
-    return _open_to_all(name, there) or _room(name, there, _MAKE_SPACE, shown=directory)
+    mounted = _mounted_inside(directory)
+    if mounted is not None:
+        return Finding(
+            name,
+            FAIL,
+            f"{mounted} is on another file system than {directory}",
+            fix="publishing is a rename: make it one writable file system, links and mounts below"
+            " included",
+        )
+    open_to_all = _open_to_all_finding(name, existing)
+    return open_to_all or _space_finding(name, existing, _MAKE_SPACE, shown=directory)
+
+
+def _mounted_inside(artifacts: Path) -> Path | None:
+    """A directory in `artifacts` that is on another file system, although publishing renames in it.
+
+    Such directories are those of the models and .staging. The store and working state, which are
+    hidden, can be anywhere.
+    """
+    if not artifacts.is_dir():
+        return None
+    device = artifacts.stat().st_dev
+    for path in artifacts.iterdir():
+        if path.name.startswith(".") and path.name != ".staging":
+            continue
+        if path.is_dir() and path.stat().st_dev != device:
+            return path
+    return None
 
 
 def check_store(directory: Path) -> Finding:
-    there = _nearest(directory)
-    if refusal := _refusal(there):
-        said = f"{directory} cannot be written to: it is read, and nothing new is kept"
+    name = "store"
+    existing = _nearest_existing(directory)
+    refusal = _write_refusal(existing)
+    if refusal:
         return Finding(
-            "store",
+            name,
             WARN,
-            said,
+            f"{directory} cannot be written to: it is read, and nothing new is kept",
             cause=str(refusal),
-            fix="let AOTI_BUILD_STORE name a writable directory",
+            fix="set AOTI_BUILD_STORE to a writable directory",
         )
-    return _open_to_all("store", there) or _room("store", there, _MAKE_SPACE, shown=directory)
+    open_to_all = _open_to_all_finding(name, existing)
+    return open_to_all or _space_finding(name, existing, _MAKE_SPACE, shown=directory)
 
 
-def _open_to_all(name: str, directory: Path) -> Finding | None:
-    """Artifacts may be a group's, and whoever may write them is trusted: but hardly everybody."""
+def _open_to_all_finding(name: str, directory: Path) -> Finding | None:
+    # Less strict than `directories.others_may_write`: artifacts may belong to a group, and its
+    # members are trusted.
     if not directory.stat().st_mode & stat.S_IWOTH:
         return None
-    said = f"everybody can write to {directory}, and code from there is loaded"
-    return Finding(name, WARN, said, fix=f"chmod o-w {directory}")
+    message = f"all users can write to {directory}, and code from there is loaded"
+    return Finding(name, WARN, message, fix=f"chmod o-w {directory}")
 
 
-def check_locks(directories: list[Path]) -> Finding:
-    """Take a lock in each directory, and let another process see that it is taken."""
+def check_locks(locked: list[Path]) -> Finding:
+    """Take a lock in each directory, and let another process try to take it too."""
     name = "file locks"
-    for directory in map(_nearest, directories):
+    for directory in map(_nearest_existing, locked):
         try:
-            with tempfile.NamedTemporaryFile(dir=directory, prefix=".aoti_build-doctor-") as file:
+            with tempfile.NamedTemporaryFile(dir=directory, prefix=_SCRATCH_PREFIX) as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                kept = _is_seen(file.name)
+                excludes_others = _is_locked_for_others(file.name)
         except OSError as error:
-            if error.errno in _NO_LOCKS:
-                fix = (
-                    "mount it with locks (NFS: without nolock, with a running lock service), or use"
-                    " another directory"
-                )
-                said = f"the file system of {directory} has no locks"
-                return Finding(name, FAIL, said, cause=str(error), fix=fix, stops=True)
-            return Finding(name, WARN, f"no lock could be tried in {directory}", cause=str(error))
-        if not kept:
-            said = (
-                f"a lock in {directory} does not keep another process out: two builds may do the"
-                " same work"
-            )
+            if error.errno not in _NO_LOCKS:
+                message = f"no lock could be tried in {directory}"
+                return Finding(name, WARN, message, cause=str(error))
             return Finding(
-                name, WARN, said, fix="mount it with locks; do not build twice at once until then"
+                name,
+                FAIL,
+                f"the file system of {directory} has no locks",
+                cause=str(error),
+                fix="mount it with locks (NFS: without nolock, with a running lock service), or use"
+                " another directory",
+                stops=True,
             )
-    return Finding(name, OK, "hold against another process in " + ", ".join(map(str, directories)))
+        if not excludes_others:
+            return Finding(
+                name,
+                WARN,
+                f"a lock in {directory} does not keep another process out: two builds may do the"
+                " same work",
+                fix="mount it with locks; do not build twice at once until then",
+            )
+    paths = ", ".join(map(str, locked))
+    return Finding(name, OK, f"hold against another process in {paths}")
 
 
 def check_memory() -> Finding:
     available = resources.available_memory()
-    said = (
-        f"{available / _GIB:.1f} GiB available; a job is given"
-        f" {resources.JOB_MEMORY / _GIB:.0f} GiB"
-    )
+    job_gib = resources.JOB_MEMORY / _GIB
+    message = f"{available / _GIB:.1f} GiB available; a job is given {job_gib:.0f} GiB"
     if available < _LEAST_MEMORY:
-        fix = (
-            "a compile of the smallest model takes about 0.8 GiB: free some, or raise the"
-            " container's limit"
+        return Finding(
+            "memory",
+            FAIL,
+            message,
+            fix="a compile of the smallest model takes about 0.8 GiB: free some, or raise the"
+            " container's limit",
         )
-        return Finding("memory", FAIL, said, fix=fix)
     if available < resources.JOB_MEMORY:
-        return Finding("memory", WARN, said, fix="build with --jobs 1")
-    return Finding("memory", OK, said)
+        return Finding("memory", WARN, message, fix="build with --jobs 1")
+    return Finding("memory", OK, message)
 
 
 def check_processors() -> Finding:
-    usable = resources.processors()
-    there = os.cpu_count() or usable
-    said = f"{usable} CPUs" if usable == there else f"{usable} of {there} CPUs"
-    said += "; the number is part of what is compiled"
-    if (busy := resources.usable_processors()) < usable:
-        said += f"; a quota has time for {busy} of them"
-    return Finding("processors", OK, said)
+    allowed = resources.processors()
+    total = os.cpu_count() or allowed
+    message = f"{allowed} CPUs" if allowed == total else f"{allowed} of {total} CPUs"
+    message += "; the number affects compiled code"
+    usable = resources.usable_processors()
+    if usable < allowed:
+        message += f"; a quota has time for {usable} of them"
+    return Finding("processors", OK, message)
 
 
-def _room(name: str, directory: Path, fix: str, *, shown: Path | None = None) -> Finding:
+def _space_finding(name: str, directory: Path, fix: str, *, shown: Path | None = None) -> Finding:
+    """Whether the file system has space and inodes. The message names `shown`, if it is given."""
+    label = shown or directory
     status = os.statvfs(directory)
+    # Some file systems have no fixed number of inodes, and report 0.
+    if status.f_files and status.f_favail < _ENOUGH_INODES:
+        too_few = status.f_favail < _LEAST_INODES
+        return Finding(
+            name,
+            FAIL if too_few else WARN,
+            f"{label}: {status.f_favail} inodes free",
+            fix=fix,
+            stops=too_few,
+        )
     free = status.f_bavail * status.f_frsize
-    said = f"{shown or directory}: {free / _GIB:.1f} GiB free"
-    if status.f_files and status.f_favail < _FEW_INODES:
-        said = f"{shown or directory}: {status.f_favail} inodes free"
-        return Finding(
-            name, FAIL if status.f_favail < 10 else WARN, said, fix=fix, stops=status.f_favail < 10
-        )
-    if free < _LEAST_ROOM:
-        return Finding(
-            name, FAIL, f"{shown or directory}: {free / _MIB:.0f} MiB free", fix=fix, stops=True
-        )
-    if free < _ROOM:
-        return Finding(name, WARN, f"{said}; a compile may take 0.3 GiB and more", fix=fix)
-    return Finding(name, OK, said)
+    if free < _LEAST_SPACE:
+        return Finding(name, FAIL, f"{label}: {free / _MIB:.0f} MiB free", fix=fix, stops=True)
+    message = f"{label}: {free / _GIB:.1f} GiB free"
+    if free < _ENOUGH_SPACE:
+        return Finding(name, WARN, f"{message}; a compile may take 0.3 GiB and more", fix=fix)
+    return Finding(name, OK, message)
 
 
-def _refusal(directory: Path) -> OSError | None:
-    """What the system says to a file written and renamed there; None if it lets us. Permission bits
-    do not tell."""
+def _refused_finding(name: str, directory: Path, fix: str) -> Finding | None:
+    refusal = _write_refusal(directory)
+    if refusal is None:
+        return None
+    message = f"{directory} cannot be written to"
+    return Finding(name, FAIL, message, cause=str(refusal), fix=fix, stops=True)
+
+
+def _write_refusal(directory: Path) -> OSError | None:
+    """The system's error when a file is written and renamed in the directory, or None.
+
+    Permission bits do not tell: the file system can be read-only, or full.
+    """
     try:
-        with tempfile.TemporaryDirectory(dir=directory, prefix=".aoti_build-doctor-") as scratch:
+        with tempfile.TemporaryDirectory(dir=directory, prefix=_SCRATCH_PREFIX) as scratch:
             file = Path(scratch, "probe")
             file.write_bytes(b"probe")
             file.rename(Path(scratch, "renamed"))
@@ -253,18 +312,18 @@ def _refusal(directory: Path) -> OSError | None:
     return None
 
 
-def _is_seen(file: str) -> bool:
-    done = subprocess.run(
-        [sys.executable, "-I", "-S", "-c", _TRY_LOCK, file], check=False, stdin=subprocess.DEVNULL
+def _is_locked_for_others(file: str) -> bool:
+    process = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", _TRY_LOCK, file],
+        check=False,
+        stdin=subprocess.DEVNULL,
     )
-    return done.returncode == 0
+    return process.returncode == 0
 
 
-def _nearest(directory: Path) -> Path:
-    """The directory itself or, if it is not there yet, the one that it would be made in."""
-    return next(path for path in _upwards(directory) if path.is_dir())
-
-
-def _upwards(directory: Path) -> Iterator[Path]:
-    yield directory.absolute()
-    yield from directory.absolute().parents
+def _nearest_existing(directory: Path) -> Path:
+    """The directory, or the nearest existing one above it, in which it would be created."""
+    path = directory.absolute()
+    while not path.is_dir():
+        path = path.parent
+    return path

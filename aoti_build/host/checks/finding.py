@@ -2,29 +2,46 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from aoti_build.common.json_object import JsonObject
 
-OK, WARN, FAIL, UNAVAILABLE, SKIPPED = "ok", "warn", "fail", "unavailable", "skipped"
+OK = "ok"
+WARN = "warn"
+FAIL = "fail"
+UNAVAILABLE = "unavailable"
+SKIPPED = "skipped"
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What the check named `check` found; `device` is the only one it matters to, None if all.
+    """The outcome of the check named `check`.
 
-    `said` is one line; `cause` what another program said; `fix` what to do. `stops` is set on a
-    failure that no build which compiles can survive, whatever models.yaml says: it alone may keep
-    `build` from starting.
+    Attributes:
+        check: the name of the check.
+        outcome: one of the constants of this module.
+        message: one line.
+        device: the only device that is affected, or None for all.
+        cause: the output of another program.
+        fix: the remedy.
+        stops: set on a failure that no compile can survive, whatever models.yaml says. Only such
+            a failure keeps `build` from starting.
     """
 
     check: str
     outcome: str
-    said: str
+    message: str
     device: str | None = None
     cause: str | None = None
     fix: str | None = None
     stops: bool = False
 
     def as_json(self) -> JsonObject:
-        return {name: value for name, value in asdict(self).items() if name != "stops"}
+        return {
+            "check": self.check,
+            "outcome": self.outcome,
+            "said": self.message,
+            "device": self.device,
+            "cause": self.cause,
+            "fix": self.fix,
+        }

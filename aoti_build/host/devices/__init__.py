@@ -6,7 +6,14 @@ from aoti_build.host.devices.cpu import Cpu
 from aoti_build.host.devices.cuda import Cuda
 from aoti_build.host.devices.device import NATIVE, Device
 
-__all__ = ["NATIVE", "Device", "device_named", "device_names", "register", "unregister"]
+__all__ = [
+    "NATIVE",
+    "Device",
+    "device_named",
+    "device_names",
+    "register",
+    "unregister",
+]
 
 _registry: dict[str, Device] = {}
 
@@ -26,7 +33,7 @@ def device_named(name: str) -> Device:
 
 
 def device_names() -> tuple[str, ...]:
-    """The names of all devices, in the order in which they were registered."""
+    """The names of all devices, in the order of their registration."""
     return tuple(_registry)
 
 

@@ -1,4 +1,4 @@
-"""The host's processor."""
+"""The device ``cpu``: the host's processor."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ import os
 from collections.abc import Mapping, Sequence, Set
 from typing import TYPE_CHECKING, Any
 
+from aoti_build.common.json_object import JsonObject
 from aoti_build.host import cpu
 from aoti_build.host.devices.device import NATIVE
+from aoti_build.host.facts import HostFacts
 from aoti_build.host.gpu_architectures import Rank
 
 if TYPE_CHECKING:
     from aoti_build.host.checks.finding import Finding
 
-# The isa of models.yaml -> inductor options. The march values are psABI levels; simdlen keeps
+# The isa of models.yaml -> inductor options. The march values are psABI levels. simdlen limits
 # inductor's own vector width to the same level.
 ISA_OPTIONS: Mapping[str, Mapping[str, Any]] = {
     NATIVE: {},
@@ -23,7 +25,7 @@ ISA_OPTIONS: Mapping[str, Mapping[str, Any]] = {
 
 
 class Cpu:
-    """The processor: the device ``cpu``."""
+    """See `Device`."""
 
     name = "cpu"
     architecture_key = "isa"
@@ -39,6 +41,9 @@ class Cpu:
     def count(self) -> int:
         return 1
 
+    def capabilities(self) -> tuple[str, ...]:
+        return ()
+
     def require_architecture(self, name: str) -> None:
         if name not in ISA_OPTIONS:
             raise ValueError(f"{name!r} is not one of {', '.join(ISA_OPTIONS)}")
@@ -48,7 +53,7 @@ class Cpu:
             return {}
         return {"cpu.features": " ".join(cpu.cpu_features())}
 
-    def compile_options(self, architecture: str) -> dict[str, Any]:
+    def compile_options(self, architecture: str) -> JsonObject:
         return dict(ISA_OPTIONS[architecture])
 
     def allowed_instructions(self, architecture: str) -> Set[str] | None:
@@ -60,24 +65,45 @@ class Cpu:
             return None
         return f"cpu with isa {architecture}, which is of x86_64; this host is {machine}"
 
-    def requirements(self, architecture: str) -> dict[str, Any]:
-        features = cpu.ISA_FEATURES.get(architecture, cpu.cpu_features())
+    def requirements(self, architecture: str, host: HostFacts) -> JsonObject:
+        features = cpu.ISA_FEATURES.get(architecture, host.cpu_features)
         return {"cpu_features": sorted(features)}
 
-    def missing_device(self, index: int) -> str | None:  # noqa: ARG002 - there is one
+    def missing_device(
+        self,
+        host: HostFacts,  # noqa: ARG002 - every host has a processor
+        index: int,  # noqa: ARG002
+    ) -> str | None:
         return None
 
-    def missing_for_architecture(self, needs: Mapping[str, Any], index: int = 0) -> list[str]:
-        return self.missing(needs, index)
+    def missing_for_architecture(
+        self,
+        needs: Mapping[str, Any],
+        host: HostFacts,
+        index: int = 0,
+    ) -> list[str]:
+        return self.missing(needs, host, index)
 
-    def missing(self, needs: Mapping[str, Any], index: int = 0) -> list[str]:  # noqa: ARG002
-        return missing_features(needs)
+    def missing(
+        self,
+        needs: Mapping[str, Any],
+        host: HostFacts,
+        index: int = 0,  # noqa: ARG002 - for GPUs
+    ) -> list[str]:
+        return missing_features(needs, host)
 
-    def code_rank(self, needs: Mapping[str, Any], index: int = 0) -> Rank | None:  # noqa: ARG002
+    def code_rank(
+        self,
+        needs: Mapping[str, Any],  # noqa: ARG002 - for GPUs
+        host: HostFacts,  # noqa: ARG002
+        index: int = 0,  # noqa: ARG002
+    ) -> Rank | None:
         return None
 
 
-def missing_features(needs: Mapping[str, Any]) -> list[str]:
-    """A sentence if this processor lacks instruction set extensions that host code uses."""
-    missing = sorted(set(needs.get("cpu_features", ())) - set(cpu.cpu_features()))
-    return [f"this processor lacks {', '.join(missing)}"] if missing else []
+def missing_features(needs: Mapping[str, Any], host: HostFacts) -> list[str]:
+    """A sentence if the processor lacks instruction set extensions that host code uses."""
+    missing = set(needs.get("cpu_features", ())) - set(host.cpu_features)
+    if not missing:
+        return []
+    return [f"this processor lacks {', '.join(sorted(missing))}"]

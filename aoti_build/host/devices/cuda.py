@@ -1,6 +1,6 @@
-"""NVIDIA's GPUs.
+"""The device ``cuda``: NVIDIA's GPUs that the driver shows.
 
-The host code beside the kernels is always compiled for the building host's processor.
+The host code of a package is always compiled for the building host's processor.
 """
 
 from __future__ import annotations
@@ -9,9 +9,11 @@ import shlex
 from collections.abc import Mapping, Sequence, Set
 from typing import TYPE_CHECKING, Any
 
+from aoti_build.common.json_object import JsonObject
 from aoti_build.host import cpu, cuda, distributions
 from aoti_build.host.devices.cpu import missing_features
 from aoti_build.host.devices.device import NATIVE
+from aoti_build.host.facts import HostFacts
 from aoti_build.host.gpu_architectures import (
     OWN_FEATURES,
     Rank,
@@ -26,9 +28,9 @@ from aoti_build.host.programs import program_version
 if TYPE_CHECKING:
     from aoti_build.host.checks.finding import Finding
 
-# Options that go together with the arch. Kernels are tuned while torch compiles, by what it
-# compiled for the GPU that is there. The other way, a first run of the whole model, would load what
-# is for the arch asked for (triton_lazy_compile.py).
+# Inductor options for a target with a named arch. Kernels are tuned while torch compiles, with the
+# code that it compiled for the GPU at hand. Otherwise a first run of the whole model would tune
+# them (triton_lazy_compile.py), and load the code for the named arch.
 FATBIN_OPTIONS = {
     "aot_inductor.emit_multi_arch_kernel": True,
     "triton.autotune_at_compile_time": True,
@@ -36,7 +38,7 @@ FATBIN_OPTIONS = {
 
 
 class Cuda:
-    """The GPUs that CUDA's driver shows: the device ``cuda``."""
+    """See `Device`."""
 
     name = "cuda"
     architecture_key = "arch"
@@ -52,24 +54,28 @@ class Cuda:
         return check_cuda(memory=memory)
 
     def count(self) -> int:
-        return len(cuda.compute_capabilities())
+        return len(self.capabilities())
+
+    def capabilities(self) -> tuple[str, ...]:
+        return cuda.compute_capabilities()
 
     def require_architecture(self, name: str) -> None:
         if name != NATIVE:
             require_architecture(name)
 
     def toolchain_facts(self, architecture: str) -> dict[str, str]:
-        capability = next(iter(cuda.compute_capabilities()), "")
+        capability = self._first_capability()
+        ptxas = cuda.ptxas(capability) or "ptxas"
         facts = {
             "cuda.compute_capability": capability,
-            "ptxas": program_version(shlex.quote(cuda.ptxas(capability) or "ptxas")),
+            "ptxas": program_version(shlex.quote(ptxas)),
             "cpu.features": " ".join(cpu.cpu_features()),
         }
         if self._makes_fatbins(architecture):
             facts["fatbin"] = cuda.fatbin_tool_version()
         return facts
 
-    def compile_options(self, architecture: str) -> dict[str, Any]:
+    def compile_options(self, architecture: str) -> JsonObject:
         if not self._makes_fatbins(architecture):
             return {}
         return {"cuda.arch": number_of(architecture), **FATBIN_OPTIONS}
@@ -78,72 +84,92 @@ class Cuda:
         return None
 
     def cannot_build(self, architecture: str) -> str | None:
-        capabilities = cuda.compute_capabilities()
-        if not capabilities:
+        capability = self._first_capability()
+        if not capability:
             return self.name
         if architecture == NATIVE:
             return None
-        here, wanted = capabilities[0], capability_of(architecture)
-        if wanted == here:
+        needed = capability_of(architecture)
+        if needed == capability:
             return None
-        text = f"cuda with compute capability {wanted}; this host's GPU has {here}"
-        if numbers(wanted) > numbers(here):
-            return text
+        reason = f"cuda with compute capability {needed}; this host's GPU has {capability}"
+        if numbers(needed) > numbers(capability):
+            return reason
         if not cuda.packages_for_other_gpus():
             torch = distributions.version_of("torch")
-            return f"{text}, and torch {torch} compiles for the GPU it finds"
+            return f"{reason}, and torch {torch} compiles for the GPU it finds"
         if cuda.fatbin_tool() is None:
-            return f"{text}, and neither nvcc nor fatbinary is here to package code for another"
+            return f"{reason}, and neither nvcc nor fatbinary is here to package code for another"
         return None
 
-    def requirements(self, architecture: str) -> dict[str, Any]:
+    def requirements(self, architecture: str, host: HostFacts) -> JsonObject:
         if architecture == NATIVE:
-            capability = cuda.compute_capabilities()[0]
+            capability = host.gpu_capabilities[0]
         else:
             capability = capability_of(architecture)
-        return {"compute_capability": capability, "cpu_features": sorted(cpu.cpu_features())}
+        return {
+            "compute_capability": capability,
+            "cpu_features": sorted(host.cpu_features),
+        }
 
-    def missing_device(self, index: int) -> str | None:
-        count = self.count()
+    def missing_device(self, host: HostFacts, index: int) -> str | None:
+        count = len(host.gpu_capabilities)
         if not count:
             return "no CUDA device, or a torch without CUDA"
         if not 0 <= index < count:
             return f"no CUDA device {index}: this host has {count}, counted from 0"
         return None
 
-    def missing_for_architecture(self, needs: Mapping[str, Any], index: int = 0) -> list[str]:
-        wanted = needs.get("compute_capability")
-        capabilities = cuda.compute_capabilities() if wanted else ()
-        if index >= len(capabilities) or self.code_rank(needs, index) is not None:
+    def missing_for_architecture(
+        self,
+        needs: Mapping[str, Any],
+        host: HostFacts,
+        index: int = 0,
+    ) -> list[str]:
+        needed = needs.get("compute_capability")
+        if not needed or index >= len(host.gpu_capabilities):
+            return []
+        if self.code_rank(needs, host, index) is not None:
             return []
         codes = needs.get("gpu_code")
-        listed = f" ({', '.join(codes)})" if codes else ""
-        here = capabilities[index]
-        return [f"built for compute capability {wanted}{listed}, this GPU has {here}"]
+        in_package = f" ({', '.join(codes)})" if codes else ""
+        capability = host.gpu_capabilities[index]
+        return [
+            f"built for compute capability {needed}{in_package}, this GPU has {capability}",
+        ]
 
-    def missing(self, needs: Mapping[str, Any], index: int = 0) -> list[str]:
-        return [*missing_features(needs), *self.missing_for_architecture(needs, index)]
+    def missing(self, needs: Mapping[str, Any], host: HostFacts, index: int = 0) -> list[str]:
+        return [
+            *missing_features(needs, host),
+            *self.missing_for_architecture(needs, host, index),
+        ]
 
-    def code_rank(self, needs: Mapping[str, Any], index: int = 0) -> Rank | None:
-        capabilities = cuda.compute_capabilities()
-        if index >= len(capabilities):
+    def code_rank(
+        self,
+        needs: Mapping[str, Any],
+        host: HostFacts,
+        index: int = 0,
+    ) -> Rank | None:
+        if index >= len(host.gpu_capabilities):
             return None
-        # A manifest without `gpu_code` is of a package with machine code for what it needs.
-        wanted = str(needs.get("compute_capability", "0.0"))
-        codes = needs.get("gpu_code") or [f"sm_{wanted.replace('.', '')}"]
-        return best_code(codes, capabilities[index])
+        codes = needs.get("gpu_code")
+        if not codes:
+            # Such a manifest is of a package with machine code for the capability it requires.
+            needed = str(needs.get("compute_capability", "0.0"))
+            codes = [f"sm_{needed.replace('.', '')}"]
+        return best_code(codes, host.gpu_capabilities[index])
+
+    def _first_capability(self) -> str:
+        """The compute capability of the GPU that models are compiled for; empty without a GPU."""
+        return next(iter(self.capabilities()), "")
 
     def _makes_fatbins(self, architecture: str) -> bool:
-        """Whether kernels are packaged as machine code and PTX for `architecture`, so that later
-        GPUs run them too.
-
-        From compute capability 9.0 on this is no gain for the GPU's own architecture: torch
-        compiles for features that no other GPU has.
-        """
+        """Whether kernels are packaged as machine code and PTX, so that later GPUs run them too."""
         if architecture == NATIVE or not cuda.packages_for_other_gpus():
             return False
         if cuda.fatbin_tool() is None:
             return False
-        here = next(iter(cuda.compute_capabilities()), "")
-        wanted = capability_of(architecture)
-        return wanted != here or numbers(wanted) < OWN_FEATURES
+        needed = capability_of(architecture)
+        # From compute capability 9.0 on, torch compiles for features that no other GPU has. A fat
+        # binary for the GPU's own architecture is then no gain.
+        return needed != self._first_capability() or numbers(needed) < OWN_FEATURES
