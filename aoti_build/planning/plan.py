@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from aoti_build.artifact.damage import damage
+from aoti_build.artifact.damage import files_damage, manifest_damage
 from aoti_build.artifact.fingerprint import Fingerprint
 from aoti_build.artifact.manifest import FORMAT_VERSION, MANIFEST, MODEL, Manifest, read_manifest
 from aoti_build.artifact.paths import artifact_directory
@@ -276,16 +276,12 @@ def _reasons(
     *,
     force: bool,
 ) -> list[Reason]:
-    if manifest.target != target.name:
-        return [
-            Reason(
-                ReasonKind.ARTIFACT_DAMAGED,
-                "manifest.json is another target's",
-                manifest.target,
-                target.name,
-            )
-        ]
+    unusable = manifest_damage(manifest, target.name)
+    if unusable is not None:
+        return [unusable.reason()]
     reasons = [Reason(ReasonKind.FORCED)] if force else []
     reasons += now.differences(manifest.source)
-    # Hashing a large artifact is the dearest part, and needless once it is to be replaced.
-    return reasons or damage(directory, manifest, digests)
+    if reasons:
+        # Hashing a large artifact takes the longest, and a build will replace it anyway.
+        return reasons
+    return [damage.reason() for damage in files_damage(directory, manifest, digests)]

@@ -17,6 +17,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from aoti_build.artifact.damage import manifest_damage
 from aoti_build.artifact.manifest import Manifest, read_manifest
 from aoti_build.errors import ArtifactError, UsageError
 from aoti_build.host import compatibility, gpu_architectures
@@ -201,15 +202,10 @@ def _candidate(
     its driver."""
     target, directory = f"{model}/{variant}", root / model / variant
     manifest = read_manifest(directory)
-    if not isinstance(manifest, Manifest):
-        return Candidate(target, directory, None, (*why_not, f"damaged: {manifest.why}"))
-    if manifest.target != target:
-        return Candidate(
-            target,
-            directory,
-            None,
-            (*why_not, f"damaged: its manifest is that of {manifest.target}"),
-        )
+    damage = manifest_damage(manifest, target)
+    if damage is not None:
+        return Candidate(target, directory, None, (*why_not, f"damaged: {damage.subject}"))
+    assert isinstance(manifest, Manifest)
     needs = manifest.requires
     found = why_not or (*compatibility.unfit(needs, device_index), *_unverified(manifest))
     rank = None if found else compatibility.code_rank(needs, device_index)

@@ -41,13 +41,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
+from aoti_build.artifact.damage import open_recorded, read_damage, require_digest
 from aoti_build.artifact.manifest import MODEL, Manifest
 from aoti_build.common.digests import digest_json
 from aoti_build.common.directories import temporary_directory
-from aoti_build.common.reading import open_regular, read_bytes
+from aoti_build.common.reading import read_bytes
 from aoti_build.common.records import read_json
 from aoti_build.common.stat_cache import StatCache, stat_key
-from aoti_build.errors import ArtifactError, UsageError
+from aoti_build.errors import UsageError
 from aoti_build.host import compatibility
 from aoti_build.runtime import private, unpack
 
@@ -109,25 +110,12 @@ def admit(directory: Path, manifest: Manifest, verify: Verify = "full") -> Admit
         return Admitted(f"/proc/self/fd/{package}", how, False, held.pop_all())
 
 
-def open_recorded(path: Path, size: int) -> int:
-    """A descriptor of the regular file at `path`. Raises OSError if there is none, or it has
-    another size than `size` bytes."""
-    descriptor = open_regular(path)
-    found = os.fstat(descriptor).st_size
-    if found != size:
-        os.close(descriptor)
-        raise OSError(f"it has {found} bytes, the manifest says {size}")
-    return descriptor
-
-
 def _open(path: Path, manifest: Manifest) -> int:
     """A descriptor of the package. Its size is looked at in any case: it costs nothing."""
     try:
         return open_recorded(path, manifest.files[MODEL].size)
     except OSError as error:
-        absent = error.errno is not None
-        said = f"{MODEL} cannot be read" if absent else f"{MODEL} is not the file that was built"
-        raise _damaged(manifest, path, said, str(error)) from error
+        raise read_damage(MODEL, error).error(manifest.target, str(path)) from error
 
 
 def _entry(sha256: str, held: contextlib.ExitStack) -> _Entry | None:
@@ -193,12 +181,9 @@ def _checked(
             if not read:
                 entry.usable = entry.is_as_recorded(by_digest=verify == "full")
                 found = found if entry.usable else read_all()
+        require_digest(found, manifest.files[MODEL].sha256)
     except OSError as error:
-        raise _damaged(manifest, path, f"{MODEL} cannot be read", str(error)) from error
-    if found != manifest.files[MODEL].sha256:
-        raise _damaged(
-            manifest, path, f"{MODEL} is not the file that was built", "its sha256 is another"
-        )
+        raise read_damage(MODEL, error).error(manifest.target, str(path)) from error
     if entry:
         entry.publish()
     return "full" if read else verify
@@ -394,16 +379,3 @@ def _loads_directories() -> bool:
 
 def _version(text: str | None) -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"\d+", text or "")[:2])
-
-
-def _damaged(manifest: Manifest, path: Path, message: str, cause: str) -> ArtifactError:
-    return ArtifactError(
-        message,
-        target=manifest.target,
-        where=str(path),
-        cause=cause,
-        hint=(
-            f"it was not loaded; build it again (invoke build --target {manifest.target}) or copy"
-            " it again"
-        ),
-    )

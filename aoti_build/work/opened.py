@@ -17,7 +17,19 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from aoti_build.artifact.manifest import FileRecord, Manifest, NoManifest, read_manifest
+from aoti_build.artifact.damage import (
+    manifest_damage,
+    open_recorded,
+    read_damage,
+    require_digest,
+)
+from aoti_build.artifact.manifest import (
+    MANIFEST,
+    FileRecord,
+    Manifest,
+    NoManifest,
+    read_manifest,
+)
 from aoti_build.artifact.paths import artifact_directory
 from aoti_build.common.extents import clone
 from aoti_build.common.stat_cache import stat_key
@@ -25,7 +37,6 @@ from aoti_build.common.writing import write_at
 from aoti_build.errors import ArtifactError, ToolchainError, VerificationError
 from aoti_build.host import compatibility
 from aoti_build.models_file.project import Project, Target
-from aoti_build.runtime.package import open_recorded
 from aoti_build.work.worker import check_stopping
 
 
@@ -83,8 +94,11 @@ def open_artifact(project: Project, target: Target) -> Iterator[OpenArtifact]:
             files = Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="aoti_build-")))
         seen = {}
         for name, record in manifest.files.items():
-            with _damage_said(project, target, directory / name):
+            try:
                 seen[name] = _copied(place / name, files / name, record)
+            except OSError as error:
+                where = _shown(project, directory / name)
+                raise read_damage(name, error).error(target.name, where) from error
         yield OpenArtifact(directory, place, files, manifest, seen)
 
 
@@ -131,37 +145,22 @@ def _open_directory(project: Project, target: Target, directory: Path) -> int:
 
 def _manifest(project: Project, target: Target, directory: Path, place: Path) -> Manifest:
     manifest = read_manifest(place)
-    again = f"invoke build --target {target.name}"
     if isinstance(manifest, NoManifest):
         if not manifest.damaged:
             raise _none_there(target)
+        # The manifest was read through the opened directory's descriptor.
         why = manifest.why.replace(str(place), _shown(project, directory))
-        where = _shown(project, directory)
-        message = f"the artifact is damaged: {why}"
-        raise ArtifactError(message, target=target.name, where=where, hint=again)
-    if manifest.target != target.name:
-        raise ArtifactError(f"the artifact is {manifest.target}'s", target=target.name, hint=again)
+        manifest = NoManifest(damaged=True, why=why)
+    damage = manifest_damage(manifest, target.name)
+    if damage is not None:
+        raise damage.error(target.name, _shown(project, directory / MANIFEST))
+    assert isinstance(manifest, Manifest)
     return manifest
 
 
 def _none_there(target: Target) -> VerificationError:
     hint = f"build it first: invoke build --target {target.name}"
     return VerificationError("there is no artifact", target=target.name, hint=hint)
-
-
-@contextlib.contextmanager
-def _damage_said(project: Project, target: Target, path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        found = error.strerror or error
-        raise ArtifactError(
-            f"{path.name} is not what the manifest says",
-            target=target.name,
-            where=_shown(project, path),
-            cause=f"truncated, altered or missing since it was published: {found}",
-            hint=f"restore the file, or invoke build --target {target.name}",
-        ) from error
 
 
 def _copied(source: Path, copy: Path, record: FileRecord) -> list[int] | None:
@@ -183,8 +182,7 @@ def _copied(source: Path, copy: Path, record: FileRecord) -> list[int] | None:
             os.close(written)
     finally:
         os.close(descriptor)
-    if found != record:
-        raise OSError("its digest is another")
+    require_digest(found, record)
     return seen
 
 
