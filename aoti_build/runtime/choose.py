@@ -220,13 +220,13 @@ def _unverified(manifest: Manifest) -> tuple[str, ...]:
 
 
 def _rank(candidate: Candidate) -> tuple[Any, ...]:
-    requires = candidate.manifest.requires if candidate.manifest else {}
+    features = candidate.manifest.requires["cpu_features"] if candidate.manifest else []
     machine, *capability = candidate.gpu_code
     return (
         -_preference(candidate.device),
         -machine,
         [-part for part in capability],
-        -len(requires.get("cpu_features", ())),
+        -len(features),
         _has_preset(candidate),
         candidate.variant,
     )

@@ -73,8 +73,12 @@ class LoadedModel:
                 ),
             ) from error
         in_spec, out_spec = map(self._structure, self._loader.get_call_spec())
-        for what, spec in (("inputs", in_spec), ("outputs", out_spec)):
-            if spec.num_leaves != len(self._manifest.signature[what]):
+        signature = self._manifest.signature
+        for what, spec, entries in (
+            ("inputs", in_spec, signature["inputs"]),
+            ("outputs", out_spec, signature["outputs"]),
+        ):
+            if spec.num_leaves != len(entries):
                 raise self._contradiction(
                     f"the package has another number of {what} than its manifest says"
                 )

@@ -4,16 +4,15 @@ that tries it."""
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from msgspec.structs import replace
 
 from aoti_build.artifact.manifest import MODEL, REFERENCE_DATA
+from aoti_build.artifact.manifest_types import CheckRecord, Requires
 from aoti_build.artifact.paths import inductor_cache_root
 from aoti_build.artifact.verification import required_tolerance
-from aoti_build.common.json_object import JsonObject
 from aoti_build.errors import AotiBuildError, BuildError, Interrupted
 from aoti_build.figures import CallFigures, Loss, OutputFigures, as_json
 from aoti_build.host import compatibility
@@ -83,10 +82,10 @@ def check_or_say(
     target: Target,
     place: Place,
     package: Path,
-    requires: Mapping[str, Any],
+    requires: Requires,
     signature: Signature,
     worker: Worker[CheckResult] | None = None,
-) -> dict[str, Any]:
+) -> CheckRecord:
     """As `check_staged`; where this host cannot run code that `requires` what it lacks, a record
     that says so."""
     lacks = compatibility.lacking_architecture(requires)
@@ -97,7 +96,7 @@ def check_or_say(
     )
 
 
-def not_run(target: Target, lacks: Sequence[str]) -> JsonObject:
+def not_run(target: Target, lacks: Sequence[str]) -> CheckRecord:
     """The record of a check that this host cannot make."""
     return {
         "passed": None,
@@ -119,7 +118,7 @@ def check_staged(
     worker: Worker[CheckResult] | None = None,
     *,
     imports: Sequence[Import] = (),
-) -> dict[str, Any]:
+) -> CheckRecord:
     """Check the package in the directory `package` and return the record for its manifest. A
     reference data file that had to leave tensors out has a whole one beside it in the workplace.
 
@@ -147,9 +146,9 @@ def check_staged(
     return check_record(target, result)
 
 
-def check_record(target: Target, result: CheckResult) -> dict[str, Any]:
+def check_record(target: Target, result: CheckResult) -> CheckRecord:
     """The record of a check that passed, for a manifest."""
-    record = {
+    record: CheckRecord = {
         "passed": True,
         "tolerance": required_tolerance(target),
         "cases": [as_json(_brief(case)) for case in result.cases],

@@ -4,10 +4,9 @@ compile."""
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
-from typing import Any
 
 from aoti_build.artifact.manifest import MODEL, REFERENCE_DATA, Manifest
+from aoti_build.artifact.manifest_types import CheckRecord, InstructionsRecord, WeightsRecord
 from aoti_build.artifact.verification import is_verified
 from aoti_build.messages import Answer, Compile, KeysQuestion, Repack, Take
 from aoti_build.models_file.project import Target
@@ -44,18 +43,18 @@ class ReuseDecision:
         self._hit: Manifest | None = None
 
     @property
-    def weights(self) -> Mapping[str, Any] | None:
+    def weights(self) -> WeightsRecord | None:
         """Where the weights of what was taken or repacked lie; None after a compile, which finds
         out."""
         return self._hit.weights if self._hit else None
 
     @property
-    def known_instructions(self) -> Mapping[str, Any] | None:
+    def known_instructions(self) -> InstructionsRecord | None:
         """What the stored code was seen to use: that of a package taken or repacked is the same,
         byte for byte."""
         return self._hit.requires.get("instructions") if self._hit else None
 
-    def known_check(self, target: Target, *, reference_data_kept: bool) -> Mapping[str, Any] | None:
+    def known_check(self, target: Target, *, reference_data_kept: bool) -> CheckRecord | None:
         """An earlier check that still holds: of the package that was taken, against the same
         tolerance, and the reference data that the worker kept because eager gives the same
         again."""

@@ -9,10 +9,16 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from aoti_build.artifact.fingerprint import Parts, spec_parts
 from aoti_build.artifact.manifest import MODEL, Manifest
+from aoti_build.artifact.manifest_types import (
+    ImportRecord,
+    Requires,
+    SignatureRecord,
+    WeightsRecord,
+)
 from aoti_build.artifact.paths import inductor_cache_root
 from aoti_build.artifact.provenance import provenance
 from aoti_build.artifact.reasons import Reason, ReasonKind
@@ -65,12 +71,10 @@ class TargetBuilder:
             instructions = resources.enter_context(
                 Instructions(target, place, decision.known_instructions)
             )
-            requires = {
-                **compatibility.requirements(target.device, target.architecture),
-                **gpu_code_of(target, place),
-            }
+            host_needs = compatibility.requirements(target.device, target.architecture)
+            requires = cast("Requires", {**host_needs, **gpu_code_of(target, place)})
             if made.imports:
-                requires["imports"] = list(made.imports)
+                requires["imports"] = cast("list[ImportRecord]", list(made.imports))
             check = decision.known_check(
                 target, reference_data_kept=made.reference_data_kept
             ) or check_or_say(
@@ -85,7 +89,7 @@ class TargetBuilder:
                 source=_source_parts(target, self.context.project.root, before, made),
                 files={},
                 requires={**requires, "instructions": instructions.result()},
-                signature=made.signature,
+                signature=cast("SignatureRecord", made.signature),
                 check=check,
                 action=_action(decision.action, step, made.graph_key),
                 reasons=tuple(
@@ -255,12 +259,13 @@ def _explained(step: Step, done: str, graph_key: str) -> tuple[Reason, ...]:
     return step.reasons
 
 
-def _weights(made: BuildResult, decision: ReuseDecision) -> Mapping[str, Any]:
+def _weights(made: BuildResult, decision: ReuseDecision) -> WeightsRecord:
     """Where the weights lie: as in the stored package, or as the compile found out."""
-    found = decision.weights if decision.weights is not None else made.weights
-    if found is None:
+    if decision.weights is not None:
+        return decision.weights
+    if made.weights is None:
         raise MessageError("a worker compiled a graph and does not say where its weights lie")
-    return found
+    return cast("WeightsRecord", made.weights)
 
 
 def _source_parts(
