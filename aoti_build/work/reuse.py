@@ -13,8 +13,6 @@ from aoti_build.models_file.project import Target
 from aoti_build.work.context import BuildContext, Place
 from aoti_build.work.worker import check_stopping
 
-TAKE, REPACK, COMPILE = "take", "repack", "compile"
-
 
 class ReuseDecision:
     """Answers the worker's question what to do, from its keys: the store's package, its code, or a
@@ -39,7 +37,8 @@ class ReuseDecision:
         self.reference_data_limit = target.model.reference_data_limit
         self._on_phase, self._preflight = context.phases_of(target), context.preflight
         self._target = target
-        self.action = COMPILE
+        # The latest answer to the worker; a worker that asks nothing compiles.
+        self.chosen: Answer = Compile()
         self._hit: Manifest | None = None
 
     @property
@@ -61,7 +60,7 @@ class ReuseDecision:
         hit = self._hit
         if (
             hit is None
-            or self.action != TAKE
+            or not isinstance(self.chosen, Take)
             or not reference_data_kept
             or not is_verified(hit, target)
         ):
@@ -78,7 +77,8 @@ class ReuseDecision:
                 stored = self._take(question) or self._repack(question)
         if stored is None and self._preflight is not None:
             self._preflight.require(self._target)
-        return stored or Compile()
+        self.chosen = stored or Compile()
+        return self.chosen
 
     def _wait_for(self, graph_key: str) -> bool:
         """Take the lock of a graph's compile. Returns whether another build held it."""
@@ -102,7 +102,7 @@ class ReuseDecision:
         hit = self.store.by_key(question.key)
         if hit is None or not self.store.get(hit.files[MODEL], self.place.staged / MODEL):
             return None
-        self.action, self._hit = TAKE, hit
+        self._hit = hit
         # With another limit, the reference data held less or more than models.yaml now asks for.
         same_limit = hit.source["spec"].get("reference_data.limit") == self.reference_data_limit
         reference_data = self.place.staged / REFERENCE_DATA
@@ -115,5 +115,5 @@ class ReuseDecision:
         hit, template = self.store.by_graph(question.graph_key), self.place.work / "template.pt2"
         if hit is None or not self.store.get(hit.files[MODEL], template):
             return None
-        self.action, self._hit = REPACK, hit
+        self._hit = hit
         return Repack(template=str(template), alignment=hit.weights["alignment"])

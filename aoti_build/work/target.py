@@ -25,7 +25,7 @@ from aoti_build.artifact.reasons import Reason, ReasonKind
 from aoti_build.common.digests import digest_file
 from aoti_build.errors import BuildError, EditedMeanwhile, MessageError
 from aoti_build.host import compatibility
-from aoti_build.messages import BuildJob, BuildResult, Recorded
+from aoti_build.messages import Answer, BuildJob, BuildResult, Compile, Recorded, Repack
 from aoti_build.models_file.project import Target
 from aoti_build.models_file.records import target_to_json
 from aoti_build.models_file.weights import weights_files
@@ -38,7 +38,7 @@ from aoti_build.work.crash import WorkerCrash
 from aoti_build.work.gpu import gpu_code_of, gpu_environment
 from aoti_build.work.instructions import Instructions
 from aoti_build.work.opened import open_artifact
-from aoti_build.work.reuse import COMPILE, REPACK, ReuseDecision
+from aoti_build.work.reuse import ReuseDecision
 from aoti_build.work.worker import OWN_VARIABLES, WORKER_VARIABLES, OnPhase, OnQuestion, run_worker
 
 
@@ -91,9 +91,9 @@ class TargetBuilder:
                 requires={**requires, "instructions": instructions.result()},
                 signature=cast("SignatureRecord", made.signature),
                 check=check,
-                action=_action(decision.action, step, made.graph_key),
+                action=_action(decision.chosen, step, made.graph_key),
                 reasons=tuple(
-                    reason.as_json() for reason in _explained(step, decision.action, made.graph_key)
+                    reason.as_json() for reason in _explained(step, decision.chosen, made.graph_key)
                 ),
                 provenance=provenance(self.context.project.root),
             )
@@ -238,19 +238,20 @@ def _repack_is_likely(step: Step) -> bool:
     )
 
 
-def _action(done: str, step: Step, graph_key: str) -> Done:
+def _action(answer: Answer, step: Step, graph_key: str) -> Done:
     """The contract's word for what was done: weights-only when this target's own code was kept."""
-    if done == COMPILE:
+    if isinstance(answer, Compile):
         return Done.COMPILED
-    if done == REPACK and step.manifest is not None and step.manifest.graph_key == graph_key:
+    has_own_code = step.manifest is not None and step.manifest.graph_key == graph_key
+    if isinstance(answer, Repack) and has_own_code:
         return Done.REPACKED
     return Done.REUSED
 
 
-def _explained(step: Step, done: str, graph_key: str) -> tuple[Reason, ...]:
+def _explained(step: Step, answer: Answer, graph_key: str) -> tuple[Reason, ...]:
     """The step's reasons, and why new weights needed a compile where only they are new."""
     old = step.manifest
-    if done != COMPILE or old is None or old.weights.get("external") is not False:
+    if not isinstance(answer, Compile) or old is None or old.weights["external"]:
         return step.reasons
     if old.graph_key == graph_key or {reason.reason for reason in step.reasons} == {
         ReasonKind.WEIGHTS_CHANGED
