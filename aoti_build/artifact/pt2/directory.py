@@ -162,8 +162,8 @@ def _locate(read: Exactly, file_size: int) -> _Location:
         )
     if record.entries > _MOST_MEMBERS or record.size > _LARGEST_DIRECTORY:
         raise BadZip(
-            f"a directory of {record.entries} members in {record.size} bytes exceeds the limits for a"
-            f" package ({_MOST_MEMBERS} members, {_LARGEST_DIRECTORY} bytes)"
+            f"a directory of {record.entries} members in {record.size} bytes exceeds the limits of"
+            f" {_MOST_MEMBERS} members and {_LARGEST_DIRECTORY} bytes"
         )
     return _Location(record.entries, record.start, record.size)
 
