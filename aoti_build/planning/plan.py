@@ -1,18 +1,25 @@
-"""What a build would do, as a value: one `Step` per target, each with the reasons.
+"""What a build would do, as a value: one `Step` for each target, with the reasons.
 
-Planning reads manifests, hashes files (through the stat cache) and asks for toolchain facts. It
-imports neither torch nor user code and changes nothing, so `status`, `why` and `build --dry-run`
-show exactly what `build` acts on.
+Planning reads manifests, digests files (through the stat cache) and asks for facts of the
+toolchain. It imports neither torch nor user code, and it changes nothing. So `status`, `why` and
+`build --dry-run` show exactly what `build` acts on.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 from aoti_build.artifact.damage import files_damage, manifest_damage
 from aoti_build.artifact.fingerprint import Fingerprint
-from aoti_build.artifact.manifest import FORMAT_VERSION, MANIFEST, MODEL, Manifest, read_manifest
+from aoti_build.artifact.manifest import (
+    FORMAT_VERSION,
+    MANIFEST,
+    MODEL,
+    Manifest,
+    NoManifest,
+    read_manifest,
+)
 from aoti_build.artifact.paths import artifact_directory
 from aoti_build.artifact.reasons import Reason, ReasonKind
 from aoti_build.artifact.verification import is_verified, required_tolerance
@@ -26,13 +33,22 @@ from aoti_build.planning.current_state import current_parts, toolchain_parts
 from aoti_build.planning.index import Entry, Index, Published
 from aoti_build.store.interface import Store
 
+_WORK = (Action.BUILD, Action.RESTORE, Action.RECHECK)
+# Reasons that do not say that an artifact differs from what the sources say.
+_NOT_OUT_OF_DATE = (ReasonKind.NO_DEVICE, ReasonKind.UNVERIFIED)
+
 
 @dataclass(frozen=True)
 class Step:
-    """A target, what to do about it (`action`) and why.
+    """What to do about a target, and why.
 
-    `manifest` is the published artifact's, if it has a readable one; `stored` that of an artifact
-    in the store which was made from exactly the present state.
+    Attributes:
+        target: the target.
+        action: what to do.
+        reasons: why; empty if nothing is to be done.
+        manifest: that of the published artifact, if it can be read.
+        stored: that of an artifact in the store that was made from exactly the present state.
+        published: set if the index showed that the target is up to date; then `manifest` is None.
     """
 
     target: Target
@@ -44,8 +60,10 @@ class Step:
 
     @property
     def unverified(self) -> str | None:
-        """Why the published artifact was never compared with eager; None if it was, or there is
-        none."""
+        """Why the published artifact was never compared with eager mode.
+
+        None if it was, or if there is none.
+        """
         return self.manifest.unverified if self.manifest else None
 
 
@@ -57,11 +75,8 @@ class Plan:
 
     @property
     def work(self) -> tuple[Step, ...]:
-        return tuple(
-            step
-            for step in self.steps
-            if step.action in (Action.BUILD, Action.RESTORE, Action.RECHECK)
-        )
+        """The steps that change something."""
+        return tuple(step for step in self.steps if step.action in _WORK)
 
 
 def make_plan(
@@ -73,101 +88,189 @@ def make_plan(
     force: bool = False,
     index: Index | None = None,
 ) -> Plan:
-    """Compare each target's published artifact with what the sources say now; `index` makes that
-    fast and nothing else."""
-    facts: dict[tuple[str, str], str] = {}
+    """Compare the published artifact of each target with the present state.
+
+    With `force` neither artifacts nor the store count. `index` changes the speed and no result.
+    """
+    planner = _Planner(project, digests, store, force)
+    facts_digests: dict[tuple[str, str], str] = {}
     steps = []
     for target in targets:
-        kind = target.device, target.architecture
-        if kind not in facts:
-            # An older manifest is not read.
-            facts[kind] = digest_json([FORMAT_VERSION, toolchain_parts(target)])
-        published = None
-        if (
-            index is not None
-            and not force
-            and target.hardware.cannot_build(target.architecture) is None
-        ):
-            published = index.look_up(target.name, target.digest, facts[kind])
-        if published is not None:
-            steps.append(Step(target, Action.UP_TO_DATE, (), published=published))
-            continue
-        step, record = _plan_recorded(project, target, digests, store, force=force)
-        if (
-            index is not None
-            and step.action == Action.UP_TO_DATE
-            and step.unverified is None
-            and record is not None
-        ):
-            _note(project, index, digests, step, record, facts[kind])
-        steps.append(step)
+        architecture = (target.device, target.architecture)
+        if architecture not in facts_digests:
+            # With the format version, since a manifest of another version is not read.
+            facts_digests[architecture] = digest_json([FORMAT_VERSION, toolchain_parts(target)])
+        facts = facts_digests[architecture]
+        if index is None:
+            steps.append(planner.step(target))
+        else:
+            steps.append(planner.step_with_index(target, index, facts))
     return Plan(tuple(steps))
-
-
-def probably_compiles(step: Step) -> bool:
-    """Whether this step will end in a compile by the host's compiler, unless the store has its
-    code. An artifact whose toolchain is the same probably gets it from there; a preset may name a
-    compiler of its own."""
-    if step.action != Action.BUILD or has_own_compiler(step.target):
-        return False
-    kinds = {reason.reason for reason in step.reasons}
-    return step.manifest is None or not kinds.isdisjoint(
-        (ReasonKind.TOOLCHAIN_CHANGED, ReasonKind.FORCED)
-    )
-
-
-def has_own_compiler(target: Target) -> bool:
-    """Whether the preset names a C++ compiler, so that nothing follows from the host's."""
-    return "cpp.cxx" in target.inductor_config
 
 
 def plan_target(
     project: Project, target: Target, digests: StatCache, store: Store, *, force: bool = False
 ) -> Step:
-    """The step for one target. With `force` neither the published artifact nor the store counts."""
-    return _plan_recorded(project, target, digests, store, force=force)[0]
+    """The step for one target. With `force` neither its artifact nor the store count."""
+    return _Planner(project, digests, store, force).step(target)
 
 
-def _plan_recorded(
-    project: Project, target: Target, digests: StatCache, store: Store, *, force: bool
-) -> tuple[Step, str | None]:
-    """The step, and the digest that manifest.json had before it was read; None if it is too large
-    to be one."""
-    path = artifact_directory(project, target) / MANIFEST
-    record = digests.digest(path) if (file_size(path) or 0) <= RECORD_LIMIT else None
-    return _step(project, target, digests, store, force=force), record
+def probably_compiles(step: Step) -> bool:
+    """Whether this step will need the host's compiler, unless the store has the code.
+
+    If the toolchain is the same, the store probably has it.
+    """
+    if step.action != Action.BUILD or has_own_compiler(step.target):
+        return False
+    if step.manifest is None:
+        return True
+    kinds = {reason.reason for reason in step.reasons}
+    return ReasonKind.TOOLCHAIN_CHANGED in kinds or ReasonKind.FORCED in kinds
 
 
-def _note(
-    project: Project, index: Index, digests: StatCache, step: Step, record: str, facts: str
-) -> None:
-    """Let the index remember what made this step up to date."""
-    manifest = step.manifest
-    if manifest is None:
-        return
-    directory = artifact_directory(project, step.target).relative_to(project.root).as_posix()
-    # In the order in which they are compared later: what is most often edited first, what takes
-    # longest to read last.
-    files = {
-        **manifest.source["sources"],
-        **manifest.source["weights"],
-        f"{directory}/{MANIFEST}": record,
-    }
-    used = manifest.source["distributions"]
-    installed = map(distributions.record_of, used)
-    files |= {
-        str(path): digest
-        for path in installed
-        if path is not None and (digest := digests.digest(path))
-    }
-    files |= {f"{directory}/{name}": file.sha256 for name, file in manifest.files.items()}
-    sizes = {f"{directory}/{name}": file.size for name, file in manifest.files.items()}
-    if (size := file_size(artifact_directory(project, step.target) / MANIFEST)) is not None:
-        sizes[f"{directory}/{MANIFEST}"] = size
-    index.note(
-        step.target.name,
-        Entry(
-            spec=step.target.digest,
+def has_own_compiler(target: Target) -> bool:
+    """Whether the preset names a C++ compiler, which is then used in place of the host's."""
+    return "cpp.cxx" in target.inductor_config
+
+
+def out_of_date(step: Step) -> tuple[Reason, ...]:
+    """The reasons why the artifact is not what the sources say now.
+
+    That it cannot be built here, or that it was never verified, is not such a reason.
+    """
+    if step.action == Action.RECHECK:
+        return ()
+    return tuple(reason for reason in step.reasons if reason.reason not in _NOT_OUT_OF_DATE)
+
+
+@dataclass(frozen=True)
+class _Planner:
+    """Makes the steps of one project."""
+
+    project: Project
+    digests: StatCache
+    store: Store
+    force: bool
+
+    def step_with_index(self, target: Target, index: Index, facts: str) -> Step:
+        """As `step`, from the index if possible. The index learns of an up-to-date target."""
+        if not self.force and target.hardware.cannot_build(target.architecture) is None:
+            published = index.look_up(target.name, target.digest, facts)
+            if published is not None:
+                return Step(target, Action.UP_TO_DATE, (), published=published)
+        # Before the manifest is read: one that changes in between makes the entry invalid.
+        manifest_digest = self._manifest_digest(target)
+        step = self.step(target)
+        is_settled = step.action == Action.UP_TO_DATE and step.unverified is None
+        if is_settled and step.manifest is not None and manifest_digest is not None:
+            entry = self._index_entry(target, step.manifest, manifest_digest, facts)
+            index.note(target.name, entry)
+        return step
+
+    def step(self, target: Target) -> Step:
+        record = read_manifest(artifact_directory(self.project, target))
+        manifest = None
+        now = None
+        if isinstance(record, Manifest):
+            manifest = record
+            now = current_parts(self.project, target, manifest.source, self.digests)
+            reasons = self._reasons(target, manifest, now)
+        else:
+            reasons = [_reason_without_manifest(record, target)]
+        problem = target.hardware.cannot_build(target.architecture)
+        if problem is not None:
+            no_device = Reason(ReasonKind.NO_DEVICE, problem)
+            return Step(target, Action.UNAVAILABLE, (no_device, *reasons), manifest)
+        if reasons:
+            stored = None if self.force else self._find_stored(target, now)
+            action = Action.RESTORE if stored else Action.BUILD
+            return Step(target, action, tuple(reasons), manifest, stored)
+        assert manifest is not None
+        assert now is not None
+        if is_verified(manifest, target):
+            return Step(target, Action.UP_TO_DATE, (), manifest)
+        return self._unverified_step(target, manifest, now)
+
+    def _reasons(self, target: Target, manifest: Manifest, now: Fingerprint) -> list[Reason]:
+        """Why a published artifact is not what the sources say. Empty if it is."""
+        unusable = manifest_damage(manifest, target.name)
+        if unusable is not None:
+            return [unusable.reason()]
+        reasons = [Reason(ReasonKind.FORCED)] if self.force else []
+        reasons += now.differences(manifest.source)
+        if reasons:
+            # Digests of a large artifact take the longest, and a build will replace it anyway.
+            return reasons
+        directory = artifact_directory(self.project, target)
+        return [damage.reason() for damage in files_damage(directory, manifest, self.digests)]
+
+    def _unverified_step(self, target: Target, manifest: Manifest, now: Fingerprint) -> Step:
+        """The step for an up-to-date artifact that was not verified by the present tolerance."""
+        checked_by = manifest.check.get("tolerance")
+        required = required_tolerance(target)
+        if checked_by != required:
+            changed = Reason(ReasonKind.SPEC_CHANGED, "tolerance", checked_by, required)
+            return Step(target, Action.RECHECK, (changed,), manifest)
+        unverified = Reason(ReasonKind.UNVERIFIED, str(manifest.unverified))
+        if not compatibility.lacking_architecture(manifest.requires):
+            return Step(target, Action.RECHECK, (unverified,), manifest)
+        # This host cannot check it, but another one may have done so and put it into the store.
+        stored = self._find_stored(target, now)
+        if stored is not None and is_verified(stored, target):
+            return Step(target, Action.RESTORE, (unverified,), manifest, stored)
+        return Step(target, Action.UP_TO_DATE, (), manifest)
+
+    def _find_stored(self, target: Target, now: Fingerprint | None) -> Manifest | None:
+        """An artifact in the store that was made from exactly the present state.
+
+        `now` are the present parts by the files of the published artifact. A stored artifact that
+        used the same files has them as its key. Any other one is found by looking at all that have
+        the same spec and toolchain. No export is necessary.
+        """
+        if now is not None:
+            stored = self.store.by_sources(now.parts)
+            if stored is not None and self._is_available(stored, now):
+                return stored
+        without_files = current_parts(self.project, target, {}, self.digests)
+        for candidate in self.store.candidates(without_files.parts):
+            by_its_files = current_parts(self.project, target, candidate.source, self.digests)
+            if self._is_available(candidate, by_its_files):
+                return candidate
+        return None
+
+    def _is_available(self, stored: Manifest, now: Fingerprint) -> bool:
+        """Whether an artifact was made from the parts `now`, and the store has its files."""
+        return not any(now.differences(stored.source)) and self.store.has(stored)
+
+    def _manifest_digest(self, target: Target) -> str | None:
+        """The digest of manifest.json; None if there is none, or it is too large to be one."""
+        path = artifact_directory(self.project, target) / MANIFEST
+        if (file_size(path) or 0) > RECORD_LIMIT:
+            return None
+        return self.digests.digest(path)
+
+    def _index_entry(
+        self, target: Target, manifest: Manifest, manifest_digest: str, facts: str
+    ) -> Entry:
+        """Everything that was compared to find the target up to date."""
+        directory = artifact_directory(self.project, target)
+        used = manifest.source["distributions"]
+        prefix = directory.relative_to(self.project.root).as_posix()
+        sizes = {f"{prefix}/{name}": file.size for name, file in manifest.files.items()}
+        manifest_size = file_size(directory / MANIFEST)
+        if manifest_size is not None:
+            sizes[f"{prefix}/{MANIFEST}"] = manifest_size
+        # In the order of later comparisons: what is edited most often comes first, and what takes
+        # longest to read comes last.
+        files = {
+            **manifest.source["sources"],
+            **manifest.source["weights"],
+            f"{prefix}/{MANIFEST}": manifest_digest,
+            **self._record_digests(used),
+            **{f"{prefix}/{name}": file.sha256 for name, file in manifest.files.items()},
+        }
+        return Entry(
+            spec=target.digest,
             facts=facts,
             distributions={name: list(distributions.place(name)) for name in used},
             modules=manifest.source["modules"],
@@ -176,112 +279,21 @@ def _note(
             sizes=sizes,
             key=manifest.key,
             size=manifest.files[MODEL].size,
-        ),
-    )
-
-
-def _step(
-    project: Project, target: Target, digests: StatCache, store: Store, *, force: bool
-) -> Step:
-    directory = artifact_directory(project, target)
-    manifest = read_manifest(directory)
-    known, now = None, None
-    if isinstance(manifest, Manifest):
-        known, now = manifest, current_parts(project, target, manifest.source, digests)
-        reasons = tuple(_reasons(target, directory, known, now, digests, force=force))
-    else:
-        reasons = (
-            Reason(ReasonKind.ARTIFACT_DAMAGED, manifest.why)
-            if manifest.damaged
-            else Reason(ReasonKind.NO_ARTIFACT),
         )
-    if why := target.hardware.cannot_build(target.architecture):
-        return Step(
-            target, Action.UNAVAILABLE, (Reason(ReasonKind.NO_DEVICE, why), *reasons), known
-        )
-    if reasons:
-        stored = None if force else find_stored(project, target, digests, store, now)
-        return Step(target, Action.RESTORE if stored else Action.BUILD, reasons, known, stored)
-    if known is None or now is None or is_verified(known, target):
-        return Step(target, Action.UP_TO_DATE, (), known)
-    return _unsettled(project, target, known, now, digests, store)
+
+    def _record_digests(self, names: Iterable[str]) -> dict[str, str]:
+        """The digests of the RECORD files of distributions, by path."""
+        records = {}
+        for name in names:
+            path = distributions.record_of(name)
+            digest = self.digests.digest(path) if path is not None else None
+            if digest is not None:
+                records[str(path)] = digest
+        return records
 
 
-def out_of_date(step: Step) -> tuple[Reason, ...]:
-    """Of a step's reasons, those by which the artifact is not what the sources say now: not that it
-    could not be built here, nor that nobody has compared it."""
-    if step.action == Action.RECHECK:
-        return ()
-    return tuple(
-        reason
-        for reason in step.reasons
-        if reason.reason not in (ReasonKind.NO_DEVICE, ReasonKind.UNVERIFIED)
-    )
-
-
-def _unsettled(
-    project: Project,
-    target: Target,
-    known: Manifest,
-    now: Fingerprint,
-    digests: StatCache,
-    store: Store,
-) -> Step:
-    """The step for an artifact that is what the sources say, and was not shown to do what it
-    must."""
-    if known.check.get("tolerance") != required_tolerance(target):
-        changed = Reason(
-            ReasonKind.SPEC_CHANGED,
-            "tolerance",
-            known.check.get("tolerance"),
-            required_tolerance(target),
-        )
-        return Step(target, Action.RECHECK, (changed,), known)
-    unverified = Reason(ReasonKind.UNVERIFIED, str(known.unverified))
-    if not compatibility.lacking_architecture(known.requires):
-        return Step(target, Action.RECHECK, (unverified,), known)
-    # Another host may have checked it since.
-    stored = find_stored(project, target, digests, store, now)
-    if stored is not None and is_verified(stored, target):
-        return Step(target, Action.RESTORE, (unverified,), known, stored)
-    return Step(target, Action.UP_TO_DATE, (), known)
-
-
-def find_stored(
-    project: Project, target: Target, digests: StatCache, store: Store, now: Fingerprint | None
-) -> Manifest | None:
-    """An artifact in the store that was made from exactly what is here now, found without an
-    export.
-
-    One that used the same files as the published one, whose parts are these `now`, is found by its
-    key, any other by looking at all of the same spec and toolchain.
-    """
-    if now is not None:
-        named = store.by_sources(now.parts)
-        if named is not None and not any(now.differences(named.source)) and store.has(named):
-            return named
-    for candidate in store.candidates(current_parts(project, target, {}, digests).parts):
-        by_its_files = current_parts(project, target, candidate.source, digests)
-        if not any(by_its_files.differences(candidate.source)) and store.has(candidate):
-            return candidate
-    return None
-
-
-def _reasons(
-    target: Target,
-    directory: Path,
-    manifest: Manifest,
-    now: Fingerprint,
-    digests: StatCache,
-    *,
-    force: bool,
-) -> list[Reason]:
-    unusable = manifest_damage(manifest, target.name)
-    if unusable is not None:
-        return [unusable.reason()]
-    reasons = [Reason(ReasonKind.FORCED)] if force else []
-    reasons += now.differences(manifest.source)
-    if reasons:
-        # Hashing a large artifact takes the longest, and a build will replace it anyway.
-        return reasons
-    return [damage.reason() for damage in files_damage(directory, manifest, digests)]
+def _reason_without_manifest(record: NoManifest, target: Target) -> Reason:
+    damage = manifest_damage(record, target.name)
+    if damage is None or not record.damaged:
+        return Reason(ReasonKind.NO_ARTIFACT)
+    return damage.reason()
