@@ -109,7 +109,12 @@ def make_plan(
 
 
 def plan_target(
-    project: Project, target: Target, digests: StatCache, store: Store, *, force: bool = False
+    project: Project,
+    target: Target,
+    digests: StatCache,
+    store: Store,
+    *,
+    force: bool = False,
 ) -> Step:
     """The step for one target. With `force` neither its artifact nor the store count."""
     return _Planner(project, digests, store, force).step(target)
@@ -154,7 +159,8 @@ class _Planner:
 
     def step_with_index(self, target: Target, index: Index, facts: str) -> Step:
         """As `step`, from the index if possible. The index learns of an up-to-date target."""
-        if not self.force and target.hardware.cannot_build(target.architecture) is None:
+        can_be_built = target.hardware.cannot_build(target.architecture) is None
+        if can_be_built and not self.force:
             published = index.look_up(target.name, target.digest, facts)
             if published is not None:
                 return Step(target, Action.UP_TO_DATE, (), published=published)
@@ -180,11 +186,22 @@ class _Planner:
         problem = target.hardware.cannot_build(target.architecture)
         if problem is not None:
             no_device = Reason(ReasonKind.NO_DEVICE, problem)
-            return Step(target, Action.UNAVAILABLE, (no_device, *reasons), manifest)
+            return Step(
+                target,
+                Action.UNAVAILABLE,
+                reasons=(no_device, *reasons),
+                manifest=manifest,
+            )
         if reasons:
             stored = None if self.force else self._find_stored(target, now)
             action = Action.RESTORE if stored else Action.BUILD
-            return Step(target, action, tuple(reasons), manifest, stored)
+            return Step(
+                target,
+                action,
+                reasons=tuple(reasons),
+                manifest=manifest,
+                stored=stored,
+            )
         assert manifest is not None
         assert now is not None
         if is_verified(manifest, target):
@@ -217,7 +234,13 @@ class _Planner:
         # This host cannot check it, but another one may have done so and put it into the store.
         stored = self._find_stored(target, now)
         if stored is not None and is_verified(stored, target):
-            return Step(target, Action.RESTORE, (unverified,), manifest, stored)
+            return Step(
+                target,
+                Action.RESTORE,
+                reasons=(unverified,),
+                manifest=manifest,
+                stored=stored,
+            )
         return Step(target, Action.UP_TO_DATE, (), manifest)
 
     def _find_stored(self, target: Target, now: Fingerprint | None) -> Manifest | None:
@@ -250,31 +273,38 @@ class _Planner:
         return self.digests.digest(path)
 
     def _index_entry(
-        self, target: Target, manifest: Manifest, manifest_digest: str, facts: str
+        self,
+        target: Target,
+        manifest: Manifest,
+        manifest_digest: str,
+        facts: str,
     ) -> Entry:
         """Everything that was compared to find the target up to date."""
         directory = artifact_directory(self.project, target)
-        used = manifest.source["distributions"]
         prefix = directory.relative_to(self.project.root).as_posix()
-        sizes = {f"{prefix}/{name}": file.size for name, file in manifest.files.items()}
-        manifest_size = file_size(directory / MANIFEST)
-        if manifest_size is not None:
-            sizes[f"{prefix}/{MANIFEST}"] = manifest_size
+        source = manifest.source
+        installed = {name: list(distributions.place(name)) for name in source["distributions"]}
         # In the order of later comparisons: what is edited most often comes first, and what takes
         # longest to read comes last.
         files = {
-            **manifest.source["sources"],
-            **manifest.source["weights"],
+            **source["sources"],
+            **source["weights"],
             f"{prefix}/{MANIFEST}": manifest_digest,
-            **self._record_digests(used),
-            **{f"{prefix}/{name}": file.sha256 for name, file in manifest.files.items()},
+            **self._record_digests(installed),
         }
+        sizes = {}
+        manifest_size = file_size(directory / MANIFEST)
+        if manifest_size is not None:
+            sizes[f"{prefix}/{MANIFEST}"] = manifest_size
+        for name, record in manifest.files.items():
+            files[f"{prefix}/{name}"] = record.sha256
+            sizes[f"{prefix}/{name}"] = record.size
         return Entry(
             spec=target.digest,
             facts=facts,
-            distributions={name: list(distributions.place(name)) for name in used},
-            modules=manifest.source["modules"],
-            variables=manifest.source["variables"],
+            distributions=installed,
+            modules=source["modules"],
+            variables=source["variables"],
             files=files,
             sizes=sizes,
             key=manifest.key,
@@ -286,7 +316,9 @@ class _Planner:
         records = {}
         for name in names:
             path = distributions.record_of(name)
-            digest = self.digests.digest(path) if path is not None else None
+            if path is None:
+                continue
+            digest = self.digests.digest(path)
             if digest is not None:
                 records[str(path)] = digest
         return records
