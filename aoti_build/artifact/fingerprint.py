@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from aoti_build.artifact.reasons import REASON_OF_GROUP, Reason
 from aoti_build.common.digests import canonical_json, digest_bytes, digest_json
@@ -23,8 +23,10 @@ if TYPE_CHECKING:  # a service that loads an artifact reads manifests and has no
 KEY_VERSION = 11
 
 _KWARGS_ORDER = "kwargs order"
-# Values of JSON by group and name.
-Parts = Mapping[str, Mapping[str, Any]]
+# JSON values by name.
+Group: TypeAlias = Mapping[str, Any]
+# Groups by name.
+Parts: TypeAlias = Mapping[str, Group]
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,12 @@ class Fingerprint:
             old_values = older.get(group, {})
             new_values = self.parts.get(group, {})
             for name in _changed_names(old_values, new_values):
-                yield Reason(kind, name, old_values.get(name), new_values.get(name))
+                yield Reason(
+                    kind,
+                    name,
+                    old=old_values.get(name),
+                    new=new_values.get(name),
+                )
 
 
 def declared_files(model: Model) -> tuple[str, ...]:
@@ -61,7 +68,10 @@ def declared_files(model: Model) -> tuple[str, ...]:
     return (*paths, *model.files)
 
 
-def variable_parts(names: Iterable[str], environment: Mapping[str, str]) -> dict[str, str | None]:
+def variable_parts(
+    names: Iterable[str],
+    environment: Mapping[str, str],
+) -> dict[str, str | None]:
     """The digests of environment variables, or None for those that are not set.
 
     A value may be a secret, and manifests are published, so no value is recorded.
@@ -69,7 +79,10 @@ def variable_parts(names: Iterable[str], environment: Mapping[str, str]) -> dict
     digests: dict[str, str | None] = {}
     for name in sorted(names):
         value = environment.get(name)
-        digests[name] = None if value is None else digest_bytes(os.fsencode(value))
+        if value is None:
+            digests[name] = None
+        else:
+            digests[name] = digest_bytes(os.fsencode(value))
     return digests
 
 
@@ -127,8 +140,9 @@ def _optional_parts(model: Model) -> JsonObject:
         parts["imports"] = list(model.imports)
     if model.baseline is not None:
         kwargs = model.baseline.kwargs
+        order = _key_order(kwargs)
         parts["baseline"] = str(model.baseline.source)
-        parts["baseline.kwargs"] = [dict(kwargs), _key_order(kwargs)]
+        parts["baseline.kwargs"] = [dict(kwargs), order]
     return parts
 
 
@@ -160,7 +174,10 @@ def _json(value: Any) -> Any:
 def _key_order(value: Any) -> list[Any]:
     """The order of keys in nested mappings. Empty if there are no mappings with keys."""
     if isinstance(value, Mapping):
-        return [[name, _key_order(item)] for name, item in value.items()]
+        order = []
+        for name, item in value.items():
+            order.append([name, _key_order(item)])
+        return order
     if isinstance(value, list | tuple):
         orders = [_key_order(item) for item in value]
         if any(orders):
@@ -168,9 +185,10 @@ def _key_order(value: Any) -> list[Any]:
     return []
 
 
-def _changed_names(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+def _changed_names(old: Group, new: Group) -> list[str]:
     """The names of the values in a group that differ, sorted."""
-    changed = [name for name in sorted({*old, *new}) if _differs(old, new, name)]
+    names = sorted({*old, *new})
+    changed = [name for name in names if _differs(old, new, name)]
     has_changed_kwarg = any(name.startswith("kwargs.") for name in changed)
     if has_changed_kwarg and _KWARGS_ORDER in changed:
         # A new or a removed argument changes the order too; one reason is enough.
@@ -178,7 +196,7 @@ def _changed_names(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     return changed
 
 
-def _differs(old: Mapping[str, Any], new: Mapping[str, Any], name: str) -> bool:
+def _differs(old: Group, new: Group, name: str) -> bool:
     """Whether a key is computed from another value.
 
     Python takes 1, 1.0 and True for equal, and `get` takes absent for None; a key does not.

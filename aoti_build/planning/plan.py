@@ -208,7 +208,12 @@ class _Planner:
             return Step(target, Action.UP_TO_DATE, (), manifest)
         return self._unverified_step(target, manifest, now)
 
-    def _reasons(self, target: Target, manifest: Manifest, now: Fingerprint) -> list[Reason]:
+    def _reasons(
+        self,
+        target: Target,
+        manifest: Manifest,
+        now: Fingerprint,
+    ) -> list[Reason]:
         """Why a published artifact is not what the sources say. Empty if it is."""
         unusable = manifest_damage(manifest, target.name)
         if unusable is not None:
@@ -219,14 +224,25 @@ class _Planner:
             # Digests of a large artifact take the longest, and a build will replace it anyway.
             return reasons
         directory = artifact_directory(self.project, target)
-        return [damage.reason() for damage in files_damage(directory, manifest, self.digests)]
+        damages = files_damage(directory, manifest, self.digests)
+        return [damage.reason() for damage in damages]
 
-    def _unverified_step(self, target: Target, manifest: Manifest, now: Fingerprint) -> Step:
+    def _unverified_step(
+        self,
+        target: Target,
+        manifest: Manifest,
+        now: Fingerprint,
+    ) -> Step:
         """The step for an up-to-date artifact that was not verified by the present tolerance."""
         checked_by = manifest.check.get("tolerance")
         required = required_tolerance(target)
         if checked_by != required:
-            changed = Reason(ReasonKind.SPEC_CHANGED, "tolerance", checked_by, required)
+            changed = Reason(
+                ReasonKind.SPEC_CHANGED,
+                "tolerance",
+                old=checked_by,
+                new=required,
+            )
             return Step(target, Action.RECHECK, (changed,), manifest)
         unverified = Reason(ReasonKind.UNVERIFIED, str(manifest.unverified))
         if not compatibility.lacking_architecture(manifest.requires):
@@ -263,7 +279,9 @@ class _Planner:
 
     def _is_available(self, stored: Manifest, now: Fingerprint) -> bool:
         """Whether an artifact was made from the parts `now`, and the store has its files."""
-        return not any(now.differences(stored.source)) and self.store.has(stored)
+        if any(now.differences(stored.source)):
+            return False
+        return self.store.has(stored)
 
     def _manifest_digest(self, target: Target) -> str | None:
         """The digest of manifest.json; None if there is none, or it is too large to be one."""

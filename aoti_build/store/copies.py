@@ -40,12 +40,23 @@ class ObjectCopies:
                 self.complete = False
                 return
         # The largest files first, so that no core waits at the end for one that began late.
-        by_size = sorted(files.items(), key=lambda item: item[1].size, reverse=True)
+        by_size = sorted(
+            files.items(),
+            key=lambda item: item[1].size,
+            reverse=True,
+        )
         with contextlib.ExitStack() as resources, all_cores() as executor:
             results: list[Future[None]] = []
             for destination, file in by_size:
-                stream = resources.enter_context(destination.open("wb", buffering=0))
-                results += self._start(executor, file, objects[file], destination, stream.fileno())
+                stream = destination.open("wb", buffering=0)
+                resources.enter_context(stream)
+                results += self._start(
+                    executor,
+                    file,
+                    objects[file],
+                    destination,
+                    stream.fileno(),
+                )
             for result in results:
                 result.result()
 
@@ -69,7 +80,10 @@ class ObjectCopies:
         if not integrity.is_agreed(file):
             return [executor.submit(self._copy_file, file, source, written)]
         blocks = file.blocks_in(source)
-        return [executor.submit(self._copy_block, file, block, written) for block in blocks]
+        results = []
+        for block in blocks:
+            results.append(executor.submit(self._copy_block, file, block, written))
+        return results
 
     def _copy_block(self, file: FileRecord, block: Block, destination: int | None) -> None:
         if not copy_block(block, destination):

@@ -76,10 +76,14 @@ class LocalStore:
         with suppress(OSError):
             for name in STORED:
                 self._put(directory / name, manifest.files[name].sha256)
-            paths = [self._trace_path(manifest.source), self._shard("keys", manifest.key)]
+            paths = [
+                self._trace_path(manifest.source),
+                self._shard("keys", manifest.key),
+            ]
             if manifest.weights["external"]:
                 paths.append(self._shard("graphs", manifest.graph_key))
-                self._note_weights(directory / MODEL, manifest.files[MODEL].sha256)
+                package = manifest.files[MODEL]
+                self._note_weights(directory / MODEL, package.sha256)
             record = manifest.as_json()
             for path in paths:
                 # A verified artifact stays, also if another host could not verify the same one.
@@ -87,7 +91,8 @@ class LocalStore:
                     write_json(path, record)
 
     def is_empty(self) -> bool:
-        return not any((self.root / "keys").glob("??/*.json"))
+        keys = self.root / "keys"
+        return not any(keys.glob("??/*.json"))
 
     def by_key(self, key: str) -> Manifest | None:
         manifest = _read(self._shard("keys", key))
@@ -110,7 +115,8 @@ class LocalStore:
         return _read_all(sorted(paths, key=_modified, reverse=True))
 
     def manifests(self) -> Iterator[Manifest]:
-        return _read_all(sorted((self.root / "traces").glob("*/*.json")))
+        traces = self.root / "traces"
+        return _read_all(sorted(traces.glob("*/*.json")))
 
     def get(self, file: FileRecord, destination: Path) -> bool:
         return self.get_all({destination: file})
@@ -141,7 +147,8 @@ class LocalStore:
     def has(self, manifest: Manifest) -> bool:
         for name in STORED:
             file = manifest.files[name]
-            if file_size(self.object_path(file.sha256)) != file.size:
+            path = self.object_path(file.sha256)
+            if file_size(path) != file.size:
                 return False
         return True
 
@@ -222,8 +229,13 @@ class LocalStore:
             if document["format_version"] == ROOT_VERSION and directory.is_dir():
                 yield directory
 
-    def lock(self, graph_key: str, on_wait: Callable[[], None]) -> AbstractContextManager[None]:
-        return lock(self.root / "locks" / f"{graph_key[:_SHORT_DIGEST]}.lock", on_wait)
+    def lock(
+        self,
+        graph_key: str,
+        on_wait: Callable[[], None],
+    ) -> AbstractContextManager[None]:
+        name = f"{graph_key[:_SHORT_DIGEST]}.lock"
+        return lock(self.root / "locks" / name, on_wait)
 
     def kernels(self, parts: Parts) -> Path:
         toolchain = dict(parts["toolchain"])

@@ -24,11 +24,14 @@ def contents(archive: Archive) -> JsonObject:
     Raises ArtifactError if a member that it reads is damaged.
     """
     keys = [model.metadata.get(KEY_METADATA) for model in archive.models]
-    has_keys = all(keys)
+    is_ours = all(keys)
     return {
         "format_version": archive.format_version,
         "bytes": archive.size,
-        "made_by": {"aoti_build": has_keys, "key": keys[0] if has_keys else None},
+        "made_by": {
+            "aoti_build": is_ours,
+            "key": keys[0] if is_ours else None,
+        },
         "members": [_member(member) for member in archive.members.values()],
         "models": [_model(archive, model) for model in archive.models],
     }
@@ -68,8 +71,11 @@ def _model(archive: Archive, model: Model) -> JsonObject:
 
 
 def _generated(archive: Archive, model: Model) -> Generated:
-    wrappers = [name for name in model.sources if not name.endswith(_KERNEL_SOURCE)]
-    kernels = [name for name in model.sources if name.endswith(_KERNEL_SOURCE)]
+    wrappers: list[str] = []
+    kernels: list[str] = []
+    for name in model.sources:
+        names = kernels if name.endswith(_KERNEL_SOURCE) else wrappers
+        names.append(name)
     return read_generated(_text(archive, wrappers), _text(archive, kernels))
 
 
@@ -120,7 +126,14 @@ def _gpu_file(archive: Archive, file: str) -> JsonObject:
     binary = _cubin(archive, file) if kind == "cubin" else None
     if binary is None:
         return _kernel(kind, None, file, arch)
-    return _kernel(kind, ", ".join(binary.kernels) or None, file, arch, binary.tool)
+    names = ", ".join(binary.kernels)
+    return _kernel(
+        kind,
+        names or None,
+        file,
+        arch,
+        tool=binary.tool,
+    )
 
 
 def _cubin(archive: Archive, file: str) -> GpuBinary | None:
@@ -137,7 +150,13 @@ def _kernel(
     arch: str | None = None,
     tool: str | None = None,
 ) -> JsonObject:
-    return {"name": name, "kind": kind, "file": file, "arch": arch, "tool": tool}
+    return {
+        "name": name,
+        "kind": kind,
+        "file": file,
+        "arch": arch,
+        "tool": tool,
+    }
 
 
 def _tensor(tensor: Tensor) -> JsonObject:
@@ -156,9 +175,14 @@ def _constants(generated: Generated) -> list[JsonObject]:
 
 def _weights(archive: Archive, model: Model, generated: Generated) -> JsonObject:
     """Where the values of the constants are: in files, in the shared library, or nowhere."""
-    files = [{"name": name, "bytes": archive.members[name].size} for name in model.weights]
-    # The compiled code computes folded constants from the others.
-    size = sum(constant.size for constant in generated.constants if not constant.folded)
+    files = []
+    for name in model.weights:
+        files.append({"name": name, "bytes": archive.members[name].size})
+    size = 0
+    for constant in generated.constants:
+        # The compiled code computes folded constants from the others.
+        if not constant.folded:
+            size += constant.size
     if files:
         where = "files"
     elif size:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeAlias
 
 from aoti_build.artifact.pt2.call_names import argument_names, result_names
 
@@ -38,6 +39,9 @@ _COMMAND = re.compile(r"^// (?:Compile|Link) cmd\n// ([^\n]{0,20000})", re.M)
 _MARCH = re.compile(r"-march=([\w.+-]{1,80})")
 _CACHED_DTYPE = re.compile(r"cached_torch_dtype_(\w+)")
 _INTEGER = re.compile(r"\d{1,18}")
+
+# The ``min`` and ``max`` of a size, as far as they are known.
+Bounds: TypeAlias = dict[str, int]
 
 _UNBOUNDED = 2**62  # inductor writes the largest 64-bit integers for "no upper bound"
 _LARGEST_RANK = 64
@@ -86,7 +90,7 @@ class Generated:
 
     inputs: tuple[Tensor, ...] = ()
     outputs: tuple[Tensor, ...] = ()
-    dims: dict[str, dict[str, int]] = field(default_factory=dict)
+    dims: dict[str, Bounds] = field(default_factory=dict)
     constants: tuple[Constant, ...] = ()
     kernels: tuple[str, ...] = ()
     gpu_kernels: tuple[str, ...] = ()
@@ -102,11 +106,13 @@ def read_generated(wrapper: str, kernels: str = "") -> Generated:
         names = input_names if kind == "input" else output_names
         names[int(index)] = name
     reader = _InputReader(wrapper)
-    inputs = [
-        reader.read(position, input_names[index])
-        for position, index in enumerate(sorted(input_names))
-    ]
-    outputs = [Tensor(output_names[index]) for index in sorted(output_names)]
+    inputs = []
+    for position, (_, name) in enumerate(sorted(input_names.items())):
+        inputs.append(reader.read(position, name))
+    outputs = [Tensor(name) for _, name in sorted(output_names.items())]
+    cpp_kernels = _CPP_KERNEL.findall(wrapper)
+    cpp_kernels += _CPP_KERNEL.findall(kernels)
+    operators = set(_OPERATOR.findall(wrapper))
     march: list[str] = []
     for command in _COMMAND.findall(wrapper):
         march += _MARCH.findall(command)
@@ -115,9 +121,9 @@ def read_generated(wrapper: str, kernels: str = "") -> Generated:
         outputs=_renamed(outputs, result_names(_spec("out", wrapper))),
         dims=reader.dims,
         constants=_constants(wrapper),
-        kernels=_unique(_CPP_KERNEL.findall(wrapper) + _CPP_KERNEL.findall(kernels)),
+        kernels=_unique(cpp_kernels),
         gpu_kernels=_unique(_GPU_KERNEL.findall(wrapper)),
-        operators=tuple(sorted(set(_OPERATOR.findall(wrapper)))),
+        operators=tuple(sorted(operators)),
         march=_unique(march),
     )
 
@@ -130,7 +136,7 @@ class _InputReader:
     """
 
     def __init__(self, text: str) -> None:
-        self.dims: dict[str, dict[str, int]] = {}
+        self.dims: dict[str, Bounds] = {}
         self._checks = _check_bodies(text)
         self._symbols = _size_symbols(text)
         # inductor may give a symbol a second name.
@@ -147,7 +153,9 @@ class _InputReader:
         rank = max(axes, default=-1) + 1
         if rank > _LARGEST_RANK:
             return Tensor(name, dtype)
-        fixed = {int(axis): int(size) for size, axis in _FIXED.findall(body)}
+        fixed: dict[int, int] = {}
+        for size, axis in _FIXED.findall(body):
+            fixed[int(axis)] = int(size)
         bounds = _bounds(body)
         shape: list[int | str] = []
         for axis in range(rank):
@@ -155,8 +163,9 @@ class _InputReader:
                 shape.append(fixed[axis])
             else:
                 symbol = self._symbol(name, axis)
-                self.dims.setdefault(symbol, {}).update(bounds.get(axis, {}))
                 shape.append(symbol)
+                dim = self.dims.setdefault(symbol, {})
+                dim.update(bounds.get(axis, {}))
         return Tensor(name, dtype, tuple(shape))
 
     def _symbol(self, name: str, axis: int) -> str:
@@ -175,14 +184,17 @@ def _check_bodies(text: str) -> dict[int, str]:
     ends.append(len(text))
     bodies: dict[int, str] = {}
     for match, end in zip(matches, ends, strict=False):
-        body = text[match.end() : end].partition("\n}")[0]
+        # The function ends at the first brace that begins a line.
+        body, _, _ = text[match.end() : end].partition("\n}")
         bodies.setdefault(int(match[1]), body)
     return bodies
 
 
 def _size_symbols(text: str) -> dict[tuple[str, int], str]:
     """The symbols of dynamic sizes, by the name of the input and the axis."""
-    symbols = {(name, int(axis)): symbol for symbol, name, axis in _SYMBOL.findall(text)}
+    symbols: dict[tuple[str, int], str] = {}
+    for symbol, name, axis in _SYMBOL.findall(text):
+        symbols[name, int(axis)] = symbol
     for name, shape in _SHAPE.findall(text):
         for axis, size in enumerate(shape.split(",")):
             if size.strip().isidentifier():
@@ -190,14 +202,16 @@ def _size_symbols(text: str) -> dict[tuple[str, int], str]:
     return symbols
 
 
-def _bounds(body: str) -> dict[int, dict[str, int]]:
-    """The ``min`` and ``max`` of the sizes that a check bounds, by axis."""
-    bounds: dict[int, dict[str, int]] = {}
+def _bounds(body: str) -> dict[int, Bounds]:
+    """The bounds of the sizes in a check, by axis."""
+    bounds: dict[int, Bounds] = {}
     for axis, sign, value in _BOUND.findall(body):
-        if int(value) < _UNBOUNDED:
-            # The check refuses a size that is smaller than the minimum.
-            side = "min" if sign == "<" else "max"
-            bounds.setdefault(int(axis), {})[side] = int(value)
+        if int(value) >= _UNBOUNDED:
+            continue
+        # The check refuses a size that is smaller than the minimum.
+        side = "min" if sign == "<" else "max"
+        of_axis = bounds.setdefault(int(axis), {})
+        of_axis[side] = int(value)
     return bounds
 
 
@@ -210,14 +224,16 @@ def _constants(text: str) -> tuple[Constant, ...]:
 
 def _constant(row: Mapping[str, str]) -> Constant:
     """A constant from the C++ expressions that its fields are set to."""
-    name = row.get("original_fqn", "").strip('"') or row.get("name", "").strip('"')
+    original_name = row.get("original_fqn", "").strip('"')
+    compiled_name = row.get("name", "").strip('"')
+    shape = _INTEGER.findall(row.get("shape", ""))
     dtype = row.get("dtype", "")
     dtype_match = _CACHED_DTYPE.fullmatch(dtype)
     size = row.get("data_size", "")
     return Constant(
-        name=name,
+        name=original_name or compiled_name,
         dtype=dtype_match[1] if dtype_match else dtype,
-        shape=tuple(int(number) for number in _INTEGER.findall(row.get("shape", ""))),
+        shape=tuple(map(int, shape)),
         size=int(size) if _INTEGER.fullmatch(size) else 0,
         folded=row.get("from_folded") == "true",
     )
@@ -227,7 +243,10 @@ def _renamed(tensors: Sequence[Tensor], names: Sequence[str] | None) -> tuple[Te
     """The tensors with the names that a caller uses, if there is a name for each."""
     if names is None or len(names) != len(tensors):
         return tuple(tensors)
-    return tuple(replace(tensor, name=name) for tensor, name in zip(tensors, names, strict=True))
+    renamed = []
+    for tensor, name in zip(tensors, names, strict=True):
+        renamed.append(replace(tensor, name=name))
+    return tuple(renamed)
 
 
 def _spec(kind: str, text: str) -> str | None:
