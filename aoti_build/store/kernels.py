@@ -149,7 +149,7 @@ def write_tuning(cache: Path, files: Mapping[str, str]) -> None:
         path.write_text(text, encoding="utf-8")
 
 
-def kept_files(kernels: Path) -> Iterator[Path]:
+def kernel_files(kernels: Path) -> Iterator[Path]:
     """The files below the store's ``kernels/`` that `gc` may remove. Links are not followed."""
     yield from own_entries(kernels.parent, kernels.name, "*", "??", f"*{SUFFIX}")
     yield from own_entries(kernels.parent, kernels.name, "*", "tuning", "*.json")

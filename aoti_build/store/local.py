@@ -75,7 +75,7 @@ class LocalStore:
         """
         with suppress(OSError):
             for name in STORED:
-                self._put(directory / name, manifest.files[name].sha256)
+                self._put_object(directory / name, manifest.files[name].sha256)
             paths = [
                 self._trace_path(manifest.source),
                 self._shard("keys", manifest.key),
@@ -184,10 +184,10 @@ class LocalStore:
         return self.root / "objects" / digest[:2] / digest
 
     def list_objects(self) -> Iterator[StoredObject]:
-        from aoti_build.store.kernels import kept_files  # not on the no-op path
+        from aoti_build.store.kernels import kernel_files  # not on the no-op path
 
-        objects = self._own("objects", "??", "[0-9a-f]*")
-        for path in chain(objects, kept_files(self.root / "kernels")):
+        objects = self._removable("objects", "??", "[0-9a-f]*")
+        for path in chain(objects, kernel_files(self.root / "kernels")):
             try:
                 status = path.lstat()
             except OSError:
@@ -203,18 +203,18 @@ class LocalStore:
             remove(stored.path)
         newest_abandoned = time.time() - _ABANDONED_SECONDS
         temporary_files = chain(
-            self._own("objects", "??", ".*"),
-            self._own("kernels", "*", "*", ".*"),
+            self._removable("objects", "??", ".*"),
+            self._removable("kernels", "*", "*", ".*"),
         )
         for path in temporary_files:
             if _modified(path) < newest_abandoned:
                 remove(path)
         for kind in ("keys", "graphs", "traces"):
-            for path in self._own(kind, "*", "*.json"):
+            for path in self._removable(kind, "*", "*.json"):
                 manifest = _read(path)
                 if manifest is None or not self.has(manifest):
                     remove(path)
-        for path in self._own("weights", "??", "*"):
+        for path in self._removable("weights", "??", "*"):
             if not self._leads_to_object(path):
                 remove(path)
 
@@ -279,14 +279,14 @@ class LocalStore:
             raise ValueError("not a digest")
         return digest
 
-    def _put(self, file: Path, digest: str) -> None:
+    def _put_object(self, file: Path, digest: str) -> None:
         path = self.object_path(digest)
         if path.is_file() and path.stat().st_size == file.stat().st_size:
             self._touch(path)
             return
         copy_atomic(file, path)
 
-    def _own(self, *patterns: str) -> Iterator[Path]:
+    def _removable(self, *patterns: str) -> Iterator[Path]:
         """Entries of the store that may be removed.
 
         The directory that `AOTI_BUILD_STORE` names may be a link. Links in it are not followed.
@@ -312,7 +312,7 @@ class LocalStore:
     def _remove_object(self, digest: str) -> None:
         # A read-only store keeps a corrupted object, which stays a miss.
         with suppress(OSError):
-            for path in self._own("objects", digest[:2], digest):
+            for path in self._removable("objects", digest[:2], digest):
                 path.unlink()
 
 
