@@ -80,7 +80,7 @@ def passed_checks_path(artifacts: Path) -> Path:
     return artifacts / ".passed-checks.json"
 
 
-def store_beside(artifacts: Path) -> Path:
+def store_directory(artifacts: Path) -> Path:
     """The directory of the store: `AOTI_BUILD_STORE`, or `.store` in `artifacts`.
 
     Raises:

@@ -58,7 +58,7 @@ _TUNING = table(
         "files": table_of(anything, spelt("(?s).*")),
     }
 )
-# The errors of Python's reader of zip files, beside its own, for a file with the right digest.
+# The errors of Python's reader of zip files, besides its own, for a file with the right digest.
 _ZIP_ERRORS = (ValueError, KeyError, NotImplementedError, RuntimeError, EOFError, zlib.error)
 
 

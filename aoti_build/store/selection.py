@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from aoti_build.artifact.paths import store_beside
+from aoti_build.artifact.paths import store_directory
 from aoti_build.store.interface import Store
 from aoti_build.store.local import LocalStore
 
@@ -15,4 +15,4 @@ def open_store(artifacts: Path) -> Store:
     It is in the directory that ``AOTI_BUILD_STORE`` names, or in ``artifacts/.store``. Raises
     UsageError if the variable names another kind of store.
     """
-    return LocalStore(store_beside(artifacts))
+    return LocalStore(store_directory(artifacts))

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from aoti_build.artifact.paths import inductor_cache_root, passed_checks_path, store_beside
+from aoti_build.artifact.paths import inductor_cache_root, passed_checks_path, store_directory
 from aoti_build.common.digests import digest_json
 from aoti_build.common.fields import digest, list_of, loads, one_of, table, whole
 from aoti_build.common.records import read_owned, write_cache_record
@@ -36,7 +36,7 @@ def quick_checks(
     if installed_torch.torch_directory() is None:
         fix = "pip install torch torchvision, then run again"
         return [Finding("torch", FAIL, "torch is not installed here", fix=fix, stops=True)]
-    store = store_beside(artifacts) if artifacts is not None else None
+    store = store_directory(artifacts) if artifacts is not None else None
     findings = [
         check_compiler(),
         check_openssl(),
@@ -99,7 +99,11 @@ def _key(project: Project, devices: Sequence[str]) -> str:
             "toolchain": {device: toolchain.facts(device) for device in devices},
             "environment": toolchain.environment(),
             "PATH": os.environ.get("PATH", ""),
-            "places": [_temporary(), str(project.artifacts), str(store_beside(project.artifacts))],
+            "places": [
+                _temporary(),
+                str(project.artifacts),
+                str(store_directory(project.artifacts)),
+            ],
         }
     )
 

@@ -184,9 +184,9 @@ def _weights(archive: Archive, model: Model, generated: Generated) -> JsonObject
         if not constant.folded:
             size += constant.size
     if files:
-        where = "files"
+        location = "files"
     elif size:
-        where = "library"
+        location = "library"
     else:
-        where = "none"
-    return {"where": where, "bytes": size, "files": files}
+        location = "none"
+    return {"where": location, "bytes": size, "files": files}

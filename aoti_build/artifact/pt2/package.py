@@ -57,7 +57,6 @@ class Model:
         kernels: names of the members with GPU code.
         weights: names of the members with weights apart from the libraries.
         sources: names of the members with generated C++.
-        other: names of the other members.
     """
 
     name: str
@@ -67,7 +66,6 @@ class Model:
     kernels: tuple[str, ...]
     weights: tuple[str, ...]
     sources: tuple[str, ...]
-    other: tuple[str, ...]
 
     @property
     def device(self) -> str:
@@ -226,9 +224,8 @@ class Archive:
             raise self._container.refusal(f"model {name} lacks its shared library (*.so)")
         if not metadata_files:
             raise self._container.refusal(f"model {name} lacks its metadata (*_metadata.json)")
-        # The loader takes the metadata beside the wrapper; that of the kernels is a copy.
+        # The loader takes the metadata of the wrapper; those of the kernels are a copy.
         metadata = self._metadata(min(metadata_files, key=_wrapper_first))
-        classified = {*libraries, *kernels, *weights, *sources, *metadata_files}
         return Model(
             name=name,
             metadata=metadata,
@@ -237,7 +234,6 @@ class Archive:
             kernels=kernels,
             weights=weights,
             sources=sources,
-            other=tuple(file for file in files if file not in classified),
         )
 
     def _metadata(self, name: str) -> dict[str, str]:
