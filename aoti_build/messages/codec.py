@@ -33,6 +33,7 @@ def decode(document: Json, *kinds: type[AnyMessage], where: str | None = None) -
     """
     if type(document) is not dict or document.get("format") != FORMAT:
         raise _unreadable(f"its format is not {FORMAT}", where)
+    # JSON's true and 1.0 equal 1 in Python, so the type is compared too.
     version = document.get("format_version")
     if type(version) is not int or version != FORMAT_VERSION:
         cause = (
@@ -50,6 +51,7 @@ def decode(document: Json, *kinds: type[AnyMessage], where: str | None = None) -
     except msgspec.ValidationError as error:
         raise _unreadable(f"{name}: {error}", where) from error
     if isinstance(message, TargetJob):
+        # For msgspec a target is any JSON object.
         try:
             _check_target(message.target_document)
         except (KeyError, TypeError, ValueError) as error:

@@ -89,6 +89,7 @@ class Index:
                 return None
             if not self._is_valid(entry):
                 return None
+            # These two are shown to people. All other values were compared.
             digest(entry["key"])
             whole()(entry["size"])
             return Published(entry["key"], entry["size"])

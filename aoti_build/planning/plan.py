@@ -7,7 +7,6 @@ toolchain. It imports neither torch nor user code, and it changes nothing. So `s
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from aoti_build.artifact.damage import files_damage, manifest_damage
@@ -15,7 +14,6 @@ from aoti_build.artifact.fingerprint import Fingerprint
 from aoti_build.artifact.manifest import (
     FORMAT_VERSION,
     MANIFEST,
-    MODEL,
     Manifest,
     NoManifest,
     read_manifest,
@@ -26,11 +24,12 @@ from aoti_build.artifact.verification import is_verified, required_tolerance
 from aoti_build.common.digests import digest_json
 from aoti_build.common.reading import RECORD_LIMIT
 from aoti_build.common.stat_cache import StatCache, file_size
-from aoti_build.host import compatibility, distributions
+from aoti_build.host import compatibility
 from aoti_build.models_file.project import Project, Target
 from aoti_build.planning.actions import Action
 from aoti_build.planning.current_state import current_parts, toolchain_parts
-from aoti_build.planning.index import Entry, Index, Published
+from aoti_build.planning.entries import PublishedFiles
+from aoti_build.planning.index import Index, Published
 from aoti_build.store.interface import Store
 
 _WORK = (Action.BUILD, Action.RESTORE, Action.RECHECK)
@@ -169,8 +168,8 @@ class _Planner:
         step = self.step(target)
         is_settled = step.action == Action.UP_TO_DATE and step.unverified is None
         if is_settled and step.manifest is not None and manifest_digest is not None:
-            entry = self._index_entry(target, step.manifest, manifest_digest, facts)
-            index.note(target.name, entry)
+            artifact = PublishedFiles(self.project, target, step.manifest, manifest_digest)
+            index.note(target.name, artifact.entry(facts, self.digests))
         return step
 
     def step(self, target: Target) -> Step:
@@ -183,6 +182,7 @@ class _Planner:
             reasons = self._reasons(target, manifest, now)
         else:
             reasons = [_reason_without_manifest(record, target)]
+        # `status` shows the other reasons of an unavailable target as well.
         problem = target.hardware.cannot_build(target.architecture)
         if problem is not None:
             no_device = Reason(ReasonKind.NO_DEVICE, problem)
@@ -193,15 +193,16 @@ class _Planner:
                 manifest=manifest,
             )
         if reasons:
+            # A forced build must not take an earlier artifact.
             stored = None if self.force else self._find_stored(target, now)
-            action = Action.RESTORE if stored else Action.BUILD
             return Step(
                 target,
-                action,
+                action=Action.RESTORE if stored else Action.BUILD,
                 reasons=tuple(reasons),
                 manifest=manifest,
                 stored=stored,
             )
+        # An artifact that cannot be read has a reason.
         assert manifest is not None
         assert now is not None
         if is_verified(manifest, target):
@@ -289,57 +290,6 @@ class _Planner:
         if (file_size(path) or 0) > RECORD_LIMIT:
             return None
         return self.digests.digest(path)
-
-    def _index_entry(
-        self,
-        target: Target,
-        manifest: Manifest,
-        manifest_digest: str,
-        facts: str,
-    ) -> Entry:
-        """Everything that was compared to find the target up to date."""
-        directory = artifact_directory(self.project, target)
-        prefix = directory.relative_to(self.project.root).as_posix()
-        source = manifest.source
-        installed = {name: list(distributions.place(name)) for name in source["distributions"]}
-        # In the order of later comparisons: what is edited most often comes first, and what takes
-        # longest to read comes last.
-        files = {
-            **source["sources"],
-            **source["weights"],
-            f"{prefix}/{MANIFEST}": manifest_digest,
-            **self._record_digests(installed),
-        }
-        sizes = {}
-        manifest_size = file_size(directory / MANIFEST)
-        if manifest_size is not None:
-            sizes[f"{prefix}/{MANIFEST}"] = manifest_size
-        for name, record in manifest.files.items():
-            files[f"{prefix}/{name}"] = record.sha256
-            sizes[f"{prefix}/{name}"] = record.size
-        return Entry(
-            spec=target.digest,
-            facts=facts,
-            distributions=installed,
-            modules=source["modules"],
-            variables=source["variables"],
-            files=files,
-            sizes=sizes,
-            key=manifest.key,
-            size=manifest.files[MODEL].size,
-        )
-
-    def _record_digests(self, names: Iterable[str]) -> dict[str, str]:
-        """The digests of the RECORD files of distributions, by path."""
-        records = {}
-        for name in names:
-            path = distributions.record_of(name)
-            if path is None:
-                continue
-            digest = self.digests.digest(path)
-            if digest is not None:
-                records[str(path)] = digest
-        return records
 
 
 def _reason_without_manifest(record: NoManifest, target: Target) -> Reason:
