@@ -76,7 +76,12 @@ class FileRecord:
         return cls._read(path, block)
 
     @classmethod
-    def _read(cls, path: Path, block: int, take: Take | None = None) -> FileRecord:
+    def _read(
+        cls,
+        path: Path,
+        block: int,
+        take: Take | None = None,
+    ) -> FileRecord:
         sha256, blocks, size = digest_both(path, block, take)
         return cls(sha256, size, block, blocks)
 
@@ -123,7 +128,8 @@ class FileRecord:
             block=blocks["size"],
             blocks=tuple(blocks["blake3"]),
         )
-        size_of_last = record.size - record.block * (len(record.blocks) - 1)
+        full_blocks = len(record.blocks) - 1
+        size_of_last = record.size - record.block * full_blocks
         if not 0 < size_of_last <= record.block:
             raise ValueError("has blocks that do not cover the file")
         return record
@@ -188,7 +194,9 @@ class Manifest:
         return str(architecture)
 
     def as_json(self) -> JsonObject:
-        files = {name: file.as_json() for name, file in sorted(self.files.items())}
+        files = {}
+        for name, record in sorted(self.files.items()):
+            files[name] = record.as_json()
         source = {group: dict(parts) for group, parts in self.source.items()}
         body = {
             "format": FORMAT,
@@ -273,24 +281,28 @@ def parse_manifest(document: Mapping[str, Any]) -> Manifest:
     manifest_shape.MANIFEST(document)
     target = document["target"]
     device = document["requires"]["device"]
-    if target.partition("/")[2].partition("-")[0] != device:
+    # The variant is the device, or begins with it and a hyphen.
+    _, _, variant = target.partition("/")
+    if variant.partition("-")[0] != device:
         raise ValueError(f"requires device {device}, and its target is {target}")
     signature = document["signature"]
     tensor_names = {entry["name"] for entry in tensor_inputs(signature)}
     if not tensor_names.issuperset(signature["mutates"]["inputs"]):
         raise ValueError("signature.mutates names inputs that do not exist")
+    source = document["source"]
+    seconds = document["seconds"]
     return Manifest(
         target=target,
         models_file=document["models_file"],
         key=document["key"],
         graph_key=document["graph_key"],
         weights=document["weights"],
-        source={group: document["source"].get(group, {}) for group in REASON_OF_GROUP},
+        source={group: source.get(group, {}) for group in REASON_OF_GROUP},
         files=_parse_files(document["files"]),
         requires=document["requires"],
         signature=signature,
         check=document["check"],
-        seconds={name: float(value) for name, value in document["seconds"].items()},
+        seconds={phase: float(value) for phase, value in seconds.items()},
         action=document["action"],
         reasons=tuple(document["reasons"]),
         provenance=document["provenance"],
@@ -298,7 +310,10 @@ def parse_manifest(document: Mapping[str, Any]) -> Manifest:
 
 
 def _parse_files(documents: Mapping[str, Any]) -> dict[str, FileRecord]:
-    files = {name: FileRecord.parse(document) for name, document in documents.items()}
+    files = {}
+    for name, document in documents.items():
+        files[name] = FileRecord.parse(document)
+    # The manifest cannot list itself. A log and a report of `verify` are not compared.
     if not files.keys() >= _REQUIRED_FILES or files.keys() & _UNLISTED_FILES:
         raise ValueError("files are not those of an artifact")
     return files

@@ -90,8 +90,9 @@ class KernelCache:
     def add(self, key: str, files: Mapping[str, bytes]) -> None:
         """Keep the files of a kernel."""
         archive = _pack(files)
+        digest = sha256(archive).digest()
         with contextlib.suppress(OSError):
-            write_atomic(self._path(key), sha256(archive).digest() + archive)
+            write_atomic(self._path(key), digest + archive)
 
     def tuning(self, key: str) -> dict[str, str]:
         """The texts of autotuning files, by their path in inductor's cache. Empty for a miss."""
@@ -103,6 +104,7 @@ class KernelCache:
         files: dict[str, str] = record["files"]
         if record["format_version"] != TUNING_VERSION or record["digest"] != digest_json(files):
             return {}
+        # Other names could lead out of inductor's cache.
         return {path: text for path, text in files.items() if _TUNING_FILE.fullmatch(path)}
 
     def add_tuning(self, key: str, files: Mapping[str, str]) -> None:
@@ -183,7 +185,8 @@ def _unpack(packed: bytes) -> dict[str, bytes] | None:
 def _merge_timings(old: str, new: str) -> str:
     """Two of inductor's files of timings as one. The new one, if one of them is not JSON."""
     try:
-        return json.dumps(_union(json.loads(old), json.loads(new)))
+        union = _union(json.loads(old), json.loads(new))
+        return json.dumps(union)
     except (ValueError, RecursionError):
         return new
 
@@ -194,5 +197,8 @@ def _union(old: Any, new: Any) -> Any:
         return new
     merged = dict(old)
     for key, value in new.items():
-        merged[key] = _union(old[key], value) if key in old else value
+        if key in old:
+            merged[key] = _union(old[key], value)
+        else:
+            merged[key] = value
     return merged
