@@ -1,7 +1,7 @@
-"""The build system for PyTorch AOTInductor artifacts: models.yaml in, checked `.pt2` packages out.
+"""A build system for PyTorch AOTInductor artifacts: from models.yaml to checked `.pt2` packages.
 
-`load` and `explain` are for services: see `aoti_build.runtime`, which is imported when one of them
-is asked for.
+`load` and `explain` are for services. They are in `aoti_build.runtime`, which is imported at the
+first use of one of them.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ __version__ = "0.1.0"
 def __getattr__(name: str) -> Any:
     if name not in ("explain", "load"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    # Builds import this package and must not import the runtime.
     import importlib
 
-    return getattr(importlib.import_module("aoti_build.runtime"), name)
+    runtime = importlib.import_module("aoti_build.runtime")
+    return getattr(runtime, name)

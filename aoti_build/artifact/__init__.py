@@ -1,2 +1,1 @@
-"""What a published artifact is: its directory, its manifest, what it was made from, and its `.pt2`
-package."""
+"""Published artifacts: their directories, manifests and `.pt2` packages, and their inputs."""

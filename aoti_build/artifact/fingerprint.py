@@ -1,10 +1,8 @@
-"""What an artifact depends on, as named parts: their key, and the difference of two fingerprints as
-reasons.
+"""What an artifact depends on, as named parts: their key, and the differences between two sets.
 
-A fingerprint is a table of groups (`spec`, `sources`, `weights`, ...), each a flat table of named
-values, so that "why was this rebuilt?" is a comparison and never a guess. Its key is the sha256 of
-the whole table with `KEY_VERSION`. Bump `KEY_VERSION` when a part is added, dropped or changes its
-meaning, or when the build recipe itself changes.
+A fingerprint is a table of groups (`spec`, `sources`, `weights`, ...). Each group is a flat table
+of named values, so the question "why was this rebuilt?" is answered by a comparison. The key is the
+sha256 of the whole table with `KEY_VERSION`.
 """
 
 from __future__ import annotations
@@ -12,18 +10,23 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from aoti_build.artifact.reasons import REASON_OF_GROUP, Reason
 from aoti_build.common.digests import canonical_json, digest_bytes, digest_json
+from aoti_build.common.json_object import JsonObject
 
-if TYPE_CHECKING:  # whoever only reads manifests, a service that loads one, needs no models.yaml
-    from aoti_build.models_file.project import ConstantInput, Model, Target, TensorInput
+if TYPE_CHECKING:  # a service that loads an artifact reads manifests and has no models.yaml
+    from aoti_build.models_file.project import ConstantInput, Dim, Model, Target, TensorInput
 
+# Goes up when a part is added, dropped or gets another meaning, and when the build recipe changes.
 KEY_VERSION = 11
 
 _KWARGS_ORDER = "kwargs order"
-Parts = Mapping[str, Mapping[str, Any]]
+# JSON values by name.
+Group: TypeAlias = Mapping[str, Any]
+# Groups by name.
+Parts: TypeAlias = Mapping[str, Group]
 
 
 @dataclass(frozen=True)
@@ -37,83 +40,96 @@ class Fingerprint:
         return digest_json({"key_version": KEY_VERSION, "parts": self.parts})
 
     def differences(self, older: Parts) -> Iterator[Reason]:
-        """Reasons why an artifact made from `older` parts is not what these parts ask for; none if
-        they are equal."""
-        for group, reason in REASON_OF_GROUP.items():
-            was, now = older.get(group, {}), self.parts.get(group, {})
-            changed = [name for name in sorted({*was, *now}) if _differs(was, now, name)]
-            if any(name.startswith("kwargs.") for name in changed) and _KWARGS_ORDER in changed:
-                changed.remove(_KWARGS_ORDER)  # a key more or less is said already
-            for name in changed:
-                yield Reason(reason, name, was.get(name), now.get(name))
+        """Why an artifact that was made from `older` parts is out of date. Empty if they are equal.
+
+        Values are compared as keys see them; see `_differs`.
+        """
+        for group, kind in REASON_OF_GROUP.items():
+            old_values = older.get(group, {})
+            new_values = self.parts.get(group, {})
+            for name in _changed_names(old_values, new_values):
+                yield Reason(
+                    kind,
+                    name,
+                    old=old_values.get(name),
+                    new=new_values.get(name),
+                )
 
 
 def declared_files(model: Model) -> tuple[str, ...]:
     """The source files that models.yaml names for a model, relative to it."""
-    baseline = (model.baseline.source,) if model.baseline else ()
-    named = (model.source, model.inputs, *baseline)
-    sources = (source for source in named if not isinstance(source, tuple))
-    return (*(source.path for source in sources if source.path), *model.files)
+    callables = [model.source, model.inputs]
+    if model.baseline is not None:
+        callables.append(model.baseline.source)
+    paths = []
+    for source in callables:
+        if not isinstance(source, tuple) and source.path:
+            paths.append(source.path)
+    return (*paths, *model.files)
 
 
-def variable_parts(names: Iterable[str], environment: Mapping[str, str]) -> dict[str, str | None]:
-    """Digests of the environment variables `names`. Not values: one may be a secret, and manifests
-    are published."""
-    return {
-        name: digest_bytes(os.fsencode(environment[name])) if name in environment else None
-        for name in sorted(names)
-    }
+def variable_parts(
+    names: Iterable[str],
+    environment: Mapping[str, str],
+) -> dict[str, str | None]:
+    """The digests of environment variables, or None for those that are not set.
+
+    A value may be a secret, and manifests are published, so no value is recorded.
+    """
+    digests: dict[str, str | None] = {}
+    for name in sorted(names):
+        value = environment.get(name)
+        if value is None:
+            digests[name] = None
+        else:
+            digests[name] = digest_bytes(os.fsencode(value))
+    return digests
 
 
-def spec_parts(target: Target) -> dict[str, Any]:
-    """What models.yaml says of a target and the export depends on, field by field. The tolerance is
-    not part of it: it decides whether an artifact passes, not what it is.
+def spec_parts(target: Target) -> JsonObject:
+    """What models.yaml says of a target and the export depends on, field by field.
+
+    The tolerance is not included: it decides whether an artifact passes, not what is in it.
     """
     model = target.model
-    parts: dict[str, Any] = {
+    parts: JsonObject = {
         "device": target.device,
         "source": str(model.source),
         "seed": model.seed,
         "reference_data.limit": model.reference_data_limit,
+        f"{target.device}.{target.hardware.architecture_key}": target.architecture,
     }
-    parts.update({f"kwargs.{name}": value for name, value in model.kwargs.items()})
-    if order := _key_order(model.kwargs):
-        parts[_KWARGS_ORDER] = order  # a factory with **kwargs sees it
+    for name, value in model.kwargs.items():
+        parts[f"kwargs.{name}"] = value
+    # A factory with **kwargs sees the order, which the key of a JSON object does not.
+    order = _key_order(model.kwargs)
+    if order:
+        parts[_KWARGS_ORDER] = order
     parts.update(_optional_parts(model))
     for dim in model.dims:
-        parts.update(
-            {
-                f"dims.{dim.name}.{field}": value
-                for field, value in asdict(dim).items()
-                if field != "name"
-            }
-        )
-    if not isinstance(model.inputs, tuple):
-        parts["inputs"] = str(model.inputs)
+        parts.update(_dim_parts(dim))
+    if isinstance(model.inputs, tuple):
+        for position, entry in enumerate(model.inputs):
+            parts.update(_input_parts(entry, position))
     else:
-        for index, entry in enumerate(model.inputs):
-            for field, value in {**_input_parts(entry), "position": index}.items():
-                parts[f"inputs.{entry.name or index}.{field}"] = value
-    parts[f"{target.device}.{target.hardware.architecture_key}"] = target.architecture
+        parts["inputs"] = str(model.inputs)
     for option, value in target.device_options.items():
         parts[f"{target.device}.{option}"] = value
     return parts
 
 
-def _optional_parts(model: Model) -> dict[str, Any]:
-    """What only some models say. A key that models.yaml does not have is no part: a new one changes
-    no other model."""
-    parts: dict[str, Any] = {}
+def _optional_parts(model: Model) -> JsonObject:
+    """The fields that models.yaml may leave out.
+
+    A field that is left out is not a part. So a new field in a release changes no model that does
+    not use it.
+    """
+    parts: JsonObject = {}
     if model.weights is not None:
         parts["weights"] = model.weights.file
-        said = asdict(model.weights)
-        parts.update(
-            {
-                f"weights.{field}": _json(value)
-                for field, value in said.items()
-                if value and field != "file"
-            }
-        )
+        for field, value in asdict(model.weights).items():
+            if value and field != "file":
+                parts[f"weights.{field}"] = _json(value)
     if model.strict:
         parts["strict"] = True
     for field in ("dtype", "method", "outputs"):
@@ -123,42 +139,72 @@ def _optional_parts(model: Model) -> dict[str, Any]:
     if model.imports:
         parts["imports"] = list(model.imports)
     if model.baseline is not None:
+        kwargs = model.baseline.kwargs
+        order = _key_order(kwargs)
         parts["baseline"] = str(model.baseline.source)
-        parts["baseline.kwargs"] = [dict(model.baseline.kwargs), _key_order(model.baseline.kwargs)]
+        parts["baseline.kwargs"] = [dict(kwargs), order]
     return parts
 
 
-def _input_parts(entry: TensorInput | ConstantInput) -> dict[str, Any]:
+def _dim_parts(dim: Dim) -> JsonObject:
+    fields = asdict(dim)
+    del fields["name"]
+    return {f"dims.{dim.name}.{field}": value for field, value in fields.items()}
+
+
+def _input_parts(entry: TensorInput | ConstantInput, position: int) -> JsonObject:
     fields = asdict(entry)
     if "shape" in fields:
         fields["shape"] = list(fields["shape"])
+    # An optional field, as in `_optional_parts`.
     if fields.get("probability") is None:
         fields.pop("probability", None)
-    return fields
+    fields["position"] = position
+    name = entry.name or position
+    return {f"inputs.{name}.{field}": value for field, value in fields.items()}
 
 
 def _json(value: Any) -> Any:
-    """Tuples as lists, which they are after a manifest was read."""
-    return [_json(inner) for inner in value] if isinstance(value, list | tuple) else value
+    """The value with lists in place of tuples, as it is after a manifest was read."""
+    if isinstance(value, list | tuple):
+        return [_json(item) for item in value]
+    return value
 
 
 def _key_order(value: Any) -> list[Any]:
-    """The order of keys in nested mappings, which the canonical spelling of a part forgets. Empty
-    if there is none."""
+    """The order of keys in nested mappings. Empty if there are no mappings with keys."""
     if isinstance(value, Mapping):
-        return [[name, _key_order(inner)] for name, inner in value.items()] if value else []
+        order = []
+        for name, item in value.items():
+            order.append([name, _key_order(item)])
+        return order
     if isinstance(value, list | tuple):
-        orders = [_key_order(inner) for inner in value]
-        return orders if any(orders) else []
+        orders = [_key_order(item) for item in value]
+        if any(orders):
+            return orders
     return []
 
 
-def _differs(was: Mapping[str, Any], now: Mapping[str, Any], name: str) -> bool:
-    """Whether a key sees another value: Python takes 1, 1.0 and True for equal, and absent for
-    None; a key does not."""
-    if name not in was or name not in now:
+def _changed_names(old: Group, new: Group) -> list[str]:
+    """The names of the values in a group that differ, sorted."""
+    names = sorted({*old, *new})
+    changed = [name for name in names if _differs(old, new, name)]
+    has_changed_kwarg = any(name.startswith("kwargs.") for name in changed)
+    if has_changed_kwarg and _KWARGS_ORDER in changed:
+        # A new or a removed argument changes the order too; one reason is enough.
+        changed.remove(_KWARGS_ORDER)
+    return changed
+
+
+def _differs(old: Group, new: Group, name: str) -> bool:
+    """Whether a key is computed from another value.
+
+    Python takes 1, 1.0 and True for equal, and `get` takes absent for None; a key does not.
+    """
+    if name not in old or name not in new:
         return True
-    old, new = was[name], now[name]
-    if isinstance(old, str) and isinstance(new, str):
-        return old != new  # most are, and spelling them takes its time
-    return canonical_json(old) != canonical_json(new)
+    old_value, new_value = old[name], new[name]
+    if isinstance(old_value, str) and isinstance(new_value, str):
+        # The same result as below, and faster. Most values are texts.
+        return old_value != new_value
+    return canonical_json(old_value) != canonical_json(new_value)

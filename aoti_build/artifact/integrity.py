@@ -1,10 +1,11 @@
-"""Records of large files whose blocks were seen to say what their sha256 says.
+"""Which records of large files have blocks that were confirmed by the sha256.
 
-A restore checks blocks, because all cores do that at once; a sha256 takes one core its time. But a
-record comes with artifacts or out of a store, and whoever wrote it may have written blocks of other
-bytes. So its blocks count here only once this user has taken them and the sha256 of the same bytes.
-An empty file remembers that, named after the digest of the record, in a directory that nobody else
-can write to. Without such a directory, and for a record that is new here, all is read in full.
+A restore checks blocks, because all cores do that at once; a sha256 takes one core. But a record
+comes with artifacts or out of a store, and its blocks may be those of other bytes. So the blocks of
+a record count only after this user has computed them and the sha256 from the same bytes.
+
+That is remembered by an empty file, named by the digest of the record, in a directory that no other
+user can write to. Without such a directory, and for a new record, files are read in full.
 """
 
 from __future__ import annotations
@@ -23,34 +24,37 @@ _UNUSED_SECONDS = 90 * 86400.0
 
 
 def is_agreed(file: FileRecord) -> bool:
-    """Whether the blocks of this record may stand for its sha256."""
-    directory = _directory() if file.blocks else None
-    if directory is None:
+    """Whether the blocks of this record may be checked in place of its sha256."""
+    marker = _marker(file)
+    if marker is None:
         return False
     try:
-        os.utime(directory / _name(file))  # which also keeps it from being removed
+        # The new modification time also saves the marker from `note`, which removes old ones.
+        os.utime(marker)
     except OSError:
         return False
     return True
 
 
 def note(file: FileRecord) -> None:
-    """Remember that the blocks and the sha256 of this record were just taken of the same bytes."""
-    directory = _directory() if file.blocks else None
-    if directory is None:
+    """Remember that the blocks and the sha256 of this record were computed from the same bytes."""
+    marker = _marker(file)
+    if marker is None:
         return
+    oldest_kept = time.time() - _UNUSED_SECONDS
     with contextlib.suppress(OSError):
-        for known in os.scandir(directory):
-            if known.stat().st_mtime < time.time() - _UNUSED_SECONDS:
-                os.unlink(known.path)
-        (directory / _name(file)).touch(mode=0o600)
+        for entry in os.scandir(marker.parent):
+            if entry.stat().st_mtime < oldest_kept:
+                os.unlink(entry.path)
+        marker.touch(mode=0o600)
 
 
-def _name(file: FileRecord) -> str:
-    return digest_json(file.as_json())
-
-
-def _directory() -> Path | None:
-    with contextlib.suppress(DirectoryError):
-        return directories.agreed_directory()
-    return None
+def _marker(file: FileRecord) -> Path | None:
+    """The path of the record's marker; None without blocks, or without a private directory."""
+    if not file.blocks:
+        return None
+    try:
+        directory = directories.agreed_directory()
+    except DirectoryError:
+        return None
+    return directory / digest_json(file.as_json())

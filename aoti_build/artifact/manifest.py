@@ -1,19 +1,19 @@
-"""The record beside each artifact: what it was built from, what it needs, what it is, and that it
-was checked.
+"""The record of an artifact: what it was built from, what it needs, and how it was checked.
 
-`manifest.json` is the only record there is; docs/reference/formats.md describes it. It is written
-last, so an artifact without a readable one does not exist. It carries a digest of itself, so that
-one edited by hand is told from one that a build wrote (against accidents; it is no signature).
-Reading never raises for bad content: an unreadable or unknown record is a value with a reason. What
-is read has the types that all code relies on (`manifest_shape`).
+`manifest.json` is the only record of an artifact; docs/reference/formats.md describes it. It is
+written last, so an artifact without a readable manifest does not exist.
+
+It contains a digest of itself, by which an accidental edit is noticed. The digest is not a
+signature. Reading a manifest never raises an error for bad content: the result is then a
+`NoManifest` with a reason. What is read has the types that all code relies on (`manifest_shape`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aoti_build.artifact import manifest_shape
 from aoti_build.artifact.fingerprint import Parts
@@ -31,23 +31,42 @@ from aoti_build.common.json_object import JsonObject
 from aoti_build.common.reading import RECORD_LIMIT, read_bytes
 from aoti_build.common.records import write_json
 
+if TYPE_CHECKING:  # a build with nothing to do needs no types
+    from aoti_build.artifact.manifest_types import (
+        CheckRecord,
+        FileDocument,
+        ImportRecord,
+        LeafRecord,
+        ProvenanceRecord,
+        ReasonRecord,
+        Requires,
+        SignatureRecord,
+        WeightsRecord,
+    )
+
 FORMAT = "aoti-build/manifest"
 FORMAT_VERSION = 5
-KEY_METADATA = "AOTI_BUILD_KEY"  # the artifact key, in the metadata inside the package
-MANIFEST, MODEL, REFERENCE_DATA, LOG, VERIFY = (
-    "manifest.json",
-    "model.pt2",
-    "reference.safetensors",
-    "build.log",
-    "verify.json",
-)
+KEY_METADATA = "AOTI_BUILD_KEY"  # names the artifact key in the metadata inside the package
+
+# The files of an artifact.
+MANIFEST = "manifest.json"
+MODEL = "model.pt2"
+REFERENCE_DATA = "reference.safetensors"
+LOG = "build.log"
+VERIFY = "verify.json"
+_REQUIRED_FILES = {MODEL, REFERENCE_DATA}
+_UNLISTED_FILES = {MANIFEST, LOG, VERIFY}
+
+_LONGEST_SHOWN_VERSION = 40  # characters
 
 
 @dataclass(frozen=True)
 class FileRecord:
-    """A file of the artifact by digest and size in bytes. A large one also has digests of its
-    `blocks` of `block` bytes (the last may be shorter), which all cores check at once; they say the
-    same."""
+    """The digest and the size in bytes of a file of an artifact.
+
+    A large file also has digests of its `blocks`. Each block has `block` bytes, but the last may
+    have fewer. All cores check blocks at once, where a sha256 takes one core.
+    """
 
     sha256: str
     size: int
@@ -56,106 +75,136 @@ class FileRecord:
 
     @classmethod
     def of(cls, path: Path) -> FileRecord:
-        """The record of a file as it is. Raises OSError."""
+        """The record of a file with its present content. Raises OSError."""
         size = path.stat().st_size
         block = block_size(size)
-        return cls._read(path, block if size > block else 0)
+        if size <= block:
+            block = 0
+        return cls._read(path, block)
 
     @classmethod
-    def _read(cls, path: Path, block: int, take: Take | None = None) -> FileRecord:
+    def _read(
+        cls,
+        path: Path,
+        block: int,
+        take: Take | None = None,
+    ) -> FileRecord:
         sha256, blocks, size = digest_with_blocks(path, block, take)
         return cls(sha256, size, block, blocks)
 
     def blocks_in(self, path: Path) -> list[Block]:
-        """What to look at to compare `path` with this, once its size is right, and if the blocks
-        are known to say what the sha256 says (`aoti_build.artifact.integrity`)."""
+        """The blocks to compare in the file `path`, which must have the recorded size.
+
+        They may replace the sha256 only if `aoti_build.artifact.integrity` confirms the record.
+        """
         return blocks_of(path, self.size, self.block, self.blocks)
 
     def matches(self, path: Path) -> bool:
-        """Whether the file has these bytes; all of them are read. Raises OSError.
+        """Whether the file has these bytes. All of them are read. Raises OSError.
 
-        By its sha256, and by the blocks if there are any: whoever wrote the record may have written
-        blocks of other bytes.
+        The sha256 and the blocks are both compared: a record from elsewhere may have blocks of
+        other bytes.
         """
-        return path.stat().st_size == self.size and self._read(path, self.block) == self
+        if path.stat().st_size != self.size:
+            return False
+        return self._read(path, self.block) == self
 
     def copied(self, path: Path, take: Take | None) -> FileRecord:
-        """Read the file, handing its bytes to `take`; the record of what it took, by blocks as in
-        this one. Raises OSError."""
+        """Read the file `path`, hand its bytes to `take`, and return the record of those bytes.
+
+        Blocks have the size that they have in this record. Raises OSError.
+        """
         return self._read(path, self.block, take)
 
-    def as_json(self) -> JsonObject:
-        found: dict[str, Any] = {"sha256": self.sha256, "size": self.size}
-        return (
-            {**found, "blocks": {"size": self.block, "blake3": list(self.blocks)}}
-            if self.blocks
-            else found
-        )
+    def as_json(self) -> FileDocument:
+        document: FileDocument = {"sha256": self.sha256, "size": self.size}
+        if self.blocks:
+            document["blocks"] = {"size": self.block, "blake3": list(self.blocks)}
+        return document
 
     @classmethod
     def parse(cls, document: Any) -> FileRecord:
-        """Raises ValueError unless it is the record of a file."""
+        """Raises ValueError unless `document` is the record of a file."""
         manifest_shape.FILE(document)
-        blocks = document.get("blocks") or {"size": 0, "blake3": []}
-        record = cls(document["sha256"], document["size"], blocks["size"], tuple(blocks["blake3"]))
-        if (
-            record.blocks
-            and not 0 < record.size - record.block * (len(record.blocks) - 1) <= record.block
-        ):
+        blocks = document.get("blocks")
+        if not blocks:
+            return cls(document["sha256"], document["size"])
+        record = cls(
+            document["sha256"],
+            document["size"],
+            block=blocks["size"],
+            blocks=tuple(blocks["blake3"]),
+        )
+        full_blocks = len(record.blocks) - 1
+        size_of_last = record.size - record.block * full_blocks
+        if not 0 < size_of_last <= record.block:
             raise ValueError("has blocks that do not cover the file")
         return record
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """One artifact's record. Tables whose layout belongs to another module are kept as JSON values.
+    """The record of one artifact. The tables in it are described in `manifest_types`.
 
-    `key` is the artifact key (graph and weights), `graph_key` what the compiled code depends on;
-    `weights` says whether the weights lie apart from the code (`apart`, with `alignment` in bytes
-    of each in the blob) or `why` not.
-
-    `models_file` is the name of the models.yaml that lists the target, beside `artifacts/`.
-    `source` are the parts of the source key (`aoti_build.artifact.fingerprint`); `requires` what a
-    host must have to run it; `signature` inputs and outputs with dtypes, shapes and dynamic ranges;
-    `check` the comparison with eager that let it be published, or why there was none; `provenance`
-    when, by what and from which commit it was made.
+    Attributes:
+        target: the name of the target, such as ``resnet18/cuda``.
+        models_file: the name of the models.yaml that lists the target, in the directory that also
+            has `artifacts/`.
+        key: the artifact key, a digest of graph and weights.
+        graph_key: a digest of what the compiled code depends on.
+        weights: whether the weights are external or embedded.
+        source: the parts of the source key (`aoti_build.artifact.fingerprint`).
+        files: the records of the files, by name.
+        requires: what a host must have to run the artifact.
+        signature: inputs and outputs with dtypes and shapes, and the ranges of dims.
+        check: the comparison with eager mode, or why there was none.
+        seconds: how long each phase of the build took.
+        action: what the build did, one of `planning.actions.Done`.
+        reasons: why it was built.
+        provenance: when, by which release and from which commit it was built.
     """
 
     target: str
     models_file: str
     key: str
     graph_key: str
-    weights: Mapping[str, Any]
+    weights: WeightsRecord
     source: Parts
     files: Mapping[str, FileRecord]
-    requires: Mapping[str, Any]
-    signature: Mapping[str, Any]
-    check: Mapping[str, Any]
+    requires: Requires
+    signature: SignatureRecord
+    check: CheckRecord
     seconds: Mapping[str, float] = field(default_factory=dict)
     action: str = "compiled"
-    reasons: tuple[Mapping[str, Any], ...] = ()
-    provenance: Mapping[str, Any] = field(default_factory=dict)
+    reasons: tuple[ReasonRecord, ...] = ()
+    provenance: ProvenanceRecord = field(default_factory=dict)  # type: ignore[assignment]
 
     @property
     def unverified(self) -> str | None:
-        """Why the artifact was never compared with eager; None if it was. Such a one is kept and
-        never called good."""
-        return str(self.check["why"]) if self.check["passed"] is None else None
+        """Why the artifact was never compared with eager mode; None if it was."""
+        if self.check["passed"] is None:
+            return self.check["why"]
+        return None
 
     @property
-    def imports(self) -> list[Mapping[str, Any]]:
-        """Modules to import before the package is loaded, each with the `operators` and `types`
-        that it registers."""
-        return list(self.requires.get("imports", ()))
+    def imports(self) -> Sequence[ImportRecord]:
+        """The modules to import before the package is loaded."""
+        return self.requires.get("imports", [])
 
     @property
     def architecture(self) -> str | None:
-        """The isa or arch that models.yaml named; None if it was compiled for what its host had."""
+        """The architecture that models.yaml names, or None if it is `native`."""
         spec = self.source["spec"]
-        named = str(spec.get("cuda.arch") or spec.get("cpu.isa") or "native")
-        return None if named == "native" else named
+        architecture = spec.get("cuda.arch") or spec.get("cpu.isa") or "native"
+        if architecture == "native":
+            return None
+        return str(architecture)
 
     def as_json(self) -> JsonObject:
+        files = {}
+        for name, record in sorted(self.files.items()):
+            files[name] = record.as_json()
+        source = {group: dict(parts) for group, parts in self.source.items()}
         body = {
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
@@ -164,7 +213,7 @@ class Manifest:
             "key": self.key,
             "graph_key": self.graph_key,
             "weights": dict(self.weights),
-            "files": {name: file.as_json() for name, file in sorted(self.files.items())},
+            "files": files,
             "requires": dict(self.requires),
             "signature": dict(self.signature),
             "check": dict(self.check),
@@ -172,7 +221,7 @@ class Manifest:
             "action": self.action,
             "reasons": [dict(reason) for reason in self.reasons],
             "provenance": dict(self.provenance),
-            "source": {group: dict(parts) for group, parts in self.source.items()},
+            "source": source,
         }
         return {**body, "sha256": digest_json(body)}
 
@@ -182,82 +231,96 @@ class Manifest:
 
 @dataclass(frozen=True)
 class NoManifest:
-    """There is no usable manifest: `damaged` tells a bad one from none at all."""
+    """There is no usable manifest. `damaged` is false if there is no artifact at all."""
 
     damaged: bool
     why: str
 
 
-def tensor_inputs(signature: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The entries of a signature's inputs that are tensors, in the order of a call; the others are
-    compiled in."""
+def tensor_inputs(signature: SignatureRecord | Mapping[str, Any]) -> list[LeafRecord]:
+    """The inputs of a signature that are tensors, in the order of a call.
+
+    The other inputs are constants that are compiled in.
+    """
     return [entry for entry in signature["inputs"] if "dtype" in entry]
 
 
 def read_manifest(directory: Path) -> Manifest | NoManifest:
     """The manifest in an artifact's directory, or why there is none."""
-    if not (directory / MANIFEST).exists():
-        return NoManifest(
-            damaged=directory.is_dir() and any(directory.iterdir()), why="no manifest.json"
-        )
-    return read_record(directory / MANIFEST)
+    path = directory / MANIFEST
+    if path.exists():
+        return read_record(path)
+    has_files = directory.is_dir() and any(directory.iterdir())
+    return NoManifest(damaged=has_files, why="no manifest.json")
 
 
 def read_record(path: Path) -> Manifest | NoManifest:
-    """The manifest in the file `path`, or why it holds none."""
+    """The manifest in the file `path`, or why it contains none."""
     try:
         document = loads(read_bytes(path, RECORD_LIMIT))
     except (OSError, ValueError) as error:
-        return NoManifest(damaged=True, why=f"manifest.json cannot be read: {error}")
+        return _damaged(f"cannot be read: {error}")
     if not isinstance(document, dict) or document.get("format") != FORMAT:
-        return NoManifest(damaged=True, why="manifest.json is not an aoti_build manifest")
+        return _damaged("is not an aoti_build manifest")
     version = document.get("format_version")
     if type(version) is not int or version != FORMAT_VERSION:
-        found = str(version)[:40]
-        return NoManifest(
-            damaged=True,
-            why=f"manifest.json has format version {found}; this release reads {FORMAT_VERSION}",
-        )
-    if document.pop("sha256", None) != digest_json(document):
-        return NoManifest(
-            damaged=True, why="manifest.json was edited: its sha256 is not that of the rest of it"
-        )
+        shown = str(version)[:_LONGEST_SHOWN_VERSION]
+        return _damaged(f"has format version {shown}; this release reads {FORMAT_VERSION}")
+    recorded_digest = document.pop("sha256", None)
+    if recorded_digest != digest_json(document):
+        return _damaged("was edited: its sha256 is not that of its content")
     try:
         return parse_manifest(document)
     except ValueError as error:
-        return NoManifest(damaged=True, why=f"manifest.json lacks or garbles a field: {error}")
+        return _damaged(f"has a missing or invalid field: {error}")
+
+
+def _damaged(problem: str) -> NoManifest:
+    return NoManifest(damaged=True, why=f"{MANIFEST} {problem}")
 
 
 def parse_manifest(document: Mapping[str, Any]) -> Manifest:
-    """The manifest that a document of this format is, its digest aside. Raises ValueError unless
-    every field that anybody reads is what it should be: the digest only says that the document is
-    whole, not who wrote it."""
+    """The manifest in a document of this format, without the digest of itself.
+
+    Raises ValueError unless every field that any code reads has the right type. The digest shows
+    only that the document is complete, not who wrote it.
+    """
     manifest_shape.MANIFEST(document)
-    files = {name: FileRecord.parse(file) for name, file in document["files"].items()}
-    if not {MODEL, REFERENCE_DATA} <= files.keys() or not files.keys().isdisjoint(
-        (MANIFEST, LOG, VERIFY)
-    ):
-        raise ValueError("files are not those of an artifact")
-    target, device = document["target"], document["requires"]["device"]
-    if target.partition("/")[2].partition("-")[0] != device:
+    target = document["target"]
+    device = document["requires"]["device"]
+    # The variant is the device, or begins with it and a hyphen.
+    _, _, variant = target.partition("/")
+    if variant.partition("-")[0] != device:
         raise ValueError(f"requires device {device}, and its target is {target}")
     signature = document["signature"]
-    tensors = {entry["name"] for entry in tensor_inputs(signature)}
-    if not tensors.issuperset(signature["mutates"]["inputs"]):
-        raise ValueError("signature.mutates names inputs that there are not")
+    tensor_names = {entry["name"] for entry in tensor_inputs(signature)}
+    if not tensor_names.issuperset(signature["mutates"]["inputs"]):
+        raise ValueError("signature.mutates names inputs that do not exist")
+    source = document["source"]
+    seconds = document["seconds"]
     return Manifest(
         target=target,
         models_file=document["models_file"],
         key=document["key"],
         graph_key=document["graph_key"],
         weights=document["weights"],
-        source={group: document["source"].get(group, {}) for group in REASON_OF_GROUP},
-        files=files,
+        source={group: source.get(group, {}) for group in REASON_OF_GROUP},
+        files=_parse_files(document["files"]),
         requires=document["requires"],
         signature=signature,
         check=document["check"],
-        seconds={name: float(value) for name, value in document["seconds"].items()},
+        seconds={phase: float(value) for phase, value in seconds.items()},
         action=document["action"],
         reasons=tuple(document["reasons"]),
         provenance=document["provenance"],
     )
+
+
+def _parse_files(documents: Mapping[str, Any]) -> dict[str, FileRecord]:
+    files = {}
+    for name, document in documents.items():
+        files[name] = FileRecord.parse(document)
+    # The manifest cannot list itself. A log and a report of `verify` are not compared.
+    if not files.keys() >= _REQUIRED_FILES or files.keys() & _UNLISTED_FILES:
+        raise ValueError("files are not those of an artifact")
+    return files

@@ -1,10 +1,11 @@
-"""What the fields of a manifest must be, as docs/reference/formats.md describes them: every field
-that any module reads.
+"""The shape of a manifest, as docs/reference/formats.md describes it: every field that is read.
 
-A manifest may be anybody's: it comes with artifacts from elsewhere, or out of a store that others
-write to. Its digest of itself says that it is whole, and nothing of who made it. Names and digests
-become paths, numbers become divisors and sizes, and texts are looked up, so all of that is settled
-here, once.
+A manifest may come with artifacts from elsewhere, or out of a store that others write to. Its
+digest of itself shows that it is complete, not who made it. Names and digests become paths, numbers
+become divisors and sizes, and texts are looked up. So every value is tested here, once.
+
+Each reader raises ValueError for a value that is not as it should be. `manifest_types` has the same
+tables as types.
 """
 
 from __future__ import annotations
@@ -34,34 +35,46 @@ from aoti_build.common.fields import (
 from aoti_build.common.sizes import parse, solution_order
 from aoti_build.host.devices import device_names
 
-# Words of torch and of ours, such as a dtype, a device or an action.
+# A word of torch or of aoti_build, such as a dtype, a device or an action.
 _WORD = matching("[a-z][a-z0-9_-]{0,39}")
 _TARGET = matching(f"{NAME}/{NAME}", 2 * MAX_DIRECTORY_NAME)
 _FILE_NAME = matching("[A-Za-z0-9][A-Za-z0-9._-]*", MAX_DIRECTORY_NAME)
 _MODELS_FILE = matching(r"[^/\0]+", MAX_DIRECTORY_NAME)
 _TEXTS = list_of(text)
-_PLAIN = matching("[ -~]+", MAX_DIRECTORY_NAME)  # what errors say to a terminal
+# ASCII without control characters, since errors print these values to a terminal.
+_PLAIN = matching("[ -~]+", MAX_DIRECTORY_NAME)
 _BOUND = or_none(number)
-# Types that an output of a wider one may be computed in; a comparison has bounds for these.
-_FLOAT8 = ("float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz")
-_NARROWER = ("float32", "complex64", "float16", "bfloat16", *_FLOAT8, "int8", "uint8")
+# The dtypes that an output of a wider dtype may be computed in. A comparison has bounds for these.
+_NARROWER = (
+    "float32",
+    "complex64",
+    "float16",
+    "bfloat16",
+    "float8_e4m3fn",
+    "float8_e4m3fnuz",
+    "float8_e5m2",
+    "float8_e5m2fnuz",
+    "int8",
+    "uint8",
+)
 _OPERATOR = matching("[A-Za-z0-9_]+::[A-Za-z0-9_.]+", MAX_DIRECTORY_NAME)
 
-FILE = table(
-    {"sha256": digest, "size": integer()},
-    {"blocks": table({"size": integer(1), "blake3": list_of(digest, 2, MOST_BLOCKS)})},
-)
+_BLOCKS = table({"size": integer(1), "blake3": list_of(digest, 2, MOST_BLOCKS)})
+FILE = table({"sha256": digest, "size": integer()}, {"blocks": _BLOCKS})
 
+_LARGEST_ALIGNMENT = 1 << 20  # bytes
 _WEIGHTS = either(
-    table({"external": one_of(True), "alignment": integer(1, 1 << 20)}),
+    table({"external": one_of(True), "alignment": integer(1, _LARGEST_ALIGNMENT)}),
     table({"external": one_of(False), "why": text}),
 )
 
 
 def _device(value: Any) -> None:
+    # The registry of devices is asked when a manifest is read, not when this module is imported.
     one_of(*device_names())(value)
 
 
+_IMPORT = table({"module": module_name, "operators": list_of(_OPERATOR), "types": _TEXTS})
 _REQUIRES = table(
     {
         "device": _device,
@@ -73,46 +86,32 @@ _REQUIRES = table(
     {
         "compute_capability": matching("[0-9]{1,3}[.][0-9]{1,3}"),
         "gpu_code": list_of(_PLAIN, 1),
-        "imports": list_of(
-            table({"module": module_name, "operators": list_of(_OPERATOR), "types": _TEXTS}), 1
-        ),
+        "imports": list_of(_IMPORT, 1),
         "instructions": table({"seen": or_none(_TEXTS)}, {"why": text}),
     },
 )
 
-_SHAPE = list_of(either(integer(), text))  # sizes, and expressions in the names of dims
+# A size is a number, or an expression in the names of dims (`aoti_build.common.sizes`).
+_SHAPE = list_of(either(integer(), text))
 _TENSOR = table({"name": text, "dtype": _WORD, "shape": _SHAPE})
 _CONSTANT = table({"name": text, "constant": text})
 _NUMBER = table({"name": text, "number": one_of("int", "float", "bool"), "value": text})
 
 
-def _leaf(value: Any) -> None:
-    """An input: a tensor, or what is compiled in."""
-    (_CONSTANT if type(value) is dict and "constant" in value else _TENSOR)(value)
-
-
-def _signature(value: Any) -> None:
-    """Inputs and outputs, dims and writes; each input's size follows those dims, and they are told
-    by the inputs."""
-    _SIGNATURE(value)
-    found = [
-        parse(size)
-        for entry in value["inputs"]
-        for size in entry.get("shape", ())
-        if type(size) is str
-    ]
-    follow = all(size.terms and value["dims"].keys() >= set(size.names) for size in found)
-    if not follow or len(solution_order(found)) != len(found):
-        raise ValueError("has a size that its dims do not tell")
-    for sizes in value.get("special", ()):
-        dims = {name: value["dims"].get(name) for name in sizes}
-        if not all(dim and dim["min"] <= sizes[name] <= dim["max"] for name, dim in dims.items()):
-            raise ValueError("has special sizes that are not those of its dims")
+def _input(value: Any) -> None:
+    """An input: a tensor, or a constant that is compiled in."""
+    if type(value) is dict and "constant" in value:
+        _CONSTANT(value)
+    else:
+        _TENSOR(value)
 
 
 def _output(value: Any) -> None:
-    """An output: as an input, or a number that follows from sizes or data."""
-    (_NUMBER if type(value) is dict and "number" in value else _leaf)(value)
+    """An output: as an input, or a number that is computed from sizes or data."""
+    if type(value) is dict and "number" in value:
+        _NUMBER(value)
+    else:
+        _input(value)
 
 
 _WEIGHT = table(
@@ -125,13 +124,12 @@ _WEIGHT = table(
     },
     {"stride": list_of(integer()), "tied_to": text, "view": one_of(True)},
 )
+_DIM = table({"min": integer(), "max": integer(), "multiple_of": integer(1)})
 _SIGNATURE = table(
     {
-        "inputs": list_of(_leaf),
+        "inputs": list_of(_input),
         "outputs": list_of(_output),
-        "dims": table_of(
-            text, table({"min": integer(), "max": integer(), "multiple_of": integer(1)})
-        ),
+        "dims": table_of(text, _DIM),
         "mutates": table({"inputs": _TEXTS, "buffers": _TEXTS}),
     },
     {
@@ -140,6 +138,37 @@ _SIGNATURE = table(
         "computed_in": table_of(text, one_of(*_NARROWER)),
     },
 )
+
+
+def _signature(value: Any) -> None:
+    """Inputs, outputs, dims and writes, where inputs and dims agree."""
+    _SIGNATURE(value)
+    dims = value["dims"]
+    _check_input_sizes(value["inputs"], dims)
+    for sizes in value.get("special", []):
+        _check_special_sizes(sizes, dims)
+
+
+def _check_input_sizes(inputs: list[Any], dims: dict[str, Any]) -> None:
+    """All sizes must follow from the dims, and the sizes of a call must give every dim."""
+    sizes = []
+    for entry in inputs:
+        for size in entry.get("shape", []):
+            if type(size) is str:
+                sizes.append(parse(size))
+    for size in sizes:
+        if not size.terms or not dims.keys() >= set(size.names):
+            raise ValueError("has a size that does not follow from its dims")
+    if len(solution_order(sizes)) != len(sizes):
+        raise ValueError("has sizes that do not determine its dims")
+
+
+def _check_special_sizes(sizes: dict[str, int], dims: dict[str, Any]) -> None:
+    for name, size in sizes.items():
+        dim = dims.get(name)
+        if dim is None or not dim["min"] <= size <= dim["max"]:
+            raise ValueError("has special sizes that its dims do not have")
+
 
 _FIGURES = table({"name": text, "ok": flag}, {"max_abs": _BOUND})
 _CASE = table({"name": text, "outputs": list_of(_FIGURES)}, {"skipped": text})
@@ -155,7 +184,7 @@ _FINDINGS = {
     "baseline": list_of(_LOSS),
     "seconds": number,
 }
-# Nothing that failed is ever published.
+# An artifact that failed its check is never published, so `passed` is never false.
 _CHECK = either(
     table({"passed": one_of(True)}, _FINDINGS),
     table({"passed": one_of(None), "why": text}, _FINDINGS),
@@ -167,15 +196,16 @@ _PROVENANCE = table(
     {"aoti_build": text, "created": text, "git_commit": or_none(text), "git_dirty": or_none(flag)},
 )
 
-_SEEN = table_of(text, or_none(either(digest, one_of(DIRECTORY))))  # files, by what was found
+# Paths with the digest of the file, or null if there was no file.
+_PATHS = table_of(text, or_none(either(digest, one_of(DIRECTORY))))
 _GROUPS = {
     "spec": table_of(text, anything),
     "config": table_of(text, anything),
-    "sources": _SEEN,
+    "sources": _PATHS,
     "distributions": table_of(matching("(?s).+", MAX_DIRECTORY_NAME), or_none(text)),
     "modules": table_of(text, or_none(one_of("installed"))),
     "variables": table_of(text, or_none(digest)),
-    "weights": _SEEN,
+    "weights": _PATHS,
     "toolchain": table_of(text, text),
     "environment": table_of(text, text),
 }
@@ -195,7 +225,7 @@ MANIFEST = table(
         "action": _WORD,
         "reasons": list_of(_REASON),
         "provenance": _PROVENANCE,
-        # A manifest of a release that did not have a group is out of date and not damaged.
+        # A manifest of a release without one of the groups is out of date, not damaged.
         "source": table({}, {group: _GROUPS[group] for group in REASON_OF_GROUP}),
     }
 )

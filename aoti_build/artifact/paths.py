@@ -1,5 +1,7 @@
-"""Where things lie below `artifacts/`, in one place. Everything that starts with a dot is working
-state and may be deleted."""
+"""The paths below `artifacts/`, and of the store, logs and caches that go with it.
+
+Everything in `artifacts/` that starts with a dot is working state and may be deleted.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +18,11 @@ from aoti_build.models_file.wording import quoted
 
 
 def artifact_directory(project: Project, target: Target) -> Path:
-    """Where a target's artifact lies. Raises UsageError for names that could lead out of
-    `artifacts/`: whatever they were read from, nothing is written or removed there."""
+    """The directory of a target's artifact.
+
+    Raises UsageError for names that could lead out of `artifacts/`. Callers write to this directory
+    and remove it, and the names may come from a file.
+    """
     return project.artifacts / _component(target.model.name) / _component(target.variant)
 
 
@@ -26,23 +31,31 @@ def lock_path(project: Project, target: Target) -> Path:
 
 
 def log_path(project: Project, target: Target) -> Path:
-    """The log of the newest build of a target, kept when it fails; a published artifact has a copy
-    of its own."""
-    return project.artifacts / ".logs" / f"{_flat(target)}@build.log"
+    """The log of the newest build of a target, also of a failed one.
+
+    A published artifact has a copy of its own.
+    """
+    return _logs(project) / f"{_flat(target)}@build.log"
 
 
 def reader_log_path(project: Project, target: Target, verb: str) -> Path:
-    """The log of a verb that only reads artifacts: beside the build logs, or, where `artifacts/` is
-    read-only as on a serving host, in the user's own log directory."""
+    """The log of a verb that only reads artifacts.
+
+    On a serving host `artifacts/` may be read-only. The log is then in the user's log directory.
+    """
     name = f"{_flat(target)}@{verb}.log"
-    directory = project.artifacts / ".logs"
-    if os.access(directory if directory.is_dir() else project.artifacts, os.W_OK):
+    directory = _logs(project)
+    written_to = directory if directory.is_dir() else project.artifacts
+    if os.access(written_to, os.W_OK):
         return directory / name
     return outside_logs() / name
 
 
 def staging_root(project: Project) -> Path:
-    """Staging lies on the artifacts' file system, so that publishing is a rename."""
+    """The directory of staging directories.
+
+    It is on the file system of `artifacts/`, so that publishing is a rename.
+    """
     return project.artifacts / ".staging"
 
 
@@ -63,15 +76,16 @@ def index_path(project: Project) -> Path:
 
 
 def passed_checks_path(artifacts: Path) -> Path:
-    """Which toolchains have passed the checks before a compile."""
+    """The record of the toolchains that passed the checks before a compile."""
     return artifacts / ".passed-checks.json"
 
 
-def store_beside(artifacts: Path) -> Path:
-    """The directory of the store: in `artifacts`, or what `AOTI_BUILD_STORE` names, so that
-    checkouts share it.
+def store_directory(artifacts: Path) -> Path:
+    """The directory of the store: `AOTI_BUILD_STORE`, or `.store` in `artifacts`.
 
-    Raises `UsageError` if that names a store that is not a directory, such as ``s3://bucket``.
+    Raises:
+        UsageError: the variable has a URL, such as ``s3://bucket``.
+        DirectoryError: the variable has no usable path.
     """
     address = os.environ.get("AOTI_BUILD_STORE", "")
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", address):
@@ -84,8 +98,11 @@ def store_beside(artifacts: Path) -> Path:
 
 
 def outside_logs() -> Path:
-    """Where logs go that have no place in a project: the user's log directory; without a fit one, a
-    fresh one for this process, since no work should fail for want of a log."""
+    """The directory of logs that do not belong to a project.
+
+    It is the user's log directory. If that is unfit, it is a new directory for this process: no
+    work should fail for want of a log.
+    """
     try:
         return directories.log_directory()
     except DirectoryError:
@@ -94,26 +111,34 @@ def outside_logs() -> Path:
 
 @cache
 def _fresh_logs() -> Path:
-    import tempfile
+    import tempfile  # not on the no-op path
 
     return Path(tempfile.mkdtemp(prefix="aoti_build-logs-", dir=directories.temporary_directory()))
 
 
 def inductor_cache_root() -> Path:
-    """Root of the jobs' own inductor caches, private to this user and made if need be. Not in the
-    project: the path is compiled into shared libraries, and two checkouts must get the same bytes.
-    Raises `DirectoryError`."""
+    """The directory of the jobs' inductor caches, private to this user. It is made if necessary.
+
+    It is not in the project: its path is compiled into shared libraries, and two checkouts must get
+    the same bytes. Raises DirectoryError.
+    """
     return directories.build_cache()
 
 
 def runner_cache() -> Path:
-    """Where compiled C++ runners are kept, which are of the toolchain and not of a model. Raises
-    `DirectoryError`."""
+    """The directory of compiled C++ runners. Raises DirectoryError.
+
+    A runner depends on the toolchain and not on a model, so it is not in the project.
+    """
     return directories.private_below(inductor_cache_root(), "runner")
 
 
+def _logs(project: Project) -> Path:
+    return project.artifacts / ".logs"
+
+
 def _flat(target: Target) -> str:
-    # Names have no "@", so no two targets share a file.
+    """A file name for a target. Names have no "@", so no two targets have the same."""
     return f"{_component(target.model.name)}@{_component(target.variant)}"
 
 

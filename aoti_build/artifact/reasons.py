@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from aoti_build.common.json_object import JsonObject
+from aoti_build.common.fields import is_digest
 from aoti_build.common.text_enum import TextEnum
+
+if TYPE_CHECKING:
+    from aoti_build.artifact.manifest_types import ReasonRecord
+
+_SHOWN_DIGITS = 12  # of a digest
 
 
 class ReasonKind(TextEnum):
-    """The words by which reports call reasons. A manifest keeps those of its build, and may have
-    words of an older or a newer release."""
+    """The words of reports for reasons.
+
+    A manifest has the words of the release that wrote it. They may be words that this release does
+    not have.
+    """
 
     FORCED = "forced"
     NO_ARTIFACT = "no-artifact"
@@ -29,8 +37,8 @@ class ReasonKind(TextEnum):
     NOT_IN_CPP = "not-in-cpp"
 
 
-# Group of the source key -> the reason by which a difference in it is reported. The order is the
-# order of reports.
+# The groups of the source key, with the reason that reports a difference in each. Reports have this
+# order.
 REASON_OF_GROUP: Mapping[str, ReasonKind] = {
     "spec": ReasonKind.SPEC_CHANGED,
     "config": ReasonKind.CONFIG_CHANGED,
@@ -46,8 +54,10 @@ REASON_OF_GROUP: Mapping[str, ReasonKind] = {
 
 @dataclass(frozen=True)
 class Reason:
-    """One reason: `what` is the file, field or fact that it concerns; `old` and `new` are its
-    values where it has any."""
+    """One reason. `what` is the file, field or fact, `old` and `new` are its values if it has any.
+
+    The fields have their names in reports and manifests.
+    """
 
     reason: ReasonKind | str
     what: str = ""
@@ -55,24 +65,25 @@ class Reason:
     new: Any = None
 
     @classmethod
-    def of(cls, record: Mapping[str, Any]) -> Reason:
-        """The reason that `as_json` made. Its word may be one that this release does not know."""
+    def of(cls, record: ReasonRecord) -> Reason:
+        """The reason in a manifest, the inverse of `as_json`."""
         return cls(record["reason"], record["what"], record["old"], record["new"])
 
     def __str__(self) -> str:
-        if self.old is None and self.new is None:
-            return f"{self.reason}: {self.what}" if self.what else str(self.reason)
-        return f"{self.reason}: {self.what} {_shown(self.old)} -> {_shown(self.new)}"
+        if self.old is not None or self.new is not None:
+            return f"{self.reason}: {self.what} {_shown(self.old)} -> {_shown(self.new)}"
+        if self.what:
+            return f"{self.reason}: {self.what}"
+        return str(self.reason)
 
-    def as_json(self) -> JsonObject:
-        return asdict(self)
+    def as_json(self) -> ReasonRecord:
+        return {"reason": self.reason, "what": self.what, "old": self.old, "new": self.new}
 
 
 def _shown(value: Any) -> str:
-    """A value as reports have it: of a digest, the first characters."""
+    """A value as reports show it. A digest is cut to its first digits."""
     if value is None:
         return "(none)"
-    text = value if isinstance(value, str) else repr(value)
-    if len(text) == 64 and all(character in "0123456789abcdef" for character in text):
-        return text[:12]
-    return text
+    if is_digest(value):
+        return str(value)[:_SHOWN_DIGITS]
+    return value if isinstance(value, str) else repr(value)

@@ -8,12 +8,12 @@ it can be read.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aoti_build.artifact.manifest import MODEL, Manifest, NoManifest, read_manifest
+from aoti_build.artifact.damage import compare_file, manifest_damage
+from aoti_build.artifact.manifest import MANIFEST, MODEL, Manifest, NoManifest, read_manifest
 from aoti_build.artifact.paths import artifact_directory
 from aoti_build.artifact.pt2.contents import contents
 from aoti_build.artifact.pt2.package import open_archive
@@ -97,21 +97,14 @@ def inspect_target(project: Project, target: Target) -> Inspected:
     directory = artifact_directory(project, target)
     path = (directory / MODEL).relative_to(project.root).as_posix()
     manifest = read_manifest(directory)
-    again = f"invoke build --target {target.name}"
-    problems: list[AotiBuildError] = []
-    if isinstance(manifest, NoManifest):
-        if not manifest.damaged:
-            missing = VerificationError(
-                "there is no artifact", target=target.name, hint=f"build it first: {again}"
-            )
-            return Inspected(target.name, path, directory / MODEL, problems=(missing,))
-        problems.append(
-            ArtifactError(
-                f"the artifact is damaged: {manifest.why}", target=target.name, hint=again
-            )
+    if isinstance(manifest, NoManifest) and not manifest.damaged:
+        missing = VerificationError(
+            "there is no artifact",
+            target=target.name,
+            hint=f"build it first: invoke build --target {target.name}",
         )
-    else:
-        problems += _damaged_files(manifest, directory, target.name, again)
+        return Inspected(target.name, path, directory / MODEL, problems=(missing,))
+    problems = _damage(project, target, manifest)
     package, found = _package(directory / MODEL, target.name, check=False)
     known = manifest if isinstance(manifest, Manifest) else None
     return Inspected(target.name, path, directory / MODEL, package, known, (*problems, *found))
@@ -145,20 +138,18 @@ def _package(
     return package, tuple(problems)
 
 
-def _damaged_files(
-    manifest: Manifest, directory: Path, target: str, again: str
-) -> Iterator[ArtifactError]:
-    """What lies beside the manifest and is not what it says. Every byte is read."""
-    if manifest.target != target:
-        yield ArtifactError(f"the artifact is {manifest.target}'s", target=target, hint=again)
-    for name, record in manifest.files.items():
-        try:
-            altered = not record.matches(directory / name)
-            cause = "truncated or altered since it was published"
-        except OSError as error:
-            altered, cause = True, str(error)
-        if altered:
-            message = f"{name} is not what the manifest says"
-            yield ArtifactError(
-                message, target=target, cause=cause, hint=f"restore the file, or {again}"
-            )
+def _damage(
+    project: Project, target: Target, manifest: Manifest | NoManifest
+) -> list[ArtifactError]:
+    """An error for each damage of a published artifact. Every byte of its files is read."""
+    directory = artifact_directory(project, target)
+    damages = {MANIFEST: manifest_damage(manifest, target.name)}
+    if isinstance(manifest, Manifest):
+        for name, record in manifest.files.items():
+            damages[name] = compare_file(directory / name, record)
+    errors = []
+    for name, damage in damages.items():
+        if damage is not None:
+            where = (directory / name).relative_to(project.root).as_posix()
+            errors.append(damage.error(target.name, where))
+    return errors

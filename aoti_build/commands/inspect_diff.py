@@ -122,7 +122,7 @@ def _recorded(manifest: Manifest) -> Facts:
 
 
 def _model_facts(model: Mapping[str, Any], manifest: Manifest | None) -> Facts:
-    signature = manifest.signature if manifest else model["signature"]
+    signature: Mapping[str, Any] = manifest.signature if manifest else model["signature"]
     tensors = {
         f"{kind} {tensor['name']}": {
             name: value for name, value in tensor.items() if name != "name"

@@ -1,2 +1,1 @@
-"""What has to be done: each target compared with its published artifact, without torch and without
-a change."""
+"""The comparison of each target with its artifact, without torch and without a change."""

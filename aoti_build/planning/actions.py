@@ -1,4 +1,4 @@
-"""What a build does about a target, and what became of it."""
+"""The actions of a build: planned ones, and their results."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from aoti_build.common.text_enum import TextEnum
 
 
 class Action(TextEnum):
-    """What is to be done about a target."""
+    """What a build will do about a target."""
 
     UP_TO_DATE = "up-to-date"
     BUILD = "build"
@@ -16,7 +16,7 @@ class Action(TextEnum):
 
 
 class Done(TextEnum):
-    """What was done about a target."""
+    """What a build did about a target."""
 
     UP_TO_DATE = "up-to-date"
     RESTORED = "restored"

@@ -1,8 +1,9 @@
-"""The parts of the source key as they are now, by files, installed tools and models.yaml."""
+"""The present parts of the source key, from files, installed tools and models.yaml."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 
 from aoti_build.artifact.fingerprint import (
     KEY_VERSION,
@@ -21,19 +22,21 @@ from aoti_build.models_file.weights import weights_files
 def current_parts(
     project: Project, target: Target, recorded: Parts, digests: StatCache
 ) -> Fingerprint:
-    """The parts of the source key as they are now; `recorded` names the discovered files and
-    distributions to look at."""
-    names = {**recorded.get("sources", {}), **dict.fromkeys(declared_files(target.model))}
-    # Not with Path, which drops the slash that marks a directory.
-    sources = {
-        name: digests.digest(name if name.startswith("/") else f"{project.root}/{name}")
-        for name in names
+    """The present parts of the source key.
+
+    `recorded` are the parts of an artifact. Their names say which files, distributions, modules and
+    variables the code of the model uses; only a build finds that out.
+    """
+    # As keys of a dict, the names have an order and no name is twice.
+    source_names = {
+        **dict.fromkeys(recorded.get("sources", {})),
+        **dict.fromkeys(declared_files(target.model)),
     }
     return Fingerprint(
         {
             "spec": spec_parts(target),
             "config": dict(target.inductor_config),
-            "sources": sources,
+            "sources": _source_parts(project, source_names, digests),
             "distributions": {
                 name: distributions.identity(name, digests)
                 for name in recorded.get("distributions", {})
@@ -48,6 +51,18 @@ def current_parts(
     )
 
 
+def _source_parts(
+    project: Project, names: Iterable[str], digests: StatCache
+) -> dict[str, str | None]:
+    """The digests of source files, which are named by absolute paths or from the project on."""
+    parts = {}
+    for name in names:
+        # A Path would drop the slash at the end, which marks a directory.
+        path = name if name.startswith("/") else f"{project.root}/{name}"
+        parts[name] = digests.digest(path)
+    return parts
+
+
 def toolchain_parts(target: Target) -> dict[str, dict[str, str]]:
     """The groups `toolchain` and `environment` for a target on this host."""
     facts = toolchain.facts(target.device, target.architecture)
@@ -56,7 +71,9 @@ def toolchain_parts(target: Target) -> dict[str, dict[str, str]]:
 
 
 def weight_parts(project: Project, target: Target, digests: StatCache) -> dict[str, str | None]:
-    """The files of a target's weights, as models.yaml names them, with their digests."""
+    """The digests of the files of a target's weights, by their names in models.yaml."""
     weights = target.model.weights
-    files = {} if weights is None else weights_files(weights, project.root)
+    if weights is None:
+        return {}
+    files = weights_files(weights, project.root)
     return {name: digests.digest(path) for name, path in files.items()}

@@ -1,11 +1,13 @@
-"""The index of what was found up to date: it lets a no-op look at stats only, with no manifest read
-and no key computed.
+"""The index of up-to-date artifacts.
 
-An entry holds all that the long way compared: digests of the target and of the toolchain facts, the
-versions of the distributions, and every file (sources, weights, manifest, the artifact's own) with
-its content's digest. The stat cache says whether a file still has that content. So an entry is good
-only if the long way would come to the same answer; it is made by the long way alone, and deleting
-the index changes speed, never a result.
+With it a build that has nothing to do needs only the stats of files: no manifest is read and no key
+is computed.
+
+An entry has everything that the full comparison in `plan` used: digests of the target and of the
+toolchain's facts, versions of distributions, and every file (sources, weights, the artifact's own)
+with its digest. The stat cache shows whether a file still has that content. So an entry is valid
+only if the full comparison would come to the same result. Only the full comparison makes entries.
+Deleting the index changes the speed and never a result.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from aoti_build.artifact.fingerprint import variable_parts
 from aoti_build.common.fields import digest, integer
@@ -27,8 +30,7 @@ FORMAT_VERSION = 1
 
 @dataclass(frozen=True)
 class Published:
-    """What reports say of an up-to-date artifact: its key, and the size of its model.pt2 in
-    bytes."""
+    """What reports show of an up-to-date artifact: its key, and the bytes of its model.pt2."""
 
     key: str
     size: int
@@ -36,10 +38,19 @@ class Published:
 
 @dataclass(frozen=True)
 class Entry:
-    """What makes one target up to date: digests of its spec and of the toolchain's `facts`; version
-    and RECORD of each distribution; modules that were looked for; digests of environment variables;
-    of files, by path below the root or absolute; the `sizes` in bytes of the artifact's own files;
-    and what `Published` says."""
+    """Everything by which one target is up to date.
+
+    Attributes:
+        spec: digest of the target.
+        facts: digest of the toolchain's facts.
+        distributions: version and path of the RECORD of each distribution.
+        modules: modules that the model's code imports or tried to import.
+        variables: digests of environment variables.
+        files: digests of files, by absolute path or path from the project on.
+        sizes: bytes of the artifact's own files, with the same names.
+        key: the artifact key.
+        size: bytes of model.pt2.
+    """
 
     spec: str
     facts: str
@@ -53,8 +64,10 @@ class Entry:
 
 
 class Index:
-    """Entries by target name, in the JSON file `record`; `save()` writes it if anything new was
-    learnt."""
+    """The entries by target name, in the JSON file `record`.
+
+    `save()` writes that file if there are new entries.
+    """
 
     def __init__(self, record: Path, root: Path, digests: StatCache) -> None:
         self._record = record
@@ -62,55 +75,61 @@ class Index:
         self._digests = digests
         self._entries = read_cache_record(record, FORMAT, FORMAT_VERSION, "targets")
         self._changed = False
-        self._seen: dict[str, str | None] = {}
+        # Targets share sources, so each file is looked at once per run.
+        self._digest_of: dict[str, str | None] = {}
 
     def look_up(self, target: str, spec: str, facts: str) -> Published | None:
-        """The published artifact if it is certainly up to date, else None. `spec` and `facts` are
-        digests."""
+        """The published artifact if it is certainly up to date, else None.
+
+        `spec` and `facts` are digests.
+        """
         entry = self._entries.get(target)
         try:
             if entry is None or entry["spec"] != spec or entry["facts"] != facts:
                 return None
-            installed = entry["distributions"].items()
-            if any(list(distributions.installation(name)) != place for name, place in installed):
+            if not self._is_valid(entry):
                 return None
-            if any(
-                distributions.installed_module(name) != found
-                for name, found in entry["modules"].items()
-            ):
-                return None
-            if variable_parts(entry["variables"], os.environ) != entry["variables"]:
-                return None
-            sizes = entry.get("sizes", {})  # an earlier release wrote none
-            if any(
-                self._digest(name, sizes.get(name)) != found
-                for name, found in entry["files"].items()
-            ):
-                return None
+            # These two are shown to people. All other values were compared.
             digest(entry["key"])
             integer()(entry["size"])
             return Published(entry["key"], entry["size"])
         except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
-            return None
+            return None  # a garbled entry
+
+    def _is_valid(self, entry: Mapping[str, Any]) -> bool:
+        """Whether everything that the entry lists is still the same. Cheap comparisons go first."""
+        for name, recorded in entry["distributions"].items():
+            if list(distributions.installation(name)) != recorded:
+                return False
+        for name, recorded in entry["modules"].items():
+            if distributions.installed_module(name) != recorded:
+                return False
+        if variable_parts(entry["variables"], os.environ) != entry["variables"]:
+            return False
+        sizes = entry.get("sizes", {})  # entries of earlier releases have none
+        for name, recorded in entry["files"].items():
+            if self._digest(name, sizes.get(name)) != recorded:
+                return False
+        return True
 
     def note(self, target: str, entry: Entry) -> None:
-        """Remember what the long way compared when it found `target` up to date."""
+        """Remember why `target` is up to date."""
         self._entries[target] = asdict(entry)
         self._changed = True
 
     def save(self) -> None:
-        """Persist what was learnt. A read-only or full disk loses speed, not results."""
+        """Write new entries. On a read-only or full disk the next build is slower."""
         if not self._changed:
             return
-        self._changed = not write_cache_record(
-            self._record, FORMAT, FORMAT_VERSION, {"targets": self._entries}
-        )
+        content = {"targets": self._entries}
+        is_written = write_cache_record(self._record, FORMAT, FORMAT_VERSION, content)
+        self._changed = not is_written
 
     def _digest(self, name: str, size: int | None) -> str | None:
-        """Once per run for each file: many targets share sources. Of an artifact's own file nothing
-        is read if it has not its `size`."""
-        if name not in self._seen:
-            whole = os.path.expanduser(name) if name.startswith("~/") else name  # a file of weights
-            path = whole if whole.startswith("/") else f"{self._root}/{whole}"
-            self._seen[name] = self._digests.digest(path, size)
-        return self._seen[name]
+        """The digest of a file. One that does not have the recorded `size` is not read."""
+        if name not in self._digest_of:
+            path = os.path.expanduser(name) if name.startswith("~/") else name  # a file of weights
+            if not path.startswith("/"):
+                path = f"{self._root}/{path}"
+            self._digest_of[name] = self._digests.digest(path, size)
+        return self._digest_of[name]

@@ -1,38 +1,53 @@
-"""What a build would do, as a value: one `Step` per target, each with the reasons.
+"""What a build would do, as a value: one `Step` for each target, with the reasons.
 
-Planning reads manifests, hashes files (through the stat cache) and asks for toolchain facts. It
-imports neither torch nor user code and changes nothing, so `status`, `why` and `build --dry-run`
-show exactly what `build` acts on.
+Planning reads manifests, digests files (through the stat cache) and asks for facts of the
+toolchain. It imports neither torch nor user code, and it changes nothing. So `status`, `why` and
+`build --dry-run` show exactly what `build` acts on.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
-from aoti_build.artifact.damage import damage
+from aoti_build.artifact.damage import files_damage, manifest_damage
 from aoti_build.artifact.fingerprint import Fingerprint
-from aoti_build.artifact.manifest import FORMAT_VERSION, MANIFEST, MODEL, Manifest, read_manifest
+from aoti_build.artifact.manifest import (
+    FORMAT_VERSION,
+    MANIFEST,
+    Manifest,
+    NoManifest,
+    read_manifest,
+)
 from aoti_build.artifact.paths import artifact_directory
 from aoti_build.artifact.reasons import Reason, ReasonKind
 from aoti_build.artifact.verification import is_verified, required_tolerance
 from aoti_build.common.digests import digest_json
 from aoti_build.common.reading import RECORD_LIMIT
 from aoti_build.common.stat_cache import StatCache, file_size
-from aoti_build.host import compatibility, distributions
+from aoti_build.host import compatibility
 from aoti_build.models_file.project import Project, Target
 from aoti_build.planning.actions import Action
 from aoti_build.planning.current_state import current_parts, toolchain_parts
-from aoti_build.planning.index import Entry, Index, Published
+from aoti_build.planning.entries import PublishedFiles
+from aoti_build.planning.index import Index, Published
 from aoti_build.store.interface import Store
+
+_WORK = (Action.BUILD, Action.RESTORE, Action.RECHECK)
+# Reasons that do not say that an artifact differs from what the sources say.
+_NOT_OUT_OF_DATE = (ReasonKind.NO_DEVICE, ReasonKind.UNVERIFIED)
 
 
 @dataclass(frozen=True)
 class Step:
-    """A target, what to do about it (`action`) and why.
+    """What to do about a target, and why.
 
-    `manifest` is the published artifact's, if it has a readable one; `stored` that of an artifact
-    in the store which was made from exactly the present state.
+    Attributes:
+        target: the target.
+        action: what to do.
+        reasons: why; empty if nothing is to be done.
+        manifest: that of the published artifact, if it can be read.
+        stored: that of an artifact in the store that was made from exactly the present state.
+        published: set if the index showed that the target is up to date; then `manifest` is None.
     """
 
     target: Target
@@ -44,8 +59,10 @@ class Step:
 
     @property
     def unverified(self) -> str | None:
-        """Why the published artifact was never compared with eager; None if it was, or there is
-        none."""
+        """Why the published artifact was never compared with eager mode.
+
+        None if it was, or if there is none.
+        """
         return self.manifest.unverified if self.manifest else None
 
 
@@ -57,11 +74,8 @@ class Plan:
 
     @property
     def work(self) -> tuple[Step, ...]:
-        return tuple(
-            step
-            for step in self.steps
-            if step.action in (Action.BUILD, Action.RESTORE, Action.RECHECK)
-        )
+        """The steps that change something."""
+        return tuple(step for step in self.steps if step.action in _WORK)
 
 
 def make_plan(
@@ -73,220 +87,214 @@ def make_plan(
     force: bool = False,
     index: Index | None = None,
 ) -> Plan:
-    """Compare each target's published artifact with what the sources say now; `index` makes that
-    fast and nothing else."""
-    facts: dict[tuple[str, str], str] = {}
+    """Compare the published artifact of each target with the present state.
+
+    With `force` neither artifacts nor the store count. `index` changes the speed and no result.
+    """
+    planner = _Planner(project, digests, store, force)
+    facts_digests: dict[tuple[str, str], str] = {}
     steps = []
     for target in targets:
-        kind = target.device, target.architecture
-        if kind not in facts:
-            # An older manifest is not read.
-            facts[kind] = digest_json([FORMAT_VERSION, toolchain_parts(target)])
-        published = None
-        if (
-            index is not None
-            and not force
-            and target.hardware.cannot_build(target.architecture) is None
-        ):
-            published = index.look_up(target.name, target.digest, facts[kind])
-        if published is not None:
-            steps.append(Step(target, Action.UP_TO_DATE, (), published=published))
-            continue
-        step, record = _plan_recorded(project, target, digests, store, force=force)
-        if (
-            index is not None
-            and step.action == Action.UP_TO_DATE
-            and step.unverified is None
-            and record is not None
-        ):
-            _note(project, index, digests, step, record, facts[kind])
-        steps.append(step)
+        architecture = (target.device, target.architecture)
+        if architecture not in facts_digests:
+            # With the format version, since a manifest of another version is not read.
+            facts_digests[architecture] = digest_json([FORMAT_VERSION, toolchain_parts(target)])
+        facts = facts_digests[architecture]
+        if index is None:
+            steps.append(planner.step(target))
+        else:
+            steps.append(planner.step_with_index(target, index, facts))
     return Plan(tuple(steps))
 
 
+def plan_target(
+    project: Project,
+    target: Target,
+    digests: StatCache,
+    store: Store,
+    *,
+    force: bool = False,
+) -> Step:
+    """The step for one target. With `force` neither its artifact nor the store count."""
+    return _Planner(project, digests, store, force).step(target)
+
+
 def probably_compiles(step: Step) -> bool:
-    """Whether this step will end in a compile by the host's compiler, unless the store has its
-    code. An artifact whose toolchain is the same probably gets it from there; a preset may name a
-    compiler of its own."""
+    """Whether this step will need the host's compiler, unless the store has the code.
+
+    If the toolchain is the same, the store probably has it.
+    """
     if step.action != Action.BUILD or has_own_compiler(step.target):
         return False
+    if step.manifest is None:
+        return True
     kinds = {reason.reason for reason in step.reasons}
-    return step.manifest is None or not kinds.isdisjoint(
-        (ReasonKind.TOOLCHAIN_CHANGED, ReasonKind.FORCED)
-    )
+    return ReasonKind.TOOLCHAIN_CHANGED in kinds or ReasonKind.FORCED in kinds
 
 
 def has_own_compiler(target: Target) -> bool:
-    """Whether the preset names a C++ compiler, so that nothing follows from the host's."""
+    """Whether the preset names a C++ compiler, which is then used in place of the host's."""
     return "cpp.cxx" in target.inductor_config
 
 
-def plan_target(
-    project: Project, target: Target, digests: StatCache, store: Store, *, force: bool = False
-) -> Step:
-    """The step for one target. With `force` neither the published artifact nor the store counts."""
-    return _plan_recorded(project, target, digests, store, force=force)[0]
-
-
-def _plan_recorded(
-    project: Project, target: Target, digests: StatCache, store: Store, *, force: bool
-) -> tuple[Step, str | None]:
-    """The step, and the digest that manifest.json had before it was read; None if it is too large
-    to be one."""
-    path = artifact_directory(project, target) / MANIFEST
-    record = digests.digest(path) if (file_size(path) or 0) <= RECORD_LIMIT else None
-    return _step(project, target, digests, store, force=force), record
-
-
-def _note(
-    project: Project, index: Index, digests: StatCache, step: Step, record: str, facts: str
-) -> None:
-    """Let the index remember what made this step up to date."""
-    manifest = step.manifest
-    if manifest is None:
-        return
-    directory = artifact_directory(project, step.target).relative_to(project.root).as_posix()
-    # In the order in which they are compared later: what is most often edited first, what takes
-    # longest to read last.
-    files = {
-        **manifest.source["sources"],
-        **manifest.source["weights"],
-        f"{directory}/{MANIFEST}": record,
-    }
-    used = manifest.source["distributions"]
-    installed = map(distributions.record_of, used)
-    files |= {
-        str(path): digest
-        for path in installed
-        if path is not None and (digest := digests.digest(path))
-    }
-    files |= {f"{directory}/{name}": file.sha256 for name, file in manifest.files.items()}
-    sizes = {f"{directory}/{name}": file.size for name, file in manifest.files.items()}
-    if (size := file_size(artifact_directory(project, step.target) / MANIFEST)) is not None:
-        sizes[f"{directory}/{MANIFEST}"] = size
-    index.note(
-        step.target.name,
-        Entry(
-            spec=step.target.digest,
-            facts=facts,
-            distributions={name: list(distributions.installation(name)) for name in used},
-            modules=manifest.source["modules"],
-            variables=manifest.source["variables"],
-            files=files,
-            sizes=sizes,
-            key=manifest.key,
-            size=manifest.files[MODEL].size,
-        ),
-    )
-
-
-def _step(
-    project: Project, target: Target, digests: StatCache, store: Store, *, force: bool
-) -> Step:
-    directory = artifact_directory(project, target)
-    manifest = read_manifest(directory)
-    known, now = None, None
-    if isinstance(manifest, Manifest):
-        known, now = manifest, current_parts(project, target, manifest.source, digests)
-        reasons = tuple(_reasons(target, directory, known, now, digests, force=force))
-    else:
-        reasons = (
-            Reason(ReasonKind.ARTIFACT_DAMAGED, manifest.why)
-            if manifest.damaged
-            else Reason(ReasonKind.NO_ARTIFACT),
-        )
-    if why := target.hardware.cannot_build(target.architecture):
-        return Step(
-            target, Action.UNAVAILABLE, (Reason(ReasonKind.NO_DEVICE, why), *reasons), known
-        )
-    if reasons:
-        stored = None if force else find_stored(project, target, digests, store, now)
-        return Step(target, Action.RESTORE if stored else Action.BUILD, reasons, known, stored)
-    if known is None or now is None or is_verified(known, target):
-        return Step(target, Action.UP_TO_DATE, (), known)
-    return _unsettled(project, target, known, now, digests, store)
-
-
 def out_of_date(step: Step) -> tuple[Reason, ...]:
-    """Of a step's reasons, those by which the artifact is not what the sources say now: not that it
-    could not be built here, nor that nobody has compared it."""
+    """The reasons why the artifact is not what the sources say now.
+
+    That it cannot be built here, or that it was never verified, is not such a reason.
+    """
     if step.action == Action.RECHECK:
         return ()
-    return tuple(
-        reason
-        for reason in step.reasons
-        if reason.reason not in (ReasonKind.NO_DEVICE, ReasonKind.UNVERIFIED)
-    )
+    return tuple(reason for reason in step.reasons if reason.reason not in _NOT_OUT_OF_DATE)
 
 
-def _unsettled(
-    project: Project,
-    target: Target,
-    known: Manifest,
-    now: Fingerprint,
-    digests: StatCache,
-    store: Store,
-) -> Step:
-    """The step for an artifact that is what the sources say, and was not shown to do what it
-    must."""
-    if known.check.get("tolerance") != required_tolerance(target):
-        changed = Reason(
-            ReasonKind.SPEC_CHANGED,
-            "tolerance",
-            known.check.get("tolerance"),
-            required_tolerance(target),
-        )
-        return Step(target, Action.RECHECK, (changed,), known)
-    unverified = Reason(ReasonKind.UNVERIFIED, str(known.unverified))
-    host = compatibility.this_host(known.requires["device"])
-    if not compatibility.missing_for_architecture(known.requires, host):
-        return Step(target, Action.RECHECK, (unverified,), known)
-    # Another host may have checked it since.
-    stored = find_stored(project, target, digests, store, now)
-    if stored is not None and is_verified(stored, target):
-        return Step(target, Action.RESTORE, (unverified,), known, stored)
-    return Step(target, Action.UP_TO_DATE, (), known)
+@dataclass(frozen=True)
+class _Planner:
+    """Makes the steps of one project."""
 
+    project: Project
+    digests: StatCache
+    store: Store
+    force: bool
 
-def find_stored(
-    project: Project, target: Target, digests: StatCache, store: Store, now: Fingerprint | None
-) -> Manifest | None:
-    """An artifact in the store that was made from exactly what is here now, found without an
-    export.
+    def step_with_index(self, target: Target, index: Index, facts: str) -> Step:
+        """As `step`, from the index if possible. The index learns of an up-to-date target."""
+        can_be_built = target.hardware.cannot_build(target.architecture) is None
+        if can_be_built and not self.force:
+            published = index.look_up(target.name, target.digest, facts)
+            if published is not None:
+                return Step(target, Action.UP_TO_DATE, (), published=published)
+        # Before the manifest is read: one that changes in between makes the entry invalid.
+        manifest_digest = self._manifest_digest(target)
+        step = self.step(target)
+        is_settled = step.action == Action.UP_TO_DATE and step.unverified is None
+        if is_settled and step.manifest is not None and manifest_digest is not None:
+            artifact = PublishedFiles(self.project, target, step.manifest, manifest_digest)
+            index.note(target.name, artifact.entry(facts, self.digests))
+        return step
 
-    One that used the same files as the published one, whose parts are these `now`, is found by its
-    key, any other by looking at all of the same spec and toolchain.
-    """
-    if now is not None:
-        named = store.by_sources(now.parts)
-        if named is not None and not any(now.differences(named.source)) and store.has(named):
-            return named
-    for candidate in store.candidates(current_parts(project, target, {}, digests).parts):
-        by_its_files = current_parts(project, target, candidate.source, digests)
-        if not any(by_its_files.differences(candidate.source)) and store.has(candidate):
-            return candidate
-    return None
-
-
-def _reasons(
-    target: Target,
-    directory: Path,
-    manifest: Manifest,
-    now: Fingerprint,
-    digests: StatCache,
-    *,
-    force: bool,
-) -> list[Reason]:
-    if manifest.target != target.name:
-        return [
-            Reason(
-                ReasonKind.ARTIFACT_DAMAGED,
-                "manifest.json is another target's",
-                manifest.target,
-                target.name,
+    def step(self, target: Target) -> Step:
+        record = read_manifest(artifact_directory(self.project, target))
+        manifest = None
+        now = None
+        if isinstance(record, Manifest):
+            manifest = record
+            now = current_parts(self.project, target, manifest.source, self.digests)
+            reasons = self._reasons(target, manifest, now)
+        else:
+            reasons = [_reason_without_manifest(record, target)]
+        # `status` shows the other reasons of an unavailable target as well.
+        problem = target.hardware.cannot_build(target.architecture)
+        if problem is not None:
+            no_device = Reason(ReasonKind.NO_DEVICE, problem)
+            return Step(
+                target,
+                Action.UNAVAILABLE,
+                reasons=(no_device, *reasons),
+                manifest=manifest,
             )
-        ]
-    reasons = [Reason(ReasonKind.FORCED)] if force else []
-    reasons += now.differences(manifest.source)
-    # Hashing a large artifact is the dearest part, and needless once it is to be replaced.
-    return reasons or damage(directory, manifest, digests)
+        if reasons:
+            # A forced build must not take an earlier artifact.
+            stored = None if self.force else self._find_stored(target, now)
+            return Step(
+                target,
+                action=Action.RESTORE if stored else Action.BUILD,
+                reasons=tuple(reasons),
+                manifest=manifest,
+                stored=stored,
+            )
+        # An artifact that cannot be read has a reason.
+        assert manifest is not None
+        assert now is not None
+        if is_verified(manifest, target):
+            return Step(target, Action.UP_TO_DATE, (), manifest)
+        return self._unverified_step(target, manifest, now)
+
+    def _reasons(
+        self,
+        target: Target,
+        manifest: Manifest,
+        now: Fingerprint,
+    ) -> list[Reason]:
+        """Why a published artifact is not what the sources say. Empty if it is."""
+        unusable = manifest_damage(manifest, target.name)
+        if unusable is not None:
+            return [unusable.reason()]
+        reasons = [Reason(ReasonKind.FORCED)] if self.force else []
+        reasons += now.differences(manifest.source)
+        if reasons:
+            # Digests of a large artifact take the longest, and a build will replace it anyway.
+            return reasons
+        directory = artifact_directory(self.project, target)
+        damages = files_damage(directory, manifest, self.digests)
+        return [damage.reason() for damage in damages]
+
+    def _unverified_step(
+        self,
+        target: Target,
+        manifest: Manifest,
+        now: Fingerprint,
+    ) -> Step:
+        """The step for an up-to-date artifact that was not verified by the present tolerance."""
+        checked_by = manifest.check.get("tolerance")
+        required = required_tolerance(target)
+        if checked_by != required:
+            changed = Reason(
+                ReasonKind.SPEC_CHANGED,
+                "tolerance",
+                old=checked_by,
+                new=required,
+            )
+            return Step(target, Action.RECHECK, (changed,), manifest)
+        unverified = Reason(ReasonKind.UNVERIFIED, str(manifest.unverified))
+        host = compatibility.this_host(manifest.requires["device"])
+        if not compatibility.missing_for_architecture(manifest.requires, host):
+            return Step(target, Action.RECHECK, (unverified,), manifest)
+        # This host cannot check it, but another one may have done so and put it into the store.
+        stored = self._find_stored(target, now)
+        if stored is not None and is_verified(stored, target):
+            return Step(
+                target,
+                Action.RESTORE,
+                reasons=(unverified,),
+                manifest=manifest,
+                stored=stored,
+            )
+        return Step(target, Action.UP_TO_DATE, (), manifest)
+
+    def _find_stored(self, target: Target, now: Fingerprint | None) -> Manifest | None:
+        """An artifact in the store that was made from exactly the present state.
+
+        `now` are the present parts by the files of the published artifact. A stored artifact that
+        used the same files has them as its key. Any other one is found by looking at all that have
+        the same spec and toolchain. No export is necessary.
+        """
+        if now is not None:
+            stored = self.store.by_sources(now.parts)
+            if stored is not None and self._is_available(stored, now):
+                return stored
+        without_files = current_parts(self.project, target, {}, self.digests)
+        for candidate in self.store.candidates(without_files.parts):
+            by_its_files = current_parts(self.project, target, candidate.source, self.digests)
+            if self._is_available(candidate, by_its_files):
+                return candidate
+        return None
+
+    def _is_available(self, stored: Manifest, now: Fingerprint) -> bool:
+        """Whether an artifact was made from the parts `now`, and the store has its files."""
+        if any(now.differences(stored.source)):
+            return False
+        return self.store.has(stored)
+
+    def _manifest_digest(self, target: Target) -> str | None:
+        """The digest of manifest.json; None if there is none, or it is too large to be one."""
+        path = artifact_directory(self.project, target) / MANIFEST
+        if (file_size(path) or 0) > RECORD_LIMIT:
+            return None
+        return self.digests.digest(path)
+
+
+def _reason_without_manifest(record: NoManifest, target: Target) -> Reason:
+    damage = manifest_damage(record, target.name)
+    if damage is None or not record.damaged:
+        return Reason(ReasonKind.NO_ARTIFACT)
+    return damage.reason()

@@ -21,6 +21,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from aoti_build.artifact.damage import manifest_damage
 from aoti_build.artifact.manifest import Manifest, read_manifest
 from aoti_build.errors import ArtifactError, UsageError
 from aoti_build.host import compatibility, gpu_architectures
@@ -238,10 +239,10 @@ def _candidate(
     """The candidate of a target. `excluded` has reasons against it from the arguments."""
     candidate = Candidate(target, root / target, None, excluded)
     manifest = read_manifest(candidate.directory)
-    if not isinstance(manifest, Manifest):
-        return candidate.rejected(f"damaged: {manifest.why}")
-    if manifest.target != target:
-        return candidate.rejected(f"damaged: its manifest is that of {manifest.target}")
+    damage = manifest_damage(manifest, target)
+    if damage is not None:
+        return candidate.rejected(f"damaged: {damage.subject}")
+    assert isinstance(manifest, Manifest)
     candidate = replace(candidate, manifest=manifest)
     if excluded:
         # The host is not examined: for a GPU that would start its driver.
@@ -287,14 +288,14 @@ _REASONS = {
 
 
 def _rank(candidate: Candidate) -> _Rank:
-    requires = candidate.manifest.requires if candidate.manifest else {}
+    cpu_features = candidate.manifest.requires["cpu_features"] if candidate.manifest else []
     machine_code, *capability = candidate.gpu_code
     # Negated where more is better.
     return _Rank(
         device=-_preference(candidate.device),
         machine_code=-machine_code,
         capability=tuple(-number for number in capability),
-        cpu_features=-len(requires.get("cpu_features", ())),
+        cpu_features=-len(cpu_features),
         has_preset=_has_preset(candidate),
         variant=candidate.variant,
     )

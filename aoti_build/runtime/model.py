@@ -234,8 +234,10 @@ class LoadedModel:
     def _call_specs(self) -> list[Any]:
         """The package's pytree specs of inputs and outputs, which must fit the manifest."""
         specs = [self._treespec(text) for text in self._loader.get_call_spec()]
-        for name, spec in zip(("inputs", "outputs"), specs, strict=True):
-            listed = len(self._manifest.signature[name])
+        signature = self._manifest.signature
+        leaves = {"inputs": signature["inputs"], "outputs": signature["outputs"]}
+        for (name, entries), spec in zip(leaves.items(), specs, strict=True):
+            listed = len(entries)
             if spec.num_leaves != listed:
                 raise self._contradiction(
                     f"the package has {spec.num_leaves} {name}, but its manifest lists {listed}"

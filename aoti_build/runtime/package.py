@@ -25,11 +25,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
+from aoti_build.artifact.damage import open_recorded, read_damage, require_digest
 from aoti_build.artifact.manifest import MODEL, Manifest
 from aoti_build.common.digests import digest_json
-from aoti_build.common.reading import open_regular
 from aoti_build.common.stat_cache import StatCache
-from aoti_build.errors import ArtifactError, UsageError
+from aoti_build.errors import UsageError
 from aoti_build.runtime import unpack
 from aoti_build.runtime.cache_entry import (
     CacheEntry,
@@ -105,27 +105,12 @@ def admit(directory: Path, manifest: Manifest, verify: Verify = "full") -> Admit
         )
 
 
-def open_recorded(path: Path, size: int) -> int:
-    """A descriptor of the regular file at `path`.
-
-    Raises OSError if there is none, or if its size is not `size` bytes.
-    """
-    descriptor = open_regular(path)
-    actual = os.fstat(descriptor).st_size
-    if actual != size:
-        os.close(descriptor)
-        raise OSError(f"it has {actual} bytes, the manifest says {size}")
-    return descriptor
-
-
 def _open_package(path: Path, manifest: Manifest) -> int:
     """A descriptor of the package. Its size is checked whatever `verify` says: that is free."""
     try:
         return open_recorded(path, manifest.files[MODEL].size)
     except OSError as error:
-        absent = error.errno is not None
-        said = f"{MODEL} cannot be read" if absent else f"{MODEL} is not the file that was built"
-        raise _damaged(manifest, path, said, str(error)) from error
+        raise read_damage(MODEL, error).error(manifest.target, str(path)) from error
 
 
 def _unverified_entry(
@@ -173,12 +158,9 @@ def _check(
             sha256: str | None = unpack.digest(package)
         else:
             sha256 = _package_digest(path, package, verify, entry)
+        require_digest(sha256, manifest.files[MODEL].sha256)
     except OSError as error:
-        raise _damaged(manifest, path, f"{MODEL} cannot be read", str(error)) from error
-    if sha256 != manifest.files[MODEL].sha256:
-        raise _damaged(
-            manifest, path, f"{MODEL} is not the file that was built", "its sha256 is another"
-        )
+        raise read_damage(MODEL, error).error(manifest.target, str(path)) from error
     if entry is None:
         return "full"
     entry.publish()
@@ -209,16 +191,3 @@ def _package_digest(
     if entry.usable:
         return sha256
     return entry.read_package(package)
-
-
-def _damaged(manifest: Manifest, path: Path, message: str, cause: str) -> ArtifactError:
-    return ArtifactError(
-        message,
-        target=manifest.target,
-        where=str(path),
-        cause=cause,
-        hint=(
-            f"it was not loaded; build it again (invoke build --target {manifest.target}) or copy"
-            " it again"
-        ),
-    )

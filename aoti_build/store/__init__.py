@@ -1,1 +1,1 @@
-"""Earlier artifacts and GPU kernels, found by what they were made from."""
+"""The store of earlier artifacts, and of compiled GPU kernels."""

@@ -1,8 +1,8 @@
-"""What a store does, wherever it keeps things.
+"""The interface of a store.
 
-A store holds every artifact that was ever published, and finds it again by what it was made from.
-A lookup returns None for a miss; it never raises for bad content. A store may be deleted at any
-time: that costs time and never a result.
+A store has every artifact that was ever published, and finds it by what it was made from. A lookup
+returns None for a miss, and never raises an error for bad content. A store may be deleted at any
+time. Then builds take longer, and their results are the same.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from aoti_build.artifact.manifest import FileRecord, Manifest
 
 @dataclass(frozen=True)
 class StoredObject:
-    """A file that can be removed by itself: an object, whose name is its digest, or a GPU kernel.
+    """A file that `gc` may remove: an object, whose name is its digest, or a GPU kernel.
 
     `size` is in bytes, `last_used` in seconds since the epoch.
     """
@@ -37,24 +37,31 @@ class Store(Protocol):
     """Earlier artifacts, the locks of their compiles, and GPU kernels."""
 
     def put(self, manifest: Manifest, directory: Path) -> None:
-        """Keep the artifact in `directory`. Where the store cannot be written to, nothing is kept
-        and nothing is raised."""
+        """Keep the artifact in `directory`.
+
+        If the store cannot be written to, nothing is kept and no error is raised.
+        """
         ...
 
     def get(self, file: FileRecord, destination: Path) -> bool:
         """`get_all` of one file."""
         ...
 
-    def get_all(self, wanted: Mapping[Path, FileRecord], *, to_publish: bool = False) -> bool:
-        """Copy files to their destinations, each checked against its digest on the way.
+    def get_all(self, files: Mapping[Path, FileRecord], *, to_publish: bool = False) -> bool:
+        """Copy the objects of `files` to their destinations, and compare their digests.
 
-        Returns False, and leaves none of them, if one is absent or corrupted. With `to_publish` the
-        copies will be synced to the disk soon. Raises OSError if there is no space for a copy.
+        With `to_publish` the copies will be synced to the disk soon.
+
+        Returns:
+            Whether all objects are there and intact. If not, no copy stays.
+
+        Raises:
+            OSError: there is no space for a copy.
         """
         ...
 
     def has(self, manifest: Manifest) -> bool:
-        """Whether the files of an artifact are there. Their bytes are checked by `get`."""
+        """Whether the files of an artifact are there. Only `get` reads their bytes."""
         ...
 
     def is_empty(self) -> bool:
@@ -74,8 +81,10 @@ class Store(Protocol):
         ...
 
     def candidates(self, parts: Parts) -> Iterator[Manifest]:
-        """Artifacts with the spec, config, toolchain and environment of `parts`, whatever their
-        sources, newest first."""
+        """Artifacts with the spec, config, toolchain and environment of `parts`, newest first.
+
+        Their sources may be any.
+        """
         ...
 
     def manifests(self) -> Iterator[Manifest]:
@@ -83,25 +92,32 @@ class Store(Protocol):
         ...
 
     def lock(self, graph_key: str, on_wait: Callable[[], None]) -> AbstractContextManager[None]:
-        """Held while a graph is compiled, so that it is compiled once. `on_wait` is called some
-        five times a second while another process holds the lock; what it raises ends the wait.
+        """The lock of a graph, so that only one process compiles it.
 
-        Raises OSError where the store cannot be written to.
+        While another process holds the lock, `on_wait` is called about five times a second. An
+        error that it raises ends the wait. Raises OSError if the store cannot be written to.
         """
         ...
 
     def kernels(self, parts: Parts) -> Path:
-        """The directory of GPU kernels and autotuning results for the toolchain and environment in
-        `parts`; see `aoti_build.store.kernels`."""
+        """The directory of GPU kernels and autotuning results; see `aoti_build.store.kernels`.
+
+        It is that of the toolchain and the environment in `parts`.
+        """
         ...
 
     def share_weights(self, package: Path) -> int:
         """Let a package on the disk share blocks with a stored one that has the same weights.
-        Returns the number of bytes that are shared."""
+
+        Returns the number of bytes that are shared.
+        """
         ...
 
     def register(self, artifacts: Path) -> None:
-        """Remember that the artifacts in `artifacts` use this store, so that `gc` keeps theirs."""
+        """Remember that the artifacts in `artifacts` use this store.
+
+        `gc` keeps the objects of registered artifacts.
+        """
         ...
 
     def roots(self) -> Iterator[Path]:
@@ -113,5 +129,5 @@ class Store(Protocol):
         ...
 
     def remove(self, objects: Iterable[StoredObject]) -> None:
-        """Remove objects, and the records that lead to objects which are not there."""
+        """Remove objects, and all records without their objects."""
         ...

@@ -1,20 +1,21 @@
-"""Compiled GPU kernels and autotuning results, kept in the store from build to build.
+"""Compiled GPU kernels and autotuning results, which the store keeps from build to build.
 
-The inductor cache of a job is private and removed with it (two models with equal graphs would get
-each other's weights from a shared one). What Triton compiles and what autotuning measures has no
-weights in it and is worth keeping: it is found by the kernel, not by the model, so another model
-with the same convolutions, or this one after a small change, need not search again.
+The inductor cache of a job is private and is removed with the job: with a shared one, two models
+with equal graphs would get each other's weights. The kernels that Triton compiles and the results
+that autotuning measures contain no weights and are worth keeping. They are found by the kernel, not
+by the model. So another model with the same convolutions, or this one after a small change, need
+not search again.
 
-A directory holds what one toolchain made, below ``kernels/`` in the store:
+The files of one toolchain are in a directory below ``kernels/`` in the store:
 
-``<aa>/<key>.kernel``      a kernel's files as Triton keeps them, by Triton's own key: a digest of
-                           the kernel's source, signature, constants and options, of Triton itself,
-                           of the assembler's version, of the GPU's architecture and of Triton's
-                           environment ``tuning/<digest>.json``   what was measured, by the digest
-                           of the GPU's name and of torch's switches
+- ``<aa>/<key>.kernel``: a kernel's files as Triton has them, by Triton's own key. That is a digest
+  of the kernel's source, signature, constants and options, of Triton itself, of the assembler's
+  version, of the GPU's architecture and of Triton's environment.
+- ``tuning/<digest>.json``: the results of autotuning, by the digest of the GPU's name and of
+  torch's switches.
 
-Both carry a digest of their content; what is corrupted is a miss, and so is what cannot be read. A
-disk that refuses to write loses the next build's shortcut.
+Both contain a digest of their content. A file that is corrupted or cannot be read is a miss. If the
+disk cannot be written to, nothing is kept, and the next build is slower.
 """
 
 from __future__ import annotations
@@ -47,14 +48,15 @@ from aoti_build.common.records import write_json
 from aoti_build.common.removal import own_entries
 from aoti_build.common.writing import write_atomic
 
-# Names the directory to worker processes, and through them to the processes in which inductor
-# compiles kernels.
+# Tells worker processes the directory. They pass it on to the processes in which inductor compiles
+# kernels.
 KERNELS_VARIABLE = "AOTI_BUILD_KERNELS"
-TUNING_FORMAT, TUNING_VERSION = "aoti-build/tuning", 1
+TUNING_FORMAT = "aoti-build/tuning"
+TUNING_VERSION = 1
 SUFFIX = ".kernel"
 _DIGEST_SIZE = sha256().digest_size
-# Timings of the choices of a matrix product or convolution, all in one file; the best configuration
-# of one kernel.
+# The files of autotuning in inductor's cache: a file in ``cache/`` has the timings of all choices
+# for matrix products and convolutions, a ``.best_config`` the best configuration of one kernel.
 _TUNING_FILE = re.compile(r"cache/[0-9a-z]{16,64}|[0-9a-z]{2}/[0-9a-z]{16,64}\.best_config")
 _TIMINGS = "cache/"
 _TUNING = table(
@@ -65,56 +67,44 @@ _TUNING = table(
         "files": table_of(anything, matching("(?s).*")),
     }
 )
-# What Python's reader of zip files lets out, beside its own error, of one whose digest is right.
-_NO_ARCHIVE = (ValueError, KeyError, NotImplementedError, RuntimeError, EOFError, zlib.error)
+# The errors of Python's reader of zip files, besides its own, for a file with the right digest.
+_ZIP_ERRORS = (ValueError, KeyError, NotImplementedError, RuntimeError, EOFError, zlib.error)
 
 
 class KernelCache:
-    """The kernels and results of one toolchain, in `directory`."""
+    """The kernels and autotuning results of one toolchain, in `directory`."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
 
     @classmethod
     def of_environment(cls) -> KernelCache | None:
-        """The one that this process was told to use, if any."""
-        return cls(Path(given)) if (given := os.environ.get(KERNELS_VARIABLE)) else None
+        """The cache that `KERNELS_VARIABLE` names; None if it is not set."""
+        directory = os.environ.get(KERNELS_VARIABLE)
+        return cls(Path(directory)) if directory else None
 
     def fetch(self, key: str) -> dict[str, bytes] | None:
         """The files of the kernel with Triton's `key`, by name; None for a miss."""
-        import zipfile  # not for those who only list what is kept
-
         path = self._path(key)
         try:
             data = read_bytes(path, RECORD_LIMIT)
-            if sha256(data[_DIGEST_SIZE:]).digest() != data[:_DIGEST_SIZE]:
+            archive = data[_DIGEST_SIZE:]
+            if sha256(archive).digest() != data[:_DIGEST_SIZE]:
                 return None
-            os.utime(path)  # for `gc`'s order
+            os.utime(path)  # `gc` removes first what was not used for longest
         except OSError:
             return None
-        try:
-            with zipfile.ZipFile(io.BytesIO(data[_DIGEST_SIZE:])) as archive:
-                return {
-                    name: archive.read(name)
-                    for name in archive.namelist()
-                    if Path(name).name == name
-                }
-        except (*_NO_ARCHIVE, zipfile.BadZipFile):
-            return None
+        return _unpack(archive)
 
     def add(self, key: str, files: Mapping[str, bytes]) -> None:
-        import zipfile
-
-        packed = io.BytesIO()
-        with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
-            for name, data in files.items():
-                archive.writestr(name, data)
-        data = packed.getvalue()
+        """Keep the files of a kernel."""
+        archive = _pack(files)
+        digest = sha256(archive).digest()
         with contextlib.suppress(OSError):
-            write_atomic(self._path(key), sha256(data).digest() + data)
+            write_atomic(self._path(key), digest + archive)
 
     def tuning(self, key: str) -> dict[str, str]:
-        """Files that inductor looks for, by their path in its cache; empty for a miss."""
+        """The texts of autotuning files, by their path in inductor's cache. Empty for a miss."""
         try:
             record = loads(read_bytes(self._tuning_path(key), RECORD_LIMIT))
             _TUNING(record)
@@ -123,21 +113,26 @@ class KernelCache:
         files: dict[str, str] = record["files"]
         if record["format_version"] != TUNING_VERSION or record["digest"] != digest_json(files):
             return {}
-        return {name: text for name, text in files.items() if _TUNING_FILE.fullmatch(name)}
+        # Other names could lead out of inductor's cache.
+        return {path: text for path, text in files.items() if _TUNING_FILE.fullmatch(path)}
 
-    def add_tuning(self, key: str, found: Mapping[str, str]) -> None:
-        """Keep `found` beside what is there. Of two measurements of one thing the newer stays."""
+    def add_tuning(self, key: str, files: Mapping[str, str]) -> None:
+        """Keep autotuning files with those that are there. The newer of two measurements counts."""
         path = self._tuning_path(key)
         with contextlib.suppress(OSError), lock(path.with_suffix(".lock")):
-            files = self.tuning(key)
-            for name, text in found.items():
-                files[name] = _merged(files.get(name), text) if name.startswith(_TIMINGS) else text
+            merged = self.tuning(key)
+            for name, text in files.items():
+                if name in merged and name.startswith(_TIMINGS):
+                    merged[name] = _merge_timings(merged[name], text)
+                else:
+                    merged[name] = text
             record = {
                 "format": TUNING_FORMAT,
                 "format_version": TUNING_VERSION,
-                "digest": digest_json(files),
+                "digest": digest_json(merged),
+                "files": merged,
             }
-            write_json(path, {**record, "files": files})
+            write_json(path, record)
 
     def _path(self, key: str) -> Path:
         return self.directory / key[:2].lower() / f"{key}{SUFFIX}"
@@ -147,44 +142,72 @@ class KernelCache:
 
 
 def tuning_files(cache: Path) -> dict[str, str]:
-    """What a compile left of autotuning results in its inductor cache."""
-    found = (*cache.glob("cache/*"), *cache.glob("??/*.best_config"))
-    names = {path.relative_to(cache).as_posix(): path for path in found if path.is_file()}
-    return {
-        name: path.read_text(encoding="utf-8")
-        for name, path in names.items()
-        if _TUNING_FILE.fullmatch(name)
-    }
+    """The autotuning files that a compile wrote to its inductor cache, by path."""
+    files = {}
+    for pattern in ("cache/*", "??/*.best_config"):
+        for path in cache.glob(pattern):
+            name = path.relative_to(cache).as_posix()
+            if _TUNING_FILE.fullmatch(name) and path.is_file():
+                files[name] = path.read_text(encoding="utf-8")
+    return files
 
 
 def write_tuning(cache: Path, files: Mapping[str, str]) -> None:
-    """Put `files` where a compile that uses the inductor cache `cache` looks for them."""
+    """Write autotuning files to the inductor cache `cache` of a compile."""
     for name, text in files.items():
-        (cache / name).parent.mkdir(parents=True, exist_ok=True)
-        (cache / name).write_text(text, encoding="utf-8")
+        path = cache / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
 
 
-def kept_files(kernels: Path) -> Iterator[Path]:
-    """Every file below the store's ``kernels/`` that can be removed by itself; none behind a
-    link."""
+def kernel_files(kernels: Path) -> Iterator[Path]:
+    """The files below the store's ``kernels/`` that `gc` may remove. Links are not followed."""
     yield from own_entries(kernels.parent, kernels.name, "*", "??", f"*{SUFFIX}")
     yield from own_entries(kernels.parent, kernels.name, "*", "tuning", "*.json")
 
 
-def _merged(old: str | None, new: str) -> str:
-    """Two of inductor's files of timings as one; if one of them is not JSON, the new one."""
-    if old is None:
-        return new
+def _pack(files: Mapping[str, bytes]) -> bytes:
+    import zipfile  # not for a process that only lists files
+
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    return packed.getvalue()
+
+
+def _unpack(packed: bytes) -> dict[str, bytes] | None:
+    """The files in a zip archive, without those whose names lead to another directory."""
+    import zipfile
+
+    files = {}
     try:
-        return json.dumps(_union(json.loads(old), json.loads(new)))
+        with zipfile.ZipFile(io.BytesIO(packed)) as archive:
+            for name in archive.namelist():
+                if Path(name).name == name:
+                    files[name] = archive.read(name)
+    except (*_ZIP_ERRORS, zipfile.BadZipFile):
+        return None
+    return files
+
+
+def _merge_timings(old: str, new: str) -> str:
+    """Two of inductor's files of timings as one. The new one, if one of them is not JSON."""
+    try:
+        union = _union(json.loads(old), json.loads(new))
+        return json.dumps(union)
     except (ValueError, RecursionError):
         return new
 
 
 def _union(old: Any, new: Any) -> Any:
-    if isinstance(old, dict) and isinstance(new, dict):
-        return {
-            **old,
-            **{key: _union(old[key], value) if key in old else value for key, value in new.items()},
-        }
-    return new
+    """Two JSON values as one, where tables are merged and other values are the new ones."""
+    if not isinstance(old, dict) or not isinstance(new, dict):
+        return new
+    merged = dict(old)
+    for key, value in new.items():
+        if key in old:
+            merged[key] = _union(old[key], value)
+        else:
+            merged[key] = value
+    return merged

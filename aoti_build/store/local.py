@@ -3,13 +3,13 @@
 Layout below the root of the store (``artifacts/.store/v1``, or ``v1`` in the directory that
 ``AOTI_BUILD_STORE`` names):
 
-- ``objects/<aa>/<sha256>``: files by the digest of their bytes.
-- ``keys/<aa>/<key>.json``: artifact key -> the manifest of an artifact with it.
-- ``graphs/<aa>/<key>.json``: graph key -> the manifest of an artifact with external weights.
-- ``weights/<aa>/<crc>-<size>``: the weights in a package -> the digest of an object that has them;
-  see `share_weights`.
-- ``traces/<identity>/<key>.json``: source key -> the manifest. `identity` covers what is known
-  without any source.
+- ``objects/<aa>/<sha256>``: files, by the digest of their bytes.
+- ``keys/<aa>/<key>.json``: the manifest of an artifact, by the artifact key.
+- ``graphs/<aa>/<key>.json``: the manifest of an artifact with external weights, by the graph key.
+- ``weights/<aa>/<crc>-<size>``: the digest of an object that has these weights; see
+  `shared_weights`.
+- ``traces/<identity>/<key>.json``: the manifest of an artifact, by the source key. `identity`
+  covers the parts that are known without any source.
 - ``roots/<digest>.json``: the directories of artifacts that use this store, which `gc` keeps.
 - ``kernels/<toolchain>/``: compiled GPU kernels and autotuning results; see `kernels`.
 
@@ -19,42 +19,36 @@ atomic and idempotent, so builds and checkouts share a store without a lock.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import stat
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager
-from functools import partial
+from contextlib import AbstractContextManager, suppress
+from itertools import chain
 from pathlib import Path
 
-from aoti_build.artifact import integrity
-from aoti_build.artifact.fingerprint import KEY_VERSION, Parts
+from aoti_build.artifact.fingerprint import Fingerprint, Parts
 from aoti_build.artifact.manifest import MODEL, REFERENCE_DATA, FileRecord, Manifest, read_record
-from aoti_build.common.digests import Block, all_cores, copy_block, digest_bytes, digest_json
+from aoti_build.common.digests import digest_bytes, digest_json
 from aoti_build.common.fields import MAX_PATH, integer, is_digest, loads, matching, one_of, table
 from aoti_build.common.locks import lock
 from aoti_build.common.reading import RECORD_LIMIT, read_bytes
 from aoti_build.common.records import write_json
-from aoti_build.common.writing import (
-    NO_SPACE,
-    begin_writing,
-    clone_file,
-    copy_atomic,
-    reserve,
-    write_at,
-    write_atomic,
-)
+from aoti_build.common.stat_cache import file_size
+from aoti_build.common.writing import NO_SPACE, copy_atomic, write_atomic
 from aoti_build.host.toolchain import ENVIRONMENT_OF_SOURCES
 from aoti_build.store.interface import StoredObject
 
-ROOT_FORMAT, ROOT_VERSION = "aoti-build/store-root", 1
+ROOT_FORMAT = "aoti-build/store-root"
+ROOT_VERSION = 1
 STORE_VERSION = "v1"
 STORED = (MODEL, REFERENCE_DATA)
-# Groups of the source key that are read off models.yaml and the host; the others name files to look
-# at.
+# The groups of the source key that follow from models.yaml and the host. The others have the names
+# of files that only a build finds out.
 _IDENTITY_GROUPS = ("spec", "config", "toolchain", "environment")
-_DIGEST = 64  # bytes of a sha256 as text
+_DIGEST_SIZE = 64  # bytes of a sha256 as text
+_SHORT_DIGEST = 32  # digits that name a lock, a root or a toolchain
+# Age of a temporary file whose writer was killed.
 _ABANDONED_SECONDS = 86400.0
 _ROOT = table(
     {
@@ -66,124 +60,121 @@ _ROOT = table(
 
 
 class LocalStore:
-    """A store in a directory, which may be on a network file system. See `Store` for what each
-    method promises."""
+    """A store in a directory, which may be on a network file system.
+
+    `Store` describes the methods.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root / STORE_VERSION
 
     def put(self, manifest: Manifest, directory: Path) -> None:
-        """Keep the artifact in `directory`. A full or read-only disk loses the next build's
-        shortcut, not this build."""
-        try:
+        """Keep the artifact in `directory`.
+
+        On a full or read-only disk nothing is kept, and the next build is slower.
+        """
+        with suppress(OSError):
             for name in STORED:
-                self._put(directory / name, manifest.files[name].sha256)
-            paths = [self._trace_directory(manifest.source) / f"{source_key(manifest.source)}.json"]
-            paths.append(self._shard("keys", manifest.key))
-            if manifest.weights.get("external"):
+                self._put_object(directory / name, manifest.files[name].sha256)
+            paths = [
+                self._trace_path(manifest.source),
+                self._shard("keys", manifest.key),
+            ]
+            if manifest.weights["external"]:
                 paths.append(self._shard("graphs", manifest.graph_key))
-                self._note_weights(directory / MODEL, manifest.files[MODEL].sha256)
+                package = manifest.files[MODEL]
+                self._note_weights(directory / MODEL, package.sha256)
             record = manifest.as_json()
             for path in paths:
-                # What was compared with eager stays known where another host could not compare it.
-                known = _read(path) if manifest.unverified else None
-                if known is None or known.unverified or not self.has(known):
+                # A verified artifact stays, also if another host could not verify the same one.
+                if not (manifest.unverified and self._has_verified(path)):
                     write_json(path, record)
-        except OSError:
-            return
 
     def is_empty(self) -> bool:
-        """Whether nothing can come from here."""
-        return not any((self.root / "keys").glob("??/*.json"))
+        keys = self.root / "keys"
+        return not any(keys.glob("??/*.json"))
 
     def by_key(self, key: str) -> Manifest | None:
-        found = _read(self._shard("keys", key))
-        return found if found and found.key == key else None
+        manifest = _read(self._shard("keys", key))
+        if manifest is None or manifest.key != key:
+            return None
+        return manifest
 
     def by_graph(self, graph_key: str) -> Manifest | None:
-        found = _read(self._shard("graphs", graph_key))
-        fits = found is not None and found.graph_key == graph_key and found.weights["external"]
-        return found if fits else None
+        manifest = _read(self._shard("graphs", graph_key))
+        if manifest is None or manifest.graph_key != graph_key:
+            return None
+        return manifest if manifest.weights["external"] else None
 
     def by_sources(self, parts: Parts) -> Manifest | None:
-        """The artifact made from exactly these parts."""
-        return _read(self._trace_directory(parts) / f"{source_key(parts)}.json")
+        return _read(self._trace_path(parts))
 
     def candidates(self, parts: Parts) -> Iterator[Manifest]:
-        """Artifacts made from the same spec, config, toolchain and environment, newest first,
-        whatever their sources."""
-        directory = self._trace_directory(parts)
-        for path in sorted(directory.glob("*.json"), key=_modified, reverse=True):
-            if (manifest := _read(path)) is not None:
-                yield manifest
+        """Artifacts made from the same spec, config, toolchain and environment, newest first."""
+        paths = self._trace_directory(parts).glob("*.json")
+        return _read_all(sorted(paths, key=_modified, reverse=True))
 
     def manifests(self) -> Iterator[Manifest]:
-        """Every artifact the store knows, in no order."""
-        for path in sorted((self.root / "traces").glob("*/*.json")):
-            if (manifest := _read(path)) is not None:
-                yield manifest
+        traces = self.root / "traces"
+        return _read_all(sorted(traces.glob("*/*.json")))
 
     def get(self, file: FileRecord, destination: Path) -> bool:
-        """`get_all` of one file."""
         return self.get_all({destination: file})
 
-    def get_all(self, wanted: Mapping[Path, FileRecord], *, to_publish: bool = False) -> bool:
-        """Copy the objects of files to their destinations. False, and none of them is there, if one
-        is absent or corrupted. They are digested on the way: no other bytes can get into a copy.
+    def get_all(self, files: Mapping[Path, FileRecord], *, to_publish: bool = False) -> bool:
+        # Not on the no-op path.
+        from aoti_build.store.copies import ObjectCopies
 
-        With `to_publish` the disk is told of each file before and begins to write it while it is
-        copied, since publishing is to wait for that. Raises OSError where there is no room for a
-        copy: that is no miss, and whoever took it for one would compile in vain.
-        """
-        objects = {file: self.object_path(file.sha256) for file in wanted.values()}
+        objects = {file: self.object_path(file.sha256) for file in files.values()}
+        copies = ObjectCopies(to_publish=to_publish)
         try:
-            copies = _copy_checked(wanted, objects, to_publish)
+            copies.copy(files, objects)
         except OSError as error:
-            _remove(wanted)
+            _remove(files)
+            # A full disk is not a miss: the compile after a miss would fail in the end.
             if error.errno in NO_SPACE:
                 raise
             return False
-        if copies.right:
+        if copies.complete:
             for path in objects.values():
                 self._touch(path)
             return True
-        _remove(wanted)
+        _remove(files)
         for file in copies.corrupted:
-            with contextlib.suppress(OSError):  # a read-only store keeps it, and it stays a miss
-                for path in self._own("objects", file.sha256[:2], file.sha256):
-                    path.unlink()
+            self._remove_object(file.sha256)
         return False
 
     def has(self, manifest: Manifest) -> bool:
-        """Whether the objects of an artifact are there (their bytes are checked when they are
-        fetched)."""
-        try:
-            found = {name: self.object_path(manifest.files[name].sha256).stat() for name in STORED}
-        except OSError:
-            return False
-        return all(
-            stat.S_ISREG(status.st_mode) and manifest.files[name].size == status.st_size
-            for name, status in found.items()
-        )
+        for name in STORED:
+            file = manifest.files[name]
+            path = self.object_path(file.sha256)
+            if file_size(path) != file.size:
+                return False
+        return True
 
     def share_weights(self, package: Path) -> int:
-        """Let a package that is about to be published have the blocks of a stored one with the same
-        weights, where the file system can do that: targets of one model differ in their code alone.
-        The bytes that are shared now."""
-        # Imported here to keep it off the no-op path.
+        """Let a package share the blocks of a stored one with the same weights.
+
+        Targets of one model differ in their code only. Returns the number of shared bytes, which is
+        0 if the file system cannot share blocks.
+        """
+        # Not on the no-op path.
         from aoti_build.store.shared_weights import named_weights, share_weights
 
         try:
             name = named_weights(package)
-            digest = read_bytes(self._weights_path(name), _DIGEST).decode("ascii") if name else ""
-            return share_weights(self.object_path(digest), package) if is_digest(digest) else 0
+            if name is None:
+                return 0
+            digest = self._read_digest(self._weights_path(name))
+            return share_weights(self.object_path(digest), package)
         except (OSError, ValueError):
             return 0
 
     def _note_weights(self, package: Path, digest: str) -> None:
         from aoti_build.store.shared_weights import named_weights  # not on the no-op path
 
-        if name := named_weights(package):
+        name = named_weights(package)
+        if name is not None:
             write_atomic(self._weights_path(name), digest.encode(), sync=False)
 
     def _weights_path(self, name: str) -> Path:
@@ -193,10 +184,10 @@ class LocalStore:
         return self.root / "objects" / digest[:2] / digest
 
     def list_objects(self) -> Iterator[StoredObject]:
-        """Every object and every kernel, in no order."""
-        from aoti_build.store.kernels import kept_files  # not on the no-op path
+        from aoti_build.store.kernels import kernel_files  # not on the no-op path
 
-        for path in (*self._own("objects", "??", "[0-9a-f]*"), *kept_files(self.root / "kernels")):
+        objects = self._removable("objects", "??", "[0-9a-f]*")
+        for path in chain(objects, kernel_files(self.root / "kernels")):
             try:
                 status = path.lstat()
             except OSError:
@@ -205,26 +196,29 @@ class LocalStore:
                 yield StoredObject(path, status.st_size, status.st_mtime)
 
     def remove(self, objects: Iterable[StoredObject]) -> None:
-        """Remove objects, the records that lead to objects which are not there, and what killed
-        writers left."""
+        """Remove objects, records without their objects, and files of killed writers."""
         from aoti_build.common.removal import remove  # not on the no-op path
 
         for stored in objects:
             remove(stored.path)
-        for left in (*self._own("objects", "??", ".*"), *self._own("kernels", "*", "*", ".*")):
-            if _modified(left) < time.time() - _ABANDONED_SECONDS:
-                remove(left)
+        newest_abandoned = time.time() - _ABANDONED_SECONDS
+        temporary_files = chain(
+            self._removable("objects", "??", ".*"),
+            self._removable("kernels", "*", "*", ".*"),
+        )
+        for path in temporary_files:
+            if _modified(path) < newest_abandoned:
+                remove(path)
         for kind in ("keys", "graphs", "traces"):
-            for path in self._own(kind, "*", "*.json"):
+            for path in self._removable(kind, "*", "*.json"):
                 manifest = _read(path)
                 if manifest is None or not self.has(manifest):
                     remove(path)
-        for path in self._own("weights", "??", "*"):
+        for path in self._removable("weights", "??", "*"):
             if not self._leads_to_object(path):
                 remove(path)
 
     def roots(self) -> Iterator[Path]:
-        """The directories of artifacts that use this store and still exist."""
         for path in (self.root / "roots").glob("*.json"):
             try:
                 document = loads(read_bytes(path, RECORD_LIMIT))
@@ -235,49 +229,68 @@ class LocalStore:
             if document["format_version"] == ROOT_VERSION and directory.is_dir():
                 yield directory
 
-    def lock(self, graph_key: str, on_wait: Callable[[], None]) -> AbstractContextManager[None]:
-        return lock(self.root / "locks" / f"{graph_key[:32]}.lock", on_wait)
+    def lock(
+        self,
+        graph_key: str,
+        on_wait: Callable[[], None],
+    ) -> AbstractContextManager[None]:
+        name = f"{graph_key[:_SHORT_DIGEST]}.lock"
+        return lock(self.root / "locks" / name, on_wait)
 
     def kernels(self, parts: Parts) -> Path:
-        """The directory of what the toolchain and environment in `parts` compiled and measured; see
-        `kernels`."""
-        environment = {
-            n: v for n, v in parts["environment"].items() if n not in ENVIRONMENT_OF_SOURCES
-        }
-        # Fat binaries are made of kernels, and change none.
-        toolchain = {name: fact for name, fact in parts["toolchain"].items() if name != "fatbin"}
-        return self.root / "kernels" / digest_json([toolchain, environment])[:32]
+        toolchain = dict(parts["toolchain"])
+        # The tool that packs kernels into fat binaries changes no kernel.
+        toolchain.pop("fatbin", None)
+        environment = dict(parts["environment"])
+        for name in ENVIRONMENT_OF_SOURCES:
+            environment.pop(name, None)
+        digest = digest_json([toolchain, environment])
+        return self.root / "kernels" / digest[:_SHORT_DIGEST]
 
     def register(self, artifacts: Path) -> None:
-        """Remember that the artifacts below `artifacts` use this store."""
-        path = self.root / "roots" / f"{digest_bytes(os.fsencode(artifacts.absolute()))[:32]}.json"
-        if not path.exists():
-            try:
-                root = {
-                    "format": ROOT_FORMAT,
-                    "format_version": ROOT_VERSION,
-                    "artifacts": str(artifacts.absolute()),
-                }
-                write_json(path, root)
-            except OSError:
-                return
+        address = artifacts.absolute()
+        digest = digest_bytes(os.fsencode(address))
+        path = self.root / "roots" / f"{digest[:_SHORT_DIGEST]}.json"
+        if path.exists():
+            return
+        root = {
+            "format": ROOT_FORMAT,
+            "format_version": ROOT_VERSION,
+            "artifacts": str(address),
+        }
+        with suppress(OSError):
+            write_json(path, root)
+
+    def _has_verified(self, path: Path) -> bool:
+        """Whether a record leads to an artifact that was compared with eager mode."""
+        manifest = _read(path)
+        return manifest is not None and manifest.unverified is None and self.has(manifest)
 
     def _leads_to_object(self, path: Path) -> bool:
         try:
-            return self.object_path(read_bytes(path, _DIGEST).decode("ascii")).is_file()
+            return self.object_path(self._read_digest(path)).is_file()
         except (OSError, ValueError):
             return False
 
-    def _put(self, file: Path, digest: str) -> None:
+    def _read_digest(self, path: Path) -> str:
+        """The digest of an object in the file `path`. Raises OSError or ValueError."""
+        digest = read_bytes(path, _DIGEST_SIZE).decode("ascii")
+        if not is_digest(digest):
+            raise ValueError("not a digest")
+        return digest
+
+    def _put_object(self, file: Path, digest: str) -> None:
         path = self.object_path(digest)
         if path.is_file() and path.stat().st_size == file.stat().st_size:
             self._touch(path)
             return
         copy_atomic(file, path)
 
-    def _own(self, *patterns: str) -> Iterator[Path]:
-        """Entries of the store that may be removed. The directory that `AOTI_BUILD_STORE` names may
-        be a link; in it none is followed."""
+    def _removable(self, *patterns: str) -> Iterator[Path]:
+        """Entries of the store that may be removed.
+
+        The directory that `AOTI_BUILD_STORE` names may be a link. Links in it are not followed.
+        """
         from aoti_build.common.removal import own_entries  # not on the no-op path
 
         return own_entries(self.root.parent, self.root.name, *patterns)
@@ -288,80 +301,19 @@ class LocalStore:
     def _trace_directory(self, parts: Parts) -> Path:
         return self.root / "traces" / identity(parts)
 
+    def _trace_path(self, parts: Parts) -> Path:
+        return self._trace_directory(parts) / f"{source_key(parts)}.json"
+
     def _touch(self, path: Path) -> None:
-        """Note the use, for `gc`'s order."""
-        try:
+        """Note the use of an object: `gc` removes first what was not used for longest."""
+        with suppress(OSError):
             os.utime(path)
-        except OSError:
-            return
 
-
-class _Copies:
-    """What became of copies: whether all are as recorded, and the files whose objects are not what
-    their names say."""
-
-    def __init__(self, *, to_publish: bool) -> None:
-        self.to_publish = to_publish
-        self.right = True
-        self.corrupted: set[FileRecord] = set()
-
-    def block(self, file: FileRecord, block: Block, destination: int | None) -> None:
-        if not copy_block(block, destination):
-            self.right = False
-            self.corrupted.add(file)
-        if destination is not None and self.to_publish:
-            begin_writing(destination, block.start, block.size)
-
-    def whole(self, file: FileRecord, path: Path, destination: int | None) -> None:
-        found = file.copied(path, None if destination is None else partial(write_at, destination))
-        if found == file:
-            integrity.note(file)
-        else:
-            self.right = False
-        if found.sha256 != file.sha256:
-            self.corrupted.add(file)
-        if destination is not None and self.to_publish:
-            begin_writing(destination, 0, found.size)
-
-
-def _copy_checked(
-    wanted: Mapping[Path, FileRecord], objects: Mapping[FileRecord, Path], to_publish: bool
-) -> _Copies:
-    """Copy objects to where their files are wanted. Raises OSError."""
-    copies = _Copies(to_publish=to_publish)
-    if any(path.stat().st_size != file.size for file, path in objects.items()):
-        copies.right = False  # nobody knows yet whether the record or the object is wrong
-        return copies
-    with contextlib.ExitStack() as opened, all_cores() as executor:
-        asked = []
-        for destination, file in sorted(wanted.items(), key=lambda one: -one[1].size):
-            descriptor = opened.enter_context(destination.open("wb", buffering=0)).fileno()
-            path = objects[file]
-            target: int | None = descriptor
-            if _is_cloned(path, descriptor, file.size):
-                # The clone is digested: other processes cannot write to it.
-                path, target = destination, None
-            elif to_publish:
-                reserve(descriptor, file.size)
-            if integrity.is_agreed(file):
-                blocks = file.blocks_in(path)
-                asked += [executor.submit(copies.block, file, block, target) for block in blocks]
-            else:
-                asked.append(executor.submit(copies.whole, file, path, target))
-        for done in asked:
-            done.result()
-    return copies
-
-
-def _is_cloned(path: Path, destination: int, size: int) -> bool:
-    """Whether the open file now shares the blocks of an object. One that has grown meanwhile is
-    copied as far as it is recorded."""
-    if not clone_file(path, destination):
-        return False
-    if os.fstat(destination).st_size == size:
-        return True
-    os.ftruncate(destination, 0)
-    return False
+    def _remove_object(self, digest: str) -> None:
+        # A read-only store keeps a corrupted object, which stays a miss.
+        with suppress(OSError):
+            for path in self._removable("objects", digest[:2], digest):
+                path.unlink()
 
 
 def _remove(files: Iterable[Path]) -> None:
@@ -374,8 +326,15 @@ def _read(path: Path) -> Manifest | None:
     return record if isinstance(record, Manifest) else None
 
 
+def _read_all(paths: Iterable[Path]) -> Iterator[Manifest]:
+    for path in paths:
+        manifest = _read(path)
+        if manifest is not None:
+            yield manifest
+
+
 def _modified(path: Path) -> float:
-    """Seconds since the epoch; 0 for a file that another process has just removed."""
+    """Seconds since the epoch; 0 for a file that another process just removed."""
     try:
         return path.stat().st_mtime
     except OSError:
@@ -383,15 +342,11 @@ def _modified(path: Path) -> float:
 
 
 def identity(parts: Parts) -> str:
-    """Digest of the parts that are known before any source is looked at."""
-    chosen = {group: dict(parts.get(group, {})) for group in _IDENTITY_GROUPS}
-    return digest_json({"key_version": KEY_VERSION, "parts": chosen})
+    """The digest of the parts that are known before any source is read."""
+    chosen = {group: parts.get(group, {}) for group in _IDENTITY_GROUPS}
+    return Fingerprint(chosen).key
 
 
 def source_key(parts: Parts) -> str:
-    return digest_json(
-        {
-            "key_version": KEY_VERSION,
-            "parts": {group: dict(values) for group, values in parts.items()},
-        }
-    )
+    """The digest of all parts."""
+    return Fingerprint(parts).key

@@ -1,18 +1,18 @@
-"""Which store a project uses."""
+"""The store of a project."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from aoti_build.artifact.paths import store_beside
+from aoti_build.artifact.paths import store_directory
 from aoti_build.store.interface import Store
 from aoti_build.store.local import LocalStore
 
 
 def open_store(artifacts: Path) -> Store:
-    """The store of the artifacts in `artifacts`: what ``AOTI_BUILD_STORE`` names, or
-    ``artifacts/.store``.
+    """The store of the artifacts in `artifacts`.
 
-    Raises `UsageError` for a kind of store that does not exist.
+    It is in the directory that ``AOTI_BUILD_STORE`` names, or in ``artifacts/.store``. Raises
+    UsageError if the variable names another kind of store.
     """
-    return LocalStore(store_beside(artifacts))
+    return LocalStore(store_directory(artifacts))

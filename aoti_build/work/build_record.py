@@ -5,10 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from aoti_build.artifact.fingerprint import Parts, spec_parts
 from aoti_build.artifact.manifest import Manifest
+from aoti_build.artifact.manifest_types import (
+    CheckRecord,
+    Requires,
+    SignatureRecord,
+    WeightsRecord,
+)
 from aoti_build.artifact.provenance import provenance
 from aoti_build.artifact.reasons import Reason, ReasonKind
 from aoti_build.errors import MessageError
@@ -27,8 +33,8 @@ def built_manifest(
     decision: ReuseDecision,
     *,
     early_parts: Parts,
-    requires: Mapping[str, Any],
-    check: Mapping[str, Any],
+    requires: Requires,
+    check: CheckRecord,
 ) -> Manifest:
     """The manifest without `files` and `seconds`, which publication adds.
 
@@ -48,7 +54,7 @@ def built_manifest(
         source=_source_parts(target, project.root, early_parts, result),
         files={},
         requires=requires,
-        signature=result.signature,
+        signature=cast("SignatureRecord", result.signature),
         check=check,
         action=_action(decision.chosen, step, result.graph_key),
         reasons=tuple(reason.as_json() for reason in reasons),
@@ -86,12 +92,13 @@ def _reasons(step: Step, answer: Answer, graph_key: str) -> tuple[Reason, ...]:
     return (*step.reasons, Reason(ReasonKind.WEIGHTS_IN_CODE, explanation))
 
 
-def _weights(result: BuildResult, decision: ReuseDecision) -> Mapping[str, Any]:
+def _weights(result: BuildResult, decision: ReuseDecision) -> WeightsRecord:
     """Where the weights are: from the stored package, or from the worker that compiled."""
-    weights = decision.weights if decision.weights is not None else result.weights
-    if weights is None:
+    if decision.weights is not None:
+        return decision.weights
+    if result.weights is None:
         raise MessageError("a worker compiled a graph and did not report where its weights are")
-    return weights
+    return cast("WeightsRecord", result.weights)
 
 
 def _source_parts(

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from msgspec.structs import replace
 
 from aoti_build.artifact.manifest import MODEL, REFERENCE_DATA
+from aoti_build.artifact.manifest_types import CheckRecord, Requires
 from aoti_build.artifact.verification import required_tolerance
-from aoti_build.common.json_object import JsonObject
 from aoti_build.figures import CallFigures, as_json
 from aoti_build.host import compatibility
 from aoti_build.messages import CheckJob, CheckResult, Import, Signature
@@ -69,9 +68,9 @@ class Checker:
     def check(
         self,
         package: Path,
-        requires: Mapping[str, Any],
+        requires: Requires,
         signature: Signature,
-    ) -> JsonObject:
+    ) -> CheckRecord:
         """Check the package in the directory `package`, and return the record for its manifest.
 
         If this host lacks the architecture that the code `requires`, nothing is checked and the
@@ -118,7 +117,7 @@ def missing_architecture(target: Target) -> list[str]:
     return compatibility.missing_for_architecture(requires, host)
 
 
-def _unverified_record(target: Target, missing: Sequence[str]) -> JsonObject:
+def _unverified_record(target: Target, missing: Sequence[str]) -> CheckRecord:
     """The record of a check that this host cannot make, with what it is `missing`."""
     return {
         "passed": None,
@@ -131,9 +130,9 @@ def _unverified_record(target: Target, missing: Sequence[str]) -> JsonObject:
     }
 
 
-def check_record(target: Target, result: CheckResult) -> JsonObject:
+def check_record(target: Target, result: CheckResult) -> CheckRecord:
     """The record of a check that passed, for a manifest."""
-    record = {
+    record: CheckRecord = {
         "passed": True,
         "tolerance": required_tolerance(target),
         "cases": [as_json(_without_histograms(case)) for case in result.cases],

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from aoti_build.artifact.paths import inductor_cache_root, passed_checks_path, store_beside
+from aoti_build.artifact.paths import inductor_cache_root, passed_checks_path, store_directory
 from aoti_build.common.digests import digest_json
 from aoti_build.common.fields import digest, integer, list_of, loads, one_of, table
 from aoti_build.common.records import read_owned, write_cache_record
@@ -41,7 +41,7 @@ def quick_checks(
     if installed_torch.torch_directory() is None:
         # The other checks need the files of torch.
         return [_torch_missing()]
-    store = store_beside(artifacts) if artifacts is not None else None
+    store = store_directory(artifacts) if artifacts is not None else None
     findings = [check_compiler(), check_openssl()]
     findings += check_places(artifacts, store)
     findings += [check_memory(), check_processors()]
@@ -114,7 +114,7 @@ def _key(project: Project, devices: Sequence[str]) -> str:
     directories = [
         _temporary_directories(),
         str(project.artifacts),
-        str(store_beside(project.artifacts)),
+        str(store_directory(project.artifacts)),
     ]
     return digest_json(
         {

@@ -6,15 +6,14 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Mapping, Set
+from collections.abc import Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 from aoti_build.artifact.manifest import MODEL
+from aoti_build.artifact.manifest_types import InstructionsRecord
 from aoti_build.artifact.pt2.instructions import Use, extensions
 from aoti_build.artifact.pt2.package import Archive, open_archive
-from aoti_build.common.json_object import JsonObject
 from aoti_build.errors import ArtifactError, BuildError
 from aoti_build.models_file.project import Target
 from aoti_build.work.context import Staging
@@ -27,16 +26,16 @@ class Instructions:
     `known` is what is known of it already."""
 
     def __init__(
-        self, target: Target, staging: Staging, known: Mapping[str, Any] | None = None
+        self, target: Target, staging: Staging, known: InstructionsRecord | None = None
     ) -> None:
         self._pool = ThreadPoolExecutor(1, "instructions")
-        self._found: Future[Mapping[str, Any]] = Future()
+        self._found: Future[InstructionsRecord] = Future()
         if known and known.get("seen") is not None:
             self._found.set_result(known)
         else:
             self._found = self._pool.submit(instructions_of, target, staging)
 
-    def result(self) -> Mapping[str, Any]:
+    def result(self) -> InstructionsRecord:
         """As `instructions_of`, and what it raises."""
         return self._found.result()
 
@@ -50,7 +49,7 @@ class Instructions:
             raise own from error
 
 
-def instructions_of(target: Target, staging: Staging) -> JsonObject:
+def instructions_of(target: Target, staging: Staging) -> InstructionsRecord:
     """What the code of the staged package uses, for the manifest: `seen`, or null and `why` not.
 
     Raises `BuildError` if a target with a portable architecture uses more than that.

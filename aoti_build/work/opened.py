@@ -18,7 +18,19 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from aoti_build.artifact.manifest import FileRecord, Manifest, NoManifest, read_manifest
+from aoti_build.artifact.damage import (
+    manifest_damage,
+    open_recorded,
+    read_damage,
+    require_digest,
+)
+from aoti_build.artifact.manifest import (
+    MANIFEST,
+    FileRecord,
+    Manifest,
+    NoManifest,
+    read_manifest,
+)
 from aoti_build.artifact.paths import artifact_directory
 from aoti_build.common.directories import temporary_directory
 from aoti_build.common.extents import clone
@@ -27,7 +39,6 @@ from aoti_build.common.writing import write_at
 from aoti_build.errors import ArtifactError, ToolchainError, VerificationError
 from aoti_build.host import compatibility
 from aoti_build.models_file.project import Project, Target
-from aoti_build.runtime.package import open_recorded
 from aoti_build.work.processes import check_stopping
 
 
@@ -94,8 +105,11 @@ def open_artifact(project: Project, target: Target) -> Iterator[OpenArtifact]:
             files = Path(resources.enter_context(copies))
         stat_keys = {}
         for name, record in manifest.files.items():
-            with _damage_said(project, target, directory / name):
+            try:
                 stat_keys[name] = _copy_checked(opened / name, files / name, record)
+            except OSError as error:
+                where = _shown(project, directory / name)
+                raise read_damage(name, error).error(target.name, where) from error
         yield OpenArtifact(directory, opened, files, manifest, stat_keys)
 
 
@@ -152,37 +166,22 @@ def _open_directory(project: Project, target: Target, directory: Path) -> int:
 
 def _manifest(project: Project, target: Target, directory: Path, opened: Path) -> Manifest:
     manifest = read_manifest(opened)
-    again = f"invoke build --target {target.name}"
     if isinstance(manifest, NoManifest):
         if not manifest.damaged:
             raise _none_there(target)
+        # The manifest was read through the opened directory's descriptor.
         why = manifest.why.replace(str(opened), _shown(project, directory))
-        where = _shown(project, directory)
-        message = f"the artifact is damaged: {why}"
-        raise ArtifactError(message, target=target.name, where=where, hint=again)
-    if manifest.target != target.name:
-        raise ArtifactError(f"the artifact is {manifest.target}'s", target=target.name, hint=again)
+        manifest = NoManifest(damaged=True, why=why)
+    damage = manifest_damage(manifest, target.name)
+    if damage is not None:
+        raise damage.error(target.name, _shown(project, directory / MANIFEST))
+    assert isinstance(manifest, Manifest)
     return manifest
 
 
 def _none_there(target: Target) -> VerificationError:
     hint = f"build it first: invoke build --target {target.name}"
     return VerificationError("there is no artifact", target=target.name, hint=hint)
-
-
-@contextlib.contextmanager
-def _damage_said(project: Project, target: Target, path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        found = error.strerror or error
-        raise ArtifactError(
-            f"{path.name} is not what the manifest says",
-            target=target.name,
-            where=_shown(project, path),
-            cause=f"truncated, altered or missing since it was published: {found}",
-            hint=f"restore the file, or invoke build --target {target.name}",
-        ) from error
 
 
 def _copy_checked(source: Path, copy: Path, record: FileRecord) -> list[int] | None:
@@ -209,8 +208,7 @@ def _copy_checked(source: Path, copy: Path, record: FileRecord) -> list[int] | N
             os.close(destination)
     finally:
         os.close(descriptor)
-    if copied != record:
-        raise OSError("its digest is another")
+    require_digest(copied, record)
     return source_key
 
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
-from typing import Any
 
 from aoti_build.artifact.manifest import MODEL, REFERENCE_DATA, Manifest
+from aoti_build.artifact.manifest_types import CheckRecord, InstructionsRecord, WeightsRecord
 from aoti_build.artifact.verification import is_verified
 from aoti_build.messages import Answer, Compile, KeysQuestion, Repack, Take
 from aoti_build.models_file.project import Target
@@ -44,20 +43,20 @@ class ReuseDecision:
         self._stored: Manifest | None = None
 
     @property
-    def weights(self) -> Mapping[str, Any] | None:
+    def weights(self) -> WeightsRecord | None:
         """Where the weights of the stored package are; None after a compile, which reports that
         itself."""
         return self._stored.weights if self._stored else None
 
     @property
-    def known_instructions(self) -> Mapping[str, Any] | None:
+    def known_instructions(self) -> InstructionsRecord | None:
         """The record of the instructions in the stored code; None after a compile.
 
         A reused or repacked package has the same code, byte for byte.
         """
         return self._stored.requires.get("instructions") if self._stored else None
 
-    def valid_check(self, *, reference_data_kept: bool) -> Mapping[str, Any] | None:
+    def valid_check(self, *, reference_data_kept: bool) -> CheckRecord | None:
         """The record of an earlier check that is still valid; None if the package must be checked.
 
         A check is valid for the same package, the same tolerance and the same reference data. The

@@ -7,10 +7,11 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import cast
 
 from aoti_build.artifact.fingerprint import Parts
 from aoti_build.artifact.manifest import MODEL, Manifest
+from aoti_build.artifact.manifest_types import Requires
 from aoti_build.artifact.paths import inductor_cache_root
 from aoti_build.artifact.reasons import ReasonKind
 from aoti_build.common.digests import digest_file
@@ -214,14 +215,14 @@ def _clock_skew(staging: Staging) -> int:
     return file.stat().st_mtime_ns - now_ns
 
 
-def _requirements(target: Target, staging: Staging, result: BuildResult) -> dict[str, Any]:
+def _requirements(target: Target, staging: Staging, result: BuildResult) -> Requires:
     """What a host must have to run the staged package, for the manifest."""
     host = compatibility.this_host(target.device)
     requires = compatibility.requirements(target.device, target.architecture, host)
     requires.update(gpu_code_of(target, staging))
     if result.imports:
         requires["imports"] = list(result.imports)
-    return requires
+    return cast("Requires", requires)
 
 
 @contextlib.contextmanager

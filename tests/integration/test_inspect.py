@@ -124,7 +124,7 @@ def test_damage_is_found(built: Path) -> None:
     flip_a_bit(package)
     finished = run_inv(built, "inspect", "--target", "linear")
     assert finished.code == 4
-    assert "model.pt2 is not what the manifest says" in finished.out
+    assert "model.pt2 does not match the manifest" in finished.out
     assert run_inv(built, "inspect", "--path", str(package)).code == 4
     os.truncate(package, package.stat().st_size // 2)
     with pytest.raises(ArtifactError, match="truncated"):

@@ -698,7 +698,7 @@ def test_an_altered_package_is_never_loaded(vision: Path) -> None:
     flip_a_bit(vision / "artifacts/tiny/cpu/model.pt2")
     finished = run_inv(vision, "run")
     assert finished.code == 4
-    assert "model.pt2 is not what the manifest says" in finished.out
+    assert "model.pt2 does not match the manifest" in finished.out
 
 
 def test_several_targets_each_with_its_own_inputs(built: Path) -> None:

@@ -396,7 +396,7 @@ def _edit_manifest(directory: Path, field: str, value: Any) -> None:
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        (_flip_a_byte, "model.pt2 is not the file that was built"),
+        (_flip_a_byte, "model.pt2 does not match the manifest"),
         (lambda directory: (directory / "model.pt2").write_bytes(b"PK"), "it has 2 bytes"),
         (lambda directory: (directory / "model.pt2").unlink(), "cannot be read"),
         (

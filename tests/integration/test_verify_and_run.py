@@ -67,4 +67,4 @@ def test_an_altered_package_is_never_loaded(built: Path) -> None:
     flip_a_bit(built / "artifacts/linear/cpu/model.pt2")
     finished = run_inv(built, "verify", "--target", "linear")
     assert finished.code == 4
-    assert "model.pt2 is not what the manifest says" in finished.out
+    assert "model.pt2 does not match the manifest" in finished.out

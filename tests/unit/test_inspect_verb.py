@@ -111,7 +111,7 @@ def test_a_damaged_target_is_refused_and_shown(project: Project) -> None:
     (directory / MODEL).write_bytes(data.replace(bytes(384), b"\1" * 384))
     report = inspect(project, project.targets)
     assert report.exit_code == 4
-    assert "error: small/cpu: model.pt2 is not what the manifest says" in text_of(report)
+    assert "artifacts/small/cpu/model.pt2: model.pt2 does not match the manifest" in text_of(report)
     assert "a.weight" in text_of(report)
 
 

@@ -280,7 +280,7 @@ def test_as_a_file_of_an_artifact_it_is_refused_unread(
     assert action_of(project) == "up-to-date"
     put(published / name)
     monkeypatch.setattr(os, "preadv", forbidden_for(published / name))
-    with pytest.raises(ArtifactError, match=f"{name} is not what the manifest says"):
+    with pytest.raises(ArtifactError, match=f"{name} does not match the manifest"):
         soon(lambda: fit_artifact(project, project.targets[0]).__enter__())
     assert soon(lambda: inspect(project, project.targets)).exit_code == 4
     (reason,) = soon(lambda: status(project)).plan.steps[0].reasons

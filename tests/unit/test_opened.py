@@ -199,7 +199,7 @@ def test_what_is_no_file_is_damage_and_not_waited_for(
 ) -> None:
     (published / name).unlink()
     make(published / name)
-    said = "not what the manifest says"
+    said = "does not match the manifest"
     with pytest.raises(ArtifactError, match=said), open_artifact(project, project.targets[0]):
         pass
 

@@ -138,7 +138,7 @@ def test_a_damaged_variant_is_turned_down_with_its_reason(artifacts: Path) -> No
     assert [c.target for c in choice.candidates if c.fits] == ["small/cpu-fast"]
     assert "small/cuda: damaged: manifest.json was edited" in str(choice)
     assert "small/cuda-fast: damaged: no manifest.json" in str(choice)
-    assert "small/cpu-old: damaged: its manifest is that of small/cpu" in str(choice)
+    assert "small/cpu-old: damaged: manifest.json is that of small/cpu" in str(choice)
 
 
 ARCHES = MODELS + "    cuda: {arch: [native, sm_80, sm_86]}\n"

@@ -113,7 +113,7 @@ def test_one_changed_byte_is_refused(artifact: Artifact, cache: Path, verify: Ve
     content = bytearray((directory / MODEL).read_bytes())
     content[len(content) // 2] ^= 1
     (directory / MODEL).write_bytes(content)
-    with pytest.raises(ArtifactError, match="not the file that was built") as caught:
+    with pytest.raises(ArtifactError, match="does not match the manifest") as caught:
         admit(directory, manifest, verify)
     assert caught.value.target == manifest.target
     assert "sha256" in str(caught.value.cause)
@@ -129,7 +129,7 @@ def test_a_byte_changed_after_a_good_load_is_refused(artifact: Artifact, verify:
     os.utime(
         directory / MODEL, ns=(status.st_atime_ns, status.st_mtime_ns)
     )  # the change time still tells
-    with pytest.raises(ArtifactError, match="not the file that was built"):
+    with pytest.raises(ArtifactError, match="does not match the manifest"):
         admit(directory, manifest, verify)
 
 
@@ -140,7 +140,7 @@ def test_another_size_or_no_package_is_refused_in_any_case(
     directory, manifest = artifact
     with (directory / MODEL).open("ab") as file:
         file.write(b"x")
-    with pytest.raises(ArtifactError, match="not the file that was built"):
+    with pytest.raises(ArtifactError, match="does not match the manifest"):
         admit(directory, manifest, verify)
     (directory / MODEL).unlink()
     with pytest.raises(ArtifactError, match="cannot be read"):
@@ -289,7 +289,7 @@ def test_without_a_private_directory_a_process_keeps_one_copy(
     _write_over(artifact[0] / MODEL)
     assert unpacked(admitted.path) == OPAQUE
     if verify != "off":
-        with pytest.raises(ArtifactError, match="not the file that was built"):
+        with pytest.raises(ArtifactError, match="does not match the manifest"):
             admit(*artifact, verify)
 
 
@@ -390,7 +390,7 @@ def test_the_zips_directory_is_that_of_the_bytes_that_were_digested(
         return found
 
     monkeypatch.setattr(unpack, "read_directory", parsed)
-    with pytest.raises(ArtifactError, match="not the file that was built"):
+    with pytest.raises(ArtifactError, match="does not match the manifest"):
         admit(directory, manifest, verify)
     assert not [path for path in cache.iterdir() if path.is_dir()]
     assert unpacked(admit(directory, manifest, verify).path) == OPAQUE

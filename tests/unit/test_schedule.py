@@ -14,7 +14,7 @@ from aoti_build.artifact.paths import (
     artifact_directory,
     inductor_cache_root,
     lock_path,
-    store_beside,
+    store_directory,
 )
 from aoti_build.commands.build import build
 from aoti_build.common.locks import lock
@@ -116,7 +116,7 @@ def test_an_object_that_was_cut_short_is_replaced(
     build(project, project.targets)
     manifest = read_manifest(artifact_directory(project, project.targets[0]))
     assert isinstance(manifest, Manifest)
-    path = LocalStore(store_beside(project.artifacts)).object_path(manifest.files[MODEL].sha256)
+    path = LocalStore(store_directory(project.artifacts)).object_path(manifest.files[MODEL].sha256)
     whole = path.read_bytes()
     path.write_bytes(whole[:-1])
     build(project, project.targets, force=True)

@@ -20,7 +20,7 @@ from aoti_build.artifact.manifest import KEY_METADATA, MODEL
 from aoti_build.common.digests import digest_json
 from aoti_build.common.locks import lock
 from aoti_build.errors import BuildError
-from aoti_build.messages import BuildJob, WeightsPlace
+from aoti_build.messages import BuildJob, WeightsRecord
 
 
 def compile_package(
@@ -29,7 +29,7 @@ def compile_package(
     job: BuildJob,
     keys: Keys,
     events: Events,
-) -> WeightsPlace:
+) -> WeightsRecord:
     """Compile into the staging directory; whether the package's weights can be exchanged later."""
     package, cache_root = Path(job.staged) / MODEL, Path(job.cache_root)
     # Before the compile, which changes the program in place.

@@ -1,5 +1,6 @@
-"""Reading `.pt2` packages without torch and without loading what they hold.
+"""Reading `.pt2` packages without torch and without loading their contents.
 
-This module imports none of the others: threads import them one by one, and a package that imports
-its own modules while another thread imports one of these makes both wait for each other.
+This module must not import the others. Threads import them one by one. If this module imported
+them, a thread that imports one of them and a thread that imports the package would wait for each
+other.
 """

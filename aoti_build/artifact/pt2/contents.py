@@ -1,38 +1,43 @@
-"""All that a package says of itself, as a JSON value: for people and programs that look at one they
-did not make."""
+"""The contents of a package as a JSON value, for people and programs that did not build it."""
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
 
 from aoti_build.artifact.manifest import KEY_METADATA
 from aoti_build.artifact.pt2.directory import Member
-from aoti_build.artifact.pt2.generated import Generated, read_generated
+from aoti_build.artifact.pt2.generated import Generated, Tensor, read_generated
 from aoti_build.artifact.pt2.gpu_code import architectures
 from aoti_build.artifact.pt2.package import Archive, Model
-from aoti_build.common.elf import NotElf, read_elf, read_gpu_binary
+from aoti_build.common.elf import GpuBinary, NotElf, read_elf, read_gpu_binary
+from aoti_build.common.json_object import JsonObject
 
-# Bytes of generated C++ that are read; a model of ten thousand kernels has some 20 MiB.
+# Bytes of generated C++ that are read. A model with ten thousand kernels has about 20 MiB.
 _LARGEST_SOURCE = 64 << 20
+_KERNEL_SOURCE = ".kernel.cpp"
 
 
-def contents(archive: Archive) -> dict[str, Any]:
-    """The table that docs/reference/formats.md describes as `package`. Raises ArtifactError if what
-    it reads is damaged."""
+def contents(archive: Archive) -> JsonObject:
+    """The table that docs/reference/formats.md describes as `package`.
+
+    Raises ArtifactError if a member that it reads is damaged.
+    """
     keys = [model.metadata.get(KEY_METADATA) for model in archive.models]
+    is_ours = all(keys)
     return {
         "format_version": archive.format_version,
         "bytes": archive.size,
-        "made_by": {"aoti_build": all(keys), "key": keys[0] if all(keys) else None},
+        "made_by": {
+            "aoti_build": is_ours,
+            "key": keys[0] if is_ours else None,
+        },
         "members": [_member(member) for member in archive.members.values()],
         "models": [_model(archive, model) for model in archive.models],
     }
 
 
-def _member(member: Member) -> dict[str, Any]:
+def _member(member: Member) -> JsonObject:
     return {
         "name": member.name,
         "bytes": member.size,
@@ -41,11 +46,8 @@ def _member(member: Member) -> dict[str, Any]:
     }
 
 
-def _model(archive: Archive, model: Model) -> dict[str, Any]:
-    generated = read_generated(
-        _text(archive, [name for name in model.sources if not name.endswith(".kernel.cpp")]),
-        _text(archive, [name for name in model.sources if name.endswith(".kernel.cpp")]),
-    )
+def _model(archive: Archive, model: Model) -> JsonObject:
+    generated = _generated(archive, model)
     return {
         "name": model.name,
         "device": model.device,
@@ -63,25 +65,35 @@ def _model(archive: Archive, model: Model) -> dict[str, Any]:
             "outputs": [_tensor(tensor) for tensor in generated.outputs],
             "dims": generated.dims,
         },
-        "constants": [
-            {**asdict(constant), "shape": list(constant.shape)} for constant in generated.constants
-        ],
+        "constants": _constants(generated),
         "weights": _weights(archive, model, generated),
     }
 
 
+def _generated(archive: Archive, model: Model) -> Generated:
+    wrappers: list[str] = []
+    kernels: list[str] = []
+    for name in model.sources:
+        names = kernels if name.endswith(_KERNEL_SOURCE) else wrappers
+        names.append(name)
+    return read_generated(_text(archive, wrappers), _text(archive, kernels))
+
+
 def _text(archive: Archive, names: Sequence[str]) -> str:
-    """The generated sources, one after another; without those that are too large to be looked
-    through. Unverified: of a damaged one the rest is shown all the same."""
-    small = {
-        name: size for name in names if (size := archive.members[name].size) <= _LARGEST_SOURCE
-    }
-    return "\n".join(
-        archive.reader(name)(0, size).decode("utf-8", "replace") for name, size in small.items()
-    )
+    """The text of generated sources, one after the other, without those that are too large.
+
+    The text is not compared with CRC-32s: of a damaged source the rest is shown.
+    """
+    texts = []
+    for name in names:
+        size = archive.members[name].size
+        if size <= _LARGEST_SOURCE:
+            data = archive.reader(name)(0, size)
+            texts.append(data.decode("utf-8", "replace"))
+    return "\n".join(texts)
 
 
-def _library(archive: Archive, name: str) -> dict[str, Any]:
+def _library(archive: Archive, name: str) -> JsonObject:
     elf = read_elf(archive.reader(name))
     return {
         "name": name,
@@ -94,25 +106,41 @@ def _library(archive: Archive, name: str) -> dict[str, Any]:
     }
 
 
-def _kernels(archive: Archive, model: Model, generated: Generated) -> list[dict[str, Any]]:
-    """One for each C++ loop and each file of GPU code; the GPU functions themselves where there are
-    no files, since they are then inside the shared library (`aot_inductor.embed_kernel_binary`)."""
+def _kernels(archive: Archive, model: Model, generated: Generated) -> list[JsonObject]:
+    """An entry for each C++ loop and each file of GPU code.
+
+    A package without such files may have GPU code inside the shared library
+    (`aot_inductor.embed_kernel_binary`). Its functions are then listed by name.
+    """
     kernels = [_kernel("cpp", name) for name in generated.kernels]
-    kernels += [_gpu_code(archive, file) for file in model.kernels]
+    kernels += [_gpu_file(archive, file) for file in model.kernels]
     if not model.kernels:
         kernels += [_kernel("embedded", name) for name in generated.gpu_kernels]
     return kernels
 
 
-def _gpu_code(archive: Archive, file: str) -> dict[str, Any]:
-    """A file that cannot be read is listed all the same: nobody knows the formats of all vendors
-    and years."""
-    kind, arch = file.rpartition(".")[2], ", ".join(architectures(archive, file)) or None
-    if kind == "cubin":
-        with contextlib.suppress(NotElf):
-            binary = read_gpu_binary(archive.reader(file))
-            return _kernel(kind, ", ".join(binary.kernels) or None, file, arch, binary.tool)
-    return _kernel(kind, None, file, arch)
+def _gpu_file(archive: Archive, file: str) -> JsonObject:
+    """The entry of a file of GPU code. It has fewer facts if the file cannot be read."""
+    kind = file.rpartition(".")[2]
+    arch = ", ".join(architectures(archive, file)) or None
+    binary = _cubin(archive, file) if kind == "cubin" else None
+    if binary is None:
+        return _kernel(kind, None, file, arch)
+    names = ", ".join(binary.kernels)
+    return _kernel(
+        kind,
+        names or None,
+        file,
+        arch,
+        tool=binary.tool,
+    )
+
+
+def _cubin(archive: Archive, file: str) -> GpuBinary | None:
+    try:
+        return read_gpu_binary(archive.reader(file))
+    except NotElf:
+        return None
 
 
 def _kernel(
@@ -121,25 +149,44 @@ def _kernel(
     file: str | None = None,
     arch: str | None = None,
     tool: str | None = None,
-) -> dict[str, Any]:
-    return {"name": name, "kind": kind, "file": file, "arch": arch, "tool": tool}
+) -> JsonObject:
+    return {
+        "name": name,
+        "kind": kind,
+        "file": file,
+        "arch": arch,
+        "tool": tool,
+    }
 
 
-def _tensor(tensor: Any) -> dict[str, Any]:
+def _tensor(tensor: Tensor) -> JsonObject:
     shape = None if tensor.shape is None else list(tensor.shape)
     return {"name": tensor.name, "dtype": tensor.dtype, "shape": shape}
 
 
-def _weights(archive: Archive, model: Model, generated: Generated) -> dict[str, Any]:
-    """Where the values of the constants are: in files of their own, or inside the shared
-    library."""
-    files = [{"name": name, "bytes": archive.members[name].size} for name in model.weights]
-    values = sum(constant.size for constant in generated.constants if not constant.folded)
-    where = "library" if values else "none"
+def _constants(generated: Generated) -> list[JsonObject]:
+    entries = []
+    for constant in generated.constants:
+        entry = asdict(constant)
+        entry["shape"] = list(constant.shape)
+        entries.append(entry)
+    return entries
+
+
+def _weights(archive: Archive, model: Model, generated: Generated) -> JsonObject:
+    """Where the values of the constants are: in files, in the shared library, or nowhere."""
+    files = []
+    for name in model.weights:
+        files.append({"name": name, "bytes": archive.members[name].size})
+    size = 0
+    for constant in generated.constants:
+        # The compiled code computes folded constants from the others.
+        if not constant.folded:
+            size += constant.size
     if files:
-        where = "files"
-    return {
-        "where": where,
-        "bytes": values,
-        "files": files,
-    }
+        location = "files"
+    elif size:
+        location = "library"
+    else:
+        location = "none"
+    return {"where": location, "bytes": size, "files": files}

@@ -1,4 +1,4 @@
-"""Which GPU architectures the files of a package hold code for."""
+"""The GPU architectures that the files of a package have code for."""
 
 from __future__ import annotations
 
@@ -8,22 +8,31 @@ from aoti_build.common.elf import NotElf, read_gpu_binary
 
 
 def architectures(archive: Archive, file: str) -> tuple[str, ...]:
-    """Of one file of GPU code; none if it cannot be read: nobody knows the formats of all vendors
-    and years."""
+    """The architectures of one file of GPU code.
+
+    Empty if it cannot be read: vendors have more formats than this code knows.
+    """
     read = archive.reader(file)
     try:
         if file.endswith(".cubin"):
             arch = read_gpu_binary(read).arch
             return (arch,) if arch else ()
-        return read_fatbin(read) if file.endswith(".fatbin") else ()
+        if file.endswith(".fatbin"):
+            return read_fatbin(read)
     except (NotElf, NotFatbin):
-        return ()
+        pass
+    return ()
 
 
 def common_architectures(archive: Archive) -> tuple[str, ...]:
-    """What every file of GPU code in the package holds, so that a GPU which can run one of these
-    can run them all."""
-    found = [architectures(archive, file) for model in archive.models for file in model.kernels]
-    return (
-        tuple(arch for arch in found[0] if all(arch in other for other in found)) if found else ()
-    )
+    """The architectures that every file of GPU code in the package has code for.
+
+    A GPU that can run one of these can run all files.
+    """
+    per_file = []
+    for model in archive.models:
+        for file in model.kernels:
+            per_file.append(architectures(archive, file))
+    if not per_file:
+        return ()
+    return tuple(arch for arch in per_file[0] if all(arch in file for file in per_file))

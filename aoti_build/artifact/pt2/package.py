@@ -1,20 +1,22 @@
-"""A `.pt2` package as it lies on disk, opened without torch and without trust: which models it
-holds, for what device and machine they were compiled, and which of its files are what.
+"""A `.pt2` package on disk, opened without torch and without trust.
 
-`open_archive` refuses what is no sound package: a broken zip, a missing member, another format
-version, no compiled code, a shared library that is none, or one that is for another machine than
-its own metadata says. It reads the zip's directory, the few small files that describe the package,
-and the first bytes of each library, whatever the size of the rest; so it can stand in front of
-every load.
+`open_archive` finds the models in a package, the device and machine they were compiled for, and the
+kind of each file. It refuses a package with a broken zip file, a missing member, another format
+version or no compiled code, and one with a shared library that is not one or is for another machine
+than its metadata says.
 
-Layout: torch/csrc/export/pt2_archive_constants.h and torch/export/pt2_archive/_package.py.
+It reads the zip file's directory, the few small files that describe the package, and the first
+bytes of each library, whatever the size of the rest. So every load can be preceded by it.
+
+The layout is that of torch/csrc/export/pt2_archive_constants.h and
+torch/export/pt2_archive/_package.py.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,24 +26,37 @@ from aoti_build.artifact.pt2.directory import Member
 from aoti_build.common.elf import NotElf, Read, read_machine
 from aoti_build.errors import ArtifactError
 
-FORMAT_FILE, FORMAT = "archive_format", b"pt2"
-VERSION_FILE, VERSION = "archive_version", 0
+FORMAT_FILE = "archive_format"
+FORMAT = b"pt2"
+VERSION_FILE = "archive_version"
+VERSION = 0
 MODELS_FOLDER = "data/aotinductor/"
-WEIGHTS_FOLDERS = ("data/weights/", "data/constants/")
 PROGRAMS_FOLDER = "models/"
-# Endings of the files that hold code for a GPU (GPU_KERNEL_BIN_EXTS in torch/_inductor/utils.py,
-# and multi-arch ones).
+
+# GPU_KERNEL_BIN_EXTS in torch/_inductor/utils.py, and the endings of files for several
+# architectures.
 KERNEL_ENDINGS = (".cubin", ".fatbin", ".ptx", ".hsaco", ".spv", ".zebin")
-_MOST_METADATA = 1 << 20  # bytes; real ones have some hundred
+LIBRARY_ENDINGS = (".so",)
+WEIGHTS_ENDINGS = (".blob", ".weights", "weights_config.json")
+SOURCE_ENDINGS = (".cpp", ".h")
+METADATA_ENDINGS = ("_metadata.json",)
+
+_LARGEST_METADATA = 1 << 20  # bytes; real metadata has some hundred
+_LARGEST_FORMAT_FILE = 64  # bytes
 
 
 @dataclass(frozen=True)
 class Model:
-    """One compiled model. Files are names of members; `metadata` is inductor's, all of it text.
+    """One compiled model.
 
-    `libraries`: shared libraries; `machine` is theirs, read from their headers. `kernels`: GPU
-    binaries and GPU code. `weights`: values kept apart from the libraries. `sources`: generated
-    C++. `other`: the rest.
+    Attributes:
+        name: its folder in the package.
+        metadata: what inductor records.
+        machine: the machine of the shared libraries, from their headers.
+        libraries: names of the members that are shared libraries.
+        kernels: names of the members with GPU code.
+        weights: names of the members with weights apart from the libraries.
+        sources: names of the members with generated C++.
     """
 
     name: str
@@ -51,7 +66,6 @@ class Model:
     kernels: tuple[str, ...]
     weights: tuple[str, ...]
     sources: tuple[str, ...]
-    other: tuple[str, ...]
 
     @property
     def device(self) -> str:
@@ -71,8 +85,13 @@ class Model:
 
 
 class Archive:
-    """An open package; a context manager. Names of members are those in the zip, `root` (with its
-    slash) in front."""
+    """An open package, as a context manager.
+
+    Attributes:
+        members: the files in it by name, as in the zip file.
+        root: the folder of all members, with a slash at the end, or an empty text.
+        models: the compiled models.
+    """
 
     def __init__(self, container: Container) -> None:
         self._container = container
@@ -93,68 +112,69 @@ class Archive:
         self._container.close()
 
     def read(self, name: str, limit: int) -> bytes:
-        """A whole member, checked; ArtifactError if it has more than `limit` bytes."""
+        """All bytes of a member, compared with its CRC-32.
+
+        Raises ArtifactError if it is damaged or exceeds `limit` bytes.
+        """
         return self._container.read(name, limit)
 
     def reader(self, name: str) -> Read:
-        """A function from (offset, size) to bytes of a member, which it does not check."""
+        """A function from (offset, size) to bytes of a member, without a comparison."""
         return partial(self._container.read_at, name)
 
     def digest(self, name: str) -> str:
-        """The sha256 of a member, which is checked on the way."""
+        """The sha256 of a member, which is compared with its CRC-32."""
         return self._container.digest(name)
 
     def check(self) -> None:
-        """Read everything. Raises ArtifactError if a member is not what its CRC-32 says."""
+        """Read all members. Raises ArtifactError if the CRC-32 of one is another."""
         for name in self.members:
             self._container.check(name)
 
     def check_machine(self, machine: str | None = None) -> None:
-        """Raises ArtifactError if a library in it is for another machine than `machine` (default:
-        this host)."""
-        here = machine or os.uname().machine
+        """Raises ArtifactError if a library is for another machine than `machine`.
+
+        The default is this host's.
+        """
+        host = machine or os.uname().machine
         for model in self.models:
-            if model.machine != here:
+            if model.machine != host:
                 raise ArtifactError(
-                    f"built for {model.machine}, this host is {here}",
+                    f"built for {model.machine}, this host is {host}",
                     where=str(self.path),
-                    hint=(
-                        f"load it on a host with a {model.machine} processor, or build it on one"
-                        " like this"
-                    ),
+                    hint=f"load it on a host with a {model.machine} processor, or build it here",
                 )
 
     def _root(self) -> str:
-        """The folder that everything lies in, named after the file that torch wrote first; or
-        none."""
+        """The folder of all members. torch writes its format file first, at the top of it."""
         if not self.members:
             raise self._container.refusal("the archive is empty")
-        roots = {
-            name[: -len(FORMAT_FILE)]
-            for name in self.members
-            if name.rpartition("/")[2] == FORMAT_FILE
-        }
-        roots = {root for root in roots if root.count("/") <= 1}
+        roots = []
+        for name in self.members:
+            folder, slash, file = name.rpartition("/")
+            if file == FORMAT_FILE and "/" not in folder:
+                roots.append(folder + slash)
         if not roots:
             raise self._container.refusal(
-                f"the archive lacks {FORMAT_FILE}, so it is no .pt2 package"
+                f"the archive lacks {FORMAT_FILE}, so it is not a .pt2 package"
             )
         root = min(roots)
-        if strays := [name for name in self.members if not name.startswith(root)]:
-            raise self._container.refusal(
-                f"{strays[0]} lies outside of the package's folder {root}"
-            )
+        for name in self.members:
+            if not name.startswith(root):
+                raise self._container.refusal(f"{name} is outside the package's folder {root}")
         return root
 
     def _version(self) -> int:
-        found = self.read(self.root + FORMAT_FILE, limit=64).strip()
-        if found != FORMAT:
-            raise self._container.refusal(f"a package of the format {found!r}, not {FORMAT!r}")
-        version = self.read(self.root + VERSION_FILE, limit=64).strip()
+        format_name = self.read(self.root + FORMAT_FILE, _LARGEST_FORMAT_FILE).strip()
+        if format_name != FORMAT:
+            raise self._container.refusal(
+                f"a package of the format {format_name!r}, not {FORMAT!r}"
+            )
+        version = self.read(self.root + VERSION_FILE, _LARGEST_FORMAT_FILE).strip()
         if version != str(VERSION).encode():
+            shown = version.decode("ascii", "replace")
             raise ArtifactError(
-                f"a package of format version {version.decode('ascii', 'replace')}; this release"
-                f" reads {VERSION}",
+                f"a package of format version {shown}; this release reads {VERSION}",
                 where=str(self.path),
                 hint=(
                     "use a newer release of aoti_build, or build the package with the torch that"
@@ -164,11 +184,17 @@ class Archive:
         return VERSION
 
     def _model_names(self) -> list[str]:
-        folder = self.root + MODELS_FOLDER
-        inside = [name[len(folder) :] for name in self.members if name.startswith(folder)]
-        names = list(dict.fromkeys(rest.partition("/")[0] for rest in inside if "/" in rest))
+        """The folders below the one of models, in the order of the archive."""
+        parent = self.root + MODELS_FOLDER
+        names: dict[str, None] = {}
+        for member in self.members:
+            if not member.startswith(parent):
+                continue
+            name, slash, _ = member.removeprefix(parent).partition("/")
+            if slash:
+                names[name] = None
         if names:
-            return names
+            return list(names)
         if any(name.startswith(self.root + PROGRAMS_FOLDER) for name in self.members):
             raise ArtifactError(
                 "a package with an exported program and no compiled code",
@@ -179,75 +205,72 @@ class Archive:
                 ),
             )
         raise self._container.refusal(
-            f"the archive has no {MODELS_FOLDER}<model>/, so no compiled model"
+            f"the archive has no {MODELS_FOLDER}<model>/, so it has no compiled model"
         )
 
     def _model(self, name: str) -> Model:
         folder = f"{self.root}{MODELS_FOLDER}{name}/"
         files = [file for file in self.members if file.startswith(folder)]
-        libraries = [file for file in files if file.endswith(".so")]
-        described = sorted(
-            (file for file in files if file.endswith("_metadata.json")), key=_wrapper_first
-        )
+        libraries = _with_endings(files, LIBRARY_ENDINGS)
+        kernels = _with_endings(files, KERNEL_ENDINGS)
+        weights = _with_endings(files, WEIGHTS_ENDINGS)
+        sources = _with_endings(files, SOURCE_ENDINGS)
+        metadata_files = _with_endings(files, METADATA_ENDINGS)
         if not libraries:
-            if any(file.endswith(".cpp") for file in files):
+            if _with_endings(sources, (".cpp",)):
                 raise self._container.refusal(
-                    f"model {name} is there as C++ source only, without a shared library"
+                    f"model {name} consists of C++ source only, without a shared library"
                 )
             raise self._container.refusal(f"model {name} lacks its shared library (*.so)")
-        if not described:
+        if not metadata_files:
             raise self._container.refusal(f"model {name} lacks its metadata (*_metadata.json)")
-        metadata = self._metadata(described[0])
-        groups = {
-            "libraries": libraries,
-            "kernels": [file for file in files if file.endswith(KERNEL_ENDINGS)],
-            "weights": [
-                file
-                for file in files
-                if file.endswith((".blob", ".weights", "weights_config.json"))
-            ],
-            "sources": [file for file in files if file.endswith((".cpp", ".h"))],
-        }
-        known = {file for group in groups.values() for file in group} | set(described)
+        # The loader takes the metadata of the wrapper; those of the kernels are a copy.
+        metadata = self._metadata(min(metadata_files, key=_wrapper_first))
         return Model(
             name=name,
             metadata=metadata,
             machine=self._machine(libraries, metadata.get("AOTI_MACHINE")),
-            other=tuple(file for file in files if file not in known),
-            **{group: tuple(found) for group, found in groups.items()},
+            libraries=libraries,
+            kernels=kernels,
+            weights=weights,
+            sources=sources,
         )
 
     def _metadata(self, name: str) -> dict[str, str]:
         try:
-            document = json.loads(self.read(name, _MOST_METADATA))
+            document = json.loads(self.read(name, _LARGEST_METADATA))
         except (ValueError, RecursionError) as error:
-            raise self._container.refusal(f"{name} is no JSON", str(error)) from None
-        if not isinstance(document, dict) or not all(
-            isinstance(value, str) for value in document.values()
-        ):
+            raise self._container.refusal(f"{name} is not JSON", str(error)) from None
+        if not isinstance(document, dict):
             raise self._container.refusal(f"{name} is not a table of texts")
+        for value in document.values():
+            if not isinstance(value, str):
+                raise self._container.refusal(f"{name} is not a table of texts")
         return document
 
-    def _machine(self, libraries: list[str], said: str | None) -> str:
-        machines = {}
+    def _machine(self, libraries: Sequence[str], recorded: str | None) -> str:
+        """The machine of all libraries, which must be the one that the metadata record."""
+        sources: dict[str, str] = {}
         for name in libraries:
             try:
-                machines[read_machine(self.reader(name))] = name
+                machine = read_machine(self.reader(name))
             except NotElf as error:
-                raise self._container.refusal(
-                    f"{name} is no shared library of Linux", str(error)
-                ) from None
-        if said:
-            machines.setdefault(said, "its metadata")
-        if len(machines) > 1:
-            (one, first), (other, second), *_ = machines.items()
-            raise self._container.refusal(f"{first} is for {one}, {second} for {other}")
-        return next(iter(machines))
+                message = f"{name} is not a shared library of Linux"
+                raise self._container.refusal(message, str(error)) from None
+            sources[machine] = name
+        if recorded:
+            sources.setdefault(recorded, "its metadata")
+        if len(sources) > 1:
+            claims = [f"{source} is for {machine}" for machine, source in sources.items()]
+            raise self._container.refusal(", ".join(claims))
+        return next(iter(sources))
 
 
 def open_archive(path: Path) -> Archive:
-    """The package at `path`, or at what it links to. Raises ArtifactError, and nothing else, for
-    whatever is none."""
+    """The package at `path`, or at the target of that link.
+
+    Raises ArtifactError, and nothing else, unless it is a package.
+    """
     container = Container(path)
     try:
         return Archive(container)
@@ -256,6 +279,10 @@ def open_archive(path: Path) -> Archive:
         raise
 
 
+def _with_endings(files: Sequence[str], endings: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(file for file in files if file.endswith(endings))
+
+
 def _wrapper_first(name: str) -> tuple[bool, str]:
-    """The loader takes the metadata beside the wrapper; that of the kernels is a copy."""
+    """A sort key."""
     return not name.endswith(".wrapper_metadata.json"), name

@@ -1,0 +1,255 @@
+"""The jobs of worker processes, and their results."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Generic, Literal, TypeAlias, TypeVar, get_args
+
+import msgspec
+
+from aoti_build.figures import (
+    CallFigures,
+    Loss,
+    ModuleDifference,
+    Part,
+    Refusal,
+    RunFigures,
+    Vacuous,
+    WrongWeight,
+)
+from aoti_build.messages.parts import (
+    ErrorRecord,
+    Import,
+    JsonObject,
+    Message,
+    Positions,
+    Recorded,
+    Seconds,
+    Signature,
+    TargetDocument,
+    Tolerance,
+    WeightsRecord,
+)
+from aoti_build.models_file.project import Target
+from aoti_build.models_file.records import target_from_json
+
+ResultT = TypeVar("ResultT", bound=Message)
+# The inputs of a run.
+InputKind: TypeAlias = Literal["reference_data", "random", "tensors", "images"]
+
+
+class Job(Message, Generic[ResultT], frozen=True):
+    """Work for one worker process, whose current directory is the project's, `root`."""
+
+    root: str
+
+    @classmethod
+    def verb(cls) -> str:
+        """The name of the module in `aoti_build._torch.jobs` and of its function for the job."""
+        return cls.type_name().removesuffix("-job")
+
+    @classmethod
+    def result_type(cls) -> type[ResultT]:
+        """The type of the result, which is the argument of the class's base."""
+        base = cls.__orig_bases__[0]  # type: ignore[attr-defined]  # set by typing
+        return get_args(base)[0]  # type: ignore[no-any-return]
+
+
+class TargetJob(Job[ResultT], frozen=True):
+    """A job for one target."""
+
+    target_document: TargetDocument = msgspec.field(name="target")
+
+    @property
+    def target(self) -> Target:
+        return target_from_json(self.target_document)
+
+
+class PackageJob(TargetJob[ResultT], frozen=True):
+    """A job that loads the package `model` after `imports`.
+
+    `reference_data` is the path of its reference data.
+    """
+
+    model: str
+    reference_data: str
+    tolerance: Tolerance
+    signature: Signature
+    imports: tuple[Import, ...]
+
+
+class CompileResult(Message, frozen=True):
+    """The program was compiled."""
+
+    seconds: Seconds
+
+
+class CompileJob(Job[CompileResult], frozen=True):
+    """Run a C++ compiler by the words of `command`. `what` names its output in errors."""
+
+    command: tuple[str, ...]
+    what: str
+
+
+class BuildResult(Message, frozen=True):
+    """What is in the staging directory, and what it was made from.
+
+    `reference_data_kept` means that the reference data is the stored one. `sources`,
+    `distributions`, `modules` and `variables` are those that the model's code used. `weights` is
+    set only after a compile. `undigested` is the cause if the graph has no digest.
+    """
+
+    key: str
+    graph_key: str
+    reference_data_kept: bool
+    signature: Signature
+    imports: tuple[Import, ...]
+    sources: Recorded
+    distributions: Recorded
+    modules: Recorded
+    variables: Recorded
+    seconds: Seconds
+    weights: WeightsRecord | None = None
+    undigested: str | None = None
+
+
+class BuildJob(TargetJob[BuildResult], frozen=True):
+    """Make an artifact in the directory `staged`, as the answer to a `KeysQuestion` says.
+
+    Reference data beyond the limit is also written to the file `whole_reference_data`, in full.
+    `architecture_options` are settings of inductor for the architecture. `toolchain` and
+    `environment` are parts of the source key. `replaced_variables` have their values from before
+    the parent process set its own. `skew_ns` is how far the clock of the sources' file system is
+    ahead of this host's, in nanoseconds.
+    """
+
+    staged: str
+    whole_reference_data: str
+    cache_root: str
+    architecture_options: JsonObject
+    where: Positions
+    toolchain: Mapping[str, str]
+    environment: Mapping[str, str]
+    replaced_variables: Mapping[str, str | None]
+    skew_ns: int
+
+
+class CheckResult(Message, frozen=True):
+    """The comparison of a package with eager mode.
+
+    `no_fp64` is the cause if there was no float64 reference. `baseline` is None if models.yaml
+    names none. `unavailable` is the cause if the package cannot be run from C++ at all. Then
+    nothing passed, and there are no cases.
+    """
+
+    passed: bool
+    cases: tuple[CallFigures, ...]
+    vacuous: tuple[Vacuous, ...]
+    no_fp64: str | None
+    seconds: Seconds
+    baseline: tuple[Loss, ...] | None = None
+    unavailable: str | None = None
+
+
+class CheckJob(PackageJob[CheckResult], frozen=True):
+    """Compare the package with the reference data, by the C++ program `runner` if it is set."""
+
+    runner: str | None
+
+
+class ProbeResult(Message, frozen=True):
+    """The probes that were made, each with its number."""
+
+    probes: tuple[tuple[int, Refusal], ...]
+
+
+class ProbeJob(PackageJob[ProbeResult], frozen=True):
+    """Give the package inputs that it must refuse.
+
+    Each probe is announced as the phase ``probe NUMBER NAME``, so that the parent process knows
+    which one crashed. The job is then repeated with the number of that probe in `skip`.
+    """
+
+    runner: str | None
+    skip: tuple[int, ...]
+
+
+class FreshResult(Message, frozen=True):
+    """The reference data was written."""
+
+    seconds: Seconds
+
+
+class FreshJob(TargetJob[FreshResult], frozen=True):
+    """Compute the file `reference_data` again from the model's source, with `seeds` seeds."""
+
+    where: Positions
+    reference_data: str
+    signature: Signature
+    seeds: int
+
+
+class LocalizeResult(Message, frozen=True):
+    """Where the artifact first differs from its model.
+
+    `said` is that in a sentence, `weights` the wrong weights, `left` the differing module.
+    """
+
+    stage: Literal["weights", "export", "compile", "none"]
+    said: str
+    weights: tuple[WrongWeight, ...]
+    left: ModuleDifference | None
+
+
+class LocalizeJob(TargetJob[LocalizeResult], frozen=True):
+    """Find out where the artifact first differs from its model.
+
+    The weights in the package `model` are compared if they are external, with `alignment` in bytes.
+    With `bisect` prefixes of the graph are compiled and compared.
+    """
+
+    where: Positions
+    architecture_options: JsonObject
+    cache_root: str
+    model: str | None
+    alignment: int | None
+    bisect: bool
+
+
+class RunRequest(Part, frozen=True):
+    """One run, with inputs from the files `paths`, and outputs to the file `output`.
+
+    `paths` is empty for reference data and random inputs.
+    """
+
+    kind: InputKind
+    paths: tuple[str, ...]
+    output: str | None
+
+
+class RunOutcome(Part, frozen=True):
+    """The figures of one run, or the error that ended it."""
+
+    figures: RunFigures | None = None
+    error: ErrorRecord | None = None
+
+
+class RunResult(Message, frozen=True):
+    """The outcomes of the requested runs, in the same order."""
+
+    runs: tuple[RunOutcome, ...]
+
+
+class RunJob(PackageJob[RunResult], frozen=True):
+    """Call the package for each of `runs`, and measure the time of `repeat` calls of each."""
+
+    where: Positions
+    seed: int
+    repeat: int
+    runs: tuple[RunRequest, ...]
+
+
+JOBS: Mapping[str, type[Job[Any]]] = {
+    job.verb(): job
+    for job in (BuildJob, CheckJob, CompileJob, LocalizeJob, FreshJob, ProbeJob, RunJob)
+}
