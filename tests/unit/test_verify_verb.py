@@ -26,6 +26,7 @@ from small_projects import (
 from aoti_build.artifact.manifest import MODEL, REFERENCE_DATA
 from aoti_build.artifact.paths import artifact_directory
 from aoti_build.commands import verify as verify_verb
+from aoti_build.commands import verify_comparison
 from aoti_build.commands.run import run
 from aoti_build.commands.verify import VerifyReport, verify
 from aoti_build.errors import ArtifactError, BuildError, Interrupted
@@ -267,7 +268,7 @@ def test_a_probe_that_crashes_is_named_and_the_others_are_tried(
             probes=tuple((n, Refusal(name=name, ok=True, said="refused")) for n, name in left)
         )
 
-    monkeypatch.setattr(verify_verb, "run_worker", probe)
+    monkeypatch.setattr(verify_comparison, "run_worker", probe)
     (verdict,) = run_verify(project).verdicts
     assert [(probed.name, probed.ok) for probed in verdict.refusals] == [
         ("rank 3", True),

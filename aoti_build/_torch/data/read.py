@@ -180,7 +180,7 @@ def _read_torch(path: Path) -> Found:
     return dict(zip(map(str, loaded), plain, strict=True)) if isinstance(loaded, Mapping) else plain
 
 
-# suffix -> reader of a file; a further format registers here and in `aoti_build.commands.run`.
+# suffix -> reader of a file; a further format registers here and in `commands.run_inputs`.
 READERS: Mapping[str, Callable[[Path], Found]] = {
     ".npy": _read_numpy,
     ".npz": _read_numpy,

@@ -330,7 +330,7 @@ def _torch(outputs: dict[str, Tensor]) -> bytes:
     return buffer.getvalue()
 
 
-# suffix -> the content of a file; a further format registers here and in `aoti_build.commands.run`.
+# suffix -> the content of a file; a further format registers here and in `commands.run_inputs`.
 WRITERS: Mapping[str, Callable[[dict[str, Tensor]], bytes]] = {
     ".safetensors": _safetensors,
     ".npz": _npz,
