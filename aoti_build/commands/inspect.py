@@ -1,9 +1,8 @@
-"""`inspect`: what an artifact or a package holds, read without torch and without loading it.
-Changes nothing.
+"""`inspect`: the contents of an artifact or a package, read without torch and without loading it.
 
-Of a target, the package and its manifest, each held against the other. Of any `.pt2` file, what the
-file says itself. What is damaged, or for another machine, is refused (exit 4), and shown as far as
-it can be read.
+Of a target it shows the package and its manifest, and compares each with the other. Of any `.pt2`
+file it shows what the file itself says. A file that is damaged, or made for another machine, is
+refused (exit code 4) and shown as far as it can be read. Nothing is changed.
 """
 
 from __future__ import annotations
@@ -11,9 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from aoti_build.artifact.manifest import MODEL, Manifest, NoManifest, read_manifest
+from aoti_build.artifact.manifest import MODEL, FileRecord, Manifest, NoManifest, read_manifest
 from aoti_build.artifact.paths import artifact_directory
 from aoti_build.artifact.pt2.contents import contents
 from aoti_build.artifact.pt2.package import open_archive
@@ -22,19 +20,24 @@ from aoti_build.errors import AotiBuildError, ArtifactError, ExitCode, Verificat
 from aoti_build.models_file.project import Project, Target
 from aoti_build.runtime.choose import Choice, explain
 
-SOUND, REFUSED, MISSING = "sound", "refused", "missing"
+SOUND = "sound"
+REFUSED = "refused"
+MISSING = "missing"
 
 
 @dataclass(frozen=True)
 class Inspected:
-    """One package: `name` of the target or the path that was asked for, `path` of the file,
-    relative to models.yaml for a target. `package` (see `archive.contents`) and `manifest` are None
-    where there is none that can be read."""
+    """One package.
+
+    `name` is the target, or the path on the command line. `path` names the file, for a target
+    relative to models.yaml. `package` (see `artifact.pt2.contents`) and `manifest` are None if they
+    cannot be read.
+    """
 
     name: str
     path: str
     file: Path
-    package: dict[str, Any] | None = None
+    package: JsonObject | None = None
     manifest: Manifest | None = None
     problems: tuple[AotiBuildError, ...] = ()
 
@@ -57,86 +60,105 @@ class Inspected:
 
 @dataclass(frozen=True)
 class InspectReport:
-    """What was looked at; with `choices`, which variant of each model this host would load."""
+    """The packages, and with --host the variant of each model that this host would load
+    (`choices`)."""
 
     artifacts: tuple[Inspected, ...]
     choices: tuple[Choice, ...] | None = None
 
     @property
     def exit_code(self) -> int:
-        """A target that was never built is no error beside others that were."""
+        """4 if a package was refused, 3 if there is no artifact at all, else 0.
+
+        A target that was never built is no error if another one was.
+        """
         states = {artifact.state for artifact in self.artifacts}
         if REFUSED in states:
             return ExitCode.UNFIT_ARTIFACT
-        return ExitCode.OK if SOUND in states or not states else ExitCode.VERIFICATION_FAILED
+        if SOUND in states or not states:
+            return ExitCode.OK
+        return ExitCode.VERIFICATION_FAILED
 
     def as_json(self) -> JsonObject:
+        host = None
+        if self.choices is not None:
+            host = {choice.model: choice.as_json() for choice in self.choices}
         return {
             "format": "aoti-build/inspect",
             "format_version": 1,
             "ok": self.exit_code == ExitCode.OK,
             "artifacts": [artifact.as_json() for artifact in self.artifacts],
-            "host": (
-                None if self.choices is None else {one.model: one.as_json() for one in self.choices}
-            ),
+            "host": host,
         }
 
 
 def inspect(project: Project, targets: tuple[Target, ...], *, host: bool = False) -> InspectReport:
-    """The published artifacts of `targets`; with `host` also what `aoti_build.load` would make of
-    every variant of their models here."""
-    found = tuple(inspect_target(project, target) for target in targets)
+    """Inspect the published artifacts of `targets`. With `host`, also explain what
+    `aoti_build.load` would make of every variant of their models on this host."""
+    artifacts = tuple(inspect_target(project, target) for target in targets)
     if not host:
-        return InspectReport(found)
-    models = dict.fromkeys(target.model.name for target in targets)
-    built = [name for name in models if (project.artifacts / name).is_dir()]
-    return InspectReport(found, tuple(explain(name, artifacts=project.artifacts) for name in built))
+        return InspectReport(artifacts)
+    choices = []
+    # Several targets have the same model.
+    for name in dict.fromkeys(target.model.name for target in targets):
+        if (project.artifacts / name).is_dir():
+            choices.append(explain(name, artifacts=project.artifacts))
+    return InspectReport(artifacts, tuple(choices))
 
 
 def inspect_target(project: Project, target: Target) -> Inspected:
+    """Inspect the published artifact of `target`. Every byte of it is read."""
     directory = artifact_directory(project, target)
-    path = (directory / MODEL).relative_to(project.root).as_posix()
+    file = directory / MODEL
+    path = file.relative_to(project.root).as_posix()
+    build_command = f"invoke build --target {target.name}"
     manifest = read_manifest(directory)
-    again = f"invoke build --target {target.name}"
-    problems: list[AotiBuildError] = []
     if isinstance(manifest, NoManifest):
         if not manifest.damaged:
             missing = VerificationError(
-                "there is no artifact", target=target.name, hint=f"build it first: {again}"
+                "there is no artifact",
+                target=target.name,
+                hint=f"build it first: {build_command}",
             )
-            return Inspected(target.name, path, directory / MODEL, problems=(missing,))
-        problems.append(
-            ArtifactError(
-                f"the artifact is damaged: {manifest.why}", target=target.name, hint=again
-            )
+            return Inspected(target.name, path, file, problems=(missing,))
+        damaged = ArtifactError(
+            f"the artifact is damaged: {manifest.why}",
+            target=target.name,
+            hint=build_command,
         )
-    else:
-        problems += _damaged_files(manifest, directory, target.name, again)
-    package, found = _package(directory / MODEL, target.name, check=False)
-    known = manifest if isinstance(manifest, Manifest) else None
-    return Inspected(target.name, path, directory / MODEL, package, known, (*problems, *found))
+        package, problems = _read_package(file, target.name)
+        return Inspected(target.name, path, file, package, None, (damaged, *problems))
+    file_problems = tuple(_file_problems(manifest, directory, target.name, build_command))
+    package, problems = _read_package(file, target.name)
+    return Inspected(target.name, path, file, package, manifest, (*file_problems, *problems))
 
 
 def inspect_file(path: Path) -> Inspected:
-    """A `.pt2` file, wherever it is from. Every byte of it is read, and held against its CRC-32."""
-    package, problems = _package(path, None, check=True)
+    """Inspect a `.pt2` file of any origin. Every byte of it is read and compared with its
+    CRC-32."""
+    package, problems = _read_package(path, None, check_bytes=True)
     return Inspected(str(path), str(path), path, package, problems=problems)
 
 
-def _package(
-    path: Path, target: str | None, *, check: bool
-) -> tuple[dict[str, Any] | None, tuple[AotiBuildError, ...]]:
-    """The package's contents if they can be read, and all that is wrong with it."""
+def _read_package(
+    path: Path, target: str | None, *, check_bytes: bool = False
+) -> tuple[JsonObject | None, tuple[AotiBuildError, ...]]:
+    """The contents of the package, if they can be read, and all problems of it.
+
+    `check_bytes` compares every member with its CRC-32. The package of a target does not need it,
+    because its digest was compared with the manifest.
+    """
     package = None
     problems: list[AotiBuildError] = []
     try:
         with open_archive(path) as archive:
+            # A package for another machine can be shown all the same.
             try:
                 archive.check_machine()
             except ArtifactError as error:
                 problems.append(error)
             package = contents(archive)
-            if check:
+            if check_bytes:
                 archive.check()
     except ArtifactError as error:
         problems.append(error)
@@ -145,20 +167,28 @@ def _package(
     return package, tuple(problems)
 
 
-def _damaged_files(
-    manifest: Manifest, directory: Path, target: str, again: str
+def _file_problems(
+    manifest: Manifest, directory: Path, target: str, build_command: str
 ) -> Iterator[ArtifactError]:
-    """What lies beside the manifest and is not what it says. Every byte is read."""
+    """An error for each file in `directory` that differs from its record. Every byte is read."""
     if manifest.target != target:
-        yield ArtifactError(f"the artifact is {manifest.target}'s", target=target, hint=again)
+        message = f"the artifact belongs to {manifest.target}"
+        yield ArtifactError(message, target=target, hint=build_command)
     for name, record in manifest.files.items():
-        try:
-            altered = not record.matches(directory / name)
-            cause = "truncated or altered since it was published"
-        except OSError as error:
-            altered, cause = True, str(error)
-        if altered:
-            message = f"{name} is not what the manifest says"
+        cause = _difference(directory / name, record)
+        if cause is not None:
             yield ArtifactError(
-                message, target=target, cause=cause, hint=f"restore the file, or {again}"
+                f"{name} is not what the manifest says",
+                target=target,
+                cause=cause,
+                hint=f"restore the file, or {build_command}",
             )
+
+
+def _difference(path: Path, record: FileRecord) -> str | None:
+    """Why the file is not the recorded one; None if it is."""
+    try:
+        matches = record.matches(path)
+    except OSError as error:
+        return str(error)
+    return None if matches else "truncated or altered since it was published"
