@@ -19,7 +19,7 @@ RUNTIMES = (PYTHON, CPP)
 OUT_OF_DATE = "out_of_date"
 VACUOUS = "vacuous"
 # Verdicts that are failures only with --strict.
-_LENIENT_VERDICTS = frozenset({VerdictKind.UNAVAILABLE, VerdictKind.INCOMPLETE})
+_LENIENT_VERDICTS = (VerdictKind.UNAVAILABLE, VerdictKind.INCOMPLETE)
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Verdict:
             is_failure = self.verdict != VerdictKind.PASSED
             doubts = self.doubts
         else:
-            is_failure = self.verdict not in {VerdictKind.PASSED, *_LENIENT_VERDICTS}
+            is_failure = self.verdict not in (VerdictKind.PASSED, *_LENIENT_VERDICTS)
             doubts = ()
         return (self.verdict, *doubts) if is_failure else doubts
 

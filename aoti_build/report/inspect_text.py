@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from aoti_build.report.text import for_terminal, size_text
+from aoti_build.report.terminal import for_terminal, size_text
 
 if TYPE_CHECKING:
     from aoti_build.artifact.manifest import Manifest

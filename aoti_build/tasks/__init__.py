@@ -88,7 +88,7 @@ def verify(
     with contract(json, debug):
         from aoti_build.commands import verify as verb
         from aoti_build.common.outputs import check_output
-        from aoti_build.report import text
+        from aoti_build.report.verify_text import verify_lines
 
         if runtime and runtime not in verb.RUNTIMES:
             raise UsageError(f"--runtime {runtime}: not one of {', '.join(verb.RUNTIMES)}")
@@ -109,7 +109,7 @@ def verify(
             on_progress=progress(targets),
         )
         write_reports(report, junit, html)
-        show(report, text.verify_lines(report), json)
+        show(report, verify_lines(report), json)
         finish(report.exit_code)
 
 
@@ -128,7 +128,7 @@ def run(
     """Load artifacts, run them on the reference data or on given inputs, check and time them."""
     with contract(json, debug):
         from aoti_build.commands import run as verb
-        from aoti_build.report import text
+        from aoti_build.report.run_text import run_lines
 
         project, targets = project_of(context, file, target)
         report = verb.run(
@@ -140,7 +140,7 @@ def run(
             repeat=whole("--repeat", repeat) or verb.REPEAT,
             on_progress=progress(targets),
         )
-        show(report, text.run_lines(report), json)
+        show(report, run_lines(report), json)
         finish(report.exit_code)
 
 

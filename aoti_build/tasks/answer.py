@@ -22,6 +22,7 @@ from aoti_build.models_file import Target
 from aoti_build.tasks.interruption import Interruption
 
 if TYPE_CHECKING:
+    from aoti_build.commands.verify_report import VerifyReport
 
     class Report(Protocol):
         """What every verb returns."""
@@ -144,16 +145,15 @@ def finish(code: int) -> None:
         raise Exit(code=code)
 
 
-def write_reports(report: Report, junit: str, html: str) -> None:
+def write_reports(report: VerifyReport, junit: str, html: str) -> None:
     """The report as JUnit XML and as a page, where files for them were named."""
     from aoti_build.common.outputs import write_output
 
-    document = report.as_json()
     if junit:
         from aoti_build.report.junit import junit_xml
 
-        write_output(Path(junit).absolute(), junit_xml(document).encode(errors="backslashreplace"))
+        write_output(Path(junit).absolute(), junit_xml(report).encode(errors="backslashreplace"))
     if html:
         from aoti_build.report.html import html_page
 
-        write_output(Path(html).absolute(), html_page(document).encode(errors="backslashreplace"))
+        write_output(Path(html).absolute(), html_page(report).encode(errors="backslashreplace"))
