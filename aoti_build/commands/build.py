@@ -11,6 +11,7 @@ from functools import partial
 
 from aoti_build.artifact.manifest import MODEL
 from aoti_build.artifact.paths import artifact_directory, index_path, stat_cache_path
+from aoti_build.commands.json_values import json_list, json_or_none
 from aoti_build.common.json_object import JsonObject
 from aoti_build.common.stat_cache import StatCache
 from aoti_build.errors import BuildError, ExitCode
@@ -42,6 +43,7 @@ class BuildReport:
         codes = [outcome.error.exit_code for outcome in self.outcomes if outcome.error is not None]
         if not codes:
             return ExitCode.OK
+        # A build that failed matters more than an error in models.yaml.
         if ExitCode.BUILD_FAILED in codes:
             return ExitCode.BUILD_FAILED
         return codes[0]
@@ -60,13 +62,13 @@ class BuildReport:
         return {
             "target": outcome.target.name,
             "action": outcome.action,
-            "reasons": [reason.as_json() for reason in outcome.reasons],
+            "reasons": json_list(outcome.reasons),
             "artifact": (directory / MODEL).as_posix() if published else None,
             "key": published.key if published else None,
             "seconds": {phase: outcome.seconds.get(phase) for phase in _PHASES},
             "baseline": [dict(loss) for loss in outcome.baseline],
             "unverified": outcome.unverified,
-            "error": outcome.error.as_json() if outcome.error else None,
+            "error": json_or_none(outcome.error),
         }
 
 
@@ -89,13 +91,17 @@ def _step_json(step: Step) -> JsonObject:
     return {
         "target": step.target.name,
         "action": step.action,
-        "reasons": [reason.as_json() for reason in step.reasons],
+        "reasons": json_list(step.reasons),
         "unverified": step.unverified,
     }
 
 
 def plan(
-    project: Project, targets: tuple[Target, ...], *, force: bool = False, quick: bool = True
+    project: Project,
+    targets: tuple[Target, ...],
+    *,
+    force: bool = False,
+    quick: bool = True,
 ) -> Plan:
     """The plan that `build` would carry out.
 
@@ -145,12 +151,12 @@ def build(
     digests = StatCache(stat_cache_path(project))
     store = open_store(project.artifacts)
     index = Index(index_path(project), project.root, digests)
-    steps = make_plan(project, targets, digests, store, force=force, index=index)
-    work = steps.work
-    if check_reproducible:
-        unchanged = [step for step in steps.steps if step.action == Action.UP_TO_DATE]
-        work = (*unchanged, *work)
-    outcomes = {step.target.name: _settled(step) for step in steps.steps if step not in work}
+    build_plan = make_plan(project, targets, digests, store, force=force, index=index)
+    work = _steps_with_work(build_plan, check_reproducible)
+    outcomes = {}
+    for step in build_plan.steps:
+        if step not in work:
+            outcomes[step.target.name] = _settled(step)
     if work:
         # Imported here, because a build with nothing to do needs none of it.
         from aoti_build.work.context import BuildContext
@@ -163,13 +169,28 @@ def build(
         # With an empty store nothing can be restored, so a compile is certain.
         check_early = partial(preflight.check_early, certain=lambda: force or store.is_empty())
         job_count = jobs or default_jobs(len(work))
-        outcomes |= run_all(builder, work, job_count, keep_going, check_early)
+        outcomes |= run_all(
+            builder,
+            work,
+            job_count,
+            keep_going,
+            check_early,
+        )
     digests.save()
     index.save()
-    in_order = [outcomes[step.target.name] for step in steps.steps]
+    in_order = [outcomes[step.target.name] for step in build_plan.steps]
     if strict:
         in_order = [_strict_outcome(outcome) for outcome in in_order]
     return BuildReport(project, tuple(in_order))
+
+
+def _steps_with_work(plan: Plan, check_reproducible: bool) -> tuple[Step, ...]:
+    """The steps that need workers. `check_reproducible` compiles targets that are up to date as
+    well, and first."""
+    if not check_reproducible:
+        return plan.work
+    unchanged = [step for step in plan.steps if step.action == Action.UP_TO_DATE]
+    return (*unchanged, *plan.work)
 
 
 def _settled(step: Step) -> Outcome:

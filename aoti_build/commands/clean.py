@@ -65,6 +65,7 @@ def clean(
         chosen: tuple[Target, ...] = ()
     else:
         chosen = project.targets if targets is None else targets
+    # Before anything is removed, so that an error leaves all as it was.
     for target in chosen:
         _refuse_link(artifact_directory(project, target).parent)
     removed: list[Path] = []
@@ -86,8 +87,8 @@ def clean(
     removed += others
     if not dry_run:
         _remove_empty({path.parent for path in removed} - {project.artifacts})
-    names = tuple(path.relative_to(project.root).as_posix() for path in removed)
-    return CleanReport(names, size, dry_run)
+    names = [path.relative_to(project.root).as_posix() for path in removed]
+    return CleanReport(tuple(names), size, dry_run)
 
 
 def _target_paths(project: Project, target: Target) -> list[Path]:
@@ -96,6 +97,7 @@ def _target_paths(project: Project, target: Target) -> list[Path]:
     artifact = artifact_directory(project, target)
     staging = staging_root(project)
     prefix = staging_prefix(target)
+    # A broken link is an entry too, which `exists` would not see.
     paths = [artifact] if os.path.lexists(artifact) else []
     paths += own_entries(project.artifacts, ".logs", f"{prefix}*.log")
     paths += own_entries(staging.parent, staging.name, f"{prefix}*")

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from aoti_build.artifact.paths import outside_logs
 from aoti_build.commands.doctor_failures import explain
+from aoti_build.commands.json_values import json_list
 from aoti_build.common.json_object import JsonObject
 from aoti_build.common.stat_cache import StatCache
 from aoti_build.common.writing import copy_atomic
@@ -68,7 +69,7 @@ class DoctorReport:
             "format": "aoti-build/doctor",
             "format_version": 1,
             "ok": self.exit_code == ExitCode.OK,
-            "checks": [finding.as_json() for finding in self.findings],
+            "checks": json_list(self.findings),
         }
 
 
@@ -150,12 +151,15 @@ def _build_small_model(device: str, on_progress: OnProgress) -> AotiBuildError |
         (root / "models.yaml").write_text(_MODELS_FILE.format(device=device))
         (root / "model.py").write_text(_MODEL_SOURCE)
         project = load_project(root / "models.yaml")
+        # With a store of its own, it never restores an earlier result, which would prove nothing.
         digests = StatCache(root / "stat-cache.json")
         context = BuildContext(project, digests, LocalStore(root / "store"), on_progress)
         builder = Builder(context, force=True, check_reproducible=False)
+        # An interrupted command in the same process has forbidden new workers.
         allow_starts()
+        step = Step(project.targets[0], Action.BUILD, ())
         try:
-            error = builder(Step(project.targets[0], Action.BUILD, ())).error
+            error = builder(step).error
         except KeyboardInterrupt:
             raise Interrupted("interrupted") from None
         if isinstance(error, Interrupted):

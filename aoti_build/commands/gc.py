@@ -55,8 +55,10 @@ def gc(
     are removed.
     """
     store = open_store(project.artifacts)
+    # A registered root protects its artifacts from the gc of another checkout.
     if not dry_run:
         store.register(project.artifacts)
+    # The least recently used first.
     objects = sorted(store.list_objects(), key=lambda stored: stored.last_used)
     used = _used_digests(store, project)
     oldest = None if max_age is None else time.time() - max_age

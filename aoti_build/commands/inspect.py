@@ -15,6 +15,7 @@ from aoti_build.artifact.manifest import MODEL, FileRecord, Manifest, NoManifest
 from aoti_build.artifact.paths import artifact_directory
 from aoti_build.artifact.pt2.contents import contents
 from aoti_build.artifact.pt2.package import open_archive
+from aoti_build.commands.json_values import json_list, json_or_none
 from aoti_build.common.json_object import JsonObject
 from aoti_build.errors import AotiBuildError, ArtifactError, ExitCode, VerificationError
 from aoti_build.models_file.project import Project, Target
@@ -52,9 +53,9 @@ class Inspected:
             "name": self.name,
             "path": self.path,
             "state": self.state,
-            "problems": [problem.as_json() for problem in self.problems],
+            "problems": json_list(self.problems),
             "package": self.package,
-            "manifest": self.manifest.as_json() if self.manifest else None,
+            "manifest": json_or_none(self.manifest),
         }
 
 
@@ -87,7 +88,7 @@ class InspectReport:
             "format": "aoti-build/inspect",
             "format_version": 1,
             "ok": self.exit_code == ExitCode.OK,
-            "artifacts": [artifact.as_json() for artifact in self.artifacts],
+            "artifacts": json_list(self.artifacts),
             "host": host,
         }
 
@@ -120,24 +121,48 @@ def inspect_target(project: Project, target: Target) -> Inspected:
                 target=target.name,
                 hint=f"build it first: {build_command}",
             )
-            return Inspected(target.name, path, file, problems=(missing,))
+            return Inspected(
+                target.name,
+                path,
+                file,
+                problems=(missing,),
+            )
         damaged = ArtifactError(
             f"the artifact is damaged: {manifest.why}",
             target=target.name,
             hint=build_command,
         )
         package, problems = _read_package(file, target.name)
-        return Inspected(target.name, path, file, package, None, (damaged, *problems))
+        return Inspected(
+            target.name,
+            path,
+            file,
+            package,
+            problems=(damaged, *problems),
+        )
     file_problems = tuple(_file_problems(manifest, directory, target.name, build_command))
     package, problems = _read_package(file, target.name)
-    return Inspected(target.name, path, file, package, manifest, (*file_problems, *problems))
+    return Inspected(
+        target.name,
+        path,
+        file,
+        package,
+        manifest,
+        problems=(*file_problems, *problems),
+    )
 
 
 def inspect_file(path: Path) -> Inspected:
     """Inspect a `.pt2` file of any origin. Every byte of it is read and compared with its
     CRC-32."""
     package, problems = _read_package(path, None, check_bytes=True)
-    return Inspected(str(path), str(path), path, package, problems=problems)
+    return Inspected(
+        str(path),
+        str(path),
+        path,
+        package,
+        problems=problems,
+    )
 
 
 def _read_package(
@@ -168,7 +193,10 @@ def _read_package(
 
 
 def _file_problems(
-    manifest: Manifest, directory: Path, target: str, build_command: str
+    manifest: Manifest,
+    directory: Path,
+    target: str,
+    build_command: str,
 ) -> Iterator[ArtifactError]:
     """An error for each file in `directory` that differs from its record. Every byte is read."""
     if manifest.target != target:

@@ -17,6 +17,7 @@ from aoti_build.artifact.manifest import Manifest
 from aoti_build.artifact.pt2.package import Archive, open_archive
 from aoti_build.artifact.reasons import REASON_OF_GROUP
 from aoti_build.commands.inspect import Inspected
+from aoti_build.commands.json_values import json_list
 from aoti_build.common.json_object import JsonObject
 from aoti_build.errors import ExitCode
 
@@ -64,7 +65,7 @@ class DiffReport:
             "a": _side_json(self.a),
             "b": _side_json(self.b),
             "equal": not self.differences,
-            "differences": [difference.as_json() for difference in self.differences],
+            "differences": json_list(self.differences),
         }
 
 
@@ -84,7 +85,7 @@ def _side_json(side: Inspected) -> JsonObject:
     return {
         "name": side.name,
         "path": side.path,
-        "problems": [problem.as_json() for problem in side.problems],
+        "problems": json_list(side.problems),
     }
 
 
@@ -121,7 +122,9 @@ def _facts(side: Inspected, manifest: Manifest | None) -> Facts:
 
 
 def _manifest_facts(manifest: Manifest) -> Facts:
-    facts: Facts = {group: dict(manifest.source.get(group, {})) for group in REASON_OF_GROUP}
+    facts: Facts = {}
+    for group in REASON_OF_GROUP:
+        facts[group] = dict(manifest.source.get(group, {}))
     facts["requires"] = dict(manifest.requires)
     facts["keys"] = {
         "key": manifest.key,
@@ -138,7 +141,7 @@ def _model_facts(model: Mapping[str, Any], manifest: Manifest | None) -> Facts:
         "libraries": _library_facts(model),
         "build": {"march": model["march"], "operators": model["operators"]},
         "kernels": _kernel_facts(model),
-        "constants": {constant["name"]: _without_name(constant) for constant in model["constants"]},
+        "constants": _constant_facts(model),
     }
 
 
@@ -170,6 +173,13 @@ def _kernel_facts(model: Mapping[str, Any]) -> JsonObject:
     facts: JsonObject = {}
     for (name, kind, arch), count in counts.items():
         facts[name] = {"kind": kind, "arch": arch, "count": count}
+    return facts
+
+
+def _constant_facts(model: Mapping[str, Any]) -> JsonObject:
+    facts: JsonObject = {}
+    for constant in model["constants"]:
+        facts[constant["name"]] = _without_name(constant)
     return facts
 
 

@@ -14,6 +14,7 @@ from aoti_build.artifact.manifest import MODEL, REFERENCE_DATA, tensor_inputs
 from aoti_build.common.outputs import write_output
 from aoti_build.models_file.project import Target
 
+# Braces are doubled, because the script is a template for `str.format`.
 SCRIPT = '''\
 """Compares the outputs of model.pt2 (AOTInductor) for {target} with those of eager mode.
 

@@ -80,7 +80,9 @@ def run(
     options = RunOptions(parse_inputs(inputs), output, seed, repeat)
     if output:
         check_output_pattern(options, len(targets))
+    # An interrupted command in the same process has forbidden new workers.
     allow_starts()
+    # An unfit temporary directory ends the command, and is no failure of a target.
     temporary_directory()
     runner = _Runner(
         project=project,
@@ -120,11 +122,19 @@ class _Runner:
             return TargetRuns(target, error=error)
 
     def _run_open(self, target: Target, artifact: OpenArtifact) -> TargetRuns:
-        groups = list(group_inputs(self.project, target, self.options.inputs, artifact.manifest))
+        groups = list(
+            group_inputs(
+                self.project,
+                target,
+                self.options.inputs,
+                artifact.manifest,
+            )
+        )
         # Every output path is checked before the first call.
         requests = []
         for group in groups:
-            requests.append(_request(group, output_path(target, self.options, group)))
+            output = output_path(target, self.options, group)
+            requests.append(_request(group, output))
         step = plan_target(self.project, target, self.digests, self.store)
         outcomes = self._run_job(target, self._job(target, artifact, requests))
         runs = []
@@ -165,6 +175,7 @@ class _Runner:
                     on_phase=lambda phase: self.on_progress(target, phase),
                     environment=CHECK_ENVIRONMENT,
                 )
+        # A crash is a failed verification (exit code 3), and not a failed build.
         except WorkerCrash as crash:
             raise VerificationError(
                 f"running it failed: {crash.message}",
@@ -179,7 +190,8 @@ class _Runner:
         seed = self.options.seed if group[0].kind == RANDOM else None
         if outcome.error is None:
             return Run(source, seed, outcome.figures)
-        error = error_of(replace(outcome.error, target=target.name), self._log(target))
+        record = replace(outcome.error, target=target.name)
+        error = error_of(record, self._log(target))
         return Run(source, seed, None, error)
 
     def _log(self, target: Target) -> Path:
@@ -187,8 +199,12 @@ class _Runner:
 
 
 def _request(group: InputGroup, output: str | None) -> RunRequest:
-    paths = tuple(str(Path(entry.text).absolute()) for entry in group if entry.is_file)
-    return RunRequest(kind=group[0].kind, paths=paths, output=output)
+    # The worker has another current directory, so the paths are absolute.
+    paths = []
+    for entry in group:
+        if entry.is_file:
+            paths.append(str(Path(entry.text).absolute()))
+    return RunRequest(kind=group[0].kind, paths=tuple(paths), output=output)
 
 
 @contextlib.contextmanager

@@ -104,7 +104,12 @@ def check_output_pattern(options: RunOptions, target_count: int) -> None:
         labels.add(entry.label)
 
 
-def _require_placeholder(pattern: str, placeholder: str, count: int, noun: str) -> None:
+def _require_placeholder(
+    pattern: str,
+    placeholder: str,
+    count: int,
+    noun: str,
+) -> None:
     if count > 1 and placeholder not in pattern:
         raise UsageError(
             f"--output {pattern}: {count} {noun} would be written to one file",
@@ -113,7 +118,10 @@ def _require_placeholder(pattern: str, placeholder: str, count: int, noun: str) 
 
 
 def group_inputs(
-    project: Project, target: Target, inputs: tuple[Input, ...], manifest: Manifest
+    project: Project,
+    target: Target,
+    inputs: tuple[Input, ...],
+    manifest: Manifest,
 ) -> Iterator[InputGroup]:
     """The inputs of each call. Consecutive images fill a fixed batch; every other input has a call
     of its own.
@@ -164,7 +172,8 @@ def output_path(target: Target, options: RunOptions, group: InputGroup) -> str |
         return None
     # The first image of a batch gives the name. That is unique, because labels differ and no image
     # is in two batches.
-    name = options.output.replace("{target}", target.name).replace("{input}", group[0].label)
+    name = options.output.replace("{target}", target.name)
+    name = name.replace("{input}", group[0].label)
     path = Path(name).absolute()
     inputs = {Path(entry.text).resolve() for entry in options.inputs}
     if path.resolve() in inputs:

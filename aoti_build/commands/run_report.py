@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from aoti_build.artifact.reasons import Reason
+from aoti_build.commands.json_values import json_list, json_or_none
 from aoti_build.commands.verdicts import VerdictKind
 from aoti_build.common.json_object import JsonObject
 from aoti_build.errors import AotiBuildError, ExitCode
@@ -53,7 +54,7 @@ class Run:
             "seed": self.seed,
             "verdict": self.verdict,
             **figures,
-            "error": self.error.as_json() if self.error else None,
+            "error": json_or_none(self.error),
         }
 
 
@@ -96,10 +97,10 @@ class TargetRuns:
         return {
             "target": self.target.name,
             "verdict": self.verdict,
-            "out_of_date": [reason.as_json() for reason in self.out_of_date],
+            "out_of_date": json_list(self.out_of_date),
             "unverified": self.unverified,
-            "runs": [run.as_json() for run in self.runs],
-            "error": self.error.as_json() if self.error else None,
+            "runs": json_list(self.runs),
+            "error": json_or_none(self.error),
         }
 
 
@@ -125,5 +126,5 @@ class RunReport:
             "format": "aoti-build/run",
             "format_version": 2,
             "ok": self.exit_code == ExitCode.OK,
-            "targets": [target.as_json() for target in self.targets],
+            "targets": json_list(self.targets),
         }

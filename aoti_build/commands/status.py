@@ -13,6 +13,7 @@ from typing import Any
 from aoti_build.artifact.manifest import MANIFEST, MODEL, Manifest, read_manifest
 from aoti_build.artifact.paths import artifact_directory
 from aoti_build.commands.build import plan
+from aoti_build.commands.json_values import json_list
 from aoti_build.common.json_object import JsonObject
 from aoti_build.common.removal import own_entries
 from aoti_build.models_file.project import Project, Target
@@ -75,7 +76,7 @@ def _row(step: Step) -> JsonObject:
     return {
         "target": step.target.name,
         "state": step.action,
-        "reasons": [reason.as_json() for reason in step.reasons],
+        "reasons": json_list(step.reasons),
         "bytes": manifest.files[MODEL].size if manifest else None,
         "created": created,
         "age_seconds": _age(created),

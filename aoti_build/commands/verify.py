@@ -77,7 +77,9 @@ def verify(
         ToolchainError: The C++ runner cannot be compiled.
         DirectoryError: The temporary directory is unfit.
     """
+    # An interrupted command in the same process has forbidden new workers.
     allow_starts()
+    # An unfit temporary directory ends the command, and is no verdict about an artifact.
     temporary_directory()
     runners = _compile_runners(project, targets, on_progress) if runtime == CPP else {}
     options = VerifyOptions(
@@ -101,6 +103,7 @@ def verify(
             futures = [pool.submit(verifier.verify, target) for target in targets]
             verdicts = tuple(future.result() for future in futures)
         except KeyboardInterrupt:
+            # The threads wait for workers, so these are ended first.
             stop_all()
             pool.shutdown(cancel_futures=True)
             raise Interrupted("interrupted") from None

@@ -148,6 +148,7 @@ class Comparison:
             try:
                 result = self._run(remaining, self.work / f"probe-{len(crashed)}", on_phase)
             except (WorkerCrash, WorkerTimeout) as crash:
+                # It failed before its first probe, for instance while it loaded the package.
                 if not announced:
                     raise
                 _, number, name = announced[-1].split(" ", 2)
@@ -192,7 +193,12 @@ class Comparison:
     def _localize(self) -> LocalizeResult:
         if not source_is_here(self.target.model, self.project.root):
             message = "the model's source is not here"
-            return LocalizeResult(stage="none", said=message, weights=(), left=None)
+            return LocalizeResult(
+                stage="none",
+                said=message,
+                weights=(),
+                left=None,
+            )
         return find_cause(
             self.project,
             self.target,

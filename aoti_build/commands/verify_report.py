@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from aoti_build.artifact.reasons import Reason
+from aoti_build.commands.json_values import json_list, json_or_none
 from aoti_build.commands.verdicts import VerdictKind
 from aoti_build.common.json_object import JsonObject
 from aoti_build.errors import AotiBuildError, ExitCode
@@ -51,7 +52,8 @@ class Verdict:
 
     @property
     def doubts(self) -> tuple[str, ...]:
-        """What makes the verdict say less than it seems to: `OUT_OF_DATE`, `VACUOUS`."""
+        """The reasons to doubt even a passed artifact: `OUT_OF_DATE` and `VACUOUS`. Without
+        --strict they are only shown."""
         # Of an unavailable artifact, `out_of_date` only says why it is unavailable.
         if self.verdict == VerdictKind.UNAVAILABLE:
             return ()
@@ -63,10 +65,10 @@ class Verdict:
         return tuple(doubts)
 
     def failures(self, *, strict: bool) -> tuple[str, ...]:
-        """The words of all that counts as a failure: the verdict's, and with `strict` those of
-        `doubts`. Empty if the target did not fail.
+        """The words of all that counts as a failure: the verdict, and with `strict` the doubts.
+        Empty if the target did not fail.
 
-        This is the one place that knows what `--strict` treats as a failure.
+        Only this method knows what `--strict` treats as a failure.
         """
         if strict:
             is_failure = self.verdict != VerdictKind.PASSED
@@ -81,7 +83,7 @@ class Verdict:
             "target": self.target.name,
             "verdict": self.verdict,
             "runtime": self.runtime,
-            "out_of_date": [reason.as_json() for reason in self.out_of_date],
+            "out_of_date": json_list(self.out_of_date),
             "cases": [as_json(case) for case in self.cases],
             "refusals": [as_json(refusal) for refusal in self.refusals],
             "vacuous": [as_json(output) for output in self.vacuous],
@@ -89,7 +91,7 @@ class Verdict:
             "baseline": [as_json(loss) for loss in self.baseline],
             "localization": as_json(self.localization) if self.localization else None,
             "seconds": self.seconds,
-            "error": self.error.as_json() if self.error else None,
+            "error": json_or_none(self.error),
         }
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from aoti_build.artifact.manifest import Manifest
 from aoti_build.artifact.paths import stat_cache_path
 from aoti_build.artifact.reasons import Reason
+from aoti_build.commands.json_values import json_list
 from aoti_build.common.json_object import JsonObject
 from aoti_build.common.stat_cache import StatCache
 from aoti_build.models_file.project import Project, Target
@@ -36,7 +37,7 @@ class Explanation:
         return {
             "target": self.step.target.name,
             "state": self.step.action,
-            "reasons": [reason.as_json() for reason in self.step.reasons],
+            "reasons": json_list(self.step.reasons),
             "last_build": self._last_build(),
             "nearest_stored": self._nearest_stored(),
         }
@@ -61,7 +62,7 @@ class Explanation:
             "target": self.nearest.target,
             "key": self.nearest.key,
             "created": self.nearest.provenance.get("created"),
-            "reasons": [reason.as_json() for reason in self.nearest_reasons],
+            "reasons": json_list(self.nearest_reasons),
         }
 
 
@@ -76,7 +77,7 @@ class WhyReport:
             "format": "aoti-build/why",
             "format_version": 2,
             "ok": True,
-            "targets": [explanation.as_json() for explanation in self.explanations],
+            "targets": json_list(self.explanations),
         }
 
 
@@ -84,11 +85,20 @@ def why(project: Project, targets: tuple[Target, ...]) -> WhyReport:
     """Explain the state of `targets`."""
     digests = StatCache(stat_cache_path(project))
     store = open_store(project.artifacts)
-    return WhyReport(tuple(_explain(project, target, digests, store) for target in targets))
+    explanations = []
+    for target in targets:
+        explanations.append(_explain(project, target, digests, store))
+    return WhyReport(tuple(explanations))
 
 
-def _explain(project: Project, target: Target, digests: StatCache, store: Store) -> Explanation:
+def _explain(
+    project: Project,
+    target: Target,
+    digests: StatCache,
+    store: Store,
+) -> Explanation:
     step = plan_target(project, target, digests, store)
+    # Every stored artifact is compared, of all targets: models often share weights and sources.
     nearest: Manifest | None = None
     nearest_reasons: tuple[Reason, ...] = ()
     nearest_distance = 0

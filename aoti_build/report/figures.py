@@ -104,7 +104,8 @@ def tables(outputs: Sequence[OutputFigures], heads: Sequence[RowHead]) -> list[T
         columns = [column for group in groups for column in group.columns]
         rows = []
         for head, output in zip(heads, outputs, strict=True):
-            rows.append(Row(head, [column.cell(output) for column in columns]))
+            cells = [column.cell(output) for column in columns]
+            rows.append(Row(head, cells))
         result.append(Table(groups, rows))
     return result
 
@@ -161,6 +162,7 @@ def _range(outputs: Sequence[OutputFigures], path: str) -> str:
             values.append(value)
     if not values:
         return "?"
+    # Two values that look the same are no range.
     low = scientific(min(values))
     high = scientific(max(values))
     return low if low == high else f"{low} to {high}"

@@ -58,6 +58,7 @@ def histogram_of(outputs: Sequence[OutputFigures]) -> HistogramImage | None:
     zero_count = sum(histogram.zero for histogram in histograms)
     decades = range(min(counts), max(counts) + 1)
     largest = max(zero_count, *counts.values())
+    # The first bar counts values without any error, which no decade has.
     bars = [_bar(0, "none", zero_count, largest)]
     for position, decade in enumerate(decades, 1):
         x = _COLUMN_WIDTH * position + _LEFT_GAP
@@ -73,15 +74,19 @@ def histogram_of(outputs: Sequence[OutputFigures]) -> HistogramImage | None:
 
 
 def _bar(x: int, label: str, count: int, largest: int) -> Bar:
+    # log1p gives a single value a visible height.
     height = 0.0
     if count:
-        height = round((_BASE - _TOP) * math.log1p(count) / math.log1p(largest), 1)
+        part = math.log1p(count) / math.log1p(largest)
+        height = round((_BASE - _TOP) * part, 1)
+    # Bars are narrower than their columns, so that they do not touch.
     return Bar(
         x=x + 2,
         y=_BASE - height,
         width=_COLUMN_WIDTH - 4,
         height=height,
         middle=x + _COLUMN_WIDTH // 2,
+        # The same sign as in the footer of the page.
         label=label.replace("-", "\N{MINUS SIGN}"),
         count=compact(count) if count else "",
     )

@@ -56,6 +56,7 @@ class LocalizationView:
 
     stage: str
     message: str
+    # Facts with their labels.
     answers: Sequence[tuple[str, str]]
     # The names of wrong weights with their largest errors.
     weights: Sequence[tuple[str, str]]
@@ -96,8 +97,9 @@ class Notes:
 
 @dataclass(frozen=True)
 class TargetView:
-    """A section of the page. `compared` and `failed` count outputs over all cases."""
+    """A section of the page."""
 
+    # The name of the link to the section.
     id: str
     name: str
     verdict: Pill
@@ -106,13 +108,16 @@ class TargetView:
     error: ErrorView | None
     localization: LocalizationView | None
     notes: Notes
+    # The columns and rows of the shape matrix.
     names: Sequence[str]
     rows: Sequence[CaseRow]
     outputs: Sequence[OutputView]
+    # Counts of outputs over all cases, and the largest error of all.
     compared: int
     failed: int
     worst: str
     refusals: Sequence[Refusal]
+    # The number of `refusals` that are right.
     refused: int
 
 
@@ -136,7 +141,9 @@ def html_page(report: VerifyReport) -> str:
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(
+        # Texts come from files and programs that anybody may have written.
         autoescape=True,
+        # A wrong name in the template is an error, and not an empty text.
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -193,7 +200,9 @@ def _target(
     outputs = [output for case in verdict.cases for output in case.outputs]
     names = list(dict.fromkeys(output.name for output in outputs))
     pill = Pill(str(verdict.verdict), _verdict_state(verdict, failures))
+    # A page with little on it should need no clicks.
     is_open = is_alone and len(names) <= _MANY_OUTPUTS
+    # Rules that count values, such as equality, need no error.
     largest_errors = [output.max_abs or 0.0 for output in outputs]
     return TargetView(
         id=identifier,
@@ -277,10 +286,11 @@ def _difference(difference: ModuleDifference) -> list[tuple[str, str]]:
 
 def _with_answer(answers: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
     """The pairs of a label and an answer whose answer is not empty."""
-    return [(label, answer) for label, answer in answers if answer]
+    return [pair for pair in answers if pair[1]]
 
 
 def _case_row(case: CallFigures, names: Sequence[str]) -> CaseRow:
+    # An output may be absent from a case, for instance because the case was skipped.
     by_name = {output.name: output for output in case.outputs}
     cells = []
     for name in names:

@@ -47,7 +47,15 @@ def output_view(name: str, cases: Iterable[CallFigures], is_open: bool) -> Outpu
             if output.name != name:
                 continue
             outputs.append(output)
-            heads.append(RowHead(case.name, case.seed, *output_mark(output)))
+            word, state = output_mark(output)
+            heads.append(
+                RowHead(
+                    case.name,
+                    case.seed,
+                    word,
+                    state,
+                )
+            )
             if not output.ok:
                 why = "out of bounds" if output.why is None else output.why
                 failures.append(f"{case.name}: {why}")
@@ -73,6 +81,7 @@ def _kind(outputs: Sequence[OutputFigures]) -> str:
     dtype = ", ".join(dtypes)
     shapes = [output.shape for output in outputs if output.shape is not None]
     ranks = {len(shape) for shape in shapes}
+    # Without a common rank there are no common axes.
     if len(ranks) != 1:
         return dtype
     axes = [_axis(sizes) for sizes in zip(*shapes, strict=True)]

@@ -116,7 +116,10 @@ def _provenance_text(facts: Mapping[str, Any]) -> str:
 
 
 def _model(model: Mapping[str, Any], manifest: Manifest | None) -> _Node:
-    facts = [model[fact] for fact in ("device", "platform", "machine", "isa") if model[fact]]
+    facts = []
+    for name in ("device", "platform", "machine", "isa"):
+        if model[name]:
+            facts.append(model[name])
     if model["compute_capability"] and model["device"] != "cpu":
         facts.append(f"compute capability {model['compute_capability']}")
     if model["march"]:
@@ -126,7 +129,7 @@ def _model(model: Mapping[str, Any], manifest: Manifest | None) -> _Node:
     children += [_library(library) for library in model["libraries"]]
     children += _kernels(model)
     children += _constants(model)
-    # Torch's own metadata are among the facts.
+    # The head has the facts of torch's own metadata.
     metadata = []
     for name, value in model["metadata"].items():
         if not name.startswith("AOTI_"):
@@ -189,9 +192,10 @@ def _kernels(model: Mapping[str, Any]) -> Iterator[_Node]:
     counts: Counter[str] = Counter()
     rows = []
     for kernel in model["kernels"]:
-        counts[_joined(" ", kernel["kind"], kernel["arch"])] += 1
+        arch = kernel["arch"]
+        counts[_joined(" ", kernel["kind"], arch)] += 1
         name = kernel["name"] or _file_name(kernel["file"])
-        rows.append(_joined("  ", name, kernel["arch"], kernel["tool"]))
+        rows.append(_joined("  ", name, arch, kernel["tool"]))
     if rows:
         totals = ", ".join(f"{count} {kind}" for kind, count in counts.items())
         yield _branch(f"kernels: {totals}", _cut(rows))
@@ -200,6 +204,7 @@ def _kernels(model: Mapping[str, Any]) -> Iterator[_Node]:
 
 
 def _constants(model: Mapping[str, Any]) -> Iterator[_Node]:
+    # The largest first, because the list is cut.
     constants = sorted(model["constants"], key=lambda constant: -constant["size"])
     weights = model["weights"]
     if not constants and not weights["files"]:
@@ -258,8 +263,10 @@ def _requirements(manifest: Manifest) -> list[str]:
         rows.append("processor features: " + " ".join(needs["cpu_features"]))
     for entry in manifest.imports:
         row = f"module {entry['module']}"
-        registered = ", ".join([*entry["operators"], *entry["types"]])
-        rows.append(f"{row}, for {registered}" if registered else row)
+        registered = [*entry["operators"], *entry["types"]]
+        if registered:
+            row += f", for {', '.join(registered)}"
+        rows.append(row)
     return rows
 
 
@@ -302,9 +309,11 @@ def _value_text(value: object) -> str:
                 parts.append(f"{name} {_value_text(entry)}")
         text = ", ".join(parts)
     elif isinstance(value, list):
-        text = f"[{', '.join(map(_value_text, value))}]"
+        entries = [_value_text(entry) for entry in value]
+        text = f"[{', '.join(entries)}]"
     else:
         text = str(value)
+    # The first characters are enough to tell two digests apart.
     is_sha256 = len(text) == 64 and set(text) <= set("0123456789abcdef")
     if is_sha256:
         return text[:12]

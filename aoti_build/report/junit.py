@@ -21,6 +21,7 @@ from aoti_build.figures import CallFigures, OutputFigures, as_json
 from aoti_build.report.figures import figure
 from aoti_build.report.spelling import loss, printable, vacuous_text
 
+# In JUnit a failure is a wrong result, and an error is a test that could not be carried out.
 FAILURE = "failure"
 ERROR = "error"
 SKIPPED = "skipped"
@@ -47,7 +48,7 @@ _FIGURES: Mapping[str, str] = {
     "fp64.rounded_rmse": "rmse to float64 if rounded otherwise",
     "fp64.allowed": "allowed rmse to float64",
 }
-# The text of a figure that is no number.
+# The text of a figure that is None because there is no such number.
 _NULL_TEXTS = {"max_rel": "infinite", "snr_db": "infinite", "psnr_db": "infinite"}
 # Verdicts that are a failure of the artifact. All others that count as a failure are errors.
 _FAILURE_VERDICTS = (VerdictKind.MISMATCH, VerdictKind.UNAVAILABLE, VerdictKind.INCOMPLETE)
@@ -85,6 +86,7 @@ def junit_xml(report: VerifyReport) -> str:
 
 def _tests(verdict: Verdict, failures: Sequence[str]) -> list[_Test]:
     tests = [*_output_tests(verdict), *_refusal_tests(verdict)]
+    # A failed output or refusal says why there is a mismatch.
     is_explained = any(test.result == FAILURE for test in tests)
     tests += _verdict_tests(verdict, failures, is_explained)
     tests += _doubt_tests(verdict, failures)
@@ -125,6 +127,7 @@ def _output_test(
     if output.ok:
         return _Test(name, properties=properties)
     why = "out of bounds" if output.why is None else output.why
+    # Some readers do not show properties, so the text of a failure repeats them.
     facts = {
         "why": why,
         **_figure_texts(output),
@@ -213,6 +216,7 @@ def _verdict_tests(
 
 
 def _verdict_causes(verdict: Verdict) -> list[str]:
+    # Of an unavailable artifact, `out_of_date` says why it is unavailable.
     if verdict.verdict == VerdictKind.UNAVAILABLE:
         return [str(reason) for reason in verdict.out_of_date]
     causes = []

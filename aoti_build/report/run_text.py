@@ -43,7 +43,8 @@ def run_lines(report: RunReport) -> list[str]:
     # A single block needs no line of totals.
     if blocks == 1:
         return lines[:-1]
-    return [*lines, count_text((target.verdict for target in report.targets), "target")]
+    verdicts = [target.verdict for target in report.targets]
+    return [*lines, count_text(verdicts, "target")]
 
 
 def _target_lines(target: TargetRuns) -> list[str]:

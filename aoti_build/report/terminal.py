@@ -33,6 +33,7 @@ def for_terminal(render: Callable[[_AnyReport], list[str]]) -> Callable[[_AnyRep
 
 
 def _printable(text: str) -> str:
+    # Nearly all texts are printable, and this check is fast.
     if text.isprintable():
         return text
     characters = []
@@ -66,6 +67,7 @@ def reasons_text(reasons: Sequence[Reason], unverified: str | None = None) -> st
     parts = [str(reason) for reason in reasons[:_REASONS_SHOWN]]
     if len(reasons) > _REASONS_SHOWN:
         parts.append(f"and {len(reasons) - _REASONS_SHOWN} more")
+    # The text of that reason is `unverified` itself.
     is_a_reason = any(reason.reason == ReasonKind.UNVERIFIED for reason in reasons)
     if unverified is not None and not is_a_reason:
         parts.append(f"unverified: {unverified}")

@@ -44,9 +44,8 @@ def build_lines(report: BuildReport) -> list[str]:
         if outcome.error is not None:
             lines.append("")
             lines += error_lines(outcome.error)
-    lines.append("")
-    lines.append(count_text((outcome.action for outcome in report.outcomes), "target"))
-    return lines
+    actions = [outcome.action for outcome in report.outcomes]
+    return [*lines, "", count_text(actions, "target")]
 
 
 def _build_row(outcome: Outcome) -> list[str]:
@@ -69,11 +68,11 @@ def plan_lines(plan: Plan) -> list[str]:
     """A row for each step and a line of totals."""
     rows = []
     for step in plan.steps:
-        rows.append([step.target.name, step.action, reasons_text(step.reasons, step.unverified)])
+        reasons = reasons_text(step.reasons, step.unverified)
+        rows.append([step.target.name, step.action, reasons])
     lines = table(["target", "would", "why"], rows)
-    lines.append("")
-    lines.append(count_text((step.action for step in plan.steps), "target"))
-    return lines
+    actions = [step.action for step in plan.steps]
+    return [*lines, "", count_text(actions, "target")]
 
 
 @for_terminal
@@ -124,6 +123,7 @@ def _explanation_lines(explanation: Explanation) -> list[str]:
             lines.append(f"    {Reason.of(record)}")
         if step.manifest.unverified:
             lines.append(f"  and was never compared with eager: {step.manifest.unverified}")
+    # An artifact that is up to date needs no comparison with the store.
     if nearest is not None and step.reasons:
         lines.append(
             f"  nearest in the store: {nearest.key[:12]}, built for {nearest.target}; different in"
@@ -157,7 +157,8 @@ def doctor_lines(report: DoctorReport) -> list[str]:
     totals."""
     rows = []
     for finding in report.findings:
-        rows.append([finding.check, finding.device or "", finding.outcome, finding.said])
+        device = finding.device or ""
+        rows.append([finding.check, device, finding.outcome, finding.said])
     head, *rendered = table(["check", "device", "outcome", "found"], rows)
     lines = [head]
     for finding, row in zip(report.findings, rendered, strict=True):
@@ -165,15 +166,15 @@ def doctor_lines(report: DoctorReport) -> list[str]:
         if finding.outcome != "ok":
             lines += _indented("cause", finding.cause)
             lines += _indented("fix", finding.fix)
-    lines.append("")
-    lines.append(count_text((finding.outcome for finding in report.findings), "check"))
-    return lines
+    outcomes = [finding.outcome for finding in report.findings]
+    return [*lines, "", count_text(outcomes, "check")]
 
 
 def _indented(label: str, text: str | None) -> list[str]:
     """A text below a row, with its further lines aligned with its first."""
     if not text:
         return []
+    # The label stands before the first line only.
     head = f"{label}:"
     lines = []
     for line in text.strip().splitlines():

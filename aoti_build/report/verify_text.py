@@ -39,7 +39,8 @@ def verify_lines(report: VerifyReport) -> list[str]:
         if verdict.error is not None:
             lines.append("")
             lines += error_lines(verdict.error)
-    total = count_text((verdict.verdict for verdict in report.verdicts), "artifact")
+    words = [verdict.verdict for verdict in report.verdicts]
+    total = count_text(words, "artifact")
     if report.runtime == CPP:
         total += ", called from C++"
     return [*lines, "", total]
@@ -71,10 +72,14 @@ def _case_count(verdict: Verdict) -> str:
 
 def _worst_cells(verdict: Verdict) -> list[str]:
     """The figures of the output with the largest error, among the failed ones if any failed."""
-    outputs = [output for case in verdict.cases for output in case.outputs]
+    outputs: list[OutputFigures] = []
+    for case in verdict.cases:
+        outputs += case.outputs
     if not outputs:
         return [""] * 4
-    worst = max(outputs, key=lambda output: (not output.ok, output.max_abs or 0.0))
+    # A passed output may have a larger error than one that failed by a tighter bound.
+    failed = [output for output in outputs if not output.ok]
+    worst = max(failed or outputs, key=lambda output: output.max_abs or 0.0)
     return [
         number_text(worst.max_abs),
         number_text(worst.rmse),
