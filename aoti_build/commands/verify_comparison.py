@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from msgspec import structs
@@ -32,8 +31,6 @@ from aoti_build.work.opened import OpenArtifact
 from aoti_build.work.worker import WorkerTimeout, run_worker
 
 OnPhase = Callable[[str], None]
-# A probe announces itself as the phase "probe NUMBER NAME".
-_PROBE_PHASE = "probe "
 
 
 @dataclass(frozen=True)
@@ -141,14 +138,16 @@ class Comparison:
         job = self._probe_job()
         crashed: dict[int, Refusal] = {}
         while True:
+            # Each probe announces itself as the phase "probe NUMBER NAME". There are many, so they
+            # are not shown one by one.
             announced: list[str] = []
-            on_phase = partial(self._on_probe_phase, announced)
             remaining = structs.replace(job, skip=tuple(crashed))
+            directory = self.work / f"probe-{len(crashed)}"
             self.on_phase("probe")
             try:
-                result = self._run(remaining, self.work / f"probe-{len(crashed)}", on_phase)
+                result = self._run(remaining, directory, on_phase=announced.append)
             except (WorkerCrash, WorkerTimeout) as crash:
-                # It failed before its first probe, for instance while it loaded the package.
+                # The process failed before its first probe, for instance as it loaded the package.
                 if not announced:
                     raise
                 _, number, name = announced[-1].split(" ", 2)
@@ -156,12 +155,6 @@ class Comparison:
                 continue
             refusals = {**dict(result.probes), **crashed}
             return [refusals[number] for number in sorted(refusals)]
-
-    def _on_probe_phase(self, announced: list[str], phase: str) -> None:
-        announced.append(phase)
-        # There are many probes, so they are not shown one by one.
-        if not phase.startswith(_PROBE_PHASE):
-            self.on_phase(phase)
 
     def _probe_job(self) -> ProbeJob:
         manifest = self.artifact.manifest

@@ -197,7 +197,10 @@ def _totals(verdicts: Sequence[Pill]) -> list[Pill]:
 def _target(
     identifier: str, verdict: Verdict, failures: Sequence[str], is_alone: bool
 ) -> TargetView:
-    outputs = [output for case in verdict.cases for output in case.outputs]
+    outputs: list[OutputFigures] = []
+    for case in verdict.cases:
+        outputs += case.outputs
+    # A dict keeps the order, which a set would not.
     names = list(dict.fromkeys(output.name for output in outputs))
     pill = Pill(str(verdict.verdict), _verdict_state(verdict, failures))
     # A page with little on it should need no clicks.

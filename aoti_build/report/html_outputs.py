@@ -77,9 +77,15 @@ def output_view(name: str, cases: Iterable[CallFigures], is_open: bool) -> Outpu
 
 def _kind(outputs: Sequence[OutputFigures]) -> str:
     """``float32 [1-32, 1000]``: the dtype, and the range of each axis over the cases."""
-    dtypes = dict.fromkeys(output.dtype for output in outputs if output.dtype is not None)
+    # A dict keeps the order, which a set would not.
+    dtypes: dict[str, None] = {}
+    shapes = []
+    for output in outputs:
+        if output.dtype is not None:
+            dtypes[output.dtype] = None
+        if output.shape is not None:
+            shapes.append(output.shape)
     dtype = ", ".join(dtypes)
-    shapes = [output.shape for output in outputs if output.shape is not None]
     ranks = {len(shape) for shape in shapes}
     # Without a common rank there are no common axes.
     if len(ranks) != 1:

@@ -114,9 +114,11 @@ def _named_cases(cases: Sequence[CallFigures]) -> Iterator[tuple[str, CallFigure
     """
     names = set()
     for case in cases:
-        is_repeated = case.name in names
+        name = case.name
+        if name in names:
+            name += f" (seed {case.seed})"
         names.add(case.name)
-        yield (f"{case.name} (seed {case.seed})" if is_repeated else case.name), case
+        yield name, case
 
 
 def _output_test(
@@ -127,17 +129,33 @@ def _output_test(
     if output.ok:
         return _Test(name, properties=properties)
     why = "out of bounds" if output.why is None else output.why
+    sizes = [f"{dim} {size}" for dim, size in case.sizes.items()]
     # Some readers do not show properties, so the text of a failure repeats them.
     facts = {
         "why": why,
         **_figure_texts(output),
-        "sizes": ", ".join(f"{dim} {size}" for dim, size in case.sizes.items()),
+        "sizes": ", ".join(sizes),
         "seed": str(case.seed),
         "cause": verdict.localization.said if verdict.localization else "",
         **_doubt_texts(verdict, output.name),
     }
-    text = "\n".join(f"{label}: {fact}" for label, fact in facts.items() if fact)
-    return _Test(name, FAILURE, "mismatch", why, text, properties=properties)
+    return _Test(
+        name,
+        FAILURE,
+        "mismatch",
+        message=why,
+        text=_labelled_lines(facts),
+        properties=properties,
+    )
+
+
+def _labelled_lines(facts: Mapping[str, object]) -> str:
+    """A line for each fact that is not empty."""
+    lines = []
+    for label, fact in facts.items():
+        if fact:
+            lines.append(f"{label}: {fact}")
+    return "\n".join(lines)
 
 
 def _figure_texts(output: OutputFigures) -> dict[str, str]:
@@ -173,17 +191,18 @@ def _value_text(value: object, digits: int = 6) -> str:
 
 def _doubt_texts(verdict: Verdict, output: str) -> dict[str, str]:
     """Facts that a reader of this output's figures should know, even if nothing failed."""
-    texts = {
-        OUT_OF_DATE: "; ".join(map(str, verdict.out_of_date)),
-        VACUOUS: "; ".join(
-            vacuous_text(entry) for entry in verdict.vacuous if entry.output == output
-        ),
-        "no float64 reference": verdict.no_fp64,
-        "against its baseline": "; ".join(
-            loss(as_json(entry)) for entry in verdict.baseline if entry.name == output
-        ),
-    }
-    return {label: text for label, text in texts.items() if text}
+    texts = {}
+    if verdict.out_of_date:
+        texts[OUT_OF_DATE] = "; ".join(map(str, verdict.out_of_date))
+    vacuous = [vacuous_text(entry) for entry in verdict.vacuous if entry.output == output]
+    if vacuous:
+        texts[VACUOUS] = "; ".join(vacuous)
+    if verdict.no_fp64:
+        texts["no float64 reference"] = verdict.no_fp64
+    losses = [loss(as_json(entry)) for entry in verdict.baseline if entry.name == output]
+    if losses:
+        texts["against its baseline"] = "; ".join(losses)
+    return texts
 
 
 def _refusal_tests(verdict: Verdict) -> Iterator[_Test]:
@@ -235,9 +254,8 @@ def _error_text(error: AotiBuildError) -> str:
         "next": error.hint,
         "log": error.log,
     }
-    lines = [error.message]
-    lines += [f"{label}: {answer}" for label, answer in answers.items() if answer]
-    return "\n".join(lines)
+    lines = _labelled_lines(answers)
+    return f"{error.message}\n{lines}" if lines else error.message
 
 
 def _doubt_tests(verdict: Verdict, failures: Sequence[str]) -> Iterator[_Test]:

@@ -38,8 +38,10 @@ def _printable(text: str) -> str:
         return text
     characters = []
     for character in text:
-        is_shown = character == "\t" or character.isprintable()
-        characters.append(character if is_shown else "\N{REPLACEMENT CHARACTER}")
+        if character == "\t" or character.isprintable():
+            characters.append(character)
+        else:
+            characters.append("\N{REPLACEMENT CHARACTER}")
     return "".join(characters)
 
 
@@ -49,11 +51,17 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     for index, title in enumerate(head):
         cells = [row[index] for row in rows]
         if any(cells):
-            width = max(len(cell) for cell in (title, *cells))
-            columns.append([cell.ljust(width) for cell in (title, *cells)])
-    if not columns:
-        return [""] * (len(rows) + 1)
-    return ["  ".join(cells).rstrip() for cells in zip(*columns, strict=True)]
+            columns.append(_padded([title, *cells]))
+    lines = []
+    for number in range(len(rows) + 1):
+        line = "  ".join(column[number] for column in columns)
+        lines.append(line.rstrip())
+    return lines
+
+
+def _padded(column: Sequence[str]) -> list[str]:
+    width = max(len(cell) for cell in column)
+    return [cell.ljust(width) for cell in column]
 
 
 def error_lines(error: object, word: str = "error") -> list[str]:
