@@ -19,8 +19,12 @@ RUNTIMES = (PYTHON, CPP)
 # The words by which a report names what makes a passed artifact doubtful.
 OUT_OF_DATE = "out_of_date"
 VACUOUS = "vacuous"
-# Verdicts that are failures only with --strict.
-_LENIENT_VERDICTS = (VerdictKind.UNAVAILABLE, VerdictKind.INCOMPLETE)
+# Verdicts that are no failures without --strict.
+_LENIENT_VERDICTS = (
+    VerdictKind.PASSED,
+    VerdictKind.UNAVAILABLE,
+    VerdictKind.INCOMPLETE,
+)
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,7 @@ class Verdict:
 
     target: Target
     verdict: VerdictKind
-    # Why the artifact is not what the sources describe now, or why it is unavailable.
+    # Why the artifact differs from what the sources describe now, or why it is unavailable.
     out_of_date: tuple[Reason, ...] = ()
     cases: tuple[CallFigures, ...] = ()
     # One for each input that the artifact must refuse.
@@ -70,13 +74,11 @@ class Verdict:
 
         Only this method knows what `--strict` treats as a failure.
         """
-        if strict:
-            is_failure = self.verdict != VerdictKind.PASSED
-            doubts = self.doubts
-        else:
-            is_failure = self.verdict not in (VerdictKind.PASSED, *_LENIENT_VERDICTS)
-            doubts = ()
-        return (self.verdict, *doubts) if is_failure else doubts
+        if not strict:
+            return () if self.verdict in _LENIENT_VERDICTS else (self.verdict,)
+        if self.verdict == VerdictKind.PASSED:
+            return self.doubts
+        return (self.verdict, *self.doubts)
 
     def as_json(self) -> JsonObject:
         return {
