@@ -276,7 +276,11 @@ def test_doubts_fail_only_with_strict() -> None:
 
 def test_an_unavailable_device_fails_only_with_strict() -> None:
     assert "0 of 1 artifact passed, none failed" in page(target("unavailable")).words
-    assert "1 of 1 artifact failed" in page(target("unavailable"), strict=True).words
+    absent = target("unavailable", out_of_date=[{"reason": "no-device", "what": "cuda"}])
+    words = page(absent, strict=True).words
+    assert "1 of 1 artifact failed" in words
+    assert "no-device: cuda" in words
+    assert "out_of_date" not in words
 
 
 @pytest.mark.parametrize(
