@@ -118,6 +118,7 @@ def plan(
         force=force,
         index=index,
     )
+    # The next command need not digest the same files again.
     digests.save()
     if index is not None:
         index.save()
@@ -179,6 +180,7 @@ def build(
     digests.save()
     index.save()
     in_order = [outcomes[step.target.name] for step in build_plan.steps]
+    # Only the report changes. The artifacts stay published.
     if strict:
         in_order = [_strict_outcome(outcome) for outcome in in_order]
     return BuildReport(project, tuple(in_order))

@@ -107,6 +107,7 @@ def _target_paths(project: Project, target: Target) -> list[Path]:
 def _orphan_paths(project: Project) -> list[Path]:
     names = orphans(project)
     paths = [project.artifacts / name for name in names]
+    # The target of an orphan is unknown to models.yaml, so only the name leads to its logs.
     for name in names:
         log_name = name.replace("/", "@")
         paths += own_entries(project.artifacts, ".logs", f"{log_name}@*.log")
@@ -129,6 +130,7 @@ def _remove(paths: list[Path], dry_run: bool) -> int:
 
 def _remove_empty(directories: set[Path]) -> None:
     for directory in directories:
+        # A model's directory is of no use without artifacts.
         if is_real_directory(directory) and not any(directory.iterdir()):
             directory.rmdir()
 

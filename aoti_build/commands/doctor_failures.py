@@ -61,6 +61,7 @@ def explain(error: AotiBuildError, device: str, phases: Sequence[str]) -> Findin
         # A package that compiles and does not load points to the compiler.
         compiler = other_compiler()
         fix = f"try another compiler: {compiler}" if compiler else None
+    # The log is the only trace of the model, whose directory is gone.
     cause_lines = [output] if output else []
     if error.log:
         cause_lines.append(f"the log is {error.log}")
@@ -77,6 +78,7 @@ def explain(error: AotiBuildError, device: str, phases: Sequence[str]) -> Findin
 def _time_of(phase: str | None) -> str:
     if phase is None:
         return "at the start"
+    # Other phases, such as "export", are named as they are.
     return _PHASES.get(phase, f"in the phase {phase}")
 
 

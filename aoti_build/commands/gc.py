@@ -91,6 +91,7 @@ def _used_digests(store: Store, project: Project) -> set[str]:
     that still exist."""
     digests: set[str] = set()
     for root in {project.artifacts, *store.roots()}:
+        # model/variant/manifest.json; names with a leading dot are working state.
         for path in root.glob("[!.]*/[!.]*/manifest.json"):
             manifest = read_manifest(path.parent)
             if isinstance(manifest, Manifest):

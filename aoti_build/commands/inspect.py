@@ -44,6 +44,7 @@ class Inspected:
 
     @property
     def state(self) -> str:
+        # The only error of this class says that there is no artifact.
         if any(isinstance(problem, VerificationError) for problem in self.problems):
             return MISSING
         return REFUSED if self.problems else SOUND
@@ -127,6 +128,7 @@ def inspect_target(project: Project, target: Target) -> Inspected:
                 file,
                 problems=(missing,),
             )
+        # The package may be readable all the same.
         damaged = ArtifactError(
             f"the artifact is damaged: {manifest.why}",
             target=target.name,

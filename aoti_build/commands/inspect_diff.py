@@ -109,6 +109,7 @@ def _facts(side: Inspected, manifest: Manifest | None) -> Facts:
     }
     if manifest is not None:
         facts |= _manifest_facts(manifest)
+    # With a single model its name would only make lines longer.
     has_many_models = len(package["models"]) > 1
     for model in package["models"]:
         prefix = f"{model['name']}: " if has_many_models else ""

@@ -115,7 +115,9 @@ def write_repro(
 
 def _preparation(target: Target, imports: Sequence[Mapping[str, Any]]) -> list[str]:
     """The lines that import the modules of custom operators and set the precision of TF32."""
+    # A package with custom operators can be loaded only after these imports.
     lines = [f"import {entry['module']}" for entry in imports]
+    # The artifact was compared with eager mode under this setting.
     tf32 = target.model.cuda.tf32
     if target.device == "cuda" and tf32 is not None:
         lines.append(f"torch.backends.cudnn.allow_tf32 = {tf32}")

@@ -69,6 +69,7 @@ def _parse_input(text: str) -> Input:
         return Input(text, REFERENCE_INPUT)
     if text == RANDOM:
         return Input(text, RANDOM)
+    # The suffix is checked first, because it also finds a misspelt "random".
     suffix = Path(text).suffix.lower()
     if suffix not in (*TENSOR_SUFFIXES, *IMAGE_SUFFIXES):
         raise UsageError(
@@ -94,6 +95,7 @@ def check_output_pattern(options: RunOptions, target_count: int) -> None:
         raise UsageError(f"--output {pattern}: outputs are written to {suffixes} files")
     _require_placeholder(pattern, "{target}", target_count, "targets")
     _require_placeholder(pattern, "{input}", len(options.inputs), "inputs")
+    # Files of the same name in two directories have the same label.
     labels: set[str] = set()
     for entry in options.inputs:
         if entry.label in labels:

@@ -48,6 +48,7 @@ class Run:
         return ExitCode.OK
 
     def as_json(self) -> JsonObject:
+        # A run with an error has no figures at all.
         figures = as_json(self.result) if self.result else {}
         return {
             "source": list(self.source),

@@ -52,6 +52,7 @@ def orphans(project: Project) -> tuple[str, ...]:
     """
     listed = {artifact_directory(project, target) for target in project.targets}
     names = []
+    # Names with a leading dot are working state.
     for directory in own_entries(project.artifacts, "[!.]*", "[!.]*"):
         if directory in listed or not (directory / MANIFEST).exists():
             continue
@@ -63,6 +64,7 @@ def orphans(project: Project) -> tuple[str, ...]:
 def _belongs_to(project: Project, directory: Path) -> bool:
     """Whether the artifact in `directory` is of this models.yaml, or of a file that is gone."""
     manifest = read_manifest(directory)
+    # Without a readable manifest nothing says that the directory is ours.
     if not isinstance(manifest, Manifest):
         return False
     if manifest.models_file == project.file.name:
@@ -92,4 +94,5 @@ def _age(created: Any) -> float | None:
         seconds = (datetime.now(timezone.utc) - then).total_seconds()
     except (TypeError, ValueError):
         return None
+    # The clock of this host may be behind that of the building host.
     return max(0.0, round(seconds, 1))

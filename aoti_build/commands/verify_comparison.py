@@ -78,6 +78,7 @@ class Comparison:
             return Verdict(self.target, VerdictKind.UNAVAILABLE, (reason,))
         refusals = self.probe()
         kind = _verdict_kind(check, refusals)
+        # To find the cause takes long, so only a mismatch is worth it.
         localization = None
         if kind == VerdictKind.MISMATCH:
             self._write_repro(reference_data)
@@ -196,6 +197,7 @@ class Comparison:
             self.project,
             self.target,
             self.artifact.files,
+            # Embedded weights have no alignment, and are not compared one by one.
             self.artifact.manifest.weights.get("alignment"),
             directory=self.work / "localize",
             log=self._log,
