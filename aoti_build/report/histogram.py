@@ -62,7 +62,13 @@ def histogram_of(outputs: Sequence[OutputFigures]) -> HistogramImage | None:
     bars = [_bar(0, "none", zero_count, largest)]
     for position, decade in enumerate(decades, 1):
         x = _COLUMN_WIDTH * position + _LEFT_GAP
-        bars.append(_bar(x, str(decade), counts[decade], largest))
+        bar = _bar(
+            x,
+            str(decade),
+            counts[decade],
+            largest,
+        )
+        bars.append(bar)
     return HistogramImage(
         width=_COLUMN_WIDTH * (len(decades) + 1) + _LEFT_GAP,
         height=_HEIGHT,
@@ -73,7 +79,13 @@ def histogram_of(outputs: Sequence[OutputFigures]) -> HistogramImage | None:
     )
 
 
-def _bar(x: int, label: str, count: int, largest: int) -> Bar:
+def _bar(
+    x: int,
+    label: str,
+    count: int,
+    largest: int,
+) -> Bar:
+    """The bar in the column at `x`. The bar of the `largest` count has the full height."""
     # log1p gives a single value a visible height.
     height = 0.0
     if count:

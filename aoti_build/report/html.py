@@ -163,7 +163,13 @@ def _page(report: VerifyReport) -> Page:
     is_alone = len(report.verdicts) == 1
     targets = []
     for number, verdict in enumerate(report.verdicts, 1):
-        targets.append(_target(f"t{number}", verdict, report.failures(verdict), is_alone))
+        target = _target(
+            f"t{number}",
+            verdict,
+            report.failures(verdict),
+            is_alone,
+        )
+        targets.append(target)
     return Page(
         ok=report.exit_code == ExitCode.OK,
         headline=_headline(report),
@@ -195,7 +201,10 @@ def _totals(verdicts: Sequence[Pill]) -> list[Pill]:
 
 
 def _target(
-    identifier: str, verdict: Verdict, failures: Sequence[str], is_alone: bool
+    identifier: str,
+    verdict: Verdict,
+    failures: Sequence[str],
+    is_alone: bool,
 ) -> TargetView:
     outputs: list[OutputFigures] = []
     for case in verdict.cases:
@@ -309,7 +318,12 @@ def _case_row(case: CallFigures, names: Sequence[str]) -> CaseRow:
 
 def _cell(output: OutputFigures) -> Cell:
     word, state = output_mark(output)
-    return Cell(word, state, figure=_main_figure(output), title=_cell_title(output))
+    return Cell(
+        word,
+        state,
+        figure=_main_figure(output),
+        title=_cell_title(output),
+    )
 
 
 def _main_figure(output: OutputFigures) -> str:

@@ -76,7 +76,8 @@ def junit_xml(report: VerifyReport) -> str:
         all_tests += tests
         # CI can then show both runtimes of one target.
         name = verdict.target.name + (" (C++)" if verdict.runtime == CPP else "")
-        suite = SubElement(root, "testsuite", {"name": printable(name), **_counts(tests)})
+        attributes = {"name": printable(name), **_counts(tests)}
+        suite = SubElement(root, "testsuite", attributes)
         for test in tests:
             _add_test(suite, name, test)
     root.attrib |= _counts(all_tests)
@@ -101,7 +102,12 @@ def _tests(verdict: Verdict, failures: Sequence[str]) -> list[_Test]:
 def _output_tests(verdict: Verdict) -> Iterator[_Test]:
     for name, case in _named_cases(verdict.cases):
         if case.skipped:
-            yield _Test(name, SKIPPED, "skipped", case.skipped)
+            yield _Test(
+                name,
+                SKIPPED,
+                "skipped",
+                message=case.skipped,
+            )
         for output in case.outputs:
             yield _output_test(name, case, output, verdict)
 
@@ -122,7 +128,10 @@ def _named_cases(cases: Sequence[CallFigures]) -> Iterator[tuple[str, CallFigure
 
 
 def _output_test(
-    case_name: str, case: CallFigures, output: OutputFigures, verdict: Verdict
+    case_name: str,
+    case: CallFigures,
+    output: OutputFigures,
+    verdict: Verdict,
 ) -> _Test:
     name = f"{case_name}: {output.name}"
     properties = {**_figure_texts(output), **_doubt_texts(verdict, output.name)}
@@ -212,7 +221,13 @@ def _refusal_tests(verdict: Verdict) -> Iterator[_Test]:
             yield _Test(name)
         else:
             message = refusal.said or "it was not refused"
-            yield _Test(name, FAILURE, "refusal", message, f"{name}\n{message}")
+            yield _Test(
+                name,
+                FAILURE,
+                "refusal",
+                message=message,
+                text=f"{name}\n{message}",
+            )
 
 
 def _verdict_tests(
@@ -231,7 +246,13 @@ def _verdict_tests(
     else:
         message = "; ".join(_verdict_causes(verdict)) or f"the verdict is {kind}"
         text = message
-    yield _Test("artifact", result, kind, message, text)
+    yield _Test(
+        "artifact",
+        result,
+        kind,
+        message=message,
+        text=text,
+    )
 
 
 def _verdict_causes(verdict: Verdict) -> list[str]:
@@ -266,7 +287,13 @@ def _doubt_tests(verdict: Verdict, failures: Sequence[str]) -> Iterator[_Test]:
     }
     for kind, lines in doubts.items():
         if kind in failures:
-            yield _Test(kind, FAILURE, kind, f"{kind}: {'; '.join(lines)}", "\n".join(lines))
+            yield _Test(
+                kind,
+                FAILURE,
+                kind,
+                message=f"{kind}: {'; '.join(lines)}",
+                text="\n".join(lines),
+            )
 
 
 def _add_test(suite: Element, target: str, test: _Test) -> None:

@@ -79,7 +79,8 @@ def plan_lines(plan: Plan) -> list[str]:
 def status_lines(report: StatusReport) -> list[str]:
     """A row for each target, and the orphans."""
     rows = []
-    for row, step in zip(report.as_json()["targets"], report.plan.steps, strict=True):
+    documents = report.as_json()["targets"]
+    for row, step in zip(documents, report.plan.steps, strict=True):
         key = row["key"] or ""
         rows.append(
             [
