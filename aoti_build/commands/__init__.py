@@ -1,4 +1,5 @@
-"""What a user can ask for: one verb, one module. Each is an ordinary function that takes a
-`Project` and options and returns a report value; rendering is `aoti_build.report`'s work and exit
-codes follow from the values and errors.
+"""The commands: one module for each.
+
+A command is an ordinary function. It takes a `Project` and options, and returns a report value.
+`aoti_build.report` renders that value, and exit codes follow from values and errors.
 """

@@ -1,16 +1,16 @@
-"""`clean`: remove artifacts. Only directories that hold an artifact of ours, or our own working
-state, are ever removed.
+"""`clean`: removes artifacts.
 
-No link is followed. One that stands for an artifact, or for working state, is removed itself. One
-that stands for a model's directory is refused, since other artifacts may lie behind it. `artifacts`
+It removes only directories that hold an artifact of ours, and our own working state. No link is
+followed. A link in the place of an artifact or of working state is removed itself. A link in the
+place of a model's directory is refused, because other artifacts may be behind it. `artifacts`
 itself may be a link.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import stat
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,13 +22,13 @@ from aoti_build.common.removal import is_real_directory, own_entries, remove
 from aoti_build.errors import UsageError
 from aoti_build.models_file.project import Project, Target
 
-_STATE = (".stat-cache.json", ".index.json", ".project-cache", ".passed-checks.json")
+_WORKING_STATE = (".stat-cache.json", ".index.json", ".project-cache", ".passed-checks.json")
 
 
 @dataclass(frozen=True)
 class CleanReport:
-    """What was removed (or, with `dry_run`, would be), relative to the project, and how many bytes
-    that is."""
+    """The removed paths, relative to the project, and their size in bytes. With `dry_run` nothing
+    was removed."""
 
     removed: tuple[str, ...]
     bytes: int
@@ -52,71 +52,85 @@ def clean(
     orphans_only: bool = False,
     dry_run: bool = False,
 ) -> CleanReport:
-    """Remove the artifacts of `targets`; of None, all of them, orphans and working state too; or
-    only the orphans.
+    """Remove the artifacts of `targets`.
 
-    Raises `UsageError`, and nothing is removed, if a model's directory is a link.
+    Without targets, all artifacts, orphans and working state are removed. With `orphans_only` only
+    the orphans are removed, whatever the targets.
+
+    Raises:
+        UsageError: A model's directory is a link. Nothing was removed.
     """
-    chosen = project.targets if targets is None else targets
+    remove_all = targets is None and not orphans_only
     if orphans_only:
-        chosen = ()
+        chosen: tuple[Target, ...] = ()
+    else:
+        chosen = project.targets if targets is None else targets
+    # Before anything is removed, so that an error leaves all as it was.
     for target in chosen:
         _refuse_link(artifact_directory(project, target).parent)
     removed: list[Path] = []
     size = 0
     for target in chosen:
-        # Never from under a build; where there is nothing there is no lock to take either.
-        guard = (
-            contextlib.nullcontext()
-            if dry_run or not _of(project, target)
-            else lock(lock_path(project, target))
-        )
-        with guard:
-            paths = _of(project, target)
+        # Wait for a running build of the target. Without any files there is nothing to wait for,
+        # and the lock would be a new file.
+        needs_lock = not dry_run and _target_paths(project, target)
+        with lock(lock_path(project, target)) if needs_lock else nullcontext():
+            paths = _target_paths(project, target)
             size += _remove(paths, dry_run)
             removed += paths
-    others = _of_orphans(project) if targets is None or orphans_only else []
-    if targets is None and not orphans_only:
-        others += [path for name in _STATE if os.path.lexists(path := project.artifacts / name)]
+    others: list[Path] = []
+    if remove_all or orphans_only:
+        others += _orphan_paths(project)
+    if remove_all:
+        others += _working_state(project)
     size += _remove(others, dry_run)
     removed += others
     if not dry_run:
         _remove_empty({path.parent for path in removed} - {project.artifacts})
-    return CleanReport(
-        tuple(path.relative_to(project.root).as_posix() for path in removed), size, dry_run
-    )
+    names = [path.relative_to(project.root).as_posix() for path in removed]
+    return CleanReport(tuple(names), size, dry_run)
 
 
-def _of(project: Project, target: Target) -> list[Path]:
-    """What there is of a target: its artifact, its logs, and what a killed build left."""
-    artifact, staged = artifact_directory(project, target), staging_root(project)
+def _target_paths(project: Project, target: Target) -> list[Path]:
+    """The artifact of a target, its logs, and the staging directories of builds that were
+    killed."""
+    artifact = artifact_directory(project, target)
+    staging = staging_root(project)
     prefix = staging_prefix(target)
-    return [
-        *([artifact] if os.path.lexists(artifact) else []),
-        *own_entries(project.artifacts, ".logs", f"{prefix}*.log"),
-        *own_entries(staged.parent, staged.name, f"{prefix}*"),
-    ]
+    # A broken link is an entry too, which `exists` would not see.
+    paths = [artifact] if os.path.lexists(artifact) else []
+    paths += own_entries(project.artifacts, ".logs", f"{prefix}*.log")
+    paths += own_entries(staging.parent, staging.name, f"{prefix}*")
+    return paths
 
 
-def _of_orphans(project: Project) -> list[Path]:
+def _orphan_paths(project: Project) -> list[Path]:
     names = orphans(project)
-    flat = [name.replace("/", "@") for name in names]
-    logs = [
-        log for name in flat for log in own_entries(project.artifacts, ".logs", f"{name}@*.log")
-    ]
-    return [*(project.artifacts / name for name in names), *logs]
+    paths = [project.artifacts / name for name in names]
+    # The target of an orphan is unknown to models.yaml, so only the name leads to its logs.
+    for name in names:
+        log_name = name.replace("/", "@")
+        paths += own_entries(project.artifacts, ".logs", f"{log_name}@*.log")
+    return paths
+
+
+def _working_state(project: Project) -> list[Path]:
+    paths = [project.artifacts / name for name in _WORKING_STATE]
+    return [path for path in paths if os.path.lexists(path)]
 
 
 def _remove(paths: list[Path], dry_run: bool) -> int:
-    """Remove files, links and directories (or only look at them); their size in bytes."""
-    size = sum(map(_bytes, paths))
-    for path in () if dry_run else paths:
-        remove(path)
+    """Remove files, links and directories unless `dry_run` is set. Returns their size in bytes."""
+    size = sum(_size(path) for path in paths)
+    if not dry_run:
+        for path in paths:
+            remove(path)
     return size
 
 
 def _remove_empty(directories: set[Path]) -> None:
     for directory in directories:
+        # A model's directory is of no use without artifacts.
         if is_real_directory(directory) and not any(directory.iterdir()):
             directory.rmdir()
 
@@ -124,14 +138,20 @@ def _remove_empty(directories: set[Path]) -> None:
 def _refuse_link(directory: Path) -> None:
     if directory.is_symlink():
         raise UsageError(
-            f"{directory} is a symbolic link, and clean follows none",
+            f"{directory} is a symbolic link, which clean does not follow",
             cause=f"it leads to {os.readlink(directory)}; nothing was removed",
-            hint=f"remove the link (rm {directory}), or the artifacts where they are",
+            hint=f"remove the link (rm {directory}), or remove the artifacts at their location",
         )
 
 
-def _bytes(path: Path) -> int:
-    """Of regular files; what a link leads to does not count."""
-    inside = path.rglob("*") if is_real_directory(path) else ()
-    found = [file.lstat() for file in (path, *inside)]
-    return sum(status.st_size for status in found if stat.S_ISREG(status.st_mode))
+def _size(path: Path) -> int:
+    """The bytes of all regular files at and below `path`. The target of a link does not count."""
+    files = [path]
+    if is_real_directory(path):
+        files += path.rglob("*")
+    size = 0
+    for file in files:
+        status = file.lstat()
+        if stat.S_ISREG(status.st_mode):
+            size += status.st_size
+    return size

@@ -1,10 +1,11 @@
-"""`doctor`: can this host compile, load and run artifacts? Quick checks first, then a small model
-for each device, compiled, checked in a fresh process and published as a build does it, in a
-directory of its own."""
+"""`doctor`: checks whether this host can compile, load and run artifacts.
+
+Quick checks come first. Then a small model is built for each device as `build` does it: compiled,
+checked in a fresh process, and published in a temporary directory of its own.
+"""
 
 from __future__ import annotations
 
-import re
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -12,11 +13,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from aoti_build.artifact.paths import outside_logs
+from aoti_build.commands.doctor_failures import explain
+from aoti_build.commands.json_values import json_list
 from aoti_build.common.json_object import JsonObject
 from aoti_build.common.stat_cache import StatCache
 from aoti_build.common.writing import copy_atomic
 from aoti_build.errors import AotiBuildError, DirectoryError, ExitCode, Interrupted
-from aoti_build.host.checks.compiler import other_compiler
 from aoti_build.host.checks.finding import FAIL, OK, SKIPPED, UNAVAILABLE, Finding
 from aoti_build.host.devices import device_names
 from aoti_build.models_file import load_project
@@ -25,14 +27,13 @@ from aoti_build.planning.actions import Action
 from aoti_build.planning.plan import Step
 from aoti_build.store.local import LocalStore
 from aoti_build.work.context import BuildContext
-from aoti_build.work.crash import WorkerCrash
 from aoti_build.work.host_checks import quick_checks
 from aoti_build.work.processes import allow_starts
 from aoti_build.work.schedule import Builder
 
 OnProgress = Callable[[Target, str], None]
 
-_MODELS = """\
+_MODELS_FILE = """\
 version: 1
 models:
   doctor:
@@ -40,71 +41,35 @@ models:
     inputs: [{{shape: [4, 16]}}]
     devices: [{device}]
 """
-# A matrix product, which torch's library does, and loops, which the compiler or Triton writes.
-_NET = """\
+# Torch's library does the matrix products. The compiler, or Triton, writes the loops.
+_MODEL_SOURCE = """\
 from torch import nn
 
 
 def build():
     return nn.Sequential(nn.Linear(16, 32), nn.GELU(), nn.Linear(32, 4), nn.Softmax(-1))
 """
-_SIGNALS = {
-    "SIGSEGV": "native code crashed while it was loaded or run",
-    "SIGILL": (
-        "the code has instructions that this processor lacks: the compiler took it for another one"
-    ),
-    "SIGKILL": "the system ended it, most likely for want of memory",
-    "SIGBUS": "a file it had mapped was cut short, most often by a full disk or a small /dev/shm",
-    "SIGABRT": "a library gave up by itself; the log says why",
-}
-_SIGNAL_FIXES = {
-    "SIGILL": (
-        "unset -march and the like in CXX; under an emulator or a live migration, build on the"
-        " final host"
-    ),
-    "SIGKILL": "give the container more memory, or end other programs",
-    "SIGBUS": "make space in the temporary directory, or set TMPDIR",
-}
-# What torch and the tools say -> what to do about it.
-_KNOWN = (
-    (
-        r"no kernel image is available",
-        "install a torch whose build covers this GPU (torch.cuda.get_arch_list())",
-    ),
-    (r"out of memory", "see with nvidia-smi what else runs on the GPU"),
-    (r"No space left on device", "make space in the temporary directory, or set TMPDIR"),
-    (
-        r"cannot find -lcuda",
-        (
-            "CUDA_HOME=... of a toolkit with lib64/stubs, or a directory with libcuda.so in"
-            " LIBRARY_PATH"
-        ),
-    ),
-    (r"failed to map segment", "let TMPDIR name a directory that allows execution"),
-)
 
 
 @dataclass(frozen=True)
 class DoctorReport:
-    """What was found, in the order it was asked. With `strict`, or if they were asked for, missing
-    devices fail."""
+    """The findings in the order of the checks."""
 
     findings: tuple[Finding, ...]
 
     @property
     def exit_code(self) -> int:
-        return (
-            ExitCode.UNFIT_TOOLCHAIN
-            if any(finding.outcome == FAIL for finding in self.findings)
-            else ExitCode.OK
-        )
+        for finding in self.findings:
+            if finding.outcome == FAIL:
+                return ExitCode.UNFIT_TOOLCHAIN
+        return ExitCode.OK
 
     def as_json(self) -> JsonObject:
         return {
             "format": "aoti-build/doctor",
             "format_version": 1,
             "ok": self.exit_code == ExitCode.OK,
-            "checks": [finding.as_json() for finding in self.findings],
+            "checks": json_list(self.findings),
         }
 
 
@@ -116,125 +81,99 @@ def doctor(
     strict: bool = False,
     on_progress: OnProgress = lambda target, phase: None,
 ) -> DoctorReport:
-    """Check this host for `devices` (none: all there are); `artifacts` is a project's directory, to
-    be checked too.
+    """Check this host for `devices`, or for every device; also a project's directory `artifacts`.
 
-    With `quick` nothing is compiled but a few lines. A device that is not there fails if it is in
-    `devices`, or with `strict`. Raises `Interrupted`.
+    With `quick` no model is compiled. A missing device is a failure if `devices` names it, or with
+    `strict`. Raises `Interrupted`.
     """
     chosen = tuple(devices) or device_names()
-    found = quick_checks(chosen, artifacts)
+    findings = list(quick_checks(chosen, artifacts))
     if strict or devices:
-        found = [replace(one, outcome=FAIL) if one.outcome == UNAVAILABLE else one for one in found]
+        findings = [_strict_finding(finding) for finding in findings]
     if not quick:
-        found += [
-            _model(device, found, on_progress) for device in chosen if not _is_absent(device, found)
-        ]
-    return DoctorReport(tuple(found))
+        for device in chosen:
+            if not _is_absent(device, findings):
+                findings.append(_check_small_model(device, findings, on_progress))
+    return DoctorReport(tuple(findings))
 
 
-def _is_absent(device: str, found: Sequence[Finding]) -> bool:
-    """Whether the only thing known of the device is that it is not there."""
-    return [one.check for one in found if one.device == device] == ["device"]
+def _strict_finding(finding: Finding) -> Finding:
+    """The finding, with an absent device as a failure."""
+    return replace(finding, outcome=FAIL) if finding.outcome == UNAVAILABLE else finding
 
 
-def _model(device: str, found: Sequence[Finding], on_progress: OnProgress) -> Finding:
-    """The small model on one device; not tried if it is known to fail."""
-    if failed := [
-        one.check
-        for one in found
-        if one.outcome == FAIL and one.stops and one.device in (None, device)
-    ]:
-        return Finding("model", SKIPPED, f"not tried: {', '.join(failed)} failed", device)
+def _is_absent(device: str, findings: Sequence[Finding]) -> bool:
+    """Whether the checks of `device` ended with its absence, so that "device" is the only one."""
+    checks = [finding.check for finding in findings if finding.device == device]
+    return checks == ["device"]
+
+
+def _check_small_model(
+    device: str, findings: Sequence[Finding], on_progress: OnProgress
+) -> Finding:
+    """Build the small model for one device. It is not tried if a finding is sure to stop it."""
+    obstacles = []
+    for finding in findings:
+        if finding.outcome == FAIL and finding.stops and finding.device in (None, device):
+            obstacles.append(finding.check)
+    if obstacles:
+        return Finding("model", SKIPPED, f"not tried: {', '.join(obstacles)} failed", device)
     started = time.perf_counter()
     phases: list[str] = []
 
-    def progress(target: Target, phase: str) -> None:
-        phases.append(phase)
+    def on_phase(target: Target, phase: str) -> None:
+        # The phase "localize" looks for the cause after a failure, so nothing fails in it.
+        if phase != "localize":
+            phases.append(phase)
         on_progress(target, phase)
 
     try:
-        error = _build_small(device, progress)
-    except OSError as refused:
-        return Finding(
-            "model", FAIL, "the small model's directory cannot be made", device, str(refused)
-        )
-    if error is None:
-        took = time.perf_counter() - started
-        return Finding(
-            "model",
-            OK,
-            f"compiled, loaded in a fresh process and equal to eager in {took:.0f} s",
-            device,
-        )
-    # Which looks for the cause.
-    return explain(error, device, [phase for phase in phases if phase != "localize"])
+        error = _build_small_model(device, on_phase)
+    except OSError as refusal:
+        message = "the small model's directory cannot be made"
+        return Finding("model", FAIL, message, device, str(refusal))
+    if error is not None:
+        return explain(error, device, phases)
+    seconds = time.perf_counter() - started
+    message = f"compiled, loaded in a fresh process and equal to eager in {seconds:.0f} s"
+    return Finding("model", OK, message, device)
 
 
-def _build_small(device: str, on_progress: OnProgress) -> AotiBuildError | None:
-    """Build the model as `build` does, with a store of its own; the error, if there was one.
+def _build_small_model(device: str, on_progress: OnProgress) -> AotiBuildError | None:
+    """Build the model as `build` does, with a store of its own. Returns the error of the build.
 
-    Raises `Interrupted` on Ctrl-C.
+    Raises:
+        Interrupted: Ctrl-C was pressed.
+        OSError: The directory of the model cannot be made.
     """
     with tempfile.TemporaryDirectory(prefix="aoti_build-doctor-") as directory:
         root = Path(directory)
-        (root / "models.yaml").write_text(_MODELS.format(device=device))
-        (root / "model.py").write_text(_NET)
+        (root / "models.yaml").write_text(_MODELS_FILE.format(device=device))
+        (root / "model.py").write_text(_MODEL_SOURCE)
         project = load_project(root / "models.yaml")
-        digests, store = StatCache(root / "stat-cache.json"), LocalStore(root / "store")
+        # With a store of its own, it never restores an earlier result, which would prove nothing.
+        digests = StatCache(root / "stat-cache.json")
+        context = BuildContext(project, digests, LocalStore(root / "store"), on_progress)
+        builder = Builder(context, force=True, check_reproducible=False)
+        # An interrupted command in the same process has forbidden new workers.
         allow_starts()
-        builder = Builder(
-            BuildContext(project, digests, store, on_progress), force=True, check_reproducible=False
-        )
+        step = Step(project.targets[0], Action.BUILD, ())
         try:
-            error = builder(Step(project.targets[0], Action.BUILD, ())).error
+            error = builder(step).error
         except KeyboardInterrupt:
             raise Interrupted("interrupted") from None
         if isinstance(error, Interrupted):
             raise error
         if error is not None and error.log is not None:
-            error.log = _kept(error.log, device)
+            error.log = _preserve_log(error.log, device)
         return error
 
 
-def _kept(log: Path, device: str) -> Path | None:
-    """A copy of the log that stays when the model's directory goes."""
+def _preserve_log(log: Path, device: str) -> Path | None:
+    """Copy the log out of the model's directory, which is about to be removed."""
     try:
         copy = outside_logs() / f"doctor@{device}.log"
         copy_atomic(log, copy)
     except (OSError, DirectoryError):
         return None
     return copy
-
-
-def explain(error: AotiBuildError, device: str, phases: Sequence[str]) -> Finding:
-    """What it means that the small model failed in the last of `phases`."""
-    doing = {
-        "compile": "while it was compiled",
-        "load": "when it was loaded",
-        "check": "when it was run",
-    }
-    where = doing.get(
-        phases[-1] if phases else "", f"in the phase {phases[-1]}" if phases else "at the start"
-    )
-    printed = error.cause or ""
-    if isinstance(error, WorkerCrash) and error.signal_name:
-        why = _SIGNALS.get(error.signal_name, "see the signal's meaning in signal(7)")
-        said = f"the small model was ended by {error.signal_name} {where}: {why}"
-        fix = _SIGNAL_FIXES.get(error.signal_name)
-    else:
-        said, fix = f"the small model failed {where}: {error.message}", None
-    fix = fix or next((known for pattern, known in _KNOWN if re.search(pattern, printed)), None)
-    if fix is None and phases and phases[-1] in ("load", "check"):
-        # A package that was compiled and does not load speaks against the compiler.
-        other = other_compiler()
-        fix = f"try another compiler: {other}" if other else None
-    log = f"the log is {error.log}" if error.log else ""
-    return Finding(
-        "model",
-        FAIL,
-        said,
-        device,
-        "\n".join(filter(None, [printed, log])) or None,
-        fix or error.hint,
-    )

@@ -1,5 +1,7 @@
-"""`gc`: make the store smaller, least recently used first, without taking anything that an artifact
-in use needs."""
+"""`gc`: removes the least recently used objects of the store.
+
+An object that a published artifact needs is never removed.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +17,8 @@ from aoti_build.store.selection import open_store
 
 @dataclass(frozen=True)
 class GcReport:
-    """Sizes in bytes. `in_use` objects belong to a published artifact of some checkout that uses
-    the store."""
+    """Counts of objects, and sizes in bytes. `in_use` objects belong to a published artifact of a
+    checkout that uses the store."""
 
     removed: int
     removed_bytes: int
@@ -46,45 +48,52 @@ def gc(
     max_age: float | None = None,
     dry_run: bool = False,
 ) -> GcReport:
-    """Remove objects that nobody uses: those last used more than `max_age` seconds ago, then the
-    least recently used until the store has at most `max_size` bytes. With neither, all that nobody
-    uses."""
+    """Remove objects that no published artifact uses.
+
+    These are the objects last used more than `max_age` seconds ago, and then the least recently
+    used ones until the store has at most `max_size` bytes. Without both limits, all unused objects
+    are removed.
+    """
     store = open_store(project.artifacts)
+    # A registered root protects its artifacts from the gc of another checkout.
     if not dry_run:
         store.register(project.artifacts)
+    # The least recently used first.
     objects = sorted(store.list_objects(), key=lambda stored: stored.last_used)
-    used = _used(store, project)
-    total = sum(stored.size for stored in objects)
-    oldest = time.time() - max_age if max_age is not None else None
+    used = _used_digests(store, project)
+    oldest = None if max_age is None else time.time() - max_age
+    remaining_bytes = sum(stored.size for stored in objects)
+    total_bytes = remaining_bytes
     removed: list[StoredObject] = []
     for stored in objects:
         if stored.digest in used:
             continue
-        too_old = oldest is not None and stored.last_used < oldest
-        too_much = max_size is not None and total > max_size
-        if too_old or too_much or (max_age is None and max_size is None):
+        is_too_old = oldest is not None and stored.last_used < oldest
+        is_too_much = max_size is not None and remaining_bytes > max_size
+        is_unlimited = max_age is None and max_size is None
+        if is_too_old or is_too_much or is_unlimited:
             removed.append(stored)
-            total -= stored.size
+            remaining_bytes -= stored.size
     if not dry_run:
         store.remove(removed)
-    gone = sum(stored.size for stored in removed)
     return GcReport(
         removed=len(removed),
-        removed_bytes=gone,
+        removed_bytes=total_bytes - remaining_bytes,
         kept=len(objects) - len(removed),
-        kept_bytes=total,
+        kept_bytes=remaining_bytes,
         in_use=sum(stored.digest in used for stored in objects),
         dry_run=dry_run,
     )
 
 
-def _used(store: Store, project: Project) -> set[str]:
-    """Digests of the files of every published artifact of this project and of the registered roots
+def _used_digests(store: Store, project: Project) -> set[str]:
+    """Digests of the files of every published artifact, in this project and in the registered roots
     that still exist."""
     digests: set[str] = set()
     for root in {project.artifacts, *store.roots()}:
+        # model/variant/manifest.json; names with a leading dot are working state.
         for path in root.glob("[!.]*/[!.]*/manifest.json"):
             manifest = read_manifest(path.parent)
             if isinstance(manifest, Manifest):
-                digests |= {file.sha256 for file in manifest.files.values()}
+                digests.update(file.sha256 for file in manifest.files.values())
     return digests

@@ -1,45 +1,50 @@
-"""`inspect`: what an artifact or a package holds, read without torch and without loading it.
-Changes nothing.
+"""`inspect`: the contents of an artifact or a package, read without torch and without loading it.
 
-Of a target, the package and its manifest, each held against the other. Of any `.pt2` file, what the
-file says itself. What is damaged, or for another machine, is refused (exit 4), and shown as far as
-it can be read.
+Of a target it shows the package and its manifest, and compares each with the other. Of any `.pt2`
+file it shows what the file itself says. A file that is damaged, or made for another machine, is
+refused (exit code 4) and shown as far as it can be read. Nothing is changed.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from aoti_build.artifact.damage import compare_file, manifest_damage
 from aoti_build.artifact.manifest import MANIFEST, MODEL, Manifest, NoManifest, read_manifest
 from aoti_build.artifact.paths import artifact_directory
 from aoti_build.artifact.pt2.contents import contents
 from aoti_build.artifact.pt2.package import open_archive
+from aoti_build.commands.json_values import json_list, json_or_none
 from aoti_build.common.json_object import JsonObject
 from aoti_build.errors import AotiBuildError, ArtifactError, ExitCode, VerificationError
 from aoti_build.models_file.project import Project, Target
 from aoti_build.runtime.choose import Choice, explain
 
-SOUND, REFUSED, MISSING = "sound", "refused", "missing"
+SOUND = "sound"
+REFUSED = "refused"
+MISSING = "missing"
 
 
 @dataclass(frozen=True)
 class Inspected:
-    """One package: `name` of the target or the path that was asked for, `path` of the file,
-    relative to models.yaml for a target. `package` (see `archive.contents`) and `manifest` are None
-    where there is none that can be read."""
+    """One package.
+
+    `name` is the target, or the path on the command line. `path` names the file, for a target
+    relative to models.yaml. `package` (see `artifact.pt2.contents`) and `manifest` are None if they
+    cannot be read.
+    """
 
     name: str
     path: str
     file: Path
-    package: dict[str, Any] | None = None
+    package: JsonObject | None = None
     manifest: Manifest | None = None
     problems: tuple[AotiBuildError, ...] = ()
 
     @property
     def state(self) -> str:
+        # The only error of this class says that there is no artifact.
         if any(isinstance(problem, VerificationError) for problem in self.problems):
             return MISSING
         return REFUSED if self.problems else SOUND
@@ -49,53 +54,65 @@ class Inspected:
             "name": self.name,
             "path": self.path,
             "state": self.state,
-            "problems": [problem.as_json() for problem in self.problems],
+            "problems": json_list(self.problems),
             "package": self.package,
-            "manifest": self.manifest.as_json() if self.manifest else None,
+            "manifest": json_or_none(self.manifest),
         }
 
 
 @dataclass(frozen=True)
 class InspectReport:
-    """What was looked at; with `choices`, which variant of each model this host would load."""
+    """The packages, and with --host the variant of each model that this host would load
+    (`choices`)."""
 
     artifacts: tuple[Inspected, ...]
     choices: tuple[Choice, ...] | None = None
 
     @property
     def exit_code(self) -> int:
-        """A target that was never built is no error beside others that were."""
+        """4 if a package was refused, 3 if there is no artifact at all, else 0.
+
+        A target that was never built is no error if another one was.
+        """
         states = {artifact.state for artifact in self.artifacts}
         if REFUSED in states:
             return ExitCode.UNFIT_ARTIFACT
-        return ExitCode.OK if SOUND in states or not states else ExitCode.VERIFICATION_FAILED
+        if SOUND in states or not states:
+            return ExitCode.OK
+        return ExitCode.VERIFICATION_FAILED
 
     def as_json(self) -> JsonObject:
+        host = None
+        if self.choices is not None:
+            host = {choice.model: choice.as_json() for choice in self.choices}
         return {
             "format": "aoti-build/inspect",
             "format_version": 1,
             "ok": self.exit_code == ExitCode.OK,
-            "artifacts": [artifact.as_json() for artifact in self.artifacts],
-            "host": (
-                None if self.choices is None else {one.model: one.as_json() for one in self.choices}
-            ),
+            "artifacts": json_list(self.artifacts),
+            "host": host,
         }
 
 
 def inspect(project: Project, targets: tuple[Target, ...], *, host: bool = False) -> InspectReport:
-    """The published artifacts of `targets`; with `host` also what `aoti_build.load` would make of
-    every variant of their models here."""
-    found = tuple(inspect_target(project, target) for target in targets)
+    """Inspect the published artifacts of `targets`. With `host`, also explain what
+    `aoti_build.load` would make of every variant of their models on this host."""
+    artifacts = tuple(inspect_target(project, target) for target in targets)
     if not host:
-        return InspectReport(found)
-    models = dict.fromkeys(target.model.name for target in targets)
-    built = [name for name in models if (project.artifacts / name).is_dir()]
-    return InspectReport(found, tuple(explain(name, artifacts=project.artifacts) for name in built))
+        return InspectReport(artifacts)
+    choices = []
+    # Several targets have the same model.
+    for name in dict.fromkeys(target.model.name for target in targets):
+        if (project.artifacts / name).is_dir():
+            choices.append(explain(name, artifacts=project.artifacts))
+    return InspectReport(artifacts, tuple(choices))
 
 
 def inspect_target(project: Project, target: Target) -> Inspected:
+    """Inspect the published artifact of `target`. Every byte of it is read."""
     directory = artifact_directory(project, target)
-    path = (directory / MODEL).relative_to(project.root).as_posix()
+    file = directory / MODEL
+    path = file.relative_to(project.root).as_posix()
     manifest = read_manifest(directory)
     if isinstance(manifest, NoManifest) and not manifest.damaged:
         missing = VerificationError(
@@ -103,33 +120,52 @@ def inspect_target(project: Project, target: Target) -> Inspected:
             target=target.name,
             hint=f"build it first: invoke build --target {target.name}",
         )
-        return Inspected(target.name, path, directory / MODEL, problems=(missing,))
-    problems = _damage(project, target, manifest)
-    package, found = _package(directory / MODEL, target.name, check=False)
-    known = manifest if isinstance(manifest, Manifest) else None
-    return Inspected(target.name, path, directory / MODEL, package, known, (*problems, *found))
+        return Inspected(target.name, path, file, problems=(missing,))
+    damages = _damages(project, target, manifest)
+    # The package may be readable although the artifact is damaged.
+    package, problems = _read_package(file, target.name)
+    return Inspected(
+        target.name,
+        path,
+        file,
+        package,
+        manifest if isinstance(manifest, Manifest) else None,
+        problems=(*damages, *problems),
+    )
 
 
 def inspect_file(path: Path) -> Inspected:
-    """A `.pt2` file, wherever it is from. Every byte of it is read, and held against its CRC-32."""
-    package, problems = _package(path, None, check=True)
-    return Inspected(str(path), str(path), path, package, problems=problems)
+    """Inspect a `.pt2` file of any origin. Every byte of it is read and compared with its
+    CRC-32."""
+    package, problems = _read_package(path, None, check_bytes=True)
+    return Inspected(
+        str(path),
+        str(path),
+        path,
+        package,
+        problems=problems,
+    )
 
 
-def _package(
-    path: Path, target: str | None, *, check: bool
-) -> tuple[dict[str, Any] | None, tuple[AotiBuildError, ...]]:
-    """The package's contents if they can be read, and all that is wrong with it."""
+def _read_package(
+    path: Path, target: str | None, *, check_bytes: bool = False
+) -> tuple[JsonObject | None, tuple[AotiBuildError, ...]]:
+    """The contents of the package, if they can be read, and all problems of it.
+
+    `check_bytes` compares every member with its CRC-32. The package of a target does not need it,
+    because its digest was compared with the manifest.
+    """
     package = None
     problems: list[AotiBuildError] = []
     try:
         with open_archive(path) as archive:
+            # A package for another machine can be shown all the same.
             try:
                 archive.check_machine()
             except ArtifactError as error:
                 problems.append(error)
             package = contents(archive)
-            if check:
+            if check_bytes:
                 archive.check()
     except ArtifactError as error:
         problems.append(error)
@@ -138,7 +174,7 @@ def _package(
     return package, tuple(problems)
 
 
-def _damage(
+def _damages(
     project: Project, target: Target, manifest: Manifest | NoManifest
 ) -> list[ArtifactError]:
     """An error for each damage of a published artifact. Every byte of its files is read."""
@@ -150,6 +186,6 @@ def _damage(
     errors = []
     for name, damage in damages.items():
         if damage is not None:
-            where = (directory / name).relative_to(project.root).as_posix()
-            errors.append(damage.error(target.name, where))
+            path = (directory / name).relative_to(project.root).as_posix()
+            errors.append(damage.error(target.name, path))
     return errors

@@ -1,8 +1,8 @@
-"""`inspect --diff`: what two packages differ in, fact by fact.
+"""`inspect --diff`: the facts in which two packages differ.
 
-Inductor names its files after digests of their content. So that a file meets its counterpart, the
-digest is left out of its name where that is unambiguous, and GPU binaries go by the kernels in
-them.
+Inductor names its files after digests of their content. To find the counterpart of a file, its name
+is compared without the digest if that is unambiguous. A GPU binary is compared by the names of its
+kernels.
 """
 
 from __future__ import annotations
@@ -17,18 +17,22 @@ from aoti_build.artifact.manifest import Manifest
 from aoti_build.artifact.pt2.package import Archive, open_archive
 from aoti_build.artifact.reasons import REASON_OF_GROUP
 from aoti_build.commands.inspect import Inspected
+from aoti_build.commands.json_values import json_list
 from aoti_build.common.json_object import JsonObject
 from aoti_build.errors import ExitCode
 
 # Base32 of a sha256, as inductor writes it.
 _DIGEST_NAME = re.compile(r"(?<![a-z2-7])[a-z2-7]{51,52}(?![a-z2-7])")
-Facts = dict[str, dict[str, Any]]
+_LIBRARY_FACTS = ("machine", "needed", "versions", "compiler")
+
+# A part of a package, such as "kernels" -> the name of each fact in it -> the fact.
+Facts = dict[str, JsonObject]
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A fact that differs; None where a side has none. `part` is its group, `what` its name in
-    it."""
+    """A fact that differs. `part` is the part of the package, and `what` the name of the fact in
+    it. The value of a side that lacks the fact is None."""
 
     part: str
     what: str
@@ -41,7 +45,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class DiffReport:
-    """The differences from `a` to `b`. Differences are no failure; a damaged side is."""
+    """The differences from `a` to `b`. They are no failure, but a damaged side is."""
 
     a: Inspected
     b: Inspected
@@ -49,69 +53,79 @@ class DiffReport:
 
     @property
     def exit_code(self) -> int:
-        return ExitCode.UNFIT_ARTIFACT if self.a.problems or self.b.problems else ExitCode.OK
+        if self.a.problems or self.b.problems:
+            return ExitCode.UNFIT_ARTIFACT
+        return ExitCode.OK
 
     def as_json(self) -> JsonObject:
         return {
             "format": "aoti-build/inspect-diff",
             "format_version": 1,
             "ok": self.exit_code == ExitCode.OK,
-            "a": _side(self.a),
-            "b": _side(self.b),
+            "a": _side_json(self.a),
+            "b": _side_json(self.b),
             "equal": not self.differences,
-            "differences": [difference.as_json() for difference in self.differences],
+            "differences": json_list(self.differences),
         }
 
 
 def diff(a: Inspected, b: Inspected) -> DiffReport:
-    """Compares two packages. Raises the problem of one that cannot be read at all."""
+    """Compare two packages. Raises the first problem of a package that cannot be read at all."""
     for side in (a, b):
         if side.package is None:
             raise side.problems[0]
-    both = a.manifest is not None and b.manifest is not None
-    left, right = _facts(a, keys=both), _facts(b, keys=both)
-    return DiffReport(a, b, tuple(_differences(left, right)))
+    # Only a manifest has the parts of the source key, so both sides must have one.
+    with_manifests = a.manifest is not None and b.manifest is not None
+    a_facts = _facts(a, a.manifest if with_manifests else None)
+    b_facts = _facts(b, b.manifest if with_manifests else None)
+    return DiffReport(a, b, tuple(_differences(a_facts, b_facts)))
 
 
-def _side(side: Inspected) -> dict[str, Any]:
+def _side_json(side: Inspected) -> JsonObject:
     return {
         "name": side.name,
         "path": side.path,
-        "problems": [problem.as_json() for problem in side.problems],
+        "problems": json_list(side.problems),
     }
 
 
-def _differences(left: Facts, right: Facts) -> Iterator[Difference]:
-    for part in dict.fromkeys((*left, *right)):
-        was, now = left.get(part, {}), right.get(part, {})
-        for what in dict.fromkeys((*was, *now)):
-            if was.get(what) != now.get(what):
-                yield Difference(part, what, was.get(what), now.get(what))
+def _differences(a_facts: Facts, b_facts: Facts) -> Iterator[Difference]:
+    # A dict keeps the order of the names, which a set would not.
+    for part in dict.fromkeys((*a_facts, *b_facts)):
+        a_part = a_facts.get(part, {})
+        b_part = b_facts.get(part, {})
+        for name in dict.fromkeys((*a_part, *b_part)):
+            a_value = a_part.get(name)
+            b_value = b_part.get(name)
+            if a_value != b_value:
+                yield Difference(part, name, a_value, b_value)
 
 
-def _facts(side: Inspected, *, keys: bool) -> Facts:
-    """All that can be compared. `keys`: with the parts of the source key, which only a manifest
-    has."""
+def _facts(side: Inspected, manifest: Manifest | None) -> Facts:
+    """All facts that can be compared, with those of `manifest` if it is not None."""
     package = side.package or {}
     facts: Facts = {
         "package": {"made_by": package["made_by"], "format_version": package["format_version"]}
     }
-    if keys and side.manifest is not None:
-        facts |= _recorded(side.manifest)
-    several = len(package["models"]) > 1
+    if manifest is not None:
+        facts |= _manifest_facts(manifest)
+    # With a single model its name would only make lines longer.
+    has_many_models = len(package["models"]) > 1
     for model in package["models"]:
-        prefix = f"{model['name']}: " if several else ""
-        for part, values in _model_facts(model, side.manifest if keys else None).items():
-            facts.setdefault(part, {}).update(
-                {prefix + what: value for what, value in values.items()}
-            )
+        prefix = f"{model['name']}: " if has_many_models else ""
+        for part, values in _model_facts(model, manifest).items():
+            part_facts = facts.setdefault(part, {})
+            for name, value in values.items():
+                part_facts[prefix + name] = value
     with open_archive(side.file) as archive:
         facts["members"] = _members(archive, package)
     return facts
 
 
-def _recorded(manifest: Manifest) -> Facts:
-    facts: Facts = {group: dict(manifest.source.get(group, {})) for group in REASON_OF_GROUP}
+def _manifest_facts(manifest: Manifest) -> Facts:
+    facts: Facts = {}
+    for group in REASON_OF_GROUP:
+        facts[group] = dict(manifest.source.get(group, {}))
     facts["requires"] = dict(manifest.requires)
     facts["keys"] = {
         "key": manifest.key,
@@ -122,65 +136,96 @@ def _recorded(manifest: Manifest) -> Facts:
 
 
 def _model_facts(model: Mapping[str, Any], manifest: Manifest | None) -> Facts:
-    signature: Mapping[str, Any] = manifest.signature if manifest else model["signature"]
-    tensors = {
-        f"{kind} {tensor['name']}": {
-            name: value for name, value in tensor.items() if name != "name"
-        }
-        for kind in ("input", "output")
-        for tensor in signature[f"{kind}s"]
-    }
-    kernels = Counter(
-        (kernel["name"] or kernel["kind"], kernel["kind"], kernel["arch"])
-        for kernel in model["kernels"]
-    )
     return {
         "metadata": dict(model["metadata"]),
-        "signature": {**tensors, **{f"dim {name}": dim for name, dim in signature["dims"].items()}},
-        "libraries": {
-            f"{_plain(library['name'])} {fact}": library[fact]
-            for library in model["libraries"]
-            for fact in ("machine", "needed", "versions", "compiler")
-        },
+        "signature": _signature_facts(manifest.signature if manifest else model["signature"]),
+        "libraries": _library_facts(model),
         "build": {"march": model["march"], "operators": model["operators"]},
-        "kernels": {
-            name: {"kind": kind, "arch": arch, "count": count}
-            for (name, kind, arch), count in kernels.items()
-        },
-        "constants": {
-            constant["name"]: {name: value for name, value in constant.items() if name != "name"}
-            for constant in model["constants"]
-        },
+        "kernels": _kernel_facts(model),
+        "constants": _constant_facts(model),
     }
 
 
-def _members(archive: Archive, package: Mapping[str, Any]) -> dict[str, Any]:
-    """Size and digest of every file, by a name that the other package's counterpart has too."""
-    held = {
-        kernel["file"]: kernel
-        for model in package["models"]
-        for kernel in model["kernels"]
-        if kernel["file"]
-    }
-    names = {}
-    for name in archive.members:
-        kernel = held.get(name)
-        inside = name[len(archive.root) :]
-        names[name] = (
-            f"{kernel['name']}.{kernel['kind']}" if kernel and kernel["name"] else _plain(inside)
-        )
-    taken = Counter(names.values())
-    return {
-        plain if taken[plain] == 1 else name[len(archive.root) :]: {
-            "bytes": archive.members[name].size,
-            "sha256": archive.digest(name),
+def _signature_facts(signature: Mapping[str, Any]) -> JsonObject:
+    facts: JsonObject = {}
+    for tensor in signature["inputs"]:
+        facts[f"input {tensor['name']}"] = _without_name(tensor)
+    for tensor in signature["outputs"]:
+        facts[f"output {tensor['name']}"] = _without_name(tensor)
+    for name, dim in signature["dims"].items():
+        facts[f"dim {name}"] = dim
+    return facts
+
+
+def _library_facts(model: Mapping[str, Any]) -> JsonObject:
+    facts: JsonObject = {}
+    for library in model["libraries"]:
+        name = _name_without_digest(library["name"])
+        for fact in _LIBRARY_FACTS:
+            facts[f"{name} {fact}"] = library[fact]
+    return facts
+
+
+def _kernel_facts(model: Mapping[str, Any]) -> JsonObject:
+    counts: Counter[tuple[str, str, str | None]] = Counter()
+    for kernel in model["kernels"]:
+        name = kernel["name"] or kernel["kind"]
+        counts[name, kernel["kind"], kernel["arch"]] += 1
+    facts: JsonObject = {}
+    for (name, kind, arch), count in counts.items():
+        facts[name] = {"kind": kind, "arch": arch, "count": count}
+    return facts
+
+
+def _constant_facts(model: Mapping[str, Any]) -> JsonObject:
+    facts: JsonObject = {}
+    for constant in model["constants"]:
+        facts[constant["name"]] = _without_name(constant)
+    return facts
+
+
+def _without_name(record: Mapping[str, Any]) -> JsonObject:
+    return {key: value for key, value in record.items() if key != "name"}
+
+
+def _members(archive: Archive, package: Mapping[str, Any]) -> JsonObject:
+    """Size and digest of every file, by a name that its counterpart in another package shares."""
+    kernel_names = _kernel_file_names(package)
+    shared_names = {}
+    for member in archive.members:
+        path = _path_in_package(archive, member)
+        shared_names[member] = kernel_names.get(member) or _name_without_digest(path)
+    counts = Counter(shared_names.values())
+    facts: JsonObject = {}
+    for member, shared_name in shared_names.items():
+        # An ambiguous name would hide all files but one.
+        is_unique = counts[shared_name] == 1
+        name = shared_name if is_unique else _path_in_package(archive, member)
+        facts[name] = {
+            "bytes": archive.members[member].size,
+            "sha256": archive.digest(member),
         }
-        for name, plain in names.items()
-    }
+    return facts
 
 
-def _plain(name: str) -> str:
-    """A file's name without inductor's digest in it."""
-    return _DIGEST_NAME.sub(
-        "*", name.rpartition("/")[2] if "/data/aotinductor/" in f"/{name}" else name
-    )
+def _kernel_file_names(package: Mapping[str, Any]) -> dict[str, str]:
+    """A name for each file of GPU code, made from the names of its kernels."""
+    names = {}
+    for model in package["models"]:
+        for kernel in model["kernels"]:
+            if kernel["file"] and kernel["name"]:
+                names[kernel["file"]] = f"{kernel['name']}.{kernel['kind']}"
+    return names
+
+
+def _path_in_package(archive: Archive, member: str) -> str:
+    """The path of a member without the root folder, whose name is arbitrary."""
+    return member[len(archive.root) :]
+
+
+def _name_without_digest(path: str) -> str:
+    """A file's name with * in place of inductor's digest."""
+    # The folders of generated code have the names of the package and of the model.
+    if "/data/aotinductor/" in f"/{path}":
+        path = path.rpartition("/")[2]
+    return _DIGEST_NAME.sub("*", path)

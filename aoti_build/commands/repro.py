@@ -1,5 +1,7 @@
-"""A stand-alone reproduction of a failed verification: the package, its reference file and a script
-that needs torch and safetensors only, so that it can be attached to a bug report."""
+"""A stand-alone reproduction of a failed verification, for a bug report.
+
+It has the package, its reference file and a script that needs only torch and safetensors.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +14,13 @@ from aoti_build.artifact.manifest import MODEL, REFERENCE_DATA, tensor_inputs
 from aoti_build.common.outputs import write_output
 from aoti_build.models_file.project import Target
 
+# Braces are doubled, because the script is a template for `str.format`.
 SCRIPT = '''\
-"""Shows what model.pt2 (AOTInductor) gives for {target}, and what eager gave for the same inputs.
+"""Compares the outputs of model.pt2 (AOTInductor) for {target} with those of eager mode.
 
     python repro.py
 
-Needs torch and safetensors. model.pt2 holds native code: run it only if you trust its source.
+Needs torch and safetensors. model.pt2 contains native code: run it only if you trust its source.
 """
 
 import json
@@ -34,11 +37,11 @@ HERE = Path(__file__).parent
 DEVICE = "{device}"
 ATOL, RTOL = 1e-6, 1.3e-6  # ATOL in units of the output's root mean square
 WRITTEN = {written}  # positions of the inputs that a call writes into
-STATE = {state}  # buffers that it writes into: they show in the calls that follow
-{precision}
+STATE = {state}  # buffers that a call writes into; later calls depend on them
+{preparation}
 
 def compare(label, expected, got):
-    """Print how far they are apart; whether that is too far."""
+    """Print the errors of one output. Returns whether they exceed the bounds."""
     if got.shape != expected.shape or got.dtype != expected.dtype:
         print(label, got.dtype, list(got.shape), "eager:", expected.dtype, list(expected.shape))
         return True
@@ -58,23 +61,23 @@ with safe_open(HERE / "reference.safetensors", framework="pt") as reference:
     for case, entry in json.loads(reference.metadata()["aoti_build"])["cases"].items():
         if not (entry["has_inputs"] and entry["has_outputs"]):
             continue
-        if entry["call"] == 0:  # from the first state
+        if entry["call"] == 0:  # starts from the initial state
             package = Loader(str(HERE / "model.pt2"), "model", False, 1, -1)
         positions = range(entry["inputs"])
         inputs = [reference.get_tensor(f"{{case}}/input/{{i}}").to(DEVICE) for i in positions]
         outputs = package.run(inputs)
-        wanted = entry["outputs"] - len(WRITTEN) - len(STATE)
-        if len(outputs) != wanted:
-            print(f"{{case}}: {{len(outputs)}} outputs, eager gave {{wanted}}")
+        output_count = entry["outputs"] - len(WRITTEN) - len(STATE)
+        if len(outputs) != output_count:
+            print(f"{{case}}: {{len(outputs)}} outputs, eager gave {{output_count}}")
             failed = True
             continue
         for index, got in enumerate([*outputs, *(inputs[position] for position in WRITTEN)]):
             name = f"{{case}}/output/{{index}}"
-            if name not in names:  # it is no tensor, or too large to be kept as it is
+            if name not in names:  # it is no tensor, or too large to be stored
                 continue
             label = f"{{case}} output {{index}}"
-            if index >= wanted:
-                label = f"{{case}} input {{WRITTEN[index - wanted]}} after the call"
+            if index >= output_count:
+                label = f"{{case}} input {{WRITTEN[index - output_count]}} after the call"
             failed |= compare(label, reference.get_tensor(name), got.cpu())
 raise SystemExit(1 if failed else 0)
 '''
@@ -84,30 +87,39 @@ def write_repro(
     directory: Path,
     target: Target,
     artifact: Path,
+    *,
     reference_data: Path | None,
     signature: Mapping[str, Any],
     imports: Sequence[Mapping[str, Any]] = (),
-) -> Path:
-    """Write the reproduction of `target`, whose manifest has `signature` and `imports`, into a
-    directory of its own below `directory`; that directory's path."""
-    place = directory / target.name.replace("/", "-")
-    place.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(artifact / MODEL, place / MODEL)
-    shutil.copyfile(reference_data or artifact / REFERENCE_DATA, place / REFERENCE_DATA)
-    lines = [f"import {entry['module']}" for entry in imports]
-    if target.device == "cuda" and target.model.cuda.tf32 is not None:
-        value = target.model.cuda.tf32
-        lines += [
-            f"torch.backends.{name}.allow_tf32 = {value}" for name in ("cudnn", "cuda.matmul")
-        ]
+) -> None:
+    """Write the reproduction of `target` into a directory of its own below `directory`.
+
+    `artifact` is the directory with the package. `reference_data` replaces the reference file that
+    is there. `signature` and `imports` are those of the manifest.
+    """
+    location = directory / target.name.replace("/", "-")
+    location.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(artifact / MODEL, location / MODEL)
+    shutil.copyfile(reference_data or artifact / REFERENCE_DATA, location / REFERENCE_DATA)
     mutates = signature["mutates"]
     tensors = [entry["name"] for entry in tensor_inputs(signature)]
-    text = SCRIPT.format(
+    script = SCRIPT.format(
         target=target.name,
         device=target.device,
         written=[tensors.index(name) for name in mutates["inputs"]],
         state=list(mutates["buffers"]),
-        precision="\n".join(lines),
+        preparation="\n".join(_preparation(target, imports)),
     )
-    write_output(place / "repro.py", text.encode())
-    return place
+    write_output(location / "repro.py", script.encode())
+
+
+def _preparation(target: Target, imports: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The lines that import the modules of custom operators and set the precision of TF32."""
+    # A package with custom operators can be loaded only after these imports.
+    lines = [f"import {entry['module']}" for entry in imports]
+    # The artifact was compared with eager mode under this setting.
+    tf32 = target.model.cuda.tf32
+    if target.device == "cuda" and tf32 is not None:
+        lines.append(f"torch.backends.cudnn.allow_tf32 = {tf32}")
+        lines.append(f"torch.backends.cuda.matmul.allow_tf32 = {tf32}")
+    return lines

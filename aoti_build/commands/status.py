@@ -1,5 +1,7 @@
-"""`status`: what is published, and whether it is what the sources say. Never imports torch, changes
-nothing."""
+"""`status`: what is published, and whether it is up to date with the sources.
+
+It does not import torch and changes nothing.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +13,17 @@ from typing import Any
 from aoti_build.artifact.manifest import MANIFEST, MODEL, Manifest, read_manifest
 from aoti_build.artifact.paths import artifact_directory
 from aoti_build.commands.build import plan
+from aoti_build.commands.json_values import json_list
 from aoti_build.common.json_object import JsonObject
 from aoti_build.common.removal import own_entries
-from aoti_build.models_file.project import Project
+from aoti_build.models_file.project import Project, Target
 from aoti_build.planning.plan import Plan, Step
 
 
 @dataclass(frozen=True)
 class StatusReport:
-    """The plan, and the names of artifacts on disk that models.yaml does not list (`orphans`)."""
+    """The plan, and the names of published artifacts that models.yaml does not list
+    (`orphans`)."""
 
     plan: Plan
     orphans: tuple[str, ...]
@@ -34,59 +38,61 @@ class StatusReport:
         }
 
 
-def status(project: Project, *, targets: tuple[Any, ...] | None = None) -> StatusReport:
+def status(project: Project, *, targets: tuple[Target, ...] | None = None) -> StatusReport:
+    """The status of `targets`, or of all targets."""
     chosen = project.targets if targets is None else targets
     return StatusReport(plan(project, chosen, quick=False), orphans(project))
 
 
 def orphans(project: Project) -> tuple[str, ...]:
-    """Artifacts below `artifacts/` whose target models.yaml no longer has, by the name of their
-    directory.
+    """The directories below `artifacts/` with an artifact whose target models.yaml no longer lists.
 
-    Those of another models file beside this one are not orphans, as long as that file is there.
-    What lies behind a model's directory that is a link is nobody's.
+    An artifact of another models file in the same directory is no orphan while that file exists. A
+    model's directory that is a link is not searched.
     """
-    known = {artifact_directory(project, target) for target in project.targets}
-    found = [
-        path
-        for path in own_entries(project.artifacts, "[!.]*", "[!.]*")
-        if (path / MANIFEST).exists()
-    ]
-    return tuple(
-        path.relative_to(project.artifacts).as_posix()
-        for path in found
-        if path not in known and _is_own(project, path)
-    )
+    listed = {artifact_directory(project, target) for target in project.targets}
+    names = []
+    # Names with a leading dot are working state.
+    for directory in own_entries(project.artifacts, "[!.]*", "[!.]*"):
+        if directory in listed or not (directory / MANIFEST).exists():
+            continue
+        if _belongs_to(project, directory):
+            names.append(directory.relative_to(project.artifacts).as_posix())
+    return tuple(names)
 
 
-def _is_own(project: Project, directory: Path) -> bool:
-    """Whether it holds an artifact that nobody but this models.yaml can lay claim to."""
+def _belongs_to(project: Project, directory: Path) -> bool:
+    """Whether the artifact in `directory` is of this models.yaml, or of a file that is gone."""
     manifest = read_manifest(directory)
+    # Without a readable manifest nothing says that the directory is ours.
     if not isinstance(manifest, Manifest):
         return False
-    return (
-        manifest.models_file == project.file.name
-        or not (project.root / manifest.models_file).is_file()
-    )
+    if manifest.models_file == project.file.name:
+        return True
+    return not (project.root / manifest.models_file).is_file()
 
 
-def _row(step: Step) -> dict[str, Any]:
+def _row(step: Step) -> JsonObject:
     manifest = step.manifest
+    created = manifest.provenance.get("created") if manifest else None
     return {
         "target": step.target.name,
         "state": step.action,
-        "reasons": [reason.as_json() for reason in step.reasons],
+        "reasons": json_list(step.reasons),
         "bytes": manifest.files[MODEL].size if manifest else None,
-        "created": manifest.provenance.get("created") if manifest else None,
-        "age_seconds": _age(manifest.provenance.get("created")) if manifest else None,
+        "created": created,
+        "age_seconds": _age(created),
         "key": manifest.key if manifest else None,
         "unverified": step.unverified,
     }
 
 
 def _age(created: Any) -> float | None:
+    """Seconds since `created`; None if it is not a time."""
     try:
         then = datetime.fromisoformat(created)
-        return max(0.0, round((datetime.now(timezone.utc) - then).total_seconds(), 1))
+        seconds = (datetime.now(timezone.utc) - then).total_seconds()
     except (TypeError, ValueError):
         return None
+    # The clock of this host may be behind that of the building host.
+    return max(0.0, round(seconds, 1))

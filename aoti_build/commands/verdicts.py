@@ -1,4 +1,7 @@
-"""What `verify` and `run` find of an artifact."""
+"""The verdicts that `verify` and `run` reach about an artifact.
+
+The module imports nothing that a build with nothing to do could spare: its report needs this one.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ from aoti_build.common.text_enum import TextEnum
 
 
 class VerdictKind(TextEnum):
-    """One word for the whole of a target's comparison with eager."""
+    """The result of comparing a target's artifact with eager mode, in one word."""
 
     PASSED = "passed"
     # Some outputs had no reference data to be compared with.

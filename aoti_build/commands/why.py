@@ -1,5 +1,8 @@
-"""`why`: what differs between now and the published artifact, and the nearest stored one; and why
-the last build did what it did. A diff of recorded parts, never a guess."""
+"""`why`: what differs between the present state and the published artifact, and the most similar
+stored one; and why the last build did what it did.
+
+Every answer is a difference of recorded parts, never a guess.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from dataclasses import dataclass
 from aoti_build.artifact.manifest import Manifest
 from aoti_build.artifact.paths import stat_cache_path
 from aoti_build.artifact.reasons import Reason
+from aoti_build.commands.json_values import json_list
 from aoti_build.common.json_object import JsonObject
 from aoti_build.common.stat_cache import StatCache
 from aoti_build.models_file.project import Project, Target
@@ -19,47 +23,52 @@ from aoti_build.store.selection import open_store
 
 @dataclass(frozen=True)
 class Explanation:
-    """One target: its step (whose reasons are against the published artifact), and the stored
-    artifact that differs in the fewest parts, with those parts."""
+    """The explanation of one target.
+
+    The reasons of `step` are the differences from the published artifact. `nearest` is the stored
+    artifact that differs in the fewest parts, and `nearest_reasons` are those differences.
+    """
 
     step: Step
     nearest: Manifest | None
     nearest_reasons: tuple[Reason, ...]
 
     def as_json(self) -> JsonObject:
-        published, nearest = self.step.manifest, self.nearest
         return {
             "target": self.step.target.name,
             "state": self.step.action,
-            "reasons": [reason.as_json() for reason in self.step.reasons],
-            "last_build": (
-                {
-                    "action": published.action,
-                    "reasons": [dict(reason) for reason in published.reasons],
-                    "created": published.provenance.get("created"),
-                    "key": published.key,
-                    "graph_key": published.graph_key,
-                    "unverified": published.unverified,
-                }
-                if published
-                else None
-            ),
-            "nearest_stored": (
-                {
-                    "target": nearest.target,
-                    "key": nearest.key,
-                    "created": nearest.provenance.get("created"),
-                    "reasons": [reason.as_json() for reason in self.nearest_reasons],
-                }
-                if nearest
-                else None
-            ),
+            "reasons": json_list(self.step.reasons),
+            "last_build": self._last_build(),
+            "nearest_stored": self._nearest_stored(),
+        }
+
+    def _last_build(self) -> JsonObject | None:
+        published = self.step.manifest
+        if published is None:
+            return None
+        return {
+            "action": published.action,
+            "reasons": [dict(reason) for reason in published.reasons],
+            "created": published.provenance.get("created"),
+            "key": published.key,
+            "graph_key": published.graph_key,
+            "unverified": published.unverified,
+        }
+
+    def _nearest_stored(self) -> JsonObject | None:
+        if self.nearest is None:
+            return None
+        return {
+            "target": self.nearest.target,
+            "key": self.nearest.key,
+            "created": self.nearest.provenance.get("created"),
+            "reasons": json_list(self.nearest_reasons),
         }
 
 
 @dataclass(frozen=True)
 class WhyReport:
-    """An explanation for each target asked about."""
+    """An explanation for each target."""
 
     explanations: tuple[Explanation, ...]
 
@@ -68,22 +77,38 @@ class WhyReport:
             "format": "aoti-build/why",
             "format_version": 2,
             "ok": True,
-            "targets": [explanation.as_json() for explanation in self.explanations],
+            "targets": json_list(self.explanations),
         }
 
 
 def why(project: Project, targets: tuple[Target, ...]) -> WhyReport:
-    digests, store = StatCache(stat_cache_path(project)), open_store(project.artifacts)
-    return WhyReport(tuple(_explain(project, target, digests, store) for target in targets))
+    """Explain the state of `targets`."""
+    digests = StatCache(stat_cache_path(project))
+    store = open_store(project.artifacts)
+    explanations = []
+    for target in targets:
+        explanations.append(_explain(project, target, digests, store))
+    return WhyReport(tuple(explanations))
 
 
-def _explain(project: Project, target: Target, digests: StatCache, store: Store) -> Explanation:
+def _explain(
+    project: Project,
+    target: Target,
+    digests: StatCache,
+    store: Store,
+) -> Explanation:
     step = plan_target(project, target, digests, store)
-    best: tuple[int, Manifest | None, tuple[Reason, ...]] = (0, None, ())
+    # Every stored artifact is compared, of all targets: models often share weights and sources.
+    nearest: Manifest | None = None
+    nearest_reasons: tuple[Reason, ...] = ()
+    nearest_distance = 0
     for candidate in store.manifests():
-        now = current_parts(project, target, candidate.source, digests)
-        reasons = tuple(now.differences(candidate.source))
-        distance = len(reasons) * 2 + (candidate.target != target.name)
-        if best[1] is None or distance < best[0]:
-            best = (distance, candidate, reasons)
-    return Explanation(step, best[1], best[2])
+        current = current_parts(project, target, candidate.source, digests)
+        reasons = tuple(current.differences(candidate.source))
+        # Of two that differ in as many parts, the target's own is nearer.
+        distance = 2 * len(reasons) + (candidate.target != target.name)
+        if nearest is None or distance < nearest_distance:
+            nearest = candidate
+            nearest_reasons = reasons
+            nearest_distance = distance
+    return Explanation(step, nearest, nearest_reasons)

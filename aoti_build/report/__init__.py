@@ -1,1 +1,1 @@
-"""Rendering of report values, without logic: what is true was decided below this layer."""
+"""Rendering of report values. The layers below decide; this one only shows."""

@@ -1,261 +1,355 @@
-"""The result of `verify` as one page that needs nothing else: no network, no script, no second
+"""The report of `verify` as one page that needs nothing else: no network, no script, no second
 file.
 
-This module says what is on the page, `figures`, `histogram` and `spelling` how one output's figures
-look, and `verify.html.j2` where all of it goes. Whether something is well is always a word too,
-never a colour alone. jinja2, which torch brings along, is imported by who asks for a page.
+This module makes the values on the page, and `verify.html.j2` places them. `html_outputs` makes
+those of the outputs. A state is always written in words too, and never shown by a colour alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from aoti_build import __version__
 from aoti_build.commands.verdicts import VerdictKind
-from aoti_build.report.figures import Figures, bounds, tables
-from aoti_build.report.histogram import histogram_of
-from aoti_build.report.junit import printable, reason_text, vacuous_text
-from aoti_build.report.spelling import duration, loss, part, scientific, yes_no
+from aoti_build.commands.verify_report import CPP, OUT_OF_DATE, VACUOUS, Verdict, VerifyReport
+from aoti_build.errors import AotiBuildError, ExitCode
+from aoti_build.figures import CallFigures, ModuleDifference, OutputFigures, Refusal, as_json
+from aoti_build.messages import LocalizeResult
+from aoti_build.report.html_outputs import (
+    BAD,
+    GOOD,
+    NEUTRAL,
+    WARNING,
+    OutputView,
+    output_mark,
+    output_view,
+)
+from aoti_build.report.spelling import duration, loss, part, printable, scientific, vacuous_text
 
 TEMPLATE = Path(__file__).with_name("verify.html.j2")
-GOOD, BAD, WARNING, NEUTRAL = "good", "bad", "warning", "neutral"  # classes of the style sheet
-_MANY_OUTPUTS = 12  # more are shown closed, except failed ones
-
-View = dict[str, Any]
+# More outputs than this are shown closed, except failed ones.
+_MANY_OUTPUTS = 12
 
 
-def html_page(report: Mapping[str, Any]) -> str:
-    """One page for a document of `verify`. With `provenance` in it, as manifests have, the head
-    says when it was made and from what."""
+@dataclass(frozen=True)
+class Pill:
+    """A word with a state."""
+
+    word: str
+    state: str
+
+
+@dataclass(frozen=True)
+class ErrorView:
+    """An error with its answers, each with a label."""
+
+    message: str
+    answers: Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class LocalizationView:
+    """The first stage of a build in which the artifact differs from its model."""
+
+    stage: str
+    message: str
+    # Facts with their labels.
+    answers: Sequence[tuple[str, str]]
+    # The names of wrong weights with their largest errors.
+    weights: Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The result of one output in one case, with the figure that says most about it."""
+
+    word: str
+    state: str
+    figure: str
+    title: str
+
+
+@dataclass(frozen=True)
+class CaseRow:
+    """A row of the shape matrix. A cell is None if the output was not compared."""
+
+    case: str
+    sizes: Sequence[str]
+    seed: int
+    skipped: str | None
+    cells: Sequence[Cell | None]
+
+
+@dataclass(frozen=True)
+class Notes:
+    """Facts about a target besides its figures."""
+
+    out_of_date: Sequence[str]
+    out_of_date_state: str
+    vacuous: Sequence[str]
+    vacuous_state: str
+    baseline: Sequence[str]
+    no_fp64: str | None
+
+
+@dataclass(frozen=True)
+class TargetView:
+    """A section of the page."""
+
+    # The name of the link to the section.
+    id: str
+    name: str
+    verdict: Pill
+    doubts: Sequence[Pill]
+    seconds: str
+    error: ErrorView | None
+    localization: LocalizationView | None
+    notes: Notes
+    # The columns and rows of the shape matrix.
+    names: Sequence[str]
+    rows: Sequence[CaseRow]
+    outputs: Sequence[OutputView]
+    # Counts of outputs over all cases, and the largest error of all.
+    compared: int
+    failed: int
+    worst: str
+    refusals: Sequence[Refusal]
+    # The number of `refusals` that are right.
+    refused: int
+
+
+@dataclass(frozen=True)
+class Page:
+    """All that the template shows."""
+
+    ok: bool
+    headline: str
+    strict: bool
+    cpp: bool
+    totals: Sequence[Pill]
+    targets: Sequence[TargetView]
+    seconds: str
+    release: str
+
+
+def html_page(report: VerifyReport) -> str:
+    """The report as one page."""
+    # Torch needs jinja2 as well. Only a page imports it.
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        # Texts come from files and programs that anybody may have written.
+        autoescape=True,
+        # A wrong name in the template is an error, and not an empty text.
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_printable,
     )
-    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
-        _page(_printable(report))
+    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+    return template.render(page=_page(report))
+
+
+def _printable(value: object) -> object:
+    """A value of the template without characters that a page cannot have."""
+    # A subclass of str is markup that jinja2 has made of printable texts.
+    return printable(value) if type(value) is str else value
+
+
+def _page(report: VerifyReport) -> Page:
+    is_alone = len(report.verdicts) == 1
+    targets = []
+    for number, verdict in enumerate(report.verdicts, 1):
+        target = _target(
+            f"t{number}",
+            verdict,
+            report.failures(verdict),
+            is_alone,
+        )
+        targets.append(target)
+    return Page(
+        ok=report.exit_code == ExitCode.OK,
+        headline=_headline(report),
+        strict=report.strict,
+        cpp=report.runtime == CPP,
+        totals=_totals([target.verdict for target in targets]),
+        targets=targets,
+        seconds=duration(sum(verdict.seconds for verdict in report.verdicts)),
+        release=__version__,
     )
 
 
-def _page(report: Mapping[str, Any]) -> View:
-    strict = bool(report.get("strict"))
-    alone = len(report["targets"]) == 1
-    targets = [
-        _target(number, target, strict, alone) for number, target in enumerate(report["targets"], 1)
-    ]
-    failed = sum(target["state"] == BAD for target in targets)
-    provenance = {
-        name: value for name, value in (report.get("provenance") or {}).items() if value is not None
-    }
-    verdicts = [target["verdict"] for target in targets]
-    return {
-        "ok": bool(report.get("ok", not failed)),
-        "headline": _headline(failed, verdicts),
-        "strict": strict,
-        "cpp": report.get("runtime") == "cpp",
-        "targets": targets,
-        "totals": [
-            {
-                "verdict": verdict,
-                "count": verdicts.count(verdict),
-                "state": _verdict_state(verdict, strict),
-            }
-            for verdict in dict.fromkeys(verdicts)
-        ],
-        "seconds": duration(sum(target.get("seconds") or 0.0 for target in report["targets"])),
-        "created": str(provenance.pop("created", "")),
-        "versions": {name.replace("_", " "): yes_no(value) for name, value in provenance.items()},
-        "release": __version__,
-    }
-
-
-def _headline(failed: int, verdicts: Sequence[str]) -> str:
-    total, passed = len(verdicts), verdicts.count(VerdictKind.PASSED)
+def _headline(report: VerifyReport) -> str:
+    total = len(report.verdicts)
     noun = "artifact" if total == 1 else "artifacts"
+    failed = sum(bool(report.failures(verdict)) for verdict in report.verdicts)
     if failed:
         return f"{failed} of {total} {noun} failed"
-    return (
-        f"{total} {noun} passed"
-        if passed == total
-        else f"{passed} of {total} {noun} passed, none failed"
+    passed = sum(verdict.verdict == VerdictKind.PASSED for verdict in report.verdicts)
+    if passed == total:
+        return f"{total} {noun} passed"
+    return f"{passed} of {total} {noun} passed, none failed"
+
+
+def _totals(verdicts: Sequence[Pill]) -> list[Pill]:
+    """A pill with the count of each verdict."""
+    counts = Counter(verdicts)
+    return [Pill(f"{count} {pill.word}", pill.state) for pill, count in counts.items()]
+
+
+def _target(
+    identifier: str,
+    verdict: Verdict,
+    failures: Sequence[str],
+    is_alone: bool,
+) -> TargetView:
+    outputs: list[OutputFigures] = []
+    for case in verdict.cases:
+        outputs += case.outputs
+    # A dict keeps the order, which a set would not.
+    names = list(dict.fromkeys(output.name for output in outputs))
+    pill = Pill(str(verdict.verdict), _verdict_state(verdict, failures))
+    # A page with little on it should need no clicks.
+    is_open = is_alone and len(names) <= _MANY_OUTPUTS
+    # Rules that count values, such as equality, need no error.
+    largest_errors = [output.max_abs or 0.0 for output in outputs]
+    return TargetView(
+        id=identifier,
+        name=verdict.target.name,
+        verdict=pill,
+        doubts=[Pill(doubt, _doubt_state(doubt, failures)) for doubt in verdict.doubts],
+        seconds=duration(verdict.seconds),
+        error=_error(verdict.error),
+        localization=_localization(verdict.localization),
+        notes=_notes(verdict, failures, pill),
+        names=names,
+        rows=[_case_row(case, names) for case in verdict.cases],
+        outputs=[output_view(name, verdict.cases, is_open) for name in names],
+        compared=len(outputs),
+        failed=sum(not output.ok for output in outputs),
+        worst=scientific(max(largest_errors, default=None)),
+        refusals=verdict.refusals,
+        refused=sum(refusal.ok for refusal in verdict.refusals),
     )
 
 
-def _target(number: int, target: Mapping[str, Any], strict: bool, alone: bool) -> View:
-    cases, refusals = target.get("cases") or [], target.get("refusals") or []
-    figures = [output for case in cases for output in case["outputs"]]
-    names = list(dict.fromkeys(output["name"] for output in figures))
-    out_of_date = [reason_text(reason) for reason in target.get("out_of_date") or ()]
-    vacuous = [vacuous_text(entry) for entry in target.get("vacuous") or ()]
-    state = _verdict_state(target["verdict"], strict)
-    doubts = []
-    if out_of_date and state != NEUTRAL:
-        doubts.append("out_of_date")
-    if vacuous:
-        doubts.append("vacuous")
-    return {
-        "id": f"t{number}",
-        "name": target["target"],
-        "verdict": target["verdict"],
-        "state": BAD if strict and doubts else state,
-        "verdict_state": state,
-        "doubts": [{"word": word, "state": BAD if strict else WARNING} for word in doubts],
-        "seconds": duration(target.get("seconds") or 0.0),
-        "out_of_date": out_of_date,
-        "vacuous": vacuous,
-        "no_fp64": target.get("no_fp64"),
-        "baseline": [loss(lost) for lost in target.get("baseline") or ()],
-        "error": _error(target.get("error")),
-        "localization": _localization(target.get("localization")),
-        "names": names,
-        "has_seeds": any("seed" in case for case in cases),
-        "rows": [_row(case, names) for case in cases],
-        "outputs": [_output(name, cases, len(names) <= _MANY_OUTPUTS and alone) for name in names],
-        "compared": len(figures),
-        "failed": sum(not output["ok"] for output in figures),
-        "worst": scientific(
-            max((output.get("max_abs") or 0.0 for output in figures), default=None)
-        ),
-        "refusals": refusals,
-        "refused": sum(bool(refusal["ok"]) for refusal in refusals),
-    }
+def _verdict_state(verdict: Verdict, failures: Sequence[str]) -> str:
+    if verdict.verdict in failures:
+        return BAD
+    return GOOD if verdict.verdict == VerdictKind.PASSED else NEUTRAL
 
 
-def _verdict_state(verdict: str, strict: bool) -> str:
-    """An unknown verdict is bad: a newer release may have one, and only `passed` means that all is
-    well."""
-    if verdict in (VerdictKind.UNAVAILABLE, VerdictKind.INCOMPLETE):
-        return BAD if strict else NEUTRAL
-    return GOOD if verdict == VerdictKind.PASSED else BAD
+def _doubt_state(doubt: str, failures: Sequence[str]) -> str:
+    return BAD if doubt in failures else WARNING
 
 
-def _error(error: Mapping[str, Any] | None) -> View | None:
-    if not error:
+def _notes(verdict: Verdict, failures: Sequence[str], pill: Pill) -> Notes:
+    # The reasons of an unavailable artifact are no doubt, but explain its verdict.
+    is_unavailable = verdict.verdict == VerdictKind.UNAVAILABLE
+    reasons_state = pill.state if is_unavailable else _doubt_state(OUT_OF_DATE, failures)
+    return Notes(
+        out_of_date=[str(reason) for reason in verdict.out_of_date],
+        out_of_date_state=reasons_state,
+        vacuous=[vacuous_text(entry) for entry in verdict.vacuous],
+        vacuous_state=_doubt_state(VACUOUS, failures),
+        baseline=[loss(as_json(entry)) for entry in verdict.baseline],
+        no_fp64=verdict.no_fp64,
+    )
+
+
+def _error(error: AotiBuildError | None) -> ErrorView | None:
+    if error is None:
         return None
-    labels = {"where": "where", "cause": "cause", "hint": "next", "log": "log"}
-    answers = [(label, str(error[key])) for key, label in labels.items() if error.get(key)]
-    return {"message": str(error["message"]), "answers": answers}
-
-
-def _localization(localization: Mapping[str, Any] | None) -> View | None:
-    if not localization:
-        return None
-    left = {
-        "module": "",
-        "class": "",
-        "source": "",
-        "figures": None,
-        "missing": [],
-        **(localization.get("left") or {}),
-    }
-    weights = [
-        {"name": entry["name"], "max_abs": scientific(entry["max_abs"])}
-        for entry in localization.get("weights") or ()
-    ]
     answers = [
-        ("module", f"{left['module'] or 'the model itself'} [{left['class']}]"),
-        ("source", left["source"]),
+        ("where", error.where or ""),
+        ("cause", error.cause or ""),
+        ("next", error.hint or ""),
+        ("log", str(error.log or "")),
     ]
-    answers += [
-        ("output", (left["figures"] or {}).get("why", "")),
-        ("not run", ", ".join(left["missing"])),
+    return ErrorView(error.message, _with_answer(answers))
+
+
+def _localization(localization: LocalizeResult | None) -> LocalizationView | None:
+    if localization is None:
+        return None
+    weights = [(weight.name, scientific(weight.max_abs)) for weight in localization.weights]
+    return LocalizationView(
+        stage=localization.stage,
+        message=localization.said,
+        answers=_difference(localization.left) if localization.left else (),
+        weights=weights,
+    )
+
+
+def _difference(difference: ModuleDifference) -> list[tuple[str, str]]:
+    """The facts about the first module that differs."""
+    why = difference.figures.why if difference.figures else None
+    answers = [
+        ("module", f"{difference.module or 'the model itself'} [{difference.class_name}]"),
+        ("source", difference.source),
+        ("output", why or ""),
+        ("not run", ", ".join(difference.missing)),
     ]
-    return {
-        "stage": localization.get("stage"),
-        "said": localization.get("said", ""),
-        "answers": (
-            [(label, answer) for label, answer in answers if answer]
-            if localization.get("left")
-            else []
-        ),
-        "weights": weights,
+    return _with_answer(answers)
+
+
+def _with_answer(answers: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """The pairs of a label and an answer whose answer is not empty."""
+    return [pair for pair in answers if pair[1]]
+
+
+def _case_row(case: CallFigures, names: Sequence[str]) -> CaseRow:
+    # An output may be absent from a case, for instance because the case was skipped.
+    by_name = {output.name: output for output in case.outputs}
+    cells = []
+    for name in names:
+        cells.append(_cell(by_name[name]) if name in by_name else None)
+    return CaseRow(
+        case=case.name,
+        sizes=[f"{dim} {size}" for dim, size in case.sizes.items()],
+        seed=case.seed,
+        skipped=case.skipped,
+        cells=cells,
+    )
+
+
+def _cell(output: OutputFigures) -> Cell:
+    word, state = output_mark(output)
+    return Cell(
+        word,
+        state,
+        figure=_main_figure(output),
+        title=_cell_title(output),
+    )
+
+
+def _main_figure(output: OutputFigures) -> str:
+    """The figure that says most about the output."""
+    if output.by == "agreement":
+        return part(output.agreement)
+    if output.by == "iou":
+        return part(output.iou)
+    if output.max_abs is not None:
+        return scientific(output.max_abs)
+    if output.mismatched is not None:
+        return f"{output.mismatched:,} differ"
+    return ""
+
+
+def _cell_title(output: OutputFigures) -> str:
+    figures = {
+        "max abs": output.max_abs,
+        "RMSE": output.rmse,
+        "atol": output.atol,
+        "rtol": output.rtol,
     }
-
-
-def _row(case: Mapping[str, Any], names: Sequence[str]) -> View:
-    """A row of the shape matrix."""
-    by_name = {output["name"]: output for output in case["outputs"]}
-    return {
-        "case": case["name"],
-        "sizes": [f"{dim} {size}" for dim, size in (case.get("sizes") or {}).items()],
-        "seed": str(case.get("seed", "")),
-        "skipped": case.get("skipped"),
-        "cells": [_cell(by_name[name]) if name in by_name else None for name in names],
-    }
-
-
-def _cell(output: Figures) -> View:
-    """The verdict with the one figure that says most about it; the rest is in the title."""
-    parts = [("max abs", "max_abs"), ("RMSE", "rmse"), ("atol", "atol"), ("rtol", "rtol")]
-    known = [
-        f"{label} {scientific(output[key])}" for label, key in parts if output.get(key) is not None
-    ]
-    title = "; ".join([*known, *([output["why"]] if output.get("why") else [])])
-    figure = ""
-    if output.get("by") in {"agreement", "iou"}:
-        figure = part(output.get(output["by"]))
-    elif output.get("max_abs") is not None:
-        figure = scientific(output["max_abs"])
-    elif output.get("mismatched") is not None:
-        figure = f"{output['mismatched']:,} differ"
-    return {**_verdict(output), "figure": figure, "title": title or "no figures"}
-
-
-def _verdict(output: Figures) -> View:
-    return {"word": "ok", "state": GOOD} if output["ok"] else {"word": "failed", "state": BAD}
-
-
-def _output(name: str, cases: Iterable[Mapping[str, Any]], few: bool) -> View:
-    """All that is known of one output: a row per case, the bounds in words, and the histogram over
-    all cases."""
-    found = [
-        (case, output) for case in cases for output in case["outputs"] if output["name"] == name
-    ]
-    figures = [output for _, output in found]
-    heads = [
-        {"case": case["name"], "seed": str(case.get("seed", "")), **_verdict(output)}
-        for case, output in found
-    ]
-    failed = [
-        f"{case['name']}: {output.get('why', 'out of bounds')}"
-        for case, output in found
-        if not output["ok"]
-    ]
-    return {
-        "name": name,
-        "kind": _kind(figures),
-        "state": BAD if failed else GOOD,
-        "summary": (
-            f"failed in {len(failed)} of {len(found)}"
-            if failed
-            else f"ok in {len(found)} of {len(found)}"
-        ),
-        "open": few or bool(failed),
-        "why": failed,
-        "bounds": bounds(figures),
-        "tables": tables(figures, heads),
-        "histogram": histogram_of(figures),
-    }
-
-
-def _kind(figures: Sequence[Figures]) -> str:
-    """``float32 [1-32, 1000]``: the dtype, and each axis with the range of its sizes over the
-    cases."""
-    dtypes = ", ".join(dict.fromkeys(output["dtype"] for output in figures if "dtype" in output))
-    shapes = [output["shape"] for output in figures if "shape" in output]
-    if len({len(shape) for shape in shapes}) != 1:
-        return dtypes
-    ends = [(min(sizes), max(sizes)) for sizes in zip(*shapes, strict=True)]
-    axes = [str(low) if low == high else f"{low}\N{EN DASH}{high}" for low, high in ends]
-    return f"{dtypes} [{', '.join(axes)}]"
-
-
-def _printable(value: Any) -> Any:
-    """The document with every text fit for a page."""
-    if isinstance(value, str):
-        return printable(value)
-    if isinstance(value, Mapping):
-        return {_printable(key): _printable(entry) for key, entry in value.items()}
-    return [_printable(entry) for entry in value] if isinstance(value, list | tuple) else value
+    parts = []
+    for label, value in figures.items():
+        if value is not None:
+            parts.append(f"{label} {scientific(value)}")
+    if output.why:
+        parts.append(output.why)
+    return "; ".join(parts) or "no figures"

@@ -1,6 +1,6 @@
-"""What `inspect` found, as a tree for a terminal, and two packages' differences as a list.
+"""The report of `inspect` as a tree for a terminal, and the differences of two packages as a list.
 
-Names and values come from files that anybody may have made: see `text.for_terminal`.
+Names and values come from files that anybody may have written: see `terminal.for_terminal`.
 """
 
 from __future__ import annotations
@@ -10,65 +10,82 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from aoti_build.report.text import for_terminal, size_text
+from aoti_build.report.terminal import error_lines, for_terminal, size_text
 
 if TYPE_CHECKING:
     from aoti_build.artifact.manifest import Manifest
     from aoti_build.commands.inspect import Inspected, InspectReport
     from aoti_build.commands.inspect_diff import Difference, DiffReport
 
-_SHOWN = 12  # of a list of kernels or constants; --json has all of them
-_LONGEST = 200  # characters of one value in a difference
+# Lists are cut after so many rows. --json has all of them.
+_ROWS_SHOWN = 12
+_MEMBERS_SHOWN = 48
+# Characters of one value in a difference.
+_LONGEST_VALUE = 200
 
 
 @dataclass(frozen=True)
 class _Node:
+    """A line of the tree, and the nodes below it."""
+
     text: str
     children: Sequence[_Node] = ()
 
 
+def _branch(text: str, rows: Sequence[str]) -> _Node:
+    """A node with a leaf for each row."""
+    return _Node(text, [_Node(row) for row in rows])
+
+
 @for_terminal
 def inspect_lines(report: InspectReport) -> list[str]:
-    """A tree for each artifact, with what is wrong with it below."""
+    """A tree for each artifact with its problems below, and the choices of this host."""
     lines: list[str] = []
     for artifact in report.artifacts:
-        lines += [*_lines(_artifact(artifact)), ""]
-        lines += [
-            line
-            for problem in artifact.problems
-            for line in (*f"error: {problem}".splitlines(), "")
-        ]
+        lines += _tree_lines(_artifact(artifact))
+        lines.append("")
+        for problem in artifact.problems:
+            lines += error_lines(problem)
+            lines.append("")
     for choice in report.choices or ():
-        lines += [
-            f"{choice.model} on this host",
-            *(f"  {line}" for line in str(choice).splitlines()),
-            "",
-        ]
+        lines.append(f"{choice.model} on this host")
+        lines += [f"  {line}" for line in str(choice).splitlines()]
+        lines.append("")
     return lines[:-1]
 
 
 @for_terminal
 def diff_lines(report: DiffReport) -> list[str]:
-    """A line per difference, by part; what is damaged at the end."""
+    """A line for each difference, by part, and then the problems of both sides."""
     lines = [f"a  {report.a.name}", f"b  {report.b.name}", ""]
-    for part in dict.fromkeys(difference.part for difference in report.differences):
+    by_part: dict[str, list[Difference]] = {}
+    for difference in report.differences:
+        by_part.setdefault(difference.part, []).append(difference)
+    for part, differences in by_part.items():
         lines.append(part)
-        lines += [f"  {_difference(one)}" for one in report.differences if one.part == part]
+        lines += [f"  {_difference_text(difference)}" for difference in differences]
     if not report.differences:
         lines.append("no difference")
     for problem in (*report.a.problems, *report.b.problems):
-        lines += ["", *f"error: {problem}".splitlines()]
+        lines.append("")
+        lines += error_lines(problem)
     return lines
 
 
 def _artifact(artifact: Inspected) -> _Node:
-    package, manifest = artifact.package, artifact.manifest
-    head = artifact.name if artifact.name == artifact.path else f"{artifact.name}  {artifact.path}"
+    package = artifact.package
+    manifest = artifact.manifest
+    head = artifact.name
+    if artifact.path != artifact.name:
+        head += f"  {artifact.path}"
     if package is None:
-        return _Node(f"{head}  {artifact.state}", list(_recorded(manifest)) if manifest else ())
+        children = list(_manifest_nodes(manifest)) if manifest else []
+        return _Node(f"{head}  {artifact.state}", children)
     children = [_made_by(package, manifest)]
-    children += [_model(model, manifest) for model in package["models"]]
-    children += _recorded(manifest) if manifest else ()
+    for model in package["models"]:
+        children.append(_model(model, manifest))
+    if manifest:
+        children += _manifest_nodes(manifest)
     children.append(_members(package["members"]))
     return _Node(f"{head}  {size_text(package['bytes'])}", children)
 
@@ -76,224 +93,255 @@ def _artifact(artifact: Inspected) -> _Node:
 def _made_by(package: Mapping[str, Any], manifest: Manifest | None) -> _Node:
     made_by = package["made_by"]
     if manifest is not None:
-        facts = manifest.provenance
-        commit = f"commit {str(facts['git_commit'])[:12]}" if facts.get("git_commit") else ""
-        parts = [
-            str(facts.get("created", "")),
-            commit,
-            "with local changes" if facts.get("git_dirty") else "",
-        ]
-        text = ", ".join(
-            part for part in (f"aoti_build {facts.get('aoti_build', '')}".strip(), *parts) if part
-        )
+        text = _provenance_text(manifest.provenance)
+    elif made_by["aoti_build"]:
+        # Without a manifest there is only the package's own claim.
+        text = "aoti_build, as the package claims"
     else:
-        text = "aoti_build, by its own word" if made_by["aoti_build"] else "not aoti_build"
-    key = [_Node(f"key: {made_by['key']}")] if made_by["key"] else []
-    return _Node(f"made by: {text}", key)
+        text = "not aoti_build"
+    rows = [f"key: {made_by['key']}"] if made_by["key"] else []
+    return _branch(f"made by: {text}", rows)
+
+
+def _provenance_text(facts: Mapping[str, Any]) -> str:
+    """``aoti_build 0.1.0, 2025-03-11T14:02:09+00:00, commit 0123456789ab, with local changes``."""
+    parts = [f"aoti_build {facts.get('aoti_build', '')}".strip()]
+    if facts.get("created"):
+        parts.append(str(facts["created"]))
+    if facts.get("git_commit"):
+        parts.append(f"commit {str(facts['git_commit'])[:12]}")
+    if facts.get("git_dirty"):
+        parts.append("with local changes")
+    return ", ".join(parts)
 
 
 def _model(model: Mapping[str, Any], manifest: Manifest | None) -> _Node:
-    facts = [model[fact] for fact in ("device", "platform", "machine", "isa") if model[fact]]
+    facts = []
+    for name in ("device", "platform", "machine", "isa"):
+        if model[name]:
+            facts.append(model[name])
     if model["compute_capability"] and model["device"] != "cpu":
         facts.append(f"compute capability {model['compute_capability']}")
     if model["march"]:
-        facts.append("compiled with " + " ".join(f"-march={march}" for march in model["march"]))
-    children = [*_signature(manifest.signature if manifest else model["signature"])]
+        options = " ".join(f"-march={march}" for march in model["march"])
+        facts.append(f"compiled with {options}")
+    children = list(_signature(manifest.signature if manifest else model["signature"]))
     children += [_library(library) for library in model["libraries"]]
     children += _kernels(model)
     children += _constants(model)
-    extra = {
-        name: value for name, value in model["metadata"].items() if not name.startswith("AOTI_")
-    }
-    if extra:
-        children.append(
-            _Node("metadata", [_Node(f"{name}: {value}") for name, value in extra.items()])
-        )
+    # The head has the facts of torch's own metadata.
+    metadata = []
+    for name, value in model["metadata"].items():
+        if not name.startswith("AOTI_"):
+            metadata.append(f"{name}: {value}")
+    if metadata:
+        children.append(_branch("metadata", metadata))
     return _Node(f"model {model['name']}: {', '.join(facts)}", children)
 
 
 def _signature(signature: Mapping[str, Any]) -> Iterator[_Node]:
     for kind in ("inputs", "outputs"):
         if signature[kind]:
-            yield _Node(kind, [_Node(_tensor(tensor)) for tensor in signature[kind]])
+            yield _branch(kind, [_tensor_text(tensor) for tensor in signature[kind]])
     if signature["dims"]:
-        yield _Node(
-            "sizes", [_Node(f"{name}: {_range(dim)}") for name, dim in signature["dims"].items()]
-        )
-    mutates = signature.get("mutates")  # a package alone does not say
+        rows = [f"{name}: {_dim_text(dim)}" for name, dim in signature["dims"].items()]
+        yield _branch("sizes", rows)
+    # The signature of a package without a manifest does not have this field.
+    mutates = signature.get("mutates")
     if mutates and mutates["inputs"]:
         yield _Node(f"writes into its inputs {', '.join(mutates['inputs'])}")
     if mutates and mutates["buffers"]:
         yield _Node(f"has state, kept from call to call in {', '.join(mutates['buffers'])}")
 
 
-def _tensor(tensor: Mapping[str, Any]) -> str:
+def _tensor_text(tensor: Mapping[str, Any]) -> str:
     if "constant" in tensor:
         return f"{tensor['name']}  always {tensor['constant']}"
+    kind = []
+    if tensor.get("dtype"):
+        kind.append(str(tensor["dtype"]))
     shape = tensor.get("shape")
-    kind = [
-        str(tensor.get("dtype") or ""),
-        "" if shape is None else f"[{', '.join(map(str, shape))}]",
-    ]
-    return "  ".join(
-        part for part in (tensor["name"], " ".join(part for part in kind if part)) if part
-    )
+    if shape is not None:
+        kind.append(f"[{', '.join(map(str, shape))}]")
+    parts = [tensor["name"], " ".join(kind)]
+    return "  ".join(part for part in parts if part)
 
 
-def _range(dim: Mapping[str, int]) -> str:
-    ends = (
-        f"{dim.get('min', '?')} to {dim.get('max', '?')}"
-        if dim.get("min") or dim.get("max")
-        else "not limited"
-    )
+def _dim_text(dim: Mapping[str, int]) -> str:
+    text = "not limited"
+    if dim.get("min") or dim.get("max"):
+        text = f"{dim.get('min', '?')} to {dim.get('max', '?')}"
     step = dim.get("multiple_of", 1)
-    return ends if step == 1 else f"{ends}, multiples of {step}"
+    return text if step == 1 else f"{text}, multiples of {step}"
 
 
 def _library(library: Mapping[str, Any]) -> _Node:
-    versions = ", ".join(f"{name} {version}" for name, version in library["versions"].items())
-    facts = [f"for {library['machine']}, {library['bits']}-bit"]
-    facts += [f"needs {', '.join(library['needed'])}"] if library["needed"] else []
-    facts += [f"at least {versions}"] if versions else []
-    facts += [f"compiled by {library['compiler']}"] if library["compiler"] else []
-    return _Node(
-        f"library: {_file(library['name'])}  {size_text(library['bytes'])}",
-        [_Node(fact) for fact in facts],
-    )
+    rows = [f"for {library['machine']}, {library['bits']}-bit"]
+    if library["needed"]:
+        rows.append(f"needs {', '.join(library['needed'])}")
+    if library["versions"]:
+        versions = [f"{name} {version}" for name, version in library["versions"].items()]
+        rows.append(f"at least {', '.join(versions)}")
+    if library["compiler"]:
+        rows.append(f"compiled by {library['compiler']}")
+    head = f"library: {_file_name(library['name'])}  {size_text(library['bytes'])}"
+    return _branch(head, rows)
 
 
 def _kernels(model: Mapping[str, Any]) -> Iterator[_Node]:
-    kernels = model["kernels"]
-    if kernels:
-        counts = Counter(
-            " ".join(filter(None, (kernel["kind"], kernel["arch"]))) for kernel in kernels
-        )
-        rows = [
-            "  ".join(
-                filter(
-                    None, (kernel["name"] or _file(kernel["file"]), kernel["arch"], kernel["tool"])
-                )
-            )
-            for kernel in kernels
-        ]
-        yield _Node(
-            f"kernels: {', '.join(f'{count} {kind}' for kind, count in counts.items())}",
-            _some(rows),
-        )
+    counts: Counter[str] = Counter()
+    rows = []
+    for kernel in model["kernels"]:
+        arch = kernel["arch"]
+        counts[_joined(" ", kernel["kind"], arch)] += 1
+        name = kernel["name"] or _file_name(kernel["file"])
+        rows.append(_joined("  ", name, arch, kernel["tool"]))
+    if rows:
+        totals = ", ".join(f"{count} {kind}" for kind, count in counts.items())
+        yield _branch(f"kernels: {totals}", _cut(rows))
     if model["operators"]:
         yield _Node(f"operators of torch: {', '.join(model['operators'])}")
 
 
 def _constants(model: Mapping[str, Any]) -> Iterator[_Node]:
-    constants, weights = model["constants"], model["weights"]
-    files = ", ".join(
-        f"{_file(file['name'])} {size_text(file['bytes'])}" for file in weights["files"]
-    )
-    place = {"files": f"in {files}", "library": "inside the shared library", "none": ""}[
-        weights["where"]
-    ]
-    if not constants and not files:
+    # The largest first, because the list is cut.
+    constants = sorted(model["constants"], key=lambda constant: -constant["size"])
+    weights = model["weights"]
+    if not constants and not weights["files"]:
         return
-    rows = [
-        f"{_tensor(constant)} "
-        f" {size_text(constant['size'])}{', folded' if constant['folded'] else ''}"
-        for constant in sorted(constants, key=lambda constant: -constant["size"])
-    ]
-    total = f"constants: {len(constants)}, {size_text(weights['bytes'])}"
-    yield _Node(f"{total}, {place}" if place else total, _some(rows))
+    head = f"constants: {len(constants)}, {size_text(weights['bytes'])}"
+    if weights["where"] == "library":
+        head += ", inside the shared library"
+    elif weights["where"] == "files":
+        files = []
+        for file in weights["files"]:
+            files.append(f"{_file_name(file['name'])} {size_text(file['bytes'])}")
+        head += f", in {', '.join(files)}"
+    rows = []
+    for constant in constants:
+        folded = ", folded" if constant["folded"] else ""
+        rows.append(f"{_tensor_text(constant)}  {size_text(constant['size'])}{folded}")
+    yield _branch(head, _cut(rows))
 
 
-def _import(entry: Mapping[str, Any]) -> str:
-    registers = ", ".join([*entry["operators"], *entry["types"]])
-    return f"module {entry['module']}" + (f", for {registers}" if registers else "")
-
-
-def _recorded(manifest: Manifest) -> Iterator[_Node]:
-    """What only the manifest knows."""
-    needs, check, toolchain = (
-        manifest.requires,
-        manifest.check,
-        manifest.source.get("toolchain", {}),
-    )
-    yield _Node("keys", [_Node(f"artifact: {manifest.key}"), _Node(f"graph: {manifest.graph_key}")])
-    apart = (
-        "apart from the code"
-        if manifest.weights.get("external")
-        else f"part of the code: {manifest.weights['why']}"
-    )
-    yield _Node(f"weights: {apart}")
-    wants = [f"{needs['device']}, {needs['platform']}, {needs['machine']}, torch {needs['torch']}"]
-    if capability := needs.get("compute_capability"):
-        code = f", with code for {', '.join(needs['gpu_code'])}" if needs.get("gpu_code") else ""
-        wants.append(f"compute capability {capability}{code}")
-    if needs["cpu_features"]:
-        wants.append("processor features: " + " ".join(needs["cpu_features"]))
-    wants += [_import(entry) for entry in manifest.imports]
-    yield _Node("requires", [_Node(want) for want in wants])
+def _manifest_nodes(manifest: Manifest) -> Iterator[_Node]:
+    """The facts that only the manifest has."""
+    yield _branch("keys", [f"artifact: {manifest.key}", f"graph: {manifest.graph_key}"])
+    yield _Node(f"weights: {_weights_text(manifest.weights)}")
+    yield _branch("requires", _requirements(manifest))
+    toolchain = manifest.source.get("toolchain", {})
     if toolchain:
-        # The features are among what it requires.
-        rows = [f"{name}: {value}" for name, value in toolchain.items() if name != "cpu.features"]
-        yield _Node("built with", [_Node(row) for row in rows])
-    cases = check.get("cases", [])
-    errors = [
-        output["max_abs"]
-        for case in cases
-        for output in case["outputs"]
-        if output.get("max_abs") is not None
-    ]
+        rows = []
+        for name, value in toolchain.items():
+            # The features of the processor are among the requirements.
+            if name != "cpu.features":
+                rows.append(f"{name}: {value}")
+        yield _branch("built with", rows)
+    yield _Node(_check_text(manifest))
+    files = []
+    for name, file in sorted(manifest.files.items()):
+        files.append(f"{name}  {size_text(file.size)}  {file.sha256[:12]}")
+    yield _branch("files", files)
+
+
+def _weights_text(weights: Mapping[str, Any]) -> str:
+    if weights.get("external"):
+        return "apart from the code"
+    return f"part of the code: {weights['why']}"
+
+
+def _requirements(manifest: Manifest) -> list[str]:
+    needs = manifest.requires
+    rows = [f"{needs['device']}, {needs['platform']}, {needs['machine']}, torch {needs['torch']}"]
+    capability = needs.get("compute_capability")
+    if capability:
+        row = f"compute capability {capability}"
+        if needs.get("gpu_code"):
+            row += f", with code for {', '.join(needs['gpu_code'])}"
+        rows.append(row)
+    if needs["cpu_features"]:
+        rows.append("processor features: " + " ".join(needs["cpu_features"]))
+    for entry in manifest.imports:
+        row = f"module {entry['module']}"
+        registered = [*entry["operators"], *entry["types"]]
+        if registered:
+            row += f", for {', '.join(registered)}"
+        rows.append(row)
+    return rows
+
+
+def _check_text(manifest: Manifest) -> str:
+    """The result of the comparison with eager mode."""
+    if manifest.unverified:
+        return f"never compared with eager: {manifest.unverified}"
+    cases = manifest.check.get("cases", [])
+    errors = []
+    for case in cases:
+        for output in case["outputs"]:
+            if output.get("max_abs") is not None:
+                errors.append(output["max_abs"])
     worst = f", largest absolute error {max(errors):.4g}" if errors else ""
-    checked = f"checked against eager: {len(cases)} cases{worst}"
-    yield _Node(
-        f"never compared with eager: {manifest.unverified}" if manifest.unverified else checked
-    )
-    beside = [
-        f"{name}  {size_text(file.size)}  {file.sha256[:12]}"
-        for name, file in sorted(manifest.files.items())
-    ]
-    yield _Node("files", [_Node(text) for text in beside])
+    return f"checked against eager: {len(cases)} cases{worst}"
 
 
 def _members(members: Sequence[Mapping[str, Any]]) -> _Node:
-    total = size_text(sum(member["bytes"] for member in members))
     rows = [f"{member['name']}  {size_text(member['bytes'])}" for member in members]
-    return _Node(f"members: {len(members)}, {total}", _some(rows, 4 * _SHOWN))
+    total = size_text(sum(member["bytes"] for member in members))
+    return _branch(f"members: {len(members)}, {total}", _cut(rows, _MEMBERS_SHOWN))
 
 
-def _difference(one: Difference) -> str:
-    if one.a is None:
-        return f"{one.what}: only in b: {_value(one.b)}"
-    if one.b is None:
-        return f"{one.what}: only in a: {_value(one.a)}"
-    return f"{one.what}: {_value(one.a)} -> {_value(one.b)}"
+def _difference_text(difference: Difference) -> str:
+    a = _value_text(difference.a)
+    b = _value_text(difference.b)
+    if difference.a is None:
+        return f"{difference.what}: only in b: {b}"
+    if difference.b is None:
+        return f"{difference.what}: only in a: {a}"
+    return f"{difference.what}: {a} -> {b}"
 
 
-def _value(value: Any) -> str:
+def _value_text(value: object) -> str:
+    """A value in one line. Digests and long values are cut."""
     if isinstance(value, Mapping):
-        parts = (f"{name} {_value(inner)}" for name, inner in value.items() if inner is not None)
+        parts = []
+        for name, entry in value.items():
+            if entry is not None:
+                parts.append(f"{name} {_value_text(entry)}")
         text = ", ".join(parts)
     elif isinstance(value, list):
-        text = f"[{', '.join(map(_value, value))}]"
+        entries = [_value_text(entry) for entry in value]
+        text = f"[{', '.join(entries)}]"
     else:
         text = str(value)
-    if len(text) == 64 and set(text) <= set("0123456789abcdef"):
+    # The first characters are enough to tell two digests apart.
+    is_sha256 = len(text) == 64 and set(text) <= set("0123456789abcdef")
+    if is_sha256:
         return text[:12]
-    return text if len(text) <= _LONGEST else text[:_LONGEST] + "..."
+    return text if len(text) <= _LONGEST_VALUE else text[:_LONGEST_VALUE] + "..."
 
 
-def _some(rows: Sequence[str], most: int = _SHOWN) -> list[_Node]:
-    more = [f"and {len(rows) - most} more"] if len(rows) > most else []
-    return [_Node(row) for row in (*rows[:most], *more)]
+def _cut(rows: Sequence[str], limit: int = _ROWS_SHOWN) -> list[str]:
+    """The first rows, and the number of those left out."""
+    if len(rows) <= limit:
+        return list(rows)
+    return [*rows[:limit], f"and {len(rows) - limit} more"]
 
 
-def _file(name: str) -> str:
-    return name.rpartition("/")[2]
+def _joined(separator: str, *parts: str | None) -> str:
+    """The parts that are not empty."""
+    return separator.join(part for part in parts if part)
 
 
-def _lines(node: _Node) -> list[str]:
+def _file_name(path: str) -> str:
+    return path.rpartition("/")[2]
+
+
+def _tree_lines(node: _Node) -> list[str]:
     lines = [node.text]
     for child in node.children:
-        last = child is node.children[-1]
-        head, *rest = _lines(child)
-        lines.append(("└─ " if last else "├─ ") + head)
-        lines += [("   " if last else "│  ") + line for line in rest]
+        is_last = child is node.children[-1]
+        head, *below = _tree_lines(child)
+        lines.append(("└─ " if is_last else "├─ ") + head)
+        indentation = "   " if is_last else "│  "
+        lines += [indentation + line for line in below]
     return lines

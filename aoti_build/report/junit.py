@@ -1,27 +1,31 @@
-"""The result of `verify` as JUnit XML, which Jenkins, GitLab and GitHub's readers show as tests.
+"""The report of `verify` as JUnit XML, which Jenkins, GitLab and GitHub's readers show as tests.
 
-A suite per target. Its tests: one per case and output, and one per input that must be refused;
-`artifact`, if it could not be checked at all; with `strict` also what is out of date or vacuous.
-Some test fails or is in error exactly if the document is not `ok`, so that CI's summary and the
-exit code agree.
+Each target is a suite. It has a test for each case and output, and one for each input that must be
+refused. A test named `artifact` stands for a verdict that no figure explains. Doubts that count as
+failures have tests of their own. At least one test fails or is in error exactly if the report is
+not ok, so that the summary of CI agrees with the exit code.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
-from aoti_build.artifact.reasons import Reason
-from aoti_build.commands.verdicts import VerdictKind
-from aoti_build.report.spelling import loss
+from msgspec import UNSET
 
-FAILURE, ERROR, SKIPPED = "failure", "error", "skipped"
-# What XML 1.0 cannot hold, not even escaped: control characters, lone surrogates, two
-# non-characters.
-_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+from aoti_build.commands.verdicts import VerdictKind
+from aoti_build.commands.verify_report import CPP, OUT_OF_DATE, VACUOUS, Verdict, VerifyReport
+from aoti_build.errors import AotiBuildError
+from aoti_build.figures import CallFigures, OutputFigures, as_json
+from aoti_build.report.figures import figure
+from aoti_build.report.spelling import loss, printable, vacuous_text
+
+# In JUnit a failure is a wrong result, and an error is a test that could not be carried out.
+FAILURE = "failure"
+ERROR = "error"
+SKIPPED = "skipped"
+# The path of a figure -> its name in the report.
 _FIGURES: Mapping[str, str] = {
     "by": "decided by",
     "dtype": "dtype",
@@ -39,20 +43,20 @@ _FIGURES: Mapping[str, str] = {
     "needed_atol": "needed atol",
     "agreement": "agreement",
     "iou": "IoU",
+    "fp64.candidate_rmse": "rmse to float64",
+    "fp64.reference_rmse": "eager's rmse to float64",
+    "fp64.rounded_rmse": "rmse to float64 if rounded otherwise",
+    "fp64.allowed": "allowed rmse to float64",
 }
-_FP64: Mapping[str, str] = {
-    "candidate_rmse": "rmse to float64",
-    "reference_rmse": "eager's rmse to float64",
-    "rounded_rmse": "rmse to float64 if rounded otherwise",
-    "allowed": "allowed rmse to float64",
-}
-_ANSWERS = {"where": "where", "cause": "cause", "hint": "next", "log": "log"}
-_NULL = {"max_rel": "infinite", "snr_db": "infinite", "psnr_db": "infinite"}
+# The text of a figure that is None because there is no such number.
+_NULL_TEXTS = {"max_rel": "infinite", "snr_db": "infinite", "psnr_db": "infinite"}
+# Verdicts that are a failure of the artifact. All others that count as a failure are errors.
+_FAILURE_VERDICTS = (VerdictKind.MISMATCH, VerdictKind.UNAVAILABLE, VerdictKind.INCOMPLETE)
 
 
 @dataclass(frozen=True)
 class _Test:
-    """A testcase. `result` is empty if it passed."""
+    """A test case. `result` is empty if it passed."""
 
     name: str
     result: str = ""
@@ -63,215 +67,256 @@ class _Test:
     properties: Mapping[str, str] = field(default_factory=dict)
 
 
-def junit_xml(report: Mapping[str, Any]) -> str:
-    """JUnit XML of a document of `verify`, to be written as UTF-8. With `provenance` in it, suites
-    have its time."""
-    strict = bool(report.get("strict"))
-    created = (report.get("provenance") or {}).get("created")
+def junit_xml(report: VerifyReport) -> str:
+    """The report as JUnit XML, to be written as UTF-8."""
     root = Element("testsuites", {"name": "aoti_build verify"})
-    everything: list[_Test] = []
-    for target in report["targets"]:
-        tests = _tests(target, strict)
-        everything += tests
-        # A name of its own, so that CI can show both runtimes of one target.
-        name = target["target"] + (" (C++)" if target.get("runtime") == "cpp" else "")
-        suite = SubElement(root, "testsuite", {"name": printable(name), **_counts(tests)})
-        if created:
-            suite.set("timestamp", printable(str(created)))
+    all_tests: list[_Test] = []
+    for verdict in report.verdicts:
+        tests = _tests(verdict, report.failures(verdict))
+        all_tests += tests
+        # CI can then show both runtimes of one target.
+        name = verdict.target.name + (" (C++)" if verdict.runtime == CPP else "")
+        attributes = {"name": printable(name), **_counts(tests)}
+        suite = SubElement(root, "testsuite", attributes)
         for test in tests:
-            _testcase(suite, name, test)
-    root.attrib |= _counts(everything)
+            _add_test(suite, name, test)
+    root.attrib |= _counts(all_tests)
     indent(root)
     return f'<?xml version="1.0" encoding="UTF-8"?>\n{tostring(root, encoding="unicode")}\n'
 
 
-def printable(text: str) -> str:
-    """The text with U+FFFD for what neither XML nor a page can hold: messages quote whatever other
-    programs print."""
-    return _NOT_XML.sub("\ufffd", text)
+def _tests(verdict: Verdict, failures: Sequence[str]) -> list[_Test]:
+    tests = [*_output_tests(verdict), *_refusal_tests(verdict)]
+    # A failed output or refusal says why there is a mismatch.
+    is_explained = any(test.result == FAILURE for test in tests)
+    tests += _verdict_tests(verdict, failures, is_explained)
+    tests += _doubt_tests(verdict, failures)
+    if not tests:
+        tests = [_Test("artifact")]
+    # The tests are not timed one by one. Some readers add up the times, so the first test has the
+    # time of all.
+    tests[0] = replace(tests[0], seconds=verdict.seconds)
+    return tests
 
 
-def case_names(cases: list[Mapping[str, Any]]) -> list[str]:
-    """A name for each case of a target. The seed is in it from the second of a name on, so that the
-    first keeps its name, and CI its history, however many seeds are tried."""
-    names: list[str] = []
+def _output_tests(verdict: Verdict) -> Iterator[_Test]:
+    for name, case in _named_cases(verdict.cases):
+        if case.skipped:
+            yield _Test(
+                name,
+                SKIPPED,
+                "skipped",
+                message=case.skipped,
+            )
+        for output in case.outputs:
+            yield _output_test(name, case, output, verdict)
+
+
+def _named_cases(cases: Sequence[CallFigures]) -> Iterator[tuple[str, CallFigures]]:
+    """Each case with a unique name.
+
+    The seed is in the names of all but the first case of the same name. So the first keeps its
+    name, and its history in CI, however many seeds are tried.
+    """
+    names = set()
     for case in cases:
-        known = case["name"] in names
-        names.append(f"{case['name']} (seed {case.get('seed')})" if known else case["name"])
-    return names
+        name = case.name
+        if name in names:
+            name += f" (seed {case.seed})"
+        names.add(case.name)
+        yield name, case
 
 
-def reason_text(reason: Mapping[str, Any]) -> str:
-    """``source-changed: model.py``, as in every other report."""
-    return str(
-        Reason(reason["reason"], reason.get("what", ""), reason.get("old"), reason.get("new"))
+def _output_test(
+    case_name: str,
+    case: CallFigures,
+    output: OutputFigures,
+    verdict: Verdict,
+) -> _Test:
+    name = f"{case_name}: {output.name}"
+    properties = {**_figure_texts(output), **_doubt_texts(verdict, output.name)}
+    if output.ok:
+        return _Test(name, properties=properties)
+    why = "out of bounds" if output.why is None else output.why
+    sizes = [f"{dim} {size}" for dim, size in case.sizes.items()]
+    # Some readers do not show properties, so the text of a failure repeats them.
+    facts = {
+        "why": why,
+        **_figure_texts(output),
+        "sizes": ", ".join(sizes),
+        "seed": str(case.seed),
+        "cause": verdict.localization.said if verdict.localization else "",
+        **_doubt_texts(verdict, output.name),
+    }
+    return _Test(
+        name,
+        FAILURE,
+        "mismatch",
+        message=why,
+        text=_labelled_lines(facts),
+        properties=properties,
     )
 
 
-def vacuous_text(entry: Mapping[str, Any]) -> str:
-    return f"{entry['output']}: the comparison would pass for other {entry['of']} too"
-
-
-def error_text(error: Mapping[str, Any]) -> str:
-    """All that the error answers, a line for each."""
-    lines = [str(error["message"])]
-    lines += [f"{label}: {error[key]}" for key, label in _ANSWERS.items() if error.get(key)]
+def _labelled_lines(facts: Mapping[str, object]) -> str:
+    """A line for each fact that is not empty."""
+    lines = []
+    for label, fact in facts.items():
+        if fact:
+            lines.append(f"{label}: {fact}")
     return "\n".join(lines)
 
 
-def _tests(target: Mapping[str, Any], strict: bool) -> list[_Test]:
-    """The first has the time of all: they are not timed one by one, and some readers add the times
-    up."""
-    tests = [*_outputs(target), *_refusals(target)]
-    explained = any(test.result == FAILURE for test in tests)
-    tests += [*_artifact(target, strict, explained), *(_demands(target) if strict else ())]
-    first = tests[0] if tests else _Test("artifact")
-    return [replace(first, seconds=target.get("seconds") or 0.0), *tests[1:]]
+def _figure_texts(output: OutputFigures) -> dict[str, str]:
+    """The text of each figure that was computed, by its name."""
+    texts = {}
+    for path, label in _FIGURES.items():
+        value = figure(output, path)
+        if value is not UNSET:
+            texts[label] = _figure_text(path, value)
+    worst = output.worst
+    if worst is not None:
+        expected = _value_text(worst.expected, digits=9)
+        got = _value_text(worst.got, digits=9)
+        texts["worst"] = f"expected {expected}, got {got} at {_value_text(worst.index)}"
+    return texts
 
 
-def _artifact(target: Mapping[str, Any], strict: bool, explained: bool) -> Iterator[_Test]:
-    """A verdict that no figure explains."""
-    verdict = target["verdict"]
-    if verdict == VerdictKind.PASSED or (verdict == VerdictKind.MISMATCH and explained):
-        return
-    said = (
-        [reason_text(reason) for reason in target.get("out_of_date", ())]
-        if verdict == VerdictKind.UNAVAILABLE
-        else []
-    )
-    if verdict == VerdictKind.INCOMPLETE:
-        said = [f"{name} was skipped" for name in _skipped(target)]
-    error = target.get("error") or {"message": "; ".join(said) or f"the verdict is {verdict}"}
-    lenient = FAILURE if strict else SKIPPED
-    result = {
-        VerdictKind.MISMATCH: FAILURE,
-        VerdictKind.UNAVAILABLE: lenient,
-        VerdictKind.INCOMPLETE: lenient,
-    }.get(verdict, ERROR)
-    yield _Test("artifact", result, verdict, error["message"], error_text(error))
-
-
-def _skipped(target: Mapping[str, Any]) -> list[str]:
-    cases = target.get("cases", [])
-    return [
-        name for name, case in zip(case_names(cases), cases, strict=True) if case.get("skipped")
-    ]
-
-
-def _outputs(target: Mapping[str, Any]) -> Iterator[_Test]:
-    cases = target.get("cases", [])
-    for name, case in zip(case_names(cases), cases, strict=True):
-        if case.get("skipped"):
-            yield _Test(name, SKIPPED, "skipped", case["skipped"])
-        for output in case["outputs"]:
-            yield _output(f"{name}: {output['name']}", case, output, target)
-
-
-def _output(
-    name: str, case: Mapping[str, Any], output: Mapping[str, Any], target: Mapping[str, Any]
-) -> _Test:
-    figures, doubts = _figures(output), _doubts(target, output["name"])
-    if output["ok"]:
-        return _Test(name, properties={**figures, **doubts})
-    sizes = ", ".join(f"{dim} {size}" for dim, size in case.get("sizes", {}).items())
-    localization = target.get("localization") or {}
-    why = output.get("why", "out of bounds")
-    context = {
-        "sizes": sizes,
-        "seed": str(case.get("seed", "")),
-        "cause": localization.get("said", ""),
-    }
-    lines = {"why": why, **figures, **context, **doubts}
-    text = "\n".join(f"{label}: {value}" for label, value in lines.items() if value)
-    return _Test(name, FAILURE, "mismatch", why, text, properties={**figures, **doubts})
-
-
-def _doubts(target: Mapping[str, Any], name: str) -> dict[str, str]:
-    """What somebody should know who reads the figures of this output, whether or not anything
-    failed."""
-    out_of_date = "; ".join(reason_text(reason) for reason in target.get("out_of_date", ()))
-    vacuous = "; ".join(
-        vacuous_text(entry) for entry in target.get("vacuous", ()) if entry["output"] == name
-    )
-    lost = "; ".join(loss(entry) for entry in target.get("baseline") or () if entry["name"] == name)
-    doubts = {
-        "out_of_date": out_of_date,
-        "vacuous": vacuous,
-        "no float64 reference": target.get("no_fp64"),
-    }
-    doubts["against its baseline"] = lost
-    return {label: text for label, text in doubts.items() if text}
-
-
-def _figures(output: Mapping[str, Any]) -> dict[str, str]:
-    found = {label: _figure(key, output[key]) for key, label in _FIGURES.items() if key in output}
-    found |= {
-        label: _spelt(output["fp64"][key])
-        for key, label in _FP64.items()
-        if key in (output.get("fp64") or {})
-    }
-    if worst := output.get("worst"):
-        at = _spelt(worst["index"])
-        found["worst"] = (
-            f"expected {_spelt(worst['expected'], 9)}, got {_spelt(worst['got'], 9)} at {at}"
-        )
-    return found
-
-
-def _figure(key: str, value: Any) -> str:
+def _figure_text(path: str, value: object) -> str:
     if value is None:
-        return _NULL.get(key, "none")
-    # What matters is how far below 1 it is.
-    return f"{value:.12f}" if key == "cosine" else _spelt(value)
+        return _NULL_TEXTS.get(path, "none")
+    # The distance of a cosine from 1 matters, so it needs more digits.
+    return f"{value:.12f}" if path == "cosine" else _value_text(value)
 
 
-def _refusals(target: Mapping[str, Any]) -> Iterator[_Test]:
-    for refusal in target.get("refusals", ()):
-        name, said = refusal["name"], refusal.get("said") or "it was not refused"
-        yield (
-            _Test(name)
-            if refusal["ok"]
-            else _Test(name, FAILURE, "refusal", said, f"{name}\n{said}")
-        )
+def _value_text(value: object, digits: int = 6) -> str:
+    """A value as text. 9 digits distinguish two float32."""
+    if isinstance(value, float):
+        return f"{value:.{digits}g}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_value_text, value))}]"
+    return str(value)
 
 
-def _demands(target: Mapping[str, Any]) -> Iterator[_Test]:
-    """What `strict` minds beside the verdict, of artifacts that could be looked at."""
-    if target["verdict"] == VerdictKind.UNAVAILABLE:
+def _doubt_texts(verdict: Verdict, output: str) -> dict[str, str]:
+    """Facts that a reader of this output's figures should know, even if nothing failed."""
+    texts = {}
+    if verdict.out_of_date:
+        texts[OUT_OF_DATE] = "; ".join(map(str, verdict.out_of_date))
+    vacuous = [vacuous_text(entry) for entry in verdict.vacuous if entry.output == output]
+    if vacuous:
+        texts[VACUOUS] = "; ".join(vacuous)
+    if verdict.no_fp64:
+        texts["no float64 reference"] = verdict.no_fp64
+    losses = [loss(as_json(entry)) for entry in verdict.baseline if entry.name == output]
+    if losses:
+        texts["against its baseline"] = "; ".join(losses)
+    return texts
+
+
+def _refusal_tests(verdict: Verdict) -> Iterator[_Test]:
+    for refusal in verdict.refusals:
+        name = refusal.name
+        if refusal.ok:
+            yield _Test(name)
+        else:
+            message = refusal.said or "it was not refused"
+            yield _Test(
+                name,
+                FAILURE,
+                "refusal",
+                message=message,
+                text=f"{name}\n{message}",
+            )
+
+
+def _verdict_tests(
+    verdict: Verdict, failures: Sequence[str], is_explained: bool
+) -> Iterator[_Test]:
+    """The test `artifact`, unless the artifact passed or another test explains the mismatch."""
+    kind = verdict.verdict
+    if kind == VerdictKind.PASSED or (kind == VerdictKind.MISMATCH and is_explained):
         return
-    demands = {
-        "out_of_date": [reason_text(reason) for reason in target.get("out_of_date", ())],
-        "vacuous": [vacuous_text(entry) for entry in target.get("vacuous", ())],
+    result = FAILURE if kind in _FAILURE_VERDICTS else ERROR
+    if kind not in failures:
+        result = SKIPPED
+    if verdict.error is not None:
+        message = verdict.error.message
+        text = _error_text(verdict.error)
+    else:
+        message = "; ".join(_verdict_causes(verdict)) or f"the verdict is {kind}"
+        text = message
+    yield _Test(
+        "artifact",
+        result,
+        kind,
+        message=message,
+        text=text,
+    )
+
+
+def _verdict_causes(verdict: Verdict) -> list[str]:
+    # Of an unavailable artifact, `out_of_date` says why it is unavailable.
+    if verdict.verdict == VerdictKind.UNAVAILABLE:
+        return [str(reason) for reason in verdict.out_of_date]
+    causes = []
+    if verdict.verdict == VerdictKind.INCOMPLETE:
+        for name, case in _named_cases(verdict.cases):
+            if case.skipped:
+                causes.append(f"{name} was skipped")
+    return causes
+
+
+def _error_text(error: AotiBuildError) -> str:
+    """All answers of the error, one a line."""
+    answers = {
+        "where": error.where,
+        "cause": error.cause,
+        "next": error.hint,
+        "log": error.log,
     }
-    for kind, lines in demands.items():
-        if lines:
-            yield _Test(kind, FAILURE, kind, f"{kind}: {'; '.join(lines)}", "\n".join(lines))
+    lines = _labelled_lines(answers)
+    return f"{error.message}\n{lines}" if lines else error.message
 
 
-def _testcase(suite: Element, target: str, test: _Test) -> None:
-    names = {
+def _doubt_tests(verdict: Verdict, failures: Sequence[str]) -> Iterator[_Test]:
+    """A failed test for each doubt that counts as a failure."""
+    doubts = {
+        OUT_OF_DATE: [str(reason) for reason in verdict.out_of_date],
+        VACUOUS: [vacuous_text(entry) for entry in verdict.vacuous],
+    }
+    for kind, lines in doubts.items():
+        if kind in failures:
+            yield _Test(
+                kind,
+                FAILURE,
+                kind,
+                message=f"{kind}: {'; '.join(lines)}",
+                text="\n".join(lines),
+            )
+
+
+def _add_test(suite: Element, target: str, test: _Test) -> None:
+    attributes = {
         "name": printable(test.name),
         "classname": printable(target),
         "time": f"{test.seconds:.3f}",
     }
-    case = SubElement(suite, "testcase", names)
-    _properties(case, test.properties)
+    element = SubElement(suite, "testcase", attributes)
+    if test.properties:
+        properties = SubElement(element, "properties")
+        for name, value in test.properties.items():
+            attributes = {"name": printable(name), "value": printable(value)}
+            SubElement(properties, "property", attributes)
     if test.result:
+        # Readers show the message in one line.
         message = next(iter(test.message.splitlines()), "")
-        said = SubElement(
-            case, test.result, {"type": printable(test.kind), "message": printable(message)}
-        )
-        said.text = printable(test.text or test.message)
+        attributes = {"type": printable(test.kind), "message": printable(message)}
+        result = SubElement(element, test.result, attributes)
+        result.text = printable(test.text or test.message)
 
 
-def _properties(parent: Element, facts: Mapping[str, str]) -> None:
-    if facts:
-        properties = SubElement(parent, "properties")
-        for name, value in facts.items():
-            SubElement(properties, "property", {"name": printable(name), "value": printable(value)})
-
-
-def _counts(tests: list[_Test]) -> dict[str, str]:
+def _counts(tests: Sequence[_Test]) -> dict[str, str]:
     results = [test.result for test in tests]
     return {
         "tests": str(len(tests)),
@@ -280,12 +325,3 @@ def _counts(tests: list[_Test]) -> dict[str, str]:
         "skipped": str(results.count(SKIPPED)),
         "time": f"{sum(test.seconds for test in tests):.3f}",
     }
-
-
-def _spelt(value: Any, digits: int = 6) -> str:
-    """9 digits tell two float32 apart."""
-    if isinstance(value, float):
-        return f"{value:.{digits}g}"
-    return (
-        "[" + ", ".join(map(_spelt, value)) + "]" if isinstance(value, list | tuple) else str(value)
-    )

@@ -1,12 +1,30 @@
-"""Figures as text, each kind in one way, so that a column of them lines up."""
+"""Figures and facts as text, each kind in one way, so that a column of them lines up."""
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+# A build with nothing to do imports this module, and should not import msgspec.
+if TYPE_CHECKING:
+    from aoti_build.figures import Vacuous
+
+# Characters that XML 1.0 cannot have, not even escaped: control characters, lone surrogates and two
+# non-characters.
+_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
-def scientific(value: Any) -> str:
-    """Of constant width, so that a column of errors lines up; texts such as "nan" as they are."""
+def printable(text: str) -> str:
+    """The text with U+FFFD for every character that neither XML nor a page can have.
+
+    Messages quote what other programs print.
+    """
+    return _NOT_XML.sub("\ufffd", text)
+
+
+def scientific(value: float | str | None) -> str:
+    """A number in constant width. A text such as "nan" stays as it is."""
     if value is None:
         return "none"
     if isinstance(value, str):
@@ -14,51 +32,60 @@ def scientific(value: Any) -> str:
     return "0" if value == 0 else f"{value:.2e}"
 
 
-def infinite(value: Any) -> str:
+def infinite(value: float | str | None) -> str:
     return "infinite" if value is None else scientific(value)
 
 
-def decibels(value: Any) -> str:
+def decibels(value: float | None) -> str:
     return "infinite" if value is None else f"{value:.1f}"
 
 
-def part(value: Any) -> str:
+def part(value: float | None) -> str:
     return "none" if value is None else f"{value:.6f}"
 
 
-def cosine(value: Any) -> str:
+def cosine(value: float | None) -> str:
     return "none" if value is None else f"{value:.9f}"
 
 
-def exact(value: Any) -> str:
-    """With as many digits as tell two float32 apart."""
+def exact(value: object) -> str:
+    """A number with as many digits as distinguish two float32."""
     return f"{value:.9g}" if isinstance(value, float) else str(value)
 
 
-def index(value: Any) -> str:
-    return "[" + ", ".join(map(str, value)) + "]"
+def index(value: Sequence[int]) -> str:
+    return f"[{', '.join(map(str, value))}]"
 
 
 def compact(count: int) -> str:
-    """Four characters at most, to stand on a bar."""
-    value, units = float(count), ["", "k", "M", "G", "T"]
-    while value >= 999.5 and len(units) > 1:
-        value, units = value / 1000, units[1:]
-    return f"{value:.1f}{units[0]}" if value < 9.95 and units[0] else f"{value:.0f}{units[0]}"
+    """A count in at most four characters, which fit on a bar."""
+    if count < 1000:
+        return str(count)
+    value = float(count)
+    unit = ""
+    for next_unit in ("k", "M", "G", "T"):
+        # From here on the value would be rounded to 1000.
+        if value < 999.5:
+            break
+        value /= 1000
+        unit = next_unit
+    return f"{value:.1f}{unit}" if value < 9.95 else f"{value:.0f}{unit}"
 
 
 def duration(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds < 120 else f"{seconds / 60:.1f} min"
 
 
-def yes_no(value: Any) -> str:
-    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
-
-
-def loss(figures: Any) -> str:
-    """What an output loses against the baseline's: ``output: 38.2 dB, relative RMSE 1.23e-02``."""
+def loss(figures: Mapping[str, Any]) -> str:
+    """The loss of an output against its baseline: ``output: 38.2 dB, relative RMSE 1.23e-02``."""
+    name = figures["name"]
     if figures["relative_rmse"] is None:
-        return f"{figures['name']}: the baseline's is zero everywhere"
-    failed = "" if figures["ok"] else ", more than `limit`"
-    ratio, relative = decibels(figures["sqnr_db"]), scientific(figures["relative_rmse"])
-    return f"{figures['name']}: {ratio} dB, relative RMSE {relative}{failed}"
+        return f"{name}: the baseline's is zero everywhere"
+    ratio = decibels(figures["sqnr_db"])
+    relative = scientific(figures["relative_rmse"])
+    excess = "" if figures["ok"] else ", more than `limit`"
+    return f"{name}: {ratio} dB, relative RMSE {relative}{excess}"
+
+
+def vacuous_text(entry: Vacuous) -> str:
+    return f"{entry.output}: the comparison would pass for other {entry.of} too"

@@ -99,7 +99,7 @@ def verify(
     with contract(json, debug):
         from aoti_build.commands import verify as command
         from aoti_build.common.outputs import check_output
-        from aoti_build.report import text
+        from aoti_build.report.verify_text import verify_lines
 
         runtime = runtime or command.PYTHON
         require_choice("--runtime", runtime, command.RUNTIMES)
@@ -122,7 +122,7 @@ def verify(
             on_progress=progress(targets),
         )
         write_reports(report, junit, html)
-        show(report, text.verify_lines(report), json)
+        show(report, verify_lines(report), json)
         finish(report.exit_code)
 
 
@@ -141,7 +141,7 @@ def run(
     """Run artifacts on the reference data or on other inputs, then check and time them."""
     with contract(json, debug):
         from aoti_build.commands import run as command
-        from aoti_build.report import text
+        from aoti_build.report.run_text import run_lines
 
         project, targets = project_of(context, file, target)
         seed_number = read_integer("--seed", seed, least=0)
@@ -156,7 +156,7 @@ def run(
             repeat=read_integer("--repeat", repeat) or command.REPEAT,
             on_progress=progress(targets),
         )
-        show(report, text.run_lines(report), json)
+        show(report, run_lines(report), json)
         finish(report.exit_code)
 
 

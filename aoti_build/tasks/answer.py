@@ -21,6 +21,7 @@ from aoti_build.models_file import Target
 from aoti_build.tasks.interruption import Interruption
 
 if TYPE_CHECKING:
+    from aoti_build.commands.verify_report import VerifyReport
 
     class Report(Protocol):
         """The return value of every command."""
@@ -156,17 +157,16 @@ def finish(code: int) -> None:
         raise Exit(code=code)
 
 
-def write_reports(report: Report, junit: str, html: str) -> None:
+def write_reports(report: VerifyReport, junit: str, html: str) -> None:
     """Write the report as JUnit XML and as an HTML page to the files with these names, if any."""
-    document = report.as_json()
     if junit:
         from aoti_build.report.junit import junit_xml
 
-        _write_report(junit, junit_xml(document))
+        _write_report(junit, junit_xml(report))
     if html:
         from aoti_build.report.html import html_page
 
-        _write_report(html, html_page(document))
+        _write_report(html, html_page(report))
 
 
 def _write_report(file: str, text: str) -> None:

@@ -18,7 +18,7 @@ import os, sys
 from pathlib import Path
 from aoti_build.models_file import load_project
 from aoti_build.work import check
-from aoti_build.commands import run, verify
+from aoti_build.commands import run, verify, verify_comparison
 
 verb, foreign, published = sys.argv[1], sys.argv[2], sys.argv[3]
 project = load_project(Path("models.yaml").absolute())
@@ -28,7 +28,7 @@ def exchanging(*arguments, **options):
     if os.path.exists(foreign):
         os.replace(foreign, published)
     return real(*arguments, **options)
-for module in (check, run, verify):
+for module in (check, run, verify_comparison):
     module.run_worker = exchanging
 if verb == "run":
     report = run.run(project, targets)

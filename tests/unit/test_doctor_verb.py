@@ -11,7 +11,9 @@ import pytest
 from small_projects import FakeWorker, inv
 
 from aoti_build.commands import doctor as verb
-from aoti_build.commands.doctor import DoctorReport, doctor, explain
+from aoti_build.commands import doctor_failures
+from aoti_build.commands.doctor import DoctorReport, doctor
+from aoti_build.commands.doctor_failures import explain
 from aoti_build.errors import AotiBuildError, BuildError, Interrupted
 from aoti_build.host.checks.finding import FAIL, OK, SKIPPED, UNAVAILABLE, Finding
 from aoti_build.report.text import doctor_lines
@@ -111,7 +113,7 @@ def test_a_crash_names_signal_phase_cause_and_fix(
     quick: Quick, fake_worker: FakeWorker, monkeypatch: pytest.MonkeyPatch, signal: str, fix: str
 ) -> None:
     quick()
-    monkeypatch.setattr(verb, "other_compiler", lambda: "CXX=/usr/bin/other")
+    monkeypatch.setattr(doctor_failures, "other_compiler", lambda: "CXX=/usr/bin/other")
     fake_worker.during = lambda _, job: write_helper(Path(job.root))
     fake_worker.answers["check"] = WorkerCrash(
         f"killed by {signal}", signal_name=signal, cause="the log's end"
@@ -138,7 +140,7 @@ def test_a_crash_names_signal_phase_cause_and_fix(
 def test_what_torch_says_is_explained(
     monkeypatch: pytest.MonkeyPatch, cause: str, phase: str, fix: str
 ) -> None:
-    monkeypatch.setattr(verb, "other_compiler", lambda: "CXX=/usr/bin/other")
+    monkeypatch.setattr(doctor_failures, "other_compiler", lambda: "CXX=/usr/bin/other")
     error: AotiBuildError = BuildError("it broke", cause=cause, hint="see the log")
     finding = explain(error, "cuda", ["export", phase])
     assert (finding.outcome, finding.device, finding.cause) == (FAIL, "cuda", cause)

@@ -614,8 +614,10 @@ def _passed_checks(project: Project) -> Document:
 def _verdict_on_disk(project: Project) -> Document:
     """verify.json as `verify` writes it, with figures of ours in a worker's place."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("aoti_build.commands.verify.check_package", _no_check)
-        patch.setattr("aoti_build.commands.verify._Verifier._refusals", lambda *_: list(REFUSALS))
+        patch.setattr("aoti_build.commands.verify_comparison.check_package", _no_check)
+        patch.setattr(
+            "aoti_build.commands.verify_comparison.Comparison.probe", lambda _: list(REFUSALS)
+        )
         verify(project, project.targets[:1])
     document: Document = json.loads(
         (artifact_directory(project, project.targets[0]) / VERIFY).read_text()

@@ -31,7 +31,7 @@ from aoti_build.host import cuda
 from aoti_build.messages import BuildJob, Job
 from aoti_build.models_file import Project, Target
 from aoti_build.planning.current_state import toolchain_parts
-from aoti_build.report import text
+from aoti_build.report.verify_text import verify_lines
 from aoti_build.runtime import explain
 from aoti_build.work.context import Staging
 from aoti_build.work.gpu import gpu_code_of
@@ -131,7 +131,7 @@ def test_what_cannot_be_built_here_is_unavailable_and_fails_with_strict_only(
     assert why in str(strict.outcomes[0].error)
     verified = verify(project, project.targets)
     assert ([one.verdict for one in verified.verdicts], verified.exit_code) == (["unavailable"], 0)
-    assert why in "\n".join(text.verify_lines(verified))
+    assert why in "\n".join(verify_lines(verified))
     assert verify(project, project.targets, strict=True).exit_code == 3
     assert run(project, project.targets).targets[0].verdict == "unavailable"
     assert fake_worker.calls == []

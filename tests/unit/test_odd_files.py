@@ -439,7 +439,7 @@ def test_the_exit_code_tells_the_kind(
 def test_a_pipe_given_as_input_of_a_run(project: Project, published: Path) -> None:
     os.mkfifo(project.root / "input.npz")
     answer = inv("run", "--input", "input.npz", cwd=project.root)
-    assert (answer.returncode, "no regular file" in answer.stderr) == (2, True)
+    assert (answer.returncode, "not a regular file" in answer.stderr) == (2, True)
 
 
 def forbidden_for(path: Path) -> Callable[..., int]:

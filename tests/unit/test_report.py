@@ -23,6 +23,8 @@ from aoti_build.figures import CallFigures, Refusal, Vacuous, typed
 from aoti_build.models_file import Project
 from aoti_build.planning.index import Published
 from aoti_build.report import text
+from aoti_build.report.terminal import age_text, reasons_text, size_text, table
+from aoti_build.report.verify_text import verify_lines
 from aoti_build.work.outcome import Outcome
 
 PASSED, FAILED = (typed(case, CallFigures) for case in (PASSED_CASE, FAILED_CASE))
@@ -111,7 +113,7 @@ def test_a_verification(two: Project) -> None:
             Verdict(two.targets[1], "missing", error=error),
         )
     )
-    lines = text.verify_lines(report)
+    lines = verify_lines(report)
     assert "passed (out of date)" in line_of(lines, "first/cpu")
     assert "source-changed: model.py" in line_of(lines, "first/cpu")
     assert {"1e-07", "1e-08"} <= set(line_of(lines, "first/cpu").split())
@@ -131,7 +133,7 @@ def test_what_the_figures_do_not_say(two: Project) -> None:
         vacuous=(Vacuous(output="output", of="inputs"),),
         no_fp64="the model does not run in float64",
     )
-    lines = text.verify_lines(VerifyReport((verdict,)))
+    lines = verify_lines(VerifyReport((verdict,)))
     assert "1/2" in line_of(lines, "first/cpu  mismatch")
     for said in (
         "not refused: batch 9: was answered",
@@ -144,9 +146,7 @@ def test_what_the_figures_do_not_say(two: Project) -> None:
 
 
 def test_a_failed_verification_shows_the_figures_of_each_output(two: Project) -> None:
-    lines = text.verify_lines(
-        VerifyReport((Verdict(two.targets[0], "mismatch", (), (PASSED, FAILED)),))
-    )
+    lines = verify_lines(VerifyReport((Verdict(two.targets[0], "mismatch", (), (PASSED, FAILED)),)))
     row = line_of(lines, "example: output")
     assert {"0.5", "0.25"} <= set(row.split())
     assert "7 of 8 values differ" in row
@@ -163,12 +163,12 @@ def test_a_cleaning() -> None:
 
 
 def test_a_table_is_aligned_and_has_no_empty_columns() -> None:
-    lines = text.table(["name", "nothing", "value"], [["a", "", "long value"], ["longer", "", "b"]])
+    lines = table(["name", "nothing", "value"], [["a", "", "long value"], ["longer", "", "b"]])
     assert lines == ["name    value", "a       long value", "longer  b"]
 
 
 def test_many_reasons_are_cut_and_counted() -> None:
-    shown = text.why([Reason("source-changed", f"{number}.py") for number in range(5)])
+    shown = reasons_text([Reason("source-changed", f"{number}.py") for number in range(5)])
     assert "0.py" in shown
     assert "4.py" not in shown
     assert shown.endswith("and 2 more")
@@ -186,7 +186,7 @@ def test_many_reasons_are_cut_and_counted() -> None:
     ],
 )
 def test_sizes(size: int | None, shown: str) -> None:
-    assert text.size_text(size) == shown
+    assert size_text(size) == shown
 
 
 @pytest.mark.parametrize(
@@ -194,7 +194,7 @@ def test_sizes(size: int | None, shown: str) -> None:
     [(None, ""), (5.0, "5 s"), (600.0, "10 min"), (36000.0, "10 h"), (864000.0, "10 d")],
 )
 def test_ages(seconds: float | None, shown: str) -> None:
-    assert text.age_text(seconds) == shown
+    assert age_text(seconds) == shown
 
 
 def line_of(lines: list[str], start: str) -> str:

@@ -30,7 +30,7 @@ from aoti_build.errors import ArtifactError, BuildError, Interrupted, UsageError
 from aoti_build.host import cuda
 from aoti_build.messages import RunJob, RunRequest
 from aoti_build.models_file import Project
-from aoti_build.report import text
+from aoti_build.report.run_text import run_lines
 from aoti_build.work.crash import WorkerCrash
 from aoti_build.work.processes import check_stopping, stop_all
 
@@ -162,7 +162,7 @@ def test_one_failure_does_not_end_the_others(two: Project, fake_worker: FakeWork
 def test_a_missing_artifact(project: Project, fake_worker: FakeWorker) -> None:
     report = run(project, project.targets)
     assert (report.exit_code, fake_worker.calls) == (3, [])
-    assert "invoke build --target small/cpu" in "\n".join(text.run_lines(report))
+    assert "invoke build --target small/cpu" in "\n".join(run_lines(report))
 
 
 @pytest.mark.usefixtures("published")
@@ -207,7 +207,7 @@ def test_an_error_of_one_input_is_that_inputs(project: Project, fake_worker: Fak
     error = report.targets[0].runs[0].error
     assert isinstance(error, UsageError)
     assert (error.target, error.hint, error.log is not None) == ("small/cpu", "convert it", True)
-    lines = text.run_lines(report)
+    lines = run_lines(report)
     assert any(line.startswith("error: small/cpu: a.npz: x is float64") for line in lines)
     assert "small/cpu on random, seed 1" in lines
 
@@ -256,7 +256,7 @@ def test_an_absent_device_fails_only_if_nothing_else_was_chosen(
     )
     assert any(
         "unavailable: small/cuda: this host has no cuda device" in line
-        for line in text.run_lines(report)
+        for line in run_lines(report)
     )
     assert run(project, project.targets[1:]).exit_code == 4
     assert fake_worker.calls == ["run small"]
@@ -269,10 +269,7 @@ def test_an_out_of_date_artifact_is_run_and_called_so(project: Project) -> None:
     assert [(reason.reason, reason.what) for reason in report.targets[0].out_of_date] == [
         ("source-changed", "helper.py")
     ]
-    assert (
-        "small/cpu is not what the sources say now: source-changed: helper.py"
-        in text.run_lines(report)[0]
-    )
+    assert "small/cpu is out of date: source-changed: helper.py" in run_lines(report)[0]
 
 
 @pytest.mark.usefixtures("fake_worker")
@@ -309,7 +306,7 @@ def test_the_names_of_output_files(two: Project, files: Path, jobs: list[RunJob]
         for name in ("first", "second")
     ]
     assert [[Path(str(one.output)) for one in job.runs] for job in jobs] == wanted
-    assert f"outputs are in {wanted[1][1]}" in text.run_lines(report)
+    assert f"outputs are in {wanted[1][1]}" in run_lines(report)
 
 
 @pytest.mark.usefixtures("published", "files")
@@ -375,7 +372,7 @@ def test_a_batch_of_images_is_written_by_the_name_of_its_first(
 
 @pytest.mark.usefixtures("published")
 def test_the_text_of_one_run(project: Project, fake_worker: FakeWorker) -> None:
-    lines = text.run_lines(run(project, project.targets))
+    lines = run_lines(run(project, project.targets))
     assert fake_worker.calls
     assert lines[0] == "small/cpu on reference_data"
     assert any(line.startswith("input ") and "[2, 4]" in line for line in lines)
@@ -388,12 +385,12 @@ def test_the_text_of_one_run(project: Project, fake_worker: FakeWorker) -> None:
 @pytest.mark.usefixtures("published")
 def test_the_text_of_a_mismatch_and_of_no_check(project: Project, fake_worker: FakeWorker) -> None:
     fake_worker.answers["run"] = {"runs": [{"figures": {**RAN, **MISMATCH, "check": "eager"}}]}
-    lines = text.run_lines(run(project, project.targets))
+    lines = run_lines(run(project, project.targets))
     assert "FAILED: checked against eager, run now from the model's source" in lines
     assert "  output: 7 of 8 values differ" in lines
     fake_worker.answers["run"] = {"runs": [{"figures": {**RAN, **NO_CHECK}}]}
     assert any(
-        line.startswith("NOT checked: ") for line in text.run_lines(run(project, project.targets))
+        line.startswith("NOT checked: ") for line in run_lines(run(project, project.targets))
     )
 
 
@@ -410,7 +407,7 @@ def test_the_text_of_images(tmp_path: Path, fake_worker: FakeWorker) -> None:
         "unnamed": "classes.txt names 3 classes",
     }
     fake_worker.answers["run"] = {"runs": [{"figures": {**RAN, "top": [top]}}]}
-    lines = text.run_lines(run(project, project.targets, inputs=("one.png", "two.jpg")))
+    lines = run_lines(run(project, project.targets, inputs=("one.png", "two.jpg")))
     start = lines.index("one.png: classes by output, probabilities by softmax")
     assert lines[start + 1 : start + 6] == [
         "   50.00 %   281  tabby",
@@ -423,7 +420,7 @@ def test_the_text_of_images(tmp_path: Path, fake_worker: FakeWorker) -> None:
 
 @pytest.mark.usefixtures("fake_worker")
 def test_the_text_of_several_targets_ends_with_a_count(two: Project) -> None:
-    lines = text.run_lines(run(two, two.targets))
+    lines = run_lines(run(two, two.targets))
     assert [line for line in lines if line.endswith(" on reference_data")] == [
         "first/cpu on reference_data",
         "second/cpu on reference_data",

@@ -20,7 +20,7 @@ from aoti_build.messages import CompileJob, CompileResult
 from aoti_build.models_file import Project
 from aoti_build.report.html import html_page
 from aoti_build.report.junit import junit_xml
-from aoti_build.report.text import verify_lines
+from aoti_build.report.verify_text import verify_lines
 from aoti_build.work import runner
 from aoti_build.work.runner import SOURCE, compile_command, compiled_runner, runner_key
 
@@ -148,8 +148,8 @@ def test_reports_say_what_called_the_package(
     assert (document["runtime"], document["targets"][0]["runtime"]) == ("cpp", "cpp")
     assert json.loads((published / "verify.json").read_bytes())["runtime"] == "cpp"
     assert verify_lines(report)[-1] == "1 artifact: 1 passed, called from C++"
-    assert "called from C++" in html_page(document)
-    assert 'name="small/cpu (C++)"' in junit_xml(document)
+    assert "called from C++" in html_page(report)
+    assert 'name="small/cpu (C++)"' in junit_xml(report)
     assert verify(project, project.targets).as_json()["runtime"] == "python"
     assert jobs[2:] == [("check", None), ("probe", None)]
 

@@ -37,6 +37,8 @@ from aoti_build.host import cpu
 from aoti_build.models_file import Project, Target
 from aoti_build.report import text
 from aoti_build.report.inspect_text import inspect_lines
+from aoti_build.report.run_text import run_lines
+from aoti_build.report.verify_text import verify_lines
 from aoti_build.runtime import explain, load
 from aoti_build.work.crash import WorkerCrash
 
@@ -129,7 +131,7 @@ def test_verify_and_run_are_unavailable_without_a_failure(
     assert [(reason.reason, reason.what) for reason in report.verdicts[0].out_of_date] == [
         ("lacks-architecture", LACKS)
     ]
-    assert f"lacks-architecture: {LACKS}" in "\n".join(text.verify_lines(report))
+    assert f"lacks-architecture: {LACKS}" in "\n".join(verify_lines(report))
     assert verify(architecture, architecture.targets, strict=True).exit_code == 3
     ran = run(architecture, architecture.targets)
     assert ran.targets[0].verdict == "unavailable"
@@ -145,9 +147,8 @@ def test_a_run_on_a_capable_host_does_not_verify_it(
         "passed",
         LACKS,
     )
-    assert (
-        f"small/cpu is unverified, which build or verify can settle here: {LACKS}"
-        in text.run_lines(report)
+    assert f"small/cpu is unverified, which build or verify can settle here: {LACKS}" in run_lines(
+        report
     )
     assert manifest_of(architecture).unverified == LACKS
     verify(architecture, architecture.targets)

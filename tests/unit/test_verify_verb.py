@@ -7,6 +7,7 @@ import errno
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,14 @@ from small_projects import (
 
 from aoti_build.artifact.manifest import MODEL, REFERENCE_DATA
 from aoti_build.artifact.paths import artifact_directory
+from aoti_build.artifact.reasons import Reason
 from aoti_build.commands import verify as verify_verb
+from aoti_build.commands import verify_comparison
 from aoti_build.commands.run import run
-from aoti_build.commands.verify import VerifyReport, verify
+from aoti_build.commands.verdicts import VerdictKind
+from aoti_build.commands.verify import Verdict, VerifyReport, verify
 from aoti_build.errors import ArtifactError, BuildError, Interrupted
-from aoti_build.figures import Refusal
+from aoti_build.figures import Refusal, Vacuous
 from aoti_build.host import cuda
 from aoti_build.messages import Job, Message, ProbeJob, ProbeResult
 from aoti_build.models_file import Project, load_project
@@ -268,7 +272,7 @@ def test_a_probe_that_crashes_is_named_and_the_others_are_tried(
             probes=tuple((n, Refusal(name=name, ok=True, said="refused")) for n, name in left)
         )
 
-    monkeypatch.setattr(verify_verb, "run_worker", probe)
+    monkeypatch.setattr(verify_comparison, "run_worker", probe)
     (verdict,) = run_verify(project).verdicts
     assert [(probed.name, probed.ok) for probed in verdict.refusals] == [
         ("rank 3", True),
@@ -286,6 +290,35 @@ def test_a_vacuous_comparison_fails_only_with_strict(
     fake_worker.answers["check"] = {"vacuous": [{"output": "output", "of": "inputs"}]}
     assert verify(project, project.targets).exit_code == 0
     assert verify(project, project.targets, strict=True).exit_code == 3
+
+
+@pytest.mark.parametrize(
+    ("kind", "doubtful", "lenient", "strict"),
+    [
+        ("passed", False, [], []),
+        ("passed", True, [], ["out_of_date", "vacuous"]),
+        ("incomplete", False, [], ["incomplete"]),
+        ("incomplete", True, [], ["incomplete", "out_of_date", "vacuous"]),
+        ("unavailable", True, [], ["unavailable"]),
+        ("mismatch", False, ["mismatch"], ["mismatch"]),
+        ("mismatch", True, ["mismatch"], ["mismatch", "out_of_date", "vacuous"]),
+        ("missing", False, ["missing"], ["missing"]),
+    ],
+)
+def test_the_report_says_what_counts_as_a_failure(
+    project: Project, kind: str, doubtful: bool, lenient: list[str], strict: list[str]
+) -> None:
+    verdict = Verdict(project.targets[0], VerdictKind(kind))
+    if doubtful:
+        verdict = replace(
+            verdict,
+            out_of_date=(Reason("source-changed", "model.py"),),
+            vacuous=(Vacuous(output="output", of="inputs"),),
+        )
+    for is_strict, failures in ((False, lenient), (True, strict)):
+        report = VerifyReport((verdict,), is_strict)
+        assert report.as_json()["targets"][0]["failures"] == failures
+        assert report.exit_code == (3 if failures else 0)
 
 
 def test_nothing_to_compare_with_is_no_pass(
