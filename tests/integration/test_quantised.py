@@ -24,7 +24,7 @@ from aoti_build._torch.program.graph import listed_weights, state_digest  # noqa
 from aoti_build._torch.program.model import cast, make_module  # noqa: E402
 from aoti_build._torch.program.precision import computed_in  # noqa: E402
 from aoti_build._torch.program.quantised import is_quantised, taken_apart  # noqa: E402
-from aoti_build._torch.program.weights import load_weights  # noqa: E402
+from aoti_build._torch.program.weights.load import load_weights  # noqa: E402
 from aoti_build._torch.program.writes import Writes, functional_form  # noqa: E402
 from aoti_build.errors import UsageError  # noqa: E402
 from aoti_build.models_file.project import Model, Source, TensorInput  # noqa: E402

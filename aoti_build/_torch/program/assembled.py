@@ -12,7 +12,7 @@ from aoti_build._torch.program.method import with_method
 from aoti_build._torch.program.model import cast, load_callable, make_module
 from aoti_build._torch.program.quantised import taken_apart
 from aoti_build._torch.program.structure import with_plain_outputs
-from aoti_build._torch.program.weights import load_weights
+from aoti_build._torch.program.weights.load import load_weights
 from aoti_build.models_file.project import Model, Source
 
 
