@@ -20,8 +20,8 @@ from aoti_build._torch.checking.exported import exported as for_every_size
 from aoti_build._torch.checking.reference import points
 from aoti_build._torch.program.axes import Axes, declared_axes, found_axes, held_to
 from aoti_build._torch.program.dims import ExportSizes
-from aoti_build._torch.program.export import signature
 from aoti_build._torch.program.inputs import Call, from_callable, from_shapes
+from aoti_build._torch.program.signature import signature
 from aoti_build._torch.program.writes import Seen, functional_form
 from aoti_build.common.sizes import parse
 from aoti_build.errors import BuildError, InputError, UsageError

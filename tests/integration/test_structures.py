@@ -31,9 +31,10 @@ from aoti_build._torch.checking.returned import as_returned, check_constants, co
 from aoti_build._torch.checking.seen import Seen
 from aoti_build._torch.discovery.registered import Registrations, needed_imports
 from aoti_build._torch.program.axes import declared_axes
-from aoti_build._torch.program.export import export, signature
+from aoti_build._torch.program.export import export
 from aoti_build._torch.program.inputs import Call, from_shapes
 from aoti_build._torch.program.method import with_method
+from aoti_build._torch.program.signature import signature
 from aoti_build._torch.program.structure import foreign_types, leaf_names, plain, with_plain_outputs
 from aoti_build.common.sizes import parse
 from aoti_build.errors import ArtifactError, BuildError

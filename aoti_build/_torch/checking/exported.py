@@ -32,8 +32,9 @@ from aoti_build._torch.checking.reference_data import Plain
 from aoti_build._torch.checking.state import kept_state
 from aoti_build._torch.program.assertions import lift_assertions
 from aoti_build._torch.program.axes import Axes
-from aoti_build._torch.program.export import check_ranges, export, named_symbols, output_shapes
+from aoti_build._torch.program.export import export
 from aoti_build._torch.program.inputs import Call, Sizes
+from aoti_build._torch.program.ranges import check_ranges, named_symbols, output_shapes
 from aoti_build.errors import BuildError
 from aoti_build.models_file.project import Dim
 
@@ -85,7 +86,13 @@ def exported(
         try:
             with _tracing(oblivious):
                 program = export(
-                    subject.module, example, dims, axes, where["inputs"], strict=strict, own=own
+                    subject.module,
+                    example,
+                    dims,
+                    axes,
+                    where["inputs"],
+                    strict=strict,
+                    own_symbols=own,
                 )
                 return _for_all_sizes(program, subject, dims, axes, where, oblivious)
         except BuildError as error:

@@ -47,17 +47,14 @@ from aoti_build._torch.packages.weights import (
     has_weights,
     repack,
 )
-from aoti_build._torch.program.export import (
-    declared_minimums,
-    signature,
-    whole_ranges,
-    without_odd_constants,
-)
+from aoti_build._torch.program.export import whole_ranges
 from aoti_build._torch.program.graph import (
     called,
     listed_weights,
 )
 from aoti_build._torch.program.precision import computed_in
+from aoti_build._torch.program.ranges import declared_minimums
+from aoti_build._torch.program.signature import signature, without_odd_constants
 from aoti_build._torch.program.structure import (
     check_can_be_stored,
     foreign_types,

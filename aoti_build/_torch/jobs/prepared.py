@@ -13,10 +13,11 @@ from aoti_build._torch.checking.eager import SEED, Subject
 from aoti_build._torch.checking.exported import Exported, exported
 from aoti_build._torch.program.assembled import assembled
 from aoti_build._torch.program.axes import Axes, declared_axes, found_axes, held_to
-from aoti_build._torch.program.export import input_names, whole_ranges
+from aoti_build._torch.program.export import whole_ranges
 from aoti_build._torch.program.inputs import Call, Make, from_callable, from_shapes
 from aoti_build._torch.program.model import import_declared, load_callable
 from aoti_build._torch.program.quantised import is_quantised
+from aoti_build._torch.program.signature import input_names
 from aoti_build._torch.program.writes import Writes, computed_of
 from aoti_build.errors import BuildError
 from aoti_build.messages import Signature
