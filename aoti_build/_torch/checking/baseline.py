@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from aoti_build._torch.checking.eager import Subject, references
 from aoti_build._torch.checking.reference import case_sequences
 from aoti_build._torch.checking.reference_data import as_float64
-from aoti_build._torch.program.assembled import assembled
 from aoti_build._torch.program.inputs import Call, pytree_map
+from aoti_build._torch.program.model import assemble
 from aoti_build._torch.program.writes import Writes
 from aoti_build.errors import BuildError, UsageError
 from aoti_build.models_file.project import Model
@@ -83,7 +83,7 @@ def judged(found: Losses | None, limit: float | None) -> Losses | None:
 def _made(model: Model, device: str, root: Path, where: Mapping[str, str]) -> nn.Module:
     assert model.baseline is not None
     here = dict.fromkeys(("source", "kwargs", "weights", "dtype", "method"), where["baseline"])
-    return assembled(model, model.baseline.source, model.baseline.kwargs, None, root, here).to(
+    return assemble(model, model.baseline.source, model.baseline.kwargs, None, root, here).to(
         device
     )
 
