@@ -170,19 +170,28 @@ def _import_file(path: Path) -> ModuleType:
     directory = str(path.parent)
     if directory not in sys.path:
         sys.path.insert(0, directory)
-    name = path.stem
-    if name in sys.modules:
-        # A library may have that name.
-        name = f"aoti_build_source_{path.stem}"
-    imported = sys.modules.get(name)
-    if imported is not None and imported.__file__ == str(path):
-        return imported
+    # A library may have the file's name. The second name is for that.
+    for name in (path.stem, f"aoti_build_source_{path.stem}"):
+        imported = sys.modules.get(name)
+        if imported is None:
+            return _import_as(name, path)
+        if getattr(imported, "__file__", None) == str(path):
+            return imported
+    return _import_as(name, path)
+
+
+def _import_as(name: str, path: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise ImportError(f"{path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
+    # Before it runs: dataclasses and pickles look their module up by name.
     sys.modules[name] = module
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        sys.modules.pop(name, None)
+        raise
     return module
 
 
