@@ -49,7 +49,7 @@ from aoti_build._torch.packages.weights import (
 )
 from aoti_build._torch.program.export import whole_ranges
 from aoti_build._torch.program.graph import (
-    called,
+    call_targets,
     listed_weights,
 )
 from aoti_build._torch.program.precision import computed_in
@@ -117,7 +117,7 @@ def build(job: BuildJob, events: Events) -> BuildResult:
         with events.phase("export"):
             export = _exported(prepared, where)
             stack.enter_context(export.tracing())
-            registrations.refuse_unimportable(called(export.program), where["source"])
+            registrations.refuse_unimportable(call_targets(export.program), where["source"])
             graph = _graph(export, prepared, job, discovery)
         answer = events.ask(KeysQuestion(key=graph.keys.key, graph_key=graph.keys.graph_key))
         kept = _keep_or_make_reference_data(graph, answer, job, events)
