@@ -11,7 +11,7 @@ from torch.export import ExportedProgram
 
 from aoti_build._torch.checking.eager import SEED, Subject
 from aoti_build._torch.checking.exported import Exported, exported
-from aoti_build._torch.program.axes import Axes, declared_axes, found_axes, held_to
+from aoti_build._torch.program.axes import Axes, declared_axes, infer_axes, require_axes
 from aoti_build._torch.program.export import whole_ranges
 from aoti_build._torch.program.inputs import Call, Make, from_callable, from_shapes
 from aoti_build._torch.program.model import assemble, import_declared, load_callable
@@ -97,5 +97,5 @@ def _called_inputs(
     def name(index: int) -> str:
         return input_names(module, example)[index]
 
-    axes = found_axes(make, dims, where, name)
-    return held_to(make, axes, example, where, name), axes
+    axes = infer_axes(make, dims, where, name)
+    return require_axes(make, axes, example, where, name), axes
