@@ -51,12 +51,12 @@ class _Candidates(NamedTuple):
 def lift_assertions(
     program: ExportedProgram,
     dims: tuple[Dim, ...],
-    named: SymbolNames,
+    symbols: SymbolNames,
     where: Mapping[str, str],
 ) -> list[Sizes]:
     """Remove assertions that exclude a few declared sizes, or those where two sizes are equal.
 
-    `named` has torch's symbols in terms of the dims, and `where` the position of each dim in
+    `symbols` has torch's symbols in terms of the dims, and `where` the position of each dim in
     models.yaml, by ``dims.NAME``. Returns sizes that were excluded: all of them if they are few,
     otherwise some from the whole range. Each has the dims that the condition depends on.
 
@@ -68,11 +68,11 @@ def lift_assertions(
     # The same condition is often asserted several times.
     excluded_by: dict[str, list[Sizes]] = {}
     for assertion in list(_assertions(program)):
-        if not assertion.condition.free_symbols <= set(named):
+        if not assertion.condition.free_symbols <= set(symbols):
             continue  # it depends on data, so it is evaluated in every call
         text = str(assertion.condition)
         if text not in excluded_by:
-            excluded_by[text] = _excluded_sizes(assertion.condition, dims, named, where)
+            excluded_by[text] = _excluded_sizes(assertion.condition, dims, symbols, where)
         for sizes in excluded_by[text]:
             if sizes not in special:
                 special.append(sizes)
@@ -95,21 +95,21 @@ def _assertions(program: ExportedProgram) -> Iterator[Assertion]:
 def _excluded_sizes(
     condition: Any,
     dims: tuple[Dim, ...],
-    named: SymbolNames,
+    symbols: SymbolNames,
     where: Mapping[str, str],
 ) -> list[Sizes]:
     """The declared sizes that a condition excludes, or some of them; none if it may stay. Raises
     `BuildError`."""
     import sympy
 
-    relevant = _dims_of(condition, dims, named)
+    relevant = _dims_of(condition, dims, symbols)
     candidates = _candidate_sizes(relevant)
     possible = list(candidates.sizes)
     is_inequality = isinstance(condition, sympy.Ne)
     if is_inequality and not candidates.are_all:
         # Among sizes that are only sampled there may be none at which the two sides are equal.
-        possible += _sizes_of_equality(condition.subs(named), relevant, candidates.sizes)
-    holds = _evaluator(condition, relevant, named)
+        possible += _sizes_of_equality(condition.subs(symbols), relevant, candidates.sizes)
+    holds = _evaluator(condition, relevant, symbols)
     distinct: dict[tuple[int, ...], Sizes] = {}
     for sizes in possible:
         if not holds(sizes):
@@ -117,15 +117,15 @@ def _excluded_sizes(
     excluded = list(distinct.values())
     are_few = candidates.are_all and len(excluded) <= _MAX_SPECIAL
     if excluded and not are_few and not is_inequality:
-        raise _refusal(condition, relevant, excluded, named, where)
+        raise _refusal(condition, relevant, excluded, symbols, where)
     return _spread(excluded)
 
 
-def _dims_of(condition: Any, dims: tuple[Dim, ...], named: SymbolNames) -> list[Dim]:
+def _dims_of(condition: Any, dims: tuple[Dim, ...], symbols: SymbolNames) -> list[Dim]:
     """The dims that `condition` depends on."""
     names = set()
     for symbol in condition.free_symbols:
-        for dim_symbol in named[symbol].free_symbols:
+        for dim_symbol in symbols[symbol].free_symbols:
             names.add(str(dim_symbol))
     return [dim for dim in dims if dim.name in names]
 
@@ -165,17 +165,19 @@ def _sizes_of_equality(condition: Any, dims: list[Dim], sampled: list[Sizes]) ->
     dims.
     """
     difference = (condition.lhs - condition.rhs).expand()
-    symbols = {symbol.name: symbol for symbol in difference.free_symbols}
+    unknowns = {symbol.name: symbol for symbol in difference.free_symbols}
     for dim in dims:
-        if dim.name not in symbols:
+        if dim.name not in unknowns:
             continue
-        slope = difference.diff(symbols[dim.name])
+        unknown = unknowns[dim.name]
+        slope = difference.diff(unknown)
         if slope == 0 or not slope.is_Rational:
             continue
-        other_names = [name for name in symbols if name != dim.name]
+        other_names = [name for name in unknowns if name != dim.name]
         for sizes in _distinct(sampled, other_names):
-            values = {symbols[name]: size for name, size in sizes.items()}
-            rest = difference.subs({**values, symbols[dim.name]: 0})
+            values = {unknowns[name]: size for name, size in sizes.items()}
+            values[unknown] = 0
+            rest = difference.subs(values)
             solution = -rest / slope
             if solution.is_Integer and _is_declared(int(solution), dim):
                 solved = {**sizes, dim.name: int(solution)}
@@ -195,7 +197,7 @@ def _is_declared(size: int, dim: Dim) -> bool:
     return dim.min <= size <= dim.max and size % dim.multiple_of == 0
 
 
-def _evaluator(condition: Any, dims: list[Dim], named: SymbolNames) -> Callable[[Sizes], bool]:
+def _evaluator(condition: Any, dims: list[Dim], symbols: SymbolNames) -> Callable[[Sizes], bool]:
     """A function that evaluates `condition` at sizes of the dims that it depends on."""
     import sympy
     from torch.utils._sympy.interp import sympy_interp
@@ -205,7 +207,7 @@ def _evaluator(condition: Any, dims: list[Dim], named: SymbolNames) -> Callable[
     dim_symbols = [sympy.Symbol(dim.name, integer=True, positive=True) for dim in dims]
     functions = {}
     for symbol in condition.free_symbols:
-        functions[symbol] = sympy.lambdify(dim_symbols, named[symbol], "math")
+        functions[symbol] = sympy.lambdify(dim_symbols, symbols[symbol], "math")
 
     def holds(sizes: Sizes) -> bool:
         values = {symbol: int(function(*sizes.values())) for symbol, function in functions.items()}
@@ -239,11 +241,11 @@ def _refusal(
     condition: Any,
     dims: list[Dim],
     excluded: list[Sizes],
-    named: SymbolNames,
+    symbols: SymbolNames,
     where: Mapping[str, str],
 ) -> BuildError:
     """The error for an assertion that excludes many declared sizes."""
-    by_dims = str(condition.subs(named))
+    by_dims = str(condition.subs(symbols))
     names = " and ".join(dim.name for dim in dims)
     first = ", ".join(f"{name} {size}" for name, size in excluded[0].items())
     hint = f"declare only sizes for which {by_dims}"

@@ -53,8 +53,8 @@ def _function_for_exported() -> Callable[[nn.Module], Any] | None:
 
 def subclassed(module: nn.Module) -> list[str]:
     """Names of parameters and buffers that are tensor subclasses made of plain tensors."""
-    named = [*module.named_parameters(), *module.named_buffers()]
-    return [name for name, value in named if _is_made_of_tensors(value)]
+    values = [*module.named_parameters(), *module.named_buffers()]
+    return [name for name, value in values if _is_made_of_tensors(value)]
 
 
 def unwrap_subclasses(module: nn.Module) -> nn.Module:

@@ -68,9 +68,9 @@ def check_ranges(
     for size in sizes:
         declared = Range(*size.declared.bounds(limits))
         _check_range(program, size, declared, where, from_two)
-    named = named_symbols(program, axes)
+    symbols = named_symbols(program, axes)
     for size in sizes:
-        _check_relation(size, named, where)
+        _check_relation(size, symbols, where)
 
 
 def _dynamic_sizes(program: ExportedProgram, axes: list[Axes]) -> Iterator[_DynamicSize]:
@@ -102,8 +102,8 @@ def _check_range(
         )
 
 
-def _check_relation(size: _DynamicSize, named: SymbolNames, where: Mapping[str, str]) -> None:
-    exported = _expression(size.traced).subs(named)
+def _check_relation(size: _DynamicSize, symbols: SymbolNames, where: Mapping[str, str]) -> None:
+    exported = _expression(size.traced).subs(symbols)
     difference = exported - expression_of(size.declared)
     if difference.expand() != 0:
         raise BuildError(
@@ -152,31 +152,31 @@ def named_symbols(program: ExportedProgram, axes: list[Axes]) -> SymbolNames:
 
 def output_shapes(
     program: ExportedProgram,
-    named: SymbolNames,
+    symbols: SymbolNames,
     sizes: Mapping[str, int],
 ) -> list[list[int] | None]:
     """The shape that the export gives each output at these sizes of the dims; None for an output
     that is not a tensor, and for a shape that depends on data."""
-    return [_shape_at(value, named, sizes) for value in output_values(program)]
+    return [_shape_at(value, symbols, sizes) for value in output_values(program)]
 
 
-def _shape_at(value: Any, named: SymbolNames, sizes: Mapping[str, int]) -> list[int] | None:
+def _shape_at(value: Any, symbols: SymbolNames, sizes: Mapping[str, int]) -> list[int] | None:
     if not isinstance(value, torch.Tensor):
         return None
     shape = []
     for size in value.shape:
         expression = _expression(size)
-        if not isinstance(expression, int) and not expression.free_symbols <= set(named):
+        if not isinstance(expression, int) and not expression.free_symbols <= set(symbols):
             return None
-        shape.append(_size_at(expression, named, sizes))
+        shape.append(_size_at(expression, symbols, sizes))
     return shape
 
 
-def _size_at(expression: Any, named: SymbolNames, sizes: Mapping[str, int]) -> int:
+def _size_at(expression: Any, symbols: SymbolNames, sizes: Mapping[str, int]) -> int:
     """The value of an expression of torch's symbols at these sizes of the dims."""
     if isinstance(expression, int):
         return expression
-    by_dims = expression.subs(named)
+    by_dims = expression.subs(symbols)
     return int(by_dims.subs({symbol: sizes[str(symbol)] for symbol in by_dims.free_symbols}))
 
 

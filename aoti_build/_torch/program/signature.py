@@ -35,22 +35,15 @@ def signature(
     expression in the names of `dims`. `mutates` lists the inputs and buffers that a call writes
     into, by the `functional` form of the program and by what one call in eager mode changed.
     """
-    traced_inputs = input_values(program)
-    named = names_of_symbols(traced_inputs, axes)
-    names = input_names(module, call)
-    inputs = []
-    for name, leaf, value in zip(names, call.leaves(), traced_inputs, strict=True):
-        inputs.append(_describe_input(name, leaf, value, named))
-    names = _output_names(program.call_spec.out_spec)
-    outputs = []
-    for name, value in zip(names, output_values(program), strict=True):
-        outputs.append(_describe_value(name, value, named))
-    tensors = [entry["name"] for entry in inputs if "dtype" in entry]
+    symbols = names_of_symbols(input_values(program), axes)
+    inputs = _describe_inputs(program, module, call, symbols)
+    tensor_names = [entry["name"] for entry in inputs if "dtype" in entry]
+    writes = writes_of(functional, tensor_names, seen)
     return {
         "inputs": inputs,
-        "outputs": outputs,
+        "outputs": _describe_outputs(program, symbols),
         "dims": {dim.name: _describe_dim(dim) for dim in dims},
-        "mutates": writes_of(functional, tensors, seen).as_json(),
+        "mutates": writes.as_json(),
     }
 
 
@@ -81,12 +74,6 @@ def without_odd_constants(program: ExportedProgram) -> None:
     program.graph_module.recompile()
 
 
-def _output_names(out_spec: Any) -> list[str]:
-    """A path such as ``['logits']`` or ``[0][1]`` for each output leaf; a lone tensor is called
-    ``output``."""
-    return [name or "output" for name in leaf_names(out_spec)]
-
-
 def _parameter_names(module: torch.nn.Module, count: int) -> list[str]:
     """Names of forward's first `count` positional parameters.
 
@@ -101,30 +88,49 @@ def _parameter_names(module: torch.nn.Module, count: int) -> list[str]:
     return names[:count]
 
 
-def _describe_input(name: str, leaf: Any, value: Any, named: SymbolNames) -> JsonObject:
-    described = _describe_value(name, value, named)
-    if "constant" in described and leaf is not None:
-        # As the caller passes it.
-        described["constant"] = repr(leaf)
-    return described
+def _describe_inputs(
+    program: ExportedProgram,
+    module: torch.nn.Module,
+    call: Call,
+    symbols: SymbolNames,
+) -> list[JsonObject]:
+    names, leaves = input_names(module, call), call.leaves()
+    entries = []
+    for name, leaf, value in zip(names, leaves, input_values(program), strict=True):
+        entry = _describe_value(name, value, symbols)
+        if "constant" in entry and leaf is not None:
+            # As the caller passes it.
+            entry["constant"] = repr(leaf)
+        entries.append(entry)
+    return entries
 
 
-def _describe_value(name: str, value: Any, named: SymbolNames) -> JsonObject:
+def _describe_outputs(program: ExportedProgram, symbols: SymbolNames) -> list[JsonObject]:
+    """An entry for each output leaf, with a path such as ``['logits']`` or ``[0][1]``; a lone
+    tensor is called ``output``."""
+    paths = leaf_names(program.call_spec.out_spec)
+    entries = []
+    for path, value in zip(paths, output_values(program), strict=True):
+        entries.append(_describe_value(path or "output", value, symbols))
+    return entries
+
+
+def _describe_value(name: str, value: Any, symbols: SymbolNames) -> JsonObject:
     if isinstance(value, torch.Tensor):
         dtype = str(value.dtype).removeprefix("torch.")
-        shape = [_describe_size(size, named) for size in value.shape]
+        shape = [_describe_size(size, symbols) for size in value.shape]
         return {"name": name, "dtype": dtype, "shape": shape}
     # A number that follows from sizes, or from data.
     if isinstance(value, torch.SymInt | torch.SymFloat | torch.SymBool):
         kind = type(value).__name__.removeprefix("Sym").lower()
-        expression = value.node.expr.subs(named)
+        expression = value.node.expr.subs(symbols)
         return {"name": name, "number": kind, "value": str(expression)}
     return {"name": name, "constant": repr(value)}
 
 
-def _describe_size(size: int | torch.SymInt, named: SymbolNames) -> int | str:
+def _describe_size(size: int | torch.SymInt, symbols: SymbolNames) -> int | str:
     if isinstance(size, torch.SymInt):
-        return spelt(size.node.expr.subs(named))
+        return spelt(size.node.expr.subs(symbols))
     return int(size)
 
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from aoti_build._torch.program.weights.model_state import ModelState, have_equal_values
+from aoti_build._torch.program.weights.model_state import ModelState, State, have_equal_values
 from aoti_build._torch.program.weights.source import WeightsSource
 from aoti_build.common.reading import require_regular
 from aoti_build.errors import UsageError
@@ -121,7 +121,7 @@ def _explain_unreadable(error: Exception) -> _Explanation:
     )
 
 
-def find_state_dict(document: Any, source: WeightsSource, model: ModelState) -> Mapping[str, Any]:
+def find_state_dict(document: Any, source: WeightsSource, model: ModelState) -> State:
     """The state dict in the content of a file: the entry at `key`, or all of the content.
 
     Raises:
@@ -130,7 +130,7 @@ def find_state_dict(document: Any, source: WeightsSource, model: ModelState) -> 
     key = source.weights.key
     content = document if key is None else _entry_at(document, key)
     if content is not None and _is_state_dict(content):
-        state: Mapping[str, Any] = content
+        state: State = content
         return state
     raise _no_state_dict(document, source, model)
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +20,12 @@ import torch
 
 from aoti_build._torch.program.weights.files import find_state_dict, read_weights
 from aoti_build._torch.program.weights.misfits import Misfits
-from aoti_build._torch.program.weights.model_state import ModelState, have_equal_values, memory_of
+from aoti_build._torch.program.weights.model_state import (
+    ModelState,
+    State,
+    have_equal_values,
+    memory_of,
+)
 from aoti_build._torch.program.weights.names import matches_any, state_by_model_names
 from aoti_build._torch.program.weights.source import WeightsSource
 from aoti_build.models_file.project import Weights
@@ -58,7 +63,7 @@ def load_weights(module: torch.nn.Module, weights: Weights, root: Path, where: s
 def _copy_into(
     module: torch.nn.Module,
     model: ModelState,
-    loaded: Mapping[str, Any],
+    loaded: State,
     source: WeightsSource,
 ) -> Misfits:
     """Copy the values that fit into the module. Returns the names that do not fit."""
@@ -93,14 +98,14 @@ class _TensorPair(NamedTuple):
     in_model: torch.Tensor
 
 
-def _tensor_pairs(model: ModelState, loaded: Mapping[str, Any]) -> Iterator[_TensorPair]:
+def _tensor_pairs(model: ModelState, loaded: State) -> Iterator[_TensorPair]:
     for name, value in loaded.items():
         target = model.state.get(name)
         if isinstance(target, torch.Tensor) and isinstance(value, torch.Tensor):
             yield _TensorPair(name, value, target)
 
 
-def _wrong_shapes_and_kinds(model: ModelState, loaded: Mapping[str, Any]) -> dict[str, str]:
+def _wrong_shapes_and_kinds(model: ModelState, loaded: State) -> dict[str, str]:
     """A sentence for each name whose tensor has another shape or kind of dtype in the file."""
     problems = {}
     for name, from_file, in_model in _tensor_pairs(model, loaded):
@@ -114,7 +119,7 @@ def _wrong_shapes_and_kinds(model: ModelState, loaded: Mapping[str, Any]) -> dic
     return problems
 
 
-def _contradicting_ties(model: ModelState, loaded: Mapping[str, Any]) -> dict[str, str]:
+def _contradicting_ties(model: ModelState, loaded: State) -> dict[str, str]:
     """A sentence for each name that the model ties to another and the file does not.
 
     Of two values for one memory, one would be lost.
@@ -135,7 +140,7 @@ def _contradicting_ties(model: ModelState, loaded: Mapping[str, Any]) -> dict[st
     return problems
 
 
-def _contradicting_computed(model: ModelState, loaded: Mapping[str, Any]) -> dict[str, str]:
+def _contradicting_computed(model: ModelState, loaded: State) -> dict[str, str]:
     """A sentence for each buffer outside the state dict that has another value in the file.
 
     Such buffers, for instance positions, are in old files. They may be ignored if the file has the
@@ -156,7 +161,7 @@ def _contradicting_computed(model: ModelState, loaded: Mapping[str, Any]) -> dic
     return problems
 
 
-def _without_value(model: ModelState, loaded: Mapping[str, Any], names: Iterable[str]) -> list[str]:
+def _without_value(model: ModelState, loaded: State, names: Iterable[str]) -> list[str]:
     """Those of `names` that the file does not give, by this name or by that of a tied weight."""
     provided = set()
     for name in loaded:
@@ -183,7 +188,7 @@ def _dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _log_conversions(model: ModelState, loaded: Mapping[str, Any]) -> None:
+def _log_conversions(model: ModelState, loaded: State) -> None:
     counts: Counter[str] = Counter()
     for _, from_file, in_model in _tensor_pairs(model, loaded):
         if in_model.dtype != from_file.dtype:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, NamedTuple
 
+from aoti_build._torch.program.weights.model_state import State
 from aoti_build.models_file.project import Weights
 from aoti_build.models_file.weights import renamed
 
@@ -38,8 +39,8 @@ class Misfits:
     sentence for each name.
     """
 
-    state: Mapping[str, Any]
-    loaded: Mapping[str, Any]
+    state: State
+    loaded: State
     missing: list[str]
     surplus: list[str]
     misshapen: Mapping[str, str]
@@ -186,7 +187,7 @@ class Misfits:
         return pairs
 
 
-def _nearest(name: str, shape: Any, candidates: list[str], values: Mapping[str, Any]) -> str:
+def _nearest(name: str, shape: Any, candidates: list[str], values: State) -> str:
     """The probable name of a tensor on the other side, in words; empty if none has its shape."""
     same_shape = []
     for candidate in candidates[:_MAX_COMPARED]:
@@ -199,7 +200,7 @@ def _nearest(name: str, shape: Any, candidates: list[str], values: Mapping[str, 
     return f" (perhaps {matches[0]})" if matches else ""
 
 
-def _ending(name: str, values: Mapping[str, Any]) -> tuple[str, str]:
+def _ending(name: str, values: State) -> tuple[str, str]:
     """The last part of a name, with the shape of its tensor as text."""
     return name.rpartition(".")[2], str(_shape(values[name]))
 

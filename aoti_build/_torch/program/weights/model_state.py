@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 
 from aoti_build._torch.program.weights.source import WeightsSource
+
+# A state dict: tensors by name, and the extra state of modules, which is of any type.
+State: TypeAlias = Mapping[str, Any]
 
 _NAMES_SHOWN = 8
 
@@ -21,7 +24,7 @@ class ModelState:
     the tensors that the callable left on the meta device.
     """
 
-    state: Mapping[str, Any]
+    state: State
     computed: Mapping[str, torch.Tensor]
     on_meta: frozenset[str]
 
@@ -84,13 +87,13 @@ def _replace_meta_tensors(module: torch.nn.Module) -> frozenset[str]:
 
     A tensor under two names is replaced by one tensor under both, so tied weights stay tied.
     """
-    named = [
+    values = [
         *module.named_parameters(remove_duplicate=False),
         *module.named_buffers(remove_duplicate=False),
     ]
     names = set()
     replacements: dict[int, Any] = {}
-    for name, value in named:
+    for name, value in values:
         if not value.is_meta:
             continue
         names.add(name)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
-from aoti_build._torch.program.weights.model_state import ModelState
+from aoti_build._torch.program.weights.model_state import ModelState, State
 from aoti_build._torch.program.weights.source import WeightsSource
 from aoti_build.models_file.weights import renamed
 
@@ -18,7 +18,7 @@ _PREFIXES_SHOWN = 8
 
 
 def state_by_model_names(
-    state: Mapping[str, Any],
+    state: State,
     source: WeightsSource,
     model: ModelState,
 ) -> dict[str, Any]:
@@ -47,7 +47,7 @@ def matches_any(name: str, patterns: Iterable[str]) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def _without_prefix(state: Mapping[str, Any], source: WeightsSource) -> dict[str, str]:
+def _without_prefix(state: State, source: WeightsSource) -> dict[str, str]:
     """The file's names that begin with `prefix`, each with the rest of it."""
     prefix = source.weights.prefix or ""
     names = {name: name[len(prefix) :] for name in state if name.startswith(prefix)}
