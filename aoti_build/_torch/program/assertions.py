@@ -136,6 +136,7 @@ def _candidate_sizes(dims: list[Dim]) -> _Candidates:
     ranges: list[Sequence[int]] = [_declared_sizes(dim) for dim in dims]
     are_all = math.prod(map(len, ranges)) <= _MAX_COMBINATIONS
     if not are_all:
+        # The same number of sizes for each dim.
         count = int(_MAX_COMBINATIONS ** (1 / max(1, len(dims))))
         ranges = [_sample(_declared_sizes(dim), count) for dim in dims]
     names = [dim.name for dim in dims]

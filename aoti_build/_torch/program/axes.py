@@ -59,6 +59,7 @@ def infer_axes(make: Make, dims: tuple[Dim, ...], where: str, leaf_name: LeafNam
     """
     inference = _Inference(make, dims, where, leaf_name)
     axes = [inference.axes_of(leaf) for leaf in range(len(inference.base))]
+    # One dim at a time does not show a size such as a*b or max(a, b).
     inference.check_several_dims(axes)
     sizes = [size for leaf_axes in axes for size in leaf_axes.values()]
     for dim in dims:
@@ -162,6 +163,7 @@ class _Inference:
     leaf_name: LeafName
 
     def __post_init__(self) -> None:
+        # By the sizes of all dims. Users' callables may be slow, and the points below coincide.
         self.cache: dict[tuple[int, ...], Shapes] = {}
         self.example = {dim.name: dim.example for dim in self.dims}
         self.base = _shapes(self.make(self.example, 0))
@@ -213,6 +215,7 @@ class _Inference:
             if not _are_on_a_line(points):
                 raise self._not_affine(leaf, axis, dim, points)
             factors[dim.name] = rise, run
+            # The constant is what is left of the size when all dims are 0.
             constant -= rise * dim.example // run
         return Size.of(factors, constant)
 

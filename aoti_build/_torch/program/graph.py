@@ -43,6 +43,7 @@ _REGISTRIES = (
     ("torch._inductor.decomposition", "decompositions"),
     ("torch._inductor.lowering", "lowerings"),
 )
+# torch's message can contain the whole graph.
 _MAX_LOGGED_CHARACTERS = 1000
 
 
@@ -228,6 +229,7 @@ def listed_weights(program: ExportedProgram) -> list[JsonObject]:
         }
         if not value.is_contiguous():
             entry["stride"] = list(value.stride())
+        # The same layout of the same memory is the same tensor; another layout is a view of it.
         owner = name
         if _has_storage(value):
             owner = owners.setdefault(value.untyped_storage().data_ptr(), name)

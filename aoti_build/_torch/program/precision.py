@@ -89,8 +89,10 @@ def _rounded_to(node: Node, module: GraphModule) -> list[str]:
     operands = _narrowest(operand_dtypes)
     result = _narrowest(_float_dtypes(node))
     integers = _integer_dtypes(node)
+    # From floating point values to 8-bit integers: a quantiser rounds, and so does a conversion.
     if operands and integers and (is_quantiser(node) or _is_move(node)):
         return rounded + integers
+    # A move to a narrower dtype, such as `to`, rounds as well.
     is_exact = _is_move(node) and _rank(result) <= _rank(operands)
     if result and not is_exact:
         rounded.append(result)

@@ -216,6 +216,7 @@ def plain(value: Any) -> Any:
         return {key: plain(entry) for key, entry in value.items()}
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         return {name: plain(entry) for name, entry in zip(value._fields, value, strict=True)}
+    # To pytree torch.Size is a type of its own (`_plain_node`).
     if isinstance(value, tuple) and not isinstance(value, torch.Size):
         return tuple(plain(entry) for entry in value)
     if isinstance(value, list):

@@ -128,8 +128,10 @@ def _attribute(path: str, module: GraphModule, digest: Digest) -> Any:
 
 def _value(value: Any) -> Any:
     """An argument or a result as JSON, in which values of different kinds always differ."""
+    # A bool is an int as well, so it comes first.
     if value is None or isinstance(value, bool | str):
         return value
+    # By repr: JSON has no NaN, and makes no difference between 1 and 1.0.
     if isinstance(value, int | float | complex):
         return {type(value).__name__: repr(value)}
     if isinstance(value, torch.SymInt | torch.SymFloat | torch.SymBool):
