@@ -223,26 +223,27 @@ class _Inference:
         """Raises `UsageError` if a size differs from its expression where several dims are
         changed."""
         for changed in _combined_changes(self.dims):
-            sizes = {**self.example, **changed}
-            for leaf, shape in enumerate(self.base):
-                if shape is None:
-                    continue
-                expected = _shape_at(shape, axes[leaf], sizes)
-                for axis, expected_size in enumerate(expected):
-                    actual_size = self.size(leaf, axis, changed)
-                    if actual_size == expected_size:
-                        continue
-                    reason = f"{expected_size} elsewhere"
-                    if axis in axes[leaf]:
-                        expression = axes[leaf][axis]
-                        reason = f"{expression}, which fits one dim at a time, is {expected_size}"
-                    raise UsageError(
-                        f"axis {axis} of {self.leaf_name(leaf)} is no affine expression of the"
-                        " dims",
-                        where=self.where,
-                        cause=f"it is {actual_size} where {_point(sizes)}, and {reason}",
-                        hint=f"a size is {FORM}; give this axis a dim of its own",
-                    )
+            for leaf, leaf_axes in enumerate(axes):
+                self._check_leaf(leaf, leaf_axes, changed)
+
+    def _check_leaf(self, leaf: int, axes: Axes, changed: Mapping[str, int]) -> None:
+        base = self.base[leaf]
+        if base is None:
+            return
+        sizes = {**self.example, **changed}
+        for axis, expected in enumerate(_shape_at(base, axes, sizes)):
+            actual = self.size(leaf, axis, changed)
+            if actual == expected:
+                continue
+            reason = f"{expected} elsewhere"
+            if axis in axes:
+                reason = f"{axes[axis]}, which fits one dim at a time, is {expected}"
+            raise UsageError(
+                f"axis {axis} of {self.leaf_name(leaf)} is no affine expression of the dims",
+                where=self.where,
+                cause=f"it is {actual} where {_point(sizes)}, and {reason}",
+                hint=f"a size is {FORM}; give this axis a dim of its own",
+            )
 
     def _not_affine(self, leaf: int, axis: int, dim: Dim, points: Sequence[_Point]) -> UsageError:
         shown = points[:_POINTS_SHOWN]

@@ -146,7 +146,7 @@ class ExportSizes:
             return
 
         def before_forward(_: torch.nn.Module, args: Any, kwargs: Mapping[str, Any]) -> None:
-            # The tracer may pass the keywords in another order than the call has them.
+            # In the order of the call: forward's parameters may have another one.
             ordered = {name: kwargs[name] for name in call.kwargs}
             self._assert_declared(pytree.tree_leaves((args, ordered)))
 
@@ -158,18 +158,20 @@ class ExportSizes:
 
     def _assert_declared(self, leaves: list[Any]) -> None:
         sizes: list[Size] = []
-        traced: list[Any] = []
-        for leaf, leaf_axes in zip(leaves, self.axes, strict=True):
+        positions: list[tuple[int, int]] = []  # leaf and axis of each size
+        for leaf, leaf_axes in enumerate(self.axes):
             for axis, size in leaf_axes.items():
                 sizes.append(size)
-                traced.append(leaf.shape[axis])
+                positions.append((leaf, axis))
         values: dict[str, Any] = {}
         for index, dim_name in told(sizes):
             size = sizes[index]
+            leaf, axis = positions[index]
+            traced = leaves[leaf].shape[axis]
             if dim_name is not None:
-                self._solve(size, traced[index], dim_name, values)
+                self._solve(size, traced, dim_name, values)
             elif size in self._asserted:
-                torch._check(traced[index] == size.at(values))
+                torch._check(traced == size.at(values))
 
     def _solve(self, size: Size, traced: Any, dim_name: str, values: dict[str, Any]) -> None:
         """Add the value of a dim for which `size` is `traced`, and assert that it is possible."""
