@@ -133,15 +133,19 @@ def _dims_of(condition: Any, dims: tuple[Dim, ...], symbols: SymbolNames) -> lis
 def _candidate_sizes(dims: list[Dim]) -> _Candidates:
     """Combinations of declared sizes: all of them, or a sample of each dim's if they are too
     many."""
-    ranges: list[Sequence[int]] = [_declared_sizes(dim) for dim in dims]
-    are_all = math.prod(map(len, ranges)) <= _MAX_COMBINATIONS
-    if not are_all:
-        # The same number of sizes for each dim.
-        count = int(_MAX_COMBINATIONS ** (1 / max(1, len(dims))))
-        ranges = [_sample(_declared_sizes(dim), count) for dim in dims]
+    ranges = [_declared_sizes(dim) for dim in dims]
+    combinations = math.prod(len(sizes) for sizes in ranges)
+    if combinations <= _MAX_COMBINATIONS:
+        return _Candidates(_product(dims, ranges), are_all=True)
+    # The same number of sizes for each dim.
+    count = int(_MAX_COMBINATIONS ** (1 / len(dims)))
+    samples = [_sample(sizes, count) for sizes in ranges]
+    return _Candidates(_product(dims, samples), are_all=False)
+
+
+def _product(dims: list[Dim], ranges: Sequence[Sequence[int]]) -> list[Sizes]:
     names = [dim.name for dim in dims]
-    sizes = [dict(zip(names, values, strict=True)) for values in itertools.product(*ranges)]
-    return _Candidates(sizes, are_all)
+    return [dict(zip(names, sizes, strict=True)) for sizes in itertools.product(*ranges)]
 
 
 def _declared_sizes(dim: Dim) -> range:

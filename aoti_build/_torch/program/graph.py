@@ -266,11 +266,15 @@ def _has_storage(value: torch.Tensor) -> bool:
 
 def _layout(value: torch.Tensor) -> list[Any]:
     """All that code and the weights blob depend on in a tensor, except its values."""
-    dtype, shape, device = str(value.dtype), list(value.shape), value.device.type
+    dtype = str(value.dtype)
+    shape = list(value.shape)
+    device = value.device.type
     if value.layout != torch.strided or _is_subclass(value):
-        return [str(type(value)), dtype, shape, str(value.layout), device]
+        kind = str(type(value))
+        return [kind, dtype, shape, str(value.layout), device]
+    stride = list(value.stride())
     storage_bytes = value.untyped_storage().nbytes()
-    return [dtype, shape, list(value.stride()), value.storage_offset(), storage_bytes, device]
+    return [dtype, shape, stride, value.storage_offset(), storage_bytes, device]
 
 
 def _tied(state: Mapping[str, torch.Tensor]) -> list[list[str]]:

@@ -124,27 +124,55 @@ def _as_call(value: Any, where: str) -> Call:
 
 
 def _random_tensor(spec: TensorInput, sizes: Sizes, seed: int) -> torch.Tensor:
-    """Random values as `spec` describes them, the same ones for the same seed and shape.
-
-    Booleans are true with `probability`, one half by default. Integers are uniform from `low` to
-    below `high`, 0 and 1 by default. Other numbers are uniform from `low` to `high`; without both
-    they are normal.
-    """
-    shape = [parse(size).at(sizes) if isinstance(size, str) else size for size in spec.shape]
+    """Random values as `spec` describes them, the same ones for the same seed and shape."""
+    shape = []
+    for size in spec.shape:
+        shape.append(parse(size).at(sizes) if isinstance(size, str) else size)
     dtype = getattr(torch, spec.dtype)
     generator = torch.Generator().manual_seed(seed)
     if dtype == torch.bool:
-        probability = 0.5 if spec.probability is None else spec.probability
-        return torch.rand(shape, generator=generator) < probability
-    if not dtype.is_floating_point and not dtype.is_complex:
-        high = 2 if spec.high is None else spec.high
-        low = spec.low or 0
-        return torch.randint(int(low), int(high), shape, generator=generator, dtype=dtype)
+        return _random_booleans(spec, shape, generator)
+    if dtype.is_floating_point or dtype.is_complex:
+        return _random_numbers(spec, shape, dtype, generator)
+    return _random_integers(spec, shape, dtype, generator)
+
+
+def _random_booleans(
+    spec: TensorInput,
+    shape: list[int],
+    generator: torch.Generator,
+) -> torch.Tensor:
+    """True with `probability`, by default one half."""
+    probability = 0.5 if spec.probability is None else spec.probability
+    return torch.rand(shape, generator=generator) < probability
+
+
+def _random_integers(
+    spec: TensorInput,
+    shape: list[int],
+    dtype: torch.dtype,
+    generator: torch.Generator,
+) -> torch.Tensor:
+    """Uniform from `low` to below `high`, by default 0 and 1."""
+    low = 0 if spec.low is None else int(spec.low)
+    high = 2 if spec.high is None else int(spec.high)
+    return torch.randint(low, high, shape, generator=generator, dtype=dtype)
+
+
+def _random_numbers(
+    spec: TensorInput,
+    shape: list[int],
+    dtype: torch.dtype,
+    generator: torch.Generator,
+) -> torch.Tensor:
+    """Uniform from `low` to `high`; normal if there are neither.
+
+    They are made in the widest dtype, so that all dtypes have the same numbers, rounded.
+    """
     if spec.low is None and spec.high is None:
-        # Random numbers in the widest dtype: then all dtypes have the same ones, rounded.
         wide = torch.complex128 if dtype.is_complex else torch.float64
         return torch.randn(shape, generator=generator, dtype=wide).to(dtype)
-    low = spec.low or 0.0
+    low = 0.0 if spec.low is None else spec.low
     high = 1.0 if spec.high is None else spec.high
     uniform = torch.rand(shape, generator=generator, dtype=torch.float64)
     return (uniform * (high - low) + low).to(dtype)

@@ -68,12 +68,14 @@ def _without_wrapper_marks(names: Mapping[str, str], model: ModelState) -> dict[
     """
     cleaned = dict(names)
     if not any(_COMPILED in name for name in model.state):
-        cleaned = {file_name: _without_compiled(name) for file_name, name in cleaned.items()}
-    # The names without the mark of torch.compile: a model may have both wrappers.
+        for file_name, name in names.items():
+            cleaned[file_name] = _without_compiled(name)
     if any(name.startswith(_PARALLEL) for name in model.state):
         return cleaned
+    # After the mark of torch.compile is gone, which may stand in front of the other one.
     if all(name.startswith(_PARALLEL) for name in cleaned.values()):
-        cleaned = {file_name: name.removeprefix(_PARALLEL) for file_name, name in cleaned.items()}
+        for file_name, name in cleaned.items():
+            cleaned[file_name] = name.removeprefix(_PARALLEL)
     return cleaned
 
 
