@@ -54,7 +54,7 @@ from aoti_build._torch.program.graph import (
 )
 from aoti_build._torch.program.precision import computed_in
 from aoti_build._torch.program.ranges import declared_minimums
-from aoti_build._torch.program.signature import signature, without_odd_constants
+from aoti_build._torch.program.signature import replace_uncompilable_outputs, signature
 from aoti_build._torch.program.structure import (
     check_can_be_stored,
     foreign_types,
@@ -128,7 +128,7 @@ def build(job: BuildJob, events: Events) -> BuildResult:
         elif isinstance(answer, Compile):
             minimums = declared_minimums(graph.program, target.model.dims, prepared.axes)
             with declared_bounds(minimums), corrected():
-                without_odd_constants(graph.program)
+                replace_uncompilable_outputs(graph.program)
                 weights = compile_package(graph.program, graph.options, job, graph.keys, events)
     operators = called_operators(staged / MODEL)
     imports = needed_imports(registrations, operators, graph.types, target.model.imports)

@@ -252,7 +252,7 @@ def expression_of(size: Size) -> Any:
     return total
 
 
-def spelt(expression: Any) -> str:
+def spelling_of(expression: Any) -> str:
     """An expression of the dims as models.yaml spells sizes; in sympy's spelling if it is not
     affine."""
     import sympy

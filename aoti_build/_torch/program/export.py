@@ -22,8 +22,8 @@ from torch.utils import _pytree as pytree
 from aoti_build._torch.program.axes import Axes
 from aoti_build._torch.program.dims import ExportSizes
 from aoti_build._torch.program.inputs import Call
-from aoti_build._torch.program.refusals import comparisons, refused
-from aoti_build._torch.program.structure import give_keys, shapes_like
+from aoti_build._torch.program.refusals import export_error, recorded_guards
+from aoti_build._torch.program.structure import add_missing_keys, shapes_like
 from aoti_build.models_file.project import Dim
 
 
@@ -45,14 +45,14 @@ def export(
     Raises:
         BuildError: The model cannot be exported. The error has torch's own suggested fix.
     """
-    give_keys(pytree.tree_structure((call.args, call.kwargs)))
+    add_missing_keys(pytree.tree_structure((call.args, call.kwargs)))
     sizes = ExportSizes(dims, axes, own_symbols=own_symbols)
     shapes = _dynamic_shapes(module, call, sizes) if dims else None
     try:
-        with comparisons() as compared, sizes.asserted(module, call):
+        with recorded_guards() as guards, sizes.asserted(module, call):
             return _exported_from_zero_or_two(module, call, shapes, strict)
     except Exception as error:  # torch.export raises some twenty types, and the model's own
-        raise refused(error, where, compared) from error
+        raise export_error(error, where, guards) from error
 
 
 def _exported_from_zero_or_two(

@@ -28,7 +28,7 @@ from torch._export.serde.union import _Union
 from torch.export import ExportedProgram
 
 from aoti_build._torch.program.quantised import NAMESPACES
-from aoti_build._torch.program.walk import walked
+from aoti_build._torch.program.walk import program_as_json
 from aoti_build.common.digests import digest_bytes, digest_json
 from aoti_build.common.json_object import JsonObject
 from aoti_build.errors import BuildError
@@ -61,7 +61,7 @@ def graph_digest(program: ExportedProgram) -> str:
     except Exception as error:  # SerializeError, and those of the functions that it calls
         message = f"torch does not serialise this graph: {error}"
         print(message[:_MAX_LOGGED_CHARACTERS], file=sys.stderr)
-        described = walked(program, tensor_digest)
+        described = program_as_json(program, tensor_digest)
     return digest_json(
         {
             "program": described,

@@ -14,7 +14,7 @@ from aoti_build._torch.program.dims import (
     expression_of,
     names_of_symbols,
     ranges,
-    spelt,
+    spelling_of,
 )
 from aoti_build._torch.program.values import input_values, output_values
 from aoti_build.common.sizes import Size
@@ -107,7 +107,7 @@ def _check_relation(size: _DynamicSize, symbols: SymbolNames, where: Mapping[str
     difference = exported - expression_of(size.declared)
     if difference.expand() != 0:
         raise BuildError(
-            f"the {size.label} became {spelt(exported)} in the export",
+            f"the {size.label} became {spelling_of(exported)} in the export",
             where=_position(size.declared, where),
             hint="something in the model ties these sizes: declare them as the model relates them",
         )

@@ -52,15 +52,15 @@ class Guard(NamedTuple):
 
 
 @dataclass
-class Compared:
+class RecordedGuards:
     """The conditions on sizes that the tracer noted while it traced the model."""
 
-    guards: list[Guard] = field(default_factory=list)
+    entries: list[Guard] = field(default_factory=list)
 
-    def lines(self, predicate: Callable[[str], bool]) -> list[CodeLine]:
-        """The lines whose expression fulfils the predicate, each once."""
+    def lines(self, predicate: Callable[[str], bool] = bool) -> list[CodeLine]:
+        """The lines whose expression fulfils the predicate, by default all, each once."""
         lines: dict[CodeLine, None] = {}
-        for guard in self.guards:
+        for guard in self.entries:
             if predicate(guard.expression):
                 lines[guard.line] = None
         return list(lines)
@@ -73,7 +73,7 @@ class Refusal:
 
     match: re.Match[str]
     error: Exception
-    compared: Compared
+    guards: RecordedGuards
 
 
 class Explanation(NamedTuple):
@@ -84,14 +84,14 @@ class Explanation(NamedTuple):
 
 
 @contextlib.contextmanager
-def comparisons() -> Iterator[Compared]:
+def recorded_guards() -> Iterator[RecordedGuards]:
     """Record the conditions on sizes that the tracer adds in an export inside.
 
     An error at the end of an export no longer has the line of code. Only the log of
     torch/fx/experimental/symbolic_shapes.py does: it has "[guard added]" at the level INFO (torch
     2.11 to 2.14), while that line is being traced.
     """
-    compared = Compared()
+    guards = RecordedGuards()
     log = logging.getLogger("torch.fx.experimental.symbolic_shapes")
     original_level = log.level
     shown_level = log.getEffectiveLevel()
@@ -100,14 +100,14 @@ def comparisons() -> Iterator[Compared]:
         match = re.search(r"(?:eval|runtime_assert) (.+) \[guard added\]", record.getMessage())
         line = _calling_line(sys._getframe())
         if match and line:
-            compared.guards.append(Guard(match[1], line))
+            guards.entries.append(Guard(match[1], line))
         # The lower level below must not make the log longer.
         return record.levelno >= shown_level
 
     log.addFilter(record_guard)
     log.setLevel(min(shown_level, logging.INFO))
     try:
-        yield compared
+        yield guards
     finally:
         log.setLevel(original_level)
         log.removeFilter(record_guard)
@@ -128,9 +128,9 @@ def refuse_scripted(module: torch.nn.Module, where: str) -> None:
             )
 
 
-def refused(error: Exception, where: str, compared: Compared) -> BuildError:
+def export_error(error: Exception, where: str, guards: RecordedGuards) -> BuildError:
     """The error for a model that torch.export did not take."""
-    explanation = _explain(error, compared)
+    explanation = _explain(error, guards)
     return BuildError(
         "the model cannot be exported",
         where=where,
@@ -139,12 +139,12 @@ def refused(error: Exception, where: str, compared: Compared) -> BuildError:
     )
 
 
-def _explain(error: Exception, compared: Compared) -> Explanation:
+def _explain(error: Exception, guards: RecordedGuards) -> Explanation:
     text = _without_colours(str(error)).strip()
     for pattern, explain in _EXPLANATIONS:
         match = re.search(pattern, text, re.DOTALL)
         if match:
-            return explain(Refusal(match, error, compared))
+            return explain(Refusal(match, error, guards))
     summary = _shortened(f"{type(error).__name__}: {text}")
     return Explanation(_with_line(summary, error), "the log has the whole traceback")
 
@@ -199,7 +199,7 @@ def _fixed_dim(refusal: Refusal) -> Explanation:
     def is_equality(expression: str) -> bool:
         return re.fullmatch(rf"Eq\(.*\b{size}\)", expression) is not None
 
-    lines = _listed(refusal.compared.lines(is_equality))
+    lines = _listed(refusal.guards.lines(is_equality))
     return Explanation(
         f"the model fixes the dim {name} to {size}{lines}",
         f"if {size} is a constant of the model (a table of that length, a loop over the size, a"
@@ -214,7 +214,7 @@ def _suggested(refusal: Refusal) -> Explanation:
     reasons = [line for line in lines[1:start] if line.lstrip().startswith("-")]
     fixes = lines[start : start + _MAX_CAUSE_LINES]
     summary = "\n".join([lines[0], *reasons[:_MAX_CAUSE_LINES], *fixes])
-    cause = summary + _listed(refusal.compared.lines(lambda expression: True))
+    cause = summary + _listed(refusal.guards.lines())
     if any("= Dim(" in fix for fix in fixes):
         return Explanation(
             cause,

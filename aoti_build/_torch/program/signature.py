@@ -11,7 +11,7 @@ from torch.export.graph_signature import ConstantArgument
 from torch.utils import _pytree as pytree
 
 from aoti_build._torch.program.axes import Axes
-from aoti_build._torch.program.dims import SymbolNames, names_of_symbols, spelt
+from aoti_build._torch.program.dims import SymbolNames, names_of_symbols, spelling_of
 from aoti_build._torch.program.inputs import Call
 from aoti_build._torch.program.structure import leaf_names
 from aoti_build._torch.program.values import input_values, output_values
@@ -57,7 +57,7 @@ def input_names(module: torch.nn.Module, call: Call) -> list[str]:
     return names
 
 
-def without_odd_constants(program: ExportedProgram) -> None:
+def replace_uncompilable_outputs(program: ExportedProgram) -> None:
     """Put None in the place of outputs that are texts or floats, for which inductor has no code.
 
     The signature has their values for those who load the package.
@@ -130,7 +130,7 @@ def _describe_value(name: str, value: Any, symbols: SymbolNames) -> JsonObject:
 
 def _describe_size(size: int | torch.SymInt, symbols: SymbolNames) -> int | str:
     if isinstance(size, torch.SymInt):
-        return spelt(size.node.expr.subs(symbols))
+        return spelling_of(size.node.expr.subs(symbols))
     return int(size)
 
 

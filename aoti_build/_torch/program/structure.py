@@ -96,7 +96,7 @@ def shapes_like(spec: Any, leaves: Iterator[Any]) -> Any:
     return pytree.SUPPORTED_NODES[spec.type].unflatten_fn(children, spec.context)
 
 
-def give_keys(spec: Any) -> None:
+def add_missing_keys(spec: Any) -> None:
     """Number the children of types that were registered without a function for keys.
 
     torch.export and inductor call `tree_flatten_with_path` on the inputs. It raises for such types

@@ -35,7 +35,7 @@ class UnknownPart(Exception):
     """A part of a graph that cannot be described completely."""
 
 
-def walked(program: ExportedProgram, digest: Digest) -> JsonObject:
+def program_as_json(program: ExportedProgram, digest: Digest) -> JsonObject:
     """The program's graphs, signature, ranges and structure of a call, as JSON.
 
     Tensors inside graphs are described by their `digest`. The values of the program's state and
@@ -120,7 +120,7 @@ def _attribute(path: str, module: GraphModule, digest: Digest) -> Any:
     for name in path.split("."):
         attribute = getattr(attribute, name)
     if isinstance(attribute, GraphModule):
-        return path  # `walked` describes the graph itself
+        return path  # `program_as_json` describes the graph itself
     if isinstance(attribute, torch.Tensor):
         return [path, digest(attribute)]
     raise UnknownPart(f"an attribute that is a {type(attribute).__name__}")
