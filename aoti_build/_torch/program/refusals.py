@@ -57,11 +57,11 @@ class RecordedGuards:
 
     entries: list[Guard] = field(default_factory=list)
 
-    def lines(self, predicate: Callable[[str], bool] = bool) -> list[CodeLine]:
+    def lines(self, predicate: Callable[[str], bool] | None = None) -> list[CodeLine]:
         """The lines whose expression fulfils the predicate, by default all, each once."""
         lines: dict[CodeLine, None] = {}
         for guard in self.entries:
-            if predicate(guard.expression):
+            if predicate is None or predicate(guard.expression):
                 lines[guard.line] = None
         return list(lines)
 
