@@ -166,7 +166,7 @@ def _unknown_output(refusal: Refusal) -> Explanation:
     return Explanation(
         cause,
         "set `outputs: dict`, which takes dataclasses and named tuples apart; or register the type"
-        f" beside the model (torch.export.register_dataclass({short_name})); or return a tuple or"
+        f" in the model's file (torch.export.register_dataclass({short_name})); or return a tuple or"
         " dict of tensors",
     )
 
@@ -174,8 +174,8 @@ def _unknown_output(refusal: Refusal) -> Explanation:
 def _unknown_input(refusal: Refusal) -> Explanation:
     return Explanation(
         f"the inputs hold a {refusal.match['type']}, which torch.export does not take",
-        "pass its tensors, and let forward make the object of them; or register the type beside the"
-        " model (torch.export.register_dataclass)",
+        "pass its tensors, and let forward make the object of them; or register the type in the"
+        " model's file (torch.export.register_dataclass)",
     )
 
 
