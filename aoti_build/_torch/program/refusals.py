@@ -166,8 +166,8 @@ def _unknown_output(refusal: Refusal) -> Explanation:
     return Explanation(
         cause,
         "set `outputs: dict`, which takes dataclasses and named tuples apart; or register the type"
-        f" in the model's file (torch.export.register_dataclass({short_name})); or return a tuple or"
-        " dict of tensors",
+        f" in the model's file (torch.export.register_dataclass({short_name})); or return a tuple"
+        " or dict of tensors",
     )
 
 
