@@ -186,6 +186,7 @@ def _sizes_of_equality(condition: Any, dims: list[Dim], sampled: list[Sizes]) ->
             solution = -rest / slope
             if solution.is_Integer and _is_declared(int(solution), dim):
                 solved = {**sizes, dim.name: int(solution)}
+                # In the order of `dims`: equal sizes are recognised by the tuple of their values.
                 yield {each.name: solved[each.name] for each in dims}
 
 
@@ -208,7 +209,8 @@ def _evaluator(condition: Any, dims: list[Dim], symbols: SymbolNames) -> Callabl
     from torch.utils._sympy.interp import sympy_interp
     from torch.utils._sympy.reference import PythonReferenceAnalysis
 
-    # sympy's own evaluation of a condition is too slow for thousands of sizes.
+    # Compiled by lambdify, because there may be thousands of sizes. The condition itself has
+    # functions of torch (FloorDiv in torch/utils/_sympy/functions.py), for its own interpreter.
     dim_symbols = [sympy.Symbol(dim.name, integer=True, positive=True) for dim in dims]
     functions = {}
     for symbol in condition.free_symbols:

@@ -301,8 +301,9 @@ def _divisor(points: Sequence[_Point]) -> int | None:
     """The smallest q for which the sizes are ``dim // q``, rounded down or up, plus a constant;
     None if there is none."""
     for divisor in range(2, _MAX_DIVISOR + 1):
-        rests_down = {point.size - point.dim // divisor for point in points}
-        rests_up = {point.size + -point.dim // divisor for point in points}
-        if len(rests_down) == 1 or len(rests_up) == 1:
+        # ``-(-dim // q)`` is the quotient rounded up.
+        rests_rounded_down = {point.size - point.dim // divisor for point in points}
+        rests_rounded_up = {point.size + (-point.dim) // divisor for point in points}
+        if len(rests_rounded_down) == 1 or len(rests_rounded_up) == 1:
             return divisor
     return None
