@@ -59,10 +59,11 @@ def computed_in(functional: ExportedProgram, writes: Writes, names: list[str]) -
     dtype_of: dict[str, str] = {}
     for node in functional.graph.nodes:
         dtype_of[node.name] = _narrowest(_float_dtypes(node))
-        dtypes = _rounded_to(node, functional.graph_module)
+        dtypes = []
         for source in node.all_input_nodes:
             if source.name in narrowest_of:
                 dtypes.append(narrowest_of[source.name])
+        dtypes += _rounded_to(node, functional.graph_module)
         narrowest_of[node.name] = _narrowest(dtypes)
     computed = {}
     for name, node_name in zip(names, observed_nodes(functional, writes), strict=True):
@@ -129,7 +130,7 @@ def _dtype_name(tensor: torch.Tensor) -> str:
 
 
 def _narrowest(dtypes: list[str]) -> str:
-    """The narrowest of the dtypes; empty if there are none."""
+    """The narrowest of the dtypes, the first one of several; empty if there are none."""
     return max(dtypes, key=_rank, default="")
 
 
