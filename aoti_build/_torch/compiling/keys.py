@@ -42,21 +42,11 @@ def keys_of(
     `used` are the recorded files and distributions. They count where the graph only names code in
     them, and where the graph has no digest.
     """
-    undigested = None
-    try:
-        graph: Any = graph_digest(program)
-    except UnknownPart as unknown:
-        # The same sources make the same graph. The files of weights are among them, so different
-        # weights do not share this code.
-        graph = {"spec": spec_parts(job.target), **used}
-        undigested = f"the graph has no digest, since it has {unknown}"
+    graph, undigested = _graph(program, job, used)
     settings = {
         **resolved_settings(options),
         **architecture_settings(job.architecture_options),
     }
-    environment = dict(job.environment)
-    for name in ENVIRONMENT_OF_SOURCES:
-        environment.pop(name, None)
     graph_key = digest_json(
         {
             "key_version": KEY_VERSION,
@@ -64,11 +54,35 @@ def keys_of(
             "settings": settings,
             "own_code": _own_code(program, used),
             "toolchain": job.toolchain,
-            "environment": environment,
+            "environment": _environment(job),
         }
     )
     key = digest_json({"graph_key": graph_key, "weights": state_digest(program)})
     return Keys(key, graph_key, undigested)
+
+
+def _graph(
+    program: ExportedProgram,
+    job: BuildJob,
+    used: Mapping[str, Recorded],
+) -> tuple[Any, str | None]:
+    """What identifies the graph in the key, and why it has no digest, if it has none."""
+    try:
+        return graph_digest(program), None
+    except UnknownPart as unknown:
+        # The same sources make the same graph. The files of weights are among them, so different
+        # weights do not share this code.
+        sources = {"spec": spec_parts(job.target), **used}
+        return sources, f"the graph has no digest, since it has {unknown}"
+
+
+def _environment(job: BuildJob) -> dict[str, str]:
+    """The variables that may change compiled code, without those that only decide which sources are
+    found: the graph shows what these contain."""
+    environment = dict(job.environment)
+    for name in ENVIRONMENT_OF_SOURCES:
+        environment.pop(name, None)
+    return environment
 
 
 def _own_code(program: ExportedProgram, used: Mapping[str, Recorded]) -> Mapping[str, Any]:

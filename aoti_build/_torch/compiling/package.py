@@ -54,12 +54,18 @@ def compile_package(
         all_options = dict(stack.enter_context(architecture))
         all_options["aot_inductor.metadata"] = {KEY_METADATA: keys.key}
         _compile(program, package, all_options)
+    reason = _why_embedded(options, keys)
+    if reason is not None:
+        return {"external": False, "why": reason}
+    return separate(package, state, constants, used)
+
+
+def _why_embedded(options: Options, keys: Keys) -> str | None:
+    """Why other weights must not be put into the package; None if nothing forbids it."""
     setting = binds_weights(options)
     if setting:
-        return {"external": False, "why": f"inductor's {setting} is on"}
-    if keys.undigested is not None:
-        return {"external": False, "why": keys.undigested}
-    return separate(package, state, constants, used)
+        return f"inductor's {setting} is on"
+    return keys.undigested
 
 
 @contextlib.contextmanager
