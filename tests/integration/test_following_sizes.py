@@ -18,10 +18,10 @@ import aoti_build
 from aoti_build._torch.checking.eager import Subject
 from aoti_build._torch.checking.exported import exported as for_every_size
 from aoti_build._torch.checking.reference import points
-from aoti_build._torch.program.axes import Axes, declared_axes, found_axes, held_to
+from aoti_build._torch.program.axes import Axes, declared_axes, infer_axes, require_axes
 from aoti_build._torch.program.dims import ExportSizes
-from aoti_build._torch.program.export import signature
 from aoti_build._torch.program.inputs import Call, from_callable, from_shapes
+from aoti_build._torch.program.signature import signature
 from aoti_build._torch.program.writes import Seen, functional_form
 from aoti_build.common.sizes import parse
 from aoti_build.errors import BuildError, InputError, UsageError
@@ -166,7 +166,7 @@ def test_a_root_is_no_size_that_torch_would_raise_to_two() -> None:
 
 
 def axes_found(function: Callable[..., Any], *dims: Dim) -> list[Axes]:
-    return found_axes(
+    return infer_axes(
         from_callable(function, "models.yaml:5"),
         dims,
         "models.yaml:5",
@@ -278,8 +278,10 @@ def test_what_is_made_later_is_held_against_what_was_found() -> None:
         return (torch.zeros(n, 7 if n == 47 else 5),)
 
     make, dim = from_callable(inputs, "models.yaml:5"), Dim("n", 2, 64, 4)
-    axes = found_axes(make, (dim,), "models.yaml:5", str)
-    held = held_to(make, axes, make({"n": 4}, 0), "models.yaml:5", lambda index: f"input_{index}")
+    axes = infer_axes(make, (dim,), "models.yaml:5", str)
+    held = require_axes(
+        make, axes, make({"n": 4}, 0), "models.yaml:5", lambda index: f"input_{index}"
+    )
     assert held({"n": 46}, 0).tensors()[0].shape == (46, 5)
     with pytest.raises(UsageError, match="input_0") as caught:
         held({"n": 47}, 0)

@@ -188,7 +188,7 @@ def test_new_shards_are_repacked_and_a_moved_file_costs_no_compile(built: Path) 
             2,
             ["models.yaml:5:13", "did you mean 'encode'?"],
         ),
-        ("method: encode", "method: encoder", "encode", 2, ["is no method", "encode, error"]),
+        ("method: encode", "method: encoder", "encode", 2, ["is not a method", "encode, error"]),
         (
             '"net."',
             '"ent."',

@@ -15,7 +15,7 @@ import torch
 from aoti_build._torch.checking.reference_reader import load_reference_data
 from aoti_build._torch.data import image
 from aoti_build._torch.data.read import READERS, read
-from aoti_build._torch.program.weights import load_weights
+from aoti_build._torch.program.weights.load import load_weights
 from aoti_build.errors import AotiBuildError, ArtifactError, UsageError
 from aoti_build.models_file.project import Weights
 

@@ -23,8 +23,8 @@ from aoti_build._torch.jobs.prepared import prepare  # noqa: E402
 from aoti_build._torch.program.graph import listed_weights, state_digest  # noqa: E402
 from aoti_build._torch.program.model import cast, make_module  # noqa: E402
 from aoti_build._torch.program.precision import computed_in  # noqa: E402
-from aoti_build._torch.program.quantised import is_quantised, taken_apart  # noqa: E402
-from aoti_build._torch.program.weights import load_weights  # noqa: E402
+from aoti_build._torch.program.quantised import is_quantised, unwrap_subclasses  # noqa: E402
+from aoti_build._torch.program.weights.load import load_weights  # noqa: E402
 from aoti_build._torch.program.writes import Writes, functional_form  # noqa: E402
 from aoti_build.errors import UsageError  # noqa: E402
 from aoti_build.models_file.project import Model, Source, TensorInput  # noqa: E402
@@ -154,7 +154,7 @@ def made(nets: dict[str, Any]) -> Made:
     """A model ready to be exported, its inputs and its program."""
 
     def make(name: str, seed: int = 0) -> tuple[nn.Module, Any, Any]:
-        module = taken_apart(make_module(nets[name], {}, seed, ""))
+        module = unwrap_subclasses(make_module(nets[name], {}, seed, ""))
         inputs = torch.randn(FACTORIES[name], generator=torch.Generator().manual_seed(1))
         with torch.no_grad():
             return module, inputs, torch.export.export(module, (inputs,), strict=False)

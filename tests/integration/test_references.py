@@ -19,14 +19,13 @@ from aoti_build._torch.checking.first_calls import first_calls  # noqa: E402
 from aoti_build._torch.checking.reference import is_reference_data_of, make_reference_data  # noqa: E402
 from aoti_build._torch.checking.reference_writer import save_reference_data  # noqa: E402
 from aoti_build._torch.checking.state import restored_state  # noqa: E402
-from aoti_build._torch.program.export import _placeholders  # noqa: E402
 from aoti_build._torch.program.inputs import Call, from_shapes  # noqa: E402
 from aoti_build._torch.program.method import with_method  # noqa: E402
+from aoti_build._torch.program.values import input_tensors, input_values  # noqa: E402
 from aoti_build._torch.program.writes import (  # noqa: E402
     STATE_CALLS,
     Writes,
     functional_form,
-    input_tensors,
     writes_of,
 )
 from aoti_build.errors import BuildError  # noqa: E402
@@ -319,4 +318,4 @@ def test_a_constant_that_is_named_like_an_input_is_a_constant() -> None:
 
     program = torch.export.export(Mode().eval(), (torch.ones(3), "x"), strict=False)
     assert input_tensors(program) == ["x"]
-    assert [isinstance(value, str) for value in _placeholders(program)] == [False, True]
+    assert [isinstance(value, str) for value in input_values(program)] == [False, True]

@@ -30,9 +30,10 @@ from aoti_build._torch.checking.reference_writer import save_reference_data
 from aoti_build._torch.checking.returned import as_returned, check_constants, compare_plain
 from aoti_build._torch.discovery.registered import Registrations, needed_imports
 from aoti_build._torch.program.axes import declared_axes
-from aoti_build._torch.program.export import export, signature
+from aoti_build._torch.program.export import export
 from aoti_build._torch.program.inputs import Call, from_shapes
 from aoti_build._torch.program.method import with_method
+from aoti_build._torch.program.signature import signature
 from aoti_build._torch.program.structure import foreign_types, leaf_names, plain, with_plain_outputs
 from aoti_build._torch.program.writes import Seen
 from aoti_build.common.sizes import parse

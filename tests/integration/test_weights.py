@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch")
 
 from torch import nn  # noqa: E402
 
-from aoti_build._torch.program.weights import load_weights  # noqa: E402
+from aoti_build._torch.program.weights.load import load_weights  # noqa: E402
 from aoti_build.errors import UsageError  # noqa: E402
 from aoti_build.models_file.project import Weights  # noqa: E402
 
@@ -175,7 +175,7 @@ def test_what_is_loaded(
         (
             without("norm.weight", "norm.bias"),
             {},
-            ["missing from the file: norm.weight [4]", "is it the right file"],
+            ["missing from the file: norm.weight [4]", "check that this is the right file"],
         ),
         (
             added("extra.w", torch.ones(1)),
@@ -258,7 +258,7 @@ def test_sharded_files(tmp_path: Path, state: State, suffix: str) -> None:
     load_weights(module, Weights(f"model.{suffix}.index.json"), tmp_path, "here")
     assert all(torch.equal(module.state_dict()[name], value) for name, value in state.items())
     (tmp_path / f"model.{suffix}.index.json").write_text("{}")
-    with pytest.raises(UsageError, match="is no index of shards"):
+    with pytest.raises(UsageError, match="is not an index of shards"):
         load_weights(module, Weights(f"model.{suffix}.index.json"), tmp_path, "here")
 
 

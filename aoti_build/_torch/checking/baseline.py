@@ -23,8 +23,8 @@ from aoti_build._torch.checking.eager import CaseCalls, Subject, references
 from aoti_build._torch.checking.reference import case_sequences
 from aoti_build._torch.checking.reference_data import Case
 from aoti_build._torch.checking.widened import as_float64
-from aoti_build._torch.program.assembled import assembled
 from aoti_build._torch.program.inputs import Call, pytree_map
+from aoti_build._torch.program.model import assemble
 from aoti_build._torch.program.writes import Writes
 from aoti_build.common.json_object import JsonObject
 from aoti_build.errors import BuildError, UsageError
@@ -94,7 +94,7 @@ def _baseline_module(
 ) -> nn.Module:
     assert model.baseline is not None
     keys = ("source", "kwargs", "weights", "dtype", "method")
-    return assembled(
+    return assemble(
         model,
         model.baseline.source,
         model.baseline.kwargs,

@@ -40,13 +40,9 @@ from aoti_build._torch.checking.reference_data import Plain
 from aoti_build._torch.checking.state import restored_state
 from aoti_build._torch.program.assertions import lift_assertions
 from aoti_build._torch.program.axes import Axes
-from aoti_build._torch.program.export import (
-    check_ranges,
-    export,
-    named_symbols,
-    output_shapes,
-)
+from aoti_build._torch.program.export import export
 from aoti_build._torch.program.inputs import Call, Sizes
+from aoti_build._torch.program.ranges import check_ranges, named_symbols, output_shapes
 from aoti_build.errors import BuildError
 from aoti_build.models_file.project import Dim
 
@@ -120,7 +116,7 @@ def exported(
                     axes,
                     where["inputs"],
                     strict=strict,
-                    own=way.own_symbols,
+                    own_symbols=way.own_symbols,
                 )
                 check_ranges(
                     program,

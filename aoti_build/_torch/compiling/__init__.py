@@ -1,2 +1,1 @@
-"""How this process compiles: inductor's options, its instruction sets, and the GPU kernels that are
-kept."""
+"""How this process compiles: inductor's options, its instruction sets and its caches."""

@@ -1,4 +1,4 @@
-"""What inductor is known to compile wrongly into a package, corrected."""
+"""Corrections of cases that inductor is known to compile wrongly into a package."""
 
 from __future__ import annotations
 

@@ -1,21 +1,20 @@
-"""The instruction sets that inductor may use: this host's, found out once, or those of a portable
-architecture.
+"""The instruction sets that inductor may use: those of this host, or of a portable architecture.
 
-Left alone, inductor finds out anew in each empty cache directory, and each job has one: for every
-set that the processor has, it compiles programs and loads them in processes of their own. That is 6
-of the 15 seconds which a small model takes to compile (torch 2.14, two cores; with 2.11 each of
-these processes imports torch). The answers follow from what the keys hold of the toolchain, so a
-yes is kept beside the cache directories, for the same toolchain.
+Tests of this host. By default inductor tests the host in each empty cache directory, and each job
+has one: it compiles a program for every set that the processor has, and loads it in a process of
+its own. That is 6 of the 15 seconds that a small model takes to compile (torch 2.14, two cores;
+with 2.11 each of these processes imports torch). The results follow from the toolchain in the keys,
+so a success is cached next to the cache directories, for the same toolchain.
 
-For a portable architecture (``cpu: {isa: ...}``) the host must not be asked at all. Of several sets
-with one vector width inductor takes the richest, so that code "for AVX-512" made on a processor
-with VNNI needs VNNI, and where the host lacks the set it makes none (`pick_vec_isa` in
-torch/_inductor/cpu_vec_isa.py). Here it is told: the sets of the architecture and no others,
-without a trial, so an architecture can be compiled on a host that cannot run it.
+Portable architectures (``cpu: {isa: ...}``). Here inductor must not test the host at all. It gets
+the sets of the architecture and no others, so an architecture can be compiled on a host that cannot
+run it. `pick_vec_isa` in torch/_inductor/cpu_vec_isa.py would take the richest of several sets with
+one vector width: code "for AVX-512" from a processor with VNNI would need VNNI, and a host without
+the set would make no vector code.
 
-The C++ compiler gets the architecture by ``-march``. Where this torch's inductor has no option for
-that (2.11), it writes ``-march=native`` into every command, and a program that stands in front of
-the compiler puts the architecture in its place.
+The C++ compiler gets the architecture as ``-march``. Where this torch's inductor has no option for
+that (2.11), it writes ``-march=native`` into every command. Then a script that is called in place
+of the compiler writes the architecture there.
 """
 
 from __future__ import annotations
@@ -26,18 +25,22 @@ import shlex
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from torch._inductor import config, cpp_builder, cpu_vec_isa
+from torch._inductor.cpu_vec_isa import VecISA
 
 from aoti_build.common.digests import digest_bytes, digest_json
 from aoti_build.common.writing import write_program
 
 MARCH, WIDTH = "cpp.march", "cpp.simdlen"
 
+# inductor's options by name.
+Options: TypeAlias = Mapping[str, Any]
+
 
 class _Avx2(cpu_vec_isa.VecAVX2):
-    """AVX2 with FMA and F16C, which x86-64-v3 has. Never tried on the host."""
+    """AVX2 with FMA and F16C, which x86-64-v3 has. Not tested on the host."""
 
     def __bool__(self) -> bool:
         return True
@@ -45,113 +48,121 @@ class _Avx2(cpu_vec_isa.VecAVX2):
 
 class _Avx512(cpu_vec_isa.VecAVX512):
     """AVX-512 F, BW, DQ and VL, without the extensions that torch would add where the host has
-    them."""
+    them. Not tested on the host."""
 
     def __bool__(self) -> bool:  # type: ignore[override]
         return True
 
 
-_ARCHITECTURES: Mapping[int, tuple[type[cpu_vec_isa.VecISA], ...]] = {
+# The sets of an architecture by its vector width in bits, the widest one first.
+_ARCHITECTURES: Mapping[int, tuple[type[VecISA], ...]] = {
     256: (_Avx2,),
     512: (_Avx512, _Avx2),
 }
 
 
-def architecture_options(patches: Mapping[str, Any]) -> dict[str, Any]:
-    """What of an architecture's `patches` inductor has options for."""
-    return {name: value for name, value in patches.items() if name != MARCH or _knows_march()}
+def architecture_options(patches: Options) -> Options:
+    """Those of an architecture's `patches` for which inductor has options."""
+    options = dict(patches)
+    if not _has_march_option():
+        options.pop(MARCH, None)
+    return options
 
 
-def architecture_settings(patches: Mapping[str, Any]) -> dict[str, str]:
-    """What of an architecture decides about the code and is not among inductor's settings, as text
-    by name."""
-    return (
-        {"aoti_build.march": repr(patches[MARCH])}
-        if MARCH in patches and not _knows_march()
-        else {}
-    )
+def architecture_settings(patches: Options) -> dict[str, str]:
+    """The setting of an architecture that decides about the code and is not among inductor's, as
+    text by name."""
+    if MARCH in patches and not _has_march_option():
+        return {"aoti_build.march": repr(patches[MARCH])}
+    return {}
 
 
 @contextlib.contextmanager
 def tried_once(toolchain: str, cache_root: Path) -> Iterator[None]:
-    """Let inductor try no instruction set again that has worked with the same `toolchain` (a
-    digest): each leaves an empty file. Those that are new are tried at once, where inductor goes
-    from one to the next."""
-    directory, asked = cache_root / "instruction-sets", cpu_vec_isa.VecISA.check_build
+    """Inside, inductor does not test an instruction set again that worked with the same `toolchain`
+    (a digest).
 
-    def check_build(isa: cpu_vec_isa.VecISA, code: str) -> bool:
-        tried = [toolchain, code, isa.build_arch_flags(), cpp_builder.get_cpp_compiler()]
-        worked = directory / digest_json(tried)
-        if worked.exists():
+    Each success leaves an empty file. Sets without one are tested at the same time; inductor would
+    test one after another.
+    """
+    directory = cache_root / "instruction-sets"
+    original = VecISA.check_build
+
+    def check_build(isa: VecISA, code: str) -> bool:
+        tested = [toolchain, code, isa.build_arch_flags(), cpp_builder.get_cpp_compiler()]
+        success = directory / digest_json(tested)
+        if success.exists():
             return True
-        if not asked(isa, code):
-            return False  # and not remembered: it may have been a full disk's no
+        if not original(isa, code):
+            # Not cached: the reason may have been a full disk.
+            return False
         with contextlib.suppress(OSError):
             directory.mkdir(exist_ok=True)
-            worked.touch()
+            success.touch()
         return True
 
-    cpu_vec_isa.VecISA.check_build = check_build  # type: ignore[method-assign,assignment]
+    VecISA.check_build = check_build  # type: ignore[method-assign,assignment]
     try:
-        # Each set keeps its own answer, and tries its extensions in turn; the sets have nothing to
-        # do with each other.
-        with ThreadPoolExecutor() as together:
-            list(together.map(bool, _sets_of_this_processor()))
+        # Each set tests its extensions in turn and caches its own result. The sets share nothing.
+        with ThreadPoolExecutor() as executor:
+            list(executor.map(bool, _sets_of_this_processor()))
         yield
     finally:
-        cpu_vec_isa.VecISA.check_build = asked  # type: ignore[method-assign]
+        VecISA.check_build = original  # type: ignore[method-assign]
 
 
-def _sets_of_this_processor() -> list[cpu_vec_isa.VecISA]:
-    """Those that `valid_vec_isa_list` will try: on x86, all whose flags the processor has."""
+def _sets_of_this_processor() -> list[VecISA]:
+    """The sets that `valid_vec_isa_list` will test: on x86, those whose flags the processor has."""
     if platform.machine() != "x86_64":
         return []
-    flags = cpu_vec_isa.x86_isa_checker()
-    return [
-        isa
-        for isa in cpu_vec_isa.supported_vec_isa_list
-        if all(flag in flags for flag in str(isa).split())
-    ]
+    processor_flags = cpu_vec_isa.x86_isa_checker()
+    sets = []
+    for isa in cpu_vec_isa.supported_vec_isa_list:
+        needed_flags = str(isa).split()
+        if all(flag in processor_flags for flag in needed_flags):
+            sets.append(isa)
+    return sets
 
 
 @contextlib.contextmanager
-def compiling_for(
-    patches: Mapping[str, Any], options: Mapping[str, Any], cache_root: Path
-) -> Iterator[Mapping[str, Any]]:
-    """Let inductor compile for the processor architecture of `patches` (none: this host); gives the
-    `options` to compile with."""
+def compiling_for(patches: Options, options: Options, cache_root: Path) -> Iterator[Options]:
+    """Compiles inside are for the processor architecture of `patches`, or for this host if there
+    are none. Gives the `options` to compile with."""
     if WIDTH not in patches:
         yield options
         return
-    if not _knows_march():
+    if not _has_march_option():
         with config.patch(dict(options)):
             compiler = cpp_builder.get_cpp_compiler()
-        options = {**options, "cpp.cxx": (str(compiler_for(compiler, patches[MARCH], cache_root)),)}
+        script = compiler_for(compiler, patches[MARCH], cache_root)
+        options = {**options, "cpp.cxx": (str(script),)}
     sets = [kind() for kind in _ARCHITECTURES[patches[WIDTH]]]
-    asked = cpu_vec_isa.valid_vec_isa_list
+    original = cpu_vec_isa.valid_vec_isa_list
     cpu_vec_isa.valid_vec_isa_list = lambda: sets  # type: ignore[assignment]
     try:
         yield options
     finally:
-        cpu_vec_isa.valid_vec_isa_list = asked
+        cpu_vec_isa.valid_vec_isa_list = original
 
 
 def compiler_for(compiler: str, march: str, cache_root: Path) -> Path:
-    """A program that calls `compiler` (a command line) with `march` wherever it is told a
-    processor.
+    """A script that calls `compiler` (a command line) with `march` in place of any processor in its
+    arguments.
 
-    Its path follows from what it does: it is written into generated sources, and compiled headers
-    are kept by it.
+    Its path follows from its content, because generated sources contain the path, and inductor
+    caches compiled headers by it.
     """
-    script = _SCRIPT.format(march=shlex.quote(march), compiler=shlex.join(shlex.split(compiler)))
-    # torch tells compilers apart by their names where the version's first line does not.
-    name = Path(shlex.split(compiler)[-1]).name
+    command = shlex.split(compiler)
+    script = _SCRIPT.format(march=shlex.quote(march), compiler=shlex.join(command))
     directory = cache_root / "compilers" / digest_bytes(script.encode())[:16]
-    write_program(directory / name, script)
-    return directory / name
+    # With the compiler's own name: torch recognises compilers by it where the first line of their
+    # version does not tell.
+    path = directory / Path(command[-1]).name
+    write_program(path, script)
+    return path
 
 
-def _knows_march() -> bool:
+def _has_march_option() -> bool:
     return MARCH in config.get_config_copy()
 
 

@@ -1,8 +1,7 @@
 """Triton's cache and inductor's autotuning results, backed by the store's kernels.
 
-Triton is told by the environment (`TRITON_CACHE_MANAGER`) to keep its files through
-`StoredKernels`, in the worker and in each of the processes in which inductor compiles kernels for
-it.
+The environment variable `TRITON_CACHE_MANAGER` lets Triton keep its files through `StoredKernels`:
+in the worker, and in each of the processes in which inductor compiles kernels for it.
 """
 
 from __future__ import annotations
@@ -19,16 +18,17 @@ from aoti_build.store.kernels import KernelCache, tuning_files, write_tuning
 
 
 class StoredKernels(FileCacheManager):  # type: ignore[misc]  # Triton has no types
-    """Triton's own cache in the job's directory, for one kernel; what is not there is looked for in
-    the store.
+    """Triton's own cache in the job's directory, for one kernel. Kernels that are not in it are
+    taken from the store.
 
     Triton asks for a kernel's files as a group under the name of its metadata file, and declares
-    the group when all of them are written; these are the moments at which a kernel comes from the
-    store and goes to it. Other files (Triton's native launchers) stay with the job.
+    the group after it has written all of them. At these two moments a kernel comes from the store
+    and goes to it. Files outside groups (Triton's native launchers) stay with the job.
     """
 
     def __init__(self, key: str, override: bool = False, dump: bool = False) -> None:
         super().__init__(key, override=override, dump=dump)
+        # Triton's modes for debugging must see only their own files.
         self._kernels = None if override or dump else KernelCache.of_environment()
 
     def get_group(self, filename: str) -> dict[str, str] | None:
@@ -44,18 +44,20 @@ class StoredKernels(FileCacheManager):  # type: ignore[misc]  # Triton has no ty
 
     def put_group(self, filename: str, group: dict[str, str]) -> str:
         if self._kernels is not None:
-            self._kernels.add(
-                self.key, {name: Path(path).read_bytes() for name, path in group.items()}
-            )
+            files = {name: Path(path).read_bytes() for name, path in group.items()}
+            self._kernels.add(self.key, files)
         path: str = super().put_group(filename, group)
         return path
 
 
 @contextlib.contextmanager
 def kept_tuning(cache: Path, switches: dict[str, str]) -> Iterator[None]:
-    """Give a compile inside, whose inductor cache is the directory `cache`, what was measured
-    before under the same `switches` of torch, and keep what it measures, also if it fails in the
-    end."""
+    """Give a compile inside the stored measurements, and store those that it makes, also if it
+    fails.
+
+    `cache` is the directory of its inductor cache. Measurements are stored for each GPU model and
+    for each state of torch's `switches`.
+    """
     kernels = KernelCache.of_environment()
     if kernels is None:
         yield
@@ -65,5 +67,6 @@ def kept_tuning(cache: Path, switches: dict[str, str]) -> Iterator[None]:
     try:
         yield
     finally:
-        if found := tuning_files(cache):
-            kernels.add_tuning(key, found)
+        measurements = tuning_files(cache)
+        if measurements:
+            kernels.add_tuning(key, measurements)

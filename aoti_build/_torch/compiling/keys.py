@@ -1,4 +1,4 @@
-"""The keys of an exported graph: what its compiled code depends on, and its weights."""
+"""The keys of an exported graph: everything its compiled code depends on, and its weights."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from torch.export import ExportedProgram
 
-from aoti_build._torch.compiling.isa import architecture_settings
+from aoti_build._torch.compiling.isa import Options, architecture_settings
 from aoti_build._torch.compiling.settings import own_passes, resolved_settings
 from aoti_build._torch.program.graph import (
     graph_digest,
@@ -30,49 +30,64 @@ class Keys(NamedTuple):
     undigested: str | None
 
 
-def _own_code(program: ExportedProgram, used: Mapping[str, Recorded]) -> Mapping[str, Any]:
-    """The code beside torch's that the compile may run, by what it is known by."""
-    library = library_code(used["distributions"])
-    if uses_own_code(program) or own_passes() or library is None:
-        return used
-    return library
-
-
 def keys_of(
     program: ExportedProgram,
-    options: Mapping[str, Any],
+    options: Options,
     job: BuildJob,
     used: Mapping[str, Recorded],
 ) -> Keys:
-    """The graph key (what compiled code depends on) and the artifact key (that and the weights).
+    """The graph key, of everything compiled code depends on, and the artifact key, of that and the
+    weights.
 
-    `used` are the files and distributions: they count where the graph only names code of theirs,
-    and where there is no digest of the graph.
+    `used` are the recorded files and distributions. They count where the graph only names code in
+    them, and where the graph has no digest.
     """
-    own_code = _own_code(program, used)
-    environment = {
-        name: value for name, value in job.environment.items() if name not in ENVIRONMENT_OF_SOURCES
+    graph, undigested = _graph(program, job, used)
+    settings = {
+        **resolved_settings(options),
+        **architecture_settings(job.architecture_options),
     }
-    undigested = None
-    try:
-        graph: Any = graph_digest(program)
-    except UnknownPart as unknown:
-        # The same sources make the same graph. Among them are the weights: no other weights share
-        # this code.
-        graph = {"spec": spec_parts(job.target), **used}
-        undigested = f"the graph has no digest, since it has {unknown}"
     graph_key = digest_json(
         {
             "key_version": KEY_VERSION,
             "graph": graph,
-            "settings": {
-                **resolved_settings(options),
-                **architecture_settings(job.architecture_options),
-            },
-            "own_code": own_code,
+            "settings": settings,
+            "own_code": _own_code(program, used),
             "toolchain": job.toolchain,
-            "environment": environment,
+            "environment": _environment(job),
         }
     )
     key = digest_json({"graph_key": graph_key, "weights": state_digest(program)})
     return Keys(key, graph_key, undigested)
+
+
+def _graph(
+    program: ExportedProgram,
+    job: BuildJob,
+    used: Mapping[str, Recorded],
+) -> tuple[Any, str | None]:
+    """What identifies the graph in the key, and why it has no digest, if it has none."""
+    try:
+        return graph_digest(program), None
+    except UnknownPart as unknown:
+        # The same sources make the same graph. The files of weights are among them, so different
+        # weights do not share this code.
+        sources = {"spec": spec_parts(job.target), **used}
+        return sources, f"the graph has no digest, since it has {unknown}"
+
+
+def _environment(job: BuildJob) -> dict[str, str]:
+    """The variables that may change compiled code, without those that only decide which sources are
+    found: the graph shows what these contain."""
+    environment = dict(job.environment)
+    for name in ENVIRONMENT_OF_SOURCES:
+        environment.pop(name, None)
+    return environment
+
+
+def _own_code(program: ExportedProgram, used: Mapping[str, Recorded]) -> Mapping[str, Any]:
+    """The identities of code outside torch that the compile may run."""
+    library = library_code(used["distributions"])
+    if library is None or uses_own_code(program) or own_passes():
+        return used
+    return library

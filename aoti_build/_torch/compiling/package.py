@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from torch.export import ExportedProgram
 
-from aoti_build._torch.compiling.isa import WIDTH, compiling_for, tried_once
+from aoti_build._torch.compiling.isa import WIDTH, Options, compiling_for, tried_once
 from aoti_build._torch.compiling.keys import Keys
 from aoti_build._torch.compiling.settings import binds_weights, switches
 from aoti_build._torch.events import Events
@@ -22,45 +21,60 @@ from aoti_build.common.locks import lock
 from aoti_build.errors import BuildError
 from aoti_build.messages import BuildJob, WeightsRecord
 
+_MAX_CAUSE_CHARACTERS = 2000
+
 
 def compile_package(
     program: ExportedProgram,
-    options: Mapping[str, Any],
+    options: Options,
     job: BuildJob,
     keys: Keys,
     events: Events,
 ) -> WeightsRecord:
-    """Compile into the staging directory; whether the package's weights can be exchanged later."""
+    """Compile into the staging directory. Returns whether the package's weights can be exchanged
+    later."""
     package, cache_root = Path(job.staged) / MODEL, Path(job.cache_root)
     # Before the compile, which changes the program in place.
-    state = dict(program.state_dict), dict(program.constants), used_state(program)
+    state, constants = dict(program.state_dict), dict(program.constants)
+    used = used_state(program)
     with contextlib.ExitStack() as stack:
         stack.enter_context(events.phase("compile"))
         cache = stack.enter_context(_private_cache(cache_root, keys.graph_key))
         if job.target.device == "cuda":
-            from aoti_build._torch.compiling.kernels import kept_tuning  # imports Triton
+            # This module imports Triton, which hosts without a GPU need not have.
+            from aoti_build._torch.compiling.kernels import kept_tuning
 
             stack.enter_context(kept_tuning(cache, switches()))
-        # Else nothing is tried, or by another compiler than the toolchain's.
+        # For an architecture nothing is tested, and with `cpp.cxx` by another compiler than that of
+        # the toolchain's digest.
         if WIDTH not in job.architecture_options and "cpp.cxx" not in options:
             toolchain = digest_json([job.toolchain, job.environment])
             stack.enter_context(tried_once(toolchain, cache_root))
-        told = stack.enter_context(compiling_for(job.architecture_options, options, cache_root))
-        _compile(program, package, {**told, "aot_inductor.metadata": {KEY_METADATA: keys.key}})
-    if setting := binds_weights(options):
-        return {"external": False, "why": f"inductor's {setting} is on"}
-    if keys.undigested is not None:
-        return {"external": False, "why": keys.undigested}
-    return separate(package, *state)
+        architecture = compiling_for(job.architecture_options, options, cache_root)
+        all_options = dict(stack.enter_context(architecture))
+        all_options["aot_inductor.metadata"] = {KEY_METADATA: keys.key}
+        _compile(program, package, all_options)
+    reason = _why_embedded(options, keys)
+    if reason is not None:
+        return {"external": False, "why": reason}
+    return separate(package, state, constants, used)
+
+
+def _why_embedded(options: Options, keys: Keys) -> str | None:
+    """Why other weights must not be put into the package; None if nothing forbids it."""
+    setting = binds_weights(options)
+    if setting:
+        return f"inductor's {setting} is on"
+    return keys.undigested
 
 
 @contextlib.contextmanager
 def _private_cache(cache_root: Path, graph_key: str) -> Iterator[Path]:
     """An empty inductor cache of this job's own, at a path that follows from the key.
 
-    Private, because inductor names its files by the graph's code alone: two models with equal
-    graphs and different weights that share a cache get each other's weights. From the key, because
-    the path ends up inside the shared library.
+    It is private because inductor names its files by the graph's code alone: of two models with
+    equal graphs and different weights, one would get the weights of the other. The path follows
+    from the key because the shared library contains it.
     """
     cache = cache_root / graph_key[:32]
     with lock(cache_root / f"{graph_key[:32]}.lock"):
@@ -73,18 +87,20 @@ def _private_cache(cache_root: Path, graph_key: str) -> Iterator[Path]:
             shutil.rmtree(cache, ignore_errors=True)
 
 
-def _compile(program: ExportedProgram, path: Path, options: dict[str, Any]) -> None:
+def _compile(program: ExportedProgram, path: Path, options: Options) -> None:
     import torch._inductor
 
     try:
         with shareable_members():
             torch._inductor.aoti_compile_and_package(
-                program, package_path=str(path), inductor_configs=dict(options)
+                program,
+                package_path=str(path),
+                inductor_configs=dict(options),
             )
     except Exception as error:  # inductor, Triton and the C++ compiler each have their own types
         text = str(error).strip()
         raise BuildError(
             "inductor could not compile the exported program",
-            cause=f"{type(error).__name__}: {text[:2000]}",
+            cause=f"{type(error).__name__}: {text[:_MAX_CAUSE_CHARACTERS]}",
             hint="the log has the compiler's whole output",
         ) from error

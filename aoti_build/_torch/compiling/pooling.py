@@ -1,8 +1,8 @@
-"""Keeps a compile from giving a pooling with `ceil_mode` the output size of the example.
+"""A correction: a pooling with `ceil_mode` must not get the output size of the example.
 
-Lowering drops `ceil_mode` where both ways of rounding give the same size for the example, and adds
-a guard for that (torch/_inductor/lowering.py, `pooling_size`; seen in 2.14). torch.compile checks
-its guards. A package has none: after an export with an even size, it rounds down for all sizes.
+`pooling_size` in torch/_inductor/lowering.py drops `ceil_mode` where both ways of rounding give the
+same size for the example, and adds a guard for that (torch 2.14). torch.compile checks its guards.
+A package has none: after an export with an even size, it rounds down for all sizes.
 """
 
 from __future__ import annotations
@@ -15,24 +15,32 @@ from unittest import mock
 
 @contextlib.contextmanager
 def exact_pooling_sizes() -> Iterator[None]:
-    """Compiles inside decide such a question only where the answer is the same for all sizes."""
+    """Compiles inside drop `ceil_mode` only where that is right for all sizes."""
     from torch._inductor import lowering
     from torch._inductor.virtualized import V
 
     original = lowering.pooling_size
 
-    def with_proof(
-        x: Any, i: int, kernel_size: Any, stride: Any, padding: Any, ceil_mode: Any, **more: Any
+    def pooling_size(
+        x: Any,
+        i: int,
+        kernel_size: Any,
+        stride: Any,
+        padding: Any,
+        ceil_mode: Any,
+        **options: Any,
     ) -> Any:
+        arguments = (x, i, kernel_size, stride, padding, ceil_mode)
+        dilation = (options.get("dilation") or [1] * (i + 1))[i]
         sizes = V.graph.sizevars
-        if not hasattr(sizes, "guard_or_false") or _may_start_outside(
-            kernel_size[i], stride[i], padding[i], (more.get("dilation") or [1] * (i + 1))[i]
-        ):
-            return original(x, i, kernel_size, stride, padding, ceil_mode, **more)
+        can_prove = hasattr(sizes, "guard_or_false")
+        if not can_prove or _may_start_outside(kernel_size[i], stride[i], padding[i], dilation):
+            return original(*arguments, **options)
+        # The function asks with `guard_or_false`, which answers for the example.
         with mock.patch.object(sizes, "guard_or_false", sizes.statically_known_true):
-            return original(x, i, kernel_size, stride, padding, ceil_mode, **more)
+            return original(*arguments, **options)
 
-    with mock.patch.object(lowering, "pooling_size", with_proof):
+    with mock.patch.object(lowering, "pooling_size", pooling_size):
         yield
 
 

@@ -1,8 +1,9 @@
-"""What inductor keeps from one compile to the next, in a private directory.
+"""A private directory for the files that inductor keeps from one compile to the next.
 
-Inductor keeps precompiled headers, and pickled answers to its own questions, in the directory
-``torchinductor_<user>`` below the temporary one (`default_cache_dir`), whatever its cache directory
-is. Whoever makes that directory first decides what code is compiled, so it is moved.
+Inductor keeps precompiled headers, and pickled results of its own decisions, in the directory
+``torchinductor_<user>`` below the temporary one, whatever its cache directory is
+(`default_cache_dir` in torch/_inductor/runtime/cache_dir_utils.py). Another user who makes that
+directory first decides what code is compiled, so a private one is used instead.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import torch._inductor.runtime.cache_dir_utils  # noqa: F401 - so that it is there to be told
+import torch._inductor.runtime.cache_dir_utils  # noqa: F401 - so that the first module is imported
 
-# The modules that have the function by name; what is imported later takes it from the first.
-_HOLDERS = (
+# The modules that have the function by name. Modules that are imported later take it from the
+# first.
+_MODULES = (
     "torch._inductor.runtime.cache_dir_utils",
     "torch._inductor.runtime.runtime_utils",
     "torch._inductor.codecache",
@@ -23,10 +25,13 @@ _HOLDERS = (
 def keep_below(cache_root: Path) -> None:
     """Let inductor keep these files in `cache_root`, which is private. Call it before a compile."""
     directory = cache_root / "inductor"
-    for name in _HOLDERS:
-        if module := sys.modules.get(name):
+    for name in _MODULES:
+        module = sys.modules.get(name)
+        if module is not None:
             module.default_cache_dir = lambda: str(directory)
-    if codecache := sys.modules.get("torch._inductor.codecache"):
+    codecache = sys.modules.get("torch._inductor.codecache")
+    if codecache is not None:
+        # It computed these two from the function when it was imported.
         headers = directory / "precompiled_headers"
         codecache._HEADER_DIR = str(headers)
         codecache._HEADER_LOCK_DIR = str(headers / "locks")

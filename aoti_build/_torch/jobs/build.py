@@ -47,17 +47,14 @@ from aoti_build._torch.packages.weights import (
     has_weights,
     repack,
 )
-from aoti_build._torch.program.export import (
-    declared_minimums,
-    signature,
-    whole_ranges,
-    without_odd_constants,
-)
+from aoti_build._torch.program.export import whole_ranges
 from aoti_build._torch.program.graph import (
-    called,
+    call_targets,
     listed_weights,
 )
 from aoti_build._torch.program.precision import computed_in
+from aoti_build._torch.program.ranges import declared_minimums
+from aoti_build._torch.program.signature import replace_uncompilable_outputs, signature
 from aoti_build._torch.program.structure import (
     check_can_be_stored,
     foreign_types,
@@ -121,7 +118,7 @@ def build(job: BuildJob, events: Events) -> BuildResult:
         with events.phase("export"):
             export = _exported(prepared, job.where)
             stack.enter_context(export.tracing())
-            registrations.refuse_unimportable(called(export.program), job.where["source"])
+            registrations.refuse_unimportable(call_targets(export.program), job.where["source"])
             graph = _graph(export, prepared, job, discovery)
         answer = events.ask(KeysQuestion(key=graph.keys.key, graph_key=graph.keys.graph_key))
         reference_data_kept = _keep_or_make_reference_data(graph, answer, job, events)
@@ -165,7 +162,7 @@ def _make_package(
         return None
     minimums = declared_minimums(graph.program, job.target.model.dims, prepared.axes)
     with declared_bounds(minimums), corrected():
-        without_odd_constants(graph.program)
+        replace_uncompilable_outputs(graph.program)
         return compile_package(graph.program, graph.options, job, graph.keys, events)
 
 

@@ -11,12 +11,12 @@ from torch.export import ExportedProgram
 
 from aoti_build._torch.checking.eager import SEED, Subject
 from aoti_build._torch.checking.exported import Exported, exported
-from aoti_build._torch.program.assembled import assembled
-from aoti_build._torch.program.axes import Axes, declared_axes, found_axes, held_to
-from aoti_build._torch.program.export import input_names, whole_ranges
+from aoti_build._torch.program.axes import Axes, declared_axes, infer_axes, require_axes
+from aoti_build._torch.program.export import whole_ranges
 from aoti_build._torch.program.inputs import Call, Make, from_callable, from_shapes
-from aoti_build._torch.program.model import import_declared, load_callable
+from aoti_build._torch.program.model import assemble, import_declared, load_callable
 from aoti_build._torch.program.quantised import is_quantised
+from aoti_build._torch.program.signature import input_names
 from aoti_build._torch.program.writes import Writes, computed_of
 from aoti_build.errors import BuildError
 from aoti_build.messages import Signature
@@ -85,7 +85,7 @@ def prepare(model: Model, device: str, root: Path, where: Mapping[str, str]) -> 
     """Import and build the model, load its weights, make its example inputs, and move all to the
     device."""
     import_declared(model.imports, where["imports"])
-    module = assembled(model, model.source, model.kwargs, model.dtype, root, where)
+    module = assemble(model, model.source, model.kwargs, model.dtype, root, where)
     if isinstance(model.inputs, Source):
         make, axes = _called_inputs(model.inputs, model.dims, module, root, where["inputs"])
     else:
@@ -114,5 +114,5 @@ def _called_inputs(
     def name(index: int) -> str:
         return input_names(module, example)[index]
 
-    axes = found_axes(make, dims, where, name)
-    return held_to(make, axes, example, where, name), axes
+    axes = infer_axes(make, dims, where, name)
+    return require_axes(make, axes, example, where, name), axes

@@ -1,19 +1,19 @@
-"""Which axis of which input follows which dims: read from the shapes in models.yaml, or found by
+"""The dims that each axis of each input follows: from the shapes in models.yaml, or found by
 calling the user's callable with several sizes.
 
-Of a callable nothing is known but what it returns. Every dim is given up to seven sizes while the
-others keep their example, then dims are moved to their ends in pairs and all at once; each size of
-each tensor must be one affine expression of the dims throughout. What the callable makes later, for
-the reference cases, is held against that as well.
+Nothing is known of a callable but what it returns. Every dim gets up to seven sizes while the
+others keep their example, then dims are moved to their ends in pairs and all at once. Each size of
+each tensor must be one affine expression of the dims throughout. The calls that are made later, for
+the reference cases, are compared with that result as well.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch.utils import _pytree as pytree
@@ -24,226 +24,286 @@ from aoti_build.errors import UsageError
 from aoti_build.models_file import agreements
 from aoti_build.models_file.project import ConstantInput, Dim, TensorInput
 
+# The axes of one leaf of a call that follow dims, with their sizes.
 Axes: TypeAlias = dict[int, Size]
+# The shape of each leaf; None for a leaf that is not a tensor.
 Shapes: TypeAlias = list[tuple[int, ...] | None]
 # The name of a leaf of the call by its number.
-Name: TypeAlias = Callable[[int], str]
+LeafName: TypeAlias = Callable[[int], str]
 
-_SHOWN = 4
-_LARGEST_DIVISOR = 64
+_POINTS_SHOWN = 4
+_MAX_DIVISOR = 64
 
 
 def declared_axes(inputs: Sequence[TensorInput | ConstantInput]) -> list[Axes]:
     """For every leaf of the call, in flattened order: axis -> the size that follows dims."""
-    return [found for entry in inputs for found in _of_input(entry)]
+    axes: list[Axes] = []
+    for entry in inputs:
+        if isinstance(entry, ConstantInput):
+            axes += [{} for _ in pytree.tree_leaves(entry.value)]
+            continue
+        dynamic = {}
+        for axis, size in enumerate(entry.shape):
+            if isinstance(size, str):
+                dynamic[axis] = parse(size)
+        axes.append(dynamic)
+    return axes
 
 
-def _of_input(entry: TensorInput | ConstantInput) -> list[Axes]:
-    if isinstance(entry, ConstantInput):
-        return [{} for _ in pytree.tree_leaves(entry.value)]
-    return [{axis: parse(size) for axis, size in enumerate(entry.shape) if isinstance(size, str)}]
-
-
-def found_axes(make: Make, dims: tuple[Dim, ...], where: str, name: Name) -> list[Axes]:
+def infer_axes(make: Make, dims: tuple[Dim, ...], where: str, leaf_name: LeafName) -> list[Axes]:
     """For every leaf of the call, in flattened order: axis -> the size that follows dims.
 
-    Raises `UsageError` for a size that is not affine, one that cannot be exported, a structure or a
-    rank that depends on a dim, and a dim that no size tells.
+    Raises:
+        UsageError: A size is not affine or cannot be exported, the structure or a rank depends on a
+            dim, or a dim does not follow from the sizes.
     """
-    finder = _Finder(make, dims, where, name)
-    axes = [finder.axes_of(index) for index in range(len(finder.base))]
-    finder.check_together(axes)
-    sizes = [size for found in axes for size in found.values()]
+    inference = _Inference(make, dims, where, leaf_name)
+    axes = [inference.axes_of(leaf) for leaf in range(len(inference.base))]
+    # One dim at a time does not show a size such as a*b or max(a, b).
+    inference.check_several_dims(axes)
+    sizes = [size for leaf_axes in axes for size in leaf_axes.values()]
     for dim in dims:
         if not any(dim.name in size.names for size in sizes):
             raise UsageError(f"no input's size follows the dim {dim.name}", where=where)
-    by_name = {dim.name: dim for dim in dims}
-    for index, found in enumerate(axes):
-        for axis, size in found.items():
-            for complaint in agreements.size_complaints(size, by_name):
-                raise UsageError(
-                    f"axis {axis} of {name(index)} cannot be exported: {complaint}", where=where
-                )
-    if untold := agreements.undetermined_dims(sizes):
+    _check_exportable(axes, dims, where, leaf_name)
+    unknown = agreements.undetermined_dims(sizes)
+    if unknown:
         raise UsageError(
-            f"the sizes of the inputs do not tell the dim {untold[0]}",
+            f"the sizes of the inputs do not tell the dim {unknown[0]}",
             where=where,
             cause="each size that follows it follows another dim that is not known either",
-            hint=f"make one axis that follows {untold[0]} alone",
+            hint=f"make one axis that follows {unknown[0]} alone",
         )
     return axes
 
 
-def held_to(make: Make, axes: list[Axes], example: Call, where: str, name: Name) -> Make:
-    """`make`, refusing calls whose sizes are not those that the `axes` say."""
+def _check_exportable(
+    axes: list[Axes],
+    dims: tuple[Dim, ...],
+    where: str,
+    leaf_name: LeafName,
+) -> None:
+    by_name = {dim.name: dim for dim in dims}
+    for leaf, leaf_axes in enumerate(axes):
+        for axis, size in leaf_axes.items():
+            for complaint in agreements.size_complaints(size, by_name):
+                raise UsageError(
+                    f"axis {axis} of {leaf_name(leaf)} cannot be exported: {complaint}",
+                    where=where,
+                )
+
+
+def require_axes(
+    make: Make,
+    axes: list[Axes],
+    example: Call,
+    where: str,
+    leaf_name: LeafName,
+) -> Make:
+    """`make`, which raises `UsageError` for a call whose sizes do not follow the `axes`."""
     base = _shapes(example)
 
-    def held(sizes: Sizes, seed: int) -> Call:
+    def checked_make(sizes: Sizes, seed: int) -> Call:
         call = make(sizes, seed)
-        for index, (found, shape) in enumerate(zip(axes, _shapes(call), strict=False)):
-            old = base[index]
-            if shape is None or old is None:
+        for leaf, actual in enumerate(_shapes(call)):
+            # Another structure than the example's is for the export to refuse.
+            if leaf >= len(base):
+                break
+            base_shape = base[leaf]
+            if actual is None or base_shape is None:
                 continue
-            wanted = tuple(
-                found[axis].at(sizes) if axis in found else size for axis, size in enumerate(old)
-            )
-            if shape != wanted:
-                told = " and ".join(f"{dim} is {size}" for dim, size in sizes.items())
+            expected = _shape_at(base_shape, axes[leaf], sizes)
+            if actual != expected:
+                point = _point(sizes)
                 raise UsageError(
-                    f"the sizes of {name(index)} are no affine expressions of the dims",
+                    f"the sizes of {leaf_name(leaf)} are no affine expressions of the dims",
                     where=where,
-                    cause=(
-                        f"they are {list(shape)} where {told}, after calls with other sizes"
-                        f" promised {list(wanted)}"
-                    ),
+                    cause=f"they are {list(actual)} where {point}, after calls with other sizes"
+                    f" promised {list(expected)}",
                     hint=f"a size is {FORM}",
                 )
         return call
 
-    return held
+    return checked_make
+
+
+def _shape_at(base: tuple[int, ...], axes: Axes, sizes: Sizes) -> tuple[int, ...]:
+    """The shape of a leaf at these sizes of the dims; `base` has the sizes that follow none."""
+    shape = list(base)
+    for axis, size in axes.items():
+        shape[axis] = size.at(sizes)
+    return tuple(shape)
 
 
 def _shapes(call: Call) -> Shapes:
-    return [tuple(leaf.shape) if isinstance(leaf, torch.Tensor) else None for leaf in call.leaves()]
+    shapes: Shapes = []
+    for leaf in call.leaves():
+        shapes.append(tuple(leaf.shape) if isinstance(leaf, torch.Tensor) else None)
+    return shapes
+
+
+def _point(sizes: Mapping[str, int]) -> str:
+    return " and ".join(f"{dim} is {size}" for dim, size in sizes.items())
+
+
+class _Point(NamedTuple):
+    """The size of an axis at a size of one dim."""
+
+    dim: int
+    size: int
 
 
 @dataclass
-class _Finder:
-    """Calls the callable and remembers the shapes that it made."""
+class _Inference:
+    """Calls the callable, and caches the shapes of what it makes."""
 
     make: Make
     dims: tuple[Dim, ...]
     where: str
-    name: Name
+    leaf_name: LeafName
 
     def __post_init__(self) -> None:
-        self.made: dict[tuple[int, ...], Shapes] = {}
+        # By the sizes of all dims. Users' callables may be slow, and the points below coincide.
+        self.cache: dict[tuple[int, ...], Shapes] = {}
         self.example = {dim.name: dim.example for dim in self.dims}
         self.base = _shapes(self.make(self.example, 0))
-        self.made[tuple(self.example.values())] = self.base
+        self.cache[tuple(self.example.values())] = self.base
 
     def shapes(self, changed: Mapping[str, int]) -> Shapes:
-        """What is made where the dims in `changed` have these sizes and the others their
-        example's."""
+        """The shapes for these sizes of some dims, and the example's sizes of the others."""
         sizes = {**self.example, **changed}
         key = tuple(sizes.values())
-        if key not in self.made:
-            made = _shapes(self.make(sizes, 0))
-            if len(made) != len(self.base):
-                changing = " or ".join(changed)
+        if key not in self.cache:
+            shapes = _shapes(self.make(sizes, 0))
+            if len(shapes) != len(self.base):
                 raise UsageError(
-                    f"the structure of the inputs depends on the dim {changing}", where=self.where
+                    f"the structure of the inputs depends on the dim {' or '.join(changed)}",
+                    where=self.where,
                 )
-            self.made[key] = made
-        return self.made[key]
+            self.cache[key] = shapes
+        return self.cache[key]
 
-    def size(self, index: int, axis: int, changed: Mapping[str, int]) -> int:
+    def size(self, leaf: int, axis: int, changed: Mapping[str, int]) -> int:
         """The size of one axis. Raises `UsageError` if the tensor has another rank there."""
-        shape, base = self.shapes(changed)[index], self.base[index]
+        shape, base = self.shapes(changed)[leaf], self.base[leaf]
         if shape is None or base is None or len(shape) != len(base):
+            dims = " or ".join(changed)
             raise UsageError(
-                f"how many axes {self.name(index)} has depends on the dim {' or '.join(changed)}",
+                f"how many axes {self.leaf_name(leaf)} has depends on the dim {dims}",
                 where=self.where,
             )
         return shape[axis]
 
-    def axes_of(self, index: int) -> Axes:
-        found = {axis: self.size_of(index, axis) for axis in range(len(self.base[index] or ()))}
-        return {axis: size for axis, size in found.items() if size.terms}
+    def axes_of(self, leaf: int) -> Axes:
+        axes = {}
+        for axis in range(len(self.base[leaf] or ())):
+            size = self.size_of(leaf, axis)
+            if size.terms:
+                axes[axis] = size
+        return axes
 
-    def size_of(self, index: int, axis: int) -> Size:
-        """The affine expression that the size is while one dim at a time is changed."""
+    def size_of(self, leaf: int, axis: int) -> Size:
+        """The affine expression for the size of an axis while one dim at a time is changed."""
         factors: dict[str, tuple[int, int]] = {}
-        start = self.size(index, axis, {})
-        constant = start
+        constant = self.size(leaf, axis, {})
         for dim in self.dims:
-            points = {value: self.size(index, axis, {dim.name: value}) for value in _probes(dim)}
-            first, last = min(points), max(points)
-            run, rise = last - first, points[last] - points[first]
-            if any(
-                (size - points[first]) * run != rise * (value - first)
-                for value, size in points.items()
-            ):
-                raise self._not_affine(index, axis, dim, points)
+            points = []
+            for value in _values_to_try(dim):
+                points.append(_Point(value, self.size(leaf, axis, {dim.name: value})))
+            run = points[-1].dim - points[0].dim
+            rise = points[-1].size - points[0].size
+            if not _are_on_a_line(points):
+                raise self._not_affine(leaf, axis, dim, points)
             factors[dim.name] = rise, run
+            # The constant is what is left of the size when all dims are 0.
             constant -= rise * dim.example // run
         return Size.of(factors, constant)
 
-    def check_together(self, axes: list[Axes]) -> None:
-        """Raises `UsageError` if a size is something else where several dims are changed."""
-        for changed in _together(self.dims):
-            sizes = {**self.example, **changed}
-            for index, shape in enumerate(self.base):
-                for axis, old in enumerate(shape or ()):
-                    size = axes[index].get(axis)
-                    wanted = old if size is None else size.at(sizes)
-                    if (made := self.size(index, axis, changed)) != wanted:
-                        told = " and ".join(f"{name} is {value}" for name, value in sizes.items())
-                        what = (
-                            f"{size}, which fits one dim at a time, is {wanted}"
-                            if size
-                            else f"{wanted} elsewhere"
-                        )
-                        raise UsageError(
-                            f"axis {axis} of {self.name(index)} is no affine expression of the"
-                            " dims",
-                            where=self.where,
-                            cause=f"it is {made} where {told}, and {what}",
-                            hint=f"a size is {FORM}; give this axis a dim of its own",
-                        )
+    def check_several_dims(self, axes: list[Axes]) -> None:
+        """Raises `UsageError` if a size differs from its expression where several dims are
+        changed."""
+        for changed in _combined_changes(self.dims):
+            for leaf, leaf_axes in enumerate(axes):
+                self._check_leaf(leaf, leaf_axes, changed)
 
-    def _not_affine(self, index: int, axis: int, dim: Dim, points: Mapping[int, int]) -> UsageError:
-        shown = list(points.items())[:_SHOWN]
-        sizes, values = (
-            ", ".join(str(size) for _, size in shown),
-            ", ".join(str(value) for value, _ in shown),
-        )
-        divisor = _divisor(points)
+    def _check_leaf(self, leaf: int, axes: Axes, changed: Mapping[str, int]) -> None:
+        base = self.base[leaf]
+        if base is None:
+            return
+        sizes = {**self.example, **changed}
+        for axis, expected in enumerate(_shape_at(base, axes, sizes)):
+            actual = self.size(leaf, axis, changed)
+            if actual == expected:
+                continue
+            reason = f"{expected} elsewhere"
+            if axis in axes:
+                reason = f"{axes[axis]}, which fits one dim at a time, is {expected}"
+            raise UsageError(
+                f"axis {axis} of {self.leaf_name(leaf)} is no affine expression of the dims",
+                where=self.where,
+                cause=f"it is {actual} where {_point(sizes)}, and {reason}",
+                hint=f"a size is {FORM}; give this axis a dim of its own",
+            )
+
+    def _not_affine(self, leaf: int, axis: int, dim: Dim, points: Sequence[_Point]) -> UsageError:
+        shown = points[:_POINTS_SHOWN]
+        sizes = ", ".join(str(point.size) for point in shown)
+        values = ", ".join(str(point.dim) for point in shown)
         hint = f"a size is {FORM}; give this axis a dim of its own"
+        divisor = _divisor(points)
         if divisor:
             step = math.lcm(dim.multiple_of, divisor)
-            quotient = f"{dim.name}//{divisor}"
             hint = (
-                f"if it is {quotient}, set multiple_of: {step} on the dim {dim.name}, so that this"
-                " is exact"
+                f"if it is {dim.name}//{divisor}, set multiple_of: {step} on the dim {dim.name}, so"
+                " that this is exact"
             )
         return UsageError(
-            f"axis {axis} of {self.name(index)} is no affine expression of the dim {dim.name}",
+            f"axis {axis} of {self.leaf_name(leaf)} is no affine expression of the dim {dim.name}",
             where=self.where,
             cause=f"it is {sizes} where {dim.name} is {values}",
             hint=hint,
         )
 
 
-def _probes(dim: Dim) -> list[int]:
-    """Sizes of a dim: its ends, one step inside them, the example, and the geometric and the
-    arithmetic middle."""
+def _values_to_try(dim: Dim) -> list[int]:
+    """Sizes of a dim in ascending order: its ends, one step inside them, the example, and the
+    geometric and the arithmetic middle."""
     step = dim.multiple_of
-    middles = (math.isqrt(dim.min * dim.max), (dim.min + dim.max) // 2)
-    inside = (max(dim.min, middle // step * step) for middle in middles)
-    return sorted({dim.min, dim.min + step, dim.example, *inside, dim.max - step, dim.max})
+    values = {dim.min, dim.min + step, dim.example, dim.max - step, dim.max}
+    for middle in (math.isqrt(dim.min * dim.max), (dim.min + dim.max) // 2):
+        values.add(max(dim.min, middle // step * step))
+    return sorted(values)
 
 
-def _together(dims: Sequence[Dim]) -> Iterator[dict[str, int]]:
-    """Points where several dims are changed: all at one end, and each pair at every two ends."""
+def _are_on_a_line(points: Sequence[_Point]) -> bool:
+    """Whether the points are on the line from the first one to the last. Exact, in integers."""
+    first, last = points[0], points[-1]
+    run, rise = last.dim - first.dim, last.size - first.size
+    for point in points:
+        if (point.size - first.size) * run != rise * (point.dim - first.dim):
+            return False
+    return True
+
+
+def _combined_changes(dims: Sequence[Dim]) -> Iterator[dict[str, int]]:
+    """Sizes of several dims: all at one end, and each pair at every two ends."""
     if len(dims) < 2:
         return
     yield {dim.name: dim.min for dim in dims}
     yield {dim.name: dim.max for dim in dims}
-    for one, other in combinations(dims, 2):
-        for low, high in ((one.min, other.max), (one.max, other.min), (one.max, other.max)):
-            yield {one.name: low, other.name: high}
+    for first, second in combinations(dims, 2):
+        yield {first.name: first.min, second.name: second.max}
+        yield {first.name: first.max, second.name: second.min}
+        yield {first.name: first.max, second.name: second.max}
 
 
-def _divisor(points: Mapping[int, int]) -> int | None:
-    """The least q for which these sizes are ``value // q``, or that rounded up, plus a constant."""
-    for divisor in range(2, _LARGEST_DIVISOR + 1):
-        if _constant(size - value // divisor for value, size in points.items()):
-            return divisor
-        if _constant(size + -value // divisor for value, size in points.items()):
+def _divisor(points: Sequence[_Point]) -> int | None:
+    """The smallest q for which the sizes are ``dim // q``, rounded down or up, plus a constant;
+    None if there is none."""
+    for divisor in range(2, _MAX_DIVISOR + 1):
+        # ``-(-dim // q)`` is the quotient rounded up.
+        rests_rounded_down = {point.size - point.dim // divisor for point in points}
+        rests_rounded_up = {point.size + (-point.dim) // divisor for point in points}
+        if len(rests_rounded_down) == 1 or len(rests_rounded_up) == 1:
             return divisor
     return None
-
-
-def _constant(values: Iterable[int]) -> bool:
-    return len(set(values)) == 1

@@ -1,12 +1,13 @@
 """The graph key: a digest of an exported program that sees everything compiled code depends on, and
 nothing else.
 
-torch's own serialiser gives plain data with shapes, aliasing and argument order. From it every
-``metadata`` (stack traces, names from source) is dropped, so a comment or a renamed local does not
-change the key. Values of weights are not in it; values of lifted constants are, digested apart.
-Neither `canonicalize` (it reorders nodes past in-place writes) nor `graph_module.code` (it has no
-shapes) is a safe key. What the serialiser refuses is described by a walk over the graph (`walk`
-beside this).
+torch's own serialiser gives plain data with shapes, aliasing and argument order. Every ``metadata``
+in it (stack traces, names from source) is dropped, so a comment or a renamed local does not change
+the key. Values of weights are not in it; values of lifted constants are, as digests.
+
+Two simpler keys would not be safe: `canonicalize` reorders nodes past in-place writes, and
+`graph_module.code` has no shapes. A graph that the serialiser refuses is described by a walk over
+it (`aoti_build._torch.program.walk`).
 """
 
 from __future__ import annotations
@@ -27,28 +28,40 @@ from torch._export.serde.union import _Union
 from torch.export import ExportedProgram
 
 from aoti_build._torch.program.quantised import NAMESPACES
-from aoti_build._torch.program.walk import walked
+from aoti_build._torch.program.walk import program_as_json
 from aoti_build.common.digests import digest_bytes, digest_json
+from aoti_build.common.json_object import JsonObject
 from aoti_build.errors import BuildError
 
-# None: placeholders, outputs, Python's own arithmetic on sizes.
+# None is the namespace of placeholders, outputs and Python's own arithmetic on sizes.
 _TORCH_NAMESPACES = frozenset({None, "aten", "prim", "prims", "higher_order"})
-# A library's operators are known by the version of it that is installed.
-_LIBRARY, _KNOWN = "torchao", _TORCH_NAMESPACES | NAMESPACES
+# The version of an installed library identifies its operators.
+_LIBRARY = "torchao"
+_IDENTIFIED_NAMESPACES = _TORCH_NAMESPACES | NAMESPACES
+# inductor's tables that user code can add functions to, by their modules.
+_REGISTRIES = (
+    ("torch._inductor.decomposition", "decompositions"),
+    ("torch._inductor.lowering", "lowerings"),
+)
+# torch's message can contain the whole graph.
+_MAX_LOGGED_CHARACTERS = 1000
 
 
 def graph_digest(program: ExportedProgram) -> str:
     """Digest of the program's graph, signature, ranges, layouts of its state and values of its
     lifted constants.
 
-    Raises `UnknownPart` for a graph that neither torch's serialiser nor a walk over it takes.
+    Raises:
+        UnknownPart: Neither torch's serialiser nor a walk over the graph can describe it.
     """
     try:
         with _graph_alone(), _with_bools():
-            described = _plain(ExportedProgramSerializer().serialize(program).exported_program)
-    except Exception as error:  # SerializeError, and whatever a part of it raises
-        print(f"torch does not serialise this graph: {error}"[:1000], file=sys.stderr)
-        described = walked(program, tensor_digest)
+            serialized = ExportedProgramSerializer().serialize(program)
+            described = _plain(serialized.exported_program)
+    except Exception as error:  # SerializeError, and those of the functions that it calls
+        message = f"torch does not serialise this graph: {error}"
+        print(message[:_MAX_LOGGED_CHARACTERS], file=sys.stderr)
+        described = program_as_json(program, tensor_digest)
     return digest_json(
         {
             "program": described,
@@ -59,38 +72,39 @@ def graph_digest(program: ExportedProgram) -> str:
     )
 
 
-def called(program: ExportedProgram) -> Iterator[Any]:
-    """What the graph calls, and the graphs inside it."""
+def call_targets(program: ExportedProgram) -> Iterator[Any]:
+    """The targets of all nodes of the graph, and of the graphs inside it."""
     for module in program.graph_module.modules():
-        for node in module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ():
-            yield node.target
+        if isinstance(module, torch.fx.GraphModule):
+            for node in module.graph.nodes:
+                yield node.target
 
 
 def uses_own_code(program: ExportedProgram) -> bool:
     """Whether the compile runs code that the graph only names.
 
-    Operators from outside torch, whose Python implementation is traced into the code, or
-    decompositions and lowerings that somebody registered with inductor.
+    Such code is the Python implementation of an operator from outside torch, which is traced into
+    the compiled code, or a decomposition or lowering that user code registered with inductor.
     """
-    if any(getattr(target, "namespace", None) not in _KNOWN for target in called(program)):
-        return True
-    tables = (
-        ("torch._inductor.decomposition", "decompositions"),
-        ("torch._inductor.lowering", "lowerings"),
-    )
-    registered = [getattr(sys.modules.get(module), table, {}) for module, table in tables]
-    return any(
-        not str(getattr(_plain_function(function), "__module__", "torch")).startswith(
-            ("torch.", f"{_LIBRARY}.")
-        )
-        for table in registered
-        for function in table.values()
-    )
+    for target in call_targets(program):
+        if getattr(target, "namespace", None) not in _IDENTIFIED_NAMESPACES:
+            return True
+    for module, table in _REGISTRIES:
+        registered: Mapping[Any, Any] = getattr(sys.modules.get(module), table, {})
+        if any(_is_foreign(function) for function in registered.values()):
+            return True
+    return False
 
 
-def _plain_function(function: Any) -> Any:
-    """What a partial application, or what torch wraps around a registered function, calls: a
-    partial application itself belongs to functools."""
+def _is_foreign(function: Any) -> bool:
+    """Whether a registered function is neither torch's nor the library's."""
+    module = str(getattr(_unwrapped(function), "__module__", "torch"))
+    return not module.startswith(("torch.", f"{_LIBRARY}."))
+
+
+def _unwrapped(function: Any) -> Any:
+    """The function inside partial applications, which belong to functools, and inside torch's own
+    wrappers of registered functions."""
     while True:
         if isinstance(function, functools.partial):
             function = function.func
@@ -100,20 +114,28 @@ def _plain_function(function: Any) -> Any:
             return function
 
 
-def library_code(distributions: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What stands for code of torchao that the compile may run: of the `distributions` used, its
-    own. None if it is imported and comes from no distribution, so that its version says nothing."""
+def library_code(distributions: Mapping[str, Any]) -> JsonObject | None:
+    """The identity of torchao's code that the compile may run, from the `distributions` used.
+
+    None if torchao is imported but is not from a distribution: then no version identifies it.
+    """
     if _LIBRARY not in sys.modules:
         return {}
-    found = {name: identity for name, identity in distributions.items() if name.lower() == _LIBRARY}
-    return {"distributions": found} if found else None
+    matches = {}
+    for name, identity in distributions.items():
+        if name.lower() == _LIBRARY:
+            matches[name] = identity
+    return {"distributions": matches} if matches else None
 
 
 @contextlib.contextmanager
 def _graph_alone() -> Iterator[None]:
-    """Keep the serialiser from what is not asked of it: to write all weights into memory beside the
-    graph, and to end with a canonicalisation whose result it throws away and which takes half of
-    its time."""
+    """Let the serialiser describe the graph and do nothing else.
+
+    `ExportedProgramSerializer.serialize` in torch/_export/serde/serialize.py also writes all
+    weights into memory, and makes a canonical form that it throws away. That takes half of its
+    time.
+    """
     with (
         mock.patch.object(serialize, "canonicalize", lambda program, constants=None: program),
         mock.patch.object(serialize, "serialize_torch_artifact", return_value=b""),
@@ -123,52 +145,60 @@ def _graph_alone() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _with_bools() -> Iterator[None]:
-    """The serialiser knows outputs that are ints or floats by size, and gives up at bools (seen in
-    2.14)."""
+    """Let the serialiser take outputs that are bools and follow from sizes.
+
+    `serialize_argument_spec` in torch/_export/serde/serialize.py takes ints and floats, and raises
+    for bools (torch 2.14).
+    """
     serializer = serialize.GraphModuleSerializer
     original = serializer.serialize_argument_spec
 
     def with_bools(self: Any, spec: Any) -> Any:
-        if type(spec).__name__ == "SymBoolArgument":
-            return serialize.Argument.create(
-                as_sym_bool=serialize.SymBoolArgument.create(as_name=spec.name)
-            )
-        return original(self, spec)
+        if type(spec).__name__ != "SymBoolArgument":
+            return original(self, spec)
+        argument = serialize.SymBoolArgument.create(as_name=spec.name)
+        return serialize.Argument.create(as_sym_bool=argument)
 
     with mock.patch.object(serializer, "serialize_argument_spec", with_bools):
         yield
 
 
 def tensor_digest(value: Any) -> str:
-    """Digest of a tensor's layout and bytes; of a subclass, of what it consists of; of anything
-    else, its repr.
+    """Digest of a tensor's layout and bytes; of a subclass, of the tensors inside it; of any other
+    value, of its repr.
 
-    Raises `BuildError` for a tensor whose values are not laid out with strides.
+    Raises:
+        BuildError: The tensor is not dense.
     """
     if not isinstance(value, torch.Tensor):
         return digest_bytes(repr(value).encode())
-    if hasattr(value, "__tensor_flatten__"):
-        names, context = value.__tensor_flatten__()
-        inner = {name: tensor_digest(getattr(value, name)) for name in names}
-        return digest_json(
-            {
-                "type": f"{type(value).__module__}.{type(value).__qualname__}",
-                "context": repr(context),
-                **inner,
-            }
-        )
+    if _is_subclass(value):
+        return _subclass_digest(value)
     if value.layout != torch.strided:
+        layout = str(value.layout).removeprefix("torch.")
         raise BuildError(
-            f"a weight or constant of the model is a {str(value.layout).removeprefix('torch.')}"
-            " tensor",
-            hint=(
-                "AOTInductor compiles dense tensors: convert it with .to_dense() in the model's"
-                " factory"
-            ),
+            f"a weight or constant of the model is a {layout} tensor",
+            hint="AOTInductor compiles dense tensors: convert it with .to_dense() in the model's"
+            " factory",
         )
-    raw = value.detach().cpu().resolve_conj().resolve_neg().contiguous().reshape(-1)
-    content = raw.view(torch.uint8).numpy().data if value.numel() else b""
+    content: Any = b""
+    if value.numel():
+        # Conjugation and negation are flags of a view: the bytes must be those after them.
+        resolved = value.detach().cpu().resolve_conj().resolve_neg()
+        flat = resolved.contiguous().reshape(-1)
+        content = flat.view(torch.uint8).numpy().data
     return digest_json({"layout": _layout(value), "bytes": digest_bytes(content)})
+
+
+def _subclass_digest(value: Any) -> str:
+    names, context = value.__tensor_flatten__()
+    parts = {
+        "type": f"{type(value).__module__}.{type(value).__qualname__}",
+        "context": repr(context),
+    }
+    for name in names:
+        parts[name] = tensor_digest(getattr(value, name))
+    return digest_json(parts)
 
 
 def state_digest(program: ExportedProgram) -> str:
@@ -176,71 +206,75 @@ def state_digest(program: ExportedProgram) -> str:
     return digest_json({name: tensor_digest(value) for name, value in program.state_dict.items()})
 
 
-def listed_weights(program: ExportedProgram) -> list[dict[str, Any]]:
-    """Every parameter, buffer and constant by name, for whoever exchanges weights later: dtype,
-    shape, device; the strides where they are not the usual ones; the first name of the same tensor;
-    and whether it is a `view`, sharing its memory in another way, so that its values alone cannot
-    be exchanged."""
-    signature = program.graph_signature
-    values = {**program.state_dict, **program.constants}
-    tensors = {
-        n: v for n, v in values.items() if isinstance(v, torch.Tensor) and v.layout == torch.strided
-    }
-    first: dict[int, str] = {}
+def listed_weights(program: ExportedProgram) -> list[JsonObject]:
+    """Every parameter, buffer and constant, for programs that exchange weights later.
+
+    Each entry has name, kind, dtype, shape and device; `stride` if the tensor is not contiguous;
+    `tied_to` with the first name of the same tensor; and `view` if it shares memory in another way,
+    so that its values alone cannot be exchanged.
+    """
+    tensors: dict[str, torch.Tensor] = {}
+    for name, value in {**program.state_dict, **program.constants}.items():
+        if isinstance(value, torch.Tensor) and value.layout == torch.strided:
+            tensors[name] = value
+    owners: dict[int, str] = {}  # the first name of each storage, by its address
     listed = []
     for name, value in tensors.items():
-        if name in signature.parameters:
-            kind = "parameter"
-        elif name in program.state_dict:
-            kind = "buffer"
-        else:
-            kind = "constant"
-        entry: dict[str, Any] = {
+        entry: JsonObject = {
             "name": name,
-            "kind": kind,
+            "kind": _kind_of(name, program),
             "dtype": str(value.dtype).removeprefix("torch."),
             "shape": list(value.shape),
             "device": value.device.type,
         }
         if not value.is_contiguous():
             entry["stride"] = list(value.stride())
-        subclass = hasattr(value, "__tensor_flatten__")
-        owner = (
-            name
-            if subclass or not value.numel()
-            else first.setdefault(value.untyped_storage().data_ptr(), name)
-        )
+        # The same layout of the same memory is the same tensor; another layout is a view of it.
+        owner = name
+        if _has_storage(value):
+            owner = owners.setdefault(value.untyped_storage().data_ptr(), name)
         if owner != name and _layout(tensors[owner]) == _layout(value):
             entry["tied_to"] = owner
-        elif (
-            owner != name
-            or subclass
-            or value.untyped_storage().nbytes() != value.numel() * value.element_size()
-        ):
+        elif owner != name or _is_view(value):
             entry["view"] = True
         listed.append(entry)
     return listed
 
 
+def _kind_of(name: str, program: ExportedProgram) -> str:
+    if name in program.graph_signature.parameters:
+        return "parameter"
+    return "buffer" if name in program.state_dict else "constant"
+
+
+def _is_view(value: torch.Tensor) -> bool:
+    """Whether a tensor is not exactly its whole storage."""
+    if _is_subclass(value):
+        return True
+    return value.untyped_storage().nbytes() != value.numel() * value.element_size()
+
+
+def _is_subclass(value: Any) -> bool:
+    """Whether a tensor consists of other tensors, so that it has no memory of its own."""
+    return hasattr(value, "__tensor_flatten__")
+
+
+def _has_storage(value: torch.Tensor) -> bool:
+    """Whether the address of a tensor's memory identifies it."""
+    return bool(value.numel()) and value.layout == torch.strided and not _is_subclass(value)
+
+
 def _layout(value: torch.Tensor) -> list[Any]:
-    """What code and the weights blob see of a tensor without its values."""
-    if value.layout != torch.strided or hasattr(value, "__tensor_flatten__"):
-        return [
-            str(type(value)),
-            str(value.dtype),
-            list(value.shape),
-            str(value.layout),
-            value.device.type,
-        ]
-    storage = value.untyped_storage().nbytes()
-    return [
-        str(value.dtype),
-        list(value.shape),
-        list(value.stride()),
-        value.storage_offset(),
-        storage,
-        value.device.type,
-    ]
+    """All that code and the weights blob depend on in a tensor, except its values."""
+    dtype = str(value.dtype)
+    shape = list(value.shape)
+    device = value.device.type
+    if value.layout != torch.strided or _is_subclass(value):
+        kind = str(type(value))
+        return [kind, dtype, shape, str(value.layout), device]
+    stride = list(value.stride())
+    storage_bytes = value.untyped_storage().nbytes()
+    return [dtype, shape, stride, value.storage_offset(), storage_bytes, device]
 
 
 def _tied(state: Mapping[str, torch.Tensor]) -> list[list[str]]:
@@ -248,31 +282,34 @@ def _tied(state: Mapping[str, torch.Tensor]) -> list[list[str]]:
     ones."""
     groups: dict[int, list[str]] = {}
     for name, value in state.items():
-        if (
-            value.numel()
-            and value.layout == torch.strided
-            and not hasattr(value, "__tensor_flatten__")
-        ):
+        if _has_storage(value):
             groups.setdefault(value.untyped_storage().data_ptr(), []).append(name)
     return sorted(sorted(names) for names in groups.values() if len(names) > 1)
 
 
 def _plain(value: Any) -> Any:
-    """Dataclasses, unions and enums of torch's schema as JSON, without metadata. Floats as text:
-    JSON has no NaN."""
+    """Dataclasses, unions and enums of torch's schema as JSON, without metadata."""
     if isinstance(value, enum.Enum):
         return value.name
     if isinstance(value, _Union):
         return {str(value.type): _plain(value.value)}
     if dataclasses.is_dataclass(value):
-        fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-        return {name: _plain(inner) for name, inner in fields.items() if name != "metadata"}
+        return _plain_fields(value)
     if isinstance(value, Mapping):
-        return {str(key): _plain(inner) for key, inner in value.items()}
+        return {str(key): _plain(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
+        return [_plain(entry) for entry in value]
+    # JSON has no NaN and no infinity.
     if isinstance(value, float):
         return repr(value)
     if isinstance(value, str | int | bool) or value is None:
         return value
     return repr(value)
+
+
+def _plain_fields(value: Any) -> JsonObject:
+    plain = {}
+    for field in dataclasses.fields(value):
+        if field.name != "metadata":
+            plain[field.name] = _plain(getattr(value, field.name))
+    return plain

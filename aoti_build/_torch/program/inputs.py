@@ -1,8 +1,8 @@
-"""Example inputs: made from the shapes in models.yaml or by the user's callable, at any point of
-the dynamic dims.
+"""Example inputs at any sizes of the dims, made from the shapes in models.yaml or by the user's
+callable.
 
-A `Call` is what a model is called with. Which axis of which tensor follows which dims says
-`aoti_build._torch.program.axes`.
+A `Call` has the arguments of one call of a model. `aoti_build._torch.program.axes` has the dims
+that the axes of its tensors follow.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from aoti_build.errors import UsageError
 from aoti_build.models_file.project import ConstantInput, Inputs, TensorInput
 
 Sizes = Mapping[str, int]
+# Makes a call for sizes of the dims and a seed.
 Make = Callable[[Sizes, int], "Call"]
 
 
@@ -31,15 +32,11 @@ class Call:
     kwargs: dict[str, Any] = field(default_factory=dict)
 
     def to(self, device: str) -> Call:
-        return pytree_map(
-            lambda leaf: leaf.to(device) if isinstance(leaf, torch.Tensor) else leaf, self
-        )
+        return self._map_tensors(lambda tensor: tensor.to(device))
 
     def clone(self) -> Call:
         """A deep copy of the tensors, for models that write to their inputs."""
-        return pytree_map(
-            lambda leaf: leaf.clone() if isinstance(leaf, torch.Tensor) else leaf, self
-        )
+        return self._map_tensors(lambda tensor: tensor.clone())
 
     def leaves(self) -> list[Any]:
         return pytree.tree_leaves((self.args, self.kwargs))
@@ -50,91 +47,132 @@ class Call:
 
     def with_tensors(self, tensors: list[torch.Tensor]) -> Call:
         """The same structure and constants with other tensors, in the order of `tensors()`."""
-        given = iter(tensors)
+        replacements = iter(tensors)
+        return self._map_tensors(lambda _: next(replacements))
+
+    def _map_tensors(self, function: Callable[[torch.Tensor], torch.Tensor]) -> Call:
         return pytree_map(
-            lambda leaf: next(given) if isinstance(leaf, torch.Tensor) else leaf, self
+            lambda leaf: function(leaf) if isinstance(leaf, torch.Tensor) else leaf,
+            self,
         )
 
 
 def pytree_map(function: Callable[[Any], Any], call: Call) -> Call:
+    """The call with `function` of each leaf in its place."""
     args, kwargs = pytree.tree_map(function, (call.args, call.kwargs))
     return Call(args, kwargs)
 
 
 def from_shapes(inputs: Inputs) -> Make:
-    """A maker of calls from what models.yaml describes: sizes of dims and a seed -> `Call`."""
+    """A maker of calls from the inputs that models.yaml describes."""
 
     def make(sizes: Sizes, seed: int) -> Call:
-        values = {
-            entry.name or str(index): _value(entry, index, sizes, seed)
-            for index, entry in enumerate(inputs)
-        }
-        keyword = any(entry.name for entry in inputs)
-        return Call(kwargs=values) if keyword else Call(args=tuple(values.values()))
+        values = {}
+        for index, entry in enumerate(inputs):
+            label = entry.name or str(index)
+            if isinstance(entry, ConstantInput):
+                values[label] = entry.value
+            else:
+                # A seed of its own for each input, so that a new input does not change the others.
+                input_seed = zlib.crc32(f"{seed}/{label}".encode())
+                values[label] = _random_tensor(entry, sizes, input_seed)
+        if any(entry.name for entry in inputs):
+            return Call(kwargs=values)
+        return Call(args=tuple(values.values()))
 
     return make
 
 
-def _value(entry: TensorInput | ConstantInput, index: int, sizes: Sizes, seed: int) -> Any:
-    return entry.value if isinstance(entry, ConstantInput) else _tensor(entry, index, sizes, seed)
-
-
 def from_callable(function: Callable[..., Any], where: str) -> Make:
-    """A maker of calls from the user's callable, called with each dim's size by keyword under the
-    seed. It returns a tuple or list of positional arguments, a mapping of keyword arguments, or a
-    single tensor.
+    """A maker of calls from the user's callable.
+
+    The callable gets each dim's size by keyword, under the seed. It returns a tuple or list of
+    positional arguments, a mapping of keyword arguments, or a single tensor.
     """
 
     def make(sizes: Sizes, seed: int) -> Call:
         torch.manual_seed(seed)
         try:
-            made = function(**sizes)
+            value = function(**sizes)
         except Exception as error:
-            said = f"{type(error).__name__}: {error}"
-            hint = (
-                f"it is called with the keywords {', '.join(sizes)}"
-                if sizes
-                else "it is called without arguments"
-            )
+            hint = "it is called without arguments"
+            if sizes:
+                hint = f"it is called with the keywords {', '.join(sizes)}"
             raise UsageError(
-                "the inputs callable raised", where=where, cause=said, hint=hint
+                "the inputs callable raised",
+                where=where,
+                cause=f"{type(error).__name__}: {error}",
+                hint=hint,
             ) from error
-        if isinstance(made, Mapping):
-            return Call(kwargs=dict(made))
-        if isinstance(made, torch.Tensor):
-            return Call(args=(made,))
-        if isinstance(made, tuple | list):
-            return Call(args=tuple(made))
-        raise UsageError(
-            f"the inputs callable returned {type(made).__name__}",
-            where=where,
-            hint="return a tuple of positional arguments or a dict of keyword arguments",
-        )
+        return _as_call(value, where)
 
     return make
 
 
-def _tensor(spec: TensorInput, index: int, sizes: Sizes, seed: int) -> torch.Tensor:
-    shape = [parse(size).at(sizes) if isinstance(size, str) else size for size in spec.shape]
+def _as_call(value: Any, where: str) -> Call:
+    if isinstance(value, Mapping):
+        return Call(kwargs=dict(value))
+    if isinstance(value, torch.Tensor):
+        return Call(args=(value,))
+    if isinstance(value, tuple | list):
+        return Call(args=tuple(value))
+    raise UsageError(
+        f"the inputs callable returned {type(value).__name__}",
+        where=where,
+        hint="return a tuple of positional arguments or a dict of keyword arguments",
+    )
+
+
+def _random_tensor(spec: TensorInput, sizes: Sizes, seed: int) -> torch.Tensor:
+    """Random values as `spec` describes them, the same ones for the same seed and shape."""
+    shape = []
+    for size in spec.shape:
+        shape.append(parse(size).at(sizes) if isinstance(size, str) else size)
     dtype = getattr(torch, spec.dtype)
-    # A seed of its own for each input: adding one must not change the others.
-    generator = torch.Generator().manual_seed(zlib.crc32(f"{seed}/{spec.name or index}".encode()))
+    generator = torch.Generator().manual_seed(seed)
     if dtype == torch.bool:
-        return torch.rand(shape, generator=generator) < (
-            0.5 if spec.probability is None else spec.probability
-        )
-    if not dtype.is_floating_point and not dtype.is_complex:
-        return torch.randint(
-            int(spec.low or 0),
-            int(2 if spec.high is None else spec.high),
-            shape,
-            generator=generator,
-            dtype=dtype,
-        )
+        return _random_booleans(spec, shape, generator)
+    if dtype.is_floating_point or dtype.is_complex:
+        return _random_numbers(spec, shape, dtype, generator)
+    return _random_integers(spec, shape, dtype, generator)
+
+
+def _random_booleans(
+    spec: TensorInput,
+    shape: list[int],
+    generator: torch.Generator,
+) -> torch.Tensor:
+    """True with `probability`, by default one half."""
+    probability = 0.5 if spec.probability is None else spec.probability
+    return torch.rand(shape, generator=generator) < probability
+
+
+def _random_integers(
+    spec: TensorInput,
+    shape: list[int],
+    dtype: torch.dtype,
+    generator: torch.Generator,
+) -> torch.Tensor:
+    """Uniform from `low` to below `high`, by default 0 and 1."""
+    low = 0 if spec.low is None else int(spec.low)
+    high = 2 if spec.high is None else int(spec.high)
+    return torch.randint(low, high, shape, generator=generator, dtype=dtype)
+
+
+def _random_numbers(
+    spec: TensorInput,
+    shape: list[int],
+    dtype: torch.dtype,
+    generator: torch.Generator,
+) -> torch.Tensor:
+    """Uniform from `low` to `high`; normal if there are neither.
+
+    They are made in the widest dtype, so that all dtypes have the same numbers, rounded.
+    """
     if spec.low is None and spec.high is None:
         wide = torch.complex128 if dtype.is_complex else torch.float64
         return torch.randn(shape, generator=generator, dtype=wide).to(dtype)
-    low, high = spec.low or 0.0, 1.0 if spec.high is None else spec.high
-    return (torch.rand(shape, generator=generator, dtype=torch.float64) * (high - low) + low).to(
-        dtype
-    )
+    low = 0.0 if spec.low is None else spec.low
+    high = 1.0 if spec.high is None else spec.high
+    uniform = torch.rand(shape, generator=generator, dtype=torch.float64)
+    return (uniform * (high - low) + low).to(dtype)

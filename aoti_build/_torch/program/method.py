@@ -9,20 +9,24 @@ import torch
 from aoti_build.errors import UsageError
 from aoti_build.models_file.wording import did_you_mean, nearest
 
+# The attributes of nn.Module that hold its state (torch/nn/modules/module.py).
+_STATE = ("_parameters", "_buffers", "_non_persistent_buffers_set", "_modules")
+
 
 class _Method(torch.nn.Module):
     """A module whose forward is a method of `model`, with that method's own signature.
 
-    Its state is the model's, under the model's own names: both have one table of parameters, one of
-    buffers and one of submodules, so that whatever is put into one (a float64 copy, traced values)
-    is in the other. The model itself is no submodule. It keeps its forward, which the method may
-    call.
+    Its state is the model's, under the model's own names. Both share one table of parameters, one
+    of buffers and one of submodules, so a value that is put into one (a float64 copy, a traced
+    value) is in the other as well. The model itself is not a submodule. It keeps its forward, which
+    the method may call.
     """
 
     def __init__(self, model: torch.nn.Module, method: Any) -> None:
         super().__init__()
-        tables = ("_parameters", "_buffers", "_non_persistent_buffers_set", "_modules")
-        self.__dict__.update({name: getattr(model, name) for name in tables})
+        for name in _STATE:
+            # nn.Module's own __setattr__ would register the tables' entries.
+            self.__dict__[name] = getattr(model, name)
         self.training = model.training
         self.forward = method
 
@@ -32,16 +36,21 @@ def with_method(model: torch.nn.Module, name: str, where: str) -> torch.nn.Modul
     method = getattr(model, name, None)
     if callable(method) and not isinstance(method, torch.nn.Module):
         return _Method(model, method)
-    what = "is no method" if hasattr(model, name) else "is missing"
-    methods = [
-        other
-        for other in dir(type(model))
-        if not other.startswith("_") and other not in dir(torch.nn.Module)
-    ]
+    problem = "is not a method" if hasattr(model, name) else "is missing"
+    methods = _public_methods(type(model))
+    listed = ", ".join(methods) or "none"
     raise UsageError(
-        f"the method {name!r} {what} in {type(model).__name__}",
+        f"the method {name!r} {problem} in {type(model).__name__}",
         where=where,
-        hint=(
-            f"its own methods: {', '.join(methods) or 'none'}{did_you_mean(nearest(name, methods))}"
-        ),
+        hint=f"its own methods: {listed}{did_you_mean(nearest(name, methods))}",
     )
+
+
+def _public_methods(kind: type[torch.nn.Module]) -> list[str]:
+    """The public attributes of a class that nn.Module does not have."""
+    inherited = dir(torch.nn.Module)
+    methods = []
+    for name in dir(kind):
+        if not name.startswith("_") and name not in inherited:
+            methods.append(name)
+    return methods

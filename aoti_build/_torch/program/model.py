@@ -1,10 +1,11 @@
-"""From models.yaml's ``source`` to an initialised nn.Module.
+"""A model as models.yaml describes it, from its callable to the module that is called.
 
-Every failure here is the user's to mend, so each is a `UsageError` with the place in models.yaml.
+The user can correct every failure here, so each is a `UsageError` with its position in models.yaml.
 """
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import importlib.util
 import json
@@ -18,41 +19,81 @@ from typing import Any
 
 import torch
 
-from aoti_build._torch.program.quantised import in_eval_mode, subclassed
+from aoti_build._torch.program.method import with_method
+from aoti_build._torch.program.quantised import in_eval_mode, subclassed, unwrap_subclasses
 from aoti_build._torch.program.refusals import refuse_scripted
+from aoti_build._torch.program.structure import with_plain_outputs
+from aoti_build._torch.program.weights.load import load_weights
 from aoti_build.errors import UsageError
-from aoti_build.models_file.project import Source
+from aoti_build.models_file.project import Model, Source
+
+
+def assemble(
+    model: Model,
+    source: Source,
+    kwargs: Mapping[str, Any],
+    dtype: str | None,
+    root: Path,
+    where: Mapping[str, str],
+) -> torch.nn.Module:
+    """The module that `source` makes of `kwargs`, on the CPU.
+
+    It has the seed, weights, method and outputs of `model`, and is cast to `dtype`. `where` is the
+    position of each key in models.yaml. Raises `UsageError`.
+    """
+    factory = load_callable(source, root, where["source"])
+    module = make_module(factory, kwargs, model.seed, where["kwargs"])
+    if model.weights is not None:
+        load_weights(module, model.weights, root, where["weights"])
+    module = cast(module, dtype, where["dtype"])
+    # Before a method replaces forward: unwrapped weights become properties of the model's class,
+    # and a module with a method has another class.
+    module = unwrap_subclasses(module)
+    if model.method is not None:
+        module = with_method(module, model.method, where["method"])
+    if model.outputs == "dict":
+        with_plain_outputs(module)
+    return module
 
 
 def load_callable(source: Source, root: Path, where: str) -> Callable[..., Any]:
-    """The callable that `source` names. Raises `UsageError` with the import's own last line if it
-    cannot be had."""
+    """The callable that `source` names.
+
+    Raises:
+        UsageError: It cannot be imported. The cause is the last line of the import's traceback.
+    """
     try:
-        module = (
-            _import_file(root / source.path)
-            if source.path
-            else importlib.import_module(source.module or "")
-        )
+        if source.path:
+            module = _import_file(root / source.path)
+        else:
+            module = importlib.import_module(source.module or "")
     except (Exception, SystemExit) as error:
         hint = "import it with plain Python to see the whole traceback; the log has it too"
-        raise _unimportable(source.path or source.module, error, where, hint) from error
-    found: Any = module
-    for name in source.attribute.split("."):
-        try:
-            found = getattr(found, name)
-        except AttributeError:
-            raise UsageError(
-                f"{source.path or source.module} has no {source.attribute!r}",
-                where=where,
-                hint=_near(name, [n for n in dir(found) if not n.startswith("_")]),
-            ) from None
-    if not callable(found):
+        raise _import_error(source.path or source.module, error, where, hint) from error
+    value = _attribute(module, source, where)
+    if not callable(value):
         raise UsageError(
-            f"{source} is not callable but {type(found).__name__}",
+            f"{source} is a {type(value).__name__}, which is not callable",
             where=where,
             hint="name a function that returns the module, or an nn.Module class",
         )
-    return found  # type: ignore[no-any-return]
+    return value  # type: ignore[no-any-return]
+
+
+def _attribute(module: ModuleType, source: Source, where: str) -> Any:
+    """The value of a dotted attribute of an imported module."""
+    value: Any = module
+    for name in source.attribute.split("."):
+        try:
+            value = getattr(value, name)
+        except AttributeError:
+            public_names = [entry for entry in dir(value) if not entry.startswith("_")]
+            raise UsageError(
+                f"{source.path or source.module} has no {source.attribute!r}",
+                where=where,
+                hint=_did_you_mean(name, public_names),
+            ) from None
+    return value
 
 
 def import_declared(names: tuple[str, ...], where: str) -> None:
@@ -65,15 +106,18 @@ def import_declared(names: tuple[str, ...], where: str) -> None:
             hint = (
                 "`imports` names modules, as `import` does, found from the directory of models.yaml"
             )
-            raise _unimportable(name, error, where, hint) from error
+            raise _import_error(name, error, where, hint) from error
 
 
-def _unimportable(name: str | None, error: BaseException, where: str, hint: str) -> UsageError:
+def _import_error(name: str | None, error: BaseException, where: str, hint: str) -> UsageError:
     return UsageError(f"{name} does not import", where=where, cause=_last_line(error), hint=hint)
 
 
 def make_module(
-    factory: Callable[..., Any], kwargs: Mapping[str, Any], seed: int, where: str
+    factory: Callable[..., Any],
+    kwargs: Mapping[str, Any],
+    seed: int,
+    where: str,
 ) -> torch.nn.Module:
     """Call the factory under `seed`; the result is in eval mode, on the CPU, and needs no
     gradients."""
@@ -81,18 +125,7 @@ def make_module(
     try:
         module = factory(**kwargs)
     except (Exception, SystemExit) as error:
-        if download := _download_failure(error):
-            raise UsageError(
-                "the pretrained weights could not be downloaded",
-                where=where,
-                cause=download,
-                hint=(
-                    "give a file (`weights: path.safetensors`), or random weights from the seed"
-                    " (`weights: null` in kwargs), or put the download into torch.hub's cache"
-                    " directory"
-                ),
-            ) from error
-        raise UsageError("the factory raised", where=where, cause=_last_line(error)) from error
+        raise _factory_error(error, where) from error
     if not isinstance(module, torch.nn.Module):
         raise UsageError(
             f"the factory returned {type(module).__name__}, not an nn.Module", where=where
@@ -101,50 +134,74 @@ def make_module(
     return in_eval_mode(module).requires_grad_(False)
 
 
+def _factory_error(error: BaseException, where: str) -> UsageError:
+    download = _download_failure(error)
+    if download is None:
+        return UsageError("the factory raised", where=where, cause=_last_line(error))
+    return UsageError(
+        "the pretrained weights could not be downloaded",
+        where=where,
+        cause=download,
+        hint="give a file (`weights: path.safetensors`), or random weights from the seed"
+        " (`weights: null` in kwargs), or put the download into torch.hub's cache directory",
+    )
+
+
 def cast(module: torch.nn.Module, dtype: str | None, where: str) -> torch.nn.Module:
-    """The module in the floating point type that models.yaml names, as `module.to(dtype)` makes it;
-    as it is if it names none."""
+    """The module in the floating point dtype that models.yaml names, as `module.to(dtype)` makes
+    it; unchanged if it names none."""
     if dtype is None:
         return module
-    if weights := subclassed(module):
+    names = subclassed(module)
+    if names:
+        values = dict([*module.named_parameters(), *module.named_buffers()])
+        kind = type(values[names[0]]).__name__
         raise UsageError(
-            f"`dtype` cannot cast {weights[0]}, which is a"
-            f" {type(_at(module, weights[0])).__name__}",
+            f"`dtype` cannot cast {names[0]}, which is a {kind}",
             where=where,
             hint="cast the model in its factory, before it is quantised, and remove `dtype`",
         )
     return module.to(getattr(torch, dtype))
 
 
-def _at(module: torch.nn.Module, name: str) -> Any:
-    return dict([*module.named_parameters(), *module.named_buffers()])[name]
-
-
 def _import_file(path: Path) -> ModuleType:
-    """Import a file the way running it would: its directory is on sys.path, so that its neighbours
-    import."""
+    """Import a file as Python would run it: with its directory on sys.path, for imports of the
+    files next to it."""
     directory = str(path.parent)
     if directory not in sys.path:
         sys.path.insert(0, directory)
-    name = path.stem if path.stem not in sys.modules else f"aoti_build_source_{path.stem}"
-    if (loaded := sys.modules.get(name)) is not None and loaded.__file__ == str(path):
-        return loaded
+    # A library may have the file's name. The second name is for that.
+    for name in (path.stem, f"aoti_build_source_{path.stem}"):
+        imported = sys.modules.get(name)
+        if imported is None:
+            return _import_as(name, path)
+        if getattr(imported, "__file__", None) == str(path):
+            return imported
+    return _import_as(name, path)
+
+
+def _import_as(name: str, path: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
-        raise ImportError(f"{path} is no Python file")
+        raise ImportError(f"{path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
+    # Before it runs: dataclasses and pickles look their module up by name.
     sys.modules[name] = module
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        sys.modules.pop(name, None)
+        raise
     return module
 
 
 def _download_failure(error: BaseException) -> str | None:
-    """What the network said, if a download anywhere in the chain of causes is what failed."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, urllib.error.URLError | ConnectionError | TimeoutError):
-            return _last_line(seen)
-        seen = seen.__cause__ or seen.__context__
+    """The last line of a network error in the chain of causes; None if there is none."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, urllib.error.URLError | ConnectionError | TimeoutError):
+            return _last_line(cause)
+        cause = cause.__cause__ or cause.__context__
     return None
 
 
@@ -152,8 +209,9 @@ def _last_line(error: BaseException) -> str:
     return traceback.format_exception_only(type(error), error)[-1].strip()
 
 
-def _near(name: str, known: list[str]) -> str | None:
-    import difflib
-
-    near = difflib.get_close_matches(name, known, n=3)
-    return f"did you mean {json.dumps(near)[1:-1]}?" if near else None
+def _did_you_mean(name: str, candidates: list[str]) -> str | None:
+    matches = difflib.get_close_matches(name, candidates, n=3)
+    if not matches:
+        return None
+    quoted = ", ".join(json.dumps(match) for match in matches)
+    return f"did you mean {quoted}?"

@@ -1,8 +1,7 @@
-"""What torch.export cannot take, in a sentence on what to change.
+"""Errors for models that torch.export refuses, each with a sentence on what to change.
 
 torch's own messages run to thousands of characters, most of them about its logging. They go to the
-log with the traceback. What is shown instead is what torch ran into, the line of the model where it
-did, and the next step.
+log with the traceback. The error has the reason instead, the line of the model, and the next step.
 """
 
 from __future__ import annotations
@@ -18,20 +17,21 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
+from typing import NamedTuple, TypeAlias
 
 import torch
 
 from aoti_build.errors import BuildError, UsageError
 
-_CAUSE_LINES = 12
-_PLACES = 3
+_MAX_CAUSE_LINES = 12
+_MAX_LINES_OF_CODE = 3
 _PACKAGE = str(Path(__file__).parents[2]) + os.sep
 _TORCH = str(Path(torch.__file__).parent) + os.sep
 _PYTHON = os.path.dirname(os.__file__) + os.sep
 
 
 @dataclass(frozen=True)
-class Place:
+class CodeLine:
     """A line of code outside torch."""
 
     file: str
@@ -39,198 +39,223 @@ class Place:
     function: str
 
     def __str__(self) -> str:
-        text = linecache.getline(self.file, self.line).strip()
-        return f"{_short(self.file)}:{self.line} in {self.function}" + (f": {text}" if text else "")
+        position = f"{_short_path(self.file)}:{self.line} in {self.function}"
+        code = linecache.getline(self.file, self.line).strip()
+        return f"{position}: {code}" if code else position
+
+
+class Guard(NamedTuple):
+    """torch's expression for a condition that holds from a line of code on."""
+
+    expression: str
+    line: CodeLine
 
 
 @dataclass
-class Compared:
-    """Where the model compared the sizes that models.yaml leaves open, as the tracer noted it:
-    torch's expression for what it took to hold from then on, and the place."""
+class RecordedGuards:
+    """The conditions on sizes that the tracer noted while it traced the model."""
 
-    guards: list[tuple[str, Place]] = field(default_factory=list)
+    entries: list[Guard] = field(default_factory=list)
 
-    def places(self, wanted: Callable[[str], bool]) -> list[Place]:
-        """The places of those expressions that are wanted, each once."""
-        return list(dict.fromkeys(place for expression, place in self.guards if wanted(expression)))
+    def lines(self, predicate: Callable[[str], bool] | None = None) -> list[CodeLine]:
+        """The lines whose expression fulfils the predicate, by default all, each once."""
+        lines: dict[CodeLine, None] = {}
+        for guard in self.entries:
+            if predicate is None or predicate(guard.expression):
+                lines[guard.line] = None
+        return list(lines)
 
 
 @dataclass(frozen=True)
-class Said:
-    """One of torch's refusals: what of its message is known, the error itself, and the comparisons
-    before it."""
+class Refusal:
+    """An error of torch.export: the match of its message, the error, and the conditions before
+    it."""
 
     match: re.Match[str]
     error: Exception
-    compared: Compared
+    guards: RecordedGuards
+
+
+class Explanation(NamedTuple):
+    """Why torch refuses the model, and what to change."""
+
+    cause: str
+    hint: str
 
 
 @contextlib.contextmanager
-def comparisons() -> Iterator[Compared]:
-    """Note where the tracer takes a size for more than a symbol, while an export runs inside.
+def recorded_guards() -> Iterator[RecordedGuards]:
+    """Record the conditions on sizes that the tracer adds in an export inside.
 
-    It says so in its log alone ("[guard added]", at the level INFO; seen from 2.11 to 2.14), and at
-    the end of an export no error knows the place any more.
+    An error at the end of an export no longer has the line of code. Only the log of
+    torch/fx/experimental/symbolic_shapes.py does: it has "[guard added]" at the level INFO (torch
+    2.11 to 2.14), while that line is being traced.
     """
-    found = Compared()
+    guards = RecordedGuards()
     log = logging.getLogger("torch.fx.experimental.symbolic_shapes")
-    level, shown = log.level, log.getEffectiveLevel()
+    original_level = log.level
+    shown_level = log.getEffectiveLevel()
 
-    def note(record: logging.LogRecord) -> bool:
-        guard = re.search(r"(?:eval|runtime_assert) (.+) \[guard added\]", record.getMessage())
-        place = _calling_place(sys._getframe())
-        if guard and place:
-            found.guards.append((guard[1], place))
-        return record.levelno >= shown
+    def record_guard(record: logging.LogRecord) -> bool:
+        match = re.search(r"(?:eval|runtime_assert) (.+) \[guard added\]", record.getMessage())
+        line = _calling_line(sys._getframe())
+        if match and line:
+            guards.entries.append(Guard(match[1], line))
+        # The lower level below must not make the log longer.
+        return record.levelno >= shown_level
 
-    log.addFilter(note)
-    log.setLevel(min(shown, logging.INFO))
+    log.addFilter(record_guard)
+    log.setLevel(min(shown_level, logging.INFO))
     try:
-        yield found
+        yield guards
     finally:
-        log.setLevel(level)
-        log.removeFilter(note)
+        log.setLevel(original_level)
+        log.removeFilter(record_guard)
 
 
 def refuse_scripted(module: torch.nn.Module, where: str) -> None:
-    """Raise `UsageError` for a module of TorchScript, or one that has such a part: torch.export
-    takes Python code."""
+    """Raise `UsageError` for a module of TorchScript, or one with such a part. torch.export takes
+    Python code only."""
     for name, part in module.named_modules():
         if isinstance(part, torch.jit.ScriptModule):
-            what = f"its part {name} is" if name else "the factory returned"
+            subject = f"its part {name} is" if name else "the factory returned"
             raise UsageError(
-                f"{what} a ScriptModule, which torch.export does not take",
+                f"{subject} a ScriptModule, which torch.export does not take",
                 where=where,
                 cause="it was made by torch.jit.script, torch.jit.trace or torch.jit.load",
-                hint=(
-                    "return the nn.Module that it was made from; the state_dict of the ScriptModule"
-                    " fits it, and can be saved for `weights`"
-                ),
+                hint="return the nn.Module that it was made from; the state_dict of the"
+                " ScriptModule fits it, and can be saved for `weights`",
             )
 
 
-def refused(error: Exception, where: str, compared: Compared) -> BuildError:
+def export_error(error: Exception, where: str, guards: RecordedGuards) -> BuildError:
     """The error for a model that torch.export did not take."""
-    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip()
-    for pattern, explain in _KNOWN:
-        if match := re.search(pattern, text, re.DOTALL):
-            cause, hint = explain(Said(match, error, compared))
-            break
-    else:
-        cause, hint = (
-            _with_place(_gist(f"{type(error).__name__}: {text}"), error),
-            "the log has the whole traceback",
-        )
-    return BuildError("the model cannot be exported", where=where, cause=cause, hint=hint)
+    explanation = _explain(error, guards)
+    return BuildError(
+        "the model cannot be exported",
+        where=where,
+        cause=explanation.cause,
+        hint=explanation.hint,
+    )
 
 
-def _unknown_output(said: Said) -> tuple[str, str]:
-    kind, short = said.match["type"], said.match["type"].rpartition(".")[2]
+def _explain(error: Exception, guards: RecordedGuards) -> Explanation:
+    text = _without_colours(str(error)).strip()
+    for pattern, explain in _EXPLANATIONS:
+        match = re.search(pattern, text, re.DOTALL)
+        if match:
+            return explain(Refusal(match, error, guards))
+    summary = _shortened(f"{type(error).__name__}: {text}")
+    return Explanation(_with_line(summary, error), "the log has the whole traceback")
+
+
+def _without_colours(text: str) -> str:
+    return re.sub(r"\x1b\[[0-9;]*m", "", text)
+
+
+def _unknown_output(refusal: Refusal) -> Explanation:
+    kind = refusal.match["type"]
+    short_name = kind.rpartition(".")[2]
     cause = f"the model returns a {kind}, a type that torch does not know as a container of tensors"
-    if "cache" in short.lower():
-        return (
+    if "cache" in short_name.lower():
+        return Explanation(
             cause,
-            (
-                "let the model return no cache (`use_cache: false` in its config), or the cache's"
-                " tensors"
-            ),
+            "let the model return no cache (`use_cache: false` in its config), or the cache's"
+            " tensors",
         )
-    return (
+    return Explanation(
         cause,
-        (
-            "set `outputs: dict`, which takes dataclasses and named tuples apart; or register the"
-            f" type beside the model (torch.export.register_dataclass({short})); or return a tuple"
-            " or dict of tensors"
-        ),
+        "set `outputs: dict`, which takes dataclasses and named tuples apart; or register the type"
+        f" in the model's file (torch.export.register_dataclass({short_name})); or return a tuple"
+        " or dict of tensors",
     )
 
 
-def _unknown_input(said: Said) -> tuple[str, str]:
-    kind = said.match["type"]
-    return (
-        f"the inputs hold a {kind}, which torch.export does not take",
-        (
-            "pass its tensors, and let forward make the object of them; or register the type beside"
-            " the model (torch.export.register_dataclass)"
-        ),
+def _unknown_input(refusal: Refusal) -> Explanation:
+    return Explanation(
+        f"the inputs hold a {refusal.match['type']}, which torch.export does not take",
+        "pass its tensors, and let forward make the object of them; or register the type in the"
+        " model's file (torch.export.register_dataclass)",
     )
 
 
-def _depends_on_data(said: Said) -> tuple[str, str]:
-    place = place_of(said.error)
-    cause = f"the model decides by the values of a tensor ({said.match['expression']})"
+def _depends_on_data(refusal: Refusal) -> Explanation:
+    cause = f"the model decides by the values of a tensor ({refusal.match['expression']})"
     hint = (
         "a branch can be torch.where or torch.cond; steps whose number of results depends on the"
         " data (nms, nonzero, a mask as index) are left to the caller: let the model return what"
         " comes before them"
     )
-    if said.match["what"] != "guard on":
+    if refusal.match["what"] != "guard on":
         hint = "give that size as a number, or take it from the shape of an input"
-    return cause + (f"\nat {place}" if place else ""), hint
+    return Explanation(_with_line(cause, refusal.error), hint)
 
 
-def _fixed_dim(said: Said) -> tuple[str, str]:
-    name, size = said.match["name"].removeprefix("_"), said.match["size"]
-    places = said.compared.places(
-        lambda guard: re.fullmatch(rf"Eq\(.*\b{size}\)", guard) is not None
+def _fixed_dim(refusal: Refusal) -> Explanation:
+    # The root of a dim has a name with an underscore where it is not the dim itself.
+    name = refusal.match["name"].removeprefix("_")
+    size = refusal.match["size"]
+
+    def is_equality(expression: str) -> bool:
+        return re.fullmatch(rf"Eq\(.*\b{size}\)", expression) is not None
+
+    lines = _listed(refusal.guards.lines(is_equality))
+    return Explanation(
+        f"the model fixes the dim {name} to {size}{lines}",
+        f"if {size} is a constant of the model (a table of that length, a loop over the size, a"
+        f" comparison with it), write {size} in the shape; else take the size from the input"
+        " (x.shape[0])",
     )
-    return (
-        f"the model fixes the dim {name} to {size}" + _listed(places),
-        (
-            f"if {size} is a constant of the model (a table of that length, a loop over the size, a"
-            f" comparison with it), write {size} in the shape; else take the size from the input"
-            " (x.shape[0])"
-        ),
-    )
 
 
-def _suggested(said: Said) -> tuple[str, str]:
-    lines = _gist(str(said.error)).splitlines()
+def _suggested(refusal: Refusal) -> Explanation:
+    lines = _shortened(str(refusal.error)).splitlines()
     start = next(number for number, line in enumerate(lines) if "Suggested fix" in line)
-    reasons = [line for line in lines[1:start] if line.lstrip().startswith("-")][:_CAUSE_LINES]
-    fixes = lines[start : start + _CAUSE_LINES]
-    cause = "\n".join([lines[0], *reasons, *fixes]) + _listed(
-        said.compared.places(lambda guard: True)
-    )
+    reasons = [line for line in lines[1:start] if line.lstrip().startswith("-")]
+    fixes = lines[start : start + _MAX_CAUSE_LINES]
+    summary = "\n".join([lines[0], *reasons[:_MAX_CAUSE_LINES], *fixes])
+    cause = summary + _listed(refusal.guards.lines())
     if any("= Dim(" in fix for fix in fixes):
-        return (
+        return Explanation(
             cause,
-            (
-                "declare the range that torch suggests in the dims of models.yaml, or change what"
-                " the model asks"
-            ),
+            "declare the range that torch suggests in the dims of models.yaml, or change what the"
+            " model asks",
         )
-    return (
+    return Explanation(
         cause,
         "apply the suggested fix to the dims in models.yaml (`b = a` means: one dim for both)",
     )
 
 
-def _no_fake(said: Said) -> tuple[str, str]:
-    operator = next(filter(None, said.match.groups()))
-    return (
-        _with_place(f"the operator {operator} does not say which shape its result has", said.error),
-        (
-            "if it is your own, register that with torch.library.register_fake; else do this step"
-            " before or after the call"
-        ),
+def _no_fake(refusal: Refusal) -> Explanation:
+    operator = next(filter(None, refusal.match.groups()))
+    cause = f"the operator {operator} does not say which shape its result has"
+    return Explanation(
+        _with_line(cause, refusal.error),
+        "if it is your own, register that with torch.library.register_fake; else do this step"
+        " before or after the call",
     )
 
 
-def _leaves_torch(said: Said) -> tuple[str, str]:
-    cause = _with_place("the model leaves torch: it asks for a NumPy array", said.error)
-    return cause, "use torch's functions there, or do this step before or after the call"
+def _leaves_torch(refusal: Refusal) -> Explanation:
+    cause = "the model leaves torch: it asks for a NumPy array"
+    return Explanation(
+        _with_line(cause, refusal.error),
+        "use torch's functions there, or do this step before or after the call",
+    )
 
 
-Explain = Callable[[Said], tuple[str, str]]
+Explain: TypeAlias = Callable[[Refusal], Explanation]
 
-# What torch says -> what to say of it. The messages are torch's from 2.11 to 2.14; the first that
-# is found counts.
-_KNOWN: tuple[tuple[str, Explain], ...] = (
+# Patterns of torch's messages (2.11 to 2.14). The first one that matches counts.
+_EXPLANATIONS: tuple[tuple[str, Explain], ...] = (
+    # torch/_functorch/_aot_autograd/utils.py
     (r"Found <class '(?P<type>[^']+)'> in output, which is not a known type", _unknown_output),
     # torch 2.11 looks an output up by value.
     (r"unhashable type: '(?P<type>(?!list|dict|set)\w+)'", _unknown_output),
+    # torch/_export/non_strict_utils.py
     (r"Unsupported input type <class '(?P<type>[^']+)'>", _unknown_input),
+    # torch/fx/experimental/symbolic_shapes.py
     (
         (
             r"Could not (?P<what>guard on|extract \w+ \w+ from) data-dependent expression"
@@ -238,8 +263,10 @@ _KNOWN: tuple[tuple[str, Explain], ...] = (
         ),
         _depends_on_data,
     ),
+    # torch/fx/experimental/symbolic_shapes.py: a single fix, which is a number
     (r"Suggested fixes:\s+(?P<name>\w+) = (?P<size>\d+)\s*(?:\n\s*\n|\Z)", _fixed_dim),
     (r"Suggested fix", _suggested),
+    # torch/_library/custom_ops.py; other operators give their name alone
     (
         (
             r"There was no fake impl registered for"
@@ -251,64 +278,70 @@ _KNOWN: tuple[tuple[str, Explain], ...] = (
 )
 
 
-def place_of(error: BaseException) -> Place | None:
+def line_of(error: BaseException) -> CodeLine | None:
     """The innermost line outside torch that raised the error."""
-    frames = [
-        (frame, line) for frame, line in traceback.walk_tb(error.__traceback__) if _is_models(frame)
-    ]
-    if not frames:
-        return None
-    frame, line = frames[-1]
-    return Place(frame.f_code.co_filename, line, frame.f_code.co_name)
+    innermost = None
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        if _is_models(frame):
+            innermost = CodeLine(frame.f_code.co_filename, line, frame.f_code.co_name)
+    return innermost
 
 
-def _calling_place(frame: FrameType | None) -> Place | None:
+def _calling_line(frame: FrameType | None) -> CodeLine | None:
     """The nearest caller outside torch."""
-    while frame is not None and not _is_models(frame):
+    while frame is not None:
+        if _is_models(frame):
+            return CodeLine(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name)
         frame = frame.f_back
-    return Place(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name) if frame else None
+    return None
 
 
 def _is_models(frame: FrameType) -> bool:
-    """Whether the code is the model's, or its library's: not torch's, this package's or Python's,
-    nor made by torch.fx, whose file names begin with "<"."""
+    """Whether code is the model's or its library's, and not torch's, this package's or Python's."""
     file = frame.f_code.co_filename
+    # Code that torch.fx makes has a file name that begins with "<".
     if file.startswith((_TORCH, _PACKAGE, "<")):
         return False
+    # Installed libraries are below Python's own directory, in site-packages or dist-packages.
     return not file.startswith(_PYTHON) or "-packages" in file
 
 
-def _with_place(text: str, error: Exception) -> str:
-    place = place_of(error)
-    return f"{text}\nat {place}" if place else text
+def _with_line(text: str, error: Exception) -> str:
+    line = line_of(error)
+    return f"{text}\nat {line}" if line else text
 
 
-def _listed(places: Iterable[Place]) -> str:
-    return "".join(f"\nat {place}" for place in list(places)[:_PLACES])
+def _listed(lines: Iterable[CodeLine]) -> str:
+    return "".join(f"\nat {line}" for line in list(lines)[:_MAX_LINES_OF_CODE])
 
 
-# Lines of torch's messages about its own logging, which the log is for.
-_NOISE = re.compile(
+# Lines of torch's messages about its own logging, which are for the log only.
+_LOGGING_ADVICE = re.compile(
     r"^\s*(For (more|extended|C\+\+)|If you suspect the guard|The error above occurred when calling"
     r"|consider using data-dependent friendly)"
 )
-_ADVERT = re.compile(r" For more information, run with TORCH_LOGS=\S+$")
+_LOGGING_ADVICE_AT_END = re.compile(r" For more information, run with TORCH_LOGS=\S+$")
 
 
-def _gist(text: str) -> str:
-    """The head of torch's message, without what it says of its own logging."""
-    lines = [
-        _ADVERT.sub("", line)
-        for line in text.splitlines()
-        if line.strip() and not _NOISE.match(line)
-    ]
-    more = [f"... and {len(lines) - _CAUSE_LINES} more lines"] if len(lines) > _CAUSE_LINES else []
-    return "\n".join([*lines[:_CAUSE_LINES], *more])
+def _shortened(text: str) -> str:
+    """The first lines of torch's message, without those about its own logging."""
+    lines = []
+    for line in text.splitlines():
+        if line.strip() and not _LOGGING_ADVICE.match(line):
+            lines.append(_LOGGING_ADVICE_AT_END.sub("", line))
+    shown = lines[:_MAX_CAUSE_LINES]
+    hidden = len(lines) - len(shown)
+    if hidden:
+        shown.append(f"... and {hidden} more lines")
+    return "\n".join(shown)
 
 
-def _short(file: str) -> str:
-    """The path below the directory that it was imported from, as far as that is known."""
-    above = [
-        entry for entry in sys.path if entry and file.startswith(entry.rstrip(os.sep) + os.sep)
-    ]
-    return os.path.relpath(file, max(above, key=len)) if above else file
+def _short_path(file: str) -> str:
+    """The path below the directory that the file was imported from, if there is one."""
+    directories = []
+    for entry in sys.path:
+        if entry and file.startswith(entry.rstrip(os.sep) + os.sep):
+            directories.append(entry)
+    if not directories:
+        return file
+    return os.path.relpath(file, max(directories, key=len))

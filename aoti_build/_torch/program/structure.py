@@ -1,8 +1,8 @@
-"""The structures that arguments and outputs come in: names of their leaves, types that pytree must
-know, and the same without those types.
+"""The structures of arguments and outputs: names of their leaves, the types that pytree must be
+able to handle, and the same structures without those types.
 
-Names come from pytree's specs and not from `tree_flatten_with_path`, which refuses types that were
-registered without a keys function, as those of diffusers are.
+Names come from pytree's specs and not from `tree_flatten_with_path`. That function refuses types
+that were registered without a function for keys, as those of diffusers are.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections import namedtuple
 from collections.abc import Callable, Iterator, Mapping
 from functools import wraps
 from types import MethodType
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import nn
@@ -21,10 +21,16 @@ from torch.utils import _pytree as pytree
 from aoti_build.errors import BuildError
 from aoti_build.runtime.imports import register_named_tuple
 
+# pytree's functions that take a value of a type apart: into children and a context, and the same
+# with a key for each child.
+Flatten: TypeAlias = Callable[[Any], tuple[list[Any], Any]]
+FlattenWithKeys: TypeAlias = Callable[[Any], tuple[list[tuple[Any, Any]], Any]]
+
 
 def children_of(spec: Any) -> list[Any]:
-    # The second before torch 2.10.
-    return list(spec.children() if hasattr(spec, "children") else spec.children_specs)
+    if hasattr(spec, "children"):
+        return list(spec.children())
+    return list(spec.children_specs)  # before torch 2.10
 
 
 def leaf_names(spec: Any, prefix: str = "") -> Iterator[str]:
@@ -37,12 +43,15 @@ def leaf_names(spec: Any, prefix: str = "") -> Iterator[str]:
 
 
 def _keys(spec: Any) -> list[str]:
-    """How each child is reached: as an entry where the type is a mapping, as an attribute where its
-    context has the names of fields, else by its number."""
-    count = len(children_of(spec))
-    names = _context_names(spec.context, count)
+    """How each child is reached.
+
+    It is an entry if the type is a mapping, an attribute if the context has the names of fields,
+    and a position otherwise.
+    """
     if spec.type is namedtuple:
         return [f".{name}" for name in spec.context._fields]
+    count = len(children_of(spec))
+    names = _context_names(spec.context, count)
     if names is None:
         return [f"[{index}]" for index in range(count)]
     if issubclass(spec.type, Mapping):
@@ -51,54 +60,73 @@ def _keys(spec: Any) -> list[str]:
 
 
 def _context_names(context: Any, count: int) -> list[Any] | None:
-    """The children's keys, where a context is a list of them, or a list with that list (pytree's
-    for mappings with a default, and for dataclasses)."""
+    """The keys of `count` children, if the context has them.
+
+    In torch/utils/_pytree.py the context of a dict is a list of keys. That of a defaultdict and
+    that of a dataclass is a list with that list inside.
+    """
     if not isinstance(context, list | tuple):
         return None
     for candidate in (context, *context):
-        is_list = isinstance(candidate, list | tuple) and len(candidate) == count > 0
-        if (
-            is_list
-            and all(isinstance(key, str | int) for key in candidate)
-            and len(set(candidate)) == count
-        ):
+        if isinstance(candidate, list | tuple) and _are_keys(candidate, count):
             return list(candidate)
     return None
 
 
+def _are_keys(candidate: list[Any] | tuple[Any, ...], count: int) -> bool:
+    """Whether these can be the keys of `count` children: texts or numbers, all different."""
+    if count == 0 or len(candidate) != count:
+        return False
+    if not all(isinstance(key, str | int) for key in candidate):
+        return False
+    return len(set(candidate)) == count
+
+
 def shapes_like(spec: Any, leaves: Iterator[Any]) -> Any:
-    """`leaves` in the form that torch.export wants for dynamic shapes: the structure itself for
-    Python's own types, and a list of the children for any other, which need not be able to hold
-    them."""
+    """`leaves` in the form that torch.export wants for dynamic shapes.
+
+    That is the structure itself for Python's own types. For any other type it is a list of the
+    children, because the type need not be able to hold shapes.
+    """
     if spec.is_leaf():
         return next(leaves)
-    inner = [shapes_like(child, leaves) for child in children_of(spec)]
+    children = [shapes_like(child, leaves) for child in children_of(spec)]
     if spec.type not in pytree.BUILTIN_TYPES:
-        return inner
-    return pytree.SUPPORTED_NODES[spec.type].unflatten_fn(inner, spec.context)
+        return children
+    return pytree.SUPPORTED_NODES[spec.type].unflatten_fn(children, spec.context)
 
 
-def give_keys(spec: Any) -> None:
-    """Let torch name the parts of types that were registered without a function for keys, by
-    number: of inputs it wants names, in the export as in the compile."""
+def add_missing_keys(spec: Any) -> None:
+    """Number the children of types that were registered without a function for keys.
+
+    torch.export and inductor call `tree_flatten_with_path` on the inputs. It raises for such types
+    (torch/utils/_pytree.py, `flatten_with_keys_fn`).
+    """
     for node in _nodes(spec):
-        known = pytree.SUPPORTED_NODES.get(node.type)
-        if known is not None and known.flatten_with_keys_fn is None:
-            pytree.SUPPORTED_NODES[node.type] = known._replace(
-                flatten_with_keys_fn=_numbered(known.flatten_fn)
-            )
+        definition = pytree.SUPPORTED_NODES.get(node.type)
+        if definition is not None and definition.flatten_with_keys_fn is None:
+            numbered = _with_numbers(definition.flatten_fn)
+            definition = definition._replace(flatten_with_keys_fn=numbered)
+            pytree.SUPPORTED_NODES[node.type] = definition
 
 
-def _numbered(flatten: Callable[[Any], tuple[list[Any], Any]]) -> Callable[[Any], Any]:
-    def flatten_with_keys(value: Any) -> Any:
+def _with_numbers(flatten: Flatten) -> FlattenWithKeys:
+    def flatten_with_keys(value: Any) -> tuple[list[tuple[Any, Any]], Any]:
         children, context = flatten(value)
-        return [(pytree.SequenceKey(index), child) for index, child in enumerate(children)], context
+        keyed: list[tuple[Any, Any]] = []
+        for index, child in enumerate(children):
+            keyed.append((pytree.SequenceKey(index), child))
+        return keyed, context
 
     return flatten_with_keys
 
 
 def register_named_tuples(*specs: Any) -> None:
-    """Give named tuples the name that a package needs; torch gives them none by itself."""
+    """Give named tuples the name that a package needs.
+
+    torch/utils/_pytree.py takes named tuples apart without any registration, but cannot store their
+    type without one.
+    """
     for spec in specs:
         for node in _nodes(spec):
             if node.type is namedtuple:
@@ -108,15 +136,17 @@ def register_named_tuples(*specs: Any) -> None:
 def foreign_types(spec: Any) -> dict[str, type]:
     """Types in a structure that are neither Python's nor torch's, by the names that a package has
     for them."""
-    found = {}
+    types = {}
     for node in _nodes(spec):
         kind = node.context if node.type is namedtuple else node.type
-        if kind.__module__.partition(".")[0] not in ("builtins", "collections", "torch"):
-            found[_serialized_name(kind)] = kind
-    return found
+        package = kind.__module__.partition(".")[0]
+        if package not in ("builtins", "collections", "torch"):
+            types[_serialized_name(kind)] = kind
+    return types
 
 
 def _nodes(spec: Any) -> Iterator[Any]:
+    """The containers of a structure, outer ones first."""
     if not spec.is_leaf():
         yield spec
         for child in children_of(spec):
@@ -124,50 +154,50 @@ def _nodes(spec: Any) -> Iterator[Any]:
 
 
 def _serialized_name(kind: type) -> str:
-    known = getattr(pytree, "SUPPORTED_SERIALIZED_TYPES", {}).get(kind)
-    name = getattr(known, "serialized_type_name", None)
+    definition = getattr(pytree, "SUPPORTED_SERIALIZED_TYPES", {}).get(kind)
+    name = getattr(definition, "serialized_type_name", None)
     return name if isinstance(name, str) else f"{kind.__module__}.{kind.__qualname__}"
 
 
-def check_can_be_stored(spec: Any, what: str, where: str) -> None:
-    """Raise `BuildError` for a structure that a package cannot hold, before anything is
-    compiled."""
+def check_can_be_stored(spec: Any, subject: str, where: str) -> None:
+    """Raise `BuildError` for a structure that a package cannot hold, before anything is compiled.
+
+    `subject` is ``inputs`` or ``outputs``.
+    """
     try:
         pytree.treespec_dumps(spec)
     except (NotImplementedError, TypeError) as error:
         names = ", ".join(foreign_types(spec)) or "its types"
+        hint = (
+            "register the type with a serialized_type_name (torch.export.register_dataclass does it"
+            " by itself)"
+        )
+        if subject == "outputs":
+            hint += ", or set `outputs: dict` for the model"
         raise BuildError(
-            f"the structure of the {what} cannot be stored in a package",
+            f"the structure of the {subject} cannot be stored in a package",
             where=where,
             cause=f"{names}: {str(error).splitlines()[0]}",
-            hint=(
-                "register the type with a serialized_type_name (torch.export.register_dataclass"
-                " does it by itself)"
-            )
-            + (", or set `outputs: dict` for the model" if what == "outputs" else ""),
+            hint=hint,
         ) from error
 
 
 def with_plain_outputs(module: nn.Module) -> nn.Module:
-    """The module itself, whose calls from now on give dicts and lists in place of types of other
-    libraries.
+    """Let calls of `module` return dicts and lists in place of types of other libraries.
 
-    By a class of its own, which a copy of the module has too; attributes and names of weights stay.
-    A forward of this object alone, such as a method in its place, stays bound to what it is bound
-    to.
+    Returns the module itself. It gets a class of its own, which a copy of the module has too, so
+    attributes and names of weights stay. If this object alone has another forward, such as a method
+    in its place, that one is replaced and stays bound to its object.
     """
-    own = vars(module).get("forward")
-    if isinstance(own, MethodType):
-        module.forward = MethodType(_plainly(own.__func__), own.__self__)
-    elif own is not None:
-        module.forward = _plainly(own)
-    else:
+    own_forward = vars(module).get("forward")
+    if own_forward is None:
         kind = type(module)
-        module.__class__ = type(
-            kind.__name__,
-            (kind,),
-            {"forward": _plainly(kind.forward), "__module__": kind.__module__},
-        )
+        members = {"forward": _plainly(kind.forward), "__module__": kind.__module__}
+        module.__class__ = type(kind.__name__, (kind,), members)
+    elif isinstance(own_forward, MethodType):
+        module.forward = MethodType(_plainly(own_forward.__func__), own_forward.__self__)
+    else:
+        module.forward = _plainly(own_forward)
     return module
 
 
@@ -183,24 +213,29 @@ def plain(value: Any) -> Any:
     """Mappings, named tuples and dataclasses as dicts by key or field, other containers as tuples
     and lists."""
     if isinstance(value, Mapping):
-        return {key: plain(inner) for key, inner in value.items()}
+        return {key: plain(entry) for key, entry in value.items()}
     if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return {name: plain(inner) for name, inner in zip(value._fields, value, strict=True)}
+        return {name: plain(entry) for name, entry in zip(value._fields, value, strict=True)}
+    # To pytree torch.Size is a type of its own (`_plain_node`).
     if isinstance(value, tuple) and not isinstance(value, torch.Size):
-        return tuple(map(plain, value))
+        return tuple(plain(entry) for entry in value)
     if isinstance(value, list):
-        return list(map(plain, value))
+        return [plain(entry) for entry in value]
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {part.name: plain(getattr(value, part.name)) for part in dataclasses.fields(value)}
+        return {
+            field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)
+        }
     return _plain_node(value)
 
 
 def _plain_node(value: Any) -> Any:
-    """A value of a type that only pytree knows the parts of; any other as it is."""
+    """A value of a type of which only pytree has the parts; any other value unchanged."""
     node = pytree.SUPPORTED_NODES.get(type(value))
     if node is None:
         return value
     children, context = node.flatten_fn(value)
-    names = _context_names(context, len(children))
-    parts = list(map(plain, children))
-    return parts if names is None else dict(zip(names, parts, strict=True))
+    parts = [plain(child) for child in children]
+    names = _context_names(context, len(parts))
+    if names is None:
+        return parts
+    return dict(zip(names, parts, strict=True))

@@ -1,19 +1,18 @@
-"""What a model writes into when it is called: inputs that the caller gave, and buffers, which are
-its state.
+"""The inputs and buffers that a model writes into when it is called. Its buffers are its state.
 
-No single source knows all of it:
+No single source has all of these writes:
 
-- torch.export keeps in-place operators as they are and lists no writes. Its functional form does,
-  in the signature (``user_inputs_to_mutate``, ``buffers_to_mutate``), because there every write is
-  an output. Making it takes about as long as the export, so it is made only for graphs that hold an
-  operator which writes.
+- torch.export keeps in-place operators and lists no writes. The functional form of the program
+  does, in its signature (``user_inputs_to_mutate``, ``buffers_to_mutate``), because every write is
+  an output there. Making it takes about as long as the export, so it is made only for graphs with
+  an operator that writes.
 - torch cannot make that form of a graph that writes inside torch.cond, or into buffers that share
-  memory. Then what such operators are given counts as written.
-- Some operators write without saying so (batch norm with running statistics, operators of the
-  user's own). What a call in eager mode changes counts as well
+  memory. Then the operands of such operators count as written.
+- Some operators write and do not say so: batch norm with running statistics, and operators of the
+  user's own. So the changes that a call in eager mode makes count as well
   (`aoti_build._torch.checking.first_calls`).
 
-What is taken for written and is not costs a comparison of equal values; what is missed is never
+An entry that is not written costs a comparison of equal values. A write that is missed is never
 compared.
 """
 
@@ -23,23 +22,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch.export import ExportedProgram
-from torch.export.graph_signature import InputKind, TensorArgument
 from torch.fx import GraphModule, Node
 
+from aoti_build._torch.program.values import input_tensors
 from aoti_build.artifact.manifest import tensor_inputs
 from aoti_build.common.json_object import JsonObject
 
-# Calls of a model with state: the second sees what the first left, the third what the second made
-# of that.
+# Calls of a model with state: the second uses the state that the first made, and the third that of
+# the second.
 STATE_CALLS = 3
 
 
 @dataclass(frozen=True)
 class Writes:
-    """What a call writes into: `inputs` by name, with their positions among the input tensors in
-    the order of the call; `buffers` by their names in the model."""
+    """The inputs that a call writes into, by name and by their positions among the input tensors of
+    the call, and the buffers by their names in the model."""
 
     inputs: tuple[str, ...] = ()
     positions: tuple[int, ...] = ()
@@ -47,26 +45,28 @@ class Writes:
 
     @classmethod
     def of_signature(cls, signature: Mapping[str, Any]) -> Writes:
-        """As the manifest's `signature` has it."""
-        written = signature["mutates"]["inputs"]
-        names = [entry["name"] for entry in tensor_inputs(signature)]
-        positions = tuple(at for at, name in enumerate(names) if name in written)
-        return cls(
-            tuple(names[at] for at in positions), positions, tuple(signature["mutates"]["buffers"])
-        )
+        """The writes that a manifest's `signature` records."""
+        mutates = signature["mutates"]
+        inputs, positions = [], []
+        for position, entry in enumerate(tensor_inputs(signature)):
+            if entry["name"] in mutates["inputs"]:
+                inputs.append(entry["name"])
+                positions.append(position)
+        return cls(tuple(inputs), tuple(positions), tuple(mutates["buffers"]))
 
     def as_json(self) -> JsonObject:
         return {"inputs": list(self.inputs), "buffers": list(self.buffers)}
 
     @property
     def calls(self) -> int:
-        """How many calls show what the model does."""
+        """The number of calls that shows what the model does."""
         return STATE_CALLS if self.buffers else 1
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What one call in eager mode was seen to change: positions of input tensors, and buffers."""
+    """The positions of input tensors and the names of buffers that one call in eager mode
+    changed."""
 
     positions: frozenset[int] = frozenset()
     buffers: frozenset[str] = frozenset()
@@ -78,132 +78,144 @@ def observed_names(signature: Mapping[str, Any]) -> list[str]:
     writes = Writes.of_signature(signature)
     outputs = [output["name"] for output in signature["outputs"]]
     inputs = [f"input {name}" for name in writes.inputs]
-    return [*outputs, *inputs, *(f"buffer {name}" for name in writes.buffers)]
+    buffers = [f"buffer {name}" for name in writes.buffers]
+    return outputs + inputs + buffers
 
 
 def computed_of(signature: Mapping[str, Any]) -> list[str | None]:
-    """In the order of `observed_names`: the type that each is computed in, where that is narrower
-    than its own."""
+    """In the order of `observed_names`: the dtype in which each value is computed, where that is
+    narrower than its own; None for the others."""
     narrower = signature.get("computed_in", {})
     return [narrower.get(name) for name in observed_names(signature)]
 
 
+def observed_nodes(functional: ExportedProgram, writes: Writes) -> list[str | None]:
+    """In the order of `observed_names`: the name in the graph of each value; None for one that is
+    not an output of the graph."""
+    signature = functional.graph_signature
+    # In these two maps of torch the keys are outputs.
+    by_input = {name: output for output, name in signature.user_inputs_to_mutate.items()}
+    by_buffer = {name: output for output, name in signature.buffers_to_mutate.items()}
+    nodes: list[str | None] = []
+    for output in signature.user_outputs:
+        nodes.append(output if isinstance(output, str) else None)
+    tensors = input_tensors(functional)
+    for position in writes.positions:
+        nodes.append(by_input.get(tensors[position]))
+    for name in writes.buffers:
+        nodes.append(by_buffer.get(name))
+    return nodes
+
+
 def functional_form(program: ExportedProgram) -> ExportedProgram:
-    """The program with every write as an output; itself where it has none, or torch cannot make
-    that form."""
-    if not any(True for _ in _writing(program.graph_module)):
+    """The program with every write as an output; the program itself if it has no writes, or if
+    torch cannot make that form."""
+    if not _has_writes(program.graph_module):
         return program
     try:
         functional: ExportedProgram = program.run_decompositions({})
-    except Exception:  # a verifier's, a tracer's, plain assertions
+    except Exception:  # a verifier's or a tracer's error, or a plain assertion
         return program
     return functional
 
 
 def writes_of(
-    functional: ExportedProgram, names: Sequence[str], seen: Seen | None = None
+    functional: ExportedProgram,
+    names: Sequence[str],
+    seen: Seen | None = None,
 ) -> Writes:
-    """What a program in `functional_form` writes into, and what was `seen` to be written; `names`
-    are those of its input tensors in order."""
-    seen, signature = seen or Seen(), functional.graph_signature
-    direct = _operands(functional)
-    written = set(signature.user_inputs_to_mutate.values()) | direct
-    positions = {at for at, name in enumerate(input_tensors(functional)) if name in written}
-    positions |= seen.positions
-    buffers = set(signature.buffers_to_mutate.values()) | seen.buffers
-    buffers |= {name for node, name in signature.inputs_to_buffers.items() if node in direct}
-    ordered = tuple(sorted(positions))
-    return Writes(tuple(names[at] for at in ordered), ordered, tuple(sorted(buffers)))
+    """The writes of a program in `functional_form`, with those that were `seen` in eager mode.
 
-
-def input_tensors(program: ExportedProgram) -> list[str]:
-    """The names in the graph of the input tensors, in the order of a call."""
-    values = traced_values(program)
-    arguments = input_arguments(program)
-    names = [argument.name for argument in arguments if isinstance(argument, TensorArgument)]
-    return [name for name in names if isinstance(values.get(name), torch.Tensor)]
-
-
-def input_arguments(program: ExportedProgram) -> list[Any]:
-    """What the signature says of every user input, in flattened order."""
-    specs = program.graph_signature.input_specs
-    return [spec.arg for spec in specs if spec.kind == InputKind.USER_INPUT]
-
-
-def traced_values(program: ExportedProgram) -> dict[str, Any]:
-    """The value with which each node of the graph was traced, by the node's name."""
-    return {node.name: node.meta.get("val") for node in program.graph.nodes}
-
-
-def observed_nodes(functional: ExportedProgram, writes: Writes) -> list[str | None]:
-    """The names in the graph of all that is compared after a call, in the order of
-    `observed_names`; None for what the graph does not have as an output."""
+    `names` are the names of its input tensors, in order.
+    """
+    seen = seen or Seen()
     signature = functional.graph_signature
-    by_input = {name: output for output, name in signature.user_inputs_to_mutate.items()}
-    by_buffer = {name: output for output, name in signature.buffers_to_mutate.items()}
-    tensors = input_tensors(functional)
-    outputs = [name if isinstance(name, str) else None for name in signature.user_outputs]
-    inputs = [by_input.get(tensors[position]) for position in writes.positions]
-    return [*outputs, *inputs, *(by_buffer.get(name) for name in writes.buffers)]
+    operands = _written_operands(functional)
+
+    written_inputs = operands | set(signature.user_inputs_to_mutate.values())
+    positions = set(seen.positions)
+    for position, node_name in enumerate(input_tensors(functional)):
+        if node_name in written_inputs:
+            positions.add(position)
+
+    buffers = seen.buffers | set(signature.buffers_to_mutate.values())
+    for node_name, buffer in signature.inputs_to_buffers.items():
+        if node_name in operands:
+            buffers |= {buffer}
+
+    ordered = tuple(sorted(positions))
+    inputs = tuple(names[position] for position in ordered)
+    return Writes(inputs, ordered, tuple(sorted(buffers)))
 
 
 def root_of(node: Any) -> Any:
-    """What a chain of views is a view of."""
+    """The base of a chain of views; any other argument of an operator unchanged."""
     while isinstance(node, Node) and node.op == "call_function" and _is_view(node):
         node = node.args[0]
     return node
 
 
-def _operands(program: ExportedProgram) -> set[str]:
-    """Names of what the writing operators that are left in a graph are given, through views."""
-    return {
-        root_of(source).name for node in _writing(program.graph_module) for source in _targets(node)
-    }
+def _written_operands(program: ExportedProgram) -> set[str]:
+    """Names of the nodes that the writing operators left in a graph may write into, also through
+    views."""
+    names = set()
+    for node in program.graph_module.graph.nodes:
+        if _writes(node, program.graph_module):
+            for operand in _operands(node):
+                names.add(root_of(operand).name)
+    return names
 
 
-def _writing(module: GraphModule) -> Iterator[Node]:
-    """Nodes that write into what they are given; one that calls graphs inside this one, if these
-    do."""
-    for node in module.graph.nodes:
-        schema = getattr(node.target, "_schema", None)
-        text = str(node.target)
-        inner = [
-            part
-            for name in _graphs(node)
-            if isinstance(part := getattr(module, name, None), GraphModule)
-        ]
-        if (
-            (schema is not None and schema.is_mutable)
-            or "mutation" in text  # a kernel of the user's own, which has no schema
-            or "auto_functionalized" in text
-            or any(True for part in inner for _ in _writing(part))
-        ):
-            yield node
+def _has_writes(module: GraphModule) -> bool:
+    return any(_writes(node, module) for node in module.graph.nodes)
 
 
-def _graphs(node: Node) -> list[str]:
-    """The attributes that an operator's arguments name, such as the branches of torch.cond."""
-    return [str(source.target) for source in node.all_input_nodes if source.op == "get_attr"]
+def _writes(node: Node, module: GraphModule) -> bool:
+    """Whether a node of `module` writes into its operands, by itself or in a graph that it
+    calls."""
+    schema = _schema_of(node)
+    if schema is not None and schema.is_mutable:
+        return True
+    # Kernels of the user's own have no schema. torch wraps them in operators of these names
+    # (triton_kernel_wrapper_mutation, auto_functionalized_v2; torch/_higher_order_ops).
+    target = str(node.target)
+    if "mutation" in target or "auto_functionalized" in target:
+        return True
+    return any(_has_writes(graph) for graph in called_graphs(node, module))
 
 
-def _targets(node: Node) -> list[Node]:
+def called_graphs(node: Node, module: GraphModule) -> Iterator[GraphModule]:
+    """The graphs that an operator's arguments name, such as the branches of torch.cond."""
+    for source in node.all_input_nodes:
+        if source.op == "get_attr":
+            graph = getattr(module, str(source.target), None)
+            if isinstance(graph, GraphModule):
+                yield graph
+
+
+def _operands(node: Node) -> list[Node]:
     """The operands that a writing operator may write into."""
-    schema = getattr(node.target, "_schema", None)
+    schema = _schema_of(node)
     if schema is None or not schema.is_mutable:
         return [source for source in node.all_input_nodes if source.op != "get_attr"]
-    given = dict(
-        zip((argument.name for argument in schema.arguments), node.args, strict=False)
-    ) | dict(node.kwargs)
-    written = [
-        argument.name
-        for argument in schema.arguments
-        if argument.alias_info and argument.alias_info.is_write
-    ]
-    return [given[name] for name in written if isinstance(given.get(name), Node)]
+    arguments: dict[str, Any] = dict(node.kwargs)
+    for parameter, value in zip(schema.arguments, node.args, strict=False):
+        arguments[parameter.name] = value
+    operands = []
+    for parameter in schema.arguments:
+        if parameter.alias_info and parameter.alias_info.is_write:
+            operand = arguments.get(parameter.name)
+            if isinstance(operand, Node):
+                operands.append(operand)
+    return operands
 
 
 def _is_view(node: Node) -> bool:
-    schema = getattr(node.target, "_schema", None)
+    schema = _schema_of(node)
     if schema is None or not node.args or schema.is_mutable:
         return False
-    return any(value.alias_info is not None for value in schema.returns)
+    return any(result.alias_info is not None for result in schema.returns)
+
+
+def _schema_of(node: Node) -> Any:
+    return getattr(node.target, "_schema", None)
