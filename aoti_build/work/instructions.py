@@ -1,12 +1,11 @@
-"""A look at the machine code that was compiled: is it for the instruction set that was asked for,
-and no more?"""
+"""Checks that compiled machine code uses no instructions beyond the target's architecture."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import subprocess
-from collections.abc import Set
+from collections.abc import Mapping, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,102 +17,115 @@ from aoti_build.errors import ArtifactError, BuildError
 from aoti_build.models_file.project import Target
 from aoti_build.work.context import Staging
 
+# Bytes of a library that are extracted at a time.
 _BLOCK = 1 << 22
 
 
 class Instructions:
-    """What the code of a staged package uses, found in a thread while the package is being checked.
-    `known` is what is known of it already."""
+    """The instruction set extensions that the code of a staged package uses.
+
+    A thread reads the code while the package is checked. Leaving the context waits for the thread.
+    `known` is the record of the same code from an earlier build; then nothing is read.
+    """
 
     def __init__(
         self, target: Target, staging: Staging, known: InstructionsRecord | None = None
     ) -> None:
         self._pool = ThreadPoolExecutor(1, "instructions")
-        self._found: Future[InstructionsRecord] = Future()
+        self._record: Future[InstructionsRecord] = Future()
         if known and known.get("seen") is not None:
-            self._found.set_result(known)
+            self._record.set_result(known)
         else:
-            self._found = self._pool.submit(instructions_of, target, staging)
+            self._record = self._pool.submit(instructions_of, target, staging)
 
     def result(self) -> InstructionsRecord:
-        """As `instructions_of`, and what it raises."""
-        return self._found.result()
+        """The record for the manifest. Raises what `instructions_of` raises."""
+        return self._record.result()
 
     def __enter__(self) -> Instructions:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        """A check that failed because of what the code uses is explained by that."""
+        """If a check failed, and the code uses instructions beyond its architecture, raise the error
+        about the instructions: it explains the failure."""
         self._pool.shutdown()
-        if isinstance(error, BuildError) and isinstance(own := self._found.exception(), BuildError):
-            raise own from error
+        if not isinstance(error, BuildError):
+            return
+        explanation = self._record.exception()
+        if isinstance(explanation, BuildError):
+            raise explanation from error
 
 
 def instructions_of(target: Target, staging: Staging) -> InstructionsRecord:
-    """What the code of the staged package uses, for the manifest: `seen`, or null and `why` not.
+    """Read the code of the staged package. The record has the extensions that were `seen`, or None
+    and `why` they are not known.
 
-    Raises `BuildError` if a target with a portable architecture uses more than that.
+    Raises `BuildError` if the code uses more than the architecture that the target names.
     """
     machine = os.uname().machine
     if machine != "x86_64":
         return {"seen": None, "why": f"instructions of {machine} are not told apart"}
-    tool = shutil.which("objdump")
-    if tool is None:
+    objdump = shutil.which("objdump")
+    if objdump is None:
         return {"seen": None, "why": "there is no objdump here (it is part of binutils)"}
     try:
-        found = _found(tool, staging)
+        uses = _uses(objdump, staging)
     except (ArtifactError, OSError, ValueError) as error:
         return {"seen": None, "why": f"the code cannot be read: {error}"}
     allowed = target.hardware.allowed_instructions(target.architecture)
     if allowed is not None:
-        _refuse_others(target.architecture, allowed, found, staging.log)
-    return {"seen": sorted(found)}
+        _refuse_others(target.architecture, allowed, uses, staging.log)
+    return {"seen": sorted(uses)}
 
 
-def _found(tool: str, staging: Staging) -> dict[str, Use]:
-    found: dict[str, Use] = {}
+def _uses(objdump: str, staging: Staging) -> dict[str, Use]:
+    """The first use of each extension in the libraries of the staged package."""
+    uses: dict[str, Use] = {}
     with open_archive(staging.artifact / MODEL) as archive:
         for model in archive.models:
             for name in model.libraries:
-                code = staging.directory / "library.so"
-                _extract(archive, name, code)
-                found = {**_disassembled(tool, code), **found}
-    return found
+                library = staging.directory / "library.so"
+                _extract(archive, name, library)
+                for extension, use in _disassembled(objdump, library).items():
+                    uses.setdefault(extension, use)
+    return uses
 
 
-def _refuse_others(isa: str, allowed: Set[str], found: dict[str, Use], log: Path) -> None:
-    beyond = [use for name, use in sorted(found.items()) if name not in allowed]
-    if beyond:
-        raise BuildError(
-            f"the compiled code uses more than `isa: {isa}` has, so it was not published",
-            cause="\n".join(map(str, beyond)),
-            hint=(
-                "remove what asks for another processor (cpp.march or flags in the preset, CXX or"
-                " its wrapper), or say the isa that is meant"
-            ),
-            log=log,
-        )
+def _refuse_others(isa: str, allowed: Set[str], uses: Mapping[str, Use], log: Path) -> None:
+    refused = [str(use) for name, use in sorted(uses.items()) if name not in allowed]
+    if not refused:
+        return
+    raise BuildError(
+        f"the compiled code uses more than `isa: {isa}` has, so it was not published",
+        cause="\n".join(refused),
+        hint=(
+            "remove the option that selects another processor (cpp.march or flags in the preset,"
+            " CXX or its wrapper), or name the isa that the code is for"
+        ),
+        log=log,
+    )
 
 
 def _extract(archive: Archive, name: str, path: Path) -> None:
-    read, size = archive.reader(name), archive.members[name].size
+    """Write a member of the package to `path`."""
+    read = archive.reader(name)
+    size = archive.members[name].size
     with path.open("wb") as file:
         for offset in range(0, size, _BLOCK):
             file.write(read(offset, min(_BLOCK, size - offset)))
 
 
-def _disassembled(tool: str, code: Path) -> dict[str, Use]:
-    command = [tool, "-d", "--insn-width=16", str(code)]
-    environment = {**os.environ, "LC_ALL": "C"}
+def _disassembled(objdump: str, library: Path) -> dict[str, Use]:
+    """The first use of each extension in a shared library. Raises ValueError if objdump fails."""
     with subprocess.Popen(
-        command,
+        [objdump, "-d", "--insn-width=16", str(library)],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
         errors="replace",
-        env=environment,
+        env={**os.environ, "LC_ALL": "C"},
     ) as process:
-        found = extensions(process.stdout or ())
+        uses = extensions(process.stdout or ())
     if process.returncode != 0:
-        raise ValueError(f"it ended with status {process.returncode}")
-    return found
+        raise ValueError(f"objdump ended with status {process.returncode}")
+    return uses
