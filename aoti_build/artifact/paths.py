@@ -38,12 +38,12 @@ def log_path(project: Project, target: Target) -> Path:
     return _logs(project) / f"{_flat(target)}@build.log"
 
 
-def reader_log_path(project: Project, target: Target, verb: str) -> Path:
-    """The log of a verb that only reads artifacts.
+def reader_log_path(project: Project, target: Target, command: str) -> Path:
+    """The log of a command that only reads artifacts.
 
     On a serving host `artifacts/` may be read-only. The log is then in the user's log directory.
     """
-    name = f"{_flat(target)}@{verb}.log"
+    name = f"{_flat(target)}@{command}.log"
     directory = _logs(project)
     written_to = directory if directory.is_dir() else project.artifacts
     if os.access(written_to, os.W_OK):

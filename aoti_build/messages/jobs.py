@@ -44,7 +44,7 @@ class Job(Message, Generic[ResultT], frozen=True):
     root: str
 
     @classmethod
-    def verb(cls) -> str:
+    def job_name(cls) -> str:
         """The name of the module in `aoti_build._torch.jobs` and of its function for the job."""
         return cls.type_name().removesuffix("-job")
 
@@ -250,6 +250,6 @@ class RunJob(PackageJob[RunResult], frozen=True):
 
 
 JOBS: Mapping[str, type[Job[Any]]] = {
-    job.verb(): job
+    job.job_name(): job
     for job in (BuildJob, CheckJob, CompileJob, LocalizeJob, FreshJob, ProbeJob, RunJob)
 }

@@ -46,8 +46,8 @@ class Instructions:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        """If a check failed, and the code uses instructions beyond its architecture, raise the error
-        about the instructions: it explains the failure."""
+        """If a check failed and the code uses instructions beyond its architecture, raise the error
+        about the instructions. It explains the failure."""
         self._pool.shutdown()
         if not isinstance(error, BuildError):
             return

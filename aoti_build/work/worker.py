@@ -177,7 +177,7 @@ class Worker(Generic[ResultT]):
         self._events: IO[str] = os.fdopen(read_end)
         job_path = str(directory / "job.json")
         module = "aoti_build._torch"
-        command = [sys.executable, "-m", module, kind.verb(), job_path, str(write_end)]
+        command = [sys.executable, "-m", module, kind.job_name(), job_path, str(write_end)]
         try:
             self._process = _start_logged(command, root, log, write_end, variables)
         except BaseException:

@@ -1,4 +1,4 @@
-"""A real package is exchanged for one of somebody else's while a verb works with it: foreign code
+"""While a command works with a package, it is exchanged for one of somebody else's. Foreign code
 never runs."""
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ import pytest
 
 from aoti_build.artifact.manifest import MODEL, VERIFY
 
-# Runs a verb; as soon as a worker is about to start, the published package is exchanged.
-VERB = """
+# Runs a command; as soon as a worker is about to start, the published package is exchanged.
+COMMAND = """
 import os, sys
 from pathlib import Path
 from aoti_build.models_file import load_project
 from aoti_build.work import check
 from aoti_build.commands import run, verify, verify_comparison
 
-verb, foreign, published = sys.argv[1], sys.argv[2], sys.argv[3]
+command, foreign, published = sys.argv[1], sys.argv[2], sys.argv[3]
 project = load_project(Path("models.yaml").absolute())
 targets = tuple(target for target in project.targets if target.name == "linear/cpu")
 real = check.run_worker
@@ -30,11 +30,11 @@ def exchanging(*arguments, **options):
     return real(*arguments, **options)
 for module in (check, run, verify_comparison):
     module.run_worker = exchanging
-if verb == "run":
+if command == "run":
     report = run.run(project, targets)
     print(report.targets[0].verdict)
 else:
-    report = verify.verify(project, targets, runtime=verb)
+    report = verify.verify(project, targets, runtime=command)
     print(report.verdicts[0].verdict, report.verdicts[0].error)
 """
 
@@ -60,17 +60,17 @@ def foreign(built: Path, tmp_path: Path) -> tuple[Path, Path]:
     return package, marker
 
 
-@pytest.mark.parametrize("verb", ["python", "cpp", "run"])
+@pytest.mark.parametrize("command", ["python", "cpp", "run"])
 def test_what_takes_a_packages_place_is_not_executed(
     built: Path,
     foreign: tuple[Path, Path],
-    verb: str,
+    command: str,
 ) -> None:
     package, marker = foreign
     directory = built / "artifacts/linear/cpu"
     (directory / VERIFY).unlink(missing_ok=True)
     done = subprocess.run(
-        [sys.executable, "-c", VERB, verb, str(package), str(directory / MODEL)],
+        [sys.executable, "-c", COMMAND, command, str(package), str(directory / MODEL)],
         cwd=built,
         capture_output=True,
         text=True,
@@ -80,7 +80,7 @@ def test_what_takes_a_packages_place_is_not_executed(
     assert done.returncode == 0, done.stderr
     assert not package.exists(), "it was exchanged"
     assert not marker.exists(), "foreign code ran"
-    if verb == "run":
+    if command == "run":
         assert done.stdout == "passed\n"
     else:
         assert done.stdout.startswith("refused ")

@@ -18,7 +18,7 @@ from msgspec.structs import replace
 from aoti_build.artifact.manifest import MODEL, REFERENCE_DATA, FileRecord, Manifest
 from aoti_build.artifact.paths import artifact_directory
 from aoti_build.artifact.verification import required_tolerance
-from aoti_build.commands import build as build_verb
+from aoti_build.commands import build as build_command
 from aoti_build.common.digests import digest_bytes, digest_file, digest_json
 from aoti_build.common.stat_cache import StatCache
 from aoti_build.figures import CallFigures, Refusal, RunFigures, typed
@@ -200,7 +200,7 @@ def store_of(project: Project) -> Store:
 
 def plan_of(project: Project, target: Target | None = None, *, force: bool = False) -> Step:
     """The step of `target` (default: the only one), as a build would plan it."""
-    (step,) = build_verb.plan(project, (target or project.targets[0],), force=force).steps
+    (step,) = build_command.plan(project, (target or project.targets[0],), force=force).steps
     return step
 
 
@@ -262,8 +262,8 @@ class FakeWorker:
     """Stands in for `run_worker`: writes what the real one would, and answers what it is told to.
 
     Jobs and results go through the JSON of their messages, so no test gets what a worker could not
-    send. `answers` maps a verb, or a verb and a model's name, to fields of the result, or to the
-    error to raise; `during` is called with verb and job while a job is being done. A build asks
+    send. `answers` maps the name of a job, or that and a model's name, to fields of the result,
+    or to the error to raise; `during` is called with the job's name and the job while a job is being done. A build asks
     what to do as the real one does: its graph key covers what models.yaml says of the graph and the
     sources without their comments, its artifact key the weights or the seed too. `weights` is what
     a compile reports of them, `compiler` goes into its bytes, `eager` into reference data outputs.
@@ -272,7 +272,7 @@ class FakeWorker:
     """
 
     answers: dict[str, Told] = field(default_factory=dict)
-    during: Callable[[str, Any], object] = lambda verb, job: None
+    during: Callable[[str, Any], object] = lambda job_name, job: None
     calls: list[str] = field(default_factory=list)
     decisions: list[str] = field(default_factory=list)
     weights: Mapping[str, Any] = field(default_factory=lambda: {"external": False, "why": "a fake"})
@@ -291,18 +291,18 @@ class FakeWorker:
         **_: Any,
     ) -> ResultT:
         job = decode(_sent(encode(job)), type(job))
-        verb = job.verb()
+        job_name = job.job_name()
         name = job.target.model.name if isinstance(job, TargetJob) else ""
         self.calls.append(
-            verb if verb in ("check", "localize", "probe") else f"{verb} {name}".strip()
+            job_name if job_name in ("check", "localize", "probe") else f"{job_name} {name}".strip()
         )
-        on_phase(verb)
-        if verb == "build":
+        on_phase(job_name)
+        if job_name == "build":
             on_phase("export")
         log.parent.mkdir(parents=True, exist_ok=True)
-        log.write_text(f"{verb} was here\n")
-        self.during(verb, job)
-        told = self.answers.get(f"{verb} {name}", self.answers.get(verb, {}))
+        log.write_text(f"{job_name} was here\n")
+        self.during(job_name, job)
+        told = self.answers.get(f"{job_name} {name}", self.answers.get(job_name, {}))
         if isinstance(told, BaseException):
             raise told
         if isinstance(job, BuildJob):
@@ -313,7 +313,7 @@ class FakeWorker:
         return decode(_sent({**encode(default), **told}), job.result_type())
 
     def start(self, kind: type[Job[Any]], root: Path, *, log: Path, **_: Any) -> FakeStarted:
-        self.ahead.append(f"{kind.verb()} started")
+        self.ahead.append(f"{kind.job_name()} started")
         return FakeStarted(self, kind, log)
 
     def _built(self, job: BuildJob, answer: OnQuestion, on_phase: OnPhase) -> BuildResult:
@@ -378,7 +378,7 @@ class FakeStarted:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.worker.ahead.append(f"{self.kind.verb()} ended")
+        self.worker.ahead.append(f"{self.kind.job_name()} ended")
 
     @property
     def has_ended(self) -> bool:
@@ -386,7 +386,7 @@ class FakeStarted:
 
     def give(self, job: Job[Any]) -> None:
         assert type(job) is self.kind
-        self.worker.ahead.append(f"{self.kind.verb()} given")
+        self.worker.ahead.append(f"{self.kind.job_name()} given")
         self.job = job
 
     def follow(self, on_phase: OnPhase) -> Message:

@@ -232,12 +232,12 @@ def test_a_check_started_ahead_that_died_meanwhile_is_made_by_another(
     )
 
 
-@pytest.mark.parametrize("verb", ["build", "check"])
+@pytest.mark.parametrize("job_name", ["build", "check"])
 def test_a_check_started_ahead_ends_with_a_failure(
-    weighty: Project, fake_worker: FakeWorker, verb: str
+    weighty: Project, fake_worker: FakeWorker, job_name: str
 ) -> None:
     edit(weighty, "weights.safetensors", "weights, version 2")
-    fake_worker.answers[verb] = BuildError("no")
+    fake_worker.answers[job_name] = BuildError("no")
     assert actions(run(weighty)) == ["failed"]
     assert (fake_worker.ahead[0], fake_worker.ahead[-1]) == ("check started", "check ended")
 
@@ -247,7 +247,7 @@ def test_the_check_of_a_compile_is_started_with_it(
     weighty: Project, fake_worker: FakeWorker, change: str
 ) -> None:
     phases: list[str] = []
-    fake_worker.during = lambda verb, job: phases.append(f"{verb}: {fake_worker.ahead}")
+    fake_worker.during = lambda job_name, job: phases.append(f"{job_name}: {fake_worker.ahead}")
     edit(weighty, "helper.py", "edited = 1\n")
     build(weighty, weighty.targets, force=change == "forced")
     assert (fake_worker.decisions, fake_worker.ahead) == (
@@ -319,7 +319,7 @@ def test_one_graph_is_compiled_once_by_two_builds_at_once(
 ) -> None:
     project = write_project(tmp_path, TWINS)
     together = threading.Barrier(2, timeout=20)
-    fake_worker.during = lambda verb, job: together.wait() if verb == "build" else None
+    fake_worker.during = lambda job_name, job: together.wait() if job_name == "build" else None
     report = build(project, project.targets, jobs=2)
     assert sorted(actions(report)) == ["compiled", "reused"]
     assert sorted(fake_worker.decisions) == ["compile", "take"]
@@ -330,8 +330,8 @@ def test_after_a_failed_compile_the_next_one_compiles(
 ) -> None:
     project = write_project(tmp_path, TWINS)
     checks = iter([{"passed": False, "cases": [FAILED_CASE]}, {}])
-    fake_worker.during = lambda verb, job: (
-        verb == "check" and fake_worker.answers.update(check=next(checks))
+    fake_worker.during = lambda job_name, job: (
+        job_name == "check" and fake_worker.answers.update(check=next(checks))
     )
     assert actions(build(project, project.targets, jobs=1, keep_going=True)) == [
         "failed",
@@ -436,8 +436,8 @@ def test_an_input_edited_meanwhile_is_neither_published_nor_stored(
     edit(weighty, "model.py", "edited = 1\n")
     before, stored = contents(directory(weighty)), contents(store_of(weighty).root / "objects")
 
-    def during(verb: str, job: Any) -> None:
-        if verb == moment:
+    def during(job_name: str, job: Any) -> None:
+        if job_name == moment:
             edit(weighty, name, "edited meanwhile\n")
 
     fake_worker.during = during
@@ -472,7 +472,7 @@ def test_other_bytes_are_not_reproducible(
     if built:
         run(project)
 
-    def during(verb: str, job: Any) -> None:
+    def during(job_name: str, job: Any) -> None:
         fake_worker.compiler = os.urandom(8)
 
     fake_worker.during = during

@@ -138,8 +138,8 @@ def test_it_waits_for_a_build_and_takes_nothing_from_under_it(
     staged: list[dict[str, bytes]] = []
     cleaning = threading.Thread(target=lambda: clean(project, None))
 
-    def during(verb: str, job: Any) -> None:
-        if verb == "check":
+    def during(job_name: str, job: Any) -> None:
+        if job_name == "check":
             cleaning.start()
             cleaning.join(0.3)
             staged.append(contents(Path(job.model).parent))

@@ -288,7 +288,7 @@ def test_working_state(
 
 
 def use_artifact(project: Project, directory: Path) -> None:
-    """What the verbs make of the artifact before anything of it is loaded."""
+    """What the commands make of the artifact before anything of it is loaded."""
     targets = project.targets
     for report, lines in (
         (status(project), status_lines),

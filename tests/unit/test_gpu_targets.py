@@ -242,11 +242,11 @@ def test_one_for_the_gpu_of_its_builder_is_refused_as_before(
     assert verify(project, project.targets).exit_code == 4
 
 
+@pytest.mark.usefixtures("fake_worker")
 def test_the_key_has_the_tool_that_makes_fat_binaries(
-    tmp_path: Path, fake_worker: FakeWorker, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     project = project_for(tmp_path, "sm_80")
-    assert fake_worker
     monkeypatch.setattr(cuda, "fatbin_tool_version", lambda: "13.0")
     build_all(project)
     assert action_of(project) == "up-to-date"
@@ -365,7 +365,7 @@ def test_the_tool_is_what_inductor_will_call(
 
 def jobs_of(fake_worker: FakeWorker) -> list[Job[Any]]:
     jobs: list[Job[Any]] = []
-    fake_worker.during = lambda verb, job: jobs.append(job)
+    fake_worker.during = lambda job_name, job: jobs.append(job)
     return jobs
 
 

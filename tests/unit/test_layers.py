@@ -35,8 +35,8 @@ LAYERS = {
 WORKER_SIDE = "_torch"
 RUNTIME = "runtime"
 MAY_IMPORT = {WORKER_SIDE: LAYERS["store"], RUNTIME: LAYERS["artifact"]}
-# The modules of the runtime that run in a process without torch, for verbs and for refusals before
-# an import.
+# The modules of the runtime that run in a process without torch, for commands and for
+# refusals before an import.
 RUNTIME_WITHOUT_TORCH = {
     "__init__.py",
     "arguments.py",

@@ -121,7 +121,7 @@ def test_the_types_are_all_there() -> None:
     assert {*JOBS.values(), *(job.result_type() for job in JOBS.values())} <= set(TYPES)
     assert {*messages.EVENTS, *messages.ANSWERS} <= set(TYPES)
     assert {job.result_type().type_name() for job in JOBS.values()} == {
-        f"{verb}-result" for verb in JOBS
+        f"{job_name}-result" for job_name in JOBS
     }
 
 

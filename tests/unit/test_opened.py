@@ -1,5 +1,5 @@
-"""What was checked is what is loaded: files that are exchanged while a verb works are neither given
-to a worker nor get the verdict of the earlier ones."""
+"""What was checked is what is loaded: files that are exchanged while a command works are neither
+given to a worker nor get the verdict of the earlier ones."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def given(published: Path, fake_worker: FakeWorker, exchange: Exchange) -> Read:
     """What each worker read. The exchange happens as soon as the first one starts."""
     found: Read = []
 
-    def during(verb: str, job: Any) -> None:
+    def during(job_name: str, job: Any) -> None:
         if not found:
             exchange(published)
         found.append((Path(job.model).read_bytes(), Path(job.reference_data).read_bytes()))
@@ -146,10 +146,10 @@ def test_a_reproduction_and_the_search_for_a_cause_have_what_was_verified(
     before = (published / MODEL).read_bytes()
     searched = []
 
-    def during(verb: str, job: Any) -> None:
-        if verb == "check":
+    def during(job_name: str, job: Any) -> None:
+        if job_name == "check":
             _replace(MODEL)(published)
-        if verb == "localize":
+        if job_name == "localize":
             searched.append(Path(job.model).read_bytes())
 
     fake_worker.during = during
@@ -163,7 +163,7 @@ def test_a_reproduction_and_the_search_for_a_cause_have_what_was_verified(
 def test_a_manifest_that_another_verify_renewed_is_no_exchange(
     project: Project, published: Path, fake_worker: FakeWorker
 ) -> None:
-    fake_worker.during = lambda verb, job: publish_fake(project, seconds={"total": 9.0})
+    fake_worker.during = lambda job_name, job: publish_fake(project, seconds={"total": 9.0})
     assert _verdict(verify(project, project.targets)) == "passed"
     assert (published / VERIFY).is_file()
 
@@ -180,8 +180,8 @@ def test_copies_lie_where_nobody_else_can_write(project: Project, published: Pat
 def test_builds_check_where_no_other_can_write(project: Project, fake_worker: FakeWorker) -> None:
     modes = []
 
-    def during(verb: str, job: Any) -> None:
-        if verb == "check":
+    def during(job_name: str, job: Any) -> None:
+        if job_name == "check":
             work = Path(job.model).parents[1]
             modes.append(stat.S_IMODE(work.stat().st_mode))
 
@@ -211,10 +211,10 @@ def test_no_artifact(project: Project) -> None:
             open_artifact(project, project.targets[0]).__enter__()
 
 
+@pytest.mark.usefixtures("published")
 def test_no_room_for_copies_is_the_environments_fault(
-    project: Project, published: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    project: Project, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    assert published
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "absent"))
     for use in (verify, run):
         with pytest.raises(ToolchainError, match="temporary directory is unfit") as caught:

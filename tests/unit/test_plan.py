@@ -48,8 +48,8 @@ models:
 """
 
 
-def test_what_was_just_built_is_up_to_date(project: Project, published: Path) -> None:
-    assert published
+@pytest.mark.usefixtures("published")
+def test_what_was_just_built_is_up_to_date(project: Project) -> None:
     step = plan_of(project)
     assert (step.action, step.reasons) == ("up-to-date", ())
     assert step.manifest
@@ -60,8 +60,8 @@ def test_nothing_built_yet(project: Project) -> None:
     assert (step.action, shown(step), step.manifest) == ("build", ["no-artifact"], None)
 
 
-def test_forced(project: Project, published: Path) -> None:
-    assert published
+@pytest.mark.usefixtures("published")
+def test_forced(project: Project) -> None:
     step = plan_of(project, force=True)
     assert (step.action, shown(step)) == ("build", ["forced"])
 
@@ -106,8 +106,8 @@ def test_a_portable_architecture_is_another_artifact(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["model.py", "helper.py"])
-def test_an_edited_source(project: Project, published: Path, name: str) -> None:
-    assert published
+@pytest.mark.usefixtures("published")
+def test_an_edited_source(project: Project, name: str) -> None:
     (project.root / name).write_text("edited = True\n")
     step = plan_of(project)
     assert step.action == "build"
@@ -115,8 +115,8 @@ def test_an_edited_source(project: Project, published: Path, name: str) -> None:
     assert step.reasons[0].old != step.reasons[0].new
 
 
-def test_an_edit_undone(project: Project, published: Path) -> None:
-    assert published
+@pytest.mark.usefixtures("published")
+def test_an_edit_undone(project: Project) -> None:
     path = project.root / "helper.py"
     before = path.read_bytes()
     path.write_bytes(b"edited = True\n")
@@ -125,17 +125,17 @@ def test_an_edit_undone(project: Project, published: Path) -> None:
     assert action_of(project) == "up-to-date"
 
 
-def test_a_discovered_source_that_is_gone(project: Project, published: Path) -> None:
-    assert published
+@pytest.mark.usefixtures("published")
+def test_a_discovered_source_that_is_gone(project: Project) -> None:
     (project.root / "helper.py").unlink()
     (reason,) = plan_of(project).reasons
     assert (reason.reason, reason.what, reason.new) == ("source-changed", "helper.py", None)
 
 
+@pytest.mark.usefixtures("published")
 def test_another_version_of_a_library_that_the_model_imports(
-    project: Project, published: Path, monkeypatch: pytest.MonkeyPatch
+    project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert published
     real = distributions.identity
     monkeypatch.setattr(
         distributions,
@@ -162,10 +162,8 @@ def test_changed_weights(tmp_path: Path, content: str) -> None:
 
 
 @pytest.mark.parametrize("fact", ["torch", "cxx.version", "python"])
-def test_another_tool(
-    project: Project, published: Path, monkeypatch: pytest.MonkeyPatch, fact: str
-) -> None:
-    assert published
+@pytest.mark.usefixtures("published")
+def test_another_tool(project: Project, monkeypatch: pytest.MonkeyPatch, fact: str) -> None:
     facts = toolchain.facts("cpu")
     monkeypatch.setattr(
         toolchain, "facts", lambda device, _: {**facts, fact: f"another, for {device}"}
@@ -175,19 +173,15 @@ def test_another_tool(
     assert shown(step) == [f"toolchain-changed: {fact} {facts[fact]} -> another, for cpu"]
 
 
-def test_a_tool_that_appears(
-    project: Project, published: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert published
+@pytest.mark.usefixtures("published")
+def test_a_tool_that_appears(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     facts = toolchain.facts("cpu")
     monkeypatch.setattr(toolchain, "facts", lambda *_: {**facts, "new-tool": "1"})
     assert shown(plan_of(project)) == ["toolchain-changed: new-tool (none) -> 1"]
 
 
-def test_another_processor(
-    project: Project, published: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert published
+@pytest.mark.usefixtures("published")
+def test_another_processor(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cpu, "cpu_features", lambda: ("avx", "sse"))
     (reason,) = plan_of(project).reasons
     assert (reason.reason, reason.what, reason.new) == (
@@ -206,27 +200,23 @@ def test_another_processor_does_not_matter_above_a_portable_architecture(
     assert action_of(project) == "up-to-date"
 
 
-def test_a_variable_that_changes_code(
-    project: Project, published: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert published
+@pytest.mark.usefixtures("published")
+def test_a_variable_that_changes_code(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCHINDUCTOR_FREEZING", "1")
     assert shown(plan_of(project)) == ["toolchain-changed: TORCHINDUCTOR_FREEZING (none) -> 1"]
 
 
-def test_a_variable_that_changes_no_code(
-    project: Project, published: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert published
+@pytest.mark.usefixtures("published")
+def test_a_variable_that_changes_no_code(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_LOGS", "+all")
     monkeypatch.setenv("SOMETHING_ELSE", "1")
     assert action_of(project) == "up-to-date"
 
 
+@pytest.mark.usefixtures("published")
 def test_a_compiler_named_by_the_environment(
-    project: Project, published: Path, monkeypatch: pytest.MonkeyPatch
+    project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert published
     monkeypatch.setenv("CXX", sys.executable)
     reasons = plan_of(project).reasons
     assert {reason.reason for reason in reasons} == {"toolchain-changed"}
@@ -260,8 +250,8 @@ def test_a_damaged_manifest(project: Project, published: Path, harm: Any) -> Non
     assert [reason.reason for reason in step.reasons] == ["artifact-damaged"]
 
 
-def test_a_manifest_of_a_later_version(project: Project, published: Path) -> None:
-    assert published
+@pytest.mark.usefixtures("published")
+def test_a_manifest_of_a_later_version(project: Project) -> None:
     edit(project, lambda document: document.update(format_version=99))
     step = plan_of(project)
     assert step.action == "build"
@@ -374,18 +364,14 @@ def test_planning_changes_nothing_but_its_cache(project: Project, published: Pat
     assert contents_but_cache() == before
 
 
-def test_a_copied_project_is_up_to_date_there_too(
-    project: Project, published: Path, tmp_path: Path
-) -> None:
-    assert published
+@pytest.mark.usefixtures("published")
+def test_a_copied_project_is_up_to_date_there_too(project: Project, tmp_path: Path) -> None:
     shutil.copytree(project.root, tmp_path / "copy")
     assert action_of(write_project(tmp_path / "copy")) == "up-to-date"
 
 
-def test_through_a_symbolic_link_to_the_project(
-    project: Project, published: Path, tmp_path: Path
-) -> None:
-    assert published
+@pytest.mark.usefixtures("published")
+def test_through_a_symbolic_link_to_the_project(project: Project, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(project.root, target_is_directory=True)
     linked = load_project(tmp_path / "link" / "models.yaml")
     for _ in range(2):
@@ -445,18 +431,16 @@ def lacks_a_group(document: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     "harm", [names_no_path, names_no_distribution, has_no_number, lacks_a_group]
 )
+@pytest.mark.usefixtures("published")
 def test_parts_that_nobody_wrote_are_never_an_exception(
-    project: Project, published: Path, harm: Callable[[dict[str, Any]], None]
+    project: Project, harm: Callable[[dict[str, Any]], None]
 ) -> None:
-    assert published
     edit(project, harm)
     assert plan_of(project).action in ("build", "up-to-date")
 
 
-def test_the_recipe_is_a_part(
-    project: Project, published: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert published
+@pytest.mark.usefixtures("published")
+def test_the_recipe_is_a_part(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(toolchain, "FACTS_VERSION", 99)
     step = plan_of(project)
     assert step.action == "build"

@@ -66,12 +66,12 @@ def test_workers_end_as_soon_as_the_toolchain_is_known_to_be_broken(
     checks.findings = [FATAL]
     ended = []
 
-    def export(verb: str, job: Any) -> None:
+    def export(job_name: str, job: Any) -> None:
         for _ in range(1000):  # an export of ten seconds
             try:
                 check_stopping()
             except Interrupted:
-                ended.append(verb)
+                ended.append(job_name)
                 raise
             time.sleep(0.01)
 
@@ -87,7 +87,7 @@ def test_whatever_ends_the_checks_ends_the_workers(
     def refuse(*_: Any, **__: Any) -> None:
         raise OSError("no space left")
 
-    def export(verb: str, job: Any) -> None:
+    def export(job_name: str, job: Any) -> None:
         for _ in range(1000):  # an export of ten seconds
             check_stopping()
             time.sleep(0.01)
@@ -169,10 +169,8 @@ def test_both_of_two_toolchains_are_remembered(
     assert fake_worker.calls
 
 
-def test_what_is_up_to_date_is_not_checked(
-    project: Project, published: Path, checks: Checks
-) -> None:
-    assert published
+@pytest.mark.usefixtures("published")
+def test_what_is_up_to_date_is_not_checked(project: Project, checks: Checks) -> None:
     build(project, project.targets)
     assert checks.device_lists == []
     assert not passed_checks_path(project.artifacts).exists()
@@ -230,10 +228,10 @@ def test_an_edit_that_turns_out_to_need_a_compile_is_checked_then(
     assert fake_worker.decisions == ["compile"], "the one before"
 
 
+@pytest.mark.usefixtures("published")
 def test_a_changed_toolchain_is_checked(
-    project: Project, published: Path, fake_worker: FakeWorker, checks: Checks
+    project: Project, fake_worker: FakeWorker, checks: Checks
 ) -> None:
-    assert published
     edit(project, lambda document: document["source"]["toolchain"].update({"cxx.version": "older"}))
     build(project, project.targets)
     assert (len(checks.device_lists), len(fake_worker.calls)) == (1, 2)

@@ -12,7 +12,7 @@ import pytest
 from small_projects import FakeWorker, inv
 
 from aoti_build.artifact.paths import runner_cache
-from aoti_build.commands import verify as verify_verb
+from aoti_build.commands import verify as verify_command
 from aoti_build.commands.verify import verify
 from aoti_build.errors import DirectoryError, ToolchainError
 from aoti_build.host import installed_torch, toolchain
@@ -139,9 +139,9 @@ def test_nothing_is_run_from_a_directory_that_others_write_to(compiler: FakeComp
 def test_reports_say_what_called_the_package(
     project: Project, published: Path, fake_worker: FakeWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(verify_verb, "compiled_runner", lambda device: Path(f"/runner-{device}"))
+    monkeypatch.setattr(verify_command, "compiled_runner", lambda device: Path(f"/runner-{device}"))
     jobs = []
-    fake_worker.during = lambda verb, job: jobs.append((verb, job.runner))
+    fake_worker.during = lambda job_name, job: jobs.append((job_name, job.runner))
     report = verify(project, project.targets, runtime="cpp")
     assert jobs == [("check", "/runner-cpu"), ("probe", "/runner-cpu")]
     document = report.as_json()

@@ -222,8 +222,8 @@ def test_the_gpu_that_is_asked_for_decides_among_architectures(
     assert explain("small", artifacts=arches, device_index=1).best().variant == "cuda-sm_80"
 
 
-def test_a_listed_architecture_is_no_preset(artifacts: Path, tmp_path: Path) -> None:
-    assert artifacts
+@pytest.mark.usefixtures("artifacts")
+def test_a_listed_architecture_is_no_preset(tmp_path: Path) -> None:
     text = MODELS.replace("devices: [cpu, cuda]", "devices: [cpu]") + "    cpu: {isa: [avx2]}\n"
     project = write_project(tmp_path / "listed", text)
     for target in project.targets:

@@ -70,7 +70,7 @@ def test_builds_on_a_gpu_take_turns(
     monkeypatch.setattr(cuda, "compute_capabilities", lambda: ("9.0",))
     project = write_project(tmp_path / device, two_on(device))
     together = Together(most)
-    fake_worker.during = lambda verb, job: together.meet() if verb == "build" else None
+    fake_worker.during = lambda job_name, job: together.meet() if job_name == "build" else None
     report = build(project, project.targets, jobs=2)
     assert report.exit_code == 0
     assert together.most == most

@@ -346,10 +346,8 @@ DEEP = b"[" * 100_000
 @pytest.mark.parametrize(
     "content", [b"", b"[]", b'{"artifacts": 3}', DEEP], ids=lambda text: repr(text[:20])
 )
-def test_a_damaged_root_is_passed_over(
-    project: Project, published: Path, store: Store, content: bytes
-) -> None:
-    assert published
+@pytest.mark.usefixtures("published")
+def test_a_damaged_root_is_passed_over(project: Project, store: Store, content: bytes) -> None:
     store.register(project.artifacts)
     (store.root / "roots" / "bad.json").write_bytes(content)
     assert list(store.roots()) == [project.artifacts]

@@ -60,10 +60,10 @@ def test_wrong_usage_exits_with_2_and_touches_nothing(
     assert contents(project.root) == before
 
 
-@pytest.mark.parametrize("verb", ["build", "clean"])
-def test_no_models_yaml(tmp_path: Path, verb: str) -> None:
+@pytest.mark.parametrize("command", ["build", "clean"])
+def test_no_models_yaml(tmp_path: Path, command: str) -> None:
     (tmp_path / "tasks.py").write_text("from aoti_build.tasks import ns\n")
-    answer = inv(verb, cwd=tmp_path)
+    answer = inv(command, cwd=tmp_path)
     assert answer.returncode == 2
     assert "models.yaml" in answer.stderr
     assert "Traceback" not in answer.stderr
@@ -88,10 +88,10 @@ def test_run_takes_several_targets_in_one_document(tmp_path: Path) -> None:
     assert "invoke build --target second/cpu" in document["targets"][1]["error"]["hint"]
 
 
-def test_nothing_built_yet_exits_of_each_verb(project: Project) -> None:
+def test_nothing_built_yet_exits_of_each_command(project: Project) -> None:
     codes = {
-        verb: inv(verb, cwd=project.root).returncode
-        for verb in ("status", "verify", "run", "clean")
+        command: inv(command, cwd=project.root).returncode
+        for command in ("status", "verify", "run", "clean")
     }
     assert codes == {"status": 0, "verify": 3, "run": 3, "clean": 0}
 
@@ -102,8 +102,8 @@ def test_a_damaged_artifact_exits_with_4(project: Project, published: Path) -> N
     assert inv("run", cwd=project.root).returncode == 4
 
 
-def test_an_up_to_date_build_exits_with_0(project: Project, published: Path) -> None:
-    assert published
+@pytest.mark.usefixtures("published")
+def test_an_up_to_date_build_exits_with_0(project: Project) -> None:
     answer = inv("build", cwd=project.root)
     assert (answer.returncode, answer.stderr) == (0, "")
     assert "1 target: 1 up-to-date" in answer.stdout
@@ -130,10 +130,10 @@ def test_the_first_failure_stops_a_script(project: Project, published: Path) -> 
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
+@pytest.mark.usefixtures("published")
 def test_json_is_exactly_one_document(
-    project: Project, published: Path, words: list[str], kind: str, code: int
+    project: Project, words: list[str], kind: str, code: int
 ) -> None:
-    assert published
     answer = inv(*words, "--json", cwd=project.root)
     assert answer.returncode == code
     document = one_document(answer.stdout)
@@ -179,8 +179,8 @@ def test_clean_removes(project: Project, published: Path) -> None:
     assert not published.exists()
 
 
-def test_as_the_whole_tasks_py_from_a_directory_below(project: Project, published: Path) -> None:
-    assert published
+@pytest.mark.usefixtures("published")
+def test_as_the_whole_tasks_py_from_a_directory_below(project: Project) -> None:
     below = project.root / "below" / "deeper"
     below.mkdir(parents=True)
     assert REPOSITORY not in below.parents
@@ -188,8 +188,8 @@ def test_as_the_whole_tasks_py_from_a_directory_below(project: Project, publishe
     assert [row["action"] for row in one_document(answer.stdout)["targets"]] == ["up-to-date"]
 
 
-def test_as_a_part_of_somebody_elses_tasks(project: Project, published: Path) -> None:
-    assert published
+@pytest.mark.usefixtures("published")
+def test_as_a_part_of_somebody_elses_tasks(project: Project) -> None:
     (project.root / "tasks.py").write_text(
         "from invoke import Collection, task\n"
         "import aoti_build.tasks\n"
@@ -304,10 +304,10 @@ def test_a_failure_stays_one_when_nobody_reads(project: Project) -> None:
         ("<&- >&- 2>&-", 2),
     ],
 )
+@pytest.mark.usefixtures("published")
 def test_streams_that_take_nothing(
-    project: Project, published: Path, words: str, redirection: str, code: int
+    project: Project, words: str, redirection: str, code: int
 ) -> None:
-    assert published
     if "absent" in words:
         code = 2  # which says more than what became of the report
     answer = redirected(project, f"{shlex.quote(REAL_PYTHON)} -m invoke {words} {redirection}")

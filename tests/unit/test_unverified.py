@@ -262,7 +262,7 @@ def test_an_artifact_that_was_exchanged_during_verify_is_not_changed(
     architecture: Project, on: Host, fake_worker: FakeWorker
 ) -> None:
     on("avx512")
-    fake_worker.during = lambda verb, job: edit(
+    fake_worker.during = lambda job_name, job: edit(
         architecture, lambda document: document.update(action="reused")
     )
     assert verdicts(verify(architecture, architecture.targets)) == ["passed"]

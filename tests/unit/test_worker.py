@@ -56,7 +56,7 @@ from aoti_build.work.worker import Worker, run_worker
 PRELUDE = """\
 import json, os, resource, signal, subprocess, sys, time
 resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-verb, job_path, events = sys.argv[3], sys.argv[4], int(sys.argv[5])
+job_name, job_path, events = sys.argv[3], sys.argv[4], int(sys.argv[5])
 job = json.load(open(job_path))
 def message(kind, **fields):
     return {"format": "aoti-build/message", "format_version": 1, "type": kind, **fields}
@@ -148,7 +148,7 @@ os.write(line, b"started")
 
 def test_a_result_comes_back(run: Run, tmp_path: Path) -> None:
     found = run(
-        "print(verb, job['command'], os.getcwd(), sys.stdin.isatty(), flush=True);"
+        "print(job_name, job['command'], os.getcwd(), sys.stdin.isatty(), flush=True);"
         " result(compile=1.5)"
     )
     assert found == CompileResult(seconds={"compile": 1.5})
@@ -291,7 +291,7 @@ def test_a_worker_of_another_release_is_refused(
 REAL = """
 from pathlib import Path
 from aoti_build._torch.__main__ import main
-os._exit(main(verb, Path(job_path), events))
+os._exit(main(job_name, Path(job_path), events))
 """
 
 

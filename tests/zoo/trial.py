@@ -86,11 +86,11 @@ def _dims(root: Path) -> str:
 
 
 def _inv(
-    root: Path, seconds: dict[str, float], verb: str, *words: str
+    root: Path, seconds: dict[str, float], command: str, *words: str
 ) -> subprocess.CompletedProcess[str]:
     start = time.monotonic()
-    finished = _started(root, "-m", "invoke", verb, *words)
-    seconds[verb] = round(time.monotonic() - start, 1)
+    finished = _started(root, "-m", "invoke", command, *words)
+    seconds[command] = round(time.monotonic() - start, 1)
     return finished
 
 

@@ -1,2 +1,2 @@
-"""A module for each verb of `python -m aoti_build._torch`: its function of that name takes the job,
+"""A module for each job of `python -m aoti_build._torch`: its function of that name takes the job,
 gives a result."""

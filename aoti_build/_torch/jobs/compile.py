@@ -13,7 +13,7 @@ from aoti_build.messages import CompileJob, CompileResult
 _SHOWN = 3
 
 
-def compile(job: CompileJob, events: Events) -> CompileResult:  # noqa: A001 - the verb's name
+def compile(job: CompileJob, events: Events) -> CompileResult:  # noqa: A001 - the job's name
     """Raises `ToolchainError` if the compiler fails."""
     with events.phase("compile"):
         try:

@@ -42,8 +42,8 @@ def test_a_first_build_publishes(project: Project, fake_worker: FakeWorker) -> N
     assert action_of(project) == "up-to-date"
 
 
-def test_the_manifest_says_how_it_came_to_be(project: Project, fake_worker: FakeWorker) -> None:
-    assert fake_worker
+@pytest.mark.usefixtures("fake_worker")
+def test_the_manifest_says_how_it_came_to_be(project: Project) -> None:
     (outcome,) = run(project).outcomes
     manifest = read_manifest(directory(project))
     assert isinstance(manifest, Manifest)
@@ -147,8 +147,8 @@ def test_an_input_edited_meanwhile_is_not_published(
     run(project)
     before = contents(directory(project))
     (tmp_path / "model.py").write_text("edited = 1\n")
-    fake_worker.during = lambda verb, _: (
-        verb == "check" and (tmp_path / name).write_text("edited meanwhile\n")
+    fake_worker.during = lambda job_name, _: (
+        job_name == "check" and (tmp_path / name).write_text("edited meanwhile\n")
     )
     report = run(project)
     assert (actions(report), report.exit_code) == (["failed"], 1)
@@ -231,11 +231,13 @@ def test_a_failed_build_outweighs_other_errors(tmp_path: Path, fake_worker: Fake
     assert build(project, project.targets, jobs=1, keep_going=True).exit_code == 1
 
 
-@pytest.mark.parametrize("verb", ["build", "check"])
-def test_an_interrupt_ends_the_build(project: Project, fake_worker: FakeWorker, verb: str) -> None:
+@pytest.mark.parametrize("job_name", ["build", "check"])
+def test_an_interrupt_ends_the_build(
+    project: Project, fake_worker: FakeWorker, job_name: str
+) -> None:
     run(project)
     before = contents(directory(project))
-    fake_worker.answers[verb] = KeyboardInterrupt()
+    fake_worker.answers[job_name] = KeyboardInterrupt()
     with pytest.raises(Interrupted) as caught:
         build(project, project.targets, force=True)
     assert caught.value.exit_code == 130
@@ -269,8 +271,8 @@ def test_work_that_another_build_did_meanwhile_is_not_done_again(
     assert fake_worker.calls.count("build small") == 1
 
 
-def test_progress_tells_phases_and_outcome(project: Project, fake_worker: FakeWorker) -> None:
-    assert fake_worker
+@pytest.mark.usefixtures("fake_worker")
+def test_progress_tells_phases_and_outcome(project: Project) -> None:
     seen: list[str] = []
     build(
         project,

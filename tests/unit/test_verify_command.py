@@ -27,7 +27,7 @@ from small_projects import (
 from aoti_build.artifact.manifest import MODEL, REFERENCE_DATA
 from aoti_build.artifact.paths import artifact_directory
 from aoti_build.artifact.reasons import Reason
-from aoti_build.commands import verify as verify_verb
+from aoti_build.commands import verify as verify_command
 from aoti_build.commands import verify_comparison
 from aoti_build.commands.run import run
 from aoti_build.commands.verdicts import VerdictKind
@@ -49,13 +49,13 @@ def test_a_good_artifact_passes(project: Project, published: Path, fake_worker: 
     assert json.loads((published / "verify.json").read_text())["verdict"] == "passed"
 
 
+@pytest.mark.usefixtures("published")
 def test_verifying_does_not_make_an_artifact_out_of_date(
-    project: Project, published: Path, fake_worker: FakeWorker
+    project: Project, fake_worker: FakeWorker
 ) -> None:
     for _ in range(2):
         report = verify(project, project.targets, strict=True)
         assert (verdicts(report), report.exit_code) == (["passed"], 0)
-    assert published
     assert fake_worker.calls == ["check", "probe"] * 2
 
 
@@ -113,18 +113,18 @@ def test_another_targets_artifact_is_refused(tmp_path: Path, fake_worker: FakeWo
         ("platform", "plan9"),
     ],
 )
+@pytest.mark.usefixtures("published")
 def test_an_unfit_host_is_refused(
-    project: Project, published: Path, fake_worker: FakeWorker, need: str, value: object
+    project: Project, fake_worker: FakeWorker, need: str, value: object
 ) -> None:
-    assert published
     edit(project, lambda document: document["requires"].update({need: value}))
     report = run_verify(project)
     assert (verdicts(report), report.exit_code) == (["refused"], 4)
     assert fake_worker.calls == []
 
 
-def test_a_mismatch(project: Project, published: Path, fake_worker: FakeWorker) -> None:
-    assert published
+@pytest.mark.usefixtures("published")
+def test_a_mismatch(project: Project, fake_worker: FakeWorker) -> None:
     fake_worker.answers["check"] = {"passed": False, "cases": [FAILED_CASE]}
     report = run_verify(project)
     assert (verdicts(report), report.exit_code) == (["mismatch"], 3)
@@ -134,20 +134,18 @@ def test_a_mismatch(project: Project, published: Path, fake_worker: FakeWorker) 
 
 
 @pytest.mark.parametrize("error", [WorkerCrash("no", signal_name="SIGSEGV"), BuildError("no")])
-def test_a_crash(
-    project: Project, published: Path, fake_worker: FakeWorker, error: Exception
-) -> None:
-    assert published
+@pytest.mark.usefixtures("published")
+def test_a_crash(project: Project, fake_worker: FakeWorker, error: Exception) -> None:
     fake_worker.answers["check"] = error
     report = run_verify(project)
     assert (verdicts(report), report.exit_code) == (["crashed"], 3)
     assert str(report.verdicts[0].error).startswith("small/cpu: no")
 
 
+@pytest.mark.usefixtures("published")
 def test_a_reference_file_that_the_worker_refuses(
-    project: Project, published: Path, fake_worker: FakeWorker
+    project: Project, fake_worker: FakeWorker
 ) -> None:
-    assert published
     fake_worker.answers["check"] = ArtifactError("no reference data of this version")
     report = run_verify(project)
     assert (verdicts(report), report.exit_code) == (["refused"], 4)
@@ -174,11 +172,11 @@ def test_an_absent_device(
     assert fake_worker.calls == []
 
 
+@pytest.mark.usefixtures("published")
 def test_what_cpp_cannot_run_is_unavailable(
-    project: Project, published: Path, fake_worker: FakeWorker, monkeypatch: pytest.MonkeyPatch
+    project: Project, fake_worker: FakeWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert published
-    monkeypatch.setattr(verify_verb, "compiled_runner", lambda device: Path("runner"))
+    monkeypatch.setattr(verify_command, "compiled_runner", lambda device: Path("runner"))
     why = "no C++ library registers the operator a::b"
     fake_worker.answers["check"] = {"passed": False, "cases": [], "unavailable": why}
     report = verify(project, project.targets, runtime="cpp")
@@ -195,10 +193,10 @@ def test_what_cpp_cannot_run_is_unavailable(
 
 
 @pytest.mark.parametrize("content", [None, "edited = True\n"])
+@pytest.mark.usefixtures("published")
 def test_an_out_of_date_artifact_is_checked_as_what_it_is(
-    project: Project, published: Path, fake_worker: FakeWorker, content: str | None
+    project: Project, fake_worker: FakeWorker, content: str | None
 ) -> None:
-    assert published
     helper = project.root / "helper.py"
     helper.unlink() if content is None else helper.write_text(content)
     report = run_verify(project)
@@ -210,16 +208,14 @@ def test_an_out_of_date_artifact_is_checked_as_what_it_is(
     assert fake_worker.calls == ["check", "probe"] * 2
 
 
-def test_the_models_source_need_not_be_there(
-    project: Project, published: Path, fake_worker: FakeWorker
-) -> None:
+@pytest.mark.usefixtures("published")
+def test_the_models_source_need_not_be_there(project: Project, fake_worker: FakeWorker) -> None:
     for name in ("model.py", "helper.py"):
         (project.root / name).unlink()
     bare = load_project(project.file)
     report = run_verify(bare)
     assert (verdicts(report), report.exit_code) == (["passed"], 0)
     assert {reason.what for reason in report.verdicts[0].out_of_date} == {"model.py", "helper.py"}
-    assert published
     assert fake_worker.calls == ["check", "probe"]
 
 
@@ -239,10 +235,8 @@ def test_another_tolerance_is_no_difference_and_is_used(
     assert used == [{"atol": 0.5, "rtol": None, "outputs": {}}] * 2
 
 
-def test_an_input_that_is_not_refused_fails(
-    project: Project, published: Path, fake_worker: FakeWorker
-) -> None:
-    assert published
+@pytest.mark.usefixtures("published")
+def test_an_input_that_is_not_refused_fails(project: Project, fake_worker: FakeWorker) -> None:
     fake_worker.answers["probe"] = {
         "probes": [[0, {"name": "batch 9", "ok": False, "said": "was answered"}]]
     }
@@ -251,10 +245,10 @@ def test_an_input_that_is_not_refused_fails(
     assert report.verdicts[0].refusals[0].name == "batch 9"
 
 
+@pytest.mark.usefixtures("published")
 def test_a_probe_that_crashes_is_named_and_the_others_are_tried(
-    project: Project, published: Path, fake_worker: FakeWorker, monkeypatch: pytest.MonkeyPatch
+    project: Project, fake_worker: FakeWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert published
     names = ["rank 3", "float64", "batch 9"]
 
     def probe(job: Job[Any], *, on_phase: Callable[[str], None], **rest: Any) -> Message:
@@ -283,10 +277,10 @@ def test_a_probe_that_crashes_is_named_and_the_others_are_tried(
     assert verdict.verdict == "mismatch"
 
 
+@pytest.mark.usefixtures("published")
 def test_a_vacuous_comparison_fails_only_with_strict(
-    project: Project, published: Path, fake_worker: FakeWorker
+    project: Project, fake_worker: FakeWorker
 ) -> None:
-    assert published
     fake_worker.answers["check"] = {"vacuous": [{"output": "output", "of": "inputs"}]}
     assert verify(project, project.targets).exit_code == 0
     assert verify(project, project.targets, strict=True).exit_code == 3
@@ -321,20 +315,16 @@ def test_the_report_says_what_counts_as_a_failure(
         assert report.exit_code == (3 if failures else 0)
 
 
-def test_nothing_to_compare_with_is_no_pass(
-    project: Project, published: Path, fake_worker: FakeWorker
-) -> None:
-    assert published
+@pytest.mark.usefixtures("published")
+def test_nothing_to_compare_with_is_no_pass(project: Project, fake_worker: FakeWorker) -> None:
     skipped = {"name": "example", "sizes": {}, "seed": 0, "skipped": "no room", "outputs": []}
     fake_worker.answers["check"] = {"passed": False, "cases": [skipped]}
     report = run_verify(project)
     assert (verdicts(report), report.exit_code) == (["unverified"], 3)
 
 
-def test_what_takes_too_long_is_stopped(
-    project: Project, published: Path, fake_worker: FakeWorker
-) -> None:
-    assert published
+@pytest.mark.usefixtures("published")
+def test_what_takes_too_long_is_stopped(project: Project, fake_worker: FakeWorker) -> None:
     fake_worker.answers["check"] = WorkerTimeout(
         "the worker had not ended after 5 s and was stopped"
     )
@@ -342,10 +332,8 @@ def test_what_takes_too_long_is_stopped(
     assert (verdicts(report), report.exit_code) == (["timeout"], 3)
 
 
-def test_fresh_references_need_the_source(
-    project: Project, published: Path, fake_worker: FakeWorker
-) -> None:
-    assert published
+@pytest.mark.usefixtures("published")
+def test_fresh_references_need_the_source(project: Project, fake_worker: FakeWorker) -> None:
     (project.root / "model.py").unlink()
     report = verify(project, project.targets, fresh=True)
     assert (verdicts(report), report.exit_code) == (["unverified"], 3)
@@ -353,8 +341,8 @@ def test_fresh_references_need_the_source(
     assert fake_worker.calls == []
 
 
-def test_an_interrupt(project: Project, published: Path, fake_worker: FakeWorker) -> None:
-    assert published
+@pytest.mark.usefixtures("published")
+def test_an_interrupt(project: Project, fake_worker: FakeWorker) -> None:
     fake_worker.answers["check"] = KeyboardInterrupt()
     with pytest.raises(Interrupted):
         run_verify(project)
@@ -375,7 +363,7 @@ def read_only(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def refuse(path: Path, value: object) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
 
-    monkeypatch.setattr(verify_verb, "write_json", refuse)
+    monkeypatch.setattr(verify_command, "write_json", refuse)
     real_access = os.access
     artifacts = str(tmp_path / "project" / "artifacts")
     monkeypatch.setattr(
@@ -400,19 +388,19 @@ def test_artifacts_that_cannot_be_written_are_verified_and_run(
 
 
 @pytest.mark.usefixtures("published")
-@pytest.mark.parametrize("verb", ["verify", "run"])
+@pytest.mark.parametrize("command", ["verify", "run"])
 def test_after_an_interrupted_verb_the_next_may_start_workers(
-    project: Project, fake_worker: FakeWorker, verb: str
+    project: Project, fake_worker: FakeWorker, command: str
 ) -> None:
     stop_all()
-    fake_worker.during = lambda verb, job: check_stopping()
-    report = run_verify(project) if verb == "verify" else run(project, project.targets)
+    fake_worker.during = lambda job_name, job: check_stopping()
+    report = run_verify(project) if command == "verify" else run(project, project.targets)
     assert report.exit_code == 0
     assert fake_worker.calls
 
 
-def test_the_report_as_json(project: Project, published: Path, fake_worker: FakeWorker) -> None:
-    assert published
+@pytest.mark.usefixtures("published")
+def test_the_report_as_json(project: Project, fake_worker: FakeWorker) -> None:
     assert fake_worker.calls == []
     document = json.loads(json.dumps(run_verify(project).as_json()))
     assert (document["format"], document["format_version"], document["ok"]) == (

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from small_projects import FakeWorker, inv
 
-from aoti_build.commands import doctor as verb
+from aoti_build.commands import doctor as command
 from aoti_build.commands import doctor_failures
 from aoti_build.commands.doctor import DoctorReport, doctor
 from aoti_build.commands.doctor_failures import explain
@@ -29,7 +29,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> Quick:
 
     def find(*findings: Finding) -> None:
         found = [Finding("compiler", OK, "fit"), *findings]
-        monkeypatch.setattr(verb, "quick_checks", lambda *_, **__: found)
+        monkeypatch.setattr(command, "quick_checks", lambda *_, **__: found)
 
     find()
     return find

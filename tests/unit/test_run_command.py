@@ -224,7 +224,7 @@ def test_after_an_interrupted_verb_it_may_start_workers(
     project: Project, fake_worker: FakeWorker
 ) -> None:
     stop_all()
-    fake_worker.during = lambda verb, job: check_stopping()
+    fake_worker.during = lambda job_name, job: check_stopping()
     assert run(project, project.targets).exit_code == 0
     assert fake_worker.calls
 
