@@ -259,16 +259,18 @@ Told = Mapping[str, Any] | BaseException
 
 @dataclass
 class FakeWorker:
-    """Stands in for `run_worker`: writes what the real one would, and answers what it is told to.
+    """Stands in for `run_worker`. It writes the files of a real worker and answers as it is told.
 
-    Jobs and results go through the JSON of their messages, so no test gets what a worker could not
-    send. `answers` maps the name of a job, or that and a model's name, to fields of the result,
-    or to the error to raise; `during` is called with the job's name and the job while a job is being done. A build asks
-    what to do as the real one does: its graph key covers what models.yaml says of the graph and the
-    sources without their comments, its artifact key the weights or the seed too. `weights` is what
-    a compile reports of them, `compiler` goes into its bytes, `eager` into reference data outputs.
-    `ahead` tells of workers that were started before their job was known; with `ahead_ends` they
-    end before it is.
+    Jobs and results go through the JSON of their messages, so no test gets a value that a worker
+    could not send. A build asks its question as the real one does. Its graph key covers the parts
+    of models.yaml that are about the graph, and the sources without comments. Its artifact key
+    covers the weights or the seed too.
+
+    `answers` maps the name of a job, or that and a model's name, to fields of the result or to the
+    error to raise. `during` is called with the job's name and the job while it is being done.
+    `weights` is what a compile reports of them, `compiler` goes into its bytes, `eager` into the
+    outputs of the reference data. `ahead` lists workers that were started before their job was
+    known. With `ahead_ends` they end before it is.
     """
 
     answers: dict[str, Told] = field(default_factory=dict)
