@@ -18,7 +18,7 @@ from aoti_build.common.reading import open_regular
 from aoti_build.common.stat_cache import StatCache, file_size
 from aoti_build.errors import ArtifactError
 
-_OTHER_DIGEST = "its sha256 is not the one in the manifest"
+_OTHER_DIGEST = "its digest is not the one in the manifest"
 
 
 class DamagedFile(OSError):

@@ -102,16 +102,19 @@ def _input(value: Any) -> None:
     """An input: a tensor, or a constant that is compiled in."""
     if type(value) is dict and "constant" in value:
         _CONSTANT(value)
-    else:
-        _TENSOR(value)
+        if "dtype" not in value:
+            return
+    # Readers take every entry with a dtype for a tensor.
+    _TENSOR(value)
 
 
 def _output(value: Any) -> None:
     """An output: as an input, or a number that is computed from sizes or data."""
     if type(value) is dict and "number" in value:
         _NUMBER(value)
-    else:
-        _input(value)
+        if "dtype" not in value:
+            return
+    _input(value)
 
 
 _WEIGHT = table(
@@ -153,7 +156,9 @@ def _check_input_sizes(inputs: list[Any], dims: dict[str, Any]) -> None:
     """All sizes must follow from the dims, and the sizes of a call must give every dim."""
     sizes = []
     for entry in inputs:
-        for size in entry.get("shape", []):
+        if "dtype" not in entry:
+            continue  # a constant, whose other fields nobody reads
+        for size in entry["shape"]:
             if type(size) is str:
                 sizes.append(parse(size))
     for size in sizes:

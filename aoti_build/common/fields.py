@@ -137,7 +137,8 @@ def flag(value: Any) -> None:
 
 def number(value: Any) -> None:
     if type(value) is int:
-        if not -MAX_INT <= value <= MAX_INT:
+        # The end of a range of int64 values is 2**63, which is not in the range itself.
+        if not -MAX_INT - 1 <= value <= MAX_INT + 1:
             raise ValueError("is too large")
     elif type(value) is not float or not math.isfinite(value):
         raise ValueError("is not a number")

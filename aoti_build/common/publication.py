@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import shutil
+import stat
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -30,8 +31,9 @@ def staging(parent: Path, prefix: str, *, free_later: bool = False) -> Iterator[
     # to the parent. The mode keeps other users out, so a build publishes the files that it checked.
     parent.mkdir(parents=True, exist_ok=True)
     directory = Path(tempfile.mkdtemp(dir=parent, prefix=prefix))
-    # The umask can take even the owner's permissions away.
-    directory.chmod(0o700)
+    # The umask can take even the owner's permissions away. Other bits stay: a set-group-ID bit from
+    # the parent gives the published files the group of `artifacts/`.
+    directory.chmod(stat.S_IMODE(directory.stat().st_mode) | stat.S_IRWXU)
     try:
         yield directory
     finally:

@@ -51,6 +51,8 @@ def weights_complaints(
         message = "a safetensors file has no keys; remove `key`, or select names with `prefix`"
         yield "key", message
     for old, new in rename:
+        if "\0" in old or "\0" in new:
+            yield f"rename.{old}", "contains a NUL character; remove it"
         old_count = old.count("*")
         new_count = new.count("*")
         if old_count != new_count:

@@ -17,7 +17,7 @@ from aoti_build.artifact.manifest import FileRecord, NoManifest
         (lambda path: None, None),
         (lambda path: path.unlink(), "it cannot be read: No such file or directory"),
         (lambda path: path.write_bytes(b"abcd"), "it has 4 bytes, and the manifest lists 3"),
-        (lambda path: path.write_bytes(b"abd"), "its sha256 is not the one in the manifest"),
+        (lambda path: path.write_bytes(b"abd"), "its digest is not the one in the manifest"),
     ],
 )
 def test_a_file_is_compared_with_its_record(

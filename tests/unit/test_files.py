@@ -113,6 +113,13 @@ def test_others_may_read_what_is_written(tmp_path: Path, staged: Path) -> None:
         assert mode(directory) == 0o700, "until it is published, it is this user's alone"
 
 
+def test_what_is_staged_keeps_the_group_of_its_parent(tmp_path: Path) -> None:
+    """A shared `artifacts/` has a set-group-ID bit, so that all in it belongs to the group."""
+    tmp_path.chmod(0o2770)
+    with staging(tmp_path, "x.") as directory:
+        assert directory.stat().st_mode & 0o7777 == 0o2700
+
+
 def test_staging_is_removed_even_after_an_error(tmp_path: Path) -> None:
     def fail() -> None:
         with staging(tmp_path / "staging", "model.") as directory:

@@ -31,6 +31,11 @@ def test_the_facts_in_a_wrapper() -> None:
     assert found.march == ("native",)
 
 
+def test_an_alias_of_a_symbol_to_itself_is_none() -> None:
+    alias = "int64_t s31 = s0;\nint64_t s31 = s31;\n"
+    assert read_generated(WRAPPER_TEXT + alias, KERNEL_TEXT).inputs[0].shape == ("s0", 8)
+
+
 def test_functions_loaded_from_gpu_binaries() -> None:
     text = (
         'kernels_.triton_poi_fused_0 = loadKernel("a.cubin", "triton_poi_fused_0", 0,'

@@ -408,6 +408,9 @@ CRAFTED: list[tuple[str, Any]] = [
     *(("source.variables", value) for value in [{"A": "secret"}, {"A": 3}, []]),
     *(("source.toolchain", value) for value in [{"torch": None}, {"torch": 2}, []]),
     ("source.spec", {"a": json.loads("[" * 250 + "]" * 250)}),
+    # A reader takes an entry with a dtype for a tensor, whatever else it has.
+    ("signature.inputs", [{"name": "x", "constant": "1", "dtype": 5}]),
+    ("signature.outputs", [{"name": "y", "number": "int", "value": "3", "dtype": 5}]),
 ]
 
 
@@ -427,6 +430,11 @@ def test_every_field_is_read(tmp_path: Path) -> None:
     found = read(tmp_path, GOOD)
     assert isinstance(found, Manifest), found
     assert json.loads(json.dumps(found.as_json())) == sealed(json.loads(json.dumps(GOOD)))
+
+
+def test_a_constant_may_have_a_field_of_any_type_that_nobody_reads(tmp_path: Path) -> None:
+    inputs = [*GOOD["signature"]["inputs"], {"name": "k", "constant": "1", "shape": 5}]
+    assert isinstance(read(tmp_path, changed("signature.inputs", inputs)), Manifest)
 
 
 def test_fields_of_a_later_release_are_left_alone(tmp_path: Path) -> None:

@@ -139,8 +139,11 @@ class _InputReader:
         self.dims: dict[str, Bounds] = {}
         self._checks = _check_bodies(text)
         self._symbols = _size_symbols(text)
-        # inductor may give a symbol a second name.
-        self._aliases: dict[str, str] = dict(_ALIAS.findall(text))
+        # inductor may give a symbol a second name. It also writes aliases of a symbol to itself.
+        self._aliases: dict[str, str] = {}
+        for alias, symbol in _ALIAS.findall(text):
+            if alias != symbol:
+                self._aliases[alias] = symbol
 
     def read(self, position: int, name: str) -> Tensor:
         """The input of this name; `position` is the number of its check."""

@@ -68,9 +68,17 @@ def _check_device(text: str) -> str:
 def _check_number(value: object) -> object:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise PydanticCustomError("number_type", "must be a number")
-    if not math.isfinite(value):
+    if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"{value} is not finite; write a finite number")
+    if isinstance(value, int) and abs(value) > MAX_INT + 1:
+        raise ValueError(f"{value} exceeds the largest 64-bit integer; write a smaller number")
     return value
+
+
+def _check_text(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("contains a NUL character; remove it")
+    return text
 
 
 def _check_not_negative(value: float) -> float:
@@ -147,7 +155,7 @@ Presets = Annotated[list[str], Field(min_length=1)]
 # The parser checks these two after the types, to report the position of a part of the text.
 SourceText = Annotated[str, Field(json_schema_extra={"pattern": SOURCE_PATTERN})]
 WeightsFile = Annotated[str, Field(json_schema_extra={"pattern": WEIGHTS_PATTERN})]
-NotEmpty = Annotated[str, Field(min_length=1)]
+NotEmpty = Annotated[str, Field(min_length=1), AfterValidator(_check_text)]
 
 # Choices
 

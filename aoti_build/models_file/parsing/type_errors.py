@@ -77,7 +77,8 @@ def _message(error: ErrorDetails, path: FieldPath) -> str:
         return unknown("key", str(path[-1]), _keys_at(path[:-1]))
     if error_type == "literal_error":
         # An invalid key is its own name, so naming it would repeat it.
-        name = "this key" if path[-1] == value else _label(path)
+        is_key = isinstance(path[-1], str) and path[-1] == value
+        name = "this key" if is_key else _label(path)
         return _not_a_choice(name, value, context["expected"])
     values = {
         "name": _label(path),

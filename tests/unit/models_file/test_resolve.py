@@ -337,6 +337,30 @@ def test_a_dtype_is_that_of_inputs_without_one(root: Path) -> None:
     assert target_from_json(json.loads(json.dumps(target_to_json(target)))) == target
 
 
+@pytest.mark.parametrize("bound", [f"high: {2**63}", f"low: -{2**63}, high: 3"])
+def test_the_ends_of_int64_reach_a_worker(root: Path, bound: str) -> None:
+    inputs = f"[{{shape: [2], dtype: int64, {bound}}}]"
+    (target,) = read(root, model(inputs=inputs)).targets
+    assert target_from_json(json.loads(json.dumps(target_to_json(target)))) == target
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"tolerance": f"{{atol: {2**64}}}"}, "exceeds the largest 64-bit integer"),
+        ({"weights": r'{file: w.pt, ignore: ["a\0"]}'}, "contains a NUL character"),
+        ({"weights": r'{file: w.pt, rename: {"a\0": b}}'}, "contains a NUL character"),
+        ({"cpu": "{isa: [0]}"}, "'isa"),
+    ],
+)
+def test_what_no_record_can_hold_is_a_problem_of_the_file(
+    root: Path, fields: dict[str, str], message: str
+) -> None:
+    with pytest.raises(UsageError) as raised:
+        read(root, model(**fields))
+    assert message in str(raised.value)
+
+
 def test_a_baseline_is_a_callable_or_a_mapping(root: Path) -> None:
     (target,) = read(root, model(kwargs="{width: 3}", baseline="nets.py:plain")).targets
     assert target.model.baseline == Baseline(Source("plain", path="nets.py"), {"width": 3})
