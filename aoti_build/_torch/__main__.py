@@ -22,6 +22,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+# `started` copies the environment before a job's module imports torch.
+from aoti_build._torch import started  # noqa: F401
 from aoti_build._torch.events import Events
 from aoti_build.common.records import write_json
 from aoti_build.common.writing import NO_SPACE, disk_error
