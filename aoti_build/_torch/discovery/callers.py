@@ -8,8 +8,11 @@ import threading
 from collections.abc import Callable
 from functools import cache
 
-_STDLIB = os.path.dirname(os.__file__) + os.sep
-_METADATA = os.path.join(_STDLIB, "importlib", "metadata") + os.sep
+from aoti_build._torch.discovery.paths import IsProject
+
+_STDLIB = os.path.join(os.path.dirname(os.__file__), "")
+_METADATA = os.path.join(_STDLIB, "importlib", "metadata", "")
+_THIS_DIRECTORY = os.path.dirname(__file__)
 # The modules of this package that run between the code that asks and the look at the stack.
 _RECORDING_MODULES = (
     "audit_events.py",
@@ -17,9 +20,7 @@ _RECORDING_MODULES = (
     "patches.py",
     "recorder.py",
 )
-_RECORDING_FILES = frozenset(
-    os.path.join(os.path.dirname(__file__), name) for name in _RECORDING_MODULES
-)
+_RECORDING_FILES = frozenset(os.path.join(_THIS_DIRECTORY, name) for name in _RECORDING_MODULES)
 # Any code reads a variable through these files. Other modules of the standard library read
 # variables for purposes of their own.
 _ENVIRONMENT_FILES: frozenset[str | None] = frozenset(
@@ -35,9 +36,9 @@ _ENVIRONMENT_FILES: frozenset[str | None] = frozenset(
 
 
 class Callers:
-    """Answers for the current thread. `is_project` takes the real path of a source file."""
+    """Answers for the current thread."""
 
-    def __init__(self, is_project: Callable[[str], bool]) -> None:
+    def __init__(self, is_project: IsProject) -> None:
         self._is_project = is_project
         self._is_project_file: dict[str, bool] = {}
 
@@ -58,7 +59,8 @@ class Callers:
             filename = frame.f_code.co_filename
             # Such as <string> or <frozen importlib._bootstrap>.
             has_no_file = filename.startswith("<")
-            if not (has_no_file or filename in _RECORDING_FILES or is_skipped(filename)):
+            is_recording = filename in _RECORDING_FILES
+            if not (has_no_file or is_recording or is_skipped(filename)):
                 return self._is_cached_project_file(filename)
             frame = frame.f_back  # type: ignore[assignment]
         # A thread that runs nothing else, as those of a pool, works for the project.
@@ -74,9 +76,11 @@ class Callers:
 def calling_file() -> str:
     """The file of the code that called into this package's recording modules."""
     frame = sys._getframe(1)
-    while frame.f_code.co_filename in _RECORDING_FILES and frame.f_back is not None:
+    filename = frame.f_code.co_filename
+    while filename in _RECORDING_FILES and frame.f_back is not None:
         frame = frame.f_back
-    return frame.f_code.co_filename
+        filename = frame.f_code.co_filename
+    return filename
 
 
 def is_import_system(filename: str) -> bool:

@@ -25,6 +25,7 @@ from typing import Any
 
 from aoti_build._torch.discovery.audit_events import record_audit_events
 from aoti_build._torch.discovery.loaded import (
+    ModuleFile,
     ModuleOwners,
     distribution_name,
     missing_modules,
@@ -98,7 +99,8 @@ class Discovery:
             for item in value:
                 self.note_kwargs(item)
         elif isinstance(value, str) and value:
-            self._note_argument(os.path.join(self.root, value))
+            path = os.path.join(self.root, value)
+            self._note_argument(path)
 
     def sources(self) -> dict[str, str | None]:
         """Digests of the files that were used, by path: None for an absent one.
@@ -133,7 +135,10 @@ class Discovery:
         for path in tuple(self._recorder.requested):
             for entry in self._locations.site_entries(path):
                 names |= self._owners_of_entry(entry)
-        return {name: installed.identity(name, path=self._path) for name in sorted(names)}
+        identities = {}
+        for name in sorted(names):
+            identities[name] = installed.identity(name, path=self._path)
+        return identities
 
     def modules(self) -> dict[str, str | None]:
         """Modules that were searched for and are not loaded, by name, with whether they are
@@ -141,8 +146,10 @@ class Discovery:
 
         The next plan thus sees that an optional dependency was installed or removed.
         """
-        names = sorted(self._missing_modules())
-        return {name: installed.installed_module(name, path=self._path) for name in names}
+        modules = {}
+        for name in sorted(self._missing_modules()):
+            modules[name] = installed.installed_module(name, path=self._path)
+        return modules
 
     def variables(self) -> dict[str, str | None]:
         """Digests of the environment variables that project code read, by name.
@@ -165,19 +172,20 @@ class Discovery:
 
     def _note_tree(self, top: str) -> None:
         for directory, subdirectories, files in os.walk(top):
-            # os.walk enters those that this list then has.
-            subdirectories[:] = [
-                name for name in subdirectories if self._is_walked(os.path.join(directory, name))
-            ]
+            for name in list(subdirectories):
+                if not self._is_walked(directory, name):
+                    # os.walk does not enter it then.
+                    subdirectories.remove(name)
             self._recorder.note_listed(directory, always=True)
             for name in files:
-                self._recorder.note_opened(os.path.join(directory, name))
+                path = os.path.join(directory, name)
+                self._recorder.note_opened(path)
 
-    def _is_walked(self, directory: str) -> bool:
-        real_path = os.path.realpath(directory)
-        if not self._locations.is_project(real_path + os.sep):
+    def _is_walked(self, parent: str, name: str) -> bool:
+        real_path = os.path.realpath(os.path.join(parent, name))
+        if not self._locations.is_project_directory(real_path):
             return False
-        return not is_tool_directory(os.path.basename(directory))
+        return not is_tool_directory(name)
 
     def _files(self) -> dict[str, str | None]:
         """Digests of the files that were read, tested or searched for."""
@@ -209,19 +217,21 @@ class Discovery:
         """Files of project modules, and of modules that were put by hand among installed ones."""
         paths = set()
         for module in module_files(self._real_paths):
-            if self._is_input(module.path) or self._is_put_by_hand(module.name, module.path):
+            if self._is_input(module.path) or self._has_no_owner(module):
                 paths.add(module.path)
         return paths
 
-    def _is_put_by_hand(self, name: str, path: str) -> bool:
-        if name in self._loaded_before:
+    def _has_no_owner(self, module: ModuleFile) -> bool:
+        """Whether a module among installed ones belongs to no distribution."""
+        if module.name in self._loaded_before:
             return False
-        if not self._locations.is_in_site_directory(path):
+        if not self._locations.is_in_site_directory(module.path):
             return False
-        return not self._owners.of_module(name)
+        return not self._owners.of_module(module.name)
 
     def _is_input(self, path: str) -> bool:
-        if not self._locations.is_project(self._real_paths.resolve(path)):
+        real_path = self._real_paths.resolve(path)
+        if not self._locations.is_project(real_path):
             return False
         # Code without a file is named in angle brackets, such as <string>.
         if "<" in path or f"{os.sep}__pycache__{os.sep}" in path:
@@ -233,7 +243,9 @@ class Discovery:
         is_opened = path in self._recorder.opened
         if not is_opened and self._locations.is_in_tool_directory(path):
             return False
-        return state is not None or is_requested or self._locations.is_below_root(path)
+        if state is not None or is_requested:
+            return True
+        return self._locations.is_below_root(path)
 
     def _is_written(self, path: str) -> bool:
         """Whether this process made or changed `path`."""
@@ -281,23 +293,29 @@ class Discovery:
 
     def _is_own_entry(self, directory: str, entry: str) -> bool:
         """Whether this process made or removed an `entry` of `names_in`."""
-        path = os.path.join(os.path.realpath(directory), entry.rstrip("/"))
+        name = entry.rstrip("/")
+        path = os.path.join(os.path.realpath(directory), name)
         return path in self._recorder.written
 
     def _is_listing(self, directory: str) -> bool:
         """Whether the names in a directory that was listed are an input."""
         real_path = os.path.realpath(directory)
-        if directory in self._recorder.written or real_path in self._recorder.written:
+        written = self._recorder.written
+        if directory in written or real_path in written:
             return False
-        if self._locations.is_temporary(directory) and not self._existed_before(real_path):
+        is_temporary = self._locations.is_temporary(directory)
+        if is_temporary and not self._existed_before(real_path):
             return False  # Made by a child process.
-        if not self._locations.is_project(real_path + os.sep):
+        if not self._locations.is_project_directory(real_path):
             return False
         return not self._locations.is_in_tool_directory(directory)
 
     def _existed_before(self, directory: str) -> bool:
         """Whether a directory existed, and did not change, since the build began."""
-        return os.path.isdir(directory) and os.stat(directory).st_ctime_ns < self._started_ns
+        if not os.path.isdir(directory):
+            return False
+        status = os.stat(directory)
+        return status.st_ctime_ns < self._started_ns
 
     def _links(self) -> dict[str, str]:
         """Digests of the texts of links that were resolved."""
@@ -308,7 +326,8 @@ class Discovery:
             name = self._locations.name_of(link)
             if not os.path.islink(link) or os.readlink(link) != target:
                 raise EditedMeanwhile(name)
-            links[name + LINK] = digest_bytes(os.fsencode(target))
+            text = os.fsencode(target)
+            links[name + LINK] = digest_bytes(text)
         return links
 
     def _is_link_input(self, link: str) -> bool:
@@ -316,7 +335,9 @@ class Discovery:
             # The link is on the way to the project, and differs in another checkout.
             if root.startswith(link + os.sep):
                 return False
-        if link in self._recorder.written or not self._locations.is_project(link):
+        if link in self._recorder.written:
+            return False
+        if not self._locations.is_project(link):
             return False
         return not self._locations.is_in_tool_directory(link)
 
@@ -336,7 +357,9 @@ class Discovery:
 
 def _digest(path: str) -> str | None:
     """As `StatCache.digest`: None for what is no regular file, or cannot be read."""
+    if not os.path.isfile(path):
+        return None
     try:
-        return digest_file(Path(path)) if os.path.isfile(path) else None
+        return digest_file(Path(path))
     except OSError:
         return None

@@ -28,7 +28,8 @@ def module_files(real_paths: RealPaths) -> list[ModuleFile]:
     for name, module in list(sys.modules.items()):
         path = getattr(module, "__file__", None)
         if isinstance(path, str) and os.path.isfile(path):
-            files.append(ModuleFile(name, real_paths.resolve(path)))
+            real_path = real_paths.resolve(path)
+            files.append(ModuleFile(name, real_path))
     return files
 
 
@@ -43,7 +44,9 @@ def names_without_files() -> set[str]:
         names.append(getattr(module, "__file__", None))
     paths = set()
     for name in names:
-        if not isinstance(name, str) or not name or os.path.isabs(name):
+        if not name or not isinstance(name, str):
+            continue
+        if os.path.isabs(name):
             continue
         try:
             paths.add(os.path.abspath(name))
@@ -56,17 +59,20 @@ def names_without_files() -> set[str]:
 def missing_modules(searched: Iterable[str]) -> set[str]:
     """Those of the `searched` modules that are not loaded.
 
-    They are given by the top-level name, except in a namespace, which several distributions fill.
+    Parts of a loaded package are left out, because its distribution has them. Parts of a namespace
+    are not: several distributions fill it.
     """
     missing = set()
     for name in searched:
         top = top_level(name)
         package = sys.modules.get(top)
-        if package is None and name == top:
-            missing.add(top)
-        elif name in sys.modules:
-            continue
-        elif package is None or getattr(package, "__file__", None) is None:
+        if name == top:
+            is_missing = package is None
+        else:
+            # A namespace has no file, and neither has a package that is missing itself.
+            package_file = getattr(package, "__file__", None)
+            is_missing = package_file is None and name not in sys.modules
+        if is_missing:
             missing.add(name)
     return missing
 
@@ -100,12 +106,14 @@ def distribution_name(metadata_directory: str) -> str:
 def _top_level_modules(metadata: Path) -> set[str]:
     listing = metadata / "top_level.txt"
     if listing.is_file():
-        return set(listing.read_text(errors="replace").split())
+        text = listing.read_text(errors="replace")
+        return set(text.split())
     record = metadata / "RECORD"
     if not record.is_file():
         return set()
     modules = set()
-    for line in record.read_text(errors="replace").splitlines():
+    text = record.read_text(errors="replace")
+    for line in text.splitlines():
         path = line.partition(",")[0]
         first_part = path.partition("/")[0]
         modules.add(top_level(first_part))

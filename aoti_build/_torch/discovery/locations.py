@@ -13,17 +13,49 @@ from pathlib import Path
 _THIS_PACKAGE = Path(__file__).resolve().parents[2]
 # Libraries and settings of the system. Not /usr/local, /var or /opt, where models are kept too.
 _SYSTEM = (
-    "/proc", "/sys", "/dev", "/etc", "/run", "/bin", "/sbin", "/lib", "/lib64", "/usr/bin",
-    "/usr/include", "/usr/lib", "/usr/lib64", "/usr/libexec", "/usr/sbin", "/usr/share/locale",
+    "/bin",
+    "/dev",
+    "/etc",
+    "/lib",
+    "/lib64",
+    "/proc",
+    "/run",
+    "/sbin",
+    "/sys",
+    "/usr/bin",
+    "/usr/include",
+    "/usr/lib",
+    "/usr/lib64",
+    "/usr/libexec",
+    "/usr/sbin",
+    "/usr/share/locale",
     "/usr/share/zoneinfo",
-)  # fmt: skip
+)
 # Users keep data in these directories of the system. Nothing is written here.
-_DATA = ("/dev/shm/", "/run/media/", "/run/user/")  # noqa: S108
+_DATA = (
+    "/dev/shm/",  # noqa: S108
+    "/run/media/",
+    "/run/user/",
+)
 # Directories of tools. A walk over the project passes them and does not depend on them.
-_TOOLS = frozenset({
-    ".git", ".hg", ".hypothesis", ".idea", ".ipynb_checkpoints", ".mypy_cache", ".nox",
-    ".pytest_cache", ".ruff_cache", ".svn", ".tox", ".venv", ".vscode", "__pycache__",
-})  # fmt: skip
+_TOOLS = frozenset(
+    {
+        ".git",
+        ".hg",
+        ".hypothesis",
+        ".idea",
+        ".ipynb_checkpoints",
+        ".mypy_cache",
+        ".nox",
+        ".pytest_cache",
+        ".ruff_cache",
+        ".svn",
+        ".tox",
+        ".venv",
+        ".vscode",
+        "__pycache__",
+    }
+)
 
 
 class Locations:
@@ -41,7 +73,8 @@ class Locations:
         self._site_prefixes = tuple(map(_with_separator, self.site_directories))
         real_root = _with_separator(os.path.realpath(root))
         self.roots = (real_root, str(root) + os.sep)
-        self._temporary = _with_separator(os.path.realpath(tempfile.gettempdir()))
+        temporary = os.path.realpath(tempfile.gettempdir())
+        self._temporary = (_with_separator(temporary), *_DATA)
         self._outside: tuple[str, ...] = ()
         directories: tuple[str | Path, ...] = (
             *self.site_directories,
@@ -61,25 +94,32 @@ class Locations:
 
         A directory needs a separator at its end.
         """
-        return path.startswith(_DATA) or not path.startswith(self._outside)
+        if path.startswith(_DATA):
+            return True
+        return not path.startswith(self._outside)
+
+    def is_project_directory(self, path: str) -> bool:
+        return self.is_project(_with_separator(path))
 
     def is_below_root(self, path: str) -> bool:
         return path.startswith(self.roots)
 
     def contains_root(self, directory: str) -> bool:
         """Whether the project lies in `directory`, or is that directory."""
+        real_root = self.roots[0]
+        # The root directory of the system ends with a separator already.
         prefix = os.path.join(os.path.realpath(directory), "")
-        return self.roots[0].startswith(prefix)
+        return real_root.startswith(prefix)
 
     def is_temporary(self, path: str) -> bool:
         """Whether programs make temporary files where `path` lies."""
         if self.is_below_root(path):
             return False
-        return path.startswith((self._temporary, *_DATA))
+        return path.startswith(self._temporary)
 
     def is_in_tool_directory(self, path: str) -> bool:
         """Whether `path` is a tool's directory in the project, or lies in one."""
-        if not self.is_below_root(path + os.sep):
+        if not self.is_below_root(_with_separator(path)):
             return False
         parts = self.name_of(path).split("/")
         return not _TOOLS.isdisjoint(parts)
@@ -92,15 +132,16 @@ class Locations:
         entries = []
         for prefix in self._site_prefixes:
             if path.startswith(prefix):
-                entry = path.removeprefix(prefix).partition(os.sep)[0]
-                entries.append(entry)
+                name = path.removeprefix(prefix)
+                entries.append(name.partition(os.sep)[0])
         return entries
 
     def name_of(self, path: str) -> str:
         """`path` relative to the root with POSIX slashes; unchanged if it lies elsewhere."""
         for root in self.roots:
-            if (path + os.sep).startswith(root):
-                return Path(path[len(root) :]).as_posix()
+            if _with_separator(path).startswith(root):
+                name = path[len(root) :]
+                return Path(name).as_posix()
         return path
 
 
@@ -122,9 +163,16 @@ def _site_directories() -> set[str]:
         sysconfig.get_path("platlib"),
     }
     for entry in sys.path:
-        if entry and os.path.isdir(entry) and any(Path(entry).glob("*.dist-info")):
+        # The empty entry stands for the current directory.
+        if entry and _holds_distributions(entry):
             directories.add(entry)
     return set(map(os.path.realpath, directories))
+
+
+def _holds_distributions(directory: str) -> bool:
+    if not os.path.isdir(directory):
+        return False
+    return any(Path(directory).glob("*.dist-info"))
 
 
 def _standard_library_paths() -> set[str]:
@@ -133,7 +181,8 @@ def _standard_library_paths() -> set[str]:
         sysconfig.get_path("platstdlib"),
     }
     # An archive of the library is on sys.path, whether it exists or not.
-    archive = f"python{sys.version_info.major}{sys.version_info.minor}.zip"
+    version = sys.version_info
+    archive = f"python{version.major}{version.minor}.zip"
     for prefix in (sys.base_prefix, sys.prefix):
         paths.add(os.path.join(prefix, sys.platlibdir, archive))
     return paths

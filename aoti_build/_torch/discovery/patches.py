@@ -14,18 +14,24 @@ from importlib.machinery import ModuleSpec, SourceFileLoader
 from types import FrameType
 from typing import Any, NamedTuple
 
-from aoti_build._torch.discovery.paths import AnyPath, is_path, path_in_directory
+from aoti_build._torch.discovery.paths import (
+    AnyPath,
+    IsProject,
+    is_path,
+    path_in_directory,
+)
 from aoti_build._torch.discovery.recorder import AccessRecorder
 
 Note = Callable[[AnyPath], None]
+Function = Callable[..., Any]
 
 # Modules of the standard library whose classes hold functions of `os` as attributes: pathlib's
 # accessor in Python 3.10, glob's from 3.13 on.
 _HOLDERS_OF_COPIES = ("glob", "pathlib", "pathlib._local", "pathlib._os")
 
 
-def install_patches(recorder: AccessRecorder, is_project: Callable[[str], bool]) -> None:
-    """Patch this process until it ends. `is_project` takes a real path, as for the recorder."""
+def install_patches(recorder: AccessRecorder, is_project: IsProject) -> None:
+    """Patch this process until it ends. `is_project` is that of the recorder."""
     _patch_native_files(recorder)
     _patch_existence_tests(recorder)
     _patch_open(recorder)
@@ -224,12 +230,17 @@ def _patch_native_files(recorder: AccessRecorder) -> None:
     _patch(torch._C, "PyTorchFileWriter", _recording_class, note_written)
 
 
-def _patch(owner: Any, name: str, recording: Callable[[Any, Note], Any], note: Note) -> None:
+def _patch(
+    owner: Any,
+    name: str,
+    recording: Callable[[Any, Note], Any],
+    note: Note,
+) -> None:
     native = getattr(owner, name)
     setattr(owner, name, recording(native, note))
 
 
-def _recording_function(native: Callable[..., Any], note: Note) -> Callable[..., Any]:
+def _recording_function(native: Function, note: Note) -> Function:
     """A function that notes its paths and calls `native`."""
 
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -259,7 +270,7 @@ def _note_paths(note: Note, args: tuple[Any, ...], kwargs: dict[str, Any]) -> No
             note(value)
 
 
-def _compile_from_source(is_project: Callable[[str], bool]) -> None:
+def _compile_from_source(is_project: IsProject) -> None:
     """Keep the import system from using bytecode of project files.
 
     A .pyc counts as fresh by size and time, which an edit can keep. Besides, a module that is run

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias, TypeGuard
 
 from aoti_build.common.digests import DIRECTORY
 
 AnyPath: TypeAlias = str | bytes | os.PathLike[Any]
+# Takes a real path, with a separator at the end of a directory's.
+IsProject: TypeAlias = Callable[[str], bool]
 
 # Bound before `patches` replaces them: accesses of this package are no inputs of the model.
 native_stat = os.stat
@@ -25,9 +28,9 @@ class FileState(NamedTuple):
     modified_ns: int
     changed_ns: int
 
-    def has_same_content(self, other: FileState) -> bool:
+    def has_same_content(self, earlier: FileState) -> bool:
         """Compare all but the times, for a file whose times this process changed itself."""
-        return self[:3] == other[:3]
+        return self[:3] == earlier[:3]
 
 
 # `DIRECTORY` for a directory: its entries are recorded on their own. None: nothing has the name.
@@ -60,7 +63,9 @@ def path_in_directory(path: AnyPath, descriptor: Any) -> str:
     Functions of `os` and their audit events pass None or -1 where the caller gave no descriptor.
     """
     name = os.fsdecode(path)
-    if not isinstance(descriptor, int) or descriptor < 0 or os.path.isabs(name):
+    if not isinstance(descriptor, int) or descriptor < 0:
+        return name
+    if os.path.isabs(name):
         return name
     try:
         directory = native_readlink(f"/proc/self/fd/{descriptor}")
@@ -77,9 +82,11 @@ def absolute_and_real(path: AnyPath) -> set[str]:
     """
     name = os.fsdecode(path)
     try:
-        return {os.path.abspath(name), os.path.realpath(name)}
+        absolute = os.path.abspath(name)
+        real = os.path.realpath(name)
     except (OSError, ValueError):
         return set()
+    return {absolute, real}
 
 
 class RealPaths:
@@ -94,11 +101,13 @@ class RealPaths:
 
     def resolve(self, path: str) -> str:
         directory, name = os.path.split(path)
-        if _is_link(path) or name in ("", os.curdir, os.pardir):
+        if name in ("", os.curdir, os.pardir) or _is_link(path):
             return os.path.realpath(path)
-        if directory not in self._directories:
-            self._directories[directory] = os.path.realpath(directory)
-        return os.path.join(self._directories[directory], name)
+        real_directory = self._directories.get(directory)
+        if real_directory is None:
+            real_directory = os.path.realpath(directory)
+            self._directories[directory] = real_directory
+        return os.path.join(real_directory, name)
 
 
 def _is_link(path: str) -> bool:

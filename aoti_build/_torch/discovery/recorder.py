@@ -25,6 +25,7 @@ from aoti_build._torch.discovery.callers import (
 )
 from aoti_build._torch.discovery.paths import (
     AnyPath,
+    IsProject,
     State,
     absolute_and_real,
     file_state,
@@ -74,8 +75,8 @@ def _unless_recording(
 class AccessRecorder:
     """Collects accesses of this process, until it ends.
 
-    `is_project` takes a real path and tells whether it may be the project's: neither installed nor
-    the system's. `roots` are the names of the project's directory, each with a separator at the
+    `is_project` tells whether a path may be the project's: neither installed nor the system's.
+    `roots` are the names of the project's directory, each with a separator at the
     end. Below them, accesses of all code count. Elsewhere only those of project code and every
     opened file count.
 
@@ -96,7 +97,7 @@ class AccessRecorder:
             `ALL_DISTRIBUTIONS` if it listed them.
     """
 
-    def __init__(self, is_project: Callable[[str], bool], roots: tuple[str, ...]) -> None:
+    def __init__(self, is_project: IsProject, roots: tuple[str, ...]) -> None:
         self._is_project = is_project
         self._roots = roots
         self._callers = Callers(is_project)
@@ -203,8 +204,9 @@ class AccessRecorder:
             return
         leaf = name.rpartition(".")[2]
         for entry in path:
-            # The import system ignores entries of other types as well.
-            if isinstance(entry, str) and self._note_module_locations(entry, leaf):
+            if not isinstance(entry, str):
+                continue  # The import system ignores it as well.
+            if self._note_module_locations(entry, leaf):
                 return
 
     def note_distribution(self, name: str) -> None:
@@ -218,7 +220,9 @@ class AccessRecorder:
 
         Accesses of the child process itself are not recorded.
         """
-        if not isinstance(words, list | tuple) or not self._callers.project_asks():
+        if not isinstance(words, list | tuple):
+            return
+        if not self._callers.project_asks():
             return
         start = os.fsdecode(directory or ".")
         for word in words:
@@ -286,7 +290,8 @@ class AccessRecorder:
             # A library that lists an entry of sys.path looks for installed modules.
             searched = map(os.path.abspath, sys.path)
             return self._is_below_root(directory) and directory not in searched
-        if not self._is_project(os.path.realpath(directory) + os.sep):
+        real_path = os.path.realpath(directory)
+        if not self._is_project(real_path + os.sep):
             # Project code finds plugins in this way.
             self.distributions.add(ALL_DISTRIBUTIONS)
         return not is_metadata_library(caller)

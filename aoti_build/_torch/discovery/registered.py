@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field
 from functools import wraps
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.utils import _pytree as pytree
@@ -91,9 +91,9 @@ class Registrations:
             return self.operators[name]
         if name in self.initial_operators:
             return []
-        for module, library in extension_modules():
-            if contains_operator(library, name):
-                return [module]
+        for extension in extension_modules():
+            if contains_operator(extension.file, name):
+                return [extension.name]
         # The best guess. The process of the check tries it.
         namespace = name.partition("::")[0]
         return [namespace]
@@ -105,7 +105,13 @@ class Registrations:
         """
         return self.types.get(registered_type, registered_type.__module__)
 
-    def _on_define(self, library: Any, schema: str, *_: Any, **__: Any) -> None:
+    def _on_define(
+        self,
+        library: Any,
+        schema: str,
+        *_: Any,
+        **__: Any,
+    ) -> None:
         name = schema.partition("(")[0]
         self._add_operator(_qualified(library.ns, name))
 
@@ -122,6 +128,7 @@ class Registrations:
         key = str(dispatch_key or library.dispatch_key)
         if key.startswith(_NEVER_RUN):
             return
+        # It is an overload, or the name of one.
         name = operator.name() if hasattr(operator, "name") else str(operator)
         self._add_operator(_qualified(library.ns, name))
 
@@ -152,8 +159,15 @@ def registering_module() -> str | None:
     return None
 
 
-def extension_modules() -> Iterator[tuple[str, Path]]:
-    """The imported modules of native code, without torch's, each with its file."""
+class ExtensionModule(NamedTuple):
+    """An imported module of native code."""
+
+    name: str
+    file: Path
+
+
+def extension_modules() -> Iterator[ExtensionModule]:
+    """The imported modules of native code, without torch's."""
     suffixes = tuple(EXTENSION_SUFFIXES)
     torch_directory = str(Path(torch.__file__).parent)
     for name, module in list(sys.modules.items()):
@@ -161,7 +175,7 @@ def extension_modules() -> Iterator[tuple[str, Path]]:
         if not isinstance(path, str) or not path.endswith(suffixes):
             continue
         if not path.startswith(torch_directory):
-            yield name, Path(path)
+            yield ExtensionModule(name, Path(path))
 
 
 def libraries_with(operators: Iterable[str]) -> list[Path]:
@@ -172,9 +186,9 @@ def libraries_with(operators: Iterable[str]) -> list[Path]:
     candidates: dict[Path, None] = {}
     for loaded in getattr(torch.ops, "loaded_libraries", ()):
         candidates[Path(loaded)] = None
-    for _, library in extension_modules():
-        candidates[library] = None
-    names = list(map(_without_overload, operators))
+    for extension in extension_modules():
+        candidates[extension.file] = None
+    names = [_without_overload(operator) for operator in operators]
     libraries = []
     for candidate in candidates:
         if any(contains_operator(candidate, name) for name in names):
@@ -264,13 +278,20 @@ def needed_imports(
     the names that the package has for them.
     """
     imports: dict[str, _Import] = {}
+
+    def import_of(module: str) -> _Import:
+        return imports.setdefault(module, _Import(module))
+
     for module in declared:
-        imports[module] = _Import(module)
+        import_of(module)
     for operator in sorted(operators):
         for origin in registrations.modules_of(operator):
             if origin is not None:
-                imports.setdefault(origin, _Import(origin)).operators.append(operator)
-    for name, registered_type in sorted(types.items()):
-        module = registrations.module_of_type(registered_type) or registered_type.__module__
-        imports.setdefault(module, _Import(module)).types.append(name)
+                import_of(origin).operators.append(operator)
+    for name in sorted(types):
+        registered_type = types[name]
+        origin = registrations.module_of_type(registered_type)
+        if origin is None:
+            origin = registered_type.__module__
+        import_of(origin).types.append(name)
     return [asdict(needed) for needed in imports.values()]
