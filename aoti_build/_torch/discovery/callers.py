@@ -10,7 +10,7 @@ from functools import cache
 
 from aoti_build._torch.discovery.paths import IsProject
 
-_STDLIB = os.path.join(os.path.dirname(os.__file__), "")
+_STDLIB = os.path.dirname(os.__file__) + os.sep
 _METADATA = os.path.join(_STDLIB, "importlib", "metadata", "")
 _THIS_DIRECTORY = os.path.dirname(__file__)
 # The modules of this package that run between the code that asks and the look at the stack.
@@ -20,7 +20,7 @@ _RECORDING_MODULES = (
     "patches.py",
     "recorder.py",
 )
-_RECORDING_FILES = frozenset(os.path.join(_THIS_DIRECTORY, name) for name in _RECORDING_MODULES)
+_RECORDING_FILES = {os.path.join(_THIS_DIRECTORY, name) for name in _RECORDING_MODULES}
 # Any code reads a variable through these files. Other modules of the standard library read
 # variables for purposes of their own.
 _ENVIRONMENT_FILES: frozenset[str | None] = frozenset(

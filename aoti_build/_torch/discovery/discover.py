@@ -167,10 +167,12 @@ class Discovery:
     def _note_argument(self, path: str) -> None:
         if os.path.isfile(path):
             self._recorder.note_opened(path)
-        elif os.path.isdir(path) and not self._locations.contains_root(path):
+        elif os.path.isdir(path):
             self._note_tree(path)
 
     def _note_tree(self, top: str) -> None:
+        if self._locations.contains_root(top):
+            return
         for directory, subdirectories, files in os.walk(top):
             for name in list(subdirectories):
                 if not self._is_walked(directory, name):
@@ -182,7 +184,8 @@ class Discovery:
                 self._recorder.note_opened(path)
 
     def _is_walked(self, parent: str, name: str) -> bool:
-        real_path = os.path.realpath(os.path.join(parent, name))
+        path = os.path.join(parent, name)
+        real_path = os.path.realpath(path)
         if not self._locations.is_project_directory(real_path):
             return False
         return not is_tool_directory(name)
@@ -277,7 +280,8 @@ class Discovery:
     def _listings(self) -> dict[str, str]:
         """Digests of the names in directories that were listed."""
         listings = {}
-        for directory, names_before in tuple(self._recorder.listings.items()):
+        recorded = tuple(self._recorder.listings.items())
+        for directory, names_before in recorded:
             if not self._is_listing(directory):
                 continue
             name = self._locations.name_of(directory) + "/"
@@ -294,7 +298,8 @@ class Discovery:
     def _is_own_entry(self, directory: str, entry: str) -> bool:
         """Whether this process made or removed an `entry` of `names_in`."""
         name = entry.rstrip("/")
-        path = os.path.join(os.path.realpath(directory), name)
+        real_directory = os.path.realpath(directory)
+        path = os.path.join(real_directory, name)
         return path in self._recorder.written
 
     def _is_listing(self, directory: str) -> bool:
@@ -320,11 +325,14 @@ class Discovery:
     def _links(self) -> dict[str, str]:
         """Digests of the texts of links that were resolved."""
         links = {}
-        for link, target in tuple(self._recorder.links.items()):
+        recorded = tuple(self._recorder.links.items())
+        for link, target in recorded:
             if not self._is_link_input(link):
                 continue
             name = self._locations.name_of(link)
-            if not os.path.islink(link) or os.readlink(link) != target:
+            if not os.path.islink(link):
+                raise EditedMeanwhile(name)
+            if os.readlink(link) != target:
                 raise EditedMeanwhile(name)
             text = os.fsencode(target)
             links[name + LINK] = digest_bytes(text)

@@ -72,7 +72,10 @@ class Registrations:
             if not isinstance(target, torch._ops.OpOverload):
                 continue
             name = _without_overload(target.name())
-            if name in self.initial_operators or self.operators.get(name) != [None]:
+            if name in self.initial_operators:
+                continue
+            modules = self.operators.get(name)
+            if modules != [None]:
                 continue
             raise BuildError(
                 f"the operator {name} is registered by a function that the model's source calls",
