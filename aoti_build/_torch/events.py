@@ -1,5 +1,5 @@
-"""What a worker tells and asks its parent while it works: one message a line, out on the events
-pipe, in on stdin."""
+"""Messages from a worker to its parent while it works: one a line, out on the events pipe and in
+on stdin."""
 
 from __future__ import annotations
 
@@ -29,49 +29,57 @@ PROGRESS_SECONDS = 10.0
 
 
 class Events:
-    """Phases as they begin and end, and questions; `seconds` keeps the durations for the
-    manifest."""
+    """Announces phases and asks questions.
+
+    Attributes:
+        seconds: wall time of each phase that has ended, for the manifest.
+    """
 
     def __init__(self, stream: IO[str], answers: queue.Queue[str]) -> None:
         self._stream = stream
         self._answers = answers
-        self.seconds: dict[str, float] = {}
         self._sending = threading.Lock()
+        self.seconds: dict[str, float] = {}
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Time the phase `name`, in seconds of wall time, and announce it the first time."""
+        """Time the phase `name`, and announce it the first time. Repetitions add up."""
         if name not in self.seconds:
             self._send(Phase(name=name))
-        with contextlib.suppress(OSError):  # a log on a full disk
+        # The disk of the log may be full.
+        with contextlib.suppress(OSError):
             print(f"--- {name}", file=sys.stderr, flush=True)
         started = time.perf_counter()
         try:
             yield
         finally:
-            self.seconds[name] = round(
-                self.seconds.get(name, 0.0) + time.perf_counter() - started, 3
-            )
+            elapsed = time.perf_counter() - started
+            total = self.seconds.get(name, 0.0) + elapsed
+            self.seconds[name] = round(total, 3)
 
     @contextlib.contextmanager
     def progress(self) -> Iterator[Callable[[str], None]]:
-        """Announce every ten seconds what the function that this gives was told last. A phase that
-        ends before is not spoken of."""
-        told, ended = "", threading.Event()
+        """Give a function that takes the current step, and announce that step every ten seconds.
+
+        A step that ends sooner is not announced.
+        """
+        step = ""
+        ended = threading.Event()
         started = time.perf_counter()
 
-        def tell(text: str) -> None:
-            nonlocal told
-            told = text
+        def set_step(text: str) -> None:
+            nonlocal step
+            step = text
 
         def announce() -> None:
             while not ended.wait(PROGRESS_SECONDS):
-                self._send(Phase(name=f"{told}, {time.perf_counter() - started:.0f} s"))
+                elapsed = time.perf_counter() - started
+                self._send(Phase(name=f"{step}, {elapsed:.0f} s"))
 
         thread = threading.Thread(target=announce, daemon=True)
         thread.start()
         try:
-            yield tell
+            yield set_step
         finally:
             ended.set()
             thread.join()
@@ -79,13 +87,16 @@ class Events:
     def ask(self, question: KeysQuestion) -> Answer:
         """Send `question` and wait for the parent's answer."""
         self._send(question)
-        return decode(json.loads(self._answers.get()), *ANSWERS, where="an answer")
+        line = self._answers.get()
+        return decode(json.loads(line), *ANSWERS, where="an answer")
 
     def fail(self, error: AotiBuildError) -> None:
-        """Hand over the error of a worker that cannot write its result."""
-        self._send(Failure(error=ErrorRecord.of(error)))
+        """Send the error of a worker that cannot write its result."""
+        record = ErrorRecord.of(error)
+        self._send(Failure(error=record))
 
     def _send(self, event: Event) -> None:
-        # A broken pipe: a parent that is gone is stdin's business, see __main__.
+        line = json.dumps(encode(event)) + "\n"
+        # A pipe is broken if the parent died. `__main__` ends this worker then.
         with self._sending, contextlib.suppress(BrokenPipeError):
-            self._stream.write(json.dumps(encode(event)) + "\n")
+            self._stream.write(line)

@@ -1,5 +1,7 @@
-"""The environment that this process was started with. Imported first: torch adds variables of its
-own."""
+"""The environment that this process was started with.
+
+`__main__` imports this module before torch, which adds variables of its own.
+"""
 
 from __future__ import annotations
 

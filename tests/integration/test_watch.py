@@ -432,11 +432,14 @@ def test_an_optional_dependency_is_seen_when_it_is_installed(
 
 WATCHED = """
 import os, sys
-from aoti_build._torch.discovery.unaudited import wrap
-from aoti_build._torch.discovery.watch import Watch
+from aoti_build._torch.discovery.audit_events import record_audit_events
+from aoti_build._torch.discovery.patches import install_patches
+from aoti_build._torch.discovery.recorder import AccessRecorder
 root = os.path.realpath(sys.argv[1]) + os.sep
-watch = Watch(lambda path: path.startswith(root), (root,))
-wrap(watch, lambda path: path.startswith(root))
+is_project = lambda path: path.startswith(root)
+recorder = AccessRecorder(is_project, (root,))
+record_audit_events(recorder)
+install_patches(recorder, is_project)
 sys.path.insert(0, root)
 import constants
 print(constants.K)

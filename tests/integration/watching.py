@@ -1,5 +1,5 @@
 """The other side of test_watch.py: does what a build worker does before it compiles, once for each
-scenario, in a forked child (importing torch takes seconds, and a watch lasts as long as its
+scenario, in a forked child (importing torch takes seconds, and recording lasts as long as the
 process).
 
 Reads ``[name, root, code, meanwhile]`` lines from stdin: runs `code` as the project's, does
@@ -38,7 +38,7 @@ def look(root: Path, code: str, meanwhile: str) -> Mapping[str, Any]:
         {"data": "given", "root": ".", "above": "..", "everything": "/", "prompt": "word " * 100}
     )
     runpy.run_path(str(root / "net.py"))
-    with discovery._watch.quiet():
+    with discovery._recorder.paused():
         subprocess.run(["sh", "-c", meanwhile], check=True)
     try:
         sources = discovery.sources()

@@ -307,6 +307,14 @@ def test_both_sides_understand_each_other(tmp_path: Path, monkeypatch: pytest.Mo
         run_worker(replace(job, command=("false",)), directory=work, log=log)
 
 
+def test_the_environment_is_copied_before_torch_changes_it() -> None:
+    """A variable that torch sets would otherwise count as one that the build was started with."""
+    script = "import sys, aoti_build._torch.__main__\n"
+    script += "assert 'aoti_build._torch.started' in sys.modules\n"
+    script += "assert 'torch' not in sys.modules\n"
+    subprocess.run([REAL_PYTHON, "-c", script], check=True)
+
+
 def test_a_job_of_another_release_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

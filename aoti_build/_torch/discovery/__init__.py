@@ -1,2 +1,2 @@
-"""What an export used, so that a change in any of it is seen next time: files, distributions,
-modules, variables."""
+"""Records the files, distributions, modules and variables that an export used, so that the next
+plan sees a change in any of them."""

@@ -1,10 +1,10 @@
-"""Which modules register operators with torch and types with pytree, seen while user code is
+"""Records which modules register operators with torch and types with pytree while user code is
 imported.
 
-A package only names them: who loads it must have imported the same modules. A registration belongs
-to the module whose body was being run, the innermost one, however many helpers lie between; so
-importing that module again, in another process, registers again. What a function registers that is
-called later belongs to nobody's import.
+A package only names operators and types, so a process that loads it must have imported these
+modules. A registration belongs to the innermost module whose body was running, whatever helpers
+the body called. Another process that imports the module thus registers again. No import repeats
+what a function registers that is called later.
 """
 
 from __future__ import annotations
@@ -12,189 +12,261 @@ from __future__ import annotations
 import mmap
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import wraps
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.utils import _pytree as pytree
 
 from aoti_build.errors import BuildError
 
-_OWN = "aoti_build._torch."
-# Kernels that no compiled package runs: it makes no gradients, casts nothing by itself, and traces
-# nothing.
-_NEVER_RUN = ("Meta", "Autograd", "Autocast", "Functionalize", "ADInplaceOrView", "Python")
+_WORKER_PACKAGE = "aoti_build._torch."
+# A package runs no kernels of these dispatch keys: it makes no gradients, casts nothing by itself,
+# and traces nothing.
+_NEVER_RUN = (
+    "Meta",
+    "Autograd",
+    "Autocast",
+    "Functionalize",
+    "ADInplaceOrView",
+    "Python",
+)
 
 
 def operator_names() -> frozenset[str]:
-    """Every operator that is registered, without the names of overloads."""
-    return frozenset(name.partition(".")[0] for name in torch._C._dispatch_get_all_op_names())
+    """The names of all registered operators, without those of overloads."""
+    names = torch._C._dispatch_get_all_op_names()
+    return frozenset(map(_without_overload, names))
 
 
 @dataclass
 class Registrations:
-    """Watches from its creation on. `operators` and `types` say for each name which modules
-    registered it; None among them stands for a call that no import makes."""
+    """Records from its creation on, until this process ends.
+
+    Attributes:
+        operators: for each operator the modules that registered it or one of its kernels. None
+            among them stands for a call outside all imports.
+        types: for each type the module that registered it.
+        initial_operators: the operators that were registered before, by torch itself.
+    """
 
     operators: dict[str, list[str | None]] = field(default_factory=dict)
     types: dict[type, str | None] = field(default_factory=dict)
-    # Registered before, by torch itself.
-    known: frozenset[str] = field(default_factory=operator_names)
+    initial_operators: frozenset[str] = field(default_factory=operator_names)
 
     def __post_init__(self) -> None:
-        _before(torch.library.Library, "define", self._on_define)
-        _before(torch.library.Library, "impl", self._on_impl)
-        _around_loading(self._on_load)
-        # What register_pytree_node, both register_dataclass and libraries with an older torch in
-        # mind come to.
-        _before(pytree, "_private_register_pytree_node", self._on_type)
+        library = torch.library.Library
+        _call_before(library, "define", self._on_define)
+        _call_before(library, "impl", self._on_impl)
+        _call_after_loading(self._on_load)
+        # register_pytree_node, both functions register_dataclass, and libraries that support an
+        # older torch all call this one.
+        _call_before(pytree, "_private_register_pytree_node", self._on_type)
 
-    def _on_define(self, library: Any, schema: str, *_: Any, **__: Any) -> None:
-        self._note(_qualified(library.ns, schema.partition("(")[0]), registering_module())
+    def refuse_unimportable(self, targets: Iterable[Any], where: str) -> None:
+        """Raise `BuildError` if no import registers one of the operators among `targets`."""
+        for target in targets:
+            if not isinstance(target, torch._ops.OpOverload):
+                continue
+            name = _without_overload(target.name())
+            if name in self.initial_operators:
+                continue
+            modules = self.operators.get(name)
+            if modules != [None]:
+                continue
+            raise BuildError(
+                f"the operator {name} is registered by a function that the model's source calls",
+                where=where,
+                cause="a process that loads the artifact imports modules and calls no function",
+                hint="register it at the top level of a module",
+            )
+
+    def modules_of(self, operator: str) -> list[str | None]:
+        """The modules to import for an operator such as ``torchvision::nms``.
+
+        torch's own operators need none.
+        """
+        name = _without_overload(operator)
+        if name in self.operators:
+            return self.operators[name]
+        if name in self.initial_operators:
+            return []
+        for extension in extension_modules():
+            if contains_operator(extension.file, name):
+                return [extension.name]
+        # The best guess. The process of the check tries it.
+        namespace = name.partition("::")[0]
+        return [namespace]
+
+    def module_of_type(self, registered_type: type) -> str | None:
+        """The module to import for a type; by default the one that defines it.
+
+        The default is for types that were registered before this object existed, or natively.
+        """
+        return self.types.get(registered_type, registered_type.__module__)
+
+    def _on_define(
+        self,
+        library: Any,
+        schema: str,
+        *_: Any,
+        **__: Any,
+    ) -> None:
+        name = schema.partition("(")[0]
+        self._add_operator(_qualified(library.ns, name))
 
     def _on_impl(
-        self, library: Any, operator: Any, *rest: Any, dispatch_key: str = "", **_: Any
+        self,
+        library: Any,
+        operator: Any,
+        *rest: Any,
+        dispatch_key: str = "",
+        **_: Any,
     ) -> None:
-        key = rest[1] if len(rest) > 1 else dispatch_key
-        if str(key or library.dispatch_key).startswith(_NEVER_RUN):
+        if len(rest) > 1:
+            dispatch_key = rest[1]
+        key = str(dispatch_key or library.dispatch_key)
+        if key.startswith(_NEVER_RUN):
             return
+        # It is an overload, or the name of one.
         name = operator.name() if hasattr(operator, "name") else str(operator)
-        self._note(_qualified(library.ns, name), registering_module())
+        self._add_operator(_qualified(library.ns, name))
 
-    def _on_load(self, new: frozenset[str]) -> None:
-        for name in new:
-            self._note(name, registering_module())
+    def _on_load(self, names: frozenset[str]) -> None:
+        for name in names:
+            self._add_operator(name)
 
-    def _on_type(self, kind: type, *_: Any, **__: Any) -> None:
-        self.types.setdefault(kind, registering_module())
+    def _on_type(self, registered_type: type, *_: Any, **__: Any) -> None:
+        self.types.setdefault(registered_type, registering_module())
 
-    def _note(self, name: str, module: str | None) -> None:
-        modules = self.operators.setdefault(name.partition(".")[0], [])
+    def _add_operator(self, name: str) -> None:
+        module = registering_module()
+        modules = self.operators.setdefault(_without_overload(name), [])
         if module not in modules:
             modules.append(module)
 
-    def refuse_unimportable(self, targets: Iterable[Any], where: str) -> None:
-        """Raise `BuildError` if one of the operators is registered by no import: nothing that loads
-        the package could have it."""
-        for target in targets:
-            name = (
-                target.name().partition(".")[0] if isinstance(target, torch._ops.OpOverload) else ""
-            )
-            if name not in self.known and self.operators.get(name) == [None]:
-                raise BuildError(
-                    f"the operator {name} is registered by a function that the model's source"
-                    " calls",
-                    where=where,
-                    cause="whoever loads the artifact imports modules and calls no such function",
-                    hint="register it at the top level of a module",
-                )
-
-    def modules_of(self, operator: str) -> list[str | None]:
-        """The modules to import for an operator such as ``torchvision::nms``; none for one of
-        torch's own."""
-        name = operator.partition(".")[0]
-        if found := self.operators.get(name):
-            return found
-        if name in self.known:
-            return []
-        extension = next(
-            (module for module, path in extension_modules() if holds(path, name)), None
-        )
-        return [extension or name.partition("::")[0]]
-
-    def module_of_type(self, kind: type) -> str | None:
-        """The module to import for a type; where it was registered before this began, or in a way
-        that is not seen, the one that defines it."""
-        return self.types.get(kind, kind.__module__)
-
 
 def registering_module() -> str | None:
-    """The module whose body is being run, the innermost one; None if what runs was called by this
-    worker itself."""
+    """The innermost module whose body is running; None if this worker called the running code."""
     frame = sys._getframe(1)
     while frame is not None:
-        name = frame.f_globals.get("__name__", "")
-        if name.startswith(_OWN) and name != __name__:
+        name = str(frame.f_globals.get("__name__", ""))
+        if name.startswith(_WORKER_PACKAGE) and name != __name__:
             return None
         if frame.f_code.co_name == "<module>":
-            return None if name == "__main__" else str(name)
+            return None if name == "__main__" else name
         frame = frame.f_back  # type: ignore[assignment]
     return None
 
 
-def extension_modules() -> Iterator[tuple[str, Path]]:
-    """Imported modules of native code that are not torch's, each with its file."""
-    own = str(Path(torch.__file__).parent)
+class ExtensionModule(NamedTuple):
+    """An imported module of native code."""
+
+    name: str
+    file: Path
+
+
+def extension_modules() -> Iterator[ExtensionModule]:
+    """The imported modules of native code, without torch's."""
+    suffixes = tuple(EXTENSION_SUFFIXES)
+    torch_directory = str(Path(torch.__file__).parent)
     for name, module in list(sys.modules.items()):
         path = getattr(module, "__file__", None)
-        if (
-            isinstance(path, str)
-            and path.endswith(tuple(EXTENSION_SUFFIXES))
-            and not path.startswith(own)
-        ):
-            yield name, Path(path)
+        if not isinstance(path, str) or not path.endswith(suffixes):
+            continue
+        if not path.startswith(torch_directory):
+            yield ExtensionModule(name, Path(path))
 
 
 def libraries_with(operators: Iterable[str]) -> list[Path]:
-    """Shared libraries in this process that seem to register any of `operators`: those that have
-    its names."""
-    loaded = [Path(path) for path in getattr(torch.ops, "loaded_libraries", ())]
-    candidates = dict.fromkeys([*loaded, *(path for _, path in extension_modules())])
-    names = [operator.partition(".")[0] for operator in operators]
-    return [path for path in candidates if any(holds(path, name) for name in names)]
+    """Shared libraries of this process that seem to register one of `operators`.
+
+    These are the libraries that contain its names.
+    """
+    candidates: dict[Path, None] = {}
+    for loaded in getattr(torch.ops, "loaded_libraries", ()):
+        candidates[Path(loaded)] = None
+    for extension in extension_modules():
+        candidates[extension.file] = None
+    names = [_without_overload(operator) for operator in operators]
+    libraries = []
+    for candidate in candidates:
+        if any(contains_operator(candidate, name) for name in names):
+            libraries.append(candidate)
+    return libraries
 
 
-def holds(path: Path, operator: str) -> bool:
-    """Whether a library has both parts of an operator's name in it: the namespace as a whole text
-    of C, the rest as one or at the head of a schema."""
-    namespace, _, name = (part.encode() for part in operator.partition("::"))
+def contains_operator(library: Path, operator: str) -> bool:
+    """Whether a file contains both parts of an operator's name.
+
+    The namespace is a complete C string. The name is one as well, or begins a schema.
+    """
+    namespace, _, name = operator.encode().partition(b"::")
     try:
         with (
-            path.open("rb") as file,
+            library.open("rb") as file,
             mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
         ):
-            parts = ((namespace + b"\0",), (name + b"(", name + b"\0"))
-            return all(any(content.find(form) >= 0 for form in forms) for forms in parts)
-    except (OSError, ValueError):  # ValueError: an empty file
+            if content.find(namespace + b"\0") < 0:
+                return False
+            in_schema = content.find(name + b"(") >= 0
+            return in_schema or content.find(name + b"\0") >= 0
+    except (OSError, ValueError):
+        # mmap raises ValueError for an empty file.
         return False
+
+
+def _without_overload(operator: str) -> str:
+    return operator.partition(".")[0]
 
 
 def _qualified(namespace: str, name: str) -> str:
     return name if "::" in name else f"{namespace}::{name}"
 
 
-def _before(owner: Any, name: str, note: Callable[..., None]) -> None:
-    """Let `note` see every call of a function, with its arguments. A torch that has no such
-    function is left alone."""
+def _call_before(owner: Any, name: str, note: Callable[..., None]) -> None:
+    """Patch a function so that `note` gets the arguments of every call.
+
+    Does nothing for a torch that has no such function.
+    """
     original = getattr(owner, name, None)
     if original is None:
         return
 
     @wraps(original)
-    def noted(*args: Any, **kwargs: Any) -> Any:
+    def patched(*args: Any, **kwargs: Any) -> Any:
         note(*args, **kwargs)
         return original(*args, **kwargs)
 
-    setattr(owner, name, noted)
+    setattr(owner, name, patched)
 
 
-def _around_loading(note: Callable[[frozenset[str]], None]) -> None:
-    """Let `note` see what each library brings that torch.ops.load_library loads."""
+def _call_after_loading(note: Callable[[frozenset[str]], None]) -> None:
+    """Patch torch.ops.load_library so that `note` gets the operators that a library registers."""
     owner = type(torch.ops)
     original = owner.load_library
 
     @wraps(original)
-    def noted(self: Any, path: Any) -> Any:
+    def patched(self: Any, path: Any) -> Any:
         before = operator_names()
         try:
             return original(self, path)
         finally:
             note(operator_names() - before)
 
-    owner.load_library = noted  # type: ignore[method-assign]
+    owner.load_library = patched  # type: ignore[method-assign]
+
+
+@dataclass
+class _Import:
+    """A module to import, and what it registers."""
+
+    module: str
+    operators: list[str] = field(default_factory=list)
+    types: list[str] = field(default_factory=list)
 
 
 def needed_imports(
@@ -203,20 +275,26 @@ def needed_imports(
     types: Mapping[str, type],
     declared: Iterable[str],
 ) -> list[dict[str, Any]]:
-    """The modules that whoever loads the package imports, in order, each with the `operators` and
-    `types` that it registers: those that models.yaml names, whatever they register, then those that
-    were found."""
-    found: dict[str, dict[str, list[str]]] = {
-        name: {"operators": [], "types": []} for name in declared
-    }
+    """The modules to import before a load, in order, with the `operators` and `types` of each.
 
-    def add(module: str | None, kind: str, name: str) -> None:
-        if module is not None:
-            found.setdefault(module, {"operators": [], "types": []})[kind].append(name)
+    The modules that models.yaml declares come first, whatever they register. `types` are given by
+    the names that the package has for them.
+    """
+    imports: dict[str, _Import] = {}
 
+    def import_of(module: str) -> _Import:
+        return imports.setdefault(module, _Import(module))
+
+    for module in declared:
+        import_of(module)
     for operator in sorted(operators):
-        for module in registrations.modules_of(operator):
-            add(module, "operators", operator)
-    for name, one in sorted(types.items()):
-        add(registrations.module_of_type(one) or one.__module__, "types", name)
-    return [{"module": module, **names} for module, names in found.items()]
+        for origin in registrations.modules_of(operator):
+            if origin is not None:
+                import_of(origin).operators.append(operator)
+    for name in sorted(types):
+        registered_type = types[name]
+        origin = registrations.module_of_type(registered_type)
+        if origin is None:
+            origin = registered_type.__module__
+        import_of(origin).types.append(name)
+    return [asdict(needed) for needed in imports.values()]
