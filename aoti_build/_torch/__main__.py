@@ -33,22 +33,22 @@ from aoti_build.messages import JOBS, ErrorRecord, Failure, Job, Message, decode
 _STDIN = 0
 
 
-def main(verb: str, job_path: Path, events_descriptor: int) -> int:
-    """Do the job `verb`. Returns the exit status."""
+def main(job_name: str, job_path: Path, events_descriptor: int) -> int:
+    """Do the job `job_name`. Returns the exit status."""
     answers = _die_with_parent()
     os.set_inheritable(events_descriptor, False)
     # The parent reads events until the last holder of the pipe is gone: a child that user code
     # forks must not hold it.
     os.register_at_fork(after_in_child=lambda: os.close(events_descriptor))
-    module = import_module(f"aoti_build._torch.jobs.{verb}")
-    run: Callable[[Job[Any], Events], Message] = getattr(module, verb)
+    module = import_module(f"aoti_build._torch.jobs.{job_name}")
+    run: Callable[[Job[Any], Events], Message] = getattr(module, job_name)
     if not job_path.exists():
         # The parent starts workers ahead of their jobs, so that they import torch early. A line on
         # stdin tells that the job's file exists now.
         answers.get()
     with os.fdopen(events_descriptor, "w", buffering=1) as stream:
         events = Events(stream, answers)
-        result = _guarded(lambda: run(_read_job(verb, job_path), events))
+        result = _guarded(lambda: run(_read_job(job_name, job_path), events))
         try:
             write_json(job_path.with_name("result.json"), encode(result))
         except OSError as error:
@@ -57,10 +57,10 @@ def main(verb: str, job_path: Path, events_descriptor: int) -> int:
     return 1 if isinstance(result, Failure) else 0
 
 
-def _read_job(verb: str, path: Path) -> Job[Any]:
+def _read_job(job_name: str, path: Path) -> Job[Any]:
     """Read the job's file. Raises `MessageError` for the job of another release."""
     document = json.loads(path.read_bytes())
-    return decode(document, JOBS[verb], where=path.name)
+    return decode(document, JOBS[job_name], where=path.name)
 
 
 def _guarded(work: Callable[[], Message]) -> Message:
