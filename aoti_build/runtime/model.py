@@ -114,12 +114,13 @@ class LoadedModel:
         if listed is None or not self._manifest.weights["external"]:
             raise self._embedded_weights()
         with self._gate.alone():
-            loader = self._open_loader()
-            names = loader.get_constant_fqns()
+            self._require_open()
+            # The loader gets no local name: the traceback of an error would keep it after `close`.
+            names = self._loader.get_constant_fqns()
             weights = ReplaceableWeights(self.target, listed, names, self._device)
             prepared = weights.prepare(state, partial=partial)
             self._synchronize()  # kernels of earlier calls may still read the old weights
-            loader.load_constants(prepared, False, False)
+            self._loader.load_constants(prepared, False, False)
             self._synchronize()
             if self.state:
                 self._replaced_weights |= prepared
@@ -139,7 +140,7 @@ class LoadedModel:
         Raises `ClosedError` after `close()`.
         """
         with self._gate.alone():
-            self._open_loader()
+            self._require_open()
             if not self.state:
                 return
             self._synchronize()  # kernels of earlier calls may still write
@@ -200,11 +201,10 @@ class LoadedModel:
         state = "closed" if self._loader is None else str(self._device)
         return f"<aoti_build model {self.target}, {state}: {self._arguments.form()}>"
 
-    def _open_loader(self) -> Any:
-        """The loader of torch. Raises `ClosedError` after `close()`."""
+    def _require_open(self) -> None:
+        """Raise `ClosedError` after `close()`."""
         if self._loader is None:
             raise ClosedError("this model was closed", target=self.target)
-        return self._loader
 
     def _load(self) -> Any:
         """Load the package with its first state. Raises RuntimeError if torch cannot."""

@@ -58,7 +58,10 @@ def _has_recorded_stats(directory: Path, document: Any) -> bool:
     files = document["files"]
     if directory.is_symlink() or not unpack.has_only(directory, [RECORD, *files]):
         return False
-    return all(stat_key(directory / name) == file["stat"] for name, file in files.items())
+    for name, file in files.items():
+        if "blocks" not in file or stat_key(directory / name) != file["stat"]:
+            return False
+    return True
 
 
 def _has_recorded_digests(directory: Path, document: Any) -> bool:

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -250,6 +251,9 @@ def test_wrong_weights_are_refused_and_change_nothing(
         model.update_weights({name: value for name, value in state.items() if value is not None})
     assert said in str(caught.value)
     assert torch.equal(model(x), before)
+    # Whoever keeps the error must not keep the native model, which `close` frees.
+    for frame, _ in traceback.walk_tb(caught.value.__traceback__):
+        assert all(value is not model._loader for value in frame.f_locals.values())
 
 
 def test_tied_weights_are_one(tied: Path) -> None:

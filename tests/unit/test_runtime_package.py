@@ -250,6 +250,17 @@ def test_a_record_of_other_digests_or_fewer_files_costs_one_read(
     assert len(reads) == 2
 
 
+def test_a_record_that_lacks_digests_is_none_by_stat_either(
+    artifact: Artifact, reads: list[int]
+) -> None:
+    record = Path(admit(*artifact, "stat").path).parent / "unpacked.json"
+    document = json.loads(record.read_text())
+    del next(iter(document["files"].values()))["blocks"]
+    record.write_text(json.dumps(document))
+    assert unpacked(admit(*artifact, "stat").path) == OPAQUE
+    assert len(reads) == 2
+
+
 @pytest.mark.parametrize("verify", ["full", "stat"])
 def test_changed_files_that_cannot_be_removed_are_not_loaded(
     artifact: Artifact, monkeypatch: pytest.MonkeyPatch, verify: Verify
