@@ -23,6 +23,14 @@ COMMANDS = DOCS / "reference" / "commands.md"
 ENVIRONMENT = DOCS / "reference" / "environment.md"
 PAGES = (README, REPOSITORY / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md")))
 
+# Pages about the code itself, which name modules by any end of their paths.
+CODE_PAGES = [
+    REPOSITORY / "CONTRIBUTING.md",
+    *sorted((DOCS / "explanation").glob("*.md")),
+    *sorted((DOCS / "decisions").glob("*.md")),
+]
+FILES_OF_TORCH = {"torch/_inductor/cpp_builder.py", "codecache.py"}
+
 FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```", re.M | re.S)
 INLINE_CODE = re.compile(r"`[^`\n]+`")
 
@@ -51,6 +59,35 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert file.exists(), f"no file {path}"
         if anchor:
             assert anchor in anchors_of(file), f"no heading {path}#{anchor}"
+
+
+@pytest.mark.parametrize("page", CODE_PAGES, ids=lambda page: page.name)
+def test_modules_exist(page: Path) -> None:
+    named = set(re.findall(r"`([\w./]+\.(?:py|cpp))`", page.read_text())) - FILES_OF_TORCH
+    missing = {name for name in named if not is_end_of_path(name)}
+    assert not missing, "no such file"
+
+
+@pytest.mark.parametrize("name", ["tasks/absent.py", "ptions.py"])
+def test_a_module_that_does_not_exist_is_noticed(name: str) -> None:
+    assert not is_end_of_path(name)
+
+
+def test_the_page_on_the_architecture_names_every_module() -> None:
+    page = (DOCS / "explanation" / "architecture.md").read_text()
+    rows = dict(re.findall(r"^\|(?: \d+ \|)? `(\w+)` \|(.*)", page, re.M))
+    package = Path(aoti_build.__file__).parent
+    parts = [part for part in package.iterdir() if (part / "__init__.py").exists()]
+    assert {part.name for part in parts} <= set(rows)
+    unnamed = [
+        f"{part.name}/{module.name}"
+        for part in parts
+        for module in part.iterdir()
+        if module.suffix == ".py" or (module / "__init__.py").exists()
+        if not module.name.startswith("__")
+        if f"`{module.stem}`" not in rows[part.name]
+    ]
+    assert not unnamed, "name these in the table of layers"
 
 
 def test_pages_of_the_site_link_inside_it() -> None:
@@ -133,6 +170,14 @@ def test_every_environment_variable_is_in_the_reference() -> None:
     assert {"AOTI_BUILD_STORE", "AOTI_BUILD_ARTIFACTS"} <= names
     missing = {name for name in names if f"`{name}`" not in ENVIRONMENT.read_text()}
     assert not missing
+
+
+def is_end_of_path(name: str) -> bool:
+    """Whether a file of this repository has the path `name`, or one that ends with it."""
+    if (REPOSITORY / name).is_file():
+        return True
+    tops = ("aoti_build", "tests", "tools")
+    return any(file for top in tops for file in (REPOSITORY / top).rglob(name))
 
 
 def anchors_of(page: Path) -> set[str]:

@@ -28,7 +28,7 @@ from aoti_build.artifact.paths import (
     passed_checks_path,
     project_cache_path,
 )
-from aoti_build.artifact.reasons import Reason
+from aoti_build.artifact.reasons import Reason, ReasonKind
 from aoti_build.commands.build import BuildReport, PlanReport, plan
 from aoti_build.commands.clean import CleanReport
 from aoti_build.commands.doctor import DoctorReport
@@ -41,10 +41,18 @@ from aoti_build.commands.verify import Verdict, VerifyReport, verify
 from aoti_build.commands.why import why
 from aoti_build.common import directories
 from aoti_build.common.stat_cache import StatCache
-from aoti_build.errors import ArtifactError, BuildError, Problem, SpecError, VerificationError
+from aoti_build.errors import (
+    AotiBuildError,
+    ArtifactError,
+    BuildError,
+    Problem,
+    SpecError,
+    VerificationError,
+)
 from aoti_build.figures import CallFigures, Loss, Refusal, RunFigures, Vacuous, typed
 from aoti_build.host import compatibility
 from aoti_build.host.checks.finding import Finding
+from aoti_build.host.devices import device_names
 from aoti_build.messages import CheckResult, LocalizeResult
 from aoti_build.models_file import Project, load_project
 from aoti_build.planning.actions import Action
@@ -258,6 +266,23 @@ def test_every_format_in_the_source_has_a_schema() -> None:
     assert not without & set(KINDS), "a format with a schema is not one of those without"
 
 
+def test_the_words_are_those_of_the_code() -> None:
+    parts = _common_parts()
+    assert set(parts["reason"]["properties"]["reason"]["enum"]) == {
+        kind.value for kind in ReasonKind
+    }
+    assert set(parts["error"]["properties"]["kind"]["enum"]) == set(_error_kinds(AotiBuildError))
+
+
+def test_the_devices_are_those_of_the_code() -> None:
+    target = _common_parts()["target"]["pattern"]
+    listed = [re.findall(r"\(([\w|]+)\)", target)[0].split("|")]
+    listed += [json.loads(names) for names in re.findall(r'"device": {"enum": (.*?)}', FORMATS)]
+    assert len(listed) > 1
+    for names in listed:
+        assert {name for name in names if name is not None} == set(device_names())
+
+
 def test_every_format_is_held_against_a_document(documents: Mapping[str, list[Document]]) -> None:
     assert set(documents) == set(KINDS)
 
@@ -366,6 +391,19 @@ def errors(kind: str, document: Document) -> list[str]:
         error.message
         for error in Draft202012Validator(SCHEMAS[kind], registry=REGISTRY).iter_errors(document)
     ]
+
+
+def _common_parts() -> dict[str, Any]:
+    schema = REGISTRY.contents("urn:aoti-build:common:1")
+    parts: dict[str, Any] = schema["$defs"]
+    return parts
+
+
+def _error_kinds(error: type[AotiBuildError]) -> Iterator[str]:
+    """The kinds of an error and of all those that are derived from it."""
+    yield error.kind
+    for derived in error.__subclasses__():
+        yield from _error_kinds(derived)
 
 
 def _section(title: str) -> str:
