@@ -3,6 +3,8 @@ here."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -267,6 +269,22 @@ def test_the_points_of_two_dims() -> None:
     assert found["interior"]["seq"] % 8 == 0
     assert len({tuple(sizes.values()) for sizes in found.values()}) == len(found)
     assert points(()) == {"example": {}}
+
+
+NEWER_SWITCHES = """
+import torch
+torch.backends.cudnn.conv.fp32_precision = "ieee"
+torch.backends.cuda.matmul.fp32_precision = "tf32"
+from aoti_build._torch.checking.tf32 import tf32_operands
+from aoti_build._torch.compiling.settings import switches
+assert tf32_operands("cuda") == tf32_operands("cuda", convolutions=False, products=True)
+assert switches()["torch.cudnn.conv.fp32_precision"] == "'ieee'"
+"""
+
+
+def test_torchs_newer_switches_for_tf32_are_read_too() -> None:
+    """Once they are set, the older ones raise."""
+    subprocess.run([sys.executable, "-c", NEWER_SWITCHES], check=True)
 
 
 def test_what_must_be_refused() -> None:

@@ -53,6 +53,13 @@ def export_of(module: nn.Module, shape: list[int | str], *dims: Dim) -> Exported
         )
 
 
+def test_sizes_at_which_the_model_divides_by_zero_are_named() -> None:
+    module = function(lambda x: x.view(x.shape[0] // 2, 2, -1).sum(1))
+    with pytest.raises(BuildError) as raised:
+        export_of(module, ["batch", 6], Dim("batch", 1, 16, 4))
+    assert "batch 1" in str(raised.value)
+
+
 def covers(x: Tensor) -> Tensor:
     y = torch.zeros(x.shape[0], 12)
     y[:, : x.shape[1]] = x

@@ -154,6 +154,15 @@ def test_what_is_loaded(
             ['`rename: {"": "encoder."}`'],
         ),
         (
+            # Both rules would have the key "layers.": one of them is enough for a mapping.
+            lambda state: {
+                n.replace("encoder.", "layers.").replace("head.", "layers."): v
+                for n, v in state.items()
+            },
+            {},
+            ['`rename: {"layers.": "encoder."}`'],
+        ),
+        (
             added("head.weight", torch.ones(10, 4)),
             {},
             [

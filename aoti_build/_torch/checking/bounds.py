@@ -104,8 +104,9 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 def tf32_is_allowed(candidate: Tensor) -> bool:
     """Whether code on the candidate's device may round operands to TF32."""
-    operands = tf32_operands(candidate.device.type)
-    return candidate.dtype == torch.float32 and bool(operands)
+    if candidate.dtype != torch.float32:
+        return False
+    return bool(tf32_operands(candidate.device.type))
 
 
 def output_tolerance(name: str, tolerance: Tolerance) -> Tolerance:

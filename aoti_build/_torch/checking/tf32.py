@@ -49,15 +49,33 @@ def tf32_operands(
     if device != "cuda":
         return {}
     if convolutions is None:
-        convolutions = torch.backends.cudnn.allow_tf32
+        convolutions = _convolutions_may_round()
     if products is None:
-        products = torch.backends.cuda.matmul.allow_tf32
+        products = _products_may_round()
     operands: dict[Any, tuple[int, int]] = {}
     if convolutions:
         operands.update(_CONVOLUTIONS)
     if products:
         operands.update(_PRODUCTS)
     return operands
+
+
+# torch has two sets of switches. The older ones raise RuntimeError once user code has set newer
+# ones to values that they cannot express (aten/src/ATen/Context.cpp).
+
+
+def _convolutions_may_round() -> bool:
+    try:
+        return bool(torch.backends.cudnn.allow_tf32)
+    except RuntimeError:
+        return bool(torch.backends.cudnn.conv.fp32_precision == "tf32")
+
+
+def _products_may_round() -> bool:
+    try:
+        return bool(torch.backends.cuda.matmul.allow_tf32)
+    except RuntimeError:
+        return bool(torch.backends.cuda.matmul.fp32_precision == "tf32")
 
 
 class InTf32(TorchDispatchMode):

@@ -139,13 +139,30 @@ def switches() -> dict[str, str]:
     values = {
         "threads": torch.get_num_threads(),  # written into OpenMP loops
         "default_dtype": torch.get_default_dtype(),
-        "float32_matmul_precision": torch.get_float32_matmul_precision(),
         "deterministic": torch.are_deterministic_algorithms_enabled(),
-        "cudnn.allow_tf32": backends.cudnn.allow_tf32,
         "cuda.fp16_reduction": matmul.allow_fp16_reduced_precision_reduction,
         "cuda.bf16_reduction": matmul.allow_bf16_reduced_precision_reduction,
         "cudnn.enabled": backends.cudnn.enabled,
         "cudnn.benchmark": backends.cudnn.benchmark,
         "mkldnn.enabled": backends.mkldnn.enabled,
+        **_float32_precision(),
     }
     return {f"torch.{name}": repr(value) for name, value in values.items()}
+
+
+def _float32_precision() -> dict[str, Any]:
+    """The switches of torch for the precision of float32 operators."""
+    backends = torch.backends
+    try:
+        return {
+            "float32_matmul_precision": torch.get_float32_matmul_precision(),
+            "cudnn.allow_tf32": backends.cudnn.allow_tf32,
+        }
+    except RuntimeError:
+        # User code has set the newer switches, one for each operator. The older ones then raise
+        # (aten/src/ATen/Context.cpp).
+        return {
+            "cuda.matmul.fp32_precision": backends.cuda.matmul.fp32_precision,
+            "cudnn.conv.fp32_precision": backends.cudnn.conv.fp32_precision,
+            "cudnn.rnn.fp32_precision": backends.cudnn.rnn.fp32_precision,
+        }

@@ -218,7 +218,10 @@ def _evaluator(condition: Any, dims: list[Dim], symbols: SymbolNames) -> Callabl
 
     def holds(sizes: Sizes) -> bool:
         values = {symbol: int(function(*sizes.values())) for symbol, function in functions.items()}
-        return bool(sympy_interp(PythonReferenceAnalysis, values, condition))
+        try:
+            return bool(sympy_interp(PythonReferenceAnalysis, values, condition))
+        except ZeroDivisionError:
+            return False  # the model divides by zero at these sizes
 
     return holds
 

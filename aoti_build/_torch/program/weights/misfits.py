@@ -134,7 +134,8 @@ class Misfits:
         renamings: list[_Renaming] = []
         while len(renamings) < _MAX_RULES:
             missing, surplus = self._without_renamed(renamings)
-            renaming = self._best_renaming(missing, surplus)
+            used = {renaming.old for renaming in renamings}
+            renaming = self._best_renaming(missing, surplus, used)
             if renaming is None:
                 break
             renamings.append(renaming)
@@ -148,11 +149,19 @@ class Misfits:
             surplus = [name for name in surplus if name not in renaming.pairs]
         return missing, surplus
 
-    def _best_renaming(self, missing: set[str], surplus: list[str]) -> _Renaming | None:
-        """The renaming that brings most names onto missing ones of their shape."""
+    def _best_renaming(
+        self,
+        missing: set[str],
+        surplus: list[str],
+        used: set[str],
+    ) -> _Renaming | None:
+        """The renaming that brings most names onto missing ones of their shape. The key of a rule
+        cannot be `used` twice."""
         best: _Renaming | None = None
         votes = self._possible_renamings(missing, surplus)
         for (old, new), _ in votes.most_common(_MAX_RENAMINGS_TRIED):
+            if old in used:
+                continue
             pairs = self._pairs(old, new, missing, surplus)
             if pairs and (best is None or len(pairs) > len(best.pairs)):
                 best = _Renaming(old, new, pairs)
