@@ -124,7 +124,7 @@ EXPECTED: dict[str, tuple[str, list[str]]] = {
         ["models.yaml:5:", "broken.py does not import", "No module named 'not_installed_anywhere'"],
     ),
     "no_attribute": ("usage", ["has no 'Liner'", "Linear"]),
-    "not_callable": ("usage", ["not callable but int"]),
+    "not_callable": ("usage", ["is not callable, its type is int"]),
     "no_module": ("usage", ["returned int, not an nn.Module"]),
     "factory_raises": ("usage", ["the factory raised", "RuntimeError: the sky fell"]),
     "interrupts": ("build", ["unexpected KeyboardInterrupt"]),

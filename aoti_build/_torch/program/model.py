@@ -73,7 +73,7 @@ def load_callable(source: Source, root: Path, where: str) -> Callable[..., Any]:
     value = _attribute(module, source, where)
     if not callable(value):
         raise UsageError(
-            f"{source} is a {type(value).__name__}, which is not callable",
+            f"{source} is not callable, its type is {type(value).__name__}",
             where=where,
             hint="name a function that returns the module, or an nn.Module class",
         )
