@@ -120,6 +120,15 @@ def test_what_is_staged_keeps_the_group_of_its_parent(tmp_path: Path) -> None:
         assert directory.stat().st_mode & 0o7777 == 0o2700
 
 
+def test_a_umask_that_takes_all_rights_does_not_stop_a_build(tmp_path: Path) -> None:
+    before = os.umask(0o777)
+    try:
+        with staging(tmp_path, "x.") as directory:
+            assert mode(directory) == 0o700
+    finally:
+        os.umask(before)
+
+
 def test_staging_is_removed_even_after_an_error(tmp_path: Path) -> None:
     def fail() -> None:
         with staging(tmp_path / "staging", "model.") as directory:

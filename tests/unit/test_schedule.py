@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -32,9 +34,11 @@ class Progress:
     def __init__(self, beginning: str) -> None:
         self._beginning = beginning
         self.said = threading.Event()
+        self.times = 0
 
     def __call__(self, _target: object, text: str) -> None:
         if text.startswith(self._beginning):
+            self.times += 1
             self.said.set()
 
 
@@ -50,6 +54,47 @@ def test_a_forced_build_takes_what_another_build_made_while_it_waited(
             publish_fake(project)
         (outcome,) = waiting.result(TIMEOUT_S).outcomes
     assert (outcome.action, fake_worker.calls) == (Done.UP_TO_DATE, [])
+
+
+def test_a_restore_takes_what_another_build_published_while_it_waited(
+    project: Project, fake_worker: FakeWorker
+) -> None:
+    target = project.targets[0]
+    build(project, project.targets)
+    directory = artifact_directory(project, target)
+    aside = directory.rename(project.root / "aside")
+    progress = Progress("waiting for another build")
+    with ThreadPoolExecutor(1) as pool:
+        with lock(lock_path(project, target)):
+            waiting = pool.submit(build, project, project.targets, on_progress=progress)
+            assert progress.said.wait(TIMEOUT_S)
+            aside.rename(directory)
+        (outcome,) = waiting.result(TIMEOUT_S).outcomes
+    assert outcome.action == Done.UP_TO_DATE
+
+
+def test_a_wait_is_reported_once(project: Project, fake_worker: FakeWorker) -> None:
+    target = project.targets[0]
+    progress = Progress("waiting for another build")
+    with ThreadPoolExecutor(1) as pool:
+        with lock(lock_path(project, target)):
+            waiting = pool.submit(build, project, project.targets, on_progress=progress)
+            assert progress.said.wait(TIMEOUT_S)
+            time.sleep(1)  # five looks at the lock
+        waiting.result(TIMEOUT_S)
+    assert progress.times == 1
+
+
+def test_what_a_killed_publication_moved_aside_is_found_again(
+    project: Project, fake_worker: FakeWorker
+) -> None:
+    """Between the two renames of a publication the artifact has another name."""
+    build(project, project.targets)
+    directory = artifact_directory(project, project.targets[0])
+    directory.rename(directory.with_name(f".{directory.name}.retired"))
+    shutil.rmtree(store_directory(project.artifacts))
+    (outcome,) = build(project, project.targets).outcomes
+    assert outcome.action == Done.UP_TO_DATE
 
 
 def test_a_forced_build_that_did_not_wait_builds(project: Project, fake_worker: FakeWorker) -> None:
