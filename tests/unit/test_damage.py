@@ -7,8 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from aoti_build.artifact.damage import compare_file, manifest_damage
-from aoti_build.artifact.manifest import FileRecord, NoManifest
+from aoti_build.artifact.damage import compare_file, files_damage, manifest_damage
+from aoti_build.artifact.manifest import MODEL, FileRecord, Manifest, NoManifest, read_manifest
+from aoti_build.artifact.reasons import Reason, ReasonKind
+from aoti_build.common.digests import digest_bytes
+from aoti_build.common.stat_cache import StatCache
+from aoti_build.models_file import Project
 
 
 @pytest.mark.parametrize(
@@ -29,6 +33,18 @@ def test_a_file_is_compared_with_its_record(
     spoil(path)
     damage = compare_file(path, record)
     assert (damage and damage.cause) == cause
+
+
+def test_the_reason_of_a_rebuild_has_the_recorded_and_the_actual_digest(
+    project: Project, published: Path
+) -> None:
+    manifest = read_manifest(published)
+    assert isinstance(manifest, Manifest)
+    record = manifest.files[MODEL]
+    (published / MODEL).write_bytes(b"?" * record.size)
+    (damage,) = files_damage(published, manifest, StatCache(published / "digests.json"))
+    actual = digest_bytes(b"?" * record.size)
+    assert damage.reason() == Reason(ReasonKind.ARTIFACT_DAMAGED, MODEL, record.sha256, actual)
 
 
 def test_an_error_says_what_where_why_and_what_next() -> None:

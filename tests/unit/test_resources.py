@@ -169,11 +169,12 @@ def test_a_quota_of_version_1(tmp_path: Path) -> None:
     [
         ({}, 16),
         (limited(4 * JOB_MEMORY, JOB_MEMORY), 3),
+        (limited(4 * JOB_MEMORY, JOB_MEMORY // 2), 3),
         (limited(JOB_MEMORY, JOB_MEMORY), 1),
         ({"cpu.max": "200000 100000"}, 2),
         ({"cpu.max": "200000 100000", **limited(4 * JOB_MEMORY, 3 * JOB_MEMORY)}, 1),
     ],
-    ids=["free", "memory", "none left", "processors", "both"],
+    ids=["free", "memory", "half a job's memory", "none left", "processors", "both"],
 )
 def test_a_build_starts_no_more_workers_than_the_container_bears(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, object], jobs: int
@@ -184,6 +185,9 @@ def test_a_build_starts_no_more_workers_than_the_container_bears(
         "aoti_build.work.schedule.usable_processors", lambda: usable_processors(root)
     )
     assert default_jobs(100) == jobs
+    assert type(default_jobs(100)) is int
+    # No more than there are steps.
+    assert default_jobs(2) == min(jobs, 2)
     assert default_jobs(1) == 1
 
 
