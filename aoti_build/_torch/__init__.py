@@ -1,5 +1,5 @@
 """The code that runs inside worker processes, the only part of the build that imports torch.
 
-Nobody imports this package: `aoti_build.work.worker` starts ``python -m aoti_build._torch JOB
+No other package imports this one: `aoti_build.work.worker` starts ``python -m aoti_build._torch JOB
 JOB.json EVENTS_FD``. It imports layers 0 to 2 only.
 """

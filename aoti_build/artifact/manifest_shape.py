@@ -157,7 +157,7 @@ def _check_input_sizes(inputs: list[Any], dims: dict[str, Any]) -> None:
     sizes = []
     for entry in inputs:
         if "dtype" not in entry:
-            continue  # a constant, whose other fields nobody reads
+            continue  # a constant; its other fields are not read
         for size in entry["shape"]:
             if type(size) is str:
                 sizes.append(parse(size))
