@@ -78,7 +78,7 @@ def files_damage(directory: Path, manifest: Manifest, digests: StatCache) -> Ite
             yield _file_damage(name, _OTHER_DIGEST, record.sha256, digest)
             continue
         size = file_size(path)
-        if size is None:
+        if size is None or size == record.size:
             yield _file_damage(name, "it is missing or cannot be read", record.sha256)
         else:
             cause = _other_size(size, record.size)

@@ -44,7 +44,20 @@ def test_the_reason_of_a_rebuild_has_the_recorded_and_the_actual_digest(
     (published / MODEL).write_bytes(b"?" * record.size)
     (damage,) = files_damage(published, manifest, StatCache(published / "digests.json"))
     actual = digest_bytes(b"?" * record.size)
+    assert damage.cause == "its digest is not the one in the manifest"
     assert damage.reason() == Reason(ReasonKind.ARTIFACT_DAMAGED, MODEL, record.sha256, actual)
+
+
+def test_a_file_that_cannot_be_read_has_no_size_to_blame(
+    project: Project, published: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = read_manifest(published)
+    assert isinstance(manifest, Manifest)
+    digests = StatCache(published / "digests.json")
+    monkeypatch.setattr(digests, "digest", lambda path, size=None: None)
+    for damage in files_damage(published, manifest, digests):
+        assert damage.cause == "it is missing or cannot be read"
+        assert damage.reason().new is None
 
 
 def test_an_error_says_what_where_why_and_what_next() -> None:
