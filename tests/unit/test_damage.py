@@ -35,17 +35,40 @@ def test_a_file_is_compared_with_its_record(
     assert (damage and damage.cause) == cause
 
 
-def test_the_reason_of_a_rebuild_has_the_recorded_and_the_actual_digest(
-    project: Project, published: Path
+@pytest.mark.parametrize(
+    ("spoil", "cause", "actual"),
+    [
+        (
+            lambda path, size: path.write_bytes(b"?" * size),
+            "its digest is not the one in the manifest",
+            lambda size: digest_bytes(b"?" * size),
+        ),
+        (
+            lambda path, size: path.write_bytes(b"?" * (size + 1)),
+            "it has {more} bytes, and the manifest lists {size}",
+            lambda size: f"{size + 1} bytes",
+        ),
+        (lambda path, size: path.unlink(), "it is missing or cannot be read", lambda size: None),
+    ],
+    ids=["digest", "size", "missing"],
+)
+def test_the_reason_of_a_rebuild_has_what_was_recorded_and_what_is_there(
+    project: Project,
+    published: Path,
+    spoil: Callable[[Path, int], object],
+    cause: str,
+    actual: Callable[[int], str | None],
 ) -> None:
     manifest = read_manifest(published)
     assert isinstance(manifest, Manifest)
     record = manifest.files[MODEL]
-    (published / MODEL).write_bytes(b"?" * record.size)
+    spoil(published / MODEL, record.size)
     (damage,) = files_damage(published, manifest, StatCache(published / "digests.json"))
-    actual = digest_bytes(b"?" * record.size)
-    assert damage.cause == "its digest is not the one in the manifest"
-    assert damage.reason() == Reason(ReasonKind.ARTIFACT_DAMAGED, MODEL, record.sha256, actual)
+    assert damage.message == f"{MODEL} does not match the manifest"
+    assert damage.cause == cause.format(size=record.size, more=record.size + 1)
+    assert damage.reason() == Reason(
+        ReasonKind.ARTIFACT_DAMAGED, MODEL, record.sha256, actual(record.size)
+    )
 
 
 def test_a_file_that_cannot_be_read_has_no_size_to_blame(
