@@ -213,7 +213,9 @@ def table(rows: list[Row], *, unit: str = "s") -> list[str]:
     for row in rows:
         ratio = row.median / medians[row.base] if row.base in medians else float("nan")
         limit = f"{row.limit:.2f}" if row.limit else ""
-        verdict = "" if row.limit is None else "  met" if ratio <= row.limit else "  MISSED"
+        verdict = ""
+        if row.limit is not None:
+            verdict = "  met" if ratio <= row.limit else "  MISSED"
         median, least, most = (
             scale * value for value in (row.median, min(row.seconds), max(row.seconds))
         )

@@ -95,7 +95,7 @@ def compare(
         tf32=tf32,
     )
     figures |= _floating_figures(difference, bounds, rms)
-    same_nonfinite = not difference.misplaced.any()
+    errors = None
     if exact is not None and bounds.rule == ALLCLOSE:
         errors = _float64_errors(
             difference,
@@ -104,14 +104,12 @@ def compare(
             rounded_rmse,
             computed,
         )
-        figures["fp64"] = errors.as_json()
-        if not figures["ok"] and same_nonfinite:
-            figures = with_float64_verdict(figures, errors)
-    return with_precision(
+    return with_precision_rules(
         figures,
+        errors,
         eager.dtype,
         computed,
-        same_nonfinite=same_nonfinite,
+        same_nonfinite=not difference.misplaced.any(),
     )
 
 
@@ -263,7 +261,28 @@ def _float64_errors(
     )
 
 
-def with_float64_verdict(figures: Figures, errors: Float64Errors) -> Figures:
+def with_precision_rules(
+    figures: Figures,
+    errors: Float64Errors | None,
+    dtype: torch.dtype,
+    computed: str | None,
+    *,
+    same_nonfinite: bool,
+) -> Figures:
+    """The figures after the rules that every comparison ends with.
+
+    If the bounds refused the output, the float64 rule decides by its `errors`. Then the type in
+    which the output is computed is added. `same_nonfinite` says that NaN and infinity are where
+    eager mode has them. Without that, no rule can accept the output.
+    """
+    if errors is not None:
+        figures = {**figures, "fp64": errors.as_json()}
+        if not figures["ok"] and same_nonfinite:
+            figures = _with_float64_verdict(figures, errors)
+    return _with_precision(figures, dtype, computed, same_nonfinite=same_nonfinite)
+
+
+def _with_float64_verdict(figures: Figures, errors: Float64Errors) -> Figures:
     """The figures of an output that its bounds refused, with the verdict of the float64 rule."""
     why = figures["why"]
     decided = {**figures, "by": "fp64", "ok": errors.ok}
@@ -274,7 +293,7 @@ def with_float64_verdict(figures: Figures, errors: Float64Errors) -> Figures:
     return decided
 
 
-def with_precision(
+def _with_precision(
     figures: Figures,
     dtype: torch.dtype,
     computed: str | None,

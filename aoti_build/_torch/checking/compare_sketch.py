@@ -26,8 +26,7 @@ from aoti_build._torch.checking.bounds import (
 from aoti_build._torch.checking.compare import (
     Figures,
     kind_figures,
-    with_float64_verdict,
-    with_precision,
+    with_precision_rules,
 )
 from aoti_build._torch.checking.difference import largest
 from aoti_build._torch.checking.sketch import Sketch
@@ -67,7 +66,7 @@ def compare_sketch(
         tf32=isinstance(candidate, Tensor) and tf32_is_allowed(candidate),
     )
     figures |= _floating_figures(eager, sketch, bounds)
-    same_nonfinite = sketch.nonfinite == eager.nonfinite
+    errors = None
     if exact is not None and bounds.rule == ALLCLOSE:
         errors = _float64_errors(
             eager,
@@ -76,14 +75,12 @@ def compare_sketch(
             rounded_rmse,
             computed,
         )
-        figures["fp64"] = errors.as_json()
-        if not figures["ok"] and same_nonfinite:
-            figures = with_float64_verdict(figures, errors)
-    return with_precision(
+    return with_precision_rules(
         figures,
+        errors,
         eager.dtype,
         computed,
-        same_nonfinite=same_nonfinite,
+        same_nonfinite=sketch.nonfinite == eager.nonfinite,
     )
 
 
