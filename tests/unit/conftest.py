@@ -25,9 +25,13 @@ settings.load_profile("any machine")
 
 
 @pytest.fixture(autouse=True)
-def _no_real_worker() -> Iterator[None]:
+def _no_real_worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A unit test that starts a real worker would compile for minutes: it fails instead, and says
-    why."""
+    why.
+
+    It patches with the test's own `monkeypatch`. With another one, a test that replaces the same
+    method would put this guard back after it had been taken away.
+    """
     real_init = subprocess.Popen.__init__
 
     def guarded(self: Any, command: Any, *args: Any, **kwargs: Any) -> None:
@@ -36,9 +40,8 @@ def _no_real_worker() -> Iterator[None]:
             raise AssertionError("a unit test started a real worker; use the fake_worker fixture")
         real_init(self, command, *args, **kwargs)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(subprocess.Popen, "__init__", guarded)
-        yield
+    monkeypatch.setattr(subprocess.Popen, "__init__", guarded)
+    yield
     allow_starts()
 
 
