@@ -88,6 +88,11 @@ class Arguments:
         return ""
 
     @property
+    def tensors(self) -> list[Leaf]:
+        """The tensors that `flatten` returns."""
+        return [leaf for _, leaf in self._tensors]
+
+    @property
     def tensor_names(self) -> list[str]:
         """The names of the tensors that `flatten` returns."""
         return [leaf.name for _, leaf in self._tensors]
