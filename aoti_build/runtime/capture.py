@@ -18,6 +18,8 @@ _ERROR_MODE = "thread_local"
 # This thread may load kernels as well, which no earlier call of the same package has loaded.
 _UNPREPARED_ERROR_MODE = "relaxed"
 
+_LONGEST_CAUSE = 120  # characters of a message from torch
+
 
 class CaptureError(Exception):
     """A call cannot be recorded. The message says why."""
@@ -88,6 +90,10 @@ class CudaRecorder:
         caller.wait_stream(self._stream)
         return recording
 
+    def forget(self) -> None:
+        """Begin a new pool, after every graph was released: torch takes no pool up again."""
+        self._pool = torch.cuda.graph_pool_handle()
+
     def memory(self) -> int:
         """The bytes of GPU memory in the pool of the graphs."""
         segments = torch.cuda.memory_snapshot(self._pool)
@@ -99,8 +105,8 @@ class CudaRecorder:
 
     def _capture(self, call: Callable[[], list[Tensor]], error_mode: str) -> CudaRecording:
         graph = torch.cuda.CUDAGraph()
-        graph.capture_begin(pool=self._pool, capture_error_mode=error_mode)
         try:
+            graph.capture_begin(pool=self._pool, capture_error_mode=error_mode)
             outputs = call()
             graph.capture_end()
         except RuntimeError as error:
@@ -157,4 +163,4 @@ def _own_workspaces() -> Iterator[None]:
 
 def _first_line(error: RuntimeError) -> str:
     lines = str(error).splitlines()
-    return lines[0] if lines else type(error).__name__
+    return lines[0][:_LONGEST_CAUSE] if lines else type(error).__name__

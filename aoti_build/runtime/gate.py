@@ -11,39 +11,46 @@ class Gate:
     """Lets calls run side by side, and an exclusive operation alone.
 
     `alone` waits for running calls, and calls that start then wait until it ends.
+
+    A call takes no lock as long as nothing runs alone. It first notes that it runs and then looks
+    for an exclusive operation. Such an operation first announces itself and then looks for running
+    calls. So at least one of the two sees the other.
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._changed = threading.Condition(self._lock)
-        self._calls = 0
-        self._alone = False
+        # An entry for each running call. To append and to pop are atomic.
+        self._running: list[None] = []
+        self._is_taken = False
+        self._changed = threading.Condition()
 
     def enter(self) -> None:
-        with self._lock:
-            while self._alone:
-                self._changed.wait()
-            self._calls += 1
+        self._running.append(None)
+        while self._is_taken:
+            self.leave()
+            with self._changed:
+                while self._is_taken:
+                    self._changed.wait()
+            self._running.append(None)
 
     def leave(self) -> None:
-        with self._lock:
-            self._calls -= 1
-            if self._alone:
+        self._running.pop()
+        if self._is_taken:
+            with self._changed:
                 self._changed.notify_all()
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        with self._lock:
-            while self._alone:
+        with self._changed:
+            while self._is_taken:
                 self._changed.wait()
-            self._alone = True
+            self._is_taken = True
         # From here on an interrupt must open the gate again, even during the wait for calls.
         try:
-            with self._lock:
-                while self._calls:
+            with self._changed:
+                while self._running:
                     self._changed.wait()
             yield
         finally:
-            with self._lock:
-                self._alone = False
+            with self._changed:
+                self._is_taken = False
                 self._changed.notify_all()

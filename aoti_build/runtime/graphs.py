@@ -40,6 +40,8 @@ class Recorder(Protocol):
 
     def record(self, call: Callable[[], list[Tensor]], *, prepared: bool) -> Recording: ...
 
+    def forget(self) -> None: ...
+
     def memory(self) -> int: ...
 
     def synchronize(self) -> None: ...
@@ -142,6 +144,7 @@ class GraphedCalls:
             for graph in self._graphs.values():
                 graph.release()
             self._graphs.clear()
+            self._recorder.forget()
             self._memory = 0
             self._loader = loader
             if loader is None:
@@ -189,7 +192,10 @@ class GraphedCalls:
                 lambda: self._loader.boxed_run(list(buffers)), prepared=prepared
             )
         except CaptureError as error:
-            self.give_up(f"it cannot be recorded: {error}")
+            self.give_up(
+                "a call cannot be recorded, most likely because it waits for the GPU, as for a size"
+                f" that depends on values ({error})"
+            )
             return
         except torch.OutOfMemoryError:
             self._buffers.pop(key, None)
@@ -236,16 +242,11 @@ class _Graph:
 
     def run(self, inputs: list[Tensor]) -> list[Tensor]:
         # Only in this mode may inference tensors, and views of parameters, be written into. No
-        # gradient is computed in it either.
-        with torch.inference_mode():
-            targets = []
-            sources = []
+        # gradient is computed in it either. `torch.inference_mode` takes 3 microseconds for it.
+        with torch._C._InferenceMode(True):
             for buffer, value in zip(self._buffers, inputs, strict=True):
                 if value is not buffer:
-                    targets.append(buffer)
-                    sources.append(value)
-            if targets:
-                torch._foreach_copy_(targets, sources)
+                    buffer.copy_(value)
             self._replay()
             for position in self._written:
                 if inputs[position] is not self._buffers[position]:
@@ -271,6 +272,9 @@ class _NoRecorder:
         prepared: bool,  # noqa: ARG002
     ) -> Recording:
         raise CaptureError("this device has no graphs")
+
+    def forget(self) -> None:
+        pass
 
     def memory(self) -> int:
         return 0

@@ -174,7 +174,7 @@ def test_streams_and_threads_of_the_caller(roots: dict[str, Path]) -> None:
             with torch.cuda.stream(stream), torch.no_grad():
                 for _ in range(40):
                     given = image(batch)
-                    output, expected = loaded(given), model(given)
+                    output, expected = loaded(image=given), model(given)
                     stream.synchronize()
                     if (output["scores"] - expected["scores"]).abs().max() > 2e-3:
                         wrong.append(batch)
@@ -206,7 +206,7 @@ def test_buffers_static_outputs_and_warm_up(roots: dict[str, Path]) -> None:
         assert len(pointers) == 1
     with load(roots, "Net", cuda_graphs=[{"batch": 4}]) as loaded:
         for batch in (1, 4):
-            close(loaded(image(batch))["scores"].shape, torch.Size([batch, 5]))
+            close(loaded(image=image(batch))["scores"].shape, torch.Size([batch, 5]))
         graphs = loaded.metadata["load"]["cuda_graphs"]["graphs"]
         assert graphs == [{"image": [4, 3, 32, 32]}]
 
@@ -217,14 +217,14 @@ def test_new_weights_are_used(roots: dict[str, Path]) -> None:
     model = eager(roots, "Net")
     with load(roots, "Net", cuda_graphs=True) as loaded, torch.no_grad():
         given = image(2)
-        loaded(given)
-        loaded(given)
+        loaded(image=given)
+        loaded(image=given)
         changed = {name: value + 0.1 for name, value in model.state_dict().items()}
         changed["norm.num_batches_tracked"] = model.state_dict()["norm.num_batches_tracked"]
         model.load_state_dict(changed)
         loaded.update_weights(model.state_dict())
         for _ in range(3):
-            close(loaded(given), model(given))
+            close(loaded(image=given), model(given))
 
 
 def test_a_model_with_state_goes_on_by_one_call_at_a_time(roots: dict[str, Path]) -> None:
@@ -279,7 +279,7 @@ def test_a_package_that_waits_for_the_gpu_runs_without_graphs(roots: dict[str, P
     assert torch.rand(3, device="cuda").isfinite().all()
     with load(roots, "Net", cuda_graphs=True) as loaded, torch.no_grad():
         given = image(2)
-        close(loaded(given), loaded(given))
+        close(loaded(image=given), loaded(image=given))
         assert len(loaded.metadata["load"]["cuda_graphs"]["graphs"]) == 1
 
 

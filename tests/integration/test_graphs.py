@@ -78,6 +78,7 @@ class Recorder:
         self.recorded: list[bool] = []
         self.error: Exception | None = None
         self.capturing = False
+        self.pools = 1
 
     def enter_stream(self) -> bool:
         return not self.capturing
@@ -90,6 +91,9 @@ class Recorder:
         outputs = call()
         vars(self.loader).update(before)
         return Recording(call, outputs)
+
+    def forget(self) -> None:
+        self.pools += 1
 
     def memory(self) -> int:
         return 1000 * len(self.recorded)
@@ -259,6 +263,7 @@ def test_new_weights_and_a_new_state_are_seen(loader: Loader, recorder: Recorder
     fresh.weight = 100.0
     recorder.loader = fresh
     calls.forget(fresh)
+    assert recorder.pools == 2
     for number in (1, 2):
         assert calls.run(tensors(2))[0].tolist() == [3 + 6 + 100 + number] * 2
 
