@@ -138,7 +138,9 @@ def _restorer(spec: Any, start: int, *, only_tensors: bool) -> Restore:
         by_key = list(zip(context, restorers, strict=True))
         return lambda outputs: {key: restore(outputs) for key, restore in by_key}
     unflatten = pytree.SUPPORTED_NODES[spec.type].unflatten_fn
-    if only_tensors and issubclass(spec.type, OrderedDict):
+    # The type of a named tuple is a function.
+    is_dict = isinstance(spec.type, type) and issubclass(spec.type, OrderedDict)
+    if only_tensors and is_dict:
         example = [torch.empty(0) for _ in range(end)]
         children = [restore(example) for restore in restorers]
         copy = _like_example(unflatten(children, context), children)
