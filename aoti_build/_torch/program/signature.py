@@ -15,7 +15,7 @@ from aoti_build._torch.program.dims import SymbolNames, names_of_symbols, spelli
 from aoti_build._torch.program.inputs import Call
 from aoti_build._torch.program.structure import leaf_names
 from aoti_build._torch.program.values import input_values, output_values
-from aoti_build._torch.program.writes import Seen, writes_of
+from aoti_build._torch.program.writes import EagerWrites, writes_of
 from aoti_build.common.json_object import JsonObject
 from aoti_build.models_file.project import Dim
 
@@ -27,7 +27,7 @@ def signature(
     call: Call,
     dims: tuple[Dim, ...],
     axes: list[Axes],
-    seen: Seen,
+    eager_writes: EagerWrites,
 ) -> JsonObject:
     """The signature as manifests hold it.
 
@@ -38,7 +38,7 @@ def signature(
     symbols = names_of_symbols(input_values(program), axes)
     inputs = _describe_inputs(program, module, call, symbols)
     tensor_names = [entry["name"] for entry in inputs if "dtype" in entry]
-    writes = writes_of(functional, tensor_names, seen)
+    writes = writes_of(functional, tensor_names, eager_writes)
     return {
         "inputs": inputs,
         "outputs": _describe_outputs(program, symbols),
