@@ -18,7 +18,7 @@ from aoti_build.runtime.arguments import Arguments
 from aoti_build.runtime.choose import Candidate, Choice
 from aoti_build.runtime.leaves import Kinds, state_names
 from aoti_build.runtime.package import Admitted
-from aoti_build.runtime.raw import raw_loader
+from aoti_build.runtime.raw import raw_loader, synchronize
 from aoti_build.runtime.structures import exported_parameters, output_restorer
 from aoti_build.runtime.weights import ReplaceableWeights
 from aoti_build.runtime.written import WrittenInputs
@@ -293,8 +293,7 @@ class LoadedModel:
         return ArtifactError(message, target=self.target, hint=hint)
 
     def _synchronize(self) -> None:
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
+        synchronize(self._device.type, self._device.index)
 
 
 class _Gate:

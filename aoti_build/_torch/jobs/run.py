@@ -48,6 +48,7 @@ from aoti_build.figures import (
 from aoti_build.messages import ErrorRecord, RunJob, RunOutcome, RunRequest, RunResult
 from aoti_build.models_file.presence import source_is_here
 from aoti_build.models_file.project import Source, Target
+from aoti_build.runtime.raw import synchronize
 
 # Calls before the timed ones, including the first. Caches, thread pools and the allocator of CUDA
 # settle in them.
@@ -252,8 +253,7 @@ class Session:
             for _ in range(WARM_UP - 1 + self.job.repeat):
                 # The model may write into its inputs.
                 copies = [value.clone() for value in on_device]
-                if self.target.device == "cuda":
-                    torch.cuda.synchronize()
+                synchronize(self.target.device)
                 started = time.perf_counter()
                 package.run_in_place(copies)
                 samples.append(time.perf_counter() - started)
