@@ -142,10 +142,10 @@ class _Checker:
         with self.events.phase("check"):
             try:
                 results = self._package.calls(inputs)
-                return [as_returned(result, self.job.signature) for result in results], []
             except RuntimeError as error:
                 why = f"the package refused inputs of its range: {gist(error)}"
                 return [], [OutputFigures(name="(call)", ok=False, why=why)]
+            return [as_returned(result, self.job.signature) for result in results], []
 
 
 def _count_until_missing_inputs(calls: Sequence[Case]) -> int:
