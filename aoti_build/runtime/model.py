@@ -6,6 +6,7 @@ import threading
 import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +17,8 @@ from aoti_build.errors import ArtifactError, ClosedError, CopyError, InputError
 from aoti_build.host.devices import device_named
 from aoti_build.runtime.arguments import Arguments
 from aoti_build.runtime.choose import Candidate, Choice
-from aoti_build.runtime.leaves import Kinds, state_names
+from aoti_build.runtime.leaves import Kinds, state_names, written_weights
+from aoti_build.runtime.mapped import MappedWeights
 from aoti_build.runtime.package import Admitted
 from aoti_build.runtime.raw import raw_loader
 from aoti_build.runtime.structures import exported_parameters, output_restorer
@@ -62,6 +64,8 @@ class LoadedModel:
         # Weights from `update_weights`, kept for `reset_state` if the model has state.
         self._replaced_weights: dict[str, torch.Tensor] = {}
         self._gate = _Gate()
+        # None if the loader has the weights in its own memory.
+        self._mapped: MappedWeights | None = None
         # Native code is loaded here. None once the model is closed.
         self._loader: Any = self._first_load(candidate)
         in_spec, out_spec = self._call_specs()
@@ -143,6 +147,9 @@ class LoadedModel:
             self._require_open()
             if not self.state:
                 return
+            if self._mapped is not None:
+                self._mapped.reset(self._loader, self._replaced_weights)
+                return
             self._synchronize()  # kernels of earlier calls may still write
             # torch's loader has no reset, so the package is loaded again.
             loader = self._load()
@@ -192,9 +199,14 @@ class LoadedModel:
         """The manifest as JSON values: `signature`, `key`, `requires`, `provenance` and more.
 
         docs/reference/formats.md describes it. `load` is added: how the package was checked
-        (`verify`), and whether processes share its unpacked files (`unpacked`).
+        (`verify`), and whether processes share its unpacked files (`unpacked`) and their memory
+        (`mapped`).
         """
-        load = {"verify": self._admitted.how, "unpacked": self._admitted.unpacked}
+        load = {
+            "verify": self._admitted.how,
+            "unpacked": self._admitted.unpacked,
+            "mapped": self._mapped is not None,
+        }
         return {**self._manifest.as_json(), "load": load}
 
     def __repr__(self) -> str:
@@ -218,7 +230,9 @@ class LoadedModel:
 
     def _first_load(self, candidate: Candidate) -> Any:
         try:
-            return self._load()
+            loader = self._load()
+            self._map_weights(loader)
+            return loader
         except RuntimeError as error:
             message, _, _stack = str(error).partition("\nException raised from")
             raise ArtifactError(
@@ -230,6 +244,17 @@ class LoadedModel:
                     "build it on a host like this one; `invoke verify` checks that it can be loaded"
                 ),
             ) from error
+
+    def _map_weights(self, loader: Any) -> None:
+        """Give the weights to a loader whose package does not have them. Raises RuntimeError."""
+        admitted = self._admitted
+        if admitted.weights is None:
+            return
+        private = written_weights(self._manifest.signature)
+        mapped = MappedWeights(admitted.weights, Path(admitted.path), private)
+        admitted.on_close(mapped.close)
+        mapped.give_to(loader)
+        self._mapped = mapped
 
     def _call_specs(self) -> list[Any]:
         """The package's pytree specs of inputs and outputs, which must fit the manifest."""

@@ -40,8 +40,10 @@ MAY_IMPORT = {WORKER_SIDE: LAYERS["store"], RUNTIME: LAYERS["artifact"]}
 RUNTIME_WITHOUT_TORCH = {
     "__init__.py",
     "arguments.py",
+    "buffers.py",
     "cache_entry.py",
     "choose.py",
+    "constants.py",
     "leaves.py",
     "package.py",
     "private.py",
