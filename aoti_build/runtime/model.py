@@ -140,7 +140,8 @@ class LoadedModel:
     def reset_state(self) -> None:
         """Restore the `state` that the model had after loading or from `update_weights`.
 
-        Replaced weights stay. New calls wait for the reset, which takes about as long as loading.
+        Replaced weights stay. New calls wait for the reset. It copies the state if the weights are
+        mapped, and else takes about as long as loading.
         Raises `ClosedError` after `close()`.
         """
         with self._gate.alone():
