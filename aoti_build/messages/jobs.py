@@ -152,9 +152,13 @@ class CheckResult(Message, frozen=True):
 
 
 class CheckJob(PackageJob[CheckResult], frozen=True):
-    """Compare the package with the reference data, by the C++ program `runner` if it is set."""
+    """Compare the package with the reference data.
+
+    The C++ program `runner` calls it if it is set. With `cuda_graphs` calls are replayed.
+    """
 
     runner: str | None
+    cuda_graphs: bool = False
 
 
 class ProbeResult(Message, frozen=True):
@@ -241,12 +245,16 @@ class RunResult(Message, frozen=True):
 
 
 class RunJob(PackageJob[RunResult], frozen=True):
-    """Call the package for each of `runs`, and measure the time of `repeat` calls of each."""
+    """Call the package for each of `runs`, and measure the time of `repeat` calls of each.
+
+    With `cuda_graphs` calls are replayed.
+    """
 
     where: Positions
     seed: int
     repeat: int
     runs: tuple[RunRequest, ...]
+    cuda_graphs: bool = False
 
 
 JOBS: Mapping[str, type[Job[Any]]] = {

@@ -27,9 +27,28 @@ from torch import Tensor
 
 from aoti_build.common.reading import open_regular
 from aoti_build.runtime.constants import Constant, read_constants
+from aoti_build.runtime.leaves import Signature, written_weights
+from aoti_build.runtime.package import Admitted
 
 _mappings: dict[tuple[int, int], _Mapping] = {}
 _mappings_lock = threading.Lock()
+
+
+def map_weights(admitted: Admitted, signature: Signature, loader: Any) -> MappedWeights | None:
+    """Give a loader the weights that are not in the package it loaded; None if they are.
+
+    They are closed with the package. Raises RuntimeError if they cannot be mapped.
+    """
+    if admitted.weights is None:
+        return None
+    mapped = MappedWeights(
+        admitted.weights,
+        Path(admitted.path),
+        written_weights(signature),
+    )
+    admitted.on_close(mapped.close)
+    mapped.give_to(loader)
+    return mapped
 
 
 class MappedWeights:

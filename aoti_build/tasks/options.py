@@ -54,6 +54,9 @@ _HELP: Mapping[str, str] = {
         "Call packages from Python (python), or from a C++ program that uses the installed torch"
         " (cpp). Default: python."
     ),
+    "cuda-graphs": (
+        "Replay the calls of GPU packages from CUDA graphs, as load(..., cuda_graphs=True) does."
+    ),
     "repro": (
         "For an artifact that fails, write a script below this directory. It shows the failure with"
         " plain torch."

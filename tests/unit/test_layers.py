@@ -40,10 +40,13 @@ MAY_IMPORT = {WORKER_SIDE: LAYERS["store"], RUNTIME: LAYERS["artifact"]}
 RUNTIME_WITHOUT_TORCH = {
     "__init__.py",
     "arguments.py",
+    "binding.py",
     "buffers.py",
     "cache_entry.py",
     "choose.py",
     "constants.py",
+    "gate.py",
+    "graph_options.py",
     "leaves.py",
     "package.py",
     "private.py",
