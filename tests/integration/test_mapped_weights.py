@@ -34,14 +34,14 @@ NETS = """
             self.first = nn.Linear(64, 64)
             self.second = nn.Linear(64, 64)
             self.second.weight = self.first.weight
-            self.half = nn.Parameter(torch.randn(64).to(torch.bfloat16))
+            self.narrow = nn.Parameter(torch.randn(64).to(torch.bfloat16))
             self.register_buffer("strided", torch.randn(8, 8).t())
             self.register_buffer("keep", torch.arange(64) % 3 == 0)
             self.register_buffer("step", torch.tensor(3))
             self.register_buffer("nothing", torch.zeros(0, 64))
 
         def forward(self, x):
-            x = self.second(torch.relu(self.first(x))) + self.half
+            x = self.second(torch.relu(self.first(x))) + self.narrow
             x = torch.where(self.keep, x, x * self.step) + self.strided.reshape(64)
             return torch.cat([x, self.nothing])
 
@@ -177,7 +177,7 @@ def test_new_weights_stay_after_a_reset(project: Path, partial: bool) -> None:
         del replaced["linear.bias"]
     else:
         replaced |= {"calls": torch.tensor(7), "shift": torch.rand(64)}
-    start = {**expected.state_dict(), **replaced}
+    start = {name: value.clone() for name, value in expected.state_dict().items()} | replaced
     expected.load_state_dict(start)
     with load(project, "remembers") as model:
         same_calls(model, eager(project, "Remembers"))
