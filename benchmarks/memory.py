@@ -115,7 +115,7 @@ def measure(root: Path, kind: str, gib: float, layers: int) -> Iterator[dict[str
     project = root / "project"
     project.mkdir()
     (root / "tmp").mkdir()
-    width, shape = _width(kind, gib, layers)
+    width, shape = width_and_shape(kind, gib, layers)
     (project / "net.py").write_text(KINDS[kind])
     (project / "tasks.py").write_text("from aoti_build.tasks import ns\n")
     os.environ |= {"AOTI_BUILD_CACHE": str(root / "cache"), "TMPDIR": str(root / "tmp")}
@@ -167,7 +167,7 @@ def _watched(
     }
 
 
-def _width(kind: str, gib: float, layers: int) -> tuple[int, str]:
+def width_and_shape(kind: str, gib: float, layers: int) -> tuple[int, str]:
     values = gib * (1 << 30) / 4 / layers
     if kind == "linear":
         width = int(values**0.5) // 16 * 16

@@ -59,17 +59,12 @@ def digest_file(path: Path) -> str:
 
 
 class Block(NamedTuple):
-    """A part of a file with its expected `block_digest`. `start` and `size` are in bytes."""
+    """A part of a file with its expected digest. `start` and `size` are in bytes."""
 
     path: Path
     start: int
     size: int
     digest: str
-
-
-def block_digest(data: bytes) -> str:
-    """The BLAKE3 digest of a block's bytes."""
-    return _blake3(data).hexdigest()
 
 
 def block_size(size: int) -> int:
@@ -115,7 +110,7 @@ def digest_with_blocks(path: Path, block: int = 0, take: Take | None = None) -> 
     from concurrent.futures import ThreadPoolExecutor  # not on the no-op path
 
     file_state = hashlib.sha256()
-    block_state = _blake3()
+    block_state = new_block()
     blocks = []
     offset = 0
     buffer = _buffer()
@@ -141,7 +136,7 @@ def digest_with_blocks(path: Path, block: int = 0, take: Take | None = None) -> 
             file_digest.result()
             if block and offset % block == 0:
                 blocks.append(block_state.hexdigest())
-                block_state = _blake3()
+                block_state = new_block()
     if block and offset % block:
         blocks.append(block_state.hexdigest())
     return FileDigests(file_state.hexdigest(), tuple(blocks), offset)
@@ -180,7 +175,7 @@ def _digest_block(block: Block, destination: int | None = None) -> str:
 
     If the file ends inside the block, the digest is that of the bytes before.
     """
-    state = _blake3()
+    state = new_block()
     buffer = _buffer()
     done = 0
     descriptor = open_regular(block.path)
@@ -201,10 +196,11 @@ def _digest_block(block: Block, destination: int | None = None) -> str:
     return state.hexdigest()
 
 
-def _blake3(data: bytes = b"") -> blake3:
+def new_block() -> blake3:
+    """The BLAKE3 digest of a block: `update` it with the bytes in order, then `hexdigest`."""
     from blake3 import blake3  # not on the no-op path
 
-    return blake3(data)
+    return blake3()
 
 
 def _buffer() -> memoryview:

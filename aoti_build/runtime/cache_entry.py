@@ -3,7 +3,8 @@
 From torch 2.14 on the raw loader takes a directory. A package is unpacked once into the private
 directory (`aoti_build.runtime.private`), under its sha256, and all processes load from there. The
 digested bytes are the unpacked bytes, so they cannot change between check and load. A package that
-cannot be loaded as a directory is copied as a file in the same way.
+cannot be loaded as a directory is copied as a file in the same way. Weights that will be mapped
+(`aoti_build.runtime.mapped`) are a file beside the directory that torch loads.
 
 Without a private directory each process has such copies of its own, one for each package. torch's
 loader never releases a library, so another path at each load would make the process grow.
@@ -36,6 +37,7 @@ _UNUSED_BY_THIS_PROCESS = 3600.0
 class CacheEntry:
     """The files of a package that `unpacks`, else a copy of it, in `directory`.
 
+    With `weights_apart` the weights are not where torch's loader finds them.
     Processes use a `shared` entry together. A lock keeps it from being removed. `read_package`
     makes a new entry in a staging directory next to `directory`. The caller compares the digest
     that it returns, and only then calls `publish`, which moves the entry into place. Only a
@@ -45,6 +47,7 @@ class CacheEntry:
     directory: Path
     unpacks: bool
     shared: bool
+    weights_apart: bool = False
     usable: bool = False
     # Whether this load has read the whole package.
     has_read_package: bool = False
@@ -61,9 +64,10 @@ class CacheEntry:
         *,
         unpacks: bool,
         shared: bool,
+        weights_apart: bool,
     ) -> CacheEntry:
         """The entry at `directory`, locked until `resources` is closed. Raises OSError."""
-        entry = cls(directory, unpacks, shared)
+        entry = cls(directory, unpacks, shared, weights_apart)
         lock = private.hold(directory.parent, directory.name)
         resources.callback(os.close, lock)
         resources.callback(entry._remove_staging)
@@ -80,6 +84,12 @@ class CacheEntry:
         return root
 
     @property
+    def weights(self) -> Path | None:
+        """The file of the weights if they are apart."""
+        path = self.directory / unpack.WEIGHTS
+        return path if path.exists() else None
+
+    @property
     def is_shared_directory(self) -> bool:
         return self.shared and self.load_path.is_dir()
 
@@ -94,12 +104,13 @@ class CacheEntry:
         available.
         """
         self.has_read_package = True
-        contents = unpack.contents_of(package) if self.unpacks else None
+        contents = self._contents_of(package) if self.unpacks else None
         if contents is None:
             contents = unpack.single_file_contents(os.fstat(package).st_size)
         if self._is_directory():
             comparer = unpack.Comparer(self.directory, contents, RECORD)
-            sha256 = unpack.digest(package, contents, comparer)
+            with contextlib.closing(comparer):
+                sha256 = unpack.digest(package, contents, comparer)
             if comparer.same:
                 self.usable = True
                 self._new_record = encode_record(comparer.stats, comparer.blocks())
@@ -115,7 +126,7 @@ class CacheEntry:
         self.usable = self.matches_record()
         if self.usable:
             return
-        contents = unpack.contents_of(package)
+        contents = self._contents_of(package)
         if contents is None:
             return
         try:
@@ -146,6 +157,9 @@ class CacheEntry:
             # could not be removed.
             self.usable = self.matches_record(by_digest=True)
         self._remove_staging()
+
+    def _contents_of(self, package: int) -> unpack.Contents | None:
+        return unpack.contents_of(package, weights_apart=self.weights_apart)
 
     def _is_directory(self) -> bool:
         return self.directory.is_dir() and not self.directory.is_symlink()
@@ -208,20 +222,36 @@ class CacheEntry:
             self._staging = None
 
 
-def open_entry(sha256: str, resources: contextlib.ExitStack) -> CacheEntry | None:
+def open_entry(
+    sha256: str,
+    resources: contextlib.ExitStack,
+    *,
+    weights_apart: bool,
+) -> CacheEntry | None:
     """The entry of the package with this digest, locked until `resources` is closed.
 
     It is in the private directory, else in this process's own. None if neither has room for it.
     """
     unpacks = torch_loads_directories()
-    name = sha256 if unpacks else f"{sha256}-file"
+    weights_apart = weights_apart and unpacks
+    name = sha256
+    if not unpacks:
+        name = f"{sha256}-file"
+    elif weights_apart:
+        name = f"{sha256}-apart"
     root = private.private_directory()
     if root is not None:
         try:
-            return CacheEntry.open(root / name, resources, unpacks=unpacks, shared=True)
+            return CacheEntry.open(
+                root / name,
+                resources,
+                unpacks=unpacks,
+                shared=True,
+                weights_apart=weights_apart,
+            )
         except OSError:  # the disk is full or read-only
             pass
-    return open_process_entry(name, resources, unpacks=unpacks)
+    return open_process_entry(name, resources, unpacks=unpacks, weights_apart=weights_apart)
 
 
 def open_process_entry(
@@ -229,13 +259,20 @@ def open_process_entry(
     resources: contextlib.ExitStack,
     *,
     unpacks: bool,
+    weights_apart: bool,
 ) -> CacheEntry | None:
     """An entry that only this process uses; None if there is no room for it."""
     root = process_directory()
     if root is None:
         return None
     try:
-        return CacheEntry.open(root / name, resources, unpacks=unpacks, shared=False)
+        return CacheEntry.open(
+            root / name,
+            resources,
+            unpacks=unpacks,
+            shared=False,
+            weights_apart=weights_apart,
+        )
     except OSError:
         return None
 

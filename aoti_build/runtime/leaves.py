@@ -162,6 +162,24 @@ def parameter_names(signature: Signature, leaves: Sequence[int]) -> list[str]:
     return names
 
 
+def written_weights(signature: Signature) -> frozenset[str]:
+    """The weights that a call may write into: none without state.
+
+    With state all buffers and constants count, and parameters that are tied to the state.
+    """
+    state = state_names(signature)
+    if not state:
+        return frozenset()
+    owners = {entry["name"]: entry.get("tied_to", entry["name"]) for entry in signature["weights"]}
+    owners_of_state = {owners.get(name, name) for name in state}
+    written = set(state)
+    for entry in signature["weights"]:
+        is_tied = owners[entry["name"]] in owners_of_state
+        if entry["kind"] != "parameter" or entry.get("view") or is_tied:
+            written.add(entry["name"])
+    return frozenset(written)
+
+
 def state_names(signature: Signature) -> tuple[str, ...]:
     """The buffers that a call writes into, so that it changes the results of later calls."""
     return tuple(signature["mutates"]["buffers"])

@@ -10,7 +10,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from aoti_build.artifact.manifest import Manifest
-from aoti_build.errors import ArtifactError, ClosedError, CopyError, InputError, UsageError
+from aoti_build.errors import ArtifactError, ClosedError, CopyError, UsageError
 from aoti_build.host.devices import device_named
 from aoti_build.runtime.arguments import Arguments
 from aoti_build.runtime.choose import Candidate, Choice
@@ -18,11 +18,12 @@ from aoti_build.runtime.gate import Gate
 from aoti_build.runtime.graph_options import CudaGraphs
 from aoti_build.runtime.graphs import GraphedCalls, graphed_calls
 from aoti_build.runtime.leaves import Kinds, state_names
+from aoti_build.runtime.mapped import MappedWeights, map_weights
 from aoti_build.runtime.package import Admitted
 from aoti_build.runtime.raw import raw_loader, synchronize
 from aoti_build.runtime.static_inputs import StaticInputs
 from aoti_build.runtime.structures import exported_parameters, output_restorer
-from aoti_build.runtime.weights import ReplaceableWeights
+from aoti_build.runtime.weights import ReplaceableWeights, listed_weights
 from aoti_build.runtime.written import WrittenInputs
 
 _LONGEST_CAUSE = 2000  # characters of a message from torch
@@ -66,6 +67,8 @@ class LoadedModel:
         # Weights from `update_weights`, kept for `reset_state` if the model has state.
         self._replaced_weights: dict[str, torch.Tensor] = {}
         self._gate = Gate()
+        # None if the loader has the weights in its own memory.
+        self._mapped: MappedWeights | None = None
         # Native code is loaded here. None once the model is closed.
         self._loader: Any = self._first_load(candidate)
         in_spec, out_spec = self._call_specs()
@@ -167,9 +170,7 @@ class LoadedModel:
             InputError: `state` does not fit this model, or its weights are part of its code.
             ClosedError: after `close()`.
         """
-        listed = self._manifest.signature.get("weights")
-        if listed is None or not self._manifest.weights["external"]:
-            raise self._embedded_weights()
+        listed = listed_weights(self._manifest)
         with self._gate.alone():
             self._require_open()
             # The loader gets no local name: the traceback of an error would keep it after `close`.
@@ -194,12 +195,16 @@ class LoadedModel:
     def reset_state(self) -> None:
         """Restore the `state` that the model had after loading or from `update_weights`.
 
-        Replaced weights stay. New calls wait for the reset, which takes about as long as loading.
+        Replaced weights stay. New calls wait for the reset. It copies the state if the weights are
+        mapped, and else takes about as long as loading.
         Raises `ClosedError` after `close()`.
         """
         with self._gate.alone():
             self._require_open()
             if not self.state:
+                return
+            if self._mapped is not None:
+                self._mapped.reset(self._loader, self._replaced_weights)
                 return
             self._synchronize()  # kernels of earlier calls may still write
             # torch's loader has no reset, so the package is loaded again.
@@ -250,12 +255,14 @@ class LoadedModel:
         """The manifest as JSON values: `signature`, `key`, `requires`, `provenance` and more.
 
         docs/reference/formats.md describes it. `load` is added: how the package was checked
-        (`verify`), whether processes share its unpacked files (`unpacked`), and with `cuda_graphs`
-        the graphs, their memory and limits, and why there are none (`why_not`).
+        (`verify`), whether processes share its unpacked files (`unpacked`) and the memory of its
+        weights (`mapped`), and with `cuda_graphs` the graphs, their memory and limits, and why
+        there are none (`why_not`).
         """
         load: dict[str, Any] = {
             "verify": self._admitted.how,
             "unpacked": self._admitted.unpacked,
+            "mapped": self._mapped is not None,
         }
         if self._graphs is not None:
             load["cuda_graphs"] = self._graphs.report()
@@ -312,7 +319,9 @@ class LoadedModel:
 
     def _first_load(self, candidate: Candidate) -> Any:
         try:
-            return self._load()
+            loader = self._load()
+            self._mapped = map_weights(self._admitted, self._manifest.signature, loader)
+            return loader
         except RuntimeError as error:
             message, _, _stack = str(error).partition("\nException raised from")
             raise ArtifactError(
@@ -359,19 +368,6 @@ class LoadedModel:
         if not positions:
             return None
         return WrittenInputs(self.target, positions, self._arguments.tensor_names)
-
-    def _embedded_weights(self) -> InputError:
-        reason = self._manifest.weights.get("why")
-        if not reason:
-            reason = "an older release built it and did not list its weights"
-        return InputError(
-            "the weights of this artifact cannot be replaced",
-            target=self.target,
-            cause=str(reason),
-            hint=(
-                "build it again with the new weights; if an older release built it, with --force"
-            ),
-        )
 
     def _dtype(self, name: str) -> torch.dtype:
         dtype = getattr(torch, name, None)

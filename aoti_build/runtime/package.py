@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
@@ -47,16 +47,22 @@ class Admitted:
     """A checked package, which may be loaded from `path` until `close`.
 
     `how` is the check that was made, which can be a fuller one than was requested. `unpacked` says
-    whether `path` is a directory that processes share.
+    whether `path` is a directory that processes share. `weights` is the file of weights that are
+    not in that directory.
     """
 
     path: str
     how: Verify
     unpacked: bool
+    weights: Path | None = None
     _resources: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
     def close(self) -> None:
         self._resources.close()
+
+    def on_close(self, callback: Callable[[], None]) -> None:
+        """Call `callback` when the package is closed."""
+        self._resources.callback(callback)
 
     @contextlib.contextmanager
     def closed_on_error(self) -> Iterator[None]:
@@ -90,19 +96,39 @@ def admit(directory: Path, manifest: Manifest, verify: Verify = "full") -> Admit
         if verify == "off":
             entry = _unverified_entry(package, manifest, resources)
         else:
-            entry = open_entry(manifest.files[MODEL].sha256, resources)
+            entry = _open_entry(manifest, resources)
             checked = _check(path, package, manifest, verify, entry)
         load_path = f"/proc/self/fd/{package}"
         unpacked = False
+        weights = None
         if entry is not None and entry.usable:
             load_path = str(entry.load_path)
             unpacked = entry.is_shared_directory
+            weights = entry.weights
         return Admitted(
             path=load_path,
             how=checked,
             unpacked=unpacked,
+            weights=weights,
             _resources=resources.pop_all(),
         )
+
+
+def weights_can_be_mapped(manifest: Manifest) -> bool:
+    """Whether the weights may be used where they lie in the unpacked package.
+
+    Those for a GPU are copied to it. Those that the compiler changed can have any form.
+    """
+    listed = "weights" in manifest.signature
+    return manifest.requires["device"] == "cpu" and manifest.weights["external"] and listed
+
+
+def _open_entry(manifest: Manifest, resources: contextlib.ExitStack) -> CacheEntry | None:
+    return open_entry(
+        manifest.files[MODEL].sha256,
+        resources,
+        weights_apart=weights_can_be_mapped(manifest),
+    )
 
 
 def _open_package(path: Path, manifest: Manifest) -> int:
@@ -122,7 +148,7 @@ def _unverified_entry(
     process's own, which is unpacked without a check."""
     if not torch_loads_directories():
         return None
-    entry = open_entry(manifest.files[MODEL].sha256, resources)
+    entry = _open_entry(manifest, resources)
     if entry is not None and entry.matches_record():
         entry.usable = True
         return entry
@@ -136,7 +162,12 @@ def _unverified_entry(
         status.st_ctime_ns,
     ]
     name = f"unverified-{digest_json(identity)}"
-    unverified = open_process_entry(name, resources, unpacks=True)
+    unverified = open_process_entry(
+        name,
+        resources,
+        unpacks=True,
+        weights_apart=weights_can_be_mapped(manifest),
+    )
     if unverified is not None:
         unverified.unpack_unverified(package)
     return unverified

@@ -7,7 +7,8 @@ writes to the file during the read. The zip's directory is parsed before that pa
 therefore compares the parsed bytes with the digested ones.
 
 The sha256 of a large file keeps one core busy for a while. So the pass also makes a digest of each
-block of each member. All cores can check these at once.
+block of each member. All cores can check these at once. The first pass takes two cores: one for the
+sha256, and one for the read, the blocks and the write.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import hashlib
 import os
 from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -24,9 +26,17 @@ from aoti_build.common import digests
 from aoti_build.common.reading import open_regular
 from aoti_build.common.stat_cache import stat_key
 from aoti_build.common.writing import write_at
+from aoti_build.runtime.buffers import Buffers
+from aoti_build.runtime.constants import read_constants
 
-CHUNK = 4 << 20  # bytes read at a time, and bytes of each block that has a digest
+CHUNK = 4 << 20  # bytes of each block that has a digest
+# Bytes read at a time: few calls, and small enough for a core's own cache. It divides `CHUNK`.
+_PIECE = 1 << 19
+_PIECES_AT_ONCE = 4
 WHOLE = "package.pt2"  # the file name of a package that is kept packed
+WEIGHTS = "weights.blob"  # the file name of weights that are kept apart
+_BLOB = "_weights.blob"  # how the name of the member with the weights ends
+_SOURCE = ".wrapper.cpp"  # and that of the generated source, which lists them
 
 
 class ParsedRange(NamedTuple):
@@ -48,22 +58,26 @@ class Contents(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """Up to `CHUNK` bytes of a package at `offset`, of one member or of none."""
+    """Some bytes of a package at `offset`, of one block of a member or of no member.
+
+    The memory of `data` is reused, so it is valid for a short time.
+    """
 
     member: Member | None
     offset: int
-    data: bytes
+    data: memoryview
 
     @property
     def end(self) -> int:
         return self.offset + len(self.data)
 
 
-def contents_of(descriptor: int) -> Contents | None:
+def contents_of(descriptor: int, *, weights_apart: bool = False) -> Contents | None:
     """The contents of an open package; None if torch cannot load its files from a directory.
 
     That takes a valid zip with one root, all members uncompressed, and no constants in files of
-    their own.
+    their own. With `weights_apart` the weights become the file `WEIGHTS` beside the root, where
+    torch's loader does not find them.
     """
     parsed: list[ParsedRange] = []
 
@@ -82,8 +96,29 @@ def contents_of(descriptor: int) -> Contents | None:
     roots = {PurePosixPath(member.name).parts[0] for member in members}
     if len(roots) != 1 or not all(_loads_unpacked(member) for member in members):
         return None
+    if weights_apart:
+        members = _with_weights_apart(descriptor, members)
     members.sort(key=lambda member: member.start)
     return Contents(tuple(members), tuple(parsed))
+
+
+def _with_weights_apart(descriptor: int, members: list[Member]) -> list[Member]:
+    """The members, with the name `WEIGHTS` for the only blob that has any bytes.
+
+    They stay as they are if the package does not say where each weight lies in the blob. torch's
+    loader then reads it as always.
+    """
+    blobs = [member for member in members if member.name.endswith(_BLOB) and member.size]
+    sources = [member for member in members if member.name.endswith(_SOURCE)]
+    if len(blobs) != 1 or len(sources) != 1:
+        return members
+    source = os.pread(descriptor, sources[0].size, sources[0].start)
+    try:
+        read_constants(source.decode(), blobs[0].size)
+    except ValueError:
+        return members
+    others = [member for member in members if member is not blobs[0]]
+    return [*others, replace(blobs[0], name=WEIGHTS)]
 
 
 def _loads_unpacked(member: Member) -> bool:
@@ -107,29 +142,44 @@ def single_file_contents(size: int) -> Contents:
 
 
 class Sink:
-    """Receives the pieces of a package's members in order, and digests each as a block."""
+    """Receives the pieces of a package's members in order, and digests each block of a member."""
 
     def __init__(self, directory: Path, contents: Contents) -> None:
         self._directory = directory
-        self._blocks: dict[str, list[Future[str]]] = {}
+        self._blocks: dict[str, list[str]] = {}
         for member in contents.members:
             self._blocks[member.name] = []
+        self._block = digests.new_block()
+        self._name = ""  # of the open file
+        self._descriptor = -1
 
-    def take(
-        self,
-        member: Member,
-        piece: Piece,
-        executor: ThreadPoolExecutor,
-    ) -> None:
-        block = executor.submit(digests.block_digest, piece.data)
-        self._blocks[member.name].append(block)
+    def take(self, member: Member, piece: Piece) -> None:
+        """Use the bytes of a piece, which are others after the call. Raises OSError."""
+        self._block.update(piece.data)
+        end = piece.end - member.start
+        if end % CHUNK == 0 or end == member.size:
+            self._blocks[member.name].append(self._block.hexdigest())
+            self._block = digests.new_block()
 
     def blocks(self) -> dict[str, list[str]]:
         """The digest of each block of each file. Call it after the last piece."""
-        digested = {}
-        for name, blocks in self._blocks.items():
-            digested[name] = [block.result() for block in blocks]
-        return digested
+        return self._blocks
+
+    def close(self) -> None:
+        if self._name:
+            os.close(self._descriptor)
+            self._name = ""
+
+    def _file_of(self, member: Member) -> int:
+        """A descriptor of the member's file, open until the first piece of another member."""
+        if self._name != member.name:
+            self.close()
+            self._descriptor = self._open(self._directory / member.name)
+            self._name = member.name
+        return self._descriptor
+
+    def _open(self, path: Path) -> int:
+        raise NotImplementedError
 
 
 class Writer(Sink):
@@ -137,8 +187,6 @@ class Writer(Sink):
 
     def __init__(self, directory: Path, contents: Contents) -> None:
         super().__init__(directory, contents)
-        self._name = ""  # of the open file
-        self._descriptor = -1
         for member in contents.members:
             # A member without bytes has no piece, so every file is made here.
             path = directory / member.name
@@ -146,27 +194,15 @@ class Writer(Sink):
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             os.close(descriptor)
 
-    def take(
-        self,
-        member: Member,
-        piece: Piece,
-        executor: ThreadPoolExecutor,
-    ) -> None:
-        super().take(member, piece, executor)
+    def take(self, member: Member, piece: Piece) -> None:
+        super().take(member, piece)
         self.write(member, piece)
 
     def write(self, member: Member, piece: Piece) -> None:
-        if self._name != member.name:
-            self.close()
-            self._descriptor = os.open(self._directory / member.name, os.O_WRONLY)
-            self._name = member.name
-        offset = piece.offset - member.start
-        write_at(self._descriptor, memoryview(piece.data), offset)
+        write_at(self._file_of(member), piece.data, piece.offset - member.start)
 
-    def close(self) -> None:
-        if self._name:
-            os.close(self._descriptor)
-            self._name = ""
+    def _open(self, path: Path) -> int:
+        return os.open(path, os.O_WRONLY)
 
 
 class Comparer(Sink):
@@ -183,6 +219,7 @@ class Comparer(Sink):
         record: str,
     ) -> None:
         super().__init__(directory, contents)
+        self._buffer = memoryview(bytearray(_PIECE))
         self.stats: dict[str, list[int]] = {}
         try:
             self.same = self._has_right_files(contents, record)
@@ -201,15 +238,10 @@ class Comparer(Sink):
             self.stats[member.name] = stat
         return True
 
-    def take(
-        self,
-        member: Member,
-        piece: Piece,
-        executor: ThreadPoolExecutor,
-    ) -> None:
+    def take(self, member: Member, piece: Piece) -> None:
         if not self.same:
             return
-        super().take(member, piece, executor)
+        super().take(member, piece)
         try:
             data = self._read(member, piece)
         except OSError:
@@ -217,13 +249,13 @@ class Comparer(Sink):
         else:
             self.same = data == piece.data
 
-    def _read(self, member: Member, piece: Piece) -> bytes:
-        descriptor = open_regular(self._directory / member.name)
-        offset = piece.offset - member.start
-        try:
-            return os.pread(descriptor, len(piece.data), offset)
-        finally:
-            os.close(descriptor)
+    def _read(self, member: Member, piece: Piece) -> memoryview:
+        data = self._buffer[: len(piece.data)]
+        count = os.preadv(self._file_of(member), [data], piece.offset - member.start)
+        return data[:count]
+
+    def _open(self, path: Path) -> int:
+        return open_regular(path)
 
 
 def digest(
@@ -233,21 +265,22 @@ def digest(
 ) -> str:
     """The sha256 of an open file; `sink` receives each piece of a member.
 
-    Empty if the file changed since `contents` was parsed from it.
+    Empty if the file changed since `contents` was parsed from it. Raises OSError.
     """
     contents = contents or Contents(())
-    # Two threads: sha256 of one piece runs during the read of the next one and its block digest.
     sha256 = hashlib.sha256()
     parsed = _ParsedComparison(contents.parsed)
-    with ThreadPoolExecutor(2, "digest") as executor:
-        previous: Future[None] | None = None
-        for piece in _pieces(descriptor, contents.members):
-            if previous is not None:
-                previous.result()  # sha256 takes the pieces in order
-            previous = executor.submit(sha256.update, piece.data)
+    buffers = Buffers(_PIECE, _PIECES_AT_ONCE)
+    # Each takes the pieces in order. One digests the file while the other feeds the sink and this
+    # thread reads on.
+    with ThreadPoolExecutor(1, "digest") as digester, ThreadPoolExecutor(1, "sink") as feeder:
+        for piece in _pieces(descriptor, contents.members, buffers):
             parsed.compare(piece)
+            uses: list[Future[None]] = [digester.submit(sha256.update, piece.data)]
             if piece.member and sink:
-                sink.take(piece.member, piece, executor)
+                uses.append(feeder.submit(sink.take, piece.member, piece))
+            buffers.lend(uses)
+        buffers.wait()
     if not parsed.same:
         return ""
     return sha256.hexdigest()
@@ -286,38 +319,45 @@ def _agree(parsed: ParsedRange, piece: Piece) -> bool:
 
 def unpack(descriptor: int, contents: Contents, writer: Writer) -> None:
     """Write the members of an open file without digesting anything."""
-    for piece in _pieces(descriptor, contents.members):
+    for piece in _pieces(descriptor, contents.members, Buffers(_PIECE, _PIECES_AT_ONCE)):
         if piece.member:
             writer.write(piece.member, piece)
 
 
-def _pieces(descriptor: int, members: Iterable[Member]) -> Iterator[Piece]:
-    """The file from start to end. No piece crosses the border of a member."""
+def _pieces(descriptor: int, members: Iterable[Member], buffers: Buffers) -> Iterator[Piece]:
+    """The file from start to end. No piece crosses the border of a member, or of a block of one.
+
+    The bytes of a piece are in one of the `buffers`.
+    """
     position = 0
     for member in members:
         end = member.start + member.size
         # First what lies between two members: headers and padding.
-        yield from _range_pieces(descriptor, None, position, member.start)
-        yield from _range_pieces(descriptor, member, member.start, end)
+        yield from _range_pieces(descriptor, buffers, None, position, member.start)
+        yield from _range_pieces(descriptor, buffers, member, member.start, end)
         position = end
     # The zip's directory, which ends the file.
     file_size = os.fstat(descriptor).st_size
-    yield from _range_pieces(descriptor, None, position, file_size)
+    yield from _range_pieces(descriptor, buffers, None, position, file_size)
 
 
 def _range_pieces(
     descriptor: int,
+    buffers: Buffers,
     member: Member | None,
     start: int,
     end: int,
 ) -> Iterator[Piece]:
+    first = start
     while start < end:
-        size = min(CHUNK, end - start)
-        data = os.pread(descriptor, size, start)
-        if not data:  # the file was truncated during the read
+        to_border = CHUNK - (start - first) % CHUNK
+        size = min(_PIECE, to_border, end - start)
+        data = buffers.next()[:size]
+        count = os.preadv(descriptor, [data], start)
+        if not count:  # the file was truncated during the read
             return
-        yield Piece(member, start, data)
-        start += len(data)
+        yield Piece(member, start, data[:count])
+        start += count
 
 
 def has_only(directory: Path, files: Collection[str]) -> bool:

@@ -13,9 +13,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from aoti_build.artifact.manifest import Manifest
 from aoti_build.errors import InputError
 
 _MOST_NAMES = 5  # in a message
+
+
+def listed_weights(manifest: Manifest) -> Sequence[Mapping[str, Any]]:
+    """The weights that the manifest lists. Raises `InputError` if they cannot be replaced."""
+    listed = manifest.signature.get("weights")
+    if listed is not None and manifest.weights["external"]:
+        return listed
+    reason = manifest.weights.get("why")
+    if not reason:
+        reason = "an older release built it and did not list its weights"
+    raise InputError(
+        "the weights of this artifact cannot be replaced",
+        target=manifest.target,
+        cause=str(reason),
+        hint="build it again with the new weights; if an older release built it, with --force",
+    )
 
 
 class ReplaceableWeights:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import subprocess
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -356,7 +358,7 @@ def test_what_torch_cannot_load_unpacked_is_copied_as_it_is(
     if kind == "older torch":
         monkeypatch.setattr(compatibility, "torch_version", lambda: "2.11.0+cu128")
     else:
-        monkeypatch.setattr(unpack, "contents_of", lambda descriptor: None)
+        monkeypatch.setattr(unpack, "contents_of", lambda descriptor, **how: None)
     content = (artifact[0] / MODEL).read_bytes()
     admitted = admit(*artifact)
     assert (admitted.how, admitted.unpacked) == ("full", False)
@@ -366,6 +368,114 @@ def test_what_torch_cannot_load_unpacked_is_copied_as_it_is(
     assert Path(admitted.path).read_bytes() == content, "who writes to the file has no effect"
     with pytest.raises(ArtifactError):
         admit(*artifact)
+
+
+BLOB = "model/data/aotinductor/model/code.wrapper_weights.blob"
+SOURCE = "model/data/aotinductor/model/code.wrapper.cpp"
+# The source says that the blob is one constant.
+TABLE = f"""
+    constants_info_[0].name = "all";
+    constants_info_[0].dtype = cached_torch_dtype_uint8;
+    constants_info_[0].offset = 0;
+    constants_info_[0].data_size = {len(OPAQUE[BLOB])};
+    constants_info_[0].from_folded = false;
+    constants_info_[0].shape = {{{len(OPAQUE[BLOB])}}};
+    constants_info_[0].stride = {{1}};
+    constants_info_[0].layout = static_cast<int32_t>(cached_torch_layout_strided);
+    constants_info_[0].original_fqn = "all";
+"""
+EXTERNAL = {**OPAQUE, SOURCE: TABLE.encode()}
+
+
+def publish_external(root: Path, content: dict[str, bytes]) -> Artifact:
+    """An artifact for the CPU whose weights are apart from its code."""
+    signature = {
+        "inputs": [],
+        "outputs": [],
+        "dims": {},
+        "mutates": {"inputs": [], "buffers": []},
+        "weights": [],
+    }
+    return publish_zip(
+        write_project(root),
+        content,
+        weights={"external": True, "alignment": 64},
+        signature=signature,
+    )
+
+
+@pytest.fixture
+def external(tmp_path: Path) -> Artifact:
+    return publish_external(tmp_path / "project", EXTERNAL)
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["private directory", "own copies"])
+@pytest.mark.parametrize("verify", ["full", "stat", "off"])
+def test_weights_that_can_be_mapped_are_not_where_torch_reads_them(
+    external: Artifact, monkeypatch: pytest.MonkeyPatch, verify: Verify, own: bool
+) -> None:
+    if own:
+        monkeypatch.setenv(private.VARIABLE, "off")
+    admitted = admit(*external, verify)
+    others = {name: content for name, content in EXTERNAL.items() if name != BLOB}
+    assert unpacked(admitted.path) == others
+    assert admitted.weights is not None
+    assert admitted.weights.read_bytes() == OPAQUE[BLOB]
+    assert not admitted.weights.is_relative_to(admitted.path)
+
+
+@pytest.mark.parametrize("kind", ["changed by the compiler", "older torch", "on a GPU", "unlisted"])
+def test_other_weights_are_left_to_torch(
+    external: Artifact, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    directory, manifest = external
+    if kind == "changed by the compiler":
+        manifest = replace(manifest, weights={"external": False, "why": "folded"})
+    elif kind == "older torch":
+        monkeypatch.setattr(compatibility, "torch_version", lambda: "2.11.0")
+    elif kind == "on a GPU":
+        manifest = replace(manifest, requires={**manifest.requires, "device": "cuda"})
+    else:
+        signature = {key: value for key, value in manifest.signature.items() if key != "weights"}
+        manifest = replace(manifest, signature=signature)  # type: ignore[arg-type]
+    admitted = admit(directory, manifest)
+    assert admitted.weights is None
+    if kind == "older torch":
+        assert Path(admitted.path).read_bytes() == (directory / MODEL).read_bytes()
+    else:
+        assert unpacked(admitted.path) == EXTERNAL
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        OPAQUE,
+        {
+            **EXTERNAL,
+            SOURCE: TABLE.replace("uint8", "uint8;").replace("data_size", "size").encode(),
+        },
+        {**EXTERNAL, SOURCE: b"\xff"},
+        {**EXTERNAL, SOURCE.replace("code", "more"): TABLE.encode()},
+    ],
+    ids=["no source", "another table", "no text", "two sources"],
+)
+def test_weights_whose_places_are_unknown_are_left_to_torch(
+    tmp_path: Path, content: dict[str, bytes]
+) -> None:
+    admitted = admit(*publish_external(tmp_path / "project", content))
+    assert admitted.weights is None
+    assert unpacked(admitted.path) == content
+
+
+@pytest.mark.parametrize("verify", ["full", "stat"])
+def test_damaged_weights_are_made_anew(external: Artifact, verify: Verify) -> None:
+    with contextlib.closing(admit(*external)) as admitted:
+        assert admitted.weights is not None
+        admitted.weights.chmod(0o600)
+        _write_over(admitted.weights)
+    again = admit(*external, verify)
+    assert again.weights is not None
+    assert again.weights.read_bytes() == OPAQUE[BLOB]
 
 
 def test_without_any_room_the_checked_file_itself_is_loaded(
