@@ -122,8 +122,9 @@ def holm(comparisons: Sequence[Comparison]) -> list[Comparison]:
     for index, comparison in enumerate(comparisons):
         is_difference = comparison.verdict in (Verdict.BETTER, Verdict.WORSE)
         if is_difference and index not in confirmed:
-            comparison = replace(comparison, verdict=Verdict.UNKNOWN)
-        adjusted.append(comparison)
+            adjusted.append(replace(comparison, verdict=Verdict.UNKNOWN))
+        else:
+            adjusted.append(comparison)
     return adjusted
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,7 +16,7 @@ from aoti_build.errors import ArtifactError, ClosedError, CopyError, InputError
 from aoti_build.host.devices import device_named
 from aoti_build.runtime.arguments import Arguments
 from aoti_build.runtime.choose import Candidate, Choice
-from aoti_build.runtime.leaves import Kinds, state_names
+from aoti_build.runtime.leaves import Kinds, Parameter, state_names
 from aoti_build.runtime.package import Admitted
 from aoti_build.runtime.raw import raw_loader
 from aoti_build.runtime.structures import exported_parameters, output_restorer
@@ -176,6 +176,11 @@ class LoadedModel:
     def target(self) -> str:
         """``model/variant``, such as ``resnet18/cpu``."""
         return self._manifest.target
+
+    @property
+    def parameters(self) -> Sequence[Parameter]:
+        """The parameters of the exported call, in its order."""
+        return self._arguments.parameters
 
     @property
     def device(self) -> torch.device:

@@ -55,9 +55,7 @@ def scaled(ratio: float, count: int = PAIRS, spread: float = 0.005) -> list[Pair
         (30, 0.05, 2.04227),
     ],
 )
-def test_the_quantiles_are_those_of_the_tables(
-    degrees: int, error: float, quantile: float
-) -> None:
+def test_the_quantiles_are_those_of_the_tables(degrees: int, error: float, quantile: float) -> None:
     assert student_quantile(error, degrees) == pytest.approx(quantile, rel=1e-5)
 
 
@@ -121,7 +119,7 @@ def test_a_wider_band_is_an_option() -> None:
 
 @pytest.mark.parametrize("pairs", [[], [(1.0, 0.0)], [(-1.0, 1.0)]])
 def test_what_is_no_time_is_refused(pairs: list[Pair]) -> None:
-    with pytest.raises(ValueError, match="pair|time"):
+    with pytest.raises(ValueError, match=r"no pair|above 0"):
         compare(pairs)
 
 
@@ -208,7 +206,7 @@ def decided(generator: random.Random, ratios: Sequence[float]) -> list[Verdict]:
 
 
 def test_noise_is_seldom_called_a_difference() -> None:
-    generator = random.Random(1)
+    generator = random.Random(1)  # noqa: S311 - repeatable noise
     runs = 200
     for ratios in ([1.0], [0.97], [1.0] * 6):
         wrong = 0
@@ -219,6 +217,6 @@ def test_noise_is_seldom_called_a_difference() -> None:
 
 
 def test_a_difference_is_mostly_found() -> None:
-    generator = random.Random(2)
+    generator = random.Random(2)  # noqa: S311 - repeatable noise
     found = [decided(generator, [0.8, 1.0, 1.0, 1.0])[0] for _ in range(100)]
     assert found.count(Verdict.BETTER) >= 95

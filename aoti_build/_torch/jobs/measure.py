@@ -1,0 +1,80 @@
+"""The `measure` job: load an artifact as a service does, and time its calls on the reference
+input."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import aoti_build
+from aoti_build._torch.checking.reference_reader import load_reference_data
+from aoti_build._torch.compiling.settings import set_precision
+from aoti_build._torch.events import Events
+from aoti_build._torch.jobs.drawn import Draw
+from aoti_build._torch.jobs.timing import peak_memory, sample
+from aoti_build.artifact.manifest import REFERENCE_DATA
+from aoti_build.errors import UsageError
+from aoti_build.messages import MeasureJob, MeasureResult
+from aoti_build.runtime.flat_call import call_of
+from aoti_build.runtime.model import LoadedModel
+
+
+def measure(job: MeasureJob, events: Events) -> MeasureResult:
+    """Time calls of the target's artifact. Inputs are on the device before."""
+    target = job.target
+    set_precision(target)
+    started = time.perf_counter()
+    with events.phase("load"):
+        model = _load(job)
+    load_seconds = time.perf_counter() - started
+    signature = model.metadata["signature"]
+    inputs = [value.to(target.device) for value in _inputs(job, signature)]
+    is_written = bool(signature["mutates"]["inputs"])
+    fixed_call = call_of(model, inputs)
+
+    def prepare() -> Any:
+        if not is_written:
+            return fixed_call
+        # The model writes into its inputs, so each call gets new ones.
+        return call_of(model, [value.clone() for value in inputs])
+
+    def call(arguments: Any) -> None:
+        args, kwargs = arguments
+        model(*args, **kwargs)
+        if target.device == "cuda":
+            torch.cuda.synchronize()
+
+    with events.phase("timing"):
+        return sample(
+            prepare,
+            call,
+            seconds=job.seconds,
+            least_calls=job.least_calls,
+            load_seconds=load_seconds,
+            peak_memory=lambda: peak_memory(target.device),
+        )
+
+
+def _load(job: MeasureJob) -> LoadedModel:
+    if job.cuda_graphs:
+        # To connect: pass `cuda_graphs=True` to `load` as soon as it has this parameter.
+        raise UsageError(
+            "this release cannot load a model with CUDA graphs",
+            hint="measure without --cuda-graphs",
+        )
+    return aoti_build.load(job.target.name, artifacts=job.artifacts)
+
+
+def _inputs(job: MeasureJob, signature: Mapping[str, Any]) -> list[Tensor]:
+    """The inputs of the reference data, drawn again if they did not fit into its file."""
+    file = Path(job.artifacts) / job.target.name / REFERENCE_DATA
+    first_case = next(load_reference_data(file).sequences())[0]
+    if first_case.inputs is not None:
+        return first_case.inputs
+    draw = Draw(job.target.model.inputs, Path(job.root), job.where["inputs"])
+    return draw(first_case.sizes, first_case.seed, signature, "the reference input")
