@@ -35,12 +35,6 @@ _WORKING_STATE = (
     ".passed-checks.json",
     TUNING,
 )
-    ".stat-cache.json",
-    ".index.json",
-    ".project-cache",
-    ".passed-checks.json",
-    TUNING,
-)
 
 
 @dataclass(frozen=True)

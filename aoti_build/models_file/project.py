@@ -315,6 +315,7 @@ class Project:
     Attributes:
         presets: the inductor options of every preset in the file.
         tuned: the content of tuned.yaml: choices by the name of the target and the class of hosts.
+        described: the targets as models.yaml describes them, if tuned.yaml changed any.
         private: a directory in `main_artifacts` that takes the place of `main_artifacts`.
     """
 
@@ -322,6 +323,7 @@ class Project:
     targets: tuple[Target, ...]
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     tuned: Mapping[str, Mapping[str, Choice]] = field(default_factory=dict)
+    described: tuple[Target, ...] = ()
     private: str = ""
 
     @property

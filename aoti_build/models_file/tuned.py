@@ -91,7 +91,7 @@ def with_tuned_options(project: Project) -> Project:
             targets.append(with_choice(target, _choice(project, target)))
         else:
             targets.append(target)
-    return replace(project, targets=tuple(targets))
+    return replace(project, targets=tuple(targets), described=project.targets)
 
 
 def with_choice(target: Target, choice: Choice) -> Target:
