@@ -86,6 +86,8 @@ def parse_tuned(content: bytes) -> Entries:
     version = reader.get(("version",))
     if version not in (None, VERSION):
         reader.add(("version",), f"version {version} is not supported; run `invoke tune` again")
+    if reader.problems:
+        raise SpecError(TUNED_FILE, reader.problems)
     entries = {name: _entries_of(reader, name) for name in reader.keys(("targets",))}
     if reader.problems:
         raise SpecError(TUNED_FILE, reader.problems)
