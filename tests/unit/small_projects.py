@@ -56,7 +56,7 @@ from aoti_build.planning.current_state import current_parts
 from aoti_build.planning.plan import Step
 from aoti_build.store.interface import Store
 from aoti_build.store.selection import open_store
-from aoti_build.work.worker import OnPhase, OnQuestion
+from aoti_build.work.worker import OnPhase, OnQuestion, ignore_phase
 
 REAL_PYTHON = sys.executable
 REPOSITORY = Path(__file__).parents[2]
@@ -291,7 +291,7 @@ class FakeWorker:
         job: Job[ResultT],
         *,
         log: Path,
-        on_phase: OnPhase,
+        on_phase: OnPhase = ignore_phase,
         answer: OnQuestion | None = None,
         **_: Any,
     ) -> ResultT:
