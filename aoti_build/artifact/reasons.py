@@ -35,6 +35,7 @@ class ReasonKind(TextEnum):
     NO_DEVICE = "no-device"
     LACKS_ARCHITECTURE = "lacks-architecture"
     NOT_IN_CPP = "not-in-cpp"
+    NOT_IN_CUDA_GRAPHS = "not-in-cuda-graphs"
 
 
 # The groups of the source key, with the reason that reports a difference in each. Reports have this

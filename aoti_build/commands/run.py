@@ -64,20 +64,21 @@ def run(
     output: str = "",
     seed: int = SEED,
     repeat: int = REPEAT,
+    cuda_graphs: bool = False,
     on_progress: OnProgress = lambda target, phase: None,
 ) -> RunReport:
     """Run the artifacts of `targets` one after another, each on every one of `inputs`.
 
     An input is "reference_data", "random" or a file. Without inputs the reference input is used.
     `output` is a pattern for the files to which outputs are written. `repeat` is the number of
-    timed calls.
+    timed calls. With `cuda_graphs` the calls of GPU packages are replayed from CUDA graphs.
 
     Raises:
         UsageError: An input is absent or of no known kind, or `output` does not name one file for
             each run.
         DirectoryError: The temporary directory is unfit.
     """
-    options = RunOptions(parse_inputs(inputs), output, seed, repeat)
+    options = RunOptions(parse_inputs(inputs), output, seed, repeat, cuda_graphs)
     if output:
         check_output_pattern(options, len(targets))
     # An interrupted command in the same process has forbidden new workers.
@@ -160,6 +161,7 @@ class _Runner:
             signature=artifact.manifest.signature,
             imports=tuple(artifact.manifest.imports),
             where={**yaml_positions(self.project, target), "image": image_position},
+            cuda_graphs=self.options.cuda_graphs and target.hardware.has_graphs,
             seed=self.options.seed,
             repeat=self.options.repeat,
             runs=tuple(requests),

@@ -48,12 +48,13 @@ InputGroup = tuple[Input, ...]
 @dataclass(frozen=True)
 class RunOptions:
     """The options of `run`. `output` is the pattern for output files, or "" for none. `repeat` is
-    the number of timed calls."""
+    the number of timed calls. With `cuda_graphs` those of GPU packages are replayed."""
 
     inputs: tuple[Input, ...]
     output: str
     seed: int
     repeat: int
+    cuda_graphs: bool = False
 
 
 def parse_inputs(words: Sequence[str]) -> tuple[Input, ...]:

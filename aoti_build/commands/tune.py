@@ -57,7 +57,7 @@ def tune(
         budget: seconds for everything. What does not fit is left untried.
         allowed: kinds of lower precision that may be tried: "tf32", "reduced_precision".
         peers: also time ONNX Runtime and OpenVINO, where they are installed.
-        cuda_graphs: call the artifacts through CUDA graphs.
+        cuda_graphs: replay the calls of GPU packages from CUDA graphs.
         band: a ratio within 1 - band and 1 + band is no difference.
         dry_run: only list the candidates.
 

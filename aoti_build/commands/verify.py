@@ -21,7 +21,14 @@ from aoti_build.artifact.paths import artifact_directory, lock_path, stat_cache_
 from aoti_build.artifact.reasons import Reason, ReasonKind
 from aoti_build.commands.verdicts import VerdictKind
 from aoti_build.commands.verify_comparison import Comparison, VerifyOptions
-from aoti_build.commands.verify_report import CPP, PYTHON, RUNTIMES, Verdict, VerifyReport
+from aoti_build.commands.verify_report import (
+    CPP,
+    CUDA_GRAPHS,
+    PYTHON,
+    RUNTIMES,
+    Verdict,
+    VerifyReport,
+)
 from aoti_build.common.directories import temporary_directory
 from aoti_build.common.locks import lock
 from aoti_build.common.records import write_json
@@ -44,7 +51,16 @@ from aoti_build.work.processes import allow_starts, check_stopping, stop_all
 from aoti_build.work.runner import compiled_runner
 from aoti_build.work.worker import WorkerTimeout
 
-__all__ = ["CPP", "PYTHON", "RUNTIMES", "TIME_LIMIT", "Verdict", "VerifyReport", "verify"]
+__all__ = [
+    "CPP",
+    "CUDA_GRAPHS",
+    "PYTHON",
+    "RUNTIMES",
+    "TIME_LIMIT",
+    "Verdict",
+    "VerifyReport",
+    "verify",
+]
 
 # Seconds that each process may take.
 TIME_LIMIT = 600.0
@@ -71,7 +87,8 @@ def verify(
     For a mismatch, `localize` finds where the artifact differs from its model, and a reproduction
     is written below the directory `repro`. With `fresh`, or with more than one of `seeds`, eager
     mode makes the reference data now, which needs the model's source. Each process may take `limit`
-    seconds. With the `runtime` "cpp" a C++ program calls the packages.
+    seconds. With the `runtime` "cpp" a C++ program calls the packages. With "cuda-graphs" those of
+    a GPU are replayed from CUDA graphs, and the others called as usual.
 
     Raises:
         Interrupted: Ctrl-C was pressed. Every worker has ended.
@@ -138,7 +155,14 @@ class _Verifier:
     on_progress: OnProgress
 
     def verify(self, target: Target) -> Verdict:
-        return replace(self._verify(target), runtime=self.options.runtime)
+        return replace(self._verify(target), runtime=self._runtime(target))
+
+    def _runtime(self, target: Target) -> str:
+        """What calls the package of `target`."""
+        runtime = self.options.runtime
+        if runtime == CUDA_GRAPHS and not target.hardware.has_graphs:
+            return PYTHON
+        return runtime
 
     def _verify(self, target: Target) -> Verdict:
         if not target.hardware.count():
@@ -166,7 +190,7 @@ class _Verifier:
         verdict = self._compare(target, artifact)
         verdict = replace(
             verdict,
-            runtime=self.options.runtime,
+            runtime=self._runtime(target),
             out_of_date=(*verdict.out_of_date, *out_of_date(step)),
         )
         if not artifact.is_still_published():
@@ -195,6 +219,7 @@ class _Verifier:
                     artifact=artifact,
                     options=self.options,
                     runner=self.runners.get(target.device),
+                    cuda_graphs=self._runtime(target) == CUDA_GRAPHS,
                     work=Path(work),
                     on_phase=lambda phase: self.on_progress(target, phase),
                 )

@@ -58,14 +58,15 @@ class VerifyOptions:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Compares one artifact. `runner` is the C++ program that calls it, None for Python. `work` is
-    a private directory for the workers' files."""
+    """Compares one artifact. `runner` is the C++ program that calls it, None for Python. With
+    `cuda_graphs` calls are replayed. `work` is a private directory for the workers' files."""
 
     project: Project
     target: Target
     artifact: OpenArtifact
     options: VerifyOptions
     runner: Path | None
+    cuda_graphs: bool
     work: Path
     on_phase: OnPhase
 
@@ -80,7 +81,10 @@ class Comparison:
         reference_data = self._new_reference_data() if self.options.fresh else None
         check = self._check(reference_data)
         if check.unavailable is not None:
-            reason = Reason(ReasonKind.NOT_IN_CPP, check.unavailable)
+            kind_of_reason = ReasonKind.NOT_IN_CPP
+            if self.cuda_graphs:
+                kind_of_reason = ReasonKind.NOT_IN_CUDA_GRAPHS
+            reason = Reason(kind_of_reason, check.unavailable)
             return Verdict(self.target, VerdictKind.UNAVAILABLE, (reason,))
         refusals = self.probe()
         kind = _verdict_kind(check, refusals)
@@ -133,6 +137,7 @@ class Comparison:
             on_phase=self.on_phase,
             reference_data=reference_data,
             runner=self.runner,
+            cuda_graphs=self.cuda_graphs,
             limit=self.options.limit,
             imports=self.artifact.manifest.imports,
         )

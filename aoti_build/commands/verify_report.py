@@ -15,7 +15,12 @@ from aoti_build.models_file.project import Target
 
 PYTHON = "python"
 CPP = "cpp"
+# The values of `--runtime`.
 RUNTIMES = (PYTHON, CPP)
+# Called from Python, and replayed from CUDA graphs: `--cuda-graphs`.
+CUDA_GRAPHS = "cuda-graphs"
+# What a report adds to its line of totals.
+RUNTIME_WORDS = {CPP: "called from C++", CUDA_GRAPHS: "replayed from CUDA graphs"}
 # The words by which a report names what makes a passed artifact doubtful.
 OUT_OF_DATE = "out_of_date"
 VACUOUS = "vacuous"

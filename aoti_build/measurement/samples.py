@@ -26,7 +26,8 @@ class Sampler:
     """Takes samples of artifacts of `project`.
 
     `scratch` is a private directory for unpacked packages and converted models. It is removed by
-    the caller. Samples raise the errors of `run_worker`.
+    the caller. With `cuda_graphs` the calls of GPU packages are replayed. Samples raise the errors
+    of `run_worker`.
     """
 
     project: Project
@@ -42,7 +43,7 @@ class Sampler:
             artifacts=str(self.project.artifacts),
             seconds=SECONDS,
             least_calls=LEAST_CALLS,
-            cuda_graphs=self.cuda_graphs,
+            cuda_graphs=self.cuda_graphs and target.hardware.has_kernels,
         )
         return self._run(job, target)
 

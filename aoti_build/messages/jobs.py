@@ -152,9 +152,13 @@ class CheckResult(Message, frozen=True):
 
 
 class CheckJob(PackageJob[CheckResult], frozen=True):
-    """Compare the package with the reference data, by the C++ program `runner` if it is set."""
+    """Compare the package with the reference data.
+
+    The C++ program `runner` calls it if it is set. With `cuda_graphs` calls are replayed.
+    """
 
     runner: str | None
+    cuda_graphs: bool = False
 
 
 class ProbeResult(Message, frozen=True):
@@ -241,12 +245,16 @@ class RunResult(Message, frozen=True):
 
 
 class RunJob(PackageJob[RunResult], frozen=True):
-    """Call the package for each of `runs`, and measure the time of `repeat` calls of each."""
+    """Call the package for each of `runs`, and measure the time of `repeat` calls of each.
+
+    With `cuda_graphs` calls are replayed.
+    """
 
     where: Positions
     seed: int
     repeat: int
     runs: tuple[RunRequest, ...]
+    cuda_graphs: bool = False
 
 
 class MeasureResult(Message, frozen=True):
@@ -267,7 +275,7 @@ class MeasureJob(TargetJob[MeasureResult], frozen=True):
     """Load the target's artifact in the directory `artifacts` as a service does, and time calls.
 
     The timed calls last `seconds` together, and there are at least `least_calls`. With
-    `cuda_graphs` the model is called through CUDA graphs.
+    `cuda_graphs` the calls are replayed from CUDA graphs.
     """
 
     where: Positions

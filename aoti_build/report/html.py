@@ -14,7 +14,13 @@ from pathlib import Path
 
 from aoti_build import __version__
 from aoti_build.commands.verdicts import VerdictKind
-from aoti_build.commands.verify_report import CPP, OUT_OF_DATE, VACUOUS, Verdict, VerifyReport
+from aoti_build.commands.verify_report import (
+    OUT_OF_DATE,
+    RUNTIME_WORDS,
+    VACUOUS,
+    Verdict,
+    VerifyReport,
+)
 from aoti_build.errors import AotiBuildError, ExitCode
 from aoti_build.figures import CallFigures, ModuleDifference, OutputFigures, Refusal, as_json
 from aoti_build.messages import LocalizeResult
@@ -128,7 +134,8 @@ class Page:
     ok: bool
     headline: str
     strict: bool
-    cpp: bool
+    # How packages were called, if not as usual.
+    runtime: str
     totals: Sequence[Pill]
     targets: Sequence[TargetView]
     seconds: str
@@ -174,7 +181,7 @@ def _page(report: VerifyReport) -> Page:
         ok=report.exit_code == ExitCode.OK,
         headline=_headline(report),
         strict=report.strict,
-        cpp=report.runtime == CPP,
+        runtime=RUNTIME_WORDS.get(report.runtime, ""),
         totals=_totals([target.verdict for target in targets]),
         targets=targets,
         seconds=duration(sum(verdict.seconds for verdict in report.verdicts)),

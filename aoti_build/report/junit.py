@@ -15,7 +15,14 @@ from xml.etree.ElementTree import Element, SubElement, indent, tostring
 from msgspec import UNSET
 
 from aoti_build.commands.verdicts import VerdictKind
-from aoti_build.commands.verify_report import CPP, OUT_OF_DATE, VACUOUS, Verdict, VerifyReport
+from aoti_build.commands.verify_report import (
+    CPP,
+    CUDA_GRAPHS,
+    OUT_OF_DATE,
+    VACUOUS,
+    Verdict,
+    VerifyReport,
+)
 from aoti_build.errors import AotiBuildError
 from aoti_build.figures import CallFigures, OutputFigures, as_json
 from aoti_build.report.figures import figure
@@ -53,6 +60,9 @@ _NULL_TEXTS = {"max_rel": "infinite", "snr_db": "infinite", "psnr_db": "infinite
 # Verdicts that are a failure of the artifact. All others that count as a failure are errors.
 _FAILURE_VERDICTS = (VerdictKind.MISMATCH, VerdictKind.UNAVAILABLE, VerdictKind.INCOMPLETE)
 
+# Behind the name of a target, for packages that are not called as usual.
+_SUFFIXES = {CPP: " (C++)", CUDA_GRAPHS: " (CUDA graphs)"}
+
 
 @dataclass(frozen=True)
 class _Test:
@@ -74,8 +84,8 @@ def junit_xml(report: VerifyReport) -> str:
     for verdict in report.verdicts:
         tests = _tests(verdict, report.failures(verdict))
         all_tests += tests
-        # CI can then show both runtimes of one target.
-        name = verdict.target.name + (" (C++)" if verdict.runtime == CPP else "")
+        # CI can then show several runtimes of one target.
+        name = verdict.target.name + _SUFFIXES.get(verdict.runtime, "")
         attributes = {"name": printable(name), **_counts(tests)}
         suite = SubElement(root, "testsuite", attributes)
         for test in tests:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from aoti_build.commands.verify_report import CPP, Verdict, VerifyReport
+from aoti_build.commands.verify_report import RUNTIME_WORDS, Verdict, VerifyReport
 from aoti_build.figures import OutputFigures, as_json
 from aoti_build.report.spelling import loss
 from aoti_build.report.terminal import (
@@ -41,8 +41,8 @@ def verify_lines(report: VerifyReport) -> list[str]:
             lines += error_lines(verdict.error)
     words = [verdict.verdict for verdict in report.verdicts]
     total = count_text(words, "artifact")
-    if report.runtime == CPP:
-        total += ", called from C++"
+    if report.runtime in RUNTIME_WORDS:
+        total += f", {RUNTIME_WORDS[report.runtime]}"
     return [*lines, "", total]
 
 

@@ -13,10 +13,12 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from aoti_build.errors import UsageError
 from aoti_build.runtime.choose import Candidate, Choice, explain
+from aoti_build.runtime.graph_options import CudaGraphs, graph_options, report_text
 from aoti_build.runtime.leaves import state_names
 from aoti_build.runtime.package import Verify, admit
 
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from aoti_build.artifact.manifest import Manifest
     from aoti_build.runtime.model import LoadedModel
 
-__all__ = ["Candidate", "Choice", "explain", "load"]
+__all__ = ["Candidate", "Choice", "CudaGraphs", "explain", "load"]
 
 
 def load(
@@ -39,6 +41,7 @@ def load(
     single_threaded: bool = False,
     check_inputs: bool = True,
     imports: bool = True,
+    cuda_graphs: bool | Sequence[Mapping[str, int]] | CudaGraphs = False,
     explain: bool = False,
 ) -> LoadedModel:
     """Check and load the artifact of `model` that suits this host best.
@@ -55,6 +58,9 @@ def load(
         single_threaded: omit the loader's own locks. Then only one call may run at a time.
         check_inputs: compare inputs with the signature. Unchecked, wrong ones may crash the call.
         imports: import the modules in the manifest's `requires.imports` that are still missing.
+        cuda_graphs: replay calls from CUDA graphs. True records a graph for each combination of
+            sizes at its first call, a list of sizes records these at load, and `CudaGraphs` sets
+            limits as well. Calls then run one at a time.
         explain: print on stderr why this variant was chosen and the others were not.
 
     Raises:
@@ -63,6 +69,12 @@ def load(
         DirectoryError: AOTI_BUILD_RUNTIME_CACHE or TMPDIR names a directory unfit for code.
     """
     _check_runners(num_runners, single_threaded=single_threaded)
+    graphs = graph_options(cuda_graphs)
+    if graphs is not None and num_runners > 1:
+        raise UsageError(
+            f"num_runners is {num_runners}, and CUDA graphs run one call at a time",
+            hint="load the model several times for simultaneous calls, or without cuda_graphs",
+        )
     choice = _explain(
         model, artifacts=artifacts, device=device, variant=variant, device_index=device_index
     )
@@ -78,7 +90,7 @@ def load(
         from aoti_build.runtime.model import LoadedModel
 
         import_registered(best.manifest.imports, best.target, allowed=imports)
-        return LoadedModel(
+        loaded = LoadedModel(
             best,
             choice,
             admitted,
@@ -86,7 +98,12 @@ def load(
             num_runners=num_runners,
             single_threaded=single_threaded,
             check_inputs=check_inputs,
+            cuda_graphs=graphs,
         )
+        if explain and graphs is not None and sys.stderr is not None:
+            report = loaded.metadata["load"]["cuda_graphs"]
+            sys.stderr.write(f"{report_text(report)}\n")
+        return loaded
 
 
 # A parameter of `load` has the name of the function.

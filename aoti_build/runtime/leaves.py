@@ -22,13 +22,14 @@ Signature: TypeAlias = Mapping[str, Any]
 class Parameter:
     """One parameter of the exported call, which has `leaves` leaves.
 
-    `spec` flattens its argument; None if the argument is a leaf itself.
+    `flatten` turns its argument into leaves, and raises ValueError for another structure. None if
+    the argument is a leaf itself.
     """
 
     name: str
     keyword: bool
     leaves: int = 1
-    spec: Any = None
+    flatten: Callable[[Any], list[Any]] | None = None
 
 
 @dataclass(frozen=True)

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import threading
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch.utils import _pytree as pytree
 
 from aoti_build.artifact.manifest import Manifest
-from aoti_build.errors import ArtifactError, ClosedError, CopyError, InputError
+from aoti_build.errors import ArtifactError, ClosedError, CopyError, InputError, UsageError
 from aoti_build.host.devices import device_named
 from aoti_build.runtime.arguments import Arguments
 from aoti_build.runtime.choose import Candidate, Choice
+from aoti_build.runtime.gate import Gate
+from aoti_build.runtime.graph_options import CudaGraphs
+from aoti_build.runtime.graphs import GraphedCalls, graphed_calls
 from aoti_build.runtime.leaves import Kinds, Parameter, state_names
 from aoti_build.runtime.package import Admitted
 from aoti_build.runtime.raw import raw_loader
+from aoti_build.runtime.static_inputs import StaticInputs
 from aoti_build.runtime.structures import exported_parameters, output_restorer
 from aoti_build.runtime.weights import ReplaceableWeights
 from aoti_build.runtime.written import WrittenInputs
@@ -44,6 +46,7 @@ class LoadedModel:
         num_runners: int,
         single_threaded: bool,
         check_inputs: bool,
+        cuda_graphs: CudaGraphs | None = None,
     ) -> None:
         if candidate.manifest is None:  # then it does not fit this host
             raise ValueError(candidate.target)
@@ -58,10 +61,11 @@ class LoadedModel:
             self._index = device_index
             self._device = torch.device(candidate.device, device_index)
         self._num_runners = num_runners
-        self._single_threaded = single_threaded
+        # Recording a graph takes a loader without locks. `GraphedCalls` has its own.
+        self._single_threaded = single_threaded or cuda_graphs is not None
         # Weights from `update_weights`, kept for `reset_state` if the model has state.
         self._replaced_weights: dict[str, torch.Tensor] = {}
-        self._gate = _Gate()
+        self._gate = Gate()
         # Native code is loaded here. None once the model is closed.
         self._loader: Any = self._first_load(candidate)
         in_spec, out_spec = self._call_specs()
@@ -76,6 +80,11 @@ class LoadedModel:
         )
         self._written = self._written_inputs()
         self._restore = output_restorer(out_spec, signature["outputs"])
+        self._graphs: GraphedCalls | None = None
+        # What runs a call on flat tensors. None once the model is closed.
+        self._run: Any = self._loader.boxed_run
+        if cuda_graphs is not None:
+            self._use_graphs(cuda_graphs, kinds)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the model.
@@ -87,17 +96,65 @@ class LoadedModel:
         gate = self._gate
         gate.enter()
         try:
-            if self._loader is None:
-                raise ClosedError("this model was closed", target=self.target)
+            if self._run is None:
+                raise self._closed()
             if self._written is None:
-                outputs = self._loader.boxed_run(inputs)
+                outputs = self._run(inputs)
             else:
                 copies = self._written.made_contiguous(inputs)
-                outputs = self._loader.boxed_run(inputs)
+                outputs = self._run(inputs)
                 self._written.copy_back(copies)
         finally:
             gate.leave()
         return self._restore(outputs)
+
+    def warm_up(self, sizes: Mapping[str, int] | None = None) -> None:
+        """Prepare for calls of `sizes`, a value for every dim, so that the first one is fast.
+
+        With `cuda_graphs` this records the graph. Without, it makes one call with zeros. The state
+        of a model does not change.
+
+        Raises:
+            InputError: `sizes` do not fit the model.
+            UsageError: the model has state and was loaded without `cuda_graphs`.
+            ClosedError: after `close()`.
+        """
+        with self._gate.alone():
+            self._require_open()
+            if self._graphs is not None:
+                # A rehearsal on the loaded package would change its state.
+                rehearse = self._rehearse if self.state else None
+                self._graphs.warm_up(sizes, rehearse)
+                return
+            if self.state:
+                raise UsageError(
+                    "a model with state is only warmed up for CUDA graphs",
+                    target=self.target,
+                    cause="a call with zeros would change its state",
+                    hint="load it with cuda_graphs=True, or call it and then reset_state()",
+                )
+            inputs = self._static_inputs()
+            self._loader.boxed_run(inputs.zeros(inputs.shapes(sizes)))
+            self._synchronize()
+
+    def buffers(self, sizes: Mapping[str, int] | None = None) -> dict[str, torch.Tensor]:
+        """The static inputs of the CUDA graph for `sizes`, by the names of the signature.
+
+        Fill these tensors in place and pass them to the call: then it copies no input.
+
+        Raises:
+            InputError: `sizes` do not fit the model.
+            UsageError: the model was loaded without `cuda_graphs`.
+            ClosedError: after `close()`.
+        """
+        self._require_open()
+        if self._graphs is None:
+            raise UsageError(
+                "there are no static inputs without CUDA graphs",
+                target=self.target,
+                hint="load the model with cuda_graphs=True",
+            )
+        return self._graphs.buffers(sizes)
 
     def update_weights(self, state: Mapping[str, torch.Tensor], *, partial: bool = False) -> None:
         """Replace the weights with copies of those in a state dict of the original model.
@@ -122,6 +179,7 @@ class LoadedModel:
             self._synchronize()  # kernels of earlier calls may still read the old weights
             self._loader.load_constants(prepared, False, False)
             self._synchronize()
+            self._use(self._loader)
             if self.state:
                 self._replaced_weights |= prepared
 
@@ -148,14 +206,14 @@ class LoadedModel:
             loader = self._load()
             if self._replaced_weights:
                 loader.load_constants(self._replaced_weights, False, False)
-            self._loader = loader
+            self._use(loader)
 
     def close(self) -> None:
         """Wait for running calls, then unload the model. A second call does nothing."""
         with self._gate.alone():
             if self._loader is not None:
                 self._synchronize()
-                self._loader = None
+                self._use(None)
                 self._release()
 
     def __enter__(self) -> LoadedModel:
@@ -197,9 +255,15 @@ class LoadedModel:
         """The manifest as JSON values: `signature`, `key`, `requires`, `provenance` and more.
 
         docs/reference/formats.md describes it. `load` is added: how the package was checked
-        (`verify`), and whether processes share its unpacked files (`unpacked`).
+        (`verify`), whether processes share its unpacked files (`unpacked`), and with `cuda_graphs`
+        the graphs, their memory and limits, and why there are none (`why_not`).
         """
-        load = {"verify": self._admitted.how, "unpacked": self._admitted.unpacked}
+        load: dict[str, Any] = {
+            "verify": self._admitted.how,
+            "unpacked": self._admitted.unpacked,
+        }
+        if self._graphs is not None:
+            load["cuda_graphs"] = self._graphs.report()
         return {**self._manifest.as_json(), "load": load}
 
     def __repr__(self) -> str:
@@ -209,7 +273,37 @@ class LoadedModel:
     def _require_open(self) -> None:
         """Raise `ClosedError` after `close()`."""
         if self._loader is None:
-            raise ClosedError("this model was closed", target=self.target)
+            raise self._closed()
+
+    def _closed(self) -> ClosedError:
+        return ClosedError("this model was closed", target=self.target)
+
+    def _use(self, loader: Any) -> None:
+        """Run later calls on `loader`, which has new weights or another state. None: on nothing."""
+        self._loader = loader
+        if self._graphs is not None:
+            self._graphs.forget(loader)
+        if loader is None:
+            self._run = None
+        elif self._graphs is None:
+            self._run = loader.boxed_run
+
+    def _use_graphs(self, options: CudaGraphs, kinds: Kinds) -> None:
+        """Replay calls from now on, and record the graphs for the sizes in `options`."""
+        signature = self._manifest.signature
+        self._graphs = graphed_calls(self.target, signature, kinds, self._loader, options)
+        self._run = self._graphs.run
+        for sizes in options.sizes or ():
+            self.warm_up(sizes)
+
+    def _rehearse(self, inputs: list[torch.Tensor]) -> None:
+        """Run a second copy of the package once, which loads what CUDA loads lazily."""
+        self._load().boxed_run(inputs)
+        self._synchronize()
+
+    def _static_inputs(self) -> StaticInputs:
+        dims = self._manifest.signature["dims"]
+        return StaticInputs(self.target, self._arguments.tensors, dims, self._device)
 
     def _load(self) -> Any:
         """Load the package with its first state. Raises RuntimeError if torch cannot."""
@@ -300,45 +394,3 @@ class LoadedModel:
     def _synchronize(self) -> None:
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
-
-
-class _Gate:
-    """Lets calls run side by side, and an exclusive operation alone.
-
-    `alone` waits for running calls, and calls that start then wait until it ends.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._changed = threading.Condition(self._lock)
-        self._calls = 0
-        self._alone = False
-
-    def enter(self) -> None:
-        with self._lock:
-            while self._alone:
-                self._changed.wait()
-            self._calls += 1
-
-    def leave(self) -> None:
-        with self._lock:
-            self._calls -= 1
-            if self._alone:
-                self._changed.notify_all()
-
-    @contextmanager
-    def alone(self) -> Iterator[None]:
-        with self._lock:
-            while self._alone:
-                self._changed.wait()
-            self._alone = True
-        # From here on an interrupt must open the gate again, even during the wait for calls.
-        try:
-            with self._lock:
-                while self._calls:
-                    self._changed.wait()
-            yield
-        finally:
-            with self._lock:
-                self._alone = False
-                self._changed.notify_all()

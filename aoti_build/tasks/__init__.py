@@ -88,6 +88,7 @@ def verify(
     localize: bool = False,
     repro: str = "",
     runtime: str = "",
+    cuda_graphs: bool = False,
     junit: str = "",
     html: str = "",
     debug: bool = False,
@@ -103,6 +104,10 @@ def verify(
 
         runtime = runtime or command.PYTHON
         require_choice("--runtime", runtime, command.RUNTIMES)
+        if cuda_graphs:
+            if runtime != command.PYTHON:
+                raise UsageError("--cuda-graphs and --runtime exclude each other")
+            runtime = command.CUDA_GRAPHS
         # A verification takes long, so a file that cannot be written is refused before it.
         for path in (junit, html):
             if path:
@@ -134,6 +139,7 @@ def run(
     output: str = "",
     repeat: str = "",
     seed: str = "",
+    cuda_graphs: bool = False,
     file: str = "",
     json: bool = False,
     debug: bool = False,
@@ -154,6 +160,7 @@ def run(
             output=output,
             seed=seed_number,
             repeat=read_integer("--repeat", repeat) or command.REPEAT,
+            cuda_graphs=cuda_graphs,
             on_progress=progress(targets),
         )
         show(report, run_lines(report), json)

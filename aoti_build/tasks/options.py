@@ -54,6 +54,9 @@ _HELP: Mapping[str, str] = {
         "Call packages from Python (python), or from a C++ program that uses the installed torch"
         " (cpp). Default: python."
     ),
+    "cuda-graphs": (
+        "Replay the calls of GPU packages from CUDA graphs, as load(..., cuda_graphs=True) does."
+    ),
     "repro": (
         "For an artifact that fails, write a script below this directory. It shows the failure with"
         " plain torch."
@@ -76,7 +79,6 @@ _HELP: Mapping[str, str] = {
         " reduced_precision."
     ),
     "peers": "Also time ONNX Runtime and OpenVINO, where they are installed.",
-    "cuda-graphs": "Call the artifacts through CUDA graphs.",
     "band": "Take ratios within this many percent of 1 for no difference. Default: 3.",
     "max-size": "Limit the store to this many bytes, with a unit of k, m, g or t: 20g.",
     "max-age": "Remove what was not used for this long, with a unit of s, m, h, d or w: 30d.",

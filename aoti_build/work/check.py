@@ -163,6 +163,7 @@ def check_package(
     worker: Worker[CheckResult] | None = None,
     reference_data: Path | None = None,
     runner: Path | None = None,
+    cuda_graphs: bool = False,
     limit: float | None = None,
     imports: Sequence[Import] = (),
 ) -> CheckResult:
@@ -173,6 +174,7 @@ def check_package(
         worker: a process that was started for this job and waits. None: a fresh one is started.
         reference_data: a reference data file that replaces the package's own.
         runner: a C++ program that calls the package. None: the worker calls it.
+        cuda_graphs: whether the worker replays calls from CUDA graphs.
         limit: the most seconds that a fresh worker may take.
         imports: the manifest's record of modules to import before the package is loaded.
 
@@ -187,6 +189,7 @@ def check_package(
         signature=signature,
         imports=tuple(imports),
         runner=str(runner) if runner else None,
+        cuda_graphs=cuda_graphs,
     )
     # If the waiting process has died, a fresh one checks, so that the compile is not wasted.
     if worker is not None and not worker.has_ended:

@@ -15,7 +15,6 @@ from conftest import run_inv
 from projects import write_project
 from torch.utils import _pytree as pytree
 
-from aoti_build.errors import UsageError
 from aoti_build.measurement.samples import LEAST_CALLS, Sampler
 from aoti_build.models_file import load_project
 from aoti_build.models_file.parsing.tuned_file import parse_tuned
@@ -33,15 +32,6 @@ def test_every_artifact_can_be_sampled(built: Path, tmp_path: Path) -> None:
         assert 0 < found.median <= found.p95 < 60
         assert 1 << 26 < found.peak_memory < 1 << 35
         assert (project.artifacts / ".logs").is_dir()
-
-
-def test_cuda_graphs_are_refused_as_long_as_the_loader_has_none(
-    built: Path, tmp_path: Path
-) -> None:
-    project = load_project(built / "models.yaml")
-    sampler = Sampler(project, private(tmp_path), cuda_graphs=True)
-    with pytest.raises(UsageError, match="CUDA graphs"):
-        sampler.artifact(project.targets[0])
 
 
 def test_the_arguments_of_a_call_come_back_from_its_tensors() -> None:

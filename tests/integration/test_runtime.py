@@ -23,8 +23,9 @@ from torch import nn
 
 import aoti_build
 from aoti_build.common.digests import digest_json
-from aoti_build.errors import AotiBuildError, ArtifactError, ClosedError, InputError
-from aoti_build.runtime.model import LoadedModel, _Gate
+from aoti_build.errors import AotiBuildError, ArtifactError, ClosedError, InputError, UsageError
+from aoti_build.runtime.gate import Gate
+from aoti_build.runtime.model import LoadedModel
 
 TIED = """
     import torch
@@ -307,7 +308,7 @@ def test_calls_weights_and_close_from_many_threads(load: Callable[..., LoadedMod
 
 
 def test_a_ctrl_c_while_one_waits_to_be_alone_lets_later_calls_through() -> None:
-    gate = _Gate()
+    gate = Gate()
     gate.enter()  # a call that is under way
 
     def interrupted(*_: object) -> None:
@@ -319,6 +320,45 @@ def test_a_ctrl_c_while_one_waits_to_be_alone_lets_later_calls_through() -> None
     gate.leave()
     gate._changed.wait = lambda: pytest.fail("a later call waits")  # type: ignore[method-assign]
     gate.enter()
+
+
+def test_a_cpu_model_runs_as_usual_if_cuda_graphs_are_asked_for(
+    load: Callable[..., LoadedModel], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """So that a service has one line for all hosts."""
+    x = torch.randn(3, 8)
+    expected = load("weighted")(x)
+    with pytest.warns(RuntimeWarning, match="weighted/cpu runs without CUDA graphs: it runs on"):
+        model = load("weighted", cuda_graphs=[{"batch": 3}], explain=True)
+    assert "no CUDA graphs: it runs on the device cpu" in capsys.readouterr().err
+    buffers = model.buffers({"batch": 3})
+    buffers["x"].copy_(x)
+    for given in (x, buffers["x"]):
+        same(model(given), expected)
+    report = model.metadata["load"]["cuda_graphs"]
+    assert (report["graphs"], report["why_not"]) == ([], "it runs on the device cpu")
+    model.close()
+    with pytest.raises(ClosedError):
+        model.buffers({"batch": 3})
+
+
+def test_options_of_graphs_are_checked_before_anything_is_loaded(
+    load: Callable[..., LoadedModel],
+) -> None:
+    with pytest.raises(UsageError, match="cuda_graphs is 'yes'"):
+        load("weighted", cuda_graphs="yes")
+    with pytest.raises(UsageError, match="num_runners is 2, and CUDA graphs"):
+        load("weighted", cuda_graphs=True, num_runners=2)
+
+
+def test_a_warm_up_takes_sizes_of_the_range(load: Callable[..., LoadedModel]) -> None:
+    model = load("weighted")
+    model.warm_up({"batch": 5})
+    for sizes, said in (({"batch": 99}, "batch is 99"), (None, "a size for batch is missing")):
+        with pytest.raises(InputError, match=said):
+            model.warm_up(sizes)
+    with pytest.raises(UsageError, match="without CUDA graphs"):
+        model.buffers({"batch": 5})
 
 
 def test_metadata_is_the_manifest(

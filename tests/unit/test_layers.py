@@ -41,8 +41,11 @@ MAY_IMPORT = {WORKER_SIDE: LAYERS["store"], RUNTIME: LAYERS["artifact"]}
 RUNTIME_WITHOUT_TORCH = {
     "__init__.py",
     "arguments.py",
+    "binding.py",
     "cache_entry.py",
     "choose.py",
+    "gate.py",
+    "graph_options.py",
     "leaves.py",
     "package.py",
     "private.py",

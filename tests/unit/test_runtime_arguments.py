@@ -41,14 +41,11 @@ class Fake:
         return Fake(self.shape, self.dtype, self.device)
 
 
-@dataclass
-class Pair:
-    """A spec of two leaves in a tuple, as pytree's."""
-
-    def flatten_up_to(self, value: Any) -> list[Any]:
-        if not isinstance(value, tuple) or len(value) != 2:
-            raise ValueError(f"expected a tuple of 2, got {value!r}")
-        return list(value)
+def flatten_pair(value: Any) -> list[Any]:
+    """Flattens a tuple of two leaves, as pytree does."""
+    if not isinstance(value, tuple) or len(value) != 2:
+        raise ValueError(f"expected a tuple of 2, got {value!r}")
+    return list(value)
 
 
 DIMS = {
@@ -90,7 +87,7 @@ NESTED = arguments(
         {"name": "scale", "constant": "2.0"},
         entry("z", ["batch"]),
     ],
-    [Parameter("pair", False, 2, Pair()), Parameter("scale", False), Parameter("z", True)],
+    [Parameter("pair", False, 2, flatten_pair), Parameter("scale", False), Parameter("z", True)],
 )
 X, MASK = Fake((4, 3)), Fake((4, 16), "bool")
 

@@ -18,7 +18,7 @@ from aoti_build._torch.events import Events
 from aoti_build._torch.jobs.drawn import Draw
 from aoti_build._torch.jobs.timing import peak_memory, sample
 from aoti_build.artifact.manifest import REFERENCE_DATA
-from aoti_build.errors import UsageError
+from aoti_build.errors import BuildError
 from aoti_build.messages import MeasureJob, MeasureResult
 from aoti_build.runtime.flat_call import call_of
 from aoti_build.runtime.model import LoadedModel
@@ -50,7 +50,7 @@ def measure(job: MeasureJob, events: Events) -> MeasureResult:
             torch.cuda.synchronize()
 
     with events.phase("timing"):
-        return sample(
+        result = sample(
             prepare,
             call,
             seconds=job.seconds,
@@ -58,16 +58,23 @@ def measure(job: MeasureJob, events: Events) -> MeasureResult:
             load_seconds=load_seconds,
             peak_memory=lambda: peak_memory(target.device),
         )
+    # The first call records the graph, and falls back to a plain call where that is not possible.
+    if job.cuda_graphs:
+        _require_graphs(model)
+    return result
 
 
 def _load(job: MeasureJob) -> LoadedModel:
-    if job.cuda_graphs:
-        # To connect: pass `cuda_graphs=True` to `load` as soon as it has this parameter.
-        raise UsageError(
-            "this release cannot load a model with CUDA graphs",
-            hint="measure without --cuda-graphs",
+    return aoti_build.load(job.target.name, artifacts=job.artifacts, cuda_graphs=job.cuda_graphs)
+
+
+def _require_graphs(model: LoadedModel) -> None:
+    """Raise `BuildError` if the calls were not replayed from CUDA graphs."""
+    why_not = model.metadata["load"]["cuda_graphs"]["why_not"]
+    if why_not is not None:
+        raise BuildError(
+            f"it cannot run in CUDA graphs: {why_not}", hint="measure without --cuda-graphs"
         )
-    return aoti_build.load(job.target.name, artifacts=job.artifacts)
 
 
 def _inputs(job: MeasureJob, signature: Mapping[str, Any]) -> list[Tensor]:

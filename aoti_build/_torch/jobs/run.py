@@ -29,6 +29,7 @@ from aoti_build._torch.jobs.check import verdicts
 from aoti_build._torch.jobs.drawn import Draw
 from aoti_build._torch.jobs.prepared import Prepared, prepare
 from aoti_build._torch.jobs.saving import save
+from aoti_build._torch.packages.graphed import GraphedPackage, GraphsLack
 from aoti_build._torch.packages.imports import import_for
 from aoti_build._torch.packages.loaded import LoadedPackage
 from aoti_build._torch.program.inputs import Sizes
@@ -159,13 +160,13 @@ class Session:
     def load(self) -> LoadedPackage:
         with self.events.phase("load"):
             import_for(self.job)
+            path = Path(self.job.model)
+            device = self.target.device
+            state = self.reference_data.state
             try:
-                return LoadedPackage(
-                    Path(self.job.model),
-                    self.target.device,
-                    self.writes,
-                    self.reference_data.state,
-                )
+                if self.job.cuda_graphs:
+                    return GraphedPackage(path, device, self.job.signature, state)
+                return LoadedPackage(path, device, self.writes, state)
             except RuntimeError as error:
                 raise VerificationError(
                     "the package cannot be loaded",
@@ -179,6 +180,8 @@ class Session:
         try:
             results = package.calls(sequence)
             return [as_returned(result, self.job.signature) for result in results]
+        except GraphsLack as error:
+            raise VerificationError(error.message, hint="run it without --cuda-graphs") from error
         except RuntimeError as error:
             raise VerificationError(
                 "the artifact refused or failed on these inputs",

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from aoti_build._torch.discovery.registered import libraries_with
+from aoti_build._torch.packages.graphed import GraphedPackage
 from aoti_build._torch.packages.imports import import_for
 from aoti_build._torch.packages.loaded import LoadedPackage, Tensors
 from aoti_build._torch.packages.tensor_file import read_tensors, write_tensors
@@ -63,6 +64,8 @@ def open_package(job: CheckJob | ProbeJob, state: Mapping[str, Tensor]) -> Packa
     writes = Writes.of_signature(job.signature)
     path = Path(job.model)
     import_for(job)
+    if isinstance(job, CheckJob) and job.cuda_graphs:
+        return GraphedPackage(path, target.device, job.signature, state)
     if job.runner is None:
         return LoadedPackage(path, target.device, writes, state)
     operators = []

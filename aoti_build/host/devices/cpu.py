@@ -34,6 +34,7 @@ class Cpu:
     is_indexed = False
     builds_alone = False
     has_kernels = False
+    has_graphs = False
     torch_libraries: tuple[str, ...] = ("torch_cpu", "torch", "c10")
 
     def checks(self, *, memory: bool) -> Sequence[Finding]:  # noqa: ARG002 - for GPUs

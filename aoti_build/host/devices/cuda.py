@@ -47,6 +47,7 @@ class Cuda:
     is_indexed = True
     builds_alone = True
     has_kernels = True
+    has_graphs = True
     torch_libraries: tuple[str, ...] = ("torch_cuda", "torch_cpu", "torch", "c10_cuda", "c10")
 
     def checks(self, *, memory: bool) -> Sequence[Finding]:

@@ -37,6 +37,8 @@ class Device(Protocol):
     builds_alone: bool
     # Whether Triton compiles kernels for the device, as for a GPU.
     has_kernels: bool
+    # Whether calls can be recorded and replayed as CUDA graphs.
+    has_graphs: bool
     # The libraries of torch that a C++ program is linked with.
     torch_libraries: tuple[str, ...]
 
