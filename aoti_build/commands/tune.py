@@ -151,6 +151,7 @@ def _tuning(project: Project, target: Target, tuner: TargetTuner, seconds: float
         notes=measured.notes,
         chosen=_fastest(measured),
         is_used=is_used,
+        cuda_graphs=tuner.sampler.uses_graphs(target),
         error=measured.error,
     )
 

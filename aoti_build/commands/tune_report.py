@@ -89,7 +89,8 @@ def comparison_json(comparison: Comparison | None) -> JsonObject | None:
 class Tuning:
     """The candidates of one target, the baseline first.
 
-    `target` is the target with the preset `tuned`, and `host` the class of this host. `chosen` is
+    `target` is the target with the preset `tuned`, and `host` the class of this host. With
+    `cuda_graphs` calls were replayed. `chosen` is
     the name of the fastest candidate that is shown to be faster than the baseline. `is_used` tells
     whether models.yaml has the target.
     """
@@ -101,6 +102,7 @@ class Tuning:
     notes: tuple[str, ...] = ()
     chosen: str | None = None
     is_used: bool = True
+    cuda_graphs: bool = False
     error: AotiBuildError | None = None
 
     def row(self, name: str) -> Row:
@@ -112,6 +114,7 @@ class Tuning:
             "target": self.target.name,
             "host": self.host,
             "chosen": self.chosen,
+            "cuda_graphs": self.cuda_graphs,
             "candidates": [row.as_json() for row in self.rows],
             "peers": [row.as_json() for row in self.peers],
             "notes": list(self.notes),

@@ -70,6 +70,7 @@ def _entry(tuning: Tuning) -> Entry:
         torch=distributions.version_of("torch") or "",
         created=datetime.now(timezone.utc).date().isoformat(),
         loss=row.loss,
+        cuda_graphs=tuning.cuda_graphs or None,
     )
     return Entry(row.choice, evidence)
 

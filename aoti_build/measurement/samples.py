@@ -34,6 +34,10 @@ class Sampler:
     scratch: Path
     cuda_graphs: bool = False
 
+    def uses_graphs(self, target: Target) -> bool:
+        """Whether the calls of the target are replayed from CUDA graphs."""
+        return self.cuda_graphs and target.hardware.has_kernels
+
     def artifact(self, target: Target) -> MeasureResult:
         """Time the target's artifact as a service calls it: through `aoti_build.load`."""
         job = MeasureJob(
@@ -43,7 +47,7 @@ class Sampler:
             artifacts=str(self.project.artifacts),
             seconds=SECONDS,
             least_calls=LEAST_CALLS,
-            cuda_graphs=self.cuda_graphs and target.hardware.has_kernels,
+            cuda_graphs=self.uses_graphs(target),
         )
         return self._run(job, target)
 

@@ -26,6 +26,7 @@ class Evidence:
     `ratio` is the time of the choice divided by that of the preset `default`, with the ends of its
     interval. `default_ms` and `tuned_ms` are medians in milliseconds a call. `loss` is the relative
     RMSE of the worst output, for a choice that lowers the precision. `created` is a date.
+    `cuda_graphs` is set if the calls were replayed from CUDA graphs.
     """
 
     ratio: float
@@ -37,6 +38,7 @@ class Evidence:
     torch: str
     created: str
     loss: float | None = None
+    cuda_graphs: bool | None = None
 
 
 @dataclass(frozen=True)

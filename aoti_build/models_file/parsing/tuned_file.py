@@ -48,6 +48,7 @@ class EvidenceMapping(YamlMapping):
     torch: NotEmpty
     created: NotEmpty
     loss: NotNegative | None = None
+    cuda_graphs: bool | None = None
 
 
 class EntryMapping(YamlMapping):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -170,3 +173,41 @@ def test_a_choice_may_allow_a_lower_precision(directory: Path) -> None:
     changed = with_choice(target, Choice("x", {}, tf32=True))
     assert changed.model.cuda == CudaOptions(tf32=True)
     assert changed.digest not in ("", target.digest)
+
+
+def test_a_build_with_nothing_to_do_parses_neither_file(directory: Path) -> None:
+    host = device_named("cpu").host_class()
+    assert host is not None
+    load(directory, tuned(host))
+    script = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from aoti_build.models_file import load_project\n"
+        "project = load_project(Path('models.yaml'), Path('artifacts/.project-cache'))\n"
+        "assert project.targets[0].inductor_config == {'freezing': True}\n"
+        "loaded = {'yaml', 'pydantic', 'pydantic_core', 'torch', 'numpy'} & set(sys.modules)\n"
+        "assert not loaded, loaded\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=directory)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("tuned", {"small/cpu-tuned": {"h": {"options": {"a-b": 1}}}}),
+        ("tuned", []),
+        ("presets", {"x": 1}),
+        ("presets", {"../x": {}}),
+    ],
+)
+@pytest.mark.usefixtures("host")
+def test_a_cache_record_of_another_shape_is_not_used(
+    directory: Path, parses: list[Path], name: str, value: Any
+) -> None:
+    expected = load(directory, tuned("this-host"))
+    (record,) = (directory / "artifacts" / ".project-cache").iterdir()
+    document = json.loads(record.read_text())
+    document[name] = value
+    record.write_text(json.dumps(document))
+    assert load(directory) == expected
+    assert len(parses) == 2
