@@ -217,6 +217,7 @@ def test_the_fastest_of_the_better_ones_is_written(tunable: Project, machine: Ma
     row = tuning.row("freezing")
     assert row.seconds == pytest.approx(0.008, rel=0.01)
     assert row.samples == PAIRS
+    assert tuning.rows[0].samples == PAIRS, "the first sample of all is left out"
     assert row.comparison is not None
     assert row.comparison.ratio == pytest.approx(0.8, rel=0.01)
 
@@ -306,6 +307,22 @@ def test_candidates_are_measured_as_services_load_them_from_a_private_directory(
     assert not private.exists()
     assert not artifact_directory(tunable, tunable.targets[0]).exists()
     assert not list(tunable.artifacts.glob("small")), "nothing was published"
+
+
+def test_a_link_in_the_place_of_the_private_directory_is_not_followed(
+    tunable: Project, machine: Machine, tmp_path: Path
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "kept").write_text("")
+    tunable.artifacts.mkdir(exist_ok=True)
+    tuning_path(tunable).symlink_to(elsewhere)
+    seen: list[list[Path]] = []
+    machine.fake.during = lambda name, job: seen.append(sorted(elsewhere.iterdir()))
+    tune(tunable, tunable.targets)
+    assert seen
+    assert all(found == [elsewhere / "kept"] for found in seen)
+    assert (elsewhere / "kept").exists()
 
 
 class Clock:

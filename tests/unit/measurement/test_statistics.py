@@ -123,6 +123,16 @@ def test_what_is_no_time_is_refused(pairs: list[Pair]) -> None:
         compare(pairs)
 
 
+def test_both_tests_must_agree() -> None:
+    # Six of eight are far below the band, two a little above its edge.
+    edge = math.log(0.97)
+    differences = [edge - 0.1] * 6 + [edge + 0.02] * 2
+    comparison = compare([(1.0, math.exp(difference)) for difference in differences])
+    assert comparison.high < 0.97, "by Student's t it is better"
+    assert comparison.p_signs == pytest.approx(8 / 256), "by the sign-flip test it may be chance"
+    assert comparison.verdict == Verdict.UNKNOWN
+
+
 def test_holm_asks_more_of_each_of_many() -> None:
     barely = compare(scaled(0.955, spread=0.012))
     assert barely.verdict == Verdict.BETTER
