@@ -7,7 +7,7 @@ message) and *what next* (`hint`, and `log` for details). The report layer rende
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from enum import IntEnum
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -200,6 +200,14 @@ class SpecError(UsageError):
         document = super().as_json()
         document["problems"] = [problem._asdict() for problem in self.problems]
         return document
+
+
+# Kind -> the class of an error that a worker reports. These are the direct subclasses, which all
+# have the constructor of `AotiBuildError`. `Interrupted` would stop all other targets, and the
+# user's code in a worker must not be able to do that.
+ERROR_OF_KIND: Mapping[str, type[AotiBuildError]] = {
+    error.kind: error for error in AotiBuildError.__subclasses__() if error is not Interrupted
+}
 
 
 def _counted(count: int) -> str:

@@ -6,7 +6,6 @@ Everything in `artifacts/` that starts with a dot is working state and may be de
 from __future__ import annotations
 
 import os
-import re
 from functools import cache
 from pathlib import Path
 
@@ -90,23 +89,6 @@ def index_path(project: Project) -> Path:
 def passed_checks_path(artifacts: Path) -> Path:
     """The record of the toolchains that passed the checks before a compile."""
     return artifacts / ".passed-checks.json"
-
-
-def store_directory(artifacts: Path) -> Path:
-    """The directory of the store: `AOTI_BUILD_STORE`, or `.store` in `artifacts`.
-
-    Raises:
-        UsageError: the variable has a URL, such as ``s3://bucket``.
-        DirectoryError: the variable has no usable path.
-    """
-    address = os.environ.get("AOTI_BUILD_STORE", "")
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", address):
-        raise UsageError(
-            f"AOTI_BUILD_STORE={address} is not a directory",
-            cause="only directories can be stores",
-            hint="set AOTI_BUILD_STORE to an absolute path, or unset it to use artifacts/.store",
-        )
-    return directories.path_in_variable("AOTI_BUILD_STORE") or artifacts / ".store"
 
 
 def outside_logs() -> Path:

@@ -118,8 +118,8 @@ def _preparation(target: Target, imports: Sequence[Mapping[str, Any]]) -> list[s
     # A package with custom operators can be loaded only after these imports.
     lines = [f"import {entry['module']}" for entry in imports]
     # The artifact was compared with eager mode under this setting.
-    tf32 = target.model.cuda.tf32
-    if target.device == "cuda" and tf32 is not None:
+    tf32 = target.device_options.get("tf32")
+    if tf32 is not None:
         lines.append(f"torch.backends.cudnn.allow_tf32 = {tf32}")
         lines.append(f"torch.backends.cuda.matmul.allow_tf32 = {tf32}")
     return lines

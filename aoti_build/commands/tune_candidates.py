@@ -99,15 +99,15 @@ def memory_formats(model: Model) -> tuple[str | None, ...]:  # noqa: ARG001 - se
 def _choices(project: Project, target: Target, allowed: Sequence[str]) -> Iterator[Choice]:
     presets = [default_choice(project.presets), *_presets(project, target.device)]
     yield from presets
-    if target.device == "cpu":
+    # The number of threads is that of loops on the processor.
+    if not target.hardware.has_kernels:
         for threads in thread_counts():
             for choice in presets:
                 if THREADS not in choice.options:
                     yield _with_threads(choice, threads)
-    if target.device == "cuda":
-        for kind in PRECISION:
-            if kind in allowed:
-                yield from (_with_precision(choice, kind) for choice in presets)
+    for kind in PRECISION:
+        if kind in allowed and kind in target.device_options:
+            yield from (_with_precision(choice, kind) for choice in presets)
 
 
 def _presets(project: Project, device: str) -> Iterator[Choice]:

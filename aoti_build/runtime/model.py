@@ -19,7 +19,7 @@ from aoti_build.runtime.graph_options import CudaGraphs
 from aoti_build.runtime.graphs import GraphedCalls, graphed_calls
 from aoti_build.runtime.leaves import Kinds, Parameter, state_names
 from aoti_build.runtime.package import Admitted
-from aoti_build.runtime.raw import raw_loader
+from aoti_build.runtime.raw import raw_loader, synchronize
 from aoti_build.runtime.static_inputs import StaticInputs
 from aoti_build.runtime.structures import exported_parameters, output_restorer
 from aoti_build.runtime.weights import ReplaceableWeights
@@ -392,5 +392,4 @@ class LoadedModel:
         return ArtifactError(message, target=self.target, hint=hint)
 
     def _synchronize(self) -> None:
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
+        synchronize(self._device.type, self._device.index)

@@ -1,4 +1,5 @@
-"""The raw loader of torch, which runs a package on flat lists of tensors.
+"""The raw loader of torch, which runs a package on flat lists of tensors, and what a device needs
+before a load and after a run.
 
 `torch._inductor.aoti_load_package` reads the same file, but first imports inductor and compiles a
 probe. That takes seconds to a minute. Loading runs native code, so the package must be checked
@@ -31,3 +32,12 @@ def raw_loader(
     return torch._C._aoti.AOTIModelPackageLoader(
         path, MODEL_NAME, single_threaded, num_runners, device_index
     )
+
+
+def synchronize(device: str, index: int | None = None) -> None:
+    """Wait until a device has done all work that was queued on it. A CPU queues none.
+
+    `device` is its type. Without `index` it is the current device of that type.
+    """
+    if device == "cuda":
+        torch.cuda.synchronize(index)

@@ -11,10 +11,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from aoti_build.artifact.fingerprint import Parts
 from aoti_build.artifact.manifest import FileRecord, Manifest
+
+if TYPE_CHECKING:
+    from aoti_build.host.checks.finding import Finding
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,15 @@ class StoredObject:
 
 class Store(Protocol):
     """Earlier artifacts, the locks of their compiles, and GPU kernels."""
+
+    @property
+    def address(self) -> str:
+        """Where the store is. Two stores with the same address are the same store."""
+        ...
+
+    def check(self) -> Finding:
+        """Whether the store can be written to and has space, for `doctor` and the preflight."""
+        ...
 
     def put(self, manifest: Manifest, directory: Path) -> None:
         """Keep the artifact in `directory`.

@@ -26,6 +26,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, suppress
 from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from aoti_build.artifact.fingerprint import Fingerprint, Parts
 from aoti_build.artifact.manifest import MODEL, REFERENCE_DATA, FileRecord, Manifest, read_record
@@ -38,6 +39,9 @@ from aoti_build.common.stat_cache import file_size
 from aoti_build.common.writing import NO_SPACE, copy_atomic, write_atomic
 from aoti_build.host.toolchain import ENVIRONMENT_OF_SOURCES
 from aoti_build.store.interface import StoredObject
+
+if TYPE_CHECKING:
+    from aoti_build.host.checks.finding import Finding
 
 ROOT_FORMAT = "aoti-build/store-root"
 ROOT_VERSION = 1
@@ -67,6 +71,15 @@ class LocalStore:
 
     def __init__(self, root: Path) -> None:
         self.root = root / STORE_VERSION
+
+    @property
+    def address(self) -> str:
+        return str(self.root.parent)
+
+    def check(self) -> Finding:
+        from aoti_build.host.checks.directories import check_store  # not on the no-op path
+
+        return check_store(self.root.parent)
 
     def put(self, manifest: Manifest, directory: Path) -> None:
         """Keep the artifact in `directory`.

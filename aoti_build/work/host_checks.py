@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from aoti_build.artifact.paths import inductor_cache_root, passed_checks_path, store_directory
+from aoti_build.artifact.paths import inductor_cache_root, passed_checks_path
 from aoti_build.common.digests import digest_json
 from aoti_build.common.fields import digest, integer, list_of, loads, one_of, table
 from aoti_build.common.records import read_owned, write_cache_record
@@ -18,6 +18,7 @@ from aoti_build.host.checks.directories import check_memory, check_places, check
 from aoti_build.host.checks.finding import FAIL, Finding
 from aoti_build.host.devices import device_named
 from aoti_build.models_file.project import Project
+from aoti_build.store.selection import open_store
 
 FORMAT = "aoti-build/passed-checks"
 FORMAT_VERSION = 1
@@ -41,9 +42,11 @@ def quick_checks(
     if installed_torch.torch_directory() is None:
         # The other checks need the files of torch.
         return [_torch_missing()]
-    store = store_directory(artifacts) if artifacts is not None else None
+    store = open_store(artifacts) if artifacts is not None else None
     findings = [check_compiler(), check_openssl()]
-    findings += check_places(artifacts, store)
+    findings += check_places(artifacts)
+    if store is not None:
+        findings.append(store.check())
     findings += [check_memory(), check_processors()]
     for device in devices:
         findings += device_named(device).checks(memory=memory)
@@ -114,7 +117,7 @@ def _key(project: Project, devices: Sequence[str]) -> str:
     directories = [
         _temporary_directories(),
         str(project.main_artifacts),
-        str(store_directory(project.main_artifacts)),
+        open_store(project.main_artifacts).address,
     ]
     return digest_json(
         {

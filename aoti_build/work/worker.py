@@ -21,15 +21,7 @@ from aoti_build.common.directories import home, require_utf8, temporary_director
 from aoti_build.common.outputs import open_log
 from aoti_build.common.reading import RECORD_LIMIT, read_bytes
 from aoti_build.common.records import write_json
-from aoti_build.errors import (
-    AotiBuildError,
-    ArtifactError,
-    BuildError,
-    MessageError,
-    ToolchainError,
-    UsageError,
-    VerificationError,
-)
+from aoti_build.errors import ERROR_OF_KIND, AotiBuildError, BuildError, MessageError
 from aoti_build.messages import (
     EVENTS,
     Answer,
@@ -77,10 +69,6 @@ _CHECKED_BY_WORKERS = (
     "inductor_configs",
     "imports",
 )
-_ERROR_TYPES = {
-    error.kind: error
-    for error in (ArtifactError, BuildError, ToolchainError, UsageError, VerificationError)
-}
 
 ResultT = TypeVar("ResultT", bound=Message)
 OnPhase = Callable[[str], None]
@@ -329,8 +317,11 @@ def read_result(result_type: type[ResultT], path: Path, *, status: int, log: Pat
 
 
 def error_of(record: ErrorRecord, log: Path) -> AotiBuildError:
-    """The error that a worker reports, with its class, and with the worker's `log`."""
-    error_type = _ERROR_TYPES.get(record.kind, BuildError)
+    """The error that a worker reports, with its class, and with the worker's `log`.
+
+    A kind that no worker should report, such as ``interrupted``, becomes a `BuildError`.
+    """
+    error_type = ERROR_OF_KIND.get(record.kind, BuildError)
     return error_type(
         record.message,
         target=record.target,

@@ -12,8 +12,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from aoti_build._torch.checking import bounds, float64, tf32  # noqa: E402
 from aoti_build._torch.checking import eager as eager_mode  # noqa: E402
-from aoti_build._torch.checking import float64, tf32  # noqa: E402
 from aoti_build._torch.checking.compare import compare  # noqa: E402
 from aoti_build._torch.checking.reference import points  # noqa: E402
 from aoti_build._torch.checking.reference_data import (  # noqa: E402
@@ -154,6 +154,31 @@ def test_tf32_has_ten_bits() -> None:
     assert tf32.to_tf32(torch.tensor([float("nan")], dtype=torch.float64)).isnan().all()
 
 
+@pytest.mark.parametrize(
+    ("dtype", "noise", "passes"),
+    [
+        (torch.float32, 3e-4, True),
+        (torch.float64, 3e-4, False),
+        (torch.complex64, 3e-4, False),
+        # TF32 is finer than these two types, so its bounds would be tighter than theirs.
+        (torch.float16, 2e-3, True),
+        (torch.bfloat16, 1e-2, True),
+    ],
+)
+def test_tf32_widens_the_bounds_of_float32_only(
+    monkeypatch: pytest.MonkeyPatch, dtype: Any, noise: float, passes: bool
+) -> None:
+    on_a_gpu = tf32.tf32_operands("cuda", convolutions=True, products=True)
+    monkeypatch.setattr(bounds, "tf32_operands", lambda _device: on_a_gpu)
+    eager = exact().to(dtype)
+    candidate = off(exact(), noise).to(dtype)
+    assert compare("y", eager, candidate, NONE)["ok"] is passes
+
+
+def test_without_tf32_the_bounds_of_float32_are_tighter() -> None:
+    assert not compare("y", exact().float(), off(exact(), 3e-4).float(), NONE)["ok"]
+
+
 def test_without_float64_the_plain_tolerance_decides() -> None:
     eager = exact().float()
     assert compare("y", eager, off(eager, 1e-5).float(), NONE)["ok"]
@@ -241,6 +266,19 @@ def test_the_figures_of_a_known_error() -> None:
         },
     )
     assert eased["ok"]
+
+
+def test_an_error_is_counted_in_its_decade() -> None:
+    """As the footer of the page says: -7 counts from 1e-7 to below 1e-6, and the first and the last
+    decade also count all beyond them."""
+    eager = torch.zeros(7, dtype=torch.float64)
+    errors = [0.0, 1.5e-7, 9.5e-7, 1.5e-6, 1e-30, 1e30, 2e30]
+    candidate = torch.tensor(errors, dtype=torch.float64)
+    histogram = compare("y", eager, candidate, NONE)["histogram"]
+    counts = dict(zip(histogram["decades"], histogram["counts"], strict=True))
+    assert (histogram["zero"], counts[-7], counts[-6]) == (1, 2, 1)
+    first, *_, last = histogram["decades"]
+    assert (counts[first], counts[last]) == (1, 2)
 
 
 def test_another_shape_dtype_or_no_tensor_at_all() -> None:

@@ -22,7 +22,7 @@ from aoti_build._torch.program.axes import Axes, declared_axes, infer_axes, requ
 from aoti_build._torch.program.dims import ExportSizes
 from aoti_build._torch.program.inputs import Call, from_callable, from_shapes
 from aoti_build._torch.program.signature import signature
-from aoti_build._torch.program.writes import Seen, functional_form
+from aoti_build._torch.program.writes import EagerWrites, functional_form
 from aoti_build.common.sizes import parse
 from aoti_build.errors import BuildError, InputError, UsageError
 from aoti_build.models_file.project import Dim, TensorInput
@@ -86,7 +86,9 @@ def exported(
     found = for_every_size(Subject(module, make, "cpu"), call, dims, axes, where)
     program = found.program
     with found.tracing():
-        described = signature(program, functional_form(program), module, call, dims, axes, Seen())
+        described = signature(
+            program, functional_form(program), module, call, dims, axes, EagerWrites()
+        )
     for sizes in points(dims, found.special).values():
         other = make(sizes, 1)
         torch.testing.assert_close(program.module()(*other.args), module(*other.args))

@@ -35,7 +35,7 @@ from aoti_build._torch.program.inputs import Call, from_shapes
 from aoti_build._torch.program.method import with_method
 from aoti_build._torch.program.signature import signature
 from aoti_build._torch.program.structure import foreign_types, leaf_names, plain, with_plain_outputs
-from aoti_build._torch.program.writes import Seen
+from aoti_build._torch.program.writes import EagerWrites
 from aoti_build.common.sizes import parse
 from aoti_build.errors import ArtifactError, BuildError
 from aoti_build.models_file.project import ConstantInput, Dim, TensorInput
@@ -185,7 +185,7 @@ def described(model: nn.Module) -> tuple[dict[str, Any], dict[str, type]]:
     make = from_shapes(INPUTS)
     axes, call = declared_axes(INPUTS), make({"n": 4}, 0)
     program = export(model, call, DIMS, axes, "here")
-    found = signature(program, program, model, call, DIMS, axes, Seen())
+    found = signature(program, program, model, call, DIMS, axes, EagerWrites())
     return found, foreign_types(program.call_spec.out_spec)
 
 
@@ -217,7 +217,7 @@ def test_inputs_of_types_without_keys_are_exported() -> None:
     call = Call(args=(Keyless(torch.ones(4, 2), torch.ones(4, 2)),))
     dims, axes = (Dim("n", 2, 8, 4),), [{0: parse("n")}, {0: parse("n")}]
     program = export(Taker(), call, dims, axes, "here")
-    found = signature(program, program, Taker(), call, dims, axes, Seen())
+    found = signature(program, program, Taker(), call, dims, axes, EagerWrites())
     assert [(entry["name"], entry["shape"]) for entry in found["inputs"]] == [
         ("given[0]", ["n", 2]),
         ("given[1]", ["n", 2]),

@@ -46,13 +46,12 @@ def refusing(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_places_that_are_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AOTI_BUILD_CACHE", str(tmp_path / "cache"))
     artifacts = tmp_path / "project" / "artifacts"
-    found = directories.check_places(artifacts, artifacts / ".store")
+    found = directories.check_places(artifacts)
     assert [finding.check for finding in found] == [
         "temp directory",
         "compile directory",
         "unpack directory",
         "artifacts",
-        "store",
         "file locks",
     ]
     assert {finding.outcome for finding in found} <= {OK, WARN}, found
@@ -61,7 +60,7 @@ def test_places_that_are_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_outside_a_project_there_is_less_to_check() -> None:
-    names = {finding.check for finding in directories.check_places(None, None)}
+    names = {finding.check for finding in directories.check_places(None)}
     assert names == {"temp directory", "compile directory", "unpack directory", "file locks"}
 
 
@@ -137,7 +136,7 @@ def test_a_temporary_directory_that_python_passes_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path / "absent"))
-    first = directories.check_places(None, None)[0]
+    first = directories.check_places(None)[0]
     assert (first.check, first.outcome) == ("temp directory", FAIL)
 
 
@@ -147,7 +146,7 @@ def test_no_temporary_directory_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(tempfile, "gettempdir", none)
     monkeypatch.delenv("TMPDIR", raising=False)
-    finding = directories.check_places(None, None)[0]
+    finding = directories.check_places(None)[0]
     assert (finding.outcome, finding.stops) == (FAIL, True)
     assert "No usable" in finding.message
 
@@ -165,7 +164,7 @@ def test_a_directory_that_others_can_change_is_named(
     (tmp_path / "open").mkdir()
     (tmp_path / "open").chmod(0o777)
     monkeypatch.setenv(variable, str(tmp_path / "open" / "cache"))
-    (finding,) = (one for one in directories.check_places(None, None) if one.check == name)
+    (finding,) = (one for one in directories.check_places(None) if one.check == name)
     assert (finding.outcome, finding.stops) == (FAIL, stops)
     assert f"{tmp_path / 'open'} can be written to by others" in (finding.cause or "")
     assert f"chmod go-w {tmp_path / 'open'}" in (finding.fix or "")

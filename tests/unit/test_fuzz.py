@@ -34,7 +34,6 @@ from aoti_build.artifact.paths import (
     index_path,
     passed_checks_path,
     stat_cache_path,
-    store_directory,
 )
 from aoti_build.commands.build import plan
 from aoti_build.commands.clean import clean
@@ -252,7 +251,7 @@ def test_working_state(
     load_project(project.file, cache)
     plan(project, targets[:2], quick=True)
     host_checks.write_passed_keys(passed_checks_path(project.artifacts), ["a" * 64])
-    tuning = KernelCache(store_directory(project.artifacts) / "v1/kernels/x")
+    tuning = KernelCache(Path(open_store(project.artifacts).address) / "v1/kernels/x")
     tuning.add_tuning("gpu", {"cache/aaaaaaaaaaaaaaaa": '{"a": {"b": 1.0}}'})
     tuning.add("KEY", {"a.cubin": b"code"})
     files = [

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from verify_documents import case, target, verify_report
 
+import aoti_build
 from aoti_build.report.html import html_page
 
 HOSTILE = 'a <script>alert("1")</script> </style> ]]> & {{ 7 * 6 }} \x00\x1b[31m\ud800'
@@ -144,6 +145,16 @@ def test_the_page_needs_nothing_else(strict: bool) -> None:
     assert set(found.having("a", "href")) == {f"#{name}" for name in found.having("section", "id")}
     assert "width=device-width, initial-scale=1" in found.having("meta", "content")
     assert "prefers-color-scheme: dark" in text
+
+
+def test_the_footer_explains_the_figures_and_names_the_release() -> None:
+    footer = page(target()).words.partition("In a histogram,")[2]
+    for said in (
+        "\N{MINUS SIGN}7 counts the values whose absolute error is from 1e-7 to below 1e-6",
+        "The dashed line is the smallest atol of the cases",
+        f"Page by aoti_build {aoti_build.__version__}.",
+    ):
+        assert said in footer
 
 
 def test_everything_is_told_in_words() -> None:

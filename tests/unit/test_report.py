@@ -121,6 +121,22 @@ def test_a_verification(two: Project) -> None:
     assert lines[-1] == "2 artifacts: 1 passed, 1 missing"
 
 
+@pytest.mark.parametrize(
+    ("words", "runtime", "last"),
+    [
+        (["passed"], "python", "1 artifact: 1 passed"),
+        (["mismatch", "passed", "mismatch"], "python", "3 artifacts: 2 mismatch, 1 passed"),
+        (["passed", "passed"], "cpp", "2 artifacts: 2 passed, called from C++"),
+    ],
+)
+def test_a_verification_ends_with_the_number_of_each_verdict(
+    two: Project, words: list[str], runtime: str, last: str
+) -> None:
+    verdicts = tuple(Verdict(two.targets[0], word) for word in words)
+    lines = verify_lines(VerifyReport(verdicts, runtime=runtime))
+    assert lines[-2:] == ["", last]
+
+
 def test_what_the_figures_do_not_say(two: Project) -> None:
     verdict = Verdict(
         two.targets[0],

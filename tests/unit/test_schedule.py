@@ -9,14 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from small_projects import TWO_MODELS, FakeWorker, publish_fake, write_project
+from small_projects import TWO_MODELS, FakeWorker, publish_fake, store_of, write_project
 
 from aoti_build.artifact.manifest import MODEL, Manifest, read_manifest
 from aoti_build.artifact.paths import (
     artifact_directory,
     inductor_cache_root,
     lock_path,
-    store_directory,
 )
 from aoti_build.commands.build import build
 from aoti_build.common.locks import lock
@@ -92,7 +91,7 @@ def test_what_a_killed_publication_moved_aside_is_found_again(
     build(project, project.targets)
     directory = artifact_directory(project, project.targets[0])
     directory.rename(directory.with_name(f".{directory.name}.retired"))
-    shutil.rmtree(store_directory(project.artifacts))
+    shutil.rmtree(store_of(project).address)
     (outcome,) = build(project, project.targets).outcomes
     assert outcome.action == Done.UP_TO_DATE
 
@@ -161,7 +160,7 @@ def test_an_object_that_was_cut_short_is_replaced(
     build(project, project.targets)
     manifest = read_manifest(artifact_directory(project, project.targets[0]))
     assert isinstance(manifest, Manifest)
-    path = LocalStore(store_directory(project.artifacts)).object_path(manifest.files[MODEL].sha256)
+    path = LocalStore(Path(store_of(project).address)).object_path(manifest.files[MODEL].sha256)
     whole = path.read_bytes()
     path.write_bytes(whole[:-1])
     build(project, project.targets, force=True)

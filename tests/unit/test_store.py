@@ -39,6 +39,7 @@ from aoti_build.host import distributions, toolchain
 from aoti_build.models_file import Project
 from aoti_build.store.interface import Store
 from aoti_build.store.local import LocalStore
+from aoti_build.work.host_checks import quick_checks
 
 WITH_WEIGHTS = ONE_MODEL + "    weights: weights.safetensors\n"
 EXTERNAL = {"external": True, "alignment": 64}
@@ -570,10 +571,21 @@ def records(store: Store) -> list[Path]:
     ]
 
 
-@pytest.mark.parametrize("command", ["build", "status", "gc --max-age 0"])
+@pytest.mark.parametrize("command", ["build", "status", "gc --max-age 0", "doctor --quick"])
 def test_a_store_that_is_no_directory_is_refused(project: Project, command: str) -> None:
     answer = inv(*command.split(), cwd=project.root, AOTI_BUILD_STORE="s3://bucket/models")
     assert answer.returncode == 2
     assert "AOTI_BUILD_STORE=s3://bucket/models is not a directory" in answer.stderr
     assert "next:" in answer.stderr
     assert not (project.root / "s3:").exists()
+
+
+def test_doctor_checks_the_store_that_the_variable_names(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AOTI_BUILD_STORE", str(tmp_path / "shared"))
+    findings = quick_checks([], project.artifacts)
+    (finding,) = [finding for finding in findings if finding.check == "store"]
+    assert str(tmp_path / "shared") in finding.message
+    outside = quick_checks([], None)
+    assert "store" not in {finding.check for finding in outside}

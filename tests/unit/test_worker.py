@@ -21,6 +21,7 @@ import pytest
 from msgspec.structs import replace
 from small_projects import REAL_PYTHON
 
+from aoti_build import errors
 from aoti_build._torch.__main__ import _guarded
 from aoti_build._torch.events import Events
 from aoti_build.common.records import write_json
@@ -40,6 +41,7 @@ from aoti_build.messages import (
     Compile,
     CompileJob,
     CompileResult,
+    ErrorRecord,
     Failure,
     KeysQuestion,
     Message,
@@ -49,7 +51,7 @@ from aoti_build.messages import (
 from aoti_build.work import processes
 from aoti_build.work.crash import WorkerCrash
 from aoti_build.work.processes import allow_starts, stop_all
-from aoti_build.work.worker import Worker, run_worker
+from aoti_build.work.worker import Worker, error_of, run_worker
 
 # What a stub worker has: the job, `phase`, `result`, and a pipe that is open as long as any process
 # of its group lives.
@@ -190,6 +192,29 @@ def test_a_cut_event_is_not_an_error(run: Run) -> None:
     seen: list[str] = []
     run("phase('one'); os.write(events, b'{\"phase\": \"tw'); result()", on_phase=seen.append)
     assert seen == ["one"]
+
+
+def subclasses(error: type[AotiBuildError]) -> Iterator[type[AotiBuildError]]:
+    """All that are defined in `errors.py`."""
+    for subclass in error.__subclasses__():
+        if subclass.__module__ == errors.__name__:
+            yield subclass
+            yield from subclasses(subclass)
+
+
+def test_an_error_of_every_class_keeps_its_exit_code(tmp_path: Path) -> None:
+    # Only the parent is interrupted, and only the parent reads models.yaml.
+    of_the_parent = {Interrupted, errors.SpecError}
+    for error in set(subclasses(AotiBuildError)) - of_the_parent:
+        reported = error_of(ErrorRecord(kind=error.kind, message="no"), tmp_path)
+        assert reported.exit_code == error.exit_code, error
+
+
+@pytest.mark.parametrize("kind", ["interrupted", "spec", "of a later release"])
+def test_a_worker_cannot_interrupt_other_targets(run: Run, kind: str) -> None:
+    with pytest.raises(BuildError) as caught:
+        run(f"error(kind={kind!r}, message='no'); sys.exit(1)")
+    assert caught.value.message == "no"
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from aoti_build._torch.checking.state import (
     same_bytes,
 )
 from aoti_build._torch.program.inputs import Call
-from aoti_build._torch.program.writes import Seen, Writes
+from aoti_build._torch.program.writes import EagerWrites, Writes
 from aoti_build.errors import BuildError
 
 
@@ -27,7 +27,7 @@ class FirstCalls:
     results (`repeatable`). The second call came right after the first. If the first changed
     anything, the second came from the same state."""
 
-    changes: Seen
+    changes: EagerWrites
     repeatable: bool
 
     def refuse_hidden_state(self, writes: Writes) -> None:
@@ -63,7 +63,7 @@ def first_calls(module: nn.Module, call: Call) -> FirstCalls:
             results = _call(module, arguments)
         except Exception as error:  # of the user's code
             raise eager_failure("example", call, error) from error
-        changes = Seen(
+        changes = EagerWrites(
             positions=_changed_inputs(call, arguments),
             buffers=_changed_buffers(module, before),
         )
@@ -74,7 +74,7 @@ def first_calls(module: nn.Module, call: Call) -> FirstCalls:
         return FirstCalls(changes, _gives_again(module, call, results))
 
 
-def _any(changes: Seen) -> bool:
+def _any(changes: EagerWrites) -> bool:
     return bool(changes.buffers or changes.positions)
 
 

@@ -22,7 +22,8 @@ from aoti_build.errors import BuildError
 
 def as_returned(values: Sequence[Any], signature: Mapping[str, Any]) -> list[Any]:
     """The outputs of a package, and any values after them, with `Plain` for outputs that are not
-    tensors. Nothing is changed if there are fewer outputs than in the signature."""
+    tensors. Nothing is changed if there are fewer outputs than in the signature. A tensor that
+    holds no single number stays, and its comparison fails."""
     returned = list(values)
     entries = signature["outputs"]
     if len(returned) < len(entries):
@@ -31,7 +32,7 @@ def as_returned(values: Sequence[Any], signature: Mapping[str, Any]) -> list[Any
         value = returned[index]
         if "constant" in entry:
             returned[index] = Plain(entry["constant"])
-        elif "number" in entry and isinstance(value, Tensor):
+        elif "number" in entry and isinstance(value, Tensor) and value.numel() == 1:
             returned[index] = Plain(repr(value.item()))
     return returned
 

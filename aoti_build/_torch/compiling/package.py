@@ -40,7 +40,7 @@ def compile_package(
     with contextlib.ExitStack() as stack:
         stack.enter_context(events.phase("compile"))
         cache = stack.enter_context(_private_cache(cache_root, keys.graph_key))
-        if job.target.device == "cuda":
+        if job.target.hardware.has_kernels:
             # This module imports Triton, which hosts without a GPU need not have.
             from aoti_build._torch.compiling.kernels import kept_tuning
 

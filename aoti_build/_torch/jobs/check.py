@@ -143,10 +143,10 @@ class _Checker:
         with self.events.phase("check"):
             try:
                 results = self._package.calls(inputs)
-                return [as_returned(result, self.job.signature) for result in results], []
             except RuntimeError as error:
                 why = f"the package refused inputs of its range: {gist(error)}"
                 return [], [OutputFigures(name="(call)", ok=False, why=why)]
+            return [as_returned(result, self.job.signature) for result in results], []
 
 
 def _count_until_missing_inputs(calls: Sequence[Case]) -> int:
@@ -230,18 +230,22 @@ def _vacuous(
     names = observed_names(signature)
     if first.outputs is None or len(first.outputs) != len(names):
         return ()  # the package has other outputs, and fails for that
-    vacuous: dict[str, str] = {}
+    vacuous: dict[str, Vacuous] = {}
     for changed, outputs in reference_data.others.items():
         rows = zip(names, first.outputs, outputs, *_bases(first, signature), strict=True)
         for name, reference, other, *bases in rows:
-            comparable = isinstance(other, Tensor | Sketch) and reference is not None
-            if not comparable or name in vacuous:
+            if name in vacuous or reference is None:
                 continue
-            # The comparison runs on the device, whose bounds may differ from the CPU's.
-            candidate = other if isinstance(other, Sketch) else other.to(device)
+            if isinstance(other, Sketch):
+                candidate: Tensor | Sketch = other
+            elif isinstance(other, Tensor):
+                # The comparison runs on the device, whose bounds may differ from the CPU's.
+                candidate = other.to(device)
+            else:
+                continue
             if _compared(name, reference, candidate, tolerance, *bases).ok:
-                vacuous[name] = changed
-    return tuple(typed({"output": name, "of": of}, Vacuous) for name, of in vacuous.items())
+                vacuous[name] = typed({"output": name, "of": changed}, Vacuous)
+    return tuple(vacuous.values())
 
 
 def _with_inputs(case: Case, model: Model) -> Case:

@@ -117,9 +117,12 @@ def _wrong_weights(package: Path, program: ExportedProgram, alignment: int) -> l
     with zipfile.ZipFile(package) as archive:
         for name, stored in read_weights(archive, values, alignment):
             expected = values[name].detach().cpu().contiguous().view(-1)
-            if not torch.equal(stored.view(torch.uint8), expected.view(torch.uint8)):
-                largest = _largest_difference(expected, stored)
-                wrong.append(WrongWeight(name=name, max_abs=largest))
+            stored_bytes = stored.view(torch.uint8)
+            expected_bytes = expected.view(torch.uint8)
+            if torch.equal(stored_bytes, expected_bytes):
+                continue
+            largest = _largest_difference(expected, stored)
+            wrong.append(WrongWeight(name=name, max_abs=largest))
     return wrong
 
 

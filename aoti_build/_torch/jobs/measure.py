@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 import aoti_build
@@ -22,6 +21,7 @@ from aoti_build.errors import BuildError
 from aoti_build.messages import MeasureJob, MeasureResult
 from aoti_build.runtime.flat_call import call_of
 from aoti_build.runtime.model import LoadedModel
+from aoti_build.runtime.raw import synchronize
 
 
 def measure(job: MeasureJob, events: Events) -> MeasureResult:
@@ -46,8 +46,7 @@ def measure(job: MeasureJob, events: Events) -> MeasureResult:
     def call(arguments: Any) -> None:
         args, kwargs = arguments
         model(*args, **kwargs)
-        if target.device == "cuda":
-            torch.cuda.synchronize()
+        synchronize(target.device)
 
     with events.phase("timing"):
         result = sample(

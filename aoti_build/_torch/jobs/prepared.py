@@ -109,10 +109,12 @@ def _called_inputs(
     """A function that makes calls with the user's callable, and the axes in them that follow
     dims."""
     make = from_callable(load_callable(source, root, where), where)
-    example = make({dim.name: dim.example for dim in dims}, SEED)
+    example_sizes = {dim.name: dim.example for dim in dims}
+    example = make(example_sizes, SEED)
 
-    def name(index: int) -> str:
+    def leaf_name(index: int) -> str:
         return input_names(module, example)[index]
 
-    axes = infer_axes(make, dims, where, name)
-    return require_axes(make, axes, example, where, name), axes
+    axes = infer_axes(make, dims, where, leaf_name)
+    checked_make = require_axes(make, axes, example, where, leaf_name)
+    return checked_make, axes

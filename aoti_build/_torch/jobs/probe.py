@@ -82,14 +82,21 @@ def _refusal(package: Package, attempt: Probe, case: Case, job: ProbeJob) -> Ref
         return Refusal(name=attempt.name, ok=False, said=crash.message)
     outputs = as_returned(result, job.signature)
     if attempt.may_answer != "rightly":
-        shapes = ", ".join(str(list(value.shape)) for value in outputs if isinstance(value, Tensor))
-        message = f"was answered, with outputs of shape {shapes}"
-        return Refusal(name=attempt.name, ok=attempt.may_answer == "somehow", said=message)
+        is_allowed = attempt.may_answer == "somehow"
+        return Refusal(name=attempt.name, ok=is_allowed, said=_answer_in_words(outputs))
     for figures in verdicts(case, outputs, job.signature, job.tolerance):
         if not figures.ok:
             message = f"{figures.name}: {figures.why}"
             return Refusal(name=attempt.name, ok=False, said=message)
     return Refusal(name=attempt.name, ok=True, said="answered rightly")
+
+
+def _answer_in_words(outputs: Sequence[Any]) -> str:
+    shapes = []
+    for value in outputs:
+        if isinstance(value, Tensor):
+            shapes.append(str(list(value.shape)))
+    return f"was answered, with outputs of shape {', '.join(shapes)}"
 
 
 def probes(inputs: list[Tensor], signature: Signature, sizes: Mapping[str, int]) -> Iterator[Probe]:
@@ -101,10 +108,12 @@ def probes(inputs: list[Tensor], signature: Signature, sizes: Mapping[str, int])
     entries = tensor_inputs(signature)
     for name, dim in signature["dims"].items():
         yield from _outside(inputs, entries, name, dim, sizes)
-    for index, (entry, value) in enumerate(zip(entries, inputs, strict=True)):
+    pairs = zip(entries, inputs, strict=True)
+    for index, (entry, value) in enumerate(pairs):
         for description, changed, may_answer in _changed(entry, value):
-            replaced = [*inputs[:index], changed, *inputs[index + 1 :]]
-            yield Probe(f"{entry['name']}: {description}", replaced, may_answer)
+            all_inputs = list(inputs)
+            all_inputs[index] = changed
+            yield Probe(f"{entry['name']}: {description}", all_inputs, may_answer)
 
 
 def _changed(

@@ -49,6 +49,7 @@ from aoti_build.figures import (
 from aoti_build.messages import ErrorRecord, RunJob, RunOutcome, RunRequest, RunResult
 from aoti_build.models_file.presence import source_is_here
 from aoti_build.models_file.project import Target
+from aoti_build.runtime.raw import synchronize
 
 # Calls before the timed ones, including the first. Caches, thread pools and the allocator of CUDA
 # settle in them.
@@ -135,18 +136,22 @@ class Session:
     def calls(self, request: RunRequest) -> list[list[Tensor]]:
         """The inputs of each call: those of the reference data, random ones, those of a file, or
         images. A model with state is called several times, with the same inputs if need be."""
-        signature = self.job.signature
-        paths = [Path(path) for path in request.paths]
-        count = self.writes.calls
         if request.kind == "reference_data":
             return [self.reference_inputs(case) for case in self.reference_cases]
+        count = self.writes.calls
         if request.kind == "random":
+            first_seed = self.job.seed
             sizes = {dim.name: dim.example for dim in self.target.model.dims}
-            seeds = [self.job.seed + number for number in range(count)]
-            return [self.drawn(sizes, seed, "the random input") for seed in seeds]
+            calls = []
+            for seed in range(first_seed, first_seed + count):
+                calls.append(self.drawn(sizes, seed, "the random input"))
+            return calls
+        paths = [Path(path) for path in request.paths]
         if request.kind == "tensors":
-            return [read(paths[0], signature)] * count
-        return [[self.images.batch(paths, signature)]] * count
+            inputs = read(paths[0], self.job.signature)
+        else:
+            inputs = [self.images.batch(paths, self.job.signature)]
+        return [inputs] * count
 
     def reference_inputs(self, case: Case) -> list[Tensor]:
         if case.inputs is not None:
@@ -244,8 +249,7 @@ class Session:
             for _ in range(WARM_UP - 1 + self.job.repeat):
                 # The model may write into its inputs.
                 copies = [value.clone() for value in on_device]
-                if self.target.device == "cuda":
-                    torch.cuda.synchronize()
+                synchronize(self.target.device)
                 started = time.perf_counter()
                 package.run_in_place(copies)
                 samples.append(time.perf_counter() - started)

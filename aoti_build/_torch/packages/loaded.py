@@ -15,7 +15,7 @@ from torch import Tensor
 
 from aoti_build._torch.program.writes import Writes
 from aoti_build.errors import BuildError
-from aoti_build.runtime.raw import raw_loader
+from aoti_build.runtime.raw import raw_loader, synchronize
 
 _ALIGNMENT = 64  # bytes; of the memory that torch allocates
 
@@ -130,8 +130,7 @@ class LoadedPackage:
 
     def _run(self, loader: Any, inputs: Tensors) -> Tensors:
         outputs = list(loader.run(inputs))
-        if self._device == "cuda":
-            torch.cuda.synchronize()
+        synchronize(self._device)
         return outputs
 
     def _load(self) -> Any:

@@ -209,11 +209,14 @@ class _Inference:
         for dim in self.dims:
             points = []
             for value in _values_to_try(dim):
-                points.append(_Point(value, self.size(leaf, axis, {dim.name: value})))
-            run = points[-1].dim - points[0].dim
-            rise = points[-1].size - points[0].size
+                size = self.size(leaf, axis, {dim.name: value})
+                points.append(_Point(value, size))
             if not _are_on_a_line(points):
                 raise self._not_affine(leaf, axis, dim, points)
+            first = points[0]
+            last = points[-1]
+            run = last.dim - first.dim
+            rise = last.size - first.size
             factors[dim.name] = rise, run
             # The constant is what is left of the size when all dims are 0.
             constant -= rise * dim.example // run
@@ -277,10 +280,15 @@ def _values_to_try(dim: Dim) -> list[int]:
 
 def _are_on_a_line(points: Sequence[_Point]) -> bool:
     """Whether the points are on the line from the first one to the last. Exact, in integers."""
-    first, last = points[0], points[-1]
-    run, rise = last.dim - first.dim, last.size - first.size
+    first = points[0]
+    last = points[-1]
+    whole_run = last.dim - first.dim
+    whole_rise = last.size - first.size
     for point in points:
-        if (point.size - first.size) * run != rise * (point.dim - first.dim):
+        run = point.dim - first.dim
+        rise = point.size - first.size
+        # rise / run == whole_rise / whole_run
+        if rise * whole_run != whole_rise * run:
             return False
     return True
 

@@ -178,11 +178,12 @@ class ExportSizes:
         term = _term_of(size, dim_name)
         rest = size.at({**values, dim_name: 0})
         scaled = (traced - rest) * term.divisor
-        values[dim_name] = scaled // term.factor
+        value = scaled // term.factor
+        values[dim_name] = value
         if size in self._asserted:
             dim = self.dims[dim_name]
-            torch._check(values[dim_name] >= dim.min)
-            torch._check(values[dim_name] <= dim.max)
+            torch._check(value >= dim.min)
+            torch._check(value <= dim.max)
             if abs(term.factor) > 1:
                 torch._check(scaled % term.factor == 0)
 

@@ -15,7 +15,7 @@ from aoti_build._torch.program.dims import SymbolNames, names_of_symbols, spelli
 from aoti_build._torch.program.inputs import Call
 from aoti_build._torch.program.structure import leaf_names
 from aoti_build._torch.program.values import input_values, output_values
-from aoti_build._torch.program.writes import Seen, writes_of
+from aoti_build._torch.program.writes import EagerWrites, writes_of
 from aoti_build.common.json_object import JsonObject
 from aoti_build.models_file.project import Dim
 
@@ -27,7 +27,7 @@ def signature(
     call: Call,
     dims: tuple[Dim, ...],
     axes: list[Axes],
-    seen: Seen,
+    eager_writes: EagerWrites,
 ) -> JsonObject:
     """The signature as manifests hold it.
 
@@ -38,7 +38,7 @@ def signature(
     symbols = names_of_symbols(input_values(program), axes)
     inputs = _describe_inputs(program, module, call, symbols)
     tensor_names = [entry["name"] for entry in inputs if "dtype" in entry]
-    writes = writes_of(functional, tensor_names, seen)
+    writes = writes_of(functional, tensor_names, eager_writes)
     return {
         "inputs": inputs,
         "outputs": _describe_outputs(program, symbols),
@@ -82,7 +82,9 @@ def _parameter_names(module: torch.nn.Module, count: int) -> list[str]:
     names: list[str] = []
     for parameter in inspect.signature(module.forward).parameters.values():
         if parameter.kind is parameter.VAR_POSITIONAL:
-            names += [f"{parameter.name}_{index}" for index in range(count - len(names))]
+            rest = count - len(names)
+            for index in range(rest):
+                names.append(f"{parameter.name}_{index}")
         elif parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
             names.append(parameter.name)
     return names[:count]
@@ -94,7 +96,8 @@ def _describe_inputs(
     call: Call,
     symbols: SymbolNames,
 ) -> list[JsonObject]:
-    names, leaves = input_names(module, call), call.leaves()
+    names = input_names(module, call)
+    leaves = call.leaves()
     entries = []
     for name, leaf, value in zip(names, leaves, input_values(program), strict=True):
         entry = _describe_value(name, value, symbols)
@@ -122,7 +125,8 @@ def _describe_value(name: str, value: Any, symbols: SymbolNames) -> JsonObject:
         return {"name": name, "dtype": dtype, "shape": shape}
     # A number that follows from sizes, or from data.
     if isinstance(value, torch.SymInt | torch.SymFloat | torch.SymBool):
-        kind = type(value).__name__.removeprefix("Sym").lower()
+        symbolic_type = type(value).__name__
+        kind = symbolic_type.removeprefix("Sym").lower()
         expression = value.node.expr.subs(symbols)
         return {"name": name, "number": kind, "value": str(expression)}
     return {"name": name, "constant": repr(value)}

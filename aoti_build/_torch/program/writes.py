@@ -64,9 +64,9 @@ class Writes:
 
 
 @dataclass(frozen=True)
-class Seen:
-    """The positions of input tensors and the names of buffers that one call in eager mode
-    changed."""
+class EagerWrites:
+    """The inputs and buffers that one call in eager mode changed: the positions among the input
+    tensors, and the names."""
 
     positions: frozenset[int] = frozenset()
     buffers: frozenset[str] = frozenset()
@@ -122,23 +122,23 @@ def functional_form(program: ExportedProgram) -> ExportedProgram:
 def writes_of(
     functional: ExportedProgram,
     names: Sequence[str],
-    seen: Seen | None = None,
+    eager_writes: EagerWrites | None = None,
 ) -> Writes:
-    """The writes of a program in `functional_form`, with those that were `seen` in eager mode.
+    """The writes of a program in `functional_form`, with those that a call in eager mode showed.
 
     `names` are the names of its input tensors, in order.
     """
-    seen = seen or Seen()
+    eager_writes = eager_writes or EagerWrites()
     signature = functional.graph_signature
     operands = _written_operands(functional)
 
     written_inputs = operands | set(signature.user_inputs_to_mutate.values())
-    positions = set(seen.positions)
+    positions = set(eager_writes.positions)
     for position, node_name in enumerate(input_tensors(functional)):
         if node_name in written_inputs:
             positions.add(position)
 
-    buffers = seen.buffers | set(signature.buffers_to_mutate.values())
+    buffers = eager_writes.buffers | set(signature.buffers_to_mutate.values())
     for node_name, buffer in signature.inputs_to_buffers.items():
         if node_name in operands:
             buffers |= {buffer}

@@ -47,14 +47,12 @@ sys.exit(1)
 """
 
 
-def check_places(artifacts: Path | None, store: Path | None) -> list[Finding]:
-    """Check all directories. `artifacts` and `store` are a project's, or None outside a project."""
+def check_places(artifacts: Path | None) -> list[Finding]:
+    """Check all directories except the store. `artifacts` is a project's, or None outside one."""
     cache = check_private("compile directory", directories.build_cache, check_cache)
     findings = [check_temporary(), cache, check_runtime()]
     if artifacts is not None:
         findings.append(check_artifacts(artifacts))
-    if store is not None:
-        findings.append(check_store(store))
     locked = []
     if cache.outcome != FAIL:
         locked.append(directories.build_cache())

@@ -220,14 +220,19 @@ def _rules_between(file_name: str, model_name: str) -> Iterator[tuple[str, str]]
     One replaces the beginning. If both names have the same numbers of layers, another one does that
     for every layer.
     """
-    file_parts, model_parts = file_name.split("."), model_name.split(".")
-    shared = _shared_ending(file_parts, model_parts)
-    old = file_parts[: len(file_parts) - shared]
-    new = model_parts[: len(model_parts) - shared]
-    numbers = [part for part in old if part.isdigit()]
-    if numbers and numbers == [part for part in new if part.isdigit()]:
+    file_parts = file_name.split(".")
+    model_parts = model_name.split(".")
+    shared_count = _shared_ending(file_parts, model_parts)
+    old = file_parts[: len(file_parts) - shared_count]
+    new = model_parts[: len(model_parts) - shared_count]
+    old_layers = _layer_numbers(old)
+    if old_layers and old_layers == _layer_numbers(new):
         yield _with_any_layer(old), _with_any_layer(new)
     yield _as_prefix(old), _as_prefix(new)
+
+
+def _layer_numbers(parts: list[str]) -> list[str]:
+    return [part for part in parts if part.isdigit()]
 
 
 def _shared_ending(first: list[str], second: list[str]) -> int:
