@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from aoti_build.runtime.choose import Candidate, Choice
 from aoti_build.runtime.gate import Gate
 from aoti_build.runtime.graph_options import CudaGraphs
 from aoti_build.runtime.graphs import GraphedCalls, graphed_calls
-from aoti_build.runtime.leaves import Kinds, Parameter, state_names
+from aoti_build.runtime.leaves import Kinds, state_names
 from aoti_build.runtime.package import Admitted
 from aoti_build.runtime.raw import raw_loader, synchronize
 from aoti_build.runtime.static_inputs import StaticInputs
@@ -68,13 +68,13 @@ class LoadedModel:
         self._gate = Gate()
         # Native code is loaded here. None once the model is closed.
         self._loader: Any = self._first_load(candidate)
-        in_spec, out_spec = self._call_specs()
+        self._in_spec, out_spec = self._call_specs()
         signature = self._manifest.signature
         kinds = Kinds(torch.Tensor, self._device, self._dtype)
         self._arguments = Arguments(
             candidate.target,
             signature,
-            exported_parameters(in_spec, signature),
+            exported_parameters(self._in_spec, signature),
             kinds,
             check_inputs,
         )
@@ -236,9 +236,9 @@ class LoadedModel:
         return self._manifest.target
 
     @property
-    def parameters(self) -> Sequence[Parameter]:
-        """The parameters of the exported call, in its order."""
-        return self._arguments.parameters
+    def in_spec(self) -> Any:
+        """The pytree spec of the (args, kwargs) of the exported call."""
+        return self._in_spec
 
     @property
     def device(self) -> torch.device:

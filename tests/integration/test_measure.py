@@ -19,7 +19,6 @@ from aoti_build.measurement.samples import LEAST_CALLS, Sampler
 from aoti_build.models_file import load_project
 from aoti_build.models_file.parsing.tuned_file import parse_tuned
 from aoti_build.runtime.flat_call import call_of
-from aoti_build.runtime.structures import exported_parameters
 
 
 def test_every_artifact_can_be_sampled(built: Path, tmp_path: Path) -> None:
@@ -44,8 +43,7 @@ def test_the_arguments_of_a_call_come_back_from_its_tensors() -> None:
         is_tensor = isinstance(leaf, torch.Tensor)
         entries.append({"name": "x"} if is_tensor else {"name": "x", "constant": repr(leaf)})
     signature = {"inputs": entries}
-    parameters = exported_parameters(spec, signature)
-    model: Any = SimpleNamespace(parameters=parameters, metadata={"signature": signature})
+    model: Any = SimpleNamespace(in_spec=spec, metadata={"signature": signature})
     tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
     restored_args, restored_kwargs = call_of(model, tensors)
     assert restored_args[0] is first
