@@ -285,7 +285,11 @@ class MeasureJob(TargetJob[MeasureResult], frozen=True):
     cuda_graphs: bool
 
 
-class PeerJob(TargetJob[MeasureResult], frozen=True):
+class PeerResult(MeasureResult, frozen=True):
+    """One sample of another library."""
+
+
+class PeerJob(TargetJob[PeerResult], frozen=True):
     """Time calls of the target's model by another library, as in a `MeasureJob`.
 
     The model is converted to the file `converted` if that does not exist.

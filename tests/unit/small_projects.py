@@ -36,7 +36,6 @@ from aoti_build.messages import (
     LocalizeJob,
     LocalizeResult,
     MeasureJob,
-    MeasureResult,
     Message,
     PeerJob,
     ProbeJob,
@@ -432,7 +431,7 @@ def _default_result(job: Job[Any]) -> Message:
     if isinstance(job, FreshJob):
         return FreshResult(seconds={})
     if isinstance(job, MeasureJob | PeerJob):
-        return MeasureResult(
+        return job.result_type()(
             median=0.002, p95=0.003, calls=500, peak_memory=1 << 28, load_seconds=0.1
         )
     assert isinstance(job, RunJob)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from msgspec.structs import asdict
 from torch import Tensor
 
 from aoti_build._torch.events import Events
@@ -19,13 +20,13 @@ from aoti_build._torch.jobs.prepared import Prepared, prepare
 from aoti_build._torch.jobs.timing import peak_memory, sample
 from aoti_build._torch.program.inputs import Call
 from aoti_build.errors import BuildError
-from aoti_build.messages import MeasureResult, PeerJob
+from aoti_build.messages import PeerJob, PeerResult
 
 # Loads a converted model. Returns a function of the flat inputs, as numpy arrays.
 LoadModel = Callable[[Path], Callable[[list[Any]], object]]
 
 
-def peer(job: PeerJob, events: Events) -> MeasureResult:
+def peer(job: PeerJob, events: Events) -> PeerResult:
     """Convert the model if that was not done yet, and time its calls on the example input."""
     target = job.target
     convert, load = PEERS[job.library]
@@ -41,7 +42,7 @@ def peer(job: PeerJob, events: Events) -> MeasureResult:
         load_seconds = time.perf_counter() - started
         arrays = [_array(value) for value in prepared.example.tensors()]
         with events.phase("timing"):
-            return sample(
+            result = sample(
                 lambda: arrays,
                 call,
                 seconds=job.seconds,
@@ -49,6 +50,7 @@ def peer(job: PeerJob, events: Events) -> MeasureResult:
                 load_seconds=load_seconds,
                 peak_memory=lambda: peak_memory(target.device),
             )
+            return PeerResult(**asdict(result))
     # Each library has errors of its own, and none of them may end the comparison.
     except Exception as error:
         raise BuildError(f"{job.library} cannot run this model", cause=str(error)[:2000]) from error
