@@ -6,12 +6,15 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from aoti_build.artifact.paths import reader_log_path
-from aoti_build.messages import MeasureJob, MeasureResult, PeerJob
+from aoti_build.messages import Job, MeasureJob, MeasureResult, PeerJob
 from aoti_build.models_file.project import Project, Target
 from aoti_build.models_file.records import target_to_json
 from aoti_build.work.worker import run_worker, yaml_positions
+
+SampleT = TypeVar("SampleT", bound=MeasureResult)
 
 # What a sample times. A second holds many calls of a small model, and a large model needs longer.
 SECONDS = 1.0
@@ -64,7 +67,7 @@ class Sampler:
         )
         return self._run(job, target)
 
-    def _run(self, job: MeasureJob | PeerJob, target: Target) -> MeasureResult:
+    def _run(self, job: Job[SampleT], target: Target) -> SampleT:
         with tempfile.TemporaryDirectory(prefix="aoti_build-") as directory:
             return run_worker(
                 job,
