@@ -78,6 +78,8 @@ def _verdict(comparison: Comparison | None) -> str:
 
 def _conclusion(tuning: Tuning, change: str) -> list[str]:
     name = tuning.target.name
+    if all(row.outcome == Outcome.UNTRIED for row in tuning.rows[1:]):
+        return ["  nothing was compared: the budget is too small (--budget)"]
     if tuning.chosen is None:
         lines = ["  no difference: nothing is shown to be faster than the preset default"]
         if change == "removed":
