@@ -15,6 +15,9 @@ from aoti_build.errors import DirectoryError, UsageError
 from aoti_build.models_file.project import Project, Target
 from aoti_build.models_file.wording import quoted
 
+# The directory of `tuning_path`. It holds nothing between two runs of `tune`.
+TUNING = ".tuning"
+
 
 def artifact_directory(project: Project, target: Target) -> Path:
     """The directory of a target's artifact.
@@ -63,11 +66,20 @@ def staging_prefix(target: Target) -> str:
 
 
 def stat_cache_path(project: Project) -> Path:
-    return project.artifacts / ".stat-cache.json"
+    return project.main_artifacts / ".stat-cache.json"
 
 
 def project_cache_path(models_file: Path) -> Path:
     return models_file.parent / "artifacts" / ".project-cache"
+
+
+def tuning_path(project: Project) -> Path:
+    """The directory of the artifacts that `tune` compares."""
+    return project.main_artifacts / TUNING
+
+
+def tuning_lock_path(project: Project) -> Path:
+    return project.main_artifacts / ".locks" / "tune.lock"
 
 
 def index_path(project: Project) -> Path:
@@ -116,7 +128,7 @@ def runner_cache() -> Path:
 
 
 def _logs(project: Project) -> Path:
-    return project.artifacts / ".logs"
+    return project.main_artifacts / ".logs"
 
 
 def _flat(target: Target) -> str:

@@ -16,6 +16,7 @@ from aoti_build.common.json_object import JsonObject
 from aoti_build.common.stat_cache import StatCache
 from aoti_build.errors import BuildError, ExitCode
 from aoti_build.models_file.project import Project, Target
+from aoti_build.models_file.tuned import missing_entries
 from aoti_build.planning.actions import Action, Done
 from aoti_build.planning.index import Index
 from aoti_build.planning.plan import Plan, Step, make_plan
@@ -33,6 +34,11 @@ class BuildReport:
 
     project: Project
     outcomes: tuple[Outcome, ...]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences about targets for which tuned.yaml has no entry for this host."""
+        return missing_entries(self.project, [outcome.target for outcome in self.outcomes])
 
     @property
     def exit_code(self) -> int:
@@ -54,6 +60,7 @@ class BuildReport:
             "format_version": 2,
             "ok": self.exit_code == ExitCode.OK,
             "targets": [self._outcome_json(outcome) for outcome in self.outcomes],
+            "notes": list(self.notes),
         }
 
     def _outcome_json(self, outcome: Outcome) -> JsonObject:
@@ -84,6 +91,7 @@ class PlanReport:
             "format_version": 2,
             "ok": True,
             "targets": [_step_json(step) for step in self.plan.steps],
+            "notes": list(self.plan.notes),
         }
 
 
@@ -114,7 +122,7 @@ def plan(
         project,
         targets,
         digests,
-        open_store(project.artifacts),
+        open_store(project.main_artifacts),
         force=force,
         index=index,
     )
@@ -150,7 +158,7 @@ def build(
     Every worker has ended by then.
     """
     digests = StatCache(stat_cache_path(project))
-    store = open_store(project.artifacts)
+    store = open_store(project.main_artifacts)
     index = Index(index_path(project), project.root, digests)
     build_plan = make_plan(project, targets, digests, store, force=force, index=index)
     work = _steps_with_work(build_plan, check_reproducible)

@@ -14,7 +14,13 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from aoti_build.artifact.paths import artifact_directory, lock_path, staging_prefix, staging_root
+from aoti_build.artifact.paths import (
+    TUNING,
+    artifact_directory,
+    lock_path,
+    staging_prefix,
+    staging_root,
+)
 from aoti_build.commands.status import orphans
 from aoti_build.common.json_object import JsonObject
 from aoti_build.common.locks import lock
@@ -22,7 +28,13 @@ from aoti_build.common.removal import is_real_directory, own_entries, remove
 from aoti_build.errors import UsageError
 from aoti_build.models_file.project import Project, Target
 
-_WORKING_STATE = (".stat-cache.json", ".index.json", ".project-cache", ".passed-checks.json")
+_WORKING_STATE = (
+    ".stat-cache.json",
+    ".index.json",
+    ".project-cache",
+    ".passed-checks.json",
+    TUNING,
+)
 
 
 @dataclass(frozen=True)

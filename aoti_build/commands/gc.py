@@ -54,7 +54,7 @@ def gc(
     used ones until the store has at most `max_size` bytes. Without both limits, all unused objects
     are removed.
     """
-    store = open_store(project.artifacts)
+    store = open_store(project.main_artifacts)
     # A registered root protects its artifacts from the gc of another checkout.
     if not dry_run:
         store.register(project.artifacts)

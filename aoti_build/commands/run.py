@@ -88,7 +88,7 @@ def run(
     runner = _Runner(
         project=project,
         digests=StatCache(stat_cache_path(project)),
-        store=open_store(project.artifacts),
+        store=open_store(project.main_artifacts),
         options=options,
         on_progress=on_progress,
     )

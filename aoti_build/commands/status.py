@@ -35,6 +35,7 @@ class StatusReport:
             "ok": True,
             "targets": [_row(step) for step in self.plan.steps],
             "orphans": list(self.orphans),
+            "notes": list(self.plan.notes),
         }
 
 

@@ -111,7 +111,7 @@ def verify(
     verifier = _Verifier(
         project=project,
         digests=StatCache(stat_cache_path(project)),
-        store=open_store(project.artifacts),
+        store=open_store(project.main_artifacts),
         options=options,
         runners=runners,
         on_progress=on_progress,

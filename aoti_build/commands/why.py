@@ -84,7 +84,7 @@ class WhyReport:
 def why(project: Project, targets: tuple[Target, ...]) -> WhyReport:
     """Explain the state of `targets`."""
     digests = StatCache(stat_cache_path(project))
-    store = open_store(project.artifacts)
+    store = open_store(project.main_artifacts)
     explanations = []
     for target in targets:
         explanations.append(_explain(project, target, digests, store))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
+_CPUS = Path("/sys/devices/system/cpu")
 # Instruction set extensions that gcc's -march=native may use. The other words in /proc/cpuinfo do
 # not change code.
 _X86_FEATURES = frozenset({
@@ -32,6 +34,29 @@ ISA_FEATURES: Mapping[str, frozenset[str]] = {
     "avx2": _V3,
     "avx512": _V4,
 }
+
+
+def isa_level() -> str:
+    """The name of the highest level of `ISA_FEATURES` that this processor has, or "base"."""
+    features = set(cpu_features())
+    level = "base"
+    for name, needed in ISA_FEATURES.items():
+        if needed <= features:
+            level = name
+    return level
+
+
+def physical_cores(root: Path = _CPUS) -> int | None:
+    """The number of cores that this process may run on, each counted once however many threads it
+    has. None if the system does not tell."""
+    cores = set()
+    for number in os.sched_getaffinity(0):
+        try:
+            siblings = (root / f"cpu{number}/topology/thread_siblings_list").read_text()
+        except OSError:
+            return None
+        cores.add(siblings.strip())
+    return len(cores)
 
 
 @cache

@@ -34,6 +34,16 @@ def compute_capabilities() -> tuple[str, ...]:
     return tuple(capabilities)
 
 
+@cache
+def first_gpu_name() -> str:
+    """The name of the first CUDA device, such as "NVIDIA H200"; empty if there is none."""
+    if not compute_capabilities():
+        return ""
+    from aoti_build.host.cuda_driver import CudaDriver
+
+    return CudaDriver.load().name(0)
+
+
 def ptxas(capability: str = "") -> str | None:
     """The assembler that Triton is to use for a GPU, or None if there is none.
 

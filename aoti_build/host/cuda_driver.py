@@ -8,6 +8,7 @@ from typing import Any
 # CUdevice_attribute in cuda.h.
 _CAPABILITY_MAJOR = 75
 _CAPABILITY_MINOR = 76
+_NAME_SIZE = 256  # bytes
 
 
 class CudaDriver:
@@ -50,6 +51,15 @@ class CudaDriver:
         get_attribute(ctypes.byref(major), _CAPABILITY_MAJOR, device)
         get_attribute(ctypes.byref(minor), _CAPABILITY_MINOR, device)
         return major.value, minor.value
+
+    def name(self, index: int) -> str:
+        """The name of a device, such as "NVIDIA H200"."""
+        device = ctypes.c_int()
+        text = ctypes.create_string_buffer(_NAME_SIZE)
+        self._library.cuDeviceGet(ctypes.byref(device), index)
+        if self._library.cuDeviceGetName(text, _NAME_SIZE, device):
+            return ""
+        return text.value.decode("ascii", "replace")
 
     def free_memory(self) -> int | None:
         """Free bytes on the first device, or None if the driver does not report them.

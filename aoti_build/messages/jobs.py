@@ -257,7 +257,62 @@ class RunJob(PackageJob[RunResult], frozen=True):
     cuda_graphs: bool = False
 
 
+class MeasureResult(Message, frozen=True):
+    """One sample: the calls of one process.
+
+    `median` and `p95` are seconds of one call, by nearest rank over `calls` calls. `peak_memory` is
+    in bytes: of the process for the CPU, and of torch's allocations on the device for a GPU.
+    """
+
+    median: float
+    p95: float
+    calls: int
+    peak_memory: int
+    load_seconds: float
+
+
+class MeasureJob(TargetJob[MeasureResult], frozen=True):
+    """Load the target's artifact in the directory `artifacts` as a service does, and time calls.
+
+    The timed calls last `seconds` together, and there are at least `least_calls`. With
+    `cuda_graphs` the calls are replayed from CUDA graphs.
+    """
+
+    where: Positions
+    artifacts: str
+    seconds: float
+    least_calls: int
+    cuda_graphs: bool
+
+
+class PeerResult(MeasureResult, frozen=True):
+    """One sample of another library."""
+
+
+class PeerJob(TargetJob[PeerResult], frozen=True):
+    """Time calls of the target's model by another library, as in a `MeasureJob`.
+
+    The model is converted to the file `converted` if that does not exist.
+    """
+
+    where: Positions
+    library: str
+    converted: str
+    seconds: float
+    least_calls: int
+
+
 JOBS: Mapping[str, type[Job[Any]]] = {
     job.job_name(): job
-    for job in (BuildJob, CheckJob, CompileJob, LocalizeJob, FreshJob, ProbeJob, RunJob)
+    for job in (
+        BuildJob,
+        CheckJob,
+        CompileJob,
+        FreshJob,
+        LocalizeJob,
+        MeasureJob,
+        PeerJob,
+        ProbeJob,
+        RunJob,
+    )
 }

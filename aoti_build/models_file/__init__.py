@@ -23,6 +23,7 @@ from aoti_build.models_file.project import (
     Tolerance,
 )
 from aoti_build.models_file.select import select
+from aoti_build.models_file.tuned import read_tuned_file, with_tuned_options
 from aoti_build.models_file.wording import SMALL_EXAMPLE
 
 __all__ = [
@@ -42,28 +43,34 @@ __all__ = [
 
 
 def load_project(file: Path, cache: Path | None = None) -> Project:
-    """Return the project that `file` describes.
+    """Return the project that `file` describes, with the options of the tuned.yaml next to it.
 
     `cache` is the directory of parsed projects. Without it, the file is always parsed.
 
     Raises:
-        SpecError: the file has problems. The error has all of them, with line and column.
-        UsageError: the file cannot be read.
+        SpecError: one of the files has problems. The error has all of them, with line and column.
+        UsageError: one of the files cannot be read.
     """
+    content = read_models_file(file)
+    tuned = read_tuned_file(file)
+    # The cache has the files as they are. What they mean also depends on the host.
+    project = _parsed_project(file.absolute(), content, tuned, cache)
+    return with_tuned_options(project)
+
+
+def _parsed_project(file: Path, content: bytes, tuned: bytes, cache: Path | None) -> Project:
     from aoti_build.models_file.cache import read_cache, write_cache
 
-    content = read_models_file(file)
-    file = file.absolute()
     if cache is not None:
-        project = read_cache(cache, file, content)
+        project = read_cache(cache, file, content, tuned)
         if project is not None:
             return project
     # Imported here, because the parser imports yaml and pydantic.
     from aoti_build.models_file.parsing.resolve import parse
 
-    project = parse(content, file)
+    project = parse(content, file, tuned)
     if cache is not None:
-        write_cache(cache, project, content)
+        write_cache(cache, project, content, tuned)
     return project
 
 

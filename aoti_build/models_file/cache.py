@@ -12,48 +12,77 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from aoti_build import __version__
 from aoti_build.common.digests import digest_bytes
-from aoti_build.common.fields import anything, integer, list_of, loads, table_of
+from aoti_build.common.fields import (
+    anything,
+    flag,
+    integer,
+    list_of,
+    loads,
+    or_none,
+    table,
+    table_of,
+    text,
+)
 from aoti_build.common.json_object import JsonObject
 from aoti_build.common.records import OWNER_WRITES, read_owned
 from aoti_build.common.writing import write_atomic
-from aoti_build.models_file.project import Position, Project, Target
+from aoti_build.models_file import target_shape
+from aoti_build.models_file.project import Choice, Position, Project, Target
 from aoti_build.models_file.records import record_digest, target_from_json, target_to_json
 
 FORMAT = "aoti-build/project-cache"
 # Increase this when a field of the domain types changes its meaning, or when the parser makes
 # something else of the same file.
-CACHE_VERSION = 5
+CACHE_VERSION = 6
 MAX_RECORDS = 8
+Choices: TypeAlias = Mapping[str, Mapping[str, Choice]]
 _check_positions = table_of(anything, list_of(integer(1), 2, 2))
+_check_presets = table_of(target_shape.PRESET_NAME, target_shape.OPTIONS)
+_CHOICE = table(
+    {
+        "candidate": text,
+        "options": target_shape.OPTIONS,
+        "tf32": or_none(flag),
+        "reduced_precision": or_none(flag),
+        "position": table({"line": integer(1), "column": integer(1)}),
+    }
+)
+_check_choices = table_of(text, table_of(text, _CHOICE))
 
 
-def read_cache(directory: Path, file: Path, content: bytes) -> Project | None:
-    """Return the cached project for exactly this content, or None."""
+def read_cache(directory: Path, file: Path, content: bytes, tuned: bytes = b"") -> Project | None:
+    """Return the cached project for exactly this content of models.yaml and of tuned.yaml, or
+    None."""
+    content = _both(content, tuned)
     try:
         document = loads(read_owned(_record_path(directory, content)))
         if document["format"] != FORMAT or document["stamp"] != _stamp(content):
             return None
         positions = [_positions_from_json(record) for record in document["positions"]]
         targets = [_target_from_json(record, positions) for record in document["targets"]]
+        _check_presets(document["presets"])
+        choices = _choices_from_json(document["tuned"])
     # Another program may have written anything here, so a record may have any shape.
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
         return None
     if not targets:
         return None
-    return Project(file, tuple(targets))
+    return Project(file, tuple(targets), presets=document["presets"], tuned=choices)
 
 
-def write_cache(directory: Path, project: Project, content: bytes) -> None:
+def write_cache(directory: Path, project: Project, content: bytes, tuned: bytes = b"") -> None:
     """Write a record for `project`, and remove the oldest records.
 
     A write that fails is ignored, because it only costs time. `directory` is created if its parent
     exists: a command that only reads must not create `artifacts/`.
     """
+    content = _both(content, tuned)
     # A link could make the code below remove files elsewhere.
     if not directory.parent.is_dir() or directory.is_symlink():
         return
@@ -87,7 +116,14 @@ def _document(project: Project, content: bytes) -> JsonObject:
         "stamp": _stamp(content),
         "positions": positions,
         "targets": targets,
+        "presets": project.presets,
+        "tuned": _choices_to_json(project.tuned),
     }
+
+
+def _both(content: bytes, tuned: bytes) -> bytes:
+    """The contents of both files as one. Neither contains the separator."""
+    return content + b"\0" + tuned if tuned else content
 
 
 def _record_path(directory: Path, content: bytes) -> Path:
@@ -105,6 +141,24 @@ def _positions_to_json(positions: Mapping[str, Position]) -> dict[str, list[int]
 def _positions_from_json(record: Mapping[str, Any]) -> dict[str, Position]:
     _check_positions(record)
     return {name: Position(line, column) for name, (line, column) in record.items()}
+
+
+def _choices_to_json(tuned: Choices) -> JsonObject:
+    records: JsonObject = {}
+    for target, by_host in tuned.items():
+        records[target] = {host: asdict(choice) for host, choice in by_host.items()}
+    return records
+
+
+def _choices_from_json(records: JsonObject) -> dict[str, dict[str, Choice]]:
+    _check_choices(records)
+    choices: dict[str, dict[str, Choice]] = {}
+    for target, by_host in records.items():
+        choices[target] = {}
+        for host, record in by_host.items():
+            position = Position(**record.pop("position"))
+            choices[target][host] = Choice(**record, position=position)
+    return choices
 
 
 def _target_from_json(record: JsonObject, positions: list[dict[str, Position]]) -> Target:

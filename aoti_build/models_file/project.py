@@ -15,6 +15,8 @@ from typing import Any, TypeAlias
 from aoti_build.host.devices import NATIVE, Device, device_named
 
 DEFAULT_PRESET = "default"
+# The preset whose options are in tuned.yaml, unless models.yaml defines a preset of this name.
+TUNED_PRESET = "tuned"
 REFERENCE_DATA_LIMIT = 64 << 20  # bytes
 
 
@@ -282,11 +284,47 @@ class Target:
 
 
 @dataclass(frozen=True)
+class Choice:
+    """What `tune` found to be the fastest for a target on a class of hosts.
+
+    Attributes:
+        candidate: its name among the candidates, such as ``freezing``.
+        options: the inductor options.
+        tf32: as in `CudaOptions`; None leaves what models.yaml says.
+        reduced_precision: likewise.
+        position: where it is in tuned.yaml.
+    """
+
+    candidate: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    tf32: bool | None = None
+    reduced_precision: bool | None = None
+    position: Position = field(default=Position(1, 1), compare=False)
+
+    @property
+    def precision(self) -> dict[str, bool]:
+        """The permissions that it sets, by their names in `CudaOptions`."""
+        given = {"tf32": self.tf32, "reduced_precision": self.reduced_precision}
+        return {name: value for name, value in given.items() if value is not None}
+
+
+@dataclass(frozen=True)
 class Project:
-    """The content of one models.yaml. Its paths are relative to `root`, the directory of `file`."""
+    """The content of one models.yaml. Its paths are relative to `root`, the directory of `file`.
+
+    Attributes:
+        presets: the inductor options of every preset in the file.
+        tuned: the content of tuned.yaml: choices by the name of the target and the class of hosts.
+        described: the targets as models.yaml describes them, if tuned.yaml changed any.
+        private: a directory in `main_artifacts` that takes the place of `main_artifacts`.
+    """
 
     file: Path
     targets: tuple[Target, ...]
+    presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    tuned: Mapping[str, Mapping[str, Choice]] = field(default_factory=dict)
+    described: tuple[Target, ...] = ()
+    private: str = ""
 
     @property
     def root(self) -> Path:
@@ -294,7 +332,17 @@ class Project:
 
     @property
     def artifacts(self) -> Path:
+        """The directory of the targets' artifacts, with their logs and locks."""
+        return self.main_artifacts / self.private
+
+    @property
+    def main_artifacts(self) -> Path:
+        """The directory of published artifacts, with the store and the caches."""
         return self.root / "artifacts"
+
+    def is_tuned(self, target: Target) -> bool:
+        """Whether the options of the target are those of tuned.yaml."""
+        return target.preset == TUNED_PRESET and TUNED_PRESET not in self.presets
 
     def location(self, model: Model, *fields: str) -> str:
         """Return ``models.yaml:LINE:COLUMN`` of the first of `fields` that the file contains.

@@ -56,6 +56,8 @@ def _input(value: Any) -> None:
 
 
 _NAME = _follows(rules.directory_name)
+PRESET_NAME = _NAME
+OPTIONS = table_of(_follows(rules.option), fields.anything)
 _IDENTIFIER = _follows(rules.identifier)
 _PROJECT_PATH = _follows(rules.project_path)
 _BOUND = or_none(_not_negative)
@@ -166,8 +168,8 @@ TARGET = table(
     {
         "model": _MODEL,
         "device": _device,
-        "preset": _NAME,
-        "inductor_config": table_of(_follows(rules.option), fields.anything),
+        "preset": PRESET_NAME,
+        "inductor_config": OPTIONS,
         "listed": flag,
     }
 )

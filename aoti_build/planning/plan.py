@@ -7,7 +7,7 @@ toolchain. It imports neither torch nor user code, and it changes nothing. So `s
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from aoti_build.artifact.damage import files_damage, manifest_damage
 from aoti_build.artifact.fingerprint import Fingerprint
@@ -26,6 +26,7 @@ from aoti_build.common.reading import RECORD_LIMIT
 from aoti_build.common.stat_cache import StatCache, file_size
 from aoti_build.host import compatibility
 from aoti_build.models_file.project import Project, Target
+from aoti_build.models_file.tuned import TUNED_FILE, missing_entries
 from aoti_build.planning.actions import Action
 from aoti_build.planning.current_state import current_parts, toolchain_parts
 from aoti_build.planning.entries import PublishedFiles
@@ -68,9 +69,13 @@ class Step:
 
 @dataclass(frozen=True)
 class Plan:
-    """Steps in the order of models.yaml."""
+    """Steps in the order of models.yaml.
+
+    `notes` are sentences about targets whose tuned.yaml has no entry for this host.
+    """
 
     steps: tuple[Step, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def work(self) -> tuple[Step, ...]:
@@ -104,7 +109,7 @@ def make_plan(
             steps.append(planner.step(target))
         else:
             steps.append(planner.step_with_index(target, index, facts))
-    return Plan(tuple(steps))
+    return Plan(tuple(steps), missing_entries(project, targets))
 
 
 def plan_target(
@@ -220,13 +225,21 @@ class _Planner:
         if unusable is not None:
             return [unusable.reason()]
         reasons = [Reason(ReasonKind.FORCED)] if self.force else []
-        reasons += now.differences(manifest.source)
+        for reason in now.differences(manifest.source):
+            reasons.append(self._with_file(target, reason))
         if reasons:
             # Digests of a large artifact take the longest, and a build will replace it anyway.
             return reasons
         directory = artifact_directory(self.project, target)
         damages = files_damage(directory, manifest, self.digests)
         return [damage.reason() for damage in damages]
+
+    def _with_file(self, target: Target, reason: Reason) -> Reason:
+        """The reason, with the name of tuned.yaml before an option that is from there."""
+        is_from_tuned = reason.reason == ReasonKind.CONFIG_CHANGED and self.project.is_tuned(target)
+        if not is_from_tuned:
+            return reason
+        return replace(reason, what=f"{TUNED_FILE}: {reason.what}")
 
     def _unverified_step(
         self,

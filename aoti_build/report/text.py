@@ -5,6 +5,7 @@ This module imports little, because the report of a build with nothing to do nee
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from aoti_build.artifact.reasons import Reason
@@ -45,7 +46,7 @@ def build_lines(report: BuildReport) -> list[str]:
             lines.append("")
             lines += error_lines(outcome.error)
     actions = [outcome.action for outcome in report.outcomes]
-    return [*lines, "", count_text(actions, "target")]
+    return [*lines, *_notes(report.notes), "", count_text(actions, "target")]
 
 
 def _build_row(outcome: Outcome) -> list[str]:
@@ -72,7 +73,11 @@ def plan_lines(plan: Plan) -> list[str]:
         rows.append([step.target.name, step.action, reasons])
     lines = table(["target", "would", "why"], rows)
     actions = [step.action for step in plan.steps]
-    return [*lines, "", count_text(actions, "target")]
+    return [*lines, *_notes(plan.notes), "", count_text(actions, "target")]
+
+
+def _notes(notes: Sequence[str]) -> list[str]:
+    return [f"note: {note}" for note in notes]
 
 
 @for_terminal
@@ -93,6 +98,7 @@ def status_lines(report: StatusReport) -> list[str]:
             ]
         )
     lines = table(["target", "state", "size", "age", "key", "why"], rows)
+    lines += _notes(report.plan.notes)
     if report.orphans:
         lines.append("")
         lines.append(

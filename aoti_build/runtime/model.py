@@ -71,13 +71,13 @@ class LoadedModel:
         self._mapped: MappedWeights | None = None
         # Native code is loaded here. None once the model is closed.
         self._loader: Any = self._first_load(candidate)
-        in_spec, out_spec = self._call_specs()
+        self._in_spec, out_spec = self._call_specs()
         signature = self._manifest.signature
         kinds = Kinds(torch.Tensor, self._device, self._dtype)
         self._arguments = Arguments(
             candidate.target,
             signature,
-            exported_parameters(in_spec, signature),
+            exported_parameters(self._in_spec, signature),
             kinds,
             check_inputs,
         )
@@ -239,6 +239,11 @@ class LoadedModel:
     def target(self) -> str:
         """``model/variant``, such as ``resnet18/cpu``."""
         return self._manifest.target
+
+    @property
+    def in_spec(self) -> Any:
+        """The pytree spec of the (args, kwargs) of the exported call."""
+        return self._in_spec
 
     @property
     def device(self) -> torch.device:

@@ -168,6 +168,44 @@ def run(
 
 
 @documented_task
+def tune(
+    context: Context,
+    target: str = "",
+    budget: str = "",
+    allow: str = "",
+    peers: bool = False,
+    cuda_graphs: bool = False,
+    band: str = "",
+    file: str = "",
+    dry_run: bool = False,
+    json: bool = False,
+    debug: bool = False,
+) -> None:
+    """Measure which inductor options are the fastest on this host, and write them to tuned.yaml."""
+    with contract(json, debug):
+        from aoti_build.commands import tune as command
+        from aoti_build.measurement.statistics import BAND
+        from aoti_build.report.tune_text import tune_lines
+
+        project, targets = project_of(context, file, target)
+        check_files(project, targets)
+        percent = read_integer("--band", band)
+        report = command.tune(
+            project,
+            targets,
+            budget=float(read_amount("--budget", budget, AGES) or command.BUDGET),
+            allowed=read_list("--allow", allow),
+            peers=peers,
+            cuda_graphs=cuda_graphs,
+            band=percent / 100 if percent else BAND,
+            dry_run=dry_run or context.config.run.dry,
+            on_progress=progress(targets),
+        )
+        show(report, tune_lines(report), json)
+        finish(report.exit_code)
+
+
+@documented_task
 def status(
     context: Context, target: str = "", file: str = "", json: bool = False, debug: bool = False
 ) -> None:
@@ -343,4 +381,4 @@ def schema(context: Context, output: str = "", debug: bool = False) -> None:
             write_stdout(json_schema_text())
 
 
-ns = Collection("aoti", build, verify, run, status, why, inspect, clean, gc, doctor, schema)
+ns = Collection("aoti", build, verify, run, tune, status, why, inspect, clean, gc, doctor, schema)

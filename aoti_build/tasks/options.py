@@ -70,6 +70,16 @@ _HELP: Mapping[str, str] = {
     ),
     "seed": "Draw random inputs with this seed. Default: 1.",
     "repeat": "Time this many calls. Default: 10.",
+    "budget": (
+        "Measure for this long at most, with a unit of s, m, h, d or w. What does not fit is left"
+        " untried. Default: 20m."
+    ),
+    "allow": (
+        "Also try candidates that lower the precision in these ways, separated by commas: tf32,"
+        " reduced_precision."
+    ),
+    "peers": "Also time ONNX Runtime and OpenVINO, where they are installed.",
+    "band": "Take ratios within this many percent of 1 for no difference. Default: 3.",
     "max-size": "Limit the store to this many bytes, with a unit of k, m, g or t: 20g.",
     "max-age": "Remove what was not used for this long, with a unit of s, m, h, d or w: 30d.",
     "path": "Inspect this .pt2 file, from any source.",

@@ -136,7 +136,7 @@ class BuildContext(NamedTuple):
         if is_new:
             self.store.put(final, directory)
         # `gc` keeps what the artifacts in registered directories need.
-        self.store.register(self.project.artifacts)
+        self.store.register(self.project.main_artifacts)
         return final
 
     def _refuse_edited(self, target: Target, source: Parts) -> None:

@@ -75,13 +75,13 @@ def require_fit_toolchain(
 
     Raises `ToolchainError` if every compile would fail.
     """
-    record = passed_checks_path(project.artifacts)
+    record = passed_checks_path(project.main_artifacts)
     key = _key(project, devices)
     passed_keys = read_passed_keys(record)
     if key in passed_keys:
         return
     # The free memory of a GPU changes all the time, so it says nothing about the toolchain.
-    findings = quick_checks(devices, project.artifacts, memory=False)
+    findings = quick_checks(devices, project.main_artifacts, memory=False)
     failures = [finding for finding in findings if finding.outcome == FAIL]
     fatal = [finding for finding in failures if finding.stops]
     if fatal:
@@ -116,8 +116,8 @@ def _key(project: Project, devices: Sequence[str]) -> str:
     """A digest of everything that the checks depend on and that is quick to read."""
     directories = [
         _temporary_directories(),
-        str(project.artifacts),
-        open_store(project.artifacts).address,
+        str(project.main_artifacts),
+        open_store(project.main_artifacts).address,
     ]
     return digest_json(
         {

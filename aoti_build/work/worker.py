@@ -35,6 +35,7 @@ from aoti_build.messages import (
     encode,
 )
 from aoti_build.models_file.project import Project, Target
+from aoti_build.models_file.tuned import TUNED_FILE, chosen
 from aoti_build.work.crash import crash_of
 from aoti_build.work.processes import (
     check_stopping,
@@ -339,6 +340,10 @@ def yaml_positions(project: Project, target: Target) -> dict[str, str]:
     """
     model = target.model
     positions = {field: project.location(model, field) for field in _CHECKED_BY_WORKERS}
+    choice = chosen(project, target) if project.is_tuned(target) else None
+    if choice is not None:
+        place = choice.position
+        positions["inductor_configs"] = f"{TUNED_FILE}:{place.line}:{place.column}"
     positions["kwargs"] = project.location(model, "kwargs", "source")
     for dim in model.dims:
         name = f"dims.{dim.name}"

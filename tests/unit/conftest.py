@@ -82,7 +82,14 @@ def published(project: Project) -> Path:
 @pytest.fixture
 def fake_worker(monkeypatch: pytest.MonkeyPatch) -> FakeWorker:
     """In place of every worker; tell it what to answer."""
-    modules = ("work.check", "work.schedule", "work.target", "commands.run", "commands.verify")
+    modules = (
+        "work.check",
+        "work.schedule",
+        "work.target",
+        "commands.run",
+        "commands.verify",
+        "measurement.samples",
+    )
     for module in modules:
         importlib.import_module(f"aoti_build.{module}")  # must be here to be replaced
     fake = FakeWorker()
@@ -96,9 +103,9 @@ def parses(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     found: list[Path] = []
     real = aoti_build.models_file.parsing.resolve.parse
 
-    def counting(content: bytes, file: Path) -> Project:
+    def counting(content: bytes, file: Path, tuned: bytes = b"") -> Project:
         found.append(file)
-        return real(content, file)
+        return real(content, file, tuned)
 
     monkeypatch.setattr(aoti_build.models_file.parsing.resolve, "parse", counting)
     return found

@@ -34,6 +34,7 @@ class Driver:
         self.init, self.count, self.version, self.capability = init, count, version, capability
         self.free = 8 << 30
         self.held = 0
+        self.named = True
 
     def cuInit(self, _: int) -> int:  # noqa: N802
         return self.init
@@ -53,6 +54,10 @@ class Driver:
     def cuDeviceGetAttribute(self, value: Any, attribute: int, _: Any) -> int:  # noqa: N802
         value._obj.value = self.capability[attribute - 75]
         return 0
+
+    def cuDeviceGetName(self, text: Any, size: int, _: Any) -> int:  # noqa: N802
+        text.value = b"NVIDIA H200"[:size]
+        return 0 if self.named else 101
 
     def cuDevicePrimaryCtxRetain(self, *_: Any) -> int:  # noqa: N802
         self.held += 1
@@ -112,6 +117,13 @@ def test_a_driver_that_does_not_start_fails(code: int, said: str) -> None:
     assert isinstance(finding, Finding)
     assert (finding.outcome, finding.stops) == (FAIL, True)
     assert said in finding.message
+
+
+def test_a_gpu_has_a_name_or_none() -> None:
+    driver = Driver()
+    assert CudaDriver(driver).name(0) == "NVIDIA H200"
+    driver.named = False
+    assert CudaDriver(driver).name(0) == ""
 
 
 def test_a_gpu_is_read() -> None:

@@ -37,6 +37,8 @@ from aoti_build.commands.inspect import InspectReport, inspect, inspect_file
 from aoti_build.commands.inspect_diff import diff
 from aoti_build.commands.run import Run, RunReport, TargetRuns
 from aoti_build.commands.status import StatusReport
+from aoti_build.commands.tune_report import Outcome as TuneOutcome
+from aoti_build.commands.tune_report import Row, TuneReport, Tuning
 from aoti_build.commands.verify import Verdict, VerifyReport, verify
 from aoti_build.commands.why import why
 from aoti_build.common import directories
@@ -53,8 +55,10 @@ from aoti_build.figures import CallFigures, Loss, Refusal, RunFigures, Vacuous, 
 from aoti_build.host import compatibility
 from aoti_build.host.checks.finding import Finding
 from aoti_build.host.devices import device_names
+from aoti_build.measurement.statistics import compare
 from aoti_build.messages import CheckResult, LocalizeResult
 from aoti_build.models_file import Project, load_project
+from aoti_build.models_file.project import Choice
 from aoti_build.planning.actions import Action
 from aoti_build.planning.index import Published
 from aoti_build.planning.plan import Plan, Step
@@ -244,6 +248,7 @@ def _documents(tmp_path: Path) -> dict[str, list[Document]]:
         "aoti-build/verify": [VerifyReport(_verdicts(two)).as_json()],
         "aoti-build/run": [_run(two).as_json()],
         "aoti-build/status": [_status(two, manifest).as_json()],
+        "aoti-build/tune": [_tune(two).as_json()],
         "aoti-build/inspect": [_inspect(tmp_path / "inspected")],
         "aoti-build/inspect-diff": [_inspect_diff(tmp_path)],
         "aoti-build/clean": [CleanReport(("artifacts/first/cpu",), 12, dry_run=True).as_json()],
@@ -356,6 +361,9 @@ def test_a_document_of_another_version_is_refused(
         ("aoti-build/run", ("targets", 0, "runs", 0, "error"), {}),
         ("aoti-build/run", ("targets", 0, "runs", 1, "error"), None),
         ("aoti-build/status", ("targets", 0, "key"), "short"),
+        ("aoti-build/tune", ("targets", 0, "entry"), "fine"),
+        ("aoti-build/tune", ("targets", 0, "candidates", 1, "comparison", "verdict"), "faster"),
+        ("aoti-build/tune", ("targets", 0, "candidates", 0, "surplus"), 1),
         ("aoti-build/doctor", ("checks", 0, "outcome"), "fine"),
         ("aoti-build/doctor", ("checks", 0, "stops"), True),
         ("aoti-build/passed-checks", ("keys", 0), "short"),
@@ -521,6 +529,23 @@ def _inspect_diff(directory: Path) -> Document:
 
 def _status(project: Project, manifest: Manifest) -> StatusReport:
     return StatusReport(_plan(project, manifest), ("gone/cpu",))
+
+
+def _tune(project: Project) -> TuneReport:
+    first, second = project.targets
+    comparison = compare([(1.0, 0.5)] * 8)
+    choice = Choice("fast", {"freezing": True}, tf32=True)
+    rows = (
+        Row("default", TuneOutcome.MEASURED, Choice("default"), 0.002, 8, 1 << 28),
+        Row("fast", TuneOutcome.MEASURED, choice, 0.001, 8, 1 << 28, comparison, 1e-4),
+        Row("short", TuneOutcome.MEASURED, choice, 0.001, 1, 1, compare([(1.0, 0.5)])),
+        Row("broken", TuneOutcome.FAILED, choice, why="it differs from eager mode"),
+    )
+    peers = (Row("onnxruntime", TuneOutcome.MEASURED, None, 0.001, 8, 1, comparison),)
+    tuned = Tuning(first, "this-host", rows, peers, ("openvino is not installed",), "fast")
+    return TuneReport(
+        (tuned, Tuning(second, None, error=FAILURE)), 12.5, changes={first.name: "written"}
+    )
 
 
 def _plan(project: Project, manifest: Manifest) -> Plan:

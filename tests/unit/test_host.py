@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
+from aoti_build.common.fields import is_name
 from aoti_build.host import cpu, cuda
 from aoti_build.host.compatibility import (
     code_rank,
@@ -14,6 +17,7 @@ from aoti_build.host.compatibility import (
     this_host,
     torch_version,
 )
+from aoti_build.host.devices import device_named
 from aoti_build.host.facts import HostFacts
 
 HOST = HostFacts(
@@ -25,6 +29,46 @@ HOST = HostFacts(
 GPU_HOST = HOST._replace(gpu_capabilities=("8.6",))
 NEEDS = requirements("cpu", "native", HOST)
 GPU_NEEDS = requirements("cuda", "native", GPU_HOST)
+
+
+@pytest.mark.parametrize(
+    ("features", "level"),
+    [
+        ((), "base"),
+        (("avx", "sse"), "base"),
+        (tuple(cpu.ISA_FEATURES["avx2"]), "avx2"),
+        ((*cpu.ISA_FEATURES["avx512"], "amx_tile"), "avx512"),
+    ],
+)
+def test_the_class_of_a_host_has_its_instruction_set_and_processors(
+    monkeypatch: pytest.MonkeyPatch, features: tuple[str, ...], level: str
+) -> None:
+    monkeypatch.setattr(cpu, "cpu_features", lambda: features)
+    monkeypatch.setattr("aoti_build.host.devices.cpu.processors", lambda: 6)
+    machine = os.uname().machine
+    assert device_named("cpu").host_class() == f"{machine}-{level}-6cpu"
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "name", "expected"),
+    [
+        (("9.0", "8.6"), "NVIDIA H200", "sm_90-nvidia-h200"),
+        (("8.9",), "NVIDIA GeForce RTX 4090 (Ti)", "sm_89-nvidia-geforce-rtx-4090-ti"),
+        (("12.0",), "", "sm_120-unnamed"),
+        ((), "", None),
+    ],
+)
+def test_the_class_of_a_host_with_a_gpu_has_its_name(
+    monkeypatch: pytest.MonkeyPatch,
+    capabilities: tuple[str, ...],
+    name: str,
+    expected: str | None,
+) -> None:
+    monkeypatch.setattr(cuda, "compute_capabilities", lambda: capabilities)
+    monkeypatch.setattr(cuda, "first_gpu_name", lambda: name)
+    found = device_named("cuda").host_class()
+    assert found == expected
+    assert found is None or is_name(found), "it is a key of tuned.yaml"
 
 
 def test_an_artifact_runs_where_it_was_built() -> None:

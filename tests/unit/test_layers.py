@@ -25,9 +25,10 @@ LAYERS = {
     "store": 5,
     "planning": 6,
     "work": 7,
-    "commands": 8,
-    "report": 9,
-    "tasks": 10,
+    "measurement": 8,
+    "commands": 9,
+    "report": 10,
+    "tasks": 11,
 }
 # Two that stand beside the layers, with the highest layer that each may import. `_torch` runs in
 # workers. `runtime` loads packages in services and in workers, and the layers from `work` on may

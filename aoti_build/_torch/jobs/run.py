@@ -23,16 +23,16 @@ from aoti_build._torch.checking.reference_reader import load_reference_data
 from aoti_build._torch.checking.returned import as_returned
 from aoti_build._torch.compiling.settings import set_precision
 from aoti_build._torch.data.image import Images, images, top_classes
-from aoti_build._torch.data.read import describe_inputs, fit, read
+from aoti_build._torch.data.read import describe_inputs, read
 from aoti_build._torch.events import Events
 from aoti_build._torch.jobs.check import verdicts
+from aoti_build._torch.jobs.drawn import Draw
 from aoti_build._torch.jobs.prepared import Prepared, prepare
 from aoti_build._torch.jobs.saving import save
 from aoti_build._torch.packages.graphed import GraphedPackage, GraphsLack
 from aoti_build._torch.packages.imports import import_for
 from aoti_build._torch.packages.loaded import LoadedPackage
-from aoti_build._torch.program.inputs import Sizes, from_callable, from_shapes
-from aoti_build._torch.program.model import load_callable
+from aoti_build._torch.program.inputs import Sizes
 from aoti_build._torch.program.writes import Writes
 from aoti_build.artifact.manifest import tensor_inputs
 from aoti_build.errors import AotiBuildError, BuildError, UsageError, VerificationError
@@ -48,7 +48,7 @@ from aoti_build.figures import (
 )
 from aoti_build.messages import ErrorRecord, RunJob, RunOutcome, RunRequest, RunResult
 from aoti_build.models_file.presence import source_is_here
-from aoti_build.models_file.project import Source, Target
+from aoti_build.models_file.project import Target
 from aoti_build.runtime.raw import synchronize
 
 # Calls before the timed ones, including the first. Caches, thread pools and the allocator of CUDA
@@ -159,19 +159,8 @@ class Session:
         return self.drawn(case.sizes, case.seed, "the reference input")
 
     def drawn(self, sizes: Sizes, seed: int, name: str) -> list[Tensor]:
-        """Inputs made as the build makes them, from models.yaml's shapes or callable."""
-        inputs = self.target.model.inputs
-        where = self.job.where["inputs"]
-        if isinstance(inputs, Source):
-            make = from_callable(load_callable(inputs, Path(self.job.root), where), where)
-        else:
-            make = from_shapes(inputs)
-        call = make(sizes, seed)
-        only_names = not call.args
-        only_tensors = all(isinstance(value, Tensor) for value in call.kwargs.values())
-        if only_names and only_tensors:
-            return fit(dict(call.kwargs), self.job.signature, name)
-        return fit(call.tensors(), self.job.signature, name)
+        draw = Draw(self.target.model.inputs, Path(self.job.root), self.job.where["inputs"])
+        return draw(sizes, seed, self.job.signature, name)
 
     def load(self) -> LoadedPackage:
         with self.events.phase("load"):

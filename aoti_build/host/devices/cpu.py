@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence, Set
 from typing import TYPE_CHECKING, Any
 
 from aoti_build.common.json_object import JsonObject
+from aoti_build.common.resources import processors
 from aoti_build.host import cpu
 from aoti_build.host.devices.device import NATIVE
 from aoti_build.host.facts import HostFacts
@@ -44,6 +45,10 @@ class Cpu:
 
     def capabilities(self) -> tuple[str, ...]:
         return ()
+
+    def host_class(self) -> str | None:
+        # The number of processors is the one that the source key has.
+        return f"{os.uname().machine}-{cpu.isa_level()}-{processors()}cpu"
 
     def require_architecture(self, name: str) -> None:
         if name not in ISA_OPTIONS:

@@ -5,6 +5,7 @@ The host code of a package is always compiled for the building host's processor.
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Mapping, Sequence, Set
 from typing import TYPE_CHECKING, Any
@@ -59,6 +60,14 @@ class Cuda:
 
     def capabilities(self) -> tuple[str, ...]:
         return cuda.compute_capabilities()
+
+    def host_class(self) -> str | None:
+        capability = self._first_capability()
+        if not capability:
+            return None
+        # GPUs of one capability differ in their memory and number of processors.
+        words = re.sub("[^a-z0-9]+", "-", cuda.first_gpu_name().lower()).strip("-")
+        return f"sm_{capability.replace('.', '')}-{words or 'unnamed'}"
 
     def require_architecture(self, name: str) -> None:
         if name != NATIVE:

@@ -57,6 +57,13 @@ class Device(Protocol):
         """The compute capability of each GPU of this machine; empty for other devices."""
         ...
 
+    def host_class(self) -> str | None:
+        """The class of this machine, by which tuned.yaml tells hosts apart.
+
+        Two machines of one class are expected to prefer the same options. None without the device.
+        """
+        ...
+
     def require_architecture(self, name: str) -> None:
         """Raise ValueError unless `name` is an architecture of this device or `NATIVE`."""
         ...

@@ -15,44 +15,55 @@ from aoti_build.host.devices import NATIVE, device_named, device_names
 from aoti_build.models_file.parsing import schema, yaml_document
 from aoti_build.models_file.parsing.models import read_model
 from aoti_build.models_file.parsing.reader import DocumentReader
+from aoti_build.models_file.parsing.tuned_file import parse_tuned
 from aoti_build.models_file.parsing.type_errors import check_types
 from aoti_build.models_file.parsing.yaml_document import FieldPath
-from aoti_build.models_file.project import DEFAULT_PRESET, Project, Target
+from aoti_build.models_file.project import DEFAULT_PRESET, TUNED_PRESET, Project, Target
 from aoti_build.models_file.records import with_digest
+from aoti_build.models_file.tuned import choices_of
 from aoti_build.models_file.wording import quoted, unknown
 
 # The inductor options of each preset.
 Presets: TypeAlias = Mapping[str, Mapping[str, Any]]
 
 
-def parse(content: str | bytes, file: Path) -> Project:
+def parse(content: str | bytes, file: Path, tuned: bytes = b"") -> Project:
     """Return the project that `content`, the text of `file`, describes.
+
+    `tuned` is the text of tuned.yaml. Its options are not applied to the targets yet.
 
     Raises:
         SpecError: the text has problems. The error has all of them.
     """
     file = file.absolute()
     reader = DocumentReader(yaml_document.parse(content, file.name))
-    targets = _targets(reader)
+    presets, targets = _presets_and_targets(reader)
     if reader.problems:
         raise SpecError(file.name, reader.problems)
-    return Project(file, tuple(with_digest(target) for target in targets))
+    return Project(
+        file,
+        tuple(with_digest(target) for target in targets),
+        presets=presets,
+        tuned=choices_of(parse_tuned(tuned)),
+    )
 
 
-def _targets(reader: DocumentReader) -> list[Target]:
+def _presets_and_targets(reader: DocumentReader) -> tuple[Presets, list[Target]]:
+    """Return the presets that the file defines, and its targets."""
     if not _is_supported_version(reader):
-        return []
+        return {}, []
     check_types(reader)
     _check_case(reader, ("models",), ())
     _check_case(reader, ("inductor_configs",), (DEFAULT_PRESET,))
-    presets: dict[str, Mapping[str, Any]] = {DEFAULT_PRESET: {}}
+    defined = {}
     for name in reader.keys(("inductor_configs",)):
-        presets[name] = reader.read_json(("inductor_configs", name))
+        defined[name] = reader.read_json(("inductor_configs", name))
+    presets = {DEFAULT_PRESET: {}, TUNED_PRESET: {}, **defined}
     targets: list[Target] = []
     for name in reader.keys(("models",)):
         if reader.is_sound(("models", name)):
             targets += _targets_of_model(reader, name, presets)
-    return targets
+    return defined, targets
 
 
 def _is_supported_version(reader: DocumentReader) -> bool:
@@ -173,6 +184,9 @@ def _presets_of_devices(
     """Return the names of the presets for each device. A device may be missing."""
     path = (*model_path, "inductor_configs")
     data = reader.get_collection(path, {})
+    if isinstance(data, str):
+        _check_preset(reader, path, data, presets)
+        return {device: [data] for device in devices}
     if isinstance(data, list):
         names = _preset_names(reader, path, presets)
         return dict.fromkeys(devices, names)
@@ -193,6 +207,10 @@ def _preset_names(reader: DocumentReader, path: FieldPath, presets: Presets) -> 
     names: list[str] = reader.get(path, [])
     reader.check_repeats(path, names)
     for index, name in enumerate(names):
-        if name not in presets and reader.is_sound(("inductor_configs",)):
-            reader.add((*path, index), unknown("preset", name, presets))
+        _check_preset(reader, (*path, index), name, presets)
     return names
+
+
+def _check_preset(reader: DocumentReader, path: FieldPath, name: str, presets: Presets) -> None:
+    if name not in presets and reader.is_sound(("inductor_configs",)):
+        reader.add(path, unknown("preset", name, presets))

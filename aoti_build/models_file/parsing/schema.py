@@ -10,7 +10,8 @@ change, write models.schema.json again with
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Mapping
+from typing import Annotated, Any, TypeAlias
 
 from pydantic import Field, Tag, WithJsonSchema
 
@@ -46,10 +47,13 @@ from aoti_build.models_file.parsing.yaml_document import FieldPath
 
 VERSION = 1
 
+# The type of the mapping at each path of a file.
+MappingTypes: TypeAlias = Mapping[tuple[str, ...], type[YamlMapping]]
 ModelPresets = Annotated[
-    Annotated[Presets, Tag("<list>")]
+    Annotated[str, Tag("<string>")]
+    | Annotated[Presets, Tag("<list>")]
     | Annotated[dict[Device, Presets], Field(min_length=1), Tag("<mapping>")],
-    by_type(list=list, mapping=dict),
+    by_type(string=str, list=list, mapping=dict),
 ]
 
 
@@ -144,8 +148,9 @@ class Model(YamlMapping):
     inductor_configs: ModelPresets = Field(
         default=["default"],
         description=(
-            "The presets to build with: a list for all devices, or a mapping from device to list. A"
-            " device that is missing in the mapping is built with [default]."
+            "The presets to build with: one name, a list for all devices, or a mapping from device"
+            " to list. A device that is missing in the mapping is built with [default]. `tuned` is"
+            " the preset whose options are in tuned.yaml."
         ),
     )
     tolerance: Tolerance = Field(
@@ -192,7 +197,7 @@ class File(YamlMapping):
 
 
 # The type of the mapping at each path. "*" stands for any name or index.
-MAPPING_TYPES: dict[tuple[str, ...], type[YamlMapping]] = {
+MAPPING_TYPES: MappingTypes = {
     (): File,
     ("models", "*"): Model,
     ("models", "*", "dims", "*"): Dim,
@@ -208,9 +213,11 @@ MAPPING_TYPES: dict[tuple[str, ...], type[YamlMapping]] = {
 }
 
 
-def mapping_type_at(path: FieldPath) -> type[YamlMapping] | None:
+def mapping_type_at(
+    path: FieldPath, types: MappingTypes = MAPPING_TYPES
+) -> type[YamlMapping] | None:
     """Return the type of the mapping at `path`, or None if its keys are free."""
-    for pattern, mapping_type in MAPPING_TYPES.items():
+    for pattern, mapping_type in types.items():
         if _matches(pattern, path):
             return mapping_type
     return None

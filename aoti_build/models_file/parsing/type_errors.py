@@ -10,7 +10,11 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from aoti_build.models_file.parsing.reader import DocumentReader
-from aoti_build.models_file.parsing.schema import File, mapping_type_at
+from aoti_build.models_file.parsing.schema import (
+    MAPPING_TYPES,
+    MappingTypes,
+    mapping_type_at,
+)
 from aoti_build.models_file.parsing.yaml_document import FieldPath
 from aoti_build.models_file.wording import did_you_mean, in_words, nearest, unknown
 
@@ -39,16 +43,19 @@ KEY_ERRORS = ("extra_forbidden", "missing", "no_value")
 KEY_MARK = "[key]"
 
 
-def check_types(reader: DocumentReader) -> None:
-    """Add a problem for each value or key of a wrong type."""
+def check_types(reader: DocumentReader, types: MappingTypes = MAPPING_TYPES) -> None:
+    """Add a problem for each value or key of a wrong type.
+
+    `types` has the type of the mapping at each path; that of the file is at the empty path.
+    """
     try:
-        File.model_validate(reader.data)
+        types[()].model_validate(reader.data)
     except ValidationError as validation_error:
         for error in validation_error.errors(include_url=False):
-            _add_problem(reader, error)
+            _add_problem(reader, error, types)
 
 
-def _add_problem(reader: DocumentReader, error: ErrorDetails) -> None:
+def _add_problem(reader: DocumentReader, error: ErrorDetails, types: MappingTypes) -> None:
     # pydantic's paths also contain the tags of union members and a mark for keys.
     path = tuple(part for part in error["loc"] if not _is_mark(part))
     if not reader.is_sound(path):
@@ -57,7 +64,7 @@ def _add_problem(reader: DocumentReader, error: ErrorDetails) -> None:
     # A missing key has no position, so the problem is reported at its mapping.
     reported_path = path[:-1] if error["type"] == "missing" else path
     at_key = is_invalid_key or error["type"] in KEY_ERRORS
-    reader.add(reported_path, _message(error, path), at_key=at_key)
+    reader.add(reported_path, _message(error, path, types), at_key=at_key)
     if not is_invalid_key:
         reader.broken.add(path)
 
@@ -69,12 +76,12 @@ def _is_mark(part: str | int) -> bool:
     return is_tag or part == KEY_MARK
 
 
-def _message(error: ErrorDetails, path: FieldPath) -> str:
+def _message(error: ErrorDetails, path: FieldPath, types: MappingTypes) -> str:
     error_type = error["type"]
     value = error["input"]
     context: Mapping[str, Any] = error.get("ctx", {})
     if error_type == "extra_forbidden":
-        return unknown("key", str(path[-1]), _keys_at(path[:-1]))
+        return unknown("key", str(path[-1]), _keys_at(path[:-1], types))
     if error_type == "literal_error":
         # An invalid key is its own name, so naming it would repeat it.
         is_key = isinstance(path[-1], str) and path[-1] == value
@@ -92,8 +99,8 @@ def _message(error: ErrorDetails, path: FieldPath) -> str:
     return template.format(**values) + _advice_on_quotes(error_type, value)
 
 
-def _keys_at(path: FieldPath) -> Iterable[str]:
-    mapping_type = mapping_type_at(path)
+def _keys_at(path: FieldPath, types: MappingTypes) -> Iterable[str]:
+    mapping_type = mapping_type_at(path, types)
     if mapping_type is None:
         return ()
     return mapping_type.model_fields

@@ -86,7 +86,7 @@ BAD: list[tuple[str, str, list[str]]] = [
     (
         "unknown preset",
         model(inductor_configs="[default, fats]"),
-        ["6:31: unknown preset 'fats' (known: default)"],
+        ["6:31: unknown preset 'fats' (known: default, tuned)"],
     ),
     (
         "preset misspelt",
@@ -117,8 +117,13 @@ BAD: list[tuple[str, str, list[str]]] = [
     ("no presets", model(inductor_configs="[]"), ["6:21: 'inductor_configs' is empty"]),
     (
         "presets as text",
-        model(inductor_configs="fast"),
-        ["6:21: 'inductor_configs' must be a list or mapping, not the"],
+        model(inductor_configs="7"),
+        ["6:21: 'inductor_configs' must be a string or list or mapping, not the"],
+    ),
+    (
+        "one preset misspelt",
+        "inductor_configs: {fast: {}}\n" + model(inductor_configs="fats"),
+        ["7:21: unknown preset 'fats' (did you mean 'fast'?)"],
     ),
     (
         "presets of no device",

@@ -9,7 +9,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 import aoti_build
-from aoti_build.models_file.parsing import editor_schema, field_types, schema
+from aoti_build.models_file.parsing import editor_schema, field_types, schema, tuned_file
 
 GOOD: dict[str, Any] = {
     "version": 1,
@@ -105,7 +105,7 @@ MODEL = ("models", "a")
         ((*MODEL, "devices"), ["gpu"]),
         ((*MODEL, "inductor_configs"), []),
         ((*MODEL, "inductor_configs"), {"gpu": ["fast"]}),
-        ((*MODEL, "inductor_configs"), "fast"),
+        ((*MODEL, "inductor_configs"), 7),
         ((*MODEL, "inputs"), []),
         ((*MODEL, "inputs"), {}),
         ((*MODEL, "inputs", 0, "shape"), [1.5]),
@@ -139,6 +139,7 @@ def test_what_one_refuses_the_other_refuses(path: tuple[str | int, ...], value: 
 
 
 def test_every_mapping_type_has_its_place() -> None:
-    assert set(schema.MAPPING_TYPES.values()) == set(field_types.YamlMapping.__subclasses__())
+    types = {*schema.MAPPING_TYPES.values(), *tuned_file.MAPPING_TYPES.values()}
+    assert types == set(field_types.YamlMapping.__subclasses__())
     assert schema.mapping_type_at(("models", "a", "dims", "*")) is schema.Dim
     assert schema.mapping_type_at(("models", "a", "kwargs")) is None

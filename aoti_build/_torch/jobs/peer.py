@@ -1,0 +1,102 @@
+"""The `peer` job: time the target's model in another library, for comparison.
+
+The libraries are no dependencies of aoti_build. What is not installed ends the job with an error.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from msgspec.structs import asdict
+from torch import Tensor
+
+from aoti_build._torch.events import Events
+from aoti_build._torch.jobs.prepared import Prepared, prepare
+from aoti_build._torch.jobs.timing import peak_memory, sample
+from aoti_build._torch.program.inputs import Call
+from aoti_build.errors import BuildError
+from aoti_build.messages import PeerJob, PeerResult
+
+# Loads a converted model. Returns a function of the flat inputs, as numpy arrays.
+LoadModel = Callable[[Path], Callable[[list[Any]], object]]
+
+
+def peer(job: PeerJob, events: Events) -> PeerResult:
+    """Convert the model if that was not done yet, and time its calls on the example input."""
+    target = job.target
+    convert, load = PEERS[job.library]
+    prepared = prepare(target.model, target.device, Path(job.root), job.where)
+    file = Path(job.converted)
+    try:
+        if not file.exists():
+            with events.phase("convert"), torch.no_grad():
+                convert(prepared, file)
+        started = time.perf_counter()
+        with events.phase("load"):
+            call = load(file)
+        load_seconds = time.perf_counter() - started
+        arrays = [_array(value) for value in prepared.example.tensors()]
+        with events.phase("timing"):
+            result = sample(
+                lambda: arrays,
+                call,
+                seconds=job.seconds,
+                least_calls=job.least_calls,
+                load_seconds=load_seconds,
+                peak_memory=lambda: peak_memory(target.device),
+            )
+            return PeerResult(**asdict(result))
+    # Each library has errors of its own, and none of them may end the comparison.
+    except Exception as error:
+        raise BuildError(f"{job.library} cannot run this model", cause=str(error)[:2000]) from error
+
+
+def _array(value: Tensor) -> Any:
+    return value.detach().cpu().contiguous().numpy()
+
+
+def _to_onnx(prepared: Prepared, file: Path) -> None:
+    call: Call = prepared.example
+    torch.onnx.export(
+        prepared.module, tuple(call.args), str(file), kwargs=dict(call.kwargs), dynamo=True
+    )
+
+
+def _load_onnx(file: Path) -> Callable[[list[Any]], object]:
+    runtime = import_module("onnxruntime")
+    session = runtime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    names = [entry.name for entry in session.get_inputs()]
+
+    def call(arrays: list[Any]) -> object:
+        return session.run(None, dict(zip(names, arrays, strict=True)))
+
+    return call
+
+
+def _to_openvino(prepared: Prepared, file: Path) -> None:
+    library = import_module("openvino")
+    call: Call = prepared.example
+    program = torch.export.export(prepared.module, tuple(call.args), dict(call.kwargs))
+    library.save_model(library.convert_model(program), str(file), compress_to_fp16=False)
+
+
+def _load_openvino(file: Path) -> Callable[[list[Any]], object]:
+    library = import_module("openvino")
+    # By default it may compute in bfloat16 where the processor can.
+    compiled = library.Core().compile_model(str(file), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+
+    def call(arrays: list[Any]) -> object:
+        return compiled(arrays)
+
+    return call
+
+
+PEERS: Mapping[str, tuple[Callable[[Prepared, Path], None], LoadModel]] = {
+    "onnxruntime": (_to_onnx, _load_onnx),
+    "openvino": (_to_openvino, _load_openvino),
+}
