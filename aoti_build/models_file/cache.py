@@ -27,7 +27,7 @@ from aoti_build.models_file.records import record_digest, target_from_json, targ
 FORMAT = "aoti-build/project-cache"
 # Increase this when a field of the domain types changes its meaning, or when the parser makes
 # something else of the same file.
-CACHE_VERSION = 5
+CACHE_VERSION = 6
 MAX_RECORDS = 8
 _check_positions = table_of(anything, list_of(integer(1), 2, 2))
 

@@ -52,13 +52,12 @@ class Arguments:
     _name_set: frozenset[str] = field(init=False)
     # "positional" or "keyword" if every argument is a tensor and passed in that way, else empty.
     _direct_form: str = field(init=False)
-    _writes: bool = field(init=False)
+    # Whether `WrittenInputs` decides later which tensors to copy.
+    _keeps_strides: bool = field(init=False)
 
     def __post_init__(self) -> None:
         dims = self.signature["dims"]
         written = frozenset(self.signature["mutates"]["inputs"])
-        # Then `WrittenInputs` makes inputs contiguous, after it has compared their memory.
-        self._writes = bool(written)
         self._leaves = []
         self._tensors = []
         self._constants = []
@@ -70,6 +69,7 @@ class Arguments:
             else:
                 self._constants.append((index, leaf))
         tensors = [leaf for _, leaf in self._tensors]
+        self._keeps_strides = bool(written) or any(self.memory_formats)
         self._following = list(following_sizes(tensors))
         self._names = tuple(parameter.name for parameter in self.parameters)
         self._name_set = frozenset(self._names)
@@ -101,11 +101,16 @@ class Arguments:
                 positions.append(position)
         return positions
 
+    @property
+    def memory_formats(self) -> list[str | None]:
+        """The memory format of each of the tensors of `flatten`. None stands for contiguous."""
+        return [leaf.memory_format for _, leaf in self._tensors]
+
     def flatten(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
         """The checked tensors of a call, in the order of the compiled code.
 
-        They are contiguous, unless the model writes into any input: then all stay as they are.
-        Raises `InputError`.
+        They are contiguous, unless the model writes into any input or an input has a memory format:
+        then all stay as they are. Raises `InputError`.
         """
         values: Sequence[Any]
         # The first two cases are the most common ones, and do without the slower `_bind`.
@@ -144,7 +149,7 @@ class Arguments:
             if value.is_conj() or value.is_neg():
                 value = self._resolved(leaf, value)
             # Compiled code relies on the strides of the example, with which it was checked.
-            if not value.is_contiguous() and not self._writes:
+            if not value.is_contiguous() and not self._keeps_strides:
                 value = value.contiguous()
             inputs.append(value)
         # Only now are the sizes of all plain dims known.

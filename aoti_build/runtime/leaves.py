@@ -46,6 +46,7 @@ class Leaf:
 
     `exact` is the shape of a tensor without dims. With dims it is None, and each axis is in one of
     `fixed` (its size), `dynamic` (the name of a dim) and `following` (an expression of dims).
+    `memory_format` is None for a contiguous tensor.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Leaf:
     dynamic: tuple[tuple[int, str], ...] = ()
     following: tuple[tuple[int, Size], ...] = ()
     written: bool = False
+    memory_format: str | None = None
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,7 @@ def leaf_of(
         dynamic=tuple(dynamic),
         following=tuple(following),
         written=name in written,
+        memory_format=entry.get("memory_format"),
     )
 
 

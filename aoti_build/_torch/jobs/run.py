@@ -31,6 +31,7 @@ from aoti_build._torch.jobs.saving import save
 from aoti_build._torch.packages.imports import import_for
 from aoti_build._torch.packages.loaded import LoadedPackage
 from aoti_build._torch.program.inputs import Sizes, from_callable, from_shapes
+from aoti_build._torch.program.memory_formats import in_signature_formats
 from aoti_build._torch.program.model import load_callable
 from aoti_build._torch.program.writes import Writes
 from aoti_build.artifact.manifest import tensor_inputs
@@ -79,7 +80,8 @@ class Session:
             return RunOutcome(error=ErrorRecord.of(error))
 
     def run(self, request: RunRequest) -> RunFigures:
-        calls = self.calls(request)
+        signature = self.job.signature
+        calls = [in_signature_formats(inputs, signature) for inputs in self.calls(request)]
         # Loaded again for each request: a model may keep state in its buffers.
         package = self.load()
         with self.events.phase("first"):
@@ -91,7 +93,7 @@ class Session:
             save(Path(request.output), outputs)
         expected, basis = self.expected(request, calls)
         checked = self.verdicts(expected, observed)
-        entries = tensor_inputs(self.job.signature)
+        entries = tensor_inputs(signature)
         inputs = zip(entries, calls[0], strict=True)
         seconds = self.events.seconds
         return RunFigures(
@@ -157,7 +159,8 @@ class Session:
         inputs = self.target.model.inputs
         where = self.job.where["inputs"]
         if isinstance(inputs, Source):
-            make = from_callable(load_callable(inputs, Path(self.job.root), where), where)
+            function = load_callable(inputs, Path(self.job.root), where)
+            make = from_callable(function, where, self.target.model.memory_format)
         else:
             make = from_shapes(inputs)
         call = make(sizes, seed)
