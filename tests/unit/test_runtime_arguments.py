@@ -205,6 +205,17 @@ def test_what_the_model_writes_into_is_handed_on_as_it_is() -> None:
     assert all(value.is_contiguous() for value in silent.flatten((2.0, *strided), {}))
 
 
+def test_a_memory_format_is_handed_on_with_tensors_as_they_are() -> None:
+    """What has to be copied is decided by `WrittenInputs`, which knows torch."""
+    image = {**entry("image", [2, 3, 4, 5]), "memory_format": "channels_last"}
+    parameters = [Parameter("scale", False), Parameter("x", False), Parameter("image", False)]
+    constant = {"name": "scale", "constant": "2.0"}
+    told = arguments([constant, entry("x", [2, 3]), image], parameters)
+    assert told.memory_formats == [None, "channels_last"]
+    strided = [Fake((2, 3), contiguous_now=False), Fake((2, 3, 4, 5), contiguous_now=False)]
+    assert told.flatten((2.0, *strided), {}) == strided
+
+
 def test_unverified_inputs_are_bound_and_nothing_more() -> None:
     loose = arguments([entry("x", [2, 3])], [Parameter("x", False)], check=False)
     wrong = Fake((9,), "int8")
