@@ -261,7 +261,7 @@ def test_a_callable_keeps_its_strides_unless_the_model_has_a_format(
           inputs: net_{name}.py:inputs{key}
     """
     write_single(tmp_path, source, model, file=f"net_{name}.py")
-    (target,) = load_project(tmp_path).targets
+    (target,) = load_project(tmp_path / "models.yaml").targets
     places = dict.fromkeys(
         ["imports", "source", "kwargs", "weights", "dtype", "inputs", "memory_format"], "there"
     )
