@@ -21,17 +21,31 @@ def applied_format(name: str | None, rank: int) -> str | None:
     return name
 
 
-def channels_last_strides(shape: Sequence[int]) -> tuple[int, ...]:
-    """The strides, in elements, of a tensor [batch, channels, ...] whose channels lie last.
+def strides_of(shape: Sequence[int], name: str) -> tuple[int, ...]:
+    """The strides, in elements, that torch gives a new tensor in the format `name`.
 
-    They are those that torch gives a new tensor. An axis of size 1 could have any stride, but torch
-    chooses formats of results by the strides of all axes.
+    An axis of size 1 could have any stride, but torch chooses formats of results by the strides of
+    all axes.
     """
+    order = list(range(len(shape)))
+    if name != CONTIGUOUS:
+        # [batch, channels, ...]: the channels come after all others.
+        order.append(order.pop(1))
     strides = [0] * len(shape)
-    strides[1] = 1
-    step = shape[1]
-    for axis in range(len(shape) - 1, 1, -1):
+    step = 1
+    for axis in reversed(order):
         strides[axis] = step
         step *= shape[axis]
-    strides[0] = step
     return tuple(strides)
+
+
+def may_have_two_formats(smallest_shape: Sequence[int]) -> bool:
+    """Whether a tensor can be contiguous and have its channels last at once, at sizes from
+    `smallest_shape` on.
+
+    That is so if it has one channel, or one pixel. torch then takes it for either by its strides.
+    """
+    if len(smallest_shape) not in RANKS.values():
+        return False
+    _, channels, *pixels = smallest_shape
+    return channels <= 1 or max(pixels) <= 1

@@ -103,7 +103,8 @@ class Arguments:
 
     @property
     def memory_formats(self) -> list[str | None]:
-        """The memory format of each of the tensors of `flatten`. None stands for contiguous."""
+        """The memory format of each of the tensors of `flatten`. None stands for a contiguous one
+        that can have no other format."""
         return [leaf.memory_format for _, leaf in self._tensors]
 
     def flatten(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:

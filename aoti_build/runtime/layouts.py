@@ -5,19 +5,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from aoti_build.common.memory_formats import channels_last_strides
+from aoti_build.common.memory_formats import CONTIGUOUS, strides_of
 
 _FORMATS = {
+    CONTIGUOUS: torch.contiguous_format,
     "channels_last": torch.channels_last,
     "channels_last_3d": torch.channels_last_3d,
 }
 
 
 def in_memory_format(value: Tensor, name: str | None) -> Tensor:
-    """The tensor in the format `name`, a key of `RANKS` that its rank can have; None stands for
-    contiguous.
+    """The tensor in the format `name`, one of `NAMES` that its rank can have.
 
-    It is the tensor itself, a view of it, or a copy if its values are in another order.
+    It is the tensor itself, a view of it, or a copy if its values are in another order. With None
+    it is contiguous, and an axis of size 1 may have any stride.
     """
     view = view_in_memory_format(value, name)
     if view is not None:
@@ -31,7 +32,7 @@ def view_in_memory_format(value: Tensor, name: str | None) -> Tensor | None:
     """As `in_memory_format`, but None in place of a copy."""
     if name is None:
         return value if value.is_contiguous() else None
-    strides = channels_last_strides(value.shape)
+    strides = strides_of(value.shape, name)
     if value.stride() == strides:
         return value
     if value.numel() and value.is_contiguous(memory_format=_FORMATS[name]):

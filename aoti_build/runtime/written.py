@@ -23,7 +23,7 @@ Copies = list[tuple[Tensor, Tensor]]
 
 class WrittenInputs:
     """The inputs of one model: the tensors `names`, of which it writes into those at the positions
-    `written`. `memory_formats` has the format of each, and None for contiguous ones."""
+    `written`. `memory_formats` has the format of each, as `in_memory_format` takes it."""
 
     def __init__(
         self,

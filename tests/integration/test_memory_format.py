@@ -19,7 +19,7 @@ import aoti_build
 from aoti_build._torch.jobs.prepared import prepare
 from aoti_build._torch.jobs.probe import probes
 from aoti_build._torch.program.memory_formats import convert_weights, format_of
-from aoti_build.common.memory_formats import channels_last_strides
+from aoti_build.common.memory_formats import strides_of
 from aoti_build.models_file import load_project
 from aoti_build.runtime.layouts import in_memory_format
 from aoti_build.runtime.written import WrittenInputs
@@ -74,6 +74,10 @@ MODELS = """
       memory_format: channels_last
       dims: {batch: {max: 8}, height: {max: 16, example: 6}, width: {max: 16, example: 5}}
       inputs: {x: {shape: [batch, 1, height, width]}}
+    plain:
+      source: net.py:Grey
+      dims: {batch: {max: 4}}
+      inputs: {x: {shape: [batch, 1, 6, 5]}}
     volume:
       source: net.py:Volume
       memory_format: channels_last_3d
@@ -155,13 +159,31 @@ def test_inputs_in_any_order_of_memory_are_answered_rightly(
             torch.testing.assert_close(volume(lay_out(x)), expected(x))
 
 
+def test_one_channel_is_contiguous_whatever_strides_it_has(
+    load: Callable[[str], Any], net: ModuleType, built: tuple[Path, Finished]
+) -> None:
+    """A convolution in a package without memory format takes these strides for another format."""
+    model, expected = load("plain"), eager(net.Grey)
+    x = torch.rand(2, 1, 6, 5)
+    turned = LAYOUTS["channels last"](x)
+    assert turned.stride() != x.stride()
+    assert turned.is_contiguous()
+    for given in (x, turned, LAYOUTS["turned"](x)):
+        for result, value in zip(model(given), expected(x), strict=True):
+            torch.testing.assert_close(result, value)
+    root, _ = built
+    torch.save(turned, root / "turned.pt")
+    ran = run_inv(root, "run", "--target", "plain", "--input", "turned.pt", "--json")
+    assert ran.code == 0, ran.out + ran.err
+
+
 def test_results_have_the_strides_of_eager_mode(
     load: Callable[[str], Any], net: ModuleType
 ) -> None:
     model, expected = load("grey"), eager(net.Grey).to(memory_format=torch.channels_last)
     x = torch.rand(2, 1, 6, 5)
     image, _ = expected(x.to(memory_format=torch.channels_last))
-    assert model(x=x)[0].stride() == image.stride() == channels_last_strides(image.shape)
+    assert model(x=x)[0].stride() == image.stride() == strides_of(image.shape, "channels_last")
 
 
 def test_new_weights_are_taken_in_the_order_of_the_package(

@@ -216,6 +216,27 @@ def test_a_memory_format_is_handed_on_with_tensors_as_they_are() -> None:
     assert told.flatten((2.0, *strided), {}) == strided
 
 
+@pytest.mark.parametrize(
+    ("shape", "name"),
+    [
+        (["batch", 1, 4, 5], "contiguous"),
+        (["batch", 3, 1, 1], "contiguous"),
+        (["batch", "batch", 4, 5], "contiguous"),
+        (["batch", "seq", "batch", "2*batch - 1"], "contiguous"),
+        (["batch", 3, 4, 5, "batch"], None),
+        (["batch", 3, 4, "batch"], None),
+        ([1, 3, 4, 5], None),
+        ([1, 1, 5], None),
+        ([1, 1], None),
+    ],
+)
+def test_what_could_be_in_two_formats_is_looked_at(
+    shape: list[int | str], name: str | None
+) -> None:
+    """Others are called without that."""
+    assert arguments([entry("x", shape)], [Parameter("x", False)]).memory_formats == [name]
+
+
 def test_unverified_inputs_are_bound_and_nothing_more() -> None:
     loose = arguments([entry("x", [2, 3])], [Parameter("x", False)], check=False)
     wrong = Fake((9,), "int8")

@@ -18,11 +18,11 @@ from aoti_build.common.memory_formats import (
     CONTIGUOUS,
     RANKS,
     applied_format,
-    channels_last_strides,
+    strides_of,
 )
 from aoti_build.errors import UsageError
 from aoti_build.models_file.project import Model
-from aoti_build.runtime.layouts import in_memory_format
+from aoti_build.runtime.layouts import in_memory_format, view_in_memory_format
 
 
 def format_of(value: Tensor) -> str | None:
@@ -30,10 +30,10 @@ def format_of(value: Tensor) -> str | None:
     if not value.numel() or not _is_plain(value):
         return None
     for name, rank in RANKS.items():
-        if value.dim() != rank or value.stride() != channels_last_strides(value.shape):
+        if value.dim() != rank or value.stride() != strides_of(value.shape, name):
             continue
         # Both orders have the same strides if all axes but the first are 1 long.
-        if value.stride() != _contiguous_strides(value):
+        if value.stride() != strides_of(value.shape, CONTIGUOUS):
             return name
     return None
 
@@ -67,9 +67,9 @@ def copied_to_format(value: Tensor, name: str | None) -> Tensor:
 
 
 def in_signature_formats(tensors: Sequence[Tensor], signature: Mapping[str, Any]) -> list[Tensor]:
-    """The input tensors of a call as the loader passes them to the package.
+    """The input tensors of a call as the loader passes them to the package, if they are contiguous.
 
-    Those of which the signature has no format stay as they are.
+    Those of which the signature has no format keep the order of their values.
     """
     entries = tensor_inputs(signature)
     laid_out = list(tensors)
@@ -78,6 +78,10 @@ def in_signature_formats(tensors: Sequence[Tensor], signature: Mapping[str, Any]
         memory_format = applied_format(entry.get("memory_format"), value.dim())
         if memory_format is not None:
             laid_out[index] = in_memory_format(value, memory_format)
+            continue
+        view = view_in_memory_format(value, CONTIGUOUS)
+        if view is not None:
+            laid_out[index] = view
     return laid_out
 
 
@@ -128,12 +132,3 @@ def refuse_without_effect(
 def _is_plain(value: Tensor) -> bool:
     """Whether a tensor has strides of its own. Sparse and quantised ones have not."""
     return value.layout == torch.strided and not hasattr(value, "__tensor_flatten__")
-
-
-def _contiguous_strides(value: Tensor) -> tuple[int, ...]:
-    strides = []
-    step = 1
-    for size in reversed(value.shape):
-        strides.append(step)
-        step *= size
-    return tuple(reversed(strides))
