@@ -244,7 +244,7 @@ def test_manifest_verify_run_and_inspect_know_the_format(built: tuple[Path, Fini
     assert "stride" in refusals["memory: contiguous"]["said"]
     numbers = torch.rand(2, 1, 6, 5)
     torch.save(numbers, root / "x.pt")
-    for given in ("x.pt", "random", "reference"):
+    for given in ("x.pt", "random", "reference_data"):
         ran = run_inv(root, "run", "--target", "grey", "--input", given, "--json")
         assert ran.code == 0, ran.out + ran.err
     shown = run_inv(root, "inspect", "--target", "grey")

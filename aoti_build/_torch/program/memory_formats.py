@@ -43,14 +43,11 @@ def with_default_format(value: Tensor, name: str | None) -> Tensor:
 
     It stays as it is if the model has none, or if the format is for tensors of another rank.
     """
-    if not _is_plain(value):
+    if name is None or not _is_plain(value):
         return value
-    if name == CONTIGUOUS:
-        return value.contiguous()
-    memory_format = applied_format(name, value.dim())
-    if memory_format is None:
+    if name != CONTIGUOUS and RANKS[name] != value.dim():
         return value
-    return copied_to_format(value, memory_format)
+    return copied_to_format(value, name)
 
 
 def copied_to_format(value: Tensor, name: str | None) -> Tensor:
@@ -99,11 +96,10 @@ def convert_weights(module: torch.nn.Module, name: str) -> int:
         if name != CONTIGUOUS and RANKS[name] != value.dim():
             continue
         count += 1
-        memory_format = applied_format(name, value.dim())
         # A weight that needs no other strides may share its memory, and goes on to do so.
-        if in_memory_format(value.data, memory_format).stride() != value.stride():
+        if value.stride() != strides_of(value.shape, name):
             # The tensor stays the same object, so tied weights stay tied.
-            value.data = copied_to_format(value.data, memory_format)
+            value.data = copied_to_format(value.data, name)
     return count
 
 
