@@ -132,7 +132,7 @@ def _optional_parts(model: Model) -> JsonObject:
                 parts[f"weights.{field}"] = _json(value)
     if model.strict:
         parts["strict"] = True
-    for field in ("dtype", "method", "outputs"):
+    for field in ("dtype", "memory_format", "method", "outputs"):
         value = getattr(model, field)
         if value is not None:
             parts[field] = value
@@ -156,9 +156,10 @@ def _input_parts(entry: TensorInput | ConstantInput, position: int) -> JsonObjec
     fields = asdict(entry)
     if "shape" in fields:
         fields["shape"] = list(fields["shape"])
-    # An optional field, as in `_optional_parts`.
-    if fields.get("probability") is None:
-        fields.pop("probability", None)
+    # Optional fields, as in `_optional_parts`.
+    for field in ("memory_format", "probability"):
+        if fields.get(field) is None:
+            fields.pop(field, None)
     fields["position"] = position
     name = entry.name or position
     return {f"inputs.{name}.{field}": value for field, value in fields.items()}

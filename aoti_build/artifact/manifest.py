@@ -46,6 +46,9 @@ if TYPE_CHECKING:  # a build with nothing to do needs no types
 
 FORMAT = "aoti-build/manifest"
 FORMAT_VERSION = 5
+# Of a manifest that has the memory format of an input. A release that does not know this field
+# would pass contiguous tensors, and the code would answer them with wrong numbers.
+FORMAT_VERSION_WITH_FORMATS = 6
 KEY_METADATA = "AOTI_BUILD_KEY"  # names the artifact key in the metadata inside the package
 
 # The files of an artifact.
@@ -200,6 +203,12 @@ class Manifest:
             return None
         return str(architecture)
 
+    def _format_version(self) -> int:
+        for entry in tensor_inputs(self.signature):
+            if "memory_format" in entry:
+                return FORMAT_VERSION_WITH_FORMATS
+        return FORMAT_VERSION
+
     def as_json(self) -> JsonObject:
         files = {}
         for name, record in sorted(self.files.items()):
@@ -207,7 +216,7 @@ class Manifest:
         source = {group: dict(parts) for group, parts in self.source.items()}
         body = {
             "format": FORMAT,
-            "format_version": FORMAT_VERSION,
+            "format_version": self._format_version(),
             "target": self.target,
             "models_file": self.models_file,
             "key": self.key,
@@ -263,9 +272,11 @@ def read_record(path: Path) -> Manifest | NoManifest:
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         return _damaged("is not an aoti_build manifest")
     version = document.get("format_version")
-    if type(version) is not int or version != FORMAT_VERSION:
+    readable = (FORMAT_VERSION, FORMAT_VERSION_WITH_FORMATS)
+    if type(version) is not int or version not in readable:
         shown = str(version)[:_LONGEST_SHOWN_VERSION]
-        return _damaged(f"has format version {shown}; this release reads {FORMAT_VERSION}")
+        wanted = " and ".join(map(str, readable))
+        return _damaged(f"has format version {shown}; this release reads {wanted}")
     recorded_digest = document.pop("sha256", None)
     if recorded_digest != digest_json(document):
         return _damaged("was edited: its sha256 is not that of its content")

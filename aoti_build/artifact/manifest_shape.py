@@ -32,6 +32,7 @@ from aoti_build.common.fields import (
     table_of,
     text,
 )
+from aoti_build.common.memory_formats import RANKS
 from aoti_build.common.sizes import parse, solution_order
 from aoti_build.host.devices import device_names
 
@@ -94,27 +95,43 @@ _REQUIRES = table(
 # A size is a number, or an expression in the names of dims (`aoti_build.common.sizes`).
 _SHAPE = list_of(either(integer(), text))
 _TENSOR = table({"name": text, "dtype": _WORD, "shape": _SHAPE})
+_INPUT_TENSOR = table(
+    {"name": text, "dtype": _WORD, "shape": _SHAPE},
+    {"memory_format": one_of(*RANKS)},
+)
 _CONSTANT = table({"name": text, "constant": text})
 _NUMBER = table({"name": text, "number": one_of("int", "float", "bool"), "value": text})
 
 
 def _input(value: Any) -> None:
-    """An input: a tensor, or a constant that is compiled in."""
-    if type(value) is dict and "constant" in value:
-        _CONSTANT(value)
-        if "dtype" not in value:
-            return
-    # Readers take every entry with a dtype for a tensor.
-    _TENSOR(value)
+    """An input: a tensor, which may have a memory format, or a constant that is compiled in."""
+    if _is_constant(value):
+        return
+    _INPUT_TENSOR(value)
+    memory_format = value.get("memory_format")
+    if memory_format and len(value["shape"]) != RANKS[memory_format]:
+        raise ValueError(f"{memory_format} is for tensors of another rank")
 
 
 def _output(value: Any) -> None:
-    """An output: as an input, or a number that is computed from sizes or data."""
+    """An output: a tensor, a constant, or a number that is computed from sizes or data."""
     if type(value) is dict and "number" in value:
         _NUMBER(value)
         if "dtype" not in value:
             return
-    _input(value)
+    if not _is_constant(value):
+        _TENSOR(value)
+
+
+def _is_constant(value: Any) -> bool:
+    """Whether an entry is a constant and nothing else.
+
+    Readers take every entry with a dtype for a tensor.
+    """
+    if type(value) is not dict or "constant" not in value:
+        return False
+    _CONSTANT(value)
+    return "dtype" not in value
 
 
 _WEIGHT = table(

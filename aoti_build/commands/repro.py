@@ -38,7 +38,15 @@ DEVICE = "{device}"
 ATOL, RTOL = 1e-6, 1.3e-6  # ATOL in units of the output's root mean square
 WRITTEN = {written}  # positions of the inputs that a call writes into
 STATE = {state}  # buffers that a call writes into; later calls depend on them
+FORMATS = {formats}  # memory formats of the inputs; None: contiguous
 {preparation}
+
+def in_format(value, name):
+    """The tensor with the strides that the package was compiled for."""
+    if name is None:
+        return value
+    return torch.empty_like(value, memory_format=getattr(torch, name)).copy_(value)
+
 
 def compare(label, expected, got):
     """Print the errors of one output. Returns whether they exceed the bounds."""
@@ -65,6 +73,7 @@ with safe_open(HERE / "reference.safetensors", framework="pt") as reference:
             package = Loader(str(HERE / "model.pt2"), "model", False, 1, -1)
         positions = range(entry["inputs"])
         inputs = [reference.get_tensor(f"{{case}}/input/{{i}}").to(DEVICE) for i in positions]
+        inputs = [in_format(value, name) for value, name in zip(inputs, FORMATS)]
         outputs = package.run(inputs)
         output_count = entry["outputs"] - len(WRITTEN) - len(STATE)
         if len(outputs) != output_count:
@@ -102,12 +111,14 @@ def write_repro(
     shutil.copyfile(artifact / MODEL, location / MODEL)
     shutil.copyfile(reference_data or artifact / REFERENCE_DATA, location / REFERENCE_DATA)
     mutates = signature["mutates"]
-    tensors = [entry["name"] for entry in tensor_inputs(signature)]
+    entries = tensor_inputs(signature)
+    tensors = [entry["name"] for entry in entries]
     script = SCRIPT.format(
         target=target.name,
         device=target.device,
         written=[tensors.index(name) for name in mutates["inputs"]],
         state=list(mutates["buffers"]),
+        formats=[entry.get("memory_format") for entry in entries],
         preparation="\n".join(_preparation(target, imports)),
     )
     write_output(location / "repro.py", script.encode())

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from aoti_build.common import sizes
 from aoti_build.common.fields import MAX_INT
+from aoti_build.common.memory_formats import RANKS
 from aoti_build.models_file.rules import INTEGER_RANGES, UNORDERED
 from aoti_build.models_file.wording import quoted
 
@@ -219,6 +220,23 @@ def undetermined_dims(tensor_sizes: Sequence[sizes.Size]) -> list[str]:
         used.update(size.names)
     determined = {name for _, name in sizes.solution_order(tensor_sizes)}
     return sorted(used - determined)
+
+
+# Tensors
+
+
+def format_complaints(
+    tensor: schema_inputs.TensorInput | project.TensorInput,
+) -> Complaints:
+    """Check that a tensor has the rank that its memory format is for."""
+    name = tensor.memory_format
+    rank = len(tensor.shape)
+    if name not in RANKS or RANKS[name] == rank:
+        return
+    fitting = [other for other, other_rank in RANKS.items() if other_rank == rank]
+    advice = f"write {fitting[0]}" if fitting else "remove it"
+    message = f"{name} is for shapes of {RANKS[name]} entries, and this one has {rank}; {advice}"
+    yield "memory_format", message
 
 
 # Ranges of values

@@ -69,6 +69,8 @@ class TensorInput:
     - Floats have a normal distribution. With `low` and `high` they are uniform over [low, high).
     - Integers are uniform over [low, high). The defaults are 0 and 2.
     - Bools are true with `probability`. The default is 0.5.
+
+    `memory_format` is None for a contiguous tensor.
     """
 
     shape: tuple[int | str, ...]
@@ -77,6 +79,7 @@ class TensorInput:
     low: float | int | None = None
     high: float | int | None = None
     probability: float | int | None = None
+    memory_format: str | None = None
 
 
 @dataclass(frozen=True)
@@ -208,6 +211,9 @@ class Model:
     dims: tuple[Dim, ...] = ()
     # The dtype to cast the module to. None leaves the dtypes that the source chooses.
     dtype: str | None = None
+    # The memory format of the weights, and of inputs that a callable makes. None leaves theirs.
+    # `TensorInput` has the format of an input that models.yaml describes.
+    memory_format: str | None = None
     baseline: Baseline | None = None
     tolerance: Tolerance = Tolerance()
     cuda: CudaOptions = CudaOptions()

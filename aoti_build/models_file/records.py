@@ -159,6 +159,7 @@ def _input(record: JsonObject) -> TensorInput | ConstantInput:
     shape = tuple(record["shape"])
     tensor = TensorInput(**{**record, "shape": shape})
     _refuse_complaints(agreements.range_complaints(tensor))
+    _refuse_complaints(agreements.format_complaints(tensor))
     return tensor
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from aoti_build.common import fields
 from aoti_build.common.fields import flag, integer, number, one_of, or_none, table, table_of
+from aoti_build.common.memory_formats import NAMES, RANKS
 from aoti_build.host.devices import device_names
 from aoti_build.models_file import rules
 
@@ -79,6 +80,7 @@ _TENSOR = table(
         "low": or_none(number),
         "high": or_none(number),
         "probability": _FRACTION,
+        "memory_format": one_of(None, *RANKS),
     }
 )
 _CONSTANT = table(
@@ -157,6 +159,7 @@ _MODEL = table(
         "outputs": one_of(None, "dict"),
         "dims": fields.list_of(_DIM),
         "dtype": or_none(one_of(*rules.FLOATS)),
+        "memory_format": one_of(None, *NAMES),
         "baseline": or_none(_BASELINE),
         "tolerance": _TOLERANCE,
         "cuda": _CUDA,

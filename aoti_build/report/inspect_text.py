@@ -163,6 +163,8 @@ def _tensor_text(tensor: Mapping[str, Any]) -> str:
     shape = tensor.get("shape")
     if shape is not None:
         kind.append(f"[{', '.join(map(str, shape))}]")
+    if tensor.get("memory_format"):
+        kind.append(str(tensor["memory_format"]))
     parts = [tensor["name"], " ".join(kind)]
     return "  ".join(part for part in parts if part)
 

@@ -57,13 +57,12 @@ class Arguments:
     _ranges: dict[str, tuple[int, int, int]] = field(init=False)
     # Shapes of all tensors of a call that were found right.
     _right_shapes: set[tuple[Any, ...]] = field(init=False, default_factory=set)
-    _writes: bool = field(init=False)
+    # Whether `WrittenInputs` decides later which tensors to copy.
+    _keeps_strides: bool = field(init=False)
 
     def __post_init__(self) -> None:
         dims = self.signature["dims"]
         written = frozenset(self.signature["mutates"]["inputs"])
-        # Then `WrittenInputs` makes inputs contiguous, after it has compared their memory.
-        self._writes = bool(written)
         self._leaves = []
         self._tensors = []
         self._constants = []
@@ -75,6 +74,7 @@ class Arguments:
             else:
                 self._constants.append((index, leaf))
         self._dtypes = [leaf.dtype for leaf in self.tensors]
+        self._keeps_strides = bool(written) or any(self.memory_formats)
         self._following = list(following_sizes(self.tensors))
         self._binding = Binding(self.target, self.parameters, self._leaves)
         self._ranges = {}
@@ -100,11 +100,17 @@ class Arguments:
                 positions.append(position)
         return positions
 
+    @property
+    def memory_formats(self) -> list[str | None]:
+        """The memory format of each of the tensors of `flatten`. None stands for a contiguous one
+        that can have no other format."""
+        return [leaf.memory_format for _, leaf in self._tensors]
+
     def flatten(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
         """The checked tensors of a call, in the order of the compiled code.
 
-        They are contiguous, unless the model writes into any input: then all stay as they are.
-        Raises `InputError`.
+        They are contiguous, unless the model writes into any input or an input has a memory format:
+        then all stay as they are. Raises `InputError`.
         """
         values = self._binding.leaves_of(args, kwargs)
         if not self.check:
@@ -131,11 +137,14 @@ class Arguments:
         """
         kind = self.kinds.tensor
         device = self.kinds.device
+        must_be_contiguous = not self._keeps_strides
         shapes = []
         for value, dtype in zip(values, self._dtypes, strict=True):
             if not isinstance(value, kind) or value.dtype != dtype or value.device != device:
                 return None
-            if not value.is_contiguous() or value.is_neg() or value.is_conj():
+            if value.is_neg() or value.is_conj():
+                return None
+            if must_be_contiguous and not value.is_contiguous():
                 return None
             shapes.append(value.shape)
         if tuple(shapes) not in self._right_shapes:
@@ -166,7 +175,7 @@ class Arguments:
             if value.is_conj() or value.is_neg():
                 value = self._resolved(leaf, value)
             # Compiled code relies on the strides of the example, with which it was checked.
-            if not value.is_contiguous() and not self._writes:
+            if not value.is_contiguous() and not self._keeps_strides:
                 value = value.contiguous()
             inputs.append(value)
         # Only now are the sizes of all plain dims known.

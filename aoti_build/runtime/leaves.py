@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
+from aoti_build.common.memory_formats import CONTIGUOUS, may_have_two_formats
 from aoti_build.common.sizes import Size, parse, solution_order
 
 # The `signature` of a manifest.
@@ -47,6 +48,7 @@ class Leaf:
 
     `exact` is the shape of a tensor without dims. With dims it is None, and each axis is in one of
     `fixed` (its size), `dynamic` (the name of a dim) and `following` (an expression of dims).
+    `memory_format` is None for a contiguous tensor that can have no other format.
     """
 
     name: str
@@ -58,6 +60,7 @@ class Leaf:
     dynamic: tuple[tuple[int, str], ...] = ()
     following: tuple[tuple[int, Size], ...] = ()
     written: bool = False
+    memory_format: str | None = None
 
 
 @dataclass(frozen=True)
@@ -111,7 +114,22 @@ def leaf_of(
         dynamic=tuple(dynamic),
         following=tuple(following),
         written=name in written,
+        memory_format=_memory_format(entry, dims),
     )
+
+
+def _memory_format(entry: Mapping[str, Any], dims: Mapping[str, Any]) -> str | None:
+    if "memory_format" in entry:
+        return str(entry["memory_format"])
+    ranges = {name: (dim["min"], dim["max"]) for name, dim in dims.items()}
+    smallest = []
+    for size in entry["shape"]:
+        low = size
+        if isinstance(size, str):
+            low, _ = parse(size).bounds(ranges)
+        smallest.append(low)
+    # torch also looks at the strides of a contiguous tensor if it could have another format.
+    return CONTIGUOUS if may_have_two_formats(smallest) else None
 
 
 def following_sizes(tensors: Sequence[Leaf]) -> Iterator[FollowingSize]:

@@ -369,10 +369,15 @@ class LoadedModel:
             ) from error
 
     def _written_inputs(self) -> WrittenInputs | None:
-        positions = self._arguments.written
-        if not positions:
+        arguments = self._arguments
+        if not arguments.written and not any(arguments.memory_formats):
             return None
-        return WrittenInputs(self.target, positions, self._arguments.tensor_names)
+        return WrittenInputs(
+            self.target,
+            arguments.written,
+            arguments.tensor_names,
+            arguments.memory_formats,
+        )
 
     def _dtype(self, name: str) -> torch.dtype:
         dtype = getattr(torch, name, None)

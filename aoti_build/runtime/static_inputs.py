@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from aoti_build.errors import InputError
+from aoti_build.runtime.layouts import in_memory_format
 from aoti_build.runtime.leaves import Leaf
 
 # The shape of each tensor of a call.
@@ -63,7 +64,8 @@ class StaticInputs:
         with torch.inference_mode(False):
             tensors = []
             for leaf, shape in zip(self._leaves, shapes, strict=True):
-                tensors.append(torch.zeros(shape, dtype=leaf.dtype, device=self.device))
+                value = torch.zeros(shape, dtype=leaf.dtype, device=self.device)
+                tensors.append(in_memory_format(value, leaf.memory_format))
             return tensors
 
     def _check(self, values: Mapping[str, Any]) -> None:

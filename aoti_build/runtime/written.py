@@ -1,9 +1,10 @@
-"""Inputs that a model writes into: its writes must reach the caller's tensors.
+"""Inputs that a model writes into, and inputs that have a memory format.
 
-Compiled code takes contiguous tensors. Of any other tensor it gets a copy, so writes into that copy
-are copied back after the call. If inputs share memory, a write has no defined result, and the code
-was not checked for that: such inputs are refused. Only models whose manifest names written inputs
-use this module.
+Compiled code takes contiguous tensors, or those in the memory format that it was compiled for. Of
+any other tensor it gets a copy. What a model writes must reach the caller's tensors, so writes into
+a copy are copied back after the call. If inputs share memory, a write has no defined result, and
+the code was not checked for that: such inputs are refused. Only models whose manifest names written
+inputs or memory formats use this module.
 """
 
 from __future__ import annotations
@@ -14,40 +15,50 @@ import torch
 from torch import Tensor
 
 from aoti_build.errors import InputError
+from aoti_build.runtime.layouts import in_memory_format, view_in_memory_format
 
-# Tensors of the caller, each with the contiguous copy that the model writes into.
+# Tensors of the caller, each with the copy that the model writes into.
 Copies = list[tuple[Tensor, Tensor]]
 
 
 class WrittenInputs:
-    """The inputs that one model writes into: `written` by position, among the tensors `names`."""
+    """The inputs of one model: the tensors `names`, of which it writes into those at the positions
+    `written`. `memory_formats` has the format of each, as `in_memory_format` takes it."""
 
     def __init__(
         self,
         target: str,
         written: Sequence[int],
         names: Sequence[str],
+        memory_formats: Sequence[str | None] = (),
     ) -> None:
         self._target = target
         self._written = frozenset(written)
         self._names = names
+        self._memory_formats = memory_formats or [None] * len(names)
 
     def made_contiguous(self, inputs: list[Tensor]) -> Copies:
-        """Replace each input that is not contiguous by a copy; returns the copies to copy back.
+        """Replace each input that is not contiguous in its memory format by a copy; returns the
+        copies to copy back.
 
         Raises `InputError` for a written input whose elements share memory with each other or with
         another input.
         """
-        self._refuse_shared(inputs)
+        if self._written:
+            self._refuse_shared(inputs)
         copies = []
         for position, original in enumerate(inputs):
-            if original.is_contiguous():
+            memory_format = self._memory_formats[position]
+            view = view_in_memory_format(original, memory_format)
+            if view is not None:
+                # A write into a view is a write into the caller's memory.
+                inputs[position] = view
                 continue
             is_written = position in self._written
             if is_written and _may_overlap(original):
                 cause = "some of its elements are one and the same in memory"
                 raise self._refusal(position, cause)
-            copy = original.contiguous()
+            copy = in_memory_format(original, memory_format)
             inputs[position] = copy
             if is_written:
                 copies.append((original, copy))

@@ -93,6 +93,13 @@ def _remedy(failed: Sequence[OutputFigures]) -> str:
             " leave a value in each row. Set `probability: 1` for a bool input, or make the mask in"
             " an inputs callable"
         )
+    # torch's words for a result with other strides than at the sizes of the example.
+    if any(", stride " in (output.why or "") for output in failed):
+        return (
+            "an operator of torch lays out its result differently at these sizes than at those of"
+            " the example, as small 3-D convolutions do at a batch of 1. Raise `min` of the dim, or"
+            " remove `memory_format`"
+        )
     # A tolerance bounds differences of values. It is of no use if none were compared.
     if not all(_values_were_compared(output) for output in failed):
         return (

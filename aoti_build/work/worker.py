@@ -65,6 +65,7 @@ _CHECKED_BY_WORKERS = (
     "method",
     "inputs",
     "dtype",
+    "memory_format",
     "baseline",
     "inductor_configs",
     "imports",

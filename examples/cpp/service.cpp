@@ -5,6 +5,9 @@
 // A request is a line with "DTYPE SHAPE FILE" for each input, in the order of the model's inputs; a file holds the raw
 // values, as numpy's tofile() writes them:  float32 2x3x224x224 image.bin
 //
+// A SHAPE may end with the memory format that the manifest gives the input. The file has the values in the order of the
+// axes all the same:  float32 2x3x224x224:channels_last image.bin
+//
 // Set AOTI_RUNTIME_CHECK_INPUTS=1 in its environment: without it a package answers inputs that it was not compiled for
 // with wrong numbers, or crashes.
 #include <ATen/Functions.h>
@@ -29,12 +32,23 @@ std::vector<int64_t> parse_shape(const std::string& text) {
   return shape;
 }
 
-at::Tensor read_tensor(const std::string& dtype, const std::string& shape, const std::string& path) {
-  auto tensor = at::empty(parse_shape(shape), c10::getStringToDtypeMap().at(dtype));
+c10::MemoryFormat parse_format(const std::string& text) {
+  if (text.empty()) return c10::MemoryFormat::Contiguous;
+  if (text == "channels_last") return c10::MemoryFormat::ChannelsLast;
+  if (text == "channels_last_3d") return c10::MemoryFormat::ChannelsLast3d;
+  throw std::runtime_error("there is no memory format " + text);
+}
+
+at::Tensor read_tensor(const std::string& dtype, const std::string& layout, const std::string& path) {
+  const auto colon = layout.find(':');
+  const auto format = parse_format(colon == std::string::npos ? "" : layout.substr(colon + 1));
+  auto tensor = at::empty(parse_shape(layout.substr(0, colon)), c10::getStringToDtypeMap().at(dtype));
   std::ifstream file(path, std::ios::binary);
   file.read(static_cast<char*>(tensor.data_ptr()), tensor.nbytes());
   if (!file) throw std::runtime_error(path + " has fewer than " + std::to_string(tensor.nbytes()) + " bytes");
-  return tensor;
+  if (format == c10::MemoryFormat::Contiguous) return tensor;
+  // Not contiguous(format): it keeps the strides of a tensor whose axes of size 1 make it both.
+  return at::empty_like(tensor, tensor.options(), format).copy_(tensor);
 }
 
 void print_tensor(size_t number, const at::Tensor& output) {

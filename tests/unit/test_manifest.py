@@ -82,6 +82,15 @@ def test_it_says_what_it_is(tmp_path: Path) -> None:
     assert document["format_version"] == 5
 
 
+def test_a_release_that_does_not_know_memory_formats_does_not_read_them(tmp_path: Path) -> None:
+    """It would pass contiguous tensors to code that takes others."""
+    formatted = {**MANIFEST_VALUE.signature, "inputs": [IMAGE], "dims": {"batch": DIM}}
+    manifest = replace(MANIFEST_VALUE, signature=formatted)
+    manifest.write(tmp_path)
+    assert json.loads((tmp_path / MANIFEST).read_text())["format_version"] == 6
+    assert read_manifest(tmp_path) == manifest
+
+
 @pytest.mark.parametrize("change", [{"action": "reused"}, {"sha256": "0" * 64}, {"sha256": None}])
 def test_an_edit_that_leaves_it_well_formed_is_damage(
     tmp_path: Path, change: dict[str, Any]
@@ -220,6 +229,12 @@ def test_tables_of_another_shape_are_damage(tmp_path: Path, field: str, value: o
 
 
 LEAF = {"name": "x", "dtype": "float32", "shape": [2, "batch"]}
+IMAGE = {
+    "name": "image",
+    "dtype": "float32",
+    "shape": ["batch", 3, 8, 8],
+    "memory_format": "channels_last",
+}
 DIM = {"min": 1, "max": 8, "multiple_of": 1}
 IMPORT = {"module": "torchvision.extension", "operators": ["torchvision::nms"], "types": ["a.B"]}
 WEIGHT = {"name": "w", "kind": "parameter", "dtype": "float32", "shape": [2], "device": "cpu"}
@@ -232,8 +247,9 @@ CASE = {
 }
 GOOD: dict[str, Any] = {
     **DOCUMENT,
+    "format_version": 6,
     "signature": {
-        "inputs": [LEAF, {"name": "c", "constant": "2.0"}],
+        "inputs": [LEAF, IMAGE, {"name": "c", "constant": "2.0"}],
         "outputs": [
             LEAF,
             {"name": "n", "number": "int", "value": "batch"},
@@ -361,6 +377,10 @@ CRAFTED: list[tuple[str, Any]] = [
     *(
         ("signature.inputs", [{**LEAF, "shape": value}])
         for value in [3, [-1], [1.5], [None], [[]], [HUGE], [True]]
+    ),
+    *(
+        ("signature.inputs", [{**IMAGE, "memory_format": value}])
+        for value in ["contiguous", "channels_last_3d", "channels", None, 4, ["channels_last"]]
     ),
     *(
         ("signature.inputs", [{**LEAF, "shape": [value]}])

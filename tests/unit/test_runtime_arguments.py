@@ -202,6 +202,38 @@ def test_what_the_model_writes_into_is_handed_on_as_it_is() -> None:
     assert all(value.is_contiguous() for value in silent.flatten((2.0, *strided), {}))
 
 
+def test_a_memory_format_is_handed_on_with_tensors_as_they_are() -> None:
+    """What has to be copied is decided by `WrittenInputs`, which knows torch."""
+    image = {**entry("image", [2, 3, 4, 5]), "memory_format": "channels_last"}
+    parameters = [Parameter("scale", False), Parameter("x", False), Parameter("image", False)]
+    constant = {"name": "scale", "constant": "2.0"}
+    told = arguments([constant, entry("x", [2, 3]), image], parameters)
+    assert told.memory_formats == [None, "channels_last"]
+    strided = [Fake((2, 3), contiguous_now=False), Fake((2, 3, 4, 5), contiguous_now=False)]
+    assert told.flatten((2.0, *strided), {}) == strided
+
+
+@pytest.mark.parametrize(
+    ("shape", "name"),
+    [
+        (["batch", 1, 4, 5], "contiguous"),
+        (["batch", 3, 1, 1], "contiguous"),
+        (["batch", "batch", 4, 5], "contiguous"),
+        (["batch", "seq", "batch", "2*batch - 1"], "contiguous"),
+        (["batch", 3, 4, 5, "batch"], None),
+        (["batch", 3, 4, "batch"], None),
+        ([1, 3, 4, 5], None),
+        ([1, 1, 5], None),
+        ([1, 1], None),
+    ],
+)
+def test_what_could_be_in_two_formats_is_looked_at(
+    shape: list[int | str], name: str | None
+) -> None:
+    """Others are called without that."""
+    assert arguments([entry("x", shape)], [Parameter("x", False)]).memory_formats == [name]
+
+
 def test_unverified_inputs_are_bound_and_nothing_more() -> None:
     loose = arguments([entry("x", [2, 3])], [Parameter("x", False)], check=False)
     wrong = Fake((9,), "int8")

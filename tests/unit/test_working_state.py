@@ -26,7 +26,7 @@ from aoti_build.artifact.paths import (
     stat_cache_path,
 )
 from aoti_build.commands.clean import clean
-from aoti_build.common import records, writing
+from aoti_build.common import memory_formats, records, writing
 from aoti_build.common.digests import digest_json
 from aoti_build.errors import MessageError, UsageError
 from aoti_build.host.devices.cpu import ISA_OPTIONS
@@ -226,6 +226,7 @@ def test_no_path_is_made_of_a_name_that_is_none(project: Project, name: str) -> 
 
 def test_the_rules_and_the_schema_name_the_same(project: Project) -> None:
     assert {*rules.DTYPES} == {*get_args(field_types.Dtype)}
+    assert {*memory_formats.NAMES} == {*get_args(field_types.MemoryFormat)}
     assert {*ISA_OPTIONS} == {*get_args(field_types.Isa)}
 
 

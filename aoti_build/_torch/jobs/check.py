@@ -28,6 +28,7 @@ from aoti_build._torch.events import Events
 from aoti_build._torch.packages.graphed import GraphsLack
 from aoti_build._torch.packages.runner import Package, RunnerLacks, open_package
 from aoti_build._torch.program.inputs import from_shapes
+from aoti_build._torch.program.memory_formats import in_signature_formats
 from aoti_build._torch.program.writes import computed_of, observed_names
 from aoti_build.figures import CallFigures, Loss, OutputFigures, Vacuous, typed
 from aoti_build.messages import CheckJob, CheckResult, Signature, Tolerance
@@ -104,7 +105,11 @@ class _Checker:
         # A call without inputs is not made. Later calls would begin with another state than the
         # eager-mode ones did, so they are not made either.
         callable_count = _count_until_missing_inputs(calls)
-        callable_inputs = [case.inputs or [] for case in calls[:callable_count]]
+        # Reference data is contiguous. The inputs go through what the loader does with such ones,
+        # while eager mode had them in the memory format.
+        callable_inputs = []
+        for case in calls[:callable_count]:
+            callable_inputs.append(in_signature_formats(case.inputs or [], self.job.signature))
         observed, refusals = self._observed(callable_inputs)
         figures = []
         for number, case in enumerate(calls):

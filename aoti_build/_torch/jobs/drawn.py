@@ -11,14 +11,14 @@ from aoti_build._torch.data.read import fit
 from aoti_build._torch.program.inputs import Sizes, from_callable, from_shapes
 from aoti_build._torch.program.model import load_callable
 from aoti_build.messages import Signature
-from aoti_build.models_file.project import Inputs, Source
+from aoti_build.models_file.project import Model, Source
 
 
 @dataclass(frozen=True)
 class Draw:
     """Makes flat inputs. `where` is the position of `inputs` in models.yaml, for errors."""
 
-    inputs: Inputs | Source
+    model: Model
     root: Path
     where: str
 
@@ -27,10 +27,12 @@ class Draw:
 
         `name` says in errors which inputs these are. Raises `UsageError` if they do not fit.
         """
-        if isinstance(self.inputs, Source):
-            make = from_callable(load_callable(self.inputs, self.root, self.where), self.where)
+        inputs = self.model.inputs
+        if isinstance(inputs, Source):
+            function = load_callable(inputs, self.root, self.where)
+            make = from_callable(function, self.where, self.model.memory_format)
         else:
-            make = from_shapes(self.inputs)
+            make = from_shapes(inputs)
         call = make(sizes, seed)
         only_names = not call.args
         only_tensors = all(isinstance(value, Tensor) for value in call.kwargs.values())

@@ -82,5 +82,5 @@ def _inputs(job: MeasureJob, signature: Mapping[str, Any]) -> list[Tensor]:
     first_case = next(load_reference_data(file).sequences())[0]
     if first_case.inputs is not None:
         return first_case.inputs
-    draw = Draw(job.target.model.inputs, Path(job.root), job.where["inputs"])
+    draw = Draw(job.target.model, Path(job.root), job.where["inputs"])
     return draw(first_case.sizes, first_case.seed, signature, "the reference input")

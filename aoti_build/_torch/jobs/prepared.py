@@ -14,6 +14,7 @@ from aoti_build._torch.checking.exported import Exported, exported
 from aoti_build._torch.program.axes import Axes, declared_axes, infer_axes, require_axes
 from aoti_build._torch.program.export import whole_ranges
 from aoti_build._torch.program.inputs import Call, Make, from_callable, from_shapes
+from aoti_build._torch.program.memory_formats import convert_weights, refuse_without_effect
 from aoti_build._torch.program.model import assemble, import_declared, load_callable
 from aoti_build._torch.program.quantised import is_quantised
 from aoti_build._torch.program.signature import input_names
@@ -83,15 +84,20 @@ class Prepared:
 
 def prepare(model: Model, device: str, root: Path, where: Mapping[str, str]) -> Prepared:
     """Import and build the model, load its weights, make its example inputs, and move all to the
-    device."""
+    device. Raises `UsageError`."""
     import_declared(model.imports, where["imports"])
     module = assemble(model, model.source, model.kwargs, model.dtype, root, where)
+    weights = 0
+    if model.memory_format is not None:
+        weights = convert_weights(module, model.memory_format)
     if isinstance(model.inputs, Source):
-        make, axes = _called_inputs(model.inputs, model.dims, module, root, where["inputs"])
+        make, axes = _called_inputs(model, model.inputs, module, root, where["inputs"])
     else:
         make = from_shapes(model.inputs)
         axes = declared_axes(model.inputs)
     example = make({dim.name: dim.example for dim in model.dims}, SEED)
+    if model.memory_format is not None:
+        refuse_without_effect(model, weights, example.tensors(), where["memory_format"])
     return Prepared(
         module=module.to(device),
         make=make,
@@ -104,11 +110,12 @@ def prepare(model: Model, device: str, root: Path, where: Mapping[str, str]) -> 
 
 
 def _called_inputs(
-    source: Source, dims: tuple[Dim, ...], module: torch.nn.Module, root: Path, where: str
+    model: Model, source: Source, module: torch.nn.Module, root: Path, where: str
 ) -> tuple[Make, list[Axes]]:
     """A function that makes calls with the user's callable, and the axes in them that follow
     dims."""
-    make = from_callable(load_callable(source, root, where), where)
+    dims = model.dims
+    make = from_callable(load_callable(source, root, where), where, model.memory_format)
     example_sizes = {dim.name: dim.example for dim in dims}
     example = make(example_sizes, SEED)
 

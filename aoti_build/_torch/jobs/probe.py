@@ -23,6 +23,11 @@ from aoti_build._torch.compiling.settings import set_precision
 from aoti_build._torch.events import Events
 from aoti_build._torch.jobs.check import gist, verdicts
 from aoti_build._torch.packages.runner import Package, RunnerCrash, open_package
+from aoti_build._torch.program.memory_formats import (
+    copied_to_format,
+    format_of,
+    in_signature_formats,
+)
 from aoti_build.artifact.manifest import tensor_inputs
 from aoti_build.common.sizes import Size, parse
 from aoti_build.figures import Refusal
@@ -63,7 +68,8 @@ def probe(job: ProbeJob, events: Events) -> ProbeResult:
     if case.inputs is None or case.outputs is None:
         return ProbeResult(probes=())
     results = []
-    for number, attempt in enumerate(probes(case.inputs, job.signature, case.sizes)):
+    inputs = in_signature_formats(case.inputs, job.signature)
+    for number, attempt in enumerate(probes(inputs, job.signature, case.sizes)):
         if number in job.skip:
             continue
         with events.phase(f"probe {number} {attempt.name}"):
@@ -132,6 +138,8 @@ def _changed(
     strided = _strided(value)
     if strided is not None:
         yield "not contiguous", strided, "rightly"
+    if entry.get("memory_format") and not value.is_contiguous():
+        yield "contiguous", value.contiguous(), "rightly"
 
 
 def _fixed_axis(shape: Sequence[int | str]) -> int | None:
@@ -180,16 +188,16 @@ def _axes_of(entries: list[Mapping[str, Any]], name: str) -> Iterator[tuple[int,
 
 
 def _resized(value: Tensor, axis: int, size: int) -> Tensor:
-    """The tensor cut, or repeated, along one axis."""
+    """The tensor cut, or repeated, along one axis, in the same memory format."""
     index = torch.arange(size) % max(1, value.shape[axis])
-    return value.index_select(axis, index).contiguous()
+    return copied_to_format(value.index_select(axis, index), format_of(value))
 
 
 def _offset(value: Tensor) -> Tensor:
-    """The same values, contiguous, three elements into a larger storage. Their address is not
-    aligned as that of an allocation is."""
+    """The same values with the same strides, three elements into a larger storage. Their address
+    is not aligned as that of an allocation is."""
     storage = torch.empty(value.numel() + 3, dtype=value.dtype)
-    return storage[3:].view(value.shape).copy_(value)
+    return storage.as_strided(value.shape, value.stride(), 3).copy_(value)
 
 
 def _strided(value: Tensor) -> Tensor | None:
@@ -197,4 +205,6 @@ def _strided(value: Tensor) -> Tensor | None:
     if value.dim() < 2:
         return None
     transposed = value.transpose(0, -1).contiguous().transpose(0, -1)
-    return None if transposed.is_contiguous() else transposed
+    if transposed.is_contiguous() or transposed.stride() == value.stride():
+        return None
+    return transposed

@@ -33,6 +33,7 @@ from aoti_build._torch.packages.graphed import GraphedPackage, GraphsLack
 from aoti_build._torch.packages.imports import import_for
 from aoti_build._torch.packages.loaded import LoadedPackage
 from aoti_build._torch.program.inputs import Sizes
+from aoti_build._torch.program.memory_formats import in_signature_formats
 from aoti_build._torch.program.writes import Writes
 from aoti_build.artifact.manifest import tensor_inputs
 from aoti_build.errors import AotiBuildError, BuildError, UsageError, VerificationError
@@ -81,7 +82,8 @@ class Session:
             return RunOutcome(error=ErrorRecord.of(error))
 
     def run(self, request: RunRequest) -> RunFigures:
-        calls = self.calls(request)
+        signature = self.job.signature
+        calls = [in_signature_formats(inputs, signature) for inputs in self.calls(request)]
         # Loaded again for each request: a model may keep state in its buffers.
         package = self.load()
         with self.events.phase("first"):
@@ -93,7 +95,7 @@ class Session:
             save(Path(request.output), outputs)
         expected, basis = self.expected(request, calls)
         checked = self.verdicts(expected, observed)
-        entries = tensor_inputs(self.job.signature)
+        entries = tensor_inputs(signature)
         inputs = zip(entries, calls[0], strict=True)
         seconds = self.events.seconds
         return RunFigures(
@@ -159,7 +161,7 @@ class Session:
         return self.drawn(case.sizes, case.seed, "the reference input")
 
     def drawn(self, sizes: Sizes, seed: int, name: str) -> list[Tensor]:
-        draw = Draw(self.target.model.inputs, Path(self.job.root), self.job.where["inputs"])
+        draw = Draw(self.target.model, Path(self.job.root), self.job.where["inputs"])
         return draw(sizes, seed, self.job.signature, name)
 
     def load(self) -> LoadedPackage:

@@ -173,10 +173,11 @@ def read_weights(
     values: State,
     alignment: int,
 ) -> Iterator[tuple[str, torch.Tensor]]:
-    """Each weight in a package with external weights: its name and its flat values.
+    """Each weight in a package with external weights: its name and its values in the order of
+    memory, as `in_memory_order` gives them.
 
-    `values` has a tensor with the dtype and layout of each weight. One that is empty or not
-    contiguous is left out.
+    `values` has a tensor with the dtype and layout of each weight. One that is empty, or that has
+    gaps in its memory, is left out.
     """
     with archive.open(_only_member(archive, _BLOB)) as blob:
         for name, _ in _constants(archive):
@@ -186,7 +187,7 @@ def read_weights(
             stored = bytearray(blob.read(size + padding))
             count = value.numel() * value.element_size()
             start = int(value.storage_offset()) * value.element_size()
-            if count and value.is_contiguous():
+            if count and in_memory_order(value) is not None:
                 content = torch.frombuffer(
                     stored,
                     dtype=torch.uint8,
@@ -194,6 +195,14 @@ def read_weights(
                     offset=start,
                 )
                 yield name, content.view(value.dtype)
+
+
+def in_memory_order(value: torch.Tensor) -> torch.Tensor | None:
+    """The values of a tensor as a flat one, in the order in which they lie in memory. None if there
+    are gaps between them, or several values in one place."""
+    order = sorted(range(value.dim()), key=lambda axis: (value.stride(axis), value.shape[axis]))
+    sorted_axes = value.permute(order[::-1])
+    return sorted_axes.view(-1) if sorted_axes.is_contiguous() else None
 
 
 def blob_pieces(

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
+from aoti_build._torch.program.memory_formats import copied_to_format, with_default_format
 from aoti_build.common.sizes import parse
 from aoti_build.errors import UsageError
 from aoti_build.models_file.project import ConstantInput, Inputs, TensorInput
@@ -32,11 +33,11 @@ class Call:
     kwargs: dict[str, Any] = field(default_factory=dict)
 
     def to(self, device: str) -> Call:
-        return self._map_tensors(lambda tensor: tensor.to(device))
+        return self.map_tensors(lambda tensor: tensor.to(device))
 
     def clone(self) -> Call:
         """A deep copy of the tensors, for models that write to their inputs."""
-        return self._map_tensors(lambda tensor: tensor.clone())
+        return self.map_tensors(lambda tensor: tensor.clone())
 
     def leaves(self) -> list[Any]:
         return pytree.tree_leaves((self.args, self.kwargs))
@@ -48,9 +49,10 @@ class Call:
     def with_tensors(self, tensors: list[torch.Tensor]) -> Call:
         """The same structure and constants with other tensors, in the order of `tensors()`."""
         replacements = iter(tensors)
-        return self._map_tensors(lambda _: next(replacements))
+        return self.map_tensors(lambda _: next(replacements))
 
-    def _map_tensors(self, function: Callable[[torch.Tensor], torch.Tensor]) -> Call:
+    def map_tensors(self, function: Callable[[torch.Tensor], torch.Tensor]) -> Call:
+        """The same structure and constants with `function` of each tensor."""
         return pytree_map(
             lambda leaf: function(leaf) if isinstance(leaf, torch.Tensor) else leaf,
             self,
@@ -83,11 +85,16 @@ def from_shapes(inputs: Inputs) -> Make:
     return make
 
 
-def from_callable(function: Callable[..., Any], where: str) -> Make:
+def from_callable(
+    function: Callable[..., Any],
+    where: str,
+    memory_format: str | None = None,
+) -> Make:
     """A maker of calls from the user's callable.
 
     The callable gets each dim's size by keyword, under the seed. It returns a tuple or list of
-    positional arguments, a mapping of keyword arguments, or a single tensor.
+    positional arguments, a mapping of keyword arguments, or a single tensor. Tensors of the fitting
+    rank get `memory_format`; with None they keep their strides.
     """
 
     def make(sizes: Sizes, seed: int) -> Call:
@@ -104,7 +111,8 @@ def from_callable(function: Callable[..., Any], where: str) -> Make:
                 cause=f"{type(error).__name__}: {error}",
                 hint=hint,
             ) from error
-        return _as_call(value, where)
+        call = _as_call(value, where)
+        return call.map_tensors(lambda tensor: with_default_format(tensor, memory_format))
 
     return make
 
@@ -125,6 +133,13 @@ def _as_call(value: Any, where: str) -> Call:
 
 def _random_tensor(spec: TensorInput, sizes: Sizes, seed: int) -> torch.Tensor:
     """Random values as `spec` describes them, the same ones for the same seed and shape."""
+    values = _random_values(spec, sizes, seed)
+    if spec.memory_format is None:
+        return values
+    return copied_to_format(values, spec.memory_format)
+
+
+def _random_values(spec: TensorInput, sizes: Sizes, seed: int) -> torch.Tensor:
     shape = []
     for size in spec.shape:
         shape.append(parse(size).at(sizes) if isinstance(size, str) else size)

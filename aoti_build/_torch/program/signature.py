@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 from aoti_build._torch.program.axes import Axes
 from aoti_build._torch.program.dims import SymbolNames, names_of_symbols, spelling_of
 from aoti_build._torch.program.inputs import Call
+from aoti_build._torch.program.memory_formats import format_of
 from aoti_build._torch.program.structure import leaf_names
 from aoti_build._torch.program.values import input_values, output_values
 from aoti_build._torch.program.writes import EagerWrites, writes_of
@@ -31,7 +32,8 @@ def signature(
 ) -> JsonObject:
     """The signature as manifests hold it.
 
-    `inputs` and `outputs` have name, dtype and shape each, in flattened order. A dynamic size is an
+    `inputs` and `outputs` have name, dtype and shape each, in flattened order, and inputs their
+    memory format if they have one. A dynamic size is an
     expression in the names of `dims`. `mutates` lists the inputs and buffers that a call writes
     into, by the `functional` form of the program and by what one call in eager mode changed.
     """
@@ -104,6 +106,10 @@ def _describe_inputs(
         if "constant" in entry and leaf is not None:
             # As the caller passes it.
             entry["constant"] = repr(leaf)
+        if "dtype" in entry:
+            memory_format = format_of(leaf)
+            if memory_format is not None:
+                entry["memory_format"] = memory_format
         entries.append(entry)
     return entries
 

@@ -165,7 +165,8 @@ Device = Annotated[
     WithJsonSchema({"enum": [*device_names()], "type": "string"}),
 ]
 Outputs = Literal["dict"]
-# A test compares these with the lists in `rules`, because a Literal needs its values written out.
+# A test compares these with the lists in `rules` and `memory_formats`, because a Literal needs its
+# values written out.
 Dtype = Literal[
     "float32",
     "float64",
@@ -179,6 +180,7 @@ Dtype = Literal[
     "bool",
     "complex64",
 ]
+MemoryFormat = Literal["contiguous", "channels_last", "channels_last_3d"]
 FloatDtype = Literal["float32", "float64", "float16", "bfloat16"]
 Isa = Literal["native", "avx2", "avx512"]
 ArchText = Annotated[

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from aoti_build.common import sizes
+from aoti_build.common.memory_formats import applied_format
 from aoti_build.models_file import agreements, rules
 from aoti_build.models_file.parsing import schema_inputs
 from aoti_build.models_file.parsing.reader import DocumentReader
@@ -95,10 +96,12 @@ def _read_tensor(reader: DocumentReader, path: FieldPath) -> TensorInput | None:
     if entry is None:
         return None
     reader.add_complaints(path, agreements.range_complaints(entry))
+    reader.add_complaints(path, agreements.format_complaints(entry))
+    model_path = path[:2]
     dtype: str = entry.dtype
     if "dtype" not in entry.model_fields_set:
-        model_path = path[:2]
         dtype = reader.get((*model_path, "dtype")) or entry.dtype
+    memory_format = entry.memory_format or reader.get((*model_path, "memory_format"))
     low, high = agreements.value_range(entry)
     return TensorInput(
         shape=tuple(entry.shape),
@@ -107,6 +110,7 @@ def _read_tensor(reader: DocumentReader, path: FieldPath) -> TensorInput | None:
         low=low,
         high=high,
         probability=entry.probability,
+        memory_format=applied_format(memory_format, len(entry.shape)),
     )
 
 

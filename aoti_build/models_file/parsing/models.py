@@ -48,6 +48,7 @@ def read_model(reader: DocumentReader, name: str) -> Model:
         files=_read_files(reader, (*path, "files")),
         dims=dims,
         dtype=reader.get((*path, "dtype")),
+        memory_format=reader.get((*path, "memory_format")),
         baseline=_read_baseline(reader, path),
         tolerance=_read_tolerance(reader, (*path, "tolerance")),
         cuda=_read_cuda(reader, (*path, "cuda")),

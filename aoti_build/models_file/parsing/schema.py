@@ -20,6 +20,7 @@ from aoti_build.models_file.parsing.field_types import (
     Device,
     FloatDtype,
     Identifier,
+    MemoryFormat,
     Module,
     Name,
     Option,
@@ -127,6 +128,14 @@ class Model(YamlMapping):
         description=(
             "The floating point type that the model is cast to after its weights are loaded. Inputs"
             " without a dtype have it too."
+        ),
+    )
+    memory_format: MemoryFormat | None = Field(
+        default=None,
+        description=(
+            "The order in memory of the weights and inputs: `channels_last` for those of 4"
+            " dimensions, `channels_last_3d` for those of 5. `contiguous`: the order of the"
+            " dimensions. Default: the weights as the callable makes them, and contiguous inputs."
         ),
     )
     baseline: BaselineField | None = Field(

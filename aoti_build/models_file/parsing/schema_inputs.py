@@ -15,6 +15,7 @@ from aoti_build.models_file.parsing.field_types import (
     Dtype,
     Fraction,
     Identifier,
+    MemoryFormat,
     Number,
     ShapeEntry,
     SourceText,
@@ -88,6 +89,14 @@ class TensorInput(YamlMapping):
     probability: Fraction | None = Field(
         default=None,
         description="For bool: the probability of true. Default: 0.5.",
+    )
+    memory_format: MemoryFormat | None = Field(
+        default=None,
+        description=(
+            "The order of the values in memory. `channels_last` is for 4 dimensions,"
+            " `channels_last_3d` for 5. Default: that of the model if it is for this number of"
+            " dimensions, or contiguous."
+        ),
     )
 
 

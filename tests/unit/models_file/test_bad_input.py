@@ -419,6 +419,26 @@ BAD: list[tuple[str, str, list[str]]] = [
         ["5:42: low does not apply to bool"],
     ),
     (
+        "memory format of another rank",
+        model(inputs="[{shape: [2, 3, 4], memory_format: channels_last}]"),
+        ["5:46: channels_last is for shapes of 4 entries, and this one has 3; remove it"],
+    ),
+    (
+        "memory format of images for volumes",
+        model(inputs="{x: {memory_format: channels_last, shape: [1, 2, 3, 4, 5]}}"),
+        ["5:31: channels_last is for shapes of 4 entries, and this one has 5; write channels_last"],
+    ),
+    (
+        "memory format unknown",
+        model(inputs="[{shape: [1, 2, 3, 4]}]", memory_format="channels-last"),
+        ["6:18: 'memory_format' is the string 'channels-last'; it must be one of"],
+    ),
+    (
+        "memory format of a constant",
+        model(inputs="[{value: 2, memory_format: channels_last}]"),
+        ["5:23: an input with `value` is not a tensor, so it cannot have 'memory_format'"],
+    ),
+    (
         "probability of floats",
         model(inputs="[{shape: [], probability: 1}]"),
         ["5:37: probability is for bool inputs, not for float32; remove it"],

@@ -55,7 +55,7 @@ ON_CPU = Target(
         "m",
         Source("build", path="model.py"),
         (
-            TensorInput((2, "batch"), "float32", "x", low=0.5, high=1.5, probability=0.5),
+            TensorInput((2, "batch"), "float32", "x", 0.5, 1.5, 0.5, "channels_last"),
             ConstantInput(1, "flag"),
         ),
         kwargs={"width": 4},

@@ -237,6 +237,47 @@ def test_what_is_not_set_is_in_no_key(root: Path) -> None:
     assert target_from_json(json.loads(json.dumps(target_to_json(set_)))) == set_
 
 
+FORMATS_OF_INPUTS = {
+    # By the format of the model: inputs of 4, of 5 and of 3 dimensions, and one of 4 that is
+    # contiguous whatever the model is.
+    None: [None, None, None, None],
+    "contiguous": [None, None, None, None],
+    "channels_last": ["channels_last", None, None, None],
+    "channels_last_3d": [None, "channels_last_3d", None, None],
+}
+
+
+@pytest.mark.parametrize("name", FORMATS_OF_INPUTS)
+def test_a_memory_format_is_that_of_inputs_of_its_rank(root: Path, name: str | None) -> None:
+    inputs = (
+        "[{shape: [2, 3, 4, 5]}, {shape: [2, 3, 4, 5, 6]}, {shape: [2, 3, 4]},"
+        " {shape: [2, 3, 4, 5], memory_format: contiguous}]"
+    )
+    keys = {} if name is None else {"memory_format": name}
+    (target,) = read(root, model(inputs=inputs, **keys)).targets
+    assert target.model.memory_format == name
+    assert isinstance(target.model.inputs, tuple)
+    found = [tensor.memory_format for tensor in target.model.inputs]
+    assert found == FORMATS_OF_INPUTS[name]
+    assert target_from_json(json.loads(json.dumps(target_to_json(target)))) == target
+
+
+def test_a_memory_format_is_a_part_of_the_key_where_it_has_an_effect(root: Path) -> None:
+    def parts(inputs: str, **keys: Any) -> dict[str, Any]:
+        (target,) = read(root, model(inputs=f"[{{shape: [2, 3, 4, 5]{inputs}}}]", **keys)).targets
+        return spec_parts(target)
+
+    bare = parts("")
+    assert not any("memory_format" in part for part in bare)
+    # Inputs are contiguous anyway.
+    assert parts(", memory_format: contiguous") == bare
+    of_input = {"inputs.0.memory_format": "channels_last"}
+    assert parts(", memory_format: channels_last") == {**bare, **of_input}
+    of_model = {"memory_format": "channels_last"}
+    assert parts("", **of_model) == {**bare, **of_model, **of_input}
+    assert parts(", memory_format: contiguous", **of_model) == {**bare, **of_model}
+
+
 def test_dims_of_a_callable_may_be_named_nowhere(root: Path) -> None:
     project = read(root, model(inputs="x.py:f", dims="{batch: {max: 4}}"))
     assert project.targets[0].model.dims == (Dim("batch", 1, 4, 2),)
