@@ -6,10 +6,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
+from aoti_build.common.memory_formats import RANKS
 from aoti_build.common.resources import processors
 from aoti_build.errors import UsageError
 from aoti_build.host.cpu import physical_cores
-from aoti_build.models_file.project import DEFAULT_PRESET, Choice, Model, Project, Target
+from aoti_build.models_file.project import (
+    DEFAULT_PRESET,
+    Choice,
+    Model,
+    Project,
+    Target,
+    TensorInput,
+)
 from aoti_build.models_file.tuned import chosen, default_choice, with_choice
 
 Options: TypeAlias = Mapping[str, Any]
@@ -88,16 +96,22 @@ def candidates(project: Project, target: Target, allowed: Sequence[str]) -> list
     return found
 
 
-def memory_formats(model: Model) -> tuple[str | None, ...]:  # noqa: ARG001 - see below
-    """The memory formats to try for a model. None leaves the model as it is.
+def memory_formats(model: Model) -> list[str]:
+    """The memory formats to try for a model besides its own.
 
-    Models have no key for a memory format in this release, so there is only one.
+    They are those of which a declared input has the rank. None are tried for a model that has a
+    format already, and for one whose inputs a callable makes.
     """
-    return (None,)
+    if model.memory_format is not None or not isinstance(model.inputs, tuple):
+        return []
+    ranks = {len(entry.shape) for entry in model.inputs if isinstance(entry, TensorInput)}
+    return [name for name, rank in RANKS.items() if rank in ranks]
 
 
 def _choices(project: Project, target: Target, allowed: Sequence[str]) -> Iterator[Choice]:
     presets = [default_choice(project.presets), *_presets(project, target.device)]
+    for name in memory_formats(target.model):
+        presets += [_with_format(choice, name) for choice in list(presets)]
     yield from presets
     # The number of threads is that of loops on the processor.
     if not target.hardware.has_kernels:
@@ -136,6 +150,10 @@ def _with_threads(choice: Choice, threads: int) -> Choice:
     return replace(choice, candidate=name, options={**choice.options, THREADS: threads})
 
 
+def _with_format(choice: Choice, name: str) -> Choice:
+    return replace(choice, candidate=f"{choice.candidate}, {name}", memory_format=name)
+
+
 def _with_precision(choice: Choice, kind: str) -> Choice:
     name = f"{choice.candidate}, {kind}"
     if kind == "tf32":
@@ -143,9 +161,9 @@ def _with_precision(choice: Choice, kind: str) -> Choice:
     return replace(choice, candidate=name, reduced_precision=True)
 
 
-def _settings(choice: Choice) -> tuple[dict[str, Any], dict[str, bool]]:
+def _settings(choice: Choice) -> tuple[dict[str, Any], dict[str, bool], str | None]:
     """What a choice changes, without its name."""
-    return dict(choice.options), choice.precision
+    return dict(choice.options), choice.precision, choice.memory_format
 
 
 def _candidate(target: Target, choice: Choice, *, number: int) -> Candidate:

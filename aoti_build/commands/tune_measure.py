@@ -172,7 +172,10 @@ class TargetTuner:
         self._say(f"sample of {name}")
         try:
             if name in self._built:
-                result = self.sampler.artifact(self._built[name].target)
+                candidate = self._built[name]
+                # A choice must pay for itself without a change of the service.
+                is_converted = candidate.choice.memory_format is not None
+                result = self.sampler.artifact(candidate.target, contiguous_inputs=is_converted)
             else:
                 result = self.sampler.peer(self.target, name)
         except (Interrupted, DirectoryError):

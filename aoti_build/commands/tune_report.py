@@ -62,6 +62,7 @@ class Row:
             "outcome": self.outcome,
             "options": dict(self.choice.options) if self.choice else {},
             "precision": self.choice.precision if self.choice else {},
+            "memory_format": self.choice.memory_format if self.choice else None,
             "seconds": self.seconds,
             "samples": self.samples,
             "peak_memory": self.peak_memory,

@@ -41,8 +41,12 @@ class Sampler:
         """Whether the calls of the target are replayed from CUDA graphs."""
         return self.cuda_graphs and target.hardware.has_kernels
 
-    def artifact(self, target: Target) -> MeasureResult:
-        """Time the target's artifact as a service calls it: through `aoti_build.load`."""
+    def artifact(self, target: Target, *, contiguous_inputs: bool = False) -> MeasureResult:
+        """Time the target's artifact as a service calls it: through `aoti_build.load`.
+
+        With `contiguous_inputs` the service does not know of the artifact's memory format, so the
+        loader has to copy.
+        """
         job = MeasureJob(
             root=str(self.project.root),
             target_document=target_to_json(target),
@@ -51,6 +55,7 @@ class Sampler:
             seconds=SECONDS,
             least_calls=LEAST_CALLS,
             cuda_graphs=self.uses_graphs(target),
+            contiguous_inputs=contiguous_inputs,
         )
         return self._run(job, target)
 

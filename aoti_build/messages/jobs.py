@@ -275,7 +275,8 @@ class MeasureJob(TargetJob[MeasureResult], frozen=True):
     """Load the target's artifact in the directory `artifacts` as a service does, and time calls.
 
     The timed calls last `seconds` together, and there are at least `least_calls`. With
-    `cuda_graphs` the calls are replayed from CUDA graphs.
+    `cuda_graphs` the calls are replayed from CUDA graphs. With `contiguous_inputs` the inputs are
+    contiguous, although the artifact takes another memory format.
     """
 
     where: Positions
@@ -283,6 +284,7 @@ class MeasureJob(TargetJob[MeasureResult], frozen=True):
     seconds: float
     least_calls: int
     cuda_graphs: bool
+    contiguous_inputs: bool = False
 
 
 class PeerResult(MeasureResult, frozen=True):

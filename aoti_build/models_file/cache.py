@@ -24,12 +24,14 @@ from aoti_build.common.fields import (
     integer,
     list_of,
     loads,
+    one_of,
     or_none,
     table,
     table_of,
     text,
 )
 from aoti_build.common.json_object import JsonObject
+from aoti_build.common.memory_formats import NAMES
 from aoti_build.common.records import OWNER_WRITES, read_owned
 from aoti_build.common.writing import write_atomic
 from aoti_build.models_file import target_shape
@@ -50,6 +52,7 @@ _CHOICE = table(
         "options": target_shape.OPTIONS,
         "tf32": or_none(flag),
         "reduced_precision": or_none(flag),
+        "memory_format": one_of(None, *NAMES),
         "position": table({"line": integer(1), "column": integer(1)}),
     }
 )

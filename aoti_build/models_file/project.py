@@ -298,6 +298,7 @@ class Choice:
         options: the inductor options.
         tf32: as in `CudaOptions`; None leaves what models.yaml says.
         reduced_precision: likewise.
+        memory_format: that of the weights and of the inputs of its rank; None leaves theirs.
         position: where it is in tuned.yaml.
     """
 
@@ -305,6 +306,7 @@ class Choice:
     options: Mapping[str, Any] = field(default_factory=dict)
     tf32: bool | None = None
     reduced_precision: bool | None = None
+    memory_format: str | None = None
     position: Position = field(default=Position(1, 1), compare=False)
 
     @property

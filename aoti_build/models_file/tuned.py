@@ -11,9 +11,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from aoti_build.common.memory_formats import applied_format
 from aoti_build.common.reading import TEXT_LIMIT, read_bytes
 from aoti_build.errors import UsageError
-from aoti_build.models_file.project import DEFAULT_PRESET, TUNED_PRESET, Choice, Project, Target
+from aoti_build.models_file.project import (
+    DEFAULT_PRESET,
+    TUNED_PRESET,
+    Choice,
+    ConstantInput,
+    Model,
+    Project,
+    Target,
+    TensorInput,
+)
 from aoti_build.models_file.records import with_digest
 
 TUNED_FILE = "tuned.yaml"
@@ -99,9 +109,25 @@ def with_tuned_options(project: Project) -> Project:
 def with_choice(target: Target, choice: Choice) -> Target:
     """The target with the options of a choice."""
     model = target.model
+    if choice.memory_format is not None:
+        model = with_memory_format(model, choice.memory_format)
     if choice.precision:
         model = replace(model, cuda=replace(model.cuda, **choice.precision))
     return with_digest(replace(target, model=model, inductor_config=choice.options))
+
+
+def with_memory_format(model: Model, name: str) -> Model:
+    """The model with a memory format, and with it all declared inputs that can have it."""
+    inputs = model.inputs
+    if isinstance(inputs, tuple):
+        inputs = tuple(_formatted(entry, name) for entry in inputs)
+    return replace(model, memory_format=name, inputs=inputs)
+
+
+def _formatted(entry: TensorInput | ConstantInput, name: str) -> TensorInput | ConstantInput:
+    if isinstance(entry, ConstantInput):
+        return entry
+    return replace(entry, memory_format=applied_format(name, len(entry.shape)))
 
 
 def default_choice(presets: Mapping[str, Mapping[str, Any]]) -> Choice:

@@ -61,6 +61,8 @@ def _settings_text(row: Row) -> str:
     if row.choice is None:
         return ""
     settings = {**row.choice.options, **row.choice.precision}
+    if row.choice.memory_format is not None:
+        settings["memory_format"] = row.choice.memory_format
     return ", ".join(f"{name}: {value}" for name, value in settings.items())
 
 

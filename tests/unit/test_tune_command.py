@@ -26,7 +26,7 @@ from aoti_build.measurement.statistics import PAIRS, Verdict
 from aoti_build.messages import BuildJob, MeasureJob, PeerJob
 from aoti_build.models_file import Project
 from aoti_build.models_file.parsing.tuned_file import parse_tuned
-from aoti_build.models_file.project import Choice
+from aoti_build.models_file.project import Choice, TensorInput
 from aoti_build.report.tune_text import tune_lines
 from aoti_build.work.crash import crash_of
 
@@ -49,6 +49,7 @@ class Machine:
     jobs: list[MeasureJob | PeerJob] = field(default_factory=list)
     built: list[Mapping[str, Any]] = field(default_factory=list)
     peers: dict[str, float] = field(default_factory=dict)
+    formats: dict[str, float] = field(default_factory=dict)
     _noise: Any = field(default_factory=lambda: itertools.cycle([0.999, 1.0, 1.001]))
 
     def during(self, job_name: str, job: Any) -> None:
@@ -70,7 +71,7 @@ class Machine:
             return seconds * self.peers[job.library]
         for option in options:
             seconds *= self.factors.get(option, 1.0)
-        return float(seconds)
+        return float(seconds * self.formats.get(job.target.model.memory_format, 1.0))
 
 
 @pytest.fixture(autouse=True)
@@ -189,6 +190,41 @@ def test_a_lower_precision_is_tried_only_if_allowed(tmp_path: Path) -> None:
     ]
     assert [one.lowers_precision for one in found] == [False, True, True, True, True]
     assert found[1].target.model.cuda.tf32
+
+
+def test_a_memory_format_is_tried_where_an_input_has_its_rank(tmp_path: Path) -> None:
+    image = MODELS.replace(PRESET, "").replace("[2, 4]", "[2, 3, 8, 8]")
+    project = write_project(tmp_path / "p", image)
+    found = candidates(project, project.targets[0], ())
+    assert [one.name for one in found[3:]] == [
+        "default, channels_last",
+        "freezing, channels_last",
+        "max-autotune, channels_last",
+        "freezing+max-autotune, channels_last",
+    ]
+    model = found[3].target.model
+    assert model.memory_format == "channels_last"
+    assert isinstance(model.inputs, tuple)
+    assert isinstance(model.inputs[0], TensorInput)
+    assert model.inputs[0].memory_format == "channels_last"
+    own = write_project(tmp_path / "own", image + "    memory_format: contiguous\n")
+    assert len(candidates(own, own.targets[0], ())) == 3
+
+
+def test_a_chosen_memory_format_is_built_and_pays_for_its_copy(
+    tmp_path: Path, machine: Machine
+) -> None:
+    image = MODELS.replace(PRESET, "").replace("[2, 4]", "[2, 3, 8, 8]")
+    project = write_project(tmp_path / "p", image)
+    machine.formats = {"channels_last": 0.5}
+    tuning = only(tune(project, project.targets))
+    assert tuning.chosen is not None
+    assert "channels_last" in tuning.chosen
+    jobs = [job for job in machine.jobs if isinstance(job, MeasureJob)]
+    assert {job.contiguous_inputs for job in jobs if job.target.model.memory_format} == {True}
+    assert {job.contiguous_inputs for job in jobs if not job.target.model.memory_format} == {False}
+    (target,) = write_project(project.root, image).targets
+    assert target.model.memory_format == "channels_last"
 
 
 @pytest.mark.parametrize("kind", ["bf16", "int8", "tf23"])

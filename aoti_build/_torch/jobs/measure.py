@@ -34,6 +34,8 @@ def measure(job: MeasureJob, events: Events) -> MeasureResult:
     load_seconds = time.perf_counter() - started
     signature = model.metadata["signature"]
     inputs = [value.to(target.device) for value in _inputs(job, signature)]
+    if job.contiguous_inputs:
+        inputs = [value.contiguous() for value in inputs]
     is_written = bool(signature["mutates"]["inputs"])
     fixed_call = call_of(model, inputs)
 

@@ -17,6 +17,7 @@ from aoti_build.common.fields import is_name
 from aoti_build.errors import SpecError
 from aoti_build.models_file.parsing import yaml_document
 from aoti_build.models_file.parsing.field_types import (
+    MemoryFormat,
     Name,
     NotEmpty,
     NotNegative,
@@ -58,6 +59,7 @@ class EntryMapping(YamlMapping):
     options: dict[Option, Any]
     tf32: bool | None = None
     reduced_precision: bool | None = None
+    memory_format: MemoryFormat | None = None
     evidence: EvidenceMapping
 
 
@@ -115,6 +117,7 @@ def _entry(mapping: EntryMapping, reader: DocumentReader, path: tuple[str, ...])
         options=mapping.options,
         tf32=mapping.tf32,
         reduced_precision=mapping.reduced_precision,
+        memory_format=mapping.memory_format,
         position=reader.document.at((*path, "options")).position,
     )
     return Entry(choice, Evidence(**mapping.evidence.model_dump()))
@@ -145,9 +148,11 @@ def tuned_text(entries: Entries) -> str:
 def _mapping(entry: Entry) -> dict[str, Any]:
     choice = entry.choice
     evidence: Mapping[str, Any] = asdict(entry.evidence)
+    memory_format = {"memory_format": choice.memory_format} if choice.memory_format else {}
     return {
         "candidate": choice.candidate,
         "options": dict(choice.options),
         **choice.precision,
+        **memory_format,
         "evidence": {name: value for name, value in evidence.items() if value is not None},
     }
