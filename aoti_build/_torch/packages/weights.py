@@ -80,8 +80,9 @@ def separate(
         is_folded = any(constant.folded for constant in table)
         if is_folded or any(name not in values for name in names):
             return _embedded("the compiler folded or renamed constants")
-        # A weight that the graph reads and the table lacks was inlined.
+        # A weight that the graph reads and the table lacks was inlined. An empty one has no values.
         unseen = used - set(names) - _tied_to(names, state)
+        unseen -= {name for name, value in values.items() if _is_empty(value)}
         if unseen:
             examples = ", ".join(sorted(unseen)[:3])
             return _embedded(f"the compiler put {examples} into the code")
@@ -93,6 +94,10 @@ def separate(
                 if _is_content(blob, blob_pieces(names, values, alignment)):
                     return {"external": True, "alignment": alignment}
     return _embedded("the compiler transformed weights")
+
+
+def _is_empty(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and not value.numel()
 
 
 def _embedded(reason: str) -> dict[str, Any]:
