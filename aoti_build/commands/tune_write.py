@@ -43,9 +43,11 @@ def write_choices(project: Project, tunings: Iterable[Tuning]) -> dict[str, str]
 
 
 def _change(tuning: Tuning, *, is_present: bool) -> str:
+    if tuning.error is not None:
+        return UNCHANGED
     if tuning.chosen is not None:
         return WRITTEN
-    if not is_present or tuning.error is not None:
+    if not is_present:
         return UNCHANGED
     # The present choice comes first of all candidates. If the budget did not even reach it, nothing
     # is known against it.

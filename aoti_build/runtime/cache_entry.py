@@ -25,7 +25,7 @@ from aoti_build.common.stat_cache import stat_key
 from aoti_build.host import compatibility
 from aoti_build.runtime import private, unpack
 from aoti_build.runtime.process_directory import process_directory
-from aoti_build.runtime.unpacked_record import RECORD, encode_record, matches_record
+from aoti_build.runtime.unpacked_record import RECORD, encode_record, matching_files
 
 # The first torch whose raw loader was seen to take an unpacked package.
 _LOADS_DIRECTORIES = (2, 14)
@@ -51,6 +51,8 @@ class CacheEntry:
     usable: bool = False
     # Whether this load has read the whole package.
     has_read_package: bool = False
+    # The files of a usable entry.
+    _files: frozenset[str] = frozenset()
     _staging: Path | None = None
     _staged_blocks: dict[str, list[str]] = field(default_factory=dict)
     # The right record, after the files of the entry were found equal to the package.
@@ -85,9 +87,10 @@ class CacheEntry:
 
     @property
     def weights(self) -> Path | None:
-        """The file of the weights if they are apart."""
-        path = self.directory / unpack.WEIGHTS
-        return path if path.exists() else None
+        """The file of the weights if they are apart. It was there when the files were compared."""
+        if unpack.WEIGHTS not in self._files:
+            return None
+        return self.directory / unpack.WEIGHTS
 
     @property
     def is_shared_directory(self) -> bool:
@@ -95,7 +98,8 @@ class CacheEntry:
 
     def matches_record(self, *, by_digest: bool = False) -> bool:
         """Whether the files have the stat, and `by_digest` the digests, that they had when made."""
-        return matches_record(self.directory, by_digest=by_digest)
+        self._files = matching_files(self.directory, by_digest=by_digest)
+        return bool(self._files)
 
     def read_package(self, package: int) -> str:
         """Read the whole open package: compare the entry's files with it, or unpack it.
@@ -113,6 +117,7 @@ class CacheEntry:
                 sha256 = unpack.digest(package, contents, comparer)
             if comparer.same:
                 self.usable = True
+                self._files = frozenset(comparer.stats)
                 self._new_record = encode_record(comparer.stats, comparer.blocks())
                 return sha256
         self._remove()
@@ -151,6 +156,7 @@ class CacheEntry:
         try:
             self._complete(self._staging)
             os.rename(self._staging, self.directory)
+            self._files = frozenset(self._staged_blocks)
             self.usable = True
         except OSError:
             # The disk is full, or a directory is there already: another process made it, or it

@@ -114,6 +114,9 @@ class CudaRecorder:
             if isinstance(error, torch.OutOfMemoryError):
                 raise
             raise CaptureError(_first_line(error)) from error
+        except BaseException:  # an interrupt
+            self._abandon(graph)
+            raise
         return CudaRecording(graph, outputs)
 
     def _abandon(self, graph: torch.cuda.CUDAGraph) -> None:
@@ -127,7 +130,8 @@ class CudaRecorder:
                 torch._C._cuda_endAllocateToPool(index, self._pool)
             with contextlib.suppress(RuntimeError):
                 torch._C._cuda_releasePool(index, self._pool)
-        # torch's generator of random numbers refuses to work until a capture has ended well.
+        # torch's generator of random numbers refuses to work, in every thread, until a capture has
+        # ended well. So a small one follows.
         following = torch.cuda.CUDAGraph()
         with contextlib.suppress(RuntimeError):
             following.capture_begin(capture_error_mode=_ERROR_MODE)

@@ -45,6 +45,11 @@ class CudaGraphs:
         are_mappings = [isinstance(sizes, Mapping) for sizes in self.sizes]
         if isinstance(self.sizes, str | Mapping) or not all(are_mappings):
             raise UsageError(f"the sizes of CUDA graphs are {self.sizes!r}", hint=_HINT)
+        if len(self.sizes) > self.limit:
+            raise UsageError(
+                f"there are {len(self.sizes)} sizes, and the limit of CUDA graphs is {self.limit}",
+                hint="list fewer sizes, or pass aoti_build.CudaGraphs(sizes=..., limit=...)",
+            )
 
 
 def graph_options(value: Any) -> CudaGraphs | None:

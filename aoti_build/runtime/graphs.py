@@ -21,6 +21,9 @@ from aoti_build.runtime.graph_options import CudaGraphs
 from aoti_build.runtime.leaves import Kinds, Signature, leaf_of, state_names
 from aoti_build.runtime.static_inputs import Shapes, StaticInputs
 
+# The stack level of the caller of `aoti_build.load` in a warning of `graphed_calls`.
+_OF_LOAD = 6
+
 
 class Recording(Protocol):
     """One recorded call. `replay` runs it in the current stream. It writes into `outputs`."""
@@ -113,13 +116,17 @@ class GraphedCalls:
     ) -> None:
         """Record the graph for `sizes`, so that the first call is a fast one.
 
-        `rehearse` makes one call, if not the package itself may do it. Raises `InputError` for
-        sizes that do not fit.
+        `rehearse` makes one call, if not the package itself may do it. Where there can be no graph,
+        the package makes one call. Raises `InputError` for sizes that do not fit.
         """
         key = self._inputs.shapes(sizes)
         with self._lock:
             can_replay = self._recorder.enter_stream()
-            if not can_replay or key in self._graphs or not self._may_record(key):
+            if key in self._graphs:
+                return
+            if not can_replay or not self._may_record(key):
+                if rehearse is None:
+                    self._loader.boxed_run(self._inputs.zeros(key))
                 return
             buffers = list(self._buffers_of(key))
             if rehearse is None:
@@ -150,14 +157,14 @@ class GraphedCalls:
             if loader is None:
                 self._buffers.clear()
 
-    def give_up(self, why: str) -> None:
-        """Run all calls without graphs, and say why in a warning."""
+    def give_up(self, why: str, *, stacklevel: int = 5) -> None:
+        """Run all calls without graphs, and say why in a warning.
+
+        By default it points to the call of the model.
+        """
         self._why_not = why
-        warnings.warn(
-            f"{self._target} runs without CUDA graphs: {why}",
-            RuntimeWarning,
-            stacklevel=5,  # the call of the model
-        )
+        message = f"{self._target} runs without CUDA graphs: {why}"
+        warnings.warn(message, RuntimeWarning, stacklevel=stacklevel)
 
     def report(self) -> dict[str, Any]:
         """JSON values: the shapes of each graph, memory and limits, and why there are no graphs."""
@@ -237,6 +244,7 @@ class _Graph:
         self._recording = recording
         self._replay = recording.replay
         self._buffers = buffers
+        self._addresses = frozenset(_address(buffer) for buffer in buffers)
         self._written = written
         self._static = static
 
@@ -244,7 +252,13 @@ class _Graph:
         # Only in this mode may inference tensors, and views of parameters, be written into. No
         # gradient is computed in it either. `torch.inference_mode` takes 3 microseconds for it.
         with torch._C._InferenceMode(True):
-            for buffer, value in zip(self._buffers, inputs, strict=True):
+            sources = list(inputs)
+            for position, buffer in enumerate(self._buffers):
+                value = inputs[position]
+                if value is not buffer and _address(value) in self._addresses:
+                    # It is a buffer of another input, which is filled before or after this one.
+                    sources[position] = value.clone()
+            for buffer, value in zip(self._buffers, sources, strict=True):
                 if value is not buffer:
                     buffer.copy_(value)
             self._replay()
@@ -257,6 +271,11 @@ class _Graph:
 
     def release(self) -> None:
         self._recording.release()
+
+
+def _address(value: Tensor) -> int:
+    """The address of the memory that the tensor is a part of."""
+    return value.untyped_storage().data_ptr()
 
 
 class _NoRecorder:
@@ -307,11 +326,11 @@ def graphed_calls(
         written=[position for position, leaf in enumerate(leaves) if leaf.written],
         outputs=signature["outputs"],
     )
+    on_cpu = _state_on_cpu(signature)
     if not on_gpu:
-        calls.give_up(f"it runs on the device {kinds.device.type}")
-    for name in _state_on_cpu(signature):
-        calls.give_up(f"its state {name} is on the CPU")
-        break
+        calls.give_up(f"it runs on the device {kinds.device.type}", stacklevel=_OF_LOAD)
+    elif on_cpu:
+        calls.give_up(f"its state {on_cpu[0]} is on the CPU", stacklevel=_OF_LOAD)
     return calls
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from aoti_build.common.memory_formats import CONTIGUOUS, strides_of
 
-_FORMATS = {
+FORMATS = {
     CONTIGUOUS: torch.contiguous_format,
     "channels_last": torch.channels_last,
     "channels_last_3d": torch.channels_last_3d,
@@ -25,7 +25,7 @@ def in_memory_format(value: Tensor, name: str | None) -> Tensor:
         return view
     if name is None:
         return value.contiguous()
-    return value.contiguous(memory_format=_FORMATS[name])
+    return value.contiguous(memory_format=FORMATS[name])
 
 
 def view_in_memory_format(value: Tensor, name: str | None) -> Tensor | None:
@@ -35,7 +35,7 @@ def view_in_memory_format(value: Tensor, name: str | None) -> Tensor | None:
     strides = strides_of(value.shape, name)
     if value.stride() == strides:
         return value
-    if value.numel() and value.is_contiguous(memory_format=_FORMATS[name]):
+    if value.numel() and value.is_contiguous(memory_format=FORMATS[name]):
         # Only the strides of axes of size 1 differ. Operators such as convolutions still look at
         # them, to choose the format of their results.
         return value.as_strided(value.shape, strides)

@@ -14,7 +14,7 @@ from aoti_build.errors import ArtifactError, ClosedError, CopyError, UsageError
 from aoti_build.host.devices import device_named
 from aoti_build.runtime.arguments import Arguments
 from aoti_build.runtime.choose import Candidate, Choice
-from aoti_build.runtime.gate import Gate
+from aoti_build.runtime.gate import Gate, turns
 from aoti_build.runtime.graph_options import CudaGraphs
 from aoti_build.runtime.graphs import GraphedCalls, graphed_calls
 from aoti_build.runtime.leaves import Kinds, state_names
@@ -24,7 +24,7 @@ from aoti_build.runtime.raw import raw_loader, synchronize
 from aoti_build.runtime.static_inputs import StaticInputs
 from aoti_build.runtime.structures import exported_parameters, output_restorer
 from aoti_build.runtime.weights import ReplaceableWeights, listed_weights
-from aoti_build.runtime.written import WrittenInputs
+from aoti_build.runtime.written import Copies, WrittenInputs
 
 _LONGEST_CAUSE = 2000  # characters of a message from torch
 
@@ -67,6 +67,7 @@ class LoadedModel:
         # Weights from `update_weights`, kept for `reset_state` if the model has state.
         self._replaced_weights: dict[str, torch.Tensor] = {}
         self._gate = Gate()
+        self._turns = turns(num_runners)
         # None if the loader has the weights in its own memory.
         self._mapped: MappedWeights | None = None
         # Native code is loaded here. None once the model is closed.
@@ -96,19 +97,19 @@ class LoadedModel:
         `close()`.
         """
         inputs = self._arguments.flatten(args, kwargs)
-        gate = self._gate
-        gate.enter()
+        call = object()
         try:
+            self._gate.enter(call)
             if self._run is None:
                 raise self._closed()
-            if self._written is None:
-                outputs = self._run(inputs)
-            else:
+            copies: Copies = []
+            if self._written is not None:
                 copies = self._written.made_contiguous(inputs)
+            with self._turns:
                 outputs = self._run(inputs)
-                self._written.copy_back(copies)
+            WrittenInputs.copy_back(copies)
         finally:
-            gate.leave()
+            self._gate.leave(call)
         return self._restore(outputs)
 
     def warm_up(self, sizes: Mapping[str, int] | None = None) -> None:

@@ -38,18 +38,20 @@ def encode_record(
     return json.dumps(document).encode()
 
 
-def matches_record(directory: Path, *, by_digest: bool = False) -> bool:
-    """Whether a directory holds just the recorded files, with the stat that they had then.
+def matching_files(directory: Path, *, by_digest: bool = False) -> frozenset[str]:
+    """The recorded files, if a directory holds just these with the stat that they had then.
 
-    With `by_digest` the blocks of the files are digested too.
+    With `by_digest` the blocks of the files are digested too. Empty if anything differs.
     """
     document = read_json(directory / RECORD)
     try:
         if not _has_recorded_stats(directory, document):
-            return False
-        return not by_digest or _has_recorded_digests(directory, document)
+            return frozenset()
+        if by_digest and not _has_recorded_digests(directory, document):
+            return frozenset()
+        return frozenset(document["files"])
     except (OSError, LookupError, TypeError, AttributeError, ValueError):
-        return False  # the record is absent or garbled
+        return frozenset()  # the record is absent or garbled
 
 
 def _has_recorded_stats(directory: Path, document: Any) -> bool:

@@ -189,14 +189,14 @@ def test_an_exclusive_operation_runs_alone() -> None:
 
     def call() -> None:
         for _ in range(2000):
-            gate.enter()
+            gate.enter(threading.get_ident())
             with lock:
                 state["calls"] += 1
                 if state["alone"]:
                     wrong.append("a call during an exclusive operation")
             with lock:
                 state["calls"] -= 1
-            gate.leave()
+            gate.leave(threading.get_ident())
 
     def operate() -> None:
         for _ in range(200):

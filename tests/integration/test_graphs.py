@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from aoti_build.errors import InputError, UsageError
-from aoti_build.runtime.capture import CaptureError
+from aoti_build.runtime.capture import CaptureError, CudaRecorder
 from aoti_build.runtime.graph_options import CudaGraphs, graph_options, report_text
 from aoti_build.runtime.graphs import GraphedCalls, graphed_calls
 from aoti_build.runtime.leaves import Kinds, leaf_of
@@ -175,6 +175,21 @@ def test_buffers_are_passed_without_a_copy(loader: Loader, recorder: Recorder) -
     assert buffers["cache"].eq(3).all()  # what the model wrote
 
 
+def test_a_buffer_may_stand_for_another_input(loader: Loader, recorder: Recorder) -> None:
+    """Each input is read before any buffer is written."""
+    calls = graphed(loader, recorder)
+    buffers = calls.buffers({"batch": 2, "past": 2})
+    calls.run(tensors(2))
+    for swapped in (False, True):
+        buffers["x"].copy_(torch.tensor([[1.0, 2, 3], [4, 5, 6]]))
+        buffers["cache"].fill_(10)
+        given = [torch.full((2, 3), 100.0), buffers["x"]]
+        if swapped:
+            given = [buffers["cache"], buffers["x"].view(2, 3)]
+        expected = given[0].sum(1) + given[1].sum(1) + 1 + loader.calls + 1
+        torch.testing.assert_close(calls.run(given)[0], expected)
+
+
 @pytest.mark.parametrize(
     ("sizes", "message"),
     [
@@ -275,6 +290,12 @@ def test_a_warm_up_does_not_change_the_state(loader: Loader, recorder: Recorder)
     assert calls.run(tensors(2))[0].tolist() == [3 + 6 + 1 + 1] * 2
 
 
+def test_a_warm_up_without_a_graph_makes_one_call(loader: Loader, recorder: Recorder) -> None:
+    calls = graphed(loader, recorder, sizes=[{"batch": 3, "past": 2}])
+    calls.warm_up({"batch": 2, "past": 2})
+    assert (loader.calls, recorder.recorded) == (1, [])
+
+
 def test_a_call_during_a_capture_of_the_caller(loader: Loader, recorder: Recorder) -> None:
     calls = graphed(loader, recorder)
     calls.run(tensors(2))
@@ -313,6 +334,28 @@ def test_an_output_on_another_device_is_not_replayed(loader: Loader, recorder: R
         calls.run(tensors(2))
 
 
+def test_an_interrupt_ends_a_capture(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or torch would take the whole process for one that captures."""
+    done: list[str] = []
+
+    class Graph:
+        def capture_begin(self, **_: Any) -> None:
+            done.append("begin")
+
+        def capture_end(self) -> None:
+            done.append("end")
+
+    def interrupted() -> list[Tensor]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    recorder = CudaRecorder.__new__(CudaRecorder)
+    recorder._device, recorder._pool = CPU, (0, 0)
+    with pytest.raises(KeyboardInterrupt):
+        recorder._capture(interrupted, "thread_local")
+    assert done == ["begin", "end", "begin", "end"]
+
+
 def test_gradients_and_inference_mode(loader: Loader, recorder: Recorder) -> None:
     calls = graphed(loader, recorder)
     with torch.inference_mode():
@@ -342,13 +385,26 @@ def test_a_cpu_artifact_has_no_graphs(loader: Loader, signature: dict[str, Any])
     assert calls.report()["why_not"] == "it runs on the device cpu"
 
 
+def test_state_on_the_cpu_is_said_once(loader: Loader, signature: dict[str, Any]) -> None:
+    mutates = {"inputs": [], "buffers": ["calls"]}
+    weights = [{"name": "calls", "device": "cpu"}]
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        given = {**signature, "mutates": mutates, "weights": weights}
+        calls = graphed_calls("net/cpu", given, KINDS, loader, CudaGraphs())
+    assert len(said) == 1
+    assert calls.report()["why_not"] == "it runs on the device cpu"
+
+
 @pytest.mark.parametrize("value", ["yes", 3, {"batch": 1}, [3], ["batch"]])
 def test_values_that_mean_nothing(value: Any) -> None:
     with pytest.raises(UsageError):
         graph_options(value)
 
 
-@pytest.mark.parametrize("options", [{"limit": 0}, {"limit": True}, {"memory_limit": 0}])
+@pytest.mark.parametrize(
+    "options", [{"limit": 0}, {"limit": True}, {"memory_limit": 0}, {"limit": 1, "sizes": [{}, {}]}]
+)
 def test_limits_that_mean_nothing(options: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
         CudaGraphs(**options)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 import aoti_build
 from aoti_build._torch.jobs.prepared import prepare
 from aoti_build._torch.jobs.probe import probes
+from aoti_build._torch.program.inputs import from_callable
 from aoti_build._torch.program.memory_formats import convert_weights, format_of
 from aoti_build.common.memory_formats import strides_of
 from aoti_build.models_file import load_project
@@ -366,3 +367,23 @@ def test_probes_keep_the_format_except_those_of_strides() -> None:
     assert tried["x: contiguous"].may_answer == "rightly"
     turned = tried["x: not contiguous"].inputs[0]
     assert turned.stride() not in (x.stride(), x.contiguous().stride())
+
+
+@pytest.mark.parametrize(
+    ("value", "name"),
+    [
+        (torch.rand(4, 5, 3).permute(2, 0, 1).unsqueeze(0), "channels_last"),  # an image as read
+        (torch.rand(2, 4, 5, 1).permute(0, 3, 1, 2), "channels_last"),
+        (torch.rand(2, 3, 4, 5), "contiguous"),
+        (torch.rand(3, 4).t(), "contiguous"),
+        (torch.rand(1, 4).expand(3, 4), "contiguous"),
+        (torch.rand(2, 3, 4, 5)[:, :, ::2], "contiguous"),
+    ],
+)
+def test_tensors_of_a_callable_have_strides_that_the_loader_makes(
+    value: torch.Tensor, name: str
+) -> None:
+    """Compiled code is called with these strides, whatever the example was a view of."""
+    given = from_callable(lambda: (value,), "models.yaml:5")({}, 0).tensors()[0]
+    assert given.stride() == strides_of(value.shape, name)
+    assert torch.equal(given, value)

@@ -307,9 +307,33 @@ def test_calls_weights_and_close_from_many_threads(load: Callable[..., LoadedMod
         model.update_weights(states[0])
 
 
+@pytest.mark.parametrize("runners", [1, 2])
+def test_threads_with_inputs_that_are_copied(
+    load: Callable[..., LoadedModel], runners: int
+) -> None:
+    """The loader alone owns such a copy, and frees it while it runs. That releases the lock of the
+    interpreter, and another thread must not wait for the runner with it."""
+    model = load("weighted", num_runners=runners)
+    wrong: list[torch.Tensor] = []
+
+    def work() -> None:
+        for _ in range(200):
+            x = torch.rand(8, 5).t()
+            if (model(x) - model(x.contiguous())).abs().max() > 1e-4:
+                wrong.append(x)
+
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    assert not any(thread.is_alive() for thread in threads), "they wait for each other"
+    assert not wrong
+
+
 def test_a_ctrl_c_while_one_waits_to_be_alone_lets_later_calls_through() -> None:
     gate = Gate()
-    gate.enter()  # a call that is under way
+    gate.enter("a call that is under way")
 
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
@@ -317,9 +341,9 @@ def test_a_ctrl_c_while_one_waits_to_be_alone_lets_later_calls_through() -> None
     gate._changed.wait = interrupted  # type: ignore[method-assign]
     with pytest.raises(KeyboardInterrupt), gate.alone():
         pytest.fail("the call had not ended")
-    gate.leave()
-    gate._changed.wait = lambda: pytest.fail("a later call waits")  # type: ignore[method-assign]
-    gate.enter()
+    gate.leave("a call that is under way")
+    gate._changed.wait = lambda _: pytest.fail("a later call waits")  # type: ignore[method-assign]
+    gate.enter("a later call")
 
 
 def test_a_cpu_model_runs_as_usual_if_cuda_graphs_are_asked_for(

@@ -21,7 +21,7 @@ from aoti_build.artifact.manifest import MODEL, Manifest
 from aoti_build.common import directories, stat_cache
 from aoti_build.errors import ArtifactError, DirectoryError, UsageError
 from aoti_build.host import compatibility
-from aoti_build.runtime import cache_entry, private, process_directory, unpack
+from aoti_build.runtime import cache_entry, package, private, process_directory, unpack
 from aoti_build.runtime.package import Verify, admit
 
 Artifact = tuple[Path, Manifest]
@@ -465,6 +465,27 @@ def test_weights_whose_places_are_unknown_are_left_to_torch(
     admitted = admit(*publish_external(tmp_path / "project", content))
     assert admitted.weights is None
     assert unpacked(admitted.path) == content
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["unpacked now", "unpacked before"])
+def test_weights_that_vanish_after_the_check_are_missed(
+    external: Artifact, monkeypatch: pytest.MonkeyPatch, again: bool
+) -> None:
+    """A model without its weights would crash at the first call."""
+    if again:
+        admit(*external).close()
+    real = package._check
+
+    def vanishing(*arguments: Any) -> Any:
+        checked = real(*arguments)
+        entry = arguments[-1]
+        (entry.directory / unpack.WEIGHTS).unlink()
+        return checked
+
+    monkeypatch.setattr(package, "_check", vanishing)
+    admitted = admit(*external)
+    assert admitted.weights is not None
+    assert not admitted.weights.exists()  # to open it is an error
 
 
 @pytest.mark.parametrize("verify", ["full", "stat"])

@@ -22,7 +22,7 @@ from aoti_build.common.memory_formats import (
 )
 from aoti_build.errors import UsageError
 from aoti_build.models_file.project import Model
-from aoti_build.runtime.layouts import in_memory_format, view_in_memory_format
+from aoti_build.runtime.layouts import FORMATS, in_memory_format, view_in_memory_format
 
 
 def format_of(value: Tensor) -> str | None:
@@ -41,13 +41,31 @@ def format_of(value: Tensor) -> str | None:
 def with_default_format(value: Tensor, name: str | None) -> Tensor:
     """A tensor of the user's callable in the format `name` of its model.
 
-    It stays as it is if the model has none, or if the format is for tensors of another rank.
+    Without one, or if it is for tensors of another rank, it keeps its own format. Strides of no
+    format are replaced, because the loader makes other tensors contiguous.
     """
-    if name is None or not _is_plain(value):
+    if not _is_plain(value) or not value.numel():
         return value
+    if name is None:
+        nearest = _nearest_format(value)
+        if value.stride() == strides_of(value.shape, nearest):
+            return value
+        return copied_to_format(value, nearest)
     if name != CONTIGUOUS and RANKS[name] != value.dim():
         return value
     return copied_to_format(value, name)
+
+
+def _nearest_format(value: Tensor) -> str:
+    """The format of a tensor, or the one that has its values in the same order."""
+    own = format_of(value)
+    if own is not None:
+        return own
+    if not value.is_contiguous():
+        for name, rank in RANKS.items():
+            if value.dim() == rank and value.is_contiguous(memory_format=FORMATS[name]):
+                return name
+    return CONTIGUOUS
 
 
 def copied_to_format(value: Tensor, name: str | None) -> Tensor:
