@@ -16,14 +16,12 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from aoti_build.errors import UsageError
 from aoti_build.runtime.choose import Candidate, Choice, explain
 from aoti_build.runtime.graph_options import CudaGraphs, graph_options, report_text
-from aoti_build.runtime.leaves import state_names
+from aoti_build.runtime.options import CallOptions
 from aoti_build.runtime.package import Verify, admit
 
 if TYPE_CHECKING:
-    from aoti_build.artifact.manifest import Manifest
     from aoti_build.runtime.model import LoadedModel
 
 __all__ = ["Candidate", "Choice", "CudaGraphs", "explain", "load"]
@@ -68,21 +66,29 @@ def load(
         UsageError: there is no such model, variant or option.
         DirectoryError: AOTI_BUILD_RUNTIME_CACHE or TMPDIR names a directory unfit for code.
     """
-    _check_runners(num_runners, single_threaded=single_threaded)
-    graphs = graph_options(cuda_graphs)
-    if graphs is not None and num_runners > 1:
-        raise UsageError(
-            f"num_runners is {num_runners}, and CUDA graphs run one call at a time",
-            hint="load the model several times for simultaneous calls, or without cuda_graphs",
-        )
+    options = CallOptions(
+        device_index=device_index,
+        num_runners=num_runners,
+        single_threaded=single_threaded,
+        check_inputs=check_inputs,
+        cuda_graphs=graph_options(cuda_graphs),
+    )
     choice = _explain(
         model, artifacts=artifacts, device=device, variant=variant, device_index=device_index
     )
-    if explain and sys.stderr is not None:  # a daemon may have closed it
-        sys.stderr.write(f"{choice}\n")
+    say = _say if explain else _say_nothing
+    say(str(choice))
+    loaded = _open(choice, verify, options, imports=imports)
+    if options.cuda_graphs is not None:
+        say(report_text(loaded.metadata["load"]["cuda_graphs"]))
+    return loaded
+
+
+def _open(choice: Choice, verify: Verify, options: CallOptions, *, imports: bool) -> LoadedModel:
+    """Check and load the best candidate of a choice."""
     best = choice.best()
     assert best.manifest is not None  # a candidate that fits has a manifest
-    _check_state(best.manifest, num_runners)
+    options.check_state(best.manifest)
     admitted = admit(best.directory, best.manifest, verify)
     with admitted.closed_on_error():
         # These import torch, which a refusal does not need.
@@ -90,42 +96,17 @@ def load(
         from aoti_build.runtime.model import LoadedModel
 
         import_registered(best.manifest.imports, best.target, allowed=imports)
-        loaded = LoadedModel(
-            best,
-            choice,
-            admitted,
-            device_index=device_index,
-            num_runners=num_runners,
-            single_threaded=single_threaded,
-            check_inputs=check_inputs,
-            cuda_graphs=graphs,
-        )
-        if explain and graphs is not None and sys.stderr is not None:
-            report = loaded.metadata["load"]["cuda_graphs"]
-            sys.stderr.write(f"{report_text(report)}\n")
-        return loaded
+        return LoadedModel(best, choice, admitted, options)
+
+
+def _say(text: str) -> None:
+    if sys.stderr is not None:  # a daemon may have closed it
+        sys.stderr.write(f"{text}\n")
+
+
+def _say_nothing(text: str) -> None:
+    pass
 
 
 # A parameter of `load` has the name of the function.
 _explain = explain
-
-
-def _check_runners(num_runners: int, *, single_threaded: bool) -> None:
-    """Raise `UsageError` for a number of runners that torch's loader does not take."""
-    valid = isinstance(num_runners, int) and num_runners >= 1
-    if single_threaded:
-        valid = valid and num_runners == 1
-    if not valid:
-        hint = "at least 1, and exactly 1 with single_threaded"
-        raise UsageError(f"num_runners is {num_runners!r}", hint=hint)
-
-
-def _check_state(manifest: Manifest, num_runners: int) -> None:
-    """Raise `UsageError` for simultaneous calls of a model that writes into its buffers."""
-    if num_runners > 1 and state_names(manifest.signature):
-        raise UsageError(
-            f"num_runners is {num_runners}, and the model has state",
-            target=manifest.target,
-            cause="simultaneous calls would write into the same buffers",
-            hint="load it once for each stream of calls, with one runner",
-        )

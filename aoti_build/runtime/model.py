@@ -19,6 +19,7 @@ from aoti_build.runtime.graph_options import CudaGraphs
 from aoti_build.runtime.graphs import GraphedCalls, graphed_calls
 from aoti_build.runtime.leaves import Kinds, state_names
 from aoti_build.runtime.mapped import MappedWeights, map_weights
+from aoti_build.runtime.options import CallOptions
 from aoti_build.runtime.package import Admitted
 from aoti_build.runtime.raw import raw_loader, synchronize
 from aoti_build.runtime.static_inputs import StaticInputs
@@ -42,12 +43,7 @@ class LoadedModel:
         candidate: Candidate,
         choice: Choice,
         admitted: Admitted,
-        *,
-        device_index: int,
-        num_runners: int,
-        single_threaded: bool,
-        check_inputs: bool,
-        cuda_graphs: CudaGraphs | None = None,
+        options: CallOptions,
     ) -> None:
         if candidate.manifest is None:  # then it does not fit this host
             raise ValueError(candidate.target)
@@ -59,15 +55,13 @@ class LoadedModel:
         self._index = -1
         self._device = torch.device(candidate.device)
         if device_named(candidate.device).is_indexed:
-            self._index = device_index
-            self._device = torch.device(candidate.device, device_index)
-        self._num_runners = num_runners
-        # Recording a graph takes a loader without locks. `GraphedCalls` has its own.
-        self._single_threaded = single_threaded or cuda_graphs is not None
+            self._index = options.device_index
+            self._device = torch.device(candidate.device, options.device_index)
+        self._options = options
         # Weights from `update_weights`, kept for `reset_state` if the model has state.
         self._replaced_weights: dict[str, torch.Tensor] = {}
         self._gate = Gate()
-        self._turns = turns(num_runners)
+        self._turns = turns(options.num_runners)
         # None if the loader has the weights in its own memory.
         self._mapped: MappedWeights | None = None
         # Native code is loaded here. None once the model is closed.
@@ -80,15 +74,15 @@ class LoadedModel:
             signature,
             exported_parameters(self._in_spec, signature),
             kinds,
-            check_inputs,
+            options.check_inputs,
         )
         self._written = self._written_inputs()
         self._restore = output_restorer(out_spec, signature["outputs"])
         self._graphs: GraphedCalls | None = None
         # What runs a call on flat tensors. None once the model is closed.
         self._run: Any = self._loader.boxed_run
-        if cuda_graphs is not None:
-            self._use_graphs(cuda_graphs, kinds)
+        if options.cuda_graphs is not None:
+            self._use_graphs(options.cuda_graphs, kinds)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the model.
@@ -315,11 +309,13 @@ class LoadedModel:
 
     def _load(self) -> Any:
         """Load the package with its first state. Raises RuntimeError if torch cannot."""
+        options = self._options
+        # Recording a graph takes a loader without locks. `GraphedCalls` has its own.
         return raw_loader(
             self._admitted.path,
             self._device.type,
-            single_threaded=self._single_threaded,
-            num_runners=self._num_runners,
+            single_threaded=options.single_threaded or options.cuda_graphs is not None,
+            num_runners=options.num_runners,
             device_index=self._index,
         )
 

@@ -49,6 +49,7 @@ RUNTIME_WITHOUT_TORCH = {
     "gate.py",
     "graph_options.py",
     "leaves.py",
+    "options.py",
     "package.py",
     "private.py",
     "process_directory.py",
