@@ -149,19 +149,23 @@ def _tuning(project: Project, target: Target, tuner: TargetTuner, seconds: float
         rows=measured.rows,
         peers=measured.peers,
         notes=measured.notes,
-        chosen=_fastest(measured),
+        chosen=_fastest(measured, tuner.settings.band),
         is_used=is_used,
         cuda_graphs=tuner.sampler.uses_graphs(target),
         error=measured.error,
     )
 
 
-def _fastest(measured: Measured) -> str | None:
-    """The fastest candidate among those that are shown to be faster than the baseline."""
+def _fastest(measured: Measured, band: float) -> str | None:
+    """The fastest candidate among those that are shown to be faster than the baseline.
+
+    Of several within the band of the fastest, the first one: it changes the least.
+    """
     better = [row for row in measured.rows if row.is_better]
     if not better:
         return None
-    return min(better, key=lambda row: row.ratio).name
+    least = min(row.ratio for row in better)
+    return next(row.name for row in better if row.ratio <= least * (1 + band))
 
 
 def _is_used(project: Project, target: Target) -> bool:
