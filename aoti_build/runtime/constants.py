@@ -9,12 +9,11 @@ module does not import torch.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
-# A line of C++ for each field of each constant. The text was digested, so it is that of a build.
-_FIELD = re.compile(r"constants_info_\[(\d+)\]\.(\w+) = (.*);")
+from aoti_build.artifact.pt2.constant_table import constant_rows
+
 _DTYPE = "cached_torch_dtype_"
 _STRIDED = "static_cast<int32_t>(cached_torch_layout_strided)"
 
@@ -43,9 +42,7 @@ def read_constants(source: str, blob_size: int) -> list[Constant]:
     Raises ValueError if the blob does not consist of exactly these, or if one of them is no plain
     tensor.
     """
-    rows: dict[int, dict[str, str]] = {}
-    for index, name, value in _FIELD.findall(source):
-        rows.setdefault(int(index), {})[name] = value
+    rows = constant_rows(source)
     constants = []
     start = 0
     for index in range(len(rows)):

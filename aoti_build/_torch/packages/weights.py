@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 import tempfile
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -26,6 +25,7 @@ import torch
 from torch.export import ExportedProgram
 
 from aoti_build.artifact.manifest import KEY_METADATA
+from aoti_build.artifact.pt2.constant_table import constant_rows
 from aoti_build.common.extents import SHAREABLE
 
 # Settings of inductor, unless the user's preset has others.
@@ -46,7 +46,6 @@ _ARCHIVE_VERSION = 6  # as torch.export.pt2_archive: the zip layout with .data/v
 _OWN_RECORDS = (".data/version", ".data/serialization_id", "byteorder")
 _PLAIN_TENSORS = (torch.Tensor, torch.nn.Parameter)
 _Writer = torch._C.PyTorchFileWriter
-_ROW = re.compile(r"constants_info_\[(\d+)\]\.(original_fqn|from_folded) = (.*);")
 
 
 State: TypeAlias = Mapping[str, torch.Tensor]
@@ -255,13 +254,8 @@ def _write_mapped(writer: Any, record: str, path: Path) -> None:
 def _constants(archive: zipfile.ZipFile) -> list[_Constant]:
     """The constants in the order of the blob, from the source that inductor generated."""
     source = archive.read(_only_member(archive, ".wrapper.cpp")).decode()
-    rows: dict[int, dict[str, str]] = {}
-    # Each constant has a line of C++ for each field.
-    for index, field, value in _ROW.findall(source):
-        row = rows.setdefault(int(index), {})
-        row[field] = value
     constants = []
-    for _, row in sorted(rows.items()):
+    for row in constant_rows(source).values():
         name = json.loads(row["original_fqn"])
         constants.append(_Constant(name, folded=row["from_folded"] != "false"))
     return constants

@@ -14,11 +14,11 @@ from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from aoti_build.artifact.pt2.call_names import argument_names, result_names
+from aoti_build.artifact.pt2.constant_table import constant_rows
 
 # The text may come from anyone. Each pattern is anchored to a line or has bounded repetitions, so
 # that none takes more than linear time. Patterns that begin with a plain word have no \b before it:
 # without, `re` searches for the word first, which is much faster.
-_CONSTANT = re.compile(r"^ *constants_info_\[(\d{1,9})\]\.(\w{1,20}) = ([^;\n]{0,4096});", re.M)
 _TENSOR = re.compile(r'^ *(input|output)s_info_\[(\d{1,9})\]\.name = "([^"\n]{0,1024})";', re.M)
 _CHECK = re.compile(r"static void check_input_(\d{1,9})\(")
 _DTYPE = re.compile(r"= aoti_torch_dtype_(\w{1,40})\(\)")
@@ -219,10 +219,7 @@ def _bounds(body: str) -> dict[int, Bounds]:
 
 
 def _constants(text: str) -> tuple[Constant, ...]:
-    rows: dict[int, dict[str, str]] = {}
-    for index, name, value in _CONSTANT.findall(text):
-        rows.setdefault(int(index), {})[name] = value
-    return tuple(_constant(rows[index]) for index in sorted(rows))
+    return tuple(_constant(row) for row in constant_rows(text).values())
 
 
 def _constant(row: Mapping[str, str]) -> Constant:
