@@ -6,7 +6,6 @@ A compile for CUDA takes a minute or more, so everything is built once.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -16,16 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from gpu_projects import NEEDS_GPU, inv
 
 from aoti_build.host import cuda, gpu_architectures
-from aoti_build.host.devices import device_named
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(
-        not device_named("cuda").count(), reason="no CUDA device, or a torch without CUDA"
-    ),
-]
+pytestmark = NEEDS_GPU
 
 SOURCE = """\
 import torch
@@ -110,28 +104,15 @@ models:
 SETTINGS = {"default": "", "off": "    cuda: {tf32: false}\n", "on": "    cuda: {tf32: true}\n"}
 
 
-def _inv(root: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """With a compile directory of the project's own, so that builds of several projects do not wait
-    for each other."""
-    return subprocess.run(
-        [sys.executable, "-m", "invoke", *words],
-        cwd=root,
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "AOTI_BUILD_CACHE": str(root / "compile")},
-    )
-
-
 def _choice(root: Path, setting: str) -> dict[str, Any]:
     """The figures of the small network, built and verified under one setting."""
     root.mkdir()
     (root / "choice.py").write_text(CHOICE)
     (root / "models.yaml").write_text(CHOICE_MODELS + SETTINGS[setting])
     (root / "tasks.py").write_text("from aoti_build.tasks import ns\n")
-    finished = _inv(root, "build", "--strict", "--json")
+    finished = inv(root, "build", "--strict", "--json")
     assert finished.returncode == 0, finished.stdout + finished.stderr
-    verified = _inv(root, "verify", "--strict", "--json")
+    verified = inv(root, "verify", "--strict", "--json")
     assert verified.returncode == 0, verified.stdout + verified.stderr
     figures: dict[str, Any] = json.loads(verified.stdout)["targets"][0]["cases"][0]["outputs"][0]
     return figures
@@ -144,7 +125,7 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Fut
     (root / "tasks.py").write_text("from aoti_build.tasks import ns\n")
     with ThreadPoolExecutor() as pool:
         started = {setting: pool.submit(_choice, root / setting, setting) for setting in SETTINGS}
-        yield {**started, "doctor": pool.submit(_inv, root, "doctor", "--device", "cuda", "--json")}
+        yield {**started, "doctor": pool.submit(inv, root, "doctor", "--device", "cuda", "--json")}
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +137,7 @@ def built(
     (root / "net.py").write_text(SOURCE)
     (root / "models.yaml").write_text(MODELS)
     (root / "tasks.py").write_text("from aoti_build.tasks import ns\n")
-    finished = _inv(root, "build", "--strict", "--json")
+    finished = inv(root, "build", "--strict", "--json")
     assert finished.returncode == 0, finished.stdout + finished.stderr
     return root, json.loads(finished.stdout)
 
@@ -173,16 +154,16 @@ def test_targets_are_compiled_and_record_the_compute_capability(
 
 def test_artifacts_verify_and_run(built: tuple[Path, dict[str, object]]) -> None:
     root, _ = built
-    verified = _inv(root, "verify", "--strict", "--json")
+    verified = inv(root, "verify", "--strict", "--json")
     assert verified.returncode == 0, verified.stdout + verified.stderr
-    ran = _inv(root, "run", "--target", "resnet18", "--json")
+    ran = inv(root, "run", "--target", "resnet18", "--json")
     assert ran.returncode == 0, ran.stdout + ran.stderr
     print(verified.stdout, ran.stdout)
 
 
 def test_artifacts_verify_from_cpp(built: tuple[Path, dict[str, object]]) -> None:
     root, _ = built
-    verified = _inv(root, "verify", "--strict", "--runtime", "cpp", "--json")
+    verified = inv(root, "verify", "--strict", "--runtime", "cpp", "--json")
     assert verified.returncode == 0, verified.stdout + verified.stderr
     document = json.loads(verified.stdout)
     assert [(row["verdict"], row["runtime"]) for row in document["targets"]] == [
@@ -192,7 +173,7 @@ def test_artifacts_verify_from_cpp(built: tuple[Path, dict[str, object]]) -> Non
 
 def test_a_second_build_does_nothing(built: tuple[Path, dict[str, object]]) -> None:
     root, _ = built
-    again = json.loads(_inv(root, "build", "--json").stdout)
+    again = json.loads(inv(root, "build", "--json").stdout)
     assert [row["action"] for row in again["targets"]] == ["up-to-date", "up-to-date"]
 
 
@@ -204,12 +185,12 @@ def test_new_weights_are_repacked_and_their_undo_restored(
     (root / "models.yaml").write_text(
         models.replace("    source: net.py:Net\n", "    source: net.py:Net\n    seed: 9\n")
     )
-    finished = _inv(root, "build", "--target", "net", "--json")
+    finished = inv(root, "build", "--target", "net", "--json")
     assert finished.returncode == 0, finished.stdout + finished.stderr
     print(finished.stdout, (root / "artifacts/net/cuda/manifest.json").read_text()[:900])
     assert json.loads(finished.stdout)["targets"][0]["action"] == "repacked"
     (root / "models.yaml").write_text(models)
-    undone = _inv(root, "build", "--target", "net", "--json")
+    undone = inv(root, "build", "--target", "net", "--json")
     assert json.loads(undone.stdout)["targets"][0]["action"] == "restored"
 
 
@@ -244,7 +225,7 @@ def test_doctor_finds_nothing(together: dict[str, Future[Any]]) -> None:
 
 def test_a_package_is_inspected_with_its_kernels(built: tuple[Path, dict[str, object]]) -> None:
     root, _ = built
-    shown = _inv(root, "inspect", "--target", "net")
+    shown = inv(root, "inspect", "--target", "net")
     assert shown.returncode == 0, shown.stdout + shown.stderr
     capability = cuda.compute_capabilities()[0]
     assert f"sm_{capability.replace('.', '')}" in shown.stdout
@@ -267,7 +248,7 @@ def arches(
     (root / "models.yaml").write_text(ARCHES.format(own=own))
     (root / "artifacts").mkdir()
     shutil.copytree(built[0] / "artifacts" / ".store", root / "artifacts" / ".store")
-    finished = _inv(root, "build", "--keep-going", "--json")
+    finished = inv(root, "build", "--keep-going", "--json")
     print(finished.stdout, finished.stderr)
     assert finished.returncode == 0, finished.stdout + finished.stderr
     return root, {row["target"]: row for row in json.loads(finished.stdout)["targets"]}, own
@@ -316,26 +297,26 @@ def test_a_foreign_architecture_is_built_where_torch_can_and_unavailable_elsewhe
         assert (foreign["action"], foreign["unverified"]) == ("compiled", None)
         assert {"sm_80", "compute_80"} <= set(_requires(root, "cuda-sm_80")["gpu_code"])
     assert rows["net/cuda-sm_999"]["action"] == "unavailable"
-    assert _inv(root, "build", "--strict", "--json").returncode == 1
+    assert inv(root, "build", "--strict", "--json").returncode == 1
 
 
 def test_every_architecture_that_was_built_is_verified_and_chosen_by_its_code(
     arches: tuple[Path, Any, str],
 ) -> None:
     root, rows, own = arches
-    verified = _inv(root, "verify", "--json")
+    verified = inv(root, "verify", "--json")
     assert verified.returncode == 0, verified.stdout + verified.stderr
     verdicts = {row["target"]: row["verdict"] for row in json.loads(verified.stdout)["targets"]}
     assert verdicts == {
         name: "unavailable" if row["action"] == "unavailable" else "passed"
         for name, row in rows.items()
     }
-    shown = json.loads(_inv(root, "inspect", "--host", "--target", "net/cuda", "--json").stdout)[
+    shown = json.loads(inv(root, "inspect", "--host", "--target", "net/cuda", "--json").stdout)[
         "host"
     ]["net"]
     assert [row["target"] for row in shown if row["chosen"]] == ["net/cuda"]
     assert {row["target"] for row in shown if row["fits"]} >= {"net/cuda", f"net/cuda-{own}"}
-    ran = _inv(root, "run", "--target", f"net/cuda-{own}", "--json")
+    ran = inv(root, "run", "--target", f"net/cuda-{own}", "--json")
     assert ran.returncode == 0, ran.stdout + ran.stderr
 
 
@@ -355,7 +336,7 @@ def test_a_second_autotuned_build_searches_nothing(tmp_path: Path) -> None:
     (tmp_path / "tasks.py").write_text("from aoti_build.tasks import ns\n")
     logs = []
     for words in (["build"], ["build", "--force"]):
-        finished = _inv(tmp_path, *words, "--strict", "--json")
+        finished = inv(tmp_path, *words, "--strict", "--json")
         assert finished.returncode == 0, finished.stdout + finished.stderr
         print(json.loads(finished.stdout)["targets"][0]["seconds"])
         logs.append((tmp_path / "artifacts/net/cuda-tuned/build.log").read_text())

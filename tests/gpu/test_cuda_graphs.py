@@ -6,9 +6,6 @@ Each model is a project of its own, and all are built at once.
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import threading
 import warnings
 from collections.abc import Iterator
@@ -17,15 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from gpu_projects import NEEDS_GPU, inv
 
-from aoti_build.host.devices import device_named
-
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(
-        not device_named("cuda").count(), reason="no CUDA device, or a torch without CUDA"
-    ),
-]
+pytestmark = NEEDS_GPU
 
 SOURCE = """\
 import torch
@@ -76,24 +67,13 @@ MODELS = {
 }
 
 
-def _inv(root: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "invoke", *words],
-        cwd=root,
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "AOTI_BUILD_CACHE": str(root / "compile")},
-    )
-
-
 def _build(root: Path, name: str) -> Path:
     root.mkdir()
     (root / "nets.py").write_text(SOURCE)
     entry = f"    source: nets.py:{name}\n    devices: [cuda]\n{MODELS[name]}"
     (root / "models.yaml").write_text(f"version: 1\nmodels:\n  model:\n{entry}")
     (root / "tasks.py").write_text("from aoti_build.tasks import ns\n")
-    finished = _inv(root, "build", "--strict")
+    finished = inv(root, "build", "--strict")
     assert finished.returncode == 0, finished.stdout + finished.stderr
     return root
 
@@ -285,16 +265,16 @@ def test_a_package_that_waits_for_the_gpu_runs_without_graphs(roots: dict[str, P
 
 @pytest.mark.parametrize("name", ["Net", "Delay", "Written"])
 def test_verify_and_run_compare_what_is_replayed(roots: dict[str, Path], name: str) -> None:
-    finished = _inv(roots[name], "verify", "--cuda-graphs", "--strict", "--json")
+    finished = inv(roots[name], "verify", "--cuda-graphs", "--strict", "--json")
     assert finished.returncode == 0, finished.stdout + finished.stderr
     (row,) = json.loads(finished.stdout)["targets"]
     assert (row["verdict"], row["runtime"]) == ("passed", "cuda-graphs")
-    finished = _inv(roots[name], "run", "--cuda-graphs", "--json")
+    finished = inv(roots[name], "run", "--cuda-graphs", "--json")
     assert finished.returncode == 0, finished.stdout + finished.stderr
 
 
 def test_verify_says_what_cannot_be_replayed(roots: dict[str, Path]) -> None:
-    finished = _inv(roots["Waits"], "verify", "--cuda-graphs", "--strict", "--json")
+    finished = inv(roots["Waits"], "verify", "--cuda-graphs", "--strict", "--json")
     assert finished.returncode == 3, finished.stdout + finished.stderr
     (row,) = json.loads(finished.stdout)["targets"]
     assert row["verdict"] == "unavailable"

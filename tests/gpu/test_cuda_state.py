@@ -4,21 +4,13 @@ C++."""
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
-import pytest
+from gpu_projects import NEEDS_GPU, inv
 
-from aoti_build.host.devices import device_named
-
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(
-        not device_named("cuda").count(), reason="no CUDA device, or a torch without CUDA"
-    ),
-]
+pytestmark = NEEDS_GPU
 
 SOURCE = """\
 import torch
@@ -115,17 +107,10 @@ def test_state_is_compared_on_a_gpu(tmp_path: Path) -> None:
     (root / "models.yaml").write_text(MODELS)
     (root / "tasks.py").write_text("from aoti_build.tasks import ns\n")
 
-    def inv(*words: str) -> subprocess.CompletedProcess[str]:
-        environment = {**os.environ, "AOTI_BUILD_CACHE": str(tmp_path / "compile")}
-        command = [sys.executable, "-m", "invoke", *words]
-        return subprocess.run(
-            command, cwd=root, capture_output=True, text=True, check=False, env=environment
-        )
-
-    built = inv("build", "--keep-going", "--json")
+    built = inv(root, "build", "--keep-going", "--json")
     assert built.returncode == 0, built.stdout + built.stderr
     for runtime in ("python", "cpp"):
-        verified = inv("verify", "--strict", "--runtime", runtime, "--json")
+        verified = inv(root, "verify", "--strict", "--runtime", runtime, "--json")
         assert verified.returncode == 0, verified.stdout + verified.stderr
         rows = {row["target"]: row for row in json.loads(verified.stdout)["targets"]}
         delay = rows["delay/cuda"]["cases"]

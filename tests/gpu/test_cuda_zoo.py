@@ -15,15 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from gpu_projects import NEEDS_GPU
 
-from aoti_build.host.devices import device_named
-
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(
-        not device_named("cuda").count(), reason="no CUDA device, or a torch without CUDA"
-    ),
-]
+pytestmark = NEEDS_GPU
 
 TEXT = (
     "hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=128,"
