@@ -6,6 +6,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from statistics import median
 
 from aoti_build.artifact.manifest import Manifest, read_manifest
 from aoti_build.artifact.paths import artifact_directory, inductor_cache_root
@@ -17,7 +18,7 @@ from aoti_build.errors import AotiBuildError, BuildError, DirectoryError, Interr
 from aoti_build.host import distributions
 from aoti_build.measurement.pairs import Rounds
 from aoti_build.measurement.samples import PEERS, Sampler
-from aoti_build.measurement.statistics import PAIRS, Comparison, median
+from aoti_build.measurement.statistics import PAIRS, Comparison
 from aoti_build.messages import MeasureResult
 from aoti_build.models_file.project import Project, Target
 from aoti_build.work.processes import check_stopping

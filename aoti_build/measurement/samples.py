@@ -39,7 +39,7 @@ class Sampler:
 
     def uses_graphs(self, target: Target) -> bool:
         """Whether the calls of the target are replayed from CUDA graphs."""
-        return self.cuda_graphs and target.hardware.has_kernels
+        return self.cuda_graphs and target.hardware.has_graphs
 
     def artifact(self, target: Target, *, contiguous_inputs: bool = False) -> MeasureResult:
         """Time the target's artifact as a service calls it: through `aoti_build.load`.

@@ -133,15 +133,6 @@ def needs_more(comparison: Comparison) -> bool:
     return comparison.verdict == Verdict.UNKNOWN and comparison.pairs < MOST_PAIRS
 
 
-def median(values: Sequence[float]) -> float:
-    """The middle of the values in order; of two middle values their mean."""
-    ordered = sorted(values)
-    middle = len(ordered) // 2
-    if len(ordered) % 2:
-        return ordered[middle]
-    return (ordered[middle - 1] + ordered[middle]) / 2
-
-
 def student_within(t: float, degrees: int) -> float:
     """The probability that Student's t with so many degrees of freedom is between -t and t.
 

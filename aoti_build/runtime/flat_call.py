@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import ast
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from aoti_build.runtime.model import LoadedModel
+from aoti_build.runtime.structures import constant_value
 
 
 def call_of(model: LoadedModel, tensors: Sequence[Tensor]) -> tuple[Sequence[Any], dict[str, Any]]:
@@ -21,16 +21,8 @@ def call_of(model: LoadedModel, tensors: Sequence[Tensor]) -> tuple[Sequence[Any
     leaves = []
     for entry in model.metadata["signature"]["inputs"]:
         if "constant" in entry:
-            leaves.append(_constant(entry))
+            leaves.append(constant_value(entry["constant"]))
         else:
             leaves.append(next(remaining))
     args, kwargs = pytree.tree_unflatten(leaves, model.in_spec)
     return args, kwargs
-
-
-def _constant(entry: Mapping[str, Any]) -> Any:
-    """The value of a constant, whose repr is in the manifest."""
-    try:
-        return ast.literal_eval(entry["constant"])
-    except (ValueError, SyntaxError):
-        return float(entry["constant"])  # nan, inf

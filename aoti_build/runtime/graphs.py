@@ -90,7 +90,8 @@ class GraphedCalls:
         self._buffers: dict[Shapes, list[Tensor]] = {}
         # Sizes for which there was no memory.
         self._too_large: set[Shapes] = set()
-        self._why_not: str | None = None
+        # Why there are no graphs.
+        self.why_not: str | None = None
         # Bytes in the pool of the graphs, after the last one was recorded.
         self._memory = 0
         # Reentrant: `warm_up` holds it during several steps.
@@ -162,7 +163,7 @@ class GraphedCalls:
 
         By default it points to the call of the model.
         """
-        self._why_not = why
+        self.why_not = why
         message = f"{self._target} runs without CUDA graphs: {why}"
         warnings.warn(message, RuntimeWarning, stacklevel=stacklevel)
 
@@ -178,11 +179,11 @@ class GraphedCalls:
                 "limit": self._options.limit,
                 "memory": self._memory + self._buffer_bytes(),
                 "memory_limit": self._options.memory_limit,
-                "why_not": self._why_not,
+                "why_not": self.why_not,
             }
 
     def _may_record(self, key: Shapes) -> bool:
-        if self._why_not is not None or key in self._too_large:
+        if self.why_not is not None or key in self._too_large:
             return False
         if self._allowed is not None and key not in self._allowed:
             return False

@@ -215,7 +215,7 @@ def _with_plain_values(restore: Restore, entries: Entries) -> Restore:
     numbers = []
     for index, entry in enumerate(entries):
         if "constant" in entry:
-            constants.append((index, _constant_value(entry["constant"])))
+            constants.append((index, constant_value(entry["constant"])))
         if "number" in entry:
             numbers.append(index)
     if not constants and not numbers:
@@ -232,7 +232,7 @@ def _with_plain_values(restore: Restore, entries: Entries) -> Restore:
     return restore_with_values
 
 
-def _constant_value(text: str) -> Any:
+def constant_value(text: str) -> Any:
     """The value whose repr is `text`; `text` itself if it is no literal."""
     try:
         return ast.literal_eval(text)

@@ -25,8 +25,8 @@ from aoti_build._torch.checking.returned import as_returned, compare_plain
 from aoti_build._torch.checking.sketch import Sketch
 from aoti_build._torch.compiling.settings import set_precision
 from aoti_build._torch.events import Events
-from aoti_build._torch.packages.graphed import GraphsLack
-from aoti_build._torch.packages.runner import Package, RunnerLacks, open_package
+from aoti_build._torch.packages.loaded import PackageLacks
+from aoti_build._torch.packages.runner import Package, open_package
 from aoti_build._torch.program.inputs import from_shapes
 from aoti_build._torch.program.memory_formats import in_signature_formats
 from aoti_build._torch.program.writes import computed_of, observed_names
@@ -50,7 +50,7 @@ def check(job: CheckJob, events: Events) -> CheckResult:
     try:
         for calls in reference_data.sequences():
             cases += checker.sequence(calls)
-    except (RunnerLacks, GraphsLack) as error:
+    except PackageLacks as error:
         return _unavailable(error.message, events)
     outputs = [output for case in cases for output in case.outputs]
     losses = _losses(reference_data, job.tolerance)

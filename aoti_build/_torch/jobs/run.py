@@ -3,7 +3,6 @@ outputs, describe them, and time the calls."""
 
 from __future__ import annotations
 
-import math
 import time
 import traceback
 from collections.abc import Mapping
@@ -29,9 +28,10 @@ from aoti_build._torch.jobs.check import verdicts
 from aoti_build._torch.jobs.drawn import Draw
 from aoti_build._torch.jobs.prepared import Prepared, prepare
 from aoti_build._torch.jobs.saving import save
-from aoti_build._torch.packages.graphed import GraphedPackage, GraphsLack
+from aoti_build._torch.jobs.timing import nearest_rank
+from aoti_build._torch.packages.graphed import GraphedPackage
 from aoti_build._torch.packages.imports import import_for
-from aoti_build._torch.packages.loaded import LoadedPackage
+from aoti_build._torch.packages.loaded import LoadedPackage, PackageLacks
 from aoti_build._torch.program.inputs import Sizes
 from aoti_build._torch.program.memory_formats import in_signature_formats
 from aoti_build._torch.program.writes import Writes
@@ -187,7 +187,7 @@ class Session:
         try:
             results = package.calls(sequence)
             return [as_returned(result, self.job.signature) for result in results]
-        except GraphsLack as error:
+        except PackageLacks as error:
             raise VerificationError(error.message, hint="run it without --cuda-graphs") from error
         except RuntimeError as error:
             raise VerificationError(
@@ -295,7 +295,7 @@ def summary(samples: list[float]) -> Timing:
     ordered = sorted(samples)
 
     def rank(part: float) -> float:
-        return round(ordered[math.ceil(part * len(ordered)) - 1], 7)
+        return round(nearest_rank(ordered, part), 7)
 
     return Timing(
         repeat=len(samples),

@@ -6,7 +6,7 @@ import math
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -36,12 +36,17 @@ def sample(
     timed_calls(prepare, call, _WARM_UP_SECONDS, _LEAST_WARM_UP_CALLS)
     times = sorted(timed_calls(prepare, call, seconds, least_calls))
     return MeasureResult(
-        median=times[math.ceil(0.5 * len(times)) - 1],
-        p95=times[math.ceil(0.95 * len(times)) - 1],
+        median=nearest_rank(times, 0.5),
+        p95=nearest_rank(times, 0.95),
         calls=len(times),
         peak_memory=peak_memory(),
         load_seconds=round(load_seconds, 3),
     )
+
+
+def nearest_rank(ordered: Sequence[float], part: float) -> float:
+    """The smallest of the ordered values that this part of all do not exceed. It was measured."""
+    return ordered[math.ceil(part * len(ordered)) - 1]
 
 
 def timed_calls(prepare: Prepare, call: CallOnce, seconds: float, least: int) -> list[float]:

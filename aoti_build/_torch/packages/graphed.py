@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,18 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aoti_build._torch.packages.loaded import LoadedPackage, Tensors
+from aoti_build._torch.packages.loaded import LoadedPackage, PackageLacks, Tensors
 from aoti_build._torch.program.writes import Writes
-from aoti_build.errors import BuildError
 from aoti_build.messages import Signature
 from aoti_build.runtime.graph_options import CudaGraphs
-from aoti_build.runtime.graphs import GraphedCalls, graphed_calls
+from aoti_build.runtime.graphs import graphed_calls
 from aoti_build.runtime.leaves import Kinds
 from aoti_build.runtime.raw import raw_loader
-
-
-class GraphsLack(BuildError):
-    """The package cannot be recorded as a CUDA graph. The message says why."""
 
 
 class GraphedPackage(LoadedPackage):
@@ -63,11 +57,7 @@ class _GraphedLoader:
         self._loader = raw_loader(
             str(path), device.type, single_threaded=True, device_index=device.index
         )
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # `run` raises instead
-            self._calls: GraphedCalls = graphed_calls(
-                str(path), signature, kinds, self._loader, CudaGraphs()
-            )
+        self._calls = graphed_calls(str(path), signature, kinds, self._loader, CudaGraphs())
         self._shapes: set[tuple[torch.Size, ...]] = set()
         self.get_constant_fqns = self._loader.get_constant_fqns
         self.load_constants = self._loader.load_constants
@@ -77,12 +67,9 @@ class _GraphedLoader:
         return tuple(value.shape for value in inputs) in self._shapes
 
     def run(self, inputs: Tensors) -> Tensors:
-        """The outputs of a call. Raises `GraphsLack` if there can be no graph for it."""
+        """The outputs of a call. Raises `PackageLacks` if there can be no graph for it."""
         self._shapes.add(tuple(value.shape for value in inputs))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            outputs = self._calls.run(inputs)
-        why_not = self._calls.report()["why_not"]
-        if why_not is not None:
-            raise GraphsLack(f"it cannot run in CUDA graphs: {why_not}")
+        outputs = self._calls.run(inputs)
+        if self._calls.why_not is not None:
+            raise PackageLacks(f"it cannot run in CUDA graphs: {self._calls.why_not}")
         return outputs

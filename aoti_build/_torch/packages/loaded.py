@@ -23,6 +23,13 @@ _ALIGNMENT = 64  # bytes; of the memory that torch allocates
 Tensors: TypeAlias = list[Tensor]
 
 
+class PackageLacks(BuildError):
+    """The package cannot be called in the way that was asked for. The message says why.
+
+    Either a C++ process cannot have what it needs, or it cannot be recorded as a CUDA graph.
+    """
+
+
 class LoadedPackage:
     """Runs a `.pt2` on flat lists of tensors.
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from aoti_build._torch.discovery.registered import libraries_with
 from aoti_build._torch.packages.graphed import GraphedPackage
 from aoti_build._torch.packages.imports import import_for
-from aoti_build._torch.packages.loaded import LoadedPackage, Tensors
+from aoti_build._torch.packages.loaded import LoadedPackage, PackageLacks, Tensors
 from aoti_build._torch.packages.tensor_file import read_tensors, write_tensors
 from aoti_build._torch.program.writes import Writes
 from aoti_build.errors import BuildError
@@ -44,10 +44,6 @@ class Package(Protocol):
         The calls start from the first state. A buffer that cannot be read is None. Raises
         RuntimeError if the package refuses inputs.
         """
-
-
-class RunnerLacks(BuildError):
-    """A C++ process cannot have what the package needs. The message says why."""
 
 
 class RunnerCrash(BuildError):
@@ -167,7 +163,7 @@ def _run(command: Sequence[str]) -> None:
     if status == _REFUSED:
         raise RuntimeError(printed)
     if status == _LACKS:
-        raise RunnerLacks(printed.strip())
+        raise PackageLacks(printed.strip())
     if status == _NOT_LOADED:
         raise BuildError(
             "torch's C++ loader cannot load the package",

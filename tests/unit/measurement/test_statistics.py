@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
+from statistics import median
 
 import pytest
 from hypothesis import given
@@ -20,7 +21,6 @@ from aoti_build.measurement.statistics import (
     Verdict,
     compare,
     holm,
-    median,
     needs_more,
     sign_flip_p,
     student_quantile,
