@@ -1,0 +1,105 @@
+"""The tasks that load artifacts and compare them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from invoke import Context
+
+from aoti_build.errors import UsageError
+from aoti_build.tasks.answer import contract, finish, progress, show, write_reports
+from aoti_build.tasks.options import documented_task, read_integer, read_list, require_choice
+from aoti_build.tasks.project import project_of
+
+
+@documented_task
+def verify(
+    context: Context,
+    target: str = "",
+    file: str = "",
+    json: bool = False,
+    jobs: str = "",
+    strict: bool = False,
+    fresh: bool = False,
+    seeds: str = "",
+    timeout: str = "",
+    localize: bool = False,
+    repro: str = "",
+    runtime: str = "",
+    cuda_graphs: bool = False,
+    junit: str = "",
+    html: str = "",
+    debug: bool = False,
+) -> None:
+    """Compare every artifact with eager mode in a fresh process.
+
+    The comparison covers the whole range of sizes. Each artifact must also refuse invalid inputs.
+    """
+    with contract(json, debug):
+        from aoti_build.commands import verify as command
+        from aoti_build.common.outputs import check_output
+        from aoti_build.report.verify_text import verify_lines
+
+        runtime = runtime or command.PYTHON
+        require_choice("--runtime", runtime, command.RUNTIMES)
+        if cuda_graphs:
+            if runtime != command.PYTHON:
+                raise UsageError("--cuda-graphs and --runtime exclude each other")
+            runtime = command.CUDA_GRAPHS
+        # A verification takes long, so a file that cannot be written is refused before it.
+        for path in (junit, html):
+            if path:
+                check_output(Path(path))
+        project, targets = project_of(context, file, target)
+        report = command.verify(
+            project,
+            targets,
+            jobs=read_integer("--jobs", jobs) or 1,
+            strict=strict,
+            fresh=fresh,
+            seeds=read_integer("--seeds", seeds) or 1,
+            limit=float(read_integer("--timeout", timeout) or command.TIME_LIMIT),
+            localize=localize,
+            repro=Path(repro).absolute() if repro else None,
+            runtime=runtime,
+            on_progress=progress(targets),
+        )
+        write_reports(report, junit, html)
+        show(report, verify_lines(report), json)
+        finish(report.exit_code)
+
+
+@documented_task
+def run(
+    context: Context,
+    target: str = "",
+    input: str = "",
+    output: str = "",
+    repeat: str = "",
+    seed: str = "",
+    cuda_graphs: bool = False,
+    file: str = "",
+    json: bool = False,
+    debug: bool = False,
+) -> None:
+    """Run artifacts on the reference data or on other inputs, then check and time them."""
+    with contract(json, debug):
+        from aoti_build.commands import run as command
+        from aoti_build.report.run_text import run_lines
+
+        project, targets = project_of(context, file, target)
+        seed_number = read_integer("--seed", seed, least=0)
+        if seed_number is None:  # 0 is a seed
+            seed_number = command.SEED
+        report = command.run(
+            project,
+            targets,
+            inputs=read_list("--input", input),
+            output=output,
+            seed=seed_number,
+            repeat=read_integer("--repeat", repeat) or command.REPEAT,
+            cuda_graphs=cuda_graphs,
+            on_progress=progress(targets),
+        )
+        show(report, run_lines(report), json)
+        finish(report.exit_code)
