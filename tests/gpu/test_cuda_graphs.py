@@ -110,10 +110,10 @@ def eager(roots: dict[str, Path], name: str) -> Any:
     return getattr(module, name)().eval().cuda()
 
 
-def image(batch: int) -> Any:
+def image(batch: int, generator: Any = None) -> Any:
     import torch
 
-    return torch.randn(batch, 3, 32, 32, device="cuda")
+    return torch.randn(batch, 3, 32, 32, device="cuda", generator=generator)
 
 
 def close(value: Any, expected: Any) -> None:
@@ -151,9 +151,11 @@ def test_streams_and_threads_of_the_caller(roots: dict[str, Path]) -> None:
 
         def work(batch: int) -> None:
             stream = torch.cuda.Stream()
+            # torch refuses the default generator to all threads while one records a graph.
+            generator = torch.Generator("cuda").manual_seed(batch)
             with torch.cuda.stream(stream), torch.no_grad():
                 for _ in range(40):
-                    given = image(batch)
+                    given = image(batch, generator)
                     output, expected = loaded(image=given), model(given)
                     stream.synchronize()
                     if (output["scores"] - expected["scores"]).abs().max() > 2e-3:
