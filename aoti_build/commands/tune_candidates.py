@@ -24,7 +24,8 @@ Options: TypeAlias = Mapping[str, Any]
 
 # Settings of inductor that make some models faster and others slower, by device.
 _FREEZING: Options = {"freezing": True}
-_MAX_AUTOTUNE: Options = {"max_autotune": True}
+SEARCH = "max_autotune"
+_MAX_AUTOTUNE: Options = {SEARCH: True}
 BUILT_IN: Mapping[str, Mapping[str, Options]] = {
     "cpu": {
         "freezing": _FREEZING,
@@ -84,7 +85,10 @@ def candidates(project: Project, target: Target, allowed: Sequence[str]) -> list
     """
     known = [_settings(default_choice(project.presets))]
     found: list[Candidate] = []
-    for choice in _choices(project, target, allowed):
+    choices = list(_choices(project, target, allowed))
+    # A search for the fastest kernels takes minutes. A small budget must reach what needs none.
+    choices.sort(key=lambda choice: bool(choice.options.get(SEARCH)))
+    for choice in choices:
         settings = _settings(choice)
         if settings not in known:
             known.append(settings)
