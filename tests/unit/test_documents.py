@@ -213,7 +213,9 @@ def check_command(words: list[str]) -> None:
         if takes_value:
             takes_value = False
         elif word.startswith("--") and not task:
-            assert word in ("--list", "--dry"), f"{word} is no option that the documents use"
+            takes_value = word == "--print-completion-script"
+            known = takes_value or word in ("--list", "--dry")
+            assert known, f"{word} is no option that the documents use"
         elif word.startswith("--"):
             option = word.partition("=")[0]
             assert option in options_of(task), f"{task} has no option {option}"

@@ -364,3 +364,10 @@ def redirected(project: Project, command: str) -> subprocess.CompletedProcess[st
         text=True,
         check=False,
     )
+
+
+def test_the_shell_completes_tasks_and_options(project: Project) -> None:
+    tasks = inv("--complete", "--", "inv bu", cwd=project.root).stdout.split()
+    assert {"build", "verify", "status"} <= set(tasks)
+    options = inv("--complete", "--", "inv build --", cwd=project.root).stdout.split()
+    assert {"--target", "--dry-run"} <= set(options)
