@@ -32,7 +32,22 @@ from aoti_build.common import fields
         "[" * 100_000,
         "9" * 5000,
     ],
-    ids=lambda text: text[:20],
+    ids=[
+        "empty",
+        "cut short",
+        "a key twice",
+        "a key twice deep inside",
+        "not a number",
+        "infinity",
+        "minus infinity",
+        "too large",
+        "half of a surrogate pair",
+        "half of a surrogate pair as a key",
+        "deep lists",
+        "deep objects",
+        "very deep lists",
+        "many digits",
+    ],
 )
 def test_what_readers_disagree_on_or_few_expect_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"."):
