@@ -22,5 +22,5 @@ def pytest_pycollect_makeitem() -> Generator[None, Any, Any]:
         if bracket:
             plain = f"{number}_{re.sub(r'[^0-9A-Za-z]+', '_', case)[:40]}"
             item.name = f"{function}[{plain}]"
-            item._id = item._id.with_params(plain)  # pytest 9.2 has no public way
+            item._id = item.parent.id.child(function).with_params(plain)  # there is no public way
     return made
