@@ -33,7 +33,8 @@ from aoti_build.planning.entries import PublishedFiles
 from aoti_build.planning.index import Index, Published
 from aoti_build.store.interface import Store
 
-_WORK = (Action.BUILD, Action.RESTORE, Action.RECHECK)
+# The actions that change something.
+WORK = (Action.BUILD, Action.RESTORE, Action.RECHECK)
 # Reasons that do not say that an artifact differs from what the sources say.
 _NOT_OUT_OF_DATE = (ReasonKind.NO_DEVICE, ReasonKind.UNVERIFIED)
 
@@ -80,7 +81,7 @@ class Plan:
     @property
     def work(self) -> tuple[Step, ...]:
         """The steps that change something."""
-        return tuple(step for step in self.steps if step.action in _WORK)
+        return tuple(step for step in self.steps if step.action in WORK)
 
 
 def make_plan(

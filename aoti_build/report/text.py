@@ -46,7 +46,12 @@ def build_lines(report: BuildReport) -> list[str]:
             lines.append("")
             lines += error_lines(outcome.error)
     actions = [outcome.action for outcome in report.outcomes]
-    return [*lines, *_notes(report.notes), "", count_text(actions, "target")]
+    total = count_text(actions, "target")
+    # What is published although --strict refuses it has an action that does not say so.
+    refused = [outcome for outcome in report.failed if outcome.action != Done.FAILED]
+    if refused:
+        total += f"; {len(refused)} failed by --strict"
+    return [*lines, *_notes(report.notes), "", total]
 
 
 def _build_row(outcome: Outcome) -> list[str]:
@@ -91,7 +96,7 @@ def status_lines(report: StatusReport) -> list[str]:
             [
                 row["target"],
                 row["state"],
-                size_text(row["bytes"]),
+                size_text(row["size"]),
                 age_text(row["age_seconds"]),
                 key[:12],
                 reasons_text(step.reasons, step.unverified),
@@ -99,6 +104,7 @@ def status_lines(report: StatusReport) -> list[str]:
         )
     lines = table(["target", "state", "size", "age", "key", "why"], rows)
     lines += _notes(report.plan.notes)
+    lines += ["", count_text([step.action for step in report.plan.steps], "target")]
     if report.orphans:
         lines.append("")
         lines.append(

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, NoReturn, Protocol, TextIO
 
 from invoke import Exit
 
+from aoti_build import __version__
 from aoti_build.common.json_object import JsonObject
 from aoti_build.common.writing import disk_error
-from aoti_build.errors import AotiBuildError, ExitCode, Interrupted, ToolchainError, UsageError
+from aoti_build.errors import AotiBuildError, Interrupted, ToolchainError, UsageError
 from aoti_build.models_file import Target
 from aoti_build.tasks.interruption import Interruption
 
@@ -29,6 +30,10 @@ if TYPE_CHECKING:
         def as_json(self) -> JsonObject: ...
 
 
+# How the text of a warning begins, among the phases that a command reports.
+WARNING = "warning: "
+
+
 @contextlib.contextmanager
 def contract(json: bool, debug: bool) -> Iterator[None]:
     """Runs a command. An error is printed as text or JSON, and the task ends with its exit code.
@@ -36,7 +41,7 @@ def contract(json: bool, debug: bool) -> Iterator[None]:
     SIGINT and SIGTERM end the task with 130. With `debug`, the traceback of an error is printed.
     """
     interrupted = Interrupted("interrupted")
-    interruption = Interruption(_error_document(interrupted) if json else "")
+    interruption = Interruption(error_document(interrupted) if json else "")
     try:
         _prepare_streams()
         yield
@@ -82,15 +87,21 @@ def _fail(error: AotiBuildError, json: bool) -> NoReturn:
     if json and sys.stdout is not None:
         # If stdout cannot be written to, the error itself is more important.
         with contextlib.suppress(ToolchainError):
-            write_stdout(_error_document(error))
-    _write_stderr(f"error: {error}\n")
+            write_stdout(error_document(error))
+    _print_error(error)
     raise Exit(code=error.exit_code) from None
 
 
-def _error_document(error: AotiBuildError) -> str:
+def _print_error(error: AotiBuildError) -> None:
+    """Print the error as the last block of stderr."""
+    _write_stderr(f"error: {error}\n")
+
+
+def error_document(error: AotiBuildError) -> str:
     document = {
         "format": "aoti-build/error",
         "format_version": 1,
+        "aoti_build": __version__,
         "ok": False,
         "error": error.as_json(),
     }
@@ -114,11 +125,14 @@ def _discard_output(stream: TextIO) -> None:
     os.close(null)
 
 
-def progress(targets: tuple[Target, ...]) -> Callable[[Target, str], None]:
-    """A function that prints a line on stderr for each phase of a target."""
+def progress(targets: tuple[Target, ...], quiet: bool) -> Callable[[Target, str], None]:
+    """A function that prints a line on stderr for each phase of a target. With `quiet` it prints
+    warnings only."""
     width = max((len(target.name) for target in targets), default=0)
 
     def print_phase(target: Target, phase: str) -> None:
+        if quiet and not phase.startswith(WARNING):
+            return
         # Several threads print, so each line is written with one call.
         _write_stderr(f"{target.name.ljust(width)}  {phase}\n")
 
@@ -151,10 +165,14 @@ def write_stdout(text: str) -> None:
         ) from error
 
 
-def finish(code: int) -> None:
-    """End the task with this exit code."""
-    if code != ExitCode.OK:
-        raise Exit(code=code)
+def finish(error: AotiBuildError | None) -> None:
+    """End the task with the error of its report, if there is one.
+
+    The JSON of the report has the same error, so it is printed on stderr only.
+    """
+    if error is not None:
+        _print_error(error)
+        raise Exit(code=error.exit_code)
 
 
 def write_reports(report: VerifyReport, junit: str, html: str) -> None:

@@ -87,6 +87,8 @@ _HELP: Mapping[str, str] = {
     "diff": "Compare with this .pt2 file or target.",
     "orphans": "Remove only artifacts that models.yaml no longer lists.",
     "output": "Write the schema to this file. Default: stdout.",
+    "quiet": "Print no progress. Errors and warnings still go to stderr, and results to stdout.",
+    "check": "Exit with 3 if there is something to build. Nothing is built.",
     "device": (
         "Check for these devices, separated by commas: cpu, cuda. Default: both, and a missing GPU"
         " is no failure."

@@ -66,6 +66,7 @@ from aoti_build.runtime import private
 from aoti_build.runtime.package import admit
 from aoti_build.store.kernels import KernelCache
 from aoti_build.store.selection import open_store
+from aoti_build.tasks.answer import error_document
 from aoti_build.work.host_checks import require_fit_toolchain
 from aoti_build.work.outcome import Outcome
 
@@ -244,7 +245,10 @@ def _documents(tmp_path: Path) -> dict[str, list[Document]]:
         "aoti-build/stat-cache": [_stat_cache(tmp_path)],
         "aoti-build/unpacked": [_unpacked(tmp_path)],
         "aoti-build/build": [_build(two, manifest).as_json()],
-        "aoti-build/plan": [PlanReport(_plan(two, manifest)).as_json()],
+        "aoti-build/plan": [
+            PlanReport(_plan(two, manifest), check=True).as_json(),
+            PlanReport(_plan(two, manifest)).as_json(),
+        ],
         "aoti-build/verify": [VerifyReport(_verdicts(two)).as_json()],
         "aoti-build/run": [_run(two).as_json()],
         "aoti-build/status": [_status(two, manifest).as_json()],
@@ -459,7 +463,7 @@ def _unverified(manifest: Manifest) -> Manifest:
 
 def _build(project: Project, manifest: Manifest) -> BuildReport:
     first, second = project.targets
-    published = Published(manifest.key, manifest.files[MODEL].size)
+    published = Published(manifest.key, manifest.files[MODEL].sha256, manifest.files[MODEL].size)
     return BuildReport(
         project,
         (
@@ -487,6 +491,8 @@ def _verdicts(project: Project) -> tuple[Verdict, ...]:
             no_fp64="too large",
             localization=typed({"type": "localize-result", **LOCALIZATION}, LocalizeResult),
             seconds=1.5,
+            package=FileRecord("a" * 64, 12),
+            path="artifacts/first/cpu/model.pt2",
         ),
         Verdict(
             first, "unavailable", (Reason("lacks-architecture", "this processor lacks avx512f"),)
@@ -528,7 +534,7 @@ def _inspect_diff(directory: Path) -> Document:
 
 
 def _status(project: Project, manifest: Manifest) -> StatusReport:
-    return StatusReport(_plan(project, manifest), ("gone/cpu",))
+    return StatusReport(project, _plan(project, manifest), ("gone/cpu",))
 
 
 def _tune(project: Project) -> TuneReport:
@@ -573,12 +579,7 @@ def _errors(project: Project) -> Iterator[Document]:
         lambda: ArtifactError("damaged", target=project.targets[0].name),
     )
     for failure in failures:
-        yield {
-            "format": "aoti-build/error",
-            "format_version": 1,
-            "ok": False,
-            "error": failure().as_json(),
-        }
+        yield json.loads(error_document(failure()))
 
 
 def _unpacked(tmp_path: Path) -> Document:
