@@ -17,6 +17,7 @@ from aoti_build.errors import (
     ArtifactError,
     BuildError,
     ExitCode,
+    Interrupted,
     ToolchainError,
     UsageError,
     VerificationError,
@@ -30,6 +31,7 @@ _ERROR_OF_CODE: Mapping[int, type[AotiBuildError]] = {
     ExitCode.VERIFICATION_FAILED: VerificationError,
     ExitCode.UNFIT_ARTIFACT: ArtifactError,
     ExitCode.UNFIT_TOOLCHAIN: ToolchainError,
+    ExitCode.INTERRUPTED: Interrupted,
 }
 
 

@@ -23,6 +23,7 @@ from aoti_build.commands.conclusion import (
     head,
     of_total,
     one_line,
+    target_option,
 )
 from aoti_build.commands.json_values import json_list, json_or_none
 from aoti_build.common.json_object import JsonObject
@@ -117,7 +118,12 @@ def problems_error(code: int, failed: Sequence[Inspected], total: int, verb: str
     """The error with this exit code for packages with problems. Its next step is that of the
     first problem."""
     first = failed[0].problems[0]
-    hint = first.hint or "get the package again from where it was made, or use `invoke build`"
+    hints = [first.hint] if first.hint else []
+    # The name of a package that belongs to no target is its path.
+    targets = [artifact.name for artifact in failed if artifact.name != artifact.path]
+    if targets and not (first.hint and "invoke" in first.hint):
+        hints.append(f"`invoke build{target_option(targets)}` builds again")
+    hint = "\n".join(hints) or "copy the file again from where it was made"
     failures = [Failure(artifact.name, one_line(artifact.problems[0])) for artifact in failed]
     count = of_total(len(failed), total, "artifact")
     return concluding_error(

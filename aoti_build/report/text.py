@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from aoti_build.commands.build import BuildReport
     from aoti_build.commands.clean import CleanReport
     from aoti_build.commands.doctor import DoctorReport
+    from aoti_build.commands.export import ExportReport
     from aoti_build.commands.gc import GcReport
     from aoti_build.commands.status import StatusReport
     from aoti_build.commands.why import Explanation, WhyReport
@@ -146,6 +147,22 @@ def _explanation_lines(explanation: Explanation) -> list[str]:
         if not explanation.nearest_reasons:
             lines.append("    nothing")
     return lines
+
+
+@for_terminal
+def export_lines(report: ExportReport) -> list[str]:
+    """A row for each artifact and a line of totals."""
+    rows = []
+    for artifact in report.artifacts:
+        package = artifact.package
+        state = "exported" if package else "not exported"
+        why = artifact.error.message if artifact.error else ""
+        digest = package.sha256 if package else ""
+        size = size_text(package.size if package else None)
+        rows.append([artifact.target.name, state, size, digest, why])
+    lines = table(["target", "state", "size", "sha256 of model.pt2", "why"], rows)
+    total = count_text([row[1] for row in rows], "artifact")
+    return [*lines, "", f"{total}, to {report.directory}" if report.error is None else total]
 
 
 @for_terminal

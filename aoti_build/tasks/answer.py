@@ -17,7 +17,7 @@ from invoke import Exit
 from aoti_build import __version__
 from aoti_build.common.json_object import JsonObject
 from aoti_build.common.writing import disk_error
-from aoti_build.errors import AotiBuildError, Interrupted, ToolchainError, UsageError
+from aoti_build.errors import AotiBuildError, ExitCode, Interrupted, ToolchainError, UsageError
 from aoti_build.models_file import Target
 from aoti_build.tasks.interruption import Interruption
 
@@ -30,6 +30,15 @@ if TYPE_CHECKING:
         def as_json(self) -> JsonObject: ...
 
 
+# The next step after an error that names none, by its exit code.
+_HINTS = {
+    ExitCode.BUILD_FAILED: "correct it, then run the task again; `invoke status` shows the rest",
+    ExitCode.USAGE: "`invoke --help TASK` lists the options of a task",
+    ExitCode.VERIFICATION_FAILED: "`invoke status` shows what is there and up to date",
+    ExitCode.UNFIT_ARTIFACT: "`invoke inspect` shows what is in the artifacts",
+    ExitCode.UNFIT_TOOLCHAIN: "`invoke doctor` checks this host",
+    ExitCode.INTERRUPTED: "run the task again to go on; `invoke status` shows what is done",
+}
 # How the text of a warning begins, among the phases that a command reports.
 WARNING = "warning: "
 
@@ -84,6 +93,8 @@ def _prepare_streams() -> None:
 
 def _fail(error: AotiBuildError, json: bool) -> NoReturn:
     """End the task with the error as text on stderr and, with `json`, as a document on stdout."""
+    if error.hint is None:
+        error.hint = _HINTS.get(error.exit_code)
     if json and sys.stdout is not None:
         # If stdout cannot be written to, the error itself is more important.
         with contextlib.suppress(ToolchainError):

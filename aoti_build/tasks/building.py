@@ -90,3 +90,22 @@ def tune(
         )
         show(report, tune_lines(report), json)
         finish(report.error)
+
+
+@documented_task
+def export(
+    context: Context,
+    directory: str,
+    target: str = "",
+    file: str = "",
+    json: bool = False,
+    debug: bool = False,
+) -> None:
+    """Copy up-to-date, verified artifacts with checksums into a new directory."""
+    with contract(json, debug):
+        from aoti_build.commands import export as command
+        from aoti_build.report import text
+
+        report = command.export(*project_of(context, file, target), directory)
+        show(report, text.export_lines(report), json)
+        finish(report.error)

@@ -101,3 +101,29 @@ def schema(context: Context, output: str = "", debug: bool = False) -> None:
             write_output(Path(output), json_schema_text().encode())
         else:
             write_stdout(json_schema_text())
+
+
+@documented_task
+def ci_cache(
+    context: Context,
+    target: str = "",
+    file: str = "",
+    json: bool = False,
+    debug: bool = False,
+) -> None:
+    """Print by what a CI cache should be keyed, and which directory it should keep."""
+    with contract(json, debug):
+        from aoti_build.commands import ci_cache as command
+
+        report = command.ci_cache(*project_of(context, file, target))
+        show(report, report.lines(), json)
+
+
+@documented_task
+def version(context: Context, json: bool = False, debug: bool = False) -> None:
+    """Print the versions of aoti_build and of the installed torch."""
+    with contract(json, debug):
+        from aoti_build.commands import version as command
+
+        report = command.version()
+        show(report, report.lines(), json)
