@@ -24,7 +24,7 @@ from aoti_build.common.stat_cache import StatCache
 from aoti_build.host import distributions, toolchain
 from aoti_build.models_file.project import Project, Target
 from aoti_build.models_file.tuned import TUNED_FILE
-from aoti_build.planning.current_state import RECIPE, toolchain_parts, weight_parts
+from aoti_build.planning.current_state import recipe, toolchain_parts, weight_parts
 from aoti_build.store.local import STORE_VERSION
 from aoti_build.store.selection import open_store
 
@@ -32,7 +32,7 @@ _DIGITS = 16
 # Where GitHub's runners look for relative paths of a cache.
 _WORKSPACE = "GITHUB_WORKSPACE"
 _SKIPPED_DIRECTORIES = ("__pycache__", "node_modules")
-_DELIMITER = "AOTI_BUILD_END"
+_DELIMITER = "END_OF_KEYS"
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def ci_cache(project: Project, targets: tuple[Target, ...]) -> CacheReport:
     environment = toolchain.environment()
     for name in toolchain.ENVIRONMENT_OF_SOURCES:
         environment.pop(name, None)
-    versions = [STORE_VERSION, FORMAT_VERSION, RECIPE]
+    versions = [STORE_VERSION, FORMAT_VERSION, recipe()]
     base = f"aoti-build-{_short([versions, common, environment])}-"
     facts = {}
     for target in targets:

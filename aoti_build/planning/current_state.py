@@ -18,8 +18,6 @@ from aoti_build.host import distributions, toolchain
 from aoti_build.models_file.project import Project, Target
 from aoti_build.models_file.weights import weights_files
 
-# What a release does differently from others. It is a fact of the toolchain.
-RECIPE = f"{KEY_VERSION}.{toolchain.FACTS_VERSION}"
 # Options with which inductor computes parts of the code from the values of weights.
 _COMPUTING_OPTIONS = (
     "freezing",
@@ -77,8 +75,13 @@ def toolchain_parts(target: Target) -> dict[str, dict[str, str]]:
     facts = toolchain.facts(
         target.device, target.architecture, fixed_threads=has_fixed_threads(target)
     )
-    facts["recipe"] = RECIPE
+    facts["recipe"] = recipe()
     return {"toolchain": facts, "environment": toolchain.environment()}
+
+
+def recipe() -> str:
+    """What tells this release's way of building from others. It is a fact of the toolchain."""
+    return f"{KEY_VERSION}.{toolchain.FACTS_VERSION}"
 
 
 def has_fixed_threads(target: Target) -> bool:

@@ -30,8 +30,10 @@ from aoti_build.artifact.paths import (
 )
 from aoti_build.artifact.reasons import Reason, ReasonKind
 from aoti_build.commands.build import BuildReport, PlanReport, plan
+from aoti_build.commands.ci_cache import ci_cache
 from aoti_build.commands.clean import CleanReport
 from aoti_build.commands.doctor import DoctorReport
+from aoti_build.commands.export import Exported, ExportReport, export
 from aoti_build.commands.gc import gc
 from aoti_build.commands.inspect import InspectReport, inspect, inspect_file
 from aoti_build.commands.inspect_diff import diff
@@ -40,6 +42,7 @@ from aoti_build.commands.status import StatusReport
 from aoti_build.commands.tune_report import Outcome as TuneOutcome
 from aoti_build.commands.tune_report import Row, TuneReport, Tuning
 from aoti_build.commands.verify import Verdict, VerifyReport, verify
+from aoti_build.commands.version import VersionReport, version
 from aoti_build.commands.why import why
 from aoti_build.common import directories
 from aoti_build.common.stat_cache import StatCache
@@ -253,6 +256,9 @@ def _documents(tmp_path: Path) -> dict[str, list[Document]]:
         "aoti-build/run": [_run(two).as_json()],
         "aoti-build/status": [_status(two, manifest).as_json()],
         "aoti-build/tune": [_tune(two).as_json()],
+        "aoti-build/export": [_export(two).as_json(), export(two, two.targets, "out").as_json()],
+        "aoti-build/ci-cache": [ci_cache(two, two.targets).as_json()],
+        "aoti-build/version": [version().as_json(), VersionReport(None, "3.12.3").as_json()],
         "aoti-build/inspect": [_inspect(tmp_path / "inspected")],
         "aoti-build/inspect-diff": [_inspect_diff(tmp_path)],
         "aoti-build/clean": [CleanReport(("artifacts/first/cpu",), 12, dry_run=True).as_json()],
@@ -535,6 +541,12 @@ def _inspect_diff(directory: Path) -> Document:
 
 def _status(project: Project, manifest: Manifest) -> StatusReport:
     return StatusReport(project, _plan(project, manifest), ("gone/cpu",))
+
+
+def _export(project: Project) -> ExportReport:
+    first, _ = project.targets
+    package = FileRecord("a" * 64, 12)
+    return ExportReport("out", (Exported(first, "first/cpu/model.pt2", package, "b" * 64),))
 
 
 def _tune(project: Project) -> TuneReport:
