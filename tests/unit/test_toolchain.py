@@ -299,3 +299,20 @@ def test_an_artifact_with_fixed_threads_is_up_to_date_with_more_processors(
     # The index knows several targets of one device and one architecture.
     (_, step) = plan(project, project.targets).steps
     assert step.action == ("build" if options == "{}" else "up-to-date")
+
+
+def test_the_index_tells_targets_with_fixed_threads_from_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = write_project(
+        tmp_path,
+        "version: 1\ninductor_configs:\n  own: {cpp.threads: 4}\nmodels:\n  small:\n"
+        "    source: model.py:build\n    inputs: [{shape: [2, 4]}]\n"
+        "    inductor_configs: [own, default]\n",
+    )
+    for target in project.targets:
+        publish_fake(project, target)
+    assert [step.action for step in plan(project, project.targets).steps] == ["up-to-date"] * 2
+    monkeypatch.setattr(toolchain, "processors", lambda: 96)
+    actions = [step.action for step in plan(project, project.targets).steps]
+    assert actions == ["up-to-date", "build"]
