@@ -125,6 +125,12 @@ class VerificationError(AotiBuildError):
     kind = "verification"
 
 
+class OutOfDateError(VerificationError):
+    """Artifacts are not what the sources say now, and the task was asked to fail then."""
+
+    kind = "out-of-date"
+
+
 class ArtifactError(AotiBuildError):
     """An artifact is damaged, differs from its manifest, or is unfit for this host.
 

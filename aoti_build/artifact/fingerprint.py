@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # a service that loads an artifact reads manifests and has no
     from aoti_build.models_file.project import ConstantInput, Dim, Model, Target, TensorInput
 
 # Goes up when a part is added, dropped or gets another meaning, and when the build recipe changes.
-KEY_VERSION = 11
+KEY_VERSION = 12
 
 _KWARGS_ORDER = "kwargs order"
 # JSON values by name.

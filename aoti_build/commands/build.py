@@ -11,15 +11,25 @@ from functools import partial
 
 from aoti_build.artifact.manifest import MODEL
 from aoti_build.artifact.paths import artifact_directory, index_path, stat_cache_path
+from aoti_build.commands.conclusion import (
+    Failure,
+    code_of,
+    concluding_error,
+    error_class,
+    head,
+    of_total,
+    one_line,
+    target_option,
+)
 from aoti_build.commands.json_values import json_list, json_or_none
 from aoti_build.common.json_object import JsonObject
 from aoti_build.common.stat_cache import StatCache
-from aoti_build.errors import BuildError, ExitCode
+from aoti_build.errors import AotiBuildError, BuildError, ExitCode, OutOfDateError
 from aoti_build.models_file.project import Project, Target
 from aoti_build.models_file.tuned import missing_entries
 from aoti_build.planning.actions import Action, Done
 from aoti_build.planning.index import Index
-from aoti_build.planning.plan import Plan, Step, make_plan
+from aoti_build.planning.plan import WORK, Plan, Step, make_plan
 from aoti_build.store.selection import open_store
 from aoti_build.work.outcome import Outcome, outcome_of
 
@@ -46,7 +56,7 @@ class BuildReport:
 
         That is 2 if the contents of models.yaml are wrong.
         """
-        codes = [outcome.error.exit_code for outcome in self.outcomes if outcome.error is not None]
+        codes = [outcome.error.exit_code for outcome in self.failed if outcome.error is not None]
         if not codes:
             return ExitCode.OK
         # A build that failed matters more than an error in models.yaml.
@@ -54,11 +64,19 @@ class BuildReport:
             return ExitCode.BUILD_FAILED
         return codes[0]
 
+    @property
+    def failed(self) -> tuple[Outcome, ...]:
+        """The outcomes with an error. That of a target that was not started has none."""
+        return tuple(outcome for outcome in self.outcomes if outcome.error is not None)
+
+    @property
+    def error(self) -> AotiBuildError | None:
+        """The error that ends the task; None if nothing failed."""
+        return _build_error(self) if self.failed else None
+
     def as_json(self) -> JsonObject:
         return {
-            "format": "aoti-build/build",
-            "format_version": 2,
-            "ok": self.exit_code == ExitCode.OK,
+            **head("aoti-build/build", 3, self.error),
             "targets": [self._outcome_json(outcome) for outcome in self.outcomes],
             "notes": list(self.notes),
         }
@@ -70,7 +88,9 @@ class BuildReport:
             "target": outcome.target.name,
             "action": outcome.action,
             "reasons": json_list(outcome.reasons),
-            "artifact": (directory / MODEL).as_posix() if published else None,
+            "path": (directory / MODEL).as_posix() if published else None,
+            "sha256": published.sha256 if published else None,
+            "size": published.size if published else None,
             "key": published.key if published else None,
             "seconds": {phase: outcome.seconds.get(phase) for phase in _PHASES},
             "baseline": [dict(loss) for loss in outcome.baseline],
@@ -81,15 +101,28 @@ class BuildReport:
 
 @dataclass(frozen=True)
 class PlanReport:
-    """A plan as a report, for --dry-run."""
+    """A plan as a report, for --dry-run.
+
+    With `check` it is a failure if there is something to build, and with `strict` also what `build
+    --strict` treats as one.
+    """
 
     plan: Plan
+    check: bool = False
+    strict: bool = False
+
+    @property
+    def error(self) -> AotiBuildError | None:
+        """The error that ends the task with --check; None if everything is up to date."""
+        return out_of_date_error(self.plan, strict=self.strict) if self.check else None
+
+    @property
+    def exit_code(self) -> int:
+        return code_of(self.error)
 
     def as_json(self) -> JsonObject:
         return {
-            "format": "aoti-build/plan",
-            "format_version": 2,
-            "ok": True,
+            **head("aoti-build/plan", 2, self.error),
             "targets": [_step_json(step) for step in self.plan.steps],
             "notes": list(self.plan.notes),
         }
@@ -102,6 +135,53 @@ def _step_json(step: Step) -> JsonObject:
         "reasons": json_list(step.reasons),
         "unverified": step.unverified,
     }
+
+
+def out_of_date_error(plan: Plan, *, strict: bool = False) -> AotiBuildError | None:
+    """The error of --check: a build would have something to do. None if it would not.
+
+    With `strict` a target that this host cannot build counts too, and so does an artifact that was
+    never compared with eager mode.
+    """
+    failures = []
+    for step in plan.steps:
+        doubtful = step.action == Action.UNAVAILABLE or step.unverified is not None
+        if step.action in WORK or (strict and doubtful):
+            reasons = [str(reason) for reason in step.reasons[:1]]
+            why = "; ".join(reasons) or f"unverified: {step.unverified}"
+            failures.append(Failure(step.target.name, f"{step.action}, {why}"))
+    if not failures:
+        return None
+    count = of_total(len(failures), len(plan.steps), "target")
+    verb = "is" if len(failures) == 1 else "are"
+    names = target_option([failure.name for failure in failures])
+    return concluding_error(
+        OutOfDateError,
+        f"{count} {verb} not up to date",
+        failures,
+        hint=f"`invoke build{names}` builds, `invoke why{names}` explains",
+    )
+
+
+def _build_error(report: BuildReport) -> AotiBuildError:
+    failed = report.failed
+    failures = []
+    for outcome in failed:
+        assert outcome.error is not None
+        failures.append(Failure(outcome.target.name, one_line(outcome.error)))
+    names = target_option([failure.name for failure in failures])
+    again = f"`invoke build{names}`"
+    hint = f"correct what the report says of each target, then run {again}"
+    log = None
+    # With one failure, its own next step is at hand.
+    if len(failed) == 1 and failed[0].error is not None:
+        own = failed[0].error
+        log = own.log
+        hint = f"{own.hint}\nthen run {again}" if own.hint else f"correct it, then run {again}"
+    count = of_total(len(failed), len(report.outcomes), "target")
+    return concluding_error(
+        error_class(report.exit_code), f"{count} failed", failures, hint=hint, log=log
+    )
 
 
 def plan(

@@ -21,6 +21,7 @@ from aoti_build.artifact.paths import (
     staging_prefix,
     staging_root,
 )
+from aoti_build.commands.conclusion import head
 from aoti_build.commands.status import orphans
 from aoti_build.common.json_object import JsonObject
 from aoti_build.common.locks import lock
@@ -48,9 +49,7 @@ class CleanReport:
 
     def as_json(self) -> JsonObject:
         return {
-            "format": "aoti-build/clean",
-            "format_version": 1,
-            "ok": True,
+            **head("aoti-build/clean", 1),
             "removed": list(self.removed),
             "bytes": self.bytes,
             "dry_run": self.dry_run,

@@ -13,12 +13,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from aoti_build.artifact.paths import outside_logs
+from aoti_build.commands.conclusion import Failure, code_of, concluding_error, head, of_total
 from aoti_build.commands.doctor_failures import explain
 from aoti_build.commands.json_values import json_list
 from aoti_build.common.json_object import JsonObject
 from aoti_build.common.stat_cache import StatCache
 from aoti_build.common.writing import copy_atomic
-from aoti_build.errors import AotiBuildError, DirectoryError, ExitCode, Interrupted
+from aoti_build.errors import AotiBuildError, DirectoryError, Interrupted, ToolchainError
 from aoti_build.host.checks.finding import FAIL, OK, SKIPPED, UNAVAILABLE, Finding
 from aoti_build.host.devices import device_names
 from aoti_build.models_file import load_project
@@ -59,16 +60,28 @@ class DoctorReport:
 
     @property
     def exit_code(self) -> int:
-        for finding in self.findings:
-            if finding.outcome == FAIL:
-                return ExitCode.UNFIT_TOOLCHAIN
-        return ExitCode.OK
+        return code_of(self.error)
+
+    @property
+    def error(self) -> AotiBuildError | None:
+        """The error that ends the task; None if no check failed."""
+        failed = [finding for finding in self.findings if finding.outcome == FAIL]
+        if not failed:
+            return None
+        failures = []
+        for finding in failed:
+            device = f" ({finding.device})" if finding.device else ""
+            failures.append(Failure(f"{finding.check}{device}", finding.message))
+        return concluding_error(
+            ToolchainError,
+            f"{of_total(len(failed), len(self.findings), 'check')} failed",
+            failures,
+            hint="do what the report says of each check, then run `invoke doctor` again",
+        )
 
     def as_json(self) -> JsonObject:
         return {
-            "format": "aoti-build/doctor",
-            "format_version": 1,
-            "ok": self.exit_code == ExitCode.OK,
+            **head("aoti-build/doctor", 1, self.error),
             "checks": json_list(self.findings),
         }
 

@@ -9,6 +9,7 @@ import time
 from dataclasses import dataclass
 
 from aoti_build.artifact.manifest import Manifest, read_manifest
+from aoti_build.commands.conclusion import head
 from aoti_build.common.json_object import JsonObject
 from aoti_build.models_file.project import Project
 from aoti_build.store.interface import Store, StoredObject
@@ -29,9 +30,7 @@ class GcReport:
 
     def as_json(self) -> JsonObject:
         return {
-            "format": "aoti-build/gc",
-            "format_version": 1,
-            "ok": True,
+            **head("aoti-build/gc", 1),
             "removed": self.removed,
             "removed_bytes": self.removed_bytes,
             "kept": self.kept,

@@ -7,6 +7,7 @@ refused (exit code 4) and shown as far as it can be read. Nothing is changed.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,15 @@ from aoti_build.artifact.manifest import MANIFEST, MODEL, Manifest, NoManifest, 
 from aoti_build.artifact.paths import artifact_directory
 from aoti_build.artifact.pt2.contents import contents
 from aoti_build.artifact.pt2.package import open_archive
+from aoti_build.commands.conclusion import (
+    Failure,
+    concluding_error,
+    error_class,
+    head,
+    of_total,
+    one_line,
+    target_option,
+)
 from aoti_build.commands.json_values import json_list, json_or_none
 from aoti_build.common.json_object import JsonObject
 from aoti_build.errors import AotiBuildError, ArtifactError, ExitCode, VerificationError
@@ -81,17 +91,47 @@ class InspectReport:
             return ExitCode.OK
         return ExitCode.VERIFICATION_FAILED
 
+    @property
+    def error(self) -> AotiBuildError | None:
+        """The error that ends the task; None if nothing was refused and there is an artifact."""
+        code = self.exit_code
+        if code == ExitCode.OK:
+            return None
+        refused = code == ExitCode.UNFIT_ARTIFACT
+        bad_state = REFUSED if refused else MISSING
+        failed = [artifact for artifact in self.artifacts if artifact.state == bad_state]
+        verb = "refused" if refused else "missing"
+        return problems_error(code, failed, len(self.artifacts), verb)
+
     def as_json(self) -> JsonObject:
         host = None
         if self.choices is not None:
             host = {choice.model: choice.as_json() for choice in self.choices}
         return {
-            "format": "aoti-build/inspect",
-            "format_version": 1,
-            "ok": self.exit_code == ExitCode.OK,
+            **head("aoti-build/inspect", 1, self.error),
             "artifacts": json_list(self.artifacts),
             "host": host,
         }
+
+
+def problems_error(code: int, failed: Sequence[Inspected], total: int, verb: str) -> AotiBuildError:
+    """The error with this exit code for packages with problems. Its next step is that of the
+    first problem."""
+    first = failed[0].problems[0]
+    hints = [first.hint] if first.hint else []
+    # The name of a package that belongs to no target is its path.
+    targets = [artifact.name for artifact in failed if artifact.name != artifact.path]
+    if targets and not (first.hint and "invoke" in first.hint):
+        hints.append(f"`invoke build{target_option(targets)}` builds again")
+    hint = "\n".join(hints) or "copy the file again from where it was made"
+    failures = [Failure(artifact.name, one_line(artifact.problems[0])) for artifact in failed]
+    count = of_total(len(failed), total, "artifact")
+    return concluding_error(
+        error_class(code),
+        f"{count} {'is' if len(failed) == 1 else 'are'} {verb}",
+        failures,
+        hint=hint,
+    )
 
 
 def inspect(project: Project, targets: tuple[Target, ...], *, host: bool = False) -> InspectReport:

@@ -16,10 +16,11 @@ from typing import Any
 from aoti_build.artifact.manifest import Manifest
 from aoti_build.artifact.pt2.package import Archive, open_archive
 from aoti_build.artifact.reasons import REASON_OF_GROUP
-from aoti_build.commands.inspect import Inspected
+from aoti_build.commands.conclusion import head
+from aoti_build.commands.inspect import Inspected, problems_error
 from aoti_build.commands.json_values import json_list
 from aoti_build.common.json_object import JsonObject
-from aoti_build.errors import ExitCode
+from aoti_build.errors import AotiBuildError, ExitCode
 
 # Base32 of a sha256, as inductor writes it.
 _DIGEST_NAME = re.compile(r"(?<![a-z2-7])[a-z2-7]{51,52}(?![a-z2-7])")
@@ -57,11 +58,17 @@ class DiffReport:
             return ExitCode.UNFIT_ARTIFACT
         return ExitCode.OK
 
+    @property
+    def error(self) -> AotiBuildError | None:
+        """The error that ends the task; None if both sides are sound."""
+        damaged = [side for side in (self.a, self.b) if side.problems]
+        if not damaged:
+            return None
+        return problems_error(self.exit_code, damaged, 2, "refused")
+
     def as_json(self) -> JsonObject:
         return {
-            "format": "aoti-build/inspect-diff",
-            "format_version": 1,
-            "ok": self.exit_code == ExitCode.OK,
+            **head("aoti-build/inspect-diff", 1, self.error),
             "a": _side_json(self.a),
             "b": _side_json(self.b),
             "equal": not self.differences,

@@ -5,6 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from aoti_build.artifact.reasons import Reason
+from aoti_build.commands.conclusion import (
+    Failure,
+    concluding_error,
+    error_class,
+    head,
+    of_total,
+    one_line,
+    target_option,
+)
 from aoti_build.commands.json_values import json_list, json_or_none
 from aoti_build.commands.verdicts import VerdictKind
 from aoti_build.common.json_object import JsonObject
@@ -122,10 +131,53 @@ class RunReport:
                 return target.exit_code
         return ExitCode.OK
 
+    @property
+    def error(self) -> AotiBuildError | None:
+        """The error that ends the task; None if nothing failed."""
+        code = self.exit_code
+        return None if code == ExitCode.OK else _run_error(code, self.targets)
+
     def as_json(self) -> JsonObject:
         return {
-            "format": "aoti-build/run",
-            "format_version": 2,
-            "ok": self.exit_code == ExitCode.OK,
+            **head("aoti-build/run", 2, self.error),
             "targets": json_list(self.targets),
         }
+
+
+def _run_error(code: int, targets: tuple[TargetRuns, ...]) -> AotiBuildError:
+    failed = [target for target in targets if target.exit_code != ExitCode.OK]
+    # An absent device is a failure only if no target has one.
+    failed = failed or list(targets)
+    failures = [Failure(target.target.name, _why(target)) for target in failed]
+    names = target_option([failure.name for failure in failures])
+    errors = [error for target in failed for error in _errors(target)]
+    if errors and errors[0].hint:
+        hint = errors[0].hint
+    elif any(target.verdict == VerdictKind.MISMATCH for target in failed):
+        hint = f"`invoke verify --localize{names}` finds where outputs differ"
+    else:
+        hint = f"`invoke inspect --host{names}` shows what this host can load"
+    return concluding_error(
+        error_class(code),
+        f"{of_total(len(failed), len(targets), 'target')} failed",
+        failures,
+        hint=hint,
+        log=errors[0].log if len(errors) == 1 else None,
+    )
+
+
+def _errors(target: TargetRuns) -> list[AotiBuildError]:
+    errors = [target.error, *(run.error for run in target.runs)]
+    return [error for error in errors if error is not None]
+
+
+def _why(target: TargetRuns) -> str:
+    """Why a target failed, in a clause."""
+    errors = _errors(target)
+    if errors:
+        return one_line(errors[0])
+    for run in target.runs:
+        if run.verdict == VerdictKind.MISMATCH and run.result is not None:
+            why = [output.why for output in run.result.verdicts if not output.ok and output.why]
+            return ", ".join([f"mismatch on {', '.join(run.source)}", *why[:1]])
+    return str(target.verdict)

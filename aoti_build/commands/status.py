@@ -12,37 +12,53 @@ from typing import Any
 
 from aoti_build.artifact.manifest import MANIFEST, MODEL, Manifest, read_manifest
 from aoti_build.artifact.paths import artifact_directory
-from aoti_build.commands.build import plan
+from aoti_build.commands.build import out_of_date_error, plan
+from aoti_build.commands.conclusion import code_of, head
 from aoti_build.commands.json_values import json_list
 from aoti_build.common.json_object import JsonObject
 from aoti_build.common.removal import own_entries
+from aoti_build.errors import AotiBuildError
 from aoti_build.models_file.project import Project, Target
 from aoti_build.planning.plan import Plan, Step
 
 
 @dataclass(frozen=True)
 class StatusReport:
-    """The plan, and the names of published artifacts that models.yaml does not list
-    (`orphans`)."""
+    """The plan, and the names of published artifacts that models.yaml does not list (`orphans`).
 
+    With `check` it is a failure if there is something to build.
+    """
+
+    project: Project
     plan: Plan
     orphans: tuple[str, ...]
+    check: bool = False
+
+    @property
+    def error(self) -> AotiBuildError | None:
+        """The error that ends the task with --check; None if everything is up to date."""
+        return out_of_date_error(self.plan) if self.check else None
+
+    @property
+    def exit_code(self) -> int:
+        return code_of(self.error)
 
     def as_json(self) -> JsonObject:
         return {
-            "format": "aoti-build/status",
-            "format_version": 2,
-            "ok": True,
-            "targets": [_row(step) for step in self.plan.steps],
+            **head("aoti-build/status", 3, self.error),
+            "targets": [_row(self.project, step) for step in self.plan.steps],
             "orphans": list(self.orphans),
             "notes": list(self.plan.notes),
         }
 
 
-def status(project: Project, *, targets: tuple[Target, ...] | None = None) -> StatusReport:
-    """The status of `targets`, or of all targets."""
+def status(
+    project: Project, *, targets: tuple[Target, ...] | None = None, check: bool = False
+) -> StatusReport:
+    """The status of `targets`, or of all targets. With `check` the report is a failure if there is
+    something to build."""
     chosen = project.targets if targets is None else targets
-    return StatusReport(plan(project, chosen, quick=False), orphans(project))
+    return StatusReport(project, plan(project, chosen, quick=False), orphans(project), check)
 
 
 def orphans(project: Project) -> tuple[str, ...]:
@@ -73,14 +89,18 @@ def _belongs_to(project: Project, directory: Path) -> bool:
     return not (project.root / manifest.models_file).is_file()
 
 
-def _row(step: Step) -> JsonObject:
+def _row(project: Project, step: Step) -> JsonObject:
     manifest = step.manifest
     created = manifest.provenance.get("created") if manifest else None
+    package = manifest.files[MODEL] if manifest else None
+    path = artifact_directory(project, step.target).relative_to(project.root) / MODEL
     return {
         "target": step.target.name,
         "state": step.action,
         "reasons": json_list(step.reasons),
-        "bytes": manifest.files[MODEL].size if manifest else None,
+        "path": path.as_posix() if package else None,
+        "sha256": package.sha256 if package else None,
+        "size": package.size if package else None,
         "created": created,
         "age_seconds": _age(created),
         "key": manifest.key if manifest else None,

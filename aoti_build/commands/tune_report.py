@@ -6,10 +6,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from aoti_build.commands.conclusion import (
+    Failure,
+    code_of,
+    concluding_error,
+    error_class,
+    head,
+    of_total,
+    one_line,
+    target_option,
+)
 from aoti_build.commands.json_values import json_or_none
 from aoti_build.common.json_object import JsonObject
 from aoti_build.common.text_enum import TextEnum
-from aoti_build.errors import AotiBuildError, ExitCode
+from aoti_build.errors import AotiBuildError
 from aoti_build.measurement.statistics import Comparison, Verdict
 from aoti_build.models_file.project import Choice, Target
 from aoti_build.models_file.tuned import TUNED_FILE
@@ -135,16 +145,32 @@ class TuneReport:
     @property
     def exit_code(self) -> int:
         """The exit code of the first error. That nothing is faster is no error."""
-        for tuning in self.tunings:
-            if tuning.error is not None:
-                return tuning.error.exit_code
-        return ExitCode.OK
+        return code_of(self.error)
+
+    @property
+    def error(self) -> AotiBuildError | None:
+        """The error that ends the task, of the class of the first; None if there is none."""
+        errors = {
+            tuning.target.name: tuning.error for tuning in self.tunings if tuning.error is not None
+        }
+        if not errors:
+            return None
+        first = next(iter(errors.values()))
+        again = f"`invoke tune{target_option(list(errors))}`"
+        hint = f"correct what the report says of each target, then run {again}"
+        if len(errors) == 1 and first.hint:
+            hint = f"{first.hint}\nthen run {again}"
+        return concluding_error(
+            error_class(first.exit_code),
+            f"{of_total(len(errors), len(self.tunings), 'target')} failed",
+            [Failure(name, one_line(error)) for name, error in errors.items()],
+            hint=hint,
+            log=first.log if len(errors) == 1 else None,
+        )
 
     def as_json(self) -> JsonObject:
         document: dict[str, Any] = {
-            "format": "aoti-build/tune",
-            "format_version": 1,
-            "ok": self.exit_code == ExitCode.OK,
+            **head("aoti-build/tune", 1, self.error),
             "file": TUNED_FILE,
             "seconds": round(self.seconds, 3),
             "dry_run": self.dry_run,

@@ -190,6 +190,8 @@ class _Verifier:
         verdict = self._compare(target, artifact)
         verdict = replace(
             verdict,
+            package=artifact.manifest.files[MODEL],
+            path=(artifact.directory / MODEL).relative_to(self.project.root).as_posix(),
             runtime=self._runtime(target),
             out_of_date=(*verdict.out_of_date, *out_of_date(step)),
         )
@@ -259,7 +261,9 @@ class _Verifier:
                 manifest.write(artifact.opened)
                 self.store.put(manifest, artifact.files)
         except OSError as error:
-            message = f"passed, but its manifest cannot be written: {error.strerror or error}"
+            message = (
+                f"warning: passed, but its manifest cannot be written: {error.strerror or error}"
+            )
         else:
             message = "compared with eager for the first time; the manifest says so now"
         self.on_progress(target, message)

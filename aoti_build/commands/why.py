@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from aoti_build.artifact.manifest import Manifest
 from aoti_build.artifact.paths import stat_cache_path
 from aoti_build.artifact.reasons import Reason
+from aoti_build.commands.conclusion import head
 from aoti_build.commands.json_values import json_list
 from aoti_build.common.json_object import JsonObject
 from aoti_build.common.stat_cache import StatCache
@@ -74,9 +75,7 @@ class WhyReport:
 
     def as_json(self) -> JsonObject:
         return {
-            "format": "aoti-build/why",
-            "format_version": 2,
-            "ok": True,
+            **head("aoti-build/why", 2),
             "targets": json_list(self.explanations),
         }
 

@@ -67,18 +67,9 @@ def publish_directory(staged: Path, final: Path) -> None:
 
     Both must be on one file system. Raises OSError.
     """
-    # Imported here to keep it off the no-op path.
-    from concurrent.futures import ThreadPoolExecutor
+    from aoti_build.common.removal import remove  # not on the no-op path
 
-    from aoti_build.common.removal import remove
-
-    files = [path for path in staged.rglob("*") if path.is_file()]
-    for file in files:
-        # Some libraries write files with mode 0600, which other users could not read.
-        file.chmod(0o666 & ~UMASK)
-    # Sync all at once: a journalling file system then commits them together.
-    with ThreadPoolExecutor() as pool:
-        list(pool.map(fsync, [*files, staged]))
+    _settle(staged)
     final.parent.mkdir(parents=True, exist_ok=True)
     recover_directory(final)
     if not os.path.lexists(final):
@@ -90,6 +81,32 @@ def publish_directory(staged: Path, final: Path) -> None:
         os.rename(staged, final)
         remove(retired)
     fsync(final.parent)
+
+
+def publish_new_directory(staged: Path, final: Path) -> None:
+    """As `publish_directory`, for a `final` that is absent or an empty directory.
+
+    Raises OSError: also if `final` is anything else by now, a link to a directory included.
+    """
+    for directory in (path for path in (staged, *staged.rglob("*")) if path.is_dir()):
+        directory.chmod(0o777 & ~UMASK)
+    _settle(staged)
+    os.rename(staged, final)
+    fsync(final.parent)
+
+
+def _settle(staged: Path) -> None:
+    """Give the files in `staged` their final modes, and wait until all of it is on the disk."""
+    from concurrent.futures import ThreadPoolExecutor  # not on the no-op path
+
+    entries = list(staged.rglob("*"))
+    for file in entries:
+        # Some libraries write files with mode 0600, which other users could not read.
+        if file.is_file():
+            file.chmod(0o666 & ~UMASK)
+    # Sync all at once: a journalling file system then commits them together.
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(fsync, [*entries, staged]))
 
 
 def recover_directory(final: Path) -> None:

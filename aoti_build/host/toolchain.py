@@ -12,13 +12,13 @@ from collections.abc import Mapping
 
 from aoti_build.common.resources import processors
 from aoti_build.errors import ToolchainError
-from aoti_build.host import distributions
+from aoti_build.host import cpu, distributions
 from aoti_build.host.devices import NATIVE, device_named
 from aoti_build.host.installed_torch import torch_build
 from aoti_build.host.programs import compiler_command, program_version
 
 # Increase it when the meaning of a fact or the list of facts changes.
-FACTS_VERSION = 2
+FACTS_VERSION = 3
 
 # Distributions whose code takes part in lowering, code generation or export on every build.
 CODEGEN_DISTRIBUTIONS = ("torch", "triton", "sympy", "numpy", "networkx")
@@ -50,12 +50,26 @@ ENVIRONMENT_IGNORED = frozenset({
 ENVIRONMENT_OF_SOURCES = frozenset({"PYTHONPATH"})
 
 
-def facts(device: str, architecture: str = NATIVE) -> dict[str, str]:
+def facts(
+    device: str, architecture: str = NATIVE, *, fixed_threads: bool = False
+) -> dict[str, str]:
     """The toolchain facts that a target on `device` for `architecture` depends on.
+
+    With `fixed_threads` the options say for how many threads loops are compiled, so the number of
+    processors is no fact.
 
     Raises:
         ToolchainError: torch is not installed.
     """
+    result = common_facts()
+    if not fixed_threads:
+        result["cpu.count"] = _processors_text()
+    result.update(device_named(device).toolchain_facts(architecture))
+    return result
+
+
+def common_facts() -> dict[str, str]:
+    """The toolchain facts that every target depends on. Raises as `facts`."""
     if distributions.version_of("torch") is None:
         raise ToolchainError(
             "torch is not installed here",
@@ -76,9 +90,24 @@ def facts(device: str, architecture: str = NATIVE) -> dict[str, str]:
     command = compiler_command()
     result["cxx"] = command
     result["cxx.version"] = program_version(command)
-    result["cpu.count"] = str(processors())
-    result.update(device_named(device).toolchain_facts(architecture))
     return result
+
+
+def _processors_text() -> str:
+    """``4``, or ``4 of 8, 2 cores``: the processors that this process may use.
+
+    torch starts a thread for each core, and inductor writes that number into OpenMP loops. It
+    leaves the number out of them only if it is that of all processors of the host
+    (`WorkSharing.parallel` in torch/_inductor/codegen/cpp.py). So these numbers decide as well.
+    """
+    count = processors()
+    text = str(count)
+    if os.cpu_count() not in (None, count):
+        text += f" of {os.cpu_count()}"
+    cores = cpu.physical_cores()
+    if cores not in (None, count):
+        text += f", {cores} cores"
+    return text
 
 
 def environment(variables: Mapping[str, str] | None = None) -> dict[str, str]:

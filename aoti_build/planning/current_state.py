@@ -18,6 +18,13 @@ from aoti_build.host import distributions, toolchain
 from aoti_build.models_file.project import Project, Target
 from aoti_build.models_file.weights import weights_files
 
+# Options with which inductor computes parts of the code from the values of weights.
+_COMPUTING_OPTIONS = (
+    "freezing",
+    "joint_graph_constant_folding",
+    "aot_inductor.package_constants_in_so",
+)
+
 
 def current_parts(
     project: Project, target: Target, recorded: Parts, digests: StatCache
@@ -65,9 +72,29 @@ def _source_parts(
 
 def toolchain_parts(target: Target) -> dict[str, dict[str, str]]:
     """The groups `toolchain` and `environment` for a target on this host."""
-    facts = toolchain.facts(target.device, target.architecture)
-    facts["recipe"] = f"{KEY_VERSION}.{toolchain.FACTS_VERSION}"
+    facts = toolchain.facts(
+        target.device, target.architecture, fixed_threads=has_fixed_threads(target)
+    )
+    facts["recipe"] = recipe()
     return {"toolchain": facts, "environment": toolchain.environment()}
+
+
+def recipe() -> str:
+    """What tells this release's way of building from others. It is a fact of the toolchain."""
+    return f"{KEY_VERSION}.{toolchain.FACTS_VERSION}"
+
+
+def has_fixed_threads(target: Target) -> bool:
+    """Whether the preset says for how many threads loops are compiled.
+
+    The number of processors then changes nothing in the code. It may change the last bits of what
+    inductor computes from weights at build time, where the preset asks for that.
+    """
+    config = target.inductor_config
+    threads = config.get("cpp.threads")
+    if type(threads) is not int or threads < 1:
+        return False
+    return not any(config.get(name) for name in _COMPUTING_OPTIONS)
 
 
 def weight_parts(project: Project, target: Target, digests: StatCache) -> dict[str, str | None]:

@@ -24,6 +24,7 @@ class PublishedFiles:
     def entry(self, facts: str, digests: StatCache) -> Entry:
         """Everything by which the target was found up to date. `facts` is a digest."""
         source = self.manifest.source
+        package = self.manifest.files[MODEL]
         installed = {}
         for name in source["distributions"]:
             installed[name] = list(distributions.installation(name))
@@ -36,7 +37,8 @@ class PublishedFiles:
             files=self._files(digests),
             sizes=self._sizes(),
             key=self.manifest.key,
-            size=self.manifest.files[MODEL].size,
+            sha256=package.sha256,
+            size=package.size,
         )
 
     def _files(self, digests: StatCache) -> dict[str, str | None]:

@@ -30,9 +30,11 @@ FORMAT_VERSION = 1
 
 @dataclass(frozen=True)
 class Published:
-    """What reports show of an up-to-date artifact: its key, and the bytes of its model.pt2."""
+    """What reports show of an up-to-date artifact: its key, and the sha256 and the bytes of its
+    model.pt2."""
 
     key: str
+    sha256: str
     size: int
 
 
@@ -49,6 +51,7 @@ class Entry:
         files: digests of files, by absolute path or path from the project on.
         sizes: bytes of the artifact's own files, with the same names.
         key: the artifact key.
+        sha256: digest of model.pt2.
         size: bytes of model.pt2.
     """
 
@@ -60,6 +63,7 @@ class Entry:
     files: Mapping[str, str | None]
     sizes: Mapping[str, int]
     key: str
+    sha256: str
     size: int
 
 
@@ -89,10 +93,11 @@ class Index:
                 return None
             if not self._is_valid(entry):
                 return None
-            # These two are shown to people. All other values were compared.
+            # These are shown to people. All other values were compared.
             digest(entry["key"])
+            digest(entry["sha256"])
             integer()(entry["size"])
-            return Published(entry["key"], entry["size"])
+            return Published(entry["key"], entry["sha256"], entry["size"])
         except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
             return None  # a garbled entry
 

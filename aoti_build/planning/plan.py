@@ -28,12 +28,17 @@ from aoti_build.host import compatibility
 from aoti_build.models_file.project import Project, Target
 from aoti_build.models_file.tuned import TUNED_FILE, missing_entries
 from aoti_build.planning.actions import Action
-from aoti_build.planning.current_state import current_parts, toolchain_parts
+from aoti_build.planning.current_state import (
+    current_parts,
+    has_fixed_threads,
+    toolchain_parts,
+)
 from aoti_build.planning.entries import PublishedFiles
 from aoti_build.planning.index import Index, Published
 from aoti_build.store.interface import Store
 
-_WORK = (Action.BUILD, Action.RESTORE, Action.RECHECK)
+# The actions that change something.
+WORK = (Action.BUILD, Action.RESTORE, Action.RECHECK)
 # Reasons that do not say that an artifact differs from what the sources say.
 _NOT_OUT_OF_DATE = (ReasonKind.NO_DEVICE, ReasonKind.UNVERIFIED)
 
@@ -80,7 +85,7 @@ class Plan:
     @property
     def work(self) -> tuple[Step, ...]:
         """The steps that change something."""
-        return tuple(step for step in self.steps if step.action in _WORK)
+        return tuple(step for step in self.steps if step.action in WORK)
 
 
 def make_plan(
@@ -97,10 +102,10 @@ def make_plan(
     With `force` neither artifacts nor the store count. `index` changes the speed and no result.
     """
     planner = _Planner(project, digests, store, force)
-    facts_digests: dict[tuple[str, str], str] = {}
+    facts_digests: dict[tuple[str, str, bool], str] = {}
     steps = []
     for target in targets:
-        architecture = (target.device, target.architecture)
+        architecture = (target.device, target.architecture, has_fixed_threads(target))
         if architecture not in facts_digests:
             # With the format version, since a manifest of another version is not read.
             facts_digests[architecture] = digest_json([FORMAT_VERSION, toolchain_parts(target)])

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from aoti_build.commands.build import BuildReport
     from aoti_build.commands.clean import CleanReport
     from aoti_build.commands.doctor import DoctorReport
+    from aoti_build.commands.export import ExportReport
     from aoti_build.commands.gc import GcReport
     from aoti_build.commands.status import StatusReport
     from aoti_build.commands.why import Explanation, WhyReport
@@ -46,7 +47,12 @@ def build_lines(report: BuildReport) -> list[str]:
             lines.append("")
             lines += error_lines(outcome.error)
     actions = [outcome.action for outcome in report.outcomes]
-    return [*lines, *_notes(report.notes), "", count_text(actions, "target")]
+    total = count_text(actions, "target")
+    # What is published although --strict refuses it has an action that does not say so.
+    refused = [outcome for outcome in report.failed if outcome.action != Done.FAILED]
+    if refused:
+        total += f"; {len(refused)} failed by --strict"
+    return [*lines, *_notes(report.notes), "", total]
 
 
 def _build_row(outcome: Outcome) -> list[str]:
@@ -91,7 +97,7 @@ def status_lines(report: StatusReport) -> list[str]:
             [
                 row["target"],
                 row["state"],
-                size_text(row["bytes"]),
+                size_text(row["size"]),
                 age_text(row["age_seconds"]),
                 key[:12],
                 reasons_text(step.reasons, step.unverified),
@@ -99,6 +105,7 @@ def status_lines(report: StatusReport) -> list[str]:
         )
     lines = table(["target", "state", "size", "age", "key", "why"], rows)
     lines += _notes(report.plan.notes)
+    lines += ["", count_text([step.action for step in report.plan.steps], "target")]
     if report.orphans:
         lines.append("")
         lines.append(
@@ -140,6 +147,22 @@ def _explanation_lines(explanation: Explanation) -> list[str]:
         if not explanation.nearest_reasons:
             lines.append("    nothing")
     return lines
+
+
+@for_terminal
+def export_lines(report: ExportReport) -> list[str]:
+    """A row for each artifact and a line of totals."""
+    rows = []
+    for artifact in report.artifacts:
+        package = artifact.package
+        state = "exported" if package else "not exported"
+        why = artifact.error.message if artifact.error else ""
+        digest = package.sha256 if package else ""
+        size = size_text(package.size if package else None)
+        rows.append([artifact.target.name, state, size, digest, why])
+    lines = table(["target", "state", "size", "sha256 of model.pt2", "why"], rows)
+    total = count_text([row[1] for row in rows], "artifact")
+    return [*lines, "", f"{total}, to {report.directory}" if report.error is None else total]
 
 
 @for_terminal

@@ -39,26 +39,34 @@ def verify_lines(report: VerifyReport) -> list[str]:
         if verdict.error is not None:
             lines.append("")
             lines += error_lines(verdict.error)
-    words = [verdict.verdict for verdict in report.verdicts]
+    words = [_word(verdict) for verdict in report.verdicts]
     total = count_text(words, "artifact")
+    # Without --strict the words of the verdicts say which ones failed.
+    if report.strict and report.failed:
+        total += f"; {len(report.failed)} failed by --strict"
     if report.runtime in RUNTIME_WORDS:
         total += f", {RUNTIME_WORDS[report.runtime]}"
     return [*lines, "", total]
 
 
 def _row(verdict: Verdict) -> list[str]:
-    word = str(verdict.verdict)
-    # Without cases the reasons say why the target is unavailable.
-    if verdict.out_of_date and verdict.cases:
-        word += " (out of date)"
     return [
         verdict.target.name,
-        word,
+        _word(verdict),
         _case_count(verdict),
         *_worst_cells(verdict),
         _refusal_count(verdict),
         reasons_text(verdict.out_of_date),
     ]
+
+
+def _word(verdict: Verdict) -> str:
+    """The verdict, and what makes it doubtful. The line of totals counts these words."""
+    # Without cases the reasons say why the target is unavailable.
+    if not verdict.cases or not verdict.doubts:
+        return str(verdict.verdict)
+    doubts = ", ".join(doubt.replace("_", " ") for doubt in verdict.doubts)
+    return f"{verdict.verdict} ({doubts})"
 
 
 def _case_count(verdict: Verdict) -> str:

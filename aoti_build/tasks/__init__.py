@@ -3,7 +3,8 @@
 A tasks.py needs one line: ``from aoti_build.tasks import ns``. To add the tasks to others, it calls
 ``ns.add_collection(aoti_build.tasks.ns, name="aoti")``.
 
-Every option has a default value. invoke makes a parameter without one positional. Commands are
+Every option has a default value. invoke makes a parameter without one positional, such as the
+directory of `export`. Commands are
 imported in the tasks, so that a task loads only what it uses.
 """
 
@@ -18,9 +19,25 @@ from invoke import Collection
 # package again, which takes longer than a build with nothing to do.
 sys.dont_write_bytecode = bool(os.environ.get("PYTHONDONTWRITEBYTECODE"))
 
-from aoti_build.tasks.building import build, tune
+from aoti_build.tasks.building import build, export, tune
 from aoti_build.tasks.checking import run, verify
-from aoti_build.tasks.showing import inspect, schema, status, why
+from aoti_build.tasks.showing import ci_cache, inspect, schema, status, version, why
 from aoti_build.tasks.upkeep import clean, doctor, gc
 
-ns = Collection("aoti", build, verify, run, tune, status, why, inspect, clean, gc, doctor, schema)
+ns = Collection(
+    "aoti",
+    build,
+    verify,
+    run,
+    tune,
+    export,
+    status,
+    why,
+    inspect,
+    clean,
+    gc,
+    doctor,
+    ci_cache,
+    schema,
+    version,
+)

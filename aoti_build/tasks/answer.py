@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NoReturn, Protocol, TextIO
 
 from invoke import Exit
 
+from aoti_build import __version__
 from aoti_build.common.json_object import JsonObject
 from aoti_build.common.writing import disk_error
 from aoti_build.errors import AotiBuildError, ExitCode, Interrupted, ToolchainError, UsageError
@@ -29,6 +30,19 @@ if TYPE_CHECKING:
         def as_json(self) -> JsonObject: ...
 
 
+# The next step after an error that names none, by its exit code.
+_HINTS = {
+    ExitCode.BUILD_FAILED: "correct it, then run the task again; `invoke status` shows the rest",
+    ExitCode.USAGE: "`invoke --help TASK` lists the options of a task",
+    ExitCode.VERIFICATION_FAILED: "`invoke status` shows what is there and up to date",
+    ExitCode.UNFIT_ARTIFACT: "`invoke inspect` shows what is in the artifacts",
+    ExitCode.UNFIT_TOOLCHAIN: "`invoke doctor` checks this host",
+    ExitCode.INTERRUPTED: "run the task again to go on; `invoke status` shows what is done",
+}
+# How the text of a warning begins, among the phases that a command reports.
+WARNING = "warning: "
+
+
 @contextlib.contextmanager
 def contract(json: bool, debug: bool) -> Iterator[None]:
     """Runs a command. An error is printed as text or JSON, and the task ends with its exit code.
@@ -36,7 +50,7 @@ def contract(json: bool, debug: bool) -> Iterator[None]:
     SIGINT and SIGTERM end the task with 130. With `debug`, the traceback of an error is printed.
     """
     interrupted = Interrupted("interrupted")
-    interruption = Interruption(_error_document(interrupted) if json else "")
+    interruption = Interruption(error_document(interrupted) if json else "")
     try:
         _prepare_streams()
         yield
@@ -79,18 +93,26 @@ def _prepare_streams() -> None:
 
 def _fail(error: AotiBuildError, json: bool) -> NoReturn:
     """End the task with the error as text on stderr and, with `json`, as a document on stdout."""
+    if error.hint is None:
+        error.hint = _HINTS.get(error.exit_code)
     if json and sys.stdout is not None:
         # If stdout cannot be written to, the error itself is more important.
         with contextlib.suppress(ToolchainError):
-            write_stdout(_error_document(error))
-    _write_stderr(f"error: {error}\n")
+            write_stdout(error_document(error))
+    _print_error(error)
     raise Exit(code=error.exit_code) from None
 
 
-def _error_document(error: AotiBuildError) -> str:
+def _print_error(error: AotiBuildError) -> None:
+    """Print the error as the last block of stderr."""
+    _write_stderr(f"error: {error}\n")
+
+
+def error_document(error: AotiBuildError) -> str:
     document = {
         "format": "aoti-build/error",
         "format_version": 1,
+        "aoti_build": __version__,
         "ok": False,
         "error": error.as_json(),
     }
@@ -114,11 +136,14 @@ def _discard_output(stream: TextIO) -> None:
     os.close(null)
 
 
-def progress(targets: tuple[Target, ...]) -> Callable[[Target, str], None]:
-    """A function that prints a line on stderr for each phase of a target."""
+def progress(targets: tuple[Target, ...], quiet: bool) -> Callable[[Target, str], None]:
+    """A function that prints a line on stderr for each phase of a target. With `quiet` it prints
+    warnings only."""
     width = max((len(target.name) for target in targets), default=0)
 
     def print_phase(target: Target, phase: str) -> None:
+        if quiet and not phase.startswith(WARNING):
+            return
         # Several threads print, so each line is written with one call.
         _write_stderr(f"{target.name.ljust(width)}  {phase}\n")
 
@@ -151,10 +176,14 @@ def write_stdout(text: str) -> None:
         ) from error
 
 
-def finish(code: int) -> None:
-    """End the task with this exit code."""
-    if code != ExitCode.OK:
-        raise Exit(code=code)
+def finish(error: AotiBuildError | None) -> None:
+    """End the task with the error of its report, if there is one.
+
+    The JSON of the report has the same error, so it is printed on stderr only.
+    """
+    if error is not None:
+        _print_error(error)
+        raise Exit(code=error.exit_code)
 
 
 def write_reports(report: VerifyReport, junit: str, html: str) -> None:

@@ -20,8 +20,10 @@ def build(
     force: bool = False,
     keep_going: bool = False,
     dry_run: bool = False,
+    check: bool = False,
     strict: bool = False,
     check_reproducible: bool = False,
+    quiet: bool = False,
     debug: bool = False,
 ) -> None:
     """Bring every artifact up to date: compile what changed, check it, and publish it."""
@@ -32,9 +34,10 @@ def build(
         project, targets = project_of(context, file, target)
         check_files(project, targets)
         worker_count = read_integer("--jobs", jobs)
-        if dry_run or context.config.run.dry:
-            plan = command.plan(project, targets, force=force)
-            show(command.PlanReport(plan), text.plan_lines(plan), json)
+        if dry_run or check or context.config.run.dry:
+            plan = command.PlanReport(command.plan(project, targets, force=force), check, strict)
+            show(plan, text.plan_lines(plan.plan), json)
+            finish(plan.error)
             return
         report = command.build(
             project,
@@ -44,10 +47,10 @@ def build(
             keep_going=keep_going,
             strict=strict,
             check_reproducible=check_reproducible,
-            on_progress=progress(targets),
+            on_progress=progress(targets, quiet),
         )
         show(report, text.build_lines(report), json)
-        finish(report.exit_code)
+        finish(report.error)
 
 
 @documented_task
@@ -62,6 +65,7 @@ def tune(
     file: str = "",
     dry_run: bool = False,
     json: bool = False,
+    quiet: bool = False,
     debug: bool = False,
 ) -> None:
     """Measure which inductor options are the fastest on this host, and write them to tuned.yaml."""
@@ -82,7 +86,26 @@ def tune(
             cuda_graphs=cuda_graphs,
             band=percent / 100 if percent else BAND,
             dry_run=dry_run or context.config.run.dry,
-            on_progress=progress(targets),
+            on_progress=progress(targets, quiet),
         )
         show(report, tune_lines(report), json)
-        finish(report.exit_code)
+        finish(report.error)
+
+
+@documented_task
+def export(
+    context: Context,
+    directory: str,
+    target: str = "",
+    file: str = "",
+    json: bool = False,
+    debug: bool = False,
+) -> None:
+    """Copy up-to-date, verified artifacts with checksums into a new directory."""
+    with contract(json, debug):
+        from aoti_build.commands import export as command
+        from aoti_build.report import text
+
+        report = command.export(*project_of(context, file, target), directory)
+        show(report, text.export_lines(report), json)
+        finish(report.error)

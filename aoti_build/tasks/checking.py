@@ -29,6 +29,7 @@ def verify(
     cuda_graphs: bool = False,
     junit: str = "",
     html: str = "",
+    quiet: bool = False,
     debug: bool = False,
 ) -> None:
     """Compare every artifact with eager mode in a fresh process.
@@ -62,11 +63,11 @@ def verify(
             localize=localize,
             repro=Path(repro).absolute() if repro else None,
             runtime=runtime,
-            on_progress=progress(targets),
+            on_progress=progress(targets, quiet),
         )
         write_reports(report, junit, html)
         show(report, verify_lines(report), json)
-        finish(report.exit_code)
+        finish(report.error)
 
 
 @documented_task
@@ -80,6 +81,7 @@ def run(
     cuda_graphs: bool = False,
     file: str = "",
     json: bool = False,
+    quiet: bool = False,
     debug: bool = False,
 ) -> None:
     """Run artifacts on the reference data or on other inputs, then check and time them."""
@@ -99,7 +101,7 @@ def run(
             seed=seed_number,
             repeat=read_integer("--repeat", repeat) or command.REPEAT,
             cuda_graphs=cuda_graphs,
-            on_progress=progress(targets),
+            on_progress=progress(targets, quiet),
         )
         show(report, run_lines(report), json)
-        finish(report.exit_code)
+        finish(report.error)

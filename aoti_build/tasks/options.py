@@ -87,6 +87,9 @@ _HELP: Mapping[str, str] = {
     "diff": "Compare with this .pt2 file or target.",
     "orphans": "Remove only artifacts that models.yaml no longer lists.",
     "output": "Write the schema to this file. Default: stdout.",
+    "directory": "The new directory, or an empty one.",
+    "quiet": "Print no progress. Errors and warnings still go to stderr, and results to stdout.",
+    "check": "Exit with 3 if there is something to build. Nothing is built.",
     "device": (
         "Check for these devices, separated by commas: cpu, cuda. Default: both, and a missing GPU"
         " is no failure."
@@ -106,7 +109,8 @@ _HELP: Mapping[str, str] = {
 def documented_task(body: Callable[..., None]) -> Task[Callable[..., None]]:
     """Make an invoke task of a function, with a help for each option.
 
-    The first parameter of the function is invoke's context. All others are options.
+    The first parameter of the function is invoke's context. All others are options, or positional
+    if they have no default.
     """
     helps: dict[str, str] = {}
     # inspect.signature would take longer for ten tasks than all else in this module.

@@ -14,7 +14,12 @@ from aoti_build.tasks.project import project_of
 
 @documented_task
 def status(
-    context: Context, target: str = "", file: str = "", json: bool = False, debug: bool = False
+    context: Context,
+    target: str = "",
+    file: str = "",
+    check: bool = False,
+    json: bool = False,
+    debug: bool = False,
 ) -> None:
     """Show for every target whether its artifact is up to date, and why not."""
     with contract(json, debug):
@@ -22,8 +27,9 @@ def status(
         from aoti_build.report import text
 
         project, targets = project_of(context, file, target)
-        report = command.status(project, targets=targets)
+        report = command.status(project, targets=targets, check=check)
         show(report, text.status_lines(report), json)
+        finish(report.error)
 
 
 @documented_task
@@ -74,14 +80,14 @@ def inspect(
 
             difference = compare(context, file, target, path, diff)
             show(difference, inspect_text.diff_lines(difference), json)
-            finish(difference.exit_code)
+            finish(difference.error)
             return
         if path:
             report = command.InspectReport((command.inspect_file(Path(path)),))
         else:
             report = command.inspect(*project_of(context, file, target), host=host)
         show(report, inspect_text.inspect_lines(report), json)
-        finish(report.exit_code)
+        finish(report.error)
 
 
 @documented_task
@@ -95,3 +101,29 @@ def schema(context: Context, output: str = "", debug: bool = False) -> None:
             write_output(Path(output), json_schema_text().encode())
         else:
             write_stdout(json_schema_text())
+
+
+@documented_task
+def ci_cache(
+    context: Context,
+    target: str = "",
+    file: str = "",
+    json: bool = False,
+    debug: bool = False,
+) -> None:
+    """Print by what a CI cache should be keyed, and which directory it should keep."""
+    with contract(json, debug):
+        from aoti_build.commands import ci_cache as command
+
+        report = command.ci_cache(*project_of(context, file, target))
+        show(report, report.lines(), json)
+
+
+@documented_task
+def version(context: Context, json: bool = False, debug: bool = False) -> None:
+    """Print the versions of aoti_build and of the installed torch."""
+    with contract(json, debug):
+        from aoti_build.commands import version as command
+
+        report = command.version()
+        show(report, report.lines(), json)

@@ -82,6 +82,7 @@ def doctor(
     quick: bool = False,
     strict: bool = False,
     json: bool = False,
+    quiet: bool = False,
     debug: bool = False,
 ) -> None:
     """Check this host, then compile, load and run a small model on each device.
@@ -104,7 +105,7 @@ def doctor(
             artifacts=models_file.parent / "artifacts" if models_file else None,
             quick=quick,
             strict=strict,
-            on_progress=progress(()),
+            on_progress=progress((), quiet),
         )
         show(report, text.doctor_lines(report), json)
-        finish(report.exit_code)
+        finish(report.error)

@@ -92,25 +92,57 @@ def open_artifact(project: Project, target: Target) -> Iterator[OpenArtifact]:
         ToolchainError: there is no room for copies, or the temporary directory is unfit.
         Interrupted: on Ctrl-C, while files are copied.
     """
-    directory = artifact_directory(project, target)
     with contextlib.ExitStack() as resources:
-        descriptor = _open_directory(project, target, directory)
-        resources.callback(os.close, descriptor)
-        # Paths below this one lead into the opened directory, whatever has its name now.
-        opened = Path(f"/proc/self/fd/{descriptor}")
-        manifest = _manifest(project, target, directory, opened)
+        opened, manifest = resources.enter_context(_opened(project, target))
         temporary = temporary_directory()
         with _room_needed():
             copies = tempfile.TemporaryDirectory(dir=temporary, prefix="aoti_build-")
             files = Path(resources.enter_context(copies))
-        stat_keys = {}
-        for name, record in manifest.files.items():
-            try:
-                stat_keys[name] = _copy_checked(opened / name, files / name, record)
-            except OSError as error:
-                where = _shown(project, directory / name)
-                raise read_damage(name, error).error(target.name, where) from error
+        stat_keys = _copy_files(project, target, manifest, opened, files)
+        directory = artifact_directory(project, target)
         yield OpenArtifact(directory, opened, files, manifest, stat_keys)
+
+
+def copy_artifact(project: Project, target: Target, destination: Path) -> Manifest:
+    """Copy the target's artifact to the empty directory `destination`, and return its manifest.
+
+    The bytes that are written are those that were digested. Raises as `open_artifact`.
+    """
+    with _opened(project, target) as (opened, manifest):
+        _copy_files(project, target, manifest, opened, destination)
+    with _room_needed():
+        manifest.write(destination, sync=False)
+    return manifest
+
+
+@contextlib.contextmanager
+def _opened(project: Project, target: Target) -> Iterator[tuple[Path, Manifest]]:
+    """The directory of a published artifact, opened, and its manifest."""
+    directory = artifact_directory(project, target)
+    descriptor = _open_directory(project, target, directory)
+    try:
+        # Paths below this one lead into the opened directory, whatever has its name now.
+        opened = Path(f"/proc/self/fd/{descriptor}")
+        yield opened, _manifest(project, target, directory, opened)
+    finally:
+        os.close(descriptor)
+
+
+def _copy_files(
+    project: Project, target: Target, manifest: Manifest, opened: Path, files: Path
+) -> dict[str, list[int] | None]:
+    """Copy the files that the manifest lists to the directory `files`, and digest the copies.
+
+    Returns the stat keys of the published files.
+    """
+    stat_keys = {}
+    for name, record in manifest.files.items():
+        try:
+            stat_keys[name] = _copy_checked(opened / name, files / name, record)
+        except OSError as error:
+            where = _shown(project, artifact_directory(project, target) / name)
+            raise read_damage(name, error).error(target.name, where) from error
+    return stat_keys
 
 
 @contextlib.contextmanager
@@ -229,9 +261,10 @@ def _room_needed() -> Iterator[None]:
         yield
     except OSError as error:
         raise ToolchainError(
-            "there is no place for a private copy of the artifact, which it is loaded from",
+            "there is no place for a copy of the artifact",
             cause=str(error),
-            hint="free space in the temporary directory, or set TMPDIR to another one",
+            hint="free space there. Commands that load artifacts copy them into the temporary"
+            " directory, which TMPDIR names; `invoke export` copies into the directory it is given",
         ) from error
 
 

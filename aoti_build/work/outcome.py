@@ -64,4 +64,5 @@ def published_of(manifest: Manifest | None) -> Published | None:
     """The facts about a published artifact that reports show."""
     if manifest is None:
         return None
-    return Published(manifest.key, manifest.files[MODEL].size)
+    package = manifest.files[MODEL]
+    return Published(manifest.key, package.sha256, package.size)

@@ -48,7 +48,7 @@ def test_every_target_is_compiled_checked_and_published(built_once: tuple[Path, 
     root, finished = built_once
     assert [row["action"] for row in finished.json["targets"]] == ["compiled"] * 3
     for row in finished.json["targets"]:
-        assert (root / row["artifact"]).is_file()
+        assert (root / row["path"]).is_file()
         assert row["reasons"] == [{"reason": "no-artifact", "what": "", "old": None, "new": None}]
         assert row["seconds"]["compile"] > 0
 

@@ -22,6 +22,7 @@ from small_projects import (
 from aoti_build.artifact.manifest import LOG, MODEL, REFERENCE_DATA, Manifest, read_manifest
 from aoti_build.artifact.paths import artifact_directory
 from aoti_build.commands.build import BuildReport, build, plan
+from aoti_build.common.digests import digest_file
 from aoti_build.common.records import write_json
 from aoti_build.errors import ArtifactError, BuildError, Interrupted, ToolchainError, UsageError
 from aoti_build.host import cuda
@@ -47,7 +48,9 @@ def test_the_manifest_says_how_it_came_to_be(project: Project) -> None:
     (outcome,) = run(project).outcomes
     manifest = read_manifest(directory(project))
     assert isinstance(manifest, Manifest)
-    assert outcome.published == Published(manifest.key, manifest.files[MODEL].size)
+    assert outcome.published == Published(
+        manifest.key, manifest.files[MODEL].sha256, manifest.files[MODEL].size
+    )
     assert outcome.seconds == manifest.seconds
     assert manifest.target == "small/cpu"
     assert manifest.source["sources"].keys() == {"model.py", "helper.py"}
@@ -336,20 +339,25 @@ def test_the_report_as_json(project: Project, fake_worker: FakeWorker) -> None:
     first = run(project).as_json()
     write_json(project.root / "report.json", first)
     assert json.loads((project.root / "report.json").read_text()) == first
-    assert (first["format"], first["format_version"], first["ok"]) == ("aoti-build/build", 2, True)
+    assert (first["format"], first["format_version"], first["ok"]) == ("aoti-build/build", 3, True)
     (row,) = first["targets"]
     assert row.keys() == {
         "target",
         "action",
         "reasons",
-        "artifact",
+        "path",
+        "sha256",
+        "size",
         "key",
         "seconds",
         "baseline",
         "unverified",
         "error",
     }
-    assert row["artifact"] == "artifacts/small/cpu/model.pt2"
+    assert row["path"] == "artifacts/small/cpu/model.pt2"
+    package = project.root / row["path"]
+    assert row["sha256"] == digest_file(package)
+    assert row["size"] == package.stat().st_size
     assert row["reasons"] == [{"reason": "no-artifact", "what": "", "old": None, "new": None}]
     assert row["seconds"].keys() == {"total", "export", "compile", "check"}
     fake_worker.answers["build"] = BuildError("no", cause="because")

@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from small_projects import REPOSITORY
+from small_projects import REPOSITORY, write_project
 
 import aoti_build
+from aoti_build.artifact.paths import log_path, reader_log_path
 from aoti_build.artifact.reasons import ReasonKind
 from aoti_build.errors import ExitCode
 from aoti_build.models_file import load_project
@@ -115,7 +116,7 @@ def test_a_command_that_does_not_exist_is_noticed(line: str) -> None:
 
 
 def test_the_reference_lists_every_task_with_its_options() -> None:
-    rows = re.findall(r"^\| `(\w+)` \|[^|\n]*\|([^|\n]*)\|$", COMMANDS.read_text(), re.M)
+    rows = re.findall(r"^\| `([\w-]+)` \|[^|\n]*\|([^|\n]*)\|$", COMMANDS.read_text(), re.M)
     listed = {task: set(re.findall(r"--[a-z-]+", options)) for task, options in rows if options}
     assert listed == {task: options_of(task) for task in ns.tasks}
 
@@ -126,7 +127,7 @@ def test_the_reference_explains_every_option() -> None:
 
 
 def test_the_readme_lists_every_task() -> None:
-    assert set(re.findall(r"^\| `(\w+)` \|", README.read_text(), re.M)) == set(ns.tasks)
+    assert set(re.findall(r"^\| `([\w-]+)` \|", README.read_text(), re.M)) == set(ns.tasks)
 
 
 @pytest.mark.parametrize("page", [README, COMMANDS], ids=["README.md", "commands.md"])
@@ -172,6 +173,20 @@ def test_every_environment_variable_is_in_the_reference() -> None:
     assert not missing
 
 
+@pages()
+def test_logs_have_the_names_that_they_have_on_disk(page: Path, tmp_path: Path) -> None:
+    project = write_project(tmp_path)
+    (target,) = project.targets
+    paths = [log_path(project, target)]
+    paths += [reader_log_path(project, target, task) for task in ("verify", "run", "tune")]
+    real = {path.name.replace("small@cpu", "") for path in paths}
+    for name in re.findall(r"\.logs/([^\s`]+\.log)", page.read_text()):
+        model, variant, task = name.split("@")
+        assert model
+        assert variant
+        assert f"@{task}" in real or task == "<task>.log", name
+
+
 def is_end_of_path(name: str) -> bool:
     """Whether a file of this repository has the path `name`, or one that ends with it."""
     if (REPOSITORY / name).is_file():
@@ -208,10 +223,12 @@ def invoke_commands(line: str) -> Iterator[list[str]]:
 
 def check_command(words: list[str]) -> None:
     """Each word must be a task, an option of the task before it, or a value of an option."""
-    task, takes_value = "", False
+    task, takes_value, positional = "", False, 0
     for word in words:
         if takes_value:
             takes_value = False
+        elif positional and not word.startswith("--"):
+            positional -= 1
         elif word.startswith("--") and not task:
             takes_value = word == "--print-completion-script"
             known = takes_value or word in ("--list", "--dry")
@@ -223,6 +240,7 @@ def check_command(words: list[str]) -> None:
         else:
             assert word in ns.tasks, f"there is no task {word}"
             task = word
+            positional = sum(argument.positional for argument in ns.tasks[task].get_arguments())
 
 
 def options_of(task: str, *, with_value: bool = False) -> set[str]:
@@ -230,6 +248,7 @@ def options_of(task: str, *, with_value: bool = False) -> set[str]:
     arguments = [
         argument
         for argument in ns.tasks[task].get_arguments()
+        if not argument.positional
         if argument.takes_value or not with_value
     ]
     return {f"--{argument.names[0]}" for argument in arguments}

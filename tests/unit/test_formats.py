@@ -30,8 +30,10 @@ from aoti_build.artifact.paths import (
 )
 from aoti_build.artifact.reasons import Reason, ReasonKind
 from aoti_build.commands.build import BuildReport, PlanReport, plan
+from aoti_build.commands.ci_cache import ci_cache
 from aoti_build.commands.clean import CleanReport
 from aoti_build.commands.doctor import DoctorReport
+from aoti_build.commands.export import Exported, ExportReport, export
 from aoti_build.commands.gc import gc
 from aoti_build.commands.inspect import InspectReport, inspect, inspect_file
 from aoti_build.commands.inspect_diff import diff
@@ -40,6 +42,7 @@ from aoti_build.commands.status import StatusReport
 from aoti_build.commands.tune_report import Outcome as TuneOutcome
 from aoti_build.commands.tune_report import Row, TuneReport, Tuning
 from aoti_build.commands.verify import Verdict, VerifyReport, verify
+from aoti_build.commands.version import VersionReport, version
 from aoti_build.commands.why import why
 from aoti_build.common import directories
 from aoti_build.common.stat_cache import StatCache
@@ -66,6 +69,7 @@ from aoti_build.runtime import private
 from aoti_build.runtime.package import admit
 from aoti_build.store.kernels import KernelCache
 from aoti_build.store.selection import open_store
+from aoti_build.tasks.answer import error_document
 from aoti_build.work.host_checks import require_fit_toolchain
 from aoti_build.work.outcome import Outcome
 
@@ -244,11 +248,17 @@ def _documents(tmp_path: Path) -> dict[str, list[Document]]:
         "aoti-build/stat-cache": [_stat_cache(tmp_path)],
         "aoti-build/unpacked": [_unpacked(tmp_path)],
         "aoti-build/build": [_build(two, manifest).as_json()],
-        "aoti-build/plan": [PlanReport(_plan(two, manifest)).as_json()],
+        "aoti-build/plan": [
+            PlanReport(_plan(two, manifest), check=True).as_json(),
+            PlanReport(_plan(two, manifest)).as_json(),
+        ],
         "aoti-build/verify": [VerifyReport(_verdicts(two)).as_json()],
         "aoti-build/run": [_run(two).as_json()],
         "aoti-build/status": [_status(two, manifest).as_json()],
         "aoti-build/tune": [_tune(two).as_json()],
+        "aoti-build/export": [_export(two).as_json(), export(two, two.targets, "out").as_json()],
+        "aoti-build/ci-cache": [ci_cache(two, two.targets).as_json()],
+        "aoti-build/version": [version().as_json(), VersionReport(None, "3.12.3").as_json()],
         "aoti-build/inspect": [_inspect(tmp_path / "inspected")],
         "aoti-build/inspect-diff": [_inspect_diff(tmp_path)],
         "aoti-build/clean": [CleanReport(("artifacts/first/cpu",), 12, dry_run=True).as_json()],
@@ -459,7 +469,7 @@ def _unverified(manifest: Manifest) -> Manifest:
 
 def _build(project: Project, manifest: Manifest) -> BuildReport:
     first, second = project.targets
-    published = Published(manifest.key, manifest.files[MODEL].size)
+    published = Published(manifest.key, manifest.files[MODEL].sha256, manifest.files[MODEL].size)
     return BuildReport(
         project,
         (
@@ -487,6 +497,8 @@ def _verdicts(project: Project) -> tuple[Verdict, ...]:
             no_fp64="too large",
             localization=typed({"type": "localize-result", **LOCALIZATION}, LocalizeResult),
             seconds=1.5,
+            package=FileRecord("a" * 64, 12),
+            path="artifacts/first/cpu/model.pt2",
         ),
         Verdict(
             first, "unavailable", (Reason("lacks-architecture", "this processor lacks avx512f"),)
@@ -528,7 +540,13 @@ def _inspect_diff(directory: Path) -> Document:
 
 
 def _status(project: Project, manifest: Manifest) -> StatusReport:
-    return StatusReport(_plan(project, manifest), ("gone/cpu",))
+    return StatusReport(project, _plan(project, manifest), ("gone/cpu",))
+
+
+def _export(project: Project) -> ExportReport:
+    first, _ = project.targets
+    package = FileRecord("a" * 64, 12)
+    return ExportReport("out", (Exported(first, "first/cpu/model.pt2", package, "b" * 64),))
 
 
 def _tune(project: Project) -> TuneReport:
@@ -573,12 +591,7 @@ def _errors(project: Project) -> Iterator[Document]:
         lambda: ArtifactError("damaged", target=project.targets[0].name),
     )
     for failure in failures:
-        yield {
-            "format": "aoti-build/error",
-            "format_version": 1,
-            "ok": False,
-            "error": failure().as_json(),
-        }
+        yield json.loads(error_document(failure()))
 
 
 def _unpacked(tmp_path: Path) -> Document:

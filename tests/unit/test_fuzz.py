@@ -109,7 +109,7 @@ def _nothing_foreign_runs(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(os, "system", forbidden)
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # which is most of the time
     monkeypatch.setattr(ctypes.CDLL, "__init__", forbidden)
-    monkeypatch.setattr("aoti_build.host.toolchain.facts", lambda *_: {"torch": "0"})
+    monkeypatch.setattr("aoti_build.host.toolchain.facts", lambda *_, **__: {"torch": "0"})
     monkeypatch.setattr("aoti_build.host.cuda.compute_capabilities", lambda: ())
     monkeypatch.setattr("aoti_build.host.cuda.packages_for_other_gpus", lambda: False)
     monkeypatch.setenv("AOTI_BUILD_RUNTIME_CACHE", "off")

@@ -389,6 +389,7 @@ ENTRY = {
     "variables": {},
     "files": {},
     "key": "a" * 64,
+    "sha256": "b" * 64,
     "size": 3,
 }
 
@@ -417,7 +418,7 @@ ENTRY = {
     ids=str,
 )
 def test_a_garbled_entry_is_a_miss(tmp_path: Path, entry: object) -> None:
-    assert look_up(tmp_path, ENTRY) == Published("a" * 64, 3)
+    assert look_up(tmp_path, ENTRY) == Published("a" * 64, "b" * 64, 3)
     assert look_up(tmp_path, entry) is None
 
 

@@ -52,6 +52,11 @@ def root(tmp_path: Path) -> Path:
         ["inspect", "--path", "artifacts/small/cpu/model.pt2", "--diff", "small"],
         ["clean", "--dry-run"],
         ["schema"],
+        ["build", "--check"],
+        ["status", "--check"],
+        ["export", "out"],
+        ["ci-cache"],
+        ["version"],
     ],
     ids=" ".join,
 )

@@ -166,7 +166,7 @@ def test_changed_weights(tmp_path: Path, content: str) -> None:
 def test_another_tool(project: Project, monkeypatch: pytest.MonkeyPatch, fact: str) -> None:
     facts = toolchain.facts("cpu")
     monkeypatch.setattr(
-        toolchain, "facts", lambda device, _: {**facts, fact: f"another, for {device}"}
+        toolchain, "facts", lambda device, *_, **__: {**facts, fact: f"another, for {device}"}
     )
     step = plan_of(project)
     assert step.action == "build"
@@ -176,7 +176,7 @@ def test_another_tool(project: Project, monkeypatch: pytest.MonkeyPatch, fact: s
 @pytest.mark.usefixtures("published")
 def test_a_tool_that_appears(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     facts = toolchain.facts("cpu")
-    monkeypatch.setattr(toolchain, "facts", lambda *_: {**facts, "new-tool": "1"})
+    monkeypatch.setattr(toolchain, "facts", lambda *_, **__: {**facts, "new-tool": "1"})
     assert shown(plan_of(project)) == ["toolchain-changed: new-tool (none) -> 1"]
 
 

@@ -39,7 +39,7 @@ def two(tmp_path: Path) -> Project:
 
 
 def test_a_build(two: Project) -> None:
-    published = Published("a" * 64, 45 << 20)
+    published = Published("a" * 64, "b" * 64, 45 << 20)
     failure = BuildError(
         "it broke", target="second/cpu", cause="because", hint="mend it", log=Path("build.log")
     )
@@ -94,7 +94,7 @@ def test_a_status(two: Project) -> None:
 
 
 def test_orphans_are_named_with_what_to_do(two: Project) -> None:
-    report = StatusReport(plan(two, two.targets), ("gone/cpu",))
+    report = StatusReport(two, plan(two, two.targets), ("gone/cpu",))
     assert "gone/cpu" in text.status_lines(report)[-1]
     assert "clean --orphans" in text.status_lines(report)[-1]
 
@@ -118,7 +118,7 @@ def test_a_verification(two: Project) -> None:
     assert "source-changed: model.py" in line_of(lines, "first/cpu")
     assert {"1e-07", "1e-08"} <= set(line_of(lines, "first/cpu").split())
     assert "error: second/cpu: there is no artifact" in all_lines(lines)
-    assert lines[-1] == "2 artifacts: 1 passed, 1 missing"
+    assert lines[-1] == "2 artifacts: 1 passed (out of date), 1 missing"
 
 
 @pytest.mark.parametrize(

@@ -400,7 +400,7 @@ def other_variable(root: Path) -> Callable[[], object]:
 
 def other_compiler(root: Path) -> Callable[[], object]:
     patch, facts = pytest.MonkeyPatch(), toolchain.facts("cpu")
-    patch.setattr(toolchain, "facts", lambda device, _: {**facts, "cxx.version": "another"})
+    patch.setattr(toolchain, "facts", lambda *_, **__: {**facts, "cxx.version": "another"})
     return patch.undo
 
 

@@ -285,7 +285,7 @@ def test_a_line_of_progress_is_written_in_one_piece(
 
     written = Written()
     monkeypatch.setattr(sys, "stderr", written)
-    progress(project.targets)(project.targets[0], "export")
+    progress(project.targets, quiet=False)(project.targets[0], "export")
     assert written == ["small/cpu  export\n"]
 
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import importlib.machinery
+import os
 from pathlib import Path
 
 import pytest
-from small_projects import forget_installed
+from small_projects import action_of, forget_installed, publish_fake, write_project
 
+from aoti_build.commands.build import plan
 from aoti_build.common.digests import canonical_json
 from aoti_build.errors import ExitCode, ToolchainError
-from aoti_build.host import cuda, distributions, installed_torch, programs, toolchain
+from aoti_build.host import cpu, cuda, distributions, installed_torch, programs, toolchain
 from aoti_build.host.devices import device_named
+from aoti_build.planning.current_state import toolchain_parts
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
@@ -232,3 +235,84 @@ def package(directory: Path) -> importlib.machinery.ModuleSpec:
     return importlib.machinery.ModuleSpec(
         directory.name, None, origin=str(directory / "__init__.py")
     )
+
+
+@pytest.mark.parametrize(
+    ("count", "total", "cores", "text"),
+    [
+        (4, 4, 4, "4"),
+        (4, 8, 4, "4 of 8"),  # a container with a set of processors
+        (8, 8, 4, "8, 4 cores"),  # two threads a core
+        (4, 8, 2, "4 of 8, 2 cores"),
+        (4, None, None, "4"),
+    ],
+)
+def test_the_number_of_processors_tells_hosts_apart_for_which_torch_compiles_other_code(
+    monkeypatch: pytest.MonkeyPatch, count: int, total: int | None, cores: int | None, text: str
+) -> None:
+    monkeypatch.setattr(toolchain, "processors", lambda: count)
+    monkeypatch.setattr(os, "cpu_count", lambda: total)
+    monkeypatch.setattr(cpu, "physical_cores", lambda: cores)
+    assert toolchain.facts("cpu")["cpu.count"] == text
+
+
+@pytest.mark.parametrize(
+    ("options", "counts"),
+    [
+        ("{}", True),
+        ("{cpp.threads: 4}", False),
+        ("{cpp.threads: -1}", True),
+        ("{cpp.threads: 0}", True),
+        ("{cpp.threads: true}", True),
+        ("{cpp.dynamic_threads: true}", True),
+        ("{cpp.threads: 4, freezing: true}", True),
+        ("{cpp.threads: 4, freezing: false}", False),
+        ("{cpp.threads: 4, joint_graph_constant_folding: true}", True),
+        ("{cpp.threads: 4, aot_inductor.package_constants_in_so: true}", True),
+    ],
+)
+def test_a_preset_with_threads_of_its_own_does_not_depend_on_the_processors(
+    tmp_path: Path, options: str, counts: bool
+) -> None:
+    project = write_project(
+        tmp_path,
+        f"version: 1\ninductor_configs:\n  own: {options}\nmodels:\n  small:\n"
+        "    source: model.py:build\n    inputs: [{shape: [2, 4]}]\n    inductor_configs: own\n",
+    )
+    assert ("cpu.count" in toolchain_parts(project.targets[0])["toolchain"]) == counts
+
+
+@pytest.mark.parametrize("options", ["{}", "{cpp.threads: 4}"])
+def test_an_artifact_with_fixed_threads_is_up_to_date_with_more_processors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: str
+) -> None:
+    project = write_project(
+        tmp_path,
+        f"version: 1\ninductor_configs:\n  own: {options}\nmodels:\n  small:\n"
+        "    source: model.py:build\n    inputs: [{shape: [2, 4]}]\n"
+        "    inductor_configs: [default, own]\n",
+    )
+    target = project.targets[1]
+    publish_fake(project, target)
+    assert action_of(project, target) == "up-to-date"
+    monkeypatch.setattr(toolchain, "processors", lambda: 96)
+    # The index knows several targets of one device and one architecture.
+    (_, step) = plan(project, project.targets).steps
+    assert step.action == ("build" if options == "{}" else "up-to-date")
+
+
+def test_the_index_tells_targets_with_fixed_threads_from_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = write_project(
+        tmp_path,
+        "version: 1\ninductor_configs:\n  own: {cpp.threads: 4}\nmodels:\n  small:\n"
+        "    source: model.py:build\n    inputs: [{shape: [2, 4]}]\n"
+        "    inductor_configs: [own, default]\n",
+    )
+    for target in project.targets:
+        publish_fake(project, target)
+    assert [step.action for step in plan(project, project.targets).steps] == ["up-to-date"] * 2
+    monkeypatch.setattr(toolchain, "processors", lambda: 96)
+    actions = [step.action for step in plan(project, project.targets).steps]
+    assert actions == ["up-to-date", "build"]

@@ -81,6 +81,12 @@ def resolved_settings(options: Options) -> dict[str, str]:
     for name, value in autograd.items():
         settings[f"functorch.{name}"] = repr(value)
     settings.update(switches())
+    with config.patch(dict(options)):
+        has_fixed_threads = config.cpp.threads >= 1
+    # `parallel_num_threads` in torch/_inductor/utils.py reads torch's number only without the
+    # option. What is computed from weights at build time may depend on it in any case.
+    if has_fixed_threads and binds_weights(options) is None:
+        del settings["torch.threads"]
     return settings
 
 
