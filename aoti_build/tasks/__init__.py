@@ -20,7 +20,10 @@ sys.dont_write_bytecode = bool(os.environ.get("PYTHONDONTWRITEBYTECODE"))
 
 from aoti_build.tasks.building import build, tune
 from aoti_build.tasks.checking import run, verify
+from aoti_build.tasks.misspelt import explain_at_exit
 from aoti_build.tasks.showing import inspect, schema, status, why
 from aoti_build.tasks.upkeep import clean, doctor, gc
 
 ns = Collection("aoti", build, verify, run, tune, status, why, inspect, clean, gc, doctor, schema)
+
+explain_at_exit()
