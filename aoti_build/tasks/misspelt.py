@@ -60,7 +60,10 @@ def _unknown_word(program: Program) -> UsageError | None:
     except ParseError as error:
         # invoke writes the option as its own object: Flag <Argument: target (t)> needed value
         option = re.match(r"Flag <\w+: ([\w-]+).* needed value", str(error))
-        return UsageError(f"--{option[1]} needs a value") if option else None
+        if option is None:
+            return None
+        hint = "`invoke TASK --help` explains the options"
+        return UsageError(f"--{option[1]} needs a value", hint=hint)
     if not result.unparsed:
         return None
     word, context = result.unparsed[0], result[-1]
@@ -89,7 +92,8 @@ def _no_such_option(word: str, context: ParserContext) -> UsageError:
 
 
 def _misplaced(word: str, task: ParserContext, tasks: list[str]) -> UsageError:
-    suggestion = _suggestion(word, tasks)
+    # Most such words are names of targets, which may resemble a task by chance.
+    suggestion = _suggestion(word, tasks, cutoff=0.75)
     hint = "`invoke --list` shows all tasks"
     if not suggestion and "target" in task.args:
         hint = f"to choose targets, write `invoke {task.name} --target {word}`"
@@ -98,15 +102,15 @@ def _misplaced(word: str, task: ParserContext, tasks: list[str]) -> UsageError:
     )
 
 
-def _suggestion(word: str, options: list[str]) -> str:
-    from aoti_build.models_file.wording import did_you_mean, nearest
+def _suggestion(word: str, options: list[str], cutoff: float = 0.6) -> str:
+    """`` (did you mean 'build'?)``; empty if no option is as similar as `cutoff`, from 0 to 1."""
+    import difflib
 
-    # The last part too: `biuld` may mean `aoti.build`.
-    matches = nearest(word, options) or [
-        option for option in options if option.rpartition(".")[2] in nearest(word, _ends(options))
-    ]
+    from aoti_build.models_file.wording import did_you_mean
+
+    matches = difflib.get_close_matches(word, options, 1, cutoff)
+    if not matches:
+        # `biuld` may also mean `aoti.build`.
+        ends = {option.rpartition(".")[2]: option for option in options}
+        matches = [ends[end] for end in difflib.get_close_matches(word, ends, 1, cutoff)]
     return did_you_mean(matches)
-
-
-def _ends(names: list[str]) -> list[str]:
-    return [name.rpartition(".")[2] for name in names]
