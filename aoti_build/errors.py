@@ -35,6 +35,11 @@ _ESCAPES = (
 _CONTROLS = r"[\x00-\x08\x0b-\x1f\x7f-\x9f]"
 
 
+def without_colours(text: str) -> str:
+    """The text without colours. Other escape sequences stay, because they may hide a name."""
+    return re.sub(r"\x1b\[[0-9;:]*m", "", text) if "\x1b" in text else text
+
+
 def without_escapes(text: str) -> str:
     """The text without sequences that a terminal obeys. Messages quote what others print."""
     return re.sub(_ESCAPES, "", text) if "\x1b" in text else text

@@ -203,5 +203,5 @@ def test_an_error_has_no_escape_codes_of_others() -> None:
 
 def test_a_report_has_no_escape_codes_of_others() -> None:
     render = for_terminal(lambda report: [str(report)])
-    assert render(ESCAPES) == ["error: bad link \ufffd\ufffd"]
+    assert render("\x1b[1;31merror\x1b[0m: \x1b]0;x\x07") == ["error: \ufffd]0;x\ufffd"]
     assert render("a\nb") == ["a\ufffdb"]
