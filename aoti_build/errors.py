@@ -7,6 +7,7 @@ message) and *what next* (`hint`, and `log` for details). The report layer rende
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from enum import IntEnum
 from pathlib import Path
@@ -23,6 +24,33 @@ class ExitCode(IntEnum):
     UNFIT_ARTIFACT = 4
     UNFIT_TOOLCHAIN = 5
     INTERRUPTED = 130
+
+
+# Colours, movements of the cursor, titles of windows, and all else that an escape character begins.
+_ESCAPES = (
+    r"\x1b\[[0-?]*[ -/]*[@-~]"
+    r"|\x1b[\]P^_X][^\x07\x1b]*(?:\x07|\x1b\\)?"
+    r"|\x1b[ -/]*[0-~]"
+)
+_CONTROLS = r"[\x00-\x08\x0b-\x1f\x7f-\x9f]"
+
+
+def without_colours(text: str) -> str:
+    """The text without colours. Other escape sequences stay, because they may hide a name."""
+    return re.sub(r"\x1b\[[0-9;:]*m", "", text) if "\x1b" in text else text
+
+
+def without_escapes(text: str) -> str:
+    """The text without sequences that a terminal obeys. Messages quote what others print."""
+    return re.sub(_ESCAPES, "", text) if "\x1b" in text else text
+
+
+def printable(text: str) -> str:
+    """The text without escape sequences, and with U+FFFD for other characters that a terminal
+    obeys. Line breaks and tabs stay."""
+    if text.isprintable():  # as nearly all texts are
+        return text
+    return re.sub(_CONTROLS, "\N{REPLACEMENT CHARACTER}", without_escapes(text))
 
 
 class AotiBuildError(Exception):
@@ -44,12 +72,13 @@ class AotiBuildError(Exception):
         hint: str | None = None,
         log: Path | None = None,
     ) -> None:
+        message = printable(message)
         super().__init__(message)
         self.message = message
         self.target = target
         self.where = where
-        self.cause = cause
-        self.hint = hint
+        self.cause = printable(cause) if cause else cause
+        self.hint = printable(hint) if hint else hint
         self.log = log
 
     def __str__(self) -> str:
@@ -175,7 +204,7 @@ class Problem(NamedTuple):
 
     def at(self, file: str) -> str:
         """The problem as editors and compilers write it: ``file:line:column: text``."""
-        return f"{file}:{self.line}:{self.column}: {self.text}"
+        return f"{file}:{self.line}:{self.column}: {printable(self.text)}"
 
 
 class SpecError(UsageError):
@@ -188,7 +217,7 @@ class SpecError(UsageError):
     shown_problems = 100
 
     def __init__(self, file: str, problems: Iterable[Problem], *, hint: str | None = None) -> None:
-        self.file = file
+        self.file = printable(file)
         self.problems = sorted(set(problems))
         super().__init__(f"{file}: {_counted(len(self.problems))}", hint=hint)
 

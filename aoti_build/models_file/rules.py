@@ -140,6 +140,13 @@ def arch(text: str) -> str:
 def parse_source(text: str) -> Source:
     """Parse ``package.module:callable`` or ``path/to/file.py:callable``."""
     location, colon, attribute = text.rpartition(":")
+    if text.endswith(WEIGHT_SUFFIXES):
+        raise RefusedError(
+            f"{quoted(text)} is a file of weights; write it under `weights`, and here the callable"
+            " that makes the model"
+        )
+    if location.endswith(":"):
+        raise RefusedError(f"{quoted(text)} has two colons; write path.py:callable with one")
     if not colon:
         raise RefusedError(
             f"{quoted(text)} does not name a callable; write module:callable or"
@@ -224,9 +231,14 @@ def weights_path(text: str) -> str:
 
     It may lie outside the project, because weights are large and projects share them.
     """
+    if "://" in text:
+        raise RefusedError(
+            f"{quoted(text)} is a URL; download the file first, or load it in the callable"
+        )
     if not text.endswith(WEIGHT_SUFFIXES):
         raise RefusedError(
-            f"weights must be a file that ends in {', '.join(WEIGHT_SUFFIXES)}, not {quoted(text)}"
+            f"weights must be a file that ends in {', '.join(WEIGHT_SUFFIXES)}, not {quoted(text)};"
+            " save a state dict as one of these"
         )
     _check_path_text(text)
     if not text.startswith("~"):

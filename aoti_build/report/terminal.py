@@ -8,6 +8,7 @@ from functools import wraps
 from typing import TypeVar
 
 from aoti_build.artifact.reasons import Reason, ReasonKind
+from aoti_build.errors import without_colours
 
 _REASONS_SHOWN = 3
 _AnyReport = TypeVar("_AnyReport")
@@ -37,7 +38,7 @@ def _printable(text: str) -> str:
     if text.isprintable():
         return text
     characters = []
-    for character in text:
+    for character in without_colours(text):
         if character == "\t" or character.isprintable():
             characters.append(character)
         else:

@@ -26,7 +26,10 @@ def build(
     quiet: bool = False,
     debug: bool = False,
 ) -> None:
-    """Bring every artifact up to date: compile what changed, check it, and publish it."""
+    """Bring artifacts up to date: compile, check and publish them.
+
+    Only what changed is compiled again, and each build names its reason.
+    """
     with contract(json, debug):
         from aoti_build.commands import build as command
         from aoti_build.report import text
@@ -68,7 +71,10 @@ def tune(
     quiet: bool = False,
     debug: bool = False,
 ) -> None:
-    """Measure which inductor options are the fastest on this host, and write them to tuned.yaml."""
+    """Measure which inductor options are the fastest on this host.
+
+    The result is written into tuned.yaml, for the preset `tuned`.
+    """
     with contract(json, debug):
         from aoti_build.commands import tune as command
         from aoti_build.measurement.statistics import BAND

@@ -32,9 +32,10 @@ def verify(
     quiet: bool = False,
     debug: bool = False,
 ) -> None:
-    """Compare every artifact with eager mode in a fresh process.
+    """Compare artifacts with eager mode, each in a fresh process.
 
-    The comparison covers the whole range of sizes. Each artifact must also refuse invalid inputs.
+    The comparison covers the whole range of sizes. Each artifact must also
+    refuse invalid inputs.
     """
     with contract(json, debug):
         from aoti_build.commands import verify as command
@@ -84,7 +85,11 @@ def run(
     quiet: bool = False,
     debug: bool = False,
 ) -> None:
-    """Run artifacts on the reference data or on other inputs, then check and time them."""
+    """Run artifacts, then check, time and save their outputs.
+
+    The inputs are the reference data, random ones, or files of tensors or
+    images.
+    """
     with contract(json, debug):
         from aoti_build.commands import run as command
         from aoti_build.report.run_text import run_lines

@@ -21,7 +21,7 @@ def status(
     json: bool = False,
     debug: bool = False,
 ) -> None:
-    """Show for every target whether its artifact is up to date, and why not."""
+    """Show which artifacts are up to date, and why others are not."""
     with contract(json, debug):
         from aoti_build.commands import status as command
         from aoti_build.report import text
@@ -36,9 +36,10 @@ def status(
 def why(
     context: Context, target: str = "", file: str = "", json: bool = False, debug: bool = False
 ) -> None:
-    """Show in detail why artifacts are out of date, and why the last build ran.
+    """Show what differs from published and stored artifacts.
 
-    Every part that differs from the published artifact and from the nearest stored one is shown.
+    Every part that differs from the published artifact and from the nearest
+    stored one is shown, and why the last build ran.
     """
     with contract(json, debug):
         from aoti_build.commands import why as command
@@ -60,7 +61,10 @@ def inspect(
     json: bool = False,
     debug: bool = False,
 ) -> None:
-    """Show what artifacts or a .pt2 file contain, or compare two of them, without loading them."""
+    """Show what artifacts or .pt2 files contain, or compare two.
+
+    They are read, and not loaded.
+    """
     with contract(json, debug):
         from aoti_build.commands import inspect as command
         from aoti_build.report import inspect_text
@@ -92,7 +96,10 @@ def inspect(
 
 @documented_task
 def schema(context: Context, output: str = "", debug: bool = False) -> None:
-    """Print the JSON Schema of models.yaml, which editors use for completion and checks."""
+    """Print the JSON Schema of models.yaml.
+
+    Editors use it for completion and checks.
+    """
     with contract(False, debug):
         from aoti_build.common.outputs import write_output
         from aoti_build.models_file.parsing.editor_schema import json_schema_text

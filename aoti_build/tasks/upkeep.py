@@ -29,7 +29,11 @@ def clean(
     json: bool = False,
     debug: bool = False,
 ) -> None:
-    """Remove artifacts: those of --target, the --orphans, or all of them and the working state."""
+    """Remove artifacts. The store stays.
+
+    These are the artifacts of --target, the --orphans, or all of them and the
+    working state.
+    """
     with contract(json, debug):
         from aoti_build.commands import clean as command
         from aoti_build.report import text
@@ -54,7 +58,7 @@ def gc(
     json: bool = False,
     debug: bool = False,
 ) -> None:
-    """Make the store smaller. Files of published artifacts stay."""
+    """Make the store smaller. What published artifacts need stays."""
     with contract(json, debug):
         from aoti_build.commands import gc as command
         from aoti_build.report import text
@@ -85,9 +89,10 @@ def doctor(
     quiet: bool = False,
     debug: bool = False,
 ) -> None:
-    """Check this host, then compile, load and run a small model on each device.
+    """Check this host, then build a small model on each device.
 
-    The checks cover the compiler, the GPU, directories and memory.
+    The checks cover the compiler, the GPU, directories and memory. Each failure
+    has its cause and remedy.
     """
     with contract(json, debug):
         from aoti_build.commands import doctor as command

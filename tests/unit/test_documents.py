@@ -126,8 +126,16 @@ def test_the_reference_explains_every_option() -> None:
     assert explained == {option for task in ns.tasks for option in options_of(task)}
 
 
-def test_the_readme_lists_every_task() -> None:
-    assert set(re.findall(r"^\| `([\w-]+)` \|", README.read_text(), re.M)) == set(ns.tasks)
+def test_the_tables_of_tasks_say_what_invoke_says() -> None:
+    """README.md has the line of `inv --list` for each task, and commands.md begins with it."""
+    lines = {name: (task.__doc__ or "").splitlines()[0] for name, task in ns.tasks.items()}
+    readme = dict(re.findall(r"^\| `([\w-]+)` \| (.*) \|$", README.read_text(), re.M))
+    assert {name: text.replace("`", "") for name, text in readme.items()} == lines
+    row = r"^\| `([\w-]+)` \| ([^|\n]*) \|[^|\n]*--[^|\n]*\|$"
+    reference = re.findall(row, COMMANDS.read_text(), re.M)
+    assert {name for name, _ in reference} == set(ns.tasks)
+    for name, text in reference:
+        assert text.replace("`", "").startswith(lines[name])
 
 
 @pytest.mark.parametrize("page", [README, COMMANDS], ids=["README.md", "commands.md"])

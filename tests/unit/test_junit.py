@@ -209,7 +209,9 @@ def test_what_xml_cannot_hold_is_replaced_and_the_rest_kept() -> None:
     )
     shown = 'a <script>alert("1")</script> ]]> & \ufffd\ufffd[31m\ufffd'
     assert root[0].get("name") == shown
-    assert {error.get("message") for error in root.iter("error")} == {shown}
+    # An error takes colours away, instead of replacing their first character.
+    in_error = shown.replace("[31m\ufffd", "")
+    assert {error.get("message") for error in root.iter("error")} == {in_error}
     assert not list(root.iter("script"))
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
+from aoti_build._torch.checking.eager_failure import eager_failure
 from aoti_build._torch.checking.reference_data import Case, Plain
 from aoti_build._torch.checking.state import restored_state
 from aoti_build._torch.program.inputs import Call, Make, Sizes
@@ -79,7 +80,7 @@ def references(subject: Subject, calls: CaseCalls) -> list[Case]:
             try:
                 observed = observe(subject.module, call, subject.writes)
             except Exception as error:  # of the user's code
-                raise eager_failure(case.name, call, error) from error
+                raise eager_failure(case.name, call, error, subject.module.forward) from error
             if not any(isinstance(value, Tensor) for value in observed):
                 raise BuildError(
                     "the model returns no tensor and writes into none",
@@ -95,16 +96,6 @@ def references(subject: Subject, calls: CaseCalls) -> list[Case]:
             )
             cases.append(completed)
     return cases
-
-
-def eager_failure(name: str, call: Call, error: Exception) -> BuildError:
-    """The error for a model that fails in eager mode on the inputs of the case `name`."""
-    shapes = [str(list(tensor.shape)) for tensor in call.tensors()]
-    return BuildError(
-        f"the model itself fails in eager mode on the {name} inputs, shapes {', '.join(shapes)}",
-        cause=f"{type(error).__name__}: {error}",
-        hint="make `inputs` and `dims` describe what the model takes; the log has the traceback",
-    )
 
 
 def observe(

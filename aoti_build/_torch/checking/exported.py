@@ -32,9 +32,9 @@ from aoti_build._torch.checking.eager import (
     SEED,
     Observed,
     Subject,
-    eager_failure,
     observe,
 )
+from aoti_build._torch.checking.eager_failure import eager_failure
 from aoti_build._torch.checking.reference import points
 from aoti_build._torch.checking.reference_data import Plain
 from aoti_build._torch.checking.state import restored_state

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from aoti_build._torch.checking.compare import compare
-from aoti_build._torch.checking.eager import eager_failure, observe
+from aoti_build._torch.checking.eager import observe
+from aoti_build._torch.checking.eager_failure import eager_failure
 from aoti_build._torch.checking.state import (
     is_plain_tensor,
     restored_state,
@@ -62,7 +63,7 @@ def first_calls(module: nn.Module, call: Call) -> FirstCalls:
         try:
             results = _call(module, arguments)
         except Exception as error:  # of the user's code
-            raise eager_failure("example", call, error) from error
+            raise eager_failure("example", call, error, module.forward) from error
         changes = EagerWrites(
             positions=_changed_inputs(call, arguments),
             buffers=_changed_buffers(module, before),

@@ -6,7 +6,6 @@ made at import, and torch's own global switches.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,8 +14,8 @@ from torch._functorch import config as functorch_config
 from torch._inductor import config
 
 from aoti_build._torch.compiling.isa import Options, architecture_options
+from aoti_build._torch.compiling.option_values import check_options
 from aoti_build._torch.packages.weights import EXTERNAL_OPTIONS
-from aoti_build.errors import UsageError
 from aoti_build.models_file.project import Target
 
 # How many processes compile and how they are started does not change the code.
@@ -39,7 +38,7 @@ def inductor_options(
     external weights.
 
     Raises:
-        UsageError: This torch's inductor has no option of a name in the preset.
+        UsageError: An option of the preset is unknown to this torch, or has another type.
     """
     options: dict[str, Any] = {}
     if apart:
@@ -50,23 +49,8 @@ def inductor_options(
         # With this format inductor would write embedded weights to a file of their own all the
         # same.
         options.pop("aot_inductor.package_constants_on_disk_format", None)
-    available = config.get_config_copy()
-    for name in options:
-        if name not in available:
-            raise _no_such_option(name, available, where["inductor_configs"])
+    check_options(options, where["inductor_configs"])
     return options
-
-
-def _no_such_option(name: str, available: Options, where: str) -> UsageError:
-    matches = difflib.get_close_matches(name, available, n=3)
-    hint = "torch._inductor.list_options() lists them"
-    if matches:
-        hint = f"did you mean {', '.join(matches)}?"
-    return UsageError(
-        f"torch {torch.__version__} has no inductor option {name!r}",
-        where=where,
-        hint=hint,
-    )
 
 
 def resolved_settings(options: Options) -> dict[str, str]:

@@ -18,6 +18,7 @@ from torch.export import ExportedProgram
 
 from aoti_build._torch.checking.baseline import losses
 from aoti_build._torch.checking.eager import Subject, reference
+from aoti_build._torch.checking.eager_failure import EagerFailure
 from aoti_build._torch.checking.exported import Exported
 from aoti_build._torch.checking.first_calls import first_calls
 from aoti_build._torch.checking.reference import (
@@ -33,6 +34,7 @@ from aoti_build._torch.compiling import shared
 from aoti_build._torch.compiling.bounds import declared_bounds
 from aoti_build._torch.compiling.corrections import corrected
 from aoti_build._torch.compiling.keys import Keys, keys_of
+from aoti_build._torch.compiling.option_values import check_options
 from aoti_build._torch.compiling.package import compile_package
 from aoti_build._torch.compiling.settings import (
     inductor_options,
@@ -63,7 +65,7 @@ from aoti_build._torch.program.structure import (
 from aoti_build._torch.program.writes import Writes, functional_form, observed_names
 from aoti_build.artifact.fingerprint import declared_files
 from aoti_build.artifact.manifest import MODEL, REFERENCE_DATA
-from aoti_build.errors import BuildError
+from aoti_build.errors import BuildError, UsageError
 from aoti_build.messages import (
     Answer,
     BuildJob,
@@ -99,6 +101,20 @@ class _Graph:
 
 
 def build(job: BuildJob, events: Events) -> BuildResult:
+    """Make the artifact of a job. Raises `UsageError` if the model fails in eager mode."""
+    try:
+        return _build(job, events)
+    except EagerFailure as error:
+        # What models.yaml names is wrong, the code or the inputs. The user can correct both.
+        raise UsageError(
+            error.message,
+            where=job.where["inputs"],
+            cause=error.cause,
+            hint=error.hint,
+        ) from error
+
+
+def _build(job: BuildJob, events: Events) -> BuildResult:
     """Ask the parent once, with the keys, and do what it answers.
 
     The eager-mode outputs are always made again. The code that the graph was exported from may do
@@ -111,6 +127,8 @@ def build(job: BuildJob, events: Events) -> BuildResult:
     discovery = _discovery(job, target.model)
     registrations = Registrations()
     set_precision(target)
+    # `_graph` checks them too. A large model takes long until then.
+    check_options(target.inductor_config, job.where["inductor_configs"])
     with events.phase("model"):
         prepared = prepare(target.model, target.device, Path(job.root), job.where)
     with contextlib.ExitStack() as stack:

@@ -15,7 +15,9 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
+from aoti_build._torch.program.code_lines import described
 from aoti_build._torch.program.memory_formats import copied_to_format, with_default_format
+from aoti_build._torch.program.user_errors import refuses_arguments, signature_text
 from aoti_build.common.sizes import parse
 from aoti_build.errors import UsageError
 from aoti_build.models_file.project import ConstantInput, Inputs, TensorInput
@@ -102,13 +104,20 @@ def from_callable(
         try:
             value = function(**sizes)
         except Exception as error:
-            hint = "it is called without arguments"
+            hint = "correct this line; the callable is called without arguments"
             if sizes:
-                hint = f"it is called with the keywords {', '.join(sizes)}"
+                names = ", ".join(sizes)
+                hint = f"correct this line; the callable is called with the keywords {names}"
+            if refuses_arguments(error):
+                names = ", ".join(sizes) or "no argument"
+                hint = (
+                    f"the callable must take each dim by its name ({names}); it is"
+                    f" {signature_text(function)}"
+                )
             raise UsageError(
                 "the inputs callable raised",
                 where=where,
-                cause=f"{type(error).__name__}: {error}",
+                cause=described(error),
                 hint=hint,
             ) from error
         call = _as_call(value, where)

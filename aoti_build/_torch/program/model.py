@@ -5,13 +5,9 @@ The user can correct every failure here, so each is a `UsageError` with its posi
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import importlib.util
-import json
 import sys
-import traceback
-import urllib.error
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -23,6 +19,12 @@ from aoti_build._torch.program.method import with_method
 from aoti_build._torch.program.quantised import in_eval_mode, subclassed, unwrap_subclasses
 from aoti_build._torch.program.refusals import refuse_scripted
 from aoti_build._torch.program.structure import with_plain_outputs
+from aoti_build._torch.program.user_errors import (
+    factory_error,
+    import_error,
+    is_module_already,
+    no_such_attribute,
+)
 from aoti_build._torch.program.weights.load import load_weights
 from aoti_build.errors import UsageError
 from aoti_build.models_file.project import Model, Source
@@ -44,7 +46,9 @@ def assemble(
     factory = load_callable(source, root, where["source"])
     module = make_module(factory, kwargs, model.seed, where["kwargs"])
     if model.weights is not None:
-        load_weights(module, model.weights, root, where["weights"])
+        # Without `dtype`, nobody said that the weights may lose precision.
+        may_round = dtype is not None
+        load_weights(module, model.weights, root, where["weights"], may_round=may_round)
     module = cast(module, dtype, where["dtype"])
     # Before a method replaces forward: unwrapped weights become properties of the model's class,
     # and a module with a method has another class.
@@ -60,7 +64,7 @@ def load_callable(source: Source, root: Path, where: str) -> Callable[..., Any]:
     """The callable that `source` names.
 
     Raises:
-        UsageError: It cannot be imported. The cause is the last line of the import's traceback.
+        UsageError: It cannot be imported. The cause has the lines of code that failed.
     """
     try:
         if source.path:
@@ -68,9 +72,11 @@ def load_callable(source: Source, root: Path, where: str) -> Callable[..., Any]:
         else:
             module = importlib.import_module(source.module or "")
     except (Exception, SystemExit) as error:
-        hint = "import it with plain Python to see the whole traceback; the log has it too"
-        raise _import_error(source.path or source.module, error, where, hint) from error
+        hint = "install it in this environment, or correct the name; the log has the traceback"
+        raise import_error(source.path or source.module, error, where, hint) from error
     value = _attribute(module, source, where)
+    if isinstance(value, torch.nn.Module):
+        raise is_module_already(str(source), value, where)
     if not callable(value):
         raise UsageError(
             f"{source} is not callable, its type is {type(value).__name__}",
@@ -87,12 +93,8 @@ def _attribute(module: ModuleType, source: Source, where: str) -> Any:
         try:
             value = getattr(value, name)
         except AttributeError:
-            public_names = [entry for entry in dir(value) if not entry.startswith("_")]
-            raise UsageError(
-                f"{source.path or source.module} has no {source.attribute!r}",
-                where=where,
-                hint=_did_you_mean(name, public_names),
-            ) from None
+            owner = source.path or source.module or ""
+            raise no_such_attribute(owner, name, value, where) from None
     return value
 
 
@@ -106,11 +108,7 @@ def import_declared(names: tuple[str, ...], where: str) -> None:
             hint = (
                 "`imports` names modules, as `import` does, found from the directory of models.yaml"
             )
-            raise _import_error(name, error, where, hint) from error
-
-
-def _import_error(name: str | None, error: BaseException, where: str, hint: str) -> UsageError:
-    return UsageError(f"{name} does not import", where=where, cause=_last_line(error), hint=hint)
+            raise import_error(name, error, where, hint) from error
 
 
 def make_module(
@@ -125,26 +123,15 @@ def make_module(
     try:
         module = factory(**kwargs)
     except (Exception, SystemExit) as error:
-        raise _factory_error(error, where) from error
+        raise factory_error(factory, kwargs, error, where) from error
     if not isinstance(module, torch.nn.Module):
         raise UsageError(
-            f"the factory returned {type(module).__name__}, not an nn.Module", where=where
+            f"the factory returned {type(module).__name__}, not an nn.Module",
+            where=where,
+            hint="return the module itself; `source` names the callable that makes it",
         )
     refuse_scripted(module, where)
     return in_eval_mode(module).requires_grad_(False)
-
-
-def _factory_error(error: BaseException, where: str) -> UsageError:
-    download = _download_failure(error)
-    if download is None:
-        return UsageError("the factory raised", where=where, cause=_last_line(error))
-    return UsageError(
-        "the pretrained weights could not be downloaded",
-        where=where,
-        cause=download,
-        hint="give a file (`weights: path.safetensors`), or random weights from the seed"
-        " (`weights: null` in kwargs), or put the download into torch.hub's cache directory",
-    )
 
 
 def cast(module: torch.nn.Module, dtype: str | None, where: str) -> torch.nn.Module:
@@ -193,25 +180,3 @@ def _import_as(name: str, path: Path) -> ModuleType:
         sys.modules.pop(name, None)
         raise
     return module
-
-
-def _download_failure(error: BaseException) -> str | None:
-    """The last line of a network error in the chain of causes; None if there is none."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, urllib.error.URLError | ConnectionError | TimeoutError):
-            return _last_line(cause)
-        cause = cause.__cause__ or cause.__context__
-    return None
-
-
-def _last_line(error: BaseException) -> str:
-    return traceback.format_exception_only(type(error), error)[-1].strip()
-
-
-def _did_you_mean(name: str, candidates: list[str]) -> str | None:
-    matches = difflib.get_close_matches(name, candidates, n=3)
-    if not matches:
-        return None
-    quoted = ", ".join(json.dumps(match) for match in matches)
-    return f"did you mean {quoted}?"

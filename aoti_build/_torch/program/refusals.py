@@ -7,41 +7,19 @@ log with the traceback. The error has the reason instead, the line of the model,
 from __future__ import annotations
 
 import contextlib
-import linecache
 import logging
-import os
 import re
 import sys
-import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
-from types import FrameType
 from typing import NamedTuple, TypeAlias
 
 import torch
 
-from aoti_build.errors import BuildError, UsageError
+from aoti_build._torch.program.code_lines import CodeLine, calling_line, listed, with_line
+from aoti_build.errors import BuildError, UsageError, without_escapes
 
 _MAX_CAUSE_LINES = 12
-_MAX_LINES_OF_CODE = 3
-_PACKAGE = str(Path(__file__).parents[2]) + os.sep
-_TORCH = str(Path(torch.__file__).parent) + os.sep
-_PYTHON = os.path.dirname(os.__file__) + os.sep
-
-
-@dataclass(frozen=True)
-class CodeLine:
-    """A line of code outside torch."""
-
-    file: str
-    line: int
-    function: str
-
-    def __str__(self) -> str:
-        position = f"{_short_path(self.file)}:{self.line} in {self.function}"
-        code = linecache.getline(self.file, self.line).strip()
-        return f"{position}: {code}" if code else position
 
 
 class Guard(NamedTuple):
@@ -98,7 +76,7 @@ def recorded_guards() -> Iterator[RecordedGuards]:
 
     def record_guard(record: logging.LogRecord) -> bool:
         match = re.search(r"(?:eval|runtime_assert) (.+) \[guard added\]", record.getMessage())
-        line = _calling_line(sys._getframe())
+        line = calling_line(sys._getframe())
         if match and line:
             guards.entries.append(Guard(match[1], line))
         # The lower level below must not make the log longer.
@@ -140,17 +118,13 @@ def export_error(error: Exception, where: str, guards: RecordedGuards) -> BuildE
 
 
 def _explain(error: Exception, guards: RecordedGuards) -> Explanation:
-    text = _without_colours(str(error)).strip()
+    text = without_escapes(str(error)).strip()
     for pattern, explain in _EXPLANATIONS:
         match = re.search(pattern, text, re.DOTALL)
         if match:
             return explain(Refusal(match, error, guards))
     summary = _shortened(f"{type(error).__name__}: {text}")
-    return Explanation(_with_line(summary, error), "the log has the whole traceback")
-
-
-def _without_colours(text: str) -> str:
-    return re.sub(r"\x1b\[[0-9;]*m", "", text)
+    return Explanation(with_line(summary, error), "the log has the whole traceback")
 
 
 def _unknown_output(refusal: Refusal) -> Explanation:
@@ -188,7 +162,7 @@ def _depends_on_data(refusal: Refusal) -> Explanation:
     )
     if refusal.match["what"] != "guard on":
         hint = "give that size as a number, or take it from the shape of an input"
-    return Explanation(_with_line(cause, refusal.error), hint)
+    return Explanation(with_line(cause, refusal.error), hint)
 
 
 def _fixed_dim(refusal: Refusal) -> Explanation:
@@ -199,7 +173,7 @@ def _fixed_dim(refusal: Refusal) -> Explanation:
     def is_equality(expression: str) -> bool:
         return re.fullmatch(rf"Eq\(.*\b{size}\)", expression) is not None
 
-    lines = _listed(refusal.guards.lines(is_equality))
+    lines = listed(refusal.guards.lines(is_equality))
     return Explanation(
         f"the model fixes the dim {name} to {size}{lines}",
         f"if {size} is a constant of the model (a table of that length, a loop over the size, a"
@@ -214,7 +188,7 @@ def _suggested(refusal: Refusal) -> Explanation:
     reasons = [line for line in lines[1:start] if line.lstrip().startswith("-")]
     fixes = lines[start : start + _MAX_CAUSE_LINES]
     summary = "\n".join([lines[0], *reasons[:_MAX_CAUSE_LINES], *fixes])
-    cause = summary + _listed(refusal.guards.lines())
+    cause = summary + listed(refusal.guards.lines())
     if any("= Dim(" in fix for fix in fixes):
         return Explanation(
             cause,
@@ -231,7 +205,7 @@ def _no_fake(refusal: Refusal) -> Explanation:
     operator = next(filter(None, refusal.match.groups()))
     cause = f"the operator {operator} does not say which shape its result has"
     return Explanation(
-        _with_line(cause, refusal.error),
+        with_line(cause, refusal.error),
         "if it is your own, register that with torch.library.register_fake; else do this step"
         " before or after the call",
     )
@@ -240,7 +214,7 @@ def _no_fake(refusal: Refusal) -> Explanation:
 def _leaves_torch(refusal: Refusal) -> Explanation:
     cause = "the model leaves torch: it asks for a NumPy array"
     return Explanation(
-        _with_line(cause, refusal.error),
+        with_line(cause, refusal.error),
         "use torch's functions there, or do this step before or after the call",
     )
 
@@ -278,43 +252,6 @@ _EXPLANATIONS: tuple[tuple[str, Explain], ...] = (
 )
 
 
-def line_of(error: BaseException) -> CodeLine | None:
-    """The innermost line outside torch that raised the error."""
-    innermost = None
-    for frame, line in traceback.walk_tb(error.__traceback__):
-        if _is_models(frame):
-            innermost = CodeLine(frame.f_code.co_filename, line, frame.f_code.co_name)
-    return innermost
-
-
-def _calling_line(frame: FrameType | None) -> CodeLine | None:
-    """The nearest caller outside torch."""
-    while frame is not None:
-        if _is_models(frame):
-            return CodeLine(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name)
-        frame = frame.f_back
-    return None
-
-
-def _is_models(frame: FrameType) -> bool:
-    """Whether code is the model's or its library's, and not torch's, this package's or Python's."""
-    file = frame.f_code.co_filename
-    # Code that torch.fx makes has a file name that begins with "<".
-    if file.startswith((_TORCH, _PACKAGE, "<")):
-        return False
-    # Installed libraries are below Python's own directory, in site-packages or dist-packages.
-    return not file.startswith(_PYTHON) or "-packages" in file
-
-
-def _with_line(text: str, error: Exception) -> str:
-    line = line_of(error)
-    return f"{text}\nat {line}" if line else text
-
-
-def _listed(lines: Iterable[CodeLine]) -> str:
-    return "".join(f"\nat {line}" for line in list(lines)[:_MAX_LINES_OF_CODE])
-
-
 # Lines of torch's messages about its own logging, which are for the log only.
 _LOGGING_ADVICE = re.compile(
     r"^\s*(For (more|extended|C\+\+)|If you suspect the guard|The error above occurred when calling"
@@ -334,14 +271,3 @@ def _shortened(text: str) -> str:
     if hidden:
         shown.append(f"... and {hidden} more lines")
     return "\n".join(shown)
-
-
-def _short_path(file: str) -> str:
-    """The path below the directory that the file was imported from, if there is one."""
-    directories = []
-    for entry in sys.path:
-        if entry and file.startswith(entry.rstrip(os.sep) + os.sep):
-            directories.append(entry)
-    if not directories:
-        return file
-    return os.path.relpath(file, max(directories, key=len))

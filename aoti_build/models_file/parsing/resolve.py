@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 from aoti_build.errors import SpecError
 from aoti_build.host.devices import NATIVE, device_named, device_names
 from aoti_build.models_file.parsing import schema, yaml_document
+from aoti_build.models_file.parsing.misplaced import check_places
 from aoti_build.models_file.parsing.models import read_model
 from aoti_build.models_file.parsing.reader import DocumentReader
 from aoti_build.models_file.parsing.tuned_file import parse_tuned
@@ -52,6 +53,7 @@ def _presets_and_targets(reader: DocumentReader) -> tuple[Presets, list[Target]]
     """Return the presets that the file defines, and its targets."""
     if not _is_supported_version(reader):
         return {}, []
+    check_places(reader)
     check_types(reader)
     _check_case(reader, ("models",), ())
     _check_case(reader, ("inductor_configs",), (DEFAULT_PRESET,))

@@ -16,7 +16,13 @@ from aoti_build.models_file.parsing.schema import (
     mapping_type_at,
 )
 from aoti_build.models_file.parsing.yaml_document import FieldPath
-from aoti_build.models_file.wording import did_you_mean, in_words, nearest, unknown
+from aoti_build.models_file.wording import (
+    MAX_QUOTED_LENGTH,
+    did_you_mean,
+    in_words,
+    nearest,
+    unknown,
+)
 
 # The message for each of pydantic's error types, and for those that `field_types` adds. `ge` and
 # `le` are from pydantic.
@@ -86,7 +92,10 @@ def _message(error: ErrorDetails, path: FieldPath, types: MappingTypes) -> str:
         # An invalid key is its own name, so naming it would repeat it.
         is_key = isinstance(path[-1], str) and path[-1] == value
         name = "this key" if is_key else _label(path)
-        return _not_a_choice(name, value, context["expected"])
+        problem = _not_a_choice(name, value, context["expected"])
+        if is_key and path[-2] == "inductor_configs":
+            problem += "; options of inductor belong to a preset, which the top level defines"
+        return problem
     values = {
         "name": _label(path),
         "parent": _label(path[:-1]),
@@ -96,7 +105,7 @@ def _message(error: ErrorDetails, path: FieldPath, types: MappingTypes) -> str:
         **context,
     }
     template = TEMPLATES.get(error_type, "{name}: {reason}")
-    return template.format(**values) + _advice_on_quotes(error_type, value)
+    return template.format(**values) + _advice(error_type, value, path)
 
 
 def _keys_at(path: FieldPath, types: MappingTypes) -> Iterable[str]:
@@ -121,6 +130,23 @@ def _not_a_choice(name: str, value: object, expected: str) -> str:
     choices = re.findall(r"'([^']*)'", expected)
     suggestion = did_you_mean(nearest(value, choices)) if isinstance(value, str) else ""
     return f"{name} is {in_words(value)}; it must be one of {', '.join(choices)}{suggestion}"
+
+
+def _advice(error_type: str, value: object, path: FieldPath) -> str:
+    if "shape" in path[-2:]:
+        if error_type == "list_type":
+            return "; write the sizes in brackets, such as [2, 8]"
+        if error_type in ("greater_than_equal", "value_kind"):
+            return "; for a size that varies, declare a dim in 'dims' and write its name"
+    if error_type == "list_type" and isinstance(value, str) and len(value) <= MAX_QUOTED_LENGTH:
+        return f"; write [{value}]"
+    if path == ("models",) and isinstance(value, list):
+        return "; write the name of each model as its key, without a '-'"
+    if path == ("version",) and error_type == "missing":
+        return "; write `version: 1`"
+    if path[-2:-1] == ("dims",) and type(value) is int:
+        return f"; write {{max: {value}}}"
+    return _advice_on_quotes(error_type, value)
 
 
 def _advice_on_quotes(error_type: str, value: object) -> str:

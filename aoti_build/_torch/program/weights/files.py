@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import torch
 
 from aoti_build._torch.program.weights.model_state import ModelState, State, have_equal_values
+from aoti_build._torch.program.weights.names import REMOVED_PREFIXES
 from aoti_build._torch.program.weights.source import WeightsSource
 from aoti_build.common.reading import require_regular
 from aoti_build.errors import UsageError
@@ -88,7 +89,7 @@ def _read_file(path: str, source: WeightsSource) -> Any:
         can_be_mapped = zipfile.is_zipfile(path)
         return torch.load(path, map_location="cpu", weights_only=True, mmap=can_be_mapped)
     except Exception as error:  # safetensors and torch raise types of their own for a bad file
-        cause, hint = _explain_unreadable(error)
+        cause, hint = _explain_unreadable(path, error)
         raise UsageError(
             f"{os.path.basename(path)} cannot be read as weights",
             where=source.where,
@@ -102,8 +103,14 @@ class _Explanation(NamedTuple):
     hint: str
 
 
-def _explain_unreadable(error: Exception) -> _Explanation:
+# The first line of the file that Git LFS checks out in the place of a large one.
+_LFS_POINTER = b"version https://git-lfs."
+
+
+def _explain_unreadable(path: str, error: Exception) -> _Explanation:
     text = str(error)
+    if _begins_with(path, _LFS_POINTER):
+        return _Explanation("it is a pointer of Git LFS, without the content", "run `git lfs pull`")
     if isinstance(error, pickle.UnpicklingError):
         refused = _REFUSED_GLOBAL.search(text)
         if refused:
@@ -119,6 +126,15 @@ def _explain_unreadable(error: Exception) -> _Explanation:
         "check that the file is complete; .pt files must hold plain tensors, because they are read"
         " with weights_only=True",
     )
+
+
+def _begins_with(path: str, start: bytes) -> bool:
+    try:
+        require_regular(path)
+        with open(path, "rb") as file:
+            return file.read(len(start)) == start
+    except OSError:
+        return False
 
 
 def find_state_dict(document: Any, source: WeightsSource, model: ModelState) -> State:
@@ -150,7 +166,8 @@ def _no_state_dict(document: Any, source: WeightsSource, model: ModelState) -> U
         lines = []
         for candidate in candidates[:_ENTRIES_SHOWN]:
             count = f"{candidate.matching_names} of the model's {len(model.state)} names"
-            lines.append(f"write `key: {candidate.key}` ({count})")
+            prefix = f' and `prefix: "{candidate.prefix}"`' if candidate.prefix else ""
+            lines.append(f"write `key: {candidate.key}`{prefix} ({count})")
         hint = "\n  or ".join(lines)
     else:
         hint = "save it with torch.save(model.state_dict(), path), or as .safetensors"
@@ -203,11 +220,12 @@ def _is_state_dict(value: Any) -> bool:
 
 
 class _Candidate(NamedTuple):
-    """A state dict in a checkpoint: its dotted key (None for the whole file), and how many of the
-    model's names it has."""
+    """A state dict in a checkpoint: its dotted key (None for the whole file), how many of the
+    model's names it has, and what stands before all of them."""
 
     key: str | None
     matching_names: int
+    prefix: str = ""
 
 
 def _candidates(
@@ -229,11 +247,23 @@ def _candidates(
             endings.update(name[dot + 1 :] for dot in _dots(name))
         matching_names = len(endings & model.state.keys())
         if matching_names:
-            yield _Candidate(path or None, matching_names)
+            yield _Candidate(path or None, matching_names, _prefix(value, model))
         return
     for name, entry in value.items():
         inner_path = f"{path}.{name}" if path else str(name)
         yield from _candidates(entry, model, inner_path, depth + 1)
+
+
+def _prefix(state: State, model: ModelState) -> str:
+    """What stands in `state` before every name of the model that it has; empty if it differs."""
+    prefixes = set()
+    for name in state:
+        for start in (0, *(dot + 1 for dot in _dots(name))):
+            if name[start:] in model.state:
+                prefixes.add(name[:start])
+                break
+    prefix = prefixes.pop() if len(prefixes) == 1 else ""
+    return "" if prefix in REMOVED_PREFIXES else prefix
 
 
 def _dots(name: str) -> list[int]:

@@ -34,15 +34,23 @@ from aoti_build.models_file.project import Weights
 _BATCH_COUNT = ".num_batches_tracked"
 
 
-def load_weights(module: torch.nn.Module, weights: Weights, root: Path, where: str) -> None:
+def load_weights(
+    module: torch.nn.Module,
+    weights: Weights,
+    root: Path,
+    where: str,
+    *,
+    may_round: bool = False,
+) -> None:
     """Load the file that `weights` names into `module`.
 
     The file must have every name of the module with its shape, and no others. Values of another
-    floating dtype are converted, as `load_state_dict` does. Parameters on the meta device are made
-    on the CPU.
+    floating dtype are converted, as `load_state_dict` does, if that keeps them or with `may_round`.
+    Parameters on the meta device are made on the CPU.
 
     Raises:
-        UsageError: A name does not fit. The error says for each name which rule would make it fit.
+        UsageError: A name does not fit, and the error says for each name which rule would make it
+            fit; or a conversion would change values.
     """
     source = WeightsSource(weights, where)
     model = ModelState.of(module, source)
@@ -57,6 +65,8 @@ def load_weights(module: torch.nn.Module, weights: Weights, root: Path, where: s
         print(misfits.text(all_names=True), file=sys.stderr)
         hint = "\n".join([*misfits.rules(weights), "the log names all of them"])
         raise source.error("does not fit the model", cause=misfits.text(), hint=hint)
+    if not may_round:
+        _refuse_rounding(model, loaded, source)
     _log_conversions(model, loaded)
 
 
@@ -186,6 +196,36 @@ def _dtype_kind(dtype: torch.dtype) -> str:
 
 def _dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
+
+
+def _refuse_rounding(model: ModelState, loaded: State, source: WeightsSource) -> None:
+    """Raise `UsageError` if the model's dtype cannot hold a value of the file. To lose precision,
+    or to turn a large value into inf, must be a decision."""
+    changed = []
+    for pair in _tensor_pairs(model, loaded):
+        if not _is_kept(pair.from_file, pair.in_model.dtype):
+            changed.append(pair)
+    if not changed:
+        return
+    first = changed[0]
+    old, new = _dtype_name(first.from_file.dtype), _dtype_name(first.in_model.dtype)
+    others = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+    raise source.error(
+        f"has {old} values that the model's {new} cannot hold",
+        cause=f"{first.name}{others} would be rounded",
+        hint=f"if that is meant, write `dtype: {new}` for the model; else let the callable make it"
+        f" in {old}",
+    )
+
+
+def _is_kept(value: torch.Tensor, dtype: torch.dtype) -> bool:
+    """Whether a conversion to `dtype` keeps every value."""
+    if torch.promote_types(value.dtype, dtype) == dtype:
+        return True
+    if value.layout != torch.strided or value.is_meta:
+        return True  # torch cannot compare them
+    converted = value.to(dtype).to(value.dtype)
+    return bool(((converted == value) | (value != value)).all())  # noqa: PLR0124 - nan
 
 
 def _log_conversions(model: ModelState, loaded: State) -> None:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, NamedTuple
 
+import torch
+
 from aoti_build._torch.program.weights.model_state import State
 from aoti_build.models_file.project import Weights
 from aoti_build.models_file.weights import renamed
@@ -90,7 +92,12 @@ class Misfits:
             rename = {renaming.old: renaming.new for renaming in renamings}
             after = " after the rules that are there" if weights.rename else ""
             yield f"write `rename: {json.dumps(rename)}`{after}"
-        if self.misshapen:
+        if any(self._has_other_dtype(name) for name in self.misshapen):
+            yield (
+                "the file has the weights of a quantised model, or of another one: let the callable"
+                " make that model, or save the weights in the model's own types"
+            )
+        elif self.misshapen:
             patterns = json.dumps(_patterns(list(self.misshapen)))
             yield (
                 f"check kwargs (such as num_classes) and the file; `ignore: {patterns}` keeps what"
@@ -140,6 +147,13 @@ class Misfits:
                 break
             renamings.append(renaming)
         return renamings
+
+    def _has_other_dtype(self, name: str) -> bool:
+        """Whether only the kind of dtype differs, as of integers in the place of floats."""
+        value, target = self.loaded.get(name), self.state.get(name)
+        if not isinstance(value, torch.Tensor) or not isinstance(target, torch.Tensor):
+            return False
+        return value.shape == target.shape and value.dtype != target.dtype
 
     def _without_renamed(self, renamings: list[_Renaming]) -> tuple[set[str], list[str]]:
         """The missing and the surplus names that do not fit after `renamings` either."""

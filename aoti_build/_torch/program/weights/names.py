@@ -14,6 +14,7 @@ from aoti_build.models_file.weights import renamed
 # (torch/nn/parallel/), and torch.compile as `_orig_mod` (torch/_dynamo/eval_frame.py).
 _PARALLEL = "module."
 _COMPILED = "_orig_mod."
+REMOVED_PREFIXES = (_PARALLEL, _COMPILED)
 _PREFIXES_SHOWN = 8
 
 
