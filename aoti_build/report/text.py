@@ -18,6 +18,7 @@ from aoti_build.report.terminal import (
     for_terminal,
     reasons_text,
     size_text,
+    speed_text,
     table,
 )
 
@@ -37,8 +38,9 @@ if TYPE_CHECKING:
 @for_terminal
 def build_lines(report: BuildReport) -> list[str]:
     """A row for each target, then the errors and a line of totals."""
-    rows = [_build_row(outcome) for outcome in report.outcomes]
-    lines = table(["target", "action", "time", "size", "why"], rows)
+    rows = [_build_row(report, outcome) for outcome in report.outcomes]
+    head = ["target", "action", "time", "size", "against eager", "artifact", "why"]
+    lines = table(head, rows)
     for outcome in report.outcomes:
         for entry in outcome.baseline:
             lines.append(f"{outcome.target.name}: against its baseline: {loss(entry)}")
@@ -46,20 +48,33 @@ def build_lines(report: BuildReport) -> list[str]:
             lines.append("")
             lines += error_lines(outcome.error)
     actions = [outcome.action for outcome in report.outcomes]
-    return [*lines, *_notes(report.notes), "", count_text(actions, "target")]
+    lines += [*_notes(report.notes), "", count_text(actions, "target")]
+    if report.profiled and report.trace is not None:
+        # Not imported by a build with nothing to do.
+        from aoti_build.report.profile_text import profile_lines
+        from aoti_build.work.profile import profile_of
+
+        lines += ["", *profile_lines(profile_of(report.trace.intervals))]
+    return lines
 
 
-def _build_row(outcome: Outcome) -> list[str]:
+def _build_row(report: BuildReport, outcome: Outcome) -> list[str]:
     seconds = outcome.seconds.get("total")
     size = None
+    artifact = ""
+    latency = ""
     # After a failure the published artifact is an earlier one.
     if outcome.published and outcome.action not in (Done.FAILED, Done.NOT_STARTED):
         size = outcome.published.size
+        artifact = report.artifact(outcome) or ""
+        latency = speed_text(outcome.latency)
     return [
         outcome.target.name,
         outcome.action,
         f"{seconds:.1f} s" if seconds else "",
         size_text(size),
+        latency,
+        artifact,
         reasons_text(outcome.reasons, outcome.unverified),
     ]
 

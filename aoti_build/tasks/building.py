@@ -5,7 +5,7 @@ from __future__ import annotations
 from invoke import Context
 
 from aoti_build.models_file import check_files
-from aoti_build.tasks.answer import contract, finish, progress, show
+from aoti_build.tasks.answer import contract, display, finish, progress, show
 from aoti_build.tasks.options import AGES, documented_task, read_amount, read_integer, read_list
 from aoti_build.tasks.project import project_of
 
@@ -22,6 +22,7 @@ def build(
     dry_run: bool = False,
     strict: bool = False,
     check_reproducible: bool = False,
+    profile: bool = False,
     debug: bool = False,
 ) -> None:
     """Bring every artifact up to date: compile what changed, check it, and publish it."""
@@ -36,16 +37,18 @@ def build(
             plan = command.plan(project, targets, force=force)
             show(command.PlanReport(plan), text.plan_lines(plan), json)
             return
-        report = command.build(
-            project,
-            targets,
-            jobs=worker_count,
-            force=force,
-            keep_going=keep_going,
-            strict=strict,
-            check_reproducible=check_reproducible,
-            on_progress=progress(targets),
-        )
+        with display() as watch:
+            report = command.build(
+                project,
+                targets,
+                jobs=worker_count,
+                force=force,
+                keep_going=keep_going,
+                strict=strict,
+                check_reproducible=check_reproducible,
+                profile=profile,
+                watch=watch,
+            )
         show(report, text.build_lines(report), json)
         finish(report.exit_code)
 

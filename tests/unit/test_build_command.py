@@ -344,6 +344,7 @@ def test_the_report_as_json(project: Project, fake_worker: FakeWorker) -> None:
         "reasons",
         "artifact",
         "key",
+        "latency",
         "seconds",
         "baseline",
         "unverified",
