@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from aoti_build.report.spelling import duration
 from aoti_build.report.terminal import for_terminal, table
 from aoti_build.work.profile import Profile
 
@@ -13,14 +12,18 @@ def profile_lines(profile: Profile) -> list[str]:
     path = sum(part.seconds for part in profile.critical_path)
     rows = []
     for part in profile.critical_path:
-        stages = ", ".join(f"{name} {duration(seconds)}" for name, seconds in part.stages)
+        stages = ", ".join(f"{name} {_seconds(seconds)}" for name, seconds in part.stages)
         rows.append(
-            [f"  {duration(part.seconds)}", part.target, part.phase, duration(part.start), stages]
+            [f"  {_seconds(part.seconds)}", part.target, part.phase, _seconds(part.start), stages]
         )
-    lines = [f"critical path: {duration(path)} of {duration(profile.seconds)}"]
+    lines = [f"critical path: {_seconds(path)} of {_seconds(profile.seconds)}"]
     lines += table(["  time", "target", "phase", "from", "of it"], rows)
     lines += ["", f"the {len(profile.longest)} longest steps:"]
     rows = []
     for step in profile.longest:
-        rows.append([f"  {duration(step.seconds)}", step.target, step.kind, step.name])
+        rows.append([f"  {_seconds(step.seconds)}", step.target, step.kind, step.name])
     return [*lines, *table(["  time", "target", "kind", "name"], rows)]
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.1f} s"

@@ -16,6 +16,7 @@ from aoti_build.report.terminal import (
     count_text,
     error_lines,
     for_terminal,
+    latency_text,
     reasons_text,
     size_text,
     speed_text,
@@ -38,9 +39,11 @@ if TYPE_CHECKING:
 @for_terminal
 def build_lines(report: BuildReport) -> list[str]:
     """A row for each target, then the errors and a line of totals."""
-    rows = [_build_row(report, outcome) for outcome in report.outcomes]
-    head = ["target", "action", "time", "size", "against eager", "artifact", "why"]
-    lines = table(head, rows)
+    rows = [_build_row(outcome) for outcome in report.outcomes]
+    lines = table(["target", "action", "time", "size", "against eager", "why"], rows)
+    # A build with nothing to do is short.
+    if report.trace is not None:
+        lines += _package_lines(report)
     for outcome in report.outcomes:
         for entry in outcome.baseline:
             lines.append(f"{outcome.target.name}: against its baseline: {loss(entry)}")
@@ -58,23 +61,36 @@ def build_lines(report: BuildReport) -> list[str]:
     return lines
 
 
-def _build_row(report: BuildReport, outcome: Outcome) -> list[str]:
+def _package_lines(report: BuildReport) -> list[str]:
+    """Where each package lies, and how long a call takes."""
+    lines = [""]
+    for outcome in report.outcomes:
+        if _has_package(outcome):
+            calls = latency_text(outcome.latency)
+            place = f"{outcome.target.name}: {report.artifact(outcome)}"
+            lines.append(f"{place}, {calls}" if calls else place)
+    return lines if len(lines) > 1 else []
+
+
+def _has_package(outcome: Outcome) -> bool:
+    # After a failure the published artifact is an earlier one.
+    is_earlier = outcome.action in (Done.FAILED, Done.NOT_STARTED)
+    return outcome.published is not None and not is_earlier
+
+
+def _build_row(outcome: Outcome) -> list[str]:
     seconds = outcome.seconds.get("total")
     size = None
-    artifact = ""
-    latency = ""
-    # After a failure the published artifact is an earlier one.
-    if outcome.published and outcome.action not in (Done.FAILED, Done.NOT_STARTED):
+    speed = ""
+    if outcome.published is not None and _has_package(outcome):
         size = outcome.published.size
-        artifact = report.artifact(outcome) or ""
-        latency = speed_text(outcome.latency)
+        speed = speed_text(outcome.latency)
     return [
         outcome.target.name,
         outcome.action,
         f"{seconds:.1f} s" if seconds else "",
         size_text(size),
-        latency,
-        artifact,
+        speed,
         reasons_text(outcome.reasons, outcome.unverified),
     ]
 

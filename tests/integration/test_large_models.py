@@ -19,11 +19,10 @@ from small_modules import Total  # noqa: E402
 from torch import nn  # noqa: E402 - torch is imported first, with its warnings
 from torch.nn import functional  # noqa: E402
 
-from aoti_build._torch import events as events_module  # noqa: E402
 from aoti_build._torch.checking import perturbed, reference, substitute  # noqa: E402
 from aoti_build._torch.checking.eager import Subject  # noqa: E402
 from aoti_build._torch.checking.reference import make_reference_data  # noqa: E402
-from aoti_build._torch.events import Events  # noqa: E402
+from aoti_build._torch.events import Events, tell_stage  # noqa: E402
 from aoti_build._torch.program.inputs import from_shapes  # noqa: E402
 from aoti_build._torch.program.writes import Writes  # noqa: E402
 from aoti_build.models_file.project import Dim, Model, Source, TensorInput  # noqa: E402

@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import fcntl
 import io
 import os
-import pty
 import re
-import select
-import struct
-import subprocess
 import sys
-import termios
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pyte
 import pytest
 from small_projects import REAL_PYTHON, TWO_MODELS, FakeWorker, write_project
+from terminals import in_terminal
 
 from aoti_build.commands.build import build, plan
 from aoti_build.models_file import Project
@@ -291,48 +284,3 @@ def test_a_real_terminal_is_clean_afterwards(
     assert "export" not in rest
     assert "running" not in rest
     assert end in rest
-
-
-def in_terminal(
-    command: list[str], answer: Callable[[str], bytes], columns: int = 80
-) -> tuple[pyte.Screen, str]:
-    """Run a command in a pseudo-terminal of 24 lines, as `script` does. `answer` gives the keys
-    that are pressed once when it gives some for what the screen shows. Returns the screen at the
-    end, and all texts that it showed."""
-    master, slave = pty.openpty()
-    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-    environment = {**os.environ, "TERM": "xterm-256color", "NO_COLOR": "1"}
-    process = subprocess.Popen(
-        command,
-        stdin=slave,
-        stdout=slave,
-        stderr=slave,
-        env=environment,
-        start_new_session=True,
-        # Ctrl-C reaches the processes whose controlling terminal this is.
-        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509 - no threads
-    )
-    os.close(slave)
-    screen = pyte.Screen(columns, 24)
-    stream = pyte.ByteStream(screen)
-    seen: list[str] = []
-    pressed = False
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        if select.select([master], [], [], 0.2)[0]:
-            try:
-                data = os.read(master, 65536)
-            except OSError:
-                break  # the last program has closed the terminal
-            if not data:
-                break
-            stream.feed(data)
-            seen.append("\n".join(screen.display))
-            keys = answer(seen[-1])
-            if keys and not pressed:
-                os.write(master, keys)
-                pressed = True
-    process.kill()
-    process.wait()
-    os.close(master)
-    return screen, "\n".join(seen)

@@ -23,8 +23,8 @@ from small_projects import RAN, REPOSITORY, TWO_MODELS, publish_fake, write_proj
 import aoti_build
 from aoti_build.artifact.manifest import MODEL, REFERENCE_DATA, VERIFY, FileRecord, Manifest
 from aoti_build.artifact.paths import (
-    durations_path,
     artifact_directory,
+    durations_path,
     index_path,
     passed_checks_path,
     project_cache_path,

@@ -27,6 +27,8 @@ _STAGES = (
     ("wrapper.o", "wrapper"),
     ("kernel.o", "kernels"),
 )
+# Inductor names its files by digests.
+_DIGEST = re.compile(r"([a-z0-9]{8})[a-z0-9]{20,}\.?")
 # ``model.cpp:12:5: error: text``, or without a place, as of a compiler that was killed.
 _PLACED_ERROR = re.compile(r"^\s*(\S[^:\n]*:\d+:(?:\d+:)? (?:fatal )?error: .*)$", re.MULTILINE)
 _ANY_ERROR = re.compile(r"^\s*(.*\b(?:fatal )?error: .*)$", re.MULTILINE)
@@ -78,19 +80,20 @@ def _programs(events: Events) -> contextlib.AbstractContextManager[None]:
     the context of its `Popen`."""
 
     class Followed(subprocess.Popen[Any]):
-        def __init__(self, *arguments: Any, **options: Any) -> None:
-            self._started = time.monotonic()
-            super().__init__(*arguments, **options)
-            stage = stage_of(_words(self.args))
+        def __init__(self, args: Any, *others: Any, **options: Any) -> None:
+            stage = stage_of(_words(args))
             if stage is not None:
                 events.stage(stage)
+            self._started = time.monotonic()
+            super().__init__(args, *others, **options)
 
         def __exit__(self, *error: Any) -> None:
             super().__exit__(*error)
             words = _words(self.args)
             output = output_of(words)
             name = Path(words[0]).name if words else ""
-            events.span("program", f"{name} {output}".strip(), self._started, output=output)
+            short = _DIGEST.sub(r"\1..", output)
+            events.span("program", f"{name} {short}".strip(), self._started, output=output)
 
     return _replaced(subprocess, "Popen", lambda _: Followed)
 

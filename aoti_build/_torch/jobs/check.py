@@ -49,10 +49,8 @@ def check(job: CheckJob, events: Events) -> CheckResult:
     reference_data = load_reference_data(Path(job.reference_data))
     checker = _Checker(job, target.model, reference_data, events, observed_names(job.signature))
     cases: list[CallFigures] = []
-    count = len(reference_data.cases)
     try:
         for calls in reference_data.sequences():
-            events.stage("check", len(cases), count)
             cases += checker.sequence(calls)
     except PackageLacks as error:
         return _unavailable(error.message, events)
@@ -103,6 +101,7 @@ class _Checker:
     names: list[str]
     # Of one call at the example sizes.
     artifact_seconds: float | None = None
+    _checked: int = 0
     _package: Package | None = None
 
     def sequence(self, stored: Sequence[Case]) -> list[CallFigures]:
@@ -153,6 +152,8 @@ class _Checker:
             with self.events.phase("load"):
                 self._package = open_package(self.job, self.reference_data.state)
         with self.events.phase("check"):
+            self.events.stage("check", self._checked, len(self.reference_data.cases))
+            self._checked += len(inputs)
             started = time.perf_counter()
             try:
                 results = self._package.calls(inputs)

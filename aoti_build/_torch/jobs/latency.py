@@ -1,11 +1,10 @@
 """Indicative latencies for reports: a few calls at the example sizes, which cost next to nothing.
 
-Other work may run on the host meanwhile. `tune` and the benchmarks measure properly.
+Other work may run on the host meanwhile, so the fastest call counts. `tune` and the benchmarks measure properly.
 """
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable
 from typing import Any
@@ -25,13 +24,13 @@ _MOST_CALLS = 20
 
 
 def eager_seconds(subject: Subject, call: Call, known: float | None) -> float:
-    """The median seconds of a few calls in eager mode. The state of the model stays.
+    """The seconds of the fastest of a few calls in eager mode. The state of the model stays.
 
     `known` is what a call took before. If that is too long for another call, it is the result.
     """
     if known is not None and known > _SECONDS:
         return round(known, 7)
-    return round(statistics.median(eager_times(subject, call, _SECONDS, _MOST_CALLS)), 7)
+    return round(min(eager_times(subject, call, _SECONDS, _MOST_CALLS)), 7)
 
 
 def eager_times(subject: Subject, call: Call, seconds: float, most: int) -> list[float]:
@@ -55,7 +54,7 @@ def eager_times(subject: Subject, call: Call, seconds: float, most: int) -> list
 def artifact_seconds(
     package: LoadedPackage, inputs: list[Tensor], device: str, known: float
 ) -> float:
-    """The median seconds of a few calls of the package. `known` is as for `eager_seconds`."""
+    """The seconds of the fastest of a few calls of the package. `known` is as for `eager_seconds`."""
     if known > _SECONDS:
         return round(known, 7)
     on_device = [value.to(device) for value in inputs]
@@ -68,7 +67,7 @@ def artifact_seconds(
     def call_once(arguments: list[Tensor]) -> None:
         package.run_in_place(arguments)  # waits for the device
 
-    return round(statistics.median(_times(copies, call_once, _SECONDS, _MOST_CALLS)), 7)
+    return round(min(_times(copies, call_once, _SECONDS, _MOST_CALLS)), 7)
 
 
 def _times(
