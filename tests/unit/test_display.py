@@ -94,8 +94,8 @@ def test_targets_run_and_end(two: tuple[Step, ...], monkeypatch: pytest.MonkeyPa
     display.stage(second, Progress("kernels", 3, 12))
     display.refresh()
     assert screen.text == [
-        "first/cpu   export        2 s of ~3 s  (2 s of ~4 s)",
-        "second/cpu  kernels 3/12  0 s          (0 s)",
+        "first/cpu   export              2 s of ~3 s  (2 s of ~4 s)",
+        "second/cpu  kernels 3/12        0 s          (0 s)",
         "0 of 2 done, 2 running; 2 s, at least 2 s left",
     ]
     clock.now += 1
@@ -105,7 +105,7 @@ def test_targets_run_and_end(two: tuple[Step, ...], monkeypatch: pytest.MonkeyPa
     assert screen.text == [
         "first/cpu: warning: the disk is slow",
         "first/cpu compiled in 3.0 s",
-        "second/cpu  kernels 3/12  1 s  (1 s)",
+        "second/cpu  kernels 3/12        1 s  (1 s)",
         "1 of 2 done, 1 running; 3 s, time left unknown",
     ]
     display.ended(Outcome(second, Done.FAILED))

@@ -1,6 +1,6 @@
 """Indicative latencies for reports: a few calls at the example sizes, which cost next to nothing.
 
-Other work may run on the host meanwhile, so the fastest call counts. `tune` and the benchmarks measure properly.
+Other work may run on the host meanwhile, so the fastest call counts. `tune` measures properly.
 """
 
 from __future__ import annotations
@@ -54,7 +54,8 @@ def eager_times(subject: Subject, call: Call, seconds: float, most: int) -> list
 def artifact_seconds(
     package: LoadedPackage, inputs: list[Tensor], device: str, known: float
 ) -> float:
-    """The seconds of the fastest of a few calls of the package. `known` is as for `eager_seconds`."""
+    """The seconds of the fastest of a few calls of the package; see `eager_seconds` for
+    `known`."""
     if known > _SECONDS:
         return round(known, 7)
     on_device = [value.to(device) for value in inputs]
