@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import TextIO
 
 _GREEN, _YELLOW, _RED = 32, 33, 31
@@ -16,17 +17,6 @@ _COLOURS: Mapping[str, int] = {
     **dict.fromkeys(("failed", "mismatch", "crashed", "timeout", "missing"), _RED),
     **dict.fromkeys(("refused", "error", "fail", "FAILED"), _RED),
 }
-_WORD = "|".join(map(re.escape, _COLOURS))
-# Each pattern has the text before the word, and the word.
-_PATTERNS = (
-    # The first word of an error or of a result.
-    re.compile(r"(?P<before>)(?P<word>error|warning|unavailable|FAILED|passed)(?=:)"),
-    # The second column of a table. That of `doctor` may have the name of a device before it.
-    re.compile(rf"(?P<before>\S+ {{2,}}(?:(?:cpu|cuda) {{2,}})?)(?P<word>{_WORD})(?=  | \(|$)"),
-    # ``resnet18/cpu compiled in 44.4 s`` and ``resnet18/cpu: build``.
-    re.compile(rf"(?P<before>\S+ )(?P<word>{_WORD})(?= (?:in|after) \d)"),
-    re.compile(rf"(?P<before>\S+: )(?P<word>{_WORD})$"),
-)
 
 
 def has_colours(stream: TextIO | None) -> bool:
@@ -45,8 +35,23 @@ def coloured(lines: Sequence[str]) -> list[str]:
     return [_coloured(line) for line in lines]
 
 
+@cache
+def _patterns() -> tuple[re.Pattern[str], ...]:
+    """Each has the text before the word, and the word."""
+    word = "|".join(map(re.escape, _COLOURS))
+    return (
+        # The first word of an error or of a result.
+        re.compile(r"(?P<before>)(?P<word>error|warning|unavailable|FAILED|passed)(?=:)"),
+        # The second column of a table. That of `doctor` may have the name of a device before it.
+        re.compile(rf"(?P<before>\S+ {{2,}}(?:(?:cpu|cuda) {{2,}})?)(?P<word>{word})(?=  | \(|$)"),
+        # ``resnet18/cpu compiled in 44.4 s`` and ``resnet18/cpu: build``.
+        re.compile(rf"(?P<before>\S+ )(?P<word>{word})(?= (?:in|after) \d)"),
+        re.compile(rf"(?P<before>\S+: )(?P<word>{word})$"),
+    )
+
+
 def _coloured(line: str) -> str:
-    for pattern in _PATTERNS:
+    for pattern in _patterns():
         match = pattern.match(line)
         if match is not None:
             word = match["word"]

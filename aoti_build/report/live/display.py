@@ -12,7 +12,6 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import datetime
 from typing import Any, TextIO
 
 from aoti_build.models_file.project import Target
@@ -238,4 +237,6 @@ def is_terminal(stream: TextIO) -> bool:
 
 def _timestamp() -> str:
     """``2026-01-31T14:02:09+01:00``."""
-    return datetime.now().astimezone().isoformat(timespec="seconds")
+    # `datetime` would do, and take a tenth of the time of a restore to import.
+    text = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+    return f"{text[:-2]}:{text[-2:]}"

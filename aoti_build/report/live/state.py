@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from aoti_build.planning.actions import Action
 from aoti_build.report.terminal import printable
@@ -80,8 +81,7 @@ class State:
         return len(self.waiting) + len(self.running) + self.ended
 
 
-@dataclass(frozen=True)
-class Estimate:
+class Estimate(NamedTuple):
     """Seconds until a build ends. `is_whole` is False if some targets have no earlier build; then
     it takes longer. None: no target has one."""
 
