@@ -97,7 +97,7 @@ class BuildResult(Message, frozen=True):
     `reference_data_kept` means that the reference data is the stored one. `sources`,
     `distributions`, `modules` and `variables` are those that the model's code used. `weights` is
     set only after a compile. `undigested` is the cause if the graph has no digest. `eager_seconds`
-    is what a call at the example sizes takes in eager mode, unless stored reference data was kept.
+    is what a call at the example sizes takes in eager mode, if that was measured.
     """
 
     key: str

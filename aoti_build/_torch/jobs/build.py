@@ -123,7 +123,7 @@ def build(job: BuildJob, events: Events) -> BuildResult:
             graph = _graph(export, prepared, job, discovery)
         answer = events.ask(KeysQuestion(key=graph.keys.key, graph_key=graph.keys.graph_key))
         with events.phase("reference"):
-            eager = _keep_or_make_reference_data(graph, answer, prepared, job, events)
+            kept, eager = _keep_or_make_reference_data(graph, answer, prepared, job, events)
         weights = _make_package(answer, graph, prepared, job, events)
     imports = needed_imports(
         registrations,
@@ -135,7 +135,7 @@ def build(job: BuildJob, events: Events) -> BuildResult:
         key=graph.keys.key,
         graph_key=graph.keys.graph_key,
         undigested=graph.keys.undigested,
-        reference_data_kept=eager is None,
+        reference_data_kept=kept,
         eager_seconds=eager,
         weights=weights,
         signature={**graph.signature, "weights": graph.weights},
@@ -215,10 +215,10 @@ def _graph(exported: Exported, prepared: Prepared, job: BuildJob, discovery: Dis
 
 def _keep_or_make_reference_data(
     graph: _Graph, answer: Answer, prepared: Prepared, job: BuildJob, events: Events
-) -> float | None:
+) -> tuple[bool, float | None]:
     """Keep the stored reference data if eager mode still gives it, else make it again.
 
-    Returns None if it was kept, else the seconds of a call in eager mode.
+    Returns whether it was kept, and the seconds of a call in eager mode if they were measured.
     """
     model = job.target.model
     stored = Path(job.staged) / REFERENCE_DATA
@@ -226,7 +226,7 @@ def _keep_or_make_reference_data(
         if isinstance(answer, Take) and answer.reference_data:
             same_losses = baseline_of(stored) == graph.baseline_losses
             if same_losses and is_reference_data_of(stored, graph.subject, model):
-                return None
+                return True, None
         reference_data = make_reference_data(
             graph.subject,
             model,
@@ -236,7 +236,8 @@ def _keep_or_make_reference_data(
         check_constants(reference_data, graph.signature, job.where["source"])
         complete = replace(reference_data, baseline=graph.baseline_losses)
         _save(complete, stored, model, graph.signature, job)
-        return eager_seconds(graph.subject, prepared.example, reference_data.example_seconds)
+        known = reference_data.example_seconds
+        return False, eager_seconds(graph.subject, prepared.example, known)
 
 
 def _discovery(job: BuildJob, model: Model) -> Discovery:

@@ -1,13 +1,16 @@
 """Indicative latencies for reports: a few calls at the example sizes, which cost next to nothing.
 
-Other work may run on the host meanwhile, so the fastest call counts. `tune` measures properly.
+Other targets may be compiled on the host meanwhile. A call whose threads lost their processors to
+other programs does not count, since it may have taken a thousand times as long. Of the others the
+fastest does. `tune` measures properly.
 """
 
 from __future__ import annotations
 
+import resource
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,22 +23,37 @@ from aoti_build.runtime.raw import synchronize
 
 # The timed calls of one side take about this long together, and are at most so many.
 _SECONDS = 0.2
-_MOST_CALLS = 20
+_MOST_CALLS = 50
+# A thread that competes for a processor loses it every few milliseconds. The system itself takes
+# one away a few times a second.
+_SWITCHES_PER_SECOND = 20
 
 
-def eager_seconds(subject: Subject, call: Call, known: float | None) -> float:
+class TimedCall(NamedTuple):
+    """The seconds of a call, and how often the system took a processor from one of its threads."""
+
+    seconds: float
+    switches: int
+
+    @property
+    def is_undisturbed(self) -> bool:
+        return self.switches <= self.seconds * _SWITCHES_PER_SECOND
+
+
+def eager_seconds(subject: Subject, call: Call, known: float | None) -> float | None:
     """The seconds of the fastest of a few calls in eager mode. The state of the model stays.
 
     `known` is what a call took before. If that is too long for another call, it is the result.
+    Returns None if other programs disturbed every call.
     """
     if known is not None and known > _SECONDS:
         return round(known, 7)
-    return round(min(eager_times(subject, call, _SECONDS, _MOST_CALLS)), 7)
+    with restored_state(subject.module):
+        return _fastest(eager_calls(subject, call))
 
 
-def eager_times(subject: Subject, call: Call, seconds: float, most: int) -> list[float]:
-    """The seconds of up to `most` calls in eager mode; see `_times`. The state of the model
-    stays."""
+def eager_calls(subject: Subject, call: Call) -> Iterator[TimedCall]:
+    """Calls in eager mode without an end. They change the state of the model."""
 
     def copied() -> Call:
         copy = call.clone()
@@ -47,15 +65,13 @@ def eager_times(subject: Subject, call: Call, seconds: float, most: int) -> list
             subject.module(*arguments.args, **arguments.kwargs)
         synchronize(subject.device)
 
-    with restored_state(subject.module):
-        return _times(copied, call_once, seconds, most)
+    return _timed(copied, call_once)
 
 
 def artifact_seconds(
     package: LoadedPackage, inputs: list[Tensor], device: str, known: float
-) -> float:
-    """The seconds of the fastest of a few calls of the package; see `eager_seconds` for
-    `known`."""
+) -> float | None:
+    """The seconds of the fastest of a few calls of the package; see `eager_seconds`."""
     if known > _SECONDS:
         return round(known, 7)
     on_device = [value.to(device) for value in inputs]
@@ -68,18 +84,32 @@ def artifact_seconds(
     def call_once(arguments: list[Tensor]) -> None:
         package.run_in_place(arguments)  # waits for the device
 
-    return round(min(_times(copies, call_once, _SECONDS, _MOST_CALLS)), 7)
+    return _fastest(_timed(copies, call_once))
 
 
-def _times(
-    prepare: Callable[[], Any], call_once: Callable[[Any], None], seconds: float, most: int
-) -> list[float]:
-    """The seconds of each call, until they take `seconds` together or there are `most`, and at
-    least one. `prepare` makes the arguments, which is not timed."""
-    times: list[float] = []
-    while not times or (len(times) < most and sum(times) < seconds):
+def _fastest(calls: Iterator[TimedCall]) -> float | None:
+    """The seconds of the fastest undisturbed call; None if there is none."""
+    fastest: float | None = None
+    for made in first_calls(calls, _SECONDS, _MOST_CALLS):
+        if made.is_undisturbed and (fastest is None or made.seconds < fastest):
+            fastest = made.seconds
+    return None if fastest is None else round(fastest, 7)
+
+
+def first_calls(calls: Iterator[TimedCall], seconds: float, most: int) -> list[TimedCall]:
+    """The calls until they take `seconds` together or there are `most`, and at least one."""
+    made = [next(calls)]
+    while len(made) < most and sum(entry.seconds for entry in made) < seconds:
+        made.append(next(calls))
+    return made
+
+
+def _timed(prepare: Callable[[], Any], call_once: Callable[[Any], None]) -> Iterator[TimedCall]:
+    """Calls without an end. `prepare` makes the arguments, which is not timed."""
+    while True:
         arguments = prepare()
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
         started = time.perf_counter()
         call_once(arguments)
-        times.append(time.perf_counter() - started)
-    return times
+        elapsed = time.perf_counter() - started
+        yield TimedCall(elapsed, resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw - before)

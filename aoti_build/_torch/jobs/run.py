@@ -20,13 +20,14 @@ from aoti_build._torch.checking.float64 import Float64Model
 from aoti_build._torch.checking.reference_data import Case, ReferenceData
 from aoti_build._torch.checking.reference_reader import load_reference_data
 from aoti_build._torch.checking.returned import as_returned
+from aoti_build._torch.checking.state import restored_state
 from aoti_build._torch.compiling.settings import set_precision
 from aoti_build._torch.data.image import Images, images, top_classes
 from aoti_build._torch.data.read import describe_inputs, read
 from aoti_build._torch.events import Events
 from aoti_build._torch.jobs.check import verdicts
 from aoti_build._torch.jobs.drawn import Draw
-from aoti_build._torch.jobs.latency import eager_times
+from aoti_build._torch.jobs.latency import eager_calls, first_calls
 from aoti_build._torch.jobs.prepared import Prepared, prepare
 from aoti_build._torch.jobs.saving import save
 from aoti_build._torch.jobs.timing import nearest_rank
@@ -267,14 +268,12 @@ class Session:
         `EAGER_SECONDS`."""
         call = self.eager.example.with_tensors(inputs)
         with self.events.phase("timing"):
-            times = eager_times(
-                self.subject,
-                call.to(self.target.device),
-                EAGER_SECONDS,
-                WARM_UP - 1 + self.job.repeat,
-            )
-        warm = times[min(WARM_UP - 1, len(times) - 1) :]
-        return summary(warm)
+            calls = eager_calls(self.subject, call.to(self.target.device))
+            count = WARM_UP - 1 + self.job.repeat
+            with restored_state(self.subject.module):
+                made = first_calls(calls, EAGER_SECONDS, count)
+        times = [entry.seconds for entry in made]
+        return summary(times[min(WARM_UP - 1, len(times) - 1) :])
 
     @property
     def writes(self) -> Writes:
