@@ -19,6 +19,8 @@ from aoti_build.work.watch import Progress, StageClock, Watcher
 
 FORMAT = "aoti-build/durations"
 FORMAT_VERSION = 1
+# A failed build did not finish its last stage, and a reproduction has each stage twice.
+_MEASURED = (Done.COMPILED, Done.REUSED, Done.REPACKED, Done.RESTORED, Done.RECHECKED)
 # Longer than any stage, and the most that a record may make the display wait for.
 _LONGEST_SECONDS = 30 * 86400.0
 _LONGEST_NAME = 40
@@ -54,9 +56,13 @@ class Durations(Watcher):
     def ended(self, outcome: Outcome) -> None:
         with self._lock:
             clock = self._clocks.pop(outcome.target.name, None)
-            # A failed build did not finish its last stage.
-            if clock is not None and outcome.action != Done.FAILED:
-                self._measured[outcome.target.name] = clock.seconds(time.monotonic())
+            if clock is None or outcome.action not in _MEASURED:
+                return
+            stages = clock.seconds(time.monotonic())
+            # Only an export waits for a worker that imports torch.
+            if "export" not in stages:
+                del stages["start"]
+            self._measured[outcome.target.name] = stages
 
     def save(self) -> None:
         """Add the stages of this build to the record. Those that it did not have stay. If the disk

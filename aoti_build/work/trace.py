@@ -20,8 +20,6 @@ from aoti_build.work.watch import Interval, Watcher
 if TYPE_CHECKING:
     from aoti_build.work.outcome import Outcome
 
-# The build process itself may not be process 1 of a trace whose workers have real numbers.
-_OWN = os.getpid
 # The rows of a process, by the kind of interval.
 _ROWS = {
     "process": "job",
@@ -99,7 +97,7 @@ class Trace(Watcher):
             self.intervals.append(
                 Interval(
                     target,
-                    _OWN(),
+                    os.getpid(),
                     kind,
                     opened.name,
                     opened.start,
@@ -140,7 +138,7 @@ def events_of(intervals: Sequence[Interval]) -> Iterator[dict[str, Any]]:
         if interval.kind == "process":
             names[interval.process] = f"{interval.target}: {interval.name}"
     for process in {interval.process for interval in intervals}:
-        name = names.get(process, "build" if process == _OWN() else "worker")
+        name = names.get(process, "build" if process == os.getpid() else "worker")
         yield _metadata("process_name", process, 0, name)
     numbers: dict[int, int] = {}
     for (process, row), members in rows.items():
@@ -153,7 +151,7 @@ def events_of(intervals: Sequence[Interval]) -> Iterator[dict[str, Any]]:
 
 def _row_of(interval: Interval) -> str:
     # In the build process, each target has rows of its own.
-    own = interval.target if interval.process == _OWN() else ""
+    own = interval.target if interval.process == os.getpid() else ""
     if interval.kind == "target" or (own and interval.kind == "phase"):
         return own or interval.target
     return f"{own} {_ROWS[interval.kind]}".strip()

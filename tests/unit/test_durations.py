@@ -31,7 +31,8 @@ def test_stages_that_a_build_did_not_have_stay(
     monkeypatch.setattr("aoti_build.work.durations.time.monotonic", lambda: now)
     record = durations_path(project)
     (target,) = project.targets
-    for phases in ({"compile": 3.0, "check": 2.0}, {"repack": 4.0, "check": 7.0}):
+    first = {"export": 1.0, "compile": 3.0, "check": 2.0}
+    for phases in (first, {"export": 1.0, "repack": 4.0, "check": 7.0}):
         durations = Durations(record)
         durations.started(target)
         for name, seconds in phases.items():
@@ -45,7 +46,41 @@ def test_stages_that_a_build_did_not_have_stay(
         durations.ended(Outcome(target, Done.COMPILED))
         durations.save()
     stages = Durations(record).expected["small/cpu"]
-    assert stages == {"start": 0, "compile": 0, "wrapper": 3, "check": 7, "repack": 4}
+    assert stages == {
+        "start": 0,
+        "export": 1,
+        "compile": 0,
+        "wrapper": 3,
+        "check": 7,
+        "repack": 4,
+    }
+
+
+@pytest.mark.parametrize(
+    ("action", "known"),
+    [
+        # A restore starts no worker.
+        (Done.RESTORED, {"start": 9.0, "restore": 2.0}),
+        (Done.RECHECKED, {"start": 9.0, "restore": 2.0}),
+        (Done.REPRODUCED, {"start": 9.0}),
+        (Done.FAILED, {"start": 9.0}),
+        (Done.UP_TO_DATE, {"start": 9.0}),
+    ],
+)
+def test_what_is_no_build_does_not_change_what_a_build_takes(
+    project: Project, monkeypatch: pytest.MonkeyPatch, action: Done, known: dict[str, float]
+) -> None:
+    write(project, {"small/cpu": {"start": 9.0}})
+    now = 50.0
+    monkeypatch.setattr("aoti_build.work.durations.time.monotonic", lambda: now)
+    (target,) = project.targets
+    durations = Durations(durations_path(project))
+    durations.started(target)
+    durations.phase(target, "restore")
+    now += 2
+    durations.ended(Outcome(target, action))
+    durations.save()
+    assert Durations(durations_path(project)).expected == {"small/cpu": known}
 
 
 @pytest.mark.parametrize(
