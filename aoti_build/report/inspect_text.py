@@ -100,7 +100,8 @@ def _viewed(node: _Node, depth: int, most: int) -> _Node:
     if left_out <= 0:
         return node
     if not most:
-        return _Node(f"{node.text} ({left_out} rows)")
+        plural = "" if left_out == 1 else "s"
+        return _Node(f"{node.text} ({left_out} row{plural})")
     return _Node(node.text, [*node.children[:most], _Node(f"and {left_out} more")])
 
 
