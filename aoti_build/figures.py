@@ -205,7 +205,10 @@ class RunSeconds(Part, frozen=True):
 
 
 class RunFigures(Part, frozen=True):
-    """The results of one run: `ran` in docs/reference/formats.md."""
+    """The results of one run: `ran` in docs/reference/formats.md.
+
+    `eager_timing` is of calls in eager mode. It is set if eager mode was run anyway.
+    """
 
     inputs: tuple[TensorFacts, ...]
     outputs: tuple[TensorFacts, ...]
@@ -216,6 +219,7 @@ class RunFigures(Part, frozen=True):
     saved: str | None
     timing: Timing
     seconds: RunSeconds
+    eager_timing: Timing | None = None
 
 
 def typed(document: Any, kind: type[AnyPart]) -> AnyPart:

@@ -21,15 +21,19 @@ from aoti_build.messages import (
     Failure,
     KeysQuestion,
     Phase,
+    Span,
+    SpanKind,
+    Stage,
     decode,
     encode,
 )
 
-PROGRESS_SECONDS = 10.0
-
 
 class Events:
-    """Announces phases and asks questions.
+    """Announces phases and their stages, and asks questions.
+
+    Phases and stages follow one another in the thread that does the job. Spans may come from any
+    thread.
 
     Attributes:
         seconds: wall time of each phase that has ended, for the manifest.
@@ -39,6 +43,7 @@ class Events:
         self._stream = stream
         self._answers = answers
         self._sending = threading.Lock()
+        self._stage: tuple[str, float] | None = None
         self.seconds: dict[str, float] = {}
 
     @contextlib.contextmanager
@@ -49,40 +54,45 @@ class Events:
         # The disk of the log may be full.
         with contextlib.suppress(OSError):
             print(f"--- {name}", file=sys.stderr, flush=True)
-        started = time.perf_counter()
+        started = time.monotonic()
         try:
             yield
         finally:
-            elapsed = time.perf_counter() - started
-            total = self.seconds.get(name, 0.0) + elapsed
+            self._end_stage()
+            self.span("phase", name, started)
+            total = self.seconds.get(name, 0.0) + time.monotonic() - started
             self.seconds[name] = round(total, 3)
 
-    @contextlib.contextmanager
-    def progress(self) -> Iterator[Callable[[str], None]]:
-        """Give a function that takes the current step, and announce that step every ten seconds.
+    def stage(self, name: str, done: int = 0, total: int = 0, detail: str = "") -> None:
+        """Announce a stage of the current phase, or how far it is. It ends with the next one, or
+        with the phase.
 
-        A step that ends sooner is not announced.
+        An announcement takes some 20 microseconds. It is for what takes milliseconds.
         """
-        step = ""
-        ended = threading.Event()
-        started = time.perf_counter()
+        if self._stage is None or self._stage[0] != name:
+            self._end_stage()
+            self._stage = name, time.monotonic()
+        self._send(Stage(name=name, done=done, total=total, detail=detail))
 
-        def set_step(text: str) -> None:
-            nonlocal step
-            step = text
+    def _end_stage(self) -> None:
+        if self._stage is not None:
+            name, started = self._stage
+            self._stage = None
+            self.span("stage", name, started)
 
-        def announce() -> None:
-            while not ended.wait(PROGRESS_SECONDS):
-                elapsed = time.perf_counter() - started
-                self._send(Phase(name=f"{step}, {elapsed:.0f} s"))
+    def span(self, kind: SpanKind, name: str, started: float, **facts: str) -> None:
+        """Report what began at `started`, by `time.monotonic`, and has ended now."""
+        seconds = time.monotonic() - started
+        self._send(Span(kind=kind, name=name, start=started, seconds=seconds, facts=facts))
 
-        thread = threading.Thread(target=announce, daemon=True)
-        thread.start()
+    @contextlib.contextmanager
+    def waiting(self, name: str) -> Iterator[None]:
+        """Report the time until the context is left as a wait for `name`."""
+        started = time.monotonic()
         try:
-            yield set_step
+            yield
         finally:
-            ended.set()
-            thread.join()
+            self.span("wait", name, started)
 
     def ask(self, question: KeysQuestion) -> Answer:
         """Send `question` and wait for the parent's answer."""
@@ -100,3 +110,13 @@ class Events:
         # A pipe is broken if the parent died. `__main__` ends this worker then.
         with self._sending, contextlib.suppress(BrokenPipeError):
             self._stream.write(line)
+
+
+def tell_stage(events: Events) -> Callable[[str], None]:
+    """A function that takes texts for people, and announces them as details of the stage
+    ``reference``."""
+
+    def tell(text: str) -> None:
+        events.stage("reference", detail=text)
+
+    return tell

@@ -205,6 +205,7 @@ _FINDINGS = {
     "no_fp64": or_none(text),
     "baseline": list_of(_LOSS),
     "seconds": number,
+    "latency": table({"artifact": number, "eager": or_none(number)}),
 }
 # An artifact that failed its check is never published, so `passed` is never false.
 _CHECK = either(

@@ -141,6 +141,13 @@ class _CheckBase(TypedDict):
     passed: bool | None
 
 
+class LatencyRecord(TypedDict):
+    """Indicative seconds of one call at the example sizes. None if eager mode was not timed."""
+
+    artifact: float
+    eager: float | None
+
+
 class CheckRecord(_CheckBase, total=False):
     """The comparison with eager mode. `passed` is None if it was not made; `why` says the cause."""
 
@@ -151,6 +158,7 @@ class CheckRecord(_CheckBase, total=False):
     no_fp64: str | None
     baseline: list[Mapping[str, Any]]
     seconds: float
+    latency: LatencyRecord
 
 
 class ReasonRecord(TypedDict):

@@ -53,6 +53,16 @@ def reader_log_path(project: Project, target: Target, command: str) -> Path:
     return outside_logs() / name
 
 
+def trace_path(project: Project) -> Path:
+    """The trace of the newest build that had work to do."""
+    return _logs(project) / "trace.json.gz"
+
+
+def durations_path(project: Project) -> Path:
+    """How long the stages of earlier builds took."""
+    return project.main_artifacts / ".durations.json"
+
+
 def staging_root(project: Project) -> Path:
     """The directory of staging directories.
 

@@ -8,9 +8,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
 
 from aoti_build.artifact.manifest import MODEL
-from aoti_build.artifact.paths import artifact_directory, index_path, stat_cache_path
+from aoti_build.artifact.paths import (
+    artifact_directory,
+    durations_path,
+    index_path,
+    stat_cache_path,
+    trace_path,
+)
 from aoti_build.commands.conclusion import (
     Failure,
     code_of,
@@ -30,8 +37,13 @@ from aoti_build.models_file.tuned import missing_entries
 from aoti_build.planning.actions import Action, Done
 from aoti_build.planning.index import Index
 from aoti_build.planning.plan import WORK, Plan, Step, make_plan
+from aoti_build.store.interface import Store
 from aoti_build.store.selection import open_store
 from aoti_build.work.outcome import Outcome, outcome_of
+
+if TYPE_CHECKING:
+    from aoti_build.work.trace import Trace
+    from aoti_build.work.watch import Watcher
 
 OnProgress = Callable[[Target, str], None]
 # The phases whose times a report has.
@@ -40,10 +52,16 @@ _PHASES = ("total", "export", "compile", "check")
 
 @dataclass(frozen=True)
 class BuildReport:
-    """The outcomes in the order of models.yaml."""
+    """The outcomes in the order of models.yaml.
+
+    `trace` has what ran when; None if there was nothing to do. With `profiled` the report has the
+    critical path and the longest steps.
+    """
 
     project: Project
     outcomes: tuple[Outcome, ...]
+    trace: Trace | None = None
+    profiled: bool = False
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -75,23 +93,38 @@ class BuildReport:
         return _build_error(self) if self.failed else None
 
     def as_json(self) -> JsonObject:
-        return {
+        document = {
             **head("aoti-build/build", 3, self.error),
             "targets": [self._outcome_json(outcome) for outcome in self.outcomes],
             "notes": list(self.notes),
         }
+        if self.trace is not None:
+            path = trace_path(self.project).relative_to(self.project.root)
+            document["trace"] = path.as_posix()
+            if self.profiled:
+                from aoti_build.work.profile import profile_of
+
+                document["profile"] = profile_of(self.trace.intervals).as_json()
+        return document
+
+    def artifact(self, outcome: Outcome) -> str | None:
+        """The path of a published package, from the project's directory on."""
+        if outcome.published is None:
+            return None
+        directory = artifact_directory(self.project, outcome.target).relative_to(self.project.root)
+        return (directory / MODEL).as_posix()
 
     def _outcome_json(self, outcome: Outcome) -> JsonObject:
-        directory = artifact_directory(self.project, outcome.target).relative_to(self.project.root)
         published = outcome.published
         return {
             "target": outcome.target.name,
             "action": outcome.action,
             "reasons": json_list(outcome.reasons),
-            "path": (directory / MODEL).as_posix() if published else None,
+            "path": self.artifact(outcome),
             "sha256": published.sha256 if published else None,
             "size": published.size if published else None,
             "key": published.key if published else None,
+            "latency": dict(outcome.latency) if outcome.latency else None,
             "seconds": {phase: outcome.seconds.get(phase) for phase in _PHASES},
             "baseline": [dict(loss) for loss in outcome.baseline],
             "unverified": outcome.unverified,
@@ -222,14 +255,18 @@ def build(
     keep_going: bool = False,
     strict: bool = False,
     check_reproducible: bool = False,
+    profile: bool = False,
     on_progress: OnProgress = lambda target, phase: None,
+    watch: Callable[[], Watcher] | None = None,
 ) -> BuildReport:
     """Build `targets`, up to `jobs` at once, or as many as cores and memory allow.
 
     After a failure no further target is started unless `keep_going` is set. With `strict` an
     unavailable device is a failure, and so is an artifact that could not be compared with eager
     mode, which is published all the same. With `check_reproducible` every target is compiled again
-    from nothing and compared byte by byte.
+    from nothing and compared byte by byte. With `profile` the report has the critical path.
+    `on_progress` is called with each phase of a target. `watch` makes a watcher that is told more;
+    it is called if there is work.
 
     Raises:
         ToolchainError: A compile is certainly needed and sure to fail on this host.
@@ -246,32 +283,70 @@ def build(
     for step in build_plan.steps:
         if step not in work:
             outcomes[step.target.name] = _settled(step)
+    trace = None
     if work:
-        # Imported here, because a build with nothing to do needs none of it.
-        from aoti_build.work.context import BuildContext
-        from aoti_build.work.preflight import Preflight
-        from aoti_build.work.schedule import Builder, default_jobs, run_all
-
-        preflight = Preflight(project, work, on_progress)
-        context = BuildContext(project, digests, store, on_progress, preflight)
-        builder = Builder(context, force, check_reproducible)
-        # With an empty store nothing can be restored, so a compile is certain.
-        check_early = partial(preflight.check_early, certain=lambda: force or store.is_empty())
-        job_count = jobs or default_jobs(len(work))
-        outcomes |= run_all(
-            builder,
-            work,
-            job_count,
-            keep_going,
-            check_early,
-        )
+        with_work = _Work(project, work, jobs, force, keep_going, check_reproducible)
+        worked, trace = _run(with_work, digests, store, on_progress, watch)
+        outcomes |= worked
     digests.save()
     index.save()
     in_order = [outcomes[step.target.name] for step in build_plan.steps]
     # Only the report changes. The artifacts stay published.
     if strict:
         in_order = [_strict_outcome(outcome) for outcome in in_order]
-    return BuildReport(project, tuple(in_order))
+    return BuildReport(project, tuple(in_order), trace, profile)
+
+
+class _Work(NamedTuple):
+    """The steps that need work, and how to do them."""
+
+    project: Project
+    steps: tuple[Step, ...]
+    jobs: int | None
+    force: bool
+    keep_going: bool
+    check_reproducible: bool
+
+
+def _run(
+    work: _Work,
+    digests: StatCache,
+    store: Store,
+    on_progress: OnProgress,
+    watch: Callable[[], Watcher] | None,
+) -> tuple[dict[str, Outcome], Trace]:
+    """Do the steps. Returns the outcomes by target name, and the trace, which is also written."""
+    # Imported here, because a build with nothing to do needs none of it.
+    from aoti_build.work.context import BuildContext
+    from aoti_build.work.durations import Durations
+    from aoti_build.work.preflight import Preflight
+    from aoti_build.work.schedule import Builder, default_jobs, run_all
+    from aoti_build.work.trace import Trace
+    from aoti_build.work.watch import Watchers
+
+    project, steps = work.project, work.steps
+    trace, durations = Trace(), Durations(durations_path(project))
+    watchers = Watchers([trace, durations, *([watch()] if watch else [])])
+
+    def warn(target: Target, text: str) -> None:
+        watchers.message(target, text)
+        on_progress(target, text)
+
+    preflight = Preflight(project, steps, warn)
+    context = BuildContext(project, digests, store, on_progress, preflight, watchers)
+    builder = Builder(context, work.force, work.check_reproducible)
+    # With an empty store nothing can be restored, so a compile is certain.
+    check_early = partial(preflight.check_early, certain=lambda: work.force or store.is_empty())
+    job_count = work.jobs or default_jobs(len(steps))
+    watchers.planned(steps, job_count, durations.expected)
+    try:
+        return run_all(builder, steps, job_count, work.keep_going, check_early), trace
+    finally:
+        trace.close()
+        # `tune` builds candidates in a directory of its own. They say nothing of later builds.
+        if not project.private:
+            trace.write(trace_path(project))
+            durations.save()
 
 
 def _steps_with_work(plan: Plan, check_reproducible: bool) -> tuple[Step, ...]:

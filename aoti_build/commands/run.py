@@ -146,6 +146,7 @@ class _Runner:
             tuple(runs),
             out_of_date(step),
             unverified=artifact.manifest.unverified,
+            eager_seconds=artifact.manifest.check.get("latency", {}).get("eager"),
         )
 
     def _job(

@@ -81,6 +81,8 @@ class TargetRuns:
     available: bool = True
     # Why neither build nor verify has compared the artifact with eager mode.
     unverified: str | None = None
+    # Seconds of a call in eager mode at the example sizes, when the artifact was built.
+    eager_seconds: float | None = None
 
     @property
     def verdict(self) -> VerdictKind:
@@ -109,6 +111,7 @@ class TargetRuns:
             "verdict": self.verdict,
             "out_of_date": json_list(self.out_of_date),
             "unverified": self.unverified,
+            "eager_seconds": self.eager_seconds,
             "runs": json_list(self.runs),
             "error": json_or_none(self.error),
         }

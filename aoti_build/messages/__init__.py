@@ -24,6 +24,9 @@ from aoti_build.messages.dialogue import (
     KeysQuestion,
     Phase,
     Repack,
+    Span,
+    SpanKind,
+    Stage,
     Take,
 )
 from aoti_build.messages.jobs import (
@@ -112,6 +115,9 @@ __all__ = [
     "RunRequest",
     "RunResult",
     "Signature",
+    "Span",
+    "SpanKind",
+    "Stage",
     "Take",
     "TargetJob",
     "Tolerance",

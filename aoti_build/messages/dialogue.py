@@ -2,15 +2,46 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from collections.abc import Mapping
+from typing import Literal, TypeAlias
 
 from aoti_build.messages.parts import ErrorRecord, Message
+
+# What takes time: a worker process, a phase of its job, a stage of a phase, a program that it
+# waited for, a wait for a lock.
+SpanKind: TypeAlias = Literal["process", "phase", "stage", "program", "wait"]
 
 
 class Phase(Message, frozen=True):
     """A phase of the job has begun, or continues. `name` is shown to people."""
 
     name: str
+
+
+class Stage(Message, frozen=True):
+    """A stage of the current phase has begun, or has come further.
+
+    `name` is one of a few words, so that durations can be kept by it. `detail` is a text for
+    people. `done` of `total` parts are finished; `total` is 0 if there are no parts.
+    """
+
+    name: str
+    done: int = 0
+    total: int = 0
+    detail: str = ""
+
+
+class Span(Message, frozen=True):
+    """Something that has ended, for the trace.
+
+    `start` is in seconds of the host's monotonic clock, which its processes share.
+    """
+
+    kind: SpanKind
+    name: str
+    start: float
+    seconds: float
+    facts: Mapping[str, str] = {}
 
 
 class Failure(Message, frozen=True):
@@ -53,7 +84,7 @@ class Compile(Message, frozen=True):
     """Answer: compile the graph."""
 
 
-Event: TypeAlias = Phase | Failure | KeysQuestion
-EVENTS: tuple[type[Event], ...] = (Phase, Failure, KeysQuestion)
+Event: TypeAlias = Phase | Stage | Span | Failure | KeysQuestion
+EVENTS: tuple[type[Event], ...] = (Phase, Stage, Span, Failure, KeysQuestion)
 Answer: TypeAlias = Take | Repack | Compile
 ANSWERS: tuple[type[Answer], ...] = (Take, Repack, Compile)

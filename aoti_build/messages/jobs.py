@@ -96,7 +96,8 @@ class BuildResult(Message, frozen=True):
 
     `reference_data_kept` means that the reference data is the stored one. `sources`,
     `distributions`, `modules` and `variables` are those that the model's code used. `weights` is
-    set only after a compile. `undigested` is the cause if the graph has no digest.
+    set only after a compile. `undigested` is the cause if the graph has no digest. `eager_seconds`
+    is what a call at the example sizes takes in eager mode, if that was measured.
     """
 
     key: str
@@ -111,6 +112,7 @@ class BuildResult(Message, frozen=True):
     seconds: Seconds
     weights: WeightsRecord | None = None
     undigested: str | None = None
+    eager_seconds: float | None = None
 
 
 class BuildJob(TargetJob[BuildResult], frozen=True):
@@ -139,7 +141,8 @@ class CheckResult(Message, frozen=True):
 
     `no_fp64` is the cause if there was no float64 reference. `baseline` is None if models.yaml
     names none. `unavailable` is the cause if the package cannot be run from C++ at all. Then
-    nothing passed, and there are no cases.
+    nothing passed, and there are no cases. `artifact_seconds` is what a call at the example sizes
+    takes.
     """
 
     passed: bool
@@ -149,16 +152,19 @@ class CheckResult(Message, frozen=True):
     seconds: Seconds
     baseline: tuple[Loss, ...] | None = None
     unavailable: str | None = None
+    artifact_seconds: float | None = None
 
 
 class CheckJob(PackageJob[CheckResult], frozen=True):
     """Compare the package with the reference data.
 
-    The C++ program `runner` calls it if it is set. With `cuda_graphs` calls are replayed.
+    The C++ program `runner` calls it if it is set. With `cuda_graphs` calls are replayed. With
+    `time_calls` a few calls at the example sizes are timed.
     """
 
     runner: str | None
     cuda_graphs: bool = False
+    time_calls: bool = False
 
 
 class ProbeResult(Message, frozen=True):

@@ -10,16 +10,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from aoti_build.report.terminal import error_lines, for_terminal, size_text
+from aoti_build.report.terminal import error_lines, for_terminal, printable, size_text
 
 if TYPE_CHECKING:
     from aoti_build.artifact.manifest import Manifest
     from aoti_build.commands.inspect import Inspected, InspectReport
     from aoti_build.commands.inspect_diff import Difference, DiffReport
 
-# Lists are cut after so many rows. --json has all of them.
-_ROWS_SHOWN = 12
-_MEMBERS_SHOWN = 48
+# Without a terminal, as many rows as most terminals have.
+SCREEN_ROWS = 24
+# How much of a tree to show, from the most to the least: the depth of branches, and the rows of
+# each list.
+_VIEWS = (*((9, rows) for rows in (12, 8, 5, 3, 2, 1, 0)), (1, 0), (0, 0))
 # Characters of one value in a difference.
 _LONGEST_VALUE = 200
 
@@ -37,13 +39,32 @@ def _branch(text: str, rows: Sequence[str]) -> _Node:
     return _Node(text, [_Node(row) for row in rows])
 
 
-@for_terminal
-def inspect_lines(report: InspectReport) -> list[str]:
-    """A tree for each artifact with its problems below, and the choices of this host."""
+def inspect_lines(
+    report: InspectReport, rows: int | None = None, width: int | None = None
+) -> list[str]:
+    """A tree for each artifact with its problems below, and the choices of this host.
+
+    With `rows`, the trees show as much as fits into so many, and at least a line each. With
+    `width`, lines are cut.
+    """
+    trees = [_artifact(artifact) for artifact in report.artifacts]
+    view = _best_view(report, trees, rows) if rows else None
+    shown = [tree if view is None else _viewed(tree, *view) for tree in trees]
+    lines = [printable(line) for line in _report_lines(report, shown)]
+    if view is not None and shown != trees:
+        lines += ["", "--all shows everything"]
+    if width is None:
+        return lines
+    return [line if len(line) <= width else f"{line[: width - 2]}.." for line in lines]
+
+
+def _report_lines(report: InspectReport, trees: Sequence[_Node]) -> list[str]:
     lines: list[str] = []
-    for artifact in report.artifacts:
-        lines += _tree_lines(_artifact(artifact))
-        lines.append("")
+    for artifact, tree in zip(report.artifacts, trees, strict=True):
+        lines += _tree_lines(tree)
+        # A line each needs no empty lines between.
+        if tree.children or artifact.problems:
+            lines.append("")
         for problem in artifact.problems:
             lines += error_lines(problem)
             lines.append("")
@@ -51,7 +72,37 @@ def inspect_lines(report: InspectReport) -> list[str]:
         lines.append(f"{choice.model} on this host")
         lines += [f"  {line}" for line in str(choice).splitlines()]
         lines.append("")
-    return lines[:-1]
+    while lines and not lines[-1]:
+        lines.pop()
+    return lines
+
+
+def _best_view(report: InspectReport, trees: Sequence[_Node], rows: int) -> tuple[int, int]:
+    """The view that shows the most and fits, or else the smallest."""
+    for view in _VIEWS:
+        lines = _report_lines(report, [_viewed(tree, *view) for tree in trees])
+        # Two more say that there is more, and the last is the shell's.
+        if len(lines) <= rows - 3:
+            return view
+    return _VIEWS[-1]
+
+
+def _viewed(node: _Node, depth: int, most: int) -> _Node:
+    """The tree with branches down to `depth`, and lists of up to `most` rows."""
+    if not node.children:
+        return node
+    is_list = not any(child.children for child in node.children)
+    if not depth:
+        return _Node(node.text)
+    if not is_list:
+        return _Node(node.text, [_viewed(child, depth - 1, most) for child in node.children])
+    left_out = len(node.children) - most
+    if left_out <= 0:
+        return node
+    if not most:
+        plural = "" if left_out == 1 else "s"
+        return _Node(f"{node.text} ({left_out} row{plural})")
+    return _Node(node.text, [*node.children[:most], _Node(f"and {left_out} more")])
 
 
 @for_terminal
@@ -200,7 +251,7 @@ def _kernels(model: Mapping[str, Any]) -> Iterator[_Node]:
         rows.append(_joined("  ", name, arch, kernel["tool"]))
     if rows:
         totals = ", ".join(f"{count} {kind}" for kind, count in counts.items())
-        yield _branch(f"kernels: {totals}", _cut(rows))
+        yield _branch(f"kernels: {totals}", rows)
     if model["operators"]:
         yield _Node(f"operators of torch: {', '.join(model['operators'])}")
 
@@ -223,7 +274,7 @@ def _constants(model: Mapping[str, Any]) -> Iterator[_Node]:
     for constant in constants:
         folded = ", folded" if constant["folded"] else ""
         rows.append(f"{_tensor_text(constant)}  {size_text(constant['size'])}{folded}")
-    yield _branch(head, _cut(rows))
+    yield _branch(head, rows)
 
 
 def _manifest_nodes(manifest: Manifest) -> Iterator[_Node]:
@@ -289,7 +340,7 @@ def _check_text(manifest: Manifest) -> str:
 def _members(members: Sequence[Mapping[str, Any]]) -> _Node:
     rows = [f"{member['name']}  {size_text(member['bytes'])}" for member in members]
     total = size_text(sum(member["bytes"] for member in members))
-    return _branch(f"members: {len(members)}, {total}", _cut(rows, _MEMBERS_SHOWN))
+    return _branch(f"members: {len(members)}, {total}", rows)
 
 
 def _difference_text(difference: Difference) -> str:
@@ -320,13 +371,6 @@ def _value_text(value: object) -> str:
     if is_sha256:
         return text[:12]
     return text if len(text) <= _LONGEST_VALUE else text[:_LONGEST_VALUE] + "..."
-
-
-def _cut(rows: Sequence[str], limit: int = _ROWS_SHOWN) -> list[str]:
-    """The first rows, and the number of those left out."""
-    if len(rows) <= limit:
-        return list(rows)
-    return [*rows[:limit], f"and {len(rows) - limit} more"]
 
 
 def _joined(separator: str, *parts: str | None) -> str:

@@ -11,6 +11,7 @@ from aoti_build.report.terminal import (
     count_text,
     error_lines,
     for_terminal,
+    milliseconds,
     number_text,
     reasons_text,
     table,
@@ -37,7 +38,7 @@ def run_lines(report: RunReport) -> list[str]:
     for target in report.targets:
         lines += _target_lines(target)
         for run in target.runs:
-            lines += _one_run(target.target.name, run)
+            lines += _one_run(target, run)
             lines.append("")
     blocks = sum(len(target.runs) or 1 for target in report.targets)
     # A single block needs no line of totals.
@@ -64,9 +65,9 @@ def _target_lines(target: TargetRuns) -> list[str]:
     return lines
 
 
-def _one_run(target: str, run: Run) -> list[str]:
+def _one_run(target: TargetRuns, run: Run) -> list[str]:
     seed = "" if run.seed is None else f", seed {run.seed}"
-    head = f"{target} on {', '.join(run.source)}{seed}"
+    head = f"{target.target.name} on {', '.join(run.source)}{seed}"
     figures = run.result
     if figures is None:
         return [head, *error_lines(run.error)]
@@ -81,7 +82,9 @@ def _one_run(target: str, run: Run) -> list[str]:
         lines += _top_lines(top, run.source)
     if figures.saved:
         lines.append(f"outputs are in {figures.saved}")
-    return [*lines, *_time_lines(figures)]
+    # The recorded time is of the example sizes, as is the reference data.
+    recorded = target.eager_seconds if figures.check == "reference_data" else None
+    return [*lines, *_time_lines(figures), _eager_line(figures, recorded)]
 
 
 def _tensor_cells(tensor: TensorFacts) -> list[str]:
@@ -117,6 +120,23 @@ def _time_lines(figures: RunFigures) -> list[str]:
         f"once: {_once_text(figures.seconds)}",
         f"{calls} after a warm-up, on this host as it is now, in ms: {_calls_text(figures.timing)}",
     ]
+
+
+def _eager_line(figures: RunFigures, recorded: float | None) -> str:
+    """The time of eager mode: measured now, or else `recorded` in seconds when the artifact was
+    built."""
+    artifact = figures.timing.median
+    measured = figures.eager_timing
+    if measured is not None:
+        said = f"{measured.repeat} of its calls now, in ms: {_calls_text(measured)}"
+        eager = measured.median
+    elif recorded is not None:
+        said = f"{milliseconds(recorded)} when the artifact was built (indicative)"
+        eager = recorded
+    else:
+        return "eager: n/a"
+    ratio = f"; the artifact is {eager / artifact:.2f}x as fast" if artifact else ""
+    return f"eager: {said}{ratio}"
 
 
 def _once_text(seconds: RunSeconds) -> str:

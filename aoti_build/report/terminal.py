@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import wraps
-from typing import TypeVar
+from typing import TextIO, TypeVar
 
 from aoti_build.artifact.reasons import Reason, ReasonKind
 from aoti_build.errors import without_colours
 
 _REASONS_SHOWN = 3
+_CONTINUATION = 4
 _AnyReport = TypeVar("_AnyReport")
 # Ages below a limit are shown in a unit of so many seconds.
 _AGE_UNITS = (
@@ -28,12 +30,12 @@ def for_terminal(render: Callable[[_AnyReport], list[str]]) -> Callable[[_AnyRep
 
     @wraps(render)
     def render_printable(report: _AnyReport) -> list[str]:
-        return [_printable(line) for line in render(report)]
+        return [printable(line) for line in render(report)]
 
     return render_printable
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     # Nearly all texts are printable, and this check is fast.
     if text.isprintable():
         return text
@@ -44,6 +46,49 @@ def _printable(text: str) -> str:
         else:
             characters.append("\N{REPLACEMENT CHARACTER}")
     return "".join(characters)
+
+
+def terminal_width(stream: TextIO) -> int | None:
+    """The columns of a terminal; None if the stream is none."""
+    size = terminal_size(stream)
+    return size.columns if size else None
+
+
+def terminal_size(stream: TextIO) -> os.terminal_size | None:
+    """The size of a terminal; None if the stream is none."""
+    try:
+        if not stream.isatty():
+            return None
+        size = os.get_terminal_size(stream.fileno())
+    except (OSError, ValueError):
+        return None
+    # A serial line has no size.
+    return os.terminal_size((size.columns or 80, size.lines or 24))
+
+
+def wrapped(lines: Sequence[str], width: int | None) -> list[str]:
+    """The lines, broken at `width` columns. What continues a line is indented more than it.
+
+    Without a width the lines stay whole, as a program wants them.
+    """
+    if width is None:
+        return list(lines)
+    import textwrap  # not on the no-op path
+
+    result = []
+    for line in lines:
+        indentation = len(line) - len(line.lstrip()) + _CONTINUATION
+        if len(line) <= width or indentation >= width // 2:
+            result.append(line)
+            continue
+        result += textwrap.wrap(
+            line,
+            width,
+            subsequent_indent=" " * indentation,
+            break_on_hyphens=False,
+            drop_whitespace=True,
+        )
+    return result
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -104,6 +149,29 @@ def size_text(size: int | None) -> str:
         if value < 1024:
             return f"{value:.1f} {unit}"
     return f"{value / 1024:.1f} GiB"
+
+
+def speed_text(latency: Mapping[str, float | None] | None) -> str:
+    """``1.8x (indicative)``: how many times as fast as eager mode a call is. Empty if that is not
+    known."""
+    if not latency:
+        return ""
+    artifact, eager = latency.get("artifact"), latency.get("eager")
+    return f"{eager / artifact:.1f}x (indicative)" if artifact and eager else ""
+
+
+def latency_text(latency: Mapping[str, float | None] | None) -> str:
+    """``0.42 ms a call, eager 0.77 ms (indicative)``. Empty if nothing was timed."""
+    if not latency or not latency.get("artifact"):
+        return ""
+    artifact, eager = latency["artifact"] or 0.0, latency.get("eager")
+    compared = f", eager {milliseconds(eager)}" if eager else ""
+    return f"{milliseconds(artifact)} a call{compared} (indicative)"
+
+
+def milliseconds(seconds: float) -> str:
+    """Three digits: ``0.0123 ms``, ``45.6 ms``."""
+    return f"{float(f'{seconds * 1000:.3g}'):g} ms"
 
 
 def age_text(seconds: float | None) -> str:

@@ -16,8 +16,10 @@ from aoti_build.report.terminal import (
     count_text,
     error_lines,
     for_terminal,
+    latency_text,
     reasons_text,
     size_text,
+    speed_text,
     table,
 )
 
@@ -39,7 +41,10 @@ if TYPE_CHECKING:
 def build_lines(report: BuildReport) -> list[str]:
     """A row for each target, then the errors and a line of totals."""
     rows = [_build_row(outcome) for outcome in report.outcomes]
-    lines = table(["target", "action", "time", "size", "why"], rows)
+    lines = table(["target", "action", "time", "size", "against eager", "why"], rows)
+    # A build with nothing to do is short.
+    if report.trace is not None:
+        lines += _package_lines(report)
     for outcome in report.outcomes:
         for entry in outcome.baseline:
             lines.append(f"{outcome.target.name}: against its baseline: {loss(entry)}")
@@ -52,20 +57,46 @@ def build_lines(report: BuildReport) -> list[str]:
     refused = [outcome for outcome in report.failed if outcome.action != Done.FAILED]
     if refused:
         total += f"; {len(refused)} failed by --strict"
-    return [*lines, *_notes(report.notes), "", total]
+    lines += [*_notes(report.notes), "", total]
+    if report.profiled and report.trace is not None:
+        # Not imported by a build with nothing to do.
+        from aoti_build.report.profile_text import profile_lines
+        from aoti_build.work.profile import profile_of
+
+        lines += ["", *profile_lines(profile_of(report.trace.intervals))]
+    return lines
+
+
+def _package_lines(report: BuildReport) -> list[str]:
+    """Where each package lies, and how long a call takes."""
+    lines = [""]
+    for outcome in report.outcomes:
+        if _has_package(outcome):
+            calls = latency_text(outcome.latency)
+            place = f"{outcome.target.name}: {report.artifact(outcome)}"
+            lines.append(f"{place}, {calls}" if calls else place)
+    return lines if len(lines) > 1 else []
+
+
+def _has_package(outcome: Outcome) -> bool:
+    # After a failure the published artifact is an earlier one.
+    is_earlier = outcome.action in (Done.FAILED, Done.NOT_STARTED)
+    return outcome.published is not None and not is_earlier
 
 
 def _build_row(outcome: Outcome) -> list[str]:
     seconds = outcome.seconds.get("total")
     size = None
-    # After a failure the published artifact is an earlier one.
-    if outcome.published and outcome.action not in (Done.FAILED, Done.NOT_STARTED):
+    speed = ""
+    if outcome.published is not None and _has_package(outcome):
         size = outcome.published.size
+        speed = speed_text(outcome.latency)
     return [
         outcome.target.name,
         outcome.action,
         f"{seconds:.1f} s" if seconds else "",
         size_text(size),
+        speed,
         reasons_text(outcome.reasons, outcome.unverified),
     ]
 

@@ -23,6 +23,7 @@ from aoti_build.tasks.interruption import Interruption
 
 if TYPE_CHECKING:
     from aoti_build.commands.verify_report import VerifyReport
+    from aoti_build.work.watch import Watcher
 
     class Report(Protocol):
         """The return value of every command."""
@@ -105,7 +106,7 @@ def _fail(error: AotiBuildError, json: bool) -> NoReturn:
 
 def _print_error(error: AotiBuildError) -> None:
     """Print the error as the last block of stderr."""
-    _write_stderr(f"error: {error}\n")
+    _write_stderr("\n".join(_in_colour(f"error: {error}".split("\n"), sys.stderr)) + "\n")
 
 
 def error_document(error: AotiBuildError) -> str:
@@ -150,10 +151,41 @@ def progress(targets: tuple[Target, ...], quiet: bool) -> Callable[[Target, str]
     return print_phase
 
 
+@contextlib.contextmanager
+def display(quiet: bool) -> Iterator[Callable[[], Watcher]]:
+    """A function that begins to show a build on stderr. What it shows ends with the context.
+
+    With `quiet` it shows warnings only.
+    """
+    with contextlib.ExitStack() as stack:
+
+        def begin() -> Watcher:
+            # A build with nothing to do shows nothing.
+            from aoti_build.report.live.display import Messages, display_on
+
+            if quiet:
+                return Messages(sys.stderr)
+            return stack.enter_context(display_on(sys.stderr))
+
+        yield begin
+
+
 def show(report: Report, lines: list[str], json: bool) -> None:
     """Print the report as JSON, or else its `lines`."""
-    text = jsonlib.dumps(report.as_json(), indent=2) if json else "\n".join(lines)
+    if json:
+        text = jsonlib.dumps(report.as_json(), indent=2)
+    else:
+        text = "\n".join(_in_colour(lines, sys.stdout))
     write_stdout(text + "\n")
+
+
+def _in_colour(lines: list[str], stream: TextIO) -> list[str]:
+    """The lines, with colours if the stream is a terminal."""
+    if not stream.isatty():
+        return lines
+    from aoti_build.report.colour import coloured, has_colours
+
+    return coloured(lines) if has_colours(stream) else lines
 
 
 def write_stdout(text: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from invoke import Context
 
 from aoti_build.models_file import check_files
-from aoti_build.tasks.answer import contract, finish, progress, show
+from aoti_build.tasks.answer import contract, display, finish, progress, show
 from aoti_build.tasks.options import AGES, documented_task, read_amount, read_integer, read_list
 from aoti_build.tasks.project import project_of
 
@@ -23,6 +23,7 @@ def build(
     check: bool = False,
     strict: bool = False,
     check_reproducible: bool = False,
+    profile: bool = False,
     quiet: bool = False,
     debug: bool = False,
 ) -> None:
@@ -42,16 +43,18 @@ def build(
             show(plan, text.plan_lines(plan.plan), json)
             finish(plan.error)
             return
-        report = command.build(
-            project,
-            targets,
-            jobs=worker_count,
-            force=force,
-            keep_going=keep_going,
-            strict=strict,
-            check_reproducible=check_reproducible,
-            on_progress=progress(targets, quiet),
-        )
+        with display(quiet) as watch:
+            report = command.build(
+                project,
+                targets,
+                jobs=worker_count,
+                force=force,
+                keep_going=keep_going,
+                strict=strict,
+                check_reproducible=check_reproducible,
+                profile=profile,
+                watch=watch,
+            )
         show(report, text.build_lines(report), json)
         finish(report.error)
 

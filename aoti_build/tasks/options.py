@@ -45,6 +45,7 @@ _HELP: Mapping[str, str] = {
     "check-reproducible": (
         "Compile every target once more without the store. Different bytes are a failure."
     ),
+    "profile": "Also print the critical path of the build, and its ten longest steps.",
     "fresh": (
         "Compute the eager-mode references now, from the model's source. Default: use those from"
         " build time."
@@ -88,6 +89,7 @@ _HELP: Mapping[str, str] = {
     "max-size": "Limit the store to this many bytes, with a unit of k, m, g or t: 20g.",
     "max-age": "Remove what was not used for this long, with a unit of s, m, h, d or w: 30d.",
     "path": "Inspect this .pt2 file, from any source.",
+    "all": "Show everything. Default: what fits on a screen.",
     "host": "Also show which variant of each model this host would load, and why not the others.",
     "diff": "Compare with this .pt2 file or target.",
     "orphans": "Remove only artifacts that models.yaml no longer lists.",

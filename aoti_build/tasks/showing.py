@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from invoke import Context
@@ -44,10 +45,12 @@ def why(
     with contract(json, debug):
         from aoti_build.commands import why as command
         from aoti_build.report import text
+        from aoti_build.report.terminal import terminal_width, wrapped
 
         project, targets = project_of(context, file, target)
         report = command.why(project, targets)
-        show(report, text.why_lines(report), json)
+        width = terminal_width(sys.stdout)
+        show(report, wrapped(text.why_lines(report), width), json)
 
 
 @documented_task
@@ -57,6 +60,7 @@ def inspect(
     path: str = "",
     diff: str = "",
     host: bool = False,
+    all: bool = False,
     file: str = "",
     json: bool = False,
     debug: bool = False,
@@ -68,6 +72,7 @@ def inspect(
     with contract(json, debug):
         from aoti_build.commands import inspect as command
         from aoti_build.report import inspect_text
+        from aoti_build.report.terminal import terminal_size
 
         if target and path:
             raise UsageError(
@@ -90,7 +95,14 @@ def inspect(
             report = command.InspectReport((command.inspect_file(Path(path)),))
         else:
             report = command.inspect(*project_of(context, file, target), host=host)
-        show(report, inspect_text.inspect_lines(report), json)
+        size = None if all else terminal_size(sys.stdout)
+        rows = None if all else inspect_text.SCREEN_ROWS
+        lines = inspect_text.inspect_lines(
+            report,
+            rows=size.lines if size else rows,
+            width=size.columns if size else None,
+        )
+        show(report, lines, json)
         finish(report.error)
 
 

@@ -22,7 +22,15 @@ from aoti_build.work.check_failure import (
     skipped_cases_error,
 )
 from aoti_build.work.context import BuildContext, Staging
-from aoti_build.work.worker import CHECK_ENVIRONMENT, OnPhase, Worker, ignore_phase, run_worker
+from aoti_build.work.worker import (
+    CHECK_ENVIRONMENT,
+    OnDetail,
+    OnPhase,
+    Worker,
+    ignore_detail,
+    ignore_phase,
+    run_worker,
+)
 
 
 class Checker:
@@ -57,6 +65,7 @@ class Checker:
             self._context.project.root,
             directory=self._directory,
             log=self._staging.log,
+            on_detail=self._context.details_of(self._target),
             environment=CHECK_ENVIRONMENT,
         )
 
@@ -70,11 +79,14 @@ class Checker:
         package: Path,
         requires: Requires,
         signature: Signature,
+        *,
+        eager_seconds: float | None = None,
     ) -> CheckRecord:
         """Check the package in the directory `package`, and return the record for its manifest.
 
-        If this host lacks the architecture that the code `requires`, nothing is checked and the
-        record says so. Raises `BuildError` if the package fails the check.
+        `eager_seconds` is what a call takes in eager mode, which the record compares with the
+        package. If this host lacks the architecture that the code `requires`, nothing is checked
+        and the record says so. Raises `BuildError` if the package fails the check.
         """
         host = compatibility.this_host(self._target.device)
         missing = compatibility.missing_for_architecture(requires, host)
@@ -90,12 +102,17 @@ class Checker:
             directory=self._directory,
             log=self._staging.log,
             on_phase=self._context.phases_of(self._target),
+            on_detail=self._context.details_of(self._target),
             worker=self._worker,
             reference_data=reference_data if reference_data.exists() else None,
             imports=requires.get("imports", ()),
+            time_calls=True,
         )
         self._raise_failure(result)
-        return check_record(self._target, result)
+        record = check_record(self._target, result)
+        if result.artifact_seconds is not None:
+            record["latency"] = {"artifact": result.artifact_seconds, "eager": eager_seconds}
+        return record
 
     def _raise_failure(self, result: CheckResult) -> None:
         target, log = self._target, self._staging.log
@@ -105,7 +122,7 @@ class Checker:
         if excessive:
             raise baseline_error(excessive, target, log)
         if not result.passed:
-            self._context.on_progress(target, "localize")
+            self._context.tell(target, "localize")
             explanation = find_cause_quickly(self._context, target, self._staging)
             raise comparison_error(result.cases, log, explanation)
 
@@ -160,12 +177,14 @@ def check_package(
     directory: Path,
     log: Path,
     on_phase: OnPhase = ignore_phase,
+    on_detail: OnDetail = ignore_detail,
     worker: Worker[CheckResult] | None = None,
     reference_data: Path | None = None,
     runner: Path | None = None,
     cuda_graphs: bool = False,
     limit: float | None = None,
     imports: Sequence[Import] = (),
+    time_calls: bool = False,
 ) -> CheckResult:
     """Run the `check` job on the package in the directory `package`.
 
@@ -177,6 +196,7 @@ def check_package(
         cuda_graphs: whether the worker replays calls from CUDA graphs.
         limit: the most seconds that a fresh worker may take.
         imports: the manifest's record of modules to import before the package is loaded.
+        time_calls: whether a few calls are timed.
 
     Raises what `run_worker` raises. A failed comparison is part of the result.
     """
@@ -190,6 +210,7 @@ def check_package(
         imports=tuple(imports),
         runner=str(runner) if runner else None,
         cuda_graphs=cuda_graphs,
+        time_calls=time_calls,
     )
     # If the waiting process has died, a fresh one checks, so that the compile is not wasted.
     if worker is not None and not worker.has_ended:
@@ -200,6 +221,7 @@ def check_package(
         directory=directory,
         log=log,
         on_phase=on_phase,
+        on_detail=on_detail,
         environment=CHECK_ENVIRONMENT,
         limit=limit,
     )

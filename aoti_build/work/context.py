@@ -30,8 +30,10 @@ from aoti_build.models_file.project import Project, Target
 from aoti_build.planning.actions import Done
 from aoti_build.planning.current_state import current_parts
 from aoti_build.store.interface import Store
+from aoti_build.work.watch import Interval, Progress, Watcher
 
 if TYPE_CHECKING:
+    from aoti_build.messages import Span, Stage
     from aoti_build.work.preflight import Preflight
 
 
@@ -56,7 +58,8 @@ class BuildContext(NamedTuple):
     """A project with its caches and its store.
 
     `on_progress` is called with each phase of a target, from any thread. `preflight` checks the
-    host before the first compile; None: the host is not checked.
+    host before the first compile; None: the host is not checked. `watcher` follows the phases too,
+    and their details.
     """
 
     project: Project
@@ -64,14 +67,44 @@ class BuildContext(NamedTuple):
     store: Store
     on_progress: Callable[[Target, str], None]
     preflight: Preflight | None = None
+    watcher: Watcher = Watcher()
+
+    def tell(self, target: Target, phase: str) -> None:
+        """Report that a phase of a target has begun."""
+        self.watcher.phase(target, phase)
+        self.on_progress(target, phase)
 
     def phases_of(self, target: Target) -> Callable[[str], None]:
-        """`on_progress` for one target."""
+        """`tell` for one target."""
 
         def on_phase(phase: str) -> None:
-            self.on_progress(target, phase)
+            self.tell(target, phase)
 
         return on_phase
+
+    def details_of(self, target: Target) -> Callable[[int, Stage | Span], None]:
+        """An `OnDetail` for the workers of one target."""
+
+        def on_detail(process: int, event: Stage | Span) -> None:
+            # Workers send events, so a build that has any has imported this module.
+            from aoti_build.messages import Stage
+
+            if isinstance(event, Stage):
+                progress = Progress(event.name, event.done, event.total, event.detail)
+                self.watcher.stage(target, progress)
+                return
+            interval = Interval(
+                target.name,
+                process,
+                event.kind,
+                event.name,
+                event.start,
+                event.seconds,
+                event.facts,
+            )
+            self.watcher.interval(interval)
+
+        return on_detail
 
     @contextlib.contextmanager
     def stage(self, target: Target, *, free_later: bool = False) -> Iterator[Staging]:
@@ -116,7 +149,7 @@ class BuildContext(NamedTuple):
         Raises `EditedMeanwhile` if an input of the build has changed. Nothing is published then.
         """
         self._refuse_edited(target, manifest.source)
-        self.on_progress(target, "publish")
+        self.tell(target, "publish")
         shutil.copyfile(staging.log, staging.artifact / LOG)
         total = round(time.perf_counter() - started, 3)
         final = replace(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from aoti_build.artifact.manifest import MODEL, Manifest
 from aoti_build.artifact.reasons import Reason
@@ -21,6 +21,7 @@ class Outcome:
     `action` is a word of docs/reference/formats.md. `seconds` are wall times by phase. `unverified`
     is the reason why the published artifact was never compared with eager mode; None if it was.
     `baseline` has the loss of each output against the model's baseline, from the artifact's check.
+    `latency` has indicative seconds of a call, as the manifest's `check.latency`.
     """
 
     target: Target
@@ -31,6 +32,7 @@ class Outcome:
     error: AotiBuildError | None = None
     unverified: str | None = None
     baseline: tuple[Mapping[str, Any], ...] = ()
+    latency: Mapping[str, float | None] | None = None
 
 
 def outcome_of(
@@ -45,9 +47,11 @@ def outcome_of(
     """The outcome if the published artifact has this `manifest`; None if there is no artifact."""
     unverified = None
     baseline: tuple[Mapping[str, Any], ...] = ()
+    latency = None
     if manifest is not None:
         unverified = manifest.unverified
         baseline = tuple(manifest.check.get("baseline", ()))
+        latency = cast("Mapping[str, float | None] | None", manifest.check.get("latency"))
     return Outcome(
         target=target,
         action=action,
@@ -57,6 +61,7 @@ def outcome_of(
         error=error,
         unverified=unverified,
         baseline=baseline,
+        latency=latency,
     )
 
 

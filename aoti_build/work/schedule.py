@@ -6,9 +6,12 @@ nothing to do does not import this module.
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aoti_build.artifact.manifest import Manifest, read_manifest
@@ -26,6 +29,7 @@ from aoti_build.work.context import BuildContext
 from aoti_build.work.outcome import Outcome, outcome_of
 from aoti_build.work.processes import allow_starts, check_stopping, stop_all
 from aoti_build.work.restore import restore
+from aoti_build.work.watch import timed_wait
 
 if TYPE_CHECKING:
     from aoti_build.work.target import TargetBuilder
@@ -52,19 +56,19 @@ class Builder:
 
     def __call__(self, step: Step) -> Outcome:
         """If the step fails, the outcome has the error."""
+        self.context.watcher.started(step.target)
         try:
             if not step.target.hardware.builds_alone:
                 return self._do_locked(step)
-            # Two autotuning runs on one GPU would measure each other, also those of two builds.
-            with lock(inductor_cache_root() / "gpu.lock", check_stopping):
+            with contextlib.ExitStack() as stack:
+                # Two autotuning runs on one GPU would measure each other, also those of two builds.
+                gpu = inductor_cache_root() / "gpu.lock"
+                self._enter_lock(stack, step.target, gpu, "waiting for the GPU")
                 return self._do_locked(step)
         except AotiBuildError as error:
             return self._failure(step, error)
         except OSError as error:
             return self._failure(step, disk_error(error))
-
-    def progress(self, target: Target, text: str) -> None:
-        self.context.on_progress(target, text)
 
     def _failure(self, step: Step, error: AotiBuildError) -> Outcome:
         """The outcome of a failed step, with what is published now.
@@ -83,16 +87,9 @@ class Builder:
 
     def _do_locked(self, step: Step) -> Outcome:
         project, target = self.context.project, step.target
-        waited = False
-
-        def on_wait() -> None:
-            nonlocal waited
-            check_stopping()
-            if not waited:
-                self.progress(target, "waiting for another build of this target")
-            waited = True
-
-        with lock(lock_path(project, target), on_wait):
+        with contextlib.ExitStack() as stack:
+            what = "waiting for another build of this target"
+            waited = self._enter_lock(stack, target, lock_path(project, target), what)
             # A build that was killed may have left the artifact under another name.
             recover_directory(artifact_directory(project, target))
             current_step = self._plan_again(step, waited=waited)
@@ -101,6 +98,28 @@ class Builder:
                 return outcome
             self._target_builder().reproduce(replace(current_step, manifest=manifest))
             return replace(outcome, action=Done.REPRODUCED)
+
+    def _enter_lock(
+        self, stack: contextlib.ExitStack, target: Target, path: Path, what: str
+    ) -> bool:
+        """Hold a lock until the stack is closed. Returns whether it had to be waited for, which is
+        reported as the phase `what`."""
+        waited = False
+        watcher = self.context.watcher
+        with timed_wait(watcher.interval, target.name, os.getpid(), what) as note_wait:
+
+            def on_wait() -> None:
+                nonlocal waited
+                check_stopping()
+                if not waited:
+                    self.context.tell(target, what)
+                note_wait()
+                waited = True
+
+            stack.enter_context(lock(path, on_wait))
+        if waited:
+            watcher.phase(target, "start")
+        return waited
 
     def _plan_again(self, step: Step, *, waited: bool) -> Step:
         """The step as planned under the lock. Another build may have done the work since the plan
@@ -218,7 +237,9 @@ class _Run:
 
     def _record(self, step: Step, outcome: Outcome) -> None:
         self._outcomes[step.target.name] = outcome
-        self._builder.progress(outcome.target, outcome.action)
+        context = self._builder.context
+        context.watcher.ended(outcome)
+        context.on_progress(outcome.target, outcome.action)
         if outcome.action == Done.FAILED and not self._keep_going:
             self._cancel_waiting()
 

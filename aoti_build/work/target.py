@@ -88,7 +88,12 @@ class TargetBuilder:
             requires = _requirements(target, staging, result)
             check = decision.valid_check(reference_data_kept=result.reference_data_kept)
             if check is None:
-                check = checker.check(staging.artifact, requires, result.signature)
+                check = checker.check(
+                    staging.artifact,
+                    requires,
+                    result.signature,
+                    eager_seconds=result.eager_seconds,
+                )
             manifest = built_manifest(
                 self.context.project,
                 step,
@@ -165,7 +170,7 @@ class TargetBuilder:
         """
 
         def report_phase(phase: str) -> None:
-            self.context.on_progress(target, phase)
+            self.context.tell(target, phase)
             on_phase(phase)
 
         kernels = self.context.store.kernels(early_parts) if use_stored_kernels else None
@@ -176,6 +181,7 @@ class TargetBuilder:
             log=staging.log,
             on_phase=report_phase,
             answer=answer,
+            on_detail=self.context.details_of(target),
             environment=environment,
         )
 

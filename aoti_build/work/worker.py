@@ -13,6 +13,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any, Generic, NoReturn, TypeVar
@@ -31,6 +32,8 @@ from aoti_build.messages import (
     KeysQuestion,
     Message,
     Phase,
+    Span,
+    Stage,
     decode,
     encode,
 )
@@ -74,6 +77,8 @@ _CHECKED_BY_WORKERS = (
 ResultT = TypeVar("ResultT", bound=Message)
 OnPhase = Callable[[str], None]
 OnQuestion = Callable[[KeysQuestion], Answer]
+# Called with the process id of the worker, and with what it says beyond its phases.
+OnDetail = Callable[[int, Stage | Span], None]
 
 
 class WorkerTimeout(BuildError):
@@ -82,6 +87,10 @@ class WorkerTimeout(BuildError):
 
 def ignore_phase(phase: str) -> None:
     """An `OnPhase` that does nothing."""
+
+
+def ignore_detail(process: int, event: Stage | Span) -> None:
+    """An `OnDetail` that does nothing."""
 
 
 def refuse_question(question: KeysQuestion) -> NoReturn:
@@ -96,6 +105,7 @@ def run_worker(
     log: Path,
     on_phase: OnPhase = ignore_phase,
     answer: OnQuestion = refuse_question,
+    on_detail: OnDetail = ignore_detail,
     environment: Mapping[str, str] | None = None,
     limit: float | None = None,
 ) -> ResultT:
@@ -107,6 +117,8 @@ def run_worker(
         log: everything that the worker, its compilers and user code print is appended to it.
         on_phase: called in this thread with the name of each phase when it begins.
         answer: called with each question of the worker. Its return value is sent back.
+        on_detail: called with each stage and span of the worker, and at its end with one for the
+            process itself.
         environment: variables set on top of this process's own.
         limit: the most seconds that the job may take.
 
@@ -125,6 +137,7 @@ def run_worker(
         Path(job.root),
         directory=directory,
         log=log,
+        on_detail=on_detail,
         environment=environment,
     )
     with worker:
@@ -149,6 +162,7 @@ class Worker(Generic[ResultT]):
         *,
         directory: Path,
         log: Path,
+        on_detail: OnDetail = ignore_detail,
         environment: Mapping[str, str] | None = None,
     ) -> None:
         """Start the process in `root`, for a job of this kind. The rest is as for `run_worker`."""
@@ -159,6 +173,9 @@ class Worker(Generic[ResultT]):
         self._result_type = kind.result_type()
         self._directory = directory
         self._log = log
+        self._on_detail = on_detail
+        self._name = f"{kind.job_name()} worker"
+        self._started = time.monotonic()
         directory.mkdir(parents=True, exist_ok=True)
         # After a crash, the result of an earlier job would be read.
         self._result_path.unlink(missing_ok=True)
@@ -183,6 +200,9 @@ class Worker(Generic[ResultT]):
     def __exit__(self, *error: object) -> None:
         end_process(self._process)
         self._events.close()
+        seconds = time.monotonic() - self._started
+        span = Span(kind="process", name=self._name, start=self._started, seconds=seconds)
+        self._on_detail(self._process.pid, span)
 
     @property
     def has_ended(self) -> bool:
@@ -242,6 +262,8 @@ class Worker(Generic[ResultT]):
             event = decode(document, *EVENTS, where="a worker's event")
             if isinstance(event, Phase):
                 on_phase(event.name)
+            elif isinstance(event, Stage | Span):
+                self._on_detail(self._process.pid, event)
             elif isinstance(event, Failure):
                 failure = event
             else:

@@ -349,6 +349,7 @@ def test_the_report_as_json(project: Project, fake_worker: FakeWorker) -> None:
         "sha256",
         "size",
         "key",
+        "latency",
         "seconds",
         "baseline",
         "unverified",

@@ -24,6 +24,7 @@ import aoti_build
 from aoti_build.artifact.manifest import MODEL, REFERENCE_DATA, VERIFY, FileRecord, Manifest
 from aoti_build.artifact.paths import (
     artifact_directory,
+    durations_path,
     index_path,
     passed_checks_path,
     project_cache_path,
@@ -62,7 +63,7 @@ from aoti_build.measurement.statistics import compare
 from aoti_build.messages import CheckResult, LocalizeResult
 from aoti_build.models_file import Project, load_project
 from aoti_build.models_file.project import Choice
-from aoti_build.planning.actions import Action
+from aoti_build.planning.actions import Action, Done
 from aoti_build.planning.index import Published
 from aoti_build.planning.plan import Plan, Step
 from aoti_build.runtime import private
@@ -70,8 +71,11 @@ from aoti_build.runtime.package import admit
 from aoti_build.store.kernels import KernelCache
 from aoti_build.store.selection import open_store
 from aoti_build.tasks.answer import error_document
+from aoti_build.work.durations import Durations
 from aoti_build.work.host_checks import require_fit_toolchain
 from aoti_build.work.outcome import Outcome
+from aoti_build.work.trace import Trace
+from aoti_build.work.watch import Interval, Progress
 
 PACKAGE = Path(aoti_build.__file__).parent
 FORMATS = (REPOSITORY / "docs" / "reference" / "formats.md").read_text()
@@ -265,6 +269,7 @@ def _documents(tmp_path: Path) -> dict[str, list[Document]]:
         "aoti-build/error": list(_errors(two)),
         "aoti-build/doctor": [DoctorReport(FINDINGS).as_json()],
         "aoti-build/passed-checks": [_passed_checks(two)],
+        "aoti-build/durations": [_durations(two)],
     }
 
 
@@ -440,6 +445,7 @@ def _manifest(project: Project) -> Manifest:
             "tolerance": {"atol": 1e-4, "rtol": None, "outputs": {}},
             "cases": list(CASES),
             "seconds": 0.1,
+            "latency": {"artifact": 0.0012, "eager": 0.0034},
         },
         seconds={"export": 0.5, "compile": 1.0, "check": 0.1, "total": 2.0},
         reasons=tuple(reason.as_json() for reason in REASONS),
@@ -470,10 +476,22 @@ def _unverified(manifest: Manifest) -> Manifest:
 def _build(project: Project, manifest: Manifest) -> BuildReport:
     first, second = project.targets
     published = Published(manifest.key, manifest.files[MODEL].sha256, manifest.files[MODEL].size)
+    trace = Trace()
+    trace.started(first)
+    trace.phase(first, "compile")
+    trace.interval(Interval(first.name, 7, "program", "g++ a.o", 0.0, 1.0))
+    trace.close()
     return BuildReport(
         project,
         (
-            Outcome(first, "compiled", REASONS, published, manifest.seconds),
+            Outcome(
+                first,
+                "compiled",
+                REASONS,
+                published,
+                manifest.seconds,
+                latency={"artifact": 0.0012, "eager": None},
+            ),
             Outcome(first, "reproduced", (), published),
             Outcome(
                 first, "compiled", REASONS, published, unverified="this processor lacks avx512f"
@@ -481,6 +499,8 @@ def _build(project: Project, manifest: Manifest) -> BuildReport:
             Outcome(second, "failed", (Reason("forced"),), error=FAILURE),
             Outcome(second, "unavailable", (Reason("no-device", "cuda"),)),
         ),
+        trace,
+        profiled=True,
     )
 
 
@@ -677,6 +697,18 @@ def _project_cache(project: Project) -> Document:
     load_project(project.file, directory)
     (record,) = directory.iterdir()
     document: Document = json.loads(record.read_text())
+    return document
+
+
+def _durations(project: Project) -> Document:
+    durations = Durations(durations_path(project))
+    (target, _) = project.targets
+    durations.started(target)
+    durations.phase(target, "compile")
+    durations.stage(target, Progress("wrapper"))
+    durations.ended(Outcome(target, Done.COMPILED))
+    durations.save()
+    document: Document = json.loads(durations_path(project).read_text())
     return document
 
 

@@ -178,8 +178,27 @@ def test_long_lists_are_cut_for_people_and_whole_for_programs(tmp_path: Path) ->
         b'extern "C" void cpp_fused_%d(float* x)\n' % number for number in range(40)
     )
     report = InspectReport((inspect_file(write(tmp_path / "model.pt2", files)),))
-    assert "and 28 more" in text_of(report)
+    lines = inspect_lines(report, rows=60)
+    assert any("and 28 more" in line for line in lines)
+    assert lines[-1] == "--all shows everything"
+    assert "cpp_fused_39" in text_of(report)
     assert len(report.as_json()["artifacts"][0]["package"]["models"][0]["kernels"]) == 40
+
+
+@pytest.mark.parametrize("rows", [8, 24, 50])
+def test_a_report_fits_on_a_screen(tmp_path: Path, rows: int) -> None:
+    project = write_project(tmp_path, TWO_MODELS)
+    for target in project.targets:
+        publish(project, target)
+    report = inspect(project, project.targets)
+    lines = inspect_lines(report, rows=rows, width=60)
+    assert len(lines) < rows
+    assert max(map(len, lines)) <= 60
+    assert lines[0].startswith("first/cpu")
+    assert any(line.startswith("second/cpu") for line in lines)
+    # A larger screen shows more, and without a limit nothing is left out.
+    assert len(lines) <= len(inspect_lines(report, rows=rows * 2))
+    assert "--all" not in text_of(report)
 
 
 def test_equal_packages_do_not_differ(tmp_path: Path) -> None:

@@ -377,9 +377,9 @@ def test_the_text_of_one_run(project: Project, fake_worker: FakeWorker) -> None:
     assert lines[0] == "small/cpu on reference_data"
     assert any(line.startswith("input ") and "[2, 4]" in line for line in lines)
     assert "passed: checked against the outputs that eager gave at build time" in lines
-    assert lines[-2] == "once: load 100.0 ms, first 10.0 ms"
+    assert lines[-3] == "once: load 100.0 ms, first 10.0 ms"
     figures = "min 1.000, median 2.000, p90 3.000, p99 4.000, max 5.000"
-    assert lines[-1] == f"10 calls after a warm-up, on this host as it is now, in ms: {figures}"
+    assert lines[-2] == f"10 calls after a warm-up, on this host as it is now, in ms: {figures}"
 
 
 @pytest.mark.usefixtures("published")

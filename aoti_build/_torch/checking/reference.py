@@ -160,6 +160,7 @@ def make_reference_data(
         no_exact=no_exact,
         others=others,
         state=first_state(subject),
+        example_seconds=sequences[0].seconds / len(sequences[0].calls),
     )
 
 

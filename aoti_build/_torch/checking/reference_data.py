@@ -112,6 +112,7 @@ class ReferenceData:
     case's sizes for other "inputs" and with other "weights", None where an output does not depend
     on those. `state` is the content, before the first call, of the buffers that the model writes
     into. `baseline` is the loss against the model that models.yaml names there (`baseline.py`).
+    `example_seconds` are those of a first call, which are not written to the file.
     """
 
     cases: list[Case]
@@ -119,6 +120,7 @@ class ReferenceData:
     others: Mapping[str, list[Value]] = field(default_factory=dict)
     state: Mapping[str, Tensor] = field(default_factory=dict)
     baseline: list[JsonObject] | None = None
+    example_seconds: float | None = None
 
     def sequences(self) -> Iterator[list[Case]]:
         """The cases as sequences of calls from the first state. For a model without state, each

@@ -42,7 +42,8 @@ from aoti_build._torch.compiling.settings import (
 )
 from aoti_build._torch.discovery.discover import Discovery
 from aoti_build._torch.discovery.registered import Registrations, needed_imports
-from aoti_build._torch.events import Events
+from aoti_build._torch.events import Events, tell_stage
+from aoti_build._torch.jobs.latency import eager_seconds
 from aoti_build._torch.jobs.prepared import Prepared, prepare
 from aoti_build._torch.packages.imports import called_operators
 from aoti_build._torch.packages.weights import (
@@ -139,7 +140,8 @@ def _build(job: BuildJob, events: Events) -> BuildResult:
             registrations.refuse_unimportable(call_targets(export.program), job.where["source"])
             graph = _graph(export, prepared, job, discovery)
         answer = events.ask(KeysQuestion(key=graph.keys.key, graph_key=graph.keys.graph_key))
-        reference_data_kept = _keep_or_make_reference_data(graph, answer, job, events)
+        with events.phase("reference"):
+            kept, eager = _keep_or_make_reference_data(graph, answer, prepared, job, events)
         weights = _make_package(answer, graph, prepared, job, events)
     imports = needed_imports(
         registrations,
@@ -151,7 +153,8 @@ def _build(job: BuildJob, events: Events) -> BuildResult:
         key=graph.keys.key,
         graph_key=graph.keys.graph_key,
         undigested=graph.keys.undigested,
-        reference_data_kept=reference_data_kept,
+        reference_data_kept=kept,
+        eager_seconds=eager,
         weights=weights,
         signature={**graph.signature, "weights": graph.weights},
         imports=tuple(imports),
@@ -229,27 +232,30 @@ def _graph(exported: Exported, prepared: Prepared, job: BuildJob, discovery: Dis
 
 
 def _keep_or_make_reference_data(
-    graph: _Graph, answer: Answer, job: BuildJob, events: Events
-) -> bool:
-    """Keep the stored reference data if eager mode still gives it, else make it again. Returns
-    whether it was kept."""
+    graph: _Graph, answer: Answer, prepared: Prepared, job: BuildJob, events: Events
+) -> tuple[bool, float | None]:
+    """Keep the stored reference data if eager mode still gives it, else make it again.
+
+    Returns whether it was kept, and the seconds of a call in eager mode if they were measured.
+    """
     model = job.target.model
     stored = Path(job.staged) / REFERENCE_DATA
-    with events.phase("reference"), events.progress() as tell, _refuse_writes(graph.program):
+    with _refuse_writes(graph.program):
         if isinstance(answer, Take) and answer.reference_data:
             same_losses = baseline_of(stored) == graph.baseline_losses
             if same_losses and is_reference_data_of(stored, graph.subject, model):
-                return True
+                return True, None
         reference_data = make_reference_data(
             graph.subject,
             model,
             program=graph.functional,
-            tell=tell,
+            tell=tell_stage(events),
         )
         check_constants(reference_data, graph.signature, job.where["source"])
         complete = replace(reference_data, baseline=graph.baseline_losses)
         _save(complete, stored, model, graph.signature, job)
-        return False
+        known = reference_data.example_seconds
+        return False, eager_seconds(graph.subject, prepared.example, known)
 
 
 def _discovery(job: BuildJob, model: Model) -> Discovery:

@@ -3,6 +3,7 @@ the eager-mode outputs."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,7 +26,8 @@ from aoti_build._torch.checking.returned import as_returned, compare_plain
 from aoti_build._torch.checking.sketch import Sketch
 from aoti_build._torch.compiling.settings import set_precision
 from aoti_build._torch.events import Events
-from aoti_build._torch.packages.loaded import PackageLacks
+from aoti_build._torch.jobs.latency import artifact_seconds
+from aoti_build._torch.packages.loaded import LoadedPackage, PackageLacks
 from aoti_build._torch.packages.runner import Package, open_package
 from aoti_build._torch.program.inputs import from_shapes
 from aoti_build._torch.program.memory_formats import in_signature_formats
@@ -63,6 +65,7 @@ def check(job: CheckJob, events: Events) -> CheckResult:
         vacuous=_vacuous(reference_data, job.signature, job.tolerance, target.device),
         baseline=losses,
         seconds=events.seconds,
+        artifact_seconds=checker.artifact_seconds,
     )
 
 
@@ -96,6 +99,9 @@ class _Checker:
     events: Events
     # What is compared after a call: outputs, and the inputs and buffers that the call writes into.
     names: list[str]
+    # Of one call at the example sizes.
+    artifact_seconds: float | None = None
+    _checked: int = 0
     _package: Package | None = None
 
     def sequence(self, stored: Sequence[Case]) -> list[CallFigures]:
@@ -146,12 +152,27 @@ class _Checker:
             with self.events.phase("load"):
                 self._package = open_package(self.job, self.reference_data.state)
         with self.events.phase("check"):
+            self.events.stage("check", self._checked, len(self.reference_data.cases))
+            self._checked += len(inputs)
+            started = time.perf_counter()
             try:
                 results = self._package.calls(inputs)
+                self._time_example(inputs[0], (time.perf_counter() - started) / len(inputs))
             except RuntimeError as error:
                 why = f"the package refused inputs of its range: {gist(error)}"
                 return [], [OutputFigures(name="(call)", ok=False, why=why)]
             return [as_returned(result, self.job.signature) for result in results], []
+
+    def _time_example(self, inputs: list[Any], known: float) -> None:
+        """Time calls with the inputs of the first sequence, which are the example.
+
+        A package with state would have to be loaded again, so its calls are not timed.
+        """
+        package = self._package
+        is_example = self.artifact_seconds is None and not self.reference_data.state
+        if self.job.time_calls and is_example and isinstance(package, LoadedPackage):
+            device = self.job.target.device
+            self.artifact_seconds = artifact_seconds(package, inputs, device, known)
 
 
 def _count_until_missing_inputs(calls: Sequence[Case]) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 from aoti_build._torch.checking.baseline import losses
 from aoti_build._torch.checking.reference import make_reference_data, save_reference_data_of
 from aoti_build._torch.compiling.settings import set_precision
-from aoti_build._torch.events import Events
+from aoti_build._torch.events import Events, tell_stage
 from aoti_build._torch.jobs.prepared import prepare
 from aoti_build._torch.program.writes import observed_names
 from aoti_build.messages import FreshJob, FreshResult
@@ -22,9 +22,9 @@ def fresh(job: FreshJob, events: Events) -> FreshResult:
     set_precision(job.target)
     with events.phase("model"):
         prepared = prepare(model, job.target.device, root, job.where)
-    with events.phase("reference"), events.progress() as tell:
+    with events.phase("reference"):
         subject = prepared.subject(job.signature)
-        reference_data = make_reference_data(subject, model, job.seeds, tell=tell)
+        reference_data = make_reference_data(subject, model, job.seeds, tell=tell_stage(events))
         baseline_losses = losses(subject, model, job.signature, root, job.where, job.seeds)
         save_reference_data_of(
             Path(job.reference_data),

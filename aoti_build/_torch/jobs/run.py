@@ -20,12 +20,14 @@ from aoti_build._torch.checking.float64 import Float64Model
 from aoti_build._torch.checking.reference_data import Case, ReferenceData
 from aoti_build._torch.checking.reference_reader import load_reference_data
 from aoti_build._torch.checking.returned import as_returned
+from aoti_build._torch.checking.state import restored_state
 from aoti_build._torch.compiling.settings import set_precision
 from aoti_build._torch.data.image import Images, images, top_classes
 from aoti_build._torch.data.read import describe_inputs, read
 from aoti_build._torch.events import Events
 from aoti_build._torch.jobs.check import verdicts
 from aoti_build._torch.jobs.drawn import Draw
+from aoti_build._torch.jobs.latency import eager_calls, first_calls
 from aoti_build._torch.jobs.prepared import Prepared, prepare
 from aoti_build._torch.jobs.saving import save
 from aoti_build._torch.jobs.timing import nearest_rank
@@ -55,6 +57,8 @@ from aoti_build.runtime.raw import synchronize
 # Calls before the timed ones, including the first. Caches, thread pools and the allocator of CUDA
 # settle in them.
 WARM_UP = 3
+# The most seconds that calls in eager mode may take together, for comparison.
+EAGER_SECONDS = 5.0
 
 
 def run(job: RunJob, events: Events) -> RunResult:
@@ -107,6 +111,8 @@ class Session:
             verdicts=checked,
             saved=request.output,
             timing=self.timed(package, calls[0]),
+            # Only if the model is here anyway: to make it may take longer than all else.
+            eager_timing=self.eager_timed(calls[0]) if basis == "eager" else None,
             seconds=RunSeconds(
                 load=seconds.get("load"),
                 first=seconds.get("first"),
@@ -256,6 +262,18 @@ class Session:
                 package.run_in_place(copies)
                 samples.append(time.perf_counter() - started)
         return summary(samples[WARM_UP - 1 :])
+
+    def eager_timed(self, inputs: list[Tensor]) -> Timing:
+        """Seconds of calls in eager mode: as many as of the package, if they take no longer than
+        `EAGER_SECONDS`."""
+        call = self.eager.example.with_tensors(inputs)
+        with self.events.phase("timing"):
+            calls = eager_calls(self.subject, call.to(self.target.device))
+            count = WARM_UP - 1 + self.job.repeat
+            with restored_state(self.subject.module):
+                made = first_calls(calls, EAGER_SECONDS, count)
+        times = [entry.seconds for entry in made]
+        return summary(times[min(WARM_UP - 1, len(times) - 1) :])
 
     @property
     def writes(self) -> Writes:

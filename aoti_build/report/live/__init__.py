@@ -1,0 +1,1 @@
+"""What a build shows while it works, on a terminal and elsewhere."""
