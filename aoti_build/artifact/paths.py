@@ -12,6 +12,7 @@ from pathlib import Path
 from aoti_build.common import directories
 from aoti_build.common.fields import is_name
 from aoti_build.errors import DirectoryError, UsageError
+from aoti_build.models_file import PROJECT_CACHE
 from aoti_build.models_file.project import Project, Target
 from aoti_build.models_file.wording import quoted
 
@@ -69,8 +70,8 @@ def stat_cache_path(project: Project) -> Path:
     return project.main_artifacts / ".stat-cache.json"
 
 
-def project_cache_path(models_file: Path) -> Path:
-    return models_file.parent / "artifacts" / ".project-cache"
+def project_cache_path(project: Project) -> Path:
+    return project.main_artifacts / PROJECT_CACHE
 
 
 def tuning_path(project: Project) -> Path:

@@ -64,13 +64,13 @@ class BuildReport:
         }
 
     def _outcome_json(self, outcome: Outcome) -> JsonObject:
-        directory = artifact_directory(self.project, outcome.target).relative_to(self.project.root)
+        package = artifact_directory(self.project, outcome.target) / MODEL
         published = outcome.published
         return {
             "target": outcome.target.name,
             "action": outcome.action,
             "reasons": json_list(outcome.reasons),
-            "artifact": (directory / MODEL).as_posix() if published else None,
+            "artifact": self.project.shown(package) if published else None,
             "key": published.key if published else None,
             "seconds": {phase: outcome.seconds.get(phase) for phase in _PHASES},
             "baseline": [dict(loss) for loss in outcome.baseline],
@@ -117,7 +117,7 @@ def plan(
     show manifests need `quick=False`.
     """
     digests = StatCache(stat_cache_path(project))
-    index = Index(index_path(project), project.root, digests) if quick else None
+    index = Index(index_path(project), project, digests) if quick else None
     result = make_plan(
         project,
         targets,
@@ -159,7 +159,7 @@ def build(
     """
     digests = StatCache(stat_cache_path(project))
     store = open_store(project.main_artifacts)
-    index = Index(index_path(project), project.root, digests)
+    index = Index(index_path(project), project, digests)
     build_plan = make_plan(project, targets, digests, store, force=force, index=index)
     work = _steps_with_work(build_plan, check_reproducible)
     outcomes = {}

@@ -15,6 +15,8 @@ def build(
     context: Context,
     target: str = "",
     file: str = "",
+    root: str = "",
+    artifacts: str = "",
     json: bool = False,
     jobs: str = "",
     force: bool = False,
@@ -29,7 +31,7 @@ def build(
         from aoti_build.commands import build as command
         from aoti_build.report import text
 
-        project, targets = project_of(context, file, target)
+        project, targets = project_of(context, file, target, root, artifacts)
         check_files(project, targets)
         worker_count = read_integer("--jobs", jobs)
         if dry_run or context.config.run.dry:
@@ -60,6 +62,8 @@ def tune(
     cuda_graphs: bool = False,
     band: str = "",
     file: str = "",
+    root: str = "",
+    artifacts: str = "",
     dry_run: bool = False,
     json: bool = False,
     debug: bool = False,
@@ -70,7 +74,7 @@ def tune(
         from aoti_build.measurement.statistics import BAND
         from aoti_build.report.tune_text import tune_lines
 
-        project, targets = project_of(context, file, target)
+        project, targets = project_of(context, file, target, root, artifacts)
         check_files(project, targets)
         percent = read_integer("--band", band)
         report = command.tune(

@@ -17,6 +17,8 @@ def verify(
     context: Context,
     target: str = "",
     file: str = "",
+    root: str = "",
+    artifacts: str = "",
     json: bool = False,
     jobs: str = "",
     strict: bool = False,
@@ -50,7 +52,7 @@ def verify(
         for path in (junit, html):
             if path:
                 check_output(Path(path))
-        project, targets = project_of(context, file, target)
+        project, targets = project_of(context, file, target, root, artifacts)
         report = command.verify(
             project,
             targets,
@@ -79,6 +81,8 @@ def run(
     seed: str = "",
     cuda_graphs: bool = False,
     file: str = "",
+    root: str = "",
+    artifacts: str = "",
     json: bool = False,
     debug: bool = False,
 ) -> None:
@@ -87,7 +91,7 @@ def run(
         from aoti_build.commands import run as command
         from aoti_build.report.run_text import run_lines
 
-        project, targets = project_of(context, file, target)
+        project, targets = project_of(context, file, target, root, artifacts)
         seed_number = read_integer("--seed", seed, least=0)
         if seed_number is None:  # 0 is a seed
             seed_number = command.SEED

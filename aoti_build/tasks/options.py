@@ -1,4 +1,4 @@
-"""The options of the tasks: their help texts, and functions that read their values.
+"""The options of the tasks: their names, their help texts, and functions that read their values.
 
 Every option is a string or a flag. If invoke itself converted a wrong number, it would print a
 traceback.
@@ -7,14 +7,19 @@ traceback.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
-from invoke import Task, task
+from invoke import Argument, Task, task
 
 from aoti_build.errors import UsageError
 
 # Bytes, and seconds, by the unit that ends an amount.
 SIZES: Mapping[str, int] = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 AGES: Mapping[str, int] = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+
+# The one-letter names. invoke would give one to every option, the first letter that is free: -j
+# would then mean --json, and -h another option than --help.
+SHORT_NAMES: Mapping[str, str] = {"file": "f", "jobs": "j", "target": "t"}
 
 # The help of each option. A name such as task.option is for an option with another meaning there.
 _HELP: Mapping[str, str] = {
@@ -24,6 +29,14 @@ _HELP: Mapping[str, str] = {
     "file": (
         "Use this models.yaml. Default: the one next to tasks.py, or the nearest one from the"
         " current directory upwards."
+    ),
+    "root": (
+        "Take this directory for the project's root. Default: `root:` in models.yaml, or the"
+        " directory of models.yaml."
+    ),
+    "artifacts": (
+        "Take this directory for the artifacts. Default: `artifacts:` in models.yaml, or artifacts"
+        " below the root."
     ),
     "json": "Print one JSON document on stdout, and everything else on stderr.",
     "jobs": (
@@ -103,6 +116,21 @@ _HELP: Mapping[str, str] = {
 }
 
 
+BodyT = TypeVar("BodyT", bound=Callable[..., None])
+
+
+class _Task(Task[BodyT]):
+    """A task whose options have the one-letter names of `SHORT_NAMES`, and no others."""
+
+    def get_arguments(self, ignore_unknown_help: bool | None = None) -> list[Argument]:
+        arguments = super().get_arguments(ignore_unknown_help)
+        for argument in arguments:
+            short_name = SHORT_NAMES.get(argument.names[0])
+            if short_name is not None:
+                argument.names = (*argument.names, short_name)
+        return arguments
+
+
 def documented_task(body: Callable[..., None]) -> Task[Callable[..., None]]:
     """Make an invoke task of a function, with a help for each option.
 
@@ -114,7 +142,7 @@ def documented_task(body: Callable[..., None]) -> Task[Callable[..., None]]:
         if parameter not in ("context", "return"):
             option = parameter.replace("_", "-")
             helps[option] = _HELP.get(f"{body.__name__}.{option}") or _HELP[option]
-    result: Task[Callable[..., None]] = task(help=helps)(body)
+    result: Task[Callable[..., None]] = task(help=helps, auto_shortflags=False, klass=_Task)(body)
     return result
 
 

@@ -14,21 +14,33 @@ from aoti_build.tasks.project import project_of
 
 @documented_task
 def status(
-    context: Context, target: str = "", file: str = "", json: bool = False, debug: bool = False
+    context: Context,
+    target: str = "",
+    file: str = "",
+    root: str = "",
+    artifacts: str = "",
+    json: bool = False,
+    debug: bool = False,
 ) -> None:
     """Show for every target whether its artifact is up to date, and why not."""
     with contract(json, debug):
         from aoti_build.commands import status as command
         from aoti_build.report import text
 
-        project, targets = project_of(context, file, target)
+        project, targets = project_of(context, file, target, root, artifacts)
         report = command.status(project, targets=targets)
         show(report, text.status_lines(report), json)
 
 
 @documented_task
 def why(
-    context: Context, target: str = "", file: str = "", json: bool = False, debug: bool = False
+    context: Context,
+    target: str = "",
+    file: str = "",
+    root: str = "",
+    artifacts: str = "",
+    json: bool = False,
+    debug: bool = False,
 ) -> None:
     """Show in detail why artifacts are out of date, and why the last build ran.
 
@@ -38,7 +50,7 @@ def why(
         from aoti_build.commands import why as command
         from aoti_build.report import text
 
-        project, targets = project_of(context, file, target)
+        project, targets = project_of(context, file, target, root, artifacts)
         report = command.why(project, targets)
         show(report, text.why_lines(report), json)
 
@@ -51,6 +63,8 @@ def inspect(
     diff: str = "",
     host: bool = False,
     file: str = "",
+    root: str = "",
+    artifacts: str = "",
     json: bool = False,
     debug: bool = False,
 ) -> None:
@@ -72,14 +86,15 @@ def inspect(
         if diff:
             from aoti_build.tasks.comparison import compare
 
-            difference = compare(context, file, target, path, diff)
+            projects = (context, file, root, artifacts)
+            difference = compare(projects, target, path, diff)
             show(difference, inspect_text.diff_lines(difference), json)
             finish(difference.exit_code)
             return
         if path:
             report = command.InspectReport((command.inspect_file(Path(path)),))
         else:
-            report = command.inspect(*project_of(context, file, target), host=host)
+            report = command.inspect(*project_of(context, file, target, root, artifacts), host=host)
         show(report, inspect_text.inspect_lines(report), json)
         finish(report.exit_code)
 

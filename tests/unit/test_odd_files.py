@@ -202,7 +202,7 @@ READERS: dict[str, tuple[Callable[[Path], Any], Any]] = {
     "kept": (lambda path: read_cache_record(path, "kind", 1, "table"), {}),
     "stat cache": (lambda path: StatCache(path).digest(__file__) is not None, True),
     "index": (
-        lambda path: Index(path, path.parent, StatCache(path)).look_up("a/cpu", "", ""),
+        lambda path: Index(path, Project(path, ()), StatCache(path)).look_up("a/cpu", "", ""),
         None,
     ),
     "passed checks": (host_checks.read_passed_keys, []),
