@@ -10,7 +10,12 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from aoti_build.artifact.manifest import MODEL
-from aoti_build.artifact.paths import artifact_directory, index_path, stat_cache_path
+from aoti_build.artifact.paths import (
+    artifact_directory,
+    index_path,
+    make_artifacts,
+    stat_cache_path,
+)
 from aoti_build.commands.json_values import json_list, json_or_none
 from aoti_build.common.json_object import JsonObject
 from aoti_build.common.stat_cache import StatCache
@@ -172,6 +177,7 @@ def build(
         from aoti_build.work.preflight import Preflight
         from aoti_build.work.schedule import Builder, default_jobs, run_all
 
+        make_artifacts(project)
         preflight = Preflight(project, work, on_progress)
         context = BuildContext(project, digests, store, on_progress, preflight)
         builder = Builder(context, force, check_reproducible)

@@ -21,6 +21,9 @@ sys.dont_write_bytecode = bool(os.environ.get("PYTHONDONTWRITEBYTECODE"))
 from aoti_build.tasks.building import build, tune
 from aoti_build.tasks.checking import run, verify
 from aoti_build.tasks.showing import inspect, schema, status, why
+from aoti_build.tasks.starting import init
 from aoti_build.tasks.upkeep import clean, doctor, gc
 
-ns = Collection("aoti", build, verify, run, tune, status, why, inspect, clean, gc, doctor, schema)
+ns = Collection(
+    "aoti", init, build, verify, run, tune, status, why, inspect, clean, gc, doctor, schema
+)

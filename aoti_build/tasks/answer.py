@@ -16,9 +16,17 @@ from invoke import Exit
 
 from aoti_build.common.json_object import JsonObject
 from aoti_build.common.writing import disk_error
-from aoti_build.errors import AotiBuildError, ExitCode, Interrupted, ToolchainError, UsageError
+from aoti_build.errors import (
+    AotiBuildError,
+    ExitCode,
+    Interrupted,
+    ToolchainError,
+    UsageError,
+    name_tasks,
+)
 from aoti_build.models_file import Target
 from aoti_build.tasks.interruption import Interruption
+from aoti_build.tasks.naming import name_tasks_as_invoked
 
 if TYPE_CHECKING:
     from aoti_build.commands.verify_report import VerifyReport
@@ -35,6 +43,7 @@ def contract(json: bool, debug: bool) -> Iterator[None]:
 
     SIGINT and SIGTERM end the task with 130. With `debug`, the traceback of an error is printed.
     """
+    name_tasks_as_invoked()
     interrupted = Interrupted("interrupted")
     interruption = Interruption(_error_document(interrupted) if json else "")
     try:
@@ -54,6 +63,7 @@ def contract(json: bool, debug: bool) -> Iterator[None]:
         _fail(interrupted if interruption.has_signal else disk_error(error), json)
     finally:
         interruption.end()
+        name_tasks()
 
 
 def _prepare_streams() -> None:

@@ -1,4 +1,4 @@
-"""The options of the tasks: their names, their help texts, and functions that read their values.
+"""The options of the tasks: their help texts, and functions that read their values.
 
 Every option is a string or a flag. If invoke itself converted a wrong number, it would print a
 traceback.
@@ -7,19 +7,14 @@ traceback.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypeVar
 
-from invoke import Argument, Task, task
+from invoke import Task, task
 
 from aoti_build.errors import UsageError
 
 # Bytes, and seconds, by the unit that ends an amount.
 SIZES: Mapping[str, int] = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 AGES: Mapping[str, int] = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
-
-# The one-letter names. invoke would give one to every option, the first letter that is free: -j
-# would then mean --json, and -h another option than --help.
-SHORT_NAMES: Mapping[str, str] = {"file": "f", "jobs": "j", "target": "t"}
 
 # The help of each option. A name such as task.option is for an option with another meaning there.
 _HELP: Mapping[str, str] = {
@@ -108,27 +103,18 @@ _HELP: Mapping[str, str] = {
         "Compile no model. Make only the checks that build makes before its first compile, and a"
         " few more."
     ),
+    "source": "Build this callable: module:callable, or path/to/file.py:callable.",
+    "shape": "Shape of an input, such as 8,256. Repeat the option for each further input.",
+    "dtype": "The dtypes of the inputs, separated by commas; one is for all. Default: float32.",
+    "name": "Give the model this name.",
+    "init.device": "Build for these devices, separated by commas: cpu, cuda. Default: cpu.",
+    "init.file": "Write this file. Default: models.yaml next to tasks.py, or in this directory.",
     "doctor.strict": "Treat a missing device as a failure.",
     "run.output": (
         "Write the outputs to this .safetensors, .npz or .pt file. {target} and {input} in its name"
         " are replaced."
     ),
 }
-
-
-BodyT = TypeVar("BodyT", bound=Callable[..., None])
-
-
-class _Task(Task[BodyT]):
-    """A task whose options have the one-letter names of `SHORT_NAMES`, and no others."""
-
-    def get_arguments(self, ignore_unknown_help: bool | None = None) -> list[Argument]:
-        arguments = super().get_arguments(ignore_unknown_help)
-        for argument in arguments:
-            short_name = SHORT_NAMES.get(argument.names[0])
-            if short_name is not None:
-                argument.names = (*argument.names, short_name)
-        return arguments
 
 
 def documented_task(body: Callable[..., None]) -> Task[Callable[..., None]]:
@@ -142,7 +128,8 @@ def documented_task(body: Callable[..., None]) -> Task[Callable[..., None]]:
         if parameter not in ("context", "return"):
             option = parameter.replace("_", "-")
             helps[option] = _HELP.get(f"{body.__name__}.{option}") or _HELP[option]
-    result: Task[Callable[..., None]] = task(help=helps, auto_shortflags=False, klass=_Task)(body)
+    lists = [name for name, kind in body.__annotations__.items() if str(kind).startswith("list")]
+    result: Task[Callable[..., None]] = task(help=helps, iterable=lists)(body)
     return result
 
 

@@ -53,7 +53,7 @@ def models_file(context: Context, file: str) -> Path | None:
     configured = _configured_file(context)
     if configured:
         # Relative to the tasks.py, because invoke finds that from any directory below it.
-        return (_tasks_directory(context) or Path.cwd()) / configured
+        return project_directory(context) / configured
     return _nearest(context, MODELS_FILE)
 
 
@@ -106,11 +106,16 @@ def _no_models_file(context: Context) -> UsageError:
             f"there is no {MODELS_FILE}, but a {MISNAMED_FILE} in {misnamed.parent}",
             hint=f"rename it to {MODELS_FILE}, or name it with --file",
         )
-    directory = _tasks_directory(context) or Path.cwd()
+    directory = project_directory(context)
     return UsageError(
         f"there is no {MODELS_FILE} in {directory}",
         hint=f"let `invoke init` write one, name it with --file, or write it:\n{SMALL_EXAMPLE}",
     )
+
+
+def project_directory(context: Context) -> Path:
+    """The directory of the loaded tasks.py, or else the current one."""
+    return _tasks_directory(context) or Path.cwd()
 
 
 def _tasks_directory(context: Context) -> Path | None:

@@ -22,6 +22,7 @@ import torch
 from aoti_build._torch.program.method import with_method
 from aoti_build._torch.program.quantised import in_eval_mode, subclassed, unwrap_subclasses
 from aoti_build._torch.program.refusals import refuse_scripted
+from aoti_build._torch.program.searched import missing_module_hint
 from aoti_build._torch.program.structure import with_plain_outputs
 from aoti_build._torch.program.weights.load import load_weights
 from aoti_build.errors import UsageError
@@ -69,6 +70,7 @@ def load_callable(source: Source, root: Path, where: str) -> Callable[..., Any]:
             module = importlib.import_module(source.module or "")
     except (Exception, SystemExit) as error:
         hint = "import it with plain Python to see the whole traceback; the log has it too"
+        hint = missing_module_hint(error, root) or hint
         raise _import_error(source.path or source.module, error, where, hint) from error
     value = _attribute(module, source, where)
     if not callable(value):
@@ -103,10 +105,9 @@ def import_declared(names: tuple[str, ...], where: str) -> None:
         try:
             importlib.import_module(name)
         except (Exception, SystemExit) as error:
-            hint = (
-                "`imports` names modules, as `import` does, found from the directory of models.yaml"
-            )
-            raise _import_error(name, error, where, hint) from error
+            hint = "`imports` names modules, as `import` does, found from `python_path` on"
+            found = missing_module_hint(error, Path.cwd())
+            raise _import_error(name, error, where, found or hint) from error
 
 
 def _import_error(name: str | None, error: BaseException, where: str, hint: str) -> UsageError:
