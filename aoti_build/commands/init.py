@@ -222,7 +222,7 @@ def _tensors(wishes: Wishes, candidate: Candidate | None) -> list[Tensor]:
 
 
 def _sizes(shape: str) -> tuple[int, ...]:
-    words = [word for word in re.split(r"[\s,x]+", shape.strip("[]() ")) if word]
+    words = re.split(r"\s*[,x]\s*|\s+", shape.strip("[]() "))
     if not all(word.isascii() and word.isdecimal() and len(word) < 10 for word in words):
         raise UsageError(
             f"--shape {shape} is not a list of sizes",

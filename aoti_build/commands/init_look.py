@@ -128,33 +128,37 @@ class _File:
     def _of_class(self, statement: ast.ClassDef) -> Candidate:
         required = _required(_initializer(statement), skipped=1)
         rank = (len(required) > 0, statement.name in self._called, 1, 0)
-        return self._candidate(statement, required, first_input(statement), rank)
+        return self._candidate(statement, required, rank)
 
     def _of_function(self, statement: Function) -> Candidate:
         required = _required(statement)
-        tensor = first_input(statement)
-        for name in _called_names(statement):
-            if tensor is None and name in self._classes:
-                tensor = first_input(self._classes[name])
         rank = (len(required) > 0, False, 0, statement.name != "build")
-        return self._candidate(statement, required, tensor, rank)
+        return self._candidate(statement, required, rank)
 
     def _candidate(
         self,
         statement: ast.ClassDef | Function,
         required: tuple[str, ...],
-        tensor: Tensor | None,
         rank: Sequence[int],
     ) -> Candidate:
         return Candidate(
             source=f"{self._location()}:{statement.name}",
             name=self._name(statement),
             place=f"{self._path.as_posix()}:{statement.lineno}",
-            tensor=tensor,
+            tensor=self._input_of(statement, set()),
             required=required,
             in_src=self._in_src,
             rank=tuple(map(int, rank)),
         )
+
+    def _input_of(self, node: ast.AST, seen: set[str]) -> Tensor | None:
+        """The guessed input of a function or a class, or else of the classes that it calls."""
+        tensor = first_input(node)
+        for name in _called_names(node):
+            if tensor is None and name in self._classes and name not in seen:
+                seen.add(name)
+                tensor = self._input_of(self._classes[name], seen)
+        return tensor
 
     def _location(self) -> str:
         """The module if it can be imported, else the path."""
