@@ -75,7 +75,14 @@ def load_project(
         likely = artifacts.absolute() if artifacts else likely_artifacts(content, file)
         cache = likely / PROJECT_CACHE
     # The cache has the files as they are. What they mean also depends on the host.
-    project = _parsed_project(file, content, tuned, cache)
+    project = None
+    if cache is not None:
+        from aoti_build.models_file.cache import read_cache
+
+        project = read_cache(cache, file, content, tuned)
+    if project is None:
+        is_sure = not cached or artifacts is not None
+        project = _parse(file, content, tuned, cache, is_sure)
     if root is not None or artifacts is not None:
         project = with_options(
             project,
@@ -86,18 +93,14 @@ def load_project(
     return with_tuned_options(project)
 
 
-def _parsed_project(file: Path, content: bytes, tuned: bytes, cache: Path | None) -> Project:
-    from aoti_build.models_file.cache import read_cache, write_cache
-
-    if cache is not None:
-        project = read_cache(cache, file, content, tuned)
-        if project is not None:
-            return project
+def _parse(file: Path, content: bytes, tuned: bytes, cache: Path | None, is_sure: bool) -> Project:
+    """Parse the file and keep the result in `cache`, unless that is a wrong guess."""
     # Imported here, because the parser imports yaml and pydantic.
+    from aoti_build.models_file.cache import write_cache
     from aoti_build.models_file.parsing.resolve import parse
 
     project = parse(content, file, tuned)
-    if cache is not None:
+    if cache is not None and (is_sure or cache.parent == project.main_artifacts):
         write_cache(cache, project, content, tuned)
     return project
 

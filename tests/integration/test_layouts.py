@@ -96,7 +96,7 @@ def test_the_artifact_and_the_working_state_lie_where_models_yaml_says(repositor
     assert not (repository / "artifacts").exists()
     assert not (repository / "deploy" / "artifacts").exists()
     names = {path.name for path in (repository / "out" / "aoti").iterdir()}
-    assert {".gitignore", ".store", ".locks", ".index.json", "ranker"} <= names
+    assert {".gitignore", ".store", ".locks", ".stat-cache.json", "ranker"} <= names
     manifest = json.loads((repository / "out/aoti/ranker/cpu/manifest.json").read_text())
     assert manifest["models_file"] == "deploy/models.yaml"
     sources = manifest["source"]["sources"]

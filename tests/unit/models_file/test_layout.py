@@ -124,6 +124,16 @@ def test_the_cache_is_among_the_artifacts(tmp_path: Path, parses: list[Path], la
     assert list((parsed.main_artifacts / PROJECT_CACHE).iterdir())
 
 
+def test_nothing_is_written_into_a_directory_that_only_looks_like_the_artifacts(
+    tmp_path: Path,
+) -> None:
+    file = write(tmp_path, "artifacts:\n  out\n")  # valid, and not recognised without a parser
+    for name in ("out", "artifacts"):
+        (file.parent / name).mkdir()
+    assert load_project(file, cached=True).main_artifacts == file.parent / "out"
+    assert list((file.parent / "artifacts").iterdir()) == []
+
+
 def test_an_option_moves_the_cache_and_not_its_content(tmp_path: Path, parses: list[Path]) -> None:
     file = write(tmp_path, "root: ..\n")
     artifacts = tmp_path / "elsewhere"
