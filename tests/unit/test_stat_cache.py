@@ -29,6 +29,7 @@ def file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def record(tmp_path: Path) -> Path:
+    (tmp_path / "artifacts").mkdir()
     return tmp_path / "artifacts" / ".stat-cache.json"
 
 
