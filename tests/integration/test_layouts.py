@@ -148,9 +148,10 @@ def test_a_module_that_is_not_found_names_the_paths_and_the_key(copy: Path) -> N
     file.write_text(MODELS.replace("python_path: [src]\n", ""))
     failed = run_inv(copy, "models.aoti.build")
     assert failed.code == 2
-    assert "models.yaml:" in failed.err
-    assert f"searched: {copy}" in failed.err
-    assert "python_path: [src]" in failed.err
+    said = failed.out + failed.err
+    assert "models.yaml:" in said
+    assert f"searched: {copy}" in said
+    assert "python_path: [src]" in said
 
 
 def test_a_hint_names_the_task_as_the_repository_calls_it(copy: Path) -> None:
