@@ -8,10 +8,41 @@ message) and *what next* (`hint`, and `log` for details). The report layer rende
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from enum import IntEnum
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
+
+# How texts of this package write a command: ``invoke build``, with the plain name of one task. A
+# name with a dot is one that is replaced already.
+_COMMAND = re.compile(r"\binvoke ([a-z]+(?:-[a-z]+)*)(?!\.?[\w-])")
+TaskNames: TypeAlias = Callable[[], Mapping[str, str]]
+
+
+class _Tasks:
+    """The names that the tasks have in the collection which invoke runs, by their plain names."""
+
+    names: TaskNames = staticmethod(dict)
+
+
+def name_tasks(names: TaskNames = dict) -> None:
+    """Let texts use these names of tasks from now on, or the plain ones.
+
+    `names` is called when a text with a command is made. A task that it lacks keeps its plain name.
+    """
+    _Tasks.names = staticmethod(names)
+
+
+def with_task_names(text: str) -> str:
+    """The text with the real names of the tasks in its commands, such as ``invoke aoti.build``.
+
+    Hints of errors and remedies of checks pass through here. They may come from workers, which do
+    not know the names.
+    """
+    if "invoke " not in text:
+        return text
+    names = _Tasks.names()
+    return _COMMAND.sub(lambda match: f"invoke {names.get(match[1], match[1])}", text)
 
 
 class ExitCode(IntEnum):
@@ -78,7 +109,7 @@ class AotiBuildError(Exception):
         self.target = target
         self.where = where
         self.cause = printable(cause) if cause else cause
-        self.hint = printable(hint) if hint else hint
+        self.hint = printable(with_task_names(hint)) if hint else hint
         self.log = log
 
     def __str__(self) -> str:

@@ -60,7 +60,19 @@ def main(job_name: str, job_path: Path, events_descriptor: int) -> int:
 def _read_job(job_name: str, path: Path) -> Job[Any]:
     """Read the job's file. Raises `MessageError` for the job of another release."""
     document = json.loads(path.read_bytes())
-    return decode(document, JOBS[job_name], where=path.name)
+    job = decode(document, JOBS[job_name], where=path.name)
+    _import_from(job.python_path)
+    return job
+
+
+def _import_from(directories: tuple[str, ...]) -> None:
+    """Import the project's modules from these directories, and before all others."""
+    if not directories:
+        return
+    # `python -m` puts the current directory first.
+    if sys.path and sys.path[0] in ("", os.getcwd()):
+        del sys.path[0]
+    sys.path[:0] = directories
 
 
 def _guarded(work: Callable[[], Message]) -> Message:

@@ -151,8 +151,7 @@ class Manifest:
 
     Attributes:
         target: the name of the target, such as ``resnet18/cuda``.
-        models_file: the name of the models.yaml that lists the target, in the directory that also
-            has `artifacts/`.
+        models_file: the path of the models.yaml that lists the target, from the project's root on.
         key: the artifact key, a digest of graph and weights.
         graph_key: a digest of what the compiled code depends on.
         weights: whether the weights are external or embedded.

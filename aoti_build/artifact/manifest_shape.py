@@ -16,6 +16,7 @@ from aoti_build.artifact.reasons import REASON_OF_GROUP
 from aoti_build.common.digests import DIRECTORY, MOST_BLOCKS
 from aoti_build.common.fields import (
     MAX_DIRECTORY_NAME,
+    MAX_PATH,
     NAME,
     anything,
     digest,
@@ -40,7 +41,7 @@ from aoti_build.host.devices import device_names
 _WORD = matching("[a-z][a-z0-9_-]{0,39}")
 _TARGET = matching(f"{NAME}/{NAME}", 2 * MAX_DIRECTORY_NAME)
 _FILE_NAME = matching("[A-Za-z0-9][A-Za-z0-9._-]*", MAX_DIRECTORY_NAME)
-_MODELS_FILE = matching(r"[^/\0]+", MAX_DIRECTORY_NAME)
+_MODELS_FILE = matching(r"[^/\0][^\0]*", MAX_PATH)
 _TEXTS = list_of(text)
 # ASCII without control characters, since errors print these values to a terminal.
 _PLAIN = matching("[ -~]+", MAX_DIRECTORY_NAME)
@@ -226,7 +227,7 @@ _GROUPS = {
     "config": table_of(text, anything),
     "sources": _PATHS,
     "distributions": table_of(matching("(?s).+", MAX_DIRECTORY_NAME), or_none(text)),
-    "modules": table_of(text, or_none(one_of("installed"))),
+    "modules": table_of(text, or_none(text)),
     "variables": table_of(text, or_none(digest)),
     "weights": _PATHS,
     "toolchain": table_of(text, text),

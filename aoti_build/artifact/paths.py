@@ -5,6 +5,7 @@ Everything in `artifacts/` that starts with a dot is working state and may be de
 
 from __future__ import annotations
 
+import contextlib
 import os
 from functools import cache
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 from aoti_build.common import directories
 from aoti_build.common.fields import is_name
 from aoti_build.errors import DirectoryError, UsageError
+from aoti_build.models_file import PROJECT_CACHE
 from aoti_build.models_file.project import Project, Target
 from aoti_build.models_file.wording import quoted
 
@@ -79,8 +81,22 @@ def stat_cache_path(project: Project) -> Path:
     return project.main_artifacts / ".stat-cache.json"
 
 
-def project_cache_path(models_file: Path) -> Path:
-    return models_file.parent / "artifacts" / ".project-cache"
+def make_artifacts(project: Project) -> None:
+    """Make the directory of artifacts, with a file that keeps git from adding what is in it.
+
+    A directory that exists stays as it is, because its owner may want artifacts in git.
+    """
+    directory = project.main_artifacts
+    if directory.exists():
+        return
+    # Without the rights for it, the build fails later with an error that says more.
+    with contextlib.suppress(OSError):
+        directory.mkdir(parents=True)
+        (directory / ".gitignore").write_text("*\n")
+
+
+def project_cache_path(project: Project) -> Path:
+    return project.main_artifacts / PROJECT_CACHE
 
 
 def tuning_path(project: Project) -> Path:

@@ -15,6 +15,7 @@ from aoti_build.artifact.paths import (
     artifact_directory,
     durations_path,
     index_path,
+    make_artifacts,
     stat_cache_path,
     trace_path,
 )
@@ -99,8 +100,7 @@ class BuildReport:
             "notes": list(self.notes),
         }
         if self.trace is not None:
-            path = trace_path(self.project).relative_to(self.project.root)
-            document["trace"] = path.as_posix()
+            document["trace"] = self.project.shown(trace_path(self.project))
             if self.profiled:
                 from aoti_build.work.profile import profile_of
 
@@ -111,8 +111,7 @@ class BuildReport:
         """The path of a published package, from the project's directory on."""
         if outcome.published is None:
             return None
-        directory = artifact_directory(self.project, outcome.target).relative_to(self.project.root)
-        return (directory / MODEL).as_posix()
+        return self.project.shown(artifact_directory(self.project, outcome.target) / MODEL)
 
     def _outcome_json(self, outcome: Outcome) -> JsonObject:
         published = outcome.published
@@ -230,7 +229,7 @@ def plan(
     show manifests need `quick=False`.
     """
     digests = StatCache(stat_cache_path(project))
-    index = Index(index_path(project), project.root, digests) if quick else None
+    index = Index(index_path(project), project, digests) if quick else None
     result = make_plan(
         project,
         targets,
@@ -276,7 +275,7 @@ def build(
     """
     digests = StatCache(stat_cache_path(project))
     store = open_store(project.main_artifacts)
-    index = Index(index_path(project), project.root, digests)
+    index = Index(index_path(project), project, digests)
     build_plan = make_plan(project, targets, digests, store, force=force, index=index)
     work = _steps_with_work(build_plan, check_reproducible)
     outcomes = {}
@@ -285,6 +284,7 @@ def build(
             outcomes[step.target.name] = _settled(step)
     trace = None
     if work:
+        make_artifacts(project)
         with_work = _Work(project, work, jobs, force, keep_going, check_reproducible)
         worked, trace = _run(with_work, digests, store, on_progress, watch)
         outcomes |= worked

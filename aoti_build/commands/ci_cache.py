@@ -77,8 +77,6 @@ def ci_cache(project: Project, targets: tuple[Target, ...]) -> CacheReport:
     digests = StatCache(stat_cache_path(project))
     common = toolchain.common_facts()
     environment = toolchain.environment()
-    for name in toolchain.ENVIRONMENT_OF_SOURCES:
-        environment.pop(name, None)
     versions = [STORE_VERSION, FORMAT_VERSION, recipe()]
     base = f"aoti-build-{_short([versions, common, environment])}-"
     facts = {}
@@ -108,8 +106,10 @@ def _file_parts(
     Only a build finds out which sources a model uses, and a fresh checkout knows of no build. All
     Python files below the project therefore count, with what models.yaml names.
     """
-    names = {project.file.name, TUNED_FILE}
+    names: set[str] = set()
     parts: dict[str, str | None] = {}
+    for file in (project.file, project.file.with_name(TUNED_FILE)):
+        parts[project.shown(file)] = digests.digest(str(file))
     for target in targets:
         names.update(declared_files(target.model))
         parts.update(weight_parts(project, target, digests))

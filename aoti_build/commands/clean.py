@@ -98,7 +98,7 @@ def clean(
     removed += others
     if not dry_run:
         _remove_empty({path.parent for path in removed} - {project.artifacts})
-    names = [path.relative_to(project.root).as_posix() for path in removed]
+    names = [project.shown(path) for path in removed]
     return CleanReport(tuple(names), size, dry_run)
 
 

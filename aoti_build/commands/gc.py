@@ -9,6 +9,7 @@ import time
 from dataclasses import dataclass
 
 from aoti_build.artifact.manifest import Manifest, read_manifest
+from aoti_build.artifact.paths import make_artifacts
 from aoti_build.commands.conclusion import head
 from aoti_build.common.json_object import JsonObject
 from aoti_build.models_file.project import Project
@@ -56,6 +57,7 @@ def gc(
     store = open_store(project.main_artifacts)
     # A registered root protects its artifacts from the gc of another checkout.
     if not dry_run:
+        make_artifacts(project)
         store.register(project.artifacts)
     # The least recently used first.
     objects = sorted(store.list_objects(), key=lambda stored: stored.last_used)

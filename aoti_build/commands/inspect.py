@@ -41,7 +41,7 @@ class Inspected:
     """One package.
 
     `name` is the target, or the path on the command line. `path` names the file, for a target
-    relative to models.yaml. `package` (see `artifact.pt2.contents`) and `manifest` are None if they
+    relative to the root. `package` (see `artifact.pt2.contents`) and `manifest` are None if they
     cannot be read.
     """
 
@@ -152,7 +152,7 @@ def inspect_target(project: Project, target: Target) -> Inspected:
     """Inspect the published artifact of `target`. Every byte of it is read."""
     directory = artifact_directory(project, target)
     file = directory / MODEL
-    path = file.relative_to(project.root).as_posix()
+    path = project.shown(file)
     manifest = read_manifest(directory)
     if isinstance(manifest, NoManifest) and not manifest.damaged:
         missing = VerificationError(
@@ -226,6 +226,6 @@ def _damages(
     errors = []
     for name, damage in damages.items():
         if damage is not None:
-            path = (directory / name).relative_to(project.root).as_posix()
+            path = project.shown(directory / name)
             errors.append(damage.error(target.name, path))
     return errors

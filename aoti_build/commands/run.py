@@ -155,6 +155,7 @@ class _Runner:
         image_position = self.project.location(target.model, "image")
         return RunJob(
             root=str(self.project.root),
+            python_path=self.project.import_directories,
             target_document=target_to_json(target),
             model=str(artifact.files / MODEL),
             reference_data=str(artifact.files / REFERENCE_DATA),

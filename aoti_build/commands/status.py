@@ -84,7 +84,7 @@ def _belongs_to(project: Project, directory: Path) -> bool:
     # Without a readable manifest nothing says that the directory is ours.
     if not isinstance(manifest, Manifest):
         return False
-    if manifest.models_file == project.file.name:
+    if manifest.models_file == project.name:
         return True
     return not (project.root / manifest.models_file).is_file()
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from aoti_build.artifact.paths import TUNING, tuning_lock_path, tuning_path
+from aoti_build.artifact.paths import TUNING, make_artifacts, tuning_lock_path, tuning_path
 from aoti_build.commands.tune_candidates import (
     baseline_of,
     candidates,
@@ -78,6 +78,7 @@ def tune(
     settings = Settings(tuple(allowed), peers, band, on_progress)
     tunings = []
     # Two measurements at once would disturb each other.
+    make_artifacts(project)
     with lock(tuning_lock_path(project), check_stopping), _workplace(project) as workplace:
         sampler = Sampler(workplace.project, workplace.scratch, cuda_graphs)
         for index, target in enumerate(tuned):

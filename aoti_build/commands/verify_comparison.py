@@ -109,7 +109,9 @@ class Comparison:
     def _new_reference_data(self) -> Path:
         """Let eager mode make reference data now. Raises `VerificationError` without the model's
         source."""
-        if not source_is_here(self.target.model, self.project.root):
+        if not source_is_here(
+            self.target.model, self.project.root, self.project.import_directories
+        ):
             raise VerificationError(
                 "references cannot be made: the model's source or weights are not here",
                 hint="verify without --fresh and --seeds, against what was saved at build time",
@@ -117,6 +119,7 @@ class Comparison:
         reference_data = self.work / "reference.safetensors"
         job = FreshJob(
             root=str(self.project.root),
+            python_path=self.project.import_directories,
             target_document=target_to_json(self.target),
             where=yaml_positions(self.project, self.target),
             reference_data=str(reference_data),
@@ -172,6 +175,7 @@ class Comparison:
         manifest = self.artifact.manifest
         return ProbeJob(
             root=str(self.project.root),
+            python_path=self.project.import_directories,
             model=str(self.artifact.files / MODEL),
             reference_data=str(self.artifact.files / REFERENCE_DATA),
             target_document=target_to_json(self.target),
@@ -196,7 +200,9 @@ class Comparison:
         )
 
     def _localize(self) -> LocalizeResult:
-        if not source_is_here(self.target.model, self.project.root):
+        if not source_is_here(
+            self.target.model, self.project.root, self.project.import_directories
+        ):
             message = "the model's source is not here"
             return LocalizeResult(
                 stage="none",

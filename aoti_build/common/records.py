@@ -73,7 +73,12 @@ def write_cache_record(
     version: int,
     content: Mapping[str, Any],
 ) -> bool:
-    """Write a record that may be deleted at any time. Returns False if the disk refuses it."""
+    """Write a record that may be deleted at any time. Returns False if the disk refuses it.
+
+    It makes no directory: a command that only reads must not create `artifacts/`.
+    """
+    if not path.parent.is_dir():
+        return False
     document = {
         "format": kind,
         "format_version": version,

@@ -71,13 +71,16 @@ def record_of(name: str, path: tuple[str, ...] | None = None) -> Path | None:
 
 
 @cache
-def installation(name: str) -> tuple[str | None, str | None]:
+def installation(name: str, path: tuple[str, ...] | None = None) -> tuple[str | None, str | None]:
     """The version of a distribution and the path of its RECORD.
 
-    The path tells apart two environments, which can hold different files of one version.
+    The path tells apart two environments, which can hold different files of one version. `path`
+    replaces sys.path.
     """
-    record = record_of(name)
-    return version_of(name), str(record) if record else None
+    info = _dist_info(name, path)
+    record = record_of(name, path)
+    version = info.version if info else version_of(name)
+    return version, str(record) if record else None
 
 
 def installed_module(name: str, path: tuple[str, ...] | None = None) -> str | None:
@@ -93,6 +96,11 @@ def installed_module(name: str, path: tuple[str, ...] | None = None) -> str | No
     if rest and not _is_module_in(installed.directories, name.replace(".", "/")):
         return None
     return "installed"
+
+
+def installed_names(path: tuple[str, ...]) -> frozenset[str]:
+    """The names of what lies in the directories of installed distributions on `path`."""
+    return _installed(path).modules
 
 
 def _is_module_in(directories: Iterable[str], module_path: str) -> bool:

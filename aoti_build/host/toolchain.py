@@ -31,10 +31,11 @@ ENVIRONMENT_PREFIXES = (
     "ENABLE_TMA_", "ENABLE_TEMPLATE_", "INDUCTOR_", "PYTORCH_", "TORCHDYNAMO_", "TORCHINDUCTOR_",
     "TORCH_", "TRITON_",
 )  # fmt: skip
+# Not PYTHONPATH: what is imported through it is recorded itself; see `import_path`.
 ENVIRONMENT_NAMES = (
     "CC", "CPATH", "CPLUS_INCLUDE_PATH", "CUDA_HOME", "CUDA_PATH", "CXX", "C_INCLUDE_PATH",
     "ENABLE_HOST_SIDE_TMA", "LD_PRELOAD", "LIBRARY_PATH", "MKL_NUM_THREADS", "NVIDIA_TF32_OVERRIDE",
-    "OMP_NUM_THREADS", "PYTHONPATH",
+    "OMP_NUM_THREADS",
 )  # fmt: skip
 # Variables for the paths of caches and logs, the amount of output and the number of processes. They
 # do not affect the artifact.
@@ -45,9 +46,6 @@ ENVIRONMENT_IGNORED = frozenset({
     "TORCH_LOGS_FORMAT", "TORCH_LOGS_OUT", "TORCH_SHOW_CPP_STACKTRACES", "TORCH_TRACE",
     "TRITON_CACHE_DIR", "TRITON_DUMP_DIR", "TRITON_HOME", "PYTORCH_VERSION",
 })  # fmt: skip
-# Variables that decide which source files are found. The sources are recorded themselves, and paths
-# differ between checkouts.
-ENVIRONMENT_OF_SOURCES = frozenset({"PYTHONPATH"})
 
 
 def facts(

@@ -49,6 +49,7 @@ class Sampler:
         """
         job = MeasureJob(
             root=str(self.project.root),
+            python_path=self.project.import_directories,
             target_document=target_to_json(target),
             where=yaml_positions(self.project, target),
             artifacts=str(self.project.artifacts),
@@ -63,6 +64,7 @@ class Sampler:
         """Time the target's model in another library."""
         job = PeerJob(
             root=str(self.project.root),
+            python_path=self.project.import_directories,
             target_document=target_to_json(target),
             where=yaml_positions(self.project, target),
             library=library,

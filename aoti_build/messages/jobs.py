@@ -38,10 +38,14 @@ ResultT = TypeVar("ResultT", bound=Message)
 InputKind: TypeAlias = Literal["reference_data", "random", "tensors", "images"]
 
 
-class Job(Message, Generic[ResultT], frozen=True):
-    """Work for one worker process, whose current directory is the project's, `root`."""
+class Job(Message, Generic[ResultT], frozen=True, kw_only=True):
+    """Work for one worker process, whose current directory is the project's, `root`.
+
+    Modules of the project are imported from the directories `python_path`, which are absolute.
+    """
 
     root: str
+    python_path: tuple[str, ...] = ()
 
     @classmethod
     def job_name(cls) -> str:
@@ -118,6 +122,7 @@ class BuildResult(Message, frozen=True):
 class BuildJob(TargetJob[BuildResult], frozen=True):
     """Make an artifact in the directory `staged`, as the answer to a `KeysQuestion` says.
 
+    What lies in the directory `artifacts` is no source.
     Reference data beyond the limit is also written to the file `whole_reference_data`, in full.
     `architecture_options` are settings of inductor for the architecture. `toolchain` and
     `environment` are parts of the source key. `replaced_variables` have their values from before
@@ -126,6 +131,7 @@ class BuildJob(TargetJob[BuildResult], frozen=True):
     """
 
     staged: str
+    artifacts: str
     whole_reference_data: str
     cache_root: str
     architecture_options: JsonObject

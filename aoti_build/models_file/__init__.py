@@ -10,10 +10,12 @@ from pathlib import Path
 
 from aoti_build.common.reading import TEXT_LIMIT, read_bytes
 from aoti_build.errors import UsageError
+from aoti_build.models_file.layout import check_layout, likely_artifacts, with_options
 from aoti_build.models_file.presence import check_files
 from aoti_build.models_file.project import (
     DEFAULT_PRESET,
     Dim,
+    Layout,
     Model,
     Position,
     Project,
@@ -26,9 +28,14 @@ from aoti_build.models_file.select import select
 from aoti_build.models_file.tuned import read_tuned_file, with_tuned_options
 from aoti_build.models_file.wording import SMALL_EXAMPLE
 
+# The name of the cache of parsed files in a directory of artifacts.
+PROJECT_CACHE = ".project-cache"
+
 __all__ = [
     "DEFAULT_PRESET",
+    "PROJECT_CACHE",
     "Dim",
+    "Layout",
     "Model",
     "Position",
     "Project",
@@ -42,34 +49,58 @@ __all__ = [
 ]
 
 
-def load_project(file: Path, cache: Path | None = None) -> Project:
+def load_project(
+    file: Path,
+    cache: Path | None = None,
+    *,
+    cached: bool = False,
+    root: Path | None = None,
+    artifacts: Path | None = None,
+) -> Project:
     """Return the project that `file` describes, with the options of the tuned.yaml next to it.
 
-    `cache` is the directory of parsed projects. Without it, the file is always parsed.
+    Args:
+        cache: the directory of parsed projects. Without it, the file is always parsed.
+        cached: use the cache in the project's directory of artifacts.
+        root, artifacts: directories in the place of those that the file names.
 
     Raises:
         SpecError: one of the files has problems. The error has all of them, with line and column.
-        UsageError: one of the files cannot be read.
+        UsageError: one of the files cannot be read, or sources lie among the artifacts.
     """
     content = read_models_file(file)
     tuned = read_tuned_file(file)
+    file = file.absolute()
+    if cached:
+        likely = artifacts.absolute() if artifacts else likely_artifacts(content, file)
+        cache = likely / PROJECT_CACHE
     # The cache has the files as they are. What they mean also depends on the host.
-    project = _parsed_project(file.absolute(), content, tuned, cache)
+    project = None
+    if cache is not None:
+        from aoti_build.models_file.cache import read_cache
+
+        project = read_cache(cache, file, content, tuned)
+    if project is None:
+        is_sure = not cached or artifacts is not None
+        project = _parse(file, content, tuned, cache, is_sure)
+    if root is not None or artifacts is not None:
+        project = with_options(
+            project,
+            root.absolute() if root else None,
+            artifacts.absolute() if artifacts else None,
+        )
+    check_layout(project)
     return with_tuned_options(project)
 
 
-def _parsed_project(file: Path, content: bytes, tuned: bytes, cache: Path | None) -> Project:
-    from aoti_build.models_file.cache import read_cache, write_cache
-
-    if cache is not None:
-        project = read_cache(cache, file, content, tuned)
-        if project is not None:
-            return project
+def _parse(file: Path, content: bytes, tuned: bytes, cache: Path | None, is_sure: bool) -> Project:
+    """Parse the file and keep the result in `cache`, unless that is a wrong guess."""
     # Imported here, because the parser imports yaml and pydantic.
+    from aoti_build.models_file.cache import write_cache
     from aoti_build.models_file.parsing.resolve import parse
 
     project = parse(content, file, tuned)
-    if cache is not None:
+    if cache is not None and (is_sure or cache.parent == project.main_artifacts):
         write_cache(cache, project, content, tuned)
     return project
 

@@ -34,14 +34,14 @@ from aoti_build.common.json_object import JsonObject
 from aoti_build.common.memory_formats import NAMES
 from aoti_build.common.records import OWNER_WRITES, read_owned
 from aoti_build.common.writing import write_atomic
-from aoti_build.models_file import target_shape
-from aoti_build.models_file.project import Choice, Position, Project, Target
+from aoti_build.models_file import rules, target_shape
+from aoti_build.models_file.project import Choice, Layout, Position, Project, Target
 from aoti_build.models_file.records import record_digest, target_from_json, target_to_json
 
 FORMAT = "aoti-build/project-cache"
 # Increase this when a field of the domain types changes its meaning, or when the parser makes
 # something else of the same file.
-CACHE_VERSION = 6
+CACHE_VERSION = 7
 MAX_RECORDS = 8
 Choices: TypeAlias = Mapping[str, Mapping[str, Choice]]
 _check_positions = table_of(anything, list_of(integer(1), 2, 2))
@@ -57,6 +57,13 @@ _CHOICE = table(
     }
 )
 _check_choices = table_of(text, table_of(text, _CHOICE))
+_check_layout = table(
+    {
+        "root": target_shape.follows(rules.root_path),
+        "python_path": list_of(target_shape.follows(rules.project_path), 1),
+        "artifacts": target_shape.follows(rules.artifacts_path),
+    }
+)
 
 
 def read_cache(directory: Path, file: Path, content: bytes, tuned: bytes = b"") -> Project | None:
@@ -71,12 +78,19 @@ def read_cache(directory: Path, file: Path, content: bytes, tuned: bytes = b"") 
         targets = [_target_from_json(record, positions) for record in document["targets"]]
         _check_presets(document["presets"])
         choices = _choices_from_json(document["tuned"])
+        layout = _layout_from_json(document["layout"])
     # Another program may have written anything here, so a record may have any shape.
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
         return None
     if not targets:
         return None
-    return Project(file, tuple(targets), presets=document["presets"], tuned=choices)
+    return Project(
+        file,
+        tuple(targets),
+        presets=document["presets"],
+        tuned=choices,
+        layout=layout,
+    )
 
 
 def write_cache(directory: Path, project: Project, content: bytes, tuned: bytes = b"") -> None:
@@ -121,6 +135,7 @@ def _document(project: Project, content: bytes) -> JsonObject:
         "targets": targets,
         "presets": project.presets,
         "tuned": _choices_to_json(project.tuned),
+        "layout": asdict(project.layout),
     }
 
 
@@ -144,6 +159,11 @@ def _positions_to_json(positions: Mapping[str, Position]) -> dict[str, list[int]
 def _positions_from_json(record: Mapping[str, Any]) -> dict[str, Position]:
     _check_positions(record)
     return {name: Position(line, column) for name, (line, column) in record.items()}
+
+
+def _layout_from_json(record: JsonObject) -> Layout:
+    _check_layout(record)
+    return Layout(**{**record, "python_path": tuple(record["python_path"])})
 
 
 def _choices_to_json(tuned: Choices) -> JsonObject:

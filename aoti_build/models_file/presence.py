@@ -8,7 +8,7 @@ others are missing.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from aoti_build.errors import Problem, SpecError
@@ -30,32 +30,37 @@ def check_files(project: Project, targets: tuple[Target, ...]) -> None:
                 continue
             reason = "not a regular file" if path.exists() else "no such file"
             message = f"{reason}: {name} (looked for {path})"
+            if (project.file.parent / name).is_file():
+                message += f"; paths are relative to the root, which is {project.root}"
             position = model.positions[field]
             problems.append(Problem(position.line, position.column, message))
     if problems:
         raise SpecError(project.file.name, problems)
 
 
-def source_is_here(model: Model, root: Path) -> bool:
-    """Return whether this host has the files and packages that make the model in eager mode."""
+def source_is_here(model: Model, root: Path, python_path: Sequence[str]) -> bool:
+    """Return whether this host has the files and packages that make the model in eager mode.
+
+    Modules are looked for in the directories `python_path`, and then on this process's path.
+    """
     for name, field in _files(model, root):
         if field not in _FIELDS_NOT_FOR_EAGER and not Path(path_of(name, root)).is_file():
             return False
     for source in (model.source, model.inputs):
         if isinstance(source, Source) and source.module:
             package = source.module.partition(".")[0]
-            if not _is_importable(package, root):
+            if not _is_importable(package, python_path):
                 return False
     return True
 
 
-def _is_importable(package: str, root: Path) -> bool:
+def _is_importable(package: str, python_path: Sequence[str]) -> bool:
     # Imported here, because only `run` and `verify` need it.
     from importlib.machinery import PathFinder
 
     if package in sys.builtin_module_names:
         return True
-    return PathFinder.find_spec(package, [str(root), *sys.path]) is not None
+    return PathFinder.find_spec(package, [*python_path, *sys.path]) is not None
 
 
 def _files(model: Model, root: Path) -> Iterator[tuple[str, str]]:

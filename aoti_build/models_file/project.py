@@ -7,12 +7,15 @@ for parsing.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from posixpath import normpath, relpath
 from typing import Any, TypeAlias
 
 from aoti_build.host.devices import NATIVE, Device, device_named
+from aoti_build.host.import_path import ImportPath
 
 DEFAULT_PRESET = "default"
 # The preset whose options are in tuned.yaml, unless models.yaml defines a preset of this name.
@@ -33,7 +36,7 @@ class Source:
     """A callable that models.yaml names.
 
     It is written ``package.module:attribute`` or ``path/to/file.py:attribute``. Exactly one of
-    `module` and `path` is set. `path` is relative to the directory of models.yaml.
+    `module` and `path` is set. `path` is relative to the project's root.
     """
 
     attribute: str
@@ -173,8 +176,8 @@ class Baseline:
 class Weights:
     """The file with the weights, and the rules that map its names to the model's names.
 
-    `file` is a normalised path. It may lie outside the project: it is relative to the directory of
-    models.yaml, absolute, or begins with ``~/``. `key` is the dotted path of the state dict inside
+    `file` is a normalised path. It may lie outside the project: it is relative to the project's
+    root, absolute, or begins with ``~/``. `key` is the dotted path of the state dict inside
     a checkpoint.
 
     A name passes through these rules in order:
@@ -206,7 +209,7 @@ class Model:
     # Whether torch.export runs in its strict mode.
     strict: bool = False
     weights: Weights | None = None
-    # More files that the model depends on, relative to the directory of models.yaml.
+    # More files that the model depends on, relative to the project's root.
     files: tuple[str, ...] = ()
     dims: tuple[Dim, ...] = ()
     # The dtype to cast the module to. None leaves the dtypes that the source chooses.
@@ -317,14 +320,31 @@ class Choice:
 
 
 @dataclass(frozen=True)
+class Layout:
+    """Where the parts of a project are.
+
+    Attributes:
+        root: the directory that all paths are relative to, from the directory of models.yaml on; or
+            absolute, if an option of the command line named it.
+        python_path: the directories that modules are imported from, relative to the root.
+        artifacts: the directory of artifacts, relative to the root; or absolute, as `root`.
+    """
+
+    root: str = "."
+    python_path: tuple[str, ...] = (".",)
+    artifacts: str = "artifacts"
+
+
+@dataclass(frozen=True)
 class Project:
-    """The content of one models.yaml. Its paths are relative to `root`, the directory of `file`.
+    """The content of one models.yaml. Its paths are relative to `root`.
 
     Attributes:
         presets: the inductor options of every preset in the file.
         tuned: the content of tuned.yaml: choices by the name of the target and the class of hosts.
         described: the targets as models.yaml describes them, if tuned.yaml changed any.
         private: a directory in `main_artifacts` that takes the place of `main_artifacts`.
+        layout: where root, modules and artifacts are.
     """
 
     file: Path
@@ -333,10 +353,26 @@ class Project:
     tuned: Mapping[str, Mapping[str, Choice]] = field(default_factory=dict)
     described: tuple[Target, ...] = ()
     private: str = ""
+    layout: Layout = Layout()
 
     @property
     def root(self) -> Path:
-        return self.file.parent
+        """The directory that paths in the file are relative to, and in which factories run."""
+        return root_of(self.file, self.layout)
+
+    @property
+    def import_directories(self) -> tuple[str, ...]:
+        """The absolute paths of the directories that modules are imported from, in their order."""
+        return tuple(normpath(f"{self.root}/{entry}") for entry in self.layout.python_path)
+
+    def import_path(self) -> ImportPath:
+        """Where modules of the project are imported from, as it is now."""
+        return ImportPath(str(self.root), self.import_directories, os.environ)
+
+    @property
+    def name(self) -> str:
+        """The path of the file from the root on. Artifacts record which file lists them."""
+        return relpath(self.file, self.root)
 
     @property
     def artifacts(self) -> Path:
@@ -346,7 +382,13 @@ class Project:
     @property
     def main_artifacts(self) -> Path:
         """The directory of published artifacts, with the store and the caches."""
-        return self.root / "artifacts"
+        return self.root / self.layout.artifacts
+
+    def shown(self, path: Path) -> str:
+        """A path as reports show it: relative to the root, and absolute if it lies elsewhere."""
+        if path.is_relative_to(self.root):
+            return path.relative_to(self.root).as_posix()
+        return str(path)
 
     def is_tuned(self, target: Target) -> bool:
         """Whether the options of the target are those of tuned.yaml."""
@@ -362,3 +404,11 @@ class Project:
             if position is not None:
                 return f"{self.file.name}:{position.line}:{position.column}"
         return self.file.name
+
+
+def root_of(file: Path, layout: Layout) -> Path:
+    """The root of the project that `file` describes."""
+    if layout.root == ".":
+        return file.parent
+    # As the user wrote it: `..` leads to the parent in the path, also if that is a link.
+    return Path(normpath(file.parent / layout.root))

@@ -212,16 +212,36 @@ def constant(value: Any) -> Any:
     return value
 
 
-def project_path(text: str) -> str:
-    """Check a path inside the directory of models.yaml, and normalise it."""
+def root_path(text: str) -> str:
+    """Check the root of the project, relative to the directory of models.yaml, and normalise it."""
     _check_path_text(text)
-    # The pattern matches the drive letter of a Windows path.
-    if text.startswith(("/", "~")) or re.match("[A-Za-z]:", text):
-        raise RefusedError(f"the path {quoted(text)} is absolute; write it relative to models.yaml")
+    if _is_absolute(text):
+        raise RefusedError(
+            f"the root {quoted(text)} is absolute; write it relative to models.yaml, such as `..`"
+        )
+    return posixpath.normpath(text)
+
+
+def artifacts_path(text: str) -> str:
+    """Check the directory of artifacts, and normalise it."""
+    path = project_path(text)
+    if path == ".":
+        raise RefusedError("artifacts need a directory of their own, such as `artifacts`")
+    return path
+
+
+def project_path(text: str) -> str:
+    """Check a path inside the root of the project, and normalise it."""
+    _check_path_text(text)
+    if _is_absolute(text):
+        raise RefusedError(
+            f"the path {quoted(text)} is absolute; write it relative to the project's root"
+        )
     path = posixpath.normpath(text)
     if _leads_up(path):
         raise RefusedError(
-            f"the path {quoted(text)} leads out of the directory of models.yaml; use a file in it"
+            f"the path {quoted(text)} leads out of the directory of the project's root; paths begin"
+            " at the root and stay below it, and `root:` can name a higher directory, such as `..`"
         )
     return path
 
@@ -265,6 +285,11 @@ def _check_path_text(text: str) -> None:
     longest_part = max(len(part) for part in text.split("/"))
     if len(text) > MAX_PATH or longest_part > MAX_DIRECTORY_NAME:
         raise RefusedError(f"the path {quoted(text)} is longer than file systems allow; shorten it")
+
+
+def _is_absolute(text: str) -> bool:
+    # The pattern matches the drive letter of a Windows path.
+    return text.startswith(("/", "~")) or re.match("[A-Za-z]:", text) is not None
 
 
 def _leads_up(path: str) -> bool:

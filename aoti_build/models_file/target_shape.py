@@ -16,7 +16,7 @@ from aoti_build.host.devices import device_names
 from aoti_build.models_file import rules
 
 
-def _follows(rule: Callable[[str], object]) -> fields.Reader:
+def follows(rule: Callable[[str], object]) -> fields.Reader:
     """Return a reader for texts that `rule` accepts and leaves unchanged."""
 
     def read(value: Any) -> None:
@@ -56,11 +56,11 @@ def _input(value: Any) -> None:
     check(value)
 
 
-_NAME = _follows(rules.directory_name)
+_NAME = follows(rules.directory_name)
 PRESET_NAME = _NAME
-OPTIONS = table_of(_follows(rules.option), fields.anything)
-_IDENTIFIER = _follows(rules.identifier)
-_PROJECT_PATH = _follows(rules.project_path)
+OPTIONS = table_of(follows(rules.option), fields.anything)
+_IDENTIFIER = follows(rules.identifier)
+_PROJECT_PATH = follows(rules.project_path)
 _BOUND = or_none(_not_negative)
 _FRACTION = or_none(_fraction)
 _PIXELS = or_none(integer(1))
@@ -74,7 +74,7 @@ _SOURCE = table(
 )
 _TENSOR = table(
     {
-        "shape": fields.list_of(fields.either(integer(), _follows(rules.shape_size))),
+        "shape": fields.list_of(fields.either(integer(), follows(rules.shape_size))),
         "dtype": one_of(*rules.DTYPES),
         "name": or_none(_IDENTIFIER),
         "low": or_none(number),
@@ -137,7 +137,7 @@ _BASELINE = table(
 )
 _WEIGHTS = table(
     {
-        "file": _follows(rules.weights_path),
+        "file": follows(rules.weights_path),
         "key": or_none(_not_empty_text),
         "prefix": or_none(_not_empty_text),
         "rename": fields.list_of(fields.list_of(fields.text, 2, 2)),

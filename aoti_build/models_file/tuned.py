@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 from aoti_build.common.memory_formats import applied_format
 from aoti_build.common.reading import TEXT_LIMIT, read_bytes
-from aoti_build.errors import UsageError
+from aoti_build.errors import UsageError, with_task_names
 from aoti_build.models_file.project import (
     DEFAULT_PRESET,
     TUNED_PRESET,
@@ -155,9 +155,10 @@ def missing_entry(project: Project, target: Target) -> str | None:
     host = target.hardware.host_class()
     if host is None:  # it cannot be built here anyway
         return None
+    command = with_task_names(f"invoke tune --target {target.name}")
     return (
         f"{target.name}: {TUNED_FILE} has no entry for {host}, so the options of the preset"
-        f" {DEFAULT_PRESET} are used (invoke tune --target {target.name})"
+        f" {DEFAULT_PRESET} are used ({command})"
     )
 
 

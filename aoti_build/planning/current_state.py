@@ -39,18 +39,17 @@ def current_parts(
         **dict.fromkeys(recorded.get("sources", {})),
         **dict.fromkeys(declared_files(target.model)),
     }
+    path = project.import_path()
     return Fingerprint(
         {
             "spec": spec_parts(target),
             "config": dict(target.inductor_config),
             "sources": _source_parts(project, source_names, digests),
             "distributions": {
-                name: distributions.identity(name, digests)
+                name: distributions.identity(name, digests, path.installed)
                 for name in recorded.get("distributions", {})
             },
-            "modules": {
-                name: distributions.installed_module(name) for name in recorded.get("modules", {})
-            },
+            "modules": path.module_parts(recorded.get("modules", {})),
             "variables": variable_parts(recorded.get("variables", {}), os.environ),
             "weights": weight_parts(project, target, digests),
             **toolchain_parts(target),

@@ -25,9 +25,10 @@ class PublishedFiles:
         """Everything by which the target was found up to date. `facts` is a digest."""
         source = self.manifest.source
         package = self.manifest.files[MODEL]
+        path = self.project.import_path().installed
         installed = {}
         for name in source["distributions"]:
-            installed[name] = list(distributions.installation(name))
+            installed[name] = list(distributions.installation(name, path))
         return Entry(
             spec=self.target.digest,
             facts=facts,
@@ -48,13 +49,14 @@ class PublishedFiles:
         # longest to read comes last.
         files = {**source["sources"], **source["weights"]}
         files[self._name(MANIFEST)] = self.manifest_digest
+        path = self.project.import_path().installed
         for distribution in source["distributions"]:
-            path = distributions.record_of(distribution)
-            digest = digests.digest(path) if path is not None else None
+            record = distributions.record_of(distribution, path)
+            digest = digests.digest(record) if record is not None else None
             if digest is not None:
-                files[str(path)] = digest
-        for name, record in self.manifest.files.items():
-            files[self._name(name)] = record.sha256
+                files[str(record)] = digest
+        for name, published in self.manifest.files.items():
+            files[self._name(name)] = published.sha256
         return files
 
     def _sizes(self) -> dict[str, int]:
@@ -70,4 +72,4 @@ class PublishedFiles:
     def _name(self, file: str) -> str:
         """The name of a file of the artifact in an entry."""
         directory = artifact_directory(self.project, self.target)
-        return f"{directory.relative_to(self.project.root).as_posix()}/{file}"
+        return f"{self.project.shown(directory)}/{file}"

@@ -23,6 +23,7 @@ from aoti_build.common.fields import digest, integer
 from aoti_build.common.records import read_cache_record, write_cache_record
 from aoti_build.common.stat_cache import StatCache
 from aoti_build.host import distributions
+from aoti_build.models_file.project import Project
 
 FORMAT = "aoti-build/index"
 FORMAT_VERSION = 1
@@ -46,7 +47,7 @@ class Entry:
         spec: digest of the target.
         facts: digest of the toolchain's facts.
         distributions: version and path of the RECORD of each distribution.
-        modules: modules that the model's code imports or tried to import.
+        modules: where modules of the project, and others that its code tried to import, are found.
         variables: digests of environment variables.
         files: digests of files, by absolute path or path from the project on.
         sizes: bytes of the artifact's own files, with the same names.
@@ -73,9 +74,10 @@ class Index:
     `save()` writes that file if there are new entries.
     """
 
-    def __init__(self, record: Path, root: Path, digests: StatCache) -> None:
+    def __init__(self, record: Path, project: Project, digests: StatCache) -> None:
         self._record = record
-        self._root = str(root)
+        self._root = str(project.root)
+        self._path = project.import_path()
         self._digests = digests
         self._entries = read_cache_record(record, FORMAT, FORMAT_VERSION, "targets")
         self._changed = False
@@ -104,11 +106,10 @@ class Index:
     def _is_valid(self, entry: Mapping[str, Any]) -> bool:
         """Whether everything that the entry lists is still the same. Cheap comparisons go first."""
         for name, recorded in entry["distributions"].items():
-            if list(distributions.installation(name)) != recorded:
+            if list(distributions.installation(name, self._path.installed)) != recorded:
                 return False
-        for name, recorded in entry["modules"].items():
-            if distributions.installed_module(name) != recorded:
-                return False
+        if self._path.module_parts(entry["modules"]) != entry["modules"]:
+            return False
         if variable_parts(entry["variables"], os.environ) != entry["variables"]:
             return False
         sizes = entry.get("sizes", {})  # entries of earlier releases have none

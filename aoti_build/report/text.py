@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from aoti_build.artifact.reasons import Reason
+from aoti_build.errors import with_task_names
 from aoti_build.planning.actions import Done
 from aoti_build.report.spelling import loss
 from aoti_build.report.terminal import (
@@ -139,9 +140,9 @@ def status_lines(report: StatusReport) -> list[str]:
     lines += ["", count_text([step.action for step in report.plan.steps], "target")]
     if report.orphans:
         lines.append("")
+        remedy = with_task_names("invoke clean --orphans")
         lines.append(
-            f"not in models.yaml any more: {', '.join(report.orphans)}"
-            " (invoke clean --orphans removes them)"
+            f"not in models.yaml any more: {', '.join(report.orphans)} ({remedy} removes them)"
         )
     return lines
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from aoti_build.commands.tune_report import Outcome, Row, TuneReport, Tuning
+from aoti_build.errors import with_task_names
 from aoti_build.measurement.statistics import Comparison
 from aoti_build.models_file.tuned import TUNED_FILE
 from aoti_build.report.spelling import duration, scientific
@@ -89,7 +90,7 @@ def _conclusion(tuning: Tuning, change: str) -> list[str]:
         return lines
     lines = [f"  chosen: {tuning.chosen}, written to {TUNED_FILE}"]
     if tuning.is_used:
-        lines.append(f"  next: invoke build --target {name}")
+        lines.append("  next: " + with_task_names(f"invoke build --target {name}"))
     else:
         model = tuning.target.model.name
         lines.append(f"  next: add `tuned` to inductor_configs of {model} in models.yaml")

@@ -37,7 +37,6 @@ from aoti_build.common.reading import RECORD_LIMIT, read_bytes
 from aoti_build.common.records import write_json
 from aoti_build.common.stat_cache import file_size
 from aoti_build.common.writing import NO_SPACE, copy_atomic, write_atomic
-from aoti_build.host.toolchain import ENVIRONMENT_OF_SOURCES
 from aoti_build.store.interface import StoredObject
 
 if TYPE_CHECKING:
@@ -254,10 +253,7 @@ class LocalStore:
         toolchain = dict(parts["toolchain"])
         # The tool that packs kernels into fat binaries changes no kernel.
         toolchain.pop("fatbin", None)
-        environment = dict(parts["environment"])
-        for name in ENVIRONMENT_OF_SOURCES:
-            environment.pop(name, None)
-        digest = digest_json([toolchain, environment])
+        digest = digest_json([toolchain, parts["environment"]])
         return self.root / "kernels" / digest[:_SHORT_DIGEST]
 
     def register(self, artifacts: Path) -> None:

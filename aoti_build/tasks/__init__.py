@@ -23,10 +23,12 @@ from aoti_build.tasks.building import build, export, tune
 from aoti_build.tasks.checking import run, verify
 from aoti_build.tasks.misspelt import explain_at_exit
 from aoti_build.tasks.showing import ci_cache, inspect, schema, status, version, why
+from aoti_build.tasks.starting import init
 from aoti_build.tasks.upkeep import clean, doctor, gc
 
 ns = Collection(
     "aoti",
+    init,
     build,
     verify,
     run,

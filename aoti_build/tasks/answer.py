@@ -17,9 +17,17 @@ from invoke import Exit
 from aoti_build import __version__
 from aoti_build.common.json_object import JsonObject
 from aoti_build.common.writing import disk_error
-from aoti_build.errors import AotiBuildError, ExitCode, Interrupted, ToolchainError, UsageError
+from aoti_build.errors import (
+    AotiBuildError,
+    ExitCode,
+    Interrupted,
+    ToolchainError,
+    UsageError,
+    name_tasks,
+)
 from aoti_build.models_file import Target
 from aoti_build.tasks.interruption import Interruption
+from aoti_build.tasks.naming import name_tasks_as_invoked
 
 if TYPE_CHECKING:
     from aoti_build.commands.verify_report import VerifyReport
@@ -50,6 +58,7 @@ def contract(json: bool, debug: bool) -> Iterator[None]:
 
     SIGINT and SIGTERM end the task with 130. With `debug`, the traceback of an error is printed.
     """
+    name_tasks_as_invoked()
     interrupted = Interrupted("interrupted")
     interruption = Interruption(error_document(interrupted) if json else "")
     try:
@@ -69,6 +78,7 @@ def contract(json: bool, debug: bool) -> Iterator[None]:
         _fail(interrupted if interruption.has_signal else disk_error(error), json)
     finally:
         interruption.end()
+        name_tasks()
 
 
 def _prepare_streams() -> None:
@@ -95,7 +105,7 @@ def _prepare_streams() -> None:
 def _fail(error: AotiBuildError, json: bool) -> NoReturn:
     """End the task with the error as text on stderr and, with `json`, as a document on stdout."""
     if error.hint is None:
-        error.hint = _HINTS.get(error.exit_code)
+        error.hint = with_task_names(_HINTS.get(error.exit_code, "")) or None
     if json and sys.stdout is not None:
         # If stdout cannot be written to, the error itself is more important.
         with contextlib.suppress(ToolchainError):

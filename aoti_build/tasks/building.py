@@ -15,6 +15,8 @@ def build(
     context: Context,
     target: str = "",
     file: str = "",
+    root: str = "",
+    artifacts: str = "",
     json: bool = False,
     jobs: str = "",
     force: bool = False,
@@ -35,7 +37,7 @@ def build(
         from aoti_build.commands import build as command
         from aoti_build.report import text
 
-        project, targets = project_of(context, file, target)
+        project, targets = project_of(context, file, target, root, artifacts)
         check_files(project, targets)
         worker_count = read_integer("--jobs", jobs)
         if dry_run or check or context.config.run.dry:
@@ -69,6 +71,8 @@ def tune(
     cuda_graphs: bool = False,
     band: str = "",
     file: str = "",
+    root: str = "",
+    artifacts: str = "",
     dry_run: bool = False,
     json: bool = False,
     quiet: bool = False,
@@ -83,7 +87,7 @@ def tune(
         from aoti_build.measurement.statistics import BAND
         from aoti_build.report.tune_text import tune_lines
 
-        project, targets = project_of(context, file, target)
+        project, targets = project_of(context, file, target, root, artifacts)
         check_files(project, targets)
         percent = read_integer("--band", band)
         report = command.tune(
@@ -107,6 +111,8 @@ def export(
     directory: str,
     target: str = "",
     file: str = "",
+    root: str = "",
+    artifacts: str = "",
     json: bool = False,
     debug: bool = False,
 ) -> None:
@@ -115,6 +121,6 @@ def export(
         from aoti_build.commands import export as command
         from aoti_build.report import text
 
-        report = command.export(*project_of(context, file, target), directory)
+        report = command.export(*project_of(context, file, target, root, artifacts), directory)
         show(report, text.export_lines(report), json)
         finish(report.error)

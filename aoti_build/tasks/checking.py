@@ -17,6 +17,8 @@ def verify(
     context: Context,
     target: str = "",
     file: str = "",
+    root: str = "",
+    artifacts: str = "",
     json: bool = False,
     jobs: str = "",
     strict: bool = False,
@@ -52,7 +54,7 @@ def verify(
         for path in (junit, html):
             if path:
                 check_output(Path(path))
-        project, targets = project_of(context, file, target)
+        project, targets = project_of(context, file, target, root, artifacts)
         report = command.verify(
             project,
             targets,
@@ -81,6 +83,8 @@ def run(
     seed: str = "",
     cuda_graphs: bool = False,
     file: str = "",
+    root: str = "",
+    artifacts: str = "",
     json: bool = False,
     quiet: bool = False,
     debug: bool = False,
@@ -94,7 +98,7 @@ def run(
         from aoti_build.commands import run as command
         from aoti_build.report.run_text import run_lines
 
-        project, targets = project_of(context, file, target)
+        project, targets = project_of(context, file, target, root, artifacts)
         seed_number = read_integer("--seed", seed, least=0)
         if seed_number is None:  # 0 is a seed
             seed_number = command.SEED

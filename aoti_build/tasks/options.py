@@ -30,6 +30,14 @@ _HELP: Mapping[str, str] = {
         "Use this models.yaml. Default: the one next to tasks.py, or the nearest one from the"
         " current directory upwards."
     ),
+    "root": (
+        "Take this directory for the project's root. Default: `root:` in models.yaml, or the"
+        " directory of models.yaml."
+    ),
+    "artifacts": (
+        "Take this directory for the artifacts. Default: `artifacts:` in models.yaml, or artifacts"
+        " below the root."
+    ),
     "json": "Print one JSON document on stdout, and everything else on stderr.",
     "jobs": (
         "Run this many workers at once. Default: for build as many as cores and memory allow, for"
@@ -105,6 +113,12 @@ _HELP: Mapping[str, str] = {
         "Compile no model. Make only the checks that build makes before its first compile, and a"
         " few more."
     ),
+    "source": "Build this callable: module:callable, or path/to/file.py:callable.",
+    "shape": "Shape of an input, such as 8,256. Repeat the option for each further input.",
+    "dtype": "The dtypes of the inputs, separated by commas; one is for all. Default: float32.",
+    "name": "Give the model this name.",
+    "init.device": "Build for these devices, separated by commas: cpu, cuda. Default: cpu.",
+    "init.file": "Write this file. Default: models.yaml next to tasks.py, or in this directory.",
     "doctor.strict": "Treat a missing device as a failure.",
     "run.output": (
         "Write the outputs to this .safetensors, .npz or .pt file. {target} and {input} in its name"
@@ -140,7 +154,10 @@ def documented_task(body: Callable[..., None]) -> Task[Callable[..., None]]:
         if parameter not in ("context", "return"):
             option = parameter.replace("_", "-")
             helps[option] = _HELP.get(f"{body.__name__}.{option}") or _HELP[option]
-    result: Task[Callable[..., None]] = task(help=helps, auto_shortflags=False, klass=_Task)(body)
+    lists = [name for name, kind in body.__annotations__.items() if str(kind).startswith("list")]
+    result: Task[Callable[..., None]] = task(
+        help=helps, iterable=lists, auto_shortflags=False, klass=_Task
+    )(body)
     return result
 
 

@@ -18,6 +18,8 @@ def status(
     context: Context,
     target: str = "",
     file: str = "",
+    root: str = "",
+    artifacts: str = "",
     check: bool = False,
     json: bool = False,
     debug: bool = False,
@@ -27,7 +29,7 @@ def status(
         from aoti_build.commands import status as command
         from aoti_build.report import text
 
-        project, targets = project_of(context, file, target)
+        project, targets = project_of(context, file, target, root, artifacts)
         report = command.status(project, targets=targets, check=check)
         show(report, text.status_lines(report), json)
         finish(report.error)
@@ -35,7 +37,13 @@ def status(
 
 @documented_task
 def why(
-    context: Context, target: str = "", file: str = "", json: bool = False, debug: bool = False
+    context: Context,
+    target: str = "",
+    file: str = "",
+    root: str = "",
+    artifacts: str = "",
+    json: bool = False,
+    debug: bool = False,
 ) -> None:
     """Show what differs from published and stored artifacts.
 
@@ -47,7 +55,7 @@ def why(
         from aoti_build.report import text
         from aoti_build.report.terminal import terminal_width, wrapped
 
-        project, targets = project_of(context, file, target)
+        project, targets = project_of(context, file, target, root, artifacts)
         report = command.why(project, targets)
         width = terminal_width(sys.stdout)
         show(report, wrapped(text.why_lines(report), width), json)
@@ -62,6 +70,8 @@ def inspect(
     host: bool = False,
     all: bool = False,
     file: str = "",
+    root: str = "",
+    artifacts: str = "",
     json: bool = False,
     debug: bool = False,
 ) -> None:
@@ -87,14 +97,15 @@ def inspect(
         if diff:
             from aoti_build.tasks.comparison import compare
 
-            difference = compare(context, file, target, path, diff)
+            projects = (context, file, root, artifacts)
+            difference = compare(projects, target, path, diff)
             show(difference, inspect_text.diff_lines(difference), json)
             finish(difference.error)
             return
         if path:
             report = command.InspectReport((command.inspect_file(Path(path)),))
         else:
-            report = command.inspect(*project_of(context, file, target), host=host)
+            report = command.inspect(*project_of(context, file, target, root, artifacts), host=host)
         size = None if all else terminal_size(sys.stdout)
         rows = None if all else inspect_text.SCREEN_ROWS
         lines = inspect_text.inspect_lines(
@@ -127,6 +138,8 @@ def ci_cache(
     context: Context,
     target: str = "",
     file: str = "",
+    root: str = "",
+    artifacts: str = "",
     json: bool = False,
     debug: bool = False,
 ) -> None:
@@ -134,7 +147,7 @@ def ci_cache(
     with contract(json, debug):
         from aoti_build.commands import ci_cache as command
 
-        report = command.ci_cache(*project_of(context, file, target))
+        report = command.ci_cache(*project_of(context, file, target, root, artifacts))
         show(report, report.lines(), json)
 
 

@@ -16,7 +16,7 @@ from aoti_build.tasks.options import (
     read_list,
     require_choice,
 )
-from aoti_build.tasks.project import nearest_models_file, project_of
+from aoti_build.tasks.project import artifacts_of, models_file, project_of
 
 
 @documented_task
@@ -24,6 +24,8 @@ def clean(
     context: Context,
     target: str = "",
     file: str = "",
+    root: str = "",
+    artifacts: str = "",
     orphans: bool = False,
     dry_run: bool = False,
     json: bool = False,
@@ -38,7 +40,7 @@ def clean(
         from aoti_build.commands import clean as command
         from aoti_build.report import text
 
-        project, targets = project_of(context, file, target)
+        project, targets = project_of(context, file, target, root, artifacts)
         report = command.clean(
             project,
             targets if target else None,
@@ -55,6 +57,8 @@ def gc(
     max_age: str = "",
     dry_run: bool = False,
     file: str = "",
+    root: str = "",
+    artifacts: str = "",
     json: bool = False,
     debug: bool = False,
 ) -> None:
@@ -63,7 +67,7 @@ def gc(
         from aoti_build.commands import gc as command
         from aoti_build.report import text
 
-        project, _ = project_of(context, file, "")
+        project, _ = project_of(context, file, "", root, artifacts)
         if not (max_size or max_age):
             raise UsageError(
                 "gc needs a limit",
@@ -83,6 +87,8 @@ def doctor(
     context: Context,
     device: str = "",
     file: str = "",
+    root: str = "",
+    artifacts: str = "",
     quick: bool = False,
     strict: bool = False,
     json: bool = False,
@@ -104,10 +110,10 @@ def doctor(
             require_choice("--device", name, device_names())
         if file and not Path(file).is_file():
             raise UsageError(f"there is no file {file}")
-        models_file = Path(file).absolute() if file else nearest_models_file(context)
+        path = models_file(context, file)
         report = command.doctor(
             devices,
-            artifacts=models_file.parent / "artifacts" if models_file else None,
+            artifacts=artifacts_of(path, root, artifacts) if path else None,
             quick=quick,
             strict=strict,
             on_progress=progress((), quiet),

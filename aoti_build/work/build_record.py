@@ -47,7 +47,7 @@ def built_manifest(
     reasons = _reasons(step, decision.chosen, result.graph_key)
     return Manifest(
         target=target.name,
-        models_file=project.file.name,
+        models_file=project.name,
         key=result.key,
         graph_key=result.graph_key,
         weights=_weights(result, decision),

@@ -202,6 +202,7 @@ def check_package(
     """
     job = CheckJob(
         root=str(project.root),
+        python_path=project.import_directories,
         model=str(package / MODEL),
         reference_data=str(reference_data or package / REFERENCE_DATA),
         target_document=target_to_json(target),

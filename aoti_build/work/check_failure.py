@@ -145,6 +145,7 @@ def find_cause(
     """
     job = LocalizeJob(
         root=str(project.root),
+        python_path=project.import_directories,
         target_document=target_to_json(target),
         where=yaml_positions(project, target),
         architecture_options=target.compile_options,

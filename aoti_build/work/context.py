@@ -155,7 +155,7 @@ class BuildContext(NamedTuple):
         final = replace(
             manifest,
             target=target.name,
-            models_file=self.project.file.name,
+            models_file=self.project.name,
             files=manifest.files or _record_files(staging.artifact),
             seconds={**seconds, "total": total},
         )

@@ -269,4 +269,4 @@ def _room_needed() -> Iterator[None]:
 
 
 def _shown(project: Project, path: Path) -> str:
-    return path.relative_to(project.root).as_posix()
+    return project.shown(path)

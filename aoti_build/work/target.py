@@ -195,6 +195,8 @@ class TargetBuilder:
         replaced = (*WORKER_VARIABLES, *JOB_VARIABLES, *environment)
         return BuildJob(
             root=str(self.context.project.root),
+            python_path=self.context.project.import_directories,
+            artifacts=str(self.context.project.main_artifacts),
             target_document=target_to_json(target),
             staged=str(staging.artifact),
             whole_reference_data=str(staging.whole_reference_data),

@@ -533,7 +533,7 @@ def test_figures_of_time_are_calls_that_were_measured(
 )
 def test_is_the_source_here(tmp_path: Path, model: Model, here: bool) -> None:
     (tmp_path / "net.py").write_text("")
-    assert source_is_here(model, tmp_path) is here
+    assert source_is_here(model, tmp_path, [str(tmp_path)]) is here
 
 
 # The whole way

@@ -19,6 +19,7 @@ import pytest
 from aoti_build.artifact.fingerprint import variable_parts
 from aoti_build.common.stat_cache import StatCache
 from aoti_build.host import distributions
+from aoti_build.host.import_path import ImportPath
 
 EDITED = "was edited while this target was built"
 
@@ -387,9 +388,10 @@ def changed(root: Path, used: dict[str, Any], later: str) -> set[str]:
     }
     now |= variable_parts(used["variables"], variables)
     path = (str(root.parent / "site"), *used["path"])
-    now |= {
-        f"{name} (module)": distributions.installed_module(name, path) for name in used["modules"]
-    }
+    imports = ImportPath(str(root), (str(root),), variables)
+    imports.installed = path
+    places = imports.module_parts(used["modules"])
+    now |= {f"{name} (module)": found for name, found in places.items()}
     now |= {
         f"{name} (distribution)": distributions.identity(name, path=path)
         for name in used["distributions"]

@@ -31,7 +31,11 @@ def look(root: Path, code: str, meanwhile: str) -> Mapping[str, Any]:
     path = list(sys.path)
     sys.path.insert(0, str(root.parent / "site"))
     discovery = Discovery(
-        root, ignored=(root / "artifacts",), environment={"PYTHONHASHSEED": None}, skew_ns=10**18
+        root,
+        python_path=(str(root),),
+        ignored=(root / "artifacts",),
+        environment={"PYTHONHASHSEED": None},
+        skew_ns=10**18,
     )
     sys.path.insert(0, str(root))
     discovery.note_kwargs(

@@ -167,7 +167,7 @@ def publish_fake(project: Project, target: Target | None = None, **changes: Any)
     }
     fields: dict[str, Any] = {
         "target": target.name,
-        "models_file": project.file.name,
+        "models_file": project.name,
         "key": digest_bytes(target.name.encode()),
         "graph_key": digest_bytes(b"graph"),
         "weights": {"external": False, "why": "a fake"},

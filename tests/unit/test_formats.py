@@ -693,7 +693,7 @@ def _index(project: Project) -> Document:
 
 
 def _project_cache(project: Project) -> Document:
-    directory = project_cache_path(project.file)
+    directory = project_cache_path(project)
     load_project(project.file, directory)
     (record,) = directory.iterdir()
     document: Document = json.loads(record.read_text())

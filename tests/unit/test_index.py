@@ -377,7 +377,11 @@ def test_an_index_that_cannot_be_written_changes_nothing(world: World) -> None:
 )
 def test_a_record_that_is_none_of_ours_is_a_miss(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "index.json").write_bytes(content)
-    index = Index(tmp_path / "index.json", tmp_path, StatCache(tmp_path / "cache.json"))
+    index = Index(
+        tmp_path / "index.json",
+        Project(tmp_path / "models.yaml", ()),
+        StatCache(tmp_path / "cache.json"),
+    )
     assert index.look_up("small/cpu", "spec", "facts") is None
 
 
@@ -425,9 +429,9 @@ def test_a_garbled_entry_is_a_miss(tmp_path: Path, entry: object) -> None:
 def look_up(root: Path, entry: object) -> Published | None:
     document = {"format": "aoti-build/index", "format_version": 1, "targets": {"small/cpu": entry}}
     (root / "index.json").write_text(json.dumps(document))
-    return Index(root / "index.json", root, StatCache(root / "cache.json")).look_up(
-        "small/cpu", "s", "f"
-    )
+    return Index(
+        root / "index.json", Project(root / "models.yaml", ()), StatCache(root / "cache.json")
+    ).look_up("small/cpu", "s", "f")
 
 
 def told(made: Plan) -> list[tuple[Any, ...]]:

@@ -27,8 +27,10 @@ LAYERS = {
     "work": 7,
     "measurement": 8,
     "commands": 9,
+    "api": 10,
     "report": 10,
     "tasks": 11,
+    "__main__": 11,
 }
 # Two that stand beside the layers, with the highest layer that each may import. `_torch` runs in
 # workers. `runtime` loads packages in services and in workers, and the layers from `work` on may
@@ -74,6 +76,8 @@ def test_imports_point_down() -> None:
         f" {LAYERS[imported]})"
         for importer, imported, place in own_imports()
         if importer in LAYERS and imported in LAYERS and LAYERS[imported] > LAYERS[importer]
+        # The package hands these functions out when one is asked for.
+        if (importer, imported) != ("__init__", "api")
     ]
     assert not upward, "\n".join(upward)
 

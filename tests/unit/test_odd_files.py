@@ -202,7 +202,7 @@ READERS: dict[str, tuple[Callable[[Path], Any], Any]] = {
     "kept": (lambda path: read_cache_record(path, "kind", 1, "table"), {}),
     "stat cache": (lambda path: StatCache(path).digest(__file__) is not None, True),
     "index": (
-        lambda path: Index(path, path.parent, StatCache(path)).look_up("a/cpu", "", ""),
+        lambda path: Index(path, Project(path, ()), StatCache(path)).look_up("a/cpu", "", ""),
         None,
     ),
     "passed checks": (host_checks.read_passed_keys, []),
@@ -224,7 +224,7 @@ def test_in_place_of_a_kernel_it_is_a_miss(put: Put, tmp_path: Path) -> None:
 
 def test_in_place_of_a_kept_parse_the_file_is_parsed(put: Put, project: Project) -> None:
     content = project.file.read_bytes()
-    cache = project_cache_path(project.file)
+    cache = project_cache_path(project)
     cache.parent.mkdir()
     load_project(project.file, cache)
     (record,) = cache.iterdir()
@@ -234,7 +234,7 @@ def test_in_place_of_a_kept_parse_the_file_is_parsed(put: Put, project: Project)
 
 
 def test_in_place_of_the_directory_of_parses(put: Put, project: Project) -> None:
-    cache = project_cache_path(project.file)
+    cache = project_cache_path(project)
     put(cache)
     assert soon(lambda: load_project(project.file, cache)) == project
 

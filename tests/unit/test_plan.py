@@ -140,7 +140,7 @@ def test_another_version_of_a_library_that_the_model_imports(
     monkeypatch.setattr(
         distributions,
         "identity",
-        lambda name, digests: "0.0" if name == "sympy" else real(name, digests),
+        lambda name, digests, path: "0.0" if name == "sympy" else real(name, digests, path),
     )
     reasons = plan_of(project).reasons
     assert ("source-changed", "sympy", "0.0") in [

@@ -29,6 +29,7 @@ def file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def record(tmp_path: Path) -> Path:
+    (tmp_path / "artifacts").mkdir()
     return tmp_path / "artifacts" / ".stat-cache.json"
 
 
@@ -137,7 +138,6 @@ def test_an_old_modification_time_does_not_make_a_new_file_old(
     ids=lambda content: repr(content[:90]),
 )
 def test_a_record_that_is_none_of_ours_is_a_miss(file: Path, record: Path, content: bytes) -> None:
-    record.parent.mkdir()
     record.write_bytes(content)
     remember(record, file)
     assert StatCache(record).digest(file) == digest_bytes(b"one")
@@ -148,7 +148,6 @@ def test_a_record_that_is_none_of_ours_is_a_miss(file: Path, record: Path, conte
     "entry", [None, 3, "text", [], ["1", "2", "3", "4"], [1, 2, 3, 4, 5], {"size": 3}], ids=repr
 )
 def test_a_garbled_entry_is_a_miss(file: Path, record: Path, entry: object) -> None:
-    record.parent.mkdir()
     document = {"format": "aoti-build/stat-cache", "format_version": 1, "files": {str(file): entry}}
     record.write_text(json.dumps(document))
     assert StatCache(record).digest(file) == digest_bytes(b"one")

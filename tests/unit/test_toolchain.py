@@ -106,7 +106,6 @@ def test_a_compiler_that_says_nothing_or_cannot_run(
         "CPLUS_INCLUDE_PATH",
         "CUDA_HOME",
         "OMP_NUM_THREADS",
-        "PYTHONPATH",
     ],
 )
 def test_variables_that_change_code(name: str) -> None:

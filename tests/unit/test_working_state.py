@@ -161,8 +161,8 @@ CHANGES: dict[str, Change] = {
 def record_of(project: Project) -> Path:
     """The kept parse of a project's file."""
     project.artifacts.mkdir(exist_ok=True)
-    load_project(project.file, project_cache_path(project.file))
-    (found,) = project_cache_path(project.file).iterdir()
+    load_project(project.file, project_cache_path(project))
+    (found,) = project_cache_path(project).iterdir()
     return found
 
 
@@ -186,10 +186,10 @@ def test_a_kept_project_fulfils_the_rules_of_its_file(
     record = record_of(project)
     craft(record, lambda entry: None)
     parses.clear()
-    assert load_project(project.file, project_cache_path(project.file)) == project
+    assert load_project(project.file, project_cache_path(project)) == project
     assert not parses
     craft(record, change)
-    assert load_project(project.file, project_cache_path(project.file)) == project
+    assert load_project(project.file, project_cache_path(project)) == project
     assert parses
 
 
@@ -200,7 +200,7 @@ def test_clean_removes_nothing_that_only_a_record_names(tmp_path: Path) -> None:
     outside.mkdir()
     (outside / "precious").write_text("keep")
     craft(record_of(project), lambda entry: entry["model"].update(name="../../.."))
-    read = load_project(project.file, project_cache_path(project.file))
+    read = load_project(project.file, project_cache_path(project))
     clean(read, None)
     clean(read, read.targets)
     assert (outside / "precious").read_text() == "keep"
@@ -254,7 +254,7 @@ def write_state(project: Project) -> list[Path]:
 def believed(project: Project, parses: list[Path]) -> list[bool]:
     """Whether each of these is read."""
     parses.clear()
-    load_project(project.file, project_cache_path(project.file))
+    load_project(project.file, project_cache_path(project))
     return [
         not parses,
         bool(records.read_cache_record(index_path(project), "aoti-build/index", 1, "targets")),

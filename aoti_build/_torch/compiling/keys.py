@@ -18,7 +18,6 @@ from aoti_build._torch.program.graph import (
 from aoti_build._torch.program.walk import UnknownPart
 from aoti_build.artifact.fingerprint import KEY_VERSION, spec_parts
 from aoti_build.common.digests import digest_json
-from aoti_build.host.toolchain import ENVIRONMENT_OF_SOURCES
 from aoti_build.messages import BuildJob, Recorded
 
 
@@ -54,7 +53,7 @@ def keys_of(
             "settings": settings,
             "own_code": _own_code(program, used),
             "toolchain": job.toolchain,
-            "environment": _environment(job),
+            "environment": job.environment,
         }
     )
     key = digest_json({"graph_key": graph_key, "weights": state_digest(program)})
@@ -74,15 +73,6 @@ def _graph(
         # weights do not share this code.
         sources = {"spec": spec_parts(job.target), **used}
         return sources, f"the graph has no digest, since it has {unknown}"
-
-
-def _environment(job: BuildJob) -> dict[str, str]:
-    """The variables that may change compiled code, without those that only decide which sources are
-    found: the graph shows what these contain."""
-    environment = dict(job.environment)
-    for name in ENVIRONMENT_OF_SOURCES:
-        environment.pop(name, None)
-    return environment
 
 
 def _own_code(program: ExportedProgram, used: Mapping[str, Recorded]) -> Mapping[str, Any]:

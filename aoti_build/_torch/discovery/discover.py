@@ -31,6 +31,7 @@ from aoti_build._torch.discovery.loaded import (
     missing_modules,
     module_files,
     names_without_files,
+    top_level,
 )
 from aoti_build._torch.discovery.locations import Locations, is_tool_directory
 from aoti_build._torch.discovery.patches import install_patches
@@ -49,6 +50,7 @@ from aoti_build.common.digests import (
 )
 from aoti_build.errors import EditedMeanwhile
 from aoti_build.host import distributions as installed
+from aoti_build.host.import_path import ImportPath
 
 # The kernel's clock for file times moves in steps of up to 10 ms; this is twice as much.
 _CLOCK_STEP_NS = 20_000_000
@@ -61,6 +63,7 @@ class Discovery:
     Attributes:
         root: the directory of the project.
         declared: files that models.yaml names as sources, relative to `root`.
+        python_path: the absolute directories that modules are imported from first.
         ignored: directories whose files are no inputs.
         environment: variables that the worker got another value for, with their values in the
             environment of the build (None: not set).
@@ -69,6 +72,7 @@ class Discovery:
 
     root: Path
     declared: tuple[str, ...] = ()
+    python_path: tuple[str, ...] = ()
     ignored: tuple[Path, ...] = ()
     environment: Mapping[str, str | None] = field(default_factory=dict)
     skew_ns: int = 0
@@ -76,7 +80,8 @@ class Discovery:
     def __post_init__(self) -> None:
         self._loaded_before = set(sys.modules)
         # User code may change sys.path.
-        self._path = tuple(sys.path)
+        self._import_path = ImportPath(str(self.root), self.python_path, ENVIRONMENT)
+        self._path = self._import_path.installed
         self._started_ns = time.time_ns() + self.skew_ns
         self._locations = Locations(self.root, self.ignored)
         self._real_paths = RealPaths()
@@ -141,15 +146,17 @@ class Discovery:
         return identities
 
     def modules(self) -> dict[str, str | None]:
-        """Modules that were searched for and are not loaded, by name, with whether they are
-        installed.
+        """Where the project's top-level modules are found, and those that were searched for and are
+        not loaded, by name.
 
-        The next plan thus sees that an optional dependency was installed or removed.
+        The next plan thus sees that an optional dependency was installed or removed, and that the
+        search finds another module of the same name.
         """
-        modules = {}
-        for name in sorted(self._missing_modules()):
-            modules[name] = installed.installed_module(name, path=self._path)
-        return modules
+        names = self._missing_modules()
+        for module in module_files(self._real_paths):
+            if self._is_input(module.path) and not module.name.startswith("__"):
+                names.add(top_level(module.name))
+        return self._import_path.module_parts(names)
 
     def variables(self) -> dict[str, str | None]:
         """Digests of the environment variables that project code read, by name.

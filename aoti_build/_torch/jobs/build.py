@@ -264,7 +264,8 @@ def _discovery(job: BuildJob, model: Model) -> Discovery:
     discovery = Discovery(
         root,
         declared_files(model),
-        ignored=(root / "artifacts", Path(job.cache_root)),
+        job.python_path,
+        ignored=(Path(job.artifacts), Path(job.cache_root)),
         environment=job.replaced_variables,
         skew_ns=job.skew_ns,
     )

@@ -209,7 +209,7 @@ class Session:
             cases = self.reference_cases
             if all(case.outputs is not None for case in cases):
                 return cases, "reference_data"
-        if not source_is_here(self.target.model, Path(self.job.root)):
+        if not source_is_here(self.target.model, Path(self.job.root), self.job.python_path):
             return [], "none"
         with self.events.phase("reference"):
             try:

@@ -18,6 +18,7 @@ import torch
 from aoti_build._torch.program.method import with_method
 from aoti_build._torch.program.quantised import in_eval_mode, subclassed, unwrap_subclasses
 from aoti_build._torch.program.refusals import refuse_scripted
+from aoti_build._torch.program.searched import missing_module_hint
 from aoti_build._torch.program.structure import with_plain_outputs
 from aoti_build._torch.program.user_errors import (
     factory_error,
@@ -73,6 +74,7 @@ def load_callable(source: Source, root: Path, where: str) -> Callable[..., Any]:
             module = importlib.import_module(source.module or "")
     except (Exception, SystemExit) as error:
         hint = "install it in this environment, or correct the name; the log has the traceback"
+        hint = missing_module_hint(error, root) or hint
         raise import_error(source.path or source.module, error, where, hint) from error
     value = _attribute(module, source, where)
     if isinstance(value, torch.nn.Module):
@@ -105,9 +107,8 @@ def import_declared(names: tuple[str, ...], where: str) -> None:
         try:
             importlib.import_module(name)
         except (Exception, SystemExit) as error:
-            hint = (
-                "`imports` names modules, as `import` does, found from the directory of models.yaml"
-            )
+            hint = "`imports` names modules, as `import` does, found from `python_path` on"
+            hint = missing_module_hint(error, Path.cwd()) or hint
             raise import_error(name, error, where, hint) from error
 
 

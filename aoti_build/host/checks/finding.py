@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from aoti_build.common.json_object import JsonObject
+from aoti_build.errors import with_task_names
 
 OK = "ok"
 WARN = "warn"
@@ -35,6 +36,10 @@ class Finding:
     cause: str | None = None
     fix: str | None = None
     stops: bool = False
+
+    def __post_init__(self) -> None:
+        if self.fix:
+            object.__setattr__(self, "fix", with_task_names(self.fix))
 
     def as_json(self) -> JsonObject:
         return {

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
-from aoti_build.errors import Problem
+from aoti_build.errors import Problem, with_task_names
 from aoti_build.models_file import rules
 from aoti_build.models_file.agreements import Complaints
 from aoti_build.models_file.parsing.field_types import YamlMapping
@@ -60,7 +60,8 @@ class DocumentReader:
         """Add a problem at the value of `path`, or at its key."""
         node = self.document.at(path)
         position = node.key if at_key else node.value
-        self.problems.append(Problem(position.line, position.column, message))
+        text = with_task_names(message)
+        self.problems.append(Problem(position.line, position.column, text))
 
     def add_complaints(self, path: FieldPath, complaints: Complaints) -> None:
         """Add a problem for each complaint about a field of the mapping at `path`."""

@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 
 from aoti_build.errors import SpecError
 from aoti_build.host.devices import NATIVE, device_named, device_names
+from aoti_build.models_file import rules
 from aoti_build.models_file.parsing import schema, yaml_document
 from aoti_build.models_file.parsing.misplaced import check_places
 from aoti_build.models_file.parsing.models import read_model
@@ -19,7 +20,7 @@ from aoti_build.models_file.parsing.reader import DocumentReader
 from aoti_build.models_file.parsing.tuned_file import parse_tuned
 from aoti_build.models_file.parsing.type_errors import check_types
 from aoti_build.models_file.parsing.yaml_document import FieldPath
-from aoti_build.models_file.project import DEFAULT_PRESET, TUNED_PRESET, Project, Target
+from aoti_build.models_file.project import DEFAULT_PRESET, TUNED_PRESET, Layout, Project, Target
 from aoti_build.models_file.records import with_digest
 from aoti_build.models_file.tuned import choices_of
 from aoti_build.models_file.wording import quoted, unknown
@@ -38,7 +39,14 @@ def parse(content: str | bytes, file: Path, tuned: bytes = b"") -> Project:
     """
     file = file.absolute()
     reader = DocumentReader(yaml_document.parse(content, file.name))
-    presets, targets = _presets_and_targets(reader)
+    layout = Layout()
+    presets: Presets = {}
+    targets: list[Target] = []
+    if _is_supported_version(reader):
+        check_places(reader)
+        check_types(reader)
+        layout = _layout(reader)
+        presets, targets = _presets_and_targets(reader)
     if reader.problems:
         raise SpecError(file.name, reader.problems)
     return Project(
@@ -46,15 +54,27 @@ def parse(content: str | bytes, file: Path, tuned: bytes = b"") -> Project:
         tuple(with_digest(target) for target in targets),
         presets=presets,
         tuned=choices_of(parse_tuned(tuned)),
+        layout=layout,
+    )
+
+
+def _layout(reader: DocumentReader) -> Layout:
+    """Return where the parts of the project are."""
+    entries = reader.get(("python_path",), [])
+    reader.check_repeats(("python_path",), entries)
+    python_path = []
+    for index in range(len(entries)):
+        path = reader.read_text(("python_path", index), rules.project_path)
+        python_path.append(path or ".")
+    return Layout(
+        reader.read_text(("root",), rules.root_path) or ".",
+        tuple(python_path) or (".",),
+        reader.read_text(("artifacts",), rules.artifacts_path) or "artifacts",
     )
 
 
 def _presets_and_targets(reader: DocumentReader) -> tuple[Presets, list[Target]]:
     """Return the presets that the file defines, and its targets."""
-    if not _is_supported_version(reader):
-        return {}, []
-    check_places(reader)
-    check_types(reader)
     _check_case(reader, ("models",), ())
     _check_case(reader, ("inductor_configs",), (DEFAULT_PRESET,))
     defined = {}

@@ -64,7 +64,7 @@ class Model(YamlMapping):
     source: SourceText = Field(
         description=(
             "The callable that makes the torch.nn.Module: `package.module:callable`, or"
-            " `path/to/file.py:callable` with the path relative to models.yaml."
+            " `path/to/file.py:callable` with the path relative to the root."
         )
     )
     inputs: Inputs = Field(
@@ -104,7 +104,7 @@ class Model(YamlMapping):
     files: list[str] = Field(
         default=[],
         description=(
-            "More files that the model depends on, relative to models.yaml. Modules, and files that"
+            "More files that the model depends on, relative to the root. Modules, and files that"
             " Python code opens, are detected automatically. List files that native code opens,"
             " such as those of a tokenizer."
         ),
@@ -194,6 +194,26 @@ class File(YamlMapping):
     # Any integer passes here, because the parser has a better message for another version.
     version: Annotated[int, WithJsonSchema({"type": "integer", "const": VERSION})] = Field(
         description=f"The version of the file format: {VERSION}."
+    )
+    root: str = Field(
+        default=".",
+        description=(
+            "The directory that every path in this file is relative to, and in which the model's"
+            " code runs, relative to models.yaml: `..` for deploy/models.yaml. Default: the"
+            " directory of models.yaml."
+        ),
+    )
+    python_path: list[str] = Field(
+        default=["."],
+        min_length=1,
+        description=(
+            "The directories that modules are imported from, relative to the root: [src] for a"
+            " project whose packages are below src/. Default: the root."
+        ),
+    )
+    artifacts: str = Field(
+        default="artifacts",
+        description="The directory of the artifacts, relative to the root.",
     )
     inductor_configs: dict[Name, dict[Option, Any]] = Field(
         default={},

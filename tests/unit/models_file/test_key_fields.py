@@ -22,6 +22,7 @@ from aoti_build.models_file.project import (
     CudaOptions,
     Dim,
     Image,
+    Layout,
     Model,
     OutputTolerance,
     Position,
@@ -47,6 +48,19 @@ EXEMPT = {
     "model.name": "decides the directory alone, so that equal models share what was built",
     "model.positions": "is where the fields stand in models.yaml, for messages",
     "model.image": "is read from models.yaml by `run`, each time it is called",
+}
+
+# Fields of a project that are no part of a target's key, and why.
+OF_PROJECT = {
+    "file": "is where the entries of the targets stand; their fields are the key",
+    "targets": "have the keys",
+    "presets": "are in the targets that use them, as `inductor_config`",
+    "tuned": "is in the targets that use it, as `inductor_config`",
+    "described": "are the targets before tuned.yaml",
+    "private": "is the directory of artifacts that are not published",
+    "layout.root": "is where paths begin: what lies there is a source by its path from the root on",
+    "layout.python_path": "is where modules are searched: the place of each one is in the key",
+    "layout.artifacts": "is where artifacts are published, not what they are",
 }
 
 # Every field that may be absent has a value in one of these.
@@ -131,6 +145,18 @@ def test_what_is_left_out_of_the_key_as_a_bound_is_checked_again() -> None:
     assert edits.keys() == {name for name in _names(Target) if _exemption(name) in CHECKED_AGAIN}
     before = required_tolerance(ON_CPU)
     assert [name for name, edit in edits.items() if required_tolerance(edit) == before] == []
+
+
+def test_every_field_of_a_project_says_why_it_is_not_in_the_key(tmp_path: Path) -> None:
+    names = {field.name for field in fields(Project)} - {"layout"}
+    names |= {f"layout.{field.name}" for field in fields(Layout)}
+    assert names == set(OF_PROJECT)
+    layouts = (Layout(), Layout(root=".."), Layout(python_path=("src",)), Layout(artifacts="out"))
+    keys = set()
+    for layout in layouts:
+        project = Project(tmp_path / "models.yaml", (ON_CPU,), layout=layout)
+        keys.add(current_parts(project, ON_CPU, {}, StatCache(tmp_path / "cache.json")).key)
+    assert len(keys) == 1
 
 
 def _key(target: Target, root: Path) -> str:

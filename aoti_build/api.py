@@ -1,0 +1,210 @@
+"""The commands as functions, for scripts: `aoti_build.build`, `verify`, `run` and `status`.
+
+They do what the tasks of the same names do. They return reports, raise the errors of
+`aoti_build.errors`, and print nothing. A report has `as_json()`, which is the document of
+``--json``, and all but that of `status` have `exit_code`.
+
+The commands are imported when they are called, so `import aoti_build.api` is cheap.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+from aoti_build.errors import UsageError
+from aoti_build.models_file.project import Project, Target
+
+if TYPE_CHECKING:
+    from aoti_build.commands.build import BuildReport
+    from aoti_build.commands.run_report import RunReport
+    from aoti_build.commands.status import StatusReport
+    from aoti_build.commands.verify_report import VerifyReport
+
+PathLike: TypeAlias = str | os.PathLike[str]
+# A loaded project, or the path of a models.yaml.
+ProjectLike: TypeAlias = Project | PathLike
+# Globs over names of targets, as for --target; None means all targets.
+Selection: TypeAlias = str | Sequence[str] | None
+# Called with each phase of a target, from any thread.
+OnProgress: TypeAlias = Callable[[Target, str], None]
+
+MODELS_FILE = "models.yaml"
+
+
+def load_project(
+    file: PathLike = MODELS_FILE,
+    *,
+    root: PathLike | None = None,
+    artifacts: PathLike | None = None,
+) -> Project:
+    """Read a models.yaml.
+
+    Args:
+        file: its path, relative to the current directory.
+        root, artifacts: directories in the place of those that the file names, relative to the
+            current directory.
+
+    Raises:
+        SpecError: the file has problems. The error has all of them, with line and column.
+        UsageError: the file cannot be read.
+    """
+    from aoti_build.models_file import load_project as load
+
+    return load(
+        _absolute(file),
+        root=None if root is None else _absolute(root),
+        artifacts=None if artifacts is None else _absolute(artifacts),
+    )
+
+
+def build(
+    project: ProjectLike = MODELS_FILE,
+    targets: Selection = None,
+    *,
+    jobs: int | None = None,
+    force: bool = False,
+    keep_going: bool = False,
+    strict: bool = False,
+    check_reproducible: bool = False,
+    on_progress: OnProgress | None = None,
+) -> BuildReport:
+    """Bring artifacts up to date, as ``invoke build`` does.
+
+    A target that fails raises nothing: its outcome in the report has the error, and `exit_code` of
+    the report is not 0. The arguments are the options of the task.
+
+    Raises:
+        UsageError: models.yaml is wrong, a glob matches no target, or a file is missing.
+        ToolchainError: a compile is needed and sure to fail on this host.
+        Interrupted: Ctrl-C was pressed.
+    """
+    from aoti_build.commands.build import build as command
+    from aoti_build.models_file import check_files
+
+    loaded, chosen = _chosen(project, targets)
+    check_files(loaded, chosen)
+    return command(
+        loaded,
+        chosen,
+        jobs=jobs,
+        force=force,
+        keep_going=keep_going,
+        strict=strict,
+        check_reproducible=check_reproducible,
+        on_progress=on_progress or _ignore,
+    )
+
+
+def verify(
+    project: ProjectLike = MODELS_FILE,
+    targets: Selection = None,
+    *,
+    jobs: int = 1,
+    strict: bool = False,
+    fresh: bool = False,
+    seeds: int = 1,
+    timeout: float = 600.0,
+    localize: bool = False,
+    repro: PathLike | None = None,
+    runtime: str = "python",
+    on_progress: OnProgress | None = None,
+) -> VerifyReport:
+    """Compare artifacts with eager mode in fresh processes, as ``invoke verify`` does.
+
+    `timeout` is in seconds and limits each process. `runtime` is ``python``, ``cpp`` or
+    ``cuda-graphs``. An artifact that fails raises nothing; see `exit_code` of the report.
+
+    Raises:
+        UsageError: models.yaml is wrong, a glob matches no target, or there is no such `runtime`.
+        ToolchainError: this host lacks what every artifact needs.
+        Interrupted: Ctrl-C was pressed.
+    """
+    from aoti_build.commands.verify import RUNTIMES
+    from aoti_build.commands.verify import verify as command
+
+    if runtime not in RUNTIMES:
+        raise UsageError(f"runtime {runtime!r} is not one of {', '.join(RUNTIMES)}")
+    loaded, chosen = _chosen(project, targets)
+    return command(
+        loaded,
+        chosen,
+        jobs=jobs,
+        strict=strict,
+        fresh=fresh,
+        seeds=seeds,
+        limit=timeout,
+        localize=localize,
+        repro=None if repro is None else _absolute(repro),
+        runtime=runtime,
+        on_progress=on_progress or _ignore,
+    )
+
+
+def run(
+    project: ProjectLike = MODELS_FILE,
+    targets: Selection = None,
+    *,
+    inputs: Sequence[str] = (),
+    output: str = "",
+    seed: int = 1,
+    repeat: int = 10,
+    cuda_graphs: bool = False,
+    on_progress: OnProgress | None = None,
+) -> RunReport:
+    """Run artifacts on inputs, check and time them, as ``invoke run`` does.
+
+    To call a model in a service use `aoti_build.load`.
+
+    Raises:
+        UsageError: models.yaml is wrong, a glob matches no target, an input is absent or of no
+            known kind, or `output` does not name one file for each run.
+        ToolchainError: this host lacks what every artifact needs.
+        Interrupted: Ctrl-C was pressed.
+    """
+    from aoti_build.commands.run import run as command
+
+    loaded, chosen = _chosen(project, targets)
+    return command(
+        loaded,
+        chosen,
+        inputs=inputs,
+        output=output,
+        seed=seed,
+        repeat=repeat,
+        cuda_graphs=cuda_graphs,
+        on_progress=on_progress or _ignore,
+    )
+
+
+def status(project: ProjectLike = MODELS_FILE, targets: Selection = None) -> StatusReport:
+    """Which artifacts are up to date, and why the rest is not, as ``invoke status`` shows it.
+
+    Raises:
+        UsageError: models.yaml is wrong, or a glob matches no target.
+        ToolchainError: torch is not installed.
+    """
+    from aoti_build.commands.status import status as command
+
+    loaded, chosen = _chosen(project, targets)
+    return command(loaded, targets=chosen)
+
+
+def _chosen(project: ProjectLike, targets: Selection) -> tuple[Project, tuple[Target, ...]]:
+    from aoti_build.models_file import select
+
+    loaded = project if isinstance(project, Project) else load_project(project)
+    if targets is None or isinstance(targets, str):
+        return loaded, select(loaded.targets, targets)
+    # Without a glob nothing was selected, which is not the same as everything.
+    return loaded, select(loaded.targets, ",".join(targets) or ",")
+
+
+def _absolute(path: PathLike) -> Path:
+    return Path(os.path.abspath(path))
+
+
+def _ignore(target: Target, phase: str) -> None:
+    pass

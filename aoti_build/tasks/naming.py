@@ -1,0 +1,52 @@
+"""The names that the tasks of this package have in the collection which invoke runs.
+
+A user may add the tasks as a sub-collection, at any depth, or single ones of them under a name of
+their own. Hints then have to say ``invoke aoti.build``.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from functools import partial
+from types import FrameType
+
+from invoke import Collection, Executor
+
+from aoti_build.errors import name_tasks
+
+_OWN_MODULES = "aoti_build.tasks."
+
+
+def name_tasks_as_invoked() -> None:
+    """Let hints use the names in the collection that invoke runs now.
+
+    A task gets no reference to its collection. The executor that called it has one, and is on the
+    call stack even if the task is a `pre` of another one or is called by the user's own task.
+    """
+    collection = _running_collection(sys._getframe(1))
+    if collection is None:
+        name_tasks()
+    else:
+        name_tasks(partial(names_in, collection))
+
+
+def names_in(collection: Collection) -> Mapping[str, str]:
+    """The full names of this package's tasks in a collection, by their plain names."""
+    names: dict[str, str] = {}
+    # Of two names for one task the one nearest to the top comes first.
+    for name in sorted(collection.task_names, key=lambda name: (name.count("."), len(name))):
+        body = collection[name].body
+        if getattr(body, "__module__", "").startswith(_OWN_MODULES):
+            names.setdefault(body.__name__, name)
+    return names
+
+
+def _running_collection(frame: FrameType | None) -> Collection | None:
+    """The collection of the innermost executor in the call stack; None if invoke runs nothing."""
+    while frame is not None:
+        caller = frame.f_locals.get("self") if "self" in frame.f_code.co_varnames else None
+        if isinstance(caller, Executor):
+            return caller.collection
+        frame = frame.f_back
+    return None
