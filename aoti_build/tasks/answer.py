@@ -24,6 +24,7 @@ from aoti_build.errors import (
     ToolchainError,
     UsageError,
     name_tasks,
+    with_task_names,
 )
 from aoti_build.models_file import Target
 from aoti_build.tasks.interruption import Interruption
