@@ -24,6 +24,7 @@ from aoti_build.runtime.leaves import (
     Signature,
     dims_of,
     following_sizes,
+    has_memory,
     leaf_of,
 )
 
@@ -139,20 +140,23 @@ class Arguments:
         device = self.kinds.device
         must_be_contiguous = not self._keeps_strides
         shapes = []
-        for value, dtype in zip(values, self._dtypes, strict=True):
-            if not isinstance(value, kind) or value.dtype != dtype or value.device != device:
-                return None
-            if value.is_neg() or value.is_conj():
-                return None
-            if must_be_contiguous and not value.is_contiguous():
-                return None
-            shapes.append(value.shape)
+        try:
+            for value, dtype in zip(values, self._dtypes, strict=True):
+                if not isinstance(value, kind) or value.dtype != dtype or value.device != device:
+                    return None
+                # `has_memory` is slower. What it refuses without a null pointer raises here.
+                if not value.data_ptr() or value.is_neg() or value.is_conj():
+                    return None
+                if must_be_contiguous and not value.is_contiguous():
+                    return None
+                shapes.append(value.shape)
+        except (RuntimeError, ValueError):
+            return None
         if tuple(shapes) not in self._right_shapes:
             return None
         return list(values)
 
     def _checked(self, values: Sequence[Any]) -> list[Any]:
-        kinds = self.kinds
         sizes: _Sizes = {}
         for index, leaf in self._constants:
             # By repr, as the manifest has it: 1 and True are equal but compiled differently.
@@ -161,12 +165,7 @@ class Arguments:
         inputs = []
         for index, leaf in self._tensors:
             value = values[index]
-            if not isinstance(value, kinds.tensor):
-                raise self._wrong_type(leaf, value)
-            if value.dtype != leaf.dtype:
-                raise self._wrong_dtype(leaf, value.dtype)
-            if value.device != kinds.device:
-                raise self._wrong_device(leaf, value.device)
+            self._compare_kind(leaf, value)
             if leaf.exact is not None:
                 if value.shape != leaf.exact:
                     raise self._wrong_shape(leaf, value.shape)
@@ -182,6 +181,21 @@ class Arguments:
         for following in self._following:
             self._follow(following, inputs[following.position].shape, sizes)
         return inputs
+
+    def _compare_kind(self, leaf: Leaf, value: Any) -> None:
+        """Compare all but the shape of a tensor."""
+        if not isinstance(value, self.kinds.tensor):
+            raise self._wrong_type(leaf, value)
+        if value.dtype != leaf.dtype:
+            raise self._wrong_dtype(leaf, value.dtype)
+        if value.device != self.kinds.device:
+            raise self._wrong_device(leaf, value.device)
+        if not has_memory(value):
+            raise self._refusal(
+                leaf,
+                "expected a tensor with memory of its own",
+                f"given one without ({type(value).__name__}, {value.layout})",
+            )
 
     def _resolved(self, leaf: Leaf, value: Any) -> Any:
         """The values of a tensor that torch only marks as conjugated or negated.

@@ -83,6 +83,19 @@ class _Axis(NamedTuple):
     size: Size
 
 
+def has_memory(value: Any) -> bool:
+    """Whether the values of a tensor lie in memory that compiled code can read.
+
+    False for sparse, nested and mkldnn tensors, for those that stand for others (fake ones,
+    wrappers, those inside of torch.func), and for those whose memory was freed.
+    """
+    try:
+        has_address = bool(value.data_ptr()) or not value.numel()
+    except (RuntimeError, ValueError):  # torch's way to say that there is no address
+        return False
+    return has_address and not value.is_nested
+
+
 def leaf_of(
     entry: Mapping[str, Any],
     dims: Mapping[str, Any],

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from aoti_build.common.fields import MAX_INT
 from aoti_build.errors import UsageError
 from aoti_build.runtime.graph_options import CudaGraphs
 from aoti_build.runtime.leaves import state_names
@@ -28,7 +29,7 @@ class CallOptions:
 
     def __post_init__(self) -> None:
         runners = self.num_runners
-        valid = isinstance(runners, int) and runners >= 1
+        valid = isinstance(runners, int) and 1 <= runners <= MAX_INT
         if self.single_threaded:
             valid = valid and runners == 1
         if not valid:

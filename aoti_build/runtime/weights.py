@@ -15,6 +15,7 @@ from torch import Tensor
 
 from aoti_build.artifact.manifest import Manifest
 from aoti_build.errors import InputError
+from aoti_build.runtime.leaves import has_memory
 
 _MOST_NAMES = 5  # in a message
 
@@ -67,11 +68,15 @@ class ReplaceableWeights:
 
         Names that the compiled code does not use are accepted and ignored. Raises `InputError` for:
 
+        - no mapping;
         - an unknown name, or a missing one unless `partial`;
         - another shape or dtype, or a tensor of another kind;
         - a weight that cannot be replaced;
         - different values for tied names.
         """
+        if not isinstance(state, Mapping):
+            given = type(state).__name__
+            raise self._refusal(f"expected the weights by name, as a dict, given {given}")
         # Everything is compared before the first copy, so a refusal changes nothing.
         state = self._with_plain_tensors(state)
         unknown = sorted(set(state) - set(self._listed))
@@ -95,6 +100,8 @@ class ReplaceableWeights:
         """
         plain: dict[str, Any] = {}
         for name, value in state.items():
+            if not isinstance(name, str):
+                raise self._refusal(f"expected names of weights, given {name!r}")
             module, dot, attribute = name.rpartition(".")
             prefix = f"{module}{dot}parametrizations.{attribute}.original"
             if f"{prefix}0" in self._listed and hasattr(value, "__tensor_flatten__"):
@@ -155,7 +162,7 @@ class ReplaceableWeights:
         shape = list(value.shape)
         if shape != entry["shape"]:
             raise self._refusal(f"weight {name}: expected shape {entry['shape']}, given {shape}")
-        if value.layout != torch.strided or value.is_meta:
+        if value.layout != torch.strided or value.is_meta or not has_memory(value):
             raise self._refusal(f"weight {name}: expected a strided tensor that has values")
         if entry.get("view"):
             raise self._refusal(

@@ -114,8 +114,10 @@ def _have_common_element(first: Tensor, second: Tensor) -> bool:
     """
     if first.is_contiguous() and second.is_contiguous():
         return True
-    if first.itemsize != second.itemsize:
-        return True  # it could be false, but views of one memory with two item sizes are rare
+    distance = first.data_ptr() - second.data_ptr()
+    if first.itemsize != second.itemsize or distance % first.itemsize:
+        # Elements may overlap in part. It could be false, but such views of one memory are rare.
+        return True
     return bool(torch.isin(_addresses(first), _addresses(second)).any())
 
 

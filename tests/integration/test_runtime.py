@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -200,6 +201,72 @@ def test_wrong_inputs_are_refused_by_name(
     assert caught.value.target == "weighted/cpu"
 
 
+class Wrapper(torch.Tensor):
+    """Stands for another tensor and has no memory, as quantised and distributed tensors do."""
+
+    @staticmethod
+    def __new__(cls: type[Wrapper], inner: torch.Tensor) -> Wrapper:
+        make: Any = torch.Tensor._make_wrapper_subclass
+        wrapper: Wrapper = make(cls, inner.shape, dtype=inner.dtype)
+        return wrapper
+
+    @classmethod
+    def __torch_dispatch__(cls, *_: Any, **__: Any) -> Any:
+        raise AssertionError("nothing is computed with it")
+
+
+def freed() -> torch.Tensor:
+    value = torch.zeros(4, 8)
+    value.untyped_storage().resize_(0)
+    return value
+
+
+def functional() -> torch.Tensor:
+    wrapped: torch.Tensor = torch._to_functional_tensor(torch.zeros(4, 8))
+    return wrapped
+
+
+def nested() -> torch.Tensor:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it says that it is a prototype
+        return torch.nested.nested_tensor([torch.zeros(8)] * 4)  # type: ignore[no-any-return]
+
+
+WITHOUT_MEMORY: dict[str, Callable[[], torch.Tensor]] = {
+    "sparse": lambda: torch.zeros(4, 8).to_sparse(),
+    "mkldnn": lambda: torch.zeros(4, 8).to_mkldnn(),
+    "wrapper": lambda: Wrapper(torch.zeros(4, 8)),
+    "functional": functional,
+    "nested": nested,
+    "freed": freed,
+    "zero": lambda: torch._efficientzerotensor((4, 8)),
+}
+
+
+@pytest.mark.parametrize("make", WITHOUT_MEMORY.values(), ids=WITHOUT_MEMORY.keys())
+def test_tensors_without_memory_are_refused(
+    load: Callable[..., LoadedModel], make: Callable[[], torch.Tensor]
+) -> None:
+    """Compiled code reads the memory of a tensor, so that these crash the process or give
+    nonsense."""
+    model = load("weighted")
+    model(torch.zeros(4, 8))
+    with pytest.raises(InputError, match="input x: expected a tensor with memory of its own"):
+        model(make())
+
+
+def test_a_call_inside_of_a_transform_is_refused(load: Callable[..., LoadedModel]) -> None:
+    model = load("weighted")
+    with pytest.raises(InputError, match="input x: expected a tensor with memory of its own"):
+        torch.func.vmap(model)(torch.zeros(2, 4, 8))
+
+
+@pytest.mark.parametrize("given", [None, [("a.bias", torch.zeros(12))], {3: torch.zeros(12)}])
+def test_what_is_no_state_dict_is_refused(load: Callable[..., LoadedModel], given: Any) -> None:
+    with pytest.raises(InputError, match="expected"):
+        load("weighted").update_weights(given, partial=True)
+
+
 def test_new_weights_give_the_numbers_of_a_model_that_has_them(
     load: Callable[..., LoadedModel],
 ) -> None:
@@ -239,6 +306,7 @@ def test_new_weights_give_the_numbers_of_a_model_that_has_them(
         ({"a.bias": torch.zeros(11)}, "weight a.bias: expected shape [12], given [11]"),
         ({"a.bias": [0.0] * 12}, "weight a.bias: expected a tensor, given list"),
         ({"a.bias": torch.zeros(12, device="meta")}, "weight a.bias"),
+        ({"a.bias": torch._efficientzerotensor((12,))}, "weight a.bias"),
     ],
 )
 def test_wrong_weights_are_refused_and_change_nothing(

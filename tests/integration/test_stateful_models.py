@@ -20,6 +20,7 @@ from aoti_build._torch.checking.reference_writer import save_reference_data
 from aoti_build._torch.events import Events
 from aoti_build._torch.jobs import check
 from aoti_build._torch.jobs.localize_compile import compiled_prefix
+from aoti_build._torch.packages.loaded import in_compiled_layout
 from aoti_build._torch.program.inputs import Call
 from aoti_build._torch.program.writes import functional_form, writes_of
 from aoti_build.messages import CheckJob
@@ -53,6 +54,19 @@ NETS = """
             dst[0:, :] = src[0:, :]
             src.add_(1)
             return src.shape[0] * torch.ones(2)
+
+
+    class Turned(nn.Module):
+        \"\"\"Its buffer is not contiguous.\"\"\"
+
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("ring", torch.arange(30.0).reshape(6, 5).t())
+
+        def forward(self, x):
+            self.ring[1:].copy_(self.ring[:-1].clone())
+            self.ring[0].copy_(x)
+            return self.ring.sum(0) + self.ring[-1]
 
 
     class Wide(nn.Module):
@@ -90,6 +104,7 @@ MODELS = """
       source: net.py:Written
       dims: {rows: {min: 2, max: 9, example: 4}}
       inputs: {src: {shape: [rows, 8]}, dst: {shape: [rows, 8]}}
+    turned: {source: "net.py:Turned", inputs: [{shape: [6]}]}
     wide:
       source: net.py:Wide
       dims: {batch: {min: 1, max: 3, example: 2}, seq: {min: 2, max: 16, example: 7}}
@@ -129,6 +144,15 @@ def test_state_and_written_inputs_are_compared_after_every_call(
         "input dst",
     }
     assert {case["sizes"]["rows"] for case in written} == {2, 3, 4, 8, 9}
+
+
+@pytest.mark.parametrize("stride", [None, [1, 4], [10, 2]], ids=["plain", "turned", "with gaps"])
+def test_the_first_state_gets_the_strides_of_the_code(stride: list[int] | None) -> None:
+    value = torch.arange(20.0).reshape(4, 5)
+    entry = {"name": "held"} if stride is None else {"name": "held", "stride": stride}
+    (held,) = in_compiled_layout({"held": value}, {"weights": [entry]}).values()
+    assert held.stride() == tuple(stride or (5, 1))
+    assert torch.equal(held, value)
 
 
 def test_the_manifest_says_what_a_call_writes_into(states: Path) -> None:
@@ -180,7 +204,13 @@ def test_each_dim_keeps_the_lower_bound_that_it_declares(states: Path) -> None:
 
 def test_a_run_compares_several_calls(states: Path) -> None:
     finished = run_inv(
-        states, "run", "--json", "--target", "delay,written", "--input", "reference_data,random"
+        states,
+        "run",
+        "--json",
+        "--target",
+        "delay,written,turned",
+        "--input",
+        "reference_data,random",
     )
     assert finished.code == 0, finished.out + finished.err
     for row in finished.json["targets"]:
@@ -188,6 +218,8 @@ def test_a_run_compares_several_calls(states: Path) -> None:
             names = {verdict["name"] for verdict in one["verdicts"]}
             if row["target"] == "delay/cpu":
                 assert {"buffer older", "output (call 2)", "buffer older (call 3)"} <= names
+            elif row["target"] == "turned/cpu":
+                assert {"buffer ring", "buffer ring (call 3)"} <= names
             else:
                 assert names == {"output", "input src", "input dst"}
 

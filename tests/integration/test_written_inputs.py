@@ -147,6 +147,17 @@ def test_neighbours_in_one_storage_are_no_sharing() -> None:
         WrittenInputs("m/cpu", [0, 1], ["a", "b"]).made_contiguous(list(inputs))
 
 
+def test_elements_that_overlap_in_part_are_shared() -> None:
+    """Their addresses differ by half an element, so that no two of them are equal."""
+    memory = bytearray(200)
+    inputs = [
+        torch.frombuffer(memory, dtype=torch.float32, count=16, offset=offset)[::2]
+        for offset in (0, 2)
+    ]
+    with pytest.raises(InputError, match="shares memory with another input"):
+        WrittenInputs("m/cpu", [0], ["a", "b"]).made_contiguous(inputs)
+
+
 def test_without_checks_of_inputs_it_is_written_back_too(artifacts: Path) -> None:
     memory, x = torch.randn(8, 4).t(), torch.randn(4, 8)
     expected = memory * 0.5 + x

@@ -3,6 +3,7 @@ nothing else."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,17 @@ class Fake:
     device: str = "cpu"
     contiguous_now: bool = True
     negated: bool = False
+    address: int = 64
+    is_nested: bool = False
+    layout: str = "strided"
+
+    def data_ptr(self) -> int:
+        if self.address < 0:
+            raise RuntimeError("Cannot access data pointer of Tensor that doesn't have storage")
+        return self.address
+
+    def numel(self) -> int:
+        return math.prod(self.shape)
 
     def is_conj(self) -> bool:
         return False
@@ -104,6 +116,22 @@ def test_structures_are_flattened_and_constants_may_be_left_out() -> None:
     pair, z = (Fake((2,)), Fake((5,))), Fake((5,))
     assert NESTED.flatten((pair,), {"z": z}) == [*pair, z]
     assert NESTED.flatten((pair, 2.0), {"z": z}) == [*pair, z]
+
+
+@pytest.mark.parametrize("seen", [False, True], ids=["first", "later"])
+@pytest.mark.parametrize("address", [0, -1], ids=["null", "none"])
+def test_a_tensor_without_memory_is_refused(address: int, seen: bool) -> None:
+    """Also at shapes that were right before, where less is compared."""
+    fresh = arguments([entry("x", ["batch", 3])], [Parameter("x", False)])
+    if seen:
+        fresh.flatten((X,), {})
+    with pytest.raises(InputError, match="input x: expected a tensor with memory of its own"):
+        fresh.flatten((Fake((4, 3), address=address),), {})
+
+
+def test_an_empty_tensor_needs_no_memory() -> None:
+    empty = Fake((0, 3), address=0)
+    assert arguments([entry("x", [0, 3])], [Parameter("x", False)]).flatten((empty,), {}) == [empty]
 
 
 @pytest.mark.parametrize("sizes", [(1, 8), (8, 64), (3, 24)])

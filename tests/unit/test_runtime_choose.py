@@ -370,7 +370,7 @@ def test_other_values_of_options_are_refused(artifacts: Path, options: Any, ask:
         ask("small", artifacts=artifacts, **options)
 
 
-@pytest.mark.parametrize("runners", [0, -1, "2", 1.5, None])
+@pytest.mark.parametrize("runners", [0, -1, 2**63, "2", 1.5, None])
 def test_other_numbers_of_runners_are_refused(artifacts: Path, runners: Any) -> None:
     with pytest.raises(UsageError, match="num_runners is"):
         load("small", artifacts=artifacts, num_runners=runners)

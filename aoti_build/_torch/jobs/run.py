@@ -33,7 +33,7 @@ from aoti_build._torch.jobs.saving import save
 from aoti_build._torch.jobs.timing import nearest_rank
 from aoti_build._torch.packages.graphed import GraphedPackage
 from aoti_build._torch.packages.imports import import_for
-from aoti_build._torch.packages.loaded import LoadedPackage, PackageLacks
+from aoti_build._torch.packages.loaded import LoadedPackage, PackageLacks, in_compiled_layout
 from aoti_build._torch.program.inputs import Sizes
 from aoti_build._torch.program.memory_formats import in_signature_formats
 from aoti_build._torch.program.writes import Writes
@@ -175,7 +175,7 @@ class Session:
             import_for(self.job)
             path = Path(self.job.model)
             device = self.target.device
-            state = self.reference_data.state
+            state = in_compiled_layout(self.reference_data.state, self.job.signature)
             try:
                 if self.job.cuda_graphs:
                     return GraphedPackage(path, device, self.job.signature, state)

@@ -46,7 +46,7 @@ class LoadedPackage:
         """Load the package at `path`. Raises `BuildError` if torch cannot.
 
         `writes` names the inputs and buffers that `calls` returns too, and `state` holds the values
-        of these buffers before the first call.
+        of these buffers before the first call, `in_compiled_layout`.
         """
         self._path = path
         self._device = device
@@ -118,7 +118,11 @@ class LoadedPackage:
         buffers = {}
         for name, value in self._state.items():
             if name in names:
-                buffers[name] = value.to(self._device, copy=True)
+                # `to` would close gaps between the elements.
+                buffer = torch.empty_strided(
+                    value.shape, value.stride(), dtype=value.dtype, device=self._device
+                )
+                buffers[name] = buffer.copy_(value)
         if not buffers:
             return {}
         try:
@@ -152,6 +156,26 @@ class LoadedPackage:
                     " blame"
                 ),
             ) from error
+
+
+def in_compiled_layout(
+    state: Mapping[str, Tensor], signature: Mapping[str, Any]
+) -> dict[str, Tensor]:
+    """The buffers in `state` with the strides that the code was compiled for.
+
+    Reference data is contiguous. `signature` is that of a manifest, which has the strides of every
+    weight that is not.
+    """
+    strides = {entry["name"]: entry.get("stride") for entry in signature.get("weights", ())}
+    laid_out = {}
+    for name, value in state.items():
+        stride = strides.get(name)
+        if stride is None:
+            laid_out[name] = value
+        else:
+            laid_out[name] = torch.empty_strided(value.shape, stride, dtype=value.dtype)
+            laid_out[name].copy_(value)
+    return laid_out
 
 
 def private_copy(value: Tensor, device: str) -> Tensor:

@@ -21,7 +21,12 @@ from torch import Tensor
 from aoti_build._torch.discovery.registered import libraries_with
 from aoti_build._torch.packages.graphed import GraphedPackage
 from aoti_build._torch.packages.imports import import_for
-from aoti_build._torch.packages.loaded import LoadedPackage, PackageLacks, Tensors
+from aoti_build._torch.packages.loaded import (
+    LoadedPackage,
+    PackageLacks,
+    Tensors,
+    in_compiled_layout,
+)
 from aoti_build._torch.packages.tensor_file import read_tensors, write_tensors
 from aoti_build._torch.program.writes import Writes
 from aoti_build.errors import BuildError
@@ -59,6 +64,7 @@ def open_package(job: CheckJob | ProbeJob, state: Mapping[str, Tensor]) -> Packa
     target = job.target
     writes = Writes.of_signature(job.signature)
     path = Path(job.model)
+    state = in_compiled_layout(state, job.signature)
     import_for(job)
     if isinstance(job, CheckJob) and job.cuda_graphs:
         return GraphedPackage(path, target.device, job.signature, state)
