@@ -55,6 +55,7 @@ MISTAKES = [
     Mistake("short option", "-k", "invoke build --help", words="build -k", code=1),
     Mistake("target as a word", "'net'", "invoke status --target net", words="status net", code=1),
     Mistake("option without value", "--jobs", "needs a value", words="build --jobs", code=1),
+    Mistake("no argument", "export needs", "invoke export --help", words="export", code=1),
     Mistake("target misspelt", "'nett'", "did you mean 'net'", words="status -t nett"),
     Mistake("jobs", "--jobs four", "integer", words="build -j four"),
     Mistake("another file", "deploy.yaml", "--file", words="status -f deploy.yaml"),
