@@ -25,9 +25,24 @@ def explain_at_exit() -> None:
     atexit.register(_explain)
 
 
+def print_help(task: str) -> None:
+    """Print the help of a task with a positional argument. invoke takes `-h` after such a task for
+    the argument."""
+    program = _program()
+    names = [] if program is None else program.parser.contexts
+    for name in names:
+        if program is not None and name.rpartition(".")[2] == task:
+            program.print_task_help(name)
+            return
+
+
+def _program() -> Program | None:
+    """Invoke's own program; None if the tasks run in another one."""
+    return getattr(sys.modules.get("invoke.main"), "program", None)
+
+
 def _explain() -> None:
-    # Absent if the tasks run in another program than invoke's own.
-    program: Program | None = getattr(sys.modules.get("invoke.main"), "program", None)
+    program = _program()
     error = None if program is None else _error(program)
     if error is not None:
         # If stderr is closed, the exit code tells the result.
@@ -58,6 +73,10 @@ def _unknown_word(program: Program) -> UsageError | None:
     try:
         result = parser.parse_argv(program.core.unparsed)
     except ParseError as error:
+        absent = re.match(r"'(.+)' did not receive required positional arguments: (.+)", str(error))
+        if absent:
+            hint = f"`invoke {absent[1]} --help` explains it"
+            return UsageError(f"{absent[1]} needs an argument: {absent[2]}", hint=hint)
         # invoke writes the option as its own object: Flag <Argument: target (t)> needed value
         option = re.match(r"Flag <\w+: ([\w-]+).* needed value", str(error))
         if option is None:

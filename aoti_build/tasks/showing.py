@@ -143,7 +143,7 @@ def ci_cache(
     json: bool = False,
     debug: bool = False,
 ) -> None:
-    """Print by what a CI cache should be keyed, and which directory it should keep."""
+    """Print the key of a CI cache, and the directory to keep."""
     with contract(json, debug):
         from aoti_build.commands import ci_cache as command
 

@@ -27,10 +27,10 @@ def init(
     file: str = "",
     debug: bool = False,
 ) -> None:
-    """Write models.yaml and tasks.py for this repository, and overwrite nothing.
+    """Write a models.yaml and a tasks.py. Nothing is overwritten.
 
-    Models are looked for in the source. What the options leave open is asked for on a terminal, and
-    guessed elsewhere.
+    Models are looked for in the source. What the options leave open is asked
+    for on a terminal, and guessed elsewhere.
     """
     with contract(False, debug):
         from aoti_build.commands import init as command
