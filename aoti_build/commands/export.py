@@ -206,7 +206,7 @@ def _link(project: Project, target: Target) -> ArtifactError | None:
     for path in (directory.parent, directory, *(directory / name for name in COPIED)):
         if path.is_symlink():
             return ArtifactError(
-                f"{path.relative_to(project.root)} is a link, which export does not follow",
+                f"{project.shown(path)} is a link, which export does not follow",
                 target=target.name,
                 hint=f"`invoke build --force --target {target.name}` replaces it, or remove it",
             )

@@ -93,12 +93,12 @@ def _row(project: Project, step: Step) -> JsonObject:
     manifest = step.manifest
     created = manifest.provenance.get("created") if manifest else None
     package = manifest.files[MODEL] if manifest else None
-    path = artifact_directory(project, step.target).relative_to(project.root) / MODEL
+    path = artifact_directory(project, step.target) / MODEL
     return {
         "target": step.target.name,
         "state": step.action,
         "reasons": json_list(step.reasons),
-        "path": path.as_posix() if package else None,
+        "path": project.shown(path) if package else None,
         "sha256": package.sha256 if package else None,
         "size": package.size if package else None,
         "created": created,

@@ -191,7 +191,7 @@ class _Verifier:
         verdict = replace(
             verdict,
             package=artifact.manifest.files[MODEL],
-            path=(artifact.directory / MODEL).relative_to(self.project.root).as_posix(),
+            path=self.project.shown(artifact.directory / MODEL),
             runtime=self._runtime(target),
             out_of_date=(*verdict.out_of_date, *out_of_date(step)),
         )

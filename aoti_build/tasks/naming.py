@@ -15,8 +15,6 @@ from invoke import Collection, Executor
 
 from aoti_build.errors import name_tasks
 
-_OWN_MODULES = "aoti_build.tasks."
-
 
 def name_tasks_as_invoked() -> None:
     """Let hints use the names in the collection that invoke runs now.
@@ -33,12 +31,16 @@ def name_tasks_as_invoked() -> None:
 
 def names_in(collection: Collection) -> Mapping[str, str]:
     """The full names of this package's tasks in a collection, by their plain names."""
+    # Imported here, because every task imports this module.
+    from aoti_build.tasks import ns
+
+    plain_names = {task.body: name for name, task in ns.tasks.items()}
     names: dict[str, str] = {}
     # Of two names for one task the one nearest to the top comes first.
     for name in sorted(collection.task_names, key=lambda name: (name.count("."), len(name))):
-        body = collection[name].body
-        if getattr(body, "__module__", "").startswith(_OWN_MODULES):
-            names.setdefault(body.__name__, name)
+        plain_name = plain_names.get(collection[name].body)
+        if plain_name is not None:
+            names.setdefault(plain_name, name)
     return names
 
 

@@ -11,6 +11,8 @@ from small_projects import FakeWorker, contents, inv, publish_fake, write_projec
 
 import aoti_build
 from aoti_build.commands.clean import clean
+from aoti_build.commands.export import export
+from aoti_build.commands.inspect import inspect
 from aoti_build.commands.status import status
 from aoti_build.models_file import Project, load_project
 
@@ -100,6 +102,30 @@ def test_every_task_follows(deployed: Project, words: tuple[str, ...]) -> None:
         assert "elsewhere/small/cpu" in document["removed"]
     assert not (deployed.root / "artifacts").exists()
     assert not (deployed.root / "deploy" / "artifacts").exists()
+
+
+@pytest.mark.usefixtures("fake_worker")
+def test_artifacts_outside_of_the_root_are_named_by_their_whole_paths(
+    deployed: Project, tmp_path: Path
+) -> None:
+    outside = tmp_path / "outside"
+    deployed.artifacts.rename(outside)
+    project = load_project(deployed.file, artifacts=outside)
+    package = str(outside / "small" / "cpu" / "model.pt2")
+    reports = (
+        aoti_build.status(project),
+        aoti_build.build(project),
+        aoti_build.verify(project),
+        inspect(project, project.targets),
+    )
+    for report in reports:
+        document = report.as_json()
+        (row,) = document.get("targets") or document["artifacts"]
+        assert row["path"] == package
+    Path(package).rename(tmp_path / "elsewhere")
+    Path(package).symlink_to(tmp_path / "elsewhere")
+    exported = export(project, project.targets, str(tmp_path / "release"))
+    assert package in str(exported.as_json())
 
 
 def test_an_artifact_of_another_models_yaml_in_the_repository_is_no_orphan(

@@ -8,12 +8,14 @@ import re
 from pathlib import Path
 
 import pytest
+from invoke import Collection
 from small_projects import contents, inv, publish_fake, write_project
 
 import aoti_build
 from aoti_build.errors import UsageError, name_tasks, with_task_names
 from aoti_build.models_file import Project
 from aoti_build.tasks import ns
+from aoti_build.tasks.naming import names_in
 
 COLLECTIONS = {
     "as the whole file": ("from aoti_build.tasks import ns\n", "", "build"),
@@ -107,6 +109,15 @@ def test_other_texts_name_it_too(tmp_path: Path) -> None:
     publish_fake(project)
     (project.root / "models.yaml").write_text(project.file.read_text().replace("small:", "new:"))
     assert "(invoke aoti.clean --orphans removes them)" in inv("aoti.status", cwd=tmp_path).stdout
+
+
+def test_names_with_a_dash_are_known_too() -> None:
+    collection = Collection(ns["version"])
+    collection.add_collection(ns, name="aoti")
+    names = names_in(collection)
+    assert names["ci-cache"] == "aoti.ci-cache"
+    assert names["version"] == "version"
+    assert set(names) == set(ns.tasks)
 
 
 def test_a_worker_does_not_know_the_names_and_its_error_has_them() -> None:
