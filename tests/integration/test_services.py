@@ -6,6 +6,7 @@ service's own code and `artifacts/`, both read-only, and no models.yaml.
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Finished
+from conftest import Finished, run_inv
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 INPUTS = {
@@ -47,11 +48,10 @@ def image(
         path.chmod(path.stat().st_mode | 0o200)
 
 
-@pytest.fixture(scope="module")
-def port(image: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    """The port of a running server with two worker processes."""
-    scratch = tmp_path_factory.mktemp("scratch")
-    scratch.chmod(0o700)
+@contextlib.contextmanager
+def served(image: Path, model: str, cache: Path, artifacts: str = "artifacts") -> Iterator[int]:
+    """The port of a server with two worker processes."""
+    cache.mkdir(mode=0o700)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.set_inheritable(True)
         command = [sys.executable, "-m", "uvicorn", "fastapi_service:app", "--workers", "2"]
@@ -60,8 +60,9 @@ def port(image: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]
             cwd=image,
             env={
                 **os.environ,
-                "MODEL": "tagger",
-                "XDG_CACHE_HOME": str(scratch),
+                "MODEL": model,
+                "ARTIFACTS": artifacts,
+                "XDG_CACHE_HOME": str(cache),
                 "PYTHONDONTWRITEBYTECODE": "1",
             },
             pass_fds=[listener.fileno()],
@@ -72,6 +73,12 @@ def port(image: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]
             process.send_signal(signal.SIGTERM)
             code = process.wait(60)
     assert code in (0, -signal.SIGTERM)
+
+
+@pytest.fixture(scope="module")
+def port(image: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    with served(image, "tagger", tmp_path_factory.mktemp("scratch") / "cache") as number:
+        yield number
 
 
 def ask(port: int, path: str, body: Any = None) -> tuple[int, Any]:
@@ -121,3 +128,28 @@ def test_an_input_that_does_not_fit_is_answered_with_422(port: int) -> None:
     status, answer = ask(port, "/predict", {**INPUTS, "tokens": [[1, 2], [3]]})
     assert status == 422
     assert ask(port, "/predict", INPUTS)[0] == 200
+
+
+def test_from_init_to_a_served_model(tmp_path: Path) -> None:
+    """The journey of a new user, with the commands that `init` and the guides name."""
+    root = tmp_path / "repository"
+    package = root / "src" / "shop"
+    package.mkdir(parents=True)
+    (root / "pyproject.toml").write_text('[project]\nname = "shop"\nversion = "1"\n')
+    (package / "__init__.py").touch()
+    (package / "ranker.py").write_text(
+        "from torch import nn\n\n\nclass Ranker(nn.Module):\n"
+        "    def __init__(self):\n        super().__init__()\n"
+        "        self.score = nn.Linear(8, 1)\n\n"
+        "    def forward(self, features):\n        return self.score(features)\n"
+    )
+    (root / "tasks.py").write_text("from aoti_build.tasks import ns\n")
+    for words in (["init", "--shape", "4,8"], ["build"], ["verify"], ["export", "release"]):
+        finished = run_inv(root, *words)
+        assert finished.code == 0, finished.out + finished.err
+    shutil.copy(EXAMPLES / "fastapi_service.py", root / "release")
+    (name,) = [path.name for path in (root / "release").iterdir() if path.is_dir()]
+    with served(root / "release", name, tmp_path / "cache", artifacts=".") as port:
+        status, output = ask(port, "/predict", {"features": [[0.5] * 8] * 4})
+    assert status == 200, output
+    assert len(output) == 4
