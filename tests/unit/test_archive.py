@@ -340,10 +340,25 @@ def field(kind: int, *numbers: int) -> bytes:
         ((50, FULL, FULL), field(1, 50, 9, 1234), (50, 50, 9)),
         ((50, 50, FULL), field(0x5455, 3) + field(1, 9), (50, 50, 9)),
         ((50, 50, FULL), field(1, 9) + field(1, 8), (50, 50, 9)),
+        (
+            (50, 50, FULL),
+            struct.pack("<2H", 2, 16) + field(1, 7) + bytes(4) + field(1, 9),
+            (50, 50, 9),
+        ),
         ((50, 50, FULL), field(0x5455) + field(1, 9), (50, 50, 9)),
         ((50, 50, FULL), field(1) + field(1, 8), (50, 50, 8)),
     ],
-    ids=["all", "sizes", "offset", "more", "behind another", "first", "behind an empty", "second"],
+    ids=[
+        "all",
+        "sizes",
+        "offset",
+        "more",
+        "behind another",
+        "first",
+        "inside another",
+        "behind an empty",
+        "second",
+    ],
 )
 def test_64_bit_numbers_stand_in_for_those_that_are_too_large(
     sizes: tuple[int, int, int], extra: bytes, read: tuple[int, int, int]

@@ -67,7 +67,8 @@ def test_a_stored_package_is_found_by_its_weights(
     assert store.share_weights(other / MODEL) == 0
     small = artifact(tmp_path / "small", weights[: SHAREABLE * 2])
     assert store.share_weights(small / MODEL) == 0
-    noted[0].write_text("../" * 20 + "passwd")
+    (store.root.parent / "outside").write_bytes((first / MODEL).read_bytes())
+    noted[0].write_text("../outside")
     assert store.share_weights(second / MODEL) == 0
 
 

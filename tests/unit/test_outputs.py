@@ -151,7 +151,9 @@ def test_what_was_printed_before_comes_first(
 
 
 def test_more_than_a_pipe_takes_at_once_is_written_whole() -> None:
+    """Also into one that does not wait, as some programs leave a shared stdout."""
     reader, writer = os.pipe()
+    os.set_blocking(writer, False)
     content = os.urandom(1 << 20)
     with ThreadPoolExecutor(1) as threads, open(reader, "rb") as file:
         received = threads.submit(file.read)
