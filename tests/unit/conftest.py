@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import stat
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -109,3 +110,19 @@ def parses(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
     monkeypatch.setattr(aoti_build.models_file.parsing.resolve, "parse", counting)
     return found
+
+
+@pytest.fixture
+def full_device(tmp_path: Path) -> Path:
+    """A device that is always full. Not the system's own: a fault in what is tested here, run by
+    root, would replace it."""
+    path = tmp_path / "full"
+    if os.geteuid() != 0:
+        path.symlink_to("/dev/full")
+        return path
+    try:
+        os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(1, 7))
+        os.close(os.open(path, os.O_WRONLY))
+    except OSError as error:
+        pytest.skip(f"there can be no device here: {error}")
+    return path

@@ -17,8 +17,11 @@ from hypothesis import strategies as st
 from packages import AARCH64, BLOB, FOLDER, LIBRARY, METADATA, ROOT, WRAPPER, elf, members, write
 
 from aoti_build.artifact.pt2.contents import contents
+from aoti_build.artifact.pt2.directory import BadZip, _read_entry
 from aoti_build.artifact.pt2.package import open_archive
 from aoti_build.errors import ArtifactError
+
+FULL = 0xFFFFFFFF  # in a 32-bit field: the number stands in a 64-bit one
 
 quick = settings(
     max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -300,6 +303,110 @@ def test_a_zip_with_64_bit_records_is_read(tmp_path: Path) -> None:
     at = data.rindex(b"PK\x06\x06")
     path.write_bytes(data[: at + 32] + struct.pack("<Q", 3) + data[at + 40 :])
     assert "two end records that differ" in refused(path)
+
+
+def test_members_with_64_bit_sizes_and_offsets_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Python writes members behind 4 GiB; here it takes 1 KiB for that much. Smaller sizes and
+    offsets keep their 32-bit fields."""
+    monkeypatch.setattr(zipfile, "ZIP64_LIMIT", 1024)
+    files = {f"{ROOT}/a": b"small", f"{ROOT}/large": os.urandom(2000), **members()}
+    path = write(tmp_path / "model.pt2", files)
+    assert path.read_bytes().count(struct.pack("<2L", FULL, FULL)) >= 2
+    with open_archive(path) as archive:
+        assert {name: archive.read(name, 1 << 20) for name in files} == files
+        archive.check()
+
+
+def entry_of(sizes: tuple[int, int, int], extra: bytes) -> bytes:
+    """The directory's entry of a member with these sizes (plain, compressed) and this offset."""
+    size, compressed, header = sizes
+    fixed = struct.pack("<4s6H3L5H2L", b"PK\1\2", 45, 45, 0, 0, 0, 0, 0, compressed, size, 1,
+        len(extra), 0, 0, 0, 0, header)  # fmt: skip
+    return fixed + b"a" + extra
+
+
+def field(kind: int, *numbers: int) -> bytes:
+    return struct.pack(f"<2H{len(numbers)}Q", kind, 8 * len(numbers), *numbers)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "extra", "read"),
+    [
+        ((FULL, FULL, FULL), field(1, 50, 50, 7), (50, 50, 7)),
+        ((FULL, FULL, 9), field(1, 50, 50), (50, 50, 9)),
+        ((50, 50, FULL), field(1, 9), (50, 50, 9)),
+        ((50, FULL, FULL), field(1, 50, 9, 1234), (50, 50, 9)),
+        ((50, 50, FULL), field(0x5455, 3) + field(1, 9), (50, 50, 9)),
+        ((50, 50, FULL), field(1, 9) + field(1, 8), (50, 50, 9)),
+        (
+            (50, 50, FULL),
+            struct.pack("<2H", 2, 16) + field(1, 7) + bytes(4) + field(1, 9),
+            (50, 50, 9),
+        ),
+        ((50, 50, FULL), field(0x5455) + field(1, 9), (50, 50, 9)),
+        ((50, 50, FULL), field(1) + field(1, 8), (50, 50, 8)),
+    ],
+    ids=[
+        "all",
+        "sizes",
+        "offset",
+        "more",
+        "behind another",
+        "first",
+        "inside another",
+        "behind an empty",
+        "second",
+    ],
+)
+def test_64_bit_numbers_stand_in_for_those_that_are_too_large(
+    sizes: tuple[int, int, int], extra: bytes, read: tuple[int, int, int]
+) -> None:
+    entry = _read_entry(entry_of(sizes, extra), 0)
+    assert (entry.size, entry.compressed, entry.header) == read
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [b"", b"\1\0", field(1), field(1, 50), field(2, 50, 50), field(1, 50, 50)[:-1]],
+    ids=["none", "cut", "empty", "too few", "of another kind", "cut in a number"],
+)
+def test_a_member_without_its_64_bit_numbers_is_refused(extra: bytes) -> None:
+    with pytest.raises(BadZip, match=r"^a has no size in the archive's directory$"):
+        _read_entry(entry_of((FULL, FULL, 0), extra), 0)
+
+
+def test_a_member_whose_64_bit_size_is_beyond_the_file_is_refused(tmp_path: Path) -> None:
+    directory = entry_of((FULL, FULL, 0), field(1, 1 << 40, 1 << 40))
+    end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 1, 1, len(directory), 0, 0)
+    (tmp_path / "model.pt2").write_bytes(directory + end)
+    assert "a is beyond the end of the archive" in refused(tmp_path / "model.pt2")
+
+
+def test_a_name_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "model.pt2", {**members(), f"{ROOT}/secretQname": b""})
+    path.write_bytes(path.read_bytes().replace(b"secretQname", b"secret\xffname"))
+    assert "name is not UTF-8" in refused(path)
+
+
+def test_a_folder_is_no_member_and_has_no_content(tmp_path: Path) -> None:
+    path = write(tmp_path / "model.pt2", {**members(), f"{ROOT}/extra/": b""})
+    with open_archive(path) as archive:
+        assert f"{ROOT}/extra/" not in archive.members
+    write(path, {**members(), f"{ROOT}/extraQ": b"content"})
+    path.write_bytes(path.read_bytes().replace(b"extraQ", b"extra/"))
+    assert "is a folder with content" in refused(path)
+
+
+def test_a_directory_of_too_many_members_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path / "model.pt2", members())
+    monkeypatch.setattr("aoti_build.artifact.pt2.directory._MOST_MEMBERS", len(members()))
+    open_archive(path).close()
+    monkeypatch.setattr("aoti_build.artifact.pt2.directory._MOST_MEMBERS", len(members()) - 1)
+    assert "exceeds the limits" in refused(path)
 
 
 @quick

@@ -83,10 +83,12 @@ def test_where_they_lie(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert directories.build_cache() == home / ".cache" / "aoti_build" / "build"
     assert directories.runtime_cache() == home / ".cache" / "aoti_build" / "unpacked"
     assert directories.log_directory() == home / ".local" / "state" / "aoti_build" / "logs"
+    assert directories.agreed_directory() == home / ".local" / "state" / "aoti_build" / "agreed"
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "c"))
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "s"))
     assert directories.build_cache() == tmp_path / "c" / "aoti_build" / "build"
     assert directories.log_directory() == tmp_path / "s" / "aoti_build" / "logs"
+    assert directories.agreed_directory() == tmp_path / "s" / "aoti_build" / "agreed"
     monkeypatch.setenv(directories.BUILD_VARIABLE, str(tmp_path / "own"))
     assert directories.build_cache() == tmp_path / "own" / "build"
     assert paths.runner_cache() == tmp_path / "own" / "build" / "runner"
@@ -108,6 +110,17 @@ def test_nothing_is_made_below_what_others_can_change(
     assert f"chmod go-w {place}" in str(caught.value.hint)
     assert f"set {directories.BUILD_VARIABLE} to" in str(caught.value.hint)
     assert list(place.iterdir()) == []
+
+
+@pytest.mark.parametrize("find", [directories.log_directory, directories.agreed_directory])
+def test_the_hint_names_the_variable_that_moves_a_state_directory(
+    find: Callable[[], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    find().chmod(0o755)
+    with pytest.raises(DirectoryError) as caught:
+        find()
+    assert str(caught.value.hint).endswith("set XDG_STATE_HOME to a directory of your own")
 
 
 @pytest.mark.parametrize("bits", [0o750, 0o705, 0o770, 0o1777], ids=oct)
@@ -228,6 +241,22 @@ def test_logs_go_to_a_fresh_directory_where_there_is_no_other(
     found = paths.outside_logs()
     assert (found.parent, mode(found), paths.outside_logs()) == (tmp_path, 0o700, found)
     paths._fresh_logs.cache_clear()
+
+
+@pytest.mark.parametrize("fault", ["read-only", "noexec"])
+def test_packages_are_not_unpacked_where_code_cannot_be_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    monkeypatch.setenv(directories.RUNTIME_VARIABLE, str(tmp_path))
+    if fault == "read-only":
+        monkeypatch.setattr(os, "access", lambda path, wanted: False)
+    else:
+        monkeypatch.setattr(directories, "is_noexec", lambda path: True)
+    with pytest.raises(DirectoryError, match="code cannot be loaded from here") as caught:
+        directories.runtime_cache()
+    said = {"read-only": "cannot be written to", "noexec": "mounted noexec"}[fault]
+    assert said in str(caught.value.cause)
+    assert f"set {directories.RUNTIME_VARIABLE} to" in str(caught.value.hint)
 
 
 @pytest.mark.parametrize("variable", ["AOTI_BUILD_CACHE", "AOTI_BUILD_STORE"])

@@ -3,6 +3,7 @@ one."""
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -93,6 +94,42 @@ def test_names_that_a_terminal_would_obey_are_left_out() -> None:
     assert read_elf(of(elf(needed=("lib\x1b[2J.so", "libc.so.6")))).needed == ("libc.so.6",)
 
 
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_a_32_bit_library_is_read_too(order: str) -> None:
+    """Its header and its tables have narrower fields."""
+    names = b"\0.dynstr\0.dynamic\0.comment\0.shstrtab\0"
+    strings = b"\0libc.so.6\0"
+    parts = [
+        ("", 0, b"", 0),
+        (".dynstr", 3, strings, 0),
+        (".dynamic", 6, struct.pack(f"{order}4L", 1, 1, 0, 0), 1),
+        (".comment", 1, b"GCC: (Some) 12.2.0\0", 0),
+        (".shstrtab", 3, names, 0),
+    ]
+    body, table = b"", b""
+    for name, kind, content, link in parts:
+        place = names.index(name.encode() + b"\0") if name else 0
+        table += struct.pack(
+            f"{order}10L", place, kind, 0, 0, 52 + len(body), len(content), link, 0, 1, 0
+        )
+        body += content
+    ident = b"\x7fELF" + bytes([1, 1 if order == "<" else 2, 1]) + bytes(9)
+    header = struct.pack(
+        f"{order}2H5L6H", 3, 40, 1, 0, 0, 52 + len(body), 0, 52, 0, 0, 40, len(parts), 4
+    )
+    found = read_elf(of(ident + header + body + table))
+    assert (found.machine, found.bits, found.little) == ("arm", 32, order == "<")
+    assert (found.needed, found.compiler) == (("libc.so.6",), "GCC: (Some) 12.2.0")
+
+
+def test_a_section_that_claims_to_be_huge_is_read_as_far_as_the_file_goes() -> None:
+    data = bytearray(elf(sections={".comment": b"GCC: (Some) 12.2.0\0"}))
+    (table,) = struct.unpack_from("<Q", data, 40)
+    size_of_comment = table + 64 * 3 + 32
+    data[size_of_comment : size_of_comment + 8] = b"\xff" * 8
+    assert read_elf(of(bytes(data))).compiler == "GCC: (Some) 12.2.0"
+
+
 WHOLE = elf(needed=("libc.so.6",), versions=("GLIBC_2.34",), sections={".comment": b"GCC\0"})
 
 
@@ -114,6 +151,8 @@ def test_garbled_files_are_read_or_refused(
     def counted(offset: int, size: int) -> bytes:
         nonlocal asked
         asked += 1
+        assert offset >= 0, "the system refuses to read before the start of a file"
+        assert size >= 0
         return bytes(data[:cut][offset : offset + size])
 
     try:

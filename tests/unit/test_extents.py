@@ -8,6 +8,7 @@ import shutil
 import struct
 import subprocess
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -47,6 +48,42 @@ def test_weights_that_do_not_begin_at_a_block_are_left_alone(tmp_path: Path) -> 
     assert named_weights(tmp_path / "c.pt2") is None
 
 
+def test_a_stored_package_is_found_by_its_weights(
+    tmp_path: Path, project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On any file system: equal bytes count as shared here, without a call of the system."""
+    monkeypatch.setattr("aoti_build.store.shared_weights.share_equal", equal_bytes)
+    weights = os.urandom(SIZE)
+    store = LocalStore(tmp_path / "store")
+    first = artifact(tmp_path / "first", weights)
+    put(store, project, first)
+    noted = [path for path in (store.root / "weights").rglob("*") if path.is_file()]
+    name = f"{zlib.crc32(weights):08x}-{SIZE}"
+    assert noted == [store.root / "weights" / name[:2] / name]
+    assert noted[0].read_text() == FileRecord.of(first / MODEL).sha256
+    second = artifact(tmp_path / "second", weights, code=b"other code")
+    assert store.share_weights(second / MODEL) == SIZE
+    other = artifact(tmp_path / "other", os.urandom(SIZE))
+    assert store.share_weights(other / MODEL) == 0
+    small = artifact(tmp_path / "small", weights[: SHAREABLE * 2])
+    assert store.share_weights(small / MODEL) == 0
+    (store.root.parent / "outside").write_bytes((first / MODEL).read_bytes())
+    noted[0].write_text("../outside")
+    assert store.share_weights(second / MODEL) == 0
+
+
+def test_gc_forgets_weights_whose_object_is_gone(tmp_path: Path, project: Project) -> None:
+    store = LocalStore(tmp_path / "store")
+    package = artifact(tmp_path / "artifact", os.urandom(SIZE))
+    put(store, project, package)
+    (noted,) = (store.root / "weights").rglob("*-*")
+    store.remove([])
+    assert noted.exists()
+    store.object_path(FileRecord.of(package / MODEL).sha256).unlink()
+    store.remove([])
+    assert not noted.exists()
+
+
 @pytest.mark.slow
 def test_a_stored_file_and_its_copies_take_the_room_of_one(sharing: Path, project: Project) -> None:
     content = os.urandom(SIZE)
@@ -68,10 +105,7 @@ def test_other_code_with_the_same_weights_shares_them(sharing: Path, project: Pr
     weights = os.urandom(SIZE)
     store = LocalStore(sharing / "store")
     first = artifact(sharing / "first", weights, code=b"a" * 9000)
-    store.put(
-        publish_fake(project, files=records(first), weights={"external": True, "alignment": 64}),
-        first,
-    )
+    put(store, project, first)
     second = artifact(sharing / "second", weights, code=b"b" * 50_000)
     content = (second / MODEL).read_bytes()
     assert store.share_weights(second / MODEL) == SIZE
@@ -124,6 +158,18 @@ def artifact(directory: Path, weights: bytes, code: bytes = b"code") -> Path:
     package(directory / MODEL, code, weights)
     (directory / REFERENCE_DATA).write_bytes(b"reference data")
     return directory
+
+
+def put(store: LocalStore, project: Project, directory: Path) -> None:
+    """Keep an artifact with external weights."""
+    weights = {"external": True, "alignment": 64}
+    store.put(publish_fake(project, files=records(directory), weights=weights), directory)
+
+
+def equal_bytes(source: Stretch, target: Stretch) -> int:
+    """The size of both stretches; 0 if they differ."""
+    one, other = (os.pread(part.descriptor, part.size, part.start) for part in (source, target))
+    return len(one) if one == other else 0
 
 
 def records(directory: Path) -> dict[str, FileRecord]:

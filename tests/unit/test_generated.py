@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from packages import KERNEL_TEXT, WRAPPER_TEXT
 
+from aoti_build.artifact.pt2.call_names import argument_names, result_names
 from aoti_build.artifact.pt2.generated import Constant, Tensor, read_generated
 
 
@@ -105,3 +106,67 @@ def test_a_large_source_takes_a_time_that_grows_with_it(line: str) -> None:
     started = time.process_time()
     read_generated(text, text)
     assert time.process_time() - started < 4
+
+
+def tree(kind: str | None, *children: Any, context: Any = None) -> dict[str, Any]:
+    """A node of a serialised pytree; a leaf without a kind."""
+    return {"type": kind, "context": json.dumps(context), "children_spec": list(children)}
+
+
+LEAF = tree(None)
+
+
+@pytest.mark.parametrize(
+    ("result", "names"),
+    [
+        (LEAF, ["output"]),
+        (tree("builtins.tuple", LEAF, tree("builtins.list", LEAF)), ["[0]", "[1][0]"]),
+        (tree("builtins.dict", LEAF, LEAF, context=["b", 1]), ["['b']", "[1]"]),
+        (
+            tree(
+                "collections.OrderedDict",
+                tree("builtins.dict", LEAF, context=["mean"]),
+                LEAF,
+                context=["pooled", "last"],
+            ),
+            ["['pooled']['mean']", "['last']"],
+        ),
+    ],
+)
+def test_results_have_the_names_by_which_a_caller_finds_them(
+    result: dict[str, Any], names: list[str]
+) -> None:
+    assert result_names(json.dumps([1, result])) == names
+
+
+def test_arguments_have_the_names_by_which_a_caller_passes_them() -> None:
+    positional = tree("builtins.tuple", LEAF, tree("collections.OrderedDict", LEAF, context=["a"]))
+    keyword = tree("builtins.dict", tree("builtins.list", LEAF, LEAF), LEAF, context=["past", "m"])
+    call = tree("builtins.tuple", positional, keyword)
+    assert argument_names(json.dumps([1, call])) == [
+        "args[0]",
+        "args[1]['a']",
+        "past[0]",
+        "past[1]",
+        "m",
+    ]
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        None,
+        json.dumps([2, LEAF]),
+        json.dumps([1, tree("builtins.dict", LEAF, context=["a", "b"])]),
+        json.dumps([1, tree("builtins.dict", LEAF, context=["k" * 1021])]),
+        json.dumps([1, LEAF]) + " " * (4 << 20),
+    ],
+    ids=["none", "another version", "a name too many", "a long path", "large"],
+)
+def test_a_result_that_is_not_understood_has_no_names(spec: str | None) -> None:
+    assert result_names(spec) is None
+
+
+def test_the_longest_path_is_kept() -> None:
+    (name,) = result_names(json.dumps([1, tree("builtins.dict", LEAF, context=["k" * 1020])])) or ()
+    assert len(name) == 1024

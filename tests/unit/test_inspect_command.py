@@ -18,6 +18,7 @@ from packages import (
     LIBRARY,
     METADATA,
     STEM,
+    WRAPPER,
     X86_64,
     cubin,
     fatbin,
@@ -78,6 +79,27 @@ def test_a_foreign_file_by_what_it_says_itself(tmp_path: Path) -> None:
     assert "args[0]  float32 [s31, 8]" in text
     assert "s31: 2 to 16" in text
     assert report.as_json()["artifacts"][0]["manifest"] is None
+
+
+def test_where_the_weights_are(tmp_path: Path) -> None:
+    """In a file beside the library, inside of it, or nowhere: constants that the code folds from
+    others are none."""
+    files = members(here())
+    assert weights_of(tmp_path, files) == {
+        "where": "files",
+        "bytes": 384,
+        "files": [{"name": BLOB, "bytes": 384}],
+    }
+    del files[BLOB]
+    assert weights_of(tmp_path, files) == {"where": "library", "bytes": 384, "files": []}
+    files[WRAPPER] = files[WRAPPER].replace(b"from_folded = false", b"from_folded = true")
+    assert weights_of(tmp_path, files) == {"where": "none", "bytes": 0, "files": []}
+
+
+def weights_of(tmp_path: Path, files: Mapping[str, bytes]) -> Any:
+    package = inspect_file(write(tmp_path / "model.pt2", files)).package
+    assert package is not None
+    return package["models"][0]["weights"]
 
 
 def test_who_made_a_package_is_in_its_metadata(tmp_path: Path) -> None:

@@ -27,6 +27,10 @@ HEAD = "0000000000001100 <kernel>:\n"
         ("    1100:\t62 f5 74 48 58 c2    \tvaddph %zmm2,%zmm1,%zmm0\n", "avx512_fp16"),
         ("    1100:\t66 0f 38 dc c1       \taesenc %xmm1,%xmm0\n", "aes"),
         ("    1100:\tc4 e2 7b 49 c0       \ttilezero %tmm0\n", "amx_tile"),
+        ("    1100:\td5 10 50              \tpush   %r16\n", "apx_f"),
+        ("    1100:\t65 c5 f4 58 08       \tvaddps %gs:(%rax),%ymm1,%ymm1\n", "avx2"),
+        ("    1100:\tf3                   \trepz\n", None),
+        ("    1100:\tc5 ff ff             \tnew    %ymm0\n", UNKNOWN),
         ("    1100:\t06                   \t(bad)\n", UNKNOWN),
     ],
 )

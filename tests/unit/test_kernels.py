@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,30 @@ def kept(cache: KernelCache) -> Path:
 def test_a_kernel_is_given_back_as_it_was_kept(cache: KernelCache, kept: Path) -> None:
     assert cache.fetch(KEY) == FILES
     assert cache.fetch("OTHER") is None
+
+
+def test_processes_find_the_cache_that_the_environment_names(
+    cache: KernelCache, kept: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(KERNELS_VARIABLE, str(cache.directory))
+    named = KernelCache.of_environment()
+    assert named is not None
+    assert named.fetch(KEY) == FILES
+    monkeypatch.setenv(KERNELS_VARIABLE, "")
+    assert KernelCache.of_environment() is None
+
+
+def test_a_file_with_the_right_digest_that_is_no_archive_is_a_miss(
+    cache: KernelCache, kept: Path
+) -> None:
+    kept.write_bytes(sha256(b"no archive").digest() + b"no archive")
+    assert cache.fetch(KEY) is None
+
+
+def test_timings_that_are_not_json_are_replaced(cache: KernelCache) -> None:
+    cache.add_tuning("gpu", {TIMINGS: "{"})
+    cache.add_tuning("gpu", {TIMINGS: '{"a": 1}'})
+    assert cache.tuning("gpu") == {TIMINGS: '{"a": 1}'}
 
 
 @pytest.mark.parametrize("position", [0, 40, -1])
@@ -148,6 +173,12 @@ def test_only_results_of_autotuning_travel_from_one_inductor_cache_to_the_next(
     assert sorted(
         path.relative_to(new).as_posix() for path in new.rglob("*") if path.is_file()
     ) == [BEST, TIMINGS]
+
+
+def test_what_only_looks_like_a_result_of_autotuning_stays(tmp_path: Path) -> None:
+    write_tuning(tmp_path, {TIMINGS: "{}", BEST: "{}", "cache/a lock": "", "AB/x.best_config": ""})
+    (tmp_path / f"cd/{'e' * 51}.best_config").mkdir(parents=True)
+    assert tuning_files(tmp_path) == {TIMINGS: "{}", BEST: "{}"}
 
 
 def test_gc_takes_the_kernels_that_were_not_used_for_long(project: Project) -> None:

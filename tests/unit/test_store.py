@@ -429,6 +429,43 @@ def test_a_trace_of_another_spec_does_not_count(tmp_path: Path, edited: str) -> 
 
 
 @pytest.mark.parametrize("name", [MODEL, REFERENCE_DATA])
+def test_records_go_with_their_objects(kept: Manifest, store: Store, name: str) -> None:
+    """A record without its objects costs a miss each time it is read."""
+    before = contents(store.root)
+    store.remove([])
+    assert contents(store.root) == before
+    gone = kept.files[name].sha256
+    store.remove([stored for stored in store.list_objects() if stored.digest == gone])
+    assert records(store) == []
+    assert [stored.digest for stored in store.list_objects()] == [
+        file.sha256 for file in kept.files.values() if file.sha256 != gone
+    ]
+
+
+def test_damaged_records_are_removed_and_others_stay(kept: Manifest, store: Store) -> None:
+    (store.root / "keys" / "00").mkdir()
+    (store.root / "keys" / "00" / "damaged.json").write_text("{")
+    before = records(store)
+    store.remove([])
+    assert len(records(store)) == len(before) - 1
+    assert store.by_key(kept.key) == kept
+
+
+def test_what_a_killed_writer_left_goes_after_a_day(kept: Manifest, store: Store) -> None:
+    toolchain = store.root / "kernels" / "toolchain" / "ab"
+    toolchain.mkdir(parents=True)
+    objects = store.object_path(kept.files[MODEL].sha256).parent
+    left = [directory / name for directory in (objects, toolchain) for name in (".old", ".new")]
+    for path in left:
+        path.write_bytes(b"half")
+    long_ago = time.time() - 90_000
+    for path in left[::2]:
+        os.utime(path, (long_ago, long_ago))
+    store.remove([])
+    assert [path.name for path in left if path.exists()] == [".new", ".new"]
+
+
+@pytest.mark.parametrize("name", [MODEL, REFERENCE_DATA])
 @pytest.mark.parametrize("harm", [truncate, Path.unlink])
 def test_a_trace_whose_objects_are_not_there_does_not_count(
     project: Project, name: str, harm: Callable[[Path], None]
