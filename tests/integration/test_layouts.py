@@ -82,7 +82,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     built = run_inv(root, "models.aoti.build", "--json", env=pythonpath(helpers))
     assert built.code == 0, built.err
     row = built.target("ranker/cpu")
-    assert (row["action"], row["artifact"]) == ("compiled", "out/aoti/ranker/cpu/model.pt2")
+    assert (row["action"], row["path"]) == ("compiled", "out/aoti/ranker/cpu/model.pt2")
     return root
 
 
