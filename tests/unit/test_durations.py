@@ -30,6 +30,7 @@ def test_stages_that_a_build_did_not_have_stay(
     now = 50.0
     monkeypatch.setattr("aoti_build.work.durations.time.monotonic", lambda: now)
     record = durations_path(project)
+    record.parent.mkdir()
     (target,) = project.targets
     first = {"export": 1.0, "compile": 3.0, "check": 2.0}
     for phases in (first, {"export": 1.0, "repack": 4.0, "check": 7.0}):

@@ -329,7 +329,7 @@ NAMES = [
 CRAFTED: list[tuple[str, Any]] = [
     *(("target", name) for name in NAMES),
     ("target", "small/cuda"),  # whose requirements are a CPU's
-    *(("models_file", name) for name in ["../../x", "", "a\0", "x" * 300, 3, None]),
+    *(("models_file", name) for name in ["", "a\0", "/x", "x" * 5000, 3, None]),
     *(("key", key) for key in ["../../../../home/x", "", "A" * 64, None, 3]),
     *(("graph_key", key) for key in ["../" * 30, "b" * 63, True]),
     *(
@@ -425,7 +425,7 @@ CRAFTED: list[tuple[str, Any]] = [
         for value in [[], None, {"a": 3}, {"a": "x"}, {"a\0": None}, {"a": ["c" * 64]}]
     ),
     *(("source.distributions", value) for value in [{"": "1"}, {"a\0b": 3}, {"torch": 2}, []]),
-    *(("source.modules", value) for value in [{"a": "x"}, {"a": True}, []]),
+    *(("source.modules", value) for value in [{"a": 3}, {"a": True}, []]),
     *(("source.variables", value) for value in [{"A": "secret"}, {"A": 3}, []]),
     *(("source.toolchain", value) for value in [{"torch": None}, {"torch": 2}, []]),
     ("source.spec", {"a": json.loads("[" * 250 + "]" * 250)}),

@@ -105,7 +105,7 @@ def test_inspect_fits_and_all_shows_the_rest(project: Project) -> None:
 
 def outcomes(project: Project) -> tuple[Outcome, ...]:
     first, second = project.targets
-    published = Published("a" * 64, 45 << 20)
+    published = Published("a" * 64, "b" * 64, 45 << 20)
     latency = {"artifact": 0.00042, "eager": 0.00077}
     return (
         Outcome(first, Done.COMPILED, (), published, {"total": 12.3}, latency=latency),
