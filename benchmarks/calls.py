@@ -18,7 +18,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from aoti_build.runtime.arguments import Arguments
-from aoti_build.runtime.gate import Gate
+from aoti_build.runtime.gate import Gate, turns
 from aoti_build.runtime.leaves import Kinds
 from aoti_build.runtime.model import LoadedModel
 from aoti_build.runtime.structures import exported_parameters, output_restorer
@@ -96,6 +96,7 @@ def model_of(
     model._arguments = Arguments("model/cpu", signature, parameters, KINDS)
     model._written = None
     model._gate = Gate()
+    model._turns = turns(1)
     model._restore = output_restorer(out_spec, signature["outputs"])
     model._run = lambda _: outputs
     return model

@@ -36,6 +36,7 @@ class ImportPath:
         variable = variables.get("PYTHONPATH", "")
         if variable:
             entries += [os.path.join(root, entry) for entry in variable.split(os.pathsep)]
+        self._found: dict[str, str | None] = {}
         directories = dict.fromkeys(map(os.path.normpath, entries))
         self._content = {directory: _names_in(directory) for directory in directories}
         self._with_distributions = [
@@ -59,10 +60,13 @@ class ImportPath:
         they have an entry if a directory of the search path has a module of the same name.
         """
         parts = {}
-        for name in sorted({*names, *self._shadowing()}):
-            parts[name] = self._location(name) or distributions.installed_module(
-                name, path=self.installed
-            )
+        for name in sorted({*names, *self._shadowing}):
+            # The models of a project use the same modules.
+            if name not in self._found:
+                self._found[name] = self._location(name) or distributions.installed_module(
+                    name, path=self.installed
+                )
+            parts[name] = self._found[name]
         return parts
 
     def _location(self, name: str) -> str | None:
@@ -83,6 +87,7 @@ class ImportPath:
                 portion = self._shown(path) + "/"
         return portion
 
+    @cached_property
     def _shadowing(self) -> set[str]:
         """Names of modules here that are also names of Python's own modules or installed ones."""
         others = distributions.installed_names(self.installed) | sys.stdlib_module_names

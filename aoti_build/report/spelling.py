@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from aoti_build.figures import Vacuous
 
 # Characters that XML 1.0 cannot have, not even escaped: control characters, lone surrogates and two
-# non-characters.
-_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+# non-characters. It is compiled at its first use, because that takes milliseconds.
+_NOT_XML = "[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"
 
 
 def printable(text: str) -> str:
@@ -20,7 +20,7 @@ def printable(text: str) -> str:
 
     Messages quote what other programs print.
     """
-    return _NOT_XML.sub("\ufffd", text)
+    return re.sub(_NOT_XML, "\ufffd", text)
 
 
 def scientific(value: float | str | None) -> str:
