@@ -12,9 +12,10 @@ from typing import Any
 
 from aoti_build.artifact.manifest import MANIFEST, MODEL, Manifest, read_manifest
 from aoti_build.artifact.paths import artifact_directory
-from aoti_build.commands.build import out_of_date_error, plan
+from aoti_build.commands.build import plan
 from aoti_build.commands.conclusion import code_of, head
 from aoti_build.commands.json_values import json_list
+from aoti_build.commands.plan_report import out_of_date_error
 from aoti_build.common.json_object import JsonObject
 from aoti_build.common.removal import own_entries
 from aoti_build.errors import AotiBuildError

@@ -11,11 +11,11 @@ from pathlib import Path
 from aoti_build.common.reading import TEXT_LIMIT, read_bytes
 from aoti_build.errors import UsageError
 from aoti_build.models_file.layout import check_layout, likely_artifacts, with_options
+from aoti_build.models_file.places import Layout
 from aoti_build.models_file.presence import check_files
 from aoti_build.models_file.project import (
     DEFAULT_PRESET,
     Dim,
-    Layout,
     Model,
     Position,
     Project,

@@ -35,7 +35,8 @@ from aoti_build.common.memory_formats import NAMES
 from aoti_build.common.records import OWNER_WRITES, read_owned
 from aoti_build.common.writing import write_atomic
 from aoti_build.models_file import rules, target_shape
-from aoti_build.models_file.project import Choice, Layout, Position, Project, Target
+from aoti_build.models_file.places import Layout
+from aoti_build.models_file.project import Choice, Position, Project, Target
 from aoti_build.models_file.records import record_digest, target_from_json, target_to_json
 
 FORMAT = "aoti-build/project-cache"

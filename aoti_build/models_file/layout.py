@@ -13,7 +13,8 @@ from pathlib import Path
 
 from aoti_build.errors import UsageError
 from aoti_build.models_file import rules
-from aoti_build.models_file.project import Layout, Project, Source, root_of
+from aoti_build.models_file.places import Layout, root_of
+from aoti_build.models_file.project import Project, Source
 
 # A key of the file, with a plain or quoted text on its line. Other notations are not recognised.
 _LINE = r"^{key}[ ]*:[ ]+(?:'([^'\n]*)'|\"([^\"\\\n]*)\"|([\w./-]+))[ ]*(?:#.*)?$"

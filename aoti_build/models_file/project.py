@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 
 from aoti_build.host.devices import NATIVE, Device, device_named
 from aoti_build.host.import_path import ImportPath
+from aoti_build.models_file.places import Layout, root_of
 
 DEFAULT_PRESET = "default"
 # The preset whose options are in tuned.yaml, unless models.yaml defines a preset of this name.
@@ -320,22 +321,6 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Layout:
-    """Where the parts of a project are.
-
-    Attributes:
-        root: the directory that all paths are relative to, from the directory of models.yaml on; or
-            absolute, if an option of the command line named it.
-        python_path: the directories that modules are imported from, relative to the root.
-        artifacts: the directory of artifacts, relative to the root; or absolute, as `root`.
-    """
-
-    root: str = "."
-    python_path: tuple[str, ...] = (".",)
-    artifacts: str = "artifacts"
-
-
-@dataclass(frozen=True)
 class Project:
     """The content of one models.yaml. Its paths are relative to `root`.
 
@@ -353,7 +338,7 @@ class Project:
     tuned: Mapping[str, Mapping[str, Choice]] = field(default_factory=dict)
     described: tuple[Target, ...] = ()
     private: str = ""
-    layout: Layout = Layout()
+    layout: Layout = field(default_factory=Layout)
 
     @property
     def root(self) -> Path:
@@ -404,11 +389,3 @@ class Project:
             if position is not None:
                 return f"{self.file.name}:{position.line}:{position.column}"
         return self.file.name
-
-
-def root_of(file: Path, layout: Layout) -> Path:
-    """The root of the project that `file` describes."""
-    if layout.root == ".":
-        return file.parent
-    # As the user wrote it: `..` leads to the parent in the path, also if that is a link.
-    return Path(normpath(file.parent / layout.root))

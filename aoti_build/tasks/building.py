@@ -42,7 +42,9 @@ def build(
         check_files(project, targets)
         worker_count = read_integer("--jobs", jobs)
         if dry_run or check or context.config.run.dry:
-            plan = command.PlanReport(command.plan(project, targets, force=force), check, strict)
+            from aoti_build.commands.plan_report import PlanReport
+
+            plan = PlanReport(command.plan(project, targets, force=force), check, strict)
             show(plan, text.plan_lines(plan.plan), json)
             finish(plan.error)
             return

@@ -30,7 +30,7 @@ from aoti_build.artifact.paths import (
     project_cache_path,
 )
 from aoti_build.artifact.reasons import Reason, ReasonKind
-from aoti_build.commands.build import BuildReport, PlanReport, plan
+from aoti_build.commands.build import BuildReport, plan
 from aoti_build.commands.ci_cache import ci_cache
 from aoti_build.commands.clean import CleanReport
 from aoti_build.commands.doctor import DoctorReport
@@ -38,6 +38,7 @@ from aoti_build.commands.export import Exported, ExportReport, export
 from aoti_build.commands.gc import gc
 from aoti_build.commands.inspect import InspectReport, inspect, inspect_file
 from aoti_build.commands.inspect_diff import diff
+from aoti_build.commands.plan_report import PlanReport
 from aoti_build.commands.run import Run, RunReport, TargetRuns
 from aoti_build.commands.status import StatusReport
 from aoti_build.commands.tune_report import Outcome as TuneOutcome

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from small_projects import ONE_MODEL, FakeWorker, publish_fake, write_project
 
-from aoti_build.commands.build import BuildReport, PlanReport, build, plan
+from aoti_build.commands.build import BuildReport, build, plan
+from aoti_build.commands.plan_report import PlanReport
 from aoti_build.commands.status import status
 from aoti_build.host.devices import device_named
 from aoti_build.models_file import Project

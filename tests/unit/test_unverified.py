@@ -25,9 +25,10 @@ from small_projects import (
 
 from aoti_build.artifact.manifest import MODEL, Manifest, read_manifest
 from aoti_build.artifact.paths import artifact_directory
-from aoti_build.commands.build import BuildReport, PlanReport, build, plan
+from aoti_build.commands.build import BuildReport, build, plan
 from aoti_build.commands.clean import clean
 from aoti_build.commands.inspect import inspect
+from aoti_build.commands.plan_report import PlanReport
 from aoti_build.commands.run import run
 from aoti_build.commands.status import status
 from aoti_build.commands.verify import VerifyReport, verify

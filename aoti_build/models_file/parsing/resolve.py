@@ -20,7 +20,8 @@ from aoti_build.models_file.parsing.reader import DocumentReader
 from aoti_build.models_file.parsing.tuned_file import parse_tuned
 from aoti_build.models_file.parsing.type_errors import check_types
 from aoti_build.models_file.parsing.yaml_document import FieldPath
-from aoti_build.models_file.project import DEFAULT_PRESET, TUNED_PRESET, Layout, Project, Target
+from aoti_build.models_file.places import Layout
+from aoti_build.models_file.project import DEFAULT_PRESET, TUNED_PRESET, Project, Target
 from aoti_build.models_file.records import with_digest
 from aoti_build.models_file.tuned import choices_of
 from aoti_build.models_file.wording import quoted, unknown
