@@ -118,7 +118,7 @@ def test_what_is_loaded(
         (
             lambda state: {"net": prefixed("m.")(state)},
             {},
-            ["write `key: net` (15 of the model's 15 names)"],
+            ['write `key: net` and `prefix: "m."` (15 of the model\'s 15 names)'],
         ),
         (
             lambda state: {
