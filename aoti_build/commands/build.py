@@ -19,15 +19,7 @@ from aoti_build.artifact.paths import (
     stat_cache_path,
     trace_path,
 )
-from aoti_build.commands.conclusion import (
-    Failure,
-    concluding_error,
-    error_class,
-    head,
-    of_total,
-    one_line,
-    target_option,
-)
+from aoti_build.commands.conclusion import failed_targets, head
 from aoti_build.commands.json_values import json_list, json_or_none
 from aoti_build.common.json_object import JsonObject
 from aoti_build.common.stat_cache import StatCache
@@ -90,7 +82,14 @@ class BuildReport:
     @property
     def error(self) -> AotiBuildError | None:
         """The error that ends the task; None if nothing failed."""
-        return _build_error(self) if self.failed else None
+        errors = {
+            outcome.target.name: outcome.error
+            for outcome in self.outcomes
+            if outcome.error is not None
+        }
+        if not errors:
+            return None
+        return failed_targets("build", errors, len(self.outcomes), self.exit_code)
 
     def as_json(self) -> JsonObject:
         document = {
@@ -128,27 +127,6 @@ class BuildReport:
             "unverified": outcome.unverified,
             "error": json_or_none(outcome.error),
         }
-
-
-def _build_error(report: BuildReport) -> AotiBuildError:
-    failed = report.failed
-    failures = []
-    for outcome in failed:
-        assert outcome.error is not None
-        failures.append(Failure(outcome.target.name, one_line(outcome.error)))
-    names = target_option([failure.name for failure in failures])
-    again = f"`invoke build{names}`"
-    hint = f"correct what the report says of each target, then run {again}"
-    log = None
-    # With one failure, its own next step is at hand.
-    if len(failed) == 1 and failed[0].error is not None:
-        own = failed[0].error
-        log = own.log
-        hint = f"{own.hint}\nthen run {again}" if own.hint else f"correct it, then run {again}"
-    count = of_total(len(failed), len(report.outcomes), "target")
-    return concluding_error(
-        error_class(report.exit_code), f"{count} failed", failures, hint=hint, log=log
-    )
 
 
 def plan(

@@ -10,7 +10,6 @@ one. A wrong cache costs time and never changes a result, because the store is a
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from aoti_build.artifact.paths import stat_cache_path
 from aoti_build.commands.conclusion import head
 from aoti_build.common.digests import digest_json
 from aoti_build.common.json_object import JsonObject
+from aoti_build.common.python_files import python_files
 from aoti_build.common.stat_cache import StatCache
 from aoti_build.host import distributions, toolchain
 from aoti_build.models_file.project import Project, Target
@@ -31,7 +31,6 @@ from aoti_build.store.selection import open_store
 _DIGITS = 16
 # Where GitHub's runners look for relative paths of a cache.
 _WORKSPACE = "GITHUB_WORKSPACE"
-_SKIPPED_DIRECTORIES = ("__pycache__", "node_modules")
 _DELIMITER = "END_OF_KEYS"
 
 
@@ -113,28 +112,11 @@ def _file_parts(
     for target in targets:
         names.update(declared_files(target.model))
         parts.update(weight_parts(project, target, digests))
-    names.update(_python_files(project))
+    for path in python_files(project.root, lambda path: path == project.main_artifacts):
+        names.add(path.relative_to(project.root).as_posix())
     for name in sorted(names):
         parts[name] = digests.digest(name if name.startswith("/") else f"{project.root}/{name}")
     return parts
-
-
-def _python_files(project: Project) -> Iterator[str]:
-    artifacts = project.main_artifacts
-    for folder, directories, files in os.walk(project.root):
-        if "pyvenv.cfg" in files:
-            directories.clear()
-            continue
-        directories[:] = [
-            name
-            for name in directories
-            if not name.startswith(".")
-            and name not in _SKIPPED_DIRECTORIES
-            and Path(folder, name) != artifacts
-        ]
-        for name in files:
-            if name.endswith(".py"):
-                yield Path(folder, name).relative_to(project.root).as_posix()
 
 
 def _shown(path: Path) -> str:

@@ -88,6 +88,28 @@ def concluding_error(
     )
 
 
+def failed_targets(
+    task: str, errors: Mapping[str, AotiBuildError], total: int, code: int
+) -> AotiBuildError:
+    """The error with this exit code that ends a task of which some targets of `total` failed."""
+    names = list(errors)
+    again = f"`invoke {task}{target_option(names)}`"
+    hint = f"correct what the report says of each target, then run {again}"
+    log = None
+    # With one failure, its own next step is at hand.
+    if len(errors) == 1:
+        own = errors[names[0]]
+        log = own.log
+        hint = f"{own.hint}\nthen run {again}" if own.hint else f"correct it, then run {again}"
+    return concluding_error(
+        error_class(code),
+        f"{of_total(len(errors), total, 'target')} failed",
+        [Failure(name, one_line(error)) for name, error in errors.items()],
+        hint=hint,
+        log=log,
+    )
+
+
 def names_text(names: Iterable[str]) -> str:
     """``a, b, c, d, e and 3 more``."""
     listed = list(names)

@@ -289,7 +289,7 @@ def _existing_tasks(root: Path) -> Path | None:
 
 
 def _lines_for(tasks: Path, file: str | None) -> list[str]:
-    """The lines that an existing tasks.py lacks. None if it has our tasks already."""
+    """The lines that an existing tasks.py lacks. Empty if it has our tasks already."""
     try:
         text = tasks.read_text(encoding="utf-8")
         module = ast.parse(text)

@@ -7,18 +7,18 @@ with a known size.
 from __future__ import annotations
 
 import ast
-import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
+from aoti_build.common.python_files import python_files
+
 _MOST_FILES = 2000
 _LARGEST_FILE = 1 << 20  # bytes
-_SKIPPED_DIRECTORIES = frozenset(
-    {"__pycache__", "artifacts", "build", "dist", "docs", "node_modules", "site-packages"}
-)
+_SKIPPED_DIRECTORIES = frozenset({"artifacts", "build", "dist", "docs", "site-packages"})
 _TESTS = re.compile(r"tests?|(test|conftest|setup|tasks|noxfile)(_.*)?\.py|.*_test\.py")
 _FACTORY_NAME = re.compile(r"(build|create|get|load|make)(_.*)?|(.*_)?model")
 # Names of files that say nothing about the model in them.
@@ -72,21 +72,11 @@ def find_candidates(root: Path) -> tuple[Candidate, ...]:
 
 
 def _python_files(root: Path) -> Iterator[Path]:
-    count = 0
-    for directory, subdirectories, names in os.walk(root):
-        kept = []
-        for name in sorted(subdirectories):
-            is_environment = os.path.exists(os.path.join(directory, name, "pyvenv.cfg"))
-            is_skipped = name in _SKIPPED_DIRECTORIES or _TESTS.fullmatch(name)
-            if not name.startswith(".") and not is_skipped and not is_environment:
-                kept.append(name)
-        subdirectories[:] = kept
-        for name in sorted(names):
-            if name.endswith(".py") and not _TESTS.fullmatch(name):
-                count += 1
-                if count > _MOST_FILES:
-                    return
-                yield Path(directory, name)
+    def is_skipped(path: Path) -> bool:
+        is_test = _TESTS.fullmatch(path.name) is not None
+        return is_test or path.name in _SKIPPED_DIRECTORIES
+
+    return islice(python_files(root, is_skipped), _MOST_FILES)
 
 
 def _parsed(path: Path) -> ast.Module | None:

@@ -6,16 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from aoti_build.commands.conclusion import (
-    Failure,
-    code_of,
-    concluding_error,
-    error_class,
-    head,
-    of_total,
-    one_line,
-    target_option,
-)
+from aoti_build.commands.conclusion import code_of, failed_targets, head
 from aoti_build.commands.json_values import json_or_none
 from aoti_build.common.json_object import JsonObject
 from aoti_build.common.text_enum import TextEnum
@@ -156,17 +147,7 @@ class TuneReport:
         if not errors:
             return None
         first = next(iter(errors.values()))
-        again = f"`invoke tune{target_option(list(errors))}`"
-        hint = f"correct what the report says of each target, then run {again}"
-        if len(errors) == 1 and first.hint:
-            hint = f"{first.hint}\nthen run {again}"
-        return concluding_error(
-            error_class(first.exit_code),
-            f"{of_total(len(errors), len(self.tunings), 'target')} failed",
-            [Failure(name, one_line(error)) for name, error in errors.items()],
-            hint=hint,
-            log=first.log if len(errors) == 1 else None,
-        )
+        return failed_targets("tune", errors, len(self.tunings), first.exit_code)
 
     def as_json(self) -> JsonObject:
         document: dict[str, Any] = {

@@ -59,10 +59,13 @@ def check_layout(project: Project) -> None:
     inside: dict[str, str] = {"the root": str(project.root)}
     for entry, path in zip(project.layout.python_path, project.import_directories, strict=True):
         inside[f"{entry} of python_path"] = path
+    paths = set()
     for target in project.targets:
         for source in (target.model.source, target.model.inputs):
             if isinstance(source, Source) and source.path:
-                inside[source.path] = os.path.normpath(f"{project.root}/{source.path}")
+                paths.add(source.path)
+    for path in sorted(paths):
+        inside[path] = os.path.normpath(f"{project.root}/{path}")
     for name, path in inside.items():
         if path == artifacts or path.startswith(artifacts.rstrip("/") + "/"):
             raise UsageError(

@@ -15,6 +15,7 @@ from aoti_build.artifact.fingerprint import (
 )
 from aoti_build.common.stat_cache import StatCache
 from aoti_build.host import distributions, toolchain
+from aoti_build.host.import_path import ImportPath
 from aoti_build.models_file.project import Project, Target
 from aoti_build.models_file.weights import weights_files
 
@@ -27,19 +28,24 @@ _COMPUTING_OPTIONS = (
 
 
 def current_parts(
-    project: Project, target: Target, recorded: Parts, digests: StatCache
+    project: Project,
+    target: Target,
+    recorded: Parts,
+    digests: StatCache,
+    path: ImportPath | None = None,
 ) -> Fingerprint:
     """The present parts of the source key.
 
     `recorded` are the parts of an artifact. Their names say which files, distributions, modules and
-    variables the code of the model uses; only a build finds that out.
+    variables the code of the model uses; only a build finds that out. `path` is the project's
+    import path, which is read now if it is not given.
     """
     # As keys of a dict, the names have an order and no name is twice.
     source_names = {
         **dict.fromkeys(recorded.get("sources", {})),
         **dict.fromkeys(declared_files(target.model)),
     }
-    path = project.import_path()
+    path = path or project.import_path()
     return Fingerprint(
         {
             "spec": spec_parts(target),

@@ -14,21 +14,24 @@ from aoti_build.planning.index import Entry
 
 @dataclass(frozen=True)
 class PublishedFiles:
-    """The files of an up-to-date artifact, with the digest that its manifest.json has."""
+    """The files of an up-to-date artifact, with the digest that its manifest.json has.
+
+    `installed` are the directories in which distributions are looked for.
+    """
 
     project: Project
     target: Target
     manifest: Manifest
     manifest_digest: str
+    installed: tuple[str, ...]
 
     def entry(self, facts: str, digests: StatCache) -> Entry:
         """Everything by which the target was found up to date. `facts` is a digest."""
         source = self.manifest.source
         package = self.manifest.files[MODEL]
-        path = self.project.import_path().installed
         installed = {}
         for name in source["distributions"]:
-            installed[name] = list(distributions.installation(name, path))
+            installed[name] = list(distributions.installation(name, self.installed))
         return Entry(
             spec=self.target.digest,
             facts=facts,
@@ -49,9 +52,8 @@ class PublishedFiles:
         # longest to read comes last.
         files = {**source["sources"], **source["weights"]}
         files[self._name(MANIFEST)] = self.manifest_digest
-        path = self.project.import_path().installed
         for distribution in source["distributions"]:
-            record = distributions.record_of(distribution, path)
+            record = distributions.record_of(distribution, self.installed)
             digest = digests.digest(record) if record is not None else None
             if digest is not None:
                 files[str(record)] = digest

@@ -8,9 +8,10 @@ toolchain. It imports neither torch nor user code, and it changes nothing. So `s
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from aoti_build.artifact.damage import files_damage, manifest_damage
-from aoti_build.artifact.fingerprint import Fingerprint
+from aoti_build.artifact.fingerprint import Fingerprint, Parts
 from aoti_build.artifact.manifest import (
     FORMAT_VERSION,
     MANIFEST,
@@ -25,6 +26,7 @@ from aoti_build.common.digests import digest_json
 from aoti_build.common.reading import RECORD_LIMIT
 from aoti_build.common.stat_cache import StatCache, file_size
 from aoti_build.host import compatibility
+from aoti_build.host.import_path import ImportPath
 from aoti_build.models_file.project import Project, Target
 from aoti_build.models_file.tuned import TUNED_FILE, missing_entries
 from aoti_build.planning.actions import Action
@@ -166,6 +168,14 @@ class _Planner:
     store: Store
     force: bool
 
+    @cached_property
+    def _path(self) -> ImportPath:
+        """The import path, which is read once for all targets."""
+        return self.project.import_path()
+
+    def _current_parts(self, target: Target, recorded: Parts) -> Fingerprint:
+        return current_parts(self.project, target, recorded, self.digests, self._path)
+
     def step_with_index(self, target: Target, index: Index, facts: str) -> Step:
         """As `step`, from the index if possible. The index learns of an up-to-date target."""
         can_be_built = target.hardware.cannot_build(target.architecture) is None
@@ -178,7 +188,9 @@ class _Planner:
         step = self.step(target)
         is_settled = step.action == Action.UP_TO_DATE and step.unverified is None
         if is_settled and step.manifest is not None and manifest_digest is not None:
-            artifact = PublishedFiles(self.project, target, step.manifest, manifest_digest)
+            artifact = PublishedFiles(
+                self.project, target, step.manifest, manifest_digest, self._path.installed
+            )
             index.note(target.name, artifact.entry(facts, self.digests))
         return step
 
@@ -188,7 +200,7 @@ class _Planner:
         now = None
         if isinstance(record, Manifest):
             manifest = record
-            now = current_parts(self.project, target, manifest.source, self.digests)
+            now = self._current_parts(target, manifest.source)
             reasons = self._reasons(target, manifest, now)
         else:
             reasons = [_reason_without_manifest(record, target)]
@@ -290,9 +302,9 @@ class _Planner:
             stored = self.store.by_sources(now.parts)
             if stored is not None and self._is_available(stored, now):
                 return stored
-        without_files = current_parts(self.project, target, {}, self.digests)
+        without_files = self._current_parts(target, {})
         for candidate in self.store.candidates(without_files.parts):
-            by_its_files = current_parts(self.project, target, candidate.source, self.digests)
+            by_its_files = self._current_parts(target, candidate.source)
             if self._is_available(candidate, by_its_files):
                 return candidate
         return None

@@ -10,6 +10,7 @@ that a dataclass takes.
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -30,6 +31,7 @@ from aoti_build.models_file.project import Project, Target
 from aoti_build.planning.actions import Done
 from aoti_build.planning.current_state import current_parts
 from aoti_build.store.interface import Store
+from aoti_build.work.processes import check_stopping
 from aoti_build.work.watch import Interval, Progress, Watcher
 
 if TYPE_CHECKING:
@@ -52,6 +54,34 @@ class Staging(NamedTuple):
     def whole_reference_data(self) -> Path:
         """The file for all reference data, if they exceed the limit of the artifact's own file."""
         return self.directory / "reference-whole.safetensors"
+
+
+class Wait:
+    """Reports a wait for a lock, if there is one: a phase when it begins, and an interval when the
+    context ends. `lock` calls it while it waits."""
+
+    def __init__(self, context: BuildContext, target: Target, what: str) -> None:
+        self.happened = False
+        self._context = context
+        self._target = target
+        self._what = what
+        self._started = time.monotonic()
+
+    def __call__(self) -> None:
+        check_stopping()
+        if not self.happened:
+            self.happened = True
+            self._context.tell(self._target, self._what)
+
+    def __enter__(self) -> Wait:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.happened:
+            seconds = time.monotonic() - self._started
+            name = self._target.name
+            interval = Interval(name, os.getpid(), "wait", self._what, self._started, seconds)
+            self._context.watcher.interval(interval)
 
 
 class BuildContext(NamedTuple):
@@ -81,6 +111,10 @@ class BuildContext(NamedTuple):
             self.tell(target, phase)
 
         return on_phase
+
+    def waiting(self, target: Target, what: str) -> Wait:
+        """A wait for a lock, which is reported as the phase `what` and in the trace."""
+        return Wait(self, target, what)
 
     def details_of(self, target: Target) -> Callable[[int, Stage | Span], None]:
         """An `OnDetail` for the workers of one target."""

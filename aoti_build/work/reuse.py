@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 
 from aoti_build.artifact.manifest import MODEL, REFERENCE_DATA, Manifest
 from aoti_build.artifact.manifest_types import CheckRecord, InstructionsRecord, WeightsRecord
@@ -11,8 +10,6 @@ from aoti_build.artifact.verification import is_verified
 from aoti_build.messages import Answer, Compile, KeysQuestion, Repack, Take
 from aoti_build.models_file.project import Target
 from aoti_build.work.context import BuildContext, Staging
-from aoti_build.work.processes import check_stopping
-from aoti_build.work.watch import timed_wait
 
 
 class ReuseDecision:
@@ -37,8 +34,7 @@ class ReuseDecision:
         self.chosen: Answer = Compile()
         self._store = context.store
         self._preflight = context.preflight
-        self._on_phase = context.phases_of(target)
-        self._watcher = context.watcher
+        self._context = context
         self._target = target
         self._staging = staging
         self._resources = resources
@@ -97,25 +93,13 @@ class ReuseDecision:
 
     def _lock_compile(self, graph_key: str) -> bool:
         """Acquire the lock of a graph's compile. Returns whether another build held it."""
-        waited = False
-        what = "waiting for the same graph's compile"
-        report = self._watcher.interval
-        with timed_wait(report, self._target.name, os.getpid(), what) as note_wait:
-
-            def on_wait() -> None:
-                nonlocal waited
-                check_stopping()
-                if not waited:
-                    self._on_phase(what)
-                note_wait()
-                waited = True
-
+        with self._context.waiting(self._target, "waiting for the same graph's compile") as wait:
             try:
-                self._resources.enter_context(self._store.lock(graph_key, on_wait))
+                self._resources.enter_context(self._store.lock(graph_key, wait))
             except OSError:
                 # The store is read-only. At worst two builds compile this graph.
                 return False
-        return waited
+        return wait.happened
 
     def _reuse_package(self, question: KeysQuestion) -> Take | None:
         """Stage the stored package of the same graph and weights, and its reference data if

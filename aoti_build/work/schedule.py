@@ -7,7 +7,6 @@ nothing to do does not import this module.
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
@@ -27,9 +26,8 @@ from aoti_build.planning.actions import Action, Done
 from aoti_build.planning.plan import Step, plan_target
 from aoti_build.work.context import BuildContext
 from aoti_build.work.outcome import Outcome, outcome_of
-from aoti_build.work.processes import allow_starts, check_stopping, stop_all
+from aoti_build.work.processes import allow_starts, stop_all
 from aoti_build.work.restore import restore
-from aoti_build.work.watch import timed_wait
 
 if TYPE_CHECKING:
     from aoti_build.work.target import TargetBuilder
@@ -104,22 +102,11 @@ class Builder:
     ) -> bool:
         """Hold a lock until the stack is closed. Returns whether it had to be waited for, which is
         reported as the phase `what`."""
-        waited = False
-        watcher = self.context.watcher
-        with timed_wait(watcher.interval, target.name, os.getpid(), what) as note_wait:
-
-            def on_wait() -> None:
-                nonlocal waited
-                check_stopping()
-                if not waited:
-                    self.context.tell(target, what)
-                note_wait()
-                waited = True
-
-            stack.enter_context(lock(path, on_wait))
-        if waited:
-            watcher.phase(target, "start")
-        return waited
+        with self.context.waiting(target, what) as wait:
+            stack.enter_context(lock(path, wait))
+        if wait.happened:
+            self.context.watcher.phase(target, "start")
+        return wait.happened
 
     def _plan_again(self, step: Step, *, waited: bool) -> Step:
         """The step as planned under the lock. Another build may have done the work since the plan

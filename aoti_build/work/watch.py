@@ -5,9 +5,7 @@ A restore imports this module, so it imports nothing that only workers need.
 
 from __future__ import annotations
 
-import contextlib
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from aoti_build.models_file.project import Target
@@ -130,23 +128,3 @@ class StageClock:
         total = dict(self.done)
         total[self.name] = total.get(self.name, 0.0) + now - self.began
         return total
-
-
-@contextlib.contextmanager
-def timed_wait(
-    report: Callable[[Interval], None], target: str, process: int, name: str
-) -> Iterator[Callable[[], None]]:
-    """Report the time in the context as a wait, if the function that this gives was called."""
-    started = time.monotonic()
-    waited = False
-
-    def note() -> None:
-        nonlocal waited
-        waited = True
-
-    try:
-        yield note
-    finally:
-        if waited:
-            seconds = time.monotonic() - started
-            report(Interval(target, process, "wait", name, started, seconds))

@@ -89,7 +89,8 @@ def toolchain_fails(world: World) -> None:
 def mismatch(world: World) -> None:
     published(world)
     world.worker.answers["check"] = {"passed": False, "cases": [FAILED_CASE]}
-    figures = {**RAN, "passed": False, "verdicts": [{**FAILED_CASE["outputs"][0]}]}  # type: ignore[index]
+    output: Any = FAILED_CASE["outputs"]
+    figures = {**RAN, "passed": False, "verdicts": [{**output[0]}]}
     world.worker.answers["run"] = {"runs": [{"figures": figures}]}
 
 
