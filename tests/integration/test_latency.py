@@ -40,7 +40,12 @@ def test_the_state_of_the_model_and_its_inputs_stay() -> None:
 def test_a_call_that_takes_long_is_not_repeated() -> None:
     module = Counter()
     module.forward = None  # type: ignore[assignment]  # it must not be called
-    assert eager_seconds(subject(module), Call((torch.zeros(2),)), 3.0) == 3.0
+    assert eager_seconds(subject(module), Call((torch.zeros(2),)), 30.0) is None
+
+
+def test_a_slow_first_call_is_no_latency(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(latency, "_timed", lambda *_: iter([TimedCall(0.04, 0)] * 9))
+    assert eager_seconds(subject(Counter()), Call((torch.zeros(2),)), 3.0) == 0.04
 
 
 def test_the_fastest_call_counts_that_kept_its_processors(

@@ -24,6 +24,10 @@ from aoti_build.runtime.raw import synchronize
 # The timed calls of one side take about this long together, and are at most so many.
 _SECONDS = 0.2
 _MOST_CALLS = 50
+# If a first call took longer than this many seconds, no other is made and there is no figure. A
+# first call is none: it also reads weights and code. For a small model on a busy host it takes up
+# to a hundred times as long as later ones.
+_LONGEST_SECONDS = 10.0
 # A thread that competes for a processor loses it every few milliseconds. The system itself takes
 # one away a few times a second.
 _SWITCHES_PER_SECOND = 20
@@ -43,11 +47,11 @@ class TimedCall(NamedTuple):
 def eager_seconds(subject: Subject, call: Call, known: float | None) -> float | None:
     """The seconds of the fastest of a few calls in eager mode. The state of the model stays.
 
-    `known` is what a call took before. If that is too long for another call, it is the result.
-    Returns None if other programs disturbed every call.
+    `known` is what a first call took. Returns None if that is too long for another one, and if
+    other programs disturbed every call.
     """
-    if known is not None and known > _SECONDS:
-        return round(known, 7)
+    if known is not None and known > _LONGEST_SECONDS:
+        return None
     with restored_state(subject.module):
         return _fastest(eager_calls(subject, call))
 
@@ -72,8 +76,8 @@ def artifact_seconds(
     package: LoadedPackage, inputs: list[Tensor], device: str, known: float
 ) -> float | None:
     """The seconds of the fastest of a few calls of the package; see `eager_seconds`."""
-    if known > _SECONDS:
-        return round(known, 7)
+    if known > _LONGEST_SECONDS:
+        return None
     on_device = [value.to(device) for value in inputs]
 
     def copies() -> list[Tensor]:
