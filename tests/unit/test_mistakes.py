@@ -1,7 +1,7 @@
 """Typical mistakes on the command line and in models.yaml, through the real `inv`.
 
-Each has its exit code, its place and its next step. tests/integration/test_mistakes.py has those in
-user code.
+Each has its exit code, its place and its next step. test_mistakes_in_user_code.py has those in user
+code.
 """
 
 from __future__ import annotations
