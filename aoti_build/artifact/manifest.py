@@ -265,8 +265,17 @@ def read_manifest(directory: Path) -> Manifest | NoManifest:
 def read_record(path: Path) -> Manifest | NoManifest:
     """The manifest in the file `path`, or why it contains none."""
     try:
-        document = loads(read_bytes(path, RECORD_LIMIT))
+        content = read_bytes(path, RECORD_LIMIT)
     except (OSError, ValueError) as error:
+        return _damaged(f"cannot be read: {error}")
+    return parse_record(content)
+
+
+def parse_record(content: bytes) -> Manifest | NoManifest:
+    """The manifest that is the `content` of a file, or why it is none."""
+    try:
+        document = loads(content)
+    except ValueError as error:
         return _damaged(f"cannot be read: {error}")
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         return _damaged("is not an aoti_build manifest")

@@ -29,20 +29,39 @@ def provenance(root: Path) -> ProvenanceRecord:
     }
 
 
+def full_commit(root: Path, revision: str) -> str | None:
+    """The commit that a git revision such as ``v1.2`` names in the project directory `root`.
+
+    None if there is no such commit, or `root` is not in a checkout.
+    """
+    name = f"{revision}^{{commit}}"
+    return _git(root, "rev-parse", "--verify", "--quiet", "--end-of-options", name)
+
+
+def committed_file(root: Path, commit: str, path: str) -> bytes | None:
+    """The content of a file in a commit; None without it. The path is relative to `root`."""
+    return _git_output(root, "cat-file", "blob", f"{commit}:./{path}")
+
+
 def _git(root: Path, *arguments: str) -> str | None:
-    """The output of a git command; None without git, outside a checkout, or after an error."""
+    """The output of a git command as text; None without git, outside a checkout, or on failure."""
+    output = _git_output(root, *arguments)
+    if output is None:
+        return None
+    return output.decode(errors="replace").strip()
+
+
+def _git_output(root: Path, *arguments: str) -> bytes | None:
     try:
         process = subprocess.run(
             ["git", *arguments],
             cwd=root,
             capture_output=True,
-            text=True,
-            errors="replace",
             timeout=_GIT_TIMEOUT,
             check=False,
         )
-    except (OSError, subprocess.TimeoutExpired):
+    except (OSError, ValueError, subprocess.TimeoutExpired):
         return None
     if process.returncode != 0:
         return None
-    return process.stdout.strip()
+    return process.stdout
