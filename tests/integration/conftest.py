@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +62,27 @@ def run_inv(
     process = start_inv(root, *words, env=env)
     out, err = process.communicate(timeout=limit)
     return Finished(process.returncode, out, err)
+
+
+def wait_for_phase(root: Path, phase: str) -> None:
+    """Wait until the log of a build that runs now has the phase."""
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline:
+        for log in (root / "artifacts/.logs").glob("*@build.log"):
+            if f"--- {phase}\n" in log.read_text():
+                return
+        time.sleep(0.1)
+    raise AssertionError(f"the build did not come to the phase {phase}")
+
+
+def phases_of(root: Path, target: str) -> list[str]:
+    """The phases that the last build of `target` went through, from its trace."""
+    trace = gzip.decompress((root / "artifacts/.logs/trace.json.gz").read_bytes())
+    return [
+        event["name"]
+        for event in json.loads(trace)["traceEvents"]
+        if event.get("cat") == "phase" and event["args"]["target"] == target
+    ]
 
 
 @pytest.fixture(scope="session")

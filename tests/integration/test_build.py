@@ -229,6 +229,7 @@ def test_inputs_that_are_easily_overlooked(tmp_path: Path) -> None:
         "data/",
         "flag",
         "given/inner/file",
+        "local_settings",
         "local_settings.py",
         "package/part",
         "scripted.pt",

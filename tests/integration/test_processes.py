@@ -7,7 +7,7 @@ import signal
 import time
 from pathlib import Path
 
-from conftest import start_inv
+from conftest import start_inv, wait_for_phase
 from projects import write_single
 
 SOURCE = "from torch import nn\n\n\ndef build():\n    return nn.Linear(8, 4)\n"
@@ -17,7 +17,7 @@ MODEL = "net:\n  source: net.py:build\n  inputs: [{shape: [2, 8]}]\n"
 def test_interrupt_ends_with_130_and_leaves_nothing_behind(tmp_path: Path) -> None:
     write_single(tmp_path, SOURCE, MODEL)
     process = start_inv(tmp_path, "build")
-    _wait_for_phase(tmp_path, "compile")
+    wait_for_phase(tmp_path, "compile")
     time.sleep(2)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=30)
@@ -32,7 +32,7 @@ def test_interrupt_ends_with_130_and_leaves_nothing_behind(tmp_path: Path) -> No
 def test_a_killed_build_takes_its_workers_with_it_and_the_next_one_succeeds(tmp_path: Path) -> None:
     write_single(tmp_path, SOURCE, MODEL)
     process = start_inv(tmp_path, "build")
-    _wait_for_phase(tmp_path, "compile")
+    wait_for_phase(tmp_path, "compile")
     time.sleep(2)
     process.kill()
     process.communicate()
@@ -48,17 +48,6 @@ def test_a_killed_build_takes_its_workers_with_it_and_the_next_one_succeeds(tmp_
     actions = sorted("compiled" if "1 compiled" in out else "up-to-date" for out, _ in outputs)
     assert actions == ["compiled", "up-to-date"]
     assert not list((tmp_path / "artifacts/.staging").iterdir())
-
-
-def _wait_for_phase(root: Path, phase: str) -> None:
-    """Wait until the log of the build has the phase."""
-    deadline = time.monotonic() + 300
-    while time.monotonic() < deadline:
-        for log in (root / "artifacts/.logs").glob("*@build.log"):
-            if f"--- {phase}\n" in log.read_text():
-                return
-        time.sleep(0.1)
-    raise AssertionError(f"the build did not come to the phase {phase}")
 
 
 def _processes_in(root: Path) -> list[str]:

@@ -163,7 +163,7 @@ def test_the_manifest_says_what_a_call_writes_into(states: Path) -> None:
 
     assert mutates("delay") == {"inputs": [], "buffers": ["last", "older"]}
     assert mutates("written") == {"inputs": ["src", "dst"], "buffers": []}
-    shown = run_inv(states, "inspect", "--target", "delay,written").out
+    shown = run_inv(states, "inspect", "--all", "--target", "delay,written").out
     assert "last, older" in shown
     assert "src, dst" in shown
 
