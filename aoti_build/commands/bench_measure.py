@@ -54,8 +54,7 @@ class TargetBench:
         self._convert()
         self._run_rounds({subject.name: self._wanted(subject) for subject in self._subjects})
         if self.base is not None and self._is_undecided(rule):
-            more = MOST_PAIRS - PAIRS
-            self._run_rounds({self.base.name: more, self.new.name: more})
+            self._run_rounds({self.base.name: MOST_PAIRS, self.new.name: MOST_PAIRS})
 
     def row_records(self) -> tuple[Row, ...]:
         """What was measured of each way."""
@@ -118,11 +117,10 @@ class TargetBench:
         return found
 
     def _wanted(self, subject: Subject) -> int:
-        """How many samples a subject still needs."""
-        count = wanted_samples(subject, self.samples)
+        """How many samples a subject gets at first."""
         if self.base is not None and subject in (self.base, self.new):
-            count = PAIRS
-        return count - len(self._of(subject))
+            return PAIRS
+        return wanted_samples(subject, self.samples)
 
     def _fill_caches(self) -> None:
         """Take the first sample of each row that wants empty caches. It fills the used ones."""
@@ -146,13 +144,15 @@ class TargetBench:
                 self._attempt(subject, lambda way=subject.way: self.sampler.convert(way))  # type: ignore[misc]
 
     def _run_rounds(self, wanted: dict[str, int]) -> None:
-        """Take so many samples of each subject, one in each round."""
+        """Take samples until each subject has as many as wanted: in each round the sample whose
+        index is the round's number. Every second round goes in the opposite order."""
         for number in range(max(wanted.values(), default=0)):
             order = [subject for subject in self._subjects if wanted.get(subject.name, 0) > number]
             if number % 2:
                 order.reverse()
             for subject in order:
-                self._take(subject)
+                if len(self._of(subject)) <= number:
+                    self._take(subject)
 
     def _take(self, subject: Subject) -> None:
         """Take one sample, unless the subject failed before or the time is over."""
