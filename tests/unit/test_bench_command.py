@@ -191,9 +191,7 @@ def test_a_used_cache_is_the_one_that_the_first_sample_filled(
     assert {path for _, path, _ in used} == {empty[0][1]}
 
 
-def test_processes_are_pinned_and_that_is_recorded(
-    measured: Project, machine: Machine
-) -> None:
+def test_processes_are_pinned_and_that_is_recorded(measured: Project, machine: Machine) -> None:
     before = os.sched_getaffinity(0)
     seen: list[set[int]] = []
     during = machine.during
@@ -269,9 +267,7 @@ def test_a_library_that_is_not_installed_is_a_note(
     assert only(report).notes == ("openvino was not measured: openvino is not installed",)
 
 
-def test_what_does_not_fit_into_the_budget_is_left_out(
-    measured: Project, machine: Machine
-) -> None:
+def test_what_does_not_fit_into_the_budget_is_left_out(measured: Project, machine: Machine) -> None:
     report = bench(measured, measured.targets, Options(budget=0.0))
     assert {entry.error for entry in record_of(report).rows} == {"the budget ended before"}
     assert report.exit_code == 0
@@ -375,9 +371,7 @@ def test_a_missing_device_is_a_failure_by_strict_only(
 # The gate
 
 
-def test_the_same_package_is_never_worse(
-    measured: Project, machine: Machine, release: str
-) -> None:
+def test_the_same_package_is_never_worse(measured: Project, machine: Machine, release: str) -> None:
     report = bench(measured, measured.targets, against(release))
     assert verdicts(report) == {
         "first": "same",
@@ -396,7 +390,12 @@ def test_a_slower_artifact_fails_and_the_error_says_by_how_much(
 ) -> None:
     machine.base = {"steady": 1 / 1.1}
     report = bench(measured, measured.targets, against(release))
-    assert verdicts(report) == {"first": "same", "memory": "same", "steady": "worse", "size": "same"}
+    assert verdicts(report) == {
+        "first": "same",
+        "memory": "same",
+        "steady": "worse",
+        "size": "same",
+    }
     assert report.exit_code == ExitCode.VERIFICATION_FAILED
     said = str(report.error)
     assert "1 of 1 target did not pass: small/cpu" in said
