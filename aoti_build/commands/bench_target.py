@@ -25,9 +25,11 @@ from aoti_build.common.directories import temporary_directory
 from aoti_build.common.stat_cache import StatCache
 from aoti_build.errors import (
     AotiBuildError,
+    BuildError,
     DirectoryError,
     Interrupted,
     OutOfDateError,
+    VerificationError,
 )
 from aoti_build.measurement.bench_samples import BenchSampler, Subject
 from aoti_build.measurement.gate import Question, Rule
@@ -120,7 +122,7 @@ class Bencher:
         bench = self._target_bench(target, manifest, scratch, base, deadline)
         bench.measure(self.options.rule)
         if bench.fatal is not None:
-            raise bench.fatal
+            raise _not_measured(bench.fatal)
         _, notes = possible_ways(target, self._ways(target))
         questions = bench.questions(base.name) if base is not None else []
         record = self._record(target, manifest, bench, base, questions)
@@ -207,6 +209,18 @@ class Bencher:
             deadline=deadline,
             on_progress=lambda phase: self.on_progress(target, phase),
         )
+
+
+def _not_measured(error: AotiBuildError) -> AotiBuildError:
+    """The error of an artifact whose sample ended with `error`. What crashed was no build."""
+    if not isinstance(error, BuildError):
+        return error
+    return VerificationError(
+        "the artifact could not be measured",
+        cause="\n".join(text for text in (error.message, error.cause) if text),
+        hint="`invoke verify` compares it with eager mode, and the log has the details",
+        log=error.log,
+    )
 
 
 def _unavailable(target: Target, why: str) -> Measured:

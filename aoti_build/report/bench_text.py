@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from statistics import median
 
+from msgspec.structs import replace
+
 from aoti_build.commands.bench_report import Benchmark, BenchReport, metric_text
 from aoti_build.measurement.record import (
     BenchRecord,
     ComparisonRecord,
     Machine,
+    Metric,
     Row,
     Sample,
     Steady,
@@ -33,6 +36,8 @@ _HEAD = [
     "error",
 ]
 _COMPARED = ["metric", "against", "ratio", "interval", "verdict", "limit", "why"]
+# With fewer pairs an interval is so wide that it says nothing.
+_LEAST_PAIRS_SHOWN = 3
 
 
 @for_terminal
@@ -69,7 +74,8 @@ def _record_lines(record: BenchRecord) -> list[str]:
     lines += [f"  {line}" for line in table(_HEAD, rows)]
     if record.comparisons:
         lines += ["", "  the artifact divided by the other way:"]
-        lines += _comparison_lines(record.comparisons)
+        # Slow ways have few samples by intention, which needs no explanation in each line.
+        lines += _comparison_lines([replace(entry, why=None) for entry in record.comparisons])
     if record.base is not None:
         lines += ["", f"  the artifact divided by {record.base.name}:"]
         lines += _comparison_lines(record.base.comparisons)
@@ -150,10 +156,11 @@ def _comparison_lines(comparisons: Sequence[ComparisonRecord]) -> list[str]:
 
 def _comparison_cells(record: ComparisonRecord) -> list[str]:
     interval = ""
-    if record.pairs > 1 and record.low is not None and record.high is not None:
+    is_exact = record.metric == Metric.SIZE
+    is_shown = record.pairs >= _LEAST_PAIRS_SHOWN
+    if is_shown and record.low is not None and record.high is not None:
         interval = f"{record.low:.3g}..{record.high:.3g}"
     plural = "" if record.pairs == 1 else "s"
-    is_exact = record.metric == "size"
     pairs = "exact" if is_exact else f"{record.pairs} pair{plural}"
     return [
         metric_text(record),
