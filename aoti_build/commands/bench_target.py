@@ -127,7 +127,10 @@ class Bencher:
         questions = bench.questions(base.name) if base is not None else []
         record = self._record(target, manifest, bench, base, questions)
         notes = (*notes, *write_record(self.project, target, record))
-        return Measured(Benchmark(target, record, notes), questions)
+        error = None
+        if base is not None and not any(entry.pairs for entry in questions):
+            error = _nothing_compared(target, base.name)
+        return Measured(Benchmark(target, record, notes, error=error), questions)
 
     def _record(
         self,
@@ -220,6 +223,15 @@ def _not_measured(error: AotiBuildError) -> AotiBuildError:
         cause="\n".join(text for text in (error.message, error.cause) if text),
         hint="`invoke verify` compares it with eager mode, and the log has the details",
         log=error.log,
+    )
+
+
+def _nothing_compared(target: Target, base: str) -> AotiBuildError:
+    """The error of a gate that measured no pair. It must not look as if it had passed."""
+    return VerificationError(
+        f"nothing was compared with {base}: the budget ended before",
+        target=target.name,
+        hint="give it more time with --budget, or choose fewer targets",
     )
 
 

@@ -46,10 +46,9 @@ def bench_lines(report: BenchReport) -> list[str]:
     lines: list[str] = []
     for found in report.benchmarks:
         lines += [*_target_lines(found), ""]
-    count = len(report.benchmarks)
-    plural = "" if count == 1 else "s"
+    count = _counted(len(report.benchmarks), "target")
     measured = sum(found.record is not None for found in report.benchmarks)
-    lines.append(f"{count} target{plural}: {measured} measured in {duration(report.seconds)}")
+    lines.append(f"{count}: {measured} measured in {duration(report.seconds)}")
     return lines
 
 
@@ -84,10 +83,13 @@ def _record_lines(record: BenchRecord) -> list[str]:
 
 def _machine(machine: Machine) -> str:
     processor = machine.facts.get("gpu") or machine.facts.get("processor", "")
-    cpus = len(machine.cpus)
-    return (
-        f"{machine.machine_class} ({processor}), {machine.threads} thread(s) on {cpus} processor(s)"
-    )
+    threads = _counted(machine.threads, "thread")
+    cpus = _counted(len(machine.cpus), "processor")
+    return f"{machine.machine_class} ({processor}), {threads} on {cpus}"
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _row_cells(row: Row) -> list[list[str]]:
@@ -160,8 +162,7 @@ def _comparison_cells(record: ComparisonRecord) -> list[str]:
     is_shown = record.pairs >= _LEAST_PAIRS_SHOWN
     if is_shown and record.low is not None and record.high is not None:
         interval = f"{record.low:.3g}..{record.high:.3g}"
-    plural = "" if record.pairs == 1 else "s"
-    pairs = "exact" if is_exact else f"{record.pairs} pair{plural}"
+    pairs = "exact" if is_exact else _counted(record.pairs, "pair")
     return [
         metric_text(record),
         record.base,

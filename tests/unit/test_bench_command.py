@@ -397,6 +397,7 @@ def test_a_slower_artifact_fails_and_the_error_says_by_how_much(
         "size": "same",
     }
     assert report.exit_code == ExitCode.VERIFICATION_FAILED
+    assert "worse (8 pairs)" in "\n".join(bench_lines(report))
     said = str(report.error)
     assert "1 of 1 target did not pass: small/cpu" in said
     assert "steady is worse: 1.100 (1.0" in said
@@ -454,10 +455,13 @@ def test_a_host_that_is_too_noisy_tells_nothing(
     assert record_of(report).machine.band == 0.08
 
 
-def test_too_few_pairs_tell_nothing(measured: Project, machine: Machine, release: str) -> None:
+def test_a_gate_without_a_pair_has_not_passed(
+    measured: Project, machine: Machine, release: str
+) -> None:
     report = bench(measured, measured.targets, against(release, budget=0.0))
     assert verdicts(report) == {"size": "same"}
-    assert report.exit_code == 0
+    assert report.exit_code == ExitCode.VERIFICATION_FAILED
+    assert f"nothing was compared with {release}: the budget ended before" in str(report.error)
 
 
 def test_a_base_that_cannot_be_loaded_is_an_error(
