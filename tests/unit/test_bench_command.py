@@ -357,6 +357,16 @@ def test_a_damaged_artifact_is_refused(measured: Project, machine: Machine) -> N
     assert machine.jobs == []
 
 
+def test_an_artifact_for_another_processor_is_refused(measured: Project, machine: Machine) -> None:
+    manifest = publish_fake(measured)
+    needs = {**manifest.requires, "cpu_features": ["of_tomorrow"]}
+    publish_fake(measured, requires=needs)
+    report = bench(measured, measured.targets, Options())
+    assert report.exit_code == ExitCode.UNFIT_ARTIFACT
+    assert "cannot run on this host" in str(report.error)
+    assert machine.jobs == []
+
+
 @pytest.mark.parametrize(("strict", "code"), [(False, 0), (True, 3)])
 def test_a_missing_device_is_a_failure_by_strict_only(
     tmp_path: Path, machine: Machine, monkeypatch: pytest.MonkeyPatch, strict: bool, code: int
