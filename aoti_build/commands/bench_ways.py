@@ -41,10 +41,11 @@ def read_ways(words: Sequence[str]) -> tuple[Way, ...]:
 
 
 def default_ways(target: Target, *, peers: bool, gate: bool) -> tuple[Way, ...]:
-    """The ways without ``--ways``. For a `gate` it is the artifact alone."""
-    ways = [Way.ARTIFACT]
+    """The ways without ``--ways``, beside that of the artifact that is compared. A `gate` needs no
+    other."""
+    ways: list[Way] = []
     if not gate:
-        ways += [Way.AOTI_LOAD_PACKAGE, Way.EAGER, Way.COMPILE]
+        ways += [Way.ARTIFACT, Way.AOTI_LOAD_PACKAGE, Way.EAGER, Way.COMPILE]
         if target.hardware.has_graphs:
             ways += _FOR_GPUS
     if peers:
