@@ -26,6 +26,8 @@ OWN_WAYS = (Way.ARTIFACT, Way.ARTIFACT_GRAPHS)
 # Ways that keep something on disk for the next process.
 CACHED_WAYS = (*ARTIFACT_WAYS, Way.COMPILE, Way.COMPILE_REDUCE_OVERHEAD)
 
+# Microseconds.
+_DIGITS = 6
 Sizes = Mapping[str, int]
 
 
@@ -127,9 +129,9 @@ class BenchSampler:
             steady.append(steady_of(times, sizes))
         return Sample(
             started=result.started,
-            import_seconds=result.import_seconds,
-            load_seconds=result.load_seconds,
-            first_seconds=result.first_seconds,
+            import_seconds=round(result.import_seconds, _DIGITS),
+            load_seconds=round(result.load_seconds, _DIGITS),
+            first_seconds=round(result.first_seconds, _DIGITS),
             peak_memory=result.peak_memory,
             steady=tuple(steady),
             clocks=result.clocks,

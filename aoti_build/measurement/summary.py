@@ -10,6 +10,8 @@ from aoti_build.measurement.record import Steady
 
 # Of the histogram. More would not show on a page.
 _BARS = 24
+# No clock tells more than nanoseconds, and more digits only make the file longer.
+_DIGITS = 9
 # The dim whose size is the number of items in a call.
 _BATCH = "batch"
 
@@ -19,7 +21,7 @@ def steady_of(times: Sequence[float], sizes: Mapping[str, int]) -> Steady:
 
     Percentiles are by nearest rank, so each of them was measured.
     """
-    ordered = sorted(times)
+    ordered = sorted(round(time, _DIGITS) for time in times)
     total = math.fsum(ordered)
     items = len(ordered) * sizes.get(_BATCH, 1)
     counts, edges = _histogram(ordered)
@@ -47,7 +49,7 @@ def _histogram(ordered: Sequence[float]) -> tuple[tuple[int, ...], tuple[float, 
     """
     shortest, usual, longest = ordered[0], _nearest_rank(ordered, 0.99), ordered[-1]
     width = (usual - shortest) / _BARS
-    edges = [shortest + width * number for number in range(1, _BARS)]
+    edges = [round(shortest + width * number, _DIGITS) for number in range(1, _BARS)]
     edges = sorted({edge for edge in edges if edge < longest} | {usual, longest})
     counts = [0] * len(edges)
     for time in ordered:
