@@ -187,7 +187,14 @@ def test_a_summary_has_what_was_measured() -> None:
 
 
 @pytest.mark.parametrize(
-    "times", [[0.5], [0.5] * 9, [0.1, 0.2], [0.1] * 99 + [7.0], [0.1 + 1e-9 * i for i in range(50)]]
+    "times",
+    [
+        [0.5],
+        [0.5] * 9,
+        [0.1, 0.2],
+        [0.1] * 99 + [7.0],
+        [round(0.1 + 1e-9 * i, 9) for i in range(50)],
+    ],
 )
 def test_a_histogram_counts_every_call_once(times: list[float]) -> None:
     steady = steady_of(times, {})
