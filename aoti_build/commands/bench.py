@@ -70,8 +70,10 @@ def _alone(project: Project, targets: Sequence[Target]) -> Iterator[None]:
     with contextlib.ExitStack() as locks:
         # The artifacts of a serving host may be read-only. Nothing else measures there then.
         with contextlib.suppress(OSError):
-            locks.enter_context(lock(tuning_lock_path(project), check_stopping))
-        if any(target.hardware.builds_alone for target in targets):
+            if project.main_artifacts.is_dir():
+                locks.enter_context(lock(tuning_lock_path(project), check_stopping))
+        devices = [target.hardware for target in targets]
+        if any(device.builds_alone and device.count() for device in devices):
             locks.enter_context(lock(inductor_cache_root() / "gpu.lock", check_stopping))
         yield
 

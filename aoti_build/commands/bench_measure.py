@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from aoti_build.artifact.manifest import Manifest
 from aoti_build.commands.bench_ways import name_of, wanted_samples
@@ -141,7 +142,8 @@ class TargetBench:
         """Convert the model for other libraries. A conversion that fails ends their row."""
         for subject in self.rows:
             if subject.way in PEERS and self._is_affordable(subject):
-                self._attempt(subject, lambda way=subject.way: self.sampler.convert(way))  # type: ignore[misc]
+                self.on_progress(f"converting for {subject.way}")
+                self._attempt(subject, partial(self.sampler.convert, subject.way))
 
     def _run_rounds(self, wanted: dict[str, int]) -> None:
         """Take samples until each subject has as many as wanted: in each round the sample whose
@@ -165,13 +167,13 @@ class TargetBench:
         self.on_progress(f"{subject.name}, sample {count}")
         started = self.clock()
 
-        def take() -> None:
-            sample = self.sampler.take(subject, self.manifest)
-            self.taken.setdefault(subject.name, []).append(sample)
-
-        self._attempt(subject, take)
+        self._attempt(subject, partial(self._sample, subject))
         elapsed = self.clock() - started
         self._longest[subject.name] = max(self._longest.get(subject.name, 0.0), elapsed)
+
+    def _sample(self, subject: Subject) -> None:
+        sample = self.sampler.take(subject, self.manifest)
+        self.taken.setdefault(subject.name, []).append(sample)
 
     def _attempt(self, subject: Subject, work: Callable[[], None]) -> None:
         """Do some work for a subject. An error ends its row, or everything for the artifact."""

@@ -20,7 +20,13 @@ from aoti_build.commands.bench_record import (
     write_record,
 )
 from aoti_build.commands.bench_report import Benchmark
-from aoti_build.commands.bench_ways import default_ways, name_of, possible_ways, subjects_of
+from aoti_build.commands.bench_ways import (
+    LIBRARIES,
+    default_ways,
+    name_of,
+    possible_ways,
+    subjects_of,
+)
 from aoti_build.common.directories import temporary_directory
 from aoti_build.common.stat_cache import StatCache
 from aoti_build.errors import (
@@ -170,8 +176,9 @@ class Bencher:
     def _ways(self, target: Target) -> tuple[Way, ...]:
         """The ways that were asked for, with that of the artifact that is compared."""
         options = self.options
-        ways = options.ways or default_ways(target, peers=options.peers, gate=bool(options.against))
-        return (self._own_way(target), *ways)
+        ways = options.ways or default_ways(target, gate=bool(options.against))
+        libraries = LIBRARIES if options.peers else ()
+        return (self._own_way(target), *ways, *libraries)
 
     def _own_way(self, target: Target) -> Way:
         if self.options.cuda_graphs and target.hardware.has_graphs:

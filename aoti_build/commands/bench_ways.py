@@ -23,7 +23,8 @@ WORDS = {
     "onnxruntime": Way.ONNXRUNTIME,
     "openvino": Way.OPENVINO,
 }
-_LIBRARIES = (Way.ONNXRUNTIME, Way.OPENVINO)
+# Those of ``--peers``.
+LIBRARIES = (Way.ONNXRUNTIME, Way.OPENVINO)
 _FOR_GPUS = (Way.ARTIFACT_GRAPHS, Way.COMPILE_REDUCE_OVERHEAD)
 # Samples of ways that torch.compile or `aoti_load_package` make slow: a first one takes up to a
 # minute, and the others some seconds. Their differences from the artifact are far larger than the
@@ -40,16 +41,14 @@ def read_ways(words: Sequence[str]) -> tuple[Way, ...]:
     return tuple(WORDS[word] for word in words)
 
 
-def default_ways(target: Target, *, peers: bool, gate: bool) -> tuple[Way, ...]:
+def default_ways(target: Target, *, gate: bool) -> tuple[Way, ...]:
     """The ways without ``--ways``, beside that of the artifact that is compared. A `gate` needs no
     other."""
-    ways: list[Way] = []
-    if not gate:
-        ways += [Way.ARTIFACT, Way.AOTI_LOAD_PACKAGE, Way.EAGER, Way.COMPILE]
-        if target.hardware.has_graphs:
-            ways += _FOR_GPUS
-    if peers:
-        ways += _LIBRARIES
+    if gate:
+        return ()
+    ways = [Way.ARTIFACT, Way.AOTI_LOAD_PACKAGE, Way.EAGER, Way.COMPILE]
+    if target.hardware.has_graphs:
+        ways += _FOR_GPUS
     return tuple(ways)
 
 

@@ -267,6 +267,30 @@ def test_a_library_that_is_not_installed_is_a_note(
     assert only(report).notes == ("openvino was not measured: openvino is not installed",)
 
 
+def test_installed_libraries_are_measured_on_request(
+    measured: Project, machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = distributions.version_of
+    installed = {"onnxruntime": "1.30", "openvino": "2026.4"}
+    monkeypatch.setattr(distributions, "version_of", lambda name: installed.get(name) or real(name))
+    options = Options(ways=(Way.EAGER,), peers=True, samples=1)
+    report = bench(measured, measured.targets, options)
+    assert [len(row(report, way).samples) for way in (Way.ONNXRUNTIME, Way.OPENVINO)] == [1, 1]
+    converted = {Path(job.converted).name for job in machine.jobs if job.converted}
+    assert converted == {"small.onnx", "small.xml"}
+    # A library that cannot convert the model does not stop the others.
+    machine.fake.answers["peer"] = BuildError("onnxruntime cannot run this model")
+    failed = bench(measured, measured.targets, options)
+    assert row(failed, Way.OPENVINO).error == "onnxruntime cannot run this model"
+    assert len(row(failed, Way.EAGER).samples) == 1
+
+
+def test_nothing_is_made_where_nothing_was_built(tmp_path: Path) -> None:
+    project = write_project(tmp_path / "project")
+    assert bench(project, project.targets, Options()).exit_code == ExitCode.VERIFICATION_FAILED
+    assert not project.artifacts.exists()
+
+
 def test_what_does_not_fit_into_the_budget_is_left_out(measured: Project, machine: Machine) -> None:
     report = bench(measured, measured.targets, Options(budget=0.0))
     assert {entry.error for entry in record_of(report).rows} == {"the budget ended before"}
