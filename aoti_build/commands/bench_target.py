@@ -37,6 +37,7 @@ from aoti_build.errors import (
     OutOfDateError,
     VerificationError,
 )
+from aoti_build.host.machine import busy_host
 from aoti_build.measurement.bench_samples import BenchSampler, Subject
 from aoti_build.measurement.gate import Question, Rule
 from aoti_build.measurement.record import BenchRecord, Cache, Way
@@ -117,6 +118,7 @@ class Bencher:
             return Measured(Benchmark(target, error=error))
 
     def _measure(self, target: Target, scratch: Path, deadline: float) -> Measured:
+        busy = busy_host()
         artifacts = scratch / "artifacts"
         destination = artifact_directory(self.project, target)
         copy = artifacts / destination.relative_to(self.project.artifacts)
@@ -130,6 +132,8 @@ class Bencher:
         if bench.fatal is not None:
             raise _not_measured(bench.fatal)
         _, notes = possible_ways(target, self._ways(target))
+        if busy is not None:
+            notes = (busy, *notes)
         questions = bench.questions(base.name) if base is not None else []
         record = self._record(target, manifest, bench, base, questions)
         notes = (*notes, *write_record(self.project, target, record))

@@ -10,6 +10,8 @@ from aoti_build import __version__
 from aoti_build.host import cuda, distributions
 
 _ROOT = Path("/")
+# The load of a processor, over the last minute, from which on measured times mean little.
+_BUSY = 0.7
 
 
 def machine_facts(device: str, root: Path = _ROOT) -> dict[str, str]:
@@ -32,6 +34,18 @@ def machine_facts(device: str, root: Path = _ROOT) -> dict[str, str]:
         facts["gpu"] = cuda.first_gpu_name()
         facts["driver"] = _text(root / "sys/module/nvidia/version")
     return {name: value for name, value in facts.items() if value}
+
+
+def busy_host() -> str | None:
+    """A sentence if other programs keep this host busy. None if they do not."""
+    load = os.getloadavg()[0]
+    usable = len(os.sched_getaffinity(0))
+    if load <= _BUSY * usable:
+        return None
+    return (
+        f"other programs kept this host busy (load {load:.1f} with {usable} processors), so times"
+        " are longer than on a quiet one"
+    )
 
 
 def _memory(root: Path) -> str:

@@ -78,6 +78,11 @@ def is_base(job: BenchJob) -> bool:
     return Path(job.artifacts).name == "base"
 
 
+@pytest.fixture(autouse=True)
+def quiet_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.getloadavg", lambda: (0.0, 0.0, 0.0))
+
+
 @pytest.fixture
 def machine(fake_worker: FakeWorker) -> Machine:
     machine = Machine(fake_worker)
@@ -295,6 +300,15 @@ def test_what_does_not_fit_into_the_budget_is_left_out(measured: Project, machin
     report = bench(measured, measured.targets, Options(budget=0.0))
     assert {entry.error for entry in record_of(report).rows} == {"the budget ended before"}
     assert report.exit_code == 0
+
+
+def test_a_busy_host_is_a_note(
+    measured: Project, machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.getloadavg", lambda: (99.0, 0.0, 0.0))
+    report = bench(measured, measured.targets, Options(ways=(Way.ARTIFACT,), samples=1))
+    assert "kept this host busy (load 99.0" in only(report).notes[0]
+    assert "note: other programs" in "\n".join(bench_lines(report))
 
 
 # bench.json

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from aoti_build.host import cuda
-from aoti_build.host.machine import machine_facts
+from aoti_build.host.machine import busy_host, machine_facts
 
 
 @pytest.fixture
@@ -42,6 +42,16 @@ def test_a_gpu_and_its_driver_are_facts_of_its_targets(
     monkeypatch.setattr(cuda, "first_gpu_name", lambda: "NVIDIA H200")
     facts = machine_facts("cuda", root)
     assert (facts["gpu"], facts["driver"]) == ("NVIDIA H200", "580.1")
+
+
+@pytest.mark.parametrize(("load", "is_busy"), [(0.3, False), (1.3, False), (1.6, True)])
+def test_a_busy_host_is_named(monkeypatch: pytest.MonkeyPatch, load: float, is_busy: bool) -> None:
+    monkeypatch.setattr("os.getloadavg", lambda: (load, 0.0, 9.0))
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1})
+    said = busy_host()
+    assert (said is not None) == is_busy
+    if said is not None:
+        assert "load 1.6 with 2 processors" in said
 
 
 def test_what_is_unknown_is_left_out(tmp_path: Path) -> None:
