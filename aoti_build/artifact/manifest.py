@@ -57,8 +57,9 @@ MODEL = "model.pt2"
 REFERENCE_DATA = "reference.safetensors"
 LOG = "build.log"
 VERIFY = "verify.json"
+BENCH = "bench.json"
 _REQUIRED_FILES = {MODEL, REFERENCE_DATA}
-_UNLISTED_FILES = {MANIFEST, LOG, VERIFY}
+_UNLISTED_FILES = {MANIFEST, LOG, VERIFY, BENCH}
 
 _LONGEST_SHOWN_VERSION = 40  # characters
 

@@ -63,8 +63,8 @@ class Steady(Part, frozen=True):
         calls: how many calls were timed.
         samples_per_second: items of the batch a second if the model has a batch dimension,
             and calls a second otherwise, from the seconds of all timed calls.
-        histogram: how many calls took up to the time of the same index in `histogram_edges`,
-            for a picture of the distribution.
+        histogram: for a picture of the distribution: how many calls took longer than the edge
+            before, and up to the edge of the same index in `histogram_edges`.
         histogram_edges: seconds, ascending. The last one is the longest call.
     """
 

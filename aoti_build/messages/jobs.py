@@ -316,9 +316,74 @@ class PeerJob(TargetJob[PeerResult], frozen=True):
     least_calls: int
 
 
+class CallsResult(Message, frozen=True):
+    """The calls were written."""
+
+
+class CallsJob(TargetJob[CallsResult], frozen=True):
+    """Make the example call of the target's model at each of `points`, and write them to `file`.
+
+    A point has the size of each dim by its name. There is no file if the calls have types that
+    torch does not read with ``weights_only=True``.
+    """
+
+    where: Positions
+    points: tuple[Mapping[str, int], ...]
+    file: str
+
+
+class BenchResult(Message, frozen=True):
+    """One sample of a benchmark: one process. Times are in seconds.
+
+    `started` is UTC in ISO 8601. `import_seconds` are those of the libraries, `load_seconds` from
+    then on until the model can be called, and `first_seconds` those with the first call. `times`
+    has the seconds of every timed call, for each point. `peak_memory` is in bytes, as in a
+    `MeasureResult`. `clocks` are rates of the GPU in MHz before and after the timed calls.
+    """
+
+    started: str
+    import_seconds: float
+    load_seconds: float
+    first_seconds: float
+    peak_memory: int
+    times: tuple[tuple[float, ...], ...] = ()
+    clocks: tuple[int, int] | None = None
+
+
+class BenchJob(TargetJob[BenchResult], frozen=True):
+    """Bring the target's model to run in one `way`, a value of `measurement.record.Way`.
+
+    Args:
+        artifacts: the directory of artifacts, for ways that load one.
+        converted: the model in the format of another library, for that library.
+        calls: the file of a `CallsJob`. Without it the process makes the calls itself. The first
+            one is the first call of the model.
+        points: the sizes of the dims in each call.
+        timed: calls are timed at the first so many points, after a warm-up.
+        seconds: what the timed calls of one point last together.
+        least_calls: and there are at least so many.
+        threads: of torch.
+        writes_inputs: the model writes into its inputs, so each call gets new ones.
+    """
+
+    where: Positions
+    way: str
+    artifacts: str
+    calls: str
+    points: tuple[Mapping[str, int], ...]
+    timed: int
+    seconds: float
+    least_calls: int
+    threads: int
+    converted: str = ""
+    writes_inputs: bool = False
+
+
 JOBS: Mapping[str, type[Job[Any]]] = {
     job.job_name(): job
     for job in (
+        CallsJob,
+        BenchJob,
         BuildJob,
         CheckJob,
         CompileJob,

@@ -94,6 +94,24 @@ _HELP: Mapping[str, str] = {
     ),
     "peers": "Also time ONNX Runtime and OpenVINO, where they are installed.",
     "band": "Take ratios within this many percent of 1 for no difference. Default: 3.",
+    "ways": (
+        "Measure these ways to run the model, separated by commas: artifact, graphs,"
+        " aoti_load_package, eager, compile, reduce-overhead, onnxruntime, openvino."
+    ),
+    "samples": "Take this many samples of each way that is not slow. Default: 8.",
+    "seconds": "Time the calls of each sample for this many seconds. Default: 1.",
+    "threads": "Let torch use this many threads. Default: one for each processor.",
+    "against": (
+        "Measure the artifacts in this directory beside the present ones, and fail if the present"
+        " ones are worse."
+    ),
+    "fail-if": (
+        "Fail only above these ratios to the base, such as steady>1.05,first>1.2,size>1.05. The"
+        " metrics are steady, first, size and memory."
+    ),
+    "bench.strict": "Treat a missing device and an unknown verdict as a failure.",
+    "bench.cuda-graphs": "Compare the artifacts as they are replayed from CUDA graphs.",
+    "bench.peers": "Also measure ONNX Runtime and OpenVINO, where they are installed.",
     "max-size": "Limit the store to this many bytes, with a unit of k, m, g or t: 20g.",
     "max-age": "Remove what was not used for this long, with a unit of s, m, h, d or w: 30d.",
     "path": "Inspect this .pt2 file, from any source.",

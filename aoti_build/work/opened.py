@@ -153,16 +153,21 @@ def fit_artifact(project: Project, target: Target) -> Iterator[OpenArtifact]:
     only the architecture that the target names.
     """
     with open_artifact(project, target) as artifact:
-        requires = artifact.manifest.requires
-        host = compatibility.this_host(requires["device"])
-        missing = compatibility.missing(requires, host)
-        if missing:
-            lacks_only_architecture = (
-                artifact.manifest.architecture is not None
-                and missing == compatibility.missing_for_architecture(requires, host)
-            )
-            raise _incompatible(target, missing, lacks_only_architecture)
+        require_fit(target, artifact.manifest)
         yield artifact
+
+
+def require_fit(target: Target, manifest: Manifest) -> None:
+    """Raise `ArtifactError` as `fit_artifact` does, if this host cannot run the artifact."""
+    requires = manifest.requires
+    host = compatibility.this_host(requires["device"])
+    missing = compatibility.missing(requires, host)
+    if missing:
+        lacks_only_architecture = (
+            manifest.architecture is not None
+            and missing == compatibility.missing_for_architecture(requires, host)
+        )
+        raise _incompatible(target, missing, lacks_only_architecture)
 
 
 def _incompatible(

@@ -89,6 +89,7 @@ def fake_worker(monkeypatch: pytest.MonkeyPatch) -> FakeWorker:
         "work.target",
         "commands.run",
         "commands.verify",
+        "measurement.bench_samples",
         "measurement.samples",
     )
     for module in modules:

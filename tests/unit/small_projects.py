@@ -24,8 +24,11 @@ from aoti_build.common.stat_cache import StatCache
 from aoti_build.figures import CallFigures, Refusal, RunFigures, typed
 from aoti_build.host import compatibility, distributions
 from aoti_build.messages import (
+    BenchJob,
     BuildJob,
     BuildResult,
+    CallsJob,
+    CallsResult,
     CheckJob,
     CheckResult,
     Compile,
@@ -433,6 +436,17 @@ def _default_result(job: Job[Any]) -> Message:
     if isinstance(job, MeasureJob | PeerJob):
         return job.result_type()(
             median=0.002, p95=0.003, calls=500, peak_memory=1 << 28, load_seconds=0.1
+        )
+    if isinstance(job, CallsJob):
+        return CallsResult()
+    if isinstance(job, BenchJob):
+        return job.result_type()(
+            started="2024-01-01T00:00:00.000+00:00",
+            import_seconds=1.5,
+            load_seconds=0.02,
+            first_seconds=0.03,
+            peak_memory=1 << 28,
+            times=((0.002, 0.003, 0.002),) * job.timed,
         )
     assert isinstance(job, RunJob)
     figures = typed(RAN, RunFigures)

@@ -186,7 +186,7 @@ def test_logs_have_the_names_that_they_have_on_disk(page: Path, tmp_path: Path) 
     project = write_project(tmp_path)
     (target,) = project.targets
     paths = [log_path(project, target)]
-    paths += [reader_log_path(project, target, task) for task in ("verify", "run", "tune")]
+    paths += [reader_log_path(project, target, task) for task in ("verify", "run", "tune", "bench")]
     real = {path.name.replace("small@cpu", "") for path in paths}
     for name in re.findall(r"\.logs/([^\s`]+\.log)", page.read_text()):
         model, variant, task = name.split("@")

@@ -30,6 +30,7 @@ from aoti_build.artifact.paths import (
     project_cache_path,
 )
 from aoti_build.artifact.reasons import Reason, ReasonKind
+from aoti_build.commands.bench_report import Benchmark, BenchReport
 from aoti_build.commands.build import BuildReport, plan
 from aoti_build.commands.ci_cache import ci_cache
 from aoti_build.commands.clean import CleanReport
@@ -60,7 +61,20 @@ from aoti_build.figures import CallFigures, Loss, Refusal, RunFigures, Vacuous, 
 from aoti_build.host import compatibility
 from aoti_build.host.checks.finding import Finding
 from aoti_build.host.devices import device_names
+from aoti_build.measurement.gate import Question, Rule, answers, parse_limits, size_answer
+from aoti_build.measurement.record import (
+    Base,
+    BenchRecord,
+    Cache,
+    Machine,
+    Metric,
+    Sample,
+    Way,
+    bench_json,
+)
+from aoti_build.measurement.record import Row as WayRow
 from aoti_build.measurement.statistics import compare
+from aoti_build.measurement.summary import steady_of
 from aoti_build.messages import CheckResult, LocalizeResult
 from aoti_build.models_file import Project, load_project
 from aoti_build.models_file.project import Choice
@@ -261,6 +275,8 @@ def _documents(tmp_path: Path) -> dict[str, list[Document]]:
         "aoti-build/run": [_run(two).as_json()],
         "aoti-build/status": [_status(two, manifest).as_json()],
         "aoti-build/tune": [_tune(two).as_json()],
+        "aoti-build/bench": [bench_json(_bench_record(two))],
+        "aoti-build/bench-report": [_bench(two).as_json()],
         "aoti-build/export": [_export(two).as_json(), export(two, two.targets, "out").as_json()],
         "aoti-build/ci-cache": [ci_cache(two, two.targets).as_json()],
         "aoti-build/version": [version().as_json(), VersionReport(None, "3.12.3").as_json()],
@@ -380,6 +396,10 @@ def test_a_document_of_another_version_is_refused(
         ("aoti-build/tune", ("targets", 0, "entry"), "fine"),
         ("aoti-build/tune", ("targets", 0, "candidates", 1, "comparison", "verdict"), "faster"),
         ("aoti-build/tune", ("targets", 0, "candidates", 0, "surplus"), 1),
+        ("aoti-build/bench", ("rows", 0, "way"), "by hand"),
+        ("aoti-build/bench", ("rows", 0, "samples", 0, "surplus"), 1),
+        ("aoti-build/bench", ("base", "comparisons", 0, "verdict"), "slower"),
+        ("aoti-build/bench-report", ("targets", 0, "bench", "surplus"), 1),
         ("aoti-build/doctor", ("checks", 0, "outcome"), "fine"),
         ("aoti-build/doctor", ("checks", 0, "stops"), True),
         ("aoti-build/passed-checks", ("keys", 0), "short"),
@@ -585,6 +605,42 @@ def _tune(project: Project) -> TuneReport:
     return TuneReport(
         (tuned, Tuning(second, None, error=FAILURE)), 12.5, changes={first.name: "written"}
     )
+
+
+def _bench_record(project: Project) -> BenchRecord:
+    first, _ = project.targets
+    steady = steady_of([0.001, 0.002, 0.009], {"batch": 2})
+    sample = Sample("2024-01-01T00:00:00+00:00", 1.5, 0.1, 0.2, 1 << 28, (steady,), (1200, 1980))
+    rule = Rule(limits=parse_limits("steady>1.05"))
+    questions = [
+        Question(Metric.STEADY, "v1", [(1.0, 1.2)] * 8, {"batch": 2}),
+        Question(Metric.FIRST, "v1", [(1.0, 1.2)]),
+    ]
+    compared = tuple(answers(questions, rule, 0.04))
+    sizes = size_answer("v1", 12, 12, rule)
+    return BenchRecord(
+        target=first.name,
+        key="a" * 64,
+        package_sha256="b" * 64,
+        size=12,
+        measured="2024-01-01T00:00:00+00:00",
+        machine=Machine("this-host", {"processor": "fast"}, 2, (0, 1), 0.04),
+        rows=(
+            WayRow(Way.ARTIFACT, Cache.USED, (sample,)),
+            WayRow(Way.EAGER, None, (), "it broke"),
+        ),
+        comparisons=compared,
+        base=Base("v1", "c" * 64, "d" * 64, 12, (*compared, sizes), (sample,)),
+        commit="e" * 40 + "+",
+    )
+
+
+def _bench(project: Project) -> BenchReport:
+    first, second = project.targets
+    measured = Benchmark(first, _bench_record(project), ("bench.json was not written",))
+    rule = Rule(limits=parse_limits("steady>1.05"), strict=True)
+    broken = Benchmark(second, error=FAILURE)
+    return BenchReport((measured, broken, Benchmark(second, unavailable="no-device")), rule, 1.5)
 
 
 def _plan(project: Project, manifest: Manifest) -> Plan:

@@ -74,7 +74,7 @@ def outdated(world: World) -> None:
 
 def worker_fails(world: World) -> None:
     published(world)
-    for job in ("build", "check", "run", "measure"):
+    for job in ("build", "check", "run", "measure", "bench"):
         world.worker.answers[job] = BuildError("it broke", hint="mend it")
 
 
@@ -96,7 +96,7 @@ def mismatch(world: World) -> None:
 
 def interrupted(world: World) -> None:
     published(world)
-    for job in ("build", "check", "run", "measure"):
+    for job in ("build", "check", "run", "measure", "bench"):
         world.worker.answers[job] = Interrupted("interrupted")
 
 
@@ -117,7 +117,7 @@ def no_temporary_directory(world: World) -> None:
     def refuse() -> Path:
         raise DirectoryError("the temporary directory is unfit", hint="set TMPDIR")
 
-    for module in ("commands.verify", "commands.run", "work.opened"):
+    for module in ("commands.verify", "commands.run", "commands.bench", "work.opened"):
         world.patch.setattr(f"aoti_build.{module}.temporary_directory", refuse)
 
 
@@ -195,6 +195,15 @@ ROWS = [
     Row("tune --band 0", 2, nothing, "--band 0"),
     Row("tune", 5, toolchain_fails, "the compiler broke"),
     Row("tune", 130, interrupted_build, "interrupted"),
+    Row("bench --ways x", 2, nothing, "--ways x"),
+    Row("bench --against absent", 2, published, "it has no artifact of small/cpu"),
+    Row("bench", 3, nothing, "small/cpu: there is no artifact"),
+    Row("bench", 3, outdated, "out of date: source-changed: model.py"),
+    Row("bench", 3, worker_fails, "small/cpu: the artifact could not be measured"),
+    Row("bench --strict", 3, nothing, "small/cuda: unavailable", CUDA_MODEL),
+    Row("bench", 4, damaged, "does not match the manifest"),
+    Row("bench", 5, no_temporary_directory, "the temporary directory is unfit"),
+    Row("bench", 130, interrupted, "interrupted"),
     Row("export out", 2, a_file_in_the_way, "out is a file or a link"),
     Row("export artifacts/out", 2, published, "among the artifacts"),
     Row("export out", 3, nothing, "small/cpu: there is no artifact"),

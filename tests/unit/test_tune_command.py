@@ -464,7 +464,11 @@ def test_peers_are_compared_and_never_chosen(
 ) -> None:
     versions = {"onnxruntime": "1.30", "openvino": None}
     real = distributions.version_of
-    monkeypatch.setattr(distributions, "version_of", lambda name: versions.get(name) or real(name))
+    monkeypatch.setattr(
+        distributions,
+        "version_of",
+        lambda name: versions[name] if name in versions else real(name),
+    )
     machine.peers = {"onnxruntime": 0.5}
     tuning = only(tune(tunable, tunable.targets, peers=True))
     assert verdicts(tuning)["onnxruntime"] == Verdict.BETTER

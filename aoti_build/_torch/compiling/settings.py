@@ -74,22 +74,6 @@ def resolved_settings(options: Options) -> dict[str, str]:
     return settings
 
 
-def set_precision(target: Target) -> None:
-    """Let this process compute as the target's `cuda` options say.
-
-    Eager and compiled code read these switches when they run. A process that compares the two must
-    set them before both.
-    """
-    options = target.model.cuda
-    matmul = torch.backends.cuda.matmul
-    if options.tf32 is not None:
-        torch.backends.cudnn.allow_tf32 = options.tf32
-        matmul.allow_tf32 = options.tf32
-    if options.reduced_precision is not None:
-        matmul.allow_fp16_reduced_precision_reduction = options.reduced_precision
-        matmul.allow_bf16_reduced_precision_reduction = options.reduced_precision
-
-
 def own_passes() -> bool:
     """Whether user code gave inductor passes of its own.
 

@@ -38,7 +38,6 @@ from aoti_build._torch.compiling.option_values import check_options
 from aoti_build._torch.compiling.package import compile_package
 from aoti_build._torch.compiling.settings import (
     inductor_options,
-    set_precision,
 )
 from aoti_build._torch.discovery.discover import Discovery
 from aoti_build._torch.discovery.registered import Registrations, needed_imports
@@ -55,6 +54,7 @@ from aoti_build._torch.program.graph import (
     call_targets,
     listed_weights,
 )
+from aoti_build._torch.program.permitted import set_precision
 from aoti_build._torch.program.precision import computed_in
 from aoti_build._torch.program.ranges import declared_minimums
 from aoti_build._torch.program.signature import replace_uncompilable_outputs, signature

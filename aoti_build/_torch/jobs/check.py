@@ -24,13 +24,13 @@ from aoti_build._torch.checking.reference_data import (
 from aoti_build._torch.checking.reference_reader import load_reference_data
 from aoti_build._torch.checking.returned import as_returned, compare_plain
 from aoti_build._torch.checking.sketch import Sketch
-from aoti_build._torch.compiling.settings import set_precision
 from aoti_build._torch.events import Events
 from aoti_build._torch.jobs.latency import artifact_seconds
 from aoti_build._torch.packages.loaded import LoadedPackage, PackageLacks
 from aoti_build._torch.packages.runner import Package, open_package
 from aoti_build._torch.program.inputs import from_shapes
 from aoti_build._torch.program.memory_formats import in_signature_formats
+from aoti_build._torch.program.permitted import set_precision
 from aoti_build._torch.program.writes import computed_of, observed_names
 from aoti_build.figures import CallFigures, Loss, OutputFigures, Vacuous, typed
 from aoti_build.messages import CheckJob, CheckResult, Signature, Tolerance

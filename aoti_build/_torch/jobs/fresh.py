@@ -8,9 +8,9 @@ from pathlib import Path
 
 from aoti_build._torch.checking.baseline import losses
 from aoti_build._torch.checking.reference import make_reference_data, save_reference_data_of
-from aoti_build._torch.compiling.settings import set_precision
 from aoti_build._torch.events import Events, tell_stage
 from aoti_build._torch.jobs.prepared import prepare
+from aoti_build._torch.program.permitted import set_precision
 from aoti_build._torch.program.writes import observed_names
 from aoti_build.messages import FreshJob, FreshResult
 

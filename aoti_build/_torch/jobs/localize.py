@@ -23,7 +23,7 @@ from torch.export import ExportedProgram
 from aoti_build._torch.compiling import shared
 from aoti_build._torch.compiling.corrections import corrected
 from aoti_build._torch.compiling.isa import compiling_for
-from aoti_build._torch.compiling.settings import inductor_options, set_precision
+from aoti_build._torch.compiling.settings import inductor_options
 from aoti_build._torch.events import Events
 from aoti_build._torch.jobs.localize_compile import bisect
 from aoti_build._torch.jobs.localize_export import first_difference, outputs_differ
@@ -31,6 +31,7 @@ from aoti_build._torch.jobs.prepared import prepare
 from aoti_build._torch.packages.weights import in_memory_order, read_weights
 from aoti_build._torch.program.export import whole_ranges
 from aoti_build._torch.program.inputs import Call
+from aoti_build._torch.program.permitted import set_precision
 from aoti_build.figures import ModuleDifference, WrongWeight
 from aoti_build.messages import LocalizeJob, LocalizeResult
 

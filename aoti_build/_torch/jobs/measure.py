@@ -12,10 +12,10 @@ from torch import Tensor
 
 import aoti_build
 from aoti_build._torch.checking.reference_reader import load_reference_data
-from aoti_build._torch.compiling.settings import set_precision
 from aoti_build._torch.events import Events
 from aoti_build._torch.jobs.drawn import Draw
 from aoti_build._torch.jobs.timing import peak_memory, sample
+from aoti_build._torch.program.permitted import set_precision
 from aoti_build.artifact.manifest import REFERENCE_DATA
 from aoti_build.errors import BuildError
 from aoti_build.messages import MeasureJob, MeasureResult

@@ -16,14 +16,12 @@ from msgspec.structs import asdict
 from torch import Tensor
 
 from aoti_build._torch.events import Events
+from aoti_build._torch.jobs.converted import LoadModel, load_onnx, load_openvino
 from aoti_build._torch.jobs.prepared import Prepared, prepare
 from aoti_build._torch.jobs.timing import peak_memory, sample
 from aoti_build._torch.program.inputs import Call
 from aoti_build.errors import BuildError
 from aoti_build.messages import PeerJob, PeerResult
-
-# Loads a converted model. Returns a function of the flat inputs, as numpy arrays.
-LoadModel = Callable[[Path], Callable[[list[Any]], object]]
 
 
 def peer(job: PeerJob, events: Events) -> PeerResult:
@@ -67,17 +65,6 @@ def _to_onnx(prepared: Prepared, file: Path) -> None:
     )
 
 
-def _load_onnx(file: Path) -> Callable[[list[Any]], object]:
-    runtime = import_module("onnxruntime")
-    session = runtime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-    names = [entry.name for entry in session.get_inputs()]
-
-    def call(arrays: list[Any]) -> object:
-        return session.run(None, dict(zip(names, arrays, strict=True)))
-
-    return call
-
-
 def _to_openvino(prepared: Prepared, file: Path) -> None:
     library = import_module("openvino")
     call: Call = prepared.example
@@ -85,18 +72,7 @@ def _to_openvino(prepared: Prepared, file: Path) -> None:
     library.save_model(library.convert_model(program), str(file), compress_to_fp16=False)
 
 
-def _load_openvino(file: Path) -> Callable[[list[Any]], object]:
-    library = import_module("openvino")
-    # By default it may compute in bfloat16 where the processor can.
-    compiled = library.Core().compile_model(str(file), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-
-    def call(arrays: list[Any]) -> object:
-        return compiled(arrays)
-
-    return call
-
-
 PEERS: Mapping[str, tuple[Callable[[Prepared, Path], None], LoadModel]] = {
-    "onnxruntime": (_to_onnx, _load_onnx),
-    "openvino": (_to_openvino, _load_openvino),
+    "onnxruntime": (_to_onnx, load_onnx),
+    "openvino": (_to_openvino, load_openvino),
 }

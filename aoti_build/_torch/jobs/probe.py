@@ -19,7 +19,6 @@ from torch import Tensor
 from aoti_build._torch.checking.reference_data import Case
 from aoti_build._torch.checking.reference_reader import load_reference_data
 from aoti_build._torch.checking.returned import as_returned
-from aoti_build._torch.compiling.settings import set_precision
 from aoti_build._torch.events import Events
 from aoti_build._torch.jobs.check import gist, verdicts
 from aoti_build._torch.packages.runner import Package, RunnerCrash, open_package
@@ -28,6 +27,7 @@ from aoti_build._torch.program.memory_formats import (
     format_of,
     in_signature_formats,
 )
+from aoti_build._torch.program.permitted import set_precision
 from aoti_build.artifact.manifest import tensor_inputs
 from aoti_build.common.sizes import Size, parse
 from aoti_build.figures import Refusal

@@ -21,7 +21,6 @@ from aoti_build._torch.checking.reference_data import Case, ReferenceData
 from aoti_build._torch.checking.reference_reader import load_reference_data
 from aoti_build._torch.checking.returned import as_returned
 from aoti_build._torch.checking.state import restored_state
-from aoti_build._torch.compiling.settings import set_precision
 from aoti_build._torch.data.image import Images, images, top_classes
 from aoti_build._torch.data.read import describe_inputs, read
 from aoti_build._torch.events import Events
@@ -36,6 +35,7 @@ from aoti_build._torch.packages.imports import import_for
 from aoti_build._torch.packages.loaded import LoadedPackage, PackageLacks, in_compiled_layout
 from aoti_build._torch.program.inputs import Sizes
 from aoti_build._torch.program.memory_formats import in_signature_formats
+from aoti_build._torch.program.permitted import set_precision
 from aoti_build._torch.program.writes import Writes
 from aoti_build.artifact.manifest import tensor_inputs
 from aoti_build.errors import AotiBuildError, BuildError, UsageError, VerificationError

@@ -7,6 +7,8 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,6 +23,38 @@ _LEAST_WARM_UP_CALLS = 3
 Prepare = Callable[[], Any]
 # Makes the call, and waits until its outputs are there.
 CallOnce = Callable[[Any], object]
+# Makes a call, and returns its seconds.
+Timer = Callable[[Callable[[], object]], float]
+# More calls of a tiny model would tell nothing more, and fill the result of a job.
+_MOST_CALLS = 20_000
+
+
+def wall_time(call: Callable[[], object]) -> float:
+    """The seconds of a call by the clock of the system."""
+    started = time.perf_counter()
+    call()
+    return time.perf_counter() - started
+
+
+class EventTimer:
+    """Times calls on the current CUDA device by events in its stream.
+
+    The queue is empty before each call, so the time includes that of the launches. A call need not
+    wait for its outputs.
+    """
+
+    def __init__(self) -> None:
+        self._start = torch.cuda.Event(enable_timing=True)
+        self._end = torch.cuda.Event(enable_timing=True)
+
+    def __call__(self, call: Callable[[], object]) -> float:
+        torch.cuda.synchronize()
+        self._start.record()
+        call()
+        self._end.record()
+        self._end.synchronize()
+        milliseconds: float = self._start.elapsed_time(self._end)
+        return milliseconds / 1000
 
 
 def sample(
@@ -33,7 +67,7 @@ def sample(
     peak_memory: Callable[[], int],
 ) -> MeasureResult:
     """Warm up, then time calls that last `seconds` together, and at least `least_calls` calls."""
-    timed_calls(prepare, call, _WARM_UP_SECONDS, _LEAST_WARM_UP_CALLS)
+    warm_up(prepare, call, wall_time)
     times = sorted(timed_calls(prepare, call, seconds, least_calls))
     return MeasureResult(
         median=nearest_rank(times, 0.5),
@@ -49,15 +83,24 @@ def nearest_rank(ordered: Sequence[float], part: float) -> float:
     return ordered[math.ceil(part * len(ordered)) - 1]
 
 
-def timed_calls(prepare: Prepare, call: CallOnce, seconds: float, least: int) -> list[float]:
+def warm_up(prepare: Prepare, call: CallOnce, timer: Timer) -> None:
+    """Make the calls that are not timed."""
+    timed_calls(prepare, call, _WARM_UP_SECONDS, _LEAST_WARM_UP_CALLS, timer)
+
+
+def timed_calls(
+    prepare: Prepare,
+    call: CallOnce,
+    seconds: float,
+    least: int,
+    timer: Timer = wall_time,
+) -> list[float]:
     """The seconds of each call."""
     times: list[float] = []
     total = 0.0
-    while total < seconds or len(times) < least:
+    while (total < seconds and len(times) < _MOST_CALLS) or len(times) < least:
         arguments = prepare()
-        started = time.perf_counter()
-        call(arguments)
-        elapsed = time.perf_counter() - started
+        elapsed = timer(partial(call, arguments))
         times.append(elapsed)
         total += elapsed
     return times
@@ -67,6 +110,25 @@ def peak_memory(device: str) -> int:
     """The most bytes that this process had in memory, or that torch allocated on the GPU."""
     if device == "cuda":
         return int(torch.cuda.max_memory_allocated())
+    peak = _peak_of_program()
+    if peak is not None:
+        return peak
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     # Linux counts in units of 1024 bytes, macOS in bytes.
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _peak_of_program() -> int | None:
+    """The peak of this program's own memory. None where the system does not tell.
+
+    The peak in `getrusage` includes that of the process which started this one.
+    """
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        name, _, value = line.partition(":")
+        if name == "VmHWM":
+            return int(value.split()[0]) * 1024  # it is in KiB
+    return None

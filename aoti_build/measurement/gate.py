@@ -1,0 +1,214 @@
+"""Decides whether an artifact is worse than the base of ``--against``, metric by metric.
+
+Without a limit a metric is worse if the whole interval of new / base lies above the band. With a
+limit, such as ``steady>1.05``, it is worse if the whole interval lies above the limit, and passes
+if the whole interval lies below it. Everything else is unknown. Holm's procedure keeps the
+probability of a wrong decision for all metrics of all targets together.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from aoti_build.errors import UsageError
+from aoti_build.measurement.record import ComparisonRecord, Metric, Sample
+from aoti_build.measurement.statistics import (
+    BAND,
+    PAIRS,
+    Comparison,
+    Pair,
+    Verdict,
+    compare,
+    holm,
+)
+
+# The metrics that ``--fail-if`` may name.
+GATED = (Metric.STEADY, Metric.FIRST, Metric.SIZE, Metric.MEMORY)
+_LIMIT = re.compile(r"([a-z]+)\s*>\s*([0-9]+(?:\.[0-9]*)?)")
+
+Limits = Mapping[Metric, float]
+Sizes = Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What counts as worse.
+
+    Attributes:
+        band: ratios from 1 - band to 1 + band are no difference.
+        limits: the ratio above which a metric fails. Without any, every `worse` fails.
+        strict: `unknown` fails as well.
+    """
+
+    band: float = BAND
+    limits: Limits = field(default_factory=dict)
+    strict: bool = False
+
+    def judges(self, metric: str) -> bool:
+        """Whether the verdict on a metric can make the task fail."""
+        return not self.limits or metric in self.limits
+
+    def fails(self, record: ComparisonRecord) -> bool:
+        """Whether a comparison makes the task fail."""
+        if not self.judges(record.metric):
+            return False
+        return record.verdict == Verdict.WORSE or (
+            self.strict and record.verdict == Verdict.UNKNOWN
+        )
+
+
+@dataclass(frozen=True)
+class Question:
+    """Pairs of a metric, of the base and of the new artifact, and what they are compared with."""
+
+    metric: Metric
+    base: str
+    pairs: Sequence[Pair]
+    sizes: Sizes = field(default_factory=dict)
+
+
+def parse_limits(text: str) -> dict[Metric, float]:
+    """The limits in ``steady>1.05,first>1.2``. Raises `UsageError`."""
+    limits: dict[Metric, float] = {}
+    for part in text.split(","):
+        match = _LIMIT.fullmatch(part.strip())
+        metric = match[1] if match else ""
+        if match is None or metric not in GATED or float(match[2]) <= 0:
+            names = ", ".join(GATED)
+            raise UsageError(
+                f"--fail-if {text}: {part.strip() or 'nothing'} is no limit",
+                hint=f"write for example steady>1.05; the metrics are {names}",
+            )
+        if metric in limits:
+            raise UsageError(f"--fail-if {text}: {metric} occurs twice")
+        limits[Metric(metric)] = float(match[2])
+    return limits
+
+
+def value_of(sample: Sample, metric: Metric, sizes: Sizes) -> float | None:
+    """A metric of one sample. None if the sample does not have it."""
+    if metric == Metric.STEADY:
+        for steady in sample.steady:
+            if dict(steady.sizes) == dict(sizes):
+                return steady.p50
+        return None
+    values: Mapping[Metric, float] = {
+        Metric.IMPORT: sample.import_seconds,
+        Metric.LOAD: sample.load_seconds,
+        Metric.FIRST: sample.first_seconds,
+        Metric.MEMORY: float(sample.peak_memory),
+    }
+    return values.get(metric)
+
+
+def question(
+    metric: Metric,
+    base: str,
+    old: Sequence[Sample],
+    new: Sequence[Sample],
+    sizes: Sizes | None = None,
+) -> Question:
+    """The pairs of a metric from the samples of the same index. A sample without it makes none."""
+    pairs = []
+    for earlier, later in zip(old, new, strict=False):
+        values = (value_of(earlier, metric, sizes or {}), value_of(later, metric, sizes or {}))
+        if values[0] and values[1]:
+            pairs.append((values[0], values[1]))
+    return Question(metric, base, pairs, sizes or {})
+
+
+def answers(
+    questions: Sequence[Question], rule: Rule, host_band: float | None = None
+) -> list[ComparisonRecord]:
+    """The verdict on each question, all of them together by Holm's procedure.
+
+    `host_band` is the smallest band that this host can resolve, if that is known. A question
+    without pairs has no answer.
+    """
+    asked = [entry for entry in questions if entry.pairs]
+    compared = [_compared(entry.pairs, rule.band, rule.limits.get(entry.metric)) for entry in asked]
+    records = []
+    for entry, found in zip(asked, holm(compared), strict=True):
+        records.append(_record(entry, found, rule, host_band))
+    return records
+
+
+def size_answer(base: str, old: int, new: int, rule: Rule) -> ComparisonRecord:
+    """The verdict on the sizes of two packages in bytes, which are exact."""
+    ratio = new / old
+    limit = rule.limits.get(Metric.SIZE)
+    highest = 1 + rule.band if limit is None else limit
+    verdict = Verdict.SAME
+    if ratio > highest:
+        verdict = Verdict.WORSE
+    elif ratio < 1 - rule.band:
+        verdict = Verdict.BETTER
+    return ComparisonRecord(
+        metric=Metric.SIZE,
+        base=base,
+        ratio=ratio,
+        low=ratio,
+        high=ratio,
+        pairs=1,
+        band=rule.band,
+        verdict=verdict.value,
+        limit=limit,
+    )
+
+
+def _compared(pairs: Sequence[Pair], band: float, limit: float | None) -> Comparison:
+    """The comparison of the pairs. With a limit, `worse` is above it and `better` below it."""
+    if limit is None:
+        return compare(pairs, band=band)
+    # Relative to the limit, without a band.
+    found = compare([(old * limit, new) for old, new in pairs], band=0.0)
+    return replace(
+        found,
+        ratio=found.ratio * limit,
+        low=found.low * limit,
+        high=found.high * limit,
+    )
+
+
+def _record(
+    entry: Question, found: Comparison, rule: Rule, host_band: float | None
+) -> ComparisonRecord:
+    limit = rule.limits.get(entry.metric)
+    verdict, why = _verdict(entry, found, rule, host_band)
+    has_interval = found.pairs > 1
+    return ComparisonRecord(
+        metric=entry.metric,
+        base=entry.base,
+        ratio=found.ratio,
+        low=found.low if has_interval else None,
+        high=found.high if has_interval else None,
+        pairs=found.pairs,
+        band=rule.band,
+        verdict=verdict.value,
+        sizes=dict(entry.sizes),
+        why=why,
+        limit=limit,
+    )
+
+
+def _verdict(
+    entry: Question, found: Comparison, rule: Rule, host_band: float | None
+) -> tuple[Verdict, str | None]:
+    """The verdict, and why it is unknown."""
+    limit = rule.limits.get(entry.metric)
+    if found.pairs < PAIRS:
+        return Verdict.UNKNOWN, f"only {found.pairs} of {PAIRS} pairs were measured"
+    asked = rule.band if limit is None else abs(limit - 1)
+    if host_band is not None and host_band > asked:
+        why = f"this host is too noisy: it resolves {host_band:.1%}, and {asked:.1%} is asked for"
+        return Verdict.UNKNOWN, why
+    if found.verdict == Verdict.UNKNOWN:
+        edge = "the band" if limit is None else f"the limit {limit:g}"
+        return Verdict.UNKNOWN, f"the interval does not tell on which side of {edge} the ratio is"
+    if limit is None or found.verdict == Verdict.WORSE:
+        return found.verdict, None
+    # It is below the limit. Whether it became better is a question of the band.
+    is_better = compare(entry.pairs, band=rule.band).verdict == Verdict.BETTER
+    return (Verdict.BETTER if is_better else Verdict.SAME), None
