@@ -89,3 +89,31 @@ def loss(figures: Mapping[str, Any]) -> str:
 
 def vacuous_text(entry: Vacuous) -> str:
     return f"{entry.output}: the comparison would pass for other {entry.of} too"
+
+
+def time_text(seconds: float) -> str:
+    """Seconds with three digits in a unit that suits them: ``71.3 ms``."""
+    if abs(seconds) < 1e-3:
+        return f"{_three_digits(seconds * 1e6)} µs"
+    if abs(seconds) < 1:
+        return f"{_three_digits(seconds * 1e3)} ms"
+    if abs(seconds) < 120:
+        return f"{_three_digits(seconds)} s"
+    return f"{_three_digits(seconds / 60)} min"
+
+
+def _three_digits(value: float) -> str:
+    size = abs(value)
+    if size >= 99.95:
+        return f"{value:.0f}"
+    return f"{value:.1f}" if size >= 9.995 else f"{value:.2f}"
+
+
+def ratio_text(ratio: float) -> str:
+    """``0.968``; more digits would be noise."""
+    return f"{ratio:.3f}" if ratio < 9.9995 else f"{ratio:.1f}"
+
+
+def percent_text(ratio: float) -> str:
+    """The change that a ratio means: ``+5.2 %``."""
+    return f"{(ratio - 1) * 100:+.1f} %".replace("-", "\N{MINUS SIGN}")

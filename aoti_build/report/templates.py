@@ -1,0 +1,34 @@
+"""The pages, as jinja2 templates beside this module: one style, and every text escaped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from aoti_build.report.spelling import printable
+
+DIRECTORY = Path(__file__).parent
+
+
+def render(template: str, **values: Any) -> str:
+    """The page that a template of this directory makes of `values`."""
+    # Torch needs jinja2 as well. Only a page imports it.
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(DIRECTORY),
+        # Texts come from files and programs that anybody may have written.
+        autoescape=True,
+        # A wrong name in the template is an error, and not an empty text.
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_printable,
+    )
+    return environment.get_template(template).render(**values)
+
+
+def _printable(value: object) -> object:
+    """A value of the template without characters that a page cannot have."""
+    # A subclass of str is markup that jinja2 has made of printable texts.
+    return printable(value) if type(value) is str else value
