@@ -110,10 +110,16 @@ def _three_digits(value: float) -> str:
 
 
 def ratio_text(ratio: float) -> str:
-    """``0.968``; more digits would be noise."""
-    return f"{ratio:.3f}" if ratio < 9.9995 else f"{ratio:.1f}"
+    """``0.968``, ``0.0031`` or ``12.4``; more digits would be noise."""
+    if ratio < 0.0995:
+        return f"{ratio:.2g}"
+    return f"{ratio:.3f}" if ratio < 9.9995 else f"{ratio:.3g}"
 
 
-def percent_text(ratio: float) -> str:
-    """The change that a ratio means: ``+5.2 %``."""
+def change_text(ratio: float) -> str:
+    """What a ratio of new to old means: ``+5.2 %``, ``325x less`` or ``3.1x more``."""
+    if 0 < ratio < 0.5:
+        return f"{1 / ratio:.3g}x less"
+    if ratio > 2:
+        return f"{ratio:.3g}x more"
     return f"{(ratio - 1) * 100:+.1f} %".replace("-", "\N{MINUS SIGN}")
