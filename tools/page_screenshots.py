@@ -76,9 +76,8 @@ def find_chromium() -> str | None:
 
 def measure(chromium: str, page: Path, width: int) -> tuple[int, int, str]:
     """Width and height of a page in a frame of this width, and the elements that leave it."""
-    document = _frame(
-        chromium, page, width, 800, "light", "--dump-dom", "--virtual-time-budget=5000"
-    )
+    options = ("--dump-dom", "--virtual-time-budget=5000")
+    document = _frame(chromium, page, width, 800, "light", *options)
     found = re.search(r"<title>size (\d+)x(\d+) wide (.*?)</title>", document)
     if found is None:
         raise RuntimeError(f"Chromium did not show the page: {document[:300]}")
@@ -119,7 +118,7 @@ def _crop(picture: Path, width: int, height: int) -> None:
 
     with Image.open(picture) as image:
         cropped = image.convert("RGB").crop((0, 0, width, height))
-    cropped.quantize(64).save(picture, optimize=True)
+    cropped.quantize(96).save(picture, optimize=True)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ that makes it, and is no failure.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +24,7 @@ from aoti_build.commands.report_bench import (
     bench_of,
     bench_summary,
 )
-from aoti_build.commands.report_history import HistorySeries
+from aoti_build.commands.report_history import History, HistorySeries
 from aoti_build.commands.report_verification import Verification, verification_of
 from aoti_build.commands.version import VersionReport, version
 from aoti_build.common.json_object import JsonObject
@@ -153,17 +152,16 @@ def report(
     project: Project,
     targets: tuple[Target, ...],
     *,
-    history: Mapping[str, Sequence[HistorySeries]] | None = None,
-    notes: Sequence[str] = (),
+    history: History | None = None,
 ) -> ProjectReport:
     """Collect what is known of `targets`.
 
     Args:
-        history: the series of each target, by its name. None if there is no history.
-        notes: sentences to add, such as broken lines of the history.
+        history: of the targets. None if no directory of it was named.
     """
     present = plan(project, targets, quick=False)
-    series = history or {}
+    series = history.series if history else {}
+    broken = history.broken if history else ()
     rows = []
     for step in present.steps:
         rows.append(_target(project, step, tuple(series.get(step.target.name, ()))))
@@ -176,7 +174,7 @@ def report(
         targets=tuple(rows),
         trace=trace,
         trace_problem=trace_problem,
-        notes=(*present.notes, *notes),
+        notes=(*present.notes, *broken),
         history_asked=history is not None,
     )
 

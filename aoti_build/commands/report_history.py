@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+
+from aoti_build.errors import UsageError
 
 SECONDS = "seconds"
 BYTES = "bytes"
@@ -50,3 +54,27 @@ class HistorySeries:
     machine_class: str
     points: tuple[HistoryPoint, ...]
     steps: tuple[HistoryStep, ...] = ()
+
+
+@dataclass(frozen=True)
+class History:
+    """What a directory of the history holds: the series of each target, by its name.
+
+    `broken` has a sentence for each line that could not be read.
+    """
+
+    series: Mapping[str, Sequence[HistorySeries]]
+    broken: tuple[str, ...] = ()
+
+
+def read_history(directory: Path, targets: Sequence[str]) -> History:
+    """The series of `targets` in a directory.
+
+    Raises UsageError if there is no such directory.
+    """
+    if not directory.is_dir():
+        raise UsageError(
+            f"{directory} is no directory",
+            hint="name the directory of the history, to which benchmarks are added",
+        )
+    return History({name: () for name in targets})

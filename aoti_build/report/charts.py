@@ -26,7 +26,7 @@ LINE_TOP = 12
 LINE_BASE = 128
 LINE_HEIGHT = 150
 # The part of a line chart's width that the labels of the vertical axis take.
-_LINE_LEFT = 13.0
+_LINE_LEFT = 17.0
 _LINE_RIGHT = 97.0
 _LEAST_WIDTH = 0.6
 
@@ -284,9 +284,8 @@ def strip_chart(
         top = text.base + STRIP
         base = top - 6
         bars = _strip_bars(strip.bins, scale, text.base, base)
-        rows.append(
-            StripRow(text, base, bars, [scale.at(mark) for mark in strip.marks], strip.kind)
-        )
+        marked = [scale.at(mark) for mark in strip.marks]
+        rows.append(StripRow(text, base, bars, marked, strip.kind))
     return StripChart(
         identifier,
         title,

@@ -25,7 +25,7 @@ from aoti_build.report.charts import (
     interval_chart,
     strip_chart,
 )
-from aoti_build.report.spelling import change_text, ratio_text, time_text
+from aoti_build.report.spelling import axis_text, change_text, ratio_text, time_text
 from aoti_build.report.terminal import size_text
 from aoti_build.report.views import Pill, Table, verdict_pill
 
@@ -133,9 +133,7 @@ def _cold_table(starts: Sequence[ColdStart]) -> Table:
 
 
 def _axis_time(seconds: float) -> str:
-    """A round time without digits that say nothing: ``10 ms``."""
-    number, unit = time_text(seconds).split(" ")
-    return f"{float(number):g} {unit}"
+    return axis_text(time_text(seconds))
 
 
 def _latencies(record: BenchRecord, identifier: str) -> list[LatencyView]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -15,7 +16,7 @@ from aoti_build.planning.actions import Action
 from aoti_build.planning.plan import Step
 from aoti_build.report.charts import Bar, BarChart, LineChart, bar_chart, line_chart
 from aoti_build.report.figures import bounds
-from aoti_build.report.spelling import change_text, scientific, time_text
+from aoti_build.report.spelling import axis_text, change_text, scientific, time_text
 from aoti_build.report.terminal import size_text
 from aoti_build.report.views import BAD, GOOD, Pill, Table
 from aoti_build.work.profile import Profile
@@ -199,7 +200,7 @@ def _history_view(series: HistorySeries, identifier: str) -> HistoryView:
         title,
         points,
         marks,
-        spell,
+        lambda value: axis_text(spell(value)),
         first=series.points[0].time[:10],
         last=newest.time[:10],
         description=(
@@ -216,7 +217,7 @@ def _history_view(series: HistorySeries, identifier: str) -> HistoryView:
 
 
 def _bytes(size: float) -> str:
-    return size_text(round(size))
+    return size_text(round(size)) if size >= 0 else ""
 
 
 def _moment(text: str) -> float:
@@ -233,7 +234,7 @@ def _moment(text: str) -> float:
 def _spread(points: list[tuple[float, float, str]]) -> list[tuple[float, float, str]]:
     """The points by their times, or by their order if the times cannot tell them apart."""
     times = [time for time, _, _ in points]
-    has_all = all(time == time for time in times)
+    has_all = all(map(math.isfinite, times))
     if has_all and max(times) > min(times):
         return points
     return [(float(index), value, text) for index, (_, value, text) in enumerate(points)]

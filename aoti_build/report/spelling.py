@@ -123,3 +123,11 @@ def change_text(ratio: float) -> str:
     if ratio > 2:
         return f"{ratio:.3g}x more"
     return f"{(ratio - 1) * 100:+.1f} %".replace("-", "\N{MINUS SIGN}")
+
+
+def axis_text(text: str) -> str:
+    """A figure with its unit, without zeros at its end: ``40 ms``."""
+    number, space, unit = text.partition(" ")
+    if "." in number:
+        number = number.rstrip("0").rstrip(".")
+    return number + space + unit

@@ -22,6 +22,7 @@ sys.dont_write_bytecode = bool(os.environ.get("PYTHONDONTWRITEBYTECODE"))
 from aoti_build.tasks.building import build, export, tune
 from aoti_build.tasks.checking import run, verify
 from aoti_build.tasks.misspelt import explain_at_exit
+from aoti_build.tasks.reporting import report
 from aoti_build.tasks.showing import ci_cache, inspect, schema, status, version, why
 from aoti_build.tasks.starting import init
 from aoti_build.tasks.upkeep import clean, doctor, gc
@@ -37,6 +38,7 @@ ns = Collection(
     status,
     why,
     inspect,
+    report,
     clean,
     gc,
     doctor,

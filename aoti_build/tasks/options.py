@@ -77,6 +77,9 @@ _HELP: Mapping[str, str] = {
     ),
     "junit": "Write the result as JUnit XML to this file, for CI.",
     "html": "Write the result as an HTML page to this file.",
+    "out": "Write the page to this file. Default: report.html, unless --markdown or --json is set.",
+    "markdown": "Write the report as Markdown to this file, or to stdout (-).",
+    "history": "Take the history of benchmarks from this directory.",
     "debug": "Print the traceback of an error.",
     "input": (
         "Run on these inputs, separated by commas: random, files of tensors (.npy .npz .safetensors"
