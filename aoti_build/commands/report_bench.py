@@ -14,15 +14,17 @@ from aoti_build.common.text_enum import TextEnum
 from aoti_build.measurement.record import (
     BenchRecord,
     Cache,
+    ComparisonRecord,
     Row,
     Sample,
     Steady,
     Way,
-    bench_json,
     read_bench,
 )
 
 BENCH = "bench.json"
+# The fields of a summary that only a record has.
+_SUMMARY_FIELDS = ("measured", "machine_class", "first_seconds", "steady_seconds", "base")
 
 
 class BenchState(TextEnum):
@@ -222,17 +224,33 @@ def bench_summary(bench: Bench) -> JsonObject:
     """The benchmark in the JSON of a report."""
     record = bench.record
     if record is None:
-        return {"state": bench.state}
+        return {**dict.fromkeys(_SUMMARY_FIELDS), "state": bench.state, "comparisons": []}
     first = first_inference(record)
     steady = steady_latency(record)
-    document = bench_json(record)
     return {
         "state": bench.state,
         "measured": record.measured,
         "machine_class": record.machine.machine_class,
         "first_seconds": first.first_seconds if first else None,
         "steady_seconds": steady.p50 if steady else None,
-        "comparisons": document["comparisons"] if record.comparisons else [],
         "base": record.base.name if record.base else None,
-        "base_comparisons": document["base"]["comparisons"] if record.base else [],
+        "comparisons": [_comparison_json(entry) for entry in _all_comparisons(record)],
+    }
+
+
+def _all_comparisons(record: BenchRecord) -> list[ComparisonRecord]:
+    """Those with the base, then those with other ways."""
+    with_base = record.base.comparisons if record.base else ()
+    return [*with_base, *record.comparisons]
+
+
+def _comparison_json(comparison: ComparisonRecord) -> JsonObject:
+    return {
+        "metric": comparison.metric,
+        "base": comparison.base,
+        "sizes": dict(comparison.sizes),
+        "ratio": comparison.ratio,
+        "low": comparison.low,
+        "high": comparison.high,
+        "verdict": comparison.verdict,
     }

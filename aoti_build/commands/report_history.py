@@ -77,4 +77,4 @@ def read_history(directory: Path, targets: Sequence[str]) -> History:
             f"{directory} is no directory",
             hint="name the directory of the history, to which benchmarks are added",
         )
-    return History({name: () for name in targets})
+    return History(dict.fromkeys(targets, ()))

@@ -18,6 +18,7 @@ import pytest
 from jsonschema import Draft202012Validator
 from packages import FOLDER, OPAQUE, cubin, here, members, publish_package, publish_zip, write
 from referencing import Registry, Resource
+from report_samples import full_project, history
 from small_projects import RAN, REPOSITORY, TWO_MODELS, publish_fake, write_project
 
 import aoti_build
@@ -39,6 +40,8 @@ from aoti_build.commands.gc import gc
 from aoti_build.commands.inspect import InspectReport, inspect, inspect_file
 from aoti_build.commands.inspect_diff import diff
 from aoti_build.commands.plan_report import PlanReport
+from aoti_build.commands.report import report
+from aoti_build.commands.report_history import History
 from aoti_build.commands.run import Run, RunReport, TargetRuns
 from aoti_build.commands.status import StatusReport
 from aoti_build.commands.tune_report import Outcome as TuneOutcome
@@ -230,6 +233,7 @@ def documents(documents_as_json: str) -> Mapping[str, list[Document]]:
 
 def _documents(tmp_path: Path) -> dict[str, list[Document]]:
     two = write_project(tmp_path / "project", TWO_MODELS)
+    full = full_project(tmp_path / "full")
     stored = _store_records(two)
     working_state = {
         "aoti-build/store-root": _store_roots(two),
@@ -237,6 +241,10 @@ def _documents(tmp_path: Path) -> dict[str, list[Document]]:
         "aoti-build/tuning": [_tuning(tmp_path)],
         "aoti-build/project-cache": [_project_cache(two)],
         "aoti-build/why": [why(two, two.targets).as_json()],
+        "aoti-build/report": [
+            report(two, two.targets).as_json(),
+            report(full, full.targets, history=History({"resnet18/cpu": history()})).as_json(),
+        ],
         "aoti-build/gc": [gc(two, max_size=0, dry_run=True).as_json()],
     }
     manifest = _manifest(two)
