@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aoti_build.report.spelling import printable
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 DIRECTORY = Path(__file__).parent
 
 
 def render(template: str, **values: Any) -> str:
     """The page that a template of this directory makes of `values`."""
+    return _environment().get_template(template).render(**values)
+
+
+@cache
+def _environment() -> Environment:
     # Torch needs jinja2 as well. Only a page imports it.
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    environment = Environment(
+    return Environment(
         loader=FileSystemLoader(DIRECTORY),
         # Texts come from files and programs that anybody may have written.
         autoescape=True,
@@ -25,7 +34,6 @@ def render(template: str, **values: Any) -> str:
         lstrip_blocks=True,
         finalize=_printable,
     )
-    return environment.get_template(template).render(**values)
 
 
 def _printable(value: object) -> object:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import re
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +30,18 @@ from aoti_build.artifact.paths import artifact_directory, trace_path
 from aoti_build.commands.report import ProjectReport, report
 from aoti_build.commands.report_bench import BENCH, Bench, BenchState
 from aoti_build.commands.report_history import History, HistorySeries
-from aoti_build.measurement.record import BenchRecord, Row, Way
+from aoti_build.measurement.record import (
+    Base,
+    BenchRecord,
+    ComparisonRecord,
+    Row,
+    Sample,
+    Steady,
+    Way,
+)
 from aoti_build.models_file import Project
 from aoti_build.report.markdown import markdown_text
 from aoti_build.report.page import report_page
-from aoti_build.report.page_bench import bench_view
 from aoti_build.report.templates import render
 
 HOSTILE = 'a <script>alert("1")</script> </style> </svg> {{ 7 * 6 }} \x00\x1b[31m\ud800 | `b` @you'
@@ -167,7 +177,7 @@ def test_headings_are_in_order_and_landmarks_are_there(page: Page) -> None:
     levels = [int(tag[1]) for tag, _ in page.tags if re.fullmatch("h[1-6]", tag)]
     assert levels[0] == 1
     assert levels.count(1) == 1
-    for before, after in zip(levels, levels[1:], strict=False):
+    for before, after in pairwise(levels):
         assert after <= before + 1
     names = [tag for tag, _ in page.tags]
     assert names.count("main") == 1
@@ -299,13 +309,17 @@ def test_the_newest_verify_counts_if_it_is_of_this_artifact(project: Project) ->
 
 
 def _write_verdict(directory: Path, key: str) -> None:
-    (directory / "verify.json").write_text(
-        '{"format": "aoti-build/verdict", "format_version": 2, "key": "'
-        + key
-        + '", "verdict": "mismatch", "cases": [{"name": "example", "sizes": {}, "seed": 0, "outputs":'
-        ' [{"name": "output", "ok": false, "max_abs": 0.5}]}], "refusals": [], "error":'
-        ' {"message": "it differs"}}'
-    )
+    output = {"name": "output", "ok": False, "max_abs": 0.5}
+    document = {
+        "format": "aoti-build/verdict",
+        "format_version": 2,
+        "key": key,
+        "verdict": "mismatch",
+        "cases": [{"name": "example", "sizes": {}, "seed": 0, "outputs": [output]}],
+        "refusals": [],
+        "error": {"message": "it differs"},
+    }
+    (directory / "verify.json").write_text(json.dumps(document))
 
 
 def test_no_text_breaks_the_page(project: Project) -> None:
@@ -339,20 +353,49 @@ def test_no_text_breaks_the_page(project: Project) -> None:
     assert all(line.endswith(" |") for line in rows)
 
 
-number = st.floats(allow_nan=False, allow_infinity=False)
+@pytest.fixture(scope="module")
+def any_report(tmp_path_factory: pytest.TempPathFactory) -> ProjectReport:
+    """The report of one target, for tests that put another benchmark into it."""
+    project = write_project(tmp_path_factory.mktemp("any") / "project")
+    publish_fake(project)
+    return report(project, project.targets)
 
 
-@settings(
-    max_examples=60,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+def _few(strategy: st.SearchStrategy[Any]) -> st.SearchStrategy[tuple[Any, ...]]:
+    return st.lists(strategy, max_size=2).map(tuple)
+
+
+SIZES = st.dictionaries(st.text(max_size=9), st.integers(), max_size=2)
+COMPARISON = st.builds(ComparisonRecord, sizes=SIZES)
+STEADY = st.builds(
+    Steady,
+    sizes=SIZES,
+    histogram=_few(st.integers(min_value=0)),
+    histogram_edges=_few(st.floats()),
 )
-@given(record=st.from_type(BenchRecord))
-def test_any_benchmark_has_a_page(record: BenchRecord) -> None:
-    view = bench_view(Bench(BenchState.OUTDATED, record), "t1")
-    assert view is not None
-    for chart in (view.cold.chart, *[part.chart for part in view.latencies]):
-        if chart is not None:
-            assert all(0 <= tick.at <= 100 for tick in chart.ticks)
+RECORD = st.builds(
+    BenchRecord,
+    rows=_few(st.builds(Row, samples=_few(st.builds(Sample, steady=_few(STEADY))))),
+    comparisons=_few(COMPARISON),
+    base=st.none() | st.builds(Base, comparisons=_few(COMPARISON), samples=st.just(())),
+)
+
+
+@settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow])
+@given(record=RECORD, state=st.sampled_from(BenchState))
+def test_any_benchmark_has_a_page(
+    any_report: ProjectReport, record: BenchRecord, state: BenchState
+) -> None:
+    (target,) = any_report.targets
+    shown = dataclasses.replace(target, bench=Bench(state, record))
+    made = dataclasses.replace(any_report, targets=(shown,))
+    page = Page(report_page(made))
+    for tag in ("rect", "line", "circle", "text"):
+        for name in ("x", "x1", "x2", "cx"):
+            for place in page.having(tag, name):
+                assert 0 <= float(place.removesuffix("%")) <= 100
+    markdown_text(made)
+    made.as_json()
 
 
 def test_templates_exist() -> None:
