@@ -58,12 +58,16 @@ def main() -> None:
     if chromium is None:
         sys.exit("there is no Chromium; install it, or name it with CHROMIUM")
     arguments.directory.mkdir(parents=True, exist_ok=True)
+    fits = True
     for width in WIDTHS:
         found_width, height, wide = measure(chromium, arguments.page, width)
         print(f"{width} px: the page is {found_width} px wide; wider than it: {wide or 'nothing'}")
+        fits = fits and found_width <= width and not wide
         for scheme in ("light", "dark"):
             picture = arguments.directory / f"{arguments.page.stem}-{width}-{scheme}.png"
             take(chromium, arguments.page, picture, width, arguments.height or height, scheme)
+    if not fits:
+        sys.exit(1)
 
 
 def find_chromium() -> str | None:
