@@ -122,7 +122,7 @@ def _crop(picture: Path, width: int, height: int) -> None:
 
     with Image.open(picture) as image:
         cropped = image.convert("RGB").crop((0, 0, width, height))
-    cropped.quantize(96).save(picture, optimize=True)
+    cropped.quantize(200).save(picture, optimize=True)
 
 
 if __name__ == "__main__":

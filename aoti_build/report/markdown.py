@@ -16,7 +16,7 @@ from aoti_build.measurement.record import ComparisonRecord
 from aoti_build.report.page import changes, overview_row
 from aoti_build.report.page_bench import interval_text, metric_text
 from aoti_build.report.page_build import commit_text
-from aoti_build.report.spelling import change_text, printable, ratio_text, time_text
+from aoti_build.report.spelling import change_text, moment_text, printable, ratio_text, time_text
 
 # What Markdown would take for more than a character.
 _SPECIAL = re.compile(r"[\\`*_{}\[\]#|~]")
@@ -117,7 +117,8 @@ def _cold_starts(targets: Sequence[TargetReport]) -> list[str]:
             )
         head = ["way", "import", "load", "load and first inference", "processes", "error"]
         title = f"### Cold start of {_code(target.name)}"
-        machine = f"Measured {target.record.measured} on {target.record.machine.machine_class}."
+        measured = moment_text(target.record.measured)
+        machine = f"Measured {measured} on {target.record.machine.machine_class}."
         lines += ["", title, "", _escaped(machine), ""]
         lines += _table(head, rows, numbers=(1, 2, 3, 4))
     return lines

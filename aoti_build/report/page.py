@@ -18,17 +18,16 @@ from aoti_build.measurement.record import Machine
 from aoti_build.report.page_bench import BenchView, bench_view
 from aoti_build.report.page_build import (
     BuildView,
-    HistoryView,
     TraceView,
     VerificationView,
     build_view,
     commit_text,
-    history_views,
     trace_view,
     used_text,
     verification_view,
 )
-from aoti_build.report.spelling import time_text
+from aoti_build.report.page_history import HistoryView, history_views
+from aoti_build.report.spelling import moment_text, time_text
 from aoti_build.report.templates import render
 from aoti_build.report.terminal import size_text
 from aoti_build.report.views import Pill, action_pill, verdict_pill, verification_pill
@@ -122,7 +121,7 @@ def _facts(report: ProjectReport) -> list[tuple[str, str]]:
     ]
     facts = [
         ("models", report.models_file),
-        ("made", report.made["created"]),
+        ("made", moment_text(report.made["created"])),
         ("commit", commit_text(report.made["git_commit"], report.made["git_dirty"])),
         ("here", f"{', '.join(versions)}, {platform.system()} {platform.machine()}"),
         ("measured on", ", ".join(machine.machine_class for machine in report.machines)),

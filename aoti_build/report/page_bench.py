@@ -25,9 +25,9 @@ from aoti_build.report.charts import (
     interval_chart,
     strip_chart,
 )
-from aoti_build.report.spelling import axis_text, change_text, ratio_text, time_text
+from aoti_build.report.spelling import axis_text, change_text, moment_text, ratio_text, time_text
 from aoti_build.report.terminal import size_text
-from aoti_build.report.views import Pill, Table, verdict_pill
+from aoti_build.report.views import Pill, Table, table_of, verdict_pill
 
 _OWN_WAYS = (Way.ARTIFACT, Way.ARTIFACT_GRAPHS)
 _METRICS = {
@@ -87,7 +87,7 @@ def bench_view(bench: Bench | None, identifier: str) -> BenchView | None:
     errors = [(start.name, start.error) for start in starts if start.error]
     return BenchView(
         is_outdated=bench.state == BenchState.OUTDATED,
-        measured=record.measured,
+        measured=moment_text(record.measured),
         machine=record.machine.machine_class,
         cold=_cold(starts, identifier),
         latencies=_latencies(record, identifier),
@@ -129,7 +129,7 @@ def _cold_table(starts: Sequence[ColdStart]) -> Table:
         )
     columns = ["way", "import", "load", "load and first", "range", "peak memory", "processes"]
     caption = "Medians of fresh processes"
-    return Table(caption, columns, rows, numbers=range(1, len(columns)))
+    return table_of(caption, columns, rows, numbers=range(1, len(columns)))
 
 
 def _axis_time(seconds: float) -> str:
@@ -167,7 +167,7 @@ def _latency(sizes: str, group: Sequence[Latency], identifier: str) -> LatencyVi
     columns = ["way", "p50", "p95", "p99", "per second", "calls", "processes"]
     where = f" at {sizes}" if sizes else ""
     chart = strip_chart(identifier, f"Time of a call{where}", strips, _axis_time)
-    table = Table(
+    table = table_of(
         f"Percentiles{where}, medians of processes", columns, rows, range(1, len(columns))
     )
     return LatencyView(sizes, chart, table)
@@ -219,7 +219,7 @@ def _comparison(
         )
     columns = ["figure", "verdict", "change", "ratio", "interval", "band", "limit", "pairs", "why"]
     chart = interval_chart(identifier, f"{title}: ratios with intervals", intervals, ratio_text)
-    return ComparisonsView(title, chart, Table(title, columns, rows, numbers=range(2, 8)))
+    return ComparisonsView(title, chart, table_of(title, columns, rows, numbers=range(2, 8)))
 
 
 def _interval(comparison: ComparisonRecord, label: str, pill: Pill) -> Interval:

@@ -1,24 +1,20 @@
-"""The sections of a report's page about verification, builds, history and the trace."""
+"""The sections of a report's page about verification, builds and the trace."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
 
 from aoti_build.artifact.manifest import Manifest
 from aoti_build.artifact.reasons import Reason
-from aoti_build.commands.report_history import BYTES, HistorySeries
 from aoti_build.commands.report_verification import BUILD, Verification, WorstOutput
 from aoti_build.errors import with_task_names
 from aoti_build.planning.actions import Action
 from aoti_build.planning.plan import Step
-from aoti_build.report.charts import Bar, BarChart, LineChart, bar_chart, line_chart
+from aoti_build.report.charts import Bar, BarChart, bar_chart
 from aoti_build.report.figures import bounds
-from aoti_build.report.spelling import axis_text, change_text, scientific, time_text
-from aoti_build.report.terminal import size_text
-from aoti_build.report.views import BAD, GOOD, Pill, Table
+from aoti_build.report.spelling import moment_text, scientific, time_text
+from aoti_build.report.views import BAD, GOOD, Pill, Table, table_of
 from aoti_build.work.profile import Profile
 
 _TOTAL = "total"
@@ -47,7 +43,7 @@ def verification_view(verification: Verification | None) -> VerificationView | N
     if worst:
         columns = ["output", "result", "worst case", "max abs", "RMSE", "of its bound"]
         rows = [_output_row(entry) for entry in worst[:_MOST_OUTPUTS]]
-        table = Table("Each output in its worst case", columns, rows, numbers=(3, 4, 5))
+        table = table_of("Each output in its worst case", columns, rows, numbers=(3, 4, 5))
     return VerificationView(
         _verification_sentence(verification),
         GOOD if verification.passed else BAD,
@@ -117,11 +113,11 @@ def build_view(step: Step, identifier: str) -> BuildView | None:
         chart = bar_chart(f"{identifier}-build", "Stages of the build", bars, _axis_seconds)
         total = sum(seconds for _, seconds in stages) or 1.0
         rows = [[name, time_text(value), f"{value / total * 100:.0f} %"] for name, value in stages]
-        table = Table("Stages of the build", ["stage", "time", "part"], rows, numbers=(1, 2))
+        table = table_of("Stages of the build", ["stage", "time", "part"], rows, numbers=(1, 2))
     is_current = step.action == Action.UP_TO_DATE
     return BuildView(
         manifest.action,
-        manifest.provenance.get("created") or "",
+        moment_text(manifest.provenance.get("created") or ""),
         commit_text(manifest.provenance.get("git_commit"), manifest.provenance.get("git_dirty")),
         chart,
         table,
@@ -156,91 +152,6 @@ def _axis_seconds(seconds: float) -> str:
 
 
 @dataclass(frozen=True)
-class HistoryView:
-    """One series: a line, its steps in words, and the newest figures as a table."""
-
-    title: str
-    chart: LineChart
-    steps: Sequence[str]
-    table: Table
-
-
-def history_views(history: Sequence[HistorySeries], identifier: str) -> list[HistoryView]:
-    """The series of a target. A series without points is left out."""
-    views = []
-    for number, series in enumerate(history, 1):
-        if series.points:
-            views.append(_history_view(series, f"{identifier}-h{number}"))
-    return views
-
-
-def _history_view(series: HistorySeries, identifier: str) -> HistoryView:
-    spell = _bytes if series.unit == BYTES else time_text
-    points = []
-    for point in series.points:
-        text = f"{point.time}: {spell(point.value)}"
-        points.append((_moment(point.time), point.value, text))
-    points = _spread(points)
-    marks = []
-    steps = []
-    for step in series.steps:
-        if not 0 < step.index < len(series.points):
-            continue
-        change = change_text(step.ratio)
-        marks.append((step.index, change, BAD if step.ratio > 1 else GOOD))
-        at = series.points[step.index]
-        where = f" ({at.commit[:_SHOWN_DIGITS]})" if at.commit else ""
-        because = f"; {', '.join(step.changes)}" if step.changes else ""
-        steps.append(f"{at.time}{where}: {change}{because}")
-    title = f"{series.name} on {series.machine_class}"
-    newest = series.points[-1]
-    count = len(series.points)
-    chart = line_chart(
-        identifier,
-        title,
-        points,
-        marks,
-        lambda value: axis_text(spell(value)),
-        first=series.points[0].time[:10],
-        last=newest.time[:10],
-        description=(
-            f"{count} benchmarks, the newest {spell(newest.value)}; steps: "
-            + ("; ".join(steps) or "none")
-        ),
-    )
-    rows = []
-    for point in reversed(series.points):
-        commit = (point.commit or "")[:_SHOWN_DIGITS]
-        rows.append([point.time, spell(point.value), commit, point.key[:_SHOWN_DIGITS]])
-    table = Table(f"Figures of {title}", ["measured", "value", "commit", "key"], rows, numbers=(1,))
-    return HistoryView(title, chart, steps, table)
-
-
-def _bytes(size: float) -> str:
-    return size_text(round(size)) if size >= 0 else ""
-
-
-def _moment(text: str) -> float:
-    """Seconds since 1970. NaN if the text is no time."""
-    try:
-        time = datetime.fromisoformat(text[:-1] + "+00:00" if text.endswith("Z") else text)
-    except ValueError:
-        return float("nan")
-    if time.tzinfo is None:
-        time = time.replace(tzinfo=timezone.utc)
-    return time.timestamp()
-
-
-def _spread(points: list[tuple[float, float, str]]) -> list[tuple[float, float, str]]:
-    """The points by their times, or by their order if the times cannot tell them apart."""
-    times = [time for time, _, _ in points]
-    has_all = all(map(math.isfinite, times))
-    if has_all and max(times) > min(times):
-        return points
-    return [(float(index), value, text) for index, (_, value, text) in enumerate(points)]
-
-
-@dataclass(frozen=True)
 class TraceView:
     """Where the time of the last build went."""
 
@@ -264,9 +175,9 @@ def trace_view(profile: Profile | None) -> TraceView | None:
     chart = None
     if bars:
         chart = bar_chart("trace", "Critical path of the last build", bars, _axis_seconds)
-    path = Table("Critical path", ["target", "phase", "time", "of it"], rows, numbers=(2,))
+    path = table_of("Critical path", ["target", "phase", "time", "of it"], rows, numbers=(2,))
     steps = []
     for step in profile.longest:
         steps.append([step.target, step.kind, step.name, time_text(step.seconds)])
-    longest = Table("The longest steps", ["target", "kind", "name", "time"], steps, numbers=(3,))
+    longest = table_of("The longest steps", ["target", "kind", "name", "time"], steps, numbers=(3,))
     return TraceView(time_text(profile.seconds), chart, path, longest)

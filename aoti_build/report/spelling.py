@@ -131,3 +131,12 @@ def axis_text(text: str) -> str:
     if "." in number:
         number = number.rstrip("0").rstrip(".")
     return number + space + unit
+
+
+def moment_text(time: str) -> str:
+    """A time in ISO 8601 for people: ``2026-12-01 12:14:03 UTC``. Another text stays as it is."""
+    day, letter, rest = time.partition("T")
+    is_utc = rest.endswith(("Z", "+00:00"))
+    if not letter or not is_utc:
+        return time
+    return f"{day} {rest.removesuffix('Z').removesuffix('+00:00')} UTC"

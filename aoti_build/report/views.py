@@ -47,6 +47,25 @@ class Table:
     numbers: Sequence[int] = ()
 
 
+def table_of(
+    caption: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str | Pill]],
+    numbers: Sequence[int] = (),
+) -> Table:
+    """A table without the columns that have no content. `numbers` are indices before that."""
+    kept = []
+    for index in range(len(columns)):
+        if any(row[index] for row in rows):
+            kept.append(index)
+    return Table(
+        caption,
+        [columns[index] for index in kept],
+        [[row[index] for index in kept] for row in rows],
+        [place for place, index in enumerate(kept) if index in numbers],
+    )
+
+
 def action_pill(action: Action) -> Pill:
     """What a build would do about a target."""
     return Pill(str(action), _STATE_OF_ACTION.get(action, WARNING))

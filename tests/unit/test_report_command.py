@@ -44,7 +44,7 @@ MARKDOWN = """\
 
 ### Cold start of `resnet18/cpu`
 
-Measured 2026-12-01T12:14:03+00:00 on x86\\_64-avx512-2cpu.
+Measured 2026-12-01 12:14:03 UTC on x86\\_64-avx512-2cpu.
 
 | way | import | load | load and first inference | processes | error |
 | --- | ---: | ---: | ---: | ---: | --- |
