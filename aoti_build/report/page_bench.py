@@ -19,13 +19,11 @@ from aoti_build.report.charts import (
     BarChart,
     Interval,
     IntervalChart,
-    Strip,
-    StripChart,
     bar_chart,
     interval_chart,
-    strip_chart,
 )
 from aoti_build.report.spelling import axis_text, change_text, moment_text, ratio_text, time_text
+from aoti_build.report.strip_chart import Strip, StripChart, strip_chart
 from aoti_build.report.terminal import size_text
 from aoti_build.report.views import Pill, Table, table_of, verdict_pill
 

@@ -16,9 +16,10 @@ from aoti_build.artifact.paths import artifact_directory, trace_path
 from aoti_build.commands.report import report
 from aoti_build.commands.report_bench import Bin, latencies, steady_latency
 from aoti_build.models_file import Project
-from aoti_build.report.charts import Bar, Interval, Strip, bar_chart, interval_chart, strip_chart
+from aoti_build.report.charts import Bar, Interval, bar_chart, interval_chart
 from aoti_build.report.markdown import markdown_text
 from aoti_build.report.spelling import axis_text, change_text, ratio_text, time_text
+from aoti_build.report.strip_chart import Strip, strip_chart
 from aoti_build.work.trace_file import read_trace
 
 MARKDOWN = """\
