@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
+from datetime import timezone
 from pathlib import Path
 
 from aoti_build.common.outputs import write_output
@@ -103,4 +104,4 @@ def _filled(values: Sequence[float | None]) -> list[float]:
 
 
 def _utc(entry: HistoryEntry) -> str:
-    return entry.time.isoformat(timespec="seconds")
+    return entry.time.astimezone(timezone.utc).isoformat(timespec="seconds")
