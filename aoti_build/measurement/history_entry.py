@@ -85,7 +85,11 @@ class HistoryEntry(Part, frozen=True, omit_defaults=False):
 
 def entry_of(record: BenchRecord) -> HistoryEntry:
     """The entry of a benchmark. A row with an error and without samples gives no series."""
-    series = [Series(metric=Metric.SIZE, median=record.size, samples=1)] if record.size > 0 else []
+    series = (
+        [Series(metric=Metric.SIZE, median=float(record.size), samples=1)]
+        if record.size > 0
+        else []
+    )
     for row in record.rows:
         series += _series_of(row)
     return HistoryEntry(
