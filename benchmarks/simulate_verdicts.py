@@ -3,8 +3,8 @@
 Old and new are equally fast, or the new one is 5 % slower. Each of the scenarios below disturbs
 them in another way. Three methods judge them:
 
-- aoti_build: `Rounds` and `compare`, as `tune` and `bench` call them, with the band of 3 %, and with
-  no band.
+- aoti_build: `Rounds` and `compare`, as `tune` and `bench` call them, with the band of 3 %. "No
+  band" is the first look alone.
 - pooled calls with the Mann-Whitney U test.
 - pooled calls with Welch's t test.
 
