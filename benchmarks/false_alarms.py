@@ -1,9 +1,9 @@
 """How often comparisons of real processes are wrong on this host.
 
-Two tiny packages are built. The second one works on 5 % more elements. Each comparison takes samples
-as `tune` and `bench` do: with `Sampler`, `Rounds` and fresh processes. Half of them compare the first
-package with itself, where "worse" is a false alarm. The others compare the second package with the
-first, where "worse" is right.
+Two tiny packages are built. The second one works on 5 % more elements. Each comparison takes
+samples as `tune` and `bench` do: with `Sampler`, `Rounds` and fresh processes. Half of them compare
+the first package with itself, where "worse" is a false alarm. The others compare the second package
+with the first, where "worse" is right.
 
     python benchmarks/false_alarms.py DIRECTORY [--comparisons 100] [--cpus 0,1]
 
