@@ -20,7 +20,7 @@ BEFORE = (10, 20, 30, 50)
 AFTER = (3, 5, 8)
 # The entries of a long history, which is looked at after each of them.
 LIFE = 50
-# A step counts as found if it is as near as this.
+# A step is at its place if it is as near as this.
 NEAR = 2
 
 Draw = Callable[[random.Random], float]
@@ -58,15 +58,18 @@ def ever_false_rate(draw: Draw, repetitions: int) -> float:
     return found / repetitions
 
 
-def power(before: int, after: int, repetitions: int) -> float:
-    """How many steps of `STEP` are found after so many entries, as a part of 1."""
+def power(before: int, after: int, repetitions: int) -> tuple[float, float]:
+    """How many steps of `STEP` are found after so many entries, as a part of 1: at all, and at
+    their place."""
     generator = random.Random(19)  # noqa: S311 - no secret
-    found = 0
+    found = placed = 0
     for _ in range(repetitions):
         figures = series(before + after, normal, generator)
         figures[before:] = [STEP * figure for figure in figures[before:]]
-        found += any(abs(step.index - before) <= NEAR for step in find_steps(figures))
-    return found / repetitions
+        steps = find_steps(figures)
+        found += bool(steps)
+        placed += any(abs(step.index - before) <= NEAR for step in steps)
+    return found / repetitions, placed / repetitions
 
 
 def main() -> None:
@@ -81,11 +84,15 @@ def main() -> None:
             print(f"  {name}, {count} entries: {100 * rate:.2f}", flush=True)
     rate = ever_false_rate(normal, repetitions)
     print(f"  normal, in any of the looks at {LIFE} entries: {100 * rate:.1f}", flush=True)
-    print(f"\na step of {STEP:g} with noise of {NOISE:g} found within {NEAR} entries, in percent")
+    print(f"\na step of {STEP:g} with noise of {NOISE:g}, in percent")
     for before in BEFORE:
         for after in AFTER:
-            rate = power(before, after, repetitions)
-            print(f"  {before} before, {after} after: {100 * rate:.1f}", flush=True)
+            found, placed = power(before, after, repetitions)
+            print(
+                f"  {before} before, {after} after: {100 * found:.1f} found,"
+                f" {100 * placed:.1f} within {NEAR} entries of its place",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":
