@@ -6,10 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from aoti_build.errors import UsageError
+from aoti_build.commands.bench_history import SeriesHistory, histories_of
+from aoti_build.measurement.history import read
+from aoti_build.measurement.history_entry import Series
+from aoti_build.measurement.record import Metric, Way
 
 SECONDS = "seconds"
 BYTES = "bytes"
+# Other figures would make the page long, and say little of the artifact.
+_METRICS = (Metric.FIRST, Metric.STEADY, Metric.MEMORY, Metric.SIZE)
 
 
 @dataclass(frozen=True)
@@ -68,13 +73,37 @@ class History:
 
 
 def read_history(directory: Path, targets: Sequence[str]) -> History:
-    """The series of `targets` in a directory.
+    """The series of `targets` in a directory that matter to a user of the artifact.
 
-    Raises UsageError if there is no such directory.
+    A directory that does not exist is empty. Raises UsageError if it is a file.
     """
-    if not directory.is_dir():
-        raise UsageError(
-            f"{directory} is no directory",
-            hint="name the directory of the history, to which benchmarks are added",
-        )
-    return History(dict.fromkeys(targets, ()))
+    found = read(directory)
+    series: dict[str, list[HistorySeries]] = {name: [] for name in targets}
+    entries = [entry for entry in found.entries if entry.target in series]
+    for history in histories_of(entries):
+        for one in history.series:
+            if _is_shown(one.series):
+                series[history.target].append(_series(one, history.machine_class))
+    return History(series, tuple(map(str, found.broken)))
+
+
+def _is_shown(series: Series) -> bool:
+    return series.metric in _METRICS and series.way in (None, Way.ARTIFACT, Way.ARTIFACT_GRAPHS)
+
+
+def _series(history: SeriesHistory, machine_class: str) -> HistorySeries:
+    entries = [entry for entry, _ in history.points]
+    points = []
+    for entry, series in history.points:
+        points.append(HistoryPoint(entry.measured, series.median, entry.commit, entry.key))
+    steps = []
+    for step in history.steps:
+        steps.append(HistoryStep(entries.index(step.entry), step.ratio, step.changes))
+    is_bytes = history.series.metric in (Metric.MEMORY, Metric.SIZE)
+    return HistorySeries(
+        history.name,
+        BYTES if is_bytes else SECONDS,
+        machine_class,
+        tuple(points),
+        tuple(steps),
+    )

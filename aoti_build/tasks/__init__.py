@@ -21,6 +21,7 @@ sys.dont_write_bytecode = bool(os.environ.get("PYTHONDONTWRITEBYTECODE"))
 
 from aoti_build.tasks.building import build, export, tune
 from aoti_build.tasks.checking import run, verify
+from aoti_build.tasks.history import bench_history
 from aoti_build.tasks.misspelt import explain_at_exit
 from aoti_build.tasks.reporting import report
 from aoti_build.tasks.showing import ci_cache, inspect, schema, status, version, why
@@ -34,6 +35,7 @@ ns = Collection(
     verify,
     run,
     tune,
+    bench_history,
     export,
     status,
     why,

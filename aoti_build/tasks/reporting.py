@@ -55,10 +55,15 @@ def report(
         for path in (out, markdown):
             if path and path != _STDOUT:
                 check_output(Path(path))
-        project, targets = project_of(context, file, target, root, artifacts)
+        if history and not Path(history).is_dir():
+            raise UsageError(
+                f"--history {history} is not a directory",
+                hint="name the directory to which benchmarks are added",
+            )
+        project, targets = project_of(context, file, target, root, artifacts, history)
         found = None
-        if history:
-            found = read_history(Path(history), [entry.name for entry in targets])
+        if project.history is not None:
+            found = read_history(project.history, [entry.name for entry in targets])
         made = command(project, targets, history=found)
         written = _write(made, out, markdown)
         # A program that reads the Markdown wants nothing else.

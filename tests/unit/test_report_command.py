@@ -8,13 +8,15 @@ import shutil
 from pathlib import Path
 
 import pytest
-from report_samples import full_project, publish_bench, write_trace
+from msgspec.structs import replace
+from report_samples import TIMES, full_project, publish_bench, row, write_trace
 from small_projects import contents, edit, inv, publish_fake, write_project
 from test_no_torch import run
 
 from aoti_build.artifact.paths import artifact_directory, trace_path
 from aoti_build.commands.report import report
 from aoti_build.commands.report_bench import Bin, latencies, steady_latency
+from aoti_build.measurement.history import append
 from aoti_build.models_file import Project
 from aoti_build.report.charts import Bar, Interval, bar_chart, interval_chart
 from aoti_build.report.markdown import markdown_text
@@ -307,3 +309,30 @@ def test_the_report_lies_where_a_task_in_a_collection_names_it(tmp_path: Path) -
     project = write_project(tmp_path)
     answer = inv("aoti.report", "--markdown", "-", cwd=project.root)
     assert "`invoke aoti.build --target small/cpu` builds it" in answer.stdout
+
+
+def test_the_history_of_the_artifact_is_shown_with_its_steps(full: Project) -> None:
+    record = report(full, full.targets).targets[0].record
+    assert record is not None
+    slower = tuple(row(way, cache, first, call * 1.2) for way, cache, first, call in TIMES)
+    faster = tuple(row(*times) for times in TIMES)
+    for day in range(1, 13):
+        rows = faster if day <= 6 else slower
+        measured = f"2026-11-{day:02}T12:00:00+00:00"
+        append(full.root / "history", replace(record, rows=rows, measured=measured))
+    answer = inv("report", "--history", "history", "--out", "r.html", cwd=full.root)
+    assert answer.returncode == 0, answer.stderr
+    page = (full.root / "r.html").read_text()
+    assert "artifact, used cache, steady on x86_64-avx512-2cpu" in page
+    assert "2026-11-07 12:00:00 UTC (0123456789ab): +20.0 %" in page
+    assert "eager, steady on" not in page
+    assert "torch.compile, used cache, first on" not in page
+
+
+def test_a_broken_line_of_the_history_is_named(full: Project) -> None:
+    file = full.root / "history" / "resnet18" / "cpu" / "any.jsonl"
+    file.parent.mkdir(parents=True)
+    file.write_text("{\n")
+    answer = inv("report", "--history", "history", "--markdown", "r.md", cwd=full.root)
+    assert answer.returncode == 0, answer.stderr
+    assert "any.jsonl:1: no entry" in answer.stdout
