@@ -141,7 +141,7 @@ def _no_history(report: ProjectReport) -> str | None:
         return None
     if report.history_asked:
         return "The history has no entry of these targets."
-    return "No history is kept: --history, or the key `history` of models.yaml, names its directory."
+    return "No history is kept: --history, or the key `history` of models.yaml, names it."
 
 
 def _machine(machine: Machine) -> MachineView:
