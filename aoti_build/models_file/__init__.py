@@ -56,13 +56,14 @@ def load_project(
     cached: bool = False,
     root: Path | None = None,
     artifacts: Path | None = None,
+    history: Path | None = None,
 ) -> Project:
     """Return the project that `file` describes, with the options of the tuned.yaml next to it.
 
     Args:
         cache: the directory of parsed projects. Without it, the file is always parsed.
         cached: use the cache in the project's directory of artifacts.
-        root, artifacts: directories in the place of those that the file names.
+        root, artifacts, history: directories in the place of those that the file names.
 
     Raises:
         SpecError: one of the files has problems. The error has all of them, with line and column.
@@ -83,11 +84,12 @@ def load_project(
     if project is None:
         is_sure = not cached or artifacts is not None
         project = _parse(file, content, tuned, cache, is_sure)
-    if root is not None or artifacts is not None:
+    if root is not None or artifacts is not None or history is not None:
         project = with_options(
             project,
             root.absolute() if root else None,
             artifacts.absolute() if artifacts else None,
+            history.absolute() if history else None,
         )
     check_layout(project)
     return with_tuned_options(project)

@@ -42,7 +42,7 @@ from aoti_build.models_file.records import record_digest, target_from_json, targ
 FORMAT = "aoti-build/project-cache"
 # Increase this when a field of the domain types changes its meaning, or when the parser makes
 # something else of the same file.
-CACHE_VERSION = 7
+CACHE_VERSION = 8
 MAX_RECORDS = 8
 Choices: TypeAlias = Mapping[str, Mapping[str, Choice]]
 _check_positions = table_of(anything, list_of(integer(1), 2, 2))
@@ -63,6 +63,7 @@ _check_layout = table(
         "root": target_shape.follows(rules.root_path),
         "python_path": list_of(target_shape.follows(rules.project_path), 1),
         "artifacts": target_shape.follows(rules.artifacts_path),
+        "history": or_none(target_shape.follows(rules.history_path)),
     }
 )
 

@@ -40,22 +40,30 @@ def likely_artifacts(content: bytes, file: Path) -> Path:
     return root_of(file, layout) / layout.artifacts
 
 
-def with_options(project: Project, root: Path | None, artifacts: Path | None) -> Project:
-    """The project with another root and another directory of artifacts, which are absolute."""
+def with_options(
+    project: Project,
+    root: Path | None,
+    artifacts: Path | None,
+    history: Path | None = None,
+) -> Project:
+    """The project with another root and other directories, which are absolute."""
     layout = project.layout
     if root is not None:
         layout = replace(layout, root=str(root))
     if artifacts is not None:
         layout = replace(layout, artifacts=str(artifacts))
+    if history is not None:
+        layout = replace(layout, history=str(history))
     return replace(project, layout=layout)
 
 
 def check_layout(project: Project) -> None:
-    """Raise UsageError if code of the project would lie among its artifacts.
+    """Raise UsageError if code of the project or its history would lie among its artifacts.
 
     What lies in the directory of artifacts is no source, so a change of it would not be seen.
     """
     artifacts = os.path.normpath(project.main_artifacts)
+    _check_history(project, artifacts)
     inside: dict[str, str] = {"the root": str(project.root)}
     for entry, path in zip(project.layout.python_path, project.import_directories, strict=True):
         inside[f"{entry} of python_path"] = path
@@ -67,13 +75,29 @@ def check_layout(project: Project) -> None:
     for path in sorted(paths):
         inside[path] = os.path.normpath(f"{project.root}/{path}")
     for name, path in inside.items():
-        if path == artifacts or path.startswith(artifacts.rstrip("/") + "/"):
+        if _is_inside(path, artifacts):
             raise UsageError(
                 f"{name} lies in the directory of artifacts, {project.shown(Path(artifacts))}",
                 where=project.file.name,
                 cause="what lies there is no source, so a change of it would not be seen",
                 hint="choose a directory of its own for the artifacts, such as `artifacts`",
             )
+
+
+def _check_history(project: Project, artifacts: str) -> None:
+    if project.history is None or not _is_inside(os.path.normpath(project.history), artifacts):
+        return
+    raise UsageError(
+        f"the history lies in the directory of artifacts, {project.shown(Path(artifacts))}",
+        where=project.file.name,
+        cause="what lies there can be made again, and git ignores it",
+        hint="choose a directory of its own for the history, such as `benchmarks/history`",
+    )
+
+
+def _is_inside(path: str, directory: str) -> bool:
+    """Whether a normalised path is `directory` or lies in it."""
+    return path == directory or path.startswith(directory.rstrip("/") + "/")
 
 
 def _value(pattern: re.Pattern[str], text: str) -> str | None:

@@ -16,11 +16,13 @@ class Layout:
             absolute, if an option of the command line named it.
         python_path: the directories that modules are imported from, relative to the root.
         artifacts: the directory of artifacts, relative to the root; or absolute, as `root`.
+        history: the directory of the history of benchmarks, as `artifacts`. None if none is kept.
     """
 
     root: str = "."
     python_path: tuple[str, ...] = (".",)
     artifacts: str = "artifacts"
+    history: str | None = None
 
 
 def root_of(file: Path, layout: Layout) -> Path:

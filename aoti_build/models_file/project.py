@@ -369,6 +369,13 @@ class Project:
         """The directory of published artifacts, with the store and the caches."""
         return self.root / self.layout.artifacts
 
+    @property
+    def history(self) -> Path | None:
+        """The directory of the history of benchmarks. None if no history is kept."""
+        if self.layout.history is None:
+            return None
+        return self.root / self.layout.history
+
     def shown(self, path: Path) -> str:
         """A path as reports show it: relative to the root, and absolute if it lies elsewhere."""
         if path.is_relative_to(self.root):

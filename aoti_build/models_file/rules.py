@@ -230,6 +230,14 @@ def artifacts_path(text: str) -> str:
     return path
 
 
+def history_path(text: str) -> str:
+    """Check the directory of the history of benchmarks, and normalise it."""
+    path = project_path(text)
+    if path == ".":
+        raise RefusedError("the history needs a directory of its own, such as `benchmarks/history`")
+    return path
+
+
 def project_path(text: str) -> str:
     """Check a path inside the root of the project, and normalise it."""
     _check_path_text(text)

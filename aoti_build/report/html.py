@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from aoti_build import __version__
 from aoti_build.commands.verdicts import VerdictKind
@@ -33,9 +32,10 @@ from aoti_build.report.html_outputs import (
     output_mark,
     output_view,
 )
-from aoti_build.report.spelling import duration, loss, part, printable, scientific, vacuous_text
+from aoti_build.report.spelling import duration, loss, part, scientific, vacuous_text
+from aoti_build.report.templates import render
 
-TEMPLATE = Path(__file__).with_name("verify.html.j2")
+TEMPLATE = "verify.html.j2"
 # More outputs than this are shown closed, except failed ones.
 _MANY_OUTPUTS = 12
 
@@ -144,26 +144,7 @@ class Page:
 
 def html_page(report: VerifyReport) -> str:
     """The report as one page."""
-    # Torch needs jinja2 as well. Only a page imports it.
-    from jinja2 import Environment, StrictUndefined
-
-    environment = Environment(
-        # Texts come from files and programs that anybody may have written.
-        autoescape=True,
-        # A wrong name in the template is an error, and not an empty text.
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=_printable,
-    )
-    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
-    return template.render(page=_page(report))
-
-
-def _printable(value: object) -> object:
-    """A value of the template without characters that a page cannot have."""
-    # A subclass of str is markup that jinja2 has made of printable texts.
-    return printable(value) if type(value) is str else value
+    return render(TEMPLATE, page=_page(report))
 
 
 def _page(report: VerifyReport) -> Page:

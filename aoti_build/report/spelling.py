@@ -89,3 +89,54 @@ def loss(figures: Mapping[str, Any]) -> str:
 
 def vacuous_text(entry: Vacuous) -> str:
     return f"{entry.output}: the comparison would pass for other {entry.of} too"
+
+
+def time_text(seconds: float) -> str:
+    """Seconds with three digits in a unit that suits them: ``71.3 ms``."""
+    if abs(seconds) < 1e-3:
+        return f"{_three_digits(seconds * 1e6)} µs"
+    if abs(seconds) < 1:
+        return f"{_three_digits(seconds * 1e3)} ms"
+    if abs(seconds) < 120:
+        return f"{_three_digits(seconds)} s"
+    return f"{_three_digits(seconds / 60)} min"
+
+
+def _three_digits(value: float) -> str:
+    size = abs(value)
+    if size >= 99.95:
+        return f"{value:.0f}"
+    return f"{value:.1f}" if size >= 9.995 else f"{value:.2f}"
+
+
+def ratio_text(ratio: float) -> str:
+    """``0.968``, ``0.0031`` or ``12.4``; more digits would be noise."""
+    if ratio < 0.0995:
+        return f"{ratio:.2g}"
+    return f"{ratio:.3f}" if ratio < 9.9995 else f"{ratio:.3g}"
+
+
+def change_text(ratio: float) -> str:
+    """What a ratio of new to old means: ``+5.2 %``, ``325x less`` or ``3.1x more``."""
+    if 0 < ratio < 0.5:
+        return f"{1 / ratio:.3g}x less"
+    if ratio > 2:
+        return f"{ratio:.3g}x more"
+    return f"{(ratio - 1) * 100:+.1f} %".replace("-", "\N{MINUS SIGN}")
+
+
+def axis_text(text: str) -> str:
+    """A figure with its unit, without zeros at its end: ``40 ms``."""
+    number, space, unit = text.partition(" ")
+    if "." in number:
+        number = number.rstrip("0").rstrip(".")
+    return number + space + unit
+
+
+def moment_text(time: str) -> str:
+    """A time in ISO 8601 for people: ``2026-12-01 12:14:03 UTC``. Another text stays as it is."""
+    day, letter, rest = time.partition("T")
+    is_utc = rest.endswith(("Z", "+00:00"))
+    if not letter or not is_utc:
+        return time
+    return f"{day} {rest.removesuffix('Z').removesuffix('+00:00')} UTC"

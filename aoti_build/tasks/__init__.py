@@ -21,8 +21,10 @@ sys.dont_write_bytecode = bool(os.environ.get("PYTHONDONTWRITEBYTECODE"))
 
 from aoti_build.tasks.building import build, export, tune
 from aoti_build.tasks.checking import run, verify
+from aoti_build.tasks.history import bench_history
 from aoti_build.tasks.measuring import bench
 from aoti_build.tasks.misspelt import explain_at_exit
+from aoti_build.tasks.reporting import report
 from aoti_build.tasks.showing import ci_cache, inspect, schema, status, version, why
 from aoti_build.tasks.starting import init
 from aoti_build.tasks.upkeep import clean, doctor, gc
@@ -35,10 +37,12 @@ ns = Collection(
     run,
     tune,
     bench,
+    bench_history,
     export,
     status,
     why,
     inspect,
+    report,
     clean,
     gc,
     doctor,

@@ -38,6 +38,14 @@ _HELP: Mapping[str, str] = {
         "Take this directory for the artifacts. Default: `artifacts:` in models.yaml, or artifacts"
         " below the root."
     ),
+    "history": (
+        "Take this directory for the history of benchmarks. Default: `history:` in models.yaml, or"
+        " none."
+    ),
+    "csv": (
+        "Also write the series to this file, for Apache Otava. {target} and {machine} in its name"
+        " are replaced."
+    ),
     "json": "Print one JSON document on stdout, and everything else on stderr.",
     "jobs": (
         "Run this many workers at once. Default: for build as many as cores and memory allow, for"
@@ -77,6 +85,8 @@ _HELP: Mapping[str, str] = {
     ),
     "junit": "Write the result as JUnit XML to this file, for CI.",
     "html": "Write the result as an HTML page to this file.",
+    "out": "Write the page to this file. Default: report.html, unless --markdown or --json is set.",
+    "markdown": "Write the report as Markdown to this file, or to stdout (-).",
     "debug": "Print the traceback of an error.",
     "input": (
         "Run on these inputs, separated by commas: random, files of tensors (.npy .npz .safetensors"

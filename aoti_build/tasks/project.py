@@ -23,13 +23,18 @@ MISNAMED_FILE = "models.yml"
 
 
 def project_of(
-    context: Context, file: str, pattern: str, root: str = "", artifacts: str = ""
+    context: Context,
+    file: str,
+    pattern: str,
+    root: str = "",
+    artifacts: str = "",
+    history: str = "",
 ) -> tuple[Project, tuple[Target, ...]]:
     """The project, and the targets that `pattern` selects; all of them without a pattern.
 
-    `file`, `root` and `artifacts` are the values of the options with these names. Without a file,
-    `models_file` decides. Raises `UsageError` if there is no models.yaml, if it is wrong, and if a
-    glob selects nothing.
+    `file`, `root`, `artifacts` and `history` are the values of the options with these names.
+    Without a file, `models_file` decides. Raises `UsageError` if there is no models.yaml, if it is
+    wrong, and if a glob selects nothing.
     """
     path = models_file(context, file)
     if path is None:
@@ -41,6 +46,7 @@ def project_of(
         cached=True,
         root=_directory(root),
         artifacts=_directory(artifacts),
+        history=_directory(history),
     )
     return project, select(project.targets, pattern or None)
 

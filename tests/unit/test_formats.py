@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from history_records import record as bench_record
 from jsonschema import Draft202012Validator
 from packages import FOLDER, OPAQUE, cubin, here, members, publish_package, publish_zip, write
 from referencing import Registry, Resource
+from report_samples import full_project, history
 from small_projects import RAN, REPOSITORY, TWO_MODELS, publish_fake, write_project
 
 import aoti_build
@@ -25,11 +27,13 @@ from aoti_build.artifact.manifest import MODEL, REFERENCE_DATA, VERIFY, FileReco
 from aoti_build.artifact.paths import (
     artifact_directory,
     durations_path,
+    host_noise_path,
     index_path,
     passed_checks_path,
     project_cache_path,
 )
 from aoti_build.artifact.reasons import Reason, ReasonKind
+from aoti_build.commands.bench_history import bench_history
 from aoti_build.commands.bench_report import Benchmark, BenchReport
 from aoti_build.commands.build import BuildReport, plan
 from aoti_build.commands.ci_cache import ci_cache
@@ -40,6 +44,8 @@ from aoti_build.commands.gc import gc
 from aoti_build.commands.inspect import InspectReport, inspect, inspect_file
 from aoti_build.commands.inspect_diff import diff
 from aoti_build.commands.plan_report import PlanReport
+from aoti_build.commands.report import report
+from aoti_build.commands.report_history import History
 from aoti_build.commands.run import Run, RunReport, TargetRuns
 from aoti_build.commands.status import StatusReport
 from aoti_build.commands.tune_report import Outcome as TuneOutcome
@@ -62,6 +68,8 @@ from aoti_build.host import compatibility
 from aoti_build.host.checks.finding import Finding
 from aoti_build.host.devices import device_names
 from aoti_build.measurement.gate import Question, Rule, answers, parse_limits, size_answer
+from aoti_build.measurement.history import append
+from aoti_build.measurement.host_noise import HostNoise, remember
 from aoti_build.measurement.record import (
     Base,
     BenchRecord,
@@ -244,6 +252,7 @@ def documents(documents_as_json: str) -> Mapping[str, list[Document]]:
 
 def _documents(tmp_path: Path) -> dict[str, list[Document]]:
     two = write_project(tmp_path / "project", TWO_MODELS)
+    full = full_project(tmp_path / "full")
     stored = _store_records(two)
     working_state = {
         "aoti-build/store-root": _store_roots(two),
@@ -251,6 +260,10 @@ def _documents(tmp_path: Path) -> dict[str, list[Document]]:
         "aoti-build/tuning": [_tuning(tmp_path)],
         "aoti-build/project-cache": [_project_cache(two)],
         "aoti-build/why": [why(two, two.targets).as_json()],
+        "aoti-build/report": [
+            report(two, two.targets).as_json(),
+            report(full, full.targets, history=History({"resnet18/cpu": history()})).as_json(),
+        ],
         "aoti-build/gc": [gc(two, max_size=0, dry_run=True).as_json()],
     }
     manifest = _manifest(two)
@@ -287,6 +300,9 @@ def _documents(tmp_path: Path) -> dict[str, list[Document]]:
         "aoti-build/doctor": [DoctorReport(FINDINGS).as_json()],
         "aoti-build/passed-checks": [_passed_checks(two)],
         "aoti-build/durations": [_durations(two)],
+        "aoti-build/host-noise": [_host_noise(two)],
+        "aoti-build/history": _history(tmp_path / "history"),
+        "aoti-build/bench-history": [bench_history(tmp_path / "history").as_json()],
     }
 
 
@@ -400,6 +416,11 @@ def test_a_document_of_another_version_is_refused(
         ("aoti-build/bench", ("rows", 0, "samples", 0, "surplus"), 1),
         ("aoti-build/bench", ("base", "comparisons", 0, "verdict"), "slower"),
         ("aoti-build/bench-report", ("targets", 0, "bench", "surplus"), 1),
+        ("aoti-build/history", ("series", 0, "metric"), "speed"),
+        ("aoti-build/history", ("series", 0, "median"), 0),
+        ("aoti-build/bench-history", ("targets", 0, "series", 0, "surplus"), 1),
+        ("aoti-build/bench-history", ("targets", 0, "series", 0, "steps", 0, "ratio"), 0),
+        ("aoti-build/host-noise", ("hosts", "net/cpu on cpu-a", "band"), -1),
         ("aoti-build/doctor", ("checks", 0, "outcome"), "fine"),
         ("aoti-build/doctor", ("checks", 0, "stops"), True),
         ("aoti-build/passed-checks", ("keys", 0), "short"),
@@ -767,6 +788,24 @@ def _durations(project: Project) -> Document:
     durations.save()
     document: Document = json.loads(durations_path(project).read_text())
     return document
+
+
+def _host_noise(project: Project) -> Document:
+    record = host_noise_path(project)
+    remember(record, "cpu-a", "net/cpu", HostNoise(band=0.02, pairs=16, measured=1.5))
+    document: Document = json.loads(record.read_text())
+    return document
+
+
+def _history(directory: Path) -> list[Document]:
+    """Lines of a history whose package became larger, one of them broken."""
+    lines = []
+    for day, size in enumerate((1000, 2000)):
+        made = bench_record(measured=f"2026-01-0{day + 1}T00:00:00Z", size=size)
+        path = append(directory, made)
+        lines.append(json.loads(path.read_text().splitlines()[-1]))
+    path.write_text(path.read_text() + "{\n")
+    return lines
 
 
 def _passed_checks(project: Project) -> Document:

@@ -192,6 +192,7 @@ ROWS = [
     Row("run", 5, no_temporary_directory, "the temporary directory is unfit"),
     Row("run", 130, interrupted, "interrupted"),
     Row("tune", 1, build_fails, "1 of 1 target failed"),
+    Row("bench-history", 2, nothing, "no history is kept for this project"),
     Row("tune --band 0", 2, nothing, "--band 0"),
     Row("tune", 5, toolchain_fails, "the compiler broke"),
     Row("tune", 130, interrupted_build, "interrupted"),

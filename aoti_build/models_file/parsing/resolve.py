@@ -71,6 +71,7 @@ def _layout(reader: DocumentReader) -> Layout:
         reader.read_text(("root",), rules.root_path) or ".",
         tuple(python_path) or (".",),
         reader.read_text(("artifacts",), rules.artifacts_path) or "artifacts",
+        reader.read_text(("history",), rules.history_path),
     )
 
 

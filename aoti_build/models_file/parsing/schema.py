@@ -215,6 +215,13 @@ class File(YamlMapping):
         default="artifacts",
         description="The directory of the artifacts, relative to the root.",
     )
+    history: str | None = Field(
+        default=None,
+        description=(
+            "The directory of the history of benchmarks, relative to the root. Default: none is"
+            " kept."
+        ),
+    )
     inductor_configs: dict[Name, dict[Option, Any]] = Field(
         default={},
         description=(

@@ -61,6 +61,7 @@ OF_PROJECT = {
     "layout.root": "is where paths begin: what lies there is a source by its path from the root on",
     "layout.python_path": "is where modules are searched: the place of each one is in the key",
     "layout.artifacts": "is where artifacts are published, not what they are",
+    "layout.history": "is where benchmarks are kept, which follow from artifacts",
 }
 
 # Every field that may be absent has a value in one of these.
@@ -151,7 +152,13 @@ def test_every_field_of_a_project_says_why_it_is_not_in_the_key(tmp_path: Path) 
     names = {field.name for field in fields(Project)} - {"layout"}
     names |= {f"layout.{field.name}" for field in fields(Layout)}
     assert names == set(OF_PROJECT)
-    layouts = (Layout(), Layout(root=".."), Layout(python_path=("src",)), Layout(artifacts="out"))
+    layouts = (
+        Layout(),
+        Layout(root=".."),
+        Layout(python_path=("src",)),
+        Layout(artifacts="out"),
+        Layout(history="past"),
+    )
     keys = set()
     for layout in layouts:
         project = Project(tmp_path / "models.yaml", (ON_CPU,), layout=layout)

@@ -59,6 +59,9 @@ def test_artifacts_are_below_the_root_unless_the_file_names_a_directory(tmp_path
         ("root: 3\n", "nets/net.py:build", "root"),
         ("root: ..\nartifacts: ../out\n", "nets/net.py:build", "leads out"),
         ("artifacts: .\n", "nets/net.py:build", "a directory of their own"),
+        ("history: ../past\n", "nets/net.py:build", "leads out"),
+        ("history: .\n", "nets/net.py:build", "a directory of its own"),
+        ("history: [past]\n", "nets/net.py:build", "history"),
         ("python_path: [../src]\n", "nets/net.py:build", "leads out"),
         ("python_path: [src, src]\n", "nets/net.py:build", "listed twice"),
         ("python_path: src\n", "nets/net.py:build", "list"),
@@ -72,6 +75,26 @@ def test_what_leaves_the_root_is_refused(
         load_project(write(tmp_path, layout, source))
     assert said in str(raised.value)
     assert "models.yaml:" in str(raised.value)
+
+
+def test_no_history_is_kept_unless_it_is_asked_for(tmp_path: Path) -> None:
+    file = write(tmp_path)
+    assert load_project(file).history is None
+    named = load_project(file, history=tmp_path / "elsewhere")
+    assert named.history == tmp_path / "elsewhere"
+    file = write(tmp_path, "root: ..\nhistory: bench/past/\n")
+    assert load_project(file).history == tmp_path / "bench" / "past"
+    cache = tmp_path / "cache"
+    cached = [load_project(file, cache).history for _ in range(2)]
+    assert cached == [tmp_path / "bench" / "past"] * 2
+
+
+@pytest.mark.parametrize("history", ["artifacts", "artifacts/past"])
+def test_a_history_among_the_artifacts_is_refused(tmp_path: Path, history: str) -> None:
+    with pytest.raises(UsageError, match="the history lies in the directory of artifacts"):
+        load_project(write(tmp_path, f"history: {history}\n"))
+    with pytest.raises(UsageError, match="the history lies in the directory of artifacts"):
+        load_project(write(tmp_path), history=tmp_path / "deploy" / history)
 
 
 def test_problems_of_the_layout_and_of_models_are_reported_together(tmp_path: Path) -> None:

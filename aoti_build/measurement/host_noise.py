@@ -1,0 +1,156 @@
+"""How small a difference this host can resolve, by comparing a package with itself.
+
+Such a pair has no difference but noise, so its logarithm of new / old is 0 on average, and the mean
+of the squares estimates the variance. The band is the smallest one at which a comparison of two
+equal packages, with all its pairs, ends as "same" with the probability `SURE`:
+
+    (t + z) * upper / sqrt(pairs)
+
+- t * upper / sqrt(pairs) is half the width of the interval of such a comparison (`statistics`).
+- z * upper / sqrt(pairs) is how far its mean lies from 0 at most, with the probability `SURE`.
+- upper is the upper confidence bound of the standard deviation, by the chi-square distribution: a
+  few pairs that happen to be quiet do not make a quiet host.
+
+It does not replace the interval of a comparison. It says beforehand what cannot be decided.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import NormalDist
+from typing import Any
+
+from aoti_build.common.records import read_cache_record, write_cache_record
+from aoti_build.measurement.statistics import ERROR_OF_A_LOOK, MOST_PAIRS, Pair, student_quantile
+
+# The probability that a comparison of equal packages ends as "same" at the band.
+SURE = 0.9
+# The probability that the standard deviation is not above the bound that is used.
+CONFIDENCE = 0.9
+# Fewer pairs say too little about the noise.
+LEAST_PAIRS = 4
+# The record is measured again after so many seconds: hosts get new neighbours.
+LARGEST_AGE = 7 * 86400.0
+FORMAT = "aoti-build/host-noise"
+FORMAT_VERSION = 1
+_MOST_RECORDS = 1000
+_LARGEST_BAND = 10.0
+
+
+@dataclass(frozen=True)
+class HostNoise:
+    """What pairs of a package with itself said about this host.
+
+    Attributes:
+        band: the smallest band that can be resolved, as a part of 1.
+        pairs: the number of pairs.
+        measured: when, in seconds since the epoch.
+    """
+
+    band: float
+    pairs: int
+    measured: float
+
+
+def resolvable_band(pairs: Sequence[Pair], planned: int = MOST_PAIRS) -> float:
+    """The smallest band that comparisons with `planned` pairs can resolve on this host.
+
+    Args:
+        pairs: seconds of two samples of the same package, taken close to each other.
+        planned: the number of pairs of a comparison that was extended.
+
+    Raises:
+        ValueError: there are fewer than `LEAST_PAIRS` pairs, or a time is not above 0.
+    """
+    if len(pairs) < LEAST_PAIRS:
+        raise ValueError(f"there are fewer than {LEAST_PAIRS} pairs")
+    if any(time <= 0 for pair in pairs for time in pair):
+        raise ValueError("a time is not above 0")
+    squares = math.fsum(math.log(new / old) ** 2 for old, new in pairs)
+    upper = math.sqrt(squares / chi_square_quantile(1 - CONFIDENCE, len(pairs)))
+    within = student_quantile(ERROR_OF_A_LOOK, planned - 1)
+    mean_within = NormalDist().inv_cdf((1 + SURE) / 2)
+    # The upper edge of a band is nearer to 1 than the lower one, as logarithms.
+    return math.expm1((within + mean_within) * upper / math.sqrt(planned))
+
+
+def chi_square_below(value: float, degrees: int) -> float:
+    """The probability that chi-square with so many degrees of freedom is below `value`.
+
+    This is the series of the incomplete gamma function (Abramowitz and Stegun, 6.5.29).
+    """
+    if value <= 0:
+        return 0.0
+    half, shape = value / 2, degrees / 2
+    term = total = 1 / shape
+    denominator = shape
+    while term > total * 1e-16:
+        denominator += 1
+        term *= half / denominator
+        total += term
+    return min(1.0, total * math.exp(shape * math.log(half) - half - math.lgamma(shape)))
+
+
+def chi_square_quantile(probability: float, degrees: int) -> float:
+    """The value below which chi-square lies with this probability, which is between 0 and 1."""
+    low, high = 0.0, float(degrees)
+    while chi_square_below(high, degrees) < probability:
+        low, high = high, 2 * high
+    for _ in range(80):
+        middle = (low + high) / 2
+        if chi_square_below(middle, degrees) < probability:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
+# The record of earlier measurements
+
+
+def remember(record: Path, machine_class: str, target: str, noise: HostNoise) -> bool:
+    """Keep what was measured in the file `record`. Returns False if the disk refuses it."""
+    table = read_cache_record(record, FORMAT, FORMAT_VERSION, "hosts")
+    entry = {
+        "band": float(noise.band),
+        "pairs": noise.pairs,
+        "measured": float(noise.measured),
+    }
+    name = _name(machine_class, target)
+    table.pop(name, None)
+    # The newest are at the end.
+    kept = dict([*table.items(), (name, entry)][-_MOST_RECORDS:])
+    return write_cache_record(record, FORMAT, FORMAT_VERSION, {"hosts": kept})
+
+
+def recall(
+    record: Path, machine_class: str, target: str, now: float, largest_age: float = LARGEST_AGE
+) -> HostNoise | None:
+    """What the file `record` says; None if it says nothing, or is too old at the time `now`.
+
+    A time in the future is taken for too old: the clock was set back.
+    """
+    table = read_cache_record(record, FORMAT, FORMAT_VERSION, "hosts")
+    noise = _noise_of(table.get(_name(machine_class, target)))
+    if noise is None or not 0 <= now - noise.measured <= largest_age:
+        return None
+    return noise
+
+
+def _name(machine_class: str, target: str) -> str:
+    return f"{target} on {machine_class}"
+
+
+def _noise_of(entry: Any) -> HostNoise | None:
+    """The entry of a record, which may have any shape."""
+    if not isinstance(entry, dict):
+        return None
+    band, pairs, measured = entry.get("band"), entry.get("pairs"), entry.get("measured")
+    if type(band) is not float or type(measured) is not float or type(pairs) is not int:
+        return None
+    if pairs < LEAST_PAIRS or not 0 <= band <= _LARGEST_BAND:
+        return None
+    return HostNoise(band, pairs, measured)
