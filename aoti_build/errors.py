@@ -76,7 +76,7 @@ def without_escapes(text: str) -> str:
     return re.sub(_ESCAPES, "", text) if "\x1b" in text else text
 
 
-def printable(text: str) -> str:
+def without_controls(text: str) -> str:
     """The text without escape sequences, and with U+FFFD for other characters that a terminal
     obeys. Line breaks and tabs stay."""
     if text.isprintable():  # as nearly all texts are
@@ -103,13 +103,13 @@ class AotiBuildError(Exception):
         hint: str | None = None,
         log: Path | None = None,
     ) -> None:
-        message = printable(message)
+        message = without_controls(message)
         super().__init__(message)
         self.message = message
         self.target = target
         self.where = where
-        self.cause = printable(cause) if cause else cause
-        self.hint = printable(with_task_names(hint)) if hint else hint
+        self.cause = without_controls(cause) if cause else cause
+        self.hint = without_controls(with_task_names(hint)) if hint else hint
         self.log = log
 
     def __str__(self) -> str:
@@ -235,7 +235,7 @@ class Problem(NamedTuple):
 
     def at(self, file: str) -> str:
         """The problem as editors and compilers write it: ``file:line:column: text``."""
-        return f"{file}:{self.line}:{self.column}: {printable(self.text)}"
+        return f"{file}:{self.line}:{self.column}: {without_controls(self.text)}"
 
 
 class SpecError(UsageError):
@@ -248,7 +248,7 @@ class SpecError(UsageError):
     shown_problems = 100
 
     def __init__(self, file: str, problems: Iterable[Problem], *, hint: str | None = None) -> None:
-        self.file = printable(file)
+        self.file = without_controls(file)
         self.problems = sorted(set(problems))
         super().__init__(f"{file}: {_counted(len(self.problems))}", hint=hint)
 

@@ -33,7 +33,7 @@ from aoti_build.report.html_outputs import (
     output_mark,
     output_view,
 )
-from aoti_build.report.spelling import duration, loss, part, printable, scientific, vacuous_text
+from aoti_build.report.spelling import duration, loss, part, scientific, vacuous_text, xml_text
 
 TEMPLATE = Path(__file__).with_name("verify.html.j2")
 # More outputs than this are shown closed, except failed ones.
@@ -154,16 +154,16 @@ def html_page(report: VerifyReport) -> str:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        finalize=_printable,
+        finalize=_finalized,
     )
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     return template.render(page=_page(report))
 
 
-def _printable(value: object) -> object:
+def _finalized(value: object) -> object:
     """A value of the template without characters that a page cannot have."""
     # A subclass of str is markup that jinja2 has made of printable texts.
-    return printable(value) if type(value) is str else value
+    return xml_text(value) if type(value) is str else value
 
 
 def _page(report: VerifyReport) -> Page:
