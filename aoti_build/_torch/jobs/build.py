@@ -129,7 +129,7 @@ def _build(job: BuildJob, events: Events) -> BuildResult:
     registrations = Registrations()
     set_precision(target)
     # `_graph` checks them too. A large model takes long until then.
-    check_options(target.inductor_config, job.where["inductor_configs"])
+    check_options(target.inductor_config, job.where)
     with events.phase("model"):
         prepared = prepare(target.model, target.device, Path(job.root), job.where)
     with contextlib.ExitStack() as stack:
