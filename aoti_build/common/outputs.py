@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import select
 import stat
 import sys
 from pathlib import Path
@@ -114,4 +115,15 @@ def _write_and_close(descriptor: int, data: bytes) -> None:
         while rest:
             # An unbuffered write may take less than it is given.
             count = file.write(rest)
-            rest = rest[count:]
+            if count is None:
+                _wait_for_room(descriptor)
+            else:
+                rest = rest[count:]
+
+
+def _wait_for_room(descriptor: int) -> None:
+    """Wait until a full pipe takes something again, or has no reader any more. A write does not
+    wait by itself if another program has made the pipe non-blocking."""
+    poll = select.poll()
+    poll.register(descriptor, select.POLLOUT)
+    poll.poll()
