@@ -61,6 +61,20 @@ MISTAKES = [
     Mistake("another file", "deploy.yaml", "--file", words="status -f deploy.yaml"),
     # The structure of models.yaml
     Mistake("tab", "models.yaml:4:1", "use spaces", "    source", "\tsource"),
+    Mistake(
+        "merge conflict",
+        "models.yaml:4:1: a merge conflict of git",
+        "keep one side",
+        "    source: net.py:build\n",
+        "<<<<<<< HEAD\n    source: net.py:build\n=======\n    source: net.py:make\n>>>>>>> new\n",
+    ),
+    Mistake(
+        "rest of a merge conflict",
+        "models.yaml:6:1: a merge conflict of git",
+        "remove the lines",
+        "    inputs: [{shape: [2, 8]}]\n",
+        "    inputs: [{shape: [2, 8]}]\n>>>>>>> 0123abc (another)\n",
+    ),
     Mistake("no version", "models.yaml:1:1", "write `version: 1`", "version: 1\n", ""),
     Mistake(
         "model not indented",
