@@ -13,8 +13,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from aoti_build.commands.conclusion import head
 from aoti_build.commands.init_look import UNKNOWN_TENSOR, Candidate, Tensor, find_candidates
 from aoti_build.commands.init_text import SCHEMA_FILE, added_lines, models_text, tasks_text
+from aoti_build.common.json_object import JsonObject
 from aoti_build.errors import SpecError, UsageError
 
 MODELS_FILE = "models.yaml"
@@ -82,6 +84,17 @@ class InitReport:
     lines: tuple[str, ...]
     open_questions: tuple[str, ...]
     prefix: str
+
+    def as_json(self) -> JsonObject:
+        return {
+            **head("aoti-build/init", 1),
+            "written": list(self.written),
+            "extended": list(self.extended),
+            "kept": list(self.kept),
+            "lines": list(self.lines),
+            "open_questions": list(self.open_questions),
+            "prefix": self.prefix,
+        }
 
     def as_lines(self) -> list[str]:
         """The report for people."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import select
@@ -178,6 +179,21 @@ def test_a_wrong_option_writes_nothing(tmp_path: Path, words: list[str], said: s
     assert said in answer.stderr
     assert "Traceback" not in answer.stderr
     assert contents(tmp_path) == {}
+
+
+def test_a_program_reads_what_was_written(tmp_path: Path) -> None:
+    write(tmp_path, net=CONVOLUTION, tasks=TASKS)
+    answer = bare("init", "--json", cwd=tmp_path)
+    assert (answer.returncode, answer.stderr) == (0, "")
+    document = json.loads(answer.stdout)
+    assert document["written"] == ["models.yaml", "models.schema.json", ".gitignore"]
+    assert document["kept"] == ["tasks.py"]
+    assert document["lines"][-1] == 'ns.add_collection(aoti, name="aoti")'
+    assert document["open_questions"] == ["models.yaml:inputs: the shape is a guess"]
+    assert document["prefix"] == "aoti."
+    again = bare("init", "--json", cwd=tmp_path)
+    assert again.returncode == 2
+    assert json.loads(again.stdout)["error"]["kind"] == "usage"
 
 
 @pytest.mark.parametrize(("existing", "said"), [("models.yaml", "never"), ("models.yml", "rename")])

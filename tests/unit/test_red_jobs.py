@@ -279,11 +279,7 @@ def test_the_last_lines_say_what_failed_and_what_to_do(
 
 @pytest.mark.parametrize(
     "row",
-    [
-        row
-        for row in ROWS
-        if row.setup is not no_stdout and row.words.split()[0] not in ("schema", "init")
-    ],
+    [row for row in ROWS if row.setup is not no_stdout and row.words.split()[0] != "schema"],
     ids=lambda row: f"{row.words}, {row.code}",
 )
 def test_the_document_has_the_same_error(row: Row, start: Callable[..., Ended]) -> None:
