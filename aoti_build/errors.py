@@ -14,23 +14,27 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 # How texts of this package write a command: ``invoke build``, with the plain name of one task. A
-# name with a dot is one that is replaced already.
-_COMMAND = re.compile(r"\binvoke ([a-z]+(?:-[a-z]+)*)(?!\.?[\w-])")
+# name with a dot is one that is replaced already. What is no task is an option of invoke, or TASK.
+_COMMAND = re.compile(r"\binvoke (?:([a-z]+(?:-[a-z]+)*)(?!\.?[\w-])|(?=--[a-z]|TASK\b))")
+PROGRAM = "invoke"
 TaskNames: TypeAlias = Callable[[], Mapping[str, str]]
 
 
 class _Tasks:
-    """The names that the tasks have in the collection which invoke runs, by their plain names."""
+    """The names that the tasks have in the collection which invoke runs, by their plain names, and
+    the program that runs it."""
 
     names: TaskNames = staticmethod(dict)
+    program = PROGRAM
 
 
-def name_tasks(names: TaskNames = dict) -> None:
-    """Let texts use these names of tasks from now on, or the plain ones.
+def name_tasks(names: TaskNames = dict, program: str = PROGRAM) -> None:
+    """Let texts use these names of tasks and this program from now on, or the plain ones.
 
     `names` is called when a text with a command is made. A task that it lacks keeps its plain name.
     """
     _Tasks.names = staticmethod(names)
+    _Tasks.program = program
 
 
 def with_task_names(text: str) -> str:
@@ -42,7 +46,12 @@ def with_task_names(text: str) -> str:
     if "invoke " not in text:
         return text
     names = _Tasks.names()
-    return _COMMAND.sub(lambda match: f"invoke {names.get(match[1], match[1])}", text)
+
+    def real(match: re.Match[str]) -> str:
+        task = match[1] or ""
+        return f"{_Tasks.program} {names.get(task, task)}"
+
+    return _COMMAND.sub(real, text)
 
 
 class ExitCode(IntEnum):

@@ -99,7 +99,11 @@ class ExportReport:
         kind = error_class(ExitCode.UNFIT_ARTIFACT if damaged else ExitCode.VERIFICATION_FAILED)
         names = target_option(list(errors))
         hints = dict.fromkeys(error.hint for error in errors.values() if error.hint)
-        hint = next(iter(hints)) if len(errors) == 1 else f"`invoke build{names} verify{names}`"
+        hint = (
+            next(iter(hints))
+            if len(errors) == 1
+            else f"`invoke build{names} && invoke verify{names}`"
+        )
         return concluding_error(
             OutOfDateError if outdated else kind,
             f"nothing was exported, since {of_total(len(errors), len(self.artifacts), 'artifact')}"
@@ -195,7 +199,8 @@ def _obstacle(step: Step) -> AotiBuildError | None:
         return VerificationError(
             "the artifact was never compared with eager mode as models.yaml asks for",
             target=name,
-            hint=f"`invoke build --target {name} verify --target {name}` on a host that can run it",
+            hint=f"`invoke build --target {name} && invoke verify --target {name}` on a host that can"
+            " run it",
         )
     return None
 

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from small_projects import REAL_PYTHON, contents, inv
+from small_projects import REAL_PYTHON, bare, contents, inv
 
 from aoti_build.commands.init_look import Tensor, find_candidates
 from aoti_build.models_file import load_project
@@ -63,19 +63,6 @@ def write(root: Path, **files: str) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
     return root
-
-
-def bare(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """The tasks without a tasks.py."""
-    return subprocess.run(
-        [REAL_PYTHON, "-m", "aoti_build", *words],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        stdin=subprocess.DEVNULL,
-    )
 
 
 def test_in_an_empty_directory(tmp_path: Path) -> None:

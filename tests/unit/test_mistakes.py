@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from small_projects import inv
+from small_projects import bare, inv
 
 from aoti_build.errors import AotiBuildError, Problem, SpecError
 from aoti_build.report.terminal import for_terminal
@@ -55,7 +55,7 @@ MISTAKES = [
     Mistake("short option", "-k", "invoke build --help", words="build -k", code=1),
     Mistake("target as a word", "'net'", "invoke status --target net", words="status net", code=1),
     Mistake("option without value", "--jobs", "needs a value", words="build --jobs", code=1),
-    Mistake("no argument", "export needs", "invoke export --help", words="export", code=1),
+    Mistake("no argument", "export needs", "invoke export DIR", words="export", code=1),
     Mistake("target misspelt", "'nett'", "did you mean 'net'", words="status -t nett"),
     Mistake("jobs", "--jobs four", "integer", words="build -j four"),
     Mistake("another file", "deploy.yaml", "--file", words="status -f deploy.yaml"),
@@ -165,6 +165,36 @@ def test_a_misspelt_task_of_a_subcollection(tmp_path: Path) -> None:
         assert answer.stderr.splitlines()[1] == (
             f"error: there is no task {word!r} (did you mean 'aoti.build'?)"
         )
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("biuld", "there is no task 'biuld' (did you mean 'build'?)"),
+        ("export", "`python -m aoti_build export DIR`"),
+        ("build --traget x", "`python -m aoti_build build --help` explains the options"),
+        ("status net", "`python -m aoti_build status --target net`"),
+        ("status", "let `python -m aoti_build init` write one"),
+        ("gc --max-size x", "`python -m aoti_build --help TASK`"),
+    ],
+)
+def test_without_a_tasks_file_hints_name_the_program_that_runs(
+    tmp_path: Path, words: str, said: str
+) -> None:
+    if words.startswith("gc"):
+        (tmp_path / "models.yaml").write_text(MODELS)
+    answer = bare(*words.split(), cwd=tmp_path)
+    assert answer.returncode in (1, 2)
+    assert answer.stderr.count("error: ") == 1
+    assert said in answer.stderr
+    assert "invoke" not in answer.stderr
+
+
+@pytest.mark.parametrize("task", ns.tasks)
+def test_help_after_a_task_without_a_tasks_file(tmp_path: Path, task: str) -> None:
+    answer = bare(task, "-h", cwd=tmp_path)
+    assert (answer.returncode, answer.stderr) == (0, "")
+    assert f"Usage: python -m aoti_build [--core-opts] {task} " in answer.stdout
 
 
 @pytest.mark.parametrize("task", ns.tasks)
