@@ -73,7 +73,8 @@ class InitReport:
         written: files that are new.
         extended: files with a new line.
         kept: files that existed and stay as they are.
-        lines: lines that the user has to add to tasks.py.
+        tasks: the file with the tasks, which a package of tasks has too.
+        lines: lines that the user has to add to it.
         open_questions: what the user has to decide in models.yaml.
         prefix: the prefix of the tasks' names once the `lines` are added.
     """
@@ -81,6 +82,7 @@ class InitReport:
     written: tuple[str, ...]
     extended: tuple[str, ...]
     kept: tuple[str, ...]
+    tasks: str
     lines: tuple[str, ...]
     open_questions: tuple[str, ...]
     prefix: str
@@ -91,6 +93,7 @@ class InitReport:
             "written": list(self.written),
             "extended": list(self.extended),
             "kept": list(self.kept),
+            "tasks": self.tasks,
             "lines": list(self.lines),
             "open_questions": list(self.open_questions),
             "prefix": self.prefix,
@@ -102,7 +105,7 @@ class InitReport:
         lines += [f"extended  {name}" for name in self.extended]
         lines += [f"kept      {name}" for name in self.kept]
         if self.lines:
-            lines += ["", "Add these lines at the end of tasks.py:", ""]
+            lines += ["", f"Add these lines at the end of {self.tasks}:", ""]
             lines += [f"    {line}" for line in self.lines]
         if self.open_questions:
             lines.append("")
@@ -172,6 +175,7 @@ def init(found: Look, wishes: Wishes) -> InitReport:
         written=_shown(written, found.root),
         extended=_shown(ignored, found.root),
         kept=_shown(kept, found.root),
+        tasks=_shown([existing or tasks], found.root)[0],
         lines=tuple(lines),
         open_questions=tuple(f"{_shown([found.file], found.root)[0]}:{line}" for line in questions),
         prefix="aoti." if lines else "",
@@ -196,7 +200,7 @@ def _models_text(found: Look, wishes: Wishes, candidate: Candidate | None) -> tu
         questions.append("inputs: the shape is a guess")
     required = candidate.required if candidate else ()
     if required:
-        questions.append(f"kwargs: {', '.join(required)} of {source} have no default")
+        questions.append(f"kwargs: {source} needs values for {', '.join(required)}")
     in_src = candidate.in_src if candidate else _is_src_module(found.root, source)
     text = models_text(
         name=wishes.name or (_name_of(candidate.name) if candidate else _name_of(source)),

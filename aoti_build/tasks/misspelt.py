@@ -124,7 +124,8 @@ def _misplaced(word: str, task: ParserContext, tasks: list[str]) -> UsageError:
     suggestion = _suggestion(word, tasks, cutoff=0.75)
     hint = "`invoke --list` shows all tasks"
     if not suggestion and "target" in task.args:
-        hint = f"to choose targets, write `invoke {task.name} --target {word}`"
+        command = f"invoke {task.name} --target {word}"
+        hint = f"to choose targets, write `{command}`; commas separate several"
     return UsageError(
         f"{word!r} is neither a task nor an option of {task.name}{suggestion}", hint=hint
     )

@@ -183,6 +183,14 @@ def test_a_program_reads_what_was_written(tmp_path: Path) -> None:
     assert json.loads(again.stdout)["error"]["kind"] == "usage"
 
 
+def test_the_lines_are_for_the_file_with_the_tasks(tmp_path: Path) -> None:
+    write(tmp_path, tasks__INIT=TASKS)
+    answer = bare("init", cwd=tmp_path)
+    assert answer.returncode == 0
+    assert "kept      tasks/__init__.py" in answer.stdout
+    assert "Add these lines at the end of tasks/__init__.py:" in answer.stdout
+
+
 @pytest.mark.parametrize(("existing", "said"), [("models.yaml", "never"), ("models.yml", "rename")])
 def test_nothing_is_overwritten(tmp_path: Path, existing: str, said: str) -> None:
     (tmp_path / existing).write_text("mine\n")
