@@ -9,12 +9,11 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import select
 import stat
 import sys
 from pathlib import Path
 
-from aoti_build.common.writing import write_atomic
+from aoti_build.common.writing import write_all, write_atomic
 from aoti_build.errors import UsageError
 
 _DESCRIPTOR = re.compile(r"/(?:dev|proc/self)/fd/(\d{1,9})")
@@ -107,23 +106,10 @@ def _is_special(path: Path) -> bool:
 
 def _write_and_close(descriptor: int, data: bytes) -> None:
     """Write all of `data` to a descriptor and close it. Text printed before comes first."""
-    with open(descriptor, "wb", buffering=0) as file:
+    try:
         for stream in (sys.stdout, sys.stderr):
             if stream is not None:
                 stream.flush()
-        rest = memoryview(data)
-        while rest:
-            # An unbuffered write may take less than it is given.
-            count = file.write(rest)
-            if count is None:
-                _wait_for_room(descriptor)
-            else:
-                rest = rest[count:]
-
-
-def _wait_for_room(descriptor: int) -> None:
-    """Wait until a full pipe takes something again, or has no reader any more. A write does not
-    wait by itself if another program has made the pipe non-blocking."""
-    poll = select.poll()
-    poll.register(descriptor, select.POLLOUT)
-    poll.poll()
+        write_all(descriptor, data)
+    finally:
+        os.close(descriptor)

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from small_projects import contents
 
-from aoti_build.common import outputs
+from aoti_build.common import writing
 from aoti_build.common.outputs import check_output, open_log, start_log, write_output
 from aoti_build.errors import UsageError
 
@@ -160,13 +160,13 @@ def test_a_full_pipe_is_waited_for_and_not_tried_without_end(
     os.set_blocking(writer, False)
     content = os.urandom(1 << 20)
     waits: list[int] = []
-    wait = outputs._wait_for_room
+    wait = writing._wait_for_room
 
     def counted(descriptor: int) -> None:
         waits.append(descriptor)
         wait(descriptor)
 
-    monkeypatch.setattr(outputs, "_wait_for_room", counted)
+    monkeypatch.setattr(writing, "_wait_for_room", counted)
     with ThreadPoolExecutor(1) as threads, open(reader, "rb") as file:
         written = threads.submit(write_output, Path(f"/dev/fd/{writer}"), content)
         time.sleep(0.2)
