@@ -17,7 +17,7 @@ from aoti_build.commands.conclusion import head
 from aoti_build.commands.init_look import UNKNOWN_TENSOR, Candidate, Tensor, find_candidates
 from aoti_build.commands.init_text import SCHEMA_FILE, added_lines, models_text, tasks_text
 from aoti_build.common.json_object import JsonObject
-from aoti_build.errors import SpecError, UsageError
+from aoti_build.errors import SpecError, UsageError, with_task_names
 
 MODELS_FILE = "models.yaml"
 _IGNORED = "/artifacts/"
@@ -76,7 +76,7 @@ class InitReport:
         tasks: the file with the tasks, which a package of tasks has too.
         lines: lines that the user has to add to it.
         open_questions: what the user has to decide in models.yaml.
-        prefix: the prefix of the tasks' names once the `lines` are added.
+        prefix: the prefix of the tasks' names, once the `lines` are added.
     """
 
     written: tuple[str, ...]
@@ -178,8 +178,13 @@ def init(found: Look, wishes: Wishes) -> InitReport:
         tasks=_shown([existing or tasks], found.root)[0],
         lines=tuple(lines),
         open_questions=tuple(f"{_shown([found.file], found.root)[0]}:{line}" for line in questions),
-        prefix="aoti." if lines else "",
+        prefix="aoti." if lines else _prefix(),
     )
+
+
+def _prefix() -> str:
+    """What the names of the tasks begin with in the collection that invoke runs now."""
+    return with_task_names("invoke status").rpartition(" ")[2].removesuffix("status")
 
 
 def _models_text(found: Look, wishes: Wishes, candidate: Candidate | None) -> tuple[str, list[str]]:

@@ -183,6 +183,14 @@ def test_a_program_reads_what_was_written(tmp_path: Path) -> None:
     assert json.loads(again.stdout)["error"]["kind"] == "usage"
 
 
+def test_the_next_step_names_the_tasks_of_a_subcollection(tmp_path: Path) -> None:
+    text = "from invoke import Collection\nfrom aoti_build.tasks import ns as aoti\n"
+    write(tmp_path, tasks=text + "ns = Collection()\nns.add_collection(aoti, name='ml')\n")
+    answer = inv("ml.init", cwd=tmp_path)
+    assert answer.returncode == 0
+    assert "next: inv ml.status && inv ml.build ml.verify" in answer.stdout
+
+
 def test_the_lines_are_for_the_file_with_the_tasks(tmp_path: Path) -> None:
     write(tmp_path, tasks__INIT=TASKS)
     answer = bare("init", cwd=tmp_path)
