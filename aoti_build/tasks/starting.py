@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from invoke import Context
 
-from aoti_build.errors import UsageError
+from aoti_build.errors import Interrupted, UsageError
 from aoti_build.tasks.answer import contract, show
 from aoti_build.tasks.options import documented_task, read_list
 from aoti_build.tasks.project import project_directory
@@ -81,7 +81,14 @@ def _ask(question: str, default: str) -> str:
     shown = f" [{default}]" if default else ""
     sys.stderr.write(f"{question}{shown}: ")
     sys.stderr.flush()
-    line = sys.stdin.readline()
+    try:
+        line = sys.stdin.readline()
+    except KeyboardInterrupt:
+        sys.stderr.write("\n")
+        raise Interrupted(
+            "interrupted; nothing was written",
+            hint="options answer the questions in advance: `invoke init --help`",
+        ) from None
     if not line:
         raise UsageError("the input ended before the last question; nothing was written")
     return line.strip() or default

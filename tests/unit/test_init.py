@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import select
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -217,6 +218,27 @@ def test_on_a_terminal_it_asks_for_what_the_options_leave_open(tmp_path: Path) -
     assert (target.name, str(target.model.source)) == ("tags/cpu", "net:Tagger")
     (tensor,) = target.model.inputs  # type: ignore[misc]
     assert (tensor.shape, tensor.dtype, tensor.high) == ((4, 16), "int64", 500)
+
+
+def test_ctrl_c_at_a_question_writes_nothing(tmp_path: Path) -> None:
+    parent, child = pty.openpty()
+    with subprocess.Popen(
+        [REAL_PYTHON, "-m", "aoti_build", "init"],
+        cwd=tmp_path,
+        stdin=child,
+        stdout=child,
+        stderr=subprocess.PIPE,
+    ) as process:
+        os.close(child)
+        assert process.stderr is not None
+        assert process.stderr.read(8) == b"callable"
+        process.send_signal(signal.SIGINT)
+        said = process.stderr.read().decode()
+    os.close(parent)
+    assert process.returncode == 130
+    assert "error: interrupted; nothing was written" in said
+    assert "`python -m aoti_build init --help`" in said
+    assert contents(tmp_path) == {}
 
 
 def on_terminal(cwd: Path, answers: bytes) -> str:
