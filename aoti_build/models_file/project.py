@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 
 from aoti_build.host.devices import NATIVE, Device, device_named
 from aoti_build.host.import_path import ImportPath
-from aoti_build.models_file.places import Layout, root_of
+from aoti_build.models_file.places import Layout, root_of, shown_file
 
 DEFAULT_PRESET = "default"
 # The preset whose options are in tuned.yaml, unless models.yaml defines a preset of this name.
@@ -390,7 +390,7 @@ class Project:
         return {option: self._located(position) for option, position in positions.items()}
 
     def _located(self, position: Position) -> str:
-        return f"{self.file.name}:{position.line}:{position.column}"
+        return f"{shown_file(self.file)}:{position.line}:{position.column}"
 
     def location(self, model: Model, *fields: str) -> str:
         """Return ``models.yaml:LINE:COLUMN`` of the first of `fields` that the file contains.
@@ -401,4 +401,4 @@ class Project:
             position = model.positions.get(name)
             if position is not None:
                 return self._located(position)
-        return self.file.name
+        return shown_file(self.file)

@@ -45,7 +45,14 @@ def init(
             name=name,
         )
         if sys.stdin is not None and sys.stdin.isatty():
-            wishes = _asked(found, wishes)
+            try:
+                wishes = _asked(found, wishes)
+            except KeyboardInterrupt:
+                sys.stderr.write("\n")  # behind the question
+                raise Interrupted(
+                    "interrupted; nothing was written",
+                    hint="options answer the questions in advance: `invoke init --help`",
+                ) from None
         report = command.init(found, wishes)
         show(report, report.as_lines(), json)
 
@@ -81,14 +88,7 @@ def _ask(question: str, default: str) -> str:
     shown = f" [{default}]" if default else ""
     sys.stderr.write(f"{question}{shown}: ")
     sys.stderr.flush()
-    try:
-        line = sys.stdin.readline()
-    except KeyboardInterrupt:
-        sys.stderr.write("\n")
-        raise Interrupted(
-            "interrupted; nothing was written",
-            hint="options answer the questions in advance: `invoke init --help`",
-        ) from None
+    line = sys.stdin.readline()
     if not line:
         raise UsageError("the input ended before the last question; nothing was written")
     return line.strip() or default

@@ -152,6 +152,27 @@ def test_a_mistake_names_its_place_and_the_next_step(tmp_path: Path, mistake: Mi
         assert others == (2 if mistake.name == "key misspelt" else 1)
 
 
+@pytest.mark.parametrize(
+    ("words", "old", "new"),
+    [("status", "py:build", "py"), (BUILD, "net.py", "nett.py"), ("status", "    source", "\tx")],
+)
+def test_a_place_is_a_path_from_the_current_directory(
+    tmp_path: Path, words: str, old: str, new: str
+) -> None:
+    (tmp_path / "deploy").mkdir()
+    (tmp_path / "tasks.py").write_text(
+        "from aoti_build.tasks import ns\n"
+        "ns.configure({'aoti_build': {'file': 'deploy/models.yaml'}})\n"
+    )
+    text = MODELS.replace("version: 1\n", "version: 1\nroot: ..\n").replace(old, new)
+    (tmp_path / "deploy" / "models.yaml").write_text(text)
+    answer = inv(*words.split(), cwd=tmp_path)
+    assert answer.returncode == 2
+    assert "deploy/models.yaml:5:" in answer.stderr
+    inside = inv(*words.split(), cwd=tmp_path / "deploy")
+    assert " models.yaml:5:" in inside.stderr
+
+
 def test_a_misspelt_task_of_a_subcollection(tmp_path: Path) -> None:
     (tmp_path / "tasks.py").write_text(
         "from invoke import Collection\n"

@@ -20,7 +20,7 @@ from aoti_build.models_file.parsing.reader import DocumentReader
 from aoti_build.models_file.parsing.tuned_file import parse_tuned
 from aoti_build.models_file.parsing.type_errors import check_types
 from aoti_build.models_file.parsing.yaml_document import FieldPath
-from aoti_build.models_file.places import Layout
+from aoti_build.models_file.places import Layout, shown_file
 from aoti_build.models_file.project import DEFAULT_PRESET, TUNED_PRESET, Position, Project, Target
 from aoti_build.models_file.records import with_digest
 from aoti_build.models_file.tuned import choices_of
@@ -39,7 +39,7 @@ def parse(content: str | bytes, file: Path, tuned: bytes = b"") -> Project:
         SpecError: the text has problems. The error has all of them.
     """
     file = file.absolute()
-    reader = DocumentReader(yaml_document.parse(content, file.name))
+    reader = DocumentReader(yaml_document.parse(content, shown_file(file)))
     layout = Layout()
     presets: Presets = {}
     preset_positions: dict[str, Mapping[str, Position]] = {}
@@ -51,7 +51,7 @@ def parse(content: str | bytes, file: Path, tuned: bytes = b"") -> Project:
         presets, targets = _presets_and_targets(reader)
         preset_positions = {name: _option_positions(reader, name) for name in presets}
     if reader.problems:
-        raise SpecError(file.name, reader.problems)
+        raise SpecError(shown_file(file), reader.problems)
     return Project(
         file,
         tuple(with_digest(target) for target in targets),
