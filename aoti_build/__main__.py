@@ -6,6 +6,7 @@ from invoke import Program
 
 from aoti_build import __version__
 from aoti_build.tasks import ns
+from aoti_build.tasks.naming import run_by
 
 
 def main() -> None:
@@ -16,6 +17,7 @@ def main() -> None:
         namespace=ns,
         version=__version__,
     )
+    run_by(program)
     program.run()
 
 

@@ -14,23 +14,27 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 # How texts of this package write a command: ``invoke build``, with the plain name of one task. A
-# name with a dot is one that is replaced already.
-_COMMAND = re.compile(r"\binvoke ([a-z]+(?:-[a-z]+)*)(?!\.?[\w-])")
+# name with a dot is one that is replaced already. What is no task is an option of invoke, or TASK.
+_COMMAND = re.compile(r"\binvoke (?:([a-z]+(?:-[a-z]+)*)(?!\.?[\w-])|(?=--[a-z]|TASK\b))")
+PROGRAM = "invoke"
 TaskNames: TypeAlias = Callable[[], Mapping[str, str]]
 
 
 class _Tasks:
-    """The names that the tasks have in the collection which invoke runs, by their plain names."""
+    """The names that the tasks have in the collection which invoke runs, by their plain names, and
+    the program that runs it."""
 
     names: TaskNames = staticmethod(dict)
+    program = PROGRAM
 
 
-def name_tasks(names: TaskNames = dict) -> None:
-    """Let texts use these names of tasks from now on, or the plain ones.
+def name_tasks(names: TaskNames = dict, program: str = PROGRAM) -> None:
+    """Let texts use these names of tasks and this program from now on, or the plain ones.
 
     `names` is called when a text with a command is made. A task that it lacks keeps its plain name.
     """
     _Tasks.names = staticmethod(names)
+    _Tasks.program = program
 
 
 def with_task_names(text: str) -> str:
@@ -42,7 +46,12 @@ def with_task_names(text: str) -> str:
     if "invoke " not in text:
         return text
     names = _Tasks.names()
-    return _COMMAND.sub(lambda match: f"invoke {names.get(match[1], match[1])}", text)
+
+    def real(match: re.Match[str]) -> str:
+        task = match[1] or ""
+        return f"{_Tasks.program} {names.get(task, task)}"
+
+    return _COMMAND.sub(real, text)
 
 
 class ExitCode(IntEnum):
@@ -76,7 +85,7 @@ def without_escapes(text: str) -> str:
     return re.sub(_ESCAPES, "", text) if "\x1b" in text else text
 
 
-def printable(text: str) -> str:
+def without_controls(text: str) -> str:
     """The text without escape sequences, and with U+FFFD for other characters that a terminal
     obeys. Line breaks and tabs stay."""
     if text.isprintable():  # as nearly all texts are
@@ -103,13 +112,13 @@ class AotiBuildError(Exception):
         hint: str | None = None,
         log: Path | None = None,
     ) -> None:
-        message = printable(message)
+        message = without_controls(message)
         super().__init__(message)
         self.message = message
         self.target = target
         self.where = where
-        self.cause = printable(cause) if cause else cause
-        self.hint = printable(with_task_names(hint)) if hint else hint
+        self.cause = without_controls(cause) if cause else cause
+        self.hint = without_controls(with_task_names(hint)) if hint else hint
         self.log = log
 
     def __str__(self) -> str:
@@ -235,7 +244,7 @@ class Problem(NamedTuple):
 
     def at(self, file: str) -> str:
         """The problem as editors and compilers write it: ``file:line:column: text``."""
-        return f"{file}:{self.line}:{self.column}: {printable(self.text)}"
+        return f"{file}:{self.line}:{self.column}: {without_controls(self.text)}"
 
 
 class SpecError(UsageError):
@@ -248,7 +257,7 @@ class SpecError(UsageError):
     shown_problems = 100
 
     def __init__(self, file: str, problems: Iterable[Problem], *, hint: str | None = None) -> None:
-        self.file = printable(file)
+        self.file = without_controls(file)
         self.problems = sorted(set(problems))
         super().__init__(f"{file}: {_counted(len(self.problems))}", hint=hint)
 

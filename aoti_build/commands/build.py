@@ -235,18 +235,14 @@ def _run(
     from aoti_build.work.preflight import Preflight
     from aoti_build.work.schedule import Builder, default_jobs, run_all
     from aoti_build.work.trace import Trace
-    from aoti_build.work.watch import Watchers
+    from aoti_build.work.watch import Phases, Watchers
 
     project, steps = work.project, work.steps
     trace, durations = Trace(), Durations(durations_path(project))
-    watchers = Watchers([trace, durations, *([watch()] if watch else [])])
-
-    def warn(target: Target, text: str) -> None:
-        watchers.message(target, text)
-        on_progress(target, text)
-
-    preflight = Preflight(project, steps, warn)
-    context = BuildContext(project, digests, store, on_progress, preflight, watchers)
+    followers = [trace, durations, *([watch()] if watch else []), Phases(on_progress)]
+    watchers = Watchers(followers)
+    preflight = Preflight(project, steps, watchers)
+    context = BuildContext(project, digests, store, preflight, watchers)
     builder = Builder(context, work.force, work.check_reproducible)
     # With an empty store nothing can be restored, so a compile is certain.
     check_early = partial(preflight.check_early, certain=lambda: work.force or store.is_empty())

@@ -31,6 +31,7 @@ from aoti_build.work.context import BuildContext
 from aoti_build.work.host_checks import quick_checks
 from aoti_build.work.processes import allow_starts
 from aoti_build.work.schedule import Builder
+from aoti_build.work.watch import Phases
 
 OnProgress = Callable[[Target, str], None]
 
@@ -166,7 +167,8 @@ def _build_small_model(device: str, on_progress: OnProgress) -> AotiBuildError |
         project = load_project(root / "models.yaml")
         # With a store of its own, it never restores an earlier result, which would prove nothing.
         digests = StatCache(root / "stat-cache.json")
-        context = BuildContext(project, digests, LocalStore(root / "store"), on_progress)
+        watcher = Phases(on_progress)
+        context = BuildContext(project, digests, LocalStore(root / "store"), watcher=watcher)
         builder = Builder(context, force=True, check_reproducible=False)
         # An interrupted command in the same process has forbidden new workers.
         allow_starts()

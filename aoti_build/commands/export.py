@@ -99,7 +99,9 @@ class ExportReport:
         kind = error_class(ExitCode.UNFIT_ARTIFACT if damaged else ExitCode.VERIFICATION_FAILED)
         names = target_option(list(errors))
         hints = dict.fromkeys(error.hint for error in errors.values() if error.hint)
-        hint = next(iter(hints)) if len(errors) == 1 else f"`invoke build{names} verify{names}`"
+        hint = f"`invoke build{names} && invoke verify{names}`"
+        if len(errors) == 1:
+            hint = next(iter(hints))
         return concluding_error(
             OutOfDateError if outdated else kind,
             f"nothing was exported, since {of_total(len(errors), len(self.artifacts), 'artifact')}"
@@ -174,6 +176,7 @@ def _obstacle(step: Step) -> AotiBuildError | None:
     """Why the artifact of a step may not be exported. None if it is up to date and verified."""
     name = step.target.name
     build = f"`invoke build --target {name}`"
+    verify = f"`invoke build --target {name} && invoke verify --target {name}`"
     if step.action == Action.UNAVAILABLE:
         return VerificationError(
             f"this host cannot tell whether it is up to date: {step.reasons[0]}",
@@ -195,7 +198,7 @@ def _obstacle(step: Step) -> AotiBuildError | None:
         return VerificationError(
             "the artifact was never compared with eager mode as models.yaml asks for",
             target=name,
-            hint=f"`invoke build --target {name} verify --target {name}` on a host that can run it",
+            hint=f"{verify} on a host that can run it",
         )
     return None
 

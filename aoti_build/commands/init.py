@@ -13,9 +13,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from aoti_build.commands.conclusion import head
 from aoti_build.commands.init_look import UNKNOWN_TENSOR, Candidate, Tensor, find_candidates
 from aoti_build.commands.init_text import SCHEMA_FILE, added_lines, models_text, tasks_text
-from aoti_build.errors import SpecError, UsageError
+from aoti_build.common.json_object import JsonObject
+from aoti_build.errors import SpecError, UsageError, with_task_names
 
 MODELS_FILE = "models.yaml"
 _IGNORED = "/artifacts/"
@@ -71,17 +73,31 @@ class InitReport:
         written: files that are new.
         extended: files with a new line.
         kept: files that existed and stay as they are.
-        lines: lines that the user has to add to tasks.py.
+        tasks: the file with the tasks, which a package of tasks has too.
+        lines: lines that the user has to add to it.
         open_questions: what the user has to decide in models.yaml.
-        prefix: the prefix of the tasks' names once the `lines` are added.
+        prefix: the prefix of the tasks' names, once the `lines` are added.
     """
 
     written: tuple[str, ...]
     extended: tuple[str, ...]
     kept: tuple[str, ...]
+    tasks: str
     lines: tuple[str, ...]
     open_questions: tuple[str, ...]
     prefix: str
+
+    def as_json(self) -> JsonObject:
+        return {
+            **head("aoti-build/init", 1),
+            "written": list(self.written),
+            "extended": list(self.extended),
+            "kept": list(self.kept),
+            "tasks": self.tasks,
+            "lines": list(self.lines),
+            "open_questions": list(self.open_questions),
+            "prefix": self.prefix,
+        }
 
     def as_lines(self) -> list[str]:
         """The report for people."""
@@ -89,7 +105,7 @@ class InitReport:
         lines += [f"extended  {name}" for name in self.extended]
         lines += [f"kept      {name}" for name in self.kept]
         if self.lines:
-            lines += ["", "Add these lines at the end of tasks.py:", ""]
+            lines += ["", f"Add these lines at the end of {self.tasks}:", ""]
             lines += [f"    {line}" for line in self.lines]
         if self.open_questions:
             lines.append("")
@@ -159,10 +175,16 @@ def init(found: Look, wishes: Wishes) -> InitReport:
         written=_shown(written, found.root),
         extended=_shown(ignored, found.root),
         kept=_shown(kept, found.root),
+        tasks=_shown([existing or tasks], found.root)[0],
         lines=tuple(lines),
         open_questions=tuple(f"{_shown([found.file], found.root)[0]}:{line}" for line in questions),
-        prefix="aoti." if lines else "",
+        prefix="aoti." if lines else _prefix(),
     )
+
+
+def _prefix() -> str:
+    """What the names of the tasks begin with in the collection that invoke runs now."""
+    return with_task_names("invoke status").rpartition(" ")[2].removesuffix("status")
 
 
 def _models_text(found: Look, wishes: Wishes, candidate: Candidate | None) -> tuple[str, list[str]]:
@@ -183,7 +205,7 @@ def _models_text(found: Look, wishes: Wishes, candidate: Candidate | None) -> tu
         questions.append("inputs: the shape is a guess")
     required = candidate.required if candidate else ()
     if required:
-        questions.append(f"kwargs: {', '.join(required)} of {source} have no default")
+        questions.append(f"kwargs: {source} needs values for {', '.join(required)}")
     in_src = candidate.in_src if candidate else _is_src_module(found.root, source)
     text = models_text(
         name=wishes.name or (_name_of(candidate.name) if candidate else _name_of(source)),

@@ -27,7 +27,7 @@ from aoti_build.commands.conclusion import (
 )
 from aoti_build.commands.json_values import json_list, json_or_none
 from aoti_build.common.json_object import JsonObject
-from aoti_build.errors import AotiBuildError, ArtifactError, ExitCode, VerificationError
+from aoti_build.errors import AotiBuildError, ArtifactError, ExitCode, UsageError, VerificationError
 from aoti_build.models_file.project import Project, Target
 from aoti_build.runtime.choose import Choice, explain
 
@@ -124,7 +124,7 @@ def problems_error(code: int, failed: Sequence[Inspected], total: int, verb: str
     if targets and not (first.hint and "invoke" in first.hint):
         hints.append(f"`invoke build{target_option(targets)}` builds again")
     hint = "\n".join(hints) or "copy the file again from where it was made"
-    failures = [Failure(artifact.name, one_line(artifact.problems[0])) for artifact in failed]
+    failures = [Failure(artifact.name, _why(artifact)) for artifact in failed]
     count = of_total(len(failed), total, "artifact")
     return concluding_error(
         error_class(code),
@@ -132,6 +132,14 @@ def problems_error(code: int, failed: Sequence[Inspected], total: int, verb: str
         failures,
         hint=hint,
     )
+
+
+def _why(artifact: Inspected) -> str:
+    """The first problem in one line. The place is left out if it is the artifact's name."""
+    problem = artifact.problems[0]
+    if problem.where == artifact.name:
+        return problem.message.replace("\n", " ")
+    return one_line(problem)
 
 
 def inspect(project: Project, targets: tuple[Target, ...], *, host: bool = False) -> InspectReport:
@@ -176,7 +184,15 @@ def inspect_target(project: Project, target: Target) -> Inspected:
 
 def inspect_file(path: Path) -> Inspected:
     """Inspect a `.pt2` file of any origin. Every byte of it is read and compared with its
-    CRC-32."""
+    CRC-32.
+
+    Raises UsageError if there is no such file.
+    """
+    if not path.exists():
+        raise UsageError(
+            f"there is no file {path}",
+            hint="correct the path, which begins at the current directory",
+        )
     package, problems = _read_package(path, None, check_bytes=True)
     return Inspected(
         str(path),

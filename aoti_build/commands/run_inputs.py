@@ -81,7 +81,10 @@ def _parse_input(text: str) -> Input:
             ),
         )
     if not Path(text).exists():
-        raise UsageError(f"there is no file {text}")
+        raise UsageError(
+            f"there is no file {text}",
+            hint="correct the path, which begins at the current directory",
+        )
     if not Path(text).is_file():
         raise UsageError(f"{text} is not a regular file")
     return Input(text, IMAGES if suffix in IMAGE_SUFFIXES else TENSORS)

@@ -31,6 +31,7 @@ from aoti_build.common.removal import remove
 from aoti_build.errors import ArtifactError, UsageError
 from aoti_build.measurement.samples import Sampler
 from aoti_build.measurement.statistics import BAND
+from aoti_build.models_file.places import shown_file
 from aoti_build.models_file.project import TUNED_PRESET, Project, Target
 from aoti_build.models_file.tuned import tuned_target
 from aoti_build.work.processes import allow_starts, check_stopping
@@ -95,7 +96,7 @@ def _tuned_targets(project: Project, targets: tuple[Target, ...]) -> list[Target
     if TUNED_PRESET in project.presets:
         raise UsageError(
             f"models.yaml defines a preset with the name {TUNED_PRESET}",
-            where=project.file.name,
+            where=shown_file(project.file),
             cause="targets with it follow its options, and not tuned.yaml",
             hint="give it another name",
         )

@@ -13,7 +13,7 @@ import stat
 import sys
 from pathlib import Path
 
-from aoti_build.common.writing import write_atomic
+from aoti_build.common.writing import write_all, write_atomic
 from aoti_build.errors import UsageError
 
 _DESCRIPTOR = re.compile(r"/(?:dev|proc/self)/fd/(\d{1,9})")
@@ -106,12 +106,10 @@ def _is_special(path: Path) -> bool:
 
 def _write_and_close(descriptor: int, data: bytes) -> None:
     """Write all of `data` to a descriptor and close it. Text printed before comes first."""
-    with open(descriptor, "wb", buffering=0) as file:
+    try:
         for stream in (sys.stdout, sys.stderr):
             if stream is not None:
                 stream.flush()
-        rest = memoryview(data)
-        while rest:
-            # An unbuffered write may take less than it is given.
-            count = file.write(rest)
-            rest = rest[count:]
+        write_all(descriptor, data)
+    finally:
+        os.close(descriptor)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import select
 import shutil
 import tempfile
 from pathlib import Path
@@ -35,6 +36,26 @@ def disk_error(error: OSError) -> BuildError:
             hint="make space, for instance with invoke gc",
         )
     return BuildError("the disk refused", cause=str(error))
+
+
+def write_all(descriptor: int, data: bytes) -> None:
+    """Write all of `data` to a descriptor, which may be a pipe that takes little at once, or that
+    another program has made non-blocking. Raises OSError."""
+    rest = memoryview(data)
+    while rest:
+        try:
+            count = os.write(descriptor, rest)
+        except BlockingIOError:
+            _wait_for_room(descriptor)
+        else:
+            rest = rest[count:]
+
+
+def _wait_for_room(descriptor: int) -> None:
+    """Wait until a full pipe takes something again, or has no reader any more."""
+    poll = select.poll()
+    poll.register(descriptor, select.POLLOUT)
+    poll.poll()
 
 
 def write_atomic(

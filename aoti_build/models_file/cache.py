@@ -79,6 +79,10 @@ def read_cache(directory: Path, file: Path, content: bytes, tuned: bytes = b"") 
         positions = [_positions_from_json(record) for record in document["positions"]]
         targets = [_target_from_json(record, positions) for record in document["targets"]]
         _check_presets(document["presets"])
+        preset_positions = {
+            name: _positions_from_json(record)
+            for name, record in document["preset_positions"].items()
+        }
         choices = _choices_from_json(document["tuned"])
         layout = _layout_from_json(document["layout"])
     # Another program may have written anything here, so a record may have any shape.
@@ -92,6 +96,7 @@ def read_cache(directory: Path, file: Path, content: bytes, tuned: bytes = b"") 
         presets=document["presets"],
         tuned=choices,
         layout=layout,
+        preset_positions=preset_positions,
     )
 
 
@@ -136,6 +141,10 @@ def _document(project: Project, content: bytes) -> JsonObject:
         "positions": positions,
         "targets": targets,
         "presets": project.presets,
+        "preset_positions": {
+            name: _positions_to_json(positions)
+            for name, positions in project.preset_positions.items()
+        },
         "tuned": _choices_to_json(project.tuned),
         "layout": asdict(project.layout),
     }

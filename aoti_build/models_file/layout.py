@@ -13,7 +13,7 @@ from pathlib import Path
 
 from aoti_build.errors import UsageError
 from aoti_build.models_file import rules
-from aoti_build.models_file.places import Layout, root_of
+from aoti_build.models_file.places import Layout, root_of, shown_file
 from aoti_build.models_file.project import Project, Source
 
 # A key of the file, with a plain or quoted text on its line. Other notations are not recognised.
@@ -78,7 +78,7 @@ def check_layout(project: Project) -> None:
         if _is_inside(path, artifacts):
             raise UsageError(
                 f"{name} lies in the directory of artifacts, {project.shown(Path(artifacts))}",
-                where=project.file.name,
+                where=shown_file(project.file),
                 cause="what lies there is no source, so a change of it would not be seen",
                 hint="choose a directory of its own for the artifacts, such as `artifacts`",
             )

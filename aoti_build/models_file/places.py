@@ -25,6 +25,13 @@ class Layout:
     history: str | None = None
 
 
+def shown_file(file: Path) -> str:
+    """A file as errors show it: its path from the current directory on, which editors and CI logs
+    make a link of; its name if it does not lie below that directory."""
+    current = Path.cwd()
+    return file.relative_to(current).as_posix() if file.is_relative_to(current) else file.name
+
+
 def root_of(file: Path, layout: Layout) -> Path:
     """The root of the project that `file` describes."""
     if layout.root == ".":

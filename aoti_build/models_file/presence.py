@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from aoti_build.errors import Problem, SpecError
+from aoti_build.models_file.places import shown_file
 from aoti_build.models_file.project import Image, Model, Project, Source, Target
 from aoti_build.models_file.weights import path_of, weights_files
 
@@ -35,7 +36,7 @@ def check_files(project: Project, targets: tuple[Target, ...]) -> None:
             position = model.positions[field]
             problems.append(Problem(position.line, position.column, message))
     if problems:
-        raise SpecError(project.file.name, problems)
+        raise SpecError(shown_file(project.file), problems)
 
 
 def source_is_here(model: Model, root: Path, python_path: Sequence[str]) -> bool:

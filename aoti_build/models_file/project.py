@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 
 from aoti_build.host.devices import NATIVE, Device, device_named
 from aoti_build.host.import_path import ImportPath
-from aoti_build.models_file.places import Layout, root_of
+from aoti_build.models_file.places import Layout, root_of, shown_file
 
 DEFAULT_PRESET = "default"
 # The preset whose options are in tuned.yaml, unless models.yaml defines a preset of this name.
@@ -326,6 +326,7 @@ class Project:
 
     Attributes:
         presets: the inductor options of every preset in the file.
+        preset_positions: where each of these options is, by preset and option.
         tuned: the content of tuned.yaml: choices by the name of the target and the class of hosts.
         described: the targets as models.yaml describes them, if tuned.yaml changed any.
         private: a directory in `main_artifacts` that takes the place of `main_artifacts`.
@@ -339,6 +340,9 @@ class Project:
     described: tuple[Target, ...] = ()
     private: str = ""
     layout: Layout = field(default_factory=Layout)
+    preset_positions: Mapping[str, Mapping[str, Position]] = field(
+        default_factory=dict, compare=False
+    )
 
     @property
     def root(self) -> Path:
@@ -386,6 +390,15 @@ class Project:
         """Whether the options of the target are those of tuned.yaml."""
         return target.preset == TUNED_PRESET and TUNED_PRESET not in self.presets
 
+    def option_locations(self, preset: str) -> dict[str, str]:
+        """``models.yaml:LINE:COLUMN`` of each option of a preset. Empty if the file has no such
+        preset."""
+        positions = self.preset_positions.get(preset, {})
+        return {option: self._located(position) for option, position in positions.items()}
+
+    def _located(self, position: Position) -> str:
+        return f"{shown_file(self.file)}:{position.line}:{position.column}"
+
     def location(self, model: Model, *fields: str) -> str:
         """Return ``models.yaml:LINE:COLUMN`` of the first of `fields` that the file contains.
 
@@ -394,5 +407,5 @@ class Project:
         for name in (*fields, ""):
             position = model.positions.get(name)
             if position is not None:
-                return f"{self.file.name}:{position.line}:{position.column}"
-        return self.file.name
+                return self._located(position)
+        return shown_file(self.file)

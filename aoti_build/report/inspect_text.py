@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from aoti_build.report.terminal import error_lines, for_terminal, printable, size_text
+from aoti_build.report.terminal import error_lines, for_terminal, printable_line, size_text
 
 if TYPE_CHECKING:
     from aoti_build.artifact.manifest import Manifest
@@ -50,7 +50,7 @@ def inspect_lines(
     trees = [_artifact(artifact) for artifact in report.artifacts]
     view = _best_view(report, trees, rows) if rows else None
     shown = [tree if view is None else _viewed(tree, *view) for tree in trees]
-    lines = [printable(line) for line in _report_lines(report, shown)]
+    lines = [printable_line(line) for line in _report_lines(report, shown)]
     if view is not None and shown != trees:
         lines += ["", "--all shows everything"]
     if width is None:

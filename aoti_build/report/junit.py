@@ -26,7 +26,7 @@ from aoti_build.commands.verify_report import (
 from aoti_build.errors import AotiBuildError
 from aoti_build.figures import CallFigures, OutputFigures, as_json
 from aoti_build.report.figures import figure
-from aoti_build.report.spelling import loss, printable, vacuous_text
+from aoti_build.report.spelling import loss, vacuous_text, xml_text
 
 # In JUnit a failure is a wrong result, and an error is a test that could not be carried out.
 FAILURE = "failure"
@@ -86,7 +86,7 @@ def junit_xml(report: VerifyReport) -> str:
         all_tests += tests
         # CI can then show several runtimes of one target.
         name = verdict.target.name + _SUFFIXES.get(verdict.runtime, "")
-        attributes = {"name": printable(name), **_counts(tests)}
+        attributes = {"name": xml_text(name), **_counts(tests)}
         suite = SubElement(root, "testsuite", attributes)
         for test in tests:
             _add_test(suite, name, test)
@@ -308,22 +308,22 @@ def _doubt_tests(verdict: Verdict, failures: Sequence[str]) -> Iterator[_Test]:
 
 def _add_test(suite: Element, target: str, test: _Test) -> None:
     attributes = {
-        "name": printable(test.name),
-        "classname": printable(target),
+        "name": xml_text(test.name),
+        "classname": xml_text(target),
         "time": f"{test.seconds:.3f}",
     }
     element = SubElement(suite, "testcase", attributes)
     if test.properties:
         properties = SubElement(element, "properties")
         for name, value in test.properties.items():
-            attributes = {"name": printable(name), "value": printable(value)}
+            attributes = {"name": xml_text(name), "value": xml_text(value)}
             SubElement(properties, "property", attributes)
     if test.result:
         # Readers show the message in one line.
         message = next(iter(test.message.splitlines()), "")
-        attributes = {"type": printable(test.kind), "message": printable(message)}
+        attributes = {"type": xml_text(test.kind), "message": xml_text(message)}
         result = SubElement(element, test.result, attributes)
-        result.text = printable(test.text or test.message)
+        result.text = xml_text(test.text or test.message)
 
 
 def _counts(tests: Sequence[_Test]) -> dict[str, str]:

@@ -16,7 +16,7 @@ from aoti_build.measurement.record import ComparisonRecord
 from aoti_build.report.page import changes, overview_row
 from aoti_build.report.page_bench import interval_text, metric_text
 from aoti_build.report.page_build import commit_text
-from aoti_build.report.spelling import change_text, moment_text, printable, ratio_text, time_text
+from aoti_build.report.spelling import change_text, moment_text, ratio_text, time_text, xml_text
 
 # What Markdown would take for more than a character.
 _SPECIAL = re.compile(r"[\\`*_{}\[\]#|~]")
@@ -156,7 +156,7 @@ def _line(cells: Sequence[str]) -> str:
 
 def _escaped(text: str) -> str:
     """A text without any meaning for Markdown or HTML, in one line."""
-    line = " ".join(printable(text).split())
+    line = " ".join(xml_text(text).split())
     line = html.escape(line, quote=False)
     # "@name" would notify a person, and a text with "://" would become a link.
     line = line.replace("@", "&#64;").replace("://", "&#58;//")

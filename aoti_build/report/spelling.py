@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _NOT_XML = "[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"
 
 
-def printable(text: str) -> str:
+def xml_text(text: str) -> str:
     """The text with U+FFFD for every character that neither XML nor a page can have.
 
     Messages quote what other programs print.

@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aoti_build.report.spelling import printable
+from aoti_build.report.spelling import xml_text
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -32,11 +32,11 @@ def _environment() -> Environment:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        finalize=_printable,
+        finalize=_finalized,
     )
 
 
-def _printable(value: object) -> object:
+def _finalized(value: object) -> object:
     """A value of the template without characters that a page cannot have."""
     # A subclass of str is markup that jinja2 has made of printable texts.
-    return printable(value) if type(value) is str else value
+    return xml_text(value) if type(value) is str else value

@@ -30,12 +30,14 @@ def for_terminal(render: Callable[[_AnyReport], list[str]]) -> Callable[[_AnyRep
 
     @wraps(render)
     def render_printable(report: _AnyReport) -> list[str]:
-        return [printable(line) for line in render(report)]
+        return [printable_line(line) for line in render(report)]
 
     return render_printable
 
 
-def printable(text: str) -> str:
+def printable_line(text: str) -> str:
+    """The text without colours, and with U+FFFD for all else that a terminal obeys, line breaks
+    too. An escape sequence of another kind leaves a trace, because it may hide a name."""
     # Nearly all texts are printable, and this check is fast.
     if text.isprintable():
         return text

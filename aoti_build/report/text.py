@@ -91,7 +91,9 @@ def _build_row(outcome: Outcome) -> list[str]:
     speed = ""
     if outcome.published is not None and _has_package(outcome):
         size = outcome.published.size
-        speed = speed_text(outcome.latency)
+        # The index, which answers for most of these, does not have it.
+        if outcome.action != Done.UP_TO_DATE:
+            speed = speed_text(outcome.latency)
     return [
         outcome.target.name,
         outcome.action,

@@ -16,7 +16,7 @@ from invoke import Exit
 
 from aoti_build import __version__
 from aoti_build.common.json_object import JsonObject
-from aoti_build.common.writing import disk_error
+from aoti_build.common.writing import disk_error, write_all
 from aoti_build.errors import (
     AotiBuildError,
     ExitCode,
@@ -134,10 +134,27 @@ def error_document(error: AotiBuildError) -> str:
 def _write_stderr(text: str) -> None:
     """Write to stderr if possible. The exit code tells the result in any case."""
     try:
-        sys.stderr.write(text)
-        sys.stderr.flush()
+        _write(sys.stderr, text)
     except OSError:
         _discard_output(sys.stderr)
+
+
+def _write(stream: TextIO, text: str) -> None:
+    """Write all of a text, also to a pipe that another program has made non-blocking.
+
+    Python itself would drop what such a pipe does not take at once. Raises OSError.
+    """
+    # What takes the place of a stream may have no descriptor, or change what is written.
+    has_descriptor = isinstance(stream, io.TextIOWrapper) and isinstance(
+        stream.buffer,
+        io.BufferedWriter | io.FileIO,  # PYTHONUNBUFFERED
+    )
+    if not has_descriptor:
+        stream.write(text)
+        stream.flush()
+        return
+    stream.flush()
+    write_all(stream.fileno(), text.encode(stream.encoding, stream.errors or "strict"))
 
 
 def _discard_output(stream: TextIO) -> None:
@@ -206,8 +223,7 @@ def write_stdout(text: str) -> None:
     `ToolchainError` if stdout cannot be written to.
     """
     try:
-        sys.stdout.write(text)
-        sys.stdout.flush()
+        _write(sys.stdout, text)
     except BrokenPipeError:
         _discard_output(sys.stdout)
     except OSError as error:

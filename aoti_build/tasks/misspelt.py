@@ -13,11 +13,16 @@ import re
 import sys
 from typing import TYPE_CHECKING
 
-from aoti_build.errors import UsageError
+from aoti_build.errors import UsageError, name_tasks
+from aoti_build.tasks.naming import program_name, running_program
 
 if TYPE_CHECKING:
     from invoke import Program
     from invoke.parser import ParserContext
+
+
+# How the documents write the positional parameters.
+_PLACEHOLDERS = {"directory": "DIR"}
 
 
 def explain_at_exit() -> None:
@@ -28,7 +33,7 @@ def explain_at_exit() -> None:
 def print_help(task: str) -> None:
     """Print the help of a task with a positional argument. invoke takes `-h` after such a task for
     the argument."""
-    program = _program()
+    program = running_program()
     names = [] if program is None else program.parser.contexts
     for name in names:
         if program is not None and name.rpartition(".")[2] == task:
@@ -36,13 +41,9 @@ def print_help(task: str) -> None:
             return
 
 
-def _program() -> Program | None:
-    """Invoke's own program; None if the tasks run in another one."""
-    return getattr(sys.modules.get("invoke.main"), "program", None)
-
-
 def _explain() -> None:
-    program = _program()
+    program = running_program()
+    name_tasks(program=program_name())
     error = None if program is None else _error(program)
     if error is not None:
         # If stderr is closed, the exit code tells the result.
@@ -75,8 +76,7 @@ def _unknown_word(program: Program) -> UsageError | None:
     except ParseError as error:
         absent = re.match(r"'(.+)' did not receive required positional arguments: (.+)", str(error))
         if absent:
-            hint = f"`invoke {absent[1]} --help` explains it"
-            return UsageError(f"{absent[1]} needs an argument: {absent[2]}", hint=hint)
+            return _needs_argument(absent[1], absent[2].strip("'"))
         # invoke writes the option as its own object: Flag <Argument: target (t)> needed value
         option = re.match(r"Flag <\w+: ([\w-]+).* needed value", str(error))
         if option is None:
@@ -93,6 +93,15 @@ def _unknown_word(program: Program) -> UsageError | None:
     return _misplaced(word, context, [*contexts])
 
 
+def _needs_argument(task: str, argument: str) -> UsageError:
+    """`argument` is the name of the positional parameter that no word of the command gives."""
+    return UsageError(
+        f"{task} needs a {argument}, and none is named",
+        hint=f"`invoke {task} {_PLACEHOLDERS.get(argument, argument.upper())}`; `invoke {task}"
+        " --help` explains it",
+    )
+
+
 def _no_such_task(word: str, tasks: list[str]) -> UsageError:
     return UsageError(
         f"there is no task {word!r}{_suggestion(word, tasks)}",
@@ -105,7 +114,7 @@ def _no_such_option(word: str, context: ParserContext) -> UsageError:
     options = [option for option in context.flag_names() if option.startswith("--")]
     words = ["invoke", *([context.name] if context.name else []), "--help"]
     return UsageError(
-        f"{context.name or 'invoke'} has no option {word}{_suggestion(word, options)}",
+        f"{context.name or program_name()} has no option {word}{_suggestion(word, options)}",
         hint=f"`{' '.join(words)}` explains the options",
     )
 
@@ -115,7 +124,8 @@ def _misplaced(word: str, task: ParserContext, tasks: list[str]) -> UsageError:
     suggestion = _suggestion(word, tasks, cutoff=0.75)
     hint = "`invoke --list` shows all tasks"
     if not suggestion and "target" in task.args:
-        hint = f"to choose targets, write `invoke {task.name} --target {word}`"
+        command = f"invoke {task.name} --target {word}"
+        hint = f"to choose targets, write `{command}`; commas separate several"
     return UsageError(
         f"{word!r} is neither a task nor an option of {task.name}{suggestion}", hint=hint
     )

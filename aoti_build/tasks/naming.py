@@ -1,7 +1,8 @@
 """The names that the tasks of this package have in the collection which invoke runs.
 
 A user may add the tasks as a sub-collection, at any depth, or single ones of them under a name of
-their own. Hints then have to say ``invoke aoti.build``.
+their own. Hints then have to say ``invoke aoti.build``. Without a tasks.py they have to say
+``python -m aoti_build build``.
 """
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ from collections.abc import Mapping
 from functools import partial
 from types import FrameType
 
-from invoke import Collection, Executor
+from invoke import Collection, Executor, Program
 
-from aoti_build.errors import name_tasks
+from aoti_build.errors import PROGRAM, name_tasks
 
 
 def name_tasks_as_invoked() -> None:
@@ -26,7 +27,28 @@ def name_tasks_as_invoked() -> None:
     if collection is None:
         name_tasks()
     else:
-        name_tasks(partial(names_in, collection))
+        name_tasks(partial(names_in, collection), program_name())
+
+
+class _Program:
+    """The program that runs the tasks, if it is not that of invoke."""
+
+    own: Program | None = None
+
+
+def run_by(program: Program) -> None:
+    """Let hints name this program, which is about to run the tasks, in the place of invoke."""
+    _Program.own = program
+
+
+def running_program() -> Program | None:
+    """The program that runs the tasks; None if they run in an unknown one."""
+    return _Program.own or getattr(sys.modules.get("invoke.main"), "program", None)
+
+
+def program_name() -> str:
+    """What the user types before the name of a task."""
+    return _Program.own.binary if _Program.own is not None else PROGRAM
 
 
 def names_in(collection: Collection) -> Mapping[str, str]:

@@ -41,6 +41,8 @@ def project_of(
         raise _no_models_file(context)
     if root and not Path(root).is_dir():
         raise UsageError(f"--root {root} is not a directory")
+    if artifacts and Path(artifacts).exists() and not Path(artifacts).is_dir():
+        raise UsageError(f"--artifacts {artifacts} is not a directory")
     project = load_project(
         path,
         cached=True,

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from invoke import Context
 
-from aoti_build.errors import UsageError
-from aoti_build.tasks.answer import contract, write_stdout
+from aoti_build.errors import Interrupted, UsageError
+from aoti_build.tasks.answer import contract, show
 from aoti_build.tasks.options import documented_task, read_list
 from aoti_build.tasks.project import project_directory
 
@@ -25,6 +25,7 @@ def init(
     device: str = "",
     name: str = "",
     file: str = "",
+    json: bool = False,
     debug: bool = False,
 ) -> None:
     """Write a models.yaml and a tasks.py. Nothing is overwritten.
@@ -32,7 +33,7 @@ def init(
     Models are looked for in the source. What the options leave open is asked
     for on a terminal, and guessed elsewhere.
     """
-    with contract(False, debug):
+    with contract(json, debug):
         from aoti_build.commands import init as command
 
         found = command.look(project_directory(context), file)
@@ -44,9 +45,16 @@ def init(
             name=name,
         )
         if sys.stdin is not None and sys.stdin.isatty():
-            wishes = _asked(found, wishes)
+            try:
+                wishes = _asked(found, wishes)
+            except KeyboardInterrupt:
+                sys.stderr.write("\n")  # behind the question
+                raise Interrupted(
+                    "interrupted; nothing was written",
+                    hint="options answer the questions in advance: `invoke init --help`",
+                ) from None
         report = command.init(found, wishes)
-        write_stdout("\n".join(report.as_lines()) + "\n")
+        show(report, report.as_lines(), json)
 
 
 def _asked(found: Look, wishes: Wishes) -> Wishes:

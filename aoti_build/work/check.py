@@ -122,7 +122,7 @@ class Checker:
         if excessive:
             raise baseline_error(excessive, target, log)
         if not result.passed:
-            self._context.tell(target, "localize")
+            self._context.watcher.phase(target, "localize")
             explanation = find_cause_quickly(self._context, target, self._staging)
             raise comparison_error(result.cases, log, explanation)
 

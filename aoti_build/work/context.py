@@ -71,7 +71,7 @@ class Wait:
         check_stopping()
         if not self.happened:
             self.happened = True
-            self._context.tell(self._target, self._what)
+            self._context.watcher.phase(self._target, self._what)
 
     def __enter__(self) -> Wait:
         return self
@@ -87,28 +87,21 @@ class Wait:
 class BuildContext(NamedTuple):
     """A project with its caches and its store.
 
-    `on_progress` is called with each phase of a target, from any thread. `preflight` checks the
-    host before the first compile; None: the host is not checked. `watcher` follows the phases too,
-    and their details.
+    `preflight` checks the host before the first compile; None: the host is not checked. `watcher`
+    is told each phase of a target, and its details.
     """
 
     project: Project
     digests: StatCache
     store: Store
-    on_progress: Callable[[Target, str], None]
     preflight: Preflight | None = None
     watcher: Watcher = Watcher()
 
-    def tell(self, target: Target, phase: str) -> None:
-        """Report that a phase of a target has begun."""
-        self.watcher.phase(target, phase)
-        self.on_progress(target, phase)
-
     def phases_of(self, target: Target) -> Callable[[str], None]:
-        """`tell` for one target."""
+        """An `OnPhase` for the workers of one target."""
 
         def on_phase(phase: str) -> None:
-            self.tell(target, phase)
+            self.watcher.phase(target, phase)
 
         return on_phase
 
@@ -183,7 +176,7 @@ class BuildContext(NamedTuple):
         Raises `EditedMeanwhile` if an input of the build has changed. Nothing is published then.
         """
         self._refuse_edited(target, manifest.source)
-        self.tell(target, "publish")
+        self.watcher.phase(target, "publish")
         shutil.copyfile(staging.log, staging.artifact / LOG)
         total = round(time.perf_counter() - started, 3)
         final = replace(

@@ -15,7 +15,7 @@ from aoti_build.common.records import read_cache_record, write_cache_record
 from aoti_build.models_file.project import Target
 from aoti_build.planning.actions import Done
 from aoti_build.work.outcome import Outcome
-from aoti_build.work.watch import Progress, StageClock, Watcher
+from aoti_build.work.watch import START, Progress, StageClock, Watcher
 
 FORMAT = "aoti-build/durations"
 FORMAT_VERSION = 1
@@ -61,7 +61,7 @@ class Durations(Watcher):
             stages = clock.seconds(time.monotonic())
             # Only an export waits for a worker that imports torch.
             if "export" not in stages:
-                del stages["start"]
+                del stages[START]
             self._measured[outcome.target.name] = stages
 
     def save(self) -> None:

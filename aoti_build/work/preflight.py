@@ -9,8 +9,7 @@ from collections.abc import Callable, Sequence
 from aoti_build.errors import ToolchainError
 from aoti_build.models_file.project import Project, Target
 from aoti_build.planning.plan import Step, has_own_compiler, probably_compiles
-
-OnProgress = Callable[[Target, str], None]
+from aoti_build.work.watch import Watcher
 
 
 class Preflight:
@@ -20,10 +19,10 @@ class Preflight:
     therefore calls `require` just before its compile.
     """
 
-    def __init__(self, project: Project, steps: Sequence[Step], on_progress: OnProgress) -> None:
+    def __init__(self, project: Project, steps: Sequence[Step], watcher: Watcher) -> None:
         self._project = project
         self._steps = steps
-        self._on_progress = on_progress
+        self._watcher = watcher
         self._lock = threading.Lock()
         self._was_checked = False
         self._error: ToolchainError | None = None
@@ -69,12 +68,12 @@ class Preflight:
         return None
 
     def _check(self, target: Target) -> ToolchainError | None:
-        """Returns the error of an unfit host. Warnings are reported as progress of `target`."""
+        """Returns the error of an unfit host. Warnings are reported as messages of `target`."""
         # Imported here because a restore needs none of the checks.
         from aoti_build.work.host_checks import require_fit_toolchain
 
         def on_warning(text: str) -> None:
-            self._on_progress(target, f"warning: {text}")
+            self._watcher.message(target, f"warning: {text}")
 
         # One check covers all targets of the build, because its result is kept for all of them.
         devices = sorted({step.target.device for step in self._steps})

@@ -27,7 +27,7 @@ def restore(context: BuildContext, step: Step) -> Manifest | None:
     if stored is None:
         return None
     with context.stage(target, free_later=True) as staging:
-        context.tell(target, "restore")
+        context.watcher.phase(target, "restore")
         files = {staging.artifact / name: record for name, record in stored.files.items()}
         # Each file is digested while it is copied, so a corrupted store is noticed here.
         if not context.store.get_all(files, to_publish=True):

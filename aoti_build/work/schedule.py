@@ -105,7 +105,7 @@ class Builder:
         with self.context.waiting(target, what) as wait:
             stack.enter_context(lock(path, wait))
         if wait.happened:
-            self.context.watcher.phase(target, "start")
+            self.context.watcher.resumed(target)
         return wait.happened
 
     def _plan_again(self, step: Step, *, waited: bool) -> Step:
@@ -224,9 +224,7 @@ class _Run:
 
     def _record(self, step: Step, outcome: Outcome) -> None:
         self._outcomes[step.target.name] = outcome
-        context = self._builder.context
-        context.watcher.ended(outcome)
-        context.on_progress(outcome.target, outcome.action)
+        self._builder.context.watcher.ended(outcome)
         if outcome.action == Done.FAILED and not self._keep_going:
             self._cancel_waiting()
 

@@ -170,7 +170,7 @@ class TargetBuilder:
         """
 
         def report_phase(phase: str) -> None:
-            self.context.tell(target, phase)
+            self.context.watcher.phase(target, phase)
             on_phase(phase)
 
         kernels = self.context.store.kernels(early_parts) if use_stored_kernels else None

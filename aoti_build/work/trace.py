@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aoti_build.models_file.project import Target
-from aoti_build.work.watch import Interval, Watcher
+from aoti_build.work.watch import START, Interval, Watcher
 
 if TYPE_CHECKING:
     from aoti_build.work.outcome import Outcome
@@ -60,7 +60,7 @@ class Trace(Watcher):
         now = time.monotonic()
         with self._lock:
             self._targets[target.name] = _Open(target.name, now)
-            self._phases[target.name] = _Open("start", now)
+            self._phases[target.name] = _Open(START, now)
 
     def phase(self, target: Target, name: str) -> None:
         now = time.monotonic()

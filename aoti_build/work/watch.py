@@ -5,7 +5,7 @@ A restore imports this module, so it imports nothing that only workers need.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from aoti_build.models_file.project import Target
@@ -14,8 +14,11 @@ if TYPE_CHECKING:
     from aoti_build.planning.plan import Step
     from aoti_build.work.outcome import Outcome
 
+OnProgress = Callable[[Target, str], None]
 # Seconds by stage, by the name of the target.
 Expected = Mapping[str, Mapping[str, float]]
+# The phase of a target before any other.
+START = "start"
 
 
 class Interval(NamedTuple):
@@ -50,7 +53,7 @@ class Progress(NamedTuple):
 
 
 class Watcher:
-    """Follows a build. The methods here do nothing. Several threads call them."""
+    """Follows a build. The methods here do nothing by themselves. Several threads call them."""
 
     def planned(self, steps: Sequence[Step], jobs: int, expected: Expected) -> None:
         """The build begins, with these steps, `jobs` of them at once."""
@@ -60,6 +63,10 @@ class Watcher:
 
     def phase(self, target: Target, name: str) -> None:
         """A phase of a target has begun. The one before it has ended."""
+
+    def resumed(self, target: Target) -> None:
+        """A wait for a lock has ended. The target is where it began."""
+        self.phase(target, START)
 
     def stage(self, target: Target, progress: Progress) -> None:
         """A stage of the current phase has begun or come further."""
@@ -92,6 +99,10 @@ class Watchers(Watcher):
         for watcher in self._watchers:
             watcher.phase(target, name)
 
+    def resumed(self, target: Target) -> None:
+        for watcher in self._watchers:
+            watcher.resumed(target)
+
     def stage(self, target: Target, progress: Progress) -> None:
         for watcher in self._watchers:
             watcher.stage(target, progress)
@@ -109,12 +120,32 @@ class Watchers(Watcher):
             watcher.ended(outcome)
 
 
+class Phases(Watcher):
+    """Calls `on_progress` with each phase of a target, its messages, and how it ended: what a
+    program that calls `build` wants to know."""
+
+    def __init__(self, on_progress: OnProgress) -> None:
+        self._on_progress = on_progress
+
+    def phase(self, target: Target, name: str) -> None:
+        self._on_progress(target, name)
+
+    def resumed(self, target: Target) -> None:
+        """The phase after the wait comes next, and says the same."""
+
+    def message(self, target: Target, text: str) -> None:
+        self._on_progress(target, text)
+
+    def ended(self, outcome: Outcome) -> None:
+        self._on_progress(outcome.target, outcome.action)
+
+
 class StageClock:
     """Adds up how long a target was in each stage. A phase is a stage of its own until its first
     stage begins."""
 
     def __init__(self, now: float) -> None:
-        self.name = "start"
+        self.name = START
         self.began = now
         self.done: dict[str, float] = {}
 

@@ -359,10 +359,12 @@ def yaml_positions(project: Project, target: Target) -> dict[str, str]:
     """Where in models.yaml each field of a target is, as ``models.yaml:LINE:COLUMN``.
 
     Workers get them for their errors. Without `kwargs` in the file, their position is that of the
-    source. A dim has the name ``dims.NAME``.
+    source. A dim has the name ``dims.NAME``, and an option of the preset ``inductor_configs.NAME``.
     """
     model = target.model
     positions = {field: project.location(model, field) for field in _CHECKED_BY_WORKERS}
+    for option, location in project.option_locations(target.preset).items():
+        positions[f"inductor_configs.{option}"] = location
     choice = chosen(project, target) if project.is_tuned(target) else None
     if choice is not None:
         place = choice.position

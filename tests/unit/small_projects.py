@@ -258,6 +258,19 @@ def inv(*words: str, cwd: Path, **environment: str) -> subprocess.CompletedProce
     )
 
 
+def bare(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """The tasks without a tasks.py."""
+    return subprocess.run(
+        [REAL_PYTHON, "-m", "aoti_build", *words],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
+
+
 # Fields of a result, as JSON, in place of those that the fake would give; or what it raises.
 Told = Mapping[str, Any] | BaseException
 

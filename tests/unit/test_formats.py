@@ -41,6 +41,7 @@ from aoti_build.commands.clean import CleanReport
 from aoti_build.commands.doctor import DoctorReport
 from aoti_build.commands.export import Exported, ExportReport, export
 from aoti_build.commands.gc import gc
+from aoti_build.commands.init import Wishes, init, look
 from aoti_build.commands.inspect import InspectReport, inspect, inspect_file
 from aoti_build.commands.inspect_diff import diff
 from aoti_build.commands.plan_report import PlanReport
@@ -292,6 +293,7 @@ def _documents(tmp_path: Path) -> dict[str, list[Document]]:
         "aoti-build/bench-report": [_bench(two).as_json()],
         "aoti-build/export": [_export(two).as_json(), export(two, two.targets, "out").as_json()],
         "aoti-build/ci-cache": [ci_cache(two, two.targets).as_json()],
+        "aoti-build/init": [_init(tmp_path / "new")],
         "aoti-build/version": [version().as_json(), VersionReport(None, "3.12.3").as_json()],
         "aoti-build/inspect": [_inspect(tmp_path / "inspected")],
         "aoti-build/inspect-diff": [_inspect_diff(tmp_path)],
@@ -304,6 +306,13 @@ def _documents(tmp_path: Path) -> dict[str, list[Document]]:
         "aoti-build/history": _history(tmp_path / "history"),
         "aoti-build/bench-history": [bench_history(tmp_path / "history").as_json()],
     }
+
+
+def _init(root: Path) -> Document:
+    root.mkdir()
+    (root / "tasks.py").touch()
+    (root / ".gitignore").write_text("*.pyc\n")
+    return init(look(root), Wishes(shapes=("2,4",))).as_json()
 
 
 def test_every_schema_is_one() -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import select
+import signal
 import subprocess
 import time
 from pathlib import Path
 
 import pytest
-from small_projects import REAL_PYTHON, contents, inv
+from small_projects import REAL_PYTHON, bare, contents, inv
 
 from aoti_build.commands.init_look import Tensor, find_candidates
 from aoti_build.models_file import load_project
@@ -62,19 +64,6 @@ def write(root: Path, **files: str) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
     return root
-
-
-def bare(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """The tasks without a tasks.py."""
-    return subprocess.run(
-        [REAL_PYTHON, "-m", "aoti_build", *words],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        stdin=subprocess.DEVNULL,
-    )
 
 
 def test_in_an_empty_directory(tmp_path: Path) -> None:
@@ -180,6 +169,37 @@ def test_a_wrong_option_writes_nothing(tmp_path: Path, words: list[str], said: s
     assert contents(tmp_path) == {}
 
 
+def test_a_program_reads_what_was_written(tmp_path: Path) -> None:
+    write(tmp_path, net=CONVOLUTION, tasks=TASKS)
+    answer = bare("init", "--json", cwd=tmp_path)
+    assert (answer.returncode, answer.stderr) == (0, "")
+    document = json.loads(answer.stdout)
+    assert document["written"] == ["models.yaml", "models.schema.json", ".gitignore"]
+    assert document["kept"] == ["tasks.py"]
+    assert document["lines"][-1] == 'ns.add_collection(aoti, name="aoti")'
+    assert document["open_questions"] == ["models.yaml:inputs: the shape is a guess"]
+    assert document["prefix"] == "aoti."
+    again = bare("init", "--json", cwd=tmp_path)
+    assert again.returncode == 2
+    assert json.loads(again.stdout)["error"]["kind"] == "usage"
+
+
+def test_the_next_step_names_the_tasks_of_a_subcollection(tmp_path: Path) -> None:
+    text = "from invoke import Collection\nfrom aoti_build.tasks import ns as aoti\n"
+    write(tmp_path, tasks=text + "ns = Collection()\nns.add_collection(aoti, name='ml')\n")
+    answer = inv("ml.init", cwd=tmp_path)
+    assert answer.returncode == 0
+    assert "next: inv ml.status && inv ml.build ml.verify" in answer.stdout
+
+
+def test_the_lines_are_for_the_file_with_the_tasks(tmp_path: Path) -> None:
+    write(tmp_path, tasks__INIT=TASKS)
+    answer = bare("init", cwd=tmp_path)
+    assert answer.returncode == 0
+    assert "kept      tasks/__init__.py" in answer.stdout
+    assert "Add these lines at the end of tasks/__init__.py:" in answer.stdout
+
+
 @pytest.mark.parametrize(("existing", "said"), [("models.yaml", "never"), ("models.yml", "rename")])
 def test_nothing_is_overwritten(tmp_path: Path, existing: str, said: str) -> None:
     (tmp_path / existing).write_text("mine\n")
@@ -198,6 +218,27 @@ def test_on_a_terminal_it_asks_for_what_the_options_leave_open(tmp_path: Path) -
     assert (target.name, str(target.model.source)) == ("tags/cpu", "net:Tagger")
     (tensor,) = target.model.inputs  # type: ignore[misc]
     assert (tensor.shape, tensor.dtype, tensor.high) == ((4, 16), "int64", 500)
+
+
+def test_ctrl_c_at_a_question_writes_nothing(tmp_path: Path) -> None:
+    parent, child = pty.openpty()
+    with subprocess.Popen(
+        [REAL_PYTHON, "-m", "aoti_build", "init"],
+        cwd=tmp_path,
+        stdin=child,
+        stdout=child,
+        stderr=subprocess.PIPE,
+    ) as process:
+        os.close(child)
+        assert process.stderr is not None
+        assert process.stderr.read(8) == b"callable"
+        process.send_signal(signal.SIGINT)
+        said = process.stderr.read().decode()
+    os.close(parent)
+    assert process.returncode == 130
+    assert "error: interrupted; nothing was written" in said
+    assert "`python -m aoti_build init --help`" in said
+    assert contents(tmp_path) == {}
 
 
 def on_terminal(cwd: Path, answers: bytes) -> str:

@@ -241,9 +241,7 @@ def test_builds_share_kernels_and_a_reproduction_compiles_its_own(
         raise BuildError("far enough")
 
     monkeypatch.setattr("aoti_build.work.target.run_worker", worker)
-    context = BuildContext(
-        on_gpu, StatCache(stat_cache_path(on_gpu)), store_of(on_gpu), lambda *_: None
-    )
+    context = BuildContext(on_gpu, StatCache(stat_cache_path(on_gpu)), store_of(on_gpu))
     step = Step(on_gpu.targets[0], "build", (), manifest=publish_fake(on_gpu))
     with pytest.raises(BuildError, match="far enough"):
         TargetBuilder(context).build(step, from_nothing=True)

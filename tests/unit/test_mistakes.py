@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from small_projects import inv
+from small_projects import bare, inv
 
 from aoti_build.errors import AotiBuildError, Problem, SpecError
 from aoti_build.report.terminal import for_terminal
@@ -55,12 +55,26 @@ MISTAKES = [
     Mistake("short option", "-k", "invoke build --help", words="build -k", code=1),
     Mistake("target as a word", "'net'", "invoke status --target net", words="status net", code=1),
     Mistake("option without value", "--jobs", "needs a value", words="build --jobs", code=1),
-    Mistake("no argument", "export needs", "invoke export --help", words="export", code=1),
+    Mistake("no argument", "export needs", "invoke export DIR", words="export", code=1),
     Mistake("target misspelt", "'nett'", "did you mean 'net'", words="status -t nett"),
     Mistake("jobs", "--jobs four", "integer", words="build -j four"),
     Mistake("another file", "deploy.yaml", "--file", words="status -f deploy.yaml"),
     # The structure of models.yaml
     Mistake("tab", "models.yaml:4:1", "use spaces", "    source", "\tsource"),
+    Mistake(
+        "merge conflict",
+        "models.yaml:4:1: a merge conflict of git",
+        "keep one side",
+        "    source: net.py:build\n",
+        "<<<<<<< HEAD\n    source: net.py:build\n=======\n    source: net.py:make\n>>>>>>> new\n",
+    ),
+    Mistake(
+        "rest of a merge conflict",
+        "models.yaml:6:1: a merge conflict of git",
+        "remove the lines",
+        "    inputs: [{shape: [2, 8]}]\n",
+        "    inputs: [{shape: [2, 8]}]\n>>>>>>> 0123abc (another)\n",
+    ),
     Mistake("no version", "models.yaml:1:1", "write `version: 1`", "version: 1\n", ""),
     Mistake(
         "model not indented",
@@ -135,7 +149,28 @@ def test_a_mistake_names_its_place_and_the_next_step(tmp_path: Path, mistake: Mi
     assert "Traceback" not in answer.stderr
     if mistake.place.startswith("models.yaml"):  # one mistake is one problem
         others = answer.stderr.count("models.yaml:")
-        assert others == (2 if mistake.name in ("key misspelt", "options in the model") else 1)
+        assert others == (2 if mistake.name == "key misspelt" else 1)
+
+
+@pytest.mark.parametrize(
+    ("words", "old", "new"),
+    [("status", "py:build", "py"), (BUILD, "net.py", "nett.py"), ("status", "    source", "\tx")],
+)
+def test_a_place_is_a_path_from_the_current_directory(
+    tmp_path: Path, words: str, old: str, new: str
+) -> None:
+    (tmp_path / "deploy").mkdir()
+    (tmp_path / "tasks.py").write_text(
+        "from aoti_build.tasks import ns\n"
+        "ns.configure({'aoti_build': {'file': 'deploy/models.yaml'}})\n"
+    )
+    text = MODELS.replace("version: 1\n", "version: 1\nroot: ..\n").replace(old, new)
+    (tmp_path / "deploy" / "models.yaml").write_text(text)
+    answer = inv(*words.split(), cwd=tmp_path)
+    assert answer.returncode == 2
+    assert "deploy/models.yaml:5:" in answer.stderr
+    inside = inv(*words.split(), cwd=tmp_path / "deploy")
+    assert " models.yaml:5:" in inside.stderr
 
 
 def test_a_misspelt_task_of_a_subcollection(tmp_path: Path) -> None:
@@ -151,6 +186,36 @@ def test_a_misspelt_task_of_a_subcollection(tmp_path: Path) -> None:
         assert answer.stderr.splitlines()[1] == (
             f"error: there is no task {word!r} (did you mean 'aoti.build'?)"
         )
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("biuld", "there is no task 'biuld' (did you mean 'build'?)"),
+        ("export", "`python -m aoti_build export DIR`"),
+        ("build --traget x", "`python -m aoti_build build --help` explains the options"),
+        ("status net", "`python -m aoti_build status --target net`"),
+        ("status", "let `python -m aoti_build init` write one"),
+        ("gc --max-size x", "`python -m aoti_build --help TASK`"),
+    ],
+)
+def test_without_a_tasks_file_hints_name_the_program_that_runs(
+    tmp_path: Path, words: str, said: str
+) -> None:
+    if words.startswith("gc"):
+        (tmp_path / "models.yaml").write_text(MODELS)
+    answer = bare(*words.split(), cwd=tmp_path)
+    assert answer.returncode in (1, 2)
+    assert answer.stderr.count("error: ") == 1
+    assert said in answer.stderr
+    assert "invoke" not in answer.stderr
+
+
+@pytest.mark.parametrize("task", ns.tasks)
+def test_help_after_a_task_without_a_tasks_file(tmp_path: Path, task: str) -> None:
+    answer = bare(task, "-h", cwd=tmp_path)
+    assert (answer.returncode, answer.stderr) == (0, "")
+    assert f"Usage: python -m aoti_build [--core-opts] {task} " in answer.stdout
 
 
 @pytest.mark.parametrize("task", ns.tasks)

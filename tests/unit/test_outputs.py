@@ -7,6 +7,7 @@ import os
 import socket
 import stat
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 from small_projects import contents
 
+from aoti_build.common import writing
 from aoti_build.common.outputs import check_output, open_log, start_log, write_output
 from aoti_build.errors import UsageError
 
@@ -148,6 +150,31 @@ def test_what_was_printed_before_comes_first(
         sys.stdout.write("before, ")
         write_output(Path(f"/dev/fd/{file.fileno()}"), b"content")
     assert (tmp_path / "file").read_bytes() == b"before, content"
+
+
+def test_a_full_pipe_is_waited_for_and_not_tried_without_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Many tries would take a processor while the reader takes nothing."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    content = os.urandom(1 << 20)
+    waits: list[int] = []
+    wait = writing._wait_for_room
+
+    def counted(descriptor: int) -> None:
+        waits.append(descriptor)
+        wait(descriptor)
+
+    monkeypatch.setattr(writing, "_wait_for_room", counted)
+    with ThreadPoolExecutor(1) as threads, open(reader, "rb") as file:
+        written = threads.submit(write_output, Path(f"/dev/fd/{writer}"), content)
+        time.sleep(0.2)
+        first = file.read(len(content))
+        written.result()
+        os.close(writer)
+        assert first + file.read() == content
+    assert 1 <= len(waits) <= len(content) // 4096
 
 
 def test_more_than_a_pipe_takes_at_once_is_written_whole() -> None:

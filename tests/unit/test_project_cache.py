@@ -79,6 +79,7 @@ def test_a_cached_project_is_the_parsed_one(
     assert everything(parsed) == everything(written) == everything(cached)
     assert cached.file == file
     assert cached.location(cached.targets[0].model, "kwargs") == "models.yaml:7:13"
+    assert cached.preset_positions == parsed.preset_positions
 
 
 def test_values_keep_their_types(file: Path, directory: Path) -> None:

@@ -220,7 +220,10 @@ ROWS = [
     Row("inspect --target small --path a.pt2", 2, nothing, "--target and --path"),
     Row("inspect", 3, nothing, "1 of 1 artifact is missing: small/cpu"),
     Row("inspect", 4, damaged, "1 of 1 artifact is refused: small/cpu"),
-    Row("inspect --path model.py", 4, nothing, "model.py"),
+    Row("inspect --path model.py", 4, nothing, "  cause: model.py: not a zip archive"),
+    Row("inspect --path absent.pt2", 2, nothing, "there is no file absent.pt2"),
+    Row("inspect --diff absent.pt2 --path model.py", 2, nothing, "there is no file absent.pt2"),
+    Row("status --artifacts model.py", 2, nothing, "--artifacts model.py is not a directory"),
     Row("inspect --diff model.py --path model.py", 4, nothing, "model.py"),
     Row("clean --target small", 2, a_link_in_the_way, "is a symbolic link"),
     Row("gc", 2, nothing, "gc needs a limit"),
@@ -289,11 +292,7 @@ def test_the_last_lines_say_what_failed_and_what_to_do(
 
 @pytest.mark.parametrize(
     "row",
-    [
-        row
-        for row in ROWS
-        if row.setup is not no_stdout and row.words.split()[0] not in ("schema", "init")
-    ],
+    [row for row in ROWS if row.setup is not no_stdout and row.words.split()[0] != "schema"],
     ids=lambda row: f"{row.words}, {row.code}",
 )
 def test_the_document_has_the_same_error(row: Row, start: Callable[..., Ended]) -> None:

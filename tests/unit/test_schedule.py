@@ -20,9 +20,10 @@ from aoti_build.artifact.paths import (
 from aoti_build.commands.build import build
 from aoti_build.common.locks import lock
 from aoti_build.host import cuda
-from aoti_build.models_file import Project
+from aoti_build.models_file import Project, Target
 from aoti_build.planning.actions import Done
 from aoti_build.store.local import LocalStore
+from aoti_build.work.watch import Watcher
 
 TIMEOUT_S = 30
 
@@ -82,6 +83,35 @@ def test_a_wait_is_reported_once(project: Project, fake_worker: FakeWorker) -> N
             time.sleep(1)  # five looks at the lock
         waiting.result(TIMEOUT_S)
     assert progress.times == 1
+
+
+def test_after_a_wait_the_next_phase_is_the_one_that_works(
+    project: Project, fake_worker: FakeWorker
+) -> None:
+    """The display shows the start again. A program that follows the phases is not told it."""
+    target = project.targets[0]
+    waits = Progress("waiting for another build")
+    told: list[str] = []
+    shown: list[str] = []
+
+    class Shown(Watcher):
+        def phase(self, target: Target, name: str) -> None:
+            shown.append(name)
+
+    def on_progress(target: Target, phase: str) -> None:
+        told.append(phase)
+        waits(target, phase)
+
+    with ThreadPoolExecutor(1) as pool:
+        with lock(lock_path(project, target)):
+            waiting = pool.submit(
+                build, project, project.targets, on_progress=on_progress, watch=Shown
+            )
+            assert waits.said.wait(TIMEOUT_S)
+        waiting.result(TIMEOUT_S)
+    assert shown[:3] == [told[0], "start", told[1]]
+    assert told[-1] == "compiled"
+    assert "start" not in told
 
 
 def test_what_a_killed_publication_moved_aside_is_found_again(

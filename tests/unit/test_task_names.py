@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from invoke import Collection
-from small_projects import contents, inv, publish_fake, write_project
+from small_projects import TWO_MODELS, contents, inv, publish_fake, write_project
 
 import aoti_build
 from aoti_build.errors import UsageError, name_tasks, with_task_names
@@ -131,6 +131,15 @@ def test_a_worker_does_not_know_the_names_and_its_error_has_them() -> None:
     finally:
         name_tasks()
     assert with_task_names("invoke build") == "invoke build"
+
+
+def test_a_command_of_two_tasks_names_both(tmp_path: Path) -> None:
+    (tmp_path / "tasks.py").write_text(COLLECTIONS["as a sub-collection"][0])
+    write_project(tmp_path, TWO_MODELS)
+    answer = inv("aoti.export", "out", cwd=tmp_path)
+    assert answer.returncode == 3
+    targets = "--target first/cpu,second/cpu"
+    assert f"`invoke aoti.build {targets} && invoke aoti.verify {targets}`" in answer.stderr
 
 
 def test_texts_of_the_package_name_commands_in_the_form_that_is_replaced() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -110,6 +111,17 @@ def outcomes(project: Project) -> tuple[Outcome, ...]:
     return (
         Outcome(first, Done.COMPILED, (), published, {"total": 12.3}, latency=latency),
         Outcome(second, Done.FAILED, (), published, latency=latency),
+    )
+
+
+def test_a_build_with_nothing_to_do_always_looks_the_same(tmp_path: Path) -> None:
+    """The index may answer for a target, and has no latency."""
+    project = write_project(tmp_path, TWO_MODELS)
+    first, _ = outcomes(project)
+    from_manifest = replace(first, action=Done.UP_TO_DATE)
+    from_index = replace(from_manifest, latency=None)
+    assert text.build_lines(BuildReport(project, (from_manifest,))) == text.build_lines(
+        BuildReport(project, (from_index,))
     )
 
 

@@ -102,3 +102,12 @@ def test_an_unknown_option_is_reported_in_the_file_that_has_it(root: Path) -> No
     default, tuned = project.targets
     assert yaml_positions(project, tuned)["inductor_configs"] == "tuned.yaml:6:16"
     assert yaml_positions(project, default)["inductor_configs"].startswith("models.yaml:")
+
+
+def test_an_option_of_a_preset_has_a_position_of_its_own(tmp_path: Path) -> None:
+    text = ONE_MODEL + "    inductor_configs: [own]\n"
+    text += "inductor_configs:\n  own:\n    max_autotune: true\n    cpp.threads: four\n"
+    project = write_project(tmp_path, text)
+    positions = yaml_positions(project, project.targets[0])
+    assert positions["inductor_configs"] == "models.yaml:8:23"
+    assert positions["inductor_configs.cpp.threads"] == "models.yaml:12:18"

@@ -11,12 +11,11 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
-from aoti_build._torch.checking.eager_failure import eager_failure
+from aoti_build._torch.checking.eager_failure import NothingReturned, eager_failure
 from aoti_build._torch.checking.reference_data import Case, Plain
 from aoti_build._torch.checking.state import restored_state
 from aoti_build._torch.program.inputs import Call, Make, Sizes
 from aoti_build._torch.program.writes import Writes
-from aoti_build.errors import BuildError
 
 SEED = 0
 
@@ -82,13 +81,7 @@ def references(subject: Subject, calls: CaseCalls) -> list[Case]:
             except Exception as error:  # of the user's code
                 raise eager_failure(case.name, call, error, subject.module.forward) from error
             if not any(isinstance(value, Tensor) for value in observed):
-                raise BuildError(
-                    "the model returns no tensor and writes into none",
-                    hint=(
-                        "a compiled artifact can only return tensors, or write into its inputs and"
-                        " buffers"
-                    ),
-                )
+                raise NothingReturned
             completed = replace(
                 case,
                 inputs=call.tensors(),

@@ -27,6 +27,17 @@ class EagerFailure(BuildError):
     """The model fails in eager mode, so there is nothing to compile and nothing to compare with."""
 
 
+class NothingReturned(EagerFailure):
+    """The model leaves no tensor behind, so a compiled one could do nothing."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the model returns no tensor and writes into none",
+            hint="let forward return its result; a compiled artifact can only return tensors, or"
+            " write into its inputs and buffers",
+        )
+
+
 class _Hint(NamedTuple):
     """A pattern of torch's messages, and the next step."""
 

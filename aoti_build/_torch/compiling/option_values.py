@@ -29,16 +29,17 @@ _IN_WORDS: Mapping[Any, str] = {
 }
 
 
-def check_options(options: Mapping[str, Any], where: str) -> None:
+def check_options(options: Mapping[str, Any], where: Mapping[str, str]) -> None:
     """Raise `UsageError` for a name that inductor does not have, and for a value of another type
-    than the option's."""
+    than the option's. `where` has the positions of ``inductor_configs.NAME`` in models.yaml."""
     available = config.get_config_copy()
     for name, value in options.items():
+        place = where.get(f"inductor_configs.{name}", where["inductor_configs"])
         if name not in available:
-            raise _no_such_option(name, available, where)
+            raise _no_such_option(name, available, place)
         choices = _choices(config.get_type(name))
         if choices and not any(_is_one(value, choice) for choice in choices):
-            raise _wrong_value(name, value, choices, available[name], where)
+            raise _wrong_value(name, value, choices, available[name], place)
 
 
 def _choices(declared: Any) -> tuple[Any, ...]:

@@ -49,7 +49,7 @@ def inductor_options(
         # With this format inductor would write embedded weights to a file of their own all the
         # same.
         options.pop("aot_inductor.package_constants_on_disk_format", None)
-    check_options(options, where["inductor_configs"])
+    check_options(options, where)
     return options
 
 

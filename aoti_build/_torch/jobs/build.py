@@ -18,7 +18,7 @@ from torch.export import ExportedProgram
 
 from aoti_build._torch.checking.baseline import losses
 from aoti_build._torch.checking.eager import Subject, reference
-from aoti_build._torch.checking.eager_failure import EagerFailure
+from aoti_build._torch.checking.eager_failure import EagerFailure, NothingReturned
 from aoti_build._torch.checking.exported import Exported
 from aoti_build._torch.checking.first_calls import first_calls
 from aoti_build._torch.checking.reference import (
@@ -107,9 +107,10 @@ def build(job: BuildJob, events: Events) -> BuildResult:
         return _build(job, events)
     except EagerFailure as error:
         # What models.yaml names is wrong, the code or the inputs. The user can correct both.
+        field = "source" if isinstance(error, NothingReturned) else "inputs"
         raise UsageError(
             error.message,
-            where=job.where["inputs"],
+            where=job.where[field],
             cause=error.cause,
             hint=error.hint,
         ) from error
@@ -129,7 +130,7 @@ def _build(job: BuildJob, events: Events) -> BuildResult:
     registrations = Registrations()
     set_precision(target)
     # `_graph` checks them too. A large model takes long until then.
-    check_options(target.inductor_config, job.where["inductor_configs"])
+    check_options(target.inductor_config, job.where)
     with events.phase("model"):
         prepared = prepare(target.model, target.device, Path(job.root), job.where)
     with contextlib.ExitStack() as stack:

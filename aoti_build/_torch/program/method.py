@@ -42,7 +42,7 @@ def with_method(model: torch.nn.Module, name: str, where: str) -> torch.nn.Modul
     raise UsageError(
         f"the method {name!r} {problem} in {type(model).__name__}",
         where=where,
-        hint=f"its own methods: {listed}{did_you_mean(nearest(name, methods))}",
+        hint=f"its own methods: {listed}{did_you_mean(nearest(name, [*methods, 'forward']))}",
     )
 
 

@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any
 
 import torch
+from torch.nn.parameter import is_lazy
 
 from aoti_build._torch.program.method import with_method
 from aoti_build._torch.program.quantised import in_eval_mode, subclassed, unwrap_subclasses
@@ -25,6 +26,7 @@ from aoti_build._torch.program.user_errors import (
     import_error,
     is_module_already,
     no_such_attribute,
+    uninitialised,
 )
 from aoti_build._torch.program.weights.load import load_weights
 from aoti_build.errors import UsageError
@@ -132,6 +134,10 @@ def make_module(
             hint="return the module itself; `source` names the callable that makes it",
         )
     refuse_scripted(module, where)
+    named_values = [*module.named_parameters(), *module.named_buffers()]
+    lazy_names = [name for name, value in named_values if is_lazy(value)]
+    if lazy_names:
+        raise uninitialised(lazy_names, where)
     return in_eval_mode(module).requires_grad_(False)
 
 

@@ -4,6 +4,7 @@ module or the inputs. Each has the user's own line and a next step for its kind.
 from __future__ import annotations
 
 import inspect
+import os
 import re
 import urllib.error
 from collections.abc import Callable, Collection, Mapping
@@ -28,6 +29,8 @@ def import_error(name: str | None, error: BaseException, where: str, hint: str) 
     """The error for a module that does not import. `hint` is for a module that is not there."""
     if isinstance(error, SyntaxError):
         hint = "correct this line"
+    elif _absent_file(error):
+        hint = _about_absent_file()
     elif not isinstance(error, ImportError):
         hint = (
             "correct this line; it runs when the file is imported, so what only one model needs"
@@ -85,12 +88,43 @@ def factory_error(
     hint = "correct this line; the log has the whole traceback"
     if refuses_arguments(error):
         hint = _kwargs_hint(factory, kwargs)
+    elif isinstance(error, SystemExit):
+        hint = (
+            "return the module here, and do not end the process; a worker has no command line to"
+            " parse, so take such values as parameters, which `kwargs` sets"
+        )
+    elif _absent_file(error):
+        hint = _about_absent_file()
     elif is_about_gpu(error):
         hint = (
             "make the module on the CPU: aoti_build moves it to the device of each target. Remove"
             " `.cuda()` and `device=` here, and use map_location='cpu' to read files"
         )
     return UsageError("the factory raised", where=where, cause=described(error), hint=hint)
+
+
+def uninitialised(names: Collection[str], where: str) -> UsageError:
+    """The error for a module whose lazy layers have parameters without a shape."""
+    shown = ", ".join(list(names)[:_MAX_NAMES])
+    return UsageError(
+        f"the module has lazy parameters that no call has given a shape: {shown}",
+        where=where,
+        hint="call the module once with an example before the callable returns it, or replace the"
+        " lazy layers by those with sizes",
+    )
+
+
+def _absent_file(error: BaseException) -> bool:
+    """Whether a file with a relative path was looked for in vain."""
+    name = error.filename if isinstance(error, FileNotFoundError) else None
+    return isinstance(name, str) and not os.path.isabs(name)
+
+
+def _about_absent_file() -> str:
+    return (
+        f"relative paths begin at {os.getcwd()}, where the code of models runs; correct the path,"
+        " or set `root` in models.yaml"
+    )
 
 
 def refuses_arguments(error: BaseException) -> bool:

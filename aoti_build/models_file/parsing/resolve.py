@@ -20,8 +20,8 @@ from aoti_build.models_file.parsing.reader import DocumentReader
 from aoti_build.models_file.parsing.tuned_file import parse_tuned
 from aoti_build.models_file.parsing.type_errors import check_types
 from aoti_build.models_file.parsing.yaml_document import FieldPath
-from aoti_build.models_file.places import Layout
-from aoti_build.models_file.project import DEFAULT_PRESET, TUNED_PRESET, Project, Target
+from aoti_build.models_file.places import Layout, shown_file
+from aoti_build.models_file.project import DEFAULT_PRESET, TUNED_PRESET, Position, Project, Target
 from aoti_build.models_file.records import with_digest
 from aoti_build.models_file.tuned import choices_of
 from aoti_build.models_file.wording import quoted, unknown
@@ -39,23 +39,26 @@ def parse(content: str | bytes, file: Path, tuned: bytes = b"") -> Project:
         SpecError: the text has problems. The error has all of them.
     """
     file = file.absolute()
-    reader = DocumentReader(yaml_document.parse(content, file.name))
+    reader = DocumentReader(yaml_document.parse(content, shown_file(file)))
     layout = Layout()
     presets: Presets = {}
+    preset_positions: dict[str, Mapping[str, Position]] = {}
     targets: list[Target] = []
     if _is_supported_version(reader):
         check_places(reader)
         check_types(reader)
         layout = _layout(reader)
         presets, targets = _presets_and_targets(reader)
+        preset_positions = {name: _option_positions(reader, name) for name in presets}
     if reader.problems:
-        raise SpecError(file.name, reader.problems)
+        raise SpecError(shown_file(file), reader.problems)
     return Project(
         file,
         tuple(with_digest(target) for target in targets),
         presets=presets,
         tuned=choices_of(parse_tuned(tuned)),
         layout=layout,
+        preset_positions=preset_positions,
     )
 
 
@@ -88,6 +91,12 @@ def _presets_and_targets(reader: DocumentReader) -> tuple[Presets, list[Target]]
         if reader.is_sound(("models", name)):
             targets += _targets_of_model(reader, name, presets)
     return defined, targets
+
+
+def _option_positions(reader: DocumentReader, preset: str) -> dict[str, Position]:
+    """Return where each option of a preset is. Only a worker can check their names and values."""
+    options = reader.document.at(("inductor_configs", preset)).parts
+    return {str(option): node.position for option, node in options.items()}
 
 
 def _is_supported_version(reader: DocumentReader) -> bool:

@@ -57,16 +57,32 @@ def check_types(reader: DocumentReader, types: MappingTypes = MAPPING_TYPES) -> 
     try:
         types[()].model_validate(reader.data)
     except ValidationError as validation_error:
-        for error in validation_error.errors(include_url=False):
-            _add_problem(reader, error, types)
+        errors = validation_error.errors(include_url=False)
+        invalid_keys = {_path(error) for error in errors if _is_about_key(error)}
+        for error in errors:
+            path = _path(error)
+            above = {path[:length] for length in range(1, len(path) + 1)}
+            # What belongs below an invalid key is not known, so nothing is said of its value.
+            if above & invalid_keys and not _is_about_key(error):
+                reader.broken.add(path)
+            else:
+                _add_problem(reader, error, types)
+
+
+def _path(error: ErrorDetails) -> FieldPath:
+    """The path of an error. pydantic's also has the tags of union members and a mark for keys."""
+    return tuple(part for part in error["loc"] if not _is_mark(part))
+
+
+def _is_about_key(error: ErrorDetails) -> bool:
+    return error["loc"][-1:] == (KEY_MARK,)
 
 
 def _add_problem(reader: DocumentReader, error: ErrorDetails, types: MappingTypes) -> None:
-    # pydantic's paths also contain the tags of union members and a mark for keys.
-    path = tuple(part for part in error["loc"] if not _is_mark(part))
+    path = _path(error)
     if not reader.is_sound(path):
         return
-    is_invalid_key = error["loc"][-1:] == (KEY_MARK,)
+    is_invalid_key = _is_about_key(error)
     # A missing key has no position, so the problem is reported at its mapping.
     reported_path = path[:-1] if error["type"] == "missing" else path
     at_key = is_invalid_key or error["type"] in KEY_ERRORS

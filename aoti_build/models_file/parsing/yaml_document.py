@@ -21,7 +21,7 @@ from aoti_build.models_file.parsing.yaml_scalars import (
     scalar_value,
     unsupported_tag,
 )
-from aoti_build.models_file.parsing.yaml_syntax import decoded, syntax_problem
+from aoti_build.models_file.parsing.yaml_syntax import decoded, refuse_conflict, syntax_problem
 from aoti_build.models_file.project import Position
 from aoti_build.models_file.rules import RefusedError
 from aoti_build.models_file.wording import SMALL_EXAMPLE, did_you_mean, in_words, nearest, quoted
@@ -84,9 +84,10 @@ def parse(content: str | bytes, file: str) -> Document:
     """Return the data of a YAML file, with the problems that did not stop the parser.
 
     Raises:
-        SpecError: the file is not valid YAML, or is empty.
+        SpecError: the file is not valid YAML, is empty, or has a merge conflict.
     """
     text = decoded(content, file)
+    refuse_conflict(text, file)
     composer = _Composer(text, file)
     try:
         root = composer.document()

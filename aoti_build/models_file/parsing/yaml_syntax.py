@@ -12,6 +12,13 @@ UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U0001000
 # Line breaks as PyYAML counts them in its marks.
 _PYYAML_LINE_BREAK = re.compile(r"\r\n|[\r\n\x85\u2028\u2029]")
 _LINE_BREAK = re.compile(r"\r\n|\r|\n")
+# The lines that git writes around the two sides of a conflict, with the name of a side. In a valid
+# models.yaml no line begins like this.
+_CONFLICT_MARKER = re.compile(r"(<{7}|\|{7}|={7}|>{7})( .*)?")
+_CONFLICT = (
+    "a merge conflict of git that is not resolved; keep one side, and remove the lines that begin"
+    " with <<<<<<<, ======= and >>>>>>>"
+)
 
 UNCLOSED_QUOTE = "unexpected end of stream"
 MISPLACED_COLON = (
@@ -59,6 +66,25 @@ def decoded(content: str | bytes, file: str) -> str:
         message = f"the character U+{code:04X} is not allowed in YAML; remove it"
     lines = _LINE_BREAK.split(text[: match.start()])
     raise SpecError(file, [Problem(len(lines), len(lines[-1]) + 1, message)])
+
+
+def refuse_conflict(text: str, file: str) -> None:
+    """Raise SpecError if the file has a conflict of a merge that nobody has resolved.
+
+    The file may be valid YAML all the same, in which the markers are parts of values. Each conflict
+    is one problem, at the first of its markers.
+    """
+    problems = []
+    is_in_conflict = False
+    for number, line in enumerate(_LINE_BREAK.split(text), start=1):
+        marker = _CONFLICT_MARKER.fullmatch(line)
+        if marker is None:
+            continue
+        if marker[1] == "<<<<<<<" or not is_in_conflict:
+            problems.append(Problem(number, 1, _CONFLICT))
+        is_in_conflict = marker[1] != ">>>>>>>"
+    if problems:
+        raise SpecError(file, problems)
 
 
 def syntax_problem(error: Exception, text: str) -> Problem:

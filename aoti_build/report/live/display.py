@@ -20,7 +20,7 @@ from aoti_build.planning.plan import Step
 from aoti_build.report.colour import coloured, has_colours
 from aoti_build.report.live.lines import ended_line, frame, heartbeat
 from aoti_build.report.live.state import Running, State
-from aoti_build.report.terminal import printable, terminal_size
+from aoti_build.report.terminal import printable_line, terminal_size
 from aoti_build.work.outcome import Outcome
 from aoti_build.work.watch import Expected, Progress, StageClock, Watcher
 
@@ -148,7 +148,7 @@ class Display(Watcher):
 
     def print(self, lines: Sequence[str]) -> None:
         """Print lines above the frame, or else with a timestamp."""
-        shown = [printable(line) for line in lines]
+        shown = [printable_line(line) for line in lines]
         if self._has_colours:
             shown = coloured(shown)
         with self._lock:
@@ -192,7 +192,9 @@ class Messages(Watcher):
         self._stream = stream
 
     def message(self, target: Target, text: str) -> None:
-        lines = "".join(f"{printable(line)}\n" for line in f"{target.name}: {text}".splitlines())
+        lines = "".join(
+            f"{printable_line(line)}\n" for line in f"{target.name}: {text}".splitlines()
+        )
         with contextlib.suppress(OSError, ValueError):
             self._stream.write(lines)
             self._stream.flush()

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from aoti_build.planning.actions import Action
-from aoti_build.report.terminal import printable
+from aoti_build.report.terminal import printable_line
 from aoti_build.work.watch import Expected, Progress, StageClock
 
 # The stages of a build in order. Those of one group may come in any order, and repeatedly.
@@ -56,7 +56,7 @@ class Running:
         if progress.total:
             return f"{self.stage} {progress.done}/{progress.total}"
         if progress.detail:
-            return f"{self.stage}: {printable(progress.detail)}"
+            return f"{self.stage}: {printable_line(progress.detail)}"
         return self.stage
 
 
