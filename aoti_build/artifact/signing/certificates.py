@@ -37,14 +37,14 @@ class CertifiedKey(NamedTuple):
     """The key of a signer whose certificate leads to the trusted one `anchor`.
 
     `subject` is the signer's name. `valid_until` is when the first certificate on the way expires.
-    `fingerprints` are those of all keys on the way.
+    `way` has all keys on the way, of any algorithm.
     """
 
     key: PublicKey
     subject: str
     anchor: str
     valid_until: datetime
-    fingerprints: tuple[str, ...]
+    way: tuple[PublicKey, ...]
 
 
 def certified_key(
@@ -75,7 +75,7 @@ def certified_key(
         subject=subject_of(leaf),
         anchor=way.anchor,
         valid_until=min(certificate.not_valid_after_utc for certificate in way.certificates),
-        fingerprints=tuple(_fingerprint(certificate) for certificate in way.certificates),
+        way=tuple(_any_key_of(certificate) for certificate in way.certificates),
     )
 
 
@@ -214,11 +214,10 @@ def _der(certificate: Certificate) -> bytes:
     return certificate.public_bytes(Encoding.DER)
 
 
-def _fingerprint(certificate: Certificate) -> str:
-    """The sha256 of the certificate's SubjectPublicKeyInfo, of any algorithm."""
+def _any_key_of(certificate: Certificate) -> PublicKey:
+    """The key of a certificate, also one of an algorithm that may not sign a release."""
     from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-    from aoti_build.common.digests import digest_bytes
-
     public = certificate.public_key()
-    return digest_bytes(public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo))
+    der = public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return PublicKey(f"the key of {subject_of(certificate)}", der)

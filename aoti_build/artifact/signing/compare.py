@@ -38,7 +38,7 @@ def compare_directory(
     digests = digests_of(directory, contents.files)
     changed = [name for name, digest in digests.items() if digest != listing.files[name]]
     if changed:
-        raise _mismatch("changed since it was signed", changed, directory)
+        raise _mismatch("changed since they were signed", changed, directory)
 
 
 def modes_of(directory: Path, names: Iterable[str]) -> dict[str, int]:
@@ -82,19 +82,19 @@ def _require_same_names(files: Mapping[str, str], contents: Contents, directory:
     signed = frozenset(files)
     missing = sorted(signed - contents.files)
     if missing:
-        raise _mismatch("signed, and missing here", missing, directory)
+        raise _mismatch("missing", missing, directory)
     extra = sorted(contents.files - signed)
     if extra:
-        raise _mismatch("here, and not signed", extra, directory)
+        raise _mismatch("never signed", extra, directory)
     signed_directories = {above for name in signed for above in parents(name)}
     added = sorted(contents.directories - signed_directories)
     if added:
-        raise _mismatch("a directory that was not signed", added, directory)
+        raise _mismatch("directories without signed files", added, directory)
 
 
 def _mismatch(what: str, names: list[str], directory: Path) -> ListingMismatch:
     return ListingMismatch(
-        f"the files are not the signed ones: {some(names)} is {what}",
+        f"the files are not the signed ones; {what}: {some(names)}",
         where=str(directory),
         hint=ASK_SENDER,
     )

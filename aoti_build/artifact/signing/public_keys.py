@@ -31,8 +31,13 @@ class PublicKey(NamedTuple):
 
     @property
     def hint(self) -> str:
-        """The sha256 of the key's PEM text, by which the reference tool names it."""
+        """The sha256 of the key's PEM text, by which signatures name it (``sha256sum key.pem``)."""
         return digest_bytes(self.pem)
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """Both digests. A list of revoked keys may have either."""
+        return self.fingerprint, self.hint
 
     @property
     def pem(self) -> bytes:

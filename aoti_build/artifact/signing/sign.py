@@ -64,7 +64,7 @@ def _require_signable(directory: Path, contents: Contents, signature_name: str) 
     empty = contents.empty_directories()
     if empty:
         raise UnfitFiles(
-            f"{some(empty)} holds no file, and a signature covers files only",
+            f"directories without files cannot be signed: {some(empty)}",
             where=str(directory),
             hint="remove empty directories",
         )
@@ -72,7 +72,7 @@ def _require_signable(directory: Path, contents: Contents, signature_name: str) 
     unfinished = sorted(name for name in contents.files if name.startswith(f".{signature_name}."))
     if unfinished:
         raise UnfitFiles(
-            f"{some(unfinished)} is left of a signer that was killed",
+            f"a signer that was killed left {some(unfinished)}",
             where=str(directory),
             hint="remove it",
         )

@@ -27,7 +27,7 @@ _FINGERPRINT = re.compile("[0-9a-f]{64}")
 class TrustedKeys:
     """Public keys and certificates that may vouch for a release.
 
-    `revoked` are fingerprints of keys that may not: sha256 of the SubjectPublicKeyInfo.
+    `revoked` has the fingerprints of keys that may not. The hint of a key counts as well.
     """
 
     keys: tuple[PublicKey, ...] = ()
@@ -35,8 +35,8 @@ class TrustedKeys:
     revoked: frozenset[str] = frozenset()
 
     def described(self) -> str:
-        """Names and fingerprints of all, for messages."""
-        texts = [f"{key.name} ({key.fingerprint})" for key in self.keys]
+        """The names of all, and the digests by which signatures name keys, for messages."""
+        texts = [f"{key.name} ({key.hint})" for key in self.keys]
         texts += [f"certificates in {certificate.name}" for certificate in self.certificates]
         return ", ".join(texts)
 
@@ -60,6 +60,7 @@ def read_trusted_keys(
     files: list[Path] = []
     lists = [revoked] if revoked else []
     for path in paths:
+        _require_outside(path, release)
         if path.is_dir():
             _add_directory(path, files, lists)
         else:
@@ -125,7 +126,7 @@ def _add_directory(directory: Path, files: list[Path], lists: list[Path]) -> Non
             raise KeyFileError(
                 "a directory of keys has a file of another kind",
                 where=str(directory / name),
-                hint=f"name keys and certificates *{_SUFFIX}, and the revoked fingerprints {REVOKED}",
+                hint=f"keys and certificates are *{_SUFFIX}, revoked fingerprints are in {REVOKED}",
             )
 
 
@@ -191,7 +192,7 @@ def _fingerprints_in(file: Path) -> set[str]:
             raise KeyFileError(
                 "a revoked fingerprint is not 64 hex digits",
                 where=f"{file}:{number}",
-                hint="openssl pkey -pubin -in key.pem -outform DER | sha256sum prints one",
+                hint="sha256sum key.pem prints that of a public key",
             )
         fingerprints.add(fingerprint)
     return fingerprints

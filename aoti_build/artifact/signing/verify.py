@@ -128,12 +128,12 @@ def _trusted_key(material: KeyMaterial, trusted: TrustedKeys) -> PublicKey:
     """The trusted key that a signature names. Raises `UnknownKey` or `RevokedKey`."""
     for key in trusted.keys:
         if _names(material, key):
-            _require_not_revoked((key.fingerprint,), trusted)
+            _require_not_revoked(key, trusted)
             return key
     if material.hint:
-        name = f"the sha256 of its PEM text is {material.hint[:128]}"
+        name = f"signed by {material.hint[:128]}"
     else:
-        name = "the signature contains it"
+        name = "signed by the key that is in the signature"
     raise UnknownKey(
         "the release is signed with a key that is not trusted here",
         cause=f"{name}; trusted: {trusted.described()}",
@@ -159,7 +159,8 @@ def _certified(
             hint="name a PEM file with the certificate of the authority that issued it",
         )
     certified = certified_key(material.certificates, trusted.certificates, now)
-    _require_not_revoked(certified.fingerprints, trusted)
+    for on_the_way in certified.way:
+        _require_not_revoked(on_the_way, trusted)
     key = certified.key
     signer = Signer(
         kind="certificate",
@@ -171,12 +172,12 @@ def _certified(
     return key, signer
 
 
-def _require_not_revoked(fingerprints: tuple[str, ...], trusted: TrustedKeys) -> None:
-    for fingerprint in fingerprints:
-        if fingerprint in trusted.revoked:
+def _require_not_revoked(key: PublicKey, trusted: TrustedKeys) -> None:
+    for name in key.names:
+        if name in trusted.revoked:
             raise RevokedKey(
                 "the release is signed with a key that was revoked",
-                cause=f"its fingerprint is {fingerprint}",
+                cause=f"{key.name}: {name}",
                 hint="get a release that was signed with the present key",
             )
 
