@@ -23,8 +23,8 @@ CHECKOUT = os.environ.get("AOTI_BUILD_OMS_VECTORS")
 pytestmark = pytest.mark.skipif(not CHECKOUT, reason="AOTI_BUILD_OMS_VECTORS names no checkout")
 SUITE = Path(CHECKOUT or "/nonexistent", "test")
 DEFAULT_KEY = "keys/certificate/signing-key-pub.pem"
-# Accepted by the suite and refused here: keyless signatures, the layout of v0.2, and the name "." of
-# a model that is one file, as tools before 1.0.1 wrote it.
+# Accepted by the suite and refused here: keyless signatures, the layout of v0.2, and the name "."
+# of a model that is one file, as tools before 1.0.1 wrote it.
 REFUSED_HERE = (
     "sigstore",
     "v0.2.0",
@@ -96,7 +96,5 @@ def test_good_bundles_are_accepted(case: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("case", cases("negative"), ids=name_of)
 def test_bad_bundles_are_refused(case: Path, tmp_path: Path) -> None:
     config = json.loads((case / "config.json").read_text())
-    with pytest.raises(SignatureError) as caught:
-        listing = listing_of(case, config, tmp_path)
-        compare_directory(listing, model_of(case, config, tmp_path))
-    print(case.name, "->", type(caught.value).__name__, caught.value)
+    with pytest.raises(SignatureError):
+        compare_directory(listing_of(case, config, tmp_path), model_of(case, config, tmp_path))
