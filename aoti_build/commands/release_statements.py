@@ -41,7 +41,8 @@ def provenance_statement(
 
     The external parameters are the version of the release and what models.yaml says of each
     target. The dependencies are the commit, the files of sources and weights by their digests,
-    torch, Triton and the distributions that the models import. The builder is this program, and no service that keeps users apart.
+    torch, Triton and the distributions that the models import. The builder is this program, and no
+    service that keeps users apart.
     """
     parameters = {}
     byproducts = []
