@@ -165,7 +165,7 @@ def test_the_time_of_the_environment_comes_first(
     two: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "86400")
-    assert "on 1970-01-02T00:00:00Z" in (made(two) / "NOTES.md").read_text()
+    assert "Dated 1970-01-02T00:00:00Z" in (made(two) / "NOTES.md").read_text()
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "yesterday")
     with pytest.raises(UsageError, match="is no time"):
         make(two, "out2")
