@@ -380,6 +380,12 @@ def test_a_changed_file_is_recorded(dirty: Project) -> None:
     assert "**Files differed from that commit.**" in (out / "NOTES.md").read_text()
 
 
+def test_artifacts_beside_the_sources_hide_no_change(dirty: Project) -> None:
+    layout = replace(dirty.layout, artifacts=".")
+    with pytest.raises(UsageError, match=r"files differ from the commit: helper\.py"):
+        make(replace(dirty, layout=layout), "../elsewhere")
+
+
 def test_a_source_that_git_does_not_know_is_refused(two: Project) -> None:
     git(two.root, "rm", "--cached", "--quiet", "helper.py")
     git(two.root, "commit", "--quiet", "--message=second")
