@@ -65,11 +65,6 @@ def durations_path(project: Project) -> Path:
     return project.main_artifacts / ".durations.json"
 
 
-def host_noise_path(project: Project) -> Path:
-    """How small a difference each class of machines can resolve."""
-    return project.main_artifacts / ".host-noise.json"
-
-
 def staging_root(project: Project) -> Path:
     """The directory of staging directories.
 

@@ -22,6 +22,7 @@ from aoti_build.common.directories import temporary_directory
 from aoti_build.common.locks import lock
 from aoti_build.errors import UsageError
 from aoti_build.measurement.gate import answers
+from aoti_build.measurement.history import append, prepare
 from aoti_build.measurement.record import ComparisonRecord, Metric
 from aoti_build.models_file.project import Project, Target
 from aoti_build.work.processes import allow_starts, check_stopping
@@ -40,7 +41,7 @@ def bench(
     stop the others.
 
     Raises:
-        UsageError: there are limits without a base.
+        UsageError: there are limits without a base, or the history cannot be written.
         DirectoryError: the temporary directory is unfit.
         Interrupted: Ctrl-C was pressed. What is written then is whole.
     """
@@ -52,6 +53,8 @@ def bench(
     # An interrupted command in the same process has forbidden new workers.
     allow_starts()
     temporary_directory()
+    if project.history is not None:
+        prepare(project.history)
     started = time.monotonic()
     bencher = Bencher(project, options, on_progress)
     measured = []
@@ -61,7 +64,17 @@ def bench(
             share = max(0.0, remaining) / (len(targets) - index)
             measured.append(bencher.measure(target, time.monotonic() + share))
     benchmarks = judged_together(project, options, measured)
+    _keep(project, benchmarks)
     return BenchReport(tuple(benchmarks), options.rule, time.monotonic() - started)
+
+
+def _keep(project: Project, benchmarks: Sequence[Benchmark]) -> None:
+    """Add the benchmarks to the history, if the project keeps one."""
+    if project.history is None:
+        return
+    for benchmark in benchmarks:
+        if benchmark.record is not None:
+            append(project.history, benchmark.record)
 
 
 @contextlib.contextmanager
@@ -89,7 +102,7 @@ def judged_together(
     if len(gated) < 2:
         return [found.benchmark for found in measured]
     every = [entry for found in gated for entry in found.questions]
-    records = iter(answers(every, options.rule, options.host_band))
+    records = iter(answers(every, options.rule))
     judged = []
     for found in measured:
         answered = [next(records) for entry in found.questions if entry.pairs]

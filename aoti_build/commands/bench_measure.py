@@ -11,7 +11,7 @@ from aoti_build.artifact.manifest import Manifest
 from aoti_build.commands.bench_ways import name_of, wanted_samples
 from aoti_build.errors import AotiBuildError, DirectoryError, Interrupted
 from aoti_build.measurement.bench_samples import BenchSampler, Subject
-from aoti_build.measurement.gate import Question, Rule, answers, question
+from aoti_build.measurement.gate import Question, Rule, answers, noise_band, question
 from aoti_build.measurement.record import Cache, ComparisonRecord, Metric, Row, Sample
 from aoti_build.measurement.samples import PEERS
 from aoti_build.measurement.statistics import MOST_PAIRS, PAIRS, Verdict
@@ -79,6 +79,15 @@ class TargetBench:
             if subject is not self.new and not self._is_own(subject):
                 questions += self._way_questions(subject)
         return answers(questions, Rule(rule.band))
+
+    def host_band(self) -> float | None:
+        """The smallest band that this host resolves for the calls of the artifact; None if there
+        are too few samples."""
+        subjects = [self.new] if self.base is None else [self.base, self.new]
+        series = []
+        for subject in subjects:
+            series.append([sample.steady[0].p50 for sample in self._of(subject) if sample.steady])
+        return noise_band(series)
 
     def base_samples(self) -> tuple[Sample, ...]:
         return () if self.base is None else tuple(self._of(self.base))

@@ -26,7 +26,6 @@ def record_of(
     base: Base | None,
     *,
     rule: Rule,
-    host_band: float | None,
 ) -> BenchRecord:
     """What was measured of one target, and where."""
     return BenchRecord(
@@ -40,7 +39,7 @@ def record_of(
             facts=machine_facts(target.device),
             threads=bench.sampler.threads,
             cpus=tuple(bench.sampler.cpus),
-            band=host_band,
+            band=bench.host_band(),
         ),
         rows=bench.row_records(),
         comparisons=tuple(bench.way_comparisons(rule)),
@@ -56,10 +55,9 @@ def base_record(
     size: int,
     *,
     rule: Rule,
-    host_band: float | None,
 ) -> Base:
     """The base with the verdicts on the new artifact, whose package has `size` bytes."""
-    compared = answers(questions, rule, host_band)
+    compared = answers(questions, rule)
     return Base(
         name=base.name,
         key=base.key,

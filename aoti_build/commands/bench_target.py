@@ -65,7 +65,6 @@ class Options:
         threads: of torch; None for as many as there are processors.
         against: the base, as the user names it; empty for none.
         rule: what counts as worse.
-        host_band: the smallest band that this host resolves; None if that is not known.
         budget: seconds for everything. What does not fit is left out.
     """
 
@@ -77,7 +76,6 @@ class Options:
     threads: int | None = None
     against: str = ""
     rule: Rule = field(default_factory=Rule)
-    host_band: float | None = None
     budget: float = BUDGET
 
 
@@ -150,12 +148,12 @@ class Bencher:
         base: bench_base.BasePackage | None,
         questions: Sequence[Question],
     ) -> BenchRecord:
-        rule, band = self.options.rule, self.options.host_band
+        rule = self.options.rule
         compared = None
         if base is not None:
             size = size_of(manifest)
-            compared = base_record(base, bench, questions, size, rule=rule, host_band=band)
-        return record_of(self.project, target, manifest, bench, compared, rule=rule, host_band=band)
+            compared = base_record(base, bench, questions, size, rule=rule)
+        return record_of(self.project, target, manifest, bench, compared, rule=rule)
 
     def _require_current(self, target: Target) -> None:
         """Raise `OutOfDateError` if the artifact is not what the sources say now.

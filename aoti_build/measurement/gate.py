@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from aoti_build.errors import UsageError
+from aoti_build.measurement.host_noise import LEAST_PAIRS, resolvable_band
 from aoti_build.measurement.record import ComparisonRecord, Metric, Sample
 from aoti_build.measurement.statistics import (
     BAND,
@@ -61,12 +62,16 @@ class Rule:
 
 @dataclass(frozen=True)
 class Question:
-    """Pairs of a metric, of the base and of the new artifact, and what they are compared with."""
+    """Pairs of a metric, of the base and of the new artifact, and what they are compared with.
+
+    `host_band` is the smallest band that this host resolves for the metric, if that is known.
+    """
 
     metric: Metric
     base: str
     pairs: Sequence[Pair]
     sizes: Sizes = field(default_factory=dict)
+    host_band: float | None = None
 
 
 def parse_limits(text: str) -> dict[Metric, float]:
@@ -116,22 +121,43 @@ def question(
         values = (value_of(earlier, metric, sizes or {}), value_of(later, metric, sizes or {}))
         if values[0] and values[1]:
             pairs.append((values[0], values[1]))
-    return Question(metric, base, pairs, sizes or {})
+    host_band = noise_band([_values(samples, metric, sizes) for samples in (old, new)])
+    return Question(metric, base, pairs, sizes or {}, host_band)
 
 
-def answers(
-    questions: Sequence[Question], rule: Rule, host_band: float | None = None
-) -> list[ComparisonRecord]:
+def _values(samples: Sequence[Sample], metric: Metric, sizes: Sizes | None) -> list[float]:
+    """A metric of each sample that has it."""
+    values = (value_of(sample, metric, sizes or {}) for sample in samples)
+    return [value for value in values if value]
+
+
+def noise_band(series: Sequence[Sequence[float]]) -> float | None:
+    """The smallest band that this host resolves, from samples that should be equal.
+
+    Two samples of a package that follow each other are a pair of the package with itself, so each
+    benchmark is an A/A run as well. None if there are too few of them.
+
+    Args:
+        series: the values of one package after the other, each in the order of measurement.
+    """
+    pairs: list[Pair] = []
+    for values in series:
+        pairs += zip(values[::2], values[1::2], strict=False)
+    if len(pairs) < LEAST_PAIRS:
+        return None
+    return resolvable_band(pairs)
+
+
+def answers(questions: Sequence[Question], rule: Rule) -> list[ComparisonRecord]:
     """The verdict on each question, all of them together by Holm's procedure.
 
-    `host_band` is the smallest band that this host can resolve, if that is known. A question
-    without pairs has no answer.
+    A question without pairs has no answer.
     """
     asked = [entry for entry in questions if entry.pairs]
     compared = [_compared(entry.pairs, rule.band, rule.limits.get(entry.metric)) for entry in asked]
     records = []
     for entry, found in zip(asked, holm(compared), strict=True):
-        records.append(_record(entry, found, rule, host_band))
+        records.append(_record(entry, found, rule))
     return records
 
 
@@ -172,11 +198,9 @@ def _compared(pairs: Sequence[Pair], band: float, limit: float | None) -> Compar
     )
 
 
-def _record(
-    entry: Question, found: Comparison, rule: Rule, host_band: float | None
-) -> ComparisonRecord:
+def _record(entry: Question, found: Comparison, rule: Rule) -> ComparisonRecord:
     limit = rule.limits.get(entry.metric)
-    verdict, why = _verdict(entry, found, rule, host_band)
+    verdict, why = _verdict(entry, found, rule)
     has_interval = found.pairs > 1
     return ComparisonRecord(
         metric=entry.metric,
@@ -193,18 +217,20 @@ def _record(
     )
 
 
-def _verdict(
-    entry: Question, found: Comparison, rule: Rule, host_band: float | None
-) -> tuple[Verdict, str | None]:
-    """The verdict, and why it is unknown."""
+def _verdict(entry: Question, found: Comparison, rule: Rule) -> tuple[Verdict, str | None]:
+    """The verdict, and why it is unknown.
+
+    A noisy host makes intervals wide, so what they decide all the same stands.
+    """
     limit = rule.limits.get(entry.metric)
     if found.pairs < PAIRS:
         return Verdict.UNKNOWN, f"only {found.pairs} of {PAIRS} pairs were measured"
-    asked = rule.band if limit is None else abs(limit - 1)
-    if host_band is not None and host_band > asked:
-        why = f"this host is too noisy: it resolves {host_band:.1%}, and {asked:.1%} is asked for"
-        return Verdict.UNKNOWN, why
     if found.verdict == Verdict.UNKNOWN:
+        asked = rule.band if limit is None else abs(limit - 1)
+        band = entry.host_band
+        if band is not None and band > asked:
+            why = f"this host is too noisy: it resolves {band:.1%}, and {asked:.1%} is asked for"
+            return Verdict.UNKNOWN, why
         edge = "the band" if limit is None else f"the limit {limit:g}"
         return Verdict.UNKNOWN, f"the interval does not tell on which side of {edge} the ratio is"
     if limit is None or found.verdict == Verdict.WORSE:

@@ -77,6 +77,19 @@ def history_path(directory: Path, target: str, machine_class: str) -> Path:
     return directory / model / variant / file_name
 
 
+def prepare(directory: Path) -> None:
+    """Make the directory of a history. Raises UsageError if it cannot be written."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        is_writable = os.access(directory, os.W_OK)
+        why = "you have no right to write to it"
+    except OSError as error:
+        is_writable = False
+        why = error.strerror or str(error)
+    if not is_writable:
+        raise _unwritable(directory, why)
+
+
 def append(directory: Path, record: BenchRecord) -> Path:
     """Add a line for `record` to the history in `directory`, and return the file.
 
@@ -91,12 +104,14 @@ def append(directory: Path, record: BenchRecord) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         _append_line(path, line)
     except OSError as error:
-        raise UsageError(
-            f"{path} cannot be written",
-            cause=error.strerror or str(error),
-            hint="name another directory with --history",
-        ) from error
+        raise _unwritable(path, error.strerror or str(error)) from error
     return path
+
+
+def _unwritable(path: Path, why: str) -> UsageError:
+    return UsageError(
+        f"{path} cannot be written", cause=why, hint="name another directory with --history"
+    )
 
 
 def _append_line(path: Path, line: bytes) -> None:

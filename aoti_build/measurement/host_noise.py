@@ -18,12 +18,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from statistics import NormalDist
-from typing import Any
 
-from aoti_build.common.records import read_cache_record, write_cache_record
 from aoti_build.measurement.statistics import ERROR_OF_A_LOOK, MOST_PAIRS, Pair, student_quantile
 
 # The probability that a comparison of equal packages ends as "same" at the band.
@@ -32,27 +28,6 @@ SURE = 0.9
 CONFIDENCE = 0.9
 # Fewer pairs say too little about the noise.
 LEAST_PAIRS = 4
-# The record is measured again after so many seconds: hosts get new neighbours.
-LARGEST_AGE = 7 * 86400.0
-FORMAT = "aoti-build/host-noise"
-FORMAT_VERSION = 1
-_MOST_RECORDS = 1000
-_LARGEST_BAND = 10.0
-
-
-@dataclass(frozen=True)
-class HostNoise:
-    """What pairs of a package with itself said about this host.
-
-    Attributes:
-        band: the smallest band that can be resolved, as a part of 1.
-        pairs: the number of pairs.
-        measured: when, in seconds since the epoch.
-    """
-
-    band: float
-    pairs: int
-    measured: float
 
 
 def resolvable_band(pairs: Sequence[Pair], planned: int = MOST_PAIRS) -> float:
@@ -106,51 +81,3 @@ def chi_square_quantile(probability: float, degrees: int) -> float:
         else:
             high = middle
     return high
-
-
-# The record of earlier measurements
-
-
-def remember(record: Path, machine_class: str, target: str, noise: HostNoise) -> bool:
-    """Keep what was measured in the file `record`. Returns False if the disk refuses it."""
-    table = read_cache_record(record, FORMAT, FORMAT_VERSION, "hosts")
-    entry = {
-        "band": float(noise.band),
-        "pairs": noise.pairs,
-        "measured": float(noise.measured),
-    }
-    name = _name(machine_class, target)
-    table.pop(name, None)
-    # The newest are at the end.
-    kept = dict([*table.items(), (name, entry)][-_MOST_RECORDS:])
-    return write_cache_record(record, FORMAT, FORMAT_VERSION, {"hosts": kept})
-
-
-def recall(
-    record: Path, machine_class: str, target: str, now: float, largest_age: float = LARGEST_AGE
-) -> HostNoise | None:
-    """What the file `record` says; None if it says nothing, or is too old at the time `now`.
-
-    A time in the future is taken for too old: the clock was set back.
-    """
-    table = read_cache_record(record, FORMAT, FORMAT_VERSION, "hosts")
-    noise = _noise_of(table.get(_name(machine_class, target)))
-    if noise is None or not 0 <= now - noise.measured <= largest_age:
-        return None
-    return noise
-
-
-def _name(machine_class: str, target: str) -> str:
-    return f"{target} on {machine_class}"
-
-
-def _noise_of(entry: Any) -> HostNoise | None:
-    """The entry of a record, which may have any shape."""
-    if not isinstance(entry, dict):
-        return None
-    band, pairs, measured = entry.get("band"), entry.get("pairs"), entry.get("measured")
-    if type(band) is not float or type(measured) is not float or type(pairs) is not int:
-        return None
-    if pairs < LEAST_PAIRS or not 0 <= band <= _LARGEST_BAND:
-        return None
-    return HostNoise(band, pairs, measured)

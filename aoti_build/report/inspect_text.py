@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from aoti_build.commands.inspect import Inspected, InspectReport
     from aoti_build.commands.inspect_diff import Difference, DiffReport
 
-# Without a terminal, as many rows as most terminals have.
-SCREEN_ROWS = 24
 # How much of a tree to show, from the most to the least: the depth of branches, and the rows of
 # each list.
 _VIEWS = (*((9, rows) for rows in (12, 8, 5, 3, 2, 1, 0)), (1, 0), (0, 0))

@@ -24,6 +24,7 @@ from aoti_build.tasks.checking import run, verify
 from aoti_build.tasks.history import bench_history
 from aoti_build.tasks.measuring import bench
 from aoti_build.tasks.misspelt import explain_at_exit
+from aoti_build.tasks.releasing import release
 from aoti_build.tasks.reporting import report
 from aoti_build.tasks.showing import ci_cache, inspect, schema, status, version, why
 from aoti_build.tasks.starting import init
@@ -39,6 +40,7 @@ ns = Collection(
     bench,
     bench_history,
     export,
+    release,
     status,
     why,
     inspect,

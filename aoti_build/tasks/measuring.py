@@ -32,6 +32,7 @@ def bench(
     strict: bool = False,
     band: str = "",
     budget: str = "",
+    history: str = "",
     file: str = "",
     root: str = "",
     artifacts: str = "",
@@ -52,7 +53,7 @@ def bench(
         from aoti_build.measurement.statistics import BAND, PAIRS
         from aoti_build.report.bench_text import bench_lines
 
-        project, targets = project_of(context, file, target, root, artifacts)
+        project, targets = project_of(context, file, target, root, artifacts, history)
         check_files(project, targets)
         percent = read_integer("--band", band)
         options = command.Options(

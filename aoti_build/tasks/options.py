@@ -112,8 +112,8 @@ _HELP: Mapping[str, str] = {
     "seconds": "Time the calls of each sample for this many seconds. Default: 1.",
     "threads": "Let torch use this many threads. Default: one for each processor.",
     "against": (
-        "Measure the artifacts in this directory beside the present ones, and fail if the present"
-        " ones are worse."
+        "Measure this earlier package beside the present one, and fail if the present one is"
+        " worse: a directory, a key of the store, or a git revision."
     ),
     "fail-if": (
         "Fail only above these ratios to the base, such as steady>1.05,first>1.2,size>1.05. The"
@@ -125,7 +125,7 @@ _HELP: Mapping[str, str] = {
     "max-size": "Limit the store to this many bytes, with a unit of k, m, g or t: 20g.",
     "max-age": "Remove what was not used for this long, with a unit of s, m, h, d or w: 30d.",
     "path": "Inspect this .pt2 file, from any source.",
-    "all": "Show everything. Default: what fits on a screen.",
+    "all": "Show everything. Default: what fits on the terminal.",
     "host": "Also show which variant of each model this host would load, and why not the others.",
     "diff": "Compare with this .pt2 file or target.",
     "orphans": "Remove only artifacts that models.yaml no longer lists.",
@@ -147,6 +147,27 @@ _HELP: Mapping[str, str] = {
     "name": "Give the model this name.",
     "init.device": "Build for these devices, separated by commas: cpu, cuda. Default: cpu.",
     "init.file": "Write this file. Default: models.yaml next to tasks.py, or in this directory.",
+    "version": (
+        "The version of the release, such as 1.4.0 or 1.4.0rc1. It must come after that of"
+        " --previous."
+    ),
+    "release.out": "Write the bundle to this directory, which must not exist.",
+    "sign": "Sign the bundle with the private key in this file (PEM).",
+    "previous": (
+        "The release before this one: its directory, or its release.json. The notes say what"
+        " differs."
+    ),
+    "allow-dirty": (
+        "Release also from files that differ from the commit, and without a git checkout."
+    ),
+    "archive": "Also write the bundle into this file, which ends in .tar.zst or .tar.gz.",
+    "release.against": (
+        "Measure this earlier package beside the present one, and release nothing if the present"
+        " one is worse: a directory, a key of the store, or a git revision."
+    ),
+    "release.fail-if": (
+        "Release nothing only above these ratios to that package, such as steady>1.05,first>1.2."
+    ),
     "doctor.strict": "Treat a missing device as a failure.",
     "run.output": (
         "Write the outputs to this .safetensors, .npz or .pt file. {target} and {input} in its name"

@@ -107,10 +107,9 @@ def inspect(
         else:
             report = command.inspect(*project_of(context, file, target, root, artifacts), host=host)
         size = None if all else terminal_size(sys.stdout)
-        rows = None if all else inspect_text.SCREEN_ROWS
         lines = inspect_text.inspect_lines(
             report,
-            rows=size.lines if size else rows,
+            rows=size.lines if size else None,
             width=size.columns if size else None,
         )
         show(report, lines, json)

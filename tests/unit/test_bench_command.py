@@ -6,7 +6,7 @@ import itertools
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from aoti_build.commands.bench_report import Benchmark, BenchReport
 from aoti_build.errors import ArtifactError, BuildError, ExitCode, Interrupted, UsageError
 from aoti_build.host import cuda, distributions
 from aoti_build.measurement.gate import Rule, parse_limits
+from aoti_build.measurement.history import read
 from aoti_build.measurement.record import BenchRecord, Cache, Metric, Row, Way, read_bench
 from aoti_build.messages import BenchJob, CallsJob
 from aoti_build.models_file import Project
@@ -485,7 +486,7 @@ def test_noise_leads_to_more_pairs_and_then_to_unknown(
     assert verdicts(report)["steady"] == "unknown"
     steady = next(record for record in only(report).gated if record.metric == Metric.STEADY)
     assert steady.pairs == 16
-    assert "does not tell" in str(steady.why)
+    assert "this host is too noisy" in str(steady.why)
     assert report.exit_code == 0
     strict = bench(measured, measured.targets, against(release, strict=True))
     assert strict.exit_code == ExitCode.VERIFICATION_FAILED
@@ -495,12 +496,33 @@ def test_noise_leads_to_more_pairs_and_then_to_unknown(
 def test_a_host_that_is_too_noisy_tells_nothing(
     measured: Project, machine: Machine, release: str
 ) -> None:
-    machine.base = {"steady": 0.5}
-    report = bench(measured, measured.targets, against(release, host_band=0.08))
+    machine.noise = 0.1
+    report = bench(measured, measured.targets, against(release))
     steady = next(record for record in only(report).gated if record.metric == Metric.STEADY)
     assert steady.verdict == "unknown"
     assert "this host is too noisy" in str(steady.why)
-    assert record_of(report).machine.band == 0.08
+    band = record_of(report).machine.band
+    assert band is not None
+    assert band > 0.03
+
+
+def test_a_line_of_the_history_for_each_benchmark(measured: Project, machine: Machine) -> None:
+    kept = replace(measured, layout=replace(measured.layout, history="kept"))
+    for _ in range(2):
+        bench(kept, kept.targets, Options(ways=(Way.ARTIFACT,), samples=1))
+    entries = read(kept.root / "kept").entries
+    assert [entry.target for entry in entries] == ["small/cpu"] * 2
+    assert entries[0].key == record_of(bench(kept, kept.targets, Options(samples=1))).key
+
+
+def test_a_history_that_cannot_be_written_is_said_before_the_measurement(
+    measured: Project, machine: Machine
+) -> None:
+    (measured.root / "kept").write_text("a file")
+    kept = replace(measured, layout=replace(measured.layout, history="kept"))
+    with pytest.raises(UsageError, match="cannot be written"):
+        bench(kept, kept.targets, Options())
+    assert machine.jobs == []
 
 
 def test_a_gate_without_a_pair_has_not_passed(
@@ -531,9 +553,10 @@ def test_a_base_that_cannot_be_loaded_is_an_error(
 def test_a_base_without_the_target_is_an_error_of_the_target(
     measured: Project, machine: Machine, tmp_path: Path
 ) -> None:
-    report = bench(measured, measured.targets, against(str(tmp_path / "absent")))
+    (tmp_path / "empty").mkdir()
+    report = bench(measured, measured.targets, against(str(tmp_path / "empty")))
     assert report.exit_code == ExitCode.USAGE
-    assert "it has no artifact of small/cpu" in str(report.error)
+    assert "empty has no artifact of small/cpu" in str(report.error)
 
 
 def test_limits_without_a_base_are_wrong_usage(measured: Project) -> None:

@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from history_records import record as bench_record
 from jsonschema import Draft202012Validator
@@ -23,11 +24,18 @@ from report_samples import full_project, history
 from small_projects import RAN, REPOSITORY, TWO_MODELS, publish_fake, write_project
 
 import aoti_build
+from aoti_build.artifact.bundle.record import (
+    Licence,
+    PreviousRelease,
+    ReleaseFile,
+    ReleaseRecord,
+    Source,
+    release_json,
+)
 from aoti_build.artifact.manifest import MODEL, REFERENCE_DATA, VERIFY, FileRecord, Manifest
 from aoti_build.artifact.paths import (
     artifact_directory,
     durations_path,
-    host_noise_path,
     index_path,
     passed_checks_path,
     project_cache_path,
@@ -45,12 +53,15 @@ from aoti_build.commands.init import Wishes, init, look
 from aoti_build.commands.inspect import InspectReport, inspect, inspect_file
 from aoti_build.commands.inspect_diff import diff
 from aoti_build.commands.plan_report import PlanReport
+from aoti_build.commands.release_report import ArchiveFile, Released, ReleaseReport
+from aoti_build.commands.release_target import ReleasedArtifact, released_target
 from aoti_build.commands.report import report
 from aoti_build.commands.report_history import History
 from aoti_build.commands.run import Run, RunReport, TargetRuns
 from aoti_build.commands.status import StatusReport
 from aoti_build.commands.tune_report import Outcome as TuneOutcome
 from aoti_build.commands.tune_report import Row, TuneReport, Tuning
+from aoti_build.commands.verdicts import VerdictKind
 from aoti_build.commands.verify import Verdict, VerifyReport, verify
 from aoti_build.commands.version import VersionReport, version
 from aoti_build.commands.why import why
@@ -70,7 +81,6 @@ from aoti_build.host.checks.finding import Finding
 from aoti_build.host.devices import device_names
 from aoti_build.measurement.gate import Question, Rule, answers, parse_limits, size_answer
 from aoti_build.measurement.history import append
-from aoti_build.measurement.host_noise import HostNoise, remember
 from aoti_build.measurement.record import (
     Base,
     BenchRecord,
@@ -292,6 +302,11 @@ def _documents(tmp_path: Path) -> dict[str, list[Document]]:
         "aoti-build/bench": [bench_json(_bench_record(two))],
         "aoti-build/bench-report": [_bench(two).as_json()],
         "aoti-build/export": [_export(two).as_json(), export(two, two.targets, "out").as_json()],
+        "aoti-build/release": [release_json(_release_record(two, manifest))],
+        "aoti-build/release-report": [
+            _release(two, manifest).as_json(),
+            ReleaseReport("out", "1.4", _build(two, manifest)).as_json(),
+        ],
         "aoti-build/ci-cache": [ci_cache(two, two.targets).as_json()],
         "aoti-build/init": [_init(tmp_path / "new")],
         "aoti-build/version": [version().as_json(), VersionReport(None, "3.12.3").as_json()],
@@ -302,7 +317,6 @@ def _documents(tmp_path: Path) -> dict[str, list[Document]]:
         "aoti-build/doctor": [DoctorReport(FINDINGS).as_json()],
         "aoti-build/passed-checks": [_passed_checks(two)],
         "aoti-build/durations": [_durations(two)],
-        "aoti-build/host-noise": [_host_noise(two)],
         "aoti-build/history": _history(tmp_path / "history"),
         "aoti-build/bench-history": [bench_history(tmp_path / "history").as_json()],
     }
@@ -429,7 +443,6 @@ def test_a_document_of_another_version_is_refused(
         ("aoti-build/history", ("series", 0, "median"), 0),
         ("aoti-build/bench-history", ("targets", 0, "series", 0, "surplus"), 1),
         ("aoti-build/bench-history", ("targets", 0, "series", 0, "steps", 0, "ratio"), 0),
-        ("aoti-build/host-noise", ("hosts", "net/cpu on cpu-a", "band"), -1),
         ("aoti-build/doctor", ("checks", 0, "outcome"), "fine"),
         ("aoti-build/doctor", ("checks", 0, "stops"), True),
         ("aoti-build/passed-checks", ("keys", 0), "short"),
@@ -614,6 +627,33 @@ def _status(project: Project, manifest: Manifest) -> StatusReport:
     return StatusReport(project, _plan(project, manifest), ("gone/cpu",))
 
 
+def _release_record(two: Project, manifest: Manifest) -> ReleaseRecord:
+    cases = tuple(typed(case, CallFigures) for case in CASES)
+    artifact = ReleasedArtifact(manifest, Verdict(two.targets[0], VerdictKind.PASSED, (), cases))
+    target = msgspec.structs.replace(
+        released_target(artifact, "2026-01-02T03:04:05Z"),
+        bench="models/first/cpu/bench.json",
+        licences=(Licence("MIT", "License of sympy"),),
+    )
+    return ReleaseRecord(
+        name="shop",
+        version="1.4",
+        created="2026-01-02T03:04:05Z",
+        aoti_build="1.0",
+        source=Source("a" * 40, dirty=False, repository="https://example.org/us/shop"),
+        targets=(target,),
+        files={"NOTES.md": ReleaseFile("0" * 64, 5, "644")},
+        previous=PreviousRelease("1.3", "0" * 64),
+    )
+
+
+def _release(two: Project, manifest: Manifest) -> ReleaseReport:
+    archive = ArchiveFile("out.tar.gz", "0" * 64, 5)
+    released = Released(_release_record(two, manifest), "0" * 64, 5, signed=True, archive=archive)
+    report = ReleaseReport("out", "1.4", _build(two, manifest), VerifyReport(_verdicts(two)))
+    return replace(report, released=released)
+
+
 def _export(project: Project) -> ExportReport:
     first, _ = project.targets
     package = FileRecord("a" * 64, 12)
@@ -646,7 +686,7 @@ def _bench_record(project: Project) -> BenchRecord:
         Question(Metric.STEADY, "v1", [(1.0, 1.2)] * 8, {"batch": 2}),
         Question(Metric.FIRST, "v1", [(1.0, 1.2)]),
     ]
-    compared = tuple(answers(questions, rule, 0.04))
+    compared = tuple(answers(questions, rule))
     sizes = size_answer("v1", 12, 12, rule)
     return BenchRecord(
         target=first.name,
@@ -796,13 +836,6 @@ def _durations(project: Project) -> Document:
     durations.ended(Outcome(target, Done.COMPILED))
     durations.save()
     document: Document = json.loads(durations_path(project).read_text())
-    return document
-
-
-def _host_noise(project: Project) -> Document:
-    record = host_noise_path(project)
-    remember(record, "cpu-a", "net/cpu", HostNoise(band=0.02, pairs=16, measured=1.5))
-    document: Document = json.loads(record.read_text())
     return document
 
 

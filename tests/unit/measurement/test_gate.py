@@ -11,6 +11,7 @@ from aoti_build.measurement.gate import (
     Question,
     Rule,
     answers,
+    noise_band,
     parse_limits,
     question,
     size_answer,
@@ -29,11 +30,12 @@ def pairs(ratio: float, noise: float = 0.002, count: int = 8) -> list[Pair]:
     return found
 
 
-def verdict(ratio: float, fail_if: str = "", **changes: object) -> ComparisonRecord:
+def verdict(
+    ratio: float, fail_if: str = "", host_band: float | None = None, noise: float = 0.002
+) -> ComparisonRecord:
     rule = Rule(limits=parse_limits(fail_if) if fail_if else {})
-    host_band = changes.get("host_band")
-    assert host_band is None or isinstance(host_band, float)
-    (record,) = answers([Question(Metric.STEADY, "v1", pairs(ratio))], rule, host_band)
+    asked = Question(Metric.STEADY, "v1", pairs(ratio, noise), host_band=host_band)
+    (record,) = answers([asked], rule)
     return record
 
 
@@ -110,9 +112,23 @@ def test_fewer_pairs_than_planned_are_unknown() -> None:
 
 
 def test_a_noisy_host_is_no_judge_of_a_small_difference_but_of_a_large_one() -> None:
-    assert verdict(1.1, host_band=0.08).verdict == "unknown"
-    assert verdict(1.1, host_band=0.02).verdict == "worse"
-    assert verdict(1.9, "steady>1.5", host_band=0.08).verdict == "worse"
+    small = verdict(1.05, host_band=0.08, noise=0.1)
+    assert small.verdict == "unknown"
+    assert small.why == "this host is too noisy: it resolves 8.0%, and 3.0% is asked for"
+    quiet = verdict(1.03, host_band=0.02)
+    assert quiet.why == "the interval does not tell on which side of the band the ratio is"
+    assert verdict(1.9, host_band=0.08, noise=0.1).verdict == "worse"
+
+
+def test_the_noise_of_a_host_is_that_of_samples_that_follow_each_other() -> None:
+    """A slow drift is none."""
+    quiet = noise_band([[1.0, 1.001, 1.1, 1.101, 1.2, 1.201, 1.3, 1.301]])
+    noisy = noise_band([[1.0, 1.1, 1.0, 1.1], [2.0, 2.2, 2.2, 2.0]])
+    assert quiet is not None
+    assert noisy is not None
+    assert quiet < 0.003
+    assert noisy > 0.05
+    assert noise_band([[1.0, 1.1, 1.0, 1.1, 1.0, 1.1, 1.0]]) is None
 
 
 @pytest.mark.parametrize(

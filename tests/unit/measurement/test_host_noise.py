@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import math
 import random
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from aoti_build.measurement.host_noise import (
-    LARGEST_AGE,
     LEAST_PAIRS,
     SURE,
     HostNoise,
     chi_square_quantile,
-    recall,
-    remember,
     resolvable_band,
 )
 from aoti_build.measurement.statistics import MOST_PAIRS, PAIRS, Pair, Verdict, compare
@@ -98,55 +93,3 @@ def test_a_host_without_noise_resolves_everything() -> None:
 def test_too_few_pairs_and_impossible_times_are_refused(pairs: list[Pair]) -> None:
     with pytest.raises(ValueError, match=r"fewer than|not above 0"):
         resolvable_band(pairs)
-
-
-def test_it_is_remembered_for_this_class_of_machines_and_target(tmp_path: Path) -> None:
-    record = tmp_path / "record.json"
-    assert remember(record, "cpu-a", "net/cpu", NOISE)
-    other = HostNoise(band=0.5, pairs=8, measured=2000.0)
-    assert remember(record, "cpu-b", "net/cpu", other)
-    assert recall(record, "cpu-a", "net/cpu", now=1001.0) == NOISE
-    assert recall(record, "cpu-b", "net/cpu", now=2001.0) == other
-    assert recall(record, "cpu-a", "other/cpu", now=1001.0) is None
-    assert remember(record, "cpu-a", "net/cpu", other)
-    assert recall(record, "cpu-a", "net/cpu", now=2001.0) == other
-
-
-@pytest.mark.parametrize(
-    ("age", "is_known"), [(0.0, True), (LARGEST_AGE, True), (LARGEST_AGE + 1, False), (-1, False)]
-)
-def test_it_is_measured_again_when_it_is_old(tmp_path: Path, age: float, is_known: bool) -> None:
-    record = tmp_path / "record.json"
-    remember(record, "cpu-a", "net/cpu", NOISE)
-    found = recall(record, "cpu-a", "net/cpu", now=NOISE.measured + age)
-    assert (found == NOISE) is is_known
-
-
-@pytest.mark.parametrize(
-    "entry",
-    [
-        None,
-        [],
-        {},
-        {"band": "wide", "pairs": 8, "measured": 1000.0},
-        {"band": -1.0, "pairs": 8, "measured": 1000.0},
-        {"band": 0.1, "pairs": 0, "measured": 1000.0},
-        {"band": 0.1, "pairs": True, "measured": 1000.0},
-        {"band": float("nan"), "pairs": 8, "measured": 1000.0},
-        {"band": 0.1, "pairs": 8, "measured": None},
-    ],
-    ids=str,
-)
-def test_a_wrong_record_is_none(tmp_path: Path, entry: object) -> None:
-    record = tmp_path / "record.json"
-    remember(record, "cpu-a", "net/cpu", NOISE)
-    document = json.loads(record.read_text())
-    (name,) = document["hosts"]
-    document["hosts"][name] = entry
-    record.write_text(json.dumps(document))
-    assert recall(record, "cpu-a", "net/cpu", now=1001.0) is None
-
-
-def test_a_directory_that_is_missing_is_not_made(tmp_path: Path) -> None:
-    assert not remember(tmp_path / "absent" / "record.json", "cpu-a", "net/cpu", NOISE)
-    assert list(tmp_path.iterdir()) == []
