@@ -573,9 +573,8 @@ def test_the_signer_gets_the_whole_bundle(two: Project, monkeypatch: pytest.Monk
 
 def test_a_page_is_a_file_of_the_bundle(two: Project) -> None:
     options = ReleaseOptions(version="1", directory=str(two.root / "out"))
-    report = release(
-        two, two.targets, options, page=lambda project, targets, created: b"<!doctype html>"
-    )
+    page = b"<!doctype html>"
+    report = release(two, two.targets, options, page=lambda *_: page)
     assert report.error is None
     assert (two.root / "out" / "report.html").read_bytes() == page
     assert "  report.html\n" in (two.root / "out" / "SHA256SUMS").read_text()
