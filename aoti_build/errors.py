@@ -230,6 +230,12 @@ class DirectoryError(ToolchainError):
     """
 
 
+class NetworkError(ToolchainError):
+    """A registry cannot be reached, or fails again and again. The same command may work later."""
+
+    kind = "network"
+
+
 class MessageError(ToolchainError):
     """A message between the build process and a worker is unknown to this release."""
 

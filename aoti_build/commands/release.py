@@ -35,6 +35,7 @@ from aoti_build.commands.release_checks import (
     require_newer,
 )
 from aoti_build.commands.release_parts import Gate, Page, bench_gate, signer
+from aoti_build.commands.release_push import OnLine, push, push_target, require_access
 from aoti_build.commands.release_report import ArchiveFile, Released, ReleaseReport
 from aoti_build.commands.release_target import ReleasedArtifact
 from aoti_build.commands.verify import verify
@@ -43,7 +44,7 @@ from aoti_build.common.archives import require_archive_name, staged_archive
 from aoti_build.common.digests import digest_file
 from aoti_build.common.publication import publish_new_directory, staging
 from aoti_build.common.writing import fsync
-from aoti_build.errors import AotiBuildError, OutOfDateError, UsageError
+from aoti_build.errors import AotiBuildError, Interrupted, OutOfDateError, UsageError
 from aoti_build.models_file.project import Project, Target
 from aoti_build.planning.plan import Step
 from aoti_build.work.processes import allow_starts
@@ -67,6 +68,7 @@ class ReleaseOptions:
         archive: a file that ends in ``.tar.zst`` or ``.tar.gz``.
         against: what to compare the speed with.
         fail_if: when that comparison ends the release.
+        push: the address in a registry to which the bundle is uploaded too.
     """
 
     version: str
@@ -77,6 +79,7 @@ class ReleaseOptions:
     archive: str = ""
     against: str = ""
     fail_if: str = ""
+    push: str = ""
 
 
 @dataclass(frozen=True)
@@ -98,14 +101,16 @@ def release(
     on_progress: OnProgress = lambda target, phase: None,
     watch: Callable[[], Watcher] | None = None,
     page: Page | None = None,
+    on_line: OnLine = lambda line: None,
 ) -> ReleaseReport:
     """Release `targets`. What keeps a release from being made is in the report.
 
-    `page` makes the content of `report.html`. Without it the bundle has no such file.
+    `page` makes the content of `report.html`. Without it the bundle has no such file. `on_line`
+    receives the progress of an upload.
 
     Raises:
         UsageError: an option is wrong, the bundle is there already, or the project is not as a
-            commit has it. Nothing was released.
+            commit has it, or a registry refuses access. Nothing was released.
         ArtifactError: ``--previous`` is no release.
         ToolchainError: the host cannot build or verify.
         Interrupted: Ctrl-C was pressed. Nothing was released.
@@ -131,13 +136,27 @@ def release(
         return replace(report, refused=refused)
     writer = _Writer(project, options, prepared, steps, verified, page)
     try:
-        return writer.write(report)
+        report = writer.write(report)
     except OSError as error:
         raise UsageError(
             f"{options.directory} cannot be written",
             cause=error.strerror or str(error),
             hint="name another directory with --out",
         ) from error
+    if options.push and report.error is None:
+        return _pushed(report, options, on_line)
+    return report
+
+
+def _pushed(report: ReleaseReport, options: ReleaseOptions, on_line: OnLine) -> ReleaseReport:
+    """Push the bundle that was written. It stays if that fails."""
+    try:
+        pushed = push(options.directory, options.push, on_line=on_line)
+    except Interrupted:
+        raise
+    except AotiBuildError as error:
+        return replace(report, unpushed=error, address=options.push)
+    return replace(report, push=pushed, address=options.push)
 
 
 def _prepare(project: Project, options: ReleaseOptions) -> _Plan:
@@ -151,6 +170,8 @@ def _prepare(project: Project, options: ReleaseOptions) -> _Plan:
         archive = new_path(project, "--archive FILE", options.archive)
         if archive.is_relative_to(final):
             raise UsageError("--archive lies in --out", hint="name a file outside of the bundle")
+    if options.push:
+        require_access(push_target(options.push))
     return _Plan(
         final=final,
         archive=archive,

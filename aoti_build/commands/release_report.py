@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 
 from aoti_build.artifact.bundle import layout
@@ -9,6 +10,7 @@ from aoti_build.artifact.bundle.record import ReleaseRecord
 from aoti_build.commands.build import BuildReport
 from aoti_build.commands.conclusion import code_of, error_class, head
 from aoti_build.commands.release_parts import GateReport
+from aoti_build.commands.release_push import PushReport
 from aoti_build.commands.verify_report import VerifyReport
 from aoti_build.common.json_object import JsonObject
 from aoti_build.errors import AotiBuildError
@@ -69,6 +71,7 @@ class ReleaseReport:
     """The steps of a release, up to the one that failed. `directory` is as the user named it.
 
     `refused` is why artifacts that were built and verified are not released all the same.
+    `unpushed` is why a bundle that was written is not in the registry, at `address`.
     """
 
     directory: str
@@ -78,6 +81,9 @@ class ReleaseReport:
     gate: GateReport | None = None
     refused: AotiBuildError | None = None
     released: Released | None = None
+    push: PushReport | None = None
+    unpushed: AotiBuildError | None = None
+    address: str = ""
 
     @property
     def exit_code(self) -> int:
@@ -85,7 +91,7 @@ class ReleaseReport:
 
     @property
     def error(self) -> AotiBuildError | None:
-        """The error that ends the task; None if the bundle was written."""
+        """The error that ends the task; None if the bundle was written, and pushed if asked."""
         if self.build.error is not None:
             return _nothing_released(self.build.error, "build")
         if self.verify is not None and self.verify.error is not None:
@@ -94,6 +100,8 @@ class ReleaseReport:
             return _nothing_released(self.gate.error)
         if self.refused is not None:
             return _nothing_released(self.refused)
+        if self.unpushed is not None:
+            return _not_pushed(self.unpushed, self.directory, self.address)
         return None
 
     def as_json(self) -> JsonObject:
@@ -105,6 +113,7 @@ class ReleaseReport:
             "verify": self.verify.as_json() if self.verify else None,
             "bench": self.gate.as_json() if self.gate else None,
             "release": self.released.as_json() if self.released else None,
+            "push": self.push.facts() if self.push else None,
         }
 
 
@@ -123,4 +132,15 @@ def _nothing_released(error: AotiBuildError, task: str | None = None) -> AotiBui
         cause=error.cause,
         hint=hint,
         log=error.log,
+    )
+
+
+def _not_pushed(error: AotiBuildError, directory: str, address: str) -> AotiBuildError:
+    """The error of a push after the bundle was written, which another push can use."""
+    again = f"`invoke release-push {shlex.quote(directory)} {address}` pushes it"
+    return error_class(error.exit_code)(
+        f"the release was written and not pushed: {error.message}",
+        where=error.where,
+        cause=error.cause,
+        hint=f"{error.hint}\n{again}" if error.hint else again,
     )

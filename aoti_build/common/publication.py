@@ -9,7 +9,7 @@ import shutil
 import stat
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from aoti_build.common.libc import libc_function
@@ -83,20 +83,27 @@ def publish_directory(staged: Path, final: Path) -> None:
     fsync(final.parent)
 
 
-def publish_new_directory(staged: Path, final: Path, *, umask: int = UMASK) -> None:
+def publish_new_directory(
+    staged: Path,
+    final: Path,
+    *,
+    umask: int = UMASK,
+    modes: Mapping[str, int] | None = None,
+) -> None:
     """As `publish_directory`, for a `final` that is absent or an empty directory.
 
-    `umask` has the permission bits that files and directories do not get.
+    `umask` has the permission bits that files and directories do not get. `modes` has the bits of
+    files that get others, by their relative paths.
     Raises OSError: also if `final` is anything else by now, a link to a directory included.
     """
     for directory in (path for path in (staged, *staged.rglob("*")) if path.is_dir()):
         directory.chmod(0o777 & ~umask)
-    _settle(staged, umask)
+    _settle(staged, umask, modes)
     os.rename(staged, final)
     fsync(final.parent)
 
 
-def _settle(staged: Path, umask: int = UMASK) -> None:
+def _settle(staged: Path, umask: int = UMASK, modes: Mapping[str, int] | None = None) -> None:
     """Give the files in `staged` their final modes, and wait until all of it is on the disk."""
     from concurrent.futures import ThreadPoolExecutor  # not on the no-op path
 
@@ -104,7 +111,10 @@ def _settle(staged: Path, umask: int = UMASK) -> None:
     for file in entries:
         # Some libraries write files with mode 0600, which other users could not read.
         if file.is_file():
-            file.chmod(0o666 & ~umask)
+            mode = 0o666 & ~umask
+            if modes is not None:
+                mode = modes.get(str(file.relative_to(staged)), mode)
+            file.chmod(mode)
     # Sync all at once: a journalling file system then commits them together.
     with ThreadPoolExecutor() as pool:
         list(pool.map(fsync, [*entries, staged]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from aoti_build.report.registry_text import push_lines
 from aoti_build.report.terminal import for_terminal, size_text, table
 from aoti_build.report.text import build_lines
 from aoti_build.report.verify_text import verify_lines
@@ -20,6 +21,8 @@ def release_lines(report: ReleaseReport) -> list[str]:
         lines += ["", *verify_lines(report.verify)]
     if report.released is not None:
         lines += ["", *_released_lines(report, report.released)]
+    if report.push is not None:
+        lines += ["", *push_lines(report.push)]
     return lines
 
 

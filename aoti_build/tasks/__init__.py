@@ -24,6 +24,7 @@ from aoti_build.tasks.checking import run, verify
 from aoti_build.tasks.history import bench_history
 from aoti_build.tasks.measuring import bench
 from aoti_build.tasks.misspelt import explain_at_exit
+from aoti_build.tasks.registry import release_pull, release_push
 from aoti_build.tasks.releasing import release
 from aoti_build.tasks.reporting import report
 from aoti_build.tasks.showing import ci_cache, inspect, schema, status, version, why
@@ -41,6 +42,8 @@ ns = Collection(
     bench_history,
     export,
     release,
+    release_push,
+    release_pull,
     status,
     why,
     inspect,

@@ -179,6 +179,16 @@ def progress(targets: tuple[Target, ...], quiet: bool) -> Callable[[Target, str]
     return print_phase
 
 
+def lines_on_stderr(quiet: bool) -> Callable[[str], None]:
+    """A function that prints a line of progress on stderr. With `quiet` it prints nothing."""
+
+    def print_line(line: str) -> None:
+        if not quiet:
+            _write_stderr(f"{line}\n")
+
+    return print_line
+
+
 @contextlib.contextmanager
 def display(quiet: bool) -> Iterator[Callable[[], Watcher]]:
     """A function that begins to show a build on stderr. What it shows ends with the context.

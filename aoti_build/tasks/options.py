@@ -168,6 +168,23 @@ _HELP: Mapping[str, str] = {
     "release.fail-if": (
         "Release nothing only above these ratios to that package, such as steady>1.05,first>1.2."
     ),
+    "release.push": (
+        "Also upload the bundle to this address in a registry, with a tag:"
+        " oci://host/repository:tag."
+    ),
+    "address": "The address in a registry: oci://host[:port]/repository:tag.",
+    "release_push.directory": "The directory of the release.",
+    "release_push.replace": "Let the tag name this release, also if it names something else now.",
+    "release_pull.address": (
+        "The address in a registry: oci://host[:port]/repository:tag, or with @sha256:... in place"
+        " of the tag or after it."
+    ),
+    "release_pull.out": "Write the release to this directory, which must not exist.",
+    "release_pull.public-key": (
+        "Accept the release only if one of these keys or certificates signed it: PEM files or"
+        " directories of them, separated by commas."
+    ),
+    "insecure": "Ask the registry over http, without encryption. On this host that is the default.",
     "doctor.strict": "Treat a missing device as a failure.",
     "run.output": (
         "Write the outputs to this .safetensors, .npz or .pt file. {target} and {input} in its name"

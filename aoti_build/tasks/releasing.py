@@ -10,7 +10,7 @@ from invoke import Context
 from aoti_build.errors import UsageError
 from aoti_build.models_file import check_files
 from aoti_build.models_file.project import Project, Target
-from aoti_build.tasks.answer import contract, display, finish, progress, show
+from aoti_build.tasks.answer import contract, display, finish, lines_on_stderr, progress, show
 from aoti_build.tasks.options import documented_task
 from aoti_build.tasks.project import project_of
 
@@ -27,6 +27,7 @@ def release(
     archive: str = "",
     against: str = "",
     fail_if: str = "",
+    push: str = "",
     file: str = "",
     root: str = "",
     artifacts: str = "",
@@ -58,6 +59,7 @@ def release(
             archive=archive,
             against=against,
             fail_if=fail_if,
+            push=push,
         )
         with display(quiet) as watch:
             report = command.release(
@@ -67,6 +69,7 @@ def release(
                 on_progress=progress(targets, quiet),
                 watch=watch,
                 page=_page,
+                on_line=lines_on_stderr(quiet),
             )
         show(report, release_lines(report), json)
         finish(report.error)

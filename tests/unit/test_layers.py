@@ -23,6 +23,7 @@ LAYERS = {
     "messages": 4,
     "artifact": 4,
     "store": 5,
+    "registry": 5,
     "planning": 6,
     "work": 7,
     "measurement": 8,
