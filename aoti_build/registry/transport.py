@@ -70,18 +70,20 @@ class Answer:
         return b"".join(pieces)
 
 
-class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """Redirects are followed by `client`, which decides what may be sent there."""
+class _EveryAnswer(urllib.request.HTTPErrorProcessor):
+    """Gives out every answer. `client` decides what a redirect or a failure means."""
 
-    def redirect_request(self, *_: Any, **__: Any) -> None:
-        return None
+    def http_response(self, request: urllib.request.Request, response: Any) -> Any:  # noqa: ARG002
+        return response
+
+    https_response = http_response
 
 
 class Transport:
     """Sends requests. `is_local` keeps those to this machine away from proxies."""
 
     def __init__(self, *, is_local: bool) -> None:
-        handlers: list[urllib.request.BaseHandler] = [_NoRedirects()]
+        handlers: list[urllib.request.BaseHandler] = [_EveryAnswer()]
         if is_local:
             handlers.append(urllib.request.ProxyHandler({}))
         self._opener = urllib.request.build_opener(*handlers)
@@ -124,8 +126,6 @@ class Transport:
     def _answer(self, request: urllib.request.Request) -> Answer:
         try:
             response = self._opener.open(request, timeout=_TIMEOUT)
-        except urllib.error.HTTPError as error:
-            return Answer(error.code, error.headers, error)
         except urllib.error.URLError as error:
             reason = error.reason
             if isinstance(reason, ssl.SSLCertVerificationError):
