@@ -19,7 +19,6 @@ from aoti_build.artifact.manifest import Manifest
 from aoti_build.commands.build import build, plan
 from aoti_build.commands.export import Exported, ExportReport, copy_fit, fitness
 from aoti_build.commands.release_bundle import (
-    BUNDLE_UMASK,
     Origin,
     Signer,
     add_findings,
@@ -270,7 +269,7 @@ class _Writer:
                         size=staged_file.stat().st_size,
                     ),
                 )
-            publish_new_directory(staged, self.prepared.final, umask=BUNDLE_UMASK)
+            publish_new_directory(staged, self.prepared.final, umask=layout.UMASK)
             if archive is not None and staged_file is not None:
                 os.rename(staged_file, archive)
                 fsync(archive.parent)

@@ -31,8 +31,6 @@ from aoti_build.common.records import write_json
 from aoti_build.measurement.record import BenchRecord, read_bench, write_bench
 from aoti_build.models_file.project import Project, Target
 
-# What others may do with files and directories of a bundle, whatever the umask of this process is.
-BUNDLE_UMASK = 0o022
 _FILE_MODE = "644"
 # Signs the directory that it is given, and returns the content of the signature.
 Signer = Callable[[Path], bytes]
@@ -167,7 +165,7 @@ def write_signature(staged: Path, sign: Signer) -> None:
     """Sign all files of the bundle. Raises as the signer does, and OSError."""
     # A signature may cover the modes, so files have the final ones before it is made.
     for path in staged.rglob("*"):
-        os.chmod(path, (0o777 if path.is_dir() else 0o666) & ~BUNDLE_UMASK)
+        os.chmod(path, (0o777 if path.is_dir() else 0o666) & ~layout.UMASK)
     (staged / layout.SIGNATURE).write_bytes(sign(staged))
 
 

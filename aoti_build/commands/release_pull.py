@@ -18,7 +18,6 @@ from aoti_build.artifact.signing.refusals import ASK_SENDER, ListingMismatch, No
 from aoti_build.artifact.signing.trust import TrustedKeys, read_trusted_keys
 from aoti_build.artifact.signing.verify import SignedListing, read_signature, verify_signature
 from aoti_build.commands.conclusion import code_of, head
-from aoti_build.commands.release_bundle import BUNDLE_UMASK
 from aoti_build.commands.release_files import read_record, recorded_modes, require_recorded
 from aoti_build.common.digests import digest_bytes
 from aoti_build.common.json_object import JsonObject
@@ -183,7 +182,7 @@ class _Puller:
         record = read_record(staged, where)
         require_recorded(record, self.layers.values(), where)
         modes = recorded_modes(record, where)
-        publish_new_directory(staged, final, umask=BUNDLE_UMASK, modes=modes)
+        publish_new_directory(staged, final, umask=layout.UMASK, modes=modes)
         return record
 
     def _signed(self, staged: Path, trusted: TrustedKeys) -> SignedListing:

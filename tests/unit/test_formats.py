@@ -53,6 +53,8 @@ from aoti_build.commands.init import Wishes, init, look
 from aoti_build.commands.inspect import InspectReport, inspect, inspect_file
 from aoti_build.commands.inspect_diff import diff
 from aoti_build.commands.plan_report import PlanReport
+from aoti_build.commands.release_pull import PullReport
+from aoti_build.commands.release_push import PushReport
 from aoti_build.commands.release_report import ArchiveFile, Released, ReleaseReport
 from aoti_build.commands.release_target import ReleasedArtifact, released_target
 from aoti_build.commands.report import report
@@ -100,6 +102,7 @@ from aoti_build.models_file.project import Choice
 from aoti_build.planning.actions import Action, Done
 from aoti_build.planning.index import Published
 from aoti_build.planning.plan import Plan, Step
+from aoti_build.registry.reference import parse_reference
 from aoti_build.runtime import private
 from aoti_build.runtime.package import admit
 from aoti_build.store.kernels import KernelCache
@@ -307,6 +310,8 @@ def _documents(tmp_path: Path) -> dict[str, list[Document]]:
             _release(two, manifest).as_json(),
             ReleaseReport("out", "1.4", _build(two, manifest)).as_json(),
         ],
+        "aoti-build/release-push": [_push(two, manifest).as_json()],
+        "aoti-build/release-pull": [_pull(two, manifest).as_json()],
         "aoti-build/ci-cache": [ci_cache(two, two.targets).as_json()],
         "aoti-build/init": [_init(tmp_path / "new")],
         "aoti-build/version": [version().as_json(), VersionReport(None, "3.12.3").as_json()],
@@ -651,7 +656,20 @@ def _release(two: Project, manifest: Manifest) -> ReleaseReport:
     archive = ArchiveFile("out.tar.gz", "0" * 64, 5)
     released = Released(_release_record(two, manifest), "0" * 64, 5, signed=True, archive=archive)
     report = ReleaseReport("out", "1.4", _build(two, manifest), VerifyReport(_verdicts(two)))
-    return replace(report, released=released)
+    return replace(report, released=released, push=_push(two, manifest))
+
+
+def _push(two: Project, manifest: Manifest) -> PushReport:
+    record = _release_record(two, manifest)
+    reference = parse_reference("oci://localhost:5000/a:1.4")
+    return PushReport(reference, f"sha256:{'0' * 64}", record, 3, 30, 1, 10)
+
+
+def _pull(two: Project, manifest: Manifest) -> PullReport:
+    record = _release_record(two, manifest)
+    reference = parse_reference(f"oci://localhost:5000/a:1.4@sha256:{'0' * 64}")
+    signer = "release.pem"
+    return PullReport(reference, f"sha256:{'0' * 64}", "out", record, 3, 30, True, signer)
 
 
 def _export(project: Project) -> ExportReport:

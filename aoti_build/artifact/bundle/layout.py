@@ -21,6 +21,9 @@ SBOM = "evidence/sbom.cdx.json"
 REPORT = "report.html"
 NOTES = "NOTES.md"
 
+# What others may not do with files and directories of a bundle, whatever the umask of a process is.
+UMASK = 0o022
+
 # What `release.json` cannot list: itself and what is made from it.
 UNLISTED = frozenset({RELEASE, SUMS, SIGNATURE})
 
