@@ -138,7 +138,8 @@ def _nothing_released(error: AotiBuildError, task: str | None = None) -> AotiBui
 def _not_pushed(error: AotiBuildError, directory: str, address: str) -> AotiBuildError:
     """The error of a push after the bundle was written, which another push can use."""
     again = f"`invoke release-push {shlex.quote(directory)} {address}` pushes it"
-    return error_class(error.exit_code)(
+    # No error of a push has a constructor of its own. Its class keeps the kind in JSON.
+    return type(error)(
         f"the release was written and not pushed: {error.message}",
         where=error.where,
         cause=error.cause,

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import re
+import ssl
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -189,8 +190,8 @@ def _failure(status: int, code: str) -> Reply:
 
 
 @contextmanager
-def running_registry() -> Iterator[FakeRegistry]:
-    """A registry that answers on this host."""
+def running_registry(encryption: ssl.SSLContext | None = None) -> Iterator[FakeRegistry]:
+    """A registry that answers on this host, over https if there is an encryption."""
     registry = FakeRegistry()
 
     class Handler(BaseHTTPRequestHandler):
@@ -212,6 +213,9 @@ def running_registry() -> Iterator[FakeRegistry]:
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    if encryption is not None:
+        server.socket = encryption.wrap_socket(server.socket, server_side=True)
+    server.handle_error = lambda *_: None  # type: ignore[method-assign] # of clients that hang up
     registry.port = server.server_address[1]
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
