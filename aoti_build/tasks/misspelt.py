@@ -95,8 +95,9 @@ def _unknown_word(program: Program) -> UsageError | None:
 
 def _needs_argument(task: str, argument: str) -> UsageError:
     """`argument` is the name of the positional parameter that no word of the command gives."""
+    article = "an" if argument.startswith(tuple("aeiou")) else "a"
     return UsageError(
-        f"{task} needs a {argument}, and none is named",
+        f"{task} needs {article} {argument}, and none is named",
         hint=f"`invoke {task} {_PLACEHOLDERS.get(argument, argument.upper())}`; `invoke {task}"
         " --help` explains it",
     )

@@ -172,7 +172,7 @@ _HELP: Mapping[str, str] = {
         "Also upload the bundle to this address in a registry, with a tag:"
         " oci://host/repository:tag."
     ),
-    "address": "The address in a registry: oci://host[:port]/repository:tag.",
+    "to": "The address in a registry: oci://host[:port]/repository:tag.",
     "release_push.directory": "The directory of the release.",
     "release_push.replace": "Let the tag name this release, also if it names something else now.",
     "release_pull.address": (

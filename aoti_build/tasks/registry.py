@@ -6,6 +6,7 @@ from invoke import Context
 
 from aoti_build.errors import UsageError
 from aoti_build.tasks.answer import contract, lines_on_stderr, show
+from aoti_build.tasks.misspelt import print_help
 from aoti_build.tasks.options import documented_task, read_list
 
 
@@ -13,7 +14,7 @@ from aoti_build.tasks.options import documented_task, read_list
 def release_push(
     context: Context,
     directory: str,
-    address: str,
+    to: str = "",
     replace: bool = False,
     insecure: bool = False,
     json: bool = False,
@@ -24,13 +25,21 @@ def release_push(
 
     Files that are there already are not uploaded again.
     """
+    if directory in ("-h", "--help"):
+        print_help("release-push")
+        return
     with contract(json, debug):
         from aoti_build.commands.release_push import push
         from aoti_build.report.registry_text import push_lines
 
+        if not to:
+            raise UsageError(
+                "a push needs an address",
+                hint="`invoke release-push DIR --to oci://registry.example.org/team/models:1.4.0`",
+            )
         report = push(
             directory,
-            address,
+            to,
             insecure=insecure,
             replace=replace,
             on_line=lines_on_stderr(quiet),
@@ -53,6 +62,9 @@ def release_pull(
 
     Every file is compared with its digest, and with the signature if a key is given.
     """
+    if address in ("-h", "--help"):
+        print_help("release-pull")
+        return
     with contract(json, debug):
         from aoti_build.commands.release_pull import pull
         from aoti_build.report.registry_text import pull_lines
@@ -60,7 +72,7 @@ def release_pull(
         if not out:
             raise UsageError(
                 "a pull needs a new directory",
-                hint="`invoke release-pull oci://... --out DIR`",
+                hint="`invoke release-pull ADDRESS --out DIR`",
             )
         report = pull(
             address,
