@@ -201,6 +201,12 @@ class ArtifactError(AotiBuildError):
     kind = "artifact"
 
 
+class SignatureError(ArtifactError):
+    """The signature of a release, or what it signs, is refused. Nothing of it was loaded."""
+
+    kind = "signature"
+
+
 class ToolchainError(AotiBuildError):
     """The compiler, driver, torch installation or another part of the host cannot do the work."""
 

@@ -116,6 +116,14 @@ def private_below(base: Path, name: str) -> Path:
     return path
 
 
+def safe_directory(path: Path) -> Path:
+    """The path of an existing safe directory without links. `path` is absolute.
+
+    Raises `DirectoryError`.
+    """
+    return _walk(path, create=False)[0]
+
+
 def temporary_directory() -> Path:
     """The directory for temporary files, safe for packages to be unpacked and loaded from.
 

@@ -203,8 +203,13 @@ def subclasses(error: type[AotiBuildError]) -> Iterator[type[AotiBuildError]]:
 
 
 def test_an_error_of_every_class_keeps_its_exit_code(tmp_path: Path) -> None:
-    # Only the parent is interrupted, reads models.yaml and plans.
-    of_the_parent = {Interrupted, errors.SpecError, errors.OutOfDateError}
+    # Only the parent is interrupted, reads models.yaml, plans and verifies signatures.
+    of_the_parent = {
+        Interrupted,
+        errors.SpecError,
+        errors.OutOfDateError,
+        errors.SignatureError,
+    }
     for error in set(subclasses(AotiBuildError)) - of_the_parent:
         reported = error_of(ErrorRecord(kind=error.kind, message="no"), tmp_path)
         assert reported.exit_code == error.exit_code, error

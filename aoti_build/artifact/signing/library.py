@@ -1,0 +1,18 @@
+"""The library that computes signatures, which the extra ``sign`` installs."""
+
+from __future__ import annotations
+
+from aoti_build.errors import ToolchainError
+
+
+def require_cryptography() -> None:
+    """Raise `ToolchainError` if cryptography is not installed or cannot be imported."""
+    try:
+        import cryptography.hazmat.primitives.asymmetric.ec
+        import cryptography.x509  # noqa: F401 - both need the compiled part
+    except ImportError as error:
+        raise ToolchainError(
+            "signatures need the package cryptography",
+            cause=str(error),
+            hint="pip install 'aoti_build[sign]'",
+        ) from error
