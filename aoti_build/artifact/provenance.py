@@ -17,10 +17,10 @@ def provenance(root: Path) -> ProvenanceRecord:
 
     Git's commit and dirty flag are None if `root` is not in a checkout.
     """
-    commit = _git(root, "rev-parse", "HEAD")
+    commit = git_text(root, "rev-parse", "HEAD")
     is_dirty = None
     if commit:
-        is_dirty = bool(_git(root, "status", "--porcelain", "--untracked-files=no"))
+        is_dirty = bool(git_text(root, "status", "--porcelain", "--untracked-files=no"))
     return {
         "aoti_build": __version__,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -35,7 +35,7 @@ def full_commit(root: Path, revision: str) -> str | None:
     None if there is no such commit, or `root` is not in a checkout.
     """
     name = f"{revision}^{{commit}}"
-    return _git(root, "rev-parse", "--verify", "--quiet", "--end-of-options", name)
+    return git_text(root, "rev-parse", "--verify", "--quiet", "--end-of-options", name)
 
 
 def committed_file(root: Path, commit: str, path: str) -> bytes | None:
@@ -43,7 +43,7 @@ def committed_file(root: Path, commit: str, path: str) -> bytes | None:
     return _git_output(root, "cat-file", "blob", f"{commit}:./{path}")
 
 
-def _git(root: Path, *arguments: str) -> str | None:
+def git_text(root: Path, *arguments: str) -> str | None:
     """The output of a git command as text; None without git, outside a checkout, or on failure."""
     output = _git_output(root, *arguments)
     if output is None:

@@ -8,6 +8,7 @@ written are those that were digested.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -131,10 +132,7 @@ def export(project: Project, targets: tuple[Target, ...], directory: str) -> Exp
     final = Path(os.path.abspath(directory))
     _require_new(project, directory, final)
     steps = plan(project, targets, quick=False).steps
-    rows = []
-    for step in steps:
-        obstacle = _obstacle(step) or _link(project, step.target)
-        rows.append(Exported(step.target, error=obstacle))
+    rows = fitness(project, steps)
     if any(row.error is not None for row in rows):
         return ExportReport(directory, tuple(rows))
     try:
@@ -151,6 +149,15 @@ def export(project: Project, targets: tuple[Target, ...], directory: str) -> Exp
     if any(row.error is not None for row in rows):
         rows = [replace(row, path=None, package=None, key=None) for row in rows]
     return ExportReport(directory, tuple(rows))
+
+
+def fitness(project: Project, steps: Sequence[Step]) -> list[Exported]:
+    """A row for each step, with the error that keeps its artifact from being exported, if any."""
+    rows = []
+    for step in steps:
+        obstacle = _obstacle(step) or _link(project, step.target)
+        rows.append(Exported(step.target, error=obstacle))
+    return rows
 
 
 def _require_new(project: Project, directory: str, final: Path) -> None:
@@ -215,11 +222,27 @@ def _link(project: Project, target: Target) -> ArtifactError | None:
 
 def _export_one(project: Project, step: Step, staged: Path) -> Exported:
     """Copy one artifact below `staged`, and add its lines to the checksums."""
+    row = copy_fit(project, step, staged)
+    manifest = step.manifest
+    if row.error is None and isinstance(manifest, Manifest):
+        folder = step.target.name
+        with (staged / SUMS).open("a", encoding="utf-8") as sums:
+            for name, digest in _digests(manifest, staged / folder).items():
+                sums.write(f"{digest}  {folder}/{name}\n")
+    return row
+
+
+def copy_fit(project: Project, step: Step, directory: Path) -> Exported:
+    """Copy the artifact that a step found to ``<directory>/<model>/<variant>/``.
+
+    The row has an error if it is damaged, or if another artifact has taken its place.
+    Raises as `export`, and OSError.
+    """
     target = step.target
     folder = f"{target.model.name}/{target.variant}"
-    (staged / folder).mkdir(parents=True)
+    (directory / folder).mkdir(parents=True)
     try:
-        manifest = copy_artifact(project, target, staged / folder)
+        manifest = copy_artifact(project, target, directory / folder)
     except (ArtifactError, VerificationError) as error:
         return Exported(target, error=error)
     if manifest != step.manifest:
@@ -229,9 +252,6 @@ def _export_one(project: Project, step: Step, staged: Path) -> Exported:
             hint="export again: `invoke export DIR`",
         )
         return Exported(target, error=replaced)
-    with (staged / SUMS).open("a", encoding="utf-8") as sums:
-        for name, digest in _digests(manifest, staged / folder).items():
-            sums.write(f"{digest}  {folder}/{name}\n")
     return Exported(target, f"{folder}/{MODEL}", manifest.files[MODEL], manifest.key)
 
 

@@ -83,19 +83,20 @@ def publish_directory(staged: Path, final: Path) -> None:
     fsync(final.parent)
 
 
-def publish_new_directory(staged: Path, final: Path) -> None:
+def publish_new_directory(staged: Path, final: Path, *, umask: int = UMASK) -> None:
     """As `publish_directory`, for a `final` that is absent or an empty directory.
 
+    `umask` has the permission bits that files and directories do not get.
     Raises OSError: also if `final` is anything else by now, a link to a directory included.
     """
     for directory in (path for path in (staged, *staged.rglob("*")) if path.is_dir()):
-        directory.chmod(0o777 & ~UMASK)
-    _settle(staged)
+        directory.chmod(0o777 & ~umask)
+    _settle(staged, umask)
     os.rename(staged, final)
     fsync(final.parent)
 
 
-def _settle(staged: Path) -> None:
+def _settle(staged: Path, umask: int = UMASK) -> None:
     """Give the files in `staged` their final modes, and wait until all of it is on the disk."""
     from concurrent.futures import ThreadPoolExecutor  # not on the no-op path
 
@@ -103,7 +104,7 @@ def _settle(staged: Path) -> None:
     for file in entries:
         # Some libraries write files with mode 0600, which other users could not read.
         if file.is_file():
-            file.chmod(0o666 & ~UMASK)
+            file.chmod(0o666 & ~umask)
     # Sync all at once: a journalling file system then commits them together.
     with ThreadPoolExecutor() as pool:
         list(pool.map(fsync, [*entries, staged]))

@@ -22,6 +22,7 @@ sys.dont_write_bytecode = bool(os.environ.get("PYTHONDONTWRITEBYTECODE"))
 from aoti_build.tasks.building import build, export, tune
 from aoti_build.tasks.checking import run, verify
 from aoti_build.tasks.misspelt import explain_at_exit
+from aoti_build.tasks.releasing import release
 from aoti_build.tasks.showing import ci_cache, inspect, schema, status, version, why
 from aoti_build.tasks.starting import init
 from aoti_build.tasks.upkeep import clean, doctor, gc
@@ -34,6 +35,7 @@ ns = Collection(
     run,
     tune,
     export,
+    release,
     status,
     why,
     inspect,

@@ -119,6 +119,25 @@ _HELP: Mapping[str, str] = {
     "name": "Give the model this name.",
     "init.device": "Build for these devices, separated by commas: cpu, cuda. Default: cpu.",
     "init.file": "Write this file. Default: models.yaml next to tasks.py, or in this directory.",
+    "version": (
+        "The version of the release, such as 1.4.0 or 1.4.0rc1. It must come after that of"
+        " --previous."
+    ),
+    "out": "Write the bundle to this directory, which must not exist.",
+    "sign": "Sign the bundle with the private key in this file (PEM).",
+    "previous": (
+        "The release before this one: its directory, or its release.json. The notes say what"
+        " differs."
+    ),
+    "allow-dirty": (
+        "Release also from files that differ from the commit, and without a git checkout."
+    ),
+    "archive": "Also write the bundle into this file, which ends in .tar.zst or .tar.gz.",
+    "release.against": (
+        "Compare the speed with this earlier package: a directory, a key of the store, or a git"
+        " revision."
+    ),
+    "release.fail-if": "Release nothing if this expression about that comparison holds.",
     "doctor.strict": "Treat a missing device as a failure.",
     "run.output": (
         "Write the outputs to this .safetensors, .npz or .pt file. {target} and {input} in its name"

@@ -1,0 +1,67 @@
+"""The task that makes releases."""
+
+from __future__ import annotations
+
+from invoke import Context
+
+from aoti_build.errors import UsageError
+from aoti_build.models_file import check_files
+from aoti_build.tasks.answer import contract, display, finish, progress, show
+from aoti_build.tasks.options import documented_task
+from aoti_build.tasks.project import project_of
+
+
+@documented_task
+def release(
+    context: Context,
+    version: str = "",
+    out: str = "",
+    target: str = "",
+    sign: str = "",
+    previous: str = "",
+    allow_dirty: bool = False,
+    archive: str = "",
+    against: str = "",
+    fail_if: str = "",
+    file: str = "",
+    root: str = "",
+    artifacts: str = "",
+    json: bool = False,
+    quiet: bool = False,
+    debug: bool = False,
+) -> None:
+    """Build and verify strictly, then write a bundle with all evidence.
+
+    The bundle appears whole or not at all.
+    """
+    with contract(json, debug):
+        from aoti_build.commands import release as command
+        from aoti_build.report.release_text import release_lines
+
+        if not version or not out:
+            raise UsageError(
+                "a release needs a version and a directory",
+                hint="`invoke release --version 1.4.0 --out DIR`",
+            )
+        project, targets = project_of(context, file, target, root, artifacts)
+        check_files(project, targets)
+        options = command.ReleaseOptions(
+            version=version,
+            directory=out,
+            sign=sign,
+            previous=previous,
+            allow_dirty=allow_dirty,
+            archive=archive,
+            against=against,
+            fail_if=fail_if,
+        )
+        with display(quiet) as watch:
+            report = command.release(
+                project,
+                targets,
+                options,
+                on_progress=progress(targets, quiet),
+                watch=watch,
+            )
+        show(report, release_lines(report), json)
+        finish(report.error)
