@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -72,6 +73,8 @@ class Choice:
     model: str
     artifacts: Path
     candidates: tuple[Candidate, ...]
+    # Name, version and signer of a signed release. None without `require_signature`.
+    release: Mapping[str, Any] | None = None
 
     @cached_property
     def chosen(self) -> Candidate | None:
@@ -149,6 +152,43 @@ def explain(
     `variant` exclude all others. Raises `UsageError` for a name that does not exist.
     """
     root = artifacts_directory(artifacts)
+    request = read_request(model, device, variant, device_index)
+    variants = directory_names(root / request.model)
+    if not variants or (request.variant and request.variant not in variants):
+        raise unknown_artifact(root, request, directory_names(root), variants)
+    candidates = []
+    for variant_name in variants:
+        target = f"{request.model}/{variant_name}"
+        excluded = request.exclusions(variant_name)
+        candidates.append(_candidate(root, target, excluded, device_index))
+    return Choice(request.model, root, ranked(candidates))
+
+
+class Request(NamedTuple):
+    """The arguments of `explain`. A `variant` or a `device` excludes all others."""
+
+    model: str
+    variant: str | None
+    device: str | None
+    device_index: int
+
+    def exclusions(self, variant: str) -> tuple[str, ...]:
+        """A sentence for each argument that excludes this variant."""
+        reasons = []
+        if self.variant and variant != self.variant:
+            reasons.append(f"not requested: the requested variant is {self.variant}")
+        if self.device and variant.partition("-")[0] != self.device:
+            reasons.append(f"not requested: the requested device is {self.device}")
+        return tuple(reasons)
+
+
+def read_request(
+    model: str,
+    device: str | None,
+    variant: str | None,
+    device_index: int,
+) -> Request:
+    """The arguments of `explain`. Raises `UsageError` for one that cannot be meant."""
     name, variant_in_model = _split_target(model)
     if variant is not None:
         # An empty variant is an error too, and does not mean all of them.
@@ -158,17 +198,12 @@ def explain(
             f"{model!r} and variant={variant!r} name two variants", hint="give one of them"
         )
     _check_device(device, device_index)
-    variants = _directory_names(root / name)
-    requested = variant_in_model or variant
-    if not variants or (requested and requested not in variants):
-        raise _unknown(root, name, requested, variants)
-    candidates = []
-    for variant_name in variants:
-        excluded = _exclusion(variant_name, device, requested)
-        target = f"{name}/{variant_name}"
-        candidates.append(_candidate(root, target, excluded, device_index))
-    candidates.sort(key=lambda candidate: (not candidate.fits, _rank(candidate)))
-    return Choice(name, root, tuple(candidates))
+    return Request(name, variant_in_model or variant, device, device_index)
+
+
+def ranked(candidates: Iterable[Candidate]) -> tuple[Candidate, ...]:
+    """The candidates with the best first, and those that do not fit last."""
+    return tuple(sorted(candidates, key=lambda each: (not each.fits, _rank(each))))
 
 
 def _split_target(model: str) -> tuple[str, str | None]:
@@ -216,20 +251,6 @@ def _brief(value: object) -> str:
     return f"{text[: _LONGEST_REPR - 3]}..."
 
 
-def _exclusion(
-    variant: str,
-    device: str | None,
-    requested: str | None,
-) -> tuple[str, ...]:
-    """A sentence for each argument of `explain` that excludes this variant."""
-    reasons = []
-    if requested and variant != requested:
-        reasons.append(f"not requested: the requested variant is {requested}")
-    if device and variant.partition("-")[0] != device:
-        reasons.append(f"not requested: the requested device is {device}")
-    return tuple(reasons)
-
-
 def _candidate(
     root: Path,
     target: str,
@@ -243,8 +264,13 @@ def _candidate(
     if damage is not None:
         return candidate.rejected(f"damaged: {damage.subject}")
     assert isinstance(manifest, Manifest)
+    return examined(candidate, manifest, device_index)
+
+
+def examined(candidate: Candidate, manifest: Manifest, device_index: int) -> Candidate:
+    """The candidate with its manifest, and with what this host says against it."""
     candidate = replace(candidate, manifest=manifest)
-    if excluded:
+    if not candidate.fits:
         # The host is not examined: for a GPU that would start its driver.
         return candidate
     needs = manifest.requires
@@ -324,7 +350,8 @@ def _reason(better: Candidate, worse: Candidate) -> str:
     raise AssertionError("two variants have one name")
 
 
-def _directory_names(parent: Path) -> list[str]:
+def directory_names(parent: Path) -> list[str]:
+    """The names of the directories in a directory, hidden ones left out. Empty if it is none."""
     try:
         entries = [entry for entry in parent.iterdir() if entry.is_dir()]
     except OSError:
@@ -332,13 +359,16 @@ def _directory_names(parent: Path) -> list[str]:
     return sorted(entry.name for entry in entries if not entry.name.startswith("."))
 
 
-def _unknown(
+def unknown_artifact(
     root: Path,
-    model: str,
-    variant: str | None,
-    variants: list[str],
+    request: Request,
+    models: Sequence[str],
+    variants: Sequence[str],
 ) -> UsageError:
+    """The error for a model that is not among `models`, or has no such variant."""
     import difflib
+
+    model, variant, _, _ = request
 
     if not os.path.isdir(root):  # unlike Path.is_dir it never raises
         hint = (
@@ -348,7 +378,7 @@ def _unknown(
         return UsageError("there is no directory of artifacts", where=str(root), hint=hint)
     name = model
     requested = model
-    existing = _directory_names(root)
+    existing = models
     if variant:
         name = f"{model}/{variant}"
         if variants:  # the model is right, so the variant is wrong
