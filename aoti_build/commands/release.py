@@ -34,7 +34,7 @@ from aoti_build.commands.release_checks import (
     read_previous,
     require_newer,
 )
-from aoti_build.commands.release_parts import Gate, bench_gate, report_page, signer
+from aoti_build.commands.release_parts import Gate, Page, bench_gate, signer
 from aoti_build.commands.release_report import ArchiveFile, Released, ReleaseReport
 from aoti_build.commands.release_target import ReleasedArtifact
 from aoti_build.commands.verify import verify
@@ -97,8 +97,11 @@ def release(
     *,
     on_progress: OnProgress = lambda target, phase: None,
     watch: Callable[[], Watcher] | None = None,
+    page: Page | None = None,
 ) -> ReleaseReport:
     """Release `targets`. What keeps a release from being made is in the report.
+
+    `page` makes the content of `report.html`. Without it the bundle has no such file.
 
     Raises:
         UsageError: an option is wrong, the bundle is there already, or the project is not as a
@@ -126,7 +129,7 @@ def release(
     refused = _refusal(options, fitness(project, steps))
     if refused is not None:
         return replace(report, refused=refused)
-    writer = _Writer(project, options, prepared, steps, verified)
+    writer = _Writer(project, options, prepared, steps, verified, page)
     try:
         return writer.write(report)
     except OSError as error:
@@ -170,11 +173,15 @@ class _Writer:
     prepared: _Plan
     steps: tuple[Step, ...]
     verified: VerifyReport
+    page: Page | None
 
     def write(self, report: ReleaseReport) -> ReleaseReport:
         """Write and publish the bundle. Raises OSError, and as `release`."""
         final = self.prepared.final
-        with staging(final.parent, f".{final.name}.") as staged:
+        with staging(final.parent, f".{final.name}.") as parent:
+            # A signature names the directory that it was made in, which must not be a random name.
+            staged = parent / self._name()
+            staged.mkdir()
             rows = [copy_fit(self.project, step, staged / layout.MODELS) for step in self.steps]
             refused = _refusal(self.options, rows)
             if refused is not None:
@@ -183,6 +190,11 @@ class _Writer:
             released = self._write_evidence(staged, artifacts)
             released = self._publish(staged, released)
         return replace(report, released=released)
+
+    def _name(self) -> str:
+        """The name of the release, as that of a directory."""
+        origin = self.prepared.origin
+        return f"{origin.name}-{origin.version}"
 
     def _artifacts(self, staged: Path) -> list[ReleasedArtifact]:
         """The copied artifacts, with what was found out about each."""
@@ -205,8 +217,10 @@ class _Writer:
             manifests,
             allow_dirty=self.options.allow_dirty,
         )
-        targets = [step.target for step in self.steps]
-        record = write_evidence(staged, artifacts, origin, report_page(self.project, targets))
+        page = None
+        if self.page is not None:
+            page = self.page(self.project, [step.target for step in self.steps])
+        record = write_evidence(staged, artifacts, origin, page)
         if self.prepared.sign is not None:
             write_signature(staged, self.prepared.sign)
         return Released(
@@ -222,9 +236,10 @@ class _Writer:
         with contextlib.ExitStack() as resources:
             staged_file = None
             if archive is not None:
-                top = f"{released.record.name}-{released.record.version}"
                 seconds = self.prepared.origin.seconds
-                staged_file = resources.enter_context(staged_archive(staged, archive, top, seconds))
+                staged_file = resources.enter_context(
+                    staged_archive(staged, archive, self._name(), seconds)
+                )
                 released = replace(
                     released,
                     archive=ArchiveFile(

@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import msgspec
+
 from aoti_build import __version__
 from aoti_build.artifact.bundle import layout
 from aoti_build.artifact.bundle.record import (
@@ -136,16 +138,7 @@ def _with_files(record: ReleaseRecord, staged: Path) -> ReleaseRecord:
     for path, digest in zip(paths, digests, strict=True):
         size = (staged / path).stat().st_size
         files[path] = ReleaseFile(sha256=digest, size=size, mode=_FILE_MODE)
-    return ReleaseRecord(
-        name=record.name,
-        version=record.version,
-        created=record.created,
-        aoti_build=record.aoti_build,
-        source=record.source,
-        targets=record.targets,
-        files=files,
-        previous=record.previous,
-    )
+    return msgspec.structs.replace(record, files=files)
 
 
 def _files(staged: Path) -> list[str]:

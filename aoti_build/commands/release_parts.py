@@ -17,6 +17,8 @@ from aoti_build.errors import AotiBuildError, UsageError
 from aoti_build.models_file.project import Project, Target
 
 _SIGNING = "aoti_build.artifact.signing"
+_KEYS = f"{_SIGNING}.private_keys"
+_SIGN = f"{_SIGNING}.sign"
 
 
 class GateReport(Protocol):
@@ -33,6 +35,8 @@ class GateReport(Protocol):
 
 # Measures the targets, after they were verified.
 Gate = Callable[[Project, Sequence[Target]], GateReport]
+# Makes the content of `report.html`. Pages are made by a layer above this one.
+Page = Callable[[Project, Sequence[Target]], bytes]
 
 
 def bench_gate(against: str, fail_if: str) -> Gate | None:
@@ -56,7 +60,7 @@ def bench_gate(against: str, fail_if: str) -> Gate | None:
 def signer(key: str) -> Signer | None:
     """What signs with the private key in the file `key`; None without one.
 
-    Raises as `load_signing_key` before anything is built, and `UsageError` if this installation
+    Raises as `read_signing_key` before anything is built, and `UsageError` if this installation
     cannot sign.
     """
     if not key:
@@ -66,16 +70,12 @@ def signer(key: str) -> Signer | None:
             "signatures are not available in this installation, so --sign cannot be used",
             hint="omit --sign",
         )
-    signing: Any = import_module(_SIGNING)
-    loaded = signing.load_signing_key(Path(key))
+    keys: Any = import_module(_KEYS)
+    signing: Any = import_module(_SIGN)
+    signing_key = keys.read_signing_key(Path(key))
 
     def sign(directory: Path) -> bytes:
-        content: bytes = signing.sign(directory, loaded)
+        content: bytes = signing.sign(directory, signing_key)
         return content
 
     return sign
-
-
-def report_page(project: Project, targets: Sequence[Target]) -> bytes | None:  # noqa: ARG001
-    """The content of `report.html`; None if there is no such command."""
-    return None

@@ -21,7 +21,7 @@ class ReleasedArtifact:
 
     manifest: Manifest
     verdict: Verdict
-    bench: BenchRecord | None
+    bench: BenchRecord | None = None
 
     @property
     def name(self) -> str:

@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from jsonschema import Draft202012Validator
 from packages import FOLDER, OPAQUE, cubin, here, members, publish_package, publish_zip, write
@@ -21,6 +22,14 @@ from referencing import Registry, Resource
 from small_projects import RAN, REPOSITORY, TWO_MODELS, publish_fake, write_project
 
 import aoti_build
+from aoti_build.artifact.bundle.record import (
+    Licence,
+    PreviousRelease,
+    ReleaseFile,
+    ReleaseRecord,
+    Source,
+    release_json,
+)
 from aoti_build.artifact.manifest import MODEL, REFERENCE_DATA, VERIFY, FileRecord, Manifest
 from aoti_build.artifact.paths import (
     artifact_directory,
@@ -39,10 +48,13 @@ from aoti_build.commands.gc import gc
 from aoti_build.commands.inspect import InspectReport, inspect, inspect_file
 from aoti_build.commands.inspect_diff import diff
 from aoti_build.commands.plan_report import PlanReport
+from aoti_build.commands.release_report import ArchiveFile, Released, ReleaseReport
+from aoti_build.commands.release_target import ReleasedArtifact, released_target
 from aoti_build.commands.run import Run, RunReport, TargetRuns
 from aoti_build.commands.status import StatusReport
 from aoti_build.commands.tune_report import Outcome as TuneOutcome
 from aoti_build.commands.tune_report import Row, TuneReport, Tuning
+from aoti_build.commands.verdicts import VerdictKind
 from aoti_build.commands.verify import Verdict, VerifyReport, verify
 from aoti_build.commands.version import VersionReport, version
 from aoti_build.commands.why import why
@@ -262,6 +274,11 @@ def _documents(tmp_path: Path) -> dict[str, list[Document]]:
         "aoti-build/status": [_status(two, manifest).as_json()],
         "aoti-build/tune": [_tune(two).as_json()],
         "aoti-build/export": [_export(two).as_json(), export(two, two.targets, "out").as_json()],
+        "aoti-build/release": [release_json(_release_record(two, manifest))],
+        "aoti-build/release-report": [
+            _release(two, manifest).as_json(),
+            ReleaseReport("out", "1.4", _build(two, manifest)).as_json(),
+        ],
         "aoti-build/ci-cache": [ci_cache(two, two.targets).as_json()],
         "aoti-build/version": [version().as_json(), VersionReport(None, "3.12.3").as_json()],
         "aoti-build/inspect": [_inspect(tmp_path / "inspected")],
@@ -562,6 +579,33 @@ def _inspect_diff(directory: Path) -> Document:
 
 def _status(project: Project, manifest: Manifest) -> StatusReport:
     return StatusReport(project, _plan(project, manifest), ("gone/cpu",))
+
+
+def _release_record(two: Project, manifest: Manifest) -> ReleaseRecord:
+    cases = tuple(typed(case, CallFigures) for case in CASES)
+    artifact = ReleasedArtifact(manifest, Verdict(two.targets[0], VerdictKind.PASSED, (), cases))
+    target = msgspec.structs.replace(
+        released_target(artifact, "2026-01-02T03:04:05Z"),
+        bench="models/first/cpu/bench.json",
+        licences=(Licence("MIT", "License of sympy"),),
+    )
+    return ReleaseRecord(
+        name="shop",
+        version="1.4",
+        created="2026-01-02T03:04:05Z",
+        aoti_build="1.0",
+        source=Source("a" * 40, dirty=False, repository="https://example.org/us/shop"),
+        targets=(target,),
+        files={"NOTES.md": ReleaseFile("0" * 64, 5, "644")},
+        previous=PreviousRelease("1.3", "0" * 64),
+    )
+
+
+def _release(two: Project, manifest: Manifest) -> ReleaseReport:
+    archive = ArchiveFile("out.tar.gz", "0" * 64, 5)
+    released = Released(_release_record(two, manifest), "0" * 64, 5, signed=True, archive=archive)
+    report = ReleaseReport("out", "1.4", _build(two, manifest), VerifyReport(_verdicts(two)))
+    return replace(report, released=released)
 
 
 def _export(project: Project) -> ExportReport:

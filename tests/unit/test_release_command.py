@@ -215,7 +215,6 @@ STEPS = [
     (command, "copy_fit"),
     (command, "add_findings"),
     (command, "checked_source"),
-    (command, "report_page"),
     (release_bundle, "provenance_statement"),
     (release_bundle, "sbom"),
     (release_bundle, "notes"),
@@ -526,6 +525,21 @@ def test_the_signer_gets_the_whole_bundle(two: Project, monkeypatch: pytest.Monk
     out = made(two, sign="key.pem")
     assert contents(out) == {**seen, "model.sig": b"signature"}
     assert "model.sig" not in (out / "SHA256SUMS").read_text()
+
+
+def test_a_page_is_a_file_of_the_bundle(two: Project) -> None:
+    options = ReleaseOptions(version="1", directory=str(two.root / "out"))
+    report = release(two, two.targets, options, page=lambda project, targets: b"<!doctype html>")
+    assert report.error is None
+    assert (two.root / "out" / "report.html").read_bytes() == b"<!doctype html>"
+    assert "  report.html\n" in (two.root / "out" / "SHA256SUMS").read_text()
+
+
+def test_a_signature_does_not_name_a_random_directory(
+    two: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "signer", lambda key: lambda directory: directory.name.encode())
+    assert (made(two, sign="key.pem") / "model.sig").read_bytes() == b"shop-1.4.0"
 
 
 def test_a_signer_that_is_interrupted(two: Project, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,190 @@
+"""A release of a real model: others load it, and the scripts of `examples/release` make one."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import Finished, run_inv
+
+EXAMPLES = Path(__file__).parents[2] / "examples" / "release"
+PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "release.md"
+# Installs into the environment of whoever runs the tests.
+NOT_RUN = "pip install -r requirements.txt"
+MODELS = """\
+version: 1
+models:
+  linear:
+    source: net.py:build
+    inputs: [{shape: [4, 8]}]
+"""
+SOURCE = """\
+from torch import nn
+
+
+def build():
+    return nn.Sequential(nn.Linear(8, 4), nn.GELU())
+"""
+# Keeps what it is called with, and has no earlier release.
+GH = '#!/bin/sh\necho "$@" >> gh.log\n[ "$2" != download ]\n'
+
+
+def git(root: Path, *words: str) -> None:
+    identity = ["-c", "user.name=A", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false"]
+    subprocess.run(["git", *identity, *words], cwd=root, check=True, capture_output=True)
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project in git whose only artifact is built."""
+    root = tmp_path_factory.mktemp("shop")
+    (root / "models.yaml").write_text(MODELS)
+    (root / "net.py").write_text(SOURCE)
+    (root / "tasks.py").write_text("from aoti_build.tasks import ns\n")
+    git(root, "init", "--quiet")
+    git(root, "add", "--all")
+    git(root, "commit", "--quiet", "--message=first")
+    built = run_inv(root, "build", "--quiet")
+    assert built.code == 0, built.err
+    return root
+
+
+@pytest.fixture(scope="module")
+def bundle(checkout: Path) -> Path:
+    made = run_inv(checkout, "release", "--version", "1.0", "--out", "bundle", "--json")
+    assert made.code == 0, made.err
+    assert made.json["release"]["targets"][0]["target"] == "linear/cpu"
+    return checkout / "bundle"
+
+
+def shell(root: Path, script: str, **variables: str) -> Finished:
+    """A step of a job: bash with the options that GitHub gives it, with `inv` and `gh`."""
+    programs = root / ".git" / "programs"
+    programs.mkdir(exist_ok=True)
+    for name, text in (("inv", f'#!/bin/sh\nexec {sys.executable} -m invoke "$@"\n'), ("gh", GH)):
+        (programs / name).write_text(text)
+        (programs / name).chmod(0o755)
+    done = subprocess.run(
+        ["bash", "-e", "-o", "pipefail", "-c", script],
+        cwd=root,
+        env={**os.environ, "PATH": f"{programs}:{os.environ['PATH']}", **variables},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
+    )
+    return Finished(done.returncode, done.stdout, done.stderr)
+
+
+@pytest.fixture(autouse=True)
+def _no_earlier_dist(checkout: Path) -> None:
+    shutil.rmtree(checkout / "dist", ignore_errors=True)
+
+
+def test_the_models_of_a_bundle_are_loaded(bundle: Path, tmp_path: Path) -> None:
+    """Elsewhere, and without the project."""
+    shutil.copytree(bundle, tmp_path / "received")
+    code = (
+        "import torch, aoti_build\n"
+        "model = aoti_build.load('linear', artifacts='received/models')\n"
+        "print(tuple(model(torch.zeros(4, 8)).shape))\n"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert answer.stdout == "(4, 4)\n"
+
+
+def test_a_second_release_has_the_same_bytes(checkout: Path, bundle: Path) -> None:
+    again = run_inv(checkout, "release", "--version", "1.0", "--out", "dist/again", "--quiet")
+    assert again.code == 0, again.err
+    compared = subprocess.run(["diff", "-r", str(bundle), "dist/again"], cwd=checkout, check=False)
+    assert compared.returncode == 0
+
+
+@pytest.mark.parametrize("step", ["_write_sums", "notes", "add_findings"])
+def test_a_release_that_is_killed_leaves_nothing_of_its_name(checkout: Path, step: str) -> None:
+    code = (
+        "import os, signal\n"
+        "from aoti_build.commands import release, release_bundle\n"
+        "from aoti_build.models_file import load_project\n"
+        "from pathlib import Path\n"
+        "def end(*_): os.kill(os.getpid(), signal.SIGKILL)\n"
+        f"release_bundle.{step} = release.{step} = end\n"
+        "project = load_project(Path('models.yaml').absolute())\n"
+        "options = release.ReleaseOptions('1', 'dist/killed', archive='dist/killed.tar.gz')\n"
+        "release.release(project, project.targets, options)\n"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], cwd=checkout, check=False)
+    assert answer.returncode == -signal.SIGKILL
+    left = os.listdir(checkout / "dist")
+    assert [name for name in left if not name.startswith(".killed.")] == []
+
+
+def test_the_script(checkout: Path) -> None:
+    script = EXAMPLES / "release.sh"
+    first = shell(checkout, f"{script} 1.1")
+    assert first.code == 0, first.err
+    second = shell(checkout, f"{script} 1.2", PREVIOUS="dist/1.1", TARGETS="linear")
+    assert second.code == 0, second.err
+    notes = (checkout / "dist" / "1.2" / "NOTES.md").read_text()
+    assert "1 target is the same, byte by byte" in notes
+    assert (checkout / "dist" / "1.2.tar.gz").exists()
+    assert shell(checkout, f"{script} 1.2").code == 2, "a release replaces nothing"
+
+
+def test_the_workflow_for_github(checkout: Path) -> None:
+    workflow = yaml.safe_load((EXAMPLES / "github-workflow.yml").read_text())
+    (job,) = workflow["jobs"].values()
+    for step in job["steps"]:
+        if step.get("run", NOT_RUN) != NOT_RUN:
+            done = shell(checkout, step["run"], GITHUB_REF_NAME="v1.4.0")
+            assert done.code == 0, step["run"] + "\n" + done.err
+    calls = (checkout / "gh.log").read_text().splitlines()
+    assert calls[-1].startswith("release create v1.4.0 --notes-file dist/bundle/NOTES.md")
+    for file in re.findall(r"dist/\S+", calls[-1]):
+        assert (checkout / file).is_file()
+
+
+def test_the_workflow_for_github_with_an_earlier_release(checkout: Path, bundle: Path) -> None:
+    workflow = yaml.safe_load((EXAMPLES / "github-workflow.yml").read_text())
+    steps = [step.get("run", "") for step in workflow["jobs"]["release"]["steps"]]
+    (step,) = [script for script in steps if "inv release" in script]
+    shutil.copy(bundle / "release.json", checkout / "previous.json")
+    done = shell(checkout, step, GITHUB_REF_NAME="v1.4.0")
+    (checkout / "previous.json").unlink()
+    assert done.code == 0, done.err
+    assert "## Changes since 1.0" in (checkout / "dist" / "bundle" / "NOTES.md").read_text()
+
+
+def test_the_job_for_gitlab(checkout: Path) -> None:
+    job = yaml.safe_load((EXAMPLES / "gitlab-ci.yml").read_text())["release"]
+    assert job["before_script"] == [NOT_RUN]
+    for script in job["script"]:
+        done = shell(checkout, script, CI_COMMIT_TAG="v1.4.0")
+        assert done.code == 0, script + "\n" + done.err
+    for path in job["artifacts"]["paths"]:
+        assert (checkout / path).is_file()
+
+
+def test_the_makefile(checkout: Path) -> None:
+    if shutil.which("make") is None:
+        pytest.skip("there is no program make")
+    done = shell(checkout, f"make -f {EXAMPLES / 'Makefile'} release VERSION=1.5")
+    assert done.code == 0, done.err
+    assert (checkout / "dist" / "1.5" / "release.json").exists()
+
+
+def test_the_script_of_the_page(checkout: Path) -> None:
+    (script,) = re.findall(
+        r"^```sh\n(set -e\n.*?)^```", PAGE.read_text().replace("--sign key.pem ", ""), re.M | re.S
+    )
+    done = shell(checkout, script)
+    assert done.code == 0, done.err
