@@ -11,11 +11,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ec import ECDSA, EllipticCurve
 from signers import FILES, World, write_files, write_private, write_public
 
-from aoti_build.artifact.signing import refusals
+from aoti_build.artifact.signing import private_keys, refusals
 from aoti_build.artifact.signing.compare import compare_directory, compare_modes, modes_of
 from aoti_build.artifact.signing.private_keys import read_signing_key
+from aoti_build.artifact.signing.public_keys import ecdsa
 from aoti_build.artifact.signing.sign import sign, write_signature
 from aoti_build.artifact.signing.trust import read_trusted_keys
 from aoti_build.artifact.signing.verify import read_signature, verify_signature
@@ -58,6 +61,18 @@ def test_openssl_prints_the_same_fingerprint_and_hint(world: World) -> None:
 
 def test_the_same_files_get_the_same_signature_file(world: World) -> None:
     assert sign(world.release, world.key) == world.content
+
+
+def test_an_old_openssl_signs_as_well(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def old_ecdsa(curve: EllipticCurve, *, deterministic: bool = False) -> ECDSA:
+        if deterministic:
+            raise UnsupportedAlgorithm("OpenSSL 3.0")
+        return ecdsa(curve)
+
+    monkeypatch.setattr(private_keys, "ecdsa", old_ecdsa)
+    content = sign(world.release, world.key)
+    assert content != world.content
+    assert verify_signature(content, world.trusted()).files
 
 
 def test_the_directory_may_get_another_name(world: World) -> None:

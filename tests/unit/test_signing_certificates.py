@@ -270,6 +270,13 @@ def test_what_is_no_certificate_is_refused(chain: Chain, content: bytes) -> None
         chain.verify(chain.claimed(chain.signer.der(), content))
 
 
+@pytest.mark.parametrize("kind", [b"\x0d\x07release", b"\x03\x07\x00elease"])
+def test_a_name_of_an_odd_type_is_refused(chain: Chain, kind: bytes) -> None:
+    der = chain.signer.der().replace(b"\x0c\x07release", kind)
+    with pytest.raises(refusals.MalformedSignature, match="certificate cannot be read"):
+        chain.verify(chain.claimed(der))
+
+
 @pytest.mark.parametrize("count", [0, 11])
 def test_the_number_of_certificates_is_limited(chain: Chain, count: int) -> None:
     with pytest.raises(refusals.MalformedSignature, match="right length"):

@@ -195,6 +195,8 @@ def _parsed(der: bytes) -> Certificate:
         _ = certificate.not_valid_after_utc
     except (
         ValueError,
+        KeyError,  # this and the next one: a name with an odd type of text
+        TypeError,
         DuplicateExtension,
         InvalidVersion,
         UnsupportedAlgorithm,
