@@ -127,7 +127,7 @@ def _tolerance_record(manifest: Manifest) -> JsonObject:
     tolerance = manifest.check.get("tolerance")
     if tolerance is None:
         return {"atol": None, "rtol": None, "outputs": {}}
-    return {name: tolerance[name] for name in ("atol", "rtol", "outputs")}  # type: ignore[literal-required]
+    return {name: tolerance[name] for name in ("atol", "rtol", "outputs")}
 
 
 def _baseline(manifest: Manifest) -> Baseline | None:

@@ -16,7 +16,8 @@ from aoti_build.artifact.bundle.record import ReleasedTarget, ReleaseRecord
 from aoti_build.artifact.bundle.signed import ContradictoryRelease, parse_manifest_of
 from aoti_build.artifact.manifest import MANIFEST, MODEL, VERIFY, Manifest
 from aoti_build.artifact.signing.compare import compare_modes
-from aoti_build.artifact.signing.refusals import ASK_SENDER
+from aoti_build.artifact.signing.refusals import ASK_SENDER, ListingMismatch
+from aoti_build.common.digests import digest_bytes
 from aoti_build.common.fields import loads
 
 _OWN_FILES = (MANIFEST, VERIFY, layout.BENCH)
@@ -78,7 +79,7 @@ class _Structure:
             if (self._bundle.opened / path).stat().st_size != file.size:
                 raise self._contradiction(f"{layout.RELEASE} lists another size of {path}")
         summed = {path: digest for path, digest in self._digests.items() if path != layout.SUMS}
-        if self._bundle.read(layout.SUMS) != sums_text(summed).encode():
+        if self._read(layout.SUMS) != sums_text(summed).encode():
             raise self._contradiction(f"{layout.SUMS} has not the digests of the files")
 
     def require_modes(self) -> None:
@@ -95,7 +96,7 @@ class _Structure:
         path = f"{folder}/{MANIFEST}"
         if path not in self._digests:
             raise self._contradiction(f"{released.target} has no {MANIFEST}")
-        content = self._bundle.read(path)
+        content = self._read(path)
         manifest = parse_manifest_of(released.target, content, str(self._bundle.path / path))
         for what, found, wanted in (
             ("key", manifest.key, released.key),
@@ -164,9 +165,20 @@ class _Structure:
         if path not in self._digests:
             raise self._contradiction(f"there is no {path}")
         try:
-            return loads(self._bundle.read(path))
+            return loads(self._read(path))
         except ValueError as error:
             raise self._contradiction(f"{path} is no JSON: {error}") from error
+
+    def _read(self, path: str) -> bytes:
+        """The bytes of a file, which may have been exchanged since it was compared."""
+        content = self._bundle.read(path)
+        if digest_bytes(content) != self._digests.get(path):
+            raise ListingMismatch(
+                f"{path!r} was changed while it was verified",
+                where=str(self._bundle.path),
+                hint="let nothing write to the release, and verify it again",
+            )
+        return content
 
     def _contradiction(self, cause: str) -> ContradictoryRelease:
         where: Path = self._bundle.path
