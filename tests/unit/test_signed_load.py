@@ -303,7 +303,8 @@ def test_an_expired_certificate(release: Release) -> None:
     chain = write_pem(release.place / "chain.pem", signer.pem())
     anchor = write_pem(release.place / "root.pem", root.pem())
     (release.bundle / "model.sig").unlink()
-    key = read_signing_key(release.place / "own.pem", certificates=[chain])
+    earlier = now - timedelta(days=2)
+    key = read_signing_key(release.place / "own.pem", certificates=[chain], now=earlier)
     write_signature(sign(release.bundle, key), release.bundle)
     refused(release, ExpiredCertificate, ".", require_signature=anchor)
 

@@ -7,6 +7,7 @@ models.yaml (`models_file.records`).
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -66,7 +67,8 @@ def _record(manifest: Manifest) -> JsonObject:
         architecture=architecture,
         listed=listed,
     )
-    record = target_to_json(target)
+    # As workers read it: with lists in place of tuples.
+    record: JsonObject = json.loads(json.dumps(target_to_json(target)))
     record["model"]["inputs"] = _inputs(spec)
     record["model"]["dims"] = _dims(spec)
     record["model"]["tolerance"] = _tolerance_record(manifest)
