@@ -107,7 +107,10 @@ def write_evidence(
     """
     ordered = sorted(artifacts, key=lambda artifact: artifact.name)
     created = origin.created
-    _write_json(staged / layout.PROVENANCE, provenance_statement(ordered, origin.source, created))
+    _write_json(
+        staged / layout.PROVENANCE,
+        provenance_statement(ordered, origin.source, origin.version, created),
+    )
     _write_json(staged / layout.TEST_RESULTS, test_result_statements(ordered))
     _write_json(staged / layout.SBOM, sbom(ordered, origin.name, origin.version, created))
     if page is not None:

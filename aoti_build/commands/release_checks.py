@@ -152,6 +152,7 @@ def _require_clean(checkout: Checkout | None) -> None:
         raise UsageError(
             "the project is in no git checkout, so the release could not say what it was built"
             " from",
+            cause="`git rev-parse HEAD` names no commit there",
             hint=f"commit the project to git, {_ALLOW}",
         )
     if checkout.changed:

@@ -35,13 +35,14 @@ def package_url(distribution: str, version: str) -> str:
 
 
 def provenance_statement(
-    artifacts: Sequence[ReleasedArtifact], source: Source, created: str
+    artifacts: Sequence[ReleasedArtifact], source: Source, version: str, created: str
 ) -> JsonObject:
     """SLSA provenance of all packages.
 
-    The external parameters are what models.yaml says of each target. The dependencies are the
-    commit, the files of sources and weights by their digests, torch, Triton and the distributions
-    that the models import. The builder is this program, and no service that keeps users apart.
+    The external parameters are the version of the release and what models.yaml says of each
+    target. The dependencies are the commit, the files of sources and weights by their digests,
+    torch, Triton and the distributions that the models import. The builder is this program, and no
+    service that keeps users apart.
     """
     parameters = {}
     byproducts = []
@@ -61,7 +62,7 @@ def provenance_statement(
         "predicate": {
             "buildDefinition": {
                 "buildType": BUILD_TYPE,
-                "externalParameters": {"targets": parameters},
+                "externalParameters": {"version": version, "targets": parameters},
                 "internalParameters": {"dirty": source.dirty},
                 "resolvedDependencies": [
                     *_commit(source),

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -102,9 +103,11 @@ def test_the_models_of_a_bundle_are_loaded(bundle: Path, tmp_path: Path) -> None
     assert answer.stdout == "(4, 4)\n"
 
 
-def test_a_second_release_has_the_same_bytes(checkout: Path, bundle: Path) -> None:
-    again = run_inv(checkout, "release", "--version", "1.0", "--out", "dist/again", "--quiet")
+def test_a_second_release_has_the_same_bytes_and_modes(checkout: Path, bundle: Path) -> None:
+    again = shell(checkout, "umask 077; inv release --version 1.0 --out dist/again --quiet")
     assert again.code == 0, again.err
+    for path in (checkout / "dist" / "again", *(checkout / "dist" / "again").rglob("*")):
+        assert stat.S_IMODE(path.stat().st_mode) == (0o755 if path.is_dir() else 0o644), path
     compared = subprocess.run(["diff", "-r", str(bundle), "dist/again"], cwd=checkout, check=False)
     assert compared.returncode == 0
 
