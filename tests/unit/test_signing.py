@@ -82,6 +82,12 @@ def test_the_directory_may_get_another_name(world: World) -> None:
     verify(world, world.place / "current")
 
 
+def test_an_odd_name_of_the_directory_is_not_signed(world: World) -> None:
+    moved = world.release.rename(world.place / "release\n1.2")
+    listing = verify_signature(sign(moved, world.key), world.trusted())
+    assert listing.name == "release"
+
+
 def remove(release: Path) -> None:
     (release / "models/resnet18/cpu/manifest.json").unlink()
 
@@ -251,7 +257,10 @@ def test_a_key_from_the_release_proves_nothing(world: World) -> None:
     key = write_public(world.release / "key.pem", world.secret)
     link = world.place / "link.pem"
     link.symlink_to(key)
-    for path in (key, world.release, link):
+    keys = world.place / "keys"
+    keys.mkdir(0o700)
+    (keys / "a.pem").symlink_to(key)
+    for path in (key, world.release, link, keys):
         with pytest.raises(refusals.KeyFileError, match="proves nothing"):
             read_trusted_keys([path], release=world.release)
 

@@ -277,6 +277,15 @@ def test_a_name_of_an_odd_type_is_refused(chain: Chain, kind: bytes) -> None:
         chain.verify(chain.claimed(der))
 
 
+def test_a_certificate_with_a_negative_number_is_refused(chain: Chain) -> None:
+    """cryptography warns of it, and warnings are errors here."""
+    der = bytearray(chain.signer.der())
+    begin = der.index(b"\xa0\x03\x02\x01\x02\x02") + 7
+    der[begin] |= 0x80
+    with pytest.raises(SignatureError):
+        chain.verify(chain.claimed(bytes(der)))
+
+
 @pytest.mark.parametrize("count", [0, 11])
 def test_the_number_of_certificates_is_limited(chain: Chain, count: int) -> None:
     with pytest.raises(refusals.MalformedSignature, match="right length"):

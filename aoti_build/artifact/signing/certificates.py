@@ -197,6 +197,7 @@ def _parsed(der: bytes) -> Certificate:
         ValueError,
         KeyError,  # this and the next one: a name with an odd type of text
         TypeError,
+        UserWarning,  # where warnings are errors: a serial number that is not positive
         DuplicateExtension,
         InvalidVersion,
         UnsupportedAlgorithm,
