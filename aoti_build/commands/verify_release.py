@@ -26,6 +26,7 @@ from aoti_build.artifact.signing.trust import (
     system_trusted_keys,
 )
 from aoti_build.artifact.signing.verify import Signer
+from aoti_build.commands.verify_release_options import ReceiverOptions
 from aoti_build.commands.verify_release_report import ReleaseVerification
 from aoti_build.common.digests import digest_bytes
 from aoti_build.errors import UsageError
@@ -35,32 +36,6 @@ from aoti_build.models_file.select import select
 OnProgress = Callable[[Target, str], None]
 # What errors say of the files of a bundle whose signature is not verified.
 _LISTED = "listed"
-
-
-@dataclass(frozen=True)
-class ReceiverOptions:
-    """The options of `verify --release`.
-
-    Attributes:
-        directory: the bundle.
-        keys: files or directories with public keys or certificates. Without any, those that root
-            trusts on this host.
-        unsigned: verify no signature.
-        min_version: the oldest version that is accepted. Empty for any.
-        pattern: globs of targets whose reference cases are run. Empty for all.
-        strict: count what could not be compared as a failure.
-        limit: the most seconds of each process.
-        runtime: what calls the packages, as in `verify`.
-    """
-
-    directory: Path
-    keys: tuple[str, ...] = ()
-    unsigned: bool = False
-    min_version: str = ""
-    pattern: str = ""
-    strict: bool = False
-    limit: float = 600.0
-    runtime: str = "python"
 
 
 @dataclass(frozen=True)

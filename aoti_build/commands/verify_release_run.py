@@ -31,7 +31,7 @@ from aoti_build.work.processes import allow_starts, stop_all
 from aoti_build.work.runner import compiled_runner
 
 if TYPE_CHECKING:
-    from aoti_build.commands.verify_release import ReceiverOptions
+    from aoti_build.commands.verify_release_options import ReceiverOptions
 
 OnProgress = Callable[[Target, str], None]
 

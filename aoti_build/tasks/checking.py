@@ -52,7 +52,7 @@ def verify(
             if path:
                 check_output(Path(path))
         if release:
-            from aoti_build.commands.verify_release import ReceiverOptions
+            from aoti_build.commands.verify_release_options import ReceiverOptions
             from aoti_build.tasks import receiving
 
             receiving.refuse_with_release(

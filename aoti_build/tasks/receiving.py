@@ -10,7 +10,7 @@ from aoti_build.errors import UsageError
 from aoti_build.tasks.answer import finish, progress, show, write_reports
 
 if TYPE_CHECKING:
-    from aoti_build.commands.verify_release import ReceiverOptions
+    from aoti_build.commands.verify_release_options import ReceiverOptions
 
 
 def verify_received(

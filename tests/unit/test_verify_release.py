@@ -27,7 +27,8 @@ from aoti_build.artifact.signing.refusals import (
     UnknownKey,
 )
 from aoti_build.artifact.verification import required_tolerance
-from aoti_build.commands.verify_release import ReceiverOptions, verify_release
+from aoti_build.commands.verify_release import verify_release
+from aoti_build.commands.verify_release_options import ReceiverOptions
 from aoti_build.commands.verify_release_report import ReleaseVerification
 from aoti_build.common.digests import digest_file
 from aoti_build.errors import ArtifactError, SignatureError, UsageError
