@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from aoti_build.commands.conclusion import code_of, head
+from aoti_build.commands.conclusion import Failure, code_of, concluding_error, head
+from aoti_build.commands.verdicts import VerdictKind
 from aoti_build.common.json_object import JsonObject
-from aoti_build.errors import AotiBuildError
+from aoti_build.errors import AotiBuildError, VerificationError
 
 if TYPE_CHECKING:
     from aoti_build.artifact.bundle.record import ReleaseRecord
@@ -47,7 +48,15 @@ class ReleaseVerification:
         if error is not None:
             # The receiver cannot build anything.
             error.hint = _NEXT_STEP
-        return error
+            return error
+        if not self._has_compared():
+            return _nothing_compared(self.compared)
+        return None
+
+    def _has_compared(self) -> bool:
+        """Whether any package was run. Each may be for other hosts than this one."""
+        verdicts = self.compared.verdicts
+        return any(verdict.verdict != VerdictKind.UNAVAILABLE for verdict in verdicts)
 
     @property
     def exit_code(self) -> int:
@@ -68,6 +77,19 @@ class ReleaseVerification:
             "runtime": compared["runtime"],
             "targets": compared["targets"],
         }
+
+
+def _nothing_compared(report: VerifyReport) -> AotiBuildError:
+    failures = []
+    for verdict in report.verdicts:
+        why = "; ".join(str(reason) for reason in verdict.out_of_date)
+        failures.append(Failure(verdict.target.name, why))
+    return concluding_error(
+        VerificationError,
+        "the files of the release are right, and this host can run none of its packages",
+        failures,
+        hint="verify on a host like the one that will run them",
+    )
 
 
 def _signer_json(signer: Signer) -> JsonObject:

@@ -375,6 +375,14 @@ def test_the_directory_of_the_release_may_have_another_name(release: Release) ->
     assert load(release)
 
 
+def test_what_takes_the_name_of_the_release_is_not_opened(release: Release) -> None:
+    with open_release(release.bundle, release.public, None, "full") as signed:
+        choice = signed_choice(signed, "small")
+        release.bundle.rename(release.place / "aside")
+        release.bundle.mkdir()
+        assert admit_signed(signed, choice.best(), "full").path
+
+
 def test_an_unsigned_variant_beside_signed_ones(release: Release) -> None:
     """It would be the best one, and is only named."""
     models = release.bundle / "models"

@@ -234,6 +234,11 @@ ATTACKS: dict[str, tuple[Callable[[Release], object], type[SignatureError], str]
         "never signed",
     ),
     "executable": (lambda r: r.file("model.pt2").chmod(0o755), ModeMismatch, "released with 0644"),
+    "mode of the record": (
+        lambda r: (r.bundle / "release.json").chmod(0o600),
+        ModeMismatch,
+        "released with 0644",
+    ),
     "set user": (lambda r: r.file("model.pt2").chmod(0o4644), ModeMismatch, "mode 4644"),
     "renamed": (
         lambda r: (r.bundle / "models/small").rename(r.bundle / "models/big"),
@@ -378,14 +383,25 @@ def test_what_takes_the_name_of_the_release_is_not_looked_at(
 def test_a_host_that_cannot_run_a_variant(
     release: Release, fake_worker: FakeWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        "aoti_build.host.compatibility.missing", lambda *_: ["it needs another processor"]
-    )
+    def missing(requires: Any, host: Any) -> list[str]:
+        return answers.pop() if answers else []
+
+    monkeypatch.setattr("aoti_build.host.compatibility.missing", missing)
+    unfit = ["it needs another processor"]
+    answers = [unfit]
     report = verify(release)
-    assert {row["verdict"] for row in report.as_json()["targets"]} == {"unavailable"}
+    verdicts = [row["verdict"] for row in report.as_json()["targets"]]
+    assert verdicts == ["unavailable", "passed", "passed"]
     assert report.exit_code == 0
+    answers = [unfit]
     assert verify(release, strict=True).exit_code == 3
+    fake_worker.calls.clear()
+    answers = [unfit, unfit, unfit]
+    report = verify(release)
     assert fake_worker.calls == []
+    assert report.exit_code == 3
+    assert "this host can run none of its packages" in str(report.error)
+    assert "it needs another processor" in str(report.error)
 
 
 def run(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:

@@ -19,9 +19,11 @@ from aoti_build.artifact.signing.compare import compare_modes
 from aoti_build.artifact.signing.refusals import ASK_SENDER, ListingMismatch
 from aoti_build.common.digests import digest_bytes
 from aoti_build.common.fields import loads
+from aoti_build.common.stat_cache import file_size
 
 _OWN_FILES = (MANIFEST, VERIFY, layout.BENCH)
 _MODE_DIGITS = "01234567"
+_UNLISTED_MODE = 0o644
 
 
 def sums_text(digests: Mapping[str, str]) -> str:
@@ -76,14 +78,15 @@ class _Structure:
             if listed.get(path) != present.get(path):
                 raise self._contradiction(f"{layout.RELEASE} lists another {path}")
         for path, file in self._record.files.items():
-            if (self._bundle.opened / path).stat().st_size != file.size:
+            if file_size(self._bundle.opened / path) != file.size:
                 raise self._contradiction(f"{layout.RELEASE} lists another size of {path}")
         summed = {path: digest for path, digest in self._digests.items() if path != layout.SUMS}
         if self._read(layout.SUMS) != sums_text(summed).encode():
             raise self._contradiction(f"{layout.SUMS} has not the digests of the files")
 
     def require_modes(self) -> None:
-        modes = {}
+        # Releases have one mode for all files, and no document has that of these two.
+        modes = {layout.RELEASE: _UNLISTED_MODE, layout.SUMS: _UNLISTED_MODE}
         for path, file in self._record.files.items():
             if not file.mode or len(file.mode) > 4 or file.mode.strip(_MODE_DIGITS):
                 raise self._contradiction(f"{layout.RELEASE} has no mode of {path}")
