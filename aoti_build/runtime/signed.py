@@ -27,15 +27,13 @@ from aoti_build.errors import ArtifactError, UsageError
 from aoti_build.runtime.choose import (
     Candidate,
     Choice,
-    Request,
-    artifacts_directory,
     directory_names,
     examined,
     ranked,
-    read_request,
     unknown_artifact,
 )
 from aoti_build.runtime.package import Admitted, Verify, admit, require_verify
+from aoti_build.runtime.request import Request, artifacts_directory, read_request
 
 FilePath: TypeAlias = "str | os.PathLike[str]"
 # Files or directories with public keys or certificates, keys that were read, or True for those that

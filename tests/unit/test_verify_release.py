@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import subprocess
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -378,6 +380,44 @@ def test_what_takes_the_name_of_the_release_is_not_looked_at(
     fake_worker.during = exchange
     report = verify(release)
     assert report.error is None
+
+
+@pytest.mark.parametrize("way", ["replace", "write"])
+def test_a_package_that_changes_all_the_time(
+    release: Release, fake_worker: FakeWorker, tmp_path: Path, way: str
+) -> None:
+    """Only the signed bytes are ever given to a worker."""
+    package = release.file("model.pt2")
+    right = package.read_bytes()
+    stop = threading.Event()
+
+    def exchange() -> None:
+        number = 0
+        while not stop.is_set():
+            number += 1
+            content = right.replace(b"pt2", b"EVL") if number % 2 else right
+            if way == "write":
+                with package.open("r+b") as file:
+                    file.write(content)
+            else:
+                (tmp_path / "new").write_bytes(content)
+                (tmp_path / "new").chmod(0o644)
+                os.replace(tmp_path / "new", package)
+            stop.wait(0.002)
+
+    given = []
+    fake_worker.during = lambda name, job: given.append(Path(job.model).read_bytes())
+    thread = threading.Thread(target=exchange)
+    thread.start()
+    try:
+        for _ in range(8):
+            with contextlib.suppress(ArtifactError):
+                report = verify(release, pattern="small/cpu")
+                assert report.exit_code in (0, 4)
+    finally:
+        stop.set()
+        thread.join()
+    assert set(given) <= {right}
 
 
 def test_a_host_that_cannot_run_a_variant(
