@@ -70,7 +70,7 @@ def verify_release(
     trusted = _trusted_keys(options)
     path = options.directory.absolute()
     with open_bundle(path) as bundle, bundle.shown_in_errors():
-        examined = _examine(bundle, trusted, options.min_version or None)
+        examined = _examine(bundle, trusted, options.min_version)
         targets = tuple(target_of(manifest) for manifest in examined.manifests.values())
         chosen = select(targets, options.pattern or None)
         # From here on packages are loaded, in workers.
@@ -95,6 +95,7 @@ def _trusted_keys(options: ReceiverOptions) -> TrustedKeys | None:
         _refuse_with_unsigned(options)
         return None
     if options.keys:
+        _require_names(options.keys)
         paths = [Path(key).absolute() for key in options.keys]
         return read_trusted_keys(paths, release=options.directory)
     if SYSTEM_KEYS.exists():
@@ -109,12 +110,22 @@ def _trusted_keys(options: ReceiverOptions) -> TrustedKeys | None:
 
 def _refuse_with_unsigned(options: ReceiverOptions) -> None:
     for option, value in (("--public-key", options.keys), ("--min-version", options.min_version)):
-        if value:
+        if value not in (None, ()):
             raise UsageError(
                 f"--unsigned and {option} exclude each other",
                 cause="nothing proves what a release says that is not signed",
                 hint=f"omit one of --unsigned and {option}",
             )
+
+
+def _require_names(keys: tuple[str, ...]) -> None:
+    # The value of a variable that is not set would mean the current directory.
+    if "" in keys:
+        raise UsageError(
+            "--public-key names no file",
+            cause="its value is empty",
+            hint="name a PEM file with the public key of whoever signs releases",
+        )
 
 
 def _examine(bundle: OpenBundle, trusted: TrustedKeys | None, min_version: str | None) -> _Examined:

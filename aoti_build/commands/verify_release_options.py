@@ -15,7 +15,7 @@ class ReceiverOptions:
         keys: files or directories with public keys or certificates. Without any, those that root
             trusts on this host.
         unsigned: verify no signature.
-        min_version: the oldest version that is accepted. Empty for any.
+        min_version: the oldest version that is accepted. None for any.
         pattern: globs of targets whose reference cases are run. Empty for all.
         strict: count what could not be compared as a failure.
         limit: the most seconds of each process.
@@ -25,7 +25,7 @@ class ReceiverOptions:
     directory: Path
     keys: tuple[str, ...] = ()
     unsigned: bool = False
-    min_version: str = ""
+    min_version: str | None = None
     pattern: str = ""
     strict: bool = False
     limit: float = 600.0

@@ -88,8 +88,13 @@ def _split_target(model: str) -> tuple[str, str | None]:
 
 def _check_name(kind: str, name: object) -> None:
     """Raise `UsageError` unless a build can give this name: names become paths."""
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
+    if not isinstance(name, str) or not is_name(name):
         raise _bad_name(kind, name)
+
+
+def is_name(text: str) -> bool:
+    """Whether a build can give a model or a variant this name."""
+    return _NAME.fullmatch(text) is not None
 
 
 def _bad_name(kind: str, name: object) -> UsageError:

@@ -33,7 +33,7 @@ from aoti_build.runtime.choose import (
     unknown_artifact,
 )
 from aoti_build.runtime.package import Admitted, Verify, admit, require_verify
-from aoti_build.runtime.request import Request, artifacts_directory, read_request
+from aoti_build.runtime.request import Request, artifacts_directory, is_name, read_request
 
 FilePath: TypeAlias = "str | os.PathLike[str]"
 # Files or directories with public keys or certificates, keys that were read, or True for those that
@@ -132,8 +132,12 @@ def _require_listed(signed: SignedBundle, request: Request, unsigned: Sequence[s
 
 def _unsigned_variants(signed: SignedBundle, model: str) -> list[str]:
     """The directories of the model that the release does not list. Nothing in them is read."""
-    present = directory_names(signed.bundle.opened / layout.MODELS / model)
-    return [name for name in present if signed.released(f"{model}/{name}") is None]
+    unsigned = []
+    for name in directory_names(signed.bundle.opened / layout.MODELS / model):
+        # Other names cannot be requested, and may hide something on a terminal.
+        if is_name(name) and signed.released(f"{model}/{name}") is None:
+            unsigned.append(name)
+    return unsigned
 
 
 def _unsigned(signed: SignedBundle, target: str) -> Candidate:

@@ -31,7 +31,7 @@ def verify(
     cuda_graphs: bool = False,
     release: str = "",
     public_key: list[str] | None = None,
-    min_version: str = "",
+    min_version: str | None = None,
     unsigned: bool = False,
     junit: str = "",
     html: str = "",
@@ -115,7 +115,9 @@ def _runtime(runtime: str, cuda_graphs: bool) -> str:
     return CUDA_GRAPHS
 
 
-def _refuse_without_release(public_key: list[str] | None, min_version: str, unsigned: bool) -> None:
+def _refuse_without_release(
+    public_key: list[str] | None, min_version: str | None, unsigned: bool
+) -> None:
     from aoti_build.tasks.receiving import refuse_without_release
 
     refuse_without_release(

@@ -50,7 +50,7 @@ def refuse_with_release(given: Mapping[str, object]) -> None:
 def refuse_without_release(given: Mapping[str, object]) -> None:
     """Raise `UsageError` for options that only a release has."""
     for option, value in given.items():
-        if value:
+        if value not in (None, [], False):
             raise UsageError(
                 f"{option} is for releases",
                 hint=f"name the directory of the release: --release DIR {option}",

@@ -436,6 +436,17 @@ def test_a_signer_who_contradicts_themselves(release: Release) -> None:
     refused(release, ContradictoryRelease, "different packages")
 
 
+def test_a_target_that_is_there_twice(release: Release) -> None:
+    release.edit("release.json", lambda record: record["targets"].append(record["targets"][0]))
+    release.sign()
+    refused(release, ContradictoryRelease, "has a target twice")
+
+
+def test_a_directory_with_an_odd_name_is_not_named(release: Release) -> None:
+    shutil.copytree(release.file(""), release.bundle / "models/small/cpu\x1b[2K")
+    assert "\x1b" not in str(load(release)[0])
+
+
 def test_a_release_that_says_its_check_failed(release: Release) -> None:
     def change(document: Any) -> None:
         for row in document["targets"]:

@@ -472,6 +472,12 @@ def test_the_task_outside_of_any_project(release: Release, tmp_path: Path) -> No
     [
         (["--release", "x", "--fresh"], "--release and --fresh exclude each other"),
         (["--release", "x", "--file", "models.yaml"], "--release and --file"),
+        (["--release", "x", "--public-key", ""], "--public-key names no file"),
+        (
+            ["--release", "BUNDLE", "--public-key", "KEY", "--min-version", ""],
+            "'' is not a version",
+        ),
+        (["--min-version", ""], "--min-version is for releases"),
         (["--unsigned"], "--unsigned is for releases"),
         (["--public-key", "x"], "--public-key is for releases"),
         (["--release", "x.tar.gz", "--unsigned"], "is an archive"),
@@ -479,7 +485,11 @@ def test_the_task_outside_of_any_project(release: Release, tmp_path: Path) -> No
         (["--release", "x", "--public-key", "nowhere.pem"], "nowhere.pem"),
     ],
 )
-def test_wrong_command_lines(tmp_path: Path, words: list[str], match: str) -> None:
+def test_wrong_command_lines(
+    release: Release, tmp_path: Path, words: list[str], match: str
+) -> None:
+    places = {"KEY": str(release.public), "BUNDLE": str(release.bundle)}
+    words = [places.get(word, word) for word in words]
     done = run(*words, cwd=tmp_path)
     assert done.returncode == 2, done.stderr
     assert match in done.stderr

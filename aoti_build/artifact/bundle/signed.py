@@ -129,6 +129,7 @@ def signed_bundle(
         )
     content = read_signed(bundle, listing, layout.RELEASE)
     record = parse_release(content, str(bundle.path / layout.RELEASE))
+    _require_distinct(record, bundle)
     require_version(record, min_version, bundle.path)
     return SignedBundle(bundle, listing, record)
 
@@ -172,6 +173,14 @@ def require_version(record: ReleaseRecord, min_version: str | None, path: Path) 
             where=str(path),
             cause="an older release was put in the place of a newer one, or the limit is wrong",
             hint="get the present release; lower the least version only to go back on purpose",
+        )
+
+
+def _require_distinct(record: ReleaseRecord, bundle: OpenBundle) -> None:
+    names = [released.target for released in record.targets]
+    if len(set(names)) != len(names):
+        raise ContradictoryRelease(
+            f"{layout.RELEASE} has a target twice", where=str(bundle.path), hint=ASK_SENDER
         )
 
 
