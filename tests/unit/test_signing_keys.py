@@ -202,6 +202,14 @@ def test_what_holds_no_key_is_refused(world: World, tmp_path: Path) -> None:
         read_trusted_keys([tmp_path / "none/key.pem"])
 
 
+def test_a_cut_key_is_not_left_out(world: World) -> None:
+    whole = world.public.read_bytes()
+    for content in (b"no key", whole + whole[:60]):
+        file = write_pem(world.place / "cut.pem", content)
+        with pytest.raises(refusals.KeyFileError, match="not in PEM format"):
+            read_trusted_keys([file])
+
+
 @pytest.mark.parametrize("line", ["123", "g" * 64, "0" * 65])
 def test_a_fingerprint_that_is_none_is_refused_with_its_line(world: World, line: str) -> None:
     revoked = write_pem(world.place / "revoked", f"# all\n{line}\n".encode())
