@@ -84,7 +84,7 @@ def _why(old: ReleasedTarget, new: ReleasedTarget) -> str:
 
 def _origin(record: ReleaseRecord) -> list[str]:
     source = record.source
-    lines = [f"Made on {record.created} with aoti_build {escaped(record.aoti_build)}."]
+    lines = [f"Dated {record.created}. Made with aoti_build {escaped(record.aoti_build)}."]
     if source.commit is None:
         lines.append("The project was in no checkout.")
         return lines

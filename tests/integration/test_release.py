@@ -24,7 +24,8 @@ version: 1
 models:
   linear:
     source: net.py:build
-    inputs: [{shape: [4, 8]}]
+    dims: {batch: {min: 1, max: 4, example: 2}}
+    inputs: [{shape: [batch, 8]}]
 """
 SOURCE = """\
 from torch import nn

@@ -165,7 +165,7 @@ def test_the_time_of_the_environment_comes_first(
     two: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "86400")
-    assert "on 1970-01-02T00:00:00Z" in (made(two) / "NOTES.md").read_text()
+    assert "Dated 1970-01-02T00:00:00Z" in (made(two) / "NOTES.md").read_text()
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "yesterday")
     with pytest.raises(UsageError, match="is no time"):
         make(two, "out2")
@@ -378,6 +378,12 @@ def test_a_changed_file_is_recorded(dirty: Project) -> None:
     out = made(dirty, allow_dirty=True)
     assert parse_release((out / "release.json").read_bytes(), "out").source.dirty
     assert "**Files differed from that commit.**" in (out / "NOTES.md").read_text()
+
+
+def test_artifacts_beside_the_sources_hide_no_change(dirty: Project) -> None:
+    layout = replace(dirty.layout, artifacts=".")
+    with pytest.raises(UsageError, match=r"files differ from the commit: helper\.py"):
+        make(replace(dirty, layout=layout), "../elsewhere")
 
 
 def test_a_source_that_git_does_not_know_is_refused(two: Project) -> None:

@@ -61,7 +61,8 @@ def unknown_files(root: Path, names: Iterable[str]) -> tuple[str, ...]:
 
 def _changed_files(root: Path, artifacts: Path) -> tuple[str, ...]:
     pathspecs = [":/"]
-    if artifacts.is_relative_to(root):
+    # Artifacts beside the sources are no directory that could be left out.
+    if artifacts != root and artifacts.is_relative_to(root):
         pathspecs.append(f":(exclude,literal){artifacts.relative_to(root).as_posix()}")
     changed = git_text(root, "diff", "--no-ext-diff", "--name-only", "HEAD", "--", *pathspecs)
     if changed is None:
