@@ -83,6 +83,17 @@ _HELP: Mapping[str, str] = {
         "For an artifact that fails, write a script below this directory. It shows the failure with"
         " plain torch."
     ),
+    "release": (
+        "Verify this directory of a release: its signature, its files, then its packages. This"
+        " needs no models.yaml and no sources."
+    ),
+    "public-key": (
+        "Require a signature of the release by this key: a PEM file with a public key or a"
+        " certificate, or a directory of such files. Repeat the option for each further one."
+        " Default: the keys in /etc/aoti_build/trusted-keys."
+    ),
+    "min-version": "Refuse a release that is older than this version.",
+    "unsigned": "Verify a release without its signature. Nothing then proves who made it.",
     "junit": "Write the result as JUnit XML to this file, for CI.",
     "html": "Write the result as an HTML page to this file.",
     "out": "Write the page to this file. Default: report.html, unless --markdown or --json is set.",

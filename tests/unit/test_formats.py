@@ -11,6 +11,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ from aoti_build.artifact.paths import (
     project_cache_path,
 )
 from aoti_build.artifact.reasons import Reason, ReasonKind
+from aoti_build.artifact.signing.verify import Signer
 from aoti_build.commands.bench_history import bench_history
 from aoti_build.commands.bench_report import Benchmark, BenchReport
 from aoti_build.commands.build import BuildReport, plan
@@ -63,6 +65,7 @@ from aoti_build.commands.tune_report import Outcome as TuneOutcome
 from aoti_build.commands.tune_report import Row, TuneReport, Tuning
 from aoti_build.commands.verdicts import VerdictKind
 from aoti_build.commands.verify import Verdict, VerifyReport, verify
+from aoti_build.commands.verify_release_report import ReleaseVerification
 from aoti_build.commands.version import VersionReport, version
 from aoti_build.commands.why import why
 from aoti_build.common import directories
@@ -307,6 +310,7 @@ def _documents(tmp_path: Path) -> dict[str, list[Document]]:
             _release(two, manifest).as_json(),
             ReleaseReport("out", "1.4", _build(two, manifest)).as_json(),
         ],
+        "aoti-build/release-verification": list(_received(two, manifest)),
         "aoti-build/ci-cache": [ci_cache(two, two.targets).as_json()],
         "aoti-build/init": [_init(tmp_path / "new")],
         "aoti-build/version": [version().as_json(), VersionReport(None, "3.12.3").as_json()],
@@ -625,6 +629,19 @@ def _inspect_diff(directory: Path) -> Document:
 
 def _status(project: Project, manifest: Manifest) -> StatusReport:
     return StatusReport(project, _plan(project, manifest), ("gone/cpu",))
+
+
+def _received(two: Project, manifest: Manifest) -> Iterator[Document]:
+    signer = Signer("certificate", "root.pem", "ab" * 32, "CN=us", datetime(2026, 1, 2))
+    for who in (signer, Signer("key", "signer.pem", "ab" * 32), None):
+        yield ReleaseVerification(
+            path="out",
+            record=_release_record(two, manifest),
+            sha256="cd" * 32,
+            file_count=12,
+            signer=who,
+            compared=VerifyReport(_verdicts(two)),
+        ).as_json()
 
 
 def _release_record(two: Project, manifest: Manifest) -> ReleaseRecord:
