@@ -24,7 +24,7 @@ from aoti_build.commands.release_bundle import Origin, Previous
 from aoti_build.common.digests import digest_bytes
 from aoti_build.common.fields import is_digest
 from aoti_build.common.reading import RECORD_LIMIT, read_bytes
-from aoti_build.errors import UsageError
+from aoti_build.errors import ArtifactError, UsageError
 from aoti_build.models_file.project import Project
 
 # https://reproducible-builds.org/specs/source-date-epoch/
@@ -71,7 +71,11 @@ def read_previous(text: str) -> Previous | None:
             cause=error.strerror or str(error),
             hint="name the directory of the release before this one, or omit --previous",
         ) from error
-    return Previous(parse_release(content, str(path)), digest_bytes(content))
+    try:
+        return Previous(parse_release(content, str(path)), digest_bytes(content))
+    except ArtifactError as error:
+        error.hint = "name the release before this one: `invoke release --previous DIR`, or omit it"
+        raise
 
 
 def require_newer(version: str, previous: Previous | None) -> None:

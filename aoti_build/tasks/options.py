@@ -164,6 +164,11 @@ _HELP: Mapping[str, str] = {
     ),
     "release.out": "Write the bundle to this directory, which must not exist.",
     "sign": "Sign the bundle with the private key in this file (PEM).",
+    "sign-passphrase": "The environment variable with the passphrase of an encrypted key.",
+    "sign-certificates": (
+        "Sign with these PEM files of certificates, separated by commas. The first begins with that"
+        " of the key."
+    ),
     "previous": (
         "The release before this one: its directory, or its release.json. The notes say what"
         " differs."

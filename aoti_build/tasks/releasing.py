@@ -11,7 +11,7 @@ from aoti_build.errors import UsageError
 from aoti_build.models_file import check_files
 from aoti_build.models_file.project import Project, Target
 from aoti_build.tasks.answer import contract, display, finish, progress, show
-from aoti_build.tasks.options import documented_task
+from aoti_build.tasks.options import documented_task, read_list
 from aoti_build.tasks.project import project_of
 
 
@@ -22,6 +22,8 @@ def release(
     out: str = "",
     target: str = "",
     sign: str = "",
+    sign_passphrase: str = "",
+    sign_certificates: str = "",
     previous: str = "",
     allow_dirty: bool = False,
     archive: str = "",
@@ -53,6 +55,8 @@ def release(
             version=version,
             directory=out,
             sign=sign,
+            passphrase=sign_passphrase,
+            certificates=tuple(read_list("--sign-certificates", sign_certificates)),
             previous=previous,
             allow_dirty=allow_dirty,
             archive=archive,
