@@ -36,7 +36,7 @@ def release(
     quiet: bool = False,
     debug: bool = False,
 ) -> None:
-    """Build and verify strictly, then write a bundle with all evidence.
+    """Build and verify strictly, then write a bundle.
 
     The bundle appears whole or not at all.
     """
