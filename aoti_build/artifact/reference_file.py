@@ -63,6 +63,7 @@ _CASE = fields.table(
 )
 _SKETCH = fields.table(
     {
+        "dtype": fields.text,
         "shape": fields.list_of(fields.integer()),
         "rms": fields.number,
         "digest": fields.digest,

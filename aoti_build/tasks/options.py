@@ -168,6 +168,14 @@ _HELP: Mapping[str, str] = {
     "release.fail-if": (
         "Release nothing only above these ratios to that package, such as steady>1.05,first>1.2."
     ),
+    "old": "The earlier release: its directory, or its release.json.",
+    "new": "The later release: its directory, or its release.json.",
+    "release_diff.fail-if": (
+        "Fail above these limits, such as size>1.1,drift>1e-3,removed>0. Ratios: size, steady,"
+        " first, memory. Relative error: drift. Counts: added, removed, changed, libraries,"
+        " licences."
+    ),
+    "release_diff.strict": "Treat a limit whose figure is missing as a failure.",
     "doctor.strict": "Treat a missing device as a failure.",
     "run.output": (
         "Write the outputs to this .safetensors, .npz or .pt file. {target} and {input} in its name"
