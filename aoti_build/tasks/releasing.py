@@ -13,7 +13,6 @@ from aoti_build.errors import UsageError
 from aoti_build.models_file import check_files
 from aoti_build.models_file.project import Project, Target
 from aoti_build.tasks.answer import contract, display, finish, progress, show, write_stdout
-from aoti_build.tasks.misspelt import print_help
 from aoti_build.tasks.options import documented_task
 from aoti_build.tasks.project import project_of
 
@@ -111,9 +110,6 @@ def release_diff(
 
     Nothing is loaded, and no signature is verified.
     """
-    if old in ("-h", "--help"):
-        print_help("release-diff")
-        return
     with contract(json, debug):
         from aoti_build.commands.release_diff import release_diff as command
         from aoti_build.commands.release_diff_limits import parse_policy
