@@ -45,6 +45,7 @@ def _figures(diff: ReleaseDiff) -> list[str]:
     rows = []
     for target in diff.common:
         name, *figures = row_of(target)
+        figures = [figure.replace(" -> ", " to ") for figure in figures]
         rows.append([code(name), *[escaped(figure) for figure in figures]])
     lines = ["", "### Figures", "", *table(head, rows, numbers=(3, 4, 5, 6, 7))]
     lines += ["", "Drift is the relative error between what eager mode returned for each release."]
