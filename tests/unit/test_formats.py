@@ -53,6 +53,12 @@ from aoti_build.commands.init import Wishes, init, look
 from aoti_build.commands.inspect import InspectReport, inspect, inspect_file
 from aoti_build.commands.inspect_diff import diff
 from aoti_build.commands.plan_report import PlanReport
+from aoti_build.commands.release_diff import release_diff
+from aoti_build.commands.release_diff_drift import Drift, OutputDrift
+from aoti_build.commands.release_diff_limits import parse_policy
+from aoti_build.commands.release_diff_parts import NamedChange
+from aoti_build.commands.release_diff_policy import judge
+from aoti_build.commands.release_diff_speed import Speed, SpeedRatio
 from aoti_build.commands.release_report import ArchiveFile, Released, ReleaseReport
 from aoti_build.commands.release_target import ReleasedArtifact, released_target
 from aoti_build.commands.report import report
@@ -307,6 +313,7 @@ def _documents(tmp_path: Path) -> dict[str, list[Document]]:
             _release(two, manifest).as_json(),
             ReleaseReport("out", "1.4", _build(two, manifest)).as_json(),
         ],
+        "aoti-build/release-diff": _release_diffs(two, manifest),
         "aoti-build/ci-cache": [ci_cache(two, two.targets).as_json()],
         "aoti-build/init": [_init(tmp_path / "new")],
         "aoti-build/version": [version().as_json(), VersionReport(None, "3.12.3").as_json()],
@@ -645,6 +652,34 @@ def _release_record(two: Project, manifest: Manifest) -> ReleaseRecord:
         files={"NOTES.md": ReleaseFile("0" * 64, 5, "644")},
         previous=PreviousRelease("1.3", "0" * 64),
     )
+
+
+def _release_diffs(two: Project, manifest: Manifest) -> list[Document]:
+    """One of real records, which lists every limit, and one that uses every field."""
+    directory = two.root / "release"
+    directory.mkdir()
+    record = _release_record(two, manifest)
+    (directory / "release.json").write_text(json.dumps(release_json(record)))
+    limits = "added>0,removed>0,changed>0,libraries>0,licences>0,size>1,drift>1e-3,steady>1"
+    diff = release_diff(str(directory), str(directory), parse_policy(limits))
+    outputs = (
+        OutputDrift("example", "output", 0.1, 0.5, 3, 8, nonfinite=True, estimated=True),
+        OutputDrift("example", "['n']", why="its shape was [3] and is [2]"),
+    )
+    target = replace(
+        diff.targets[0],
+        reasons=REASONS,
+        old_size=5,
+        new_size=6,
+        drift=Drift(outputs, ("max: the inputs differ",)),
+        speed=Speed((SpeedRatio(Metric.STEADY, 1.1, {"batch": 2}, 1.05, 1.15),), side_by_side=True),
+    )
+    fact = NamedChange("torch", "1", None, ("first/cpu",))
+    full = replace(
+        diff, targets=(target,), toolchain=(fact,), libraries=(fact,), licences=(fact,),
+        has_bills=True,
+    )  # fmt: skip
+    return [diff.as_json(), replace(full, judgements=judge(full)).as_json()]
 
 
 def _release(two: Project, manifest: Manifest) -> ReleaseReport:
