@@ -148,5 +148,6 @@ def _damaged(file: Path, cause: str) -> ArtifactError:
         "the release is damaged",
         where=str(file),
         cause=cause,
-        hint="get the release again from where it was published",
+        hint="get the release again from where it was published, then run `invoke release-diff`"
+        " again",
     )

@@ -106,7 +106,7 @@ def release_diff(
     json: bool = False,
     debug: bool = False,
 ) -> None:
-    """Show what differs between two releases, and fail above limits.
+    """Compare two releases, and fail above limits.
 
     Nothing is loaded, and no signature is verified.
     """
