@@ -142,8 +142,8 @@ class ReleaseDiff:
             VerificationError,
             f"{len(failed)} of {total} {noun} {verb}",
             [Failure(str(found.limit), "; ".join(found.why)) for found in failed],
-            hint="`invoke release-diff` shows all differences; allow them with a higher limit in"
-            " --fail-if",
+            hint="`invoke release-diff OLD NEW --markdown -` shows all figures; a higher limit in"
+            " --fail-if allows them",
         )
 
     def as_json(self) -> JsonObject:

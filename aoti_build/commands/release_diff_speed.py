@@ -66,9 +66,12 @@ def speed_of(old: BenchRecord | None, new: BenchRecord | None, old_package: str)
     """Compare two measurements. `old_package` is the sha256 of the old package."""
     if new is not None and new.base is not None and new.base.package_sha256 == old_package:
         return _side_by_side(new)
-    if old is None or new is None:
-        missing = [name for name, record in (("old", old), ("new", new)) if record is None]
-        return Speed(why=f"the {' and the '.join(missing)} release has no measurement")
+    if old is None and new is None:
+        return Speed(why="neither release has a measurement")
+    if old is None:
+        return Speed(why="the old release has no measurement")
+    if new is None:
+        return Speed(why="the new release has no measurement")
     machines = old.machine, new.machine
     if machines[0].machine_class != machines[1].machine_class:
         classes = f"{machines[0].machine_class} and {machines[1].machine_class}"
