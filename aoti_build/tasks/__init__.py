@@ -24,7 +24,7 @@ from aoti_build.tasks.checking import run, verify
 from aoti_build.tasks.history import bench_history
 from aoti_build.tasks.measuring import bench
 from aoti_build.tasks.misspelt import explain_at_exit
-from aoti_build.tasks.releasing import release
+from aoti_build.tasks.releasing import release, release_diff
 from aoti_build.tasks.reporting import report
 from aoti_build.tasks.showing import ci_cache, inspect, schema, status, version, why
 from aoti_build.tasks.starting import init
@@ -41,6 +41,7 @@ ns = Collection(
     bench_history,
     export,
     release,
+    release_diff,
     status,
     why,
     inspect,

@@ -6,12 +6,14 @@ traceback.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 from invoke import Argument, Task, task
 
 from aoti_build.errors import UsageError
+from aoti_build.tasks.naming import running_program
 
 # Bytes, and seconds, by the unit that ends an amount.
 SIZES: Mapping[str, int] = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
@@ -184,6 +186,14 @@ _HELP: Mapping[str, str] = {
     "release.fail-if": (
         "Release nothing only above these ratios to that package, such as steady>1.05,first>1.2."
     ),
+    "old": "The earlier release: its directory, or its release.json.",
+    "new": "The later release: its directory, or its release.json.",
+    "release_diff.fail-if": (
+        "Fail above these limits, such as size>1.1,drift>1e-3,removed>0. Ratios: size, steady,"
+        " first, memory. Relative error: drift. Counts: added, removed, changed, libraries,"
+        " licences."
+    ),
+    "release_diff.strict": "Treat a limit whose figure is missing as a failure.",
     "doctor.strict": "Treat a missing device as a failure.",
     "run.output": (
         "Write the outputs to this .safetensors, .npz or .pt file. {target} and {input} in its name"
@@ -196,15 +206,32 @@ BodyT = TypeVar("BodyT", bound=Callable[..., None])
 
 
 class _Task(Task[BodyT]):
-    """A task whose options have the one-letter names of `SHORT_NAMES`, and no others."""
+    """A task whose options have the one-letter names of `SHORT_NAMES`, and no others.
+
+    Where the command line asks for help of the task, no argument is positional. invoke would take
+    ``--help`` for the argument.
+    """
 
     def get_arguments(self, ignore_unknown_help: bool | None = None) -> list[Argument]:
         arguments = super().get_arguments(ignore_unknown_help)
+        is_help_wanted = _is_help_wanted(self.__name__)
         for argument in arguments:
             short_name = SHORT_NAMES.get(argument.names[0])
             if short_name is not None:
                 argument.names = (*argument.names, short_name)
+            if is_help_wanted:
+                argument.positional = False
         return arguments
+
+
+def _is_help_wanted(task: str) -> bool:
+    """Whether the command line asks for help right after this task."""
+    words = getattr(running_program(), "argv", None) or ()
+    for before, word in itertools.pairwise(words):
+        name = before.rpartition(".")[2].replace("-", "_")
+        if word in ("--help", "-h") and name == task:
+            return True
+    return False
 
 
 def documented_task(body: Callable[..., None]) -> Task[Callable[..., None]]:

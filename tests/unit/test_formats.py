@@ -3,7 +3,6 @@ garbled ones do not; and the README names only tasks and options that exist."""
 
 from __future__ import annotations
 
-import ast
 import copy
 import json
 import os
@@ -25,6 +24,7 @@ from report_samples import full_project, history
 from small_projects import RAN, REPOSITORY, TWO_MODELS, publish_fake, write_project
 
 import aoti_build
+from aoti_build.artifact import reference_file
 from aoti_build.artifact.bundle.record import (
     Licence,
     PreviousRelease,
@@ -55,6 +55,12 @@ from aoti_build.commands.init import Wishes, init, look
 from aoti_build.commands.inspect import InspectReport, inspect, inspect_file
 from aoti_build.commands.inspect_diff import diff
 from aoti_build.commands.plan_report import PlanReport
+from aoti_build.commands.release_diff import release_diff
+from aoti_build.commands.release_diff_drift import Drift, OutputDrift
+from aoti_build.commands.release_diff_limits import parse_policy
+from aoti_build.commands.release_diff_parts import NamedChange
+from aoti_build.commands.release_diff_policy import judge
+from aoti_build.commands.release_diff_speed import Speed, SpeedRatio
 from aoti_build.commands.release_report import ArchiveFile, Released, ReleaseReport
 from aoti_build.commands.release_target import ReleasedArtifact, released_target
 from aoti_build.commands.report import report
@@ -311,6 +317,7 @@ def _documents(tmp_path: Path) -> dict[str, list[Document]]:
             ReleaseReport("out", "1.4", _build(two, manifest)).as_json(),
         ],
         "aoti-build/release-verification": list(_received(two, manifest)),
+        "aoti-build/release-diff": _release_diffs(two, manifest),
         "aoti-build/ci-cache": [ci_cache(two, two.targets).as_json()],
         "aoti-build/init": [_init(tmp_path / "new")],
         "aoti-build/version": [version().as_json(), VersionReport(None, "3.12.3").as_json()],
@@ -664,6 +671,34 @@ def _release_record(two: Project, manifest: Manifest) -> ReleaseRecord:
     )
 
 
+def _release_diffs(two: Project, manifest: Manifest) -> list[Document]:
+    """One of real records, which lists every limit, and one that uses every field."""
+    directory = two.root / "release"
+    directory.mkdir()
+    record = _release_record(two, manifest)
+    (directory / "release.json").write_text(json.dumps(release_json(record)))
+    limits = "added>0,removed>0,changed>0,libraries>0,licences>0,size>1,drift>1e-3,steady>1"
+    diff = release_diff(str(directory), str(directory), parse_policy(limits))
+    outputs = (
+        OutputDrift("example", "output", 0.1, 0.5, 3, 8, nonfinite=True, estimated=True),
+        OutputDrift("example", "['n']", why="its shape was [3] and is [2]"),
+    )
+    target = replace(
+        diff.targets[0],
+        reasons=REASONS,
+        old_size=5,
+        new_size=6,
+        drift=Drift(outputs, ("max: the inputs differ",)),
+        speed=Speed((SpeedRatio(Metric.STEADY, 1.1, {"batch": 2}, 1.05, 1.15),), side_by_side=True),
+    )
+    fact = NamedChange("torch", "1", None, ("first/cpu",))
+    full = replace(
+        diff, targets=(target,), toolchain=(fact,), libraries=(fact,), licences=(fact,),
+        has_bills=True,
+    )  # fmt: skip
+    return [diff.as_json(), replace(full, judgements=judge(full)).as_json()]
+
+
 def _release(two: Project, manifest: Manifest) -> ReleaseReport:
     archive = ArchiveFile("out.tar.gz", "0" * 64, 5)
     released = Released(_release_record(two, manifest), "0" * 64, 5, signed=True, archive=archive)
@@ -900,16 +935,7 @@ def _no_check(*_: object, **__: object) -> CheckResult:
 
 
 def _reference_data() -> Document:
-    """The header of a reference file, of its own constants. That module imports torch, so it is
-    read and not run."""
-    tree = ast.parse((PACKAGE / "_torch" / "checking" / "reference_data.py").read_text())
-    constants = {
-        target.id: ast.literal_eval(node.value)
-        for node in tree.body
-        if isinstance(node, ast.Assign)
-        for target in node.targets
-        if isinstance(target, ast.Name)
-    }
+    """The document in the header of a reference file."""
     case = {
         "sizes": {"batch": 2},
         "seed": 0,
@@ -938,4 +964,5 @@ def _reference_data() -> Document:
         "state": {"cache": {"dtype": "float32", "shape": [1, 64], "value": "0.0"}, "total": None},
         "sketches": {"example/output/0": sketch},
     }
-    return {"format": constants["FORMAT"], "format_version": constants["FORMAT_VERSION"], **kept}
+    head = {"format": reference_file.FORMAT, "format_version": reference_file.FORMAT_VERSION}
+    return {**head, **kept}

@@ -8,7 +8,7 @@ import json
 import re
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +26,12 @@ from small_projects import (
     write_project,
 )
 
+from aoti_build.artifact.bundle.record import (
+    ReleaseFile,
+    ReleaseRecord,
+    Source,
+    release_json,
+)
 from aoti_build.artifact.paths import artifact_directory
 from aoti_build.errors import BuildError, DirectoryError, Interrupted, ToolchainError
 from aoti_build.host import cuda, distributions
@@ -65,6 +71,27 @@ def published(world: World) -> None:
 def damaged(world: World) -> None:
     published(world)
     (artifact_directory(world.project, world.project.targets[0]) / "model.pt2").write_bytes(b"")
+
+
+def two_releases(world: World, files: Mapping[str, ReleaseFile] | None = None) -> None:
+    """Two releases with no targets, in the directories old and new."""
+    record = ReleaseRecord(
+        name="shop",
+        version="1",
+        created="2026-01-02T03:04:05Z",
+        aoti_build="1",
+        source=Source(commit=None, dirty=False),
+        targets=(),
+        files=files or {},
+    )
+    for name in ("old", "new"):
+        directory = world.project.root / name
+        directory.mkdir()
+        (directory / "release.json").write_text(json.dumps(release_json(record)))
+
+
+def a_damaged_release(world: World) -> None:
+    two_releases(world, {"evidence/sbom.cdx.json": ReleaseFile("0" * 64, 1, "644")})
 
 
 def outdated(world: World) -> None:
@@ -226,6 +253,14 @@ ROWS = [
     Row(RELEASE, 130, interrupted, "interrupted"),
     Row("report --out .", 2, nothing, "is a directory"),
     Row("report", 5, no_torch, "torch is not installed"),
+    Row("release-diff absent absent", 2, nothing, "absent has no release.json"),
+    Row(
+        "release-diff old new --strict --fail-if libraries>0",
+        3,
+        two_releases,
+        "1 of 1 limit could not be decided: libraries>0",
+    ),
+    Row("release-diff old new", 4, a_damaged_release, "the release is damaged"),
     Row("status --file absent.yaml", 2, nothing, "absent.yaml"),
     Row("status --check", 3, outdated, "1 of 1 target is not up to date: small/cpu"),
     Row("status", 5, no_torch, "torch is not installed"),
