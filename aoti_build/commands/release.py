@@ -62,6 +62,8 @@ class ReleaseOptions:
         version: of the release; see `bundle.versions`.
         directory: the bundle, which must not exist.
         sign: the file of a private key.
+        passphrase: the environment variable with the passphrase of that key.
+        certificates: PEM files, the first with the signer's certificate.
         previous: the bundle of the release before, or its `release.json`.
         allow_dirty: release also what no commit has.
         archive: a file that ends in ``.tar.zst`` or ``.tar.gz``.
@@ -73,6 +75,8 @@ class ReleaseOptions:
     version: str
     directory: str
     sign: str = ""
+    passphrase: str = ""
+    certificates: tuple[str, ...] = ()
     previous: str = ""
     allow_dirty: bool = False
     archive: str = ""
@@ -175,7 +179,7 @@ def _prepare(project: Project, options: ReleaseOptions) -> _Plan:
         final=final,
         archive=archive,
         origin=origin_of(project, options.version, previous, allow_dirty=options.allow_dirty),
-        sign=signer(options.sign),
+        sign=signer(options.sign, options.passphrase, options.certificates),
         gate=bench_gate(options.against, options.fail_if),
     )
 

@@ -19,6 +19,7 @@ from aoti_build.artifact.bundle.record import (
     Source,
     release_json,
 )
+from aoti_build.artifact.bundle.structure import sums_text
 from aoti_build.artifact.manifest import MODEL, VERIFY
 from aoti_build.artifact.paths import artifact_directory
 from aoti_build.commands.release_notes import notes
@@ -152,8 +153,7 @@ def _write_sums(staged: Path, record: ReleaseRecord) -> None:
     digests = {path: file.sha256 for path, file in record.files.items()}
     digests[layout.RELEASE] = digest_file(staged / layout.RELEASE)
     # Names of models and variants have no character that sha256sum would want to be escaped.
-    lines = [f"{digest}  {path}\n" for path, digest in sorted(digests.items())]
-    (staged / layout.SUMS).write_text("".join(lines), encoding="utf-8")
+    (staged / layout.SUMS).write_text(sums_text(digests), encoding="utf-8")
 
 
 def bundle_size(directory: Path) -> int:

@@ -16,15 +16,13 @@ from aoti_build.artifact.bundle.checkout import (
     repository_name,
     unknown_files,
 )
-from aoti_build.artifact.bundle.record import Source, parse_release
+from aoti_build.artifact.bundle.record import Source, read_release
 from aoti_build.artifact.bundle.versions import read_version
 from aoti_build.artifact.manifest import Manifest
 from aoti_build.commands.conclusion import names_text
 from aoti_build.commands.release_bundle import Origin, Previous
-from aoti_build.common.digests import digest_bytes
 from aoti_build.common.fields import is_digest
-from aoti_build.common.reading import RECORD_LIMIT, read_bytes
-from aoti_build.errors import UsageError
+from aoti_build.errors import ArtifactError, UsageError
 from aoti_build.models_file.project import Project
 
 # https://reproducible-builds.org/specs/source-date-epoch/
@@ -60,18 +58,17 @@ def read_previous(text: str) -> Previous | None:
     """
     if not text:
         return None
-    path = Path(text)
-    if path.is_dir():
-        path /= layout.RELEASE
     try:
-        content = read_bytes(path, RECORD_LIMIT)
+        return Previous(*read_release(Path(text)))
     except OSError as error:
         raise UsageError(
             f"--previous {text} has no {layout.RELEASE} that can be read",
             cause=error.strerror or str(error),
             hint="name the directory of the release before this one, or omit --previous",
         ) from error
-    return Previous(parse_release(content, str(path)), digest_bytes(content))
+    except ArtifactError as error:
+        error.hint = "name the release before this one: `invoke release --previous DIR`, or omit it"
+        raise
 
 
 def require_newer(version: str, previous: Previous | None) -> None:

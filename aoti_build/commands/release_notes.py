@@ -2,23 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from aoti_build.artifact.bundle.record import ReleasedTarget, ReleaseRecord
-from aoti_build.artifact.reasons import REASON_OF_GROUP
+from aoti_build.commands.release_changes import ChangeKind, change_words, target_changes
 
-# What people call the groups of key parts.
-_WORDS: Mapping[str, str] = {
-    "spec": "its entry in models.yaml",
-    "config": "the inductor options",
-    "sources": "source files",
-    "distributions": "imported distributions",
-    "modules": "imported modules",
-    "variables": "environment variables that the code reads",
-    "weights": "the weights",
-    "toolchain": "the toolchain",
-    "environment": "environment variables of the compiler",
-}
 _MIB = 1 << 20
 _MARKUP = "\\`*_{}[]<>#|"
 
@@ -39,47 +25,25 @@ def notes(record: ReleaseRecord, previous: ReleaseRecord | None) -> str:
 
 def changes(record: ReleaseRecord, previous: ReleaseRecord) -> list[str]:
     """The targets that were added, removed and changed, as lines of a list, with the reasons."""
-    old = {target.target: target for target in previous.targets}
-    new = {target.target: target for target in record.targets}
     lines = []
-    for name in sorted({*old, *new}):
-        if name not in old:
-            lines.append(f"- {escaped(name)}: added")
-        elif name not in new:
-            lines.append(f"- {escaped(name)}: removed")
-        elif old[name].package_sha256 != new[name].package_sha256:
-            lines.append(f"- {escaped(name)}: changed, {_why(old[name], new[name])}")
-    same = sum(1 for name in new if name in old and _is_same(old[name], new[name]))
+    same = 0
+    for change in target_changes(previous, record):
+        if change.kind == ChangeKind.SAME:
+            same += 1
+        elif change.kind == ChangeKind.CHANGED:
+            lines.append(f"- {escaped(change.target)}: changed, {change_words(change)}")
+        else:
+            lines.append(f"- {escaped(change.target)}: {change.kind}")
     if same:
         noun = "target is" if same == 1 else "targets are"
         lines.append(f"- {same} {noun} the same, byte by byte")
     return lines or ["- Nothing."]
 
 
-def changed_groups(old: ReleasedTarget, new: ReleasedTarget) -> tuple[str, ...]:
-    """The groups of key parts that differ, in the order of reports."""
-    groups = (*REASON_OF_GROUP, *sorted({*old.key_parts, *new.key_parts} - {*REASON_OF_GROUP}))
-    return tuple(group for group in groups if old.key_parts.get(group) != new.key_parts.get(group))
-
-
 def escaped(text: str) -> str:
     """The text for a line of Markdown."""
     plain = " ".join(text.split())
     return "".join(f"\\{letter}" if letter in _MARKUP else letter for letter in plain)
-
-
-def _is_same(old: ReleasedTarget, new: ReleasedTarget) -> bool:
-    return old.package_sha256 == new.package_sha256
-
-
-def _why(old: ReleasedTarget, new: ReleasedTarget) -> str:
-    groups = changed_groups(old, new)
-    if not groups:
-        return "compiled again from the same inputs"
-    words = ", ".join(_WORDS.get(group, group) for group in groups)
-    if old.graph_key == new.graph_key:
-        return f"since these differ: {words}; the compiled code is the same"
-    return f"since these differ: {words}"
 
 
 def _origin(record: ReleaseRecord) -> list[str]:

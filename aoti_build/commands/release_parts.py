@@ -57,14 +57,26 @@ def bench_gate(against: str, fail_if: str) -> Gate | None:
     return gate
 
 
-def signer(key: str) -> Signer | None:
+def signer(key: str, passphrase: str, certificates: Sequence[str]) -> Signer | None:
     """What signs with the private key in the file `key`; None without one.
 
-    Raises as `read_signing_key`, before anything is built.
+    `passphrase` names an environment variable, and `certificates` are files.
+
+    Raises as `read_signing_key`, before anything is built, and UsageError without a key.
     """
     if not key:
+        if passphrase or certificates:
+            raise UsageError(
+                "there is a passphrase or a certificate, and no key to sign with",
+                hint="name the private key with --sign",
+            )
         return None
-    return partial(_signature, read_signing_key(Path(key)))
+    signing_key = read_signing_key(
+        Path(key),
+        passphrase_variable=passphrase or None,
+        certificates=[Path(name) for name in certificates],
+    )
+    return partial(_signature, signing_key)
 
 
 def _signature(key: SigningKey, directory: Path) -> bytes:

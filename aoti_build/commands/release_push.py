@@ -115,7 +115,7 @@ def push(
     if not path.is_dir():
         raise UsageError(
             f"{directory} is no directory",
-            hint="name the directory of a release: `invoke release-push DIR --to oci://...`",
+            hint="name the directory of a release: `invoke release-push DIR ADDRESS`",
         )
     record = read_record(path, directory)
     layers = _layers_of(path)

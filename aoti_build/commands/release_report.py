@@ -137,7 +137,7 @@ def _nothing_released(error: AotiBuildError, task: str | None = None) -> AotiBui
 
 def _not_pushed(error: AotiBuildError, directory: str, address: str) -> AotiBuildError:
     """The error of a push after the bundle was written, which another push can use."""
-    again = f"`invoke release-push {shlex.quote(directory)} --to {address}` pushes it"
+    again = f"`invoke release-push {shlex.quote(directory)} {address}` pushes it"
     # No error of a push has a constructor of its own. Its class keeps the kind in JSON.
     return type(error)(
         f"the release was written and not pushed: {error.message}",

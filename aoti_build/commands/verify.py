@@ -231,7 +231,7 @@ class _Verifier:
             raise
         except AotiBuildError as error:
             error.target = target.name
-            return Verdict(target, _verdict_of(error), error=error)
+            return Verdict(target, verdict_of(error), error=error)
 
     def _settles_check(self, verdict: Verdict) -> bool:
         """Whether the verdict stands for the check that the build host could not make."""
@@ -269,7 +269,7 @@ class _Verifier:
         self.on_progress(target, message)
 
 
-def _verdict_of(error: AotiBuildError) -> VerdictKind:
+def verdict_of(error: AotiBuildError) -> VerdictKind:
     """The verdict on an artifact whose comparison ended with `error`."""
     if isinstance(error, ArtifactError):
         return VerdictKind.REFUSED

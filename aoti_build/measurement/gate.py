@@ -8,6 +8,7 @@ probability of a wrong decision for all metrics of all targets together.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -27,7 +28,7 @@ from aoti_build.measurement.statistics import (
 
 # The metrics that ``--fail-if`` may name.
 GATED = (Metric.STEADY, Metric.FIRST, Metric.SIZE, Metric.MEMORY)
-_LIMIT = re.compile(r"([a-z]+)\s*>\s*([0-9]+(?:\.[0-9]*)?)")
+_LIMIT = re.compile(r"([a-z]+)\s*>\s*([0-9]+(?:\.[0-9]*)?(?:[eE][+-]?[0-9]{1,3})?)")
 
 Limits = Mapping[Metric, float]
 Sizes = Mapping[str, int]
@@ -77,18 +78,30 @@ class Question:
 def parse_limits(text: str) -> dict[Metric, float]:
     """The limits in ``steady>1.05,first>1.2``. Raises `UsageError`."""
     limits: dict[Metric, float] = {}
+    for name, limit in read_limits(text, GATED, "steady>1.05").items():
+        if limit <= 0:
+            raise UsageError(f"--fail-if {text}: a ratio is always above {limit:g}")
+        limits[Metric(name)] = limit
+    return limits
+
+
+def read_limits(text: str, names: Sequence[str], example: str) -> dict[str, float]:
+    """The limits in ``name>number,name>number``, in the order of the text.
+
+    Raises `UsageError` for another form, and for a name that is not one of `names` or occurs twice.
+    """
+    limits: dict[str, float] = {}
     for part in text.split(","):
         match = _LIMIT.fullmatch(part.strip())
-        metric = match[1] if match else ""
-        if match is None or metric not in GATED or float(match[2]) <= 0:
-            names = ", ".join(GATED)
+        name = match[1] if match else ""
+        if match is None or name not in names or not math.isfinite(float(match[2])):
             raise UsageError(
                 f"--fail-if {text}: {part.strip() or 'nothing'} is no limit",
-                hint=f"write for example steady>1.05; the metrics are {names}",
+                hint=f"write for example {example}; the metrics are {', '.join(names)}",
             )
-        if metric in limits:
-            raise UsageError(f"--fail-if {text}: {metric} occurs twice")
-        limits[Metric(metric)] = float(match[2])
+        if name in limits:
+            raise UsageError(f"--fail-if {text}: {name} occurs twice")
+        limits[name] = float(match[2])
     return limits
 
 

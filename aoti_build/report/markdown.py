@@ -26,7 +26,7 @@ _LEFT = "---"
 
 def markdown_text(report: ProjectReport) -> str:
     """The report: all targets, then what changed, then cold starts."""
-    lines = [f"## {_escaped(report.name)}: artifacts", ""]
+    lines = [f"## {escaped(report.name)}: artifacts", ""]
     lines += _overview(report)
     lines += _missing(report)
     lines += _changes(report.targets)
@@ -46,24 +46,24 @@ def _overview(report: ProjectReport) -> list[str]:
         change = changes(target)
         rows.append(
             [
-                _code(row.name),
-                _escaped(row.state.word),
-                _escaped(row.verified.word),
+                code(row.name),
+                escaped(row.state.word),
+                escaped(row.verified.word),
                 row.size,
-                _code(row.sha256) if row.sha256 else "",
+                code(row.sha256) if row.sha256 else "",
                 row.first,
                 row.steady,
-                _escaped(change.word) if change else "",
+                escaped(change.word) if change else "",
             ]
         )
-    return _table(head, rows, numbers=(3, 5, 6))
+    return table(head, rows, numbers=(3, 5, 6))
 
 
 def _missing(report: ProjectReport) -> list[str]:
     lines = []
     for target in report.targets:
         if target.missing is not None:
-            lines.append(f"- {_code(target.name)}: {target.missing}")
+            lines.append(f"- {code(target.name)}: {target.missing}")
     return ["", *lines] if lines else []
 
 
@@ -74,23 +74,23 @@ def _changes(targets: Sequence[TargetReport]) -> list[str]:
         record = target.record
         if record is None or record.base is None or not record.base.comparisons:
             continue
-        title = f"### {_code(target.name)} against {_escaped(record.base.name)}"
+        title = f"### {code(target.name)} against {escaped(record.base.name)}"
         head = ["figure", "verdict", "change", "ratio", "interval", "pairs", "why"]
         rows = [_comparison(comparison) for comparison in record.base.comparisons]
-        lines += ["", title, "", *_table(head, rows, numbers=(2, 3, 4, 5))]
+        lines += ["", title, "", *table(head, rows, numbers=(2, 3, 4, 5))]
     return lines
 
 
 def _comparison(comparison: ComparisonRecord) -> list[str]:
-    verdict = _escaped(comparison.verdict)
+    verdict = escaped(comparison.verdict)
     return [
-        _escaped(metric_text(comparison)),
+        escaped(metric_text(comparison)),
         f"**{verdict}**" if comparison.verdict in ("better", "worse") else verdict,
         change_text(comparison.ratio),
         ratio_text(comparison.ratio),
         interval_text(comparison),
         str(comparison.pairs),
-        _escaped(comparison.why or ""),
+        escaped(comparison.why or ""),
     ]
 
 
@@ -103,24 +103,24 @@ def _cold_starts(targets: Sequence[TargetReport]) -> list[str]:
         rows = []
         for start in cold_starts(target.record):
             if not start.samples:
-                rows.append([_escaped(start.name), "", "", "", "0", _escaped(start.error or "")])
+                rows.append([escaped(start.name), "", "", "", "0", escaped(start.error or "")])
                 continue
             rows.append(
                 [
-                    _escaped(start.name),
+                    escaped(start.name),
                     time_text(start.import_seconds),
                     time_text(start.load_seconds),
                     time_text(start.first_seconds),
                     str(start.samples),
-                    _escaped(start.error or ""),
+                    escaped(start.error or ""),
                 ]
             )
         head = ["way", "import", "load", "load and first inference", "processes", "error"]
-        title = f"### Cold start of {_code(target.name)}"
+        title = f"### Cold start of {code(target.name)}"
         measured = moment_text(target.record.measured)
         machine = f"Measured {measured} on {target.record.machine.machine_class}."
-        lines += ["", title, "", _escaped(machine), ""]
-        lines += _table(head, rows, numbers=(1, 2, 3, 4))
+        lines += ["", title, "", escaped(machine), ""]
+        lines += table(head, rows, numbers=(1, 2, 3, 4))
     return lines
 
 
@@ -132,10 +132,10 @@ def _foot(report: ProjectReport) -> list[str]:
     commit = commit_text(report.made["git_commit"], report.made["git_dirty"])
     if commit:
         versions.append(f"commit {commit}")
-    return ["", _escaped(", ".join(versions))]
+    return ["", escaped(", ".join(versions))]
 
 
-def _table(
+def table(
     head: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: Sequence[int]
 ) -> list[str]:
     """A table. A column without any content is left out."""
@@ -154,7 +154,7 @@ def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
     """A text without any meaning for Markdown or HTML, in one line."""
     line = " ".join(xml_text(text).split())
     line = html.escape(line, quote=False)
@@ -163,6 +163,6 @@ def _escaped(text: str) -> str:
     return _SPECIAL.sub(lambda match: "\\" + match[0], line)
 
 
-def _code(name: str) -> str:
+def code(name: str) -> str:
     """The name of a target or a digest, which have no special characters, as code."""
     return f"`{name.replace('`', '')}`"

@@ -11,18 +11,22 @@ describes the interface.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from aoti_build.errors import UsageError
 from aoti_build.runtime.choose import Candidate, Choice, explain
 from aoti_build.runtime.graph_options import CudaGraphs, graph_options, report_text
 from aoti_build.runtime.options import CallOptions
-from aoti_build.runtime.package import Verify, admit
+from aoti_build.runtime.package import Admitted, Verify, admit
 
 if TYPE_CHECKING:
+    from aoti_build.artifact.bundle.signed import SignedBundle
     from aoti_build.runtime.model import LoadedModel
+    from aoti_build.runtime.signed import Keys
 
 __all__ = ["Candidate", "Choice", "CudaGraphs", "explain", "load"]
 
@@ -35,6 +39,8 @@ def load(
     variant: str | None = None,
     device_index: int = 0,
     verify: Verify = "full",
+    require_signature: Keys | None = None,
+    min_version: str | None = None,
     num_runners: int = 1,
     single_threaded: bool = False,
     check_inputs: bool = True,
@@ -52,6 +58,10 @@ def load(
         device_index: the CUDA device to run on, counted from 0.
         verify: the comparison with the manifest before loading. ``"full"`` compares every byte,
             ``"stat"`` size, times and inode with an earlier full check, ``"off"`` the size.
+        require_signature: whose signature the release must have, which `artifacts` then names: the
+            path of a public key, of a certificate or of a directory of them, several paths,
+            `TrustedKeys`, or True for the keys in ``/etc/aoti_build/trusted-keys``.
+        min_version: the oldest version of a signed release that is loaded.
         num_runners: the number of simultaneous calls. A model with state takes one.
         single_threaded: omit the loader's own locks. Then only one call may run at a time.
         check_inputs: compare inputs with the signature. Unchecked, wrong ones may crash the call.
@@ -63,7 +73,11 @@ def load(
 
     Raises:
         ArtifactError: no variant fits, the chosen one is damaged, or an import is missing.
-        UsageError: there is no such model, variant or option.
+        SignatureError: the release is not signed as required, or is not what was signed. It is an
+            `ArtifactError`.
+        UsageError: there is no such model, variant or option, or no usable key.
+        ToolchainError: a signature is required, and cryptography is not installed or there is no
+            place for a private copy of the package.
         DirectoryError: AOTI_BUILD_RUNTIME_CACHE or TMPDIR names a directory unfit for code.
     """
     options = CallOptions(
@@ -73,23 +87,57 @@ def load(
         check_inputs=check_inputs,
         cuda_graphs=graph_options(cuda_graphs),
     )
-    choice = _explain(
-        model, artifacts=artifacts, device=device, variant=variant, device_index=device_index
-    )
     say = _say if explain else _say_nothing
-    say(str(choice))
-    loaded = _open(choice, verify, options, imports=imports)
+    with contextlib.ExitStack() as resources:
+        release: SignedBundle | None = None
+        if require_signature is not None:
+            # Signatures need libraries that other loads do not.
+            from aoti_build.runtime.signed import open_release, signed_choice
+
+            release = resources.enter_context(
+                open_release(artifacts, require_signature, min_version, verify)
+            )
+            choice = signed_choice(
+                release, model, device=device, variant=variant, device_index=device_index
+            )
+        else:
+            _refuse_min_version(min_version)
+            choice = _explain(
+                model,
+                artifacts=artifacts,
+                device=device,
+                variant=variant,
+                device_index=device_index,
+            )
+        say(str(choice))
+        loaded = _open(choice, verify, options, release, imports=imports)
     if options.cuda_graphs is not None:
         say(report_text(loaded.metadata["load"]["cuda_graphs"]))
     return loaded
 
 
-def _open(choice: Choice, verify: Verify, options: CallOptions, *, imports: bool) -> LoadedModel:
+def _refuse_min_version(min_version: str | None) -> None:
+    if min_version is not None:
+        raise UsageError(
+            "min_version is given without require_signature",
+            cause="nothing proves the version of a release that is not signed",
+            hint="give the public key of whoever signs releases to require_signature",
+        )
+
+
+def _open(
+    choice: Choice,
+    verify: Verify,
+    options: CallOptions,
+    release: SignedBundle | None,
+    *,
+    imports: bool,
+) -> LoadedModel:
     """Check and load the best candidate of a choice."""
     best = choice.best()
     assert best.manifest is not None  # a candidate that fits has a manifest
     options.check_state(best.manifest)
-    admitted = admit(best.directory, best.manifest, verify)
+    admitted = _admit(best, verify, release)
     with admitted.closed_on_error():
         # These import torch, which a refusal does not need.
         from aoti_build.runtime.imports import import_registered
@@ -97,6 +145,15 @@ def _open(choice: Choice, verify: Verify, options: CallOptions, *, imports: bool
 
         import_registered(best.manifest.imports, best.target, allowed=imports)
         return LoadedModel(best, choice, admitted, options)
+
+
+def _admit(best: Candidate, verify: Verify, release: SignedBundle | None) -> Admitted:
+    assert best.manifest is not None
+    if release is None:
+        return admit(best.directory, best.manifest, verify)
+    from aoti_build.runtime.signed import admit_signed
+
+    return admit_signed(release, best, verify)
 
 
 def _say(text: str) -> None:

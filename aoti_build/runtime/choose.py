@@ -15,7 +15,7 @@ host.
 from __future__ import annotations
 
 import os
-import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -26,9 +26,7 @@ from aoti_build.artifact.manifest import Manifest, read_manifest
 from aoti_build.errors import ArtifactError, UsageError
 from aoti_build.host import compatibility, gpu_architectures
 from aoti_build.host.devices import device_named, device_names
-
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")  # of directories that builds make
-_LONGEST_REPR = 80  # characters of a wrong value in a message
+from aoti_build.runtime.request import Request, artifacts_directory, read_request
 
 
 @dataclass(frozen=True)
@@ -72,6 +70,8 @@ class Choice:
     model: str
     artifacts: Path
     candidates: tuple[Candidate, ...]
+    # Name, version and signer of a signed release. None without `require_signature`.
+    release: Mapping[str, Any] | None = None
 
     @cached_property
     def chosen(self) -> Candidate | None:
@@ -115,26 +115,6 @@ class Choice:
         return "; ".join(candidate.why_not)
 
 
-def artifacts_directory(argument: str | os.PathLike[str] | None) -> Path:
-    """The directory of artifacts: `argument`, `AOTI_BUILD_ARTIFACTS`, or `artifacts` here.
-
-    Raises `UsageError` for a value that cannot be a path.
-    """
-    if argument is None:
-        argument = os.environ.get("AOTI_BUILD_ARTIFACTS") or "artifacts"
-    try:
-        path = os.fspath(argument)
-        if isinstance(path, bytes) or b"\0" in os.fsencode(path):
-            raise ValueError("it is no text of a path")
-        return Path(path).absolute()
-    except (TypeError, ValueError, OSError) as error:  # OSError: the current directory is gone
-        raise UsageError(
-            f"the directory of artifacts is {_brief(argument)}",
-            cause=str(error),
-            hint="give a path to artifacts=",
-        ) from error
-
-
 def explain(
     model: str,
     *,
@@ -149,85 +129,21 @@ def explain(
     `variant` exclude all others. Raises `UsageError` for a name that does not exist.
     """
     root = artifacts_directory(artifacts)
-    name, variant_in_model = _split_target(model)
-    if variant is not None:
-        # An empty variant is an error too, and does not mean all of them.
-        _check_name("variant", variant)
-    if variant_in_model and variant and variant_in_model != variant:
-        raise UsageError(
-            f"{model!r} and variant={variant!r} name two variants", hint="give one of them"
-        )
-    _check_device(device, device_index)
-    variants = _directory_names(root / name)
-    requested = variant_in_model or variant
-    if not variants or (requested and requested not in variants):
-        raise _unknown(root, name, requested, variants)
+    request = read_request(model, device, variant, device_index)
+    variants = directory_names(root / request.model)
+    if not variants or (request.variant and request.variant not in variants):
+        raise unknown_artifact(root, request, directory_names(root), variants)
     candidates = []
     for variant_name in variants:
-        excluded = _exclusion(variant_name, device, requested)
-        target = f"{name}/{variant_name}"
+        target = f"{request.model}/{variant_name}"
+        excluded = request.exclusions(variant_name)
         candidates.append(_candidate(root, target, excluded, device_index))
-    candidates.sort(key=lambda candidate: (not candidate.fits, _rank(candidate)))
-    return Choice(name, root, tuple(candidates))
+    return Choice(request.model, root, ranked(candidates))
 
 
-def _split_target(model: str) -> tuple[str, str | None]:
-    """The model and the variant of a target, or a model's name and None.
-
-    Raises `UsageError` for anything else.
-    """
-    if not isinstance(model, str):
-        raise _bad_name("model", model)
-    name, slash, variant = model.partition("/")
-    _check_name("model", name)
-    if not slash:
-        return name, None
-    _check_name("variant", variant)
-    return name, variant
-
-
-def _check_name(kind: str, name: object) -> None:
-    """Raise `UsageError` unless a build can give this name: names become paths."""
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise _bad_name(kind, name)
-
-
-def _bad_name(kind: str, name: object) -> UsageError:
-    return UsageError(
-        f"there is no artifact {_brief(name)}",
-        cause=f"that is not the name of a {kind}",
-        hint='names are such as "resnet18", "cuda" or "resnet18/cuda"',
-    )
-
-
-def _check_device(device: str | None, device_index: int) -> None:
-    if device is not None and device not in device_names():
-        hint = f"it is one of {', '.join(device_names())}, or None"
-        raise UsageError(f"there is no device {_brief(device)}", hint=hint)
-    if not isinstance(device_index, int):
-        hint = "it is a number, counted from 0"
-        raise UsageError(f"device_index is {_brief(device_index)}", hint=hint)
-
-
-def _brief(value: object) -> str:
-    text = repr(value)
-    if len(text) <= _LONGEST_REPR:
-        return text
-    return f"{text[: _LONGEST_REPR - 3]}..."
-
-
-def _exclusion(
-    variant: str,
-    device: str | None,
-    requested: str | None,
-) -> tuple[str, ...]:
-    """A sentence for each argument of `explain` that excludes this variant."""
-    reasons = []
-    if requested and variant != requested:
-        reasons.append(f"not requested: the requested variant is {requested}")
-    if device and variant.partition("-")[0] != device:
-        reasons.append(f"not requested: the requested device is {device}")
-    return tuple(reasons)
+def ranked(candidates: Iterable[Candidate]) -> tuple[Candidate, ...]:
+    """The candidates with the best first, and those that do not fit last."""
+    return tuple(sorted(candidates, key=lambda each: (not each.fits, _rank(each))))
 
 
 def _candidate(
@@ -243,8 +159,13 @@ def _candidate(
     if damage is not None:
         return candidate.rejected(f"damaged: {damage.subject}")
     assert isinstance(manifest, Manifest)
+    return examined(candidate, manifest, device_index)
+
+
+def examined(candidate: Candidate, manifest: Manifest, device_index: int) -> Candidate:
+    """The candidate with its manifest, and with what this host says against it."""
     candidate = replace(candidate, manifest=manifest)
-    if excluded:
+    if not candidate.fits:
         # The host is not examined: for a GPU that would start its driver.
         return candidate
     needs = manifest.requires
@@ -324,7 +245,8 @@ def _reason(better: Candidate, worse: Candidate) -> str:
     raise AssertionError("two variants have one name")
 
 
-def _directory_names(parent: Path) -> list[str]:
+def directory_names(parent: Path) -> list[str]:
+    """The names of the directories in a directory, hidden ones left out. Empty if it is none."""
     try:
         entries = [entry for entry in parent.iterdir() if entry.is_dir()]
     except OSError:
@@ -332,13 +254,16 @@ def _directory_names(parent: Path) -> list[str]:
     return sorted(entry.name for entry in entries if not entry.name.startswith("."))
 
 
-def _unknown(
+def unknown_artifact(
     root: Path,
-    model: str,
-    variant: str | None,
-    variants: list[str],
+    request: Request,
+    models: Sequence[str],
+    variants: Sequence[str],
 ) -> UsageError:
+    """The error for a model that is not among `models`, or has no such variant."""
     import difflib
+
+    model, variant, _, _ = request
 
     if not os.path.isdir(root):  # unlike Path.is_dir it never raises
         hint = (
@@ -348,7 +273,7 @@ def _unknown(
         return UsageError("there is no directory of artifacts", where=str(root), hint=hint)
     name = model
     requested = model
-    existing = _directory_names(root)
+    existing = models
     if variant:
         name = f"{model}/{variant}"
         if variants:  # the model is right, so the variant is wrong

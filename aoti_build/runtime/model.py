@@ -257,7 +257,8 @@ class LoadedModel:
         docs/reference/formats.md describes it. `load` is added: how the package was checked
         (`verify`), whether processes share its unpacked files (`unpacked`) and the memory of its
         weights (`mapped`), and with `cuda_graphs` the graphs, their memory and limits, and why
-        there are none (`why_not`).
+        there are none (`why_not`). With `require_signature` it says which `release` that was, and
+        who signed it.
         """
         load: dict[str, Any] = {
             "verify": self._admitted.how,
@@ -266,6 +267,8 @@ class LoadedModel:
         }
         if self._graphs is not None:
             load["cuda_graphs"] = self._graphs.report()
+        if self._choice.release is not None:
+            load["release"] = dict(self._choice.release)
         return {**self._manifest.as_json(), "load": load}
 
     def __repr__(self) -> str:

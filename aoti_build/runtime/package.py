@@ -29,7 +29,7 @@ from aoti_build.artifact.damage import open_recorded, read_damage, require_diges
 from aoti_build.artifact.manifest import MODEL, Manifest
 from aoti_build.common.digests import digest_json
 from aoti_build.common.stat_cache import StatCache
-from aoti_build.errors import UsageError
+from aoti_build.errors import ToolchainError, UsageError
 from aoti_build.runtime import unpack
 from aoti_build.runtime.cache_entry import (
     CacheEntry,
@@ -74,23 +74,29 @@ class Admitted:
             raise
 
 
-def admit(directory: Path, manifest: Manifest, verify: Verify = "full") -> Admitted:
+def admit(
+    directory: Path,
+    manifest: Manifest,
+    verify: Verify = "full",
+    *,
+    signed: Path | None = None,
+) -> Admitted:
     """Check the package in an artifact's directory against its manifest.
+
+    `signed` leads into the opened directory of an artifact of a signed release, whose path is
+    `directory`. Such a package is loaded from a private copy and from nowhere else.
 
     Raises:
         ArtifactError: the package is absent, cannot be read, or differs from the manifest.
         UsageError: `verify` is not "full", "stat" or "off".
         DirectoryError: AOTI_BUILD_RUNTIME_CACHE names an unfit directory. Or the package must be
             unpacked in the temporary directory, and that is unfit.
+        ToolchainError: the package is `signed`, and there is no room for a private copy.
     """
-    if verify not in get_args(Verify):
-        raise UsageError(
-            f"verify is {verify!r}", hint=f"it is one of {', '.join(get_args(Verify))}"
-        )
-    # A future signature of releases belongs here, before anything relies on the manifest.
+    require_verify(verify)
     path = directory / MODEL
     with contextlib.ExitStack() as resources:
-        package = _open_package(path, manifest)
+        package = _open_package((signed or directory) / MODEL, path, manifest)
         resources.callback(os.close, package)
         checked: Verify = verify
         if verify == "off":
@@ -98,6 +104,8 @@ def admit(directory: Path, manifest: Manifest, verify: Verify = "full") -> Admit
         else:
             entry = _open_entry(manifest, resources)
             checked = _check(path, package, manifest, verify, entry)
+        if signed and (entry is None or not entry.usable):
+            raise _no_private_copy(manifest)
         load_path = f"/proc/self/fd/{package}"
         unpacked = False
         weights = None
@@ -111,6 +119,14 @@ def admit(directory: Path, manifest: Manifest, verify: Verify = "full") -> Admit
             unpacked=unpacked,
             weights=weights,
             _resources=resources.pop_all(),
+        )
+
+
+def require_verify(verify: str) -> None:
+    """Raise `UsageError` unless `verify` is one of the checks."""
+    if verify not in get_args(Verify):
+        raise UsageError(
+            f"verify is {verify!r}", hint=f"it is one of {', '.join(get_args(Verify))}"
         )
 
 
@@ -131,12 +147,25 @@ def _open_entry(manifest: Manifest, resources: contextlib.ExitStack) -> CacheEnt
     )
 
 
-def _open_package(path: Path, manifest: Manifest) -> int:
-    """A descriptor of the package. Its size is checked whatever `verify` says: that is free."""
+def _open_package(opened: Path, path: Path, manifest: Manifest) -> int:
+    """A descriptor of the package at `opened`, which errors call `path`.
+
+    Its size is checked whatever `verify` says: that is free.
+    """
     try:
-        return open_recorded(path, manifest.files[MODEL].size)
+        return open_recorded(opened, manifest.files[MODEL].size)
     except OSError as error:
         raise read_damage(MODEL, error).error(manifest.target, str(path)) from error
+
+
+def _no_private_copy(manifest: Manifest) -> ToolchainError:
+    # Whoever may write to the file could change it between check and load.
+    return ToolchainError(
+        "a signed package is loaded from a private copy only, and there is no room for one",
+        target=manifest.target,
+        hint="let AOTI_BUILD_RUNTIME_CACHE or TMPDIR name a directory of your own with room for it,"
+        " on a file system that allows execution",
+    )
 
 
 def _unverified_entry(

@@ -25,7 +25,7 @@ from aoti_build.tasks.history import bench_history
 from aoti_build.tasks.measuring import bench
 from aoti_build.tasks.misspelt import explain_at_exit
 from aoti_build.tasks.registry import release_pull, release_push
-from aoti_build.tasks.releasing import release
+from aoti_build.tasks.releasing import release, release_diff
 from aoti_build.tasks.reporting import report
 from aoti_build.tasks.showing import ci_cache, inspect, schema, status, version, why
 from aoti_build.tasks.starting import init
@@ -42,6 +42,7 @@ ns = Collection(
     bench_history,
     export,
     release,
+    release_diff,
     release_push,
     release_pull,
     status,

@@ -6,7 +6,6 @@ from invoke import Context
 
 from aoti_build.models_file import check_files
 from aoti_build.tasks.answer import contract, display, finish, progress, show
-from aoti_build.tasks.misspelt import print_help
 from aoti_build.tasks.options import AGES, documented_task, read_amount, read_integer, read_list
 from aoti_build.tasks.project import project_of
 
@@ -123,9 +122,6 @@ def export(
 
     Only artifacts that are up to date are copied.
     """
-    if directory in ("-h", "--help"):
-        print_help("export")
-        return
     with contract(json, debug):
         from aoti_build.commands import export as command
         from aoti_build.report import text

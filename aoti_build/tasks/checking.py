@@ -29,6 +29,10 @@ def verify(
     repro: str = "",
     runtime: str = "",
     cuda_graphs: bool = False,
+    release: str = "",
+    public_key: list[str] | None = None,
+    min_version: str | None = None,
+    unsigned: bool = False,
     junit: str = "",
     html: str = "",
     quiet: bool = False,
@@ -37,23 +41,48 @@ def verify(
     """Compare artifacts with eager mode, each in a fresh process.
 
     The comparison covers the whole range of sizes. Each artifact must also
-    refuse invalid inputs.
+    refuse invalid inputs. A release needs neither models.yaml nor sources.
     """
     with contract(json, debug):
-        from aoti_build.commands import verify as command
         from aoti_build.common.outputs import check_output
-        from aoti_build.report.verify_text import verify_lines
 
-        runtime = runtime or command.PYTHON
-        require_choice("--runtime", runtime, command.RUNTIMES)
-        if cuda_graphs:
-            if runtime != command.PYTHON:
-                raise UsageError("--cuda-graphs and --runtime exclude each other")
-            runtime = command.CUDA_GRAPHS
+        runtime = _runtime(runtime, cuda_graphs)
         # A verification takes long, so a file that cannot be written is refused before it.
         for path in (junit, html):
             if path:
                 check_output(Path(path))
+        if release:
+            from aoti_build.commands.verify_release_options import ReceiverOptions
+            from aoti_build.tasks import receiving
+
+            receiving.refuse_with_release(
+                {
+                    "--file": file,
+                    "--root": root,
+                    "--artifacts": artifacts,
+                    "--jobs": jobs,
+                    "--fresh": fresh,
+                    "--seeds": seeds,
+                    "--localize": localize,
+                    "--repro": repro,
+                }
+            )
+            options = ReceiverOptions(
+                directory=receiving.require_directory(release),
+                keys=tuple(public_key or ()),
+                unsigned=unsigned,
+                min_version=min_version,
+                pattern=target,
+                strict=strict,
+                limit=float(read_integer("--timeout", timeout) or 600),
+                runtime=runtime,
+            )
+            receiving.verify_received(options, junit=junit, html=html, json=json, quiet=quiet)
+            return
+        _refuse_without_release(public_key, min_version, unsigned)
+        from aoti_build.commands import verify as command
+        from aoti_build.report.verify_text import verify_lines
+
         project, targets = project_of(context, file, target, root, artifacts)
         report = command.verify(
             project,
@@ -71,6 +100,29 @@ def verify(
         write_reports(report, junit, html)
         show(report, verify_lines(report), json)
         finish(report.error)
+
+
+def _runtime(runtime: str, cuda_graphs: bool) -> str:
+    """What calls the packages, by the options --runtime and --cuda-graphs."""
+    from aoti_build.commands.verify_report import CUDA_GRAPHS, PYTHON, RUNTIMES
+
+    runtime = runtime or PYTHON
+    require_choice("--runtime", runtime, RUNTIMES)
+    if not cuda_graphs:
+        return runtime
+    if runtime != PYTHON:
+        raise UsageError("--cuda-graphs and --runtime exclude each other")
+    return CUDA_GRAPHS
+
+
+def _refuse_without_release(
+    public_key: list[str] | None, min_version: str | None, unsigned: bool
+) -> None:
+    from aoti_build.tasks.receiving import refuse_without_release
+
+    refuse_without_release(
+        {"--public-key": public_key, "--min-version": min_version, "--unsigned": unsigned}
+    )
 
 
 @documented_task

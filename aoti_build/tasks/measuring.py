@@ -40,7 +40,7 @@ def bench(
     quiet: bool = False,
     debug: bool = False,
 ) -> None:
-    """Measure artifacts beside eager mode, torch.compile and a base.
+    """Measure artifacts beside eager mode and torch.compile.
 
     Each sample is a fresh process: import, load, first inference, steady
     latency, memory. The result is written into bench.json beside the artifact.

@@ -11,6 +11,7 @@ import atexit
 import contextlib
 import re
 import sys
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from aoti_build.errors import UsageError, name_tasks
@@ -23,22 +24,13 @@ if TYPE_CHECKING:
 
 # How the documents write the positional parameters.
 _PLACEHOLDERS = {"directory": "DIR"}
+# What an error calls a parameter, if that is not its name with an article.
+_NOUNS = {"old": "an old release", "new": "a new release", "address": "an address"}
 
 
 def explain_at_exit() -> None:
     """Explain an unknown task or option when this process ends. Nothing happens without one."""
     atexit.register(_explain)
-
-
-def print_help(task: str) -> None:
-    """Print the help of a task with a positional argument. invoke takes `-h` after such a task for
-    the argument."""
-    program = running_program()
-    names = [] if program is None else program.parser.contexts
-    for name in names:
-        if program is not None and name.rpartition(".")[2] == task:
-            program.print_task_help(name)
-            return
 
 
 def _explain() -> None:
@@ -76,7 +68,7 @@ def _unknown_word(program: Program) -> UsageError | None:
     except ParseError as error:
         absent = re.match(r"'(.+)' did not receive required positional arguments: (.+)", str(error))
         if absent:
-            return _needs_argument(absent[1], absent[2].strip("'"))
+            return _needs_arguments(absent[1], re.findall(r"[\w-]+", absent[2]), contexts)
         # invoke writes the option as its own object: Flag <Argument: target (t)> needed value
         option = re.match(r"Flag <\w+: ([\w-]+).* needed value", str(error))
         if option is None:
@@ -93,13 +85,18 @@ def _unknown_word(program: Program) -> UsageError | None:
     return _misplaced(word, context, [*contexts])
 
 
-def _needs_argument(task: str, argument: str) -> UsageError:
-    """`argument` is the name of the positional parameter that no word of the command gives."""
-    article = "an" if argument.startswith(tuple("aeiou")) else "a"
+def _needs_arguments(
+    task: str, absent: list[str], contexts: Mapping[str, ParserContext]
+) -> UsageError:
+    """`absent` are the names of the positional parameters that no word of the command gives."""
+    nouns = " and ".join(_NOUNS.get(name, f"a {name}") for name in absent)
+    words = [task]
+    for argument in contexts[task].positional_args:
+        name = str(argument.name)
+        words.append(_PLACEHOLDERS.get(name, name.upper()))
     return UsageError(
-        f"{task} needs {article} {argument}, and none is named",
-        hint=f"`invoke {task} {_PLACEHOLDERS.get(argument, argument.upper())}`; `invoke {task}"
-        " --help` explains it",
+        f"{task} needs {nouns}, and none is named",
+        hint=f"`invoke {' '.join(words)}`; `invoke {task} --help` explains it",
     )
 
 

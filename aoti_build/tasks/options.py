@@ -6,12 +6,14 @@ traceback.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 from invoke import Argument, Task, task
 
 from aoti_build.errors import UsageError
+from aoti_build.tasks.naming import running_program
 
 # Bytes, and seconds, by the unit that ends an amount.
 SIZES: Mapping[str, int] = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
@@ -83,6 +85,17 @@ _HELP: Mapping[str, str] = {
         "For an artifact that fails, write a script below this directory. It shows the failure with"
         " plain torch."
     ),
+    "release": (
+        "Verify this directory of a release: its signature, its files, then its packages. This"
+        " needs no models.yaml and no sources."
+    ),
+    "public-key": (
+        "Require a signature of the release by this key: a PEM file with a public key or a"
+        " certificate, or a directory of such files. Repeat the option for each further one."
+        " Default: the keys in /etc/aoti_build/trusted-keys."
+    ),
+    "min-version": "Refuse a release that is older than this version.",
+    "unsigned": "Verify a release without its signature. Nothing then proves who made it.",
     "junit": "Write the result as JUnit XML to this file, for CI.",
     "html": "Write the result as an HTML page to this file.",
     "out": "Write the page to this file. Default: report.html, unless --markdown or --json is set.",
@@ -153,6 +166,11 @@ _HELP: Mapping[str, str] = {
     ),
     "release.out": "Write the bundle to this directory, which must not exist.",
     "sign": "Sign the bundle with the private key in this file (PEM).",
+    "sign-passphrase": "The environment variable with the passphrase of an encrypted key.",
+    "sign-certificates": (
+        "Sign with these PEM files of certificates, separated by commas. The first begins with that"
+        " of the key."
+    ),
     "previous": (
         "The release before this one: its directory, or its release.json. The notes say what"
         " differs."
@@ -172,7 +190,7 @@ _HELP: Mapping[str, str] = {
         "Also upload the bundle to this address in a registry, with a tag:"
         " oci://host/repository:tag."
     ),
-    "to": "The address in a registry: oci://host[:port]/repository:tag.",
+    "address": "The address in a registry: oci://host[:port]/repository:tag.",
     "release_push.directory": "The directory of the release.",
     "release_push.replace": "Let the tag name this release, also if it names something else now.",
     "release_pull.address": (
@@ -185,6 +203,14 @@ _HELP: Mapping[str, str] = {
         " directories of them, separated by commas."
     ),
     "insecure": "Ask the registry over http, without encryption. On this host that is the default.",
+    "old": "The earlier release: its directory, or its release.json.",
+    "new": "The later release: its directory, or its release.json.",
+    "release_diff.fail-if": (
+        "Fail above these limits, such as size>1.1,drift>1e-3,removed>0. Ratios: size, steady,"
+        " first, memory. Relative error: drift. Counts: added, removed, changed, libraries,"
+        " licences."
+    ),
+    "release_diff.strict": "Treat a limit whose figure is missing as a failure.",
     "doctor.strict": "Treat a missing device as a failure.",
     "run.output": (
         "Write the outputs to this .safetensors, .npz or .pt file. {target} and {input} in its name"
@@ -197,15 +223,32 @@ BodyT = TypeVar("BodyT", bound=Callable[..., None])
 
 
 class _Task(Task[BodyT]):
-    """A task whose options have the one-letter names of `SHORT_NAMES`, and no others."""
+    """A task whose options have the one-letter names of `SHORT_NAMES`, and no others.
+
+    Where the command line asks for help of the task, no argument is positional. invoke would take
+    ``--help`` for the argument.
+    """
 
     def get_arguments(self, ignore_unknown_help: bool | None = None) -> list[Argument]:
         arguments = super().get_arguments(ignore_unknown_help)
+        is_help_wanted = _is_help_wanted(self.__name__)
         for argument in arguments:
             short_name = SHORT_NAMES.get(argument.names[0])
             if short_name is not None:
                 argument.names = (*argument.names, short_name)
+            if is_help_wanted:
+                argument.positional = False
         return arguments
+
+
+def _is_help_wanted(task: str) -> bool:
+    """Whether the command line asks for help right after this task."""
+    words = getattr(running_program(), "argv", None) or ()
+    for before, word in itertools.pairwise(words):
+        name = before.rpartition(".")[2].replace("-", "_")
+        if word in ("--help", "-h") and name == task:
+            return True
+    return False
 
 
 def documented_task(body: Callable[..., None]) -> Task[Callable[..., None]]:

@@ -6,7 +6,6 @@ from invoke import Context
 
 from aoti_build.errors import UsageError
 from aoti_build.tasks.answer import contract, lines_on_stderr, show
-from aoti_build.tasks.misspelt import print_help
 from aoti_build.tasks.options import documented_task, read_list
 
 
@@ -14,7 +13,7 @@ from aoti_build.tasks.options import documented_task, read_list
 def release_push(
     context: Context,
     directory: str,
-    to: str = "",
+    address: str,
     replace: bool = False,
     insecure: bool = False,
     json: bool = False,
@@ -25,21 +24,13 @@ def release_push(
 
     Files that are there already are not uploaded again.
     """
-    if directory in ("-h", "--help"):
-        print_help("release-push")
-        return
     with contract(json, debug):
         from aoti_build.commands.release_push import push
         from aoti_build.report.registry_text import push_lines
 
-        if not to:
-            raise UsageError(
-                "a push needs an address",
-                hint="`invoke release-push DIR --to oci://registry.example.org/team/models:1.4.0`",
-            )
         report = push(
             directory,
-            to,
+            address,
             insecure=insecure,
             replace=replace,
             on_line=lines_on_stderr(quiet),
@@ -60,11 +51,8 @@ def release_pull(
 ) -> None:
     """Download a release from a registry, whole or not at all.
 
-    Every file is compared with its digest, and with the signature if a key is given.
+    Every file is compared with its digest, and with a signature if asked.
     """
-    if address in ("-h", "--help"):
-        print_help("release-pull")
-        return
     with contract(json, debug):
         from aoti_build.commands.release_pull import pull
         from aoti_build.report.registry_text import pull_lines

@@ -1,18 +1,33 @@
-"""The task that makes releases."""
+"""The tasks that make releases and compare them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from invoke import Context
 
 from aoti_build.errors import UsageError
 from aoti_build.models_file import check_files
 from aoti_build.models_file.project import Project, Target
-from aoti_build.tasks.answer import contract, display, finish, lines_on_stderr, progress, show
-from aoti_build.tasks.options import documented_task
+from aoti_build.tasks.answer import (
+    contract,
+    display,
+    finish,
+    lines_on_stderr,
+    progress,
+    show,
+    write_stdout,
+)
+from aoti_build.tasks.options import documented_task, read_list
 from aoti_build.tasks.project import project_of
+
+if TYPE_CHECKING:
+    from aoti_build.commands.release_diff_report import ReleaseDiff
+
+_STDOUT = "-"
 
 
 @documented_task
@@ -22,6 +37,8 @@ def release(
     out: str = "",
     target: str = "",
     sign: str = "",
+    sign_passphrase: str = "",
+    sign_certificates: str = "",
     previous: str = "",
     allow_dirty: bool = False,
     archive: str = "",
@@ -35,7 +52,7 @@ def release(
     quiet: bool = False,
     debug: bool = False,
 ) -> None:
-    """Build and verify strictly, then write a bundle with all evidence.
+    """Build and verify strictly, then write a bundle.
 
     The bundle appears whole or not at all.
     """
@@ -54,6 +71,8 @@ def release(
             version=version,
             directory=out,
             sign=sign,
+            passphrase=sign_passphrase,
+            certificates=tuple(read_list("--sign-certificates", sign_certificates)),
             previous=previous,
             allow_dirty=allow_dirty,
             archive=archive,
@@ -89,3 +108,55 @@ def _page(project: Project, targets: Sequence[Target], created: str) -> bytes:
         trace_problem=None,
     )
     return report_page(shown).encode(errors="backslashreplace")
+
+
+@documented_task
+def release_diff(
+    context: Context,
+    old: str,
+    new: str,
+    fail_if: str = "",
+    strict: bool = False,
+    markdown: str = "",
+    json: bool = False,
+    debug: bool = False,
+) -> None:
+    """Compare two releases, and fail above limits.
+
+    Nothing is loaded, and no signature is verified.
+    """
+    with contract(json, debug):
+        from aoti_build.commands.release_diff import release_diff as command
+        from aoti_build.commands.release_diff_limits import parse_policy
+        from aoti_build.common.outputs import check_output
+        from aoti_build.report.release_diff_text import release_diff_lines
+
+        if json and markdown == _STDOUT:
+            raise UsageError(
+                "--json and --markdown - both print on stdout",
+                hint="name a file with --markdown",
+            )
+        if markdown and markdown != _STDOUT:
+            check_output(Path(markdown))
+        diff = command(old, new, parse_policy(fail_if, strict=strict))
+        written = _write_markdown(diff, markdown)
+        # A program that reads the Markdown wants nothing else.
+        if markdown != _STDOUT:
+            done = replace(diff, written=written)
+            show(done, release_diff_lines(done), json)
+        finish(diff.error)
+
+
+def _write_markdown(diff: ReleaseDiff, file: str) -> tuple[str, ...]:
+    """Write the Markdown to a file or to stdout. Returns the files that were written."""
+    from aoti_build.common.outputs import write_output
+    from aoti_build.report.release_diff_markdown import release_diff_markdown
+
+    if not file:
+        return ()
+    text = release_diff_markdown(diff)
+    if file == _STDOUT:
+        write_stdout(text)
+        return ()
+    write_output(Path(file).absolute(), text.encode(errors="backslashreplace"))
+    return (file,)

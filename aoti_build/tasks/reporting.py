@@ -33,7 +33,7 @@ def report(
     json: bool = False,
     debug: bool = False,
 ) -> None:
-    """Write a page of targets, their verification, builds and speed.
+    """Write a page of targets, verification, builds and speed.
 
     It shows what is published and what bench measured. Nothing is built or
     measured.

@@ -98,8 +98,24 @@ def open_artifact(project: Project, target: Target) -> Iterator[OpenArtifact]:
         with _room_needed():
             copies = tempfile.TemporaryDirectory(dir=temporary, prefix="aoti_build-")
             files = Path(resources.enter_context(copies))
-        stat_keys = _copy_files(project, target, manifest, opened, files)
         directory = artifact_directory(project, target)
+        stat_keys = _copy_files(manifest, opened, files, _shown(project, directory))
+        yield OpenArtifact(directory, opened, files, manifest, stat_keys)
+
+
+@contextlib.contextmanager
+def copied_artifact(directory: Path, opened: Path, manifest: Manifest) -> Iterator[OpenArtifact]:
+    """Copy an artifact whose directory is `opened` and whose manifest was read already.
+
+    `directory` is the path that errors name. The copies are removed when the context ends. Raises
+    as `open_artifact`, for all but a missing artifact.
+    """
+    temporary = temporary_directory()
+    with contextlib.ExitStack() as resources:
+        with _room_needed():
+            copies = tempfile.TemporaryDirectory(dir=temporary, prefix="aoti_build-")
+            files = Path(resources.enter_context(copies))
+        stat_keys = _copy_files(manifest, opened, files, str(directory))
         yield OpenArtifact(directory, opened, files, manifest, stat_keys)
 
 
@@ -109,7 +125,8 @@ def copy_artifact(project: Project, target: Target, destination: Path) -> Manife
     The bytes that are written are those that were digested. Raises as `open_artifact`.
     """
     with _opened(project, target) as (opened, manifest):
-        _copy_files(project, target, manifest, opened, destination)
+        shown = _shown(project, artifact_directory(project, target))
+        _copy_files(manifest, opened, destination, shown)
     with _room_needed():
         manifest.write(destination, sync=False)
     return manifest
@@ -129,19 +146,18 @@ def _opened(project: Project, target: Target) -> Iterator[tuple[Path, Manifest]]
 
 
 def _copy_files(
-    project: Project, target: Target, manifest: Manifest, opened: Path, files: Path
+    manifest: Manifest, opened: Path, files: Path, shown: str
 ) -> dict[str, list[int] | None]:
     """Copy the files that the manifest lists to the directory `files`, and digest the copies.
 
-    Returns the stat keys of the published files.
+    Returns the stat keys of the published files. `shown` is the directory that errors name.
     """
     stat_keys = {}
     for name, record in manifest.files.items():
         try:
             stat_keys[name] = _copy_checked(opened / name, files / name, record)
         except OSError as error:
-            where = _shown(project, artifact_directory(project, target) / name)
-            raise read_damage(name, error).error(target.name, where) from error
+            raise read_damage(name, error).error(manifest.target, f"{shown}/{name}") from error
     return stat_keys
 
 

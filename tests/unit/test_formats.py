@@ -3,7 +3,6 @@ garbled ones do not; and the README names only tasks and options that exist."""
 
 from __future__ import annotations
 
-import ast
 import copy
 import json
 import os
@@ -11,6 +10,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from report_samples import full_project, history
 from small_projects import RAN, REPOSITORY, TWO_MODELS, publish_fake, write_project
 
 import aoti_build
+from aoti_build.artifact import reference_file
 from aoti_build.artifact.bundle.record import (
     Licence,
     PreviousRelease,
@@ -41,6 +42,7 @@ from aoti_build.artifact.paths import (
     project_cache_path,
 )
 from aoti_build.artifact.reasons import Reason, ReasonKind
+from aoti_build.artifact.signing.verify import Signer
 from aoti_build.commands.bench_history import bench_history
 from aoti_build.commands.bench_report import Benchmark, BenchReport
 from aoti_build.commands.build import BuildReport, plan
@@ -53,6 +55,12 @@ from aoti_build.commands.init import Wishes, init, look
 from aoti_build.commands.inspect import InspectReport, inspect, inspect_file
 from aoti_build.commands.inspect_diff import diff
 from aoti_build.commands.plan_report import PlanReport
+from aoti_build.commands.release_diff import release_diff
+from aoti_build.commands.release_diff_drift import Drift, OutputDrift
+from aoti_build.commands.release_diff_limits import parse_policy
+from aoti_build.commands.release_diff_parts import NamedChange
+from aoti_build.commands.release_diff_policy import judge
+from aoti_build.commands.release_diff_speed import Speed, SpeedRatio
 from aoti_build.commands.release_pull import PullReport
 from aoti_build.commands.release_push import PushReport
 from aoti_build.commands.release_report import ArchiveFile, Released, ReleaseReport
@@ -65,6 +73,7 @@ from aoti_build.commands.tune_report import Outcome as TuneOutcome
 from aoti_build.commands.tune_report import Row, TuneReport, Tuning
 from aoti_build.commands.verdicts import VerdictKind
 from aoti_build.commands.verify import Verdict, VerifyReport, verify
+from aoti_build.commands.verify_release_report import ReleaseVerification
 from aoti_build.commands.version import VersionReport, version
 from aoti_build.commands.why import why
 from aoti_build.common import directories
@@ -310,6 +319,8 @@ def _documents(tmp_path: Path) -> dict[str, list[Document]]:
             _release(two, manifest).as_json(),
             ReleaseReport("out", "1.4", _build(two, manifest)).as_json(),
         ],
+        "aoti-build/release-verification": list(_received(two, manifest)),
+        "aoti-build/release-diff": _release_diffs(two, manifest),
         "aoti-build/release-push": [_push(two, manifest).as_json()],
         "aoti-build/release-pull": [_pull(two, manifest).as_json()],
         "aoti-build/ci-cache": [ci_cache(two, two.targets).as_json()],
@@ -632,6 +643,19 @@ def _status(project: Project, manifest: Manifest) -> StatusReport:
     return StatusReport(project, _plan(project, manifest), ("gone/cpu",))
 
 
+def _received(two: Project, manifest: Manifest) -> Iterator[Document]:
+    signer = Signer("certificate", "root.pem", "ab" * 32, "CN=us", datetime(2026, 1, 2))
+    for who in (signer, Signer("key", "signer.pem", "ab" * 32), None):
+        yield ReleaseVerification(
+            path="out",
+            record=_release_record(two, manifest),
+            sha256="cd" * 32,
+            file_count=12,
+            signer=who,
+            compared=VerifyReport(_verdicts(two)),
+        ).as_json()
+
+
 def _release_record(two: Project, manifest: Manifest) -> ReleaseRecord:
     cases = tuple(typed(case, CallFigures) for case in CASES)
     artifact = ReleasedArtifact(manifest, Verdict(two.targets[0], VerdictKind.PASSED, (), cases))
@@ -650,6 +674,34 @@ def _release_record(two: Project, manifest: Manifest) -> ReleaseRecord:
         files={"NOTES.md": ReleaseFile("0" * 64, 5, "644")},
         previous=PreviousRelease("1.3", "0" * 64),
     )
+
+
+def _release_diffs(two: Project, manifest: Manifest) -> list[Document]:
+    """One of real records, which lists every limit, and one that uses every field."""
+    directory = two.root / "release"
+    directory.mkdir()
+    record = _release_record(two, manifest)
+    (directory / "release.json").write_text(json.dumps(release_json(record)))
+    limits = "added>0,removed>0,changed>0,libraries>0,licences>0,size>1,drift>1e-3,steady>1"
+    diff = release_diff(str(directory), str(directory), parse_policy(limits))
+    outputs = (
+        OutputDrift("example", "output", 0.1, 0.5, 3, 8, nonfinite=True, estimated=True),
+        OutputDrift("example", "['n']", why="its shape was [3] and is [2]"),
+    )
+    target = replace(
+        diff.targets[0],
+        reasons=REASONS,
+        old_size=5,
+        new_size=6,
+        drift=Drift(outputs, ("max: the inputs differ",)),
+        speed=Speed((SpeedRatio(Metric.STEADY, 1.1, {"batch": 2}, 1.05, 1.15),), side_by_side=True),
+    )
+    fact = NamedChange("torch", "1", None, ("first/cpu",))
+    full = replace(
+        diff, targets=(target,), toolchain=(fact,), libraries=(fact,), licences=(fact,),
+        has_bills=True,
+    )  # fmt: skip
+    return [diff.as_json(), replace(full, judgements=judge(full)).as_json()]
 
 
 def _release(two: Project, manifest: Manifest) -> ReleaseReport:
@@ -901,16 +953,7 @@ def _no_check(*_: object, **__: object) -> CheckResult:
 
 
 def _reference_data() -> Document:
-    """The header of a reference file, of its own constants. That module imports torch, so it is
-    read and not run."""
-    tree = ast.parse((PACKAGE / "_torch" / "checking" / "reference_data.py").read_text())
-    constants = {
-        target.id: ast.literal_eval(node.value)
-        for node in tree.body
-        if isinstance(node, ast.Assign)
-        for target in node.targets
-        if isinstance(target, ast.Name)
-    }
+    """The document in the header of a reference file."""
     case = {
         "sizes": {"batch": 2},
         "seed": 0,
@@ -939,4 +982,5 @@ def _reference_data() -> Document:
         "state": {"cache": {"dtype": "float32", "shape": [1, 64], "value": "0.0"}, "total": None},
         "sketches": {"example/output/0": sketch},
     }
-    return {"format": constants["FORMAT"], "format_version": constants["FORMAT_VERSION"], **kept}
+    head = {"format": reference_file.FORMAT, "format_version": reference_file.FORMAT_VERSION}
+    return {**head, **kept}

@@ -56,6 +56,8 @@ RUNTIME_WITHOUT_TORCH = {
     "package.py",
     "private.py",
     "process_directory.py",
+    "request.py",
+    "signed.py",
     "unpack.py",
     "unpacked_record.py",
 }

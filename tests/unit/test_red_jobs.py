@@ -8,7 +8,7 @@ import json
 import re
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +26,12 @@ from small_projects import (
     write_project,
 )
 
+from aoti_build.artifact.bundle.record import (
+    ReleaseFile,
+    ReleaseRecord,
+    Source,
+    release_json,
+)
 from aoti_build.artifact.paths import artifact_directory
 from aoti_build.errors import BuildError, DirectoryError, Interrupted, ToolchainError
 from aoti_build.host import cuda, distributions
@@ -65,6 +71,27 @@ def published(world: World) -> None:
 def damaged(world: World) -> None:
     published(world)
     (artifact_directory(world.project, world.project.targets[0]) / "model.pt2").write_bytes(b"")
+
+
+def two_releases(world: World, files: Mapping[str, ReleaseFile] | None = None) -> None:
+    """Two releases with no targets, in the directories old and new."""
+    record = ReleaseRecord(
+        name="shop",
+        version="1",
+        created="2026-01-02T03:04:05Z",
+        aoti_build="1",
+        source=Source(commit=None, dirty=False),
+        targets=(),
+        files=files or {},
+    )
+    for name in ("old", "new"):
+        directory = world.project.root / name
+        directory.mkdir()
+        (directory / "release.json").write_text(json.dumps(release_json(record)))
+
+
+def a_damaged_release(world: World) -> None:
+    two_releases(world, {"evidence/sbom.cdx.json": ReleaseFile("0" * 64, 1, "644")})
 
 
 def outdated(world: World) -> None:
@@ -147,6 +174,10 @@ def a_link_in_the_way(world: World) -> None:
     model.symlink_to(world.project.root)
 
 
+def a_foreign_release(world: World) -> None:
+    (world.project.root / "release.json").write_text("{}")
+
+
 def no_stdout(world: World) -> None:
     class Full(io.StringIO):
         def write(self, text: str) -> int:
@@ -164,6 +195,7 @@ class Row(NamedTuple):
     text: str = ""  # models.yaml, if not that of one model
 
 
+RELEASE = "release --version 1 --out out --allow-dirty"
 ROWS = [
     Row("build", 1, build_fails, "1 of 1 target failed: small/cpu"),
     Row("build", 1, build_fails, "2 of 2 targets failed: first/cpu, second/cpu", TWO_MODELS),
@@ -197,7 +229,7 @@ ROWS = [
     Row("tune", 5, toolchain_fails, "the compiler broke"),
     Row("tune", 130, interrupted_build, "interrupted"),
     Row("bench --ways x", 2, nothing, "--ways x"),
-    Row("bench --against absent", 2, published, "it has no artifact of small/cpu"),
+    Row("bench --against absent", 2, published, "absent is neither a directory of artifacts"),
     Row("bench", 3, nothing, "small/cpu: there is no artifact"),
     Row("bench", 3, outdated, "out of date: source-changed: model.py"),
     Row("bench", 3, worker_fails, "small/cpu: the artifact could not be measured"),
@@ -212,6 +244,23 @@ ROWS = [
     Row("export out", 3, nothing, "small/cuda: this host cannot tell", CUDA_MODEL),
     Row("export out", 4, damaged, "the artifact is damaged: model.pt2"),
     Row("export out", 5, no_room, "there is no place for a copy"),
+    Row("release", 2, nothing, "a release needs a version and a directory"),
+    Row(f"{RELEASE} --sign model.py", 2, published, "model.py"),
+    Row(RELEASE, 1, build_fails, "small/cpu"),
+    Row(RELEASE, 3, mismatch, "small/cpu: mismatch, output in case example"),
+    Row(f"{RELEASE} --previous release.json", 4, a_foreign_release, "cannot be read"),
+    Row(RELEASE, 5, no_temporary_directory, "the temporary directory is unfit"),
+    Row(RELEASE, 130, interrupted, "interrupted"),
+    Row("report --out .", 2, nothing, "is a directory"),
+    Row("report", 5, no_torch, "torch is not installed"),
+    Row("release-diff absent absent", 2, nothing, "absent has no release.json"),
+    Row(
+        "release-diff old new --strict --fail-if libraries>0",
+        3,
+        two_releases,
+        "1 of 1 limit could not be decided: libraries>0",
+    ),
+    Row("release-diff old new", 4, a_damaged_release, "the release is damaged"),
     Row("status --file absent.yaml", 2, nothing, "absent.yaml"),
     Row("status --check", 3, outdated, "1 of 1 target is not up to date: small/cpu"),
     Row("status", 5, no_torch, "torch is not installed"),

@@ -77,12 +77,12 @@ def test_a_release_comes_back_signed(
 ) -> None:
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
     address = f"oci://{host}/team/models:1.4.0"
-    denied = bare("release-push", "release", "--to", address, cwd=tmp_path)
+    denied = bare("release-push", "release", address, cwd=tmp_path)
     assert denied.returncode == 2
     assert "there are no credentials" in denied.stderr
     monkeypatch.setenv("AOTI_BUILD_REGISTRY_USER", USER)
     monkeypatch.setenv("AOTI_BUILD_REGISTRY_PASSWORD", PASSWORD)
-    pushed = bare("release-push", "release", "--to", address, "--json", cwd=tmp_path)
+    pushed = bare("release-push", "release", address, "--json", cwd=tmp_path)
     assert pushed.returncode == 0, pushed.stderr
     report = json.loads(pushed.stdout)
     assert (report["files"], report["uploaded"]) == (7, 6)
@@ -90,11 +90,11 @@ def test_a_release_comes_back_signed(
     # Another release with the same packages.
     (signed / "SHA256SUMS").write_text("others\n")
     write_signature(sign(signed, read_signing_key(tmp_path / "key.pem")), signed)
-    again = bare("release-push", "release", "--to", address, "--json", cwd=tmp_path)
+    again = bare("release-push", "release", address, "--json", cwd=tmp_path)
     assert again.returncode == 2
     assert "names something else already" in again.stderr
     later = f"oci://{host}/team/models:1.4.1"
-    again = bare("release-push", "release", "--to", later, "--json", cwd=tmp_path)
+    again = bare("release-push", "release", later, "--json", cwd=tmp_path)
     assert json.loads(again.stdout)["uploaded"] == 2
 
     pinned = json.loads(again.stdout)["pinned"]
@@ -132,7 +132,7 @@ def test_other_tools_copy_a_release(
 ) -> None:
     monkeypatch.setenv("AOTI_BUILD_REGISTRY_USER", USER)
     monkeypatch.setenv("AOTI_BUILD_REGISTRY_PASSWORD", PASSWORD)
-    pushed = bare("release-push", "release", "--to", f"oci://{host}/a:1", cwd=tmp_path)
+    pushed = bare("release-push", "release", f"oci://{host}/a:1", cwd=tmp_path)
     assert pushed.returncode == 0, pushed.stderr
     login = f"--src-creds={USER}:{PASSWORD}", f"--dest-creds={USER}:{PASSWORD}"
     plain = "--src-tls-verify=false", "--dest-tls-verify=false"

@@ -59,9 +59,7 @@ def test_a_push_that_fails_keeps_the_bundle(
     assert report.exit_code == ExitCode.UNFIT_TOOLCHAIN
     assert report.error.kind == "network"
     assert "the release was written and not pushed" in str(report.error)
-    assert f"invoke release-push {project.root / 'out'} --to {registry.address()}" in str(
-        report.error
-    )
+    assert f"invoke release-push {project.root / 'out'} {registry.address()}" in str(report.error)
     assert (project.root / "out" / "release.json").exists()
     assert report.as_json()["push"] is None
 

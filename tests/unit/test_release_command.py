@@ -243,7 +243,7 @@ def test_a_release_that_ends_early_leaves_nothing(
 
     before = set(os.listdir(two.root))
     monkeypatch.setattr(module, name, end)
-    monkeypatch.setattr(command, "signer", lambda key: lambda directory: b"")
+    monkeypatch.setattr(command, "signer", lambda *_: lambda directory: b"")
     with pytest.raises(Killed):
         make(two, archive=str(two.root / "out.tar.gz"))
     assert set(os.listdir(two.root)) == before
@@ -550,6 +550,17 @@ def test_a_signature_covers_the_whole_bundle(two: Project, tmp_path: Path) -> No
     assert set(listing.files) == set(contents(out)) - {"model.sig"}
 
 
+def test_an_encrypted_key(two: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    secret = tmp_path / "key.pem"
+    write_private(secret, passphrase=b"a long passphrase")
+    with pytest.raises(KeyFileError):
+        make(two, sign=str(secret))
+    monkeypatch.setenv("SIGN_PASS", "a long passphrase")
+    assert (made(two, sign=str(secret), passphrase="SIGN_PASS") / "model.sig").is_file()
+    with pytest.raises(UsageError, match="no key to sign with"):
+        make(two, "other", passphrase="SIGN_PASS")
+
+
 def test_a_key_that_is_none_is_refused_before_the_build(two: Project) -> None:
     (two.root / "key.pem").write_text("no key")
     with pytest.raises(KeyFileError):
@@ -565,7 +576,7 @@ def test_the_signer_gets_the_whole_bundle(two: Project, monkeypatch: pytest.Monk
         assert modes == {0o644, 0o755}
         return b"signature"
 
-    monkeypatch.setattr(command, "signer", lambda key: sign)
+    monkeypatch.setattr(command, "signer", lambda *_: sign)
     out = made(two, sign="key.pem")
     assert contents(out) == {**seen, "model.sig": b"signature"}
     assert "model.sig" not in (out / "SHA256SUMS").read_text()
@@ -583,7 +594,7 @@ def test_a_page_is_a_file_of_the_bundle(two: Project) -> None:
 def test_a_signature_does_not_name_a_random_directory(
     two: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(command, "signer", lambda key: lambda directory: directory.name.encode())
+    monkeypatch.setattr(command, "signer", lambda *_: lambda directory: directory.name.encode())
     assert (made(two, sign="key.pem") / "model.sig").read_bytes() == b"shop-1.4.0"
 
 
@@ -591,7 +602,7 @@ def test_a_signer_that_is_interrupted(two: Project, monkeypatch: pytest.MonkeyPa
     def sign(directory: Path) -> bytes:
         raise Interrupted("interrupted")
 
-    monkeypatch.setattr(command, "signer", lambda key: sign)
+    monkeypatch.setattr(command, "signer", lambda *_: sign)
     with pytest.raises(Interrupted):
         make(two, sign="key.pem")
     assert not (two.root / "out").exists()

@@ -4,7 +4,7 @@ It is saved at build time, so that an artifact can be verified on a host that ha
 model's source nor its weights.
 
 All that is compared after a call is one list: the model's outputs, then the inputs that it wrote
-into, then the buffers that it wrote into (`aoti_build._torch.program.writes.observed_names`). A
+into, then the buffers that it wrote into (`artifact.reference_file.observed_names`). A
 model with such buffers has state. Each of its cases is a sequence of calls from the model's first
 state.
 
@@ -42,9 +42,6 @@ from aoti_build._torch.program.graph import tensor_digest
 from aoti_build.common.digests import digest_json
 from aoti_build.common.json_object import JsonObject
 
-FORMAT = "aoti-build/reference-data"
-FORMAT_VERSION = 4
-HEADER = "aoti_build"  # the entry of the metadata
 OTHER = "other-"  # before "inputs" and "weights" in names of tensors
 
 

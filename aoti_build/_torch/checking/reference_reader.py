@@ -16,9 +16,6 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from aoti_build._torch.checking.reference_data import (
-    FORMAT,
-    FORMAT_VERSION,
-    HEADER,
     OTHER,
     Case,
     Plain,
@@ -26,6 +23,7 @@ from aoti_build._torch.checking.reference_data import (
     Value,
 )
 from aoti_build._torch.checking.sketch import Sketch
+from aoti_build.artifact.reference_file import FORMAT, FORMAT_VERSION, HEADER
 from aoti_build.common.reading import require_regular
 from aoti_build.errors import ArtifactError
 

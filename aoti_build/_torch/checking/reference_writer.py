@@ -11,9 +11,6 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from aoti_build._torch.checking.reference_data import (
-    FORMAT,
-    FORMAT_VERSION,
-    HEADER,
     OTHER,
     Case,
     Plain,
@@ -21,6 +18,7 @@ from aoti_build._torch.checking.reference_data import (
     Value,
 )
 from aoti_build._torch.checking.sketch import Sketch, sketch_size
+from aoti_build.artifact.reference_file import FORMAT, FORMAT_VERSION, HEADER
 from aoti_build.common.json_object import JsonObject
 
 # Elements. A smaller tensor takes about as much room as its sketch.

@@ -63,9 +63,10 @@ from aoti_build._torch.program.structure import (
     foreign_types,
     register_named_tuples,
 )
-from aoti_build._torch.program.writes import Writes, functional_form, observed_names
+from aoti_build._torch.program.writes import Writes, functional_form
 from aoti_build.artifact.fingerprint import declared_files
 from aoti_build.artifact.manifest import MODEL, REFERENCE_DATA
+from aoti_build.artifact.reference_file import observed_names
 from aoti_build.errors import BuildError, UsageError
 from aoti_build.messages import (
     Answer,

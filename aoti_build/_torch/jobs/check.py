@@ -31,7 +31,8 @@ from aoti_build._torch.packages.runner import Package, open_package
 from aoti_build._torch.program.inputs import from_shapes
 from aoti_build._torch.program.memory_formats import in_signature_formats
 from aoti_build._torch.program.permitted import set_precision
-from aoti_build._torch.program.writes import computed_of, observed_names
+from aoti_build._torch.program.writes import computed_of
+from aoti_build.artifact.reference_file import observed_names
 from aoti_build.figures import CallFigures, Loss, OutputFigures, Vacuous, typed
 from aoti_build.messages import CheckJob, CheckResult, Signature, Tolerance
 from aoti_build.models_file.project import Model, Source

@@ -11,7 +11,7 @@ from aoti_build._torch.checking.reference import make_reference_data, save_refer
 from aoti_build._torch.events import Events, tell_stage
 from aoti_build._torch.jobs.prepared import prepare
 from aoti_build._torch.program.permitted import set_precision
-from aoti_build._torch.program.writes import observed_names
+from aoti_build.artifact.reference_file import observed_names
 from aoti_build.messages import FreshJob, FreshResult
 
 

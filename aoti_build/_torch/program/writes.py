@@ -27,6 +27,7 @@ from torch.fx import GraphModule, Node
 
 from aoti_build._torch.program.values import input_tensors
 from aoti_build.artifact.manifest import tensor_inputs
+from aoti_build.artifact.reference_file import observed_names
 from aoti_build.common.json_object import JsonObject
 
 # Calls of a model with state: the second uses the state that the first made, and the third that of
@@ -70,16 +71,6 @@ class EagerWrites:
 
     positions: frozenset[int] = frozenset()
     buffers: frozenset[str] = frozenset()
-
-
-def observed_names(signature: Mapping[str, Any]) -> list[str]:
-    """Names of all that is compared after a call: the outputs, then the inputs and the buffers
-    written into."""
-    writes = Writes.of_signature(signature)
-    outputs = [output["name"] for output in signature["outputs"]]
-    inputs = [f"input {name}" for name in writes.inputs]
-    buffers = [f"buffer {name}" for name in writes.buffers]
-    return outputs + inputs + buffers
 
 
 def computed_of(signature: Mapping[str, Any]) -> list[str | None]:

@@ -6,11 +6,15 @@ Sizes are in bytes, times are UTC in ISO 8601, and digests are sha256 in hexadec
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import msgspec
 
+from aoti_build.artifact.bundle import layout
+from aoti_build.common.digests import digest_bytes
 from aoti_build.common.fields import loads
 from aoti_build.common.json_object import JsonObject
+from aoti_build.common.reading import RECORD_LIMIT, read_bytes
 from aoti_build.errors import ArtifactError
 from aoti_build.figures import Part
 
@@ -158,6 +162,19 @@ def parse_release(content: bytes, where: str) -> ReleaseRecord:
         return msgspec.convert(document, ReleaseRecord)
     except msgspec.ValidationError as error:
         raise _unreadable(where, str(error)) from error
+
+
+def read_release(path: Path) -> tuple[ReleaseRecord, str]:
+    """The record in a bundle, or in its `release.json` alone, and the sha256 of that file.
+
+    Raises:
+        OSError: there is no such file, or it cannot be read.
+        ArtifactError: it is no record of a release.
+    """
+    if path.is_dir():
+        path /= layout.RELEASE
+    content = read_bytes(path, RECORD_LIMIT)
+    return parse_release(content, str(path)), digest_bytes(content)
 
 
 def _unreadable(where: str, cause: str) -> ArtifactError:

@@ -33,12 +33,26 @@ def compare_directory(
         UnfitFiles: there is a link, a special file or an odd name, or something is unreadable.
         ListingMismatch: a file is missing, added or changed, or a directory is added.
     """
+    compare_files(listing.files, directory, signature_name=signature_name)
+
+
+def compare_files(
+    files: Mapping[str, str],
+    directory: Path,
+    *,
+    signature_name: str = SIGNATURE_NAME,
+    listed: str = "signed",
+) -> None:
+    """As `compare_directory`, for the sha256 of each file by its relative name.
+
+    `listed` is what errors say of these files.
+    """
     contents = contents_of(directory, signature_name)
-    _require_same_names(listing.files, contents, directory)
+    _require_same_names(files, contents, directory, listed)
     digests = digests_of(directory, contents.files)
-    changed = [name for name, digest in digests.items() if digest != listing.files[name]]
+    changed = [name for name, digest in digests.items() if digest != files[name]]
     if changed:
-        raise _mismatch("changed since they were signed", changed, directory)
+        raise _mismatch(listed, f"changed since they were {listed}", changed, directory)
 
 
 def modes_of(directory: Path, names: Iterable[str]) -> dict[str, int]:
@@ -78,23 +92,25 @@ def compare_modes(modes: Mapping[str, int], directory: Path) -> None:
             )
 
 
-def _require_same_names(files: Mapping[str, str], contents: Contents, directory: Path) -> None:
+def _require_same_names(
+    files: Mapping[str, str], contents: Contents, directory: Path, listed: str
+) -> None:
     signed = frozenset(files)
     missing = sorted(signed - contents.files)
     if missing:
-        raise _mismatch("missing", missing, directory)
+        raise _mismatch(listed, "missing", missing, directory)
     extra = sorted(contents.files - signed)
     if extra:
-        raise _mismatch("never signed", extra, directory)
+        raise _mismatch(listed, f"never {listed}", extra, directory)
     signed_directories = {above for name in signed for above in parents(name)}
     added = sorted(contents.directories - signed_directories)
     if added:
-        raise _mismatch("directories without signed files", added, directory)
+        raise _mismatch(listed, f"directories without {listed} files", added, directory)
 
 
-def _mismatch(what: str, names: list[str], directory: Path) -> ListingMismatch:
+def _mismatch(listed: str, what: str, names: list[str], directory: Path) -> ListingMismatch:
     return ListingMismatch(
-        f"the files are not the signed ones; {what}: {some(names)}",
+        f"the files are not the {listed} ones; {what}: {some(names)}",
         where=str(directory),
         hint=ASK_SENDER,
     )

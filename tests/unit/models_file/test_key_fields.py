@@ -57,6 +57,7 @@ OF_PROJECT = {
     "presets": "are in the targets that use them, as `inductor_config`",
     "tuned": "is in the targets that use it, as `inductor_config`",
     "described": "are the targets before tuned.yaml",
+    "preset_positions": "are for errors",
     "private": "is the directory of artifacts that are not published",
     "layout.root": "is where paths begin: what lies there is a source by its path from the root on",
     "layout.python_path": "is where modules are searched: the place of each one is in the key",

@@ -1,0 +1,206 @@
+"""Whether the files of a bundle agree with each other.
+
+A signature says that the files are the signer's. It does not say that they are about the same
+artifacts. A release that contradicts itself is refused, whoever signed it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from aoti_build.artifact.bundle import layout
+from aoti_build.artifact.bundle.opened import OpenBundle
+from aoti_build.artifact.bundle.record import ReleasedTarget, ReleaseRecord
+from aoti_build.artifact.bundle.signed import ContradictoryRelease, parse_manifest_of
+from aoti_build.artifact.manifest import MANIFEST, MODEL, VERIFY, Manifest
+from aoti_build.artifact.signing.compare import compare_modes
+from aoti_build.artifact.signing.refusals import ASK_SENDER, ListingMismatch
+from aoti_build.common.digests import digest_bytes
+from aoti_build.common.fields import loads
+from aoti_build.common.stat_cache import file_size
+
+_OWN_FILES = (MANIFEST, VERIFY, layout.BENCH)
+_MODE_DIGITS = "01234567"
+_UNLISTED_MODE = 0o644
+
+
+def sums_text(digests: Mapping[str, str]) -> str:
+    """The content of `SHA256SUMS` for the digests of files by their paths."""
+    lines = [f"{digest}  {path}\n" for path, digest in sorted(digests.items())]
+    return "".join(lines)
+
+
+def require_agreement(
+    bundle: OpenBundle, record: ReleaseRecord, digests: Mapping[str, str]
+) -> dict[str, Manifest]:
+    """The manifests of all targets, after the files of the bundle were found to agree.
+
+    `digests` are those of all files but the signature, by their paths. The files were compared with
+    them.
+
+    Raises:
+        ContradictoryRelease: two files of the release say different things.
+        ModeMismatch: a file has other permissions than `release.json` says.
+        ArtifactError: a file cannot be read.
+    """
+    structure = _Structure(bundle, record, digests)
+    structure.require_files()
+    structure.require_modes()
+    manifests = {}
+    for released in record.targets:
+        manifests[released.target] = structure.manifest(released)
+    structure.require_no_other_artifacts()
+    structure.require_evidence()
+    return manifests
+
+
+class _Structure:
+    def __init__(
+        self, bundle: OpenBundle, record: ReleaseRecord, digests: Mapping[str, str]
+    ) -> None:
+        self._bundle = bundle
+        self._record = record
+        self._digests = digests
+        self._packages: dict[str, str] = {}
+        for released in record.targets:
+            path = f"{layout.artifact_path(released.target)}/{MODEL}"
+            self._packages[path] = released.package_sha256
+
+    def require_files(self) -> None:
+        """`release.json` and `SHA256SUMS` list the files with their digests and sizes."""
+        listed = {path: file.sha256 for path, file in self._record.files.items()}
+        present = {
+            path: digest for path, digest in self._digests.items() if path not in layout.UNLISTED
+        }
+        for path in sorted({*listed, *present}):
+            if listed.get(path) != present.get(path):
+                raise self._contradiction(f"{layout.RELEASE} lists another {path}")
+        for path, file in self._record.files.items():
+            if file_size(self._bundle.opened / path) != file.size:
+                raise self._contradiction(f"{layout.RELEASE} lists another size of {path}")
+        summed = {path: digest for path, digest in self._digests.items() if path != layout.SUMS}
+        if self._read(layout.SUMS) != sums_text(summed).encode():
+            raise self._contradiction(f"{layout.SUMS} has not the digests of the files")
+
+    def require_modes(self) -> None:
+        # Releases have one mode for all files, and no document has that of these two.
+        modes = {layout.RELEASE: _UNLISTED_MODE, layout.SUMS: _UNLISTED_MODE}
+        for path, file in self._record.files.items():
+            if not file.mode or len(file.mode) > 4 or file.mode.strip(_MODE_DIGITS):
+                raise self._contradiction(f"{layout.RELEASE} has no mode of {path}")
+            modes[path] = int(file.mode, 8)
+        compare_modes(modes, self._bundle.opened)
+
+    def manifest(self, released: ReleasedTarget) -> Manifest:
+        """The manifest of a target, which agrees with `release.json` and the files."""
+        folder = layout.artifact_path(released.target)
+        path = f"{folder}/{MANIFEST}"
+        if path not in self._digests:
+            raise self._contradiction(f"{released.target} has no {MANIFEST}")
+        content = self._read(path)
+        manifest = parse_manifest_of(released.target, content, str(self._bundle.path / path))
+        for what, found, wanted in (
+            ("key", manifest.key, released.key),
+            ("graph key", manifest.graph_key, released.graph_key),
+            ("package", manifest.files[MODEL].sha256, released.package_sha256),
+            ("size", manifest.files[MODEL].size, released.size),
+            ("requirements", manifest.requires, released.requires),
+        ):
+            if found != wanted:
+                raise self._contradiction(f"{path} has another {what} than {layout.RELEASE}")
+        for name, file in manifest.files.items():
+            if self._digests.get(f"{folder}/{name}") != file.sha256:
+                raise self._contradiction(f"{path} lists another {name}")
+        if not released.verification.passed or manifest.unverified is not None:
+            raise self._contradiction(f"{released.target} was never compared with eager mode")
+        self._require_own_files(released, manifest)
+        return manifest
+
+    def _require_own_files(self, released: ReleasedTarget, manifest: Manifest) -> None:
+        """The verdict and the measurement beside a package are those of this package."""
+        folder = layout.artifact_path(released.target)
+        known = {f"{folder}/{name}" for name in (*manifest.files, *_OWN_FILES)}
+        for path in self._digests:
+            if path.startswith(f"{folder}/") and path not in known:
+                raise self._contradiction(f"{path} belongs to no artifact")
+        verdict = f"{folder}/{VERIFY}"
+        if verdict in self._digests:
+            self._require_fields(verdict, key=released.key, sha256=released.package_sha256)
+        bench = f"{folder}/{layout.BENCH}"
+        if released.bench not in (None, bench):
+            raise self._contradiction(f"{layout.RELEASE} names another measurement than {bench}")
+        if (bench in self._digests) != (released.bench is not None):
+            raise self._contradiction(f"{layout.RELEASE} and the files differ about {bench}")
+        if released.bench is not None:
+            self._require_fields(bench, key=released.key, package_sha256=released.package_sha256)
+
+    def _require_fields(self, path: str, **wanted: str) -> None:
+        document = self._json(path)
+        for name, value in wanted.items():
+            if not isinstance(document, dict) or document.get(name) != value:
+                raise self._contradiction(f"{path} is about another package")
+
+    def require_no_other_artifacts(self) -> None:
+        """Every file below `models` belongs to a target."""
+        folders = tuple(f"{layout.artifact_path(each.target)}/" for each in self._record.targets)
+        for path in self._digests:
+            if path.startswith(f"{layout.MODELS}/") and not path.startswith(folders):
+                raise self._contradiction(f"{path} belongs to no artifact")
+
+    def require_evidence(self) -> None:
+        """The statements and the bill of materials are about exactly these packages."""
+        provenance = self._json(layout.PROVENANCE)
+        self._require_packages(layout.PROVENANCE, _subjects([provenance]))
+        self._require_packages(layout.TEST_RESULTS, _subjects(self._json(layout.TEST_RESULTS)))
+        self._require_packages(layout.SBOM, _components(self._json(layout.SBOM)))
+
+    def _require_packages(self, path: str, found: Iterator[tuple[str, str]]) -> None:
+        try:
+            packages = dict(found)
+        except (TypeError, KeyError, ValueError, AttributeError) as error:
+            raise self._contradiction(f"{path} cannot be read: {error!r}") from error
+        if packages != self._packages:
+            raise self._contradiction(f"{path} is about other packages")
+
+    def _json(self, path: str) -> Any:
+        if path not in self._digests:
+            raise self._contradiction(f"there is no {path}")
+        try:
+            return loads(self._read(path))
+        except ValueError as error:
+            raise self._contradiction(f"{path} is no JSON: {error}") from error
+
+    def _read(self, path: str) -> bytes:
+        """The bytes of a file, which may have been exchanged since it was compared."""
+        content = self._bundle.read(path)
+        if digest_bytes(content) != self._digests.get(path):
+            raise ListingMismatch(
+                f"{path!r} was changed while it was verified",
+                where=str(self._bundle.path),
+                hint="let nothing write to the release, and verify it again",
+            )
+        return content
+
+    def _contradiction(self, cause: str) -> ContradictoryRelease:
+        where: Path = self._bundle.path
+        return ContradictoryRelease(
+            "the release contradicts itself", where=str(where), cause=cause, hint=ASK_SENDER
+        )
+
+
+def _subjects(statements: Any) -> Iterator[tuple[str, str]]:
+    """The paths and digests of the packages that in-toto statements are about."""
+    for statement in statements:
+        for subject in statement["subject"]:
+            yield subject["name"], subject["digest"]["sha256"]
+
+
+def _components(document: Any) -> Iterator[tuple[str, str]]:
+    """The paths and digests of the models in a bill of materials."""
+    for component in document["components"]:
+        if component["type"] != "machine-learning-model":
+            continue
+        (digest,) = component["hashes"]
+        yield f"{layout.artifact_path(component['name'])}/{MODEL}", digest["content"]

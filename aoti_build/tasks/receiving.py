@@ -1,0 +1,57 @@
+"""`verify --release`, which takes a bundle and no project."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from aoti_build.errors import UsageError
+from aoti_build.tasks.answer import finish, progress, show, write_reports
+
+if TYPE_CHECKING:
+    from aoti_build.commands.verify_release_options import ReceiverOptions
+
+
+def verify_received(
+    options: ReceiverOptions, *, junit: str, html: str, json: bool, quiet: bool
+) -> None:
+    """Verify a bundle, show the report, and end the task."""
+    from aoti_build.commands.verify_release import verify_release
+    from aoti_build.report.release_verification_text import release_verification_lines
+
+    report = verify_release(options, on_progress=progress((), quiet))
+    write_reports(report.compared, junit, html)
+    show(report, release_verification_lines(report), json)
+    finish(report.error)
+
+
+def require_directory(release: str) -> Path:
+    """The directory that ``--release`` names."""
+    if release.endswith((".tar.zst", ".tar.gz")):
+        raise UsageError(
+            f"--release {release} is an archive",
+            hint="unpack it with tar --preserve-permissions, and name its directory",
+        )
+    return Path(release)
+
+
+def refuse_with_release(given: Mapping[str, object]) -> None:
+    """Raise `UsageError` for options that need sources or models.yaml."""
+    for option, value in given.items():
+        if value:
+            raise UsageError(
+                f"--release and {option} exclude each other",
+                cause="a release is verified without sources and without models.yaml",
+                hint=f"omit {option}",
+            )
+
+
+def refuse_without_release(given: Mapping[str, object]) -> None:
+    """Raise `UsageError` for options that only a release has."""
+    for option, value in given.items():
+        if value not in (None, [], False):
+            raise UsageError(
+                f"{option} is for releases",
+                hint=f"name the directory of the release: --release DIR {option}",
+            )
