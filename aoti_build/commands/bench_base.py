@@ -37,7 +37,7 @@ from aoti_build.work.opened import copy_artifact
 _LEAST_KEY = 8
 # The directories below a release and an export that have one directory for each model.
 _PLACES = ("", "models", "artifacts")
-_KINDS = "a directory of artifacts, a key of the store, or a git revision"
+_NOTHING = "no directory of artifacts, no key of the store, and no git revision of the project"
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def _stored(project: Project, target: Target, base: str, stored: list[Manifest])
     commit = full_commit(project.root, base)
     if commit is None:
         raise UsageError(
-            f"{base} is neither {_KINDS} of this project",
+            f"{base} is {_NOTHING}",
             target=target.name,
             hint="`invoke inspect` shows the key of an artifact; `git log` shows revisions",
         )

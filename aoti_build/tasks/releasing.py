@@ -11,7 +11,7 @@ from aoti_build.errors import UsageError
 from aoti_build.models_file import check_files
 from aoti_build.models_file.project import Project, Target
 from aoti_build.tasks.answer import contract, display, finish, progress, show
-from aoti_build.tasks.options import documented_task
+from aoti_build.tasks.options import documented_task, read_base
 from aoti_build.tasks.project import project_of
 
 
@@ -25,7 +25,7 @@ def release(
     previous: str = "",
     allow_dirty: bool = False,
     archive: str = "",
-    against: str = "",
+    against: str | None = None,
     fail_if: str = "",
     file: str = "",
     root: str = "",
@@ -56,7 +56,7 @@ def release(
             previous=previous,
             allow_dirty=allow_dirty,
             archive=archive,
-            against=against,
+            against=read_base(against),
             fail_if=fail_if,
         )
         with display(quiet) as watch:

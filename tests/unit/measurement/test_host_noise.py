@@ -12,13 +12,10 @@ from hypothesis import strategies as st
 from aoti_build.measurement.host_noise import (
     LEAST_PAIRS,
     SURE,
-    HostNoise,
     chi_square_quantile,
     resolvable_band,
 )
 from aoti_build.measurement.statistics import MOST_PAIRS, PAIRS, Pair, Verdict, compare
-
-NOISE = HostNoise(band=0.02, pairs=16, measured=1000.0)
 
 
 def repeatable(seed: int) -> random.Random:
