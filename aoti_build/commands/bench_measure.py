@@ -57,6 +57,11 @@ class TargetBench:
         if self.base is not None and self._is_undecided(rule):
             self._run_rounds({self.base.name: MOST_PAIRS, self.new.name: MOST_PAIRS})
 
+    @property
+    def has_figures(self) -> bool:
+        """Whether any sample was taken of the artifact or of another way."""
+        return any(self._of(subject) for subject in self.rows)
+
     def row_records(self) -> tuple[Row, ...]:
         """What was measured of each way."""
         return tuple(self._row(subject) for subject in self.rows)

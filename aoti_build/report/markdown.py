@@ -75,9 +75,9 @@ def _changes(targets: Sequence[TargetReport]) -> list[str]:
         if record is None or record.base is None or not record.base.comparisons:
             continue
         title = f"### {_code(target.name)} against {_escaped(record.base.name)}"
-        head = ["figure", "verdict", "change", "ratio", "interval", "pairs", "why"]
+        head = ["figure", "verdict", "change", "ratio", "interval", "limit", "pairs", "why"]
         rows = [_comparison(comparison) for comparison in record.base.comparisons]
-        lines += ["", title, "", *_table(head, rows, numbers=(2, 3, 4, 5))]
+        lines += ["", title, "", *_table(head, rows, numbers=(2, 3, 4, 5, 6))]
     return lines
 
 
@@ -89,6 +89,8 @@ def _comparison(comparison: ComparisonRecord) -> list[str]:
         change_text(comparison.ratio),
         ratio_text(comparison.ratio),
         interval_text(comparison),
+        # With a limit, "same" says that the interval is below it.
+        "" if comparison.limit is None else ratio_text(comparison.limit),
         str(comparison.pairs),
         _escaped(comparison.why or ""),
     ]
