@@ -79,13 +79,14 @@ def find_base(project: Project, target: Target, base: str, directory: Path) -> B
         artifacts=directory,
         key=manifest.key,
         package_sha256=manifest.files[MODEL].sha256,
-        size=package_size(manifest),
+        size=size_of(manifest),
     )
 
 
-def package_size(manifest: Manifest) -> int:
-    """The bytes of a package. Weights that the package does not contain count as well."""
-    return sum(record.size for name, record in manifest.files.items() if name != REFERENCE_DATA)
+def size_of(manifest: Manifest) -> int:
+    """Bytes of the package, with weights that lie beside it."""
+    files = manifest.files.items()
+    return sum(record.size for name, record in files if name != REFERENCE_DATA)
 
 
 def _from_directory(project: Project, target: Target, base: str, folder: Path) -> Manifest:

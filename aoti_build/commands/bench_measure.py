@@ -161,7 +161,11 @@ class TargetBench:
 
     def _run_rounds(self, wanted: dict[str, int]) -> None:
         """Take samples until each subject has as many as wanted: in each round the sample whose
-        index is the round's number. Every second round goes in the opposite order."""
+        index is the round's number. Every second round goes in the opposite order.
+
+        `pairs.Rounds` does so for a single time of each subject. Here a sample has many metrics,
+        and slow ways have fewer samples than the others.
+        """
         for number in range(max(wanted.values(), default=0)):
             order = [subject for subject in self._subjects if wanted.get(subject.name, 0) > number]
             if number % 2:

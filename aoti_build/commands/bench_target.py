@@ -17,7 +17,6 @@ from aoti_build.commands.bench_record import (
     points_of,
     processors_for,
     record_of,
-    size_of,
     write_record,
 )
 from aoti_build.commands.bench_report import Benchmark
@@ -172,7 +171,7 @@ class Bencher:
         rule = self.options.rule
         compared = None
         if base is not None:
-            size = size_of(manifest)
+            size = bench_base.size_of(manifest)
             compared = base_record(base, bench, questions, size, rule=rule)
         return record_of(self.project, target, manifest, bench, compared, rule=rule)
 

@@ -160,9 +160,9 @@ def _escaped(text: str) -> str:
     """A text without any meaning for Markdown or HTML, in one line."""
     line = " ".join(xml_text(text).split())
     line = html.escape(line, quote=False)
+    line = _SPECIAL.sub(lambda match: "\\" + match[0], line)
     # "@name" would notify a person, and a text with "://" would become a link.
-    line = line.replace("@", "&#64;").replace("://", "&#58;//")
-    return _SPECIAL.sub(lambda match: "\\" + match[0], line)
+    return line.replace("@", "&#64;").replace("://", "&#58;//")
 
 
 def _code(name: str) -> str:

@@ -340,6 +340,20 @@ def test_a_broken_line_of_the_history_is_named(full: Project) -> None:
     assert "note: history: resnet18/cpu/any.jsonl:1: no entry" in answer.stdout
 
 
+def test_a_revision_keeps_its_characters_in_markdown(full: Project) -> None:
+    found = report(full, full.targets)
+    (measured,) = (target for target in found.targets if target.record is not None)
+    assert measured.bench is not None
+    assert measured.record is not None
+    assert measured.record.base is not None
+    base = replace(measured.record.base, name="main@{1} <b> https://a.b")
+    bench = dataclasses.replace(measured.bench, record=replace(measured.record, base=base))
+    changed = dataclasses.replace(measured, bench=bench)
+    text = markdown_text(dataclasses.replace(found, targets=(changed,)))
+    # As GitHub renders it: main@{1} <b> https://a.b, without a mention, a tag and a link.
+    assert r" against main&#64;\{1\} &lt;b&gt; https&#58;//a.b" in text
+
+
 def test_a_machine_is_named_once_with_the_widest_band_of_its_benchmarks(full: Project) -> None:
     found = report(full, full.targets)
     measured = next(target for target in found.targets if target.record is not None)
