@@ -57,24 +57,45 @@ def bench(
         prepare(project.history)
     started = time.monotonic()
     bencher = Bencher(project, options, on_progress)
-    measured = []
     with _alone(project, targets):
-        for index, target in enumerate(targets):
-            remaining = started + options.budget - time.monotonic()
-            share = max(0.0, remaining) / (len(targets) - index)
-            measured.append(bencher.measure(target, time.monotonic() + share))
+        measured = _measured(bencher, targets, started + options.budget)
     benchmarks = judged_together(project, options, measured)
-    _keep(project, benchmarks)
     return BenchReport(tuple(benchmarks), options.rule, time.monotonic() - started)
 
 
-def _keep(project: Project, benchmarks: Sequence[Benchmark]) -> None:
-    """Add the benchmarks to the history, if the project keeps one."""
-    if project.history is None:
-        return
-    for benchmark in benchmarks:
-        if benchmark.record is not None:
-            append(project.history, benchmark.record)
+def _measured(bencher: Bencher, targets: Sequence[Target], end: float) -> list[Measured]:
+    """The measurements in the order of `targets`, which share the time until `end`.
+
+    What cannot be measured is found first, so that it takes no share.
+    """
+    obstacles = {target.name: bencher.obstacle(target) for target in targets}
+    waiting = sum(obstacle is None for obstacle in obstacles.values())
+    measured = []
+    for target in targets:
+        found = obstacles[target.name]
+        if found is None:
+            now = time.monotonic()
+            share = max(0.0, end - now) / waiting
+            waiting -= 1
+            found = _kept(bencher.project, bencher.measure(target, now + share))
+        measured.append(found)
+    return measured
+
+
+def _kept(project: Project, measured: Measured) -> Measured:
+    """Add a benchmark to the history, if the project keeps one.
+
+    A file that cannot be written is the error of the target: its figures are shown all the same.
+    """
+    benchmark = measured.benchmark
+    if project.history is None or benchmark.record is None or not benchmark.has_figures:
+        return measured
+    try:
+        append(project.history, benchmark.record)
+    except UsageError as error:
+        error.target = benchmark.target.name
+        return replace(measured, benchmark=replace(benchmark, error=benchmark.error or error))
+    return measured
 
 
 @contextlib.contextmanager

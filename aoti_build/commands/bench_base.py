@@ -37,7 +37,7 @@ from aoti_build.work.opened import copy_artifact
 _LEAST_KEY = 8
 # The directories below a release and an export that have one directory for each model.
 _PLACES = ("", "models", "artifacts")
-_KINDS = "a directory of artifacts, a key of the store, or a git revision"
+_NOTHING = "no directory of artifacts, no key of the store, and no git revision of the project"
 
 
 @dataclass(frozen=True)
@@ -79,13 +79,14 @@ def find_base(project: Project, target: Target, base: str, directory: Path) -> B
         artifacts=directory,
         key=manifest.key,
         package_sha256=manifest.files[MODEL].sha256,
-        size=package_size(manifest),
+        size=size_of(manifest),
     )
 
 
-def package_size(manifest: Manifest) -> int:
-    """The bytes of a package. Weights that the package does not contain count as well."""
-    return sum(record.size for name, record in manifest.files.items() if name != REFERENCE_DATA)
+def size_of(manifest: Manifest) -> int:
+    """Bytes of the package, with weights that lie beside it."""
+    files = manifest.files.items()
+    return sum(record.size for name, record in files if name != REFERENCE_DATA)
 
 
 def _from_directory(project: Project, target: Target, base: str, folder: Path) -> Manifest:
@@ -127,7 +128,7 @@ def _stored(project: Project, target: Target, base: str, stored: list[Manifest])
     commit = full_commit(project.root, base)
     if commit is None:
         raise UsageError(
-            f"{base} is neither {_KINDS} of this project",
+            f"{base} is {_NOTHING}",
             target=target.name,
             hint="`invoke inspect` shows the key of an artifact; `git log` shows revisions",
         )

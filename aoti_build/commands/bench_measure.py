@@ -57,6 +57,11 @@ class TargetBench:
         if self.base is not None and self._is_undecided(rule):
             self._run_rounds({self.base.name: MOST_PAIRS, self.new.name: MOST_PAIRS})
 
+    @property
+    def has_figures(self) -> bool:
+        """Whether any sample was taken of the artifact or of another way."""
+        return any(self._of(subject) for subject in self.rows)
+
     def row_records(self) -> tuple[Row, ...]:
         """What was measured of each way."""
         return tuple(self._row(subject) for subject in self.rows)
@@ -156,7 +161,11 @@ class TargetBench:
 
     def _run_rounds(self, wanted: dict[str, int]) -> None:
         """Take samples until each subject has as many as wanted: in each round the sample whose
-        index is the round's number. Every second round goes in the opposite order."""
+        index is the round's number. Every second round goes in the opposite order.
+
+        `pairs.Rounds` does so for a single time of each subject. Here a sample has many metrics,
+        and slow ways have fewer samples than the others.
+        """
         for number in range(max(wanted.values(), default=0)):
             order = [subject for subject in self._subjects if wanted.get(subject.name, 0) > number]
             if number % 2:

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
-from aoti_build.artifact.manifest import BENCH, MODEL, REFERENCE_DATA, Manifest, read_manifest
+from aoti_build.artifact.manifest import BENCH, MODEL, Manifest, read_manifest
 from aoti_build.artifact.paths import artifact_directory
 from aoti_build.artifact.provenance import provenance
-from aoti_build.commands.bench_base import BasePackage
+from aoti_build.commands.bench_base import BasePackage, size_of
 from aoti_build.commands.bench_measure import TargetBench
 from aoti_build.host.machine import machine_facts
 from aoti_build.measurement.gate import Question, Rule, answers, size_answer
@@ -94,12 +94,6 @@ def points_of(target: Target) -> list[dict[str, int]]:
         if point not in points:
             points.append(point)
     return points
-
-
-def size_of(manifest: Manifest) -> int:
-    """Bytes of the package, with weights that lie beside it."""
-    files = manifest.files.items()
-    return sum(record.size for name, record in files if name != REFERENCE_DATA)
 
 
 def commit_of(root: Path) -> str | None:

@@ -41,6 +41,11 @@ class Benchmark:
     error: AotiBuildError | None = None
 
     @property
+    def has_figures(self) -> bool:
+        """Whether any sample was taken."""
+        return self.record is not None and any(row.samples for row in self.record.rows)
+
+    @property
     def gated(self) -> tuple[ComparisonRecord, ...]:
         """The comparisons with the base of ``--against``."""
         if self.record is None or self.record.base is None:

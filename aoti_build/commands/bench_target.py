@@ -9,6 +9,7 @@ from pathlib import Path
 
 from aoti_build.artifact.manifest import Manifest
 from aoti_build.artifact.paths import artifact_directory, stat_cache_path
+from aoti_build.artifact.reasons import ReasonKind
 from aoti_build.commands import bench_base
 from aoti_build.commands.bench_measure import BASE, TargetBench
 from aoti_build.commands.bench_record import (
@@ -16,7 +17,6 @@ from aoti_build.commands.bench_record import (
     points_of,
     processors_for,
     record_of,
-    size_of,
     write_record,
 )
 from aoti_build.commands.bench_report import Benchmark
@@ -46,7 +46,12 @@ from aoti_build.measurement.statistics import PAIRS
 from aoti_build.models_file.project import Project, Target
 from aoti_build.planning.plan import out_of_date, plan_target
 from aoti_build.store.selection import open_store
-from aoti_build.work.opened import ArchitectureMissing, copy_artifact, require_fit
+from aoti_build.work.opened import (
+    ArchitectureMissing,
+    copy_artifact,
+    published_manifest,
+    require_fit,
+)
 
 BUDGET = 1200.0  # seconds
 OnProgress = Callable[[Target, str], None]
@@ -96,10 +101,23 @@ class Bencher:
     options: Options
     on_progress: OnProgress
 
-    def measure(self, target: Target, deadline: float) -> Measured:
-        """Measure one target, and write its bench.json."""
+    def obstacle(self, target: Target) -> Measured | None:
+        """Why a target cannot be measured, if that can be told at once; None if it may be."""
         if not target.hardware.count():
             return _unavailable(target, f"no-device: {target.device}")
+        try:
+            require_fit(target, published_manifest(self.project, target))
+            self._require_current(target)
+        except (Interrupted, DirectoryError):
+            raise
+        except ArchitectureMissing as error:
+            return _unavailable(target, error.cause or error.message)
+        except AotiBuildError as error:
+            return _failed(target, error)
+        return None
+
+    def measure(self, target: Target, deadline: float) -> Measured:
+        """Measure one target that has no `obstacle`, and write its bench.json."""
         try:
             temporary = tempfile.TemporaryDirectory(
                 prefix="aoti_build-", dir=temporary_directory(), ignore_cleanup_errors=True
@@ -109,11 +127,8 @@ class Bencher:
         except (Interrupted, DirectoryError):
             # The user or the host is at fault, and not this artifact: the command ends.
             raise
-        except ArchitectureMissing as error:
-            return _unavailable(target, error.cause or error.message)
         except AotiBuildError as error:
-            error.target = target.name
-            return Measured(Benchmark(target, error=error))
+            return _failed(target, error)
 
     def _measure(self, target: Target, scratch: Path, deadline: float) -> Measured:
         busy = busy_host()
@@ -123,6 +138,7 @@ class Bencher:
         copy.mkdir(parents=True)
         manifest = copy_artifact(self.project, target, copy)
         require_fit(target, manifest)
+        # It may have been edited while other targets were measured.
         self._require_current(target)
         base = self._base(target, scratch)
         bench = self._target_bench(target, manifest, scratch, base, deadline)
@@ -134,10 +150,14 @@ class Bencher:
             notes = (busy, *notes)
         questions = bench.questions(base.name) if base is not None else []
         record = self._record(target, manifest, bench, base, questions)
-        notes = (*notes, *write_record(self.project, target, record))
+        # Without any figure, the record of an earlier benchmark says more than this one.
+        if bench.has_figures:
+            notes = (*notes, *write_record(self.project, target, record))
         error = None
         if base is not None and not any(entry.pairs for entry in questions):
-            error = _nothing_compared(target, base.name)
+            error = _out_of_budget(target, f"nothing was compared with {base.name}")
+        elif not bench.has_figures:
+            error = _out_of_budget(target, "nothing was measured")
         return Measured(Benchmark(target, record, notes, error=error), questions)
 
     def _record(
@@ -151,18 +171,19 @@ class Bencher:
         rule = self.options.rule
         compared = None
         if base is not None:
-            size = size_of(manifest)
+            size = bench_base.size_of(manifest)
             compared = base_record(base, bench, questions, size, rule=rule)
         return record_of(self.project, target, manifest, bench, compared, rule=rule)
 
     def _require_current(self, target: Target) -> None:
         """Raise `OutOfDateError` if the artifact is not what the sources say now.
 
-        The other ways run the model as it is now.
+        The other ways run the model as it is now. A damaged artifact is refused by the copy.
         """
         digests = StatCache(stat_cache_path(self.project))
         store = open_store(self.project.main_artifacts)
         reasons = out_of_date(plan_target(self.project, target, digests, store))
+        reasons = tuple(found for found in reasons if found.reason != ReasonKind.ARTIFACT_DAMAGED)
         if reasons:
             raise OutOfDateError(
                 f"the artifact is out of date: {reasons[0]}",
@@ -235,13 +256,19 @@ def _not_measured(error: AotiBuildError) -> AotiBuildError:
     )
 
 
-def _nothing_compared(target: Target, base: str) -> AotiBuildError:
-    """The error of a gate that measured no pair. It must not look as if it had passed."""
+def _out_of_budget(target: Target, what: str) -> AotiBuildError:
+    """The error of a benchmark without any figure, and of a gate without any pair. It must not look
+    as if it had passed."""
     return VerificationError(
-        f"nothing was compared with {base}: the budget ended before",
+        f"{what}: the budget ended before",
         target=target.name,
         hint="give it more time with --budget, or choose fewer targets",
     )
+
+
+def _failed(target: Target, error: AotiBuildError) -> Measured:
+    error.target = target.name
+    return Measured(Benchmark(target, error=error))
 
 
 def _unavailable(target: Target, why: str) -> Measured:

@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from aoti_build.artifact.manifest import MODEL, FileRecord, Manifest
 from aoti_build.artifact.manifest_types import ProvenanceRecord
 from aoti_build.artifact.paths import artifact_directory, trace_path
@@ -131,13 +133,24 @@ class ProjectReport:
 
     @property
     def machines(self) -> list[Machine]:
-        """The machines on which the targets were measured, each once."""
+        """The machines on which the targets were measured, each once.
+
+        `band` is the widest one of its benchmarks, which measure it anew each time.
+        """
         machines: list[Machine] = []
+        bands: list[list[float]] = []
         for target in self.targets:
             record = target.bench.record if target.bench else None
-            if record is not None and record.machine not in machines:
-                machines.append(record.machine)
-        return machines
+            if record is None:
+                continue
+            machine = replace(record.machine, band=None)
+            if machine not in machines:
+                machines.append(machine)
+                bands.append([])
+            if record.machine.band is not None:
+                bands[machines.index(machine)].append(record.machine.band)
+        found = zip(machines, bands, strict=True)
+        return [replace(machine, band=max(seen, default=None)) for machine, seen in found]
 
     def as_json(self) -> JsonObject:
         return {

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from aoti_build.commands.bench_history import SeriesHistory, histories_of
-from aoti_build.measurement.history import read
+from aoti_build.measurement.history import BrokenLine, read
 from aoti_build.measurement.history_entry import Series
 from aoti_build.measurement.record import Metric, Way
 
@@ -84,7 +84,12 @@ def read_history(directory: Path, targets: Sequence[str]) -> History:
         for one in history.series:
             if _is_shown(one.series):
                 series[history.target].append(_series(one, history.machine_class))
-    return History(series, tuple(map(str, found.broken)))
+    return History(series, tuple(_sentence(line, directory) for line in found.broken))
+
+
+def _sentence(line: BrokenLine, directory: Path) -> str:
+    """What is wrong with a line. Its file is named below `directory`: the page may be published."""
+    return f"history: {replace(line, file=line.file.relative_to(directory))}"
 
 
 def _is_shown(series: Series) -> bool:

@@ -75,9 +75,9 @@ def _changes(targets: Sequence[TargetReport]) -> list[str]:
         if record is None or record.base is None or not record.base.comparisons:
             continue
         title = f"### {code(target.name)} against {escaped(record.base.name)}"
-        head = ["figure", "verdict", "change", "ratio", "interval", "pairs", "why"]
+        head = ["figure", "verdict", "change", "ratio", "interval", "limit", "pairs", "why"]
         rows = [_comparison(comparison) for comparison in record.base.comparisons]
-        lines += ["", title, "", *table(head, rows, numbers=(2, 3, 4, 5))]
+        lines += ["", title, "", *table(head, rows, numbers=(2, 3, 4, 5, 6))]
     return lines
 
 
@@ -89,6 +89,8 @@ def _comparison(comparison: ComparisonRecord) -> list[str]:
         change_text(comparison.ratio),
         ratio_text(comparison.ratio),
         interval_text(comparison),
+        # With a limit, "same" says that the interval is below it.
+        "" if comparison.limit is None else ratio_text(comparison.limit),
         str(comparison.pairs),
         escaped(comparison.why or ""),
     ]
@@ -158,9 +160,9 @@ def escaped(text: str) -> str:
     """A text without any meaning for Markdown or HTML, in one line."""
     line = " ".join(xml_text(text).split())
     line = html.escape(line, quote=False)
+    line = _SPECIAL.sub(lambda match: "\\" + match[0], line)
     # "@name" would notify a person, and a text with "://" would become a link.
-    line = line.replace("@", "&#64;").replace("://", "&#58;//")
-    return _SPECIAL.sub(lambda match: "\\" + match[0], line)
+    return line.replace("@", "&#64;").replace("://", "&#58;//")
 
 
 def code(name: str) -> str:

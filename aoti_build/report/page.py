@@ -124,7 +124,10 @@ def _facts(report: ProjectReport) -> list[tuple[str, str]]:
         ("made", moment_text(report.made["created"])),
         ("commit", commit_text(report.made["git_commit"], report.made["git_dirty"])),
         ("here", f"{', '.join(versions)}, {platform.system()} {platform.machine()}"),
-        ("measured on", ", ".join(machine.machine_class for machine in report.machines)),
+        (
+            "measured on",
+            ", ".join(dict.fromkeys(machine.machine_class for machine in report.machines)),
+        ),
     ]
     return [(label, text) for label, text in facts if text]
 

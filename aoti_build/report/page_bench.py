@@ -72,7 +72,7 @@ class BenchView:
     cold: ColdView
     latencies: Sequence[LatencyView]
     comparisons: Sequence[ComparisonsView]
-    # Ways that failed, with what they said.
+    # What was not measured of ways that failed, with what they said.
     errors: Sequence[tuple[str, str]]
 
 
@@ -82,7 +82,7 @@ def bench_view(bench: Bench | None, identifier: str) -> BenchView | None:
         return None
     record = bench.record
     starts = cold_starts(record)
-    errors = [(start.name, start.error) for start in starts if start.error]
+    errors = [(_failure(start), start.error) for start in starts if start.error]
     return BenchView(
         is_outdated=bench.state == BenchState.OUTDATED,
         measured=moment_text(record.measured),
@@ -92,6 +92,11 @@ def bench_view(bench: Bench | None, identifier: str) -> BenchView | None:
         comparisons=_comparisons(record, identifier),
         errors=errors,
     )
+
+
+def _failure(start: ColdStart) -> str:
+    """What is missing of a way that ended with an error."""
+    return f"{start.name} was not measured{' to the end' if start.samples else ''}"
 
 
 def _cold(starts: Sequence[ColdStart], identifier: str) -> ColdView:
@@ -221,9 +226,12 @@ def _comparison(
 
 
 def _interval(comparison: ComparisonRecord, label: str, pill: Pill) -> Interval:
+    figure = f"{ratio_text(comparison.ratio)} {pill.word}"
+    if comparison.limit is not None:
+        figure += f", limit {ratio_text(comparison.limit)}"
     return Interval(
         label,
-        f"{ratio_text(comparison.ratio)} {pill.word}",
+        figure,
         comparison.ratio,
         comparison.low,
         comparison.high,

@@ -78,7 +78,8 @@ def _verification_sentence(verification: Verification) -> str:
     compared = sum(len(case.outputs) for case in verification.cases)
     sentence = f"{by} says: {verification.verdict}."
     if verification.cases:
-        sentence += f" Compared outputs: {compared} in {len(verification.cases)} cases."
+        noun = "case" if len(verification.cases) == 1 else "cases"
+        sentence += f" Compared outputs: {compared} in {len(verification.cases)} {noun}."
     refused = sum(refusal.ok for refusal in verification.refusals)
     if verification.refusals:
         sentence += f" Inputs to refuse: {refused} of {len(verification.refusals)} ok."

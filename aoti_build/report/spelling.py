@@ -93,6 +93,8 @@ def vacuous_text(entry: Vacuous) -> str:
 
 def time_text(seconds: float) -> str:
     """Seconds with three digits in a unit that suits them: ``71.3 ms``."""
+    if seconds == 0:
+        return "0 s"
     if abs(seconds) < 1e-3:
         return f"{_three_digits(seconds * 1e6)} µs"
     if abs(seconds) < 1:
@@ -113,6 +115,8 @@ def ratio_text(ratio: float) -> str:
     """``0.968``, ``0.0031`` or ``12.4``; more digits would be noise."""
     if ratio < 0.0995:
         return f"{ratio:.2g}"
+    if 99.95 <= ratio < 1e6:
+        return f"{ratio:.0f}"
     return f"{ratio:.3f}" if ratio < 9.9995 else f"{ratio:.3g}"
 
 

@@ -6,7 +6,13 @@ from invoke import Context
 
 from aoti_build.models_file import check_files
 from aoti_build.tasks.answer import contract, display, finish, progress, show
-from aoti_build.tasks.options import AGES, documented_task, read_amount, read_integer, read_list
+from aoti_build.tasks.options import (
+    documented_task,
+    read_band,
+    read_budget,
+    read_integer,
+    read_list,
+)
 from aoti_build.tasks.project import project_of
 
 
@@ -91,15 +97,14 @@ def tune(
 
         project, targets = project_of(context, file, target, root, artifacts)
         check_files(project, targets)
-        percent = read_integer("--band", band)
         report = command.tune(
             project,
             targets,
-            budget=float(read_amount("--budget", budget, AGES) or command.BUDGET),
+            budget=read_budget(budget, command.BUDGET),
             allowed=read_list("--allow", allow),
             peers=peers,
             cuda_graphs=cuda_graphs,
-            band=percent / 100 if percent else BAND,
+            band=read_band(band, BAND),
             dry_run=dry_run or context.config.run.dry,
             on_progress=progress(targets, quiet),
         )

@@ -8,9 +8,10 @@ from aoti_build.errors import UsageError
 from aoti_build.models_file import check_files
 from aoti_build.tasks.answer import contract, finish, progress, show
 from aoti_build.tasks.options import (
-    AGES,
     documented_task,
-    read_amount,
+    read_band,
+    read_base,
+    read_budget,
     read_integer,
     read_list,
 )
@@ -27,7 +28,7 @@ def bench(
     samples: str = "",
     seconds: str = "",
     threads: str = "",
-    against: str = "",
+    against: str | None = None,
     fail_if: str = "",
     strict: bool = False,
     band: str = "",
@@ -55,7 +56,6 @@ def bench(
 
         project, targets = project_of(context, file, target, root, artifacts, history)
         check_files(project, targets)
-        percent = read_integer("--band", band)
         options = command.Options(
             ways=read_ways(read_list("--ways", ways)),
             peers=peers,
@@ -63,13 +63,13 @@ def bench(
             samples=read_integer("--samples", samples) or PAIRS,
             seconds=read_seconds(seconds) or SECONDS,
             threads=read_integer("--threads", threads),
-            against=against,
+            against=read_base(against),
             rule=Rule(
-                band=percent / 100 if percent else BAND,
+                band=read_band(band, BAND),
                 limits=parse_limits(fail_if) if fail_if else {},
                 strict=strict,
             ),
-            budget=float(read_amount("--budget", budget, AGES) or command.BUDGET),
+            budget=read_budget(budget, command.BUDGET),
         )
         report = command.bench(project, targets, options, on_progress=progress(targets, quiet))
         show(report, bench_lines(report), json)

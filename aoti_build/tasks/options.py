@@ -19,6 +19,8 @@ from aoti_build.tasks.naming import running_program
 SIZES: Mapping[str, int] = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 AGES: Mapping[str, int] = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 
+_MOST_PERCENT = 99
+
 # The one-letter names. invoke would give one to every option, the first letter that is free: -j
 # would then mean --json, and -h another option than --help.
 SHORT_NAMES: Mapping[str, str] = {"file": "f", "jobs": "j", "target": "t"}
@@ -304,6 +306,43 @@ def read_amount(option: str, text: str, units: Mapping[str, int]) -> int | None:
         names = ", ".join(name for name in units if name)
         raise UsageError(f"{option} {text} is not an integer with one of the units {names}")
     return int(number) * units[unit]
+
+
+def read_budget(text: str, default: float) -> float:
+    """The seconds of ``--budget``. Raises `UsageError`."""
+    seconds = read_amount("--budget", text, AGES)
+    if seconds is None:
+        return default
+    if seconds == 0:
+        raise UsageError(f"--budget {text} leaves no time")
+    return float(seconds)
+
+
+def read_band(text: str, default: float) -> float:
+    """The part of 1 that ``--band`` gives in percent. Raises `UsageError`."""
+    percent = read_integer("--band", text)
+    if percent is None:
+        return default
+    # The lower edge of the band is a ratio, and must be above 0.
+    if percent > _MOST_PERCENT:
+        raise UsageError(f"--band {text} is not an integer from 1 to {_MOST_PERCENT}")
+    return percent / 100
+
+
+def read_base(text: str | None) -> str:
+    """What ``--against`` names; empty if the option is not set.
+
+    Raises `UsageError` for an option without a value, such as that of a variable that a script did
+    not set. The script would otherwise pass without any comparison.
+    """
+    if text is None:
+        return ""
+    if not text.strip():
+        raise UsageError(
+            "--against names nothing",
+            hint="give it a directory, a key of the store, or a git revision",
+        )
+    return text
 
 
 def require_choice(option: str, word: str, choices: Sequence[str]) -> None:

@@ -21,7 +21,7 @@ from aoti_build.tasks.answer import (
     show,
     write_stdout,
 )
-from aoti_build.tasks.options import documented_task, read_list
+from aoti_build.tasks.options import documented_task, read_base, read_list
 from aoti_build.tasks.project import project_of
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def release(
     previous: str = "",
     allow_dirty: bool = False,
     archive: str = "",
-    against: str = "",
+    against: str | None = None,
     fail_if: str = "",
     push: str = "",
     file: str = "",
@@ -76,7 +76,7 @@ def release(
             previous=previous,
             allow_dirty=allow_dirty,
             archive=archive,
-            against=against,
+            against=read_base(against),
             fail_if=fail_if,
             push=push,
         )

@@ -132,6 +132,13 @@ def copy_artifact(project: Project, target: Target, destination: Path) -> Manife
     return manifest
 
 
+def published_manifest(project: Project, target: Target) -> Manifest:
+    """The manifest of the target's artifact, whose files are not read. Raises as
+    `open_artifact`."""
+    with _opened(project, target) as (_, manifest):
+        return manifest
+
+
 @contextlib.contextmanager
 def _opened(project: Project, target: Target) -> Iterator[tuple[Path, Manifest]]:
     """The directory of a published artifact, opened, and its manifest."""

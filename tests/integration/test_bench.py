@@ -58,6 +58,7 @@ def row(record: BenchRecord, way: str, cache: str | None = None) -> Row:
     return next(entry for entry in record.rows if (entry.way, entry.cache) == (way, cache))
 
 
+@pytest.mark.slow  # up to 64 processes
 @pytest.mark.usefixtures("one_processor")
 def test_a_slower_package_is_found_and_the_same_one_is_not(stack: Path) -> None:
     exported = run_inv(stack, "export", "../v1")

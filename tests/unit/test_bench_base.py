@@ -70,7 +70,7 @@ def test_a_key_and_its_beginning(project: Project, tmp_path: Path) -> None:
     for number, base in enumerate((manifest.key, manifest.key[:8])):
         found = find(project, base, tmp_path / f"base{number}")
         assert (found.name, found.key) == (base, manifest.key)
-    with pytest.raises(UsageError, match="is neither"):
+    with pytest.raises(UsageError, match="is no directory"):
         find(project, manifest.key[:7], tmp_path / "short")
 
 
@@ -121,7 +121,7 @@ def test_a_revision_that_something_was_built_from(project: Project, tmp_path: Pa
 @pytest.mark.parametrize("base", ["v1", "--help", "-", "HEAD", "a" * 64, "x\0y", ""])
 def test_what_is_none_of_them(project: Project, tmp_path: Path, base: str) -> None:
     publish_fake(project)
-    with pytest.raises(UsageError, match="is neither"):
+    with pytest.raises(UsageError, match="is no directory"):
         find(project, base, tmp_path / "base")
 
 
@@ -130,7 +130,7 @@ def test_other_targets_do_not_count(tmp_path: Path) -> None:
     second = project.targets[1]
     manifest = publish_fake(project, second)
     store_of(project).put(manifest, artifact_directory(project, second))
-    with pytest.raises(UsageError, match="is neither"):
+    with pytest.raises(UsageError, match="is no directory"):
         find(project, manifest.key, tmp_path / "base")
     only_second = replace(project, targets=(second,))
     assert find(only_second, manifest.key, tmp_path / "other").key == manifest.key

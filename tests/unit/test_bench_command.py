@@ -5,8 +5,10 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,9 @@ from aoti_build.artifact.manifest import BENCH, read_manifest
 from aoti_build.artifact.paths import artifact_directory
 from aoti_build.commands import bench as command
 from aoti_build.commands.bench import Options, bench
+from aoti_build.commands.bench_measure import TargetBench
 from aoti_build.commands.bench_report import Benchmark, BenchReport
+from aoti_build.commands.bench_target import Bencher, Measured
 from aoti_build.errors import ArtifactError, BuildError, ExitCode, Interrupted, UsageError
 from aoti_build.host import cuda, distributions
 from aoti_build.measurement.gate import Rule, parse_limits
@@ -33,6 +37,7 @@ from aoti_build.measurement.history import read
 from aoti_build.measurement.record import BenchRecord, Cache, Metric, Row, Way, read_bench
 from aoti_build.messages import BenchJob, CallsJob
 from aoti_build.models_file import Project
+from aoti_build.models_file.project import Target
 from aoti_build.report.bench_text import bench_lines
 
 SIZES = ONE_MODEL.replace("[2, 4]", "[batch, 4]") + (
@@ -297,10 +302,52 @@ def test_nothing_is_made_where_nothing_was_built(tmp_path: Path) -> None:
     assert not project.artifacts.exists()
 
 
-def test_what_does_not_fit_into_the_budget_is_left_out(measured: Project, machine: Machine) -> None:
-    report = bench(measured, measured.targets, Options(budget=0.0))
-    assert {entry.error for entry in record_of(report).rows} == {"the budget ended before"}
+def test_what_does_not_fit_into_the_budget_is_left_out(
+    measured: Project, machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = artifact_directory(measured, measured.targets[0])
+    # Each look at the clock takes 20 s.
+    times = itertools.count(time.monotonic(), 20.0)
+    slow = partial(TargetBench, clock=lambda: next(times))
+    monkeypatch.setattr("aoti_build.commands.bench_target.TargetBench", slow)
+    report = bench(measured, measured.targets, Options(budget=200.0))
+    assert row(report, Way.ARTIFACT, Cache.EMPTY).samples
+    assert row(report, Way.COMPILE, Cache.USED).error == "the budget ended before"
     assert report.exit_code == 0
+    assert read_bench(directory / BENCH) == record_of(report)
+
+
+def test_a_budget_without_room_for_a_sample_leaves_the_earlier_figures(
+    measured: Project, machine: Machine
+) -> None:
+    kept = replace(measured, layout=replace(measured.layout, history="kept"))
+    good = bench(kept, kept.targets, Options(ways=(Way.ARTIFACT,), samples=1))
+    report = bench(kept, kept.targets, Options(budget=0.0))
+    assert {entry.error for entry in record_of(report).rows} == {"the budget ended before"}
+    assert report.exit_code == ExitCode.VERIFICATION_FAILED
+    assert "nothing was measured: the budget ended before" in str(report.error)
+    directory = artifact_directory(measured, measured.targets[0])
+    assert read_bench(directory / BENCH) == record_of(good)
+    assert len(read(kept.root / "kept").entries) == 1
+
+
+def test_what_cannot_be_measured_takes_no_share_of_the_budget(
+    tmp_path: Path, machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = write_project(tmp_path / "project", TWO_MODELS)
+    published, missing = project.targets
+    publish_fake(project, published)
+    deadlines: list[float] = []
+    real = Bencher.measure
+
+    def measure(bencher: Bencher, target: Target, deadline: float) -> Measured:
+        deadlines.append(deadline - time.monotonic())
+        return real(bencher, target, deadline)
+
+    monkeypatch.setattr(Bencher, "measure", measure)
+    report = bench(project, (missing, published), Options(ways=(Way.EAGER,), budget=1000.0))
+    assert [found.error is None for found in report.benchmarks] == [False, True]
+    assert deadlines == [pytest.approx(1000.0, abs=50.0)]
 
 
 def test_a_busy_host_is_a_note(
@@ -523,6 +570,37 @@ def test_a_history_that_cannot_be_written_is_said_before_the_measurement(
     with pytest.raises(UsageError, match="cannot be written"):
         bench(kept, kept.targets, Options())
     assert machine.jobs == []
+
+
+def test_an_interruption_keeps_what_was_measured_before(tmp_path: Path, machine: Machine) -> None:
+    project = write_project(tmp_path / "project", TWO_MODELS)
+    project = replace(project, layout=replace(project.layout, history="kept"))
+    first, second = project.targets
+    publish_fake(project, first)
+    publish_fake(project, second)
+    during = machine.during
+
+    def interrupt(name: str, job: Any) -> None:
+        during(name, job)
+        if isinstance(job, BenchJob) and job.target.name == second.name:
+            raise Interrupted("interrupted")
+
+    machine.fake.during = interrupt
+    with pytest.raises(Interrupted):
+        bench(project, project.targets, Options(ways=(Way.ARTIFACT,), samples=1))
+    assert [entry.target for entry in read(project.root / "kept").entries] == [first.name]
+
+
+def test_a_line_that_cannot_be_written_does_not_hide_the_figures(
+    measured: Project, machine: Machine
+) -> None:
+    kept = replace(measured, layout=replace(measured.layout, history="kept"))
+    (kept.root / "kept").mkdir()
+    (kept.root / "kept" / "small").write_text("a file in the place of a directory")
+    report = bench(kept, kept.targets, Options(ways=(Way.ARTIFACT,), samples=1))
+    assert report.exit_code == ExitCode.USAGE
+    assert "cannot be written" in str(report.error)
+    assert "first" in "\n".join(bench_lines(report))
 
 
 def test_a_gate_without_a_pair_has_not_passed(

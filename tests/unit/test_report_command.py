@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import json
 import shutil
@@ -38,12 +39,12 @@ MARKDOWN = """\
 
 ### `resnet18/cpu` against release/1.4
 
-| figure | verdict | change | ratio | interval | pairs | why |
-| --- | --- | ---: | ---: | ---: | ---: | --- |
-| first inference | same | +0.4 % | 1.004 | 0.981 to 1.027 | 8 |  |
-| steady latency | **worse** | +8.3 % | 1.083 | 1.061 to 1.106 | 8 |  |
-| peak memory | **better** | −6.0 % | 0.940 | 0.931 to 0.949 | 8 |  |
-| import | unknown | +2.0 % | 1.020 | 0.960 to 1.090 | 16 | this host is too noisy |
+| figure | verdict | change | ratio | interval | limit | pairs | why |
+| --- | --- | ---: | ---: | ---: | ---: | ---: | --- |
+| first inference | same | +0.4 % | 1.004 | 0.981 to 1.027 | 1.200 | 8 |  |
+| steady latency | **worse** | +8.3 % | 1.083 | 1.061 to 1.106 | 1.050 | 8 |  |
+| peak memory | **better** | −6.0 % | 0.940 | 0.931 to 0.949 |  | 8 |  |
+| import | unknown | +2.0 % | 1.020 | 0.960 to 1.090 |  | 16 | this host is too noisy |
 
 ### Cold start of `resnet18/cpu`
 
@@ -273,7 +274,7 @@ def test_a_label_that_is_too_long_for_a_phone_has_a_line_of_its_own() -> None:
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [
-        (0.0, "0.00 µs"),
+        (0.0, "0 s"),
         (3.217e-5, "32.2 µs"),
         (0.0713, "71.3 ms"),
         (0.4, "400 ms"),
@@ -287,11 +288,12 @@ def test_times_have_three_digits(seconds: float, text: str) -> None:
 
 
 def test_ratios_have_as_many_digits_as_they_are_worth() -> None:
-    assert [ratio_text(value) for value in (0.00312, 0.699, 1.0831, 12.34)] == [
+    assert [ratio_text(value) for value in (0.00312, 0.699, 1.0831, 12.34, 1000.0)] == [
         "0.0031",
         "0.699",
         "1.083",
         "12.3",
+        "1000",
     ]
     assert change_text(1.083) == "+8.3 %"
     assert change_text(0.0031) == "323x less"
@@ -335,4 +337,34 @@ def test_a_broken_line_of_the_history_is_named(full: Project) -> None:
     file.write_text("{\n")
     answer = inv("report", "--history", "history", "--markdown", "r.md", cwd=full.root)
     assert answer.returncode == 0, answer.stderr
-    assert "any.jsonl:1: no entry" in answer.stdout
+    assert "note: history: resnet18/cpu/any.jsonl:1: no entry" in answer.stdout
+
+
+def test_a_revision_keeps_its_characters_in_markdown(full: Project) -> None:
+    found = report(full, full.targets)
+    (measured,) = (target for target in found.targets if target.record is not None)
+    assert measured.bench is not None
+    assert measured.record is not None
+    assert measured.record.base is not None
+    base = replace(measured.record.base, name="main@{1} <b> https://a.b")
+    bench = dataclasses.replace(measured.bench, record=replace(measured.record, base=base))
+    changed = dataclasses.replace(measured, bench=bench)
+    text = markdown_text(dataclasses.replace(found, targets=(changed,)))
+    # As GitHub renders it: main@{1} <b> https://a.b, without a mention, a tag and a link.
+    assert r" against main&#64;\{1\} &lt;b&gt; https&#58;//a.b" in text
+
+
+def test_a_machine_is_named_once_with_the_widest_band_of_its_benchmarks(full: Project) -> None:
+    found = report(full, full.targets)
+    measured = next(target for target in found.targets if target.record is not None)
+    assert measured.bench is not None
+    assert measured.record is not None
+    changed = []
+    for band in (0.01, 0.04, None):
+        machine = replace(measured.record.machine, band=band)
+        record = replace(measured.record, machine=machine)
+        changed.append(
+            dataclasses.replace(measured, bench=dataclasses.replace(measured.bench, record=record))
+        )
+    (machine,) = dataclasses.replace(found, targets=tuple(changed)).machines
+    assert machine.band == 0.04
