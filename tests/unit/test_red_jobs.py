@@ -33,7 +33,14 @@ from aoti_build.artifact.bundle.record import (
     release_json,
 )
 from aoti_build.artifact.paths import artifact_directory
-from aoti_build.errors import BuildError, DirectoryError, Interrupted, ToolchainError
+from aoti_build.errors import (
+    AotiBuildError,
+    BuildError,
+    DirectoryError,
+    Interrupted,
+    NetworkError,
+    ToolchainError,
+)
 from aoti_build.host import cuda, distributions
 from aoti_build.host.checks.finding import Finding
 from aoti_build.models_file import Project
@@ -178,6 +185,27 @@ def a_foreign_release(world: World) -> None:
     (world.project.root / "release.json").write_text("{}")
 
 
+def registry(answer: bytes | AotiBuildError) -> Setup:
+    """A registry that has this manifest at each address, or ends with the error."""
+
+    class Pretended:
+        def __init__(self, *_: Any, **__: Any) -> None:
+            pass
+
+        def manifest(self, _: str) -> bytes:
+            if isinstance(answer, AotiBuildError):
+                raise answer
+            return answer
+
+    def setup(world: World) -> None:
+        for module in ("release_push", "release_pull"):
+            world.patch.setattr(f"aoti_build.commands.{module}.Registry", Pretended)
+        for function in ("read_record", "require_recorded", "manifest_bytes"):
+            world.patch.setattr(f"aoti_build.commands.release_push.{function}", lambda *_: b"")
+
+    return setup
+
+
 def no_stdout(world: World) -> None:
     class Full(io.StringIO):
         def write(self, text: str) -> int:
@@ -195,6 +223,7 @@ class Row(NamedTuple):
     text: str = ""  # models.yaml, if not that of one model
 
 
+ADDRESS = "oci://localhost:1/models:1"
 RELEASE = "release --version 1 --out out --allow-dirty"
 ROWS = [
     Row("build", 1, build_fails, "1 of 1 target failed: small/cpu"),
@@ -229,7 +258,7 @@ ROWS = [
     Row("tune", 5, toolchain_fails, "the compiler broke"),
     Row("tune", 130, interrupted_build, "interrupted"),
     Row("bench --ways x", 2, nothing, "--ways x"),
-    Row("bench --against absent", 2, published, "absent is neither a directory of artifacts"),
+    Row("bench --against absent", 2, published, "absent is no directory of artifacts"),
     Row("bench", 3, nothing, "small/cpu: there is no artifact"),
     Row("bench", 3, outdated, "out of date: source-changed: model.py"),
     Row("bench", 3, worker_fails, "small/cpu: the artifact could not be measured"),
@@ -251,6 +280,21 @@ ROWS = [
     Row(f"{RELEASE} --previous release.json", 4, a_foreign_release, "cannot be read"),
     Row(RELEASE, 5, no_temporary_directory, "the temporary directory is unfit"),
     Row(RELEASE, 130, interrupted, "interrupted"),
+    Row("release-push . somewhere", 2, nothing, "somewhere"),
+    Row(f"release-push . {ADDRESS}", 4, a_foreign_release, "cannot be read"),
+    Row(f"release-push . {ADDRESS}", 5, registry(NetworkError("gone", hint="wait")), "gone"),
+    Row(f"release-push . {ADDRESS}", 130, registry(Interrupted("interrupted")), "interrupted"),
+    Row("release-pull somewhere --out out", 2, nothing, "somewhere"),
+    Row(f"release-pull {ADDRESS} --out out", 4, registry(b"{}"), "manifest"),
+    Row(
+        f"release-pull {ADDRESS} --out out", 5, registry(NetworkError("gone", hint="wait")), "gone"
+    ),
+    Row(
+        f"release-pull {ADDRESS} --out out",
+        130,
+        registry(Interrupted("interrupted")),
+        "interrupted",
+    ),
     Row("report --out .", 2, nothing, "is a directory"),
     Row("report", 5, no_torch, "torch is not installed"),
     Row("release-diff absent absent", 2, nothing, "absent has no release.json"),
@@ -334,8 +378,9 @@ def test_the_last_lines_say_what_failed_and_what_to_do(
     assert hint, "the error says what to do next"
     for task in re.findall(r"invoke (?:--help )?([a-z][a-z-]*)", hint):
         assert task in ns.tasks, task
-    # Where the command line is right, the next step is a command.
-    if row.code in (1, 3, 4) and "--path" not in row.words:
+    # Where the command line is right, the next step is a command. What others made is theirs to mend.
+    is_foreign = "--path" in row.words or row.words.startswith(("release-push", "release-pull"))
+    if row.code in (1, 3, 4) and not is_foreign:
         assert re.search(r"`?invoke [a-z-]+", hint), hint
 
 

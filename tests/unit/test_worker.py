@@ -203,12 +203,14 @@ def subclasses(error: type[AotiBuildError]) -> Iterator[type[AotiBuildError]]:
 
 
 def test_an_error_of_every_class_keeps_its_exit_code(tmp_path: Path) -> None:
-    # Only the parent is interrupted, reads models.yaml, plans and verifies signatures.
+    # Only the parent is interrupted, reads models.yaml, plans, verifies signatures and asks a
+    # registry.
     of_the_parent = {
         Interrupted,
         errors.SpecError,
         errors.OutOfDateError,
         errors.SignatureError,
+        errors.NetworkError,
     }
     for error in set(subclasses(AotiBuildError)) - of_the_parent:
         reported = error_of(ErrorRecord(kind=error.kind, message="no"), tmp_path)
