@@ -378,7 +378,7 @@ def test_the_last_lines_say_what_failed_and_what_to_do(
     assert hint, "the error says what to do next"
     for task in re.findall(r"invoke (?:--help )?([a-z][a-z-]*)", hint):
         assert task in ns.tasks, task
-    # Where the command line is right, the next step is a command. What others made is theirs to mend.
+    # Where the command line is right, the next step is a command. What others made they must mend.
     is_foreign = "--path" in row.words or row.words.startswith(("release-push", "release-pull"))
     if row.code in (1, 3, 4) and not is_foreign:
         assert re.search(r"`?invoke [a-z-]+", hint), hint
