@@ -21,6 +21,7 @@ from aoti_build.errors import (
     AotiBuildError,
     ExitCode,
     Interrupted,
+    SpecError,
     ToolchainError,
     UsageError,
     name_tasks,
@@ -106,7 +107,10 @@ def _prepare_streams() -> None:
 def _fail(error: AotiBuildError, json: bool) -> NoReturn:
     """End the task with the error as text on stderr and, with `json`, as a document on stdout."""
     if error.hint is None:
-        error.hint = with_task_names(_HINTS.get(error.exit_code, "")) or None
+        hint = _HINTS.get(error.exit_code, "")
+        if isinstance(error, SpecError):
+            hint = f"correct {error.file}; `invoke schema` prints what it may contain"
+        error.hint = with_task_names(hint) or None
     if json and sys.stdout is not None:
         # If stdout cannot be written to, the error itself is more important.
         with contextlib.suppress(ToolchainError):

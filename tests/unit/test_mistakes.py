@@ -272,3 +272,15 @@ def test_a_report_has_no_escape_codes_of_others() -> None:
     render = for_terminal(lambda report: [str(report)])
     assert render("\x1b[1;31merror\x1b[0m: \x1b]0;x\x07") == ["error: \ufffd]0;x\ufffd"]
     assert render("a\nb") == ["a\ufffdb"]
+
+
+def test_the_next_step_after_a_wrong_models_yaml_is_about_that_file(tmp_path: Path) -> None:
+    (tmp_path / "tasks.py").write_text("from aoti_build.tasks import ns\n")
+    (tmp_path / "models.yaml").write_text(
+        "version: 1\nmodels:\n  net:\n    source: a.py:b\n    inputs: [{shape: [2]}]\n"
+        "    inductor_configs: [quick]\n"
+    )
+    answer = inv("build", cwd=tmp_path)
+    assert answer.returncode == 2
+    assert "unknown preset 'quick'" in answer.stderr
+    assert "next:  correct models.yaml; `invoke schema` prints" in answer.stderr
