@@ -6,6 +6,7 @@ import math
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 
+from aoti_build.common.percentiles import nearest_rank
 from aoti_build.measurement.record import Steady
 
 # Of the histogram. More would not show on a page.
@@ -27,18 +28,14 @@ def steady_of(times: Sequence[float], sizes: Mapping[str, int]) -> Steady:
     counts, edges = _histogram(ordered)
     return Steady(
         sizes=dict(sizes),
-        p50=_nearest_rank(ordered, 0.5),
-        p95=_nearest_rank(ordered, 0.95),
-        p99=_nearest_rank(ordered, 0.99),
+        p50=nearest_rank(ordered, 0.5),
+        p95=nearest_rank(ordered, 0.95),
+        p99=nearest_rank(ordered, 0.99),
         calls=len(ordered),
         samples_per_second=items / total,
         histogram=counts,
         histogram_edges=edges,
     )
-
-
-def _nearest_rank(ordered: Sequence[float], part: float) -> float:
-    return ordered[math.ceil(part * len(ordered)) - 1]
 
 
 def _histogram(ordered: Sequence[float]) -> tuple[tuple[int, ...], tuple[float, ...]]:
@@ -47,7 +44,7 @@ def _histogram(ordered: Sequence[float]) -> tuple[tuple[int, ...], tuple[float, 
     The edges have equal distances from the shortest call to that of the 99th percentile. The last
     edge is the longest call: a few outliers do not make all other bars invisible.
     """
-    shortest, usual, longest = ordered[0], _nearest_rank(ordered, 0.99), ordered[-1]
+    shortest, usual, longest = ordered[0], nearest_rank(ordered, 0.99), ordered[-1]
     width = (usual - shortest) / _BARS
     edges = [round(shortest + width * number, _DIGITS) for number in range(1, _BARS)]
     edges = sorted({edge for edge in edges if edge < longest} | {usual, longest})

@@ -29,7 +29,6 @@ from aoti_build._torch.jobs.drawn import Draw
 from aoti_build._torch.jobs.latency import eager_calls, first_calls
 from aoti_build._torch.jobs.prepared import Prepared, prepare
 from aoti_build._torch.jobs.saving import save
-from aoti_build._torch.jobs.timing import nearest_rank
 from aoti_build._torch.packages.graphed import GraphedPackage
 from aoti_build._torch.packages.imports import import_for
 from aoti_build._torch.packages.loaded import LoadedPackage, PackageLacks, in_compiled_layout
@@ -38,6 +37,7 @@ from aoti_build._torch.program.memory_formats import in_signature_formats
 from aoti_build._torch.program.permitted import set_precision
 from aoti_build._torch.program.writes import Writes
 from aoti_build.artifact.manifest import tensor_inputs
+from aoti_build.common.percentiles import nearest_rank
 from aoti_build.errors import AotiBuildError, BuildError, UsageError, VerificationError
 from aoti_build.figures import (
     Basis,

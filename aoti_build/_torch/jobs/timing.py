@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import math
 import resource
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from aoti_build.common.percentiles import nearest_rank
 from aoti_build.messages import MeasureResult
 
 # Caches, thread pools, clock rates and the allocator of CUDA settle in these calls.
@@ -76,11 +76,6 @@ def sample(
         peak_memory=peak_memory(),
         load_seconds=round(load_seconds, 3),
     )
-
-
-def nearest_rank(ordered: Sequence[float], part: float) -> float:
-    """The smallest of the ordered values that this part of all do not exceed. It was measured."""
-    return ordered[math.ceil(part * len(ordered)) - 1]
 
 
 def warm_up(prepare: Prepare, call: CallOnce, timer: Timer) -> None:
